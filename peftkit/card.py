@@ -1,0 +1,71 @@
+"""Turn a result into a model card: what it is, what it scored, how to load it, how to make it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def model_card(result: dict[str, Any], artefact: str) -> str:
+    """Return the card as Markdown; `artefact` is adapter or model, the folder beside it."""
+    config, sources, costs = result["run"]["config"], result["audit"]["sources"], result["costs"]
+    base, data = sources["model"], sources["data"]
+    scores = "\n".join(f"| {name} | {entry['value']:.4f} |" for name, entry in result["scores"].items())
+    stand_ins = "".join(
+        f"> **{what}: {entry['name']} (embedded) stands in for {entry['substituted_for']}.** "
+        "These scores say nothing about the real thing.\n\n"
+        for what, entry in (("Model", base), ("Data", data))
+        if entry["substituted_for"]
+    )
+    rows = ", ".join(f"{name} {count}" for name, count in result["audit"]["rows"].items())
+    overrides = " ".join(result["run"]["overrides"])
+    return f"""---
+library_name: {"peft" if artefact == "adapter" else "transformers"}
+base_model: {base["name"]}
+tags: [peftkit, {config["method"]["name"]}]
+---
+# {config["method"]["name"]} of {base["name"]} on {config["task"]["name"]}
+
+{stand_ins}| metric | validation |
+|---|---|
+{scores}
+
+Rows: {rows}. Seed {config["seed"]}. Trained weights: {costs["trainable_params"]:,} of {costs["total_params"]:,}
+({costs["head_params"]:,} in the head), {costs["adapter_bytes"]:,} bytes to ship.
+Trained in {costs["train_seconds"]:.0f} s on {result["meta"]["device"]} in {result["meta"]["precision"]}.
+
+## Load it
+
+```python
+{_snippet(config, base, artefact)}
+```
+
+## Make it again
+
+```bash
+python -m peftkit {overrides}
+```
+"""
+
+
+def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str:
+    ours = base.get("pooling") == "mean" or "BottleneckConfig" in str(config["method"]["config"].get("_target_"))
+    lines = ["import peftkit  # knows the mean-pooling classifier and the bottleneck adapter"] if ours else []
+    is_seq2seq = config["model"]["family"] == "seq2seq"
+    auto = "AutoModelForSeq2SeqLM" if is_seq2seq else "AutoModelForSequenceClassification"
+    lines.append(f"from transformers import AutoConfig, AutoTokenizer, {auto}" + ("" if is_seq2seq else ", pipeline"))
+    if artefact == "adapter":
+        revision = f', revision="{base["revision"]}"' if base["revision"] else ""
+        lines += [
+            "from peft import PeftModel",
+            "",
+            f'config = AutoConfig.from_pretrained("{artefact}/base")',
+            f'base = {auto}.from_pretrained("{base["name"]}", config=config{revision})'
+            + ("  # its folder" if base["kind"] == "embedded" else ""),
+            f'model = PeftModel.from_pretrained(base, "{artefact}").eval()',
+        ]
+    else:
+        lines += ["", f'model = {auto}.from_pretrained("{artefact}").eval()']
+    lines.append(f'tokenizer = AutoTokenizer.from_pretrained("{artefact}")')
+    if not is_seq2seq:
+        lines.append('print(pipeline("text-classification", model=model, tokenizer=tokenizer)("a text"))')
+    return "\n".join(lines)

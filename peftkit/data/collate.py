@@ -1,0 +1,65 @@
+"""Turn encoded rows into batches: neighbours of like length, padded to the longest of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding, PreTrainedTokenizerBase
+
+MEGABATCH = 50  # batches that are sorted together: the same number as transformers' LengthGroupedSampler
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Shuffle rows so that each batch holds rows of like length.
+
+    transformers has one of this name; its order comes from the global generator, so that a resumed run sees other
+    batches than an unbroken one. Here an epoch's order is a function of (seed, epoch) alone.
+    """
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = np.asarray(lengths), batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = int(epoch)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order(self.epoch).tolist())
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the row numbers (rows,) in the order of that epoch; only its last batch may be short."""
+        random = np.random.default_rng([self.seed, epoch])
+        rows = random.permutation(len(self.lengths))
+        size = self.batch_size * MEGABATCH
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            rows[start : start + size] = part[np.argsort(-self.lengths[part], kind="stable")]
+        full = len(rows) // self.batch_size * self.batch_size
+        batches = random.permutation(rows[:full].reshape(-1, self.batch_size))
+        return np.concatenate([batches.reshape(-1), rows[full:]])
+
+
+def padding_waste(lengths: list[int], order: np.ndarray, batch_size: int) -> float:
+    """Return the share of cells (0 to 1) that are padding when rows come in this order."""
+    sizes = np.asarray(lengths)[order]
+    cells = sum(len(part) * part.max() for part in _chunks(sizes, batch_size))
+    return float(1 - sizes.sum() / cells) if cells else 0.0
+
+
+def collator(tokenizer: PreTrainedTokenizerBase, is_text_to_text: bool) -> Any:
+    """Return what pads a list of encoded rows to its longest row, in multiples of 8 where tensor cores want it."""
+    multiple = 8 if torch.cuda.is_available() else None
+    if is_text_to_text:
+        return DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=multiple, label_pad_token_id=-100)
+    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
+
+
+def _chunks(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

@@ -1,0 +1,43 @@
+"""Turn a composed choice into work done: the verbs that users type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftkit.schema import Run
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = None) -> Path | None:
+    """Do the job that a composed config names; return its run folder where it has one.
+
+    Raises:
+        UserError: the input is wrong in a way that only loading could show.
+    """
+    from omegaconf import OmegaConf
+
+    from peftkit.jobs import finetune, leaderboard, plan, pretrain, use
+
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    chosen = Run.from_config(config)
+    verbs = {
+        "finetune": lambda: finetune.finetune(chosen, config, list(overrides), recipe),
+        "evaluate": lambda: use.evaluate(chosen, config, list(overrides)),
+        "predict": lambda: use.predict(chosen),
+        "merge": lambda: use.merge(chosen),
+        "pretrain": lambda: pretrain.pretrain(chosen),
+        "plan": lambda: plan.plan(chosen),
+        "leaderboard": lambda: leaderboard.leaderboard(chosen),
+    }
+    return verbs[chosen.job]()
+
+
+def finish(folders: Sequence[Path]) -> None:
+    """Show one table over the runs of this command, and once more whatever was substituted in them."""
+    from peftkit.jobs.leaderboard import show_runs
+
+    show_runs(folders)

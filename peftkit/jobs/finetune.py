@@ -1,0 +1,214 @@
+"""Turn a choice of model, method and task into one trained, scored and recorded run."""
+
+from __future__ import annotations
+
+import shutil
+import traceback
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peftkit import record, train
+from peftkit.card import model_card
+from peftkit.data.collate import LengthGroupedSampler, collator, padding_waste
+from peftkit.data.encode import Encoded
+from peftkit.data.rows import Rows, load_rows
+from peftkit.evaluate import score
+from peftkit.jobs.prepare import (
+    Parts,
+    announce,
+    build,
+    carve,
+    device_name,
+    encode_rows,
+    find_model,
+    is_main,
+    say,
+    sources_of,
+)
+from peftkit.methods import count_parameters
+from peftkit.schema import Run
+from peftkit.source import Source
+
+
+def finetune(run: Run, config: dict[str, Any], overrides: list[str], recipe: str | None) -> Path:
+    """Train once and leave a run folder; a finished one is left as it is, an unfinished one is resumed.
+
+    Raises:
+        UserError: the data or the checkpoint do not fit the choice.
+    """
+    model_source = find_model(run.model, run.source)
+    rows = load_rows(run.task, run.data_root, run.source)
+    sources = sources_of(run, model_source, rows.source)
+    folder = record.run_folder(config, sources)
+    if record.is_finished(folder) and not run.force:
+        say(f"finished already: {folder} (force=true trains it again)")
+        return folder
+    announce(model_source, rows.source)
+    say(f"{run.method.name} on {run.task.name}, {model_source.name}, seed {run.seed} -> {folder}")
+    if is_main():
+        if run.force:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        record.write_config(folder, config)
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    result: dict[str, Any] = {
+        "run": {"recipe": recipe, "config": config, "overrides": overrides},
+        "scores": {},
+        "costs": {},
+        "audit": {"sources": sources},
+        "trials": 1,
+        "forgetting": None,
+        "meta": record.meta(run.seed, device_name(), "unknown", started),
+    }
+    try:
+        _train_and_record(run, model_source, rows, folder, result)
+    except BaseException as error:
+        reason = str(error) or type(error).__name__
+        interrupted = isinstance(error, KeyboardInterrupt)
+        result["meta"] |= {"status": "interrupted" if interrupted else "failed", "reason": reason.splitlines()[0]}
+        if is_main():
+            with (folder / "log.jsonl").open("a") as log:
+                log.write(record.line({"error": traceback.format_exc()}))
+            record.write_result(folder, result)
+        raise
+    return folder
+
+
+def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, result: dict[str, Any]) -> None:
+    parts = build(run, model_source, rows.label_names)
+    select_best = run.early_stopping.patience is not None
+    table, held = rows.splits[run.task.splits["train"]], None
+    if select_best:
+        table, held_rows = carve(rows, run.task, run.early_stopping.holdout)
+        held = encode_rows(held_rows, run.task, parts, run.model.family)
+    encoded = encode_rows(table, run.task, parts, run.model.family)
+    evaluations = {
+        name: encode_rows(rows.splits[name], run.task, parts, run.model.family)
+        for name in run.task.splits["validation"]
+    }
+    checkpoints = folder / "checkpoints"
+    arguments = train.training_arguments(run.train, run.seed, checkpoints, select_best)
+    result["meta"]["precision"] = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
+    result["audit"] |= audit(rows, {run.task.splits["train"]: encoded, **evaluations})
+    if is_main():
+        record.write_result(folder, result)
+    batch = arguments.train_batch_size
+    sampler = None
+    if arguments.train_sampling_strategy == "group_by_length":
+        sampler = LengthGroupedSampler(encoded.lengths, batch, run.seed)
+    trainer = train.make_trainer(
+        parts.model,
+        arguments,
+        collator(parts.tokenizer, parts.words is not None),
+        encoded.rows,
+        holdout=None if held is None else held.rows,
+        sampler=sampler,
+        score=None if held is None else lambda logits: {"score": mean_score(run, parts, logits, held)},
+        label_ids=None if parts.words is None else parts.words.ids,
+        patience=run.early_stopping.patience,
+        log=folder / "log.jsonl",
+    )
+    fit = train.fit(trainer, checkpoints)
+    result["scores"], eval_costs = evaluate_splits(run, parts, trainer, evaluations, rows, folder / "predictions.parquet")
+    order = np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0)
+    tokens = round(sum(encoded.lengths) * fit.epochs)
+    parameters = count_parameters(parts.model)
+    if is_main():
+        artefact = save_artefact(parts, folder)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        result["costs"] = {
+            "trainable_params": parameters.trainable,
+            "head_params": parameters.head,
+            "total_params": parameters.total,
+            "adapter_bytes": shipped_bytes(parts, artefact),
+            "train_seconds": fit.seconds,
+            "train_peak_bytes": fit.peak_bytes,
+            **eval_costs,
+            "tokens": tokens,
+            "padding_waste": padding_waste(encoded.lengths, order, batch),
+            "tokens_per_second": tokens / fit.seconds,
+            "steps": fit.steps,
+            "epochs": fit.epochs,
+        }
+        result["meta"]["status"] = "finished"
+        record.write_text(folder / "README.md", model_card(result, artefact.name))
+        record.write_result(folder, result)
+        figures = ", ".join(f"{name} {entry['value']:.3f}" for name, entry in result["scores"].items())
+        say(f"   {figures or 'labels hidden, no score'} in {fit.seconds:.0f} s")
+
+
+def evaluate_splits(
+    run: Run, parts: Parts, trainer: Any, splits: dict[str, Encoded], rows: Rows, file: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score each validation split, keep every row's prediction, and return scores and costs."""
+    scores: dict[str, Any] = {}
+    columns: dict[str, list] = {"id": [], "split": [], "label": [], "prediction": [], "scores": []}
+    seconds, peaks = 0.0, [0]
+    for name, encoded in splits.items():
+        found = train.predict(trainer, encoded.rows, encoded.lengths)
+        seconds += found.seconds
+        peaks.append(found.peak_bytes or 0)
+        answers = predictions(run, parts, found.logits)
+        suffix = name.removeprefix("validation") if len(splits) > 1 else ""
+        if not np.all(encoded.labels == -1):
+            scores |= score(list(run.task.metrics), answers, encoded.labels, suffix=suffix)
+        columns["id"] += list(rows.splits[name]["id"])
+        columns["split"] += [name] * len(answers)
+        columns["label"] += encoded.labels.tolist()
+        columns["prediction"] += answers.tolist()
+        columns["scores"] += found.logits.astype(float).reshape(len(answers), -1).tolist()
+    if is_main():
+        record.write_predictions(file, columns)
+    return scores, {"eval_seconds": seconds, "eval_peak_bytes": max(peaks) or None}
+
+
+def predictions(run: Run, parts: Parts, logits: np.ndarray) -> np.ndarray:
+    """Return class ids or numbers (rows,) from scores (rows, labels)."""
+    if parts.words is not None:
+        return parts.words.values[logits.argmax(axis=-1)]
+    return logits.reshape(len(logits)) if run.task.kind == "regression" else logits.argmax(axis=-1)
+
+
+def mean_score(run: Run, parts: Parts, logits: np.ndarray, held: Encoded) -> float:
+    """Return the mean of the task's metrics, larger is better, by which the best epoch is chosen."""
+    found = score(list(run.task.metrics), predictions(run, parts, logits), held.labels)
+    return float(np.mean([e["value"] if e["higher_is_better"] else -e["value"] for e in found.values()]))
+
+
+def audit(rows: Rows, splits: dict[str, Encoded]) -> dict[str, Any]:
+    """Count rows, truncated rows, dropped rows and labels of every split."""
+    return {
+        "label_names": rows.label_names,
+        "rows": {name: len(encoded.lengths) for name, encoded in splits.items()},
+        "truncated": {name: encoded.truncated for name, encoded in splits.items()},
+        "dropped": rows.dropped,
+        "label_counts": {
+            name: record.label_counts(encoded.labels.tolist(), rows.label_names) for name, encoded in splits.items()
+        },
+    }
+
+
+def save_artefact(parts: Parts, folder: Path) -> Path:
+    """Save in PEFT's format (adapter/) or, for methods that train the base's own weights, as a checkpoint (model/)."""
+    from peft import PeftModel
+
+    is_peft = isinstance(parts.model, PeftModel)
+    artefact = folder / ("adapter" if is_peft else "model")
+    parts.model.save_pretrained(str(artefact))
+    parts.tokenizer.save_pretrained(str(artefact))
+    if is_peft:
+        # label names and pooling: AutoConfig.from_pretrained("adapter/base") builds the very base that was trained
+        parts.model.get_base_model().config.save_pretrained(str(artefact / "base"))
+    return artefact
+
+
+def shipped_bytes(parts: Parts, artefact: Path) -> int:
+    """Return the bytes to send to somebody who has the base: the trained weights, head included."""
+    if artefact.name == "adapter":
+        return record.folder_bytes(artefact)
+    return sum(w.numel() * w.element_size() for w in parts.model.parameters() if w.requires_grad)
+
+

@@ -1,0 +1,57 @@
+"""Turn a choice into what it would train, cost and need, before any step."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from peftkit import train
+from peftkit.data.collate import LengthGroupedSampler, collator, padding_waste
+from peftkit.data.rows import load_rows
+from peftkit.jobs.prepare import announce, build, encode_rows, find_model, is_main
+from peftkit.methods import count_parameters
+from peftkit.plan import predict_memory
+from peftkit.schema import Run
+
+
+def plan(run: Run) -> None:
+    """Load data and model, take no step, and print parameters, steps, tokens, truncation, padding and memory."""
+    model_source = find_model(run.model, run.source)
+    rows = load_rows(run.task, run.data_root, run.source)
+    announce(model_source, rows.source)
+    parts = build(run, model_source, rows.label_names)
+    encoded = encode_rows(rows.splits[run.task.splits["train"]], run.task, parts, run.model.family)
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = train.training_arguments(run.train, run.seed, Path(scratch), select_best=False)
+    batch_size = arguments.train_batch_size
+    order = LengthGroupedSampler(encoded.lengths, batch_size, run.seed).order(0)
+    longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]
+    batch = collator(parts.tokenizer, parts.words is not None)([encoded.rows[int(row)] for row in longest])
+    memory = predict_memory(parts.model, batch, arguments.bf16)
+    parameters = count_parameters(parts.model)
+    epochs, accumulation = arguments.num_train_epochs, arguments.gradient_accumulation_steps
+    steps = math.ceil(len(encoded.lengths) / batch_size / accumulation) * epochs
+    lines = {
+        "run": f"{run.method.name} of {model_source.name} on {run.task.name} ({rows.source.name}), seed {run.seed}",
+        "trained weights": f"{parameters.trainable:,} of {parameters.total:,} "
+        f"({parameters.trainable / parameters.total:.2%}), {parameters.head:,} of them in the head",
+        "rows": f"{len(encoded.lengths):,} to train, {sum(rows.dropped.values())} dropped",
+        "steps": f"{steps if arguments.max_steps <= 0 else arguments.max_steps:,.0f} of {batch_size} rows x {accumulation}",
+        "tokens": f"{sum(encoded.lengths) * epochs:,.0f} over {epochs:g} epochs",
+        "truncated": f"{encoded.truncated} of {len(encoded.lengths)} rows, at {run.task.max_length} tokens",
+        "padding": f"{padding_waste(encoded.lengths, order, batch_size):.1%} of what is computed",
+        "learning rate": f"{arguments.learning_rate:g}, {'bf16' if arguments.bf16 else 'fp32'}",
+        "memory": f"{_mb(memory.total)} predicted at the longest batch: weights {_mb(memory.weights)}, gradients "
+        f"{_mb(memory.gradients)}, AdamW {_mb(memory.optimizer)}, activations {_mb(memory.activations)}; "
+        "the program itself comes on top",
+    }
+    if is_main():
+        for name, text in lines.items():
+            print(f"{name:>16}  {text}")
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"

@@ -1,0 +1,113 @@
+"""Turn a run's choices into loaded parts: rows, tokenizer, model, method."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from peftkit.data.encode import Encoded, LabelWords, encode, encode_text_to_text, label_words
+from peftkit.data.rows import Rows
+from peftkit.methods import wrap
+from peftkit.models.load import load_classifier, load_tokenizer, locate, pooling_of
+from peftkit.schema import Model, Run, Task, UserError
+from peftkit.source import Source
+
+
+@dataclass
+class Parts:
+    """A model that is ready to train, and what its batches need."""
+
+    model: Any
+    tokenizer: Any
+    words: LabelWords | None  # what a text-to-text model writes; None for a model with a head
+
+
+def is_main() -> bool:
+    """Tell whether this process is the one that writes, under torchrun or accelerate launch."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def say(text: str) -> None:
+    """Print a line to stderr, once for all processes; stdout is for tables and predictions."""
+    if is_main():
+        print(text, file=sys.stderr, flush=True)
+
+
+def find_model(model: Model, source: str) -> Source:
+    """Decide where the checkpoint comes from; pretrain the embedded stand-in if it was never used before."""
+    found = locate(model, source)
+    if found.kind == "embedded" and found.name != "minilm":
+        from peftkit.jobs.pretrain import ensure_mini
+
+        ensure_mini(found.name)
+    return found
+
+
+def announce(model: Source, data: Source) -> list[str]:
+    """Say loudly what stands in for what, and return the sentences."""
+    sentences = [s for s in (model.sentence("MODEL"), data.sentence("DATA")) if s]
+    for sentence in sentences:
+        say(f"!! {sentence}")
+    return sentences
+
+
+def sources_of(run: Run, model: Source, data: Source) -> dict[str, Any]:
+    return {"model": {**asdict(model), "pooling": pooling_of(run.model, model)}, "data": asdict(data)}
+
+
+def build(run: Run, model_source: Source, names: list[str] | None) -> Parts:
+    """Load tokenizer and model and apply the method. The seed comes first: head and adapter are drawn from it."""
+    from transformers import set_seed
+
+    set_seed(run.seed)
+    tokenizer = load_tokenizer(model_source)
+    model = load_classifier(run.model, model_source, tokenizer, names, run.method.quantization)
+    words = label_words(run.task, names, tokenizer) if run.model.family == "seq2seq" else None
+    config = method_config(run.method.config)
+    if hasattr(config, "revision") and model_source.revision:
+        config.revision = model_source.revision
+    checkpointing = bool(run.train.get("gradient_checkpointing"))
+    model = wrap(model, config, run.method.quantization is not None, checkpointing)
+    if checkpointing and hasattr(model, "enable_input_require_grads"):
+        model.enable_input_require_grads()  # frozen embeddings would cut the graph at the first checkpoint
+    return Parts(model, tokenizer, words)
+
+
+def method_config(config: dict[str, Any]) -> Any:
+    """Instantiate the method's config.
+
+    Raises:
+        UserError: it refuses its own settings.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        # PEFT cannot save a config that holds omegaconf containers
+        return instantiate(config, _convert_="all")
+    except InstantiationException as error:
+        raise UserError(f"method.config: {error.__cause__ or error}") from error
+
+
+def encode_rows(table: Any, task: Task, parts: Parts, family: str) -> Encoded:
+    if parts.words is not None:
+        return encode_text_to_text(table, task, parts.tokenizer, parts.words)
+    # GPT-2 has no format for a pair of texts
+    return encode(table, task, parts.tokenizer, separator="\n" if family == "decoder" else None)
+
+
+def carve(rows: Rows, task: Task, holdout: float) -> tuple[Any, Any]:
+    """Split rows off train to choose the best epoch on; the same rows for every seed."""
+    parts = rows.splits[task.splits["train"]].train_test_split(test_size=holdout, seed=0)
+    return parts["train"], parts["test"]
+
+
+def device_name() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"cuda: {torch.cuda.get_device_name()} x {torch.cuda.device_count()}"
+    cpu = torch.cpu.get_capabilities().get("cpu_name") or "unknown"
+    return f"cpu: {cpu}, {os.cpu_count()} cores"

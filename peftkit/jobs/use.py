@@ -1,0 +1,192 @@
+"""Turn a finished run into scores on other data, predictions on new text, or a merged checkpoint."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+
+from peftkit import record, train
+from peftkit.data.collate import collator
+from peftkit.data.encode import label_words
+from peftkit.data.rows import load_rows, read_file
+from peftkit.jobs.finetune import evaluate_splits, predictions
+from peftkit.jobs.prepare import Parts, announce, encode_rows, find_model, is_main, say
+from peftkit.methods import load_adapter
+from peftkit.methods import merge as merge_adapter
+from peftkit.models.load import load_classifier, load_tokenizer
+from peftkit.schema import Run, Task, UserError
+from peftkit.source import Source
+
+PAIR = "||"  # between two texts of one input
+
+
+def load(folder: str | Path, quantized: bool = True) -> tuple[Any, Any]:
+    """Return the model and the tokenizer of a run folder, ready to predict.
+
+    With `quantized=False` the base of a 4-bit run is loaded in full precision, as merging wants it.
+    """
+    parts = _load(_trained(Path(folder)), Path(folder), quantized)
+    return parts.model, parts.tokenizer
+
+
+def evaluate(run: Run, config: dict[str, Any], overrides: Sequence[str]) -> Path:
+    """Score a finished run on its own validation split, or on another task with the same labels (task=ax)."""
+    folder = Path(str(run.run))
+    trained = _trained(folder)
+    task = run.task if any(word.startswith("task") for word in overrides) else trained.task
+    parts = _load(trained, folder)
+    rows = load_rows(_only_evaluation(task), run.data_root, run.source)
+    names = _label_names(folder)
+    if rows.label_names != names:
+        raise UserError(f"the run tells {_list(names)} apart, task={task.name} has {_list(rows.label_names)}")
+    chosen = replace(trained, task=task)
+    announce(_model_source(folder), rows.source)
+    splits = {name: encode_rows(table, task, parts, trained.model.family) for name, table in rows.splits.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        scores, costs = evaluate_splits(
+            chosen, parts, _predictor(chosen, parts, scratch), splits, rows, folder / f"predictions-{task.name}.parquet"
+        )
+    if is_main():
+        file = folder / f"evaluation-{task.name}.json"
+        found = {"scores": scores, "costs": costs, "source": rows.source.__dict__, "task": config["task"]}
+        record.write_text(file, json.dumps(found, indent=1) + "\n")
+        for name, entry in scores.items():
+            print(f"{task.name} {name} {entry['value']:.4f}")
+        if not scores:
+            say(f"{task.name}: the labels are hidden, so there is no score; the predictions are kept")
+        say(f"-> {file}")
+    return folder
+
+
+def predict(run: Run) -> None:
+    """Label the rows of a file, or one text, and print or write text, prediction and scores."""
+    from datasets import Dataset
+
+    folder = Path(str(run.run))
+    trained = _trained(folder)
+    columns = list(trained.task.text)
+    given = Path(str(run.input))
+    is_file = given.suffix in (".csv", ".tsv", ".jsonl", ".parquet")
+    if is_file and not given.is_file():
+        raise UserError(f"there is no file {given}; name one, or write the text itself: input='a fine film'")
+    table = read_file(given) if is_file else Dataset.from_list([_one_row(str(run.input), columns)])
+    missing = [column for column in columns if column not in table.column_names]
+    if missing:
+        raise UserError(f"{given} lacks the columns {_list(missing)} that the run reads; rename columns of the file")
+    parts = _load(trained, folder)
+    names = _label_names(folder)
+    rows = Dataset.from_dict(
+        {"id": range(len(table)), **{c: [str(t) for t in table[c]] for c in columns}, "label": [-1] * len(table)}
+    )
+    encoded = encode_rows(rows, trained.task, parts, trained.model.family)
+    with tempfile.TemporaryDirectory() as scratch:
+        found = train.predict(_predictor(trained, parts, scratch), encoded.rows, encoded.lengths)
+    answers = predictions(trained, parts, found.logits)
+    labels = answers.tolist() if names is None else [names[int(answer)] for answer in answers]
+    out = table.add_column("prediction", labels).add_column("scores", found.logits.astype(float).tolist())
+    if encoded.truncated:
+        say(f"{encoded.truncated} of {len(table)} rows were longer than {trained.task.max_length} tokens and were cut")
+    if not is_main():
+        return
+    target = run.output or (f"{given.with_suffix('')}.predictions{given.suffix}" if is_file else None)
+    if target is None:
+        print(json.dumps(out[0], ensure_ascii=False))
+    else:
+        _write(out, Path(target))
+        say(f"{len(table)} rows -> {target}")
+
+
+def merge(run: Run) -> Path:
+    """Fold the adapter into its base and write a plain checkpoint that transformers loads."""
+    folder = Path(str(run.run))
+    trained = _trained(folder)
+    parts = _load(trained, folder, quantized=False)
+    merged = merge_adapter(parts.model)
+    target = Path(run.output) if run.output else folder / "merged"
+    if trained.method.quantization:
+        say("the base was trained over in 4 bits; its weights are merged in full precision and may score otherwise")
+    merged.save_pretrained(str(target))
+    parts.tokenizer.save_pretrained(str(target))
+    say(f"merged -> {target}")
+    return folder
+
+
+def _trained(folder: Path) -> Run:
+    result = record.read_result(folder)
+    if result is None:
+        raise UserError(f"{folder} holds no result.json; run=DIR names a run folder, as outputs/glue/mrpc/.../seed-0-...")
+    if result["meta"]["status"] != "finished":
+        raise UserError(f"{folder} is {result['meta']['status']}: {result['meta']['reason']}; finish that run first")
+    return Run.from_config(result["run"]["config"])
+
+
+def _model_source(folder: Path) -> Source:
+    entry = dict(record.read_result(folder)["audit"]["sources"]["model"])  # type: ignore[index]
+    entry.pop("pooling")
+    return Source(**entry)
+
+
+def _label_names(folder: Path) -> list[str] | None:
+    return record.read_result(folder)["audit"]["label_names"]  # type: ignore[index]
+
+
+def _load(trained: Run, folder: Path, quantized: bool = True) -> Parts:
+    """Load what the run saved; the base comes from where it came from then."""
+    names = _label_names(folder)
+    if (folder / "model").is_dir():
+        source, artefact = Source("folder", str(folder / "model")), None
+    else:
+        source, artefact = _model_source(folder), folder / "adapter"
+        if source.kind == "embedded":
+            find_model(trained.model, "embedded")
+    tokenizer = load_tokenizer(source)
+    model: Any
+    if artefact is None:
+        from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+
+        auto = AutoModelForSeq2SeqLM if trained.model.family == "seq2seq" else AutoModelForSequenceClassification
+        model = auto.from_pretrained(source.name)
+    else:
+        quantization = trained.method.quantization if quantized else None
+        model = load_adapter(load_classifier(trained.model, source, tokenizer, names, quantization), artefact)
+    words = label_words(trained.task, names, tokenizer) if trained.model.family == "seq2seq" else None
+    return Parts(model.eval(), tokenizer, words)
+
+
+def _predictor(run: Run, parts: Parts, scratch: str) -> Any:
+    arguments = train.training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
+    ids = None if parts.words is None else parts.words.ids
+    return train.make_trainer(parts.model, arguments, collator(parts.tokenizer, ids is not None), label_ids=ids)
+
+
+def _only_evaluation(task: Task) -> Task:
+    return replace(task, splits={**task.splits, "train": None})
+
+
+def _one_row(text: str, columns: list[str]) -> dict[str, str]:
+    parts = [part.strip() for part in text.split(PAIR)] if len(columns) > 1 else [text]
+    if len(parts) != len(columns):
+        raise UserError(f"the run reads {_list(columns)}; write both, with {PAIR} between: input='first {PAIR} second'")
+    return dict(zip(columns, parts, strict=True))
+
+
+def _write(table: Any, file: Path) -> None:
+    if file.suffix == ".jsonl":
+        table.to_json(str(file), force_ascii=False)
+    elif file.suffix == ".parquet":
+        table.to_parquet(str(file))
+    elif file.suffix in (".csv", ".tsv"):
+        table.to_csv(str(file), sep="\t" if file.suffix == ".tsv" else ",")
+    else:
+        raise UserError(f"output={file} is none of csv, tsv, jsonl and parquet")
+
+
+def _list(names: Sequence[str] | None) -> str:
+    return "numbers" if names is None else ", ".join(names)
+
+

@@ -1,0 +1,43 @@
+"""Turn a model into itself with some of its own weights frozen: full fine-tuning, linear probe, BitFit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+HEAD_NAMES = ("classifier", "score", "pre_classifier", "qa_outputs", "pooler")
+
+
+@dataclass(frozen=True)
+class Full:
+    """Full fine-tuning: every weight trains (Devlin et al. 2019, section 3.2)."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        model.requires_grad_(True)
+        return model
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """Train the head alone; a pooler between base and classifier counts as base and stays as it was pretrained."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(is_head(name) and "pooler" not in name)
+        return model
+
+
+@dataclass(frozen=True)
+class BitFit:
+    """Train the bias terms and the head (Ben Zaken et al. 2022, section 3)."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name.endswith("bias") or (is_head(name) and "pooler" not in name))
+        return model
+
+
+def is_head(name: str) -> bool:
+    """Tell whether a parameter belongs to what sits above the pretrained base."""
+    return any(part in HEAD_NAMES for part in name.split("."))

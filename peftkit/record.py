@@ -1,0 +1,136 @@
+"""Turn a run into a folder that holds all it learned, spent and decided; and back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# what does not change a result, and so is no part of its id
+INCIDENTAL = {"job", "out", "force", "run", "input", "output", "source", "data_root"}
+INCIDENTAL_TRAIN = {
+    "report_to", "run_name", "logging_steps", "logging_strategy", "logging_dir", "disable_tqdm", "log_level",
+    "per_device_eval_batch_size", "save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers",
+}  # fmt: skip
+PACKAGES = ("peftkit", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes")
+
+
+def run_id(config: Mapping[str, Any], sources: Mapping[str, Any]) -> str:
+    """Return eight hex digits over what determines the result: settings without the incidental, and the sources."""
+    settings = {key: value for key, value in config.items() if key not in INCIDENTAL}
+    settings["train"] = {key: value for key, value in config["train"].items() if key not in INCIDENTAL_TRAIN}
+    text = json.dumps([settings, sources], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def run_folder(config: Mapping[str, Any], sources: Mapping[str, Any]) -> Path:
+    """Return outputs/<suite>/<task>/<model>/<method>/seed-<n>-<id>, under `out`."""
+    task = config["task"]
+    suite = sources["data"]["name"] if sources["data"]["kind"] == "embedded" else task["suite"]
+    parts = [suite, task["name"], config["model"]["name"], config["method"]["name"]]
+    safe = ["".join(c if c.isalnum() or c in "._-" else "-" for c in str(part)) for part in parts]
+    return Path(config["out"], *safe, f"seed-{config['seed']}-{run_id(config, sources)}")
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Return the folder's result, or None where there is none."""
+    file = folder / "result.json"
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def is_finished(folder: Path) -> bool:
+    result = read_result(folder)
+    return result is not None and result["meta"]["status"] == "finished"
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write result.json whole or not at all."""
+    write_text(folder / "result.json", json.dumps(result, indent=1, default=str) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file by way of a neighbour and a rename, so that a reader never sees half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+    with os.fdopen(handle, "w") as out:
+        out.write(text)
+    os.chmod(name, 0o644)
+    os.replace(name, file)
+
+
+def line(entry: Mapping[str, Any]) -> str:
+    """Return an entry as a line of log.jsonl."""
+    return json.dumps(entry, default=str) + "\n"
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    write_text(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+
+
+def write_predictions(file: Path, columns: Mapping[str, list]) -> None:
+    """Write id, split, label, prediction and scores, one row an example, as parquet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.part")
+    pq.write_table(pa.table(dict(columns)), part)
+    os.replace(part, file)
+
+
+def meta(seed: int, device: str, precision: str, started: str) -> dict[str, Any]:
+    """Return what a reader needs to run it again: versions, machine, seed; no environment, no secret."""
+    return {
+        "seed": seed,
+        "git": _git(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "device": device,
+        "precision": precision,
+        "started": started,
+        "status": "running",
+        "reason": None,
+    }
+
+
+def folder_bytes(folder: Path, endings: tuple[str, ...] = (".safetensors", ".bin")) -> int:
+    """Return the bytes of the weight files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.suffix in endings)
+
+
+def label_counts(labels: list[Any], names: list[str] | None) -> dict[str, Any]:
+    """Count rows a label; a regression gets its range and mean."""
+    if names is None:
+        return {"minimum": min(labels), "maximum": max(labels), "mean": sum(labels) / len(labels)}
+    counts = Counter(labels)
+    return {name: counts.get(number, 0) for number, name in enumerate(names)} | (
+        {"hidden": counts[-1]} if counts[-1] else {}
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> str | None:
+    """Return the commit of peftkit's own checkout, with a + where files differ from it; None in an installed wheel."""
+    here = Path(__file__).resolve().parents[1]
+    if not (here / "pyproject.toml").is_file():
+        return None
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,56 @@
+"""Turn the user's `source` into one decision: from the Hub, from its cache, from disk, or embedded."""
+
+from __future__ import annotations
+
+import os
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from functools import lru_cache
+
+HUB_TIMEOUT = 3.0  # seconds; asked once a process
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model or a dataset was read from.
+
+    `kind` is hub, cache (the Hub's, offline), folder, or embedded; `substituted_for` names what the user asked for
+    where something embedded stands in for it.
+    """
+
+    kind: str
+    name: str
+    revision: str | None = None
+    substituted_for: str | None = None
+
+    def sentence(self, what: str) -> str:
+        """Say loudly what stands in for what; empty where nothing was substituted."""
+        if self.substituted_for is None:
+            return ""
+        return f"{what}: {self.name} (embedded) stands in for {self.substituted_for}; its scores say nothing about it"
+
+
+@lru_cache(maxsize=1)
+def hub_answers() -> bool:
+    """Ask the Hub once, for three seconds at most, and keep the answer for this process."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
+        return False
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_TIMEOUT)
+            answered.set()
+        except urllib.error.HTTPError:  # any status is an answer
+            answered.set()
+        except (OSError, ValueError):
+            return
+
+    # a thread, because the timeout of urlopen does not bound a name look-up
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_TIMEOUT)
+    return answered.is_set()
