@@ -24,6 +24,7 @@ class Source:
     name: str
     revision: str | None = None
     substituted_for: str | None = None
+    folder: str | None = None  # where it lies on this machine; no part of a result
 
     def sentence(self, what: str) -> str:
         """Say loudly what stands in for what; empty where nothing was substituted."""

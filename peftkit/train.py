@@ -154,6 +154,7 @@ def training_arguments(
         "save_total_limit": 1,
         "load_best_model_at_end": select_best,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": not torch.accelerator.is_available(),
     }
     if select_best:
         own |= {"metric_for_best_model": "score", "greater_is_better": True}

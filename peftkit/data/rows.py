@@ -104,17 +104,10 @@ def _from_hub(task: Task) -> dict[str, Dataset]:
 
 def _from_cache(task: Task) -> dict[str, Dataset] | None:
     """Read the dataset from the Hub's cache with no network; None where it is not there."""
-    import datasets
-    from huggingface_hub import constants
-
-    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
     try:
-        return _from_hub(task)
+        return _from_hub(task)  # the libraries are told by now to stay off the network
     except (OSError, ValueError):  # what datasets raises for a dataset that is not cached
         return None
-    finally:
-        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
 def _label_names(task: Task, table: Dataset) -> list[str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +20,24 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = Non
     """
     from omegaconf import OmegaConf
 
-    from peftkit.jobs import finetune, leaderboard, plan, pretrain, use
-
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     chosen = Run.from_config(config)
-    verbs = {
+    if chosen.job == "leaderboard":  # the one job that loads no model
+        from peftkit.jobs.leaderboard import leaderboard
+
+        return leaderboard(chosen)
+
+    from peftkit.jobs import finetune, plan, pretrain, use
+    from peftkit.jobs.prepare import settle
+
+    settle(chosen.source)
+    verbs: dict[str, Callable[[], Path | None]] = {
         "finetune": lambda: finetune.finetune(chosen, config, list(overrides), recipe),
         "evaluate": lambda: use.evaluate(chosen, config, list(overrides)),
         "predict": lambda: use.predict(chosen),
         "merge": lambda: use.merge(chosen),
         "pretrain": lambda: pretrain.pretrain(chosen),
         "plan": lambda: plan.plan(chosen),
-        "leaderboard": lambda: leaderboard.leaderboard(chosen),
     }
     return verbs[chosen.job]()
 

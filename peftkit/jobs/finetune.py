@@ -16,6 +16,7 @@ from peftkit.data.collate import LengthGroupedSampler, collator, padding_waste
 from peftkit.data.encode import Encoded
 from peftkit.data.rows import Rows, load_rows
 from peftkit.evaluate import score
+from peftkit.jobs.console import is_main, say
 from peftkit.jobs.prepare import (
     Parts,
     announce,
@@ -24,8 +25,6 @@ from peftkit.jobs.prepare import (
     device_name,
     encode_rows,
     find_model,
-    is_main,
-    say,
     sources_of,
 )
 from peftkit.methods import count_parameters

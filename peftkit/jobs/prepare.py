@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from peftkit.data.encode import Encoded, LabelWords, encode, encode_text_to_text, label_words
 from peftkit.data.rows import Rows
+from peftkit.jobs.console import say
 from peftkit.methods import wrap
 from peftkit.models.load import load_classifier, load_tokenizer, locate, pooling_of
 from peftkit.schema import Model, Run, Task, UserError
-from peftkit.source import Source
+from peftkit.source import Source, hub_answers
 
 
 @dataclass
@@ -24,15 +25,21 @@ class Parts:
     words: LabelWords | None  # what a text-to-text model writes; None for a model with a head
 
 
-def is_main() -> bool:
-    """Tell whether this process is the one that writes, under torchrun or accelerate launch."""
-    return int(os.environ.get("RANK", "0")) == 0
+def settle(source: str) -> None:
+    """Quiet the libraries' chatter, and keep them off the network where the Hub does not answer."""
+    import logging
 
+    import datasets
+    import transformers
+    from huggingface_hub import constants
 
-def say(text: str) -> None:
-    """Print a line to stderr, once for all processes; stdout is for tables and predictions."""
-    if is_main():
-        print(text, file=sys.stderr, flush=True)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which optional kernels it lacks
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|torch")
+    if source == "embedded" or not hub_answers():
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
 
 
 def find_model(model: Model, source: str) -> Source:
@@ -41,7 +48,8 @@ def find_model(model: Model, source: str) -> Source:
     if found.kind == "embedded" and found.name != "minilm":
         from peftkit.jobs.pretrain import ensure_mini
 
-        ensure_mini(found.name)
+        folder = ensure_mini(found.name)
+        found = replace(found, revision=folder.name.removeprefix(f"{found.name}-"), folder=str(folder))
     return found
 
 
@@ -54,7 +62,11 @@ def announce(model: Source, data: Source) -> list[str]:
 
 
 def sources_of(run: Run, model: Source, data: Source) -> dict[str, Any]:
-    return {"model": {**asdict(model), "pooling": pooling_of(run.model, model)}, "data": asdict(data)}
+    """Return where both came from, as the result records it: without the folders of this machine."""
+    entries = {"model": {**asdict(model), "pooling": pooling_of(run.model, model)}, "data": asdict(data)}
+    for entry in entries.values():
+        del entry["folder"]
+    return entries
 
 
 def build(run: Run, model_source: Source, names: list[str] | None) -> Parts:
@@ -68,7 +80,7 @@ def build(run: Run, model_source: Source, names: list[str] | None) -> Parts:
     config = method_config(run.method.config)
     if hasattr(config, "revision") and model_source.revision:
         config.revision = model_source.revision
-    checkpointing = bool(run.train.get("gradient_checkpointing"))
+    checkpointing = bool(run.train.get("activation_checkpointing"))
     model = wrap(model, config, run.method.quantization is not None, checkpointing)
     if checkpointing and hasattr(model, "enable_input_require_grads"):
         model.enable_input_require_grads()  # frozen embeddings would cut the graph at the first checkpoint

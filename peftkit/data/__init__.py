@@ -1,0 +1,1 @@
+"""Turn rows and text into batches."""
