@@ -21,30 +21,28 @@ HELD_OUT_TOPICS = 10  # every tenth topic of the Python documentation
 
 def embedded_corpus(seed: int = 0) -> tuple[list[str], list[str]]:
     """Return documents to train on and held-out documents, none in both: generated ones and Python's own manual."""
-    generated = miniglue.sentences(GENERATED_DOCUMENTS + HELD_OUT_DOCUMENTS, seed)
-    unique = list(dict.fromkeys(generated))
-    held_out, train = unique[:HELD_OUT_DOCUMENTS], unique[HELD_OUT_DOCUMENTS:]
-    for number, document in enumerate(manual()):
-        (train if number % HELD_OUT_TOPICS else held_out).append(document)
+    generated = list(dict.fromkeys(miniglue.sentences(GENERATED_DOCUMENTS + HELD_OUT_DOCUMENTS, seed)))
+    held_out, train = generated[:HELD_OUT_DOCUMENTS], generated[HELD_OUT_DOCUMENTS:]
+    for number, paragraphs in enumerate(manual()):
+        (train if number % HELD_OUT_TOPICS else held_out).extend(paragraphs)
     random.Random(seed).shuffle(train)
     return train, held_out
 
 
-def manual() -> list[str]:
-    """Return the English prose of the language reference that every CPython carries, one document a topic.
+def manual() -> list[list[str]]:
+    """Return the English paragraphs of the language reference that every CPython carries, topic by topic.
 
-    Topics overlap, so a paragraph counts only where it first stands.
+    Topics overlap: a paragraph counts only where it first stands.
     """
     from pydoc_data.topics import topics
 
     seen: set[str] = set()
-    documents = []
+    found = []
     for name in sorted(topics):
-        paragraphs = [p for p in _prose(topics[name]) if p not in seen]
+        paragraphs = [paragraph for paragraph in dict.fromkeys(_prose(topics[name])) if paragraph not in seen]
         seen.update(paragraphs)
-        if paragraphs:
-            documents.append("\n".join(paragraphs))
-    return documents
+        found.append(paragraphs)
+    return found
 
 
 def _prose(topic: str) -> Iterator[str]:

@@ -1,0 +1,5 @@
+"""Turn `python -m peftkit` into the console script."""
+
+from peftkit.cli import main
+
+main()

@@ -1,0 +1,65 @@
+"""Turn the command line's words into calls from Python: `finetune("task=sst2", "method=ia3")`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from peftkit.cli import check, compose, expand
+from peftkit.schema import UserError
+
+
+def finetune(*overrides: str) -> list[Path]:
+    """Train as `python -m peftkit ...` does and return the run folders, one a run of the sweep.
+
+    Raises:
+        UserError: anything is wrong with the overrides; nothing was loaded or trained.
+    """
+    return [folder for folder in _run("finetune", overrides) if folder is not None]
+
+
+def evaluate(run: str | Path, *overrides: str) -> Path:
+    """Score a run folder, on another task where an override names one, and return the folder."""
+    (folder,) = _run("evaluate", (f"run={run}", *overrides))
+    assert folder is not None
+    return folder
+
+
+def predict(run: str | Path, input: str | Path, *overrides: str) -> None:
+    """Label a file's rows, or one text."""
+    _run("predict", (f"run={run}", f"input='{input}'", *overrides))
+
+
+def merge(run: str | Path, *overrides: str) -> Path:
+    """Fold a run's adapter into its base and return the run folder."""
+    (folder,) = _run("merge", (f"run={run}", *overrides))
+    assert folder is not None
+    return folder
+
+
+def plan(*overrides: str) -> None:
+    """Print what a run would train, cost and need, before any step."""
+    _run("plan", overrides)
+
+
+def leaderboard(*overrides: str) -> None:
+    """Show and write the tables over all results."""
+    _run("leaderboard", overrides)
+
+
+def load(run: str | Path) -> tuple[Any, Any]:
+    """Return the trained model, adapter and head included, and its tokenizer."""
+    from peftkit.jobs import use
+    from peftkit.jobs.prepare import settle
+
+    settle("auto")
+    return use.load(run)
+
+
+def _run(job: str, overrides: tuple[str, ...]) -> list[Path | None]:
+    from peftkit import jobs
+
+    words = [f"job={job}", *overrides]
+    if found := check(words):
+        raise UserError("; ".join(found))
+    return [jobs.run(compose(each), each) for each in expand(words)]

@@ -1,0 +1,179 @@
+"""Turn a class's source into its fields and their types, without importing it: torch alone would take seconds."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+SIMPLE: dict[str, tuple[type, ...]] = {
+    "int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "list": (list, tuple), "List": (list, tuple),
+    "tuple": (list, tuple), "dict": (dict,), "Dict": (dict,), "set": (list, tuple), "Sequence": (list, tuple),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a class: its annotation as written, the module that wrote it, and its choices where it has some."""
+
+    annotation: ast.expr | None
+    module: str
+    choices: tuple[Any, ...] | None = None
+
+    def refuses(self, value: Any) -> str | None:
+        """Return what the field takes, in words, where it does not take this value."""
+        if self.choices is not None and value is not None and value not in self.choices:
+            return "one of " + ", ".join(str(choice) for choice in self.choices)
+        if self.annotation is None or _accepts(self.annotation, value, self.module):
+            return None
+        values = _enum_values(self.annotation, self.module)
+        return "one of " + ", ".join(map(str, values)) if values else ast.unparse(self.annotation)
+
+
+def fields_of(target: str) -> dict[str, Field] | None:
+    """Return the fields that a class's constructor takes, or None where there is no such class."""
+    module, _, name = target.rpartition(".")
+    found = _find(module, name)
+    return None if found is None else _fields(*found)
+
+
+def names_in(package: str, ending: str) -> list[str]:
+    """Return the names with this ending that a package's __init__ imports."""
+    tree = _tree(package)
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)] if tree else []
+    return sorted({alias.name for node in nodes for alias in node.names if alias.name.endswith(ending)})
+
+
+def annotation(text: str, module: str) -> Field:
+    """Return a field of our own from its annotation's text."""
+    return Field(ast.parse(text, mode="eval").body, module)
+
+
+def _fields(module: str, node: ast.ClassDef) -> dict[str, Field]:
+    fields: dict[str, Field] = {}
+    for base in reversed(node.bases):
+        if isinstance(base, ast.Name) and (found := _find(module, base.id)):
+            fields |= _fields(*found)
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            arguments = [*item.args.args[1:], *item.args.kwonlyargs]
+            return {argument.arg: Field(argument.annotation, module) for argument in arguments}
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        name = item.target.id
+        if name.startswith("_") or "ClassVar" in ast.unparse(item.annotation) or _keyword(item.value, "init") is False:
+            continue
+        metadata = _keyword(item.value, "metadata")
+        choices = metadata.get("choices") if isinstance(metadata, dict) else None
+        fields[name] = Field(item.annotation, module, tuple(choices) if choices else None)
+    return fields
+
+
+def _keyword(call: ast.expr | None, name: str) -> Any:
+    """Return a literal keyword of dataclasses.field(...); of a dict, the literal entries."""
+    if not isinstance(call, ast.Call):
+        return None
+    for keyword in call.keywords:
+        if keyword.arg != name:
+            continue
+        if isinstance(keyword.value, ast.Dict):
+            pairs = zip(keyword.value.keys, keyword.value.values, strict=True)
+            return {_literal(key): _literal(value) for key, value in pairs if key is not None}
+        return _literal(keyword.value)
+    return None
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def _accepts(node: ast.expr, value: Any, module: str) -> bool:
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, str):
+            return _accepts(ast.parse(node.value, mode="eval").body, value, module)
+        return value is None if node.value is None else True
+    if isinstance(node, ast.BinOp):
+        return _accepts(node.left, value, module) or _accepts(node.right, value, module)
+    if isinstance(node, ast.Subscript):
+        return _accepts_generic(node, value, module)
+    if isinstance(node, ast.Name) and node.id in SIMPLE:
+        # bool is an int to Python, not to a reader
+        return isinstance(value, SIMPLE[node.id]) and (node.id == "bool" or not isinstance(value, bool))
+    values = _enum_values(node, module)
+    return value in values if values else True
+
+
+def _accepts_generic(node: ast.Subscript, value: Any, module: str) -> bool:
+    name = ast.unparse(node.value).split(".")[-1]
+    inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    if name == "Optional":
+        return value is None or _accepts(inner[0], value, module)
+    if name == "Union":
+        return any(_accepts(part, value, module) for part in inner)
+    if name == "Literal":
+        return value in [_literal(part) for part in inner]
+    if name in ("list", "List", "Sequence", "set", "tuple"):
+        return isinstance(value, (list, tuple)) and all(_accepts(inner[0], item, module) for item in value)
+    if name in ("dict", "Dict", "Mapping"):
+        return isinstance(value, dict)
+    return True
+
+
+def _enum_values(node: ast.expr, module: str) -> list[Any]:
+    """Return the values of an enum that the annotation names; empty where it names none."""
+    for name in (part.id for part in ast.walk(node) if isinstance(part, ast.Name)):
+        found = None if name in SIMPLE else _find(module, name)
+        if found and any("Enum" in ast.unparse(base) for base in found[1].bases):
+            assigns = [item for item in found[1].body if isinstance(item, ast.Assign)]
+            return [_literal(item.value) for item in assigns]
+    return []
+
+
+def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
+    """Find the class, following the imports of the modules on the way."""
+    tree = _tree(module)
+    if tree is None:
+        return None
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return module, node
+    for item in ast.walk(tree):
+        if isinstance(item, ast.ImportFrom) and any((alias.asname or alias.name) == name for alias in item.names):
+            source = item.module or ""
+            if item.level:
+                parts = module.split(".")
+                keep = len(parts) - item.level + (1 if _is_package(module) else 0)
+                source = ".".join([*parts[:keep], *([item.module] if item.module else [])])
+            original = next(alias.name for alias in item.names if (alias.asname or alias.name) == name)
+            return _find(source, original) if source != module else None
+    return None
+
+
+@lru_cache(maxsize=256)
+def _tree(module: str) -> ast.Module | None:
+    file = _file(module)
+    return None if file is None else ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _is_package(module: str) -> bool:
+    file = _file(module)
+    return file is not None and file.name == "__init__.py"
+
+
+@lru_cache(maxsize=256)
+def _file(module: str) -> Path | None:
+    top, *rest = module.split(".")
+    spec = find_spec(top) if top else None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0], *rest)
+    for file in (path / "__init__.py", path.with_suffix(".py")):
+        if file.is_file():
+            return file
+    return None
