@@ -1,0 +1,1 @@
+"""Turn results, and nothing but results, into tables."""
