@@ -1,0 +1,181 @@
+"""Turn scenes into labelled pairs: paraphrase, similarity, entailment, answers and pronouns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from peftkit.data.miniglue.lexicon import MEETINGS, NAMES, NUMBERS, OPPOSITE_BASES, PEOPLE, PLACES, REASONS, THINGS, TIMES, Words
+from peftkit.data.miniglue.scenes import Scene, article, changed, draw, passive, say, sentence
+
+Row = dict[str, Any]
+WEIGHTS = {"who": 1.1, "action": 1.5, "thing": 1.2, "place": 0.6, "time": 0.6}  # of the 5 points of similarity
+
+
+def mrpc(words: Words) -> Row:
+    """Two thirds say the same in other words; the others differ in one fact."""
+    same = words.chance(0.66)
+    first, second = _meeting(words, same) if words.chance(0.3) else _paraphrase(words, same)
+    return {"sentence1": first, "sentence2": second, "label": int(same)}
+
+
+def qqp(words: Words) -> Row:
+    """Do two questions ask for the same?"""
+    same = words.chance(0.42)
+    scene = draw(words)
+    asked = words.random.choice(["where", "when", "why", "who"])
+    other, asks = scene, asked
+    if not same:
+        if words.chance(0.5):
+            asks = words.random.choice([word for word in ("where", "when", "why", "who") if word != asked])
+        else:
+            facets = ("action", "opposite") if asked == "who" else ("who", "action", "opposite")
+            other = changed(scene, words, words.random.choice(facets))
+    return {"question1": _question(scene, asked, words, 0), "question2": _question(other, asks, words, 1), "label": int(same)}
+
+
+def stsb(words: Words) -> Row:
+    """Similarity is the weight of the facets that agree; the opposite action and a negation cost half."""
+    scene = draw(words, full=True)
+    different = words.random.sample(list(WEIGHTS), words.random.choice([0, 0, 1, 1, 2, 3, 4, 5]))
+    other = scene
+    for facet in different:
+        other = changed(other, words, facet)
+    score = sum(weight for facet, weight in WEIGHTS.items() if facet not in different)
+    if "action" not in different and words.chance(0.2):
+        other, score = changed(other, words, words.random.choice(["opposite", "negation"])), score / 2
+    if words.chance(0.5):
+        scene, other = replace(scene, quality=None), replace(other, quality=None)
+    return {"sentence1": say(scene, words), "sentence2": say(other, words, vary=0.6), "label": round(score * 5) / 5}
+
+
+def mnli(words: Words, mismatched: bool = False) -> Row:
+    """Premise and hypothesis; the mismatched split speaks in another genre."""
+    label = words.random.choice([0, 1, 2])
+    premise, hypothesis = _inference(words, label)
+    if mismatched:
+        opening = words.random.choice(["Dear friend, you should know that", "Well, as I was told,", "The report states that"])
+        premise = f"{opening} {premise[0].lower()}{premise[1:]}"
+    return {"premise": premise, "hypothesis": hypothesis, "label": label}
+
+
+def rte(words: Words) -> Row:
+    """Entailment or not, neutral and contradiction being one; the premise is longer than MNLI's."""
+    label = int(words.chance(0.5))
+    premise, hypothesis = _inference(words, words.random.choice([1, 2]) if label else 0)
+    more = say(draw(words), words)
+    premise = f"{premise} {more}" if words.chance(0.5) else f"{more} {premise}"
+    return {"sentence1": premise, "sentence2": hypothesis, "label": label}
+
+
+def qnli(words: Words) -> Row:
+    """Does the sentence hold the answer? A wrong one speaks of the same event and leaves the answer out."""
+    label = int(words.chance(0.5))
+    scene = draw(words)
+    asked = words.random.choice(["where", "when"])
+    facet = {"where": "place", "when": "time"}[asked]
+    pool = {"place": PLACES, "time": TIMES}
+    other = {"place": "time", "time": "place"}[facet]
+    told = replace(scene, **{facet: words.pick(pool[facet]), other: words.pick(pool[other])})
+    if label:
+        told = replace(told, **{facet: None}) if words.chance(0.5) else changed(told, words, words.random.choice(["who", "thing"]))
+    elif words.chance(0.4):
+        told = replace(told, **{other: None})
+    text = say(told, words, vary=0.4)
+    if words.chance(0.4):
+        text = f"{text[:-1]} {words.pick(REASONS)}."
+    return {"question": _question(scene, asked, words, 0), "sentence": text, "label": label}
+
+
+def wnli(words: Words) -> Row:
+    """Winograd schemas: one word of the ending decides whom the pronoun means."""
+    template, endings = words.pick(_SCHEMAS)
+    ending, means_first = words.random.choice(endings)
+    if template.startswith("{thing}"):
+        first, second, pronoun = f"the {words.pick(THINGS)[0]}", f"the {words.pick(_HOLDERS)}", "it"
+    else:
+        first = words.pick(NAMES)
+        alike = [name for name in NAMES if NAMES.index(name) % 2 == NAMES.index(first) % 2 and name != first]
+        second, pronoun = words.random.choice(alike), ("she", "he")[NAMES.index(first) % 2]
+    label = int(words.chance(0.5))
+    answer = first if means_first == bool(label) else second
+    told = template.format(thing=first, a=first, b=second, end=ending.format(x=pronoun))
+    return {"sentence1": sentence(told), "sentence2": sentence(ending.format(x=answer)), "label": label}
+
+
+_HOLDERS = ["suitcase", "box", "drawer", "cupboard", "bag", "trunk", "basket", "chest"]
+_SCHEMAS = [
+    ("{thing} does not fit into {b} because {end}", [("{x} is too big", True), ("{x} is too small", False)]),
+    ("{thing} fell through {b} because {end}", [("{x} was too heavy", True), ("{x} was too weak", False)]),
+    ("{a} thanked {b} because {end}", [("{x} had received help", True), ("{x} had given help", False)]),
+    ("{a} could not beat {b} because {end}", [("{x} was too slow", True), ("{x} was too strong", False)]),
+    ("{a} asked {b} for advice because {end}", [("{x} did not know what to do", True), ("{x} had much experience", False)]),
+    ("{a} apologized to {b} because {end}", [("{x} had made a mistake", True), ("{x} had been hurt", False)]),
+    ("{a} lent money to {b} because {end}", [("{x} was rich", True), ("{x} was poor", False)]),
+    ("{a} could not hear {b} because {end}", [("{x} was far away from the voice", True), ("{x} spoke too softly", False)]),
+]
+
+
+def _paraphrase(words: Words, same: bool) -> tuple[str, str]:
+    scene = draw(words)
+    other = scene
+    if not same:
+        facets = ["opposite", "negation", "thing", "who", "action"] + (["place"] if scene.place else [])
+        other = changed(scene, words, words.random.choice(facets))
+    return say(scene, words), say(other, words, vary=0.6 if same else 0.3)
+
+
+def _meeting(words: Words, same: bool) -> tuple[str, str]:
+    """Two people: the same words say something else when the roles are swapped, so that overlap decides nothing."""
+    past, participle, synonym = words.pick(MEETINGS)
+    a = words.pick(PEOPLE)
+    b = words.other(PEOPLE, a)
+    number = words.pick(NUMBERS)
+    first = f"the {a[0]} {past} the {b[0]} {number} times"
+    if same:
+        forms = [f"the {b[0]} was {participle} by the {a[0]} {number} times", f"the {a[1]} {synonym} the {b[0]} {number} times"]
+    else:
+        forms = [
+            f"the {b[0]} {past} the {a[0]} {number} times",
+            f"the {a[0]} was {participle} by the {b[0]} {number} times",
+            f"the {a[0]} {past} the {b[0]} {words.other(NUMBERS, number)} times",
+        ]
+    return sentence(first), sentence(words.random.choice(forms))
+
+
+def _inference(words: Words, label: int) -> tuple[str, str]:
+    """Return a premise and what it entails (0), leaves open (1) or rules out (2)."""
+    scene = draw(words)
+    premise = say(scene, words)
+    if label == 0:
+        shorter = replace(scene, place=scene.place if words.chance(0.4) else None, time=None, quality=None)
+        return premise, say(shorter, words, vary=0.5, general=words.chance(0.4))
+    if label == 2:
+        other = changed(scene, words, words.random.choice(["opposite", "negation", "negation"]))
+        return premise, say(replace(other, time=None), words, vary=0.3)
+    kind = words.random.choice(["reason", "reason", "person", "event"])
+    if kind == "reason":
+        return premise, f"{say(replace(scene, time=None, place=None), words, vary=0.4)[:-1]} {words.pick(REASONS)}."
+    if kind == "person":
+        return premise, say(changed(scene, words, "who"), words, vary=0.3)
+    return premise, say(changed(scene, words, "action"), words, vary=0.3)
+
+
+def _question(scene: Scene, asked: str, words: Words, style: int) -> str:
+    who, thing, verb = scene.who[0], scene.thing[0], scene.action[0]
+    base = scene.action[3]
+    if style and words.chance(0.6):
+        who, thing = scene.who[1], scene.thing[1]
+    if scene.reversed:
+        base, verb = OPPOSITE_BASES[scene.action[2]], scene.action[2]
+    if asked == "who":
+        return f"Who {verb} the {thing}?" if words.chance(0.5) else f"By whom was the {thing} {passive(verb)}?"
+    plain = {"where": "Where", "when": "When", "why": "Why"}[asked]
+    long = {"where": "In which place", "when": "At what time", "why": "For what reason"}[asked]
+    return f"{long if style and words.chance(0.6) else plain} did the {who} {base} the {thing}?"
+
+
+def definition(words: Words) -> str:
+    """Tell what a thing is one of, for unlabelled text."""
+    thing = words.pick(THINGS)
+    return sentence(f"{article(thing[0])} {thing[0]}, or {thing[1]}, is {article(thing[2])} {thing[2]}")
