@@ -27,9 +27,13 @@ class Field:
         """Return what the field takes, in words, where it does not take this value."""
         if self.choices is not None and value is not None and value not in self.choices:
             return "one of " + ", ".join(str(choice) for choice in self.choices)
-        if self.annotation is None or _accepts(self.annotation, value, self.module):
+        if self.annotation is None:
             return None
         values = _enum_values(self.annotation, self.module)
+        # upstream writes `SchedulerType | str`, and means the names of the enum
+        is_name = not values or not isinstance(value, str) or value in values
+        if is_name and _accepts(self.annotation, value, self.module):
+            return None
         return "one of " + ", ".join(map(str, values)) if values else ast.unparse(self.annotation)
 
 

@@ -20,12 +20,17 @@ HELD_OUT_TOPICS = 10  # every tenth topic of the Python documentation
 
 
 def embedded_corpus(seed: int = 0) -> tuple[list[str], list[str]]:
-    """Return documents to train on and held-out documents, none in both: generated ones and Python's own manual."""
-    generated = list(dict.fromkeys(miniglue.sentences(GENERATED_DOCUMENTS + HELD_OUT_DOCUMENTS, seed)))
+    """Return documents to train on and held-out documents, none in both: generated ones and Python's own manual.
+
+    Half of the generated ones are in lower case, as some tasks are (SST-2).
+    """
+    rng = random.Random(seed)
+    documents = dict.fromkeys(miniglue.sentences(GENERATED_DOCUMENTS + HELD_OUT_DOCUMENTS, seed))
+    generated = [document.lower() if rng.random() < 0.5 else document for document in documents]
     held_out, train = generated[:HELD_OUT_DOCUMENTS], generated[HELD_OUT_DOCUMENTS:]
     for number, paragraphs in enumerate(manual()):
         (train if number % HELD_OUT_TOPICS else held_out).extend(paragraphs)
-    random.Random(seed).shuffle(train)
+    rng.shuffle(train)
     return train, held_out
 
 

@@ -1,0 +1,115 @@
+"""The command line answers fast, refuses with a sentence, and sweeps as recipes say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from peftkit import paths
+from peftkit.cli import check, compose, expand, options_of, register_recipes
+
+
+def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "peftkit", *words], capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"], ["recipe=lora_gleu"], ["train.lerning_rate=1"]])
+def test_light_answers_import_no_torch(words: list[str]) -> None:
+    code = (
+        "import sys; from peftkit.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'transformers', 'peft', 'datasets') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+def test_help_opens_with_every_recipe() -> None:
+    text = run("--help").stdout
+    assert text.index("COOKBOOK") < text.index("JOBS")
+    for name in register_recipes():
+        assert f"  {name} " in text
+
+
+def test_a_typo_exits_with_2_and_no_traceback() -> None:
+    done = run("methd=lora", "method=lorra", "train.lerning_rate=1", "method.config.rr=2")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for right in ("method?", "method=lora?", "train.learning_rate?"):
+        assert f"did you mean {right}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        ("recipe=lora_gleu", "did you mean recipe=lora_glue?"),
+        ("sed=3", "did you mean seed?"),
+        ("model.checkpont=x", "did you mean model.checkpoint?"),
+        ("train.num_train_epoch=3", "did you mean train.num_train_epochs?"),
+        ("method.config.lora_alfa=3", "did you mean method.config.lora_alpha?"),
+        ("train.lr_scheduler_type=linaer", "one of linear"),
+        ("method.config.r=big", "it takes int"),
+        ("task.max_length=x", "it takes int"),
+        ("seed=-1", "must be 0 or more"),
+        ("source=net", "there are: auto, embedded, hub"),
+        ("train.output_dir=x", "use out="),
+        ("method.config._target_=os.system", "only classes of peft and peftkit"),
+        ("job=predict", "needs a run folder"),
+        ("data_root=/nowhere", "is no folder"),
+        ("a b", "cannot read"),
+    ],
+)
+def test_each_mistake_gets_its_sentence(word: str, answer: str) -> None:
+    assert any(answer in sentence for sentence in check([word]))
+
+
+def test_upstream_options_need_no_plus() -> None:
+    assert check(["train.adam_beta2=0.98", "method.config.use_rslora=true"]) == []
+    assert compose(["train.adam_beta2=0.98"]).train.adam_beta2 == 0.98
+
+
+def test_wrong_cells_are_refused_with_a_way_out() -> None:
+    (sentence,) = check(["model=gpt2", "method=prompt"])
+    assert "try method=lora" in sentence
+
+
+def test_recipe_sweeps_all_nine_tasks_and_the_command_line_narrows_it() -> None:
+    assert len(expand(["recipe=lora_glue"])) == 9
+    assert expand(["recipe=lora_glue", "task=sst2"]) == [["recipe=lora_glue", "task=sst2"]]
+    assert len(expand(["recipe=lora_glue", "task=sst2,rte", "seed=0,1"])) == 4
+
+
+def test_a_sweep_without_m_is_refused() -> None:
+    assert any("add -m" in sentence for sentence in check(["method=lora,ia3"], multirun=False))
+
+
+@pytest.mark.parametrize("name", sorted(register_recipes()))
+def test_every_shipped_recipe_is_valid(name: str) -> None:
+    more = ["task.dataset=pyproject.toml", "task.text=[a]"] if name == "own_data" else []
+    assert check([f"recipe={name}", *more]) == []
+
+
+@pytest.mark.parametrize("group", ["model", "method", "task"])
+def test_every_part_composes(group: str) -> None:
+    for option in options_of(group):
+        assert compose([f"{group}={option}"])[group]["name"]
+
+
+def test_recipes_of_the_working_folder_are_found(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text("# Mine.\ndefaults:\n  - override /task: rte\n")
+    done = run("recipe=mine", "--cfg", "job", cwd=tmp_path)
+    assert "name: rte" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipes"]
+
+
+def test_own_parts_and_recipes_come_with_cd(tmp_path: Path) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "lora16.yaml").write_text((paths.conf_folder() / "method" / "lora.yaml").read_text())
+    done = run("-cd", str(tmp_path), "method=lora16", "--cfg", "job")
+    assert done.returncode == 0, done.stderr
+    assert "peft.LoraConfig" in done.stdout

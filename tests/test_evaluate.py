@@ -1,0 +1,41 @@
+"""Scores agree with numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from peftkit.evaluate import METRICS, score
+
+
+def value(name: str, predictions: list, labels: list) -> float:
+    return score([name], predictions, labels)[name]["value"]
+
+
+def test_scores_by_hand() -> None:
+    predictions, labels = [1, 1, 1, 0, 0], [1, 1, 0, 0, 1]  # TP 2, FP 1, TN 1, FN 1
+    assert value("accuracy", predictions, labels) == pytest.approx(3 / 5)
+    assert value("f1", predictions, labels) == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    assert value("matthews_correlation", predictions, labels) == pytest.approx((2 * 1 - 1 * 1) / np.sqrt(3 * 3 * 2 * 2))
+    assert value("macro_f1", predictions, labels) == pytest.approx((4 / 6 + 2 / 4) / 2)
+    assert value("spearman", [1.0, 2.0, 4.0], [1.0, 5.0, 9.0]) == pytest.approx(1.0)
+    assert value("pearson", [1.0, 2.0, 3.0], [3.0, 2.0, 1.0]) == pytest.approx(-1.0)
+    assert value("mean_squared_error", [1.0, 2.0], [1.0, 4.0]) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("name", ["pearson", "spearman", "matthews_correlation"])
+def test_constant_predictions_score_zero(name: str) -> None:
+    assert value(name, [1, 1, 1, 1], [0, 1, 0, 1]) == 0.0
+
+
+def test_every_metric_knows_its_direction() -> None:
+    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {"mean_squared_error"}
+
+
+def test_an_unknown_metric_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean accuracy"):
+        score(["acuracy"], [1], [1])
+
+
+def test_splits_of_one_task_are_told_apart() -> None:
+    assert list(score(["accuracy"], [1], [1], suffix="_matched")) == ["accuracy_matched"]

@@ -1,0 +1,65 @@
+"""Imports point down only."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from peftkit.paths import PACKAGE
+
+FREE = {"schema", "paths", "signatures", "source"}  # anyone may import them
+MIDDLE = {"train", "evaluate", "record", "leaderboard", "plan", "card"}
+PARTS = {"data", "models", "methods"}
+ALLOWED = {
+    "": {"library"} | FREE, "__main__": {"cli"}, "cli": {"jobs", "help"} | FREE, "help": FREE, "library": {"cli", "jobs"} | FREE,
+    "jobs": MIDDLE | PARTS | FREE, **{name: FREE for name in MIDDLE | PARTS}, **{name: FREE for name in FREE},
+}  # fmt: skip
+HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "pandas"}
+LIGHT = {"", "__main__", "cli", "help", "library", *FREE}
+
+
+def violations(package: Path) -> list[str]:
+    found = []
+    for file in sorted(package.rglob("*.py")):
+        parts = file.relative_to(package).with_suffix("").parts
+        own = "" if parts == ("__init__",) else parts[0]
+        tree = ast.parse(file.read_text())
+        for node in ast.walk(tree):
+            for name in names(node):
+                top, _, rest = name.partition(".")
+                other = rest.split(".")[0]
+                if top == "peftkit" and other and other != own and other not in ALLOWED[own]:
+                    found.append(f"{file.name} imports {name}")
+                if top in ("hydra", "omegaconf") and own not in {"cli", "jobs", *FREE}:
+                    found.append(f"{file.name} imports {name}, which is for cli and jobs")
+        is_light = own in LIGHT or parts == ("jobs", "__init__")
+        for node in tree.body if is_light else []:
+            found += [f"{file.name} loads {name} at import" for name in names(node) if name.split(".")[0] in HEAVY]
+    return found
+
+
+def names(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        if node.module == "peftkit":
+            return [f"peftkit.{alias.name}" for alias in node.names if not alias.name.startswith("_")]
+        return [node.module]
+    return []
+
+
+def test_imports_point_down_only() -> None:
+    assert violations(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [("data/rows.py", "import peftkit.models"), ("methods/wrap.py", "import omegaconf"), ("cli.py", "import torch")],
+)
+def test_the_check_sees_a_planted_fault(tmp_path: Path, file: str, line: str) -> None:
+    target = tmp_path / file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(line + "\n")
+    assert len(violations(tmp_path)) == 1
