@@ -26,7 +26,8 @@ def help_text() -> str:
     }
     conf = paths.conf_folder()
     parts = "\n\n".join(
-        f"{group.upper()}S   {group}=NAME\n" + _rows({f.stem: header(f) for f in sorted((conf / group).glob("[!_]*.yaml"))})
+        f"{group.upper()}S   {group}=NAME\n"
+        + _rows({f.stem: header(f) for f in sorted((conf / group).glob("[!_]*.yaml"))})
         for group in ("model", "method", "task")
     )
     return f"""peftkit: fine-tune BERT, GPT-2 and T5, and find out which method to use.

@@ -206,7 +206,9 @@ def _method_config(method: Method) -> list[str]:
     quantization = fields_of("transformers.utils.quantization_config.BitsAndBytesConfig") or {}
     for key in method.quantization or {}:
         if key not in quantization:
-            found.append(f"unknown option method.quantization.{key}{nearest(key, quantization, 'method.quantization.')}")
+            found.append(
+                f"unknown option method.quantization.{key}{nearest(key, quantization, 'method.quantization.')}"
+            )
     return found
 
 
@@ -233,7 +235,10 @@ def _ranges(run: Run) -> list[str]:
         (0 < run.early_stopping.holdout < 1, f"early_stopping.holdout={run.early_stopping.holdout} must be in (0, 1)"),
         ((run.early_stopping.patience or 1) > 0, "early_stopping.patience must be 1 or more, or null"),
         (train.get("learning_rate", 1) > 0, f"train.learning_rate={train.get('learning_rate')} must be above 0"),
-        (train.get("num_train_epochs", 1) > 0, f"train.num_train_epochs={train.get('num_train_epochs')} must be above 0"),
+        (
+            train.get("num_train_epochs", 1) > 0,
+            f"train.num_train_epochs={train.get('num_train_epochs')} must be above 0",
+        ),
         (train.get("per_device_train_batch_size", 1) > 0, "train.per_device_train_batch_size must be 1 or more"),
         (run.task.max_length > 2, f"task.max_length={run.task.max_length} must be 3 tokens or more"),
         ((run.task.max_train_rows or 1) > 0, "task.max_train_rows must be 1 or more, or null"),
@@ -255,7 +260,9 @@ def _combinations(run: Run) -> list[str]:
     if run.job == "predict" and run.input is None:
         found.append("job=predict needs input=FILE or input='a text'")
     if run.job == "finetune" and run.task.splits.get("train") is None:
-        found.append(f"task={run.task.name} has no training rows; train on task=mnli, then job=evaluate run=DIR task=ax")
+        found.append(
+            f"task={run.task.name} has no training rows; train on task=mnli, then job=evaluate run=DIR task=ax"
+        )
     if run.task.kind == "regression" and {"accuracy", "f1", "macro_f1"} & set(run.task.metrics):
         found.append("task.kind=regression has no accuracy or F1; say task.metrics=[pearson,spearman]")
     if run.early_stopping.patience is not None and run.train.get("eval_strategy", "epoch") == "no":
@@ -268,7 +275,9 @@ def _files(run: Run) -> list[str]:
     if run.run is not None and run.job in ("evaluate", "predict", "merge"):
         file = Path(run.run) / "result.json"
         if not file.is_file():
-            found.append(f"{run.run} holds no result.json; run= names a run folder: outputs/<suite>/<task>/.../seed-0-...")
+            found.append(
+                f"{run.run} holds no result.json; run= names a run folder: outputs/<suite>/<task>/.../seed-0-..."
+            )
         elif (status := json.loads(file.read_text())["meta"]["status"]) != "finished":
             found.append(f"the run {run.run} is {status}; finish it first: the same command trains on from there")
     if run.job not in ("finetune", "plan", "evaluate"):
@@ -279,7 +288,9 @@ def _files(run: Run) -> list[str]:
             found.append(f"data_root={run.data_root} is no folder; name the one that holds {run.task.name}/")
         elif run.job != "evaluate" and not (root / run.task.name).is_dir():
             folders = [path.name for path in root.iterdir() if path.is_dir()]
-            found.append(f"data_root={run.data_root} holds no {run.task.name}/{nearest(run.task.name, folders, 'task=')}")
+            found.append(
+                f"data_root={run.data_root} holds no {run.task.name}/{nearest(run.task.name, folders, 'task=')}"
+            )
     elif Path(run.task.dataset).suffix in (".csv", ".tsv", ".jsonl", ".json", ".parquet"):
         if not Path(run.task.dataset).is_file():
             found.append(f"there is no file {run.task.dataset}; set task.dataset")

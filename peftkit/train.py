@@ -88,7 +88,7 @@ def label_likelihoods(
     """
     rows, labels = len(input_ids), len(label_ids)
     label_ids = label_ids.to(input_ids.device)
-    first = label_ids[:1].expand(rows, -1)
+    first = label_ids[:1].repeat(rows, 1)
     states = model(input_ids=input_ids, attention_mask=attention_mask, labels=first).encoder_last_hidden_state
     prompt = states.shape[1] - attention_mask.shape[1]
     mask = torch.cat([attention_mask.new_ones(rows, prompt), attention_mask], dim=1)

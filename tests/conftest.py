@@ -51,9 +51,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         )
     )  # fmt: skip
     gpt2_tokenizer = train_tokenizer("gpt2-mini", documents, 600)
-    gpt2 = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(gpt2_tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=128)
-    )
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=len(gpt2_tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=128))
     t5_tokenizer = train_tokenizer("t5-mini", documents, 600)
     t5 = T5ForConditionalGeneration(
         T5Config(
@@ -62,7 +60,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         )
     )  # fmt: skip
     found = {}
-    for name, model, its_tokenizer in (("bert", bert, bert_tokenizer), ("gpt2", gpt2, gpt2_tokenizer), ("t5", t5, t5_tokenizer)):
+    for name, model, its_tokenizer in (
+        ("bert", bert, bert_tokenizer),
+        ("gpt2", gpt2, gpt2_tokenizer),
+        ("t5", t5, t5_tokenizer),
+    ):
         found[name] = root / name
         model.save_pretrained(str(found[name]))
         its_tokenizer.save_pretrained(str(found[name]))
@@ -70,7 +72,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def tiny(checkpoints: dict[str, Path], tmp_path: Path):  # noqa: ANN201 - a function
+def tiny(checkpoints: dict[str, Path], tmp_path: Path):
     """Return the words of a run on a tiny checkpoint: tiny("bert", "task=mrpc", ...)."""
 
     def words(model: str, *more: str) -> list[str]:

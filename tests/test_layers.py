@@ -14,7 +14,7 @@ MIDDLE = {"train", "evaluate", "record", "leaderboard", "plan", "card"}
 PARTS = {"data", "models", "methods"}
 ALLOWED = {
     "": {"library"} | FREE, "__main__": {"cli"}, "cli": {"jobs", "help"} | FREE, "help": FREE, "library": {"cli", "jobs"} | FREE,
-    "jobs": MIDDLE | PARTS | FREE, **{name: FREE for name in MIDDLE | PARTS}, **{name: FREE for name in FREE},
+    "jobs": MIDDLE | PARTS | FREE, **dict.fromkeys(MIDDLE | PARTS, FREE), **dict.fromkeys(FREE, FREE),
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "pandas"}
 LIGHT = {"", "__main__", "cli", "help", "library", *FREE}

@@ -52,9 +52,7 @@ def encode(rows: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, separa
     return _encoded(rows.map(tokens, batched=True, keep_in_memory=True), np.asarray(rows["label"]), columns)
 
 
-def encode_text_to_text(
-    rows: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, words: LabelWords
-) -> Encoded:
+def encode_text_to_text(rows: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, words: LabelWords) -> Encoded:
     """Tokenise `task.template` and the label's word (T5 paper, section 2.4 and appendix D)."""
     columns = list(task.text)
     template = task.template or f"{task.name} " + " ".join(f"{column}: {{{column}}}" for column in columns)

@@ -111,7 +111,9 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         log=folder / "log.jsonl",
     )
     fit = train.fit(trainer, checkpoints)
-    result["scores"], eval_costs = evaluate_splits(run, parts, trainer, evaluations, rows, folder / "predictions.parquet")
+    result["scores"], eval_costs = evaluate_splits(
+        run, parts, trainer, evaluations, rows, folder / "predictions.parquet"
+    )
     order = np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0)
     tokens = round(sum(encoded.lengths) * fit.epochs)
     parameters = count_parameters(parts.model)
@@ -209,5 +211,3 @@ def shipped_bytes(parts: Parts, artefact: Path) -> int:
     if artefact.name == "adapter":
         return record.folder_bytes(artefact)
     return sum(w.numel() * w.element_size() for w in parts.model.parameters() if w.requires_grad)
-
-

@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-
 from peftkit import record, train
 from peftkit.data.collate import collator
 from peftkit.data.encode import label_words
 from peftkit.data.rows import load_rows, read_file
-from peftkit.jobs.finetune import evaluate_splits, predictions
 from peftkit.jobs.console import is_main, say
-from peftkit.jobs.prepare import Parts, announce, encode_rows, find_model, settle
+from peftkit.jobs.finetune import evaluate_splits, predictions
+from peftkit.jobs.prepare import Parts, announce, encode_rows, find_model
 from peftkit.methods import load_adapter
 from peftkit.methods import merge as merge_adapter
 from peftkit.models.load import load_classifier, load_tokenizer
@@ -120,7 +119,9 @@ def merge(run: Run) -> Path:
 def _trained(folder: Path) -> Run:
     result = record.read_result(folder)
     if result is None:
-        raise UserError(f"{folder} holds no result.json; run=DIR names a run folder, as outputs/glue/mrpc/.../seed-0-...")
+        raise UserError(
+            f"{folder} holds no result.json; run=DIR names a run folder, as outputs/glue/mrpc/.../seed-0-..."
+        )
     if result["meta"]["status"] != "finished":
         raise UserError(f"{folder} is {result['meta']['status']}: {result['meta']['reason']}; finish that run first")
     return Run.from_config(result["run"]["config"])
@@ -189,5 +190,3 @@ def _write(table: Any, file: Path) -> None:
 
 def _list(names: Sequence[str] | None) -> str:
     return "numbers" if names is None else ", ".join(names)
-
-

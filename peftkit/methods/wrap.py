@@ -38,7 +38,9 @@ class Parameters:
     total: int
 
 
-def wrap(model: PreTrainedModel, config: Any, quantized: bool = False, gradient_checkpointing: bool = False) -> nn.Module:
+def wrap(
+    model: PreTrainedModel, config: Any, quantized: bool = False, gradient_checkpointing: bool = False
+) -> nn.Module:
     """Apply a method: a PEFT config, or one of our own that has `apply(model)`.
 
     Draws fresh weights from torch's global generator: seed it first.
@@ -130,6 +132,4 @@ def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
 def _check_prefix(model: PreTrainedModel) -> None:
     backbone = getattr(model, model.base_model_prefix, model)
     if "past_key_values" not in inspect.signature(backbone.forward).parameters:
-        raise UserError(
-            f"prefix tuning needs past_key_values, which {model.config.model_type} lacks; try method=lora"
-        )
+        raise UserError(f"prefix tuning needs past_key_values, which {model.config.model_type} lacks; try method=lora")

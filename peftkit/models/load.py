@@ -139,9 +139,7 @@ def _from_pretrained(auto: Any, source: Source, config: PretrainedConfig, quanti
         from transformers import BitsAndBytesConfig
 
         # a quantised head inside modules_to_save asserts in its first forward
-        arguments["quantization_config"] = BitsAndBytesConfig(
-            **quantization, llm_int8_skip_modules=[*HEADS, "lm_head"]
-        )
+        arguments["quantization_config"] = BitsAndBytesConfig(**quantization, llm_int8_skip_modules=[*HEADS, "lm_head"])
     return auto.from_pretrained(checkpoint_path(source), **arguments)
 
 

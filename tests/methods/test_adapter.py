@@ -65,9 +65,7 @@ def llama() -> Any:
 
 def t5() -> Any:
     return T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=50, d_model=WIDTH, d_kv=16, num_layers=2, num_heads=2, d_ff=48, decoder_start_token_id=0
-        )
+        T5Config(vocab_size=50, d_model=WIDTH, d_kv=16, num_layers=2, num_heads=2, d_ff=48, decoder_start_token_id=0)
     )
 
 
@@ -151,7 +149,9 @@ def test_disabled_adapter_equals_the_base_and_a_second_one_is_its_own() -> None:
 
 def test_pfeiffer_has_half_the_adapters() -> None:
     counts = [
-        sum("bottleneck_down" in n and n.endswith("weight") for n, _ in wrapped("bert", kind=kind)[1].named_parameters())
+        sum(
+            "bottleneck_down" in n and n.endswith("weight") for n, _ in wrapped("bert", kind=kind)[1].named_parameters()
+        )
         for kind in ("houlsby", "pfeiffer")
     ]
     assert counts == [4, 2]

@@ -66,7 +66,13 @@ ACTIONS = [
     ("remembered", "recalled", "forgot", "remember", "remembers"), ("kept", "retained", "threw away", "keep", "keeps"),
     ("started", "switched on", "stopped", "start", "starts"), ("protected", "defended", "attacked", "protect", "protects"),
 ]  # fmt: skip
-PASSIVE = {"hid": "hidden", "broke": "broken", "gave away": "given away", "forgot": "forgotten", "threw away": "thrown away"}
+PASSIVE = {
+    "hid": "hidden",
+    "broke": "broken",
+    "gave away": "given away",
+    "forgot": "forgotten",
+    "threw away": "thrown away",
+}
 OPPOSITE_BASES = {
     "sold": "sell", "lost": "lose", "broke": "break", "displayed": "display", "criticized": "criticize",
     "destroyed": "destroy", "gave away": "give away", "hated": "hate", "rejected": "reject", "stained": "stain",

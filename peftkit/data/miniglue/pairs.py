@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from peftkit.data.miniglue.lexicon import MEETINGS, NAMES, NUMBERS, OPPOSITE_BASES, PEOPLE, PLACES, REASONS, THINGS, TIMES, Words
+from peftkit.data.miniglue.lexicon import (
+    MEETINGS,
+    NAMES,
+    NUMBERS,
+    OPPOSITE_BASES,
+    PEOPLE,
+    PLACES,
+    REASONS,
+    THINGS,
+    TIMES,
+    Words,
+)
 from peftkit.data.miniglue.scenes import Scene, article, changed, draw, passive, say, sentence
 
 Row = dict[str, Any]
@@ -31,7 +42,11 @@ def qqp(words: Words) -> Row:
         else:
             facets = ("action", "opposite") if asked == "who" else ("who", "action", "opposite")
             other = changed(scene, words, words.random.choice(facets))
-    return {"question1": _question(scene, asked, words, 0), "question2": _question(other, asks, words, 1), "label": int(same)}
+    return {
+        "question1": _question(scene, asked, words, 0),
+        "question2": _question(other, asks, words, 1),
+        "label": int(same),
+    }
 
 
 def stsb(words: Words) -> Row:
@@ -54,7 +69,9 @@ def mnli(words: Words, mismatched: bool = False) -> Row:
     label = words.random.choice([0, 1, 2])
     premise, hypothesis = _inference(words, label)
     if mismatched:
-        opening = words.random.choice(["Dear friend, you should know that", "Well, as I was told,", "The report states that"])
+        opening = words.random.choice(
+            ["Dear friend, you should know that", "Well, as I was told,", "The report states that"]
+        )
         premise = f"{opening} {premise[0].lower()}{premise[1:]}"
     return {"premise": premise, "hypothesis": hypothesis, "label": label}
 
@@ -78,7 +95,11 @@ def qnli(words: Words) -> Row:
     other = {"place": "time", "time": "place"}[facet]
     told = replace(scene, **{facet: words.pick(pool[facet]), other: words.pick(pool[other])})
     if label:
-        told = replace(told, **{facet: None}) if words.chance(0.5) else changed(told, words, words.random.choice(["who", "thing"]))
+        told = (
+            replace(told, **{facet: None})
+            if words.chance(0.5)
+            else changed(told, words, words.random.choice(["who", "thing"]))
+        )
     elif words.chance(0.4):
         told = replace(told, **{other: None})
     text = say(told, words, vary=0.4)
@@ -109,10 +130,16 @@ _SCHEMAS = [
     ("{thing} fell through {b} because {end}", [("{x} was too heavy", True), ("{x} was too weak", False)]),
     ("{a} thanked {b} because {end}", [("{x} had received help", True), ("{x} had given help", False)]),
     ("{a} could not beat {b} because {end}", [("{x} was too slow", True), ("{x} was too strong", False)]),
-    ("{a} asked {b} for advice because {end}", [("{x} did not know what to do", True), ("{x} had much experience", False)]),
+    (
+        "{a} asked {b} for advice because {end}",
+        [("{x} did not know what to do", True), ("{x} had much experience", False)],
+    ),
     ("{a} apologized to {b} because {end}", [("{x} had made a mistake", True), ("{x} had been hurt", False)]),
     ("{a} lent money to {b} because {end}", [("{x} was rich", True), ("{x} was poor", False)]),
-    ("{a} could not hear {b} because {end}", [("{x} was far away from the voice", True), ("{x} spoke too softly", False)]),
+    (
+        "{a} could not hear {b} because {end}",
+        [("{x} was far away from the voice", True), ("{x} spoke too softly", False)],
+    ),
 ]
 
 
@@ -133,7 +160,10 @@ def _meeting(words: Words, same: bool) -> tuple[str, str]:
     number = words.pick(NUMBERS)
     first = f"the {a[0]} {past} the {b[0]} {number} times"
     if same:
-        forms = [f"the {b[0]} was {participle} by the {a[0]} {number} times", f"the {a[1]} {synonym} the {b[0]} {number} times"]
+        forms = [
+            f"the {b[0]} was {participle} by the {a[0]} {number} times",
+            f"the {a[1]} {synonym} the {b[0]} {number} times",
+        ]
     else:
         forms = [
             f"the {b[0]} {past} the {a[0]} {number} times",

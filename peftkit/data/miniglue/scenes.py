@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from peftkit.data.miniglue.lexicon import ACTIONS, OPPOSITE_BASES, PASSIVE, PEOPLE, PLACES, QUALITIES, THINGS, TIMES, Words
+from peftkit.data.miniglue.lexicon import (
+    ACTIONS,
+    OPPOSITE_BASES,
+    PASSIVE,
+    PEOPLE,
+    PLACES,
+    QUALITIES,
+    THINGS,
+    TIMES,
+    Words,
+)
 
 
 @dataclass(frozen=True)

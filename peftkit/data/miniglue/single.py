@@ -12,7 +12,20 @@ GOOD = ["great", "wonderful", "funny", "superb", "moving", "clever", "charming",
         "brilliant"]  # fmt: skip
 BAD = ["bad", "boring", "dull", "dreadful", "awful", "silly", "predictable", "tedious", "clumsy", "stale", "lifeless",
        "terrible"]  # fmt: skip
-PARTS = ["film", "plot", "acting", "script", "movie", "story", "direction", "dialogue", "comedy", "cast", "ending", "music"]
+PARTS = [
+    "film",
+    "plot",
+    "acting",
+    "script",
+    "movie",
+    "story",
+    "direction",
+    "dialogue",
+    "comedy",
+    "cast",
+    "ending",
+    "music",
+]
 VERY = ["very", "really", "quite", "extremely", "truly", "rather", "incredibly", "thoroughly"]
 PLURAL = [("children", "child"), ("students", "student"), ("doctors", "doctor"), ("farmers", "farmer"), ("women", "woman"),
           ("singers", "singer"), ("drivers", "driver"), ("visitors", "visitor")]  # fmt: skip
@@ -63,7 +76,9 @@ def _agreement(words: Words, sound: bool) -> str:
     is_many = words.chance(0.5)
     verb = action[3] if is_many == sound else action[4]
     extra = f" near the {words.pick(PEOPLE)[0]}" if words.chance(0.4) else ""
-    return f"the {many if is_many else one}{extra} {verb} the {thing} {'every day' if words.chance(0.5) else 'with care'}"
+    return (
+        f"the {many if is_many else one}{extra} {verb} the {thing} {'every day' if words.chance(0.5) else 'with care'}"
+    )
 
 
 def _reflexive(words: Words, sound: bool) -> str:
@@ -101,7 +116,9 @@ def _auxiliary(words: Words, sound: bool) -> str:
 
 def _determiner(words: Words, sound: bool) -> str:
     many, one = words.pick(PLURAL)
-    phrase = words.random.choice(["many {}", "several {}", "these {}"] if sound == words.chance(0.5) else ["every {}", "this {}"])
+    phrase = words.random.choice(
+        ["many {}", "several {}", "these {}"] if sound == words.chance(0.5) else ["every {}", "this {}"]
+    )
     is_many = phrase.split()[0] in ("many", "several", "these")
     noun = many if is_many == sound else one
     return f"{phrase.format(noun)} {words.pick(ALONE)} {words.pick(PLACES)}"

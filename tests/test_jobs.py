@@ -1,0 +1,225 @@
+"""A run leaves one folder that holds all it learned, and every promise about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import peftkit
+from peftkit.cli import check, options_of
+from peftkit.schema import UserError
+
+METHODS = sorted(options_of("method") - {"peft"})
+Words = Callable[..., list[str]]
+
+
+def finetune(words: list[str]) -> tuple[Path, dict]:
+    (folder,) = peftkit.finetune(*words)
+    return folder, json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.parametrize("task", ["mrpc", "stsb"])
+@pytest.mark.parametrize("model", ["bert", "gpt2", "t5"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_cell_runs_or_refuses_with_its_reason(tiny: Words, method: str, model: str, task: str) -> None:
+    words = tiny(model, f"method={method}", f"task={task}", "task.max_train_rows=16")
+    if refused := check(words):
+        assert all("try method=" in sentence for sentence in refused)
+        return
+    folder, result = finetune(words)
+    assert result["meta"]["status"] == "finished"
+    assert all(np.isfinite(entry["value"]) for entry in result["scores"].values())
+    again, _ = peftkit.load(folder)
+    assert result["costs"]["trainable_params"] > 0
+    assert sum(w.numel() for w in again.parameters()) > result["costs"]["trainable_params"] // 2
+
+
+@pytest.mark.parametrize(
+    ("model", "method"), [("bert", "lora"), ("bert", "adapter"), ("bert", "full"), ("gpt2", "ia3"), ("t5", "prompt")]
+)
+def test_a_reloaded_run_predicts_what_it_predicted(tiny: Words, tmp_path: Path, model: str, method: str) -> None:
+    folder, _ = finetune(tiny(model, f"method={method}", "task=sst2", "train.bf16=false"))
+    told = pq.read_table(folder / "predictions.parquet").to_pylist()
+    from peftkit.data.miniglue import miniglue
+
+    texts = {row["idx"]: row["sentence"] for row in miniglue("sst2")["validation"]}
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"sentence": texts[row["id"]]}) + "\n" for row in told))
+    peftkit.predict(folder, rows, f"output={tmp_path}/out.jsonl")
+    again = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["prediction"] for row in again] == [["negative", "positive"][row["prediction"]] for row in told]
+    np.testing.assert_allclose([row["scores"] for row in again], [row["scores"] for row in told], atol=1e-4)
+
+
+def test_run_folder_holds_all_and_no_checkpoint_is_left(tiny: Words) -> None:
+    folder, result = finetune(tiny("bert", "task=mnli"))
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md", "adapter", "config.yaml", "log.jsonl", "predictions.parquet", "result.json"
+    }  # fmt: skip
+    assert set(result["scores"]) == {"accuracy_matched", "accuracy_mismatched"}
+    assert result["audit"]["rows"]["train"] == 24
+    assert result["audit"]["sources"]["data"]["substituted_for"] == "nyu-mll/glue"
+    assert sum(result["audit"]["label_counts"]["train"].values()) == 24
+
+
+def test_plain_peft_loads_the_adapter_with_its_head(tiny: Words, checkpoints: dict[str, Path]) -> None:
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+    folder, _ = finetune(tiny("bert", "task=sst2"))
+    config = AutoConfig.from_pretrained(folder / "adapter" / "base")
+    base = AutoModelForSequenceClassification.from_pretrained(checkpoints["bert"], config=config)
+    model = PeftModel.from_pretrained(base, str(folder / "adapter")).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "adapter")
+    ours, _ = peftkit.load(folder)
+    batch = tokenizer(["the film is great ."], return_tensors="pt")
+    assert torch.equal(model(**batch).logits, ours(**batch).logits)
+    (answer,) = pipeline("text-classification", model=model, tokenizer=tokenizer)("the film is great .")
+    assert answer["label"] in ("negative", "positive")
+
+
+def test_a_finished_run_is_left_as_it_is(tiny: Words) -> None:
+    folder, first = finetune(tiny("bert"))
+    before = (folder / "result.json").stat().st_mtime_ns
+    assert finetune(tiny("bert"))[0] == folder
+    assert (folder / "result.json").stat().st_mtime_ns == before
+    assert first["meta"]["status"] == "finished"
+
+
+def test_the_same_seed_gives_the_same_scores_and_another_seed_another_folder(tiny: Words) -> None:
+    folder, _ = finetune(tiny("bert", "seed=1"))
+    first = pq.read_table(folder / "predictions.parquet")
+    again, _ = finetune(tiny("bert", "seed=1", "force=true"))
+    other, _ = finetune(tiny("bert", "seed=2"))
+    assert again == folder != other
+    assert pq.read_table(again / "predictions.parquet").equals(first)
+
+
+def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import TrainerCallback
+
+    from peftkit import train
+
+    words = tiny("bert", "train.num_train_epochs=3", "train.bf16=false")
+    whole, _ = finetune([*words, "seed=5"])
+    expected = pq.read_table(whole / "predictions.parquet")
+    make = train.make_trainer
+
+    class Kill(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, **_) -> None:
+            if state.epoch and state.epoch >= 2:
+                raise KeyboardInterrupt
+
+    def killed(*args, **kwargs):
+        trainer = make(*args, **kwargs)
+        trainer.add_callback(Kill())
+        return trainer
+
+    monkeypatch.setattr(train, "make_trainer", killed)
+    with pytest.raises(KeyboardInterrupt):
+        peftkit.finetune(*words, "seed=5", "force=true")
+    assert json.loads((whole / "result.json").read_text())["meta"]["status"] == "interrupted"
+    assert list((whole / "checkpoints").glob("checkpoint-*"))
+    monkeypatch.setattr(train, "make_trainer", make)
+    resumed, result = finetune([*words, "seed=5"])
+    assert result["meta"]["status"] == "finished"
+    assert resumed == whole
+    got = pq.read_table(resumed / "predictions.parquet")
+    np.testing.assert_allclose(np.array(got["scores"].to_pylist()), np.array(expected["scores"].to_pylist()), atol=1e-5)
+
+
+def test_a_failed_run_leaves_its_reason(tiny: Words, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="lr_scheduler_kwargs|unexpected"):
+        peftkit.finetune(*tiny("bert", "train.lr_scheduler_kwargs={nonsense:1}"))
+    (file,) = (tmp_path / "outputs").rglob("result.json")
+    meta = json.loads(file.read_text())["meta"]
+    assert meta["status"] == "failed"
+    assert meta["reason"]
+
+
+def test_early_stopping_chooses_on_rows_of_train(tiny: Words) -> None:
+    _, result = finetune(
+        tiny("bert", "early_stopping.patience=1", "early_stopping.holdout=0.25", "train.num_train_epochs=2")
+    )
+    assert result["audit"]["rows"] == {"train": 18, "validation": 24}
+
+
+def test_truncation_is_counted(tiny: Words) -> None:
+    _, result = finetune(tiny("bert", "task.max_length=8"))
+    assert result["audit"]["truncated"]["train"] == 24
+
+
+def test_merge_gives_a_plain_checkpoint_with_the_same_answers(tiny: Words) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    folder, _ = finetune(tiny("bert", "task=sst2"))
+    peftkit.merge(folder)
+    model, tokenizer = peftkit.load(folder)
+    merged = AutoModelForSequenceClassification.from_pretrained(folder / "merged").eval()
+    batch = tokenizer(["the film is not bad ."], return_tensors="pt")
+    torch.testing.assert_close(merged(**batch).logits, model(**batch).logits, rtol=0, atol=1e-5)
+
+
+def test_merge_of_an_adapter_says_why_not(tiny: Words) -> None:
+    folder, _ = finetune(tiny("bert", "method=adapter"))
+    with pytest.raises(UserError, match="cannot be merged"):
+        peftkit.merge(folder)
+
+
+def test_evaluate_takes_mnli_to_the_diagnostics(tiny: Words) -> None:
+    folder, _ = finetune(tiny("bert", "task=mnli"))
+    peftkit.evaluate(folder, "task=ax", "source=embedded")
+    found = json.loads((folder / "evaluation-ax.json").read_text())
+    assert set(found["scores"]) == {"matthews_correlation"}
+
+
+def test_plan_takes_no_step(tiny: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    peftkit.plan(*tiny("bert"))
+    text = capsys.readouterr().out
+    for word in ("trained weights", "steps", "tokens", "truncated", "padding", "memory"):
+        assert word in text
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_own_data_keeps_its_label_names(tiny: Words, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text(
+        "text,mood\n"
+        + "".join(f"the film is {'great' if n % 2 else 'bad'} {n},{['sad', 'glad'][n % 2]}\n" for n in range(40))
+    )
+    words = tiny("bert", "task=classification", f"task.dataset={file}", "task.text=[text]", "task.label=mood")
+    folder, result = finetune(words)
+    assert result["audit"]["label_names"] == ["glad", "sad"]
+    assert result["audit"]["rows"] == {"train": 24, "validation": 4}
+    model, _ = peftkit.load(folder)
+    assert model.config.id2label == {0: "glad", 1: "sad"}
+
+
+@pytest.mark.parametrize("model", ["bert", "gpt2", "t5"])
+def test_an_example_alone_and_in_a_padded_batch_score_the_same(tiny: Words, model: str) -> None:
+    folder, _ = finetune(tiny(model, "task=sst2", "train.bf16=false"))
+    net, tokenizer = peftkit.load(folder)
+    texts = ["the film is bad .", "although the plot is dull, the cast makes it a truly great and moving experience ."]
+    labels = {"labels": tokenizer(["positive"], return_tensors="pt")["input_ids"]} if model == "t5" else {}
+    both = {"labels": labels["labels"].repeat(2, 1)} if labels else {}
+    with torch.no_grad():
+        alone = net(**tokenizer(texts[:1], return_tensors="pt"), **labels).logits
+        batch = net(**tokenizer(texts, return_tensors="pt", padding=True), **both).logits
+    torch.testing.assert_close(batch[:1], alone, rtol=0, atol=1e-5)
+
+
+def test_mean_pooling_ignores_padding_and_is_kept_on_reload(tiny: Words) -> None:
+    folder, _ = finetune(tiny("bert", "model.pooling=mean", "task=sst2", "train.bf16=false"))
+    net, tokenizer = peftkit.load(folder)
+    assert net.get_base_model().config.model_type == "mean_pooling_bert"
+    texts = ["the film is bad .", "although the plot is dull, the cast makes it a truly great experience ."]
+    with torch.no_grad():
+        alone = net(**tokenizer(texts[:1], return_tensors="pt")).logits
+        batch = net(**tokenizer(texts, return_tensors="pt", padding=True)).logits
+    torch.testing.assert_close(batch[:1], alone, rtol=0, atol=1e-5)
