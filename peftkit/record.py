@@ -64,8 +64,8 @@ def write_text(file: Path, text: str) -> None:
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
     with os.fdopen(handle, "w") as out:
         out.write(text)
-    os.chmod(name, 0o644)
-    os.replace(name, file)
+    Path(name).chmod(0o644)
+    Path(name).replace(file)
 
 
 def line(entry: Mapping[str, Any]) -> str:
@@ -85,7 +85,7 @@ def write_predictions(file: Path, columns: Mapping[str, list]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.part")
     pq.write_table(pa.table(dict(columns)), part)
-    os.replace(part, file)
+    part.replace(file)
 
 
 def meta(seed: int, device: str, precision: str, started: str) -> dict[str, Any]:

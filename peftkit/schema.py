@@ -17,6 +17,7 @@ SOURCES = ("auto", "hub", "embedded")
 FAMILIES = ("encoder", "decoder", "seq2seq")
 POOLINGS = ("auto", "cls", "mean", None)
 METRICS = ("accuracy", "f1", "macro_f1", "matthews_correlation", "pearson", "spearman", "mean_squared_error")
+FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 TARGET_PACKAGES = ("peft", "peftkit")
 OWNED = {  # TrainingArguments that peftkit sets itself
     "output_dir": "out=",
@@ -291,9 +292,8 @@ def _files(run: Run) -> list[str]:
             found.append(
                 f"data_root={run.data_root} holds no {run.task.name}/{nearest(run.task.name, folders, 'task=')}"
             )
-    elif Path(run.task.dataset).suffix in (".csv", ".tsv", ".jsonl", ".json", ".parquet"):
-        if not Path(run.task.dataset).is_file():
-            found.append(f"there is no file {run.task.dataset}; set task.dataset")
+    elif (file := Path(run.task.dataset)).suffix in FILES and not file.is_file():
+        found.append(f"there is no file {file}; set task.dataset")
     return found
 
 

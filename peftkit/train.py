@@ -196,7 +196,7 @@ def predict(trainer: Trainer, rows: Dataset, lengths: list[int]) -> Predictions:
 
 @contextmanager
 def peak_memory() -> Iterator[Callable[[], int | None]]:
-    """Measure the peak inside the block alone, in bytes: allocated on the GPU, resident on the CPU (Linux; else None)."""
+    """Measure the block's own peak in bytes: allocated on the GPU, resident on the CPU (Linux; else None)."""
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

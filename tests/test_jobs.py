@@ -135,7 +135,7 @@ def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tiny: Words, monkeypat
 
 
 def test_a_failed_run_leaves_its_reason(tiny: Words, tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="lr_scheduler_kwargs|unexpected"):
+    with pytest.raises(Exception, match=r"lr_scheduler_kwargs|unexpected"):
         peftkit.finetune(*tiny("bert", "train.lr_scheduler_kwargs={nonsense:1}"))
     (file,) = (tmp_path / "outputs").rglob("result.json")
     meta = json.loads(file.read_text())["meta"]

@@ -13,7 +13,8 @@ FREE = {"schema", "paths", "signatures", "source"}  # anyone may import them
 MIDDLE = {"train", "evaluate", "record", "leaderboard", "plan", "card"}
 PARTS = {"data", "models", "methods"}
 ALLOWED = {
-    "": {"library"} | FREE, "__main__": {"cli"}, "cli": {"jobs", "help"} | FREE, "help": FREE, "library": {"cli", "jobs"} | FREE,
+    "": {"library"} | FREE, "__main__": {"cli"}, "cli": {"jobs", "help"} | FREE, "help": FREE,
+    "library": {"cli", "jobs"} | FREE,
     "jobs": MIDDLE | PARTS | FREE, **dict.fromkeys(MIDDLE | PARTS, FREE), **dict.fromkeys(FREE, FREE),
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "pandas"}

@@ -112,8 +112,5 @@ def _truncate(tokenizer: PreTrainedTokenizerBase, texts: list[list[str]], max_le
 def _encoded(rows: Dataset, labels: np.ndarray, columns: list[str]) -> Encoded:
     truncated = sum(rows["truncated"])
     lengths = [len(ids) for ids in rows["input_ids"]]
-    if "labels" not in rows.column_names:
-        rows = rows.rename_column("label", "labels")
-    else:
-        rows = rows.remove_columns("label")
+    rows = rows.rename_column("label", "labels") if "labels" not in rows.column_names else rows.remove_columns("label")
     return Encoded(rows.remove_columns(["id", "truncated", *columns]), lengths, truncated, labels)

@@ -25,7 +25,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = Non
     if chosen.job == "leaderboard":  # the one job that loads no model
         from peftkit.jobs.leaderboard import leaderboard
 
-        return leaderboard(chosen)
+        leaderboard(chosen)
+        return None
 
     from peftkit.jobs import finetune, plan, pretrain, use
     from peftkit.jobs.prepare import settle

@@ -35,12 +35,14 @@ def plan(run: Run) -> None:
     parameters = count_parameters(parts.model)
     epochs, accumulation = arguments.num_train_epochs, arguments.gradient_accumulation_steps
     steps = math.ceil(len(encoded.lengths) / batch_size / accumulation) * epochs
+    if arguments.max_steps > 0:
+        steps = arguments.max_steps
     lines = {
         "run": f"{run.method.name} of {model_source.name} on {run.task.name} ({rows.source.name}), seed {run.seed}",
         "trained weights": f"{parameters.trainable:,} of {parameters.total:,} "
         f"({parameters.trainable / parameters.total:.2%}), {parameters.head:,} of them in the head",
         "rows": f"{len(encoded.lengths):,} to train, {sum(rows.dropped.values())} dropped",
-        "steps": f"{steps if arguments.max_steps <= 0 else arguments.max_steps:,.0f} of {batch_size} rows x {accumulation}",
+        "steps": f"{steps:,.0f} of {batch_size} rows x {accumulation}",
         "tokens": f"{sum(encoded.lengths) * epochs:,.0f} over {epochs:g} epochs",
         "truncated": f"{encoded.truncated} of {len(encoded.lengths)} rows, at {run.task.max_length} tokens",
         "padding": f"{padding_waste(encoded.lengths, order, batch_size):.1%} of what is computed",

@@ -80,11 +80,11 @@ def board(results: Sequence[Result]) -> list[Row]:
             groups.setdefault(key, []).append(result)
     settings = _differences(groups)
     rows = [_row(key, settings[key], members) for key, members in groups.items()]
-    best = {}
+    best: dict[tuple[str, str, str], float] = {}
     for row in rows:
         if row.method == REFERENCE and row.score is not None:
-            key = (row.board, row.task, row.model)
-            best[key] = max(best.get(key, row.score), row.score)
+            cell = (row.board, row.task, row.model)
+            best[cell] = max(best.get(cell, row.score), row.score)
     out = [_with_delta(row, best.get((row.board, row.task, row.model))) for row in rows]
     order = {task: number for number, task in enumerate(GLUE)}
     return sorted(out, key=lambda r: (r.board, order.get(r.task, 99), r.task, r.model, -(r.score or -9), r.method))

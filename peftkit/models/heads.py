@@ -45,7 +45,7 @@ def mean_pooling_config(config: PretrainedConfig) -> PretrainedConfig:
 
 
 def mean_of_real_tokens(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Average hidden states (batch, tokens, width) over the tokens whose mask (batch, tokens) is 1; see SBERT, section 3.
+    """Average hidden states (batch, tokens, width) over the tokens whose mask (batch, tokens) is 1 (SBERT, section 3).
 
     Prefix tuning lengthens the mask on its left but not the states, so the mask's last columns count.
     """

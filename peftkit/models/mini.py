@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import tempfile
@@ -210,8 +209,7 @@ def mean_loss(model: PreTrainedModel, pairs: Sequence[Pair], batch_size: int = 3
 def _loss(model: PreTrainedModel, batch: Sequence[Pair]) -> torch.Tensor:
     inputs, targets = (torch.tensor(ids, device=model.device) for ids in zip(*batch, strict=True))
     with torch.autocast(model.device.type, torch.bfloat16, enabled=_has_bf16(model.device)):
-        logits = model(input_ids=inputs, labels=targets).loss
-    return logits
+        return model(input_ids=inputs, labels=targets).loss
 
 
 def _has_bf16(device: torch.device) -> bool:
@@ -242,7 +240,7 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: di
         (fresh / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
         if out.exists():
             shutil.move(out, Path(folder) / "old")
-        os.replace(fresh, out)
+        fresh.replace(out)
 
 
 def _train_bpe(documents: Sequence[str], vocab_size: int, max_length: int) -> GPT2Tokenizer:

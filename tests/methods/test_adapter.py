@@ -118,8 +118,8 @@ def test_trainable_weights_move_and_frozen_ones_do_not(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_saved_adapter_loads_with_plain_peft(name: str, tmp_path: Path) -> None:
-    base, model = wrapped(name)
-    for n, weight in model.named_parameters():
+    _base, model = wrapped(name)
+    for _n, weight in model.named_parameters():
         if weight.requires_grad:
             torch.nn.init.normal_(weight, std=0.1)
     expected = model(**inputs(name)).logits

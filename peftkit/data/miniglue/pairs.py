@@ -93,15 +93,13 @@ def qnli(words: Words) -> Row:
     facet = {"where": "place", "when": "time"}[asked]
     pool = {"place": PLACES, "time": TIMES}
     other = {"place": "time", "time": "place"}[facet]
-    told = replace(scene, **{facet: words.pick(pool[facet]), other: words.pick(pool[other])})
+    facts: dict[str, Any] = {facet: words.pick(pool[facet]), other: words.pick(pool[other])}
+    told = replace(scene, **facts)
     if label:
-        told = (
-            replace(told, **{facet: None})
-            if words.chance(0.5)
-            else changed(told, words, words.random.choice(["who", "thing"]))
-        )
+        leaves_out = words.chance(0.5)
+        told = replace(scene, **{**facts, facet: None}) if leaves_out else changed(told, words, "who")
     elif words.chance(0.4):
-        told = replace(told, **{other: None})
+        told = replace(scene, **{**facts, other: None})
     text = say(told, words, vary=0.4)
     if words.chance(0.4):
         text = f"{text[:-1]} {words.pick(REASONS)}."
