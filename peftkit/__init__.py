@@ -12,7 +12,7 @@ from typing import Any
 
 import wrapt
 
-__all__ = ["evaluate", "finetune", "leaderboard", "load", "merge", "plan", "predict"]
+__all__ = ["evaluate", "finetune", "load", "merge", "plan", "predict"]
 
 try:
     __version__ = version("peftkit")

@@ -42,11 +42,6 @@ def plan(*overrides: str) -> None:
     _run("plan", overrides)
 
 
-def leaderboard(*overrides: str) -> None:
-    """Show and write the tables over all results."""
-    _run("leaderboard", overrides)
-
-
 def load(run: str | Path) -> tuple[Any, Any]:
     """Return the trained model, adapter and head included, and its tokenizer."""
     from peftkit.jobs import use

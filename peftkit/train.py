@@ -72,7 +72,7 @@ class TextToTextTrainer(ClassifierTrainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             scores = label_likelihoods(model, inputs["input_ids"], inputs["attention_mask"], self.label_words)
-        return None, scores.float(), inputs["labels"]
+        return None, scores.float(), inputs.get("labels")
 
 
 def label_likelihoods(
@@ -185,6 +185,7 @@ def fit(trainer: Trainer, checkpoints: Path) -> Fit:
 def predict(trainer: Trainer, rows: Dataset, lengths: list[int]) -> Predictions:
     """Score rows, longest first so that batches hold little padding; the answer is in the rows' order."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
+    rows = rows.remove_columns("labels")  # type: ignore[attr-defined]  # hidden ones (-1) would break the loss
     with peak_memory() as peak:
         started = time.perf_counter()
         logits = _first(trainer.predict(rows.select(order)).predictions)  # type: ignore[attr-defined]

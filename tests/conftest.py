@@ -46,16 +46,16 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )  # fmt: skip
     bert = BertModel(
         BertConfig(
-            vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            vocab_size=len(vocabulary), hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
             intermediate_size=64, max_position_embeddings=64,
         )
     )  # fmt: skip
     gpt2_tokenizer = train_tokenizer("gpt2-mini", documents, 600)
-    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=len(gpt2_tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=128))
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=len(gpt2_tokenizer), n_embd=64, n_layer=2, n_head=2, n_positions=128))
     t5_tokenizer = train_tokenizer("t5-mini", documents, 600)
     t5 = T5ForConditionalGeneration(
         T5Config(
-            vocab_size=len(t5_tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
+            vocab_size=len(t5_tokenizer), d_model=64, d_kv=32, d_ff=64, num_layers=2, num_heads=2,
             decoder_start_token_id=t5_tokenizer.pad_token_id,
         )
     )  # fmt: skip

@@ -24,7 +24,7 @@ def finetune(words: list[str]) -> tuple[Path, dict]:
     return folder, json.loads((folder / "result.json").read_text())
 
 
-@pytest.mark.parametrize("task", ["mrpc", "stsb"])
+@pytest.mark.parametrize("task", ["mrpc", pytest.param("stsb", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", ["bert", "gpt2", "t5"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_cell_runs_or_refuses_with_its_reason(tiny: Words, method: str, model: str, task: str) -> None:

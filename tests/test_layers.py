@@ -10,7 +10,7 @@ import pytest
 from peftkit.paths import PACKAGE
 
 FREE = {"schema", "paths", "signatures", "source"}  # anyone may import them
-MIDDLE = {"train", "evaluate", "record", "leaderboard", "plan", "card"}
+MIDDLE = {"train", "metrics", "record", "leaderboard", "memory", "card"}
 PARTS = {"data", "models", "methods"}
 ALLOWED = {
     "": {"library"} | FREE, "__main__": {"cli"}, "cli": {"jobs", "help"} | FREE, "help": FREE,

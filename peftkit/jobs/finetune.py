@@ -15,7 +15,6 @@ from peftkit.card import model_card
 from peftkit.data.collate import LengthGroupedSampler, collator, padding_waste
 from peftkit.data.encode import Encoded
 from peftkit.data.rows import Rows, load_rows
-from peftkit.evaluate import score
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.prepare import (
     Parts,
@@ -28,6 +27,7 @@ from peftkit.jobs.prepare import (
     sources_of,
 )
 from peftkit.methods import count_parameters
+from peftkit.metrics import score
 from peftkit.schema import Run
 from peftkit.source import Source
 

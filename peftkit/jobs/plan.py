@@ -13,8 +13,8 @@ from peftkit.data.collate import LengthGroupedSampler, collator, padding_waste
 from peftkit.data.rows import load_rows
 from peftkit.jobs.console import is_main
 from peftkit.jobs.prepare import announce, build, encode_rows, find_model
+from peftkit.memory import predict_memory
 from peftkit.methods import count_parameters
-from peftkit.plan import predict_memory
 from peftkit.schema import Run
 
 

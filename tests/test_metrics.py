@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from peftkit.evaluate import METRICS, score
+from peftkit.metrics import METRICS, score
 
 
 def value(name: str, predictions: list, labels: list) -> float:

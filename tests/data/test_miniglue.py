@@ -1,0 +1,59 @@
+"""miniglue has GLUE's shape, is the same everywhere, and cannot be memorised."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from peftkit.cli import compose
+from peftkit.data.miniglue import TASKS, miniglue, sentences
+from peftkit.data.miniglue.lexicon import PEOPLE, THINGS
+
+GLUE = sorted(set(TASKS) - {"ax"})
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_columns_and_labels_are_those_of_the_task_part(task: str) -> None:
+    part = compose([f"task={task}"]).task
+    splits = miniglue(task)
+    for name in [*part.splits.validation, *([part.splits.train] if part.splits.train else [])]:
+        for row in splits[name]:
+            assert {*part.text, part.label} <= set(row)
+            assert 0 <= row["label"] <= 5 if part.labels is None else row["label"] in range(len(part.labels))
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_no_row_stands_twice_or_in_two_splits(task: str) -> None:
+    rows = [tuple(v for k, v in row.items() if k not in ("idx", "label")) for s in miniglue(task).values() for row in s]
+    assert len(rows) == len(set(rows))
+
+
+@pytest.mark.parametrize("task", GLUE)
+def test_the_same_seed_gives_the_same_rows(task: str) -> None:
+    assert miniglue(task, 20, 10, seed=3) == miniglue(task, 20, 10, seed=3) != miniglue(task, 20, 10, seed=4)
+
+
+@pytest.mark.parametrize("task", sorted(set(GLUE) - {"stsb"}))
+def test_no_class_is_rare(task: str) -> None:
+    rows = miniglue(task)["train"]
+    counts = Counter(row["label"] for row in rows)
+    assert min(counts.values()) > 0.25 * len(rows)
+
+
+def test_a_quarter_of_the_words_is_met_only_after_training() -> None:
+    held_out = {entry[0] for entries in (PEOPLE, THINGS) for number, entry in enumerate(entries) if number % 4 == 3}
+    splits = miniglue("mrpc")
+    words = {name: " ".join(r["sentence1"] for r in splits[name]).lower() for name in ("train", "validation")}
+    assert not [word for word in held_out if f"the {word} " in words["train"]]
+    assert [word for word in held_out if f"the {word} " in words["validation"]]
+
+
+def test_test_labels_are_hidden_as_in_glue() -> None:
+    assert {row["label"] for row in miniglue("rte")["test"]} == {-1}
+
+
+def test_unlabelled_documents_differ_and_hold_several_sentences() -> None:
+    documents = list(sentences(500))
+    assert len(set(documents)) > 490
+    assert all(document.count(".") >= 2 for document in documents)
