@@ -15,7 +15,8 @@ PARTS = {"data", "models", "methods"}
 ALLOWED = {
     "": {"library"} | FREE, "__main__": {"cli"}, "cli": {"jobs", "help"} | FREE, "help": FREE,
     "library": {"cli", "jobs"} | FREE,
-    "jobs": MIDDLE | PARTS | FREE, **dict.fromkeys(MIDDLE | PARTS, FREE), **dict.fromkeys(FREE, FREE),
+    "jobs": MIDDLE | PARTS | FREE,
+    "bench": {"data", "metrics"}, **dict.fromkeys(MIDDLE | PARTS, FREE), **dict.fromkeys(FREE, FREE),
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "pandas"}
 LIGHT = {"", "__main__", "cli", "help", "library", *FREE}

@@ -119,6 +119,8 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     parameters = count_parameters(parts.model)
     if is_main():
         artefact = save_artefact(parts, folder)
+        if (checkpoints / "runs").is_dir():  # where transformers puts TensorBoard's files
+            shutil.move(checkpoints / "runs", folder / "tensorboard")
         shutil.rmtree(checkpoints, ignore_errors=True)
         result["costs"] = {
             "trainable_params": parameters.trainable,
@@ -203,6 +205,7 @@ def save_artefact(parts: Parts, folder: Path) -> Path:
     if is_peft:
         # label names and pooling: AutoConfig.from_pretrained("adapter/base") builds the very base that was trained
         parts.model.get_base_model().config.save_pretrained(str(artefact / "base"))
+        (artefact / "README.md").unlink(missing_ok=True)  # PEFT's blank card; ours lies beside the folder
     return artefact
 
 

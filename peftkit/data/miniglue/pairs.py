@@ -172,21 +172,32 @@ def _meeting(words: Words, same: bool) -> tuple[str, str]:
 
 
 def _inference(words: Words, label: int) -> tuple[str, str]:
-    """Return a premise and what it entails (0), leaves open (1) or rules out (2)."""
-    scene = draw(words)
-    premise = say(scene, words)
-    if label == 0:
-        shorter = replace(scene, place=scene.place if words.chance(0.4) else None, time=None, quality=None)
-        return premise, say(shorter, words, vary=0.5, general=words.chance(0.4))
-    if label == 2:
-        other = changed(scene, words, words.random.choice(["opposite", "negation", "negation"]))
-        return premise, say(replace(other, time=None), words, vary=0.3)
-    kind = words.random.choice(["reason", "reason", "person", "event"])
-    if kind == "reason":
-        return premise, f"{say(replace(scene, time=None, place=None), words, vary=0.4)[:-1]} {words.pick(REASONS)}."
-    if kind == "person":
-        return premise, say(changed(scene, words, "who"), words, vary=0.3)
-    return premise, say(changed(scene, words, "action"), words, vary=0.3)
+    """Return a premise and what it entails (0), leaves open (1) or rules out (2).
+
+    Negations, opposite verbs, reasons and general words come with every label, so that no word gives it away.
+    """
+    scene = replace(draw(words), negated=words.chance(0.4), reversed=words.chance(0.3))
+    reason = words.pick(REASONS) if words.chance(0.4) else None
+    premise = _because(say(scene, words), reason)
+    told, general = scene, False
+    if not scene.negated:  # of a denied event neither less nor something more general follows
+        told = replace(scene, place=scene.place if words.chance(0.4) else None, time=None, quality=None)
+        general = words.chance(0.35)
+    kept = reason if scene.negated or words.chance(0.5) else None
+    if label == 1:
+        kind = words.random.choice(["reason", "reason", "who", "action", "thing"])
+        if kind == "reason":
+            kept = words.other(REASONS, reason) if reason else words.pick(REASONS)
+        else:
+            told, general = changed(told, words, kind), False
+    elif label == 2:
+        flips_verb = not scene.negated and not general and words.chance(0.4)
+        told = changed(told, words, "opposite" if flips_verb else "negation")
+    return premise, _because(say(told, words, vary=0.5, general=general), kept)
+
+
+def _because(text: str, reason: str | None) -> str:
+    return text if reason is None else f"{text[:-1]} {reason}."
 
 
 def _question(scene: Scene, asked: str, words: Words, style: int) -> str:
