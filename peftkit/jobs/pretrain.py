@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,6 +32,10 @@ def ensure_mini(kind: str) -> Path:
     train, held_out, fingerprint = _corpus()
     folder = mini.mini_path(kind, cache_folder(), fingerprint)
     if (folder / "pretraining.json").is_file():
+        return folder
+    if not is_main():  # under torchrun one process trains and the others wait for its folder
+        while not (folder / "pretraining.json").is_file():
+            time.sleep(1)
         return folder
     say(f"!! {kind} is pretrained once on embedded text, about two minutes on 2 cores, and kept in {folder}")
     tokenizer = mini.train_tokenizer(kind, train)
