@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ def _read(task: Task, data_root: str | None, source: str) -> tuple[dict[str, Dat
     if path.is_file():
         return {"train": read_file(path)}, Source("folder", str(path))
     if source != "embedded" and hub_answers():
+        task = replace(task, revision=_commit(task))
         return _from_hub(task), Source("hub", task.dataset, task.revision)
     if source != "embedded" and (cached := _from_cache(task)) is not None:
         return cached, Source("cache", task.dataset, task.revision)
@@ -100,6 +101,19 @@ def _from_hub(task: Task) -> dict[str, Dataset]:
     loaded = load_dataset(task.dataset, task.subset, revision=task.revision)
     assert isinstance(loaded, DatasetDict)
     return {str(name): table for name, table in loaded.items()}
+
+
+def _commit(task: Task) -> str:
+    """Return the commit that the revision means today."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return str(HfApi().dataset_info(task.dataset, revision=task.revision, timeout=10).sha)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise UserError(
+            f"the Hub has no dataset {task.dataset} at revision {task.revision}; look at task.dataset and task.revision"
+        ) from error
 
 
 def _from_cache(task: Task) -> dict[str, Dataset] | None:

@@ -35,9 +35,9 @@ def locate(model: Model, source: str) -> Source:
     if Path(model.checkpoint).is_dir():
         return Source("folder", model.checkpoint, folder=model.checkpoint)
     if source != "embedded" and hub_answers():
-        return Source("hub", model.checkpoint, model.revision)
-    if source != "embedded" and _is_cached(model):
-        return Source("cache", model.checkpoint, model.revision)
+        return Source("hub", model.checkpoint, _commit(model))
+    if source != "embedded" and (commit := _cached_commit(model)) is not None:
+        return Source("cache", model.checkpoint, commit)
     if source == "hub":
         raise UserError(
             f"the Hub does not answer and {model.checkpoint} is not in its cache; "
@@ -151,11 +151,27 @@ def _hub(source: Source) -> dict[str, Any]:
     return {"local_files_only": True}
 
 
-def _is_cached(model: Model) -> bool:
+def _commit(model: Model) -> str:
+    """Return the commit that the revision means today, so that the record names weights and not a moving branch."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return str(HfApi().model_info(model.checkpoint, revision=model.revision, timeout=10).sha)
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"the Hub has no model {model.checkpoint} for you; look at the name, or set HF_TOKEN if it is private"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"{model.checkpoint} has no revision {model.revision}; try model.revision=main") from error
+
+
+def _cached_commit(model: Model) -> str | None:
+    """Return the commit that the Hub's cache holds for the revision; None where it holds none."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(model.checkpoint, "config.json", revision=model.revision)
-    return isinstance(found, str)
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def _pooling_file(source: Source) -> dict[str, Any]:
