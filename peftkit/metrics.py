@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -45,9 +46,11 @@ class Accuracy(_Score):
 
 
 class F1(_Score):
-    """F1 of class 1, as GLUE reports for MRPC and QQP."""
+    """F1 of class 1, as GLUE reports for MRPC and QQP; the mean over classes where there are more than two."""
 
     def of(self, labels: np.ndarray, predictions: np.ndarray) -> float:
+        if not set(np.unique(labels)) | set(np.unique(predictions)) <= {0, 1}:
+            return sklearn_metrics.f1_score(labels, predictions, average="macro", zero_division=0)
         return sklearn_metrics.f1_score(labels == 1, predictions == 1, zero_division=0)
 
 
@@ -62,6 +65,8 @@ class MatthewsCorrelation(_Score):
     """Matthews correlation, as GLUE reports for CoLA and AX; 0 where all predictions are one class."""
 
     def of(self, labels: np.ndarray, predictions: np.ndarray) -> float:
+        if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+            return 0.0
         return sklearn_metrics.matthews_corrcoef(labels, predictions)
 
 
@@ -112,15 +117,22 @@ def score(names: Sequence[str], predictions: Any, labels: Any, suffix: str = "")
         labels: (rows,), of the same kind.
 
     Raises:
-        ValueError: there is no metric of that name.
+        ValueError: there is no metric of that name, no rows, or a prediction that is no number (training diverged).
     """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    if len(labels) == 0:
+        raise ValueError("there are no rows to score; the split is empty")
+    if not np.all(np.isfinite(predictions)):
+        raise ValueError("a prediction is no finite number: training diverged; try a smaller train.learning_rate=")
     scores = {}
     for name in names:
         if name not in METRICS:
             close = get_close_matches(name, METRICS, n=1) or list(METRICS)
             raise ValueError(f"there is no metric {name}; did you mean {', '.join(close)}?")
-        metric = METRICS[name](config_name=name, keep_in_memory=True)
-        value = metric.compute(predictions=np.asarray(predictions), references=np.asarray(labels))[name]
+        # evaluate makes a folder for every metric, also in memory: not in a home that may be read-only
+        with tempfile.TemporaryDirectory() as scratch:
+            metric = METRICS[name](config_name=name, keep_in_memory=True, cache_dir=scratch)
+            value = metric.compute(predictions=predictions, references=labels)[name]
         scores[name + suffix] = {"value": value, "higher_is_better": metric.higher_is_better}
     return scores
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -39,3 +44,27 @@ def test_an_unknown_metric_names_the_nearest() -> None:
 
 def test_splits_of_one_task_are_told_apart() -> None:
     assert list(score(["accuracy"], [1], [1], suffix="_matched")) == ["accuracy_matched"]
+
+
+def test_f1_of_three_classes_is_the_mean_over_them() -> None:
+    predictions, labels = [0, 1, 2, 2], [0, 1, 1, 2]  # F1 of 1, 2/3 and 2/3
+    assert value("f1", predictions, labels) == pytest.approx(7 / 9)
+
+
+def test_predictions_of_a_diverged_model_are_refused() -> None:
+    with pytest.raises(ValueError, match="diverged"):
+        score(["pearson"], [float("nan"), 1.0], [0.0, 1.0])
+
+
+def test_a_single_row_scores_without_a_warning() -> None:
+    assert [value(name, [1], [1]) for name in ("matthews_correlation", "pearson", "accuracy")] == [0.0, 0.0, 1.0]
+
+
+def test_scoring_writes_nothing_at_home_and_two_processes_do_not_clash(tmp_path: Path) -> None:
+    code = "from peftkit.metrics import METRICS, score; print([score(list(METRICS), [0, 1], [0, 1]) for _ in range(20)][-1])"
+    home = {**os.environ, "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf")}
+    running = [subprocess.Popen([sys.executable, "-c", code], env=home, stdout=subprocess.PIPE) for _ in range(2)]
+    outputs = {process.communicate()[0] for process in running}
+    assert len(outputs) == 1
+    assert b"accuracy" in outputs.pop()
+    assert list(tmp_path.rglob("*")) == []

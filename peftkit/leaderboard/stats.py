@@ -1,22 +1,73 @@
-"""Turn the scores of several seeds and tasks into one number with its spread."""
+"""Turn results into rows: seeds into a mean with its spread, tasks into GLUE's average."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any
 
+from peftkit.leaderboard import COSTS, TIMED, Broken, Result, group_of, source_of
+
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # AX is a diagnostic, not counted
+REFERENCE = "full"  # the method that the others are held against
+TASK_LIMITS = {"task.max_length", "task.max_train_rows", "task.max_eval_rows"}  # asked of all tasks of a suite alike
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A mean over `n` seeds and its sample standard deviation, None for a single seed."""
+    """A mean over `n` seeds and its sample standard deviation (n - 1), None for a single seed."""
 
     mean: float
     spread: float | None
     n: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """All seeds of one method, with one set of settings, on one task."""
+
+    board: str
+    task: str
+    model: str
+    method: str
+    settings: str  # those in which it differs from the method's other rows
+    scores: dict[str, Summary]
+    higher_is_better: dict[str, bool]
+    by_seed: dict[int, float]  # the task's score
+    delta: float | None  # to the best row of full fine-tuning on the same rows
+    is_reference: bool
+    costs: dict[str, float]
+    timed: dict[str, dict[str, float]]  # device -> costs that mean something on that machine only
+    rows: dict[str, int]
+    suite: str
+    asked: int  # seeds that were run, those without scores included
+    problems: list[str]
+    all_settings: dict[str, str] = field(repr=False)
+
+    @property
+    def score(self) -> float | None:
+        return mean(self.by_seed.values()) if self.by_seed else None
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted(self.by_seed)
+
+
+@dataclass(frozen=True)
+class GlueLine:
+    """A method's scores on GLUE's tasks; the average is None while a task is missing."""
+
+    board: str
+    method: str
+    model: str
+    settings: str
+    scores: dict[str, float]
+    average: float | None
+    spread: float | None  # of the averages of the seeds that have all nine tasks
+    missing: list[str]
 
 
 def summarize(values: Sequence[float]) -> Summary:
@@ -24,17 +75,164 @@ def summarize(values: Sequence[float]) -> Summary:
 
 
 def task_score(scores: Mapping[str, Mapping[str, Any]]) -> float:
-    """Return a task's one score: the plain mean of its metrics (GLUE, Wang et al. 2019, section 3)."""
-    return mean(entry["value"] for entry in scores.values())
+    """Return a task's one score, more is better: the plain mean of its metrics (GLUE, Wang et al. 2019, section 3.4).
+
+    Metrics of which less is better have no place in that mean; where there are no others, theirs is returned negative.
+    """
+    up = [entry["value"] for entry in scores.values() if entry["higher_is_better"]]
+    return mean(up) if up else -mean(entry["value"] for entry in scores.values())
 
 
 def glue_average(task_scores: Mapping[str, float]) -> float | None:
-    """Return the macro-average over the nine tasks, or None where one is missing (GLUE, section 3)."""
-    if missing_tasks(task_scores):
-        return None
-    return mean(task_scores[task] for task in GLUE)
+    """Return the macro-average over the nine tasks, or None where one is missing (GLUE, section 3.4)."""
+    return None if missing_tasks(task_scores) else mean(task_scores[task] for task in GLUE)
 
 
 def missing_tasks(tasks: Iterable[str]) -> list[str]:
     there = set(tasks)
     return [task for task in GLUE if task not in there]
+
+
+def board(results: Iterable[Result | Broken]) -> list[Row]:
+    """Return one row a task, model, method and settings: real data first, then GLUE's order, then the best score."""
+    readable = [result for result in results if isinstance(result, Result)]
+    titles = _titles(readable)
+    # a run that failed early never counted its rows: it belongs to its siblings
+    known = {group_of(r): r.rows for r in reversed(readable) if r.rows}
+    groups: dict[tuple, list[Result]] = {}
+    for r in readable:
+        rows = r.rows or known.get(group_of(r), {})
+        groups.setdefault((*group_of(r), tuple(sorted(rows.items()))), []).append(replace(r, rows=rows))
+    members = list(groups.values())
+    full = [{**each[0].settings, **{f"rows.{name}": str(n) for name, n in each[0].rows.items()}} for each in members]
+    shown = _differences([(titles[source_of(r[0])], r[0].task, r[0].model, r[0].method) for r in members], full)
+    rows_ = [_row(titles[source_of(r[0])], r, text, flat) for r, text, flat in zip(members, shown, full, strict=True)]
+    order = {task: number for number, task in enumerate(GLUE)}
+    return sorted(
+        _with_deltas(rows_),
+        key=lambda r: (
+            r.board.startswith("EMBEDDED"), r.board, order.get(r.task, len(GLUE)), r.task, r.model,
+            math.inf if r.score is None else -r.score, r.method, r.settings,
+        ),
+    )  # fmt: skip
+
+
+def glue_table(results: Iterable[Result | Broken]) -> list[GlueLine]:
+    """Return a line a method, model and settings that the tasks share, with GLUE's average where all nine are there."""
+    lines: dict[tuple, dict[str, Row]] = {}
+    for row in board(results):
+        if row.suite == "glue" and row.task in GLUE and row.score is not None:
+            shared = {n: v for n, v in row.all_settings.items() if _is_shared(n)}
+            key: tuple = (row.board, row.model, row.method, json.dumps(shared, sort_keys=True))
+            if row.task in lines.get(key, {}):  # differs in what only this task has, such as its template
+                key = (*key, row.settings)
+            lines.setdefault(key, {})[row.task] = row
+    families = [key[:3] for key in lines]
+    shown = _differences(families, [json.loads(key[3]) for key in lines])
+    found = [
+        _glue_line(key, " ".join(filter(None, [text, *key[4:]])), tasks)
+        for (key, tasks), text in zip(lines.items(), shown, strict=True)
+    ]
+    boards = list(dict.fromkeys(line.board for line in found))
+    return sorted(found, key=lambda x: (boards.index(x.board), len(x.missing), -(x.average or 0), x.method, x.settings))
+
+
+def _titles(results: Sequence[Result]) -> dict[tuple, str]:
+    found = {}
+    for source in dict.fromkeys(source_of(result) for result in results):
+        suite, data, data_for, _ = source
+        pairs = sorted({(r.model, r.model_for) for r in results if source_of(r) == source and r.model_for})
+        parts = [f"model {name} stands in for {asked}" for name, asked in pairs]
+        parts += [f"data {data} stands in for {data_for}"] if data_for else []
+        found[source] = "EMBEDDED: " + ", ".join(parts) if parts else f"{suite}, data from {data}"
+    return found
+
+
+def _differences(families: Sequence[tuple], settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """Tell the members of a family apart by the settings in which they differ, each named once."""
+    shown = [""] * len(families)
+    for family in set(families):
+        here = [number for number, each in enumerate(families) if each == family]
+        names = {name for number in here for name in settings[number]}
+        columns = {name: tuple(settings[number].get(name, "null") for number in here) for name in sorted(names)}
+        differing = {name: values for name, values in columns.items() if len(set(values)) > 1}
+        if "model.name" in differing:  # its checkpoint and the rest follow
+            differing = {n: v for n, v in differing.items() if n == "model.name" or not n.startswith("model.")}
+        asked = {n: v for n, v in differing.items() if not n.startswith(("rows.", "sources."))}
+        told_apart = len(set(zip(*asked.values(), strict=True))) == len(here)
+        # a rate that is interpolated stands twice: the later name, train.learning_rate, is the one that was used
+        once = {(n.split(".")[-1], v): n for n, v in (asked if told_apart else differing).items()}
+        last = [name for name, _ in once]
+        for place, number in enumerate(here):
+            parts = []
+            for (name, values), full in once.items():
+                is_plain = last.count(name) == 1 and full.startswith(("train.", "method.", "task."))
+                parts.append(f"{name if is_plain else full}={values[place]}")
+            shown[number] = " ".join(parts)
+    return shown
+
+
+def _row(title: str, members: list[Result], settings: str, flat: dict[str, str]) -> Row:
+    done = [result for result in members if result.problem is None]
+    names = list(dict.fromkeys(name for result in done for name in result.scores))
+    devices = sorted({result.device for result in done})
+    first = members[0]
+    return Row(
+        board=title,
+        task=first.task,
+        model=first.model,
+        method=first.method,
+        settings=settings,
+        scores={n: summarize([r.scores[n]["value"] for r in done if n in r.scores]) for n in names},
+        higher_is_better={n: next(bool(r.scores[n]["higher_is_better"]) for r in done if n in r.scores) for n in names},
+        by_seed={result.seed: task_score(result.scores) for result in done},
+        delta=None,
+        is_reference=False,
+        costs=_means(done, [cost for cost in COSTS if cost not in TIMED]),
+        timed={device: _means([r for r in done if r.device == device], TIMED) for device in devices},
+        rows=first.rows,
+        suite=first.suite,
+        asked=len({result.seed for result in members}),
+        problems=[f"seed {result.seed} {result.problem}" for result in members if result.problem],
+        all_settings=flat,
+    )
+
+
+def _means(results: Sequence[Result], names: Iterable[str]) -> dict[str, float]:
+    there = {name: [result.costs[name] for result in results if name in result.costs] for name in names}
+    return {name: mean(values) for name, values in there.items() if values}
+
+
+def _with_deltas(rows: list[Row]) -> list[Row]:
+    best: dict[tuple, Row] = {}
+    for row in rows:
+        if row.method == REFERENCE and row.score is not None:
+            kept = best.setdefault(_cell(row), row)
+            if row.score > (kept.score or 0):
+                best[_cell(row)] = row
+    out = []
+    for row in rows:
+        reference = best.get(_cell(row))
+        if row is reference:
+            row = replace(row, is_reference=True)
+        elif reference is not None and row.score is not None:
+            row = replace(row, delta=row.score - (reference.score or 0))
+        out.append(row)
+    return out
+
+
+def _cell(row: Row) -> tuple:
+    return row.board, row.task, row.model, tuple(sorted(row.rows.items()))
+
+
+def _is_shared(name: str) -> bool:
+    return name in TASK_LIMITS or not name.startswith(("task.", "rows.", "sources.data."))
+
+
+def _glue_line(key: tuple, settings: str, tasks: Mapping[str, Row]) -> GlueLine:
+    scores = {task: row.score for task, row in tasks.items() if row.score is not None}
+    seeds = set.intersection(*(set(row.by_seed) for row in tasks.values()))
+    averages = [glue_average({task: row.by_seed[seed] for task, row in tasks.items()}) for seed in seeds]
+    whole = [average for average in averages if average is not None]
+    spread = stdev(whole) if len(whole) > 1 else None
+    return GlueLine(key[0], key[2], key[1], settings, scores, glue_average(scores), spread, missing_tasks(scores))

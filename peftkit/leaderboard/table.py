@@ -1,338 +1,386 @@
-"""Turn run folders into tables: one a task, and GLUE's, embedded stand-ins always apart from the real thing."""
+"""Turn results into tables for the terminal, a spreadsheet and a web page: one a source of data, and GLUE's."""
 
 from __future__ import annotations
 
 import csv
-import io
-import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peftkit.leaderboard.stats import GLUE, Summary, glue_average, missing_tasks, summarize
+from peftkit.leaderboard import COSTS, TIMED, Broken, Result, collect
+from peftkit.leaderboard.stats import GLUE, GlueLine, Row, Summary, board, glue_table
 
-REFERENCE = "full"  # the method that the others are held against
-SAME_RUN = {"seed", "out", "force", "job", "run", "input", "output", "source", "data_root"}
-
-
-@dataclass(frozen=True)
-class Result:
-    """One run as it was recorded; `problem` says why it has no scores."""
-
-    folder: Path
-    record: dict[str, Any]
-    problem: str | None = None
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return self.record["run"]["config"]
-
-    @property
-    def sources(self) -> dict[str, Any]:
-        return self.record["audit"]["sources"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """All seeds of one method, with one set of settings, on one task."""
-
-    board: str
-    task: str
-    model: str
-    method: str
-    settings: str
-    scores: dict[str, Summary]
-    delta: float | None  # to full fine-tuning, in points of the task's score
-    costs: dict[str, float | None]
-    seeds: list[int]
-    device: str
-    problems: list[str]
-
-    @property
-    def score(self) -> float | None:
-        return sum(entry.mean for entry in self.scores.values()) / len(self.scores) if self.scores else None
-
-
-def collect(folders: Iterable[Path]) -> list[Result]:
-    """Read every result.json below the folders; one that cannot be read is kept with its problem."""
-    results = []
-    for file in sorted({file for folder in folders for file in folder.rglob("result.json")}):
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            meta, _, _ = record["meta"], record["run"]["config"]["method"]["name"], record["audit"]["sources"]["model"]
-        except (ValueError, KeyError, TypeError) as error:
-            results.append(Result(file.parent, {}, f"cannot be read: {error}"))
-            continue
-        reason = None if meta["status"] == "finished" else f"{meta['status']}: {meta['reason'] or 'not finished'}"
-        results.append(Result(file.parent, record, reason))
-    return results
-
-
-def board(results: Sequence[Result]) -> list[Row]:
-    """Return one row a method, task, model, source and settings, best score first within its task."""
-    groups: dict[tuple, list[Result]] = {}
-    for result in results:
-        if result.record:
-            config = result.config
-            key = (_board(result), config["task"]["name"], _model(result), config["method"]["name"], _key(result))
-            groups.setdefault(key, []).append(result)
-    settings = _differences(groups)
-    rows = [_row(key, settings[key], members) for key, members in groups.items()]
-    best: dict[tuple[str, str, str], float] = {}
-    for row in rows:
-        if row.method == REFERENCE and row.score is not None:
-            cell = (row.board, row.task, row.model)
-            best[cell] = max(best.get(cell, row.score), row.score)
-    out = [_with_delta(row, best.get((row.board, row.task, row.model))) for row in rows]
-    order = {task: number for number, task in enumerate(GLUE)}
-    return sorted(out, key=lambda r: (r.board, order.get(r.task, 99), r.task, r.model, -(r.score or -9), r.method))
-
-
-def glue_table(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return {board: {method and settings: {task: score}}} for rows of GLUE's tasks, best settings of each method."""
-    tables: dict[str, dict[str, dict[str, float]]] = {}
-    for row in rows:
-        if row.task in GLUE and row.score is not None:
-            name = f"{row.method} ({row.model})" + (f" {row.settings}" if row.settings else "")
-            tables.setdefault(row.board, {}).setdefault(name, {})[row.task] = row.score
-    return tables
-
-
-def show(results: Sequence[Result]) -> None:
-    """Print the tables to the terminal, as wide as it is."""
+if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-    console = Console(width=None if os.isatty(1) else 120)
-    rows = board(results)
-    for title in dict.fromkeys(row.board for row in rows):
-        _show_board(console, title, [row for row in rows if row.board == title])
-    for title, methods in glue_table(rows).items():
-        _show_glue(console, title, methods)
-    for result in results:
-        if result.problem:
-            console.print(f"[red]{_plain(result.problem)}[/red]  {_plain(str(result.folder))}")
+__all__ = ["board", "collect", "glue_table", "show", "write", "write_csv", "write_markdown"]
+
+NARROW = 100  # columns, where there is no terminal to ask
+SHORT = {"matthews_correlation": "matthews", "mean_squared_error": "mse ↓"}
+DROPPED_FIRST = ("tok/s", "head", "peak", "to ship", "trained", "time")  # when the terminal is narrow
+SPREAD = "± is the sample standard deviation over seeds; a single seed has none."
+MARKDOWN = {c: f"\\{c}" for c in "\\|`*_[]#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
-def write(results: Sequence[Result], folder: Path) -> None:
-    """Write leaderboard.csv, leaderboard.md and, for GLUE, glue.csv into the folder."""
+def show(results: Sequence[Result | Broken], console: Console | None = None, width: int | None = None) -> None:
+    """Print a table a source of data, then GLUE's, then every run without scores and why.
+
+    Columns that do not fit are named below the table; `width` is in characters, the terminal's own by default.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    if console is None:
+        is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+        console = Console(width=NARROW if is_piped else None, highlight=False)
+    if width is not None:
+        console.width = width
+    lines = glue_table(results)
+    for title, rows in _boards(board(results)):
+        console.print(Text(_plain(title), style="bold yellow" if title.startswith("EMBEDDED") else "bold"))
+        _show_board(console, rows)
+        here = [line for line in lines if line.board == title]
+        if len({task for line in here for task in line.scores}) > 1:  # one task alone stands above
+            _show_glue(console, title, here)
+    for text in _problems(results):
+        console.print(Text(_plain(text), style="red"))
+
+
+def write(results: Sequence[Result | Broken], folder: Path) -> None:
+    """Write leaderboard.csv, glue.csv and leaderboard.md into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    write_csv(results, folder)
+    write_markdown(results, folder / "leaderboard.md")
+
+
+def write_csv(results: Sequence[Result | Broken], folder: Path) -> None:
+    """Write leaderboard.csv and, where there is a GLUE task, glue.csv: values in the units of result.json."""
     rows = board(results)
-    lines = [_flat(row) for row in rows]
-    (folder / "leaderboard.csv").write_text(_csv(lines), encoding="utf-8")
-    text = "# Leaderboard\n"
-    for title in dict.fromkeys(row.board for row in rows):
-        text += f"\n## {_cell(title)}\n\n" + _markdown([_flat(row) for row in rows if row.board == title])
-    glue = []
-    for title, methods in glue_table(rows).items():
-        entries = [{"method": name, **_glue_cells(scores)} for name, scores in methods.items()]
-        text += f"\n## GLUE: {_cell(title)}\n\n" + _markdown(entries)
-        glue += [{"board": title, **entry} for entry in entries]
-    problems = [f"- {_cell(str(result.folder))}: {_cell(result.problem)}" for result in results if result.problem]
+    metrics = list(dict.fromkeys(name for row in rows for name in row.scores))
+    _write_csv([_values(row, metrics) for row in rows], folder / "leaderboard.csv")
+    lines = glue_table(results)
+    _write_csv([_glue_values(line) for line in lines], folder / "glue.csv")
+
+
+def write_markdown(results: Sequence[Result | Broken], file: Path) -> None:
+    """Write the tables that `show` prints, whole, and with text from runs escaped."""
+    lines = glue_table(results)
+    text = f"# Leaderboard\n\nScores are times 100. {SPREAD}\n"
+    for title, rows in _boards(board(results)):
+        text += f"\n## {_escaped(title)}\n"
+        marks = _marks(rows)
+        for task, its_rows in groupby(rows, key=lambda row: row.task):
+            same_task = list(its_rows)
+            text += f"\n### {_escaped(task)}\n\n" + _markdown(
+                [_cells(row, marks, _metrics(same_task)) for row in same_task]
+            )
+        text += "".join(f"\n{_escaped(note)}\n" for note in _notes(rows, marks))
+        here = [line for line in lines if line.board == title]
+        if here:
+            text += f"\n### GLUE, {_escaped(title.removeprefix('glue, '))}\n\n"
+            text += _markdown([_glue_cells(line) | {"missing": ", ".join(line.missing)} for line in here])
+    problems = _problems(results)
     if problems:
-        text += "\n## Without a result\n\n" + "\n".join(problems) + "\n"
-    (folder / "leaderboard.md").write_text(text, encoding="utf-8")
-    if glue:
-        (folder / "glue.csv").write_text(_csv(glue), encoding="utf-8")
+        text += f"\n## {_escaped(problems[0])}\n\n" + "".join(f"- {_escaped(line)}\n" for line in problems[1:])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
 
 
-def _board(result: Result) -> str:
-    """Name the table a result belongs to: what stands in for something never shares one with the real thing."""
-    model, data = result.sources["model"], result.sources["data"]
-    parts = [
-        f"{what} {entry['name']} stands in for {entry['substituted_for']}"
-        for what, entry in (("model", model), ("data", data))
-        if entry["substituted_for"]
-    ]
-    return "EMBEDDED: " + ", ".join(parts) if parts else result.config["task"]["suite"]
+def _boards(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    return [(title, list(group)) for title, group in groupby(rows, key=lambda row: row.board)]
 
 
-def _model(result: Result) -> str:
-    return str(result.sources["model"]["name"])
-
-
-def _key(result: Result) -> str:
-    """Return what must be equal for two runs to be seeds of one row."""
-    settings = {key: value for key, value in result.config.items() if key not in SAME_RUN}
-    return json.dumps([settings, result.record["audit"].get("rows")], sort_keys=True, default=str)
-
-
-def _differences(groups: dict[tuple, list[Result]]) -> dict[tuple, str]:
-    """Tell rows of one method on one task apart by the settings in which they differ."""
-    families: dict[tuple, list[tuple]] = {}
-    for key in groups:
-        families.setdefault(key[:4], []).append(key)
-    found = {}
-    for keys in families.values():
-        flat = {key: _flatten(groups[key][0].config) for key in keys}
-        names = sorted({name for values in flat.values() for name in values})
-        differing = [n for n in names if len({str(flat[key].get(n)) for key in keys}) > 1]
-        differing = [n for n in differing if n.split(".")[0] not in SAME_RUN]
-        # a rate that is interpolated stands twice
-        differing = [n for n in differing if n != "method.learning_rate" or "train.learning_rate" not in differing]
-        for key in keys:
-            found[key] = " ".join(f"{n.split('.')[-1]}={flat[key].get(n)}" for n in differing)
-    return found
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
-
-
-def _row(key: tuple, settings: str, members: list[Result]) -> Row:
-    done = [result for result in members if result.problem is None]
-    names = list(done[0].record["scores"]) if done else []
-    costs = (
-        "trainable_params", "total_params", "head_params", "adapter_bytes", "train_seconds", "train_peak_bytes",
-        "tokens_per_second",
-    )  # fmt: skip
-    return Row(
-        board=key[0],
-        task=key[1],
-        model=key[2],
-        method=key[3],
-        settings=settings,
-        scores={name: summarize([result.record["scores"][name]["value"] for result in done]) for name in names},
-        delta=None,
-        costs={name: _mean([result.record["costs"].get(name) for result in done]) for name in costs},
-        seeds=sorted(result.record["meta"]["seed"] for result in done),
-        device=", ".join(sorted({result.record["meta"]["device"] for result in done})),
-        problems=[f"seed {r.record['meta']['seed']} {r.problem}" for r in members if r.problem],
-    )
-
-
-def _with_delta(row: Row, reference: float | None) -> Row:
-    if reference is None or row.score is None or row.method == REFERENCE:
-        return row
-    return Row(**{**row.__dict__, "delta": row.score - reference})
-
-
-def _mean(values: list[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there) if there else None
-
-
-def _show_board(console: Any, title: str, rows: list[Row]) -> None:
-    from rich.table import Table
-
-    devices = {row.device for row in rows if row.device}
-    for task in dict.fromkeys(row.task for row in rows):
-        here = [row for row in rows if row.task == task]
-        table = Table(title=f"{task}  ·  {_plain(title)}", title_justify="left", header_style="bold")
-        has_settings = any(row.settings for row in here)
-        columns = ["method", "model", *(["settings"] if has_settings else []), "scores x100", "vs full", "seeds"]
-        columns += ["trained", "to ship", "train s", "peak"] + (["machine"] if len(devices) > 1 else [])
-        for number, name in enumerate(columns):
-            is_text = name in ("method", "model", "settings", "scores x100", "machine")
-            table.add_column(name, justify="left" if is_text else "right", no_wrap=number == 0)
-        for row in here:
-            share = _share(row.costs["trainable_params"], row.costs["total_params"])
-            cells = [row.method, row.model, *([row.settings] if has_settings else []), _scores(row)]
-            cells += ["" if row.delta is None else f"{100 * row.delta:+.1f}", ",".join(map(str, row.seeds)), share]
-            cells += [_size(row.costs["adapter_bytes"]), _number(row.costs["train_seconds"], "{:.0f}")]
-            cells += [_size(row.costs["train_peak_bytes"])] + ([row.device] if len(devices) > 1 else [])
-            table.add_row(*map(_plain, cells), style=None if row.score is not None else "red")
-        console.print(table)
-    if len(devices) > 1:
-        console.print("rows of different machines: their seconds and memory are not to be compared")
-
-
-def _show_glue(console: Any, title: str, methods: dict[str, dict[str, float]]) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"GLUE  ·  {_plain(title)}", title_justify="left", header_style="bold")
-    table.add_column("method")
-    for name in [*GLUE, "average"]:
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, scores in methods.items():
-        table.add_row(_plain(name), *_glue_cells(scores).values())
+def _show_board(console: Console, rows: list[Row]) -> None:
+    """Print one table whose sections are the tasks; a section's first line names its metrics."""
+    marks = _marks(rows)
+    most = max(len(_metrics(rows_of)) for rows_of in _by_task(rows))
+    sections: list[list[dict[str, str]]] = []
+    for same_task in _by_task(rows):
+        names = _metrics(same_task)
+        slots = [f"score {number}" for number in range(most)]
+        head = {"method": same_task[0].task} | dict(zip(slots, map(_metric_name, names), strict=False))
+        lines = []
+        for row in same_task:
+            cells = _cells(row, marks, [])
+            scores = [_score(row, name) for name in names] or ["–"]
+            lines.append({**cells, "method": f"  {cells['method']}", **dict(zip(slots, scores, strict=False))})
+        sections.append([head, *lines])
+    columns = _columns([line for section in sections for line in section], most)
+    shown = list(columns)
+    for name in DROPPED_FIRST:
+        if _width(columns, shown) > console.width and name in shown:
+            shown.remove(name)
+    table = _table([("" if name.startswith("score") else name) for name in shown])
+    for section in sections:
+        for number, line in enumerate(section):
+            style = "bold" if number == 0 else "red" if line.get("seeds", "").startswith("0 ") else None
+            table.add_row(*(_text(line.get(name, "")) for name in shown), style=style)
+        table.add_section()
     console.print(table)
-    missing = sorted({task for scores in methods.values() for task in missing_tasks(scores)}, key=GLUE.index)
-    if missing:
-        console.print(f"no average without all nine tasks: {', '.join(missing)} to go")
+    left_out = [name for name in columns if name not in shown]
+    notes = _notes(rows, marks)
+    if left_out:
+        notes.append(f"No room for {', '.join(left_out)}: widen the terminal to {_width(columns, list(columns))}.")
+    for note in notes:
+        console.print(_text(note, "dim"))
+    console.print()
 
 
-def _glue_cells(scores: dict[str, float]) -> dict[str, str]:
-    average = glue_average(scores)
-    cells = {task: f"{100 * scores[task]:.1f}" if task in scores else "–" for task in GLUE}
-    return cells | {"average": "–" if average is None else f"{100 * average:.1f}"}
+def _by_task(rows: Sequence[Row]) -> list[list[Row]]:
+    return [list(group) for _, group in groupby(rows, key=lambda row: row.task)]
 
 
-def _scores(row: Row) -> str:
-    if not row.scores:
-        return "none, see below" if row.problems else "labels hidden"
-    return ", ".join(
-        f"{_short(name)} {100 * entry.mean:.1f}" + ("" if entry.spread is None else f" ± {100 * entry.spread:.1f}")
-        for name, entry in row.scores.items()
+def _columns(lines: Sequence[dict[str, str]], metrics: int) -> dict[str, int]:
+    """Return the columns that hold anything, and how wide each is, in order."""
+    from rich.cells import cell_len
+
+    slots = [f"score {number}" for number in range(metrics)]
+    names = [
+        "method",
+        "model",
+        "settings",
+        *slots,
+        "vs full",
+        "seeds",
+        "trained",
+        "head",
+        "to ship",
+        "time",
+        "peak",
+        "tok/s",
+    ]
+    widths = {name: max((cell_len(_plain(line.get(name, ""))) for line in lines), default=0) for name in names}
+    widths["settings"] = min(widths["settings"], 24)  # folds
+    if len({line["model"] for line in lines if line.get("model")}) < 2:
+        del widths["model"]
+    return {name: max(n, 0 if name in slots else len(name)) for name, n in widths.items() if n}
+
+
+def _width(columns: dict[str, int], shown: Sequence[str]) -> int:
+    return sum(columns[name] + 2 for name in shown)
+
+
+def _show_glue(console: Console, title: str, lines: Sequence[GlueLine]) -> None:
+    cells = [_glue_cells(line) for line in lines]
+    names = [name for name in cells[0] if name in GLUE or name == "average" or len({each[name] for each in cells}) > 1]
+    names = ["method", *(name for name in names if name != "method")]
+    table = _table(names)
+    for each in cells:
+        table.add_row(*(_text(each[name]) for name in names))
+    console.print(
+        _text(f"GLUE, {title.removeprefix('glue, ')}", "bold yellow" if title.startswith("EMBEDDED") else "bold")
     )
+    console.print(table)
+    for missing in dict.fromkeys(tuple(line.missing) for line in lines if line.missing):
+        who = ", ".join(f"{x.method} {x.settings}".strip() for x in lines if tuple(x.missing) == missing)
+        console.print(_text(f"No average for {who}: missing {', '.join(missing)}.", "dim"))
+    console.print()
 
 
-def _short(name: str) -> str:
-    return name.replace("matthews_correlation", "matthews").replace("accuracy", "acc")
+def _table(names: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for name in names:
+        is_text = name in ("method", "model", "settings")
+        # where there is too little room a number folds: cut short, it would pass for another number
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
+    return table
 
 
-def _flat(row: Row) -> dict[str, Any]:
-    scores: dict[str, Any] = {"scores x100": _scores(row)}
+def _cells(row: Row, marks: dict[str, str], metrics: Sequence[str]) -> dict[str, str]:
+    """Return what the terminal and Markdown show of a row."""
+    trained, total = row.costs.get("trainable_params"), row.costs.get("total_params")
+    share = f" {_percent(trained / total)}" if trained is not None and total else ""
+    is_up = any(row.higher_is_better.values())
+    delta = "" if row.delta is None else f"{100 * row.delta:+.1f}" if is_up else f"{-row.delta:+.3g}"
+    seconds, peak, speed = (_timed(row, marks, name) for name in TIMED)
     return {
-        "board": row.board,
-        "task": row.task,
-        "model": row.model,
         "method": row.method,
+        "model": row.model.split("/")[-1],
         "settings": row.settings,
-        "score": "" if row.score is None else f"{row.score:.4f}",
-        **scores,
-        "vs_full": "" if row.delta is None else f"{row.delta:+.4f}",
-        "seeds": " ".join(map(str, row.seeds)),
-        **{name: "" if value is None else round(value, 1) for name, value in row.costs.items()},
-        "device": row.device,
-        "problems": "; ".join(row.problems),
+        **{_metric_name(name): _score(row, name) for name in metrics},
+        "vs full": "ref" if row.is_reference else delta,
+        "seeds": str(len(row.seeds)) if len(row.seeds) == row.asked else f"{len(row.seeds)} of {row.asked}",
+        "trained": _amount(trained) + share,
+        "head": _amount(row.costs.get("head_params")),
+        "to ship": _amount(row.costs.get("adapter_bytes"), "B"),
+        "time": seconds,
+        "peak": peak,
+        "tok/s": speed,
     }
 
 
-def _csv(lines: list[dict[str, Any]]) -> str:
-    out = io.StringIO()
-    if lines:
-        writer = csv.DictWriter(out, list(lines[0]))
-        writer.writeheader()
-        writer.writerows({name: _safe(value) for name, value in line.items()} for line in lines)
-    return out.getvalue()
+def _timed(row: Row, marks: dict[str, str], name: str) -> str:
+    """Show a cost that holds for one machine, with the machine's mark where the board has several."""
+    form = {"train_seconds": _duration, "train_peak_bytes": lambda v: _amount(v, "B"), "tokens_per_second": _amount}[
+        name
+    ]
+    there = [(device, costs[name]) for device, costs in row.timed.items() if name in costs]
+    return ", ".join(form(value) + (f" {marks[device]}" if marks else "") for device, value in there)
 
 
-def _safe(value: Any) -> Any:
-    """Keep a spreadsheet from reading text of a run as a formula; signed numbers stay numbers."""
-    text = str(value)
-    is_number = text.lstrip("+-").replace(".", "", 1).isdigit()
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not is_number else value
+def _marks(rows: Sequence[Row]) -> dict[str, str]:
+    """Return a letter a machine, or nothing where there is one machine only."""
+    devices = sorted({device for row in rows for device in row.timed})
+    return (
+        {device: chr(ord("A") + n) if n < 26 else str(n) for n, device in enumerate(devices)}
+        if len(devices) > 1
+        else {}
+    )
 
 
-def _markdown(lines: list[dict[str, Any]]) -> str:
-    names = [name for name in lines[0] if name != "board" and any(str(line[name]) for line in lines)]
-    head = f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n"
-    return head + "".join(f"| {' | '.join(_cell(line[name]) for name in names)} |\n" for line in lines)
+def _notes(rows: Sequence[Row], marks: dict[str, str]) -> list[str]:
+    counts = {row.task: row.rows.get("train") for row in rows if row.rows.get("train")}
+    models = sorted({row.model for row in rows})
+    notes = [f"Model: {models[0]}."] if len(models) == 1 else []
+    if counts:
+        same = len(set(counts.values())) == 1
+        each = f"{next(iter(counts.values()))} each" if same else ", ".join(f"{task} {n}" for task, n in counts.items())
+        notes.append(f"Training rows: {each}. {SPREAD}")
+    if not all(up for row in rows for up in row.higher_is_better.values()):
+        notes.append("↓ less is better; in the unit of the labels, not times 100.")
+    if marks:
+        named = "; ".join(f"{mark} = {device}" for device, mark in marks.items())
+        notes.append(f"Machines, whose time, peak and tok/s do not compare: {named}.")
+    return notes
 
 
-def _cell(value: Any) -> str:
-    return _plain(str(value)).replace("|", "\\|").replace("<", "&lt;")
+def _problems(results: Iterable[Result | Broken]) -> list[str]:
+    """Return a headline, and a line a run that has no scores, or none that count."""
+    found = list(results)
+    lines = []
+    for result in found:
+        if result.problem:
+            what = ""
+            if isinstance(result, Result):
+                what = f"{result.task} {result.model} {result.method} seed {result.seed}: "
+            lines.append(f"{what}{result.problem}  ({result.folder})")
+    return [f"{len(lines)} of {len(found)} runs without scores that count:", *lines] if lines else []
+
+
+def _metrics(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.scores))
+
+
+def _metric_name(name: str) -> str:
+    return SHORT.get(name, name.removeprefix("accuracy_"))
+
+
+def _score(row: Row, name: str) -> str:
+    entry = row.scores.get(name)
+    if entry is None:
+        return "–"
+    if not row.higher_is_better[name]:  # an error has the unit of its labels
+        return f"{entry.mean:.4g}" + ("" if entry.spread is None else f" ± {entry.spread:.2g}")
+    return f"{100 * entry.mean:.1f}" + ("" if entry.spread is None else f" ± {100 * entry.spread:.1f}")
+
+
+def _glue_cells(line: GlueLine) -> dict[str, str]:
+    average = "–" if line.average is None else f"{100 * line.average:.1f}"
+    average += "" if line.spread is None else f" ± {100 * line.spread:.1f}"
+    scores = {task: f"{100 * line.scores[task]:.1f}" if task in line.scores else "–" for task in GLUE}
+    return {
+        "method": line.method,
+        "model": line.model.split("/")[-1],
+        "settings": line.settings,
+        **scores,
+        "average": average,
+    }
+
+
+def _glue_values(line: GlueLine) -> dict[str, Any]:
+    return {
+        "board": line.board, "method": line.method, "model": line.model, "settings": line.settings,
+        **{task: line.scores.get(task) for task in GLUE},
+        "average": line.average, "average spread": line.spread, "missing": ", ".join(line.missing),
+    }  # fmt: skip
+
+
+def _values(row: Row, metrics: Sequence[str]) -> dict[str, Any]:
+    """Return a row for a spreadsheet: plain numbers, in the units of result.json."""
+    blank = Summary(float("nan"), None, 0)
+    scores: dict[str, Any] = {}
+    for name in metrics:
+        entry = row.scores.get(name, blank)
+        scores |= {name: entry.mean if entry.n else None, f"{name} spread": entry.spread}
+    trained, total = row.costs.get("trainable_params"), row.costs.get("total_params")
+    costs = {name: row.costs.get(name) for name in COSTS if name not in TIMED}
+    timed = {
+        name: "; ".join(f"{costs[name]:.6g} ({device})" for device, costs in row.timed.items() if name in costs)
+        if len(row.timed) > 1
+        else next(iter(row.timed.values()), {}).get(name)
+        for name in TIMED
+    }
+    return {
+        "board": row.board, "suite": row.suite, "task": row.task, "model": row.model, "method": row.method,
+        "settings": row.settings, "score": row.score, **scores, "vs full": row.delta, "n seeds": len(row.seeds),
+        "seeds": " ".join(map(str, row.seeds)), "training rows": row.rows.get("train"), **costs,
+        "trainable share": trained / total if trained is not None and total else None, **timed,
+        "device": "; ".join(row.timed), "problems": "; ".join(row.problems),
+    }  # fmt: skip
+
+
+def _write_csv(lines: Sequence[dict[str, Any]], file: Path) -> None:
+    if not lines:
+        file.unlink(missing_ok=True)  # of an earlier board
+        return
+    with file.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(map(_harmless, lines[0]))
+        writer.writerows(map(_harmless, line.values()) for line in lines)
+
+
+def _harmless(value: Any) -> Any:
+    """Keep a spreadsheet from reading text of a run as a formula."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, str):
+        return value
+    text = _plain(value)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠")) else text
+
+
+def _markdown(lines: Sequence[dict[str, str]]) -> str:
+    names = [name for name in lines[0] if any(line[name] for line in lines)]
+    head = f"| {' | '.join(map(_escaped, names))} |\n|{' --- |' * len(names)}\n"
+    return head + "".join(f"| {' | '.join(_escaped(line[name]) for name in names)} |\n" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    return "".join(MARKDOWN.get(c, c) for c in _plain(text))
+
+
+def _text(text: str, style: str = "") -> Any:
+    from rich.text import Text
+
+    return Text(_plain(text), style=style)  # a Text, so that brackets of a run's text are no markup
 
 
 def _plain(text: str) -> str:
-    """Keep text of a run from writing control characters or rich's markup."""
-    return "".join(c if c.isprintable() else " " for c in text).replace("[", "(").replace("]", ")")
+    """Keep text of a run from moving the cursor, colouring the terminal or turning its line around."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _share(part: float | None, whole: float | None) -> str:
-    if part is None or whole is None:
+def _amount(value: float | None, unit: str = "") -> str:
+    if value is None:
         return ""
-    return f"{part / 1e6:.2f} M ({part / whole:.1%})"
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:{'.3g' if value < 99.5 * size else '.0f'}} {prefix}{unit}"
+    return f"{value:.3g} {unit}".strip()
 
 
-def _size(value: float | None) -> str:
-    return "" if value is None else f"{value / 1e6:.1f} MB"
+def _percent(share: float) -> str:
+    return f"{100 * share:.{'0f' if share > 0.1 else '2g'}}%"
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

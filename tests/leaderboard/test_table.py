@@ -1,73 +1,149 @@
-"""The board groups seeds, keeps stand-ins apart and hides nothing."""
+"""The tables fit where they are shown, hide nothing and cannot be broken by a run's text."""
 
 from __future__ import annotations
 
-import json
+import csv
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from test_stats import write
 
-from peftkit.leaderboard import stats, table
-
-
-def write(root: Path, name: str, method: str, seed: int, value: float, **more: object) -> None:
-    source = {"kind": "hub", "name": "bert", "revision": "1", "substituted_for": more.get("substituted_for")}
-    record = {
-        "run": {"config": {"model": {"name": "bert"}, "method": {"name": method}, "task": {"name": more.get("task", "rte"), "suite": "glue"}, "seed": seed, "train": {"learning_rate": more.get("rate", 1)}}},
-        "scores": {"accuracy": {"value": value, "higher_is_better": True}},
-        "costs": {"trainable_params": 10, "total_params": 100, "adapter_bytes": 40, "train_seconds": 2.0},
-        "audit": {"sources": {"model": source, "data": {**source, "substituted_for": None}}, "rows": {"train": 5}},
-        "meta": {"seed": seed, "device": more.get("device", "cpu"), "status": more.get("status", "finished"), "reason": more.get("reason")},
-    }  # fmt: skip
-    (root / name).mkdir(parents=True)
-    (root / name / "result.json").write_text(json.dumps(record))
+from peftkit.leaderboard import table
+from peftkit.leaderboard.stats import GLUE
 
 
-def test_seeds_become_one_row_with_mean_spread_and_delta(tmp_path: Path) -> None:
-    for seed, value in enumerate((0.5, 0.6, 0.7)):
-        write(tmp_path, f"l{seed}", "lora", seed, value)
-    write(tmp_path, "f", "full", 0, 0.8)
-    full, lora = table.board(table.collect([tmp_path]))
-    assert (full.method, lora.method) == ("full", "lora")
-    assert lora.scores["accuracy"] == stats.Summary(pytest.approx(0.6), pytest.approx(0.1), 3)
-    assert lora.delta == pytest.approx(-0.2)
-    assert lora.seeds == [0, 1, 2]
+def shown(root: Path, width: int = 100) -> str:
+    out = io.StringIO()
+    table.show(table.collect([root]), Console(file=out), width=width)
+    return out.getvalue()
 
 
-def test_a_stand_in_never_shares_a_table_with_the_real_thing(tmp_path: Path) -> None:
-    write(tmp_path, "real", "lora", 0, 0.5)
-    write(tmp_path, "mini", "lora", 0, 0.5, substituted_for="google-bert/bert-base-uncased")
-    boards = [row.board for row in table.board(table.collect([tmp_path]))]
-    assert len(set(boards)) == 2
-    assert any(title.startswith("EMBEDDED") for title in boards)
+def spreadsheet(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
 
 
-def test_settings_tell_rows_of_one_method_apart(tmp_path: Path) -> None:
-    write(tmp_path, "a", "lora", 0, 0.5, rate=1)
-    write(tmp_path, "b", "lora", 0, 0.6, rate=2)
-    assert {row.settings for row in table.board(table.collect([tmp_path]))} == {"learning_rate=1", "learning_rate=2"}
+def glue(root: Path, without: str | None = None) -> None:
+    for number, task in enumerate(GLUE):
+        if task != without:
+            metrics = {"mrpc": {"accuracy": True, "f1": True}, "mnli": {"accuracy_matched": True}}.get(task)
+            write(root, task, task=task, value=number / 10, metrics=metrics)
+
+
+def test_glue_shows_its_average_or_what_it_lacks(tmp_path: Path) -> None:
+    glue(tmp_path / "whole")
+    glue(tmp_path / "part", without="wnli")
+    assert "40.0" in shown(tmp_path / "whole").split("GLUE, ")[1]
+    part = shown(tmp_path / "part").split("GLUE, ")[1]
+    assert "35.0" not in part  # the mean of the eight
+    assert "No average for lora: missing wnli." in part
+
+
+def test_a_section_names_its_own_metrics(tmp_path: Path) -> None:
+    write(tmp_path, "a", task="mrpc", metrics={"accuracy": True, "f1": True})
+    write(tmp_path, "b", task="cola", metrics={"matthews_correlation": True})
+    heads = [line.split() for line in shown(tmp_path).splitlines() if line.startswith(("mrpc", "cola"))]
+    assert heads == [["cola", "matthews"], ["mrpc", "accuracy", "f1"]]
+
+
+def test_an_error_is_shown_in_its_own_unit(tmp_path: Path) -> None:
+    write(tmp_path, "a", task="houses", suite="own", value=3.25, metrics={"mean_squared_error": False})
+    write(tmp_path, "b", method="full", task="houses", suite="own", value=3.0, metrics={"mean_squared_error": False})
+    text = shown(tmp_path)
+    assert "3.25  " in text
+    assert "+0.25" in text
+    assert "325" not in text
+
+
+@pytest.mark.parametrize("width", [70, 100, 160])
+def test_lines_fit_and_what_does_not_is_named(tmp_path: Path, width: int) -> None:
+    glue(tmp_path)
+    write(tmp_path, "tuned", task="mrpc", rate=2, metrics={"accuracy": True, "f1": True})
+    text = shown(tmp_path, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert ("No room for" in text) == (width == 70)
+    assert "learning_rate=2" in text
+
+
+def test_several_models_are_told_apart(tmp_path: Path) -> None:
+    write(tmp_path, "a", model="google-bert/bert-base-uncased")
+    write(tmp_path, "b", model="openai-community/gpt2")
+    text = shown(tmp_path)
+    assert "bert-base-uncased" in text
+    assert "gpt2" in text
+
+
+def test_times_of_two_machines_carry_their_mark(tmp_path: Path) -> None:
+    write(tmp_path, "a", method="full", device="cpu: EPYC", seconds=50)
+    write(tmp_path, "b", seed=0, device="cpu: EPYC", seconds=40)
+    write(tmp_path, "c", seed=1, device="cuda: H200", seconds=3)
+    text = shown(tmp_path)
+    assert "50 s A" in text
+    assert "40 s A, 3 s B" in text
+    assert "A = cpu: EPYC; B = cuda: H200" in " ".join(text.split())
 
 
 def test_failed_and_broken_results_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path, "bad", "lora", 0, 0.5, status="failed", reason="out of memory")
+    write(tmp_path, "good", seed=1)
+    write(tmp_path, "bad", status="failed", reason="out of memory")
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "result.json").write_text('{"run": ')
-    table.show(table.collect([tmp_path]))
+    table.show(table.collect([tmp_path]))  # to the terminal
     text = capsys.readouterr().out
-    assert "out of memory" in text
+    assert "1 of 2" in text
+    assert "2 of 3 runs without scores that count" in text
+    assert "failed: out of memory" in text
     assert "cannot be read" in text
-
-
-def test_text_of_a_run_cannot_break_the_files(tmp_path: Path) -> None:
-    write(tmp_path, "x", "=cmd|' /C calc'!A0", 0, 0.5)
     table.write(table.collect([tmp_path]), tmp_path / "board")
-    assert ",'=cmd|" in (tmp_path / "board" / "leaderboard.csv").read_text()
-    assert "=cmd\\|" in (tmp_path / "board" / "leaderboard.md").read_text()
+    markdown = (tmp_path / "board" / "leaderboard.md").read_text(encoding="utf-8")
+    assert "failed: out of memory" in markdown
+    assert "torn" in markdown
 
 
-def test_glue_average_is_the_mean_over_nine_tasks_or_none() -> None:
-    scores = {task: number / 10 for number, task in enumerate(stats.GLUE)}
-    assert stats.glue_average(scores) == pytest.approx(0.4)
-    del scores["wnli"]
-    assert stats.glue_average(scores) is None
-    assert stats.missing_tasks(scores) == ["wnli"]
+def test_nothing_but_broken_results_still_shows_and_writes(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("{")
+    assert "1 of 1 runs" in shown(tmp_path)
+    table.write(table.collect([tmp_path]), tmp_path / "board")
+    assert not (tmp_path / "board" / "leaderboard.csv").exists()
+
+
+def test_a_spreadsheet_holds_plain_numbers(tmp_path: Path) -> None:
+    write(tmp_path, "a", method="full", value=0.25, task="stsb")
+    write(tmp_path, "b", value=-0.25, task="stsb")
+    table.write(table.collect([tmp_path]), tmp_path)
+    full, lora = spreadsheet(tmp_path / "leaderboard.csv")
+    assert [float(lora[name]) for name in ("accuracy", "vs full", "trainable share")] == [-0.25, -0.5, 0.1]
+    assert (lora["adapter_bytes"], lora["n seeds"], full["vs full"]) == ("40", "1", "")
+    assert [float(line["stsb"]) for line in spreadsheet(tmp_path / "glue.csv")] == [0.25, -0.25]
+
+
+def test_a_glue_table_of_an_earlier_board_does_not_stay(tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    table.write(table.collect([tmp_path]), tmp_path / "board")
+    assert (tmp_path / "board" / "glue.csv").exists()
+    (tmp_path / "a" / "result.json").unlink()
+    write(tmp_path, "b", suite="own")
+    table.write(table.collect([tmp_path]), tmp_path / "board")
+    assert not (tmp_path / "board" / "glue.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "@SUM(1)", "+1", "-x", " =x", "＝x"])
+def test_text_of_a_run_is_no_formula(tmp_path: Path, name: str) -> None:
+    write(tmp_path, "x", method=name)
+    table.write(table.collect([tmp_path]), tmp_path / "board")
+    (line,) = spreadsheet(tmp_path / "board" / "leaderboard.csv")
+    assert line["method"] == f"'{name}"
+
+
+def test_text_of_a_run_cannot_break_the_tables(tmp_path: Path) -> None:
+    write(tmp_path, "x", suite="own", method="a|b\n\x1b[31m[red]<script>[l](http://x)\u202e")
+    text = shown(tmp_path, 200)
+    assert "\x1b" not in text
+    assert "[red]<script>" in text  # no markup, so not lost either
+    table.write(table.collect([tmp_path]), tmp_path / "board")
+    markdown = (tmp_path / "board" / "leaderboard.md").read_text(encoding="utf-8")
+    (line,) = (line for line in markdown.splitlines() if "script" in line)
+    assert line.startswith("| a\\|b  \\[31m\\[red\\]&lt;script&gt;\\[l\\](http://x)  |")
+    assert not {"\x1b", "\u202e"} & set(markdown)
