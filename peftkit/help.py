@@ -19,11 +19,7 @@ JOBS = {
 
 def help_text() -> str:
     """Return the help page."""
-    recipes = {
-        str(file.relative_to(folder).with_suffix("")): header(file)
-        for folder in paths.recipe_folders()
-        for file in sorted(folder.rglob("*.yaml"))
-    }
+    recipes = {name: header(file) for name, file in paths.recipes().items()}
     conf = paths.conf_folder()
     parts = "\n\n".join(
         f"{group.upper()}S   {group}=NAME\n"
@@ -59,14 +55,16 @@ FLAGS
 
 
 def header(file: Path) -> str:
-    """Return the first comment of a YAML file."""
-    first = file.read_text(encoding="utf-8").splitlines()[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
+    """Return the first comment of a YAML file that speaks to people."""
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.startswith("#") and not line.startswith("# @package"):
+            return line.removeprefix("#").strip()
+    return ""
 
 
 def _rows(entries: dict[str, str]) -> str:
     width = max(map(len, entries), default=0)
-    return "\n".join(f"  {name:<{width}}  {text}" for name, text in entries.items())
+    return "\n".join(f"  {name:<{width}}  {text}".rstrip() for name, text in entries.items())
 
 
 def _keys(file: Path) -> str:

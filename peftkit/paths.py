@@ -13,19 +13,23 @@ def conf_folder() -> Path:
     return _shipped("conf")
 
 
-def recipe_folders(more: Path | None = None) -> list[Path]:
-    """Return the folders of recipes, later ones win: shipped, ./recipes, and DIR/recipes of -cd DIR."""
+def recipes(more: Path | None = None) -> dict[str, Path]:
+    """Return the recipe files by name; a later folder's wins: shipped, ./recipes, recipes/ and recipe/ of -cd DIR."""
     folders = [_shipped("recipes"), Path.cwd() / "recipes"]
     if more is not None:
-        folders.append(more / "recipes")
-    return list(dict.fromkeys(folder for folder in folders if folder.is_dir()))
+        folders += [more / "recipes", more / "recipe"]
+    return {
+        file.relative_to(folder).with_suffix("").as_posix(): file
+        for folder in folders
+        for file in sorted(folder.rglob("*.yaml"))
+    }
 
 
 def cache_folder() -> Path:
     """Return where the embedded stand-ins are kept: $PEFTKIT_HOME, else ~/.cache/peftkit."""
-    if "PEFTKIT_HOME" in os.environ:
-        return Path(os.environ["PEFTKIT_HOME"])
-    return Path(os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))) / "peftkit"
+    if home := os.environ.get("PEFTKIT_HOME"):
+        return Path(home).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "peftkit"
 
 
 def _shipped(name: str) -> Path:

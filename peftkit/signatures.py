@@ -17,14 +17,17 @@ SIMPLE: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a class: its annotation as written, the module that wrote it, and its choices where it has some."""
+    """One field of a class: its annotation as written, the module that wrote it, its choices and its default."""
 
     annotation: ast.expr | None
     module: str
     choices: tuple[Any, ...] | None = None
+    default: Any = ...  # as far as it is a literal
 
     def refuses(self, value: Any) -> str | None:
         """Return what the field takes, in words, where it does not take this value."""
+        if value == self.default and type(value) is type(self.default):  # upstream annotates `int` and defaults to None
+            return None
         if self.choices is not None and value is not None and value not in self.choices:
             return "one of " + ", ".join(str(choice) for choice in self.choices)
         if self.annotation is None:
@@ -37,11 +40,14 @@ class Field:
         return "one of " + ", ".join(map(str, values)) if values else ast.unparse(self.annotation)
 
 
+@lru_cache(maxsize=64)
 def fields_of(target: str) -> dict[str, Field] | None:
-    """Return the fields that a class's constructor takes, or None where there is no such class."""
+    """Return the fields that a class's constructor takes, or None where its package defines no such class."""
     module, _, name = target.rpartition(".")
     found = _find(module, name)
-    return None if found is None else _fields(*found)
+    if found is None or found[0].split(".")[0] != target.split(".")[0]:  # a package's imports are not its own
+        return None
+    return _fields(*found)
 
 
 def names_in(package: str, ending: str) -> list[str]:
@@ -63,8 +69,7 @@ def _fields(module: str, node: ast.ClassDef) -> dict[str, Field]:
             fields |= _fields(*found)
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            arguments = [*item.args.args[1:], *item.args.kwonlyargs]
-            return {argument.arg: Field(argument.annotation, module) for argument in arguments}
+            return _parameters(item.args, module)
         if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
             continue
         name = item.target.id
@@ -72,8 +77,36 @@ def _fields(module: str, node: ast.ClassDef) -> dict[str, Field]:
             continue
         metadata = _keyword(item.value, "metadata")
         choices = metadata.get("choices") if isinstance(metadata, dict) else None
-        fields[name] = Field(item.annotation, module, tuple(choices) if choices else None)
+        fields[name] = Field(
+            item.annotation,
+            module,
+            tuple(choices) if isinstance(choices, (list, tuple)) else None,
+            _default(item.value),
+        )
     return fields
+
+
+def _parameters(arguments: ast.arguments, module: str) -> dict[str, Field]:
+    names = [*arguments.args[1:], *arguments.kwonlyargs]
+    values = [*[None] * (len(arguments.args) - len(arguments.defaults)), *arguments.defaults][1:]
+    found = {}
+    for argument, value in zip(names, [*values, *arguments.kw_defaults], strict=True):
+        default = ... if value is None else _literal(value)
+        kind = argument.annotation
+        if kind is None and isinstance(default, (bool, int, float, str)):  # the default's type stands in for it
+            kind = ast.Name(type(default).__name__)
+        found[argument.arg] = Field(kind, module, default=default)
+    return found
+
+
+def _default(value: ast.expr | None) -> Any:
+    """Return a dataclass field's default, or ... where it has none or no literal one."""
+    if value is None:
+        return ...
+    if not isinstance(value, ast.Call):
+        return _literal(value)
+    default = next((keyword.value for keyword in value.keywords if keyword.arg == "default"), None)
+    return ... if default is None else _literal(default)
 
 
 def _keyword(call: ast.expr | None, name: str) -> Any:
@@ -93,8 +126,8 @@ def _keyword(call: ast.expr | None, name: str) -> Any:
 def _literal(node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
-    except ValueError:
-        return None
+    except (ValueError, TypeError):
+        return ...
 
 
 def _accepts(node: ast.expr, value: Any, module: str) -> bool:
@@ -131,14 +164,25 @@ def _accepts_generic(node: ast.Subscript, value: Any, module: str) -> bool:
 
 def _enum_values(node: ast.expr, module: str) -> list[Any]:
     """Return the values of an enum that the annotation names; empty where it names none."""
-    for name in (part.id for part in ast.walk(node) if isinstance(part, ast.Name)):
+    for name in (part.id for part in _alternatives(node) if isinstance(part, ast.Name)):
         found = None if name in SIMPLE else _find(module, name)
         if found and any("Enum" in ast.unparse(base) for base in found[1].bases):
             assigns = [item for item in found[1].body if isinstance(item, ast.Assign)]
-            return [_literal(item.value) for item in assigns]
+            return [value for item in assigns if (value := _literal(item.value)) is not ...]
     return []
 
 
+def _alternatives(node: ast.expr) -> list[ast.expr]:
+    """Return what a union takes; a list of something is no something."""
+    if isinstance(node, ast.BinOp):
+        return [*_alternatives(node.left), *_alternatives(node.right)]
+    if isinstance(node, ast.Subscript) and ast.unparse(node.value).split(".")[-1] in ("Optional", "Union"):
+        inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        return [part for item in inner for part in _alternatives(item)]
+    return [node]
+
+
+@lru_cache(maxsize=1024)
 def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
     """Find the class, following the imports of the modules on the way."""
     tree = _tree(module)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from peftkit import paths
-from peftkit.cli import check, compose, expand, options_of, register_recipes
+from peftkit.cli import check, compose, expand
+from peftkit.cli.refusals import options_of
 
 
 def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -31,7 +32,7 @@ def test_light_answers_import_no_torch(words: list[str]) -> None:
 def test_help_opens_with_every_recipe() -> None:
     text = run("--help").stdout
     assert text.index("COOKBOOK") < text.index("JOBS")
-    for name in register_recipes():
+    for name in paths.recipes():
         assert f"  {name} " in text
 
 
@@ -57,7 +58,7 @@ def test_a_typo_exits_with_2_and_no_traceback() -> None:
         ("seed=-1", "must be 0 or more"),
         ("source=net", "there are: auto, embedded, hub"),
         ("train.output_dir=x", "use out="),
-        ("method.config._target_=os.system", "only classes of peft and peftkit"),
+        ("method.config._target_=os.system", "may only name classes of peft"),
         ("job=predict", "needs a run folder"),
         ("data_root=/nowhere", "is no folder"),
         ("a b", "cannot read"),
@@ -87,7 +88,7 @@ def test_a_sweep_without_m_is_refused() -> None:
     assert any("add -m" in sentence for sentence in check(["method=lora,ia3"], multirun=False))
 
 
-@pytest.mark.parametrize("name", sorted(register_recipes()))
+@pytest.mark.parametrize("name", sorted(paths.recipes()))
 def test_every_shipped_recipe_is_valid(name: str) -> None:
     more = ["task.dataset=pyproject.toml", "task.text=[a]"] if name == "own_data" else []
     assert check([f"recipe={name}", *more]) == []

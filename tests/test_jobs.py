@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import peftkit
-from peftkit.cli import check, options_of
+from peftkit.cli import check
+from peftkit.cli.refusals import options_of
 from peftkit.schema import UserError
 
-METHODS = sorted(options_of("method") - {"peft"})
+METHODS = sorted(options_of("method").keys() - {"peft"})
 Words = Callable[..., list[str]]
 
 

@@ -1,0 +1,122 @@
+"""Turn the words that a user types into checked runs; light, so that a typo is answered before torch loads."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from peftkit import paths
+from peftkit.cli.drawer import compose, expand, open_drawer, plan_sweep, register_recipes
+from peftkit.cli.refusals import check
+from peftkit.cli.words import Words, read_command
+from peftkit.help import help_text
+from peftkit.schema import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+__all__ = ["check", "compose", "expand", "main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Check every run of the command, then do them one after the other."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or {"-h", "--help"} & {*arguments}:
+        _show(help_text())
+    if "--version" in arguments:
+        from peftkit import __version__
+
+        _show(f"peftkit {__version__}")
+    if {"-sc", "--shell-completion", "--hydra-help"} & {*arguments}:
+        register_recipes()
+        _hydra(arguments, _Outcome())
+        sys.exit(0)
+    try:
+        words = read_command(arguments)
+    except UserError as error:
+        _refuse([str(error)])
+    if found := check(words.overrides, words.more, words.multirun):
+        _refuse(found)
+    outcome = _Outcome()
+    _hydra(_arguments(words), outcome)
+    outcome.end()
+
+
+class _Outcome:
+    """What became of the runs of this command."""
+
+    def __init__(self) -> None:
+        self.folders: list[Path] = []
+        self.status = 0
+
+    def run(self, cfg: DictConfig) -> None:
+        """Do one run; a failed one does not stop the others."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from peftkit import jobs
+
+        hydra = HydraConfig.get()
+        # without Hydra's + they can be typed again
+        overrides = [word.lstrip("+") for word in hydra.overrides.task]
+        try:
+            folder = jobs.run(cfg, overrides, hydra.runtime.choices.get("recipe"))
+        except UserError as error:
+            self._fail(2, str(error))
+        except KeyboardInterrupt:
+            self._fail(130, "interrupted; the same command trains on from the last checkpoint")
+            self.end()
+        except Exception as error:
+            if "PEFTKIT_DEBUG" in os.environ:
+                traceback.print_exc()
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self._fail(1, f"{reason} (PEFTKIT_DEBUG=1 shows the traceback; a run folder keeps it in log.jsonl)")
+        else:
+            if folder is not None and cfg.job == "finetune":
+                self.folders.append(folder)
+
+    def end(self) -> NoReturn:
+        if self.folders:
+            from peftkit import jobs
+
+            jobs.finish(self.folders)
+        sys.exit(self.status)
+
+    def _fail(self, status: int, sentence: str) -> None:
+        print(f"peftkit: {sentence}", file=sys.stderr)
+        self.status = self.status or status
+
+
+def _show(text: str) -> NoReturn:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head` has read enough; the interpreter's own flush at exit must not complain either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def _refuse(sentences: list[str]) -> NoReturn:
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process speaks for all
+        print("\n".join(f"peftkit: {sentence}" for sentence in sentences), file=sys.stderr)
+    sys.exit(2)
+
+
+def _arguments(words: Words) -> list[str]:
+    """Return what Hydra is to do: show the first run, do the only run, or sweep."""
+    with open_drawer(words.more) as composer:
+        sweep = plan_sweep(words.overrides, composer, words.multirun)
+    if words.shows:
+        if len(sweep.runs) > 1:
+            print(f"# the first of {len(sweep.runs)} runs: {' '.join(sweep.runs[0])}")
+        return [*words.flags, *sweep.runs[0], *(word for word in words.overrides if word.startswith("hydra"))]
+    return [*words.flags, *sweep.words]
+
+
+def _hydra(arguments: Sequence[str], outcome: _Outcome) -> None:
+    import hydra
+
+    sys.argv = ["peftkit", *arguments]
+    hydra.main(config_path=str(paths.conf_folder()), config_name="config", version_base="1.3")(outcome.run)()

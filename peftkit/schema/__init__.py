@@ -1,0 +1,21 @@
+"""Turn a composed config into a typed run, or into every complaint about it, before anything loads."""
+
+from __future__ import annotations
+
+from peftkit.schema.checks import complaints
+from peftkit.schema.names import key_names, nearest, nearest_key
+from peftkit.schema.run import SECTIONS, EarlyStopping, Method, Model, Run, Task, UserError
+
+__all__ = [
+    "SECTIONS",
+    "EarlyStopping",
+    "Method",
+    "Model",
+    "Run",
+    "Task",
+    "UserError",
+    "complaints",
+    "key_names",
+    "nearest",
+    "nearest_key",
+]

@@ -1,0 +1,197 @@
+"""Turn a composed config into every complaint about it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from peftkit.schema.mismatches import mismatches
+from peftkit.schema.names import TRAINING, key_names, nearest, nearest_key
+from peftkit.schema.run import SECTIONS, Run
+from peftkit.signatures import Field, annotation, fields_of, names_in
+
+JOBS = ("finetune", "evaluate", "predict", "merge", "pretrain", "plan", "leaderboard")
+METRICS = ("accuracy", "f1", "macro_f1", "matthews_correlation", "pearson", "spearman", "mean_squared_error")
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "job": JOBS,
+    "source": ("auto", "hub", "embedded"),
+    "model.family": ("encoder", "decoder", "seq2seq"),
+    "model.pooling": ("auto", "cls", "mean", None),
+    "model.stand_in": ("minilm", "gpt2-mini", "t5-mini"),
+    "task.kind": ("classification", "regression"),
+}
+PACKAGES = ("peft", "peftkit")
+UPSTREAM = ("train.", "method.config.", "method.quantization.")
+QUANTIZATION = "transformers.utils.quantization_config.BitsAndBytesConfig"
+OWNED = {  # TrainingArguments that peftkit sets itself
+    "output_dir": "out=",
+    "seed": "seed=",
+    "data_seed": "seed=",
+    "remove_unused_columns": "nothing: peftkit chooses the columns",
+    "resume_from_checkpoint": "nothing: the same command trains on from where it stopped",
+    "do_train": "job=",
+    "do_eval": "job=",
+    "do_predict": "job=",
+    "load_best_model_at_end": "early_stopping.patience=",
+    "metric_for_best_model": "task.metrics=",
+    "greater_is_better": "task.metrics=",
+    "gradient_checkpointing": "train.activation_checkpointing=",
+    "hub_token": "the environment variable HF_TOKEN: a run folder keeps no secret",
+}
+
+
+def _positive(value: float) -> bool:
+    return 0 < value < float("inf")
+
+
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of values of the right type; null is none of them
+    "seed": (lambda seed: 0 <= seed < 2**32, "it must be 0 or more, and below 2**32"),
+    "early_stopping.holdout": (lambda share: 0 < share < 1, "it must be between 0 and 1"),
+    "early_stopping.patience": (_positive, "it must be 1 or more, or null"),
+    "method.learning_rate": (_positive, "it must be above 0"),
+    "task.max_length": (lambda tokens: tokens > 2, "it must be 3 tokens or more"),
+    "task.max_train_rows": (_positive, "it must be 1 or more, or null"),
+    "task.max_eval_rows": (_positive, "it must be 1 or more, or null"),
+    "task.text": (lambda columns: len(columns) in (1, 2), "it takes one or two columns; say task.text=[first,second]"),
+    "task.metrics": (bool, "it takes one or more; say task.metrics=[accuracy]"),
+    "task.labels": (lambda names: len(set(names)) > 1, "it takes two names or more; say task.labels=[no,yes], or null"),
+    **{
+        f"train.{name}": (_positive, "it must be above 0")
+        for name in (
+            "learning_rate",
+            "num_train_epochs",
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+            "logging_steps",
+        )
+    },
+}
+Complaint = tuple[str, str]  # the key, and the sentence about it
+
+
+def complaints(config: Mapping[str, Any]) -> list[str]:
+    """Return everything that is wrong with a resolved config, each as a sentence; empty where nothing is."""
+    found = [*_fields(config, Run, "")]
+    for name, part in SECTIONS.items():
+        if isinstance(config.get(name), Mapping):
+            found += _fields(config[name], part, f"{name}.")
+    found += [*_targets(config), *_choices(config), *_training(_get(config, "train"))]
+    found += [*_quantization(_get(config, "method.quantization")), *_method_config(_get(config, "method.config"))]
+    wrong = {key for key, _ in found}
+    found += _ranges(config, wrong)
+    sentences = [sentence for _, sentence in found]
+    if all(key.startswith(UPSTREAM) for key in wrong):  # else there is no run to reason about
+        sentences += mismatches(Run.from_config(config))
+    return sentences
+
+
+def _get(config: Mapping[str, Any], key: str) -> Any:
+    section, _, name = key.partition(".")
+    values = config.get(section)
+    if not name:
+        return values
+    return values.get(name) if isinstance(values, Mapping) else None
+
+
+def _fields(values: Mapping[str, Any], part: type, prefix: str) -> Iterator[Complaint]:
+    known = {field.name: str(field.type) for field in dataclasses.fields(part)}
+    for name in values:
+        if name not in known:
+            yield f"{prefix}{name}", f"unknown key {prefix}{name}{nearest_key(f'{prefix}{name}')}"
+    for name, kind in known.items():
+        key, value = f"{prefix}{name}", values.get(name, "???")
+        if value == "???":
+            yield key, f"{key} is not set; say {key}=..."
+        elif part is Run and name in (*SECTIONS, "train"):
+            if not isinstance(value, Mapping):
+                example = "learning_rate" if name == "train" else min(key_names(name))
+                yield key, f"{key}={_show(value)} is wrong: {key} holds keys of its own, as {key}.{example}=..."
+        elif (wanted := annotation(kind, __name__).refuses(value)) is not None:
+            hint = f"; say {key}=[{value}]" if isinstance(value, str) and "list" in wanted else ""
+            yield key, f"{key}={_show(value)} is wrong: it takes {wanted}{hint}"
+
+
+def _choices(config: Mapping[str, Any]) -> Iterator[Complaint]:
+    for key, known in CHOICES.items():
+        value = _get(config, key)
+        if isinstance(value, str) and value not in known and value != "???":
+            yield key, f"{key}={_show(value)} is wrong{nearest(value, map(_show, known), f'{key}=')}"
+    metrics = _get(config, "task.metrics")
+    for metric in metrics if isinstance(metrics, list) else []:
+        if isinstance(metric, str) and metric not in METRICS:
+            yield "task.metrics", f"task.metrics={_show(metric)} is wrong{nearest(metric, METRICS)}"
+
+
+def _ranges(config: Mapping[str, Any], wrong: set[str]) -> Iterator[Complaint]:
+    for key, (holds, rule) in RANGES.items():
+        value = None if key in wrong else _get(config, key)
+        if value is not None and not holds(value):
+            yield key, f"{key}={_show(value)} is wrong: {rule}"
+
+
+def _training(values: Any) -> Iterator[Complaint]:
+    known = fields_of(TRAINING) or {}
+    for key, value in values.items() if isinstance(values, Mapping) else []:
+        if key in OWNED:
+            yield f"train.{key}", f"train.{key} is set by peftkit; use {OWNED[key]}"
+        else:
+            yield from _option(key, value, known, "train.", "transformers.TrainingArguments")
+
+
+def _quantization(values: Any) -> Iterator[Complaint]:
+    known = fields_of(QUANTIZATION) or {}
+    for key, value in values.items() if isinstance(values, Mapping) else []:
+        yield from _option(key, value, known, "method.quantization.", "transformers.BitsAndBytesConfig")
+
+
+def _option(name: str, value: Any, known: Mapping[str, Field], prefix: str, owner: str) -> Iterator[Complaint]:
+    key = f"{prefix}{name}"
+    if name not in known:
+        yield key, f"unknown option {key} of {owner}{nearest(str(name), known, prefix)}"
+    elif (wanted := known[name].refuses(value)) is not None:
+        yield key, f"{key}={_show(value)} is wrong: it takes {wanted}"
+
+
+def _targets(node: Any, path: str = "") -> Iterator[Complaint]:
+    """Refuse a _target_ that is no class of the allowed packages: a recipe from a stranger must not run code."""
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            yield from _targets(item, path)
+    if not isinstance(node, Mapping):
+        return
+    for key, value in node.items():
+        if key == "_target_" and value != "???":
+            yield from _target(str(value), path, node)
+        else:
+            yield from _targets(value, f"{path}{key}.")
+
+
+def _target(target: str, path: str, node: Mapping[str, Any]) -> Iterator[Complaint]:
+    package, _, rest = target.partition(".")
+    key, name = f"{path}_target_", target.rpartition(".")[2]
+    if package not in PACKAGES or not rest:
+        yield key, f"{key}={target} is refused: recipes may only name classes of peft and peftkit"
+    elif (known := fields_of(target)) is None:
+        yield key, f"{key}={target}: there is no such class{nearest(name, names_in(package, 'Config'), f'{package}.')}"
+    else:
+        for option, value in node.items():
+            if option != "_target_":
+                yield from _option(option, value, known, path, target)
+
+
+def _method_config(values: Any) -> Iterator[Complaint]:
+    key = "method.config._target_"
+    target = str(values.get("_target_", "???")) if isinstance(values, Mapping) else ""
+    if target == "???":
+        yield key, f"{key} is not set; say {key}=peft.LoraConfig, or choose method=lora"
+    elif target.startswith("peft.") and not target.endswith("Config") and fields_of(target) is not None:
+        hint = nearest(target.rpartition(".")[2], names_in("peft", "Config"), "peft.")
+        yield key, f"{key}={target} is no config of a method{hint}"
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "null"
+    return repr(value) if isinstance(value, str) and (not value or " " in value) else str(value)

@@ -1,0 +1,148 @@
+"""Turn a typed run into what does not go together in it: combinations, and files that are missing."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+
+from peftkit.schema.names import nearest
+from peftkit.schema.run import Run
+
+USES_RUN = ("evaluate", "predict", "merge")  # a finished run folder
+FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+
+
+def mismatches(run: Run) -> list[str]:
+    """Return a sentence for each; nothing is opened but result.json."""
+    return [*_combinations(run), *_verbs(run), *_task(run), *_files(run)]
+
+
+def _combinations(run: Run) -> list[str]:
+    found = []
+    model, method, train = run.model, run.method, run.train
+    trains = run.job in ("finetune", "plan")
+    if trains and (reason := method.refuses.get(model.family)):
+        found.append(f"method={method.name} does not work on model={model.name}: {reason}")
+    if model.family != "encoder" and model.pooling in ("cls", "mean"):
+        found.append(
+            f"model.pooling={model.pooling} is for encoders, model={model.name} has its own way; say model.pooling=null"
+        )
+    if train.get("bf16") and train.get("fp16"):
+        found.append("train.bf16 and train.fp16 exclude each other; drop both: bf16 is used where the hardware has it")
+    evaluates, saves = train.get("eval_strategy"), train.get("save_strategy")
+    if run.early_stopping.patience is None and evaluates not in (None, "no"):
+        found.append(
+            f"train.eval_strategy={evaluates} needs rows carved from train; say early_stopping.patience=3, or drop it"
+        )
+    if run.early_stopping.patience is not None:
+        if evaluates == "no":
+            found.append("early_stopping.patience needs evaluations; drop train.eval_strategy=no")
+        elif saves != "best" and (saves or "epoch") != (evaluates or "epoch"):
+            found.append(
+                f"early_stopping.patience keeps the best epoch, so it saves when it evaluates; "
+                f"say train.save_strategy={evaluates or 'epoch'}"
+            )
+    return found
+
+
+def _verbs(run: Run) -> list[str]:
+    """Return what the job lacks, and what was given that it would not look at."""
+    found = []
+    if run.job in USES_RUN and run.run is None:
+        found.append(f"job={run.job} needs a run folder; say run=outputs/.../seed-0-...")
+    if run.job not in USES_RUN and run.run is not None:
+        found.append(f"run= is not for job={run.job}; say job=evaluate, job=predict or job=merge, or drop it")
+    if run.job == "predict" and run.input is None:
+        found.append("job=predict needs input=FILE or input='a text'")
+    if run.job != "predict" and run.input is not None:
+        found.append(f"input= is not for job={run.job}; say job=predict, or task.dataset=FILE to train on it")
+    if run.job not in ("predict", "merge") and run.output is not None:
+        found.append(f"output= is not for job={run.job}; say out=FOLDER for where run folders go")
+    return found
+
+
+def _splits(run: Run) -> list[str]:
+    splits, known, found = run.task.splits, ("train", "validation"), []
+    for name in (str(name) for name in splits if name not in known):
+        found.append(f"unknown key task.splits.{name}{nearest(name, known, 'task.splits.')}")
+    for name in known:
+        if name not in splits:
+            found.append(f"task.splits.{name} is not set; say task.splits.{name}=...")
+    train, held_out = splits.get("train"), splits.get("validation", [])
+    if not isinstance(train, (str, type(None))):
+        found.append(f"task.splits.train={train} is wrong: it takes one name; say task.splits.train=train")
+    if not isinstance(held_out, list) or not all(isinstance(name, str) for name in held_out):
+        found.append(f"task.splits.validation={held_out} is wrong: it takes names; say task.splits.validation=[dev]")
+    if run.job in ("finetune", "plan") and train is None and "train" in splits:
+        found.append(f"task={run.task.name} has no training rows; train on task=mnli, then job=evaluate run=DIR")
+    return found
+
+
+def _task(run: Run) -> list[str]:
+    task, found = run.task, _splits(run)
+    if task.kind == "regression" and {"accuracy", "f1", "macro_f1", "matthews_correlation"} & set(task.metrics):
+        found.append("task.kind=regression has no accuracy or F1; say task.metrics=[pearson,spearman]")
+    if task.kind == "classification" and {"pearson", "spearman", "mean_squared_error"} & set(task.metrics):
+        found.append("task.kind=classification has no correlation; say task.metrics=[accuracy,macro_f1]")
+    if "f1" in task.metrics and task.labels is not None and len(task.labels) != 2:
+        found.append("f1 is for two labels; say task.metrics=[accuracy,macro_f1]")
+    try:
+        columns = [name for _, name, _, _ in string.Formatter().parse(task.template or "") if name is not None]
+    except ValueError as error:
+        return [*found, f"task.template cannot be read: {error}; write {{column}} where a text belongs"]
+    found += [
+        f"task.template: there is no column {{{name}}}{nearest(name, task.text)}"
+        for name in sorted({*columns} - {*task.text})
+    ]
+    return found
+
+
+def _files(run: Run) -> list[str]:
+    found = _run_folder(run.run) if run.job in USES_RUN and run.run is not None else []
+    if run.job == "predict" and run.input is not None:
+        return found + (_file("input", run.input) if Path(run.input).suffix in FILES else [])
+    if run.job not in ("finetune", "plan", "evaluate"):
+        return found
+    if run.data_root is not None:
+        root = Path(run.data_root)
+        if not root.is_dir():
+            found.append(f"data_root={run.data_root} is no folder{_tilde(run.data_root)}")
+        elif run.job != "evaluate" and not (root / run.task.name).is_dir():
+            folders = [path.name for path in root.iterdir() if path.is_dir()]
+            found.append(
+                f"data_root={run.data_root} holds no {run.task.name}/{nearest(run.task.name, folders, 'task=')}"
+            )
+        return found
+    dataset = run.task.dataset
+    if dataset.endswith(FILES) or dataset.startswith(("/", "./", "../", "~")):
+        found += _file("task.dataset", dataset)
+    elif run.source == "embedded" and run.task.suite != "glue" and not Path(dataset).exists():
+        found.append(f"task.dataset={dataset} is no file or folder, and source=embedded reads none from the Hub")
+    return found
+
+
+def _file(key: str, name: str) -> list[str]:
+    if Path(name).exists():
+        return []
+    folder = Path(name).parent
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    hint = nearest(Path(name).name, names, f"{key}={'' if folder == Path() else f'{folder}/'}") if names else ""
+    return [f"{key}={name}: there is no such file{_tilde(name) or (hint if 'did you mean' in hint else '')}"]
+
+
+def _tilde(path: str) -> str:
+    return "; write $HOME for ~, which the shell leaves as it is after a =" if path.startswith("~") else ""
+
+
+def _run_folder(folder: str) -> list[str]:
+    file = Path(folder) / "result.json"
+    if not file.is_file():
+        return [f"run={folder} holds no result.json{_tilde(folder) or '; a run folder is outputs/.../seed-0-...'}"]
+    try:
+        status = json.loads(file.read_text())["meta"]["status"]
+    except (ValueError, KeyError, TypeError):
+        return [f"{file} cannot be read as a result; name another run folder"]
+    if status != "finished":
+        return [f"run={folder} is {status}; finish it first: the command that began it trains on from there"]
+    return []

@@ -1,0 +1,86 @@
+"""Turn a composed config into typed choices; the YAML under conf/ says what each means and holds every default."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+class UserError(Exception):
+    """Something that the user can mend; the message is one sentence that says what to type next."""
+
+
+@dataclass
+class Model:
+    name: str
+    checkpoint: str
+    revision: str
+    family: str
+    pooling: str | None
+    stand_in: str
+
+
+@dataclass
+class Method:
+    name: str
+    config: dict
+    learning_rate: float
+    quantization: dict | None
+    refuses: dict
+
+
+@dataclass
+class Task:
+    name: str
+    suite: str
+    dataset: str
+    subset: str | None
+    revision: str
+    kind: str
+    text: list[str]
+    label: str
+    labels: list[str] | None
+    splits: dict
+    metrics: list[str]
+    template: str | None
+    max_length: int
+    max_train_rows: int | None
+    max_eval_rows: int | None
+
+
+@dataclass
+class EarlyStopping:
+    patience: int | None
+    holdout: float
+
+
+@dataclass
+class Run:
+    """One run, as the user chose it."""
+
+    job: str
+    source: str
+    data_root: str | None
+    seed: int
+    out: str
+    force: bool
+    run: str | None
+    input: str | None
+    output: str | None
+    early_stopping: EarlyStopping
+    model: Model
+    method: Method
+    task: Task
+    train: dict
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Run:
+        """Build a run from a resolved config that `complaints` finds nothing wrong with."""
+        values = {field.name: config[field.name] for field in dataclasses.fields(cls)}
+        values |= {name: part(**config[name]) for name, part in SECTIONS.items()}
+        return cls(**values)
+
+
+SECTIONS: dict[str, type] = {"model": Model, "method": Method, "task": Task, "early_stopping": EarlyStopping}
