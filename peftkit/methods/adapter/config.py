@@ -2,42 +2,77 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from peft import PeftConfig
 from peft.utils.peft_types import PeftType
+from transformers.activations import ACT2FN
 
-KINDS = ("houlsby", "pfeiffer")
-BERT_ATTENTION, BERT_FEED_FORWARD = r".*\.attention\.output\.dense", r".*\.layer\.\d+\.output\.dense"
-# (after the attention sub-layers, after the feed-forward), before the residual is added; matched with re.fullmatch
-PLACES: dict[str, tuple[str, str]] = {
-    "bert": (BERT_ATTENTION, BERT_FEED_FORWARD),
-    "roberta": (BERT_ATTENTION, BERT_FEED_FORWARD),
-    "distilbert": (r".*\.attention\.out_lin", r".*\.ffn\.lin2"),
-    "gpt2": (r".*\.attn\.c_proj", r".*\.mlp\.c_proj"),
-    "t5": (r".*\.(SelfAttention|EncDecAttention)\.o", r".*\.DenseReluDense\.wo"),
-    "llama": (r".*\.self_attn\.o_proj", r".*\.mlp\.down_proj"),
-    "mistral": (r".*\.self_attn\.o_proj", r".*\.mlp\.down_proj"),
-    "qwen2": (r".*\.self_attn\.o_proj", r".*\.mlp\.down_proj"),
+KINDS = ("houlsby", "pfeiffer", "parallel")
+
+
+class Places(NamedTuple):
+    """Regular expressions of one family's modules, matched with re.fullmatch.
+
+    `attention` and `feed_forward` are the output projections, before the residual is added; `behind` is the module
+    whose output is the whole sub-layer's, residual included: where the layer norm comes last, that norm; `beside` is
+    the module that a parallel adapter goes around.
+    """
+
+    attention: str
+    feed_forward: str
+    behind: str
+    beside: str
+
+
+# BERT splits its feed-forward in two; its second half is also given what the first half read, see ParallelLayer
+BERT = Places(
+    r".*\.(cross)?attention\.output\.dense",
+    r".*\.layer\.\d+\.output\.dense",
+    r".*\.layer\.\d+\.output\.LayerNorm",
+    r".*\.layer\.\d+\.output",
+)
+T5_FEED_FORWARD = r"(.*\.)?(encoder\.block\.\d+\.layer\.1|decoder\.block\.\d+\.layer\.2)"
+LLAMA = Places(r".*\.self_attn\.o_proj", r".*\.mlp\.down_proj", r"(.*\.)?layers\.\d+", r".*\.mlp")
+PLACES: dict[str, Places] = {
+    "bert": BERT,
+    "roberta": BERT,
+    "distilbert": Places(r".*\.attention\.out_lin", r".*\.ffn\.lin2", r".*\.layer\.\d+\.output_layer_norm", r".*\.ffn"),
+    "gpt2": Places(r".*\.(attn|crossattention)\.c_proj", r".*\.mlp\.c_proj", r"(.*\.)?h\.\d+", r".*\.mlp"),
+    "t5": Places(
+        r".*\.(SelfAttention|EncDecAttention)\.o", r".*\.DenseReluDense\.wo", T5_FEED_FORWARD, T5_FEED_FORWARD
+    ),
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
 }
 
 
 @dataclass
 class BottleneckConfig(PeftConfig):
-    """A bottleneck adapter: x + scaling * up(activation(down(x))), two small layers with a skip around them.
+    """A bottleneck adapter: scaling * up(activation(down(x))), two small layers added to what a sub-layer gives.
 
     Args:
-        kind: houlsby, after attention and after the feed-forward (Houlsby et al. 2019, section 2.1); pfeiffer, after
-            the feed-forward alone (Pfeiffer et al. 2021, section 3.2).
+        kind: houlsby, behind attention and behind the feed-forward, before residual and layer norm (Houlsby et al.
+            2019, section 2.1; they train the layer norms too, in BERT modules_to_save=["LayerNorm"]); pfeiffer, behind
+            the feed-forward alone, reading what residual and layer norm make of it (Pfeiffer et al. 2021, figure 5);
+            parallel, beside the feed-forward, reading the residual that it starts from (He et al. 2022, table 1).
         bottleneck_dim: the width between both layers; None: the sub-layer's width divided by `reduction_factor`.
-        reduction_factor: Pfeiffer et al. use 16.
+        reduction_factor: used where `bottleneck_dim` is None.
         activation: a name of transformers' ACT2FN.
-        scaling: factor of the adapter's output; He et al. 2022, section 4.5, use 4 for large models.
+        scaling: factor of the adapter's output; He et al. 2022 use 4 for their scaled parallel adapter.
         dropout: probability, between activation and up projection.
         init_std: standard deviation of the down projection at the start. The up projection starts at zero, so that a
-            fresh adapter equals its base, where Houlsby et al. start both near zero.
+            fresh adapter equals its base, where Houlsby et al. start both near zero and so only near the base.
+        layers: indices of the layers that get adapters, as AdapterDrop leaves them out of the lower ones (Rücklé et
+            al. 2021); T5 counts encoder and decoder each from 0. None: all layers.
         target_modules: a regular expression or names of modules; None: the places of the model's family.
+        exclude_modules: modules that get no adapter although they are targets.
         modules_to_save: modules that train whole and are saved with the adapter, as a head.
+
+    Raises:
+        ValueError: a value is out of its range.
     """
 
     kind: str = "houlsby"
@@ -46,30 +81,48 @@ class BottleneckConfig(PeftConfig):
     activation: str = "gelu"
     scaling: float = 1.0
     dropout: float = 0.0
-    init_std: float = 0.02
+    init_std: float = 1e-2
+    layers: list[int] | None = None
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None
-    modules_to_save: list[str] | None = field(default=None)
+    modules_to_save: list[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PeftType.BOTTLENECK  # type: ignore[attr-defined]
+        self.peft_type = PeftType["BOTTLENECK"]
         if self.kind not in KINDS:
-            raise ValueError(f"kind={self.kind} is none of {', '.join(KINDS)}")
-        if isinstance(self.target_modules, list):
+            raise ValueError(f"kind={self.kind} is unknown; choose one of {', '.join(KINDS)}")
+        if self.activation not in ACT2FN:
+            raise ValueError(f"activation={self.activation} is unknown; choose one of {', '.join(sorted(ACT2FN))}")
+        if self.bottleneck_dim is not None and self.bottleneck_dim < 1:
+            raise ValueError(f"bottleneck_dim={self.bottleneck_dim} leaves no adapter; set 1 or more")
+        if self.reduction_factor < 1:
+            raise ValueError(f"reduction_factor={self.reduction_factor} divides the width; set 1 or more")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} is a probability; set it in [0, 1)")
+        if self.init_std <= 0:  # with both projections at zero, neither would ever get a gradient
+            raise ValueError(f"init_std={self.init_std} keeps the adapter from learning; set it above 0")
+        # sorted, so that two configs of one meaning are saved alike
+        if self.layers is not None:
+            self.layers = sorted(self.layers)
+        if self.target_modules is not None and not isinstance(self.target_modules, str):
             self.target_modules = sorted(self.target_modules)
 
     def places(self, model_type: str) -> str:
         """Return the regular expression of the modules that get an adapter.
 
         Raises:
-            ValueError: nothing is known of the family, and the user named no modules.
+            ValueError: nothing is known of the family, so the user must name the modules.
         """
         known = model_type.removeprefix("mean_pooling_")
         if known not in PLACES:
             raise ValueError(
-                f"adapters know their places in {', '.join(PLACES)}, not in {model_type}; "
-                "set target_modules to the output projections of attention and feed-forward"
+                f"adapters know their places in {', '.join(PLACES)}, not in {model_type}; set target_modules=[...] "
+                "to the modules to adapt, such as the output projections of attention and feed-forward"
             )
-        attention, feed_forward = PLACES[known]
-        return f"{attention}|{feed_forward}" if self.kind == "houlsby" else feed_forward
+        places = PLACES[known]
+        return {
+            "houlsby": f"{places.attention}|{places.feed_forward}",
+            "pfeiffer": places.behind,
+            "parallel": places.beside,
+        }[self.kind]

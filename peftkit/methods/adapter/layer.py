@@ -1,4 +1,4 @@
-"""Turn a projection into one whose output passes through a bottleneck with a skip around it."""
+"""Turn a sub-layer into one whose output passes through, or beside, a bottleneck."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from peftkit.methods.adapter.config import BottleneckConfig
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):
-    """A frozen base layer and, by name, the two trainable layers of each adapter (Houlsby et al. 2019, figure 2).
+    """A frozen base and, by name, the adapters behind it (Houlsby et al. 2019, figure 2).
 
-    The base may be Linear, GPT-2's Conv1D or a bitsandbytes layer: it is only called.
+    The base may be Linear, GPT-2's Conv1D, a bitsandbytes layer or a module of them: it is only called.
     """
 
-    adapter_layer_names = ("bottleneck_down", "bottleneck_up")
-    other_param_names = ("bottleneck_scaling", "bottleneck_dropout", "bottleneck_activation")
+    # an activation may have weights of its own, such as prelu
+    adapter_layer_names = ("bottleneck_down", "bottleneck_activation", "bottleneck_up")
+    other_param_names = ("bottleneck_dropout", "bottleneck_scaling")
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.bottleneck_down = nn.ModuleDict()
-        self.bottleneck_up = nn.ModuleDict()
-        self.bottleneck_dropout = nn.ModuleDict()
         self.bottleneck_activation = nn.ModuleDict()
+        self.bottleneck_dropout = nn.ModuleDict()
+        self.bottleneck_up = nn.ModuleDict()
         self.bottleneck_scaling: dict[str, float] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
@@ -37,9 +38,9 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
     def add(self, adapter_name: str, config: BottleneckConfig) -> None:
         """Add a fresh adapter: its up projection is zero, so it changes nothing yet."""
-        width = _out_features(self.get_base_layer())
-        bottleneck = config.bottleneck_dim or max(1, width // config.reduction_factor)
-        down, up = nn.Linear(width, bottleneck), nn.Linear(bottleneck, width)
+        width_in, width_out = self.widths()
+        bottleneck = config.bottleneck_dim or max(1, width_out // config.reduction_factor)
+        down, up = nn.Linear(width_in, bottleneck), nn.Linear(bottleneck, width_out)
         nn.init.normal_(down.weight, std=config.init_std)
         for weight in (down.bias, up.weight, up.bias):
             nn.init.zeros_(weight)
@@ -47,32 +48,138 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.bottleneck_dropout[adapter_name] = nn.Dropout(config.dropout)
         self.bottleneck_activation[adapter_name] = ACT2FN[config.activation]
         self.bottleneck_scaling[adapter_name] = config.scaling
-        self._move_adapter_to_device_of_base_layer(adapter_name)
+        device = next((weight.device for weight in self.get_base_layer().parameters()), None)
+        self._move_adapter_to_device_of_base_layer(adapter_name, device)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return the base's output (..., width), changed by every active adapter in turn."""
+    def widths(self) -> tuple[int, int]:
+        """Return the widths that an adapter reads and writes: both the base's output."""
+        width = _widths_of(_last_layer(self.get_base_layer()))[1]
+        return width, width
+
+    def forward(
+        self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Return the base's output (batch, ..., width), changed by every active adapter in turn.
+
+        `adapter_names` gives each row of the batch its own adapter, "__base__" for none.
+        """
         out = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters:
-            return out
-        for name in self.active_adapters:
-            if name in self.bottleneck_down:
-                down, up = self.bottleneck_down[name], self.bottleneck_up[name]
-                hidden = self.bottleneck_activation[name](down(out.to(down.weight.dtype)))
-                change = up(self.bottleneck_dropout[name](hidden)) * self.bottleneck_scaling[name]
-                out = out + change.to(out.dtype)
+        for name, rows in self._turns(adapter_names, out.device):
+            out = self._changed(out, out, name, rows)
         return out
 
     def merge(self, *_: Any, **__: Any) -> None:
         raise ValueError("bottleneck adapters are not linear and cannot be merged into their base; keep them beside it")
 
     def unmerge(self) -> None:
-        return
+        """Do nothing: what is never merged need not be unmerged."""
+
+    def _turns(self, adapter_names: list[str] | None, device: torch.device) -> list[tuple[str, torch.Tensor | None]]:
+        """Return the adapters to apply, in order, each with its rows of the batch; None: all rows."""
+        if self.disable_adapters:
+            return []
+        if adapter_names is None:
+            return [(name, None) for name in self.active_adapters if name in self.bottleneck_down]
+        return [
+            (name, torch.tensor([row for row, wanted in enumerate(adapter_names) if wanted == name], device=device))
+            for name in dict.fromkeys(adapter_names)
+            if name in self.bottleneck_down
+        ]
+
+    def _changed(self, out: torch.Tensor, read: torch.Tensor, name: str, rows: torch.Tensor | None) -> torch.Tensor:
+        """Add to `out` what the adapter makes of `read`, in the adapter's own precision."""
+        down, up = self.bottleneck_down[name], self.bottleneck_up[name]
+        x = self._cast_input_dtype(read if rows is None else read[rows], down.weight.dtype)
+        hidden = self.bottleneck_dropout[name](self.bottleneck_activation[name](down(x)))
+        change = (up(hidden) * self.bottleneck_scaling[name]).to(out.dtype)
+        return out + change if rows is None else out.index_add(0, rows, change)
 
 
-def _out_features(layer: nn.Module) -> int:
+class PostNormLayer(BottleneckLayer):
+    """A frozen layer norm that ends a sub-layer, and the adapters that read its output (Pfeiffer et al. 2021)."""
+
+    def forward(
+        self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Return norm(x + change), where the change reads norm(x).
+
+        The norm is given the feed-forward's output plus residual (batch, ..., width).
+        """
+        for name, rows in self._turns(adapter_names, x.device):
+            x = self._changed(x, self.base_layer(x, *args, **kwargs), name, rows)
+        return self.base_layer(x, *args, **kwargs)
+
+
+class ParallelLayer(BottleneckLayer):
+    """A frozen feed-forward and, by name, the adapters beside it, which read what its residual carries.
+
+    Where a norm stands before the feed-forward (GPT-2, Llama), they read what the norm read.
+    """
+
+    def __init__(
+        self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig, norm: nn.Module | None = None
+    ) -> None:
+        super().__init__(base_layer, adapter_name, config)
+        self._norm_input: torch.Tensor | None = None
+        self._handle = None if norm is None else norm.register_forward_pre_hook(self._remember)
+
+    def widths(self) -> tuple[int, int]:
+        """Return a linear base's own widths; a feed-forward reads as many values as it writes."""
+        base = self.get_base_layer()
+        return _widths_of(base) if _has_widths(base) else super().widths()
+
+    def forward(
+        self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Return the base's output (batch, ..., width) plus what the active adapters make of the residual.
+
+        BERT's feed-forward ends in a module called with (inner states, residual), which returns
+        LayerNorm(dense(inner states) + residual). Adding to that residual is adding before residual and layer norm:
+        all that a parallel adapter needs.
+        """
+        turns = self._turns(adapter_names, x.device)
+        if args:
+            read, *args_left = args
+            residual = read
+            for name, rows in turns:
+                residual = self._changed(residual, read, name, rows)
+            return self.base_layer(x, residual, *args_left, **kwargs)
+        read = x if self._norm_input is None else self._norm_input
+        self._norm_input = None
+        out = self.base_layer(x, **kwargs)
+        for name, rows in turns:
+            out = self._changed(out, read, name, rows)
+        return out
+
+    def release(self) -> None:
+        """Let go of the norm, before the base takes its old place again."""
+        if self._handle is not None:
+            self._handle.remove()
+
+    def _remember(self, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._norm_input = inputs[0]
+
+
+def _last_layer(base: nn.Module) -> nn.Module:
+    """Return the layer whose output is as wide as the base's: modules register theirs in calling order."""
+    linear = [layer for layer in base.modules() if _has_widths(layer)]
+    if not linear:
+        raise ValueError(
+            f"an adapter needs a linear layer, but {type(base).__name__} has none; set target_modules to others"
+        )
+    return linear[-1]
+
+
+def _has_widths(layer: nn.Module) -> bool:
+    return isinstance(layer, Conv1D | nn.LayerNorm) or (
+        hasattr(layer, "in_features") and hasattr(layer, "out_features")
+    )
+
+
+def _widths_of(layer: nn.Module) -> tuple[int, int]:
     if isinstance(layer, Conv1D):
-        return int(layer.nf)
-    if hasattr(layer, "out_features"):
-        return int(layer.out_features)
-    raise ValueError(f"an adapter sits behind a linear layer, not behind {type(layer).__name__}; set target_modules")
+        return layer.nx, layer.nf
+    if isinstance(layer, nn.LayerNorm):
+        return layer.normalized_shape[0], layer.normalized_shape[0]
+    return layer.in_features, layer.out_features

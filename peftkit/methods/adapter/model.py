@@ -1,15 +1,20 @@
-"""Turn a pretrained model into one with bottleneck adapters behind its sub-layers."""
+"""Turn a pretrained model into one with bottleneck adapters at its sub-layers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from peftkit.methods.adapter.config import BottleneckConfig
-from peftkit.methods.adapter.layer import BottleneckLayer
+from peftkit.methods.adapter.layer import BottleneckLayer, ParallelLayer, PostNormLayer
+
+NORMS = ("ln_2", "post_attention_layernorm")  # before a feed-forward, in GPT-2 and Llama
 
 
 class BottleneckModel(BaseTuner):
@@ -31,19 +36,95 @@ class BottleneckModel(BaseTuner):
         if isinstance(target, BottleneckLayer):
             target.add(adapter_name, peft_config)
             return
-        layer = BottleneckLayer(target, adapter_name, peft_config)
+        layer: BottleneckLayer
+        if peft_config.kind == "parallel":
+            norm = next((getattr(parent, name) for name in NORMS if hasattr(parent, name)), None)
+            layer = ParallelLayer(target, adapter_name, peft_config, norm)
+        elif isinstance(target, nn.LayerNorm):
+            layer = PostNormLayer(target, adapter_name, peft_config)
+        else:
+            layer = BottleneckLayer(target, adapter_name, peft_config)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # a further adapter trains only once it is made active
         self._replace_module(parent, target_name, layer, target)
 
-    @staticmethod
-    def _prepare_adapter_config(peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
-        assert isinstance(peft_config, BottleneckConfig)
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(new_module, BottleneckLayer):
+            super()._replace_module(parent, child_name, new_module, child)
+        else:  # unload(): PEFT would hand the weight on, which a whole feed-forward does not have
+            if isinstance(child, ParallelLayer):
+                child.release()
+            setattr(parent, child_name, new_module)
+
+    def _prepare_adapter_config(self, peft_config: BottleneckConfig, model_config: dict[str, Any]) -> BottleneckConfig:
         if peft_config.target_modules is None:
-            peft_config.target_modules = peft_config.places(model_config["model_type"])
+            peft_config.target_modules = peft_config.places(model_config.get("model_type", "a custom model"))
         return peft_config
 
-    def _unload_and_optionally_merge(self, merge: bool = True, **options: Any) -> nn.Module:
-        if merge:
-            raise ValueError("bottleneck adapters are not linear and cannot be merged into their base; try unload()")
-        return super()._unload_and_optionally_merge(merge=False, **options)
+    def _prepare_model(self, peft_config: BottleneckConfig, model: nn.Module) -> None:
+        """Refuse layers that the model has not, where PEFT would leave them out in silence."""
+        if peft_config.layers is None:
+            return
+        keys = [key for key, _ in model.named_modules() if key]
+        there = {layer_index(key) for key in keys if BaseTuner._check_target_module_exists(peft_config, key)}
+        known = sorted(index for index in there if index is not None)
+        missing = [index for index in peft_config.layers if index not in known]
+        if missing or not peft_config.layers:
+            raise ValueError(f"layers={peft_config.layers} must name some of the model's {known}")
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: BottleneckConfig, key: str) -> Any:
+        found = BaseTuner._check_target_module_exists(peft_config, key)
+        if found and peft_config.layers is not None:
+            return layer_index(key) in peft_config.layers
+        return found
+
+    def _check_new_adapter_config(self, config: BottleneckConfig) -> None:
+        super()._check_new_adapter_config(config)
+        # some go around the modules that others go into: the later would rename the earlier's weights
+        kinds = {other.kind for other in self.peft_config.values()}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{' and '.join(sorted(kinds))} adapters cannot share a model; load them over separate bases"
+            )
+
+    def _check_merge_allowed(self) -> None:
+        raise ValueError("bottleneck adapters are not linear and cannot be merged into their base; try unload()")
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *_: Any, **kwargs: Any) -> Iterator[None]:
+        """Hand `adapter_names`, one for each row of the batch, to every adapter and every saved module."""
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        if self.training:
+            raise ValueError("adapter_names mixes adapters for inference alone; call model.eval() first")
+        unknown = sorted(set(names) - set(self.peft_config) - {"__base__"})
+        if unknown:
+            raise ValueError(f"adapter_names has {', '.join(unknown)}; loaded are {', '.join(self.peft_config)}")
+        handles = [
+            module.register_forward_pre_hook(partial(_add_names, names=list(names)), with_kwargs=True)
+            for module in self.modules()
+            if isinstance(module, BottleneckLayer | AuxiliaryTrainingWrapper)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def layer_index(key: str) -> int | None:
+    """Return the number of the layer that a module's dotted name lies in: 3 for "encoder.layer.3.output.dense"."""
+    return next((int(part) for part in key.split(".") if part.isdigit()), None)
+
+
+def _add_names(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Add the names to a call; beam search repeats each row, and so its name."""
+    rows = len(args[0])
+    if rows % len(names):
+        raise ValueError(f"adapter_names has {len(names)} names for a batch of {rows}; give one a row")
+    return args, {**kwargs, "adapter_names": [name for name in names for _ in range(rows // len(names))]}
