@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -155,6 +156,7 @@ def training_arguments(
         "load_best_model_at_end": select_best,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": not torch.accelerator.is_available(),
+        "ddp_find_unused_parameters": False,  # every weight that trains gets a gradient
     }
     if select_best:
         own |= {"metric_for_best_model": "score", "greater_is_better": True}
@@ -172,14 +174,18 @@ def has_bf16() -> bool:
 
 
 def fit(trainer: Trainer, checkpoints: Path) -> Fit:
-    """Train from the last checkpoint in the folder, or from the start where there is none."""
+    """Train from the last checkpoint in the folder, or from the start where there is none.
+
+    What a resumed run had spent before it was broken off counts too, up to its last checkpoint.
+    """
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     with peak_memory() as peak:
-        started = time.perf_counter()
+        spent = Spent(Path(last) if last else None, peak)
+        trainer.add_callback(spent)
         trainer.train(resume_from_checkpoint=last)
-        seconds = time.perf_counter() - started
+        seconds, peak_bytes = spent.now()
     state = trainer.state
-    return Fit(seconds, peak(), state.global_step, float(state.epoch or 0), state.log_history)
+    return Fit(seconds, peak_bytes, state.global_step, float(state.epoch or 0), state.log_history)
 
 
 def predict(trainer: Trainer, rows: Dataset, lengths: list[int]) -> Predictions:
@@ -218,15 +224,39 @@ def peak_memory() -> Iterator[Callable[[], int | None]]:
     yield read
 
 
+class Spent(TrainerCallback):
+    """Keep in each checkpoint the seconds and the peak of memory that it took to get there."""
+
+    def __init__(self, last: Path | None, peak: Callable[[], int | None]) -> None:
+        self.started, self.peak = time.perf_counter(), peak
+        file = None if last is None else last / "spent.json"
+        self.before = json.loads(file.read_text()) if file is not None and file.is_file() else {}
+
+    def now(self) -> tuple[float, int | None]:
+        """Return seconds and bytes, those before a resumption included."""
+        peak, before = self.peak(), self.before.get("peak_bytes")
+        seconds = time.perf_counter() - self.started + self.before.get("seconds", 0.0)
+        return seconds, peak if peak is None or before is None else max(peak, before)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            seconds, peak_bytes = self.now()
+            (folder / "spent.json").write_text(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes}))
+
+
 class LogFile(TrainerCallback):
-    """Append each log entry as a line of JSON."""
+    """Append each log entry as a line of JSON; a resumed run takes back what it had logged after its checkpoint."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        import json
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero and self.file.is_file():
+            lines = [line for line in self.file.read_text().splitlines() if _step(line) <= state.global_step]
+            self.file.write_text("".join(f"{line}\n" for line in lines))
 
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
             with self.file.open("a") as out:
                 out.write(json.dumps({"step": state.global_step, **logs}) + "\n")
@@ -238,6 +268,14 @@ class QuietProgress(ProgressCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if self.training_bar is not None and logs and "loss" in logs:
             self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+
+def _step(line: str) -> float:
+    """Return the step of a line of the log; a line cut off by a kill has none."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 def _first(predictions: Any) -> np.ndarray:

@@ -128,8 +128,15 @@ def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tiny: Words, monkeypat
     assert json.loads((whole / "result.json").read_text())["meta"]["status"] == "interrupted"
     assert list((whole / "checkpoints").glob("checkpoint-*"))
     monkeypatch.setattr(train, "make_trainer", make)
+    (spent,) = (whole / "checkpoints").glob("*/spent.json")
+    spent.write_text(json.dumps({"seconds": 1000.0, "peak_bytes": 10**15}))
+    with (whole / "log.jsonl").open("a") as log:
+        log.write('{"step": 10000, "loss": 1.0}\n{"step": 1')
     resumed, result = finetune([*words, "seed=5"])
     assert result["meta"]["status"] == "finished"
+    assert 1000 < result["costs"]["train_seconds"] < 1100 and result["costs"]["train_peak_bytes"] == 10**15
+    steps = [json.loads(line)["step"] for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and len(steps) == len(set(steps)) and steps[-1] < 10000
     assert resumed == whole
     got = pq.read_table(resumed / "predictions.parquet")
     np.testing.assert_allclose(np.array(got["scores"].to_pylist()), np.array(expected["scores"].to_pylist()), atol=1e-5)
