@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = Non
         leaderboard(chosen)
         return None
 
+    # it recommends a faster 4-bit kernel, whatever the run needs
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from peftkit.jobs import finetune, plan, pretrain, use
     from peftkit.jobs.prepare import settle
 
