@@ -6,6 +6,7 @@ our tuner and our classifiers when they are imported themselves.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -31,7 +32,8 @@ def _know_adapters(_: Any) -> None:
 
 
 def _know_classifiers(_: Any) -> None:
-    import_module("peftkit.models.heads").register()
+    if "peftkit.models.heads" not in sys.modules:  # else it is what is importing transformers just now
+        import_module("peftkit.models.heads")
 
 
 # so that PeftModel.from_pretrained and transformers.pipeline load what peftkit saved

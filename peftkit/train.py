@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -209,6 +211,7 @@ def peak_memory() -> Iterator[Callable[[], int | None]]:
         torch.cuda.reset_peak_memory_stats()
         yield torch.cuda.max_memory_allocated
         return
+    give_back_memory()
     try:
         clear.write_text("5")  # sets VmHWM back to the present size, see man 5 proc
         can_reset = True
@@ -222,6 +225,15 @@ def peak_memory() -> Iterator[Callable[[], int | None]]:
         return int(line.split()[1]) * 1024
 
     yield read
+
+
+def give_back_memory() -> None:
+    """Return to the system what earlier runs of this process left with the allocator, so that no later one pays."""
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):  # not glibc
+        return
 
 
 class Spent(TrainerCallback):

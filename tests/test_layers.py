@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,20 @@ def test_the_check_sees_a_planted_fault(tmp_path: Path, file: str, line: str) ->
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(line + "\n")
     assert len(violations(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from peftkit.models import heads",
+        "from peftkit.methods.adapter import BottleneckConfig",
+        "from peft import PeftModel; import peftkit",
+        "from transformers import AutoModelForSequenceClassification; import peftkit",
+    ],
+)
+def test_peft_and_transformers_know_us_whatever_is_imported_first(first: str) -> None:
+    code = (
+        f"{first}; from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as known; import peftkit; "
+        "from transformers import AutoConfig; assert 'BOTTLENECK' in known; AutoConfig.for_model('mean_pooling_bert')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -134,3 +134,5 @@ MEAN_POOLING: dict[str, tuple[type[PretrainedConfig], type]] = {
     "roberta": (MeanPoolingRobertaConfig, MeanPoolingRobertaForSequenceClassification),
     "distilbert": (MeanPoolingDistilBertConfig, MeanPoolingDistilBertForSequenceClassification),
 }
+
+register()

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from peftkit.models.heads import mean_pooling_config, register
+from peftkit.models.heads import mean_pooling_config
 from peftkit.schema import Model, UserError
 from peftkit.source import Source, hub_answers
 
@@ -121,7 +121,6 @@ def load_classifier(
     if model.family == "seq2seq":
         return _from_pretrained(AutoModelForSeq2SeqLM, source, config, quantization)
     if pooling_of(model, source) == "mean":
-        register()
         config = mean_pooling_config(config)
     if label_names is None:
         config.num_labels, config.problem_type = 1, "regression"
