@@ -29,6 +29,7 @@ def __getattr__(name: str) -> Any:
 
 def _know_adapters(_: Any) -> None:
     import_module("peftkit.methods.adapter")
+    import_module("peftkit.methods.soft_prompt")
 
 
 def _know_classifiers(_: Any) -> None:

@@ -26,7 +26,7 @@ from peftkit.jobs.prepare import (
     find_model,
     sources_of,
 )
-from peftkit.methods import count_parameters
+from peftkit.methods import count_parameters, fold
 from peftkit.metrics import score
 from peftkit.schema import Run
 from peftkit.source import Source
@@ -111,12 +111,13 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         log=folder / "log.jsonl",
     )
     fit = train.fit(trainer, checkpoints)
+    parameters = count_parameters(parts.model)
+    fold(parts.model)
     result["scores"], eval_costs = evaluate_splits(
         run, parts, trainer, evaluations, rows, folder / "predictions.parquet"
     )
     order = np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0)
     tokens = round(sum(encoded.lengths) * fit.epochs)
-    parameters = count_parameters(parts.model)
     if is_main():
         artefact = save_artefact(parts, folder)
         if (checkpoints / "runs").is_dir():  # where transformers puts TensorBoard's files

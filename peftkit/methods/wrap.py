@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import peft.utils as peft_utils
-from peft import PeftConfig, PeftModel, PrefixTuningConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from transformers import PreTrainedModel
@@ -21,6 +20,7 @@ MAPPINGS = {
     "LORA": "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
     "IA3": "TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING",
 }
+UNMERGEABLE = ("BOTTLENECK", "SOFT_PROMPT")
 # PEFT's "output.dense" also meets the attention's output; the paper (section 3.3) has keys, values, inner feed-forward
 IA3_PLACES = {
     "bert": (r".*\.self\.(key|value)|.*\.layer\.\d+\.output\.dense", r".*\.layer\.\d+\.output\.dense"),
@@ -55,8 +55,6 @@ def wrap(
     seq2seq = model.config.is_encoder_decoder
     config.task_type = config.task_type or ("SEQ_2_SEQ_LM" if seq2seq else "SEQ_CLS")
     _fill_targets(config, model)
-    if isinstance(config, PrefixTuningConfig):
-        _check_prefix(model)
     try:
         return get_peft_model(model, config)
     except ValueError as error:
@@ -88,7 +86,7 @@ def is_mergeable(model: nn.Module) -> bool:
     """Tell whether the method's weights fold into the base."""
     if not isinstance(model, PeftModel):
         return True
-    return isinstance(model.base_model, BaseTuner) and "BOTTLENECK" not in str(model.active_peft_config.peft_type)
+    return isinstance(model.base_model, BaseTuner) and model.active_peft_config.peft_type.value not in UNMERGEABLE
 
 
 def merge(model: nn.Module) -> nn.Module:
@@ -110,10 +108,12 @@ def merge(model: nn.Module) -> nn.Module:
 
 def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
     """Name the target modules where the user did not: PEFT's own places, for our mean-pooling classifiers too."""
-    if not hasattr(config, "target_modules") or config.target_modules is not None:
-        return
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     model_type = model.config.model_type.removeprefix("mean_pooling_")
+    if kind == "LORA" and model_type == "gpt2":
+        config.fan_in_fan_out = True  # GPT-2's Conv1D stores its weight transposed
+    if not hasattr(config, "target_modules") or config.target_modules is not None:
+        return
     if kind == "IA3" and model_type in IA3_PLACES:
         config.target_modules, config.feedforward_modules = IA3_PLACES[model_type]
         return
@@ -123,13 +123,5 @@ def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
         config.target_modules = places[model_type]
     if kind == "IA3" and model_type in peft_utils.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING:
         config.feedforward_modules = peft_utils.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[model_type]
-    if kind == "LORA" and model_type == "gpt2":
-        config.fan_in_fan_out = True  # GPT-2's Conv1D stores its weight transposed
     if config.target_modules is None:
         warnings.warn(f"no known places for {kind} in {model_type}; PEFT will ask for target_modules", stacklevel=2)
-
-
-def _check_prefix(model: PreTrainedModel) -> None:
-    backbone = getattr(model, model.base_model_prefix, model)
-    if "past_key_values" not in inspect.signature(backbone.forward).parameters:
-        raise UserError(f"prefix tuning needs past_key_values, which {model.config.model_type} lacks; try method=lora")

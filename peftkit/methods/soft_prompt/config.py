@@ -1,0 +1,62 @@
+"""Turn a soft prompt's choices into a config that PEFT saves and loads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peft import PeftConfig
+from peft.utils.peft_types import PeftType
+
+KINDS = ("prompt", "p_tuning", "prefix")
+INITS = ("vocabulary", "text", "random")
+ENCODERS = (None, "mlp", "lstm")
+
+
+@dataclass
+class SoftPromptConfig(PeftConfig):
+    """Learned vectors that the model reads beside the text; no head sees a position that is not the text's.
+
+    Args:
+        kind: prompt, input vectors before the text, for T5 before the encoder's (Lester et al. 2021, section 2);
+            p_tuning, the same, made by an encoder (Liu et al. 2021, section 3.2); prefix, keys and values beside those
+            of every attention, in T5 of the encoder, of the decoder, and of its cross-attention (Li and Liang 2021,
+            section 4.2).
+        num_virtual_tokens: length of the prompt. A prompt takes that many of the model's positions, a prefix none.
+        init: where the vectors start: vocabulary, at those of random tokens (Lester et al., section 3.2), for a prefix
+            at the keys and values that random tokens give (Li and Liang, section 7.4); text, at those of `init_text`;
+            random, at a normal distribution with the standard deviation `init_std`.
+        init_text: for init=text; cut or repeated to `num_virtual_tokens`. The base's own tokenizer reads it.
+        init_std: for init=random, and for what an encoder reads.
+        encoder: mlp or lstm, which makes the vectors out of others that train with it, and is folded away when training
+            ends (Li and Liang, section 4.3; Liu et al., section 3.2); null: the vectors train themselves.
+        encoder_hidden_size: width within the encoder; null: the model's.
+        modules_to_save: modules that train whole and are saved with the prompt, as a head.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    kind: str = "prompt"
+    num_virtual_tokens: int = 20
+    init: str = "vocabulary"
+    init_text: str | None = None
+    init_std: float = 0.02
+    encoder: str | None = None
+    encoder_hidden_size: int | None = None
+    modules_to_save: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType["SOFT_PROMPT"]
+        for name, known in (("kind", KINDS), ("init", INITS), ("encoder", ENCODERS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name}={value} is unknown; choose one of {', '.join(map(str, known))}")
+        if self.num_virtual_tokens < 1:
+            raise ValueError(f"num_virtual_tokens={self.num_virtual_tokens} leaves no prompt; set 1 or more")
+        if self.init_std <= 0:
+            raise ValueError(f"init_std={self.init_std} makes all vectors alike; set it above 0")
+        if self.init == "text" and not self.init_text:
+            raise ValueError("init=text needs init_text, such as init_text='Tell the sentiment of this sentence:'")
+        if self.encoder is not None and self.init != "random":
+            self.init = "random"  # what the encoder reads is no embedding

@@ -1,0 +1,183 @@
+"""Turn a pretrained model into one with soft prompts beside its text, whatever its head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils.other import AuxiliaryTrainingWrapper, set_additional_trainable_modules
+from torch import nn
+
+from peftkit.methods.soft_prompt.config import SoftPromptConfig
+from peftkit.methods.soft_prompt.layer import PrefixLayer, PromptLayer, SoftPromptLayer
+
+
+class SoftPromptModel(BaseTuner):
+    """PEFT's tuner for `SoftPromptConfig`: get_peft_model makes it."""
+
+    prefix = "soft_prompt_"
+    tuner_layer_cls = SoftPromptLayer
+
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Give the model's stacks, which may have some already, a fresh prompt."""
+        config: SoftPromptConfig = self.peft_config[adapter_name]  # type: ignore[assignment]
+        kinds = {other.kind == "prefix" for other in self.peft_config.values()}
+        if len(kinds) > 1:
+            raise ValueError("prompts and prefixes cannot share a model; load them over separate bases")
+        layers = self._layers(model, config)
+        start = None if config.encoder or low_cpu_mem_usage or state_dict else self._start(model, config, layers)
+        device = next(model.parameters()).device
+        for stack, layer in layers:
+            read = int(stack.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
+            written = layer.width if isinstance(layer, PrefixLayer) else read
+            size = (config.num_virtual_tokens, written)
+            vectors = torch.randn(size) * config.init_std if start is None else start[layer]
+            layer.add(adapter_name, config, read, vectors)
+            layer.to(device)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+        self._mark_only_adapters_as_trainable(model)
+        set_additional_trainable_modules(
+            model=model,
+            peft_config=config,
+            model_config=BaseTuner.get_model_config(self),
+            adapter_name=adapter_name,
+            activate_adapter=adapter_name in self.active_adapters,
+        )
+        self.targeted_module_names = [name for name, module in model.named_modules() if module in dict(layers)]
+
+    def unload(self) -> nn.Module:
+        """Return the base without any prompt."""
+        for stack in stacks(self.model):
+            if isinstance(layer := getattr(stack, "soft_prompt", None), SoftPromptLayer):
+                layer.release()
+                del stack.soft_prompt
+        return super().unload()
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        setattr(parent, child_name, new_module)  # PEFT would hand its weight on, which a head of layers does not have
+
+    def _create_and_replace(self, *_: Any, **__: Any) -> None:
+        """Do nothing: a stack is hooked, not replaced."""
+
+    def _check_merge_allowed(self) -> None:
+        raise ValueError("a soft prompt is no change of the base's weights and cannot be merged; try unload()")
+
+    def _layers(self, model: nn.Module, config: SoftPromptConfig) -> list[tuple[nn.Module, SoftPromptLayer]]:
+        """Return the stacks that this kind reaches, with their layers, made where they are not there yet."""
+        found = stacks(model)
+        encoder, decoder = found[0], found[1] if len(found) > 1 else None
+        layers = []
+        for stack in found if config.kind == "prefix" else [encoder]:
+            if not isinstance(getattr(stack, "soft_prompt", None), SoftPromptLayer):
+                stack.soft_prompt = PrefixLayer(stack) if config.kind == "prefix" else PromptLayer(stack, decoder)
+            layers.append((stack, stack.soft_prompt))
+        return layers  # type: ignore[return-value]
+
+    def _start(
+        self, model: nn.Module, config: SoftPromptConfig, layers: list[tuple[nn.Module, SoftPromptLayer]]
+    ) -> dict[SoftPromptLayer, torch.Tensor] | None:
+        """Return what the vectors start as, None for random ones."""
+        if config.init == "random":
+            return None
+        encoder = layers[0][0]
+        embeddings = encoder.get_input_embeddings()  # type: ignore[operator]
+        if config.init == "text":
+            ids = _text_ids(config, model)
+        else:
+            ids = torch.randperm(embeddings.weight.shape[0])[: config.num_virtual_tokens]
+        ids = ids[torch.arange(config.num_virtual_tokens) % len(ids)].to(embeddings.weight.device)
+        with torch.no_grad():
+            if config.kind != "prefix":
+                return {layers[0][1]: embeddings(ids).float().clone()}
+            return keys_and_values(ids[None], layers)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *_: Any, **kwargs: Any) -> Iterator[None]:
+        """Hand `adapter_names`, one for each row of the batch, to every stack and every saved module."""
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        if self.training:
+            raise ValueError("adapter_names mixes adapters for inference alone; call model.eval() first")
+        unknown = sorted(set(names) - set(self.peft_config) - {"__base__"})
+        if unknown:
+            raise ValueError(f"adapter_names has {', '.join(unknown)}; loaded are {', '.join(self.peft_config)}")
+        layers = [module for module in self.modules() if isinstance(module, SoftPromptLayer)]
+        handles = [
+            module.register_forward_pre_hook(partial(_add_names, names=list(names)), with_kwargs=True)
+            for module in self.modules()
+            if isinstance(module, AuxiliaryTrainingWrapper)
+        ]
+        try:
+            for layer in layers:
+                layer.row_names = list(names)
+            yield
+        finally:
+            for layer in layers:
+                layer.row_names = None
+            for handle in handles:
+                handle.remove()
+
+
+def stacks(model: nn.Module) -> list[nn.Module]:
+    """Return what a model's text runs through: its backbone, or T5's encoder and, where it has one, its decoder."""
+    found = [module for module in model.modules() if type(module).__name__ == "T5Stack"]
+    if found:
+        return sorted(found, key=lambda stack: bool(stack.config.is_decoder))  # type: ignore[union-attr]
+    return [getattr(model, getattr(model, "base_model_prefix", ""), model)]
+
+
+def fold(model: nn.Module) -> None:
+    """Replace every encoder of prompts by what it writes: training is over, and the vectors alone are shipped."""
+    for module in model.modules():
+        if isinstance(module, SoftPromptLayer):
+            module.fold()
+    for config in getattr(model, "peft_config", {}).values():
+        if isinstance(config, SoftPromptConfig):
+            config.encoder = None
+
+
+def _text_ids(config: SoftPromptConfig, model: nn.Module) -> torch.Tensor:
+    from transformers import AutoTokenizer
+
+    name = config.base_model_name_or_path or model.config._name_or_path  # type: ignore[union-attr, operator]
+    ids = AutoTokenizer.from_pretrained(name)(config.init_text, add_special_tokens=False)["input_ids"]
+    return torch.tensor(ids)
+
+
+def keys_and_values(
+    ids: torch.Tensor, layers: list[tuple[nn.Module, SoftPromptLayer]]
+) -> dict[SoftPromptLayer, torch.Tensor]:
+    """Run tokens (1, tokens) through each stack and return the keys and values (tokens, width) that they have there."""
+    found: dict[SoftPromptLayer, torch.Tensor] = {}
+    states = None
+    for stack, layer in layers:
+        assert isinstance(layer, PrefixLayer)
+        more: dict[str, Any] = {} if states is None else {"encoder_hidden_states": states}
+        was_training = stack.training
+        stack.eval()
+        with layer.recording() as recorded:
+            states = stack(input_ids=ids, **more)[0]
+        stack.train(was_training)
+        found[layer] = torch.cat([part.float() for part in recorded], dim=1)
+    return found
+
+
+def _add_names(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Add the names to a call of a saved module; beam search repeats each row, and so its name."""
+    repeats = len(args[0]) // len(names)
+    return args, {**kwargs, "adapter_names": [name for name in names for _ in range(repeats)]}
