@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,17 @@ STSB_STEP = 0.2  # T5 paper, section 2.4: scores are rounded to the nearest incr
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one split; `lengths` are in tokens after truncation, `truncated` counts the rows that lost some."""
+    """Token ids of one split; `lengths` are in tokens after truncation, `truncated` counts the rows that lost some.
+
+    `labels` (rows,) are class ids, or numbers where the task is a regression. `has_label` (rows,) is False where a
+    label is hidden: there stands -1, or NaN, which is no label.
+    """
 
     rows: Dataset
     lengths: list[int]
     truncated: int
     labels: np.ndarray
+    has_label: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ def encode(rows: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, separa
             texts = [[separator.join(parts) for parts in zip(*texts, strict=True)]]
         return _truncate(tokenizer, texts, task.max_length)
 
-    return _encoded(rows.map(tokens, batched=True, keep_in_memory=True), np.asarray(rows["label"]), columns)
+    return _encoded(rows.map(tokens, batched=True, keep_in_memory=True), columns)
 
 
 def encode_text_to_text(rows: Dataset, task: Task, tokenizer: PreTrainedTokenizerBase, words: LabelWords) -> Encoded:
@@ -64,10 +70,11 @@ def encode_text_to_text(rows: Dataset, task: Task, tokenizer: PreTrainedTokenize
             for values in zip(*(batch[column] for column in columns), strict=True)
         ]
         out = _truncate(tokenizer, [texts], task.max_length)
-        out["labels"] = [targets[_nearest(words, label)] for label in batch["label"]]
+        # the target of a hidden label is never read
+        out["labels"] = [targets[0 if label is None else _nearest(words, label)] for label in batch["label"]]
         return out
 
-    return _encoded(rows.map(tokens, batched=True, keep_in_memory=True), np.asarray(rows["label"]), columns)
+    return _encoded(rows.map(tokens, batched=True, keep_in_memory=True), columns)
 
 
 def label_words(task: Task, names: list[str] | None, tokenizer: PreTrainedTokenizerBase) -> LabelWords:
@@ -86,8 +93,6 @@ def label_words(task: Task, names: list[str] | None, tokenizer: PreTrainedTokeni
 
 def _nearest(words: LabelWords, label: float) -> int:
     if not words.values.min() <= label <= words.values.max():
-        if label == -1:  # hidden: the target is never read
-            return 0
         raise UserError(
             f"label {label} is outside 0 to 5, the scores that a text-to-text model writes; "
             "rescale it, or try model=bert or model=gpt2"
@@ -109,8 +114,12 @@ def _truncate(tokenizer: PreTrainedTokenizerBase, texts: list[list[str]], max_le
     return out
 
 
-def _encoded(rows: Dataset, labels: np.ndarray, columns: list[str]) -> Encoded:
+def _encoded(rows: Dataset, columns: list[str]) -> Encoded:
+    said = list(rows["label"])
+    has_label = np.array([label is not None for label in said], dtype=bool)
+    hidden = math.nan if rows.features["label"].dtype == "float64" else -1
+    labels = np.array([hidden if label is None else label for label in said])
     truncated = sum(rows["truncated"])
     lengths = [len(ids) for ids in rows["input_ids"]]
     rows = rows.rename_column("label", "labels") if "labels" not in rows.column_names else rows.remove_columns("label")
-    return Encoded(rows.remove_columns(["id", "truncated", *columns]), lengths, truncated, labels)
+    return Encoded(rows.remove_columns(["id", "truncated", *columns]), lengths, truncated, labels, has_label)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
 
+from peftkit.data.files import READERS, read_file
 from peftkit.schema import Task, UserError
-from peftkit.source import Source, hub_answers
+from peftkit.source import Source, fingerprint, hub_answers
 
-READERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+GLUE = "nyu-mll/glue"
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 SUBSET_SEED = 0  # the rows of max_train_rows are the same for every seed of a comparison
 
 
@@ -20,7 +24,9 @@ SUBSET_SEED = 0  # the rows of max_train_rows are the same for every seed of a c
 class Rows:
     """The rows of a task: `splits` hold the columns id, one or two texts, and label.
 
-    A label is an int that counts into `label_names`, or a float where `label_names` is None (regression).
+    A label is an int that counts into `label_names`, or a float where `label_names` is None (regression); it is None
+    where it is hidden, which no training row's is. `dropped` counts each split's rows without text, and the training
+    split's without label.
     """
 
     splits: dict[str, Dataset]
@@ -29,60 +35,54 @@ class Rows:
     dropped: dict[str, int] = field(default_factory=dict)
 
 
-def load_rows(task: Task, data_root: str | None, source: str) -> Rows:
+def load_rows(task: Task, data_root: str | None, source: str, whole: bool = False) -> Rows:
     """Read the splits that the task names, drop and count the rows without text or label, map labels to ids.
 
+    A tenth of train becomes the validation split of own data that has no other split; if `whole`, all of it does.
+
     Raises:
-        UserError: a column or a split is missing, or a label is none of the task's.
+        UserError: a file cannot be read, a column or a split is missing, or a label is none of the task's.
     """
     tables, origin = _read(task, data_root, source)
-    wanted = [name for name in (task.splits["train"], *task.splits["validation"]) if name]
-    if not set(wanted) <= set(tables) and "train" in tables and task.suite == "own":
-        parts = tables["train"].train_test_split(test_size=0.1, seed=SUBSET_SEED)
-        tables = {"train": parts["train"], "validation": parts["test"]}
-    missing = [name for name in wanted if name not in tables]
-    if missing:
-        raise UserError(f"{origin.name} has the splits {', '.join(tables)}, not {', '.join(missing)}; set task.splits")
-    names = _label_names(task, tables[wanted[0]])
+    train, validation = task.splits["train"], list(task.splits["validation"])
+    # an evaluation reads no training rows, but their labels say which classes there are
+    source_of_names = train or "train"
+    is_alone = task.suite == "own" and list(tables) == [source_of_names] and validation == ["validation"]
+    wanted = [name for name in (train, *validation) if name]
+    for name in wanted if not is_alone else ():
+        if name not in tables:
+            raise UserError(_missing_split(task, name, list(tables), origin.name))
+    names = _label_names(task, {name: tables[name] for name in (source_of_names, *validation) if name in tables})
+    if is_alone and whole:
+        tables = {"validation": tables[source_of_names]}
+    elif is_alone:  # after the names: a rare class may lie in the tenth alone
+        tables = _carve(tables[source_of_names], source_of_names, origin.name)
     splits, dropped = {}, {}
     for name in wanted:
-        is_train = name == task.splits["train"]
-        limit = task.max_train_rows if is_train else task.max_eval_rows
-        rows, lost = _clean(task, tables[name], names, is_train)
-        splits[name], dropped[name] = _subset(rows, limit), lost
+        rows, lost = _clean(task, tables[name], names, name)
+        splits[name] = _subset(rows, task.max_train_rows if name == train else task.max_eval_rows)
+        dropped[name] = lost
     return Rows(splits, names, origin, dropped)
-
-
-def read_file(path: Path) -> Dataset:
-    """Read one csv, tsv, jsonl or parquet file.
-
-    Raises:
-        UserError: the file has another ending.
-    """
-    if path.suffix not in READERS:
-        raise UserError(f"{path} is none of csv, tsv, jsonl and parquet; convert it, or name another file")
-    options = {"sep": "\t"} if path.suffix == ".tsv" else {}
-    return load_dataset(READERS[path.suffix], data_files=str(path), split="train", keep_in_memory=True, **options)
 
 
 def _read(task: Task, data_root: str | None, source: str) -> tuple[dict[str, Dataset], Source]:
     if data_root is not None:
         folder = Path(data_root) / task.name
-        return _read_folder(folder), Source("folder", str(folder))
+        return _read_folder(folder), Source("folder", str(folder), fingerprint(folder, READERS))
     path = Path(task.dataset)
     if path.is_dir():
-        return _read_folder(path), Source("folder", str(path))
+        return _read_folder(path), Source("folder", str(path), fingerprint(path, READERS))
     if path.is_file():
-        return {"train": read_file(path)}, Source("folder", str(path))
+        return {"train": read_file(path)}, Source("folder", str(path), fingerprint(path))
     if source != "embedded" and hub_answers():
         task = replace(task, revision=_commit(task))
         return _from_hub(task), Source("hub", task.dataset, task.revision)
     if source != "embedded" and (cached := _from_cache(task)) is not None:
         return cached, Source("cache", task.dataset, task.revision)
-    if source == "hub" or task.suite != "glue":
+    if source == "hub" or task.suite != "glue" or task.dataset != GLUE:
         raise UserError(
-            f"the Hub does not answer and {task.dataset} is not in its cache; "
-            "try again with a network, data_root=FOLDER, or a GLUE task with source=embedded"
+            f"{task.dataset} is no file or folder here, the Hub does not answer, and it is not in the Hub's cache; "
+            "try again with a network, with data_root=FOLDER, or with a GLUE task as it is"
         )
     from peftkit.data.miniglue import miniglue
 
@@ -124,57 +124,125 @@ def _from_cache(task: Task) -> dict[str, Dataset] | None:
         return None
 
 
-def _label_names(task: Task, table: Dataset) -> list[str] | None:
+def _carve(table: Dataset, train: str, origin: str) -> dict[str, Dataset]:
+    if len(table) < 2:
+        raise UserError(f"{origin}: one row cannot be both train and validation; add rows")
+    parts = table.train_test_split(test_size=0.1, seed=SUBSET_SEED)
+    return {train: parts["train"], "validation": parts["test"]}
+
+
+def _missing_split(task: Task, name: str, there: list[str], origin: str) -> str:
+    """Return the sentence about it, with a guess at the split that is meant: dev before test."""
+    train = task.splits["train"]
+    key, starts = ("train", "train") if name == train else ("validation", ("val", "dev"))
+    others = [other for other in there if name == train or other != train]
+    best = min(others, key=lambda other: (not other.startswith(starts), other), default="...")
+    example = best if key == "train" else f"[{best}]"
+    return f"{origin} has the splits {', '.join(there)}, not {name}; say task.splits.{key}={example}"
+
+
+def _label_names(task: Task, tables: Mapping[str, Dataset]) -> list[str] | None:
+    """Return the names of the classes: the task's, a ClassLabel's, or what is found in the tables."""
     if task.kind == "regression":
         return None
     if task.labels is not None:
-        return list(task.labels)
-    _need(task, table, [task.label])
-    feature = table.features[task.label]
-    if isinstance(feature, ClassLabel):
-        return list(feature.names)
-    found = {value for value in table[task.label] if value is not None}
-    if len(found) > 1000:
-        raise UserError(f"column {task.label} has {len(found)} different values; try task=regression, or task.label=")
-    # numbers in their own order, so that 2 comes before 10
-    return [str(value) for value in sorted(found, key=lambda v: (isinstance(v, str), v))]
+        return [str(name) for name in task.labels]
+    labelled = {name: table for name, table in tables.items() if task.label in table.column_names}
+    for table in tables.values() if not labelled else ():
+        _need(task, table, [task.label])
+    for table in labelled.values():
+        if isinstance(feature := table.features[task.label], ClassLabel):
+            return list(feature.names)
+    found: set[str] = set()
+    first = next(iter(labelled), "")
+    for split, table in labelled.items():
+        more = {text for text in _said(task, table) if text is not None} - found
+        if len(found) + len(more) > 1000:
+            raise UserError(f"column {task.label} has over 1000 different values; try task=regression, or task.label=")
+        if found and more and all(NUMBER.fullmatch(text) for text in found):
+            # 0 to 2 against 1 to 3 is another numbering, not a rare class
+            raise UserError(
+                f"label {_list(more)} of {split} is none of {first}'s {_list(found)}; number both alike, "
+                f"or name all classes: task.labels=[{_list(found | more, ',')}]"
+            )
+        found |= more
+    return _sorted(found)
 
 
-def _clean(task: Task, table: Dataset, names: list[str] | None, is_train: bool) -> tuple[Dataset, int]:
-    texts = list(task.text)
-    has_label = task.label in table.column_names
+def _clean(task: Task, table: Dataset, names: list[str] | None, split: str) -> tuple[Dataset, int]:
+    texts, is_train = list(task.text), split == task.splits["train"]
     _need(task, table, texts + ([task.label] if is_train else []))
     columns = [table[column] for column in texts]
-    labels = table[task.label] if has_label else [None] * len(table)
     ids = table["idx"] if "idx" in table.column_names else range(len(table))
+    classes = None if names is None else _classes(task, table, names)
     kept: dict[str, list[Any]] = {"id": [], **{column: [] for column in texts}, "label": []}
-    for number, *values, label in zip(ids, *columns, labels, strict=True):
-        value = _label(task, label, names)
-        if any(text is None or not str(text).strip() for text in values) or (is_train and value is None):
+    for number, *values, said in zip(ids, *columns, _said(task, table), strict=True):
+        if any(value is None or not str(value).strip() for value in values) or (is_train and said is None):
             continue
+        if said is not None and classes is not None and said not in classes:
+            known = _list(names or [])
+            raise UserError(f"label {said} of {split} is none of {known}; mend it, or name all in task.labels=[...]")
         kept["id"].append(number)
-        for column, text in zip(texts, values, strict=True):
-            kept[column].append(str(text))
-        kept["label"].append(-1 if value is None else value)
+        for column, value in zip(texts, values, strict=True):
+            kept[column].append(str(value))
+        kept["label"].append(None if said is None else _number(said) if classes is None else classes[said])
     if not kept["id"]:
         raise UserError(f"no row of task={task.name} has both text and label; look at task.text and task.label")
-    return Dataset.from_dict(kept), len(table) - len(kept["id"])
+    kind = Value("float64" if names is None else "int64")  # also where all are hidden
+    return Dataset.from_dict(kept).cast_column("label", kind), len(table) - len(kept["id"])
 
 
-def _label(task: Task, value: Any, names: list[str] | None) -> int | float | None:
-    """Return the label's id or number; None where it is missing, or hidden as in GLUE's test sets (-1)."""
-    if value is None or (isinstance(value, float) and math.isnan(value)) or (task.suite == "glue" and value == -1):
+def _classes(task: Task, table: Dataset, names: list[str]) -> dict[str, int]:
+    """Return the class id of all that the label column may say: a name, or a number that is an id for certain."""
+    feature = table.features.get(task.label)
+    if isinstance(feature, ClassLabel):
+        if set(feature.names) <= set(names):
+            return {str(number): names.index(name) for number, name in enumerate(feature.names)}
+        if len(feature.names) != len(names) or set(feature.names) & set(names):
+            raise UserError(
+                f"column {task.label} has the classes {_list(feature.names)}, task.labels has {_list(names)}; "
+                "name all of them, or rename every one in their order"
+            )
+        return {str(number): number for number in range(len(names))}
+    classes = {str(_text(name)): number for number, name in enumerate(names)}
+    if task.labels is not None and not any(NUMBER.fullmatch(name) for name in names):
+        classes |= {str(number): number for number in range(len(names))}
+    return classes
+
+
+def _said(task: Task, table: Dataset) -> list[str | None]:
+    """Return the labels as text, None where one is missing, or hidden by -1 as in the Hub's test sets."""
+    if task.label not in table.column_names:
+        return [None] * len(table)
+    hides = task.suite == "glue" or isinstance(table.features[task.label], ClassLabel)
+    labels = [_text(label) for label in table[task.label]]
+    return [None if hides and label == "-1" else label for label in labels]
+
+
+def _text(label: Any) -> str | None:
+    """Return a label as text, None where it is missing; 1.0, which pandas makes of 1 beside an empty cell, is 1."""
+    if label is None or (isinstance(label, float) and math.isnan(label)):
         return None
-    if names is None:
-        try:
-            return float(value)
-        except ValueError:
-            raise UserError(f"label {value!r} is no number; try task=classification, or another task.label") from None
-    if str(value) in names:
-        return names.index(str(value))
-    if isinstance(value, int) and 0 <= value < len(names):  # a class id, as the Hub's datasets store them
-        return value
-    raise UserError(f"label {value!r} is none of {', '.join(names)}; set task.labels")
+    return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", str(label).strip()) or None
+
+
+def _number(label: str) -> float:
+    try:
+        value = float(label)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"label {label} is no number; leave it empty where there is none, or try task=classification")
+    return value
+
+
+def _sorted(names: set[str]) -> list[str]:
+    """Sort numbers in their own order, so that 2 comes before 10, and before words."""
+    return sorted(names, key=lambda name: (0, float(name), name) if NUMBER.fullmatch(name) else (1, 0.0, name))
+
+
+def _list(names: Sequence[str] | set[str], comma: str = ", ") -> str:
+    return comma.join(_sorted(names) if isinstance(names, set) else names)
 
 
 def _subset(rows: Dataset, limit: int | None) -> Dataset:

@@ -21,7 +21,7 @@ from transformers import (
 
 from peftkit.models.heads import mean_pooling_config
 from peftkit.schema import Model, UserError
-from peftkit.source import Source, hub_answers
+from peftkit.source import Source, fingerprint, hub_answers
 
 HEADS = ("classifier", "score", "pre_classifier", "pooler")  # modules above the encoder that start untrained
 
@@ -33,7 +33,8 @@ def locate(model: Model, source: str) -> Source:
         UserError: the Hub is asked for and neither answers nor has the checkpoint cached.
     """
     if Path(model.checkpoint).is_dir():
-        return Source("folder", model.checkpoint, folder=model.checkpoint)
+        revision = fingerprint(Path(model.checkpoint), (".safetensors", ".bin", ".json", ".txt", ".model"))
+        return Source("folder", model.checkpoint, revision, folder=model.checkpoint)
     if source != "embedded" and hub_answers():
         return Source("hub", model.checkpoint, _commit(model))
     if source != "embedded" and (commit := _cached_commit(model)) is not None:
