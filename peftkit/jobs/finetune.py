@@ -15,6 +15,7 @@ from peftkit.card import model_card
 from peftkit.data.collate import LengthGroupedSampler, collator, padding_waste
 from peftkit.data.encode import Encoded
 from peftkit.data.rows import Rows, load_rows
+from peftkit.jobs import gates
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.prepare import (
     Parts,
@@ -24,6 +25,7 @@ from peftkit.jobs.prepare import (
     device_name,
     encode_rows,
     find_model,
+    set_up,
     sources_of,
 )
 from peftkit.methods import count_parameters, fold
@@ -41,7 +43,8 @@ def finetune(run: Run, config: dict[str, Any], overrides: list[str], recipe: str
     model_source = find_model(run.model, run.source)
     rows = load_rows(run.task, run.data_root, run.source)
     sources = sources_of(run, model_source, rows.source)
-    folder = record.run_folder(config, sources)
+    setup = set_up(run)
+    folder = record.run_folder(config, sources, setup)
     if record.is_finished(folder) and not run.force:
         say(f"finished already: {folder} (force=true trains it again)")
         return folder
@@ -54,13 +57,13 @@ def finetune(run: Run, config: dict[str, Any], overrides: list[str], recipe: str
         record.write_config(folder, config)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     result: dict[str, Any] = {
-        "run": {"recipe": recipe, "config": config, "overrides": overrides},
+        "run": {"recipe": recipe, "config": config, "overrides": overrides, "setup": setup},
         "scores": {},
         "costs": {},
         "audit": {"sources": sources},
         "trials": 1,
         "forgetting": None,
-        "meta": record.meta(run.seed, device_name(), "unknown", started),
+        "meta": record.meta(run.seed, device_name(), setup["precision"], started),
     }
     try:
         _train_and_record(run, model_source, rows, folder, result)
@@ -90,8 +93,8 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     }
     checkpoints = folder / "checkpoints"
     arguments = train.training_arguments(run.train, run.seed, checkpoints, select_best)
-    result["meta"]["precision"] = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
-    result["audit"] |= audit(rows, {run.task.splits["train"]: encoded, **evaluations})
+    splits = {run.task.splits["train"]: encoded, **evaluations}
+    result["audit"] |= audit(rows, splits if held is None else {**splits, "chosen on": held})
     if is_main():
         record.write_result(folder, result)
     batch = arguments.train_batch_size
@@ -118,8 +121,11 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     )
     order = np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0)
     tokens = round(sum(encoded.lengths) * fit.epochs)
+    artefact = save_artefact(parts, folder) if is_main() else folder
+    split = rows.splits[run.task.splits["validation"][0]]
+    precision = result["run"]["setup"]["precision"]
+    result["gates"] = gates.check(run, parts, split, folder, rows.label_names, precision)
     if is_main():
-        artefact = save_artefact(parts, folder)
         if (checkpoints / "runs").is_dir():  # where transformers puts TensorBoard's files
             shutil.move(checkpoints / "runs", folder / "tensorboard")
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -147,7 +153,10 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
 def evaluate_splits(
     run: Run, parts: Parts, trainer: Any, splits: dict[str, Encoded], rows: Rows, file: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Score each validation split, keep every row's prediction, and return scores and costs."""
+    """Score the labelled rows of each validation split, keep every row's prediction, and return scores and costs.
+
+    A split without any label has no score; a hidden label is null among the predictions.
+    """
     scores: dict[str, Any] = {}
     columns: dict[str, list] = {"id": [], "split": [], "label": [], "prediction": [], "scores": []}
     seconds, peaks = 0.0, [0]
@@ -157,11 +166,12 @@ def evaluate_splits(
         peaks.append(found.peak_bytes or 0)
         answers = predictions(run, parts, found.logits)
         suffix = name.removeprefix("validation") if len(splits) > 1 else ""
-        if not np.all(encoded.labels == -1):
-            scores |= score(list(run.task.metrics), answers, encoded.labels, suffix=suffix)
+        known = encoded.has_label
+        if known.any():
+            scores |= score(list(run.task.metrics), answers[known], encoded.labels[known], suffix=suffix)
         columns["id"] += list(rows.splits[name]["id"])
         columns["split"] += [name] * len(answers)
-        columns["label"] += encoded.labels.tolist()
+        columns["label"] += np.where(known, encoded.labels, None).tolist()
         columns["prediction"] += answers.tolist()
         columns["scores"] += found.logits.astype(float).reshape(len(answers), -1).tolist()
     if is_main():
@@ -190,7 +200,9 @@ def audit(rows: Rows, splits: dict[str, Encoded]) -> dict[str, Any]:
         "truncated": {name: encoded.truncated for name, encoded in splits.items()},
         "dropped": rows.dropped,
         "label_counts": {
-            name: record.label_counts(encoded.labels.tolist(), rows.label_names) for name, encoded in splits.items()
+            name: record.label_counts(encoded.labels[encoded.has_label].tolist(), rows.label_names)
+            | ({"hidden": hidden} if (hidden := int((~encoded.has_label).sum())) else {})
+            for name, encoded in splits.items()
         },
     }
 
