@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -20,6 +20,7 @@ class Model:
     family: str
     pooling: str | None
     stand_in: str
+    learning_rates: dict = field(default_factory=dict)
 
 
 @dataclass
@@ -84,3 +85,12 @@ class Run:
 
 
 SECTIONS: dict[str, type] = {"model": Model, "method": Method, "task": Task, "early_stopping": EarlyStopping}
+
+# keys that do not change a result, and so are no part of its id or of its row on a board
+INCIDENTAL = {"job", "out", "force", "run", "input", "output", "source", "data_root"} | {
+    f"train.{name}"
+    for name in (
+        "report_to", "run_name", "logging_steps", "logging_strategy", "logging_dir", "disable_tqdm", "log_level",
+        "per_device_eval_batch_size", "save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers",
+    )
+}  # fmt: skip
