@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 
@@ -17,7 +18,7 @@ def model_card(result: dict[str, Any], artefact: str) -> str:
         if entry["substituted_for"]
     )
     rows = ", ".join(f"{name} {count}" for name, count in result["audit"]["rows"].items())
-    overrides = " ".join(result["run"]["overrides"])
+    overrides = shlex.join(result["run"]["overrides"])
     return f"""---
 library_name: {"peft" if artefact == "adapter" else "transformers"}
 base_model: {base["name"]}
@@ -48,13 +49,17 @@ python -m peftkit {overrides}
 
 
 def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str:
-    ours = base.get("pooling") == "mean" or "BottleneckConfig" in str(config["method"]["config"].get("_target_"))
-    lines = ["import peftkit  # knows the mean-pooling classifier and the bottleneck adapter"] if ours else []
+    ours = base.get("pooling") == "mean" or "peftkit." in str(config["method"]["config"].get("_target_"))
+    lines = (
+        ["import peftkit  # knows the mean-pooling classifier, the bottleneck adapter and the soft prompts"]
+        if ours
+        else []
+    )
     is_seq2seq = config["model"]["family"] == "seq2seq"
     auto = "AutoModelForSeq2SeqLM" if is_seq2seq else "AutoModelForSequenceClassification"
     lines.append(f"from transformers import AutoConfig, AutoTokenizer, {auto}" + ("" if is_seq2seq else ", pipeline"))
     if artefact == "adapter":
-        revision = f', revision="{base["revision"]}"' if base["revision"] else ""
+        revision = f', revision="{base["revision"]}"' if base["kind"] in ("hub", "cache") else ""
         lines += [
             "from peft import PeftModel",
             "",

@@ -16,30 +16,26 @@ from typing import Any
 
 import yaml
 
-# what does not change a result, and so is no part of its id
-INCIDENTAL = {"job", "out", "force", "run", "input", "output", "source", "data_root"}
-INCIDENTAL_TRAIN = {
-    "report_to", "run_name", "logging_steps", "logging_strategy", "logging_dir", "disable_tqdm", "log_level",
-    "per_device_eval_batch_size", "save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers",
-}  # fmt: skip
+from peftkit.schema import INCIDENTAL
+
 PACKAGES = ("peftkit", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes")
 
 
-def run_id(config: Mapping[str, Any], sources: Mapping[str, Any]) -> str:
-    """Return eight hex digits over what determines the result: settings without the incidental, and the sources."""
+def run_id(config: Mapping[str, Any], sources: Mapping[str, Any], setup: Mapping[str, Any]) -> str:
+    """Return eight hex digits over what determines the result: settings, sources, and the set-up of processes."""
     settings = {key: value for key, value in config.items() if key not in INCIDENTAL}
-    settings["train"] = {key: value for key, value in config["train"].items() if key not in INCIDENTAL_TRAIN}
-    text = json.dumps([settings, sources], sort_keys=True, default=str)
+    settings["train"] = {key: value for key, value in config["train"].items() if f"train.{key}" not in INCIDENTAL}
+    text = json.dumps([settings, sources, setup], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def run_folder(config: Mapping[str, Any], sources: Mapping[str, Any]) -> Path:
+def run_folder(config: Mapping[str, Any], sources: Mapping[str, Any], setup: Mapping[str, Any]) -> Path:
     """Return outputs/<suite>/<task>/<model>/<method>/seed-<n>-<id>, under `out`."""
     task = config["task"]
     suite = sources["data"]["name"] if sources["data"]["kind"] == "embedded" else task["suite"]
     parts = [suite, task["name"], config["model"]["name"], config["method"]["name"]]
     safe = ["".join(c if c.isalnum() or c in "._-" else "-" for c in str(part)) for part in parts]
-    return Path(config["out"], *safe, f"seed-{config['seed']}-{run_id(config, sources)}")
+    return Path(config["out"], *safe, f"seed-{config['seed']}-{run_id(config, sources, setup)}")
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -109,12 +105,12 @@ def folder_bytes(folder: Path, endings: tuple[str, ...] = (".safetensors", ".bin
 
 def label_counts(labels: list[Any], names: list[str] | None) -> dict[str, Any]:
     """Count rows a label; a regression gets its range and mean."""
+    if names is None and not labels:
+        return {}
     if names is None:
         return {"minimum": min(labels), "maximum": max(labels), "mean": sum(labels) / len(labels)}
     counts = Counter(labels)
-    return {name: counts.get(number, 0) for number, name in enumerate(names)} | (
-        {"hidden": counts[-1]} if counts[-1] else {}
-    )
+    return {name: counts.get(number, 0) for number, name in enumerate(names)}
 
 
 def _version(package: str) -> str | None:

@@ -164,7 +164,10 @@ def training_arguments(
         own |= {"metric_for_best_model": "score", "greater_is_better": True}
     if not {"bf16", "fp16"} & settings.keys():
         own["bf16"] = has_bf16()
-    return TrainingArguments(**own | settings)
+    chosen = own | settings
+    if not save:  # nothing trains: what the user said of training does not count
+        chosen |= {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
+    return TrainingArguments(**chosen)
 
 
 def has_bf16() -> bool:
@@ -193,11 +196,13 @@ def fit(trainer: Trainer, checkpoints: Path) -> Fit:
 def predict(trainer: Trainer, rows: Dataset, lengths: list[int]) -> Predictions:
     """Score rows, longest first so that batches hold little padding; the answer is in the rows' order."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    rows = rows.remove_columns("labels")  # type: ignore[attr-defined]  # hidden ones (-1) would break the loss
+    rows = rows.remove_columns("labels")  # type: ignore[attr-defined]  # hidden ones would break the loss
     with peak_memory() as peak:
         started = time.perf_counter()
         logits = _first(trainer.predict(rows.select(order)).predictions)  # type: ignore[attr-defined]
         seconds = time.perf_counter() - started
+    if not np.isfinite(logits).all():
+        raise ValueError("training diverged: the model's scores are no numbers; try a lower train.learning_rate")
     back = np.empty_like(logits)
     back[order] = logits
     return Predictions(back, seconds, peak())

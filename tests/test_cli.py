@@ -62,6 +62,9 @@ def test_a_typo_exits_with_2_and_no_traceback() -> None:
         ("job=predict", "needs a run folder"),
         ("data_root=/nowhere", "is no folder"),
         ("a b", "cannot read"),
+        ("train.report_to=tensorbord", "did you mean tensorboard?"),
+        ("train.report_to=neptune", "needs the package neptune"),
+        ("model.checkpoint=./nowhere", "is no folder"),
     ],
 )
 def test_each_mistake_gets_its_sentence(word: str, answer: str) -> None:
@@ -114,3 +117,23 @@ def test_own_parts_and_recipes_come_with_cd(tmp_path: Path) -> None:
     done = run("-cd", str(tmp_path), "method=lora16", "--cfg", "job")
     assert done.returncode == 0, done.stderr
     assert "peft.LoraConfig" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["job=predict", "run=x", "input=a text", "method=ia3"], "job=predict does not look at method=ia3"),
+        (["job=predict", "run=x", "input=a text", "train.seed=1"], "job=predict does not look at train.seed=1"),
+        (["job=leaderboard", "task=mrpc"], "it shows every run below out="),
+        (["job=evaluate", "run=x", "seed=3"], "job=evaluate does not look at seed=3"),
+        (["job=predict", "run=x", "input=notes.txt"], "input=notes.txt is none of .csv"),
+        (["job=merge", "run=x", "output=pyproject.toml"], "job=merge writes a folder"),
+    ],
+)
+def test_what_a_job_would_ignore_is_refused(words: list[str], sentence: str) -> None:
+    assert any(sentence in complaint for complaint in check(words))
+
+
+def test_what_a_job_reads_is_taken() -> None:
+    (only,) = check(["job=evaluate", "run=x", "task=ax", "task.max_eval_rows=5", "train.per_device_eval_batch_size=8"])
+    assert "holds no result.json" in only

@@ -155,7 +155,7 @@ def test_early_stopping_chooses_on_rows_of_train(tiny: Words) -> None:
     _, result = finetune(
         tiny("bert", "early_stopping.patience=1", "early_stopping.holdout=0.25", "train.num_train_epochs=2")
     )
-    assert result["audit"]["rows"] == {"train": 18, "validation": 24}
+    assert result["audit"]["rows"] == {"train": 18, "validation": 24, "chosen on": 6}
 
 
 def test_truncation_is_counted(tiny: Words) -> None:

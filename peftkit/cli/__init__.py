@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _show(f"peftkit {__version__}")
     if {"-sc", "--shell-completion", "--hydra-help"} & {*arguments}:
         register_recipes()
-        _hydra(arguments, _Outcome())
+        _hydra(arguments, _Outcome([]))
         sys.exit(0)
     try:
         words = read_command(arguments)
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _refuse([str(error)])
     if found := check(words.overrides, words.more, words.multirun):
         _refuse(found)
-    outcome = _Outcome()
+    outcome = _Outcome(["-cd", str(words.more)] if words.more else [])
     _hydra(_arguments(words), outcome)
     outcome.end()
 
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 class _Outcome:
     """What became of the runs of this command."""
 
-    def __init__(self) -> None:
+    def __init__(self, flags: list[str]) -> None:
+        self.flags = flags  # without which the words cannot be typed again
         self.folders: list[Path] = []
         self.status = 0
 
@@ -63,7 +64,7 @@ class _Outcome:
         # without Hydra's + they can be typed again
         overrides = [word.lstrip("+") for word in hydra.overrides.task]
         try:
-            folder = jobs.run(cfg, overrides, hydra.runtime.choices.get("recipe"))
+            folder = jobs.run(cfg, [*self.flags, *overrides], hydra.runtime.choices.get("recipe"))
         except UserError as error:
             self._fail(2, str(error))
         except KeyboardInterrupt:

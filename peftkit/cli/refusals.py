@@ -21,6 +21,15 @@ QUIET = {"version", "root", "disable_existing_loggers"}  # a logging config with
 SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
 
 
+# what a job that trains nothing looks at; whatever else is typed would be ignored in silence
+READS = {
+    "predict": ("run", "input", "output", "train.per_device_eval_batch_size"),
+    "evaluate": ("run", "task", "source", "data_root", "train.per_device_eval_batch_size"),
+    "merge": ("run", "output"),
+    "leaderboard": ("out",),
+}
+
+
 def check(overrides: Sequence[str], more: Path | None = None, multirun: bool = True) -> list[str]:
     """Return every complaint about the command's runs; empty where they may begin."""
     with open_drawer(more) as composer:
@@ -31,9 +40,21 @@ def check(overrides: Sequence[str], more: Path | None = None, multirun: bool = T
             found.update(dict.fromkeys(wrong))
             if not wrong:
                 right.append(word)
+        found.update(dict.fromkeys(_unread(right)))
         for sentence in _runs(right, composer, multirun, bool(found)):
             found[sentence] = None
     return list(found)
+
+
+def _unread(words: Sequence[str]) -> Iterator[str]:
+    """Complain about keys that the job does not look at."""
+    keys = {parse(word).key_or_group: word.lstrip("+") for word in words}
+    job = keys.get("job", "job=finetune").partition("=")[2]
+    for key, word in keys.items():
+        known = (*READS.get(job, ()), "job", "hydra", *(("output", "input", "run") if job != "leaderboard" else ()))
+        if job in READS and not any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in known):
+            taken = "shows every run below out=" if job == "leaderboard" else "takes all but its own keys from run=DIR"
+            yield f"job={job} does not look at {word}: it {taken}; drop it"
 
 
 def _word(word: str, more: Path | None) -> Iterator[str]:

@@ -37,7 +37,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = Non
     settle(chosen.source)
     verbs: dict[str, Callable[[], Path | None]] = {
         "finetune": lambda: finetune.finetune(chosen, config, list(overrides), recipe),
-        "evaluate": lambda: use.evaluate(chosen, config, list(overrides)),
+        "evaluate": lambda: use.evaluate(chosen, list(overrides)),
         "predict": lambda: use.predict(chosen),
         "merge": lambda: use.merge(chosen),
         "pretrain": lambda: pretrain.pretrain(chosen),

@@ -12,7 +12,7 @@ from peftkit import train
 from peftkit.data.collate import LengthGroupedSampler, collator, padding_waste
 from peftkit.data.rows import load_rows
 from peftkit.jobs.console import is_main
-from peftkit.jobs.prepare import announce, build, encode_rows, find_model
+from peftkit.jobs.prepare import announce, build, carve, encode_rows, find_model
 from peftkit.memory import predict_memory
 from peftkit.methods import count_parameters
 from peftkit.schema import Run
@@ -24,9 +24,12 @@ def plan(run: Run) -> None:
     rows = load_rows(run.task, run.data_root, run.source)
     announce(model_source, rows.source)
     parts = build(run, model_source, rows.label_names)
-    encoded = encode_rows(rows.splits[run.task.splits["train"]], run.task, parts, run.model.family)
+    table = rows.splits[run.task.splits["train"]]
+    if run.early_stopping.patience is not None:
+        table, _ = carve(rows, run.task, run.early_stopping.holdout)
+    encoded = encode_rows(table, run.task, parts, run.model.family)
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = train.training_arguments(run.train, run.seed, Path(scratch), select_best=False)
+        arguments = train.training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
     batch_size = arguments.train_batch_size
     order = LengthGroupedSampler(encoded.lengths, batch_size, run.seed).order(0)
     longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]

@@ -14,6 +14,7 @@ from peftkit.methods import wrap
 from peftkit.models.load import load_classifier, load_tokenizer, locate, pooling_of
 from peftkit.schema import Model, Run, Task, UserError
 from peftkit.source import Source, hub_answers
+from peftkit.train import has_bf16
 
 
 @dataclass
@@ -27,13 +28,10 @@ class Parts:
 
 def settle(source: str) -> None:
     """Quiet the libraries' chatter, and keep them off the network where the Hub does not answer."""
-    import logging
-
     import datasets
     import transformers
     from huggingface_hub import constants
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which optional kernels it lacks
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
@@ -78,7 +76,7 @@ def build(run: Run, model_source: Source, names: list[str] | None) -> Parts:
     model = load_classifier(run.model, model_source, tokenizer, names, run.method.quantization)
     words = label_words(run.task, names, tokenizer) if run.model.family == "seq2seq" else None
     config = method_config(run.method.config)
-    if hasattr(config, "revision") and model_source.revision:
+    if hasattr(config, "revision") and model_source.kind in ("hub", "cache"):
         config.revision = model_source.revision
     checkpointing = bool(run.train.get("activation_checkpointing"))
     model = wrap(model, config, run.method.quantization is not None, checkpointing)
@@ -114,6 +112,14 @@ def carve(rows: Rows, task: Task, holdout: float) -> tuple[Any, Any]:
     """Split rows off train to choose the best epoch on; the same rows for every seed."""
     parts = rows.splits[task.splits["train"]].train_test_split(test_size=holdout, seed=0)
     return parts["train"], parts["test"]
+
+
+def set_up(run: Run) -> dict[str, Any]:
+    """Return what else than settings and sources determines a result: processes a step, precision."""
+    chosen = [name for name in ("bf16", "fp16") if run.train.get(name)]
+    unsaid = not {"bf16", "fp16"} & run.train.keys()
+    precision = chosen[0] if chosen else "bf16" if unsaid and has_bf16() else "fp32"
+    return {"processes": int(os.environ.get("WORLD_SIZE", "1")), "precision": precision}
 
 
 def device_name() -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from peftkit import record, train
 from peftkit.data.collate import collator
 from peftkit.data.encode import label_words
-from peftkit.data.rows import load_rows, read_file
+from peftkit.data.files import READERS, read_file
+from peftkit.data.rows import load_rows
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.finetune import evaluate_splits, predictions
 from peftkit.jobs.prepare import Parts, announce, encode_rows, find_model
@@ -30,18 +32,21 @@ def load(folder: str | Path, quantized: bool = True) -> tuple[Any, Any]:
 
     With `quantized=False` the base of a 4-bit run is loaded in full precision, as merging wants it.
     """
-    parts = _load(_trained(Path(folder)), Path(folder), quantized)
+    parts = load_parts(_trained(Path(folder)), Path(folder), quantized)
     return parts.model, parts.tokenizer
 
 
-def evaluate(run: Run, config: dict[str, Any], overrides: Sequence[str]) -> Path:
+def evaluate(run: Run, overrides: Sequence[str]) -> Path:
     """Score a finished run on its own validation split, or on another task with the same labels (task=ax)."""
     folder = Path(str(run.run))
     trained = _trained(folder)
-    task = run.task if any(word.startswith("task") for word in overrides) else trained.task
-    parts = _load(trained, folder)
-    rows = load_rows(_only_evaluation(task), run.data_root, run.source)
     names = _label_names(folder)
+    task = _task_of(run.task, trained.task, names, overrides)
+    parts = load_parts(trained, folder)
+    rows = load_rows(_only_evaluation(task), run.data_root, run.source)
+    if rows.source.revision != record.read_result(folder)["audit"]["sources"]["data"]["revision"]:  # type: ignore[index]
+        # a file that the run did not train on is scored as a whole
+        rows = load_rows(_only_evaluation(task), run.data_root, run.source, whole=True)
     if rows.label_names != names:
         raise UserError(f"the run tells {_list(names)} apart, task={task.name} has {_list(rows.label_names)}")
     chosen = replace(trained, task=task)
@@ -49,11 +54,16 @@ def evaluate(run: Run, config: dict[str, Any], overrides: Sequence[str]) -> Path
     splits = {name: encode_rows(table, task, parts, trained.model.family) for name, table in rows.splits.items()}
     with tempfile.TemporaryDirectory() as scratch:
         scores, costs = evaluate_splits(
-            chosen, parts, _predictor(chosen, parts, scratch), splits, rows, folder / f"predictions-{task.name}.parquet"
+            chosen,
+            parts,
+            _predictor(chosen, run, parts, scratch),
+            splits,
+            rows,
+            folder / f"predictions-{task.name}.parquet",
         )
     if is_main():
         file = folder / f"evaluation-{task.name}.json"
-        found = {"scores": scores, "costs": costs, "source": rows.source.__dict__, "task": config["task"]}
+        found = {"scores": scores, "costs": costs, "source": rows.source.__dict__, "task": asdict(task)}
         record.write_text(file, json.dumps(found, indent=1) + "\n")
         for name, entry in scores.items():
             print(f"{task.name} {name} {entry['value']:.4f}")
@@ -71,24 +81,31 @@ def predict(run: Run) -> None:
     trained = _trained(folder)
     columns = list(trained.task.text)
     given = Path(str(run.input))
-    is_file = given.suffix in (".csv", ".tsv", ".jsonl", ".parquet")
+    is_file = given.suffix in READERS
     if is_file and not given.is_file():
         raise UserError(f"there is no file {given}; name one, or write the text itself: input='a fine film'")
     table = read_file(given) if is_file else Dataset.from_list([_one_row(str(run.input), columns)])
     missing = [column for column in columns if column not in table.column_names]
     if missing:
         raise UserError(f"{given} lacks the columns {_list(missing)} that the run reads; rename columns of the file")
-    parts = _load(trained, folder)
+    if taken := [column for column in ("prediction", "scores") if column in table.column_names]:
+        raise UserError(f"{given} has {_list(taken)} already, where the answers go; rename it")
+    empty = [row for row in range(len(table)) if any(table[column][row] in (None, "") for column in columns)]
+    parts = load_parts(trained, folder)
     names = _label_names(folder)
-    rows = Dataset.from_dict(
-        {"id": range(len(table)), **{c: [str(t) for t in table[c]] for c in columns}, "label": [-1] * len(table)}
-    )
+    texts = {column: ["" if text is None else str(text) for text in table[column]] for column in columns}
+    rows = Dataset.from_dict({"id": range(len(table)), **texts, "label": [None] * len(table)})
     encoded = encode_rows(rows, trained.task, parts, trained.model.family)
     with tempfile.TemporaryDirectory() as scratch:
-        found = train.predict(_predictor(trained, parts, scratch), encoded.rows, encoded.lengths)
+        found = train.predict(_predictor(trained, run, parts, scratch), encoded.rows, encoded.lengths)
     answers = predictions(trained, parts, found.logits)
-    labels = answers.tolist() if names is None else [names[int(answer)] for answer in answers]
-    out = table.add_column("prediction", labels).add_column("scores", found.logits.astype(float).tolist())
+    labels: list[Any] = answers.tolist() if names is None else [names[int(answer)] for answer in answers]
+    scores: list[Any] = found.logits.astype(float).tolist()
+    for row in empty:
+        labels[row] = scores[row] = None
+    out = table.add_column("prediction", labels).add_column("scores", scores)
+    if empty:
+        say(f"{len(empty)} of {len(table)} rows have no text; they are given no prediction")
     if encoded.truncated:
         say(f"{encoded.truncated} of {len(table)} rows were longer than {trained.task.max_length} tokens and were cut")
     if not is_main():
@@ -105,14 +122,17 @@ def merge(run: Run) -> Path:
     """Fold the adapter into its base and write a plain checkpoint that transformers loads."""
     folder = Path(str(run.run))
     trained = _trained(folder)
-    parts = _load(trained, folder, quantized=False)
+    parts = load_parts(trained, folder, quantized=False)
     merged = merge_adapter(parts.model)
     target = Path(run.output) if run.output else folder / "merged"
     if trained.method.quantization:
         say("the base was trained over in 4 bits; its weights are merged in full precision and may score otherwise")
     merged.save_pretrained(str(target))
     parts.tokenizer.save_pretrained(str(target))
-    say(f"merged -> {target}")
+    ours = str(merged.config.model_type).startswith("mean_pooling_")
+    say(
+        f"merged -> {target}" + (" (import peftkit before transformers loads it: it pools by the mean)" if ours else "")
+    )
     return folder
 
 
@@ -137,7 +157,7 @@ def _label_names(folder: Path) -> list[str] | None:
     return record.read_result(folder)["audit"]["label_names"]  # type: ignore[index]
 
 
-def _load(trained: Run, folder: Path, quantized: bool = True) -> Parts:
+def load_parts(trained: Run, folder: Path, quantized: bool = True) -> Parts:
     """Load what the run saved; the base comes from where it came from then."""
     names = _label_names(folder)
     if (folder / "model").is_dir():
@@ -160,10 +180,24 @@ def _load(trained: Run, folder: Path, quantized: bool = True) -> Parts:
     return Parts(model.eval(), tokenizer, words)
 
 
-def _predictor(run: Run, parts: Parts, scratch: str) -> Any:
-    arguments = train.training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
+def _predictor(trained: Run, run: Run, parts: Parts, scratch: str) -> Any:
+    """Return a trainer that only predicts, in batches of the size that the user asks for now."""
+    size = "per_device_eval_batch_size"
+    settings = trained.train | ({size: run.train[size]} if size in run.train else {})
+    arguments = train.training_arguments(settings, trained.seed, Path(scratch), select_best=False, save=False)
     ids = None if parts.words is None else parts.words.ids
     return train.make_trainer(parts.model, arguments, collator(parts.tokenizer, ids is not None), label_ids=ids)
+
+
+def _task_of(chosen: Task, trained: Task, names: list[str] | None, overrides: Sequence[str]) -> Task:
+    """Return the task that the words name, or the run's own with those of its keys changed that the words set."""
+    words = [word.lstrip("+") for word in overrides]
+    task = chosen
+    if not any(word.startswith("task=") for word in words):
+        keys = {word.partition("=")[0].split(".")[1] for word in words if word.startswith("task.")}
+        task = replace(trained, **{key: getattr(chosen, key) for key in keys})
+    is_own = task.labels is None and task.kind == "classification"
+    return replace(task, labels=names) if is_own else task
 
 
 def _only_evaluation(task: Task) -> Task:
@@ -183,7 +217,9 @@ def _write(table: Any, file: Path) -> None:
     elif file.suffix == ".parquet":
         table.to_parquet(str(file))
     elif file.suffix in (".csv", ".tsv"):
-        table.to_csv(str(file), sep="\t" if file.suffix == ".tsv" else ",")
+        table = table.map(lambda row: {"scores": json.dumps(row["scores"])})  # a cell holds no list
+        is_tsv = file.suffix == ".tsv"  # read_file takes no quotes off a tsv
+        table.to_csv(str(file), **({"sep": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if is_tsv else {}))
     else:
         raise UserError(f"output={file} is none of csv, tsv, jsonl and parquet")
 

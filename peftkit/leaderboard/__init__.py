@@ -9,16 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from peftkit.schema import INCIDENTAL
+
 TIMED = ("train_seconds", "train_peak_bytes", "tokens_per_second")  # mean something on one machine only
 COSTS = ("trainable_params", "head_params", "total_params", "adapter_bytes", *TIMED)
-# keys of a config in which the seeds of one row may differ
-INCIDENTAL = {"seed", "out", "force", "job", "run", "input", "output", "source", "data_root"} | {
-    f"train.{name}"
-    for name in (
-        "report_to", "run_name", "logging_steps", "logging_strategy", "logging_dir", "disable_tqdm", "log_level",
-        "per_device_eval_batch_size", "save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers",
-    )
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,10 +77,11 @@ def _read(file: Path) -> Result | Broken:
 def _result(folder: Path, record: dict[str, Any]) -> Result:
     config, meta, sources = record["run"]["config"], record["meta"], record["audit"]["sources"]
     model, data, task = sources["model"], sources["data"], config["task"]
-    settings = {name: value for name, value in _flatten(config).items() if name not in INCIDENTAL}
+    settings = {name: value for name, value in _flatten(config).items() if name not in INCIDENTAL | {"seed"}}
     # what `main` or `auto` stood for on that day
     settings |= _flatten({"sources.model": {name: model.get(name) for name in ("revision", "pooling")}})
     settings["sources.data.revision"] = str(data.get("revision"))
+    settings |= _flatten({"setup": record["run"].get("setup", {})})
     scores = {
         str(name): {"value": float(entry["value"]), "higher_is_better": bool(entry["higher_is_better"])}
         for name, entry in record.get("scores", {}).items()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from peftkit.schema.checks import complaints
 from peftkit.schema.names import key_names, nearest, nearest_key
-from peftkit.schema.run import SECTIONS, EarlyStopping, Method, Model, Run, Task, UserError
+from peftkit.schema.run import INCIDENTAL, SECTIONS, EarlyStopping, Method, Model, Run, Task, UserError
 
 __all__ = [
+    "INCIDENTAL",
     "SECTIONS",
     "EarlyStopping",
     "Method",

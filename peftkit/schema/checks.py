@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from peftkit.schema.mismatches import mismatches
@@ -24,6 +25,15 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 PACKAGES = ("peft", "peftkit")
 UPSTREAM = ("train.", "method.config.", "method.quantization.")
 QUANTIZATION = "transformers.utils.quantization_config.BitsAndBytesConfig"
+# the trackers that transformers knows, with the package of each
+TRACKERS = {
+    **dict.fromkeys(("none", "all"), ""),
+    **{name: name for name in ("clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "kubeflow", "mlflow")},
+    **{name: name for name in ("neptune", "swanlab", "tensorboard", "trackio", "wandb")},
+    "azure_ml": "azureml",
+    "flyte": "flytekit",
+}
+EXTRA = ("tensorboard", "wandb", "mlflow")
 OWNED = {  # TrainingArguments that peftkit sets itself
     "output_dir": "out=",
     "seed": "seed=",
@@ -78,6 +88,7 @@ def complaints(config: Mapping[str, Any]) -> list[str]:
         if isinstance(config.get(name), Mapping):
             found += _fields(config[name], part, f"{name}.")
     found += [*_targets(config), *_choices(config), *_training(_get(config, "train"))]
+    found += _trackers(_get(config, "train"))
     found += [*_quantization(_get(config, "method.quantization")), *_method_config(_get(config, "method.config"))]
     wrong = {key for key, _ in found}
     found += _ranges(config, wrong)
@@ -138,6 +149,17 @@ def _training(values: Any) -> Iterator[Complaint]:
             yield f"train.{key}", f"train.{key} is set by peftkit; use {OWNED[key]}"
         else:
             yield from _option(key, value, known, "train.", "transformers.TrainingArguments")
+
+
+def _trackers(values: Any) -> Iterator[Complaint]:
+    """Complain about a tracker that there is not, or that is not installed: every run would fail where it begins."""
+    named = values.get("report_to") if isinstance(values, Mapping) else None
+    for name in [named] if isinstance(named, str) else named if isinstance(named, list) else []:
+        if name not in TRACKERS:
+            yield "train.report_to", f"train.report_to={_show(name)} is wrong{nearest(str(name), TRACKERS)}"
+        elif (package := TRACKERS[name]) and find_spec(package) is None:
+            hint = "pip install 'peftkit[trackers]'" if name in EXTRA else f"pip install {package.replace('_', '-')}"
+            yield "train.report_to", f"train.report_to={name} needs the package {package}; {hint}"
 
 
 def _quantization(values: Any) -> Iterator[Complaint]:

@@ -57,6 +57,8 @@ def _verbs(run: Run) -> list[str]:
         found.append("job=predict needs input=FILE or input='a text'")
     if run.job != "predict" and run.input is not None:
         found.append(f"input= is not for job={run.job}; say job=predict, or task.dataset=FILE to train on it")
+    if run.job == "merge" and run.output is not None and Path(run.output).is_file():
+        found.append(f"output={run.output} is a file; job=merge writes a folder: say output=FOLDER")
     if run.job not in ("predict", "merge") and run.output is not None:
         found.append(f"output= is not for job={run.job}; say out=FOLDER for where run folders go")
     return found
@@ -101,7 +103,9 @@ def _task(run: Run) -> list[str]:
 def _files(run: Run) -> list[str]:
     found = _run_folder(run.run) if run.job in USES_RUN and run.run is not None else []
     if run.job == "predict" and run.input is not None:
-        return found + (_file("input", run.input) if Path(run.input).suffix in FILES else [])
+        return found + _input(run.input)
+    if run.model.checkpoint.startswith(("/", "./", "../", "~")) and not Path(run.model.checkpoint).is_dir():
+        found.append(f"model.checkpoint={run.model.checkpoint} is no folder{_tilde(run.model.checkpoint)}")
     if run.job not in ("finetune", "plan", "evaluate"):
         return found
     if run.data_root is not None:
@@ -120,6 +124,17 @@ def _files(run: Run) -> list[str]:
     elif run.source == "embedded" and run.task.suite != "glue" and not Path(dataset).exists():
         found.append(f"task.dataset={dataset} is no file or folder, and source=embedded reads none from the Hub")
     return found
+
+
+def _input(name: str) -> list[str]:
+    """Complain about a file that is not there, or of a kind that is not read; anything else is a text."""
+    if Path(name).suffix in FILES:
+        return _file("input", name)
+    if Path(name).suffix == ".txt" or (len(name) < 256 and Path(name).exists()):
+        return [
+            f"input={name} is none of {', '.join(FILES)}; put its texts into one, or write a text: input='a fine film'"
+        ]
+    return []
 
 
 def _file(key: str, name: str) -> list[str]:
