@@ -16,6 +16,9 @@ check: lint test  ## lint, types and the fast tests
 check-all: lint  ## everything, the long tests included
 	$(PYTHON) -m pytest -m ''
 
+parity:  ## adapters against the adapters library, in an environment of its own
+	$(PYTHON) -m pytest -m '' tests/parity
+
 lint:  ## ruff and mypy
 	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
 
@@ -37,4 +40,4 @@ docker-smoke:  ## run the smoke steps in the CPU image
 clean:  ## remove builds and caches, not outputs
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
-.PHONY: help install test check check-all lint format build lock docker-build docker-smoke clean
+.PHONY: help install test check check-all parity lint format build lock docker-build docker-smoke clean

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformers import (
@@ -140,6 +141,8 @@ def make_trainer(
         trainer.add_callback(QuietProgress)
     if log is not None:
         trainer.add_callback(LogFile(log))
+    if hasattr(getattr(model, "base_model", None), "update_and_allocate"):
+        trainer.add_callback(AllocateRanks)
     return trainer
 
 
@@ -260,6 +263,13 @@ class Spent(TrainerCallback):
         if state.is_world_process_zero and folder.is_dir():
             seconds, peak_bytes = self.now()
             (folder / "spent.json").write_text(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes}))
+
+
+class AllocateRanks(TrainerCallback):
+    """Let AdaLoRA move its ranks after each step, while the step's gradients are still there."""
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        extract_model_from_parallel(model).base_model.update_and_allocate(state.global_step)
 
 
 class LogFile(TrainerCallback):

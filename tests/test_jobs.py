@@ -231,3 +231,13 @@ def test_mean_pooling_ignores_padding_and_is_kept_on_reload(tiny: Words) -> None
         alone = net(**tokenizer(texts[:1], return_tensors="pt")).logits
         batch = net(**tokenizer(texts, return_tensors="pt", padding=True)).logits
     torch.testing.assert_close(batch[:1], alone, rtol=0, atol=1e-5)
+
+
+def test_adalora_moves_its_ranks_over_the_steps_of_the_run(tiny: Words) -> None:
+    words = tiny("bert", "method=adalora", "train.per_device_train_batch_size=4", "train.num_train_epochs=5")
+    folder, result = finetune([*words, "method.config.deltaT=1"])
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert (config["total_step"], config["tinit"], config["tfinal"]) == (30, 3, 10) and result["costs"]["steps"] == 30
+    ranks = [sum(kept) for kept in config["rank_pattern"].values()]
+    assert sum(ranks) == 8 * len(ranks) and len(set(ranks)) > 1  # the budget is spent, unevenly
+    assert result["gates"]["reload_difference"] < 3e-2

@@ -80,11 +80,12 @@ def finetune(run: Run, config: dict[str, Any], overrides: list[str], recipe: str
 
 
 def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, result: dict[str, Any]) -> None:
-    parts = build(run, model_source, rows.label_names)
     select_best = run.early_stopping.patience is not None
     table, held = rows.splits[run.task.splits["train"]], None
     if select_best:
         table, held_rows = carve(rows, run.task, run.early_stopping.holdout)
+    parts = build(run, model_source, rows.label_names, len(table))
+    if select_best:
         held = encode_rows(held_rows, run.task, parts, run.model.family)
     encoded = encode_rows(table, run.task, parts, run.model.family)
     evaluations = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from peftkit import train
 from peftkit.data.collate import LengthGroupedSampler, collator, padding_waste
 from peftkit.data.rows import load_rows
 from peftkit.jobs.console import is_main
-from peftkit.jobs.prepare import announce, build, carve, encode_rows, find_model
+from peftkit.jobs.prepare import announce, build, carve, encode_rows, find_model, steps_of
 from peftkit.memory import predict_memory
 from peftkit.methods import count_parameters
 from peftkit.schema import Run
@@ -23,10 +22,10 @@ def plan(run: Run) -> None:
     model_source = find_model(run.model, run.source)
     rows = load_rows(run.task, run.data_root, run.source)
     announce(model_source, rows.source)
-    parts = build(run, model_source, rows.label_names)
     table = rows.splits[run.task.splits["train"]]
     if run.early_stopping.patience is not None:
         table, _ = carve(rows, run.task, run.early_stopping.holdout)
+    parts = build(run, model_source, rows.label_names, len(table))
     encoded = encode_rows(table, run.task, parts, run.model.family)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = train.training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
@@ -37,9 +36,7 @@ def plan(run: Run) -> None:
     memory = predict_memory(parts.model, batch, arguments.bf16)
     parameters = count_parameters(parts.model)
     epochs, accumulation = arguments.num_train_epochs, arguments.gradient_accumulation_steps
-    steps = math.ceil(len(encoded.lengths) / batch_size / accumulation) * epochs
-    if arguments.max_steps > 0:
-        steps = arguments.max_steps
+    steps = steps_of(arguments, len(table))
     lines = {
         "run": f"{run.method.name} of {model_source.name} on {run.task.name} ({rows.source.name}), seed {run.seed}",
         "trained weights": f"{parameters.trainable:,} of {parameters.total:,} "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
+import tempfile
 import warnings
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from peftkit.data.encode import Encoded, LabelWords, encode, encode_text_to_text, label_words
@@ -14,7 +17,7 @@ from peftkit.methods import wrap
 from peftkit.models.load import load_classifier, load_tokenizer, locate, pooling_of
 from peftkit.schema import Model, Run, Task, UserError
 from peftkit.source import Source, hub_answers
-from peftkit.train import has_bf16
+from peftkit.train import has_bf16, training_arguments
 
 
 @dataclass
@@ -67,15 +70,18 @@ def sources_of(run: Run, model: Source, data: Source) -> dict[str, Any]:
     return entries
 
 
-def build(run: Run, model_source: Source, names: list[str] | None) -> Parts:
-    """Load tokenizer and model and apply the method. The seed comes first: head and adapter are drawn from it."""
+def build(run: Run, model_source: Source, names: list[str] | None, rows: int) -> Parts:
+    """Load tokenizer and model and apply the method, which will train on so many rows.
+
+    The seed comes first: head and adapter are drawn from it.
+    """
     from transformers import set_seed
 
     set_seed(run.seed)
     tokenizer = load_tokenizer(model_source)
     model = load_classifier(run.model, model_source, tokenizer, names, run.method.quantization)
     words = label_words(run.task, names, tokenizer) if run.model.family == "seq2seq" else None
-    config = method_config(run.method.config)
+    config = method_config({**run.method.config, **_schedule(run, rows)})
     if hasattr(config, "revision") and model_source.kind in ("hub", "cache"):
         config.revision = model_source.revision
     checkpointing = bool(run.train.get("activation_checkpointing"))
@@ -83,6 +89,25 @@ def build(run: Run, model_source: Source, names: list[str] | None) -> Parts:
     if checkpointing and hasattr(model, "enable_input_require_grads"):
         model.enable_input_require_grads()  # frozen embeddings would cut the graph at the first checkpoint
     return Parts(model, tokenizer, words)
+
+
+def _schedule(run: Run, rows: int) -> dict[str, int]:
+    """Return AdaLoRA's steps (Zhang et al. 2023, section 3.3), as far as the user does not set them."""
+    if not str(run.method.config["_target_"]).endswith("AdaLoraConfig"):
+        return {}
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
+    steps = steps_of(arguments, rows)
+    settings = {"total_step": steps, "tinit": steps // 10, "tfinal": steps // 3}
+    return {name: value for name, value in settings.items() if name not in run.method.config}
+
+
+def steps_of(arguments: Any, rows: int) -> int:
+    """Return how many optimizer steps a training on so many rows takes."""
+    if arguments.max_steps > 0:
+        return int(arguments.max_steps)
+    batches = math.ceil(rows / (arguments.train_batch_size * arguments.world_size))
+    return math.ceil(math.ceil(batches / arguments.gradient_accumulation_steps) * arguments.num_train_epochs)
 
 
 def method_config(config: dict[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import peft.utils as peft_utils
-from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import AdaLoraModel, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from transformers import PreTrainedModel
@@ -19,6 +19,13 @@ from peftkit.schema import UserError
 MAPPINGS = {
     "LORA": "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
     "IA3": "TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING",
+    "LN_TUNING": "TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING",
+}
+# the layer norms of families that PEFT knows none of
+NORMS = {
+    "bert": ["LayerNorm"],
+    "roberta": ["LayerNorm"],
+    "distilbert": ["LayerNorm", "sa_layer_norm", "output_layer_norm"],
 }
 UNMERGEABLE = ("BOTTLENECK", "SOFT_PROMPT")
 # PEFT's "output.dense" also meets the attention's output; the paper (section 3.3) has keys, values, inner feed-forward
@@ -57,14 +64,20 @@ def wrap(
     _fill_targets(config, model)
     try:
         return get_peft_model(model, config)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         kind = str(getattr(config.peft_type, "value", config.peft_type)).lower()
         raise UserError(f"{kind} does not fit {model.config.model_type}: {error}; try method=lora") from error
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
     """Load a saved adapter, head included, over its base."""
-    return PeftModel.from_pretrained(model, str(folder))
+    with warnings.catch_warnings():
+        # AdaLoRA's ranks are named after weights, which this warning takes for modules
+        warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
+        loaded = PeftModel.from_pretrained(model, str(folder))
+    if isinstance(loaded.base_model, AdaLoraModel) and "trainable_adapter_name" not in vars(loaded.base_model):
+        loaded.base_model.trainable_adapter_name = loaded.active_adapter  # its forward pass asks, to infer too
+    return loaded
 
 
 def count_parameters(model: nn.Module) -> Parameters:
@@ -110,12 +123,15 @@ def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
     """Name the target modules where the user did not: PEFT's own places, for our mean-pooling classifiers too."""
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     model_type = model.config.model_type.removeprefix("mean_pooling_")
-    if kind == "LORA" and model_type == "gpt2":
+    if hasattr(config, "fan_in_fan_out") and model_type == "gpt2":
         config.fan_in_fan_out = True  # GPT-2's Conv1D stores its weight transposed
     if not hasattr(config, "target_modules") or config.target_modules is not None:
         return
     if kind == "IA3" and model_type in IA3_PLACES:
         config.target_modules, config.feedforward_modules = IA3_PLACES[model_type]
+        return
+    if kind == "LN_TUNING" and model_type in NORMS:
+        config.target_modules = NORMS[model_type]
         return
     name = MAPPINGS.get(kind, f"TRANSFORMERS_MODELS_TO_{kind}_TARGET_MODULES_MAPPING")
     places = getattr(peft_utils, name, None) or getattr(peft_utils.constants, name, {})
