@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 3e-2}
 
 class GateError(Exception):
     """The trained model is not what it seems; the message says what differs."""
+
+
+def prepare() -> None:
+    """Start the fresh process, so that it has its imports done by the time it is asked."""
+    if is_main():
+        _fresh_process()
 
 
 def check(run: Run, parts: Parts, table: Any, folder: Path, names: list[str] | None, precision: str) -> dict[str, Any]:
@@ -167,6 +174,7 @@ def parts_labels(parts: Parts, result: dict[str, Any]) -> list[str] | None:
 
 def main() -> None:
     """Answer each line of stdin with a line of stdout; whatever else is printed goes to stderr."""
+    import_module("peftkit.jobs.use")
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin:
