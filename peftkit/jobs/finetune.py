@@ -80,7 +80,6 @@ def finetune(run: Run, config: dict[str, Any], overrides: list[str], recipe: str
 
 
 def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, result: dict[str, Any]) -> None:
-    gates.prepare()
     select_best = run.early_stopping.patience is not None
     table, held = rows.splits[run.task.splits["train"]], None
     if select_best:
@@ -116,6 +115,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         log=folder / "log.jsonl",
     )
     fit = train.fit(trainer, checkpoints)
+    gates.prepare()
     parameters = count_parameters(parts.model)
     fold(parts.model)
     result["scores"], eval_costs = evaluate_splits(
