@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.schema import Run
 
+# it recommends a faster 4-bit kernel when it is imported, whatever the run needs
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -29,8 +32,6 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = Non
         leaderboard(chosen)
         return None
 
-    # it recommends a faster 4-bit kernel, whatever the run needs
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from peftkit.jobs import finetune, plan, pretrain, use
     from peftkit.jobs.prepare import settle
 

@@ -217,7 +217,7 @@ def _write(table: Any, file: Path) -> None:
     elif file.suffix == ".parquet":
         table.to_parquet(str(file))
     elif file.suffix in (".csv", ".tsv"):
-        table = table.map(lambda row: {"scores": json.dumps(row["scores"])})  # a cell holds no list
+        table = table.map(lambda row: {"scores": row["scores"] and json.dumps(row["scores"])})  # a cell holds no list
         is_tsv = file.suffix == ".tsv"  # read_file takes no quotes off a tsv
         table.to_csv(str(file), **({"sep": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if is_tsv else {}))
     else:
