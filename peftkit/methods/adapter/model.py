@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner
@@ -13,6 +12,7 @@ from torch import nn
 
 from peftkit.methods.adapter.config import BottleneckConfig
 from peftkit.methods.adapter.layer import BottleneckLayer, ParallelLayer, PostNormLayer
+from peftkit.methods.row_names import check_names, named_rows
 
 NORMS = ("ln_2", "post_attention_layernorm")  # before a feed-forward, in GPT-2 and Llama
 
@@ -98,33 +98,11 @@ class BottleneckModel(BaseTuner):
         if names is None:
             yield
             return
-        if self.training:
-            raise ValueError("adapter_names mixes adapters for inference alone; call model.eval() first")
-        unknown = sorted(set(names) - set(self.peft_config) - {"__base__"})
-        if unknown:
-            raise ValueError(f"adapter_names has {', '.join(unknown)}; loaded are {', '.join(self.peft_config)}")
-        handles = [
-            module.register_forward_pre_hook(partial(_add_names, names=list(names)), with_kwargs=True)
-            for module in self.modules()
-            if isinstance(module, BottleneckLayer | AuxiliaryTrainingWrapper)
-        ]
-        try:
+        check_names(self, names)
+        with named_rows(self, (BottleneckLayer, AuxiliaryTrainingWrapper), names):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def layer_index(key: str) -> int | None:
     """Return the number of the layer that a module's dotted name lies in: 3 for "encoder.layer.3.output.dense"."""
     return next((int(part) for part in key.split(".") if part.isdigit()), None)
-
-
-def _add_names(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Add the names to a call; beam search repeats each row, and so its name."""
-    rows = len(args[0])
-    if rows % len(names):
-        raise ValueError(f"adapter_names has {len(names)} names for a batch of {rows}; give one a row")
-    return args, {**kwargs, "adapter_names": [name for name in names for _ in range(rows // len(names))]}

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
+from peftkit.methods.row_names import repeats
 from peftkit.methods.soft_prompt.attention import Prefix, attentions, give_prefix, key_shape, take_prefix
 from peftkit.methods.soft_prompt.config import SoftPromptConfig
 
@@ -29,6 +31,7 @@ class SoftPromptLayer(nn.Module, BaseTunerLayer):
         self._active_adapter: str | list[str] = []
         self.merged_adapters: list[str] = []
         self.row_names: list[str] | None = None  # an adapter for each row of the batch
+        self._handles: list[RemovableHandle] = []  # on the stack
 
     def add(self, name: str, config: SoftPromptConfig, read: int, vectors: torch.Tensor) -> None:
         """Add a fresh prompt: these vectors (tokens, written), or an encoder that writes as many."""
@@ -61,16 +64,15 @@ class SoftPromptLayer(nn.Module, BaseTunerLayer):
 
     def release(self) -> None:
         """Give the stack back as it was."""
-        raise NotImplementedError
+        for handle in self._handles:
+            handle.remove()
 
     def _rows_of(self, names: list[str], batch: int, device: torch.device) -> torch.Tensor:
         """Return for each row of the batch the index of its prompt, or -1; beam search repeats rows in their order."""
         assert self.row_names is not None
-        if batch % len(self.row_names):
-            raise ValueError(f"adapter_names has {len(self.row_names)} names for a batch of {batch}; give one a row")
         index = {name: number for number, name in enumerate(names)}
         rows = torch.tensor([index.get(name, -1) for name in self.row_names], device=device)
-        return rows.repeat_interleave(batch // len(self.row_names))
+        return rows.repeat_interleave(repeats(batch, self.row_names))
 
 
 class PromptLayer(SoftPromptLayer):
@@ -91,10 +93,6 @@ class PromptLayer(SoftPromptLayer):
         ]
         if decoder is not None:
             self._handles.append(decoder.register_forward_pre_hook(self._lengthen_cross_mask, with_kwargs=True))
-
-    def release(self) -> None:
-        for handle in self._handles:
-            handle.remove()
 
     def prompt(self, batch: int, device: torch.device) -> torch.Tensor | None:
         """Return the prompts of a batch (batch, tokens, width): several active ones stand one after the other."""
@@ -179,9 +177,10 @@ class PromptLayer(SoftPromptLayer):
     def _check_positions(stack: nn.Module, tokens: int, prompt: int) -> None:
         config: Any = stack.config
         limit = getattr(config, "max_position_embeddings", None)
-        if limit is None or config.model_type.removeprefix("mean_pooling_") not in ABSOLUTE:
+        family = config.model_type.removeprefix("mean_pooling_")
+        if limit is None or family not in ABSOLUTE:
             return
-        limit -= ABSOLUTE[config.model_type.removeprefix("mean_pooling_")]
+        limit -= ABSOLUTE[family]
         if tokens > limit:
             raise ValueError(
                 f"{prompt} virtual tokens and {tokens - prompt} of text exceed the {limit} positions of "
@@ -215,8 +214,7 @@ class PrefixLayer(SoftPromptLayer):
         return sum(2 * heads * size for heads, size in self._shapes)
 
     def release(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        super().release()
         for attention, implementation in self._targets:
             take_prefix(attention, implementation)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.other import AuxiliaryTrainingWrapper, set_additional_trainable_modules
 from torch import nn
 
+from peftkit.methods.row_names import check_names, named_rows
 from peftkit.methods.soft_prompt.config import SoftPromptConfig
 from peftkit.methods.soft_prompt.layer import PrefixLayer, PromptLayer, SoftPromptLayer
 
@@ -109,26 +109,16 @@ class SoftPromptModel(BaseTuner):
         if names is None:
             yield
             return
-        if self.training:
-            raise ValueError("adapter_names mixes adapters for inference alone; call model.eval() first")
-        unknown = sorted(set(names) - set(self.peft_config) - {"__base__"})
-        if unknown:
-            raise ValueError(f"adapter_names has {', '.join(unknown)}; loaded are {', '.join(self.peft_config)}")
+        check_names(self, names)
         layers = [module for module in self.modules() if isinstance(module, SoftPromptLayer)]
-        handles = [
-            module.register_forward_pre_hook(partial(_add_names, names=list(names)), with_kwargs=True)
-            for module in self.modules()
-            if isinstance(module, AuxiliaryTrainingWrapper)
-        ]
         try:
             for layer in layers:
                 layer.row_names = list(names)
-            yield
+            with named_rows(self, AuxiliaryTrainingWrapper, names):
+                yield
         finally:
             for layer in layers:
                 layer.row_names = None
-            for handle in handles:
-                handle.remove()
 
 
 def stacks(model: nn.Module) -> list[nn.Module]:
@@ -173,11 +163,3 @@ def keys_and_values(
         stack.train(was_training)
         found[layer] = torch.cat([part.float() for part in recorded], dim=1)
     return found
-
-
-def _add_names(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Add the names to a call of a saved module; beam search repeats each row, and so its name."""
-    repeats = len(args[0]) // len(names)
-    return args, {**kwargs, "adapter_names": [name for name in names for _ in range(repeats)]}
