@@ -166,11 +166,19 @@ def training_arguments(
     if select_best:
         own |= {"metric_for_best_model": "score", "greater_is_better": True}
     if not {"bf16", "fp16"} & settings.keys():
-        own["bf16"] = has_bf16()
+        own["bf16"] = precision_of(settings) == "bf16"
     chosen = own | settings
     if not save:  # nothing trains: what the user said of training does not count
         chosen |= {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
     return TrainingArguments(**chosen)
+
+
+def precision_of(settings: dict[str, Any]) -> str:
+    """Return bf16, fp16 or fp32: as the settings say, else bf16 where the hardware has it."""
+    said = {"bf16", "fp16"} & settings.keys()
+    if not said:
+        return "bf16" if has_bf16() else "fp32"
+    return next((name for name in ("bf16", "fp16") if settings.get(name)), "fp32")
 
 
 def has_bf16() -> bool:

@@ -11,9 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from peftkit.schema import UserError
+from peftkit.schema import FILES, UserError
 
-READERS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # what an int64 gives back letter by letter
 
 
@@ -23,7 +22,7 @@ def read_file(path: Path) -> Dataset:
     Raises:
         UserError: the file has another ending, cannot be read, or holds no rows.
     """
-    if path.suffix not in READERS:
+    if path.suffix not in FILES:
         raise UserError(f"{path} is none of csv, tsv, jsonl and parquet; convert it, or name another file")
     try:
         if path.suffix == ".parquet":

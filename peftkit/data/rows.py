@@ -11,8 +11,8 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
 
-from peftkit.data.files import READERS, read_file
-from peftkit.schema import Task, UserError
+from peftkit.data.files import read_file
+from peftkit.schema import FILES, Task, UserError
 from peftkit.source import Source, fingerprint, hub_answers
 
 GLUE = "nyu-mll/glue"
@@ -35,10 +35,11 @@ class Rows:
     dropped: dict[str, int] = field(default_factory=dict)
 
 
-def load_rows(task: Task, data_root: str | None, source: str, whole: bool = False) -> Rows:
+def load_rows(task: Task, data_root: str | None, source: str, trained_on: str | None = None) -> Rows:
     """Read the splits that the task names, drop and count the rows without text or label, map labels to ids.
 
-    A tenth of train becomes the validation split of own data that has no other split; if `whole`, all of it does.
+    A tenth of train becomes the validation split of own data that has no other split. An evaluation of a run that
+    trained on other data than this (`trained_on` is its revision) takes all of it.
 
     Raises:
         UserError: a file cannot be read, a column or a split is missing, or a label is none of the task's.
@@ -53,7 +54,7 @@ def load_rows(task: Task, data_root: str | None, source: str, whole: bool = Fals
         if name not in tables:
             raise UserError(_missing_split(task, name, list(tables), origin.name))
     names = _label_names(task, {name: tables[name] for name in (source_of_names, *validation) if name in tables})
-    if is_alone and whole:
+    if is_alone and train is None and origin.revision != trained_on:
         tables = {"validation": tables[source_of_names]}
     elif is_alone:  # after the names: a rare class may lie in the tenth alone
         tables = _carve(tables[source_of_names], source_of_names, origin.name)
@@ -68,10 +69,10 @@ def load_rows(task: Task, data_root: str | None, source: str, whole: bool = Fals
 def _read(task: Task, data_root: str | None, source: str) -> tuple[dict[str, Dataset], Source]:
     if data_root is not None:
         folder = Path(data_root) / task.name
-        return _read_folder(folder), Source("folder", str(folder), fingerprint(folder, READERS))
+        return _read_folder(folder), Source("folder", str(folder), fingerprint(folder, FILES))
     path = Path(task.dataset)
     if path.is_dir():
-        return _read_folder(path), Source("folder", str(path), fingerprint(path, READERS))
+        return _read_folder(path), Source("folder", str(path), fingerprint(path, FILES))
     if path.is_file():
         return {"train": read_file(path)}, Source("folder", str(path), fingerprint(path))
     if source != "embedded" and hub_answers():
@@ -91,7 +92,7 @@ def _read(task: Task, data_root: str | None, source: str) -> tuple[dict[str, Dat
 
 
 def _read_folder(folder: Path) -> dict[str, Dataset]:
-    files = {file.stem: file for file in sorted(folder.glob("*")) if file.suffix in READERS}
+    files = {file.stem: file for file in sorted(folder.glob("*")) if file.suffix in FILES}
     if not files:
         raise UserError(f"{folder} holds no csv, tsv, jsonl or parquet files; name a folder with train.* in it")
     return {name: read_file(file) for name, file in files.items()}

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 from peftkit import record, train
 from peftkit.data.collate import collator
 from peftkit.jobs.console import is_main
-from peftkit.jobs.prepare import Parts, encode_rows, settle
+from peftkit.jobs.prepare import Parts, encode_rows, predictor, settle
 from peftkit.schema import Run
 
 ROWS = 16
@@ -70,11 +69,7 @@ def check(run: Run, parts: Parts, table: Any, folder: Path, names: list[str] | N
 def scores_of(run: Run, parts: Parts, table: Any) -> np.ndarray:
     """Return the model's scores (rows, labels) of raw rows, in the precision of the run."""
     encoded = encode_rows(table, run.task, parts, run.model.family)
-    ids = None if parts.words is None else parts.words.ids
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = train.training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
-        collate = collator(parts.tokenizer, ids is not None)
-        trainer = train.make_trainer(parts.model, arguments, collate, label_ids=ids)
+    with predictor(run, parts) as trainer:
         return train.predict(trainer, encoded.rows, encoded.lengths).logits
 
 
@@ -159,10 +154,10 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
         scores = scores_of(run, parts, Dataset.from_list(question["rows"]))
     except Exception as error:  # whatever it is, the run that asks must fail with it
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-    return {"scores": scores.astype(float).tolist(), "label_names": parts_labels(parts, result)}
+    return {"scores": scores.astype(float).tolist(), "label_names": _label_names(parts, result)}
 
 
-def parts_labels(parts: Parts, result: dict[str, Any]) -> list[str] | None:
+def _label_names(parts: Parts, result: dict[str, Any]) -> list[str] | None:
     """Return the label names that the loaded model tells; a text-to-text model's are those of the result."""
     if parts.words is not None:
         return result["audit"]["label_names"]  # type: ignore[no-any-return]

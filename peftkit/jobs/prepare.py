@@ -6,10 +6,13 @@ import math
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from peftkit.data.collate import collator
 from peftkit.data.encode import Encoded, LabelWords, encode, encode_text_to_text, label_words
 from peftkit.data.rows import Rows
 from peftkit.jobs.console import say
@@ -17,7 +20,7 @@ from peftkit.methods import wrap
 from peftkit.models.load import load_classifier, load_tokenizer, locate, pooling_of
 from peftkit.schema import Model, Run, Task, UserError
 from peftkit.source import Source, hub_answers
-from peftkit.train import has_bf16, training_arguments
+from peftkit.train import ClassifierTrainer, make_trainer, precision_of, training_arguments
 
 
 @dataclass
@@ -141,10 +144,16 @@ def carve(rows: Rows, task: Task, holdout: float) -> tuple[Any, Any]:
 
 def set_up(run: Run) -> dict[str, Any]:
     """Return what else than settings and sources determines a result: processes a step, precision."""
-    chosen = [name for name in ("bf16", "fp16") if run.train.get(name)]
-    unsaid = not {"bf16", "fp16"} & run.train.keys()
-    precision = chosen[0] if chosen else "bf16" if unsaid and has_bf16() else "fp32"
-    return {"processes": int(os.environ.get("WORLD_SIZE", "1")), "precision": precision}
+    return {"processes": int(os.environ.get("WORLD_SIZE", "1")), "precision": precision_of(run.train)}
+
+
+@contextmanager
+def predictor(run: Run, parts: Parts) -> Iterator[ClassifierTrainer]:
+    """Yield a trainer that only predicts, in the precision and batches of the run."""
+    ids = None if parts.words is None else parts.words.ids
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
+        yield make_trainer(parts.model, arguments, collator(parts.tokenizer, ids is not None), label_ids=ids)
 
 
 def device_name() -> str:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from peftkit import record, train
-from peftkit.data.collate import collator
 from peftkit.data.encode import label_words
-from peftkit.data.files import READERS, read_file
+from peftkit.data.files import read_file
 from peftkit.data.rows import load_rows
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.finetune import evaluate_splits, predictions
-from peftkit.jobs.prepare import Parts, announce, encode_rows, find_model
+from peftkit.jobs.prepare import Parts, announce, encode_rows, find_model, predictor
 from peftkit.methods import load_adapter
 from peftkit.methods import merge as merge_adapter
 from peftkit.models.load import load_classifier, load_tokenizer
-from peftkit.schema import Run, Task, UserError
+from peftkit.schema import FILES, Run, Task, UserError
 from peftkit.source import Source
 
 PAIR = "||"  # between two texts of one input
@@ -43,24 +41,16 @@ def evaluate(run: Run, overrides: Sequence[str]) -> Path:
     names = _label_names(folder)
     task = _task_of(run.task, trained.task, names, overrides)
     parts = load_parts(trained, folder)
-    rows = load_rows(_only_evaluation(task), run.data_root, run.source)
-    if rows.source.revision != record.read_result(folder)["audit"]["sources"]["data"]["revision"]:  # type: ignore[index]
-        # a file that the run did not train on is scored as a whole
-        rows = load_rows(_only_evaluation(task), run.data_root, run.source, whole=True)
+    trained_on = record.read_result(folder)["audit"]["sources"]["data"]["revision"]  # type: ignore[index]
+    rows = load_rows(_only_evaluation(task), run.data_root, run.source, trained_on)
     if rows.label_names != names:
         raise UserError(f"the run tells {_list(names)} apart, task={task.name} has {_list(rows.label_names)}")
     chosen = replace(trained, task=task)
     announce(_model_source(folder), rows.source)
     splits = {name: encode_rows(table, task, parts, trained.model.family) for name, table in rows.splits.items()}
-    with tempfile.TemporaryDirectory() as scratch:
-        scores, costs = evaluate_splits(
-            chosen,
-            parts,
-            _predictor(chosen, run, parts, scratch),
-            splits,
-            rows,
-            folder / f"predictions-{task.name}.parquet",
-        )
+    with predictor(_in_batches_of(run, chosen), parts) as trainer:
+        file = folder / f"predictions-{task.name}.parquet"
+        scores, costs = evaluate_splits(chosen, parts, trainer, splits, rows, file)
     if is_main():
         file = folder / f"evaluation-{task.name}.json"
         found = {"scores": scores, "costs": costs, "source": rows.source.__dict__, "task": asdict(task)}
@@ -81,7 +71,7 @@ def predict(run: Run) -> None:
     trained = _trained(folder)
     columns = list(trained.task.text)
     given = Path(str(run.input))
-    is_file = given.suffix in READERS
+    is_file = given.suffix in FILES
     if is_file and not given.is_file():
         raise UserError(f"there is no file {given}; name one, or write the text itself: input='a fine film'")
     table = read_file(given) if is_file else Dataset.from_list([_one_row(str(run.input), columns)])
@@ -96,8 +86,8 @@ def predict(run: Run) -> None:
     texts = {column: ["" if text is None else str(text) for text in table[column]] for column in columns}
     rows = Dataset.from_dict({"id": range(len(table)), **texts, "label": [None] * len(table)})
     encoded = encode_rows(rows, trained.task, parts, trained.model.family)
-    with tempfile.TemporaryDirectory() as scratch:
-        found = train.predict(_predictor(trained, run, parts, scratch), encoded.rows, encoded.lengths)
+    with predictor(_in_batches_of(run, trained), parts) as trainer:
+        found = train.predict(trainer, encoded.rows, encoded.lengths)
     answers = predictions(trained, parts, found.logits)
     labels: list[Any] = answers.tolist() if names is None else [names[int(answer)] for answer in answers]
     scores: list[Any] = found.logits.astype(float).tolist()
@@ -180,13 +170,10 @@ def load_parts(trained: Run, folder: Path, quantized: bool = True) -> Parts:
     return Parts(model.eval(), tokenizer, words)
 
 
-def _predictor(trained: Run, run: Run, parts: Parts, scratch: str) -> Any:
-    """Return a trainer that only predicts, in batches of the size that the user asks for now."""
+def _in_batches_of(run: Run, trained: Run) -> Run:
+    """Return the trained run with the evaluation batches that the user asks for now."""
     size = "per_device_eval_batch_size"
-    settings = trained.train | ({size: run.train[size]} if size in run.train else {})
-    arguments = train.training_arguments(settings, trained.seed, Path(scratch), select_best=False, save=False)
-    ids = None if parts.words is None else parts.words.ids
-    return train.make_trainer(parts.model, arguments, collator(parts.tokenizer, ids is not None), label_ids=ids)
+    return replace(trained, train=trained.train | ({size: run.train[size]} if size in run.train else {}))
 
 
 def _task_of(chosen: Task, trained: Task, names: list[str] | None, overrides: Sequence[str]) -> Task:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from peftkit.schema.checks import complaints
+from peftkit.schema.mismatches import FILES
 from peftkit.schema.names import key_names, nearest, nearest_key
 from peftkit.schema.run import INCIDENTAL, SECTIONS, EarlyStopping, Method, Model, Run, Task, UserError
 
 __all__ = [
+    "FILES",
     "INCIDENTAL",
     "SECTIONS",
     "EarlyStopping",
