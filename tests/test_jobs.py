@@ -251,3 +251,14 @@ def test_adalora_moves_its_ranks_over_the_steps_of_the_run(tiny: Words) -> None:
     ranks = [sum(kept) for kept in config["rank_pattern"].values()]
     assert sum(ranks) == 8 * len(ranks) and len(set(ranks)) > 1  # the budget is spent, unevenly
     assert result["gates"]["reload_difference"] < 3e-2
+
+
+def test_pefts_own_prefix_is_refused_where_the_model_cannot_read_it() -> None:
+    from peft import PrefixTuningConfig
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    from peftkit.methods import wrap
+
+    model = DistilBertForSequenceClassification(DistilBertConfig(vocab_size=50, dim=32, n_layers=2, n_heads=2))
+    with pytest.raises(UserError, match="try method=prefix"):
+        wrap(model, PrefixTuningConfig(num_virtual_tokens=4))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import peft.utils as peft_utils
-from peft import AdaLoraModel, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import (
+    AdaLoraModel,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    get_peft_model,
+    prepare_model_for_kbit_training,
+)
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from transformers import PreTrainedModel
@@ -62,6 +70,8 @@ def wrap(
     seq2seq = model.config.is_encoder_decoder
     config.task_type = config.task_type or ("SEQ_2_SEQ_LM" if seq2seq else "SEQ_CLS")
     _fill_targets(config, model)
+    if isinstance(config, PrefixTuningConfig):
+        _check_prefix(model)
     try:
         return get_peft_model(model, config)
     except (ValueError, TypeError) as error:
@@ -141,3 +151,12 @@ def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
         config.feedforward_modules = peft_utils.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[model_type]
     if config.target_modules is None:
         warnings.warn(f"no known places for {kind} in {model_type}; PEFT will ask for target_modules", stacklevel=2)
+
+
+def _check_prefix(model: PreTrainedModel) -> None:
+    """Refuse PEFT's own prefix tuning where it has no way in; method=prefix goes another way, and needs none."""
+    backbone = getattr(model, model.base_model_prefix, model)
+    if "past_key_values" not in inspect.signature(backbone.forward).parameters:
+        raise UserError(
+            f"PEFT's prefix needs past_key_values, which {model.config.model_type} lacks; try method=prefix"
+        )
