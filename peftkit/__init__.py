@@ -30,6 +30,8 @@ def __getattr__(name: str) -> Any:
 def _know_adapters(_: Any) -> None:
     import_module("peftkit.methods.adapter")
     import_module("peftkit.methods.soft_prompt")
+    import_module("peftkit.methods.mix")
+    import_module("peftkit.methods.layer_mix")
 
 
 def _know_classifiers(_: Any) -> None:

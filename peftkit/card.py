@@ -33,7 +33,7 @@ tags: [peftkit, {config["method"]["name"]}]
 Rows: {rows}. Seed {config["seed"]}. Trained weights: {costs["trainable_params"]:,} of {costs["total_params"]:,}
 ({costs["head_params"]:,} in the head), {costs["adapter_bytes"]:,} bytes to ship.
 Trained in {costs["train_seconds"]:.0f} s on {result["meta"]["device"]} in {result["meta"]["precision"]}.
-
+{_merged(result)}
 ## Load it
 
 ```python
@@ -46,6 +46,23 @@ Trained in {costs["train_seconds"]:.0f} s on {result["meta"]["device"]} in {resu
 python -m peftkit {overrides}
 ```
 """
+
+
+def merging(found: dict[str, Any]) -> str:
+    """Say how a run over a quantised base and its merged checkpoint differ, as `result.json` has it under merge."""
+    if not found["rows"]:
+        return f"what merging changes was not measured: {found['reason']}"
+    changed = found["changed_predictions"]
+    predictions = "" if changed is None else f"{changed} of {found['rows']} predictions change; "
+    return (
+        f"merged into the {found['dtype']} base, {predictions}"
+        f"scores move by {found['max_difference']:.2g} at most, {found['mean_difference']:.2g} on average"
+    )
+
+
+def _merged(result: dict[str, Any]) -> str:
+    found = result.get("merge")
+    return f"Trained over a quantised base; {merging(found)}.\n" if found else ""
 
 
 def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str:

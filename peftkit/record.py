@@ -8,7 +8,6 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -101,16 +100,6 @@ def meta(seed: int, device: str, precision: str, started: str) -> dict[str, Any]
 def folder_bytes(folder: Path, endings: tuple[str, ...] = (".safetensors", ".bin")) -> int:
     """Return the bytes of the weight files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.suffix in endings)
-
-
-def label_counts(labels: list[Any], names: list[str] | None) -> dict[str, Any]:
-    """Count rows a label; a regression gets its range and mean."""
-    if names is None and not labels:
-        return {}
-    if names is None:
-        return {"minimum": min(labels), "maximum": max(labels), "mean": sum(labels) / len(labels)}
-    counts = Counter(labels)
-    return {name: counts.get(number, 0) for number, name in enumerate(names)}
 
 
 def _version(package: str) -> str | None:

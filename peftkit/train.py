@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,8 +26,9 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.trainer_utils import get_last_checkpoint
+
+from peftkit.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,50 @@ class Fit:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Scores (rows, labels) in the order of the rows, and what they cost."""
+    """Scores (rows, ...) in the order of the rows, each padded with -100 to the longest, and what they cost."""
 
-    logits: np.ndarray
+    scores: np.ndarray
     seconds: float
     peak_bytes: int | None
 
 
-class ClassifierTrainer(Trainer):
-    """HF's Trainer with an order of rows that depends on (seed, epoch) alone, so that a resumed run sees the same."""
+class Schedule(Protocol):
+    """What changes the model while it trains; each answer holds entries for the log."""
 
-    def __init__(self, *args: Any, row_sampler: Sampler | None = None, **kwargs: Any) -> None:
-        self.row_sampler = row_sampler
+    rates: dict[str, float]  # a share of the learning rate for each weight by its name
+
+    def begin(self, step: int, steps: int, epoch: int) -> list[dict[str, Any]]:
+        """Take the model to where it was after this step of so many, `epoch` of them an epoch."""
+
+    def after(self, step: int) -> list[dict[str, Any]]:
+        """Take the model from one step to the next."""
+
+
+class ScoringTrainer(Trainer):
+    """HF's Trainer with an order of rows that depends on (seed, epoch) alone, so that a resumed run sees the same.
+
+    What it predicts is what `scores` reads from the model.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        scores: Scores,
+        row_sampler: Sampler | None = None,
+        rates: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.scores, self.row_sampler, self.rates = scores, row_sampler, rates
         super().__init__(*args, **kwargs)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Give each weight its share of the learning rate; weights that are frozen for now are in it too."""
+        if self.rates is not None and self.optimizer is None:
+            module = self.model if model is None else model
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, module)
+            groups = _parameter_groups(module, self.rates, set(self.get_decay_parameter_names(module)), self.args)
+            self.optimizer_cls_and_kwargs = kind, {**settings, "params": groups}
+        return super().create_optimizer(model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         return self.row_sampler or super()._get_train_sampler(train_dataset)
@@ -62,79 +95,42 @@ class ClassifierTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         return None if eval_dataset is None else torch.utils.data.SequentialSampler(eval_dataset)
 
-
-class TextToTextTrainer(ClassifierTrainer):
-    """A trainer whose predictions are the log-likelihoods of the label words (T5 paper, section 2.4)."""
-
-    def __init__(self, *args: Any, label_ids: np.ndarray, **kwargs: Any) -> None:
-        self.label_words = torch.as_tensor(label_ids)
-        super().__init__(*args, **kwargs)
-
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            scores = label_likelihoods(model, inputs["input_ids"], inputs["attention_mask"], self.label_words)
-        return None, scores.float(), inputs.get("labels")
-
-
-def label_likelihoods(
-    model: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, label_ids: torch.Tensor
-) -> torch.Tensor:
-    """Return log p(label word | input), (rows, labels), summed over the word's tokens.
-
-    The encoder runs once a row; a soft prompt, which only the whole model adds, is in the states that it returns.
-
-    Args:
-        input_ids: (rows, tokens). attention_mask: (rows, tokens).
-        label_ids: (labels, tokens), padded with -100.
-    """
-    rows, labels = len(input_ids), len(label_ids)
-    label_ids = label_ids.to(input_ids.device)
-    first = label_ids[:1].repeat(rows, 1)
-    states = model(input_ids=input_ids, attention_mask=attention_mask, labels=first).encoder_last_hidden_state
-    prompt = states.shape[1] - attention_mask.shape[1]
-    mask = torch.cat([attention_mask.new_ones(rows, prompt), attention_mask], dim=1)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    targets = label_ids.repeat(rows, 1)
-    out = base(
-        encoder_outputs=BaseModelOutput(last_hidden_state=states.repeat_interleave(labels, dim=0)),
-        attention_mask=mask.repeat_interleave(labels, dim=0),
-        labels=targets,
-    )
-    log_probabilities = out.logits.float().log_softmax(dim=-1)
-    taken = log_probabilities.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return (taken * (targets >= 0)).sum(dim=-1).view(rows, labels)
+            scores = self.scores(model, inputs).float()
+        return None, scores, scores.new_zeros(len(scores))  # the labels are no matter here: who asks holds them
 
 
 def make_trainer(
     model: nn.Module,
     arguments: TrainingArguments,
     collate: Callable,
+    scores: Scores,
     train: Dataset | None = None,
     holdout: Dataset | None = None,
     sampler: Sampler | None = None,
     score: Callable[[np.ndarray], dict[str, float]] | None = None,
-    label_ids: np.ndarray | None = None,
     patience: int | None = None,
     log: Path | None = None,
-) -> ClassifierTrainer:
-    """Put the parts together; `label_ids` makes it a text-to-text trainer, `score` rates logits on the holdout."""
+    schedule: Schedule | None = None,
+) -> ScoringTrainer:
+    """Put the parts together; `score` rates what `scores` reads from the model on the holdout."""
     settings: dict[str, Any] = {
         "model": model,
+        "scores": scores,
         "args": arguments,
         "data_collator": collate,
         "train_dataset": train,
         "eval_dataset": holdout,
         "compute_metrics": None if score is None else lambda evaluation: score(_first(evaluation.predictions)),
         "row_sampler": sampler,
+        "rates": None if schedule is None else schedule.rates,
         "callbacks": [] if patience is None else [EarlyStoppingCallback(patience)],
     }
-    if label_ids is not None:
-        trainer: ClassifierTrainer = TextToTextTrainer(label_ids=label_ids, **settings)
-    else:
-        trainer = ClassifierTrainer(**settings)
+    trainer = ScoringTrainer(**settings)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if not arguments.disable_tqdm:
@@ -143,13 +139,36 @@ def make_trainer(
         trainer.add_callback(LogFile(log))
     if hasattr(getattr(model, "base_model", None), "update_and_allocate"):
         trainer.add_callback(AllocateRanks)
+    if schedule is not None:
+        trainer.add_callback(Follow(schedule, trainer.log))
     return trainer
 
 
+def _parameter_groups(
+    model: nn.Module, rates: Mapping[str, float], decaying: set[str], arguments: TrainingArguments
+) -> list[dict[str, Any]]:
+    """Return groups of weights of one rate and one weight decay, in the order of the rates."""
+    weights = dict(model.named_parameters())
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, rate in rates.items():
+        groups.setdefault((rate, name in decaying), []).append(weights[name])
+    return [
+        {
+            "params": members,
+            "lr": arguments.learning_rate * rate,
+            "weight_decay": arguments.weight_decay if decays else 0.0,
+        }
+        for (rate, decays), members in groups.items()
+    ]
+
+
 def training_arguments(
-    settings: dict[str, Any], seed: int, folder: Path, select_best: bool, save: bool = True
+    settings: dict[str, Any], seed: int, folder: Path, select_best: bool, save: bool = True, freezes: bool = False
 ) -> TrainingArguments:
-    """Return HF's arguments: the user's as they are, bf16 where the hardware has it and nothing was said."""
+    """Return HF's arguments: the user's as they are, bf16 where the hardware has it and nothing was said.
+
+    `freezes`: some of the weights that train are frozen for a time.
+    """
     own: dict[str, Any] = {
         "output_dir": str(folder),
         "seed": seed,
@@ -161,7 +180,7 @@ def training_arguments(
         "load_best_model_at_end": select_best,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": not torch.accelerator.is_available(),
-        "ddp_find_unused_parameters": False,  # every weight that trains gets a gradient
+        "ddp_find_unused_parameters": freezes,  # else every weight that trains gets a gradient
     }
     if select_best:
         own |= {"metric_for_best_model": "score", "greater_is_better": True}
@@ -207,16 +226,46 @@ def fit(trainer: Trainer, checkpoints: Path) -> Fit:
 def predict(trainer: Trainer, rows: Dataset, lengths: list[int]) -> Predictions:
     """Score rows, longest first so that batches hold little padding; the answer is in the rows' order."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    rows = rows.remove_columns("labels")  # type: ignore[attr-defined]  # hidden ones would break the loss
     with peak_memory() as peak:
         started = time.perf_counter()
-        logits = _first(trainer.predict(rows.select(order)).predictions)  # type: ignore[attr-defined]
+        scores = _first(trainer.predict(rows.select(order)).predictions)  # type: ignore[attr-defined]
         seconds = time.perf_counter() - started
-    if not np.isfinite(logits).all():
+    if not np.isfinite(scores).all():
         raise ValueError("training diverged: the model's scores are no numbers; try a lower train.learning_rate")
-    back = np.empty_like(logits)
-    back[order] = logits
+    back = np.empty_like(scores)
+    back[order] = scores
     return Predictions(back, seconds, peak())
+
+
+def generate(
+    trainer: Trainer, prompts: list[list[int]], pad: int, longest: int, end: int | None
+) -> tuple[list[list[int]], float]:
+    """Return what the model writes after each prompt, greedily, at most so many tokens, and the seconds it took.
+
+    A decoder's prompts are padded on the left, so that it goes on where they end.
+    """
+    model = extract_model_from_parallel(trainer.model).eval()
+    is_decoder, size = not model.config.is_encoder_decoder, trainer.args.eval_batch_size
+    order = np.argsort([-len(prompt) for prompt in prompts], kind="stable")
+    written: dict[int, list[int]] = {}
+    started = time.perf_counter()
+    for first in range(0, len(order), size):
+        rows = order[first : first + size]
+        width = max(len(prompts[row]) for row in rows)
+        ids = torch.full((len(rows), width), pad)
+        seen = torch.zeros_like(ids)
+        for number, row in enumerate(rows):
+            length = len(prompts[row])
+            place = slice(width - length, width) if is_decoder else slice(0, length)
+            ids[number, place], seen[number, place] = torch.tensor(prompts[row]), 1
+        ids, seen = ids.to(trainer.args.device), seen.to(trainer.args.device)
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            out = model.generate(
+                input_ids=ids, attention_mask=seen, max_new_tokens=longest, do_sample=False, pad_token_id=pad,
+                eos_token_id=end,
+            )  # fmt: skip
+        written |= dict(zip(rows.tolist(), out[:, width if is_decoder else 1 :].tolist(), strict=True))
+    return [written[row] for row in range(len(prompts))], time.perf_counter() - started
 
 
 @contextmanager
@@ -280,6 +329,23 @@ class AllocateRanks(TrainerCallback):
         extract_model_from_parallel(model).base_model.update_and_allocate(state.global_step)
 
 
+class Follow(TrainerCallback):
+    """Tell a schedule how far training is, and the log what the schedule does."""
+
+    def __init__(self, schedule: Schedule, log: Callable[[dict[str, Any]], None]) -> None:
+        self.schedule, self.log = schedule, log
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
+        epoch = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
+        for entry in self.schedule.begin(state.global_step, state.max_steps, epoch):
+            self.log(entry)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # before the step's checkpoint is written: a run resumed from it keeps what is logged here
+        for entry in self.schedule.after(state.global_step):
+            self.log(entry)
+
+
 class LogFile(TrainerCallback):
     """Append each log entry as a line of JSON; a resumed run takes back what it had logged after its checkpoint."""
 
@@ -288,7 +354,8 @@ class LogFile(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero and self.file.is_file():
-            lines = [line for line in self.file.read_text().splitlines() if _step(line) <= state.global_step]
+            lines = self.file.read_text().splitlines() if state.global_step else []
+            lines = [line for line in lines if _step(line) <= state.global_step]
             self.file.write_text("".join(f"{line}\n" for line in lines))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:

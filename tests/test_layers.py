@@ -13,12 +13,13 @@ from peftkit.paths import PACKAGE
 
 FREE = {"schema", "paths", "signatures", "source"}  # anyone may import them
 MIDDLE = {"train", "metrics", "record", "leaderboard", "memory", "card"}
+LOWEST = {"scores"}  # of torch alone
 PARTS = {"data", "models", "methods"}
 ALLOWED = {
     "": {"library"} | FREE, "__main__": {"cli"}, "cli": {"jobs", "help"} | FREE, "help": FREE,
     "library": {"cli", "jobs"} | FREE,
-    "jobs": MIDDLE | PARTS | FREE,
-    "bench": {"data", "metrics"}, **dict.fromkeys(MIDDLE | PARTS, FREE), **dict.fromkeys(FREE, FREE),
+    "jobs": MIDDLE | PARTS | LOWEST | FREE,
+    "bench": {"data", "metrics"}, **dict.fromkeys(MIDDLE | PARTS, FREE | LOWEST), **dict.fromkeys(FREE | LOWEST, FREE),
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "pandas"}
 LIGHT = {"", "__main__", "cli", "help", "library", *FREE}

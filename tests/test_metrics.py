@@ -28,13 +28,40 @@ def test_scores_by_hand() -> None:
     assert value("mean_squared_error", [1.0, 2.0], [1.0, 4.0]) == pytest.approx(2.0)
 
 
+def test_tags_are_scored_as_words_and_as_spans() -> None:
+    names = ["O", "B-PER", "I-PER", "B-LOC"]
+    labels, said = (
+        [[1, 2, 0, 3], [0, 3]],
+        [[1, 0, 0, 3], [-1, 3]],
+    )  # one span of three is cut short, one word has no tag
+    found = score(["token_accuracy", "entity_f1"], said, labels, label_names=names)
+    assert found["token_accuracy"]["value"] == pytest.approx(4 / 6)  # no tag is wrong, also where O was right
+    assert found["entity_f1"]["value"] == pytest.approx(2 * 2 / (3 + 3))
+
+
+def test_texts_are_scored_by_the_best_reference() -> None:
+    said, right = ["The Eiffel tower!", "", "in Rome"], [["eiffel tower", "tower"], [], ["Rome"]]
+    assert value("exact_match", said, right) == pytest.approx(2 / 3)
+    assert value("token_f1", said, right) == pytest.approx((1 + 1 + 2 / 3) / 3)
+    assert value("rouge_l", ["a b c d"], [["a c d"]]) == pytest.approx(2 * (3 / 4) / (1 + 3 / 4))
+
+
+def test_perplexity_weighs_tokens_alike() -> None:
+    likelihoods = (np.array([2.0, 12.0]), np.array([1, 6]))
+    found = score(["perplexity"], [2.0, 2.0], [[], []], likelihoods=likelihoods)
+    assert found["perplexity"]["value"] == pytest.approx(np.exp(2))
+
+
 @pytest.mark.parametrize("name", ["pearson", "spearman", "matthews_correlation"])
 def test_constant_predictions_score_zero(name: str) -> None:
     assert value(name, [1, 1, 1, 1], [0, 1, 0, 1]) == 0.0
 
 
 def test_every_metric_knows_its_direction() -> None:
-    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {"mean_squared_error"}
+    assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {
+        "mean_squared_error",
+        "perplexity",
+    }
 
 
 def test_an_unknown_metric_names_the_nearest() -> None:
@@ -61,7 +88,7 @@ def test_a_single_row_scores_without_a_warning() -> None:
 
 
 def test_scoring_writes_nothing_at_home_and_two_processes_do_not_clash(tmp_path: Path) -> None:
-    code = "from peftkit.metrics import METRICS, score; print([score(list(METRICS), [0, 1], [0, 1]) for _ in range(20)][-1])"
+    code = "from peftkit.metrics import score; print([score(['accuracy', 'f1', 'pearson'], [0, 1], [0, 1]) for _ in range(20)][-1])"
     home = {**os.environ, "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf")}
     running = [subprocess.Popen([sys.executable, "-c", code], env=home, stdout=subprocess.PIPE) for _ in range(2)]
     outputs = {process.communicate()[0] for process in running}

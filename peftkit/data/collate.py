@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
-from transformers import DataCollatorForSeq2Seq, DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import (
+    DataCollatorForSeq2Seq,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+)
 
 MEGABATCH = 50  # batches that are sorted together: the same number as transformers' LengthGroupedSampler
 
@@ -52,12 +57,23 @@ def padding_waste(lengths: list[int], order: np.ndarray, batch_size: int) -> flo
     return float(1 - sizes.sum() / cells) if cells else 0.0
 
 
-def collator(tokenizer: PreTrainedTokenizerBase, is_text_to_text: bool) -> Any:
+def padded(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     """Return what pads a list of encoded rows to its longest row, in multiples of 8 where tensor cores want it."""
-    multiple = 8 if torch.cuda.is_available() else None
-    if is_text_to_text:
-        return DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=multiple, label_pad_token_id=-100)
-    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
+    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=_multiple())
+
+
+def padded_pairs(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    """Return what pads texts and, to a length of their own, their labels."""
+    return DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=_multiple(), label_pad_token_id=-100)
+
+
+def padded_tags(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    """Return what pads texts and, alike, the labels of their tokens."""
+    return DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=_multiple(), label_pad_token_id=-100)
+
+
+def _multiple() -> int | None:
+    return 8 if torch.cuda.is_available() else None
 
 
 def _chunks(values: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -17,19 +17,24 @@ INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # what an int64 gives back letter
 
 
 def read_file(path: Path) -> Dataset:
-    """Read one csv, tsv, jsonl or parquet file; an empty cell of csv and tsv is None, all other text stays as it is.
+    """Read one csv, tsv, jsonl, parquet, CoNLL or SQuAD (json) file, with nothing in its text changed.
+
+    An empty cell of csv and tsv is None. A CoNLL file gives tokens and tags, one sentence a row, and what is between
+    as column_2 ...; a CoNLL-U file the columns that universal_dependencies has on the Hub.
 
     Raises:
         UserError: the file has another ending, cannot be read, or holds no rows.
     """
     if path.suffix not in FILES:
-        raise UserError(f"{path} is none of csv, tsv, jsonl and parquet; convert it, or name another file")
+        raise UserError(
+            f"{path} is none of csv, tsv, jsonl, parquet, conll and conllu; convert it, or name another file"
+        )
     try:
         if path.suffix == ".parquet":
             table = Dataset(pq.ParquetFile(path).read())
         else:
-            columns = _json_columns(path) if path.suffix.startswith(".json") else _csv_columns(path)
-            table = Dataset.from_dict(columns)
+            readers = {".json": _json_columns, ".conl": _conll_columns}
+            table = Dataset.from_dict(readers.get(path.suffix[:5], _csv_columns)(path))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: it is not written in UTF-8; convert it: iconv -f latin1 -t utf-8 {path} > new{path.suffix}"
@@ -75,8 +80,10 @@ def _integers(cells: list[str]) -> list[Any]:
 
 
 def _json_columns(path: Path) -> dict[str, list]:
-    """Read one object a line, or one list of objects."""
+    """Read one object a line, one list of objects, or SQuAD's nested articles."""
     text = path.read_text(encoding="utf-8-sig")
+    if path.suffix == ".json" and (squad := _squad_columns(text)) is not None:
+        return squad
     is_list = text.lstrip().startswith("[")
     rows = json.loads(text) if is_list else []
     for number, line in enumerate([] if is_list else text.split("\n"), start=1):  # a raw U+2028 ends no line
@@ -88,3 +95,49 @@ def _json_columns(path: Path) -> dict[str, list]:
         raise UserError(f'{path}: a row is no object; write one object a line, as {{"text": "a fine film"}}')
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _squad_columns(text: str) -> dict[str, list] | None:
+    """Return id, title, context, question and answers of SQuAD's own files; None where it is another json."""
+    try:
+        articles = json.loads(text)["data"]
+        rows = [
+            (asked["id"], article.get("title"), paragraph["context"], asked["question"], asked.get("answers", []))
+            for article in articles
+            for paragraph in article["paragraphs"]
+            for asked in paragraph["qas"]
+        ]
+    except (ValueError, KeyError, TypeError):
+        return None
+    ids, titles, contexts, questions, answers = map(list, zip(*rows, strict=True)) if rows else ([], [], [], [], [])
+    spans = [{key: [answer[key] for answer in found] for key in ("text", "answer_start")} for found in answers]
+    return {"id": ids, "title": titles, "context": contexts, "question": questions, "answers": spans}
+
+
+CONLLU = ("id", "tokens", "lemmas", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+
+
+def _conll_columns(path: Path) -> dict[str, list]:
+    """Read a word a line, its columns apart by spaces (CoNLL-2003) or tabs (CoNLL-U); an empty line ends a sentence."""
+    is_universal = path.suffix == ".conllu"
+    sentences: list[list[list[str]]] = [[]]
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if not line.strip():
+            sentences.append([])
+            continue
+        cells = line.rstrip("\r").split("\t") if is_universal or "\t" in line else line.split()
+        if (is_universal and (line.startswith("#") or not cells[0].isdigit())) or cells[0] == "-DOCSTART-":
+            continue  # a comment, a word of several tokens, a word that was left out
+        if len(cells) != (width := len(CONLLU) if is_universal else _width(sentences, cells)) or width < 2:
+            raise UserError(f"{path}: line {number} has {len(cells)} columns, not {max(width, 2)}; mend it")
+        sentences[-1].append(cells)
+    rows = [list(zip(*sentence, strict=True)) for sentence in sentences if sentence]
+    width = len(rows[0]) if rows else 2
+    names = CONLLU if is_universal else ("tokens", *(f"column_{place}" for place in range(2, width)), "tags")
+    return {name: [list(row[place]) for row in rows] for place, name in enumerate(names) if name != "id"}
+
+
+def _width(sentences: list[list[list[str]]], cells: list[str]) -> int:
+    """Return how many columns the file's first word has."""
+    first = next((sentence[0] for sentence in sentences if sentence), cells)
+    return len(first)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, load_dataset
 
 from peftkit.data.files import read_file
+from peftkit.data.labels import feature_of, label_names, need, reader, said
 from peftkit.schema import FILES, Task, UserError
 from peftkit.source import Source, fingerprint, hub_answers
 
 GLUE = "nyu-mll/glue"
-NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 SUBSET_SEED = 0  # the rows of max_train_rows are the same for every seed of a comparison
 
 
@@ -24,7 +21,8 @@ SUBSET_SEED = 0  # the rows of max_train_rows are the same for every seed of a c
 class Rows:
     """The rows of a task: `splits` hold the columns id, one or two texts, and label.
 
-    A label is an int that counts into `label_names`, or a float where `label_names` is None (regression); it is None
+    A label is an int that counts into `label_names` (classification), a list of them (one a word of the text, which
+    then is a list of words), a float (regression), {text, answer_start} (question answering) or a text; it is None
     where it is hidden, which no training row's is. `dropped` counts each split's rows without text, and the training
     split's without label.
     """
@@ -53,7 +51,7 @@ def load_rows(task: Task, data_root: str | None, source: str, trained_on: str | 
     for name in wanted if not is_alone else ():
         if name not in tables:
             raise UserError(_missing_split(task, name, list(tables), origin.name))
-    names = _label_names(task, {name: tables[name] for name in (source_of_names, *validation) if name in tables})
+    names = label_names(task, {name: tables[name] for name in (source_of_names, *validation) if name in tables})
     if is_alone and train is None and origin.revision != trained_on:
         tables = {"validation": tables[source_of_names]}
     elif is_alone:  # after the names: a rare class may lie in the tenth alone
@@ -142,120 +140,38 @@ def _missing_split(task: Task, name: str, there: list[str], origin: str) -> str:
     return f"{origin} has the splits {', '.join(there)}, not {name}; say task.splits.{key}={example}"
 
 
-def _label_names(task: Task, tables: Mapping[str, Dataset]) -> list[str] | None:
-    """Return the names of the classes: the task's, a ClassLabel's, or what is found in the tables."""
-    if task.kind == "regression":
-        return None
-    if task.labels is not None:
-        return [str(name) for name in task.labels]
-    labelled = {name: table for name, table in tables.items() if task.label in table.column_names}
-    for table in tables.values() if not labelled else ():
-        _need(task, table, [task.label])
-    for table in labelled.values():
-        if isinstance(feature := table.features[task.label], ClassLabel):
-            return list(feature.names)
-    found: set[str] = set()
-    first = next(iter(labelled), "")
-    for split, table in labelled.items():
-        more = {text for text in _said(task, table) if text is not None} - found
-        if len(found) + len(more) > 1000:
-            raise UserError(f"column {task.label} has over 1000 different values; try task=regression, or task.label=")
-        if found and more and all(NUMBER.fullmatch(text) for text in found):
-            # 0 to 2 against 1 to 3 is another numbering, not a rare class
-            raise UserError(
-                f"label {_list(more)} of {split} is none of {first}'s {_list(found)}; number both alike, "
-                f"or name all classes: task.labels=[{_list(found | more, ',')}]"
-            )
-        found |= more
-    return _sorted(found)
-
-
 def _clean(task: Task, table: Dataset, names: list[str] | None, split: str) -> tuple[Dataset, int]:
-    texts, is_train = list(task.text), split == task.splits["train"]
-    _need(task, table, texts + ([task.label] if is_train else []))
+    """Keep the rows with text, and of the training rows those with a label; return them and how many are lost."""
+    texts = list(task.text)
+    is_train = split == task.splits["train"] and task.label is not None
+    need(task, table, texts + ([str(task.label)] if is_train else []))
     columns = [table[column] for column in texts]
     ids = table["idx"] if "idx" in table.column_names else range(len(table))
-    classes = None if names is None else _classes(task, table, names)
+    read = reader(task, table, names, split)
     kept: dict[str, list[Any]] = {"id": [], **{column: [] for column in texts}, "label": []}
-    for number, *values, said in zip(ids, *columns, _said(task, table), strict=True):
-        if any(value is None or not str(value).strip() for value in values) or (is_train and said is None):
+    for number, *values, label in zip(ids, *columns, said(task, table), strict=True):
+        values = [text_of(task, value) for value in values]
+        if not all(values) or (is_train and label is None):
             continue
-        if said is not None and classes is not None and said not in classes:
-            known = _list(names or [])
-            raise UserError(f"label {said} of {split} is none of {known}; mend it, or name all in task.labels=[...]")
         kept["id"].append(number)
         for column, value in zip(texts, values, strict=True):
-            kept[column].append(str(value))
-        kept["label"].append(None if said is None else _number(said) if classes is None else classes[said])
+            kept[column].append(value)
+        kept["label"].append(None if label is None else read(label, values))
     if not kept["id"]:
         raise UserError(f"no row of task={task.name} has both text and label; look at task.text and task.label")
-    kind = Value("float64" if names is None else "int64")  # also where all are hidden
-    return Dataset.from_dict(kept).cast_column("label", kind), len(table) - len(kept["id"])
+    rows = Dataset.from_dict(kept)
+    return rows.cast(Features({**rows.features, "label": feature_of(task)})), len(table) - len(kept["id"])
 
 
-def _classes(task: Task, table: Dataset, names: list[str]) -> dict[str, int]:
-    """Return the class id of all that the label column may say: a name, or a number that is an id for certain."""
-    feature = table.features.get(task.label)
-    if isinstance(feature, ClassLabel):
-        if set(feature.names) <= set(names):
-            return {str(number): names.index(name) for number, name in enumerate(feature.names)}
-        if len(feature.names) != len(names) or set(feature.names) & set(names):
-            raise UserError(
-                f"column {task.label} has the classes {_list(feature.names)}, task.labels has {_list(names)}; "
-                "name all of them, or rename every one in their order"
-            )
-        return {str(number): number for number in range(len(names))}
-    classes = {str(_text(name)): number for number, name in enumerate(names)}
-    if task.labels is not None and not any(NUMBER.fullmatch(name) for name in names):
-        classes |= {str(number): number for number in range(len(names))}
-    return classes
-
-
-def _said(task: Task, table: Dataset) -> list[str | None]:
-    """Return the labels as text, None where one is missing, or hidden by -1 as in the Hub's test sets."""
-    if task.label not in table.column_names:
-        return [None] * len(table)
-    hides = task.suite == "glue" or isinstance(table.features[task.label], ClassLabel)
-    labels = [_text(label) for label in table[task.label]]
-    return [None if hides and label == "-1" else label for label in labels]
-
-
-def _text(label: Any) -> str | None:
-    """Return a label as text, None where it is missing; 1.0, which pandas makes of 1 beside an empty cell, is 1."""
-    if label is None or (isinstance(label, float) and math.isnan(label)):
-        return None
-    return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", str(label).strip()) or None
-
-
-def _number(label: str) -> float:
-    try:
-        value = float(label)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"label {label} is no number; leave it empty where there is none, or try task=classification")
-    return value
-
-
-def _sorted(names: set[str]) -> list[str]:
-    """Sort numbers in their own order, so that 2 comes before 10, and before words."""
-    return sorted(names, key=lambda name: (0, float(name), name) if NUMBER.fullmatch(name) else (1, 0.0, name))
-
-
-def _list(names: Sequence[str] | set[str], comma: str = ", ") -> str:
-    return comma.join(_sorted(names) if isinstance(names, set) else names)
+def text_of(task: Task, value: Any) -> Any:
+    """Return a cell's text, or its words where words are tagged; empty where there is none."""
+    if task.kind == "token_classification":
+        words = value.split() if isinstance(value, str) else value or []
+        return [str(word) for word in words]
+    return "" if value is None or not str(value).strip() else str(value)
 
 
 def _subset(rows: Dataset, limit: int | None) -> Dataset:
     if limit is None or limit >= len(rows):
         return rows
     return rows.shuffle(seed=SUBSET_SEED).select(range(limit)).flatten_indices()
-
-
-def _need(task: Task, table: Dataset, columns: list[str]) -> None:
-    missing = [column for column in columns if column not in table.column_names]
-    if missing:
-        raise UserError(
-            f"task={task.name} reads the columns {', '.join(missing)}, but there are {', '.join(table.column_names)}; "
-            "set task.text and task.label"
-        )

@@ -32,7 +32,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = Non
         leaderboard(chosen)
         return None
 
-    from peftkit.jobs import finetune, plan, pretrain, use
+    from peftkit.jobs import finetune, matrix, plan, pretrain, use
     from peftkit.jobs.prepare import settle
 
     settle(chosen.source)
@@ -43,6 +43,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = Non
         "merge": lambda: use.merge(chosen),
         "pretrain": lambda: pretrain.pretrain(chosen),
         "plan": lambda: plan.plan(chosen),
+        "matrix": lambda: matrix.matrix(chosen),
     }
     return verbs[chosen.job]()
 

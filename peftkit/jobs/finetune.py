@@ -12,10 +12,10 @@ import numpy as np
 
 from peftkit import record, train
 from peftkit.card import model_card
-from peftkit.data.collate import LengthGroupedSampler, collator, padding_waste
-from peftkit.data.encode import Encoded
+from peftkit.data.collate import LengthGroupedSampler, padding_waste
+from peftkit.data.formats import Answers, Encoded
 from peftkit.data.rows import Rows, load_rows
-from peftkit.jobs import gates
+from peftkit.jobs import drift, gates
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.prepare import (
     Parts,
@@ -23,8 +23,8 @@ from peftkit.jobs.prepare import (
     build,
     carve,
     device_name,
-    encode_rows,
     find_model,
+    scoring,
     set_up,
     sources_of,
 )
@@ -86,16 +86,15 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         table, held_rows = carve(rows, run.task, run.early_stopping.holdout)
     parts = build(run, model_source, rows.label_names, len(table))
     if select_best:
-        held = encode_rows(held_rows, run.task, parts, run.model.family)
-    encoded = encode_rows(table, run.task, parts, run.model.family)
-    evaluations = {
-        name: encode_rows(rows.splits[name], run.task, parts, run.model.family)
-        for name in run.task.splits["validation"]
-    }
+        held = parts.format.encode(held_rows)
+    encoded = parts.format.encode(table)
+    evaluations = {name: parts.format.encode(rows.splits[name]) for name in run.task.splits["validation"]}
     checkpoints = folder / "checkpoints"
-    arguments = train.training_arguments(run.train, run.seed, checkpoints, select_best)
+    arguments = train.training_arguments(
+        run.train, run.seed, checkpoints, select_best, freezes=parts.schedule is not None
+    )
     splits = {run.task.splits["train"]: encoded, **evaluations}
-    result["audit"] |= audit(rows, splits if held is None else {**splits, "chosen on": held})
+    result["audit"] |= audit(rows, parts, splits if held is None else {**splits, "chosen on": held})
     if is_main():
         record.write_result(folder, result)
     batch = arguments.train_batch_size
@@ -105,14 +104,15 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     trainer = train.make_trainer(
         parts.model,
         arguments,
-        collator(parts.tokenizer, parts.words is not None),
+        parts.format.collator(),
+        scoring(parts),
         encoded.rows,
         holdout=None if held is None else held.rows,
         sampler=sampler,
-        score=None if held is None else lambda logits: {"score": mean_score(run, parts, logits, held)},
-        label_ids=None if parts.words is None else parts.words.ids,
+        score=None if held is None else lambda scores: {"score": mean_score(run, parts, scores, held)},
         patience=run.early_stopping.patience,
         log=folder / "log.jsonl",
+        schedule=parts.schedule,
     )
     fit = train.fit(trainer, checkpoints)
     gates.prepare()
@@ -127,6 +127,8 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     split = rows.splits[run.task.splits["validation"][0]]
     precision = result["run"]["setup"]["precision"]
     result["gates"] = gates.check(run, parts, split, folder, rows.label_names, precision)
+    if (merged := drift.measure(run, parts, split, folder)) is not None:
+        result["merge"] = merged
     if is_main():
         if (checkpoints / "runs").is_dir():  # where transformers puts TensorBoard's files
             shutil.move(checkpoints / "runs", folder / "tensorboard")
@@ -163,50 +165,75 @@ def evaluate_splits(
     columns: dict[str, list] = {"id": [], "split": [], "label": [], "prediction": [], "scores": []}
     seconds, peaks = 0.0, [0]
     for name, encoded in splits.items():
-        found = train.predict(trainer, encoded.rows, encoded.lengths)
-        seconds += found.seconds
-        peaks.append(found.peak_bytes or 0)
-        answers = predictions(run, parts, found.logits)
+        answers, costs = answer(parts, trainer, encoded)
+        seconds += costs["seconds"]
+        peaks.append(costs["peak_bytes"] or 0)
         suffix = name.removeprefix("validation") if len(splits) > 1 else ""
-        known = encoded.has_label
-        if known.any():
-            scores |= score(list(run.task.metrics), answers[known], encoded.labels[known], suffix=suffix)
+        if encoded.has_label.any():
+            scores |= _score(run, parts, answers, encoded, suffix)
         columns["id"] += list(rows.splits[name]["id"])
-        columns["split"] += [name] * len(answers)
-        columns["label"] += np.where(known, encoded.labels, None).tolist()
-        columns["prediction"] += answers.tolist()
-        columns["scores"] += found.logits.astype(float).reshape(len(answers), -1).tolist()
+        columns["split"] += [name] * len(answers.predictions)
+        columns["label"] += [
+            label if known else None for label, known in zip(_plain(encoded.labels), encoded.has_label, strict=True)
+        ]
+        columns["prediction"] += _plain(answers.predictions)
+        columns["scores"] += [_plain(row.astype(float)) for row in answers.scores]
     if is_main():
         record.write_predictions(file, columns)
     return scores, {"eval_seconds": seconds, "eval_peak_bytes": max(peaks) or None}
 
 
-def predictions(run: Run, parts: Parts, logits: np.ndarray) -> np.ndarray:
-    """Return class ids or numbers (rows,) from scores (rows, labels)."""
-    if parts.words is not None:
-        return parts.words.values[logits.argmax(axis=-1)]
-    return logits.reshape(len(logits)) if run.task.kind == "regression" else logits.argmax(axis=-1)
+def answer(parts: Parts, trainer: Any, encoded: Encoded) -> tuple[Answers, dict[str, Any]]:
+    """Return a model's answers to encoded rows, and the seconds and the peak in bytes that they took."""
+    found = train.predict(trainer, encoded.rows, encoded.lengths)
+    scores, texts, seconds = parts.format.cut(found.scores, encoded), None, found.seconds
+    if parts.format.writes is not None:
+        prompts, ids = [prompt for _, prompt in encoded.places], parts.tokenizer
+        written, more = train.generate(trainer, prompts, ids.pad_token_id, parts.format.writes, ids.eos_token_id)
+        texts = [text.strip() for text in ids.batch_decode(written, skip_special_tokens=True)]
+        seconds += more
+    return parts.format.answer(scores, encoded, texts), {"seconds": seconds, "peak_bytes": found.peak_bytes}
 
 
-def mean_score(run: Run, parts: Parts, logits: np.ndarray, held: Encoded) -> float:
-    """Return the mean of the task's metrics, larger is better, by which the best epoch is chosen."""
-    found = score(list(run.task.metrics), predictions(run, parts, logits), held.labels)
+def _score(run: Run, parts: Parts, answers: Answers, encoded: Encoded, suffix: str = "") -> dict[str, Any]:
+    """Score the rows whose label is known."""
+    known = np.flatnonzero(encoded.has_label)
+    predictions = [answers.predictions[row] for row in known]
+    labels = [encoded.labels[row] for row in known]
+    likelihoods = None
+    if answers.likelihoods is not None:
+        nats, tokens = answers.likelihoods
+        likelihoods = (nats[known], tokens[known])
+    return score(list(run.task.metrics), predictions, labels, suffix, parts.format.names, likelihoods)
+
+
+def mean_score(run: Run, parts: Parts, scores: np.ndarray, held: Encoded) -> float:
+    """Return by what the best epoch is chosen, larger is better: the mean of the task's metrics.
+
+    Of a model that would have to write its answers, it is the likelihood of a label's token.
+    """
+    answers = parts.format.answer(parts.format.cut(scores, held), held)
+    if answers.likelihoods is not None:
+        nats, tokens = answers.likelihoods
+        return -float(nats.sum() / tokens.sum())
+    found = _score(run, parts, answers, held)
     return float(np.mean([e["value"] if e["higher_is_better"] else -e["value"] for e in found.values()]))
 
 
-def audit(rows: Rows, splits: dict[str, Encoded]) -> dict[str, Any]:
+def audit(rows: Rows, parts: Parts, splits: dict[str, Encoded]) -> dict[str, Any]:
     """Count rows, truncated rows, dropped rows and labels of every split."""
     return {
         "label_names": rows.label_names,
-        "rows": {name: len(encoded.lengths) for name, encoded in splits.items()},
+        "rows": {name: len(encoded.has_label) for name, encoded in splits.items()},
         "truncated": {name: encoded.truncated for name, encoded in splits.items()},
         "dropped": rows.dropped,
-        "label_counts": {
-            name: record.label_counts(encoded.labels[encoded.has_label].tolist(), rows.label_names)
-            | ({"hidden": hidden} if (hidden := int((~encoded.has_label).sum())) else {})
-            for name, encoded in splits.items()
-        },
+        "label_counts": {name: parts.format.counts(encoded) for name, encoded in splits.items()},
     }
+
+
+def _plain(values: Any) -> Any:
+    """Return numbers that are no numpy ones."""
+    return values.tolist() if isinstance(values, np.ndarray) else values
 
 
 def save_artefact(parts: Parts, folder: Path) -> Path:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from peftkit import record, train
-from peftkit.data.collate import collator
+from peftkit.data.formats import Encoded
 from peftkit.jobs.console import is_main
-from peftkit.jobs.prepare import Parts, encode_rows, predictor, settle
+from peftkit.jobs.prepare import Parts, predictor, scoring, settle
 from peftkit.schema import Run
 
 ROWS = 16
@@ -48,8 +48,8 @@ def check(run: Run, parts: Parts, table: Any, folder: Path, names: list[str] | N
             padding of its batch.
     """
     rows = table.select(range(min(ROWS, len(table))))
-    told = scores_of(run, parts, rows)  # by all processes of a distributed run together
-    padded = _padding_difference(run, parts, rows)
+    answers = scores_of(run, parts, rows)  # by all processes of a distributed run together
+    padded = padding_difference(parts, rows)
     limit = TOLERANCE["bf16" if run.method.quantization else "fp32"]
     if padded > limit:
         raise GateError(f"a row's scores change by {padded:.2g} with the padding of its batch")
@@ -60,26 +60,34 @@ def check(run: Run, parts: Parts, table: Any, folder: Path, names: list[str] | N
             raise GateError(f"the saved artefact cannot be loaded in a fresh process: {answer['error']}")
         if answer["label_names"] != names:
             raise GateError(f"the saved artefact names its labels {answer['label_names']}, not {names}")
-        reloaded = _difference(told, np.asarray(answer["scores"]))
+        reloaded = difference(answers, np.asarray(answer["scores"]))
     if reloaded > TOLERANCE[precision]:
         raise GateError(f"the saved artefact's scores differ from the trained model's by {reloaded:.2g}")
     return {"rows": len(rows), "reload_difference": reloaded, "padding_difference": padded}
 
 
 def scores_of(run: Run, parts: Parts, table: Any) -> np.ndarray:
-    """Return the model's scores (rows, labels) of raw rows, in the precision of the run."""
-    encoded = encode_rows(table, run.task, parts, run.model.family)
+    """Return all scores that a model gives to raw rows, one after the other, in the precision of the run."""
+    encoded = parts.format.encode(table)
     with predictor(run, parts) as trainer:
-        return train.predict(trainer, encoded.rows, encoded.lengths).logits
+        return flat(parts, train.predict(trainer, encoded.rows, encoded.lengths).scores, encoded)
 
 
-def _padding_difference(run: Run, parts: Parts, rows: Any) -> float:
+def padding_difference(parts: Parts, rows: Any) -> float:
     """Return how far scores in fp32 move between a batch of one row and a batch of several, padded to the longest."""
-    encoded = encode_rows(rows.select(range(min(PADDED_ROWS, len(rows)))), run.task, parts, run.model.family).rows
-    encoded = encoded.remove_columns("labels")
-    together = _fp32_scores(parts, [encoded[row] for row in range(len(encoded))])
-    alone = np.concatenate([_fp32_scores(parts, [encoded[row]]) for row in range(len(encoded))])
-    return _difference(alone, together)
+    encoded = parts.format.encode(rows.select(range(min(PADDED_ROWS, len(rows)))))
+    inputs = [encoded.rows[row] for row in range(len(encoded.rows))]
+    together = _fp32_scores(parts, inputs)
+    alone = np.full_like(together, -100)
+    for row, each in enumerate(inputs):
+        found = _fp32_scores(parts, [each])[0]
+        place = (row, *(slice(size) for size in found.shape))
+        alone[place] = found
+    return difference(flat(parts, alone, encoded), flat(parts, together, encoded))
+
+
+def flat(parts: Parts, scores: np.ndarray, encoded: Encoded) -> np.ndarray:
+    return np.nan_to_num(np.concatenate([row.ravel() for row in parts.format.cut(scores, encoded)]))
 
 
 def _fp32_scores(parts: Parts, rows: list[dict[str, Any]]) -> np.ndarray:
@@ -89,18 +97,12 @@ def _fp32_scores(parts: Parts, rows: list[dict[str, Any]]) -> np.ndarray:
 
     model = extract_model_from_parallel(parts.model, keep_fp32_wrapper=False).eval()
     device = next(model.parameters()).device
-    batch = collator(parts.tokenizer, parts.words is not None)(rows)
-    batch = {name: value.to(device) for name, value in batch.items() if value is not None}
+    batch = {name: value.to(device) for name, value in parts.format.collator()(rows).items() if value is not None}
     with torch.no_grad():
-        if parts.words is None:
-            scores = model(**batch).logits
-        else:
-            ids = torch.as_tensor(parts.words.ids, device=device)
-            scores = train.label_likelihoods(model, batch["input_ids"], batch["attention_mask"], ids)
-    return scores.float().cpu().numpy()  # type: ignore[no-any-return]
+        return scoring(parts)(model, batch).float().cpu().numpy()
 
 
-def _difference(first: np.ndarray, second: np.ndarray) -> float:
+def difference(first: np.ndarray, second: np.ndarray) -> float:
     """Return the largest difference, in units of a score's size where that is above one."""
     return float((np.abs(first - second) / np.maximum(1.0, np.abs(first))).max())
 
@@ -159,11 +161,9 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
 
 def _label_names(parts: Parts, result: dict[str, Any]) -> list[str] | None:
     """Return the label names that the loaded model tells; a text-to-text model's are those of the result."""
-    if parts.words is not None:
+    if parts.format.words is not None or parts.format.names is None:
         return result["audit"]["label_names"]  # type: ignore[no-any-return]
     config = parts.model.config
-    if config.num_labels == 1:
-        return None
     return [config.id2label[number] for number in range(config.num_labels)]
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from peftkit import train
-from peftkit.data.collate import LengthGroupedSampler, collator, padding_waste
+from peftkit.data.collate import LengthGroupedSampler, padding_waste
 from peftkit.data.rows import load_rows
 from peftkit.jobs.console import is_main
-from peftkit.jobs.prepare import announce, build, carve, encode_rows, find_model, steps_of
+from peftkit.jobs.prepare import announce, build, carve, find_model, steps_of
 from peftkit.memory import predict_memory
 from peftkit.methods import count_parameters
 from peftkit.schema import Run
@@ -26,25 +26,25 @@ def plan(run: Run) -> None:
     if run.early_stopping.patience is not None:
         table, _ = carve(rows, run.task, run.early_stopping.holdout)
     parts = build(run, model_source, rows.label_names, len(table))
-    encoded = encode_rows(table, run.task, parts, run.model.family)
+    encoded = parts.format.encode(table)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = train.training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
     batch_size = arguments.train_batch_size
     order = LengthGroupedSampler(encoded.lengths, batch_size, run.seed).order(0)
     longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]
-    batch = collator(parts.tokenizer, parts.words is not None)([encoded.rows[int(row)] for row in longest])
+    batch = parts.format.collator()([encoded.rows[int(row)] for row in longest])
     memory = predict_memory(parts.model, batch, arguments.bf16)
     parameters = count_parameters(parts.model)
     epochs, accumulation = arguments.num_train_epochs, arguments.gradient_accumulation_steps
-    steps = steps_of(arguments, len(table))
+    steps = steps_of(arguments, len(encoded.lengths))
     lines = {
         "run": f"{run.method.name} of {model_source.name} on {run.task.name} ({rows.source.name}), seed {run.seed}",
         "trained weights": f"{parameters.trainable:,} of {parameters.total:,} "
         f"({parameters.trainable / parameters.total:.2%}), {parameters.head:,} of them in the head",
-        "rows": f"{len(encoded.lengths):,} to train, {sum(rows.dropped.values())} dropped",
+        "rows": f"{len(table):,} to train, {sum(rows.dropped.values())} dropped",
         "steps": f"{steps:,.0f} of {batch_size} rows x {accumulation}",
         "tokens": f"{sum(encoded.lengths) * epochs:,.0f} over {epochs:g} epochs",
-        "truncated": f"{encoded.truncated} of {len(encoded.lengths)} rows, at {run.task.max_length} tokens",
+        "truncated": f"{encoded.truncated} of {len(table)} rows, at {run.task.max_length} tokens",
         "padding": f"{padding_waste(encoded.lengths, order, batch_size):.1%} of what is computed",
         "learning rate": f"{arguments.learning_rate:g}, {'bf16' if arguments.bf16 else 'fp32'}",
         "memory": f"{_mb(memory.total)} predicted at the longest batch: weights {_mb(memory.weights)}, gradients "

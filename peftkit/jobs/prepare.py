@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peftkit.data.collate import collator
-from peftkit.data.encode import Encoded, LabelWords, encode, encode_text_to_text, label_words
+from peftkit.data.formats import Format, format_of
 from peftkit.data.rows import Rows
 from peftkit.jobs.console import say
-from peftkit.methods import wrap
-from peftkit.models.load import load_classifier, load_tokenizer, locate, pooling_of
+from peftkit.methods import Gradual, Unfreezing, wrap
+from peftkit.models.load import load_model, load_tokenizer, locate, pooling_of
 from peftkit.schema import Model, Run, Task, UserError
+from peftkit.scores import Scores
 from peftkit.source import Source, hub_answers
-from peftkit.train import ClassifierTrainer, make_trainer, precision_of, training_arguments
+from peftkit.train import ScoringTrainer, make_trainer, precision_of, training_arguments
 
 
 @dataclass
@@ -29,7 +29,8 @@ class Parts:
 
     model: Any
     tokenizer: Any
-    words: LabelWords | None  # what a text-to-text model writes; None for a model with a head
+    format: Format  # how rows become its batches, and its scores answers
+    schedule: Unfreezing | None = None  # where weights join the training one after the other
 
 
 def settle(source: str) -> None:
@@ -82,16 +83,16 @@ def build(run: Run, model_source: Source, names: list[str] | None, rows: int) ->
 
     set_seed(run.seed)
     tokenizer = load_tokenizer(model_source)
-    model = load_classifier(run.model, model_source, tokenizer, names, run.method.quantization)
-    words = label_words(run.task, names, tokenizer) if run.model.family == "seq2seq" else None
+    model = load_model(run.model, model_source, tokenizer, run.task.kind, names, run.method.quantization)
+    task_format = format_of(run.task, run.model.family, names, tokenizer)
     config = method_config({**run.method.config, **_schedule(run, rows)})
     if hasattr(config, "revision") and model_source.kind in ("hub", "cache"):
         config.revision = model_source.revision
     checkpointing = bool(run.train.get("activation_checkpointing"))
-    model = wrap(model, config, run.method.quantization is not None, checkpointing)
+    model = wrap(model, config, run.task.kind, run.method.quantization is not None, checkpointing)
     if checkpointing and hasattr(model, "enable_input_require_grads"):
         model.enable_input_require_grads()  # frozen embeddings would cut the graph at the first checkpoint
-    return Parts(model, tokenizer, words)
+    return Parts(model, tokenizer, task_format, config.unfreezing(model) if isinstance(config, Gradual) else None)
 
 
 def _schedule(run: Run, rows: int) -> dict[str, int]:
@@ -129,13 +130,6 @@ def method_config(config: dict[str, Any]) -> Any:
         raise UserError(f"method.config: {error.__cause__ or error}") from error
 
 
-def encode_rows(table: Any, task: Task, parts: Parts, family: str) -> Encoded:
-    if parts.words is not None:
-        return encode_text_to_text(table, task, parts.tokenizer, parts.words)
-    # GPT-2 has no format for a pair of texts
-    return encode(table, task, parts.tokenizer, separator="\n" if family == "decoder" else None)
-
-
 def carve(rows: Rows, task: Task, holdout: float) -> tuple[Any, Any]:
     """Split rows off train to choose the best epoch on; the same rows for every seed."""
     parts = rows.splits[task.splits["train"]].train_test_split(test_size=holdout, seed=0)
@@ -147,13 +141,17 @@ def set_up(run: Run) -> dict[str, Any]:
     return {"processes": int(os.environ.get("WORLD_SIZE", "1")), "precision": precision_of(run.train)}
 
 
+def scoring(parts: Parts) -> Scores:
+    """Return what reads a model's scores."""
+    return Scores(parts.format.reads, parts.format.words)
+
+
 @contextmanager
-def predictor(run: Run, parts: Parts) -> Iterator[ClassifierTrainer]:
+def predictor(run: Run, parts: Parts) -> Iterator[ScoringTrainer]:
     """Yield a trainer that only predicts, in the precision and batches of the run."""
-    ids = None if parts.words is None else parts.words.ids
     with tempfile.TemporaryDirectory() as scratch:
         arguments = training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
-        yield make_trainer(parts.model, arguments, collator(parts.tokenizer, ids is not None), label_ids=ids)
+        yield make_trainer(parts.model, arguments, parts.format.collator(), scoring(parts))
 
 
 def device_name() -> str:

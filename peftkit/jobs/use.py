@@ -9,16 +9,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from peftkit import record, train
-from peftkit.data.encode import label_words
+from peftkit import record
+from peftkit.card import merging
 from peftkit.data.files import read_file
-from peftkit.data.rows import load_rows
+from peftkit.data.formats import format_of
+from peftkit.data.rows import load_rows, text_of
 from peftkit.jobs.console import is_main, say
-from peftkit.jobs.finetune import evaluate_splits, predictions
-from peftkit.jobs.prepare import Parts, announce, encode_rows, find_model, predictor
+from peftkit.jobs.finetune import answer, evaluate_splits
+from peftkit.jobs.prepare import Parts, announce, find_model, predictor
 from peftkit.methods import load_adapter
 from peftkit.methods import merge as merge_adapter
-from peftkit.models.load import load_classifier, load_tokenizer
+from peftkit.models.load import auto_class, load_model, load_tokenizer, round_as
 from peftkit.schema import FILES, Run, Task, UserError
 from peftkit.source import Source
 
@@ -28,7 +29,7 @@ PAIR = "||"  # between two texts of one input
 def load(folder: str | Path, quantized: bool = True) -> tuple[Any, Any]:
     """Return the model and the tokenizer of a run folder, ready to predict.
 
-    With `quantized=False` the base of a 4-bit run is loaded in full precision, as merging wants it.
+    With `quantized=False` the base of a 4-bit run has the weights that its bits stand for, in full precision.
     """
     parts = load_parts(_trained(Path(folder)), Path(folder), quantized)
     return parts.model, parts.tokenizer
@@ -47,7 +48,8 @@ def evaluate(run: Run, overrides: Sequence[str]) -> Path:
         raise UserError(f"the run tells {_list(names)} apart, task={task.name} has {_list(rows.label_names)}")
     chosen = replace(trained, task=task)
     announce(_model_source(folder), rows.source)
-    splits = {name: encode_rows(table, task, parts, trained.model.family) for name, table in rows.splits.items()}
+    parts.format = format_of(task, trained.model.family, names, parts.tokenizer)
+    splits = {name: parts.format.encode(table) for name, table in rows.splits.items()}
     with predictor(_in_batches_of(run, chosen), parts) as trainer:
         file = folder / f"predictions-{task.name}.parquet"
         scores, costs = evaluate_splits(chosen, parts, trainer, splits, rows, file)
@@ -82,15 +84,13 @@ def predict(run: Run) -> None:
         raise UserError(f"{given} has {_list(taken)} already, where the answers go; rename it")
     empty = [row for row in range(len(table)) if any(table[column][row] in (None, "") for column in columns)]
     parts = load_parts(trained, folder)
-    names = _label_names(folder)
-    texts = {column: ["" if text is None else str(text) for text in table[column]] for column in columns}
+    texts = {column: [text_of(trained.task, text) for text in table[column]] for column in columns}
     rows = Dataset.from_dict({"id": range(len(table)), **texts, "label": [None] * len(table)})
-    encoded = encode_rows(rows, trained.task, parts, trained.model.family)
+    encoded = parts.format.encode(rows)
     with predictor(_in_batches_of(run, trained), parts) as trainer:
-        found = train.predict(trainer, encoded.rows, encoded.lengths)
-    answers = predictions(trained, parts, found.logits)
-    labels: list[Any] = answers.tolist() if names is None else [names[int(answer)] for answer in answers]
-    scores: list[Any] = found.logits.astype(float).tolist()
+        answers, _ = answer(parts, trainer, encoded)
+    labels: list[Any] = [parts.format.told(prediction) for prediction in answers.predictions]
+    scores: list[Any] = [row.astype(float).tolist() for row in answers.scores]
     for row in empty:
         labels[row] = scores[row] = None
     out = table.add_column("prediction", labels).add_column("scores", scores)
@@ -116,7 +116,8 @@ def merge(run: Run) -> Path:
     merged = merge_adapter(parts.model)
     target = Path(run.output) if run.output else folder / "merged"
     if trained.method.quantization:
-        say("the base was trained over in 4 bits; its weights are merged in full precision and may score otherwise")
+        measured = (record.read_result(folder) or {}).get("merge") or {"rows": 0, "reason": "its run was older"}
+        say(f"trained over a quantised base; {merging(measured)}")
     merged.save_pretrained(str(target))
     parts.tokenizer.save_pretrained(str(target))
     ours = str(merged.config.model_type).startswith("mean_pooling_")
@@ -159,15 +160,14 @@ def load_parts(trained: Run, folder: Path, quantized: bool = True) -> Parts:
     tokenizer = load_tokenizer(source)
     model: Any
     if artefact is None:
-        from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
-
-        auto = AutoModelForSeq2SeqLM if trained.model.family == "seq2seq" else AutoModelForSequenceClassification
-        model = auto.from_pretrained(source.name)
+        model = auto_class(trained.model.family, trained.task.kind).from_pretrained(source.name)
     else:
-        quantization = trained.method.quantization if quantized else None
-        model = load_adapter(load_classifier(trained.model, source, tokenizer, names, quantization), artefact)
-    words = label_words(trained.task, names, tokenizer) if trained.model.family == "seq2seq" else None
-    return Parts(model.eval(), tokenizer, words)
+        choice = (trained.model, source, tokenizer, trained.task.kind, names)
+        base = load_model(*choice, trained.method.quantization)
+        if trained.method.quantization and not quantized:
+            base = round_as(load_model(*choice), base)
+        model = load_adapter(base, artefact)
+    return Parts(model.eval(), tokenizer, format_of(trained.task, trained.model.family, names, tokenizer))
 
 
 def _in_batches_of(run: Run, trained: Run) -> Run:
@@ -183,7 +183,7 @@ def _task_of(chosen: Task, trained: Task, names: list[str] | None, overrides: Se
     if not any(word.startswith("task=") for word in words):
         keys = {word.partition("=")[0].split(".")[1] for word in words if word.startswith("task.")}
         task = replace(trained, **{key: getattr(chosen, key) for key in keys})
-    is_own = task.labels is None and task.kind == "classification"
+    is_own = task.labels is None and task.kind in ("classification", "token_classification")
     return replace(task, labels=names) if is_own else task
 
 

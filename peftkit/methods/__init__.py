@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import peft  # noqa: F401  # first: peftkit registers its tuners as it comes, which import one another
+
+from peftkit.methods.gradual import Gradual, Unfreezing
 from peftkit.methods.own import BitFit, Full, LinearProbe
 from peftkit.methods.soft_prompt import fold
 from peftkit.methods.wrap import Parameters, count_parameters, is_mergeable, load_adapter, merge, wrap
@@ -9,8 +12,10 @@ from peftkit.methods.wrap import Parameters, count_parameters, is_mergeable, loa
 __all__ = [
     "BitFit",
     "Full",
+    "Gradual",
     "LinearProbe",
     "Parameters",
+    "Unfreezing",
     "count_parameters",
     "fold",
     "is_mergeable",

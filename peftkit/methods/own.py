@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from peftkit.schema import UserError
+
 HEAD_NAMES = ("classifier", "score", "pre_classifier", "qa_outputs", "pooler")
 
 
@@ -33,6 +35,8 @@ class BitFit:
     """Train the bias terms and the head (Ben Zaken et al. 2022, section 3)."""
 
     def apply(self, model: nn.Module) -> nn.Module:
+        if not any(name.endswith("bias") and not is_head(name) for name, _ in model.named_parameters()):
+            raise UserError("there is no bias term below the head to train; try method=ln_tuning or method=lora")
         for name, weight in model.named_parameters():
             weight.requires_grad_(name.endswith("bias") or (is_head(name) and "pooler" not in name))
         return model

@@ -18,8 +18,10 @@ from peft import (
     prepare_model_for_kbit_training,
 )
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from peftkit.methods.own import is_head
 from peftkit.schema import UserError
@@ -35,7 +37,10 @@ NORMS = {
     "roberta": ["LayerNorm"],
     "distilbert": ["LayerNorm", "sa_layer_norm", "output_layer_norm"],
 }
-UNMERGEABLE = ("BOTTLENECK", "SOFT_PROMPT")
+# PEFT's names for kinds of tasks; by them it saves heads. Its model for QUESTION_ANS drops token_type_ids, by which
+# BERT tells question and passage apart, so that this kind goes without a name and its head is named instead
+TASK_TYPES = {"token_classification": "TOKEN_CLS", "question_answering": None, "causal_lm": "CAUSAL_LM"}
+UNMERGEABLE = ("BOTTLENECK", "SOFT_PROMPT", "LAYER_MIX", "MIX")
 # PEFT's "output.dense" also meets the attention's output; the paper (section 3.3) has keys, values, inner feed-forward
 IA3_PLACES = {
     "bert": (r".*\.self\.(key|value)|.*\.layer\.\d+\.output\.dense", r".*\.layer\.\d+\.output\.dense"),
@@ -54,9 +59,13 @@ class Parameters:
 
 
 def wrap(
-    model: PreTrainedModel, config: Any, quantized: bool = False, gradient_checkpointing: bool = False
+    model: PreTrainedModel,
+    config: Any,
+    kind: str = "classification",
+    quantized: bool = False,
+    gradient_checkpointing: bool = False,
 ) -> nn.Module:
-    """Apply a method: a PEFT config, or one of our own that has `apply(model)`.
+    """Apply a method for a kind of task: a PEFT config, or one of our own that has `apply(model)`.
 
     Draws fresh weights from torch's global generator: seed it first.
 
@@ -67,8 +76,12 @@ def wrap(
         return config.apply(model)
     if quantized:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
-    seq2seq = model.config.is_encoder_decoder
-    config.task_type = config.task_type or ("SEQ_2_SEQ_LM" if seq2seq else "SEQ_CLS")
+    is_seq2seq = model.config.is_encoder_decoder
+    config.task_type = config.task_type or ("SEQ_2_SEQ_LM" if is_seq2seq else TASK_TYPES.get(kind, "SEQ_CLS"))
+    if kind == "question_answering" and hasattr(config, "modules_to_save"):
+        config.modules_to_save = sorted({*(config.modules_to_save or ()), "qa_outputs"})
+    elif kind == "question_answering":
+        raise UserError("PEFT's own soft prompts train on spans that they move; try method=prompt or method=prefix")
     _fill_targets(config, model)
     if isinstance(config, PrefixTuningConfig):
         _check_prefix(model)
@@ -124,19 +137,36 @@ def merge(model: nn.Module) -> nn.Module:
             f"{kind} cannot be merged: it is no linear change of the base's weights; "
             "keep the adapter folder, or train method=lora or method=ia3"
         )
-    if isinstance(model, PeftModel):
-        return model.merge_and_unload()  # type: ignore[operator]
-    return model
+    if not isinstance(model, PeftModel):
+        return model
+    merged = model.merge_and_unload()  # type: ignore[operator]
+    for name, module in list(merged.named_modules()):
+        if isinstance(module, AuxiliaryTrainingWrapper):  # LN tuning leaves the head in one, under names none loads
+            merged.set_submodule(name, module.unload_and_optionally_merge_module(True, False, None))
+    return merged  # type: ignore[no-any-return]
+
+
+def _linear_layers(model: nn.Module) -> list[str]:
+    """Return the names, without their parents', of all linear layers below the head."""
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and not is_head(f"{name}.weight")
+    }
+    return sorted(linear)
 
 
 def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
     """Name the target modules where the user did not: PEFT's own places, for our mean-pooling classifiers too."""
     kind = str(getattr(config.peft_type, "value", config.peft_type))
-    model_type = model.config.model_type.removeprefix("mean_pooling_")
+    model_type = model.config.model_type.removeprefix("mean_pooling_").removesuffix("_encoder")
     if hasattr(config, "fan_in_fan_out") and model_type == "gpt2":
         config.fan_in_fan_out = True  # GPT-2's Conv1D stores its weight transposed
-    if not hasattr(config, "target_modules") or config.target_modules is not None:
-        return
+    if getattr(config, "target_modules", None) == "all-linear" and config.task_type in ("TOKEN_CLS", None):
+        # PEFT leaves out the head of a sequence classifier alone; another's would be wrapped, and saved whole too
+        config.target_modules = _linear_layers(model)
+    if not hasattr(config, "target_modules") or config.target_modules is not None or hasattr(config, "places"):
+        return  # our own configs know their places themselves
     if kind == "IA3" and model_type in IA3_PLACES:
         config.target_modules, config.feedforward_modules = IA3_PLACES[model_type]
         return

@@ -1,4 +1,4 @@
-"""Turn an encoder into a classifier that pools the mean of its real tokens, saved and loaded the standard way."""
+"""Turn an encoder into a classifier that pools the mean of its real tokens, and T5 into its encoder with a head."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     BertConfig,
     BertModel,
     DistilBertConfig,
@@ -16,18 +18,28 @@ from transformers import (
     PretrainedConfig,
     RobertaConfig,
     RobertaModel,
+    T5Config,
+    T5EncoderModel,
+    T5ForTokenClassification,
 )
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 from transformers.models.bert.modeling_bert import BertPreTrainedModel
 from transformers.models.distilbert.modeling_distilbert import DistilBertPreTrainedModel
 from transformers.models.roberta.modeling_roberta import RobertaPreTrainedModel
+from transformers.models.t5.modeling_t5 import T5PreTrainedModel
 
 
 def register() -> None:
-    """Teach transformers' Auto classes the mean-pooling classifiers. Calling it twice does nothing more."""
-    for config, model in MEAN_POOLING.values():
+    """Teach transformers' Auto classes the models of this file. Calling it twice does nothing more."""
+    classifiers: list[tuple[Any, type]] = [
+        *MEAN_POOLING.values(),
+        (T5EncoderConfig, T5EncoderForSequenceClassification),
+    ]
+    for config, model in classifiers:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModelForSequenceClassification.register(config, model, exist_ok=True)
+    AutoModelForTokenClassification.register(T5EncoderConfig, T5EncoderForTokenClassification, exist_ok=True)
+    AutoModelForQuestionAnswering.register(T5EncoderConfig, T5EncoderForQuestionAnswering, exist_ok=True)
 
 
 def mean_pooling_config(config: PretrainedConfig) -> PretrainedConfig:
@@ -36,6 +48,8 @@ def mean_pooling_config(config: PretrainedConfig) -> PretrainedConfig:
     Raises:
         ValueError: the encoder is none of bert, roberta and distilbert.
     """
+    if config.model_type == "t5_encoder":
+        return config  # its only pooling: T5 has no [CLS]
     if config.model_type not in MEAN_POOLING:
         raise ValueError(
             f"mean pooling is there for {', '.join(MEAN_POOLING)}, not for {config.model_type}; try model.pooling=cls"
@@ -127,6 +141,68 @@ class MeanPoolingDistilBertForSequenceClassification(MeanPooling, DistilBertPreT
     def __init__(self, config: MeanPoolingDistilBertConfig) -> None:
         super().__init__(config)
         self.build(config, DistilBertModel(config))
+
+
+class T5EncoderConfig(T5Config):
+    """T5 without its decoder."""
+
+    model_type = "t5_encoder"
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.is_encoder_decoder = False
+
+
+def t5_encoder_config(config: PretrainedConfig) -> T5EncoderConfig:
+    """Return the config of a T5 checkpoint's encoder alone."""
+    settings = config.to_dict()
+    return T5EncoderConfig(**{k: v for k, v in settings.items() if k not in ("model_type", "architectures")})
+
+
+class T5EncoderForSequenceClassification(MeanPooling, T5PreTrainedModel):
+    """The mean of the encoder's states (Ni et al. 2022, Sentence-T5, section 3), and a linear layer."""
+
+    config_class = T5EncoderConfig
+    base_model_prefix = "transformer"
+
+    def __init__(self, config: T5EncoderConfig) -> None:
+        super().__init__(config)
+        self.build(config, T5EncoderModel(config))
+
+
+class T5EncoderForTokenClassification(T5ForTokenClassification):
+    config_class = T5EncoderConfig
+    base_model_prefix = "transformer"
+
+
+class T5EncoderForQuestionAnswering(T5PreTrainedModel):
+    config_class = T5EncoderConfig
+    base_model_prefix = "transformer"
+
+    def __init__(self, config: T5EncoderConfig) -> None:
+        super().__init__(config)
+        self.transformer = T5EncoderModel(config)
+        self.qa_outputs = nn.Linear(config.d_model, 2)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        start_positions: torch.Tensor | None = None,
+        end_positions: torch.Tensor | None = None,
+        **inputs: Any,
+    ) -> QuestionAnsweringModelOutput:
+        """Return start and end logits (batch, tokens); the loss is the mean of both cross-entropies."""
+        outputs = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **inputs)
+        start, end = self.qa_outputs(outputs[0]).unbind(dim=-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = nn.functional.cross_entropy(start.float(), start_positions)
+            loss = (loss + nn.functional.cross_entropy(end.float(), end_positions)) / 2
+        return QuestionAnsweringModelOutput(
+            loss=loss, start_logits=start, end_logits=end, hidden_states=outputs.get("hidden_states")
+        )
 
 
 MEAN_POOLING: dict[str, tuple[type[PretrainedConfig], type]] = {

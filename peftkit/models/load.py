@@ -9,21 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+from transformers.pytorch_utils import Conv1D
 
-from peftkit.models.heads import mean_pooling_config
+from peftkit.models.heads import mean_pooling_config, t5_encoder_config
 from peftkit.schema import Model, UserError
 from peftkit.source import Source, fingerprint, hub_answers
 
-HEADS = ("classifier", "score", "pre_classifier", "pooler")  # modules above the encoder that start untrained
+HEADS = (
+    "classifier",
+    "score",
+    "pre_classifier",
+    ".*pooler",  # a pattern: what lies within it is not named after it
+    "qa_outputs",
+)  # modules above the encoder that start untrained
 
 
 def locate(model: Model, source: str) -> Source:
@@ -79,6 +91,8 @@ def load_config(model: Model, source: Source) -> PretrainedConfig:
     """
     config = AutoConfig.from_pretrained(checkpoint_path(source), **_hub(source))
     found = family(config)
+    if config.model_type == "t5" and model.family == "encoder":
+        return t5_encoder_config(config)
     if found != model.family:
         part = {"encoder": "bert", "decoder": "gpt2", "seq2seq": "t5"}[found]
         raise UserError(
@@ -92,7 +106,7 @@ def family(config: PretrainedConfig) -> str:
     """Return encoder, decoder or seq2seq."""
     if config.is_encoder_decoder:
         return "seq2seq"
-    encoders = ("bert", "roberta", "electra", "deberta", "albert", "mpnet", "xlm", "camembert", "ernie")
+    encoders = ("t5_encoder", "bert", "roberta", "electra", "deberta", "albert", "mpnet", "xlm", "camembert", "ernie")
     return "encoder" if any(name in config.model_type for name in encoders) else "decoder"
 
 
@@ -106,31 +120,65 @@ def pooling_of(model: Model, source: Source) -> str | None:
     return "mean" if settings.get("pooling_mode_mean_tokens") else "cls"
 
 
-def load_classifier(
+def load_model(
     model: Model,
     source: Source,
     tokenizer: PreTrainedTokenizerBase,
+    kind: str,
     label_names: list[str] | None,
     quantization: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """Load a classifier over `label_names`, or a regressor where they are None; T5 stays text to text.
+    """Load a model with the head that a kind of task wants: over `label_names`, a number where they are None.
 
-    The head is drawn from torch's global generator: seed it first. With `quantization` (the arguments of
+    A fresh head is drawn from torch's global generator: seed it first. With `quantization` (the arguments of
     transformers' BitsAndBytesConfig) the linear layers of the base are held in 4 or 8 bits and the head is kept out.
     """
     config = load_config(model, source)
-    if model.family == "seq2seq":
-        return _from_pretrained(AutoModelForSeq2SeqLM, source, config, quantization)
-    if pooling_of(model, source) == "mean":
+    if kind in ("classification", "regression") and pooling_of(model, source) == "mean":
         config = mean_pooling_config(config)
+    if model.family != "seq2seq" and kind != "causal_lm":
+        _size_head(config, kind, label_names)
+        config.pad_token_id = tokenizer.pad_token_id
+    return _from_pretrained(auto_class(model.family, kind), source, config, quantization)
+
+
+def round_as(model: PreTrainedModel, quantized: PreTrainedModel) -> PreTrainedModel:
+    """Give a model in full precision the weights that those in 4 or 8 bits stand for.
+
+    An adapter that was trained beside rounded weights is merged into these, or the sum is one that it never met.
+    """
+    for name, module in quantized.named_modules():
+        weight = getattr(module, "weight", None)
+        if type(weight).__name__ in ("Params4bit", "Int8Params"):
+            plain: Any = model.get_submodule(name)
+            rounded = dequantize_bnb_weight(weight, getattr(module, "state", None))
+            with torch.no_grad():  # GPT-2's Conv1D is stored the other way round
+                plain.weight.copy_(rounded.T if isinstance(plain, Conv1D) else rounded)
+    return model
+
+
+def auto_class(family: str, kind: str) -> Any:
+    """Return the Auto class of transformers that loads a family for a kind of task."""
+    if family == "seq2seq":
+        return AutoModelForSeq2SeqLM
+    return {
+        "token_classification": AutoModelForTokenClassification,
+        "question_answering": AutoModelForQuestionAnswering,
+        "causal_lm": AutoModelForCausalLM,
+    }.get(kind, AutoModelForSequenceClassification)
+
+
+def _size_head(config: PretrainedConfig, kind: str, label_names: list[str] | None) -> None:
+    if kind == "question_answering":
+        config.num_labels = 2  # start and end
+        return
     if label_names is None:
         config.num_labels, config.problem_type = 1, "regression"
-    else:
+        return
+    if kind == "classification":
         config.problem_type = "single_label_classification"
-        config.id2label = dict(enumerate(label_names))
-        config.label2id = {name: number for number, name in enumerate(label_names)}
-    config.pad_token_id = tokenizer.pad_token_id
-    return _from_pretrained(AutoModelForSequenceClassification, source, config, quantization)
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {name: number for number, name in enumerate(label_names)}
 
 
 def _from_pretrained(auto: Any, source: Source, config: PretrainedConfig, quantization: dict | None) -> PreTrainedModel:
@@ -139,8 +187,18 @@ def _from_pretrained(auto: Any, source: Source, config: PretrainedConfig, quanti
         from transformers import BitsAndBytesConfig
 
         # a quantised head inside modules_to_save asserts in its first forward
-        arguments["quantization_config"] = BitsAndBytesConfig(**quantization, llm_int8_skip_modules=[*HEADS, "lm_head"])
-    return auto.from_pretrained(checkpoint_path(source), **arguments)
+        kept = [*HEADS, "lm_head", *(quantization.get("llm_int8_skip_modules") or [])]
+        arguments["quantization_config"] = BitsAndBytesConfig(**{**quantization, "llm_int8_skip_modules": kept})
+    model: PreTrainedModel = auto.from_pretrained(checkpoint_path(source), **arguments)
+    _never_pack(model)
+    return model
+
+
+def _never_pack(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights on CPU in eval mode: once packed, they pass no gradient on."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def _hub(source: Source) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peftkit.schema.checks import complaints
-from peftkit.schema.mismatches import FILES
+from peftkit.schema.mismatches import FILES, mismatches
 from peftkit.schema.names import key_names, nearest, nearest_key
 from peftkit.schema.run import INCIDENTAL, SECTIONS, EarlyStopping, Method, Model, Run, Task, UserError
 
@@ -19,6 +19,7 @@ __all__ = [
     "UserError",
     "complaints",
     "key_names",
+    "mismatches",
     "nearest",
     "nearest_key",
 ]

@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from peftkit.schema.mismatches import mismatches
+from peftkit.schema.mismatches import METRICS_OF, mismatches
 from peftkit.schema.names import TRAINING, key_names, nearest, nearest_key
 from peftkit.schema.run import SECTIONS, Run
 from peftkit.signatures import Field, annotation, fields_of, names_in
 
-JOBS = ("finetune", "evaluate", "predict", "merge", "pretrain", "plan", "leaderboard")
-METRICS = ("accuracy", "f1", "macro_f1", "matthews_correlation", "pearson", "spearman", "mean_squared_error")
+JOBS = ("finetune", "evaluate", "predict", "merge", "pretrain", "plan", "leaderboard", "matrix")
+METRICS = tuple(dict.fromkeys(name for names in METRICS_OF.values() for name in names))
 CHOICES: dict[str, tuple[Any, ...]] = {
     "job": JOBS,
     "source": ("auto", "hub", "embedded"),
     "model.family": ("encoder", "decoder", "seq2seq"),
     "model.pooling": ("auto", "cls", "mean", None),
     "model.stand_in": ("minilm", "gpt2-mini", "t5-mini"),
-    "task.kind": ("classification", "regression"),
+    "task.kind": tuple(METRICS_OF),
 }
 PACKAGES = ("peft", "peftkit")
 UPSTREAM = ("train.", "method.config.", "method.quantization.")
@@ -61,6 +61,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of values of the rig
     "early_stopping.patience": (_positive, "it must be 1 or more, or null"),
     "method.learning_rate": (_positive, "it must be above 0"),
     "task.max_length": (lambda tokens: tokens > 2, "it must be 3 tokens or more"),
+    "task.max_target_length": (_positive, "it must be 1 token or more, or null"),
+    "task.stride": (lambda tokens: tokens >= 0, "it must be 0 tokens or more"),
     "task.max_train_rows": (_positive, "it must be 1 or more, or null"),
     "task.max_eval_rows": (_positive, "it must be 1 or more, or null"),
     "task.text": (lambda columns: len(columns) in (1, 2), "it takes one or two columns; say task.text=[first,second]"),
@@ -108,11 +110,14 @@ def _get(config: Mapping[str, Any], key: str) -> Any:
 
 def _fields(values: Mapping[str, Any], part: type, prefix: str) -> Iterator[Complaint]:
     known = {field.name: str(field.type) for field in dataclasses.fields(part)}
+    left_out = {field.name for field in dataclasses.fields(part) if field.default is not dataclasses.MISSING}
     for name in values:
         if name not in known:
             yield f"{prefix}{name}", f"unknown key {prefix}{name}{nearest_key(f'{prefix}{name}')}"
     for name, kind in known.items():
         key, value = f"{prefix}{name}", values.get(name, "???")
+        if name in left_out and name not in values:
+            continue
         if value == "???":
             yield key, f"{key} is not set; say {key}=..."
         elif part is Run and name in (*SECTIONS, "train"):

@@ -10,7 +10,23 @@ from peftkit.schema.names import nearest
 from peftkit.schema.run import Run
 
 USES_RUN = ("evaluate", "predict", "merge")  # a finished run folder
-FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".conll", ".conllu")
+
+_TEXT = ("exact_match", "token_f1", "rouge_l")
+METRICS_OF: dict[str, tuple[str, ...]] = {  # of each kind of task
+    "classification": ("accuracy", "f1", "macro_f1", "matthews_correlation"),
+    "regression": ("pearson", "spearman", "mean_squared_error"),
+    "token_classification": ("token_accuracy", "entity_f1"),
+    "question_answering": ("exact_match", "token_f1"),
+    "causal_lm": ("perplexity", *_TEXT),
+    "seq2seq": ("perplexity", *_TEXT),
+}
+FAMILIES = {  # the models that have a head for it, and one to try
+    "token_classification": (("encoder", "decoder"), "t5_encoder"),
+    "question_answering": (("encoder", "decoder"), "t5_encoder"),
+    "causal_lm": (("decoder",), "gpt2"),
+    "seq2seq": (("seq2seq",), "t5"),
+}
 
 
 def mismatches(run: Run) -> list[str]:
@@ -22,8 +38,15 @@ def _combinations(run: Run) -> list[str]:
     found = []
     model, method, train = run.model, run.method, run.train
     trains = run.job in ("finetune", "plan")
-    if trains and (reason := method.refuses.get(model.family)):
-        found.append(f"method={method.name} does not work on model={model.name}: {reason}")
+    for of, name in ((model.family, f"model={model.name}"), (run.task.kind, f"task={run.task.name}")):
+        if trains and (reason := method.refuses.get(of)) and not (of == "seq2seq" and name.startswith("task")):
+            found.append(f"method={method.name} does not work on {name}: {reason}")
+    families, instead = FAMILIES.get(run.task.kind, ((model.family,), ""))
+    if trains and model.family not in families:
+        found.append(
+            f"model={model.name} is a {model.family}, which has no head for task={run.task.name} "
+            f"({run.task.kind}); try model={instead}"
+        )
     if model.family != "encoder" and model.pooling in ("cls", "mean"):
         found.append(
             f"model.pooling={model.pooling} is for encoders, model={model.name} has its own way; say model.pooling=null"
@@ -59,7 +82,7 @@ def _verbs(run: Run) -> list[str]:
         found.append(f"input= is not for job={run.job}; say job=predict, or task.dataset=FILE to train on it")
     if run.job == "merge" and run.output is not None and Path(run.output).is_file():
         found.append(f"output={run.output} is a file; job=merge writes a folder: say output=FOLDER")
-    if run.job not in ("predict", "merge") and run.output is not None:
+    if run.job not in ("predict", "merge", "matrix") and run.output is not None:
         found.append(f"output= is not for job={run.job}; say out=FOLDER for where run folders go")
     return found
 
@@ -83,10 +106,24 @@ def _splits(run: Run) -> list[str]:
 
 def _task(run: Run) -> list[str]:
     task, found = run.task, _splits(run)
-    if task.kind == "regression" and {"accuracy", "f1", "macro_f1", "matthews_correlation"} & set(task.metrics):
-        found.append("task.kind=regression has no accuracy or F1; say task.metrics=[pearson,spearman]")
-    if task.kind == "classification" and {"pearson", "spearman", "mean_squared_error"} & set(task.metrics):
-        found.append("task.kind=classification has no correlation; say task.metrics=[accuracy,macro_f1]")
+    known = METRICS_OF.get(task.kind, ())
+    if wrong := [name for name in task.metrics if name not in known]:
+        found.append(f"task.kind={task.kind} has no {', '.join(wrong)}; say task.metrics=[{','.join(known[:2])}]")
+    if task.kind == "causal_lm" and task.label is None and task.metrics != ["perplexity"]:
+        found.append("without a label there is no text to compare with; say task.metrics=[perplexity], or task.label=")
+    if task.label is None and task.kind != "causal_lm":
+        found.append(f"task.label is not set; say task.label=... (task.kind={task.kind} learns from it)")
+    columns_of = {"question_answering": (2, "question,context"), "token_classification": (1, "tokens")}
+    wanted, example = columns_of.get(task.kind, (len(task.text), ""))
+    if len(task.text) != wanted:
+        found.append(f"task.kind={task.kind} reads {wanted} column{'s'[: wanted - 1]}; say task.text=[{example}]")
+    for key, kinds in (
+        ("stride", ("question_answering",)),
+        ("no_answer", ("question_answering",)),
+        ("max_target_length", ("causal_lm", "seq2seq")),
+    ):
+        if getattr(task, key) and task.kind not in kinds:
+            found.append(f"task.{key} is not for task.kind={task.kind}; drop it")
     if "f1" in task.metrics and task.labels is not None and len(task.labels) != 2:
         found.append("f1 is for two labels; say task.metrics=[accuracy,macro_f1]")
     try:

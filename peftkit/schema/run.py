@@ -41,7 +41,7 @@ class Task:
     revision: str
     kind: str
     text: list[str]
-    label: str
+    label: str | None
     labels: list[str] | None
     splits: dict
     metrics: list[str]
@@ -49,6 +49,9 @@ class Task:
     max_length: int
     max_train_rows: int | None
     max_eval_rows: int | None
+    stride: int | None = None
+    no_answer: bool = False
+    max_target_length: int | None = None
 
 
 @dataclass

@@ -13,8 +13,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from peftkit.cli import compose
-from peftkit.data.encode import encode, encode_text_to_text, label_words
 from peftkit.data.files import read_file
+from peftkit.data.formats import Classes, LabelWords
 from peftkit.data.rows import Rows, load_rows
 from peftkit.schema import Task, UserError
 
@@ -90,15 +90,15 @@ def test_hidden_labels_have_a_mask_beside_them(tmp_path: Path, checkpoints: dict
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     folder(tmp_path, train="text,label\na,-1\nb,2\n", validation="text,label\na,-1\nb,\n")
     task = task_of(tmp_path, kind="regression")
-    encoded = encode(load_rows(task, None, "embedded").splits["validation"], task, tokenizer)
+    encoded = Classes(task, None, tokenizer).encode(load_rows(task, None, "embedded").splits["validation"])
     assert encoded.has_label.tolist() == [True, False]
     assert encoded.labels[0] == -1 and math.isnan(encoded.labels[1])
     task = task_of(tmp_path)
-    encoded = encode(load_rows(task, None, "embedded").splits["validation"], task, tokenizer)
+    encoded = Classes(task, None, tokenizer).encode(load_rows(task, None, "embedded").splits["validation"])
     assert encoded.has_label.tolist() == [True, False]
     assert encoded.labels.tolist() == [0, -1]
     nothing = Dataset.from_dict({"id": [0], "text": ["a"], "label": [None]})
-    assert encode(nothing, task, tokenizer).has_label.tolist() == [False]
+    assert Classes(task, None, tokenizer).encode(nothing).has_label.tolist() == [False]
 
 
 def test_text_to_text_refuses_minus_one_and_skips_only_a_hidden_label(
@@ -109,11 +109,11 @@ def test_text_to_text_refuses_minus_one_and_skips_only_a_hidden_label(
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["t5"])
     folder(tmp_path, train="text,label\na,-1\nb,2\n", validation="text,label\na,4\nb,\n")
     task = task_of(tmp_path, kind="regression")
-    splits, words = load_rows(task, None, "embedded").splits, label_words(task, None, tokenizer)
-    encoded = encode_text_to_text(splits["validation"], task, tokenizer, words)
+    splits, words = load_rows(task, None, "embedded").splits, LabelWords(task, None, tokenizer)
+    encoded = words.encode(splits["validation"])
     np.testing.assert_array_equal(encoded.labels, [4, math.nan])
     with pytest.raises(UserError, match=r"-1.0 is outside 0 to 5"):
-        encode_text_to_text(splits["train"], task, tokenizer, words)
+        words.encode(splits["train"])
 
 
 # names of classes
@@ -282,7 +282,7 @@ def test_only_labelled_rows_are_scored_and_all_are_predicted(tmp_path: Path, kin
     from types import SimpleNamespace
 
     from peftkit import train
-    from peftkit.data.encode import Encoded
+    from peftkit.data.formats import Encoded
     from peftkit.jobs.finetune import evaluate_splits
 
     numbers = [1, 0, 1] if kind == "classification" else [-1.0, 2.0, 0.5]
@@ -295,9 +295,10 @@ def test_only_labelled_rows_are_scored_and_all_are_predicted(tmp_path: Path, kin
     metrics = ["accuracy"] if kind == "classification" else ["pearson", "mean_squared_error"]
     run = SimpleNamespace(task=SimpleNamespace(kind=kind, metrics=metrics))
     rows = SimpleNamespace(splits={name: {"id": [0, 1, 2]} for name in splits})
+    parts = SimpleNamespace(format=Classes(run.task, ["a", "b"] if kind == "classification" else None, None))  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:  # a model with these very answers
         patch.setattr(train, "predict", lambda *_: train.Predictions(logits, 1.0, None))
-        scores, _ = evaluate_splits(run, SimpleNamespace(words=None), None, splits, rows, tmp_path / "p.parquet")  # type: ignore[arg-type]
+        scores, _ = evaluate_splits(run, parts, None, splits, rows, tmp_path / "p.parquet")  # type: ignore[arg-type]
     wanted = {"accuracysome": 1.0} if kind == "classification" else {"pearsonsome": 1.0, "mean_squared_errorsome": 0.0}
     assert {name: entry["value"] for name, entry in scores.items()} == pytest.approx(wanted)
     told = pq.read_table(tmp_path / "p.parquet").to_pydict()

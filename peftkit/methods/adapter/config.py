@@ -114,15 +114,20 @@ class BottleneckConfig(PeftConfig):
         Raises:
             ValueError: nothing is known of the family, so the user must name the modules.
         """
-        known = model_type.removeprefix("mean_pooling_")
-        if known not in PLACES:
+        family = family_of(model_type)
+        if family not in PLACES:
             raise ValueError(
                 f"adapters know their places in {', '.join(PLACES)}, not in {model_type}; set target_modules=[...] "
                 "to the modules to adapt, such as the output projections of attention and feed-forward"
             )
-        places = PLACES[known]
+        places = PLACES[family]
         return {
             "houlsby": f"{places.attention}|{places.feed_forward}",
             "pfeiffer": places.behind,
             "parallel": places.beside,
         }[self.kind]
+
+
+def family_of(model_type: str) -> str:
+    """Return whose layers a model type has: our own classifiers have those of the backbone they pool."""
+    return model_type.removeprefix("mean_pooling_").removesuffix("_encoder")

@@ -20,8 +20,9 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
     """
 
     # an activation may have weights of its own, such as prelu
-    adapter_layer_names = ("bottleneck_down", "bottleneck_activation", "bottleneck_up")
+    adapter_layer_names = ("bottleneck_down", "bottleneck_activation", "bottleneck_up", "bottleneck_gate")
     other_param_names = ("bottleneck_dropout", "bottleneck_scaling")
+    has_bias = True
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
         super().__init__()
@@ -30,6 +31,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.bottleneck_activation = nn.ModuleDict()
         self.bottleneck_dropout = nn.ModuleDict()
         self.bottleneck_up = nn.ModuleDict()
+        self.bottleneck_gate = nn.ModuleDict()  # learned factors, which mixes of methods give (UniPELT)
         self.bottleneck_scaling: dict[str, float] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
@@ -40,10 +42,12 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         """Add a fresh adapter: its up projection is zero, so it changes nothing yet."""
         width_in, width_out = self.widths()
         bottleneck = config.bottleneck_dim or max(1, width_out // config.reduction_factor)
-        down, up = nn.Linear(width_in, bottleneck), nn.Linear(bottleneck, width_out)
+        down = nn.Linear(width_in, bottleneck, bias=self.has_bias)
+        up = nn.Linear(bottleneck, width_out, bias=self.has_bias)
         nn.init.normal_(down.weight, std=config.init_std)
         for weight in (down.bias, up.weight, up.bias):
-            nn.init.zeros_(weight)
+            if weight is not None:
+                nn.init.zeros_(weight)
         self.bottleneck_down[adapter_name], self.bottleneck_up[adapter_name] = down, up
         self.bottleneck_dropout[adapter_name] = nn.Dropout(config.dropout)
         self.bottleneck_activation[adapter_name] = ACT2FN[config.activation]
@@ -54,7 +58,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
     def widths(self) -> tuple[int, int]:
         """Return the widths that an adapter reads and writes: both the base's output."""
-        width = _widths_of(_last_layer(self.get_base_layer()))[1]
+        width = widths_of(_last_layer(self.get_base_layer()))[1]
         return width, width
 
     def forward(
@@ -88,12 +92,17 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         ]
 
     def _changed(self, out: torch.Tensor, read: torch.Tensor, name: str, rows: torch.Tensor | None) -> torch.Tensor:
-        """Add to `out` what the adapter makes of `read`, in the adapter's own precision."""
+        """Add to `out` what the adapter makes of `read`."""
+        change = self._change(read, name, rows).to(out.dtype)
+        return out + change if rows is None else out.index_add(0, rows, change)
+
+    def _change(self, read: torch.Tensor, name: str, rows: torch.Tensor | None) -> torch.Tensor:
+        """Return what the adapter makes of these rows of `read`, in the adapter's own precision."""
         down, up = self.bottleneck_down[name], self.bottleneck_up[name]
         x = self._cast_input_dtype(read if rows is None else read[rows], down.weight.dtype)
         hidden = self.bottleneck_dropout[name](self.bottleneck_activation[name](down(x)))
-        change = (up(hidden) * self.bottleneck_scaling[name]).to(out.dtype)
-        return out + change if rows is None else out.index_add(0, rows, change)
+        change = up(hidden) * self.bottleneck_scaling[name]
+        return change * self.bottleneck_gate[name](x, rows) if name in self.bottleneck_gate else change
 
 
 class PostNormLayer(BottleneckLayer):
@@ -127,7 +136,7 @@ class ParallelLayer(BottleneckLayer):
     def widths(self) -> tuple[int, int]:
         """Return a linear base's own widths; a feed-forward reads as many values as it writes."""
         base = self.get_base_layer()
-        return _widths_of(base) if _has_widths(base) else super().widths()
+        return widths_of(base) if _has_widths(base) else super().widths()
 
     def forward(
         self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
@@ -177,7 +186,7 @@ def _has_widths(layer: nn.Module) -> bool:
     )
 
 
-def _widths_of(layer: nn.Module) -> tuple[int, int]:
+def widths_of(layer: nn.Module) -> tuple[int, int]:
     if isinstance(layer, Conv1D):
         return layer.nx, layer.nf
     if isinstance(layer, nn.LayerNorm):

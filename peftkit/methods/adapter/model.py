@@ -36,17 +36,20 @@ class BottleneckModel(BaseTuner):
         if isinstance(target, BottleneckLayer):
             target.add(adapter_name, peft_config)
             return
-        layer: BottleneckLayer
-        if peft_config.kind == "parallel":
-            norm = next((getattr(parent, name) for name in NORMS if hasattr(parent, name)), None)
-            layer = ParallelLayer(target, adapter_name, peft_config, norm)
-        elif isinstance(target, nn.LayerNorm):
-            layer = PostNormLayer(target, adapter_name, peft_config)
-        else:
-            layer = BottleneckLayer(target, adapter_name, peft_config)
+        layer = self._layer(peft_config, adapter_name, target, target_name, parent)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # a further adapter trains only once it is made active
         self._replace_module(parent, target_name, layer, target)
+
+    def _layer(
+        self, config: BottleneckConfig, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module
+    ) -> BottleneckLayer:
+        """Return the layer that takes the target's place."""
+        if config.kind == "parallel":
+            return ParallelLayer(target, adapter_name, config, norm_before(parent))
+        if isinstance(target, nn.LayerNorm):
+            return PostNormLayer(target, adapter_name, config)
+        return BottleneckLayer(target, adapter_name, config)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         if isinstance(new_module, BottleneckLayer):
@@ -101,6 +104,11 @@ class BottleneckModel(BaseTuner):
         check_names(self, names)
         with named_rows(self, (BottleneckLayer, AuxiliaryTrainingWrapper), names):
             yield
+
+
+def norm_before(parent: nn.Module) -> nn.Module | None:
+    """Return the norm before a layer's feed-forward, None where it comes after."""
+    return next((getattr(parent, name) for name in NORMS if hasattr(parent, name)), None)
 
 
 def layer_index(key: str) -> int | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -14,14 +15,34 @@ from transformers.masking_utils import sdpa_mask
 IMPLEMENTATION = "peftkit_prefix_sdpa"
 # the projection that gives keys, by family, with the share of its output that they are
 _KEYS = (("key", 1), ("k_lin", 1), ("k", 1), ("k_proj", 1), ("c_attn", 0))
-Prefix = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+
+
+class Prefix(NamedTuple):
+    """Keys and values (batch, heads, prefix, width) of one attention.
+
+    `seen` (batch, 1, 1, prefix) tells those that count, None: all; `gate` (batch, 1, queries or 1, 1) scales both keys
+    and values, as each query sees them, None: by 1.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    seen: torch.Tensor | None = None
+    gate: torch.Tensor | None = None
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Tell whether a module multiplies queries with keys."""
+    return hasattr(module, "scaling") and any(hasattr(module, key) for key, _ in _KEYS)
 
 
 def attentions(stack: nn.Module) -> Iterator[nn.Module]:
-    """Yield the modules of a stack that multiply queries with keys, in order."""
-    for module in stack.modules():
-        if hasattr(module, "scaling") and any(hasattr(module, key) for key, _ in _KEYS):
-            yield module
+    """Yield the attentions of a stack, in order."""
+    return filter(is_attention, stack.modules())
+
+
+def is_causal(stack: nn.Module) -> bool:
+    """Tell whether a stack's tokens see none that come later."""
+    return any(getattr(attention, "is_causal", False) for attention in attentions(stack))
 
 
 def key_shape(attention: nn.Module) -> tuple[int, int]:
@@ -41,8 +62,7 @@ def key_shape(attention: nn.Module) -> tuple[int, int]:
 def give_prefix(attention: nn.Module, source: Callable[[torch.Tensor, torch.Tensor], Prefix | None]) -> str:
     """Let an attention ask `source`, with its own keys and values (batch, heads, tokens, width), for its prefix.
 
-    The source returns keys and values (batch, heads, prefix, width) and a mask (batch, 1, 1, prefix) of those that
-    count, None: all; or nothing. Returns the attention implementation that the model had.
+    Returns the attention implementation that the model had.
     """
     config: Any = attention.config
     before = str(config._attn_implementation)
@@ -77,7 +97,19 @@ def prefix_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, is_causal=is_causal, position_bias=position_bias, **kwargs
         )
-    keys, values, seen = prefix
+    keys, values, seen, gate = prefix
+    keys, values, width = keys.to(key.dtype), values.to(value.dtype), value.shape[-1]
+    gate = None if gate is None else gate.to(key.dtype)
+    if gate is not None and gate.shape[2] == 1:
+        keys, values, gate = keys * gate, values * gate, None
+    elif (
+        gate is not None
+    ):  # a gate for each query: [query, gate query] reads [key, 0] of tokens, [0, key] of the prefix
+        if kwargs.get("scaling") is None:
+            kwargs["scaling"] = query.shape[-1] ** -0.5  # sdpa would take the doubled width's
+        query = torch.cat([query, query * gate], dim=-1)
+        keys, key = pad(keys, (key.shape[-1], 0)), pad(key, (0, key.shape[-1]))
+        values, value = pad(values, (width, 0)), pad(value, (0, width))
     rows, queries, tokens, length = query.shape[0], query.shape[2], key.shape[2], keys.shape[2]
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
     if attention_mask is None and causal and queries > 1:
@@ -97,16 +129,19 @@ def prefix_attention(
         attention_mask = torch.cat([front, attention_mask], dim=-1)
     if position_bias is not None:
         position_bias = torch.cat([position_bias.new_zeros(*position_bias.shape[:-1], length), position_bias], dim=-1)
-    return sdpa_attention_forward(
+    states, _ = sdpa_attention_forward(
         module,
         query,
-        torch.cat([keys.to(key.dtype), key], dim=2),
-        torch.cat([values.to(value.dtype), value], dim=2),
+        torch.cat([keys, key], dim=2),
+        torch.cat([values, value], dim=2),
         attention_mask,
         is_causal=False,
         position_bias=position_bias,
         **kwargs,
     )
+    if gate is None:
+        return states, None
+    return states[..., :width] + gate.transpose(1, 2) * states[..., width:], None
 
 
 AttentionInterface.register(IMPLEMENTATION, prefix_attention)

@@ -13,14 +13,14 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from peftkit.methods.row_names import repeats
-from peftkit.methods.soft_prompt.attention import Prefix, attentions, give_prefix, key_shape, take_prefix
+from peftkit.methods.soft_prompt.attention import Prefix, attentions, give_prefix, is_causal, key_shape, take_prefix
 from peftkit.methods.soft_prompt.config import SoftPromptConfig
 
 
 class SoftPromptLayer(nn.Module, BaseTunerLayer):
     """What the soft prompts of one stack share: their vectors by name, and how the active one is computed."""
 
-    adapter_layer_names = ("soft_prompt_vectors", "soft_prompt_encoder")
+    adapter_layer_names: tuple[str, ...] = ("soft_prompt_vectors", "soft_prompt_encoder")
     other_param_names = ()
 
     def __init__(self) -> None:
@@ -247,12 +247,12 @@ class PrefixLayer(SoftPromptLayer):
         batch = len(key)
         both = torch.cat(parts, dim=2).unsqueeze(1).expand(-1, batch, -1, -1, -1)
         if self.row_names is None:
-            return both[0], both[1], None
+            return Prefix(both[0], both[1])
         # every row is given all prefixes, and sees its own
         lengths = torch.tensor([part.shape[2] for part in parts], device=key.device)
         owner = torch.repeat_interleave(torch.arange(len(parts), device=key.device), lengths)
         seen = self._rows_of(names, batch, key.device)[:, None] == owner[None, :]
-        return both[0], both[1], seen[:, None, None, :]
+        return Prefix(both[0], both[1], seen[:, None, None, :])
 
     def _begin(
         self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -311,5 +311,4 @@ def positions_of(mask: torch.Tensor) -> torch.Tensor:
 
 def _counts_positions(stack: nn.Module) -> bool:
     """Tell whether a decoder would count pads on the left as positions if nobody gave it any."""
-    is_causal = any(getattr(attention, "is_causal", False) for attention in attentions(stack))
-    return is_causal and "position_ids" in inspect.signature(stack.forward).parameters
+    return is_causal(stack) and "position_ids" in inspect.signature(stack.forward).parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,16 +35,7 @@ class SoftPromptModel(BaseTuner):
         kinds = {other.kind == "prefix" for other in self.peft_config.values()}
         if len(kinds) > 1:
             raise ValueError("prompts and prefixes cannot share a model; load them over separate bases")
-        layers = self._layers(model, config)
-        start = None if config.encoder or low_cpu_mem_usage or state_dict else self._start(model, config, layers)
-        device = next(model.parameters()).device
-        for stack, layer in layers:
-            read = int(stack.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
-            written = layer.width if isinstance(layer, PrefixLayer) else read
-            size = (config.num_virtual_tokens, written)
-            vectors = torch.randn(size) * config.init_std if start is None else start[layer]
-            layer.add(adapter_name, config, read, vectors)
-            layer.to(device)
+        layers = add_prompts(model, adapter_name, config, is_loaded=low_cpu_mem_usage or bool(state_dict))
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
         self._mark_only_adapters_as_trainable(model)
         set_additional_trainable_modules(
@@ -58,10 +49,7 @@ class SoftPromptModel(BaseTuner):
 
     def unload(self) -> nn.Module:
         """Return the base without any prompt."""
-        for stack in stacks(self.model):
-            if isinstance(layer := getattr(stack, "soft_prompt", None), SoftPromptLayer):
-                layer.release()
-                del stack.soft_prompt
+        take_prompts(self.model)
         return super().unload()
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
@@ -73,35 +61,6 @@ class SoftPromptModel(BaseTuner):
     def _check_merge_allowed(self) -> None:
         raise ValueError("a soft prompt is no change of the base's weights and cannot be merged; try unload()")
 
-    def _layers(self, model: nn.Module, config: SoftPromptConfig) -> list[tuple[nn.Module, SoftPromptLayer]]:
-        """Return the stacks that this kind reaches, with their layers, made where they are not there yet."""
-        found = stacks(model)
-        encoder, decoder = found[0], found[1] if len(found) > 1 else None
-        layers = []
-        for stack in found if config.kind == "prefix" else [encoder]:
-            if not isinstance(getattr(stack, "soft_prompt", None), SoftPromptLayer):
-                stack.soft_prompt = PrefixLayer(stack) if config.kind == "prefix" else PromptLayer(stack, decoder)
-            layers.append((stack, stack.soft_prompt))
-        return layers  # type: ignore[return-value]
-
-    def _start(
-        self, model: nn.Module, config: SoftPromptConfig, layers: list[tuple[nn.Module, SoftPromptLayer]]
-    ) -> dict[SoftPromptLayer, torch.Tensor] | None:
-        """Return what the vectors start as, None for random ones."""
-        if config.init == "random":
-            return None
-        encoder = layers[0][0]
-        embeddings = encoder.get_input_embeddings()  # type: ignore[operator]
-        if config.init == "text":
-            ids = _text_ids(config, model)
-        else:
-            ids = torch.randperm(embeddings.weight.shape[0])[: config.num_virtual_tokens]
-        ids = ids[torch.arange(config.num_virtual_tokens) % len(ids)].to(embeddings.weight.device)
-        with torch.no_grad():
-            if config.kind != "prefix":
-                return {layers[0][1]: embeddings(ids).float().clone()}
-            return keys_and_values(ids[None], layers)
-
     @contextmanager
     def _enable_peft_forward_hooks(self, *_: Any, **kwargs: Any) -> Iterator[None]:
         """Hand `adapter_names`, one for each row of the batch, to every stack and every saved module."""
@@ -110,15 +69,49 @@ class SoftPromptModel(BaseTuner):
             yield
             return
         check_names(self, names)
-        layers = [module for module in self.modules() if isinstance(module, SoftPromptLayer)]
-        try:
-            for layer in layers:
-                layer.row_names = list(names)
-            with named_rows(self, AuxiliaryTrainingWrapper, names):
-                yield
-        finally:
-            for layer in layers:
-                layer.row_names = None
+        with row_prompts(self, names), named_rows(self, AuxiliaryTrainingWrapper, names):
+            yield
+
+
+def add_prompts(
+    model: nn.Module, adapter_name: str, config: SoftPromptConfig, is_loaded: bool = False
+) -> list[tuple[nn.Module, SoftPromptLayer]]:
+    """Give the stacks that the kind reaches a fresh prompt, and return them with their layers.
+
+    `is_loaded` tells that saved vectors will replace the fresh ones, which need no good start then.
+    """
+    layers = _layers(model, config)
+    start = None if config.encoder or is_loaded else _start(model, config, layers)
+    device = next(model.parameters()).device
+    for stack, layer in layers:
+        read = int(stack.get_input_embeddings().weight.shape[1])  # type: ignore[operator]
+        written = layer.width if isinstance(layer, PrefixLayer) else read
+        size = (config.num_virtual_tokens, written)
+        vectors = torch.randn(size) * config.init_std if start is None else start[layer]
+        layer.add(adapter_name, config, read, vectors)
+        layer.to(device)
+    return layers
+
+
+def take_prompts(model: nn.Module) -> None:
+    """Give the stacks back as they were."""
+    for stack in stacks(model):
+        if isinstance(layer := getattr(stack, "soft_prompt", None), SoftPromptLayer):
+            layer.release()
+            del stack.soft_prompt
+
+
+@contextmanager
+def row_prompts(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Let each row of the batch read the prompt of its name."""
+    layers = [module for module in model.modules() if isinstance(module, SoftPromptLayer)]
+    try:
+        for layer in layers:
+            layer.row_names = list(names)
+        yield
+    finally:
+        for layer in layers:
+            layer.row_names = None
 
 
 def stacks(model: nn.Module) -> list[nn.Module]:
@@ -135,8 +128,39 @@ def fold(model: nn.Module) -> None:
         if isinstance(module, SoftPromptLayer):
             module.fold()
     for config in getattr(model, "peft_config", {}).values():
-        if isinstance(config, SoftPromptConfig):
+        if hasattr(config, "encoder"):  # a soft prompt's, or that of a mix
             config.encoder = None
+
+
+def _layers(model: nn.Module, config: SoftPromptConfig) -> list[tuple[nn.Module, SoftPromptLayer]]:
+    """Return the stacks that this kind reaches, with their layers, made where they are not there yet."""
+    found = stacks(model)
+    encoder, decoder = found[0], found[1] if len(found) > 1 else None
+    layers = []
+    for stack in found if config.kind == "prefix" else [encoder]:
+        if not isinstance(getattr(stack, "soft_prompt", None), SoftPromptLayer):
+            stack.soft_prompt = PrefixLayer(stack) if config.kind == "prefix" else PromptLayer(stack, decoder)
+        layers.append((stack, stack.soft_prompt))
+    return layers  # type: ignore[return-value]
+
+
+def _start(
+    model: nn.Module, config: SoftPromptConfig, layers: list[tuple[nn.Module, SoftPromptLayer]]
+) -> dict[SoftPromptLayer, torch.Tensor] | None:
+    """Return what the vectors start as, None for random ones."""
+    if config.init == "random":
+        return None
+    encoder = layers[0][0]
+    embeddings = encoder.get_input_embeddings()  # type: ignore[operator]
+    if config.init == "text":
+        ids = _text_ids(config, model)
+    else:
+        ids = torch.randperm(embeddings.weight.shape[0])[: config.num_virtual_tokens]
+    ids = ids[torch.arange(config.num_virtual_tokens) % len(ids)].to(embeddings.weight.device)
+    with torch.no_grad():
+        if config.kind != "prefix":
+            return {layers[0][1]: embeddings(ids).float().clone()}
+        return keys_and_values(ids[None], layers)
 
 
 def _text_ids(config: SoftPromptConfig, model: nn.Module) -> torch.Tensor:

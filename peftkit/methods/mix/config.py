@@ -1,0 +1,100 @@
+"""Turn the choices of a mix of methods into a config that PEFT saves and loads, and into those of its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peft.utils.peft_types import PeftType
+
+from peftkit.methods.adapter import BottleneckConfig
+from peftkit.methods.adapter.config import PLACES, family_of
+from peftkit.methods.soft_prompt import SoftPromptConfig
+
+BERT = r".*\.(cross)?attention\.self\.(query|value)"
+LLAMA = r".*\.self_attn\.(q_proj|v_proj)"
+QUERY_VALUE = {
+    "bert": BERT,
+    "roberta": BERT,
+    "distilbert": r".*\.attention\.(q_lin|v_lin)",
+    "gpt2": r".*\.attn\.c_attn",
+    "t5": r".*\.(SelfAttention|EncDecAttention)\.(q|v)",
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
+}
+# their whole layer is what a Pfeiffer adapter stands behind; a mix must not wrap what holds its LoRA
+NORM_FIRST = ("gpt2", "llama", "mistral", "qwen2")
+
+
+@dataclass
+class MixConfig(BottleneckConfig):
+    """A prefix at every attention, an adapter, and LoRA at queries and values, each where it is wanted, in one.
+
+    Mix-and-Match (He et al. 2022, section 4.6) is a short prefix and a scaled parallel adapter. UniPELT (Mao et al.
+    2022, section 3.2) is a prefix, a Pfeiffer adapter and LoRA, each behind a gate of every layer: a factor in (0, 1)
+    that a small learned layer reads off what the part itself reads, averaged over the tokens.
+
+    Where paper, its authors' code and the `adapters` library 1.3.0 differ, this is what holds here:
+    the mean leaves out padding, which both programs count, so that a text's gates do not hang on its batch;
+    a stack whose tokens see none that come later (GPT-2, Llama, T5's decoder) has no mean but a gate for each token, as
+    a mean would tell each token of those to come, and generation from a cache could not repeat it;
+    the adapter's gate reads what the adapter reads, as in both programs: the feed-forward's output with residual, in
+    BERT normed; query and value have a gate each, as in both programs, where the paper has one a layer;
+    LoRA's gate takes the place of its alpha / rank, as in the paper and in both programs; keys and values of a prefix
+    share one gate; GPT-2, which computes queries, keys and values at once, has one LoRA and one gate for both.
+
+    Args:
+        kind: the adapter's, as in `BottleneckConfig`, whose other arguments are the adapter's too. `layers` is for
+            adapter and LoRA; the prefix stays in all.
+        num_virtual_tokens: length of the prefix.
+        encoder: mlp or lstm, as in `SoftPromptConfig`; null: the prefix trains itself, from the keys and values that
+            random tokens give.
+        encoder_hidden_size: width within the encoder; null: the model's.
+        rank: of LoRA; null: no LoRA.
+        alpha: LoRA's output is scaled by alpha / rank; null: by 1.
+        gated: whether every part has its gates.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    kind: str = "parallel"
+    num_virtual_tokens: int = 30
+    encoder: str | None = None
+    encoder_hidden_size: int | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    gated: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType["MIX"]
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"rank={self.rank} leaves no LoRA; set 1 or more, or null for none")
+        if self.alpha is not None and self.rank is None:
+            raise ValueError(f"alpha={self.alpha} scales LoRA, which rank=null leaves out; set rank=8")
+        self.prefix()
+
+    def prefix(self) -> SoftPromptConfig:
+        """Return the prefix's own config."""
+        return SoftPromptConfig(
+            kind="prefix",
+            num_virtual_tokens=self.num_virtual_tokens,
+            encoder=self.encoder,
+            encoder_hidden_size=self.encoder_hidden_size,
+        )
+
+    def low_rank(self) -> BottleneckConfig:
+        """Return LoRA's config: to He et al. (2022, table 1) a parallel adapter without activation."""
+        assert self.rank is not None
+        scaling = 1.0 if self.alpha is None else self.alpha / self.rank
+        return BottleneckConfig(
+            bottleneck_dim=self.rank, activation="linear", scaling=scaling, inference_mode=self.inference_mode
+        )
+
+    def places(self, model_type: str) -> str:
+        adapter = super().places(model_type)
+        family = family_of(model_type)
+        if self.kind == "pfeiffer" and family in NORM_FIRST:
+            adapter = PLACES[family].beside
+        return adapter if self.rank is None else f"{adapter}|{QUERY_VALUE[family]}"

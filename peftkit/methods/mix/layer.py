@@ -1,0 +1,148 @@
+"""Turn the layers of adapters and prefixes into those of a mix: LoRA beside projections, and gates to every part."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from peftkit.methods.adapter.layer import BottleneckLayer, ParallelLayer, widths_of
+from peftkit.methods.soft_prompt.attention import Prefix, is_causal
+from peftkit.methods.soft_prompt.config import SoftPromptConfig
+from peftkit.methods.soft_prompt.layer import PrefixLayer
+
+
+class Tokens:
+    """Which tokens count in the means of one stack: those that its attention, running or last run, lets be seen.
+
+    An attention's mask and not the batch's, so that a layer which gradient checkpointing computes again finds its own.
+    """
+
+    def __init__(self) -> None:
+        self.seen: torch.Tensor | None = None  # (batch, tokens), None: all
+
+    def mean(self, gates: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        """Return the mean (batch, 1, 1) over tokens of gates (batch, tokens, 1), which are these rows of the batch."""
+        if self.seen is None:
+            return gates.mean(dim=1, keepdim=True)
+        seen = (self.seen if rows is None else self.seen[rows])[..., None]
+        return (gates * seen).sum(dim=1, keepdim=True) / seen.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+class Gate(nn.Linear):
+    """A part's factors in (0, 1), near one half at the start; of every token, or their mean over `tokens`."""
+
+    def __init__(self, width: int, tokens: Tokens | None, count: int = 1) -> None:
+        super().__init__(width, count)
+        nn.init.normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+        self.tokens = tokens
+
+    def forward(self, x: torch.Tensor, rows: torch.Tensor | None = None, number: int = 0) -> torch.Tensor:
+        """Turn what a part reads (batch, tokens, width) into its factors (batch, tokens or 1, 1).
+
+        `number` chooses one of several gates, `rows` says which rows of the batch these are, None: all.
+        """
+        weight, bias = self.weight[number : number + 1], self.bias[number : number + 1]
+        gates = torch.sigmoid(functional.linear(x.to(weight.dtype), weight, bias).float())
+        return gates if self.tokens is None else self.tokens.mean(gates, rows)
+
+
+class GatedPrefixLayer(PrefixLayer):
+    """A prefix with a gate at every attention of the stack, which reads what the attention reads."""
+
+    adapter_layer_names = (*PrefixLayer.adapter_layer_names, "soft_prompt_gate")
+
+    def __init__(self, stack: nn.Module) -> None:
+        super().__init__(stack)
+        self.soft_prompt_gate = nn.ModuleDict()
+        self.tokens = Tokens()
+        self.is_causal = is_causal(stack)
+        self._gates: dict[int, torch.Tensor] = {}  # of the attention under way
+        for number, (attention, _) in enumerate(self._targets):
+            names = list(inspect.signature(attention.forward).parameters)
+            read = partial(self._read, number=number, argument_names=names)
+            self._handles.append(attention.register_forward_pre_hook(read, with_kwargs=True))
+
+    def add(self, name: str, config: SoftPromptConfig, read: int, vectors: torch.Tensor) -> None:
+        super().add(name, config, read, vectors)
+        self.soft_prompt_gate[name] = Gate(read, None if self.is_causal else self.tokens, len(self._targets))
+
+    def prefix(self, number: int, key: torch.Tensor, value: torch.Tensor) -> Prefix | None:
+        found, gate = super().prefix(number, key, value), self._gates.pop(number, None)
+        return found if found is None else found._replace(gate=gate)
+
+    def _read(
+        self,
+        attention: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        number: int,
+        argument_names: list[str],
+    ) -> None:
+        given = dict(zip(argument_names, args, strict=False)) | kwargs
+        mask = given.get("mask", given.get("attention_mask"))  # (batch, 1, queries, keys), None: all is seen
+        self.tokens.seen = None if mask is None else mask[:, 0].any(dim=1)
+        names = self.now()
+        if not names or self._recorded is not None:
+            return
+        if self.row_names is None and len(names) > 1:
+            raise ValueError(f"gated prefixes cannot be active together, as {', '.join(names)} are; activate one")
+        states = given["hidden_states"]
+        gates = torch.stack([self.soft_prompt_gate[name](states, number=number) for name in names])
+        batch = torch.arange(len(states), device=states.device)
+        rows = 0 if self.row_names is None else self._rows_of(names, len(states), states.device).clamp(min=0)
+        self._gates[number] = gates[rows, batch].unsqueeze(1)
+
+
+class LowRankLayer(BottleneckLayer):
+    """A frozen projection and, by name, the LoRA beside it (Hu et al. 2022, section 4.1)."""
+
+    has_bias = False
+
+    def add(self, adapter_name: str, config: Any) -> None:
+        super().add(adapter_name, config.low_rank())
+        nn.init.kaiming_uniform_(self.bottleneck_down[adapter_name].weight, a=5**0.5)
+
+    def widths(self) -> tuple[int, int]:
+        return widths_of(self.get_base_layer())
+
+    def forward(
+        self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Return the base's output (batch, tokens, width) plus what the active adapters make of its input."""
+        out = self.base_layer(x, *args, **kwargs)
+        for name, rows in self._turns(adapter_names, out.device):
+            out = self._changed(out, x, name, rows)
+        return out
+
+
+class QueryValueLayer(LowRankLayer):
+    """GPT-2's one projection to queries, keys and values, with LoRA for queries and values."""
+
+    def widths(self) -> tuple[int, int]:
+        read, written = super().widths()
+        return read, written // 3 * 2
+
+    def _change(self, read: torch.Tensor, name: str, rows: torch.Tensor | None) -> torch.Tensor:
+        query, value = super()._change(read, name, rows).chunk(2, dim=-1)
+        return torch.cat([query, torch.zeros_like(query), value], dim=-1)
+
+
+class BehindLayer(ParallelLayer):
+    """A feed-forward with its norm before it, and the adapters behind it, which read its output and residual."""
+
+    def forward(
+        self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Return the base's output (batch, tokens, width), to which the residual is still to be added."""
+        residual, self._norm_input = self._norm_input, None
+        assert residual is not None  # the norm has just run
+        out = self.base_layer(x, *args, **kwargs)
+        for name, rows in self._turns(adapter_names, out.device):
+            out = self._changed(out, residual + out, name, rows)
+        return out

@@ -1,0 +1,131 @@
+"""Turn a pretrained model into one with a prefix, adapters and LoRA at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import nn
+
+from peftkit.methods.adapter.config import BottleneckConfig
+from peftkit.methods.adapter.layer import BottleneckLayer
+from peftkit.methods.adapter.model import BottleneckModel, norm_before
+from peftkit.methods.mix.config import MixConfig
+from peftkit.methods.mix.layer import BehindLayer, Gate, GatedPrefixLayer, LowRankLayer, QueryValueLayer
+from peftkit.methods.soft_prompt.attention import is_attention
+from peftkit.methods.soft_prompt.model import add_prompts, row_prompts, stacks, take_prompts
+
+
+class MixModel(BottleneckModel):
+    """PEFT's tuner for `MixConfig`: get_peft_model makes it.
+
+    Adapters and LoRA replace modules, as `BottleneckModel` has it; a prefix hooks the stacks.
+    """
+
+    prefix = "mix_"
+    tuner_layer_cls = BaseTunerLayer
+
+    def inject_adapter(
+        self,
+        model: nn.Module,
+        adapter_name: str,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
+        state_dict: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Give the model, which may have some already, a fresh mix."""
+        config: MixConfig = self.peft_config[adapter_name]  # type: ignore[assignment]
+        # all that may refuse comes before the first change
+        self._check_new_adapter_config(config)
+        self._prepare_adapter_config(config, BaseTuner.get_model_config(model))
+        self._prepare_model(config, model)
+        if not any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+            model.requires_grad_(False)  # PEFT would do it, but only where it finds no tuner's layer, such as a prefix
+        if config.gated:
+            for stack in stacks(model):
+                if not isinstance(getattr(stack, "soft_prompt", None), GatedPrefixLayer):
+                    stack.soft_prompt = GatedPrefixLayer(stack)
+        with without_adapters(model):  # a prefix starts at what the base makes of tokens
+            add_prompts(model, adapter_name, config.prefix(), is_loaded=low_cpu_mem_usage or bool(state_dict))
+        super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
+
+    def unload(self) -> nn.Module:
+        """Return the base without any mix."""
+        take_prompts(self.model)
+        return super().unload()
+
+    def _create_and_replace(
+        self,
+        peft_config: MixConfig,  # type: ignore[override]
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **more: Any,
+    ) -> None:
+        super()._create_and_replace(peft_config, adapter_name, target, target_name, parent, current_key, **more)
+        if not peft_config.gated:
+            return
+        layer = getattr(parent, target_name)
+        weight = layer.bottleneck_down[adapter_name].weight
+        stack = next(stack for stack in stacks(self.model) if any(module is layer for module in stack.modules()))
+        prefix: Any = stack.soft_prompt
+        # in a decoder, the values alone that its cross-attention takes from the encoder are no later tokens
+        has_mean = not prefix.is_causal or (
+            isinstance(layer, LowRankLayer) and not parent.is_causal and target_name.startswith("v")
+        )
+        layer.bottleneck_gate[adapter_name] = Gate(weight.shape[1], prefix.tokens if has_mean else None).to(
+            weight.device
+        )
+
+    def _layer(
+        self, config: BottleneckConfig, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module
+    ) -> BottleneckLayer:
+        if is_attention(parent):
+            kind = QueryValueLayer if target_name == "c_attn" else LowRankLayer
+            return kind(target, adapter_name, config)
+        if config.kind == "pfeiffer" and (norm := norm_before(parent)) is not None:
+            return BehindLayer(target, adapter_name, config, norm)
+        return super()._layer(config, adapter_name, target, target_name, parent)
+
+    def _prepare_model(self, peft_config: MixConfig, model: Any) -> None:  # type: ignore[override]
+        super()._prepare_model(peft_config, model)
+        if peft_config.gated and getattr(model.config, "chunk_size_feed_forward", None):
+            raise ValueError("gates read whole texts, not chunks; set chunk_size_feed_forward=0 in the model's config")
+
+    def _check_new_adapter_config(self, config: MixConfig) -> None:  # type: ignore[override]
+        super()._check_new_adapter_config(config)
+        if len({other.gated for other in self.peft_config.values()}) > 1:  # type: ignore[union-attr, attr-defined]
+            raise ValueError("gated and ungated mixes cannot share a model; load them over separate bases")
+
+    def _check_merge_allowed(self) -> None:
+        raise ValueError("a mix is no linear change of the base's weights and cannot be merged; try unload()")
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Hand `adapter_names`, one for each row of the batch, to every part."""
+        names = kwargs.get("adapter_names")
+        with super()._enable_peft_forward_hooks(*args, **kwargs):
+            if names is None:
+                yield
+                return
+            with row_prompts(self, names):
+                yield
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Let the model's adapters change nothing for a while; which weights train stays as it is."""
+    layers = [module for module in model.modules() if isinstance(module, BottleneckLayer)]
+    before = [layer._disable_adapters for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer, was_disabled in zip(layers, before, strict=True):
+            layer._disable_adapters = was_disabled

@@ -1,0 +1,88 @@
+"""Turn a model and a batch into the scores that a kind of task is answered from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
+
+LABELS = ("labels", "start_positions", "end_positions")
+
+
+class Scores:
+    """Read a model's output as `reads` says; text-to-text chooses among `words`, token ids (labels, tokens).
+
+    logits: what a head says of a row (rows, labels) or of each token (rows, tokens, labels).
+    spans: start and end scores (rows, tokens, 2).
+    words: log-likelihoods of the labels' words (rows, labels).
+    likelihoods: those of each of the row's own labels (rows, tokens), 0 where there is none.
+    """
+
+    def __init__(self, reads: str, words: np.ndarray | None = None) -> None:
+        self.reads, self.words = reads, None if words is None else torch.as_tensor(words)
+
+    def __call__(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+        if self.words is not None:
+            return label_likelihoods(model, batch["input_ids"], batch["attention_mask"], self.words)
+        if self.reads == "likelihoods":
+            return token_likelihoods(model, batch)
+        out = model(**{name: value for name, value in batch.items() if name not in LABELS})
+        if self.reads == "spans":
+            return torch.stack([out.start_logits, out.end_logits], dim=-1)
+        return out.logits  # type: ignore[no-any-return]
+
+
+def label_likelihoods(
+    model: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, label_ids: torch.Tensor
+) -> torch.Tensor:
+    """Return log p(label word | input), (rows, labels), summed over the word's tokens (T5 paper, section 2.4).
+
+    The encoder runs once a row; a soft prompt, which only the whole model adds, is in the states that it returns.
+
+    Args:
+        input_ids: (rows, tokens). attention_mask: (rows, tokens).
+        label_ids: (labels, tokens), padded with -100.
+    """
+    rows, labels = len(input_ids), len(label_ids)
+    label_ids = label_ids.to(input_ids.device)
+    first = label_ids[:1].repeat(rows, 1)
+    states = model(input_ids=input_ids, attention_mask=attention_mask, labels=first).encoder_last_hidden_state
+    prompt = states.shape[1] - attention_mask.shape[1]
+    mask = torch.cat([attention_mask.new_ones(rows, prompt), attention_mask], dim=1)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    targets = label_ids.repeat(rows, 1)
+    out = base(
+        encoder_outputs=BaseModelOutput(last_hidden_state=states.repeat_interleave(labels, dim=0)),
+        attention_mask=mask.repeat_interleave(labels, dim=0),
+        labels=targets,
+    )
+    return _taken(out.logits, targets).sum(dim=-1).view(rows, labels)
+
+
+def token_likelihoods(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    """Return log p(label token | all before it), (rows, tokens); a decoder's stand at the label's own place."""
+    labels = batch["labels"]
+    config = extract(model).config
+    if config.is_encoder_decoder:
+        inputs = {name: value for name, value in batch.items() if name != "decoder_input_ids"}
+        return _taken(model(**inputs).logits, labels)
+    logits = model(**{name: value for name, value in batch.items() if name not in LABELS}).logits
+    found = _taken(logits[:, :-1], labels[:, 1:])
+    return torch.cat([found.new_zeros(len(labels), 1), found], dim=1)
+
+
+def extract(model: nn.Module) -> Any:
+    """Return the model without what distributes it."""
+    from accelerate.utils import extract_model_from_parallel
+
+    return extract_model_from_parallel(model)
+
+
+def _taken(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the log-probability of each target (rows, tokens), 0 where it is -100."""
+    log_probabilities = logits.float().log_softmax(dim=-1)
+    taken = log_probabilities.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return taken * (targets >= 0)

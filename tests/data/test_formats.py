@@ -1,0 +1,192 @@
+"""Each kind of task is put to a model and read back without a word, a letter or a window lost in silence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from peftkit.data.files import read_file
+from peftkit.data.formats import Spans, Tags, Texts
+from peftkit.data.rows import Rows, load_rows
+from peftkit.schema import Task, UserError
+
+BASE: dict[str, Any] = {
+    "suite": "own", "subset": None, "revision": "main", "labels": None, "template": None, "metrics": ["accuracy"],
+    "splits": {"train": "train", "validation": ["validation"]}, "max_train_rows": None, "max_eval_rows": None,
+}  # fmt: skip
+
+
+def task_of(path: Path, **more: Any) -> Task:
+    return Task(name="t", dataset=str(path), **{**BASE, "max_length": 32, **more})
+
+
+def rows_of(task: Task) -> Rows:
+    return load_rows(task, None, "embedded")
+
+
+def tags_of(path: Path, **more: Any) -> Task:
+    return task_of(path, kind="token_classification", text=["tokens"], label="tags", **more)
+
+
+def spans_of(path: Path, **more: Any) -> Task:
+    return task_of(path, kind="question_answering", text=["question", "context"], label="answers", **more)
+
+
+def lines(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def folder(path: Path, *rows: dict[str, Any]) -> Path:
+    lines(path / "train.jsonl", *rows)
+    lines(path / "validation.jsonl", *rows)
+    return path
+
+
+SENTENCE = {"tokens": ["films", "\u200b", "shine", "brightly"], "tags": ["NOUN", "X", "VERB", "ADV"]}
+
+
+@pytest.mark.parametrize("model", ["bert", "gpt2", "t5"])
+def test_the_first_token_of_each_word_carries_its_tag(tmp_path: Path, checkpoints: dict[str, Path], model: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints[model])
+    task = tags_of(folder(tmp_path, SENTENCE, {"tokens": ["the", "actor", "sang"], "tags": ["X", "NOUN", "VERB"]}))
+    rows = rows_of(task)
+    assert rows.label_names == ["ADV", "NOUN", "VERB", "X"]
+    encoded = Tags(task, rows.label_names, tokenizer).encode(rows.splits["train"])
+    for row, places in enumerate(encoded.places):
+        words, tags = rows.splits["train"][row]["tokens"], rows.splits["train"][row]["label"]
+        targets, ids = encoded.rows[row]["labels"], encoded.rows[row]["input_ids"]
+        for word, place, tag in zip(words, places, tags, strict=True):
+            if place >= 0:
+                assert targets[place] == tag
+                start = tokenizer.decode(ids[place : place + 9]).strip().lower()
+                assert start.startswith(word[:1]) or "[UNK]" in start.upper() or word == "\u200b"
+        assert sum(target >= 0 for target in targets) == sum(place >= 0 for place in places)
+
+
+def test_words_of_a_byte_level_tokenizer_are_read_as_in_a_text(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["gpt2"])
+    task = tags_of(folder(tmp_path, {"tokens": ["the", "actor", "sang"], "tags": ["X", "NOUN", "VERB"]}))
+    encoded = Tags(task, ["NOUN", "VERB", "X"], tokenizer).encode(rows_of(task).splits["train"])
+    assert encoded.rows[0]["input_ids"] == tokenizer("the actor sang")["input_ids"]
+
+
+def test_a_word_that_was_cut_is_counted_and_gets_no_tag(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
+    task = tags_of(folder(tmp_path, {"tokens": ["a"] * 10, "tags": ["X"] * 10}), max_length=6)
+    reads = Tags(task, ["X"], tokenizer)
+    encoded = reads.encode(rows_of(task).splits["train"])
+    assert encoded.truncated == 1
+    assert encoded.places == [[1, 2, 3, 4, *[-1] * 6]]
+    (said,) = reads.answer(reads.cut(np.zeros((1, 8, 1)), encoded), encoded).predictions
+    assert said == [0, 0, 0, 0, *[-1] * 6]
+    assert reads.told(said)[3:5] == ["X", None]
+
+
+def test_tags_of_another_number_than_words_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="3 words and 2 tags"):
+        rows_of(tags_of(folder(tmp_path, {"tokens": ["a", "b", "c"], "tags": ["X", "X"]})))
+
+
+def test_conll_and_conllu_files_are_read(tmp_path: Path) -> None:
+    conll = tmp_path / "a.conll"
+    conll.write_text("-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\nPeter NNP B-NP B-PER\n")
+    assert read_file(conll).to_list() == [
+        {"tokens": ["EU", "rejects"], "column_2": ["NNP", "VBZ"], "column_3": ["B-NP", "B-VP"], "tags": ["B-ORG", "O"]},
+        {"tokens": ["Peter"], "column_2": ["NNP"], "column_3": ["B-NP"], "tags": ["B-PER"]},
+    ]
+    conllu = tmp_path / "a.conllu"
+    line = "{}\t{}\t{}\t{}\t_\t_\t0\troot\t_\t_\n"
+    words = "# text = don't\n" + line.format("1-2", "don't", "_", "_")
+    conllu.write_text(words + line.format(1, "do", "do", "AUX") + line.format(2, "n't", "not", "PART"))
+    (row,) = read_file(conllu).to_list()
+    assert row["tokens"] == ["do", "n't"] and row["upos"] == ["AUX", "PART"]
+    conll.write_text("EU NNP B-ORG\nrejects O\n")
+    with pytest.raises(UserError, match="line 2 has 2 columns, not 3"):
+        read_file(conll)
+
+
+PASSAGE = "the actor sang . " * 12 + "the writer slept in rome . " + "the critic left . " * 6
+QUESTION = {"question": "where did the writer sleep ?", "context": PASSAGE}
+ANSWERED = {**QUESTION, "answers": {"text": ["rome"], "answer_start": [PASSAGE.index("rome")]}}
+EMPTY = {**QUESTION, "question": "who won ?", "answers": {"text": [], "answer_start": []}}
+
+
+@pytest.mark.parametrize("model", ["bert", "gpt2", "t5"])
+def test_each_answer_is_found_again_in_the_windows_of_a_long_passage(
+    tmp_path: Path, checkpoints: dict[str, Path], model: str
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints[model])
+    tokenizer.model_max_length = 512
+    task = spans_of(folder(tmp_path, ANSWERED, EMPTY), no_answer=True, max_length=80, stride=20)
+    reads = Spans(task, tokenizer)
+    encoded = reads.encode(rows_of(task).splits["train"])
+    assert encoded.owner is not None and max(encoded.lengths) <= 80
+    assert np.bincount(encoded.owner).min() > 1
+    # a model that is sure of the labels
+    scores = np.full((len(encoded.lengths), max(encoded.lengths), 2), -100.0)
+    for window, (row, length) in enumerate(zip(encoded.rows, encoded.lengths, strict=True)):
+        scores[window, :length] = 0.0
+        scores[window, row["start_positions"], 0] = scores[window, row["end_positions"], 1] = 5.0
+    answers = reads.answer(reads.cut(scores, encoded), encoded)
+    assert answers.predictions == ["rome", ""]
+    passages = {tokenizer.decode(row["input_ids"]) for row in encoded.rows}
+    assert len(passages) == len(encoded.rows)  # no window twice
+    for (passage, spans, none), row in zip(encoded.places, encoded.rows, strict=True):
+        ids = row["input_ids"]
+        assert ids[none] in (tokenizer.cls_token_id, tokenizer.eos_token_id)
+        at, left, right = spans[2]
+        said = tokenizer.decode([ids[at]]).strip().lower()
+        assert said in (passage[left:right].strip(), "", "[unk]")
+
+
+def test_an_answer_that_is_not_in_its_place_is_refused(tmp_path: Path) -> None:
+    wrong = {**QUESTION, "answers": {"text": ["rome"], "answer_start": [3]}}
+    with pytest.raises(UserError, match="'rome' of train is not at letter 3"):
+        rows_of(spans_of(folder(tmp_path, wrong)))
+    with pytest.raises(UserError, match=r"say task.no_answer=true"):
+        rows_of(spans_of(folder(tmp_path, ANSWERED, EMPTY)))
+    plain = rows_of(spans_of(folder(tmp_path, {**QUESTION, "answers": "rome"})))
+    assert plain.splits["train"][0]["label"] == ANSWERED["answers"]
+
+
+def test_squads_own_file_is_read(tmp_path: Path) -> None:
+    asked = {"id": "7", "question": "where ?", "answers": [{"text": "rome", "answer_start": PASSAGE.index("rome")}]}
+    file = tmp_path / "train-v1.1.json"
+    file.write_text(json.dumps({"data": [{"title": "t", "paragraphs": [{"context": PASSAGE, "qas": [asked]}]}]}))
+    (row,) = read_file(file).to_list()
+    assert row["id"] == "7" and row["answers"] == ANSWERED["answers"]
+
+
+@pytest.mark.parametrize("model", ["gpt2", "t5"])
+def test_only_the_label_counts_where_there_is_one(tmp_path: Path, checkpoints: dict[str, Path], model: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints[model])
+    kind = "causal_lm" if model == "gpt2" else "seq2seq"
+    path = folder(tmp_path, {"text": "the actor", "more": "sang"})
+    task = task_of(path, kind=kind, text=["text"], label="more")
+    reads = Texts(task, tokenizer, is_decoder=model == "gpt2")
+    encoded = reads.encode(rows_of(task).splits["train"])
+    row = encoded.rows[0]
+    counted = [token for token in row["labels"] if token >= 0]
+    assert tokenizer.decode(counted, skip_special_tokens=True).strip() == "sang"
+    assert counted[-1] == tokenizer.eos_token_id
+    if model == "gpt2":
+        assert tokenizer.decode(row["input_ids"], skip_special_tokens=True) == "the actor\nsang"
+        assert encoded.places[0][1] == tokenizer("the actor\n")["input_ids"]
+    assert encoded.labels == [["sang"]]
+
+
+def test_text_without_a_label_counts_from_its_second_token(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["gpt2"])
+    task = task_of(folder(tmp_path, {"text": "the actor sang"}), kind="causal_lm", text=["text"], label=None)
+    reads = Texts(task, tokenizer, is_decoder=True)
+    encoded = reads.encode(rows_of(task).splits["train"])
+    count = encoded.lengths[0] - 1
+    answers = reads.answer(reads.cut(np.full((1, count + 1), -2.0), encoded), encoded)
+    assert answers.likelihoods is not None
+    assert answers.likelihoods[0].tolist() == [2.0 * count] and answers.likelihoods[1].tolist() == [count]
