@@ -1,0 +1,115 @@
+"""What a method trained, folded into its base, says the same; and IA3's vectors are where its paper has them."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from test_adapter import MODELS, inputs
+
+from peftkit.cli import compose
+from peftkit.cli.refusals import options_of
+from peftkit.methods import is_mergeable, merge, wrap
+from peftkit.models.heads import MeanPoolingBertForSequenceClassification, mean_pooling_config
+from peftkit.schema import UserError
+
+MERGES = ("lora", "qlora", "dora", "rslora", "adalora", "vera", "ia3", "oft", "boft", "ln_tuning")
+BUILDS = {
+    **{name: MODELS[name] for name in ("bert", "gpt2", "t5")},
+    "mean-pooling": lambda: MeanPoolingBertForSequenceClassification(mean_pooling_config(MODELS["bert"]().config)),
+}
+FAMILY = {"gpt2": "decoder", "t5": "seq2seq"}
+
+
+@cache
+def part(method: str) -> Any:
+    """Return conf/method's part, as a dict."""
+    return OmegaConf.to_container(compose([f"method={method}"]).method)
+
+
+def wrapped(method: str, build: Any) -> Any:
+    """Return a model with the method's shipped settings and all that trains random, so that it shows."""
+    steps = {"total_step": 10} if method == "adalora" else {}
+    torch.manual_seed(0)
+    config = instantiate({**part(method)["config"], **steps}, _convert_="all")
+    model = wrap(build(), config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * 0.1)
+    return model
+
+
+CELLS = [
+    pytest.param(method, name, marks=pytest.mark.slow if method in ("qlora", "rslora") else ())  # LoRA's own code
+    for method in MERGES
+    for name in BUILDS
+]
+
+
+@pytest.mark.parametrize(("method", "name"), CELLS)
+def test_merged_it_says_what_it_said(method: str, name: str) -> None:
+    if FAMILY.get(name, "encoder") in part(method)["refuses"]:
+        with pytest.raises(UserError, match="try method=lora"):
+            wrapped(method, BUILDS[name])
+        return
+    batch = inputs(name)
+    model = wrapped(method, BUILDS[name])
+    with torch.no_grad():
+        with model.disable_adapter():
+            base = model(**batch).logits
+        before = model(**batch).logits
+        merged = merge(model)
+        after = merged(**batch).logits
+    size = before.abs().max().clamp(min=1)
+    assert float((before - base).abs().max() / size) > 1e-2  # else nothing is shown
+    assert float((before - after).abs().max() / size) < 1e-5
+    assert type(merged) is type(BUILDS[name]())
+    assert merged.state_dict().keys() == BUILDS[name]().state_dict().keys()
+
+
+def test_every_method_merges_or_says_why_not() -> None:
+    for method in sorted(options_of("method").keys() - {"peft"} - {*MERGES}):
+        model = wrapped(method, MODELS["bert"])
+        if is_mergeable(model):  # it trains the base's own weights
+            assert merge(model) is model, method
+        else:
+            with pytest.raises(UserError, match="cannot be merged"):
+                merge(model)
+
+
+# Liu et al. 2022, section 3.3: keys and values of every attention, and the input of a feed-forward's second layer.
+# GPT-2 computes queries, keys and values in one module, so its queries are scaled too: the products of queries with keys
+# that this can give are those that scaling the keys alone gives.
+PLACES = {
+    "bert": {r"attention\.self\.key", r"attention\.self\.value", r"layer\.\d+\.output\.dense"},
+    "roberta": {r"attention\.self\.key", r"attention\.self\.value", r"layer\.\d+\.output\.dense"},
+    "distilbert": {r"attention\.k_lin", r"attention\.v_lin", r"ffn\.lin2"},
+    "gpt2": {r"attn\.c_attn", r"mlp\.c_proj"},
+    "t5": {r"Attention\.k", r"Attention\.v", r"DenseReluDense\.wo"},
+    "llama": {r"self_attn\.k_proj", r"self_attn\.v_proj", r"mlp\.down_proj"},
+}
+WHOLE = {"t5": 2 * 3 + 2 * 5}  # vectors of two layers: T5's decoder has a cross-attention too
+
+
+INNER = {r"layer\.\d+\.output\.dense", r"ffn\.lin2", r"mlp\.c_proj", r"DenseReluDense\.wo", r"mlp\.down_proj"}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_ia3_scales_keys_values_and_the_inner_feed_forward(name: str) -> None:
+    model = wrapped("ia3", MODELS[name])
+    found = {n.removesuffix(".ia3_l.default"): w for n, w in model.named_parameters() if "ia3_l" in n}
+    assert len(found) == WHOLE.get(name, 2 * len(PLACES[name]))
+    seen = set()
+    for module, vector in found.items():
+        (place,) = (pattern for pattern in PLACES[name] if re.search(rf"{pattern}$", module))
+        layer = model.get_submodule(module)
+        assert layer.is_feedforward == (place in INNER), module
+        assert vector.numel() == (layer.in_features if place in INNER else layer.out_features), module
+        seen.add(place)
+    assert seen == PLACES[name]
