@@ -16,7 +16,7 @@ check: lint test  ## lint, types and the fast tests
 check-all: lint  ## everything, the long tests included
 	$(PYTHON) -m pytest -m ''
 
-parity:  ## adapters against the adapters library, in an environment of its own
+parity:  ## hold the methods against plain PEFT and the adapters library (docs/parity.md)
 	$(PYTHON) -m pytest -m '' tests/parity
 
 lint:  ## ruff and mypy

@@ -10,7 +10,15 @@ from typing import Any
 
 import adapters
 import torch
-from adapters import DoubleSeqBnConfig, ParBnConfig, SeqBnConfig
+from adapters import (
+    DoubleSeqBnConfig,
+    LoRAConfig,
+    MAMConfig,
+    ParBnConfig,
+    PrefixTuningConfig,
+    SeqBnConfig,
+    UniPELTConfig,
+)
 from shared_models import MODELS, hidden_states
 
 KINDS = {
@@ -18,32 +26,45 @@ KINDS = {
     "houlsby": DoubleSeqBnConfig(reduction_factor=8, cross_adapter=True),
     "pfeiffer": SeqBnConfig(reduction_factor=8),
     "parallel": ParBnConfig(reduction_factor=8),
+    "mam": MAMConfig(PrefixTuningConfig(flat=True, prefix_length=3), ParBnConfig(reduction_factor=8)),
+    "unipelt": UniPELTConfig(
+        PrefixTuningConfig(flat=True, prefix_length=3), SeqBnConfig(reduction_factor=8), LoRAConfig(r=4)
+    ),
 }
+MIXES = ("mam", "unipelt")
 
 
 def reference(name: str, kind: str) -> dict[str, Any]:
     """Return a cell's base and adapter weights, all random, and the hidden states that they give."""
     torch.manual_seed(0)
     model = MODELS[name]().eval()
+    if name in ("gpt2", "llama"):
+        # with sdpa the library leaves causality to torch, which then aligns it as if the prefix were the first tokens
+        model.set_attn_implementation("eager")
     with torch.no_grad():
         for weight in model.parameters():  # so that layer norms and biases count
             weight.add_(torch.randn_like(weight) * 0.1)
+        for key, weight in model.named_parameters():
+            # T5's distances, from which the library counts a prefix as tokens before the text; ours is at none
+            if kind in MIXES and "relative_attention_bias" in key:
+                weight.zero_()
         base = {key: weight.clone() for key, weight in model.state_dict().items()}
         plain = hidden_states(model, name)
         adapters.init(model)
         model.add_adapter("one", config=KINDS[kind])
         model.set_active_adapters("one")
         model.eval()
-        weights = {key: weight for key, weight in model.named_parameters() if "adapters.one." in key}
+        weights = {key: weight for key, weight in model.named_parameters() if ".one." in key}
         for weight in weights.values():
             weight.copy_(torch.randn_like(weight) * 0.3)
+        config = KINDS[kind].configs[1] if kind in MIXES else KINDS[kind]  # a mix's second part is its adapter
         return {
             "base": base,
             "weights": {key: weight.clone() for key, weight in weights.items()},
             "plain": plain,
             "output": hidden_states(model, name),
-            "scaling": KINDS[kind].scaling,
-            "activation": {"swish": "silu"}.get(KINDS[kind].non_linearity, KINDS[kind].non_linearity),
+            "scaling": config.scaling,
+            "activation": {"swish": "silu"}.get(config.non_linearity, config.non_linearity),
         }
 
 

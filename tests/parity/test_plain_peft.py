@@ -1,0 +1,31 @@
+"""Where plain PEFT is right, peftkit computes what it computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from plain_peft import MODELS, SOFT, soft_prompt_difference, training_differences
+
+FAST = {("bert", "lora"), ("gpt2", "ia3"), ("t5", "lora")}
+CELLS = [
+    pytest.param(model, method, marks=() if (model, method) in FAST else pytest.mark.slow)
+    for model in MODELS
+    for method in ("lora", "ia3")
+]
+
+
+@pytest.mark.parametrize(("model", "method"), CELLS)
+def test_a_run_trains_as_a_loop_by_hand_does(
+    checkpoints: dict[str, Path], tmp_path: Path, model: str, method: str
+) -> None:
+    found = training_differences(model, checkpoints[model], method, tmp_path)
+    assert found["losses"] < 1e-5 and found["scores"] < 1e-4 and found["weights"] < 1e-3
+    assert found["moved"] > 1e-2
+
+
+@pytest.mark.parametrize("case", SOFT)
+def test_a_soft_prompt_says_what_pefts_own_says(checkpoints: dict[str, Path], case: str) -> None:
+    found = soft_prompt_difference(case, checkpoints[SOFT[case][3]])
+    assert found["logits"] < 1e-5
+    assert found["moved"] > 1e-2
