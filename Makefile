@@ -19,6 +19,9 @@ check-all: lint  ## everything, the long tests included
 parity:  ## hold the methods against plain PEFT and the adapters library (docs/parity.md)
 	$(PYTHON) -m pytest -m '' tests/parity
 
+matrix:  ## try every method on every family and head, and write docs/matrix.md (minutes)
+	$(PYTHON) -m peftkit job=matrix
+
 lint:  ## ruff and mypy
 	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
 
@@ -40,4 +43,4 @@ docker-smoke:  ## run the smoke steps in the CPU image
 clean:  ## remove builds and caches, not outputs
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
-.PHONY: help install test check check-all parity lint format build lock docker-build docker-smoke clean
+.PHONY: help install test check check-all parity matrix lint format build lock docker-build docker-smoke clean

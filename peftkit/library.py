@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ def evaluate(run: str | Path, *overrides: str) -> Path:
     return folder
 
 
-def predict(run: str | Path, input: str | Path, *overrides: str) -> None:
-    """Label a file's rows, or one text."""
-    _run("predict", (f"run={run}", f"input='{input}'", *overrides))
+def predict(run: str | Path | Sequence[str | Path], input: str | Path, *overrides: str) -> None:
+    """Label a file's rows, or one text; with several runs, each row by the run that its column `task` names."""
+    several = not isinstance(run, (str, Path))
+    folders = f"runs=[{','.join(map(str, run))}]" if several else f"run={run}"  # type: ignore[arg-type]
+    _run("predict", (folders, f"input='{input}'", *overrides))
 
 
 def merge(run: str | Path, *overrides: str) -> Path:

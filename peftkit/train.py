@@ -268,6 +268,14 @@ def generate(
     return [written[row] for row in range(len(prompts))], time.perf_counter() - started
 
 
+def mixed_scores(model: Any, batch: dict[str, Any], names: list[str]) -> np.ndarray:
+    """Return the scores (rows, labels) of a batch whose rows have an adapter each."""
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        inputs = {name: value.to(device) for name, value in batch.items()}
+        return model(**inputs, adapter_names=names).logits.float().cpu().numpy()  # type: ignore[no-any-return]
+
+
 @contextmanager
 def peak_memory() -> Iterator[Callable[[], int | None]]:
     """Measure the block's own peak in bytes: allocated on the GPU, resident on the CPU (Linux; else None)."""

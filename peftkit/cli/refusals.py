@@ -23,11 +23,14 @@ SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
 
 # what a job that trains nothing looks at; whatever else is typed would be ignored in silence
 READS = {
-    "predict": ("run", "input", "output", "train.per_device_eval_batch_size"),
+    "predict": ("run", "runs", "input", "output", "train.per_device_eval_batch_size"),
     "evaluate": ("run", "task", "source", "data_root", "train.per_device_eval_batch_size"),
     "merge": ("run", "output"),
     "leaderboard": ("out",),
+    "matrix": ("output",),
 }
+
+ALONE = {"leaderboard": "shows every run below out=", "matrix": "tries every method on tiny models of its own"}
 
 
 def check(overrides: Sequence[str], more: Path | None = None, multirun: bool = True) -> list[str]:
@@ -51,10 +54,9 @@ def _unread(words: Sequence[str]) -> Iterator[str]:
     keys = {parse(word).key_or_group: word.lstrip("+") for word in words}
     job = keys.get("job", "job=finetune").partition("=")[2]
     for key, word in keys.items():
-        known = (*READS.get(job, ()), "job", "hydra", *(("output", "input", "run") if job != "leaderboard" else ()))
+        known = (*READS.get(job, ()), "job", "hydra", *(() if job in ALONE else ("output", "input", "run", "runs")))
         if job in READS and not any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in known):
-            taken = "shows every run below out=" if job == "leaderboard" else "takes all but its own keys from run=DIR"
-            yield f"job={job} does not look at {word}: it {taken}; drop it"
+            yield f"job={job} does not look at {word}: it {ALONE.get(job, 'takes the rest from run=DIR')}; drop it"
 
 
 def _word(word: str, more: Path | None) -> Iterator[str]:

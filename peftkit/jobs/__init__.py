@@ -32,14 +32,14 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = Non
         leaderboard(chosen)
         return None
 
-    from peftkit.jobs import finetune, matrix, plan, pretrain, use
+    from peftkit.jobs import finetune, matrix, mixed, plan, pretrain, use
     from peftkit.jobs.prepare import settle
 
     settle(chosen.source)
     verbs: dict[str, Callable[[], Path | None]] = {
         "finetune": lambda: finetune.finetune(chosen, config, list(overrides), recipe),
         "evaluate": lambda: use.evaluate(chosen, list(overrides)),
-        "predict": lambda: use.predict(chosen),
+        "predict": lambda: mixed.predict_mixed(chosen) if chosen.runs else use.predict(chosen),
         "merge": lambda: use.merge(chosen),
         "pretrain": lambda: pretrain.pretrain(chosen),
         "plan": lambda: plan.plan(chosen),

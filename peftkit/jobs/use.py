@@ -31,15 +31,15 @@ def load(folder: str | Path, quantized: bool = True) -> tuple[Any, Any]:
 
     With `quantized=False` the base of a 4-bit run has the weights that its bits stand for, in full precision.
     """
-    parts = load_parts(_trained(Path(folder)), Path(folder), quantized)
+    parts = load_parts(trained_run(Path(folder)), Path(folder), quantized)
     return parts.model, parts.tokenizer
 
 
 def evaluate(run: Run, overrides: Sequence[str]) -> Path:
     """Score a finished run on its own validation split, or on another task with the same labels (task=ax)."""
     folder = Path(str(run.run))
-    trained = _trained(folder)
-    names = _label_names(folder)
+    trained = trained_run(folder)
+    names = label_names(folder)
     task = _task_of(run.task, trained.task, names, overrides)
     parts = load_parts(trained, folder)
     trained_on = record.read_result(folder)["audit"]["sources"]["data"]["revision"]  # type: ignore[index]
@@ -47,7 +47,7 @@ def evaluate(run: Run, overrides: Sequence[str]) -> Path:
     if rows.label_names != names:
         raise UserError(f"the run tells {_list(names)} apart, task={task.name} has {_list(rows.label_names)}")
     chosen = replace(trained, task=task)
-    announce(_model_source(folder), rows.source)
+    announce(model_source(folder), rows.source)
     parts.format = format_of(task, trained.model.family, names, parts.tokenizer)
     splits = {name: parts.format.encode(table) for name, table in rows.splits.items()}
     with predictor(_in_batches_of(run, chosen), parts) as trainer:
@@ -70,7 +70,7 @@ def predict(run: Run) -> None:
     from datasets import Dataset
 
     folder = Path(str(run.run))
-    trained = _trained(folder)
+    trained = trained_run(folder)
     columns = list(trained.task.text)
     given = Path(str(run.input))
     is_file = given.suffix in FILES
@@ -80,8 +80,7 @@ def predict(run: Run) -> None:
     missing = [column for column in columns if column not in table.column_names]
     if missing:
         raise UserError(f"{given} lacks the columns {_list(missing)} that the run reads; rename columns of the file")
-    if taken := [column for column in ("prediction", "scores") if column in table.column_names]:
-        raise UserError(f"{given} has {_list(taken)} already, where the answers go; rename it")
+    check_room(table, given)
     empty = [row for row in range(len(table)) if any(table[column][row] in (None, "") for column in columns)]
     parts = load_parts(trained, folder)
     texts = {column: [text_of(trained.task, text) for text in table[column]] for column in columns}
@@ -93,7 +92,7 @@ def predict(run: Run) -> None:
     scores: list[Any] = [row.astype(float).tolist() for row in answers.scores]
     for row in empty:
         labels[row] = scores[row] = None
-    out = table.add_column("prediction", labels).add_column("scores", scores)
+    out = answer_table(table, labels, scores)
     if empty:
         say(f"{len(empty)} of {len(table)} rows have no text; they are given no prediction")
     if encoded.truncated:
@@ -104,14 +103,14 @@ def predict(run: Run) -> None:
     if target is None:
         print(json.dumps(out[0], ensure_ascii=False))
     else:
-        _write(out, Path(target))
+        write_table(out, Path(target))
         say(f"{len(table)} rows -> {target}")
 
 
 def merge(run: Run) -> Path:
     """Fold the adapter into its base and write a plain checkpoint that transformers loads."""
     folder = Path(str(run.run))
-    trained = _trained(folder)
+    trained = trained_run(folder)
     parts = load_parts(trained, folder, quantized=False)
     merged = merge_adapter(parts.model)
     target = Path(run.output) if run.output else folder / "merged"
@@ -127,7 +126,12 @@ def merge(run: Run) -> Path:
     return folder
 
 
-def _trained(folder: Path) -> Run:
+def trained_run(folder: Path) -> Run:
+    """Return the run that a finished folder records.
+
+    Raises:
+        UserError: there is no result, or the run has not finished.
+    """
     result = record.read_result(folder)
     if result is None:
         raise UserError(
@@ -138,25 +142,31 @@ def _trained(folder: Path) -> Run:
     return Run.from_config(result["run"]["config"])
 
 
-def _model_source(folder: Path) -> Source:
+def model_source(folder: Path) -> Source:
+    """Return where a run's base came from."""
     entry = dict(record.read_result(folder)["audit"]["sources"]["model"])  # type: ignore[index]
     entry.pop("pooling")
     return Source(**entry)
 
 
-def _label_names(folder: Path) -> list[str] | None:
+def base_source(trained: Run, folder: Path) -> Source:
+    """Return where a run's base is to be loaded from now."""
+    source = model_source(folder)
+    return find_model(trained.model, "embedded") if source.kind == "embedded" else source
+
+
+def label_names(folder: Path) -> list[str] | None:
+    """Return the names of the classes that a run tells apart."""
     return record.read_result(folder)["audit"]["label_names"]  # type: ignore[index]
 
 
 def load_parts(trained: Run, folder: Path, quantized: bool = True) -> Parts:
     """Load what the run saved; the base comes from where it came from then."""
-    names = _label_names(folder)
+    names = label_names(folder)
     if (folder / "model").is_dir():
         source, artefact = Source("folder", str(folder / "model"), folder=str(folder / "model")), None
     else:
-        source, artefact = _model_source(folder), folder / "adapter"
-        if source.kind == "embedded":
-            source = find_model(trained.model, "embedded")
+        source, artefact = base_source(trained, folder), folder / "adapter"
     tokenizer = load_tokenizer(source)
     model: Any
     if artefact is None:
@@ -198,7 +208,18 @@ def _one_row(text: str, columns: list[str]) -> dict[str, str]:
     return dict(zip(columns, parts, strict=True))
 
 
-def _write(table: Any, file: Path) -> None:
+def check_room(table: Any, given: Path) -> None:
+    """Refuse a table that has a column where the answers go."""
+    if taken := [column for column in ("prediction", "scores") if column in table.column_names]:
+        raise UserError(f"{given} has {_list(taken)} already, where the answers go; rename it")
+
+
+def answer_table(table: Any, labels: list[Any], scores: list[Any]) -> Any:
+    """Return the table with a prediction and its scores in each row."""
+    return table.add_column("prediction", labels).add_column("scores", scores)
+
+
+def write_table(table: Any, file: Path) -> None:
     if file.suffix == ".jsonl":
         table.to_json(str(file), force_ascii=False)
     elif file.suffix == ".parquet":

@@ -7,7 +7,16 @@ import peft  # noqa: F401  # first: peftkit registers its tuners as it comes, wh
 from peftkit.methods.gradual import Gradual, Unfreezing
 from peftkit.methods.own import BitFit, Full, LinearProbe
 from peftkit.methods.soft_prompt import fold
-from peftkit.methods.wrap import Parameters, count_parameters, is_mergeable, load_adapter, merge, wrap
+from peftkit.methods.wrap import (
+    Parameters,
+    count_parameters,
+    is_mergeable,
+    load_adapter,
+    load_adapters,
+    merge,
+    mixes,
+    wrap,
+)
 
 __all__ = [
     "BitFit",
@@ -20,6 +29,8 @@ __all__ = [
     "fold",
     "is_mergeable",
     "load_adapter",
+    "load_adapters",
     "merge",
+    "mixes",
     "wrap",
 ]

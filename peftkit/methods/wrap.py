@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import peft.utils as peft_utils
+import torch
 from peft import (
     AdaLoraModel,
     PeftConfig,
     PeftModel,
     PrefixTuningConfig,
     get_peft_model,
+    load_peft_weights,
     prepare_model_for_kbit_training,
+    set_peft_model_state_dict,
 )
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -40,6 +43,8 @@ NORMS = {
 # PEFT's names for kinds of tasks; by them it saves heads. Its model for QUESTION_ANS drops token_type_ids, by which
 # BERT tells question and passage apart, so that this kind goes without a name and its head is named instead
 TASK_TYPES = {"token_classification": "TOKEN_CLS", "question_answering": None, "causal_lm": "CAUSAL_LM"}
+# PEFT's other tuners take adapter_names and do not heed them: docs/matrix.md
+MIXED = ("LORA", "BOTTLENECK", "SOFT_PROMPT", "MIX", "LAYER_MIX")
 UNMERGEABLE = ("BOTTLENECK", "SOFT_PROMPT", "LAYER_MIX", "MIX")
 # PEFT's "output.dense" also meets the attention's output; the paper (section 3.3) has keys, values, inner feed-forward
 IA3_PLACES = {
@@ -101,6 +106,50 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
     if isinstance(loaded.base_model, AdaLoraModel) and "trainable_adapter_name" not in vars(loaded.base_model):
         loaded.base_model.trainable_adapter_name = loaded.active_adapter  # its forward pass asks, to infer too
     return loaded
+
+
+def mixes(folder: Path) -> bool:
+    """Tell whether rows of one batch can each have an adapter like the saved one."""
+    config = PeftConfig.from_pretrained(str(folder))
+    return str(getattr(config.peft_type, "value", config.peft_type)) in MIXED and not getattr(config, "use_dora", False)
+
+
+def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel:
+    """Load several saved adapters over one base, each with its head, by the names that `adapter_names` will give.
+
+    A head of fewer labels than the base's fills its first rows.
+
+    Raises:
+        UserError: they are of kinds that cannot share a base.
+    """
+    loaded: Any = None
+    kinds = {name: PeftConfig.from_pretrained(str(folder)) for name, folder in folders.items()}
+    if len({config.peft_type for config in kinds.values()}) > 1:
+        raise UserError(f"{', '.join(kinds)} were trained by methods of unlike kinds; mix runs of one method")
+    try:
+        for name, config in kinds.items():
+            if loaded is None:
+                loaded = get_peft_model(model, config, adapter_name=name)  # type: ignore[arg-type]
+            else:
+                loaded.add_adapter(name, config)
+            wanted = loaded.state_dict()
+            weights = load_peft_weights(str(folders[name]), device="cpu")
+            for key in weights:
+                parent, _, leaf = key.rpartition(".")
+                head = wanted.get(f"{parent}.modules_to_save.{name}.{leaf}")
+                if head is not None:
+                    weights[key] = _filled(weights[key], head)
+            set_peft_model_state_dict(loaded, weights, adapter_name=name)
+    except ValueError as error:
+        raise UserError(f"the runs' adapters do not go together: {error}") from error
+    return loaded  # type: ignore[no-any-return]
+
+
+def _filled(weight: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Return a head's weight (labels, ...) with zeros for the labels that it lacks."""
+    out = torch.zeros(wanted.shape, dtype=weight.dtype)
+    out[: len(weight)] = weight
+    return out
 
 
 def count_parameters(model: nn.Module) -> Parameters:

@@ -72,7 +72,11 @@ def _combinations(run: Run) -> list[str]:
 def _verbs(run: Run) -> list[str]:
     """Return what the job lacks, and what was given that it would not look at."""
     found = []
-    if run.job in USES_RUN and run.run is None:
+    if run.runs is not None and (run.job != "predict" or run.run is not None or len(run.runs) < 2):
+        found.append("runs= takes two run folders or more, for job=predict, instead of run=; say runs=[DIR,DIR]")
+    elif run.runs is not None and run.input is not None and Path(run.input).suffix not in FILES:
+        found.append("runs= answers a file with a column task; say input=FILE, or run=DIR for one text")
+    elif run.job in USES_RUN and run.run is None and run.runs is None:
         found.append(f"job={run.job} needs a run folder; say run=outputs/.../seed-0-...")
     if run.job not in USES_RUN and run.run is not None:
         found.append(f"run= is not for job={run.job}; say job=evaluate, job=predict or job=merge, or drop it")
@@ -138,7 +142,8 @@ def _task(run: Run) -> list[str]:
 
 
 def _files(run: Run) -> list[str]:
-    found = _run_folder(run.run) if run.job in USES_RUN and run.run is not None else []
+    folders = [run.run] if run.run is not None else run.runs or []
+    found = [sentence for folder in folders for sentence in _run_folder(folder)] if run.job in USES_RUN else []
     if run.job == "predict" and run.input is not None:
         return found + _input(run.input)
     if run.model.checkpoint.startswith(("/", "./", "../", "~")) and not Path(run.model.checkpoint).is_dir():

@@ -78,11 +78,13 @@ class Run:
     method: Method
     task: Task
     train: dict
+    runs: list[str] | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Run:
         """Build a run from a resolved config that `complaints` finds nothing wrong with."""
-        values = {field.name: config[field.name] for field in dataclasses.fields(cls)}
+        names = [field.name for field in dataclasses.fields(cls)]
+        values = {name: config[name] for name in names if name in config or name != "runs"}
         values |= {name: part(**config[name]) for name, part in SECTIONS.items()}
         return cls(**values)
 
@@ -90,7 +92,7 @@ class Run:
 SECTIONS: dict[str, type] = {"model": Model, "method": Method, "task": Task, "early_stopping": EarlyStopping}
 
 # keys that do not change a result, and so are no part of its id or of its row on a board
-INCIDENTAL = {"job", "out", "force", "run", "input", "output", "source", "data_root"} | {
+INCIDENTAL = {"job", "out", "force", "run", "runs", "input", "output", "source", "data_root"} | {
     f"train.{name}"
     for name in (
         "report_to", "run_name", "logging_steps", "logging_strategy", "logging_dir", "disable_tqdm", "log_level",

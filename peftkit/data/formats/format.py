@@ -10,6 +10,8 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from peftkit.schema import Task
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -50,6 +52,9 @@ class Format(Protocol):
     ids (labels, tokens) between which a text-to-text model chooses. `writes` is the longest text, in tokens, that is
     to be generated to answer; None where the scores say all.
     """
+
+    @property
+    def task(self) -> Task: ...
 
     @property
     def names(self) -> list[str] | None: ...

@@ -1,0 +1,136 @@
+"""Turn several runs over one base into one model, and rows of their tasks into batches that hold them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from peftkit import train
+from peftkit.data.files import read_file
+from peftkit.data.formats import Encoded, format_of
+from peftkit.data.rows import text_of
+from peftkit.jobs.console import is_main, say
+from peftkit.jobs.prepare import Parts
+from peftkit.jobs.use import (
+    answer_table,
+    base_source,
+    check_room,
+    label_names,
+    model_source,
+    trained_run,
+    write_table,
+)
+from peftkit.methods import load_adapters, mixes
+from peftkit.models.load import load_model, load_tokenizer
+from peftkit.schema import Run, UserError
+
+HEADS = ("classification", "regression")
+
+
+def predict_mixed(run: Run) -> None:
+    """Answer a file whose column `task` says which run each row is for; a batch holds rows of all of them."""
+    folders = [Path(folder) for folder in run.runs or []]
+    runs = [trained_run(folder) for folder in folders]
+    table = read_file(Path(str(run.input)))
+    check_room(table, Path(str(run.input)))
+    parts = load_mixed(runs, folders)
+    rows = _rows_of(table, runs, Path(str(run.input)))
+    encoded = {name: part.format.encode(_rows(table, rows[name], part)) for name, part in parts.items()}
+    size = int(run.train.get("per_device_eval_batch_size") or 64)
+    scores = _scores(parts, encoded, size)
+    labels: list[Any] = [None] * len(table)
+    found: list[Any] = [None] * len(table)
+    for name, part in parts.items():
+        answers = part.format.answer(part.format.cut(scores[name], encoded[name]), encoded[name])
+        for row, prediction, score in zip(rows[name], answers.predictions, answers.scores, strict=True):
+            labels[row], found[row] = part.format.told(prediction), score.astype(float).tolist()
+    if len({type(label) for label in labels}) > 1:  # a column has one type: numbers beside names are text
+        labels = [str(label) for label in labels]
+    out = answer_table(table, labels, found)
+    if is_main():
+        given = Path(str(run.input))
+        target = Path(run.output or f"{given.with_suffix('')}.predictions{given.suffix}")
+        write_table(out, target)
+        say(f"{len(table)} rows of {', '.join(parts)} -> {target}")
+
+
+def load_mixed(runs: Sequence[Run], folders: Sequence[Path]) -> dict[str, Parts]:
+    """Return the parts of each run by its task, all with one model: a base, and an adapter named after each task.
+
+    Raises:
+        UserError: the runs do not fit together.
+    """
+    _check(runs, folders)
+    names = [label_names(folder) for folder in folders]
+    source = base_source(runs[0], folders[0])
+    tokenizer = load_tokenizer(source)
+    most = max(len(each or [0]) for each in names)
+    head = [str(number) for number in range(most)] if most > 1 else None  # a smaller head fills a part of it
+    base = load_model(runs[0].model, source, tokenizer, "classification", head, runs[0].method.quantization)
+    model = load_adapters(base, {run.task.name: folder / "adapter" for run, folder in zip(runs, folders, strict=True)})
+    return {
+        run.task.name: Parts(model.eval(), tokenizer, format_of(run.task, run.model.family, each, tokenizer))
+        for run, each in zip(runs, names, strict=True)
+    }
+
+
+def _check(runs: Sequence[Run], folders: Sequence[Path]) -> None:
+    first = runs[0]
+    for run, folder in zip(runs, folders, strict=True):
+        if run.task.kind not in HEADS or run.model.family == "seq2seq":
+            raise UserError(f"{folder} has no classification head; batches mix classifiers and regressors: use run=")
+        if not (folder / "adapter").is_dir() or not mixes(folder / "adapter"):
+            raise UserError(
+                f"{folder} is {run.method.name}, whose weights cannot differ from row to row; "
+                "mix runs of lora, adapter, prompt, p_tuning, prefix, mam or unipelt"
+            )
+        base = (model_source(folder), run.model.pooling, run.method.quantization)
+        if base != (model_source(folders[0]), first.model.pooling, first.method.quantization):
+            raise UserError(f"{folder} has another base than {folders[0]}; mix runs over one base")
+    tasks = [run.task.name for run in runs]
+    if twice := [name for number, name in enumerate(tasks) if name in tasks[:number]]:
+        raise UserError(f"two of the runs are of task={twice[0]}; name one run a task")
+
+
+def _rows_of(table: Dataset, runs: Sequence[Run], file: Path) -> dict[str, list[int]]:
+    """Return the numbers of the rows of each task."""
+    if "task" not in table.column_names:
+        raise UserError(f"{file} has no column task; write into it which run's task each row is for")
+    rows: dict[str, list[int]] = {run.task.name: [] for run in runs}
+    columns = {run.task.name: list(run.task.text) for run in runs}
+    for number, row in enumerate(table):
+        name = str(row["task"])
+        if name not in rows:
+            raise UserError(f"row {number + 1} of {file} is of task {name}; the runs are of {', '.join(rows)}")
+        if missing := [column for column in columns[name] if row.get(column) in (None, "")]:
+            raise UserError(f"row {number + 1} of {file} is of task {name} and lacks {', '.join(missing)}")
+        rows[name].append(number)
+    return rows
+
+
+def _rows(table: Dataset, numbers: list[int], parts: Parts) -> Dataset:
+    task = parts.format.task
+    texts = {column: [text_of(task, table[number][column]) for number in numbers] for column in task.text}
+    return Dataset.from_dict({"id": numbers, **texts, "label": [None] * len(numbers)})
+
+
+def _scores(parts: dict[str, Parts], encoded: dict[str, Encoded], size: int) -> dict[str, np.ndarray]:
+    """Return the scores (rows, labels) of each task's rows; batches go by length alone."""
+    rows = [(name, number) for name, each in encoded.items() for number in range(len(each.lengths))]
+    rows.sort(key=lambda row: -encoded[row[0]].lengths[row[1]])
+    any_part = next(iter(parts.values()))
+    widths = {name: len(part.format.names or [0]) for name, part in parts.items()}
+    found = {name: np.empty((len(each.lengths), widths[name])) for name, each in encoded.items()}
+    for first in range(0, len(rows), size):
+        batch = rows[first : first + size]
+        inputs = [
+            {key: value for key, value in encoded[name].rows[number].items() if key != "labels"}
+            for name, number in batch
+        ]
+        scores = train.mixed_scores(any_part.model, any_part.format.collator()(inputs), [name for name, _ in batch])
+        for (name, number), row in zip(batch, scores, strict=True):
+            found[name][number] = row[: widths[name]]
+    return found

@@ -1,0 +1,77 @@
+"""Rows of several tasks share a batch, and each is answered as its own run answers it alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import peftkit
+from peftkit.data.miniglue import miniglue
+from peftkit.schema import UserError
+
+Words = Callable[..., list[str]]
+TEXTS = {"sst2": ["sentence"], "stsb": ["sentence1", "sentence2"], "mnli": ["premise", "hypothesis"]}
+
+
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [
+        ("bert", "lora"), ("bert", "prompt"), ("gpt2", "prefix"), ("gpt2", "adapter"), ("bert", "unipelt"),
+        pytest.param("bert", "qlora", marks=pytest.mark.slow), pytest.param("gpt2", "mam", marks=pytest.mark.slow),
+        pytest.param("bert", "linear_probe_mix", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_each_row_is_answered_as_by_its_own_run(tiny: Words, tmp_path: Path, model: str, method: str) -> None:
+    folders, alone, rows = [], {}, []
+    for task, columns in TEXTS.items():
+        (folder,) = peftkit.finetune(*tiny(model, f"method={method}", f"task={task}", "train.bf16=false"))
+        folders.append(folder)
+        first = list(miniglue(task).values())[1][:7]  # validation, or the first of two
+        texts = [{column: row[column] for column in columns} for row in first]
+        file = tmp_path / f"{task}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in texts))
+        peftkit.predict(folder, file, f"output={tmp_path}/{task}.out.jsonl")
+        alone[task] = [json.loads(line) for line in (tmp_path / f"{task}.out.jsonl").read_text().splitlines()]
+        rows += [{"task": task, "number": number, **row} for number, row in enumerate(texts)]
+    mixed = tmp_path / "mixed.jsonl"
+    rows = rows[::3] + rows[1::3] + rows[2::3]
+    mixed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    peftkit.predict(folders, mixed, f"output={tmp_path}/out.jsonl", "train.per_device_eval_batch_size=5")
+    for line in (tmp_path / "out.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        wanted = alone[row["task"]][row["number"]]
+        assert row["scores"] == pytest.approx(wanted["scores"], abs=3e-3 if method == "qlora" else 1e-5)
+        if isinstance(wanted["prediction"], str):
+            assert row["prediction"] == wanted["prediction"]
+
+
+def test_runs_that_do_not_fit_are_refused(tiny: Words, tmp_path: Path) -> None:
+    def trained(*words: str) -> Path:
+        return peftkit.finetune(*tiny("bert", *words))[0]
+
+    lora, other, full = trained("task=sst2"), trained("task=mrpc", "method=prefix"), trained("task=rte", "method=full")
+    ia3 = trained("task=cola", "method=ia3")
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"task": "sst2", "sentence": "a film ."}) + "\n")
+    for folders, says in (
+        ([lora, other], "unlike kinds"), ([lora, full], "cannot differ from row to row"),
+        ([lora, ia3], "cannot differ from row to row"), ([lora, lora], "name one run a task"),
+        ([lora], "two run folders or more"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=says):
+            peftkit.predict(folders, file)
+    file.write_text(json.dumps({"task": "wnli", "sentence": "a film ."}) + "\n")
+    with pytest.raises(UserError, match="row 1 .* is of task wnli; the runs are of sst2, mnli"):
+        peftkit.predict([lora, trained("task=mnli")], file)
+
+
+def test_the_kinds_that_mix_are_those_that_the_matrix_found() -> None:
+    cells = json.loads((Path(__file__).parents[1] / "docs" / "matrix.json").read_text())
+    found = {cell["method"] for cell in cells if cell["checks"].get("mixed")}
+    assert found == {
+        "lora", "rslora", "qlora", "adapter (houlsby)", "adapter (pfeiffer)", "adapter (parallel)", "prompt", "p_tuning",
+        "prefix", "mam", "unipelt", "linear_probe_mix",
+    }  # fmt: skip
