@@ -30,7 +30,13 @@ from peftkit.record import write_text
 from peftkit.schema import EarlyStopping, Method, Model, Run, Task, UserError, mismatches
 from peftkit.source import Source
 
-FAMILIES = {"bert": "bert", "gpt2": "gpt2", "t5": "t5", "t5_encoder": "t5"}  # model part: whose checkpoint
+FAMILIES = {
+    "bert": "bert",
+    "minilm": "bert",
+    "gpt2": "gpt2",
+    "t5": "t5",
+    "t5_encoder": "t5",
+}  # model part: whose checkpoint
 HEADS = ("classification", "regression", "token_classification", "question_answering", "causal_lm", "seq2seq")
 KINDS = ("houlsby", "pfeiffer", "parallel")
 STEPS, EXACT = 8, 1e-5  # of scores about one in size, in fp32
@@ -93,7 +99,7 @@ def probe(method: Method, model: str, heads: tuple[str, ...] = HEADS) -> Iterato
         for head in heads:
             run = run_of(method, model, folder, head)
             reasons = mismatches(run)
-            if reasons and "no head" in " ".join(reasons):
+            if any("which has no head for task=" in reason for reason in reasons):
                 continue  # not of this family
             try:
                 if reasons:
@@ -309,11 +315,11 @@ HEADER = """# Every method on every model and head
 Written by `python -m peftkit job=matrix`, which tries each cell on a tiny model of the family: it trains, every weight
 that trains gets a gradient, no frozen weight changes by a bit, a row says the same alone and in a padded batch, what
 was saved says the same when it is loaded, a disabled adapter leaves the base as it was, another adapter beside it
-changes nothing, and merging changes nothing (all in fp32, to 1e-5 of a score's size; merging to 1e-4; over a
-4-bit base in bf16, to 3e-2). A number points
-to the reason of a refusal. The cells with all that was found are in matrix.json."""
+changes nothing, and merging changes nothing (all in fp32, to 1e-5 of a score's size; merging to 1e-4; over a 4-bit
+base in bf16, to 3e-2). A number points to the reason of a refusal. What was found of each cell is in matrix.json."""
 TITLES = {
-    "bert": "BERT (encoders; mean pooling or [CLS])",
+    "bert": "BERT (encoders)",
+    "minilm": "MiniLM (encoders that pool the mean)",
     "gpt2": "GPT-2 (decoders)",
     "t5": "T5 (text to text)",
     "t5_encoder": "T5, its encoder alone",
