@@ -78,7 +78,7 @@ def test_upstream_options_need_no_plus() -> None:
 
 def test_wrong_cells_are_refused_with_a_way_out() -> None:
     (sentence,) = check(["model=t5", "method=linear_probe"])
-    assert "try method=bitfit or method=lora" in sentence
+    assert "try method=ln_tuning or method=lora" in sentence
 
 
 def test_recipe_sweeps_all_nine_tasks_and_the_command_line_narrows_it() -> None:

@@ -64,7 +64,7 @@ def test_runs_that_do_not_fit_are_refused(tiny: Words, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=says):
             peftkit.predict(folders, file)
     file.write_text(json.dumps({"task": "wnli", "sentence": "a film ."}) + "\n")
-    with pytest.raises(UserError, match="row 1 .* is of task wnli; the runs are of sst2, mnli"):
+    with pytest.raises(UserError, match=r"row 1 .* is of task wnli; the runs are of sst2, mnli"):
         peftkit.predict([lora, trained("task=mnli")], file)
 
 
