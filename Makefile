@@ -8,13 +8,13 @@ help:  ## list the targets
 install:  ## install for development, with the versions of constraints.txt
 	$(PYTHON) -m pip install -c constraints.txt -e '.[dev]'
 
-test:  ## the fast tests
-	$(PYTHON) -m pytest
+test:  ## the fast tests, a process a core
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto
 
 check: lint test  ## lint, types and the fast tests
 
 check-all: lint  ## everything, the long tests included
-	$(PYTHON) -m pytest -m ''
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto -m ''
 
 parity:  ## hold the methods against plain PEFT and the adapters library (docs/parity.md)
 	$(PYTHON) -m pytest -m '' tests/parity

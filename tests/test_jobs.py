@@ -16,14 +16,7 @@ from peftkit.cli import check
 from peftkit.cli.refusals import options_of
 from peftkit.schema import UserError
 
-KIN = {
-    "dora",
-    "rslora",
-    "vera",
-    "oft",
-    "boft",
-    "ln_tuning",
-}  # they share LoRA's code paths here: the long tests try them
+FAST = ("full", "lora", "qlora", "ia3", "adapter", "prefix", "adalora")  # the long tests try all
 METHODS = sorted(options_of("method").keys() - {"peft"})
 Words = Callable[..., list[str]]
 
@@ -36,7 +29,7 @@ def finetune(words: list[str]) -> tuple[Path, dict]:
 @pytest.mark.parametrize("task", ["mrpc", pytest.param("stsb", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", ["bert", "gpt2", "t5"])
 @pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=pytest.mark.slow) if name in KIN else name for name in METHODS]
+    "method", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 )
 def test_every_cell_runs_or_refuses_with_its_reason(tiny: Words, method: str, model: str, task: str) -> None:
     words = tiny(model, f"method={method}", f"task={task}", "task.max_train_rows=16")

@@ -19,7 +19,9 @@ TEXTS = {"sst2": ["sentence"], "stsb": ["sentence1", "sentence2"], "mnli": ["pre
 @pytest.mark.parametrize(
     ("model", "method"),
     [
-        ("bert", "lora"), ("bert", "prompt"), ("gpt2", "prefix"), ("gpt2", "adapter"), ("bert", "unipelt"),
+        ("bert", "lora"), ("gpt2", "prefix"),
+        pytest.param("bert", "prompt", marks=pytest.mark.slow), pytest.param("gpt2", "adapter", marks=pytest.mark.slow),
+        pytest.param("bert", "unipelt", marks=pytest.mark.slow),
         pytest.param("bert", "qlora", marks=pytest.mark.slow), pytest.param("gpt2", "mam", marks=pytest.mark.slow),
         pytest.param("bert", "linear_probe_mix", marks=pytest.mark.slow),
     ],

@@ -226,6 +226,7 @@ def test_a_mix_is_not_merged() -> None:
         merge(wrapped("bert"))
 
 
+@pytest.mark.slow
 def test_a_run_is_loaded_in_a_fresh_process_by_plain_peft(tiny: Words) -> None:
     (folder,) = peftkit.finetune(
         *tiny("bert", "method=linear_probe_mix", "model.pooling=mean", "task=sst2", "train.bf16=false")
