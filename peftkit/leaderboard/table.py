@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["board", "collect", "glue_table", "show", "write", "write_csv", "write_markdown"]
 
 NARROW = 100  # columns, where there is no terminal to ask
-SHORT = {"matthews_correlation": "matthews", "mean_squared_error": "mse ↓"}
+SHORT = {"matthews_correlation": "matthews", "mean_squared_error": "mse ↓", "perplexity": "perplexity ↓"}
 DROPPED_FIRST = ("tok/s", "head", "peak", "to ship", "trained", "time")  # when the terminal is narrow
 SPREAD = "± is the sample standard deviation over seeds; a single seed has none."
 MARKDOWN = {c: f"\\{c}" for c in "\\|`*_[]#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -244,7 +244,7 @@ def _notes(rows: Sequence[Row], marks: dict[str, str]) -> list[str]:
         each = f"{next(iter(counts.values()))} each" if same else ", ".join(f"{task} {n}" for task, n in counts.items())
         notes.append(f"Training rows: {each}. {SPREAD}")
     if not all(up for row in rows for up in row.higher_is_better.values()):
-        notes.append("↓ less is better; in the unit of the labels, not times 100.")
+        notes.append("↓ less is better; as it is, not times 100.")
     if marks:
         named = "; ".join(f"{mark} = {device}" for device, mark in marks.items())
         notes.append(f"Machines, whose time, peak and tok/s do not compare: {named}.")
