@@ -65,6 +65,15 @@ def _merged(result: dict[str, Any]) -> str:
     return f"Trained over a quantised base; {merging(found)}.\n" if found else ""
 
 
+LOADED_BY: dict[str, tuple[str, str | None]] = {  # kind of task: Auto class, pipeline
+    "classification": ("AutoModelForSequenceClassification", "text-classification"),
+    "regression": ("AutoModelForSequenceClassification", "text-classification"),
+    "token_classification": ("AutoModelForTokenClassification", "token-classification"),
+    "question_answering": ("AutoModelForQuestionAnswering", None),
+    "causal_lm": ("AutoModelForCausalLM", "text-generation"),
+}
+
+
 def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str:
     ours = base.get("pooling") == "mean" or "peftkit." in str(config["method"]["config"].get("_target_"))
     lines = (
@@ -73,8 +82,8 @@ def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str
         else []
     )
     is_seq2seq = config["model"]["family"] == "seq2seq"
-    auto = "AutoModelForSeq2SeqLM" if is_seq2seq else "AutoModelForSequenceClassification"
-    lines.append(f"from transformers import AutoConfig, AutoTokenizer, {auto}" + ("" if is_seq2seq else ", pipeline"))
+    auto, pipeline = ("AutoModelForSeq2SeqLM", None) if is_seq2seq else LOADED_BY[config["task"]["kind"]]
+    lines.append(f"from transformers import AutoConfig, AutoTokenizer, {auto}" + (", pipeline" if pipeline else ""))
     if artefact == "adapter":
         revision = f', revision="{base["revision"]}"' if base["kind"] in ("hub", "cache") else ""
         lines += [
@@ -88,6 +97,6 @@ def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str
     else:
         lines += ["", f'model = {auto}.from_pretrained("{artefact}").eval()']
     lines.append(f'tokenizer = AutoTokenizer.from_pretrained("{artefact}")')
-    if not is_seq2seq:
-        lines.append('print(pipeline("text-classification", model=model, tokenizer=tokenizer)("a text"))')
+    if pipeline:
+        lines.append(f'print(pipeline("{pipeline}", model=model, tokenizer=tokenizer)("a text"))')
     return "\n".join(lines)

@@ -149,11 +149,18 @@ class TokenF1(ExactMatch):
         return 2 * shared / (len(wanted) + len(said))
 
 
+class _Words:
+    """Take a text apart into words of any script; rouge-score's own knows Latin letters without accents alone."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"\w+", text.lower())
+
+
 class RougeL(ExactMatch):
     """Mean F1 of the longest common subsequence of words with the best reference (Lin 2004, section 3)."""
 
     def of(self, labels: Any, predictions: Any) -> float:
-        self.scorer = RougeScorer(["rougeL"], use_stemmer=False)
+        self.scorer = RougeScorer(["rougeL"], tokenizer=_Words())
         return super().of(labels, predictions)
 
     def one(self, label: str, prediction: str) -> float:

@@ -14,6 +14,7 @@ import pytest
 import peftkit
 from peftkit.cli import check
 from peftkit.cli.refusals import options_of
+from peftkit.schema import UserError
 
 Words = Callable[..., list[str]]
 NOUNS, VERBS = ["actor", "writer", "critic", "film"], ["sang", "slept", "shone", "left"]
@@ -109,6 +110,27 @@ def test_one_question_is_answered_from_the_command_line(cell: Words, capsys: pyt
     peftkit.predict(folder, "who sang ? || the actor sang .")
     answer = json.loads(capsys.readouterr().out)
     assert answer["prediction"] in "the actor sang ."
+
+
+def test_the_file_that_trained_it_can_be_answered_and_another_kind_is_refused(cell: Words, tmp_path: Path) -> None:
+    (folder,) = peftkit.finetune(*cell("token_classification", "bert"))
+    conll = tmp_path / "new.conll"
+    conll.write_text("the X\nactor NOUN\n\nfilm NOUN\n")
+    peftkit.predict(folder, conll)
+    answers = [json.loads(line) for line in (tmp_path / "new.predictions.jsonl").read_text().splitlines()]
+    assert [len(row["prediction"]) for row in answers] == [2, 1]
+    words = tmp_path / "new.csv"
+    words.write_text("tokens\nthe actor\n\nfilm\n")
+    peftkit.predict(folder, words)
+    assert (tmp_path / "new.predictions.csv").read_text().splitlines()[1].split(",")[1].count(" ") == 1
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text('{"tokens": []}\n{"tokens": ["film"]}\n')
+    peftkit.predict(folder, empty)
+    first, _ = (tmp_path / "empty.predictions.jsonl").read_text().splitlines()
+    assert json.loads(first)["prediction"] is None
+    with pytest.raises(UserError, match="name one of its kind"):
+        peftkit.evaluate(folder, "task=sst2")
+    assert "AutoModelForTokenClassification" in (folder / "README.md").read_text()
 
 
 def test_early_stopping_chooses_by_a_heads_own_score(cell: Words) -> None:

@@ -43,6 +43,7 @@ def test_texts_are_scored_by_the_best_reference() -> None:
     said, right = ["The Eiffel tower!", "", "in Rome"], [["eiffel tower", "tower"], [], ["Rome"]]
     assert value("exact_match", said, right) == pytest.approx(2 / 3)
     assert value("token_f1", said, right) == pytest.approx((1 + 1 + 2 / 3) / 3)
+    assert value("rouge_l", ["東京 に 行く", "Zoë"], [["東京 に 行く"], ["Zoë"]]) == 1.0
     assert value("rouge_l", ["a b c d"], [["a c d"]]) == pytest.approx(2 * (3 / 4) / (1 + 3 / 4))
 
 

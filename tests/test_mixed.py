@@ -60,7 +60,7 @@ def test_runs_that_do_not_fit_are_refused(tiny: Words, tmp_path: Path) -> None:
     file.write_text(json.dumps({"task": "sst2", "sentence": "a film ."}) + "\n")
     for folders, says in (
         ([lora, other], "unlike kinds"), ([lora, full], "cannot differ from row to row"),
-        ([lora, ia3], "cannot differ from row to row"), ([lora, lora], "name one run a task"),
+        ([lora, ia3], "cannot differ from row to row"), ([lora, lora], "name one a task"),
         ([lora], "two run folders or more"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=says):
@@ -68,6 +68,9 @@ def test_runs_that_do_not_fit_are_refused(tiny: Words, tmp_path: Path) -> None:
     file.write_text(json.dumps({"task": "wnli", "sentence": "a film ."}) + "\n")
     with pytest.raises(UserError, match=r"row 1 .* is of task wnli; the runs are of sst2, mnli"):
         peftkit.predict([lora, trained("task=mnli")], file)
+    file.write_text(json.dumps({"task": "sst2", "sentence": "a film ."}) + "\n")
+    peftkit.predict([lora, trained("task=mnli")], file)  # no row for one of them
+    assert (tmp_path / "rows.predictions.jsonl").is_file()
 
 
 def test_the_kinds_that_mix_are_those_that_the_matrix_found() -> None:

@@ -156,9 +156,9 @@ def _classes(task: Task, table: Dataset, names: list[str]) -> dict[str, int]:
 
 def _tags_said(tags: Any, hides: bool) -> list[str] | None:
     """Return a sentence's tags as text: a list of them, or words in one cell; None where one is missing."""
-    if tags is None or len(tags) == 0:
+    found = [_text(tag) for tag in (tags if isinstance(tags, list) else str("" if tags is None else tags).split())]
+    if not found:
         return None
-    found = [_text(tag) for tag in (tags.split() if isinstance(tags, str) else tags)]
     known = [tag for tag in found if tag is not None and not (hides and tag == "-1")]
     return known if len(known) == len(found) else None
 
@@ -183,20 +183,28 @@ def _number(label: str) -> float:
 def _answer(task: Task, label: Any, passage: str, split: str) -> dict[str, list]:
     """Return the answers {text, answer_start} to a question; a plain text is looked for in the passage."""
     if isinstance(label, str):
-        label = {"text": [label], "answer_start": [passage.find(label)]} if label.strip() else {"text": []}
+        label = {"text": [label] if label.strip() else []}
     texts = label.get("text") if isinstance(label, Mapping) else None
     if texts is None:
         raise UserError(
             f"column {task.label} of {split} holds {label!r:.60}; "
             'write answers as SQuAD does: {"text": ["a word"], "answer_start": [17]}'
         )
-    texts, starts = list(texts), list(label.get("answer_start") or [])
+    starts = label.get("answer_start")
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if starts is None or starts == []:
+        starts = [passage.find(text) for text in texts]
+    starts = [starts] if isinstance(starts, int) else list(starts)
+    if len(starts) != len(texts):
+        raise UserError(f"an answer of {split} has {len(texts)} texts and {len(starts)} starts; write one start a text")
     if not texts and not task.no_answer:
         raise UserError(
             f"a question of {split} has no answer, and task.no_answer=false; say task.no_answer=true, or drop the row"
         )
-    for text, start in zip(texts, starts or [-1] * len(texts), strict=True):
-        if start < 0 or passage[start : start + len(text)] != text:
+    for text, start in zip(texts, starts, strict=True):
+        if start < 0:
+            raise UserError(f"the answer {text!r:.60} of {split} is not in its passage; write it as it stands there")
+        if passage[start : start + len(text)] != text:
             raise UserError(
                 f"the answer {text!r:.60} of {split} is not at letter {start} of its passage; "
                 "count answer_start in letters from 0, as SQuAD does"

@@ -43,6 +43,7 @@ def load_rows(task: Task, data_root: str | None, source: str, trained_on: str | 
         UserError: a file cannot be read, a column or a split is missing, or a label is none of the task's.
     """
     tables, origin = _read(task, data_root, source)
+    tables = {name: _numbered(table) for name, table in tables.items()}
     train, validation = task.splits["train"], list(task.splits["validation"])
     # an evaluation reads no training rows, but their labels say which classes there are
     source_of_names = train or "train"
@@ -123,6 +124,14 @@ def _from_cache(task: Task) -> dict[str, Dataset] | None:
         return None
 
 
+def _numbered(table: Dataset) -> Dataset:
+    """Name each row as its data does, by idx or id, else by its number: before any is set apart or dropped."""
+    if "idx" in table.column_names:
+        return table
+    ids = table["id"] if "id" in table.column_names else range(len(table))
+    return table.add_column("idx", list(ids))
+
+
 def _carve(table: Dataset, train: str, origin: str) -> dict[str, Dataset]:
     if len(table) < 2:
         raise UserError(f"{origin}: one row cannot be both train and validation; add rows")
@@ -146,10 +155,9 @@ def _clean(task: Task, table: Dataset, names: list[str] | None, split: str) -> t
     is_train = split == task.splits["train"] and task.label is not None
     need(task, table, texts + ([str(task.label)] if is_train else []))
     columns = [table[column] for column in texts]
-    ids = table["idx"] if "idx" in table.column_names else range(len(table))
     read = reader(task, table, names, split)
     kept: dict[str, list[Any]] = {"id": [], **{column: [] for column in texts}, "label": []}
-    for number, *values, label in zip(ids, *columns, said(task, table), strict=True):
+    for number, *values, label in zip(table["idx"], *columns, said(task, table), strict=True):
         values = [text_of(task, value) for value in values]
         if not all(values) or (is_train and label is None):
             continue
@@ -166,7 +174,7 @@ def _clean(task: Task, table: Dataset, names: list[str] | None, split: str) -> t
 def text_of(task: Task, value: Any) -> Any:
     """Return a cell's text, or its words where words are tagged; empty where there is none."""
     if task.kind == "token_classification":
-        words = value.split() if isinstance(value, str) else value or []
+        words = value if isinstance(value, list) else str("" if value is None else value).split()
         return [str(word) for word in words]
     return "" if value is None or not str(value).strip() else str(value)
 

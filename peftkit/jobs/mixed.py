@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 
 from peftkit import train
@@ -17,6 +18,7 @@ from peftkit.jobs.console import is_main, say
 from peftkit.jobs.prepare import Parts
 from peftkit.jobs.use import (
     answer_table,
+    answers_file,
     base_source,
     check_room,
     label_names,
@@ -39,7 +41,10 @@ def predict_mixed(run: Run) -> None:
     check_room(table, Path(str(run.input)))
     parts = load_mixed(runs, folders)
     rows = _rows_of(table, runs, Path(str(run.input)))
+    parts = {name: part for name, part in parts.items() if rows[name]}
     encoded = {name: part.format.encode(_rows(table, rows[name], part)) for name, part in parts.items()}
+    if cut := sum(each.truncated for each in encoded.values()):
+        say(f"{cut} of {len(table)} rows were longer than their run's task.max_length and were cut")
     size = int(run.train.get("per_device_eval_batch_size") or 64)
     scores = _scores(parts, encoded, size)
     labels: list[Any] = [None] * len(table)
@@ -53,7 +58,7 @@ def predict_mixed(run: Run) -> None:
     out = answer_table(table, labels, found)
     if is_main():
         given = Path(str(run.input))
-        target = Path(run.output or f"{given.with_suffix('')}.predictions{given.suffix}")
+        target = answers_file(run, given)
         write_table(out, target)
         say(f"{len(table)} rows of {', '.join(parts)} -> {target}")
 
@@ -72,8 +77,11 @@ def load_mixed(runs: Sequence[Run], folders: Sequence[Path]) -> dict[str, Parts]
     head = [str(number) for number in range(most)] if most > 1 else None  # a smaller head fills a part of it
     base = load_model(runs[0].model, source, tokenizer, "classification", head, runs[0].method.quantization)
     model = load_adapters(base, {run.task.name: folder / "adapter" for run, folder in zip(runs, folders, strict=True)})
+    if not runs[0].method.quantization:
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.eval()
     return {
-        run.task.name: Parts(model.eval(), tokenizer, format_of(run.task, run.model.family, each, tokenizer))
+        run.task.name: Parts(model, tokenizer, format_of(run.task, run.model.family, each, tokenizer))
         for run, each in zip(runs, names, strict=True)
     }
 
@@ -93,7 +101,9 @@ def _check(runs: Sequence[Run], folders: Sequence[Path]) -> None:
             raise UserError(f"{folder} has another base than {folders[0]}; mix runs over one base")
     tasks = [run.task.name for run in runs]
     if twice := [name for number, name in enumerate(tasks) if name in tasks[:number]]:
-        raise UserError(f"two of the runs are of task={twice[0]}; name one run a task")
+        raise UserError(
+            f"two of the runs are of task={twice[0]}; name one a task, or train with a task.name= of its own"
+        )
 
 
 def _rows_of(table: Dataset, runs: Sequence[Run], file: Path) -> dict[str, list[int]]:
@@ -101,12 +111,12 @@ def _rows_of(table: Dataset, runs: Sequence[Run], file: Path) -> dict[str, list[
     if "task" not in table.column_names:
         raise UserError(f"{file} has no column task; write into it which run's task each row is for")
     rows: dict[str, list[int]] = {run.task.name: [] for run in runs}
-    columns = {run.task.name: list(run.task.text) for run in runs}
+    columns, run_of = {run.task.name: list(run.task.text) for run in runs}, {run.task.name: run for run in runs}
     for number, row in enumerate(table):
         name = str(row["task"])
         if name not in rows:
             raise UserError(f"row {number + 1} of {file} is of task {name}; the runs are of {', '.join(rows)}")
-        if missing := [column for column in columns[name] if row.get(column) in (None, "")]:
+        if missing := [column for column in columns[name] if not text_of(run_of[name].task, row.get(column))]:
             raise UserError(f"row {number + 1} of {file} is of task {name} and lacks {', '.join(missing)}")
         rows[name].append(number)
     return rows

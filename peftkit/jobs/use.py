@@ -9,6 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from datasets import List
+
 from peftkit import record
 from peftkit.card import merging
 from peftkit.data.files import read_file
@@ -41,6 +43,8 @@ def evaluate(run: Run, overrides: Sequence[str]) -> Path:
     trained = trained_run(folder)
     names = label_names(folder)
     task = _task_of(run.task, trained.task, names, overrides)
+    if task.kind != trained.task.kind:
+        raise UserError(f"the run answers {trained.task.kind}, task={task.name} is {task.kind}; name one of its kind")
     parts = load_parts(trained, folder)
     trained_on = record.read_result(folder)["audit"]["sources"]["data"]["revision"]  # type: ignore[index]
     rows = load_rows(_only_evaluation(task), run.data_root, run.source, trained_on)
@@ -81,9 +85,9 @@ def predict(run: Run) -> None:
     if missing:
         raise UserError(f"{given} lacks the columns {_list(missing)} that the run reads; rename columns of the file")
     check_room(table, given)
-    empty = [row for row in range(len(table)) if any(table[column][row] in (None, "") for column in columns)]
     parts = load_parts(trained, folder)
     texts = {column: [text_of(trained.task, text) for text in table[column]] for column in columns}
+    empty = [row for row in range(len(table)) if not all(texts[column][row] for column in columns)]
     rows = Dataset.from_dict({"id": range(len(table)), **texts, "label": [None] * len(table)})
     encoded = parts.format.encode(rows)
     with predictor(_in_batches_of(run, trained), parts) as trainer:
@@ -99,11 +103,11 @@ def predict(run: Run) -> None:
         say(f"{encoded.truncated} of {len(table)} rows were longer than {trained.task.max_length} tokens and were cut")
     if not is_main():
         return
-    target = run.output or (f"{given.with_suffix('')}.predictions{given.suffix}" if is_file else None)
+    target = answers_file(run, given) if is_file or run.output else None
     if target is None:
         print(json.dumps(out[0], ensure_ascii=False))
     else:
-        write_table(out, Path(target))
+        write_table(out, target)
         say(f"{len(table)} rows -> {target}")
 
 
@@ -119,10 +123,8 @@ def merge(run: Run) -> Path:
         say(f"trained over a quantised base; {merging(measured)}")
     merged.save_pretrained(str(target))
     parts.tokenizer.save_pretrained(str(target))
-    ours = str(merged.config.model_type).startswith("mean_pooling_")
-    say(
-        f"merged -> {target}" + (" (import peftkit before transformers loads it: it pools by the mean)" if ours else "")
-    )
+    ours = str(merged.config.model_type).startswith(("mean_pooling_", "t5_encoder"))
+    say(f"merged -> {target}" + (" (import peftkit before transformers loads it: its head is ours)" if ours else ""))
     return folder
 
 
@@ -219,13 +221,27 @@ def answer_table(table: Any, labels: list[Any], scores: list[Any]) -> Any:
     return table.add_column("prediction", labels).add_column("scores", scores)
 
 
+def answers_file(run: Run, given: Path) -> Path:
+    """Return where the answers to a file go: output=, or beside it, as jsonl where its own kind holds no answers."""
+    suffix = given.suffix if given.suffix in (".csv", ".tsv", ".jsonl", ".parquet") else ".jsonl"
+    return Path(run.output or f"{given.with_suffix('')}.predictions{suffix}")
+
+
+def _cell(values: Any) -> str | None:
+    """Return a list as the text of one cell: words apart by spaces, as they are read, anything else as JSON."""
+    is_words = values is not None and all(isinstance(value, str) for value in values)
+    return None if values is None else " ".join(values) if is_words else json.dumps(values)
+
+
 def write_table(table: Any, file: Path) -> None:
+    """Write a table as its file's ending says."""
     if file.suffix == ".jsonl":
         table.to_json(str(file), force_ascii=False)
     elif file.suffix == ".parquet":
         table.to_parquet(str(file))
     elif file.suffix in (".csv", ".tsv"):
-        table = table.map(lambda row: {"scores": row["scores"] and json.dumps(row["scores"])})  # a cell holds no list
+        lists = [name for name in table.column_names if isinstance(table.features[name], List)]
+        table = table.map(lambda row: {name: _cell(row[name]) for name in lists})
         is_tsv = file.suffix == ".tsv"  # read_file takes no quotes off a tsv
         table.to_csv(str(file), **({"sep": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if is_tsv else {}))
     else:

@@ -91,7 +91,7 @@ def load_config(model: Model, source: Source) -> PretrainedConfig:
     """
     config = AutoConfig.from_pretrained(checkpoint_path(source), **_hub(source))
     found = family(config)
-    if config.model_type == "t5" and model.family == "encoder":
+    if config.model_type == "t5" and model.family == "encoder" and model.stand_in == "t5-mini":
         return t5_encoder_config(config)
     if found != model.family:
         part = {"encoder": "bert", "decoder": "gpt2", "seq2seq": "t5"}[found]

@@ -10,6 +10,7 @@ from peftkit.schema.names import nearest
 from peftkit.schema.run import Run
 
 USES_RUN = ("evaluate", "predict", "merge")  # a finished run folder
+WRITTEN = (".csv", ".tsv", ".jsonl", ".parquet")
 FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".conll", ".conllu")
 
 _TEXT = ("exact_match", "token_f1", "rouge_l")
@@ -51,6 +52,8 @@ def _combinations(run: Run) -> list[str]:
         found.append(
             f"model.pooling={model.pooling} is for encoders, model={model.name} has its own way; say model.pooling=null"
         )
+    if model.stand_in == "t5-mini" and model.family == "encoder" and model.pooling == "cls":
+        found.append(f"model={model.name} has no [CLS] to pool; say model.pooling=mean")
     if train.get("bf16") and train.get("fp16"):
         found.append("train.bf16 and train.fp16 exclude each other; drop both: bf16 is used where the hardware has it")
     evaluates, saves = train.get("eval_strategy"), train.get("save_strategy")
@@ -84,6 +87,8 @@ def _verbs(run: Run) -> list[str]:
         found.append("job=predict needs input=FILE or input='a text'")
     if run.job != "predict" and run.input is not None:
         found.append(f"input= is not for job={run.job}; say job=predict, or task.dataset=FILE to train on it")
+    if run.job == "predict" and run.output is not None and Path(run.output).suffix not in WRITTEN:
+        found.append(f"output={run.output} is none of {', '.join(WRITTEN)}; say output=answers.jsonl")
     if run.job == "merge" and run.output is not None and Path(run.output).is_file():
         found.append(f"output={run.output} is a file; job=merge writes a folder: say output=FOLDER")
     if run.job not in ("predict", "merge", "matrix") and run.output is not None:

@@ -163,6 +163,39 @@ def test_squads_own_file_is_read(tmp_path: Path) -> None:
     assert row["id"] == "7" and row["answers"] == ANSWERED["answers"]
 
 
+def test_a_squad_file_without_answers_hides_them_and_says_not_that_there_are_none(tmp_path: Path) -> None:
+    asked = [{"id": "7", "question": "where ?"}, {"id": "8", "question": "who ?", "answers": []}]
+    file = tmp_path / "test.json"
+    file.write_text(json.dumps({"data": [{"title": "t", "paragraphs": [{"context": PASSAGE, "qas": asked}]}]}))
+    assert read_file(file)["answers"][:] == [None, {"text": [], "answer_start": []}]
+
+
+def test_a_row_keeps_its_name_when_rows_are_set_apart(tmp_path: Path) -> None:
+    rows = [{"id": f"q{number}", "text": f"the actor sang {number}"} for number in range(30)]
+    task = task_of(lines(tmp_path / "rows.jsonl", *rows), kind="causal_lm", text=["text"], label=None)
+    for split in rows_of(task).splits.values():
+        assert all(row["text"].endswith(f" {row['id'][1:]}") for row in split)
+
+
+def test_entity_f1_is_refused_for_tags_that_are_no_spans(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    task = tags_of(folder(tmp_path, SENTENCE), metrics=["entity_f1"])
+    with pytest.raises(UserError, match=r"say task.metrics=\[token_accuracy\]"):
+        Tags(task, ["NOUN", "VERB"], AutoTokenizer.from_pretrained(checkpoints["bert"]))
+    Tags(task, ["O", "B-PER", "I-PER"], AutoTokenizer.from_pretrained(checkpoints["bert"]))
+
+
+def test_a_long_prompt_keeps_its_end_and_leaves_room_for_the_answer(
+    tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["gpt2"])
+    tokenizer.model_max_length = 40
+    path = folder(tmp_path, {"text": "the actor sang " * 30, "more": "sang"})
+    task = task_of(path, kind="causal_lm", text=["text"], label="more", max_length=64, max_target_length=8)
+    encoded = Texts(task, tokenizer, is_decoder=True).encode(rows_of(task).splits["train"])
+    assert encoded.truncated == 1 and encoded.lengths[0] <= 40
+    assert tokenizer.decode(encoded.places[0][1]).endswith("\n")
+
+
 @pytest.mark.parametrize("model", ["gpt2", "t5"])
 def test_only_the_label_counts_where_there_is_one(tmp_path: Path, checkpoints: dict[str, Path], model: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints[model])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.data.collate import padded_tags
 from peftkit.data.formats.format import Answers, Encoded, labelled
-from peftkit.schema import Task
+from peftkit.schema import Task, UserError
 
+SPAN = re.compile(r"O|[BIESLU]-.+")
 NO_TAG = -1  # of a word that was cut, or of which the tokenizer leaves nothing; it counts as wrong
 
 
@@ -28,6 +30,14 @@ class Tags:
     reads = "logits"
     words = None
     writes = None
+
+    def __post_init__(self) -> None:
+        if "entity_f1" in self.task.metrics and not all(SPAN.fullmatch(name) for name in self.names):
+            wrong = next(name for name in self.names if not SPAN.fullmatch(name))
+            raise UserError(
+                f"entity_f1 is for spans, tags as B-PER, I-PER and O, and {wrong} is none; "
+                "say task.metrics=[token_accuracy]"
+            )
 
     def encode(self, rows: Dataset) -> Encoded:
         """Tokenise word by word, at most `task.max_length` tokens; `places` are the words' first tokens."""
@@ -57,7 +67,7 @@ class Tags:
         """Return the scores (words, tags) of each sentence; NaN for a word without a token."""
         cut = []
         for row, places in zip(scores, encoded.places, strict=True):
-            found = row[np.maximum(places, 0)].astype(float)
+            found = row[np.maximum(np.asarray(places, dtype=int), 0)].astype(float)
             found[np.asarray(places) == NO_TAG] = np.nan
             cut.append(found)
         return cut

@@ -45,8 +45,14 @@ class Texts:
         columns, said = list(self.task.text), list(rows["label"])
         values = zip(*(rows[column] for column in columns), strict=True)
         texts = [self._text(dict(zip(columns, row, strict=True))) for row in values]
-        prompts = tokenize(self.tokenizer, [texts], self.task.max_length)
-        read, cut = prompts["input_ids"], np.array(prompts["truncated"])
+        if self.is_decoder and self.writes is not None:
+            # the end of a prompt is where the model goes on from, and what it writes takes places too
+            room = min(self.task.max_length, self.tokenizer.model_max_length - self.writes)
+            whole = self.tokenizer(texts, verbose=False)["input_ids"]
+            read, cut = [ids[-room:] for ids in whole], np.array([len(ids) > room for ids in whole])
+        else:
+            prompts = tokenize(self.tokenizer, [texts], self.task.max_length)
+            read, cut = prompts["input_ids"], np.array(prompts["truncated"])
         if self.writes is None:
             inputs, targets = read, read
             counted = [[place > 0 for place in range(len(row))] for row in read]  # nothing comes before the first token
