@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -65,20 +66,13 @@ def label_likelihoods(
 def token_likelihoods(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
     """Return log p(label token | all before it), (rows, tokens); a decoder's stand at the label's own place."""
     labels = batch["labels"]
-    config = extract(model).config
+    config = extract_model_from_parallel(model).config
     if config.is_encoder_decoder:
         inputs = {name: value for name, value in batch.items() if name != "decoder_input_ids"}
         return _taken(model(**inputs).logits, labels)
     logits = model(**{name: value for name, value in batch.items() if name not in LABELS}).logits
     found = _taken(logits[:, :-1], labels[:, 1:])
     return torch.cat([found.new_zeros(len(labels), 1), found], dim=1)
-
-
-def extract(model: nn.Module) -> Any:
-    """Return the model without what distributes it."""
-    from accelerate.utils import extract_model_from_parallel
-
-    return extract_model_from_parallel(model)
 
 
 def _taken(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
