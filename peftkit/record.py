@@ -29,12 +29,13 @@ def run_id(config: Mapping[str, Any], sources: Mapping[str, Any], setup: Mapping
 
 
 def run_folder(config: Mapping[str, Any], sources: Mapping[str, Any], setup: Mapping[str, Any]) -> Path:
-    """Return outputs/<suite>/<task>/<model>/<method>/seed-<n>-<id>, under `out`."""
+    """Return outputs/<suite>/<task>/<model>/<method>/seed-<n>-<id>, under `out`; a trial's begins with trial-."""
     task = config["task"]
     suite = sources["data"]["name"] if sources["data"]["kind"] == "embedded" else task["suite"]
     parts = [suite, task["name"], config["model"]["name"], config["method"]["name"]]
     safe = ["".join(c if c.isalnum() or c in "._-" else "-" for c in str(part)) for part in parts]
-    return Path(config["out"], *safe, f"seed-{config['seed']}-{run_id(config, sources, setup)}")
+    kind = "trial" if config["trial"] else "seed"
+    return Path(config["out"], *safe, f"{kind}-{config['seed']}-{run_id(config, sources, setup)}")
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:

@@ -77,6 +77,6 @@ def test_the_kinds_that_mix_are_those_that_the_matrix_found() -> None:
     cells = json.loads((Path(__file__).parents[1] / "docs" / "matrix.json").read_text())
     found = {cell["method"] for cell in cells if cell["checks"].get("mixed")}
     assert found == {
-        "lora", "rslora", "qlora", "adapter (houlsby)", "adapter (pfeiffer)", "adapter (parallel)", "prompt", "p_tuning",
+        "lora", "rslora", "qlora", "adapter", "adapter_pfeiffer", "adapter_parallel", "prompt", "p_tuning",
         "prefix", "mam", "unipelt", "linear_probe_mix",
     }  # fmt: skip

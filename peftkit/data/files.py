@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import re
@@ -14,6 +15,10 @@ from datasets import Dataset
 from peftkit.schema import FILES, UserError
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # what an int64 gives back letter by letter
+# a list of words or of numbers as pandas or json write it into a cell; of an array, without the commas
+WORDS = re.compile(r"\[(\s*['\"].*['\"]\s*)?\]", re.DOTALL)
+NUMBERS = re.compile(r"\[[-0-9.,\s]*\]")
+ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?<!\d)-?(?:0|[1-9][0-9]*)(?!\d)""")
 
 
 def read_file(path: Path) -> Dataset:
@@ -45,6 +50,35 @@ def read_file(path: Path) -> Dataset:
     if len(table) == 0:
         raise UserError(f"{path}: there are no rows in it; fill it, or name another file")
     return table
+
+
+def words_of(cell: Any, may_be_numbers: bool = False) -> list[Any]:
+    """Return the items of a list, of a list that was written into a cell, or the words of a text; none for None.
+
+    Raises:
+        UserError: a list was cut as it was written.
+    """
+    if isinstance(cell, list):
+        return cell
+    text = str("" if cell is None else cell).strip()
+    if not WORDS.fullmatch(text) and not (may_be_numbers and NUMBERS.fullmatch(text)):
+        return text.split()
+    if (found := _json_list(text)) is not None:
+        return found
+    try:
+        if re.sub(r"[\s,]", "", ITEM.sub("", text)) != "[]":
+            raise ValueError(text)
+        return [ast.literal_eval(item) for item in ITEM.findall(text)]
+    except (SyntaxError, ValueError) as error:  # more than items, or an escape that means nothing
+        raise UserError(f"{text:.60} is no list; write ['a', 'b'], or words with spaces between") from error
+
+
+def _json_list(text: str) -> list[Any] | None:
+    """Return a list in json, which writes letters beyond 16 bits in another way than Python; None where it is none."""
+    try:
+        return list(json.loads(text))
+    except ValueError:
+        return None
 
 
 def _csv_columns(path: Path) -> dict[str, list]:

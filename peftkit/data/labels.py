@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, List, Value
 
+from peftkit.data.files import words_of
 from peftkit.schema import Task, UserError
 
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
@@ -156,7 +157,7 @@ def _classes(task: Task, table: Dataset, names: list[str]) -> dict[str, int]:
 
 def _tags_said(tags: Any, hides: bool) -> list[str] | None:
     """Return a sentence's tags as text: a list of them, or words in one cell; None where one is missing."""
-    found = [_text(tag) for tag in (tags if isinstance(tags, list) else str("" if tags is None else tags).split())]
+    found = [_text(tag) for tag in words_of(tags, may_be_numbers=True)]
     if not found:
         return None
     known = [tag for tag in found if tag is not None and not (hides and tag == "-1")]

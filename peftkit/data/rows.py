@@ -8,12 +8,13 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, load_dataset
 
-from peftkit.data.files import read_file
+from peftkit.data.files import read_file, words_of
 from peftkit.data.labels import feature_of, label_names, need, reader, said
 from peftkit.schema import FILES, Task, UserError
 from peftkit.source import Source, fingerprint, hub_answers
 
 GLUE = "nyu-mll/glue"
+APART = "set apart"  # the split of training rows on which trials are scored
 SUBSET_SEED = 0  # the rows of max_train_rows are the same for every seed of a comparison
 
 
@@ -33,11 +34,14 @@ class Rows:
     dropped: dict[str, int] = field(default_factory=dict)
 
 
-def load_rows(task: Task, data_root: str | None, source: str, trained_on: str | None = None) -> Rows:
+def load_rows(
+    task: Task, data_root: str | None, source: str, trained_on: str | None = None, set_apart: int = 0
+) -> Rows:
     """Read the splits that the task names, drop and count the rows without text or label, map labels to ids.
 
     A tenth of train becomes the validation split of own data that has no other split. An evaluation of a run that
-    trained on other data than this (`trained_on` is its revision) takes all of it.
+    trained on other data than this (`trained_on` is its revision) takes all of it. With `set_apart`, the splits are the
+    training rows but for so many, and APART, those.
 
     Raises:
         UserError: a file cannot be read, a column or a split is missing, or a label is none of the task's.
@@ -57,9 +61,12 @@ def load_rows(task: Task, data_root: str | None, source: str, trained_on: str | 
         tables = {"validation": tables[source_of_names]}
     elif is_alone:  # after the names: a rare class may lie in the tenth alone
         tables = _carve(tables[source_of_names], source_of_names, origin.name)
-    splits, dropped = {}, {}
-    for name in wanted:
+    splits: dict[str, Dataset] = {}
+    dropped: dict[str, int] = {}
+    for name in [str(train)] if set_apart else wanted:
         rows, lost = _clean(task, tables[name], names, name)
+        if set_apart:
+            return Rows(_apart(rows, name, task.max_train_rows, set_apart), names, origin, {name: lost})
         splits[name] = _subset(rows, task.max_train_rows if name == train else task.max_eval_rows)
         dropped[name] = lost
     return Rows(splits, names, origin, dropped)
@@ -91,7 +98,12 @@ def _read(task: Task, data_root: str | None, source: str) -> tuple[dict[str, Dat
 
 
 def _read_folder(folder: Path) -> dict[str, Dataset]:
-    files = {file.stem: file for file in sorted(folder.glob("*")) if file.suffix in FILES}
+    files: dict[str, Path] = {}
+    for file in sorted(folder.glob("*")):
+        if file.suffix in FILES and (first := files.setdefault(file.stem, file)) is not file:
+            raise UserError(
+                f"{folder} holds two files of the split {file.stem}, {first.name} and {file.name}; move one of them away"
+            )
     if not files:
         raise UserError(f"{folder} holds no csv, tsv, jsonl or parquet files; name a folder with train.* in it")
     return {name: read_file(file) for name, file in files.items()}
@@ -174,9 +186,22 @@ def _clean(task: Task, table: Dataset, names: list[str] | None, split: str) -> t
 def text_of(task: Task, value: Any) -> Any:
     """Return a cell's text, or its words where words are tagged; empty where there is none."""
     if task.kind == "token_classification":
-        words = value if isinstance(value, list) else str("" if value is None else value).split()
-        return [str(word) for word in words]
+        return [str(word) for word in words_of(value)]
     return "" if value is None or not str(value).strip() else str(value)
+
+
+def _apart(rows: Dataset, train: str, limit: int | None, number: int) -> dict[str, Dataset]:
+    """Split so many rows off, beyond the limit where there are enough; what trains is what `_subset` would take."""
+    room = len(rows) - number
+    if room < number / 4:
+        raise UserError(
+            f"search.rows={number} of {len(rows)} training rows leaves too few to train on; "
+            f"say search.rows={len(rows) // 4}"
+        )
+    kept = min(limit or room, room)
+    shuffled = rows.shuffle(seed=SUBSET_SEED)
+    parts = {train: range(kept), APART: range(kept, kept + number)}
+    return {name: shuffled.select(part).flatten_indices() for name, part in parts.items()}
 
 
 def _subset(rows: Dataset, limit: int | None) -> Dataset:

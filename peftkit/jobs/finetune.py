@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import traceback
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from peftkit import record, train
 from peftkit.card import model_card
 from peftkit.data.collate import LengthGroupedSampler, padding_waste
 from peftkit.data.formats import Answers, Encoded
-from peftkit.data.rows import Rows, load_rows
+from peftkit.data.rows import APART, Rows, load_rows
 from peftkit.jobs import drift, gates
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.prepare import (
@@ -28,6 +29,7 @@ from peftkit.jobs.prepare import (
     set_up,
     sources_of,
 )
+from peftkit.jobs.search import search
 from peftkit.methods import count_parameters, fold
 from peftkit.metrics import score
 from peftkit.schema import Run
@@ -41,15 +43,18 @@ def finetune(run: Run, config: dict[str, Any], overrides: list[str], recipe: str
         UserError: the data or the checkpoint do not fit the choice.
     """
     model_source = find_model(run.model, run.source)
-    rows = load_rows(run.task, run.data_root, run.source)
+    rows = load_rows(run.task, run.data_root, run.source, set_apart=run.search.rows if run.trial else 0)
     sources = sources_of(run, model_source, rows.source)
     setup = set_up(run)
     folder = record.run_folder(config, sources, setup)
     if record.is_finished(folder) and not run.force:
-        say(f"finished already: {folder} (force=true trains it again)")
+        if not run.trial:
+            say(f"finished already: {folder} (force=true trains it again)")
         return folder
-    announce(model_source, rows.source)
-    say(f"{run.method.name} on {run.task.name}, {model_source.name}, seed {run.seed} -> {folder}")
+    if not run.trial:
+        announce(model_source, rows.source)
+    what = f"trial of {run.train['learning_rate']:g}" if run.trial else f"seed {run.seed}"
+    say(f"{run.method.name} on {run.task.name}, {model_source.name}, {what} -> {folder}")
     if is_main():
         if run.force:
             shutil.rmtree(folder, ignore_errors=True)
@@ -61,11 +66,18 @@ def finetune(run: Run, config: dict[str, Any], overrides: list[str], recipe: str
         "scores": {},
         "costs": {},
         "audit": {"sources": sources},
-        "trials": 1,
+        "search": None,
         "forgetting": None,
         "meta": record.meta(run.seed, device_name(), setup["precision"], started),
     }
     try:
+        if run.search.factors is not None:
+            result["search"] = search(
+                run, config, lambda tried, its, words: finetune(tried, its, [*overrides, *words], recipe)
+            )
+            run = _at_rate(run, config, result)
+        if run.trial:
+            run = replace(run, task=replace(run.task, splits={**run.task.splits, "validation": [APART]}))
         _train_and_record(run, model_source, rows, folder, result)
     except BaseException as error:
         reason = str(error) or type(error).__name__
@@ -77,6 +89,13 @@ def finetune(run: Run, config: dict[str, Any], overrides: list[str], recipe: str
             record.write_result(folder, result)
         raise
     return folder
+
+
+def _at_rate(run: Run, config: dict[str, Any], result: dict[str, Any]) -> Run:
+    """Return the run with the rate that its search chose, and say so in the result."""
+    train_settings = {**config["train"], "learning_rate": result["search"]["chosen"]}
+    result["run"]["config"] = {**config, "train": train_settings}
+    return replace(run, train=train_settings)
 
 
 def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, result: dict[str, Any]) -> None:
@@ -115,7 +134,8 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         schedule=parts.schedule,
     )
     fit = train.fit(trainer, checkpoints)
-    gates.prepare()
+    if not run.trial:
+        gates.prepare()
     parameters = count_parameters(parts.model)
     fold(parts.model)
     result["scores"], eval_costs = evaluate_splits(
@@ -123,12 +143,14 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     )
     order = np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0)
     tokens = round(sum(encoded.lengths) * fit.epochs)
-    artefact = save_artefact(parts, folder) if is_main() else folder
-    split = rows.splits[run.task.splits["validation"][0]]
-    precision = result["run"]["setup"]["precision"]
-    result["gates"] = gates.check(run, parts, split, folder, rows.label_names, precision)
-    if (merged := drift.measure(run, parts, split, folder)) is not None:
-        result["merge"] = merged
+    artefact = None
+    if not run.trial:
+        artefact = save_artefact(parts, folder) if is_main() else folder
+        split = rows.splits[run.task.splits["validation"][0]]
+        precision = result["run"]["setup"]["precision"]
+        result["gates"] = gates.check(run, parts, split, folder, rows.label_names, precision)
+        if (merged := drift.measure(run, parts, split, folder)) is not None:
+            result["merge"] = merged
     if is_main():
         if (checkpoints / "runs").is_dir():  # where transformers puts TensorBoard's files
             shutil.move(checkpoints / "runs", folder / "tensorboard")
@@ -137,7 +159,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
             "trainable_params": parameters.trainable,
             "head_params": parameters.head,
             "total_params": parameters.total,
-            "adapter_bytes": shipped_bytes(parts, artefact),
+            "adapter_bytes": None if artefact is None else shipped_bytes(parts, artefact),
             "train_seconds": fit.seconds,
             "train_peak_bytes": fit.peak_bytes,
             **eval_costs,
@@ -148,7 +170,8 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
             "epochs": fit.epochs,
         }
         result["meta"]["status"] = "finished"
-        record.write_text(folder / "README.md", model_card(result, artefact.name))
+        if artefact is not None:
+            record.write_text(folder / "README.md", model_card(result, artefact.name))
         record.write_result(folder, result)
         figures = ", ".join(f"{name} {entry['value']:.3f}" for name, entry in result["scores"].items())
         say(f"   {figures or 'labels hidden, no score'} in {fit.seconds:.0f} s")

@@ -27,7 +27,7 @@ from peftkit.models.load import auto_class, load_model, load_tokenizer
 from peftkit.models.tiny import tiny_checkpoints
 from peftkit.paths import conf_folder
 from peftkit.record import write_text
-from peftkit.schema import EarlyStopping, Method, Model, Run, Task, UserError, mismatches
+from peftkit.schema import EarlyStopping, Method, Model, Run, Search, Task, UserError, mismatches
 from peftkit.source import Source
 
 FAMILIES = {
@@ -38,7 +38,6 @@ FAMILIES = {
     "t5_encoder": "t5",
 }  # model part: whose checkpoint
 HEADS = ("classification", "regression", "token_classification", "question_answering", "causal_lm", "seq2seq")
-KINDS = ("houlsby", "pfeiffer", "parallel")
 STEPS, EXACT = 8, 1e-5  # of scores about one in size, in fp32
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
 NOUNS, VERBS = ("actor", "writer", "critic"), ("praised", "saw", "left")
@@ -76,18 +75,14 @@ def matrix(run: Run) -> None:
 
 
 def methods() -> list[Method]:
-    """Return the methods of conf/method, an adapter in each of its kinds."""
+    """Return the methods of conf/method."""
     found = []
     for file in sorted((conf_folder() / "method").glob("*.yaml")):
         settings = yaml.safe_load(file.read_text())
         if settings["config"]["_target_"] == "???":
             continue
         settings["learning_rate"] = float(settings["learning_rate"])
-        kinds = KINDS if settings["name"] == "adapter" else (None,)
-        for kind in kinds:
-            more = {} if kind is None else {"kind": kind}
-            name = settings["name"] if kind is None else f"adapter ({kind})"
-            found.append(Method(**{**settings, "name": name, "config": {**settings["config"], **more}}))
+        found.append(Method(**settings))
     return found
 
 
@@ -122,9 +117,9 @@ def run_of(method: Method, model: str, checkpoint: Path, head: str) -> Run:
         max_train_rows=None, max_eval_rows=None, stride=4 if head == "question_answering" else None,
     )  # fmt: skip
     return Run(
-        job="finetune", source="embedded", data_root=None, seed=0, out="outputs", force=False, run=None, input=None,
-        output=None, early_stopping=EarlyStopping(None, 0.1), model=Model(**{**part, "checkpoint": str(checkpoint)}),
-        method=method, task=task,
+        job="finetune", source="embedded", data_root=None, seed=0, trial=False, out="outputs", force=False, run=None,
+        input=None, output=None, early_stopping=EarlyStopping(None, 0.1), search=Search(None, 1),
+        model=Model(**{**part, "checkpoint": str(checkpoint)}), method=method, task=task,
         train={"num_train_epochs": STEPS, "per_device_train_batch_size": 8, "bf16": False, "learning_rate": 1e-2},
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peftkit.schema.checks import complaints
 from peftkit.schema.mismatches import FILES, mismatches
 from peftkit.schema.names import key_names, nearest, nearest_key
-from peftkit.schema.run import INCIDENTAL, SECTIONS, EarlyStopping, Method, Model, Run, Task, UserError
+from peftkit.schema.run import INCIDENTAL, SECTIONS, EarlyStopping, Method, Model, Run, Search, Task, UserError
 
 __all__ = [
     "FILES",
@@ -15,6 +15,7 @@ __all__ = [
     "Method",
     "Model",
     "Run",
+    "Search",
     "Task",
     "UserError",
     "complaints",

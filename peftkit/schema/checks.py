@@ -58,6 +58,11 @@ def _positive(value: float) -> bool:
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of values of the right type; null is none of them
     "seed": (lambda seed: 0 <= seed < 2**32, "it must be 0 or more, and below 2**32"),
     "early_stopping.holdout": (lambda share: 0 < share < 1, "it must be between 0 and 1"),
+    "search.factors": (
+        lambda factors: bool(factors) and all(map(_positive, factors)),
+        "it takes numbers above 0; say search.factors=[0.3,1,3], or null",
+    ),
+    "search.rows": (_positive, "it must be 1 or more"),
     "early_stopping.patience": (_positive, "it must be 1 or more, or null"),
     "method.learning_rate": (_positive, "it must be above 0"),
     "task.max_length": (lambda tokens: tokens > 2, "it must be 3 tokens or more"),

@@ -54,6 +54,8 @@ def _combinations(run: Run) -> list[str]:
         )
     if model.stand_in == "t5-mini" and model.family == "encoder" and model.pooling == "cls":
         found.append(f"model={model.name} has no [CLS] to pool; say model.pooling=mean")
+    if run.trial and run.search.factors is not None:
+        found.append("a trial tries one rate and searches none; drop trial=true or search.factors")
     if train.get("bf16") and train.get("fp16"):
         found.append("train.bf16 and train.fp16 exclude each other; drop both: bf16 is used where the hardware has it")
     evaluates, saves = train.get("eval_strategy"), train.get("save_strategy")

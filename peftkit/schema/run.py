@@ -61,6 +61,12 @@ class EarlyStopping:
 
 
 @dataclass
+class Search:
+    factors: list[float] | None
+    rows: int
+
+
+@dataclass
 class Run:
     """One run, as the user chose it."""
 
@@ -68,12 +74,14 @@ class Run:
     source: str
     data_root: str | None
     seed: int
+    trial: bool
     out: str
     force: bool
     run: str | None
     input: str | None
     output: str | None
     early_stopping: EarlyStopping
+    search: Search
     model: Model
     method: Method
     task: Task
@@ -89,7 +97,9 @@ class Run:
         return cls(**values)
 
 
-SECTIONS: dict[str, type] = {"model": Model, "method": Method, "task": Task, "early_stopping": EarlyStopping}
+SECTIONS: dict[str, type] = {
+    "model": Model, "method": Method, "task": Task, "early_stopping": EarlyStopping, "search": Search,
+}  # fmt: skip
 
 # keys that do not change a result, and so are no part of its id or of its row on a board
 INCIDENTAL = {"job", "out", "force", "run", "runs", "input", "output", "source", "data_root"} | {

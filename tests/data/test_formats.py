@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,45 @@ def test_a_word_that_was_cut_is_counted_and_gets_no_tag(tmp_path: Path, checkpoi
 def test_tags_of_another_number_than_words_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="3 words and 2 tags"):
         rows_of(tags_of(folder(tmp_path, {"tokens": ["a", "b", "c"], "tags": ["X", "X"]})))
+
+
+def cells(path: Path, *rows: tuple[str, str]) -> Task:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("tokens", "tags"), *rows])
+    return tags_of(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "tags"),
+    [
+        ("['the', \"actor's\"]", "['X', 'NOUN']"),  # pandas, of lists
+        ('["the", "actor\'s"]', '["X", "NOUN"]'),  # JSON
+        ("['the' \"actor's\"]", "['X'\n 'NOUN']"),  # pandas, of arrays
+        ("the actor's", "X NOUN"),
+    ],
+)
+def test_a_list_that_was_written_into_a_cell_is_read_as_one(tmp_path: Path, words: str, tags: str) -> None:
+    task = cells(tmp_path / "rows.csv", *[(words, tags)] * 10)
+    rows = rows_of(task)
+    assert rows.label_names == ["NOUN", "X"]
+    assert rows.splits["train"][0]["tokens"] == ["the", "actor's"] and rows.splits["train"][0]["label"] == [1, 0]
+
+
+def test_lists_of_ids_and_of_other_scripts_are_read_and_brackets_in_a_text_stay(tmp_path: Path) -> None:
+    rows = [(json.dumps(["die", "Straße", "\U0001f600"]), "[3, 10, -1]"), ("[ Applause ] [sic]", "[0 3\n 10  3]")]
+    (table,) = (rows_of(cells(tmp_path / "rows.csv", *rows * 10)).splits["train"],)
+    assert {tuple(words) for words in table["tokens"]} == {
+        ("die", "Straße", "\U0001f600"), ("[", "Applause", "]", "[sic]"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "tags"),
+    [("['the' ... 'sang']", "X X X"), ("['the', 'actor's', 'sang']", "X X X"), ("a b c", "[0 ... 7]")],
+)
+def test_a_list_that_was_cut_or_is_none_is_refused(tmp_path: Path, words: str, tags: str) -> None:
+    with pytest.raises(UserError, match=r"\[.* is no list; write \['a', 'b'\], or words"):
+        rows_of(cells(tmp_path / "rows.csv", *[(words, tags)] * 10))
 
 
 def test_conll_and_conllu_files_are_read(tmp_path: Path) -> None:

@@ -202,6 +202,15 @@ def test_a_missing_train_split_is_named(tmp_path: Path) -> None:
         rows_of(tmp_path)
 
 
+def test_two_files_of_one_split_are_refused(tmp_path: Path) -> None:
+    folder(tmp_path, train="text,label\na,1\nb,2\n", validation="text,label\na,1\n")
+    (tmp_path / "train.jsonl").write_text('{"text": "c", "label": 1}\n')
+    with pytest.raises(UserError, match=r"two files of the split train, train.csv and train.jsonl; .* one of them"):
+        rows_of(tmp_path)
+    (tmp_path / "train.jsonl").rename(tmp_path / "train.jsonl.old")
+    assert len(rows_of(tmp_path).splits["train"]) == 2
+
+
 # files
 
 

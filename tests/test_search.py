@@ -1,0 +1,98 @@
+"""Every method gets as many trials as every other, scored on training rows set apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import peftkit
+from peftkit.cli import check
+from peftkit.data.rows import APART, load_rows
+from peftkit.jobs.search import rates, trial_config
+from peftkit.schema import Run, UserError
+
+Words = Callable[..., list[str]]
+SEARCH = ("task=mrpc", "method=ia3", "search.factors=[0.1,1,10]", "search.rows=20")
+
+
+def config(words: list[str]) -> dict:
+    from omegaconf import OmegaConf
+
+    from peftkit.cli import compose
+
+    return OmegaConf.to_container(compose(words), resolve=True)  # type: ignore[return-value]
+
+
+def test_the_seeds_of_a_row_share_their_trials_and_take_the_best_rate(tiny: Words) -> None:
+    peftkit.finetune(*tiny("bert", *SEARCH, "seed=0"))
+    before = {file: file.stat().st_mtime_ns for file in trials(tiny)}
+    (folder,) = peftkit.finetune(*tiny("bert", *SEARCH, "seed=1"))
+    assert {file: file.stat().st_mtime_ns for file in trials(tiny)} == before
+    result = json.loads((folder / "result.json").read_text())
+    found = {trial["learning_rate"]: trial["score"] for trial in result["search"]["trials"]}
+    assert list(found) == [0.003, 0.03, 0.3]
+    assert result["search"]["chosen"] == result["run"]["config"]["train"]["learning_rate"]
+    assert found[result["search"]["chosen"]] == max(found.values())
+
+
+def trials(tiny: Words) -> list[Path]:
+    (out,) = [word.removeprefix("out=") for word in tiny("bert") if word.startswith("out=")]
+    found = sorted(Path(out).rglob("trial-*/result.json"))
+    assert len(found) == 3
+    return found
+
+
+def test_a_trial_is_scored_on_training_rows_it_was_not_trained_on(tiny: Words) -> None:
+    run = Run.from_config(config(tiny("bert", "task=mrpc")))
+    whole = load_rows(run.task, None, "embedded")
+    tried = load_rows(run.task, None, "embedded", set_apart=100)
+    (train, validation) = (set(tried.splits[name]["id"]) for name in ("train", APART))
+    assert (len(train), len(validation)) == (24, 100)
+    assert not train & validation
+    assert train == set(whole.splits["train"]["id"])  # what trains is what the rows of validation are held against
+
+
+def test_a_trial_keeps_no_weights_and_names_its_own_command(tiny: Words) -> None:
+    peftkit.finetune(*tiny("bert", *SEARCH))
+    for file in trials(tiny):
+        assert not (file.parent / "adapter").exists()
+        result = json.loads(file.read_text())
+        assert f"train.learning_rate={result['run']['config']['train']['learning_rate']}" in result["run"]["overrides"]
+        assert result["audit"]["rows"] == {"train": 24, APART: 20}
+
+
+def test_a_rate_that_fails_counts_as_tried_and_is_not_chosen(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peftkit.jobs import finetune
+
+    whole = finetune.train.fit
+
+    def diverge(trainer, checkpoints):
+        if trainer.args.learning_rate < 0.01:
+            raise ValueError("training diverged")
+        return whole(trainer, checkpoints)
+
+    monkeypatch.setattr(finetune.train, "fit", diverge)
+    (folder,) = peftkit.finetune(*tiny("bert", *SEARCH))
+    found = json.loads((folder / "result.json").read_text())["search"]
+    assert [trial["status"] for trial in found["trials"]] == ["failed: training diverged", "finished", "finished"]
+    assert found["trials"][0]["score"] is None and found["chosen"] >= 0.03
+
+
+def test_the_trials_of_all_seeds_are_one_choice(tiny: Words) -> None:
+    first, second = (config(tiny("bert", *SEARCH, f"seed={seed}")) for seed in (0, 1))
+    assert rates(Run.from_config(first)) == [0.003, 0.03, 0.3]
+    assert trial_config(first, 0.03) == trial_config(second, 0.03)
+
+
+def test_rows_that_leave_too_few_to_train_on_are_refused(tiny: Words) -> None:
+    run = Run.from_config(config(tiny("bert", "task=mrpc")))
+    with pytest.raises(UserError, match=r"leaves too few to train on; say search\.rows="):
+        load_rows(run.task, None, "embedded", set_apart=10_000)
+
+
+def test_a_trial_that_searches_and_a_factor_of_nothing_are_refused() -> None:
+    assert any("searches none" in sentence for sentence in check(["trial=true", "search.factors=[1,3]"]))
+    assert any("search.factors" in sentence for sentence in check(["search.factors=[0,1]"]))
