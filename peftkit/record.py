@@ -21,11 +21,20 @@ PACKAGES = ("peftkit", "torch", "transformers", "peft", "accelerate", "datasets"
 
 
 def run_id(config: Mapping[str, Any], sources: Mapping[str, Any], setup: Mapping[str, Any]) -> str:
-    """Return eight hex digits over what determines the result: settings, sources, and the set-up of processes."""
+    """Return eight hex digits over what determines the result: settings, sources, and the set-up of processes.
+
+    A setting that is null counts as one that is not there, so that a key of a later version changes no id.
+    """
     settings = {key: value for key, value in config.items() if key not in INCIDENTAL}
     settings["train"] = {key: value for key, value in config["train"].items() if f"train.{key}" not in INCIDENTAL}
-    text = json.dumps([settings, sources, setup], sort_keys=True, default=str)
+    text = json.dumps([_said(settings), sources, setup], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _said(values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        return values
+    return {name: _said(value) for name, value in values.items() if value is not None}
 
 
 def run_folder(config: Mapping[str, Any], sources: Mapping[str, Any], setup: Mapping[str, Any]) -> Path:

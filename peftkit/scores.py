@@ -11,6 +11,7 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 LABELS = ("labels", "start_positions", "end_positions")
+CHUNK = 256  # tokens whose vocabularies are in fp32 at once: 50 MB of GPT-2's, where a batch of them is gigabytes
 
 
 class Scores:
@@ -77,6 +78,10 @@ def token_likelihoods(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
 
 def _taken(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the log-probability of each target (rows, tokens), 0 where it is -100."""
-    log_probabilities = logits.float().log_softmax(dim=-1)
-    taken = log_probabilities.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return taken * (targets >= 0)
+    found = torch.zeros(targets.shape, dtype=torch.float32, device=logits.device)
+    rows, tokens = (targets >= 0).nonzero(as_tuple=True)
+    for row, token in zip(rows.split(CHUNK), tokens.split(CHUNK), strict=True):
+        chosen = logits[row, token].float()
+        taken = chosen.gather(-1, targets[row, token].unsqueeze(-1)).squeeze(-1)
+        found[row, token] = taken - chosen.logsumexp(dim=-1)
+    return found

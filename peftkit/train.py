@@ -163,18 +163,24 @@ def _parameter_groups(
 
 
 def training_arguments(
-    settings: dict[str, Any], seed: int, folder: Path, select_best: bool, save: bool = True, freezes: bool = False
+    settings: dict[str, Any],
+    seed: int,
+    folder: Path,
+    select_best: bool,
+    save: bool = True,
+    freezes: bool = False,
+    follows: bool = False,
 ) -> TrainingArguments:
     """Return HF's arguments: the user's as they are, bf16 where the hardware has it and nothing was said.
 
-    `freezes`: some of the weights that train are frozen for a time.
+    `follows`: the holdout is scored after each epoch, though nothing is chosen by it. `freezes`: some of the weights that train are frozen for a time.
     """
     own: dict[str, Any] = {
         "output_dir": str(folder),
         "seed": seed,
         "data_seed": seed,
         "remove_unused_columns": False,
-        "eval_strategy": "epoch" if select_best else "no",
+        "eval_strategy": "epoch" if select_best or follows else "no",
         "save_strategy": "epoch" if save else "no",
         "save_total_limit": 1,
         "load_best_model_at_end": select_best,

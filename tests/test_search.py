@@ -12,6 +12,7 @@ import peftkit
 from peftkit.cli import check
 from peftkit.data.rows import APART, load_rows
 from peftkit.jobs.search import rates, trial_config
+from peftkit.leaderboard.stats import task_score
 from peftkit.schema import Run, UserError
 
 Words = Callable[..., list[str]]
@@ -62,6 +63,8 @@ def test_a_trial_keeps_no_weights_and_names_its_own_command(tiny: Words) -> None
         result = json.loads(file.read_text())
         assert f"train.learning_rate={result['run']['config']['train']['learning_rate']}" in result["run"]["overrides"]
         assert result["audit"]["rows"] == {"train": 24, APART: 20}
+        assert [point["epoch"] for point in result["curve"]] == [1.0]
+        assert result["curve"][0]["score"] == pytest.approx(task_score(result["scores"]))
 
 
 def test_a_rate_that_fails_counts_as_tried_and_is_not_chosen(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,11 +109,13 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     encoded = parts.format.encode(table)
     evaluations = {name: parts.format.encode(rows.splits[name]) for name in run.task.splits["validation"]}
     checkpoints = folder / "checkpoints"
+    follows = run.trial and held is None
     arguments = train.training_arguments(
-        run.train, run.seed, checkpoints, select_best, freezes=parts.schedule is not None
+        run.train, run.seed, checkpoints, select_best, freezes=parts.schedule is not None, follows=follows
     )
     splits = {run.task.splits["train"]: encoded, **evaluations}
     result["audit"] |= audit(rows, parts, splits if held is None else {**splits, "chosen on": held})
+    held = evaluations[APART] if follows else held
     if is_main():
         record.write_result(folder, result)
     batch = arguments.train_batch_size
@@ -134,6 +136,8 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         schedule=parts.schedule,
     )
     fit = train.fit(trainer, checkpoints)
+    if run.trial:
+        result["curve"] = _curve(fit)
     if not run.trial:
         gates.prepare()
     parameters = count_parameters(parts.model)
@@ -177,6 +181,16 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         say(f"   {figures or 'labels hidden, no score'} in {fit.seconds:.0f} s")
 
 
+def _curve(fit: train.Fit) -> list[dict[str, float]]:
+    """Return the score after each epoch, by the seconds of training that it took: evaluations are not counted."""
+    entries = [entry for entry in fit.history if "eval_score" in entry]
+    seconds = fit.seconds - sum(entry["eval_runtime"] for entry in entries)
+    return [
+        {"epoch": entry["epoch"], "seconds": seconds * entry["epoch"] / fit.epochs, "score": entry["eval_score"]}
+        for entry in entries
+    ]
+
+
 def evaluate_splits(
     run: Run, parts: Parts, trainer: Any, splits: dict[str, Encoded], rows: Rows, file: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -200,7 +214,7 @@ def evaluate_splits(
             label if known else None for label, known in zip(_plain(encoded.labels), encoded.has_label, strict=True)
         ]
         columns["prediction"] += _plain(answers.predictions)
-        columns["scores"] += [_plain(row.astype(float)) for row in answers.scores]
+        columns["scores"] += [_plain(row.astype(float)) or None for row in answers.scores]
     if is_main():
         record.write_predictions(file, columns)
     return scores, {"eval_seconds": seconds, "eval_peak_bytes": max(peaks) or None}

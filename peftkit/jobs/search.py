@@ -26,7 +26,8 @@ def search(run: Run, config: Mapping[str, Any], train: Train) -> dict[str, Any]:
     A trial that is finished, by whichever seed or process, is not run again; one that fails counts as tried.
 
     Returns:
-        trials (learning_rate, score, status), chosen (a rate), rows that scored them, seed, seconds of all trials.
+        trials (learning_rate, score, status), chosen (a rate), its curve (epoch, seconds, score), the number of rows
+        that scored them, seed, seconds of all trials.
 
     Raises:
         RuntimeError: every trial failed.
@@ -43,6 +44,7 @@ def search(run: Run, config: Mapping[str, Any], train: Train) -> dict[str, Any]:
     return {
         "trials": [{name: trial[name] for name in ("learning_rate", "score", "status")} for trial in trials],
         "chosen": chosen,
+        "curve": best["curve"],
         "rows": run.search.rows,
         "seed": SEED,
         "seconds": sum(trial["seconds"] for trial in trials),
@@ -73,12 +75,17 @@ def _trial(config: dict[str, Any], rate: float, train: Train) -> dict[str, Any]:
         except Exception as error:
             status = f"failed: {str(error).strip() or type(error).__name__}".splitlines()[0]
             say(f"   the trial of {rate:g} {status}")
-            return {"learning_rate": rate, "score": None, "status": status, "seconds": 0.0}
+            return {"learning_rate": rate, "score": None, "status": status, "seconds": 0.0, "curve": None}
     result = record.read_result(folder)
     assert result is not None
     costs = result["costs"]
-    seconds = costs["train_seconds"] + costs["eval_seconds"]
-    return {"learning_rate": rate, "score": task_score(result["scores"]), "status": "finished", "seconds": seconds}
+    return {
+        "learning_rate": rate,
+        "score": task_score(result["scores"]),
+        "status": "finished",
+        "seconds": costs["train_seconds"] + costs["eval_seconds"],
+        "curve": result.get("curve"),
+    }
 
 
 def _alone(config: Mapping[str, Any]) -> AbstractContextManager:

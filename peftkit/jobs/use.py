@@ -54,15 +54,17 @@ def evaluate(run: Run, overrides: Sequence[str]) -> Path:
     announce(model_source(folder), rows.source)
     parts.format = format_of(task, trained.model.family, names, parts.tokenizer)
     splits = {name: parts.format.encode(table) for name, table in rows.splits.items()}
+    is_other = rows.source.revision != trained_on and (task.suite == "own" or task.name == trained.task.name)
+    name = f"{task.name}-{_data_name(rows.source)}" if is_other else task.name
     with predictor(_in_batches_of(run, chosen), parts) as trainer:
-        file = folder / f"predictions-{task.name}.parquet"
+        file = folder / f"predictions-{name}.parquet"
         scores, costs = evaluate_splits(chosen, parts, trainer, splits, rows, file)
     if is_main():
-        file = folder / f"evaluation-{task.name}.json"
+        file = folder / f"evaluation-{name}.json"
         found = {"scores": scores, "costs": costs, "source": rows.source.__dict__, "task": asdict(task)}
         record.write_text(file, json.dumps(found, indent=1) + "\n")
-        for name, entry in scores.items():
-            print(f"{task.name} {name} {entry['value']:.4f}")
+        for metric, entry in scores.items():
+            print(f"{task.name} {metric} {entry['value']:.4f}")
         if not scores:
             say(f"{task.name}: the labels are hidden, so there is no score; the predictions are kept")
         say(f"-> {file}")
@@ -93,7 +95,7 @@ def predict(run: Run) -> None:
     with predictor(_in_batches_of(run, trained), parts) as trainer:
         answers, _ = answer(parts, trainer, encoded)
     labels: list[Any] = [parts.format.told(prediction) for prediction in answers.predictions]
-    scores: list[Any] = [row.astype(float).tolist() for row in answers.scores]
+    scores: list[Any] = [row.astype(float).tolist() or None for row in answers.scores]
     for row in empty:
         labels[row] = scores[row] = None
     out = answer_table(table, labels, scores)
@@ -197,6 +199,12 @@ def _task_of(chosen: Task, trained: Task, names: list[str] | None, overrides: Se
         task = replace(trained, **{key: getattr(chosen, key) for key in keys})
     is_own = task.labels is None and task.kind in ("classification", "token_classification")
     return replace(task, labels=names) if is_own else task
+
+
+def _data_name(source: Source) -> str:
+    """Return what tells data apart in a file's name: its own name, and the start of its revision."""
+    stem = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in Path(source.name).stem)
+    return f"{stem}-{str(source.revision)[:8]}"
 
 
 def _only_evaluation(task: Task) -> Task:

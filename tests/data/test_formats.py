@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from peftkit.data.files import read_file
-from peftkit.data.formats import Spans, Tags, Texts
+from peftkit.data.formats import Spans, Tags, Texts, spans
 from peftkit.data.rows import Rows, load_rows
 from peftkit.schema import Task, UserError
 
@@ -185,6 +186,33 @@ def test_each_answer_is_found_again_in_the_windows_of_a_long_passage(
         assert said in (passage[left:right].strip(), "", "[unk]")
 
 
+def test_a_window_keeps_a_few_bytes_a_token_and_its_passage_once(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
+    task = spans_of(folder(tmp_path, *[ANSWERED] * 30), max_length=48, stride=20)
+    tracemalloc.start()
+    encoded = Spans(task, tokenizer).encode(rows_of(task).splits["train"])
+    with_places, _ = tracemalloc.get_traced_memory()
+    windows = len(encoded.places)
+    encoded.places.clear()
+    without, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert windows > 100
+    assert with_places - without < windows * 800  # of 24 tokens of a passage, and of numpy, whatever their number
+
+
+def test_windows_do_not_depend_on_how_many_examples_are_read_at_once(
+    tmp_path: Path, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = spans_of(folder(tmp_path, *[ANSWERED, EMPTY] * 5), no_answer=True, max_length=60, stride=20)
+    reads, rows = Spans(task, AutoTokenizer.from_pretrained(checkpoints["bert"])), rows_of(task).splits["train"]
+    whole = reads.encode(rows)
+    monkeypatch.setattr(spans, "AT_ONCE", 3)
+    parts = reads.encode(rows)
+    assert whole.owner is not None and parts.owner is not None
+    assert parts.rows.to_list() == whole.rows.to_list() and parts.owner.tolist() == whole.owner.tolist()
+    assert len(parts.places) == len(whole.places) == len(whole.lengths)
+
+
 def test_an_answer_that_is_not_in_its_place_is_refused(tmp_path: Path) -> None:
     wrong = {**QUESTION, "answers": {"text": ["rome"], "answer_start": [3]}}
     with pytest.raises(UserError, match="'rome' of train is not at letter 3"):
@@ -263,3 +291,20 @@ def test_text_without_a_label_counts_from_its_second_token(tmp_path: Path, check
     answers = reads.answer(reads.cut(np.full((1, count + 1), -2.0), encoded), encoded)
     assert answers.likelihoods is not None
     assert answers.likelihoods[0].tolist() == [2.0 * count] and answers.likelihoods[1].tolist() == [count]
+
+
+@pytest.mark.parametrize("model", ["gpt2", "t5"])
+def test_a_hidden_label_has_no_likelihood(tmp_path: Path, checkpoints: dict[str, Path], model: str) -> None:
+    lines(tmp_path / "train.jsonl", {"text": "the actor", "more": "sang"})
+    lines(tmp_path / "validation.jsonl", {"text": "the actor", "more": None}, {"text": "the actor", "more": "sang"})
+    kind = "causal_lm" if model == "gpt2" else "seq2seq"
+    task = task_of(tmp_path, kind=kind, text=["text"], label="more")
+    reads = Texts(task, AutoTokenizer.from_pretrained(checkpoints[model]), is_decoder=model == "gpt2")
+    encoded = reads.encode(rows_of(task).splits["validation"])
+    count = sum(token >= 0 for token in encoded.rows[1]["labels"])
+    answers = reads.answer(reads.cut(np.full((2, max(encoded.lengths)), -2.0), encoded), encoded, ["slept", "sang"])
+    assert [row.tolist() for row in answers.scores] == [[], [2.0 * count, count]]
+    assert answers.likelihoods is not None
+    assert answers.likelihoods[0].tolist() == [0, 2.0 * count] and answers.likelihoods[1].tolist() == [0, count]
+    assert answers.predictions == ["slept", "sang"]
+    assert reads.counts(encoded) == {"tokens": count, "hidden": 1}

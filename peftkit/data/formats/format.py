@@ -36,8 +36,8 @@ class Encoded:
 class Answers:
     """What a model says of each example: a prediction in the form of the labels, and the scores it came from.
 
-    `scores` has an array an example. `likelihoods`, of models that write text, holds the nats (examples,) that the
-    labels cost, and the tokens (examples,) that they have.
+    `scores` has an array an example, an empty one where there is nothing to tell. `likelihoods`, of models that write
+    text, holds the nats (examples,) that the labels cost, and the tokens (examples,) that they have, 0 of a hidden one.
     """
 
     predictions: Any

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.data.collate import padded
@@ -16,6 +16,7 @@ from peftkit.schema import Task, UserError
 
 BEST = 20  # starts and ends that are paired (Devlin et al. 2019, their run_squad.py)
 LONGEST = 30  # tokens of an answer, as there
+AT_ONCE = 200  # examples whose windows are Python's lists, before they are a table's columns
 
 
 @dataclass(frozen=True)
@@ -35,33 +36,27 @@ class Spans:
     writes = None
 
     def encode(self, rows: Dataset) -> Encoded:
-        """Tokenise; `places` are each window's passage, where its tokens are in it, and the token of no answer."""
+        """Tokenise; `places` are each window's passage, its spans (tokens, 3), and the token of no answer.
+
+        A span is a token of the passage: its place in the window, and the letters of the passage where it begins and
+        ends.
+        """
         is_decoder = not _has_specials(self.tokenizer)
         limit = min(self.task.max_length, self.tokenizer.model_max_length) - is_decoder
         question, passage = self.task.text
         questions, cut = self._questions([text.strip() for text in rows[question]], limit, is_decoder)
-        out = self.tokenizer(
-            questions, list(rows[passage]), truncation="only_second", max_length=limit, stride=self.task.stride or 0,
-            return_overflowing_tokens=True, return_offsets_mapping=True,
-        )  # fmt: skip
-        owner, offsets = np.array(out.pop("overflow_to_sample_mapping")), out.pop("offset_mapping")
-        inputs: dict[str, list] = {**out, "start_positions": [], "end_positions": []}
-        places = []
-        for number, row in enumerate(owner):
-            if is_decoder:
-                inputs["input_ids"][number] = [*inputs["input_ids"][number], self.tokenizer.eos_token_id]
-                inputs["attention_mask"][number] = [*inputs["attention_mask"][number], 1]
-            ids, parts = inputs["input_ids"][number], out.sequence_ids(number)
-            cls = self.tokenizer.cls_token_id
-            none = ids.index(cls) if cls in ids else len(ids) - 1
-            spans = [(at, *offsets[number][at]) for at, part in enumerate(parts) if part == 1]
-            places.append((rows[int(row)][passage], spans, none))
-            start, end = _tokens_of(rows[int(row)]["label"], spans) or (none, none)
-            inputs["start_positions"].append(start)
-            inputs["end_positions"].append(end)
-        lengths = [len(ids) for ids in inputs["input_ids"]]
-        labels = [None if label is None else list(label["text"]) for label in rows["label"]]
-        return Encoded(Dataset.from_dict(inputs), lengths, cut, labels, labelled(rows), owner, places)
+        passages, said = list(rows[passage]), list(rows["label"])
+        tables, owner, places = [], [], []
+        for first in range(0, len(rows), AT_ONCE):
+            part = slice(first, first + AT_ONCE)
+            inputs, rows_of, places_of = self._windows(questions[part], passages[part], said[part], limit, is_decoder)
+            tables.append(Dataset.from_dict(inputs))
+            owner.append(rows_of + first)
+            places += places_of
+        table = concatenate_datasets(tables)
+        lengths = [len(ids) for ids in table["input_ids"]]
+        labels = [None if label is None else list(label["text"]) for label in said]
+        return Encoded(table, lengths, cut, labels, labelled(rows), np.concatenate(owner), places)
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         return padded(self.tokenizer)
@@ -94,6 +89,32 @@ class Spans:
         hidden = int((~encoded.has_label).sum())
         return found | {"windows": len(encoded.lengths)} | ({"hidden": hidden} if hidden else {})
 
+    def _windows(
+        self, questions: list[str], passages: list[str], labels: list[Any], limit: int, is_decoder: bool
+    ) -> tuple[dict[str, list], np.ndarray, list[Any]]:
+        """Return the columns of some examples' windows, the example of each (windows,), and their places."""
+        out = self.tokenizer(
+            questions, passages, truncation="only_second", max_length=limit, stride=self.task.stride or 0,
+            return_overflowing_tokens=True, return_offsets_mapping=True,
+        )  # fmt: skip
+        owner, offsets = np.array(out.pop("overflow_to_sample_mapping")), out.pop("offset_mapping")
+        inputs: dict[str, list] = {**out, "start_positions": [], "end_positions": []}
+        places = []
+        for number, row in enumerate(owner):
+            if is_decoder:
+                inputs["input_ids"][number] = [*inputs["input_ids"][number], self.tokenizer.eos_token_id]
+                inputs["attention_mask"][number] = [*inputs["attention_mask"][number], 1]
+            ids, parts = inputs["input_ids"][number], out.sequence_ids(number)
+            cls = self.tokenizer.cls_token_id
+            none = ids.index(cls) if cls in ids else len(ids) - 1
+            found = [(at, *offsets[number][at]) for at, part in enumerate(parts) if part == 1]
+            spans = np.array(found, dtype=np.int32).reshape(-1, 3)  # a tenth of the memory of Python's numbers
+            places.append((passages[row], spans, none))
+            start, end = _tokens_of(labels[row], spans) or (none, none)
+            inputs["start_positions"].append(start)
+            inputs["end_positions"].append(end)
+        return inputs, owner, places
+
     def _questions(self, questions: list[str], limit: int, is_decoder: bool) -> tuple[list[str], int]:
         """Cut questions to half of the room, so that a passage has the other; return them and how many were cut."""
         end = "\n" if is_decoder else ""
@@ -115,21 +136,22 @@ def _has_specials(tokenizer: PreTrainedTokenizerBase) -> bool:
     return any(tokenizer("a", "b", return_special_tokens_mask=True)["special_tokens_mask"])
 
 
-def _tokens_of(label: dict[str, Any] | None, spans: list[tuple[int, int, int]]) -> tuple[int, int] | None:
+def _tokens_of(label: dict[str, Any] | None, spans: np.ndarray) -> tuple[int, int] | None:
     """Return the first and the last token of the first answer; None where this window does not hold all of it."""
-    if label is None or not label["text"] or not spans:
+    if label is None or not label["text"] or not len(spans):
         return None
     start = label["answer_start"][0]
     end = start + len(label["text"][0])
     if start < spans[0][1] or end > spans[-1][2]:
         return None
-    inside = [at for at, left, right in spans if left < end and right > start]
-    return (inside[0], inside[-1]) if inside else None
+    tokens, lefts, rights = spans.T
+    inside = tokens[(lefts < end) & (rights > start)]
+    return (int(inside[0]), int(inside[-1])) if len(inside) else None
 
 
-def _best_span(scores: np.ndarray, spans: list[tuple[int, int, int]], passage: str) -> tuple[float, str]:
+def _best_span(scores: np.ndarray, spans: np.ndarray, passage: str) -> tuple[float, str]:
     """Return the score and the text of the best span of at most LONGEST tokens in a window (tokens, 2)."""
-    if not spans:
+    if not len(spans):
         return -np.inf, ""
     first = spans[0][0]
     starts, ends = scores[first : first + len(spans)].T

@@ -81,8 +81,10 @@ class Texts:
         return [row[: len(seen)][seen] for row, (seen, _) in zip(scores, encoded.places, strict=True)]
 
     def answer(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Answers:
-        nats, tokens = np.array([-row.sum() for row in scores]), np.array([len(row) for row in scores])
-        summary = [np.array([cost, count]) for cost, count in zip(nats, tokens, strict=True)]
+        known = encoded.has_label  # what was put in a hidden label's place says nothing
+        nats = np.where(known, [-row.sum() for row in scores], 0.0)
+        tokens = np.where(known, [len(row) for row in scores], 0)
+        summary = [np.array(pair if is_known else []) for is_known, *pair in zip(known, nats, tokens, strict=True)]
         predictions = nats / np.maximum(tokens, 1) if texts is None else texts
         return Answers(predictions, summary, (nats, tokens))
 
@@ -90,7 +92,10 @@ class Texts:
         return float(prediction) if self.writes is None else prediction
 
     def counts(self, encoded: Encoded) -> dict[str, Any]:
-        return {"tokens": int(sum(seen.sum() for seen, _ in encoded.places))}
+        counted = zip(encoded.has_label, encoded.places, strict=True)
+        found = {"tokens": int(sum(seen.sum() for is_known, (seen, _) in counted if is_known))}
+        hidden = int((~encoded.has_label).sum())
+        return found | ({"hidden": hidden} if hidden else {})
 
     def _text(self, values: dict[str, str]) -> str:
         if self.task.template is not None:
