@@ -50,6 +50,25 @@ def test_each_row_is_answered_as_by_its_own_run(tiny: Words, tmp_path: Path, mod
             assert row["prediction"] == wanted["prediction"]
 
 
+def test_each_row_is_answered_in_its_runs_precision(tiny: Words, tmp_path: Path) -> None:
+    folders, alone, rows = [], [], []
+    for task, is_half in {"sst2": "true", "cola": "false"}.items():
+        folders += peftkit.finetune(*tiny("bert", f"task={task}", f"train.bf16={is_half}"))
+        texts = [{"task": task, "sentence": row["sentence"]} for row in miniglue(task)["validation"][:4]]
+        rows += texts
+        alone += answers(folders[-1], texts, tmp_path)
+    together = answers(folders, rows, tmp_path)
+    for row, wanted in zip(together, alone, strict=True):
+        assert row["scores"] == pytest.approx(wanted["scores"], abs=1e-6)  # bf16 and fp32 are 1e-4 or more apart
+
+
+def answers(run: Path | list[Path], rows: list[dict[str, str]], scratch: Path) -> list[dict]:
+    """Return a run's answers to rows, a row at a time: in bf16, a batch of another shape rounds otherwise."""
+    (scratch / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    peftkit.predict(run, scratch / "in.jsonl", f"output={scratch}/out.jsonl", "train.per_device_eval_batch_size=1")
+    return [json.loads(line) for line in (scratch / "out.jsonl").read_text().splitlines()]
+
+
 def test_runs_that_do_not_fit_are_refused(tiny: Words, tmp_path: Path) -> None:
     def trained(*words: str) -> Path:
         return peftkit.finetune(*tiny("bert", *words))[0]

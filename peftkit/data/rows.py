@@ -102,7 +102,7 @@ def _read_folder(folder: Path) -> dict[str, Dataset]:
     for file in sorted(folder.glob("*")):
         if file.suffix in FILES and (first := files.setdefault(file.stem, file)) is not file:
             raise UserError(
-                f"{folder} holds two files of the split {file.stem}, {first.name} and {file.name}; move one of them away"
+                f"{folder} holds two files of the split {file.stem}, {first.name} and {file.name}; move one of them"
             )
     if not files:
         raise UserError(f"{folder} holds no csv, tsv, jsonl or parquet files; name a folder with train.* in it")

@@ -83,6 +83,25 @@ def span_pairs(
     return [span_corrupt(ids, sentinel_ids, rng, eos=eos) for ids in pack(token_ids, block, eos)]
 
 
+def masked_pairs(
+    token_ids: Iterable[list[int]], block: int, first: int, last: int, mask: int, seed: int = 0, share: float = 0.15
+) -> list[Pair]:
+    """Return blocks between `first` and `last` with a share of their tokens masked, and those tokens, -100 elsewhere.
+
+    Every chosen token becomes the mask, unlike in training (Devlin et al. 2019, section 3.1), and every block has as
+    many; `last` also stands between documents, where it is not chosen.
+    """
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for ids in pack(token_ids, block, last):
+        words = np.flatnonzero(np.array(ids) != last)
+        chosen = {int(place) for place in rng.choice(words, size=max(1, round(share * block)), replace=False)}
+        inputs = [mask if place in chosen else token for place, token in enumerate(ids)]
+        targets = [token if place in chosen else -100 for place, token in enumerate(ids)]
+        pairs.append(([first, *inputs, last], [-100, *targets, -100]))
+    return pairs
+
+
 def pack(token_ids: Iterable[list[int]], block: int, eos: int) -> list[list[int]]:
     """Join documents, `eos` after each, and cut them into full blocks; the last one is filled up with `eos`."""
     stream = [token for document in token_ids for token in (*document, eos)]

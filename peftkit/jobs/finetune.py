@@ -16,7 +16,7 @@ from peftkit.card import model_card
 from peftkit.data.collate import LengthGroupedSampler, padding_waste
 from peftkit.data.formats import Answers, Encoded
 from peftkit.data.rows import APART, Rows, load_rows
-from peftkit.jobs import drift, gates
+from peftkit.jobs import drift, gates, latency
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.prepare import (
     Parts,
@@ -103,10 +103,9 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     table, held = rows.splits[run.task.splits["train"]], None
     if select_best:
         table, held_rows = carve(rows, run.task, run.early_stopping.holdout)
-    parts = build(run, model_source, rows.label_names, len(table))
+    parts, encoded = build(run, model_source, rows.label_names, table)
     if select_best:
         held = parts.format.encode(held_rows)
-    encoded = parts.format.encode(table)
     evaluations = {name: parts.format.encode(rows.splits[name]) for name in run.task.splits["validation"]}
     checkpoints = folder / "checkpoints"
     follows = run.trial and held is None
@@ -115,6 +114,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     )
     splits = {run.task.splits["train"]: encoded, **evaluations}
     result["audit"] |= audit(rows, parts, splits if held is None else {**splits, "chosen on": held})
+    encoded.places.clear()  # only answers need them: no training should hold them in memory
     held = evaluations[APART] if follows else held
     if is_main():
         record.write_result(folder, result)
@@ -147,7 +147,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     )
     order = np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0)
     tokens = round(sum(encoded.lengths) * fit.epochs)
-    artefact = None
+    artefact, speeds = None, {}
     if not run.trial:
         artefact = save_artefact(parts, folder) if is_main() else folder
         split = rows.splits[run.task.splits["validation"][0]]
@@ -155,6 +155,8 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         result["gates"] = gates.check(run, parts, split, folder, rows.label_names, precision)
         if (merged := drift.measure(run, parts, split, folder)) is not None:
             result["merge"] = merged
+        if is_main():
+            speeds = latency.measure(run, parts, evaluations[run.task.splits["validation"][0]])
     if is_main():
         if (checkpoints / "runs").is_dir():  # where transformers puts TensorBoard's files
             shutil.move(checkpoints / "runs", folder / "tensorboard")
@@ -166,7 +168,9 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
             "adapter_bytes": None if artefact is None else shipped_bytes(parts, artefact),
             "train_seconds": fit.seconds,
             "train_peak_bytes": fit.peak_bytes,
+            "train_reserved_bytes": fit.reserved_bytes,
             **eval_costs,
+            **speeds,
             "tokens": tokens,
             "padding_waste": padding_waste(encoded.lengths, order, batch),
             "tokens_per_second": tokens / fit.seconds,

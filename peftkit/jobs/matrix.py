@@ -160,8 +160,7 @@ def _check(run: Run, folder: Path, scratch: Path) -> dict[str, bool]:
     from peft import PeftModel
 
     source, names, rows = Source("folder", str(folder), folder=str(folder)), NAMES.get(run.task.kind), rows_of(run.task)
-    parts = build(run, source, names, len(rows))
-    encoded = parts.format.encode(rows)
+    parts, encoded = build(run, source, names, rows)
     _trains(parts, encoded)
     _equal("the padding of a batch", gates.padding_difference(parts, rows), 3e-2 if run.method.quantization else EXACT)
     trained = _scores(parts, encoded)
@@ -259,8 +258,8 @@ def _quantized(run: Run, source: Source, names: list[str] | None, rows: Dataset)
     """Tell whether it trains over a base in 4 bits."""
     four_bits = Method(**{**run.method.__dict__, "quantization": NF4})
     try:
-        parts = build(Run(**{**run.__dict__, "method": four_bits}), source, names, len(rows))
-        _trains(parts, parts.format.encode(rows), steps=4)
+        parts, encoded = build(Run(**{**run.__dict__, "method": four_bits}), source, names, rows)
+        _trains(parts, encoded, steps=4)
     except (UserError, ValueError, TypeError, RuntimeError):
         return False
     return True

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 
 from peftkit import train
@@ -15,7 +14,7 @@ from peftkit.data.files import read_file
 from peftkit.data.formats import Encoded, format_of
 from peftkit.data.rows import text_of
 from peftkit.jobs.console import is_main, say
-from peftkit.jobs.prepare import Parts
+from peftkit.jobs.prepare import Parts, predictor
 from peftkit.jobs.use import (
     answer_table,
     answers_file,
@@ -46,7 +45,7 @@ def predict_mixed(run: Run) -> None:
     if cut := sum(each.truncated for each in encoded.values()):
         say(f"{cut} of {len(table)} rows were longer than their run's task.max_length and were cut")
     size = int(run.train.get("per_device_eval_batch_size") or 64)
-    scores = _scores(parts, encoded, size)
+    scores = _scores({each.task.name: each for each in runs}, parts, encoded, size)
     labels: list[Any] = [None] * len(table)
     found: list[Any] = [None] * len(table)
     for name, part in parts.items():
@@ -77,8 +76,6 @@ def load_mixed(runs: Sequence[Run], folders: Sequence[Path]) -> dict[str, Parts]
     head = [str(number) for number in range(most)] if most > 1 else None  # a smaller head fills a part of it
     base = load_model(runs[0].model, source, tokenizer, "classification", head, runs[0].method.quantization)
     model = load_adapters(base, {run.task.name: folder / "adapter" for run, folder in zip(runs, folders, strict=True)})
-    if not runs[0].method.quantization:
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.eval()
     return {
         run.task.name: Parts(model, tokenizer, format_of(run.task, run.model.family, each, tokenizer))
@@ -128,20 +125,29 @@ def _rows(table: Dataset, numbers: list[int], parts: Parts) -> Dataset:
     return Dataset.from_dict({"id": numbers, **texts, "label": [None] * len(numbers)})
 
 
-def _scores(parts: dict[str, Parts], encoded: dict[str, Encoded], size: int) -> dict[str, np.ndarray]:
-    """Return the scores (rows, labels) of each task's rows; batches go by length alone."""
-    rows = [(name, number) for name, each in encoded.items() for number in range(len(each.lengths))]
-    rows.sort(key=lambda row: -encoded[row[0]].lengths[row[1]])
-    any_part = next(iter(parts.values()))
+def _scores(
+    runs: dict[str, Run], parts: dict[str, Parts], encoded: dict[str, Encoded], size: int
+) -> dict[str, np.ndarray]:
+    """Return the scores (rows, labels) of each task's rows, in its run's precision; batches go by length alone."""
     widths = {name: len(part.format.names or [0]) for name, part in parts.items()}
     found = {name: np.empty((len(each.lengths), widths[name])) for name, each in encoded.items()}
-    for first in range(0, len(rows), size):
-        batch = rows[first : first + size]
-        inputs = [
-            {key: value for key, value in encoded[name].rows[number].items() if key != "labels"}
-            for name, number in batch
-        ]
-        scores = train.mixed_scores(any_part.model, any_part.format.collator()(inputs), [name for name, _ in batch])
-        for (name, number), row in zip(batch, scores, strict=True):
-            found[name][number] = row[: widths[name]]
+    precisions = {name: train.precision_of(runs[name].train) for name in parts}
+    for precision in dict.fromkeys(precisions.values()):
+        tasks = [name for name in parts if precisions[name] == precision]
+        collate = parts[tasks[0]].format.collator()
+        with predictor(runs[tasks[0]], parts[tasks[0]]) as trainer:
+            for batch in _batches({name: encoded[name].lengths for name in tasks}, size):
+                inputs = [encoded[name].rows[number] for name, number in batch]
+                inputs = [{key: value for key, value in row.items() if key != "labels"} for row in inputs]
+                scores = train.mixed_scores(trainer, collate(inputs), [name for name, _ in batch])
+                for (name, number), row in zip(batch, scores, strict=True):
+                    found[name][number] = row[: widths[name]]
     return found
+
+
+def _batches(lengths: dict[str, list[int]], size: int) -> Iterator[list[tuple[str, int]]]:
+    """Yield the task and the number of each row, a batch at a time, the longest first."""
+    rows = [(name, number) for name, each in lengths.items() for number in range(len(each))]
+    rows.sort(key=lambda row: -lengths[row[0]][row[1]])
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]

@@ -25,8 +25,7 @@ def plan(run: Run) -> None:
     table = rows.splits[run.task.splits["train"]]
     if run.early_stopping.patience is not None:
         table, _ = carve(rows, run.task, run.early_stopping.holdout)
-    parts = build(run, model_source, rows.label_names, len(table))
-    encoded = parts.format.encode(table)
+    parts, encoded = build(run, model_source, rows.label_names, table)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = train.training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
     batch_size = arguments.train_batch_size

@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peftkit.data.formats import Format, format_of
+from datasets import Dataset
+
+from peftkit.data.formats import Encoded, Format, format_of
 from peftkit.data.rows import Rows
 from peftkit.jobs.console import say
 from peftkit.methods import Gradual, Unfreezing, wrap
@@ -74,43 +76,48 @@ def sources_of(run: Run, model: Source, data: Source) -> dict[str, Any]:
     return entries
 
 
-def build(run: Run, model_source: Source, names: list[str] | None, rows: int) -> Parts:
-    """Load tokenizer and model and apply the method, which will train on so many rows.
+def build(run: Run, model_source: Source, names: list[str] | None, rows: Dataset) -> tuple[Parts, Encoded]:
+    """Load tokenizer and model, and apply the method; return them, and the rows that it will train on, encoded.
 
-    The seed comes first: head and adapter are drawn from it.
+    The seed comes before the model: head and adapter are drawn from it.
     """
     from transformers import set_seed
 
-    set_seed(run.seed)
     tokenizer = load_tokenizer(model_source)
-    model = load_model(run.model, model_source, tokenizer, run.task.kind, names, run.method.quantization)
     task_format = format_of(run.task, run.model.family, names, tokenizer)
-    config = method_config({**run.method.config, **_schedule(run, rows)})
+    encoded = task_format.encode(rows)
+    set_seed(run.seed)
+    model = load_model(run.model, model_source, tokenizer, run.task.kind, names, run.method.quantization)
+    config = method_config({**run.method.config, **_schedule(run, len(encoded.lengths))})
     if hasattr(config, "revision") and model_source.kind in ("hub", "cache"):
         config.revision = model_source.revision
     checkpointing = bool(run.train.get("activation_checkpointing"))
     model = wrap(model, config, run.task.kind, run.method.quantization is not None, checkpointing)
     if checkpointing and hasattr(model, "enable_input_require_grads"):
         model.enable_input_require_grads()  # frozen embeddings would cut the graph at the first checkpoint
-    return Parts(model, tokenizer, task_format, config.unfreezing(model) if isinstance(config, Gradual) else None)
+    schedule = config.unfreezing(model) if isinstance(config, Gradual) else None
+    return Parts(model, tokenizer, task_format, schedule), encoded
 
 
-def _schedule(run: Run, rows: int) -> dict[str, int]:
-    """Return AdaLoRA's steps (Zhang et al. 2023, section 3.3), as far as the user does not set them."""
+def _schedule(run: Run, inputs: int) -> dict[str, int]:
+    """Return AdaLoRA's steps (Zhang et al. 2023, section 3.3), as far as the user does not set them.
+
+    A long example is several inputs.
+    """
     if not str(run.method.config["_target_"]).endswith("AdaLoraConfig"):
         return {}
     with tempfile.TemporaryDirectory() as scratch:
         arguments = training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
-    steps = steps_of(arguments, rows)
+    steps = steps_of(arguments, inputs)
     settings = {"total_step": steps, "tinit": steps // 10, "tfinal": steps // 3}
     return {name: value for name, value in settings.items() if name not in run.method.config}
 
 
-def steps_of(arguments: Any, rows: int) -> int:
-    """Return how many optimizer steps a training on so many rows takes."""
+def steps_of(arguments: Any, inputs: int) -> int:
+    """Return how many optimizer steps a training on so many inputs takes."""
     if arguments.max_steps > 0:
         return int(arguments.max_steps)
-    batches = math.ceil(rows / (arguments.train_batch_size * arguments.world_size))
+    batches = math.ceil(inputs / (arguments.train_batch_size * arguments.world_size))
     return math.ceil(math.ceil(batches / arguments.gradient_accumulation_steps) * arguments.num_train_epochs)
 
 

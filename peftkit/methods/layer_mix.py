@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +10,13 @@ import torch
 from aenum import extend_enum
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import register_peft_method
-from peft.utils.other import AuxiliaryTrainingWrapper, set_additional_trainable_modules
 from peft.utils.peft_types import PeftType
 from torch import nn
 
-from peftkit.methods.row_names import check_names, named_rows, repeats
+from peftkit.methods.row_names import repeats
+from peftkit.methods.stack import StackTuner
 
 NAME = "LAYER_MIX"
 if NAME not in PeftType.__members__:
@@ -45,22 +44,13 @@ class LayerMixConfig(PeftConfig):
         self.peft_type = PeftType[NAME]
 
 
-class LayerMixModel(BaseTuner):
+class LayerMixModel(StackTuner):
     """PEFT's tuner for `LayerMixConfig`: get_peft_model makes it."""
 
     prefix = "layer_mix_"
     tuner_layer_cls: type[BaseTunerLayer]
 
-    def inject_adapter(
-        self,
-        model: nn.Module,
-        adapter_name: str,
-        autocast_adapter_dtype: bool = True,
-        low_cpu_mem_usage: bool = False,
-        state_dict: dict[str, torch.Tensor] | None = None,
-    ) -> None:
-        """Give the model's stack of layers, which may have some already, a fresh mix."""
-        config: LayerMixConfig = self.peft_config[adapter_name]  # type: ignore[assignment]
+    def _hook(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
         stack: Any = getattr(model, getattr(model, "base_model_prefix", ""), model)
         if stack.config.is_encoder_decoder:
             raise ValueError("a mix of layers is for a head to read, and a text-to-text model has none")
@@ -68,16 +58,7 @@ class LayerMixModel(BaseTuner):
             stack.layer_mix = LayerMix(stack)
         stack.layer_mix.add(adapter_name, config.layer_norm)
         stack.layer_mix.to(next(model.parameters()).device)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
-        self._mark_only_adapters_as_trainable(model)
-        set_additional_trainable_modules(
-            model=model,
-            peft_config=config,
-            model_config=BaseTuner.get_model_config(self),
-            adapter_name=adapter_name,
-            activate_adapter=adapter_name in self.active_adapters,
-        )
-        self.targeted_module_names = [name for name, module in model.named_modules() if module is stack]
+        return [stack]
 
     def unload(self) -> nn.Module:
         """Return the base, whose head reads the last layer again."""
@@ -86,32 +67,8 @@ class LayerMixModel(BaseTuner):
             del stack.layer_mix
         return super().unload()
 
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        setattr(parent, child_name, new_module)  # PEFT would hand its weight on, which a head of layers does not have
-
-    def _create_and_replace(self, *_: Any, **__: Any) -> None:
-        """Do nothing: a stack is hooked, not replaced."""
-
     def _check_merge_allowed(self) -> None:
         raise ValueError("a mix of layers is no change of the base's weights and cannot be merged; try unload()")
-
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *_: Any, **kwargs: Any) -> Iterator[None]:
-        """Hand `adapter_names`, one for each row of the batch, to the mix and every saved module."""
-        names = kwargs.get("adapter_names")
-        if names is None:
-            yield
-            return
-        check_names(self, names)
-        mixes = [module for module in self.modules() if isinstance(module, LayerMix)]
-        try:
-            for mix in mixes:
-                mix.row_names = list(names)
-            with named_rows(self, AuxiliaryTrainingWrapper, names):
-                yield
-        finally:
-            for mix in mixes:
-                mix.row_names = None
 
 
 class LayerMix(nn.Module, BaseTunerLayer):

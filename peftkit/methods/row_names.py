@@ -11,32 +11,35 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 
-def check_names(tuner: BaseTuner, names: Sequence[str]) -> None:
-    """Refuse names while training, and names that nothing is loaded under.
-
-    Raises:
-        ValueError: one of the two; the message says what to do.
-    """
-    if tuner.training:
-        raise ValueError("adapter_names mixes adapters for inference alone; call model.eval() first")
-    unknown = sorted(set(names) - set(tuner.peft_config) - {"__base__"})
-    if unknown:
-        raise ValueError(f"adapter_names has {', '.join(unknown)}; loaded are {', '.join(tuner.peft_config)}")
-
-
 @contextmanager
 def named_rows(
-    tuner: BaseTuner, kinds: type[nn.Module] | tuple[type[nn.Module], ...], names: Sequence[str]
+    tuner: BaseTuner, kinds: type[nn.Module] | tuple[type[nn.Module], ...], names: Sequence[str] | None
 ) -> Iterator[None]:
-    """Hand the names to every call of the tuner's modules of these kinds."""
+    """Let each row of the batch have the adapter of its name; without names change nothing.
+
+    The tuner's modules of these kinds are given the names at every call; those that hook a stack, and so are not
+    called themselves, find them in their attribute `row_names`.
+
+    Raises:
+        ValueError: the model trains, or a name is of no adapter; the message says what to do.
+    """
+    if names is None:
+        yield
+        return
+    _check(tuner, names)
     handles = [
         module.register_forward_pre_hook(partial(_add_names, names=list(names)), with_kwargs=True)
         for module in tuner.modules()
         if isinstance(module, kinds)
     ]
+    hooking: list[Any] = [module for module in tuner.modules() if hasattr(module, "row_names")]
     try:
+        for module in hooking:
+            module.row_names = list(names)
         yield
     finally:
+        for module in hooking:
+            module.row_names = None
         for handle in handles:
             handle.remove()
 
@@ -57,3 +60,11 @@ def _add_names(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     times = repeats(len(args[0]), names)
     return args, {**kwargs, "adapter_names": [name for name in names for _ in range(times)]}
+
+
+def _check(tuner: BaseTuner, names: Sequence[str]) -> None:
+    if tuner.training:
+        raise ValueError("adapter_names mixes adapters for inference alone; call model.eval() first")
+    unknown = sorted(set(names) - set(tuner.peft_config) - {"__base__"})
+    if unknown:
+        raise ValueError(f"adapter_names has {', '.join(unknown)}; loaded are {', '.join(tuner.peft_config)}")

@@ -13,7 +13,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from peftkit.data.files import read_file
-from peftkit.data.formats import Spans, Tags, Texts, spans
+from peftkit.data.formats import Spans, Tags, Texts
+from peftkit.data.formats import spans as spans_module
 from peftkit.data.rows import Rows, load_rows
 from peftkit.schema import Task, UserError
 
@@ -206,7 +207,7 @@ def test_windows_do_not_depend_on_how_many_examples_are_read_at_once(
     task = spans_of(folder(tmp_path, *[ANSWERED, EMPTY] * 5), no_answer=True, max_length=60, stride=20)
     reads, rows = Spans(task, AutoTokenizer.from_pretrained(checkpoints["bert"])), rows_of(task).splits["train"]
     whole = reads.encode(rows)
-    monkeypatch.setattr(spans, "AT_ONCE", 3)
+    monkeypatch.setattr(spans_module, "AT_ONCE", 3)
     parts = reads.encode(rows)
     assert whole.owner is not None and parts.owner is not None
     assert parts.rows.to_list() == whole.rows.to_list() and parts.owner.tolist() == whole.owner.tolist()

@@ -46,7 +46,9 @@ class Spans:
         question, passage = self.task.text
         questions, cut = self._questions([text.strip() for text in rows[question]], limit, is_decoder)
         passages, said = list(rows[passage]), list(rows["label"])
-        tables, owner, places = [], [], []
+        tables: list[Dataset] = []
+        owner: list[np.ndarray] = []
+        places: list[Any] = []
         for first in range(0, len(rows), AT_ONCE):
             part = slice(first, first + AT_ONCE)
             inputs, rows_of, places_of = self._windows(questions[part], passages[part], said[part], limit, is_decoder)

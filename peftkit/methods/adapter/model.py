@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTuner
@@ -12,7 +11,7 @@ from torch import nn
 
 from peftkit.methods.adapter.config import BottleneckConfig
 from peftkit.methods.adapter.layer import BottleneckLayer, ParallelLayer, PostNormLayer
-from peftkit.methods.row_names import check_names, named_rows
+from peftkit.methods.row_names import named_rows
 
 NORMS = ("ln_2", "post_attention_layernorm")  # before a feed-forward, in GPT-2 and Llama
 
@@ -94,16 +93,9 @@ class BottleneckModel(BaseTuner):
     def _check_merge_allowed(self) -> None:
         raise ValueError("bottleneck adapters are not linear and cannot be merged into their base; try unload()")
 
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *_: Any, **kwargs: Any) -> Iterator[None]:
+    def _enable_peft_forward_hooks(self, *_: Any, **kwargs: Any) -> AbstractContextManager[None]:
         """Hand `adapter_names`, one for each row of the batch, to every adapter and every saved module."""
-        names = kwargs.get("adapter_names")
-        if names is None:
-            yield
-            return
-        check_names(self, names)
-        with named_rows(self, (BottleneckLayer, AuxiliaryTrainingWrapper), names):
-            yield
+        return named_rows(self, (BottleneckLayer, AuxiliaryTrainingWrapper), kwargs.get("adapter_names"))
 
 
 def norm_before(parent: nn.Module) -> nn.Module | None:

@@ -16,7 +16,7 @@ from peftkit.methods.adapter.model import BottleneckModel, norm_before
 from peftkit.methods.mix.config import MixConfig
 from peftkit.methods.mix.layer import BehindLayer, Gate, GatedPrefixLayer, LowRankLayer, QueryValueLayer
 from peftkit.methods.soft_prompt.attention import is_attention
-from peftkit.methods.soft_prompt.model import add_prompts, row_prompts, stacks, take_prompts
+from peftkit.methods.soft_prompt.model import add_prompts, stacks, take_prompts
 
 
 class MixModel(BottleneckModel):
@@ -104,17 +104,6 @@ class MixModel(BottleneckModel):
 
     def _check_merge_allowed(self) -> None:
         raise ValueError("a mix is no linear change of the base's weights and cannot be merged; try unload()")
-
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Hand `adapter_names`, one for each row of the batch, to every part."""
-        names = kwargs.get("adapter_names")
-        with super()._enable_peft_forward_hooks(*args, **kwargs):
-            if names is None:
-                yield
-                return
-            with row_prompts(self, names):
-                yield
 
 
 @contextmanager

@@ -2,75 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTuner
-from peft.utils.other import AuxiliaryTrainingWrapper, set_additional_trainable_modules
 from torch import nn
 
-from peftkit.methods.row_names import check_names, named_rows
 from peftkit.methods.soft_prompt.config import SoftPromptConfig
 from peftkit.methods.soft_prompt.layer import PrefixLayer, PromptLayer, SoftPromptLayer
+from peftkit.methods.stack import StackTuner
 
 
-class SoftPromptModel(BaseTuner):
+class SoftPromptModel(StackTuner):
     """PEFT's tuner for `SoftPromptConfig`: get_peft_model makes it."""
 
     prefix = "soft_prompt_"
     tuner_layer_cls = SoftPromptLayer
 
-    def inject_adapter(
-        self,
-        model: nn.Module,
-        adapter_name: str,
-        autocast_adapter_dtype: bool = True,
-        low_cpu_mem_usage: bool = False,
-        state_dict: dict[str, torch.Tensor] | None = None,
-    ) -> None:
-        """Give the model's stacks, which may have some already, a fresh prompt."""
-        config: SoftPromptConfig = self.peft_config[adapter_name]  # type: ignore[assignment]
-        kinds = {other.kind == "prefix" for other in self.peft_config.values()}
+    def _hook(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
+        kinds = {other.kind == "prefix" for other in self.peft_config.values()}  # type: ignore[union-attr, attr-defined]
         if len(kinds) > 1:
             raise ValueError("prompts and prefixes cannot share a model; load them over separate bases")
-        layers = add_prompts(model, adapter_name, config, is_loaded=low_cpu_mem_usage or bool(state_dict))
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
-        self._mark_only_adapters_as_trainable(model)
-        set_additional_trainable_modules(
-            model=model,
-            peft_config=config,
-            model_config=BaseTuner.get_model_config(self),
-            adapter_name=adapter_name,
-            activate_adapter=adapter_name in self.active_adapters,
-        )
-        self.targeted_module_names = [name for name, module in model.named_modules() if module in dict(layers)]
+        return [stack for stack, _ in add_prompts(model, adapter_name, config, is_loaded)]
 
     def unload(self) -> nn.Module:
         """Return the base without any prompt."""
         take_prompts(self.model)
         return super().unload()
 
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        setattr(parent, child_name, new_module)  # PEFT would hand its weight on, which a head of layers does not have
-
-    def _create_and_replace(self, *_: Any, **__: Any) -> None:
-        """Do nothing: a stack is hooked, not replaced."""
-
     def _check_merge_allowed(self) -> None:
         raise ValueError("a soft prompt is no change of the base's weights and cannot be merged; try unload()")
-
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *_: Any, **kwargs: Any) -> Iterator[None]:
-        """Hand `adapter_names`, one for each row of the batch, to every stack and every saved module."""
-        names = kwargs.get("adapter_names")
-        if names is None:
-            yield
-            return
-        check_names(self, names)
-        with row_prompts(self, names), named_rows(self, AuxiliaryTrainingWrapper, names):
-            yield
 
 
 def add_prompts(
@@ -99,19 +59,6 @@ def take_prompts(model: nn.Module) -> None:
         if isinstance(layer := getattr(stack, "soft_prompt", None), SoftPromptLayer):
             layer.release()
             del stack.soft_prompt
-
-
-@contextmanager
-def row_prompts(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Let each row of the batch read the prompt of its name."""
-    layers = [module for module in model.modules() if isinstance(module, SoftPromptLayer)]
-    try:
-        for layer in layers:
-            layer.row_names = list(names)
-        yield
-    finally:
-        for layer in layers:
-            layer.row_names = None
 
 
 def stacks(model: nn.Module) -> list[nn.Module]:

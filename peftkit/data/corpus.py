@@ -1,0 +1,119 @@
+"""Turn a corpus that may be larger than memory into a stream of its documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from peftkit.schema import TEXTS, UserError
+
+LONGEST_LINE = 1 << 20  # letters; a file without line ends is read in parts of this size
+TENTH = 10
+
+
+class Document(NamedTuple):
+    """One text, and whether it belongs to the tenth that only measures."""
+
+    text: str
+    is_held_out: bool
+
+
+def documents(corpus: str, column: str = "text") -> Iterator[Document]:
+    """Read a file, a folder of files, or a Hub dataset, one document after the other, in constant memory.
+
+    A document is a line of a .txt file, or the column `column` of a row of .jsonl, .parquet or the Hub. Every tenth is
+    held out; where there are ten files or more, every tenth file whole, so that no file's terms are in both parts.
+
+    Raises:
+        UserError: there is no such corpus, or a file of it cannot be read.
+    """
+    files = corpus_files(corpus)
+    by_file = files is not None and len(files) >= TENTH
+    number = 0
+    for place, file in enumerate(files or [None]):
+        for text in _hub_texts(corpus, column) if file is None else _texts(file, column):
+            if text.strip():
+                number += 1
+                yield Document(text, (place + 1 if by_file else number) % TENTH == 0)
+
+
+def corpus_files(corpus: str) -> list[Path] | None:
+    """Return the files of a corpus in a fixed order; None where its name is one of the Hub.
+
+    Raises:
+        UserError: there is no such file, or no text in the folder.
+    """
+    path = Path(corpus)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        return None
+    files = sorted(file for file in path.rglob("*") if file.suffix in TEXTS and file.is_file())
+    if not files:
+        raise UserError(f"{corpus} holds no {', '.join(TEXTS)}; name a folder that does, or a file")
+    return files
+
+
+def _texts(file: Path, column: str) -> Iterator[str]:
+    readers = {".jsonl": _jsonl_texts, ".parquet": _parquet_texts}
+    try:
+        if file.suffix in readers:
+            yield from readers[file.suffix](file, column)
+        else:
+            yield from _lines(file)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file}: it is not written in UTF-8; convert it: iconv -f latin1 -t utf-8 {file} > new{file.suffix}"
+        ) from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{file}: {str(error).splitlines()[0]}; mend the file, or name another") from error
+
+
+def _lines(file: Path) -> Iterator[str]:
+    with file.open(encoding="utf-8-sig", newline="\n") as lines:
+        while line := lines.readline(LONGEST_LINE):
+            yield line.rstrip("\r\n")
+
+
+def _jsonl_texts(file: Path, column: str) -> Iterator[str]:
+    with file.open(encoding="utf-8-sig", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{file}: line {number} is no JSON ({error.msg}); write one object a line") from error
+            if not isinstance(row, dict) or column not in row:
+                found = ", ".join(row) if isinstance(row, dict) else "no object"
+                raise UserError(f"{file}: line {number} has no {column} ({found}); say extend.column=NAME")
+            yield str(row[column] or "")
+
+
+def _parquet_texts(file: Path, column: str) -> Iterator[str]:
+    table = pq.ParquetFile(file)
+    if column not in table.schema_arrow.names:
+        raise UserError(
+            f"{file}: it has no column {column} ({', '.join(table.schema_arrow.names)}); say extend.column=NAME"
+        )
+    for batch in table.iter_batches(batch_size=256, columns=[column]):
+        yield from (str(text or "") for text in batch.column(0).to_pylist())
+
+
+def _hub_texts(name: str, column: str) -> Iterator[str]:
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(name, split="train", streaming=True)
+        for row in rows:
+            if column not in row:
+                raise UserError(f"{name} has no column {column} ({', '.join(row)}); say extend.column=NAME")
+            yield str(row[column] or "")
+    except (OSError, ValueError) as error:  # what datasets raises for a name that neither disk nor Hub has
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{name} is no file or folder, and the Hub gives none ({cause}); name a file") from error

@@ -1,0 +1,25 @@
+"""Turn a model and its batches into a trained model, its scores, or what it writes."""
+
+from __future__ import annotations
+
+from peftkit.train.arguments import has_bf16, precision_of, training_arguments
+from peftkit.train.callbacks import Schedule
+from peftkit.train.loop import Fit, Predictions, fit, generate, mixed_scores, predict
+from peftkit.train.spent import peak_memory
+from peftkit.train.trainer import ScoringTrainer, make_trainer
+
+__all__ = [
+    "Fit",
+    "Predictions",
+    "Schedule",
+    "ScoringTrainer",
+    "fit",
+    "generate",
+    "has_bf16",
+    "make_trainer",
+    "mixed_scores",
+    "peak_memory",
+    "precision_of",
+    "predict",
+    "training_arguments",
+]
