@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if found := check(words.overrides, words.more, words.multirun):
         _refuse(found)
     outcome = _Outcome(["-cd", str(words.more)] if words.more else [])
-    _hydra(_arguments(words), outcome)
+    _hydra(_arguments(words, outcome), outcome)
     outcome.end()
 
 
@@ -53,6 +54,9 @@ class _Outcome:
         self.flags = flags  # without which the words cannot be typed again
         self.folders: list[Path] = []
         self.status = 0
+        self.elsewhere: Path | None = None  # `out` of runs that a launcher does in processes of its own
+        self.started = datetime.now(timezone.utc)
+        self.claim: str | None = None
 
     def run(self, cfg: DictConfig) -> None:
         """Do one run; a failed one does not stop the others."""
@@ -61,6 +65,7 @@ class _Outcome:
         from peftkit import jobs
 
         hydra = HydraConfig.get()
+        self.claim = cfg.claim
         # without Hydra's + they can be typed again
         overrides = [word.lstrip("+") for word in hydra.overrides.task]
         try:
@@ -80,10 +85,14 @@ class _Outcome:
                 self.folders.append(folder)
 
     def end(self) -> NoReturn:
+        if self.elsewhere is not None:
+            from peftkit import jobs
+
+            self.folders, self.status = jobs.landed(self.elsewhere, self.started)
         if self.folders:
             from peftkit import jobs
 
-            jobs.finish(self.folders)
+            jobs.finish(self.folders, self.claim)
         sys.exit(self.status)
 
     def _fail(self, status: int, sentence: str) -> None:
@@ -105,14 +114,18 @@ def _refuse(sentences: list[str]) -> NoReturn:
     sys.exit(2)
 
 
-def _arguments(words: Words) -> list[str]:
+def _arguments(words: Words, outcome: _Outcome) -> list[str]:
     """Return what Hydra is to do: show the first run, do the only run, or sweep."""
     with open_drawer(words.more) as composer:
         sweep = plan_sweep(words.overrides, composer, words.multirun)
+        hydra_words = [word for word in words.overrides if word.startswith("hydra")]
+        chosen = composer([*sweep.runs[0], *hydra_words])
+    if "BasicLauncher" not in chosen.hydra.launcher._target_ and not words.shows:
+        outcome.elsewhere, outcome.claim = Path(chosen.out), chosen.claim
     if words.shows:
         if len(sweep.runs) > 1:
             print(f"# the first of {len(sweep.runs)} runs: {' '.join(sweep.runs[0])}")
-        return [*words.flags, *sweep.runs[0], *(word for word in words.overrides if word.startswith("hydra"))]
+        return [*words.flags, *sweep.runs[0], *hydra_words]
     return [*words.flags, *sweep.words]
 
 

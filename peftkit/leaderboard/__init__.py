@@ -1,23 +1,36 @@
-"""Turn run folders into results, from which alone every table is made."""
+"""Turn run folders, one's own and those of others, into results, from which alone every table is made."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from peftkit.schema import INCIDENTAL
 
 TIMED = ("train_seconds", "train_peak_bytes", "tokens_per_second")  # mean something on one machine only
+LATENCY = ("latency_ms", "merged_latency_ms")  # of one row, on one machine
 COSTS = ("trainable_params", "head_params", "total_params", "adapter_bytes", *TIMED)
+DEEP = {"adapter", "model", "checkpoints", "merged", "tensorboard"}  # folders of a run folder, which hold no runs
+# other versions of these, but for the patch, may train another model; of the other packages they are noted
+DECIDING = ("peftkit", "transformers", "peft")
+IN_A_FOLDER = "a folder"  # the data's name: the same files have another path on another machine
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run as it was recorded; `problem` says why its scores do not count."""
+    """One run as it was recorded; `problem` says why its scores do not count.
+
+    `settings` holds all that must be equal for two runs to be seeds of one row, the revisions of model and data and
+    the versions of what decides among them; `search`, `audit`, `gates`, `merge` and `forgetting` are as result.json
+    has them, None where there is nothing.
+    """
 
     folder: Path
     problem: str | None
@@ -35,6 +48,18 @@ class Result:
     rows: dict[str, int]
     scores: dict[str, dict[str, Any]]
     costs: dict[str, float]
+    overrides: list[str] = field(default_factory=list)  # the words that make it again
+    versions: dict[str, str] = field(default_factory=dict)
+    audit: dict[str, Any] = field(default_factory=dict)
+    search: dict[str, Any] | None = None
+    gates: dict[str, Any] | None = None
+    merge: dict[str, Any] | None = None
+    forgetting: dict[str, Any] | None = None
+
+    @cached_property
+    def group(self) -> tuple:
+        settings = json.dumps(self.settings, sort_keys=True)
+        return *source_of(self), self.task, self.model, self.model_for, self.method, settings
 
 
 @dataclass(frozen=True)
@@ -48,9 +73,11 @@ class Broken:
 def collect(folders: Iterable[Path]) -> list[Result | Broken]:
     """Read every result.json below the folders; one that cannot be read, or did not finish, is kept with its problem.
 
-    A run that is there twice (a copy of its folder) counts once, or the copy would pass for another seed.
+    A run that is there twice (a copy of its folder) counts once, or the copy would pass for another seed. Trials of a
+    search are no results: what they found is in the `search` of the runs that they were made for.
     """
-    found = [_read(file) for file in sorted({file for folder in folders for file in folder.rglob("result.json")})]
+    read = (_read(folder) for folder in sorted(_run_folders(folders)))
+    found = _named_by_content([result for result in read if result is not None])
     latest: dict[tuple, Result] = {}
     for result in found:
         if isinstance(result, Result):
@@ -65,23 +92,52 @@ def collect(folders: Iterable[Path]) -> list[Result | Broken]:
     ]
 
 
-def _read(file: Path) -> Result | Broken:
+def version_notes(results: Iterable[Result | Broken]) -> list[str]:
+    """Return a sentence on the packages of which the seeds of one row have different versions.
+
+    Only those are there that do not keep rows apart: other packages than DECIDING, and their own patches.
+    """
+    versions: dict[tuple, dict[str, set[str]]] = {}
+    for result in results:
+        if isinstance(result, Result) and result.problem is None:
+            for package, version in result.versions.items():
+                versions.setdefault(result.group, {}).setdefault(package, set()).add(version)
+    mixed: dict[str, set[str]] = {}
+    for packages in versions.values():
+        for package, seen in packages.items():
+            if len(seen) > 1:
+                mixed.setdefault(package, set()).update(seen)
+    named = ", ".join(f"{package} ({', '.join(sorted(seen))})" for package, seen in sorted(mixed.items()))
+    return [f"Seeds of one row were run with different versions of {named}."] if named else []
+
+
+def _run_folders(folders: Iterable[Path]) -> list[Path]:
+    """Return every folder that holds a result.json, once, however the folders overlap."""
+    found: dict[str, Path] = {}
+    for top in folders:
+        for place, below, files in os.walk(top):
+            if "result.json" in files:
+                found.setdefault(os.path.realpath(place), Path(place))
+                below[:] = [name for name in below if name not in DEEP]
+    return list(found.values())
+
+
+def _read(folder: Path) -> Result | Broken | None:
+    """Return a folder's result; None where it is a trial's, or tells of words and not of a task."""
     try:
-        return _result(file.parent, json.loads(file.read_text(encoding="utf-8")))
+        record = json.loads((folder / "result.json").read_bytes())
+        config = record["run"]["config"]
+        return None if config.get("trial") or config.get("job") == "extend" else _result(folder, record)
     except KeyError as error:
-        return Broken(file.parent, f"cannot be read: it lacks {error}")
+        return Broken(folder, f"cannot be read: it lacks {error}")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        return Broken(file.parent, f"cannot be read: {error}")
+        return Broken(folder, f"cannot be read: {error}")
 
 
 def _result(folder: Path, record: dict[str, Any]) -> Result:
     config, meta, sources = record["run"]["config"], record["meta"], record["audit"]["sources"]
     model, data, task = sources["model"], sources["data"], config["task"]
-    settings = {name: value for name, value in _flatten(config).items() if name not in INCIDENTAL | {"seed"}}
-    # what `main` or `auto` stood for on that day
-    settings |= _flatten({"sources.model": {name: model.get(name) for name in ("revision", "pooling")}})
-    settings["sources.data.revision"] = str(data.get("revision"))
-    settings |= _flatten({"setup": record["run"].get("setup", {})})
+    versions = {str(name): str(text) for name, text in (meta.get("versions") or {}).items() if text is not None}
     scores = {
         str(name): {"value": float(entry["value"]), "higher_is_better": bool(entry["higher_is_better"])}
         for name, entry in record.get("scores", {}).items()
@@ -92,11 +148,10 @@ def _result(folder: Path, record: dict[str, Any]) -> Result:
         problem = f"{meta['status']}: {meta.get('reason') or 'not finished'}"
     elif wrong or not scores:
         problem = ", ".join(wrong) or "no scores: the labels are hidden"
-    name = str(data["name"])
-    if data.get("kind") == "folder":
-        name = name.removesuffix(f"/{task['name']}")  # a data_root holds one folder a task
     data_for = data.get("substituted_for") or (task["suite"] if data.get("kind") == "embedded" else None)
-    costs = {cost: record.get("costs", {}).get(cost) for cost in COSTS}
+    # a suite on disk holds one folder a task, each with its revision among the settings
+    is_suite = data.get("kind") == "folder" and task["suite"] != "own"
+    costs = {cost: record.get("costs", {}).get(cost) for cost in (*COSTS, *LATENCY)}
     return Result(
         folder=folder,
         problem=problem,
@@ -104,27 +159,98 @@ def _result(folder: Path, record: dict[str, Any]) -> Result:
         task=str(task["name"]),
         model=str(model["name"]),
         model_for=str(model["substituted_for"]) if model.get("substituted_for") else None,
-        data=name,
+        data=IN_A_FOLDER if is_suite else str(data["name"]),
         data_for=str(data_for) if data_for else None,
         method=str(config["method"]["name"]),
         seed=int(meta["seed"]),
         device=str(meta["device"]),
         started=str(meta.get("started")),
-        settings=settings,
+        settings=_settings(config, sources, record["run"].get("setup", {}), versions),
         rows={str(split): int(n) for split, n in record["audit"].get("rows", {}).items()},
         scores={} if problem else scores,
         costs={cost: float(value) for cost, value in costs.items() if value is not None},
+        overrides=[str(word) for word in record["run"].get("overrides") or []],
+        versions=versions,
+        audit=dict(record["audit"]),
+        **{name: _part(record, name) for name in ("search", "gates", "merge", "forgetting")},
     )
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _settings(
+    config: Mapping[str, Any], sources: Mapping[str, Any], setup: Mapping[str, Any], versions: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what decides a result; a path is none of it where a revision says what was read from there."""
+    left_out = INCIDENTAL | {"seed", "trial"}
+    # null counts as absent, as in a run's id: a key of a later version makes no row of its own
+    settings = {
+        name: value
+        for name, value in flatten(config).items()
+        if value != "null" and not {name, name.split(".")[0]} & left_out
+    }
+    if not (config.get("search") or {}).get("factors"):  # a run without a search is as one of before there was any
+        settings = {name: value for name, value in settings.items() if not name.startswith("search.")}
+    else:  # the rate is what the search found, another one for each task
+        settings.pop("train.learning_rate", None)
+    by_path = {"data": ("task.dataset", "task.subset", "task.revision"), "model": ("model.checkpoint",)}
+    for part, names in by_path.items():
+        if sources[part].get("kind") == "folder" and sources[part].get("revision"):
+            settings = {name: value for name, value in settings.items() if name not in names}
+    # what `main` or `auto` stood for on that day
+    settings |= flatten({"sources.model": {name: sources["model"].get(name) for name in ("revision", "pooling")}})
+    settings["sources.data.revision"] = str(sources["data"].get("revision"))
+    decided = {name: ".".join(versions[name].split(".")[:2]) for name in DECIDING if name in versions}
+    return settings | flatten({"setup": setup, "versions": decided})
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return a config as the settings of a result have it: one text a key, as {"train.learning_rate": "0.001"}."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
+            flat |= flatten(value, f"{prefix}{name}.")
+        elif value is not None:  # null is as if the key were not there, which it was not in earlier versions
             flat[prefix + name] = value if isinstance(value, str) else json.dumps(value)
     return flat
+
+
+def _part(record: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    value = record.get(name)
+    return dict(value) if isinstance(value, dict) else None
+
+
+def _named_by_content(found: list[Result | Broken]) -> list[Result | Broken]:
+    """Name checkpoints and own data that lie in files alike wherever they lie, and apart where they differ."""
+    names = {
+        part: _names(
+            (str(r.audit["sources"][part]["name"]), str(r.audit["sources"][part]["revision"]))
+            for r in found
+            if isinstance(r, Result) and _is_file(r, part)
+        )
+        for part in ("model", "data")
+    }
+
+    def name(result: Result, part: str, otherwise: str) -> str:
+        return names[part][result.audit["sources"][part]["revision"]] if _is_file(result, part) else otherwise
+
+    return [
+        replace(r, model=name(r, "model", r.model), data=name(r, "data", r.data)) if isinstance(r, Result) else r
+        for r in found
+    ]
+
+
+def _is_file(result: Result, part: str) -> bool:
+    source = result.audit["sources"][part]
+    is_suite = part == "data" and result.data == IN_A_FOLDER
+    return source.get("kind") == "folder" and isinstance(source.get("revision"), str) and not is_suite
+
+
+def _names(read: Iterator[tuple[str, str]]) -> dict[str, str]:
+    """Return a name for each revision: the file's own, with the revision where two of one name differ."""
+    names: dict[str, str] = {}
+    for path, revision in read:
+        names.setdefault(revision, Path(path).name)
+    often = Counter(names.values())
+    return {revision: name if often[name] == 1 else f"{name} ({revision})" for revision, name in names.items()}
 
 
 def source_of(result: Result) -> tuple:
@@ -134,9 +260,8 @@ def source_of(result: Result) -> tuple:
 
 def group_of(result: Result) -> tuple:
     """Return what must be equal for two results to be seeds of one row, but for the number of rows."""
-    settings = json.dumps(result.settings, sort_keys=True)
-    return *source_of(result), result.task, result.model, result.model_for, result.method, settings
+    return result.group
 
 
 def _identity(result: Result) -> tuple:
-    return *group_of(result), tuple(sorted(result.rows.items())), result.seed
+    return *result.group, tuple(sorted(result.rows.items())), result.seed

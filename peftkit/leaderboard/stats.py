@@ -6,7 +6,9 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import mean, stdev
+from functools import cache, cached_property
+from pathlib import Path
+from statistics import fmean, median_high, stdev
 from typing import Any
 
 from peftkit.leaderboard import COSTS, TIMED, Broken, Result, group_of, source_of
@@ -46,10 +48,14 @@ class Row:
     asked: int  # seeds that were run, those without scores included
     problems: list[str]
     all_settings: dict[str, str] = field(repr=False)
+    folders: dict[int, Path] = field(default_factory=dict)  # seed -> its run, of those with scores
+    interval: tuple[float, float] | None = None  # 95 %, of the task's score over seeds; None for a single seed
+    trials: int = 1  # settings tried to choose this one
+    planned: int = 0  # seeds that the task's middle row has, or asked for itself: fewer than that are missing
 
-    @property
+    @cached_property
     def score(self) -> float | None:
-        return mean(self.by_seed.values()) if self.by_seed else None
+        return fmean(self.by_seed.values()) if self.by_seed else None
 
     @property
     def seeds(self) -> list[int]:
@@ -71,7 +77,27 @@ class GlueLine:
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    return Summary(mean(values), stdev(values) if len(values) > 1 else None, len(values))
+    return Summary(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean (Student's t), None for a single value; for the same examples, new seeds."""
+    if len(values) < 2:
+        return None
+    half = _t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
+
+
+@cache
+def _t_quantile(freedom: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))
+
+
+def name_of(row: Row) -> str:
+    """Name a row within its task: its method and the settings that tell it apart."""
+    return f"{row.method} {row.settings}".strip()
 
 
 def task_score(scores: Mapping[str, Mapping[str, Any]]) -> float:
@@ -80,12 +106,12 @@ def task_score(scores: Mapping[str, Mapping[str, Any]]) -> float:
     Metrics of which less is better have no place in that mean; where there are no others, theirs is returned negative.
     """
     up = [entry["value"] for entry in scores.values() if entry["higher_is_better"]]
-    return mean(up) if up else -mean(entry["value"] for entry in scores.values())
+    return fmean(up) if up else -fmean(entry["value"] for entry in scores.values())
 
 
 def glue_average(task_scores: Mapping[str, float]) -> float | None:
     """Return the macro-average over the nine tasks, or None where one is missing (GLUE, section 3.4)."""
-    return None if missing_tasks(task_scores) else mean(task_scores[task] for task in GLUE)
+    return None if missing_tasks(task_scores) else fmean(task_scores[task] for task in GLUE)
 
 
 def missing_tasks(tasks: Iterable[str]) -> list[str]:
@@ -109,7 +135,7 @@ def board(results: Iterable[Result | Broken]) -> list[Row]:
     rows_ = [_row(titles[source_of(r[0])], r, text, flat) for r, text, flat in zip(members, shown, full, strict=True)]
     order = {task: number for number, task in enumerate(GLUE)}
     return sorted(
-        _with_deltas(rows_),
+        _with_plans(_with_deltas(rows_)),
         key=lambda r: (
             r.board.startswith("EMBEDDED"), r.board, order.get(r.task, len(GLUE)), r.task, r.model,
             math.inf if r.score is None else -r.score, r.method, r.settings,
@@ -119,8 +145,13 @@ def board(results: Iterable[Result | Broken]) -> list[Row]:
 
 def glue_table(results: Iterable[Result | Broken]) -> list[GlueLine]:
     """Return a line a method, model and settings that the tasks share, with GLUE's average where all nine are there."""
+    return glue_lines(board(results))
+
+
+def glue_lines(rows: Iterable[Row]) -> list[GlueLine]:
+    """Return the same of rows that are made already."""
     lines: dict[tuple, dict[str, Row]] = {}
-    for row in board(results):
+    for row in rows:
         if row.suite == "glue" and row.task in GLUE and row.score is not None:
             shared = {n: v for n, v in row.all_settings.items() if _is_shared(n)}
             key: tuple = (row.board, row.model, row.method, json.dumps(shared, sort_keys=True))
@@ -177,6 +208,7 @@ def _row(title: str, members: list[Result], settings: str, flat: dict[str, str])
     names = list(dict.fromkeys(name for result in done for name in result.scores))
     devices = sorted({result.device for result in done})
     first = members[0]
+    by_seed = {result.seed: task_score(result.scores) for result in done}
     return Row(
         board=title,
         task=first.task,
@@ -185,7 +217,7 @@ def _row(title: str, members: list[Result], settings: str, flat: dict[str, str])
         settings=settings,
         scores={n: summarize([r.scores[n]["value"] for r in done if n in r.scores]) for n in names},
         higher_is_better={n: next(bool(r.scores[n]["higher_is_better"]) for r in done if n in r.scores) for n in names},
-        by_seed={result.seed: task_score(result.scores) for result in done},
+        by_seed=by_seed,
         delta=None,
         is_reference=False,
         costs=_means(done, [cost for cost in COSTS if cost not in TIMED]),
@@ -195,12 +227,15 @@ def _row(title: str, members: list[Result], settings: str, flat: dict[str, str])
         asked=len({result.seed for result in members}),
         problems=[f"seed {result.seed} {result.problem}" for result in members if result.problem],
         all_settings=flat,
+        folders={result.seed: result.folder for result in done},
+        interval=interval(list(by_seed.values())),
+        trials=max(len((result.search or {}).get("trials") or [0]) for result in members),
     )
 
 
 def _means(results: Sequence[Result], names: Iterable[str]) -> dict[str, float]:
     there = {name: [result.costs[name] for result in results if name in result.costs] for name in names}
-    return {name: mean(values) for name, values in there.items() if values}
+    return {name: fmean(values) for name, values in there.items() if values}
 
 
 def _with_deltas(rows: list[Row]) -> list[Row]:
@@ -221,8 +256,18 @@ def _with_deltas(rows: list[Row]) -> list[Row]:
     return out
 
 
+def _with_plans(rows: list[Row]) -> list[Row]:
+    """Say how many seeds each row ought to have: as many as the task's middle row asked for, or as it did itself."""
+    asked: dict[tuple, list[int]] = {}
+    for row in rows:
+        asked.setdefault((row.board, row.task), []).append(row.asked)
+    usual = {key: median_high(counts) for key, counts in asked.items()}
+    return [replace(row, planned=max(row.asked, usual[row.board, row.task])) for row in rows]
+
+
 def _cell(row: Row) -> tuple:
-    return row.board, row.task, row.model, tuple(sorted(row.rows.items()))
+    data = row.all_settings.get("sources.data.revision")
+    return row.board, row.task, row.model, data, tuple(sorted(row.rows.items()))
 
 
 def _is_shared(name: str) -> bool:

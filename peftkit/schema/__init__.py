@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from peftkit.schema.checks import complaints
-from peftkit.schema.mismatches import FILES, mismatches
+from peftkit.schema.mismatches import FILES, ROW_RULES, TEXTS, mismatches
 from peftkit.schema.names import key_names, nearest, nearest_key
-from peftkit.schema.run import INCIDENTAL, SECTIONS, EarlyStopping, Method, Model, Run, Search, Task, UserError
+from peftkit.schema.run import INCIDENTAL, SECTIONS, EarlyStopping, Extend, Method, Model, Run, Search, Task, UserError
 
 __all__ = [
     "FILES",
     "INCIDENTAL",
+    "ROW_RULES",
     "SECTIONS",
+    "TEXTS",
     "EarlyStopping",
+    "Extend",
     "Method",
     "Model",
     "Run",

@@ -7,20 +7,25 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from peftkit.schema.mismatches import METRICS_OF, mismatches
+from peftkit.schema.mismatches import METRICS_OF, ROW_RULES, mismatches
 from peftkit.schema.names import TRAINING, key_names, nearest, nearest_key
 from peftkit.schema.run import SECTIONS, Run
 from peftkit.signatures import Field, annotation, fields_of, names_in
 
-JOBS = ("finetune", "evaluate", "predict", "merge", "pretrain", "plan", "leaderboard", "matrix")
+JOBS = (
+    "finetune", "evaluate", "predict", "merge", "pretrain", "plan", "leaderboard", "submission", "matrix", "forgetting",
+    "extend",
+)  # fmt: skip
 METRICS = tuple(dict.fromkeys(name for names in METRICS_OF.values() for name in names))
 CHOICES: dict[str, tuple[Any, ...]] = {
     "job": JOBS,
     "source": ("auto", "hub", "embedded"),
+    "claim": ("small_data", "prompt_scale", "lora_merge", "quantization", "by_task", None),
     "model.family": ("encoder", "decoder", "seq2seq"),
     "model.pooling": ("auto", "cls", "mean", None),
     "model.stand_in": ("minilm", "gpt2-mini", "t5-mini"),
     "task.kind": tuple(METRICS_OF),
+    "extend.rows": ROW_RULES,
 }
 PACKAGES = ("peft", "peftkit")
 UPSTREAM = ("train.", "method.config.", "method.quantization.")
@@ -63,6 +68,9 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of values of the rig
         "it takes numbers above 0; say search.factors=[0.3,1,3], or null",
     ),
     "search.rows": (_positive, "it must be 1 or more"),
+    "extend.budget": (lambda terms: terms >= 0, "it must be 0 terms or more"),
+    "extend.min_count": (_positive, "it must be 1 or more"),
+    "extend.pad_to": (_positive, "it must be 1 row or more, or null"),
     "early_stopping.patience": (_positive, "it must be 1 or more, or null"),
     "method.learning_rate": (_positive, "it must be above 0"),
     "task.max_length": (lambda tokens: tokens > 2, "it must be 3 tokens or more"),

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from peftkit.schema.names import nearest
 from peftkit.schema.run import Run
+from peftkit.signatures import fields_of
 
-USES_RUN = ("evaluate", "predict", "merge")  # a finished run folder
+USES_RUN = ("evaluate", "predict", "merge", "forgetting")  # a finished run folder
 WRITTEN = (".csv", ".tsv", ".jsonl", ".parquet")
 FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".conll", ".conllu")
+TEXTS = (".txt", ".jsonl", ".parquet")  # what a corpus is made of
+ROW_RULES = ("pieces", "mean", "normal", "random")  # what the row of a new token is before it trains
 
 _TEXT = ("exact_match", "token_f1", "rouge_l")
 METRICS_OF: dict[str, tuple[str, ...]] = {  # of each kind of task
@@ -32,7 +35,7 @@ FAMILIES = {  # the models that have a head for it, and one to try
 
 def mismatches(run: Run) -> list[str]:
     """Return a sentence for each; nothing is opened but result.json."""
-    return [*_combinations(run), *_verbs(run), *_task(run), *_files(run)]
+    return [*_combinations(run), *_verbs(run), *_task(run), *_files(run), *_vocabulary(run)]
 
 
 def _combinations(run: Run) -> list[str]:
@@ -77,7 +80,8 @@ def _combinations(run: Run) -> list[str]:
 def _verbs(run: Run) -> list[str]:
     """Return what the job lacks, and what was given that it would not look at."""
     found = []
-    if run.runs is not None and (run.job != "predict" or run.run is not None or len(run.runs) < 2):
+    takes_runs = ("predict", "submission")
+    if run.runs is not None and (run.job not in takes_runs or run.run is not None or len(run.runs) < 2):
         found.append("runs= takes two run folders or more, for job=predict, instead of run=; say runs=[DIR,DIR]")
     elif run.runs is not None and run.input is not None and Path(run.input).suffix not in FILES:
         found.append("runs= answers a file with a column task; say input=FILE, or run=DIR for one text")
@@ -87,13 +91,17 @@ def _verbs(run: Run) -> list[str]:
         found.append(f"run= is not for job={run.job}; say job=evaluate, job=predict or job=merge, or drop it")
     if run.job == "predict" and run.input is None:
         found.append("job=predict needs input=FILE or input='a text'")
-    if run.job != "predict" and run.input is not None:
+    if run.job not in ("predict", "forgetting") and run.input is not None:
         found.append(f"input= is not for job={run.job}; say job=predict, or task.dataset=FILE to train on it")
     if run.job == "predict" and run.output is not None and Path(run.output).suffix not in WRITTEN:
         found.append(f"output={run.output} is none of {', '.join(WRITTEN)}; say output=answers.jsonl")
     if run.job == "merge" and run.output is not None and Path(run.output).is_file():
         found.append(f"output={run.output} is a file; job=merge writes a folder: say output=FOLDER")
-    if run.job not in ("predict", "merge", "matrix") and run.output is not None:
+    if run.job == "submission" and run.output is not None and Path(run.output).suffix != ".zip":
+        found.append(f"output={run.output} is no zip; say output=submission.zip")
+    if run.results is not None and run.job != "leaderboard":
+        found.append(f"results= is not for job={run.job}; say job=leaderboard, or drop it")
+    if run.job not in ("predict", "merge", "matrix", "submission") and run.output is not None:
         found.append(f"output= is not for job={run.job}; say out=FOLDER for where run folders go")
     return found
 
@@ -150,11 +158,18 @@ def _task(run: Run) -> list[str]:
 
 def _files(run: Run) -> list[str]:
     folders = [run.run] if run.run is not None else run.runs or []
-    found = [sentence for folder in folders for sentence in _run_folder(folder)] if run.job in USES_RUN else []
+    found = [sentence for folder in folders for sentence in _run_folder(folder)]
+    found = found if run.job in (*USES_RUN, "submission") else []
     if run.job == "predict" and run.input is not None:
         return found + _input(run.input)
+    if run.job == "forgetting" and run.input is not None:
+        return found + _text_file(run.input)
     if run.model.checkpoint.startswith(("/", "./", "../", "~")) and not Path(run.model.checkpoint).is_dir():
         found.append(f"model.checkpoint={run.model.checkpoint} is no folder{_tilde(run.model.checkpoint)}")
+    if run.job == "leaderboard":
+        return found + [sentence for folder in run.results or [] for sentence in _results_folder(folder)]
+    if run.job == "submission" and run.data_root is not None and not Path(run.data_root).is_dir():
+        found.append(f"data_root={run.data_root} is no folder{_tilde(run.data_root)}")
     if run.job not in ("finetune", "plan", "evaluate"):
         return found
     if run.data_root is not None:
@@ -175,6 +190,42 @@ def _files(run: Run) -> list[str]:
     return found
 
 
+def _vocabulary(run: Run) -> list[str]:
+    """Complain about words that no job would learn, and about methods that would train none of their rows."""
+    found, extend = [], run.extend
+    given = extend is not None and (extend.terms is not None or extend.corpus is not None)
+    if extend is not None and given and run.job != "extend":
+        key = "terms" if extend.terms is not None else "corpus"
+        found.append(f"extend.{key}= is not for job={run.job}; say job=extend, or vocab=FOLDER to train what it made")
+    if run.job == "extend" and not given:
+        found.append("job=extend needs words; say extend.terms=FILE, a term a line, or extend.corpus=FILE_OR_FOLDER")
+    if run.job == "extend" and extend is not None and extend.terms is not None:
+        found += _file("extend.terms", extend.terms)
+    if run.job == "extend" and extend is not None and extend.corpus is not None:
+        found += _corpus(extend.corpus)
+    if run.vocab is None:
+        return found
+    if run.job not in ("finetune", "plan"):
+        return [*found, f"vocab= is not for job={run.job}; a run folder has its words with it: drop vocab="]
+    if not (Path(run.vocab) / "vocabulary.json").is_file():
+        hint = _tilde(run.vocab) or "; name a folder that job=extend made, as outputs/extend/..."
+        found.append(f"vocab={run.vocab} holds no vocabulary.json{hint}")
+    target = str(run.method.config.get("_target_"))
+    known = fields_of(target) or {}
+    if not target.endswith((".Full", ".TrainableTokensConfig")) and "trainable_token_indices" not in known:
+        found.append(f"method={run.method.name} cannot train the rows of vocab=; try method=lora, adapter, qlora or full")
+    return found
+
+
+def _corpus(name: str) -> list[str]:
+    path = Path(name)
+    if path.is_file() and path.suffix not in TEXTS:
+        return [f"extend.corpus={name} is none of {', '.join(TEXTS)}; convert it, or name another"]
+    if path.suffix in (*FILES, *TEXTS) or name.startswith(("/", "./", "../", "~")):
+        return _file("extend.corpus", name)
+    return []
+
+
 def _input(name: str) -> list[str]:
     """Complain about a file that is not there, or of a kind that is not read; anything else is a text."""
     if Path(name).suffix in FILES:
@@ -184,6 +235,13 @@ def _input(name: str) -> list[str]:
             f"input={name} is none of {', '.join(FILES)}; put its texts into one, or write a text: input='a fine film'"
         ]
     return []
+
+
+def _text_file(name: str) -> list[str]:
+    """Complain about what is no file of texts."""
+    if Path(name).suffix not in (".txt", *FILES):
+        return [f"input={name} is no file of texts; say input=FILE, a text a line (.txt), or a column text (.jsonl)"]
+    return _file("input", name)
 
 
 def _file(key: str, name: str) -> list[str]:
@@ -197,6 +255,12 @@ def _file(key: str, name: str) -> list[str]:
 
 def _tilde(path: str) -> str:
     return "; write $HOME for ~, which the shell leaves as it is after a =" if path.startswith("~") else ""
+
+
+def _results_folder(folder: str) -> list[str]:
+    if next(Path(folder).rglob("result.json"), None) is not None:
+        return []
+    return [f"results={folder} holds no result.json{_tilde(folder) or '; name a folder of runs, as outputs is one'}"]
 
 
 def _run_folder(folder: str) -> list[str]:

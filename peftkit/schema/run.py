@@ -67,6 +67,17 @@ class Search:
 
 
 @dataclass
+class Extend:
+    terms: str | None
+    corpus: str | None
+    column: str
+    budget: int
+    min_count: int
+    rows: str
+    pad_to: int | None
+
+
+@dataclass
 class Run:
     """One run, as the user chose it."""
 
@@ -87,22 +98,29 @@ class Run:
     task: Task
     train: dict
     runs: list[str] | None = None
+    results: list[str] | None = None
+    watch: bool = False
+    claim: str | None = None
+    vocab: str | None = None
+    extend: Extend | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Run:
         """Build a run from a resolved config that `complaints` finds nothing wrong with."""
         names = [field.name for field in dataclasses.fields(cls)]
-        values = {name: config[name] for name in names if name in config or name != "runs"}
-        values |= {name: part(**config[name]) for name, part in SECTIONS.items()}
+        values = {name: config[name] for name in names if name in config or name not in LATER}
+        values |= {name: part(**config[name]) for name, part in SECTIONS.items() if name in config or name not in LATER}
         return cls(**values)
 
 
 SECTIONS: dict[str, type] = {
     "model": Model, "method": Method, "task": Task, "early_stopping": EarlyStopping, "search": Search,
+    "extend": Extend,
 }  # fmt: skip
 
 # keys that do not change a result, and so are no part of its id or of its row on a board
-INCIDENTAL = {"job", "out", "force", "run", "runs", "input", "output", "source", "data_root"} | {
+LATER = ("runs", "results", "watch", "claim", "vocab", "extend")  # keys that results of earlier versions lack
+INCIDENTAL = {"job", "out", "force", "run", *LATER, "input", "output", "source", "data_root"} | {
     f"train.{name}"
     for name in (
         "report_to", "run_name", "logging_steps", "logging_strategy", "logging_dir", "disable_tqdm", "log_level",

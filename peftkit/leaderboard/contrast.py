@@ -1,0 +1,190 @@
+"""Turn scores by seed and by resample into a test of every pair of rows: over new seeds and new examples at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from peftkit.leaderboard.seeds import guesses, totals
+
+Array = np.ndarray
+ALPHA, POWER = 0.05, 0.8
+SEEDS_AND_EXAMPLES, EXAMPLES, SEEDS, MCNEMAR = "seeds, examples", "bootstrap", "seeds alone", "McNemar"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row's task score by seed, and by resample of its examples where its predictions are known."""
+
+    values: Array  # (seeds,)
+    resampled: Array | None  # (resamples, seeds)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The rows of one task, those with a score, best first."""
+
+    entries: list[Entry]
+    examples: int  # that the predictions have in common, 0 without any
+    first: Array  # (pairs,) the pairs to test
+    second: Array
+    right: list[Array | None] | None = None  # (examples,) a row, where accuracy of one seed is all there is
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The tests of a cell's pairs."""
+
+    first: Array
+    second: Array
+    difference: Array
+    variances: Array  # (pairs, bins) what the variance of the difference may be
+    weights: Array  # (pairs, bins)
+    freedom: Array  # (pairs,)
+    p: Array
+    test: list[str]
+    over_examples: Array  # (pairs,) whether the test speaks of new examples
+
+
+def contrast(cells: Sequence[Cell]) -> list[Contrast]:
+    """Test the pairs of every cell of a board; pairs that nothing can test have p = nan and no test.
+
+    The difference of two rows' mean scores is held against its standard error over new examples (paired bootstrap) and
+    new seeds; the seeds' variance is a distribution, from `seeds.guesses`, and p the mean over it (Behrens-Fisher).
+    """
+    variances = [np.array([_variance(e.values, cell.examples) for e in cell.entries]) for cell in cells]
+    counts = [np.array([len(e.values) for e in cell.entries]) for cell in cells]
+    found = guesses(variances, counts)
+    return [_contrast(*each) for each in zip(cells, found, variances, counts, strict=True)]
+
+
+def _contrast(cell: Cell, states: list, variances: Array, seeds: Array) -> Contrast:
+    means = np.array([e.values.mean() for e in cell.entries])
+    inner, among, known = _over_examples(cell)
+    both = known[cell.first] & known[cell.second]
+    variance = among[cell.first, cell.first] + among[cell.second, cell.second] - 2 * among[cell.first, cell.second]
+    variance = np.where(both, np.maximum(variance, 0), 0.0)
+    width = [len(e.resampled) for e in cell.entries if e.resampled is not None]
+    # the bootstrap's variance is itself an estimate, from that many resamples of that many examples
+    freedom = np.where(both, max(min([cell.examples, *width]) - 1, 1), 1e9)
+    middle, weights = np.zeros((len(both), 1)), np.ones((len(both), 1))
+    if len(both):
+        # without predictions of both, all of the seeds' variance is left to the seeds
+        middle, weights = _totals(cell, states, variances, seeds, inner, variance, both)
+    difference = means[cell.first] - means[cell.second]
+    names = [_name(bool(states), bool(b)) for b in both]
+    p = tail(np.abs(difference), middle, weights, freedom)
+    p = np.where([bool(name) for name in names], np.where(np.abs(difference) < 1e-12, 1.0, np.minimum(p, 1.0)), np.nan)
+    if not states and cell.right is not None:
+        for place in np.flatnonzero(both):
+            p[place] = _mcnemar(cell.right[cell.first[place]], cell.right[cell.second[place]])
+            names[place] = MCNEMAR
+    return Contrast(cell.first, cell.second, difference, middle, weights, freedom, p, names, both)
+
+
+def _totals(
+    cell: Cell, states: list, variances: Array, seeds: Array, inner: Array, variance: Array, both: Array
+) -> tuple[Array, Array]:
+    middle: Array | None = None
+    weights: Array | None = None
+    for here, within in ((both, inner), (~both, np.zeros_like(inner))):
+        if here.any():
+            some, chance = totals(states, variances, seeds, within, variance[here], cell.first[here], cell.second[here])
+            if middle is None or weights is None:
+                middle, weights = np.zeros((len(both), some.shape[1])), np.zeros((len(both), some.shape[1]))
+            middle[here], weights[here] = some, chance
+    assert middle is not None and weights is not None
+    return middle, weights
+
+
+def _name(has_seeds: bool, has_examples: bool) -> str:
+    if has_seeds:
+        return SEEDS_AND_EXAMPLES if has_examples else SEEDS
+    return EXAMPLES if has_examples else ""
+
+
+def _mcnemar(first: Array | None, second: Array | None) -> float:
+    """Return the exact p of two runs being right on as many examples (Dietterich 1998, section 3.1)."""
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    assert first is not None and second is not None
+    counts: Any = [
+        [(first & second).sum(), (first & ~second).sum()],
+        [(~first & second).sum(), (~first & ~second).sum()],
+    ]
+    return min(float(mcnemar(counts, exact=True).pvalue), 1.0)
+
+
+def _variance(values: Array, examples: int) -> float:
+    """Return the sample variance over seeds; scores move in steps, whose rounding is added so that none is zero."""
+    step = 1 / max(examples, 1000)
+    return float(np.var(values, ddof=1)) + step**2 / 12 if len(values) > 1 else np.nan
+
+
+def _over_examples(cell: Cell) -> tuple[Array, Array, Array]:
+    """Return (rows,) a seed's own variance over examples, (rows, rows) covariances of rows' means, (rows,) known."""
+    known = np.array([e.resampled is not None for e in cell.entries])
+    inner = np.zeros(len(cell.entries))
+    among = np.zeros((len(cell.entries),) * 2)
+    means = [e.resampled.mean(1) for e in cell.entries if e.resampled is not None]
+    if means:
+        among[np.ix_(known, known)] = np.atleast_2d(np.cov(np.array(means)))
+    for place, entry in enumerate(cell.entries):
+        if entry.resampled is not None and len(entry.values) > 1:
+            inner[place] = np.var(entry.resampled - entry.resampled.mean(1, keepdims=True), axis=0, ddof=1).sum()
+            inner[place] /= len(entry.values) - 1  # what seeds do not share
+    return inner, among, known
+
+
+def tail(distance: Array, variances: Array, weights: Array, freedom: Array) -> Array:
+    """Return the chance that a difference of zero shows itself at this distance or farther, on either side."""
+    from scipy.special import ndtr
+
+    z = distance[:, None] / np.sqrt(np.maximum(variances, 1e-30))
+    n = freedom[:, None]
+    # Student's t by way of the normal (Abramowitz & Stegun 1964, 26.7.8): a hundred times as fast as its own tail
+    return 2 * (weights * ndtr(-z * (1 - 1 / (4 * n)) / np.sqrt(1 + z**2 / (2 * n)))).sum(1)
+
+
+def reach(level: float, contrast: Contrast) -> Array:
+    """Return the distance (pairs,) whose `tail` is `level`: an interval's half width, or the least that is seen."""
+    spread = np.sqrt(np.maximum(contrast.variances, 1e-30))
+    low, high = spread.min(1) * 1e-3, spread.max(1) * 1e3
+    for _ in range(50):
+        middle = np.sqrt(low * high)
+        beyond = tail(middle, contrast.variances, contrast.weights, contrast.freedom) > level
+        low, high = np.where(beyond, middle, low), np.where(beyond, high, middle)
+    return high
+
+
+def detectable(contrast: Contrast, comparisons: int) -> float | None:
+    """Return the smallest true difference that a test of this cell would have found with 80 % power; None if untested.
+
+    It is told for the cell's middle pair, at Holm's first step: the one difference among `comparisons`
+    (Card et al. 2020 ask for it before a result is read).
+    """
+    tested = ~np.isnan(contrast.p)
+    if not tested.any():
+        return None
+    found = reach(ALPHA / comparisons, contrast) + reach(2 * (1 - POWER), contrast)
+    return float(np.median(found[tested]))
+
+
+def holm(p: Array) -> Array:
+    """Return p after Holm over all that were tested; nan stays."""
+    from statsmodels.stats.multitest import multipletests
+
+    adjusted, tested = p.copy(), ~np.isnan(p)
+    if tested.any():
+        adjusted[tested] = multipletests(p[tested], method="holm")[1]
+    return adjusted
+
+
+def all_pairs(rows: int, limit: int, most: int) -> tuple[Array, Array]:
+    """Return all pairs of the first `limit` rows; each row beyond, up to `most`, is paired with the best alone."""
+    first, second = np.triu_indices(min(rows, limit), 1)
+    beyond = np.arange(limit, min(rows, most))
+    return np.concatenate([first, np.zeros_like(beyond)]), np.concatenate([second, beyond])

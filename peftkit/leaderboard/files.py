@@ -1,0 +1,157 @@
+"""Turn results into files: CSV for a spreadsheet, Markdown to read."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from peftkit.leaderboard import COSTS, TIMED, Broken, Result
+from peftkit.leaderboard.cells import (
+    SPREAD,
+    Ranked,
+    boards_of,
+    cells_of,
+    glue_cells,
+    marks_of,
+    metrics_of,
+    notes_of,
+    plain,
+    problems_of,
+    records_cells,
+    tasks_of,
+    without_constants,
+)
+from peftkit.leaderboard.stats import GLUE, GlueLine, Row, Summary, glue_lines, name_of
+from peftkit.leaderboard.verdict import Comparison, Verdict, judged, sentences
+
+MARKDOWN = {c: f"\\{c}" for c in "\\|`*_[]#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
+def write(results: Sequence[Result | Broken], folder: Path, known: tuple[list[Row], Verdict] | None = None) -> None:
+    """Write leaderboard.csv, comparisons.csv, glue.csv and leaderboard.md; `known` is `judged(results)` if made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = known or judged(results)
+    write_csv(results, folder, known)
+    write_markdown(results, folder / "leaderboard.md", known)
+
+
+def write_csv(results: Sequence[Result | Broken], folder: Path, known: tuple[list[Row], Verdict] | None = None) -> None:
+    """Write leaderboard.csv, the tests as comparisons.csv and, with a GLUE task, glue.csv: in result.json's units."""
+    rows, verdict = known or judged(results)
+    metrics = list(dict.fromkeys(name for row in rows for name in row.scores))
+    lines = [
+        _values((row, group), metrics, verdict.detectable.get((row.board, row.task)))
+        for row, group in zip(rows, verdict.groups, strict=True)
+    ]
+    _write_csv(lines, folder / "leaderboard.csv")
+    _write_csv([_tested(rows, c) for c in verdict.comparisons], folder / "comparisons.csv")
+    _write_csv([_glue_values(line) for line in glue_lines(rows)], folder / "glue.csv")
+
+
+def write_markdown(
+    results: Sequence[Result | Broken], file: Path, known: tuple[list[Row], Verdict] | None = None
+) -> None:
+    """Write the tables that `show` prints, whole, and with text from runs escaped."""
+    rows, verdict = known or judged(results)
+    lines = glue_lines(rows)
+    text = f"# Leaderboard\n\nScores are times 100. {SPREAD}\n"
+    for title, ranked in boards_of(rows, verdict.groups):
+        text += f"\n## {_escaped(title)}\n"
+        marks, told = marks_of(ranked), sentences(rows, verdict, title)
+        for same_task in tasks_of(ranked):
+            task = same_task[0][0].task
+            cells = without_constants([cells_of(each, marks, metrics_of(same_task)) for each in same_task])
+            text += f"\n### {_escaped(task)}\n\n" + _markdown(cells)
+            text += f"\n{_escaped(told[task])}\n" if task in told else ""
+        text += "".join(f"\n{_escaped(note)}\n" for note in notes_of(ranked, marks))
+        if len(told) > 1:
+            text += f"\n### Tasks won, tied and lost\n\n{_markdown(records_cells(verdict.records, title))}"
+        here = [line for line in lines if line.board == title]
+        if here:
+            text += f"\n### GLUE, {_escaped(title.removeprefix('glue, '))}\n\n"
+            text += _markdown([glue_cells(line) | {"missing": ", ".join(line.missing)} for line in here])
+    if verdict.notes:
+        text += "\n## Notes\n\n" + "".join(f"- {_escaped(note)}\n" for note in verdict.notes)
+    problems = problems_of(results)
+    if problems:
+        text += f"\n## {_escaped(problems[0])}\n\n" + "".join(f"- {_escaped(line)}\n" for line in problems[1:])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
+def _tested(rows: Sequence[Row], comparison: Comparison) -> dict[str, Any]:
+    first, second = rows[comparison.first], rows[comparison.second]
+    names = {
+        "board": first.board, "task": first.task, "first": name_of(first), "first model": first.model,
+        "second": name_of(second), "second model": second.model,
+    }  # fmt: skip
+    return names | {name: value for name, value in asdict(comparison).items() if name not in ("first", "second")}
+
+
+def _glue_values(line: GlueLine) -> dict[str, Any]:
+    return {
+        "board": line.board, "method": line.method, "model": line.model, "settings": line.settings,
+        **{task: line.scores.get(task) for task in GLUE},
+        "average": line.average, "average spread": line.spread, "missing": ", ".join(line.missing),
+    }  # fmt: skip
+
+
+def _values(ranked: Ranked, metrics: Sequence[str], detectable: float | None) -> dict[str, Any]:
+    """Return a row for a spreadsheet: plain numbers, in the units of result.json."""
+    row, group = ranked
+    low, high = row.interval or (None, None)
+    blank = Summary(float("nan"), None, 0)
+    scores: dict[str, Any] = {}
+    for name in metrics:
+        entry = row.scores.get(name, blank)
+        scores |= {name: entry.mean if entry.n else None, f"{name} spread": entry.spread}
+    trained, total = row.costs.get("trainable_params"), row.costs.get("total_params")
+    costs = {name: row.costs.get(name) for name in COSTS if name not in TIMED}
+    timed = {
+        name: "; ".join(f"{costs[name]:.6g} ({device})" for device, costs in row.timed.items() if name in costs)
+        if len(row.timed) > 1
+        else next(iter(row.timed.values()), {}).get(name)
+        for name in TIMED
+    }
+    return {
+        "board": row.board, "suite": row.suite, "task": row.task, "model": row.model, "method": row.method,
+        "settings": row.settings, "score": row.score, "group": group, "95 % low": low, "95 % high": high, **scores,
+        "vs full": row.delta, "smallest difference seen": detectable, "n seeds": len(row.seeds),
+        "planned seeds": row.planned, "trials": row.trials,
+        "seeds": " ".join(map(str, row.seeds)), "training rows": row.rows.get("train"), **costs,
+        "trainable share": trained / total if trained is not None and total else None, **timed,
+        "device": "; ".join(row.timed), "problems": "; ".join(row.problems),
+    }  # fmt: skip
+
+
+def _write_csv(lines: Sequence[dict[str, Any]], file: Path) -> None:
+    if not lines:
+        file.unlink(missing_ok=True)  # of an earlier board
+        return
+    with file.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(map(_harmless, lines[0]))
+        writer.writerows(map(_harmless, line.values()) for line in lines)
+
+
+def _harmless(value: Any) -> Any:
+    """Keep a spreadsheet from reading text of a run as a formula."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, str):
+        return value
+    text = plain(value)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠")) else text
+
+
+def _markdown(lines: Sequence[dict[str, str]]) -> str:
+    names = [name for name in lines[0] if not name or any(line[name] for line in lines)]
+    head = f"| {' | '.join(map(_escaped, names))} |\n|{' --- |' * len(names)}\n"
+    return head + "".join(f"| {' | '.join(_escaped(line[name]) for name in names)} |\n" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    return "".join(MARKDOWN.get(c, c) for c in plain(text))

@@ -1,0 +1,71 @@
+"""Turn rows into tables that a LaTeX paper can include: methods by tasks, a table a board."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from statistics import stdev
+
+from peftkit.leaderboard.page.ties import Cell, cells, figure, is_up
+from peftkit.leaderboard.stats import Row
+from peftkit.leaderboard.verdict import label
+
+SPECIAL = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", **{c: f"\\{c}" for c in "#$%&_{}"},
+    **{c: f"{{{c}}}" for c in "[]*"},  # at the start of a line they would speak to the line break before
+}  # fmt: skip
+
+
+def write_latex(rows: Sequence[Row], groups: Sequence[str], file: Path) -> None:
+    r"""Write a booktabs table a board: mean and spread over seeds, letters of tied groups, the best in bold.
+
+    The best is bold only where a test tells it from every other row of its task. Needs \usepackage{booktabs}.
+    """
+    boards = groupby(cells(rows, groups), key=lambda cell: cell.board)
+    text = "% \\usepackage{booktabs}\n" + "".join(_table(board, list(found), rows, groups) for board, found in boards)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
+def _table(board: str, found: Sequence[Cell], rows: Sequence[Row], groups: Sequence[str]) -> str:
+    several = len({rows[number].model for cell in found for number in cell.ranked + cell.failed}) > 1
+    lines: dict[str, dict[str, str]] = {}
+    for cell in found:
+        sure = cell.is_tested and len(cell.top) == 1
+        for number in [*cell.ranked, *cell.failed]:
+            text = _value(rows[number], groups[number], is_bold=sure and number == cell.top[0])
+            lines.setdefault(label(rows[number], several), {})[cell.task] = text
+    body = "".join(
+        f"{_escaped(name)} & {' & '.join(values.get(cell.task, '--') for cell in found)} \\\\\n"
+        for name, values in lines.items()
+    )
+    tested = any(cell.is_tested for cell in found)
+    letters = "Rows of a task that share a letter are statistically tied." if tested else "Differences were not tested."
+    caption = f"{_escaped(board)}. Scores times 100, mean $\\pm$ standard deviation over seeds. {letters}"
+    return (
+        f"\n\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n"
+        f"\\begin{{tabular}}{{l{'r' * len(found)}}}\n\\toprule\n"
+        f"Method & {' & '.join(_escaped(cell.task) for cell in found)} \\\\\n\\midrule\n{body}"
+        "\\bottomrule\n\\end{tabular}\n\\end{table}\n"
+    )
+
+
+def _value(row: Row, letters: str, is_bold: bool) -> str:
+    if row.score is None:
+        return "failed"
+    score = figure(row, row.score)
+    values = list(row.by_seed.values())
+    spread = ""
+    if len(values) > 1:
+        shown = figure(row, stdev(values)) if is_up(row) else f"{stdev(values):.2g}"
+        spread = f" $\\pm$ {shown}"
+    mark = f"\\textsuperscript{{{_escaped(letters)}}}" if letters else ""
+    if is_bold:
+        score = f"\\textbf{{{score}}}"
+    return f"{score}{spread}{mark}"
+
+
+def _escaped(text: str) -> str:
+    return "".join(SPECIAL.get(c, c if c.isprintable() else " ") for c in text)

@@ -1,0 +1,29 @@
+"""Turn pairs that differ into letters: rows that share one are tied."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable
+
+ORDER = string.ascii_lowercase + string.ascii_uppercase
+
+
+def letters(rows: int, differing: Iterable[tuple[int, int]]) -> list[str]:
+    """Return each row's letters, by insertion and absorption (Piepho 2004); "a" is of the first row.
+
+    Two rows share a letter if and only if they are no pair of `differing`.
+    """
+    columns: list[set[int]] = [set(range(rows))]
+    for one, other in differing:
+        split = [column for column in columns if one in column and other in column]
+        columns = [column for column in columns if column not in split]
+        for column in split:
+            for part in (column - {one}, column - {other}):
+                if not any(part <= kept for kept in columns):
+                    columns = [kept for kept in columns if not kept <= part] + [part]
+    columns = sorted(columns, key=lambda column: sorted(column))
+    return ["".join(_letter(place) for place, column in enumerate(columns) if row in column) for row in range(rows)]
+
+
+def _letter(place: int) -> str:
+    return ORDER[place] if place < len(ORDER) else chr(0x3B1 + place - len(ORDER))  # Greek, and on

@@ -1,0 +1,155 @@
+// The panel of one row: scores of each seed, costs, what was audited, what was tried, and how to make it again.
+
+function openDetails(row) {
+  const panel = byId("details");
+  panel.replaceChildren(
+    el("header", {}, el("h2", { id: "details-title" }, row.method), el("button", { type: "button", id: "close" }, "Close")),
+    el("p", {}, `${row.task} · ${row.model}${row.settings ? ` · ${row.settings}` : ""}`),
+    el("p", { class: board()?.embedded ? "stand-in" : "muted" }, row.board),
+    el("p", {}, headline(row)),
+    ...row.problems.map((text) => el("p", { class: "problem" }, text)),
+    ...seedsPart(row), ...commandPart(row), ...comparisonPart(row), ...costPart(row), ...auditPart(row), ...searchPart(row),
+    ...plainPart("Merged", row.merge), ...plainPart("Forgetting", row.forgetting), ...curvePart(row),
+  );
+  byId("close").addEventListener("click", () => panel.close());
+  panel.showModal();
+  panel.scrollTop = 0;
+  if (row.curves.length) byId("details-curve").append(curvePlot([row], colourOf, Math.max(260, byId("details-curve").clientWidth)));
+}
+
+function headline(row) {
+  if (!isNumber(row.score)) return "No seed has a score that counts.";
+  const parts = [`${scoreText(row, row.score, 2)} over ${row.seeds.length} ${row.seeds.length === 1 ? "seed" : "seeds"}`];
+  if (isNumber(row.low)) parts.push(`95 % interval ${row.up ? interval(row) : interval(row)}`);
+  if (row.letters) parts.push(`group ${row.letters}${row.top ? ", tied with the best" : ""}`);
+  if (row.reference) parts.push("the row that others are held against");
+  else if (isNumber(row.delta)) parts.push(`${differenceText(row, row.delta)} to full fine-tuning`);
+  return `${parts.join("; ")}.`;
+}
+
+function tableOf(heads, lines) {
+  const body = lines.map(([first, ...rest]) => el("tr", {}, el("th", { scope: "row" }, first), rest.map((cell) => (cell instanceof Node ? cell : el("td", { class: "num" }, String(cell))))));
+  const head = el("tr", {}, heads.map((text, place) => el("th", { scope: "col", class: place ? "num" : null }, text)));
+  return el("div", { class: "scroll", role: "region", "aria-label": heads.join(", "), tabindex: 0 }, el("table", {}, el("thead", {}, head), el("tbody", {}, body)));
+}
+
+const part = (title, ...content) => [el("h3", {}, title), ...content];
+
+function seedsPart(row) {
+  const metrics = row.metrics.map(([name]) => name);
+  const shown = (run, name) => (isNumber(run.scores[name]) ? (row.up ? (100 * run.scores[name]).toFixed(2) : short(run.scores[name], 5)) : "–");
+  const several = new Set(row.runs.map((run) => run.device)).size > 1;
+  const lines = row.runs.map((run) => {
+    const cells = run.problem ? [el("td", { class: "wrap problem", colspan: metrics.length || 1 }, run.problem)] : metrics.map((name) => shown(run, name));
+    return [String(run.seed), ...cells, ...(several ? [el("td", {}, run.device)] : [])];
+  });
+  if (metrics.length && row.runs.length > 1)
+    lines.push(["mean", ...row.metrics.map(([, mean]) => (row.up ? (100 * mean).toFixed(2) : short(mean, 5))), ...(several ? [""] : [])]);
+  return part("Scores of each seed", tableOf(["Seed", ...(metrics.length ? metrics.map((name) => name.replaceAll("_", " ")) : ["Problem"]), ...(several ? ["Machine"] : [])], lines));
+}
+
+function commandPart(row) {
+  const known = row.runs.filter((run) => run.command);
+  if (!known.length) return [];
+  const [first, ...rest] = known.map((run) => commandLine(run.command, `Command for seed ${run.seed}`));
+  const more = rest.length ? el("details", {}, el("summary", {}, `The other ${rest.length === 1 ? "seed" : `${rest.length} seeds`}`), rest) : null;
+  return part("Make it again", first, more ?? "");
+}
+
+function commandLine(text, words) {
+  const button = el("button", { type: "button", "aria-label": `Copy: ${words}` }, "Copy");
+  const code = el("code", {}, text);
+  button.addEventListener("click", async () => {
+    button.textContent = (await copied(text)) ? "Copied" : "Select and copy";
+    if (button.textContent !== "Copied") getSelection().selectAllChildren(code);
+  });
+  return el("div", { class: "command" }, code, button);
+}
+
+// a page read from disk may have no clipboard of its own; the old way needs a selection
+async function copied(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = el("textarea", {}, text);
+    byId("details").append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    return done;
+  }
+}
+
+function comparisonPart(row) {
+  const mine = data.comparisons.filter(([first, second]) => first === row.number || second === row.number);
+  if (!mine.length) return [];
+  const lines = mine.map(([first, second, difference, low, high, p, holm, differs, test]) => {
+    const isFirst = first === row.number;
+    const sign = isFirst ? 1 : -1;
+    const ends = isNumber(low) && isNumber(high) ? [sign * low, sign * high].sort((a, b) => a - b) : null;
+    return { other: data.rows[isFirst ? second : first], difference: isNumber(difference) ? sign * difference : null, ends, p, holm, differs, test };
+  });
+  lines.sort((a, b) => (a.difference ?? 0) - (b.difference ?? 0));
+  const cells = lines.map((line) => [
+    line.other.label, differenceText(row, line.difference),
+    line.ends ? (row.up ? line.ends : [...line.ends].reverse()).map((end) => differenceText(row, end)).join(" to ") : "–",
+    probability(line.p), probability(line.holm), line.differs ? "differs" : "tied",
+  ]);
+  const tests = [...new Set(lines.map((line) => line.test))].join(", ");
+  return part("Held against the others", el("p", { class: "muted" }, `This row minus the other; ${tests}.`), tableOf(["Other", "Difference", "95 % interval", "p", "p, Holm", "Verdict"], cells));
+}
+
+const list = (pairs) => el("dl", {}, pairs.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+
+function costPart(row) {
+  const lines = Object.entries(row.costs).map(([name, value]) => [costName(name), costText(name, value)]);
+  const { trainable_params: trained, total_params: total } = row.costs;
+  if (isNumber(trained) && total) lines.splice(1, 0, ["Share trained", `${short((100 * trained) / total, 2)} %`]);
+  for (const [device, costs] of Object.entries(row.timed)) {
+    lines.push(["Machine", device]);
+    for (const [name, value] of Object.entries(costs)) lines.push([costName(name), costText(name, value)]);
+  }
+  return lines.length ? part("Costs", list(lines)) : [];
+}
+
+function auditPart(row) {
+  const counts = (values) => Object.entries(values).map(([name, value]) => `${name} ${isNumber(value) ? value : JSON.stringify(value)}`).join(", ");
+  const lines = Object.keys(row.rows).length ? [["Rows", counts(row.rows)]] : [];
+  for (const name of ["truncated", "dropped"]) {
+    const value = row.audit?.[name];
+    if (value) lines.push([`Rows ${name}`, typeof value === "object" ? counts(value) : String(value)]);
+  }
+  for (const [split, labels] of Object.entries(row.audit?.label_counts ?? {})) lines.push([`Labels, ${split}`, labels && typeof labels === "object" ? counts(labels) : String(labels)]);
+  for (const [name, source] of Object.entries(row.sources ?? {})) lines.push([`Source of ${name}`, Object.entries(source).map(([key, value]) => `${key} ${value}`).join(", ")]);
+  if (row.gates) lines.push(["Gates", counts(row.gates)]);
+  if (row.versions && Object.keys(row.versions).length) lines.push(["Versions", counts(row.versions).replaceAll('"', "")]);
+  return lines.length ? part("Audit", list(lines)) : [];
+}
+
+function searchPart(row) {
+  const trials = row.search?.trials;
+  if (!Array.isArray(trials)) return [];
+  const lines = trials.map((trial) => [
+    isNumber(trial.learning_rate) ? String(trial.learning_rate) : "–", isNumber(trial.score) ? scoreText(row, trial.score) : "–",
+    el("td", { class: "wrap" }, `${trial.status ?? ""}${trial.learning_rate === row.search.chosen ? " · chosen" : ""}`),
+  ]);
+  const rows = isNumber(row.search.rows) ? `, on ${row.search.rows} rows set apart from training` : "";
+  const time = isNumber(row.search.seconds) ? `, in ${duration(row.search.seconds)}` : "";
+  return part("Tried before", el("p", { class: "muted" }, `${trials.length} learning rates${rows}${time}.`), tableOf(["Learning rate", "Score", "Outcome"], lines));
+}
+
+function plainPart(title, values) {
+  const lines = flatten(values ?? {});
+  return lines.length ? part(title, list(lines)) : [];
+}
+
+function flatten(values, before = "") {
+  return Object.entries(values).flatMap(([name, value]) =>
+    value !== null && typeof value === "object" && !Array.isArray(value)
+      ? flatten(value, `${before}${name.replaceAll("_", " ")} · `)
+      : [[before + name.replaceAll("_", " "), isNumber(value) ? short(value, 4) : Array.isArray(value) ? JSON.stringify(value) : String(value)]],
+  );
+}
+
+const curvePart = (row) => (row.curves.length ? part("Training loss", el("div", { id: "details-curve" })) : []);

@@ -1,0 +1,224 @@
+// Draws the page, and draws it again as the reader chooses.
+
+const SECTIONS = ["verdict", "table", "trade", "heat", "curves", "failed"];
+let pending = 0;
+
+function drawAll() {
+  drawBoard();
+  fillSelects();
+  drawRows();
+}
+
+function drawRows() {
+  const rows = filteredRows();
+  drawTable(rows);
+  const all = boardRows().length;
+  byId("count").textContent = rows.length === all ? `${all} rows` : `${rows.length} of ${all} rows`;
+  cancelAnimationFrame(pending); // plots of a search that goes on are not drawn
+  pending = requestAnimationFrame(() => {
+    drawTrade(rows);
+    byId("trade-plots").before(legendBox(rows));
+    drawHeat(rows);
+    drawCurves();
+  });
+  writeAddress();
+}
+
+function legendBox(rows) {
+  byId("trade-legend")?.remove();
+  return el("div", { id: "trade-legend" }, drawLegend(rows));
+}
+
+function drawBoard() {
+  const here = board();
+  byId("board-line").hidden = data.boards.length < 2;
+  const warning = byId("stand-in");
+  warning.hidden = !here?.embedded;
+  warning.textContent = here?.embedded ? `Not the real thing. ${here.title}. These rows say nothing about what is stood in for, and share no table with it.` : "";
+  const lines = here?.headlines ?? [];
+  const overall = lines.filter(([task]) => !task).map(([, text]) => text).join(" ");
+  byId("overall").hidden = !overall;
+  byId("overall").textContent = overall;
+  byId("headlines").replaceChildren(...lines.filter(([task]) => task).flatMap(([task, text]) => [el("dt", {}, task), el("dd", {}, text)]));
+  if (!data.rows.length) byId("headlines").replaceChildren(el("dt", {}, "No rows yet"), el("dd", {}, "train one: python -m peftkit recipe=lora_glue"));
+  drawReading(here);
+}
+
+function drawReading(here) {
+  const notes = [
+    "A score is the plain mean of the task's metrics, times 100; ± is the standard deviation over seeds, the bar below it the 95 % interval of the mean.",
+    data.tested ? "Rows that share a letter could not be told apart by the tests; the shaded rows share one with the best of their task." : "No test was made: a higher mean may be chance.",
+    here?.models.length === 1 ? `Model: ${here.models[0]}.` : null,
+    ...data.notes,
+  ].filter(Boolean);
+  const records = here?.records ?? [];
+  const box = byId("reading");
+  box.querySelector("ul").replaceChildren(...notes.map((text) => el("li", {}, text)));
+  box.querySelector(".records")?.remove();
+  if (records.length) {
+    const lines = records.map(([first, second, win, tie, loss]) => [`${first} against ${second}`, win, tie, loss]);
+    box.append(el("div", { class: "records" }, el("p", {}, "Over tasks, by the tests:"), tableOf(["Pair", "Won", "Tied", "Lost"], lines)));
+  }
+}
+
+function fillSelects() {
+  const rows = boardRows();
+  options("task", [["", "all"], ...unique(rows.map((row) => row.task))]);
+  options("model", [["", "all"], ...unique(rows.map((row) => row.model))]);
+  options("method", [["", "all"], ...unique(rows.map((row) => row.method)).sort()]);
+  options("machine", machines().map((name) => [name, name]), machine());
+  for (const id of ["task", "model", "machine"]) byId(id).closest("label").hidden = byId(id).options.length < (id === "machine" ? 2 : 3);
+  const axes = [[SCORE, "Score"], ...costNames(rows).map((name) => [name, costName(name)])];
+  options("x", axes);
+  options("y", axes);
+  byId("q").value = state.q;
+  for (const id of ["tied", "lx", "ly"]) byId(id).checked = Boolean(state[id]);
+  byId("tied").closest("label").hidden = !data.tested;
+}
+
+const unique = (values) => [...new Set(values)].map((value) => [value, value]);
+
+function options(id, pairs, chosen = state[id]) {
+  byId(id).replaceChildren(...pairs.map(([value, text]) => el("option", { value, selected: value === chosen }, text)));
+  if (!pairs.some(([value]) => value === chosen)) state[id] = byId(id).value;
+}
+
+function fillBoards() {
+  const line = (here, place) => el("option", { value: place, selected: String(place) === state.board }, here.title);
+  const groups = [["Real data", false], ["Stand-ins: not the real thing", true]].map(([name, embedded]) => {
+    const lines = data.boards.map((here, place) => (here.embedded === embedded ? line(here, place) : null)).filter(Boolean);
+    return lines.length ? el("optgroup", { label: name }, lines) : null;
+  });
+  byId("board").replaceChildren(...groups.filter(Boolean));
+}
+
+function drawFailed() {
+  const runs = data.failed;
+  byId("failed").hidden = !runs.length;
+  const shown = runs.slice(0, 300);
+  byId("failed-note").textContent = `${runs.length} of ${data.runs} runs${shown.length < runs.length ? `; the first ${shown.length} are listed` : ""}.`;
+  const heads = ["Method", "Task", "Reason", "Seed", "Model", "Folder"];
+  const lines = shown.map((run) =>
+    el("tr", {},
+      el("th", { scope: "row" }, run.method || "unknown"), el("td", {}, run.task), el("td", { class: "reason" }, run.problem),
+      el("td", {}, run.seed === null ? "" : String(run.seed)), el("td", {}, run.model.split("/").pop()),
+      el("td", { class: "folder" }, run.folder),
+    ),
+  );
+  byId("failed-table").replaceChildren(el("thead", {}, el("tr", {}, heads.map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, lines));
+}
+
+function listen() {
+  for (const id of ["task", "model", "method", "machine", "x", "y"])
+    byId(id).addEventListener("change", (event) => { state[id] = event.target.value; drawRows(); });
+  for (const id of ["tied", "lx", "ly"])
+    byId(id).addEventListener("change", (event) => { state[id] = event.target.checked ? "1" : ""; drawRows(); });
+  byId("q").addEventListener("input", (event) => { state.q = event.target.value; drawRows(); });
+  byId("filters").addEventListener("submit", (event) => event.preventDefault());
+  byId("clear").addEventListener("click", () => {
+    for (const id of ["q", "task", "model", "method", "tied"]) state[id] = "";
+    fillSelects();
+    drawRows();
+  });
+  byId("board").addEventListener("change", (event) => {
+    Object.assign(state, { ...DEFAULTS, board: event.target.value, x: state.x, y: state.y, lx: state.lx, ly: state.ly });
+    drawAll();
+  });
+  byId("rows").tHead.addEventListener("click", (event) => {
+    const id = event.target.closest("[data-sort]")?.dataset.sort;
+    if (!id) return;
+    chooseSort(id);
+    drawTable(filteredRows());
+    writeAddress();
+    byId("rows").tHead.querySelector(`[data-sort="${CSS.escape(id)}"]`).focus();
+  });
+  byId("rows").tBodies[0].addEventListener("click", (event) => {
+    if (event.target.matches("[data-pick]") || getSelection().toString()) return;
+    const line = event.target.closest("tr");
+    if (line) openDetails(data.rows[Number(line.dataset.row)]);
+  });
+  byId("rows").tBodies[0].addEventListener("change", (event) => {
+    if (!event.target.matches("[data-pick]")) return;
+    pickCurve(data.rows[Number(event.target.dataset.pick)], event.target.checked);
+    for (const box of document.querySelectorAll("[data-pick]")) box.checked = pickedRows().includes(data.rows[Number(box.dataset.pick)]);
+    drawCurves();
+    writeAddress();
+  });
+  byId("heat-table").addEventListener("click", (event) => {
+    const cell = event.target.closest("[data-row]");
+    if (cell) openDetails(data.rows[Number(cell.dataset.row)]);
+  });
+  byId("more").addEventListener("click", () => drawMore(5 * CHUNK));
+  byId("details").addEventListener("click", (event) => event.target === byId("details") && event.offsetX < 0 && byId("details").close());
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth === width) return; // a phone's bars come and go
+    width = innerWidth;
+    drawRows();
+  });
+}
+
+const THEMES = ["auto", "light", "dark"];
+
+function chooseTheme(name) {
+  if (name === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = name;
+  byId("theme").textContent = `Theme: ${name}`;
+  try {
+    localStorage.setItem("peftkit-theme", name);
+  } catch {
+    // a page from disk may keep nothing: then it is chosen anew each time
+  }
+}
+
+function startTheme() {
+  let name = "auto";
+  try {
+    name = localStorage.getItem("peftkit-theme") ?? "auto";
+  } catch {
+    // as above
+  }
+  chooseTheme(THEMES.includes(name) ? name : "auto");
+  byId("theme").addEventListener("click", () => {
+    const now = document.documentElement.dataset.theme ?? "auto";
+    chooseTheme(THEMES[(THEMES.indexOf(now) + 1) % THEMES.length]);
+  });
+}
+
+// served by job=leaderboard watch=true, the page asks whether it is still the latest; elsewhere nobody answers
+async function watch() {
+  let first = null;
+  while (location.protocol === "http:") {
+    const answer = await fetch("version", { cache: "no-store" }).catch(() => null);
+    if (answer && !answer.ok) return;
+    const version = answer ? await answer.text() : first;
+    first ??= version;
+    if (version !== first && !byId("details").open) location.reload();
+    await new Promise((resolve) => setTimeout(resolve, 2000));
+  }
+}
+
+readAddress();
+startTheme();
+byId("made").textContent = `${data.rows.length} rows of ${data.runs} runs, written ${data.written.replace("T", " ").replace("+00:00", " UTC")}`;
+byId("command").textContent = data.command;
+document.querySelector("nav").replaceChildren(
+  ...SECTIONS.filter((id) => id !== "failed" || data.failed.length).map((id) => el("a", { href: `#${id}`, "data-to": id }, byId(id).querySelector("h2").textContent)),
+);
+document.querySelector("nav").addEventListener("click", (event) => {
+  const id = event.target.dataset.to;
+  if (!id) return;
+  event.preventDefault(); // the address holds the reader's choices
+  byId(id).setAttribute("tabindex", "-1");
+  byId(id).focus({ preventScroll: true });
+  byId(id).scrollIntoView();
+});
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  byId("table").focus();
+});
+fillBoards();
+listen();
+drawFailed();
+drawAll();
+watch();

@@ -1,0 +1,82 @@
+"use strict";
+// Turns values into words and elements. Text of a run only ever becomes a text node.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+
+function el(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== ""));
+  return made;
+}
+
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const short = (value, digits = 3) => String(Number(value.toPrecision(digits)));
+
+function amount(value, unit = "") {
+  if (!isNumber(value)) return "–";
+  for (const [size, prefix] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]])
+    if (Math.abs(value) >= size) return `${short(value / size)} ${prefix}${unit}`;
+  return `${short(value)} ${unit}`.trim();
+}
+
+function duration(seconds) {
+  if (!isNumber(seconds)) return "–";
+  if (seconds < 1) return `${short(seconds * 1000)} ms`;
+  if (seconds < 120) return `${short(seconds)} s`;
+  return seconds < 7200 ? `${(seconds / 60).toFixed(1)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+// a score is shown times 100; an error, which is kept negative, in the unit of its labels
+function scoreText(row, value, digits = 1) {
+  if (!isNumber(value)) return "–";
+  return row.up ? (100 * value).toFixed(digits) : short(Math.abs(value), 4);
+}
+
+function spreadText(row) {
+  if (!isNumber(row.spread)) return "";
+  return ` ± ${row.up ? (100 * row.spread).toFixed(1) : short(row.spread, 2)}`;
+}
+
+function differenceText(row, value) {
+  if (!isNumber(value)) return "–";
+  const shown = row.up ? (100 * value).toFixed(1) : short(-value, 3); // of an error, more is worse
+  return Number(shown) > 0 ? `+${shown}` : shown.replace("-", "−");
+}
+
+const probability = (p) => (!isNumber(p) ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3));
+const modelName = (row) => row.model.split("/").pop();
+
+// what a cost is called, how it is written, and whether more of it is better
+const COSTS = {
+  trainable_params: ["Trained weights", amount], head_params: ["Head weights", amount],
+  total_params: ["All weights", amount], adapter_bytes: ["To ship", (v) => amount(v, "B")],
+  train_seconds: ["Time to train", duration], train_peak_bytes: ["Peak memory", (v) => amount(v, "B")],
+  tokens_per_second: ["Tokens a second", amount, true], seconds_to_best: ["Time to its best", duration],
+  latency_ms: ["Latency", (v) => duration(v / 1000)], latency_merged_ms: ["Latency, merged", (v) => duration(v / 1000)],
+  eval_seconds: ["Time to evaluate", duration], eval_peak_bytes: ["Peak, evaluating", (v) => amount(v, "B")],
+  padding_waste: ["Padding", (v) => `${(100 * v).toFixed(1)} %`], pscp: ["PSCP", (v) => short(v), true],
+};
+const SCORE = "score";
+
+function costName(name) {
+  return COSTS[name]?.[0] ?? name.replaceAll("_", " ");
+}
+
+function costText(name, value) {
+  return isNumber(value) ? (COSTS[name]?.[1] ?? ((v) => amount(v)))(value) : "–";
+}
+
+function moreIsBetter(name) {
+  return name === SCORE || COSTS[name]?.[2] === true;
+}
+
+const METHODS = [...new Set(data.rows.map((row) => row.method))].sort();
+const SYMBOLS = ["circle", "diamond", "triangle", "square", "cross", "star"];
+const colourOf = (row) => `var(--c${METHODS.indexOf(row.method) % 8})`;
+const symbolOf = (row) => SYMBOLS[Math.floor(METHODS.indexOf(row.method) / 8) % SYMBOLS.length];

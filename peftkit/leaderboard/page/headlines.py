@@ -1,0 +1,97 @@
+"""Turn a verdict into the sentences that a reader who asks which method to use should read first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from peftkit.leaderboard.page.ties import Cell, cells, figure, is_up
+from peftkit.leaderboard.stats import Row
+from peftkit.leaderboard.verdict import label
+
+NAMED = 4  # more names than these make no sentence
+
+
+def headlines(
+    rows: Sequence[Row], groups: Sequence[str], detectable: Mapping[tuple[str, str], float]
+) -> dict[str, list[tuple[str, str]]]:
+    """Return (task, sentence) pairs a board; a sentence over all tasks has the task ''."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    boards: dict[str, list[Cell]] = {}
+    for cell in cells(rows, groups):
+        boards.setdefault(cell.board, []).append(cell)
+    for board, here in boards.items():
+        several = len({rows[number].model for cell in here for number in cell.ranked + cell.failed}) > 1
+        found[board] = [("", text) for text in _overall(here, rows, several)]
+        found[board] += [
+            (cell.task, _sentence(cell, rows, several, detectable.get((board, cell.task)))) for cell in here
+        ]
+    return found
+
+
+def _overall(here: Sequence[Cell], rows: Sequence[Row], several: bool) -> list[str]:
+    """Say who is tied for best on how many tasks, where the tasks were tested."""
+    tested = [cell for cell in here if cell.is_tested and len(cell.ranked) > 1]
+    if len(tested) < 2:
+        return []
+    counts = Counter(name for cell in tested for name in {label(rows[number], several) for number in cell.top})
+    most = counts.most_common(1)[0][1]
+    names = sorted(name for name, count in counts.items() if count == most)
+    verb = "is" if len(names) == 1 else "are"
+    text = f"{_listed(names)} {verb} best, or tied with the best, on {most} of {len(tested)} tasks."
+    blind = [cell.task for cell in tested if len(cell.top) == len(cell.ranked)]
+    if blind:
+        text += f" On {_listed(blind)} nothing tells any of the methods apart."
+    return [text]
+
+
+def _sentence(cell: Cell, rows: Sequence[Row], several: bool, detectable: float | None) -> str:
+    if not cell.ranked:
+        return "no run has a score that counts."
+    best = rows[cell.ranked[0]]
+    name, score = label(best, several), figure(best, best.score)
+    power = ""
+    if detectable is not None:
+        size = f"{100 * detectable:.1f} points" if is_up(best) else f"{detectable:.3g}"
+        power = f" It takes a difference of {size} to be seen with 80 % power."
+    if len(cell.ranked) == 1:
+        return f"{name} scores {score}; nothing to hold it against."
+    if not cell.is_tested:
+        extreme = "highest" if is_up(best) else "lowest"
+        return f"{name} has the {extreme} mean, {score}; no test says that it differs from others."
+    if len(cell.top) == len(cell.ranked):
+        return f"all {len(cell.ranked)} rows are tied, {name} at {score} among them.{power}"
+    if len(cell.top) == 1:
+        return f"{name} is best with {score}, and differs from {_others(cell)}.{power}"
+    others = [label(rows[number], several) for number in cell.top[1:]]
+    text = f"{name} leads with {score}, tied with {_listed(others)} ({len(cell.top)} of {len(cell.ranked)} rows)."
+    return text + _lightest(cell, rows, several) + power
+
+
+def _others(cell: Cell) -> str:
+    others = len(cell.ranked) - 1
+    return "the other row" if others == 1 else f"each of the {others} others"
+
+
+def _lightest(cell: Cell, rows: Sequence[Row], several: bool) -> str:
+    """Name the cheapest of the tied: between equals the lighter one is the answer."""
+    trained = {number: rows[number].costs.get("trainable_params") for number in cell.top}
+    known = {number: value for number, value in trained.items() if value is not None}
+    if len(known) < 2:
+        return ""
+    least = min(known, key=lambda number: known[number])
+    return f" Of these {label(rows[least], several)} trains the fewest weights, {_count(known[least])}."
+
+
+def _count(value: float) -> str:
+    for size, unit in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = list(names[:NAMED]) if len(names) > NAMED + 1 else list(names)
+    if len(shown) < len(names):
+        return f"{', '.join(shown)} and {len(names) - len(shown)} more"
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

@@ -1,0 +1,222 @@
+"""Turn the rows of one task, and their predictions on the same examples, into what a test of them needs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from peftkit.leaderboard.contrast import Cell, Entry, all_pairs
+from peftkit.leaderboard.stats import Row, name_of
+from peftkit.leaderboard.weighted import ERRORS, WEIGHTED
+
+Array = np.ndarray
+MOST, LEAST, WORK = 1000, 200, 80_000_000  # resamples, and examples x runs x resamples at most
+CHUNK = 150_000  # numbers of a block of resamples, so that it stays in the cache
+LIMIT, FARTHEST = 40, 100  # rows of a task of which all pairs are tested; those that are held against the best
+CLOSE = 1e-4  # by which a score from the predictions may miss the recorded one
+ABSENT, OTHER, WRONG = "no predictions", "predictions on other examples", "predictions that miss the recorded score"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The predictions of one run on the examples whose label is known."""
+
+    ids: Array  # (examples,) split and id, as text
+    splits: Array
+    labels: Array  # numbers, or objects that are lists
+    predictions: Array
+
+    @property
+    def key(self) -> int:
+        """Tell examples from others, whatever their order."""
+        return hash(tuple(sorted(zip(self.ids.tolist(), map(str, self.labels.tolist()), strict=True))))
+
+
+@dataclass
+class Notes:
+    """What kept a row from a test over examples: reason -> rows."""
+
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    no_form: list[str] = field(default_factory=list)  # metrics that cannot be resampled here
+
+
+def cell_of(rows: Sequence[Row], limit: int = LIMIT, most: int = FARTHEST) -> tuple[Cell, Notes]:
+    """Return the evidence of a task's rows, all with a score and the best first; a lone row's predictions stay unread.
+
+    Rows that were not scored by the metrics of the most are in no pair.
+    """
+    first, second = all_pairs(len(rows), limit, most)
+    metrics = Counter(tuple(row.scores) for row in rows).most_common(1)[0][0]
+    alike = np.array([tuple(row.scores) == metrics for row in rows])
+    alike[most:] = False
+    first, second = first[alike[first] & alike[second]], second[alike[first] & alike[second]]
+    notes = Notes()
+    if not len(first):
+        return Cell([Entry(_values(row), None) for row in rows], 0, first, second), notes
+    sheets = _sheets([row if same else None for row, same in zip(rows, alike, strict=True)], metrics, notes)
+    if len(sheets) < 2:
+        return Cell([Entry(_values(row), None) for row in rows], 0, first, second), notes
+    reference = next(iter(sheets.values()))[0]
+    runs = [sheet for each in sheets.values() for sheet in each]
+    predictions = _stacked([sheet.predictions for sheet in runs])
+    count = int(np.clip(WORK // (len(runs) * len(reference.labels)), LEAST, MOST))
+    whole, resampled = scores_by_resample(metrics, reference.labels, predictions, reference.splits, count)
+    entries, start = [], 0
+    rights: list[Array | None] = []
+    for place, row in enumerate(rows):
+        here = slice(start, start + len(sheets.get(place, [])))
+        start = here.stop
+        agrees = place in sheets and bool(np.allclose(whole[here], _values(row), rtol=0, atol=CLOSE))
+        if place in sheets and not agrees:
+            notes.left_out.setdefault(WRONG, []).append(name_of(row))
+        entries.append(Entry(_values(row), resampled[:, here] if agrees else None))
+        rights.append(predictions[here][0] == reference.labels if agrees else None)
+    is_plain = metrics == ("accuracy",) and all(len(row.by_seed) == 1 for row in rows)
+    return Cell(entries, len(reference.labels), first, second, rights if is_plain else None), notes
+
+
+def _sheets(rows: Sequence[Row | None], metrics: Sequence[str], notes: Notes) -> dict[int, list[Sheet]]:
+    """Return the sheets, one a seed, of the rows that have them all on the examples that most rows have."""
+    read: dict[int, list[Sheet]] = {}
+    for place, row in enumerate(rows):
+        if row is not None:
+            sheets = [sheet for seed in row.by_seed if (sheet := read_sheet(row.folders[seed])) is not None]
+            if len(sheets) == len(row.by_seed):
+                read[place] = sheets
+            else:
+                notes.left_out.setdefault(ABSENT, []).append(name_of(row))
+    if not read:
+        return {}
+    common = Counter(sheets[0].key for sheets in read.values()).most_common(1)[0][0]
+    reference = next(sheets[0] for sheets in read.values() if sheets[0].key == common)
+    if not is_weighable(metrics, reference):
+        notes.no_form = list(metrics)
+        return {}
+    found: dict[int, list[Sheet]] = {}
+    for place, sheets in read.items():
+        ordered = [same for sheet in sheets if (same := _in_order(sheet, reference)) is not None]
+        if len(ordered) == len(sheets):
+            found[place] = ordered
+        else:
+            notes.left_out.setdefault(OTHER, []).append(name_of(rows[place]))  # type: ignore[arg-type]
+    return found
+
+
+def _in_order(sheet: Sheet, reference: Sheet) -> Sheet | None:
+    """Return the sheet in the reference's order, or None where the examples or their labels are others."""
+    if len(sheet.ids) != len(reference.ids) or sheet.predictions.dtype.kind != reference.predictions.dtype.kind:
+        return None
+    if not np.array_equal(sheet.ids, reference.ids):
+        mine, its = np.argsort(sheet.ids, kind="stable"), np.argsort(reference.ids, kind="stable")
+        if not np.array_equal(sheet.ids[mine], reference.ids[its]):
+            return None
+        order = np.empty_like(mine)
+        order[its] = mine
+        sheet = Sheet(sheet.ids[order], sheet.splits[order], sheet.labels[order], sheet.predictions[order])
+    same = all(map(np.array_equal, sheet.labels, reference.labels)) if _is_list(sheet.labels) else None
+    return sheet if (np.array_equal(sheet.labels, reference.labels) if same is None else same) else None
+
+
+def read_sheet(folder: Path) -> Sheet | None:
+    """Return the folder's predictions, or None where there are none that can be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = folder / "predictions.parquet"
+    if not file.is_file():
+        return None
+    try:
+        table = pq.ParquetFile(file).read(columns=["id", "split", "label", "prediction"], use_threads=False)
+        if table["label"].null_count:
+            table = table.filter(table["label"].is_valid())
+        splits, ids, labels, said = (np.asarray(table[name]) for name in ("split", "id", "label", "prediction"))
+    except (OSError, ValueError, KeyError, pa.ArrowException):
+        return None
+    if set(splits.tolist()) == {"validation"}:
+        return Sheet(ids.astype(str), splits, labels, said)
+    return Sheet(np.char.add(np.char.add(splits.astype(str), "/"), ids.astype(str)), splits, labels, said)
+
+
+def is_weighable(metrics: Sequence[str], sheet: Sheet) -> bool:
+    """Tell whether all of a task's metrics have a weighted form for these predictions."""
+    found = [_resolve(name, sorted(set(sheet.splits.tolist()))) for name in metrics]
+    wants_lists = any(each is not None and each[0] == "token_accuracy" for each in found)
+    return None not in found and wants_lists == _is_list(sheet.labels) == _is_list(sheet.predictions)
+
+
+def scores_by_resample(
+    metrics: Sequence[str], labels: Array, predictions: Array, splits: Array, count: int, seed: int = 0
+) -> tuple[Array, Array]:
+    """Return the task's score of every run, and the same over `count` bootstrap resamples of the examples.
+
+    All runs meet the same resamples, so that their differences are paired (Efron & Tibshirani 1993, chapter 8;
+    Berg-Kirkpatrick et al. 2012 for NLP).
+
+    Args:
+        metrics: names as in result.json, with the suffix of their split, if any.
+        labels, splits: (examples,).
+        predictions: (runs, examples).
+
+    Returns:
+        (runs,) and (count, runs), in the units of `task_score`.
+    """
+    found = [(WEIGHTED[name], name not in ERRORS, split) for name, split in _all_resolved(metrics, splits)]
+    counted = [(of, split) for of, is_up, split in found if is_up] or [(of, split) for of, _, split in found]
+    sign = 1 if any(is_up for _, is_up, _ in found) else -1
+
+    def task_scores(weights: Array) -> Array:
+        total = np.zeros((len(weights), len(predictions)))
+        for of, split in counted:
+            here = slice(None) if split is None else np.flatnonzero(splits == split)
+            total += of(labels[here], predictions[:, here], weights[:, here])
+        return sign * total / len(counted)
+
+    random, parts, left = np.random.default_rng(seed), [], count
+    while left > 0:
+        size = min(left, max(1, CHUNK // len(labels)))
+        parts.append(task_scores(_resamples(len(labels), size, random)))
+        left -= size
+    return task_scores(np.ones((1, len(labels))))[0], np.concatenate(parts)
+
+
+def _resamples(examples: int, count: int, random: np.random.Generator) -> Array:
+    """Return (count, examples): how often each resample drew each example."""
+    drawn = random.integers(0, examples, (count, examples)) + examples * np.arange(count)[:, None]
+    return np.bincount(drawn.ravel(), minlength=count * examples).reshape(count, examples).astype(float)
+
+
+def _all_resolved(metrics: Sequence[str], splits: Array) -> list[tuple[str, str | None]]:
+    names = sorted(set(splits.tolist()))
+    return [each for name in metrics if (each := _resolve(name, names)) is not None]
+
+
+def _resolve(name: str, splits: Sequence[str]) -> tuple[str, str | None] | None:
+    """Return the metric and the split of a recorded name: accuracy_matched is accuracy on validation_matched."""
+    if name in WEIGHTED and len(splits) == 1:
+        return name, None
+    for split in splits:
+        suffix = split.removeprefix("validation")
+        if suffix and name.endswith(suffix) and name.removesuffix(suffix) in WEIGHTED:
+            return name.removesuffix(suffix), split
+    return None
+
+
+def _values(row: Row) -> Array:
+    return np.array(list(row.by_seed.values()))
+
+
+def _stacked(runs: Sequence[Array]) -> Array:
+    if not _is_list(runs[0]):
+        return np.stack(runs)
+    found: Array = np.empty((len(runs), len(runs[0])), dtype=object)  # numpy would make lists of one length another dimension
+    for place, run in enumerate(runs):
+        found[place, :] = run
+    return found
+
+
+def _is_list(values: Array) -> bool:
+    return values.dtype.kind not in "iufb"

@@ -1,0 +1,257 @@
+"""Turn the first board into two pictures for a paper: score against trained weights, and method by task."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import stdev
+from typing import TYPE_CHECKING, Any
+
+from peftkit.leaderboard.page.ties import Cell, cells, figure, is_up
+from peftkit.leaderboard.stats import Row
+from peftkit.leaderboard.verdict import label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito (2008), darkest first; told apart by people of every kind of colour vision
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A900")
+MARKERS = ("o", "D", "^", "s", "P", "*")
+COST = "trainable_params"
+PANELS, DOTS, LINES, NAMED = 9, 30, 40, 28  # tasks of a picture, rows of a panel, lines of the heat map, letters
+PLACES = [(side * 0.02, rise, "left" if side > 0 else "right") for rise in (-0.02, 0.025, -0.08) for side in (1, -1)]
+INK, MUTED = "#1c1b18", "#65625a"
+STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # a run's text may hold a dollar
+    "svg.hashsalt": "peftkit",  # the same rows give the same file
+    "svg.fonttype": "none",
+    "font.size": 8,
+    "axes.edgecolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+}
+
+
+def write_plots(rows: Sequence[Row], groups: Sequence[str], folder: Path) -> None:
+    """Write pareto.png, pareto.svg, heatmap.png and heatmap.svg of the first board, which is real where any is.
+
+    Where no row has a score there is nothing to draw, and pictures of an earlier board are removed.
+    """
+    found = [cell for cell in cells(rows, groups) if cell.board == rows[0].board and cell.ranked]
+    names = ("pareto", "heatmap")
+    if not found:
+        for name in names:
+            for ending in ("png", "svg"):
+                (folder / f"{name}.{ending}").unlink(missing_ok=True)
+        return
+    import matplotlib
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in other scripts: boxes, not a stop
+        for name, picture in zip(names, (_pareto(found, rows), _heatmap(found, rows)), strict=True):
+            picture.savefig(folder / f"{name}.png", dpi=160)
+            picture.set_layout_engine("none")  # it stands; to find it again takes a second
+            picture.savefig(folder / f"{name}.svg", metadata={"Date": None})
+
+
+def _figure(width: float, height: float, title: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained")
+    made.suptitle(_short(title, 110), x=0.01, ha="left", fontsize=9, color="#a63d00" if _is_stand_in(title) else INK)
+    return made
+
+
+def _is_stand_in(title: str) -> bool:
+    return title.startswith("EMBEDDED")
+
+
+def _pareto(found: Sequence[Cell], rows: Sequence[Row]) -> Figure:
+    """Draw a panel a task: scores with their spread over seeds, and the front of what nothing cheaper beats."""
+    shown = found[:PANELS]
+    columns = min(3, len(shown))
+    lines = math.ceil(len(shown) / columns)
+    left_out = f" ({len(shown)} of {len(found)} tasks)" if len(found) > len(shown) else ""
+    made = _figure(0.6 + 3.3 * columns, 0.6 + 2.6 * lines, f"{found[0].board}{left_out}")
+    panels = made.subplots(lines, columns, squeeze=False).ravel()
+    methods = sorted({rows[number].method for cell in shown for number in cell.ranked})
+    for panel, cell in zip(panels, shown, strict=False):
+        _panel(panel, cell, rows, methods)
+    for panel in panels[len(shown) :]:
+        panel.set_axis_off()
+    made.supylabel("Score", fontsize=8)
+    made.supxlabel(
+        "Trained weights; filled and joined: Pareto front of the means; bars: standard deviation", fontsize=8
+    )
+    return made
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A row as it is drawn: what it costs, its score with the spread over seeds, and how it looks."""
+
+    cost: float
+    score: float
+    spread: float
+    name: str
+    colour: str
+    marker: str
+    is_front: bool
+
+
+def _dots(cell: Cell, rows: Sequence[Row], methods: Sequence[str]) -> list[Dot]:
+    """Return the front and then the best of the other rows, DOTS at most."""
+    known = [number for number in cell.ranked if rows[number].costs.get(COST, 0) > 0]
+    front = _front(known, rows)
+    chosen = front + [number for number in known if number not in front][: max(0, DOTS - len(front))]
+    found = []
+    for number in chosen:
+        row, place = rows[number], methods.index(rows[number].method)
+        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)]
+        name = _short(row.method, 16)
+        found.append(Dot(row.costs[COST], _shown(row), _spread(row), name, colour, marker, number in front))
+    return found
+
+
+def _front(known: Sequence[int], rows: Sequence[Row]) -> list[int]:
+    """Return the positions of rows that nothing cheaper, or as cheap, is better than; cheapest first."""
+    found: list[int] = []
+    best = -math.inf
+    for number in sorted(known, key=lambda number: (rows[number].costs[COST], -(rows[number].score or 0))):
+        score = rows[number].score or 0
+        if score > best:
+            found.append(number)
+            best = score
+    return found
+
+
+def _panel(panel: Axes, cell: Cell, rows: Sequence[Row], methods: Sequence[str]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    dots = _dots(cell, rows, methods)
+    rest = f", {len(dots)} of {len(cell.ranked)} rows" if len(dots) < len(cell.ranked) else ""
+    panel.set_title(f"{_short(cell.task, NAMED)}{rest}", loc="left", fontsize=9)
+    if not dots:
+        panel.set_axis_off()
+        return
+    panel.set_xscale("log")
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_formatter(lambda value, _: _count(value))
+    panel.grid(color="#dedad0", linewidth=0.5)
+    panel.set_axisbelow(True)
+    panel.margins(y=0.12)
+    least, most = min(dot.cost for dot in dots), max(dot.cost for dot in dots)
+    room = (most / least) ** 0.16 if most > least else 3.0  # for names, and where all cost the same
+    panel.set_xlim(least / room, most * room)
+    for dot in reversed(dots):
+        ends = dot.score - dot.spread, dot.score + dot.spread
+        panel.plot([dot.cost, dot.cost], ends, color=dot.colour, alpha=0.5, lw=1.2)
+        filled = dot.colour if dot.is_front else "white"
+        panel.plot(dot.cost, dot.score, dot.marker, color=dot.colour, markerfacecolor=filled, markersize=4.5)
+    front = [dot for dot in dots if dot.is_front]
+    panel.step([dot.cost for dot in front], [dot.score for dot in front], where="post", color=INK, lw=0.8)
+    if not is_up(rows[cell.ranked[0]]):
+        panel.invert_yaxis()  # of an error, better is up too
+    _name_dots(panel, dots)
+
+
+def _name_dots(panel: Axes, dots: Sequence[Dot]) -> None:
+    """Name the dots, those of the front first, each where it covers no dot and no other name."""
+    from matplotlib.patheffects import withStroke
+
+    # where things stand, as shares of the panel; a letter is about 0.022 wide, a line 0.06 high
+    (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
+    places = [(math.log(dot.cost / left) / math.log(right / left), (dot.score - low) / (high - low)) for dot in dots]
+    taken = [(x - 0.015, y - 0.02, x + 0.015, y + 0.02) for x, y in places]
+    for dot, (x, y) in zip(dots, places, strict=True):
+        width = 0.022 * len(dot.name)
+        for move, rise, side in PLACES:
+            start = x + move if side == "left" else x + move - width
+            area = (start, y + rise, start + width, y + rise + 0.06)
+            is_out = area[0] < 0 or area[2] > 1.05 or area[1] < 0 or area[3] > 1.02
+            if is_out or any(t[0] < area[2] and area[0] < t[2] and t[1] < area[3] and area[1] < t[3] for t in taken):
+                continue
+            taken.append(area)
+            panel.text(
+                x + move, y + rise + 0.005, dot.name, transform=panel.transAxes, ha=side, fontsize=6.5,
+                color=INK if dot.is_front else MUTED, path_effects=[withStroke(linewidth=2, foreground="white")],
+            )  # fmt: skip
+            break
+
+
+def _count(value: float) -> str:
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def _heatmap(found: Sequence[Cell], rows: Sequence[Row]) -> Figure:
+    """Draw values of methods on tasks; a frame, not a colour, says which are tied with the best."""
+    from matplotlib.patches import Rectangle
+
+    several = len({rows[number].model for cell in found for number in cell.ranked}) > 1
+    table: dict[str, dict[int, int]] = {}
+    shades: list[dict[int, float]] = []
+    for column, cell in enumerate(found):
+        scores = [rows[number].score or 0 for number in cell.ranked]
+        low, high = min(scores), max(scores)
+        shades.append({n: ((rows[n].score or 0) - low) / (high - low) if high > low else 1.0 for n in cell.ranked})
+        for number in cell.ranked:
+            table.setdefault(label(rows[number], several), {})[column] = number
+    standing = {n: sum(shades[c][i] for c, i in here.items()) / len(here) + len(here) for n, here in table.items()}
+    order = sorted(table, key=lambda name: -standing[name])
+    names = order[:LINES]
+    left_out = f" (the best {len(names)} of {len(order)} rows)" if len(order) > len(names) else ""
+    made = _figure(2.6 + 0.75 * len(found), 1.2 + 0.26 * len(names), f"{found[0].board}{left_out}")
+    panel = made.subplots()
+    tested = any(cell.is_tested for cell in found)
+    for line, name in enumerate(names):
+        for column, number in table[name].items():
+            _tile(panel, column, line, shades[column][number])
+            is_top = number in found[column].top
+            weight: Any = "bold" if is_top else "normal"
+            text = figure(rows[number], rows[number].score)
+            panel.text(column, line, text, ha="center", va="center", fontsize=7.5, fontweight=weight)
+            if is_top:
+                panel.add_patch(Rectangle((column - 0.46, line - 0.44), 0.92, 0.88, fill=False, lw=1.3, ec=INK))
+    panel.set_xlim(-0.5, len(found) - 0.5)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.set_xticks(range(len(found)), [_short(cell.task, 12) for cell in found])
+    panel.set_yticks(range(len(names)), [_short(name, 36) for name in names])
+    panel.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, labelcolor=INK)
+    panel.spines[:].set_visible(False)
+    framed = "tied with the best of the task" if tested else "the best mean of the task, not tested"
+    made.supxlabel(f"Framed: {framed}", fontsize=8)
+    return made
+
+
+def _tile(panel: Axes, column: int, line: int, shade: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    panel.add_patch(Rectangle((column - 0.48, line - 0.46), 0.96, 0.92, color=COLOURS[0], alpha=0.45 * shade, lw=0))
+
+
+def _shown(row: Row) -> float:
+    score = row.score or 0.0
+    return 100 * score if is_up(row) else -score
+
+
+def _spread(row: Row) -> float:
+    """Return the standard deviation over seeds as it is drawn; a single seed has none."""
+    values = list(row.by_seed.values())
+    return (100 if is_up(row) else 1) * stdev(values) if len(values) > 1 else 0.0
+
+
+def _short(text: str, most: int) -> str:
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    return plain if len(plain) <= most else f"{plain[: most - 1]}…"

@@ -1,0 +1,206 @@
+"""Turn rows into what a table may claim: which rows differ, which are tied, and what it was too small to see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from peftkit.leaderboard import Broken, Result
+from peftkit.leaderboard.contrast import ALPHA, EXAMPLES, MCNEMAR, Cell, Contrast, contrast, detectable, holm, reach
+from peftkit.leaderboard.letters import letters
+from peftkit.leaderboard.paired import FARTHEST, LIMIT, Notes, cell_of
+from peftkit.leaderboard.stats import Row, board, name_of
+
+NAMED = 4  # rows in a sentence
+Records = dict[tuple[str, str, str], tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A test of two rows of one task; `first` and `second` are positions among the rows, the better mean first."""
+
+    first: int
+    second: int
+    difference: float  # first minus second, in the units of `task_score`
+    low: float  # 95 %, of this pair alone
+    high: float
+    p: float
+    p_holm: float  # over all pairs of all tasks of the board
+    differs: bool
+    test: str
+    examples: int  # 0 where they are not in the test
+    seeds: int  # of the row that has fewer
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the rows of all boards allow to say."""
+
+    comparisons: list[Comparison]
+    groups: list[str]  # a row; rows of a task that share a letter are tied, "" where no test was possible
+    detectable: dict[tuple[str, str], float]  # (board, task): the true difference seen with 80 % power
+    records: Records  # (board, row, other row): tasks won, tied, lost
+    notes: list[str]
+
+
+def judge(rows: Sequence[Row], results: Iterable[Result | Broken]) -> Verdict:
+    """Test all pairs of rows within each task of each board, with Holm's correction over the board.
+
+    Args:
+        rows: what `board(results)` returns.
+        results: what the rows were made of; those that cannot be read are told in the notes.
+    """
+    comparisons: list[Comparison] = []
+    power: dict[tuple[str, str], float] = {}
+    groups = [""] * len(rows)
+    notes: list[str] = []
+    for title, tasks in _boards(rows).items():
+        read = [cell_of([rows[number] for number in members]) for members in tasks.values()]
+        found = contrast([cell for cell, _ in read])
+        adjusted = holm(np.concatenate([each.p for each in found]))
+        tested = int(np.sum(~np.isnan(adjusted)))
+        parts = np.split(adjusted, np.cumsum([len(each.p) for each in found])[:-1])
+        for (task, members), (cell, left_out), tests, p in zip(tasks.items(), read, found, parts, strict=True):
+            here = _comparisons(members, cell, tests, p)
+            comparisons += here
+            _set_groups(groups, members, here)
+            least = detectable(tests, tested)
+            if least is not None:
+                power[title, task] = least
+            notes += [f"{task}: {text}" for text in _notes([rows[number] for number in members], tests, left_out)]
+    missing = [f"{row.task}: {_missing(row)}" for row in rows if len(row.seeds) < row.planned]
+    unread = sum(isinstance(result, Broken) for result in results)
+    notes += [f"{unread} results cannot be read and stand in no table."] if unread else []
+    return Verdict(comparisons, groups, power, _records(rows, comparisons), list(dict.fromkeys(missing + notes)))
+
+
+def judged(results: Sequence[Result | Broken]) -> tuple[list[Row], Verdict]:
+    """Return the rows of results, and what they allow to say."""
+    rows = board(results)
+    return rows, judge(rows, results)
+
+
+def sentences(rows: Sequence[Row], verdict: Verdict, title: str) -> dict[str, str]:
+    """Say of each tested task of a board who is tied at the top, who is worse, and what could not have been seen."""
+    told = {(c.first, c.second): c.differs for c in verdict.comparisons}
+    found = {}
+    for task, members in _boards(rows).get(title, {}).items():
+        best, others = members[0], [number for number in members[1:] if (members[0], number) in told]
+        if not others:
+            continue
+        several = len({rows[number].model for number in members}) > 1
+        tied = [label(rows[number], several) for number in (best, *others) if not told.get((best, number))]
+        worse = [label(rows[number], several) for number in others if told[best, number]]
+        text = f"best: {tied[0]}" if len(tied) == 1 else f"tied at the top: {_listed(tied)}"
+        if not worse:
+            text = f"no difference shown among {_listed(tied)}"
+        text += f"; worse: {_listed(worse)}" if worse else ""
+        least = verdict.detectable.get((title, task))
+        if least is not None:
+            text += f". Smallest difference this table could have seen: {_size(rows[best], least)}"
+        found[task] = f"{text[0].upper()}{text[1:]}."
+    return found
+
+
+def label(row: Row, several_models: bool) -> str:
+    """Name a row across tasks: its method, the settings that tell it apart and, where there are several, its model."""
+    return f"{name_of(row)} {row.model.split('/')[-1]}" if several_models else name_of(row)
+
+
+def _boards(rows: Sequence[Row]) -> dict[str, dict[str, list[int]]]:
+    """Return board -> task -> the rows with a score, best first."""
+    scored = [number for number, row in enumerate(rows) if row.score is not None]
+    found: dict[str, dict[str, list[int]]] = {}
+    for number in sorted(scored, key=lambda number: -(rows[number].score or 0)):
+        found.setdefault(rows[number].board, {}).setdefault(rows[number].task, []).append(number)
+    order = list(dict.fromkeys((row.board, row.task) for row in rows))
+    return {
+        title: {task: found[title][task] for _, task in pairs if task in found.get(title, {})}
+        for title, pairs in groupby(order, key=lambda pair: pair[0])
+    }
+
+
+def _comparisons(members: Sequence[int], cell: Cell, tests: Contrast, adjusted: np.ndarray) -> list[Comparison]:
+    half = reach(ALPHA, tests) if len(tests.p) else np.zeros(0)
+    found = []
+    for n in np.flatnonzero(~np.isnan(tests.p)):
+        first, second, difference = int(tests.first[n]), int(tests.second[n]), float(tests.difference[n])
+        found.append(
+            Comparison(
+                first=members[first],
+                second=members[second],
+                difference=difference,
+                low=difference - float(half[n]),
+                high=difference + float(half[n]),
+                p=float(tests.p[n]),
+                p_holm=float(adjusted[n]),
+                differs=bool(adjusted[n] <= ALPHA),
+                test=tests.test[n],
+                examples=cell.examples if tests.over_examples[n] else 0,
+                seeds=min(len(cell.entries[first].values), len(cell.entries[second].values)),
+            )
+        )
+    return found
+
+
+def _set_groups(groups: list[str], members: Sequence[int], comparisons: Sequence[Comparison]) -> None:
+    there = {number for c in comparisons for number in (c.first, c.second)}
+    ranked = [number for number in members if number in there]
+    place = {number: rank for rank, number in enumerate(ranked)}
+    found = letters(len(ranked), [(place[c.first], place[c.second]) for c in comparisons if c.differs])
+    for number, text in zip(ranked, found, strict=False):
+        groups[number] = text
+
+
+def _records(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Records:
+    models = {title: len({row.model for row in here}) > 1 for title, here in groupby(rows, key=lambda row: row.board)}
+    found: Records = {}
+    for c in comparisons:
+        title = rows[c.first].board
+        one, other = (label(rows[number], models[title]) for number in (c.first, c.second))
+        for key, result in (((title, one, other), 0), ((title, other, one), 2)):
+            count = list(found.get(key, (0, 0, 0)))
+            count[result if c.differs else 1] += 1
+            found[key] = (count[0], count[1], count[2])
+    return found
+
+
+def _notes(rows: Sequence[Row], tests: Contrast, left_out: Notes) -> list[str]:
+    """Say what a task's tests leave out."""
+    found = []
+    kinds = set(tests.test)
+    if kinds & {EXAMPLES, MCNEMAR}:
+        found.append("one seed a row, so these tests speak of other examples, not of other seeds.")
+    single = [name_of(row) for row in rows if len(row.seeds) == 1]
+    if single and not kinds <= {EXAMPLES, MCNEMAR, ""}:
+        found.append(f"one seed: {_listed(single)}; the spread that others show stands in for its own.")
+    if left_out.no_form:
+        metrics = ", ".join(left_out.no_form)
+        found.append(f"{metrics} cannot be resampled, so these tests speak of other seeds, not of other examples.")
+    for reason, names in left_out.left_out.items():
+        found.append(f"{reason}, so tested over seeds alone: {_listed(names)}.")
+    if "" in kinds:
+        found.append("one seed and no predictions that could be paired: some rows were not tested.")
+    if len(rows) > LIMIT:
+        beyond = f", the other {len(rows) - FARTHEST} not at all" if len(rows) > FARTHEST else ""
+        found.append(f"the best {LIMIT} rows are tested in all pairs, rows beyond against the best alone{beyond}.")
+    return found
+
+
+def _missing(row: Row) -> str:
+    return f"{name_of(row)} has {len(row.seeds)} of {row.planned} seeds."
+
+
+def _size(row: Row, difference: float) -> str:
+    if row.higher_is_better and not any(row.higher_is_better.values()):
+        return f"{difference:.3g}"
+    return f"{100 * difference:.1f} points"
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) <= NAMED + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"

@@ -1,0 +1,112 @@
+"""Tables in which nothing differs claim nothing, a known difference is found as often as said, and known cases agree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+from simulated import World, draw, smallest_p
+from statsmodels.stats.contingency_tables import mcnemar
+
+from peftkit.leaderboard.contrast import ALPHA, Cell, Contrast, Entry, all_pairs, contrast, detectable, holm, reach
+
+SMALL = World(methods=5, tasks=("rte", "mrpc", "sst2"))
+PAIRS = 30
+
+
+def tables(world: World, count: int, resamples: int = 300) -> list[list[Contrast]]:
+    return [contrast(draw(world, np.random.default_rng([7, n]), resamples)) for n in range(count)]
+
+
+@pytest.mark.parametrize("world", [SMALL, replace(SMALL, unlike=1.0), replace(SMALL, seeds=1, noise=0.0)])
+def test_few_tables_claim_what_is_not_there(world: World) -> None:
+    false = sum(smallest_p(tests) <= ALPHA for tests in tables(world, 25))
+    assert false <= 3  # of 25: more has a chance of 3 % where the rate is 5 %
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [World(), World(unlike=1.0)])
+def test_at_most_one_in_twenty_of_a_thousand_tables_claims_what_is_not_there(world: World) -> None:
+    false = sum(smallest_p(contrast(draw(world, np.random.default_rng([8, n])))) <= ALPHA for n in range(1000))
+    assert false <= 50
+
+
+def test_a_difference_is_found_at_the_stated_power() -> None:
+    found = [[detectable(each, PAIRS) for each in tests] for tests in tables(SMALL, 8)]
+    gains = dict(zip(SMALL.tasks, np.median(np.array(found, float), axis=0), strict=True))
+    seen = []
+    for tests in tables(replace(SMALL, gains=gains), 25):
+        adjusted = np.split(holm(np.concatenate([each.p for each in tests])), len(tests))
+        seen += [p[0] <= ALPHA for p in adjusted]
+    assert 0.7 <= np.mean(seen) <= 0.95  # of 75; the page's 400 tables tell it closer
+
+
+def alone(values: np.ndarray) -> list[Contrast]:
+    """Test methods x seeds without predictions."""
+    rows = len(values)
+    return contrast([Cell([Entry(each, None) for each in values], 0, *all_pairs(rows, rows, rows))])
+
+
+def test_many_rows_of_one_spread_agree_with_a_pooled_t_test() -> None:
+    random = np.random.default_rng(0)
+    values = random.normal(0, 0.008, (40, 1)) + 0.01 * np.array([random.permutation([-1, 0, 1]) for _ in range(40)])
+    (tests,) = alone(values)
+    expected = 2 * stats.t.sf(np.abs(tests.difference) / np.sqrt(0.01**2 * 2 / 3), 40 * 2)
+    assert tests.p == pytest.approx(expected, abs=0.02)
+
+
+def test_two_rows_of_unlike_spread_lie_between_pooled_and_welch() -> None:
+    values = np.array([[0.0213, 0.0209, 0.0193], [-0.0127, -0.0062, 0.0004]])
+    (tests,) = alone(values)
+    pooled, welch = (stats.ttest_ind(*values, equal_var=equal).pvalue for equal in (True, False))
+    assert pooled < tests.p[0] < welch
+
+
+def right(examples: int, share: float, random: np.random.Generator) -> np.ndarray:
+    return (random.random(examples) < share).astype(float)
+
+
+def test_without_noise_of_seeds_it_is_a_paired_test_over_examples() -> None:
+    random = np.random.default_rng(3)
+    one, other = right(400, 0.8, random), right(400, 0.74, random)
+    weights = random.multinomial(400, np.full(400, 1 / 400), 4000) / 400
+    entries = [Entry(np.full(3, v.mean()), np.repeat((weights @ v)[:, None], 3, 1)) for v in (one, other)]
+    (tests,) = contrast([Cell(entries, 400, *all_pairs(2, 2, 2))])
+    assert tests.p[0] == pytest.approx(stats.ttest_rel(one, other).pvalue, rel=0.15)
+
+
+def test_one_seed_of_accuracy_is_an_exact_mcnemar() -> None:
+    random = np.random.default_rng(3)
+    rights = [right(100, share, random).astype(bool) for share in (0.8, 0.6)]
+    entries = [Entry(np.array([each.mean()]), np.full((10, 1), each.mean())) for each in rights]
+    (tests,) = contrast([Cell(entries, 100, *all_pairs(2, 2, 2), right=list(rights))])
+    counts = [[np.sum((rights[0] == a) & (rights[1] == b)) for b in (True, False)] for a in (True, False)]
+    assert (tests.test, tests.p[0]) == (["McNemar"], pytest.approx(mcnemar(counts, exact=True).pvalue))
+
+
+def test_the_variance_is_never_below_that_of_examples() -> None:
+    """A method whose three seeds happen to agree on the score is as uncertain over examples as any other."""
+    random = np.random.default_rng(0)
+    resampled = 0.8 + 0.02 * random.normal(size=(500, 2, 3))
+    entries = [Entry(np.full(3, 0.8 + 0.01 * row), resampled[:, row]) for row in range(2)]
+    (tests,) = contrast([Cell(entries, 300, *all_pairs(2, 2, 2))])
+    examples = (resampled[:, 0].mean(1) - resampled[:, 1].mean(1)).var(ddof=1)
+    assert tests.variances[tests.weights > 0].min() >= 0.999 * examples
+
+
+def test_nothing_to_test_with_is_no_test() -> None:
+    (tests,) = alone(np.array([[0.8], [0.7]]))
+    assert (tests.test, np.isnan(tests.p[0]), detectable(tests, 1)) == ([""], True, None)
+
+
+def test_equal_scores_do_not_differ() -> None:
+    (tests,) = alone(np.zeros((2, 3)))
+    assert tests.p[0] == 1.0
+
+
+def test_an_interval_excludes_zero_where_p_is_below_its_level() -> None:
+    tests = tables(replace(SMALL, gains={"sst2": 0.05}), 1)[0][2]
+    assert ((np.abs(tests.difference) > reach(ALPHA, tests)) == (tests.p < ALPHA)).all()
+    assert 0 < (tests.p < ALPHA).sum() < len(tests.p)

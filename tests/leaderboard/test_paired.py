@@ -1,0 +1,150 @@
+"""Scores over resamples are the metrics' own, and only predictions that can be paired are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+from test_stats import write
+
+from peftkit.leaderboard import collect
+from peftkit.leaderboard.paired import OTHER, WRONG, cell_of, scores_by_resample
+from peftkit.leaderboard.stats import Row, board, task_score
+from peftkit.metrics import score
+
+CLASSES = {"accuracy": 2, "f1": 2, "macro_f1": 3, "matthews_correlation": 3}
+
+
+def drawn(metric: str, examples: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and the predictions of three runs, with ties among the numbers."""
+    random = np.random.default_rng(1)
+    if metric in CLASSES:
+        labels = random.integers(0, CLASSES[metric], examples)
+        return labels, np.where(
+            random.random((3, examples)) < 0.6, labels, random.integers(0, CLASSES[metric], examples)
+        )
+    labels = random.integers(0, 11, examples) / 2
+    return labels, np.round(labels + random.normal(size=(3, examples)), 1)
+
+
+@pytest.mark.parametrize("metric", [*CLASSES, "pearson", "spearman", "mean_squared_error"])
+def test_weighted_metrics_are_the_recorded_ones(metric: str) -> None:
+    labels, runs = drawn(metric)
+    whole, resampled = scores_by_resample([metric], labels, runs, np.full(60, "validation"), 40)
+    assert whole == pytest.approx([task_score(score([metric], run, labels)) for run in runs], abs=1e-12)
+    again = np.random.default_rng(0).integers(0, 60, (40, 60))  # the resamples that were drawn
+    for number in (0, 7, 39):
+        rows = again[number]
+        expected = [task_score(score([metric], run[rows], labels[rows])) for run in runs]
+        assert resampled[number] == pytest.approx(expected, abs=1e-12)
+
+
+def test_f1_of_three_classes_is_the_mean_over_them() -> None:
+    labels, runs = drawn("macro_f1")
+    whole, _ = scores_by_resample(["f1"], labels, runs, np.full(60, "validation"), 1)
+    assert whole == pytest.approx([task_score(score(["f1"], run, labels)) for run in runs], abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["f1", "matthews_correlation", "pearson", "spearman"])
+def test_one_constant_prediction_scores_zero(metric: str) -> None:
+    labels, runs = drawn(metric)
+    whole, resampled = scores_by_resample([metric], labels, np.zeros_like(runs), np.full(60, "validation"), 5)
+    assert not whole.any()
+    assert not resampled.any()
+
+
+def test_tags_count_by_word() -> None:
+    labels, said = np.empty(2, object), np.empty((1, 2), object)
+    labels[:] = [[1, 2, 0], [3]]
+    said[0, :] = [[1, 2, 5], [-1]]
+    whole, _ = scores_by_resample(["token_accuracy"], labels, said, np.full(2, "validation"), 1)
+    assert whole == [0.5]
+
+
+def test_a_metric_of_one_split_sees_that_split_alone() -> None:
+    labels, runs = np.zeros(6, int), np.array([[0, 0, 0, 0, 1, 1]])
+    splits = np.array(["validation_matched"] * 4 + ["validation_mismatched"] * 2)
+    metrics = ["accuracy_matched", "accuracy_mismatched"]
+    assert scores_by_resample(metrics, labels, runs, splits, 1)[0] == [0.5]
+
+
+def test_the_bootstrap_agrees_with_scipy() -> None:
+    labels, runs = drawn("pearson", 200)
+    _, resampled = scores_by_resample(["pearson"], labels, runs[:2], np.full(200, "validation"), 4000)
+
+    def difference(label: Any, one: Any, other: Any) -> Any:
+        return stats.pearsonr(label, one, axis=-1).statistic - stats.pearsonr(label, other, axis=-1).statistic
+
+    found = stats.bootstrap(
+        (labels, *runs[:2]), difference, paired=True, n_resamples=4000, method="basic", rng=np.random.default_rng(5)
+    )
+    assert np.std(resampled[:, 0] - resampled[:, 1]) == pytest.approx(found.standard_error, rel=0.06)
+
+
+def rows_of(root: Path, changes: dict[str, Any] | None = None, metrics: tuple[str, ...] = ("accuracy",)) -> list[Row]:
+    """Write two methods of three seeds with predictions, one of them changed, and return their rows."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 50)
+    for method in ("full", "lora"):
+        for seed in range(3):
+            said = np.where(random.random(50) < 0.8, labels, 1 - labels)
+            columns: dict[str, Any] = {
+                "id": np.arange(50),
+                "split": ["validation"] * 50,
+                "label": labels,
+                "prediction": said,
+            }
+            value = float(np.mean(said == labels))
+            if method == "lora" and seed == 1:
+                columns |= changes or {}
+                order = np.argsort(-np.asarray(columns["id"])) if changes is None else np.arange(50)
+                columns = {name: np.asarray(each)[order] for name, each in columns.items()}
+            write(root, f"{method}{seed}", method=method, seed=seed, value=value, metrics=dict.fromkeys(metrics, True))
+            pq.write_table(pa.table(columns), root / f"{method}{seed}" / "predictions.parquet")
+    return board(collect([root]))
+
+
+def test_examples_are_paired_by_id_whatever_their_order(tmp_path: Path) -> None:
+    cell, notes = cell_of(rows_of(tmp_path))
+    assert [None if e.resampled is None else e.resampled.shape[1] for e in cell.entries] == [3, 3]
+    assert (cell.examples, notes.left_out) == (50, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"id": np.arange(50) + 7}, OTHER),
+        ({"label": np.ones(50, int)}, OTHER),
+        ({"prediction": np.zeros(50, int)}, WRONG),
+    ],
+)
+def test_predictions_that_cannot_be_paired_are_told(tmp_path: Path, changes: dict, reason: str) -> None:
+    rows = rows_of(tmp_path, changes)
+    cell, notes = cell_of(rows)
+    assert notes.left_out == {reason: ["lora"]}
+    assert cell.entries[[row.method for row in rows].index("lora")].resampled is None
+
+
+def test_a_torn_file_counts_as_none(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    (tmp_path / "lora0" / "predictions.parquet").write_bytes(b"PAR1")
+    _, notes = cell_of(rows)
+    assert notes.left_out == {"no predictions": ["lora"]}
+
+
+def test_metrics_without_a_weighted_form_are_told(tmp_path: Path) -> None:
+    cell, notes = cell_of(rows_of(tmp_path, metrics=("exact_match",)))
+    assert notes.no_form == ["exact_match"]
+    assert cell.examples == 0
+
+
+def test_a_lone_row_stays_unread(tmp_path: Path) -> None:
+    (row, *_) = rows_of(tmp_path)
+    (row.folders[0] / "predictions.parquet").write_bytes(b"never read")
+    cell, notes = cell_of([row])
+    assert (len(cell.first), notes.left_out) == (0, {})

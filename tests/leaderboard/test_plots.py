@@ -1,0 +1,74 @@
+"""The pictures and the LaTeX table show the first board, and any text of a run as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from made_up import make_board
+from test_stats import write
+
+from peftkit.leaderboard import collect
+from peftkit.leaderboard.latex import write_latex
+from peftkit.leaderboard.plots import write_plots
+from peftkit.leaderboard.stats import board
+
+FILES = ["heatmap.png", "heatmap.svg", "pareto.png", "pareto.svg"]
+
+
+def test_pictures_show_the_real_board_alone(tmp_path: Path) -> None:
+    make_board(tmp_path / "runs", seeds=2, predictions=False)
+    rows = board(collect([tmp_path / "runs"]))
+    write_plots(rows, ["a"] * len(rows), tmp_path)
+    assert sorted(file.name for file in tmp_path.glob("*.*")) == FILES
+    heat = (tmp_path / "heatmap.svg").read_text()
+    assert rows[0].board in heat
+    assert "EMBEDDED" not in heat
+    assert "linear_probe" in heat
+    assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_rows_give_the_same_picture(tmp_path: Path) -> None:
+    write(tmp_path / "runs", "a", method="$x_{ 表 </svg>")
+    rows = board(collect([tmp_path / "runs"]))
+    for name in ("one", "two"):
+        write_plots(rows, [""], tmp_path / name)
+    assert (tmp_path / "one" / "heatmap.svg").read_text() == (tmp_path / "two" / "heatmap.svg").read_text()
+    assert "$x_{ 表 &lt;/svg&gt;" in (tmp_path / "one" / "heatmap.svg").read_text()
+
+
+def test_pictures_of_an_earlier_board_do_not_stay(tmp_path: Path) -> None:
+    write(tmp_path / "runs", "a")
+    write_plots(board(collect([tmp_path / "runs"])), [""], tmp_path)
+    write_plots([], [], tmp_path)
+    assert not list(tmp_path.glob("*.svg"))
+
+
+def test_an_error_is_drawn_in_its_own_unit(tmp_path: Path) -> None:
+    for method, value in (("lora", 3.25), ("full", 3.0)):
+        write(tmp_path / "runs", method, method=method, value=value, metrics={"mean_squared_error": False})
+    rows = board(collect([tmp_path / "runs"]))
+    write_plots(rows, ["a", "b"], tmp_path)
+    assert ">3.25<" in (tmp_path / "heatmap.svg").read_text()
+    write_latex(rows, ["a", "b"], tmp_path / "board.tex")
+    assert r"full & \textbf{3}\textsuperscript{a}" in (tmp_path / "board.tex").read_text()
+
+
+def test_latex_sets_the_best_in_bold_only_where_it_is_not_tied(tmp_path: Path) -> None:
+    for method, value in {"full": 0.9, "lora": 0.8}.items():
+        for seed in (0, 1):
+            write(tmp_path / "runs", f"{method}{seed}", method=method, seed=seed, value=value + seed / 100)
+    rows = board(collect([tmp_path / "runs"]))
+    write_latex(rows, ["a", "b"], tmp_path / "apart.tex")
+    write_latex(rows, ["a", "a"], tmp_path / "tied.tex")
+    assert r"full & \textbf{90.5} $\pm$ 0.7\textsuperscript{a} \\" in (tmp_path / "apart.tex").read_text()
+    assert r"full & 90.5 $\pm$ 0.7\textsuperscript{a} \\" in (tmp_path / "tied.tex").read_text()
+
+
+def test_text_of_a_run_is_no_latex(tmp_path: Path) -> None:
+    write(tmp_path / "runs", "a", method="[x] \\input{a}_% & # $ ~^<")
+    write_latex(board(collect([tmp_path / "runs"])), [""], tmp_path / "board.tex")
+    lines = (tmp_path / "board.tex").read_text().splitlines()
+    assert (
+        r"{[}x{]} \textbackslash{}input\{a\}\_\% \& \# \$ \textasciitilde{}\textasciicircum{}\textless{} & 50.0 \\"
+        in lines
+    )
