@@ -14,9 +14,12 @@ from typing import Any
 
 from peftkit.schema import INCIDENTAL
 
-TIMED = ("train_seconds", "train_peak_bytes", "tokens_per_second")  # mean something on one machine only
-LATENCY = ("latency_ms", "merged_latency_ms")  # of one row, on one machine
-COSTS = ("trainable_params", "head_params", "total_params", "adapter_bytes", *TIMED)
+TIMED = (  # mean something on one machine only
+    "train_seconds", "train_peak_bytes", "tokens_per_second", "latency_ms", "merged_latency_ms", "train_reserved_bytes",
+    "eval_seconds", "eval_peak_bytes",
+)  # fmt: skip
+COMPOSED = ("seconds_to_quality", "pscp")  # of these, see costs.py
+COSTS = ("trainable_params", "head_params", "total_params", "adapter_bytes", "padding_waste", *TIMED)
 DEEP = {"adapter", "model", "checkpoints", "merged", "tensorboard"}  # folders of a run folder, which hold no runs
 # other versions of these, but for the patch, may train another model; of the other packages they are noted
 DECIDING = ("peftkit", "transformers", "peft")
@@ -151,7 +154,7 @@ def _result(folder: Path, record: dict[str, Any]) -> Result:
     data_for = data.get("substituted_for") or (task["suite"] if data.get("kind") == "embedded" else None)
     # a suite on disk holds one folder a task, each with its revision among the settings
     is_suite = data.get("kind") == "folder" and task["suite"] != "own"
-    costs = {cost: record.get("costs", {}).get(cost) for cost in (*COSTS, *LATENCY)}
+    costs = {cost: record.get("costs", {}).get(cost) for cost in COSTS}
     return Result(
         folder=folder,
         problem=problem,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
-from peftkit.leaderboard import TIMED, Broken, Result
+from peftkit.leaderboard import Broken, Result
 from peftkit.leaderboard.stats import GLUE, GlueLine, Row
 from peftkit.leaderboard.verdict import Records
 
@@ -26,7 +26,7 @@ def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Sequence[str]) -> d
     share = f" {_percent(trained / total)}" if trained is not None and total else ""
     is_up = any(row.higher_is_better.values())
     delta = "" if row.delta is None else f"{100 * row.delta:+.1f}" if is_up else f"{-row.delta:+.3g}"
-    seconds, peak, speed = (_timed(row, marks, name) for name in TIMED)
+    seconds, peak, speed, latency, merged, quality = (_timed(row, marks, name) for name in FORMS)
     return {
         "method": row.method,
         "model": row.model.split("/")[-1],
@@ -43,6 +43,9 @@ def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Sequence[str]) -> d
         "time": seconds,
         "peak": peak,
         "tok/s": speed,
+        "a row": latency,
+        "merged": merged,
+        "to 95 %": quality,
     }
 
 
@@ -56,11 +59,8 @@ def _interval(row: Row, is_up: bool) -> str:
 
 def _timed(row: Row, marks: dict[str, str], name: str) -> str:
     """Show a cost that holds for one machine, with the machine's mark where the board has several."""
-    form = {"train_seconds": _duration, "train_peak_bytes": lambda v: _amount(v, "B"), "tokens_per_second": _amount}[
-        name
-    ]
     there = [(device, costs[name]) for device, costs in row.timed.items() if name in costs]
-    return ", ".join(form(value) + (f" {marks[device]}" if marks else "") for device, value in there)
+    return ", ".join(FORMS[name](value) + (f" {marks[device]}" if marks else "") for device, value in there)
 
 
 def marks_of(ranked: Sequence[Ranked]) -> dict[str, str]:
@@ -196,3 +196,13 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3g} ms"
+
+
+FORMS: dict[str, Callable[[float], str]] = {  # what is told of a machine, in the order of the columns
+    "train_seconds": _duration, "train_peak_bytes": lambda value: _amount(value, "B"), "tokens_per_second": _amount,
+    "latency_ms": _milliseconds, "merged_latency_ms": _milliseconds, "seconds_to_quality": _duration,
+}  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peftkit.leaderboard import COSTS, TIMED, Broken, Result
+from peftkit.leaderboard import COMPOSED, COSTS, TIMED, Broken, Result
 from peftkit.leaderboard.cells import (
     SPREAD,
     Ranked,
@@ -114,7 +114,7 @@ def _values(ranked: Ranked, metrics: Sequence[str], detectable: float | None) ->
         name: "; ".join(f"{costs[name]:.6g} ({device})" for device, costs in row.timed.items() if name in costs)
         if len(row.timed) > 1
         else next(iter(row.timed.values()), {}).get(name)
-        for name in TIMED
+        for name in (*TIMED, *COMPOSED)
     }
     return {
         "board": row.board, "suite": row.suite, "task": row.task, "model": row.model, "method": row.method,

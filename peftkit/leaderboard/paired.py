@@ -11,7 +11,7 @@ import numpy as np
 
 from peftkit.leaderboard.contrast import Cell, Entry, all_pairs
 from peftkit.leaderboard.stats import Row, name_of
-from peftkit.leaderboard.weighted import ERRORS, WEIGHTED
+from peftkit.leaderboard.weighted import ERRORS, WEIGHTED, count_tags
 
 Array = np.ndarray
 MOST, LEAST, WORK = 1000, 200, 80_000_000  # resamples, and examples x runs x resamples at most
@@ -65,6 +65,7 @@ def cell_of(rows: Sequence[Row], limit: int = LIMIT, most: int = FARTHEST) -> tu
     predictions = _stacked([sheet.predictions for sheet in runs])
     count = int(np.clip(WORK // (len(runs) * len(reference.labels)), LEAST, MOST))
     whole, resampled = scores_by_resample(metrics, reference.labels, predictions, reference.splits, count)
+    is_plain = metrics == ("accuracy",) and all(len(row.by_seed) == 1 for row in rows)
     entries, start = [], 0
     rights: list[Array | None] = []
     for place, row in enumerate(rows):
@@ -74,8 +75,7 @@ def cell_of(rows: Sequence[Row], limit: int = LIMIT, most: int = FARTHEST) -> tu
         if place in sheets and not agrees:
             notes.left_out.setdefault(WRONG, []).append(name_of(row))
         entries.append(Entry(_values(row), resampled[:, here] if agrees else None))
-        rights.append(predictions[here][0] == reference.labels if agrees else None)
-    is_plain = metrics == ("accuracy",) and all(len(row.by_seed) == 1 for row in rows)
+        rights.append(predictions[here][0] == reference.labels if agrees and is_plain else None)
     return Cell(entries, len(reference.labels), first, second, rights if is_plain else None), notes
 
 
@@ -167,6 +167,8 @@ def scores_by_resample(
     found = [(WEIGHTED[name], name not in ERRORS, split) for name, split in _all_resolved(metrics, splits)]
     counted = [(of, split) for of, is_up, split in found if is_up] or [(of, split) for of, _, split in found]
     sign = 1 if any(is_up for _, is_up, _ in found) else -1
+    if _is_list(labels):
+        labels, predictions = count_tags(labels, predictions)
 
     def task_scores(weights: Array) -> Array:
         total = np.zeros((len(weights), len(predictions)))
@@ -212,7 +214,9 @@ def _values(row: Row) -> Array:
 def _stacked(runs: Sequence[Array]) -> Array:
     if not _is_list(runs[0]):
         return np.stack(runs)
-    found: Array = np.empty((len(runs), len(runs[0])), dtype=object)  # numpy would make lists of one length another dimension
+    found: Array = np.empty(
+        (len(runs), len(runs[0])), dtype=object
+    )  # numpy would make lists of one length another dimension
     for place, run in enumerate(runs):
         found[place, :] = run
     return found

@@ -12,6 +12,7 @@ from statistics import fmean, median_high, stdev
 from typing import Any
 
 from peftkit.leaderboard import COSTS, TIMED, Broken, Result, group_of, source_of
+from peftkit.leaderboard.costs import with_pscp, with_quality
 
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # AX is a diagnostic, not counted
 REFERENCE = "full"  # the method that the others are held against
@@ -50,6 +51,7 @@ class Row:
     all_settings: dict[str, str] = field(repr=False)
     folders: dict[int, Path] = field(default_factory=dict)  # seed -> its run, of those with scores
     interval: tuple[float, float] | None = None  # 95 %, of the task's score over seeds; None for a single seed
+    curve: tuple[tuple[float, float], ...] = ()  # share of training, score: the chosen trial's, on rows set apart
     trials: int = 1  # settings tried to choose this one
     planned: int = 0  # seeds that the task's middle row has, or asked for itself: fewer than that are missing
 
@@ -135,7 +137,7 @@ def board(results: Iterable[Result | Broken]) -> list[Row]:
     rows_ = [_row(titles[source_of(r[0])], r, text, flat) for r, text, flat in zip(members, shown, full, strict=True)]
     order = {task: number for number, task in enumerate(GLUE)}
     return sorted(
-        _with_plans(_with_deltas(rows_)),
+        _with_plans(_with_composites(_with_deltas(rows_))),
         key=lambda r: (
             r.board.startswith("EMBEDDED"), r.board, order.get(r.task, len(GLUE)), r.task, r.model,
             math.inf if r.score is None else -r.score, r.method, r.settings,
@@ -229,8 +231,14 @@ def _row(title: str, members: list[Result], settings: str, flat: dict[str, str])
         all_settings=flat,
         folders={result.seed: result.folder for result in done},
         interval=interval(list(by_seed.values())),
+        curve=_curve(members),
         trials=max(len((result.search or {}).get("trials") or [0]) for result in members),
     )
+
+
+def _curve(members: Sequence[Result]) -> tuple[tuple[float, float], ...]:
+    points: list[dict[str, float]] = next((r.search["curve"] for r in members if r.search and r.search.get("curve")), [])
+    return tuple((point["epoch"] / points[-1]["epoch"], point["score"]) for point in points)
 
 
 def _means(results: Sequence[Result], names: Iterable[str]) -> dict[str, float]:
@@ -254,6 +262,18 @@ def _with_deltas(rows: list[Row]) -> list[Row]:
             row = replace(row, delta=row.score - (reference.score or 0))
         out.append(row)
     return out
+
+
+def _with_composites(rows: list[Row]) -> list[Row]:
+    """Add the costs that are told against full fine-tuning on the same task, model and rows."""
+    cells: dict[tuple, list[Row]] = {}
+    for row in rows:
+        cells.setdefault(_cell(row), []).append(row)
+    found = []
+    for members in cells.values():
+        reference = next((row for row in members if row.is_reference), None)
+        found += with_pscp(with_quality(members, reference), reference)
+    return found
 
 
 def _with_plans(rows: list[Row]) -> list[Row]:

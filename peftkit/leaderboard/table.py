@@ -35,7 +35,18 @@ __all__ = ["board", "collect", "glue_table", "show", "write", "write_csv", "writ
 
 SHOWN = 40  # rows of a task
 NARROW = 100  # columns, where there is no terminal to ask
-DROPPED_FIRST = ("95 %", "tok/s", "head", "peak", "to ship", "trained", "time")  # when the terminal is narrow
+DROPPED_FIRST = (
+    "to 95 %",
+    "merged",
+    "a row",
+    "95 %",
+    "tok/s",
+    "head",
+    "peak",
+    "to ship",
+    "trained",
+    "time",
+)  # when the terminal is narrow
 
 
 def show(
@@ -136,6 +147,9 @@ def _columns(lines: Sequence[dict[str, str]], metrics: int) -> dict[str, int]:
         "time",
         "peak",
         "tok/s",
+        "a row",
+        "merged",
+        "to 95 %",
     ]
     widths = {name: max((cell_len(plain(line.get(name, ""))) for line in lines), default=0) for name in names}
     if {line["trials"] for line in lines if "trials" in line} == {"1"}:

@@ -79,10 +79,14 @@ def mean_squared_error(labels: Array, predictions: Array, weights: Array) -> Arr
 
 
 def token_accuracy(labels: Array, predictions: Array, weights: Array) -> Array:
-    """Right words by all words; an example is a list of tags, -1 for none."""
-    lengths = np.array([len(row) for row in labels], float)
-    right = np.array([[np.sum(np.equal(a, b)) for a, b in zip(labels, run, strict=True)] for run in predictions], float)
-    return _share(weights @ right.T, (weights @ lengths)[:, None])
+    """Right words by all words, of what `count_tags` counted."""
+    return _share(weights @ predictions.T, (weights @ labels)[:, None])
+
+
+def count_tags(labels: Array, predictions: Array) -> tuple[Array, Array]:
+    """Return (examples,) words and (runs, examples) right ones of lists of tags, -1 for none."""
+    right = [[np.sum(np.equal(a, b)) for a, b in zip(labels, run, strict=True)] for run in predictions]
+    return np.array([len(row) for row in labels], float), np.array(right, float)
 
 
 def _ranks(values: Array, weights: Array) -> Array:

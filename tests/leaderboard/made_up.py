@@ -80,7 +80,7 @@ def make_run(
             "adapter_bytes": 4 * (trained + HEAD), "train_seconds": seconds / speed,
             "train_peak_bytes": int(1.1e9 + 18 * trained), "eval_seconds": 4.7 / speed, "eval_peak_bytes": 900_000_000,
             "tokens": 102_042, "padding_waste": 0.085, "tokens_per_second": 102_042 * speed / seconds,
-            "latency_ms": 3.1 / speed, "latency_merged_ms": 2.9 / speed, "steps": 141, "epochs": 3.0,
+            "latency_ms": 3.1 / speed, "merged_latency_ms": 2.9 / speed, "steps": 141, "epochs": 3.0,
         }  # fmt: skip
         _write_log(folder / "log.jsonl", 1 - skill, random)
         if predictions:

@@ -148,3 +148,20 @@ def test_a_lone_row_stays_unread(tmp_path: Path) -> None:
     (row.folders[0] / "predictions.parquet").write_bytes(b"never read")
     cell, notes = cell_of([row])
     assert (len(cell.first), notes.left_out) == (0, {})
+
+
+def test_tagged_words_are_paired_by_sentence(tmp_path: Path) -> None:
+    labels = [[1, 2], [0], [2, 2, 1]]
+    for seed, said in enumerate(([[1, 0], [0], [2, 2, 1]], [[1, 2], [-1], [2, 0, 1]])):
+        for method in ("full", "lora"):
+            right = sum(
+                a == b for one, other in zip(labels, said, strict=True) for a, b in zip(one, other, strict=True)
+            )
+            write(
+                tmp_path, f"{method}{seed}", method=method, seed=seed, value=right / 6, metrics={"token_accuracy": True}
+            )
+            columns = {"id": [0, 1, 2], "split": ["validation"] * 3, "label": labels, "prediction": said}
+            pq.write_table(pa.table(columns), tmp_path / f"{method}{seed}" / "predictions.parquet")
+    cell, notes = cell_of(board(collect([tmp_path])))
+    assert (cell.examples, notes.left_out, notes.no_form) == (3, {}, [])
+    assert all(entry.resampled is not None for entry in cell.entries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,70 @@ def test_text_of_a_run_cannot_break_the_tables(tmp_path: Path) -> None:
     (line,) = (line for line in markdown.splitlines() if "script" in line)
     assert line.startswith("| a\\|b  \\[31m\\[red\\]&lt;script&gt;\\[l\\](http://x)  |")
     assert not {"\x1b", "\u202e"} & set(markdown)
+
+
+def compared(root: Path) -> None:
+    """Write four seeds of three methods on two tasks, of which one method is worse, and one seed is missing."""
+    for task in ("rte", "sst2"):
+        for method, value in (("full", 0.81), ("lora", 0.809), ("prompt", 0.5)):
+            for seed in range(4):
+                if (task, method, seed) != ("rte", "lora", 3):
+                    write(root, f"{task}{method}{seed}", method=method, task=task, seed=seed, value=value + seed / 500)
+
+
+def test_tied_groups_and_the_verdict_are_shown(tmp_path: Path) -> None:
+    compared(tmp_path)
+    text = shown(tmp_path, 160)
+    (head, *_) = (line for line in text.splitlines() if "group" in line)
+    lines = {line.split()[0]: line for line in text.split("rte")[1].splitlines() if line.startswith("  ")}
+    place = head.index("group")
+    assert [lines[m][place : place + 5].strip() for m in ("full", "lora", "prompt")] == ["a", "a", "b"]
+    assert "3 of 4" in lines["lora"]
+    assert "80.9 to 81.7" in lines["full"]
+    words = " ".join(text.split())
+    assert "rte: Tied at the top: full, lora; worse: prompt. Smallest difference this table could have seen: " in words
+    assert "rte: lora has 3 of 4 seeds." in words
+
+
+def test_wins_ties_and_losses_are_counted_over_tasks(tmp_path: Path) -> None:
+    compared(tmp_path)
+    totals = shown(tmp_path).split("Against the others")[1].splitlines()
+    line = next(line for line in totals if line.startswith("prompt  "))
+    assert line.split()[1:] == ["0", "0", "4"]
+    table.write(table.collect([tmp_path]), tmp_path / "board")
+    markdown = (tmp_path / "board" / "leaderboard.md").read_text(encoding="utf-8")
+    won = markdown.split("### Tasks won, tied and lost")[1]
+    assert "| full |  | 0-2-0 | 2-0-0 |" in won
+
+
+def test_a_spreadsheet_holds_groups_and_tests(tmp_path: Path) -> None:
+    compared(tmp_path)
+    table.write(table.collect([tmp_path]), tmp_path / "board")
+    rows = spreadsheet(tmp_path / "board" / "leaderboard.csv")
+    assert {(row["task"], row["method"]): row["group"] for row in rows}["rte", "prompt"] == "b"
+    assert {row["n seeds"] + " of " + row["planned seeds"] for row in rows} == {"4 of 4", "3 of 4"}
+    tests = spreadsheet(tmp_path / "board" / "comparisons.csv")
+    assert len(tests) == 6
+    for test in tests:
+        assert float(test["low"]) < float(test["difference"]) < float(test["high"])
+        assert test["differs"] == str(float(test["p_holm"]) <= 0.05)
+
+
+def test_trials_are_shown_where_there_were_several(tmp_path: Path) -> None:
+    compared(tmp_path)
+    assert "trials" not in shown(tmp_path, 200)
+    file = tmp_path / "rtefull0" / "result.json"
+    record = json.loads(file.read_text())
+    record["search"] = {"trials": [{"learning_rate": 1, "score": 0.5}] * 4, "chosen": 1, "rows": 5, "seconds": 1.0}
+    file.write_text(json.dumps(record))
+    assert "trials" in shown(tmp_path, 200)
+    (row, *_) = (row for row in table.board(table.collect([tmp_path])) if (row.task, row.method) == ("rte", "full"))
+    assert row.trials == 4
+
+
+def test_a_long_table_is_cut_in_the_terminal_alone(tmp_path: Path) -> None:
+    for rate in range(45):
+        write(tmp_path, f"r{rate}", rate=rate + 1, value=rate / 100)
+    assert "The best 40 of up to 45 rows a task" in shown(tmp_path, 160)
+    table.write(table.collect([tmp_path]), tmp_path / "board")
+    assert len(spreadsheet(tmp_path / "board" / "leaderboard.csv")) == 45

@@ -49,6 +49,8 @@ function drawReading(here) {
     "A score is the plain mean of the task's metrics, times 100; ± is the standard deviation over seeds, the bar below it the 95 % interval of the mean.",
     data.tested ? "Rows that share a letter could not be told apart by the tests; the shaded rows share one with the best of their task." : "No test was made: a higher mean may be chance.",
     here?.models.length === 1 ? `Model: ${here.models[0]}.` : null,
+    "Time to 95 % of full: seconds of training until the chosen trial scored 95 % of what full fine-tuning reached, on the training rows set apart.",
+    "PSCP: score / (1 + trained / all weights) / (1 + latency / full's) / (1 + peak memory / full's), the form of Belanec et al. 2025 with constants of this board.",
     ...data.notes,
   ].filter(Boolean);
   const records = here?.records ?? [];

@@ -2,8 +2,8 @@
 
 const CHUNK = 100;
 const SHOWN_COSTS = [
-  "trainable_params", "adapter_bytes", "train_seconds", "train_peak_bytes", "tokens_per_second", "seconds_to_best",
-  "latency_ms", "latency_merged_ms", "pscp",
+  "trainable_params", "adapter_bytes", "train_seconds", "train_peak_bytes", "tokens_per_second", "seconds_to_quality",
+  "latency_ms", "merged_latency_ms", "pscp",
 ];
 const SLOTS = 8; // of more letters than these no stripes are drawn
 let drawn = 0;

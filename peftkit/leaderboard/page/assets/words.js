@@ -52,13 +52,16 @@ function differenceText(row, value) {
 const probability = (p) => (!isNumber(p) ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3));
 const modelName = (row) => row.model.split("/").pop();
 
+const milliseconds = (v) => `${short(v)} ms`;
+
 // what a cost is called, how it is written, and whether more of it is better
 const COSTS = {
   trainable_params: ["Trained weights", amount], head_params: ["Head weights", amount],
   total_params: ["All weights", amount], adapter_bytes: ["To ship", (v) => amount(v, "B")],
   train_seconds: ["Time to train", duration], train_peak_bytes: ["Peak memory", (v) => amount(v, "B")],
-  tokens_per_second: ["Tokens a second", amount, true], seconds_to_best: ["Time to its best", duration],
-  latency_ms: ["Latency", (v) => duration(v / 1000)], latency_merged_ms: ["Latency, merged", (v) => duration(v / 1000)],
+  tokens_per_second: ["Tokens a second", amount, true], seconds_to_quality: ["Time to 95 % of full", duration],
+  latency_ms: ["A row", milliseconds], merged_latency_ms: ["A row, merged", milliseconds],
+  train_reserved_bytes: ["Reserved on the GPU", (v) => amount(v, "B")],
   eval_seconds: ["Time to evaluate", duration], eval_peak_bytes: ["Peak, evaluating", (v) => amount(v, "B")],
   padding_waste: ["Padding", (v) => `${(100 * v).toFixed(1)} %`], pscp: ["PSCP", (v) => short(v), true],
 };
