@@ -12,8 +12,11 @@ JOBS = {
     "evaluate": "score a run folder on its own or another task: run=DIR task=ax",
     "predict": "label a file or one text: run=DIR input=FILE",
     "merge": "fold an adapter into its base: run=DIR",
+    "forgetting": "measure what a run's model forgot of its language, the method off, on and between: run=DIR",
+    "extend": "make terms tokens, listed or mined: extend.terms=FILE, extend.corpus=FILE_OR_FOLDER; then vocab=FOLDER",
     "pretrain": "make the small GPT-2 or T5 that source=embedded uses",
-    "leaderboard": "compare all results under out",
+    "leaderboard": "compare all results under out, and those of others: results=[DIR,...]",
+    "submission": "write the zip that the GLUE benchmark's site takes, from the best runs under out",
 }
 
 

@@ -26,11 +26,17 @@ READS = {
     "predict": ("run", "runs", "input", "output", "train.per_device_eval_batch_size"),
     "evaluate": ("run", "task", "source", "data_root", "train.per_device_eval_batch_size"),
     "merge": ("run", "output"),
-    "leaderboard": ("out",),
+    "forgetting": ("run", "input", "source", "data_root"),
+    "leaderboard": ("out", "output", "results", "watch", "claim"),
+    "submission": ("out", "output", "runs", "source", "data_root", "model", "method", "train", "seed"),
     "matrix": ("output",),
 }
 
-ALONE = {"leaderboard": "shows every run below out=", "matrix": "tries every method on tiny models of its own"}
+ALONE = {
+    "leaderboard": "shows every run below out=",
+    "submission": "chooses among the runs below out=",
+    "matrix": "tries every method on tiny models of its own",
+}
 
 
 def check(overrides: Sequence[str], more: Path | None = None, multirun: bool = True) -> list[str]:

@@ -1,28 +1,88 @@
-"""Turn run folders into the tables that compare them."""
+"""Turn run folders into the tables, the page and the pictures that compare them."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from peftkit.jobs.console import is_main, say
-from peftkit.leaderboard import table
+from peftkit.leaderboard import Broken, Result, table, version_notes
+from peftkit.leaderboard.stats import Row
+from peftkit.leaderboard.verdict import Verdict, judged
 from peftkit.schema import Run, UserError
 
 
 def leaderboard(run: Run) -> None:
-    """Show every result under `out`, and write the tables beside them as CSV and Markdown."""
-    results = table.collect([Path(run.out)])
+    """Show every result under `out` and `results`; write tables, page and pictures to `output`, else beside them.
+
+    With `watch`, serve them and write them anew whenever a run lands, until interrupted.
+
+    Raises:
+        UserError: there is no result.
+    """
+    folders = [Path(run.out), *map(Path, run.results or [])]
+    target = Path(run.output) if run.output else Path(run.out) / "leaderboard"
+    if not is_main():
+        return
+    if run.watch:
+        from peftkit.jobs.watch import watch
+
+        watch(folders, target, lambda: write(table.collect(folders), target, _command(run)))
+        return
+    results = table.collect(folders)
     if not results:
         raise UserError(f"{run.out} holds no results; train first: python -m peftkit recipe=lora_glue")
-    if is_main():
-        table.show(results)
-        target = Path(run.out) / "leaderboard"
-        table.write(results, target)
-        say(f"-> {target}")
+    known = judged(results)
+    table.show(results, known=known)
+    if run.claim is not None:
+        show_claim(results, run.claim, known)
+    for note in version_notes(results):
+        say(note)
+    write(results, target, _command(run), known)
+    say(f"-> {target}/index.html, and the same as CSV, Markdown, LaTeX and pictures")
 
 
-def show_runs(folders: Sequence[Path]) -> None:
-    """Show the table over these run folders alone."""
+def write(
+    results: Sequence[Result | Broken], target: Path, command: str, known: tuple[list[Row], Verdict] | None = None
+) -> None:
+    """Write the tables, index.html, leaderboard.tex, and pareto and heatmap as PNG and SVG."""
+    from peftkit.leaderboard.latex import write_latex
+    from peftkit.leaderboard.page import facts, write_page
+    from peftkit.leaderboard.plots import write_plots
+
+    rows, verdict = known = known or judged(results)
+    table.write(results, target, known)
+    write_page(facts(rows, results, verdict, command), target / "index.html")
+    write_latex(rows, verdict.groups, target / "leaderboard.tex")
+    write_plots(rows, verdict.groups, target)
+
+
+def show_runs(folders: Sequence[Path], claim: str | None = None) -> None:
+    """Show the table over these run folders alone, and the verdict on a claim."""
     if folders and is_main():
-        table.show(table.collect(list(folders)))
+        results = table.collect(list(folders))
+        known = judged(results)
+        table.show(results, known=known)
+        if claim is not None:
+            show_claim(results, claim, known)
+
+
+def show_claim(results: Sequence[Result | Broken], name: str, known: tuple[list[Row], Verdict]) -> None:
+    """Print what a claim says, what was measured, and whether it holds."""
+    from peftkit.leaderboard.claims import CLAIMS
+
+    finding = CLAIMS[name](*known, [r for r in results if isinstance(r, Result)])
+    print(f"Claim: {finding.claim}")
+    for line in finding.lines:
+        print(f"  {line}")
+    print(f"Verdict: {finding.verdict}. {finding.reason[:1].upper()}{finding.reason[1:]}.")
+
+
+def _command(run: Run) -> str:
+    words = ["job=leaderboard", f"out={run.out}"]
+    if run.output:
+        words.append(f"output={run.output}")
+    if run.results:
+        words.append(f"results=[{','.join(run.results)}]")
+    return f"python -m peftkit {shlex.join(words)}"

@@ -101,7 +101,7 @@ def _verbs(run: Run) -> list[str]:
         found.append(f"output={run.output} is no zip; say output=submission.zip")
     if run.results is not None and run.job != "leaderboard":
         found.append(f"results= is not for job={run.job}; say job=leaderboard, or drop it")
-    if run.job not in ("predict", "merge", "matrix", "submission") and run.output is not None:
+    if run.job not in ("predict", "merge", "matrix", "submission", "leaderboard") and run.output is not None:
         found.append(f"output= is not for job={run.job}; say out=FOLDER for where run folders go")
     return found
 
