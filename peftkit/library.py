@@ -47,11 +47,11 @@ def plan(*overrides: str) -> None:
 
 def load(run: str | Path) -> tuple[Any, Any]:
     """Return the trained model, adapter and head included, and its tokenizer."""
-    from peftkit.jobs import use
+    from peftkit.jobs import extend, use
     from peftkit.jobs.prepare import settle
 
     settle("auto")
-    return use.load(run)
+    return extend.load(Path(run)) if extend.is_vocabulary(Path(run)) else use.load(run)
 
 
 def _run(job: str, overrides: tuple[str, ...]) -> list[Path | None]:

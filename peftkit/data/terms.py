@@ -45,7 +45,7 @@ def listed_terms(file: Path) -> list[str]:
         UserError: the file cannot be read.
     """
     try:
-        return file.read_text(encoding="utf-8-sig").split("\n")
+        return file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: it is not written in UTF-8; convert it: iconv -f latin1 -t utf-8 {file}") from error
     except OSError as error:

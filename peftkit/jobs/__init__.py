@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,13 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = Non
 
         leaderboard(chosen)
         return None
+    if chosen.job == "submission":  # refuses what is missing before it loads any
+        from peftkit.jobs.submission import submission
 
-    from peftkit.jobs import finetune, matrix, mixed, plan, pretrain, use
+        submission(chosen, config, overrides)
+        return None
+
+    from peftkit.jobs import extend, finetune, forgetting, matrix, mixed, plan, pretrain, use
     from peftkit.jobs.prepare import settle
 
     settle(chosen.source)
@@ -44,12 +50,23 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = Non
         "pretrain": lambda: pretrain.pretrain(chosen),
         "plan": lambda: plan.plan(chosen),
         "matrix": lambda: matrix.matrix(chosen),
+        "forgetting": lambda: forgetting.forgetting(chosen),
+        "extend": lambda: extend.extend(chosen, config, list(overrides)),
     }
     return verbs[chosen.job]()
 
 
-def finish(folders: Sequence[Path]) -> None:
-    """Show one table over the runs of this command, and once more whatever was substituted in them."""
+def finish(folders: Sequence[Path], claim: str | None = None) -> None:
+    """Show one table over the runs of this command, whatever was substituted in them, and what becomes of the claim."""
     from peftkit.jobs.leaderboard import show_runs
 
-    show_runs(folders)
+    show_runs(folders, claim)
+
+
+def landed(out: Path, since: datetime) -> tuple[list[Path], int]:
+    """Return the run folders below `out` that were begun since then, and 1 where one of them failed, else 0."""
+    from peftkit.leaderboard import Result, collect
+
+    begun = since.isoformat(timespec="seconds")
+    found = [result for result in collect([out]) if isinstance(result, Result) and result.started >= begun]
+    return [result.folder for result in found], int(any((result.problem or "").startswith("failed") for result in found))

@@ -32,6 +32,7 @@ from peftkit.jobs.prepare import (
 from peftkit.jobs.search import search
 from peftkit.methods import count_parameters, fold
 from peftkit.metrics import score
+from peftkit.models.rows import read_vocabulary, rest_of, save_rows
 from peftkit.schema import Run
 from peftkit.source import Source
 
@@ -149,7 +150,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     tokens = round(sum(encoded.lengths) * fit.epochs)
     artefact, speeds = None, {}
     if not run.trial:
-        artefact = save_artefact(parts, folder) if is_main() else folder
+        artefact = save_artefact(parts, folder, run.vocab) if is_main() else folder
         split = rows.splits[run.task.splits["validation"][0]]
         precision = result["run"]["setup"]["precision"]
         result["gates"] = gates.check(run, parts, split, folder, rows.label_names, precision)
@@ -277,13 +278,18 @@ def _plain(values: Any) -> Any:
     return values.tolist() if isinstance(values, np.ndarray) else values
 
 
-def save_artefact(parts: Parts, folder: Path) -> Path:
+def save_artefact(parts: Parts, folder: Path, vocab: str | None = None) -> Path:
     """Save in PEFT's format (adapter/) or, for methods that train the base's own weights, as a checkpoint (model/)."""
     from peft import PeftModel
 
     is_peft = isinstance(parts.model, PeftModel)
     artefact = folder / ("adapter" if is_peft else "model")
-    parts.model.save_pretrained(str(artefact))
+    if is_peft and vocab is not None:
+        # "auto" would add every row of the grown embeddings to those that trained
+        parts.model.save_pretrained(str(artefact), save_embedding_layers=False)
+        save_rows(artefact, read_vocabulary(Path(vocab)), rest_of(Path(vocab)))
+    else:
+        parts.model.save_pretrained(str(artefact))
     parts.tokenizer.save_pretrained(str(artefact))
     if is_peft:
         # label names and pooling: AutoConfig.from_pretrained("adapter/base") builds the very base that was trained

@@ -93,6 +93,8 @@ def _check(runs: Sequence[Run], folders: Sequence[Path]) -> None:
                 f"{folder} is {run.method.name}, whose weights cannot differ from row to row; "
                 "mix runs of lora, adapter, prompt, p_tuning, prefix, mam or unipelt"
             )
+        if run.vocab is not None:
+            raise UserError(f"{folder} has words that the base has not (vocab=); use run=, one after the other")
         base = (model_source(folder), run.model.pooling, run.method.quantization)
         if base != (model_source(folders[0]), first.model.pooling, first.method.quantization):
             raise UserError(f"{folder} has another base than {folders[0]}; mix runs over one base")

@@ -19,10 +19,14 @@ from peftkit.data.rows import Rows
 from peftkit.jobs.console import say
 from peftkit.methods import Gradual, Unfreezing, wrap
 from peftkit.models.load import load_model, load_tokenizer, locate, pooling_of
+from peftkit.models.rows import FACTS, WEIGHTS, grow, read_vocabulary
 from peftkit.schema import Model, Run, Task, UserError
 from peftkit.scores import Scores
-from peftkit.source import Source, hub_answers
+from peftkit.source import Source, fingerprint, hub_answers
 from peftkit.train import ScoringTrainer, make_trainer, precision_of, training_arguments
+
+
+VOCABULARY = (FACTS, WEIGHTS, "tokenizer.json")  # what decides of a folder of job=extend
 
 
 @dataclass
@@ -83,20 +87,38 @@ def build(run: Run, model_source: Source, names: list[str] | None, rows: Dataset
     """
     from transformers import set_seed
 
-    tokenizer = load_tokenizer(model_source)
+    tokenizer = load_tokenizer(_words(run.vocab, model_source))
     task_format = format_of(run.task, run.model.family, names, tokenizer)
     encoded = task_format.encode(rows)
     set_seed(run.seed)
     model = load_model(run.model, model_source, tokenizer, run.task.kind, names, run.method.quantization)
+    new_rows = grow(model, Path(run.vocab)) if run.vocab else []
     config = method_config({**run.method.config, **_schedule(run, len(encoded.lengths))})
     if hasattr(config, "revision") and model_source.kind in ("hub", "cache"):
         config.revision = model_source.revision
     checkpointing = bool(run.train.get("activation_checkpointing"))
-    model = wrap(model, config, run.task.kind, run.method.quantization is not None, checkpointing)
+    model = wrap(model, config, run.task.kind, run.method.quantization is not None, checkpointing, new_rows)
     if checkpointing and hasattr(model, "enable_input_require_grads"):
         model.enable_input_require_grads()  # frozen embeddings would cut the graph at the first checkpoint
     schedule = config.unfreezing(model) if isinstance(config, Gradual) else None
     return Parts(model, tokenizer, task_format, schedule), encoded
+
+
+def _words(vocab: str | None, model: Source) -> Source:
+    """Return where the tokenizer comes from: the base, or a folder that job=extend made of this very base.
+
+    Raises:
+        UserError: it was made of another.
+    """
+    if vocab is None:
+        return model
+    base = read_vocabulary(Path(vocab))
+    if (base.base, base.revision) != (model.name, model.revision):
+        raise UserError(
+            f"vocab={vocab} was made for {base.base} ({base.revision}), this is {model.name} ({model.revision}); "
+            "make one for this model with job=extend"
+        )
+    return Source("folder", vocab, folder=vocab)
 
 
 def _schedule(run: Run, inputs: int) -> dict[str, int]:
@@ -145,7 +167,8 @@ def carve(rows: Rows, task: Task, holdout: float) -> tuple[Any, Any]:
 
 def set_up(run: Run) -> dict[str, Any]:
     """Return what else than settings and sources determines a result: processes a step, precision."""
-    return {"processes": int(os.environ.get("WORLD_SIZE", "1")), "precision": precision_of(run.train)}
+    found = {"processes": int(os.environ.get("WORLD_SIZE", "1")), "precision": precision_of(run.train)}
+    return found if run.vocab is None else {**found, "vocab": fingerprint(Path(run.vocab), VOCABULARY)}
 
 
 def scoring(parts: Parts) -> Scores:

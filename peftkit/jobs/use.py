@@ -16,12 +16,14 @@ from peftkit.card import merging
 from peftkit.data.files import read_file
 from peftkit.data.formats import format_of
 from peftkit.data.rows import load_rows, text_of
+from peftkit.jobs import extend
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.finetune import answer, evaluate_splits
 from peftkit.jobs.prepare import Parts, announce, find_model, predictor
 from peftkit.methods import load_adapter
 from peftkit.methods import merge as merge_adapter
 from peftkit.models.load import auto_class, load_model, load_tokenizer, round_as
+from peftkit.models.rows import grow
 from peftkit.schema import FILES, Run, Task, UserError
 from peftkit.source import Source
 
@@ -116,6 +118,9 @@ def predict(run: Run) -> None:
 def merge(run: Run) -> Path:
     """Fold the adapter into its base and write a plain checkpoint that transformers loads."""
     folder = Path(str(run.run))
+    if extend.is_vocabulary(folder):
+        extend.write_whole(folder, Path(run.output) if run.output else folder / "merged")
+        return folder
     trained = trained_run(folder)
     parts = load_parts(trained, folder, quantized=False)
     merged = merge_adapter(parts.model)
@@ -171,7 +176,8 @@ def load_parts(trained: Run, folder: Path, quantized: bool = True) -> Parts:
         source, artefact = Source("folder", str(folder / "model"), folder=str(folder / "model")), None
     else:
         source, artefact = base_source(trained, folder), folder / "adapter"
-    tokenizer = load_tokenizer(source)
+    words = artefact if artefact is not None and trained.vocab is not None else None
+    tokenizer = load_tokenizer(source if words is None else Source("folder", str(words), folder=str(words)))
     model: Any
     if artefact is None:
         model = auto_class(trained.model.family, trained.task.kind).from_pretrained(source.name)
@@ -180,6 +186,8 @@ def load_parts(trained: Run, folder: Path, quantized: bool = True) -> Parts:
         base = load_model(*choice, trained.method.quantization)
         if trained.method.quantization and not quantized:
             base = round_as(load_model(*choice), base)
+        if words is not None:
+            grow(base, words)
         model = load_adapter(base, artefact)
     return Parts(model.eval(), tokenizer, format_of(trained.task, trained.model.family, names, tokenizer))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from peftkit.methods.own import is_head
+from peftkit.methods.token_rows import with_rows
 from peftkit.schema import UserError
 
 MAPPINGS = {
@@ -69,14 +71,18 @@ def wrap(
     kind: str = "classification",
     quantized: bool = False,
     gradient_checkpointing: bool = False,
+    new_rows: Sequence[int] = (),
 ) -> nn.Module:
     """Apply a method for a kind of task: a PEFT config, or one of our own that has `apply(model)`.
 
+    The embeddings' `new_rows`, ids of tokens that the base never had, train with it and are saved with the adapter.
     Draws fresh weights from torch's global generator: seed it first.
 
     Raises:
         UserError: the method cannot work on this model.
     """
+    if new_rows:
+        config = with_rows(config, model, new_rows)
     if not isinstance(config, PeftConfig):
         return config.apply(model)
     if quantized:

@@ -76,7 +76,7 @@ def checkpoint_path(source: Source) -> str:
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """Load the tokenizer; one without a pad token (GPT-2) pads with its end-of-text token."""
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint_path(source), **_hub(source))
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_path(source), **hub_arguments(source))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
@@ -89,7 +89,7 @@ def load_config(model: Model, source: Source) -> PretrainedConfig:
     Raises:
         UserError: the checkpoint belongs to another family than `model.family`.
     """
-    config = AutoConfig.from_pretrained(checkpoint_path(source), **_hub(source))
+    config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
     found = family(config)
     if config.model_type == "t5" and model.family == "encoder" and model.stand_in == "t5-mini":
         return t5_encoder_config(config)
@@ -139,7 +139,7 @@ def load_model(
     if model.family != "seq2seq" and kind != "causal_lm":
         _size_head(config, kind, label_names)
         config.pad_token_id = tokenizer.pad_token_id
-    return _from_pretrained(auto_class(model.family, kind), source, config, quantization)
+    return read_checkpoint(auto_class(model.family, kind), source, config, quantization)[0]
 
 
 def round_as(model: PreTrainedModel, quantized: PreTrainedModel) -> PreTrainedModel:
@@ -181,17 +181,20 @@ def _size_head(config: PretrainedConfig, kind: str, label_names: list[str] | Non
     config.label2id = {name: number for number, name in enumerate(label_names)}
 
 
-def _from_pretrained(auto: Any, source: Source, config: PretrainedConfig, quantization: dict | None) -> PreTrainedModel:
-    arguments: dict[str, Any] = {"config": config, "dtype": torch.float32, **_hub(source)}
+def read_checkpoint(
+    auto: Any, source: Source, config: PretrainedConfig, quantization: dict[str, Any] | None
+) -> tuple[PreTrainedModel, set[str]]:
+    """Load an Auto class's model, and return with it the names of the weights that the checkpoint lacks."""
+    arguments: dict[str, Any] = {"config": config, "dtype": torch.float32, **hub_arguments(source)}
     if quantization:
         from transformers import BitsAndBytesConfig
 
         # a quantised head inside modules_to_save asserts in its first forward
         kept = [*HEADS, "lm_head", *(quantization.get("llm_int8_skip_modules") or [])]
         arguments["quantization_config"] = BitsAndBytesConfig(**{**quantization, "llm_int8_skip_modules": kept})
-    model: PreTrainedModel = auto.from_pretrained(checkpoint_path(source), **arguments)
+    model, found = auto.from_pretrained(checkpoint_path(source), output_loading_info=True, **arguments)
     _never_pack(model)
-    return model
+    return model, set(found["missing_keys"])
 
 
 def _never_pack(model: nn.Module) -> None:
@@ -201,7 +204,8 @@ def _never_pack(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
-def _hub(source: Source) -> dict[str, Any]:
+def hub_arguments(source: Source) -> dict[str, Any]:
+    """Return what `from_pretrained` is told of the commit, and of where not to look."""
     if source.kind == "hub":
         return {"revision": source.revision}
     if source.kind == "cache":

@@ -199,16 +199,16 @@ def fit(model: PreTrainedModel, mini: Mini, train: Sequence[Pair], seed: int, la
 
 
 @torch.no_grad()
-def mean_loss(model: PreTrainedModel, pairs: Sequence[Pair], batch_size: int = 32) -> float:
-    """Return the mean loss on the pairs in nats a token."""
+def mean_loss(model: PreTrainedModel, pairs: Sequence[Pair], batch_size: int = 32, in_fp32: bool = False) -> float:
+    """Return the mean loss on the pairs in nats a token; in bf16 where the hardware has it, or else in fp32."""
     model.eval()
     batches = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
-    return sum(_loss(model, batch).item() * len(batch) for batch in batches) / len(pairs)
+    return sum(_loss(model, batch, in_fp32).item() * len(batch) for batch in batches) / len(pairs)
 
 
-def _loss(model: PreTrainedModel, batch: Sequence[Pair]) -> torch.Tensor:
+def _loss(model: PreTrainedModel, batch: Sequence[Pair], in_fp32: bool = False) -> torch.Tensor:
     inputs, targets = (torch.tensor(ids, device=model.device) for ids in zip(*batch, strict=True))
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=_has_bf16(model.device)):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=not in_fp32 and _has_bf16(model.device)):
         return model(input_ids=inputs, labels=targets).loss
 
 

@@ -70,6 +70,8 @@ class BottleneckConfig(PeftConfig):
         target_modules: a regular expression or names of modules; None: the places of the model's family.
         exclude_modules: modules that get no adapter although they are targets.
         modules_to_save: modules that train whole and are saved with the adapter, as a head.
+        trainable_token_indices: ids of tokens whose rows of the embeddings train and are saved, or such ids by the name
+            of the layer; the other rows stay as they are.
 
     Raises:
         ValueError: a value is out of its range.
@@ -86,6 +88,7 @@ class BottleneckConfig(PeftConfig):
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None
     modules_to_save: list[str] | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -31,6 +31,8 @@ class SoftPromptConfig(PeftConfig):
             ends (Li and Liang, section 4.3; Liu et al., section 3.2); null: the vectors train themselves.
         encoder_hidden_size: width within the encoder; null: the model's.
         modules_to_save: modules that train whole and are saved with the prompt, as a head.
+        trainable_token_indices: ids of tokens whose rows of the embeddings train and are saved, or such ids by the name
+            of the layer; the other rows stay as they are.
 
     Raises:
         ValueError: a value is out of its range.
@@ -44,6 +46,7 @@ class SoftPromptConfig(PeftConfig):
     encoder: str | None = None
     encoder_hidden_size: int | None = None
     modules_to_save: list[str] | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
