@@ -123,14 +123,14 @@ The best 40 rows of a task are tested in all pairs, the next 60 against the best
 
 ## False claims
 
-Tables of {World().methods} methods on {len(TASKS)} tasks, {PAIRS} pairs, in which no two methods differ: correct answers
+Tables of {World().methods} methods on {len(TASKS)} tasks, {PAIRS} pairs, in which no two methods differ: right answers
 are correlated between methods and between seeds, and seeds move a method by about a point. The share of tables with
-any claim at all, which must not pass 5 % (95 % interval in brackets); beside it two common tests with the same Holm
+any claim at all, which must not pass 5 % (95 % interval in brackets); beside it two common tests with the same
 correction, which see half of the noise: the paired bootstrap of the mean scores, and the paired t test over seeds.
 """
 BETWEEN = """
-The last line breaks what the test assumes: a method that fails now and then, and by luck in none of three seeds, looks
-better than it is, to any test. Look at the seeds of such methods, and run more.
+The last line goes beyond what the test assumes: a method that fails now and then, and by luck in none of its seeds,
+looks better than it is, to any test. Look at the seeds of such methods, and run more.
 
 ## A known difference
 

@@ -23,9 +23,12 @@ PACKAGES = ("peftkit", "torch", "transformers", "peft", "accelerate", "datasets"
 def run_id(config: Mapping[str, Any], sources: Mapping[str, Any], setup: Mapping[str, Any]) -> str:
     """Return eight hex digits over what determines the result: settings, sources, and the set-up of processes.
 
-    A setting that is null counts as one that is not there, so that a key of a later version changes no id.
+    A setting that is null counts as one that is not there, and so does a search that is none: a key of a later version
+    changes no id.
     """
     settings = {key: value for key, value in config.items() if key not in INCIDENTAL}
+    if not config.get("trial") and (config.get("search") or {}).get("factors") is None:
+        settings = {key: value for key, value in settings.items() if key not in ("trial", "search")}
     settings["train"] = {key: value for key, value in config["train"].items() if f"train.{key}" not in INCIDENTAL}
     text = json.dumps([_said(settings), sources, setup], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

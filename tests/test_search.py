@@ -13,6 +13,7 @@ from peftkit.cli import check
 from peftkit.data.rows import APART, load_rows
 from peftkit.jobs.search import rates, trial_config
 from peftkit.leaderboard.stats import task_score
+from peftkit.record import run_id
 from peftkit.schema import Run, UserError
 
 Words = Callable[..., list[str]]
@@ -99,3 +100,11 @@ def test_rows_that_leave_too_few_to_train_on_are_refused(tiny: Words) -> None:
 def test_a_trial_that_searches_and_a_factor_of_nothing_are_refused() -> None:
     assert any("searches none" in sentence for sentence in check(["trial=true", "search.factors=[1,3]"]))
     assert any("search.factors" in sentence for sentence in check(["search.factors=[0,1]"]))
+
+
+def test_a_search_that_is_none_is_no_part_of_a_run_s_id(tiny: Words) -> None:
+    plain, other = (config(tiny("bert", "task=mrpc", f"search.rows={rows}")) for rows in (20, 30))
+    earlier = {name: value for name, value in plain.items() if name not in ("trial", "search")}
+    assert len({run_id(each, {}, {}) for each in (plain, other, earlier)}) == 1
+    assert run_id({**plain, "trial": True}, {}, {}) != run_id(plain, {}, {})
+    assert Run.from_config(earlier).search.factors is None

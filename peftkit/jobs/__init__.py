@@ -69,4 +69,5 @@ def landed(out: Path, since: datetime) -> tuple[list[Path], int]:
 
     begun = since.isoformat(timespec="seconds")
     found = [result for result in collect([out]) if isinstance(result, Result) and result.started >= begun]
-    return [result.folder for result in found], int(any((result.problem or "").startswith("failed") for result in found))
+    failed = any((result.problem or "").startswith("failed") for result in found)
+    return [result.folder for result in found], int(failed)

@@ -70,9 +70,9 @@ def show_runs(folders: Sequence[Path], claim: str | None = None) -> None:
 
 def show_claim(results: Sequence[Result | Broken], name: str, known: tuple[list[Row], Verdict]) -> None:
     """Print what a claim says, what was measured, and whether it holds."""
-    from peftkit.leaderboard.claims import CLAIMS
+    from peftkit.leaderboard.claims import judge_claim
 
-    finding = CLAIMS[name](*known, [r for r in results if isinstance(r, Result)])
+    finding = judge_claim(name, *known, [r for r in results if isinstance(r, Result)])
     print(f"Claim: {finding.claim}")
     for line in finding.lines:
         print(f"  {line}")

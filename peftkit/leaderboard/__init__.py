@@ -154,6 +154,7 @@ def _result(folder: Path, record: dict[str, Any]) -> Result:
     data_for = data.get("substituted_for") or (task["suite"] if data.get("kind") == "embedded" else None)
     # a suite on disk holds one folder a task, each with its revision among the settings
     is_suite = data.get("kind") == "folder" and task["suite"] != "own"
+    search = _search(record)
     costs = {cost: record.get("costs", {}).get(cost) for cost in COSTS}
     return Result(
         folder=folder,
@@ -168,19 +169,39 @@ def _result(folder: Path, record: dict[str, Any]) -> Result:
         seed=int(meta["seed"]),
         device=str(meta["device"]),
         started=str(meta.get("started")),
-        settings=_settings(config, sources, record["run"].get("setup", {}), versions),
+        settings=_settings(config, sources, record["run"].get("setup", {}), versions, search),
         rows={str(split): int(n) for split, n in record["audit"].get("rows", {}).items()},
         scores={} if problem else scores,
         costs={cost: float(value) for cost, value in costs.items() if value is not None},
         overrides=[str(word) for word in record["run"].get("overrides") or []],
         versions=versions,
         audit=dict(record["audit"]),
-        **{name: _part(record, name) for name in ("search", "gates", "merge", "forgetting")},
+        search=search,
+        **{name: _part(record, name) for name in ("gates", "merge", "forgetting")},
     )
 
 
+def _search(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a search found, once its figures are figures.
+
+    Raises:
+        KeyError, TypeError, ValueError: they are not.
+    """
+    found = _part(record, "search")
+    for trial in (found or {}).get("trials") or []:
+        float(trial["learning_rate"])
+    for point in (found or {}).get("curve") or []:
+        if not (float(point["epoch"]) > 0 and math.isfinite(float(point["score"]))):
+            raise ValueError("a point of search.curve is none")
+    return found
+
+
 def _settings(
-    config: Mapping[str, Any], sources: Mapping[str, Any], setup: Mapping[str, Any], versions: Mapping[str, str]
+    config: Mapping[str, Any],
+    sources: Mapping[str, Any],
+    setup: Mapping[str, Any],
+    versions: Mapping[str, str],
+    search: Mapping[str, Any] | None,
 ) -> dict[str, str]:
     """Return what decides a result; a path is none of it where a revision says what was read from there."""
     left_out = INCIDENTAL | {"seed", "trial"}
@@ -193,7 +214,7 @@ def _settings(
     if not (config.get("search") or {}).get("factors"):  # a run without a search is as one of before there was any
         settings = {name: value for name, value in settings.items() if not name.startswith("search.")}
     else:  # the rate is what the search found, another one for each task
-        settings.pop("train.learning_rate", None)
+        settings["train.learning_rate"] = _around(config, search)
     by_path = {"data": ("task.dataset", "task.subset", "task.revision"), "model": ("model.checkpoint",)}
     for part, names in by_path.items():
         if sources[part].get("kind") == "folder" and sources[part].get("revision"):
@@ -203,6 +224,14 @@ def _settings(
     settings["sources.data.revision"] = str(sources["data"].get("revision"))
     decided = {name: ".".join(versions[name].split(".")[:2]) for name in DECIDING if name in versions}
     return settings | flatten({"setup": setup, "versions": decided})
+
+
+def _around(config: Mapping[str, Any], search: Mapping[str, Any] | None) -> str:
+    """Return the rate that a search went around, as it was asked for."""
+    asked = config["train"]["learning_rate"]
+    if search is not None and search.get("trials"):
+        asked = float(f"{float(search['trials'][0]['learning_rate']) / config['search']['factors'][0]:.3g}")
+    return f"around {float(asked):g}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

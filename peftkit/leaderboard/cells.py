@@ -75,7 +75,11 @@ def marks_of(ranked: Sequence[Ranked]) -> dict[str, str]:
 
 def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
     rows = [row for row, _ in ranked]
-    counts = {row.task: row.rows.get("train") for row in rows if row.rows.get("train")}
+    sizes: dict[str, set[int]] = {}
+    for row in rows:
+        if row.rows.get("train"):
+            sizes.setdefault(row.task, set()).add(row.rows["train"])
+    counts = {task: " and ".join(map(str, sorted(each))) for task, each in sizes.items()}
     models = sorted({row.model for row in rows})
     notes = [f"Model: {models[0]}."] if len(models) == 1 else []
     if counts:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 
-from peftkit.leaderboard import Result
+import numpy as np
+
+from peftkit.leaderboard import Result, source_of
+from peftkit.leaderboard.contrast import ALPHA, contrast, reach
+from peftkit.leaderboard.paired import cell_of
 from peftkit.leaderboard.stats import REFERENCE, Row, interval
 from peftkit.leaderboard.verdict import Verdict
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"
 LOSS, SLOWER = 0.01, 1.1  # one point, ten percent: less than that is little
+ADAPTERS = ("adapter", "adapter_pfeiffer", "adapter_parallel", "lora")
 WIDTH = 2 * NormalDist().inv_cdf(0.975)  # of a 95 % interval, in standard errors
+SHOWN = 40  # lines
 
 
 @dataclass(frozen=True)
@@ -29,49 +36,59 @@ class Finding:
 
 @dataclass(frozen=True)
 class Gap:
-    """A difference of two rows' task scores, with its 95 % interval over new seeds and examples."""
+    """A difference of task scores, with its standard error over new seeds and examples."""
 
     value: float
-    low: float
-    high: float
+    error: float
 
     @property
-    def error(self) -> float:
-        return (self.high - self.low) / WIDTH
+    def low(self) -> float:
+        return self.value - WIDTH / 2 * self.error
+
+    @property
+    def high(self) -> float:
+        return self.value + WIDTH / 2 * self.error
 
     def __str__(self) -> str:
         return f"{100 * self.value:+.1f} points (95 %: {100 * self.low:+.1f} to {100 * self.high:+.1f})"
 
 
+Cell = tuple[str, str, str, int]  # board, task, model, training rows: where two rows differ by their method
+
+
 def small_data(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result]) -> Finding:
-    """Hold each method against full fine-tuning at every number of training rows (He et al. 2021, section 3.2)."""
-    gaps = gaps_to(REFERENCE, rows, verdict)
-    sizes = sorted({row.rows["train"] for row, _, _ in gaps})
-    lines = [f"{row.task}, {row.rows['train']} rows: {row.method} - full {gap}" for row, _, gap in _by_size(gaps)]
-    claim = "With few training rows adapters beat full fine-tuning; with many they do not."
-    if len(sizes) < 2:
-        return Finding(claim, lines, OPEN, "it takes full and another method at two or more numbers of training rows")
-    least = {(row.task, row.method): gap for row, _, gap in gaps if row.rows["train"] == sizes[0]}
-    most = {(row.task, row.method): gap for row, _, gap in gaps if row.rows["train"] == sizes[-1]}
-    shrinks = [difference(least[key], most[key]) for key in least.keys() & most.keys()]
-    return _told(
-        claim, lines, shrinks, f"the lead over full, {sizes[0]} rows against {sizes[-1]}", list(least.values())
-    )
+    """Hold adapters against full fine-tuning at every number of training rows (He et al. 2021, section 3.2)."""
+    claim = "With few training rows adapters and LoRA beat full fine-tuning, and with more the lead shrinks."
+    gaps = {cell: pick(found, ADAPTERS) for cell, found in gaps_to(REFERENCE, rows).items()}
+    lines = [f"{_named(cell)}: {method} - full {gap}" for cell, found in gaps.items() for method, gap in found.items()]
+    leads, changes = [], []
+    for sizes in _by(gaps, lambda cell: cell[:3]).values():
+        least, most = gaps[min(sizes, key=_train)], gaps[max(sizes, key=_train)]
+        if len(sizes) > 1 and (there := least.keys() & most.keys()):
+            leads.append(together([least[method] for method in there]))
+            changes.append(together([minus(least[method], most[method]) for method in there]))
+    if not leads:
+        return Finding(
+            claim, lines, OPEN, "it takes full and an adapter or lora at two or more numbers of training rows"
+        )
+    lead, change = apart(leads), apart(changes)
+    reason = f"with the fewest rows the lead is {lead}; with the most it is smaller by {change}"
+    return Finding(claim, lines, _sign([lead, change]), reason)
 
 
 def prompt_scale(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result]) -> Finding:
     """Hold prompt tuning against full fine-tuning on models of several sizes (Lester et al. 2021, figure 1)."""
-    gaps = [each for each in gaps_to(REFERENCE, rows, verdict) if each[0].method == "prompt"]
-    gaps = sorted(gaps, key=lambda each: (each[0].task, each[0].costs.get("total_params", 0)))
-    lines = [f"{row.task}, {row.costs.get('total_params', 0) / 1e6:.0f} M: prompt - full {gap}" for row, _, gap in gaps]
     claim = "Prompt tuning comes closer to full fine-tuning the larger the model is."
-    if len({row.model for row, _, _ in gaps}) < 2:
+    gaps = {c: found["prompt"] for c, found in gaps_to(REFERENCE, rows).items() if "prompt" in found}
+    known = {_cell(row): row for row in rows}
+    size = {cell: known[cell].costs.get("total_params", 0.0) for cell in gaps}
+    lines = [f"{_named(cell)}, {size[cell] / 1e6:.0f} M: prompt - full {gap}" for cell, gap in gaps.items()]
+    families = _by(gaps, lambda cell: (cell[0], cell[1], cell[3], known[cell].all_settings.get("model.family")))
+    ends = [sorted(cells, key=lambda cell: size[cell]) for cells in families.values() if len(cells) > 1]
+    if not ends:
         return Finding(claim, lines, OPEN, "it takes prompt and full on two or more sizes of one family of models")
-    tasks = {row.task for row, _, _ in gaps}
-    ends = [[gap for row, _, gap in gaps if row.task == task] for task in sorted(tasks)]
-    return _told(
-        claim, lines, [difference(each[-1], each[0]) for each in ends], "what the largest gains on the smallest"
-    )
+    change = apart([minus(gaps[cells[-1]], gaps[cells[0]]) for cells in ends])
+    return Finding(claim, lines, _sign([change]), f"from the smallest to the largest the gap moves by {change}")
 
 
 def lora_merge(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result]) -> Finding:
@@ -82,49 +99,45 @@ def lora_merge(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result])
         found = _log_ratios(results, name)
         spread = interval(found)
         if spread is not None:
-            ratios = [math.exp(sum(found) / len(found)), *map(math.exp, spread)]
+            ratios = [math.exp(fmean(found)), *map(math.exp, spread)]
             lines.append("a row takes {:.3f} times as long (95 %: {:.3f} to {:.3f}) ".format(*ratios) + text)
     if len(lines) < 2:
         return Finding(claim, lines, OPEN, "it takes lora and full on one machine, with two seeds or more")
     low, high = ratios[1:]
-    if high < SLOWER:
-        return Finding(claim, lines, HOLDS, f"merged, it takes at most {100 * (high - 1):+.1f} % longer")
+    told = HOLDS if high < SLOWER else FAILS if low > SLOWER else OPEN
     return Finding(
-        claim,
-        lines,
-        FAILS if low > SLOWER else OPEN,
-        f"ten percent more lie {'below' if low > SLOWER else 'in'} the interval",
+        claim, lines, told, f"a tenth more time is what would count: merged it takes {low:.2f} to {high:.2f} times"
     )
 
 
 def quantization(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result]) -> Finding:
     """Hold LoRA over a 4-bit base against LoRA over the whole one (Dettmers et al. 2023, section 4)."""
-    gaps = [each for each in gaps_to("lora", rows, verdict) if each[0].method == "qlora"]
-    lines = [f"{row.task}: qlora - lora {gap}" for row, _, gap in gaps]
     claim = "A base in 4 bits loses little: less than one point."
+    gaps = {cell: found["qlora"] for cell, found in gaps_to("lora", rows).items() if "qlora" in found}
+    lines = [f"{_named(cell)}: qlora - lora {gap}" for cell, gap in gaps.items()]
     if not gaps:
         return Finding(claim, lines, OPEN, "it takes lora and qlora on one task")
-    whole = _mean([gap for _, _, gap in gaps])
-    reason = f"over {len(gaps)} tasks: {whole}"
-    return Finding(claim, lines, HOLDS if whole.low > -LOSS else FAILS if whole.high < -LOSS else OPEN, reason)
+    whole = apart(list(gaps.values()))
+    told = HOLDS if whole.low > -LOSS else FAILS if whole.high < -LOSS else OPEN
+    return Finding(claim, lines, told, f"on average {whole}")
 
 
 def by_task(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result]) -> Finding:
     """Look for two methods of which one is better on one task, and the other on another."""
-    wins = {(rows[c.first].task, rows[c.first].method, rows[c.second].method) for c in verdict.comparisons if c.differs}
-    tasks = sorted({row.task for row in rows})
-    turned = [
-        f"{one} beats {other} on {first}, {other} beats {one} on {second}"
-        for first, second in combinations(tasks, 2)
-        for task, one, other in sorted(wins)
-        if task == first and (second, other, one) in wins
-    ]
-    best = [
-        max((row for row in rows if row.task == task and row.score is not None), key=_score, default=None)
-        for task in tasks
-    ]
-    lines = [f"{row.task}: highest mean {row.method}, {100 * (row.score or 0):.1f}" for row in best if row is not None]
     claim = "Which method is better depends on the task."
+    wins = {
+        (_cell(rows[c.first]), rows[c.first].method, rows[c.second].method)
+        for c in verdict.comparisons
+        if c.differs and _cell(rows[c.first]) == _cell(rows[c.second]) and rows[c.first].method != rows[c.second].method
+    }
+    turned = [
+        f"{one} beats {other} on {first[1]}, {other} beats {one} on {second[1]}"
+        for (first, one, other), (second, again, back) in combinations(sorted(wins), 2)
+        if (one, other) == (back, again) and first[1] != second[1] and (first[0], first[2]) == (second[0], second[2])
+    ]
+    scored = [row for row in rows if row.score is not None]
+    best = [max(cells, key=lambda row: row.score or 0.0) for cells in _by(scored, _cell).values()]
+    lines = [f"{_named(_cell(row))}: highest mean {row.method}, {100 * (row.score or 0.0):.1f}" for row in best]
     if turned:
         return Finding(claim, lines, HOLDS, "; ".join(turned))
     return Finding(claim, lines, OPEN, "no two methods change places so that both differences stand after Holm")
@@ -136,65 +149,93 @@ CLAIMS: dict[str, Callable[[Sequence[Row], Verdict, Sequence[Result]], Finding]]
 }  # fmt: skip
 
 
-def gaps_to(method: str, rows: Sequence[Row], verdict: Verdict) -> list[tuple[Row, Row, Gap]]:
-    """Return each row, the row of `method` on the same task, model and training rows, and what lies between them."""
-    found = []
-    for c in verdict.comparisons:
-        gap = Gap(c.difference, c.low, c.high)
-        for one, other, each in (
-            (rows[c.first], rows[c.second], gap),
-            (rows[c.second], rows[c.first], Gap(-gap.value, -gap.high, -gap.low)),
-        ):
-            if other.method == method != one.method and _cell(one) == _cell(other):
-                found.append((one, other, each))
-    return sorted(found, key=lambda each: (each[0].task, each[0].method))
+def judge_claim(name: str, rows: Sequence[Row], verdict: Verdict, results: Sequence[Result]) -> Finding:
+    """Return what becomes of a claim; several settings of one method in one place leave open which of them is meant."""
+    methods = Counter((_cell(row), row.method) for row in rows if row.score is not None)
+    for (cell, method), count in methods.items():
+        if count > 1:
+            reason = f"there are {count} settings of {method} on {_named(cell)}; show the runs of one alone"
+            return Finding(CLAIMS[name]([], replace(verdict, comparisons=[]), []).claim, [], OPEN, reason)
+    found = CLAIMS[name](rows, verdict, results)
+    more = len(found.lines) - SHOWN
+    lines = found.lines[:SHOWN] + ([f"... and {more} more"] if more > 0 else [])
+    return Finding(found.claim, lines, found.verdict, found.reason)
 
 
-def difference(one: Gap, other: Gap) -> Gap:
-    """Return how much larger one gap is than another, as if they were independent."""
-    return _gap(one.value - other.value, math.hypot(one.error, other.error))
+def gaps_to(method: str, rows: Sequence[Row]) -> dict[Cell, dict[str, Gap]]:
+    """Return of each cell that has `method` what lies between every other method and it."""
+    found: dict[Cell, dict[str, Gap]] = {}
+    for cell, members in _by([row for row in rows if row.score is not None], _cell).items():
+        members = sorted(members, key=lambda row: -(row.score or 0.0))
+        names = [row.method for row in members]
+        if method not in names or len(names) < 2:
+            continue
+        (tests,) = contrast([cell_of(members)[0]])
+        errors = reach(ALPHA, tests) * 2 / WIDTH
+        for pair in np.flatnonzero(~np.isnan(tests.p)):
+            first, second = names[tests.first[pair]], names[tests.second[pair]]
+            if method in (first, second):
+                sign = 1 if second == method else -1
+                other = first if second == method else second
+                found.setdefault(cell, {})[other] = Gap(sign * float(tests.difference[pair]), float(errors[pair]))
+    return found
 
 
-def _gap(value: float, error: float) -> Gap:
-    return Gap(value, value - WIDTH / 2 * error, value + WIDTH / 2 * error)
+def pick(gaps: dict[str, Gap], methods: Iterable[str]) -> dict[str, Gap]:
+    return {method: gaps[method] for method in methods if method in gaps}
 
 
-def _mean(gaps: Sequence[Gap]) -> Gap:
-    return _gap(sum(gap.value for gap in gaps) / len(gaps), math.hypot(*(gap.error for gap in gaps)) / len(gaps))
+def minus(one: Gap, other: Gap) -> Gap:
+    """Return how much larger one gap is than another of other runs."""
+    return Gap(one.value - other.value, math.hypot(one.error, other.error))
 
 
-def _told(claim: str, lines: list[str], changes: list[Gap], what: str, leads: Sequence[Gap] | None = None) -> Finding:
-    """Return the verdict on a change that is claimed to be positive, and on a lead that is claimed as well."""
-    if not changes:
-        return Finding(claim, lines, OPEN, "no method is there at both ends")
-    change = _mean(changes)
-    gaps = [change] if leads is None else [change, _mean(leads)]
-    holds, fails = all(gap.low > 0 for gap in gaps), any(gap.high < 0 for gap in gaps)
-    reason = f"{what}: {change}" + (f"; the lead itself: {gaps[1]}" if len(gaps) > 1 else "")
-    return Finding(claim, lines, HOLDS if holds else FAILS if fails else OPEN, reason)
+def together(gaps: Sequence[Gap]) -> Gap:
+    """Return the mean of gaps that share a row and its examples: they may all err alike."""
+    return Gap(fmean(gap.value for gap in gaps), fmean(gap.error for gap in gaps))
+
+
+def apart(gaps: Sequence[Gap]) -> Gap:
+    """Return the mean of gaps of other runs on other tasks."""
+    return Gap(fmean(gap.value for gap in gaps), math.hypot(*(gap.error for gap in gaps)) / len(gaps))
+
+
+def _sign(gaps: Sequence[Gap]) -> str:
+    """Return what becomes of a claim that all of these are above zero."""
+    if all(gap.low > 0 for gap in gaps):
+        return HOLDS
+    return FAILS if any(gap.high < 0 for gap in gaps) else OPEN
 
 
 def _log_ratios(results: Sequence[Result], name: str) -> list[float]:
-    """Return the logarithm of LoRA's cost over full fine-tuning's latency, of each task and seed on one machine."""
-    full = {_place(r): r.costs["latency_ms"] for r in results if r.method == REFERENCE and "latency_ms" in r.costs}
+    """Return the logarithm of LoRA's latency over full fine-tuning's, of each task and seed on one machine."""
+    there = [r for r in results if r.problem is None]
+    full = {_place(r): r.costs["latency_ms"] for r in there if r.method == REFERENCE and "latency_ms" in r.costs}
     return [
         math.log(r.costs[name] / full[_place(r)])
-        for r in results
+        for r in there
         if r.method == "lora" and name in r.costs and _place(r) in full
     ]
 
 
 def _place(result: Result) -> tuple:
-    return result.task, result.model, result.device, result.seed, result.rows.get("train")
+    return source_of(result), result.task, result.model, result.device, result.seed, result.rows.get("train")
 
 
-def _cell(row: Row) -> tuple:
-    return row.board, row.task, row.model, row.rows.get("train")
+def _cell(row: Row) -> Cell:
+    return row.board, row.task, row.model, row.rows.get("train", 0)
 
 
-def _by_size(gaps: list[tuple[Row, Row, Gap]]) -> list[tuple[Row, Row, Gap]]:
-    return sorted(gaps, key=lambda each: (each[0].task, each[0].rows["train"], each[0].method))
+def _train(cell: Cell) -> int:
+    return cell[3]
 
 
-def _score(row: Row) -> float:
-    return row.score or 0.0
+def _named(cell: Cell) -> str:
+    return f"{cell[1]}, {cell[2].split('/')[-1]}, {cell[3]:,} rows"
+
+
+def _by(items: Iterable, key: Callable) -> dict:
+    found: dict = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found

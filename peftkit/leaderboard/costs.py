@@ -22,8 +22,10 @@ def with_quality(rows: Sequence[Row], reference: Row | None) -> list[Row]:
     Args:
         rows: those of one task, model and training split.
     """
+    if not _is_share(rows):
+        return list(rows)
     ends = [row.curve[-1][1] for row in ([reference] if reference is not None else rows) if row.curve]
-    if not ends:
+    if not ends or max(ends) <= 0:
         return list(rows)
     level = QUALITY * max(ends)
     found = []
@@ -40,7 +42,7 @@ def with_pscp(rows: Sequence[Row], reference: Row | None) -> list[Row]:
     model's weights for those that train, and full fine-tuning's latency and peak memory on the same machine. Full
     fine-tuning has an eighth of its score by that; without it there are no constants.
     """
-    if reference is None:
+    if reference is None or not _is_share(rows):
         return list(rows)
     found = []
     for row in rows:
@@ -55,6 +57,11 @@ def with_pscp(rows: Sequence[Row], reference: Row | None) -> list[Row]:
             values[device] = value
         found.append(_add(row, "pscp", values))
     return found
+
+
+def _is_share(rows: Sequence[Row]) -> bool:
+    """Tell whether more is better for all of them: an error is no share of anything."""
+    return all(all(row.higher_is_better.values()) for row in rows)
 
 
 def _timed(row: Row) -> list[tuple[str, dict[str, float]]]:

@@ -237,7 +237,9 @@ def _row(title: str, members: list[Result], settings: str, flat: dict[str, str])
 
 
 def _curve(members: Sequence[Result]) -> tuple[tuple[float, float], ...]:
-    points: list[dict[str, float]] = next((r.search["curve"] for r in members if r.search and r.search.get("curve")), [])
+    points: list[dict[str, float]] = next(
+        (r.search["curve"] for r in members if r.search and r.search.get("curve")), []
+    )
     return tuple((point["epoch"] / points[-1]["epoch"], point["score"]) for point in points)
 
 

@@ -85,7 +85,7 @@ def token_accuracy(labels: Array, predictions: Array, weights: Array) -> Array:
 
 def count_tags(labels: Array, predictions: Array) -> tuple[Array, Array]:
     """Return (examples,) words and (runs, examples) right ones of lists of tags, -1 for none."""
-    right = [[np.sum(np.equal(a, b)) for a, b in zip(labels, run, strict=True)] for run in predictions]
+    right: list[list[int]] = [[np.sum(np.equal(a, b)) for a, b in zip(labels, run, strict=True)] for run in predictions]
     return np.array([len(row) for row in labels], float), np.array(right, float)
 
 

@@ -85,14 +85,12 @@ class Run:
     source: str
     data_root: str | None
     seed: int
-    trial: bool
     out: str
     force: bool
     run: str | None
     input: str | None
     output: str | None
     early_stopping: EarlyStopping
-    search: Search
     model: Model
     method: Method
     task: Task
@@ -103,6 +101,8 @@ class Run:
     claim: str | None = None
     vocab: str | None = None
     extend: Extend | None = None
+    trial: bool = False
+    search: Search = field(default_factory=lambda: Search(None, 1))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Run:
@@ -119,8 +119,9 @@ SECTIONS: dict[str, type] = {
 }  # fmt: skip
 
 # keys that do not change a result, and so are no part of its id or of its row on a board
-LATER = ("runs", "results", "watch", "claim", "vocab", "extend")  # keys that results of earlier versions lack
-INCIDENTAL = {"job", "out", "force", "run", *LATER, "input", "output", "source", "data_root"} | {
+BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend")
+LATER = (*BESIDE, "trial", "search")  # keys that results of earlier versions lack
+INCIDENTAL = {"job", "out", "force", "run", *BESIDE, "input", "output", "source", "data_root"} | {
     f"train.{name}"
     for name in (
         "report_to", "run_name", "logging_steps", "logging_strategy", "logging_dir", "disable_tqdm", "log_level",

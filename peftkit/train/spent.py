@@ -41,6 +41,8 @@ def peak_memory() -> Iterator[Callable[[], int | None]]:
     """Measure the block's own peak in bytes: allocated on the GPU, resident on the CPU (Linux; else None)."""
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()  # what earlier runs of the process left reserved is not this one's
         torch.cuda.reset_peak_memory_stats()
         yield torch.cuda.max_memory_allocated
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from test_stats import write
 
 from peftkit.leaderboard import Result, collect
-from peftkit.leaderboard.claims import CLAIMS, FAILS, HOLDS, OPEN, Finding
+from peftkit.leaderboard.claims import CLAIMS, FAILS, HOLDS, OPEN, Finding, judge_claim
 from peftkit.leaderboard.stats import board
 from peftkit.leaderboard.verdict import judge
 from peftkit.schema.checks import CHOICES
@@ -20,15 +21,19 @@ from peftkit.schema.checks import CHOICES
 EXAMPLES = 10_000
 
 
-def run(root: Path, method: str, skill: float, task: str = "sst2", rows: int = 1000, costs: dict | None = None) -> None:
+def run(
+    root: Path, method: str, skill: float, task: str = "sst2", rows: int = 1000, costs: dict | None = None,
+    model: str = "bert",
+) -> None:  # fmt: skip
     """Write three seeds of a method that is right on a share of the examples."""
     labels = np.random.default_rng(1).integers(0, 2, EXAMPLES)
     luck = np.random.default_rng(2).random(EXAMPLES)
     for seed in range(3):
         again = np.random.default_rng([seed, len(method)]).random(EXAMPLES)
         said = np.where(0.8 * luck + 0.2 * again < skill, labels, 1 - labels)
-        name = f"{task}-{method}-{rows}-{seed}"
-        write(root, name, method=method, task=task, seed=seed, value=float(np.mean(said == labels)))
+        name = f"{task}-{method}-{rows}-{model}-{seed}"
+        value = float(np.mean(said == labels))
+        write(root, name, method=method, task=task, seed=seed, value=value, model=model)
         file = root / name / "result.json"
         result = json.loads(file.read_text())
         result["audit"]["rows"] = {"train": rows, "validation": EXAMPLES}
@@ -41,7 +46,7 @@ def run(root: Path, method: str, skill: float, task: str = "sst2", rows: int = 1
 def find(root: Path, claim: str) -> Finding:
     results = collect([root])
     rows = board(results)
-    return CLAIMS[claim](rows, judge(rows, results), [r for r in results if isinstance(r, Result)])
+    return judge_claim(claim, rows, judge(rows, results), [r for r in results if isinstance(r, Result)])
 
 
 def test_the_claims_are_those_that_may_be_typed() -> None:
@@ -88,3 +93,51 @@ def test_methods_that_change_places_between_tasks_show_that_the_task_decides(tmp
     finding = find(tmp_path, "by_task")
     assert finding.verdict == HOLDS
     assert "prefix beats lora on rte" in finding.reason
+
+
+def test_a_method_on_two_models_is_no_change_of_places(tmp_path: Path) -> None:
+    for model, ahead in (("bert", "sst2"), ("roberta", "rte")):
+        for task in ("sst2", "rte"):
+            run(tmp_path, "lora", 0.9 if task == ahead else 0.7, task, model=model)
+            run(tmp_path, "full", 0.95 if task == ahead else 0.75, task, model=model)
+    assert find(tmp_path, "by_task").verdict == OPEN
+
+
+def test_two_models_both_count_for_small_data(tmp_path: Path) -> None:
+    for model, lead in (("bert", 0.1), ("roberta", -0.1)):
+        for rows, its in ((100, lead), (1000, 0.0)):
+            run(tmp_path, "full", 0.7, rows=rows, model=model)
+            run(tmp_path, "adapter", 0.7 + its, rows=rows, model=model)
+    finding = find(tmp_path, "small_data")
+    assert finding.verdict == OPEN and len(finding.lines) == 4
+
+
+def test_several_methods_on_one_task_make_no_narrower_interval_than_one(tmp_path: Path) -> None:
+    for rows in (100, 1000):
+        run(tmp_path, "full", 0.7, rows=rows)
+        run(tmp_path, "lora", 0.7, rows=rows)
+    one = find(tmp_path, "small_data").reason
+    for rows in (100, 1000):
+        for method in ("adapter", "adapter_pfeiffer", "adapter_parallel"):
+            run(tmp_path, method, 0.7, rows=rows)
+    assert width(find(tmp_path, "small_data").reason) > 0.8 * width(one)
+
+
+def width(reason: str) -> float:
+    low, high = reason.partition("95 %: ")[2].partition(")")[0].split(" to ")
+    return float(high) - float(low)
+
+
+def test_a_copy_of_a_run_is_no_further_seed(tmp_path: Path) -> None:
+    run(tmp_path / "a", "full", 0.8, costs={"latency_ms": 10.0})
+    run(tmp_path / "a", "lora", 0.8, costs={"latency_ms": 11.0, "merged_latency_ms": 10.0})
+    once = find(tmp_path, "lora_merge")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert find(tmp_path, "lora_merge") == once
+
+
+def test_two_settings_of_a_method_leave_a_claim_open(tmp_path: Path) -> None:
+    run(tmp_path, "full", 0.8)
+    write(tmp_path, "other", method="full", task="sst2", value=0.7, rate=7, rows={"train": 1000, "validation": 10_000})
+    finding = find(tmp_path, "quantization")
+    assert finding.verdict == OPEN and "2 settings of full" in finding.reason

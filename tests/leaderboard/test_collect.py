@@ -17,6 +17,9 @@ from peftkit.leaderboard import Broken, Result, collect, version_notes
 from peftkit.leaderboard.stats import board
 
 
+TRIAL = {"learning_rate": 1.0, "score": 0.9}
+
+
 def put(root: Path, name: str, changes: dict[str, Any] | None = None, **told: Any) -> Path:
     """Write a run and set some of its keys, as put(root, "a", {"meta/versions": {}}, seed=1)."""
     write(root, name, **told)
@@ -122,9 +125,9 @@ def test_a_run_that_was_sent_along_counts_once(tmp_path: Path) -> None:
 def test_trials_are_no_results(tmp_path: Path) -> None:
     put(tmp_path, "trial-0", {"run/config/trial": True}, value=0.9)
     put(tmp_path, "failed", {"run/config/trial": True}, status="failed", reason="out of memory")
-    put(tmp_path, "seed-0", {"run/config/trial": False, "search": {"trials": [{"score": 0.9}], "chosen": 1}})
+    put(tmp_path, "seed-0", {"run/config/trial": False, "search": {"trials": [TRIAL], "chosen": 1}})
     (result,) = collect([tmp_path])
-    assert isinstance(result, Result) and result.search == {"trials": [{"score": 0.9}], "chosen": 1}
+    assert isinstance(result, Result) and result.search == {"trials": [TRIAL], "chosen": 1}
 
 
 def test_a_run_of_before_there_were_searches_stands_with_one_that_searched_nothing(tmp_path: Path) -> None:
@@ -178,3 +181,27 @@ def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     assert check(["task=mrpc", f"results=[{tmp_path}]"]) == [
         "results= is not for job=finetune; say job=leaderboard, or drop it"
     ]
+
+
+def searched(rates: list[float], chosen: float) -> dict[str, Any]:
+    return {
+        "run/config/search": {"factors": [0.3, 1, 3], "rows": 50},
+        "run/config/train/learning_rate": chosen,
+        "search": {"trials": [{"learning_rate": rate, "score": 0.5} for rate in rates], "chosen": chosen},
+    }
+
+
+def test_the_rate_that_a_search_found_is_no_setting_but_the_rates_it_tried_are(tmp_path: Path) -> None:
+    put(tmp_path, "a", searched([3e-4, 1e-3, 3e-3], 1e-3), seed=0, task="rte")
+    put(tmp_path, "b", searched([3e-4, 1e-3, 3e-3], 3e-3), seed=1, task="rte")
+    put(tmp_path, "c", searched([3e-3, 1e-2, 3e-2], 3e-3), seed=2, task="rte")
+    assert sorted(row.seeds for row in board(collect([tmp_path]))) == [[0, 1], [2]]
+
+
+@pytest.mark.parametrize("curve", ["x", [{"score": 1}], [{"epoch": 0, "score": 1}], [{"epoch": 1, "score": "?"}]])
+def test_a_search_that_is_none_breaks_its_own_result_alone(tmp_path: Path, curve: Any) -> None:
+    put(tmp_path, "good")
+    put(tmp_path, "bad", {"search": {"trials": [], "curve": curve}}, seed=1)
+    results = collect([tmp_path])
+    assert [type(result) for result in sorted(results, key=lambda r: r.folder)] == [Broken, Result]
+    assert len(board(results)) == 1

@@ -16,13 +16,13 @@ SMALL = World(methods=5, tasks=("rte", "mrpc", "sst2"))
 PAIRS = 30
 
 
-def tables(world: World, count: int, resamples: int = 300) -> list[list[Contrast]]:
-    return [contrast(draw(world, np.random.default_rng([7, n]), resamples)) for n in range(count)]
+def table(world: World, number: int) -> list[Contrast]:
+    return contrast(draw(world, np.random.default_rng([7, number]), resamples=300))
 
 
 @pytest.mark.parametrize("world", [SMALL, replace(SMALL, unlike=1.0), replace(SMALL, seeds=1, noise=0.0)])
 def test_few_tables_claim_what_is_not_there(world: World) -> None:
-    false = sum(smallest_p(tests) <= ALPHA for tests in tables(world, 25))
+    false = sum(smallest_p(tests) <= ALPHA for tests in (table(world, number) for number in range(25)))
     assert false <= 3  # of 25: more has a chance of 3 % where the rate is 5 %
 
 
@@ -34,13 +34,14 @@ def test_at_most_one_in_twenty_of_a_thousand_tables_claims_what_is_not_there(wor
 
 
 def test_a_difference_is_found_at_the_stated_power() -> None:
-    found = [[detectable(each, PAIRS) for each in tests] for tests in tables(SMALL, 8)]
-    gains = dict(zip(SMALL.tasks, np.median(np.array(found, float), axis=0), strict=True))
     seen = []
-    for tests in tables(replace(SMALL, gains=gains), 25):
+    for number in range(30):
+        stated = [detectable(each, PAIRS) for each in table(SMALL, number)]
+        gains = {task: gain for task, gain in zip(SMALL.tasks, stated, strict=True) if gain is not None}
+        tests = table(replace(SMALL, gains=gains), number)
         adjusted = np.split(holm(np.concatenate([each.p for each in tests])), len(tests))
         seen += [p[0] <= ALPHA for p in adjusted]
-    assert 0.7 <= np.mean(seen) <= 0.95  # of 75; the page's 400 tables tell it closer
+    assert 0.7 <= np.mean(seen) <= 0.9  # of 90; docs/statistics.md has 2,000
 
 
 def alone(values: np.ndarray) -> list[Contrast]:
@@ -107,6 +108,6 @@ def test_equal_scores_do_not_differ() -> None:
 
 
 def test_an_interval_excludes_zero_where_p_is_below_its_level() -> None:
-    tests = tables(replace(SMALL, gains={"sst2": 0.05}), 1)[0][2]
+    tests = table(replace(SMALL, gains={"sst2": 0.05}), 0)[2]
     assert ((np.abs(tests.difference) > reach(ALPHA, tests)) == (tests.p < ALPHA)).all()
     assert 0 < (tests.p < ALPHA).sum() < len(tests.p)

@@ -22,7 +22,7 @@ def add(root: Path, method: str, curve: list[float], costs: dict[str, float]) ->
     file = root / method / "result.json"
     result = json.loads(file.read_text())
     points = [{"epoch": n + 1.0, "seconds": 99.0, "score": score} for n, score in enumerate(curve)]
-    result["search"] = {"trials": [{}, {}], "curve": points}
+    result["search"] = {"trials": [{"learning_rate": 1.0}], "curve": points}
     result["costs"] |= costs
     file.write_text(json.dumps(result))
 
@@ -48,3 +48,9 @@ def test_without_full_fine_tuning_there_is_no_composite_and_the_best_row_sets_th
     (row,) = rows(tmp_path).values()
     assert "pscp" not in row.timed["cpu"]
     assert row.timed["cpu"]["seconds_to_quality"] == 8.0
+
+
+def test_an_error_has_neither_share_nor_composite(tmp_path: Path) -> None:
+    for method in ("full", "lora"):
+        write(tmp_path, method, method=method, value=0.5, metrics={"mean_squared_error": False}, seconds=8.0)
+    assert all(not {"pscp", "seconds_to_quality"} & row.timed["cpu"].keys() for row in rows(tmp_path).values())
