@@ -74,6 +74,9 @@ LOADED_BY: dict[str, tuple[str, str | None]] = {  # kind of task: Auto class, pi
 }
 
 
+RESIZE = 'base.resize_token_embeddings(len(AutoTokenizer.from_pretrained("{}")), mean_resizing=False)  # new words'
+
+
 def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str:
     ours = base.get("pooling") == "mean" or "peftkit." in str(config["method"]["config"].get("_target_"))
     lines = (
@@ -92,6 +95,7 @@ def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str
             f'config = AutoConfig.from_pretrained("{artefact}/base")',
             f'base = {auto}.from_pretrained("{base["name"]}", config=config{revision})'
             + ("  # its folder" if base["kind"] == "embedded" else ""),
+            *([RESIZE.format(artefact)] if config.get("vocab") else []),
             f'model = PeftModel.from_pretrained(base, "{artefact}").eval()',
         ]
     else:

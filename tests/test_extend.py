@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import peftkit
 from peftkit import jobs
 from peftkit.cli import check, compose
+from peftkit.schema import UserError
 
 Words = Callable[..., list[str]]
-TEXT = "the film is {} zyxwort blau and qux/zed zyxwort"
+TEXT = "the film is {} zyxwort blau and qux/zed zyxwort today"
 TERMS = ("zyxwort", "zyxwort blau", "qux/zed")
 AUTO: dict[str, Any] = {"gpt2": AutoModelForCausalLM, "t5": AutoModelForSeq2SeqLM}
 NEW = {"bert": 3, "gpt2": 6, "t5": 6}  # rows: with and without the space before it, where that is a part of a token
@@ -90,17 +92,27 @@ def output(model: Any) -> torch.Tensor:
 
 TOKENS_ALONE = ("method=peft", "method.config._target_=peft.TrainableTokensConfig")
 CELLS = [
-    ("bert", True, ("method=lora",)),
-    ("bert", True, TOKENS_ALONE),
     ("bert", True, ("method=adapter",)),
     ("gpt2", True, ("method=lora",)),
-    ("gpt2", True, TOKENS_ALONE),
-    ("gpt2", False, ("method=lora",)),
-    ("gpt2", True, ("method=qlora",)),
-    ("t5", True, ("method=lora",)),
-    ("t5", True, TOKENS_ALONE),
     ("t5", False, ("method=lora",)),
-    ("t5", False, ("method=adapter",)),
+    *(
+        pytest.param(*cell, marks=pytest.mark.slow)
+        for cell in (
+            ("bert", True, ("method=lora",)),
+            ("bert", True, ("method=qlora",)),
+            ("bert", True, TOKENS_ALONE),
+            ("gpt2", True, ("method=qlora",)),
+            ("gpt2", True, ("method=mam",)),
+            ("gpt2", True, TOKENS_ALONE),
+            ("gpt2", False, ("method=lora",)),
+            ("gpt2", False, TOKENS_ALONE),
+            ("t5", True, ("method=lora",)),
+            ("t5", True, ("method=qlora",)),
+            ("t5", True, ("method=prompt",)),
+            ("t5", True, TOKENS_ALONE),
+            ("t5", False, ("method=adapter",)),
+        )
+    ),
 ]
 
 
@@ -126,8 +138,8 @@ def test_new_rows_train_alone_and_merge_while_every_old_row_stays(
     if model == "t5":
         inputs["decoder_input_ids"] = inputs["input_ids"]
     told = tuned(**inputs).logits
-    if "adapter" in str(method):
-        return  # is not merged
+    if {"method=adapter", "method=mam", "method=prompt"} & {*method}:
+        return  # is no linear change of the base: it does not merge
     if "qlora" not in str(method):
         again = tuned.merge_and_unload()
         torch.testing.assert_close(again(**inputs).logits, told, rtol=0, atol=1e-5)
@@ -146,3 +158,165 @@ def test_new_rows_train_alone_and_merge_while_every_old_row_stays(
         torch.testing.assert_close(merged(**inputs).logits, told, rtol=0, atol=limit)
         again = AutoTokenizer.from_pretrained(str(folder / "merged"))
         assert again("the zyxwort blau")["input_ids"] == tokenizer("the zyxwort blau")["input_ids"]
+
+
+@pytest.mark.parametrize("model", ["bert", "gpt2", "t5"])
+def test_mined_terms_save_pieces_on_text_that_was_not_mined(
+    checkpoint: Callable[[str, bool], Path], tmp_path: Path, model: str
+) -> None:
+    words = ("kubelet", "etcd-backup", "ZFS/pool", "mqtt.retain")
+    texts = [f"the {words[number % 4]} is {number % 7} and the film is good" for number in range(200)]
+    texts[9] = "heldoutword " * 40  # every tenth is measured, and not mined
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(texts) + "\n")
+    more = (f"extend.corpus={corpus}", "extend.budget=12", "extend.pad_to=64")
+    folder = extended(checkpoint(model, True), model, tmp_path, tmp_path, *more)
+    result = json.loads((folder / "result.json").read_text())
+    terms = {entry["term"] for entry in result["terms"]["added"]}
+    assert not any("heldout" in term for term in terms) and result["rows"]["rows"] % 64 == 0
+    found = result["corpus"]
+    assert found["held_out"]["documents"] == 20 and found["held_out"]["changed"] == 0
+    if model == "bert":  # one token already: [UNK]
+        return
+    assert terms >= set(words)
+    assert found["pieces_a_word"]["after"] < found["pieces_a_word"]["before"] - 0.1
+
+
+def test_a_list_is_extended_with_what_is_mined_and_every_refusal_is_kept(
+    checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "terms.txt").write_text("today\n\nqux/zed\nqux/zed\n")
+    more = (f"extend.terms={tmp_path}/terms.txt", f"extend.corpus={data}/corpus.txt", "extend.budget=1")
+    folder = extended(checkpoint("gpt2", True), "gpt2", data, tmp_path, *more)
+    result = json.loads((folder / "result.json").read_text())
+    assert [entry["term"] for entry in result["terms"]["added"]] == ["today", "qux/zed", "zyxwort"]
+    assert [entry["count"] for entry in result["terms"]["added"]] == [None, None, 72]
+    assert [entry["reason"] for entry in result["terms"]["refused"]] == [
+        "it is blank",
+        "it is there twice, read as qux/zed",
+    ]
+    assert "not 'qux/zed': it is there twice" in capsys.readouterr().err
+    assert extended(checkpoint("gpt2", True), "gpt2", data, tmp_path, *more) == folder
+    assert "finished already" in capsys.readouterr().err
+
+
+def test_an_extended_vocabulary_loads_and_merges_before_any_training(
+    checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path
+) -> None:
+    folder = extended(checkpoint("gpt2", True), "gpt2", data, tmp_path)
+    model, tokenizer = peftkit.load(folder)
+    inputs = tokenizer("the zyxwort blau", return_tensors="pt")
+    peftkit.merge(folder)
+    merged = AutoModelForCausalLM.from_pretrained(str(folder / "merged"))
+    torch.testing.assert_close(merged(**inputs).logits, model(**inputs).logits, rtol=0, atol=1e-6)
+    base = AutoModelForCausalLM.from_pretrained(str(checkpoint("gpt2", True)))
+    assert torch.equal(embedding(model)[: len(embedding(base))], embedding(base))
+
+
+def test_plain_peft_and_transformers_load_what_was_trained(
+    checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    base, out = checkpoint("gpt2", True), tmp_path
+    folder, _ = trained(base, "gpt2", extended(base, "gpt2", data, out), data, out, "train.max_steps=2")
+    tokenizer = AutoTokenizer.from_pretrained(str(folder / "adapter"))
+    config = AutoConfig.from_pretrained(str(folder / "adapter" / "base"))
+    plain = AutoModelForCausalLM.from_pretrained(str(base), config=config)
+    plain.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    assert "base.resize_token_embeddings(len(" in (folder / "README.md").read_text()
+    plain = PeftModel.from_pretrained(plain, str(folder / "adapter")).eval()
+    inputs = tokenizer("the zyxwort blau", return_tensors="pt")
+    torch.testing.assert_close(plain(**inputs).logits, peftkit.load(folder)[0](**inputs).logits, rtol=0, atol=1e-6)
+
+
+def test_all_rows_train_with_full_fine_tuning(
+    checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path
+) -> None:
+    base = checkpoint("gpt2", True)
+    vocab = extended(base, "gpt2", data, tmp_path)
+    folder, _ = trained(base, "gpt2", vocab, data, tmp_path, "method=full", "train.max_steps=5")
+    moved = (embedding(peftkit.load(folder)[0]) - embedding(peftkit.load(vocab)[0])).abs().amax(dim=1) > 0
+    assert moved.all()
+
+
+@pytest.mark.parametrize("task", ["classification", "token_classification"])
+def test_t5_without_its_decoder_trains_the_rows_that_it_reads(
+    checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path, task: str
+) -> None:
+    base = checkpoint("t5", True)
+    vocab = extended(base, "t5", data, tmp_path)
+    lines = [{"tokens": TEXT.split(), "tags": ["O"] * 5 + ["B"] * 4, "label": word, "text": word} for word in "ab" * 10]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    column = {"classification": "text", "token_classification": "tokens"}[task]
+    (folder,) = peftkit.finetune(
+        "model=t5_encoder", f"model.checkpoint={base}", "source=embedded", f"out={tmp_path}", f"vocab={vocab}",
+        f"task={task}", f"task.dataset={tmp_path}/rows.jsonl", f"task.text=[{column}]", "train.bf16=false",
+        "train.per_device_train_batch_size=8", "train.max_steps=10", "train.disable_tqdm=true",
+    )  # fmt: skip
+    model, tokenizer = peftkit.load(folder)
+    before = embedding(peftkit.load(vocab)[0])
+    ids = tokenizer("zyxwort", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    encoder = model.base_model.model.transformer.encoder
+    moved = (encoder.embed_tokens(ids)[0] - before[ids[0]]).abs().amax()
+    assert (moved > 1e-4) == (task == "token_classification")  # the other's texts have no term
+
+
+def test_words_of_another_base_are_refused(checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path) -> None:
+    vocab = extended(checkpoint("gpt2", True), "gpt2", data, tmp_path)
+    with pytest.raises(UserError, match="make one for this model with job=extend"):
+        trained(checkpoint("gpt2", False), "gpt2", vocab, data, tmp_path)
+
+
+def test_a_run_with_words_has_an_id_of_its_own_and_one_without_keeps_the_old(
+    checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path
+) -> None:
+    from peftkit.jobs.prepare import set_up
+    from peftkit.record import run_id
+    from peftkit.schema import Run
+
+    words = ["model=gpt2", f"task.dataset={data}/rows.jsonl"]
+    config = compose(words)
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    older = {key: value for key, value in plain.items() if key not in ("vocab", "extend")}
+    setup = set_up(Run.from_config(plain))
+    assert run_id(plain, {}, setup) == run_id(older, {}, setup)
+    vocab = extended(checkpoint("gpt2", True), "gpt2", data, tmp_path)
+    with_words = set_up(Run.from_config({**plain, "vocab": str(vocab)}))
+    assert run_id(plain, {}, with_words) != run_id(plain, {}, setup)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["job=extend"], "say extend.terms=FILE"),
+        (["job=extend", "extend.terms=nowhere.txt"], "extend.terms=nowhere.txt: there is no such file"),
+        (["job=extend", "extend.corpus=rows.csv"], "extend.corpus=rows.csv: there is no such file"),
+        (["job=extend", "extend.corpus=/nowhere"], "extend.corpus=/nowhere: there is no such file"),
+        (["job=extend", "extend.terms=a", "extend.rows=pices"], "did you mean extend.rows=pieces?"),
+        (["extend.corpus=a.txt"], "say job=extend, or vocab=FOLDER"),
+        (["vocab=/nowhere"], "name a folder that job=extend made"),
+        (["vocab=/nowhere", "method=ia3"], "cannot train the rows of vocab=; try method=lora"),
+        (["job=leaderboard", "vocab=/nowhere"], "vocab= is not for job=leaderboard"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_what_to_type(words: list[str], sentence: str) -> None:
+    assert any(sentence in found for found in check(words))
+
+
+def test_words_are_no_result_on_the_board_and_no_run_to_predict_with(
+    checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path
+) -> None:
+    from peftkit.leaderboard import collect
+
+    vocab = extended(checkpoint("gpt2", True), "gpt2", data, tmp_path)
+    assert collect([tmp_path]) == []
+    assert any("say vocab=" in found for found in check(["job=predict", f"run={vocab}", "input='a text'"]))
+
+
+def test_a_list_without_any_new_term_is_refused(
+    checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "terms.txt").write_text("\n")
+    with pytest.raises(UserError, match=r"no term became a token .* name other terms or more text"):
+        extended(checkpoint("gpt2", True), "gpt2", data, tmp_path, f"extend.terms={tmp_path}/terms.txt")

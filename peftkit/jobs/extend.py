@@ -50,7 +50,7 @@ def extend(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
     if not extension.tokens:
         reasons = "; ".join(f"{term!r}: {reason}" for term, reason in extension.refused[:3])
         raise UserError(f"no term became a token ({reasons or 'none was found'}); name other terms or more text")
-    vocabulary = _vocabulary(extension, source, settings.pad_to)
+    vocabulary = _vocabulary(extension, source, old_rows, settings.pad_to)
     known = max(tokenizer.get_vocab().values()) + 1
     weights = first_rows(model, extension.tokens, min(known, old_rows), settings.rows, run.seed)
     if why_no_head:  # what was drawn at random just now says nothing about any token
@@ -133,10 +133,10 @@ def _mine(settings: Extend, tokenizer: Any, listed: set[str]) -> tuple[list[Cand
     return found, counts
 
 
-def _vocabulary(extension: Extension, source: Source, pad_to: int | None) -> Vocabulary:
+def _vocabulary(extension: Extension, source: Source, old_rows: int, pad_to: int | None) -> Vocabulary:
     first, count = extension.tokens[0].id, len(extension.tokens)
     rows = -(-(first + count) // (pad_to or 1)) * (pad_to or 1)
-    return Vocabulary(first, count, rows, source.name, source.revision)
+    return Vocabulary(first, count, rows, old_rows, source.name, source.revision)
 
 
 def _terms(extension: Extension, tokenizer: Any, mined: dict[str, Candidate]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import traceback
 from dataclasses import replace
@@ -293,7 +294,10 @@ def save_artefact(parts: Parts, folder: Path, vocab: str | None = None) -> Path:
     parts.tokenizer.save_pretrained(str(artefact))
     if is_peft:
         # label names and pooling: AutoConfig.from_pretrained("adapter/base") builds the very base that was trained
-        parts.model.get_base_model().config.save_pretrained(str(artefact / "base"))
+        config = copy.deepcopy(parts.model.get_base_model().config)
+        if vocab is not None:
+            config.vocab_size = read_vocabulary(Path(vocab)).base_rows  # the base's file has no new rows
+        config.save_pretrained(str(artefact / "base"))
         (artefact / "README.md").unlink(missing_ok=True)  # PEFT's blank card; ours lies beside the folder
     return artefact
 

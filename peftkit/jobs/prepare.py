@@ -25,7 +25,6 @@ from peftkit.scores import Scores
 from peftkit.source import Source, fingerprint, hub_answers
 from peftkit.train import ScoringTrainer, make_trainer, precision_of, training_arguments
 
-
 VOCABULARY = (FACTS, WEIGHTS, "tokenizer.json")  # what decides of a folder of job=extend
 
 
@@ -49,6 +48,8 @@ def settle(source: str) -> None:
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|torch")
+    # so it does in checkpoints to go on from, not in what save_artefact keeps
+    warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True` as the embedding layer has been res")
     if source == "embedded" or not hub_answers():
         constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
 

@@ -17,8 +17,8 @@ from peftkit.schema import UserError
 def with_rows(config: Any, model: PreTrainedModel, new_rows: Sequence[int]) -> Any:
     """Return the config that trains these rows too: of the input embeddings, and of an output layer not tied to them.
 
-    Full fine-tuning trains every row as it is. PEFT's TrainableTokensConfig has no place for a head; a LoRA that reaches
-    no layer trains the same rows, and has one.
+    Full fine-tuning trains every row as it is. PEFT's TrainableTokensConfig has no place for a head; a LoRA that
+    reaches no layer trains the same rows, and has one.
 
     Raises:
         UserError: the method can train no single rows.

@@ -22,12 +22,13 @@ FACTS, WEIGHTS = "vocabulary.json", "rows.safetensors"
 class Vocabulary:
     """Which rows of the grown embeddings are new: `count` from `first` on, of `rows` in all.
 
-    Rows before `first` are the checkpoint's; rows behind the new ones only fill up to a multiple.
+    The checkpoint has the first `base_rows`; rows behind the new ones only fill up to a multiple.
     """
 
     first: int
     count: int
     rows: int
+    base_rows: int
     base: str  # the checkpoint that it belongs to
     revision: str | None
 

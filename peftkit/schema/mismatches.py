@@ -95,8 +95,11 @@ def _verbs(run: Run) -> list[str]:
         found.append(f"input= is not for job={run.job}; say job=predict, or task.dataset=FILE to train on it")
     if run.job == "predict" and run.output is not None and Path(run.output).suffix not in WRITTEN:
         found.append(f"output={run.output} is none of {', '.join(WRITTEN)}; say output=answers.jsonl")
-    if run.job == "merge" and run.output is not None and Path(run.output).is_file():
-        found.append(f"output={run.output} is a file; job=merge writes a folder: say output=FOLDER")
+    if run.job in ("merge", "leaderboard") and run.output is not None and Path(run.output).is_file():
+        found.append(f"output={run.output} is a file; job={run.job} writes a folder: say output=FOLDER")
+    for name in ("watch", "claim"):
+        if getattr(run, name) and run.job != "leaderboard" and not (name == "claim" and run.job == "finetune"):
+            found.append(f"{name}= is not for job={run.job}; say job=leaderboard, or drop it")
     if run.job == "submission" and run.output is not None and Path(run.output).suffix != ".zip":
         found.append(f"output={run.output} is no zip; say output=submission.zip")
     if run.results is not None and run.job != "leaderboard":
@@ -159,6 +162,12 @@ def _task(run: Run) -> list[str]:
 def _files(run: Run) -> list[str]:
     folders = [run.run] if run.run is not None else run.runs or []
     found = [sentence for folder in folders for sentence in _run_folder(folder)]
+    if run.job != "merge":
+        found += [
+            f"run={folder} holds words, and no run; say vocab={folder} to train with them"
+            for folder in folders
+            if (Path(folder) / "vocabulary.json").is_file()
+        ]
     found = found if run.job in (*USES_RUN, "submission") else []
     if run.job == "predict" and run.input is not None:
         return found + _input(run.input)
@@ -213,7 +222,7 @@ def _vocabulary(run: Run) -> list[str]:
     target = str(run.method.config.get("_target_"))
     known = fields_of(target) or {}
     if not target.endswith((".Full", ".TrainableTokensConfig")) and "trainable_token_indices" not in known:
-        found.append(f"method={run.method.name} cannot train the rows of vocab=; try method=lora, adapter, qlora or full")
+        found.append(f"method={run.method.name} cannot train the rows of vocab=; try method=lora, adapter or full")
     return found
 
 

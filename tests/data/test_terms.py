@@ -6,6 +6,7 @@ import json
 import random
 import tracemalloc
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from peftkit.data.terms import Counts, count_words, listed_terms, rank
 from peftkit.schema import UserError
 
 
-def letters(words: list[str]) -> list[int]:
+def letters(words: Sequence[str]) -> list[int]:
     return [len(word) for word in words]
 
 

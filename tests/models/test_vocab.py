@@ -193,7 +193,7 @@ def test_an_output_layer_of_its_own_has_rows_of_its_own(checkpoints: dict[str, P
     before = {name: table.detach().clone() for name, table in tables(model).items()}
     rows = first_rows(model, TOKENS, 500, "pieces", 0)
     first = config.vocab_size
-    save_rows(tmp_path, Vocabulary(first, 2, first + 6, "t5", None), rows)
+    save_rows(tmp_path, Vocabulary(first, 2, first + 6, first, "t5", None), rows)
     assert grow(model, tmp_path) == [first, first + 1]
     assert model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight is model.shared.weight
     for name in ("input", "output"):
@@ -206,6 +206,6 @@ def test_an_output_layer_of_its_own_has_rows_of_its_own(checkpoints: dict[str, P
 
 def test_rows_of_another_model_are_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     model = GPT2LMHeadModel.from_pretrained(str(checkpoints["gpt2"]))
-    save_rows(tmp_path, Vocabulary(100, 2, 102, "gpt2", None), first_rows(model, TOKENS, 100, "mean", 0))
+    save_rows(tmp_path, Vocabulary(100, 2, 102, 100, "gpt2", None), first_rows(model, TOKENS, 100, "mean", 0))
     with pytest.raises(UserError, match="it is of another model"):
         grow(model, tmp_path)
