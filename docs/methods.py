@@ -16,13 +16,15 @@ TASKS = {"mrpc": "MRPC: mean of accuracy and F1", "stsb": "STS-B: mean of Pearso
 HEADER = """# Every method with a rate of its own
 
 MiniLM on 1,000 training rows of MRPC and of STS-B, three epochs, batches of 16, bf16, two cores of an AMD EPYC. Each
-method gets three trials: 0.3, 1 and 3 times its default rate (the middle one), scored on 500 other rows of train, seed 0.
-Only the best is trained with seeds 0, 1 and 2 and scored on the validation split (408 and 1,500 rows), which chose
-nothing; ± is the sample standard deviation over seeds. A dash is what has not been run yet.
+method gets three trials: 0.3, 1 and 3 times its default rate (the middle one), scored on 500 other rows of train,
+seed 0. Only the best is trained with seeds 0, 1 and 2 and scored on the validation split (408 and 1,500 rows), which
+chose nothing; ± is the sample standard deviation over seeds. A method or a seed that is missing has not been run yet.
+Other work ran on the machine at the time, so the seconds in these results are not to be compared.
 
 ```bash
-python -m peftkit recipe=glue_leaderboard model=minilm data_root=data/glue source=embedded out=docs/leaderboard/results \\
-  task=mrpc,stsb task.max_train_rows=1000 train.per_device_train_batch_size=16 method={methods}
+python -m peftkit recipe=glue_leaderboard model=minilm data_root=data/glue source=embedded \\
+  out=docs/leaderboard/results task=mrpc,stsb task.max_train_rows=1000 train.per_device_train_batch_size=16 \\
+  train.save_strategy=no method={methods}
 python docs/methods.py
 ```
 """
@@ -34,7 +36,8 @@ def main() -> None:
     methods = sorted({r.method for r in found}, key=lambda method: -mean(_values(found, method)))
     text = HEADER.replace("{methods}", ",".join(methods))
     for task, title in TASKS.items():
-        text += f"\n## {title}\n\n| method | 0.3 x | default | 3 x | best rate | validation |\n|---|---|---|---|---|---|\n"
+        text += f"\n## {title}\n\n| method | 0.3 x | default | 3 x | best rate | validation |\n"
+        text += "|---|---|---|---|---|---|\n"
         text += "".join(_line([r for r in found if (r.task, r.method) == (task, method)], method) for method in methods)
     (HERE / "methods.md").write_text(text)
 
