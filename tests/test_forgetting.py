@@ -55,7 +55,7 @@ def causal_loss(model: Any, checkpoint: Path, text: Path) -> float:
     return float(torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), blocks[:, 1:].reshape(-1)))
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_gpt2_s_losses_are_those_of_its_base_and_of_the_merged_model(
     tiny: Words, checkpoints: dict[str, Path], text: Path, method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +87,7 @@ def test_an_encoder_without_a_language_model_head_is_given_no_loss_but_the_drift
     assert drifts == sorted(drifts) and 1e-5 < found["after"] < 2
 
 
+@pytest.mark.slow
 def test_bert_s_masked_loss_is_that_of_transformers(tiny: Words, masked: Path, text: Path) -> None:
     words = tiny("bert", "method=ia3", "task=sst2", f"model.checkpoint={masked}", "model.pooling=mean", RATE)
     _, _, found = measured(words, text)
@@ -154,6 +155,7 @@ def test_what_cannot_be_switched_off_is_not_called_forgetting(tiny: Words, text:
         measured(words, text)
 
 
+@pytest.mark.slow
 def test_a_file_without_enough_text_is_refused_and_no_file_is_the_embedded_text(tiny: Words, tmp_path: Path) -> None:
     (folder,) = peftkit.finetune(*tiny("gpt2", "task=sst2", "task.max_train_rows=8"))
     words = ["job=forgetting", f"run={folder}", "source=embedded"]
@@ -189,6 +191,7 @@ def test_a_wrong_word_is_refused_before_anything_loads(words: list[str], sentenc
     assert any(sentence in each for each in check(words))
 
 
+@pytest.mark.slow
 def test_other_rows_than_those_it_was_scored_on_are_refused(tiny: Words, tmp_path: Path, text: Path) -> None:
     rows = tmp_path / "films.csv"
     rows.write_text("text,label\n" + "a good film,1\na bad film,0\n" * 10)

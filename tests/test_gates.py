@@ -28,7 +28,9 @@ def failed(words: list[str]) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("method", ["lora", "prefix", "full"])
+@pytest.mark.parametrize(
+    "method", ["lora", pytest.param("prefix", marks=pytest.mark.slow), pytest.param("full", marks=pytest.mark.slow)]
+)
 def test_what_was_measured_stands_in_the_result(tiny: Words, method: str) -> None:
     (folder,) = peftkit.finetune(*tiny("bert", f"method={method}", "train.bf16=false"))
     gates = json.loads((folder / "result.json").read_text())["gates"]
@@ -36,12 +38,12 @@ def test_what_was_measured_stands_in_the_result(tiny: Words, method: str) -> Non
     assert gates["reload_difference"] < 1e-5 and gates["padding_difference"] < 1e-4
 
 
-@pytest.mark.parametrize("lost", ["classifier", "lora_B"])
+@pytest.mark.parametrize("lost", [pytest.param("classifier", marks=pytest.mark.slow), "lora_B"])
 def test_an_artefact_that_lost_weights_fails_the_run(tiny: Words, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
     save = finetune.save_artefact
 
-    def losing(parts, folder):
-        artefact = save(parts, folder)
+    def losing(parts, folder, vocab):
+        artefact = save(parts, folder, vocab)
         file = artefact / "adapter_model.safetensors"
         weights = {name: weight * (lost not in name) for name, weight in load_file(file).items()}
         save_file(weights, file, metadata={"format": "pt"})
@@ -55,8 +57,8 @@ def test_an_artefact_that_lost_weights_fails_the_run(tiny: Words, monkeypatch: p
 def test_an_artefact_that_cannot_be_loaded_fails_the_run(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:
     save = finetune.save_artefact
 
-    def losing(parts, folder):
-        artefact = save(parts, folder)
+    def losing(parts, folder, vocab):
+        artefact = save(parts, folder, vocab)
         (artefact / "adapter_config.json").unlink()
         return artefact
 

@@ -12,7 +12,9 @@ import peftkit
 Words = Callable[..., list[str]]
 
 
-@pytest.mark.parametrize(("method", "merges"), [("lora", True), ("adapter", False), ("full", False)])
+@pytest.mark.parametrize(
+    ("method", "merges"), [("lora", True), ("adapter", False), pytest.param("full", False, marks=pytest.mark.slow)]
+)
 def test_latency_is_there_merged_where_there_is_something_to_merge(tiny: Words, method: str, merges: bool) -> None:
     (folder,) = peftkit.finetune(*tiny("bert", f"method={method}"))
     costs = json.loads((folder / "result.json").read_text())["costs"]

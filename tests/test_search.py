@@ -38,6 +38,18 @@ def test_the_seeds_of_a_row_share_their_trials_and_take_the_best_rate(tiny: Word
     assert list(found) == [0.003, 0.03, 0.3]
     assert result["search"]["chosen"] == result["run"]["config"]["train"]["learning_rate"]
     assert found[result["search"]["chosen"]] == max(found.values())
+    for file in before:
+        check_trial(file)
+
+
+def check_trial(file: Path) -> None:
+    """A trial keeps no weights, names its own command, and is followed epoch by epoch."""
+    assert not (file.parent / "adapter").exists()
+    result = json.loads(file.read_text())
+    assert f"train.learning_rate={result['run']['config']['train']['learning_rate']}" in result["run"]["overrides"]
+    assert result["audit"]["rows"] == {"train": 24, APART: 20}
+    assert [point["epoch"] for point in result["curve"]] == [1.0]
+    assert result["curve"][0]["score"] == pytest.approx(task_score(result["scores"]))
 
 
 def trials(tiny: Words) -> list[Path]:
@@ -55,17 +67,6 @@ def test_a_trial_is_scored_on_training_rows_it_was_not_trained_on(tiny: Words) -
     assert (len(train), len(validation)) == (24, 100)
     assert not train & validation
     assert train == set(whole.splits["train"]["id"])  # what trains is what the rows of validation are held against
-
-
-def test_a_trial_keeps_no_weights_and_names_its_own_command(tiny: Words) -> None:
-    peftkit.finetune(*tiny("bert", *SEARCH))
-    for file in trials(tiny):
-        assert not (file.parent / "adapter").exists()
-        result = json.loads(file.read_text())
-        assert f"train.learning_rate={result['run']['config']['train']['learning_rate']}" in result["run"]["overrides"]
-        assert result["audit"]["rows"] == {"train": 24, APART: 20}
-        assert [point["epoch"] for point in result["curve"]] == [1.0]
-        assert result["curve"][0]["score"] == pytest.approx(task_score(result["scores"]))
 
 
 def test_a_rate_that_fails_counts_as_tried_and_is_not_chosen(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,9 @@ def ranks(trainer: train.ScoringTrainer) -> list[int]:
     return [sum(kept) for kept in trainer.model.peft_config["default"].rank_pattern.values()]
 
 
-@pytest.mark.parametrize("step", [4, 13, 25])  # before ranks go, while they do, and after
+@pytest.mark.parametrize(
+    "step", [pytest.param(4, marks=pytest.mark.slow), 13, pytest.param(25, marks=pytest.mark.slow)]
+)  # before ranks go, while they do, and after
 def test_adalora_resumes_with_every_rank_and_what_each_was_worth(tmp_path: Path, step: int) -> None:
     whole = adalora(tmp_path / "whole")
     train.fit(whole, tmp_path / "whole")
@@ -77,7 +79,7 @@ def test_adalora_resumes_with_every_rank_and_what_each_was_worth(tmp_path: Path,
         assert torch.equal(found[name], weight), name
 
 
-@pytest.mark.parametrize("best", [1, 4, 9])
+@pytest.mark.parametrize("best", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(9, marks=pytest.mark.slow)])
 def test_the_best_epoch_comes_back_with_its_own_ranks(tmp_path: Path, best: int) -> None:
     seen: list[np.ndarray] = []
 

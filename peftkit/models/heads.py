@@ -159,11 +159,16 @@ def t5_encoder_config(config: PretrainedConfig) -> T5EncoderConfig:
     return T5EncoderConfig(**{k: v for k, v in settings.items() if k not in ("model_type", "architectures")})
 
 
+# both read one matrix: PEFT, which would train rows of one alone, looks for it here
+T5_TIED = {"transformer.encoder.embed_tokens.weight": "transformer.shared.weight"}
+
+
 class T5EncoderForSequenceClassification(MeanPooling, T5PreTrainedModel):
     """The mean of the encoder's states (Ni et al. 2022, Sentence-T5, section 3), and a linear layer."""
 
     config_class = T5EncoderConfig
     base_model_prefix = "transformer"
+    _tied_weights_keys = T5_TIED
 
     def __init__(self, config: T5EncoderConfig) -> None:
         super().__init__(config)
@@ -173,11 +178,13 @@ class T5EncoderForSequenceClassification(MeanPooling, T5PreTrainedModel):
 class T5EncoderForTokenClassification(T5ForTokenClassification):
     config_class = T5EncoderConfig
     base_model_prefix = "transformer"
+    _tied_weights_keys = T5_TIED
 
 
 class T5EncoderForQuestionAnswering(T5PreTrainedModel):
     config_class = T5EncoderConfig
     base_model_prefix = "transformer"
+    _tied_weights_keys = T5_TIED
 
     def __init__(self, config: T5EncoderConfig) -> None:
         super().__init__(config)

@@ -16,7 +16,6 @@ from peftkit.cli import check, compose
 from peftkit.leaderboard import Broken, Result, collect, version_notes
 from peftkit.leaderboard.stats import board
 
-
 TRIAL = {"learning_rate": 1.0, "score": 0.9}
 
 

@@ -33,6 +33,7 @@ def test_at_most_one_in_twenty_of_a_thousand_tables_claims_what_is_not_there(wor
     assert false <= 50
 
 
+@pytest.mark.slow
 def test_a_difference_is_found_at_the_stated_power() -> None:
     seen = []
     for number in range(30):
