@@ -94,7 +94,7 @@ TOKENS_ALONE = ("method=peft", "method.config._target_=peft.TrainableTokensConfi
 CELLS = [
     ("bert", True, ("method=adapter",)),
     ("gpt2", True, ("method=lora",)),
-    ("t5", False, ("method=lora",)),
+    pytest.param("t5", False, ("method=lora",), marks=pytest.mark.slow),
     *(
         pytest.param(*cell, marks=pytest.mark.slow)
         for cell in (
