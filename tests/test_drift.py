@@ -58,6 +58,7 @@ def test_what_is_told_is_what_job_merge_writes(tiny: Words) -> None:
     assert result["merge"]["mean_difference"] == pytest.approx(float(moved.mean()), rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_method_that_does_not_merge_and_a_base_in_full_precision_have_no_such_entry(tiny: Words) -> None:
     _, result = finetune(tiny("bert", "method=adapter", "+method.quantization.load_in_4bit=true"))
     assert "merge" not in result

@@ -133,6 +133,7 @@ def test_the_file_that_trained_it_can_be_answered_and_another_kind_is_refused(ce
     assert "AutoModelForTokenClassification" in (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_early_stopping_chooses_by_a_heads_own_score(cell: Words) -> None:
     more = ["early_stopping.patience=2", "train.num_train_epochs=2"]
     for kind, model in (("token_classification", "bert"), ("seq2seq", "t5")):

@@ -73,10 +73,12 @@ def test_the_check_sees_a_planted_fault(tmp_path: Path, file: str, line: str) ->
 @pytest.mark.parametrize(
     "first",
     [
-        "from peftkit.models import heads",
-        "from peftkit.methods.adapter import BottleneckConfig",
+        pytest.param("from peftkit.models import heads", marks=pytest.mark.slow),
+        pytest.param("from peftkit.methods.adapter import BottleneckConfig", marks=pytest.mark.slow),
         "from peft import PeftModel; import peftkit",
-        "from transformers import AutoModelForSequenceClassification; import peftkit",
+        pytest.param(
+            "from transformers import AutoModelForSequenceClassification; import peftkit", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_peft_and_transformers_know_us_whatever_is_imported_first(first: str) -> None:

@@ -50,6 +50,7 @@ def test_each_row_is_answered_as_by_its_own_run(tiny: Words, tmp_path: Path, mod
             assert row["prediction"] == wanted["prediction"]
 
 
+@pytest.mark.slow
 def test_each_row_is_answered_in_its_runs_precision(tiny: Words, tmp_path: Path) -> None:
     folders, alone, rows = [], [], []
     for task, is_half in {"sst2": "true", "cola": "false"}.items():

@@ -221,6 +221,7 @@ def test_activation_checkpointing_changes_no_weight(tmp_path: Path, name: str) -
         torch.testing.assert_close(ends[1][weight], value, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_in_its_phase_and_ends_as_an_unbroken_one(
     tiny: Words, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,7 @@ def test_bitsandbytes_itself_loses_the_gradient() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU they are paged, and say nothing")
+@pytest.mark.slow
 def test_a_paged_optimizer_is_a_plain_8_bit_one_without_a_gpu(tiny: Callable[..., list[str]]) -> None:
     words = tiny("bert", "method=qlora", "train.optim=paged_adamw_8bit")
     with pytest.warns(UserWarning, match="Paged optimizers are not supported on CPU"):
