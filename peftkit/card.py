@@ -71,6 +71,7 @@ LOADED_BY: dict[str, tuple[str, str | None]] = {  # kind of task: Auto class, pi
     "token_classification": ("AutoModelForTokenClassification", "token-classification"),
     "question_answering": ("AutoModelForQuestionAnswering", None),
     "causal_lm": ("AutoModelForCausalLM", "text-generation"),
+    "language_modeling": ("AutoModelForMaskedLM", "fill-mask"),
 }
 
 
@@ -85,7 +86,10 @@ def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str
         else []
     )
     is_seq2seq = config["model"]["family"] == "seq2seq"
-    auto, pipeline = ("AutoModelForSeq2SeqLM", None) if is_seq2seq else LOADED_BY[config["task"]["kind"]]
+    kind = config["task"]["kind"]
+    if kind == "language_modeling" and config["model"]["family"] == "decoder":
+        kind = "causal_lm"
+    auto, pipeline = ("AutoModelForSeq2SeqLM", None) if is_seq2seq else LOADED_BY[kind]
     lines.append(f"from transformers import AutoConfig, AutoTokenizer, {auto}" + (", pipeline" if pipeline else ""))
     if artefact == "adapter":
         revision = f', revision="{base["revision"]}"' if base["kind"] in ("hub", "cache") else ""

@@ -27,7 +27,7 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def predict_memory(model: nn.Module, batch: Mapping[str, torch.Tensor], bf16: bool) -> Memory:
+def predict_memory(model: nn.Module, batch: Mapping[str, Any], bf16: bool) -> Memory:
     """Count weights, gradients and AdamW's states, and measure what one forward pass keeps for the backward."""
     trained = sum(w.numel() * w.element_size() for w in model.parameters() if w.requires_grad)
     return Memory(
@@ -38,7 +38,7 @@ def predict_memory(model: nn.Module, batch: Mapping[str, torch.Tensor], bf16: bo
     )
 
 
-def activation_bytes(model: nn.Module, batch: Mapping[str, torch.Tensor], bf16: bool) -> int:
+def activation_bytes(model: nn.Module, batch: Mapping[str, Any], bf16: bool) -> int:
     """Return the bytes that autograd saves in a forward pass over this batch, each storage once, weights left out."""
     weights = {w.untyped_storage().data_ptr() for w in model.parameters()}
     saved: dict[int, Any] = {}
@@ -50,7 +50,7 @@ def activation_bytes(model: nn.Module, batch: Mapping[str, torch.Tensor], bf16: 
         return tensor
 
     device = next(model.parameters()).device
-    inputs = {name: value.to(device) for name, value in batch.items()}
+    inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
     precision = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision:

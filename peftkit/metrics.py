@@ -177,6 +177,13 @@ class Perplexity(_Score):
         return float(np.exp(min(np.sum(predictions) / np.sum(labels), 700.0)))  # beyond it, a float ends
 
 
+class BitsPerByte(Perplexity):
+    """Bits that a byte of text costs, whatever the vocabulary; predictions are nats a row, references its bytes."""
+
+    def of(self, labels: Any, predictions: Any) -> float:
+        return float(np.sum(predictions) / np.sum(labels) / np.log(2))
+
+
 def normal(text: str) -> str:
     """Return a text without articles, punctuation, case and double spaces, as SQuAD compares them."""
     kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
@@ -197,6 +204,7 @@ METRICS: dict[str, type[_Score]] = {
     "token_f1": TokenF1,
     "rouge_l": RougeL,
     "perplexity": Perplexity,
+    "bits_per_byte": BitsPerByte,
 }
 
 
@@ -214,7 +222,7 @@ def score(
         predictions: (rows,) class ids, numbers, texts, or lists of the tags' ids, -1 for none.
         labels: (rows,), of the same kind; for texts, lists of those that are right, empty where none is.
         label_names: what the ids of tags mean.
-        likelihoods: nats (rows,) that the labels cost, and the tokens (rows,) that they have.
+        likelihoods: nats (rows,) that the labels cost, and the tokens (rows,) that they have, or the bytes.
 
     Raises:
         ValueError: there is no metric of that name, no rows, or a prediction that is no number (training diverged).
@@ -228,7 +236,8 @@ def score(
         if name not in METRICS:
             close = get_close_matches(name, METRICS, n=1) or list(METRICS)
             raise ValueError(f"there is no metric {name}; did you mean {', '.join(close)}?")
-        said, right = (predictions, labels) if name != "perplexity" or likelihoods is None else likelihoods
+        is_likelihood = issubclass(METRICS[name], Perplexity) and likelihoods is not None
+        said, right = likelihoods if is_likelihood else (predictions, labels)  # type: ignore[misc]
         if issubclass(METRICS[name], TokenAccuracy):
             said, right = _named(said, label_names or []), _named(right, label_names or [])
         # evaluate makes a folder for every metric, also in memory: not in a home that may be read-only

@@ -21,6 +21,7 @@ class Scores:
     spans: start and end scores (rows, tokens, 2).
     words: log-likelihoods of the labels' words (rows, labels).
     likelihoods: those of each of the row's own labels (rows, tokens), 0 where there is none.
+    masked: the same of labels that stand where the model sees a mask, not one place before.
     """
 
     def __init__(self, reads: str, words: np.ndarray | None = None) -> None:
@@ -32,6 +33,8 @@ class Scores:
         if self.reads == "likelihoods":
             return token_likelihoods(model, batch)
         out = model(**{name: value for name, value in batch.items() if name not in LABELS})
+        if self.reads == "masked":
+            return _taken(out.logits, batch["labels"])
         if self.reads == "spans":
             return torch.stack([out.start_logits, out.end_logits], dim=-1)
         return out.logits  # type: ignore[no-any-return]

@@ -23,11 +23,14 @@ class Document(NamedTuple):
     is_held_out: bool
 
 
-def documents(corpus: str, column: str = "text") -> Iterator[Document]:
+def documents(
+    corpus: str, column: str = "text", sample_by: str = "line", key: str = "extend.column", revision: str | None = None
+) -> Iterator[Document]:
     """Read a file, a folder of files, or a Hub dataset, one document after the other, in constant memory.
 
-    A document is a line of a .txt file, or the column `column` of a row of .jsonl, .parquet or the Hub. Every tenth is
-    held out; where there are ten files or more, every tenth file whole, so that no file's terms are in both parts.
+    A document is a line of a .txt file, or, with `sample_by` document, all of it; or the column `column` of a row of
+    .jsonl, .parquet or the Hub. Every tenth is held out; where there are ten files or more, every tenth file whole, so
+    that no file's terms are in both parts. `key` is what a user names the column with; `revision` is the Hub's.
 
     Raises:
         UserError: there is no such corpus, or a file of it cannot be read.
@@ -36,7 +39,7 @@ def documents(corpus: str, column: str = "text") -> Iterator[Document]:
     by_file = files is not None and len(files) >= TENTH
     number = 0
     for place, file in enumerate(files or [None]):
-        for text in _hub_texts(corpus, column) if file is None else _texts(file, column):
+        for text in _hub_texts(corpus, column, key, revision) if file is None else _texts(file, column, sample_by, key):
             if text.strip():
                 number += 1
                 yield Document(text, (place + 1 if by_file else number) % TENTH == 0)
@@ -59,13 +62,13 @@ def corpus_files(corpus: str) -> list[Path] | None:
     return files
 
 
-def _texts(file: Path, column: str) -> Iterator[str]:
+def _texts(file: Path, column: str, sample_by: str, key: str) -> Iterator[str]:
     readers = {".jsonl": _jsonl_texts, ".parquet": _parquet_texts}
     try:
         if file.suffix in readers:
-            yield from readers[file.suffix](file, column)
+            yield from readers[file.suffix](file, column, key)
         else:
-            yield from _lines(file)
+            yield from _lines(file) if sample_by == "line" else _whole(file)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{file}: it is not written in UTF-8; convert it: iconv -f latin1 -t utf-8 {file} > new{file.suffix}"
@@ -80,7 +83,14 @@ def _lines(file: Path) -> Iterator[str]:
             yield line.rstrip("\r\n")
 
 
-def _jsonl_texts(file: Path, column: str) -> Iterator[str]:
+def _whole(file: Path) -> Iterator[str]:
+    """Yield a file's text, one beyond LONGEST_LINE in parts."""
+    with file.open(encoding="utf-8-sig") as text:
+        while part := text.read(LONGEST_LINE):
+            yield part
+
+
+def _jsonl_texts(file: Path, column: str, key: str) -> Iterator[str]:
     with file.open(encoding="utf-8-sig", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -91,28 +101,26 @@ def _jsonl_texts(file: Path, column: str) -> Iterator[str]:
                 raise UserError(f"{file}: line {number} is no JSON ({error.msg}); write one object a line") from error
             if not isinstance(row, dict) or column not in row:
                 found = ", ".join(row) if isinstance(row, dict) else "no object"
-                raise UserError(f"{file}: line {number} has no {column} ({found}); say extend.column=NAME")
+                raise UserError(f"{file}: line {number} has no {column} ({found}); say {key}=NAME")
             yield str(row[column] or "")
 
 
-def _parquet_texts(file: Path, column: str) -> Iterator[str]:
+def _parquet_texts(file: Path, column: str, key: str) -> Iterator[str]:
     table = pq.ParquetFile(file)
     if column not in table.schema_arrow.names:
-        raise UserError(
-            f"{file}: it has no column {column} ({', '.join(table.schema_arrow.names)}); say extend.column=NAME"
-        )
+        raise UserError(f"{file}: it has no column {column} ({', '.join(table.schema_arrow.names)}); say {key}=NAME")
     for batch in table.iter_batches(batch_size=256, columns=[column]):
         yield from (str(text or "") for text in batch.column(0).to_pylist())
 
 
-def _hub_texts(name: str, column: str) -> Iterator[str]:
+def _hub_texts(name: str, column: str, key: str, revision: str | None) -> Iterator[str]:
     from datasets import load_dataset
 
     try:
-        rows = load_dataset(name, split="train", streaming=True)
+        rows = load_dataset(name, split="train", streaming=True, revision=revision)
         for row in rows:
             if column not in row:
-                raise UserError(f"{name} has no column {column} ({', '.join(row)}); say extend.column=NAME")
+                raise UserError(f"{name} has no column {column} ({', '.join(row)}); say {key}=NAME")
             yield str(row[column] or "")
     except (OSError, ValueError) as error:  # what datasets raises for a name that neither disk nor Hub has
         cause = (str(error) or type(error).__name__).splitlines()[0]

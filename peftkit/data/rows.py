@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict, Features, load_dataset
 
 from peftkit.data.files import read_file, words_of
 from peftkit.data.labels import feature_of, label_names, need, reader, said
+from peftkit.data.unlabelled import PASSAGE, in_passages, read_corpus
 from peftkit.schema import FILES, Task, UserError
 from peftkit.source import Source, fingerprint, hub_answers
 
@@ -46,6 +47,8 @@ def load_rows(
     Raises:
         UserError: a file cannot be read, a column or a split is missing, or a label is none of the task's.
     """
+    if task.kind == "language_modeling":
+        return _texts(task, data_root, set_apart)
     tables, origin = _read(task, data_root, source)
     tables = {name: _numbered(table) for name, table in tables.items()}
     train, validation = task.splits["train"], list(task.splits["validation"])
@@ -70,6 +73,19 @@ def load_rows(
         splits[name] = _subset(rows, task.max_train_rows if name == train else task.max_eval_rows)
         dropped[name] = lost
     return Rows(splits, names, origin, dropped)
+
+
+def _texts(task: Task, data_root: str | None, set_apart: int) -> Rows:
+    """Read a corpus: documents to train on, and passages of those that are held out, or set apart."""
+    documents, held_out, origin = read_corpus(task, data_root)
+    train, (validation,) = str(task.splits["train"]), task.splits["validation"]
+    if set_apart:
+        splits = _apart(documents, train, task.max_train_rows, set_apart)
+        return Rows({**splits, APART: in_passages(splits[APART], PASSAGE * task.max_length)}, None, origin)
+    splits = {validation: _subset(held_out, task.max_eval_rows)}
+    if task.splits["train"] is not None:
+        splits[train] = _subset(documents, task.max_train_rows)
+    return Rows(splits, None, origin, dict.fromkeys(splits, 0))
 
 
 def _read(task: Task, data_root: str | None, source: str) -> tuple[dict[str, Dataset], Source]:

@@ -15,9 +15,9 @@ import numpy as np
 from peftkit import record, train
 from peftkit.card import model_card
 from peftkit.data.collate import LengthGroupedSampler, padding_waste
-from peftkit.data.formats import Answers, Encoded
+from peftkit.data.formats import Answers, Encoded, Language
 from peftkit.data.rows import APART, Rows, load_rows
-from peftkit.jobs import drift, gates, latency
+from peftkit.jobs import drift, gates, language, latency
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.prepare import (
     Parts,
@@ -137,6 +137,11 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         log=folder / "log.jsonl",
         schedule=parts.schedule,
     )
+    texts = {}
+    if isinstance(parts.format, Language) and not run.trial:
+        (held_out, *_) = run.task.splits["validation"]
+        texts = {"held_out": evaluations[held_out], "general": language.general_text(parts, run.task)}
+    before = {name: language.bits_per_byte(answer(parts, trainer, text)[0]) for name, text in texts.items()}
     fit = train.fit(trainer, checkpoints)
     if run.trial:
         result["curve"] = _curve(fit)
@@ -155,6 +160,10 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         split = rows.splits[run.task.splits["validation"][0]]
         precision = result["run"]["setup"]["precision"]
         result["gates"] = gates.check(run, parts, split, folder, rows.label_names, precision)
+        if texts:
+            general = language.bits_per_byte(answer(parts, trainer, texts["general"])[0])
+            after = {"held_out": result["scores"]["bits_per_byte"]["value"], "general": general}
+            result["language"] = language.compare(run, parts, model_source, split, before, after)
         if (merged := drift.measure(run, parts, split, folder)) is not None:
             result["merge"] = merged
         if is_main():

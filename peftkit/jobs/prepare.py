@@ -14,8 +14,9 @@ from typing import Any
 
 from datasets import Dataset
 
-from peftkit.data.formats import Encoded, Format, format_of
+from peftkit.data.formats import Encoded, Format, Language, format_of
 from peftkit.data.rows import Rows
+from peftkit.data.unlabelled import PASSAGE, in_passages
 from peftkit.jobs.console import say
 from peftkit.methods import Gradual, Unfreezing, wrap
 from peftkit.models.load import load_model, load_tokenizer, locate, pooling_of
@@ -90,9 +91,11 @@ def build(run: Run, model_source: Source, names: list[str] | None, rows: Dataset
 
     tokenizer = load_tokenizer(_words(run.vocab, model_source))
     task_format = format_of(run.task, run.model.family, names, tokenizer)
-    encoded = task_format.encode(rows)
+    encoded = task_format.blocks(rows, run.seed) if isinstance(task_format, Language) else task_format.encode(rows)
     set_seed(run.seed)
     model = load_model(run.model, model_source, tokenizer, run.task.kind, names, run.method.quantization)
+    if getattr(model, "fresh_head", None):
+        say(f"!! {model_source.name} comes without its masked language model head: one begins at random, and trains")
     new_rows = grow(model, Path(run.vocab)) if run.vocab else []
     config = method_config({**run.method.config, **_schedule(run, len(encoded.lengths))})
     if hasattr(config, "revision") and model_source.kind in ("hub", "cache"):
@@ -163,6 +166,8 @@ def method_config(config: dict[str, Any]) -> Any:
 def carve(rows: Rows, task: Task, holdout: float) -> tuple[Any, Any]:
     """Split rows off train to choose the best epoch on; the same rows for every seed."""
     parts = rows.splits[task.splits["train"]].train_test_split(test_size=holdout, seed=0)
+    if task.kind == "language_modeling":
+        return parts["train"], in_passages(parts["test"], PASSAGE * task.max_length)
     return parts["train"], parts["test"]
 
 

@@ -24,6 +24,7 @@ from peftkit.leaderboard.cells import (
     tasks_of,
     without_constants,
 )
+from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.stats import GLUE, GlueLine, Row, Summary, glue_lines, name_of
 from peftkit.leaderboard.verdict import Comparison, Verdict, judged, sentences
 
@@ -69,6 +70,8 @@ def write_markdown(
         text += "".join(f"\n{_escaped(note)}\n" for note in notes_of(ranked, marks))
         if len(told) > 1:
             text += f"\n### Tasks won, tied and lost\n\n{_markdown(records_cells(verdict.records, title))}"
+        if tongue := language_cells(rows, results, title):
+            text += f"\n### Language, before and after\n\n{NOTE}\n\n{_markdown(tongue)}"
         here = [line for line in lines if line.board == title]
         if here:
             text += f"\n### GLUE, {_escaped(title.removeprefix('glue, '))}\n\n"

@@ -24,6 +24,7 @@ from peftkit.leaderboard.cells import (
     totals_cells,
 )
 from peftkit.leaderboard.files import write, write_csv, write_markdown
+from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.stats import GLUE, GlueLine, Row, board, glue_lines, glue_table
 from peftkit.leaderboard.verdict import Verdict, judged, sentences
 
@@ -79,6 +80,8 @@ def show(
         if len(told) > 1:
             _show_records(console, totals_cells(verdict.records, title))
         console.print()
+        if tongue := language_cells(rows, results, title):
+            _show_language(console, tongue)
         here = [line for line in lines if line.board == title]
         if len({task for line in here for task in line.scores}) > 1:  # one task alone stands above
             _show_glue(console, title, here)
@@ -170,6 +173,16 @@ def _show_records(console: Console, lines: Sequence[dict[str, str]]) -> None:
         table.add_row(*map(_text, line.values()))
     console.print(_text("Against the others, over all tasks:", "dim"))
     console.print(table)
+
+
+def _show_language(console: Console, lines: Sequence[dict[str, str]]) -> None:
+    names = [name for name in lines[0] if any(line[name] for line in lines)]
+    table = _table(names)
+    for line in lines[:SHOWN]:
+        table.add_row(*(_text(line[name]) for name in names))
+    console.print(_text("Language, before and after", "bold"))
+    console.print(table)
+    console.print(_text(f"{NOTE}\n", "dim"))
 
 
 def _show_glue(console: Console, title: str, lines: Sequence[GlueLine]) -> None:

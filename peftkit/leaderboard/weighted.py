@@ -83,6 +83,10 @@ def token_accuracy(labels: Array, predictions: Array, weights: Array) -> Array:
     return _share(weights @ predictions.T, (weights @ labels)[:, None])
 
 
+def bits_per_byte(labels: Array, predictions: Array, weights: Array) -> Array:
+    return _share((weights * labels) @ predictions.T, (weights @ labels)[:, None])
+
+
 def count_tags(labels: Array, predictions: Array) -> tuple[Array, Array]:
     """Return (examples,) words and (runs, examples) right ones of lists of tags, -1 for none."""
     right: list[list[int]] = [[np.sum(np.equal(a, b)) for a, b in zip(labels, run, strict=True)] for run in predictions]
@@ -113,6 +117,6 @@ def _share(part: Array, whole: Array, otherwise: float = 0.0) -> Array:
 WEIGHTED: dict[str, Callable[[Array, Array, Array], Array]] = {
     "accuracy": accuracy, "f1": f1, "macro_f1": macro_f1, "matthews_correlation": matthews_correlation,
     "pearson": pearson, "spearman": spearman, "mean_squared_error": mean_squared_error,
-    "token_accuracy": token_accuracy,
+    "token_accuracy": token_accuracy, "bits_per_byte": bits_per_byte,
 }  # fmt: skip
-ERRORS = {"mean_squared_error"}  # less is better
+ERRORS = {"mean_squared_error", "bits_per_byte"}  # less is better

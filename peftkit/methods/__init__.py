@@ -7,6 +7,7 @@ import peft  # noqa: F401  # first: peftkit registers its tuners as it comes, wh
 from peftkit.methods.gradual import Gradual, Unfreezing
 from peftkit.methods.own import BitFit, Full, LinearProbe
 from peftkit.methods.soft_prompt import fold
+from peftkit.methods.token_rows import embedding_rows
 from peftkit.methods.wrap import (
     Parameters,
     count_parameters,
@@ -26,6 +27,7 @@ __all__ = [
     "Parameters",
     "Unfreezing",
     "count_parameters",
+    "embedding_rows",
     "fold",
     "is_mergeable",
     "load_adapter",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftConfig, TrainableTokensConfig
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 from transformers import PreTrainedModel
@@ -34,6 +36,31 @@ def with_rows(config: Any, model: PreTrainedModel, new_rows: Sequence[int]) -> A
     names = {name: ids for name, module in model.named_modules() if any(module is layer for layer in layers)}
     config.trainable_token_indices = ids if len(names) == 1 else names
     return config
+
+
+def keep_bias(model: nn.Module) -> nn.Module:
+    """Give an output layer that is tied to trained rows its bias back: PEFT 0.21's layer for it has none.
+
+    BERT's masked language model head has such a bias; where the rows are merged or off, PEFT asks the layer itself.
+    """
+    for layer in model.modules():
+        if isinstance(layer, TrainableTokensLayer) and getattr(layer.base_layer, "bias", None) is not None:
+            layer.register_forward_hook(_with_bias)
+    return model
+
+
+def _with_bias(layer: Any, inputs: Any, out: torch.Tensor) -> torch.Tensor:
+    is_on = layer.active_adapters and not layer.disable_adapters and not layer.merged
+    return out + layer.base_layer.bias.to(out.dtype) if is_on else out
+
+
+def embedding_rows(model: Any) -> torch.Tensor:
+    """Return the rows (vocabulary, width) of the input embeddings, those that train in their places."""
+    layers = (module for module in model.modules() if isinstance(module, TrainableTokensLayer))
+    layer = next((layer for layer in layers if isinstance(layer.base_layer, nn.Embedding)), None)
+    if layer is None or layer.merged:
+        return model.get_input_embeddings().weight.detach()
+    return layer.get_merged_weights(layer.active_adapters).detach()
 
 
 def _own_output(model: PreTrainedModel) -> list[nn.Module]:

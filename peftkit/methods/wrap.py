@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from peftkit.methods.own import is_head
-from peftkit.methods.token_rows import with_rows
+from peftkit.methods.token_rows import keep_bias, with_rows
 from peftkit.schema import UserError
 
 MAPPINGS = {
@@ -87,20 +87,30 @@ def wrap(
         return config.apply(model)
     if quantized:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
-    is_seq2seq = model.config.is_encoder_decoder
-    config.task_type = config.task_type or ("SEQ_2_SEQ_LM" if is_seq2seq else TASK_TYPES.get(kind, "SEQ_CLS"))
+    config.task_type = config.task_type or _task_type(model, kind)
     if kind == "question_answering" and hasattr(config, "modules_to_save"):
         config.modules_to_save = sorted({*(config.modules_to_save or ()), "qa_outputs"})
     elif kind == "question_answering":
         raise UserError("PEFT's own soft prompts train on spans that they move; try method=prompt or method=prefix")
+    if fresh := getattr(model, "fresh_head", None):  # of a masked language model: it learns from nothing
+        config.modules_to_save = sorted({*(getattr(config, "modules_to_save", None) or ()), *fresh})
     _fill_targets(config, model)
     if isinstance(config, PrefixTuningConfig):
         _check_prefix(model)
     try:
-        return get_peft_model(model, config)
+        return keep_bias(get_peft_model(model, config))
     except (ValueError, TypeError) as error:
         kind = str(getattr(config.peft_type, "value", config.peft_type)).lower()
         raise UserError(f"{kind} does not fit {model.config.model_type}: {error}; try method=lora") from error
+
+
+def _task_type(model: PreTrainedModel, kind: str) -> str | None:
+    """Return PEFT's name for a kind of task; it has none for masked words."""
+    if model.config.is_encoder_decoder:
+        return "SEQ_2_SEQ_LM"
+    if kind == "language_modeling":
+        return "CAUSAL_LM" if model.can_generate() else None
+    return TASK_TYPES.get(kind, "SEQ_CLS")
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
@@ -109,6 +119,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
         # AdaLoRA's ranks are named after weights, which this warning takes for modules
         warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
         loaded = PeftModel.from_pretrained(model, str(folder))
+    keep_bias(loaded)
     if isinstance(loaded.base_model, AdaLoraModel) and "trainable_adapter_name" not in vars(loaded.base_model):
         loaded.base_model.trainable_adapter_name = loaded.active_adapter  # its forward pass asks, to infer too
     return loaded
@@ -217,7 +228,8 @@ def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
     model_type = model.config.model_type.removeprefix("mean_pooling_").removesuffix("_encoder")
     if hasattr(config, "fan_in_fan_out") and model_type == "gpt2":
         config.fan_in_fan_out = True  # GPT-2's Conv1D stores its weight transposed
-    if getattr(config, "target_modules", None) == "all-linear" and config.task_type in ("TOKEN_CLS", None):
+    has_head = model.get_output_embeddings() is None  # PEFT knows an output layer over the vocabulary
+    if getattr(config, "target_modules", None) == "all-linear" and config.task_type in ("TOKEN_CLS", None) and has_head:
         # PEFT leaves out the head of a sequence classifier alone; another's would be wrapped, and saved whole too
         config.target_modules = _linear_layers(model)
     if not hasattr(config, "target_modules") or config.target_modules is not None or hasattr(config, "places"):

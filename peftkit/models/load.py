@@ -13,6 +13,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -136,10 +137,27 @@ def load_model(
     config = load_config(model, source)
     if kind in ("classification", "regression") and pooling_of(model, source) == "mean":
         config = mean_pooling_config(config)
-    if model.family != "seq2seq" and kind != "causal_lm":
+    if model.family != "seq2seq" and kind not in ("causal_lm", "language_modeling"):
         _size_head(config, kind, label_names)
         config.pad_token_id = tokenizer.pad_token_id
-    return read_checkpoint(auto_class(model.family, kind), source, config, quantization)[0]
+    loaded, missing = read_checkpoint(auto_class(model.family, kind), source, config, quantization)
+    if kind == "language_modeling":
+        loaded.fresh_head = _fresh_head(loaded, missing)  # type: ignore[assignment]
+    return loaded
+
+
+def _fresh_head(model: PreTrainedModel, missing: set[str]) -> list[str]:
+    """Return the modules of a masked language model head that the checkpoint lacks, but for the output layer.
+
+    Its weights are the embeddings', and its bias begins at zero.
+    """
+    output = model.get_output_embeddings()
+    found = {name.rpartition(".")[0] for name in missing if not name.startswith(f"{model.base_model_prefix}.")}
+    return sorted(name for name in found if name and _has_weight(model.get_submodule(name), output))
+
+
+def _has_weight(module: nn.Module, output: nn.Module | None) -> bool:
+    return module is not output and isinstance(getattr(module, "weight", None), torch.Tensor)
 
 
 def round_as(model: PreTrainedModel, quantized: PreTrainedModel) -> PreTrainedModel:
@@ -165,6 +183,7 @@ def auto_class(family: str, kind: str) -> Any:
         "token_classification": AutoModelForTokenClassification,
         "question_answering": AutoModelForQuestionAnswering,
         "causal_lm": AutoModelForCausalLM,
+        "language_modeling": AutoModelForMaskedLM if family == "encoder" else AutoModelForCausalLM,
     }.get(kind, AutoModelForSequenceClassification)
 
 

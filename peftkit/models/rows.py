@@ -138,8 +138,10 @@ def _keep_untied(model: PreTrainedModel) -> None:
 
 
 def rest_of(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the rows that no token has: all that an artefact needs beside the trained ones."""
-    return {name: weight for name, weight in load_file(folder / WEIGHTS).items() if name.startswith("rest.")}
+    """Return all that an artefact needs beside the trained rows: those that no token has, and those of a bias."""
+    return {
+        name: rows for name, rows in load_file(folder / WEIGHTS).items() if name.startswith("rest.") or name == "bias"
+    }
 
 
 def _rows(

@@ -25,6 +25,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "model.pooling": ("auto", "cls", "mean", None),
     "model.stand_in": ("minilm", "gpt2-mini", "t5-mini"),
     "task.kind": tuple(METRICS_OF),
+    "task.sample_by": ("line", "document", None),
     "extend.rows": ROW_RULES,
 }
 PACKAGES = ("peft", "peftkit")
@@ -75,6 +76,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of values of the rig
     "method.learning_rate": (_positive, "it must be above 0"),
     "task.max_length": (lambda tokens: tokens > 2, "it must be 3 tokens or more"),
     "task.max_target_length": (_positive, "it must be 1 token or more, or null"),
+    "task.noise": (lambda share: 0 < share < 1, "it must be between 0 and 1"),
+    "task.mean_span": (lambda tokens: tokens >= 1, "it must be 1 token or more"),
     "task.stride": (lambda tokens: tokens >= 0, "it must be 0 tokens or more"),
     "task.max_train_rows": (_positive, "it must be 1 or more, or null"),
     "task.max_eval_rows": (_positive, "it must be 1 or more, or null"),

@@ -24,7 +24,10 @@ METRICS_OF: dict[str, tuple[str, ...]] = {  # of each kind of task
     "question_answering": ("exact_match", "token_f1"),
     "causal_lm": ("perplexity", *_TEXT),
     "seq2seq": ("perplexity", *_TEXT),
+    "language_modeling": ("bits_per_byte",),
 }
+LANGUAGE = ("sample_by", "noise", "mean_span", "whole_words", "packing", "join_documents")  # keys of that kind alone
+UNPACKED = ("peftkit.methods.soft_prompt", "peftkit.methods.mix", "peft.P", "peft.Multi")  # soft prompts
 FAMILIES = {  # the models that have a head for it, and one to try
     "token_classification": (("encoder", "decoder"), "t5_encoder"),
     "question_answering": (("encoder", "decoder"), "t5_encoder"),
@@ -57,6 +60,8 @@ def _combinations(run: Run) -> list[str]:
         )
     if model.stand_in == "t5-mini" and model.family == "encoder" and model.pooling == "cls":
         found.append(f"model={model.name} has no [CLS] to pool; say model.pooling=mean")
+    if trains and run.task.kind == "language_modeling" and model.stand_in == "t5-mini" and model.family == "encoder":
+        found.append(f"model={model.name} has no decoder to fill in spans with; say model=t5")
     if run.trial and run.search.factors is not None:
         found.append("a trial tries one rate and searches none; drop trial=true or search.factors")
     if train.get("bf16") and train.get("fp16"):
@@ -133,9 +138,12 @@ def _task(run: Run) -> list[str]:
         found.append(f"task.kind={task.kind} has no {', '.join(wrong)}; say task.metrics=[{','.join(known[:2])}]")
     if task.kind == "causal_lm" and task.label is None and task.metrics != ["perplexity"]:
         found.append("without a label there is no text to compare with; say task.metrics=[perplexity], or task.label=")
-    if task.label is None and task.kind != "causal_lm":
+    if task.label is None and task.kind not in ("causal_lm", "language_modeling"):
         found.append(f"task.label is not set; say task.label=... (task.kind={task.kind} learns from it)")
-    columns_of = {"question_answering": (2, "question,context"), "token_classification": (1, "tokens")}
+    columns_of = {
+        "question_answering": (2, "question,context"), "token_classification": (1, "tokens"),
+        "language_modeling": (1, "text"),
+    }  # fmt: skip
     wanted, example = columns_of.get(task.kind, (len(task.text), ""))
     if len(task.text) != wanted:
         found.append(f"task.kind={task.kind} reads {wanted} column{'s'[: wanted - 1]}; say task.text=[{example}]")
@@ -143,9 +151,11 @@ def _task(run: Run) -> list[str]:
         ("stride", ("question_answering",)),
         ("no_answer", ("question_answering",)),
         ("max_target_length", ("causal_lm", "seq2seq")),
+        *((key, ("language_modeling",)) for key in LANGUAGE),
     ):
         if getattr(task, key) and task.kind not in kinds:
             found.append(f"task.{key} is not for task.kind={task.kind}; drop it")
+    found += _language(run) if task.kind == "language_modeling" else []
     if "f1" in task.metrics and task.labels is not None and len(task.labels) != 2:
         found.append("f1 is for two labels; say task.metrics=[accuracy,macro_f1]")
     try:
@@ -156,6 +166,22 @@ def _task(run: Run) -> list[str]:
         f"task.template: there is no column {{{name}}}{nearest(name, task.text)}"
         for name in sorted({*columns} - {*task.text})
     ]
+    return found
+
+
+def _language(run: Run) -> list[str]:
+    """Complain about ways to cut and hide text that the family, or the method, does not have."""
+    task, family, found = run.task, run.model.family, []
+    if task.packing and family != "decoder":
+        found.append(f"task.packing is for decoders, model={run.model.name} is none; say task.join_documents=true")
+    if task.packing and task.join_documents:
+        found.append("task.packing keeps documents apart, task.join_documents does not; drop one")
+    if task.packing and str(run.method.config.get("_target_")).startswith(UNPACKED):
+        found.append(f"method={run.method.name} begins every row with a prompt of its own; say task.packing=false")
+    if task.whole_words and family != "encoder":
+        found.append(f"task.whole_words is for encoders, model={run.model.name} is none; drop it")
+    if task.label is not None or task.template is not None:
+        found.append("task.kind=language_modeling reads text alone; drop task.label and task.template")
     return found
 
 
@@ -192,7 +218,9 @@ def _files(run: Run) -> list[str]:
             )
         return found
     dataset = run.task.dataset
-    if dataset.endswith(FILES) or dataset.startswith(("/", "./", "../", "~")):
+    if run.task.kind == "language_modeling":
+        found += _corpus("task.dataset", dataset)
+    elif dataset.endswith(FILES) or dataset.startswith(("/", "./", "../", "~")):
         found += _file("task.dataset", dataset)
     elif run.source == "embedded" and run.task.suite != "glue" and not Path(dataset).exists():
         found.append(f"task.dataset={dataset} is no file or folder, and source=embedded reads none from the Hub")
@@ -211,7 +239,7 @@ def _vocabulary(run: Run) -> list[str]:
     if run.job == "extend" and extend is not None and extend.terms is not None:
         found += _file("extend.terms", extend.terms)
     if run.job == "extend" and extend is not None and extend.corpus is not None:
-        found += _corpus(extend.corpus)
+        found += _corpus("extend.corpus", extend.corpus)
     if run.vocab is None:
         return found
     if run.job not in ("finetune", "plan"):
@@ -226,12 +254,12 @@ def _vocabulary(run: Run) -> list[str]:
     return found
 
 
-def _corpus(name: str) -> list[str]:
+def _corpus(key: str, name: str) -> list[str]:
     path = Path(name)
     if path.is_file() and path.suffix not in TEXTS:
-        return [f"extend.corpus={name} is none of {', '.join(TEXTS)}; convert it, or name another"]
+        return [f"{key}={name} is none of {', '.join(TEXTS)}; convert it, or name another"]
     if path.suffix in (*FILES, *TEXTS) or name.startswith(("/", "./", "../", "~")):
-        return _file("extend.corpus", name)
+        return _file(key, name)
     return []
 
 

@@ -52,6 +52,12 @@ class Task:
     stride: int | None = None
     no_answer: bool = False
     max_target_length: int | None = None
+    sample_by: str | None = None
+    noise: float | None = None
+    mean_span: float | None = None
+    whole_words: bool = False
+    packing: bool = False
+    join_documents: bool = False
 
 
 @dataclass

@@ -65,6 +65,16 @@ class AllocateRanks(TrainerCallback):
             setattr(self.allocator, name, values)
 
 
+class TellEpoch(TrainerCallback):
+    """Tell rows that differ from epoch to epoch which one begins; a resumed run begins in the middle of one."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.rows.epoch = int((state.epoch or 0) + 1e-6)
+
+
 class Follow(TrainerCallback):
     """Tell a schedule how far training is, and the log what the schedule does."""
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
 from peftkit.scores import Scores
-from peftkit.train.callbacks import AllocateRanks, Follow, LogFile, QuietProgress, Schedule
+from peftkit.train.callbacks import AllocateRanks, Follow, LogFile, QuietProgress, Schedule, TellEpoch
 
 
 class ScoringTrainer(Trainer):
@@ -92,6 +92,8 @@ def make_trainer(
         trainer.add_callback(LogFile(log))
     if train is not None and hasattr(getattr(model, "base_model", None), "update_and_allocate"):
         trainer.add_callback(AllocateRanks(model.base_model))
+    if hasattr(train, "epoch"):
+        trainer.add_callback(TellEpoch(train))
     if schedule is not None:
         trainer.add_callback(Follow(schedule, trainer.log))
     return trainer

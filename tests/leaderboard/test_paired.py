@@ -44,6 +44,20 @@ def test_weighted_metrics_are_the_recorded_ones(metric: str) -> None:
         assert resampled[number] == pytest.approx(expected, abs=1e-12)
 
 
+def test_weighted_bits_a_byte_are_those_of_all_passages_together() -> None:
+    random = np.random.default_rng(2)
+    sizes, bits = random.integers(20, 90, 60), random.random((3, 60)) + 1
+    whole, resampled = scores_by_resample(["bits_per_byte"], sizes, bits, np.full(60, "held_out"), 5)
+
+    def expected(rows: np.ndarray) -> list[float]:
+        nats = [run[rows] * sizes[rows] * np.log(2) for run in bits]
+        return [task_score(score(["bits_per_byte"], each, sizes[rows])) for each in nats]
+
+    assert whole == pytest.approx(expected(np.arange(60)), abs=1e-12)
+    again = np.random.default_rng(0).integers(0, 60, (5, 60))
+    assert resampled[4] == pytest.approx(expected(again[4]), abs=1e-12)
+
+
 def test_f1_of_three_classes_is_the_mean_over_them() -> None:
     labels, runs = drawn("macro_f1")
     whole, _ = scores_by_resample(["f1"], labels, runs, np.full(60, "validation"), 1)

@@ -7,16 +7,19 @@ from transformers import PreTrainedTokenizerBase
 from peftkit.data.formats.classes import Classes
 from peftkit.data.formats.format import Answers, Encoded, Format
 from peftkit.data.formats.label_words import LabelWords
+from peftkit.data.formats.language import Language
 from peftkit.data.formats.spans import Spans
 from peftkit.data.formats.tags import Tags
 from peftkit.data.formats.texts import Texts
 from peftkit.schema import Task
 
-__all__ = ["Answers", "Classes", "Encoded", "Format", "LabelWords", "Spans", "Tags", "Texts", "format_of"]
+__all__ = ["Answers", "Classes", "Encoded", "Format", "LabelWords", "Language", "Spans", "Tags", "Texts", "format_of"]
 
 
 def format_of(task: Task, family: str, names: list[str] | None, tokenizer: PreTrainedTokenizerBase) -> Format:
     """Return how a task whose classes are `names` is put to a family: encoder, decoder or seq2seq."""
+    if task.kind == "language_modeling":
+        return Language(task, tokenizer, family)
     if task.kind == "token_classification":
         return Tags(task, names or [], tokenizer)
     if task.kind == "question_answering":

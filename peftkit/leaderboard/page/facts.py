@@ -9,6 +9,7 @@ from statistics import stdev
 from typing import Any
 
 from peftkit.leaderboard import TIMED, Broken, Result
+from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.page.curves import curves_of
 from peftkit.leaderboard.page.headlines import headlines
 from peftkit.leaderboard.page.members import members_of
@@ -34,7 +35,7 @@ def facts(
     comparisons, comparison_note = _comparisons(rows, groups, verdict)
     top = {number for cell in cells(rows, groups) for number in cell.top}
     return {
-        "boards": _boards(rows, groups, verdict),
+        "boards": _boards(rows, groups, verdict, results),
         "rows": [
             {**_row(row, here), "letters": letters, "top": number in top, "curves": curves.get(number, [])}
             for number, (row, here, letters) in enumerate(zip(rows, members, groups, strict=True))
@@ -43,13 +44,16 @@ def facts(
         "failed": [_failure(result) for result in results if result.problem],
         "runs": len(results),
         "notes": [*(verdict.notes if verdict else []), *filter(None, [curve_note, comparison_note])],
+        "language_note": NOTE,
         "tested": verdict is not None,
         "command": command,
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
 
-def _boards(rows: Sequence[Row], groups: Sequence[str], verdict: Verdict | None) -> list[dict[str, Any]]:
+def _boards(
+    rows: Sequence[Row], groups: Sequence[str], verdict: Verdict | None, results: Sequence[Result | Broken]
+) -> list[dict[str, Any]]:
     sentences = headlines(rows, groups, verdict.detectable if verdict else {})
     found = []
     for title, lines in sentences.items():
@@ -59,6 +63,7 @@ def _boards(rows: Sequence[Row], groups: Sequence[str], verdict: Verdict | None)
                 "title": title,
                 "embedded": title.startswith("EMBEDDED"),
                 "headlines": lines,
+                "language": language_cells(rows, results, title),
                 "records": [[*names, *record] for names, record in records.items()],
                 "models": sorted({row.model for row in rows if row.board == title}),
             }

@@ -1,0 +1,46 @@
+"""Turn runs of continued pretraining into the table of what their text gained, other text lost, and words became."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from peftkit.leaderboard import Broken, Result
+from peftkit.leaderboard.stats import Row, name_of
+
+NOTE = (
+    "Bits a byte hold across vocabularies; ± is the sample standard deviation over seeds, general text is not the "
+    "corpus, pieces and split words are of the held-out text."
+)
+
+
+def language_cells(rows: Sequence[Row], results: Iterable[Result | Broken], title: str) -> list[dict[str, str]]:
+    """Return a line a row of a board that went on pretraining, fewest bits a byte first; empty where none did."""
+    by_folder = {result.folder: result.language for result in results if isinstance(result, Result) and result.language}
+    found = []
+    for row in rows:
+        told = [by_folder[folder] for folder in row.folders.values() if folder in by_folder]
+        if row.board == title and told:
+            after = fmean(each["held_out"]["after"] for each in told)
+            found.append((after, {"model": row.model, "method": name_of(row), **_cells(told), "seeds": str(len(told))}))
+    return [cells for _, cells in sorted(found, key=lambda pair: pair[0])]
+
+
+def _cells(told: Sequence[dict[str, Any]]) -> dict[str, str]:
+    cells = {
+        "bits a byte": _change([each["held_out"] for each in told]),
+        "general text": _change([each["general"] for each in told]),
+    }
+    cut = [each["pieces"] for each in told if each.get("pieces")]
+    for heading, name, form in (("pieces a word", "pieces_a_word", ".2f"), ("split words", "split_words", ".1%")):
+        ends = [fmean(each[end][name] for each in cut) for end in ("before", "after")] if cut else []
+        cells[heading] = " → ".join(format(value, form) for value in ends)
+    saved = [1 - each["after"]["tokens"] / each["before"]["tokens"] for each in cut]
+    return cells | {"tokens saved": f"{fmean(saved):.1%}" if saved else ""}
+
+
+def _change(pairs: Sequence[dict[str, float]]) -> str:
+    before, after = ([pair[end] for pair in pairs] for end in ("before", "after"))
+    spread = f" ± {stdev(after):.3f}" if len(after) > 1 else ""
+    return f"{fmean(before):.3f} → {fmean(after):.3f}{spread}"

@@ -1,0 +1,226 @@
+"""Text becomes blocks and questions about it: the same words for every tokenizer, the same damage after a resumption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from peftkit.cli import check, compose
+from peftkit.data.formats import Language
+from peftkit.data.noise import mask, single_tokens, whole_words, word_starts
+from peftkit.data.rows import load_rows
+from peftkit.data.unlabelled import passages
+from peftkit.models.vocab import extend_tokenizer
+from peftkit.schema import Run, Task, UserError
+from peftkit.scores import token_likelihoods
+
+FAMILY = {"bert": "encoder", "gpt2": "decoder", "t5": "seq2seq"}
+DOCUMENTS = [
+    "the quick film is good and the zyxwort story is told with care by all of its people in the city",
+    "zyxwort is bad",
+    "a long text about the city and the people who like the film and the story of the zyxwort in it " * 4,
+]
+
+
+def task(corpus: str = "none", **settings: Any) -> Task:
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_container(compose(["task=language_modeling", f"task.dataset={corpus}"]), resolve=True)
+    assert isinstance(config, dict)
+    config["task"] |= {"max_length": 32, **settings}  # type: ignore[index]
+    return Run.from_config(config).task  # type: ignore[arg-type]
+
+
+def rows(texts: list[str]) -> Dataset:
+    return Dataset.from_dict({"id": [str(n) for n in range(len(texts))], "text": texts, "label": [None] * len(texts)})
+
+
+def language(folder: Path, model: str, **settings: Any) -> Language:
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+    if model == "bert" and tokenizer.mask_token is None:
+        tokenizer.add_special_tokens({"mask_token": "[MASK]"})
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return Language(task(**settings), tokenizer, FAMILY[model])
+
+
+@pytest.mark.parametrize("model", FAMILY)
+def test_the_same_bytes_are_asked_of_a_tokenizer_with_new_words(model: str, checkpoints: dict[str, Path]) -> None:
+    plain = language(checkpoints[model], model)
+    extended = extend_tokenizer(plain.tokenizer, ["zyxwort"], len(plain.tokenizer)).tokenizer
+    both = [each.encode(rows(DOCUMENTS)) for each in (plain, Language(plain.task, extended, FAMILY[model]))]
+    assert both[0].labels.tolist() == both[1].labels.tolist()
+    assert both[0].labels.sum() > 0
+    tokens = [sum(seen.sum() for seen in each.places) for each in both]
+    assert tokens[1] <= tokens[0] and (model != "gpt2" or tokens[1] < tokens[0])
+
+
+def test_bits_of_a_decoder_are_those_of_the_whole_text(checkpoints: dict[str, Path]) -> None:
+    form = language(checkpoints["gpt2"], "gpt2")
+    model: Any = AutoModelForCausalLM.from_pretrained(str(checkpoints["gpt2"])).eval()
+    encoded = form.encode(rows(DOCUMENTS[:2]))
+    batch = form.collator()([encoded.rows[number] for number in range(2)])
+    with torch.no_grad():
+        found = form.answer(form.cut(token_likelihoods(model, batch).numpy(), encoded), encoded)
+    for text, bits in zip(DOCUMENTS, found.predictions, strict=False):
+        ids = torch.tensor([[form.tokenizer.eos_token_id, *form.tokenizer(text)["input_ids"]]])
+        with torch.no_grad():
+            loss = model(input_ids=ids, labels=ids).loss * (ids.shape[1] - 1)
+        assert bits == pytest.approx(float(loss) / np.log(2) / len(text.encode()), rel=1e-4)
+
+
+def test_masking_takes_its_share_and_swaps_as_the_paper_does() -> None:
+    ids, special = [1, *range(10, 210), 2], {1, 2}
+    rng, counts = np.random.default_rng(0), np.zeros(3)
+    for _ in range(200):
+        inputs, targets = mask(ids, rng, 0.15, 5, np.arange(10, 210), single_tokens(ids, special))
+        chosen = [place for place, target in enumerate(targets) if target >= 0]
+        assert len(chosen) == 30 and not {0, 201} & set(chosen)
+        assert all(targets[place] == ids[place] for place in chosen)
+        assert all(inputs[place] == ids[place] for place in range(202) if place not in chosen)
+        counts += [sum(inputs[p] == 5 for p in chosen), 0, sum(inputs[p] == ids[p] for p in chosen)]
+    shares = counts / 6000
+    assert shares[0] == pytest.approx(0.8, abs=0.03)
+    assert shares[2] == pytest.approx(0.1, abs=0.03)
+
+
+def test_whole_words_are_masked_together(checkpoints: dict[str, Path]) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoints["gpt2"]))
+    ids = tokenizer(DOCUMENTS[0])["input_ids"]
+    groups = whole_words(ids, word_starts(tokenizer), set())
+    assert len(set(groups.tolist())) == len(DOCUMENTS[0].split())
+    _, targets = mask(ids, np.random.default_rng(1), 0.3, 0, np.arange(5), groups)
+    for group in set(groups.tolist()):
+        chosen = {targets[place] >= 0 for place in np.flatnonzero(groups == group)}
+        assert len(chosen) == 1
+
+
+@pytest.mark.parametrize("model", FAMILY)
+def test_damage_is_of_seed_epoch_and_block_alone(model: str, checkpoints: dict[str, Path]) -> None:
+    form = language(checkpoints[model], model)
+    blocks: Any = form.blocks(rows(DOCUMENTS), seed=3).rows
+    again: Any = form.blocks(rows(DOCUMENTS), seed=3).rows
+    assert [blocks[n] for n in range(len(blocks))] == [again[n] for n in reversed(range(len(again)))][::-1]
+    again.epoch = 1
+    differs = [blocks[n] != again[n] for n in range(len(blocks))]
+    assert any(differs) is (model != "gpt2")
+
+
+def test_a_block_holds_one_document_unless_they_are_joined(checkpoints: dict[str, Path]) -> None:
+    texts = ["the film", "the city", "a story of people"]
+    alone = language(checkpoints["gpt2"], "gpt2")
+    end = alone.tokenizer.eos_token_id
+    blocks: Any = alone.blocks(rows(texts), 0).rows
+    assert [alone.tokenizer.decode(blocks[n]["input_ids"], skip_special_tokens=True) for n in range(3)] == texts
+    assert all(blocks[n]["input_ids"][0] == end == blocks[n]["input_ids"][-1] for n in range(3))
+    joined: Any = language(checkpoints["gpt2"], "gpt2", join_documents=True).blocks(rows(texts), 0).rows
+    assert len(joined) == 1
+    assert joined[0]["input_ids"].count(end) == 4
+
+
+def test_documents_of_a_packed_block_see_themselves_alone(checkpoints: dict[str, Path]) -> None:
+    texts = ["the film is good", "a story of people in the city", "the people like the film"]
+    packed, alone = (language(checkpoints["gpt2"], "gpt2", packing=packing) for packing in (True, False))
+    model: Any = AutoModelForCausalLM.from_pretrained(str(checkpoints["gpt2"])).eval()
+    blocks, single = packed.blocks(rows(texts), 0), alone.blocks(rows(texts), 0)
+    assert len(blocks.rows) < len(single.rows) and {len(blocks.rows[0]["input_ids"])} == {32}
+    nats = []
+    for form, encoded in ((packed, blocks), (alone, single)):
+        batch = form.collator()([encoded.rows[n] for n in range(len(encoded.rows))])
+        with torch.no_grad():
+            out = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+        losses = torch.nn.functional.cross_entropy(
+            out[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum"
+        )
+        nats.append(float(losses))
+    assert nats[0] == pytest.approx(nats[1], rel=1e-5)
+
+
+def test_t5_is_asked_with_its_sentinels_and_answers_make_the_text_whole(checkpoints: dict[str, Path]) -> None:
+    form = language(checkpoints["t5"], "t5")
+    encoded = form.encode(rows(DOCUMENTS[:1]))
+    row, tokenizer = encoded.rows[0], form.tokenizer
+    sentinels = [token for token in row["labels"] if token in form._sentinels]
+    assert sentinels and sentinels == [token for token in row["input_ids"] if token in form._sentinels]
+    filled: list[int] = []
+    for token in row["input_ids"]:
+        if token in sentinels:
+            start = row["labels"].index(token) + 1
+            end = next(
+                n for n in range(start, len(row["labels"])) if row["labels"][n] in (*sentinels, tokenizer.eos_token_id)
+            )
+            filled += row["labels"][start:end]
+        else:
+            filled.append(token)
+    assert filled == tokenizer(DOCUMENTS[0])["input_ids"]
+    model: Any = AutoModelForSeq2SeqLM.from_pretrained(str(checkpoints["t5"])).eval()
+    batch = form.collator()([row])
+    with torch.no_grad():
+        found = form.answer(form.cut(token_likelihoods(model, batch).numpy(), encoded), encoded)
+        loss = model(**{name: value for name, value in batch.items() if name != "decoder_input_ids"}).loss
+    assert found.likelihoods is not None
+    assert found.likelihoods[0][0] == pytest.approx(float(loss) * len(row["labels"]), rel=1e-4)
+
+
+def test_passages_are_the_text_in_parts_of_so_many_bytes() -> None:
+    text = "eins zwei  drei\nvier fünf " + "x" * 40 + " ende"
+    parts = passages(text, 16)
+    assert "".join(parts) == text
+    assert all(len(part.encode()) <= 16 or len(part.split()) == 1 for part in parts)
+    assert passages(" \n", 16) == []
+
+
+def test_a_corpus_gives_documents_and_passages_of_those_held_out(tmp_path: Path) -> None:
+    for number in range(10):
+        (tmp_path / f"{number}.txt").write_text(f"page {number}\nhas words and words\n")
+    found = load_rows(task(str(tmp_path), sample_by="document"), None, "embedded")
+    assert found.splits["train"]["text"][:] == [f"page {n}\nhas words and words\n" for n in range(9)]
+    assert "".join(found.splits["held_out"]["text"]).startswith("page 9\nhas words")
+    again = load_rows(task(str(tmp_path), sample_by="document"), None, "embedded")
+    assert again.source.revision == found.source.revision
+    (tmp_path / "0.txt").write_text("another page\n")
+    changed = load_rows(task(str(tmp_path), sample_by="document"), None, "embedded")
+    assert changed.source.revision != found.source.revision
+    assert changed.splits["train"]["text"][0] == "another page\n"
+
+
+def test_a_corpus_too_small_to_hold_any_out_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "few.txt").write_text("one line\nand another\n")
+    with pytest.raises(UserError, match="a tenth is to be held out; add more text"):
+        load_rows(task(str(tmp_path / "few.txt")), None, "embedded")
+
+
+def test_a_broken_file_of_a_corpus_is_named(tmp_path: Path) -> None:
+    for number in range(12):
+        (tmp_path / f"{number:02}.txt").write_text("a text\n")
+    (tmp_path / "11.txt").write_bytes("schön\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"11\.txt: it is not written in UTF-8"):
+        load_rows(task(str(tmp_path)), None, "embedded")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["model=bert", "task.packing=true"], "task.packing is for decoders, model=bert is none"),
+        (["model=gpt2", "method=prompt", "task.packing=true"], "method=prompt begins every row with a prompt"),
+        (["model=gpt2", "task.packing=true", "task.join_documents=true"], "task.packing keeps documents apart"),
+        (["model=gpt2", "task.whole_words=true"], "task.whole_words is for encoders"),
+        (["model=t5_encoder"], "has no decoder to fill in spans with"),
+        (["model=bert", "task.noise=1"], "task.noise=1 is wrong: it must be between 0 and 1"),
+        (["model=bert", "method=linear_probe"], "method=linear_probe does not work on task=language_modeling"),
+        (["model=bert", "task.metrics=[accuracy]"], "task.kind=language_modeling has no accuracy"),
+        (["model=bert", "task.dataset=./none.txt"], "there is no such file"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(words: list[str], sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text\n" * 20)
+    found = check(
+        ["task=language_modeling", f"task.dataset={tmp_path}/a.txt", "source=embedded", "method=lora", *words]
+    )
+    assert any(sentence in each for each in found), found
