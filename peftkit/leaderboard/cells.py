@@ -24,8 +24,7 @@ def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Sequence[str]) -> d
     row, letters = ranked
     trained, total = row.costs.get("trainable_params"), row.costs.get("total_params")
     share = f" {_percent(trained / total)}" if trained is not None and total else ""
-    is_up = any(row.higher_is_better.values())
-    delta = "" if row.delta is None else f"{100 * row.delta:+.1f}" if is_up else f"{-row.delta:+.3g}"
+    delta = "" if row.delta is None else f"{100 * row.delta:+.1f}" if row.is_up else f"{-row.delta:+.3g}"
     seconds, peak, speed, latency, merged, quality = (_timed(row, marks, name) for name in FORMS)
     return {
         "method": row.method,
@@ -33,7 +32,7 @@ def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Sequence[str]) -> d
         "settings": row.settings,
         **{metric_name(name): score_cell(row, name) for name in metrics},
         "group": letters,
-        "95 %": _interval(row, is_up),
+        "95 %": _interval(row),
         "vs full": "ref" if row.is_reference else delta,
         "seeds": f"{len(row.seeds)} of {row.planned}" if len(row.seeds) < row.planned else str(len(row.seeds)),
         "trials": str(row.trials),
@@ -49,12 +48,12 @@ def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Sequence[str]) -> d
     }
 
 
-def _interval(row: Row, is_up: bool) -> str:
+def _interval(row: Row) -> str:
     """Show the interval of the task's score over seeds; an error's is kept negative, so it turns around."""
     if row.interval is None:
         return ""
     low, high = row.interval
-    return f"{100 * low:.1f} to {100 * high:.1f}" if is_up else f"{-high:.4g} to {-low:.4g}"
+    return f"{100 * low:.1f} to {100 * high:.1f}" if row.is_up else f"{-high:.4g} to {-low:.4g}"
 
 
 def _timed(row: Row, marks: dict[str, str], name: str) -> str:

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from statistics import stdev
 
-from peftkit.leaderboard.page.ties import Cell, cells, figure, is_up
+from peftkit.leaderboard.page.ties import Cell, cells, figure
 from peftkit.leaderboard.stats import Row
 from peftkit.leaderboard.verdict import label
 
@@ -59,7 +59,7 @@ def _value(row: Row, letters: str, is_bold: bool) -> str:
     values = list(row.by_seed.values())
     spread = ""
     if len(values) > 1:
-        shown = figure(row, stdev(values)) if is_up(row) else f"{stdev(values):.2g}"
+        shown = figure(row, stdev(values)) if row.is_up else f"{stdev(values):.2g}"
         spread = f" $\\pm$ {shown}"
     mark = f"\\textsuperscript{{{_escaped(letters)}}}" if letters else ""
     if is_bold:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
-from peftkit.leaderboard.page.ties import Cell, cells, figure, is_up
+from peftkit.leaderboard.page.ties import Cell, cells, figure
 from peftkit.leaderboard.stats import Row
 from peftkit.leaderboard.verdict import label
 
@@ -159,7 +159,7 @@ def _panel(panel: Axes, cell: Cell, rows: Sequence[Row], methods: Sequence[str])
         panel.plot(dot.cost, dot.score, dot.marker, color=dot.colour, markerfacecolor=filled, markersize=4.5)
     front = [dot for dot in dots if dot.is_front]
     panel.step([dot.cost for dot in front], [dot.score for dot in front], where="post", color=INK, lw=0.8)
-    if not is_up(rows[cell.ranked[0]]):
+    if not rows[cell.ranked[0]].is_up:
         panel.invert_yaxis()  # of an error, better is up too
     _name_dots(panel, dots)
 
@@ -243,13 +243,13 @@ def _tile(panel: Axes, column: int, line: int, shade: float) -> None:
 
 def _shown(row: Row) -> float:
     score = row.score or 0.0
-    return 100 * score if is_up(row) else -score
+    return 100 * score if row.is_up else -score
 
 
 def _spread(row: Row) -> float:
     """Return the standard deviation over seeds as it is drawn; a single seed has none."""
     values = list(row.by_seed.values())
-    return (100 if is_up(row) else 1) * stdev(values) if len(values) > 1 else 0.0
+    return (100 if row.is_up else 1) * stdev(values) if len(values) > 1 else 0.0
 
 
 def _short(text: str, most: int) -> str:

@@ -60,6 +60,11 @@ class Row:
         return fmean(self.by_seed.values()) if self.by_seed else None
 
     @property
+    def is_up(self) -> bool:
+        """Tell whether the score is one of which more is better; else it is an error, kept negative."""
+        return not self.higher_is_better or any(self.higher_is_better.values())
+
+    @property
     def seeds(self) -> list[int]:
         return sorted(self.by_seed)
 

@@ -195,9 +195,7 @@ def _missing(row: Row) -> str:
 
 
 def _size(row: Row, difference: float) -> str:
-    if row.higher_is_better and not any(row.higher_is_better.values()):
-        return f"{difference:.3g}"
-    return f"{100 * difference:.1f} points"
+    return f"{100 * difference:.1f} points" if row.is_up else f"{difference:.3g}"
 
 
 def _listed(names: Sequence[str]) -> str:

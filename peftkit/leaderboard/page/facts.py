@@ -12,7 +12,7 @@ from peftkit.leaderboard import TIMED, Broken, Result
 from peftkit.leaderboard.page.curves import curves_of
 from peftkit.leaderboard.page.headlines import headlines
 from peftkit.leaderboard.page.members import members_of
-from peftkit.leaderboard.page.ties import cells, is_up
+from peftkit.leaderboard.page.ties import cells
 from peftkit.leaderboard.stats import Row, name_of
 from peftkit.leaderboard.verdict import Verdict
 
@@ -72,7 +72,7 @@ def _row(row: Row, members: Sequence[Result]) -> dict[str, Any]:
     shown = next((result for result in members if result.problem is None), members[0] if members else None)
     return {
         "board": row.board, "task": row.task, "model": row.model, "method": row.method, "settings": row.settings,
-        "label": name_of(row), "up": is_up(row), "score": row.score,
+        "label": name_of(row), "up": row.is_up, "score": row.score,
         "low": low, "high": high, "spread": stdev(values) if len(values) > 1 else None,
         "metrics": [[name, each.mean, each.spread] for name, each in row.scores.items()],
         "delta": row.delta, "reference": row.is_reference, "planned": row.planned, "seeds": row.seeds,
