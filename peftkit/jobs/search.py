@@ -23,8 +23,8 @@ Train = Callable[[Run, dict[str, Any], list[str]], Path]  # a trial's choice, an
 def search(run: Run, config: Mapping[str, Any], train: Train) -> dict[str, Any]:
     """Try each rate on rows set apart from the training split, and return the trials and the rate that was best.
 
-    A trial that is finished, by whichever seed or process, is not run again; one that fails counts as tried, and is tried
-    again by the next seed.
+    A trial that is finished, by whichever seed or process, is not run again; one that fails counts as tried, and is
+    tried again by the next seed.
 
     Returns:
         trials (learning_rate, score, status), chosen (a rate), its curve (epoch, seconds, score), the number of rows
