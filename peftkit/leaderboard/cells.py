@@ -36,9 +36,9 @@ def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Sequence[str]) -> d
         "vs full": "ref" if row.is_reference else delta,
         "seeds": f"{len(row.seeds)} of {row.planned}" if len(row.seeds) < row.planned else str(len(row.seeds)),
         "trials": str(row.trials),
-        "trained": _amount(trained) + share,
-        "head": _amount(row.costs.get("head_params")),
-        "to ship": _amount(row.costs.get("adapter_bytes"), "B"),
+        "trained": amount(trained) + share,
+        "head": amount(row.costs.get("head_params")),
+        "to ship": amount(row.costs.get("adapter_bytes"), "B"),
         "time": seconds,
         "peak": peak,
         "tok/s": speed,
@@ -182,7 +182,8 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _amount(value: float | None, unit: str = "") -> str:
+def amount(value: float | None, unit: str = "") -> str:
+    """Show three digits of a count or of bytes: 338 k, 22.7 MB."""
     if value is None:
         return ""
     for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -206,6 +207,6 @@ def _milliseconds(value: float) -> str:
 
 
 FORMS: dict[str, Callable[[float], str]] = {  # what is told of a machine, in the order of the columns
-    "train_seconds": _duration, "train_peak_bytes": lambda value: _amount(value, "B"), "tokens_per_second": _amount,
+    "train_seconds": _duration, "train_peak_bytes": lambda value: amount(value, "B"), "tokens_per_second": amount,
     "latency_ms": _milliseconds, "merged_latency_ms": _milliseconds, "seconds_to_quality": _duration,
 }  # fmt: skip

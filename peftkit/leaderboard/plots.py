@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
+from peftkit.leaderboard.cells import amount
 from peftkit.leaderboard.page.ties import Cell, cells, figure
 from peftkit.leaderboard.stats import Row
 from peftkit.leaderboard.verdict import label
@@ -145,7 +146,7 @@ def _panel(panel: Axes, cell: Cell, rows: Sequence[Row], methods: Sequence[str])
         return
     panel.set_xscale("log")
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.xaxis.set_major_formatter(lambda value, _: _count(value))
+    panel.xaxis.set_major_formatter(lambda value, _: amount(value))
     panel.grid(color="#dedad0", linewidth=0.5)
     panel.set_axisbelow(True)
     panel.margins(y=0.12)
@@ -186,13 +187,6 @@ def _name_dots(panel: Axes, dots: Sequence[Dot]) -> None:
                 color=INK if dot.is_front else MUTED, path_effects=[withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
             break
-
-
-def _count(value: float) -> str:
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
 
 
 def _heatmap(found: Sequence[Cell], rows: Sequence[Row]) -> Figure:
