@@ -140,7 +140,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     fit = train.fit(trainer, checkpoints)
     if run.trial:
         result["curve"] = _curve(fit)
-    if not run.trial:
+    else:
         gates.prepare()
     parameters = count_parameters(parts.model)
     fold(parts.model)
