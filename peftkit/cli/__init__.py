@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from peftkit import paths
-from peftkit.cli.drawer import compose, expand, open_drawer, plan_sweep, register_recipes
-from peftkit.cli.refusals import check
+from peftkit.cli.drawer import Composer, compose, expand, open_drawer, plan_sweep, register_recipes
+from peftkit.cli.refusals import check, complaints_about
 from peftkit.cli.words import Words, read_command
 from peftkit.help import help_text
 from peftkit.schema import UserError
@@ -40,10 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         words = read_command(arguments)
     except UserError as error:
         _refuse([str(error)])
-    if found := check(words.overrides, words.more, words.multirun):
-        _refuse(found)
     outcome = _Outcome(["-cd", str(words.more)] if words.more else [])
-    _hydra(_arguments(words, outcome), outcome)
+    with open_drawer(words.more) as composer:
+        if found := complaints_about(words.overrides, composer, words.more, words.multirun):
+            _refuse(found)
+        hydra_arguments = _arguments(words, composer, outcome)
+    _hydra(hydra_arguments, outcome)
     outcome.end()
 
 
@@ -114,12 +116,11 @@ def _refuse(sentences: list[str]) -> NoReturn:
     sys.exit(2)
 
 
-def _arguments(words: Words, outcome: _Outcome) -> list[str]:
+def _arguments(words: Words, composer: Composer, outcome: _Outcome) -> list[str]:
     """Return what Hydra is to do: show the first run, do the only run, or sweep."""
-    with open_drawer(words.more) as composer:
-        sweep = plan_sweep(words.overrides, composer, words.multirun)
-        hydra_words = [word for word in words.overrides if word.startswith("hydra")]
-        chosen = composer([*sweep.runs[0], *hydra_words])
+    sweep = plan_sweep(words.overrides, composer, words.multirun)
+    hydra_words = [word for word in words.overrides if word.startswith("hydra")]
+    chosen = composer([*sweep.runs[0], *hydra_words])
     if "BasicLauncher" not in chosen.hydra.launcher._target_ and not words.shows:
         outcome.elsewhere, outcome.claim = Path(chosen.out), chosen.claim
     if words.shows:

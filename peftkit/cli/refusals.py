@@ -42,16 +42,21 @@ ALONE = {
 def check(overrides: Sequence[str], more: Path | None = None, multirun: bool = True) -> list[str]:
     """Return every complaint about the command's runs; empty where they may begin."""
     with open_drawer(more) as composer:
-        found: dict[str, None] = {}  # an ordered set
-        right = []
-        for word in map(spell, overrides):
-            wrong = list(_word(word, more))
-            found.update(dict.fromkeys(wrong))
-            if not wrong:
-                right.append(word)
-        found.update(dict.fromkeys(_unread(right)))
-        for sentence in _runs(right, composer, multirun, bool(found)):
-            found[sentence] = None
+        return complaints_about(overrides, composer, more, multirun)
+
+
+def complaints_about(overrides: Sequence[str], composer: Composer, more: Path | None, multirun: bool) -> list[str]:
+    """Do the same in an opened drawer, which keeps the configs that it composed."""
+    found: dict[str, None] = {}  # an ordered set
+    right = []
+    for word in map(spell, overrides):
+        wrong = list(_word(word, more))
+        found.update(dict.fromkeys(wrong))
+        if not wrong:
+            right.append(word)
+    found.update(dict.fromkeys(_unread(right)))
+    for sentence in _runs(right, composer, multirun, bool(found)):
+        found[sentence] = None
     return list(found)
 
 
