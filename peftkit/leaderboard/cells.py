@@ -95,17 +95,23 @@ def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
     return notes
 
 
-def problems_of(results: Iterable[Result | Broken]) -> list[str]:
-    """Return a headline, and a line a run that has no scores, or none that count."""
+def problems_of(results: Iterable[Result | Broken]) -> dict[str, list[str]]:
+    """Return headlines, each with a line a run: those that are unfinished, and those without scores that count."""
     found = list(results)
-    lines = []
-    for result in found:
-        if result.problem:
-            what = ""
-            if isinstance(result, Result):
-                what = f"{result.task} {result.model} {result.method} seed {result.seed}: "
-            lines.append(f"{what}{result.problem}  ({result.folder})")
-    return [f"{len(lines)} of {len(found)} runs without scores that count:", *lines] if lines else []
+    unfinished = [_problem(result) for result in found if result.is_unfinished]
+    wrong = [_problem(result) for result in found if result.problem and not result.is_unfinished]
+    told = {
+        f"{len(unfinished)} of {len(found)} runs unfinished; their commands, typed again, go on with them:": unfinished,
+        f"{len(wrong)} of {len(found)} runs without scores that count:": wrong,
+    }
+    return {headline: lines for headline, lines in told.items() if lines}
+
+
+def _problem(result: Result | Broken) -> str:
+    what = ""
+    if isinstance(result, Result):
+        what = f"{result.task} {result.model} {result.method} seed {result.seed}: "
+    return f"{what}{result.problem}  ({result.folder})"
 
 
 def metrics_of(ranked: Sequence[Ranked]) -> list[str]:

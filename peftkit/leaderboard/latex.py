@@ -54,7 +54,7 @@ def _table(board: str, found: Sequence[Cell], rows: Sequence[Row], groups: Seque
 
 def _value(row: Row, letters: str, is_bold: bool) -> str:
     if row.score is None:
-        return "failed"
+        return row.without_score
     score = figure(row, row.score)
     values = list(row.by_seed.values())
     spread = ""

@@ -40,7 +40,7 @@ def facts(
             for number, (row, here, letters) in enumerate(zip(rows, members, groups, strict=True))
         ],
         "comparisons": comparisons,
-        "failed": [_failure(result) for result in results if result.problem],
+        "failed": [_failure(each) for each in sorted(results, key=lambda r: r.is_unfinished) if each.problem],
         "runs": len(results),
         "notes": [*(verdict.notes if verdict else []), *filter(None, [curve_note, comparison_note])],
         "tested": verdict is not None,
@@ -78,7 +78,7 @@ def _row(row: Row, members: Sequence[Result]) -> dict[str, Any]:
         "delta": row.delta, "reference": row.is_reference, "planned": row.planned, "seeds": row.seeds,
         "trials": row.trials,
         "costs": {name: value for name, value in row.costs.items() if name not in TIMED},
-        "timed": row.timed, "rows": row.rows, "problems": row.problems,
+        "timed": row.timed, "rows": row.rows, "problems": row.problems, "without": row.without_score,
         "runs": [_run(result, row) for result in members],
         **({} if shown is None else _shared(shown)),
     }  # fmt: skip
@@ -150,6 +150,7 @@ def _failure(result: Result | Broken) -> dict[str, Any]:
         "seed": None,
         "problem": result.problem,
         "folder": str(result.folder),
+        "unfinished": result.is_unfinished,
     }
     if isinstance(result, Result):
         found |= {"task": result.task, "model": result.model, "method": result.method, "seed": result.seed}
