@@ -113,6 +113,7 @@ def test_recipe_sweeps_all_nine_tasks_and_the_command_line_narrows_it() -> None:
     assert len(expand(["recipe=lora_glue"])) == 9
     assert expand(["recipe=lora_glue", "task=sst2"]) == [["recipe=lora_glue", "task=sst2"]]
     assert len(expand(["recipe=lora_glue", "task=sst2,rte", "seed=0,1"])) == 4
+    assert len(expand(["recipe=claims/small_data", "task.max_train_rows=500", "method=full,lora"])) == 6
 
 
 def test_a_sweep_without_m_is_refused() -> None:
