@@ -65,10 +65,38 @@ def test_a_typo_exits_with_2_and_no_traceback() -> None:
         ("train.report_to=tensorbord", "did you mean tensorboard?"),
         ("train.report_to=neptune", "needs the package neptune"),
         ("model.checkpoint=./nowhere", "is no folder"),
+        ("search.factors=3", "say search.factors=[3]"),
+        ("search=3", "say search.factors=[3]"),
     ],
 )
 def test_each_mistake_gets_its_sentence(word: str, answer: str) -> None:
     assert any(answer in sentence for sentence in check([word]))
+
+
+@pytest.mark.parametrize("is_sweep", [True, False])
+@pytest.mark.parametrize(
+    ("word", "right"),
+    [
+        ("search=[0.3,1,3]", "search.factors=[0.3,1,3]"),
+        ("search=0.3,1", "search.factors=[0.3,1]"),
+        ("search.factors=0.3,1", "search.factors=[0.3,1]"),
+        ("task.metrics=accuracy,f1", "task.metrics=[accuracy,f1]"),
+    ],
+)
+def test_values_without_the_brackets_of_their_list_get_one_sentence(word: str, right: str, is_sweep: bool) -> None:
+    (sentence,) = check([word], multirun=is_sweep)
+    assert sentence.startswith(f"{word} ") and sentence.endswith(f"; say {right}")
+
+
+def test_a_sweep_over_lists_is_one() -> None:
+    assert check(["search.factors=[0.3,1],[1,3]", "task.metrics=[accuracy],[f1]"]) == []
+
+
+def test_a_list_where_a_recipe_needs_keys_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text("search: [0.3, 1]\n")
+    (sentence,) = check(["recipe=mine"], tmp_path)
+    assert sentence.endswith("rates to try are search: {factors: [0.3, 1, 3]}")
 
 
 def test_upstream_options_need_no_plus() -> None:
@@ -85,6 +113,7 @@ def test_recipe_sweeps_all_nine_tasks_and_the_command_line_narrows_it() -> None:
     assert len(expand(["recipe=lora_glue"])) == 9
     assert expand(["recipe=lora_glue", "task=sst2"]) == [["recipe=lora_glue", "task=sst2"]]
     assert len(expand(["recipe=lora_glue", "task=sst2,rte", "seed=0,1"])) == 4
+    assert len(expand(["recipe=claims/small_data", "task.max_train_rows=500", "method=full,lora"])) == 6
 
 
 def test_a_sweep_without_m_is_refused() -> None:

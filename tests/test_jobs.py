@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import peftkit
-from peftkit.cli import check
+from peftkit import jobs
+from peftkit.cli import check, compose
 from peftkit.cli.refusals import options_of
 from peftkit.schema import UserError
 
@@ -88,12 +89,15 @@ def test_plain_peft_loads_the_adapter_with_its_head(tiny: Words, checkpoints: di
     assert answer["label"] in ("negative", "positive")
 
 
-def test_a_finished_run_is_left_as_it_is(tiny: Words) -> None:
+def test_a_finished_run_is_left_as_it_is_and_told(tiny: Words, capsys: pytest.CaptureFixture[str]) -> None:
     folder, first = finetune(tiny("bert"))
     before = (folder / "result.json").stat().st_mtime_ns
-    assert finetune(tiny("bert"))[0] == folder
+    told: list[Path] = []
+    jobs.run(compose(tiny("bert")), tiny("bert"), begin=told.append)
+    assert told == [folder]
     assert (folder / "result.json").stat().st_mtime_ns == before
-    assert first["meta"]["status"] == "finished"
+    score = first["scores"]["accuracy"]["value"]
+    assert f"finished already: {folder}, accuracy {score:.3f}, f1 " in capsys.readouterr().err
 
 
 def test_the_same_seed_gives_the_same_scores_and_another_seed_another_folder(tiny: Words) -> None:

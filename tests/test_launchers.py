@@ -20,6 +20,9 @@ def test_runs_of_another_launcher_are_shown_and_a_failed_one_is_told(tiny: Words
     done = subprocess.run([*command, *words, "seed=0,1"], capture_output=True, text=True)
     assert done.returncode == 0
     assert "ia3" in done.stdout and " 2 " in done.stdout
+    again = subprocess.run([*command, *words, "seed=1,4"], capture_output=True, text=True)
+    assert again.returncode == 0
+    assert "ia3" in again.stdout and " 2 " in again.stdout  # the one that had been finished, and the new one
     failed = subprocess.run(
         [*command, *words, "seed=2,3", "train.learning_rate=1e30", "train.max_grad_norm=0"],
         capture_output=True, text=True,

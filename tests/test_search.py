@@ -86,6 +86,17 @@ def test_a_rate_that_fails_counts_as_tried_and_is_not_chosen(tiny: Words, monkey
     assert found["trials"][0]["score"] is None and found["chosen"] >= 0.03
 
 
+def test_a_trial_of_ones_own_says_what_stands_in_and_its_score_again(
+    tiny: Words, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = tiny("bert", "task=mrpc", "method=ia3", "trial=true", "search.rows=20")
+    (folder,) = peftkit.finetune(*words)
+    assert "!! DATA: " in capsys.readouterr().err
+    assert peftkit.finetune(*words) == [folder]
+    score = json.loads((folder / "result.json").read_text())["scores"]["accuracy"]["value"]
+    assert f"finished already: {folder}, accuracy {score:.3f}" in capsys.readouterr().err
+
+
 def test_the_trials_of_all_seeds_are_one_choice(tiny: Words) -> None:
     first, second = (config(tiny("bert", *SEARCH, f"seed={seed}")) for seed in (0, 1))
     assert rates(Run.from_config(first)) == [0.003, 0.03, 0.3]

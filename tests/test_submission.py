@@ -56,7 +56,7 @@ def made(
         "train": {"learning_rate": rate},
     }  # fmt: skip
     record = {
-        "run": {"config": config, "overrides": [f"method={method}", f"task={task}", f"seed={seed}"]},
+        "run": {"config": config, "overrides": [f"method={method}", f"task={task}", f"seed={seed}", "out=elsewhere"]},
         "scores": {} if reason else {"accuracy": {"value": value, "higher_is_better": True}},
         "audit": {
             "sources": {"model": {"kind": "hub", "name": "google-bert/bert-base-uncased"}, "data": data},
@@ -183,7 +183,8 @@ def test_a_missing_task_is_named_with_its_reason_and_the_command(tmp_path: Path)
     with pytest.raises(UserError) as refused:
         submit(f"out={tmp_path}")
     assert "no finished run of lora on rte (failed: out of memory), wnli; train: " in str(refused.value)
-    assert str(refused.value).endswith("python -m peftkit -m method=lora task=rte,wnli seed=0")
+    # where this command looks, whatever the runs said of where they went
+    assert str(refused.value).endswith(f"python -m peftkit -m method=lora task=rte,wnli seed=0 out={tmp_path}")
 
 
 def test_two_methods_are_not_mixed(tmp_path: Path) -> None:
@@ -223,6 +224,8 @@ def test_runs_that_the_user_names_are_one_of_each_task(tmp_path: Path) -> None:
     other = made(tmp_path, "cola", "ia3")
     with pytest.raises(UserError, match="names no run of rte, wnli"):
         submit(f"runs=[{','.join(map(str, folders[:-2]))}]")
+    with pytest.raises(UserError, match=r"^a submission has all nine tasks, and runs= names no run of sst2, "):
+        submit(f"runs=[{folders[0]}]")
     with pytest.raises(UserError, match="names two runs of cola"):
         submit(f"runs=[{','.join(map(str, [*folders, other]))}]")
 
@@ -233,7 +236,7 @@ def test_runs_that_the_user_names_are_one_of_each_task(tmp_path: Path) -> None:
         (["output=answers.txt"], "say output=submission.zip"),
         (["recipe=lora_glue"], "job=submission does not look at recipe=lora_glue"),
         (["data_root=/nowhere"], "data_root=/nowhere is no folder"),
-        (["runs=[/nowhere/a,/nowhere/b]"], "holds no result.json"),
+        (["runs=[/nowhere/a,/nowhere/b]"], "runs=/nowhere/a holds no result.json"),
         (["results=[x]"], "job=submission does not look at results=[x]"),
     ],
 )

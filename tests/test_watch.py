@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.jobs.watch import fingerprint, serve
+from peftkit.jobs.watch import fingerprint, greeting, serve
 
 RESULT = Path("glue/rte/bert/lora/seed-0/result.json")
 
@@ -50,6 +50,12 @@ def test_the_folder_is_served_with_its_version_to_this_machine_alone(tmp_path: P
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_folder_without_results_is_told_to_who_mistyped_it(tmp_path: Path) -> None:
+    assert f"; {tmp_path} holds no results yet: say out=FOLDER" in greeting(1, tmp_path, fingerprint([tmp_path]))
+    land(tmp_path)
+    assert greeting(1, tmp_path, fingerprint([tmp_path])) == f"http://127.0.0.1:1/ follows {tmp_path}; Ctrl-C ends it"
 
 
 @pytest.mark.slow

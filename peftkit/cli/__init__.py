@@ -6,13 +6,13 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from peftkit import paths
-from peftkit.cli.drawer import compose, expand, open_drawer, plan_sweep, register_recipes
-from peftkit.cli.refusals import check
+from peftkit.cli.drawer import Composer, compose, expand, open_drawer, plan_sweep, register_recipes
+from peftkit.cli.notes import Note, collect_notes, leave, open_notes
+from peftkit.cli.refusals import check, complaints_about
 from peftkit.cli.words import Words, read_command
 from peftkit.help import help_text
 from peftkit.schema import UserError
@@ -40,10 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         words = read_command(arguments)
     except UserError as error:
         _refuse([str(error)])
-    if found := check(words.overrides, words.more, words.multirun):
-        _refuse(found)
     outcome = _Outcome(["-cd", str(words.more)] if words.more else [])
-    _hydra(_arguments(words, outcome), outcome)
+    with open_drawer(words.more) as composer:
+        if found := complaints_about(words.overrides, composer, words.more, words.multirun):
+            _refuse(found)
+        hydra_arguments = _arguments(words, composer, outcome)
+    try:
+        _hydra(hydra_arguments, outcome)
+    except (SystemExit, KeyboardInterrupt) as stopped:  # a launcher that gives up says why itself
+        if outcome.notes is None:
+            raise
+        outcome.status = 130 if isinstance(stopped, KeyboardInterrupt) else 1
     outcome.end()
 
 
@@ -54,8 +61,7 @@ class _Outcome:
         self.flags = flags  # without which the words cannot be typed again
         self.folders: list[Path] = []
         self.status = 0
-        self.elsewhere: Path | None = None  # `out` of runs that a launcher does in processes of its own
-        self.started = datetime.now(timezone.utc)
+        self.notes: Path | None = None  # what runs in processes of a launcher's own tell
         self.claim: str | None = None
 
     def run(self, cfg: DictConfig) -> None:
@@ -69,35 +75,45 @@ class _Outcome:
         # without Hydra's + they can be typed again
         overrides = [word.lstrip("+") for word in hydra.overrides.task]
         try:
-            folder = jobs.run(cfg, [*self.flags, *overrides], hydra.runtime.choices.get("recipe"))
+            jobs.run(cfg, [*self.flags, *overrides], hydra.runtime.choices.get("recipe"), self.begin)
         except UserError as error:
-            self._fail(2, str(error))
+            self.fail(2, str(error))
         except KeyboardInterrupt:
-            self._fail(130, "interrupted; the same command trains on from the last checkpoint")
-            self.end()
+            self.fail(130, "interrupted; the same command trains on from the last checkpoint")
+            if self.notes is None:
+                self.end()
         except Exception as error:
             if "PEFTKIT_DEBUG" in os.environ:
                 traceback.print_exc()
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self._fail(1, f"{reason} (PEFTKIT_DEBUG=1 shows the traceback; a run folder keeps it in log.jsonl)")
-        else:
-            if folder is not None and cfg.job == "finetune":
-                self.folders.append(folder)
+            self.fail(1, f"{reason} (PEFTKIT_DEBUG=1 shows the traceback; a run folder keeps it in log.jsonl)")
+
+    def begin(self, folder: Path) -> None:
+        """Remember the folder of a run, whatever becomes of it."""
+        self.folders.append(folder)
+        if self.notes is not None:
+            leave(Note(folder=str(folder.resolve())), self.notes)
+
+    def fail(self, status: int, sentence: str) -> None:
+        """Say why a run came to nothing; the first exit code is the command's."""
+        print(f"peftkit: {sentence}", file=sys.stderr)
+        self.status = self.status or status
+        if self.notes is not None:
+            leave(Note(status=status, sentence=sentence), self.notes)
 
     def end(self) -> NoReturn:
-        if self.elsewhere is not None:
-            from peftkit import jobs
-
-            self.folders, self.status = jobs.landed(self.elsewhere, self.started)
-        if self.folders:
+        """Show one table of all runs, of those finished before, failed or still going too, and leave."""
+        told, self.notes = [] if self.notes is None else collect_notes(self.notes), None
+        for note in told:
+            if note.folder is not None:
+                self.folders.append(Path(note.folder))
+            else:
+                self.fail(note.status, note.sentence)
+        if len(self.folders) > 1 or (self.folders and not self.status):  # of one that failed all is said
             from peftkit import jobs
 
             jobs.finish(self.folders, self.claim)
         sys.exit(self.status)
-
-    def _fail(self, status: int, sentence: str) -> None:
-        print(f"peftkit: {sentence}", file=sys.stderr)
-        self.status = self.status or status
 
 
 def _show(text: str) -> NoReturn:
@@ -114,18 +130,17 @@ def _refuse(sentences: list[str]) -> NoReturn:
     sys.exit(2)
 
 
-def _arguments(words: Words, outcome: _Outcome) -> list[str]:
+def _arguments(words: Words, composer: Composer, outcome: _Outcome) -> list[str]:
     """Return what Hydra is to do: show the first run, do the only run, or sweep."""
-    with open_drawer(words.more) as composer:
-        sweep = plan_sweep(words.overrides, composer, words.multirun)
-        hydra_words = [word for word in words.overrides if word.startswith("hydra")]
-        chosen = composer([*sweep.runs[0], *hydra_words])
-    if "BasicLauncher" not in chosen.hydra.launcher._target_ and not words.shows:
-        outcome.elsewhere, outcome.claim = Path(chosen.out), chosen.claim
+    sweep = plan_sweep(words.overrides, composer, words.multirun)
+    hydra_words = [word for word in words.overrides if word.startswith("hydra")]
+    chosen = composer([*sweep.runs[0], *hydra_words])
     if words.shows:
         if len(sweep.runs) > 1:
             print(f"# the first of {len(sweep.runs)} runs: {' '.join(sweep.runs[0])}")
         return [*words.flags, *sweep.runs[0], *hydra_words]
+    if "hydra.mode=RUN" not in sweep.words and "BasicLauncher" not in chosen.hydra.launcher._target_:
+        outcome.notes, outcome.claim = open_notes(Path(chosen.out)), chosen.claim
     return [*words.flags, *sweep.words]
 
 

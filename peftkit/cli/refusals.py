@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit import paths
 from peftkit.cli.drawer import Composer, open_drawer, plan_sweep, read_recipe, without_hydra, yaml_fault
 from peftkit.cli.words import OPEN, parse, spell
-from peftkit.schema import SECTIONS, UserError, complaints, key_names, nearest, nearest_key
+from peftkit.schema import SECTIONS, UserError, complaints, holds_keys, key_names, nearest, nearest_key, takes_list
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -42,16 +42,21 @@ ALONE = {
 def check(overrides: Sequence[str], more: Path | None = None, multirun: bool = True) -> list[str]:
     """Return every complaint about the command's runs; empty where they may begin."""
     with open_drawer(more) as composer:
-        found: dict[str, None] = {}  # an ordered set
-        right = []
-        for word in map(spell, overrides):
-            wrong = list(_word(word, more))
-            found.update(dict.fromkeys(wrong))
-            if not wrong:
-                right.append(word)
-        found.update(dict.fromkeys(_unread(right)))
-        for sentence in _runs(right, composer, multirun, bool(found)):
-            found[sentence] = None
+        return complaints_about(overrides, composer, more, multirun)
+
+
+def complaints_about(overrides: Sequence[str], composer: Composer, more: Path | None, multirun: bool) -> list[str]:
+    """Do the same in an opened drawer, which keeps the configs that it composed."""
+    found: dict[str, None] = {}  # an ordered set
+    right = []
+    for word in map(spell, overrides):
+        wrong = list(_word(word, more))
+        found.update(dict.fromkeys(wrong))
+        if not wrong:
+            right.append(word)
+    found.update(dict.fromkeys(_unread(right)))
+    for sentence in _runs(right, composer, multirun, bool(found)):
+        found[sentence] = None
     return list(found)
 
 
@@ -79,6 +84,8 @@ def _word(word: str, more: Path | None) -> Iterator[str]:
     if key in GROUPS:
         for value in _options_named(override):
             yield from _option(key, value, more)
+    elif key in (*SECTIONS, "train") or takes_list(key):
+        yield from _shape(override)
     elif not key.startswith(("hydra.", "hydra/", *OPEN)) and key not in ("recipe", *key_names("")):
         section, _, name = key.partition(".")
         if section in SECTIONS:
@@ -88,6 +95,19 @@ def _word(word: str, more: Path | None) -> Iterator[str]:
             yield f"unknown key {key}: {section} holds one value; say {section}=..."
         else:
             yield f"unknown key {key}{nearest_key(key)}"
+
+
+def _shape(override: Override) -> Iterator[str]:
+    """Complain about a list where keys belong, and about single values of a sweep where each run takes a list."""
+    key, value = override.key_or_group, str(override.input_line).partition("=")[2]
+    if override.is_choice_sweep():
+        values = list(override.sweep_string_iterator())
+        if key in SECTIONS:
+            yield holds_keys(key, value)
+        elif not any(each.startswith("[") for each in values):
+            yield f"{key}={value} names single values, and {key} takes a list; say {key}=[{value}]"
+    elif isinstance(override.value(), list) and not takes_list(key):
+        yield holds_keys(key, value)
 
 
 def _option(group: str, name: str, more: Path | None) -> Iterator[str]:
@@ -226,6 +246,8 @@ def _sentence(error: Exception, words: Sequence[str]) -> str:
             hint += "; more come with pip install 'peftkit[slurm]', 'peftkit[ray]' or 'peftkit[optuna]'"
         asked = "" if any(word.startswith(f"{group}=") for word in words) else ", which the recipe or part asks for"
         return f"{place}there is no {group}={name}{asked}{hint}"
+    if "Cannot merge DictConfig with ListConfig" in text:
+        return f"{place}a list stands where keys belong; rates to try are search: {{factors: [0.3, 1, 3]}}"
     if match := re.search(r"Could not override '([^']*)'", text):
         return f"{place}unknown key {match[1]}{nearest_key(match[1])}"
     key = f"{full_key}: " if (full_key := getattr(error, "full_key", None)) else ""

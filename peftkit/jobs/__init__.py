@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,16 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = None) -> Path | None:
+def run(
+    cfg: DictConfig,
+    overrides: Sequence[str] = (),
+    recipe: str | None = None,
+    begin: Callable[[Path], None] | None = None,
+) -> Path | None:
     """Do the job that a composed config names; return its run folder where it has one.
+
+    Args:
+        begin: is told the folder of a run that trains before it does, as a failed one's is not returned.
 
     Raises:
         UserError: the input is wrong in a way that only loading could show.
@@ -43,7 +50,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = Non
 
     settle(chosen.source)
     verbs: dict[str, Callable[[], Path | None]] = {
-        "finetune": lambda: finetune.finetune(chosen, config, list(overrides), recipe),
+        "finetune": lambda: finetune.finetune(chosen, config, list(overrides), recipe, begin),
         "evaluate": lambda: use.evaluate(chosen, list(overrides)),
         "predict": lambda: mixed.predict_mixed(chosen) if chosen.runs else use.predict(chosen),
         "merge": lambda: use.merge(chosen),
@@ -61,13 +68,3 @@ def finish(folders: Sequence[Path], claim: str | None = None) -> None:
     from peftkit.jobs.leaderboard import show_runs
 
     show_runs(folders, claim)
-
-
-def landed(out: Path, since: datetime) -> tuple[list[Path], int]:
-    """Return the run folders below `out` that were begun since then, and 1 where one of them failed, else 0."""
-    from peftkit.leaderboard import Result, collect
-
-    begun = since.isoformat(timespec="seconds")
-    found = [result for result in collect([out]) if isinstance(result, Result) and result.started >= begun]
-    failed = any((result.problem or "").startswith("failed") for result in found)
-    return [result.folder for result in found], int(failed)

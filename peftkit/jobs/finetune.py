@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,8 +39,19 @@ from peftkit.schema import Run
 from peftkit.source import Source
 
 
-def finetune(run: Run, config: dict[str, Any], overrides: list[str], recipe: str | None) -> Path:
+def finetune(
+    run: Run,
+    config: dict[str, Any],
+    overrides: list[str],
+    recipe: str | None,
+    begin: Callable[[Path], None] | None = None,
+    is_asked: bool = True,
+) -> Path:
     """Train once and leave a run folder; a finished one is left as it is, an unfinished one is resumed.
+
+    Args:
+        begin: is told the folder as soon as it is known.
+        is_asked: False for a trial of a search, which speaks for its trials.
 
     Raises:
         UserError: the data or the checkpoint do not fit the choice.
@@ -49,11 +61,13 @@ def finetune(run: Run, config: dict[str, Any], overrides: list[str], recipe: str
     sources = sources_of(run, model_source, rows.source)
     setup = set_up(run)
     folder = record.run_folder(config, sources, setup)
-    if record.is_finished(folder) and not run.force:
-        if not run.trial:
-            say(f"finished already: {folder} (force=true trains it again)")
+    if begin is not None:
+        begin(folder)
+    if not run.force and (known := record.read_result(folder)) and known["meta"]["status"] == "finished":
+        if is_asked:
+            say(f"finished already: {folder}, {_figures(known)} (force=true trains it again)")
         return folder
-    if not run.trial:
+    if is_asked:
         announce(model_source, rows.source)
     what = f"trial of {run.train['learning_rate']:g}" if run.trial else f"seed {run.seed}"
     say(f"{run.method.name} on {run.task.name}, {model_source.name}, {what} -> {folder}")
@@ -75,7 +89,9 @@ def finetune(run: Run, config: dict[str, Any], overrides: list[str], recipe: str
     try:
         if run.search.factors is not None:
             result["search"] = search(
-                run, config, lambda tried, its, words: finetune(tried, its, [*overrides, *words], recipe)
+                run,
+                config,
+                lambda tried, its, words: finetune(tried, its, [*overrides, *words], recipe, is_asked=False),
             )
             run = _at_rate(run, config, result)
         if run.trial:
@@ -145,7 +161,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     fit = train.fit(trainer, checkpoints)
     if run.trial:
         result["curve"] = _curve(fit)
-    if not run.trial:
+    else:
         gates.prepare()
     parameters = count_parameters(parts.model)
     fold(parts.model)
@@ -192,8 +208,12 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         if artefact is not None:
             record.write_text(folder / "README.md", model_card(result, artefact.name))
         record.write_result(folder, result)
-        figures = ", ".join(f"{name} {entry['value']:.3f}" for name, entry in result["scores"].items())
-        say(f"   {figures or 'labels hidden, no score'} in {fit.seconds:.0f} s")
+        say(f"   {_figures(result)} in {fit.seconds:.0f} s")
+
+
+def _figures(result: dict[str, Any]) -> str:
+    scores = ", ".join(f"{name} {entry['value']:.3f}" for name, entry in result["scores"].items())
+    return scores or "labels hidden, no score"
 
 
 def _curve(fit: train.Fit) -> list[dict[str, float]]:

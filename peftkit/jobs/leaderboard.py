@@ -64,19 +64,20 @@ def show_runs(folders: Sequence[Path], claim: str | None = None) -> None:
         results = table.collect(list(folders))
         known = judged(results)
         table.show(results, known=known)
-        if claim is not None:
-            show_claim(results, claim, known)
+        if claim is not None and not show_claim(results, claim, known):
+            say(f"with runs of other commands below the same out=: python -m peftkit job=leaderboard claim={claim}")
 
 
-def show_claim(results: Sequence[Result | Broken], name: str, known: tuple[list[Row], Verdict]) -> None:
-    """Print what a claim says, what was measured, and whether it holds."""
-    from peftkit.leaderboard.claims import judge_claim
+def show_claim(results: Sequence[Result | Broken], name: str, known: tuple[list[Row], Verdict]) -> bool:
+    """Print what a claim says, what was measured, and whether it holds; tell whether that is decided."""
+    from peftkit.leaderboard.claims import OPEN, judge_claim
 
     finding = judge_claim(name, *known, [r for r in results if isinstance(r, Result)])
     print(f"Claim: {finding.claim}")
     for line in finding.lines:
         print(f"  {line}")
     print(f"Verdict: {finding.verdict}. {finding.reason[:1].upper()}{finding.reason[1:]}.")
+    return finding.verdict != OPEN
 
 
 def _command(run: Run) -> str:

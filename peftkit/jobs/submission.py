@@ -81,6 +81,7 @@ def _named(folders: Sequence[str]) -> list[Result]:
 
 def _best(run: Run, config: Mapping[str, Any], overrides: Sequence[str]) -> list[Result]:
     """Return of each task the run with the best validation score; the user has chosen one model and method."""
+    out = [word for word in overrides if word.startswith("out=")]  # where what is trained will be looked for
     read = [r for r in collect([Path(run.out)]) if isinstance(r, Result) and r.suite == "glue" and r.task in GLUE]
     real = [r for r in read if not r.data_for]  # beside which what stands in for GLUE is no run of it
     there = [r for r in real or read if _fits(r, config, overrides)]
@@ -88,7 +89,8 @@ def _best(run: Run, config: Mapping[str, Any], overrides: Sequence[str]) -> list
     if not done:
         asked = " that fits" if read else ""
         raise UserError(
-            f"{run.out} holds no finished run of a GLUE task{asked}; train first: python -m peftkit recipe=lora_glue"
+            f"{run.out} holds no finished run of a GLUE task{asked}; "
+            f"train first: python -m peftkit {shlex.join(['recipe=lora_glue', *out])}"
         )
     kinds = list(dict.fromkeys((r.settings.get("model.name", r.model), r.method, r.model) for r in done))
     if len(kinds) > 1:
@@ -98,7 +100,7 @@ def _best(run: Run, config: Mapping[str, Any], overrides: Sequence[str]) -> list
             "say which with model= and method=, or name one run a task: runs=[DIR,...]"
         )
     if missing := [task for task in GLUE if task not in {r.task for r in done}]:
-        raise UserError(_missing(run, missing, there, done[0]))
+        raise UserError(_missing(run, missing, there, done[0], out))
     return [_best_of(task, [r for r in done if r.task == task]) for task in GLUE]
 
 
@@ -114,13 +116,13 @@ def _fits(result: Result, config: Mapping[str, Any], overrides: Sequence[str]) -
     return all(had.get(name, "null") == flat[name] for name in typed)
 
 
-def _missing(run: Run, missing: Sequence[str], there: Iterable[Result], like: Result) -> str:
+def _missing(run: Run, missing: Sequence[str], there: Iterable[Result], like: Result, out: Sequence[str]) -> str:
     """Return the sentence about tasks without a finished run: why, and the command that makes them."""
     why = {r.task: r.problem for r in there if r.problem}
     named = ", ".join(task + (f" ({why[task]})" if task in why else "") for task in missing)
-    words = [word for word in like.overrides if not word.startswith(("task=", "seed="))]
+    words = [word for word in like.overrides if not word.startswith(("task=", "seed=", "out=", "force="))]
     words = words or [f"model={like.settings.get('model.name', like.model)}", f"method={like.method}"]
-    words += [f"task={','.join(missing)}", f"seed={like.seed}"]
+    words += [f"task={','.join(missing)}", f"seed={like.seed}", *out]
     return (
         f"a submission has all nine tasks, and {run.out} holds no finished run of {like.method} on {named}; "
         f"train: python -m peftkit {'-m ' if len(missing) > 1 else ''}{shlex.join(words)}"

@@ -50,7 +50,7 @@ def watch(folders: Sequence[Path], target: Path, write: Callable[[], None]) -> N
     seen = fingerprint(folders)
     write()
     server = serve(target, lambda: seen)
-    say(f"http://{HOST}:{server.server_port}/ follows {folders[0]}; Ctrl-C ends it")
+    say(greeting(server.server_port, folders[0], seen))
     try:
         while True:
             time.sleep(PAUSE)
@@ -58,12 +58,18 @@ def watch(folders: Sequence[Path], target: Path, write: Callable[[], None]) -> N
             if now != seen:
                 write()
                 seen = now
-                say(f"written anew: {now.split('-')[0]} results")
+                say(f"written anew: {count_of(now)} results")
     except KeyboardInterrupt:
         say("no longer followed")
     finally:
         server.shutdown()
         server.server_close()
+
+
+def greeting(port: int, out: Path, seen: str) -> str:
+    """Return what to open, what it follows, and whether there is anything in it yet: `out` may be mistyped."""
+    nothing = "" if count_of(seen) else f"; {out} holds no results yet: say out=FOLDER if your runs go elsewhere"
+    return f"http://{HOST}:{port}/ follows {out}; Ctrl-C ends it{nothing}"
 
 
 def serve(target: Path, version: Callable[[], str]) -> ThreadingHTTPServer:
@@ -88,3 +94,7 @@ def fingerprint(folders: Sequence[Path]) -> str:
                 except OSError:  # removed in between
                     continue
     return f"{len(times)}-{max(times, default=0)}"
+
+
+def count_of(fingerprint: str) -> int:
+    return int(fingerprint.split("-")[0])

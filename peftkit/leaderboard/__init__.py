@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from peftkit.schema import INCIDENTAL
 
@@ -60,6 +60,11 @@ class Result:
     forgetting: dict[str, Any] | None = None
     language: dict[str, Any] | None = None
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Tell whether it goes on still, or was stopped: nothing is wrong with it."""
+        return (self.problem or "").startswith(("running", "interrupted"))
+
     @cached_property
     def group(self) -> tuple:
         settings = json.dumps(self.settings, sort_keys=True)
@@ -72,6 +77,7 @@ class Broken:
 
     folder: Path
     problem: str
+    is_unfinished: ClassVar[bool] = False
 
 
 def collect(folders: Iterable[Path]) -> list[Result | Broken]:
@@ -148,7 +154,9 @@ def _result(folder: Path, record: dict[str, Any]) -> Result:
     }
     wrong = [f"{name} is {entry['value']}" for name, entry in scores.items() if not math.isfinite(entry["value"])]
     problem = None
-    if meta["status"] != "finished":
+    if meta["status"] == "running":
+        problem = f"running since {str(meta.get('started'))[:16].replace('T', ' ')} UTC"
+    elif meta["status"] != "finished":
         problem = f"{meta['status']}: {meta.get('reason') or 'not finished'}"
     elif wrong or not scores:
         problem = ", ".join(wrong) or "no scores: the labels are hidden"

@@ -24,8 +24,7 @@ def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Sequence[str]) -> d
     row, letters = ranked
     trained, total = row.costs.get("trainable_params"), row.costs.get("total_params")
     share = f" {_percent(trained / total)}" if trained is not None and total else ""
-    is_up = any(row.higher_is_better.values())
-    delta = "" if row.delta is None else f"{100 * row.delta:+.1f}" if is_up else f"{-row.delta:+.3g}"
+    delta = "" if row.delta is None else f"{100 * row.delta:+.1f}" if row.is_up else f"{-row.delta:+.3g}"
     seconds, peak, speed, latency, merged, quality = (_timed(row, marks, name) for name in FORMS)
     return {
         "method": row.method,
@@ -33,13 +32,13 @@ def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Sequence[str]) -> d
         "settings": row.settings,
         **{metric_name(name): score_cell(row, name) for name in metrics},
         "group": letters,
-        "95 %": _interval(row, is_up),
+        "95 %": _interval(row),
         "vs full": "ref" if row.is_reference else delta,
         "seeds": f"{len(row.seeds)} of {row.planned}" if len(row.seeds) < row.planned else str(len(row.seeds)),
         "trials": str(row.trials),
-        "trained": _amount(trained) + share,
-        "head": _amount(row.costs.get("head_params")),
-        "to ship": _amount(row.costs.get("adapter_bytes"), "B"),
+        "trained": amount(trained) + share,
+        "head": amount(row.costs.get("head_params")),
+        "to ship": amount(row.costs.get("adapter_bytes"), "B"),
         "time": seconds,
         "peak": peak,
         "tok/s": speed,
@@ -49,12 +48,12 @@ def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Sequence[str]) -> d
     }
 
 
-def _interval(row: Row, is_up: bool) -> str:
+def _interval(row: Row) -> str:
     """Show the interval of the task's score over seeds; an error's is kept negative, so it turns around."""
     if row.interval is None:
         return ""
     low, high = row.interval
-    return f"{100 * low:.1f} to {100 * high:.1f}" if is_up else f"{-high:.4g} to {-low:.4g}"
+    return f"{100 * low:.1f} to {100 * high:.1f}" if row.is_up else f"{-high:.4g} to {-low:.4g}"
 
 
 def _timed(row: Row, marks: dict[str, str], name: str) -> str:
@@ -96,17 +95,23 @@ def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
     return notes
 
 
-def problems_of(results: Iterable[Result | Broken]) -> list[str]:
-    """Return a headline, and a line a run that has no scores, or none that count."""
+def problems_of(results: Iterable[Result | Broken]) -> dict[str, list[str]]:
+    """Return headlines, each with a line a run: those that are unfinished, and those without scores that count."""
     found = list(results)
-    lines = []
-    for result in found:
-        if result.problem:
-            what = ""
-            if isinstance(result, Result):
-                what = f"{result.task} {result.model} {result.method} seed {result.seed}: "
-            lines.append(f"{what}{result.problem}  ({result.folder})")
-    return [f"{len(lines)} of {len(found)} runs without scores that count:", *lines] if lines else []
+    unfinished = [_problem(result) for result in found if result.is_unfinished]
+    wrong = [_problem(result) for result in found if result.problem and not result.is_unfinished]
+    told = {
+        f"{len(unfinished)} of {len(found)} runs unfinished; their commands, typed again, go on with them:": unfinished,
+        f"{len(wrong)} of {len(found)} runs without scores that count:": wrong,
+    }
+    return {headline: lines for headline, lines in told.items() if lines}
+
+
+def _problem(result: Result | Broken) -> str:
+    what = ""
+    if isinstance(result, Result):
+        what = f"{result.task} {result.model} {result.method} seed {result.seed}: "
+    return f"{what}{result.problem}  ({result.folder})"
 
 
 def metrics_of(ranked: Sequence[Ranked]) -> list[str]:
@@ -183,7 +188,8 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _amount(value: float | None, unit: str = "") -> str:
+def amount(value: float | None, unit: str = "") -> str:
+    """Show three digits of a count or of bytes: 338 k, 22.7 MB."""
     if value is None:
         return ""
     for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -207,6 +213,6 @@ def _milliseconds(value: float) -> str:
 
 
 FORMS: dict[str, Callable[[float], str]] = {  # what is told of a machine, in the order of the columns
-    "train_seconds": _duration, "train_peak_bytes": lambda value: _amount(value, "B"), "tokens_per_second": _amount,
+    "train_seconds": _duration, "train_peak_bytes": lambda value: amount(value, "B"), "tokens_per_second": amount,
     "latency_ms": _milliseconds, "merged_latency_ms": _milliseconds, "seconds_to_quality": _duration,
 }  # fmt: skip

@@ -68,12 +68,25 @@ def small_data(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result])
             leads.append(together([least[method] for method in there]))
             changes.append(together([minus(least[method], most[method]) for method in there]))
     if not leads:
-        return Finding(
-            claim, lines, OPEN, "it takes full and an adapter or lora at two or more numbers of training rows"
-        )
+        takes = "it takes full and an adapter or lora at two or more numbers of training rows"
+        return Finding(claim, lines, OPEN, f"{takes}; {_sizes(rows)}")
     lead, change = apart(leads), apart(changes)
     reason = f"with the fewest rows the lead is {lead}; with the most it is smaller by {change}"
     return Finding(claim, lines, _sign([lead, change]), reason)
+
+
+def _sizes(rows: Sequence[Row]) -> str:
+    """Say at which numbers of training rows there are adapters and full fine-tuning."""
+    known = [row for row in rows if row.score is not None and row.method in (REFERENCE, *ADAPTERS)]
+    found = []
+    for cells in _by(_by(known, _cell).items(), lambda item: item[0][:3]).values():
+        sizes = []
+        for cell, members in sorted(cells, key=lambda item: _train(item[0])):
+            methods = sorted({row.method for row in members})
+            alone = "" if REFERENCE in methods else " without full"
+            sizes.append(f"{' and '.join(methods)} at {_train(cell):,}{alone}")
+        found.append(f"{cell[1]}, {cell[2].split('/')[-1]} has {'; '.join(sizes)}")
+    return "; ".join(found) or "there is neither"
 
 
 def prompt_scale(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result]) -> Finding:

@@ -78,9 +78,8 @@ def write_markdown(
             text += _markdown([glue_cells(line) | {"missing": ", ".join(line.missing)} for line in here])
     if verdict.notes:
         text += "\n## Notes\n\n" + "".join(f"- {_escaped(note)}\n" for note in verdict.notes)
-    problems = problems_of(results)
-    if problems:
-        text += f"\n## {_escaped(problems[0])}\n\n" + "".join(f"- {_escaped(line)}\n" for line in problems[1:])
+    for headline, problems in problems_of(results).items():
+        text += f"\n## {_escaped(headline)}\n\n" + "".join(f"- {_escaped(line)}\n" for line in problems)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from statistics import stdev
 
-from peftkit.leaderboard.page.ties import Cell, cells, figure, is_up
+from peftkit.leaderboard.page.ties import Cell, cells, figure
 from peftkit.leaderboard.stats import Row
 from peftkit.leaderboard.verdict import label
 
@@ -54,12 +54,12 @@ def _table(board: str, found: Sequence[Cell], rows: Sequence[Row], groups: Seque
 
 def _value(row: Row, letters: str, is_bold: bool) -> str:
     if row.score is None:
-        return "failed"
+        return row.without_score
     score = figure(row, row.score)
     values = list(row.by_seed.values())
     spread = ""
     if len(values) > 1:
-        shown = figure(row, stdev(values)) if is_up(row) else f"{stdev(values):.2g}"
+        shown = figure(row, stdev(values)) if row.is_up else f"{stdev(values):.2g}"
         spread = f" $\\pm$ {shown}"
     mark = f"\\textsuperscript{{{_escaped(letters)}}}" if letters else ""
     if is_bold:

@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
-from peftkit.leaderboard.page.ties import Cell, cells, figure, is_up
+from peftkit.leaderboard.cells import amount
+from peftkit.leaderboard.page.ties import Cell, cells, figure
 from peftkit.leaderboard.stats import Row
 from peftkit.leaderboard.verdict import label
 
@@ -145,7 +146,7 @@ def _panel(panel: Axes, cell: Cell, rows: Sequence[Row], methods: Sequence[str])
         return
     panel.set_xscale("log")
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.xaxis.set_major_formatter(lambda value, _: _count(value))
+    panel.xaxis.set_major_formatter(lambda value, _: amount(value))
     panel.grid(color="#dedad0", linewidth=0.5)
     panel.set_axisbelow(True)
     panel.margins(y=0.12)
@@ -159,7 +160,7 @@ def _panel(panel: Axes, cell: Cell, rows: Sequence[Row], methods: Sequence[str])
         panel.plot(dot.cost, dot.score, dot.marker, color=dot.colour, markerfacecolor=filled, markersize=4.5)
     front = [dot for dot in dots if dot.is_front]
     panel.step([dot.cost for dot in front], [dot.score for dot in front], where="post", color=INK, lw=0.8)
-    if not is_up(rows[cell.ranked[0]]):
+    if not rows[cell.ranked[0]].is_up:
         panel.invert_yaxis()  # of an error, better is up too
     _name_dots(panel, dots)
 
@@ -186,13 +187,6 @@ def _name_dots(panel: Axes, dots: Sequence[Dot]) -> None:
                 color=INK if dot.is_front else MUTED, path_effects=[withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
             break
-
-
-def _count(value: float) -> str:
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}"
 
 
 def _heatmap(found: Sequence[Cell], rows: Sequence[Row]) -> Figure:
@@ -243,13 +237,13 @@ def _tile(panel: Axes, column: int, line: int, shade: float) -> None:
 
 def _shown(row: Row) -> float:
     score = row.score or 0.0
-    return 100 * score if is_up(row) else -score
+    return 100 * score if row.is_up else -score
 
 
 def _spread(row: Row) -> float:
     """Return the standard deviation over seeds as it is drawn; a single seed has none."""
     values = list(row.by_seed.values())
-    return (100 if is_up(row) else 1) * stdev(values) if len(values) > 1 else 0.0
+    return (100 if row.is_up else 1) * stdev(values) if len(values) > 1 else 0.0
 
 
 def _short(text: str, most: int) -> str:

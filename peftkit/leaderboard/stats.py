@@ -48,6 +48,7 @@ class Row:
     suite: str
     asked: int  # seeds that were run, those without scores included
     problems: list[str]
+    is_unfinished: bool  # all that have no scores go on still, or were stopped
     all_settings: dict[str, str] = field(repr=False)
     folders: dict[int, Path] = field(default_factory=dict)  # seed -> its run, of those with scores
     interval: tuple[float, float] | None = None  # 95 %, of the task's score over seeds; None for a single seed
@@ -58,6 +59,16 @@ class Row:
     @cached_property
     def score(self) -> float | None:
         return fmean(self.by_seed.values()) if self.by_seed else None
+
+    @property
+    def is_up(self) -> bool:
+        """Tell whether the score is one of which more is better; else it is an error, kept negative."""
+        return not self.higher_is_better or any(self.higher_is_better.values())
+
+    @property
+    def without_score(self) -> str:
+        """Return the word that stands where a score is missing."""
+        return "unfinished" if self.is_unfinished else "failed"
 
     @property
     def seeds(self) -> list[int]:
@@ -228,6 +239,7 @@ def _row(title: str, members: list[Result], settings: str, flat: dict[str, str])
         suite=first.suite,
         asked=len({result.seed for result in members}),
         problems=[f"seed {result.seed} {result.problem}" for result in members if result.problem],
+        is_unfinished=all(result.is_unfinished for result in members if result.problem),
         all_settings=flat,
         folders={result.seed: result.folder for result in done},
         interval=interval(list(by_seed.values())),

@@ -87,8 +87,10 @@ def show(
             _show_glue(console, title, here)
     for text in verdict.notes:
         console.print(_text(text, "dim"))
-    for text in problems_of(results):
-        console.print(Text(plain(text), style="red"))
+    for headline, problems in problems_of(results).items():
+        style = "yellow" if "unfinished" in headline else "red"
+        for text in (headline, *problems):
+            console.print(_text(text, style))
 
 
 def _show_board(console: Console, ranked: Sequence[Ranked]) -> None:

@@ -111,7 +111,7 @@ def label(row: Row, several_models: bool) -> str:
 
 
 def _boards(rows: Sequence[Row]) -> dict[str, dict[str, list[int]]]:
-    """Return board -> task -> the rows with a score, best first."""
+    """Return board -> task -> the rows with a score, best first; a board without any has none."""
     scored = [number for number, row in enumerate(rows) if row.score is not None]
     found: dict[str, dict[str, list[int]]] = {}
     for number in sorted(scored, key=lambda number: -(rows[number].score or 0)):
@@ -120,6 +120,7 @@ def _boards(rows: Sequence[Row]) -> dict[str, dict[str, list[int]]]:
     return {
         title: {task: found[title][task] for _, task in pairs if task in found.get(title, {})}
         for title, pairs in groupby(order, key=lambda pair: pair[0])
+        if title in found
     }
 
 
@@ -195,9 +196,7 @@ def _missing(row: Row) -> str:
 
 
 def _size(row: Row, difference: float) -> str:
-    if row.higher_is_better and not any(row.higher_is_better.values()):
-        return f"{difference:.3g}"
-    return f"{100 * difference:.1f} points"
+    return f"{100 * difference:.1f} points" if row.is_up else f"{difference:.3g}"
 
 
 def _listed(names: Sequence[str]) -> str:

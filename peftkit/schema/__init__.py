@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peftkit.schema.checks import complaints
 from peftkit.schema.mismatches import FILES, ROW_RULES, TEXTS, mismatches
-from peftkit.schema.names import key_names, nearest, nearest_key
+from peftkit.schema.names import holds_keys, key_names, nearest, nearest_key, takes_list
 from peftkit.schema.run import INCIDENTAL, SECTIONS, EarlyStopping, Extend, Method, Model, Run, Search, Task, UserError
 
 __all__ = [
@@ -22,8 +22,10 @@ __all__ = [
     "Task",
     "UserError",
     "complaints",
+    "holds_keys",
     "key_names",
     "mismatches",
     "nearest",
     "nearest_key",
+    "takes_list",
 ]

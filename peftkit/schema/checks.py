@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from peftkit.schema.mismatches import METRICS_OF, ROW_RULES, mismatches
-from peftkit.schema.names import TRAINING, key_names, nearest, nearest_key
+from peftkit.schema.names import TRAINING, holds_keys, nearest, nearest_key, takes_list
 from peftkit.schema.run import SECTIONS, Run
 from peftkit.signatures import Field, annotation, fields_of, names_in
 
@@ -138,10 +138,10 @@ def _fields(values: Mapping[str, Any], part: type, prefix: str) -> Iterator[Comp
             yield key, f"{key} is not set; say {key}=..."
         elif part is Run and name in (*SECTIONS, "train"):
             if not isinstance(value, Mapping):
-                example = "learning_rate" if name == "train" else min(key_names(name))
-                yield key, f"{key}={_show(value)} is wrong: {key} holds keys of its own, as {key}.{example}=..."
+                yield key, holds_keys(name, _show(value))
         elif (wanted := annotation(kind, __name__).refuses(value)) is not None:
-            hint = f"; say {key}=[{value}]" if isinstance(value, str) and "list" in wanted else ""
+            is_one = isinstance(value, (str, int, float)) and takes_list(key)
+            hint = f"; say {key}=[{value}]" if is_one else ""
             yield key, f"{key}={_show(value)} is wrong: it takes {wanted}{hint}"
 
 

@@ -85,10 +85,10 @@ def _combinations(run: Run) -> list[str]:
 def _verbs(run: Run) -> list[str]:
     """Return what the job lacks, and what was given that it would not look at."""
     found = []
-    takes_runs = ("predict", "submission")
-    if run.runs is not None and (run.job not in takes_runs or run.run is not None or len(run.runs) < 2):
+    runs = run.runs if run.job != "submission" else None  # which tells itself what its runs lack
+    if runs is not None and (run.job != "predict" or run.run is not None or len(runs) < 2):
         found.append("runs= takes two run folders or more, for job=predict, instead of run=; say runs=[DIR,DIR]")
-    elif run.runs is not None and run.input is not None and Path(run.input).suffix not in FILES:
+    elif runs is not None and run.input is not None and Path(run.input).suffix not in FILES:
         found.append("runs= answers a file with a column task; say input=FILE, or run=DIR for one text")
     elif run.job in USES_RUN and run.run is None and run.runs is None:
         found.append(f"job={run.job} needs a run folder; say run=outputs/.../seed-0-...")
@@ -186,8 +186,8 @@ def _language(run: Run) -> list[str]:
 
 
 def _files(run: Run) -> list[str]:
-    folders = [run.run] if run.run is not None else run.runs or []
-    found = [sentence for folder in folders for sentence in _run_folder(folder)]
+    key, folders = ("run", [run.run]) if run.run is not None else ("runs", run.runs or [])
+    found = [sentence for folder in folders for sentence in _run_folder(key, folder)]
     if run.job != "merge":
         found += [
             f"run={folder} holds words, and no run; say vocab={folder} to train with them"
@@ -300,14 +300,14 @@ def _results_folder(folder: str) -> list[str]:
     return [f"results={folder} holds no result.json{_tilde(folder) or '; name a folder of runs, as outputs is one'}"]
 
 
-def _run_folder(folder: str) -> list[str]:
+def _run_folder(key: str, folder: str) -> list[str]:
     file = Path(folder) / "result.json"
     if not file.is_file():
-        return [f"run={folder} holds no result.json{_tilde(folder) or '; a run folder is outputs/.../seed-0-...'}"]
+        return [f"{key}={folder} holds no result.json{_tilde(folder) or '; a run folder is outputs/.../seed-0-...'}"]
     try:
         status = json.loads(file.read_text())["meta"]["status"]
     except (ValueError, KeyError, TypeError):
         return [f"{file} cannot be read as a result; name another run folder"]
     if status != "finished":
-        return [f"run={folder} is {status}; finish it first: the command that began it trains on from there"]
+        return [f"{key}={folder} is {status}; finish it first: the command that began it trains on from there"]
     return []

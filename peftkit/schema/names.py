@@ -40,6 +40,21 @@ def key_names(section: str) -> set[str]:
     return {field.name for field in dataclasses.fields(part)}
 
 
+def takes_list(key: str) -> bool:
+    """Tell whether a key, as task.metrics, holds a list."""
+    section, _, name = key.rpartition(".")
+    part = SECTIONS.get(section) if section else Run
+    return part is not None and any(f.name == name and "list" in str(f.type) for f in dataclasses.fields(part))
+
+
+def holds_keys(section: str, value: str) -> str:
+    """Return the sentence about a value, as it is typed, where the keys of a section belong."""
+    text = f"{section}={value} is wrong: {section} holds keys of its own"
+    if section == "search" and value != "null":
+        return f"{text}; say search.factors={value if value.startswith('[') else f'[{value}]'}"
+    return f"{text}, as {section}.{'learning_rate' if section == 'train' else min(key_names(section))}=..."
+
+
 def nearest_key(key: str) -> str:
     """Return a hint for a key that is not there, wherever its right place is: learning_rate is train.learning_rate."""
     section, _, name = key.partition(".")

@@ -113,10 +113,9 @@ class Run:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Run:
         """Build a run from a resolved config that `complaints` finds nothing wrong with."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        values = {name: config[name] for name in names if name in config or name not in LATER}
-        values |= {name: part(**config[name]) for name, part in SECTIONS.items() if name in config or name not in LATER}
-        return cls(**values)
+        # results of earlier versions lack the keys that have a default here
+        values = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}
+        return cls(**values | {name: part(**config[name]) for name, part in SECTIONS.items() if name in config})
 
 
 SECTIONS: dict[str, type] = {
@@ -126,7 +125,6 @@ SECTIONS: dict[str, type] = {
 
 # keys that do not change a result, and so are no part of its id or of its row on a board
 BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend")
-LATER = (*BESIDE, "trial", "search")  # keys that results of earlier versions lack
 INCIDENTAL = {"job", "out", "force", "run", *BESIDE, "input", "output", "source", "data_root"} | {
     f"train.{name}"
     for name in (

@@ -69,6 +69,17 @@ def test_small_data_favours_adapters_only_where_they_lead_there(tmp_path: Path, 
     assert find(tmp_path, "small_data").verdict == verdict
 
 
+def test_small_data_in_parts_says_what_is_missing_and_is_judged_with_the_last(tmp_path: Path) -> None:
+    run(tmp_path, "full", 0.6, rows=100)
+    run(tmp_path, "lora", 0.7, rows=100)
+    assert find(tmp_path, "small_data").reason.endswith("; sst2, bert has full and lora at 100")
+    run(tmp_path, "lora", 0.8, rows=4000)
+    reason = find(tmp_path, "small_data").reason
+    assert reason.endswith("; sst2, bert has full and lora at 100; lora at 4,000 without full")
+    run(tmp_path, "full", 0.8, rows=4000)
+    assert find(tmp_path, "small_data").verdict == HOLDS
+
+
 @pytest.mark.parametrize(("loss", "verdict"), [(0.0, HOLDS), (0.1, FAILS)])
 def test_a_4_bit_base_loses_little_or_much(tmp_path: Path, loss: float, verdict: str) -> None:
     for task in ("sst2", "rte", "cola"):

@@ -109,6 +109,14 @@ def test_a_failed_run_is_listed_with_its_reason(made_up: Path) -> None:
     assert "failed: vera needs equal shapes; try method=lora" in reasons
 
 
+def test_a_run_that_goes_on_is_told_after_those_that_failed(tmp_path: Path) -> None:
+    write(tmp_path, "a", method="ia3", status="running")
+    write(tmp_path, "b", status="failed", reason="out of memory")
+    found = shown(tmp_path)
+    assert [(run["method"], run["unfinished"]) for run in found["failed"]] == [("lora", False), ("ia3", True)]
+    assert {row["method"]: row["without"] for row in found["rows"]} == {"lora": "failed", "ia3": "unfinished"}
+
+
 def test_a_row_without_anything_optional_is_shown(tmp_path: Path) -> None:
     write(tmp_path, "a")  # no log, no overrides, no search, one seed
     (row,) = shown(tmp_path)["rows"]

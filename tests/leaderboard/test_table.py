@@ -103,6 +103,19 @@ def test_failed_and_broken_results_are_shown(tmp_path: Path, capsys: pytest.Capt
     assert "torn" in markdown
 
 
+def test_a_run_that_goes_on_is_no_failed_one(tmp_path: Path) -> None:
+    write(tmp_path, "bad", status="failed", reason="out of memory")
+    write(tmp_path, "going", task="mrpc", status="running")
+    write(tmp_path, "stopped", task="sst2", status="interrupted", reason="KeyboardInterrupt")
+    lines = shown(tmp_path, 300).splitlines()
+    going = next(place for place, line in enumerate(lines) if line.startswith("2 of 3 runs unfinished"))
+    assert lines[going + 1].startswith("mrpc bert lora seed 0: running since 2026-01-01 UTC")
+    assert lines[going + 2].startswith("sst2 bert lora seed 0: interrupted: KeyboardInterrupt")
+    assert lines[going + 3] == "1 of 3 runs without scores that count:"
+    table.write(table.collect([tmp_path]), tmp_path / "board")
+    assert "## 2 of 3 runs unfinished" in (tmp_path / "board" / "leaderboard.md").read_text(encoding="utf-8")
+
+
 def test_nothing_but_broken_results_still_shows_and_writes(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{")
     assert "1 of 1 runs" in shown(tmp_path)

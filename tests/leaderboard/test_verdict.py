@@ -134,6 +134,14 @@ def test_a_result_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     assert judged(tmp_path)[1].notes == ["1 results cannot be read and stand in no table."]
 
 
+def test_a_board_on_which_every_run_failed_is_told(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write(tmp_path, f"{seed}", seed=seed, status="failed", reason="out of memory")
+    rows, verdict = judged(tmp_path)
+    assert (verdict.comparisons, verdict.groups, verdict.notes) == ([], [""], ["rte: lora has 0 of 2 seeds."])
+    assert sentences(rows, verdict, rows[0].board) == {}
+
+
 def test_nothing_to_judge_is_an_empty_verdict() -> None:
     assert judge([], []) == Verdict([], [], {}, {}, [])
 

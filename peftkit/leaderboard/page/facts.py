@@ -13,7 +13,7 @@ from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.page.curves import curves_of
 from peftkit.leaderboard.page.headlines import headlines
 from peftkit.leaderboard.page.members import members_of
-from peftkit.leaderboard.page.ties import cells, is_up
+from peftkit.leaderboard.page.ties import cells
 from peftkit.leaderboard.stats import Row, name_of
 from peftkit.leaderboard.verdict import Verdict
 
@@ -41,7 +41,7 @@ def facts(
             for number, (row, here, letters) in enumerate(zip(rows, members, groups, strict=True))
         ],
         "comparisons": comparisons,
-        "failed": [_failure(result) for result in results if result.problem],
+        "failed": [_failure(each) for each in sorted(results, key=lambda r: r.is_unfinished) if each.problem],
         "runs": len(results),
         "notes": [*(verdict.notes if verdict else []), *filter(None, [curve_note, comparison_note])],
         "language_note": NOTE,
@@ -77,13 +77,13 @@ def _row(row: Row, members: Sequence[Result]) -> dict[str, Any]:
     shown = next((result for result in members if result.problem is None), members[0] if members else None)
     return {
         "board": row.board, "task": row.task, "model": row.model, "method": row.method, "settings": row.settings,
-        "label": name_of(row), "up": is_up(row), "score": row.score,
+        "label": name_of(row), "up": row.is_up, "score": row.score,
         "low": low, "high": high, "spread": stdev(values) if len(values) > 1 else None,
         "metrics": [[name, each.mean, each.spread] for name, each in row.scores.items()],
         "delta": row.delta, "reference": row.is_reference, "planned": row.planned, "seeds": row.seeds,
         "trials": row.trials,
         "costs": {name: value for name, value in row.costs.items() if name not in TIMED},
-        "timed": row.timed, "rows": row.rows, "problems": row.problems,
+        "timed": row.timed, "rows": row.rows, "problems": row.problems, "without": row.without_score,
         "runs": [_run(result, row) for result in members],
         **({} if shown is None else _shared(shown)),
     }  # fmt: skip
@@ -155,6 +155,7 @@ def _failure(result: Result | Broken) -> dict[str, Any]:
         "seed": None,
         "problem": result.problem,
         "folder": str(result.folder),
+        "unfinished": result.is_unfinished,
     }
     if isinstance(result, Result):
         found |= {"task": result.task, "model": result.model, "method": result.method, "seed": result.seed}

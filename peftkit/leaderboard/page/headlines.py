@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from peftkit.leaderboard.page.ties import Cell, cells, figure, is_up
+from peftkit.leaderboard.page.ties import Cell, cells, figure
 from peftkit.leaderboard.stats import Row
 from peftkit.leaderboard.verdict import label
 
@@ -52,12 +52,12 @@ def _sentence(cell: Cell, rows: Sequence[Row], several: bool, detectable: float 
     name, score = label(best, several), figure(best, best.score)
     power = ""
     if detectable is not None:
-        size = f"{100 * detectable:.1f} points" if is_up(best) else f"{detectable:.3g}"
+        size = f"{100 * detectable:.1f} points" if best.is_up else f"{detectable:.3g}"
         power = f" It takes a difference of {size} to be seen with 80 % power."
     if len(cell.ranked) == 1:
         return f"{name} scores {score}; nothing to hold it against."
     if not cell.is_tested:
-        extreme = "highest" if is_up(best) else "lowest"
+        extreme = "highest" if best.is_up else "lowest"
         return f"{name} has the {extreme} mean, {score}; no test says that it differs from others."
     if len(cell.top) == len(cell.ranked):
         return f"all {len(cell.ranked)} rows are tied, {name} at {score} among them.{power}"

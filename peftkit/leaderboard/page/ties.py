@@ -37,13 +37,8 @@ def _cell(name: tuple[str, str], here: list[int], rows: Sequence[Row], groups: S
     return Cell(*name, ranked, top, failed, bool(letters))
 
 
-def is_up(row: Row) -> bool:
-    """Tell whether the row's score is one of which more is better; else it is an error, kept negative."""
-    return not row.higher_is_better or any(row.higher_is_better.values())
-
-
 def figure(row: Row, value: float | None, digits: int = 1) -> str:
     """Show a score times 100, an error as it is, and a dash where there is none."""
     if value is None:
         return "–"
-    return f"{100 * value:.{digits}f}" if is_up(row) else f"{abs(value):.4g}"
+    return f"{100 * value:.{digits}f}" if row.is_up else f"{abs(value):.4g}"

@@ -41,7 +41,7 @@ function standing(cells, shade, tasks) {
 
 function heatCell(row, shade) {
   if (!row) return el("span", { class: "absent" }, "–");
-  if (!isNumber(row.score)) return el("span", { class: "absent bad" }, "failed");
+  if (!isNumber(row.score)) return el("span", { class: "absent bad" }, row.without);
   const words = `${row.label} on ${row.task}: ${scoreText(row, row.score)}${row.top ? (data.tested ? ", tied with the best" : ", the best mean") : ""}`;
   const made = el("button", { type: "button", class: row.top ? "top" : null, "data-row": row.number, "aria-label": words, "aria-haspopup": "dialog" }, scoreText(row, row.score));
   made.style.background = `color-mix(in oklab, var(--heat) ${Math.round(46 * shade(row.score))}%, transparent)`;

@@ -108,7 +108,8 @@ function drawFailed() {
   const runs = data.failed;
   byId("failed").hidden = !runs.length;
   const shown = runs.slice(0, 300);
-  byId("failed-note").textContent = `${runs.length} of ${data.runs} runs${shown.length < runs.length ? `; the first ${shown.length} are listed` : ""}.`;
+  const going = runs.filter((run) => run.unfinished).length;
+  byId("failed-note").textContent = `${runs.length} of ${data.runs} runs${going ? `, ${going} of them unfinished` : ""}${shown.length < runs.length ? `; the first ${shown.length} are listed` : ""}.`;
   const heads = ["Method", "Task", "Reason", "Seed", "Model", "Folder"];
   const lines = shown.map((run) =>
     el("tr", {},

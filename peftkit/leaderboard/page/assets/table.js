@@ -73,7 +73,7 @@ function cellOf(row) {
 const lettersOf = (row) => cellOf(row).letters;
 
 function scoreCell(row) {
-  if (!isNumber(row.score)) return number(row.problems.length ? "failed" : "–");
+  if (!isNumber(row.score)) return number(row.problems.length ? row.without : "–");
   const title = isNumber(row.low) ? `95 % interval over ${row.seeds.length} seeds: ${interval(row)}` : "one seed: no interval";
   return el("td", { class: "num", title }, scoreText(row, row.score) + spreadText(row), range(row));
 }
