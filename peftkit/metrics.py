@@ -177,6 +177,42 @@ class Perplexity(_Score):
         return float(np.exp(min(np.sum(predictions) / np.sum(labels), 700.0)))  # beyond it, a float ends
 
 
+class RecallAt1(_Score):
+    """Share of queries whose right document is the first; predictions are its ranks, references the 1 it is to have."""
+
+    depth = 1
+
+    def of(self, labels: Any, predictions: Any) -> float:
+        return float(np.mean(np.asarray(predictions) <= self.depth))
+
+
+class RecallAt5(RecallAt1):
+    """Share of queries whose right document is among the first five."""
+
+    depth = 5
+
+
+class RecallAt10(RecallAt1):
+    """Share of queries whose right document is among the first ten."""
+
+    depth = 10
+
+
+class MeanReciprocalRank(_Score):
+    """Mean of one by the rank of the right document (Voorhees 1999)."""
+
+    def of(self, labels: Any, predictions: Any) -> float:
+        return float(np.mean(1 / np.asarray(predictions)))
+
+
+class NDCGAt10(_Score):
+    """Mean of 1 / log2(1 + rank) of the one right document, 0 beyond the tenth (Järvelin and Kekäläinen 2002)."""
+
+    def of(self, labels: Any, predictions: Any) -> float:
+        ranks = np.asarray(predictions)
+        return float(np.mean((ranks <= 10) / np.log2(1 + ranks)))
+
+
 def normal(text: str) -> str:
     """Return a text without articles, punctuation, case and double spaces, as SQuAD compares them."""
     kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
@@ -197,6 +233,11 @@ METRICS: dict[str, type[_Score]] = {
     "token_f1": TokenF1,
     "rouge_l": RougeL,
     "perplexity": Perplexity,
+    "recall_at_1": RecallAt1,
+    "recall_at_5": RecallAt5,
+    "recall_at_10": RecallAt10,
+    "mrr": MeanReciprocalRank,
+    "ndcg_at_10": NDCGAt10,
 }
 
 

@@ -44,7 +44,10 @@ NORMS = {
 }
 # PEFT's names for kinds of tasks; by them it saves heads. Its model for QUESTION_ANS drops token_type_ids, by which
 # BERT tells question and passage apart, so that this kind goes without a name and its head is named instead
-TASK_TYPES = {"token_classification": "TOKEN_CLS", "question_answering": None, "causal_lm": "CAUSAL_LM"}
+TASK_TYPES = {
+    "token_classification": "TOKEN_CLS", "question_answering": None, "causal_lm": "CAUSAL_LM",
+    "retrieval": "FEATURE_EXTRACTION",
+}  # fmt: skip
 # PEFT's other tuners take adapter_names and do not heed them: docs/matrix.md
 MIXED = ("LORA", "BOTTLENECK", "SOFT_PROMPT", "MIX", "LAYER_MIX")
 UNMERGEABLE = ("BOTTLENECK", "SOFT_PROMPT", "LAYER_MIX", "MIX")
@@ -88,7 +91,7 @@ def wrap(
     if quantized:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
     is_seq2seq = model.config.is_encoder_decoder
-    config.task_type = config.task_type or ("SEQ_2_SEQ_LM" if is_seq2seq else TASK_TYPES.get(kind, "SEQ_CLS"))
+    config.task_type = config.task_type or TASK_TYPES.get(kind, "SEQ_2_SEQ_LM" if is_seq2seq else "SEQ_CLS")
     if kind == "question_answering" and hasattr(config, "modules_to_save"):
         config.modules_to_save = sorted({*(config.modules_to_save or ()), "qa_outputs"})
     elif kind == "question_answering":
