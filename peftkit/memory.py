@@ -30,9 +30,7 @@ class Memory:
 Loss = Callable[[nn.Module, Mapping[str, torch.Tensor]], torch.Tensor]
 
 
-def predict_memory(
-    model: nn.Module, batch: Mapping[str, torch.Tensor], bf16: bool, loss: Loss | None = None
-) -> Memory:
+def predict_memory(model: nn.Module, batch: Mapping[str, torch.Tensor], bf16: bool, loss: Loss | None = None) -> Memory:
     """Count weights, gradients and AdamW's states, and measure what one forward pass keeps for the backward.
 
     `loss` is that of a model that has none of its own.
@@ -46,9 +44,7 @@ def predict_memory(
     )
 
 
-def activation_bytes(
-    model: nn.Module, batch: Mapping[str, torch.Tensor], bf16: bool, loss: Loss | None = None
-) -> int:
+def activation_bytes(model: nn.Module, batch: Mapping[str, torch.Tensor], bf16: bool, loss: Loss | None = None) -> int:
     """Return the bytes that autograd saves in a forward pass over this batch, each storage once, weights left out."""
     weights = {w.untyped_storage().data_ptr() for w in model.parameters()}
     saved: dict[int, Any] = {}

@@ -65,7 +65,9 @@ def _csv(file: Path, column: str) -> Iterator[TextRow]:
     csv.field_size_limit(2**31 - 1)  # its 131,072 letters are too few for a long document
     is_tsv = file.suffix == ".tsv"
     with file.open(encoding="utf-8-sig", newline="") as opened:
-        lines = csv.reader(opened, delimiter="\t", quoting=csv.QUOTE_NONE) if is_tsv else csv.reader(opened, strict=True)
+        lines = (
+            csv.reader(opened, delimiter="\t", quoting=csv.QUOTE_NONE) if is_tsv else csv.reader(opened, strict=True)
+        )
         header = next(lines, [])
         _need(str(file), header, column)
         place, name = header.index(column), _id_column(header)
@@ -85,12 +87,16 @@ def _parquet(file: Path, column: str) -> Iterator[TextRow]:
     for batch in table.iter_batches(batch_size=256, columns=[column, *([] if name in (None, column) else [name])]):
         texts = batch[column].to_pylist()
         ids = [None] * len(texts) if name is None else batch[name].to_pylist()
-        yield from (TextRow(None if name is None else _text(row), _text(text)) for row, text in zip(ids, texts, strict=True))
+        yield from (
+            TextRow(None if name is None else _text(row), _text(text)) for row, text in zip(ids, texts, strict=True)
+        )
 
 
 def _need(place: str, names: Sequence[str], column: str) -> None:
     if column not in names:
-        raise UserError(f"{place} has no column {column} ({', '.join(names) or 'there are none'}); say embed.column=NAME")
+        raise UserError(
+            f"{place} has no column {column} ({', '.join(names) or 'there are none'}); say embed.column=NAME"
+        )
 
 
 def _id_column(names: Sequence[str]) -> str | None:

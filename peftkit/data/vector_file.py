@@ -58,7 +58,9 @@ class VectorFile:
             fields = [("id", kind), ("text", pa.string()), ("vector", lists.type)]
             self._writer = pq.ParquetWriter(self.part, pa.schema(fields))
         kinds = self._writer.schema
-        self._writer.write_table(pa.table([pa.array(ids, kinds.field("id").type), pa.array(texts), lists], schema=kinds))
+        self._writer.write_table(
+            pa.table([pa.array(ids, kinds.field("id").type), pa.array(texts), lists], schema=kinds)
+        )
 
     def _add_array(self, vectors: np.ndarray) -> None:
         if self._out is None:

@@ -38,7 +38,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = Non
         submission(chosen, config, overrides)
         return None
 
-    from peftkit.jobs import extend, finetune, forgetting, matrix, mixed, plan, pretrain, use
+    from peftkit.jobs import embed, extend, finetune, forgetting, matrix, mixed, plan, pretrain, use
     from peftkit.jobs.prepare import settle
 
     settle(chosen.source)
@@ -52,6 +52,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = Non
         "matrix": lambda: matrix.matrix(chosen),
         "forgetting": lambda: forgetting.forgetting(chosen),
         "extend": lambda: extend.extend(chosen, config, list(overrides)),
+        "embed": lambda: embed.embed(chosen),
     }
     return verbs[chosen.job]()
 

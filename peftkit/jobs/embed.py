@@ -155,6 +155,8 @@ def _encoder(run: Run, settings: Embed) -> Encoder:
         raise UserError(f"embed.layer={layer} is none of 0, the embeddings, to {layers}; say embed.layer=-1")
     if settings.pooling not in (None, pooling):
         say(f"!! the vectors are pooled by {settings.pooling}; what the model was made for is {pooling}")
+    if (settings.width or 1) > model.config.hidden_size:
+        raise UserError(f"embed.width={settings.width} is more than the model's {model.config.hidden_size}; drop it")
     places = getattr(model.config, "max_position_embeddings", None) or settings.max_length
     if torch.cuda.is_available() and not getattr(model, "is_quantized", False):
         model.to("cuda")

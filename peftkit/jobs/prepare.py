@@ -194,7 +194,9 @@ def own_loss(parts: Parts) -> Contrast | None:
     assert task.scale is not None  # what the schema asks of the kind
     width, widths = parts.model.config.hidden_size, task.widths or []
     if widths and max(widths) > width:
-        raise UserError(f"task.widths={widths} goes beyond the model's vectors of {width}; say task.widths=[{width // 4}]")
+        raise UserError(
+            f"task.widths={widths} goes beyond the model's vectors of {width}; say task.widths=[{width // 4}]"
+        )
     return Contrast(reads, task.scale, sorted({*widths, width}) if widths else [])
 
 

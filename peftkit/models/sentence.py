@@ -22,7 +22,7 @@ LONGEST = 512  # tokens, where a checkpoint tells no limit of its own
 
 
 def vector_pooling(model: Model, source: Source) -> str:
-    """Return how a text's vector is pooled, cls, mean or last: as the checkpoint's own file says, else as its family is.
+    """Return how a text's vector is pooled, cls, mean or last: as the checkpoint's file says, else as its family is.
 
     A decoder has read all of a text at its last token alone; of T5 it is the mean (Ni et al. 2022, Sentence-T5).
     """
@@ -47,7 +47,7 @@ def longest_text(source: Source, tokenizer: PreTrainedTokenizerBase, config: Pre
 
 
 def write_sentence_files(folder: Path, pooling: str, width: int, max_length: int) -> None:
-    """Make a folder with a checkpoint or an adapter one that SentenceTransformer(folder) loads, its vectors normalised."""
+    """Let SentenceTransformer(folder) load a folder with a checkpoint or an adapter, and give vectors of length one."""
     modules = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
     old_key = next(key for name, _, key in POOLINGS if name == pooling)
     files: dict[str, Any] = {

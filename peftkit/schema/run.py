@@ -52,6 +52,8 @@ class Task:
     stride: int | None = None
     no_answer: bool = False
     max_target_length: int | None = None
+    scale: float | None = None
+    widths: list[int] | None = None
 
 
 @dataclass
@@ -78,6 +80,16 @@ class Extend:
 
 
 @dataclass
+class Embed:
+    column: str
+    pooling: str | None
+    layer: int | None
+    normalize: bool
+    width: int | None
+    max_length: int | None
+
+
+@dataclass
 class Run:
     """One run, as the user chose it."""
 
@@ -101,6 +113,7 @@ class Run:
     claim: str | None = None
     vocab: str | None = None
     extend: Extend | None = None
+    embed: Embed | None = None
     trial: bool = False
     search: Search = field(default_factory=lambda: Search(None, 1))
 
@@ -115,11 +128,11 @@ class Run:
 
 SECTIONS: dict[str, type] = {
     "model": Model, "method": Method, "task": Task, "early_stopping": EarlyStopping, "search": Search,
-    "extend": Extend,
+    "extend": Extend, "embed": Embed,
 }  # fmt: skip
 
 # keys that do not change a result, and so are no part of its id or of its row on a board
-BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend")
+BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend", "embed")
 LATER = (*BESIDE, "trial", "search")  # keys that results of earlier versions lack
 INCIDENTAL = {"job", "out", "force", "run", *BESIDE, "input", "output", "source", "data_root"} | {
     f"train.{name}"
