@@ -288,7 +288,7 @@ def save_artefact(parts: Parts, folder: Path, vocab: str | None = None) -> Path:
 
     is_peft = isinstance(parts.model, PeftModel)
     artefact = folder / ("adapter" if is_peft else "model")
-    if vocab is None and is_mergeable(parts.model):  # else sentence-transformers cannot load it
+    if not is_peft or (vocab is None and is_mergeable(parts.model)):  # else sentence-transformers cannot load it
         with_sentence_files(parts, artefact)
     if is_peft and vocab is not None:
         # "auto" would add every row of the grown embeddings to those that trained

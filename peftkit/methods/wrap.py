@@ -223,6 +223,9 @@ def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
     if getattr(config, "target_modules", None) == "all-linear" and config.task_type in ("TOKEN_CLS", None):
         # PEFT leaves out the head of a sequence classifier alone; another's would be wrapped, and saved whole too
         config.target_modules = _linear_layers(model)
+    if getattr(config, "target_modules", None) == "all-linear" and config.task_type == "FEATURE_EXTRACTION":
+        # who loads the adapter over a plain AutoModel has a pooler again, which no adapter is for
+        config.target_modules = rf"(?!.*pooler).*\b({'|'.join(_linear_layers(model))})"
     if not hasattr(config, "target_modules") or config.target_modules is not None or hasattr(config, "places"):
         return  # our own configs know their places themselves
     if kind == "IA3" and model_type in IA3_PLACES:
