@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 
 from peftkit.train.callbacks import AllocateRanks, Follow, LogFile, QuietProgress, Schedule
 
-Reads = Callable[[nn.Module, Mapping[str, Any]], torch.Tensor]  # a model and a batch, into a tensor
+Reads = Callable[[nn.Module, dict[str, Any]], torch.Tensor]  # a model and a batch, into a tensor
 
 
 class ScoringTrainer(Trainer):
