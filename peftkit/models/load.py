@@ -96,6 +96,7 @@ def load_config(model: Model, source: Source) -> PretrainedConfig:
         return t5_encoder_config(config)
     if found != model.family:
         part = {"encoder": "bert", "decoder": "gpt2", "seq2seq": "t5"}[found]
+        part = "t5_encoder" if config.model_type == "t5" and found == "encoder" else part
         raise UserError(
             f"{source.name} is a {config.model_type} ({found}), but model={model.name} expects a {model.family}; "
             f"try model={part} model.checkpoint={model.checkpoint}"
@@ -107,7 +108,7 @@ def family(config: PretrainedConfig) -> str:
     """Return encoder, decoder or seq2seq."""
     if config.is_encoder_decoder:
         return "seq2seq"
-    encoders = ("t5_encoder", "bert", "roberta", "electra", "deberta", "albert", "mpnet", "xlm", "camembert", "ernie")
+    encoders = ("t5", "bert", "roberta", "electra", "deberta", "albert", "mpnet", "xlm", "camembert", "ernie")
     return "encoder" if any(name in config.model_type for name in encoders) else "decoder"
 
 
