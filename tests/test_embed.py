@@ -276,6 +276,21 @@ def test_sentence_transformers_loads_adapter_and_merged_checkpoint(
 
 
 @pytest.mark.slow
+def test_plan_evaluate_and_predict_know_pairs(
+    tiny: Words, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peftkit.plan(*tiny("bert", "task=retrieval", f"task.dataset={pairs}", "task.max_length=32"))
+    assert "memory" in capsys.readouterr().out
+    folder, result = contrastive(tiny, "bert", pairs)
+    peftkit.evaluate(folder)
+    (found,) = folder.glob("evaluation-*.json")
+    assert json.loads(found.read_text())["scores"] == result["scores"]
+    peftkit.predict(folder, pairs / "validation.jsonl", f"output={tmp_path}/told.jsonl")
+    told = [json.loads(line)["prediction"] for line in (tmp_path / "told.jsonl").read_text().splitlines()]
+    assert told == pq.read_table(folder / "predictions.parquet")["prediction"].to_pylist()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["bert", "gpt2", "t5", "t5_encoder"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_vectors_or_refuses(

@@ -51,7 +51,7 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class Found:
     """Vectors (texts, width), which of them count (texts,), and how many texts were cut."""
 
     vectors: np.ndarray
@@ -114,7 +114,7 @@ def embed(run: Run) -> None:
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, texts: list[str]) -> Encoded:
+def encode(encoder: Encoder, texts: list[str]) -> Found:
     """Return the vectors of texts in their order, whatever batches they stand in: the longest are read first.
 
     A text of spaces alone, or without any token, has no vector: zeros stand in its place.
@@ -136,7 +136,7 @@ def encode(encoder: Encoder, texts: list[str]) -> Encoded:
         vectors[there], known[there] = found, True
     if not np.isfinite(vectors).all():
         raise ValueError("the model's vectors are no numbers; look at its training, or try without train.bf16=true")
-    return Encoded(vectors, known, sum(cut))
+    return Found(vectors, known, sum(cut))
 
 
 def _encoder(run: Run, settings: Embed) -> Encoder:

@@ -111,6 +111,8 @@ def _verbs(run: Run) -> list[str]:
         found.append(f"input= is not for job={run.job}; say job=predict, or task.dataset=FILE to train on it")
     if run.job == "predict" and run.output is not None and Path(run.output).suffix not in WRITTEN:
         found.append(f"output={run.output} is none of {', '.join(WRITTEN)}; say output=answers.jsonl")
+    if run.job == "embed" and run.output is not None and run.output == run.input:
+        found.append(f"output={run.output} is what is read; say output=vectors.parquet")
     if run.job == "embed" and run.output is not None and Path(run.output).suffix not in VECTORS:
         found.append(f"output={run.output} is none of {', '.join(VECTORS)}; say output=vectors.parquet")
     if run.job in ("merge", "leaderboard") and run.output is not None and Path(run.output).is_file():
