@@ -301,7 +301,11 @@ def test_every_method_trains_vectors_or_refuses(
     if refused := check(tiny(model, "task=retrieval", f"task.dataset={pairs}", *more)):
         assert all("try method=" in sentence for sentence in refused)
         return
-    folder, result = contrastive(tiny, model, pairs, *more)
+    try:
+        folder, result = contrastive(tiny, model, pairs, *more)
+    except UserError as error:  # what only the loaded model can tell: T5 has no biases
+        assert "try method=" in str(error)
+        return
     assert result["gates"]["reload_difference"] <= (3e-2 if method == "qlora" else 1e-5)
     untouched = lines(tmp_path / "base.txt", TEXTS)
     base = embedded(untouched, f"model={model}", f"model.checkpoint={checkpoints[model]}")
