@@ -13,7 +13,7 @@ from typing import Any
 
 import wrapt
 
-__all__ = ["evaluate", "finetune", "load", "merge", "plan", "predict"]
+__all__ = ["embed", "evaluate", "finetune", "load", "merge", "plan", "predict"]
 
 try:
     __version__ = version("peftkit")

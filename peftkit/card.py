@@ -72,14 +72,17 @@ LOADED_BY: dict[str, tuple[str, str | None]] = {  # kind of task: Auto class, pi
     "question_answering": ("AutoModelForQuestionAnswering", None),
     "causal_lm": ("AutoModelForCausalLM", "text-generation"),
     "language_modeling": ("AutoModelForMaskedLM", "fill-mask"),
+    "retrieval": ("AutoModel", None),
 }
+VECTOR_OF = {"mean": "states.mean(dim=1)", "cls": "states[:, 0]", "last": "states[:, -1]"}  # of a text without padding
 
 
 RESIZE = 'base.resize_token_embeddings(len(AutoTokenizer.from_pretrained("{}")), mean_resizing=False)  # new words'
 
 
 def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str:
-    ours = base.get("pooling") == "mean" or "peftkit." in str(config["method"]["config"].get("_target_"))
+    target, is_vectors = str(config["method"]["config"].get("_target_")), config["task"]["kind"] == "retrieval"
+    ours = (base.get("pooling") == "mean" and not is_vectors) or "peftkit." in target
     lines = (
         ["import peftkit  # knows the mean-pooling classifier, the bottleneck adapter and the soft prompts"]
         if ours
@@ -90,6 +93,8 @@ def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str
     if kind == "language_modeling" and config["model"]["family"] == "decoder":
         kind = "causal_lm"
     auto, pipeline = ("AutoModelForSeq2SeqLM", None) if is_seq2seq else LOADED_BY[kind]
+    if is_vectors:
+        auto = "T5EncoderModel" if config["model"]["stand_in"] == "t5-mini" else "AutoModel"
     lines.append(f"from transformers import AutoConfig, AutoTokenizer, {auto}" + (", pipeline" if pipeline else ""))
     if artefact == "adapter":
         revision = f', revision="{base["revision"]}"' if base["kind"] in ("hub", "cache") else ""
@@ -105,6 +110,12 @@ def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str
     else:
         lines += ["", f'model = {auto}.from_pretrained("{artefact}").eval()']
     lines.append(f'tokenizer = AutoTokenizer.from_pretrained("{artefact}")')
+    if is_vectors:
+        lines += ['states = model(**tokenizer("a text", return_tensors="pt"))[0]', VECTOR_OF[base["pooling"]]]
+    if is_vectors and (artefact == "model" or "Lora" in target) and not config.get("vocab"):
+        lines.append(
+            f'# the same: sentence_transformers.SentenceTransformer("{artefact}").encode("a text"), of length one'
+        )
     if pipeline:
         lines.append(f'print(pipeline("{pipeline}", model=model, tokenizer=tokenizer)("a text"))')
     return "\n".join(lines)

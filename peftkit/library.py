@@ -33,6 +33,11 @@ def predict(run: str | Path | Sequence[str | Path], input: str | Path, *override
     _run("predict", (folders, f"input='{input}'", *overrides))
 
 
+def embed(input: str | Path, output: str | Path, *overrides: str) -> None:
+    """Write the vectors of a file's rows, of a checkpoint (`model=minilm`) or of a run (`run=DIR`)."""
+    _run("embed", (f"input='{input}'", f"output={output}", *overrides))
+
+
 def merge(run: str | Path, *overrides: str) -> Path:
     """Fold a run's adapter into its base and return the run folder."""
     (folder,) = _run("merge", (f"run={run}", *overrides))

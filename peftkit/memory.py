@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -27,18 +27,24 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def predict_memory(model: nn.Module, batch: Mapping[str, Any], bf16: bool) -> Memory:
-    """Count weights, gradients and AdamW's states, and measure what one forward pass keeps for the backward."""
+Loss = Callable[[nn.Module, Mapping[str, Any]], torch.Tensor]
+
+
+def predict_memory(model: nn.Module, batch: Mapping[str, Any], bf16: bool, loss: Loss | None = None) -> Memory:
+    """Count weights, gradients and AdamW's states, and measure what one forward pass keeps for the backward.
+
+    `loss` is that of a model that has none of its own.
+    """
     trained = sum(w.numel() * w.element_size() for w in model.parameters() if w.requires_grad)
     return Memory(
         weights=sum(w.numel() * w.element_size() for w in model.parameters()),
         gradients=trained,
         optimizer=ADAM_STATES * trained,
-        activations=activation_bytes(model, batch, bf16),
+        activations=activation_bytes(model, batch, bf16, loss),
     )
 
 
-def activation_bytes(model: nn.Module, batch: Mapping[str, Any], bf16: bool) -> int:
+def activation_bytes(model: nn.Module, batch: Mapping[str, Any], bf16: bool, loss: Loss | None = None) -> int:
     """Return the bytes that autograd saves in a forward pass over this batch, each storage once, weights left out."""
     weights = {w.untyped_storage().data_ptr() for w in model.parameters()}
     saved: dict[int, Any] = {}
@@ -54,6 +60,6 @@ def activation_bytes(model: nn.Module, batch: Mapping[str, Any], bf16: bool) -> 
     precision = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision:
-        loss = model(**inputs).loss
-    del loss
+        value = model(**inputs).loss if loss is None else loss(model, inputs)
+    del value
     return sum(storage.nbytes() for storage in saved.values())

@@ -184,6 +184,42 @@ class BitsPerByte(Perplexity):
         return float(np.sum(predictions) / np.sum(labels) / np.log(2))
 
 
+class RecallAt1(_Score):
+    """Share of queries whose right document is the first; predictions are its ranks, references the 1 it is to have."""
+
+    depth = 1
+
+    def of(self, labels: Any, predictions: Any) -> float:
+        return float(np.mean(np.asarray(predictions) <= self.depth))
+
+
+class RecallAt5(RecallAt1):
+    """Share of queries whose right document is among the first five."""
+
+    depth = 5
+
+
+class RecallAt10(RecallAt1):
+    """Share of queries whose right document is among the first ten."""
+
+    depth = 10
+
+
+class MeanReciprocalRank(_Score):
+    """Mean of one by the rank of the right document (Voorhees 1999)."""
+
+    def of(self, labels: Any, predictions: Any) -> float:
+        return float(np.mean(1 / np.asarray(predictions)))
+
+
+class NDCGAt10(_Score):
+    """Mean of 1 / log2(1 + rank) of the one right document, 0 beyond the tenth (Järvelin and Kekäläinen 2002)."""
+
+    def of(self, labels: Any, predictions: Any) -> float:
+        ranks = np.asarray(predictions)
+        return float(np.mean((ranks <= 10) / np.log2(1 + ranks)))
+
+
 def normal(text: str) -> str:
     """Return a text without articles, punctuation, case and double spaces, as SQuAD compares them."""
     kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
@@ -205,6 +241,11 @@ METRICS: dict[str, type[_Score]] = {
     "rouge_l": RougeL,
     "perplexity": Perplexity,
     "bits_per_byte": BitsPerByte,
+    "recall_at_1": RecallAt1,
+    "recall_at_5": RecallAt5,
+    "recall_at_10": RecallAt10,
+    "mrr": MeanReciprocalRank,
+    "ndcg_at_10": NDCGAt10,
 }
 
 

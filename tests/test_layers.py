@@ -13,7 +13,7 @@ from peftkit.paths import PACKAGE
 
 FREE = {"schema", "paths", "signatures", "source"}  # anyone may import them
 MIDDLE = {"train", "metrics", "record", "leaderboard", "memory", "card"}
-LOWEST = {"scores"}  # of torch alone
+LOWEST = {"scores", "vectors"}  # of torch alone
 PARTS = {"data", "models", "methods"}
 ALLOWED = {
     "": {"library"} | FREE, "__main__": {"cli"}, "cli": {"jobs", "help"} | FREE, "help": FREE,

@@ -27,10 +27,13 @@ READS = {
     "evaluate": ("run", "task", "source", "data_root", "train.per_device_eval_batch_size"),
     "merge": ("run", "output"),
     "forgetting": ("run", "input", "source", "data_root"),
+    "embed": ("run", "input", "output", "embed", "source", "train.per_device_eval_batch_size", "train.bf16"),
     "leaderboard": ("out", "output", "results", "watch", "claim"),
     "submission": ("out", "output", "runs", "source", "data_root", "model", "method", "train", "seed"),
     "matrix": ("output",),
 }
+
+NO_RUN = {"embed": ("model", "vocab")}  # what else it looks at where no run= is named
 
 ALONE = {
     "leaderboard": "shows every run below out=",
@@ -65,7 +68,14 @@ def _unread(words: Sequence[str]) -> Iterator[str]:
     keys = {parse(word).key_or_group: word.lstrip("+") for word in words}
     job = keys.get("job", "job=finetune").partition("=")[2]
     for key, word in keys.items():
-        known = (*READS.get(job, ()), "job", "hydra", *(() if job in ALONE else ("output", "input", "run", "runs")))
+        more = NO_RUN.get(job, ()) if "run" not in keys else ()
+        known = (
+            *READS.get(job, ()),
+            *more,
+            "job",
+            "hydra",
+            *(() if job in ALONE else ("output", "input", "run", "runs")),
+        )
         if job in READS and not any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in known):
             yield f"job={job} does not look at {word}: it {ALONE.get(job, 'takes the rest from run=DIR')}; drop it"
 

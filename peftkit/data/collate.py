@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,28 @@ def padded_pairs(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str,
 def padded_tags(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     """Return what pads texts and, alike, the labels of their tokens."""
     return DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=_multiple(), label_pad_token_id=-100)
+
+
+def padded_columns(
+    tokenizer: PreTrainedTokenizerBase, starts: Sequence[str]
+) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    """Return what pads rows of several texts, the inputs of each named by a start of its own and padded by themselves.
+
+    `texts` (rows, texts) numbers what stands in a batch: equal numbers are equal token ids.
+    """
+    pad = padded(tokenizer)
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        numbers: dict[tuple[int, ...], int] = {}
+        batch: dict[str, Any] = {}
+        for start in starts:
+            inputs = [{n.removeprefix(start): row[n] for n in row if n.startswith(start)} for row in rows]
+            batch |= {start + name: values for name, values in pad(inputs).items()}
+        ids = [[tuple(row[f"{start}input_ids"]) for start in starts] for row in rows]
+        batch["texts"] = torch.tensor([[numbers.setdefault(text, len(numbers)) for text in row] for row in ids])
+        return batch
+
+    return collate
 
 
 def _multiple() -> int | None:

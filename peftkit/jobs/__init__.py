@@ -45,7 +45,7 @@ def run(
         submission(chosen, config, overrides)
         return None
 
-    from peftkit.jobs import extend, finetune, forgetting, matrix, mixed, plan, pretrain, use
+    from peftkit.jobs import embed, extend, finetune, forgetting, matrix, mixed, plan, pretrain, use
     from peftkit.jobs.prepare import settle
 
     settle(chosen.source)
@@ -59,6 +59,7 @@ def run(
         "matrix": lambda: matrix.matrix(chosen),
         "forgetting": lambda: forgetting.forgetting(chosen),
         "extend": lambda: extend.extend(chosen, config, list(overrides)),
+        "embed": lambda: embed.embed(chosen),
     }
     return verbs[chosen.job]()
 

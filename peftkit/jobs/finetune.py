@@ -27,14 +27,16 @@ from peftkit.jobs.prepare import (
     carve,
     device_name,
     find_model,
+    own_loss,
     scoring,
     set_up,
     sources_of,
 )
 from peftkit.jobs.search import search
-from peftkit.methods import count_parameters, fold
+from peftkit.methods import count_parameters, fold, is_mergeable
 from peftkit.metrics import score
 from peftkit.models.rows import read_vocabulary, rest_of, save_rows
+from peftkit.models.sentence import write_sentence_files
 from peftkit.schema import Run
 from peftkit.source import Source
 
@@ -152,6 +154,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         patience=run.early_stopping.patience,
         log=folder / "log.jsonl",
         schedule=parts.schedule,
+        loss=own_loss(parts),
     )
     texts = {}
     if isinstance(parts.format, Language) and not run.trial:
@@ -200,7 +203,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
             **speeds,
             "tokens": tokens,
             "padding_waste": padding_waste(encoded.lengths, order, batch),
-            "tokens_per_second": tokens / fit.seconds,
+            "tokens_per_second": tokens / fit.seconds if tokens else 0.0,
             "steps": fit.steps,
             "epochs": fit.epochs,
         }
@@ -314,6 +317,8 @@ def save_artefact(parts: Parts, folder: Path, vocab: str | None = None) -> Path:
 
     is_peft = isinstance(parts.model, PeftModel)
     artefact = folder / ("adapter" if is_peft else "model")
+    if not is_peft or (vocab is None and is_mergeable(parts.model)):  # else sentence-transformers cannot load it
+        with_sentence_files(parts, artefact)
     if is_peft and vocab is not None:
         # "auto" would add every row of the grown embeddings to those that trained
         parts.model.save_pretrained(str(artefact), save_embedding_layers=False)
@@ -329,6 +334,13 @@ def save_artefact(parts: Parts, folder: Path, vocab: str | None = None) -> Path:
         config.save_pretrained(str(artefact / "base"))
         (artefact / "README.md").unlink(missing_ok=True)  # PEFT's blank card; ours lies beside the folder
     return artefact
+
+
+def with_sentence_files(parts: Parts, folder: Path) -> None:
+    """Let sentence-transformers load a folder where a model of vectors is saved."""
+    if parts.format.reads == "vectors":
+        config = parts.model.config
+        write_sentence_files(folder, config.vector_pooling, config.hidden_size, parts.format.task.max_length)
 
 
 def shipped_bytes(parts: Parts, artefact: Path) -> int:

@@ -11,7 +11,7 @@ from peftkit import train
 from peftkit.data.collate import LengthGroupedSampler, padding_waste
 from peftkit.data.rows import load_rows
 from peftkit.jobs.console import is_main
-from peftkit.jobs.prepare import announce, build, carve, find_model, steps_of
+from peftkit.jobs.prepare import announce, build, carve, find_model, own_loss, steps_of
 from peftkit.memory import predict_memory
 from peftkit.methods import count_parameters
 from peftkit.schema import Run
@@ -32,7 +32,7 @@ def plan(run: Run) -> None:
     order = LengthGroupedSampler(encoded.lengths, batch_size, run.seed).order(0)
     longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]
     batch = parts.format.collator()([encoded.rows[int(row)] for row in longest])
-    memory = predict_memory(parts.model, batch, arguments.bf16)
+    memory = predict_memory(parts.model, batch, arguments.bf16, own_loss(parts))
     parameters = count_parameters(parts.model)
     epochs, accumulation = arguments.num_train_epochs, arguments.gradient_accumulation_steps
     steps = steps_of(arguments, len(encoded.lengths))

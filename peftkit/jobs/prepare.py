@@ -21,10 +21,12 @@ from peftkit.jobs.console import say
 from peftkit.methods import Gradual, Unfreezing, wrap
 from peftkit.models.load import load_model, load_tokenizer, locate, pooling_of
 from peftkit.models.rows import FACTS, WEIGHTS, grow, read_vocabulary
+from peftkit.models.sentence import vector_pooling
 from peftkit.schema import Model, Run, Task, UserError
 from peftkit.scores import Scores
 from peftkit.source import Source, fingerprint, hub_answers
-from peftkit.train import ScoringTrainer, make_trainer, precision_of, training_arguments
+from peftkit.train import Contrast, ScoringTrainer, make_trainer, precision_of, training_arguments
+from peftkit.vectors import Vectors
 
 VOCABULARY = (FACTS, WEIGHTS, "tokenizer.json")  # what decides of a folder of job=extend
 
@@ -76,7 +78,8 @@ def announce(model: Source, data: Source) -> list[str]:
 
 def sources_of(run: Run, model: Source, data: Source) -> dict[str, Any]:
     """Return where both came from, as the result records it: without the folders of this machine."""
-    entries = {"model": {**asdict(model), "pooling": pooling_of(run.model, model)}, "data": asdict(data)}
+    pooling = (vector_pooling if run.task.kind == "retrieval" else pooling_of)(run.model, model)
+    entries = {"model": {**asdict(model), "pooling": pooling}, "data": asdict(data)}
     for entry in entries.values():
         del entry["folder"]
     return entries
@@ -89,7 +92,7 @@ def build(run: Run, model_source: Source, names: list[str] | None, rows: Dataset
     """
     from transformers import set_seed
 
-    tokenizer = load_tokenizer(_words(run.vocab, model_source))
+    tokenizer = load_tokenizer(words_of(run.vocab, model_source))
     task_format = format_of(run.task, run.model.family, names, tokenizer)
     encoded = task_format.blocks(rows, run.seed) if isinstance(task_format, Language) else task_format.encode(rows)
     set_seed(run.seed)
@@ -108,7 +111,7 @@ def build(run: Run, model_source: Source, names: list[str] | None, rows: Dataset
     return Parts(model, tokenizer, task_format, schedule), encoded
 
 
-def _words(vocab: str | None, model: Source) -> Source:
+def words_of(vocab: str | None, model: Source) -> Source:
     """Return where the tokenizer comes from: the base, or a folder that job=extend made of this very base.
 
     Raises:
@@ -177,9 +180,29 @@ def set_up(run: Run) -> dict[str, Any]:
     return found if run.vocab is None else {**found, "vocab": fingerprint(Path(run.vocab), VOCABULARY)}
 
 
-def scoring(parts: Parts) -> Scores:
-    """Return what reads a model's scores."""
+def scoring(parts: Parts) -> Scores | Vectors:
+    """Return what reads a model's scores, of which vectors are one kind."""
+    if parts.format.reads == "vectors":
+        return Vectors(parts.model.config.vector_pooling)
     return Scores(parts.format.reads, parts.format.words)
+
+
+def own_loss(parts: Parts) -> Contrast | None:
+    """Return what training lowers where the model has no loss of its own.
+
+    Raises:
+        UserError: a width is none of the model's.
+    """
+    reads, task = scoring(parts), parts.format.task
+    if not isinstance(reads, Vectors):
+        return None
+    assert task.scale is not None  # what the schema asks of the kind
+    width, widths = parts.model.config.hidden_size, task.widths or []
+    if widths and max(widths) > width:
+        raise UserError(
+            f"task.widths={widths} goes beyond the model's vectors of {width}; say task.widths=[{width // 4}]"
+        )
+    return Contrast(reads, task.scale, sorted({*widths, width}) if widths else [])
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from peftkit.data.formats import format_of
 from peftkit.data.rows import load_rows, text_of
 from peftkit.jobs import extend
 from peftkit.jobs.console import is_main, say
-from peftkit.jobs.finetune import answer, evaluate_splits
+from peftkit.jobs.finetune import answer, evaluate_splits, with_sentence_files
 from peftkit.jobs.prepare import Parts, announce, find_model, predictor
 from peftkit.methods import load_adapter
 from peftkit.methods import merge as merge_adapter
@@ -130,6 +130,7 @@ def merge(run: Run) -> Path:
         say(f"trained over a quantised base; {merging(measured)}")
     merged.save_pretrained(str(target))
     parts.tokenizer.save_pretrained(str(target))
+    with_sentence_files(parts, target)
     ours = str(merged.config.model_type).startswith(("mean_pooling_", "t5_encoder"))
     say(f"merged -> {target}" + (" (import peftkit before transformers loads it: its head is ours)" if ours else ""))
     return folder

@@ -87,6 +87,26 @@ def bits_per_byte(labels: Array, predictions: Array, weights: Array) -> Array:
     return _share((weights * labels) @ predictions.T, (weights @ labels)[:, None])
 
 
+def recall_at_1(labels: Array, predictions: Array, weights: Array) -> Array:
+    return _mean(predictions <= 1, weights)
+
+
+def recall_at_5(labels: Array, predictions: Array, weights: Array) -> Array:
+    return _mean(predictions <= 5, weights)
+
+
+def recall_at_10(labels: Array, predictions: Array, weights: Array) -> Array:
+    return _mean(predictions <= 10, weights)
+
+
+def mrr(labels: Array, predictions: Array, weights: Array) -> Array:
+    return _mean(1 / predictions, weights)
+
+
+def ndcg_at_10(labels: Array, predictions: Array, weights: Array) -> Array:
+    return _mean((predictions <= 10) / np.log2(1 + predictions), weights)
+
+
 def count_tags(labels: Array, predictions: Array) -> tuple[Array, Array]:
     """Return (examples,) words and (runs, examples) right ones of lists of tags, -1 for none."""
     right: list[list[int]] = [[np.sum(np.equal(a, b)) for a, b in zip(labels, run, strict=True)] for run in predictions]
@@ -104,6 +124,11 @@ def _ranks(values: Array, weights: Array) -> Array:
     return (np.cumsum(counts, axis=1) - (counts - 1) / 2)[:, where]
 
 
+def _mean(values: Array, weights: Array) -> Array:
+    """Return the weighted means of each run's values (runs, examples)."""
+    return _share(weights @ values.T, weights.sum(1, keepdims=True))
+
+
 def _classes(labels: Array, predictions: Array) -> Array:
     return np.union1d(labels, predictions)
 
@@ -117,6 +142,7 @@ def _share(part: Array, whole: Array, otherwise: float = 0.0) -> Array:
 WEIGHTED: dict[str, Callable[[Array, Array, Array], Array]] = {
     "accuracy": accuracy, "f1": f1, "macro_f1": macro_f1, "matthews_correlation": matthews_correlation,
     "pearson": pearson, "spearman": spearman, "mean_squared_error": mean_squared_error,
-    "token_accuracy": token_accuracy, "bits_per_byte": bits_per_byte,
+    "token_accuracy": token_accuracy, "bits_per_byte": bits_per_byte, "recall_at_1": recall_at_1,
+    "recall_at_5": recall_at_5, "recall_at_10": recall_at_10, "mrr": mrr, "ndcg_at_10": ndcg_at_10,
 }  # fmt: skip
 ERRORS = {"mean_squared_error", "bits_per_byte"}  # less is better

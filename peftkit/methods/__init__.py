@@ -5,7 +5,7 @@ from __future__ import annotations
 import peft  # noqa: F401  # first: peftkit registers its tuners as it comes, which import one another
 
 from peftkit.methods.gradual import Gradual, Unfreezing
-from peftkit.methods.own import BitFit, Full, LinearProbe
+from peftkit.methods.own import BitFit, Full, LinearProbe, Untuned
 from peftkit.methods.soft_prompt import fold
 from peftkit.methods.token_rows import embedding_rows
 from peftkit.methods.wrap import (
@@ -26,6 +26,7 @@ __all__ = [
     "LinearProbe",
     "Parameters",
     "Unfreezing",
+    "Untuned",
     "count_parameters",
     "embedding_rows",
     "fold",

@@ -1,4 +1,4 @@
-"""Turn a model into itself with some of its own weights frozen: full fine-tuning, linear probe, BitFit."""
+"""Turn a model into itself with some of its own weights frozen: full fine-tuning, linear probe, BitFit, none."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ class Full:
 
     def apply(self, model: nn.Module) -> nn.Module:
         model.requires_grad_(True)
+        return model
+
+
+@dataclass(frozen=True)
+class Untuned:
+    """Train nothing: the row that every other is to beat."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        model.requires_grad_(False)
         return model
 
 

@@ -44,7 +44,10 @@ NORMS = {
 }
 # PEFT's names for kinds of tasks; by them it saves heads. Its model for QUESTION_ANS drops token_type_ids, by which
 # BERT tells question and passage apart, so that this kind goes without a name and its head is named instead
-TASK_TYPES = {"token_classification": "TOKEN_CLS", "question_answering": None, "causal_lm": "CAUSAL_LM"}
+TASK_TYPES = {
+    "token_classification": "TOKEN_CLS", "question_answering": None, "causal_lm": "CAUSAL_LM",
+    "retrieval": "FEATURE_EXTRACTION",
+}  # fmt: skip
 # PEFT's other tuners take adapter_names and do not heed them: docs/matrix.md
 MIXED = ("LORA", "BOTTLENECK", "SOFT_PROMPT", "MIX", "LAYER_MIX")
 UNMERGEABLE = ("BOTTLENECK", "SOFT_PROMPT", "LAYER_MIX", "MIX")
@@ -106,11 +109,10 @@ def wrap(
 
 def _task_type(model: PreTrainedModel, kind: str) -> str | None:
     """Return PEFT's name for a kind of task; it has none for masked words."""
-    if model.config.is_encoder_decoder:
-        return "SEQ_2_SEQ_LM"
-    if kind == "language_modeling":
+    is_seq2seq = model.config.is_encoder_decoder
+    if kind == "language_modeling" and not is_seq2seq:
         return "CAUSAL_LM" if model.can_generate() else None
-    return TASK_TYPES.get(kind, "SEQ_CLS")
+    return TASK_TYPES.get(kind, "SEQ_2_SEQ_LM" if is_seq2seq else "SEQ_CLS")
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
@@ -232,6 +234,9 @@ def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
     if getattr(config, "target_modules", None) == "all-linear" and config.task_type in ("TOKEN_CLS", None) and has_head:
         # PEFT leaves out the head of a sequence classifier alone; another's would be wrapped, and saved whole too
         config.target_modules = _linear_layers(model)
+    if getattr(config, "target_modules", None) == "all-linear" and config.task_type == "FEATURE_EXTRACTION":
+        # who loads the adapter over a plain AutoModel has a pooler again, which no adapter is for
+        config.target_modules = rf"(?!.*pooler).*\b({'|'.join(_linear_layers(model))})"
     if not hasattr(config, "target_modules") or config.target_modules is not None or hasattr(config, "places"):
         return  # our own configs know their places themselves
     if kind == "IA3" and model_type in IA3_PLACES:

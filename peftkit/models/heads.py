@@ -28,6 +28,8 @@ from transformers.models.distilbert.modeling_distilbert import DistilBertPreTrai
 from transformers.models.roberta.modeling_roberta import RobertaPreTrainedModel
 from transformers.models.t5.modeling_t5 import T5PreTrainedModel
 
+from peftkit.vectors import mean_of_real_tokens
+
 
 def register() -> None:
     """Teach transformers' Auto classes the models of this file. Calling it twice does nothing more."""
@@ -56,17 +58,6 @@ def mean_pooling_config(config: PretrainedConfig) -> PretrainedConfig:
         )
     settings = {k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures")}
     return MEAN_POOLING[config.model_type][0](**settings)
-
-
-def mean_of_real_tokens(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Average hidden states (batch, tokens, width) over the tokens whose mask (batch, tokens) is 1 (SBERT, section 3).
-
-    Prefix tuning lengthens the mask on its left but not the states, so the mask's last columns count.
-    """
-    if attention_mask is None:
-        return hidden.mean(dim=1)
-    mask = attention_mask[:, -hidden.shape[1] :, None].to(hidden.dtype)
-    return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
 class MeanPooling:

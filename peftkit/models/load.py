@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +25,9 @@ from transformers import (
 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 from transformers.pytorch_utils import Conv1D
 
+from peftkit.models.backbone import Backbone
 from peftkit.models.heads import mean_pooling_config, t5_encoder_config
+from peftkit.models.sentence import pooled_as, vector_pooling
 from peftkit.schema import Model, UserError
 from peftkit.source import Source, fingerprint, hub_answers
 
@@ -96,6 +97,7 @@ def load_config(model: Model, source: Source) -> PretrainedConfig:
         return t5_encoder_config(config)
     if found != model.family:
         part = {"encoder": "bert", "decoder": "gpt2", "seq2seq": "t5"}[found]
+        part = "t5_encoder" if config.model_type == "t5" and found == "encoder" else part
         raise UserError(
             f"{source.name} is a {config.model_type} ({found}), but model={model.name} expects a {model.family}; "
             f"try model={part} model.checkpoint={model.checkpoint}"
@@ -107,7 +109,7 @@ def family(config: PretrainedConfig) -> str:
     """Return encoder, decoder or seq2seq."""
     if config.is_encoder_decoder:
         return "seq2seq"
-    encoders = ("t5_encoder", "bert", "roberta", "electra", "deberta", "albert", "mpnet", "xlm", "camembert", "ernie")
+    encoders = ("t5", "bert", "roberta", "electra", "deberta", "albert", "mpnet", "xlm", "camembert", "ernie")
     return "encoder" if any(name in config.model_type for name in encoders) else "decoder"
 
 
@@ -117,8 +119,7 @@ def pooling_of(model: Model, source: Source) -> str | None:
         return None
     if model.pooling in ("cls", "mean"):
         return model.pooling
-    settings = _pooling_file(source)
-    return "mean" if settings.get("pooling_mode_mean_tokens") else "cls"
+    return "mean" if pooled_as(source) == "mean" else "cls"
 
 
 def load_model(
@@ -135,6 +136,10 @@ def load_model(
     transformers' BitsAndBytesConfig) the linear layers of the base are held in 4 or 8 bits and the head is kept out.
     """
     config = load_config(model, source)
+    if kind == "retrieval":
+        backbone = read_checkpoint(Backbone, source, config, quantization)[0]
+        backbone.config.vector_pooling = vector_pooling(model, source)
+        return backbone
     if kind in ("classification", "regression") and pooling_of(model, source) == "mean":
         config = mean_pooling_config(config)
     if model.family != "seq2seq" and kind not in ("causal_lm", "language_modeling"):
@@ -177,6 +182,8 @@ def round_as(model: PreTrainedModel, quantized: PreTrainedModel) -> PreTrainedMo
 
 def auto_class(family: str, kind: str) -> Any:
     """Return the Auto class of transformers that loads a family for a kind of task."""
+    if kind == "retrieval":
+        return Backbone
     if family == "seq2seq":
         return AutoModelForSeq2SeqLM
     return {
@@ -253,20 +260,3 @@ def _cached_commit(model: Model) -> str | None:
 
     found = try_to_load_from_cache(model.checkpoint, "config.json", revision=model.revision)
     return Path(found).parent.name if isinstance(found, str) else None
-
-
-def _pooling_file(source: Source) -> dict[str, Any]:
-    """Read the pooling settings that sentence encoders carry in 1_Pooling/config.json; empty where there are none."""
-    name = "1_Pooling/config.json"
-    file = Path(checkpoint_path(source)) / name
-    if source.kind in ("hub", "cache"):
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-        try:
-            file = Path(
-                hf_hub_download(source.name, name, revision=source.revision, local_files_only=source.kind == "cache")
-            )
-        except (EntryNotFoundError, LocalEntryNotFoundError):
-            return {}
-    return json.loads(file.read_text()) if file.is_file() else {}

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from peftkit.schema.checks import complaints
-from peftkit.schema.mismatches import FILES, ROW_RULES, TEXTS, mismatches
+from peftkit.schema.mismatches import FILES, ROW_RULES, TEXT_FILES, TEXTS, mismatches
 from peftkit.schema.names import holds_keys, key_names, nearest, nearest_key, takes_list
-from peftkit.schema.run import INCIDENTAL, SECTIONS, EarlyStopping, Extend, Method, Model, Run, Search, Task, UserError
+from peftkit.schema.run import (
+    INCIDENTAL,
+    SECTIONS,
+    EarlyStopping,
+    Embed,
+    Extend,
+    Method,
+    Model,
+    Run,
+    Search,
+    Task,
+    UserError,
+)
 
 __all__ = [
     "FILES",
@@ -13,7 +25,9 @@ __all__ = [
     "ROW_RULES",
     "SECTIONS",
     "TEXTS",
+    "TEXT_FILES",
     "EarlyStopping",
+    "Embed",
     "Extend",
     "Method",
     "Model",

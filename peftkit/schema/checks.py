@@ -14,7 +14,7 @@ from peftkit.signatures import Field, annotation, fields_of, names_in
 
 JOBS = (
     "finetune", "evaluate", "predict", "merge", "pretrain", "plan", "leaderboard", "submission", "matrix", "forgetting",
-    "extend",
+    "extend", "embed",
 )  # fmt: skip
 METRICS = tuple(dict.fromkeys(name for names in METRICS_OF.values() for name in names))
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "task.kind": tuple(METRICS_OF),
     "task.sample_by": ("line", "document", None),
     "extend.rows": ROW_RULES,
+    "embed.pooling": ("mean", "cls", "last", None),
 }
 PACKAGES = ("peft", "peftkit")
 UPSTREAM = ("train.", "method.config.", "method.quantization.")
@@ -72,6 +73,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of values of the rig
     "extend.budget": (lambda terms: terms >= 0, "it must be 0 terms or more"),
     "extend.min_count": (_positive, "it must be 1 or more"),
     "extend.pad_to": (_positive, "it must be 1 row or more, or null"),
+    "embed.width": (_positive, "it must be 1 or more, or null"),
+    "embed.max_length": (lambda tokens: tokens > 2, "it must be 3 tokens or more, or null"),
     "early_stopping.patience": (_positive, "it must be 1 or more, or null"),
     "method.learning_rate": (_positive, "it must be above 0"),
     "task.max_length": (lambda tokens: tokens > 2, "it must be 3 tokens or more"),
@@ -81,7 +84,12 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of values of the rig
     "task.stride": (lambda tokens: tokens >= 0, "it must be 0 tokens or more"),
     "task.max_train_rows": (_positive, "it must be 1 or more, or null"),
     "task.max_eval_rows": (_positive, "it must be 1 or more, or null"),
-    "task.text": (lambda columns: len(columns) in (1, 2), "it takes one or two columns; say task.text=[first,second]"),
+    "task.text": (bool, "it takes a column or more; say task.text=[first,second]"),
+    "task.scale": (_positive, "it must be above 0"),
+    "task.widths": (
+        lambda widths: bool(widths) and min(widths) > 0,
+        "it takes numbers above 0; say task.widths=[64,128]",
+    ),
     "task.metrics": (bool, "it takes one or more; say task.metrics=[accuracy]"),
     "task.labels": (lambda names: len(set(names)) > 1, "it takes two names or more; say task.labels=[no,yes], or null"),
     **{

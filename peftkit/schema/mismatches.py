@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from importlib.util import find_spec
 from pathlib import Path
 
 from peftkit.schema.names import nearest
@@ -11,9 +12,12 @@ from peftkit.schema.run import Run
 from peftkit.signatures import fields_of
 
 USES_RUN = ("evaluate", "predict", "merge", "forgetting")  # a finished run folder
+MAY_USE_RUN = (*USES_RUN, "embed")
 WRITTEN = (".csv", ".tsv", ".jsonl", ".parquet")
 FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".conll", ".conllu")
 TEXTS = (".txt", ".jsonl", ".parquet")  # what a corpus is made of
+TEXT_FILES = (*TEXTS, ".csv", ".tsv")  # what job=embed reads row by row
+VECTORS = (".parquet", ".npy")  # and writes
 ROW_RULES = ("pieces", "mean", "normal", "random")  # what the row of a new token is before it trains
 
 _TEXT = ("exact_match", "token_f1", "rouge_l")
@@ -25,6 +29,11 @@ METRICS_OF: dict[str, tuple[str, ...]] = {  # of each kind of task
     "causal_lm": ("perplexity", *_TEXT),
     "seq2seq": ("perplexity", *_TEXT),
     "language_modeling": ("bits_per_byte",),
+    "retrieval": ("recall_at_1", "recall_at_5", "recall_at_10", "mrr", "ndcg_at_10"),
+}
+NO_VECTORS = {  # configs of methods that cannot train a model of vectors, which has no head and no loss of its own
+    "LinearProbe": "vectors have no head to probe; try method=linear_probe_mix or method=lora",
+    "AdaLoraConfig": "PEFT keeps its directions apart in a model's own loss, and vectors have none; try method=lora",
 }
 LANGUAGE = ("sample_by", "noise", "mean_span", "whole_words", "packing", "join_documents")  # keys of that kind alone
 UNPACKED = ("peftkit.methods.soft_prompt", "peftkit.methods.mix", "peft.P", "peft.Multi")  # soft prompts
@@ -38,7 +47,7 @@ FAMILIES = {  # the models that have a head for it, and one to try
 
 def mismatches(run: Run) -> list[str]:
     """Return a sentence for each; nothing is opened but result.json."""
-    return [*_combinations(run), *_verbs(run), *_task(run), *_files(run), *_vocabulary(run)]
+    return [*_combinations(run), *_verbs(run), *_task(run), *_files(run), *_vocabulary(run), *_vectors(run)]
 
 
 def _combinations(run: Run) -> list[str]:
@@ -48,6 +57,11 @@ def _combinations(run: Run) -> list[str]:
     for of, name in ((model.family, f"model={model.name}"), (run.task.kind, f"task={run.task.name}")):
         if trains and (reason := method.refuses.get(of)) and not (of == "seq2seq" and name.startswith("task")):
             found.append(f"method={method.name} does not work on {name}: {reason}")
+    if trains and str(method.config.get("_target_")).endswith(".Untuned") and run.task.kind != "retrieval":
+        found.append(
+            f"method={method.name} does not work on task={run.task.name}: vectors alone (task=retrieval) are scored "
+            "before anything has trained; try method=lora"
+        )
     families, instead = FAMILIES.get(run.task.kind, ((model.family,), ""))
     if trains and model.family not in families:
         found.append(
@@ -92,14 +106,20 @@ def _verbs(run: Run) -> list[str]:
         found.append("runs= answers a file with a column task; say input=FILE, or run=DIR for one text")
     elif run.job in USES_RUN and run.run is None and run.runs is None:
         found.append(f"job={run.job} needs a run folder; say run=outputs/.../seed-0-...")
-    if run.job not in USES_RUN and run.run is not None:
+    if run.job not in MAY_USE_RUN and run.run is not None:
         found.append(f"run= is not for job={run.job}; say job=evaluate, job=predict or job=merge, or drop it")
     if run.job == "predict" and run.input is None:
         found.append("job=predict needs input=FILE or input='a text'")
-    if run.job not in ("predict", "forgetting") and run.input is not None:
+    if run.job == "embed" and run.input is None:
+        found.append("job=embed needs input=FILE or input='a text'")
+    if run.job not in ("predict", "forgetting", "embed") and run.input is not None:
         found.append(f"input= is not for job={run.job}; say job=predict, or task.dataset=FILE to train on it")
     if run.job == "predict" and run.output is not None and Path(run.output).suffix not in WRITTEN:
         found.append(f"output={run.output} is none of {', '.join(WRITTEN)}; say output=answers.jsonl")
+    if run.job == "embed" and run.output is not None and run.output == run.input:
+        found.append(f"output={run.output} is what is read; say output=vectors.parquet")
+    if run.job == "embed" and run.output is not None and Path(run.output).suffix not in VECTORS:
+        found.append(f"output={run.output} is none of {', '.join(VECTORS)}; say output=vectors.parquet")
     if run.job in ("merge", "leaderboard") and run.output is not None and Path(run.output).is_file():
         found.append(f"output={run.output} is a file; job={run.job} writes a folder: say output=FOLDER")
     for name in ("watch", "claim"):
@@ -109,7 +129,8 @@ def _verbs(run: Run) -> list[str]:
         found.append(f"output={run.output} is no zip; say output=submission.zip")
     if run.results is not None and run.job != "leaderboard":
         found.append(f"results= is not for job={run.job}; say job=leaderboard, or drop it")
-    if run.job not in ("predict", "merge", "matrix", "submission", "leaderboard") and run.output is not None:
+    writes = ("predict", "merge", "matrix", "submission", "leaderboard", "embed")
+    if run.job not in writes and run.output is not None:
         found.append(f"output= is not for job={run.job}; say out=FOLDER for where run folders go")
     return found
 
@@ -138,7 +159,7 @@ def _task(run: Run) -> list[str]:
         found.append(f"task.kind={task.kind} has no {', '.join(wrong)}; say task.metrics=[{','.join(known[:2])}]")
     if task.kind == "causal_lm" and task.label is None and task.metrics != ["perplexity"]:
         found.append("without a label there is no text to compare with; say task.metrics=[perplexity], or task.label=")
-    if task.label is None and task.kind not in ("causal_lm", "language_modeling"):
+    if task.label is None and task.kind not in ("causal_lm", "language_modeling", "retrieval"):
         found.append(f"task.label is not set; say task.label=... (task.kind={task.kind} learns from it)")
     columns_of = {
         "question_answering": (2, "question,context"), "token_classification": (1, "tokens"),
@@ -147,11 +168,15 @@ def _task(run: Run) -> list[str]:
     wanted, example = columns_of.get(task.kind, (len(task.text), ""))
     if len(task.text) != wanted:
         found.append(f"task.kind={task.kind} reads {wanted} column{'s'[: wanted - 1]}; say task.text=[{example}]")
+    if len(task.text) > 2 and task.kind != "retrieval":
+        found.append(f"task.kind={task.kind} reads one or two columns; say task.text=[{','.join(task.text[:2])}]")
     for key, kinds in (
         ("stride", ("question_answering",)),
         ("no_answer", ("question_answering",)),
         ("max_target_length", ("causal_lm", "seq2seq")),
         *((key, ("language_modeling",)) for key in LANGUAGE),
+        ("scale", ("retrieval",)),
+        ("widths", ("retrieval",)),
     ):
         if getattr(task, key) and task.kind not in kinds:
             found.append(f"task.{key} is not for task.kind={task.kind}; drop it")
@@ -188,17 +213,19 @@ def _language(run: Run) -> list[str]:
 def _files(run: Run) -> list[str]:
     key, folders = ("run", [run.run]) if run.run is not None else ("runs", run.runs or [])
     found = [sentence for folder in folders for sentence in _run_folder(key, folder)]
-    if run.job != "merge":
+    if run.job not in ("merge", "embed"):
         found += [
             f"run={folder} holds words, and no run; say vocab={folder} to train with them"
             for folder in folders
             if (Path(folder) / "vocabulary.json").is_file()
         ]
-    found = found if run.job in (*USES_RUN, "submission") else []
+    found = found if run.job in (*MAY_USE_RUN, "submission") else []
     if run.job == "predict" and run.input is not None:
         return found + _input(run.input)
     if run.job == "forgetting" and run.input is not None:
         return found + _text_file(run.input)
+    if run.job == "embed" and run.input is not None:
+        found += _input(run.input, TEXT_FILES)
     if run.model.checkpoint.startswith(("/", "./", "../", "~")) and not Path(run.model.checkpoint).is_dir():
         found.append(f"model.checkpoint={run.model.checkpoint} is no folder{_tilde(run.model.checkpoint)}")
     if run.job == "leaderboard":
@@ -242,15 +269,48 @@ def _vocabulary(run: Run) -> list[str]:
         found += _corpus("extend.corpus", extend.corpus)
     if run.vocab is None:
         return found
-    if run.job not in ("finetune", "plan"):
+    if run.job not in ("finetune", "plan", "embed"):
         return [*found, f"vocab= is not for job={run.job}; a run folder has its words with it: drop vocab="]
     if not (Path(run.vocab) / "vocabulary.json").is_file():
         hint = _tilde(run.vocab) or "; name a folder that job=extend made, as outputs/extend/..."
         found.append(f"vocab={run.vocab} holds no vocabulary.json{hint}")
     target = str(run.method.config.get("_target_"))
     known = fields_of(target) or {}
+    if run.job == "embed":
+        return found if run.run is None else [*found, "a run folder has its words with it; drop vocab=, or run="]
     if not target.endswith((".Full", ".TrainableTokensConfig")) and "trainable_token_indices" not in known:
         found.append(f"method={run.method.name} cannot train the rows of vocab=; try method=lora, adapter or full")
+    return found
+
+
+def _vectors(run: Run) -> list[str]:
+    """Complain about what contrastive training cannot do without, and about what only job=embed looks at."""
+    found, task, train, embed = [], run.task, run.train, run.embed
+    if run.job != "embed" and embed is not None:
+        set_here = {
+            "pooling": embed.pooling,
+            "layer": embed.layer,
+            "width": embed.width,
+            "max_length": embed.max_length,
+        }
+        for key in (key for key, value in set_here.items() if value is not None):
+            found.append(f"embed.{key}= is for job=embed alone; drop it")
+    if task.kind != "retrieval" or run.job not in ("finetune", "plan"):
+        return found
+    if find_spec("sentence_transformers") is None:
+        found.append("task.kind=retrieval is trained by sentence-transformers; pip install 'peftkit[embed]'")
+    if reason := NO_VECTORS.get(str(run.method.config.get("_target_")).rpartition(".")[2]):
+        found.append(f"method={run.method.name} does not work on task={task.name}: {reason}")
+    if len(task.text) < 2:
+        found.append("task.kind=retrieval reads a query and its document; say task.text=[query,document]")
+    if task.label is not None:
+        found.append("task.label is not for task.kind=retrieval, where the document is what is right; drop it")
+    if task.scale is None:
+        found.append("task.scale is not set; say task.scale=20")
+    if train.get("label_smoothing_factor"):
+        found.append("train.label_smoothing_factor is not for task.kind=retrieval; drop it")
+    if train.get("per_device_train_batch_size") == 1 and len(task.text) == 2:
+        found.append("a batch of one query has no wrong document; say train.per_device_train_batch_size=32")
     return found
 
 
@@ -263,13 +323,13 @@ def _corpus(key: str, name: str) -> list[str]:
     return []
 
 
-def _input(name: str) -> list[str]:
+def _input(name: str, read: tuple[str, ...] = FILES) -> list[str]:
     """Complain about a file that is not there, or of a kind that is not read; anything else is a text."""
-    if Path(name).suffix in FILES:
+    if Path(name).suffix in read:
         return _file("input", name)
-    if Path(name).suffix == ".txt" or (len(name) < 256 and Path(name).exists()):
+    if Path(name).suffix in (".txt", *FILES) or (len(name) < 256 and Path(name).exists()):
         return [
-            f"input={name} is none of {', '.join(FILES)}; put its texts into one, or write a text: input='a fine film'"
+            f"input={name} is none of {', '.join(read)}; put its texts into one, or write a text: input='a fine film'"
         ]
     return []
 

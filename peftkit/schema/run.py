@@ -58,6 +58,8 @@ class Task:
     whole_words: bool = False
     packing: bool = False
     join_documents: bool = False
+    scale: float | None = None
+    widths: list[int] | None = None
 
 
 @dataclass
@@ -84,6 +86,16 @@ class Extend:
 
 
 @dataclass
+class Embed:
+    column: str
+    pooling: str | None
+    layer: int | None
+    normalize: bool
+    width: int | None
+    max_length: int | None
+
+
+@dataclass
 class Run:
     """One run, as the user chose it."""
 
@@ -107,6 +119,7 @@ class Run:
     claim: str | None = None
     vocab: str | None = None
     extend: Extend | None = None
+    embed: Embed | None = None
     trial: bool = False
     search: Search = field(default_factory=lambda: Search(None, 1))
 
@@ -120,11 +133,11 @@ class Run:
 
 SECTIONS: dict[str, type] = {
     "model": Model, "method": Method, "task": Task, "early_stopping": EarlyStopping, "search": Search,
-    "extend": Extend,
+    "extend": Extend, "embed": Embed,
 }  # fmt: skip
 
 # keys that do not change a result, and so are no part of its id or of its row on a board
-BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend")
+BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend", "embed")
 INCIDENTAL = {"job", "out", "force", "run", *BESIDE, "input", "output", "source", "data_root"} | {
     f"train.{name}"
     for name in (

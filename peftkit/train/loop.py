@@ -42,8 +42,11 @@ class Predictions:
 def fit(trainer: Trainer, checkpoints: Path) -> Fit:
     """Train from the last checkpoint in the folder, or from the start where there is none.
 
-    What a resumed run had spent before it was broken off counts too, up to its last checkpoint.
+    What a resumed run had spent before it was broken off counts too, up to its last checkpoint. A model without a
+    weight that trains stays as it is.
     """
+    if not any(weight.requires_grad for weight in trainer.model.parameters()):
+        return Fit(seconds=0.0, peak_bytes=None, reserved_bytes=None, steps=0, epochs=0.0)
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     with peak_memory() as peak:
         spent = Spent(Path(last) if last else None, peak)

@@ -12,25 +12,27 @@ from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
-from peftkit.scores import Scores
 from peftkit.train.callbacks import AllocateRanks, Follow, LogFile, QuietProgress, Schedule, TellEpoch
+
+Reads = Callable[[nn.Module, dict[str, Any]], torch.Tensor]  # a model and a batch, into a tensor
 
 
 class ScoringTrainer(Trainer):
     """HF's Trainer with an order of rows that depends on (seed, epoch) alone, so that a resumed run sees the same.
 
-    What it predicts is what `scores` reads from the model.
+    What it predicts is what `scores` reads from the model; what it lowers is `own_loss`, where the model has none.
     """
 
     def __init__(
         self,
         *args: Any,
-        scores: Scores,
+        scores: Reads,
         row_sampler: Sampler | None = None,
         rates: Mapping[str, float] | None = None,
+        own_loss: Reads | None = None,
         **kwargs: Any,
     ) -> None:
-        self.scores, self.row_sampler, self.rates = scores, row_sampler, rates
+        self.scores, self.row_sampler, self.rates, self.own_loss = scores, row_sampler, rates, own_loss
         super().__init__(*args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -48,6 +50,11 @@ class ScoringTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         return None if eval_dataset is None else torch.utils.data.SequentialSampler(eval_dataset)
 
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if self.own_loss is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        return self.own_loss(model, inputs)
+
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
@@ -61,7 +68,7 @@ def make_trainer(
     model: nn.Module,
     arguments: TrainingArguments,
     collate: Callable,
-    scores: Scores,
+    scores: Reads,
     train: Dataset | None = None,
     holdout: Dataset | None = None,
     sampler: Sampler | None = None,
@@ -69,6 +76,7 @@ def make_trainer(
     patience: int | None = None,
     log: Path | None = None,
     schedule: Schedule | None = None,
+    loss: Reads | None = None,
 ) -> ScoringTrainer:
     """Put the parts together; `score` rates what `scores` reads from the model on the holdout."""
     settings: dict[str, Any] = {
@@ -81,6 +89,7 @@ def make_trainer(
         "compute_metrics": None if score is None else lambda evaluation: score(first_of(evaluation.predictions)),
         "row_sampler": sampler,
         "rates": None if schedule is None else schedule.rates,
+        "own_loss": loss,
         "callbacks": [] if patience is None else [EarlyStoppingCallback(patience)],
     }
     trainer = ScoringTrainer(**settings)

@@ -17,6 +17,7 @@ from peftkit.leaderboard.paired import OTHER, WRONG, cell_of, scores_by_resample
 from peftkit.leaderboard.stats import Row, board, task_score
 from peftkit.metrics import score
 
+RANKED = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "ndcg_at_10")
 CLASSES = {"accuracy": 2, "f1": 2, "macro_f1": 3, "matthews_correlation": 3}
 
 
@@ -28,11 +29,13 @@ def drawn(metric: str, examples: int = 60) -> tuple[np.ndarray, np.ndarray]:
         return labels, np.where(
             random.random((3, examples)) < 0.6, labels, random.integers(0, CLASSES[metric], examples)
         )
+    if metric in RANKED:
+        return np.ones(examples, int), random.integers(1, 15, (3, examples))
     labels = random.integers(0, 11, examples) / 2
     return labels, np.round(labels + random.normal(size=(3, examples)), 1)
 
 
-@pytest.mark.parametrize("metric", [*CLASSES, "pearson", "spearman", "mean_squared_error"])
+@pytest.mark.parametrize("metric", [*CLASSES, *RANKED, "pearson", "spearman", "mean_squared_error"])
 def test_weighted_metrics_are_the_recorded_ones(metric: str) -> None:
     labels, runs = drawn(metric)
     whole, resampled = scores_by_resample([metric], labels, runs, np.full(60, "validation"), 40)

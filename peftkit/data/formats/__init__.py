@@ -8,12 +8,15 @@ from peftkit.data.formats.classes import Classes
 from peftkit.data.formats.format import Answers, Encoded, Format
 from peftkit.data.formats.label_words import LabelWords
 from peftkit.data.formats.language import Language
+from peftkit.data.formats.pairs import Pairs
 from peftkit.data.formats.spans import Spans
 from peftkit.data.formats.tags import Tags
 from peftkit.data.formats.texts import Texts
 from peftkit.schema import Task
 
-__all__ = ["Answers", "Classes", "Encoded", "Format", "LabelWords", "Language", "Spans", "Tags", "Texts", "format_of"]
+__all__ = [
+    "Answers", "Classes", "Encoded", "Format", "LabelWords", "Language", "Pairs", "Spans", "Tags", "Texts", "format_of",
+]  # fmt: skip
 
 
 def format_of(task: Task, family: str, names: list[str] | None, tokenizer: PreTrainedTokenizerBase) -> Format:
@@ -26,6 +29,8 @@ def format_of(task: Task, family: str, names: list[str] | None, tokenizer: PreTr
         return Spans(task, tokenizer)
     if task.kind in ("causal_lm", "seq2seq"):
         return Texts(task, tokenizer, is_decoder=family == "decoder")
+    if task.kind == "retrieval":
+        return Pairs(task, tokenizer)
     if family == "seq2seq":
         return LabelWords(task, names, tokenizer)
     # GPT-2 has no format for a pair of texts

@@ -1,0 +1,54 @@
+"""Turn the vectors of queries and documents into the rank that each query gives its right document among all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+AT_ONCE = 1024  # queries whose products with all documents are in memory
+TIE = 1e-6  # between two cosines: the padding of a batch moves them as far
+NONE = -1.0  # the cosine of the best wrong document where there is no wrong one
+
+
+class Ranked(NamedTuple):
+    """Of each pair (pairs,): the rank of its document, 1 the best; its cosine, and that of the best wrong one."""
+
+    ranks: np.ndarray
+    right: np.ndarray
+    wrong: np.ndarray
+
+
+def rank_documents(texts: Sequence[Sequence[str]], vectors: np.ndarray) -> Ranked:
+    """Hold each query against every document of all pairs, each text once.
+
+    A tie counts against the right document, so that a model that says the same of every text finds nothing. Documents
+    that other pairs call right for the same query are left out of its ranking.
+
+    Args:
+        texts: of each pair its query, its right document, and any that are wrong for it.
+        vectors: (pairs, texts, width), of length one.
+    """
+    number_of: dict[str, int] = {}
+    places = []
+    for row, (_, *documents) in enumerate(texts):
+        for column, text in enumerate(documents, start=1):
+            if text not in number_of:
+                number_of[text] = len(number_of)
+                places.append((row, column))
+    pool = vectors[tuple(np.array(places).T)].astype(np.float64)
+    right_for: dict[str, set[int]] = {}
+    for query, document, *_ in texts:
+        right_for.setdefault(query, set()).add(number_of[document])
+    own = np.array([number_of[document] for _, document, *_ in texts])
+    ranks, right, wrong = np.empty(len(texts), dtype=int), np.empty(len(texts)), np.empty(len(texts))
+    for first in range(0, len(texts), AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        cosines = vectors[part, 0].astype(np.float64) @ pool.T
+        right[part] = cosines[np.arange(len(cosines)), own[part]]
+        for row, (query, *_) in enumerate(texts[part]):
+            cosines[row, list(right_for[query])] = -np.inf
+        ranks[part] = 1 + (cosines >= right[part, None] - TIE).sum(axis=1)
+        wrong[part] = cosines.max(axis=1)
+    return Ranked(ranks, right, np.where(np.isfinite(wrong), wrong, NONE))

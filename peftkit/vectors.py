@@ -1,0 +1,74 @@
+"""Turn a model and texts into one vector a text, pooled from the states of its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Vectors:
+    """Read the vectors of texts: a layer's states, pooled, cut to a width, and brought to length one.
+
+    `pooling` is the mean of the real tokens, `cls`, the first of them, or `last`. `layer` counts hidden states from the
+    embeddings' (0), or back from the last (-1); None is what the model gives on, the last or a learned mix of all.
+    """
+
+    def __init__(
+        self, pooling: str, layer: int | None = None, normalize: bool = True, width: int | None = None
+    ) -> None:
+        self.pooling, self.layer, self.normalize, self.width = pooling, layer, normalize, width
+
+    def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Return (rows, columns, width): a row of a batch may have several texts, see `columns_of`."""
+        return torch.stack([self.of(model, inputs) for inputs in columns_of(batch)], dim=1)
+
+    def of(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return (texts, width) in fp32."""
+        if self.layer is None:
+            states = model(**inputs)[0]
+        else:
+            states = model(**inputs, output_hidden_states=True).hidden_states[self.layer]
+        vectors = pooled(states.float(), inputs["attention_mask"], self.pooling)[:, : self.width]
+        return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+
+def columns_of(batch: Mapping[str, Any]) -> list[dict[str, torch.Tensor]]:
+    """Return a batch's inputs text by text: `query_input_ids` and `query_attention_mask` are those of one.
+
+    Plain names are the inputs of the only one.
+    """
+    starts = [name.removesuffix("input_ids") for name in batch if name.endswith("input_ids")]
+    return [{name.removeprefix(start): batch[name] for name in batch if name.startswith(start)} for start in starts]
+
+
+def pooled(states: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Pool states (texts, tokens, width) to (texts, width); pads may stand on either side, and count for nothing.
+
+    Where states of a soft prompt come before the text's own, the mask's are the last.
+    """
+    states = states[:, -attention_mask.shape[1] :]
+    if pooling == "mean":
+        return mean_of_real_tokens(states, attention_mask)
+    real = attention_mask.long()
+    place = real.argmax(dim=1) if pooling == "cls" else real.shape[1] - 1 - real.flip(1).argmax(dim=1)
+    return states[torch.arange(len(states), device=states.device), place]
+
+
+def mean_of_real_tokens(hidden: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Average hidden states (batch, tokens, width) over the tokens whose mask (batch, tokens) is 1 (SBERT, section 3).
+
+    Prefix tuning lengthens the mask on its left but not the states, so the mask's last columns count.
+    """
+    if attention_mask is None:
+        return hidden.mean(dim=1)
+    mask = attention_mask[:, -hidden.shape[1] :, None].to(hidden.dtype)
+    return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def stack_of(model: Any) -> Any:
+    """Return what a text runs through below a model's head, with whatever a method put there; of T5 its encoder."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.get_encoder() if base.config.is_encoder_decoder else base.base_model
