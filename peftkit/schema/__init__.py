@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from peftkit.schema.checks import complaints
-from peftkit.schema.mismatches import FILES, ROW_RULES, TEXT_FILES, TEXTS, mismatches
+from peftkit.schema.mismatches import mismatches
 from peftkit.schema.names import holds_keys, key_names, nearest, nearest_key, takes_list
+from peftkit.schema.places import FILES, ROW_RULES, TEXT_FILES, TEXTS
 from peftkit.schema.run import (
     INCIDENTAL,
     SECTIONS,
