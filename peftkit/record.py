@@ -29,6 +29,9 @@ def run_id(config: Mapping[str, Any], sources: Mapping[str, Any], setup: Mapping
     settings = {key: value for key, value in config.items() if key not in INCIDENTAL}
     if not config.get("trial") and (config.get("search") or {}).get("factors") is None:
         settings = {key: value for key, value in settings.items() if key not in ("trial", "search")}
+    teaching = settings.pop("distill", None) or {}
+    if teaching.get("teacher") is not None:  # which one is in the set-up, wherever it lies
+        settings["distill"] = {**teaching, "teacher": None}
     settings["train"] = {key: value for key, value in config["train"].items() if f"train.{key}" not in INCIDENTAL}
     text = json.dumps([_said(settings), sources, setup], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -33,6 +33,7 @@ from peftkit.jobs.prepare import (
     sources_of,
 )
 from peftkit.jobs.search import search
+from peftkit.jobs.teaching import with_teacher
 from peftkit.methods import count_parameters, fold, is_mergeable
 from peftkit.metrics import score
 from peftkit.models.rows import read_vocabulary, rest_of, save_rows
@@ -124,6 +125,8 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     if select_best:
         table, held_rows = carve(rows, run.task, run.early_stopping.holdout)
     parts, encoded = build(run, model_source, rows.label_names, table)
+    if run.distill.teacher is not None:
+        encoded = with_teacher(run, encoded, table, rows.label_names)
     if select_best:
         held = parts.format.encode(held_rows)
     evaluations = {name: parts.format.encode(rows.splits[name]) for name in run.task.splits["validation"]}
@@ -154,7 +157,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         patience=run.early_stopping.patience,
         log=folder / "log.jsonl",
         schedule=parts.schedule,
-        loss=own_loss(parts),
+        loss=own_loss(run, parts),
     )
     texts = {}
     if isinstance(parts.format, Language) and not run.trial:

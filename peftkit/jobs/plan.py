@@ -32,7 +32,8 @@ def plan(run: Run) -> None:
     order = LengthGroupedSampler(encoded.lengths, batch_size, run.seed).order(0)
     longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]
     batch = parts.format.collator()([encoded.rows[int(row)] for row in longest])
-    memory = predict_memory(parts.model, batch, arguments.bf16, own_loss(parts))
+    loss = own_loss(run, parts) if run.distill.teacher is None else None  # a teacher is not asked before a step
+    memory = predict_memory(parts.model, batch, arguments.bf16, loss)
     parameters = count_parameters(parts.model)
     epochs, accumulation = arguments.num_train_epochs, arguments.gradient_accumulation_steps
     steps = steps_of(arguments, len(encoded.lengths))

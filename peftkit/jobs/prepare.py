@@ -25,7 +25,7 @@ from peftkit.models.sentence import vector_pooling
 from peftkit.schema import Model, Run, Task, UserError
 from peftkit.scores import Scores
 from peftkit.source import Source, fingerprint, hub_answers
-from peftkit.train import Contrast, ScoringTrainer, make_trainer, precision_of, training_arguments
+from peftkit.train import Contrast, Distillation, ScoringTrainer, make_trainer, precision_of, training_arguments
 from peftkit.vectors import Vectors
 
 VOCABULARY = (FACTS, WEIGHTS, "tokenizer.json")  # what decides of a folder of job=extend
@@ -176,7 +176,9 @@ def carve(rows: Rows, task: Task, holdout: float) -> tuple[Any, Any]:
 
 def set_up(run: Run) -> dict[str, Any]:
     """Return what else than settings and sources determines a result: processes a step, precision."""
-    found = {"processes": int(os.environ.get("WORLD_SIZE", "1")), "precision": precision_of(run.train)}
+    found: dict[str, Any] = {"processes": int(os.environ.get("WORLD_SIZE", "1")), "precision": precision_of(run.train)}
+    if run.distill.teacher is not None:
+        found["teacher"] = fingerprint(Path(run.distill.teacher) / "result.json")
     return found if run.vocab is None else {**found, "vocab": fingerprint(Path(run.vocab), VOCABULARY)}
 
 
@@ -187,12 +189,14 @@ def scoring(parts: Parts) -> Scores | Vectors:
     return Scores(parts.format.reads, parts.format.words)
 
 
-def own_loss(parts: Parts) -> Contrast | None:
-    """Return what training lowers where the model has no loss of its own.
+def own_loss(run: Run, parts: Parts) -> Contrast | Distillation | None:
+    """Return what training lowers where it is not the model's own loss.
 
     Raises:
         UserError: a width is none of the model's.
     """
+    if run.distill.teacher is not None:
+        return Distillation(run.distill.temperature, run.distill.weight)
     reads, task = scoring(parts), parts.format.task
     if not isinstance(reads, Vectors):
         return None

@@ -224,6 +224,9 @@ def _settings(
         settings = {name: value for name, value in settings.items() if not name.startswith("search.")}
     else:  # the rate is what the search found, another one for each task
         settings["train.learning_rate"] = _around(config, search)
+    if not (config.get("distill") or {}).get("teacher"):
+        settings = {name: value for name, value in settings.items() if not name.startswith("distill.")}
+    settings.pop("distill.teacher", None)  # a path; the set-up says which one it was
     by_path = {"data": ("task.dataset", "task.subset", "task.revision"), "model": ("model.checkpoint",)}
     for part, names in by_path.items():
         if sources[part].get("kind") == "folder" and sources[part].get("revision"):

@@ -146,9 +146,32 @@ def load_model(
         _size_head(config, kind, label_names)
         config.pad_token_id = tokenizer.pad_token_id
     loaded, missing = read_checkpoint(auto_class(model.family, kind), source, config, quantization)
+    if model.layers is not None:
+        keep_layers(loaded, model.layers)
     if kind == "language_modeling":
         loaded.fresh_head = _fresh_head(loaded, missing)  # type: ignore[assignment]
     return loaded
+
+
+def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
+    """Leave of a model's stack of layers these alone, as a student begins (Sanh et al. 2019, section 2).
+
+    Raises:
+        UserError: it has fewer.
+    """
+    stacks = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.ModuleList)]
+    name, stack = max(stacks, key=lambda found: len(found[1]))
+    if layers[-1] >= len(stack):
+        raise UserError(
+            f"model.layers={layers}: there are {len(stack)}, from 0 on; say model.layers=[0,{len(stack) - 1}]"
+        )
+    model.set_submodule(name, nn.ModuleList(stack[number] for number in layers))
+    for number, layer in enumerate(model.get_submodule(name).children()):
+        for part in layer.modules():
+            if hasattr(part, "layer_idx"):
+                part.layer_idx = number  # where a decoder's cache keeps its keys
+    model.config.num_hidden_layers = len(layers)
+    return model
 
 
 def _fresh_head(model: PreTrainedModel, missing: set[str]) -> list[str]:

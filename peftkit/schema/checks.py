@@ -72,6 +72,12 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of values of the rig
         "it takes numbers above 0; say search.factors=[0.3,1,3], or null",
     ),
     "search.rows": (_positive, "it must be 1 or more"),
+    "distill.temperature": (_positive, "it must be above 0"),
+    "distill.weight": (lambda share: 0 <= share <= 1, "it must be between 0 and 1"),
+    "model.layers": (
+        lambda layers: bool(layers) and layers == sorted(set(layers)) and layers[0] >= 0,
+        "it takes layers from below, from 0 on; say model.layers=[1,4], or null",
+    ),
     "extend.budget": (lambda terms: terms >= 0, "it must be 0 terms or more"),
     "extend.min_count": (_positive, "it must be 1 or more"),
     "extend.pad_to": (_positive, "it must be 1 row or more, or null"),

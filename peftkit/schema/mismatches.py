@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peftkit.schema.places import FILES, MAY_USE_RUN, USES_RUN, VECTORS, WRITTEN, missing_places
+from peftkit.schema.places import FILES, MAY_USE_RUN, USES_RUN, VECTORS, WRITTEN, missing_places, run_folder
 from peftkit.schema.run import Run
 from peftkit.schema.tasks import FAMILIES, task_mismatches
+
+OWN_WEIGHTS = ("Full", "Gradual", "BitFit", "LinearProbe")  # configs of methods that keep the whole model
 
 
 def mismatches(run: Run) -> list[str]:
@@ -42,6 +44,7 @@ def _combinations(run: Run) -> list[str]:
         found.append(f"model={model.name} has no decoder to fill in spans with; say model=t5")
     if run.trial and run.search.factors is not None:
         found.append("a trial tries one rate and searches none; drop trial=true or search.factors")
+    found += _student(run)
     if train.get("bf16") and train.get("fp16"):
         found.append("train.bf16 and train.fp16 exclude each other; drop both: bf16 is used where the hardware has it")
     evaluates, saves = train.get("eval_strategy"), train.get("save_strategy")
@@ -57,6 +60,27 @@ def _combinations(run: Run) -> list[str]:
                 f"early_stopping.patience keeps the best epoch, so it saves when it evaluates; "
                 f"say train.save_strategy={evaluates or 'epoch'}"
             )
+    return found
+
+
+def _student(run: Run) -> list[str]:
+    """Complain about what a teacher cannot teach, and about layers that would not be found again."""
+    found, target = [], str(run.method.config.get("_target_"))
+    if run.model.layers is not None and run.model.family == "seq2seq":
+        found.append(f"model.layers is for encoders and decoders, model={run.model.name} is both; drop it")
+    if run.model.layers is not None and target.rpartition(".")[2] not in OWN_WEIGHTS:
+        found.append(
+            f"model.layers makes another base, which an adapter of method={run.method.name} would not find again; "
+            "say method=full"
+        )
+    if run.distill.teacher is None:
+        return found
+    if run.task.kind not in ("classification", "regression") or run.model.family == "seq2seq":
+        found.append("distill.teacher teaches classes and numbers, by a head; drop it, or choose model=minilm")
+    if run.train.get("label_smoothing_factor"):
+        found.append("train.label_smoothing_factor is not for distill.teacher; drop it")
+    if run.job in ("finetune", "plan"):
+        found += run_folder("distill.teacher", run.distill.teacher)
     return found
 
 

@@ -26,7 +26,7 @@ def missing_places(run: Run) -> list[str]:
 
 def _files(run: Run) -> list[str]:
     key, folders = ("run", [run.run]) if run.run is not None else ("runs", run.runs or [])
-    found = [sentence for folder in folders for sentence in _run_folder(key, folder)]
+    found = [sentence for folder in folders for sentence in run_folder(key, folder)]
     if run.job not in ("merge", "embed"):
         found += [
             f"run={folder} holds words, and no run; say vocab={folder} to train with them"
@@ -143,7 +143,7 @@ def _results_folder(folder: str) -> list[str]:
     return [f"results={folder} holds no result.json{_tilde(folder) or '; name a folder of runs, as outputs is one'}"]
 
 
-def _run_folder(key: str, folder: str) -> list[str]:
+def run_folder(key: str, folder: str) -> list[str]:
     file = Path(folder) / "result.json"
     if not file.is_file():
         return [f"{key}={folder} holds no result.json{_tilde(folder) or '; a run folder is outputs/.../seed-0-...'}"]

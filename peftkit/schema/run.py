@@ -21,6 +21,7 @@ class Model:
     pooling: str | None
     stand_in: str
     learning_rates: dict = field(default_factory=dict)
+    layers: list[int] | None = None
 
 
 @dataclass
@@ -96,6 +97,13 @@ class Embed:
 
 
 @dataclass
+class Distill:
+    teacher: str | None
+    temperature: float
+    weight: float
+
+
+@dataclass
 class Run:
     """One run, as the user chose it."""
 
@@ -122,6 +130,7 @@ class Run:
     embed: Embed | None = None
     trial: bool = False
     search: Search = field(default_factory=lambda: Search(None, 1))
+    distill: Distill = field(default_factory=lambda: Distill(None, 1.0, 0.0))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Run:
@@ -133,7 +142,7 @@ class Run:
 
 SECTIONS: dict[str, type] = {
     "model": Model, "method": Method, "task": Task, "early_stopping": EarlyStopping, "search": Search,
-    "extend": Extend, "embed": Embed,
+    "extend": Extend, "embed": Embed, "distill": Distill,
 }  # fmt: skip
 
 # keys that do not change a result, and so are no part of its id or of its row on a board

@@ -5,12 +5,15 @@ from __future__ import annotations
 from peftkit.train.arguments import has_bf16, precision_of, training_arguments
 from peftkit.train.callbacks import Schedule
 from peftkit.train.contrast import Contrast
+from peftkit.train.distill import TEACHER, Distillation
 from peftkit.train.loop import Fit, Predictions, fit, generate, mixed_scores, predict
 from peftkit.train.spent import peak_memory
 from peftkit.train.trainer import ScoringTrainer, make_trainer
 
 __all__ = [
+    "TEACHER",
     "Contrast",
+    "Distillation",
     "Fit",
     "Predictions",
     "Schedule",

@@ -34,6 +34,8 @@ class ScoringTrainer(Trainer):
     ) -> None:
         self.scores, self.row_sampler, self.rates, self.own_loss = scores, row_sampler, rates, own_loss
         super().__init__(*args, **kwargs)
+        if own_loss is not None:
+            self.model_accepts_loss_kwargs = False  # it is a mean over its batch, to be divided when batches add up
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Give each weight its share of the learning rate; weights that are frozen for now are in it too."""

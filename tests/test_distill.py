@@ -1,0 +1,90 @@
+"""A student learns from a teacher's scores: the loss is the paper's, and the student is of fewer layers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import peftkit
+from peftkit.cli import check
+from peftkit.schema import UserError
+from peftkit.train import Distillation
+
+Words = Callable[..., list[str]]
+
+
+class _Fixed(torch.nn.Module):
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, **inputs: Any) -> Any:
+        assert set(inputs) == {"input_ids"}
+        return SimpleNamespace(logits=self.logits)
+
+
+def test_the_loss_of_classes_is_that_of_the_paper() -> None:
+    torch.manual_seed(0)
+    student, teacher, labels = torch.randn(5, 3), torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
+    batch = {"input_ids": labels, "labels": labels, "teacher": teacher}
+    hard = -torch.log(torch.softmax(student, -1))[range(5), labels].mean()
+    taught, said = torch.softmax(teacher / 4, -1), torch.softmax(student / 4, -1)
+    soft = (taught * (taught.log() - said.log())).sum(-1).mean()
+    for weight in (0.0, 0.3, 1.0):
+        expected = (1 - weight) * hard + weight * 16 * soft
+        torch.testing.assert_close(Distillation(4.0, weight)(_Fixed(student), batch), expected)
+
+
+def test_the_loss_of_numbers_is_the_squared_difference_from_both() -> None:
+    student, teacher, labels = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [2.0]]), torch.tensor([1.0, 4.0])
+    batch = {"input_ids": labels, "labels": labels, "teacher": teacher}
+    assert float(Distillation(2.0, 0.25)(_Fixed(student), batch)) == pytest.approx(0.75 * 2.0 + 0.25 * 2.0)
+
+
+@pytest.mark.parametrize(("model", "task"), [("bert", "mrpc"), pytest.param("gpt2", "stsb", marks=pytest.mark.slow)])
+def test_a_student_of_one_layer_learns_from_a_teacher_and_loads(model: str, task: str, tiny: Words) -> None:
+    words = tiny(model, "method=full", f"task={task}", "train.bf16=false")
+    (teacher,) = peftkit.finetune(*words)
+    student = [*words, "model.layers=[1]", "train.learning_rate=1e-3", "train.num_train_epochs=3"]
+    (alone,) = peftkit.finetune(*student)
+    (folder,) = peftkit.finetune(*student, f"distill.teacher={teacher}", "distill.weight=1")
+    assert folder != alone
+    one, two = (json.loads((each / "result.json").read_text()) for each in (alone, folder))
+    assert two["costs"]["total_params"] == one["costs"]["total_params"]
+    assert two["costs"]["total_params"] < json.loads((teacher / "result.json").read_text())["costs"]["total_params"]
+    loaded, _ = peftkit.load(folder)
+    assert loaded.config.num_hidden_layers == 1
+    (again,) = peftkit.finetune(*student, f"distill.teacher={teacher}", "distill.weight=1")
+    assert again == folder
+
+
+def test_layers_beyond_the_checkpoint_are_named(tiny: Words) -> None:
+    with pytest.raises(UserError, match=r"there are 2, from 0 on; say model.layers=\[0,1\]"):
+        peftkit.finetune(*tiny("bert", "method=full", "model.layers=[1,7]"))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["method=lora", "model.layers=[0]"], "model.layers makes another base"),
+        (["model=t5", "method=full", "model.layers=[0]"], "model.layers is for encoders and decoders"),
+        (["method=full", "model.layers=[1,0]"], "it takes layers from below"),
+        (["method=full", "distill.teacher=nowhere"], "distill.teacher=nowhere holds no result.json"),
+        (["method=full", "distill.temperature=0"], "distill.temperature=0 is wrong: it must be above 0"),
+    ],
+)
+def test_what_cannot_be_taught_is_refused(words: list[str], sentence: str) -> None:
+    found = check(["model=minilm", "task=mrpc", "source=embedded", *words])
+    assert any(sentence in each for each in found), found
+
+
+def test_a_teacher_of_other_labels_is_refused(tiny: Words, tmp_path: Path) -> None:
+    (teacher,) = peftkit.finetune(*tiny("bert", "method=linear_probe", "task=mrpc"))
+    with pytest.raises(UserError, match="name a run of this task"):
+        peftkit.finetune(*tiny("bert", "method=full", "task=rte", f"distill.teacher={teacher}"))
