@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peftkit.cli import check, compose, expand
-from peftkit.schema import UserError
+from peftkit.cli import choose
 
 
 def finetune(*overrides: str) -> list[Path]:
@@ -62,7 +61,4 @@ def load(run: str | Path) -> tuple[Any, Any]:
 def _run(job: str, overrides: tuple[str, ...]) -> list[Path | None]:
     from peftkit import jobs
 
-    words = [f"job={job}", *overrides]
-    if found := check(words):
-        raise UserError("; ".join(found))
-    return [jobs.run(compose(each), each) for each in expand(words)]
+    return [jobs.run(config, words) for words, config in choose([f"job={job}", *overrides])]

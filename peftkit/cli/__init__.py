@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from peftkit import paths
-from peftkit.cli.drawer import Composer, compose, expand, open_drawer, plan_sweep, register_recipes
+from peftkit.cli.drawer import Composer, compose, expand, open_drawer, plan_sweep, register_recipes, without_hydra
 from peftkit.cli.notes import Note, collect_notes, leave, open_notes
 from peftkit.cli.refusals import check, complaints_about
-from peftkit.cli.words import Words, read_command
+from peftkit.cli.words import Words, read_command, spell
 from peftkit.help import help_text
 from peftkit.schema import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-__all__ = ["check", "compose", "expand", "main"]
+__all__ = ["check", "choose", "compose", "expand", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -52,6 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         outcome.status = 130 if isinstance(stopped, KeyboardInterrupt) else 1
     outcome.end()
+
+
+def choose(words: Sequence[str]) -> list[tuple[list[str], DictConfig]]:
+    """Return the words and the config of each run that these words ask for.
+
+    Raises:
+        UserError: every complaint about them.
+    """
+    words = [spell(word) for word in words]
+    with open_drawer(None) as composer:
+        if found := complaints_about(words, composer, None, multirun=True):
+            raise UserError("; ".join(found))
+        return [(run, without_hydra(composer(run))) for run in plan_sweep(words, composer).runs]
 
 
 class _Outcome:

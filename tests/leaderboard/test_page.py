@@ -9,15 +9,17 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from made_up import HOSTILE, MACHINES, make_board
 from test_stats import write
 
-from peftkit.leaderboard import collect
+from peftkit.leaderboard import Result, collect
 from peftkit.leaderboard.page import facts, render
 from peftkit.leaderboard.page.curves import POINTS
 from peftkit.leaderboard.page.headlines import headlines
 from peftkit.leaderboard.stats import board
+from peftkit.metrics import score
 
 
 def shown(root: Path) -> dict[str, Any]:
@@ -54,6 +56,18 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     make_board(root, seeds=2, predictions=False)
     return root
+
+
+def test_what_is_made_up_is_scored_as_it_predicts(tmp_path: Path) -> None:
+    make_board(tmp_path, seeds=1, extras=False)
+    results = [result for result in collect([tmp_path]) if isinstance(result, Result) and result.method == "lora"]
+    assert len(results) == 5
+    for result in results:
+        predictions = pq.read_table(result.folder / "predictions.parquet").to_pydict()
+        told = score(list(result.scores), predictions["prediction"], predictions["label"])
+        assert {name: entry["value"] for name, entry in result.scores.items()} == pytest.approx(
+            {name: entry["value"] for name, entry in told.items()}, abs=1e-9
+        )
 
 
 def test_text_of_a_run_stays_data(made_up: Path) -> None:
