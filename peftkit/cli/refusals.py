@@ -30,11 +30,13 @@ READS = {
     "leaderboard": ("out", "output", "results", "watch", "claim"),
     "submission": ("out", "output", "runs", "source", "data_root", "model", "method", "train", "seed"),
     "matrix": ("output",),
+    "generate": ("generate", "recipe", "model", "source", "out", "seed", "force", "data_root"),
 }
 
 ALONE = {
     "leaderboard": "shows every run below out=",
     "submission": "chooses among the runs below out=",
+    "generate": "trains nothing",
     "matrix": "tries every method on tiny models of its own",
 }
 

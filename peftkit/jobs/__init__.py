@@ -37,6 +37,10 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), recipe: str | None = Non
 
         submission(chosen, config, overrides)
         return None
+    if chosen.job == "generate":  # an endpoint needs no torch
+        from peftkit.jobs.generate import generate
+
+        return generate(chosen, config, list(overrides))
 
     from peftkit.jobs import extend, finetune, forgetting, matrix, mixed, plan, pretrain, use
     from peftkit.jobs.prepare import settle

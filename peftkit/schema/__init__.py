@@ -5,7 +5,19 @@ from __future__ import annotations
 from peftkit.schema.checks import complaints
 from peftkit.schema.mismatches import FILES, ROW_RULES, TEXTS, mismatches
 from peftkit.schema.names import key_names, nearest, nearest_key
-from peftkit.schema.run import INCIDENTAL, SECTIONS, EarlyStopping, Extend, Method, Model, Run, Search, Task, UserError
+from peftkit.schema.run import (
+    INCIDENTAL,
+    SECTIONS,
+    EarlyStopping,
+    Extend,
+    Generate,
+    Method,
+    Model,
+    Run,
+    Search,
+    Task,
+    UserError,
+)
 
 __all__ = [
     "FILES",
@@ -15,6 +27,7 @@ __all__ = [
     "TEXTS",
     "EarlyStopping",
     "Extend",
+    "Generate",
     "Method",
     "Model",
     "Run",

@@ -78,6 +78,37 @@ class Extend:
 
 
 @dataclass
+class Generate:
+    algorithm: str
+    generator: str
+    base_url: str | None
+    served_model: str | None
+    key_env: str
+    seeds: str | None
+    target: int
+    max_tokens: int | None
+    max_cost: float | None
+    price_in: float | None
+    price_out: float | None
+    decontaminate: list[str]
+    similarity: float
+    words: list[int]
+    blacklist: list[str]
+    batch: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    max_answer_tokens: int
+    evolutions: int
+    patience: int
+    chat: bool | None
+    quantization: dict | None
+    request: dict
+    retries: int
+    timeout: float
+
+
+@dataclass
 class Run:
     """One run, as the user chose it."""
 
@@ -101,6 +132,7 @@ class Run:
     claim: str | None = None
     vocab: str | None = None
     extend: Extend | None = None
+    generate: Generate | None = None
     trial: bool = False
     search: Search = field(default_factory=lambda: Search(None, 1))
 
@@ -115,11 +147,11 @@ class Run:
 
 SECTIONS: dict[str, type] = {
     "model": Model, "method": Method, "task": Task, "early_stopping": EarlyStopping, "search": Search,
-    "extend": Extend,
+    "extend": Extend, "generate": Generate,
 }  # fmt: skip
 
 # keys that do not change a result, and so are no part of its id or of its row on a board
-BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend")
+BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend", "generate")
 LATER = (*BESIDE, "trial", "search")  # keys that results of earlier versions lack
 INCIDENTAL = {"job", "out", "force", "run", *BESIDE, "input", "output", "source", "data_root"} | {
     f"train.{name}"
