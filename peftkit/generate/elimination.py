@@ -16,8 +16,8 @@ SHORT = 80  # words of an answer that only apologises
 LEAKS = ("evolved task", "evolved instruction", "given task", "first task", "second task", "strong model", "###")
 _STOP = (
     "a an and any are as at be been but by can could did do does for from had has have he her his i if in into is it "
-    "its me my no nor not of on or our out she so than that the their them then there these they this those to too up us "
-    "was we were what when where which who whom why will with would you your yes well"
+    "its me my no nor not of on or our out she so than that the their them then there these they this those to too up "
+    "us was we were what when where which who whom why will with would you your yes well"
 )
 STOP_WORDS = frozenset(_STOP.split())
 

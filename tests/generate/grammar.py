@@ -20,18 +20,24 @@ wolf packs|paper cranes|dry-stone walls|the sense of touch|fishing quotas|rain b
 planet orbits|apple varieties|car sharing|border towns|the origin of zero|vertical farms|bat caves|hot springs
 juggling|bronze bells|swamp forests|crossword puzzles|fire brigades|moss gardens|hand shadows|snow tunnels
 ferry routes|goat herding|town criers|kite fighting|reed flutes|salt mines|tram depots|peat bogs|oral epics
-mirror telescopes|barn owls|square dances|copper roofs|flea markets|wheat rust|ballpoint pens|rope bridges""".replace("\n", "|").split("|")
+mirror telescopes|barn owls|square dances|copper roofs|flea markets|wheat rust|ballpoint pens|rope bridges""".replace(
+    "\n", "|"
+).split("|")
 PEOPLE = """a retired teacher|a nervous traveller|two young siblings|a museum guide|a busy nurse|an apprentice cook
 a village council|a curious tourist|a football coach|a night-shift worker|a choir of beginners|a new neighbour
 a sceptical engineer|a group of pensioners|a class of ten-year-olds|a shop assistant|a visiting judge|a radio audience
 a first-year student|a farmer in a hurry|an impatient editor|a book club|a shy colleague|a ship's crew
 a landlord|a chess club|a librarian|a foreign guest|a homesick exchange pupil|a city planner|a bored commuter
 a team of volunteers|a tax adviser|a grandmother|a safety inspector|a carpenter|a theatre troupe|a gardener
-a sleepless parent|a marathon runner|a market trader|a hospital clown|a bus driver|a rock climber|a tired poet""".replace("\n", "|").split("|")
+a sleepless parent|a marathon runner|a market trader|a hospital clown|a bus driver|a rock climber|a tired poet""".replace(
+    "\n", "|"
+).split("|")
 FORMS = """poem|leaflet|dialogue|quiz|speech|diary entry|recipe card|postcard|fable|checklist|riddle|timeline|eulogy
 slogan|love letter|ghost story|obituary|tongue twister|lullaby|press release|packing list|manifesto|song verse|memo
 glossary|sketch for the stage|travel report|bedtime tale|letter of complaint|short biography|word puzzle|toast
-newspaper column|set of riddles|job advert|user manual|thank-you note|prayer|parody|sales pitch""".replace("\n", "|").split("|")
+newspaper column|set of riddles|job advert|user manual|thank-you note|prayer|parody|sales pitch""".replace(
+    "\n", "|"
+).split("|")
 LIMITS = """that never uses the letter z|in exactly forty words|without a single adjective|that ends with a question
 in which every line rhymes|using only words of two syllables|that mentions three different colours
 written as if the year were 1890|with a surprising twist in the middle|and add a title of one word
@@ -44,7 +50,9 @@ that would make a sailor laugh|and give a reason for each claim|while keeping ev
 as though it were a secret|and compare it with cooking|with a refrain that comes back twice
 that fits on the back of a ticket|and mention who disagrees|in the second person throughout
 as a conversation between two birds|and leave out the ending|suited to a cold winter evening
-which quotes an imaginary expert|and name the source of each figure|as one long sentence""".replace("\n", "|").split("|")
+which quotes an imaginary expert|and name the source of each figure|as one long sentence""".replace("\n", "|").split(
+    "|"
+)
 SITUATIONS = """a power cut lasts all night|the budget is halved without warning|nobody in the room agrees
 the only bridge is closed|guests arrive a day early|the main speaker falls ill|it rains for three weeks
 a rumour spreads at work|the key breaks in the lock|prices double over the summer|the phone battery dies
@@ -58,12 +66,16 @@ LABELS = """urgent or not urgent|fruit, vegetable, or neither|praise, blame, or 
 indoors or outdoors|cheap, fair, or overpriced|joke or serious|question, order, or statement|rural or urban
 safe, risky, or forbidden|old news or fresh news|true, false, or undecidable|friend, stranger, or official
 dawn, noon, or night|threat or promise|useful, harmless, or harmful|calm, tense, or furious|verse or prose
-beginner, advanced, or expert|sea, land, or air|public, private, or secret|sweet, sour, salty, or bitter""".replace("\n", "|").split("|")
+beginner, advanced, or expert|sea, land, or air|public, private, or secret|sweet, sour, salty, or bitter""".replace(
+    "\n", "|"
+).split("|")
 ITEMS = """headline|remark|phone message|diary line|shop sign|chat message|footnote|witness report|caption|proverb
 order form|wedding toast|field note|road sign|forum post|lab entry|voice memo|menu line|film line|public notice
 review|email greeting|classified advert|lost-and-found note""".replace("\n", "|").split("|")
-VERBS = """compose|draft|invent|improvise|put together|sketch out|make up|come up with|jot down|devise""".split("|")
-NUMBERS = "three four five six seven eight nine eleven twelve fifteen twenty".split()
+VERBS = """compose|draft|invent|improvise|put together|sketch out|make up|come up with|jot down|devise""".replace(
+    "\n", "|"
+).split("|")
+NUMBERS = ("three", "four", "five", "six", "seven", "eight", "nine", "eleven", "twelve", "fifteen", "twenty")
 LEADS = """Explain the origin of|List common mistakes with|Why do people still care for|Compare the early days of
 Summarise recent news on|What would be lost without|Describe the sound of|Plan an afternoon around|Defend the worth of
 Predict the future of|Teach the basics of|Ask five questions on|Recommend a short book about|Correct three myths concerning
@@ -73,14 +85,18 @@ Tell apart two kinds of|Which laws ought to govern|Collect rhymes for|Name tools
 Praise the beauty of|Write code that simulates|Calculate the energy used by|Draw lessons out of|Trace the spread of
 Interview someone who studies|Simplify an old text on|Propose an experiment with|What can children learn through
 Argue in favour of|Put into a table all facts on|Guess the age of|Set an exam on|Convert old figures about|Review a film on
-Whose job depends upon|Rephrase the official notice on|Order by importance the parts of|Warn of trouble caused by""".replace("\n", "|").split("|")
+Whose job depends upon|Rephrase the official notice on|Order by importance the parts of|Warn of trouble caused by""".replace(
+    "\n", "|"
+).split("|")
 LINKS = """for|with|as seen by|in the company of|on behalf of|to convince|so as to surprise|while teaching|together with
 against the wishes of|in a message to|to comfort|before meeting|in honour of|to settle a quarrel with|at the request of
 as a gift to|to test|without tiring|to amuse""".replace("\n", "|").split("|")
 WHEN = ("now that", "although", "just when", "in case", "even if", "until", "because", "the day")
 ASKS = """Decide which fits this {item}|Label every {item}|Judge the attached {item}|To which class belongs the {item}
 Mark each {item} in the box|Sort one {item}|How would you file a {item}|Read it, then classify the {item}
-Choose a single word for any {item}|Assign the {item} below|Does this {item} count as|Tag some {item}""".replace("\n", "|").split("|")
+Choose a single word for any {item}|Assign the {item} below|Does this {item} count as|Tag some {item}""".replace(
+    "\n", "|"
+).split("|")
 FLAWED = (
     "Draw an image of {topic} for {person}.", "Go on.", "- {topic} as seen by {person} when {situation}",
     "Опишите {topic} для {person} так, чтобы было понятно всем и каждому", "Plot a graph of {topic} over {number} years.",

@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from grammar import instructions, is_choice, labels_of  # noqa: E402
+from grammar import instructions, is_choice, labels_of
 
 POOL = 9000
 Fault = Callable[[int, dict[str, Any]], "dict[str, Any] | None"]  # number of the request, its body: what goes wrong
@@ -39,10 +39,12 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.server.fault(number, body) or {}
         time.sleep(fault.get("wait", 0))
         if "raw" in fault:
-            return self._send(200, fault["raw"].encode(), fault)
+            self._send(200, fault["raw"].encode(), fault)
+            return
         if fault.get("status", 200) != 200:
             error = {"error": {"message": fault.get("message", "not now"), "code": fault.get("code")}}
-            return self._send(fault["status"], json.dumps(error).encode(), fault)
+            self._send(fault["status"], json.dumps(error).encode(), fault)
+            return
         is_chat = self.path.endswith("/chat/completions")
         prompt = body["messages"][-1]["content"] if is_chat else body["prompt"]
         text = fault["text"] if "text" in fault else answer(prompt, int(body.get("seed", number)), self.server.pool)
