@@ -15,6 +15,7 @@ JOBS = {
     "forgetting": "measure what a run's model forgot of its language, the method off, on and between: run=DIR",
     "extend": "make terms tokens, listed or mined: extend.terms=FILE, extend.corpus=FILE_OR_FOLDER; then vocab=FOLDER",
     "embed": "write the vectors of texts: input=FILE output=vectors.parquet; of a trained model: run=DIR",
+    "generate": "grow tasks out of seeds, with a local model or an endpoint: recipe=self_instruct, evol_instruct",
     "pretrain": "make the small GPT-2 or T5 that source=embedded uses",
     "leaderboard": "compare all results under out, and those of others: results=[DIR,...]",
     "submission": "write the zip that the GLUE benchmark's site takes, from the best runs under out",

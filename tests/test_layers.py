@@ -12,7 +12,7 @@ import pytest
 from peftkit.paths import PACKAGE
 
 FREE = {"schema", "paths", "signatures", "source"}  # anyone may import them
-MIDDLE = {"train", "metrics", "record", "leaderboard", "memory", "card"}
+MIDDLE = {"train", "metrics", "record", "leaderboard", "memory", "card", "generate"}
 LOWEST = {"scores", "vectors"}  # of torch alone
 PARTS = {"data", "models", "methods"}
 ALLOWED = {

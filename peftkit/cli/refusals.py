@@ -31,6 +31,7 @@ READS = {
     "leaderboard": ("out", "output", "results", "watch", "claim"),
     "submission": ("out", "output", "runs", "source", "data_root", "model", "method", "train", "seed"),
     "matrix": ("output",),
+    "generate": ("generate", "recipe", "model", "source", "out", "seed", "force", "data_root"),
 }
 
 NO_RUN = {"embed": ("model", "vocab")}  # what else it looks at where no run= is named
@@ -38,6 +39,7 @@ NO_RUN = {"embed": ("model", "vocab")}  # what else it looks at where no run= is
 ALONE = {
     "leaderboard": "shows every run below out=",
     "submission": "chooses among the runs below out=",
+    "generate": "trains nothing",
     "matrix": "tries every method on tiny models of its own",
 }
 

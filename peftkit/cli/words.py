@@ -22,7 +22,14 @@ SHOWS = {
 SHORT = {"-c": "--cfg", "-i": "--info", "-p": "--package", "-cd": "--config-dir"}
 VALUED = (*SHOWS, "--package", "--config-dir")
 # upstream's options: any name may be typed without Hydra's +, and is checked against upstream
-OPEN = ("train.", "method.config.", "method.quantization.", "task.splits.")
+OPEN = (
+    "train.",
+    "method.config.",
+    "method.quantization.",
+    "task.splits.",
+    "generate.request.",
+    "generate.quantization.",
+)
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,13 @@ def _texts(task: Task, data_root: str | None, set_apart: int) -> Rows:
     return Rows(splits, None, origin, dict.fromkeys(splits, 0))
 
 
+def evaluation_tables(task: Task, data_root: str | None, source: str) -> tuple[dict[str, Dataset], Source]:
+    """Return the splits of a task that nothing trains on, as they are, and where they come from."""
+    tables, origin = _read(task, data_root, source)
+    held_out = {name: table for name, table in tables.items() if name != task.splits["train"]}
+    return held_out or tables, origin
+
+
 def _read(task: Task, data_root: str | None, source: str) -> tuple[dict[str, Dataset], Source]:
     if data_root is not None:
         folder = Path(data_root) / task.name

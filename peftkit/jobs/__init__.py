@@ -44,6 +44,10 @@ def run(
 
         submission(chosen, config, overrides)
         return None
+    if chosen.job == "generate":  # an endpoint needs no torch
+        from peftkit.jobs.generate import generate
+
+        return generate(chosen, config, list(overrides))
 
     from peftkit.jobs import embed, extend, finetune, forgetting, matrix, mixed, plan, pretrain, use
     from peftkit.jobs.prepare import settle

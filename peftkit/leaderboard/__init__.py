@@ -133,11 +133,11 @@ def _run_folders(folders: Iterable[Path]) -> list[Path]:
 
 
 def _read(folder: Path) -> Result | Broken | None:
-    """Return a folder's result; None where it is a trial's, or tells of words and not of a task."""
+    """Return a folder's result; None where it is a trial's, or tells of words or data and not of a task."""
     try:
         record = json.loads((folder / "result.json").read_bytes())
         config = record["run"]["config"]
-        return None if config.get("trial") or config.get("job") == "extend" else _result(folder, record)
+        return None if config.get("trial") or config.get("job") in ("extend", "generate") else _result(folder, record)
     except KeyError as error:
         return Broken(folder, f"cannot be read: it lacks {error}")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:

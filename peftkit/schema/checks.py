@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from peftkit.schema.generating import generating
 from peftkit.schema.mismatches import mismatches
 from peftkit.schema.names import TRAINING, holds_keys, nearest, nearest_key, takes_list
 from peftkit.schema.places import ROW_RULES
@@ -16,7 +17,7 @@ from peftkit.signatures import Field, annotation, fields_of, names_in
 
 JOBS = (
     "finetune", "evaluate", "predict", "merge", "pretrain", "plan", "leaderboard", "submission", "matrix", "forgetting",
-    "extend", "embed",
+    "extend", "embed", "generate",
 )  # fmt: skip
 METRICS = tuple(dict.fromkeys(name for names in METRICS_OF.values() for name in names))
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -30,9 +31,11 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "task.sample_by": ("line", "document", None),
     "extend.rows": ROW_RULES,
     "embed.pooling": ("mean", "cls", "last", None),
+    "generate.algorithm": ("self_instruct", "evol_instruct"),
+    "generate.generator": ("local", "endpoint"),
 }
 PACKAGES = ("peft", "peftkit")
-UPSTREAM = ("train.", "method.config.", "method.quantization.")
+UPSTREAM = ("train.", "method.config.", "method.quantization.", "generate.quantization.")
 QUANTIZATION = "transformers.utils.quantization_config.BitsAndBytesConfig"
 # the trackers that transformers knows, with the package of each
 TRACKERS = {
@@ -83,6 +86,30 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of values of the rig
     "extend.pad_to": (_positive, "it must be 1 row or more, or null"),
     "embed.width": (_positive, "it must be 1 or more, or null"),
     "embed.max_length": (lambda tokens: tokens > 2, "it must be 3 tokens or more, or null"),
+    **{
+        f"generate.{name}": (_positive, "it must be above 0")
+        for name in (
+            "target",
+            "max_tokens",
+            "max_cost",
+            "batch",
+            "max_new_tokens",
+            "max_answer_tokens",
+            "evolutions",
+            "patience",
+            "timeout",
+        )
+    },
+    "generate.similarity": (lambda score: 0 < score <= 1, "it must be above 0, and 1 at most"),
+    "generate.top_p": (lambda share: 0 < share <= 1, "it must be above 0, and 1 at most"),
+    **{
+        f"generate.{name}": (lambda value: 0 <= value < float("inf"), "it must be 0 or more")
+        for name in ("temperature", "retries", "price_in", "price_out")
+    },
+    "generate.words": (
+        lambda words: len(words) == 2 and 0 < words[0] <= words[1],
+        "it takes the shortest and the longest; say generate.words=[3,150]",
+    ),
     "early_stopping.patience": (_positive, "it must be 1 or more, or null"),
     "method.learning_rate": (_positive, "it must be above 0"),
     "task.max_length": (lambda tokens: tokens > 2, "it must be 3 tokens or more"),
@@ -123,12 +150,15 @@ def complaints(config: Mapping[str, Any]) -> list[str]:
             found += _fields(config[name], part, f"{name}.")
     found += [*_targets(config), *_choices(config), *_training(_get(config, "train"))]
     found += _trackers(_get(config, "train"))
-    found += [*_quantization(_get(config, "method.quantization")), *_method_config(_get(config, "method.config"))]
+    for key in ("method.quantization", "generate.quantization"):
+        found += _quantization(key, _get(config, key))
+    found += [*_method_config(_get(config, "method.config"))]
     wrong = {key for key, _ in found}
     found += _ranges(config, wrong)
     sentences = [sentence for _, sentence in found]
     if all(key.startswith(UPSTREAM) for key in wrong):  # else there is no run to reason about
-        sentences += mismatches(Run.from_config(config))
+        run = Run.from_config(config)
+        sentences += [*mismatches(run), *generating(run)]
     return sentences
 
 
@@ -199,10 +229,10 @@ def _trackers(values: Any) -> Iterator[Complaint]:
             yield "train.report_to", f"train.report_to={name} needs the package {package}; {hint}"
 
 
-def _quantization(values: Any) -> Iterator[Complaint]:
+def _quantization(section: str, values: Any) -> Iterator[Complaint]:
     known = fields_of(QUANTIZATION) or {}
     for key, value in values.items() if isinstance(values, Mapping) else []:
-        yield from _option(key, value, known, "method.quantization.", "transformers.BitsAndBytesConfig")
+        yield from _option(key, value, known, f"{section}.", "transformers.BitsAndBytesConfig")
 
 
 def _option(name: str, value: Any, known: Mapping[str, Field], prefix: str, owner: str) -> Iterator[Complaint]:

@@ -104,6 +104,37 @@ class Distill:
 
 
 @dataclass
+class Generate:
+    algorithm: str
+    generator: str
+    base_url: str | None
+    served_model: str | None
+    key_env: str
+    seeds: str | None
+    target: int
+    max_tokens: int | None
+    max_cost: float | None
+    price_in: float | None
+    price_out: float | None
+    decontaminate: list[str]
+    similarity: float
+    words: list[int]
+    blacklist: list[str]
+    batch: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    max_answer_tokens: int
+    evolutions: int
+    patience: int
+    chat: bool | None
+    quantization: dict | None
+    request: dict
+    retries: int
+    timeout: float
+
+
+@dataclass
 class Run:
     """One run, as the user chose it."""
 
@@ -128,6 +159,7 @@ class Run:
     vocab: str | None = None
     extend: Extend | None = None
     embed: Embed | None = None
+    generate: Generate | None = None
     trial: bool = False
     search: Search = field(default_factory=lambda: Search(None, 1))
     distill: Distill = field(default_factory=lambda: Distill(None, 1.0, 0.0))
@@ -142,11 +174,11 @@ class Run:
 
 SECTIONS: dict[str, type] = {
     "model": Model, "method": Method, "task": Task, "early_stopping": EarlyStopping, "search": Search,
-    "extend": Extend, "embed": Embed, "distill": Distill,
+    "extend": Extend, "embed": Embed, "generate": Generate, "distill": Distill,
 }  # fmt: skip
 
 # keys that do not change a result, and so are no part of its id or of its row on a board
-BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend", "embed")
+BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend", "embed", "generate")
 INCIDENTAL = {"job", "out", "force", "run", *BESIDE, "input", "output", "source", "data_root"} | {
     f"train.{name}"
     for name in (

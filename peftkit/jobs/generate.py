@@ -1,0 +1,251 @@
+"""Turn seed tasks and a model into a folder of new tasks, with a record of why each was kept or thrown away."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from peftkit import record
+from peftkit.data.contamination import EvaluationSets
+from peftkit.generate import measures
+from peftkit.generate.asking import Asking, Ceilings
+from peftkit.generate.card import dataset_card, draw_similarity
+from peftkit.generate.dataset import write_dataset
+from peftkit.generate.evol_instruct import evol_instruct
+from peftkit.generate.generators import Generator
+from peftkit.generate.journal import Lines, Replayed
+from peftkit.generate.pool import Pool
+from peftkit.generate.self_instruct import self_instruct
+from peftkit.generate.tasks import SEEDS, Task, read_tasks
+from peftkit.jobs.console import say
+from peftkit.jobs.evaluation_sets import evaluation_sets
+from peftkit.schema import Generate, Run, UserError
+from peftkit.source import Source, fingerprint
+
+ALGORITHMS = {"self_instruct": self_instruct, "evol_instruct": evol_instruct}
+ENDINGS = ("target", "max_tokens", "max_cost", "price_in", "price_out", "evolutions", "patience")
+# what else does not change what is kept: a run may go on from another address, with more patience
+BESIDE = (*ENDINGS, "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
+WRITTEN = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
+TOLD_EVERY = 10.0  # seconds
+
+
+def generate(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
+    """Grow a pool of tasks out of seeds until the target, and leave it as a folder that `datasets` loads.
+
+    Raises:
+        UserError: a file cannot be read, the endpoint wants something else, or another process writes the folder.
+        GeneratorError: the endpoint gives no reply any more.
+    """
+    settings = run.generate
+    assert settings is not None  # its section is in config.yaml
+    model = _model(run, settings)
+    seeds = read_tasks(_seeds(settings))
+    sets, facts = evaluation_sets(settings.decontaminate, run)
+    folder = _folder(run, settings, model, facts)
+    if not run.force and (done := _finished(folder, settings)):
+        say(f"finished already: {folder}{done}")
+        return folder
+    for sentence in (model.sentence("MODEL"), *(fact["sentence"] for fact in facts)):
+        if sentence:
+            say(f"!! {sentence}")
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    result: dict[str, Any] = {
+        "run": {"config": config, "overrides": overrides},
+        "audit": {
+            "sources": {"model": {**asdict(model), "folder": None}},
+            "seeds": {"file": settings.seeds or "peftkit", "tasks": len(seeds), **_overlapping(seeds, sets)},
+            "evaluation_sets": [{key: fact[key] for key in ("name", "revision", "rows")} for fact in facts],
+        },
+        "meta": record.meta(run.seed, _device(settings), "fp32", started),
+    }
+    with ExitStack() as stack:
+        _lock(stack, folder)
+        if run.force:
+            for name in WRITTEN:
+                (folder / name).unlink(missing_ok=True)
+        record.write_config(folder, config)
+        try:
+            _grow(stack, run, settings, model, seeds, sets, folder, result)
+        except BaseException as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            record.write_result(folder, {**result, "meta": {**result["meta"], "status": "failed", "reason": reason}})
+            raise
+    return folder
+
+
+def _grow(
+    stack: ExitStack,
+    run: Run,
+    settings: Generate,
+    model: Source,
+    seeds: list[Task],
+    sets: EvaluationSets,
+    folder: Path,
+    result: dict[str, Any],
+) -> None:
+    """Replay what the folder holds, go on from there, and write the data and what is to be said of it."""
+    journal = stack.enter_context(Lines(folder / "journal.jsonl"))
+    kept, rejected = (stack.enter_context(Replayed(folder / f"{name}.jsonl")) for name in ("kept", "rejected"))
+    if journal.rows:
+        say(f"going on in {folder}: {len(kept.rows):,} kept so far")
+    settings = replace(settings, target=max(settings.target, len(kept.rows)))  # none is thrown away again
+    ceilings = Ceilings(settings.max_tokens, settings.max_cost, settings.price_in, settings.price_out)
+    ask = Asking(_generator(run, settings, model, bool(journal.rows)), journal, ceilings, run.seed)
+    prefix = settings.algorithm.partition("_")[0]
+    pool = Pool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, prefix)
+    result["ended"] = ALGORITHMS[settings.algorithm](pool, ask, _teller(pool, ask, settings))
+    for lines in (kept, rejected):
+        lines.check_end()
+    result["counts"] = pool.counts()
+    result["kept"] = measures.summary(pool.kept, seeds)
+    result["costs"] = {
+        "requests": ask.requests,
+        "attempts": ask.attempts,
+        "tokens_in": ask.tokens_in,
+        "tokens_out": ask.tokens_out,
+        "cost": ask.cost if ceilings.has_prices else None,
+        "shortened_prompts": ask.shortened,
+    }
+    result["meta"] |= {"status": "finished"}
+    write_dataset(folder, pool.kept)
+    draw_similarity(result["kept"]["nearest_seed"]["histogram"], folder / "similarity.png")
+    record.write_text(folder / "README.md", dataset_card(result))
+    record.write_result(folder, result)
+    _tell(folder, result, settings)
+
+
+def _model(run: Run, settings: Generate) -> Source:
+    """Decide which model writes; a local one is found, not loaded."""
+    if settings.generator == "endpoint":
+        return Source("endpoint", str(settings.served_model))
+    from peftkit.jobs.prepare import find_model, settle
+
+    settle(run.source)
+    return find_model(run.model, run.source)
+
+
+def _generator(run: Run, settings: Generate, model: Source, has_answered: bool) -> Generator:
+    if settings.generator == "endpoint":
+        from peftkit.generate.generators.endpoint import Endpoint
+
+        return Endpoint(settings, os.environ.get(settings.key_env), has_answered)
+    import torch
+
+    from peftkit.generate.generators.local import Local
+    from peftkit.models.language import load_language_model
+    from peftkit.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    loaded, why_no_head = load_language_model(model, tokenizer, settings.quantization)
+    if why_no_head and run.model.family == "decoder":
+        raise UserError(f"model={run.model.name} cannot write: {why_no_head}; name a checkpoint that can")
+    if torch.cuda.is_available() and not settings.quantization:
+        loaded = loaded.to("cuda")  # type: ignore[arg-type]
+    return Local(loaded, tokenizer, settings.batch, settings.chat)
+
+
+def _folder(run: Run, settings: Generate, model: Source, facts: list[dict[str, Any]]) -> Path:
+    """Return out/generate/<algorithm>/<model>/seed-<n>-<id>: the id is of all that determines what is kept."""
+    read = {key: value for key, value in asdict(settings).items() if key not in BESIDE}
+    sets = sorted(str(fact["revision"]) for fact in facts)
+    text = json.dumps([read, fingerprint(_seeds(settings)), sets, model.name, model.revision, run.seed], sort_keys=True)
+    name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in model.name.strip("/"))
+    run_id = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return Path(run.out, "generate", settings.algorithm, name[-60:], f"seed-{run.seed}-{run_id}")
+
+
+def _finished(folder: Path, settings: Generate) -> str | None:
+    """Say that a folder has what is asked for, or ended as this run would; None where there is something to do."""
+    if not record.is_finished(folder):
+        return None
+    result = record.read_result(folder)
+    assert result is not None
+    count, before = result["counts"]["kept"], result["run"]["config"]["generate"]
+    if count >= settings.target:
+        return f" ({count:,} tasks; generate.target={2 * count} goes on, force=true begins again)"
+    if all(before[name] == getattr(settings, name) for name in ENDINGS):
+        return f" ({count:,} tasks, ended by generate.{result['ended']}; raise it to go on)"
+    return None
+
+
+def _lock(stack: ExitStack, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        stack.enter_context(FileLock(folder / ".lock", timeout=0))
+    except Timeout as error:
+        raise UserError(f"another process writes {folder}; wait for it, or say seed=1 for a run beside it") from error
+
+
+def _said(sets: EvaluationSets, texts: Any) -> str | None:
+    found = sets.overlap(texts)
+    return None if found is None else str(found)
+
+
+def _overlapping(seeds: list[Task], sets: EvaluationSets) -> dict[str, list[str]]:
+    """Return the seeds that overlap evaluation sets: they are shown to the model all the same, and so they are told."""
+    found = []
+    for seed in seeds:
+        texts = [seed.instruction, *(text for case in seed.instances for text in (case.input, case.output))]
+        if (overlap := sets.overlap(texts)) is not None:
+            found.append(f"{seed.id}: {overlap}")
+    if found:
+        say(f"!! {len(found)} of {len(seeds)} seeds overlap evaluation sets, {found[0]}; all are in result.json")
+    return {"overlaps": found}
+
+
+def _seeds(settings: Generate) -> Path:
+    return Path(settings.seeds) if settings.seeds else SEEDS
+
+
+def _device(settings: Generate) -> str:
+    if settings.generator == "endpoint":
+        return "endpoint"
+    from peftkit.jobs.prepare import device_name
+
+    return device_name()
+
+
+def _teller(pool: Pool, ask: Asking, settings: Generate) -> Any:
+    """Return what tells how far the run is, at most every ten seconds, and never of what it only reads again."""
+    last = time.monotonic()
+
+    def tell() -> None:
+        nonlocal last
+        if time.monotonic() - last >= TOLD_EVERY:
+            last = time.monotonic()
+            say(f"   {progress(pool, ask, settings)}")
+
+    return tell
+
+
+def progress(pool: Pool, ask: Asking, settings: Generate) -> str:
+    """Say how many are kept, how many were rejected and why, and what it cost so far."""
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in pool.reasons.most_common(4))
+    money = f", cost {ask.cost:.4f}" if ask.ceilings.has_prices else ""
+    return (
+        f"{len(pool.kept):,} of {settings.target:,} kept, {sum(pool.reasons.values()):,} rejected ({reasons}), "
+        f"{ask.requests:,} requests, {ask.tokens_in + ask.tokens_out:,} tokens{money}"
+    )
+
+
+def _tell(folder: Path, result: Mapping[str, Any], settings: Generate) -> None:
+    counts, costs = result["counts"], result["costs"]
+    if result["ended"] != "target":
+        say(f"!! {counts['kept']:,} of {settings.target:,}: it ended by generate.{result['ended']}; raise it to go on")
+    print(f"{counts['kept']:,} tasks kept, {result['kept']['instances']:,} instances; {counts['rejected']:,} rejected:")
+    for reason, count in counts["reasons"].items():
+        print(f"  {count:>7,}  {reason}")
+    money = "" if costs["cost"] is None else f", cost {costs['cost']:.4f}"
+    print(f"{costs['requests']:,} requests, {costs['tokens_in']:,} tokens read, {costs['tokens_out']:,} written{money}")
+    say(f"-> {folder}; its card: {folder / 'README.md'}")

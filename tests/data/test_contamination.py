@@ -1,0 +1,60 @@
+"""Overlaps with evaluation sets are found by 8 and 13 words in a row and as a whole, whatever the punctuation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from peftkit.data.contamination import EvaluationSets, file_texts, parted
+from peftkit.jobs.evaluation_sets import task_named
+
+ROW = "The quick brown fox jumps over the lazy dog while seven wizards watch quietly from the hill"
+
+
+@pytest.fixture
+def sets() -> EvaluationSets:
+    found = EvaluationSets()
+    found.add("dev", [["unlike", "yes"], [ROW, "Is it a fox?"]])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (ROW.upper() + "!", "exact"),
+        ("is it a FOX", "exact"),
+        ("yes", None),  # a word says nothing
+        ("So: " + ROW.replace(" ", ", ", 3), "13-gram"),
+        ("quick brown fox jumps over the lazy dog", "8-gram"),
+        ("quick brown fox jumps over the lazy cat", None),
+        ("", None),
+    ],
+)
+def test_each_kind_of_overlap(sets: EvaluationSets, text: str, kind: str | None) -> None:
+    found = sets.overlap(["something else", text])
+    assert (found.kind if found else None) == kind
+    if found:
+        assert (found.source, found.row) == ("dev", 1)
+
+
+def test_rows_are_parted_and_the_dropped_are_listed(sets: EvaluationSets) -> None:
+    clean, dropped = parted([["a clean row"], [ROW], ["another", "Is it a fox?"]], sets)
+    assert clean == [0] and {number: found.kind for number, found in dropped.items()} == {1: "exact", 2: "exact"}
+    assert str(dropped[1]).startswith("exact of dev row 1: the quick brown fox")
+
+
+def test_files_of_any_shape_give_their_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": "1", "instances": [{"input": "", "output": ROW}]}) + "\n")
+    (tmp_path / "b.txt").write_text("first line\nsecond line\n")
+    (tmp_path / "c.csv").write_text("question,label\nWhat is it?,1\n")
+    rows = list(file_texts(tmp_path))
+    assert [[text for text in row if " " in text] for row in rows] == [
+        [ROW], ["first line"], ["second line"], ["What is it?"],
+    ]  # fmt: skip
+
+
+def test_a_task_is_found_by_its_name() -> None:
+    task = task_named("mrpc")
+    assert (task.name, task.subset, task.text) == ("mrpc", "mrpc", ["sentence1", "sentence2"])

@@ -1,0 +1,75 @@
+"""Each filter of the paper drops what it names, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from peftkit.generate import elimination
+from peftkit.generate.filters import instance_faults, instruction_fault
+from peftkit.generate.generators import Reply
+from peftkit.generate.parse import Fault
+from peftkit.generate.tasks import Instance
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "too_short"),
+        ("Go on", "too_short"),
+        ("Name a river", None),
+        ("word " * 150, None),
+        ("word " * 151, "too_long"),
+        ("- name a river", "starts_with_punctuation"),
+        ("“Name a river”", "starts_with_punctuation"),
+        ("Draw an Image of it", "blacklist"),
+        ("Say how imagery works", None),
+        ("Назови одну реку", "not_latin"),
+        ("1 2 3 4", "not_latin"),
+        ("Say “это моя река и мой дом” aloud", "not_latin"),
+        ("Übersetze das Wort река", None),
+    ],
+)
+def test_instructions(text: str, reason: str | None) -> None:
+    fault = instruction_fault(text, [3, 150], ["image", "map"])
+    assert (fault.reason if fault else None) == reason
+
+
+def test_instances() -> None:
+    given = [
+        Instance("1", "one"), Instance("2", "two"), Instance("2", "Zwei"), Instance("3", " 3 "), Instance("4", ""),
+        Instance("5", "Count."), Instance("1", "one"), Instance("", "nil"), Instance("", "null"),
+    ]  # fmt: skip
+    kept, faulty = instance_faults(given, "Count.")
+    assert kept == [Instance("1", "one"), Instance("", "nil"), Instance("", "null")]
+    assert [(instance.input, fault.reason) for instance, fault in faulty] == [
+        ("2", "same_input_other_output"), ("2", "same_input_other_output"), ("3", "output_is_input"), ("4", "empty_output"),
+        ("5", "output_is_instruction"), ("1", "same_instance"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "reason"),
+    [
+        ("I'm sorry, I can't help with that.", "stop", "cannot_answer"),
+        ("Sorry is a word of one line. " + "It is old. " * 40, "stop", None),
+        ("... and the!", "stop", "says_nothing"),
+        ("", "stop", "empty_reply"),
+        ("A good answer that", "length", "cut_off"),
+        ("42", "stop", None),
+    ],
+)
+def test_answers_that_show_failure(text: str, finish: str, reason: str | None) -> None:
+    fault = elimination.answer_fault(Reply(0, text, finish, 1, 1))
+    assert (fault.reason if fault else None) == reason
+
+
+def test_evolutions_that_failed() -> None:
+    def evolved(text: str) -> object:
+        return elimination.evolved(Reply(0, text, "stop", 1, 1), "Name a river.")
+
+    assert evolved("### Evolved task:\nName a long river.") == "Name a long river."
+    assert evolved("name a  river.") == Fault("unchanged")
+    assert evolved("The evolved task is to name two.") == Fault("words_of_the_prompt", "evolved task")
+    assert evolved(" ") == Fault("empty_reply")
+    assert elimination.says_nothing_new(Reply(0, " Equal.", "stop", 1, 1)) is not None
+    assert elimination.says_nothing_new(Reply(0, "Different", "stop", 1, 1)) is None

@@ -1,0 +1,51 @@
+"""The tasks that ship are read, varied, and pass the filters; files of users are read or refused with a sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from peftkit.generate.filters import instance_faults, instruction_fault
+from peftkit.generate.novelty import Novelty
+from peftkit.generate.tasks import SEEDS, read_tasks
+from peftkit.schema import UserError
+
+
+def test_the_shipped_seeds_pass_the_filters() -> None:
+    tasks = read_tasks(SEEDS)
+    assert len(tasks) >= 60 and 0.25 < sum(task.is_classification for task in tasks) / len(tasks) < 0.45
+    index = Novelty(0.7)
+    for task in tasks:
+        assert instruction_fault(task.instruction, [3, 150], ["image", "map", "url"]) is None
+        assert index.nearest(task.instruction) is None
+        assert instance_faults(task.instances, task.instruction)[1] == []
+        index.add(task.instruction)
+
+
+def test_a_file_without_names_and_types_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "seeds.jsonl"
+    row = {"id": "a", "motivation_app": "x", "instruction": " Add. ", "instances": [{"input": None, "output": 3}]}
+    file.write_text("\n" + json.dumps(row) + "\n")
+    (task,) = read_tasks(file)
+    assert (task.name, task.instruction, task.is_classification) == ("a", "Add.", False)
+    assert (task.instances[0].input, task.instances[0].output) == ("", "3")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "there are no tasks"),
+        ("{", "line 1 is no JSON"),
+        ("[]", "line 1 is no task"),
+        ('{"id": 1, "instruction": "x"}', "it lacks 'instances'"),
+        ('{"id": 1, "instruction": "x", "instances": []}', "no instance with an output"),
+        ('{"id": 1, "instruction": "x", "instances": [{"output": "y"}]}\n' * 2, "the same id"),
+    ],
+)
+def test_what_is_no_file_of_tasks_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    file = tmp_path / "seeds.jsonl"
+    file.write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        read_tasks(file)
