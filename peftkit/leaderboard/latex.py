@@ -7,8 +7,8 @@ from itertools import groupby
 from pathlib import Path
 from statistics import stdev
 
-from peftkit.leaderboard.page.ties import Cell, cells, figure
 from peftkit.leaderboard.stats import Row
+from peftkit.leaderboard.ties import Cell, cells, figure
 from peftkit.leaderboard.verdict import label
 
 SPECIAL = {
