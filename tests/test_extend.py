@@ -77,7 +77,7 @@ def trained(base: Path, model: str, vocab: Path, data: Path, out: Path, *more: s
         f"model={model}", f"model.checkpoint={base}", "source=embedded", f"out={out}", f"vocab={vocab}", f"task={kind}",
         f"task.dataset={data}/rows.jsonl", "task.text=[text]", f"task.label={label}", "task.metrics=[accuracy]"
         if kind == "classification" else "task.metrics=[perplexity]", "task.max_length=32", "train.bf16=false",
-        "train.per_device_train_batch_size=8", "train.max_steps=100", "train.disable_tqdm=true", *more,
+        "train.per_device_train_batch_size=8", "train.max_steps=40", "train.disable_tqdm=true", *more,
     )  # fmt: skip
     return folder, json.loads((folder / "result.json").read_text())
 

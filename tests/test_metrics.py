@@ -89,10 +89,15 @@ def test_a_single_row_scores_without_a_warning() -> None:
 
 
 def test_scoring_writes_nothing_at_home_and_two_processes_do_not_clash(tmp_path: Path) -> None:
-    code = "from peftkit.metrics import score; print([score(['accuracy', 'f1', 'pearson'], [0, 1], [0, 1]) for _ in range(20)][-1])"
+    code = (  # one process that becomes two: the imports take seconds
+        "import os; from peftkit.metrics import score; child = os.fork()\n"
+        "scores = [score(['accuracy', 'f1', 'pearson'], [0, 1], [0, 1]) for _ in range(20)]\n"
+        "os.write(1, f'{scores[-1]}\\n'.encode())\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0"
+    )
     home = {**os.environ, "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf")}
-    running = [subprocess.Popen([sys.executable, "-c", code], env=home, stdout=subprocess.PIPE) for _ in range(2)]
-    outputs = {process.communicate()[0] for process in running}
-    assert len(outputs) == 1
-    assert b"accuracy" in outputs.pop()
+    done = subprocess.run([sys.executable, "-c", code], env=home, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == second and "accuracy" in first
     assert list(tmp_path.rglob("*")) == []

@@ -16,6 +16,24 @@ Words = Callable[..., list[str]]
 TEXTS = {"sst2": ["sentence"], "stsb": ["sentence1", "sentence2"], "mnli": ["premise", "hypothesis"]}
 
 
+@pytest.fixture(scope="module")
+def trained(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return the folder of a run, trained once a module: trained("bert", "lora", "sst2")."""
+    out, done = tmp_path_factory.mktemp("runs"), {}
+
+    def find(model: str, method: str, task: str) -> Path:
+        if (model, method, task) not in done:
+            (done[model, method, task],) = peftkit.finetune(
+                f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=embedded", f"out={out}",
+                f"method={method}", f"task={task}", "task.max_train_rows=24", "task.max_eval_rows=8",
+                "train.num_train_epochs=1", "train.per_device_train_batch_size=8", "train.bf16=false",
+                "train.disable_tqdm=true",
+            )  # fmt: skip
+        return done[model, method, task]
+
+    return find
+
+
 @pytest.mark.parametrize(
     ("model", "method"),
     [
@@ -26,10 +44,12 @@ TEXTS = {"sst2": ["sentence"], "stsb": ["sentence1", "sentence2"], "mnli": ["pre
         pytest.param("bert", "linear_probe_mix", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
-def test_each_row_is_answered_as_by_its_own_run(tiny: Words, tmp_path: Path, model: str, method: str) -> None:
+def test_each_row_is_answered_as_by_its_own_run(
+    trained: Callable[..., Path], tmp_path: Path, model: str, method: str
+) -> None:
     folders, alone, rows = [], {}, []
     for task, columns in TEXTS.items():
-        (folder,) = peftkit.finetune(*tiny(model, f"method={method}", f"task={task}", "train.bf16=false"))
+        folder = trained(model, method, task)
         folders.append(folder)
         first = list(miniglue(task).values())[1][:7]  # validation, or the first of two
         texts = [{column: row[column] for column in columns} for row in first]
@@ -50,6 +70,26 @@ def test_each_row_is_answered_as_by_its_own_run(tiny: Words, tmp_path: Path, mod
             assert row["prediction"] == wanted["prediction"]
 
 
+def test_runs_that_do_not_fit_are_refused(trained: Callable[..., Path], tmp_path: Path) -> None:
+    lora, mnli = trained("bert", "lora", "sst2"), trained("bert", "lora", "mnli")
+    other, full, ia3 = trained("bert", "prefix", "mrpc"), trained("bert", "full", "rte"), trained("bert", "ia3", "cola")
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"task": "sst2", "sentence": "a film ."}) + "\n")
+    for folders, says in (
+        ([lora, other], "unlike kinds"), ([lora, full], "cannot differ from row to row"),
+        ([lora, ia3], "cannot differ from row to row"), ([lora, lora], "name one a task"),
+        ([lora], "two run folders or more"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=says):
+            peftkit.predict(folders, file)
+    file.write_text(json.dumps({"task": "wnli", "sentence": "a film ."}) + "\n")
+    with pytest.raises(UserError, match=r"row 1 .* is of task wnli; the runs are of sst2, mnli"):
+        peftkit.predict([lora, mnli], file)
+    file.write_text(json.dumps({"task": "sst2", "sentence": "a film ."}) + "\n")
+    peftkit.predict([lora, mnli], file)  # no row for one of them
+    assert (tmp_path / "rows.predictions.jsonl").is_file()
+
+
 @pytest.mark.slow
 def test_each_row_is_answered_in_its_runs_precision(tiny: Words, tmp_path: Path) -> None:
     folders, alone, rows = [], [], []
@@ -68,29 +108,6 @@ def answers(run: Path | list[Path], rows: list[dict[str, str]], scratch: Path) -
     (scratch / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     peftkit.predict(run, scratch / "in.jsonl", f"output={scratch}/out.jsonl", "train.per_device_eval_batch_size=1")
     return [json.loads(line) for line in (scratch / "out.jsonl").read_text().splitlines()]
-
-
-def test_runs_that_do_not_fit_are_refused(tiny: Words, tmp_path: Path) -> None:
-    def trained(*words: str) -> Path:
-        return peftkit.finetune(*tiny("bert", *words))[0]
-
-    lora, other, full = trained("task=sst2"), trained("task=mrpc", "method=prefix"), trained("task=rte", "method=full")
-    ia3 = trained("task=cola", "method=ia3")
-    file = tmp_path / "rows.jsonl"
-    file.write_text(json.dumps({"task": "sst2", "sentence": "a film ."}) + "\n")
-    for folders, says in (
-        ([lora, other], "unlike kinds"), ([lora, full], "cannot differ from row to row"),
-        ([lora, ia3], "cannot differ from row to row"), ([lora, lora], "name one a task"),
-        ([lora], "two run folders or more"),
-    ):  # fmt: skip
-        with pytest.raises(UserError, match=says):
-            peftkit.predict(folders, file)
-    file.write_text(json.dumps({"task": "wnli", "sentence": "a film ."}) + "\n")
-    with pytest.raises(UserError, match=r"row 1 .* is of task wnli; the runs are of sst2, mnli"):
-        peftkit.predict([lora, trained("task=mnli")], file)
-    file.write_text(json.dumps({"task": "sst2", "sentence": "a film ."}) + "\n")
-    peftkit.predict([lora, trained("task=mnli")], file)  # no row for one of them
-    assert (tmp_path / "rows.predictions.jsonl").is_file()
 
 
 def test_the_kinds_that_mix_are_those_that_the_matrix_found() -> None:

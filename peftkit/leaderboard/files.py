@@ -24,9 +24,10 @@ from peftkit.leaderboard.cells import (
     tasks_of,
     without_constants,
 )
+from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.stats import GLUE, GlueLine, Row, Summary, glue_lines, name_of
-from peftkit.leaderboard.verdict import Comparison, Verdict, judged, sentences
+from peftkit.leaderboard.verdict import Comparison, Verdict, judged
 
 MARKDOWN = {c: f"\\{c}" for c in "\\|`*_[]#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 

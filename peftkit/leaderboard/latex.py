@@ -7,8 +7,8 @@ from itertools import groupby
 from pathlib import Path
 from statistics import stdev
 
-from peftkit.leaderboard.page.ties import Cell, cells, figure
 from peftkit.leaderboard.stats import Row
+from peftkit.leaderboard.ties import Cell, cells, figure
 from peftkit.leaderboard.verdict import label
 
 SPECIAL = {
@@ -21,7 +21,8 @@ SPECIAL = {
 def write_latex(rows: Sequence[Row], groups: Sequence[str], file: Path) -> None:
     r"""Write a booktabs table a board: mean and spread over seeds, letters of tied groups, the best in bold.
 
-    The best is bold only where a test tells it from every other row of its task. Needs \usepackage{booktabs}.
+    The best is bold only where a test tells it from every other row of its task. Needs \usepackage{booktabs}; names in
+    other scripts than Latin's need XeLaTeX or LuaLaTeX and a font that has them.
     """
     boards = groupby(cells(rows, groups), key=lambda cell: cell.board)
     text = "% \\usepackage{booktabs}\n" + "".join(_table(board, list(found), rows, groups) for board, found in boards)

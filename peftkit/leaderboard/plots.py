@@ -11,8 +11,8 @@ from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from peftkit.leaderboard.cells import amount
-from peftkit.leaderboard.page.ties import Cell, cells, figure
 from peftkit.leaderboard.stats import Row
+from peftkit.leaderboard.ties import Cell, cells, figure
 from peftkit.leaderboard.verdict import label
 
 if TYPE_CHECKING:

@@ -24,9 +24,10 @@ from peftkit.leaderboard.cells import (
     totals_cells,
 )
 from peftkit.leaderboard.files import write, write_csv, write_markdown
+from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.stats import GLUE, GlueLine, Row, board, glue_lines, glue_table
-from peftkit.leaderboard.verdict import Verdict, judged, sentences
+from peftkit.leaderboard.verdict import Verdict, judged
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -83,28 +83,6 @@ def judged(results: Sequence[Result | Broken]) -> tuple[list[Row], Verdict]:
     return rows, judge(rows, results)
 
 
-def sentences(rows: Sequence[Row], verdict: Verdict, title: str) -> dict[str, str]:
-    """Say of each tested task of a board who is tied at the top, who is worse, and what could not have been seen."""
-    told = {(c.first, c.second): c.differs for c in verdict.comparisons}
-    found = {}
-    for task, members in _boards(rows).get(title, {}).items():
-        best, others = members[0], [number for number in members[1:] if (members[0], number) in told]
-        if not others:
-            continue
-        several = len({rows[number].model for number in members}) > 1
-        tied = [label(rows[number], several) for number in (best, *others) if not told.get((best, number))]
-        worse = [label(rows[number], several) for number in others if told[best, number]]
-        text = f"best: {tied[0]}" if len(tied) == 1 else f"tied at the top: {_listed(tied)}"
-        if not worse:
-            text = f"no difference shown among {_listed(tied)}"
-        text += f"; worse: {_listed(worse)}" if worse else ""
-        least = verdict.detectable.get((title, task))
-        if least is not None:
-            text += f". Smallest difference this table could have seen: {_size(rows[best], least)}"
-        found[task] = f"{text[0].upper()}{text[1:]}."
-    return found
-
-
 def label(row: Row, several_models: bool) -> str:
     """Name a row across tasks: its method, the settings that tell it apart and, where there are several, its model."""
     return f"{name_of(row)} {row.model.split('/')[-1]}" if several_models else name_of(row)
@@ -177,12 +155,12 @@ def _notes(rows: Sequence[Row], tests: Contrast, left_out: Notes) -> list[str]:
         found.append("one seed a row, so these tests speak of other examples, not of other seeds.")
     single = [name_of(row) for row in rows if len(row.seeds) == 1]
     if single and not kinds <= {EXAMPLES, MCNEMAR, ""}:
-        found.append(f"one seed: {_listed(single)}; the spread that others show stands in for its own.")
+        found.append(f"one seed: {listed(single)}; the spread that others show stands in for its own.")
     if left_out.no_form:
         metrics = ", ".join(left_out.no_form)
         found.append(f"{metrics} cannot be resampled, so these tests speak of other seeds, not of other examples.")
     for reason, names in left_out.left_out.items():
-        found.append(f"{reason}, so tested over seeds alone: {_listed(names)}.")
+        found.append(f"{reason}, so tested over seeds alone: {listed(names)}.")
     if "" in kinds:
         found.append("one seed and no predictions that could be paired: some rows were not tested.")
     if len(rows) > LIMIT:
@@ -195,11 +173,8 @@ def _missing(row: Row) -> str:
     return f"{name_of(row)} has {len(row.seeds)} of {row.planned} seeds."
 
 
-def _size(row: Row, difference: float) -> str:
-    return f"{100 * difference:.1f} points" if row.is_up else f"{difference:.3g}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    if len(names) <= NAMED + 1:
-        return ", ".join(names)
-    return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
+def listed(names: Sequence[str]) -> str:
+    """Name some, and say how many more there are."""
+    if len(names) > NAMED + 1:
+        return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

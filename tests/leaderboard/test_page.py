@@ -15,9 +15,9 @@ from made_up import HOSTILE, MACHINES, make_board
 from test_stats import write
 
 from peftkit.leaderboard import Result, collect
+from peftkit.leaderboard.headlines import headlines
 from peftkit.leaderboard.page import facts, render
 from peftkit.leaderboard.page.curves import POINTS
-from peftkit.leaderboard.page.headlines import headlines
 from peftkit.leaderboard.stats import board
 from peftkit.metrics import score
 
@@ -162,7 +162,7 @@ def test_the_headline_names_the_tied_and_the_lightest_of_them(tmp_path: Path) ->
         write(tmp_path, method, method=method, value=value)
     rows = board(collect([tmp_path]))
     ((_, text),) = headlines(rows, ["a", "a", "b"], {(rows[0].board, "rte"): 0.021})[rows[0].board]
-    assert text.startswith("full leads with 90.0, tied with lora (2 of 3 rows).")
+    assert text.startswith("full leads with 90.0, tied with lora (2 of 3 rows); worse: ia3.")
     assert "It takes a difference of 2.1 points to be seen with 80 % power." in text
     ((_, alone),) = headlines(rows, ["a", "b", "c"], {})[rows[0].board]
     assert alone == "full is best with 90.0, and differs from each of the 2 others."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import string
 from pathlib import Path
 
 from made_up import make_board
@@ -72,3 +74,19 @@ def test_text_of_a_run_is_no_latex(tmp_path: Path) -> None:
         r"{[}x{]} \textbackslash{}input\{a\}\_\% \& \# \$ \textasciitilde{}\textasciicircum{}\textless{} & 50.0 \\"
         in lines
     )
+
+
+MACROS = {r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^", r"\textless{}": "<",
+          r"\textgreater{}": ">", r"\textbar{}": "|", "{[}": "[", "{]}": "]", "{*}": "*"}  # fmt: skip
+
+
+def test_every_sign_of_a_name_is_read_by_latex_as_that_sign(tmp_path: Path) -> None:
+    write(tmp_path / "runs", "a", method=f"a {string.punctuation} z")
+    write_latex(board(collect([tmp_path / "runs"])), [""], tmp_path / "board.tex")
+    (line,) = (line for line in (tmp_path / "board.tex").read_text().splitlines() if line.endswith(r"z & 50.0 \\"))
+    name = line.removesuffix(r" & 50.0 \\")
+    special = "".join(map(re.escape, r"#$%&_{}\~^<>|[]*"))
+    tokens = re.findall(rf"\\text[a-z]+{{}}|\\[#$%&_{{}}]|{{[][*]}}|[^{special}]|.", name)
+    assert not [token for token in tokens if len(token) == 1 and token in special]  # it would be obeyed
+    read = "".join(MACROS.get(token, token[-1]) for token in tokens)
+    assert read == f"a {string.punctuation} z"

@@ -182,7 +182,7 @@ def test_tied_groups_and_the_verdict_are_shown(tmp_path: Path) -> None:
     assert "3 of 4" in lines["lora"]
     assert "80.9 to 81.7" in lines["full"]
     words = " ".join(text.split())
-    assert "rte: Tied at the top: full, lora; worse: prompt. Smallest difference this table could have seen: " in words
+    assert "rte: full leads with 81.3, tied with lora (2 of 3 rows); worse: prompt." in words
     assert "rte: lora has 3 of 4 seeds." in words
 
 

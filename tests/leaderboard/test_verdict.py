@@ -14,9 +14,10 @@ from statsmodels.stats.multitest import multipletests
 from test_stats import write
 
 from peftkit.leaderboard import collect
+from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.letters import letters
 from peftkit.leaderboard.stats import Row, board
-from peftkit.leaderboard.verdict import Verdict, judge, sentences
+from peftkit.leaderboard.verdict import Verdict, judge
 
 SKILL = {"full": 0.9, "lora": 0.89, "prompt": 0.6}
 
@@ -79,8 +80,8 @@ def test_sentences_name_top_and_worse(tmp_path: Path) -> None:
     told = sentences(rows, verdict, rows[0].board)
     assert list(told) == ["sst2", "rte"]
     for text in told.values():
-        assert text.startswith("Tied at the top: ")
-        assert "; worse: prompt. Smallest difference this table could have seen: " in text
+        assert "(2 of 3 rows); worse: prompt. Of the tied, " in text
+        assert text.endswith(" points to be seen with 80 % power.")
 
 
 def test_one_seed_is_tested_over_examples_and_said_so(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_one_seed_is_tested_over_examples_and_said_so(tmp_path: Path) -> None:
 def test_without_predictions_seeds_alone_are_tested_and_said_so(tmp_path: Path) -> None:
     _, verdict = made(tmp_path, predictions=False)
     assert {(c.test, c.examples) for c in verdict.comparisons} == {("seeds alone", 0)}
-    assert verdict.notes[0] == "sst2: no predictions, so tested over seeds alone: full, lora, prompt."
+    assert verdict.notes[0] == "sst2: no predictions, so tested over seeds alone: full, lora and prompt."
 
 
 def test_one_seed_without_predictions_claims_nothing(tmp_path: Path) -> None:

@@ -13,19 +13,26 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
+NOWHERE = "http://127.0.0.1:9"
+# a process of its own, as huggingface_hub reads where the Hub is once; `locate` asks whether it answers once
 ASK = """
+import json, os, sys
+from huggingface_hub import constants
+from omegaconf import OmegaConf
 from peftkit.cli import compose
 from peftkit.models.load import locate
 from peftkit.schema import Run, UserError
-from omegaconf import OmegaConf
-import sys
-run = Run.from_config(OmegaConf.to_container(compose(sys.argv[1:]), resolve=True))
-try: print(locate(run.model, run.source))
-except UserError as error: print("UserError:", error)
+from peftkit.source import hub_answers
+for endpoint, *words in json.load(sys.stdin):
+    os.environ["HF_ENDPOINT"] = constants.ENDPOINT = endpoint
+    hub_answers.cache_clear()
+    run = Run.from_config(OmegaConf.to_container(compose(words), resolve=True))
+    try: print(locate(run.model, run.source))
+    except UserError as error: print("UserError:", error)
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def hub() -> Iterator[str]:
     """A hub on this machine that knows one model."""
 
@@ -51,23 +58,32 @@ def hub() -> Iterator[str]:
     server.shutdown()
 
 
-def ask(endpoint: str, *words: str) -> str:
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": "/nonexistent"}
-    done = subprocess.run([sys.executable, "-c", ASK, *words], capture_output=True, text=True, env=environment)
-    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr
+@pytest.fixture(scope="module")
+def answers(hub: str) -> dict[str, str]:
+    """Return where a fresh process finds a checkpoint, by what it was asked."""
+    questions = {
+        "a branch": [hub, "model.checkpoint=some/model", "model.revision=main"],
+        "another model": [hub, "model.checkpoint=some/other"],
+        "no hub, source=hub": [NOWHERE, "source=hub"],
+        "no hub, source=auto": [NOWHERE, "source=auto"],
+    }
+    environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_HOME": "/nonexistent"}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], input=json.dumps([*questions.values()]), capture_output=True, text=True,
+        env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return dict(zip(questions, done.stdout.splitlines(), strict=True))
 
 
-def test_a_branch_of_the_hub_is_recorded_as_its_commit(hub: str) -> None:
-    found = ask(hub, "model.checkpoint=some/model", "model.revision=main")
-    assert "kind='hub'" in found
-    assert SHA in found
+def test_a_branch_of_the_hub_is_recorded_as_its_commit(answers: dict[str, str]) -> None:
+    assert "kind='hub'" in answers["a branch"] and SHA in answers["a branch"]
 
 
-def test_a_model_that_the_hub_lacks_is_a_sentence(hub: str) -> None:
-    assert "has no model some/other" in ask(hub, "model.checkpoint=some/other")
+def test_a_model_that_the_hub_lacks_is_a_sentence(answers: dict[str, str]) -> None:
+    assert "has no model some/other" in answers["another model"]
 
 
-def test_no_hub_and_source_hub_is_an_error_and_auto_says_what_stands_in() -> None:
-    nowhere = "http://127.0.0.1:9"
-    assert "UserError: the Hub does not answer" in ask(nowhere, "source=hub")
-    assert "substituted_for='google-bert/bert-base-uncased'" in ask(nowhere, "source=auto")
+def test_no_hub_and_source_hub_is_an_error_and_auto_says_what_stands_in(answers: dict[str, str]) -> None:
+    assert "UserError: the Hub does not answer" in answers["no hub, source=hub"]
+    assert "substituted_for='google-bert/bert-base-uncased'" in answers["no hub, source=auto"]

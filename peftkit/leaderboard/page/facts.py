@@ -9,12 +9,12 @@ from statistics import stdev
 from typing import Any
 
 from peftkit.leaderboard import TIMED, Broken, Result
+from peftkit.leaderboard.headlines import headlines
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.page.curves import curves_of
-from peftkit.leaderboard.page.headlines import headlines
 from peftkit.leaderboard.page.members import members_of
-from peftkit.leaderboard.page.ties import cells
 from peftkit.leaderboard.stats import Row, name_of
+from peftkit.leaderboard.ties import cells
 from peftkit.leaderboard.verdict import Verdict
 
 COMPARED = 20_000  # comparisons that a page can hold; of more, those with the best and the reference are kept

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from peftkit.leaderboard.page.ties import Cell, cells, figure
 from peftkit.leaderboard.stats import Row
-from peftkit.leaderboard.verdict import label
-
-NAMED = 4  # more names than these make no sentence
+from peftkit.leaderboard.ties import Cell, cells, figure
+from peftkit.leaderboard.verdict import Verdict, label, listed
 
 
 def headlines(
@@ -29,6 +27,13 @@ def headlines(
     return found
 
 
+def sentences(rows: Sequence[Row], verdict: Verdict, title: str) -> dict[str, str]:
+    """Return the sentence of each task of a board whose rows were tested: of others its table says as much."""
+    tested = {each.task for each in cells(rows, verdict.groups) if each.board == title and each.is_tested}
+    found = headlines(rows, verdict.groups, verdict.detectable).get(title, [])
+    return {task: text for task, text in found if task in tested}
+
+
 def _overall(here: Sequence[Cell], rows: Sequence[Row], several: bool) -> list[str]:
     """Say who is tied for best on how many tasks, where the tasks were tested."""
     tested = [cell for cell in here if cell.is_tested and len(cell.ranked) > 1]
@@ -38,10 +43,10 @@ def _overall(here: Sequence[Cell], rows: Sequence[Row], several: bool) -> list[s
     most = counts.most_common(1)[0][1]
     names = sorted(name for name, count in counts.items() if count == most)
     verb = "is" if len(names) == 1 else "are"
-    text = f"{_listed(names)} {verb} best, or tied with the best, on {most} of {len(tested)} tasks."
+    text = f"{listed(names)} {verb} best, or tied with the best, on {most} of {len(tested)} tasks."
     blind = [cell.task for cell in tested if len(cell.top) == len(cell.ranked)]
     if blind:
-        text += f" On {_listed(blind)} nothing tells any of the methods apart."
+        text += f" On {listed(blind)} nothing tells any of the methods apart."
     return [text]
 
 
@@ -63,13 +68,14 @@ def _sentence(cell: Cell, rows: Sequence[Row], several: bool, detectable: float 
         return f"all {len(cell.ranked)} rows are tied, {name} at {score} among them.{power}"
     if len(cell.top) == 1:
         return f"{name} is best with {score}, and differs from {_others(cell)}.{power}"
-    others = [label(rows[number], several) for number in cell.top[1:]]
-    text = f"{name} leads with {score}, tied with {_listed(others)} ({len(cell.top)} of {len(cell.ranked)} rows)."
+    tied, worse = ([label(rows[number], several) for number in here] for here in (cell.top[1:], cell.worse))
+    text = f"{name} leads with {score}, tied with {listed(tied)} ({len(cell.top)} of {len(cell.ranked)} rows)"
+    text += f"; worse: {listed(worse)}." if worse else "."
     return text + _lightest(cell, rows, several) + power
 
 
 def _others(cell: Cell) -> str:
-    others = len(cell.ranked) - 1
+    others = len(cell.worse)
     return "the other row" if others == 1 else f"each of the {others} others"
 
 
@@ -80,7 +86,7 @@ def _lightest(cell: Cell, rows: Sequence[Row], several: bool) -> str:
     if len(known) < 2:
         return ""
     least = min(known, key=lambda number: known[number])
-    return f" Of these {label(rows[least], several)} trains the fewest weights, {_count(known[least])}."
+    return f" Of the tied, {label(rows[least], several)} trains the fewest weights, {_count(known[least])}."
 
 
 def _count(value: float) -> str:
@@ -88,10 +94,3 @@ def _count(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.0f}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = list(names[:NAMED]) if len(names) > NAMED + 1 else list(names)
-    if len(shown) < len(names):
-        return f"{', '.join(shown)} and {len(names) - len(shown)} more"
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

@@ -10,12 +10,16 @@ from peftkit.leaderboard.stats import Row
 
 @dataclass(frozen=True)
 class Cell:
-    """The rows of one task on one board, best first, as positions; `top` are those that no test tells from the best."""
+    """The rows of one task on one board, best first, as positions.
+
+    `top` are those that no test tells from the best, `worse` those that one does.
+    """
 
     board: str
     task: str
     ranked: list[int]
     top: list[int]
+    worse: list[int]
     failed: list[int]
     is_tested: bool
 
@@ -33,8 +37,9 @@ def _cell(name: tuple[str, str], here: list[int], rows: Sequence[Row], groups: S
     ranked = sorted(scored, key=lambda number: -(rows[number].score or 0))  # an error's score is negative
     letters = set(groups[ranked[0]]) if ranked else set()
     top = [number for number in ranked if letters & set(groups[number])] or ranked[:1]
+    worse = [number for number in ranked if groups[number] and number not in top] if letters else []
     failed = [number for number in here if rows[number].score is None]
-    return Cell(*name, ranked, top, failed, bool(letters))
+    return Cell(*name, ranked, top, worse, failed, bool(letters))
 
 
 def figure(row: Row, value: float | None, digits: int = 1) -> str:
