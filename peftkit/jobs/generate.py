@@ -105,6 +105,7 @@ def _grow(
     prefix = settings.algorithm.partition("_")[0]
     pool = Pool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, prefix)
     result["ended"] = ALGORITHMS[settings.algorithm](pool, ask, _teller(pool, ask, settings))
+    pool.sync()
     for lines in (kept, rejected):
         lines.check_end()
     result["counts"] = pool.counts()
