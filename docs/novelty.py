@@ -1,10 +1,10 @@
 """Time the novelty check of instructions against the reference's way: every pair with rouge-score.
 
-python docs/novelty.py [COUNT] [FILE] [SAMPLE]     # by default 50,000 made by a grammar; FILE: parquet or txt, read in order
+python docs/novelty.py [COUNT] [FILE] [SAMPLE]     # 50,000 made by a grammar; FILE: parquet or txt, - for none
 
-Every text is compared with all that were kept before it, and kept where no ROUGE-L F-measure is 0.7 or more. The reference
-would take days: it is timed on SAMPLE of the texts (40), drawn at random, each against all that were kept before it, and
-must decide as the index did.
+Every text is compared with all that were kept before it, and kept where no ROUGE-L F-measure is 0.7 or more. The
+reference would take days: it is timed on SAMPLE of the texts (40), drawn at random, each against all that were kept
+before it, and must decide as the index did.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from peftkit.generate.journal import Lines, Replayed
 from peftkit.generate.pool import Pool
 from peftkit.generate.self_instruct import self_instruct
 from peftkit.generate.tasks import SEEDS, Task, read_tasks
-from peftkit.jobs.console import say
+from peftkit.jobs.console import is_main, say
 from peftkit.jobs.evaluation_sets import evaluation_sets
 from peftkit.schema import Generate, Run, UserError
 from peftkit.source import Source, fingerprint
@@ -37,6 +37,7 @@ ENDINGS = ("target", "max_tokens", "max_cost", "price_in", "price_out", "evoluti
 # what else does not change what is kept: a run may go on from another address, with more patience
 BESIDE = (*ENDINGS, "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
 WRITTEN = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
+LIMITS = ("max_tokens", "max_completion_tokens")  # of generate.request, over ours
 TOLD_EVERY = 10.0  # seconds
 
 
@@ -56,6 +57,8 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
     if not run.force and (done := _finished(folder, settings)):
         say(f"finished already: {folder}{done}")
         return folder
+    if not is_main():  # under torchrun one process asks for all
+        return folder
     for sentence in (model.sentence("MODEL"), *(fact["sentence"] for fact in facts)):
         if sentence:
             say(f"!! {sentence}")
@@ -67,7 +70,7 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
             "seeds": {"file": settings.seeds or "peftkit", "tasks": len(seeds), **_overlapping(seeds, sets)},
             "evaluation_sets": [{key: fact[key] for key in ("name", "revision", "rows")} for fact in facts],
         },
-        "meta": record.meta(run.seed, _device(settings), "fp32", started),
+        "meta": record.meta(run.seed, _device(settings), _precision(settings), started),
     }
     with ExitStack() as stack:
         _lock(stack, folder)
@@ -100,7 +103,8 @@ def _grow(
     if journal.rows:
         say(f"going on in {folder}: {len(kept.rows):,} kept so far")
     settings = replace(settings, target=max(settings.target, len(kept.rows)))  # none is thrown away again
-    ceilings = Ceilings(settings.max_tokens, settings.max_cost, settings.price_in, settings.price_out)
+    longest = max((size for name in LIMITS if isinstance(size := settings.request.get(name), int)), default=0)
+    ceilings = Ceilings(settings.max_tokens, settings.max_cost, settings.price_in, settings.price_out, longest)
     ask = Asking(_generator(run, settings, model, bool(journal.rows)), journal, ceilings, run.seed)
     prefix = settings.algorithm.partition("_")[0]
     pool = Pool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, prefix)
@@ -215,6 +219,10 @@ def _device(settings: Generate) -> str:
     from peftkit.jobs.prepare import device_name
 
     return device_name()
+
+
+def _precision(settings: Generate) -> str:
+    return "unknown" if settings.generator == "endpoint" else "quantized" if settings.quantization else "fp32"
 
 
 def _teller(pool: Pool, ask: Asking, settings: Generate) -> Any:
