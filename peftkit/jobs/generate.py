@@ -62,6 +62,7 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
     for sentence in (model.sentence("MODEL"), *(fact["sentence"] for fact in facts)):
         if sentence:
             say(f"!! {sentence}")
+    say(f"{settings.algorithm}: {len(seeds)} seeds, {model.name}, {settings.target:,} to keep -> {folder}")
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     result: dict[str, Any] = {
         "run": {"config": config, "overrides": overrides},
