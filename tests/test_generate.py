@@ -76,8 +76,8 @@ def test_a_run_over_an_endpoint_from_seeds_to_dataset(tmp_path: Path, monkeypatc
     with serving(pool=1500) as server:
         words = [
             *ENDPOINT, f"generate.base_url={server.address}", "generate.key_env=MY_KEY", f"out={tmp_path}/out",
-            "generate.target=20", f"generate.seeds={seeds}", f"generate.decontaminate=[{tmp_path}/eval.txt,rte]",
-            "generate.price_in=1", "generate.price_out=2", "source=embedded",
+            "generate.target=20", f"generate.seeds={seeds}", f"generate.decontaminate=[{tmp_path}/eval.txt]",
+            "generate.price_in=1", "generate.price_out=2",
         ]  # fmt: skip
         folder = run(*words)
         asked = len(server.seen)
@@ -88,7 +88,7 @@ def test_a_run_over_an_endpoint_from_seeds_to_dataset(tmp_path: Path, monkeypatc
     result = json.loads((folder / "result.json").read_text())
     assert result["meta"]["status"] == "finished" and result["ended"] == "target"
     assert result["counts"]["kept"] >= 40 and result["costs"]["cost"] > 0
-    assert result["audit"]["evaluation_sets"][1]["name"] == "rte" and result["audit"]["seeds"]["tasks"] == 9
+    assert result["audit"]["evaluation_sets"][0]["rows"] == 1 and result["audit"]["seeds"]["tasks"] == 9
     tasks = load_dataset(str(folder), "tasks", split="train")
     assert tasks.column_names == ["id", "name", "instruction", "instances", "is_classification"]
     assert len(tasks) == result["counts"]["kept"]
@@ -123,7 +123,28 @@ def test_a_run_that_fails_says_why_and_goes_on_later(tmp_path: Path) -> None:
     assert folder == file.parent and json.loads(file.read_text())["meta"]["status"] == "finished"
 
 
-def test_an_endpoint_needs_no_torch(tmp_path: Path) -> None:
+def test_an_endpoint_imports_no_torch() -> None:
+    code = (
+        "import sys; import peftkit.jobs.generate, peftkit.generate.generators.endpoint\n"
+        "assert not {'torch', 'transformers', 'datasets', 'matplotlib'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_a_task_is_an_evaluation_set_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(pool=800) as server:
+        folder = run(
+            *ENDPOINT, f"generate.base_url={server.address}", f"out={tmp_path}", "generate.target=5",
+            "generate.decontaminate=[rte]", "source=embedded",
+        )  # fmt: skip
+    (fact,) = json.loads((folder / "result.json").read_text())["audit"]["evaluation_sets"]
+    assert fact["name"] == "rte" and fact["rows"] > 100
+    assert "EVALUATION SET: miniglue (embedded) stands in for nyu-mll/glue" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_over_an_endpoint_needs_no_torch(tmp_path: Path) -> None:
     with serving(pool=800) as server:
         words = [*ENDPOINT, f"generate.base_url={server.address}", f"out={tmp_path}", "generate.target=5"]
         code = (
