@@ -140,7 +140,7 @@ def test_a_task_is_an_evaluation_set_by_its_name(tmp_path: Path, capsys: pytest.
         )  # fmt: skip
     (fact,) = json.loads((folder / "result.json").read_text())["audit"]["evaluation_sets"]
     assert fact["name"] == "rte" and fact["rows"] > 100
-    assert "EVALUATION SET: miniglue (embedded) stands in for nyu-mll/glue" in capsys.readouterr().err
+    assert "EVALUATION SET: miniglue (embedded) stands in for nyu-mll/glue's rte" in capsys.readouterr().err
 
 
 @pytest.mark.slow

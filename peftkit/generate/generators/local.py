@@ -53,7 +53,7 @@ class Local:
         context = self._context()
         if context is not None and batch["input_ids"].shape[1] > context - LEAST:  # no example is left to drop
             batch = {name: values[:, LEAST - context :] for name, values in batch.items()}
-        batch = {name: values.to(self.model.device) for name, values in batch.items()}
+        batch = {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
         width = batch["input_ids"].shape[1]
         room = prompt.max_new_tokens if context is None else min(prompt.max_new_tokens, context - width)
         written = self.model.generate(
@@ -114,7 +114,10 @@ class Local:
     def _ends(self) -> set[int]:
         configured: Any = self.model.generation_config.eos_token_id
         known = configured if isinstance(configured, list) else [configured]
-        return {token for token in (*known, self.tokenizer.eos_token_id) if token is not None}
+        # a row that ended by a stop string goes on in pads
+        return {
+            token for token in (*known, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id) if token is not None
+        }
 
 
 def _sampling(requests: Sequence[Request]) -> list[LogitsProcessor]:
