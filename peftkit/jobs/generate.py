@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -107,8 +108,7 @@ def _grow(
     longest = max((size for name in LIMITS if isinstance(size := settings.request.get(name), int)), default=0)
     ceilings = Ceilings(settings.max_tokens, settings.max_cost, settings.price_in, settings.price_out, longest)
     ask = Asking(_generator(run, settings, model, bool(journal.rows)), journal, ceilings, run.seed)
-    prefix = settings.algorithm.partition("_")[0]
-    pool = Pool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, prefix)
+    pool = Pool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, _prefix(settings, seeds))
     result["ended"] = ALGORITHMS[settings.algorithm](pool, ask, _teller(pool, ask, settings))
     pool.sync()
     for lines in (kept, rejected):
@@ -191,6 +191,13 @@ def _lock(stack: ExitStack, folder: Path) -> None:
         stack.enter_context(FileLock(folder / ".lock", timeout=0))
     except Timeout as error:
         raise UserError(f"another process writes {folder}; wait for it, or say seed=1 for a run beside it") from error
+
+
+def _prefix(settings: Generate, seeds: list[Task]) -> str:
+    """Return what the ids of new tasks begin with: self, or self2 where the seeds were made so themselves."""
+    name = settings.algorithm.partition("_")[0]
+    names = (name if number == 1 else f"{name}{number}" for number in itertools.count(1))
+    return next(name for name in names if not any(seed.id.startswith(f"{name}_") for seed in seeds))
 
 
 def _said(sets: EvaluationSets, texts: Any) -> str | None:
