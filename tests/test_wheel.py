@@ -22,6 +22,7 @@ def test_wheel_runs_from_another_folder(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "peftkit/conf/config.yaml" in names
     assert "peftkit/recipes/lora_glue.yaml" in names
+    assert "peftkit/generate/seeds/tasks.jsonl" in names
     assert not [name for name in names if name.startswith(("conf/", "recipes/"))]
     run(sys.executable, "-m", "venv", "--without-pip", "venv")
     python = tmp_path / "venv" / "bin" / "python"

@@ -25,6 +25,7 @@ class Ceilings:
     max_cost: float | None = None
     price_in: float | None = None
     price_out: float | None = None
+    longest_reply: int = 0  # tokens, where that is not the prompt's to say
 
     @property
     def has_prices(self) -> bool:
@@ -95,7 +96,7 @@ class Asking:
         tokens_in, tokens_out = self.tokens_in, self.tokens_out
         for place, request in enumerate(requests):
             tokens_in += len(request.prompt.text().encode()) + OVERHEAD
-            tokens_out += request.prompt.max_new_tokens
+            tokens_out += max(request.prompt.max_new_tokens, self.ceilings.longest_reply)
             for name, used, limit in (
                 ("max_tokens", tokens_in + tokens_out, self.ceilings.max_tokens),
                 ("max_cost", self.ceilings.cost(tokens_in, tokens_out), self.ceilings.max_cost),

@@ -40,6 +40,7 @@ class Pool:
     kept: list[Task] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     instance_reasons: Counter[str] = field(default_factory=Counter)
+    undecided: int = 0  # candidates that were left when the target was reached
 
     def __post_init__(self) -> None:
         self.novelty = Novelty(self.settings.similarity)
@@ -110,6 +111,7 @@ class Pool:
             "rejected_instances": sum(self.instance_reasons.values()),
             "reasons": dict(self.reasons.most_common()),
             "instance_reasons": dict(self.instance_reasons.most_common()),
+            "undecided": self.undecided,
             "compared_pairs": self.novelty.compared,
         }
 

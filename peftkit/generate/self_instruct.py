@@ -31,8 +31,9 @@ def self_instruct(pool: Pool, ask: Asking, tell: Callable[[], None]) -> str:
                 for number in range(ask.next, ask.next + settings.batch)
             ]
             candidates = _candidates(pool, ask, asked)
-            while candidates:
+            while candidates and not pool.is_full:
                 candidates = _settle(pool, ask, candidates)
+            pool.undecided = len(candidates)
             pool.sync()
             fruitless = 0 if len(pool.kept) > before else fruitless + 1
             tell()
@@ -55,8 +56,8 @@ def _candidates(pool: Pool, ask: Asking, asked: Sequence[Prompt]) -> list[Candid
 
 
 def _settle(pool: Pool, ask: Asking, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Keep or reject the candidates that are unlike all before them; return those that must wait for one of these."""
-    now, waiting = _apart(pool, candidates)
+    """Keep or reject the first candidates, as many as a round has requests; return those whose turn is to come."""
+    now, later = _apart(pool, candidates)
     now = _typed(pool, ask, now)
     first = ask.next
     replies = ask(
@@ -77,29 +78,29 @@ def _settle(pool: Pool, ask: Asking, candidates: Sequence[Candidate]) -> list[Ca
         for fault in faults:
             pool.reject_instance(candidate, fault)
         pool.keep(candidate)
-    still = []
-    for candidate in waiting:
-        if (fault := pool.likeness(candidate.instruction)) is not None:
-            pool.reject(candidate, fault)
-        else:
-            still.append(candidate)
-    return still
+    return later
 
 
 def _apart(pool: Pool, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    """Part the candidates that are unlike each other from those that are like one of them.
+    """Part the first candidates that are unlike all that is kept, and unlike each other, from those that must wait.
 
-    The latter are rejected only once that one is kept: it may still turn out to have no good instance.
+    One that is like another waits for it: that one may still turn out to have no good instance.
     """
     now: list[Candidate] = []
-    waiting = []
+    later = []
     for candidate in candidates:
-        said, limit = candidate.instruction, pool.settings.similarity
-        is_near = any(
-            rouge_l(said, other.instruction) >= limit or plain(said) == plain(other.instruction) for other in now
-        )
-        (waiting if is_near else now).append(candidate)
-    return now, waiting
+        if len(now) == pool.settings.batch or any(_is_near(candidate, other, pool) for other in now):
+            later.append(candidate)
+        elif (fault := pool.likeness(candidate.instruction)) is not None:
+            pool.reject(candidate, fault)
+        else:
+            now.append(candidate)
+    return now, later
+
+
+def _is_near(candidate: Candidate, other: Candidate, pool: Pool) -> bool:
+    said, known = candidate.instruction, other.instruction
+    return rouge_l(said, known) >= pool.settings.similarity or plain(said) == plain(known)
 
 
 def _typed(pool: Pool, ask: Asking, candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -24,11 +24,15 @@ def evaluation_sets(names: list[str], run: Run) -> tuple[EvaluationSets, list[di
             revision: str | None = _revision(Path(name))
         else:
             from peftkit.data.rows import evaluation_tables
+            from peftkit.jobs.prepare import settle
 
+            settle(run.source)
             tables, origin = evaluation_tables(task_named(name), run.data_root, run.source)
             for split, table in tables.items():
                 sets.add(f"{name}/{split}", (list(texts_in(dict(row))) for row in table))
-            revision, sentence = origin.revision or origin.name, origin.sentence("EVALUATION SET")
+            revision = origin.revision or origin.name
+            if origin.substituted_for:
+                sentence = f"EVALUATION SET: {origin.name} (embedded) stands in for {origin.substituted_for}'s {name}"
         facts.append({"name": name, "revision": revision, "rows": sets.rows - before, "sentence": sentence})
     return sets, facts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -27,7 +28,7 @@ from peftkit.generate.journal import Lines, Replayed
 from peftkit.generate.pool import Pool
 from peftkit.generate.self_instruct import self_instruct
 from peftkit.generate.tasks import SEEDS, Task, read_tasks
-from peftkit.jobs.console import say
+from peftkit.jobs.console import is_main, say
 from peftkit.jobs.evaluation_sets import evaluation_sets
 from peftkit.schema import Generate, Run, UserError
 from peftkit.source import Source, fingerprint
@@ -37,6 +38,7 @@ ENDINGS = ("target", "max_tokens", "max_cost", "price_in", "price_out", "evoluti
 # what else does not change what is kept: a run may go on from another address, with more patience
 BESIDE = (*ENDINGS, "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
 WRITTEN = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
+LIMITS = ("max_tokens", "max_completion_tokens")  # of generate.request, over ours
 TOLD_EVERY = 10.0  # seconds
 
 
@@ -56,9 +58,12 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
     if not run.force and (done := _finished(folder, settings)):
         say(f"finished already: {folder}{done}")
         return folder
+    if not is_main():  # under torchrun one process asks for all
+        return folder
     for sentence in (model.sentence("MODEL"), *(fact["sentence"] for fact in facts)):
         if sentence:
             say(f"!! {sentence}")
+    say(f"{settings.algorithm}: {len(seeds)} seeds, {model.name}, {settings.target:,} to keep -> {folder}")
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     result: dict[str, Any] = {
         "run": {"config": config, "overrides": overrides},
@@ -67,7 +72,7 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
             "seeds": {"file": settings.seeds or "peftkit", "tasks": len(seeds), **_overlapping(seeds, sets)},
             "evaluation_sets": [{key: fact[key] for key in ("name", "revision", "rows")} for fact in facts],
         },
-        "meta": record.meta(run.seed, _device(settings), "fp32", started),
+        "meta": record.meta(run.seed, _device(settings), _precision(settings), started),
     }
     with ExitStack() as stack:
         _lock(stack, folder)
@@ -100,11 +105,12 @@ def _grow(
     if journal.rows:
         say(f"going on in {folder}: {len(kept.rows):,} kept so far")
     settings = replace(settings, target=max(settings.target, len(kept.rows)))  # none is thrown away again
-    ceilings = Ceilings(settings.max_tokens, settings.max_cost, settings.price_in, settings.price_out)
+    longest = max((size for name in LIMITS if isinstance(size := settings.request.get(name), int)), default=0)
+    ceilings = Ceilings(settings.max_tokens, settings.max_cost, settings.price_in, settings.price_out, longest)
     ask = Asking(_generator(run, settings, model, bool(journal.rows)), journal, ceilings, run.seed)
-    prefix = settings.algorithm.partition("_")[0]
-    pool = Pool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, prefix)
+    pool = Pool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, _prefix(settings, seeds))
     result["ended"] = ALGORITHMS[settings.algorithm](pool, ask, _teller(pool, ask, settings))
+    pool.sync()
     for lines in (kept, rejected):
         lines.check_end()
     result["counts"] = pool.counts()
@@ -187,6 +193,13 @@ def _lock(stack: ExitStack, folder: Path) -> None:
         raise UserError(f"another process writes {folder}; wait for it, or say seed=1 for a run beside it") from error
 
 
+def _prefix(settings: Generate, seeds: list[Task]) -> str:
+    """Return what the ids of new tasks begin with: self, or self2 where the seeds were made so themselves."""
+    name = settings.algorithm.partition("_")[0]
+    names = (name if number == 1 else f"{name}{number}" for number in itertools.count(1))
+    return next(name for name in names if not any(seed.id.startswith(f"{name}_") for seed in seeds))
+
+
 def _said(sets: EvaluationSets, texts: Any) -> str | None:
     found = sets.overlap(texts)
     return None if found is None else str(found)
@@ -214,6 +227,10 @@ def _device(settings: Generate) -> str:
     from peftkit.jobs.prepare import device_name
 
     return device_name()
+
+
+def _precision(settings: Generate) -> str:
+    return "unknown" if settings.generator == "endpoint" else "quantized" if settings.quantization else "fp32"
 
 
 def _teller(pool: Pool, ask: Asking, settings: Generate) -> Any:

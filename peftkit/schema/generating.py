@@ -55,6 +55,9 @@ def _endpoint(settings: Generate) -> list[str]:
         found.append("generate.key_env takes the name of a variable, as OPENAI_API_KEY; a run folder keeps no key")
     if names := [name for name in settings.request if SECRET.search(str(name))]:
         found.append(f"generate.request.{names[0]} is refused: a run folder keeps no secret; say generate.key_env=NAME")
+    has_ceiling, fields = settings.max_tokens or settings.max_cost, settings.request
+    if has_ceiling and "max_tokens" in fields and not (fields["max_tokens"] or fields.get("max_completion_tokens")):
+        found.append("a ceiling needs a longest reply; say generate.request.max_completion_tokens=2048 too")
     if settings.quantization is not None:
         found.append("generate.quantization is for generate.generator=local; drop it")
     if settings.base_url is None:

@@ -44,11 +44,16 @@ class Local:
     def _batch(self, requests: Sequence[Request]) -> list[Reply]:
         prompt = requests[0].prompt  # those of one step are alike in how they are answered
         fitted = [self._fit(request) for request in requests]
-        batch = self.tokenizer([text for text, _ in fitted], return_tensors="pt", padding=True)
+        batch = self.tokenizer(
+            [text for text, _ in fitted],
+            return_tensors="pt",
+            padding=True,
+            add_special_tokens=not self.chat,  # a template has its own
+        )
         context = self._context()
         if context is not None and batch["input_ids"].shape[1] > context - LEAST:  # no example is left to drop
             batch = {name: values[:, LEAST - context :] for name, values in batch.items()}
-        batch = {name: values.to(self.model.device) for name, values in batch.items()}
+        batch = {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
         width = batch["input_ids"].shape[1]
         room = prompt.max_new_tokens if context is None else min(prompt.max_new_tokens, context - width)
         written = self.model.generate(
@@ -79,18 +84,19 @@ class Local:
         return Reply(request.number, text[:cut], finish, int(read), len(kept), dropped=dropped)
 
     def _fit(self, request: Request) -> tuple[str, int]:
-        """Return the prompt's text, without as many of its first examples as the model's context has no room for."""
+        """Return the prompt's text, without as many of its first examples as the model's context has no room for.
+
+        A reply has a quarter of the context, or as much as it may be long.
+        """
         prompt, context = request.prompt, self._context()
         for dropped in range(len(prompt.examples) + 1):
             text = self._worded(prompt.text(dropped))
-            if context is None or len(self.tokenizer(text)["input_ids"]) + prompt.max_new_tokens <= context:
-                return text, dropped
-            if dropped == len(prompt.examples) // 2 and self._leaves_room(text, context):
-                return text, dropped  # half of the examples are worth more than a long reply
+            if context is None or self._length(text) <= context - min(prompt.max_new_tokens, context // 4):
+                break
         return text, dropped
 
-    def _leaves_room(self, text: str, context: int) -> bool:
-        return len(self.tokenizer(text)["input_ids"]) <= context - LEAST
+    def _length(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
 
     def _worded(self, text: str) -> str:
         if not self.chat:
@@ -108,7 +114,10 @@ class Local:
     def _ends(self) -> set[int]:
         configured: Any = self.model.generation_config.eos_token_id
         known = configured if isinstance(configured, list) else [configured]
-        return {token for token in (*known, self.tokenizer.eos_token_id) if token is not None}
+        # a row that ended by a stop string goes on in pads
+        return {
+            token for token in (*known, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id) if token is not None
+        }
 
 
 def _sampling(requests: Sequence[Request]) -> list[LogitsProcessor]:
