@@ -62,6 +62,7 @@ def test_every_metric_knows_its_direction() -> None:
     assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {
         "mean_squared_error",
         "perplexity",
+        "bits_per_byte",
     }
 
 

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, Features, load_dataset
 
 from peftkit.data.files import read_file, words_of
 from peftkit.data.labels import feature_of, label_names, need, reader, said
-from peftkit.data.unlabelled import PASSAGE, in_passages, read_corpus
+from peftkit.data.unlabelled import in_passages, read_corpus
 from peftkit.schema import FILES, Task, UserError
 from peftkit.source import Source, fingerprint, hub_answers
 
@@ -48,7 +48,7 @@ def load_rows(
         UserError: a file cannot be read, a column or a split is missing, or a label is none of the task's.
     """
     if task.kind == "language_modeling":
-        return _texts(task, data_root, set_apart)
+        return _texts(task, data_root, trained_on, set_apart)
     tables, origin = _read(task, data_root, source)
     tables = {name: _numbered(table) for name, table in tables.items()}
     train, validation = task.splits["train"], list(task.splits["validation"])
@@ -75,13 +75,13 @@ def load_rows(
     return Rows(splits, names, origin, dropped)
 
 
-def _texts(task: Task, data_root: str | None, set_apart: int) -> Rows:
+def _texts(task: Task, data_root: str | None, trained_on: str | None, set_apart: int) -> Rows:
     """Read a corpus: documents to train on, and passages of those that are held out, or set apart."""
-    documents, held_out, origin = read_corpus(task, data_root)
+    documents, held_out, origin = read_corpus(task, data_root, trained_on)
     train, (validation,) = str(task.splits["train"]), task.splits["validation"]
     if set_apart:
         splits = _apart(documents, train, task.max_train_rows, set_apart)
-        return Rows({**splits, APART: in_passages(splits[APART], PASSAGE * task.max_length)}, None, origin)
+        return Rows({**splits, APART: in_passages(splits[APART], task)}, None, origin)
     splits = {validation: _subset(held_out, task.max_eval_rows)}
     if task.splits["train"] is not None:
         splits[train] = _subset(documents, task.max_train_rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,24 @@ from peftkit.schema import Task, UserError
 from peftkit.source import Source, fingerprint
 
 COLUMN = "task.text"  # what a user names the column of text with
-PASSAGE = 3  # bytes a token of task.max_length
+PASSAGE, LONGEST = 3, 480  # bytes of a passage: a token of task.max_length, at most; models read 512 tokens
+DOCUMENT = 1 << 14  # bytes; a longer document is several
+HOW = 1  # to be raised where documents are cut otherwise: what `datasets` keeps is not asked for again
 FEATURES = Features({"id": Value("string"), "text": Value("string"), "label": Value("null")})
 WORD = re.compile(r"\s*\S+")  # with the space before it
 
 
-def read_corpus(task: Task, data_root: str | None) -> tuple[Dataset, Dataset, Source]:
+def passage_size(task: Task) -> int:
+    """Return the bytes of a passage at most, which all tokenizers are asked about alike."""
+    return min(PASSAGE * task.max_length, LONGEST)
+
+
+def read_corpus(task: Task, data_root: str | None, trained_on: str | None = None) -> tuple[Dataset, Dataset, Source]:
     """Return the documents to train on, the passages of the held-out ones, and where they are from.
 
-    Both lie on disk in the cache of `datasets`, so that a corpus may be larger than memory.
+    Nothing of a corpus is held out that no run was trained on: an evaluation takes all of it (`trained_on` is the
+    revision of what the run was). Both lie on disk in the cache of `datasets`, so that a corpus may be larger than
+    memory.
 
     Raises:
         UserError: there is no such corpus, a file of it cannot be read, or it has too few documents to hold any out.
@@ -34,24 +44,26 @@ def read_corpus(task: Task, data_root: str | None) -> tuple[Dataset, Dataset, So
     source = Source("hub", name, _commit(task)) if files is None else Source("folder", name, _revision(files))
     told: dict[str, Any] = {
         "corpus": name, "column": task.text[0], "sample_by": task.sample_by or "line", "revision": source.revision,
+        "how": HOW,
     }  # fmt: skip
-    train = _on_disk({**told, "held_out": False, "size": 0})
-    held_out = _on_disk({**told, "held_out": True, "size": PASSAGE * task.max_length})
+    if task.splits["train"] is None and trained_on != source.revision:
+        return text_rows([]), _on_disk({**told, "held_out": None, "size": passage_size(task)}), source
+    train = _on_disk({**told, "held_out": False, "size": DOCUMENT})
+    held_out = _on_disk({**told, "held_out": True, "size": passage_size(task)})
     if not len(held_out) or not len(train):
         hint = " (or task.sample_by=line)" if task.sample_by == "document" else ""
         raise UserError(f"{name} has {len(train)} documents, and a tenth is to be held out; add more text{hint}")
     return train, held_out, source
 
 
-def in_passages(rows: Dataset, size: int) -> Dataset:
-    """Cut documents into passages of at most `size` bytes, between words; their ids are the documents' and a number."""
-    return text_rows(
-        [
-            (f"{name}.{number}", part)
-            for name, text in zip(rows["id"], rows["text"], strict=True)
-            for number, part in enumerate(passages(text, size))
-        ]
+def in_passages(rows: Dataset, task: Task) -> Dataset:
+    """Cut documents, in their order, into passages, `task.max_eval_rows` at most."""
+    parts = (
+        (f"{row['id']}.{number}", part)
+        for row in rows
+        for number, part in enumerate(passages(row["text"], passage_size(task)))
     )
+    return text_rows(list(islice(parts, task.max_eval_rows)))
 
 
 def text_rows(texts: Sequence[tuple[str, str]]) -> Dataset:
@@ -85,13 +97,17 @@ def _on_disk(told: dict[str, Any]) -> Dataset:
     return found
 
 
-def _rows(corpus: str, column: str, sample_by: str, revision: str, held_out: bool, size: int) -> Iterator[dict]:
-    """Yield one part of a corpus; the revision is there to tell a changed corpus from one that was read before."""
+def _rows(
+    corpus: str, column: str, sample_by: str, revision: str, how: int, held_out: bool | None, size: int
+) -> Iterator[dict]:
+    """Yield one part of a corpus, or all of it, in parts of at most `size` bytes.
+
+    The revision and `how` are there to tell a changed corpus, or another way of cutting, from what was read before.
+    """
     for number, (text, is_held_out) in enumerate(documents(corpus, column, sample_by, COLUMN, revision)):
-        if is_held_out != held_out:
-            continue
-        for place, part in enumerate(passages(text, size) if size else [text]):
-            yield {"id": f"{number}.{place}" if size else str(number), "text": part, "label": None}
+        if held_out is None or is_held_out == held_out:
+            for place, part in enumerate(passages(text, size)):
+                yield {"id": f"{number}.{place}", "text": part, "label": None}
 
 
 def _revision(files: list[Path]) -> str:

@@ -164,6 +164,8 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         (held_out, *_) = run.task.splits["validation"]
         texts = {"held_out": evaluations[held_out], "general": language.general_text(parts, run.task)}
     before = {name: language.bits_per_byte(answer(parts, trainer, text)[0]) for name, text in texts.items()}
+    if before:
+        train.forget_preparation(trainer)
     fit = train.fit(trainer, checkpoints)
     if run.trial:
         result["curve"] = _curve(fit)

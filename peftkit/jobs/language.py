@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from peftkit.data.formats import Answers, Encoded
 from peftkit.data.text import embedded_corpus
-from peftkit.data.unlabelled import PASSAGE, in_passages, text_rows
+from peftkit.data.unlabelled import in_passages, text_rows
 from peftkit.jobs.prepare import Parts
 from peftkit.methods import embedding_rows
 from peftkit.models.load import load_tokenizer
@@ -31,7 +32,7 @@ WORD = re.compile(r"\S+")
 def general_text(parts: Parts, task: Task) -> Encoded:
     """Return text that has nothing to do with the corpus, to measure what is forgotten."""
     rows = text_rows([(str(number), text) for number, text in enumerate(_general())])
-    whole = in_passages(rows, PASSAGE * task.max_length)
+    whole = in_passages(rows, replace(task, max_eval_rows=None))
     return parts.format.encode(whole.select(range(0, len(whole), -(-len(whole) // PASSAGES))))
 
 
@@ -53,12 +54,17 @@ def compare(
     """Return what `result.json` holds under language: bits a byte before and after, and of new words what they save."""
     found: dict[str, Any] = {name: {"before": before[name], "after": after[name]} for name in after}
     found["general"]["text"] = GENERAL
+    found["fresh_head"] = bool(getattr(plain_model(parts.model), "fresh_head", None))
     if run.vocab is not None:
         texts = list(held_out["text"])
         old, new = pieces(load_tokenizer(base), texts), pieces(parts.tokenizer, texts)
         found["pieces"] = {"before": old, "after": new}
         found["neighbours"] = neighbours(parts, Path(run.vocab))
     return found
+
+
+def plain_model(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def pieces(tokenizer: Any, texts: list[str]) -> dict[str, float]:
@@ -80,7 +86,7 @@ def pieces(tokenizer: Any, texts: list[str]) -> dict[str, float]:
 @torch.no_grad()
 def neighbours(parts: Parts, vocab: Path) -> list[dict[str, Any]]:
     """Return for some new terms the tokens whose rows are nearest to theirs, by cosine."""
-    told = json.loads((vocab / "result.json").read_text())["terms"]["added"]
+    told = _terms(parts, vocab)
     rows = torch.nn.functional.normalize(embedding_rows(parts.model).float(), dim=-1)
     new, known = set(read_vocabulary(vocab).ids), max(parts.tokenizer.get_vocab().values()) + 1
     found = []
@@ -100,3 +106,14 @@ def neighbours(parts: Parts, vocab: Path) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _terms(parts: Parts, vocab: Path) -> list[dict[str, Any]]:
+    """Return the terms that a folder of job=extend tells of; of an adapter's, which tells none, its new tokens."""
+    file = vocab / "result.json"
+    if file.is_file():
+        told: list[dict[str, Any]] = json.loads(file.read_text())["terms"]["added"]
+        return told
+    ids = read_vocabulary(vocab).ids
+    names = parts.tokenizer.convert_ids_to_tokens(ids)
+    return [{"term": name, "ids": [number], "count": None} for name, number in zip(names, ids, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import tempfile
@@ -16,7 +17,7 @@ from datasets import Dataset
 
 from peftkit.data.formats import Encoded, Format, Language, format_of
 from peftkit.data.rows import Rows
-from peftkit.data.unlabelled import PASSAGE, in_passages
+from peftkit.data.unlabelled import in_passages
 from peftkit.jobs.console import say
 from peftkit.methods import Gradual, Unfreezing, wrap
 from peftkit.models.load import load_model, load_tokenizer, locate, pooling_of
@@ -99,6 +100,10 @@ def build(run: Run, model_source: Source, names: list[str] | None, rows: Dataset
     model = load_model(run.model, model_source, tokenizer, run.task.kind, names, run.method.quantization)
     if getattr(model, "fresh_head", None):
         say(f"!! {model_source.name} comes without its masked language model head: one begins at random, and trains")
+    if run.task.packing and "position_ids" not in inspect.signature(model.forward).parameters:
+        raise UserError(
+            f"{model_source.name} reads no positions, by which packed documents are kept apart; say task.packing=false"
+        )
     new_rows = grow(model, Path(run.vocab)) if run.vocab else []
     config = method_config({**run.method.config, **_schedule(run, len(encoded.lengths))})
     if hasattr(config, "revision") and model_source.kind in ("hub", "cache"):
@@ -170,7 +175,7 @@ def carve(rows: Rows, task: Task, holdout: float) -> tuple[Any, Any]:
     """Split rows off train to choose the best epoch on; the same rows for every seed."""
     parts = rows.splits[task.splits["train"]].train_test_split(test_size=holdout, seed=0)
     if task.kind == "language_modeling":
-        return parts["train"], in_passages(parts["test"], PASSAGE * task.max_length)
+        return parts["train"], in_passages(parts["test"], task)
     return parts["train"], parts["test"]
 
 
@@ -178,7 +183,8 @@ def set_up(run: Run) -> dict[str, Any]:
     """Return what else than settings and sources determines a result: processes a step, precision."""
     found: dict[str, Any] = {"processes": int(os.environ.get("WORLD_SIZE", "1")), "precision": precision_of(run.train)}
     if run.distill.teacher is not None:
-        found["teacher"] = fingerprint(Path(run.distill.teacher) / "result.json")
+        folders = (Path(run.distill.teacher) / name for name in ("adapter", "model"))
+        found["teacher"] = fingerprint(next(folder for folder in folders if folder.is_dir()), (".safetensors",))
     return found if run.vocab is None else {**found, "vocab": fingerprint(Path(run.vocab), VOCABULARY)}
 
 

@@ -25,6 +25,11 @@ def with_teacher(run: Run, encoded: Encoded, rows: Dataset, names: list[str] | N
     folder = Path(str(run.distill.teacher))
     trained = trained_run(folder)
     told, wanted = label_names(folder), names
+    if trained.task.kind != run.task.kind or (names is None and trained.model.family == "seq2seq"):
+        raise UserError(
+            f"{folder} answers {trained.task.kind} as a {trained.model.family}, which teaches no {run.task.kind}; "
+            "name a run with a head of this task"
+        )
     if told != wanted:
         raise UserError(f"the teacher tells {told} apart, task={run.task.name} has {wanted}; name a run of this task")
     if list(trained.task.text) != list(run.task.text):

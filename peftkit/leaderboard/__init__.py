@@ -169,7 +169,7 @@ def _result(folder: Path, record: dict[str, Any]) -> Result:
         folder=folder,
         problem=problem,
         suite=str(task["suite"]),
-        task=str(task["name"]),
+        task=_task_name(task, config["model"]),
         model=str(model["name"]),
         model_for=str(model["substituted_for"]) if model.get("substituted_for") else None,
         data=IN_A_FOLDER if is_suite else str(data["name"]),
@@ -188,6 +188,15 @@ def _result(folder: Path, record: dict[str, Any]) -> Result:
         search=search,
         **{name: _part(record, name) for name in ("gates", "merge", "forgetting", "language")},
     )
+
+
+OBJECTIVES = {"encoder": "masked words", "decoder": "next token", "seq2seq": "spans"}
+
+
+def _task_name(task: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    """Name a task, and of language modelling what is asked, too: bits of unlike questions are not to be compared."""
+    name = str(task["name"])
+    return f"{name}, {OBJECTIVES[model['family']]}" if task.get("kind") == "language_modeling" else name
 
 
 def _search(record: Mapping[str, Any]) -> dict[str, Any] | None:

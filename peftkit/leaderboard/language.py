@@ -11,7 +11,7 @@ from peftkit.leaderboard.stats import Row, name_of
 
 NOTE = (
     "Bits a byte hold across vocabularies; ± is the sample standard deviation over seeds, general text is not the "
-    "corpus, pieces and split words are of the held-out text."
+    "corpus, pieces and split words are of the held-out text. A head that began at random has no before to speak of."
 )
 
 
@@ -37,6 +37,7 @@ def _cells(told: Sequence[dict[str, Any]]) -> dict[str, str]:
         ends = [fmean(each[end][name] for each in cut) for end in ("before", "after")] if cut else []
         cells[heading] = " → ".join(format(value, form) for value in ends)
     saved = [1 - each["after"]["tokens"] / each["before"]["tokens"] for each in cut]
+    cells["head"] = "began at random" if any(each.get("fresh_head") for each in told) else ""
     return cells | {"tokens saved": f"{fmean(saved):.1%}" if saved else ""}
 
 

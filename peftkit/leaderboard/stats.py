@@ -16,7 +16,7 @@ from peftkit.leaderboard.costs import with_pscp, with_quality
 
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # AX is a diagnostic, not counted
 REFERENCE = "full"  # the method that the others are held against
-TASK_LIMITS = {"task.max_length", "task.max_train_rows", "task.max_eval_rows"}  # asked of all tasks of a suite alike
+TASK_LIMITS = ("task.max_length", "task.max_train_rows", "task.max_eval_rows")  # mostly asked of all tasks alike
 
 
 @dataclass(frozen=True)
@@ -162,15 +162,26 @@ def glue_table(results: Iterable[Result | Broken]) -> list[GlueLine]:
 
 
 def glue_lines(rows: Iterable[Row]) -> list[GlueLine]:
-    """Return the same of rows that are made already."""
+    """Return the same of rows that are made already.
+
+    A limit of rows parts lines only where a task of the method has several: one task may have another than the rest.
+    """
     lines: dict[tuple, dict[str, Row]] = {}
-    for row in rows:
-        if row.suite == "glue" and row.task in GLUE and row.score is not None:
-            shared = {n: v for n, v in row.all_settings.items() if _is_shared(n)}
-            key: tuple = (row.board, row.model, row.method, json.dumps(shared, sort_keys=True))
-            if row.task in lines.get(key, {}):  # differs in what only this task has, such as its template
-                key = (*key, row.settings)
-            lines.setdefault(key, {})[row.task] = row
+    chosen = [row for row in rows if row.suite == "glue" and row.task in GLUE and row.score is not None]
+    limits: dict[tuple, set[tuple]] = {}
+    for row in chosen:
+        asked = tuple(row.all_settings.get(name) for name in TASK_LIMITS)
+        limits.setdefault((row.board, row.model, row.method, row.task), set()).add(asked)
+    limited = {key[:3] for key, asked in limits.items() if len(asked) > 1}
+    for row in chosen:
+        family = (row.board, row.model, row.method)
+        shared = {
+            n: v for n, v in row.all_settings.items() if _is_shared(n) and (n not in TASK_LIMITS or family in limited)
+        }
+        key: tuple = (*family, json.dumps(shared, sort_keys=True))
+        if row.task in lines.get(key, {}):  # differs in what only this task has, such as its template
+            key = (*key, row.settings)
+        lines.setdefault(key, {})[row.task] = row
     families = [key[:3] for key in lines]
     shown = _differences(families, [json.loads(key[3]) for key in lines])
     found = [

@@ -9,7 +9,7 @@ from torch import nn
 from peftkit.schema import UserError
 
 HEAD_NAMES = ("classifier", "score", "pre_classifier", "qa_outputs", "pooler")
-HEAD_NAMES += ("cls", "lm_head", "vocab_transform", "vocab_layer_norm", "vocab_projector")  # over the vocabulary
+HEAD_NAMES += ("cls", "vocab_transform", "vocab_layer_norm", "vocab_projector")  # of masked language models
 
 
 @dataclass(frozen=True)

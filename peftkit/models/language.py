@@ -20,7 +20,6 @@ from peftkit.models.load import checkpoint_path, family, hub_arguments, read_che
 from peftkit.source import Source
 
 AUTO = {"encoder": AutoModelForMaskedLM, "decoder": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
-MASKED_HEADS = ("cls", "lm_head", "vocab_transform", "vocab_projector")  # never in 4 bits
 
 
 def load_language_model(
@@ -32,9 +31,7 @@ def load_language_model(
         The model, and why no loss of it means anything; None where it does.
     """
     config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
-    kept = [*MASKED_HEADS, *((quantization or {}).get("llm_int8_skip_modules") or [])]
-    settings = {**quantization, "llm_int8_skip_modules": kept} if quantization else None
-    model, missing = read_checkpoint(AUTO[family(config)], source, config, settings)
+    model, missing = read_checkpoint(AUTO[family(config)], source, config, quantization)
     # a head that is not in the checkpoint was drawn at random just now
     drawn = sorted(name for name in missing if not name.startswith(f"{model.base_model_prefix}."))
     if drawn:

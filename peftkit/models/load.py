@@ -38,6 +38,7 @@ HEADS = (
     ".*pooler",  # a pattern: what lies within it is not named after it
     "qa_outputs",
 )  # modules above the encoder that start untrained
+MASKED_HEADS = ("cls", "lm_head", "vocab_transform", "vocab_projector")  # over the vocabulary
 
 
 def locate(model: Model, source: str) -> Source:
@@ -139,7 +140,7 @@ def load_model(
     if kind == "retrieval":
         backbone = read_checkpoint(Backbone, source, config, quantization)[0]
         backbone.config.vector_pooling = vector_pooling(model, source)
-        return backbone
+        return backbone if model.layers is None else keep_layers(backbone, model.layers)
     if kind in ("classification", "regression") and pooling_of(model, source) == "mean":
         config = mean_pooling_config(config)
     if model.family != "seq2seq" and kind not in ("causal_lm", "language_modeling"):
@@ -163,7 +164,7 @@ def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
     name, stack = max(stacks, key=lambda found: len(found[1]))
     if layers[-1] >= len(stack):
         raise UserError(
-            f"model.layers={layers}: there are {len(stack)}, from 0 on; say model.layers=[0,{len(stack) - 1}]"
+            f"model.layers={layers}: there are {len(stack)}, from 0 on; say model.layers=[{len(stack) - 1}]"
         )
     model.set_submodule(name, nn.ModuleList(stack[number] for number in layers))
     for number, layer in enumerate(model.get_submodule(name).children()):
@@ -239,7 +240,7 @@ def read_checkpoint(
         from transformers import BitsAndBytesConfig
 
         # a quantised head inside modules_to_save asserts in its first forward
-        kept = [*HEADS, "lm_head", *(quantization.get("llm_int8_skip_modules") or [])]
+        kept = [*HEADS, *MASKED_HEADS, *(quantization.get("llm_int8_skip_modules") or [])]
         arguments["quantization_config"] = BitsAndBytesConfig(**{**quantization, "llm_int8_skip_modules": kept})
     model, found = auto.from_pretrained(checkpoint_path(source), output_loading_info=True, **arguments)
     _never_pack(model)

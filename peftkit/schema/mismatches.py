@@ -66,8 +66,8 @@ def _combinations(run: Run) -> list[str]:
 def _student(run: Run) -> list[str]:
     """Complain about what a teacher cannot teach, and about layers that would not be found again."""
     found, target = [], str(run.method.config.get("_target_"))
-    if run.model.layers is not None and run.model.family == "seq2seq":
-        found.append(f"model.layers is for encoders and decoders, model={run.model.name} is both; drop it")
+    if run.model.layers is not None and run.model.stand_in == "t5-mini":
+        found.append(f"model.layers is not for model={run.model.name}, whose first layer holds all positions; drop it")
     if run.model.layers is not None and target.rpartition(".")[2] not in OWN_WEIGHTS:
         found.append(
             f"model.layers makes another base, which an adapter of method={run.method.name} would not find again; "
@@ -77,6 +77,10 @@ def _student(run: Run) -> list[str]:
         return found
     if run.task.kind not in ("classification", "regression") or run.model.family == "seq2seq":
         found.append("distill.teacher teaches classes and numbers, by a head; drop it, or choose model=minilm")
+    if target.endswith(".AdaLoraConfig"):
+        found.append(
+            "AdaLoRA keeps its directions apart in a model's own loss, and a teacher's is another; try method=lora"
+        )
     if run.train.get("label_smoothing_factor"):
         found.append("train.label_smoothing_factor is not for distill.teacher; drop it")
     if run.job in ("finetune", "plan"):

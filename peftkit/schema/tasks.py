@@ -24,7 +24,10 @@ NO_VECTORS = {  # configs of methods that cannot train a model of vectors, which
     "AdaLoraConfig": "PEFT keeps its directions apart in a model's own loss, and vectors have none; try method=lora",
 }
 LANGUAGE = ("sample_by", "noise", "mean_span", "whole_words", "packing", "join_documents")  # keys of that kind alone
-UNPACKED = ("peftkit.methods.soft_prompt", "peftkit.methods.mix", "peft.P", "peft.Multi")  # soft prompts
+UNPACKED = (  # configs of soft prompts
+    "SoftPromptConfig", "MixConfig", "PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig",
+    "MultitaskPromptTuningConfig", "CPTConfig",
+)  # fmt: skip
 FAMILIES = {  # the models that have a head for it, and one to try
     "token_classification": (("encoder", "decoder"), "t5_encoder"),
     "question_answering": (("encoder", "decoder"), "t5_encoder"),
@@ -104,10 +107,14 @@ def _language(run: Run) -> list[str]:
         found.append(f"task.packing is for decoders, model={run.model.name} is none; say task.join_documents=true")
     if task.packing and task.join_documents:
         found.append("task.packing keeps documents apart, task.join_documents does not; drop one")
-    if task.packing and str(run.method.config.get("_target_")).startswith(UNPACKED):
+    if task.packing and str(run.method.config.get("_target_")).rpartition(".")[2] in UNPACKED:
         found.append(f"method={run.method.name} begins every row with a prompt of its own; say task.packing=false")
     if task.whole_words and family != "encoder":
         found.append(f"task.whole_words is for encoders, model={run.model.name} is none; drop it")
+    if len(task.splits.get("validation") or []) != 1:
+        found.append("task.kind=language_modeling holds out one split; say task.splits.validation=[held_out]")
+    if run.train.get("dataloader_persistent_workers"):
+        found.append("train.dataloader_persistent_workers would damage text alike in every epoch; drop it")
     if task.label is not None or task.template is not None:
         found.append("task.kind=language_modeling reads text alone; drop task.label and task.template")
     return found

@@ -6,7 +6,7 @@ from peftkit.train.arguments import has_bf16, precision_of, training_arguments
 from peftkit.train.callbacks import Schedule
 from peftkit.train.contrast import Contrast
 from peftkit.train.distill import TEACHER, Distillation
-from peftkit.train.loop import Fit, Predictions, fit, generate, mixed_scores, predict
+from peftkit.train.loop import Fit, Predictions, fit, forget_preparation, generate, mixed_scores, predict
 from peftkit.train.spent import peak_memory
 from peftkit.train.trainer import ScoringTrainer, make_trainer
 
@@ -19,6 +19,7 @@ __all__ = [
     "Schedule",
     "ScoringTrainer",
     "fit",
+    "forget_preparation",
     "generate",
     "has_bf16",
     "make_trainer",

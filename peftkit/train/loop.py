@@ -58,6 +58,16 @@ def fit(trainer: Trainer, checkpoints: Path) -> Fit:
     return Fit(seconds, peak_bytes, reserved, state.global_step, float(state.epoch or 0), state.log_history)
 
 
+def forget_preparation(trainer: Trainer) -> None:
+    """Let a model that has predicted be prepared again for training.
+
+    accelerate 1.15 marks it as prepared, though it was so for evaluation alone: several processes would train apart.
+    """
+    vars(trainer.model).pop("_is_accelerate_prepared", None)
+    trainer.accelerator._models.clear()
+    trainer.model_wrapped = trainer.model  # type: ignore[assignment]
+
+
 def predict(trainer: Trainer, rows: Dataset, lengths: list[int]) -> Predictions:
     """Score rows, longest first so that batches hold little padding; the answer is in the rows' order."""
     order = np.argsort(-np.asarray(lengths), kind="stable")

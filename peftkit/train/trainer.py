@@ -34,8 +34,9 @@ class ScoringTrainer(Trainer):
     ) -> None:
         self.scores, self.row_sampler, self.rates, self.own_loss = scores, row_sampler, rates, own_loss
         super().__init__(*args, **kwargs)
-        if own_loss is not None:
-            self.model_accepts_loss_kwargs = False  # it is a mean over its batch, to be divided when batches add up
+        if own_loss is not None or not self._loss_shifts_labels:
+            # such a loss is a mean over its batch, to be divided where batches add up; many a model takes any argument
+            self.model_accepts_loss_kwargs = False
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Give each weight its share of the learning rate; weights that are frozen for now are in it too."""

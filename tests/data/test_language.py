@@ -57,7 +57,7 @@ def test_the_same_bytes_are_asked_of_a_tokenizer_with_new_words(model: str, chec
     both = [each.encode(rows(DOCUMENTS)) for each in (plain, Language(plain.task, extended, FAMILY[model]))]
     assert both[0].labels.tolist() == both[1].labels.tolist()
     assert both[0].labels.sum() > 0
-    tokens = [sum(seen.sum() for seen in each.places) for each in both]
+    tokens = [sum(seen.sum() for seen, _ in each.places) for each in both]
     assert tokens[1] <= tokens[0] and (model != "gpt2" or tokens[1] < tokens[0])
 
 
@@ -180,14 +180,14 @@ def test_a_corpus_gives_documents_and_passages_of_those_held_out(tmp_path: Path)
     for number in range(10):
         (tmp_path / f"{number}.txt").write_text(f"page {number}\nhas words and words\n")
     found = load_rows(task(str(tmp_path), sample_by="document"), None, "embedded")
-    assert found.splits["train"]["text"][:] == [f"page {n}\nhas words and words\n" for n in range(9)]
+    assert found.splits["train"]["text"][:] == [f"page {n}\nhas words and words" for n in range(9)]
     assert "".join(found.splits["held_out"]["text"]).startswith("page 9\nhas words")
     again = load_rows(task(str(tmp_path), sample_by="document"), None, "embedded")
     assert again.source.revision == found.source.revision
     (tmp_path / "0.txt").write_text("another page\n")
     changed = load_rows(task(str(tmp_path), sample_by="document"), None, "embedded")
     assert changed.source.revision != found.source.revision
-    assert changed.splits["train"]["text"][0] == "another page\n"
+    assert changed.splits["train"]["text"][0] == "another page"
 
 
 def test_a_corpus_too_small_to_hold_any_out_is_refused(tmp_path: Path) -> None:
@@ -224,3 +224,26 @@ def test_what_does_not_go_together_is_refused(words: list[str], sentence: str, t
         ["task=language_modeling", f"task.dataset={tmp_path}/a.txt", "source=embedded", "method=lora", *words]
     )
     assert any(sentence in each for each in found), found
+
+
+@pytest.mark.parametrize("model", ["bert", "t5"])
+def test_an_unknown_token_costs_its_bytes(model: str, checkpoints: dict[str, Path]) -> None:
+    form = language(checkpoints[model], model, noise=0.9)
+    text = "the film \u4e2d\u6587 is good"
+    encoded = form.encode(rows([text]))
+    (seen, unknown) = encoded.places[0]
+    assert unknown == 6
+    assert not any(
+        token == form.tokenizer.unk_token_id
+        for token, asked in zip(encoded.rows[0]["labels"], seen, strict=True)
+        if asked
+    )
+    scores = [np.zeros(len(seen))]
+    answers = form.answer(form.cut(scores, encoded), encoded)
+    assert answers.likelihoods is not None and answers.likelihoods[0][0] == pytest.approx(6 * np.log(256))
+
+
+def test_more_spans_than_sentinels_are_refused(checkpoints: dict[str, Path]) -> None:
+    form = language(checkpoints["t5"], "t5", noise=0.5, mean_span=1, max_length=400)
+    with pytest.raises(UserError, match="would have 200 spans, and there are 100 sentinels"):
+        form.blocks(rows(DOCUMENTS), 0)

@@ -28,7 +28,7 @@ def write(
     metrics: dict[str, bool] | None = None, suite: str = "glue", model: str = "bert", model_for: str | None = None,
     data: str = "nyu-mll/glue", data_for: str | None = None, device: str = "cpu", seconds: float = 2.0,
     rows: dict[str, int] | None = None, status: str = "finished", reason: str | None = None, revision: str = "1",
-    train: dict[str, Any] | None = None,
+    train: dict[str, Any] | None = None, limit: int | None = None,
 ) -> None:  # fmt: skip
     """Write a result.json as a run leaves it; one that failed has neither scores nor costs nor counted rows."""
     is_done = status == "finished"
@@ -46,7 +46,7 @@ def write(
     }
     config = {
         "model": {"name": "bert"}, "method": {"name": method, "learning_rate": rate}, "seed": seed,
-        "task": {"name": task, "suite": suite}, "train": {"learning_rate": rate, **(train or {})},
+        "task": {"name": task, "suite": suite, "max_train_rows": limit}, "train": {"learning_rate": rate, **(train or {})},
     }  # fmt: skip
     record = {
         "run": {"config": config},
@@ -189,6 +189,15 @@ def test_a_task_tuned_apart_leaves_the_glue_average_whole(tmp_path: Path) -> Non
     assert (whole.average, whole.spread) == (pytest.approx(0.405), pytest.approx(0.01 / math.sqrt(2)))
     assert (tuned.average, tuned.missing) == (None, list(GLUE[1:]))
     assert (whole.settings, tuned.settings) == ("learning_rate=1", "learning_rate=2")
+
+
+def test_tasks_of_unlike_limits_share_a_line_unless_one_has_several(tmp_path: Path) -> None:
+    for task in GLUE:
+        write(tmp_path, task, task=task, limit=400 if task == "rte" else 1000)
+    (line,) = glue_table(collect([tmp_path]))
+    assert (line.missing, line.settings) == ([], "")
+    write(tmp_path, "again", task="cola", limit=500)
+    assert len(glue_table(collect([tmp_path]))) == 3
 
 
 def test_own_data_of_a_glue_name_is_not_glue(tmp_path: Path) -> None:

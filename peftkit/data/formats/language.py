@@ -23,7 +23,7 @@ from peftkit.schema import Task, UserError
 
 WORD = re.compile(r"\S+")
 WORDS_A_SPAN = 2.0  # about the mean of three pieces
-PACKED_AT_ONCE = 1000  # documents that share blocks
+PACKED_AT_ONCE = 256  # documents that share blocks
 
 
 class Noised(torch.utils.data.Dataset):
@@ -51,7 +51,9 @@ class Language:
     unless `task.packing` or `task.join_documents`.
 
     It is measured in bits a byte, which hold across vocabularies: what is hidden is chosen by words of the text and not
-    by tokens, the same words for every tokenizer. BERT guesses all pieces of a word at once, and is told how many.
+    by tokens, the same words for every tokenizer, and their bytes alone count. BERT guesses all pieces of a word at
+    once, and is told how many; a token of several words is hidden where one of them is. An unknown token costs eight
+    bits for each byte that it stands for.
     """
 
     task: Task
@@ -81,7 +83,7 @@ class Language:
     def encode(self, rows: Dataset) -> Encoded:
         """Hide words of each passage, the same whatever the tokenizer; `labels` are their bytes (passages,).
 
-        `places` are the tokens that count.
+        `places` are the tokens that count, and the bytes of those that no token stands for.
         """
         self._check()
         room = self._room()
@@ -89,7 +91,7 @@ class Language:
             list(rows["text"]), add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )  # fmt: skip
         found: dict[str, list] = {"input_ids": [], "attention_mask": [], "labels": []}
-        sizes, cut = [], 0
+        sizes, spelt, cut = [], [], 0
         for text, whole, offsets in zip(rows["text"], out["input_ids"], out["offset_mapping"], strict=True):
             ids, spans = whole[:room], offsets[:room]
             cut += len(whole) > room
@@ -97,7 +99,11 @@ class Language:
             for column, values in zip(found, (inputs, [1] * len(inputs), targets), strict=True):
                 found[column].append(values)
             sizes.append(size)
-        places = [np.array(targets) >= 0 for targets in found["labels"]]
+            spelt.append(self._unknown_bytes(text, ids, spans))
+        places = [
+            (np.array([token >= 0 and token != self.tokenizer.unk_token_id for token in targets]), unknown)
+            for targets, unknown in zip(found["labels"], spelt, strict=True)
+        ]
         lengths = [len(ids) for ids in found["input_ids"]]
         has_label = np.array(sizes) > 0
         return Encoded(Dataset.from_dict(found), lengths, cut, np.array(sizes), has_label, None, places)
@@ -107,8 +113,11 @@ class Language:
         return lambda rows: _stacked(rows) if "position_ids" in rows[0] else pad(rows)
 
     def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
-        """Return the log-likelihoods (tokens,) of the tokens that count."""
-        return [row[: len(seen)][seen] for row, seen in zip(scores, encoded.places, strict=True)]
+        """Return the log-likelihoods (tokens,) of the tokens that count, and that of bytes that have none."""
+        return [
+            np.append(row[: len(seen)][seen], -unknown * np.log(256))
+            for row, (seen, unknown) in zip(scores, encoded.places, strict=True)
+        ]
 
     def answer(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Answers:
         """Return bits a byte of each passage, and the nats and bytes that they are of."""
@@ -122,13 +131,22 @@ class Language:
     def counts(self, encoded: Encoded) -> dict[str, Any]:
         if encoded.labels is None:
             return {"blocks": len(encoded.lengths), "tokens": int(sum(encoded.lengths))}
-        return {"tokens": int(sum(seen.sum() for seen in encoded.places)), "bytes": int(encoded.labels.sum())}
+        return {"tokens": int(sum(seen.sum() for seen, _ in encoded.places)), "bytes": int(encoded.labels.sum())}
 
     def _check(self) -> None:
         if self.family == "encoder" and self.tokenizer.mask_token_id is None:
             raise UserError("the tokenizer has no mask token, so no word can be masked; try model=gpt2 or model=t5")
         if self.family == "seq2seq" and not self._sentinels:
             raise UserError("the tokenizer has no sentinels (<extra_id_0>), which stand for spans; try model=t5")
+        if self.family != "seq2seq" and self.task.max_length > self.tokenizer.model_max_length:
+            longest = self.tokenizer.model_max_length
+            raise UserError(f"the model reads {longest} tokens; say task.max_length={longest}")
+        spans = self.task.max_length * (self.task.noise or 0) / (self.task.mean_span or 1)
+        if self.family == "seq2seq" and round(spans) > len(self._sentinels):
+            raise UserError(
+                f"a block of {self.task.max_length} tokens would have {spans:.0f} spans, and there are "
+                f"{len(self._sentinels)} sentinels; say task.max_length=128"
+            )
 
     def _room(self) -> int:
         """Return how many tokens of text the model reads at once, beside those that frame it."""
@@ -152,6 +170,12 @@ class Language:
     def _starts(self) -> np.ndarray:
         return word_starts(self.tokenizer)
 
+    @property
+    def _start(self) -> int:
+        """Return what stands before a decoder's first token: GPT-2's end of text, Llama's begin."""
+        first = self.tokenizer.bos_token_id
+        return self.tokenizer.eos_token_id if first is None else first
+
     def _frame(self, ids: list[int]) -> list[int]:
         """Put a block between what the model was pretrained to see around it."""
         if self.family == "encoder":
@@ -165,15 +189,17 @@ class Language:
         if self.task.packing:
             return self._packed(documents, block)
         parts = [part for part in self._parts(documents, block) if len(part) > 1]
+        if self.family == "encoder":  # of nothing but unknown tokens there is nothing to learn
+            parts = [part for part in parts if not self._special.issuperset(part)]
         return {"input_ids": parts, "length": [len(part) for part in parts]}
 
     def _parts(self, documents: list[list[int]], block: int) -> Iterator[list[int]]:
         end = self.tokenizer.sep_token_id if self.family == "encoder" else self.tokenizer.eos_token_id
         # GPT-2 is asked for a document's first token too, after the end of the one before
-        streams = [[end, *ids, end] for ids in documents] if self.family == "decoder" else documents
+        streams = [[self._start, *ids, end] for ids in documents] if self.family == "decoder" else documents
         if self.task.join_documents:
             joined = [token for ids in documents for token in (*ids, end)]
-            streams = [[end, *joined] if self.family == "decoder" else joined]
+            streams = [[self._start, *joined] if self.family == "decoder" else joined]
         for stream in streams:
             yield from (stream[start : start + block] for start in range(0, len(stream), block))
 
@@ -224,11 +250,11 @@ class Language:
         """Return what is read and what is to be said of a passage, and the bytes of the latter."""
         if self.family == "decoder":
             read = text[: spans[-1][1]] if spans else ""
-            start = self.tokenizer.eos_token_id
-            return ([start, *ids], [-100, *ids]), len(read.encode())
-        hidden = self._hidden(text, spans)
-        seen = {place for at, is_hidden in enumerate(hidden) if is_hidden for place in range(*spans[at])}
-        size = sum(len(text[place].encode()) for place in seen if not text[place].isspace())
+            return ([self._start, *ids], [-100, *ids]), len(read.encode())
+        chosen = self._chosen(text)
+        hidden = [bool(chosen[start:end].any()) for start, end in spans]
+        # of the words that the model reads: those after a cut are not asked for
+        size = sum(len(text[place].encode()) for place in np.flatnonzero(chosen[: spans[-1][1]])) if spans else 0
         if self.family == "encoder":
             masked = [self.tokenizer.mask_token_id if gone else token for token, gone in zip(ids, hidden, strict=True)]
             targets = [token if gone else -100 for token, gone in zip(ids, hidden, strict=True)]
@@ -248,8 +274,8 @@ class Language:
         end = self.tokenizer.eos_token_id
         return ([*inputs, end], [*targets, end]), size
 
-    def _hidden(self, text: str, spans: list[tuple[int, int]]) -> list[bool]:
-        """Tell of each token whether a word that it is a part of is to be guessed; the text alone decides of words."""
+    def _chosen(self, text: str) -> np.ndarray:
+        """Tell of each letter (letters + 1,) whether its word is to be guessed: of that the text alone decides."""
         words = [match.span() for match in WORD.finditer(text)]
         rng, share = np.random.default_rng(zlib.crc32(text.encode())), self.task.noise or 0.0
         if len(words) < 2:
@@ -258,10 +284,23 @@ class Language:
             chosen = rng.choice(len(words), size=max(1, round(share * len(words))), replace=False)
         else:
             chosen = np.flatnonzero(random_spans_mask(len(words), rng, share, WORDS_A_SPAN))
-        is_hidden = np.zeros(len(text) + 1, dtype=bool)
+        found = np.zeros(len(text) + 1, dtype=bool)
         for number in chosen:
-            is_hidden[slice(*words[number])] = True
-        return [bool(is_hidden[start:end].any()) for start, end in spans]
+            found[slice(*words[number])] = True
+        return found
+
+    def _unknown_bytes(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> int:
+        """Return the bytes of what is asked and what the tokenizer has no token for."""
+        if self.tokenizer.unk_token_id not in ids or self.family == "decoder":
+            return 0
+        chosen = self._chosen(text)
+        places = [
+            place
+            for token, (start, end) in zip(ids, spans, strict=True)
+            if token == self.tokenizer.unk_token_id
+            for place in range(start, end)
+        ]
+        return sum(len(text[place].encode()) for place in places if chosen[place])
 
 
 def _stacked(rows: list[dict[str, Any]]) -> dict[str, Any]:
