@@ -72,7 +72,7 @@ def pieces(tokenizer: Any, texts: list[str]) -> dict[str, float]:
     words = split = tokens = 0
     offsets = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     for text, spans in zip(texts, offsets, strict=True):
-        word_of = np.zeros(len(text) + 1, dtype=int)
+        word_of: np.ndarray = np.zeros(len(text) + 1, dtype=int)
         for number, match in enumerate(WORD.finditer(text), start=1):
             word_of[slice(*match.span())] = number
         counts = Counter(int(word_of[end - 1]) for start, end in spans if end > start)

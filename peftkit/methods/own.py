@@ -8,8 +8,10 @@ from torch import nn
 
 from peftkit.schema import UserError
 
-HEAD_NAMES = ("classifier", "score", "pre_classifier", "qa_outputs", "pooler")
-HEAD_NAMES += ("cls", "vocab_transform", "vocab_layer_norm", "vocab_projector")  # of masked language models
+HEAD_NAMES = (
+    "classifier", "score", "pre_classifier", "qa_outputs", "pooler",
+    "cls", "vocab_transform", "vocab_layer_norm", "vocab_projector",  # of masked language models
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -284,7 +284,7 @@ class Language:
             chosen = rng.choice(len(words), size=max(1, round(share * len(words))), replace=False)
         else:
             chosen = np.flatnonzero(random_spans_mask(len(words), rng, share, WORDS_A_SPAN))
-        found = np.zeros(len(text) + 1, dtype=bool)
+        found: np.ndarray = np.zeros(len(text) + 1, dtype=bool)
         for number in chosen:
             found[slice(*words[number])] = True
         return found
