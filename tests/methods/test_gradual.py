@@ -78,13 +78,13 @@ def rows(name: str, number: int = 12) -> Dataset:
     return Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * 6] * number, "labels": labels})
 
 
-def trainer_of(name: str, gradual: Gradual, folder: Path, **settings: Any) -> train.ScoringTrainer:
-    """Return a trainer of 3 steps an epoch."""
+def trainer_of(name: str, gradual: Gradual, folder: Path, save: bool = False, **settings: Any) -> train.ScoringTrainer:
+    """Return a trainer of 3 steps an epoch, which keeps a checkpoint of each where it is to save."""
     from transformers import default_data_collator
 
     settings = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "weight_decay": 0.1, "bf16": False} | settings
     arguments = train.training_arguments(
-        {"disable_tqdm": True, "report_to": "none", **settings}, 0, folder, select_best=False, save=False, freezes=True
+        {"disable_tqdm": True, "report_to": "none", **settings}, 0, folder, select_best=False, save=save, freezes=True
     )
     model = gradual.apply(build(name))
     return train.make_trainer(
@@ -221,6 +221,33 @@ def test_activation_checkpointing_changes_no_weight(tmp_path: Path, name: str) -
         torch.testing.assert_close(ends[1][weight], value, rtol=0, atol=1e-5)
 
 
+class Kill(TrainerCallback):
+    """Break off in the third epoch: the checkpoint of step 6, after which the third group joined, is there."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 8:
+            raise KeyboardInterrupt
+
+
+def test_a_training_that_was_broken_off_goes_on_in_its_phase(tmp_path: Path) -> None:
+    def made(name: str) -> train.ScoringTrainer:
+        return trainer_of("bert", Gradual("epoch", 2.6), tmp_path / name, save=True, num_train_epochs=4)
+
+    whole = made("whole")
+    train.fit(whole, tmp_path / "whole")
+    broken = made("broken")  # which seeds anew
+    broken.add_callback(Kill())
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(broken, tmp_path / "broken")
+    again = made("broken")
+    train.fit(again, tmp_path / "broken")
+    assert [entry["step"] for entry in _told(tmp_path / "whole")] == [0, 3, 6, 9]
+    assert _told(tmp_path / "broken") == _told(tmp_path / "whole")
+    expected = whole.model.state_dict()
+    for name, weight in again.model.state_dict().items():
+        assert torch.equal(weight, expected[name]), name
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes_in_its_phase_and_ends_as_an_unbroken_one(
     tiny: Words, monkeypatch: pytest.MonkeyPatch
@@ -230,11 +257,6 @@ def test_a_killed_run_resumes_in_its_phase_and_ends_as_an_unbroken_one(
     weights, log = load_file(folder / "model" / "model.safetensors"), _told(folder)
     assert [entry["step"] for entry in log] == [0, 3, 6, 9]
     make = train.make_trainer
-
-    class Kill(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == 8:  # the checkpoint of step 6, after which the third group joined, is there
-                raise KeyboardInterrupt
 
     def killed(*args: Any, **kwargs: Any) -> Any:
         trainer = make(*args, **kwargs)
