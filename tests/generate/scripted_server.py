@@ -38,6 +38,14 @@ class Handler(BaseHTTPRequestHandler):
             self.server.seen.append({"body": body, "path": self.path, "key": self.headers.get("Authorization")})
         fault = self.server.fault(number, body) or {}
         time.sleep(fault.get("wait", 0))
+        if "broken_off" in fault:  # after so many bytes of a reply that promises more
+            self.close_connection = True
+            self.wfile.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"[
+                    : fault["broken_off"]
+                ]
+            )
+            return
         if "raw" in fault:
             self._send(200, fault["raw"].encode(), fault)
             return

@@ -76,6 +76,9 @@ def test_text_completions_are_asked_for_where_there_is_no_chat() -> None:
         {"raw": '{"choices": []}'},
         {"raw": '{"choices": [{"message": {"content": 3}}]}'},
         {"wait": 1.0},
+        {"broken_off": 0},
+        {"broken_off": 40},
+        {"broken_off": 400},
     ],
     ids=lambda fault: "-".join(map(str, fault.values()))[:20],
 )
