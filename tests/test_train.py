@@ -96,3 +96,30 @@ def test_the_best_epoch_comes_back_with_its_own_ranks(tmp_path: Path, best: int)
     again.model.peft_config["default"].rank_pattern = trainer.model.peft_config["default"].rank_pattern
     again.model.load_adapter(str(tmp_path / "saved"), "default", is_trainable=True)
     np.testing.assert_allclose(train.predict(again, again.train_dataset, [6] * 12).scores, found, atol=1e-6)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_batches_that_add_up_give_the_gradient_of_one(tmp_path: Path, own: bool) -> None:
+    ids = torch.randint(3, 50, (8, 6), generator=torch.Generator().manual_seed(0)).tolist()
+    rows = Dataset.from_dict({"input_ids": ids, "labels": [row % 2 for row in range(8)]})
+    found = []
+    for size, steps in ((8, 1), (2, 4)):
+        torch.manual_seed(0)
+        bert = BertConfig(
+            vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        )  # fmt: skip
+        settings = {
+            "per_device_train_batch_size": size, "gradient_accumulation_steps": steps, "num_train_epochs": 1,
+            "optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, "bf16": False, "disable_tqdm": True,
+            "report_to": "none", "train_sampling_strategy": "sequential", "lr_scheduler_type": "constant",
+        }  # fmt: skip
+        arguments = train.training_arguments(settings, 0, tmp_path, select_best=False, save=False)
+        loss = (lambda model, batch: model(**batch).loss) if own else None
+        trainer = train.make_trainer(
+            BertForSequenceClassification(bert), arguments, default_data_collator, Scores("logits"), rows, loss=loss
+        )
+        trainer.train()
+        found.append({name: weight.detach().clone() for name, weight in trainer.model.named_parameters()})
+    for name, weight in found[0].items():
+        torch.testing.assert_close(found[1][name], weight, atol=1e-6, rtol=1e-5)
