@@ -237,8 +237,8 @@ def test_the_loss_is_that_of_sentence_transformers_where_no_text_is_there_twice(
 def test_training_on_pairs_finds_them_and_leaves_ranks_that_give_its_scores(
     tiny: Words, pairs: Path, tmp_path: Path
 ) -> None:
-    _, before = contrastive(tiny, "bert", pairs, "method=untuned")
-    words = ["method=lora", "train.num_train_epochs=40", "train.learning_rate=1e-2", "task.widths=[16]"]
+    _, before = contrastive(tiny, "bert", pairs, "method=untuned", "model.pooling=mean")
+    words = ["model.pooling=mean", "train.num_train_epochs=40", "train.learning_rate=1e-2", "task.widths=[16]"]
     folder, after = contrastive(tiny, "bert", pairs, *words)
     assert after["scores"]["mrr"]["value"] > before["scores"]["mrr"]["value"] + 0.3
     assert before["costs"]["trainable_params"] == 0 and before["costs"]["train_seconds"] == 0
