@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -159,7 +160,10 @@ def test_empty_and_cut_replies_are_replies() -> None:
 
 
 def test_replies_under_way_are_kept_where_one_fails_for_good() -> None:
+    together = threading.Barrier(4)
+
     def fault(number: int, body: Body) -> Body:
+        together.wait(10)
         return {"status": 401} if body["seed"] == 0 else {"wait": 0.2}
 
     with serving(fault, pool=50) as server:
