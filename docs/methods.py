@@ -18,8 +18,8 @@ HEADER = """# Every method with a rate of its own
 MiniLM on 1,000 training rows of MRPC and of STS-B, three epochs, batches of 16, bf16, two cores of an AMD EPYC. Each
 method gets three trials: 0.3, 1 and 3 times its default rate (the middle one), scored on 500 other rows of train,
 seed 0. Only the best is trained with seeds 0, 1 and 2 and scored on the validation split (408 and 1,500 rows), which
-chose nothing; ± is the sample standard deviation over seeds. A method or a seed that is missing has not been run yet. The
-eight methods of [the board](leaderboard/README.md) come from there; the others ran beside other work, so that their
+chose nothing; ± is the sample standard deviation over seeds. A method or a seed that is missing has not been run yet.
+The eight methods of [the board](leaderboard/README.md) come from there; the others ran beside other work, so that their
 seconds are not to be compared, and the trials of some are there without their seeds.
 
 ```bash

@@ -112,7 +112,7 @@ def _grow(
     result["ended"] = ALGORITHMS[settings.algorithm](pool, ask, _teller(pool, ask, settings))
     pool.sync()
     for lines in (kept, rejected):
-        lines.check_end()
+        lines.check_end()  # type: ignore[attr-defined]
     result["counts"] = pool.counts()
     result["kept"] = measures.summary(pool.kept, seeds)
     result["costs"] = {
