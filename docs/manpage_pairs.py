@@ -1,6 +1,6 @@
 """Turn manual pages as text (docs/vocabulary.md makes them) into pairs of what a page is for and what it says.
 
-python docs/manpage_pairs.py manpages pairs.jsonl
+python docs/manpage_pairs.py manpages pairs
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ from pathlib import Path
 
 
 def main(folder: Path, target: Path) -> None:
-    """Write a line a page: its NAME without the names as the query, its DESCRIPTION without them as the document."""
+    """Write a line a page: its NAME without the names as the query, its DESCRIPTION without them as the document.
+
+    Every second page is held out, so that a query has some five hundred documents to choose from.
+    """
     pairs = {}
     for page in sorted(folder.glob("*.txt")):
         if (pair := pair_of(page.read_text(errors="replace"))) is not None:
             pairs.setdefault(pair, page.stem)
     rows = [{"id": name, "query": query, "document": document} for (query, document), name in pairs.items()]
-    target.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    target.mkdir(parents=True, exist_ok=True)
+    for split, part in (("train", rows[::2]), ("validation", rows[1::2])):
+        (target / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     print(f"{len(rows)} pairs, {len({row['query'] for row in rows})} queries -> {target}")
 
 
