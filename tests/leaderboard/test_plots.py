@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 import string
+import subprocess
 from pathlib import Path
 
+import pytest
 from made_up import make_board
 from test_stats import write
 
@@ -90,3 +93,16 @@ def test_every_sign_of_a_name_is_read_by_latex_as_that_sign(tmp_path: Path) -> N
     assert not [token for token in tokens if len(token) == 1 and token in special]  # it would be obeyed
     read = "".join(MACROS.get(token, token[-1]) for token in tokens)
     assert read == f"a {string.punctuation} z"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX: apt-get install texlive-latex-recommended")
+@pytest.mark.slow
+def test_latex_itself_takes_the_table(tmp_path: Path) -> None:
+    make_board(tmp_path / "runs", seeds=2, predictions=False)
+    write(tmp_path / "runs", "odd", method=f"a {string.punctuation} z")
+    rows = board(collect([tmp_path / "runs"]))
+    write_latex(rows, ["a"] * len(rows), tmp_path / "board.tex")
+    lines = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}\input{board}\end{document}"]
+    (tmp_path / "paper.tex").write_text("\n".join(lines))
+    subprocess.run(["pdflatex", "-halt-on-error", "paper.tex"], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "paper.pdf").is_file()
