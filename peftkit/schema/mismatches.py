@@ -25,8 +25,8 @@ def _combinations(run: Run) -> list[str]:
             found.append(f"method={method.name} does not work on {name}: {reason}")
     if trains and str(method.config.get("_target_")).endswith(".Untuned") and run.task.kind != "retrieval":
         found.append(
-            f"method={method.name} does not work on task={run.task.name}: vectors alone (task=retrieval) are scored "
-            "before anything has trained; try method=lora"
+            f"method={method.name} is for task=retrieval alone, whose vectors are scored before anything has trained; "
+            "try method=lora"
         )
     families, instead = FAMILIES.get(run.task.kind, ((model.family,), ""))
     if trains and model.family not in families:
