@@ -50,6 +50,7 @@ def _part(name: str) -> DictConfig:
     from omegaconf import DictConfig, OmegaConf
 
     part = OmegaConf.load(conf_folder() / "task" / f"{name}.yaml")
+    assert isinstance(part, DictConfig)
     below = [_part(str(base)) for base in part.pop("defaults", []) if base != "_self_"]
     whole = OmegaConf.merge(*below, part)
     assert isinstance(whole, DictConfig)
