@@ -7,9 +7,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peftkit.schema import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Lines:
@@ -39,7 +42,7 @@ class Lines:
     def close(self) -> None:
         os.close(self._handle)
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
