@@ -42,7 +42,8 @@ def rank_documents(texts: Sequence[Sequence[str]], vectors: np.ndarray) -> Ranke
     for query, document, *_ in texts:
         right_for.setdefault(query, set()).add(number_of[document])
     own = np.array([number_of[document] for _, document, *_ in texts])
-    ranks, right, wrong = np.empty(len(texts), dtype=int), np.empty(len(texts)), np.empty(len(texts))
+    ranks: np.ndarray = np.empty(len(texts), dtype=int)
+    right, wrong = np.empty(len(texts)), np.empty(len(texts))
     for first in range(0, len(texts), AT_ONCE):
         part = slice(first, first + AT_ONCE)
         cosines = vectors[part, 0].astype(np.float64) @ pool.T

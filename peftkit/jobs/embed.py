@@ -123,7 +123,8 @@ def encode(encoder: Encoder, texts: list[str]) -> Found:
     rows = [row for row, text in enumerate(texts) if text.strip()]
     tokens = tokenize(encoder.tokenizer, [[texts[row] for row in rows]], encoder.max_length) if rows else {}
     cut, lengths = tokens.pop("truncated", []), [len(ids) for ids in tokens.get("input_ids", [])]
-    vectors, known = np.zeros((len(texts), encoder.width), dtype=np.float32), np.zeros(len(texts), dtype=bool)
+    vectors: np.ndarray = np.zeros((len(texts), encoder.width), dtype=np.float32)
+    known: np.ndarray = np.zeros(len(texts), dtype=bool)
     order = [place for place in np.argsort(lengths, kind="stable")[::-1] if lengths[place]]
     collate = padded(encoder.tokenizer)
     for first in range(0, len(order), encoder.batch_size):
@@ -157,14 +158,15 @@ def _encoder(run: Run, settings: Embed) -> Encoder:
         say(f"!! the vectors are pooled by {settings.pooling}; what the model was made for is {pooling}")
     if (settings.width or 1) > model.config.hidden_size:
         raise UserError(f"embed.width={settings.width} is more than the model's {model.config.hidden_size}; drop it")
-    places = getattr(model.config, "max_position_embeddings", None) or settings.max_length
+    longest = settings.max_length or longest
+    places = getattr(model.config, "max_position_embeddings", None) or longest
     if torch.cuda.is_available() and not getattr(model, "is_quantized", False):
         model.to("cuda")
     return Encoder(
         model=model.eval(),
         tokenizer=tokenizer,
         reads=Vectors(settings.pooling or pooling, layer, settings.normalize, settings.width),
-        max_length=longest if settings.max_length is None else min(settings.max_length, places),
+        max_length=min(longest, places),
         batch_size=int(run.train.get("per_device_eval_batch_size") or 64),
         bf16=bool(run.train.get("bf16")),
         source=source,

@@ -49,7 +49,8 @@ class Pairs:
         ids = [out[f"{start}input_ids"] for start in self._starts()]
         lengths = [sum(map(len, row)) for row in zip(*ids, strict=True)]
         places = list(zip(*(rows[column] for column in columns), strict=True))
-        labels, known = np.full(len(rows), BEST), np.ones(len(rows), dtype=bool)
+        labels: np.ndarray = np.full(len(rows), BEST)
+        known: np.ndarray = np.ones(len(rows), dtype=bool)
         return Encoded(inputs, lengths, sum(out["truncated"]), labels, known, None, places)
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
