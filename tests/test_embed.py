@@ -313,6 +313,7 @@ def test_every_method_trains_vectors_or_refuses(
     assert (np.abs(tuned - base).max() > 1e-5) == (method != "untuned")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "method"),
     [
