@@ -54,3 +54,4 @@ def test_a_note_that_nobody_waits_for_any_more_stops_no_run(tmp_path: Path) -> N
     notes = open_notes(tmp_path)
     shutil.rmtree(notes)
     leave(Note(folder="x"), notes)
+    assert not notes.exists()
