@@ -7,19 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from peftkit.models.load import checkpoint_path, family, hub_arguments, read_checkpoint
+from peftkit.models.load import auto_class, checkpoint_path, family, hub_arguments, read_checkpoint
 from peftkit.source import Source
-
-AUTO = {"encoder": AutoModelForMaskedLM, "decoder": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
 
 
 def load_language_model(
@@ -31,7 +22,7 @@ def load_language_model(
         The model, and why no loss of it means anything; None where it does.
     """
     config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
-    model, missing = read_checkpoint(AUTO[family(config)], source, config, quantization)
+    model, missing = read_checkpoint(auto_class(family(config), "language_modeling"), source, config, quantization)
     # a head that is not in the checkpoint was drawn at random just now
     drawn = sorted(name for name in missing if not name.startswith(f"{model.base_model_prefix}."))
     if drawn:
