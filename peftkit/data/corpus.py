@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from peftkit.data.stream import readable, text_rows
 from peftkit.schema import TEXTS, UserError
 
 LONGEST_LINE = 1 << 20  # letters; a file without line ends is read in parts of this size
@@ -63,18 +60,11 @@ def corpus_files(corpus: str) -> list[Path] | None:
 
 
 def _texts(file: Path, column: str, sample_by: str, key: str) -> Iterator[str]:
-    readers = {".jsonl": _jsonl_texts, ".parquet": _parquet_texts}
-    try:
-        if file.suffix in readers:
-            yield from readers[file.suffix](file, column, key)
-        else:
-            yield from _lines(file) if sample_by == "line" else _whole(file)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file}: it is not written in UTF-8; convert it: iconv -f latin1 -t utf-8 {file} > new{file.suffix}"
-        ) from error
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{file}: {str(error).splitlines()[0]}; mend the file, or name another") from error
+    if file.suffix != ".txt":
+        yield from (row.text for row in text_rows(file, column, key))
+        return
+    with readable(file):
+        yield from _lines(file) if sample_by == "line" else _whole(file)
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -88,29 +78,6 @@ def _whole(file: Path) -> Iterator[str]:
     with file.open(encoding="utf-8-sig") as text:
         while part := text.read(LONGEST_LINE):
             yield part
-
-
-def _jsonl_texts(file: Path, column: str, key: str) -> Iterator[str]:
-    with file.open(encoding="utf-8-sig", newline="\n") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{file}: line {number} is no JSON ({error.msg}); write one object a line") from error
-            if not isinstance(row, dict) or column not in row:
-                found = ", ".join(row) if isinstance(row, dict) else "no object"
-                raise UserError(f"{file}: line {number} has no {column} ({found}); say {key}=NAME")
-            yield str(row[column] or "")
-
-
-def _parquet_texts(file: Path, column: str, key: str) -> Iterator[str]:
-    table = pq.ParquetFile(file)
-    if column not in table.schema_arrow.names:
-        raise UserError(f"{file}: it has no column {column} ({', '.join(table.schema_arrow.names)}); say {key}=NAME")
-    for batch in table.iter_batches(batch_size=256, columns=[column]):
-        yield from (str(text or "") for text in batch.column(0).to_pylist())
 
 
 def _hub_texts(name: str, column: str, key: str, revision: str | None) -> Iterator[str]:
