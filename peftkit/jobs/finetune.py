@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import traceback
 from collections.abc import Callable
@@ -16,9 +15,11 @@ import numpy as np
 from peftkit import record, train
 from peftkit.card import model_card
 from peftkit.data.collate import LengthGroupedSampler, padding_waste
-from peftkit.data.formats import Answers, Encoded, Language
+from peftkit.data.formats import Encoded, Language
 from peftkit.data.rows import APART, Rows, load_rows
 from peftkit.jobs import drift, gates, language, latency
+from peftkit.jobs.answers import answer, evaluate_splits, mean_score
+from peftkit.jobs.artefact import save_artefact, shipped_bytes
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.prepare import (
     Parts,
@@ -34,10 +35,7 @@ from peftkit.jobs.prepare import (
 )
 from peftkit.jobs.search import search
 from peftkit.jobs.teaching import with_teacher
-from peftkit.methods import count_parameters, fold, is_mergeable
-from peftkit.metrics import score
-from peftkit.models.rows import read_vocabulary, rest_of, save_rows
-from peftkit.models.sentence import write_sentence_files
+from peftkit.methods import count_parameters, fold
 from peftkit.schema import Run
 from peftkit.source import Source
 
@@ -234,72 +232,6 @@ def _curve(fit: train.Fit) -> list[dict[str, float]]:
     ]
 
 
-def evaluate_splits(
-    run: Run, parts: Parts, trainer: Any, splits: dict[str, Encoded], rows: Rows, file: Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Score the labelled rows of each validation split, keep every row's prediction, and return scores and costs.
-
-    A split without any label has no score; a hidden label is null among the predictions.
-    """
-    scores: dict[str, Any] = {}
-    columns: dict[str, list] = {"id": [], "split": [], "label": [], "prediction": [], "scores": []}
-    seconds, peaks = 0.0, [0]
-    for name, encoded in splits.items():
-        answers, costs = answer(parts, trainer, encoded)
-        seconds += costs["seconds"]
-        peaks.append(costs["peak_bytes"] or 0)
-        suffix = name.removeprefix("validation") if len(splits) > 1 else ""
-        if encoded.has_label.any():
-            scores |= _score(run, parts, answers, encoded, suffix)
-        columns["id"] += list(rows.splits[name]["id"])
-        columns["split"] += [name] * len(answers.predictions)
-        columns["label"] += [
-            label if known else None for label, known in zip(_plain(encoded.labels), encoded.has_label, strict=True)
-        ]
-        columns["prediction"] += _plain(answers.predictions)
-        columns["scores"] += [_plain(row.astype(float)) or None for row in answers.scores]
-    if is_main():
-        record.write_predictions(file, columns)
-    return scores, {"eval_seconds": seconds, "eval_peak_bytes": max(peaks) or None}
-
-
-def answer(parts: Parts, trainer: Any, encoded: Encoded) -> tuple[Answers, dict[str, Any]]:
-    """Return a model's answers to encoded rows, and the seconds and the peak in bytes that they took."""
-    found = train.predict(trainer, encoded.rows, encoded.lengths)
-    scores, texts, seconds = parts.format.cut(found.scores, encoded), None, found.seconds
-    if parts.format.writes is not None:
-        prompts, ids = [prompt for _, prompt in encoded.places], parts.tokenizer
-        written, more = train.generate(trainer, prompts, ids.pad_token_id, parts.format.writes, ids.eos_token_id)
-        texts = [text.strip() for text in ids.batch_decode(written, skip_special_tokens=True)]
-        seconds += more
-    return parts.format.answer(scores, encoded, texts), {"seconds": seconds, "peak_bytes": found.peak_bytes}
-
-
-def _score(run: Run, parts: Parts, answers: Answers, encoded: Encoded, suffix: str = "") -> dict[str, Any]:
-    """Score the rows whose label is known."""
-    known = np.flatnonzero(encoded.has_label)
-    predictions = [answers.predictions[row] for row in known]
-    labels = [encoded.labels[row] for row in known]
-    likelihoods = None
-    if answers.likelihoods is not None:
-        nats, tokens = answers.likelihoods
-        likelihoods = (nats[known], tokens[known])
-    return score(list(run.task.metrics), predictions, labels, suffix, parts.format.names, likelihoods)
-
-
-def mean_score(run: Run, parts: Parts, scores: np.ndarray, held: Encoded) -> float:
-    """Return by what the best epoch is chosen, larger is better: the mean of the task's metrics.
-
-    Of a model that would have to write its answers, it is the likelihood of a label's token.
-    """
-    answers = parts.format.answer(parts.format.cut(scores, held), held)
-    if answers.likelihoods is not None:
-        nats, tokens = answers.likelihoods
-        return -float(nats.sum() / tokens.sum())
-    found = _score(run, parts, answers, held)
-    return float(np.mean([e["value"] if e["higher_is_better"] else -e["value"] for e in found.values()]))
-
-
 def audit(rows: Rows, parts: Parts, splits: dict[str, Encoded]) -> dict[str, Any]:
     """Count rows, truncated rows, dropped rows and labels of every split."""
     return {
@@ -309,47 +241,3 @@ def audit(rows: Rows, parts: Parts, splits: dict[str, Encoded]) -> dict[str, Any
         "dropped": rows.dropped,
         "label_counts": {name: parts.format.counts(encoded) for name, encoded in splits.items()},
     }
-
-
-def _plain(values: Any) -> Any:
-    """Return numbers that are no numpy ones."""
-    return values.tolist() if isinstance(values, np.ndarray) else values
-
-
-def save_artefact(parts: Parts, folder: Path, vocab: str | None = None) -> Path:
-    """Save in PEFT's format (adapter/) or, for methods that train the base's own weights, as a checkpoint (model/)."""
-    from peft import PeftModel
-
-    is_peft = isinstance(parts.model, PeftModel)
-    artefact = folder / ("adapter" if is_peft else "model")
-    if not is_peft or (vocab is None and is_mergeable(parts.model)):  # else sentence-transformers cannot load it
-        with_sentence_files(parts, artefact)
-    if is_peft and vocab is not None:
-        # "auto" would add every row of the grown embeddings to those that trained
-        parts.model.save_pretrained(str(artefact), save_embedding_layers=False)
-        save_rows(artefact, read_vocabulary(Path(vocab)), rest_of(Path(vocab)))
-    else:
-        parts.model.save_pretrained(str(artefact))
-    parts.tokenizer.save_pretrained(str(artefact))
-    if is_peft:
-        # label names and pooling: AutoConfig.from_pretrained("adapter/base") builds the very base that was trained
-        config = copy.deepcopy(parts.model.get_base_model().config)
-        if vocab is not None:
-            config.vocab_size = read_vocabulary(Path(vocab)).base_rows  # the base's file has no new rows
-        config.save_pretrained(str(artefact / "base"))
-        (artefact / "README.md").unlink(missing_ok=True)  # PEFT's blank card; ours lies beside the folder
-    return artefact
-
-
-def with_sentence_files(parts: Parts, folder: Path) -> None:
-    """Let sentence-transformers load a folder where a model of vectors is saved."""
-    if parts.format.reads == "vectors":
-        config = parts.model.config
-        write_sentence_files(folder, config.vector_pooling, config.hidden_size, parts.format.task.max_length)
-
-
-def shipped_bytes(parts: Parts, artefact: Path) -> int:
-    """Return the bytes to send to somebody who has the base: the trained weights, head included."""
-    if artefact.name == "adapter":
-        return record.folder_bytes(artefact)
-    return sum(w.numel() * w.element_size() for w in parts.model.parameters() if w.requires_grad)

@@ -18,8 +18,8 @@ from peftkit import record
 from peftkit.data.files import read_file
 from peftkit.data.rows import Rows, load_rows
 from peftkit.data.text import Pair, causal_pairs, embedded_corpus, fingerprint, masked_pairs, pack, span_pairs
+from peftkit.jobs.answers import evaluate_splits
 from peftkit.jobs.console import is_main, say
-from peftkit.jobs.finetune import evaluate_splits
 from peftkit.jobs.gates import GateError
 from peftkit.jobs.prepare import Parts, announce, predictor
 from peftkit.jobs.use import base_source, load_parts, model_source, trained_run

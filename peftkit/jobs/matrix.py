@@ -19,8 +19,8 @@ from peftkit.data.formats import Encoded
 from peftkit.data.labels import feature_of
 from peftkit.data.miniglue import sentences
 from peftkit.jobs import gates
+from peftkit.jobs.artefact import save_artefact
 from peftkit.jobs.console import say
-from peftkit.jobs.finetune import save_artefact
 from peftkit.jobs.prepare import Parts, build, scoring
 from peftkit.methods import is_mergeable, load_adapter, merge
 from peftkit.models.load import auto_class, load_model, load_tokenizer

@@ -174,7 +174,7 @@ def _read_test_set(run: Run, result: Result, task: str) -> Rows:
 def answer_test_set(run: Run, result: Result, task: str, rows: Rows) -> Path:
     """Return the file, in the run's folder, of what it says of a test set; it is made where it is not there yet."""
     from peftkit import record
-    from peftkit.jobs.finetune import evaluate_splits
+    from peftkit.jobs.answers import evaluate_splits
     from peftkit.jobs.prepare import predictor
     from peftkit.jobs.use import load_parts, trained_run
 

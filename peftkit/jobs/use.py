@@ -17,8 +17,9 @@ from peftkit.data.files import read_file
 from peftkit.data.formats import format_of
 from peftkit.data.rows import load_rows, text_of
 from peftkit.jobs import extend
+from peftkit.jobs.answers import answer, evaluate_splits
+from peftkit.jobs.artefact import with_sentence_files
 from peftkit.jobs.console import is_main, say
-from peftkit.jobs.finetune import answer, evaluate_splits, with_sentence_files
 from peftkit.jobs.prepare import Parts, announce, find_model, predictor
 from peftkit.methods import load_adapter
 from peftkit.methods import merge as merge_adapter

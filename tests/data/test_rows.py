@@ -292,7 +292,7 @@ def test_only_labelled_rows_are_scored_and_all_are_predicted(tmp_path: Path, kin
 
     from peftkit import train
     from peftkit.data.formats import Encoded
-    from peftkit.jobs.finetune import evaluate_splits
+    from peftkit.jobs.answers import evaluate_splits
 
     numbers = [1, 0, 1] if kind == "classification" else [-1.0, 2.0, 0.5]
     logits = np.array([[0.0, 1], [1, 0], [0, 1]] if kind == "classification" else [[-1.0], [2.0], [0.5]])

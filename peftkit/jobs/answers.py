@@ -1,0 +1,87 @@
+"""Turn encoded rows and a model into answers, their scores, and a row each among the predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peftkit import record, train
+from peftkit.data.formats import Answers, Encoded
+from peftkit.data.rows import Rows
+from peftkit.jobs.console import is_main
+from peftkit.jobs.prepare import Parts
+from peftkit.metrics import score
+from peftkit.schema import Run
+
+
+def evaluate_splits(
+    run: Run, parts: Parts, trainer: Any, splits: dict[str, Encoded], rows: Rows, file: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score the labelled rows of each validation split, keep every row's prediction, and return scores and costs.
+
+    A split without any label has no score; a hidden label is null among the predictions.
+    """
+    scores: dict[str, Any] = {}
+    columns: dict[str, list] = {"id": [], "split": [], "label": [], "prediction": [], "scores": []}
+    seconds, peaks = 0.0, [0]
+    for name, encoded in splits.items():
+        answers, costs = answer(parts, trainer, encoded)
+        seconds += costs["seconds"]
+        peaks.append(costs["peak_bytes"] or 0)
+        suffix = name.removeprefix("validation") if len(splits) > 1 else ""
+        if encoded.has_label.any():
+            scores |= _score(run, parts, answers, encoded, suffix)
+        columns["id"] += list(rows.splits[name]["id"])
+        columns["split"] += [name] * len(answers.predictions)
+        columns["label"] += [
+            label if known else None for label, known in zip(_plain(encoded.labels), encoded.has_label, strict=True)
+        ]
+        columns["prediction"] += _plain(answers.predictions)
+        columns["scores"] += [_plain(row.astype(float)) or None for row in answers.scores]
+    if is_main():
+        record.write_predictions(file, columns)
+    return scores, {"eval_seconds": seconds, "eval_peak_bytes": max(peaks) or None}
+
+
+def answer(parts: Parts, trainer: Any, encoded: Encoded) -> tuple[Answers, dict[str, Any]]:
+    """Return a model's answers to encoded rows, and the seconds and the peak in bytes that they took."""
+    found = train.predict(trainer, encoded.rows, encoded.lengths)
+    scores, texts, seconds = parts.format.cut(found.scores, encoded), None, found.seconds
+    if parts.format.writes is not None:
+        prompts, ids = [prompt for _, prompt in encoded.places], parts.tokenizer
+        written, more = train.generate(trainer, prompts, ids.pad_token_id, parts.format.writes, ids.eos_token_id)
+        texts = [text.strip() for text in ids.batch_decode(written, skip_special_tokens=True)]
+        seconds += more
+    return parts.format.answer(scores, encoded, texts), {"seconds": seconds, "peak_bytes": found.peak_bytes}
+
+
+def _score(run: Run, parts: Parts, answers: Answers, encoded: Encoded, suffix: str = "") -> dict[str, Any]:
+    """Score the rows whose label is known."""
+    known = np.flatnonzero(encoded.has_label)
+    predictions = [answers.predictions[row] for row in known]
+    labels = [encoded.labels[row] for row in known]
+    likelihoods = None
+    if answers.likelihoods is not None:
+        nats, tokens = answers.likelihoods
+        likelihoods = (nats[known], tokens[known])
+    return score(list(run.task.metrics), predictions, labels, suffix, parts.format.names, likelihoods)
+
+
+def mean_score(run: Run, parts: Parts, scores: np.ndarray, held: Encoded) -> float:
+    """Return by what the best epoch is chosen, larger is better: the mean of the task's metrics.
+
+    Of a model that would have to write its answers, it is the likelihood of a label's token.
+    """
+    answers = parts.format.answer(parts.format.cut(scores, held), held)
+    if answers.likelihoods is not None:
+        nats, tokens = answers.likelihoods
+        return -float(nats.sum() / tokens.sum())
+    found = _score(run, parts, answers, held)
+    return float(np.mean([e["value"] if e["higher_is_better"] else -e["value"] for e in found.values()]))
+
+
+def _plain(values: Any) -> Any:
+    """Return numbers that are no numpy ones."""
+    return values.tolist() if isinstance(values, np.ndarray) else values
