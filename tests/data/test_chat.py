@@ -1,0 +1,62 @@
+"""Conversations as tokens: with the checkpoint's own template, and with ours where it has none."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from peftkit.data.chat import asked, asked_and_answered, teach_template
+from peftkit.models.mini import train_tokenizer
+from peftkit.schema import UserError
+
+TURNS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Name a river."},
+    {"role": "assistant", "content": "The Elbe."},
+]
+STRICT = (
+    "{% for turn in messages %}{% if turn.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "<{{ turn.role }}>{{ turn.content }}</>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+REWRITES = (  # an open turn is told to think, a finished one is not
+    "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}</>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>think:{% endif %}"
+)
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerBase:
+    return train_tokenizer("gpt2-mini", ["Name a river. Be brief. The Elbe. ### Instruction: Response:"], 400)
+
+
+def test_a_tokenizer_without_a_template_gets_ours_and_the_answer_ends_the_text(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    teach_template(tokenizer)
+    read, written = asked_and_answered(tokenizer, TURNS)
+    assert tokenizer.decode(read) == "Be brief.\n\n### Instruction:\nName a river.\n\n### Response:\n"
+    assert tokenizer.decode(written[:-1]) == "The Elbe." and written[-1] == tokenizer.eos_token_id
+    assert read == asked(tokenizer, TURNS[:-1])
+
+
+def test_a_template_of_its_own_is_kept(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = STRICT
+    teach_template(tokenizer)
+    read, written = asked_and_answered(tokenizer, TURNS[1:])
+    assert tokenizer.decode(read) == "<user>Name a river.</><assistant>"
+    assert tokenizer.decode(written) == "The Elbe.</>"
+
+
+def test_a_template_that_opens_a_turn_otherwise_is_answered_after_its_opening(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    tokenizer.chat_template = REWRITES
+    read, written = asked_and_answered(tokenizer, TURNS[1:])
+    assert tokenizer.decode(read).endswith("<assistant>think:")
+    assert tokenizer.decode(written[:-1]) == "The Elbe." and written[-1] == tokenizer.eos_token_id
+
+
+def test_turns_that_a_template_refuses_are_told(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = STRICT
+    with pytest.raises(UserError, match="refuses turns of system, user: no system"):
+        asked(tokenizer, TURNS[:-1])
