@@ -220,6 +220,26 @@ class NDCGAt10(_Score):
         return float(np.mean((ranks <= 10) / np.log2(1 + ranks)))
 
 
+class RewardAccuracy(_Score):
+    """Share of pairs whose chosen answer has the higher implicit reward, a tie counts half; predictions are margins."""
+
+    prediction = reference = datasets.Value("float64")
+
+    def of(self, labels: Any, predictions: Any) -> float:
+        return float(np.mean((np.sign(predictions) + 1) / 2))
+
+
+class RewardMargin(RewardAccuracy):
+    """Mean of the chosen answer's implicit reward less the rejected one's (Rafailov et al. 2023, section 4)."""
+
+    def of(self, labels: Any, predictions: Any) -> float:
+        return float(np.mean(predictions))
+
+
+class ChosenPerplexity(Perplexity):
+    """Exponential of the mean negative log-likelihood of a chosen answer's token: it may rise while margins grow."""
+
+
 def normal(text: str) -> str:
     """Return a text without articles, punctuation, case and double spaces, as SQuAD compares them."""
     kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
@@ -246,6 +266,9 @@ METRICS: dict[str, type[_Score]] = {
     "recall_at_10": RecallAt10,
     "mrr": MeanReciprocalRank,
     "ndcg_at_10": NDCGAt10,
+    "reward_accuracy": RewardAccuracy,
+    "reward_margin": RewardMargin,
+    "chosen_perplexity": ChosenPerplexity,
 }
 
 

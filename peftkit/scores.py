@@ -22,6 +22,7 @@ class Scores:
     words: log-likelihoods of the labels' words (rows, labels).
     likelihoods: those of each of the row's own labels (rows, tokens), 0 where there is none.
     masked: the same of labels that stand where the model sees a mask, not one place before.
+    preferences: those of a chosen and of a rejected answer, each summed over its tokens (pairs, 2).
     """
 
     def __init__(self, reads: str, words: np.ndarray | None = None) -> None:
@@ -32,6 +33,8 @@ class Scores:
             return label_likelihoods(model, batch["input_ids"], batch["attention_mask"], self.words)
         if self.reads == "likelihoods":
             return token_likelihoods(model, batch)
+        if self.reads == "preferences":
+            return answer_likelihoods(model, batch)
         out = model(**{name: value for name, value in batch.items() if name not in LABELS})
         if self.reads == "masked":
             return _taken(out.logits, batch["labels"])
@@ -77,6 +80,16 @@ def token_likelihoods(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
     logits = model(**{name: value for name, value in batch.items() if name not in LABELS}).logits
     found = _taken(logits[:, :-1], labels[:, 1:])
     return torch.cat([found.new_zeros(len(labels), 1), found], dim=1)
+
+
+def answer_likelihoods(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    """Return log p(answer | prompt), (pairs, 2), of a batch whose first half are chosen answers, the second rejected.
+
+    `completion_mask` (2 x pairs, tokens) tells the tokens of answers.
+    """
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
+    return torch.stack(token_likelihoods(model, inputs).sum(dim=-1).chunk(2), dim=-1)
 
 
 def _taken(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -94,6 +94,33 @@ def padded_columns(
     return collate
 
 
+def chosen_and_rejected(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    """Return what makes of pairs the batch that TRL's DPOTrainer reads: all chosen answers, then all rejected ones.
+
+    Each stands after its prompt; `completion_mask` (2 x pairs, tokens) tells the tokens of answers. What else a row has
+    are numbers, as those of the reference.
+    """
+    pad = padded(tokenizer)
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        inputs, sizes = [], []
+        for name in ("chosen_ids", "rejected_ids"):
+            inputs += [{"input_ids": [*row["prompt_ids"], *row[name]]} for row in rows]
+            sizes += [(len(row["prompt_ids"]), len(row["prompt_ids"]) + len(row[name])) for row in rows]
+        batch = dict(pad(inputs))
+        mask = torch.zeros_like(batch["input_ids"])
+        batch["attention_mask"] = torch.zeros_like(mask)  # the pad token may be the one that ends an answer
+        for place, (start, end) in enumerate(sizes):
+            mask[place, start:end] = 1
+            batch["attention_mask"][place, :end] = 1
+        batch["completion_mask"] = mask
+        for name in rows[0].keys() - {"prompt_ids", "chosen_ids", "rejected_ids"}:
+            batch[name] = torch.tensor([row[name] for row in rows])
+        return batch
+
+    return collate
+
+
 def _multiple() -> int | None:
     return 8 if torch.cuda.is_available() else None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, load_dataset
 
+from peftkit.data.conversations import pair_of, split_by_prompt
 from peftkit.data.files import read_file, words_of
 from peftkit.data.labels import feature_of, label_names, need, reader, said
 from peftkit.data.unlabelled import in_passages, read_corpus
@@ -63,13 +64,13 @@ def load_rows(
     if is_alone and train is None and origin.revision != trained_on:
         tables = {"validation": tables[source_of_names]}
     elif is_alone:  # after the names: a rare class may lie in the tenth alone
-        tables = _carve(tables[source_of_names], source_of_names, origin.name)
+        tables = _carve(task, tables[source_of_names], source_of_names, origin.name)
     splits: dict[str, Dataset] = {}
     dropped: dict[str, int] = {}
     for name in [str(train)] if set_apart else wanted:
         rows, lost = _clean(task, tables[name], names, name)
         if set_apart:
-            return Rows(_apart(rows, name, task.max_train_rows, set_apart), names, origin, {name: lost})
+            return Rows(_apart(task, rows, name, set_apart), names, origin, {name: lost})
         splits[name] = _subset(rows, task.max_train_rows if name == train else task.max_eval_rows)
         dropped[name] = lost
     return Rows(splits, names, origin, dropped)
@@ -80,7 +81,7 @@ def _texts(task: Task, data_root: str | None, trained_on: str | None, set_apart:
     documents, held_out, origin = read_corpus(task, data_root, trained_on)
     train, (validation,) = str(task.splits["train"]), task.splits["validation"]
     if set_apart:
-        splits = _apart(documents, train, task.max_train_rows, set_apart)
+        splits = _apart(task, documents, train, set_apart)
         return Rows({**splits, APART: in_passages(splits[APART], task)}, None, origin)
     splits = {validation: _subset(held_out, task.max_eval_rows)}
     if task.splits["train"] is not None:
@@ -167,11 +168,20 @@ def _numbered(table: Dataset) -> Dataset:
     return table.add_column("idx", list(ids))
 
 
-def _carve(table: Dataset, train: str, origin: str) -> dict[str, Dataset]:
+def _carve(task: Task, table: Dataset, train: str, origin: str) -> dict[str, Dataset]:
     if len(table) < 2:
         raise UserError(f"{origin}: one row cannot be both train and validation; add rows")
-    parts = table.train_test_split(test_size=0.1, seed=SUBSET_SEED)
-    return {train: parts["train"], "validation": parts["test"]}
+    rest, held_out = split_off(task, table, 0.1)
+    return {train: rest, "validation": held_out}
+
+
+def split_off(task: Task, rows: Dataset, share: float) -> tuple[Dataset, Dataset]:
+    """Split a share of rows off, the same for every seed; those of one prompt stay together."""
+    if task.kind == "preferences":
+        need(task, rows, [task.text[0]])
+        return split_by_prompt(rows, task.text[0], share, SUBSET_SEED)
+    parts = rows.train_test_split(test_size=share, seed=SUBSET_SEED)
+    return parts["train"], parts["test"]
 
 
 def _missing_split(task: Task, name: str, there: list[str], origin: str) -> str:
@@ -189,11 +199,13 @@ def _clean(task: Task, table: Dataset, names: list[str] | None, split: str) -> t
     texts = list(task.text)
     is_train = split == task.splits["train"] and task.label is not None
     need(task, table, texts + ([str(task.label)] if is_train else []))
-    columns = [table[column] for column in texts]
+    columns, is_pair = [table[column] for column in texts], task.kind == "preferences"
     read = reader(task, table, names, split)
     kept: dict[str, list[Any]] = {"id": [], **{column: [] for column in texts}, "label": []}
     for number, *values, label in zip(table["idx"], *columns, said(task, table), strict=True):
-        values = [text_of(task, value) for value in values]
+        values = pair_of(values, split) if is_pair else [text_of(task, value) for value in values]
+        if is_pair and values[1] == values[2]:
+            continue  # nothing is preferred
         if not all(values) or (is_train and label is None):
             continue
         kept["id"].append(number)
@@ -213,7 +225,7 @@ def text_of(task: Task, value: Any) -> Any:
     return "" if value is None or not str(value).strip() else str(value)
 
 
-def _apart(rows: Dataset, train: str, limit: int | None, number: int) -> dict[str, Dataset]:
+def _apart(task: Task, rows: Dataset, train: str, number: int) -> dict[str, Dataset]:
     """Split so many rows off, beyond the limit where there are enough; what trains is what `_subset` would take."""
     room = len(rows) - number
     if room < number / 4:
@@ -221,7 +233,10 @@ def _apart(rows: Dataset, train: str, limit: int | None, number: int) -> dict[st
             f"search.rows={number} of {len(rows)} training rows leaves too few to train on; "
             f"say search.rows={len(rows) // 4}"
         )
-    kept = min(limit or room, room)
+    kept = min(task.max_train_rows or room, room)
+    if task.kind == "preferences":
+        rest, apart = split_by_prompt(rows, task.text[0], number, SUBSET_SEED)
+        return {train: _subset(rest, kept), APART: apart}
     shuffled = rows.shuffle(seed=SUBSET_SEED)
     parts = {train: range(kept), APART: range(kept, kept + number)}
     return {name: shuffled.select(part).flatten_indices() for name, part in parts.items()}

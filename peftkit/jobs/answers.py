@@ -72,9 +72,12 @@ def _score(run: Run, parts: Parts, answers: Answers, encoded: Encoded, suffix: s
 def mean_score(run: Run, parts: Parts, scores: np.ndarray, held: Encoded) -> float:
     """Return by what the best epoch is chosen, larger is better: the mean of the task's metrics.
 
-    Of a model that would have to write its answers, it is the likelihood of a label's token.
+    Of a model that would have to write its answers, it is the likelihood of a label's token; of one that learns from
+    preferences, that of the preferences (the mean log sigmoid of the margins).
     """
     answers = parts.format.answer(parts.format.cut(scores, held), held)
+    if parts.format.reads == "preferences":
+        return -float(np.logaddexp(0, -np.asarray(answers.predictions)).mean())
     if answers.likelihoods is not None:
         nats, tokens = answers.likelihoods
         return -float(nats.sum() / tokens.sum())

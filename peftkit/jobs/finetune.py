@@ -17,7 +17,7 @@ from peftkit.card import model_card
 from peftkit.data.collate import LengthGroupedSampler, padding_waste
 from peftkit.data.formats import Encoded, Language
 from peftkit.data.rows import APART, Rows, load_rows
-from peftkit.jobs import drift, gates, language, latency
+from peftkit.jobs import drift, gates, language, latency, preferring
 from peftkit.jobs.answers import answer, evaluate_splits, mean_score
 from peftkit.jobs.artefact import save_artefact, shipped_bytes
 from peftkit.jobs.console import is_main, say
@@ -32,12 +32,15 @@ from peftkit.jobs.prepare import (
     scoring,
     set_up,
     sources_of,
+    trainer_of,
 )
 from peftkit.jobs.search import search
 from peftkit.jobs.teaching import with_teacher
 from peftkit.methods import count_parameters, fold
 from peftkit.schema import Run
 from peftkit.source import Source
+
+TRAINED, CHOSEN_ON = "trained on", "chosen on"  # names of rows that are no split of the data
 
 
 def finetune(
@@ -119,22 +122,26 @@ def _at_rate(run: Run, config: dict[str, Any], result: dict[str, Any]) -> Run:
 
 def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, result: dict[str, Any]) -> None:
     select_best = run.early_stopping.patience is not None
-    table, held = rows.splits[run.task.splits["train"]], None
+    table, held, held_rows = rows.splits[run.task.splits["train"]], None, None
     if select_best:
         table, held_rows = carve(rows, run.task, run.early_stopping.holdout)
+    tables = {name: rows.splits[name] for name in run.task.splits["validation"]}
+    # before the model to train is loaded, so that one alone is in memory at a time
+    reference = preferring.ask(run, model_source, {**tables, TRAINED: table, CHOSEN_ON: held_rows})
     parts, encoded = build(run, model_source, rows.label_names, table)
+    encoded = reference.beside(TRAINED, encoded)
     if run.distill.teacher is not None:
         encoded = with_teacher(run, encoded, table, rows.label_names)
     if select_best:
-        held = parts.format.encode(held_rows)
-    evaluations = {name: parts.format.encode(rows.splits[name]) for name in run.task.splits["validation"]}
+        held = reference.beside(CHOSEN_ON, parts.format.encode(held_rows))
+    evaluations = {name: reference.beside(name, parts.format.encode(each)) for name, each in tables.items()}
     checkpoints = folder / "checkpoints"
     follows = run.trial and held is None
     arguments = train.training_arguments(
         run.train, run.seed, checkpoints, select_best, freezes=parts.schedule is not None, follows=follows
     )
     splits = {run.task.splits["train"]: encoded, **evaluations}
-    result["audit"] |= audit(rows, parts, splits if held is None else {**splits, "chosen on": held})
+    result["audit"] |= audit(rows, parts, splits if held is None else {**splits, CHOSEN_ON: held})
     encoded.places.clear()  # only answers need them: no training should hold them in memory
     held = evaluations[APART] if follows else held
     if is_main():
@@ -156,6 +163,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         log=folder / "log.jsonl",
         schedule=parts.schedule,
         loss=own_loss(run, parts),
+        make=trainer_of(run, parts),
     )
     texts = {}
     if isinstance(parts.format, Language) and not run.trial:
@@ -203,6 +211,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
             "train_peak_bytes": fit.peak_bytes,
             "train_reserved_bytes": fit.reserved_bytes,
             **eval_costs,
+            **reference.costs,
             **speeds,
             "tokens": tokens,
             "padding_waste": padding_waste(encoded.lengths, order, batch),

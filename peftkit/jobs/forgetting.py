@@ -21,8 +21,9 @@ from peftkit.data.text import Pair, causal_pairs, embedded_corpus, fingerprint, 
 from peftkit.jobs.answers import evaluate_splits
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.gates import GateError
+from peftkit.jobs.preferring import Reference, ask
 from peftkit.jobs.prepare import Parts, announce, predictor
-from peftkit.jobs.use import base_source, load_parts, model_source, trained_run
+from peftkit.jobs.use import base_source, load_parts, model_source, trained_run, words_of
 from peftkit.leaderboard.stats import task_score
 from peftkit.methods.scale import Ends, adapter_ends, scaled, switched_off, weight_ends
 from peftkit.models.language import (
@@ -60,9 +61,10 @@ def forgetting(run: Run) -> Path:
     name, documents = _text(run)
     rows = _validation(run, trained, folder)
     announce(model_source(folder), rows.source)
+    source = base_source(trained, folder)
+    asked = ask(trained, source, rows.splits, words_of(trained, folder))
     parts = load_parts(trained, folder)
     _check_method(parts.model)
-    source = base_source(trained, folder)
     untouched, reason = load_language_model(source, parts.tokenizer, trained.method.quantization)
     if torch.cuda.is_available() and not trained.method.quantization:  # a quantised base lies there already
         untouched.to("cuda")  # type: ignore[arg-type]
@@ -75,7 +77,7 @@ def forgetting(run: Run) -> Path:
     with _off(parts.model, ends):
         before = probe.read(tuned)
     _check_off(abs(before - base), "switched off")
-    curve = _curve(trained, parts, ends, rows, probe, tuned, before)
+    curve = _curve(trained, parts, ends, rows, asked, probe, tuned, before)
     found = {
         "measure": probe.measure,
         "unit": "1 - cosine" if probe.measure == DRIFT else "nats a token",
@@ -222,10 +224,17 @@ def _check_off(difference: float, how: str) -> None:
 
 
 def _curve(
-    trained: Run, parts: Parts, ends: Ends | None, rows: Rows, probe: Probe, tuned: PreTrainedModel, before: float
+    trained: Run,
+    parts: Parts,
+    ends: Ends | None,
+    rows: Rows,
+    asked: Reference,
+    probe: Probe,
+    tuned: PreTrainedModel,
+    before: float,
 ) -> list[dict[str, float]]:
     """Return loss and validation score, under the trained head, for each share of the method's change."""
-    splits = {name: parts.format.encode(table) for name, table in rows.splits.items()}
+    splits = {name: asked.beside(name, parts.format.encode(table)) for name, table in rows.splits.items()}
     curve = []
     for share in SHARES if ends is not None else (0.0, 1.0):
         part = nullcontext() if share == 1 else switched_off(parts.model) if ends is None else scaled(ends, share)

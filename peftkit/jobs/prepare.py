@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from datasets import Dataset
 
 from peftkit.data.formats import Encoded, Format, Language, format_of
-from peftkit.data.rows import Rows
+from peftkit.data.rows import Rows, split_off
 from peftkit.data.unlabelled import in_passages
 from peftkit.jobs.console import say
 from peftkit.methods import Gradual, Unfreezing, wrap
@@ -26,7 +26,15 @@ from peftkit.models.sentence import vector_pooling
 from peftkit.schema import Model, Run, Task, UserError
 from peftkit.scores import Scores
 from peftkit.source import Source, fingerprint, hub_answers
-from peftkit.train import Contrast, Distillation, ScoringTrainer, make_trainer, precision_of, training_arguments
+from peftkit.train import (
+    Contrast,
+    Distillation,
+    ScoringTrainer,
+    make_trainer,
+    precision_of,
+    preference_trainer,
+    training_arguments,
+)
 from peftkit.vectors import Vectors
 
 VOCABULARY = (FACTS, WEIGHTS, "tokenizer.json")  # what decides of a folder of job=extend
@@ -173,10 +181,8 @@ def method_config(config: dict[str, Any]) -> Any:
 
 def carve(rows: Rows, task: Task, holdout: float) -> tuple[Any, Any]:
     """Split rows off train to choose the best epoch on; the same rows for every seed."""
-    parts = rows.splits[task.splits["train"]].train_test_split(test_size=holdout, seed=0)
-    if task.kind == "language_modeling":
-        return parts["train"], in_passages(parts["test"], task)
-    return parts["train"], parts["test"]
+    rest, held_out = split_off(task, rows.splits[task.splits["train"]], holdout)
+    return rest, in_passages(held_out, task) if task.kind == "language_modeling" else held_out
 
 
 def set_up(run: Run) -> dict[str, Any]:
@@ -213,6 +219,15 @@ def own_loss(run: Run, parts: Parts) -> Contrast | Distillation | None:
             f"task.widths={widths} goes beyond the model's vectors of {width}; say task.widths=[{width // 4}]"
         )
     return Contrast(reads, task.scale, sorted({*widths, width}) if widths else [])
+
+
+def trainer_of(run: Run, parts: Parts) -> Callable[..., ScoringTrainer]:
+    """Return what makes the trainer that a kind of task wants."""
+    task = run.task
+    if task.kind != "preferences":
+        return ScoringTrainer
+    assert task.beta is not None and task.loss_type is not None  # what the schema asks of the kind
+    return preference_trainer(parts.tokenizer, task.beta, task.loss_type, task.label_smoothing or 0.0)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from peftkit.card import merging
 from peftkit.data.files import read_file
 from peftkit.data.formats import format_of
 from peftkit.data.rows import load_rows, text_of
-from peftkit.jobs import extend
+from peftkit.jobs import extend, preferring
 from peftkit.jobs.answers import answer, evaluate_splits
 from peftkit.jobs.artefact import with_sentence_files
 from peftkit.jobs.console import is_main, say
@@ -48,18 +48,19 @@ def evaluate(run: Run, overrides: Sequence[str]) -> Path:
     task = _task_of(run.task, trained.task, names, overrides)
     if task.kind != trained.task.kind:
         raise UserError(f"the run answers {trained.task.kind}, task={task.name} is {task.kind}; name one of its kind")
-    parts = load_parts(trained, folder)
     trained_on = record.read_result(folder)["audit"]["sources"]["data"]["revision"]  # type: ignore[index]
     rows = load_rows(_only_evaluation(task), run.data_root, run.source, trained_on)
     if rows.label_names != names:
         raise UserError(f"the run tells {_list(names)} apart, task={task.name} has {_list(rows.label_names)}")
-    chosen = replace(trained, task=task)
+    chosen = _in_batches_of(run, replace(trained, task=task))
     announce(model_source(folder), rows.source)
+    reference = preferring.ask(chosen, base_source(trained, folder), rows.splits, words_of(trained, folder))
+    parts = load_parts(trained, folder)
     parts.format = format_of(task, trained.model.family, names, parts.tokenizer)
-    splits = {name: parts.format.encode(table) for name, table in rows.splits.items()}
+    splits = {name: reference.beside(name, parts.format.encode(table)) for name, table in rows.splits.items()}
     is_other = rows.source.revision != trained_on and (task.suite == "own" or task.name == trained.task.name)
     name = f"{task.name}-{_data_name(rows.source)}" if is_other else task.name
-    with predictor(_in_batches_of(run, chosen), parts) as trainer:
+    with predictor(chosen, parts) as trainer:
         file = folder / f"predictions-{name}.parquet"
         scores, costs = evaluate_splits(chosen, parts, trainer, splits, rows, file)
     if is_main():
@@ -178,8 +179,7 @@ def load_parts(trained: Run, folder: Path, quantized: bool = True) -> Parts:
         source, artefact = Source("folder", str(folder / "model"), folder=str(folder / "model")), None
     else:
         source, artefact = base_source(trained, folder), folder / "adapter"
-    words = artefact if artefact is not None and trained.vocab is not None else None
-    tokenizer = load_tokenizer(source if words is None else Source("folder", str(words), folder=str(words)))
+    tokenizer = load_tokenizer(words_of(trained, folder))
     model: Any
     if artefact is None:
         model = auto_class(trained.model.family, trained.task.kind).from_pretrained(source.name)
@@ -188,10 +188,17 @@ def load_parts(trained: Run, folder: Path, quantized: bool = True) -> Parts:
         base = load_model(*choice, trained.method.quantization)
         if trained.method.quantization and not quantized:
             base = round_as(load_model(*choice), base)
-        if words is not None:
-            grow(base, words)
+        if trained.vocab is not None:
+            grow(base, artefact)
         model = load_adapter(base, artefact)
     return Parts(model.eval(), tokenizer, format_of(trained.task, trained.model.family, names, tokenizer))
+
+
+def words_of(trained: Run, folder: Path) -> Source:
+    """Return where a run's tokenizer is: with what it saved where it has words, or a chat template, of its own."""
+    artefact = next(folder / name for name in ("model", "adapter") if (folder / name).is_dir())
+    has_own = trained.vocab is not None or trained.task.kind == "preferences" or artefact.name == "model"
+    return Source("folder", str(artefact), folder=str(artefact)) if has_own else base_source(trained, folder)
 
 
 def _in_batches_of(run: Run, trained: Run) -> Run:

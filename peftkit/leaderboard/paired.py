@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from peftkit.leaderboard.contrast import Cell, Entry, all_pairs
-from peftkit.leaderboard.stats import Row, name_of
+from peftkit.leaderboard.stats import Row, counting, name_of
 from peftkit.leaderboard.weighted import ERRORS, WEIGHTED, count_tags
 
 Array = np.ndarray
@@ -143,7 +143,7 @@ def read_sheet(folder: Path) -> Sheet | None:
 
 def is_weighable(metrics: Sequence[str], sheet: Sheet) -> bool:
     """Tell whether all of a task's metrics have a weighted form for these predictions."""
-    found = [_resolve(name, sorted(set(sheet.splits.tolist()))) for name in metrics]
+    found = [_resolve(name, sorted(set(sheet.splits.tolist()))) for name in counting(metrics)]
     wants_lists = any(each is not None and each[0] == "token_accuracy" for each in found)
     return None not in found and wants_lists == _is_list(sheet.labels) == _is_list(sheet.predictions)
 
@@ -164,7 +164,7 @@ def scores_by_resample(
     Returns:
         (runs,) and (count, runs), in the units of `task_score`.
     """
-    found = [(WEIGHTED[name], name not in ERRORS, split) for name, split in _all_resolved(metrics, splits)]
+    found = [(WEIGHTED[name], name not in ERRORS, split) for name, split in _all_resolved(counting(metrics), splits)]
     counted = [(of, split) for of, is_up, split in found if is_up] or [(of, split) for of, _, split in found]
     sign = 1 if any(is_up for _, is_up, _ in found) else -1
     if _is_list(labels):

@@ -14,6 +14,7 @@ from typing import Any
 from peftkit.leaderboard import COSTS, TIMED, Broken, Result, group_of, source_of
 from peftkit.leaderboard.costs import with_pscp, with_quality
 
+BESIDE = ("reward_margin", "chosen_perplexity")  # metrics that are told beside a score and are no part of it
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # AX is a diagnostic, not counted
 REFERENCE = "full"  # the method that the others are held against
 TASK_LIMITS = ("task.max_length", "task.max_train_rows", "task.max_eval_rows")  # mostly asked of all tasks alike
@@ -117,9 +118,17 @@ def task_score(scores: Mapping[str, Mapping[str, Any]]) -> float:
     """Return a task's one score, more is better: the plain mean of its metrics (GLUE, Wang et al. 2019, section 3.4).
 
     Metrics of which less is better have no place in that mean; where there are no others, theirs is returned negative.
+    Nor have those that are told beside others.
     """
-    up = [entry["value"] for entry in scores.values() if entry["higher_is_better"]]
-    return fmean(up) if up else -fmean(entry["value"] for entry in scores.values())
+    counted = counting(scores)
+    up = [scores[name]["value"] for name in counted if scores[name]["higher_is_better"]]
+    return fmean(up) if up else -fmean(scores[name]["value"] for name in counted)
+
+
+def counting(metrics: Iterable[str]) -> list[str]:
+    """Return the metrics that are a task's score: a reward's margin grows with every step, and is told beside it."""
+    names = list(metrics)
+    return [name for name in names if not name.startswith(BESIDE)] or names
 
 
 def glue_average(task_scores: Mapping[str, float]) -> float | None:

@@ -107,6 +107,14 @@ def ndcg_at_10(labels: Array, predictions: Array, weights: Array) -> Array:
     return _mean((predictions <= 10) / np.log2(1 + predictions), weights)
 
 
+def reward_accuracy(labels: Array, predictions: Array, weights: Array) -> Array:
+    return _mean((np.sign(predictions) + 1) / 2, weights)
+
+
+def reward_margin(labels: Array, predictions: Array, weights: Array) -> Array:
+    return _mean(predictions, weights)
+
+
 def count_tags(labels: Array, predictions: Array) -> tuple[Array, Array]:
     """Return (examples,) words and (runs, examples) right ones of lists of tags, -1 for none."""
     right: list[list[int]] = [[np.sum(np.equal(a, b)) for a, b in zip(labels, run, strict=True)] for run in predictions]
@@ -144,5 +152,6 @@ WEIGHTED: dict[str, Callable[[Array, Array, Array], Array]] = {
     "pearson": pearson, "spearman": spearman, "mean_squared_error": mean_squared_error,
     "token_accuracy": token_accuracy, "bits_per_byte": bits_per_byte, "recall_at_1": recall_at_1,
     "recall_at_5": recall_at_5, "recall_at_10": recall_at_10, "mrr": mrr, "ndcg_at_10": ndcg_at_10,
+    "reward_accuracy": reward_accuracy, "reward_margin": reward_margin,
 }  # fmt: skip
 ERRORS = {"mean_squared_error", "bits_per_byte"}  # less is better

@@ -46,7 +46,7 @@ NORMS = {
 # BERT tells question and passage apart, so that this kind goes without a name and its head is named instead
 TASK_TYPES = {
     "token_classification": "TOKEN_CLS", "question_answering": None, "causal_lm": "CAUSAL_LM",
-    "retrieval": "FEATURE_EXTRACTION",
+    "preferences": "CAUSAL_LM", "retrieval": "FEATURE_EXTRACTION",
 }  # fmt: skip
 # PEFT's other tuners take adapter_names and do not heed them: docs/matrix.md
 MIXED = ("LORA", "BOTTLENECK", "SOFT_PROMPT", "MIX", "LAYER_MIX")

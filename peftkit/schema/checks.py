@@ -11,6 +11,7 @@ from peftkit.schema.generating import generating
 from peftkit.schema.mismatches import mismatches
 from peftkit.schema.names import TRAINING, holds_keys, nearest, nearest_key, takes_list
 from peftkit.schema.places import ROW_RULES
+from peftkit.schema.preferring import LOSSES
 from peftkit.schema.run import SECTIONS, Run
 from peftkit.schema.tasks import METRICS_OF
 from peftkit.signatures import Field, annotation, fields_of, names_in
@@ -29,6 +30,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "model.stand_in": ("minilm", "gpt2-mini", "t5-mini"),
     "task.kind": tuple(METRICS_OF),
     "task.sample_by": ("line", "document", None),
+    "task.loss_type": (*LOSSES, None),
     "extend.rows": ROW_RULES,
     "embed.pooling": ("mean", "cls", "last", None),
     "generate.algorithm": ("self_instruct", "evol_instruct"),
@@ -125,6 +127,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {  # of values of the rig
         lambda widths: bool(widths) and min(widths) > 0,
         "it takes numbers above 0; say task.widths=[64,128]",
     ),
+    "task.beta": (_positive, "it must be above 0"),
+    "task.label_smoothing": (lambda share: 0 <= share < 0.5, "it must be 0 or more, and below 0.5"),
     "task.metrics": (bool, "it takes one or more; say task.metrics=[accuracy]"),
     "task.labels": (lambda names: len(set(names)) > 1, "it takes two names or more; say task.labels=[no,yes], or null"),
     **{

@@ -8,6 +8,7 @@ from peftkit.schema.places import FILES, MAY_USE_RUN, USES_RUN, VECTORS, WRITTEN
 from peftkit.schema.run import Run
 from peftkit.schema.tasks import FAMILIES, task_mismatches
 
+LIKE = {"preferences": "causal_lm"}  # kinds that a method refuses for the reason that it refuses another
 OWN_WEIGHTS = ("Full", "Gradual", "BitFit", "LinearProbe")  # configs of methods that keep the whole model
 
 
@@ -20,7 +21,7 @@ def _combinations(run: Run) -> list[str]:
     found = []
     model, method, train = run.model, run.method, run.train
     trains = run.job in ("finetune", "plan")
-    for of, name in ((model.family, f"model={model.name}"), (run.task.kind, f"task={run.task.name}")):
+    for of, name in ((model.family, f"model={model.name}"), (LIKE.get(run.task.kind, run.task.kind), f"task={run.task.name}")):
         if trains and (reason := method.refuses.get(of)) and not (of == "seq2seq" and name.startswith("task")):
             found.append(f"method={method.name} does not work on {name}: {reason}")
     if trains and str(method.config.get("_target_")).endswith(".Untuned") and run.task.kind != "retrieval":

@@ -61,6 +61,10 @@ class Task:
     join_documents: bool = False
     scale: float | None = None
     widths: list[int] | None = None
+    beta: float | None = None
+    loss_type: str | None = None
+    label_smoothing: float | None = None
+    chat: bool | None = None
 
 
 @dataclass

@@ -6,6 +6,7 @@ import string
 from importlib.util import find_spec
 
 from peftkit.schema.names import nearest
+from peftkit.schema.preferring import PREFERENCES, preferring
 from peftkit.schema.run import Run
 
 _TEXT = ("exact_match", "token_f1", "rouge_l")
@@ -18,6 +19,7 @@ METRICS_OF: dict[str, tuple[str, ...]] = {  # of each kind of task
     "seq2seq": ("perplexity", *_TEXT),
     "language_modeling": ("bits_per_byte",),
     "retrieval": ("recall_at_1", "recall_at_5", "recall_at_10", "mrr", "ndcg_at_10"),
+    "preferences": ("reward_accuracy", "reward_margin", "chosen_perplexity"),
 }
 NO_VECTORS = {  # configs of methods that cannot train a model of vectors, which has no head and no loss of its own
     "LinearProbe": "vectors have no head to probe; try method=linear_probe_mix or method=lora",
@@ -38,7 +40,7 @@ FAMILIES = {  # the models that have a head for it, and one to try
 
 def task_mismatches(run: Run) -> list[str]:
     """Return a sentence for each."""
-    return [*_task(run), *_vectors(run)]
+    return [*_task(run), *_vectors(run), *preferring(run)]
 
 
 def _task(run: Run) -> list[str]:
@@ -48,24 +50,25 @@ def _task(run: Run) -> list[str]:
         found.append(f"task.kind={task.kind} has no {', '.join(wrong)}; say task.metrics=[{','.join(known[:2])}]")
     if task.kind == "causal_lm" and task.label is None and task.metrics != ["perplexity"]:
         found.append("without a label there is no text to compare with; say task.metrics=[perplexity], or task.label=")
-    if task.label is None and task.kind not in ("causal_lm", "language_modeling", "retrieval"):
+    if task.label is None and task.kind not in ("causal_lm", "language_modeling", "retrieval", "preferences"):
         found.append(f"task.label is not set; say task.label=... (task.kind={task.kind} learns from it)")
     columns_of = {
         "question_answering": (2, "question,context"), "token_classification": (1, "tokens"),
-        "language_modeling": (1, "text"),
+        "language_modeling": (1, "text"), "preferences": (3, "prompt,chosen,rejected"),
     }  # fmt: skip
     wanted, example = columns_of.get(task.kind, (len(task.text), ""))
     if len(task.text) != wanted:
         found.append(f"task.kind={task.kind} reads {wanted} column{'s'[: wanted - 1]}; say task.text=[{example}]")
-    if len(task.text) > 2 and task.kind != "retrieval":
+    if len(task.text) > 2 and task.kind not in ("retrieval", "preferences"):
         found.append(f"task.kind={task.kind} reads one or two columns; say task.text=[{','.join(task.text[:2])}]")
     for key, kinds in (
         ("stride", ("question_answering",)),
         ("no_answer", ("question_answering",)),
-        ("max_target_length", ("causal_lm", "seq2seq")),
+        ("max_target_length", ("causal_lm", "seq2seq", "preferences")),
         *((key, ("language_modeling",)) for key in LANGUAGE),
         ("scale", ("retrieval",)),
         ("widths", ("retrieval",)),
+        *((key, ("preferences",)) for key in PREFERENCES),
     ):
         if getattr(task, key) and task.kind not in kinds:
             found.append(f"task.{key} is not for task.kind={task.kind}; drop it")

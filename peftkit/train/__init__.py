@@ -7,6 +7,7 @@ from peftkit.train.callbacks import Schedule
 from peftkit.train.contrast import Contrast
 from peftkit.train.distill import TEACHER, Distillation
 from peftkit.train.loop import Fit, Predictions, fit, forget_preparation, generate, mixed_scores, predict
+from peftkit.train.preference import preference_trainer
 from peftkit.train.spent import peak_memory
 from peftkit.train.trainer import ScoringTrainer, make_trainer
 
@@ -27,5 +28,6 @@ __all__ = [
     "peak_memory",
     "precision_of",
     "predict",
+    "preference_trainer",
     "training_arguments",
 ]

@@ -80,8 +80,12 @@ def make_trainer(
     log: Path | None = None,
     schedule: Schedule | None = None,
     loss: Reads | None = None,
+    make: Callable[..., ScoringTrainer] = ScoringTrainer,
 ) -> ScoringTrainer:
-    """Put the parts together; `score` rates what `scores` reads from the model on the holdout."""
+    """Put the parts together; `score` rates what `scores` reads from the model on the holdout.
+
+    `make` is another trainer, or what makes one: it takes what ScoringTrainer takes.
+    """
     settings: dict[str, Any] = {
         "model": model,
         "scores": scores,
@@ -95,7 +99,7 @@ def make_trainer(
         "own_loss": loss,
         "callbacks": [] if patience is None else [EarlyStoppingCallback(patience)],
     }
-    trainer = ScoringTrainer(**settings)
+    trainer = make(**settings)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if not arguments.disable_tqdm:

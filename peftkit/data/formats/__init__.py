@@ -9,13 +9,15 @@ from peftkit.data.formats.format import Answers, Encoded, Format
 from peftkit.data.formats.label_words import LabelWords
 from peftkit.data.formats.language import Language
 from peftkit.data.formats.pairs import Pairs
+from peftkit.data.formats.preferences import REFERENCE, Preferences
 from peftkit.data.formats.spans import Spans
 from peftkit.data.formats.tags import Tags
 from peftkit.data.formats.texts import Texts
 from peftkit.schema import Task
 
 __all__ = [
-    "Answers", "Classes", "Encoded", "Format", "LabelWords", "Language", "Pairs", "Spans", "Tags", "Texts", "format_of",
+    "REFERENCE", "Answers", "Classes", "Encoded", "Format", "LabelWords", "Language", "Pairs", "Preferences", "Spans",
+    "Tags", "Texts", "format_of",
 ]  # fmt: skip
 
 
@@ -31,6 +33,8 @@ def format_of(task: Task, family: str, names: list[str] | None, tokenizer: PreTr
         return Texts(task, tokenizer, is_decoder=family == "decoder")
     if task.kind == "retrieval":
         return Pairs(task, tokenizer)
+    if task.kind == "preferences":
+        return Preferences(task, tokenizer)
     if family == "seq2seq":
         return LabelWords(task, names, tokenizer)
     # GPT-2 has no format for a pair of texts

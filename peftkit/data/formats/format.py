@@ -48,7 +48,8 @@ class Answers:
 class Format(Protocol):
     """How one kind of task is put to one family of models.
 
-    `reads` names how a model's output becomes scores: logits, words, spans, likelihoods, masked or vectors. `words` are
+    `reads` names how a model's output becomes scores: logits, words, spans, likelihoods, masked, preferences or
+    vectors. `words` are
     the token ids (labels, tokens) between which a text-to-text model chooses. `writes` is the longest text, in tokens,
     that is to be generated to answer; None where the scores say all.
     """

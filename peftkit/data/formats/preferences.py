@@ -1,0 +1,135 @@
+"""Turn a prompt and two answers into token ids, and the likelihoods of both answers into which one is preferred."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from peftkit.data.chat import Turn, asked, asked_and_answered, teach_template
+from peftkit.data.collate import chosen_and_rejected
+from peftkit.data.formats.format import Answers, Encoded
+from peftkit.schema import Task, UserError
+
+ANSWER_TOKENS = 64  # the longest answer, where task.max_target_length says nothing
+REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")  # columns of what the reference says, under TRL's names
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Direct preference optimisation (Rafailov et al. 2023): which of two answers to a prompt is the better.
+
+    A prompt of turns is read by the tokenizer's chat template, and so is a text where `task.chat` says so; else a text
+    is read as it is, with a line break after it, and an answer ends with the end-of-text token. Prompt and answers are
+    tokenised apart, so that both answers follow the same tokens.
+
+    An answer's implicit reward is `task.beta` times how much likelier it is under the model than under the reference
+    (section 4); the prediction of a pair is the margin, the reward of the chosen answer less that of the rejected.
+    """
+
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    names = None
+    reads = "preferences"
+    words = None
+    writes = None
+
+    @property
+    def longest(self) -> int:
+        """Return how many tokens an answer has at most."""
+        return self.task.max_target_length or ANSWER_TOKENS
+
+    def encode(self, rows: Dataset) -> Encoded:
+        """Tokenise the last `task.max_length` tokens of a prompt, and the first `task.max_target_length` of answers.
+
+        `places` are the tokens of both answers, and whether they are alike once cut.
+        """
+        prompt, *answers = (list(rows[column]) for column in self.task.text)
+        columns: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
+        truncated = 0
+        for asked_for, *both in zip(prompt, *answers, strict=True):
+            pairs = [self._ids(asked_for, answer) for answer in both]
+            before, (chosen, rejected) = pairs[0][0], [ids for _, ids in pairs]
+            truncated += len(before) > self._room or max(len(chosen), len(rejected)) > self.longest
+            cut = (before[-self._room :], chosen[: self.longest], rejected[: self.longest])
+            for name, ids in zip(columns, cut, strict=True):
+                columns[name].append(ids)
+        before, chosen, rejected = columns.values()
+        lengths = [2 * len(a) + len(b) + len(c) for a, b, c in zip(before, chosen, rejected, strict=True)]
+        places = [(len(a), len(b), a == b) for a, b in zip(chosen, rejected, strict=True)]
+        known: np.ndarray = np.ones(len(rows), dtype=bool)
+        return Encoded(Dataset.from_dict(columns), lengths, truncated, np.zeros(len(rows)), known, None, places)
+
+    def prompts(self, values: Sequence[Any]) -> list[list[int]]:
+        """Return the tokens after which an answer to each prompt is to be written."""
+        return [self._prompt_ids(value)[-self._room :] for value in values]
+
+    def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        return chosen_and_rejected(self.tokenizer)
+
+    def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
+        """Return the log-likelihoods of both answers (2,) of each pair."""
+        return list(scores)
+
+    def answer(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Answers:
+        """Return margins; as scores, both rewards, the log-likelihood of the chosen answer, and its tokens.
+
+        Where the reference was not asked, a margin is no number, and the log-likelihoods stand for the rewards.
+        """
+        said, sizes = np.stack(scores).astype(float), np.array([chosen for chosen, _, _ in encoded.places])
+        rewards, margins = said, np.full(len(said), np.nan)
+        if set(REFERENCE) <= set(encoded.rows.column_names):
+            rewards = float(self.task.beta or 1) * (said - np.array([encoded.rows[name] for name in REFERENCE]).T)
+            margins = rewards[:, 0] - rewards[:, 1]
+        told = np.column_stack([rewards, said[:, 0], sizes])
+        return Answers(margins, list(told), (-said[:, 0], sizes))
+
+    def told(self, prediction: Any) -> Any:
+        return float(prediction)
+
+    def counts(self, encoded: Encoded) -> dict[str, Any]:
+        alike = sum(is_alike for _, _, is_alike in encoded.places)
+        return {"pairs": len(encoded.places)} | ({"alike once cut": alike} if alike else {})
+
+    @property
+    def _room(self) -> int:
+        """Return how many tokens of a prompt leave room for an answer."""
+        room = min(self.task.max_length, self.tokenizer.model_max_length - self.longest)
+        if room < 1:
+            raise UserError(
+                f"task.max_target_length={self.longest} leaves no room for a prompt among the model's "
+                f"{self.tokenizer.model_max_length} tokens; say task.max_target_length={self.longest // 2}"
+            )
+        return room
+
+    def _turns(self, prompt: Any) -> list[Turn] | None:
+        """Return what is read by the chat template, None for a text that is read as it is."""
+        if isinstance(prompt, str):
+            is_chat = self.task.chat if self.task.chat is not None else self.tokenizer.chat_template is not None
+            if not is_chat:
+                return None
+            prompt = [{"role": "user", "content": self._text(prompt)}]
+        teach_template(self.tokenizer)
+        return list(prompt)
+
+    def _prompt_ids(self, prompt: Any) -> list[int]:
+        turns = self._turns(prompt)
+        if turns is not None:
+            return asked(self.tokenizer, turns)
+        text = self._text(prompt)
+        return list(self.tokenizer(text if self.task.template else f"{text}\n", verbose=False)["input_ids"])
+
+    def _ids(self, prompt: Any, answer: str) -> tuple[list[int], list[int]]:
+        turns = self._turns(prompt)
+        if turns is not None:
+            return asked_and_answered(self.tokenizer, [*turns, {"role": "assistant", "content": answer}])
+        ids = self.tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"]
+        return self._prompt_ids(prompt), [*ids, self.tokenizer.eos_token_id]
+
+    def _text(self, prompt: str) -> str:
+        """Return a text in its template."""
+        return prompt if self.task.template is None else self.task.template.format(**{self.task.text[0]: prompt})
