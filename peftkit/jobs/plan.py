@@ -10,6 +10,7 @@ import numpy as np
 from peftkit import train
 from peftkit.data.collate import LengthGroupedSampler, padding_waste
 from peftkit.data.rows import load_rows
+from peftkit.jobs import preferring
 from peftkit.jobs.console import is_main
 from peftkit.jobs.prepare import announce, build, carve, find_model, own_loss, steps_of
 from peftkit.memory import predict_memory
@@ -33,6 +34,8 @@ def plan(run: Run) -> None:
     longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]
     batch = parts.format.collator()([encoded.rows[int(row)] for row in longest])
     loss = own_loss(run, parts) if run.distill.teacher is None else None  # a teacher is not asked before a step
+    if run.task.kind == "preferences":
+        loss = preferring.states
     memory = predict_memory(parts.model, batch, arguments.bf16, loss)
     parameters = count_parameters(parts.model)
     epochs, accumulation = arguments.num_train_epochs, arguments.gradient_accumulation_steps

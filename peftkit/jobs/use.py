@@ -52,7 +52,7 @@ def evaluate(run: Run, overrides: Sequence[str]) -> Path:
     rows = load_rows(_only_evaluation(task), run.data_root, run.source, trained_on)
     if rows.label_names != names:
         raise UserError(f"the run tells {_list(names)} apart, task={task.name} has {_list(rows.label_names)}")
-    chosen = _in_batches_of(run, replace(trained, task=task))
+    chosen = in_batches_of(run, replace(trained, task=task))
     announce(model_source(folder), rows.source)
     reference = preferring.ask(chosen, base_source(trained, folder), rows.splits, words_of(trained, folder))
     parts = load_parts(trained, folder)
@@ -86,6 +86,9 @@ def predict(run: Run) -> None:
     is_file = given.suffix in FILES
     if is_file and not given.is_file():
         raise UserError(f"there is no file {given}; name one, or write the text itself: input='a fine film'")
+    if trained.task.kind == "preferences":
+        preferring.predict(run, trained, folder)
+        return
     table = read_file(given) if is_file else Dataset.from_list([_one_row(str(run.input), columns)])
     missing = [column for column in columns if column not in table.column_names]
     if missing:
@@ -96,25 +99,30 @@ def predict(run: Run) -> None:
     empty = [row for row in range(len(table)) if not all(texts[column][row] for column in columns)]
     rows = Dataset.from_dict({"id": range(len(table)), **texts, "label": [None] * len(table)})
     encoded = parts.format.encode(rows)
-    with predictor(_in_batches_of(run, trained), parts) as trainer:
+    with predictor(in_batches_of(run, trained), parts) as trainer:
         answers, _ = answer(parts, trainer, encoded)
     labels: list[Any] = [parts.format.told(prediction) for prediction in answers.predictions]
     scores: list[Any] = [row.astype(float).tolist() or None for row in answers.scores]
     for row in empty:
         labels[row] = scores[row] = None
-    out = answer_table(table, labels, scores)
-    if empty:
-        say(f"{len(empty)} of {len(table)} rows have no text; they are given no prediction")
     if encoded.truncated:
         say(f"{encoded.truncated} of {len(table)} rows were longer than {trained.task.max_length} tokens and were cut")
+    hand_over(run, answer_table(table, labels, scores), len(empty))
+
+
+def hand_over(run: Run, out: Any, empty: int) -> None:
+    """Write a table of answers, or print the one answer to a text; say how many rows have none."""
+    given = Path(str(run.input))
+    if empty:
+        say(f"{empty} of {len(out)} rows have no text; they are given no prediction")
     if not is_main():
         return
-    target = answers_file(run, given) if is_file or run.output else None
+    target = answers_file(run, given) if given.suffix in FILES or run.output else None
     if target is None:
         print(json.dumps(out[0], ensure_ascii=False))
     else:
         write_table(out, target)
-        say(f"{len(table)} rows -> {target}")
+        say(f"{len(out)} rows -> {target}")
 
 
 def merge(run: Run) -> Path:
@@ -201,7 +209,7 @@ def words_of(trained: Run, folder: Path) -> Source:
     return Source("folder", str(artefact), folder=str(artefact)) if has_own else base_source(trained, folder)
 
 
-def _in_batches_of(run: Run, trained: Run) -> Run:
+def in_batches_of(run: Run, trained: Run) -> Run:
     """Return the trained run with the evaluation batches that the user asks for now."""
     size = "per_device_eval_batch_size"
     return replace(trained, train=trained.train | ({size: run.train[size]} if size in run.train else {}))

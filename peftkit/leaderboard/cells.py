@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from peftkit.leaderboard import Broken, Result
-from peftkit.leaderboard.stats import GLUE, GlueLine, Row
+from peftkit.leaderboard.stats import BESIDE, GLUE, GlueLine, Row
 from peftkit.leaderboard.verdict import Records
 
-SHORT = {"matthews_correlation": "matthews", "mean_squared_error": "mse ↓", "perplexity": "perplexity ↓"}
+SHORT = {"matthews_correlation": "matthews", "mean_squared_error": "mse ↓", "perplexity": "perplexity ↓",
+         "reward_margin": "margin", "chosen_perplexity": "perplexity of chosen ↓"}  # fmt: skip
 SPREAD = "± is the sample standard deviation over seeds; a single seed has none."
 LETTERS = "group: rows of a task that share a letter are tied, no test tells them apart."
 INTERVAL = "95 %: interval of the task's score (mean of its metrics) over seeds, for these examples."
@@ -126,7 +127,7 @@ def score_cell(row: Row, name: str) -> str:
     entry = row.scores.get(name)
     if entry is None:
         return "–"
-    if not row.higher_is_better[name]:  # an error has the unit of its labels
+    if not row.higher_is_better[name] or name.startswith(BESIDE):  # an error has the unit of its labels
         return f"{entry.mean:.4g}" + ("" if entry.spread is None else f" ± {entry.spread:.2g}")
     return f"{100 * entry.mean:.1f}" + ("" if entry.spread is None else f" ± {100 * entry.spread:.1f}")
 

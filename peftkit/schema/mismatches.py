@@ -21,7 +21,8 @@ def _combinations(run: Run) -> list[str]:
     found = []
     model, method, train = run.model, run.method, run.train
     trains = run.job in ("finetune", "plan")
-    for of, name in ((model.family, f"model={model.name}"), (LIKE.get(run.task.kind, run.task.kind), f"task={run.task.name}")):
+    kind = LIKE.get(run.task.kind, run.task.kind)
+    for of, name in ((model.family, f"model={model.name}"), (kind, f"task={run.task.name}")):
         if trains and (reason := method.refuses.get(of)) and not (of == "seq2seq" and name.startswith("task")):
             found.append(f"method={method.name} does not work on {name}: {reason}")
     if trains and str(method.config.get("_target_")).endswith(".Untuned") and run.task.kind != "retrieval":

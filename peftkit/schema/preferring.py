@@ -45,5 +45,5 @@ def preferring(run: Run) -> list[str]:
             "model's own loss, and this is another; try method=lora"
         )
     if target in OUTSIDE:
-        found.append(f"PEFT's own soft prompts move a text's tokens; try method=prompt, p_tuning or prefix, not {target}")
+        found.append(f"peft.{target} moves a text's tokens; try method=prompt, method=p_tuning or method=prefix")
     return found

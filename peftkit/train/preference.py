@@ -18,7 +18,7 @@ from peftkit.train.trainer import ScoringTrainer
 def preference_trainer(tokenizer: Any, beta: float, loss: str, smoothing: float) -> Callable[..., ScoringTrainer]:
     """Return what makes a trainer by direct preference optimisation, with `loss` under TRL's name, for `make_trainer`.
 
-    Its rows come as `chosen_and_rejected` takes them, with the log-likelihoods of the reference in columns of their own.
+    Its rows come as `chosen_and_rejected` takes them, with the reference's log-likelihoods in columns of their own.
 
     Raises (when it is called):
         UserError: the method changes the head, by whose weights alone TRL computes likelihoods.
@@ -28,8 +28,7 @@ def preference_trainer(tokenizer: Any, beta: float, loss: str, smoothing: float)
         if isinstance(model.get_output_embeddings(), BaseTunerLayer):  # type: ignore[operator]
             raise UserError("DPO reads the head's own weights, beside the adapter's; leave lm_head out of the targets")
         arguments = preference_arguments(args, beta=beta, loss_type=[loss], label_smoothing=smoothing)
-        trainer = _trainer_class()(args=arguments, model=model, processing_class=tokenizer, **settings)
-        return trainer  # type: ignore[no-any-return]
+        return _trainer_class()(args=arguments, model=model, processing_class=tokenizer, **settings)  # type: ignore[no-any-return]
 
     return make
 
@@ -78,5 +77,3 @@ def _trainer_class() -> type:
             """Tell nobody."""
 
     return PreferenceTrainer
-
-

@@ -1,0 +1,131 @@
+"""Pairs of answers are read from texts and turns, cut and counted, and no prompt lies in two splits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from peftkit.cli import compose
+from peftkit.data.chat import asked
+from peftkit.data.formats import Preferences
+from peftkit.data.rows import load_rows, split_off
+from peftkit.schema import Run, Task, UserError
+
+USER = {"role": "user", "content": "name a city"}
+OTHER = {"role": "user", "content": "another"}
+
+
+def says(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+@pytest.fixture
+def tokenizer(checkpoints: dict[str, Path]) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(checkpoints["gpt2"])
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Callable[..., Task]:
+    """Return the task of some rows: task([{...}], max_length=8)."""
+
+    def made(rows: list[dict[str, Any]], **changed: Any) -> Task:
+        file = tmp_path / "pairs.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return replace(Run.from_config(compose(["task=preferences", f"task.dataset={file}"])).task, **changed)
+
+    return made
+
+
+def test_pairs_without_a_preference_or_a_text_are_dropped_and_counted(task: Callable[..., Task]) -> None:
+    good = [{"prompt": f"p{row}", "chosen": "a", "rejected": "b"} for row in range(20)]
+    bad = [
+        {"prompt": "p", "chosen": "same", "rejected": "same"},
+        {"prompt": "p", "chosen": " ", "rejected": "b"},
+        {"prompt": None, "chosen": "a", "rejected": "b"},
+    ]
+    rows = load_rows(task(good + bad), None, "embedded")
+    assert sum(len(table) for table in rows.splits.values()) == 20 and sum(rows.dropped.values()) == 3
+
+
+def test_no_prompt_lies_in_two_splits(task: Callable[..., Task]) -> None:
+    rows = [{"prompt": f"p{row % 10}", "chosen": f"a{row}", "rejected": "b"} for row in range(60)]
+    chosen = task(rows)
+    splits = load_rows(chosen, None, "embedded").splits
+    train, held = (set(splits[name]["prompt"]) for name in ("train", "validation"))
+    assert train | held == {f"p{row}" for row in range(10)} and not train & held
+    assert len(splits["validation"]) == 6
+    rest, apart = split_off(chosen, splits["train"], 0.3)
+    assert not set(rest["prompt"]) & set(apart["prompt"]) and len(rest) + len(apart) == 54
+    apart_rows = load_rows(chosen, None, "embedded", set_apart=6).splits
+    first, second = (set(table["prompt"]) for table in apart_rows.values())
+    assert not first & second
+
+
+def test_one_prompt_alone_is_refused(task: Callable[..., Task]) -> None:
+    with pytest.raises(UserError, match="all rows have one prompt"):
+        load_rows(task([{"prompt": "p", "chosen": f"a{row}", "rejected": "b"} for row in range(9)]), None, "embedded")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([[USER], [says("rome")], [says("bread")]], [[OTHER], [says("oslo")], [says("no")]]),
+        ([[USER], "rome", "bread"], [[OTHER], "oslo", "no"]),
+        (["name a city", [USER, says("rome")], [USER, says("bread")]], ["another", [says("oslo")], [says("no")]]),
+    ],
+)
+def test_turns_are_read_by_the_chat_template(
+    task: Callable[..., Task], tokenizer: PreTrainedTokenizerBase, first: list[Any], second: list[Any]
+) -> None:
+    chosen = task([dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in (first, second)])
+    tables = load_rows(chosen, None, "embedded").splits.values()
+    table = next(table for table in tables if table["prompt"][0] == [USER])
+    (row,) = Preferences(chosen, tokenizer).encode(table).rows
+    assert row["prompt_ids"] == asked(tokenizer, [USER])
+    assert tokenizer.decode(row["chosen_ids"]) == f"rome{tokenizer.eos_token}"
+    assert tokenizer.decode(row["rejected_ids"]) == f"bread{tokenizer.eos_token}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ([{"role": "user", "content": "rome"}], "ends with a turn of user"),
+        ([says("no"), says("rome")], "not those of its prompt"),
+    ],
+)
+def test_answers_that_are_none_are_named(task: Callable[..., Task], answer: list[Any], sentence: str) -> None:
+    row = {"prompt": [USER], "chosen": answer, "rejected": [says("bread")]}
+    with pytest.raises(UserError, match=sentence):
+        load_rows(task([row, {**row, "prompt": [says("x")]}]), None, "embedded")
+
+
+def test_a_long_prompt_keeps_its_end_and_a_long_answer_its_start(
+    task: Callable[..., Task], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    long = {"prompt": "a b c d e f g h", "chosen": "one two three four five six", "rejected": "one two three four no"}
+    short = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    chosen = task([long, short], max_length=4, max_target_length=3)
+    splits = load_rows(replace(chosen, max_length=4), None, "embedded").splits
+    tables = {table["prompt"][0]: Preferences(chosen, tokenizer).encode(table) for table in splits.values()}
+    cut, whole = tables[long["prompt"]], tables["a"]
+    assert cut.truncated == 1 and whole.truncated == 0
+    row = cut.rows[0]
+    assert row["prompt_ids"] == tokenizer("a b c d e f g h\n")["input_ids"][-4:]
+    assert row["chosen_ids"] == tokenizer("one two three four five six")["input_ids"][:3]
+    assert Preferences(chosen, tokenizer).counts(cut) == {"pairs": 1, "alike once cut": 1}
+
+
+def test_a_text_is_a_turn_where_it_is_said_so(task: Callable[..., Task], tokenizer: PreTrainedTokenizerBase) -> None:
+    row = {"prompt": "name a city", "chosen": "rome", "rejected": "bread"}
+    plain, chat = (
+        Preferences(task([row], chat=is_chat), tokenizer).prompts(["name a city"]) for is_chat in (None, True)
+    )
+    assert plain == [tokenizer("name a city\n")["input_ids"]] and chat == [asked(tokenizer, [USER])]
+    again = Preferences(task([row]), tokenizer).prompts(["name a city"])  # it has learned a template by now
+    assert again == chat
