@@ -72,6 +72,7 @@ LOADED_BY: dict[str, tuple[str, str | None]] = {  # kind of task: Auto class, pi
     "question_answering": ("AutoModelForQuestionAnswering", None),
     "causal_lm": ("AutoModelForCausalLM", "text-generation"),
     "preferences": ("AutoModelForCausalLM", "text-generation"),
+    "instructions": ("AutoModelForCausalLM", "text-generation"),
     "language_modeling": ("AutoModelForMaskedLM", "fill-mask"),
     "retrieval": ("AutoModel", None),
 }

@@ -22,7 +22,7 @@ from peftkit.cli import check, compose
 from peftkit.cli.refusals import options_of
 from peftkit.data.formats import REFERENCE, Preferences
 from peftkit.jobs import preferring
-from peftkit.jobs.prepare import build, find_model, scoring, trainer_of
+from peftkit.jobs.prepare import build, find_model, maker, scoring
 from peftkit.schema import Run
 
 Words = Callable[..., list[str]]
@@ -116,7 +116,7 @@ def test_loss_and_gradients_are_those_of_a_loop_by_hand(pairs: Words, tmp_path: 
                 weight += 0.05 * torch.randn_like(weight)
     arguments = train.training_arguments(run.train, 0, tmp_path, select_best=False)
     trainer = train.make_trainer(
-        parts.model, arguments, parts.format.collator(), scoring(parts), encoded.rows, make=trainer_of(run, parts)
+        parts.model, arguments, parts.format.collator(), scoring(parts), encoded.rows, make=maker(run, parts, arguments)
     )
     batch = trainer._prepare_inputs(parts.format.collator()(list(encoded.rows)))
     assert len({len(row["prompt_ids"]) for row in encoded.rows}) == 5  # so that there is padding

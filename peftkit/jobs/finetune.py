@@ -28,11 +28,11 @@ from peftkit.jobs.prepare import (
     carve,
     device_name,
     find_model,
+    maker,
     own_loss,
     scoring,
     set_up,
     sources_of,
-    trainer_of,
 )
 from peftkit.jobs.search import search
 from peftkit.jobs.teaching import with_teacher
@@ -163,7 +163,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         log=folder / "log.jsonl",
         schedule=parts.schedule,
         loss=own_loss(run, parts),
-        make=trainer_of(run, parts),
+        make=maker(run, parts, arguments),
     )
     texts = {}
     if isinstance(parts.format, Language) and not run.trial:

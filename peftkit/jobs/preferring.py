@@ -13,9 +13,9 @@ import torch
 from datasets import Dataset
 
 from peftkit import train
-from peftkit.data.conversations import pair_of, turns_of
 from peftkit.data.files import read_file
 from peftkit.data.formats import REFERENCE, Encoded, Preferences, format_of
+from peftkit.data.preferred import pair_of, text_or_turns
 from peftkit.jobs.answers import answer
 from peftkit.jobs.console import say
 from peftkit.jobs.prepare import Parts, predictor
@@ -86,7 +86,7 @@ def predict(run: Run, trained: Run, folder: Path) -> None:
         places = [place for place, row in enumerate(rows) if all(row)]
         said: Any = _margins(run, trained, folder, [rows[place] for place in places]) if places else []
     else:
-        rows = [turns_of(value, str(given)) for value in table[prompt]]
+        rows = [text_or_turns(value) for value in table[prompt]]
         places = [place for place, row in enumerate(rows) if row]
         parts = load_parts(trained, folder)
         said = _written(run, trained, parts, [rows[place] for place in places]) if places else []

@@ -10,12 +10,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from peftkit.data.formats import Encoded, Format, Language, format_of
+from peftkit.data.formats import Encoded, Format, Instructions, Language, format_of
 from peftkit.data.rows import Rows, split_off
 from peftkit.data.unlabelled import in_passages
 from peftkit.jobs.console import say
@@ -30,7 +31,9 @@ from peftkit.train import (
     Contrast,
     Distillation,
     ScoringTrainer,
+    instruction_trainer,
     make_trainer,
+    plain_loss,
     precision_of,
     preference_trainer,
     training_arguments,
@@ -221,13 +224,17 @@ def own_loss(run: Run, parts: Parts) -> Contrast | Distillation | None:
     return Contrast(reads, task.scale, sorted({*widths, width}) if widths else [])
 
 
-def trainer_of(run: Run, parts: Parts) -> Callable[..., ScoringTrainer]:
-    """Return what makes the trainer that a kind of task wants."""
+def maker(run: Run, parts: Parts, arguments: Any) -> Callable[..., ScoringTrainer]:
+    """Return what makes the trainer: TRL's for preferences, and for instructions to a decoder where its loss fits."""
     task = run.task
-    if task.kind != "preferences":
+    if task.kind == "preferences":
+        assert task.beta is not None and task.loss_type is not None  # what the schema asks of the kind
+        return preference_trainer(parts.tokenizer, task.beta, task.loss_type, task.label_smoothing or 0.0)
+    if not isinstance(parts.format, Instructions) or not parts.format.is_decoder:
         return ScoringTrainer
-    assert task.beta is not None and task.loss_type is not None  # what the schema asks of the kind
-    return preference_trainer(parts.tokenizer, task.beta, task.loss_type, task.label_smoothing or 0.0)
+    if (reason := plain_loss(parts.model, arguments)) is not None:
+        say(f"   trained without TRL: {reason}")
+    return partial(instruction_trainer, parts.tokenizer)
 
 
 @contextmanager

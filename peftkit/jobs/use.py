@@ -13,6 +13,7 @@ from datasets import List
 
 from peftkit import record
 from peftkit.card import merging
+from peftkit.data.conversations import questions
 from peftkit.data.files import read_file
 from peftkit.data.formats import format_of
 from peftkit.data.rows import load_rows, text_of
@@ -89,15 +90,18 @@ def predict(run: Run) -> None:
     if trained.task.kind == "preferences":
         preferring.predict(run, trained, folder)
         return
-    table = read_file(given) if is_file else Dataset.from_list([_one_row(str(run.input), columns)])
+    table = read_file(given) if is_file else Dataset.from_list([_one_row(str(run.input), trained.task)])
     missing = [column for column in columns if column not in table.column_names]
     if missing:
         raise UserError(f"{given} lacks the columns {_list(missing)} that the run reads; rename columns of the file")
     check_room(table, given)
     parts = load_parts(trained, folder)
-    texts = {column: [text_of(trained.task, text) for text in table[column]] for column in columns}
-    empty = [row for row in range(len(table)) if not all(texts[column][row] for column in columns)]
-    rows = Dataset.from_dict({"id": range(len(table)), **texts, "label": [None] * len(table)})
+    if trained.task.kind == "instructions":
+        rows, empty = questions(trained.task, table)
+    else:
+        texts = {column: [text_of(trained.task, text) for text in table[column]] for column in columns}
+        empty = [row for row in range(len(table)) if not all(texts[column][row] for column in columns)]
+        rows = Dataset.from_dict({"id": range(len(table)), **texts, "label": [None] * len(table)})
     encoded = parts.format.encode(rows)
     with predictor(in_batches_of(run, trained), parts) as trainer:
         answers, _ = answer(parts, trainer, encoded)
@@ -205,7 +209,9 @@ def load_parts(trained: Run, folder: Path, quantized: bool = True) -> Parts:
 def words_of(trained: Run, folder: Path) -> Source:
     """Return where a run's tokenizer is: with what it saved where it has words, or a chat template, of its own."""
     artefact = next(folder / name for name in ("model", "adapter") if (folder / name).is_dir())
-    has_own = trained.vocab is not None or trained.task.kind == "preferences" or artefact.name == "model"
+    has_own = (
+        trained.vocab is not None or trained.task.kind in ("instructions", "preferences") or artefact.name == "model"
+    )
     return Source("folder", str(artefact), folder=str(artefact)) if has_own else base_source(trained, folder)
 
 
@@ -236,8 +242,11 @@ def _only_evaluation(task: Task) -> Task:
     return replace(task, splits={**task.splits, "train": None})
 
 
-def _one_row(text: str, columns: list[str]) -> dict[str, str]:
+def _one_row(text: str, task: Task) -> dict[str, str]:
+    columns = list(task.text)
     parts = [part.strip() for part in text.split(PAIR)] if len(columns) > 1 else [text]
+    if task.kind == "instructions":
+        parts += [""] * (len(columns) - len(parts))  # an instruction may have no input
     if len(parts) != len(columns):
         raise UserError(f"the run reads {_list(columns)}; write both, with {PAIR} between: input='first {PAIR} second'")
     return dict(zip(columns, parts, strict=True))

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PretrainedConfig, TrainingArguments
 
 from peftkit.schema import UserError
 from peftkit.train.trainer import ScoringTrainer
+
+ONE_EACH = "TRL takes a process a GPU; say accelerate launch -m peftkit ..., or CUDA_VISIBLE_DEVICES=0"
 
 
 def preference_trainer(tokenizer: Any, beta: float, loss: str, smoothing: float) -> Callable[..., ScoringTrainer]:
@@ -21,12 +22,17 @@ def preference_trainer(tokenizer: Any, beta: float, loss: str, smoothing: float)
     Its rows come as `chosen_and_rejected` takes them, with the reference's log-likelihoods in columns of their own.
 
     Raises (when it is called):
-        UserError: the method changes the head, by whose weights alone TRL computes likelihoods.
+        UserError: the method changes the head, by whose weights alone TRL computes likelihoods; or one process sees
+            several GPUs, over which TRL trains in several processes alone.
     """
 
     def make(args: TrainingArguments, model: nn.Module, **settings: Any) -> ScoringTrainer:
-        if isinstance(model.get_output_embeddings(), BaseTunerLayer):  # type: ignore[operator]
-            raise UserError("DPO reads the head's own weights, beside the adapter's; leave lm_head out of the targets")
+        if type(model.get_output_embeddings()) is not nn.Linear:  # type: ignore[operator]
+            raise UserError(
+                "TRL's DPO would pass over what the method adds to the head; leave lm_head out of method.config"
+            )
+        if args.n_gpu > 1:
+            raise UserError(ONE_EACH)
         arguments = preference_arguments(args, beta=beta, loss_type=[loss], label_smoothing=smoothing)
         return _trainer_class()(args=arguments, model=model, processing_class=tokenizer, **settings)  # type: ignore[no-any-return]
 
@@ -60,8 +66,8 @@ def _trainer_class() -> type:
         def __init__(self, model: nn.Module, **settings: Any) -> None:
             trained = [(weight, weight.data) for weight in model.parameters() if weight.requires_grad]
             super().__init__(model=model, ref_model=_Asked(), **settings)
-            for weight, data in trained:
-                weight.data = data  # over a quantised base TRL would round them to bf16
+            for weight, data in trained:  # over a quantised base TRL rounds them to bf16, where small steps vanish
+                weight.data = data.to(weight.device)
             self.ref_model = None
 
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
@@ -69,6 +75,11 @@ def _trainer_class() -> type:
 
         def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
             return dataset
+
+        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            for metrics in self._metrics.values():
+                metrics.pop("num_tokens", None)  # a resumed run would count from nothing; ours are in the result
+            super().log(logs, *args, **kwargs)
 
         def create_model_card(self, *_: Any, **__: Any) -> None:
             """Write none: the run folder has its own."""
