@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def plan(run: Run) -> None:
     order = LengthGroupedSampler(encoded.lengths, batch_size, run.seed).order(0)
     longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]
     batch = parts.format.collator()([encoded.rows[int(row)] for row in longest])
-    loss = own_loss(run, parts) if run.distill.teacher is None else None  # a teacher is not asked before a step
+    loss: Any = own_loss(run, parts) if run.distill.teacher is None else None  # a teacher is not asked before a step
     if run.task.kind == "preferences":
         loss = preferring.states
     memory = predict_memory(parts.model, batch, arguments.bf16, loss)

@@ -82,7 +82,7 @@ def predict(run: Run, trained: Run, folder: Path) -> None:
     check_room(table, given)
     if set(trained.task.text) <= set(table.column_names):
         columns = [list(table[column]) for column in trained.task.text]
-        rows = [pair_of(list(values), str(given)) for values in zip(*columns, strict=True)]
+        rows: list[Any] = [pair_of(list(values), str(given)) for values in zip(*columns, strict=True)]
         places = [place for place, row in enumerate(rows) if all(row)]
         said: Any = _margins(run, trained, folder, [rows[place] for place in places]) if places else []
     else:
@@ -129,7 +129,7 @@ def _written(run: Run, trained: Run, parts: Parts, prompts: list[Any]) -> list[t
 @torch.no_grad()
 def _likelihoods(model: Any, encoded: Encoded, collate: Any, size: int, precision: str) -> np.ndarray:
     """Return (pairs, 2), from the batches that `train.predict` makes, so that an untrained adapter's are the same."""
-    found = np.zeros((len(encoded.lengths), 2), dtype=np.float32)
+    found: np.ndarray = np.zeros((len(encoded.lengths), 2), dtype=np.float32)
     order = np.argsort(-np.asarray(encoded.lengths), kind="stable")
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     for first in range(0, len(order), size):

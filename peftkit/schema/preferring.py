@@ -13,7 +13,7 @@ OUTSIDE = (  # configs whose vectors PEFT puts before a text, so that no likelih
 
 def preferring(run: Run) -> list[str]:
     """Return a sentence for each."""
-    task, found = run.task, []
+    task, found = run.task, list[str]()
     if task.kind != "preferences":
         return found
     if task.label is not None:

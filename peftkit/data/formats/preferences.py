@@ -58,9 +58,9 @@ class Preferences:
             cut = (before[-self._room :], chosen[: self.longest], rejected[: self.longest])
             for name, ids in zip(columns, cut, strict=True):
                 columns[name].append(ids)
-        before, chosen, rejected = columns.values()
-        lengths = [2 * len(a) + len(b) + len(c) for a, b, c in zip(before, chosen, rejected, strict=True)]
-        places = [(len(a), len(b), a == b) for a, b in zip(chosen, rejected, strict=True)]
+        rows_ids = list(zip(*columns.values(), strict=True))
+        lengths = [2 * len(before) + len(chosen) + len(rejected) for before, chosen, rejected in rows_ids]
+        places = [(len(chosen), len(rejected), chosen == rejected) for _, chosen, rejected in rows_ids]
         known: np.ndarray = np.ones(len(rows), dtype=bool)
         return Encoded(Dataset.from_dict(columns), lengths, truncated, np.zeros(len(rows)), known, None, places)
 
