@@ -58,11 +58,17 @@ def test_constant_predictions_score_zero(name: str) -> None:
     assert value(name, [1, 1, 1, 1], [0, 1, 0, 1]) == 0.0
 
 
+def test_a_tie_of_rewards_counts_half() -> None:
+    assert value("reward_accuracy", [0.2, 0.0, -3.0, 0.0], [0.0] * 4) == 0.5
+    assert value("reward_margin", [0.5, -0.1], [0.0] * 2) == pytest.approx(0.2)
+
+
 def test_every_metric_knows_its_direction() -> None:
     assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {
         "mean_squared_error",
         "perplexity",
         "bits_per_byte",
+        "chosen_perplexity",
     }
 
 

@@ -28,7 +28,7 @@ from peftkit.schema import Run
 Words = Callable[..., list[str]]
 SOURCES = ("linear_probe", "linear_probe_mix", "untuned", "peft", "adalora", "boft", "oft")  # refused, or no method
 METHODS = sorted(options_of("method").keys() - {*SOURCES})
-FAST = ("full", "lora", "prompt", "prefix", "adapter", "mam")
+FAST = ("full", "lora", "prefix", "adapter")
 
 
 def rows(count: int, prompts: int | None = None) -> list[dict[str, Any]]:
@@ -150,7 +150,8 @@ def test_an_untrained_adapter_has_no_margin_and_half_of_the_pairs_right(pairs: W
     assert not result["scores"]["chosen_perplexity"]["higher_is_better"]
 
 
-@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_preference_is_learned_and_its_folder_tells_all(pairs: Words, method: str) -> None:
     words = ["train.num_train_epochs=8", "train.learning_rate=5e-3", "early_stopping.patience=8"]
     folder, result = finetune(pairs(f"method={method}", *words))
@@ -167,6 +168,7 @@ def test_a_preference_is_learned_and_its_folder_tells_all(pairs: Words, method: 
     assert any("rewards/margins" in entry for entry in log)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(pairs: Words, monkeypatch: pytest.MonkeyPatch) -> None:
     words = pairs("method=lora", "train.num_train_epochs=3", "train.learning_rate=5e-3")
     whole, _ = finetune(words)
@@ -193,6 +195,7 @@ def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(pairs: Words, monkeypa
     np.testing.assert_allclose(np.array(got["scores"].to_pylist()), np.array(expected["scores"].to_pylist()), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_again_answers_and_merges(
     pairs: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ from peftkit.leaderboard.stats import Row, board, task_score
 from peftkit.metrics import score
 
 RANKED = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "ndcg_at_10")
+REWARDS = ("reward_accuracy", "reward_margin")
 CLASSES = {"accuracy": 2, "f1": 2, "macro_f1": 3, "matthews_correlation": 3}
 
 
@@ -31,11 +32,13 @@ def drawn(metric: str, examples: int = 60) -> tuple[np.ndarray, np.ndarray]:
         )
     if metric in RANKED:
         return np.ones(examples, int), random.integers(1, 15, (3, examples))
+    if metric in REWARDS:
+        return np.zeros(examples), random.integers(-3, 4, (3, examples)) / 2
     labels = random.integers(0, 11, examples) / 2
     return labels, np.round(labels + random.normal(size=(3, examples)), 1)
 
 
-@pytest.mark.parametrize("metric", [*CLASSES, *RANKED, "pearson", "spearman", "mean_squared_error"])
+@pytest.mark.parametrize("metric", [*CLASSES, *RANKED, *REWARDS, "pearson", "spearman", "mean_squared_error"])
 def test_weighted_metrics_are_the_recorded_ones(metric: str) -> None:
     labels, runs = drawn(metric)
     whole, resampled = scores_by_resample([metric], labels, runs, np.full(60, "validation"), 40)
@@ -45,6 +48,15 @@ def test_weighted_metrics_are_the_recorded_ones(metric: str) -> None:
         rows = again[number]
         expected = [task_score(score([metric], run[rows], labels[rows])) for run in runs]
         assert resampled[number] == pytest.approx(expected, abs=1e-12)
+
+
+def test_pairs_are_ranked_by_accuracy_alone() -> None:
+    names = ["reward_accuracy", "reward_margin", "chosen_perplexity"]
+    labels, runs = drawn("reward_accuracy")
+    whole, _ = scores_by_resample(names, labels, runs, np.full(60, "validation"), 5)
+    recorded = [score(names, run, labels, likelihoods=(np.ones(60), np.ones(60))) for run in runs]
+    assert whole == pytest.approx([each["reward_accuracy"]["value"] for each in recorded])
+    assert whole == pytest.approx([task_score(each) for each in recorded])
 
 
 def test_weighted_bits_a_byte_are_those_of_all_passages_together() -> None:
