@@ -22,7 +22,9 @@ from peftkit.cli import check, compose
 from peftkit.cli.refusals import options_of
 from peftkit.data.formats import REFERENCE, Preferences
 from peftkit.jobs import preferring
-from peftkit.jobs.prepare import build, find_model, maker, scoring
+from peftkit.jobs.answers import answer
+from peftkit.jobs.prepare import build, find_model, maker, predictor, scoring
+from peftkit.metrics import score
 from peftkit.schema import Run
 
 Words = Callable[..., list[str]]
@@ -143,11 +145,14 @@ def test_loss_and_gradients_are_those_of_a_loop_by_hand(pairs: Words, tmp_path: 
         torch.testing.assert_close(gradient, weights[name].grad, atol=1e-5, rtol=1e-3, msg=name)
 
 
-def test_an_untrained_adapter_has_no_margin_and_half_of_the_pairs_right(pairs: Words, tmp_path: Path) -> None:
-    _, result = finetune(pairs("method=lora", "train.learning_rate=1e-30"))
-    scores = {name: entry["value"] for name, entry in result["scores"].items()}
-    assert scores["reward_margin"] == 0.0 and scores["reward_accuracy"] == 0.5
-    assert not result["scores"]["chosen_perplexity"]["higher_is_better"]
+@pytest.mark.parametrize("precision", ["bf16=false", "bf16=true"])
+def test_an_untrained_adapter_has_no_margin_and_half_of_the_pairs_right(pairs: Words, precision: str) -> None:
+    words = pairs("method=lora", f"train.{precision}", "train.per_device_eval_batch_size=4")
+    run, parts, encoded, _ = set_up(words, Dataset.from_list(rows(9)))
+    with predictor(run, parts) as trainer:
+        answers, _ = answer(parts, trainer, encoded)
+    assert np.array_equal(answers.predictions, np.zeros(9))
+    assert score(["reward_accuracy"], answers.predictions, encoded.labels)["reward_accuracy"]["value"] == 0.5
 
 
 @pytest.mark.slow
@@ -242,7 +247,7 @@ def test_a_plan_counts_without_a_step(pairs: Words, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_and_its_gates_hold(pairs: Words, method: str) -> None:
     _, result = finetune(pairs(f"method={method}"))
-    assert result["meta"]["status"] == "finished" and result["gates"]["rows"] == 2
+    assert result["meta"]["status"] == "finished" and result["gates"]["rows"] == 3
 
 
 @pytest.mark.slow
@@ -299,7 +304,7 @@ def test_the_batch_is_that_of_trl(checkpoints: dict[str, Path]) -> None:
         (["method=linear_probe"], "try method=bitfit or method=lora"),
         (["method=peft", "method.config._target_=peft.PrefixTuningConfig"], "try method=prompt"),
         (["train.label_smoothing_factor=0.1"], "say task.loss_type=robust"),
-        (["task=causal_lm", "+task.beta=0.1"], "task.beta is not for task.kind=causal_lm; drop it"),
+        (["task=causal_lm", "task.text=[a]", "+task.beta=0.1"], "task.beta is not for task.kind=causal_lm; drop it"),
     ],
 )
 def test_what_does_not_go_together_is_refused(words: list[str], sentence: str, tmp_path: Path) -> None:
