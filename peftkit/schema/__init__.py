@@ -19,6 +19,7 @@ from peftkit.schema.run import (
     Search,
     Task,
     UserError,
+    asks,
 )
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Search",
     "Task",
     "UserError",
+    "asks",
     "complaints",
     "holds_keys",
     "key_names",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from peftkit.schema.places import FILES, MAY_USE_RUN, USES_RUN, VECTORS, WRITTEN, missing_places, run_folder
+from peftkit.schema.prompting import prompting
 from peftkit.schema.run import Run
 from peftkit.schema.tasks import FAMILIES, task_mismatches
 
@@ -13,7 +14,7 @@ OWN_WEIGHTS = ("Full", "Gradual", "BitFit", "LinearProbe")  # configs of methods
 
 def mismatches(run: Run) -> list[str]:
     """Return a sentence for each; nothing is opened but result.json."""
-    return [*_combinations(run), *_verbs(run), *task_mismatches(run), *missing_places(run)]
+    return [*_combinations(run), *_verbs(run), *task_mismatches(run), *prompting(run), *missing_places(run)]
 
 
 def _combinations(run: Run) -> list[str]:

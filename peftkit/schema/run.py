@@ -61,6 +61,8 @@ class Task:
     join_documents: bool = False
     scale: float | None = None
     widths: list[int] | None = None
+    prompt: str | None = None
+    words: dict | None = None
 
 
 @dataclass
@@ -170,6 +172,11 @@ class Run:
         # results of earlier versions lack the keys that have a default here
         values = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}
         return cls(**values | {name: part(**config[name]) for name, part in SECTIONS.items() if name in config})
+
+
+def asks(run: Run) -> bool:
+    """Tell whether nothing trains and the model is asked as it is, by a prompt."""
+    return str(run.method.config.get("_target_")).rpartition(".")[2] == "Prompting"
 
 
 SECTIONS: dict[str, type] = {

@@ -9,13 +9,14 @@ from peftkit.data.formats.format import Answers, Encoded, Format
 from peftkit.data.formats.label_words import LabelWords
 from peftkit.data.formats.language import Language
 from peftkit.data.formats.pairs import Pairs
+from peftkit.data.formats.prompted import Prompted
 from peftkit.data.formats.spans import Spans
 from peftkit.data.formats.tags import Tags
 from peftkit.data.formats.texts import Texts
 from peftkit.schema import Task
 
 __all__ = [
-    "Answers", "Classes", "Encoded", "Format", "LabelWords", "Language", "Pairs", "Spans", "Tags", "Texts", "format_of",
+    "Answers", "Classes", "Encoded", "Format", "LabelWords", "Language", "Pairs", "Prompted", "Spans", "Tags", "Texts", "format_of",
 ]  # fmt: skip
 
 

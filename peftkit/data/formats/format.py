@@ -20,7 +20,8 @@ class Encoded:
     `rows` holds one entry a model input, and `lengths` their tokens after truncation; `owner` (inputs,) says which
     example each is of, where a long one has several. `labels`, one an example, are what metrics compare with;
     `has_label` (examples,) is False where one is hidden: there stands -1, NaN, or nothing, which is no label.
-    `truncated` counts the examples that lost text. `places`, one an input, says where its answers are.
+    `truncated` counts the examples that lost text. `places`, one an input, says where its answers are. `left_out`
+    counts what was to be shown before a row (`shots`) and did not fit, over all rows.
     """
 
     rows: Dataset
@@ -30,6 +31,7 @@ class Encoded:
     has_label: np.ndarray
     owner: np.ndarray | None = None
     places: list[Any] = field(default_factory=list)
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
