@@ -171,7 +171,7 @@ def test_a_run_trains_nothing_and_is_one_of_the_others_otherwise(
 def test_a_words_likelihood_is_what_is_told_of_a_new_text(
     tiny: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, result = finetune(tiny("gpt2", "method=few_shot", "task=sst2", "task.prompt='{sentence} So:'"))
+    folder, _ = finetune(tiny("gpt2", "method=few_shot", "task=sst2", "task.prompt='{sentence} So:'"))
     shots = json.loads((folder / "prompt" / "prompt.json").read_text())["shots"]
     assert len(shots) == 4
     assert sorted(shot.rpartition(" So: ")[2] for shot in shots) == ["great", "great", "terrible", "terrible"]
@@ -188,7 +188,7 @@ def test_texts_are_written_behind_examples_up_to_a_blank_line(
     file.write_text("".join(json.dumps({"q": f"the film {n}", "a": f"great {n}"}) + "\n" for n in range(20)))
     kind = {"gpt2": "causal_lm", "t5": "seq2seq"}[model]
     words = tiny(model, f"task={kind}", f"task.dataset={file}", "task.text=[q]", "task.label=a", "method=few_shot")
-    folder, result = finetune([*words, "task.metrics=[rouge_l]", "task.max_target_length=4"])
+    folder, _ = finetune([*words, "task.metrics=[rouge_l]", "task.max_target_length=4"])
     shots = tuple(json.loads((folder / "prompt" / "prompt.json").read_text())["shots"])
     assert len(shots) == 4 and all(shot.split("\n")[1].startswith("great") for shot in shots)
     tokenizer = load_tokenizer(Source("folder", str(checkpoints[model]), folder=str(checkpoints[model])))
@@ -203,7 +203,7 @@ def test_texts_are_written_behind_examples_up_to_a_blank_line(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["model=bert"], "its masked head would need a cloze prompt"),
+        (["model=bert"], "an encoder writes no text"),
         (["model=gpt2", "method.config.shots=0"], "is not for method=few_shot; say method=zero_shot"),
         (["model=gpt2", "method=zero_shot", "method.config.shots=2"], "say method=few_shot"),
         (["model=gpt2", "method.config.shots=-1"], "it must be 0 or more"),
@@ -212,7 +212,7 @@ def test_texts_are_written_behind_examples_up_to_a_blank_line(
         (["model=gpt2", "task.prompt=what"], "asks the same of every row"),
         (["model=gpt2", "task.words={equal:Yes}"], "there is no label equal"),
         (["model=gpt2", "task=regression", "task.dataset=rows.csv", "task.text=[a]"], "between which words"),
-        (["model=gpt2", "task=causal_lm", "task.dataset=rows.csv", "task.text=[a]"], "shows answers, and there are"),
+        (["model=gpt2", "task=causal_lm", "task.dataset=rows.csv", "task.text=[a]"], "shows answers: there are none"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(words: list[str], sentence: str) -> None:

@@ -17,8 +17,8 @@ class Prompt:
     words: dict[str, str]
 
 
-# sst2 and cola: Gao et al. 2021 (LM-BFF), table 1, whose mask stands at their end; entailment: Brown et al. 2020, appendix G
-# (RTE, ANLI); the others are asked in that form, since a decoder has its answer at the end. STS-B's two words are the
+# sst2 and cola: Gao et al. 2021 (LM-BFF), table 1, whose mask stands near their end; entailment: Brown et al. 2020,
+# appendix G (RTE, ANLI); the others are asked in that form, since a decoder answers at the end. STS-B's words are the
 # poles between which numbers lie (Gao et al. 2021, section 4.2).
 PROMPTS = {
     "sst2": Prompt("{sentence} It was", {"negative": "terrible", "positive": "great"}),

@@ -28,7 +28,7 @@ def prompting(run: Run) -> list[str]:
         other = "few_shot" if shots else "zero_shot"
         found.append(f"method.config.shots={shots} is not for method={method.name}; say method={other}")
     if task.kind == "causal_lm" and task.label is None and shots:
-        found.append(f"method={method.name} shows answers, and there are none; say task.label=..., or method=zero_shot")
+        found.append(f"method={method.name} shows answers: there are none; say task.label=..., or try method=zero_shot")
     if task.kind not in CLASSED:
         if method.config.get("calibrate"):
             found.append(f"method.config.calibrate is for classes and numbers, task={task.name} has none; drop it")

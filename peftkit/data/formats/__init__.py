@@ -16,7 +16,8 @@ from peftkit.data.formats.texts import Texts
 from peftkit.schema import Task
 
 __all__ = [
-    "Answers", "Classes", "Encoded", "Format", "LabelWords", "Language", "Pairs", "Prompted", "Spans", "Tags", "Texts", "format_of",
+    "Answers", "Classes", "Encoded", "Format", "LabelWords", "Language", "Pairs", "Prompted", "Spans", "Tags", "Texts",
+    "format_of",
 ]  # fmt: skip
 
 
