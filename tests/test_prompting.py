@@ -145,8 +145,8 @@ def test_examples_without_room_are_left_out_from_the_front_and_counted(checkpoin
     ("model", "method", "task"),
     [
         ("gpt2", "few_shot", "mnli"),
-        ("gpt2", "zero_shot", "stsb"),
-        ("t5", "few_shot", "stsb"),
+        pytest.param("gpt2", "zero_shot", "stsb", marks=pytest.mark.slow),
+        pytest.param("t5", "few_shot", "stsb", marks=pytest.mark.slow),
         pytest.param("t5", "zero_shot", "mnli", marks=pytest.mark.slow),
     ],
 )
@@ -180,7 +180,7 @@ def test_a_words_likelihood_is_what_is_told_of_a_new_text(
     assert json.loads(capsys.readouterr().out)["prediction"] in ("negative", "positive")
 
 
-@pytest.mark.parametrize("model", ["gpt2", "t5"])
+@pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
 def test_texts_are_written_behind_examples_up_to_a_blank_line(
     tiny: Words, tmp_path: Path, checkpoints: dict[str, Path], model: str
 ) -> None:
@@ -198,6 +198,17 @@ def test_texts_are_written_behind_examples_up_to_a_blank_line(
     assert read.count("film") == 5 and read.rstrip().endswith("the film")
     scores = [np.zeros(2)]
     assert texts.answer(scores, encoded, ["so great\n\nthe film"]).predictions == ["so great"]
+
+
+@pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
+def test_instructions_are_asked_behind_answered_ones(tiny: Words, tmp_path: Path, model: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"q": f"the film {n}", "a": f"great {n}"}) + "\n" for n in range(20)))
+    words = tiny(model, "task=instructions", f"task.dataset={file}", "task.text=[q]", "task.label=a")
+    folder, result = finetune([*words, "method=few_shot", "method.config.shots=2", "task.max_target_length=4"])
+    shots = json.loads((folder / "prompt" / "prompt.json").read_text())["shots"]
+    assert len(shots) == 2 and all(" film " in shot and "great" in shot for shot in shots)
+    assert result["audit"]["shots"]["asked"] == 2
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,17 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from peftkit.data.formats import Encoded, Format, Language
+from peftkit.data.conversations import hold_out
+from peftkit.data.formats import Encoded, Format, Instructions, Language
 from peftkit.data.rows import Rows
 from peftkit.data.unlabelled import in_passages
 from peftkit.jobs.console import say
@@ -27,7 +29,16 @@ from peftkit.models.sentence import vector_pooling
 from peftkit.schema import Model, Run, Task, UserError
 from peftkit.scores import Scores
 from peftkit.source import Source, fingerprint, hub_answers
-from peftkit.train import Contrast, Distillation, ScoringTrainer, make_trainer, precision_of, training_arguments
+from peftkit.train import (
+    Contrast,
+    Distillation,
+    ScoringTrainer,
+    instruction_trainer,
+    make_trainer,
+    plain_loss,
+    precision_of,
+    training_arguments,
+)
 from peftkit.vectors import Vectors
 
 VOCABULARY = (FACTS, WEIGHTS, "tokenizer.json")  # what decides of a folder of job=extend
@@ -96,7 +107,12 @@ def build(run: Run, model_source: Source, names: list[str] | None, rows: Dataset
 
     tokenizer = load_tokenizer(words_of(run.vocab, model_source))
     task_format = asked_format(run, names, tokenizer)
-    encoded = task_format.blocks(rows, run.seed) if isinstance(task_format, Language) else task_format.encode(rows)
+    if isinstance(task_format, Language):
+        encoded = task_format.blocks(rows, run.seed)
+    elif isinstance(task_format, Instructions) and run.task.packing:
+        encoded = task_format.blocks(rows)
+    else:
+        encoded = task_format.encode(rows)
     set_seed(run.seed)
     model = load_model(run.model, model_source, tokenizer, kind_of_model(run), names, run.method.quantization)
     if getattr(model, "fresh_head", None):
@@ -174,6 +190,8 @@ def method_config(config: dict[str, Any]) -> Any:
 
 def carve(rows: Rows, task: Task, holdout: float) -> tuple[Any, Any]:
     """Split rows off train to choose the best epoch on; the same rows for every seed."""
+    if task.kind == "instructions":
+        return hold_out(rows.splits[task.splits["train"]], holdout, seed=0)
     parts = rows.splits[task.splits["train"]].train_test_split(test_size=holdout, seed=0)
     if task.kind == "language_modeling":
         return parts["train"], in_passages(parts["test"], task)
@@ -216,6 +234,16 @@ def own_loss(run: Run, parts: Parts) -> Contrast | Distillation | None:
             f"task.widths={widths} goes beyond the model's vectors of {width}; say task.widths=[{width // 4}]"
         )
     return Contrast(reads, task.scale, sorted({*widths, width}) if widths else [])
+
+
+def maker(parts: Parts, arguments: Any) -> Callable[..., ScoringTrainer]:
+    """Return what makes the trainer: TRL's for a decoder that learns instructions, where its loss fits the method."""
+    trains = any(weight.requires_grad for weight in parts.model.parameters())
+    if not isinstance(parts.format, Instructions) or not parts.format.is_decoder or not trains:
+        return ScoringTrainer
+    if (reason := plain_loss(parts.model, arguments)) is not None:
+        say(f"   trained without TRL: {reason}")
+    return partial(instruction_trainer, parts.tokenizer)
 
 
 @contextmanager

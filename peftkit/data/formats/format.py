@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from peftkit.data.forms import Form
 from peftkit.schema import Task
 
 
@@ -20,8 +21,9 @@ class Encoded:
     `rows` holds one entry a model input, and `lengths` their tokens after truncation; `owner` (inputs,) says which
     example each is of, where a long one has several. `labels`, one an example, are what metrics compare with;
     `has_label` (examples,) is False where one is hidden: there stands -1, NaN, or nothing, which is no label.
-    `truncated` counts the examples that lost text. `places`, one an input, says where its answers are. `left_out`
-    counts what was to be shown before a row (`shots`) and did not fit, over all rows.
+    `truncated` counts the examples that lost text. `places`, one an input, says where its answers are, `forms`, one an
+    example, how an answer is to look. `left_out` counts what was to be shown before a row (`shots`) and did not fit,
+    over all rows.
     """
 
     rows: Dataset
@@ -31,6 +33,7 @@ class Encoded:
     has_label: np.ndarray
     owner: np.ndarray | None = None
     places: list[Any] = field(default_factory=list)
+    forms: list[Form] = field(default_factory=list)
     left_out: int = 0
 
 
@@ -40,11 +43,13 @@ class Answers:
 
     `scores` has an array an example, an empty one where there is nothing to tell. `likelihoods`, of models that write
     text, holds the nats (examples,) that the labels cost, and the tokens (examples,) that they have, 0 of a hidden one.
+    `in_form`, of instructions, holds 1 for an answer (examples,) that has the form of its references, else 0.
     """
 
     predictions: Any
     scores: list[np.ndarray]
     likelihoods: tuple[np.ndarray, np.ndarray] | None = None
+    in_form: np.ndarray | None = None
 
 
 class Format(Protocol):

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.data.collate import padded_pairs
+from peftkit.data.collate import padded_pairs, stacked
 from peftkit.data.formats.format import Answers, Encoded
 from peftkit.data.noise import mask, single_tokens, whole_words, word_starts
 from peftkit.data.text import Pair, random_spans_mask, span_corrupt
@@ -70,8 +70,10 @@ class Language:
     def blocks(self, rows: Dataset, seed: int) -> Encoded:
         """Tokenise documents and cut them into blocks, on disk; the last of a document is shorter."""
         self._check()
+        columns = ("input_ids", *(["position_ids"] if self.task.packing else []))
+        kinds = Features({**{name: List(Value("int32")) for name in columns}, "length": Value("int32")})
         blocks = rows.map(
-            self._cut, batched=True, batch_size=PACKED_AT_ONCE, remove_columns=rows.column_names,
+            self._cut, batched=True, batch_size=PACKED_AT_ONCE, remove_columns=rows.column_names, features=kinds,
             load_from_cache_file=False,
         )  # fmt: skip
         if not len(blocks):
@@ -110,7 +112,7 @@ class Language:
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         pad = padded_pairs(self.tokenizer)
-        return lambda rows: _stacked(rows) if "position_ids" in rows[0] else pad(rows)
+        return lambda rows: stacked(rows) if "position_ids" in rows[0] else pad(rows)
 
     def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return the log-likelihoods (tokens,) of the tokens that count, and that of bytes that have none."""
@@ -301,8 +303,3 @@ class Language:
             for place in range(start, end)
         ]
         return sum(len(text[place].encode()) for place in places if chosen[place])
-
-
-def _stacked(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a batch of packed blocks; with a cache, or with a mask, transformers would not tell documents apart."""
-    return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]} | {"use_cache": False}

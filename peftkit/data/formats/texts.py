@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class Texts:
     names = None
     reads = "likelihoods"
     words = None
+    stops = JOINT  # where an answer behind examples ends
 
     @property
     def writes(self) -> int | None:
@@ -66,28 +67,15 @@ class Texts:
         else:
             prompts = tokenize(self.tokenizer, [texts], self.task.max_length)
             read, cut = prompts["input_ids"], np.array(prompts["truncated"])
-        left_out = 0
-        if self.shots:
-            read, left_out = self._with_shots(read)
+        read, left_out = self._with_shots(read)
         if self.writes is None:
-            inputs, targets = read, read
             counted = [[place > 0 for place in range(len(row))] for row in read]  # nothing comes before the first token
-        else:
-            answers = [self._answer_ids("" if label is None else label) for label in said]
-            cut |= np.array([len(ids) > self.writes for ids in answers])
-            answers = [ids[: self.writes] for ids in answers]
-            inputs, targets = read, answers
-            if self.is_decoder:
-                inputs = [[*row, *ids] for row, ids in zip(read, answers, strict=True)]
-                targets = [[-100] * len(row) + ids for row, ids in zip(read, answers, strict=True)]
-            counted = [[token >= 0 for token in row] for row in targets]
-        masks = [[1] * len(row) for row in inputs]
-        table = Dataset.from_dict({"input_ids": inputs, "attention_mask": masks, "labels": targets})
-        lengths = [len(row) for row in inputs]
-        known = np.ones(len(said), dtype=bool) if self.writes is None else labelled(rows)
-        labels = [None if label is None else [label] for label in said]
-        places = list(zip(map(np.array, counted), read, strict=True))
-        return Encoded(table, lengths, int(cut.sum()), labels, known, None, places, left_out)
+            found = _encoded(rows, read, read, read, counted, cut, np.ones(len(said), dtype=bool))
+            return replace(found, left_out=left_out)
+        answers = [self._answer_ids("" if label is None else label) for label in said]
+        cut |= np.array([len(ids) > self.writes for ids in answers])
+        found = encoded_pairs(rows, read, [ids[: self.writes] for ids in answers], cut, self.is_decoder)
+        return replace(found, left_out=left_out)
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         return padded_pairs(self.tokenizer)
@@ -101,8 +89,8 @@ class Texts:
         nats = np.where(known, [-row.sum() for row in scores], 0.0)
         tokens = np.where(known, [len(row) for row in scores], 0)
         summary = [np.array(pair if is_known else []) for is_known, *pair in zip(known, nats, tokens, strict=True)]
-        if self.shots and texts is not None:
-            texts = [text.partition(JOINT)[0].strip() for text in texts]
+        if self.shots and self.stops and texts is not None:
+            texts = [text.partition(self.stops)[0].strip() for text in texts]
         predictions = nats / np.maximum(tokens, 1) if texts is None else texts
         return Answers(predictions, summary, (nats, tokens))
 
@@ -123,6 +111,8 @@ class Texts:
 
     def _with_shots(self, read: list[list[int]]) -> tuple[list[list[int]], int]:
         """Put the examples before each prompt; return them, and how many did not fit, over all."""
+        if not self.shots:
+            return read, 0
         shots, begin = shot_ids(self.tokenizer, self.shots), self.tokenizer.bos_token_id
         room = context_of(self.tokenizer, self.context) - ((self.writes or 0) if self.is_decoder else 0)
         whole = [with_shots(shots, ids, room, begin) for ids in read]
@@ -133,3 +123,31 @@ class Texts:
         if not self.is_decoder:
             return list(self.tokenizer(text_target=label)["input_ids"])
         return [*self.tokenizer(label, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+
+
+def encoded_pairs(
+    rows: Dataset, read: list[list[int]], answers: list[list[int]], cut: Sequence[bool] | np.ndarray, is_decoder: bool
+) -> Encoded:
+    """Return rows as what is read and the answers to it, of which alone a model learns."""
+    inputs, targets = read, answers
+    if is_decoder:
+        inputs = [[*row, *ids] for row, ids in zip(read, answers, strict=True)]
+        targets = [[-100] * len(row) + ids for row, ids in zip(read, answers, strict=True)]
+    counted = [[token >= 0 for token in row] for row in targets]
+    return _encoded(rows, read, inputs, targets, counted, np.asarray(cut), labelled(rows))
+
+
+def _encoded(
+    rows: Dataset,
+    read: list[list[int]],
+    inputs: list[list[int]],
+    targets: list[list[int]],
+    counted: list[list[bool]],
+    cut: np.ndarray,
+    known: np.ndarray,
+) -> Encoded:
+    masks = [[1] * len(row) for row in inputs]
+    table = Dataset.from_dict({"input_ids": inputs, "attention_mask": masks, "labels": targets})
+    labels = [None if label is None else [label] for label in rows["label"]]
+    places = list(zip(map(np.array, counted), read, strict=True))
+    return Encoded(table, [len(row) for row in inputs], int(cut.sum()), labels, known, None, places)
