@@ -36,9 +36,9 @@ from peftkit.jobs.prepare import (
 )
 from peftkit.jobs.prompting import save_prompt, shots_told
 from peftkit.jobs.search import no_search, search
-from peftkit.jobs.teaching import with_teacher
+from peftkit.jobs.teaching import with_answers, with_teacher
 from peftkit.methods import count_parameters, fold
-from peftkit.schema import Run, asks
+from peftkit.schema import Run, asks, writes
 from peftkit.source import Source
 
 
@@ -126,8 +126,11 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     table, held = rows.splits[run.task.splits["train"]], None
     if select_best:
         table, held_rows = carve(rows, run.task, run.early_stopping.holdout)
+    asked_of = len(table)
+    if run.distill.teacher is not None and writes(run.task):
+        table, result["audit"]["taught"] = with_answers(run, table, folder)
     parts, encoded = build(run, model_source, rows.label_names, table)
-    if run.distill.teacher is not None:
+    if run.distill.teacher is not None and not writes(run.task):
         encoded = with_teacher(run, encoded, table, rows.label_names)
     if select_best:
         held = parts.format.encode(held_rows)
@@ -139,6 +142,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     )
     splits = {run.task.splits["train"]: encoded, **evaluations}
     result["audit"] |= audit(rows, parts, splits if held is None else {**splits, "chosen on": held})
+    result["audit"]["rows"][run.task.splits["train"]] = asked_of  # whatever a teacher made of them
     if asks(run):
         result["audit"]["shots"] = shots_told(run, parts.format, evaluations)
     encoded.places.clear()  # only answers need them: no training should hold them in memory

@@ -26,7 +26,7 @@ from peftkit.methods import Gradual, Unfreezing, wrap
 from peftkit.models.load import load_model, load_tokenizer, locate, pooling_of
 from peftkit.models.rows import FACTS, WEIGHTS, grow, read_vocabulary
 from peftkit.models.sentence import vector_pooling
-from peftkit.schema import Model, Run, Task, UserError
+from peftkit.schema import Model, Run, Task, UserError, writes
 from peftkit.scores import Scores
 from peftkit.source import Source, fingerprint, hub_answers
 from peftkit.train import (
@@ -222,7 +222,7 @@ def own_loss(run: Run, parts: Parts) -> Contrast | Distillation | None:
     Raises:
         UserError: a width is none of the model's.
     """
-    if run.distill.teacher is not None:
+    if run.distill.teacher is not None and not writes(run.task):
         return Distillation(run.distill.temperature, run.distill.weight)
     reads, task = scoring(parts), parts.format.task
     if not isinstance(reads, Vectors):

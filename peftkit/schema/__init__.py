@@ -20,6 +20,7 @@ from peftkit.schema.run import (
     Task,
     UserError,
     asks,
+    writes,
 )
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "nearest",
     "nearest_key",
     "takes_list",
+    "writes",
 ]

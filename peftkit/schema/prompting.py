@@ -29,14 +29,14 @@ def prompting(run: Run) -> list[str]:
         found.append(f"method.config.shots={shots} is not for method={method.name}; say method={other}")
     if task.kind == "causal_lm" and task.label is None and shots:
         found.append(f"method={method.name} shows answers: there are none; say task.label=..., or try method=zero_shot")
+    if run.vocab is not None:
+        found.append(f"vocab= has rows that method={method.name} would not train; try method=lora")
+    if run.distill.teacher is not None:
+        found.append(f"distill.teacher is for methods that train, method={method.name} does not; try method=full")
     if task.kind not in CLASSED:
         if method.config.get("calibrate"):
             found.append(f"method.config.calibrate is for classes and numbers, task={task.name} has none; drop it")
         return found + [f"task.{name} is for classes and numbers; say task.template=..." for name in given]
-    if run.vocab is not None:
-        found.append(f"vocab= has rows that method={method.name} would not train; try method=lora")
-    if run.distill.teacher is not None:
-        found.append(f"distill.teacher is for methods that train, method={method.name} does not; drop it")
     return [*found, *_prompt(run), *_words(run)]
 
 

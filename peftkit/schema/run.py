@@ -179,6 +179,11 @@ def asks(run: Run) -> bool:
     return str(run.method.config.get("_target_")).rpartition(".")[2] == "Prompting"
 
 
+def writes(task: Task) -> bool:
+    """Tell whether a task is answered by a text that its model writes."""
+    return task.kind in ("seq2seq", "instructions") or (task.kind == "causal_lm" and task.label is not None)
+
+
 SECTIONS: dict[str, type] = {
     "model": Model, "method": Method, "task": Task, "early_stopping": EarlyStopping, "search": Search,
     "extend": Extend, "embed": Embed, "generate": Generate, "distill": Distill,
