@@ -18,7 +18,7 @@ from peftkit.generate import parse, prompts
 from peftkit.generate.generators import Prompt, Reply, Request
 from peftkit.generate.generators.embedded import Embedded, revision
 from peftkit.generate.mini import FAMILIES, Family, understood
-from peftkit.generate.mini.cases import SLOTS
+from peftkit.generate.mini.cases import COUNTED, SLOTS
 from peftkit.generate.self_instruct import self_instruct
 from peftkit.generate.tasks import SEEDS, Instance, read_tasks
 
@@ -57,7 +57,7 @@ def test_answers_are_right() -> None:
     for case in cases("As a judge would do it, is the number even or odd?", by_label=True):
         assert case.output == ("even", "odd")[int(case.input) % 2]
     for case in cases("Count the words. One line will do."):
-        assert case.output == " two three four five six seven".split(" ")[len(case.input.split()) - 1]
+        assert case.output == COUNTED[len(case.input.split()) - 1]
     for case in cases("Read the row from its end."):
         assert case.output.split() == case.input.split()[::-1]
     for case in cases("Which of the two words comes first in the alphabet?"):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from peftkit.data.miniglue import scenes
 from peftkit.data.miniglue.lexicon import ACTIONS, NAMES, PEOPLE, PLACES, QUALITIES, THINGS, TIMES, Words
-from peftkit.data.miniglue.single import BAD, GOOD, PARTS, VERY, sst2
+from peftkit.data.miniglue.single import BAD, GOOD, PARTS, sst2
 
 Case = tuple[str, str]
 FILLERS = ("please", "simply", "kindly", "surely", "now")  # that change no instruction

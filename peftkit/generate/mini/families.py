@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from peftkit.data.miniglue.lexicon import Words
+from peftkit.data.miniglue.single import VERY
 from peftkit.generate.mini import cases
 
 Slots = Mapping[str, str]
@@ -61,7 +62,8 @@ FAMILIES = (
     Family(
         (
             "give another word with the same meaning", "write a synonym", "say the same in a different word",
-            "what else could one call it", "replace the term by one that means as much", "find an equal expression for it",
+            "what else could one call it", "replace the term by one that means as much",
+            "find an equal expression for it",
         ),
         lambda words, slots: cases.synonym(words),
     ),
@@ -86,7 +88,8 @@ FAMILIES = (
     ),
     Family(
         (
-            "which of the two words comes first in the alphabet", "name the one that a dictionary lists before the other",
+            "which of the two words comes first in the alphabet",
+            "name the one that a dictionary lists before the other",
             "of both words, write the one that is earlier by its letters",
             "if the pair were sorted from a to z, what would stand in front",
             "pick the word that an index would show sooner", "say what an alphabetical list of the two begins with",
@@ -129,7 +132,8 @@ FAMILIES = (
     Family(
         (
             "who did it", "name the person who acts in the sentence", "write the profession that the account tells of",
-            "which person is the report about", "find out by whom it was done", "give the one who is to blame, or to thank",
+            "which person is the report about", "find out by whom it was done",
+            "give the one who is to blame, or to thank",
         ),
         lambda words, slots: cases.facet(words, "who"),
     ),
@@ -151,8 +155,9 @@ FAMILIES = (
     ),
     Family(
         (
-            "which thing is the sentence about", "name the object that was handled", "copy the noun of what it was done to",
-            "find the item in the account", "say what the person had to do with", "which article does the report mention",
+            "which thing is the sentence about", "name the object that was handled",
+            "copy the noun of what it was done to", "find the item in the account",
+            "say what the person had to do with", "which article does the report mention",
         ),
         lambda words, slots: cases.facet(words, "thing"),
     ),
@@ -187,8 +192,9 @@ FAMILIES = (
     ),
     Family(
         (
-            "is it a person or a thing", "sort the noun: person or thing", "tell people from objects, as person or thing",
-            "would one greet it? Say person, or else thing", "mark each entry of the list as person or thing",
+            "is it a person or a thing", "sort the noun: person or thing",
+            "tell people from objects, as person or thing", "would one greet it? Say person, or else thing",
+            "mark each entry of the list as person or thing",
         ),
         lambda words, slots: cases.living(words, slots["label"]),
         labels=("person", "thing"),
@@ -196,7 +202,8 @@ FAMILIES = (
     Family(
         (
             "does the sentence deny something, yes or no", "was it not done? Say yes if it was not, else no",
-            "look for a negation, and answer yes if there is one, or no", "say yes where the text holds not or never, and no elsewhere",
+            "look for a negation, and answer yes if there is one, or no",
+            "say yes where the text holds not or never, and no elsewhere",
         ),
         lambda words, slots: cases.denied(words, slots["label"]),
         labels=("yes", "no"),
@@ -225,7 +232,8 @@ FAMILIES = (
     ),
     Family(
         (
-            "write one sentence about a {who} and the {thing}", "invent a short scene with a {who} who handles the {thing}",
+            "write one sentence about a {who} and the {thing}",
+            "invent a short scene with a {who} who handles the {thing}",
             "tell in a line what the {who} did with the {thing}", "let the {thing} and a {who} meet in one sentence",
             "report briefly on a {who}, the {thing} and a place",
         ),
@@ -237,7 +245,7 @@ FAMILIES = (
             "write a line that calls the {part} {quality}", "say politely that the {part} was {quality}",
             "compose an opinion for which the {part} is {quality}", "express in a sentence how {quality} the {part} is",
         ),
-        lambda words, slots: ("", f"The {slots['part']} was {words.pick(cases.VERY)} {slots['quality']}."),
+        lambda words, slots: ("", f"The {slots['part']} was {words.pick(VERY)} {slots['quality']}."),
         alone=True,
     ),
 )  # fmt: skip

@@ -28,8 +28,8 @@ ENDINGS = (
 )  # fmt: skip
 FLAWS = (
     "Draw a picture of the {thing} {place}.", "Go on.", "- the {thing}, as a {who} sees it {time}",
-    "Опишите одну вещь так, чтобы её понял каждый, кто стоит рядом", "Look at the photo of a {who} and say what it shows.",
-    "Play the audio of the {thing} to the {who} {time}.",
+    "Опишите одну вещь так, чтобы её понял каждый, кто стоит рядом",
+    "Look at the photo of a {who} and say what it shows.", "Play the audio of the {thing} to the {who} {time}.",
 )  # fmt: skip
 
 
