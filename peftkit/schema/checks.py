@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from peftkit.schema.generating import generating
+from peftkit.schema.generating import ALGORITHMS, generating
 from peftkit.schema.mismatches import mismatches
 from peftkit.schema.names import TRAINING, holds_keys, nearest, nearest_key, takes_list
 from peftkit.schema.places import ROW_RULES
@@ -31,7 +31,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "task.sample_by": ("line", "document", None),
     "extend.rows": ROW_RULES,
     "embed.pooling": ("mean", "cls", "last", None),
-    "generate.algorithm": ("self_instruct", "evol_instruct"),
+    "generate.algorithm": ALGORITHMS,
     "generate.generator": ("local", "endpoint"),
 }
 PACKAGES = ("peft", "peftkit")
