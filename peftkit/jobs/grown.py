@@ -14,7 +14,7 @@ from filelock import FileLock
 from peftkit import record
 from peftkit.jobs.console import is_main
 from peftkit.jobs.generate import finished, generate
-from peftkit.schema import Run, UserError, grows
+from peftkit.schema import Run, UserError
 
 SEED = 0  # of the data: runs of other seeds train on the same
 KEPT = ("recipe=", "generate.", "source=", "data_root=", "out=")  # words of a command that the data hang on
@@ -28,7 +28,7 @@ def with_grown_data(run: Run, config: dict[str, Any], overrides: Sequence[str]) 
     Raises:
         UserError: no task was kept, or a plan would have to pay for the tasks.
     """
-    if not grows(run):
+    if not run.grows_data:
         return run, config
     assert run.generate is not None
     writing = replace(run, seed=SEED, force=False)

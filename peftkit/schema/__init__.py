@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from peftkit.schema.checks import complaints
-from peftkit.schema.generating import grows
 from peftkit.schema.mismatches import mismatches
 from peftkit.schema.names import holds_keys, key_names, nearest, nearest_key, takes_list
 from peftkit.schema.places import FILES, ROW_RULES, TEXT_FILES, TEXTS
@@ -40,7 +39,6 @@ __all__ = [
     "Task",
     "UserError",
     "complaints",
-    "grows",
     "holds_keys",
     "key_names",
     "mismatches",

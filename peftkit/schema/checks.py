@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from peftkit.schema.generating import ALGORITHMS, generating
+from peftkit.schema.generating import generating
 from peftkit.schema.mismatches import mismatches
 from peftkit.schema.names import TRAINING, holds_keys, nearest, nearest_key, takes_list
 from peftkit.schema.places import ROW_RULES
-from peftkit.schema.run import SECTIONS, Run
+from peftkit.schema.run import ALGORITHMS, SECTIONS, Run
 from peftkit.schema.tasks import METRICS_OF
 from peftkit.signatures import Field, annotation, fields_of, names_in
 

@@ -11,9 +11,8 @@ from urllib.parse import urlsplit
 from peftkit.paths import conf_folder
 from peftkit.schema.names import nearest
 from peftkit.schema.places import FILES
-from peftkit.schema.run import Generate, Run
+from peftkit.schema.run import ALGORITHMS, Generate, Run
 
-ALGORITHMS = ("self_instruct", "evol_instruct")
 NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # of a variable; a key is never written so
 SECRET = re.compile(r"api.?key|secret|password|authorization|bearer", re.IGNORECASE)
 
@@ -23,12 +22,15 @@ def generating(run: Run) -> list[str]:
     settings = run.generate
     if settings is None:
         return []
-    if run.job != "generate" and not grows(run):
+    if run.job != "generate" and not run.grows_data:
         names = ("seeds", "base_url", "served_model", *(() if run.task.kind == "instructions" else ("model",)))
         given = [name for name in names if getattr(settings, name) is not None]
-        return [f"generate.{name}= is not for job={run.job}; say job=generate, or drop it" for name in given]
+        found = [f"generate.{name}= is not for job={run.job}; say job=generate, or drop it" for name in given]
+        if run.job == "evaluate" and run.task.kind == "instructions" and run.task.dataset in ALGORITHMS:
+            found.append(f"task.dataset={run.task.dataset} is grown to train on; say task.dataset=outputs/generate/...")
+        return found
     found = _endpoint(settings) if settings.generator == "endpoint" else _local(run, settings)
-    if grows(run) and run.task.dataset != settings.algorithm:
+    if run.grows_data and run.task.dataset != settings.algorithm:
         found.append(
             f"task.dataset={run.task.dataset} is grown by another algorithm than generate.algorithm="
             f"{settings.algorithm}; say generate.algorithm={run.task.dataset}"
@@ -46,11 +48,6 @@ def generating(run: Run) -> list[str]:
             "generate.max_cost needs prices; say generate.price_in= and generate.price_out=, of a million tokens"
         )
     return found
-
-
-def grows(run: Run) -> bool:
-    """Tell whether a run trains on tasks that it has first to be grown, by the name of what grows them."""
-    return run.job in ("finetune", "plan") and run.task.kind == "instructions" and run.task.dataset in ALGORITHMS
 
 
 def _endpoint(settings: Generate) -> list[str]:
@@ -90,7 +87,11 @@ def _local(run: Run, settings: Generate) -> list[str]:
         for name in ("base_url", "served_model", "request")
         if getattr(settings, name)
     ]
-    if settings.model is not None and settings.model.startswith(("/", "./", "../", "~")) and not Path(settings.model).is_dir():
+    if (
+        settings.model is not None
+        and settings.model.startswith(("/", "./", "../", "~"))
+        and not Path(settings.model).is_dir()
+    ):
         found.append(f"generate.model={settings.model} is no folder; name a checkpoint's, or a Hub id")
     if run.model.family == "encoder" and settings.model is None:
         found.append(f"model={run.model.name} writes no text; try model=gpt2 or model=t5")
