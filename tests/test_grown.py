@@ -91,5 +91,5 @@ def test_from_seeds_to_a_row(tiny: Words, tmp_path: Path, model: str, capsys: py
 def test_a_writer_that_writes_nothing_of_use_ends_the_run(tiny: Words, checkpoints: dict[str, Path]) -> None:
     few = ["generate.patience=1", "generate.batch=2", "generate.max_new_tokens=8", "generate.max_answer_tokens=8"]
     words = tiny("gpt2", *CHAIN, *few, f"generate.model={checkpoints['gpt2']}")
-    with pytest.raises(UserError, match="generate.model=ID_OR_DIR"):
+    with pytest.raises(UserError, match="name a writer that can"):
         jobs.run(compose(words), words)

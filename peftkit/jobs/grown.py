@@ -43,10 +43,10 @@ def with_grown_data(run: Run, config: dict[str, Any], overrides: Sequence[str]) 
     result = record.read_result(folder)
     assert result is not None
     if not result["counts"]["kept"]:
+        writer = result["audit"]["sources"]["model"]["name"]
         raise UserError(
-            f"none of the {result['counts']['rejected']:,} instructions that {result['audit']['sources']['model']['name']} "
-            f"wrote was kept ({folder}/rejected.jsonl tells why); name one that can write: generate.model=ID_OR_DIR, "
-            "or generate.generator=endpoint"
+            f"nothing that {writer} wrote was kept ({folder}/rejected.jsonl tells why); name a writer that can: "
+            "generate.model=ID_OR_DIR, or generate.generator=endpoint"
         )
     task = replace(run.task, dataset=str(folder))
     return replace(run, task=task, data_root=None), {**config, "task": {**config["task"], "dataset": str(folder)}}

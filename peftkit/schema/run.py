@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-
 ALGORITHMS = ("self_instruct", "evol_instruct")
 
 
