@@ -87,12 +87,9 @@ def _local(run: Run, settings: Generate) -> list[str]:
         for name in ("base_url", "served_model", "request")
         if getattr(settings, name)
     ]
-    if (
-        settings.model is not None
-        and settings.model.startswith(("/", "./", "../", "~"))
-        and not Path(settings.model).is_dir()
-    ):
-        found.append(f"generate.model={settings.model} is no folder; name a checkpoint's, or a Hub id")
+    writer = settings.model or ""
+    if writer.startswith(("/", "./", "../", "~")) and not Path(writer).is_dir():
+        found.append(f"generate.model={writer} is no folder; name a checkpoint's, or a Hub id")
     if run.model.family == "encoder" and settings.model is None:
         found.append(f"model={run.model.name} writes no text; try model=gpt2 or model=t5")
     return found
