@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -23,27 +22,30 @@ from peftkit.generate.asking import Asking, Ceilings
 from peftkit.generate.card import dataset_card, draw_similarity
 from peftkit.generate.dataset import write_dataset
 from peftkit.generate.evol_instruct import evol_instruct
-from peftkit.generate.generators import Generator
 from peftkit.generate.journal import Lines, Replayed
 from peftkit.generate.pool import Pool
 from peftkit.generate.self_instruct import self_instruct
 from peftkit.generate.tasks import SEEDS, Task, read_tasks
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.evaluation_sets import evaluation_sets
+from peftkit.jobs.writers import find_writer, load_writer
 from peftkit.schema import Generate, Run, UserError
 from peftkit.source import Source, fingerprint
 
 ALGORITHMS = {"self_instruct": self_instruct, "evol_instruct": evol_instruct}
 ENDINGS = ("target", "max_tokens", "max_cost", "price_in", "price_out", "evolutions", "patience")
 # what else does not change what is kept: a run may go on from another address, with more patience
-BESIDE = (*ENDINGS, "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
+BESIDE = (*ENDINGS, "model", "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
 WRITTEN = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
 LIMITS = ("max_tokens", "max_completion_tokens")  # of generate.request, over ours
 TOLD_EVERY = 10.0  # seconds
 
 
-def generate(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
+def generate(run: Run, config: dict[str, Any], overrides: list[str], only_looks: bool = False) -> Path:
     """Grow a pool of tasks out of seeds until the target, and leave it as a folder that `datasets` loads.
+
+    Args:
+        only_looks: take what is there, and ask for nothing.
 
     Raises:
         UserError: a file cannot be read, the endpoint wants something else, or another process writes the folder.
@@ -51,13 +53,15 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
     """
     settings = run.generate
     assert settings is not None  # its section is in config.yaml
-    model = _model(run, settings)
+    model = find_writer(run, settings)
     seeds = read_tasks(_seeds(settings))
     sets, facts = evaluation_sets(settings.decontaminate, run)
     folder = _folder(run, settings, model, facts)
-    if not run.force and (done := _finished(folder, settings)):
+    if not run.force and (done := finished(folder, settings)):
         say(f"finished already: {folder}{done}")
         return folder
+    if only_looks:
+        raise UserError(f"{folder} has not all of the tasks yet, and job={run.job} writes none; say job=generate first")
     if not is_main():  # under torchrun one process asks for all
         return folder
     for sentence in (model.sentence("MODEL"), *(fact["sentence"] for fact in facts)):
@@ -107,7 +111,7 @@ def _grow(
     settings = replace(settings, target=max(settings.target, len(kept.rows)))  # none is thrown away again
     longest = max((size for name in LIMITS if isinstance(size := settings.request.get(name), int)), default=0)
     ceilings = Ceilings(settings.max_tokens, settings.max_cost, settings.price_in, settings.price_out, longest)
-    ask = Asking(_generator(run, settings, model, bool(journal.rows)), journal, ceilings, run.seed)
+    ask = Asking(load_writer(settings, model, bool(journal.rows)), journal, ceilings, run.seed)
     pool = Pool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, _prefix(settings, seeds))
     result["ended"] = ALGORITHMS[settings.algorithm](pool, ask, _teller(pool, ask, settings))
     pool.sync()
@@ -131,36 +135,6 @@ def _grow(
     _tell(folder, result, settings)
 
 
-def _model(run: Run, settings: Generate) -> Source:
-    """Decide which model writes; a local one is found, not loaded."""
-    if settings.generator == "endpoint":
-        return Source("endpoint", str(settings.served_model))
-    from peftkit.jobs.prepare import find_model, settle
-
-    settle(run.source)
-    return find_model(run.model, run.source)
-
-
-def _generator(run: Run, settings: Generate, model: Source, has_answered: bool) -> Generator:
-    if settings.generator == "endpoint":
-        from peftkit.generate.generators.endpoint import Endpoint
-
-        return Endpoint(settings, os.environ.get(settings.key_env), has_answered)
-    import torch
-
-    from peftkit.generate.generators.local import Local
-    from peftkit.models.language import load_language_model
-    from peftkit.models.load import load_tokenizer
-
-    tokenizer = load_tokenizer(model)
-    loaded, why_no_head = load_language_model(model, tokenizer, settings.quantization)
-    if why_no_head and run.model.family == "decoder":
-        raise UserError(f"model={run.model.name} cannot write: {why_no_head}; name a checkpoint that can")
-    if torch.cuda.is_available() and not settings.quantization:
-        loaded = loaded.to("cuda")  # type: ignore[arg-type]
-    return Local(loaded, tokenizer, settings.batch, settings.chat)
-
-
 def _folder(run: Run, settings: Generate, model: Source, facts: list[dict[str, Any]]) -> Path:
     """Return out/generate/<algorithm>/<model>/seed-<n>-<id>: the id is of all that determines what is kept."""
     read = {key: value for key, value in asdict(settings).items() if key not in BESIDE}
@@ -171,7 +145,7 @@ def _folder(run: Run, settings: Generate, model: Source, facts: list[dict[str, A
     return Path(run.out, "generate", settings.algorithm, name[-60:], f"seed-{run.seed}-{run_id}")
 
 
-def _finished(folder: Path, settings: Generate) -> str | None:
+def finished(folder: Path, settings: Generate) -> str | None:
     """Say that a folder has what is asked for, or ended as this run would; None where there is something to do."""
     if not record.is_finished(folder):
         return None
@@ -266,3 +240,5 @@ def _tell(folder: Path, result: Mapping[str, Any], settings: Generate) -> None:
     money = "" if costs["cost"] is None else f", cost {costs['cost']:.4f}"
     print(f"{costs['requests']:,} requests, {costs['tokens_in']:,} tokens read, {costs['tokens_out']:,} written{money}")
     say(f"-> {folder}; its card: {folder / 'README.md'}")
+    if sentence := Source(**result["audit"]["sources"]["model"]).sentence("MODEL"):
+        say(f"!! {sentence}")
