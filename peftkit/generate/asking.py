@@ -55,6 +55,13 @@ class Asking:
     def cost(self) -> float:
         return self.ceilings.cost(self.tokens_in, self.tokens_out)
 
+    def spent(self) -> dict[str, int]:
+        """Return the requests that were answered, the attempts that they took, and their tokens."""
+        return {
+            "requests": self.requests, "attempts": self.attempts,
+            "tokens_in": self.tokens_in, "tokens_out": self.tokens_out,
+        }  # fmt: skip
+
     def __call__(self, prompts: Sequence[Prompt]) -> list[Reply]:
         """Return the replies in the order of the prompts, whichever came first.
 

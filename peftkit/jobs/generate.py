@@ -14,12 +14,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from peftkit import record
 from peftkit.data.contamination import EvaluationSets
 from peftkit.generate import measures
-from peftkit.generate.asking import Asking, Ceilings
+from peftkit.generate.asking import Asking
 from peftkit.generate.card import dataset_card, draw_similarity
 from peftkit.generate.dataset import write_dataset
 from peftkit.generate.evol_instruct import evol_instruct
@@ -30,7 +28,8 @@ from peftkit.generate.self_instruct import self_instruct
 from peftkit.generate.tasks import SEEDS, Task, read_tasks
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.evaluation_sets import evaluation_sets
-from peftkit.schema import Generate, Run, UserError
+from peftkit.jobs.writer import ceilings_of, local_writer
+from peftkit.schema import Generate, Run
 from peftkit.source import Source, fingerprint
 
 ALGORITHMS = {"self_instruct": self_instruct, "evol_instruct": evol_instruct}
@@ -38,7 +37,6 @@ ENDINGS = ("target", "max_tokens", "max_cost", "price_in", "price_out", "evoluti
 # what else does not change what is kept: a run may go on from another address, with more patience
 BESIDE = (*ENDINGS, "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
 WRITTEN = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
-LIMITS = ("max_tokens", "max_completion_tokens")  # of generate.request, over ours
 TOLD_EVERY = 10.0  # seconds
 
 
@@ -75,7 +73,7 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
         "meta": record.meta(run.seed, _device(settings), _precision(settings), started),
     }
     with ExitStack() as stack:
-        _lock(stack, folder)
+        record.lock(stack, folder)
         if run.force:
             for name in WRITTEN:
                 (folder / name).unlink(missing_ok=True)
@@ -105,8 +103,7 @@ def _grow(
     if journal.rows:
         say(f"going on in {folder}: {len(kept.rows):,} kept so far")
     settings = replace(settings, target=max(settings.target, len(kept.rows)))  # none is thrown away again
-    longest = max((size for name in LIMITS if isinstance(size := settings.request.get(name), int)), default=0)
-    ceilings = Ceilings(settings.max_tokens, settings.max_cost, settings.price_in, settings.price_out, longest)
+    ceilings = ceilings_of(settings)
     ask = Asking(_generator(run, settings, model, bool(journal.rows)), journal, ceilings, run.seed)
     pool = Pool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, _prefix(settings, seeds))
     result["ended"] = ALGORITHMS[settings.algorithm](pool, ask, _teller(pool, ask, settings))
@@ -116,10 +113,7 @@ def _grow(
     result["counts"] = pool.counts()
     result["kept"] = measures.summary(pool.kept, seeds)
     result["costs"] = {
-        "requests": ask.requests,
-        "attempts": ask.attempts,
-        "tokens_in": ask.tokens_in,
-        "tokens_out": ask.tokens_out,
+        **ask.spent(),
         "cost": ask.cost if ceilings.has_prices else None,
         "shortened_prompts": ask.shortened,
     }
@@ -146,19 +140,7 @@ def _generator(run: Run, settings: Generate, model: Source, has_answered: bool) 
         from peftkit.generate.generators.endpoint import Endpoint
 
         return Endpoint(settings, os.environ.get(settings.key_env), has_answered)
-    import torch
-
-    from peftkit.generate.generators.local import Local
-    from peftkit.models.language import load_language_model
-    from peftkit.models.load import load_tokenizer
-
-    tokenizer = load_tokenizer(model)
-    loaded, why_no_head = load_language_model(model, tokenizer, settings.quantization)
-    if why_no_head and run.model.family == "decoder":
-        raise UserError(f"model={run.model.name} cannot write: {why_no_head}; name a checkpoint that can")
-    if torch.cuda.is_available() and not settings.quantization:
-        loaded = loaded.to("cuda")  # type: ignore[arg-type]
-    return Local(loaded, tokenizer, settings.batch, settings.chat)
+    return local_writer(run, settings, model)
 
 
 def _folder(run: Run, settings: Generate, model: Source, facts: list[dict[str, Any]]) -> Path:
@@ -183,14 +165,6 @@ def _finished(folder: Path, settings: Generate) -> str | None:
     if all(before[name] == getattr(settings, name) for name in ENDINGS):
         return f" ({count:,} tasks, ended by generate.{result['ended']}; raise it to go on)"
     return None
-
-
-def _lock(stack: ExitStack, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        stack.enter_context(FileLock(folder / ".lock", timeout=0))
-    except Timeout as error:
-        raise UserError(f"another process writes {folder}; wait for it, or say seed=1 for a run beside it") from error
 
 
 def _prefix(settings: Generate, seeds: list[Task]) -> str:

@@ -22,10 +22,16 @@ def generating(run: Run) -> list[str]:
     settings = run.generate
     if settings is None:
         return []
-    if run.job != "generate":
+    if run.job not in ("generate", "judge"):
         given = [name for name in ("seeds", "base_url", "served_model") if getattr(settings, name) is not None]
         return [f"generate.{name}= is not for job={run.job}; say job=generate, or drop it" for name in given]
     found = _endpoint(settings) if settings.generator == "endpoint" else _local(run, settings)
+    return found + (_growing(settings) if run.job == "generate" else []) + _prices(settings)
+
+
+def _growing(settings: Generate) -> list[str]:
+    """Complain about seeds and evaluation sets."""
+    found = []
     if settings.seeds is not None and not Path(settings.seeds).is_file():
         found.append(f"generate.seeds={settings.seeds}: there is no such file; null takes the tasks that peftkit ships")
     tasks = [file.stem for file in sorted((conf_folder() / "task").glob("[!_]*.yaml"))]
@@ -34,11 +40,13 @@ def generating(run: Run) -> list[str]:
         if not Path(name).exists() and (is_path or name not in tasks):
             hint = "" if is_path else nearest(name, tasks)
             found.append(f"generate.decontaminate={name}: there is no such file, folder or task{hint}")
-    if settings.max_cost is not None and (settings.price_in is None or settings.price_out is None):
-        found.append(
-            "generate.max_cost needs prices; say generate.price_in= and generate.price_out=, of a million tokens"
-        )
     return found
+
+
+def _prices(settings: Generate) -> list[str]:
+    if settings.max_cost is None or (settings.price_in is not None and settings.price_out is not None):
+        return []
+    return ["generate.max_cost needs prices; say generate.price_in= and generate.price_out=, of a million tokens"]
 
 
 def _endpoint(settings: Generate) -> list[str]:
