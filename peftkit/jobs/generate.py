@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -17,25 +16,24 @@ from typing import Any
 from peftkit import record
 from peftkit.data.contamination import EvaluationSets
 from peftkit.generate import measures
-from peftkit.generate.asking import Asking
+from peftkit.generate.asking import Asking, Ceilings
 from peftkit.generate.card import dataset_card, draw_similarity
 from peftkit.generate.dataset import write_dataset
 from peftkit.generate.evol_instruct import evol_instruct
-from peftkit.generate.generators import Generator
 from peftkit.generate.journal import Lines, Replayed
 from peftkit.generate.pool import Pool
 from peftkit.generate.self_instruct import self_instruct
 from peftkit.generate.tasks import SEEDS, Task, read_tasks
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.evaluation_sets import evaluation_sets
-from peftkit.jobs.writer import ceilings_of, local_writer
+from peftkit.jobs.writers import find_writer, load_writer
 from peftkit.schema import Generate, Run
 from peftkit.source import Source, fingerprint
 
 ALGORITHMS = {"self_instruct": self_instruct, "evol_instruct": evol_instruct}
 ENDINGS = ("target", "max_tokens", "max_cost", "price_in", "price_out", "evolutions", "patience")
 # what else does not change what is kept: a run may go on from another address, with more patience
-BESIDE = (*ENDINGS, "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
+BESIDE = (*ENDINGS, "model", "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
 WRITTEN = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
 TOLD_EVERY = 10.0  # seconds
 
@@ -49,7 +47,7 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
     """
     settings = run.generate
     assert settings is not None  # its section is in config.yaml
-    model = _model(run, settings)
+    model = find_writer(run, settings)
     seeds = read_tasks(_seeds(settings))
     sets, facts = evaluation_sets(settings.decontaminate, run)
     folder = _folder(run, settings, model, facts)
@@ -103,8 +101,7 @@ def _grow(
     if journal.rows:
         say(f"going on in {folder}: {len(kept.rows):,} kept so far")
     settings = replace(settings, target=max(settings.target, len(kept.rows)))  # none is thrown away again
-    ceilings = ceilings_of(settings)
-    ask = Asking(_generator(run, settings, model, bool(journal.rows)), journal, ceilings, run.seed)
+    ask = Asking(load_writer(settings, model, bool(journal.rows)), journal, Ceilings.of(settings), run.seed)
     pool = Pool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, _prefix(settings, seeds))
     result["ended"] = ALGORITHMS[settings.algorithm](pool, ask, _teller(pool, ask, settings))
     pool.sync()
@@ -114,7 +111,7 @@ def _grow(
     result["kept"] = measures.summary(pool.kept, seeds)
     result["costs"] = {
         **ask.spent(),
-        "cost": ask.cost if ceilings.has_prices else None,
+        "cost": ask.cost if ask.ceilings.has_prices else None,
         "shortened_prompts": ask.shortened,
     }
     result["meta"] |= {"status": "finished"}
@@ -123,24 +120,6 @@ def _grow(
     record.write_text(folder / "README.md", dataset_card(result))
     record.write_result(folder, result)
     _tell(folder, result, settings)
-
-
-def _model(run: Run, settings: Generate) -> Source:
-    """Decide which model writes; a local one is found, not loaded."""
-    if settings.generator == "endpoint":
-        return Source("endpoint", str(settings.served_model))
-    from peftkit.jobs.prepare import find_model, settle
-
-    settle(run.source)
-    return find_model(run.model, run.source)
-
-
-def _generator(run: Run, settings: Generate, model: Source, has_answered: bool) -> Generator:
-    if settings.generator == "endpoint":
-        from peftkit.generate.generators.endpoint import Endpoint
-
-        return Endpoint(settings, os.environ.get(settings.key_env), has_answered)
-    return local_writer(run, settings, model)
 
 
 def _folder(run: Run, settings: Generate, model: Source, facts: list[dict[str, Any]]) -> Path:
@@ -240,3 +219,5 @@ def _tell(folder: Path, result: Mapping[str, Any], settings: Generate) -> None:
     money = "" if costs["cost"] is None else f", cost {costs['cost']:.4f}"
     print(f"{costs['requests']:,} requests, {costs['tokens_in']:,} tokens read, {costs['tokens_out']:,} written{money}")
     say(f"-> {folder}; its card: {folder / 'README.md'}")
+    if sentence := Source(**result["audit"]["sources"]["model"]).sentence("MODEL"):
+        say(f"!! {sentence}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,14 +16,13 @@ from filelock import FileLock
 
 from peftkit import record
 from peftkit.generate import judging
-from peftkit.generate.asking import Asking
-from peftkit.generate.generators import Generator
+from peftkit.generate.asking import Asking, Ceilings
 from peftkit.generate.journal import Lines
 from peftkit.generate.judging import Pair
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.contest import against_each_other, against_references
-from peftkit.jobs.prepare import device_name, find_model
-from peftkit.jobs.writer import ceilings_of, local_writer
+from peftkit.jobs.prepare import device_name
+from peftkit.jobs.writers import find_writer, load_writer
 from peftkit.schema import Generate, Run
 from peftkit.source import Source
 
@@ -51,7 +49,7 @@ def judge(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
         pairs, hidden = against_references(run, folders[0])
     else:
         pairs, hidden = against_each_other(run, folders), 0
-    model = _model(run, settings)
+    model = find_writer(run, settings)
     who = _identity(run, settings, model)
     folder = _folder(run, folders, who, pairs)
     wanted = pairs[: run.task.max_eval_rows]
@@ -83,8 +81,8 @@ def judge(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
             journal = stack.enter_context(Lines(folder / "journal.jsonl"))
             if journal.rows:
                 say(f"going on in {folder}: {len(journal.rows)} lines of replies so far")
-            writer = _writer(run, settings, model, bool(journal.rows))
-            ask = Asking(writer, journal, ceilings_of(settings), run.seed)
+            writer = load_writer(settings, model, bool(journal.rows))
+            ask = Asking(writer, journal, Ceilings.of(settings), run.seed)
             told = _teller(ask, len(wanted))
             judged, ended = judging.judge(wanted, ask, settings.max_answer_tokens, settings.batch, told)
         except BaseException as error:
@@ -102,13 +100,6 @@ def judge(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
     _tell(result)
     say(f"-> {folder}; every verdict with its replies: {folder / 'judged.jsonl'}")
     return folder
-
-
-def _model(run: Run, settings: Generate) -> Source:
-    """Decide which model judges; a local one is found, not loaded."""
-    if settings.generator == "endpoint":
-        return Source("endpoint", str(settings.served_model))
-    return find_model(run.model, run.source)
 
 
 def _identity(run: Run, settings: Generate, model: Source) -> dict[str, Any]:
@@ -151,14 +142,6 @@ def _finished(folder: Path, rows: int) -> dict[str, Any] | None:
         return None
     result = json.loads(file.read_text())
     return result if result["meta"]["status"] == "finished" and result["rows"] == rows else None
-
-
-def _writer(run: Run, settings: Generate, model: Source, has_answered: bool) -> Generator:
-    if settings.generator == "local":
-        return local_writer(run, settings, model)
-    from peftkit.generate.generators.endpoint import Endpoint
-
-    return Endpoint(settings, os.environ.get(settings.key_env), has_answered)
 
 
 def _device(settings: Generate) -> str:

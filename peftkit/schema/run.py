@@ -132,6 +132,7 @@ class Generate:
     request: dict
     retries: int
     timeout: float
+    model: str | None = None
 
 
 @dataclass
