@@ -22,8 +22,8 @@ SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
 
 
 JUDGES = (  # of generate: what asks, and not what grows tasks
-    "generator", "model", "base_url", "served_model", "key_env", "max_tokens", "max_cost", "price_in", "price_out", "batch",
-    "max_answer_tokens", "chat", "quantization", "request", "retries", "timeout",
+    "generator", "model", "base_url", "served_model", "key_env", "max_tokens", "max_cost", "price_in", "price_out",
+    "batch", "max_answer_tokens", "chat", "quantization", "request", "retries", "timeout",
 )  # fmt: skip
 
 # what a job that trains nothing looks at; whatever else is typed would be ignored in silence

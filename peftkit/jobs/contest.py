@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from peftkit import record
-from peftkit.data.formats.texts import worded
 from peftkit.data.rows import load_rows
 from peftkit.generate.judging import Pair
 from peftkit.jobs.use import trained_run
-from peftkit.schema import Run, UserError
+from peftkit.schema import Run, Task, UserError
 
 Key = tuple[str, str]  # split and id
 
@@ -77,7 +76,7 @@ def _sheet(run: Run, folder: Path) -> Sheet:
     labels: dict[Key, str | None] = {}
     for split, table in rows.splits.items():
         for key, row in zip(_keys([split] * len(table), table["id"]), table, strict=True):
-            questions[key], labels[key] = worded(task, {name: row[name] for name in task.text}), row["label"]
+            questions[key], labels[key] = _question(task, row), row["label"]
     said = _predictions(folder / "predictions.parquet")
     references = {key: None if label is None else str(label[0]) for key, (label, _) in said.items()}
     if said.keys() - questions.keys() or any(labels[key] != text for key, text in references.items()):
@@ -87,6 +86,16 @@ def _sheet(run: Run, folder: Path) -> Sheet:
             f"{source['revision']}); say source= and data_root= as the run did, or bring that data back"
         )
     return Sheet(folder, {key: questions[key] for key in said}, references, {k: text for k, (_, text) in said.items()})
+
+
+def _question(task: Task, row: Mapping[str, Any]) -> str:
+    """Return what a row asks: its texts as the model was shown them, or the turns of a conversation."""
+    if "messages" in row:
+        turns = row["messages"]
+        is_alone = len(turns) == 1
+        return "\n\n".join(turn["content"] if is_alone else f"{turn['role']}: {turn['content']}" for turn in turns)
+    texts = {name: row[name] for name in task.text}
+    return "\n".join(texts.values()) if task.template is None else task.template.format(**texts)
 
 
 def _predictions(file: Path) -> Mapping[Key, tuple[list[str] | None, str]]:

@@ -105,7 +105,12 @@ def judge(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
 def _identity(run: Run, settings: Generate, model: Source) -> dict[str, Any]:
     """Return what verdicts hang on besides the answers; two judges are one where their `id` is."""
     name = Path(model.name).name if model.kind == "folder" else model.name
-    who = {"name": name, "kind": model.kind, "revision": model.revision, "stands_in_for": model.substituted_for}
+    who: dict[str, Any] = {
+        "name": name,
+        "kind": model.kind,
+        "revision": model.revision,
+        "stands_in_for": model.substituted_for,
+    }
     who |= {"wording": judging.WORDING, "seed": run.seed, **{key: asdict(settings)[key] for key in DECIDES}}
     return {**who, "id": _digest(who)}
 

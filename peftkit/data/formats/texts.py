@@ -98,17 +98,13 @@ class Texts:
         return found | ({"hidden": hidden} if hidden else {})
 
     def _text(self, values: dict[str, str]) -> str:
-        text = worded(self.task, values)
-        is_open = self.is_decoder and self.writes is not None and self.task.template is None
-        return f"{text}\n" if is_open else text
+        if self.task.template is not None:
+            return self.task.template.format(**values)
+        text = "\n".join(values.values())
+        return f"{text}\n" if self.is_decoder and self.writes is not None else text
 
     def _answer_ids(self, label: str) -> list[int]:
         """Return a label's tokens, and the end of text after them."""
         if not self.is_decoder:
             return list(self.tokenizer(text_target=label)["input_ids"])
         return [*self.tokenizer(label, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
-
-
-def worded(task: Task, values: dict[str, str]) -> str:
-    """Return a row's texts as one: in the task's template, else with a line break between."""
-    return "\n".join(values.values()) if task.template is None else task.template.format(**values)
