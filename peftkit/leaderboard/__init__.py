@@ -31,8 +31,8 @@ class Result:
     """One run as it was recorded; `problem` says why its scores do not count.
 
     `settings` holds all that must be equal for two runs to be seeds of one row, the revisions of model and data and
-    the versions of what decides among them; `search`, `audit`, `gates`, `merge`, `forgetting`, `language` and `judged` are as
-    result.json has them, None where there is nothing.
+    the versions of what decides among them; `search`, `audit`, `gates`, `merge`, `forgetting`, `language` and `judged`
+    are as result.json has them, None where there is nothing.
     """
 
     folder: Path
