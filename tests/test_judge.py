@@ -18,6 +18,7 @@ import pytest
 import peftkit
 from peftkit import jobs
 from peftkit.cli import check, compose
+from peftkit.schema import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "generate"))
 
@@ -121,3 +122,182 @@ def test_a_judge_that_takes_what_stands_first_decides_nothing(answered: Path) ->
     assert (found["wins"], found["ties"], found["losses"]) == (0, 8, 0)
     assert found["position_bias"] == 1.0 and found["swapped"]["for_the_first"] == found["swapped"]["pairs"] == 7
     assert found["win_rate"] == 0.5 and found["sign_test_p"] is None
+
+
+def test_replies_without_a_verdict_are_ties_and_said_loudly(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with asking(nonsense) as server:
+        _, found = judged(server, f"run={answered}")
+    assert found["unparsable"] == found["replies"] == 14 and found["ties"] == 8
+    assert found["position_bias"] is None and found["sign_test_p"] is None
+    assert "!! 100% of the replies hold no verdict" in capsys.readouterr().err
+
+
+def test_a_judging_that_stopped_goes_on_and_pays_for_no_reply_twice(answered: Path) -> None:
+    stops = {"now": True}
+    with asking(longer, lambda number: {"status": 500} if stops["now"] and number >= 6 else None) as server:
+        words = [f"run={answered}", "generate.retries=0", "generate.batch=2"]
+        with pytest.raises(Exception, match="gave no reply"):
+            judged(server, *words)
+        (file,) = answered.rglob("judge.json")
+        assert json.loads(file.read_text())["meta"]["status"] == "failed"
+        journal = file.with_name("journal.jsonl")
+        with journal.open("a") as torn:  # as a kill leaves it
+            torn.write('{"replies": [{"prom')
+        assert "judged" not in json.loads((answered / "result.json").read_text())
+        stops["now"], before = False, len(server.seen)
+        folder, found = judged(server, *words)
+        assert folder == file.parent and len(server.seen) - before == 14 - 6
+        judged(server, *words)
+        assert len(server.seen) - before == 14 - 6  # finished already
+    with asking(longer) as server:
+        _, whole = judged(server, *words, "force=true")
+        assert len(server.seen) == 14
+    assert {**whole, "run": 0, "meta": 0} == {**found, "run": 0, "meta": 0}
+
+
+def test_a_ceiling_holds_and_a_higher_one_goes_on(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with asking(longer) as server:
+        words = [f"run={answered}", "generate.batch=2", "generate.max_answer_tokens=16"]
+        _, found = judged(server, *words, "generate.max_tokens=1900")
+        asked = len(server.seen)
+        assert found["ended"] == "max_tokens" and 0 < found["rows"] < 8 and asked < 14
+        assert found["costs"]["tokens_in"] + found["costs"]["tokens_out"] <= 1900
+        assert "raise it to go on" in capsys.readouterr().err
+        assert "judged" not in json.loads((answered / "result.json").read_text())  # a part is no figure of the run
+        _, found = judged(server, *words, "generate.price_in=1", "generate.price_out=2", "generate.max_cost=1")
+    assert found["rows"] == 8 and len(server.seen) == 14 and found["costs"]["cost"] > 0
+
+
+def test_fewer_rows_are_the_first_of_more(answered: Path) -> None:
+    with asking(longer) as server:
+        few, found = judged(server, f"run={answered}", "task.max_eval_rows=3")
+        assert (found["rows"], found["of"]) == (3, 8)
+        ids = [json.loads(line)["id"] for line in (few / "judged.jsonl").read_text().splitlines()]
+        all_, found = judged(server, f"run={answered}")
+        assert all_ == few and found["rows"] == 8 and len(server.seen) == 14
+        assert [json.loads(line)["id"] for line in (few / "judged.jsonl").read_text().splitlines()][:3] == ids
+
+
+def test_two_runs_are_held_against_each_other(answered: Path, tmp_path: Path) -> None:
+    other = rewritten(answered, tmp_path / "runs/t5/ia3/seed-0-bbbbbbbb", ["a song"] * 8)
+    with asking(longer) as server:
+        folder, found = judged(server, f"runs=[{answered},{other}]", f"out={tmp_path}/out")
+        _, turned = judged(server, f"runs=[{other},{answered}]", f"out={tmp_path}/out")
+    assert folder.parent == tmp_path / "out/judge" and folder.name.startswith("lora-seed-0-aaaaaaaa--ia3-seed-0-bbbbbb")
+    assert (found["wins"], found["ties"], found["losses"]) == (4, 0, 4)
+    assert (turned["wins"], turned["losses"]) == (4, 4) and turned["first"] == found["second"]
+    assert "judged" not in json.loads((answered / "result.json").read_text())
+
+
+def test_the_key_and_the_address_stay_out_of_the_run(answered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-very-secret")
+    with asking(longer) as server:
+        judged(server, f"run={answered}", "generate.key_env=MY_KEY")
+        assert server.seen[0]["key"] == "Bearer sk-very-secret"
+        address = server.address
+    written = [file for file in answered.rglob("*") if file.is_file()]
+    assert not any(b"sk-very-secret" in file.read_bytes() for file in written)
+    assert address not in (answered / "result.json").read_text()
+
+
+def test_each_judge_has_a_table_of_its_own_on_the_board(answered: Path, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from peftkit.leaderboard.page import facts
+    from peftkit.leaderboard.stats import board
+    from peftkit.leaderboard.table import collect, show, write
+
+    with asking(longer) as server:
+        judged(server, f"run={answered}")
+        judged(server, f"run={answered}", "generate.served_model=other", "task.max_eval_rows=5")
+    (result,) = results = collect([tmp_path / "runs"])
+    assert len(result.judged) == 2  # type: ignore[union-attr, arg-type]
+    console = Console(width=160, record=True, file=(tmp_path / "shown").open("w"))
+    show(results, console)
+    text = console.export_text()
+    assert "judged by scripted" in text and "judged by other" in text and "43.8" in text and "5 of 8" in text
+    write(results, tmp_path)
+    assert "Against the references, judged by other" in (tmp_path / "leaderboard.md").read_text()
+    head, line = (tmp_path / "leaderboard.csv").read_text().splitlines()
+    columns = dict(zip(head.split(","), line.split(","), strict=False))
+    assert columns["judge_win_rate by scripted"] == "0.4375" and "judge_win_rate by other" in columns
+    (here,) = facts(board(results), results)["boards"]
+    assert [heading for heading, _ in here["judged"]] == [
+        f"Against the references, judged by {n}" for n in ("other", "scripted")
+    ]
+
+
+def test_one_name_asked_in_two_ways_is_two_judges(answered: Path) -> None:
+    from peftkit.leaderboard.judges import judge_columns
+    from peftkit.leaderboard.stats import board
+    from peftkit.leaderboard.table import collect
+
+    with asking(longer) as server:
+        judged(server, f"run={answered}")
+        judged(server, f"run={answered}", "generate.request.reasoning_effort=high")
+    results = collect([answered])
+    (columns,) = judge_columns(board(results), results)
+    assert len(columns) == 2 and all(re.fullmatch(r"judge_win_rate by scripted \(\w{8}\)", name) for name in columns)
+
+
+@pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
+def test_a_local_model_judges(answered: Path, checkpoints: dict[str, Path], model: str) -> None:
+    words = (
+        "job=judge", f"run={answered}", f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=embedded",
+        "generate.max_answer_tokens=4", "task.max_eval_rows=3",
+    )  # fmt: skip
+    assert check(words) == []
+    folder = jobs.run(compose(words), words)
+    assert folder is not None
+    found = json.loads((folder / "judge.json").read_text())
+    assert found["replies"] == found["unparsable"] and found["judge"]["revision"]  # a tiny random model says nothing
+    assert found["cut"] == (found["replies"] if model == "gpt2" else 0)  # whose context has no room for the question
+
+
+def test_rows_that_differ_are_refused(answered: Path, tmp_path: Path) -> None:
+    fewer = rewritten(answered, tmp_path / "fewer", ["x"] * 8)
+    table = pq.read_table(fewer / "predictions.parquet")
+    pq.write_table(table.slice(2), fewer / "predictions.parquet")
+    with asking(longer) as server:
+        with pytest.raises(UserError, match=r"answered 8 rows and .* 6, of which 6 are the same; name two runs"):
+            judged(server, f"runs=[{answered},{fewer}]", f"out={tmp_path}")
+        result = json.loads((fewer / "result.json").read_text())
+        result["run"]["config"]["task"]["template"] = "Go on: {text}"
+        (fewer / "result.json").write_text(json.dumps(result))
+        pq.write_table(table, fewer / "predictions.parquet")
+        with pytest.raises(UserError, match="asked in different words"):
+            judged(server, f"runs=[{answered},{fewer}]", f"out={tmp_path}")
+        place = table.column_names.index("label")
+        other = pa.array([["another"]] * 8)
+        pq.write_table(table.set_column(place, "label", other), fewer / "predictions.parquet")
+        with pytest.raises(UserError, match=r"scored on other rows than .* holds now"):
+            judged(server, f"run={fewer}")
+        assert server.seen == []
+
+
+def test_each_mistake_gets_its_sentence(answered: Path, tmp_path: Path) -> None:
+    kinds = {"classes": ("classification", None), "language": ("causal_lm", None), "trial": ("seq2seq", True)}
+    for name, (kind, trial) in kinds.items():
+        result = json.loads((answered / "result.json").read_text())
+        result["run"]["config"]["task"] |= {"kind": kind, "label": None}
+        result["run"]["config"]["trial"] = trial
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(result))
+    ask = ["job=judge", "generate.generator=endpoint", "generate.base_url=http://x/v1", "generate.served_model=x"]
+    for words, answer in (
+        ([*ask], "say run=DIR, against its references, or runs=[A,B]"),
+        ([*ask, f"runs=[{answered}]"], "say run=DIR, against its references, or runs=[A,B]"),
+        ([*ask, f"run={answered}", f"runs=[{answered},{answered}]"], "drop one of the two"),
+        ([*ask, f"runs=[{answered},{answered}]"], "twice; say run="),
+        ([*ask, f"runs=[{answered},{tmp_path}/classes]"], "is a run of classification, which writes no answers"),
+        ([*ask, f"run={tmp_path}/language"], "is a run of causal_lm without a label"),
+        ([*ask, f"run={tmp_path}/trial"], "is a trial"),
+        ([*ask, f"run={tmp_path}/nowhere"], "holds no result.json"),
+        ([*ask, f"run={answered}", "generate.target=9"], "does not look at generate.target=9"),
+        ([*ask, f"run={answered}", "generate.temperature=1"], "it compares answers that are there, greedily"),
+        ([*ask, f"run={answered}", "generate.max_cost=1"], "needs prices"),
+        ([*ask[:2], f"run={answered}"], "say generate.served_model=NAME"),
+        (["job=judge", f"run={answered}"], "model=bert writes no text; try model=gpt2"),
+        (["generate.served_model=x"], "say job=generate, or drop it"),
+    ):
+        assert any(answer in sentence for sentence in check(words)), (words, check(words))

@@ -45,15 +45,12 @@ def judge(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
     settings = run.generate
     assert settings is not None  # its section is in config.yaml
     folders = [Path(folder) for folder in ([run.run] if run.run is not None else run.runs or [])]
-    if len(folders) == 1:
-        pairs, hidden = against_references(run, folders[0])
-    else:
-        pairs, hidden = against_each_other(run, folders), 0
+    is_alone = len(folders) == 1
+    pairs, hidden = against_references(run, folders[0]) if is_alone else (against_each_other(run, folders), 0)
     model = find_writer(run, settings)
     who = _identity(run, settings, model)
-    folder = _folder(run, folders, who, pairs)
-    wanted = pairs[: run.task.max_eval_rows]
-    names = (_name(folders[0]), REFERENCES if len(folders) == 1 else _name(folders[1]))
+    folder, wanted = _folder(run, folders, who, pairs), pairs[: run.task.max_eval_rows]
+    names = (_name(folders[0]), REFERENCES if is_alone else _name(folders[1]))
     if not run.force and (done := _finished(folder, len(wanted))):
         say(f"finished already: {folder} (force=true asks again)")
         _tell(done)
@@ -72,29 +69,20 @@ def judge(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
         "second": names[1],
         "judge": who,
         "meta": record.meta(run.seed, _device(settings), _precision(settings), started),
+        "of": len(pairs),
+        "asked_for": len(wanted),
     }
     with ExitStack() as stack:
         record.lock(stack, folder)
         for name in WRITTEN if run.force else ():
             (folder / name).unlink(missing_ok=True)
         try:
-            journal = stack.enter_context(Lines(folder / "journal.jsonl"))
-            if journal.rows:
-                say(f"going on in {folder}: {len(journal.rows)} lines of replies so far")
-            writer = load_writer(settings, model, bool(journal.rows))
-            ask = Asking(writer, journal, Ceilings.of(settings), run.seed)
-            told = _teller(ask, len(wanted))
-            judged, ended = judging.judge(wanted, ask, settings.max_answer_tokens, settings.batch, told)
+            _ask(stack, run, settings, model, wanted, folder, result)
         except BaseException as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             _write(folder, {**result, "meta": {**result["meta"], "status": "failed", "reason": reason}})
             raise
-        result |= {**judging.figures(judged), "of": len(pairs), "asked_for": len(wanted), "ended": ended}
-        result["costs"] = {**ask.spent(), "cost": ask.cost if ask.ceilings.has_prices else None}
-        result["meta"] |= {"status": "finished" if ended is None else "ended"}
-        lines = (json.dumps(each.row(), ensure_ascii=False) for each in judged)
-        record.write_text(folder / "judged.jsonl", "".join(f"{line}\n" for line in lines))
-        if len(folders) == 1 and ended is None:
+        if is_alone and result["ended"] is None:
             _note(folders[0], result)
         _write(folder, result)
     _tell(result)
@@ -102,16 +90,40 @@ def judge(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
     return folder
 
 
+def _ask(
+    stack: ExitStack,
+    run: Run,
+    settings: Generate,
+    model: Source,
+    pairs: Sequence[Pair],
+    folder: Path,
+    result: dict[str, Any],
+) -> None:
+    """Replay the replies that the folder holds, ask for the rest, and lay verdicts and figures into it."""
+    journal = stack.enter_context(Lines(folder / "journal.jsonl"))
+    ask = Asking(load_writer(settings, model, bool(journal.rows)), journal, Ceilings.of(settings), run.seed)
+    if ask.requests:
+        say(f"going on in {folder}: {ask.requests:,} replies so far")
+    told = _teller(ask, len(pairs))
+    judged, ended = judging.judge(pairs, ask, settings.max_answer_tokens, settings.batch, told)
+    result |= {**judging.figures(judged), "ended": ended}
+    result["costs"] = {**ask.spent(), "cost": ask.cost if ask.ceilings.has_prices else None}
+    result["meta"] |= {"status": "finished" if ended is None else "ended"}
+    lines = (json.dumps(each.row(), ensure_ascii=False) for each in judged)
+    record.write_text(folder / "judged.jsonl", "".join(f"{line}\n" for line in lines))
+
+
 def _identity(run: Run, settings: Generate, model: Source) -> dict[str, Any]:
     """Return what verdicts hang on besides the answers; two judges are one where their `id` is."""
-    name = Path(model.name).name if model.kind == "folder" else model.name
     who: dict[str, Any] = {
-        "name": name,
-        "kind": model.kind,
+        "name": Path(model.name).name if model.kind == "folder" else model.name,
+        "generator": settings.generator,
         "revision": model.revision,
         "stands_in_for": model.substituted_for,
+        "wording": judging.WORDING,
+        "seed": run.seed,
+        **{key: asdict(settings)[key] for key in DECIDES},
     }
-    who |= {"wording": judging.WORDING, "seed": run.seed, **{key: asdict(settings)[key] for key in DECIDES}}
     return {**who, "id": _digest(who)}
 
 
