@@ -71,6 +71,7 @@ LOADED_BY: dict[str, tuple[str, str | None]] = {  # kind of task: Auto class, pi
     "token_classification": ("AutoModelForTokenClassification", "token-classification"),
     "question_answering": ("AutoModelForQuestionAnswering", None),
     "causal_lm": ("AutoModelForCausalLM", "text-generation"),
+    "instructions": ("AutoModelForCausalLM", "text-generation"),
     "language_modeling": ("AutoModelForMaskedLM", "fill-mask"),
     "retrieval": ("AutoModel", None),
 }

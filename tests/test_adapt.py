@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM, BertModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BertForMaskedLM, BertModel
 
 import peftkit
 from peftkit import jobs, train
@@ -157,3 +160,36 @@ def test_a_run_broken_off_in_an_epoch_ends_as_an_unbroken_one(
     assert resumed["scores"]["bits_per_byte"]["value"] == pytest.approx(
         whole["scores"]["bits_per_byte"]["value"], rel=1e-5
     )
+
+
+@pytest.mark.slow
+def test_a_base_in_four_bits_keeps_its_masked_head_whole(places: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
+    _, result = adapted(*words_of("bert", places["bert_head"], corpus, tmp_path, "method=qlora"))
+    assert result["language"]["held_out"]["after"] < result["language"]["held_out"]["before"] - 0.1
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_after_measuring_the_text(
+    places: dict[str, Path], corpus: Path, tmp_path: Path
+) -> None:
+    ends = []
+    still: Any = AutoModelForCausalLM.from_pretrained(
+        str(places["gpt2"]), attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0
+    )
+    for part in (still, AutoTokenizer.from_pretrained(str(places["gpt2"]))):
+        part.save_pretrained(str(tmp_path / "still"))  # processes drop out unlike cells
+    for processes, batch in ((1, 8), (2, 4)):
+        out = tmp_path / str(processes)
+        words = words_of(
+            "gpt2", tmp_path / "still", corpus, out, "method=full", f"train.per_device_train_batch_size={batch}",
+            "train.train_sampling_strategy=sequential", "train.max_steps=20",
+        )  # fmt: skip
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "-m", "peftkit"]
+        done = subprocess.run(
+            [*command, *words], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        assert done.returncode == 0, done.stderr
+        (file,) = out.rglob("result.json")
+        result = json.loads(file.read_text())
+        ends.append((result["scores"]["bits_per_byte"]["value"], result["costs"]["steps"]))
+    assert ends[0] == pytest.approx(ends[1], rel=1e-4)

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, load_dataset
 
+from peftkit.data.conversations import examples_of, hold_out
 from peftkit.data.files import read_file, words_of
 from peftkit.data.labels import feature_of, label_names, need, reader, said
 from peftkit.data.unlabelled import in_passages, read_corpus
@@ -59,6 +60,9 @@ def load_rows(
     for name in wanted if not is_alone else ():
         if name not in tables:
             raise UserError(_missing_split(task, name, list(tables), origin.name))
+    if task.kind == "instructions":
+        tables = {name: tables[name] for name in ([source_of_names] if is_alone else wanted)}
+        return _instructions(task, tables, origin, is_alone, trained_on, set_apart)
     names = label_names(task, {name: tables[name] for name in (source_of_names, *validation) if name in tables})
     if is_alone and train is None and origin.revision != trained_on:
         tables = {"validation": tables[source_of_names]}
@@ -73,6 +77,27 @@ def load_rows(
         splits[name] = _subset(rows, task.max_train_rows if name == train else task.max_eval_rows)
         dropped[name] = lost
     return Rows(splits, names, origin, dropped)
+
+
+def _instructions(
+    task: Task, tables: dict[str, Dataset], origin: Source, is_alone: bool, trained_on: str | None, set_apart: int
+) -> Rows:
+    """Return examples of conversations; of a table that is alone, a tenth of its instructions is validation."""
+    splits: dict[str, Dataset] = {}
+    dropped: dict[str, int] = {}
+    for name, table in tables.items():
+        splits[name], dropped[name] = examples_of(task, table)
+    train, (first, *_) = task.splits["train"], task.splits["validation"]
+    if is_alone and train is None and origin.revision != trained_on:
+        splits, dropped = {first: splits.popitem()[1]}, {first: dropped.popitem()[1]}
+    elif is_alone:
+        ((name, rows),) = splits.items()
+        splits = dict(zip((name, first), hold_out(rows, 0.1, SUBSET_SEED), strict=True))
+    if set_apart:
+        return Rows(_apart(splits[str(train)], str(train), task.max_train_rows, set_apart), None, origin, dropped)
+    wanted = [name for name in (train, *task.splits["validation"]) if name]
+    limits = {name: task.max_train_rows if name == train else task.max_eval_rows for name in wanted}
+    return Rows({name: _subset(splits[name], limits[name]) for name in wanted}, None, origin, dropped)
 
 
 def _texts(task: Task, data_root: str | None, trained_on: str | None, set_apart: int) -> Rows:
@@ -100,6 +125,8 @@ def _read(task: Task, data_root: str | None, source: str) -> tuple[dict[str, Dat
         folder = Path(data_root) / task.name
         return _read_folder(folder), Source("folder", str(folder), fingerprint(folder, FILES))
     path = Path(task.dataset)
+    if task.kind == "instructions" and (path / "chat" / "train.parquet").is_file():
+        path = path / "chat"  # of what job=generate made, and keeps beside other things
     if path.is_dir():
         return _read_folder(path), Source("folder", str(path), fingerprint(path, FILES))
     if path.is_file():

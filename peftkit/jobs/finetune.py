@@ -28,6 +28,7 @@ from peftkit.jobs.prepare import (
     carve,
     device_name,
     find_model,
+    maker,
     own_loss,
     scoring,
     set_up,
@@ -156,6 +157,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         log=folder / "log.jsonl",
         schedule=parts.schedule,
         loss=own_loss(run, parts),
+        make=maker(parts, arguments),
     )
     texts = {}
     if isinstance(parts.format, Language) and not run.trial:

@@ -7,15 +7,17 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from peftkit.data.formats import Encoded, Format, Language, format_of
+from peftkit.data.conversations import hold_out
+from peftkit.data.formats import Encoded, Format, Instructions, Language, format_of
 from peftkit.data.rows import Rows
 from peftkit.data.unlabelled import in_passages
 from peftkit.jobs.console import say
@@ -26,7 +28,16 @@ from peftkit.models.sentence import vector_pooling
 from peftkit.schema import Model, Run, Task, UserError
 from peftkit.scores import Scores
 from peftkit.source import Source, fingerprint, hub_answers
-from peftkit.train import Contrast, Distillation, ScoringTrainer, make_trainer, precision_of, training_arguments
+from peftkit.train import (
+    Contrast,
+    Distillation,
+    ScoringTrainer,
+    instruction_trainer,
+    make_trainer,
+    plain_loss,
+    precision_of,
+    training_arguments,
+)
 from peftkit.vectors import Vectors
 
 VOCABULARY = (FACTS, WEIGHTS, "tokenizer.json")  # what decides of a folder of job=extend
@@ -173,6 +184,8 @@ def method_config(config: dict[str, Any]) -> Any:
 
 def carve(rows: Rows, task: Task, holdout: float) -> tuple[Any, Any]:
     """Split rows off train to choose the best epoch on; the same rows for every seed."""
+    if task.kind == "instructions":
+        return hold_out(rows.splits[task.splits["train"]], holdout, seed=0)
     parts = rows.splits[task.splits["train"]].train_test_split(test_size=holdout, seed=0)
     if task.kind == "language_modeling":
         return parts["train"], in_passages(parts["test"], task)
@@ -213,6 +226,15 @@ def own_loss(run: Run, parts: Parts) -> Contrast | Distillation | None:
             f"task.widths={widths} goes beyond the model's vectors of {width}; say task.widths=[{width // 4}]"
         )
     return Contrast(reads, task.scale, sorted({*widths, width}) if widths else [])
+
+
+def maker(parts: Parts, arguments: Any) -> Callable[..., ScoringTrainer]:
+    """Return what makes the trainer: TRL's for a decoder that learns instructions, where its loss fits the method."""
+    if not isinstance(parts.format, Instructions) or not parts.format.is_decoder:
+        return ScoringTrainer
+    if (reason := plain_loss(parts.model, arguments)) is not None:
+        say(f"   trained without TRL: {reason}")
+    return partial(instruction_trainer, parts.tokenizer)
 
 
 @contextmanager

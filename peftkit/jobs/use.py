@@ -13,6 +13,7 @@ from datasets import List
 
 from peftkit import record
 from peftkit.card import merging
+from peftkit.data.conversations import questions
 from peftkit.data.files import read_file
 from peftkit.data.formats import format_of
 from peftkit.data.rows import load_rows, text_of
@@ -85,15 +86,18 @@ def predict(run: Run) -> None:
     is_file = given.suffix in FILES
     if is_file and not given.is_file():
         raise UserError(f"there is no file {given}; name one, or write the text itself: input='a fine film'")
-    table = read_file(given) if is_file else Dataset.from_list([_one_row(str(run.input), columns)])
+    table = read_file(given) if is_file else Dataset.from_list([_one_row(str(run.input), trained.task)])
     missing = [column for column in columns if column not in table.column_names]
     if missing:
         raise UserError(f"{given} lacks the columns {_list(missing)} that the run reads; rename columns of the file")
     check_room(table, given)
     parts = load_parts(trained, folder)
-    texts = {column: [text_of(trained.task, text) for text in table[column]] for column in columns}
-    empty = [row for row in range(len(table)) if not all(texts[column][row] for column in columns)]
-    rows = Dataset.from_dict({"id": range(len(table)), **texts, "label": [None] * len(table)})
+    if trained.task.kind == "instructions":
+        rows, empty = questions(trained.task, table)
+    else:
+        texts = {column: [text_of(trained.task, text) for text in table[column]] for column in columns}
+        empty = [row for row in range(len(table)) if not all(texts[column][row] for column in columns)]
+        rows = Dataset.from_dict({"id": range(len(table)), **texts, "label": [None] * len(table)})
     encoded = parts.format.encode(rows)
     with predictor(_in_batches_of(run, trained), parts) as trainer:
         answers, _ = answer(parts, trainer, encoded)
@@ -179,7 +183,8 @@ def load_parts(trained: Run, folder: Path, quantized: bool = True) -> Parts:
     else:
         source, artefact = base_source(trained, folder), folder / "adapter"
     words = artefact if artefact is not None and trained.vocab is not None else None
-    tokenizer = load_tokenizer(source if words is None else Source("folder", str(words), folder=str(words)))
+    saved = artefact if trained.task.kind == "instructions" else words  # its chat template may be ours
+    tokenizer = load_tokenizer(source if saved is None else Source("folder", str(saved), folder=str(saved)))
     model: Any
     if artefact is None:
         model = auto_class(trained.model.family, trained.task.kind).from_pretrained(source.name)
@@ -221,8 +226,11 @@ def _only_evaluation(task: Task) -> Task:
     return replace(task, splits={**task.splits, "train": None})
 
 
-def _one_row(text: str, columns: list[str]) -> dict[str, str]:
+def _one_row(text: str, task: Task) -> dict[str, str]:
+    columns = list(task.text)
     parts = [part.strip() for part in text.split(PAIR)] if len(columns) > 1 else [text]
+    if task.kind == "instructions":
+        parts += [""] * (len(columns) - len(parts))  # an instruction may have no input
     if len(parts) != len(columns):
         raise UserError(f"the run reads {_list(columns)}; write both, with {PAIR} between: input='first {PAIR} second'")
     return dict(zip(columns, parts, strict=True))

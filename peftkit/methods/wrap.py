@@ -110,7 +110,7 @@ def wrap(
 def _task_type(model: PreTrainedModel, kind: str) -> str | None:
     """Return PEFT's name for a kind of task; it has none for masked words."""
     is_seq2seq = model.config.is_encoder_decoder
-    if kind == "language_modeling" and not is_seq2seq:
+    if kind in ("instructions", "language_modeling") and not is_seq2seq:
         return "CAUSAL_LM" if model.can_generate() else None
     return TASK_TYPES.get(kind, "SEQ_2_SEQ_LM" if is_seq2seq else "SEQ_CLS")
 

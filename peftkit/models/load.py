@@ -143,7 +143,7 @@ def load_model(
         return backbone if model.layers is None else keep_layers(backbone, model.layers)
     if kind in ("classification", "regression") and pooling_of(model, source) == "mean":
         config = mean_pooling_config(config)
-    if model.family != "seq2seq" and kind not in ("causal_lm", "language_modeling"):
+    if model.family != "seq2seq" and kind not in ("causal_lm", "instructions", "language_modeling"):
         _size_head(config, kind, label_names)
         config.pad_token_id = tokenizer.pad_token_id
     loaded, missing = read_checkpoint(auto_class(model.family, kind), source, config, quantization)
@@ -213,7 +213,7 @@ def auto_class(family: str, kind: str) -> Any:
     return {
         "token_classification": AutoModelForTokenClassification,
         "question_answering": AutoModelForQuestionAnswering,
-        "causal_lm": AutoModelForCausalLM,
+        **dict.fromkeys(("causal_lm", "instructions"), AutoModelForCausalLM),
         "language_modeling": AutoModelForMaskedLM if family == "encoder" else AutoModelForCausalLM,
     }.get(kind, AutoModelForSequenceClassification)
 

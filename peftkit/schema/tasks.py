@@ -16,6 +16,7 @@ METRICS_OF: dict[str, tuple[str, ...]] = {  # of each kind of task
     "question_answering": ("exact_match", "token_f1"),
     "causal_lm": ("perplexity", *_TEXT),
     "seq2seq": ("perplexity", *_TEXT),
+    "instructions": ("perplexity", *_TEXT),
     "language_modeling": ("bits_per_byte",),
     "retrieval": ("recall_at_1", "recall_at_5", "recall_at_10", "mrr", "ndcg_at_10"),
 }
@@ -33,6 +34,7 @@ FAMILIES = {  # the models that have a head for it, and one to try
     "question_answering": (("encoder", "decoder"), "t5_encoder"),
     "causal_lm": (("decoder",), "gpt2"),
     "seq2seq": (("seq2seq",), "t5"),
+    "instructions": (("decoder", "seq2seq"), "gpt2"),
 }
 
 
@@ -48,7 +50,7 @@ def _task(run: Run) -> list[str]:
         found.append(f"task.kind={task.kind} has no {', '.join(wrong)}; say task.metrics=[{','.join(known[:2])}]")
     if task.kind == "causal_lm" and task.label is None and task.metrics != ["perplexity"]:
         found.append("without a label there is no text to compare with; say task.metrics=[perplexity], or task.label=")
-    if task.label is None and task.kind not in ("causal_lm", "language_modeling", "retrieval"):
+    if task.label is None and task.kind not in ("causal_lm", "instructions", "language_modeling", "retrieval"):
         found.append(f"task.label is not set; say task.label=... (task.kind={task.kind} learns from it)")
     columns_of = {
         "question_answering": (2, "question,context"), "token_classification": (1, "tokens"),
@@ -62,7 +64,7 @@ def _task(run: Run) -> list[str]:
     for key, kinds in (
         ("stride", ("question_answering",)),
         ("no_answer", ("question_answering",)),
-        ("max_target_length", ("causal_lm", "seq2seq")),
+        ("max_target_length", ("causal_lm", "instructions", "seq2seq")),
         *((key, ("language_modeling",)) for key in LANGUAGE),
         ("scale", ("retrieval",)),
         ("widths", ("retrieval",)),
@@ -70,6 +72,7 @@ def _task(run: Run) -> list[str]:
         if getattr(task, key) and task.kind not in kinds:
             found.append(f"task.{key} is not for task.kind={task.kind}; drop it")
     found += _language(run) if task.kind == "language_modeling" else []
+    found += _instructions(run) if task.kind == "instructions" else []
     if "f1" in task.metrics and task.labels is not None and len(task.labels) != 2:
         found.append("f1 is for two labels; say task.metrics=[accuracy,macro_f1]")
     try:
@@ -117,6 +120,18 @@ def _language(run: Run) -> list[str]:
         found.append("train.dataloader_persistent_workers would damage text alike in every epoch; drop it")
     if task.label is not None or task.template is not None:
         found.append("task.kind=language_modeling reads text alone; drop task.label and task.template")
+    return found
+
+
+def _instructions(run: Run) -> list[str]:
+    """Complain about columns that make no conversation."""
+    task, found = run.task, []
+    if task.label is None and len(task.text) > 1:
+        found.append("columns of instructions need the one that answers them; say task.label=output")
+    if task.label is not None and "messages" in task.text:
+        found.append("a column of messages has its answers in it; drop task.label")
+    if task.template is not None:
+        found.append("task.kind=instructions is asked by the tokenizer's chat template; drop task.template")
     return found
 
 

@@ -80,6 +80,7 @@ def make_trainer(
     log: Path | None = None,
     schedule: Schedule | None = None,
     loss: Reads | None = None,
+    make: Callable[..., ScoringTrainer] = ScoringTrainer,
 ) -> ScoringTrainer:
     """Put the parts together; `score` rates what `scores` reads from the model on the holdout."""
     settings: dict[str, Any] = {
@@ -95,7 +96,7 @@ def make_trainer(
         "own_loss": loss,
         "callbacks": [] if patience is None else [EarlyStoppingCallback(patience)],
     }
-    trainer = ScoringTrainer(**settings)
+    trainer = make(**settings)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if not arguments.disable_tqdm:

@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.data.formats.classes import Classes
 from peftkit.data.formats.format import Answers, Encoded, Format
+from peftkit.data.formats.instructions import Instructions
 from peftkit.data.formats.label_words import LabelWords
 from peftkit.data.formats.language import Language
 from peftkit.data.formats.pairs import Pairs
@@ -15,7 +16,8 @@ from peftkit.data.formats.texts import Texts
 from peftkit.schema import Task
 
 __all__ = [
-    "Answers", "Classes", "Encoded", "Format", "LabelWords", "Language", "Pairs", "Spans", "Tags", "Texts", "format_of",
+    "Answers", "Classes", "Encoded", "Format", "Instructions", "LabelWords", "Language", "Pairs", "Spans", "Tags",
+    "Texts", "format_of",
 ]  # fmt: skip
 
 
@@ -29,6 +31,8 @@ def format_of(task: Task, family: str, names: list[str] | None, tokenizer: PreTr
         return Spans(task, tokenizer)
     if task.kind in ("causal_lm", "seq2seq"):
         return Texts(task, tokenizer, is_decoder=family == "decoder")
+    if task.kind == "instructions":
+        return Instructions(task, tokenizer, is_decoder=family == "decoder")
     if task.kind == "retrieval":
         return Pairs(task, tokenizer)
     if family == "seq2seq":

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.data.collate import padded_pairs
@@ -70,8 +70,10 @@ class Language:
     def blocks(self, rows: Dataset, seed: int) -> Encoded:
         """Tokenise documents and cut them into blocks, on disk; the last of a document is shorter."""
         self._check()
+        columns = ("input_ids", *(["position_ids"] if self.task.packing else []))
+        kinds = Features({**{name: List(Value("int32")) for name in columns}, "length": Value("int32")})
         blocks = rows.map(
-            self._cut, batched=True, batch_size=PACKED_AT_ONCE, remove_columns=rows.column_names,
+            self._cut, batched=True, batch_size=PACKED_AT_ONCE, remove_columns=rows.column_names, features=kinds,
             load_from_cache_file=False,
         )  # fmt: skip
         if not len(blocks):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,24 +54,11 @@ class Texts:
             prompts = tokenize(self.tokenizer, [texts], self.task.max_length)
             read, cut = prompts["input_ids"], np.array(prompts["truncated"])
         if self.writes is None:
-            inputs, targets = read, read
             counted = [[place > 0 for place in range(len(row))] for row in read]  # nothing comes before the first token
-        else:
-            answers = [self._answer_ids("" if label is None else label) for label in said]
-            cut |= np.array([len(ids) > self.writes for ids in answers])
-            answers = [ids[: self.writes] for ids in answers]
-            inputs, targets = read, answers
-            if self.is_decoder:
-                inputs = [[*row, *ids] for row, ids in zip(read, answers, strict=True)]
-                targets = [[-100] * len(row) + ids for row, ids in zip(read, answers, strict=True)]
-            counted = [[token >= 0 for token in row] for row in targets]
-        masks = [[1] * len(row) for row in inputs]
-        table = Dataset.from_dict({"input_ids": inputs, "attention_mask": masks, "labels": targets})
-        lengths = [len(row) for row in inputs]
-        known = np.ones(len(said), dtype=bool) if self.writes is None else labelled(rows)
-        labels = [None if label is None else [label] for label in said]
-        places = list(zip(map(np.array, counted), read, strict=True))
-        return Encoded(table, lengths, int(cut.sum()), labels, known, None, places)
+            return _encoded(rows, read, read, read, counted, cut, np.ones(len(said), dtype=bool))
+        answers = [self._answer_ids("" if label is None else label) for label in said]
+        cut |= np.array([len(ids) > self.writes for ids in answers])
+        return encoded_pairs(rows, read, [ids[: self.writes] for ids in answers], cut, self.is_decoder)
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         return padded_pairs(self.tokenizer)
@@ -108,3 +95,31 @@ class Texts:
         if not self.is_decoder:
             return list(self.tokenizer(text_target=label)["input_ids"])
         return [*self.tokenizer(label, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+
+
+def encoded_pairs(
+    rows: Dataset, read: list[list[int]], answers: list[list[int]], cut: Sequence[bool] | np.ndarray, is_decoder: bool
+) -> Encoded:
+    """Return rows as what is read and the answers to it, of which alone a model learns."""
+    inputs, targets = read, answers
+    if is_decoder:
+        inputs = [[*row, *ids] for row, ids in zip(read, answers, strict=True)]
+        targets = [[-100] * len(row) + ids for row, ids in zip(read, answers, strict=True)]
+    counted = [[token >= 0 for token in row] for row in targets]
+    return _encoded(rows, read, inputs, targets, counted, np.asarray(cut), labelled(rows))
+
+
+def _encoded(
+    rows: Dataset,
+    read: list[list[int]],
+    inputs: list[list[int]],
+    targets: list[list[int]],
+    counted: list[list[bool]],
+    cut: np.ndarray,
+    known: np.ndarray,
+) -> Encoded:
+    masks = [[1] * len(row) for row in inputs]
+    table = Dataset.from_dict({"input_ids": inputs, "attention_mask": masks, "labels": targets})
+    labels = [None if label is None else [label] for label in rows["label"]]
+    places = list(zip(map(np.array, counted), read, strict=True))
+    return Encoded(table, [len(row) for row in inputs], int(cut.sum()), labels, known, None, places)

@@ -1,0 +1,92 @@
+"""Conversations, columns and seed tasks as examples, and which of them may be set apart together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from peftkit.data.conversations import examples_of, hold_out, questions
+from peftkit.schema import Task, UserError
+
+TASK = Task(
+    name="instructions", suite="own", dataset="rows.jsonl", subset=None, revision="main", kind="instructions",
+    text=["messages"], label=None, labels=None, splits={"train": "train", "validation": ["validation"]},
+    metrics=["rouge_l"], template=None, max_length=64, max_train_rows=None, max_eval_rows=None, max_target_length=16,
+)  # fmt: skip
+COLUMNS = replace(TASK, text=["instruction", "input"], label="output")
+
+
+def turns(*contents: str, system: str | None = None) -> list[dict[str, str]]:
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return first + [
+        {"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(contents)
+    ]
+
+
+def table(*rows: dict[str, Any]) -> Dataset:
+    return Dataset.from_list([{"idx": number, **row} for number, row in enumerate(rows)])
+
+
+def test_every_turn_of_an_assistant_is_an_example_with_all_before_it() -> None:
+    rows, lost = examples_of(TASK, table({"messages": turns("a?", "b", "c?", "d", system="Be brief.")}))
+    assert [row["label"] for row in rows] == ["b", "d"] and lost == 0
+    assert [len(row["messages"]) for row in rows] == [2, 4]
+    assert rows["id"] == ["0-0", "0-1"] and rows["group"] == [0, 0]
+
+
+def test_what_nobody_answers_is_dropped_and_counted() -> None:
+    rows, lost = examples_of(
+        TASK,
+        table(
+            {"messages": turns("a?", "b")}, {"messages": turns("a?")}, {"messages": turns("a?", " ")},
+            {"messages": None}, {"messages": turns("", "b")},
+        ),
+    )  # fmt: skip
+    assert (len(rows), lost) == (1, 4)
+    with pytest.raises(UserError, match="both a question and its answer"):
+        examples_of(TASK, table({"messages": turns("a?")}))
+
+
+def test_columns_and_seed_tasks_read_as_the_same_conversation() -> None:
+    columns = table(
+        {"instruction": "Sort.", "input": "b a", "output": "a b"}, {"instruction": "Go.", "input": "", "output": "x"}
+    )
+    tasks = table(
+        {"instruction": "Sort.", "instances": [{"input": "b a", "output": "a b"}]},
+        {"instruction": "Go.", "instances": [{"input": "", "output": "x"}]},
+    )
+    rows, _ = examples_of(COLUMNS, columns)
+    assert rows["messages"][0] == [{"role": "user", "content": "Sort.\n\nb a"}]
+    assert rows["messages"][1] == [{"role": "user", "content": "Go."}] and rows["label"] == ["a b", "x"]
+    same, _ = examples_of(TASK, tasks)
+    assert (same["messages"], same["label"]) == (rows["messages"], rows["label"])
+
+
+def test_one_instruction_never_lies_on_both_sides() -> None:
+    rows = [{"id": f"task_{number // 3}", "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
+    rows[7]["messages"] = turns("  say 59. ", "no")  # the words of another task's row join both tasks
+    examples, _ = examples_of(TASK, table(*rows))
+    train, held = hold_out(examples, 0.1, seed=0)
+    assert not set(train["group"]) & set(held["group"]) and len(train) + len(held) == 60
+    assert examples["group"][7] == examples["group"][59] == examples["group"][6] == examples["group"][57]
+    assert len(set(held["group"])) == 2
+    with pytest.raises(UserError, match="one instruction cannot be both"):
+        hold_out(examples.select(range(3)), 0.1, seed=0)
+
+
+def test_what_is_no_conversation_is_told_how_to_be_one() -> None:
+    for cell in ("a text", [{"from": "human", "value": "a?"}]):
+        with pytest.raises(UserError, match=r'write messages as .*"role": "user"'):
+            examples_of(TASK, table({"messages": cell}))
+    with pytest.raises(UserError, match=r"say task.text=\[instruction,input\] task.label=output"):
+        examples_of(TASK, table({"instruction": "Go.", "input": "", "output": "x"}))
+
+
+def test_the_answer_at_the_end_is_not_told_to_who_is_asked() -> None:
+    rows, empty = questions(TASK, table({"messages": turns("a?", "b", "c?", "d")}, {"messages": turns(" ")}))
+    assert [turn["content"] for turn in rows["messages"][0]] == ["a?", "b", "c?"] and empty == [1]
+    rows, _ = questions(TASK, Dataset.from_list([{"messages": "Name a river."}]))
+    assert rows["messages"][0] == turns("Name a river.")
