@@ -2,52 +2,69 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from omegaconf import OmegaConf
 
 import peftkit
-from peftkit import jobs
+from peftkit import jobs, record
 from peftkit.cli import check, compose
-from peftkit.schema import UserError
+from peftkit.data.rows import load_rows
+from peftkit.schema import Run, UserError, complaints
+from peftkit.source import Source
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "generate"))
 
 from scripted_server import Server, serving
 
 Words = Callable[..., list[str]]
+ENDPOINT = ["job=judge", "generate.generator=endpoint", "generate.served_model=scripted"]
 LONG = "the film is great and the actor sings a long song"
 
 
-@pytest.fixture(scope="session")
-def original(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run that wrote answers to eight rows, among them one that equals its reference."""
-    data, out = (tmp_path_factory.mktemp(name) for name in ("data", "out"))
-    rows = [{"text": f"the film {number}", "more": f"is great {number}"} for number in range(8)]
-    for split in ("train", "validation"):
-        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder,) = peftkit.finetune(
-        "task=seq2seq", f"task.dataset={data}", "task.text=[text]", "task.label=more", "task.max_target_length=4",
-        "model=t5", f"model.checkpoint={checkpoints['t5']}", "source=embedded", "method=lora", f"out={out}",
-        "train.num_train_epochs=1",
-    )  # fmt: skip
-    return folder
-
-
 @pytest.fixture
-def answered(original: Path, tmp_path: Path) -> Path:
+def answered(tmp_path: Path) -> Path:
     """Return a run of which three answers are longer than the reference, four shorter, and one is the same."""
+    rows = [{"text": f"the film {number}", "more": f"is great {number}"} for number in range(8)]
+    words = data_of(tmp_path, rows, "task=seq2seq", "task.text=[text]", "task.label=more")
     said = [LONG, LONG, LONG, "x", "x", "x", "", "is great 7"]
-    return rewritten(original, tmp_path / "runs/t5/lora/seed-0-aaaaaaaa", said)
+    return recorded(tmp_path / "runs/t5/lora/seed-0-aaaaaaaa", words, said)
+
+
+def data_of(folder: Path, rows: list[dict[str, Any]], *words: str) -> list[str]:
+    """Write both splits, and return the words of a task that reads them."""
+    (folder / "data").mkdir()
+    for split in ("train", "validation"):
+        (folder / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [*words, f"task.dataset={folder}/data", "source=embedded"]
+
+
+def recorded(folder: Path, words: list[str], said: list[str]) -> Path:
+    """Leave what a run leaves that is judged: its result, and what it wrote to the rows of validation."""
+    config: Any = OmegaConf.to_container(compose([*words, "model=t5"]), resolve=True)
+    rows = load_rows(Run.from_config(config).task, None, "embedded")
+    table = rows.splits["validation"]
+    labels = [[label] for label in table["label"]]
+    columns = {"id": list(table["id"]), "split": ["validation"] * len(said), "label": labels, "prediction": said}
+    record.write_predictions(folder / "predictions.parquet", {**columns, "scores": [None] * len(said)})
+    sources = {"model": asdict(Source("hub", "t5", "1")) | {"pooling": None}, "data": asdict(rows.source)}
+    meta = record.meta(0, "cpu", "fp32", "2026-01-01") | {"status": "finished"}
+    scores = {"rouge_l": {"value": 0.5, "higher_is_better": True}}
+    audit = {"sources": sources, "rows": {"train": 8}}
+    record.write_result(folder, {"run": {"config": config}, "audit": audit, "scores": scores, "meta": meta})
+    return folder
 
 
 def rewritten(folder: Path, target: Path, said: list[str]) -> Path:
@@ -85,12 +102,9 @@ def asking(prefers: Callable[[str, str], str], fault: Callable[[int], Any] = lam
 
 
 def judged(server: Server, *words: str) -> tuple[Path, dict[str, Any]]:
-    words = (
-        "job=judge", "generate.generator=endpoint", "generate.served_model=scripted",
-        f"generate.base_url={server.address}", *words,
-    )  # fmt: skip
-    assert check(words) == []
-    folder = jobs.run(compose(words), words)
+    cfg = compose([*ENDPOINT, f"generate.base_url={server.address}", *words])
+    assert complaints(OmegaConf.to_container(cfg, resolve=True)) == []  # type: ignore[arg-type]
+    folder = jobs.run(cfg, words)
     assert folder is not None
     return folder, json.loads((folder / "judge.json").read_text())
 
@@ -179,13 +193,13 @@ def test_fewer_rows_are_the_first_of_more(answered: Path) -> None:
 
 
 def test_two_runs_are_held_against_each_other(answered: Path, tmp_path: Path) -> None:
-    other = rewritten(answered, tmp_path / "runs/t5/ia3/seed-0-bbbbbbbb", ["a song"] * 8)
+    other = rewritten(answered, tmp_path / "runs/t5/ia3/seed-0-bbbbbbbb", ["a fine song now"] * 8)
     with asking(longer) as server:
         folder, found = judged(server, f"runs=[{answered},{other}]", f"out={tmp_path}/out")
         _, turned = judged(server, f"runs=[{other},{answered}]", f"out={tmp_path}/out")
     assert folder.parent == tmp_path / "out/judge" and folder.name.startswith("lora-seed-0-aaaaaaaa--ia3-seed-0-bbbbbb")
-    assert (found["wins"], found["ties"], found["losses"]) == (4, 0, 4)
-    assert (turned["wins"], turned["losses"]) == (4, 4) and turned["first"] == found["second"]
+    assert (found["wins"], found["ties"], found["losses"]) == (3, 0, 5)
+    assert (turned["wins"], turned["losses"]) == (5, 3) and turned["first"] == found["second"]
     assert "judged" not in json.loads((answered / "result.json").read_text())
 
 
@@ -218,8 +232,7 @@ def test_each_judge_has_a_table_of_its_own_on_the_board(answered: Path, tmp_path
     assert "judged by scripted" in text and "judged by other" in text and "43.8" in text and "5 of 8" in text
     write(results, tmp_path)
     assert "Against the references, judged by other" in (tmp_path / "leaderboard.md").read_text()
-    head, line = (tmp_path / "leaderboard.csv").read_text().splitlines()
-    columns = dict(zip(head.split(","), line.split(","), strict=False))
+    (columns,) = csv.DictReader((tmp_path / "leaderboard.csv").read_text().splitlines())
     assert columns["judge_win_rate by scripted"] == "0.4375" and "judge_win_rate by other" in columns
     (here,) = facts(board(results), results)["boards"]
     assert [heading for heading, _ in here["judged"]] == [
@@ -283,21 +296,47 @@ def test_each_mistake_gets_its_sentence(answered: Path, tmp_path: Path) -> None:
         result["run"]["config"]["trial"] = trial
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_text(json.dumps(result))
-    ask = ["job=judge", "generate.generator=endpoint", "generate.base_url=http://x/v1", "generate.served_model=x"]
-    for words, answer in (
-        ([*ask], "say run=DIR, against its references, or runs=[A,B]"),
-        ([*ask, f"runs=[{answered}]"], "say run=DIR, against its references, or runs=[A,B]"),
-        ([*ask, f"run={answered}", f"runs=[{answered},{answered}]"], "drop one of the two"),
-        ([*ask, f"runs=[{answered},{answered}]"], "twice; say run="),
-        ([*ask, f"runs=[{answered},{tmp_path}/classes]"], "is a run of classification, which writes no answers"),
-        ([*ask, f"run={tmp_path}/language"], "is a run of causal_lm without a label"),
-        ([*ask, f"run={tmp_path}/trial"], "is a trial"),
-        ([*ask, f"run={tmp_path}/nowhere"], "holds no result.json"),
-        ([*ask, f"run={answered}", "generate.target=9"], "does not look at generate.target=9"),
-        ([*ask, f"run={answered}", "generate.temperature=1"], "it compares answers that are there, greedily"),
-        ([*ask, f"run={answered}", "generate.max_cost=1"], "needs prices"),
-        ([*ask[:2], f"run={answered}"], "say generate.served_model=NAME"),
-        (["job=judge", f"run={answered}"], "model=bert writes no text; try model=gpt2"),
-        (["generate.served_model=x"], "say job=generate, or drop it"),
+    base: Any = OmegaConf.to_container(compose([*ENDPOINT, "generate.base_url=http://x/v1"]), resolve=True)
+    for keys, answer in (
+        ({}, "say run=DIR, against its references, or runs=[A,B]"),
+        ({"runs": [answered]}, "say run=DIR, against its references, or runs=[A,B]"),
+        ({"run": answered, "runs": [answered, answered]}, "drop one of the two"),
+        ({"runs": [answered, answered]}, "twice; say run="),
+        ({"runs": [answered, tmp_path / "classes"]}, "is a run of classification, which writes no answers"),
+        ({"run": tmp_path / "language"}, "is a run of causal_lm without a label"),
+        ({"run": tmp_path / "trial"}, "is a trial"),
+        ({"run": tmp_path / "nowhere"}, "holds no result.json"),
+        ({"run": answered, "generate": base["generate"] | {"max_cost": 1.0}}, "needs prices"),
+        ({"run": answered, "generate": base["generate"] | {"served_model": None}}, "say generate.served_model=NAME"),
+        ({"run": answered, "generate": base["generate"] | {"seeds": "x"}}, "generate.seeds= is not for job=judge"),
     ):
-        assert any(answer in sentence for sentence in check(words)), (words, check(words))
+        given = {"runs": None, **keys}
+        named = {"run": str(given["run"])} if "run" in given else {}
+        named |= {"runs": [str(each) for each in given["runs"]]} if given["runs"] else {}
+        sentences = complaints({**base, **given, **named})
+        assert any(answer in sentence for sentence in sentences), (keys, sentences)
+    (local,) = check(["job=judge", f"run={answered}"])
+    assert "model=bert writes no text; try model=gpt2" in local
+    target, heat = check(
+        [*ENDPOINT, "generate.base_url=http://x/v1", f"run={answered}", "generate.target=9", "generate.temperature=1"]
+    )
+    assert (
+        "does not look at generate.target=9: it compares answers that are there, greedily" in target
+        and "temperature" in heat
+    )
+
+
+@pytest.mark.slow
+def test_a_run_that_was_tuned_on_instructions_is_judged(tiny: Words, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Name a film."}, {"role": "assistant", "content": "the great film"}]
+    more = [*turns, {"role": "user", "content": "And a song."}, {"role": "assistant", "content": "the song"}]
+    words = data_of(tmp_path, [{"messages": turns}, {"messages": more}] * 4, "task=instructions")
+    (folder,) = peftkit.finetune(*tiny("gpt2", *words, "method=lora", "task.max_target_length=4"))
+    with asking(longer) as server:
+        place, found = judged(server, f"run={folder}", "source=embedded")
+    rows = [json.loads(line) for line in (place / "judged.jsonl").read_text().splitlines()]
+    assert found["rows"] == len(rows) == 12  # a turn of an assistant each
+    assert {row["question"] for row in rows} == {
+        "Name a film.", "user: Name a film.\n\nassistant: the great film\n\nuser: And a song."
+    }  # fmt: skip
+    assert {row["second"] for row in rows} == {"the great film", "the song"}

@@ -26,7 +26,11 @@ def generating(run: Run) -> list[str]:
         given = [name for name in ("seeds", "base_url", "served_model") if getattr(settings, name) is not None]
         return [f"generate.{name}= is not for job={run.job}; say job=generate, or drop it" for name in given]
     found = _endpoint(settings) if settings.generator == "endpoint" else _local(run, settings)
-    return found + (_growing(settings) if run.job == "generate" else []) + _prices(settings)
+    if run.job == "generate":
+        found += _growing(settings)
+    elif settings.seeds is not None:
+        found.append(f"generate.seeds= is not for job={run.job}; drop it")
+    return found + _prices(settings)
 
 
 def _growing(settings: Generate) -> list[str]:
