@@ -46,8 +46,8 @@ def write_csv(results: Sequence[Result | Broken], folder: Path, known: tuple[lis
     rows, verdict = known or judged(results)
     metrics = list(dict.fromkeys(name for row in rows for name in row.scores))
     lines = [
-        _values((row, group), metrics, verdict.detectable.get((row.board, row.task))) | judged_
-        for row, group, judged_ in zip(rows, verdict.groups, judge_columns(rows, results), strict=True)
+        _values((row, group), metrics, verdict.detectable.get((row.board, row.task))) | by_judges
+        for row, group, by_judges in zip(rows, verdict.groups, judge_columns(rows, results), strict=True)
     ]
     _write_csv(lines, folder / "leaderboard.csv")
     _write_csv([_tested(rows, c) for c in verdict.comparisons], folder / "comparisons.csv")
@@ -74,8 +74,10 @@ def write_markdown(
             text += f"\n### Tasks won, tied and lost\n\n{_markdown(records_cells(verdict.records, title))}"
         if tongue := language_cells(rows, results, title):
             text += f"\n### Language, before and after\n\n{NOTE}\n\n{_markdown(tongue)}"
-        for judge, told_ in judge_tables(rows, results, title):
-            text += f"\n### {_escaped(judge)}\n\n{JUDGED}\n\n{_markdown(told_)}"
+        if judges := judge_tables(rows, results, title):
+            text += f"\n### Preferred by a judge\n\n{JUDGED}\n"
+        for judge, compared in judges:
+            text += f"\n{_escaped(judge)}:\n\n{_markdown(compared)}"
         here = [line for line in lines if line.board == title]
         if here:
             text += f"\n### GLUE, {_escaped(title.removeprefix('glue, '))}\n\n"

@@ -84,8 +84,9 @@ def show(
         console.print()
         if tongue := language_cells(rows, results, title):
             _show_lines(console, "Language, before and after", tongue, NOTE)
-        for judge, compared in judge_tables(rows, results, title):
-            _show_lines(console, judge, compared, JUDGED)
+        judges = judge_tables(rows, results, title)
+        for number, (judge, compared) in enumerate(judges, start=1):
+            _show_lines(console, judge, compared, JUDGED if number == len(judges) else "")
         here = [line for line in lines if line.board == title]
         if len({task for line in here for task in line.scores}) > 1:  # one task alone stands above
             _show_glue(console, title, here)
@@ -188,7 +189,7 @@ def _show_lines(console: Console, heading: str, lines: Sequence[dict[str, str]],
         table.add_row(*(_text(line[name]) for name in names))
     console.print(_text(heading, "bold"))
     console.print(table)
-    console.print(_text(f"{note}\n", "dim"))
+    console.print(_text(f"{note}\n" if note else "", "dim"))
 
 
 def _show_glue(console: Console, title: str, lines: Sequence[GlueLine]) -> None:
@@ -217,7 +218,7 @@ def _table(names: Sequence[str]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for name in names:
-        is_text = name in ("method", "model", "settings")
+        is_text = name in ("task", "method", "model", "settings")
         # where there is too little room a number folds: cut short, it would pass for another number
         table.add_column(name, justify="left" if is_text else "right", overflow="fold")
     return table
