@@ -76,6 +76,7 @@ def test_gpt2_s_losses_are_those_of_its_base_and_of_the_merged_model(
     assert f"{found['before']:.4f}" in said and f"{found['tokens']} tokens of text held_out.txt" in said
 
 
+@pytest.mark.slow
 def test_an_encoder_without_a_language_model_head_is_given_no_loss_but_the_drift_of_its_states(
     tiny: Words, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

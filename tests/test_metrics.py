@@ -89,6 +89,7 @@ def test_a_single_row_scores_without_a_warning() -> None:
     assert [value(name, [1], [1]) for name in ("matthews_correlation", "pearson", "accuracy")] == [0.0, 0.0, 1.0]
 
 
+@pytest.mark.slow
 def test_scoring_writes_nothing_at_home_and_two_processes_do_not_clash(tmp_path: Path) -> None:
     code = (  # one process that becomes two: the imports take seconds
         "import os; from peftkit.metrics import score; child = os.fork()\n"

@@ -37,7 +37,7 @@ def trained(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize(
     ("model", "method"),
     [
-        ("bert", "lora"), ("gpt2", "prefix"),
+        ("bert", "lora"), pytest.param("gpt2", "prefix", marks=pytest.mark.slow),
         pytest.param("bert", "prompt", marks=pytest.mark.slow), pytest.param("gpt2", "adapter", marks=pytest.mark.slow),
         pytest.param("bert", "unipelt", marks=pytest.mark.slow),
         pytest.param("bert", "qlora", marks=pytest.mark.slow), pytest.param("gpt2", "mam", marks=pytest.mark.slow),
@@ -90,6 +90,7 @@ def test_runs_that_do_not_fit_are_refused(trained: Callable[..., Path], tmp_path
     assert (tmp_path / "rows.predictions.jsonl").is_file()
 
 
+@pytest.mark.slow
 def test_each_row_is_answered_in_its_runs_precision(trained: Callable[..., Path], tmp_path: Path) -> None:
     folders, alone, rows = [], [], []
     for task, is_half in {"sst2": True, "stsb": False}.items():

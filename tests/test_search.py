@@ -69,6 +69,7 @@ def test_a_trial_is_scored_on_training_rows_it_was_not_trained_on(tiny: Words) -
     assert train == set(whole.splits["train"]["id"])  # what trains is what the rows of validation are held against
 
 
+@pytest.mark.slow
 def test_a_rate_that_fails_counts_as_tried_and_is_not_chosen(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:
     from peftkit.jobs import finetune
 
