@@ -27,7 +27,7 @@ from peftkit.generate.tasks import SEEDS, Task, read_tasks
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.evaluation_sets import evaluation_sets
 from peftkit.jobs.writers import find_writer, load_writer
-from peftkit.schema import Generate, Run
+from peftkit.schema import Generate, Run, UserError
 from peftkit.source import Source, fingerprint
 
 ALGORITHMS = {"self_instruct": self_instruct, "evol_instruct": evol_instruct}
@@ -38,8 +38,11 @@ WRITTEN = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
 TOLD_EVERY = 10.0  # seconds
 
 
-def generate(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
+def generate(run: Run, config: dict[str, Any], overrides: list[str], only_looks: bool = False) -> Path:
     """Grow a pool of tasks out of seeds until the target, and leave it as a folder that `datasets` loads.
+
+    Args:
+        only_looks: take what is there, and ask for nothing.
 
     Raises:
         UserError: a file cannot be read, the endpoint wants something else, or another process writes the folder.
@@ -51,9 +54,11 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
     seeds = read_tasks(_seeds(settings))
     sets, facts = evaluation_sets(settings.decontaminate, run)
     folder = _folder(run, settings, model, facts)
-    if not run.force and (done := _finished(folder, settings)):
+    if not run.force and (done := finished(folder, settings)):
         say(f"finished already: {folder}{done}")
         return folder
+    if only_looks:
+        raise UserError(f"{folder} has not all of the tasks yet, and job={run.job} writes none; say job=generate first")
     if not is_main():  # under torchrun one process asks for all
         return folder
     for sentence in (model.sentence("MODEL"), *(fact["sentence"] for fact in facts)):
@@ -132,7 +137,7 @@ def _folder(run: Run, settings: Generate, model: Source, facts: list[dict[str, A
     return Path(run.out, "generate", settings.algorithm, name[-60:], f"seed-{run.seed}-{run_id}")
 
 
-def _finished(folder: Path, settings: Generate) -> str | None:
+def finished(folder: Path, settings: Generate) -> str | None:
     """Say that a folder has what is asked for, or ended as this run would; None where there is something to do."""
     if not record.is_finished(folder):
         return None

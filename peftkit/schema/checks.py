@@ -12,7 +12,7 @@ from peftkit.schema.judging import judging
 from peftkit.schema.mismatches import mismatches
 from peftkit.schema.names import TRAINING, holds_keys, nearest, nearest_key, takes_list
 from peftkit.schema.places import ROW_RULES
-from peftkit.schema.run import SECTIONS, Run
+from peftkit.schema.run import ALGORITHMS, SECTIONS, Run
 from peftkit.schema.tasks import METRICS_OF
 from peftkit.signatures import Field, annotation, fields_of, names_in
 
@@ -32,7 +32,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "task.sample_by": ("line", "document", None),
     "extend.rows": ROW_RULES,
     "embed.pooling": ("mean", "cls", "last", None),
-    "generate.algorithm": ("self_instruct", "evol_instruct"),
+    "generate.algorithm": ALGORITHMS,
     "generate.generator": ("local", "endpoint"),
 }
 PACKAGES = ("peft", "peftkit")

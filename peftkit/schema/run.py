@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+ALGORITHMS = ("self_instruct", "evol_instruct")
+
 
 class UserError(Exception):
     """Something that the user can mend; the message is one sentence that says what to type next."""
@@ -164,6 +166,12 @@ class Run:
     trial: bool = False
     search: Search = field(default_factory=lambda: Search(None, 1))
     distill: Distill = field(default_factory=lambda: Distill(None, 1.0, 0.0))
+
+    @property
+    def grows_data(self) -> bool:
+        """Tell whether this run trains on tasks that are first to be grown: its dataset is what grows them."""
+        trains = self.job in ("finetune", "plan")
+        return trains and self.task.kind == "instructions" and self.task.dataset in ALGORITHMS
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Run:
