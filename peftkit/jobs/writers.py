@@ -18,6 +18,7 @@ def find_writer(run: Run, settings: Generate) -> Source:
     """
     if settings.generator == "endpoint":
         return Source("endpoint", str(settings.served_model))
+    from peftkit.data import minitasks
     from peftkit.generate.generators import embedded
     from peftkit.jobs.prepare import find_model, settle
     from peftkit.models.load import locate
@@ -28,7 +29,7 @@ def find_writer(run: Run, settings: Generate) -> Source:
         model = replace(model, checkpoint=settings.model, revision="main", stand_in="gpt2-mini", layers=None)
     is_asked_for_tasks = run.job != "judge" and settings.algorithm == "self_instruct"
     if is_asked_for_tasks and (found := locate(model, run.source)).kind == "embedded":
-        return Source("embedded", embedded.NAME, embedded.revision(), found.substituted_for)
+        return Source("embedded", embedded.NAME, embedded.revision(minitasks), found.substituted_for)
     return find_model(model, run.source)
 
 
@@ -42,10 +43,11 @@ def load_writer(settings: Generate, model: Source, has_answered: bool) -> Genera
         from peftkit.generate.generators.endpoint import Endpoint
 
         return Endpoint(settings, os.environ.get(settings.key_env), has_answered)
+    from peftkit.data import minitasks
     from peftkit.generate.generators import embedded
 
     if (model.kind, model.name) == ("embedded", embedded.NAME):
-        return embedded.Embedded()
+        return embedded.Embedded(minitasks)
     import torch
 
     from peftkit.generate.generators.local import Local

@@ -12,19 +12,20 @@ from scripted import fill, written
 
 from peftkit import jobs
 from peftkit.cli import check, compose
+from peftkit.data import minitasks
 from peftkit.data.contamination import EvaluationSets
 from peftkit.data.miniglue.lexicon import Words
+from peftkit.data.minitasks import FAMILIES, Family, understood
+from peftkit.data.minitasks.cases import COUNTED, SLOTS
 from peftkit.generate import parse, prompts
 from peftkit.generate.generators import Prompt, Reply, Request
 from peftkit.generate.generators.embedded import Embedded, revision
-from peftkit.generate.mini import FAMILIES, Family, understood
-from peftkit.generate.mini.cases import COUNTED, SLOTS
 from peftkit.generate.self_instruct import self_instruct
 from peftkit.generate.tasks import SEEDS, Instance, read_tasks
 
 
 def ask(prompt: Prompt, seed: int = 0) -> Reply:
-    ((reply,),) = Embedded().replies([Request(0, prompt, seed)])
+    ((reply,),) = Embedded(minitasks).replies([Request(0, prompt, seed)])
     return reply
 
 
@@ -39,7 +40,7 @@ def test_a_reply_follows_from_prompt_and_seed() -> None:
     prompt = prompts.new_tasks(read_tasks(SEEDS), [], random.Random(0), Prompt("", (), "", (), 1024, 0.7, 0.5))
     assert ask(prompt, 1) == ask(prompt, 1) != ask(prompt, 2)
     assert len(parse.instructions(ask(prompt, 1))) == 8
-    assert revision() == revision()
+    assert revision(minitasks) == revision(minitasks)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.wordings[0])
@@ -72,7 +73,7 @@ def test_a_pool_is_filled_and_the_filters_have_work(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
-        pool, _, ended = fill(folder, self_instruct, Embedded(), target=150)
+        pool, _, ended = fill(folder, self_instruct, Embedded(minitasks), target=150)
         assert ended == "target" and len(pool.kept) >= 150
         assert {"similar", "blacklist", "too_short", "not_latin", "starts_with_punctuation"} <= {*pool.reasons}
         assert {"same_instance", "output_is_input"} & {*pool.instance_reasons}
@@ -82,12 +83,12 @@ def test_a_pool_is_filled_and_the_filters_have_work(tmp_path: Path) -> None:
 
 def test_what_an_evaluation_set_holds_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "free").mkdir()
-    free, _, _ = fill(tmp_path / "free", self_instruct, Embedded(), target=30)
+    free, _, _ = fill(tmp_path / "free", self_instruct, Embedded(minitasks), target=30)
     held = max((case.input for task in free.kept for case in task.instances), key=len)
     sets = EvaluationSets()
     sets.add("held", [[held]])
     pool, _, _ = fill(
-        tmp_path, self_instruct, Embedded(), target=30, overlap=lambda texts: sets.overlap(texts) and "held"
+        tmp_path, self_instruct, Embedded(minitasks), target=30, overlap=lambda texts: sets.overlap(texts) and "held"
     )
     assert pool.instance_reasons["contaminated"] + pool.reasons["contaminated"] > 0
     assert not any(held in case.input for task in pool.kept for case in task.instances)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from peftkit.data.miniglue.lexicon import Words
 from peftkit.data.miniglue.single import VERY
-from peftkit.generate.mini import cases
+from peftkit.data.minitasks import cases
 
 Slots = Mapping[str, str]
 Draw = Callable[[Words, Slots], tuple[str, str]]

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 from peftkit.data.miniglue.lexicon import PEOPLE, PLACES, THINGS, TIMES, Words
-from peftkit.generate.mini.cases import FILLERS, SLOTS
-from peftkit.generate.mini.families import FAMILIES
+from peftkit.data.minitasks.cases import FILLERS, SLOTS
+from peftkit.data.minitasks.families import FAMILIES
 
 AGAIN, FAULTY = 0.1, 0.06  # shares of instructions that repeat one of the prompt, and that have a fault
 SETTINGS = (
