@@ -184,6 +184,17 @@ class BitsPerByte(Perplexity):
         return float(np.sum(predictions) / np.sum(labels) / np.log(2))
 
 
+class FormatRate(_Score):
+    """Share of answers with the form of their references, 1 among the predictions; references are all 1.
+
+    Such an answer ended by itself, before task.max_target_length, is not empty, and is a number, JSON, a list or one of
+    a few labels where all references of its instruction are (peftkit/data/forms.py).
+    """
+
+    def of(self, labels: Any, predictions: Any) -> float:
+        return float(np.mean(np.asarray(predictions) == np.asarray(labels)))
+
+
 class RecallAt1(_Score):
     """Share of queries whose right document is the first; predictions are its ranks, references the 1 it is to have."""
 
@@ -241,6 +252,7 @@ METRICS: dict[str, type[_Score]] = {
     "rouge_l": RougeL,
     "perplexity": Perplexity,
     "bits_per_byte": BitsPerByte,
+    "format_rate": FormatRate,
     "recall_at_1": RecallAt1,
     "recall_at_5": RecallAt5,
     "recall_at_10": RecallAt10,
@@ -256,6 +268,7 @@ def score(
     suffix: str = "",
     label_names: list[str] | None = None,
     likelihoods: tuple[np.ndarray, np.ndarray] | None = None,
+    in_form: np.ndarray | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return {metric: {value, higher_is_better}}; `suffix` tells apart the splits of one task (accuracy_matched).
 
@@ -264,6 +277,7 @@ def score(
         labels: (rows,), of the same kind; for texts, lists of those that are right, empty where none is.
         label_names: what the ids of tags mean.
         likelihoods: nats (rows,) that the labels cost, and the tokens (rows,) that they have, or the bytes.
+        in_form: (rows,), 1 for a text that has the form of its labels, else 0.
 
     Raises:
         ValueError: there is no metric of that name, no rows, or a prediction that is no number (training diverged).
@@ -279,6 +293,8 @@ def score(
             raise ValueError(f"there is no metric {name}; did you mean {', '.join(close)}?")
         is_likelihood = issubclass(METRICS[name], Perplexity) and likelihoods is not None
         said, right = likelihoods if is_likelihood else (predictions, labels)  # type: ignore[misc]
+        if METRICS[name] is FormatRate and in_form is not None:
+            said, right = in_form, np.ones_like(in_form)
         if issubclass(METRICS[name], TokenAccuracy):
             said, right = _named(said, label_names or []), _named(right, label_names or [])
         # evaluate makes a folder for every metric, also in memory: not in a home that may be read-only

@@ -122,7 +122,7 @@ def test_a_sweep_without_m_is_refused() -> None:
 
 @pytest.mark.parametrize("name", sorted(paths.recipes()))
 def test_every_shipped_recipe_is_valid(name: str) -> None:
-    more = ["task.dataset=pyproject.toml"] if name in ("own_data", "contrastive") else []
+    more = ["task.dataset=pyproject.toml"] if name in ("own_data", "contrastive", "sft_self_instruct") else []
     more += ["task.text=[a]"] if name == "own_data" else []
     more += ["extend.terms=pyproject.toml"] if name.startswith("extend_") else []
     more += ["task.dataset=tests"] if name.startswith("adapt_") else []

@@ -94,6 +94,11 @@ def padded_columns(
     return collate
 
 
+def stacked(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a batch of packed blocks; with a cache, or with a mask, transformers would not tell texts apart."""
+    return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]} | {"use_cache": False}
+
+
 def _multiple() -> int | None:
     return 8 if torch.cuda.is_available() else None
 

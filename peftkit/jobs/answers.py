@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from peftkit import record, train
-from peftkit.data.formats import Answers, Encoded
+from peftkit.data.formats import Answers, Encoded, Instructions
 from peftkit.data.rows import Rows
 from peftkit.jobs.console import is_main
 from peftkit.jobs.prepare import Parts
@@ -49,12 +49,17 @@ def answer(parts: Parts, trainer: Any, encoded: Encoded) -> tuple[Answers, dict[
     """Return a model's answers to encoded rows, and the seconds and the peak in bytes that they took."""
     found = train.predict(trainer, encoded.rows, encoded.lengths)
     scores, texts, seconds = parts.format.cut(found.scores, encoded), None, found.seconds
+    has_ended: list[bool] = []
     if parts.format.writes is not None:
         prompts, ids = [prompt for _, prompt in encoded.places], parts.tokenizer
         written, more = train.generate(trainer, prompts, ids.pad_token_id, parts.format.writes, ids.eos_token_id)
         texts = [text.strip() for text in ids.batch_decode(written, skip_special_tokens=True)]
+        has_ended = [ids.eos_token_id in row for row in written]
         seconds += more
-    return parts.format.answer(scores, encoded, texts), {"seconds": seconds, "peak_bytes": found.peak_bytes}
+    answers = parts.format.answer(scores, encoded, texts)
+    if isinstance(parts.format, Instructions):
+        answers = parts.format.judge(answers, has_ended, encoded)
+    return answers, {"seconds": seconds, "peak_bytes": found.peak_bytes}
 
 
 def _score(run: Run, parts: Parts, answers: Answers, encoded: Encoded, suffix: str = "") -> dict[str, Any]:
@@ -66,7 +71,8 @@ def _score(run: Run, parts: Parts, answers: Answers, encoded: Encoded, suffix: s
     if answers.likelihoods is not None:
         nats, tokens = answers.likelihoods
         likelihoods = (nats[known], tokens[known])
-    return score(list(run.task.metrics), predictions, labels, suffix, parts.format.names, likelihoods)
+    in_form = None if answers.in_form is None else answers.in_form[known]
+    return score(list(run.task.metrics), predictions, labels, suffix, parts.format.names, likelihoods, in_form)
 
 
 def mean_score(run: Run, parts: Parts, scores: np.ndarray, held: Encoded) -> float:

@@ -106,7 +106,12 @@ def build(run: Run, model_source: Source, names: list[str] | None, rows: Dataset
 
     tokenizer = load_tokenizer(words_of(run.vocab, model_source))
     task_format = format_of(run.task, run.model.family, names, tokenizer)
-    encoded = task_format.blocks(rows, run.seed) if isinstance(task_format, Language) else task_format.encode(rows)
+    if isinstance(task_format, Language):
+        encoded = task_format.blocks(rows, run.seed)
+    elif isinstance(task_format, Instructions) and run.task.packing:
+        encoded = task_format.blocks(rows)
+    else:
+        encoded = task_format.encode(rows)
     set_seed(run.seed)
     model = load_model(run.model, model_source, tokenizer, run.task.kind, names, run.method.quantization)
     if getattr(model, "fresh_head", None):

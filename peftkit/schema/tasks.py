@@ -16,7 +16,7 @@ METRICS_OF: dict[str, tuple[str, ...]] = {  # of each kind of task
     "question_answering": ("exact_match", "token_f1"),
     "causal_lm": ("perplexity", *_TEXT),
     "seq2seq": ("perplexity", *_TEXT),
-    "instructions": ("perplexity", *_TEXT),
+    "instructions": ("perplexity", *_TEXT, "format_rate"),
     "language_modeling": ("bits_per_byte",),
     "retrieval": ("recall_at_1", "recall_at_5", "recall_at_10", "mrr", "ndcg_at_10"),
 }
@@ -24,7 +24,7 @@ NO_VECTORS = {  # configs of methods that cannot train a model of vectors, which
     "LinearProbe": "vectors have no head to probe; try method=linear_probe_mix or method=lora",
     "AdaLoraConfig": "PEFT keeps its directions apart in a model's own loss, and vectors have none; try method=lora",
 }
-LANGUAGE = ("sample_by", "noise", "mean_span", "whole_words", "packing", "join_documents")  # keys of that kind alone
+LANGUAGE = ("sample_by", "noise", "mean_span", "whole_words", "join_documents")  # keys of that kind alone
 UNPACKED = (  # configs of soft prompts
     "SoftPromptConfig", "MixConfig", "PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig",
     "MultitaskPromptTuningConfig", "CPTConfig",
@@ -66,6 +66,7 @@ def _task(run: Run) -> list[str]:
         ("no_answer", ("question_answering",)),
         ("max_target_length", ("causal_lm", "instructions", "seq2seq")),
         *((key, ("language_modeling",)) for key in LANGUAGE),
+        ("packing", ("instructions", "language_modeling")),
         ("scale", ("retrieval",)),
         ("widths", ("retrieval",)),
     ):
@@ -110,8 +111,7 @@ def _language(run: Run) -> list[str]:
         found.append(f"task.packing is for decoders, model={run.model.name} is none; say task.join_documents=true")
     if task.packing and task.join_documents:
         found.append("task.packing keeps documents apart, task.join_documents does not; drop one")
-    if task.packing and str(run.method.config.get("_target_")).rpartition(".")[2] in UNPACKED:
-        found.append(f"method={run.method.name} begins every row with a prompt of its own; say task.packing=false")
+    found += _soft_prompt(run)
     if task.whole_words and family != "encoder":
         found.append(f"task.whole_words is for encoders, model={run.model.name} is none; drop it")
     if len(task.splits.get("validation") or []) != 1:
@@ -132,7 +132,16 @@ def _instructions(run: Run) -> list[str]:
         found.append("a column of messages has its answers in it; drop task.label")
     if task.template is not None:
         found.append("task.kind=instructions is asked by the tokenizer's chat template; drop task.template")
-    return found
+    if task.packing and run.model.family == "seq2seq":
+        found.append(f"task.packing is for decoders, model={run.model.name} is none; say task.packing=false")
+    return found + _soft_prompt(run)
+
+
+def _soft_prompt(run: Run) -> list[str]:
+    """Complain about packed rows that would each have to begin with a prompt."""
+    if run.task.packing and str(run.method.config.get("_target_")).rpartition(".")[2] in UNPACKED:
+        return [f"method={run.method.name} begins every row with a prompt of its own; say task.packing=false"]
+    return []
 
 
 def _vectors(run: Run) -> list[str]:

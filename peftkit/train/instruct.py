@@ -36,10 +36,17 @@ def instruction_trainer(tokenizer: PreTrainedTokenizerBase, **settings: Any) -> 
     """
     arguments: TrainingArguments = settings["args"]
     if plain_loss(settings["model"], arguments) is not None:
-        return ScoringTrainer(**settings)
+        trainer = ScoringTrainer(**settings)
+        # such a loss can be divided by the tokens of all batches that add up; GPT-2's does not say so (no loss_type)
+        trainer.model_accepts_loss_kwargs = _base(settings["model"]).__module__.startswith("transformers.")
+        return trainer
     if arguments.n_gpu > 1:
         raise UserError("TRL takes a process a GPU; say accelerate launch -m peftkit ..., or CUDA_VISIBLE_DEVICES=0")
     return _joined()(processing_class=tokenizer, **settings)
+
+
+def _base(model: Any) -> type:
+    return type(model.get_base_model() if hasattr(model, "get_base_model") else model)
 
 
 @lru_cache(maxsize=1)
@@ -58,6 +65,7 @@ def _joined() -> type[ScoringTrainer]:
             super().__init__(model=model, args=chosen, **settings)
             for weight, values in kept.items():
                 weight.data = values.to(weight.device)
+            self.model_accepts_loss_kwargs = True  # TRL's loss is that over the tokens of all batches that add up
 
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
             for metrics in self._metrics.values():

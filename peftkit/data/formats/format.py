@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from peftkit.data.forms import Form
 from peftkit.schema import Task
 
 
@@ -20,7 +21,8 @@ class Encoded:
     `rows` holds one entry a model input, and `lengths` their tokens after truncation; `owner` (inputs,) says which
     example each is of, where a long one has several. `labels`, one an example, are what metrics compare with;
     `has_label` (examples,) is False where one is hidden: there stands -1, NaN, or nothing, which is no label.
-    `truncated` counts the examples that lost text. `places`, one an input, says where its answers are.
+    `truncated` counts the examples that lost text. `places`, one an input, says where its answers are, `forms`, one an
+    example, how an answer is to look.
     """
 
     rows: Dataset
@@ -30,6 +32,7 @@ class Encoded:
     has_label: np.ndarray
     owner: np.ndarray | None = None
     places: list[Any] = field(default_factory=list)
+    forms: list[Form] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,13 @@ class Answers:
 
     `scores` has an array an example, an empty one where there is nothing to tell. `likelihoods`, of models that write
     text, holds the nats (examples,) that the labels cost, and the tokens (examples,) that they have, 0 of a hidden one.
+    `in_form`, of instructions, holds 1 for an answer (examples,) that has the form of its references, else 0.
     """
 
     predictions: Any
     scores: list[np.ndarray]
     likelihoods: tuple[np.ndarray, np.ndarray] | None = None
+    in_form: np.ndarray | None = None
 
 
 class Format(Protocol):

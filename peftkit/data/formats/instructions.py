@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 from peftkit.data.chat import Turn, asked, asked_and_answered, teach_template
-from peftkit.data.formats.format import Encoded
+from peftkit.data.collate import stacked
+from peftkit.data.formats.format import Answers, Encoded
 from peftkit.data.formats.texts import ANSWER_TOKENS, Texts, encoded_pairs
+from peftkit.data.forms import forms_of
+from peftkit.data.packing import packed
 from peftkit.schema import UserError
 
 
@@ -48,7 +55,33 @@ class Instructions(Texts):
         pairs = [self._pair(turns, label) for turns, label in zip(rows["messages"], rows["label"], strict=True)]
         cut = [len(read) > self.room or len(written) > self.writes for read, written in pairs]
         read = [read[-self.room :] for read, _ in pairs]
-        return encoded_pairs(rows, read, [written[: self.writes] for _, written in pairs], cut, self.is_decoder)
+        found = encoded_pairs(rows, read, [written[: self.writes] for _, written in pairs], cut, self.is_decoder)
+        return replace(found, forms=forms_of(rows["group"], rows["label"], has_lines=self.is_decoder))
+
+    def blocks(self, rows: Dataset) -> Encoded:
+        """Encode rows to train on and pack them, whole, into blocks of the longest that one may be."""
+        found = self.encode(rows)
+        blocks, lengths = packed(found.rows, self.room + self.writes, self.tokenizer.eos_token_id)
+        return replace(found, rows=blocks, lengths=lengths)
+
+    def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        pad = super().collator()
+        return lambda rows: stacked(rows) if "position_ids" in rows[0] else pad(rows)
+
+    def judge(self, answers: Answers, has_ended: Sequence[bool], encoded: Encoded) -> Answers:
+        """Say of each answer whether it has its form: it ended by itself, and is as all references of its instruction.
+
+        The scores are then nats, tokens and 0 or 1.
+        """
+        each = zip(answers.predictions, has_ended, encoded.forms, strict=True)
+        in_form = np.array([ended and form.holds(text) for text, ended, form in each], dtype=np.int64)
+        scores = [np.append(row, held) if len(row) else row for row, held in zip(answers.scores, in_form, strict=True)]
+        return replace(answers, scores=scores, in_form=in_form)
+
+    def counts(self, encoded: Encoded) -> dict[str, Any]:
+        is_packed = len(encoded.lengths) != len(encoded.places)
+        forms = dict(Counter(form.name for form in encoded.forms))
+        return super().counts(encoded) | ({"blocks": len(encoded.lengths)} if is_packed else {}) | {"forms": forms}
 
     def _pair(self, turns: list[Turn], label: str | None) -> tuple[list[int], list[int]]:
         """Return the tokens of what is asked, and those of the answer, none where there is none yet."""

@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.data.collate import padded_pairs
+from peftkit.data.collate import padded_pairs, stacked
 from peftkit.data.formats.format import Answers, Encoded
 from peftkit.data.noise import mask, single_tokens, whole_words, word_starts
 from peftkit.data.text import Pair, random_spans_mask, span_corrupt
@@ -112,7 +112,7 @@ class Language:
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         pad = padded_pairs(self.tokenizer)
-        return lambda rows: _stacked(rows) if "position_ids" in rows[0] else pad(rows)
+        return lambda rows: stacked(rows) if "position_ids" in rows[0] else pad(rows)
 
     def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return the log-likelihoods (tokens,) of the tokens that count, and that of bytes that have none."""
@@ -303,8 +303,3 @@ class Language:
             for place in range(start, end)
         ]
         return sum(len(text[place].encode()) for place in places if chosen[place])
-
-
-def _stacked(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a batch of packed blocks; with a cache, or with a mask, transformers would not tell documents apart."""
-    return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]} | {"use_cache": False}

@@ -1,0 +1,242 @@
+"""Instruction tuning by TRL is what a hand-written loop would do, with any method, padded, accumulated and packed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import peftkit
+from peftkit import train
+from peftkit.cli import check, compose
+from peftkit.cli.refusals import options_of
+from peftkit.data.conversations import examples_of
+from peftkit.data.formats import Instructions
+from peftkit.data.rows import load_rows
+from peftkit.jobs.prepare import method_config
+from peftkit.methods import wrap
+from peftkit.models.load import load_tokenizer
+from peftkit.schema import Run, Task
+from peftkit.scores import Scores
+from peftkit.source import Source
+
+Words = Callable[..., list[str]]
+FAST = ("full", "lora", "adapter", "prompt", "prefix")
+METHODS = sorted(
+    options_of("method").keys() - {"peft", "qlora", "linear_probe", "linear_probe_mix", "untuned", "boft", "oft"}
+)
+PEFT_PROMPT = {"_target_": "peft.PromptTuningConfig", "num_virtual_tokens": 4}
+PEFT_PREFIX = {"_target_": "peft.PrefixTuningConfig", "num_virtual_tokens": 4}
+LM_HEAD = {"_target_": "peft.LoraConfig", "target_modules": ["c_attn", "lm_head"], "init_lora_weights": False}
+SAVED_HEAD = {"_target_": "peft.LoraConfig", "target_modules": ["c_attn"], "modules_to_save": ["lm_head"]}
+CELLS = [pytest.param(m, marks=() if m in FAST else pytest.mark.slow) for m in METHODS]
+CELLS += [pytest.param(c, id=i) for i, c in (
+    ("peft_prompt", PEFT_PROMPT), ("peft_prefix", PEFT_PREFIX), ("lm_head", LM_HEAD), ("saved_head", SAVED_HEAD),
+)]  # fmt: skip
+QUESTIONS = ["Name the actor.", "Who sang?", "Say where the film was shown, and who wrote it.", "Sing."]
+
+
+def rows_of(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"{QUESTIONS[number % 4]} {number}"},
+                {"role": "assistant", "content": "the actor " * (number % 3 + 1)},
+            ]
+        }
+        for number in range(count)
+    ]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    file = tmp_path / "chat.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows_of(40)))
+    return file
+
+
+class Setting:
+    """A tiny GPT-2 with a method, without dropout, and six examples that differ in length."""
+
+    def __init__(self, checkpoint: Path, method: Any, packing: bool = False) -> None:
+        if isinstance(method, str):
+            chosen = OmegaConf.to_container(compose([f"method={method}"]).method.config)
+            if method == "adalora":
+                chosen |= {"total_step": 10, "tinit": 1, "tfinal": 2}  # type: ignore[operator]
+        else:
+            chosen = method
+        torch.manual_seed(0)
+        self.tokenizer = load_tokenizer(Source("folder", str(checkpoint), folder=str(checkpoint)))
+        config = method_config(chosen)  # type: ignore[arg-type]
+        self.model: Any = wrap(AutoModelForCausalLM.from_pretrained(checkpoint), config, "instructions")
+        for module in self.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        self.schedule = config.unfreezing(self.model) if hasattr(config, "unfreezing") else None
+        with torch.no_grad():
+            for weight in self.model.parameters():
+                if weight.requires_grad:  # a fresh LoRA's B, an adapter's way up
+                    weight += 0.02 * torch.randn_like(weight)
+        task = Run.from_config(OmegaConf.to_container(compose(["task=instructions", "task.dataset=x"]))).task  # type: ignore[arg-type]
+        self.task = Task(**{**vars(task), "max_length": 100, "max_target_length": 12, "packing": packing})
+        from datasets import Dataset
+
+        table = Dataset.from_list([{"idx": number, **row} for number, row in enumerate(rows_of(6))])
+        self.rows, _ = examples_of(self.task, table)
+        self.format = Instructions(self.task, self.tokenizer, True)
+
+    def trained(self, folder: Path, **settings: Any) -> tuple[Any, dict[str, torch.Tensor]]:
+        """Train with TRL, and return the trainer and the gradients of the first step, by way of plain SGD."""
+        encoded = self.format.blocks(self.rows) if self.task.packing else self.format.encode(self.rows)
+        known = {
+            "learning_rate": 1.0, "max_grad_norm": 0.0, "optim": "sgd", "lr_scheduler_type": "constant", "bf16": False,
+            "weight_decay": 0.0, "num_train_epochs": 1, "per_device_train_batch_size": 6, "logging_steps": 1,
+            "train_sampling_strategy": "sequential", "disable_tqdm": True, "report_to": "none", **settings,
+        }  # fmt: skip
+        before = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
+        trainer = train.make_trainer(
+            self.model, train.training_arguments(known, 0, folder, False, save=False), self.format.collator(),
+            Scores("likelihoods"), encoded.rows, make=partial(train.instruction_trainer, self.tokenizer),
+        )  # fmt: skip
+        train.fit(trainer, folder / "none")
+        after = dict(self.model.named_parameters())
+        moved = {name: before[name] - after[name].detach() for name in before if after[name].requires_grad}
+        with torch.no_grad():
+            for name, weight in after.items():
+                weight.copy_(before[name])
+        return trainer, moved
+
+    def by_hand(self) -> tuple[float, dict[str, torch.Tensor]]:
+        """Return the mean cross-entropy of all answers' tokens, each row alone and unpadded, and its gradients."""
+        total, count = torch.zeros(()), 0
+        self.model.zero_grad()
+        self.model.train()
+        for row in self.format.encode(self.rows).rows:
+            ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+            logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -len(labels) :]
+            total = total + cross_entropy(logits[:-1], labels[1:], reduction="sum")
+            count += int((labels[1:] >= 0).sum())
+        (total / count).backward()
+        return float(total.detach() / count), {
+            name: torch.zeros_like(weight) if weight.grad is None else weight.grad
+            for name, weight in self.model.named_parameters()
+            if weight.requires_grad
+        }
+
+
+def agree(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert got.keys() == wanted.keys() and any(gradient.abs().max() > 1e-6 for gradient in wanted.values())
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(got[name], gradient, rtol=1e-3, atol=2e-5, msg=lambda text, name=name: name + text)
+
+
+@pytest.mark.parametrize("method", CELLS)
+def test_loss_and_step_are_a_hand_written_loops(checkpoints: dict[str, Path], tmp_path: Path, method: Any) -> None:
+    setting = Setting(checkpoints["gpt2"], method)
+    loss, gradients = setting.by_hand()
+    trainer, moved = setting.trained(tmp_path)
+    is_ada = method == "adalora"
+    is_plain = is_ada or method is LM_HEAD or method is SAVED_HEAD
+    assert (type(trainer).__name__ == "ScoringTrainer") == is_plain
+    if not is_ada:  # whose loss has a term that keeps its directions apart
+        assert trainer.state.log_history[0]["loss"] == pytest.approx(loss, rel=1e-4)
+        agree(moved, gradients)
+
+
+@pytest.mark.parametrize(("batch", "method"), [(1, "full"), (2, "lora"), (2, LM_HEAD)])
+def test_batches_that_add_up_are_one_batch(
+    checkpoints: dict[str, Path], tmp_path: Path, batch: int, method: Any
+) -> None:
+    setting = Setting(checkpoints["gpt2"], method)
+    loss, gradients = setting.by_hand()
+    more = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": 6 // batch}
+    trainer, moved = setting.trained(tmp_path, **more)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(loss, rel=1e-4)
+    agree(moved, gradients)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", pytest.param("adapter", marks=pytest.mark.slow)])
+def test_packed_examples_cost_what_they_cost_apart(checkpoints: dict[str, Path], tmp_path: Path, method: str) -> None:
+    setting = Setting(checkpoints["gpt2"], method, packing=True)
+    loss, gradients = setting.by_hand()
+    trainer, moved = setting.trained(tmp_path)
+    assert len(trainer.train_dataset) < 6
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(loss, abs=1e-5)
+    agree(moved, gradients)
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return found
+
+
+SMALL = ["task.max_length=48", "task.max_target_length=8", "train.bf16=false"]
+
+
+@pytest.mark.parametrize("model", ["gpt2", "t5"])
+def test_a_run_is_scored_reloaded_and_asked(
+    tiny: Words, data: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder,) = peftkit.finetune(*tiny(model, "recipe=sft_self_instruct", f"task.dataset={data}", *SMALL))
+    result = result_of(folder)
+    assert list(result["scores"]) == ["rouge_l", "exact_match", "format_rate", "perplexity"]
+    assert result["scores"]["format_rate"]["higher_is_better"] and result["audit"]["rows"] == {
+        "train": 24, "validation": 4,
+    }  # fmt: skip
+    rows = pq.read_table(folder / "predictions.parquet").to_pylist()
+    assert [len(row["scores"]) for row in rows] == [3] * 4
+    rate = np.mean([row["scores"][2] for row in rows])
+    assert result["scores"]["format_rate"]["value"] == pytest.approx(rate)
+    assert (AutoTokenizer.from_pretrained(folder / "adapter").chat_template is not None) == (model == "gpt2")
+    capsys.readouterr()
+    peftkit.predict(folder, "Name three rivers.")
+    assert isinstance(json.loads(capsys.readouterr().out)["prediction"], str)
+    peftkit.evaluate(folder)
+    again = json.loads((folder / "evaluation-instructions.json").read_text())
+    assert again["scores"]["perplexity"]["value"] == pytest.approx(result["scores"]["perplexity"]["value"], rel=1e-4)
+
+
+def test_the_paper_s_seed_tasks_and_what_generate_left_are_data(tmp_path: Path) -> None:
+    from peftkit.generate.dataset import write_dataset
+    from peftkit.generate.tasks import SEEDS, read_tasks
+
+    task = Run.from_config(OmegaConf.to_container(compose(["task=instructions", "task.dataset=x"]))).task  # type: ignore[arg-type]
+    tasks = read_tasks(SEEDS)
+    write_dataset(tmp_path, tasks)
+    (tmp_path / "rejected.jsonl").write_text('{"reason": "short"}\n')
+    seeds = load_rows(Task(**{**vars(task), "dataset": str(SEEDS)}), None, "embedded")
+    made = load_rows(Task(**{**vars(task), "dataset": str(tmp_path)}), None, "embedded")
+    assert made.source.name == str(tmp_path / "chat")
+    for rows in (seeds, made):
+        train_rows, held = rows.splits["train"], rows.splits["validation"]
+        assert not set(train_rows["group"]) & set(held["group"])
+        assert len(train_rows) + len(held) + sum(rows.dropped.values()) == sum(len(t.instances) for t in tasks)
+    assert sorted(seeds.splits["validation"]["label"]) == sorted(made.splits["validation"]["label"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["task.text=[instruction,input]"], "say task.label=output"),
+        (["task.label=output"], "drop task.label"),
+        (["task.template='{messages}'"], "drop task.template"),
+        (["model=t5", "task.packing=true"], "say task.packing=false"),
+        (["method=prompt", "task.packing=true"], "say task.packing=false"),
+        (["model=bert"], "try model=gpt2"),
+        (["method=linear_probe"], "try method=bitfit"),
+        (["task.metrics=[accuracy]"], "say task.metrics=[perplexity,exact_match]"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(words: list[str], sentence: str) -> None:
+    known = ["recipe=sft_self_instruct", "task.dataset=README.md", *words]
+    assert any(sentence in complaint for complaint in check(known)), check(known)
