@@ -118,5 +118,6 @@ def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str
             f'# the same: sentence_transformers.SentenceTransformer("{artefact}").encode("a text"), of length one'
         )
     if pipeline:
-        lines.append(f'print(pipeline("{pipeline}", model=model, tokenizer=tokenizer)("a text"))')
+        asked = '[{"role": "user", "content": "Name three rivers."}]' if kind == "instructions" else '"a text"'
+        lines.append(f'print(pipeline("{pipeline}", model=model, tokenizer=tokenizer)({asked}))')
     return "\n".join(lines)

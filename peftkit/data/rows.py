@@ -259,6 +259,13 @@ def _apart(rows: Dataset, train: str, limit: int | None, number: int) -> dict[st
         )
     kept = min(limit or room, room)
     shuffled = rows.shuffle(seed=SUBSET_SEED)
+    if "group" in rows.column_names:  # of instructions: all examples of one on one side
+        groups = shuffled["group"]
+        first = {group: place for place, group in reversed(list(enumerate(groups)))}
+        shuffled = shuffled.select(sorted(range(len(rows)), key=lambda place: first[groups[place]]))
+        groups = shuffled["group"]
+        while kept and groups[kept - 1] == groups[kept]:
+            kept -= 1
     parts = {train: range(kept), APART: range(kept, kept + number)}
     return {name: shuffled.select(part).flatten_indices() for name, part in parts.items()}
 

@@ -93,7 +93,9 @@ def predict(run: Run) -> None:
     check_room(table, given)
     parts = load_parts(trained, folder)
     if trained.task.kind == "instructions":
-        rows, empty = questions(trained.task, table)
+        rows, empty, told = questions(trained.task, table)
+        if told:
+            say(f"{told} of {len(table)} conversations end with an answer, which is left out and given anew")
     else:
         texts = {column: [text_of(trained.task, text) for text in table[column]] for column in columns}
         empty = [row for row in range(len(table)) if not all(texts[column][row] for column in columns)]
