@@ -15,18 +15,18 @@ from peftkit import record
 from peftkit.card import merging
 from peftkit.data.conversations import questions
 from peftkit.data.files import read_file
-from peftkit.data.formats import format_of
 from peftkit.data.rows import load_rows, text_of
 from peftkit.jobs import extend
 from peftkit.jobs.answers import answer, evaluate_splits
 from peftkit.jobs.artefact import with_sentence_files
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.prepare import Parts, announce, find_model, predictor
+from peftkit.jobs.prompting import asked_format, kind_of_model, read_shots
 from peftkit.methods import load_adapter
 from peftkit.methods import merge as merge_adapter
 from peftkit.models.load import auto_class, load_model, load_tokenizer, round_as
 from peftkit.models.rows import grow
-from peftkit.schema import FILES, Run, Task, UserError
+from peftkit.schema import FILES, Run, Task, UserError, asks
 from peftkit.source import Source
 
 PAIR = "||"  # between two texts of one input
@@ -56,7 +56,9 @@ def evaluate(run: Run, overrides: Sequence[str]) -> Path:
         raise UserError(f"the run tells {_list(names)} apart, task={task.name} has {_list(rows.label_names)}")
     chosen = replace(trained, task=task)
     announce(model_source(folder), rows.source)
-    parts.format = format_of(task, trained.model.family, names, parts.tokenizer)
+    parts.format = asked_format(
+        chosen, names, parts.tokenizer, read_shots(folder) if asks(trained) else (), parts.model
+    )
     splits = {name: parts.format.encode(table) for name, table in rows.splits.items()}
     is_other = rows.source.revision != trained_on and (task.suite == "own" or task.name == trained.task.name)
     name = f"{task.name}-{_data_name(rows.source)}" if is_other else task.name
@@ -129,6 +131,8 @@ def merge(run: Run) -> Path:
         extend.write_whole(folder, Path(run.output) if run.output else folder / "merged")
         return folder
     trained = trained_run(folder)
+    if asks(trained):
+        raise UserError(f"{folder} trained nothing, so there is nothing to merge; its base is as it was")
     parts = load_parts(trained, folder, quantized=False)
     merged = merge_adapter(parts.model)
     target = Path(run.output) if run.output else folder / "merged"
@@ -180,6 +184,8 @@ def label_names(folder: Path) -> list[str] | None:
 def load_parts(trained: Run, folder: Path, quantized: bool = True) -> Parts:
     """Load what the run saved; the base comes from where it came from then."""
     names = label_names(folder)
+    if asks(trained):
+        return _asked_parts(trained, folder, names, quantized)
     if (folder / "model").is_dir():
         source, artefact = Source("folder", str(folder / "model"), folder=str(folder / "model")), None
     else:
@@ -198,7 +204,16 @@ def load_parts(trained: Run, folder: Path, quantized: bool = True) -> Parts:
         if words is not None:
             grow(base, words)
         model = load_adapter(base, artefact)
-    return Parts(model.eval(), tokenizer, format_of(trained.task, trained.model.family, names, tokenizer))
+    return Parts(model.eval(), tokenizer, asked_format(trained, names, tokenizer))
+
+
+def _asked_parts(trained: Run, folder: Path, names: list[str] | None, quantized: bool) -> Parts:
+    """Load the base, and the examples that a run showed it."""
+    source = base_source(trained, folder)
+    tokenizer = load_tokenizer(source)
+    bits = trained.method.quantization if quantized else None
+    model = load_model(trained.model, source, tokenizer, kind_of_model(trained), names, bits)
+    return Parts(model.eval(), tokenizer, asked_format(trained, names, tokenizer, read_shots(folder), model))
 
 
 def _in_batches_of(run: Run, trained: Run) -> Run:

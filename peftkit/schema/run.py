@@ -63,6 +63,8 @@ class Task:
     join_documents: bool = False
     scale: float | None = None
     widths: list[int] | None = None
+    prompt: str | None = None
+    words: dict | None = None
 
 
 @dataclass
@@ -179,6 +181,16 @@ class Run:
         # results of earlier versions lack the keys that have a default here
         values = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}
         return cls(**values | {name: part(**config[name]) for name, part in SECTIONS.items() if name in config})
+
+
+def asks(run: Run) -> bool:
+    """Tell whether nothing trains and the model is asked as it is, by a prompt."""
+    return str(run.method.config.get("_target_")).rpartition(".")[2] == "Prompting"
+
+
+def writes(task: Task) -> bool:
+    """Tell whether a task is answered by a text that its model writes."""
+    return task.kind in ("seq2seq", "instructions") or (task.kind == "causal_lm" and task.label is not None)
 
 
 SECTIONS: dict[str, type] = {

@@ -10,14 +10,15 @@ from peftkit.data.formats.instructions import Instructions
 from peftkit.data.formats.label_words import LabelWords
 from peftkit.data.formats.language import Language
 from peftkit.data.formats.pairs import Pairs
+from peftkit.data.formats.prompted import Prompted
 from peftkit.data.formats.spans import Spans
 from peftkit.data.formats.tags import Tags
 from peftkit.data.formats.texts import Texts
 from peftkit.schema import Task
 
 __all__ = [
-    "Answers", "Classes", "Encoded", "Format", "Instructions", "LabelWords", "Language", "Pairs", "Spans", "Tags",
-    "Texts", "format_of",
+    "Answers", "Classes", "Encoded", "Format", "Instructions", "LabelWords", "Language", "Pairs", "Prompted", "Spans",
+    "Tags", "Texts", "format_of",
 ]  # fmt: skip
 
 
