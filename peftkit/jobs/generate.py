@@ -13,8 +13,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from peftkit import record
 from peftkit.data.contamination import EvaluationSets
 from peftkit.generate import measures
@@ -37,7 +35,6 @@ ENDINGS = ("target", "max_tokens", "max_cost", "price_in", "price_out", "evoluti
 # what else does not change what is kept: a run may go on from another address, with more patience
 BESIDE = (*ENDINGS, "model", "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
 WRITTEN = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
-LIMITS = ("max_tokens", "max_completion_tokens")  # of generate.request, over ours
 TOLD_EVERY = 10.0  # seconds
 
 
@@ -79,7 +76,7 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str], only_looks:
         "meta": record.meta(run.seed, _device(settings), _precision(settings), started),
     }
     with ExitStack() as stack:
-        _lock(stack, folder)
+        record.lock(stack, folder)
         if run.force:
             for name in WRITTEN:
                 (folder / name).unlink(missing_ok=True)
@@ -109,9 +106,7 @@ def _grow(
     if journal.rows:
         say(f"going on in {folder}: {len(kept.rows):,} kept so far")
     settings = replace(settings, target=max(settings.target, len(kept.rows)))  # none is thrown away again
-    longest = max((size for name in LIMITS if isinstance(size := settings.request.get(name), int)), default=0)
-    ceilings = Ceilings(settings.max_tokens, settings.max_cost, settings.price_in, settings.price_out, longest)
-    ask = Asking(load_writer(settings, model, bool(journal.rows)), journal, ceilings, run.seed)
+    ask = Asking(load_writer(settings, model, bool(journal.rows)), journal, Ceilings.of(settings), run.seed)
     pool = Pool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, _prefix(settings, seeds))
     result["ended"] = ALGORITHMS[settings.algorithm](pool, ask, _teller(pool, ask, settings))
     pool.sync()
@@ -120,11 +115,8 @@ def _grow(
     result["counts"] = pool.counts()
     result["kept"] = measures.summary(pool.kept, seeds)
     result["costs"] = {
-        "requests": ask.requests,
-        "attempts": ask.attempts,
-        "tokens_in": ask.tokens_in,
-        "tokens_out": ask.tokens_out,
-        "cost": ask.cost if ceilings.has_prices else None,
+        **ask.spent(),
+        "cost": ask.cost if ask.ceilings.has_prices else None,
         "shortened_prompts": ask.shortened,
     }
     result["meta"] |= {"status": "finished"}
@@ -157,14 +149,6 @@ def finished(folder: Path, settings: Generate) -> str | None:
     if all(before[name] == getattr(settings, name) for name in ENDINGS):
         return f" ({count:,} tasks, ended by generate.{result['ended']}; raise it to go on)"
     return None
-
-
-def _lock(stack: ExitStack, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        stack.enter_context(FileLock(folder / ".lock", timeout=0))
-    except Timeout as error:
-        raise UserError(f"another process writes {folder}; wait for it, or say seed=1 for a run beside it") from error
 
 
 def _prefix(settings: Generate, seeds: list[Task]) -> str:

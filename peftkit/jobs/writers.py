@@ -14,7 +14,7 @@ def find_writer(run: Run, settings: Generate) -> Source:
     """Decide which model writes; a local one is found, not loaded.
 
     Where only the embedded GPT-2 or T5 is at hand, which write nothing of use, the embedded writer takes their place
-    in Self-Instruct.
+    in Self-Instruct, for which it has its words; it is no judge.
     """
     if settings.generator == "endpoint":
         return Source("endpoint", str(settings.served_model))
@@ -27,7 +27,8 @@ def find_writer(run: Run, settings: Generate) -> Source:
     model = run.model
     if settings.model is not None:
         model = replace(model, checkpoint=settings.model, revision="main", stand_in="gpt2-mini", layers=None)
-    if settings.algorithm == "self_instruct" and (found := locate(model, run.source)).kind == "embedded":
+    is_asked_for_tasks = run.job != "judge" and settings.algorithm == "self_instruct"
+    if is_asked_for_tasks and (found := locate(model, run.source)).kind == "embedded":
         return Source("embedded", embedded.NAME, embedded.revision(minitasks), found.substituted_for)
     return find_model(model, run.source)
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from peftkit.schema.generating import generating
+from peftkit.schema.judging import judging
 from peftkit.schema.mismatches import mismatches
 from peftkit.schema.names import TRAINING, holds_keys, nearest, nearest_key, takes_list
 from peftkit.schema.places import ROW_RULES
@@ -17,7 +18,7 @@ from peftkit.signatures import Field, annotation, fields_of, names_in
 
 JOBS = (
     "finetune", "evaluate", "predict", "merge", "pretrain", "plan", "leaderboard", "submission", "matrix", "forgetting",
-    "extend", "embed", "generate",
+    "extend", "embed", "generate", "judge",
 )  # fmt: skip
 METRICS = tuple(dict.fromkeys(name for names in METRICS_OF.values() for name in names))
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -158,7 +159,7 @@ def complaints(config: Mapping[str, Any]) -> list[str]:
     sentences = [sentence for _, sentence in found]
     if all(key.startswith(UPSTREAM) for key in wrong):  # else there is no run to reason about
         run = Run.from_config(config)
-        sentences += [*mismatches(run), *generating(run)]
+        sentences += [*mismatches(run), *generating(run), *judging(run)]
     return sentences
 
 

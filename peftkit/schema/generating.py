@@ -22,7 +22,7 @@ def generating(run: Run) -> list[str]:
     settings = run.generate
     if settings is None:
         return []
-    if run.job != "generate" and not run.grows_data:
+    if run.job not in ("generate", "judge") and not run.grows_data:
         names = ("seeds", "base_url", "served_model", *(() if run.task.kind == "instructions" else ("model",)))
         given = [name for name in names if getattr(settings, name) is not None]
         found = [f"generate.{name}= is not for job={run.job}; say job=generate, or drop it" for name in given]
@@ -30,6 +30,16 @@ def generating(run: Run) -> list[str]:
             found.append(f"task.dataset={run.task.dataset} is grown to train on; say task.dataset=outputs/generate/...")
         return found
     found = _endpoint(settings) if settings.generator == "endpoint" else _local(run, settings)
+    if run.job != "judge":
+        found += _growing(run, settings)
+    elif settings.seeds is not None:
+        found.append(f"generate.seeds= is not for job={run.job}; drop it")
+    return found + _prices(settings)
+
+
+def _growing(run: Run, settings: Generate) -> list[str]:
+    """Complain about seeds, evaluation sets, and another algorithm than the data's."""
+    found = []
     if run.grows_data and run.task.dataset != settings.algorithm:
         found.append(
             f"task.dataset={run.task.dataset} is grown by another algorithm than generate.algorithm="
@@ -43,11 +53,13 @@ def generating(run: Run) -> list[str]:
         if not Path(name).exists() and (is_path or name not in tasks):
             hint = "" if is_path else nearest(name, tasks)
             found.append(f"generate.decontaminate={name}: there is no such file, folder or task{hint}")
-    if settings.max_cost is not None and (settings.price_in is None or settings.price_out is None):
-        found.append(
-            "generate.max_cost needs prices; say generate.price_in= and generate.price_out=, of a million tokens"
-        )
     return found
+
+
+def _prices(settings: Generate) -> list[str]:
+    if settings.max_cost is None or (settings.price_in is not None and settings.price_out is not None):
+        return []
+    return ["generate.max_cost needs prices; say generate.price_in= and generate.price_out=, of a million tokens"]
 
 
 def _endpoint(settings: Generate) -> list[str]:

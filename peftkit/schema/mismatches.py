@@ -102,7 +102,7 @@ def _student(run: Run) -> list[str]:
 def _verbs(run: Run) -> list[str]:
     """Return what the job lacks, and what was given that it would not look at."""
     found = []
-    runs = run.runs if run.job != "submission" else None  # which tells itself what its runs lack
+    runs = run.runs if run.job not in ("submission", "judge") else None  # which tell themselves what they lack
     if runs is not None and (run.job != "predict" or run.run is not None or len(runs) < 2):
         found.append("runs= takes two run folders or more, for job=predict, instead of run=; say runs=[DIR,DIR]")
     elif runs is not None and run.input is not None and Path(run.input).suffix not in FILES:

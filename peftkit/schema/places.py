@@ -10,7 +10,7 @@ from peftkit.schema.run import Run
 from peftkit.signatures import fields_of
 
 USES_RUN = ("evaluate", "predict", "merge", "forgetting")  # a finished run folder
-MAY_USE_RUN = (*USES_RUN, "embed")
+MAY_USE_RUN = (*USES_RUN, "embed", "judge")
 WRITTEN = (".csv", ".tsv", ".jsonl", ".parquet")
 FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".conll", ".conllu")
 TEXTS = (".txt", ".jsonl", ".parquet")  # what a corpus is made of
