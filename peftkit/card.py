@@ -7,7 +7,7 @@ from typing import Any
 
 
 def model_card(result: dict[str, Any], artefact: str) -> str:
-    """Return the card as Markdown; `artefact` is adapter or model, the folder beside it."""
+    """Return the card as Markdown; `artefact` is adapter, model or prompt, the folder beside it."""
     config, sources, costs = result["run"]["config"], result["audit"]["sources"], result["costs"]
     base, data = sources["model"], sources["data"]
     scores = "\n".join(f"| {name} | {entry['value']:.4f} |" for name, entry in result["scores"].items())
@@ -83,6 +83,19 @@ RESIZE = 'base.resize_token_embeddings(len(AutoTokenizer.from_pretrained("{}")),
 
 
 def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str:
+    if artefact == "prompt":
+        auto = "AutoModelForSeq2SeqLM" if config["model"]["family"] == "seq2seq" else "AutoModelForCausalLM"
+        revision = f', revision="{base["revision"]}"' if base["kind"] in ("hub", "cache") else ""
+        return "\n".join(
+            [
+                "import json",
+                "",
+                f"from transformers import {auto}",
+                "",
+                f'model = {auto}.from_pretrained("{base["name"]}"{revision})  # as it was: nothing has trained',
+                'asked = json.load(open("prompt/prompt.json"))  # with which prompt, words and examples',
+            ]
+        )
     target, is_vectors = str(config["method"]["config"].get("_target_")), config["task"]["kind"] == "retrieval"
     ours = (base.get("pooling") == "mean" and not is_vectors) or "peftkit." in target
     lines = (
@@ -119,5 +132,6 @@ def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str
             f'# the same: sentence_transformers.SentenceTransformer("{artefact}").encode("a text"), of length one'
         )
     if pipeline:
-        lines.append(f'print(pipeline("{pipeline}", model=model, tokenizer=tokenizer)("a text"))')
+        asked = '[{"role": "user", "content": "Name three rivers."}]' if kind == "instructions" else '"a text"'
+        lines.append(f'print(pipeline("{pipeline}", model=model, tokenizer=tokenizer)({asked}))')
     return "\n".join(lines)

@@ -16,6 +16,7 @@ JOBS = {
     "extend": "make terms tokens, listed or mined: extend.terms=FILE, extend.corpus=FILE_OR_FOLDER; then vocab=FOLDER",
     "embed": "write the vectors of texts: input=FILE output=vectors.parquet; of a trained model: run=DIR",
     "generate": "grow tasks out of seeds, with a local model or an endpoint: recipe=self_instruct, evol_instruct",
+    "judge": "let a model compare answers, against the references: run=DIR, or of two runs: runs=[A,B]",
     "pretrain": "make the small GPT-2 or T5 that source=embedded uses",
     "leaderboard": "compare all results under out, and those of others: results=[DIR,...]",
     "submission": "write the zip that the GLUE benchmark's site takes, from the best runs under out",

@@ -9,13 +9,15 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
-from peftkit.schema import INCIDENTAL
+from peftkit.schema import INCIDENTAL, UserError
 
 PACKAGES = ("peftkit", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes")
 
@@ -77,6 +79,19 @@ def write_text(file: Path, text: str) -> None:
         out.write(text)
     Path(name).chmod(0o644)
     Path(name).replace(file)
+
+
+def lock(stack: ExitStack, folder: Path) -> None:
+    """Keep other processes from writing the folder until the stack is left.
+
+    Raises:
+        UserError: one does already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        stack.enter_context(FileLock(folder / ".lock", timeout=0))
+    except Timeout as error:
+        raise UserError(f"another process writes {folder}; wait for it, or say seed=1 for a run beside it") from error
 
 
 def line(entry: Mapping[str, Any]) -> str:

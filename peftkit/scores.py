@@ -19,7 +19,7 @@ class Scores:
 
     logits: what a head says of a row (rows, labels) or of each token (rows, tokens, labels).
     spans: start and end scores (rows, tokens, 2).
-    words: log-likelihoods of the labels' words (rows, labels).
+    words: log-likelihoods of the labels' words (rows, labels), which a decoder writes behind what it reads.
     likelihoods: those of each of the row's own labels (rows, tokens), 0 where there is none.
     masked: the same of labels that stand where the model sees a mask, not one place before.
     preferences: those of a chosen and of a rejected answer, each summed over its tokens (pairs, 2).
@@ -30,7 +30,9 @@ class Scores:
 
     def __call__(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
         if self.words is not None:
-            return label_likelihoods(model, batch["input_ids"], batch["attention_mask"], self.words)
+            of = extract_model_from_parallel(model).config
+            likelihoods = label_likelihoods if of.is_encoder_decoder else continuation_likelihoods
+            return likelihoods(model, batch["input_ids"], batch["attention_mask"], self.words)
         if self.reads == "likelihoods":
             return token_likelihoods(model, batch)
         if self.reads == "preferences":
@@ -68,6 +70,44 @@ def label_likelihoods(
         labels=targets,
     )
     return _taken(out.logits, targets).sum(dim=-1).view(rows, labels)
+
+
+def continuation_likelihoods(
+    model: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, label_ids: torch.Tensor
+) -> torch.Tensor:
+    """Return log p(label word | text before it), (rows, labels), summed over the word's tokens, of a decoder.
+
+    It reads a row once, moved to the end of its batch, and each word of several tokens from its cache.
+
+    Args:
+        input_ids: (rows, tokens), padded on the right. attention_mask: (rows, tokens).
+        label_ids: (labels, tokens), padded with -100.
+    """
+    (rows, width), label_ids = input_ids.shape, label_ids.to(input_ids.device)
+    lengths = attention_mask.sum(dim=1, keepdim=True)
+    moved = (torch.arange(width, device=input_ids.device) + lengths) % width  # the padding comes first
+    mask = attention_mask.gather(1, moved)
+    out = model(
+        input_ids=input_ids.gather(1, moved),
+        attention_mask=mask,
+        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        use_cache=True,
+        logits_to_keep=1,  # over all tokens of a batch they would take gigabytes
+    )
+    found = out.logits[:, -1].float().log_softmax(dim=-1)[:, label_ids[:, 0]]
+    for label, word in enumerate(label_ids):
+        word = word[word >= 0].expand(rows, -1)
+        if (more := word.shape[1] - 1) > 0:
+            logits = model(
+                input_ids=word[:, :-1],
+                attention_mask=torch.cat([mask, mask.new_ones(rows, more)], dim=1),
+                position_ids=lengths + torch.arange(more, device=input_ids.device),
+                past_key_values=out.past_key_values,
+                use_cache=True,
+            ).logits
+            found[:, label] += _taken(logits, word[:, 1:]).sum(dim=-1)
+            out.past_key_values.crop(-more)
+    return found
 
 
 def token_likelihoods(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:

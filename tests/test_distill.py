@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -75,6 +76,19 @@ def test_layers_beyond_the_checkpoint_are_named(tiny: Words) -> None:
         (["method=lora", "model.layers=[0]"], "model.layers makes another base"),
         (["model=t5", "method=full", "model.layers=[0]"], "model.layers is not for model=t5"),
         (["method=full", "model.layers=[1,0]"], "it takes layers from below"),
+        (
+            [
+                "model=gpt2",
+                "task=causal_lm",
+                "task.dataset=a.csv",
+                "task.text=[q]",
+                "task.label=a",
+                "method=full",
+                "distill.teacher=nowhere",
+                "distill.weight=0.3",
+            ],
+            "say distill.weight=1, the teacher's answers alone, or 0.5",
+        ),
         (["method=full", "distill.teacher=nowhere"], "distill.teacher=nowhere holds no result.json"),
         (["method=full", "distill.temperature=0"], "distill.temperature=0 is wrong: it must be above 0"),
     ],
@@ -88,3 +102,53 @@ def test_a_teacher_of_other_labels_is_refused(tiny: Words, tmp_path: Path) -> No
     (teacher,) = peftkit.finetune(*tiny("bert", "method=linear_probe", "task=mrpc"))
     with pytest.raises(UserError, match="name a run of this task"):
         peftkit.finetune(*tiny("bert", "method=full", "task=rte", f"distill.teacher={teacher}"))
+
+
+def _rows(file: Path, label: str) -> str:
+    file.write_text("".join(json.dumps({"q": f"the film {n}", "a": label}) + "\n" for n in range(24)))
+    return f"task.dataset={file}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "weight"),
+    [
+        ("causal_lm", 1),
+        pytest.param("seq2seq", 1, marks=pytest.mark.slow),
+        pytest.param("causal_lm", 0.5, marks=pytest.mark.slow),
+    ],
+)
+def test_a_student_writes_what_its_teacher_always_writes(tiny: Words, tmp_path: Path, kind: str, weight: float) -> None:
+    model = {"causal_lm": "gpt2", "seq2seq": "t5"}[kind]
+    words = tiny(model, f"task={kind}", "task.text=[q]", "task.label=a", "task.max_target_length=4", "method=full")
+    words += ["train.num_train_epochs=12", "train.learning_rate=1e-2", "task.metrics=[exact_match]", "train.bf16=false"]
+    (teacher,) = peftkit.finetune(*words, _rows(tmp_path / "teacher.jsonl", "great"))
+    assert json.loads((teacher / "result.json").read_text())["scores"]["exact_match"]["value"] == 1
+    taught = [f"distill.teacher={teacher}", f"distill.weight={weight}"]
+    (student,) = peftkit.finetune(*words, _rows(tmp_path / "student.jsonl", "film"), *taught)
+    result = json.loads((student / "result.json").read_text())
+    lines = [json.loads(line) for line in (student / "taught.jsonl").read_text().splitlines()]
+    rows = result["audit"]["rows"]["train"]
+    assert [line["answer"] for line in lines] == ["great"] * rows
+    assert result["audit"]["taught"] == {"asked": rows, "empty": 0, "own_labels": weight != 1}
+    if weight == 1:  # validation stays as it was: it says film
+        said = pq.read_table(student / "predictions.parquet").to_pylist()
+        assert {row["prediction"] for row in said} == {"great"}
+        assert {row["label"][0] for row in said} == {"film"}
+    else:
+        tokens = [result["audit"]["label_counts"][split]["tokens"] for split in ("train", "validation")]
+        assert tokens[0] >= 2 * rows
+
+
+def test_rows_to_which_a_teacher_wrote_nothing_are_dropped(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    from peftkit.jobs.teaching import with_answers
+
+    (tmp_path / "taught.jsonl").write_text('{"id": 0, "answer": ""}\n{"id": 1, "answer": "so"}\n')
+    rows = Dataset.from_dict({"id": [0, 1], "q": ["a", "b"], "label": ["x", "y"]})
+    run: Any = SimpleNamespace(distill=SimpleNamespace(teacher="t", weight=1))
+    taught, counts = with_answers(run, rows, tmp_path)
+    assert taught.to_list() == [{"id": 1, "q": "b", "label": "so"}]
+    assert counts["empty"] == 1
+    run.distill.weight = 0.5
+    assert [row["label"] for row in with_answers(run, rows, tmp_path)[0]] == ["x", "y", "so"]

@@ -13,13 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 import peftkit
 from peftkit import train
 from peftkit.cli import check, compose
 from peftkit.cli.refusals import options_of
+from peftkit.data.collate import LengthGroupedSampler
 from peftkit.data.conversations import examples_of
 from peftkit.data.formats import Instructions
 from peftkit.data.rows import load_rows
@@ -240,3 +242,74 @@ def test_the_paper_s_seed_tasks_and_what_generate_left_are_data(tmp_path: Path) 
 def test_what_does_not_go_together_is_refused(words: list[str], sentence: str) -> None:
     known = ["recipe=sft_self_instruct", "task.dataset=README.md", *words]
     assert any(sentence in complaint for complaint in check(known)), check(known)
+
+
+@pytest.mark.slow
+def test_a_base_in_four_bits_trains_an_adapter_in_full_precision(tiny: Words, data: Path) -> None:
+    words = [f"task.dataset={data}", "method=qlora", "task.packing=true", *SMALL]
+    (folder,) = peftkit.finetune(*tiny("gpt2", "recipe=sft_self_instruct", *words))
+    result = result_of(folder)
+    assert result["meta"]["status"] == "finished" and result["merge"]["rows"] == 4
+    weights = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    # a bf16 weight has 16 bits that are 0
+    assert any((weight.view(torch.int32) & 0xFFFF).any() for name, weight in weights.items() if "lora_A" in name)
+    peftkit.merge(folder)
+    merged = AutoTokenizer.from_pretrained(folder / "merged")
+    chat = merged.apply_chat_template([{"role": "user", "content": "Sing."}], return_dict=True)
+    model = AutoModelForCausalLM.from_pretrained(folder / "merged")
+    assert model(torch.tensor([chat["input_ids"]])).logits.shape[1] == len(chat["input_ids"])
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    ends = []
+    for stops in ([None], [3, None]):
+        folder = tmp_path / str(len(stops))
+        for stop in stops:
+            setting = Setting(checkpoints["gpt2"], "lora")
+            encoded = setting.format.encode(setting.rows)
+            settings = {
+                "learning_rate": 0.01, "num_train_epochs": 4, "per_device_train_batch_size": 3, "bf16": False,
+                "save_strategy": "steps", "save_steps": 1, "disable_tqdm": True, "report_to": "none",
+            }  # fmt: skip
+            trainer = train.make_trainer(
+                setting.model, train.training_arguments(settings, 0, folder, False), setting.format.collator(),
+                Scores("likelihoods"), encoded.rows, sampler=LengthGroupedSampler(encoded.lengths, 3, 0),
+                make=partial(train.instruction_trainer, setting.tokenizer),
+            )  # fmt: skip
+            if stop is not None:
+                trainer.add_callback(StopAt(stop))
+            train.fit(trainer, folder)
+        ends.append({name: w.detach() for name, w in setting.model.named_parameters() if w.requires_grad})
+    for name, weight in ends[0].items():
+        torch.testing.assert_close(ends[1][name], weight, rtol=0, atol=0)
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop = control.should_training_stop or state.global_step >= self.step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["gpt2", "t5"])
+def test_columns_early_stopping_search_and_several_turns_run(tiny: Words, tmp_path: Path, model: str) -> None:
+    columns = tmp_path / "columns.jsonl"
+    rows = [{"instruction": f"{QUESTIONS[n % 4]} {n}", "input": "x" * (n % 2), "output": str(n)} for n in range(40)]
+    columns.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = tiny(model, "recipe=sft_self_instruct", f"task.dataset={columns}", *SMALL)
+    words += ["task.text=[instruction,input]", "task.label=output", "early_stopping.patience=1"]
+    words += ["search.factors=[1,3]", "search.rows=6", "train.num_train_epochs=2"]
+    (folder,) = peftkit.finetune(*words)
+    result = result_of(folder)
+    assert result["audit"]["label_counts"]["validation"]["forms"] == {"number": 4}
+    assert len(result["search"]["trials"]) == 2
+    peftkit.predict(folder, columns)
+    answers = [json.loads(line) for line in (tmp_path / "columns.predictions.jsonl").read_text().splitlines()]
+    assert len(answers) == 40 and all(isinstance(row["prediction"], str) for row in answers)
+    peftkit.plan(*words)

@@ -28,7 +28,17 @@ from peftkit.metrics import score
 from peftkit.schema import Run
 
 Words = Callable[..., list[str]]
-SOURCES = ("linear_probe", "linear_probe_mix", "untuned", "peft", "adalora", "boft", "oft")  # refused, or no method
+SOURCES = (
+    "linear_probe",
+    "linear_probe_mix",
+    "untuned",
+    "peft",
+    "adalora",
+    "zero_shot",
+    "few_shot",
+    "boft",
+    "oft",
+)  # refused, or no method
 METHODS = sorted(options_of("method").keys() - {*SOURCES})
 FAST = ("full", "lora", "prefix", "adapter")
 
@@ -301,6 +311,7 @@ def test_the_batch_is_that_of_trl(checkpoints: dict[str, Path]) -> None:
         (["task.label=x"], "task.label is not for task.kind=preferences"),
         (["task.text=[prompt,chosen]"], "say task.text=[prompt,chosen,rejected]"),
         (["method=adalora"], "try method=lora"),
+        (["method=few_shot"], "prefers none; try method=lora"),
         (["method=linear_probe"], "try method=bitfit or method=lora"),
         (["method=peft", "method.config._target_=peft.PrefixTuningConfig"], "try method=prompt"),
         (["train.label_smoothing_factor=0.1"], "say task.loss_type=robust"),

@@ -21,6 +21,11 @@ QUIET = {"version", "root", "disable_existing_loggers"}  # a logging config with
 SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
 
 
+JUDGES = (  # of generate: what asks, and not what grows tasks
+    "generator", "model", "base_url", "served_model", "key_env", "max_tokens", "max_cost", "price_in", "price_out",
+    "batch", "max_answer_tokens", "chat", "quantization", "request", "retries", "timeout",
+)  # fmt: skip
+
 # what a job that trains nothing looks at; whatever else is typed would be ignored in silence
 READS = {
     "predict": ("run", "runs", "input", "output", "train.per_device_eval_batch_size"),
@@ -32,6 +37,18 @@ READS = {
     "submission": ("out", "output", "runs", "source", "data_root", "model", "method", "train", "seed"),
     "matrix": ("output",),
     "generate": ("generate", "recipe", "model", "source", "out", "seed", "force", "data_root"),
+    "judge": (
+        "run",
+        "runs",
+        "model",
+        "source",
+        "data_root",
+        "out",
+        "seed",
+        "force",
+        "task.max_eval_rows",
+        *(f"generate.{name}" for name in JUDGES),
+    ),
 }
 
 NO_RUN = {"embed": ("model", "vocab")}  # what else it looks at where no run= is named
@@ -40,6 +57,7 @@ ALONE = {
     "leaderboard": "shows every run below out=",
     "submission": "chooses among the runs below out=",
     "generate": "trains nothing",
+    "judge": "compares answers that are there, greedily, by a prompt of its own",
     "matrix": "tries every method on tiny models of its own",
 }
 

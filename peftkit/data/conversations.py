@@ -81,22 +81,23 @@ def conversations(task: Task, table: Dataset) -> Iterator[tuple[int, str, list[T
             yield number, next((turn["content"] for turn in read if turn["role"] == "user"), ""), read
 
 
-def questions(task: Task, table: Dataset) -> tuple[Dataset, list[int]]:
-    """Return the rows that are to be answered (id, messages, label), and the numbers of those that ask nothing.
+def questions(task: Task, table: Dataset) -> tuple[Dataset, list[int], int]:
+    """Return the rows that are to be answered, the numbers of those that ask nothing, and how many told the answer.
 
     A text in the place of turns is a user's; of turns, those of the assistant at their end are left out.
     """
-    found, empty = [], []
+    found, empty, told = [], [], 0
     for number, row in enumerate(table):
         cell = row[task.text[0]]
         turns = asking(task, row) if task.label is not None or isinstance(cell, str) else turns_of(cell)
+        told += bool(turns) and turns[-1]["role"] == "assistant"
         while turns and turns[-1]["role"] == "assistant":
             turns = turns[:-1]
         if not _is_asked(turns):
             empty.append(number)
         found.append(turns or [_turn("user", "")])
     columns = {"id": [str(number) for number in range(len(found))], "messages": found, "label": [None] * len(found)}
-    return Dataset.from_dict({**columns, "group": range(len(found))}, features=EXAMPLE), empty
+    return Dataset.from_dict({**columns, "group": range(len(found))}, features=EXAMPLE), empty, told
 
 
 def asking(task: Task, row: Mapping[str, Any]) -> list[Turn]:

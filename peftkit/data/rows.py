@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -125,11 +126,12 @@ def _read(task: Task, data_root: str | None, source: str) -> tuple[dict[str, Dat
     if data_root is not None:
         folder = Path(data_root) / task.name
         return _read_folder(folder), Source("folder", str(folder), fingerprint(folder, FILES))
-    path = Path(task.dataset)
+    path, stands_for = Path(task.dataset), None
     if task.kind == "instructions" and (path / "chat" / "train.parquet").is_file():
+        stands_for = _stands_for(path)
         path = path / "chat"  # of what job=generate made, and keeps beside other things
     if path.is_dir():
-        return _read_folder(path), Source("folder", str(path), fingerprint(path, FILES))
+        return _read_folder(path), Source("folder", str(path), fingerprint(path, FILES), stands_for)
     if path.is_file():
         return {"train": read_file(path)}, Source("folder", str(path), fingerprint(path))
     if source != "embedded" and hub_answers():
@@ -146,6 +148,13 @@ def _read(task: Task, data_root: str | None, source: str) -> tuple[dict[str, Dat
 
     tables = {name: Dataset.from_list(rows) for name, rows in miniglue(task.name).items()}
     return tables, Source("embedded", "miniglue", substituted_for=task.dataset)
+
+
+def _stands_for(folder: Path) -> str | None:
+    """Return what generated tasks stand in for: those of a model in whose place an embedded writer wrote."""
+    file = folder / "result.json"
+    writer = json.loads(file.read_text())["audit"]["sources"]["model"] if file.is_file() else {}
+    return f"tasks by {writer['substituted_for']}" if writer.get("substituted_for") else None
 
 
 def _read_folder(folder: Path) -> dict[str, Dataset]:
@@ -267,6 +276,13 @@ def _apart(task: Task, rows: Dataset, train: str, number: int) -> dict[str, Data
         rest, apart = split_by_prompt(rows, task.text[0], number, SUBSET_SEED)
         return {train: _subset(rest, kept), APART: apart}
     shuffled = rows.shuffle(seed=SUBSET_SEED)
+    if "group" in rows.column_names:  # of instructions: all examples of one on one side
+        groups = shuffled["group"]
+        first = {group: place for place, group in reversed(list(enumerate(groups)))}
+        shuffled = shuffled.select(sorted(range(len(rows)), key=lambda place: first[groups[place]]))
+        groups = shuffled["group"]
+        while kept and groups[kept - 1] == groups[kept]:
+            kept -= 1
     parts = {train: range(kept), APART: range(kept, kept + number)}
     return {name: shuffled.select(part).flatten_indices() for name, part in parts.items()}
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from peftkit.generate.generators import Generator, Prompt, Reply, Request
 from peftkit.generate.journal import Lines
-from peftkit.schema import UserError
+from peftkit.schema import Generate, UserError
 
+LIMITS = ("max_tokens", "max_completion_tokens")  # of generate.request, over ours
 OVERHEAD = 64  # tokens that a chat's own marks may add to a prompt
 
 
@@ -26,6 +27,12 @@ class Ceilings:
     price_in: float | None = None
     price_out: float | None = None
     longest_reply: int = 0  # tokens, where that is not the prompt's to say
+
+    @classmethod
+    def of(cls, settings: Generate) -> Ceilings:
+        asked = (settings.request.get(name) for name in LIMITS)
+        longest = max((size for size in asked if isinstance(size, int)), default=0)
+        return cls(settings.max_tokens, settings.max_cost, settings.price_in, settings.price_out, longest)
 
     @property
     def has_prices(self) -> bool:
@@ -54,6 +61,13 @@ class Asking:
     @property
     def cost(self) -> float:
         return self.ceilings.cost(self.tokens_in, self.tokens_out)
+
+    def spent(self) -> dict[str, int]:
+        """Return the requests that were answered, the attempts that they took, and their tokens."""
+        return {
+            "requests": self.requests, "attempts": self.attempts,
+            "tokens_in": self.tokens_in, "tokens_out": self.tokens_out,
+        }  # fmt: skip
 
     def __call__(self, prompts: Sequence[Prompt]) -> list[Reply]:
         """Return the replies in the order of the prompts, whichever came first.

@@ -49,10 +49,12 @@ def run(
 
         return generate(chosen, config, list(overrides))
 
-    from peftkit.jobs import embed, extend, finetune, forgetting, matrix, mixed, plan, pretrain, use
+    from peftkit.jobs import embed, extend, finetune, forgetting, judge, matrix, mixed, plan, pretrain, use
+    from peftkit.jobs.grown import with_grown_data
     from peftkit.jobs.prepare import settle
 
     settle(chosen.source)
+    chosen, config = with_grown_data(chosen, config, overrides)
     verbs: dict[str, Callable[[], Path | None]] = {
         "finetune": lambda: finetune.finetune(chosen, config, list(overrides), recipe, begin),
         "evaluate": lambda: use.evaluate(chosen, list(overrides)),
@@ -64,6 +66,7 @@ def run(
         "forgetting": lambda: forgetting.forgetting(chosen),
         "extend": lambda: extend.extend(chosen, config, list(overrides)),
         "embed": lambda: embed.embed(chosen),
+        "judge": lambda: judge.judge(chosen, config, list(overrides)),
     }
     return verbs[chosen.job]()
 

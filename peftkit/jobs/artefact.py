@@ -7,6 +7,7 @@ from pathlib import Path
 
 from peftkit import record
 from peftkit.jobs.prepare import Parts
+from peftkit.jobs.prompting import FOLDER
 from peftkit.methods import is_mergeable
 from peftkit.models.rows import read_vocabulary, rest_of, save_rows
 from peftkit.models.sentence import write_sentence_files
@@ -48,4 +49,6 @@ def shipped_bytes(parts: Parts, artefact: Path) -> int:
     """Return the bytes to send to somebody who has the base: the trained weights, head included."""
     if artefact.name == "adapter":
         return record.folder_bytes(artefact)
+    if artefact.name == FOLDER:
+        return record.folder_bytes(artefact, (".json",))
     return sum(w.numel() * w.element_size() for w in parts.model.parameters() if w.requires_grad)

@@ -14,7 +14,7 @@ from peftkit.data.formats import Answers, Encoded
 from peftkit.jobs.console import say
 from peftkit.jobs.prepare import Parts, predictor
 from peftkit.methods import count_parameters, is_mergeable, merge
-from peftkit.schema import Run
+from peftkit.schema import Run, asks
 
 ROWS = 200
 
@@ -26,7 +26,7 @@ def measure(run: Run, parts: Parts, table: Any, folder: Path) -> dict[str, Any] 
     precision; what differs then is how both compute. A base too large to load whole leaves a reason. All processes of
     a distributed run call this together.
     """
-    if run.method.quantization is None or not is_mergeable(parts.model):
+    if run.method.quantization is None or asks(run) or not is_mergeable(parts.model):
         return None
     try:
         found = _compare(run, parts, table.select(range(min(ROWS, len(table)))), folder)

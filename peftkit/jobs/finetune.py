@@ -34,10 +34,11 @@ from peftkit.jobs.prepare import (
     set_up,
     sources_of,
 )
-from peftkit.jobs.search import search
-from peftkit.jobs.teaching import with_teacher
+from peftkit.jobs.prompting import save_prompt, shots_told
+from peftkit.jobs.search import no_search, search
+from peftkit.jobs.teaching import with_answers, with_teacher
 from peftkit.methods import count_parameters, fold
-from peftkit.schema import Run
+from peftkit.schema import Run, asks, writes
 from peftkit.source import Source
 
 TRAINED, CHOSEN_ON = "trained on", "chosen on"  # names of rows that are no split of the data
@@ -91,7 +92,9 @@ def finetune(
         "meta": record.meta(run.seed, device_name(), setup["precision"], started),
     }
     try:
-        if run.search.factors is not None:
+        if run.search.factors is not None and asks(run):
+            result["search"] = no_search(run)
+        elif run.search.factors is not None:
             result["search"] = search(
                 run,
                 config,
@@ -128,9 +131,12 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     tables = {name: rows.splits[name] for name in run.task.splits["validation"]}
     # before the model to train is loaded, so that one alone is in memory at a time
     reference = preferring.ask(run, model_source, {**tables, TRAINED: table, CHOSEN_ON: held_rows})
+    asked_of = len(table)
+    if run.distill.teacher is not None and writes(run.task):
+        table, result["audit"]["taught"] = with_answers(run, table, folder)
     parts, encoded = build(run, model_source, rows.label_names, table)
     encoded = reference.beside(TRAINED, encoded)
-    if run.distill.teacher is not None:
+    if run.distill.teacher is not None and not writes(run.task):
         encoded = with_teacher(run, encoded, table, rows.label_names)
     if select_best:
         held = reference.beside(CHOSEN_ON, parts.format.encode(held_rows))
@@ -142,6 +148,9 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     )
     splits = {run.task.splits["train"]: encoded, **evaluations}
     result["audit"] |= audit(rows, parts, splits if held is None else {**splits, CHOSEN_ON: held})
+    result["audit"]["rows"][run.task.splits["train"]] = asked_of  # whatever a teacher made of them
+    if asks(run):
+        result["audit"]["shots"] = shots_told(run, parts.format, evaluations)
     encoded.places.clear()  # only answers need them: no training should hold them in memory
     held = evaluations[APART] if follows else held
     if is_main():
@@ -186,7 +195,11 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     tokens = round(sum(encoded.lengths) * fit.epochs)
     artefact, speeds = None, {}
     if not run.trial:
-        artefact = save_artefact(parts, folder, run.vocab) if is_main() else folder
+        artefact = folder
+        if is_main() and asks(run):
+            artefact = save_prompt(parts.format, model_source, folder)
+        elif is_main():
+            artefact = save_artefact(parts, folder, run.vocab)
         split = rows.splits[run.task.splits["validation"][0]]
         precision = result["run"]["setup"]["precision"]
         result["gates"] = gates.check(run, parts, split, folder, rows.label_names, precision)

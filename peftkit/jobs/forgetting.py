@@ -34,7 +34,7 @@ from peftkit.models.language import (
     with_tuned_part,
 )
 from peftkit.models.mini import mean_loss, sentinel_ids
-from peftkit.schema import Run, UserError
+from peftkit.schema import Run, UserError, asks
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 TOLERANCE = 1e-5  # nats a token: what a method that is off may differ from its base by, in fp32
@@ -54,6 +54,8 @@ def forgetting(run: Run) -> Path:
     """
     folder = Path(str(run.run))
     trained = trained_run(folder)
+    if asks(trained):
+        raise UserError(f"{folder} trained nothing, so nothing is forgotten; name a run that trained")
     if trained.vocab is not None:
         raise UserError(
             f"{folder} has tokens that its base lacks (vocab=); name a run without them, to hold against it"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -14,8 +13,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from peftkit import record
 from peftkit.data.contamination import EvaluationSets
 from peftkit.generate import measures
@@ -23,27 +20,29 @@ from peftkit.generate.asking import Asking, Ceilings
 from peftkit.generate.card import dataset_card, draw_similarity
 from peftkit.generate.dataset import write_dataset
 from peftkit.generate.evol_instruct import evol_instruct
-from peftkit.generate.generators import Generator
 from peftkit.generate.journal import Lines, Replayed
 from peftkit.generate.pool import Pool
 from peftkit.generate.self_instruct import self_instruct
 from peftkit.generate.tasks import SEEDS, Task, read_tasks
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.evaluation_sets import evaluation_sets
+from peftkit.jobs.writers import find_writer, load_writer
 from peftkit.schema import Generate, Run, UserError
 from peftkit.source import Source, fingerprint
 
 ALGORITHMS = {"self_instruct": self_instruct, "evol_instruct": evol_instruct}
 ENDINGS = ("target", "max_tokens", "max_cost", "price_in", "price_out", "evolutions", "patience")
 # what else does not change what is kept: a run may go on from another address, with more patience
-BESIDE = (*ENDINGS, "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
+BESIDE = (*ENDINGS, "model", "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
 WRITTEN = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
-LIMITS = ("max_tokens", "max_completion_tokens")  # of generate.request, over ours
 TOLD_EVERY = 10.0  # seconds
 
 
-def generate(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
+def generate(run: Run, config: dict[str, Any], overrides: list[str], only_looks: bool = False) -> Path:
     """Grow a pool of tasks out of seeds until the target, and leave it as a folder that `datasets` loads.
+
+    Args:
+        only_looks: take what is there, and ask for nothing.
 
     Raises:
         UserError: a file cannot be read, the endpoint wants something else, or another process writes the folder.
@@ -51,13 +50,15 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
     """
     settings = run.generate
     assert settings is not None  # its section is in config.yaml
-    model = _model(run, settings)
+    model = find_writer(run, settings)
     seeds = read_tasks(_seeds(settings))
     sets, facts = evaluation_sets(settings.decontaminate, run)
     folder = _folder(run, settings, model, facts)
-    if not run.force and (done := _finished(folder, settings)):
+    if not run.force and (done := finished(folder, settings)):
         say(f"finished already: {folder}{done}")
         return folder
+    if only_looks:
+        raise UserError(f"{folder} has not all of the tasks yet, and job={run.job} writes none; say job=generate first")
     if not is_main():  # under torchrun one process asks for all
         return folder
     for sentence in (model.sentence("MODEL"), *(fact["sentence"] for fact in facts)):
@@ -75,7 +76,7 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
         "meta": record.meta(run.seed, _device(settings), _precision(settings), started),
     }
     with ExitStack() as stack:
-        _lock(stack, folder)
+        record.lock(stack, folder)
         if run.force:
             for name in WRITTEN:
                 (folder / name).unlink(missing_ok=True)
@@ -105,9 +106,7 @@ def _grow(
     if journal.rows:
         say(f"going on in {folder}: {len(kept.rows):,} kept so far")
     settings = replace(settings, target=max(settings.target, len(kept.rows)))  # none is thrown away again
-    longest = max((size for name in LIMITS if isinstance(size := settings.request.get(name), int)), default=0)
-    ceilings = Ceilings(settings.max_tokens, settings.max_cost, settings.price_in, settings.price_out, longest)
-    ask = Asking(_generator(run, settings, model, bool(journal.rows)), journal, ceilings, run.seed)
+    ask = Asking(load_writer(settings, model, bool(journal.rows)), journal, Ceilings.of(settings), run.seed)
     pool = Pool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, _prefix(settings, seeds))
     result["ended"] = ALGORITHMS[settings.algorithm](pool, ask, _teller(pool, ask, settings))
     pool.sync()
@@ -116,11 +115,8 @@ def _grow(
     result["counts"] = pool.counts()
     result["kept"] = measures.summary(pool.kept, seeds)
     result["costs"] = {
-        "requests": ask.requests,
-        "attempts": ask.attempts,
-        "tokens_in": ask.tokens_in,
-        "tokens_out": ask.tokens_out,
-        "cost": ask.cost if ceilings.has_prices else None,
+        **ask.spent(),
+        "cost": ask.cost if ask.ceilings.has_prices else None,
         "shortened_prompts": ask.shortened,
     }
     result["meta"] |= {"status": "finished"}
@@ -129,36 +125,6 @@ def _grow(
     record.write_text(folder / "README.md", dataset_card(result))
     record.write_result(folder, result)
     _tell(folder, result, settings)
-
-
-def _model(run: Run, settings: Generate) -> Source:
-    """Decide which model writes; a local one is found, not loaded."""
-    if settings.generator == "endpoint":
-        return Source("endpoint", str(settings.served_model))
-    from peftkit.jobs.prepare import find_model, settle
-
-    settle(run.source)
-    return find_model(run.model, run.source)
-
-
-def _generator(run: Run, settings: Generate, model: Source, has_answered: bool) -> Generator:
-    if settings.generator == "endpoint":
-        from peftkit.generate.generators.endpoint import Endpoint
-
-        return Endpoint(settings, os.environ.get(settings.key_env), has_answered)
-    import torch
-
-    from peftkit.generate.generators.local import Local
-    from peftkit.models.language import load_language_model
-    from peftkit.models.load import load_tokenizer
-
-    tokenizer = load_tokenizer(model)
-    loaded, why_no_head = load_language_model(model, tokenizer, settings.quantization)
-    if why_no_head and run.model.family == "decoder":
-        raise UserError(f"model={run.model.name} cannot write: {why_no_head}; name a checkpoint that can")
-    if torch.cuda.is_available() and not settings.quantization:
-        loaded = loaded.to("cuda")  # type: ignore[arg-type]
-    return Local(loaded, tokenizer, settings.batch, settings.chat)
 
 
 def _folder(run: Run, settings: Generate, model: Source, facts: list[dict[str, Any]]) -> Path:
@@ -171,7 +137,7 @@ def _folder(run: Run, settings: Generate, model: Source, facts: list[dict[str, A
     return Path(run.out, "generate", settings.algorithm, name[-60:], f"seed-{run.seed}-{run_id}")
 
 
-def _finished(folder: Path, settings: Generate) -> str | None:
+def finished(folder: Path, settings: Generate) -> str | None:
     """Say that a folder has what is asked for, or ended as this run would; None where there is something to do."""
     if not record.is_finished(folder):
         return None
@@ -183,14 +149,6 @@ def _finished(folder: Path, settings: Generate) -> str | None:
     if all(before[name] == getattr(settings, name) for name in ENDINGS):
         return f" ({count:,} tasks, ended by generate.{result['ended']}; raise it to go on)"
     return None
-
-
-def _lock(stack: ExitStack, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        stack.enter_context(FileLock(folder / ".lock", timeout=0))
-    except Timeout as error:
-        raise UserError(f"another process writes {folder}; wait for it, or say seed=1 for a run beside it") from error
 
 
 def _prefix(settings: Generate, seeds: list[Task]) -> str:
@@ -266,3 +224,5 @@ def _tell(folder: Path, result: Mapping[str, Any], settings: Generate) -> None:
     money = "" if costs["cost"] is None else f", cost {costs['cost']:.4f}"
     print(f"{costs['requests']:,} requests, {costs['tokens_in']:,} tokens read, {costs['tokens_out']:,} written{money}")
     say(f"-> {folder}; its card: {folder / 'README.md'}")
+    if sentence := Source(**result["audit"]["sources"]["model"]).sentence("MODEL"):
+        say(f"!! {sentence}")

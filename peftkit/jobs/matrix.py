@@ -22,12 +22,13 @@ from peftkit.jobs import gates
 from peftkit.jobs.artefact import save_artefact
 from peftkit.jobs.console import say
 from peftkit.jobs.prepare import Parts, build, scoring
+from peftkit.jobs.prompting import asked_format, read_shots, save_prompt
 from peftkit.methods import is_mergeable, load_adapter, merge
 from peftkit.models.load import auto_class, load_model, load_tokenizer
 from peftkit.models.tiny import tiny_checkpoints
 from peftkit.paths import conf_folder
 from peftkit.record import write_text
-from peftkit.schema import EarlyStopping, Method, Model, Run, Search, Task, UserError, mismatches
+from peftkit.schema import EarlyStopping, Method, Model, Run, Search, Task, UserError, asks, mismatches
 from peftkit.source import Source
 
 FAMILIES = {
@@ -116,12 +117,15 @@ def run_of(method: Method, model: str, checkpoint: Path, head: str) -> Run:
         splits={"train": "train", "validation": ["validation"]}, metrics=[METRIC[head]], template=None, max_length=32,
         max_train_rows=None, max_eval_rows=None, stride=4 if head == "question_answering" else None,
     )  # fmt: skip
-    return Run(
+    chosen = Run(
         job="finetune", source="embedded", data_root=None, seed=0, trial=False, out="outputs", force=False, run=None,
         input=None, output=None, early_stopping=EarlyStopping(None, 0.1), search=Search(None, 1),
         model=Model(**{**part, "checkpoint": str(checkpoint)}), method=method, task=task,
         train={"num_train_epochs": STEPS, "per_device_train_batch_size": 8, "bf16": False, "learning_rate": 1e-2},
     )  # fmt: skip
+    if asks(chosen) and head == "regression":  # between which words its numbers lie has no default
+        task.words = {"0": "no", "2.5": "yes"}
+    return chosen
 
 
 METRIC = dict(
@@ -161,6 +165,8 @@ def _check(run: Run, folder: Path, scratch: Path) -> dict[str, bool]:
 
     source, names, rows = Source("folder", str(folder), folder=str(folder)), NAMES.get(run.task.kind), rows_of(run.task)
     parts, encoded = build(run, source, names, rows)
+    if asks(run):
+        return _asked(run, parts, rows, scratch)
     _trains(parts, encoded)
     _equal("the padding of a batch", gates.padding_difference(parts, rows), 3e-2 if run.method.quantization else EXACT)
     trained = _scores(parts, encoded)
@@ -188,6 +194,19 @@ def _check(run: Run, folder: Path, scratch: Path) -> dict[str, bool]:
         merged = Parts(merge(again).eval(), tokenizer, parts.format)
         _equal("merging", gates.difference(trained, _scores(merged, encoded)), 1e-4)
     return found
+
+
+def _asked(run: Run, parts: Parts, rows: Dataset, scratch: Path) -> dict[str, bool]:
+    """Try a cell in which nothing trains, but examples are kept and found again."""
+    if any(weight.requires_grad for weight in parts.model.parameters()):
+        raise gates.GateError("weights train")
+    _equal("the padding of a batch", gates.padding_difference(parts, rows))
+    told = _scores(parts, parts.format.encode(rows))
+    save_prompt(parts.format, Source("folder", str(scratch)), scratch)
+    asked = asked_format(run, parts.format.names, parts.tokenizer, read_shots(scratch), parts.model)
+    again = Parts(parts.model, parts.tokenizer, asked)
+    _equal("being saved and loaded", gates.difference(told, _scores(again, asked.encode(rows))))
+    return dict.fromkeys(CHECKS, False)
 
 
 def _trains(parts: Parts, encoded: Encoded, steps: int = STEPS) -> None:

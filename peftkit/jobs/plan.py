@@ -41,6 +41,8 @@ def plan(run: Run) -> None:
     parameters = count_parameters(parts.model)
     epochs, accumulation = arguments.num_train_epochs, arguments.gradient_accumulation_steps
     steps = steps_of(arguments, len(encoded.lengths))
+    if not parameters.trainable:
+        epochs, steps = 0, 0
     lines = {
         "run": f"{run.method.name} of {model_source.name} on {run.task.name} ({rows.source.name}), seed {run.seed}",
         "trained weights": f"{parameters.trainable:,} of {parameters.total:,} "

@@ -16,15 +16,16 @@ from typing import Any
 
 from datasets import Dataset
 
-from peftkit.data.formats import Encoded, Format, Instructions, Language, format_of
+from peftkit.data.formats import Encoded, Format, Instructions, Language
 from peftkit.data.rows import Rows, split_off
 from peftkit.data.unlabelled import in_passages
 from peftkit.jobs.console import say
+from peftkit.jobs.prompting import FOLDER, asked_format, kind_of_model, with_examples
 from peftkit.methods import Gradual, Unfreezing, wrap
 from peftkit.models.load import load_model, load_tokenizer, locate, pooling_of
 from peftkit.models.rows import FACTS, WEIGHTS, grow, read_vocabulary
 from peftkit.models.sentence import vector_pooling
-from peftkit.schema import Model, Run, Task, UserError
+from peftkit.schema import Model, Run, Task, UserError, writes
 from peftkit.scores import Scores
 from peftkit.source import Source, fingerprint, hub_answers
 from peftkit.train import (
@@ -105,7 +106,7 @@ def build(run: Run, model_source: Source, names: list[str] | None, rows: Dataset
     from transformers import set_seed
 
     tokenizer = load_tokenizer(words_of(run.vocab, model_source))
-    task_format = format_of(run.task, run.model.family, names, tokenizer)
+    task_format = asked_format(run, names, tokenizer)
     if isinstance(task_format, Language):
         encoded = task_format.blocks(rows, run.seed)
     elif isinstance(task_format, Instructions) and run.task.packing:
@@ -113,7 +114,7 @@ def build(run: Run, model_source: Source, names: list[str] | None, rows: Dataset
     else:
         encoded = task_format.encode(rows)
     set_seed(run.seed)
-    model = load_model(run.model, model_source, tokenizer, run.task.kind, names, run.method.quantization)
+    model = load_model(run.model, model_source, tokenizer, kind_of_model(run), names, run.method.quantization)
     if getattr(model, "fresh_head", None):
         say(f"!! {model_source.name} comes without its masked language model head: one begins at random, and trains")
     if run.task.packing and "position_ids" not in inspect.signature(model.forward).parameters:
@@ -129,7 +130,7 @@ def build(run: Run, model_source: Source, names: list[str] | None, rows: Dataset
     if checkpointing and hasattr(model, "enable_input_require_grads"):
         model.enable_input_require_grads()  # frozen embeddings would cut the graph at the first checkpoint
     schedule = config.unfreezing(model) if isinstance(config, Gradual) else None
-    return Parts(model, tokenizer, task_format, schedule), encoded
+    return Parts(model, tokenizer, with_examples(run, task_format, rows, model), schedule), encoded
 
 
 def words_of(vocab: str | None, model: Source) -> Source:
@@ -197,8 +198,10 @@ def set_up(run: Run) -> dict[str, Any]:
     """Return what else than settings and sources determines a result: processes a step, precision."""
     found: dict[str, Any] = {"processes": int(os.environ.get("WORLD_SIZE", "1")), "precision": precision_of(run.train)}
     if run.distill.teacher is not None:
-        folders = (Path(run.distill.teacher) / name for name in ("adapter", "model"))
-        found["teacher"] = fingerprint(next(folder for folder in folders if folder.is_dir()), (".safetensors",))
+        folders = (Path(run.distill.teacher) / name for name in ("adapter", "model", FOLDER))
+        found["teacher"] = fingerprint(
+            next(folder for folder in folders if folder.is_dir()), (".safetensors", "prompt.json")
+        )
     return found if run.vocab is None else {**found, "vocab": fingerprint(Path(run.vocab), VOCABULARY)}
 
 
@@ -215,7 +218,7 @@ def own_loss(run: Run, parts: Parts) -> Contrast | Distillation | None:
     Raises:
         UserError: a width is none of the model's.
     """
-    if run.distill.teacher is not None:
+    if run.distill.teacher is not None and not writes(run.task):
         return Distillation(run.distill.temperature, run.distill.weight)
     reads, task = scoring(parts), parts.format.task
     if not isinstance(reads, Vectors):
@@ -231,11 +234,11 @@ def own_loss(run: Run, parts: Parts) -> Contrast | Distillation | None:
 
 def maker(run: Run, parts: Parts, arguments: Any) -> Callable[..., ScoringTrainer]:
     """Return what makes the trainer: TRL's for preferences, and for instructions to a decoder where its loss fits."""
-    task = run.task
+    task, trains = run.task, any(weight.requires_grad for weight in parts.model.parameters())
     if task.kind == "preferences":
         assert task.beta is not None and task.loss_type is not None  # what the schema asks of the kind
         return preference_trainer(parts.tokenizer, task.beta, task.loss_type, task.label_smoothing or 0.0)
-    if not isinstance(parts.format, Instructions) or not parts.format.is_decoder:
+    if not isinstance(parts.format, Instructions) or not parts.format.is_decoder or not trains:
         return ScoringTrainer
     if (reason := plain_loss(parts.model, arguments)) is not None:
         say(f"   trained without TRL: {reason}")

@@ -52,6 +52,12 @@ def search(run: Run, config: Mapping[str, Any], train: Train) -> dict[str, Any]:
     }
 
 
+def no_search(run: Run) -> dict[str, Any]:
+    """Return what is told of a search where nothing trains, so that there is no rate to try."""
+    say(f"   {run.method.name} trains nothing: no trials for it")
+    return {"trials": [], "chosen": None, "curve": None, "rows": run.search.rows, "seed": SEED, "seconds": 0.0}
+
+
 def rates(run: Run) -> list[float]:
     """Return the rates to try, rounded to three digits."""
     return [float(f"{float(run.train['learning_rate']) * factor:.3g}") for factor in run.search.factors or []]

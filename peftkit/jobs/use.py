@@ -15,18 +15,18 @@ from peftkit import record
 from peftkit.card import merging
 from peftkit.data.conversations import questions
 from peftkit.data.files import read_file
-from peftkit.data.formats import format_of
 from peftkit.data.rows import load_rows, text_of
 from peftkit.jobs import extend, preferring
 from peftkit.jobs.answers import answer, evaluate_splits
 from peftkit.jobs.artefact import with_sentence_files
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.prepare import Parts, announce, find_model, predictor
+from peftkit.jobs.prompting import asked_format, kind_of_model, read_shots
 from peftkit.methods import load_adapter
 from peftkit.methods import merge as merge_adapter
 from peftkit.models.load import auto_class, load_model, load_tokenizer, round_as
 from peftkit.models.rows import grow
-from peftkit.schema import FILES, Run, Task, UserError
+from peftkit.schema import FILES, Run, Task, UserError, asks
 from peftkit.source import Source
 
 PAIR = "||"  # between two texts of one input
@@ -57,7 +57,9 @@ def evaluate(run: Run, overrides: Sequence[str]) -> Path:
     announce(model_source(folder), rows.source)
     reference = preferring.ask(chosen, base_source(trained, folder), rows.splits, words_of(trained, folder))
     parts = load_parts(trained, folder)
-    parts.format = format_of(task, trained.model.family, names, parts.tokenizer)
+    parts.format = asked_format(
+        chosen, names, parts.tokenizer, read_shots(folder) if asks(trained) else (), parts.model
+    )
     splits = {name: reference.beside(name, parts.format.encode(table)) for name, table in rows.splits.items()}
     is_other = rows.source.revision != trained_on and (task.suite == "own" or task.name == trained.task.name)
     name = f"{task.name}-{_data_name(rows.source)}" if is_other else task.name
@@ -97,7 +99,9 @@ def predict(run: Run) -> None:
     check_room(table, given)
     parts = load_parts(trained, folder)
     if trained.task.kind == "instructions":
-        rows, empty = questions(trained.task, table)
+        rows, empty, told = questions(trained.task, table)
+        if told:
+            say(f"{told} of {len(table)} conversations end with an answer, which is left out and given anew")
     else:
         texts = {column: [text_of(trained.task, text) for text in table[column]] for column in columns}
         empty = [row for row in range(len(table)) if not all(texts[column][row] for column in columns)]
@@ -136,6 +140,8 @@ def merge(run: Run) -> Path:
         extend.write_whole(folder, Path(run.output) if run.output else folder / "merged")
         return folder
     trained = trained_run(folder)
+    if asks(trained):
+        raise UserError(f"{folder} trained nothing, so there is nothing to merge; its base is as it was")
     parts = load_parts(trained, folder, quantized=False)
     merged = merge_adapter(parts.model)
     target = Path(run.output) if run.output else folder / "merged"
@@ -187,6 +193,8 @@ def label_names(folder: Path) -> list[str] | None:
 def load_parts(trained: Run, folder: Path, quantized: bool = True) -> Parts:
     """Load what the run saved; the base comes from where it came from then."""
     names = label_names(folder)
+    if asks(trained):
+        return _asked_parts(trained, folder, names, quantized)
     if (folder / "model").is_dir():
         source, artefact = Source("folder", str(folder / "model"), folder=str(folder / "model")), None
     else:
@@ -203,12 +211,21 @@ def load_parts(trained: Run, folder: Path, quantized: bool = True) -> Parts:
         if trained.vocab is not None:
             grow(base, artefact)
         model = load_adapter(base, artefact)
-    return Parts(model.eval(), tokenizer, format_of(trained.task, trained.model.family, names, tokenizer))
+    return Parts(model.eval(), tokenizer, asked_format(trained, names, tokenizer))
+
+
+def _asked_parts(trained: Run, folder: Path, names: list[str] | None, quantized: bool) -> Parts:
+    """Load the base, and the examples that a run showed it."""
+    source = base_source(trained, folder)
+    tokenizer = load_tokenizer(source)
+    bits = trained.method.quantization if quantized else None
+    model = load_model(trained.model, source, tokenizer, kind_of_model(trained), names, bits)
+    return Parts(model.eval(), tokenizer, asked_format(trained, names, tokenizer, read_shots(folder), model))
 
 
 def words_of(trained: Run, folder: Path) -> Source:
     """Return where a run's tokenizer is: with what it saved where it has words, or a chat template, of its own."""
-    artefact = next(folder / name for name in ("model", "adapter") if (folder / name).is_dir())
+    artefact = folder / ("model" if (folder / "model").is_dir() else "adapter")
     has_own = (
         trained.vocab is not None or trained.task.kind in ("instructions", "preferences") or artefact.name == "model"
     )

@@ -31,8 +31,8 @@ class Result:
     """One run as it was recorded; `problem` says why its scores do not count.
 
     `settings` holds all that must be equal for two runs to be seeds of one row, the revisions of model and data and
-    the versions of what decides among them; `search`, `audit`, `gates`, `merge`, `forgetting` and `language` are as
-    result.json has them, None where there is nothing.
+    the versions of what decides among them; `search`, `audit`, `gates`, `merge`, `forgetting`, `language` and `judged`
+    are as result.json has them, None where there is nothing.
     """
 
     folder: Path
@@ -59,6 +59,7 @@ class Result:
     merge: dict[str, Any] | None = None
     forgetting: dict[str, Any] | None = None
     language: dict[str, Any] | None = None
+    judged: dict[str, Any] | None = None
 
     @property
     def is_unfinished(self) -> bool:
@@ -186,7 +187,7 @@ def _result(folder: Path, record: dict[str, Any]) -> Result:
         versions=versions,
         audit=dict(record["audit"]),
         search=search,
-        **{name: _part(record, name) for name in ("gates", "merge", "forgetting", "language")},
+        **{name: _part(record, name) for name in ("gates", "merge", "forgetting", "language", "judged")},
     )
 
 

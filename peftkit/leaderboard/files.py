@@ -25,6 +25,7 @@ from peftkit.leaderboard.cells import (
     without_constants,
 )
 from peftkit.leaderboard.headlines import sentences
+from peftkit.leaderboard.judges import JUDGED, judge_columns, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.stats import GLUE, GlueLine, Row, Summary, glue_lines, name_of
 from peftkit.leaderboard.verdict import Comparison, Verdict, judged
@@ -45,8 +46,8 @@ def write_csv(results: Sequence[Result | Broken], folder: Path, known: tuple[lis
     rows, verdict = known or judged(results)
     metrics = list(dict.fromkeys(name for row in rows for name in row.scores))
     lines = [
-        _values((row, group), metrics, verdict.detectable.get((row.board, row.task)))
-        for row, group in zip(rows, verdict.groups, strict=True)
+        _values((row, group), metrics, verdict.detectable.get((row.board, row.task))) | by_judges
+        for row, group, by_judges in zip(rows, verdict.groups, judge_columns(rows, results), strict=True)
     ]
     _write_csv(lines, folder / "leaderboard.csv")
     _write_csv([_tested(rows, c) for c in verdict.comparisons], folder / "comparisons.csv")
@@ -73,6 +74,10 @@ def write_markdown(
             text += f"\n### Tasks won, tied and lost\n\n{_markdown(records_cells(verdict.records, title))}"
         if tongue := language_cells(rows, results, title):
             text += f"\n### Language, before and after\n\n{NOTE}\n\n{_markdown(tongue)}"
+        if judges := judge_tables(rows, results, title):
+            text += f"\n### Preferred by a judge\n\n{JUDGED}\n"
+        for judge, compared in judges:
+            text += f"\n{_escaped(judge)}:\n\n{_markdown(compared)}"
         here = [line for line in lines if line.board == title]
         if here:
             text += f"\n### GLUE, {_escaped(title.removeprefix('glue, '))}\n\n"

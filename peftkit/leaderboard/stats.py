@@ -264,7 +264,7 @@ def _row(title: str, members: list[Result], settings: str, flat: dict[str, str])
         folders={result.seed: result.folder for result in done},
         interval=interval(list(by_seed.values())),
         curve=_curve(members),
-        trials=max(len((result.search or {}).get("trials") or [0]) for result in members),
+        trials=max(len((result.search or {}).get("trials", [0])) for result in members),
     )
 
 

@@ -25,6 +25,7 @@ from peftkit.leaderboard.cells import (
 )
 from peftkit.leaderboard.files import write, write_csv, write_markdown
 from peftkit.leaderboard.headlines import sentences
+from peftkit.leaderboard.judges import JUDGED, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.stats import GLUE, GlueLine, Row, board, glue_lines, glue_table
 from peftkit.leaderboard.verdict import Verdict, judged
@@ -82,7 +83,10 @@ def show(
             _show_records(console, totals_cells(verdict.records, title))
         console.print()
         if tongue := language_cells(rows, results, title):
-            _show_language(console, tongue)
+            _show_lines(console, "Language, before and after", tongue, NOTE)
+        judges = judge_tables(rows, results, title)
+        for number, (judge, compared) in enumerate(judges, start=1):
+            _show_lines(console, judge, compared, JUDGED if number == len(judges) else "")
         here = [line for line in lines if line.board == title]
         if len({task for line in here for task in line.scores}) > 1:  # one task alone stands above
             _show_glue(console, title, here)
@@ -178,14 +182,14 @@ def _show_records(console: Console, lines: Sequence[dict[str, str]]) -> None:
     console.print(table)
 
 
-def _show_language(console: Console, lines: Sequence[dict[str, str]]) -> None:
+def _show_lines(console: Console, heading: str, lines: Sequence[dict[str, str]], note: str) -> None:
     names = [name for name in lines[0] if any(line[name] for line in lines)]
     table = _table(names)
     for line in lines[:SHOWN]:
         table.add_row(*(_text(line[name]) for name in names))
-    console.print(_text("Language, before and after", "bold"))
+    console.print(_text(heading, "bold"))
     console.print(table)
-    console.print(_text(f"{NOTE}\n", "dim"))
+    console.print(_text(f"{note}\n" if note else "", "dim"))
 
 
 def _show_glue(console: Console, title: str, lines: Sequence[GlueLine]) -> None:
@@ -214,7 +218,7 @@ def _table(names: Sequence[str]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for name in names:
-        is_text = name in ("method", "model", "settings")
+        is_text = name in ("task", "method", "model", "settings")
         # where there is too little room a number folds: cut short, it would pass for another number
         table.add_column(name, justify="left" if is_text else "right", overflow="fold")
     return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import peft  # noqa: F401  # first: peftkit registers its tuners as it comes, which import one another
 
 from peftkit.methods.gradual import Gradual, Unfreezing
-from peftkit.methods.own import BitFit, Full, LinearProbe, Untuned
+from peftkit.methods.own import BitFit, Full, LinearProbe, Prompting, Untuned
 from peftkit.methods.soft_prompt import fold
 from peftkit.methods.token_rows import embedding_rows
 from peftkit.methods.wrap import (
@@ -25,6 +25,7 @@ __all__ = [
     "Gradual",
     "LinearProbe",
     "Parameters",
+    "Prompting",
     "Unfreezing",
     "Untuned",
     "count_parameters",

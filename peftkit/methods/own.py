@@ -33,6 +33,22 @@ class Untuned:
 
 
 @dataclass(frozen=True)
+class Prompting:
+    """Train nothing, and ask the language model as it is (Brown et al. 2020, section 2).
+
+    `shots` examples of the training rows stand before each row. `calibrate` takes a label's words for as likely as the
+    row makes them, beside what they are after the prompt's last words alone (section 2.4).
+    """
+
+    shots: int = 0
+    calibrate: bool = False
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        model.requires_grad_(False)
+        return model
+
+
+@dataclass(frozen=True)
 class LinearProbe:
     """Train the head alone; a pooler between base and classifier counts as base and stays as it was pretrained."""
 

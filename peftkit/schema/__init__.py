@@ -19,6 +19,8 @@ from peftkit.schema.run import (
     Search,
     Task,
     UserError,
+    asks,
+    writes,
 )
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Search",
     "Task",
     "UserError",
+    "asks",
     "complaints",
     "holds_keys",
     "key_names",
@@ -45,4 +48,5 @@ __all__ = [
     "nearest",
     "nearest_key",
     "takes_list",
+    "writes",
 ]

@@ -8,17 +8,18 @@ from importlib.util import find_spec
 from typing import Any
 
 from peftkit.schema.generating import generating
+from peftkit.schema.judging import judging
 from peftkit.schema.mismatches import mismatches
 from peftkit.schema.names import TRAINING, holds_keys, nearest, nearest_key, takes_list
 from peftkit.schema.places import ROW_RULES
 from peftkit.schema.preferring import LOSSES
-from peftkit.schema.run import SECTIONS, Run
+from peftkit.schema.run import ALGORITHMS, SECTIONS, Run
 from peftkit.schema.tasks import METRICS_OF
 from peftkit.signatures import Field, annotation, fields_of, names_in
 
 JOBS = (
     "finetune", "evaluate", "predict", "merge", "pretrain", "plan", "leaderboard", "submission", "matrix", "forgetting",
-    "extend", "embed", "generate",
+    "extend", "embed", "generate", "judge",
 )  # fmt: skip
 METRICS = tuple(dict.fromkeys(name for names in METRICS_OF.values() for name in names))
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -33,7 +34,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "task.loss_type": (*LOSSES, None),
     "extend.rows": ROW_RULES,
     "embed.pooling": ("mean", "cls", "last", None),
-    "generate.algorithm": ("self_instruct", "evol_instruct"),
+    "generate.algorithm": ALGORITHMS,
     "generate.generator": ("local", "endpoint"),
 }
 PACKAGES = ("peft", "peftkit")
@@ -162,7 +163,7 @@ def complaints(config: Mapping[str, Any]) -> list[str]:
     sentences = [sentence for _, sentence in found]
     if all(key.startswith(UPSTREAM) for key in wrong):  # else there is no run to reason about
         run = Run.from_config(config)
-        sentences += [*mismatches(run), *generating(run)]
+        sentences += [*mismatches(run), *generating(run), *judging(run)]
     return sentences
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from peftkit.paths import conf_folder
 from peftkit.schema.names import nearest
 from peftkit.schema.places import FILES
-from peftkit.schema.run import Generate, Run
+from peftkit.schema.run import ALGORITHMS, Generate, Run
 
 NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # of a variable; a key is never written so
 SECRET = re.compile(r"api.?key|secret|password|authorization|bearer", re.IGNORECASE)
@@ -22,10 +22,29 @@ def generating(run: Run) -> list[str]:
     settings = run.generate
     if settings is None:
         return []
-    if run.job != "generate":
-        given = [name for name in ("seeds", "base_url", "served_model") if getattr(settings, name) is not None]
-        return [f"generate.{name}= is not for job={run.job}; say job=generate, or drop it" for name in given]
+    if run.job not in ("generate", "judge") and not run.grows_data:
+        names = ("seeds", "base_url", "served_model", *(() if run.task.kind == "instructions" else ("model",)))
+        given = [name for name in names if getattr(settings, name) is not None]
+        found = [f"generate.{name}= is not for job={run.job}; say job=generate, or drop it" for name in given]
+        if run.job == "evaluate" and run.task.kind == "instructions" and run.task.dataset in ALGORITHMS:
+            found.append(f"task.dataset={run.task.dataset} is grown to train on; say task.dataset=outputs/generate/...")
+        return found
     found = _endpoint(settings) if settings.generator == "endpoint" else _local(run, settings)
+    if run.job != "judge":
+        found += _growing(run, settings)
+    elif settings.seeds is not None:
+        found.append(f"generate.seeds= is not for job={run.job}; drop it")
+    return found + _prices(settings)
+
+
+def _growing(run: Run, settings: Generate) -> list[str]:
+    """Complain about seeds, evaluation sets, and another algorithm than the data's."""
+    found = []
+    if run.grows_data and run.task.dataset != settings.algorithm:
+        found.append(
+            f"task.dataset={run.task.dataset} is grown by another algorithm than generate.algorithm="
+            f"{settings.algorithm}; say generate.algorithm={run.task.dataset}"
+        )
     if settings.seeds is not None and not Path(settings.seeds).is_file():
         found.append(f"generate.seeds={settings.seeds}: there is no such file; null takes the tasks that peftkit ships")
     tasks = [file.stem for file in sorted((conf_folder() / "task").glob("[!_]*.yaml"))]
@@ -34,11 +53,13 @@ def generating(run: Run) -> list[str]:
         if not Path(name).exists() and (is_path or name not in tasks):
             hint = "" if is_path else nearest(name, tasks)
             found.append(f"generate.decontaminate={name}: there is no such file, folder or task{hint}")
-    if settings.max_cost is not None and (settings.price_in is None or settings.price_out is None):
-        found.append(
-            "generate.max_cost needs prices; say generate.price_in= and generate.price_out=, of a million tokens"
-        )
     return found
+
+
+def _prices(settings: Generate) -> list[str]:
+    if settings.max_cost is None or (settings.price_in is not None and settings.price_out is not None):
+        return []
+    return ["generate.max_cost needs prices; say generate.price_in= and generate.price_out=, of a million tokens"]
 
 
 def _endpoint(settings: Generate) -> list[str]:
@@ -78,6 +99,9 @@ def _local(run: Run, settings: Generate) -> list[str]:
         for name in ("base_url", "served_model", "request")
         if getattr(settings, name)
     ]
-    if run.model.family == "encoder":
+    writer = settings.model or ""
+    if writer.startswith(("/", "./", "../", "~")) and not Path(writer).is_dir():
+        found.append(f"generate.model={writer} is no folder; name a checkpoint's, or a Hub id")
+    if run.model.family == "encoder" and settings.model is None:
         found.append(f"model={run.model.name} writes no text; try model=gpt2 or model=t5")
     return found

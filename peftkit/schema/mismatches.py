@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from peftkit.schema.places import FILES, MAY_USE_RUN, USES_RUN, VECTORS, WRITTEN, missing_places, run_folder
-from peftkit.schema.run import Run
+from peftkit.schema.prompting import prompting
+from peftkit.schema.run import Run, writes
 from peftkit.schema.tasks import FAMILIES, task_mismatches
 
 LIKE = {"preferences": "causal_lm"}  # kinds that a method refuses for the reason that it refuses another
@@ -14,7 +15,7 @@ OWN_WEIGHTS = ("Full", "Gradual", "BitFit", "LinearProbe")  # configs of methods
 
 def mismatches(run: Run) -> list[str]:
     """Return a sentence for each; nothing is opened but result.json."""
-    return [*_combinations(run), *_verbs(run), *task_mismatches(run), *missing_places(run)]
+    return [*_combinations(run), *_verbs(run), *task_mismatches(run), *prompting(run), *missing_places(run)]
 
 
 def _combinations(run: Run) -> list[str]:
@@ -77,23 +78,33 @@ def _student(run: Run) -> list[str]:
         )
     if run.distill.teacher is None:
         return found
+    if run.job in ("finetune", "plan"):
+        found += run_folder("distill.teacher", run.distill.teacher)
+    if writes(run.task):
+        if run.distill.weight not in (0.5, 1):
+            found.append(
+                f"distill.weight={run.distill.weight:g} is wrong for texts: say distill.weight=1, the teacher's "
+                "answers alone, or 0.5, which learns both answers to each row"
+            )
+        return found
     if run.task.kind not in ("classification", "regression") or run.model.family == "seq2seq":
-        found.append("distill.teacher teaches classes and numbers, by a head; drop it, or choose model=minilm")
+        found.append(
+            "distill.teacher teaches classes and numbers by a head, and texts that a model writes; "
+            "drop it, or choose model=minilm"
+        )
     if target.endswith(".AdaLoraConfig"):
         found.append(
             "AdaLoRA keeps its directions apart in a model's own loss, and a teacher's is another; try method=lora"
         )
     if run.train.get("label_smoothing_factor"):
         found.append("train.label_smoothing_factor is not for distill.teacher; drop it")
-    if run.job in ("finetune", "plan"):
-        found += run_folder("distill.teacher", run.distill.teacher)
     return found
 
 
 def _verbs(run: Run) -> list[str]:
     """Return what the job lacks, and what was given that it would not look at."""
     found = []
-    runs = run.runs if run.job != "submission" else None  # which tells itself what its runs lack
+    runs = run.runs if run.job not in ("submission", "judge") else None  # which tell themselves what they lack
     if runs is not None and (run.job != "predict" or run.run is not None or len(runs) < 2):
         found.append("runs= takes two run folders or more, for job=predict, instead of run=; say runs=[DIR,DIR]")
     elif runs is not None and run.input is not None and Path(run.input).suffix not in FILES:

@@ -10,7 +10,7 @@ from peftkit.schema.run import Run
 from peftkit.signatures import fields_of
 
 USES_RUN = ("evaluate", "predict", "merge", "forgetting")  # a finished run folder
-MAY_USE_RUN = (*USES_RUN, "embed")
+MAY_USE_RUN = (*USES_RUN, "embed", "judge")
 WRITTEN = (".csv", ".tsv", ".jsonl", ".parquet")
 FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".conll", ".conllu")
 TEXTS = (".txt", ".jsonl", ".parquet")  # what a corpus is made of
@@ -46,7 +46,7 @@ def _files(run: Run) -> list[str]:
         return found + [sentence for folder in run.results or [] for sentence in _results_folder(folder)]
     if run.job == "submission" and run.data_root is not None and not Path(run.data_root).is_dir():
         found.append(f"data_root={run.data_root} is no folder{_tilde(run.data_root)}")
-    if run.job not in ("finetune", "plan", "evaluate"):
+    if run.job not in ("finetune", "plan", "evaluate") or run.grows_data:
         return found
     if run.data_root is not None:
         root = Path(run.data_root)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftkit.schema.run import Run
+from peftkit.schema.run import Run, asks
 
 LOSSES = ("sigmoid", "ipo", "hinge", "robust", "apo_zero")  # of TRL's, under its names
 PREFERENCES = ("beta", "loss_type", "label_smoothing", "chat")  # keys of that kind alone
@@ -31,6 +31,8 @@ def preferring(run: Run) -> list[str]:
         found.append(
             f"model={run.model.name} is a {run.model.family}, and TRL's DPOTrainer takes decoders alone; try model=gpt2"
         )
+    if asks(run):
+        found.append(f"method={run.method.name} writes answers and prefers none; try method=lora")
     if run.train.get("label_smoothing_factor"):
         found.append("train.label_smoothing_factor is not for task.kind=preferences; say task.loss_type=robust")
     if run.vocab is not None:

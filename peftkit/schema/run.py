@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+ALGORITHMS = ("self_instruct", "evol_instruct")
+
 
 class UserError(Exception):
     """Something that the user can mend; the message is one sentence that says what to type next."""
@@ -65,6 +67,8 @@ class Task:
     loss_type: str | None = None
     label_smoothing: float | None = None
     chat: bool | None = None
+    prompt: str | None = None
+    words: dict | None = None
 
 
 @dataclass
@@ -136,6 +140,7 @@ class Generate:
     request: dict
     retries: int
     timeout: float
+    model: str | None = None
 
 
 @dataclass
@@ -168,12 +173,28 @@ class Run:
     search: Search = field(default_factory=lambda: Search(None, 1))
     distill: Distill = field(default_factory=lambda: Distill(None, 1.0, 0.0))
 
+    @property
+    def grows_data(self) -> bool:
+        """Tell whether this run trains on tasks that are first to be grown: its dataset is what grows them."""
+        trains = self.job in ("finetune", "plan")
+        return trains and self.task.kind == "instructions" and self.task.dataset in ALGORITHMS
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Run:
         """Build a run from a resolved config that `complaints` finds nothing wrong with."""
         # results of earlier versions lack the keys that have a default here
         values = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}
         return cls(**values | {name: part(**config[name]) for name, part in SECTIONS.items() if name in config})
+
+
+def asks(run: Run) -> bool:
+    """Tell whether nothing trains and the model is asked as it is, by a prompt."""
+    return str(run.method.config.get("_target_")).rpartition(".")[2] == "Prompting"
+
+
+def writes(task: Task) -> bool:
+    """Tell whether a task is answered by a text that its model writes."""
+    return task.kind in ("seq2seq", "instructions") or (task.kind == "causal_lm" and task.label is not None)
 
 
 SECTIONS: dict[str, type] = {

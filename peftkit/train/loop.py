@@ -71,10 +71,14 @@ def forget_preparation(trainer: Trainer) -> None:
 def predict(trainer: Trainer, rows: Dataset, lengths: list[int]) -> Predictions:
     """Score rows, longest first so that batches hold little padding; the answer is in the rows' order."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    with peak_memory() as peak:
-        started = time.perf_counter()
-        scores = first_of(trainer.predict(rows.select(order)).predictions)  # type: ignore[attr-defined]
-        seconds = time.perf_counter() - started
+    chooses, trainer.compute_metrics = trainer.compute_metrics, None  # which rates the holdout, and no other rows
+    try:
+        with peak_memory() as peak:
+            started = time.perf_counter()
+            scores = first_of(trainer.predict(rows.select(order)).predictions)  # type: ignore[attr-defined]
+            seconds = time.perf_counter() - started
+    finally:
+        trainer.compute_metrics = chooses
     if not np.isfinite(scores).all():
         raise ValueError("training diverged: the model's scores are no numbers; try a lower train.learning_rate")
     back = np.empty_like(scores)

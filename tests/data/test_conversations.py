@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset
 
 from peftkit.data.conversations import examples_of, hold_out, questions
+from peftkit.data.rows import APART, _apart
 from peftkit.schema import Task, UserError
 
 TASK = Task(
@@ -86,7 +87,16 @@ def test_what_is_no_conversation_is_told_how_to_be_one() -> None:
 
 
 def test_the_answer_at_the_end_is_not_told_to_who_is_asked() -> None:
-    rows, empty = questions(TASK, table({"messages": turns("a?", "b", "c?", "d")}, {"messages": turns(" ")}))
-    assert [turn["content"] for turn in rows["messages"][0]] == ["a?", "b", "c?"] and empty == [1]
-    rows, _ = questions(TASK, Dataset.from_list([{"messages": "Name a river."}]))
+    rows, empty, told = questions(TASK, table({"messages": turns("a?", "b", "c?", "d")}, {"messages": turns(" ")}))
+    assert [turn["content"] for turn in rows["messages"][0]] == ["a?", "b", "c?"] and (empty, told) == ([1], 1)
+    rows, *_ = questions(TASK, Dataset.from_list([{"messages": "Name a river."}]))
     assert rows["messages"][0] == turns("Name a river.")
+
+
+def test_trials_are_scored_on_instructions_that_train_in_none_of_their_rows() -> None:
+    rows = [{"id": f"task_{number // 3}", "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
+    examples, _ = examples_of(TASK, table(*rows))
+    for limit in (None, 20):
+        parts = _apart(examples, "train", limit, 12)
+        assert len(parts[APART]) == 12 and 0 < len(parts["train"]) <= (limit or 48)
+        assert not set(parts["train"]["group"]) & set(parts[APART]["group"])

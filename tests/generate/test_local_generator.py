@@ -95,3 +95,10 @@ def test_the_same_seed_and_model_give_the_same_files_resumed_or_not(
     fill(tmp_path / "cut", self_instruct, local(checkpoints["gpt2"]), **settings)
     assert written(tmp_path / "one") == written(tmp_path / "other") == written(tmp_path / "cut")
     assert (tmp_path / "cut" / "journal.jsonl").read_bytes() == journal
+
+
+def test_a_prompt_that_lost_its_start_says_so(checkpoints: dict[str, Path]) -> None:
+    long, short = ask(
+        local(checkpoints["gpt2"]), [Prompt("the film " * 400, (), "is", (), 4), Prompt("a", (), "b", (), 4)]
+    )
+    assert long.is_cut and not short.is_cut

@@ -154,9 +154,9 @@ def test_what_overlaps_an_evaluation_set_is_dropped_and_listed(tmp_path: Path) -
 def test_two_processes_may_not_write_one_folder(tmp_path: Path) -> None:
     from contextlib import ExitStack
 
-    from peftkit.jobs.generate import _lock
+    from peftkit import record
 
     with ExitStack() as first, ExitStack() as second:
-        _lock(first, tmp_path)
+        record.lock(first, tmp_path)
         with pytest.raises(UserError, match="another process writes"):
-            _lock(second, tmp_path)
+            record.lock(second, tmp_path)

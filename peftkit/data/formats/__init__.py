@@ -11,6 +11,7 @@ from peftkit.data.formats.label_words import LabelWords
 from peftkit.data.formats.language import Language
 from peftkit.data.formats.pairs import Pairs
 from peftkit.data.formats.preferences import REFERENCE, Preferences
+from peftkit.data.formats.prompted import Prompted
 from peftkit.data.formats.spans import Spans
 from peftkit.data.formats.tags import Tags
 from peftkit.data.formats.texts import Texts
@@ -18,7 +19,7 @@ from peftkit.schema import Task
 
 __all__ = [
     "REFERENCE", "Answers", "Classes", "Encoded", "Format", "Instructions", "LabelWords", "Language", "Pairs",
-    "Preferences", "Spans", "Tags", "Texts", "format_of",
+    "Preferences", "Prompted", "Spans", "Tags", "Texts", "format_of",
 ]  # fmt: skip
 
 

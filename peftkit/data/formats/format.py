@@ -22,7 +22,8 @@ class Encoded:
     example each is of, where a long one has several. `labels`, one an example, are what metrics compare with;
     `has_label` (examples,) is False where one is hidden: there stands -1, NaN, or nothing, which is no label.
     `truncated` counts the examples that lost text. `places`, one an input, says where its answers are, `forms`, one an
-    example, how an answer is to look.
+    example, how an answer is to look. `left_out` counts what was to be shown before a row (`shots`) and did not fit,
+    over all rows.
     """
 
     rows: Dataset
@@ -33,6 +34,7 @@ class Encoded:
     owner: np.ndarray | None = None
     places: list[Any] = field(default_factory=list)
     forms: list[Form] = field(default_factory=list)
+    left_out: int = 0
 
 
 @dataclass(frozen=True)

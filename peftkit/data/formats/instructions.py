@@ -28,6 +28,8 @@ class Instructions(Texts):
     goes on, who said it too.
     """
 
+    stops = ""  # an answer may have lines between, and says itself where it ends
+
     def __post_init__(self) -> None:
         if self.is_decoder:
             teach_template(self.tokenizer)
@@ -54,9 +56,19 @@ class Instructions(Texts):
             )
         pairs = [self._pair(turns, label) for turns, label in zip(rows["messages"], rows["label"], strict=True)]
         cut = [len(read) > self.room or len(written) > self.writes for read, written in pairs]
-        read = [read[-self.room :] for read, _ in pairs]
+        read, left_out = self._with_shots([read[-self.room :] for read, _ in pairs])
         found = encoded_pairs(rows, read, [written[: self.writes] for _, written in pairs], cut, self.is_decoder)
-        return replace(found, forms=forms_of(rows["group"], rows["label"], has_lines=self.is_decoder))
+        return replace(
+            found, forms=forms_of(rows["group"], rows["label"], has_lines=self.is_decoder), left_out=left_out
+        )
+
+    def shown(self, row: dict[str, Any]) -> str:
+        """Return a conversation as an example, answered: turns before those that are asked."""
+        read, written = self._pair(row["messages"], row["label"])
+        if not self.is_decoder:
+            return "\n".join(self.tokenizer.batch_decode([read, written], skip_special_tokens=True))
+        begins = read[0] == self.tokenizer.bos_token_id  # which the question has itself
+        return str(self.tokenizer.decode([*read[begins:], *written])).strip()
 
     def blocks(self, rows: Dataset) -> Encoded:
         """Encode rows to train on and pack them, whole, into blocks of the longest that one may be."""

@@ -43,7 +43,7 @@ class LabelWords:
     def encode(self, rows: Dataset) -> Encoded:
         """Tokenise `task.template`, at most `task.max_length` tokens, and the label's word."""
         columns = list(self.task.text)
-        template = self.task.template or f"{self.task.name} " + " ".join(f"{name}: {{{name}}}" for name in columns)
+        template = text_to_text(self.task)
         targets = [[int(token) for token in row if token >= 0] for row in self.words]
 
         def tokens(batch: dict[str, list]) -> dict[str, Any]:
@@ -83,3 +83,8 @@ class LabelWords:
                 "rescale it, or try model=bert or model=gpt2"
             )
         return int(np.abs(self.values - label).argmin())
+
+
+def text_to_text(task: Task) -> str:
+    """Return the template by which T5 reads a task's rows (T5 paper, appendix D)."""
+    return task.template or f"{task.name} " + " ".join(f"{name}: {{{name}}}" for name in task.text)

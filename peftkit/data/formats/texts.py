@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.data.collate import padded_pairs
 from peftkit.data.formats.format import Answers, Encoded, labelled, tokenize
+from peftkit.data.formats.shots import JOINT, context_of, shot_ids, with_shots
 from peftkit.schema import Task
 
 ANSWER_TOKENS = 64  # the longest label, where task.max_target_length says nothing
@@ -23,19 +24,32 @@ class Texts:
 
     A decoder without a label column models its text, token by token; with one, the label after the text, and only the
     label counts. An encoder-decoder reads the text and writes the label. The text is `task.template`, else the
-    columns with a line break between.
+    columns with a line break between. `shots`, whole examples, stand before it as far as there is room; then what is
+    written ends with a blank line, as they do.
     """
 
     task: Task
     tokenizer: PreTrainedTokenizerBase
     is_decoder: bool
+    shots: tuple[str, ...] = ()
+    context: int | None = None  # tokens that the model has room for, where that is less than its tokenizer says
     names = None
     reads = "likelihoods"
     words = None
+    stops = JOINT  # where an answer behind examples ends
 
     @property
     def writes(self) -> int | None:
         return None if self.task.label is None else self.task.max_target_length or ANSWER_TOKENS
+
+    def group(self, label: Any) -> int:
+        """Return of which sort a label is: all texts are of one."""
+        return 0
+
+    def shown(self, row: dict[str, Any]) -> str:
+        """Return a row as an example, answered."""
+        text = self._text({name: row[name] for name in self.task.text})
+        return f"{text}{'' if text.endswith(chr(10)) else chr(10)}{row['label']}"
 
     def encode(self, rows: Dataset) -> Encoded:
         """Tokenise at most `task.max_length` tokens of text and `task.max_target_length` of label.
@@ -53,12 +67,15 @@ class Texts:
         else:
             prompts = tokenize(self.tokenizer, [texts], self.task.max_length)
             read, cut = prompts["input_ids"], np.array(prompts["truncated"])
+        read, left_out = self._with_shots(read)
         if self.writes is None:
             counted = [[place > 0 for place in range(len(row))] for row in read]  # nothing comes before the first token
-            return _encoded(rows, read, read, read, counted, cut, np.ones(len(said), dtype=bool))
+            found = _encoded(rows, read, read, read, counted, cut, np.ones(len(said), dtype=bool))
+            return replace(found, left_out=left_out)
         answers = [self._answer_ids("" if label is None else label) for label in said]
         cut |= np.array([len(ids) > self.writes for ids in answers])
-        return encoded_pairs(rows, read, [ids[: self.writes] for ids in answers], cut, self.is_decoder)
+        found = encoded_pairs(rows, read, [ids[: self.writes] for ids in answers], cut, self.is_decoder)
+        return replace(found, left_out=left_out)
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         return padded_pairs(self.tokenizer)
@@ -72,6 +89,8 @@ class Texts:
         nats = np.where(known, [-row.sum() for row in scores], 0.0)
         tokens = np.where(known, [len(row) for row in scores], 0)
         summary = [np.array(pair if is_known else []) for is_known, *pair in zip(known, nats, tokens, strict=True)]
+        if self.shots and self.stops and texts is not None:
+            texts = [text.partition(self.stops)[0].strip() for text in texts]
         predictions = nats / np.maximum(tokens, 1) if texts is None else texts
         return Answers(predictions, summary, (nats, tokens))
 
@@ -89,6 +108,15 @@ class Texts:
             return self.task.template.format(**values)
         text = "\n".join(values.values())
         return f"{text}\n" if self.is_decoder and self.writes is not None else text
+
+    def _with_shots(self, read: list[list[int]]) -> tuple[list[list[int]], int]:
+        """Put the examples before each prompt; return them, and how many did not fit, over all."""
+        if not self.shots:
+            return read, 0
+        shots, begin = shot_ids(self.tokenizer, self.shots), self.tokenizer.bos_token_id
+        room = context_of(self.tokenizer, self.context) - ((self.writes or 0) if self.is_decoder else 0)
+        whole = [with_shots(shots, ids, room, begin) for ids in read]
+        return [ids for ids, _ in whole], sum(missing for _, missing in whole)
 
     def _answer_ids(self, label: str) -> list[int]:
         """Return a label's tokens, and the end of text after them."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+CUT = "the prompt was longer than the context and lost its start"
+
 
 class GeneratorError(Exception):
     """The generator gives no reply, and will give none soon; the same command goes on where it stopped."""
@@ -56,6 +58,11 @@ class Reply:
     attempts: int = 1
     dropped: int = 0  # examples that the model's context had no room for
     note: str | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Tell whether the model did not read all of the question."""
+        return self.note == CUT
 
     def row(self) -> dict[str, Any]:
         return asdict(self)

@@ -17,7 +17,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from peftkit.generate.generators import Reply, Request
+from peftkit.generate.generators import CUT, Reply, Request
 
 TAIL = 16  # tokens in which a stop string is looked for
 LEAST = 32  # tokens that a prompt leaves free for the reply, where the context is short
@@ -50,7 +50,7 @@ class Local:
             padding=True,
             add_special_tokens=not self.chat,  # a template has its own
         )
-        context = self._context()
+        context, whole = self._context(), batch["attention_mask"].sum(1).tolist()
         if context is not None and batch["input_ids"].shape[1] > context - LEAST:  # no example is left to drop
             batch = {name: values[:, LEAST - context :] for name, values in batch.items()}
         batch = {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
@@ -70,18 +70,20 @@ class Local:
         new = written[:, 1:] if self.is_seq2seq else written[:, width:]
         sizes = batch["attention_mask"].sum(1).tolist()
         return [
-            self._reply(request, tokens, size, dropped)
-            for request, tokens, size, (_, dropped) in zip(requests, new.tolist(), sizes, fitted, strict=True)
+            self._reply(request, tokens, size, dropped, CUT if size < asked else None)
+            for request, tokens, size, asked, (_, dropped) in zip(
+                requests, new.tolist(), sizes, whole, fitted, strict=True
+            )
         ]
 
-    def _reply(self, request: Request, tokens: list[int], read: int, dropped: int) -> Reply:
+    def _reply(self, request: Request, tokens: list[int], read: int, dropped: int, note: str | None) -> Reply:
         ends = self._ends()
         place = next((number for number, token in enumerate(tokens) if token in ends), None)
         kept = tokens if place is None else tokens[:place]
         text = self.tokenizer.decode(kept, skip_special_tokens=True)
         cut = min((at for stop in request.prompt.stop if (at := text.find(stop)) >= 0), default=None)
         finish = "length" if place is None and cut is None else "stop"
-        return Reply(request.number, text[:cut], finish, int(read), len(kept), dropped=dropped)
+        return Reply(request.number, text[:cut], finish, int(read), len(kept), dropped=dropped, note=note)
 
     def _fit(self, request: Request) -> tuple[str, int]:
         """Return the prompt's text, without as many of its first examples as the model's context has no room for.

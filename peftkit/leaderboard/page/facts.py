@@ -10,6 +10,7 @@ from typing import Any
 
 from peftkit.leaderboard import TIMED, Broken, Result
 from peftkit.leaderboard.headlines import headlines
+from peftkit.leaderboard.judges import JUDGED, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.page.curves import curves_of
 from peftkit.leaderboard.page.members import members_of
@@ -45,6 +46,7 @@ def facts(
         "runs": len(results),
         "notes": [*(verdict.notes if verdict else []), *filter(None, [curve_note, comparison_note])],
         "language_note": NOTE,
+        "judged_note": JUDGED,
         "tested": verdict is not None,
         "command": command,
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -64,6 +66,7 @@ def _boards(
                 "embedded": title.startswith("EMBEDDED"),
                 "headlines": lines,
                 "language": language_cells(rows, results, title),
+                "judged": [[judge, lines] for judge, lines in judge_tables(rows, results, title)],
                 "records": [[*names, *record] for names, record in records.items()],
                 "models": sorted({row.model for row in rows if row.board == title}),
             }

@@ -1,6 +1,6 @@
 // Draws the page, and draws it again as the reader chooses.
 
-const SECTIONS = ["verdict", "table", "trade", "heat", "curves", "language", "failed"];
+const SECTIONS = ["verdict", "table", "trade", "heat", "curves", "language", "judged", "failed"];
 let pending = 0;
 
 function drawAll() {
@@ -43,15 +43,26 @@ function drawBoard() {
   if (!data.rows.length) byId("headlines").replaceChildren(el("dt", {}, "No rows yet"), el("dd", {}, "train one: python -m peftkit recipe=lora_glue"));
   drawReading(here);
   drawLanguage(here?.language ?? []);
+  drawJudged(here?.judged ?? []);
 }
 
 function drawLanguage(lines) {
   byId("language").hidden = !lines.length;
   if (!lines.length) return;
+  byId("language-note").textContent = data.language_note;
+  byId("language-table").replaceChildren(linesOf(lines));
+}
+
+function drawJudged(judges) {
+  byId("judged").hidden = !judges.length;
+  byId("judged-note").textContent = data.judged_note;
+  byId("judged-tables").replaceChildren(...judges.flatMap(([heading, lines]) => [el("p", {}, heading), linesOf(lines)]));
+}
+
+function linesOf(lines) {
   const heads = Object.keys(lines[0]).filter((name) => lines.some((line) => line[name]));
   const order = ["method", ...heads.filter((name) => name !== "method")];
-  byId("language-note").textContent = data.language_note;
-  byId("language-table").replaceChildren(tableOf(order.map((name) => name[0].toUpperCase() + name.slice(1)), lines.map((line) => order.map((name) => line[name]))));
+  return tableOf(order.map((name) => name[0].toUpperCase() + name.slice(1)), lines.map((line) => order.map((name) => line[name])));
 }
 
 function drawReading(here) {
@@ -216,7 +227,7 @@ startTheme();
 byId("made").textContent = `${data.rows.length} rows of ${data.runs} runs, written ${data.written.replace("T", " ").replace("+00:00", " UTC")}`;
 byId("command").textContent = data.command;
 document.querySelector("nav").replaceChildren(
-  ...SECTIONS.filter((id) => (id !== "failed" || data.failed.length) && (id !== "language" || data.boards.some((each) => each.language.length))).map((id) => el("a", { href: `#${id}`, "data-to": id }, byId(id).querySelector("h2").textContent)),
+  ...SECTIONS.filter((id) => (id !== "failed" || data.failed.length) && (!["language", "judged"].includes(id) || data.boards.some((each) => each[id].length))).map((id) => el("a", { href: `#${id}`, "data-to": id }, byId(id).querySelector("h2").textContent)),
 );
 document.querySelector("nav").addEventListener("click", (event) => {
   const id = event.target.dataset.to;

@@ -1,0 +1,150 @@
+"""Turn a row into a question, and the likelihoods of the words that answer it into classes or numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from peftkit.data.collate import padded
+from peftkit.data.formats.classes import class_counts, class_labels
+from peftkit.data.formats.format import Answers, Encoded, labelled
+from peftkit.data.formats.label_words import STSB_STEP, text_to_text
+from peftkit.data.formats.shots import context_of, shot_ids, with_shots
+from peftkit.data.prompts import prompt_of, words_of
+from peftkit.schema import Task, UserError
+
+ANCHOR = "answer:"  # what a word's tokens are looked for behind: many tokenizers write a first word otherwise
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """Classes and numbers asked of a language model that nothing trained for it (Brown et al. 2020, section 2).
+
+    A decoder reads `task.prompt`, an encoder-decoder its text-to-text form unless that is set; `shots`, whole examples,
+    stand before it. A label is as likely as a token of its words is on average; with `calibrate`, as its words are
+    beside their likelihood after the prompt's last words alone (section 2.4). Of numbers some have words, and the
+    answer lies among them by their likelihoods (Gao et al. 2021, section 4.2).
+    """
+
+    task: Task
+    names: list[str] | None
+    tokenizer: PreTrainedTokenizerBase
+    is_decoder: bool
+    calibrate: bool = False
+    shots: tuple[str, ...] = ()
+    context: int | None = None  # tokens that the model has room for, where that is less than its tokenizer says
+    reads = "words"
+    writes = None
+
+    @cached_property
+    def template(self) -> str:
+        if self.is_decoder:
+            return prompt_of(self.task, self.names).text
+        return self.task.prompt or text_to_text(self.task)
+
+    @cached_property
+    def said(self) -> dict[str, str]:
+        """The words of each label, or of some numbers."""
+        if self.is_decoder:
+            return prompt_of(self.task, self.names).words
+        if self.names is None and not self.task.words:
+            return {f"{value:.1f}": f"{value:.1f}" for value in np.arange(0, 5 + STSB_STEP / 2, STSB_STEP)}
+        return words_of(self.task, self.names, {name: name for name in self.names or []})
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """What the words stand for (labels,): class ids or numbers."""
+        return np.array([float(number) for number in self.said]) if self.names is None else np.arange(len(self.names))
+
+    @cached_property
+    def words(self) -> np.ndarray:
+        """The tokens (labels, tokens) of the words, padded with -100."""
+        ids = [self._word_ids(word) for word in self.said.values()]
+        if len({tuple(row) for row in ids}) < len(ids):
+            raise UserError("two labels have the same tokens in this tokenizer; set task.words to words that differ")
+        longest = max(len(row) for row in ids)
+        return np.array([row + [-100] * (longest - len(row)) for row in ids])
+
+    def group(self, label: Any) -> int:
+        """Return which of the words a label is nearest to."""
+        return int(np.abs(self.values - label).argmin())
+
+    def shown(self, row: dict[str, Any]) -> str:
+        """Return a row as an example, answered."""
+        word = list(self.said.values())[self.group(row["label"])]
+        return f"{self.template.format(**{name: row[name] for name in self.task.text})} {word}"
+
+    def encode(self, rows: Dataset) -> Encoded:
+        """Tokenise examples and question: of a question `task.max_length` tokens at most, all as the model has room.
+
+        A decoder loses the beginning of a longer one, an encoder-decoder its end. With `calibrate`, one row more is
+        the prompt's last words alone.
+        """
+        columns, shots = list(self.task.text), shot_ids(self.tokenizer, self.shots)
+        texts = [
+            self.template.format(**dict(zip(columns, values, strict=True)))
+            for values in zip(*(rows[column] for column in columns), strict=True)
+        ]
+        room = context_of(self.tokenizer, self.context) - (self.words.shape[1] if self.is_decoder else 0)
+        limit = min(self.task.max_length, room)
+        begin, inputs, truncated, left_out = self.tokenizer.bos_token_id, [], 0, 0
+        for ids in self.tokenizer(texts, verbose=False)["input_ids"] if texts else []:
+            truncated += len(ids) > limit
+            ids, missing = with_shots(shots, self._cut(list(ids), limit), room, begin)
+            inputs.append(ids)
+            left_out += missing
+        if self.calibrate:
+            inputs.append(self._context())
+        table = Dataset.from_dict({"input_ids": inputs, "attention_mask": [[1] * len(ids) for ids in inputs]})
+        lengths = [len(ids) for ids in inputs]
+        return Encoded(table, lengths, truncated, class_labels(rows), labelled(rows), left_out=left_out)
+
+    def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        return padded(self.tokenizer)
+
+    def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
+        return list(scores)
+
+    def answer(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Answers:
+        found = np.stack(scores).astype(float)
+        found = found[:-1] - found[-1] if self.calibrate else found / (self.words >= 0).sum(axis=-1)
+        if self.names is not None:
+            return Answers(self.values[found.argmax(axis=-1)], list(found))
+        shares = np.exp(found - found.max(axis=-1, keepdims=True))
+        return Answers(shares @ self.values / shares.sum(axis=-1), list(found))
+
+    def told(self, prediction: Any) -> Any:
+        return float(prediction) if self.names is None else self.names[int(prediction)]
+
+    def counts(self, encoded: Encoded) -> dict[str, Any]:
+        return class_counts(encoded, self.names)
+
+    def _cut(self, ids: list[int], limit: int) -> list[int]:
+        if len(ids) <= limit:
+            return ids
+        lead = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        if self.is_decoder:
+            return lead + ids[len(lead) - limit :]
+        return [*ids[: limit - 1], ids[-1]]  # with the end of text
+
+    def _context(self) -> list[int]:
+        """Return the tokens of what the prompt says behind its last column; a text's end, where that is nothing."""
+        text = self.template.rpartition("}")[2].strip()
+        ids = list(self.tokenizer(text)["input_ids"]) if text else []
+        return ids or [self.tokenizer.eos_token_id]
+
+    def _word_ids(self, word: str) -> list[int]:
+        if not self.is_decoder:
+            return list(self.tokenizer(text_target=word)["input_ids"])
+        before, whole = (
+            self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (ANCHOR, f"{ANCHOR} {word}")
+        )
+        if whole[: len(before)] == before:
+            return list(whole[len(before) :])
+        return list(self.tokenizer(f" {word}", add_special_tokens=False)["input_ids"])

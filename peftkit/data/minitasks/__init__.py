@@ -1,0 +1,34 @@
+"""Turn miniglue's word lists into tasks whose answers can be worked out: what the embedded writer has to say."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from peftkit.data.miniglue.lexicon import Words
+from peftkit.data.minitasks.families import FAMILIES, Family, understood
+from peftkit.data.minitasks.wording import instruction
+
+__all__ = ["FAMILIES", "Family", "cases_of", "has_labels", "understood", "worded"]
+
+
+def worded(draw: random.Random, shown: Sequence[str]) -> str:
+    """Return an instruction; a few are one of those that the prompt shows, or have a fault that a filter sees."""
+    return instruction(Words(draw, "all"), shown)
+
+
+def has_labels(text: str) -> bool:
+    """Tell whether an instruction asks for one of a few labels."""
+    known = understood(text)
+    return known is not None and bool(known[0].labels)
+
+
+def cases_of(text: str, draw: random.Random) -> list[tuple[str, str]] | None:
+    """Return cases of an instruction, input and output, every label in its turn; None where nobody here can do it."""
+    known = understood(text)
+    if known is None:
+        return None
+    family, slots = known
+    words = Words(draw, "all")
+    labels = [family.labels[place % len(family.labels)] if family.labels else "" for place in range(family.instances)]
+    return [family.draw(words, {**slots, "label": label}) for label in labels]

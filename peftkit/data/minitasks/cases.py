@@ -1,0 +1,152 @@
+"""Turn draws from miniglue's word lists into inputs, each with the one output that is right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from peftkit.data.miniglue import scenes
+from peftkit.data.miniglue.lexicon import ACTIONS, NAMES, PEOPLE, PLACES, QUALITIES, THINGS, TIMES, Words
+from peftkit.data.miniglue.single import BAD, GOOD, PARTS, sst2
+
+Case = tuple[str, str]
+FILLERS = ("please", "simply", "kindly", "surely", "now")  # that change no instruction
+TIMES_OVER = {"two": 2, "three": 3, "four": 4}
+COUNTED = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+SLOTS: dict[str, list[str]] = {  # the words that an instruction itself may name
+    "times": list(TIMES_OVER),
+    "who": [who for who, _, _ in PEOPLE],
+    "thing": [thing for thing, _, _ in THINGS],
+    "part": PARTS,
+    "quality": [*GOOD, *BAD],
+}
+IRREGULAR = {"child": "children", "thief": "thieves", "policeman": "policemen"}
+
+
+def bare(text: str) -> str:
+    """Return an instruction in lower case, without what changes nothing in it."""
+    return " ".join(word for word in text.lower().split() if word not in FILLERS)
+
+
+def word_at(words: Words, place: int) -> Case:
+    said = _row(words, words.random.randrange(2, 6))
+    return " ".join(said), said[place]
+
+
+def opposite(words: Words) -> Case:
+    pairs = [(one, other) for one, _, other in QUALITIES] + [(one, other) for one, _, other, _, _ in ACTIONS]
+    pair = words.pick(pairs)
+    return pair if words.chance(0.5) else (pair[1], pair[0])
+
+
+def synonym(words: Words) -> Case:
+    one, other, _ = words.pick([*PEOPLE, *THINGS, *QUALITIES])
+    return one, other
+
+
+def parity(words: Words, label: str) -> Case:
+    return str(2 * words.random.randrange(1, 50) + (label == "odd")), label
+
+
+def sentiment(words: Words, label: str) -> Case:
+    while (row := sst2(words))["label"] != (label == "positive"):
+        pass
+    return str(row["sentence"]), label
+
+
+def first_of_two(words: Words) -> Case:
+    pair = _row(words, 2)
+    return ", ".join(pair), min(pair)
+
+
+def count(words: Words) -> Case:
+    said = _row(words, words.random.randrange(2, 8))
+    return " ".join(said), COUNTED[len(said) - 1]
+
+
+def plural(words: Words) -> Case:
+    noun = _noun(words)
+    return noun, IRREGULAR.get(noun, f"{noun}s")
+
+
+def category(words: Words) -> Case:
+    thing, _, kind = words.pick(THINGS)
+    return thing, kind
+
+
+def asked_about(words: Words, label: str) -> Case:
+    scene = scenes.draw(words, full=True)
+    assert scene.place is not None and scene.time is not None  # of a full scene
+    said = scenes.say(scene, words)
+    kept = label == "yes"
+    place, time = (
+        value if kept else words.other(known, value) for value, known in ((scene.place, PLACES), (scene.time, TIMES))
+    )
+    who = scene.who[0] if kept else words.other(PEOPLE, scene.who)[0]
+    asked = words.random.choice([f"Was it {place}?", f"Was it {time}?", f"Was it the {who}?"])
+    return f"{said} {asked}", label
+
+
+def facet(words: Words, name: str) -> Case:
+    """Tell who, what, where or when, as the sentence has it."""
+    scene = scenes.draw(words, full=True)
+    value = getattr(scene, name)
+    return scenes.say(scene, words), value if isinstance(value, str) else f"the {value[0]}"
+
+
+def repeated(words: Words, times: str) -> Case:
+    noun = _noun(words)
+    return noun, " ".join([noun] * TIMES_OVER[times])
+
+
+def larger(words: Words) -> Case:
+    one, other = words.random.sample(range(1, 100), 2)
+    return f"{one} and {other}", str(max(one, other))
+
+
+def backwards(words: Words) -> Case:
+    said = _row(words, words.random.randrange(2, 5))
+    return " ".join(said), " ".join(reversed(said))
+
+
+def infinitive(words: Words) -> Case:
+    action = words.pick(ACTIONS)
+    return action[0], action[3]
+
+
+def living(words: Words, label: str) -> Case:
+    return words.pick(PEOPLE if label == "person" else THINGS)[words.random.randrange(2)], label
+
+
+def denied(words: Words, label: str) -> Case:
+    return scenes.say(replace(scenes.draw(words), negated=label == "yes"), words), label
+
+
+def joined(words: Words) -> Case:
+    pair = _row(words, 2)
+    return ", ".join(pair), " and ".join(pair)
+
+
+def next_number(words: Words) -> Case:
+    place = words.random.randrange(len(COUNTED) - 1)
+    return COUNTED[place], COUNTED[place + 1]
+
+
+def named(words: Words, label: str) -> Case:
+    return words.pick(NAMES[label == "man" :: 2]), label
+
+
+def told(words: Words, who: str, thing: str) -> Case:
+    scene = scenes.draw(words)
+    people = {name: entry for entry in PEOPLE for name in entry[:1]}
+    things = {name: entry for entry in THINGS for name in entry[:1]}
+    return "", scenes.say(replace(scene, who=people[who], thing=things[thing], quality=None), words)
+
+
+def _noun(words: Words) -> str:
+    return words.pick([*PEOPLE, *THINGS])[0]
+
+
+def _row(words: Words, count: int) -> list[str]:
+    """Return so many different single words."""
+    singles = [noun for noun, _, _ in (*PEOPLE, *THINGS) if " " not in noun]
+    return words.random.sample(singles, count)

@@ -1,0 +1,273 @@
+"""Turn an instruction back into the work that it asks for, and that work into cases with their answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from peftkit.data.miniglue.lexicon import Words
+from peftkit.data.miniglue.single import VERY
+from peftkit.data.minitasks import cases
+
+Slots = Mapping[str, str]
+Draw = Callable[[Words, Slots], tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of work: how it is asked for, and how a case of it is drawn.
+
+    A wording has {slots}, which are words of `slots` under the same name. The cases of a family with `labels` are
+    drawn by their label, which is a slot too; `alone` tells that the instruction holds all that is needed.
+    """
+
+    wordings: tuple[str, ...]
+    draw: Draw
+    labels: tuple[str, ...] = ()
+    alone: bool = False
+
+    @property
+    def instances(self) -> int:
+        """Return how many cases of a task are written: of each label two."""
+        return 1 if self.alone else 2 * len(self.labels) or 5
+
+
+# every wording ends without a full stop, and none stands in another
+FAMILIES = (
+    Family(
+        (
+            "give the first word of the line", "what is the word that the line begins with", "copy the opening word",
+            "say which word stands at the beginning of the text", "find the word with which this text starts",
+            "take over nothing but the initial word of the sentence",
+        ),
+        lambda words, slots: cases.word_at(words, 0),
+    ),
+    Family(
+        (
+            "give the last word of the line", "which word ends the sentence", "copy the final word",
+            "say with what word the text closes", "find the word just before the full stop",
+            "what does the line have at its very end",
+        ),
+        lambda words, slots: cases.word_at(words, -1),
+    ),
+    Family(
+        (
+            "give the opposite of the word", "which word means the contrary", "turn this quality into its reverse",
+            "write the antonym of what is given", "say what something is if it is not so at all",
+            "name the word at the other end of the scale",
+        ),
+        lambda words, slots: cases.opposite(words),
+    ),
+    Family(
+        (
+            "give another word with the same meaning", "write a synonym", "say the same in a different word",
+            "what else could one call it", "replace the term by one that means as much",
+            "find an equal expression for it",
+        ),
+        lambda words, slots: cases.synonym(words),
+    ),
+    Family(
+        (
+            "is the number even or odd", "can this figure be halved without a rest: say even or odd",
+            "sort the number into even and odd ones", "tell whether two divides the number, as even or odd",
+            "mark the house number as even or odd", "decide between even and odd for each amount",
+        ),
+        lambda words, slots: cases.parity(words, slots["label"]),
+        labels=("even", "odd"),
+    ),
+    Family(
+        (
+            "is the review positive or negative", "does the critic like the work: positive or negative",
+            "judge the mood of this opinion as positive or negative", "label the remark on a film positive or negative",
+            "decide if the viewer was pleased, and answer positive, or negative if not",
+            "classify what was written about the show into positive and negative",
+        ),
+        lambda words, slots: cases.sentiment(words, slots["label"]),
+        labels=("positive", "negative"),
+    ),
+    Family(
+        (
+            "which of the two words comes first in the alphabet",
+            "name the one that a dictionary lists before the other",
+            "of both words, write the one that is earlier by its letters",
+            "if the pair were sorted from a to z, what would stand in front",
+            "pick the word that an index would show sooner", "say what an alphabetical list of the two begins with",
+        ),
+        lambda words, slots: cases.first_of_two(words),
+    ),
+    Family(
+        (
+            "count the words", "how many words are there", "give the number of words in the line",
+            "tell of how many words this is made", "write as a word how long the list is",
+            "what is the size of the row, in words",
+        ),
+        lambda words, slots: cases.count(words),
+    ),
+    Family(
+        (
+            "write the plural of the noun", "what is said when there are two of them", "put the noun into the plural",
+            "change one into many", "name it as if there were several", "give the form that stands after the word many",
+        ),
+        lambda words, slots: cases.plural(words),
+    ),
+    Family(
+        (
+            "what kind of thing is it", "name the category of the object", "give the more general word for it",
+            "say under which heading a shop would list the item", "of what class is the thing an example",
+            "which group do such things belong to",
+        ),
+        lambda words, slots: cases.category(words),
+    ),
+    Family(
+        (
+            "answer the question about the report with yes or no", "read what happened, then say yes or no",
+            "is what is asked true of the scene, yes or no", "yes or no: does the account bear it out",
+            "check the question against the note, and reply yes or no",
+            "decide by the sentence alone if the answer is yes or no",
+        ),
+        lambda words, slots: cases.asked_about(words, slots["label"]),
+        labels=("yes", "no"),
+    ),
+    Family(
+        (
+            "who did it", "name the person who acts in the sentence", "write the profession that the account tells of",
+            "which person is the report about", "find out by whom it was done",
+            "give the one who is to blame, or to thank",
+        ),
+        lambda words, slots: cases.facet(words, "who"),
+    ),
+    Family(
+        (
+            "where did it happen", "copy the part that tells the place", "write down the location of the event",
+            "at what spot was it done", "give the scene of the deed, as the text has it",
+            "find the words that answer the question where",
+        ),
+        lambda words, slots: cases.facet(words, "place"),
+    ),
+    Family(
+        (
+            "when did it happen", "copy the part that tells the time", "write down the day or hour of the event",
+            "at what time was it done", "give the moment of the deed, as the text has it",
+            "find the words that answer the question when",
+        ),
+        lambda words, slots: cases.facet(words, "time"),
+    ),
+    Family(
+        (
+            "which thing is the sentence about", "name the object that was handled",
+            "copy the noun of what it was done to", "find the item in the account",
+            "say what the person had to do with", "which article does the report mention",
+        ),
+        lambda words, slots: cases.facet(words, "thing"),
+    ),
+    Family(
+        (
+            "write the word {times} times", "repeat the term until it stands there {times} times",
+            "say it {times} times over, with spaces between", "echo the input, {times} times in all",
+            "make a row of the word, {times} of them",
+        ),
+        lambda words, slots: cases.repeated(words, slots["times"]),
+    ),
+    Family(
+        (
+            "which of the two numbers is larger", "give the greater amount", "write the number that is worth more",
+            "of both figures, name the higher one", "pick the price that costs a buyer more",
+        ),
+        lambda words, slots: cases.larger(words),
+    ),
+    Family(
+        (
+            "write the words in reverse order", "turn the list around, last word first", "read the row from its end",
+            "put what stands behind in front, and so on", "list the same items backwards",
+        ),
+        lambda words, slots: cases.backwards(words),
+    ),
+    Family(
+        (
+            "put the verb into its basic form", "what is the infinitive", "write the verb as a dictionary would",
+            "undo the past tense", "give the present form, as after the word to",
+        ),
+        lambda words, slots: cases.infinitive(words),
+    ),
+    Family(
+        (
+            "is it a person or a thing", "sort the noun: person or thing",
+            "tell people from objects, as person or thing", "would one greet it? Say person, or else thing",
+            "mark each entry of the list as person or thing",
+        ),
+        lambda words, slots: cases.living(words, slots["label"]),
+        labels=("person", "thing"),
+    ),
+    Family(
+        (
+            "does the sentence deny something, yes or no", "was it not done? Say yes if it was not, else no",
+            "look for a negation, and answer yes if there is one, or no",
+            "say yes where the text holds not or never, and no elsewhere",
+        ),
+        lambda words, slots: cases.denied(words, slots["label"]),
+        labels=("yes", "no"),
+    ),
+    Family(
+        (
+            "join the words with and", "make one phrase of both, linked by and", "put the word and between the two",
+            "connect the pair by the word and", "write them as a couple, with and in the middle",
+        ),
+        lambda words, slots: cases.joined(words),
+    ),
+    Family(
+        (
+            "which number comes next", "count on by one", "give the number that follows", "add one to the number",
+            "say what a child would count after it",
+        ),
+        lambda words, slots: cases.next_number(words),
+    ),
+    Family(
+        (
+            "is this the name of a woman or of a man", "tell women from men by their names, as woman or man",
+            "would one say she or he? Write woman or man", "sort the first name under woman or man",
+        ),
+        lambda words, slots: cases.named(words, slots["label"]),
+        labels=("woman", "man"),
+    ),
+    Family(
+        (
+            "write one sentence about a {who} and the {thing}",
+            "invent a short scene with a {who} who handles the {thing}",
+            "tell in a line what the {who} did with the {thing}", "let the {thing} and a {who} meet in one sentence",
+            "report briefly on a {who}, the {thing} and a place",
+        ),
+        lambda words, slots: cases.told(words, slots["who"], slots["thing"]),
+        alone=True,
+    ),
+    Family(
+        (
+            "write a line that calls the {part} {quality}", "say politely that the {part} was {quality}",
+            "compose an opinion for which the {part} is {quality}", "express in a sentence how {quality} the {part} is",
+        ),
+        lambda words, slots: ("", f"The {slots['part']} was {words.pick(VERY)} {slots['quality']}."),
+        alone=True,
+    ),
+)  # fmt: skip
+
+
+def understood(text: str) -> tuple[Family, Slots] | None:
+    """Return the family of an instruction and what it names in the slots; None where nobody here can do it."""
+    said = cases.bare(text)
+    for family, pattern in _PATTERNS:
+        if (found := pattern.search(said)) is not None:
+            return family, found.groupdict()
+    return None
+
+
+def _pattern(wording: str) -> re.Pattern[str]:
+    """Return what finds a wording in a text without case and fillers."""
+    parts = re.split(r"\{(\w+)\}", wording)
+    text = "".join(
+        f"(?P<{part}>{'|'.join(map(re.escape, cases.SLOTS[part]))})" if place % 2 else re.escape(part.lower())
+        for place, part in enumerate(parts)
+    )
+    return re.compile(rf"\b{text}(?!\w)")
+
+
+_PATTERNS = [(family, _pattern(wording)) for family in FAMILIES for wording in family.wordings]

@@ -1,0 +1,65 @@
+"""Turn a GLUE task into the question that a decoder is asked, and the words that answer it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peftkit.schema import Task
+
+TRUTH = {"entailment": "True", "neutral": "Neither", "contradiction": "False", "not_entailment": "False"}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A template of a row's columns, and a word for each label, or for some of the numbers between them."""
+
+    text: str
+    words: dict[str, str]
+
+
+# sst2 and cola: Gao et al. 2021 (LM-BFF), table 1, whose mask stands near their end; entailment: Brown et al. 2020,
+# appendix G (RTE, ANLI); the others are asked in that form, since a decoder answers at the end. STS-B's words are the
+# poles between which numbers lie (Gao et al. 2021, section 4.2).
+PROMPTS = {
+    "sst2": Prompt("{sentence} It was", {"negative": "terrible", "positive": "great"}),
+    "cola": Prompt("{sentence} This is", {"unacceptable": "incorrect", "acceptable": "correct"}),
+    "mrpc": Prompt(
+        "{sentence1}\n{sentence2}\nquestion: Do both sentences say the same? Yes or No?\nanswer:",
+        {"not_equivalent": "No", "equivalent": "Yes"},
+    ),
+    "qqp": Prompt(
+        "{question1}\n{question2}\nquestion: Do both questions ask the same? Yes or No?\nanswer:",
+        {"not_duplicate": "No", "duplicate": "Yes"},
+    ),
+    "stsb": Prompt(
+        "{sentence1}\n{sentence2}\nquestion: Do both sentences say the same? Yes or No?\nanswer:",
+        {"0": "No", "5": "Yes"},
+    ),
+    "mnli": Prompt("{premise}\nquestion: {hypothesis} True, False, or Neither?\nanswer:", TRUTH),
+    "ax": Prompt("{premise}\nquestion: {hypothesis} True, False, or Neither?\nanswer:", TRUTH),
+    "qnli": Prompt(
+        "{sentence}\nquestion: {question} Is the answer there? Yes or No?\nanswer:",
+        {"entailment": "Yes", "not_entailment": "No"},
+    ),
+    "rte": Prompt("{sentence1}\nquestion: {sentence2} True or False?\nanswer:", TRUTH),
+    "wnli": Prompt("{sentence1}\nquestion: {sentence2} True or False?\nanswer:", TRUTH),
+}
+
+
+def prompt_of(task: Task, names: list[str] | None) -> Prompt:
+    """Return what a decoder is asked: the task's prompt, else GLUE's of its name, else its columns by their names.
+
+    A label's word is the one that `task.words` or that prompt has for it, else its name.
+    """
+    known = PROMPTS.get(task.name) if task.suite == "glue" else None
+    lines = "".join(f"{column}: {{{column}}}\n" for column in task.text)
+    text = task.prompt or (known.text if known else f"{lines}{task.label}:")
+    return Prompt(text, words_of(task, names, known.words if known else {}))
+
+
+def words_of(task: Task, names: list[str] | None, usual: dict[str, str]) -> dict[str, str]:
+    """Return each label's word; of a task of numbers, those alone that have one."""
+    said = {str(label): str(word) for label, word in (task.words or {}).items()}
+    if names is None:
+        return said or usual
+    return {name: said.get(name) or usual.get(name) or name.replace("_", " ") for name in names}

@@ -1,0 +1,234 @@
+"""Turn finished runs and a model into how often the answers of one are preferred, and how far to trust that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from peftkit import record
+from peftkit.generate import judging
+from peftkit.generate.asking import Asking, Ceilings
+from peftkit.generate.journal import Lines
+from peftkit.generate.judging import Pair
+from peftkit.jobs.console import is_main, say
+from peftkit.jobs.contest import against_each_other, against_references
+from peftkit.jobs.prepare import device_name
+from peftkit.jobs.writers import find_writer, load_writer
+from peftkit.schema import Generate, Run
+from peftkit.source import Source
+
+REFERENCES = "the references"
+DECIDES = ("max_answer_tokens", "chat", "quantization", "request")  # of generate: what else another judge would have
+WRITTEN = ("journal.jsonl", "judged.jsonl", "judge.json")
+TOLD_EVERY = 10.0  # seconds
+
+
+def judge(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
+    """Let a model compare a run's answers with the references, or with those of another run, in both orders.
+
+    Returns:
+        The folder of the verdicts: in the run folder, or under out/judge where there are two runs.
+
+    Raises:
+        UserError: the runs do not fit together, their data has changed, or the endpoint wants something else.
+        GeneratorError: the endpoint gives no reply any more.
+    """
+    settings = run.generate
+    assert settings is not None  # its section is in config.yaml
+    folders = [Path(folder) for folder in ([run.run] if run.run is not None else run.runs or [])]
+    is_alone = len(folders) == 1
+    pairs, hidden = against_references(run, folders[0]) if is_alone else (against_each_other(run, folders), 0)
+    model = find_writer(run, settings)
+    who = _identity(run, settings, model)
+    folder, wanted = _folder(run, folders, who, pairs), pairs[: run.task.max_eval_rows]
+    names = (_name(folders[0]), REFERENCES if is_alone else _name(folders[1]))
+    if not run.force and (done := _finished(folder, len(wanted))):
+        say(f"finished already: {folder} (force=true asks again)")
+        _tell(done)
+        return folder
+    if not is_main():  # under torchrun one process asks for all
+        return folder
+    if sentence := model.sentence("MODEL"):
+        say(f"!! {sentence}")
+    if hidden:
+        say(f"!! {hidden} rows have no reference; they are not judged")
+    say(f"{names[0]} against {names[1]}, {len(wanted)} of {len(pairs)} rows, judged by {who['name']} -> {folder}")
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    result: dict[str, Any] = {
+        "run": {"config": config, "overrides": overrides},
+        "first": names[0],
+        "second": names[1],
+        "judge": who,
+        "meta": record.meta(run.seed, _device(settings), _precision(settings), started),
+        "of": len(pairs),
+        "asked_for": len(wanted),
+    }
+    with ExitStack() as stack:
+        record.lock(stack, folder)
+        for name in WRITTEN if run.force else ():
+            (folder / name).unlink(missing_ok=True)
+        try:
+            _ask(stack, run, settings, model, wanted, folder, result)
+        except BaseException as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            _write(folder, {**result, "meta": {**result["meta"], "status": "failed", "reason": reason}})
+            raise
+        if is_alone and result["ended"] is None:
+            _note(folders[0], result)
+        _write(folder, result)
+    _tell(result)
+    say(f"-> {folder}; every verdict with its replies: {folder / 'judged.jsonl'}")
+    return folder
+
+
+def _ask(
+    stack: ExitStack,
+    run: Run,
+    settings: Generate,
+    model: Source,
+    pairs: Sequence[Pair],
+    folder: Path,
+    result: dict[str, Any],
+) -> None:
+    """Replay the replies that the folder holds, ask for the rest, and lay verdicts and figures into it."""
+    journal = stack.enter_context(Lines(folder / "journal.jsonl"))
+    ask = Asking(load_writer(settings, model, bool(journal.rows)), journal, Ceilings.of(settings), run.seed)
+    if ask.requests:
+        say(f"going on in {folder}: {ask.requests:,} replies so far")
+    told = _teller(ask, len(pairs))
+    judged, ended = judging.judge(pairs, ask, settings.max_answer_tokens, settings.batch, told)
+    result |= {**judging.figures(judged), "ended": ended}
+    result["costs"] = {**ask.spent(), "cost": ask.cost if ask.ceilings.has_prices else None}
+    result["meta"] |= {"status": "finished" if ended is None else "ended"}
+    lines = (json.dumps(each.row(), ensure_ascii=False) for each in judged)
+    record.write_text(folder / "judged.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+def _identity(run: Run, settings: Generate, model: Source) -> dict[str, Any]:
+    """Return what verdicts hang on besides the answers; two judges are one where their `id` is."""
+    who: dict[str, Any] = {
+        "name": Path(model.name).name if model.kind == "folder" else model.name,
+        "generator": settings.generator,
+        "revision": model.revision,
+        "stands_in_for": model.substituted_for,
+        "wording": judging.WORDING,
+        "seed": run.seed,
+        **{key: asdict(settings)[key] for key in DECIDES},
+    }
+    return {**who, "id": _digest(who)}
+
+
+def _folder(run: Run, folders: Sequence[Path], who: Mapping[str, Any], pairs: Sequence[Pair]) -> Path:
+    """Return RUN/judged/<judge>-<id>, or out/judge/<A>--<B>-<id>: the id is of the judge, and of all that is compared.
+
+    How many rows are asked for is no part of it: more of them go on from those that are there.
+    """
+    run_id = _digest([who, [asdict(pair) for pair in pairs]])
+    if len(folders) == 1:
+        return folders[0] / "judged" / f"{_safe(who['name'])}-{run_id}"
+    return Path(run.out, "judge", f"{'--'.join(_safe(_name(each)) for each in folders)}-{run_id}")
+
+
+def _name(folder: Path) -> str:
+    """Name a run by its method, seed and id."""
+    whole = folder.resolve()
+    return f"{whole.parent.name}-{whole.name}"
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _safe(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name.strip("/"))[-60:]
+
+
+def _finished(folder: Path, rows: int) -> dict[str, Any] | None:
+    """Return what a folder holds where it is of as many rows as are asked for."""
+    file = folder / "judge.json"
+    if not file.is_file():
+        return None
+    result = json.loads(file.read_text())
+    return result if result["meta"]["status"] == "finished" and result["rows"] == rows else None
+
+
+def _device(settings: Generate) -> str:
+    return "endpoint" if settings.generator == "endpoint" else device_name()
+
+
+def _precision(settings: Generate) -> str:
+    return "unknown" if settings.generator == "endpoint" else "quantized" if settings.quantization else "fp32"
+
+
+def _write(folder: Path, result: Mapping[str, Any]) -> None:
+    record.write_text(folder / "judge.json", json.dumps(result, indent=1, default=str) + "\n")
+
+
+def _note(folder: Path, result: Mapping[str, Any]) -> None:
+    """Lay the figures into the run's own result, beside those of other judges; two may end at once."""
+    left_out = ("run", "first", "second", "meta", "ended")
+    found = {name: value for name, value in result.items() if name not in left_out}
+    with FileLock(folder / "judged" / ".lock"):
+        told: Any = record.read_result(folder)
+        told["judged"] = {**(told.get("judged") or {}), result["judge"]["id"]: found}
+        record.write_result(folder, told)
+
+
+def _teller(ask: Asking, rows: int) -> Callable[[int], None]:
+    """Return what tells how far it is, at most every ten seconds."""
+    last = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= TOLD_EVERY:
+            last = time.monotonic()
+            money = f", cost {ask.cost:.4f}" if ask.ceilings.has_prices else ""
+            say(f"   {done:,} of {rows:,} rows, {ask.requests:,} requests{money}")
+
+    return tell
+
+
+def _tell(result: Mapping[str, Any]) -> None:
+    """Print the figures as a small table, and loudly what takes their worth away."""
+    if not is_main():
+        return
+    rows, wanted, costs = result["rows"], result["asked_for"], result["costs"]
+    if result["ended"] is not None:
+        say(f"!! {rows:,} of {wanted:,} rows: it ended by generate.{result['ended']}; raise it to go on")
+    if not rows:
+        return
+    if (share := result["unparsable_share"]) is not None and share > 0.5:
+        say(
+            f"!! {share:.0%} of the replies hold no verdict and count as ties: {result['judge']['name']} does not keep "
+            "to the form that is asked for; these figures say nothing"
+        )
+    if result["cut"]:
+        say(f"!! {result['cut']:,} prompts were longer than the judge's context and lost their start")
+    low, high = result["interval"]
+    test, bias, swapped = result["sign_test_p"], result["position_bias"], result["swapped"]
+    decided = f"{result['wins'] + result['losses']:,} decided rows"
+    lines = {
+        "win rate": f"{result['win_rate']:.1%}, 95 % interval {low:.1%} to {high:.1%}; ties count half",
+        "rows": f"{rows:,}: {result['wins']:,} won, {result['ties']:,} tied ({result['identical']:,} the same text), "
+        f"{result['losses']:,} lost",
+        "sign test": "nothing was decided" if test is None else f"p = {test:.3g} over {decided}",
+        "position bias": "nothing to tell"
+        if bias is None
+        else f"{bias:.1%} of {swapped['pairs']:,} verdicts turned with the order "
+        f"({swapped['for_the_first']:,} twice for the first, {swapped['for_the_second']:,} for the second)",
+        "unparsable": f"{result['unparsable']:,} of {result['replies']:,} replies",
+        "costs": f"{costs['requests']:,} requests, {costs['tokens_in']:,} tokens read, {costs['tokens_out']:,} written"
+        + ("" if costs["cost"] is None else f", cost {costs['cost']:.4f}"),
+    }
+    print(f"{result['first']} against {result['second']}, judged by {result['judge']['name']}")
+    for name, text in lines.items():
+        print(f"  {name:<14}{text}")

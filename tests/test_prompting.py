@@ -1,0 +1,232 @@
+"""A model is asked as it is: words by their likelihood, behind examples that the seed draws."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import Dataset
+
+import peftkit
+from peftkit.cli import check, compose
+from peftkit.data.formats import Prompted, Texts
+from peftkit.data.formats.shots import draw, with_shots
+from peftkit.models.load import load_tokenizer
+from peftkit.schema import Run, Task
+from peftkit.scores import continuation_likelihoods, label_likelihoods
+from peftkit.source import Source
+
+Words = Callable[..., list[str]]
+
+
+def finetune(words: list[str]) -> tuple[Path, dict[str, Any]]:
+    (folder,) = peftkit.finetune(*words)
+    return folder, json.loads((folder / "result.json").read_text())
+
+
+def run_of(words: list[str]) -> Run:
+    from omegaconf import OmegaConf
+
+    return Run.from_config(OmegaConf.to_container(compose(words), resolve=True))  # type: ignore[arg-type]
+
+
+def asked(checkpoint: Path, task: str, family: str = "decoder", **more: Any) -> Prompted:
+    chosen: Task = run_of([f"task={task}"]).task
+    tokenizer = load_tokenizer(Source("folder", str(checkpoint), folder=str(checkpoint)))
+    return Prompted(chosen, chosen.labels, tokenizer, family == "decoder", **more)
+
+
+def rows_of(prompted: Prompted, texts: list[str], labels: list[Any]) -> Dataset:
+    columns = {name: [f"{text} {name}" for text in texts] for name in prompted.task.text}
+    return Dataset.from_dict({"id": list(range(len(texts))), **columns, "label": labels})
+
+
+def batch_of(prompted: Prompted, rows: Dataset) -> dict[str, Any]:
+    encoded = prompted.encode(rows)
+    return prompted.collator()([encoded.rows[row] for row in range(len(encoded.rows))])
+
+
+TEXTS = ["a film", "the actor saw the very long film and left", "it is great", "no"]
+
+
+@pytest.mark.parametrize("shots", [(), ("a film It was great", "the critic left It was terrible")])
+def test_a_decoders_likelihoods_are_those_of_a_loop_over_single_rows(
+    checkpoints: dict[str, Path], shots: tuple[str, ...]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoints["gpt2"], dtype=torch.float32).eval()
+    prompted = asked(checkpoints["gpt2"], "sst2", shots=shots)
+    assert (prompted.words >= 0).sum(axis=-1).max() > 1  # else the cache is not read
+    rows = rows_of(prompted, TEXTS, [0, 1, 1, 0])
+    batch = batch_of(prompted, rows)
+    words = torch.as_tensor(prompted.words)
+    with torch.no_grad():
+        found = continuation_likelihoods(model, batch["input_ids"], batch["attention_mask"], words)
+        for row in range(len(rows)):
+            start = batch["input_ids"][row][batch["attention_mask"][row].bool()]
+            for label, word in enumerate(words):
+                word = word[word >= 0]
+                logits = model(input_ids=torch.cat([start, word])[None]).logits[0].double().log_softmax(-1)
+                wanted = sum(logits[len(start) + place - 1, token] for place, token in enumerate(word.tolist()))
+                assert float(found[row, label]) == pytest.approx(float(wanted), abs=1e-5)
+
+
+def test_t5s_likelihoods_are_those_of_a_loop_over_single_rows(checkpoints: dict[str, Path]) -> None:
+    from transformers import AutoModelForSeq2SeqLM
+
+    model = AutoModelForSeq2SeqLM.from_pretrained(checkpoints["t5"], dtype=torch.float32).eval()
+    prompted = asked(checkpoints["t5"], "mrpc", "seq2seq", shots=("mrpc sentence1: a sentence2: a equivalent",))
+    batch = batch_of(prompted, rows_of(prompted, TEXTS, [0, 1, 1, 0]))
+    with torch.no_grad():
+        words = torch.as_tensor(prompted.words)
+        found = label_likelihoods(model, batch["input_ids"], batch["attention_mask"], words)
+        for row in range(len(TEXTS)):
+            ids = batch["input_ids"][row][batch["attention_mask"][row].bool()][None]
+            for label, word in enumerate(words):
+                word = word[word >= 0][None]
+                wanted = -model(input_ids=ids, labels=word).loss.double() * word.shape[1]
+                assert float(found[row, label]) == pytest.approx(float(wanted), abs=1e-4)
+
+
+def test_a_word_counts_by_its_mean_token_or_by_what_the_row_adds_to_it(checkpoints: dict[str, Path]) -> None:
+    prompted = asked(checkpoints["gpt2"], "sst2")
+    sizes = (prompted.words >= 0).sum(axis=-1)
+    rows = rows_of(prompted, TEXTS, [0, 1, 1, 0])
+    sums = np.array([[-8.0, -9.0], [-2.0, -1.0], [-3.0, -4.0], [-5.0, -5.5]])
+    np.testing.assert_allclose(np.stack(prompted.answer(list(sums), prompted.encode(rows)).scores), sums / sizes)
+    calibrated = replace(prompted, calibrate=True)
+    encoded = calibrated.encode(rows)
+    assert prompted.tokenizer.decode(encoded.rows[4]["input_ids"]) == "It was"
+    context = np.array([-1.0, -7.0])
+    answers = calibrated.answer([*sums, context], encoded)
+    np.testing.assert_allclose(np.stack(answers.scores), sums - context)
+    assert answers.predictions.tolist() == [1, 1, 1, 1]
+
+
+def test_numbers_lie_between_their_words_by_likelihood(checkpoints: dict[str, Path]) -> None:
+    prompted = asked(checkpoints["gpt2"], "stsb")
+    assert prompted.values.tolist() == [0, 5]
+    sizes = (prompted.words >= 0).sum(axis=-1)
+    rows = rows_of(prompted, TEXTS[:2], [0.0, 5.0])
+    sums = np.log([[0.5, 0.5], [0.2, 0.6]]) * sizes
+    np.testing.assert_allclose(prompted.answer(list(sums), prompted.encode(rows)).predictions, [2.5, 3.75])
+    assert [prompted.group(label) for label in (0.0, 2.4, 2.6, 5.0)] == [0, 0, 1, 1]
+
+
+def test_examples_hang_on_the_seed_alone_and_are_balanced() -> None:
+    groups = [0] * 90 + [1] * 9 + [2]
+    drawn = draw(groups, 6, seed=3)
+    assert drawn == draw(groups, 6, seed=3) != draw(groups, 6, seed=4)
+    assert sorted(groups[row] for row in drawn) == [0, 0, 0, 1, 1, 2]
+    assert len({*drawn}) == 6
+    assert sorted(groups[row] for row in draw(groups, 2, seed=0) + draw(groups, 3, seed=0)[-3:])[-1] == 2
+    assert len(draw([0, 0, 1], 8, seed=0)) == 3
+
+
+def test_examples_without_room_are_left_out_from_the_front_and_counted(checkpoints: dict[str, Path]) -> None:
+    assert with_shots([[1, 1], [2, 2, 2], [3]], [9, 8], 6, begin=9) == ([9, 2, 2, 2, 3, 8], 1)
+    assert with_shots([[1, 1]], [8], 2, begin=None) == ([8], 1)
+    prompted = asked(checkpoints["gpt2"], "sst2", shots=tuple(f"{'a film ' * 30}It was great" for _ in range(40)))
+    encoded = prompted.encode(rows_of(prompted, TEXTS, [0, 1, 1, 0]))
+    room = prompted.tokenizer.model_max_length - prompted.words.shape[1]
+    assert encoded.left_out > 0 and max(encoded.lengths) <= room
+    assert encoded.truncated == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "task"),
+    [
+        ("gpt2", "few_shot", "rte"),
+        pytest.param("gpt2", "few_shot", "mnli", marks=pytest.mark.slow),
+        pytest.param("gpt2", "zero_shot", "stsb", marks=pytest.mark.slow),
+        pytest.param("t5", "few_shot", "stsb", marks=pytest.mark.slow),
+        pytest.param("t5", "zero_shot", "mnli", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_trains_nothing_and_is_one_of_the_others_otherwise(
+    tiny: Words, tmp_path: Path, model: str, method: str, task: str
+) -> None:
+    words = tiny(model, f"method={method}", f"task={task}", "search.factors=[0.3,1]")
+    folder, result = finetune(words)
+    assert result["search"]["trials"] == [] and not list(tmp_path.rglob("trial-*"))
+    assert (result["costs"]["trainable_params"], result["costs"]["train_seconds"]) == (0, 0.0)
+    assert result["audit"]["shots"]["drawn"] == (4 if method == "few_shot" else 0)
+    assert result["audit"]["rows"]["train"] == 24  # as of those that it stands beside
+    assert result["gates"]["padding_difference"] < 1e-4 and result["gates"]["reload_difference"] < 1e-4
+    assert {path.name for path in (folder / "prompt").iterdir()} == {"prompt.json"}
+    told = pq.read_table(folder / "predictions.parquet").to_pylist()
+    peftkit.evaluate(folder, *(["task=ax", "task.max_eval_rows=20"] if task == "mnli" else []))
+    if task != "mnli":
+        again = pq.read_table(folder / f"predictions-{task}.parquet").to_pylist()
+        assert [row["prediction"] for row in again] == [row["prediction"] for row in told]
+
+
+def test_a_words_likelihood_is_what_is_told_of_a_new_text(
+    tiny: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = finetune(tiny("gpt2", "method=few_shot", "task=sst2", "task.prompt='{sentence} So:'"))
+    shots = json.loads((folder / "prompt" / "prompt.json").read_text())["shots"]
+    assert len(shots) == 4
+    assert sorted(shot.rpartition(" So: ")[2] for shot in shots) == ["great", "great", "terrible", "terrible"]
+    capsys.readouterr()
+    peftkit.predict(folder, "the film is great .")
+    assert json.loads(capsys.readouterr().out)["prediction"] in ("negative", "positive")
+
+
+@pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
+def test_texts_are_written_behind_examples_up_to_a_blank_line(
+    tiny: Words, tmp_path: Path, checkpoints: dict[str, Path], model: str
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"q": f"the film {n}", "a": f"great {n}"}) + "\n" for n in range(20)))
+    kind = {"gpt2": "causal_lm", "t5": "seq2seq"}[model]
+    words = tiny(model, f"task={kind}", f"task.dataset={file}", "task.text=[q]", "task.label=a", "method=few_shot")
+    folder, _ = finetune([*words, "task.metrics=[rouge_l]", "task.max_target_length=4"])
+    shots = tuple(json.loads((folder / "prompt" / "prompt.json").read_text())["shots"])
+    assert len(shots) == 4 and all(shot.split("\n")[1].startswith("great") for shot in shots)
+    tokenizer = load_tokenizer(Source("folder", str(checkpoints[model]), folder=str(checkpoints[model])))
+    texts = Texts(run_of(words).task, tokenizer, model == "gpt2", shots)
+    encoded = texts.encode(Dataset.from_dict({"id": [0], "q": ["the film"], "label": ["great"]}))
+    read = tokenizer.decode(encoded.places[0][1], skip_special_tokens=True)
+    assert read.count("film") == 5 and read.rstrip().endswith("the film")
+    scores = [np.zeros(2)]
+    assert texts.answer(scores, encoded, ["so great\n\nthe film"]).predictions == ["so great"]
+
+
+@pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
+def test_instructions_are_asked_behind_answered_ones(tiny: Words, tmp_path: Path, model: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"q": f"the film {n}", "a": f"great {n}"}) + "\n" for n in range(20)))
+    words = tiny(model, "task=instructions", f"task.dataset={file}", "task.text=[q]", "task.label=a")
+    folder, result = finetune([*words, "method=few_shot", "method.config.shots=2", "task.max_target_length=4"])
+    shots = json.loads((folder / "prompt" / "prompt.json").read_text())["shots"]
+    assert len(shots) == 2 and all(" film " in shot and "great" in shot for shot in shots)
+    assert result["audit"]["shots"]["asked"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["model=bert"], "an encoder writes no text"),
+        (["model=gpt2", "method.config.shots=0"], "is not for method=few_shot; say method=zero_shot"),
+        (["model=gpt2", "method=zero_shot", "method.config.shots=2"], "say method=few_shot"),
+        (["model=gpt2", "method.config.shots=-1"], "it must be 0 or more"),
+        (["model=gpt2", "method=lora", "task.prompt='{sentence1}'"], "task.prompt is for method=zero_shot"),
+        (["model=gpt2", "task.prompt='{sentense1} is'"], "did you mean sentence1?"),
+        (["model=gpt2", "task.prompt=what"], "asks the same of every row"),
+        (["model=gpt2", "task.words={equal:Yes}"], "there is no label equal"),
+        (["model=gpt2", "task=regression", "task.dataset=rows.csv", "task.text=[a]"], "between which words"),
+        (["model=gpt2", "task=causal_lm", "task.dataset=rows.csv", "task.text=[a]"], "shows answers: there are none"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(words: list[str], sentence: str) -> None:
+    found = check(["method=few_shot", "task=mrpc", "source=embedded", *words])
+    assert any(sentence in each for each in found), found
