@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from peftkit import jobs
+from peftkit import jobs, record
 from peftkit.cli import check, compose
 from peftkit.leaderboard import collect
 from peftkit.schema import UserError
@@ -56,6 +56,17 @@ def test_an_evaluation_grows_nothing() -> None:
 def test_a_plan_asks_for_no_task(tiny: Words) -> None:
     words = tiny("gpt2", *CHAIN, "job=plan")
     with pytest.raises(UserError, match="say job=generate first"):
+        jobs.run(compose(words), words)
+
+
+def test_a_lower_target_does_not_train_on_what_a_higher_one_left(tiny: Words) -> None:
+    words = tiny("gpt2", *CHAIN, "generate.batch=4", "job=plan")
+    with pytest.raises(UserError) as missing:
+        jobs.run(compose(words), words)
+    folder = Path(str(missing.value).partition(" has not all")[0])
+    config = {"generate": {"target": 600}}
+    record.write_result(folder, {"run": {"config": config}, "counts": {"kept": 602}, "meta": {"status": "finished"}})
+    with pytest.raises(UserError, match=r"holds 602 tasks, generate.target=12 .* say generate.target=600, or out=FOL"):
         jobs.run(compose(words), words)
 
 

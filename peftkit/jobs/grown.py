@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from filelock import FileLock
 from peftkit import record
 from peftkit.jobs.console import is_main
 from peftkit.jobs.generate import finished, generate
-from peftkit.schema import Run, UserError
+from peftkit.schema import Generate, Run, UserError
 
 SEED = 0  # of the data: runs of other seeds train on the same
 KEPT = ("recipe=", "generate.", "source=", "data_root=", "out=")  # words of a command that the data hang on
@@ -26,7 +26,7 @@ def with_grown_data(run: Run, config: dict[str, Any], overrides: Sequence[str]) 
     What is there already is read, what was begun goes on. Processes that want the same data wait for each other.
 
     Raises:
-        UserError: no task was kept, or a plan would have to pay for the tasks.
+        UserError: no task was kept, more are there than are asked for, or a plan would have to pay for the tasks.
     """
     if not run.grows_data:
         return run, config
@@ -42,6 +42,7 @@ def with_grown_data(run: Run, config: dict[str, Any], overrides: Sequence[str]) 
         time.sleep(1)
     result = record.read_result(folder)
     assert result is not None
+    _complain_of_more(folder, result, run.generate)
     if not result["counts"]["kept"]:
         writer = result["audit"]["sources"]["model"]["name"]
         raise UserError(
@@ -50,3 +51,16 @@ def with_grown_data(run: Run, config: dict[str, Any], overrides: Sequence[str]) 
         )
     task = replace(run.task, dataset=str(folder))
     return replace(run, task=task, data_root=None), {**config, "task": {**config["task"], "dataset": str(folder)}}
+
+
+def _complain_of_more(folder: Path, result: Mapping[str, Any], settings: Generate) -> None:
+    """Refuse a folder that was grown for a higher target: a run would train on all of it, whatever it says."""
+    count, overshoot = result["counts"]["kept"], settings.batch - 1  # the last round may keep as many more
+    if count <= settings.target + overshoot:
+        return
+    before = result["run"]["config"]["generate"]["target"]
+    enough = before if before >= count - overshoot else count
+    raise UserError(
+        f"{folder} holds {count:,} tasks, generate.target={settings.target} asks for fewer; say "
+        f"generate.target={enough}, or out=FOLDER for tasks of its own"
+    )
