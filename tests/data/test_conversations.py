@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
 
 from peftkit.data.conversations import examples_of, hold_out, questions
-from peftkit.data.rows import APART, _apart
+from peftkit.data.rows import APART, _apart, evaluation_tables
 from peftkit.schema import Task, UserError
 
 TASK = Task(
@@ -100,3 +102,14 @@ def test_trials_are_scored_on_instructions_that_train_in_none_of_their_rows() ->
         parts = _apart(examples, "train", limit, 12)
         assert len(parts[APART]) == 12 and 0 < len(parts["train"]) <= (limit or 48)
         assert not set(parts["train"]["group"]) & set(parts[APART]["group"])
+
+
+@pytest.mark.parametrize("named", ["", "chat", "chat/train.parquet"])
+def test_tasks_of_the_embedded_writer_are_marked_however_they_are_named(tmp_path: Path, named: str) -> None:
+    made = {"substituted_for": "a/model"}
+    (tmp_path / "result.json").write_text(json.dumps({"audit": {"sources": {"model": made}}}))
+    (tmp_path / "kept.jsonl").touch()
+    (tmp_path / "chat").mkdir()
+    Dataset.from_list([{"messages": turns("Name a film.", "the great film")}] * 2).to_parquet(tmp_path / "chat/train.parquet")
+    _, origin = evaluation_tables(replace(TASK, dataset=str(tmp_path / named)), None, "embedded")
+    assert origin.substituted_for == "tasks by a/model"
