@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -17,6 +19,7 @@ from peftkit.jobs.generate import finished, generate
 from peftkit.schema import Generate, Run, UserError
 
 SEED = 0  # of the data: runs of other seeds train on the same
+PATIENCE = 2 * 3600.0  # seconds without a reply after which a waiting process gives up: a model may be fetched first
 KEPT = ("recipe=", "generate.", "source=", "data_root=", "out=")  # words of a command that the data hang on
 
 
@@ -34,12 +37,12 @@ def with_grown_data(run: Run, config: dict[str, Any], overrides: Sequence[str]) 
     writing = replace(run, seed=SEED, force=False)
     lock = Path(run.out, "generate", ".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
+    kept = KEPT if run.generate.model is not None else (*KEPT, "model=", "model.")  # the run's own model writes
     with FileLock(lock) if is_main() else nullcontext():
-        words = ["job=generate", *(word for word in overrides if word.startswith(KEPT))]
+        words = ["job=generate", *(word for word in overrides if word.startswith(kept))]
         said = {**config, "job": "generate", "seed": SEED, "force": False}
         folder = generate(writing, said, words, only_looks=run.job == "plan")
-    while finished(folder, run.generate) is None:  # under torchrun one process writes
-        time.sleep(1)
+    _wait(folder, run.generate)
     result = record.read_result(folder)
     assert result is not None
     _complain_of_more(folder, result, run.generate)
@@ -51,6 +54,29 @@ def with_grown_data(run: Run, config: dict[str, Any], overrides: Sequence[str]) 
         )
     task = replace(run.task, dataset=str(folder))
     return replace(run, task=task, data_root=None), {**config, "task": {**config["task"], "dataset": str(folder)}}
+
+
+def _wait(folder: Path, settings: Generate) -> None:
+    """Wait until the folder is finished: under torchrun one process writes it, and the others come here.
+
+    Raises:
+        UserError: the process that writes has failed, or shows no sign of life.
+    """
+    began, is_told = time.time(), False
+    while finished(folder, settings) is None:
+        if not is_told:
+            rank = os.environ.get("RANK", "0")
+            print(f"process {rank} waits for process 0 to fill {folder}", file=sys.stderr, flush=True)
+            is_told = True
+        result, journal = folder / "result.json", folder / "journal.jsonl"
+        if result.is_file() and result.stat().st_mtime > began:
+            meta = (record.read_result(folder) or {})["meta"]
+            if meta["status"] == "failed":
+                raise UserError(f"{folder} was not filled: {meta['reason']}; mend that, or say job=generate seed={SEED}")
+        last = max(began, journal.stat().st_mtime) if journal.is_file() else began
+        if time.time() - last > PATIENCE:
+            raise UserError(f"{folder} got no reply for {PATIENCE / 3600:g} hours; say job=generate seed={SEED} first")
+        time.sleep(1)
 
 
 def _complain_of_more(folder: Path, result: Mapping[str, Any], settings: Generate) -> None:
