@@ -99,7 +99,7 @@ def test_trials_are_scored_on_instructions_that_train_in_none_of_their_rows() ->
     rows = [{"id": f"task_{number // 3}", "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     examples, _ = examples_of(TASK, table(*rows))
     for limit in (None, 20):
-        parts = _apart(examples, "train", limit, 12)
+        parts = _apart(replace(TASK, max_train_rows=limit), examples, "train", 12)
         assert len(parts[APART]) == 12 and 0 < len(parts["train"]) <= (limit or 48)
         assert not set(parts["train"]["group"]) & set(parts[APART]["group"])
 
@@ -110,6 +110,8 @@ def test_tasks_of_the_embedded_writer_are_marked_however_they_are_named(tmp_path
     (tmp_path / "result.json").write_text(json.dumps({"audit": {"sources": {"model": made}}}))
     (tmp_path / "kept.jsonl").touch()
     (tmp_path / "chat").mkdir()
-    Dataset.from_list([{"messages": turns("Name a film.", "the great film")}] * 2).to_parquet(tmp_path / "chat/train.parquet")
+    Dataset.from_list([{"messages": turns("Name a film.", "the great film")}] * 2).to_parquet(
+        tmp_path / "chat/train.parquet"
+    )
     _, origin = evaluation_tables(replace(TASK, dataset=str(tmp_path / named)), None, "embedded")
     assert origin.substituted_for == "tasks by a/model"
