@@ -59,7 +59,8 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str], only_looks:
         return folder
     if only_looks:
         raise UserError(
-            f"{folder} has not all of the tasks yet, and job={run.job} writes none; say job=generate seed={run.seed} first"
+            f"{folder} has not all of the tasks yet, and job={run.job} writes none; "
+            f"say job=generate seed={run.seed} first"
         )
     if not is_main():  # under torchrun one process asks for all
         return folder

@@ -72,7 +72,9 @@ def _wait(folder: Path, settings: Generate) -> None:
         if result.is_file() and result.stat().st_mtime > began:
             meta = (record.read_result(folder) or {})["meta"]
             if meta["status"] == "failed":
-                raise UserError(f"{folder} was not filled: {meta['reason']}; mend that, or say job=generate seed={SEED}")
+                raise UserError(
+                    f"{folder} was not filled: {meta['reason']}; mend that, or say job=generate seed={SEED}"
+                )
         last = max(began, journal.stat().st_mtime) if journal.is_file() else began
         if time.time() - last > PATIENCE:
             raise UserError(f"{folder} got no reply for {PATIENCE / 3600:g} hours; say job=generate seed={SEED} first")

@@ -13,9 +13,9 @@ WIN_RATE = "judge_win_rate"
 JUDGED = (
     "judge_win_rate: share of held-out rows in which the judge preferred the answer to the reference, in both orders, "
     "ties as half, times 100; ± is the sample standard deviation over seeds, the interval is over rows. Position bias: "
-    "share of verdicts that turned with the order. Where more than half of a seed's replies hold no verdict, the rate is "
-    "left out. Interval and sign test take rows as independent; several rows of one instruction are not, and make them "
-    "too narrow. Another judge is another scale."
+    "share of verdicts that turned with the order. Where more than half of a seed's replies hold no verdict, the rate "
+    "is left out. The interval takes rows as independent; several rows of one instruction are not, "
+    "and it is too narrow for them. Another judge is another scale."
 )
 READABLE = 0.5  # share of replies without a verdict above which a rate would be of ties that nobody gave
 Told = dict[str, list[dict[str, Any]]]  # id of a judge -> what it said of each seed
