@@ -22,6 +22,7 @@ import peftkit
 from peftkit import jobs, record
 from peftkit.cli import check, compose
 from peftkit.data.rows import load_rows
+from peftkit.jobs.finetune import _empty
 from peftkit.schema import Run, UserError, complaints
 from peftkit.source import Source
 
@@ -204,6 +205,14 @@ def test_a_run_that_is_trained_again_gets_its_figures_back_without_asking(answer
         asked = len(server.seen)
         judged(server, f"run={answered}")
         assert len(server.seen) == asked and (record.read_result(answered) or {})["judged"] == noted
+
+
+def test_training_again_spares_what_judges_were_paid_for(tmp_path: Path) -> None:
+    for name in ("result.json", "checkpoints/1/weights", "judged/one/journal.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    _empty(tmp_path)
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["journal.jsonl"]
 
 
 def test_two_runs_are_held_against_each_other(answered: Path, tmp_path: Path) -> None:
