@@ -102,3 +102,11 @@ def test_a_prompt_that_lost_its_start_says_so(checkpoints: dict[str, Path]) -> N
         local(checkpoints["gpt2"]), [Prompt("the film " * 400, (), "is", (), 4), Prompt("a", (), "b", (), 4)]
     )
     assert long.is_cut and not short.is_cut
+
+
+def test_a_prompt_that_is_too_long_shortens_no_other_reply(checkpoints: dict[str, Path]) -> None:
+    generator = local(checkpoints["gpt2"])  # 128 tokens
+    prompts = [Prompt("the film " * n, (), "is", (), 60, 1.0) for n in (400, 1)]
+    _, short = ask(generator, prompts)
+    (alone,) = generator.replies([Request(1, prompts[1], seed=1)])
+    assert [short] == alone

@@ -40,10 +40,20 @@ class Local:
         for first in range(0, len(requests), self.batch):
             yield self._batch(requests[first : first + self.batch])
 
-    @torch.inference_mode()
     def _batch(self, requests: Sequence[Request]) -> list[Reply]:
-        prompt = requests[0].prompt  # those of one step are alike in how they are answered
+        """Reply to all, to each prompt that is too long alone: it would leave those beside it no room to reply in."""
         fitted = [self._fit(request) for request in requests]
+        places = [place for place, (*_, fits) in enumerate(fitted) if fits]
+        parts = [places] * bool(places) + [[place] for place, (*_, fits) in enumerate(fitted) if not fits]
+        made: dict[int, Reply] = {}
+        for part in parts:
+            replies = self._together([requests[place] for place in part], [fitted[place][:2] for place in part])
+            made |= zip(part, replies, strict=True)
+        return [made[place] for place in range(len(requests))]
+
+    @torch.inference_mode()
+    def _together(self, requests: Sequence[Request], fitted: Sequence[tuple[str, int]]) -> list[Reply]:
+        prompt = requests[0].prompt  # those of one step are alike in how they are answered
         batch = self.tokenizer(
             [text for text, _ in fitted],
             return_tensors="pt",
@@ -85,17 +95,18 @@ class Local:
         finish = "length" if place is None and cut is None else "stop"
         return Reply(request.number, text[:cut], finish, int(read), len(kept), dropped=dropped, note=note)
 
-    def _fit(self, request: Request) -> tuple[str, int]:
-        """Return the prompt's text, without as many of its first examples as the model's context has no room for.
+    def _fit(self, request: Request) -> tuple[str, int, bool]:
+        """Return the prompt's text, how many of its first examples it lost for lack of room, and whether it has room.
 
         A reply has a quarter of the context, or as much as it may be long.
         """
         prompt, context = request.prompt, self._context()
         for dropped in range(len(prompt.examples) + 1):
             text = self._worded(prompt.text(dropped))
-            if context is None or self._length(text) <= context - min(prompt.max_new_tokens, context // 4):
+            fits = context is None or self._length(text) <= context - min(prompt.max_new_tokens, context // 4)
+            if fits:
                 break
-        return text, dropped
+        return text, dropped, fits
 
     def _length(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
