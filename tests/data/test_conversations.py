@@ -106,7 +106,7 @@ def test_trials_are_scored_on_instructions_that_train_in_none_of_their_rows() ->
     rows = [{"id": f"task_{number // 3}", "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     examples, _ = examples_of(TASK, table(*rows))
     for limit in (None, 20):
-        parts = _apart(examples, "train", limit, 12)
+        parts = _apart(replace(TASK, max_train_rows=limit), examples, "train", 12)
         assert len(parts[APART]) == 12 and 0 < len(parts["train"]) <= (limit or 48)
         assert not set(parts["train"]["group"]) & set(parts[APART]["group"])
 
@@ -115,11 +115,11 @@ def test_an_instruction_of_most_rows_is_left_to_train_on() -> None:
     rows = [{"id": str(max(number, 40)), "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     examples, _ = examples_of(TASK, table(*rows))
     for number in (10, 12):
-        parts = _apart(examples, "train", None, number)
+        parts = _apart(TASK, examples, "train", number)
         assert (len(parts["train"]), len(parts[APART])) == (60 - number, number)
     rows = [{"id": str(number // 50), "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     examples, _ = examples_of(TASK, table(*rows))
-    parts = _apart(examples, "train", 20, 8)
+    parts = _apart(replace(TASK, max_train_rows=20), examples, "train", 8)
     assert (len(parts["train"]), len(parts[APART])) == (20, 8)
     with pytest.raises(UserError, match="leaves 0 of other instructions to train on; say search.rows=3"):
-        _apart(examples, "train", None, 12)
+        _apart(TASK, examples, "train", 12)
