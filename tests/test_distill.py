@@ -11,9 +11,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import Dataset
+from omegaconf import OmegaConf
 
 import peftkit
-from peftkit.cli import check
+from peftkit.cli import check, compose
 from peftkit.schema import UserError
 from peftkit.train import Distillation
 
@@ -129,26 +131,60 @@ def test_a_student_writes_what_its_teacher_always_writes(tiny: Words, tmp_path: 
     lines = [json.loads(line) for line in (student / "taught.jsonl").read_text().splitlines()]
     rows = result["audit"]["rows"]["train"]
     assert [line["answer"] for line in lines] == ["great"] * rows
-    assert result["audit"]["taught"] == {"asked": rows, "empty": 0, "own_labels": weight != 1}
+    assert result["audit"]["taught"] == {"asked": rows, "empty": 0, "cut": 0, "own_labels": weight != 1}
     if weight == 1:  # validation stays as it was: it says film
         said = pq.read_table(student / "predictions.parquet").to_pylist()
         assert {row["prediction"] for row in said} == {"great"}
         assert {row["label"][0] for row in said} == {"film"}
     else:
-        tokens = [result["audit"]["label_counts"][split]["tokens"] for split in ("train", "validation")]
-        assert tokens[0] >= 2 * rows
+        own, counts = (json.loads((each / "result.json").read_text())["audit"] for each in (teacher, student))
+        films = counts["label_counts"]["validation"]["tokens"] // counts["rows"]["validation"]  # each says film
+        greats = own["label_counts"]["train"]["tokens"] // own["rows"]["train"]
+        assert counts["label_counts"]["train"]["tokens"] == rows * (films + greats)
 
 
 def test_rows_to_which_a_teacher_wrote_nothing_are_dropped(tmp_path: Path) -> None:
-    from datasets import Dataset
+    from peftkit.jobs.teaching import _kept, with_answers
 
-    from peftkit.jobs.teaching import with_answers
-
-    (tmp_path / "taught.jsonl").write_text('{"id": 0, "answer": ""}\n{"id": 1, "answer": "so"}\n')
-    rows = Dataset.from_dict({"id": [0, 1], "q": ["a", "b"], "label": ["x", "y"]})
+    said = [("", True), ("so\u2028it is", True), ("so it", False)]
+    lines = [{"id": row, "answer": text, "has_ended": ended} for row, (text, ended) in enumerate(said)]
+    file = tmp_path / "taught.jsonl"
+    file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    rows = Dataset.from_dict({"id": [0, 1, 2], "q": ["a", "b", "c"], "label": ["x", "y", "z"]})
     run: Any = SimpleNamespace(distill=SimpleNamespace(teacher="t", weight=1))
     taught, counts = with_answers(run, rows, tmp_path)
-    assert taught.to_list() == [{"id": 1, "q": "b", "label": "so"}]
-    assert counts["empty"] == 1
+    assert taught.to_list() == [{"id": 1, "q": "b", "label": "so\u2028it is"}]
+    assert (counts["empty"], counts["cut"]) == (1, 1)
     run.distill.weight = 0.5
-    assert [row["label"] for row in with_answers(run, rows, tmp_path)[0]] == ["x", "y", "so"]
+    assert [row["label"] for row in with_answers(run, rows, tmp_path)[0]] == ["x", "y", "z", "so\u2028it is"]
+    assert _kept(file, rows.select([0, 2])) is None
+    file.write_text(json.dumps({"id": 0, "answer": "so", "has_ended": False}))
+    with pytest.raises(UserError, match="ended its answers to none of the other 1"):
+        with_answers(run, rows.select([0]), tmp_path)
+
+
+@pytest.mark.parametrize(("task", "calibrate"), [("stsb", False), ("rte", True)])
+def test_a_teacher_that_nothing_trained_teaches_what_it_answers(
+    checkpoints: dict[str, Path], task: str, calibrate: bool
+) -> None:
+    import numpy as np
+
+    from peftkit.data.formats import Prompted
+    from peftkit.jobs.prepare import Parts
+    from peftkit.jobs.teaching import answered
+    from peftkit.models.load import load_tokenizer
+    from peftkit.schema import Run
+    from peftkit.source import Source
+
+    config: Any = OmegaConf.to_container(compose([f"task={task}"]), resolve=True)
+    chosen, place = Run.from_config(config).task, str(checkpoints["gpt2"])
+    tokenizer = load_tokenizer(Source("folder", place, folder=place))
+    prompted = Prompted(chosen, chosen.labels, tokenizer, is_decoder=True, calibrate=calibrate)
+    columns = {name: ["a film", "no", "it is"] for name in chosen.text}
+    asked = prompted.encode(Dataset.from_dict({"id": [0, 1, 2], **columns, "label": [None] * 3}))
+    scores = -np.random.default_rng(0).random((3 + calibrate, 2)).astype("float32")
+    told = answered(Parts(None, tokenizer, prompted), scores, asked)
+    if task == "stsb":
+        assert told.shape == (3, 1) and (told > 0).all() and (told < 5).all()
+    else:
+        np.testing.assert_allclose(told, scores[:3] - scores[3], rtol=1e-6)

@@ -150,6 +150,8 @@ def test_loss_and_step_are_a_hand_written_loops(checkpoints: dict[str, Path], tm
     is_ada = method == "adalora"
     is_plain = is_ada or method is LM_HEAD or method is SAVED_HEAD
     assert (type(trainer).__name__ == "ScoringTrainer") == is_plain
+    # what is added to each batch's loss must be divided by how many batches add up
+    assert trainer.model_accepts_loss_kwargs != is_ada
     if not is_ada:  # whose loss has a term that keeps its directions apart
         assert trainer.state.log_history[0]["loss"] == pytest.approx(loss, rel=1e-4)
         agree(moved, gradients)

@@ -18,8 +18,10 @@ import peftkit
 from peftkit.cli import check, compose
 from peftkit.data.formats import Prompted, Texts
 from peftkit.data.formats.shots import draw, with_shots
+from peftkit.data.prompts import Prompt, prompt_of
+from peftkit.jobs.prepare import set_up
 from peftkit.models.load import load_tokenizer
-from peftkit.schema import Run, Task
+from peftkit.schema import Run, Task, UserError
 from peftkit.scores import continuation_likelihoods, label_likelihoods
 from peftkit.source import Source
 
@@ -223,6 +225,10 @@ def test_instructions_are_asked_behind_answered_ones(tiny: Words, tmp_path: Path
         (["model=gpt2", "task.prompt='{sentense1} is'"], "did you mean sentence1?"),
         (["model=gpt2", "task.prompt=what"], "asks the same of every row"),
         (["model=gpt2", "task.words={equal:Yes}"], "there is no label equal"),
+        (["model=gpt2", "task.template='{sentence1}'"], "say task.prompt=... instead"),
+        (["model=gpt2", "early_stopping.patience=3"], "early_stopping.patience is for methods that train"),
+        (["model=gpt2", "task=instructions", "task.dataset=a.jsonl", "task.packing=true"], "task.packing=true is for"),
+        (["job=evaluate", "run=nowhere", "task.prompt='{nope}'"], "task.prompt is not for job=evaluate"),
         (["model=gpt2", "task=regression", "task.dataset=rows.csv", "task.text=[a]"], "between which words"),
         (["model=gpt2", "task=causal_lm", "task.dataset=rows.csv", "task.text=[a]"], "shows answers: there are none"),
     ],
@@ -230,3 +236,18 @@ def test_instructions_are_asked_behind_answered_ones(tiny: Words, tmp_path: Path
 def test_what_cannot_be_asked_is_refused(words: list[str], sentence: str) -> None:
     found = check(["method=few_shot", "task=mrpc", "source=embedded", *words])
     assert any(sentence in each for each in found), found
+
+
+def test_a_prompt_ends_without_spaces_and_names_no_label_that_is_not_there() -> None:
+    task = run_of(["task=sst2", "task.prompt='{sentence} It was '", "task.words={positive:fine}"]).task
+    assert prompt_of(task, ["negative", "positive"]) == Prompt(
+        "{sentence} It was", {"negative": "terrible", "positive": "fine"}
+    )
+    with pytest.raises(UserError, match="the data have no label positive; there are: bad, good"):
+        prompt_of(task, ["bad", "good"])
+
+
+def test_a_teacher_that_keeps_no_model_is_refused(tmp_path: Path) -> None:
+    run = run_of(["task=sst2", f"distill.teacher={tmp_path}"])
+    with pytest.raises(UserError, match="keeps no model, as a trial does; name a run without trial=true"):
+        set_up(run)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, List, Value
 
+from peftkit.data.chat import Turn
 from peftkit.data.labels import need
 from peftkit.schema import Task, UserError
 
-Turn = dict[str, str]  # role (system, user or assistant) and content
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 EXAMPLE = Features({"id": Value("string"), "messages": MESSAGES, "label": Value("string"), "group": Value("int64")})
 HINT = 'write messages as [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "The Elbe."}]'
@@ -31,7 +31,7 @@ def examples_of(task: Task, table: Dataset) -> tuple[Dataset, int]:
     found: dict[str, list[Any]] = {name: [] for name in EXAMPLE}
     instructions, lost = [], 0
     names = [str(name) for name in table["idx"]]
-    own = [str(name) for name in table["id"]] if "id" in table.column_names else names
+    own = [_text(name) for name in table["id"]] if "id" in table.column_names else [""] * len(table)
     for number, instruction, turns in conversations(task, table):
         places = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
         told = [place for place in places if turns[place]["content"].strip() and _is_asked(turns[:place])]
@@ -40,7 +40,7 @@ def examples_of(task: Task, table: Dataset) -> tuple[Dataset, int]:
             found["id"].append(names[number])
             found["messages"].append(turns[:place])
             found["label"].append(turns[place]["content"].strip())
-            instructions.append((own[number], instruction))
+            instructions.append((number, own[number], instruction))
     if not instructions:
         raise UserError(f"no row of task={task.name} has both a question and its answer; look at task.text, task.label")
     often, seen = Counter(found["id"]), Counter[str]()
@@ -65,6 +65,8 @@ def conversations(task: Task, table: Dataset) -> Iterator[tuple[int, str, list[T
     elif first not in table.column_names and {"instruction", "instances"} <= set(table.column_names):
         for number, row in enumerate(table):
             instruction = _text(row["instruction"])
+            if not row["instances"]:
+                yield number, instruction, []  # so that it is counted
             for case in row["instances"] or []:
                 asked = "\n\n".join(text for text in (instruction, _text(case.get("input"))) if text)
                 yield number, instruction, [_turn("user", asked), _turn("assistant", case.get("output"))]
@@ -154,8 +156,11 @@ def _text(cell: Any) -> str:
     return "" if cell is None else str(cell).strip()
 
 
-def _components(keys: Sequence[tuple[str, str]]) -> list[int]:
-    """Return a number for each example, the same for those with the same name or the same words, over several too."""
+def _components(keys: Sequence[tuple[int, str, str]]) -> list[int]:
+    """Return a number for each example, the same for those of the same row, name or words, over several too.
+
+    A name or words that are empty join nothing.
+    """
     parent = list(range(len(keys)))
 
     def root(place: int) -> int:
@@ -163,9 +168,10 @@ def _components(keys: Sequence[tuple[str, str]]) -> list[int]:
             parent[place] = place = parent[parent[place]]
         return place
 
-    first: dict[tuple[str, str], int] = {}
-    for place, (name, instruction) in enumerate(keys):
-        for key in (("name", name), ("words", " ".join(instruction.casefold().split()))):
-            parent[root(place)] = root(first.setdefault(key, place))
+    first: dict[tuple[str, str | int], int] = {}
+    for place, (row, name, instruction) in enumerate(keys):
+        for key in (("row", row), ("name", name), ("words", " ".join(instruction.casefold().split()))):
+            if key[1] != "":
+                parent[root(place)] = root(first.setdefault(key, place))
     numbers: dict[int, int] = {}
     return [numbers.setdefault(root(place), len(numbers)) for place in range(len(keys))]

@@ -70,7 +70,7 @@ def _plain(text: str) -> str:
 def _is_json(text: str) -> bool:
     try:
         return isinstance(json.loads(text), (dict, list))
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of brackets in brackets without end
         return False
 
 

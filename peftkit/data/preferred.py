@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from peftkit.data.conversations import Turn, turns_of
+from peftkit.data.chat import Turn
+from peftkit.data.conversations import turns_of
 from peftkit.schema import UserError
 
 Prompt = str | list[Turn]  # a text, or the turns of a conversation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peftkit.schema import Task
+from peftkit.schema import Task, UserError, nearest
 
 TRUTH = {"entailment": "True", "neutral": "Neither", "contradiction": "False", "not_entailment": "False"}
 
@@ -49,17 +49,24 @@ PROMPTS = {
 def prompt_of(task: Task, names: list[str] | None) -> Prompt:
     """Return what a decoder is asked: the task's prompt, else GLUE's of its name, else its columns by their names.
 
-    A label's word is the one that `task.words` or that prompt has for it, else its name.
+    A label's word is the one that `task.words` or that prompt has for it, else its name. Spaces at the prompt's end
+    are left out: a word brings its own.
     """
     known = PROMPTS.get(task.name) if task.suite == "glue" else None
     lines = "".join(f"{column}: {{{column}}}\n" for column in task.text)
-    text = task.prompt or (known.text if known else f"{lines}{task.label}:")
+    text = (task.prompt or "").rstrip(" ") or (known.text if known else f"{lines}{task.label}:")
     return Prompt(text, words_of(task, names, known.words if known else {}))
 
 
 def words_of(task: Task, names: list[str] | None, usual: dict[str, str]) -> dict[str, str]:
-    """Return each label's word; of a task of numbers, those alone that have one."""
+    """Return each label's word; of a task of numbers, those alone that have one.
+
+    Raises:
+        UserError: `task.words` has a label that the data have not.
+    """
     said = {str(label): str(word) for label, word in (task.words or {}).items()}
     if names is None:
         return said or usual
+    for label in said.keys() - {*names}:
+        raise UserError(f"task.words: the data have no label {label}{nearest(label, names)}")
     return {name: said.get(name) or usual.get(name) or name.replace("_", " ") for name in names}

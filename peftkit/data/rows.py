@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -281,15 +282,37 @@ def _apart(task: Task, rows: Dataset, train: str, number: int) -> dict[str, Data
         rest, apart = split_by_prompt(rows, task.text[0], number, SUBSET_SEED)
         return {train: _subset(rest, kept), APART: apart}
     shuffled = rows.shuffle(seed=SUBSET_SEED)
-    if "group" in rows.column_names:  # of instructions: all examples of one on one side
-        groups = shuffled["group"]
-        first = {group: place for place, group in reversed(list(enumerate(groups)))}
-        shuffled = shuffled.select(sorted(range(len(rows)), key=lambda place: first[groups[place]]))
-        groups = shuffled["group"]
-        while kept and groups[kept - 1] == groups[kept]:
-            kept -= 1
-    parts = {train: range(kept), APART: range(kept, kept + number)}
+    parts: dict[str, Sequence[int]] = {train: range(kept), APART: range(kept, kept + number)}
+    if "group" in rows.column_names:
+        rest, apart = _whole_groups(shuffled["group"], number)
+        if len(rest) < number / 4:
+            raise UserError(
+                f"search.rows={number} of {len(rows)} training rows leaves {len(rest)} of other instructions to train "
+                f"on; say search.rows={max(1, number // 4)}, or add rows with other instructions"
+            )
+        parts = {train: rest[:kept], APART: apart}
     return {name: shuffled.select(part).flatten_indices() for name, part in parts.items()}
+
+
+def _whole_groups(groups: Sequence[int], number: int) -> tuple[list[int], list[int]]:
+    """Return the places of rows to train on, and so many others that share no group, which is an instruction, with them.
+
+    Groups are set apart whole as long as they fit; of one more, the smallest, the rows that are too many are lost.
+    """
+    places: dict[int, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    apart: list[int] = []
+    chosen: set[int] = set()
+    for group, those in places.items():
+        if len(apart) + len(those) <= number:
+            apart += those
+            chosen.add(group)
+    if len(apart) < number:
+        smallest = min(places.keys() - chosen, key=lambda group: (len(places[group]), group))
+        apart += places[smallest][: number - len(apart)]
+        chosen.add(smallest)
+    return [place for place, group in enumerate(groups) if group not in chosen], sorted(apart)
 
 
 def _subset(rows: Dataset, limit: int | None) -> Dataset:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from peftkit import record, train
-from peftkit.data.formats import Answers, Encoded, Instructions
+from peftkit.data.formats import Answers, Encoded, Instructions, Texts
 from peftkit.data.rows import Rows
 from peftkit.jobs.console import is_main
 from peftkit.jobs.prepare import Parts
@@ -49,15 +50,20 @@ def answer(parts: Parts, trainer: Any, encoded: Encoded) -> tuple[Answers, dict[
     """Return a model's answers to encoded rows, and the seconds and the peak in bytes that they took."""
     found = train.predict(trainer, encoded.rows, encoded.lengths)
     scores, texts, seconds = parts.format.cut(found.scores, encoded), None, found.seconds
-    has_ended: list[bool] = []
+    has_ended: list[bool] | None = None
     if parts.format.writes is not None:
         prompts, ids = [prompt for _, prompt in encoded.places], parts.tokenizer
         written, more = train.generate(trainer, prompts, ids.pad_token_id, parts.format.writes, ids.eos_token_id)
-        texts = [text.strip() for text in ids.batch_decode(written, skip_special_tokens=True)]
-        has_ended = [ids.eos_token_id in row for row in written]
+        texts = [text.lstrip() for text in ids.batch_decode(written, skip_special_tokens=True)]
+        stop = parts.format.stops if isinstance(parts.format, Texts) and parts.format.shots else ""
+        has_ended = [
+            ids.eos_token_id in row or bool(stop and stop in text) for row, text in zip(written, texts, strict=True)
+        ]
+        texts = [text.strip() for text in texts]
         seconds += more
-    answers = parts.format.answer(scores, encoded, texts)
+    answers = replace(parts.format.answer(scores, encoded, texts), has_ended=has_ended)
     if isinstance(parts.format, Instructions):
+        assert has_ended is not None  # instructions are always answered in writing
         answers = parts.format.judge(answers, has_ended, encoded)
     return answers, {"seconds": seconds, "peak_bytes": found.peak_bytes}
 

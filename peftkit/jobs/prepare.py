@@ -199,9 +199,12 @@ def set_up(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {"processes": int(os.environ.get("WORLD_SIZE", "1")), "precision": precision_of(run.train)}
     if run.distill.teacher is not None:
         folders = (Path(run.distill.teacher) / name for name in ("adapter", "model", FOLDER))
-        found["teacher"] = fingerprint(
-            next(folder for folder in folders if folder.is_dir()), (".safetensors", "prompt.json")
-        )
+        kept = next((folder for folder in folders if folder.is_dir()), None)
+        if kept is None:
+            raise UserError(
+                f"distill.teacher={run.distill.teacher} keeps no model, as a trial does; name a run without trial=true"
+            )
+        found["teacher"] = fingerprint(kept, (".safetensors", "prompt.json"))
     return found if run.vocab is None else {**found, "vocab": fingerprint(Path(run.vocab), VOCABULARY)}
 
 

@@ -15,9 +15,9 @@ from peftkit.data.formats import Encoded, Format, Prompted, Texts, format_of
 from peftkit.data.formats.shots import draw
 from peftkit.jobs.console import say
 from peftkit.schema import Run, asks
+from peftkit.schema.prompting import CLASSED
 from peftkit.source import Source
 
-CLASSED = ("classification", "regression")
 FOLDER = "prompt"  # of a run that has nothing else to ship
 
 

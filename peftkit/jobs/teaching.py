@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from peftkit import record, train
 from peftkit.data.formats import Encoded
 from peftkit.jobs.answers import answer
 from peftkit.jobs.console import is_main, say
-from peftkit.jobs.prepare import predictor
-from peftkit.schema import Run, UserError, writes
+from peftkit.jobs.prepare import Parts, predictor
+from peftkit.schema import Run, UserError, asks, writes
 
 
 def with_teacher(run: Run, encoded: Encoded, rows: Dataset, names: list[str] | None) -> Encoded:
@@ -44,40 +45,66 @@ def with_teacher(run: Run, encoded: Encoded, rows: Dataset, names: list[str] | N
     asked = parts.format.encode(rows)
     with predictor(trained, parts) as trainer:
         scores = train.predict(trainer, asked.rows, asked.lengths).scores
+    if asks(trained):
+        scores = answered(parts, scores, asked)
     return replace(encoded, rows=encoded.rows.add_column(train.TEACHER, scores.astype("float32").tolist()))
+
+
+def answered(parts: Parts, scores: np.ndarray, asked: Encoded) -> np.ndarray:
+    """Return what a teacher that nothing trained answers by the scores of its words: classes' (rows, classes), or
+    numbers (rows, 1).
+    """
+    answers = parts.format.answer(parts.format.cut(scores, asked), asked)
+    return np.asarray(answers.predictions)[:, None] if parts.format.names is None else np.stack(answers.scores)
 
 
 def with_answers(run: Run, rows: Dataset, folder: Path) -> tuple[Dataset, dict[str, Any]]:
     """Return training rows answered by the teacher, and their counts (sequence-level: Kim and Rush 2016, section 3.2).
 
     The teacher writes greedily, in its own way; what it wrote is kept in taught.jsonl, and a run that goes on reads it
-    there. A row to which it wrote nothing is dropped. At `distill.weight` 0.5 each row with its own label is learned
+    there. A row to which it wrote nothing is dropped, and one whose answer did not end by itself, which would be learned
+    as if it did. At `distill.weight` 0.5 each row with its own label is learned
     as well.
 
     Raises:
-        UserError: the teacher writes nothing, or reads other columns.
+        UserError: the teacher writes nothing that ends, or reads other columns.
     """
     file = folder / "taught.jsonl"
-    if not file.is_file():
-        answers = _answers(run, rows)
-        lines = [{"id": row, "answer": text} for row, text in zip(rows["id"], answers, strict=True)]
+    lines = _kept(file, rows)
+    if lines is None:
+        lines = _answers(run, rows)
         if is_main():
             record.write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    else:
-        answers = [json.loads(line)["answer"] for line in file.read_text().splitlines()]
-    kept = [number for number, text in enumerate(answers) if text]
+    answers = [line["answer"] for line in lines]
+    kept = [number for number, line in enumerate(lines) if line["answer"] and line["has_ended"]]
+    empty = sum(not text for text in answers)
+    cut = len(rows) - len(kept) - empty
     if not kept:
-        raise UserError(f"{run.distill.teacher} wrote nothing to any training row; name another run")
+        raise UserError(
+            f"{run.distill.teacher} wrote nothing to {empty} training rows and ended its answers to none of the other "
+            f"{cut}; name a run with a longer task.max_target_length, or another teacher"
+        )
     taught = rows.select(kept).remove_columns("label").add_column("label", [answers[number] for number in kept])
     taught = taught.cast(rows.features)
-    empty = len(rows) - len(kept)
     if empty:
         say(f"   {empty} of {len(rows)} rows are dropped, to which the teacher wrote nothing")
-    counts = {"asked": len(rows), "empty": empty, "own_labels": run.distill.weight != 1}
+    if cut:
+        say(f"   {cut} of {len(rows)} rows are dropped, to which the teacher's answer did not end by itself")
+    counts = {"asked": len(rows), "empty": empty, "cut": cut, "own_labels": run.distill.weight != 1}
     return taught if run.distill.weight == 1 else concatenate_datasets([rows, taught]), counts
 
 
-def _answers(run: Run, rows: Dataset) -> list[str]:
+def _kept(file: Path, rows: Dataset) -> list[dict[str, Any]] | None:
+    """Return the answers that a run which was stopped has kept, None where they are none to these rows."""
+    if not file.is_file():
+        return None
+    # a text may hold U+2028, at which splitlines would break it
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    fits = [line["id"] for line in lines] == list(rows["id"]) and all("has_ended" in line for line in lines)
+    return lines if fits else None
+
+
+def _answers(run: Run, rows: Dataset) -> list[dict[str, Any]]:
     from peftkit.jobs.use import load_parts, trained_run
 
     folder = Path(str(run.distill.teacher))
@@ -96,4 +123,6 @@ def _answers(run: Run, rows: Dataset) -> list[str]:
     with predictor(trained, parts) as trainer:
         answers, costs = answer(parts, trainer, parts.format.encode(rows))
     say(f"   it answered {len(rows)} rows in {costs['seconds']:.0f} s")
-    return [str(text).strip() for text in answers.predictions]
+    assert answers.has_ended is not None  # what a model that writes says
+    each = zip(rows["id"], answers.predictions, answers.has_ended, strict=True)
+    return [{"id": row, "answer": str(text).strip(), "has_ended": ended} for row, text, ended in each]

@@ -8,14 +8,17 @@ from peftkit.schema.names import nearest
 from peftkit.schema.run import Run, asks
 
 CLASSED = ("classification", "regression")
+T5_FORMS = ("mnli", "ax")  # tasks that come with a template of their own
 
 
 def prompting(run: Run) -> list[str]:
     """Return a sentence for each."""
-    if run.job not in ("finetune", "plan"):
-        return []
     task, method = run.task, run.method
     given = [name for name in ("prompt", "words") if getattr(task, name) is not None]
+    if run.job == "evaluate":
+        return [f"task.{name} is not for job=evaluate, which asks as the run was asked; drop it" for name in given]
+    if run.job not in ("finetune", "plan"):
+        return []
     if not asks(run):
         return [
             f"task.{name} is for method=zero_shot and method=few_shot, method={method.name} trains; drop it"
@@ -33,10 +36,16 @@ def prompting(run: Run) -> list[str]:
         found.append(f"vocab= has rows that method={method.name} would not train; try method=lora")
     if run.distill.teacher is not None:
         found.append(f"distill.teacher is for methods that train, method={method.name} does not; try method=full")
+    if task.packing:
+        found.append(f"task.packing=true is for methods that train, method={method.name} does not; drop it")
+    if run.early_stopping.patience is not None:
+        found.append(f"early_stopping.patience is for methods that train, method={method.name} does not; drop it")
     if task.kind not in CLASSED:
         if method.config.get("calibrate"):
             found.append(f"method.config.calibrate is for classes and numbers, task={task.name} has none; drop it")
         return found + [f"task.{name} is for classes and numbers; say task.template=..." for name in given]
+    if run.model.family == "decoder" and task.template is not None and task.name not in T5_FORMS:
+        found.append("task.template is what T5 reads of classes and numbers; say task.prompt=... instead")
     return [*found, *_prompt(run), *_words(run)]
 
 

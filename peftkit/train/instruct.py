@@ -20,7 +20,7 @@ def plain_loss(model: Any, arguments: TrainingArguments) -> str | None:
     scores over a whole vocabulary are never there at once. What a method adds to the output layer, or to the loss that
     the model returns, it would pass over.
     """
-    if hasattr(getattr(model, "base_model", None), "update_and_allocate"):
+    if _is_ada(model):
         return "AdaLoRA keeps its directions apart in the model's own loss"
     if type(model.get_output_embeddings()) is not nn.Linear:
         return "the method changes the output layer"
@@ -38,12 +38,18 @@ def instruction_trainer(tokenizer: PreTrainedTokenizerBase, **settings: Any) -> 
     arguments: TrainingArguments = settings["args"]
     if plain_loss(settings["model"], arguments) is not None:
         trainer = ScoringTrainer(**settings)
-        # such a loss can be divided by the tokens of all batches that add up; GPT-2's does not say so (no loss_type)
-        trainer.model_accepts_loss_kwargs = _base(settings["model"]).__module__.startswith("transformers.")
+        # such a loss can be divided by the tokens of all batches that add up; GPT-2's does not say so (no loss_type).
+        # AdaLoRA adds its term to each batch's loss, which nothing would then divide by how many add up
+        takes_tokens = _base(settings["model"]).__module__.startswith("transformers.")
+        trainer.model_accepts_loss_kwargs = takes_tokens and not _is_ada(settings["model"])
         return trainer
     if arguments.n_gpu > 1:
         raise UserError(ONE_EACH)
     return _joined()(processing_class=tokenizer, **settings)
+
+
+def _is_ada(model: Any) -> bool:
+    return hasattr(getattr(model, "base_model", None), "update_and_allocate")
 
 
 def _base(model: Any) -> type:

@@ -80,6 +80,15 @@ def test_one_instruction_never_lies_on_both_sides() -> None:
         hold_out(examples.select(range(3)), 0.1, seed=0)
 
 
+def test_rows_without_a_name_or_an_instruction_are_not_one_instruction() -> None:
+    rows = [{"id": name, "messages": turns(text, "yes")} for name, text in ((None, "a?"), (None, "b?"), ("x", "c?"))]
+    examples, _ = examples_of(TASK, table(*rows))
+    assert examples["group"] == [0, 1, 2]
+    tasks = [{"instruction": "", "instances": [{"input": text, "output": "yes"}] * 2} for text in ("a", "b")]
+    examples, lost = examples_of(TASK, table(*tasks, {"instruction": "Go.", "instances": []}))
+    assert (examples["group"], lost) == ([0, 0, 1, 1], 1)
+
+
 def test_what_is_no_conversation_is_told_how_to_be_one() -> None:
     for cell in ("a text", [{"from": "human", "value": "a?"}]):
         with pytest.raises(UserError, match=r'write messages as .*"role": "user"'):
@@ -102,6 +111,20 @@ def test_trials_are_scored_on_instructions_that_train_in_none_of_their_rows() ->
         parts = _apart(replace(TASK, max_train_rows=limit), examples, "train", 12)
         assert len(parts[APART]) == 12 and 0 < len(parts["train"]) <= (limit or 48)
         assert not set(parts["train"]["group"]) & set(parts[APART]["group"])
+
+
+def test_an_instruction_of_most_rows_is_left_to_train_on() -> None:
+    rows = [{"id": str(max(number, 40)), "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
+    examples, _ = examples_of(TASK, table(*rows))
+    for number in (10, 12):
+        parts = _apart(TASK, examples, "train", number)
+        assert (len(parts["train"]), len(parts[APART])) == (60 - number, number)
+    rows = [{"id": str(number // 50), "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
+    examples, _ = examples_of(TASK, table(*rows))
+    parts = _apart(replace(TASK, max_train_rows=20), examples, "train", 8)
+    assert (len(parts["train"]), len(parts[APART])) == (20, 8)
+    with pytest.raises(UserError, match="leaves 0 of other instructions to train on; say search.rows=3"):
+        _apart(TASK, examples, "train", 12)
 
 
 @pytest.mark.parametrize("named", ["", "chat", "chat/train.parquet"])

@@ -34,6 +34,10 @@ def rows_of(*contents: list[dict[str, str]]) -> Dataset:
     return examples_of(TASK, table(*({"messages": each} for each in contents)))[0]
 
 
+def test_brackets_without_end_are_a_text() -> None:
+    assert form_of(["[" * 200_000]).name == "text"
+
+
 def test_a_decoder_learns_the_answer_and_its_end_alone(gpt2: PreTrainedTokenizerBase) -> None:
     encoded = Instructions(TASK, gpt2, True).encode(rows_of(turns("Name a river.", "The Elbe.")))
     row = encoded.rows[0]

@@ -43,6 +43,7 @@ class Answers:
 
     `scores` has an array an example, an empty one where there is nothing to tell. `likelihoods`, of models that write
     text, holds the nats (examples,) that the labels cost, and the tokens (examples,) that they have, 0 of a hidden one.
+    `has_ended`, of the same, tells of each text whether it ended by itself, and not for its length.
     `in_form`, of instructions, holds 1 for an answer (examples,) that has the form of its references, else 0.
     """
 
@@ -50,6 +51,7 @@ class Answers:
     scores: list[np.ndarray]
     likelihoods: tuple[np.ndarray, np.ndarray] | None = None
     in_form: np.ndarray | None = None
+    has_ended: list[bool] | None = None
 
 
 class Format(Protocol):
