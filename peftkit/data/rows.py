@@ -290,7 +290,7 @@ def _apart(task: Task, rows: Dataset, train: str, number: int) -> dict[str, Data
 
 
 def _whole_groups(groups: Sequence[int], number: int) -> tuple[list[int], list[int]]:
-    """Return the places of rows to train on, and so many others that share no group, which is an instruction, with them.
+    """Return the places of rows to train on, and of so many others that share no group (an instruction) with them.
 
     Groups are set apart whole as long as they fit; of one more, the smallest, the rows that are too many are lost.
     """

@@ -62,9 +62,8 @@ def with_answers(run: Run, rows: Dataset, folder: Path) -> tuple[Dataset, dict[s
     """Return training rows answered by the teacher, and their counts (sequence-level: Kim and Rush 2016, section 3.2).
 
     The teacher writes greedily, in its own way; what it wrote is kept in taught.jsonl, and a run that goes on reads it
-    there. A row to which it wrote nothing is dropped, and one whose answer did not end by itself, which would be learned
-    as if it did. At `distill.weight` 0.5 each row with its own label is learned
-    as well.
+    there. A row to which it wrote nothing is dropped, and one whose answer did not end by itself, which would be
+    learned as if it did. At `distill.weight` 0.5 each row with its own label is learned as well.
 
     Raises:
         UserError: the teacher writes nothing that ends, or reads other columns.

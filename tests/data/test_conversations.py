@@ -121,5 +121,5 @@ def test_an_instruction_of_most_rows_is_left_to_train_on() -> None:
     examples, _ = examples_of(TASK, table(*rows))
     parts = _apart(replace(TASK, max_train_rows=20), examples, "train", 8)
     assert (len(parts["train"]), len(parts[APART])) == (20, 8)
-    with pytest.raises(UserError, match="leaves 0 of other instructions to train on; say search.rows=3"):
+    with pytest.raises(UserError, match=r"leaves 0 of other instructions to train on; say search.rows=3"):
         _apart(TASK, examples, "train", 12)
