@@ -91,7 +91,7 @@ def lock(stack: ExitStack, folder: Path) -> None:
     try:
         stack.enter_context(FileLock(folder / ".lock", timeout=0))
     except Timeout as error:
-        raise UserError(f"another process writes {folder}; wait for it, or say seed=1 for a run beside it") from error
+        raise UserError(f"another process writes {folder}; wait for it, then say the same again") from error
 
 
 def line(entry: Mapping[str, Any]) -> str:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from peftkit import jobs
+from peftkit import jobs, record
 from peftkit.cli import check, compose
+from peftkit.jobs.grown import _wait
 from peftkit.leaderboard import collect
-from peftkit.schema import UserError
+from peftkit.schema import Run, UserError
 
 Words = Callable[..., list[str]]
 CHAIN = [
@@ -55,8 +60,31 @@ def test_an_evaluation_grows_nothing() -> None:
 
 def test_a_plan_asks_for_no_task(tiny: Words) -> None:
     words = tiny("gpt2", *CHAIN, "job=plan")
-    with pytest.raises(UserError, match="say job=generate first"):
+    with pytest.raises(UserError, match="say job=generate seed=0 first"):
         jobs.run(compose(words), words)
+
+
+def test_a_lower_target_does_not_train_on_what_a_higher_one_left(tiny: Words) -> None:
+    words = tiny("gpt2", *CHAIN, "generate.batch=4", "job=plan")
+    with pytest.raises(UserError) as missing:
+        jobs.run(compose(words), words)
+    folder = Path(str(missing.value).partition(" has not all")[0])
+    config = {"generate": {"target": 600}}
+    record.write_result(folder, {"run": {"config": config}, "counts": {"kept": 602}, "meta": {"status": "finished"}})
+    with pytest.raises(UserError, match=r"holds 602 tasks, generate.target=12 .* say generate.target=600, or out=FOL"):
+        jobs.run(compose(words), words)
+
+
+def test_who_waits_for_tasks_ends_with_who_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config: Any = OmegaConf.to_container(compose(CHAIN), resolve=True)
+    settings = Run.from_config(config).generate
+    assert settings is not None
+    record.write_result(tmp_path, {"meta": {"status": "failed", "reason": "the server is gone"}})
+    later = time.time() + 60  # an older failure is none of this run
+    os.utime(tmp_path / "result.json", (later, later))
+    with pytest.raises(UserError, match="was not filled: the server is gone"):
+        _wait(tmp_path, settings)
+    assert "waits for process 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow

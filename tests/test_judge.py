@@ -22,6 +22,7 @@ import peftkit
 from peftkit import jobs, record
 from peftkit.cli import check, compose
 from peftkit.data.rows import load_rows
+from peftkit.jobs.finetune import _empty
 from peftkit.schema import Run, UserError, complaints
 from peftkit.source import Source
 
@@ -189,7 +190,29 @@ def test_fewer_rows_are_the_first_of_more(answered: Path) -> None:
         ids = [json.loads(line)["id"] for line in (few / "judged.jsonl").read_text().splitlines()]
         all_, found = judged(server, f"run={answered}")
         assert all_ == few and found["rows"] == 8 and len(server.seen) == 14
-        assert [json.loads(line)["id"] for line in (few / "judged.jsonl").read_text().splitlines()][:3] == ids
+        lines = (few / "judged.jsonl").read_text()
+        assert [json.loads(line)["id"] for line in lines.splitlines()][:3] == ids
+        _, found = judged(server, f"run={answered}", "task.max_eval_rows=3")  # takes no row away again
+        assert found["rows"] == 8 and (few / "judged.jsonl").read_text() == lines
+
+
+def test_a_run_that_is_trained_again_gets_its_figures_back_without_asking(answered: Path) -> None:
+    with asking(longer) as server:
+        judged(server, f"run={answered}")
+        told = record.read_result(answered) or {}
+        noted = told.pop("judged")
+        record.write_result(answered, told)
+        asked = len(server.seen)
+        judged(server, f"run={answered}")
+        assert len(server.seen) == asked and (record.read_result(answered) or {})["judged"] == noted
+
+
+def test_training_again_spares_what_judges_were_paid_for(tmp_path: Path) -> None:
+    for name in ("result.json", "checkpoints/1/weights", "judged/one/journal.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    _empty(tmp_path)
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["journal.jsonl"]
 
 
 def test_two_runs_are_held_against_each_other(answered: Path, tmp_path: Path) -> None:
@@ -240,6 +263,20 @@ def test_each_judge_has_a_table_of_its_own_on_the_board(answered: Path, tmp_path
     ]
 
 
+def test_a_judge_that_says_nothing_gives_no_rate(answered: Path) -> None:
+    from peftkit.leaderboard.judges import WIN_RATE, judge_columns, judge_tables
+    from peftkit.leaderboard.stats import board
+    from peftkit.leaderboard.table import collect
+
+    with asking(nonsense) as server:
+        judged(server, f"run={answered}")
+    results = collect([answered])
+    (row,) = rows = board(results)
+    (columns,), ((_, (cells,)),) = judge_columns(rows, results), judge_tables(rows, results, row.board)
+    assert columns == {"judge_win_rate by scripted": None}
+    assert cells[WIN_RATE] == cells["95 %"] == "" and cells["unparsable"] == "100.0%"
+
+
 def test_one_name_asked_in_two_ways_is_two_judges(answered: Path) -> None:
     from peftkit.leaderboard.judges import judge_columns
     from peftkit.leaderboard.stats import board
@@ -285,6 +322,15 @@ def test_rows_that_differ_are_refused(answered: Path, tmp_path: Path) -> None:
         pq.write_table(table.set_column(place, "label", other), fewer / "predictions.parquet")
         with pytest.raises(UserError, match=r"scored on other rows than .* holds now"):
             judged(server, f"run={fewer}")
+        assert server.seen == []
+
+
+def test_data_whose_questions_have_changed_since_are_refused(answered: Path, tmp_path: Path) -> None:
+    file = tmp_path / "data/validation.jsonl"
+    file.write_text(file.read_text().replace("the film 3", "the song 3"))  # ids and references stay
+    with asking(longer) as server:
+        with pytest.raises(UserError, match=r"scored on other rows than .* holds now"):
+            judged(server, f"run={answered}")
         assert server.seen == []
 
 

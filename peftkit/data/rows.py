@@ -127,14 +127,14 @@ def _read(task: Task, data_root: str | None, source: str) -> tuple[dict[str, Dat
     if data_root is not None:
         folder = Path(data_root) / task.name
         return _read_folder(folder), Source("folder", str(folder), fingerprint(folder, FILES))
-    path, stands_for = Path(task.dataset), None
+    path = Path(task.dataset)
+    stands_for = _stands_for(path)
     if task.kind == "instructions" and (path / "chat" / "train.parquet").is_file():
-        stands_for = _stands_for(path)
         path = path / "chat"  # of what job=generate made, and keeps beside other things
     if path.is_dir():
         return _read_folder(path), Source("folder", str(path), fingerprint(path, FILES), stands_for)
     if path.is_file():
-        return {"train": read_file(path)}, Source("folder", str(path), fingerprint(path))
+        return {"train": read_file(path)}, Source("folder", str(path), fingerprint(path), stands_for)
     if source != "embedded" and hub_answers():
         task = replace(task, revision=_commit(task))
         return _from_hub(task), Source("hub", task.dataset, task.revision)
@@ -151,11 +151,16 @@ def _read(task: Task, data_root: str | None, source: str) -> tuple[dict[str, Dat
     return tables, Source("embedded", "miniglue", substituted_for=task.dataset)
 
 
-def _stands_for(folder: Path) -> str | None:
-    """Return what generated tasks stand in for: those of a model in whose place an embedded writer wrote."""
-    file = folder / "result.json"
-    writer = json.loads(file.read_text())["audit"]["sources"]["model"] if file.is_file() else {}
-    return f"tasks by {writer['substituted_for']}" if writer.get("substituted_for") else None
+def _stands_for(path: Path) -> str | None:
+    """Return what generated tasks stand in for: those of a model in whose place an embedded writer wrote.
+
+    `path` is the folder that job=generate left, one in it, or a file there.
+    """
+    for folder in (path, *path.absolute().parents[:2]):
+        if (folder / "result.json").is_file() and (folder / "kept.jsonl").is_file():
+            writer = json.loads((folder / "result.json").read_text())["audit"]["sources"]["model"]
+            return f"tasks by {writer['substituted_for']}" if writer.get("substituted_for") else None
+    return None
 
 
 def _read_folder(folder: Path) -> dict[str, Dataset]:

@@ -24,12 +24,14 @@ QUESTION = (
 )
 WORDING = hashlib.sha256(f"{OPENING}\n{QUESTION}".encode()).hexdigest()[:8]  # other words are another judge
 NOTHING = "(nothing)"  # stands for an empty answer
-# a line with a verdict and nothing else, marks and brackets aside; or a last line that is one
+# a line with a verdict and nothing else, marks and brackets aside; or a last line that is one. What lies between words
+# is bounded, or a reply of line breaks would take time by their square
 VERDICT = re.compile(
-    r"^\W*(?:(?:my|the|final|overall)\W+)*verdict(?:\W+is)?\W+(?:answer\W+|assistant\W+)?(a|b|tie)\W*$",
+    r"^[^\w\n]*(?:(?:my|the|final|overall)[^\w\n]{1,20})*verdict(?:\W{1,20}is)?\W{1,20}"
+    r"(?:(?:answer|assistant)\W{1,20})?(a|b|tie)[^\w\n]*$",
     re.IGNORECASE | re.MULTILINE,
 )
-BARE = re.compile(r"(?:^|\n)\W*(a|b|tie)\W*$", re.IGNORECASE)
+BARE = re.compile(r"(?:^|\n)[^\w\n]*(a|b|tie)\W{0,20}$", re.IGNORECASE)
 
 FIRST, SECOND, TIE = "first", "second", "tie"
 
@@ -108,9 +110,14 @@ def judge(
     return judged, None
 
 
-def read_verdict(text: str) -> str | None:
-    """Return A, B or tie; None where a reply holds no verdict, or two that differ."""
-    found = {said.lower() for said in VERDICT.findall(text)} or {said.lower() for said in BARE.findall(text.rstrip())}
+def read_verdict(text: str, is_whole: bool = True) -> str | None:
+    """Return A, B or tie; None where a reply holds no verdict, or two that differ.
+
+    A bare letter is a verdict at the end of a whole reply alone: of one that was cut off it may begin a sentence.
+    """
+    found = {said.lower() for said in VERDICT.findall(text)}
+    if not found and is_whole:
+        found = {said.lower() for said in BARE.findall(text.rstrip())}
     said = found.pop() if len(found) == 1 else None
     return TIE if said == "tie" else said.upper() if said else None
 
@@ -182,5 +189,5 @@ def _groups(pairs: Sequence[Pair], size: int) -> Iterator[list[Pair]]:
 
 
 def _said(reply: Reply, a: str, b: str) -> str | None:
-    said = read_verdict(reply.text)
+    said = read_verdict(reply.text, reply.finish != "length")
     return {"A": a, "B": b, TIE: TIE, None: None}[said]

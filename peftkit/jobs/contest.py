@@ -14,6 +14,7 @@ from peftkit.data.rows import load_rows
 from peftkit.generate.judging import Pair
 from peftkit.jobs.use import trained_run
 from peftkit.schema import Run, Task, UserError
+from peftkit.source import Source
 
 Key = tuple[str, str]  # split and id
 
@@ -71,7 +72,10 @@ def _sheet(run: Run, folder: Path) -> Sheet:
     trained = trained_run(folder)
     told: Any = record.read_result(folder)
     task = replace(trained.task, splits={**trained.task.splits, "train": None})
-    rows = load_rows(task, run.data_root, run.source, told["audit"]["sources"]["data"]["revision"])
+    then = told["audit"]["sources"]["data"]
+    if then["kind"] == "hub":  # as it was, whatever the Hub has now
+        task = replace(task, revision=then["revision"])
+    rows = load_rows(task, run.data_root, run.source, then["revision"])
     questions: dict[Key, str] = {}
     labels: dict[Key, str | None] = {}
     for split, table in rows.splits.items():
@@ -79,13 +83,19 @@ def _sheet(run: Run, folder: Path) -> Sheet:
             questions[key], labels[key] = _question(task, row), row["label"]
     said = _predictions(folder / "predictions.parquet")
     references = {key: None if label is None else str(label[0]) for key, (label, _) in said.items()}
-    if said.keys() - questions.keys() or any(labels[key] != text for key, text in references.items()):
-        source = told["audit"]["sources"]["data"]
+    is_other = said.keys() - questions.keys() or any(labels[key] != text for key, text in references.items())
+    if is_other or _has_changed(then, rows.source):
         raise UserError(
-            f"{folder} was scored on other rows than {rows.source.name} holds now (then {source['name']}, revision "
-            f"{source['revision']}); say source= and data_root= as the run did, or bring that data back"
+            f"{folder} was scored on other rows than {rows.source.name} holds now (then {then['name']}, revision "
+            f"{then['revision']}); say source= and data_root= as the run did, or bring that data back"
         )
     return Sheet(folder, {key: questions[key] for key in said}, references, {k: text for k, (_, text) in said.items()})
+
+
+def _has_changed(then: Mapping[str, Any], now: Source) -> bool:
+    """Tell whether data that is named in the same way, by a commit or over its bytes, is another now."""
+    revisions = (then["revision"], now.revision)
+    return then["kind"] == now.kind and None not in revisions and revisions[0] != revisions[1]
 
 
 def _question(task: Task, row: Mapping[str, Any]) -> str:

@@ -78,7 +78,7 @@ def finetune(
     say(f"{run.method.name} on {run.task.name}, {model_source.name}, {what} -> {folder}")
     if is_main():
         if run.force:
-            shutil.rmtree(folder, ignore_errors=True)
+            _empty(folder)
         folder.mkdir(parents=True, exist_ok=True)
         record.write_config(folder, config)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -114,6 +114,16 @@ def finetune(
             record.write_result(folder, result)
         raise
     return folder
+
+
+def _empty(folder: Path) -> None:
+    """Delete what a run left, but for the replies of judges: they are paid for, and go by the answers they are of."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.is_dir() and not entry.is_symlink():
+            if entry.name != "judged":
+                shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def _at_rate(run: Run, config: dict[str, Any], result: dict[str, Any]) -> Run:

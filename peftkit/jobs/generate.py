@@ -58,7 +58,10 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str], only_looks:
         say(f"finished already: {folder}{done}")
         return folder
     if only_looks:
-        raise UserError(f"{folder} has not all of the tasks yet, and job={run.job} writes none; say job=generate first")
+        raise UserError(
+            f"{folder} has not all of the tasks yet, and job={run.job} writes none; "
+            f"say job=generate seed={run.seed} first"
+        )
     if not is_main():  # under torchrun one process asks for all
         return folder
     for sentence in (model.sentence("MODEL"), *(fact["sentence"] for fact in facts)):

@@ -53,6 +53,8 @@ def judge(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
     names = (_name(folders[0]), REFERENCES if is_alone else _name(folders[1]))
     if not run.force and (done := _finished(folder, len(wanted))):
         say(f"finished already: {folder} (force=true asks again)")
+        if is_alone and is_main():  # the run may have been trained again since
+            _note(folders[0], done)
         _tell(done)
         return folder
     if not is_main():  # under torchrun one process asks for all
@@ -153,12 +155,12 @@ def _safe(name: str) -> str:
 
 
 def _finished(folder: Path, rows: int) -> dict[str, Any] | None:
-    """Return what a folder holds where it is of as many rows as are asked for."""
+    """Return what a folder holds where it is of as many rows as are asked for, or more."""
     file = folder / "judge.json"
     if not file.is_file():
         return None
     result = json.loads(file.read_text())
-    return result if result["meta"]["status"] == "finished" and result["rows"] == rows else None
+    return result if result["meta"]["status"] == "finished" and result["rows"] >= rows else None
 
 
 def _device(settings: Generate) -> str:

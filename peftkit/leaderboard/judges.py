@@ -13,8 +13,11 @@ WIN_RATE = "judge_win_rate"
 JUDGED = (
     "judge_win_rate: share of held-out rows in which the judge preferred the answer to the reference, in both orders, "
     "ties as half, times 100; ± is the sample standard deviation over seeds, the interval is over rows. Position bias: "
-    "share of verdicts that turned with the order. Another judge is another scale."
+    "share of verdicts that turned with the order. Where more than half of a seed's replies hold no verdict, the rate "
+    "is left out. The interval takes rows as independent; several rows of one instruction are not, "
+    "and it is too narrow for them. Another judge is another scale."
 )
+READABLE = 0.5  # share of replies without a verdict above which a rate would be of ties that nobody gave
 Told = dict[str, list[dict[str, Any]]]  # id of a judge -> what it said of each seed
 
 
@@ -29,14 +32,15 @@ def judge_tables(
         lines = []
         for row, each in zip(rows, told, strict=True):
             if row.board == title and (said := each.get(judge)):
-                lines.append((row.task, -_rate(said), _cells(row, said)))
+                rate = _rate(said)
+                lines.append((row.task, 1.0 if rate is None else -rate, _cells(row, said)))
         if lines:
             tables.append((f"Against the references, judged by {name}", [cells for *_, cells in _sorted(lines)]))
     return tables
 
 
 def judge_columns(rows: Sequence[Row], results: Iterable[Result | Broken]) -> list[dict[str, float | None]]:
-    """Return of each row its win rate by each judge, None where that judge did not see it."""
+    """Return of each row its win rate by each judge, None where that judge did not see it, or said nothing."""
     told = _told(rows, results)
     names = _names(told)
     return [
@@ -84,20 +88,23 @@ def _is_whole(said: Any) -> bool:
     )
 
 
-def _rate(said: Sequence[dict[str, Any]]) -> float:
+def _rate(said: Sequence[dict[str, Any]]) -> float | None:
+    if any((each.get("unparsable_share") or 0) > READABLE for each in said):
+        return None
     return fmean(each["win_rate"] for each in said)
 
 
 def _cells(row: Row, said: Sequence[dict[str, Any]]) -> dict[str, str]:
     rates = [100 * each["win_rate"] for each in said]
     low, high = (100 * fmean(each["interval"][end] for each in said) for end in (0, 1))
+    has_rate = _rate(said) is not None
     counts = sorted({f"{each['rows']} of {each['of']}" for each in said})
     return {
         "task": row.task,
         "model": row.model,
         "method": name_of(row),
-        WIN_RATE: f"{fmean(rates):.1f}" + (f" ± {stdev(rates):.1f}" if len(rates) > 1 else ""),
-        "95 %": f"{low:.1f} to {high:.1f}",
+        WIN_RATE: (f"{fmean(rates):.1f}" + (f" ± {stdev(rates):.1f}" if len(rates) > 1 else "")) if has_rate else "",
+        "95 %": f"{low:.1f} to {high:.1f}" if has_rate else "",
         "position bias": _share(said, "position_bias"),
         "unparsable": _share(said, "unparsable_share"),
         "rows": " and ".join(counts),

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from peftkit.schema.run import Run
-
-WRITES = ("causal_lm", "seq2seq", "instructions")  # kinds of task that are answered in text
+from peftkit.schema.run import Run, Task, writes
 
 
 def judging(run: Run) -> list[str]:
@@ -28,13 +26,13 @@ def _answers(folder: Path) -> list[str]:
     """Complain about a run without written answers; one that is no finished run is told elsewhere."""
     try:
         config = json.loads((folder / "result.json").read_text())["run"]["config"]
-        kind, label, is_trial = config["task"]["kind"], config["task"].get("label"), config.get("trial")
+        task, is_trial = Task(**config["task"]), config.get("trial")
     except (OSError, ValueError, KeyError, TypeError):
         return []
     if is_trial:
         return [f"{folder} is a trial, scored on training rows; name a run"]
-    if kind not in WRITES or (kind == "causal_lm" and label is None):
-        what = "causal_lm without a label" if kind == "causal_lm" else kind
+    if not writes(task):
+        what = "causal_lm without a label" if task.kind == "causal_lm" else task.kind
         return [f"{folder} is a run of {what}, which writes no answers; name one of task=seq2seq, or of another text"]
     if not (folder / "predictions.parquet").is_file():
         return [f"{folder} holds no predictions.parquet, its answers; say force=true to train it again"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
 
 from peftkit.data.conversations import examples_of, hold_out, questions
-from peftkit.data.rows import APART, _apart
+from peftkit.data.rows import APART, _apart, evaluation_tables
 from peftkit.schema import Task, UserError
 
 TASK = Task(
@@ -123,3 +125,16 @@ def test_an_instruction_of_most_rows_is_left_to_train_on() -> None:
     assert (len(parts["train"]), len(parts[APART])) == (20, 8)
     with pytest.raises(UserError, match=r"leaves 0 of other instructions to train on; say search.rows=3"):
         _apart(TASK, examples, "train", 12)
+
+
+@pytest.mark.parametrize("named", ["", "chat", "chat/train.parquet"])
+def test_tasks_of_the_embedded_writer_are_marked_however_they_are_named(tmp_path: Path, named: str) -> None:
+    made = {"substituted_for": "a/model"}
+    (tmp_path / "result.json").write_text(json.dumps({"audit": {"sources": {"model": made}}}))
+    (tmp_path / "kept.jsonl").touch()
+    (tmp_path / "chat").mkdir()
+    Dataset.from_list([{"messages": turns("Name a film.", "the great film")}] * 2).to_parquet(
+        tmp_path / "chat/train.parquet"
+    )
+    _, origin = evaluation_tables(replace(TASK, dataset=str(tmp_path / named)), None, "embedded")
+    assert origin.substituted_for == "tasks by a/model"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,7 +43,21 @@ def test_a_reply_follows_from_prompt_and_seed() -> None:
     prompt = prompts.new_tasks(read_tasks(SEEDS), [], random.Random(0), Prompt("", (), "", (), 1024, 0.7, 0.5))
     assert ask(prompt, 1) == ask(prompt, 1) != ask(prompt, 2)
     assert len(parse.instructions(ask(prompt, 1))) == 8
-    assert revision(minitasks) == revision(minitasks)
+
+
+def test_the_revision_follows_what_is_written_and_no_order_of_a_process() -> None:
+    class Other:
+        worded, has_labels = staticmethod(minitasks.worded), staticmethod(minitasks.has_labels)
+
+        def cases_of(self, text: str, draw: random.Random) -> list[tuple[str, str]] | None:
+            return [(given, f"{answer}!") for given, answer in minitasks.cases_of(text, draw) or []]
+
+    assert revision(Other()) != revision(minitasks)
+    told = "from peftkit.data import minitasks; from peftkit.generate.generators.embedded import revision as r; "
+    told += "print(r(minitasks))"
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    said = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, env=environment)
+    assert said.stdout.strip() == revision(minitasks)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.wordings[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -36,6 +37,18 @@ from peftkit.generate.judging import Judged, Pair, figures, judge, read_verdict,
 )
 def test_a_verdict_is_read_or_none_is_made_up(text: str, verdict: str | None) -> None:
     assert read_verdict(text) == verdict
+
+
+def test_a_reply_that_was_cut_off_has_no_bare_verdict() -> None:
+    assert read_verdict("A is terse.\nA", is_whole=False) is None
+    assert read_verdict("A is terse.\nVerdict: B", is_whole=False) == "B"
+
+
+@pytest.mark.parametrize("text", ["\n", " ", "my\n", "\n-", "verdict\n", "my ", "="])
+def test_a_long_reply_is_read_in_a_moment(text: str) -> None:
+    before = time.process_time()
+    assert read_verdict(text * 100_000 + "c") is None
+    assert time.process_time() - before < 2
 
 
 def said(*orders: str | None) -> Judged:
