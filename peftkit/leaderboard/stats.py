@@ -264,8 +264,14 @@ def _row(title: str, members: list[Result], settings: str, flat: dict[str, str])
         folders={result.seed: result.folder for result in done},
         interval=interval(list(by_seed.values())),
         curve=_curve(members),
-        trials=max(len((result.search or {}).get("trials", [0])) for result in members),
+        trials=max(_trials(result) for result in members),
     )
+
+
+def _trials(result: Result) -> int:
+    """Return how many settings a search tried; none of a method that trains nothing, one where nothing was searched."""
+    trials = (result.search or {}).get("trials")
+    return 1 if trials is None else len(trials)
 
 
 def _curve(members: Sequence[Result]) -> tuple[tuple[float, float], ...]:
