@@ -83,6 +83,7 @@ def extended(model: str, folder: Path, out: Path) -> Path:
 @pytest.mark.parametrize(
     "model", [pytest.param("bert", marks=pytest.mark.slow), "gpt2", pytest.param("t5", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_its_text_gets_cheaper_and_the_board_says_so(
     model: str, places: dict[str, Path], corpus: Path, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_the_loss_of_numbers_is_the_squared_difference_from_both() -> None:
 
 
 @pytest.mark.parametrize(("model", "task"), [("bert", "mrpc"), pytest.param("gpt2", "stsb", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_student_of_one_layer_learns_from_a_teacher_and_loads(model: str, task: str, tiny: Words) -> None:
     words = tiny(model, "method=full", f"task={task}", "train.bf16=false")
     (teacher,) = peftkit.finetune(*words)
@@ -121,7 +122,7 @@ def _rows(file: Path, label: str) -> str:
 )
 def test_a_student_writes_what_its_teacher_always_writes(tiny: Words, tmp_path: Path, kind: str, weight: float) -> None:
     model = {"causal_lm": "gpt2", "seq2seq": "t5"}[kind]
-    words = tiny(model, f"task={kind}", "task.text=[q]", "task.label=a", "task.max_target_length=4", "method=full")
+    words = tiny(model, f"task={kind}", "task.text=[q]", "task.label=a", "task.max_target_length=8", "method=full")
     words += ["train.num_train_epochs=12", "train.learning_rate=1e-2", "task.metrics=[exact_match]", "train.bf16=false"]
     (teacher,) = peftkit.finetune(*words, _rows(tmp_path / "teacher.jsonl", "great"))
     assert json.loads((teacher / "result.json").read_text())["scores"]["exact_match"]["value"] == 1

@@ -44,6 +44,7 @@ def test_the_drift_of_a_mergeable_method_stands_in_result_card_and_console(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_told_is_what_job_merge_writes(tiny: Words) -> None:
     folder, result = finetune(tiny("bert", "method=qlora", "task=sst2", "train.bf16=false", "train.learning_rate=0.01"))
     peftkit.merge(folder)

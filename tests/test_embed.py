@@ -234,6 +234,7 @@ def test_the_loss_is_that_of_sentence_transformers_where_no_text_is_there_twice(
     torch.testing.assert_close(loss, wanted)
 
 
+@pytest.mark.slow
 def test_training_on_pairs_finds_them_and_leaves_ranks_that_give_its_scores(
     tiny: Words, pairs: Path, tmp_path: Path
 ) -> None:

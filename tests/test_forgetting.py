@@ -119,6 +119,7 @@ def masked(checkpoints: dict[str, Path], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("method", ["prefix", pytest.param("prompt", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_t5_s_spans_are_lost_and_a_soft_prompt_has_no_point_between(tiny: Words, text: Path, method: str) -> None:
     _, _, found = measured(tiny("t5", f"method={method}", "task=sst2", "train.learning_rate=3"), text)
     assert found["measure"] == "span_corruption_loss" and found["off_difference"] < 1e-5

@@ -187,11 +187,13 @@ def result_of(folder: Path) -> dict[str, Any]:
 SMALL = ["task.max_length=48", "task.max_target_length=8", "train.bf16=false"]
 
 
-@pytest.mark.parametrize("model", ["gpt2", "t5"])
+@pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
 def test_a_run_is_scored_reloaded_and_asked(
     tiny: Words, data: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder,) = peftkit.finetune(*tiny(model, "recipe=sft_self_instruct", f"task.dataset={data}", *SMALL))
+    (folder,) = peftkit.finetune(
+        *tiny(model, "recipe=sft_self_instruct", "method=lora", f"task.dataset={data}", *SMALL)
+    )
     result = result_of(folder)
     assert list(result["scores"]) == ["rouge_l", "exact_match", "format_rate", "perplexity"]
     assert result["scores"]["format_rate"]["higher_is_better"] and result["audit"]["rows"] == {

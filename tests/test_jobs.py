@@ -19,8 +19,8 @@ from peftkit.schema import UserError
 
 # the long tests try all
 FAST = {
-    "bert": ("full", "lora", "ia3", "adapter", "prefix", "adalora"),
-    "gpt2": ("full", "lora", "qlora", "ia3", "adapter", "prefix"), "t5": ("full", "lora", "ia3", "adapter", "prefix"),
+    "bert": ("full", "lora", "ia3", "adapter"), "gpt2": ("full", "lora", "qlora", "ia3", "adapter"),
+    "t5": ("full", "lora", "prefix"),
 }  # fmt: skip
 UNTRAINED = ("zero_shot", "few_shot")
 METHODS = sorted(options_of("method").keys() - {"peft"})
@@ -177,6 +177,7 @@ def test_a_failed_run_leaves_its_reason(tiny: Words, tmp_path: Path) -> None:
     assert meta["reason"]
 
 
+@pytest.mark.slow
 def test_early_stopping_chooses_on_rows_of_train(tiny: Words) -> None:
     _, result = finetune(
         tiny("bert", "early_stopping.patience=1", "early_stopping.holdout=0.25", "train.num_train_epochs=2")
@@ -206,6 +207,7 @@ def test_merge_of_an_adapter_says_why_not(tiny: Words) -> None:
         peftkit.merge(folder)
 
 
+@pytest.mark.slow
 def test_evaluate_takes_mnli_to_the_diagnostics(tiny: Words) -> None:
     folder, _ = finetune(tiny("bert", "task=mnli"))
     peftkit.evaluate(folder, "task=ax", "source=embedded")

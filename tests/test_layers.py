@@ -81,6 +81,7 @@ def test_the_check_sees_a_planted_fault(tmp_path: Path, file: str, line: str) ->
         ),
     ],
 )
+@pytest.mark.slow
 def test_peft_and_transformers_know_us_whatever_is_imported_first(first: str) -> None:
     code = (
         f"{first}; from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as known; import peftkit; "

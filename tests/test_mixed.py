@@ -70,6 +70,7 @@ def test_each_row_is_answered_as_by_its_own_run(
             assert row["prediction"] == wanted["prediction"]
 
 
+@pytest.mark.slow
 def test_runs_that_do_not_fit_are_refused(trained: Callable[..., Path], tmp_path: Path) -> None:
     lora, mnli = trained("bert", "lora", "sst2"), trained("bert", "lora", "mnli")
     other, full, ia3 = trained("bert", "prefix", "mrpc"), trained("bert", "full", "rte"), trained("bert", "ia3", "cola")

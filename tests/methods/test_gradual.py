@@ -308,6 +308,7 @@ def train_here(file: str, size: str) -> None:
         save_file({name: weight.detach() for name, weight in trainer.model.named_parameters()}, file)
 
 
+@pytest.mark.slow
 def test_the_cost_is_of_all_weights(tiny: Words) -> None:
     (folder,) = peftkit.finetune(*tiny("t5", "method=gradual"))
     costs = json.loads((folder / "result.json").read_text())["costs"]
