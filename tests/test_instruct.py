@@ -33,18 +33,22 @@ from peftkit.scores import Scores
 from peftkit.source import Source
 
 Words = Callable[..., list[str]]
-FAST = ("full", "lora", "adapter", "prompt", "prefix")
+FAST = ("full", "lora", "prompt", "prefix")
 METHODS = sorted(
-    options_of("method").keys() - {"peft", "qlora", "linear_probe", "linear_probe_mix", "untuned", "boft", "oft"}
+    options_of("method").keys()
+    - {"peft", "qlora", "linear_probe", "linear_probe_mix", "untuned", "boft", "oft", "zero_shot", "few_shot"}
 )
 PEFT_PROMPT = {"_target_": "peft.PromptTuningConfig", "num_virtual_tokens": 4}
 PEFT_PREFIX = {"_target_": "peft.PrefixTuningConfig", "num_virtual_tokens": 4}
 LM_HEAD = {"_target_": "peft.LoraConfig", "target_modules": ["c_attn", "lm_head"], "init_lora_weights": False}
 SAVED_HEAD = {"_target_": "peft.LoraConfig", "target_modules": ["c_attn"], "modules_to_save": ["lm_head"]}
 CELLS = [pytest.param(m, marks=() if m in FAST else pytest.mark.slow) for m in METHODS]
-CELLS += [pytest.param(c, id=i) for i, c in (
-    ("peft_prompt", PEFT_PROMPT), ("peft_prefix", PEFT_PREFIX), ("lm_head", LM_HEAD), ("saved_head", SAVED_HEAD),
-)]  # fmt: skip
+CELLS += [
+    pytest.param(PEFT_PROMPT, id="peft_prompt"),
+    pytest.param(PEFT_PREFIX, id="peft_prefix", marks=pytest.mark.slow),
+    pytest.param(LM_HEAD, id="lm_head"),
+    pytest.param(SAVED_HEAD, id="saved_head", marks=pytest.mark.slow),
+]
 QUESTIONS = ["Name the actor.", "Who sang?", "Say where the film was shown, and who wrote it.", "Sing."]
 
 
@@ -169,7 +173,9 @@ def test_batches_that_add_up_are_one_batch(
     agree(moved, gradients)
 
 
-@pytest.mark.parametrize("method", ["full", "lora", pytest.param("adapter", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "adapter"))]
+)
 def test_packed_examples_cost_what_they_cost_apart(checkpoints: dict[str, Path], tmp_path: Path, method: str) -> None:
     setting = Setting(checkpoints["gpt2"], method, packing=True)
     loss, gradients = setting.by_hand()
@@ -191,9 +197,7 @@ SMALL = ["task.max_length=48", "task.max_target_length=8", "train.bf16=false"]
 def test_a_run_is_scored_reloaded_and_asked(
     tiny: Words, data: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder,) = peftkit.finetune(
-        *tiny(model, "recipe=sft_self_instruct", "method=lora", f"task.dataset={data}", *SMALL)
-    )
+    (folder,) = peftkit.finetune(*tiny(model, "task=instructions", f"task.dataset={data}", *SMALL))
     result = result_of(folder)
     assert list(result["scores"]) == ["rouge_l", "exact_match", "format_rate", "perplexity"]
     assert result["scores"]["format_rate"]["higher_is_better"] and result["audit"]["rows"] == {
@@ -244,14 +248,14 @@ def test_the_paper_s_seed_tasks_and_what_generate_left_are_data(tmp_path: Path) 
     ],
 )
 def test_what_does_not_go_together_is_refused(words: list[str], sentence: str) -> None:
-    known = ["recipe=sft_self_instruct", "task.dataset=README.md", *words]
+    known = ["task=instructions", "task.dataset=README.md", *words]
     assert any(sentence in complaint for complaint in check(known)), check(known)
 
 
 @pytest.mark.slow
 def test_a_base_in_four_bits_trains_an_adapter_in_full_precision(tiny: Words, data: Path) -> None:
     words = [f"task.dataset={data}", "method=qlora", "task.packing=true", *SMALL]
-    (folder,) = peftkit.finetune(*tiny("gpt2", "recipe=sft_self_instruct", *words))
+    (folder,) = peftkit.finetune(*tiny("gpt2", "task=instructions", *words))
     result = result_of(folder)
     assert result["meta"]["status"] == "finished" and result["merge"]["rows"] == 4
     weights = load_file(folder / "adapter" / "adapter_model.safetensors")
@@ -306,7 +310,7 @@ def test_columns_early_stopping_search_and_several_turns_run(tiny: Words, tmp_pa
     columns = tmp_path / "columns.jsonl"
     rows = [{"instruction": f"{QUESTIONS[n % 4]} {n}", "input": "x" * (n % 2), "output": str(n)} for n in range(40)]
     columns.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = tiny(model, "recipe=sft_self_instruct", f"task.dataset={columns}", *SMALL)
+    words = tiny(model, "task=instructions", f"task.dataset={columns}", *SMALL)
     words += ["task.text=[instruction,input]", "task.label=output", "early_stopping.patience=1"]
     words += ["search.factors=[1,3]", "search.rows=6", "train.num_train_epochs=2"]
     (folder,) = peftkit.finetune(*words)

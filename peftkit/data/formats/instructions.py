@@ -91,7 +91,7 @@ class Instructions(Texts):
         return replace(answers, scores=scores, in_form=in_form)
 
     def counts(self, encoded: Encoded) -> dict[str, Any]:
-        is_packed = len(encoded.lengths) != len(encoded.places)
+        is_packed = "position_ids" in encoded.rows.column_names
         forms = dict(Counter(form.name for form in encoded.forms))
         return super().counts(encoded) | ({"blocks": len(encoded.lengths)} if is_packed else {}) | {"forms": forms}
 
