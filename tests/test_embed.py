@@ -257,9 +257,8 @@ def test_training_on_pairs_finds_them_and_leaves_ranks_that_give_its_scores(
     np.testing.assert_allclose(np.diag(cosines), [right for right, _ in told["scores"]], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "model", ["bert", pytest.param("gpt2", marks=pytest.mark.slow), pytest.param("t5", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["bert", "gpt2", "t5"])
 def test_sentence_transformers_loads_adapter_and_merged_checkpoint(
     tiny: Words, pairs: Path, tmp_path: Path, model: str
 ) -> None:

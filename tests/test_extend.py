@@ -240,6 +240,7 @@ def test_all_rows_train_with_full_fine_tuning(
     assert moved.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["classification", "token_classification"])
 def test_t5_without_its_decoder_trains_the_rows_that_it_reads(
     checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path, task: str

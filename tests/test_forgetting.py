@@ -55,7 +55,8 @@ def causal_loss(model: Any, checkpoint: Path, text: Path) -> float:
     return float(torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), blocks[:, 1:].reshape(-1)))
 
 
-@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full"])
 def test_gpt2_s_losses_are_those_of_its_base_and_of_the_merged_model(
     tiny: Words, checkpoints: dict[str, Path], text: Path, method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

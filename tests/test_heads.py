@@ -26,9 +26,14 @@ KINDS = {
     "seq2seq": ["task.text=[text]", "task.label=last"],
 }
 CELLS = [
-    ("token_classification", "bert"), ("token_classification", "gpt2"), ("token_classification", "t5_encoder"),
-    ("question_answering", "bert"), ("question_answering", "gpt2"), ("question_answering", "t5_encoder"),
-    ("causal_lm", "gpt2"), ("completion", "gpt2"), ("seq2seq", "t5"),
+    ("token_classification", "bert"), ("question_answering", "gpt2"), ("completion", "gpt2"), ("seq2seq", "t5"),
+    *(
+        pytest.param(*cell, marks=pytest.mark.slow)
+        for cell in (
+            ("token_classification", "gpt2"), ("token_classification", "t5_encoder"), ("question_answering", "bert"),
+            ("question_answering", "t5_encoder"), ("causal_lm", "gpt2"),
+        )
+    ),
 ]  # fmt: skip
 METHODS = sorted(options_of("method").keys() - {"peft"})
 FAST = ("prefix",)  # docs/matrix.md has them all

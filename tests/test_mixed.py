@@ -37,7 +37,7 @@ def trained(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize(
     ("model", "method"),
     [
-        ("bert", "lora"), pytest.param("gpt2", "prefix", marks=pytest.mark.slow),
+        pytest.param("bert", "lora", marks=pytest.mark.slow), pytest.param("gpt2", "prefix", marks=pytest.mark.slow),
         pytest.param("bert", "prompt", marks=pytest.mark.slow), pytest.param("gpt2", "adapter", marks=pytest.mark.slow),
         pytest.param("bert", "unipelt", marks=pytest.mark.slow),
         pytest.param("bert", "qlora", marks=pytest.mark.slow), pytest.param("gpt2", "mam", marks=pytest.mark.slow),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from plain_peft import MODELS, SOFT, soft_prompt_difference, training_differences
 
-FAST = {("bert", "lora"), ("gpt2", "ia3"), ("t5", "lora")}
+FAST = {("bert", "lora"), ("gpt2", "ia3")}
 CELLS = [
     pytest.param(model, method, marks=() if (model, method) in FAST else pytest.mark.slow)
     for model in MODELS
