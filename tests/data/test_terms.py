@@ -104,7 +104,8 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
         tracemalloc.stop()
         return size
 
-    assert peak(40_000) < 2 * peak(4_000)
+    peak(400)  # what the first reading alone keeps
+    assert peak(40_000) < 1.2 * peak(4_000)
 
 
 def test_a_text_without_line_ends_is_read_in_parts(tmp_path: Path) -> None:
