@@ -273,9 +273,11 @@ def test_a_tuner_of_ours_that_is_switched_off_is_the_reference(pairs: Words, met
 
 def test_trl_gets_our_arguments_and_none_of_its_own(tmp_path: Path) -> None:
     ours = train.training_arguments({"learning_rate": 3e-4, "bf16": False, "report_to": "none"}, 5, tmp_path, False)
-    from peftkit.train.preference import preference_arguments
+    from trl import DPOConfig
 
-    its = preference_arguments(ours, beta=0.1)
+    from peftkit.train.joined import joined_arguments
+
+    its = joined_arguments(DPOConfig, ours, beta=0.1, precompute_ref_log_probs=True)
     for field in dataclasses.fields(TrainingArguments):
         assert getattr(its, field.name, None) == getattr(ours, field.name, None), field.name
 

@@ -8,9 +8,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from peftkit.schema import UserError
-from peftkit.train.preference import ONE_EACH
-from peftkit.train.trainer import ScoringTrainer
+from peftkit.train.joined import Joined, joined_arguments
+from peftkit.train.trainer import ScoringTrainer, is_ada
 
 
 def plain_loss(model: Any, arguments: TrainingArguments) -> str | None:
@@ -20,7 +19,7 @@ def plain_loss(model: Any, arguments: TrainingArguments) -> str | None:
     scores over a whole vocabulary are never there at once. What a method adds to the output layer, or to the loss that
     the model returns, it would pass over.
     """
-    if _is_ada(model):
+    if is_ada(model):
         return "AdaLoRA keeps its directions apart in the model's own loss"
     if type(model.get_output_embeddings()) is not nn.Linear:
         return "the method changes the output layer"
@@ -41,15 +40,9 @@ def instruction_trainer(tokenizer: PreTrainedTokenizerBase, **settings: Any) -> 
         # such a loss can be divided by the tokens of all batches that add up; GPT-2's does not say so (no loss_type).
         # AdaLoRA adds its term to each batch's loss, which nothing would then divide by how many add up
         takes_tokens = _base(settings["model"]).__module__.startswith("transformers.")
-        trainer.model_accepts_loss_kwargs = takes_tokens and not _is_ada(settings["model"])
+        trainer.model_accepts_loss_kwargs = takes_tokens and not is_ada(settings["model"])
         return trainer
-    if arguments.n_gpu > 1:
-        raise UserError(ONE_EACH)
-    return _joined()(processing_class=tokenizer, **settings)
-
-
-def _is_ada(model: Any) -> bool:
-    return hasattr(getattr(model, "base_model", None), "update_and_allocate")
+    return _trainer_class()(processing_class=tokenizer, **settings)  # type: ignore[no-any-return]
 
 
 def _base(model: Any) -> type:
@@ -57,32 +50,15 @@ def _base(model: Any) -> type:
 
 
 @lru_cache(maxsize=1)
-def _joined() -> type[ScoringTrainer]:
+def _trainer_class() -> type:
     from trl import SFTConfig, SFTTrainer
 
-    class InstructionTrainer(ScoringTrainer, SFTTrainer):  # type: ignore[misc]
-        """SFTTrainer on rows that are tokenised already, with our order of rows, predictions, schedules and log."""
+    class InstructionTrainer(Joined, SFTTrainer):  # type: ignore[misc]
+        """SFTTrainer's loss over rows that are tokenised already, and cut and counted by us."""
 
-        def __init__(self, *, model: nn.Module, args: TrainingArguments, **settings: Any) -> None:
-            # max_length: rows are cut by us, and counted; skip_prepare_dataset: nothing else is done to them
-            own = {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
-            chosen = SFTConfig(**{**args.to_dict(), "hub_token": args.hub_token, **own})
-            # of a base in 4 bits TRL trains the adapter itself in bf16, where small steps vanish; elsewhere it is fp32
-            kept = {weight: weight.data for weight in model.parameters() if weight.requires_grad}
-            super().__init__(model=model, args=chosen, **settings)
-            for weight, values in kept.items():
-                weight.data = values.to(weight.device)
+        def __init__(self, *, args: TrainingArguments, **settings: Any) -> None:
+            chosen = joined_arguments(SFTConfig, args, dataset_kwargs={"skip_prepare_dataset": True})
+            super().__init__(args=chosen, **settings)
             self.model_accepts_loss_kwargs = True  # TRL's loss is that over the tokens of all batches that add up
-
-        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-            for metrics in self._metrics.values():
-                metrics.pop("num_tokens", None)  # a resumed run would count from nothing; ours are in the result
-            super().log(logs, *args, **kwargs)
-
-        def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-            """Write none: ours lies beside the artefact."""
-
-        def _send_telemetry(self) -> None:
-            """Tell nobody what trains here."""
 
     return InstructionTrainer

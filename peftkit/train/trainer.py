@@ -106,13 +106,18 @@ def make_trainer(
         trainer.add_callback(QuietProgress)
     if log is not None:
         trainer.add_callback(LogFile(log))
-    if train is not None and hasattr(getattr(model, "base_model", None), "update_and_allocate"):
+    if train is not None and is_ada(model):
         trainer.add_callback(AllocateRanks(model.base_model))
     if hasattr(train, "epoch"):
         trainer.add_callback(TellEpoch(train))
     if schedule is not None:
         trainer.add_callback(Follow(schedule, trainer.log))
     return trainer
+
+
+def is_ada(model: Any) -> bool:
+    """Tell whether AdaLoRA moves the model's ranks while it trains."""
+    return hasattr(getattr(model, "base_model", None), "update_and_allocate")
 
 
 def _parameter_groups(
