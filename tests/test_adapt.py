@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from breaking_off import broken_off
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BertForMaskedLM, BertModel
 
 import peftkit
-from peftkit import jobs, train
+from peftkit import jobs
 from peftkit.cli import check, compose
 from peftkit.leaderboard import collect
 from peftkit.leaderboard.language import language_cells
@@ -134,28 +135,12 @@ def test_new_rows_of_a_tied_head_keep_its_bias(places: dict[str, Path], corpus: 
 
 @pytest.mark.slow
 def test_a_run_broken_off_in_an_epoch_ends_as_an_unbroken_one(
-    places: dict[str, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: dict[str, Path], corpus: Path, tmp_path: Path
 ) -> None:
-    from transformers import TrainerCallback
-
     words = words_of("bert", places["bert_head"], corpus, tmp_path, "method=full", "train.save_steps=5")
     _, whole = adapted(*words)
-    make = train.make_trainer
-
-    class Kill(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == 22:  # of 28, in the second epoch, after the checkpoint of step 20
-                raise KeyboardInterrupt
-
-    def killed(*args: Any, **kwargs: Any) -> Any:
-        trainer = make(*args, **kwargs)
-        trainer.add_callback(Kill())
-        return trainer
-
-    monkeypatch.setattr(train, "make_trainer", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with broken_off(step=22):  # of 28, in the second epoch, after the checkpoint of step 20
         peftkit.finetune(*words, "force=true")
-    monkeypatch.setattr(train, "make_trainer", make)
     _, resumed = adapted(*words)
     assert resumed["costs"]["steps"] == whole["costs"]["steps"] == 28
     assert resumed["scores"]["bits_per_byte"]["value"] == pytest.approx(

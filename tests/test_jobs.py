@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from breaking_off import broken_off
 
 import peftkit
 from peftkit import jobs, record
@@ -128,32 +129,14 @@ def test_the_same_seed_gives_the_same_scores_and_another_seed_another_folder(tin
     assert pq.read_table(again / "predictions.parquet").equals(first)
 
 
-def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import TrainerCallback
-
-    from peftkit import train
-
+def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tiny: Words) -> None:
     words = tiny("bert", "train.num_train_epochs=3", "train.bf16=false")
     whole, _ = finetune([*words, "seed=5"])
     expected = pq.read_table(whole / "predictions.parquet")
-    make = train.make_trainer
-
-    class Kill(TrainerCallback):
-        def on_epoch_begin(self, args, state, control, **_) -> None:
-            if state.epoch and state.epoch >= 2:
-                raise KeyboardInterrupt
-
-    def killed(*args, **kwargs):
-        trainer = make(*args, **kwargs)
-        trainer.add_callback(Kill())
-        return trainer
-
-    monkeypatch.setattr(train, "make_trainer", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with broken_off(step=6):  # of 9
         peftkit.finetune(*words, "seed=5", "force=true")
     assert json.loads((whole / "result.json").read_text())["meta"]["status"] == "interrupted"
     assert list((whole / "checkpoints").glob("checkpoint-*"))
-    monkeypatch.setattr(train, "make_trainer", make)
     (spent,) = (whole / "checkpoints").glob("*/spent.json")
     spent.write_text(json.dumps({"seconds": 1000.0, "peak_bytes": 10**15}))
     with (whole / "log.jsonl").open("a") as log:

@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from breaking_off import broken_off
 from datasets import Dataset
 from omegaconf import OmegaConf
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 import peftkit
 from peftkit import train
@@ -184,26 +185,12 @@ def test_a_preference_is_learned_and_its_folder_tells_all(pairs: Words, method: 
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(pairs: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(pairs: Words) -> None:
     words = pairs("method=lora", "train.num_train_epochs=3", "train.learning_rate=5e-3")
-    whole, _ = finetune(words)
+    whole, result = finetune(words)
     expected = pq.read_table(whole / "predictions.parquet")
-    make = train.make_trainer
-
-    class Kill(TrainerCallback):
-        def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.epoch and state.epoch >= 2:
-                raise KeyboardInterrupt
-
-    def killed(*args: Any, **kwargs: Any) -> Any:
-        trainer = make(*args, **kwargs)
-        trainer.add_callback(Kill())
-        return trainer
-
-    monkeypatch.setattr(train, "make_trainer", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with broken_off(step=result["costs"]["steps"] * 2 // 3):  # as the third epoch begins
         finetune([*words, "force=true"])
-    monkeypatch.setattr(train, "make_trainer", make)
     resumed, result = finetune(words)
     assert resumed == whole and result["meta"]["status"] == "finished"
     got = pq.read_table(resumed / "predictions.parquet")

@@ -8,27 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from breaking_off import BreakOff
 from datasets import Dataset
 from peft import AdaLoraConfig, AdaLoraModel
 from peft.utils import get_peft_model_state_dict
-from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, default_data_collator
+from transformers import BertConfig, BertForSequenceClassification, default_data_collator
 
 from peftkit import train
 from peftkit.methods import wrap
 from peftkit.scores import Scores
 
 STEPS = 30  # 3 an epoch
-
-
-class Kill(TrainerCallback):
-    """Break a training off before a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 def adalora(folder: Path, score: Any = None) -> train.ScoringTrainer:
@@ -68,7 +58,7 @@ def test_adalora_resumes_with_every_rank_and_what_each_was_worth(tmp_path: Path,
     train.fit(whole, tmp_path / "whole")
     assert sum(ranks(whole)) == 3 * len(ranks(whole)) and len(set(ranks(whole))) > 1
     broken = adalora(tmp_path / "broken")
-    broken.add_callback(Kill(step))
+    broken.add_callback(BreakOff(step))
     with pytest.raises(KeyboardInterrupt):
         train.fit(broken, tmp_path / "broken")
     resumed = adalora(tmp_path / "broken")

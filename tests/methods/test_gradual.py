@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from breaking_off import BreakOff, broken_off
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import (
@@ -221,12 +222,7 @@ def test_activation_checkpointing_changes_no_weight(tmp_path: Path, name: str) -
         torch.testing.assert_close(ends[1][weight], value, rtol=0, atol=1e-5)
 
 
-class Kill(TrainerCallback):
-    """Break off in the third epoch: the checkpoint of step 6, after which the third group joined, is there."""
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == 8:
-            raise KeyboardInterrupt
+BROKEN_AT = 8  # in the third epoch: the checkpoint of step 6, after which the third group joined, is there
 
 
 def test_a_training_that_was_broken_off_goes_on_in_its_phase(tmp_path: Path) -> None:
@@ -236,7 +232,7 @@ def test_a_training_that_was_broken_off_goes_on_in_its_phase(tmp_path: Path) -> 
     whole = made("whole")
     train.fit(whole, tmp_path / "whole")
     broken = made("broken")  # which seeds anew
-    broken.add_callback(Kill())
+    broken.add_callback(BreakOff(BROKEN_AT))
     with pytest.raises(KeyboardInterrupt):
         train.fit(broken, tmp_path / "broken")
     again = made("broken")
@@ -249,25 +245,14 @@ def test_a_training_that_was_broken_off_goes_on_in_its_phase(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_in_its_phase_and_ends_as_an_unbroken_one(
-    tiny: Words, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_resumes_in_its_phase_and_ends_as_an_unbroken_one(tiny: Words) -> None:
     words = tiny("bert", "method=gradual", "train.num_train_epochs=5", "train.bf16=false")
     (folder,) = peftkit.finetune(*words)
     weights, log = load_file(folder / "model" / "model.safetensors"), _told(folder)
     assert [entry["step"] for entry in log] == [0, 3, 6, 9]
-    make = train.make_trainer
-
-    def killed(*args: Any, **kwargs: Any) -> Any:
-        trainer = make(*args, **kwargs)
-        trainer.add_callback(Kill())
-        return trainer
-
-    monkeypatch.setattr(train, "make_trainer", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with broken_off(BROKEN_AT):
         peftkit.finetune(*words, "force=true")
     assert [path.name for path in (folder / "checkpoints").glob("checkpoint-*")] == ["checkpoint-6"]
-    monkeypatch.setattr(train, "make_trainer", make)
     peftkit.finetune(*words)
     assert _told(folder) == log
     for name, weight in load_file(folder / "model" / "model.safetensors").items():

@@ -1,0 +1,36 @@
+"""Break a training off before a step, as Ctrl-C would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+
+from peftkit import train
+
+
+class BreakOff(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def broken_off(step: int) -> Iterator[None]:
+    """Break every training off that would take this step; one that takes none of it fails the test."""
+    make = train.make_trainer
+
+    def made(*args: Any, **settings: Any) -> Any:
+        trainer = make(*args, **settings)
+        trainer.add_callback(BreakOff(step))
+        return trainer
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, "make_trainer", made)
+        yield
