@@ -32,6 +32,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "peftkit"
 
 
+def safe_name(text: str) -> str:
+    """Return a text as the name of a file or folder: letters, digits and ._- stay, all else becomes a hyphen."""
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in text)
+
+
 def _shipped(name: str) -> Path:
     inside = PACKAGE / name
     return inside if inside.is_dir() else PACKAGE.parent / name

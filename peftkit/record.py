@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from peftkit.paths import safe_name
 from peftkit.schema import INCIDENTAL, UserError
 
 PACKAGES = ("peftkit", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes")
@@ -50,7 +51,7 @@ def run_folder(config: Mapping[str, Any], sources: Mapping[str, Any], setup: Map
     task = config["task"]
     suite = sources["data"]["name"] if sources["data"]["kind"] == "embedded" else task["suite"]
     parts = [suite, task["name"], config["model"]["name"], config["method"]["name"]]
-    safe = ["".join(c if c.isalnum() or c in "._-" else "-" for c in str(part)) for part in parts]
+    safe = [safe_name(str(part)) for part in parts]
     kind = "trial" if config["trial"] else "seed"
     return Path(config["out"], *safe, f"{kind}-{config['seed']}-{run_id(config, sources, setup)}")
 

@@ -15,7 +15,7 @@ from peftkit.cli.notes import Note, collect_notes, leave, open_notes
 from peftkit.cli.refusals import check, complaints_about
 from peftkit.cli.words import Words, read_command, spell
 from peftkit.help import help_text
-from peftkit.schema import UserError
+from peftkit.schema import UserError, reason
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -98,8 +98,7 @@ class _Outcome:
         except Exception as error:
             if "PEFTKIT_DEBUG" in os.environ:
                 traceback.print_exc()
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self.fail(1, f"{reason} (PEFTKIT_DEBUG=1 shows the traceback; a run folder keeps it in log.jsonl)")
+            self.fail(1, f"{reason(error)} (PEFTKIT_DEBUG=1 shows the traceback; a run folder keeps it in log.jsonl)")
 
     def begin(self, folder: Path) -> None:
         """Remember the folder of a run, whatever becomes of it."""

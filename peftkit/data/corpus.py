@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from peftkit.data.stream import readable, text_rows
-from peftkit.schema import TEXTS, UserError
+from peftkit.schema import TEXTS, UserError, reason
 
 LONGEST_LINE = 1 << 20  # letters; a file without line ends is read in parts of this size
 TENTH = 10
@@ -90,5 +90,6 @@ def _hub_texts(name: str, column: str, key: str, revision: str | None) -> Iterat
                 raise UserError(f"{name} has no column {column} ({', '.join(row)}); say {key}=NAME")
             yield str(row[column] or "")
     except (OSError, ValueError) as error:  # what datasets raises for a name that neither disk nor Hub has
-        cause = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{name} is no file or folder, and the Hub gives none ({cause}); name a file") from error
+        raise UserError(
+            f"{name} is no file or folder, and the Hub gives none ({reason(error)}); name a file"
+        ) from error

@@ -13,7 +13,7 @@ from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 
 from peftkit.data.corpus import corpus_files, documents
-from peftkit.schema import Task, UserError
+from peftkit.schema import Task, UserError, reason
 from peftkit.source import Source, fingerprint
 
 COLUMN = "task.text"  # what a user names the column of text with
@@ -126,7 +126,7 @@ def _commit(task: Task) -> str:
     try:
         return str(HfApi().dataset_info(task.dataset, revision=task.revision, timeout=10).sha)
     except (OSError, ValueError, HfHubHTTPError, OfflineModeIsEnabled) as error:
-        cause = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{task.dataset} is no file or folder here, and the Hub gives no such dataset ({cause}); name a file"
+            f"{task.dataset} is no file or folder here, and the Hub gives no such dataset ({reason(error)}); "
+            "name a file"
         ) from error

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Callable
+
+TOLD_EVERY = 10.0  # seconds
 
 
 def is_main() -> bool:
@@ -15,3 +19,16 @@ def say(text: str) -> None:
     """Print a line to stderr, once for all processes; stdout is for tables and predictions."""
     if is_main():
         print(text, file=sys.stderr, flush=True)
+
+
+def teller(text: Callable[..., str]) -> Callable[..., None]:
+    """Return what says how far something is, at most every ten seconds; `text` gets what it is called with."""
+    last = time.monotonic()
+
+    def tell(*state: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= TOLD_EVERY:
+            last = time.monotonic()
+            say(f"   {text(*state)}")
+
+    return tell

@@ -19,6 +19,7 @@ from peftkit.models.language import load_language_model
 from peftkit.models.load import load_tokenizer
 from peftkit.models.rows import FACTS, WEIGHTS, Vocabulary, first_rows, grow, save_rows
 from peftkit.models.vocab import Extension, as_read, extend_tokenizer, piece_counts
+from peftkit.paths import safe_name
 from peftkit.schema import Extend, Run, UserError
 from peftkit.source import Source, fingerprint
 
@@ -117,7 +118,7 @@ def _folder(run: Run, settings: Extend, source: Source) -> Path:
     revisions = [fingerprint(Path(settings.terms)) if settings.terms else None]
     revisions += [settings.corpus] if files is None else [fingerprint(file) for file in files]
     text = json.dumps([read, revisions, source.name, source.revision, run.seed], sort_keys=True)
-    name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in run.model.name)
+    name = safe_name(run.model.name)
     return Path(run.out, "extend", name, hashlib.sha256(text.encode()).hexdigest()[:8])
 
 

@@ -38,7 +38,7 @@ from peftkit.jobs.prompting import save_prompt, shots_told
 from peftkit.jobs.search import no_search, search
 from peftkit.jobs.teaching import with_answers, with_teacher
 from peftkit.methods import count_parameters, fold
-from peftkit.schema import Run, asks, writes
+from peftkit.schema import Run, asks, reason, writes
 from peftkit.source import Source
 
 TRAINED, CHOSEN_ON = "trained on", "chosen on"  # names of rows that are no split of the data
@@ -105,9 +105,8 @@ def finetune(
             run = replace(run, task=replace(run.task, splits={**run.task.splits, "validation": [APART]}))
         _train_and_record(run, model_source, rows, folder, result)
     except BaseException as error:
-        reason = str(error) or type(error).__name__
         interrupted = isinstance(error, KeyboardInterrupt)
-        result["meta"] |= {"status": "interrupted" if interrupted else "failed", "reason": reason.splitlines()[0]}
+        result["meta"] |= {"status": "interrupted" if interrupted else "failed", "reason": reason(error)}
         if is_main():
             with (folder / "log.jsonl").open("a") as log:
                 log.write(record.line({"error": traceback.format_exc()}))

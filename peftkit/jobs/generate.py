@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -24,10 +23,11 @@ from peftkit.generate.journal import Lines, Replayed
 from peftkit.generate.pool import Pool
 from peftkit.generate.self_instruct import self_instruct
 from peftkit.generate.tasks import SEEDS, Task, read_tasks
-from peftkit.jobs.console import is_main, say
+from peftkit.jobs.console import is_main, say, teller
 from peftkit.jobs.evaluation_sets import evaluation_sets
-from peftkit.jobs.writers import find_writer, load_writer
-from peftkit.schema import Generate, Run, UserError
+from peftkit.jobs.writers import find_writer, load_writer, written_in, written_on
+from peftkit.paths import safe_name
+from peftkit.schema import Generate, Run, UserError, reason
 from peftkit.source import Source, fingerprint
 
 ALGORITHMS = {"self_instruct": self_instruct, "evol_instruct": evol_instruct}
@@ -35,7 +35,6 @@ ENDINGS = ("target", "max_tokens", "max_cost", "price_in", "price_out", "evoluti
 # what else does not change what is kept: a run may go on from another address, with more patience
 BESIDE = (*ENDINGS, "model", "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
 WRITTEN = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
-TOLD_EVERY = 10.0  # seconds
 
 
 def generate(run: Run, config: dict[str, Any], overrides: list[str], only_looks: bool = False) -> Path:
@@ -76,7 +75,7 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str], only_looks:
             "seeds": {"file": settings.seeds or "peftkit", "tasks": len(seeds), **_overlapping(seeds, sets)},
             "evaluation_sets": [{key: fact[key] for key in ("name", "revision", "rows")} for fact in facts],
         },
-        "meta": record.meta(run.seed, _device(settings), _precision(settings), started),
+        "meta": record.meta(run.seed, written_on(settings), written_in(settings), started),
     }
     with ExitStack() as stack:
         record.lock(stack, folder)
@@ -87,8 +86,8 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str], only_looks:
         try:
             _grow(stack, run, settings, model, seeds, sets, folder, result)
         except BaseException as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            record.write_result(folder, {**result, "meta": {**result["meta"], "status": "failed", "reason": reason}})
+            why = {"status": "failed", "reason": reason(error)}
+            record.write_result(folder, {**result, "meta": {**result["meta"], **why}})
             raise
     return folder
 
@@ -111,7 +110,7 @@ def _grow(
     settings = replace(settings, target=max(settings.target, len(kept.rows)))  # none is thrown away again
     ask = Asking(load_writer(settings, model, bool(journal.rows)), journal, Ceilings.of(settings), run.seed)
     pool = Pool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, _prefix(settings, seeds))
-    result["ended"] = ALGORITHMS[settings.algorithm](pool, ask, _teller(pool, ask, settings))
+    result["ended"] = ALGORITHMS[settings.algorithm](pool, ask, teller(lambda: progress(pool, ask, settings)))
     pool.sync()
     for lines in (kept, rejected):
         lines.check_end()  # type: ignore[attr-defined]
@@ -135,7 +134,7 @@ def _folder(run: Run, settings: Generate, model: Source, facts: list[dict[str, A
     read = {key: value for key, value in asdict(settings).items() if key not in BESIDE}
     sets = sorted(str(fact["revision"]) for fact in facts)
     text = json.dumps([read, fingerprint(_seeds(settings)), sets, model.name, model.revision, run.seed], sort_keys=True)
-    name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in model.name.strip("/"))
+    name = safe_name(model.name.strip("/"))
     run_id = hashlib.sha256(text.encode()).hexdigest()[:8]
     return Path(run.out, "generate", settings.algorithm, name[-60:], f"seed-{run.seed}-{run_id}")
 
@@ -182,31 +181,6 @@ def _seeds(settings: Generate) -> Path:
     return Path(settings.seeds) if settings.seeds else SEEDS
 
 
-def _device(settings: Generate) -> str:
-    if settings.generator == "endpoint":
-        return "endpoint"
-    from peftkit.jobs.prepare import device_name
-
-    return device_name()
-
-
-def _precision(settings: Generate) -> str:
-    return "unknown" if settings.generator == "endpoint" else "quantized" if settings.quantization else "fp32"
-
-
-def _teller(pool: Pool, ask: Asking, settings: Generate) -> Any:
-    """Return what tells how far the run is, at most every ten seconds, and never of what it only reads again."""
-    last = time.monotonic()
-
-    def tell() -> None:
-        nonlocal last
-        if time.monotonic() - last >= TOLD_EVERY:
-            last = time.monotonic()
-            say(f"   {progress(pool, ask, settings)}")
-
-    return tell
-
-
 def progress(pool: Pool, ask: Asking, settings: Generate) -> str:
     """Say how many are kept, how many were rejected and why, and what it cost so far."""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in pool.reasons.most_common(4))
@@ -222,8 +196,8 @@ def _tell(folder: Path, result: Mapping[str, Any], settings: Generate) -> None:
     if result["ended"] != "target":
         say(f"!! {counts['kept']:,} of {settings.target:,}: it ended by generate.{result['ended']}; raise it to go on")
     print(f"{counts['kept']:,} tasks kept, {result['kept']['instances']:,} instances; {counts['rejected']:,} rejected:")
-    for reason, count in counts["reasons"].items():
-        print(f"  {count:>7,}  {reason}")
+    for why, count in counts["reasons"].items():
+        print(f"  {count:>7,}  {why}")
     money = "" if costs["cost"] is None else f", cost {costs['cost']:.4f}"
     print(f"{costs['requests']:,} requests, {costs['tokens_in']:,} tokens read, {costs['tokens_out']:,} written{money}")
     say(f"-> {folder}; its card: {folder / 'README.md'}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -19,17 +18,16 @@ from peftkit.generate import judging
 from peftkit.generate.asking import Asking, Ceilings
 from peftkit.generate.journal import Lines
 from peftkit.generate.judging import Pair
-from peftkit.jobs.console import is_main, say
+from peftkit.jobs.console import is_main, say, teller
 from peftkit.jobs.contest import against_each_other, against_references
-from peftkit.jobs.prepare import device_name
-from peftkit.jobs.writers import find_writer, load_writer
-from peftkit.schema import Generate, Run
+from peftkit.jobs.writers import find_writer, load_writer, written_in, written_on
+from peftkit.paths import safe_name
+from peftkit.schema import Generate, Run, reason
 from peftkit.source import Source
 
 REFERENCES = "the references"
 DECIDES = ("max_answer_tokens", "chat", "quantization", "request")  # of generate: what else another judge would have
 WRITTEN = ("journal.jsonl", "judged.jsonl", "judge.json")
-TOLD_EVERY = 10.0  # seconds
 
 
 def judge(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
@@ -70,7 +68,7 @@ def judge(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
         "first": names[0],
         "second": names[1],
         "judge": who,
-        "meta": record.meta(run.seed, _device(settings), _precision(settings), started),
+        "meta": record.meta(run.seed, written_on(settings), written_in(settings), started),
         "of": len(pairs),
         "asked_for": len(wanted),
     }
@@ -81,8 +79,7 @@ def judge(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
         try:
             _ask(stack, run, settings, model, wanted, folder, result)
         except BaseException as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            _write(folder, {**result, "meta": {**result["meta"], "status": "failed", "reason": reason}})
+            _write(folder, {**result, "meta": {**result["meta"], "status": "failed", "reason": reason(error)}})
             raise
         if is_alone and result["ended"] is None:
             _note(folders[0], result)
@@ -106,7 +103,7 @@ def _ask(
     ask = Asking(load_writer(settings, model, bool(journal.rows)), journal, Ceilings.of(settings), run.seed)
     if ask.requests:
         say(f"going on in {folder}: {ask.requests:,} replies so far")
-    told = _teller(ask, len(pairs))
+    told = teller(lambda done: _progress(ask, done, len(pairs)))
     judged, ended = judging.judge(pairs, ask, settings.max_answer_tokens, settings.batch, told)
     result |= {**judging.figures(judged), "ended": ended}
     result["costs"] = {**ask.spent(), "cost": ask.cost if ask.ceilings.has_prices else None}
@@ -136,8 +133,8 @@ def _folder(run: Run, folders: Sequence[Path], who: Mapping[str, Any], pairs: Se
     """
     run_id = _digest([who, [asdict(pair) for pair in pairs]])
     if len(folders) == 1:
-        return folders[0] / "judged" / f"{_safe(who['name'])}-{run_id}"
-    return Path(run.out, "judge", f"{'--'.join(_safe(_name(each)) for each in folders)}-{run_id}")
+        return folders[0] / "judged" / f"{safe_name(who['name'])[-60:]}-{run_id}"
+    return Path(run.out, "judge", f"{'--'.join(safe_name(_name(each))[-60:] for each in folders)}-{run_id}")
 
 
 def _name(folder: Path) -> str:
@@ -150,10 +147,6 @@ def _digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _safe(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name.strip("/"))[-60:]
-
-
 def _finished(folder: Path, rows: int) -> dict[str, Any] | None:
     """Return what a folder holds where it is of as many rows as are asked for, or more."""
     file = folder / "judge.json"
@@ -161,14 +154,6 @@ def _finished(folder: Path, rows: int) -> dict[str, Any] | None:
         return None
     result = json.loads(file.read_text())
     return result if result["meta"]["status"] == "finished" and result["rows"] >= rows else None
-
-
-def _device(settings: Generate) -> str:
-    return "endpoint" if settings.generator == "endpoint" else device_name()
-
-
-def _precision(settings: Generate) -> str:
-    return "unknown" if settings.generator == "endpoint" else "quantized" if settings.quantization else "fp32"
 
 
 def _write(folder: Path, result: Mapping[str, Any]) -> None:
@@ -185,18 +170,9 @@ def _note(folder: Path, result: Mapping[str, Any]) -> None:
         record.write_result(folder, told)
 
 
-def _teller(ask: Asking, rows: int) -> Callable[[int], None]:
-    """Return what tells how far it is, at most every ten seconds."""
-    last = time.monotonic()
-
-    def tell(done: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= TOLD_EVERY:
-            last = time.monotonic()
-            money = f", cost {ask.cost:.4f}" if ask.ceilings.has_prices else ""
-            say(f"   {done:,} of {rows:,} rows, {ask.requests:,} requests{money}")
-
-    return tell
+def _progress(ask: Asking, done: int, rows: int) -> str:
+    money = f", cost {ask.cost:.4f}" if ask.ceilings.has_prices else ""
+    return f"{done:,} of {rows:,} rows, {ask.requests:,} requests{money}"
 
 
 def _tell(result: Mapping[str, Any]) -> None:

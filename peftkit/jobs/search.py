@@ -14,7 +14,7 @@ from filelock import FileLock
 from peftkit import record
 from peftkit.jobs.console import say
 from peftkit.leaderboard.stats import task_score
-from peftkit.schema import Run, UserError
+from peftkit.schema import Run, UserError, reason
 
 SEED = 0  # of every trial: the seeds of a row share them
 Train = Callable[[Run, dict[str, Any], list[str]], Path]  # a trial's choice, and the words for it -> its run folder
@@ -80,7 +80,7 @@ def _trial(config: dict[str, Any], rate: float, train: Train) -> dict[str, Any]:
         except UserError:
             raise
         except Exception as error:
-            status = f"failed: {str(error).strip() or type(error).__name__}".splitlines()[0]
+            status = f"failed: {reason(error)}"
             say(f"   the trial of {rate:g} {status}")
             return {"learning_rate": rate, "score": None, "status": status, "seconds": 0.0, "curve": None}
     result = record.read_result(folder)

@@ -14,6 +14,7 @@ from peftkit.jobs.console import is_main, say
 from peftkit.jobs.sheets import SHEETS, doubt_of, text_of
 from peftkit.leaderboard import Result, collect, flatten
 from peftkit.leaderboard.stats import GLUE, task_score
+from peftkit.paths import safe_name
 from peftkit.schema import INCIDENTAL, Run, UserError
 
 if TYPE_CHECKING:
@@ -198,8 +199,7 @@ def answer_test_set(run: Run, result: Result, task: str, rows: Rows) -> Path:
 def _target(run: Run, chosen: Sequence[Result], is_doubtful: bool) -> Path:
     kinds = {(result.model.split("/")[-1], result.method) for result in chosen}
     stem = "-".join(["submission", *next(iter(kinds))] if len(kinds) == 1 else ["submission"])
-    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem)
-    file = Path(run.output) if run.output else Path(run.out, f"{safe}.zip")
+    file = Path(run.output) if run.output else Path(run.out, f"{safe_name(stem)}.zip")
     return file.with_name(f"not-for-upload-{file.name}") if is_doubtful else file
 
 

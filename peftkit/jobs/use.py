@@ -26,6 +26,7 @@ from peftkit.methods import load_adapter
 from peftkit.methods import merge as merge_adapter
 from peftkit.models.load import auto_class, load_model, load_tokenizer, round_as
 from peftkit.models.rows import grow
+from peftkit.paths import safe_name
 from peftkit.schema import FILES, Run, Task, UserError, asks
 from peftkit.source import Source
 
@@ -251,8 +252,7 @@ def _task_of(chosen: Task, trained: Task, names: list[str] | None, overrides: Se
 
 def _data_name(source: Source) -> str:
     """Return what tells data apart in a file's name: its own name, and the start of its revision."""
-    stem = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in Path(source.name).stem)
-    return f"{stem}-{str(source.revision)[:8]}"
+    return f"{safe_name(Path(source.name).stem)}-{str(source.revision)[:8]}"
 
 
 def _only_evaluation(task: Task) -> Task:

@@ -33,6 +33,20 @@ def find_writer(run: Run, settings: Generate) -> Source:
     return find_model(model, run.source)
 
 
+def written_on(settings: Generate) -> str:
+    """Return the device that writes, for `record.meta`."""
+    if settings.generator == "endpoint":
+        return "endpoint"
+    from peftkit.jobs.prepare import device_name
+
+    return device_name()
+
+
+def written_in(settings: Generate) -> str:
+    """Return the precision of what writes, for `record.meta`; a server does not tell its own."""
+    return "unknown" if settings.generator == "endpoint" else "quantized" if settings.quantization else "fp32"
+
+
 def load_writer(settings: Generate, model: Source, has_answered: bool) -> Generator:
     """Return what replies.
 

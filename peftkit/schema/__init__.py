@@ -20,6 +20,7 @@ from peftkit.schema.run import (
     Task,
     UserError,
     asks,
+    reason,
     writes,
 )
 
@@ -47,6 +48,7 @@ __all__ = [
     "mismatches",
     "nearest",
     "nearest_key",
+    "reason",
     "takes_list",
     "writes",
 ]

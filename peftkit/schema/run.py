@@ -14,6 +14,11 @@ class UserError(Exception):
     """Something that the user can mend; the message is one sentence that says what to type next."""
 
 
+def reason(error: BaseException) -> str:
+    """Return why something failed as one line: the error's first, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @dataclass
 class Model:
     name: str

@@ -13,7 +13,7 @@ from typing import Any
 import openai
 
 from peftkit.generate.generators import GeneratorError, Reply, Request
-from peftkit.schema import Generate, UserError
+from peftkit.schema import Generate, UserError, reason
 
 AGAIN = (408, 409, 429)  # and 5xx: the same request may be answered later
 LONGEST_WAIT = 300.0  # seconds; a server that asks for more is not waited for
@@ -150,7 +150,7 @@ class Endpoint:
 
     def _said(self, error: Exception) -> str:
         """Return the first line of a message, without the key."""
-        text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        text = reason(error)[:300]
         return text.replace(self._key, "***") if self._key else text
 
 
