@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +42,14 @@ def test_the_seeds_of_a_row_share_their_trials_and_take_the_best_rate(tiny: Word
     assert found[result["search"]["chosen"]] == max(found.values())
     for file in before:
         check_trial(file)
+
+
+@pytest.mark.slow
+def test_two_processes_search_together(tiny: Words, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "peftkit"]
+    done = subprocess.run([*command, *tiny("bert", *SEARCH)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(trials(tiny)) == 3
 
 
 def check_trial(file: Path) -> None:

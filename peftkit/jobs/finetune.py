@@ -246,6 +246,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
             record.write_text(folder / "README.md", model_card(result, artefact.name))
         record.write_result(folder, result)
         say(f"   {_figures(result)} in {fit.seconds:.0f} s")
+    trainer.accelerator.wait_for_everyone()  # a search, and job=downstream, read in every process what one has written
 
 
 def _figures(result: dict[str, Any]) -> str:
