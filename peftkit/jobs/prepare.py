@@ -98,6 +98,16 @@ def sources_of(run: Run, model: Source, data: Source) -> dict[str, Any]:
     return entries
 
 
+def _tell_fresh(model: Any, source: Source, task: Task) -> None:
+    """Say loudly what a checkpoint lacks that it would be expected to have."""
+    if getattr(model, "fresh_head", None) and task.kind == "language_modeling":
+        say(f"!! {source.name} comes without its masked language model head: one begins at random, and trains")
+    elif any(name.startswith(f"{model.base_model_prefix}.") for name in getattr(model, "fresh_head", [])):
+        say(f"!! {source.name} comes without a pooler: one begins at random, and trains with the head")
+    if lacks := getattr(model, "fresh_base", None):
+        say(f"!! {source.name} lacks {len(lacks)} weights of its base, {lacks[0]} among them: they begin at random")
+
+
 def build(run: Run, model_source: Source, names: list[str] | None, rows: Dataset) -> tuple[Parts, Encoded]:
     """Load tokenizer and model, and apply the method; return them, and the rows that it will train on, encoded.
 
@@ -115,8 +125,7 @@ def build(run: Run, model_source: Source, names: list[str] | None, rows: Dataset
         encoded = task_format.encode(rows)
     set_seed(run.seed)
     model = load_model(run.model, model_source, tokenizer, kind_of_model(run), names, run.method.quantization)
-    if getattr(model, "fresh_head", None):
-        say(f"!! {model_source.name} comes without its masked language model head: one begins at random, and trains")
+    _tell_fresh(model, model_source, run.task)
     if run.task.packing and "position_ids" not in inspect.signature(model.forward).parameters:
         raise UserError(
             f"{model_source.name} reads no positions, by which packed documents are kept apart; say task.packing=false"

@@ -16,7 +16,7 @@ from peft.utils.peft_types import PeftType
 from torch import nn
 
 from peftkit.methods.row_names import repeats
-from peftkit.methods.stack import StackTuner
+from peftkit.methods.stack import StackTuner, pooled
 
 NAME = "LAYER_MIX"
 if NAME not in PeftType.__members__:
@@ -144,7 +144,7 @@ class LayerMix(nn.Module, BaseTunerLayer):
         found = {name: value for name, value in outputs.items() if name != "hidden_states" or wants_states}
         found["last_hidden_state"] = mix
         if "pooler_output" in found:
-            found["pooler_output"] = stack.pooler(mix)  # type: ignore[operator]
+            found["pooler_output"] = pooled(stack, mix)
         outputs = type(outputs)(**found)
         return outputs if wants_dict else outputs.to_tuple()
 

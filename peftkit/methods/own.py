@@ -50,11 +50,11 @@ class Prompting:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Train the head alone; a pooler between base and classifier counts as base and stays as it was pretrained."""
+    """Train the head alone; a pooler that the checkpoint has counts as base and stays as it was pretrained."""
 
     def apply(self, model: nn.Module) -> nn.Module:
         for name, weight in model.named_parameters():
-            weight.requires_grad_(is_head(name) and "pooler" not in name)
+            weight.requires_grad_(_is_new(name, model))
         return model
 
 
@@ -66,8 +66,13 @@ class BitFit:
         if not any(name.endswith("bias") and not is_head(name) for name, _ in model.named_parameters()):
             raise UserError("there is no bias term below the head to train; try method=ln_tuning or method=lora")
         for name, weight in model.named_parameters():
-            weight.requires_grad_(name.endswith("bias") or (is_head(name) and "pooler" not in name))
+            weight.requires_grad_(name.endswith("bias") or _is_new(name, model))
         return model
+
+
+def _is_new(name: str, model: nn.Module) -> bool:
+    """Tell whether a parameter is the head's, or a pooler's that began at random as the head did."""
+    return is_head(name) and ("pooler" not in name or name.rpartition(".")[0] in getattr(model, "fresh_head", ()))
 
 
 def is_head(name: str) -> bool:

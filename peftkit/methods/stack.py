@@ -14,6 +14,13 @@ from torch import nn
 from peftkit.methods.row_names import named_rows
 
 
+def pooled(stack: Any, states: torch.Tensor) -> torch.Tensor:
+    """Return what a backbone's own pooler makes of states (batch, tokens, width); ALBERT's is no module but two."""
+    if hasattr(stack, "pooler_activation"):
+        return stack.pooler_activation(stack.pooler(states[:, 0]))  # type: ignore[no-any-return]
+    return stack.pooler(states)  # type: ignore[no-any-return]
+
+
 class StackTuner(BaseTuner):
     """What soft prompts and mixes of layers share: a model's stacks stay where they are and get hooks."""
 

@@ -95,9 +95,9 @@ def wrap(
         config.modules_to_save = sorted({*(config.modules_to_save or ()), "qa_outputs"})
     elif kind == "question_answering":
         raise UserError("PEFT's own soft prompts train on spans that they move; try method=prompt or method=prefix")
-    if fresh := getattr(model, "fresh_head", None):  # of a masked language model: it learns from nothing
+    if fresh := getattr(model, "fresh_head", []):  # it learns from nothing, and no base has it
         config.modules_to_save = sorted({*(getattr(config, "modules_to_save", None) or ()), *fresh})
-    _fill_targets(config, model)
+    _fill_targets(config, model, fresh)
     if isinstance(config, PrefixTuningConfig):
         _check_prefix(model)
     try:
@@ -215,28 +215,32 @@ def merge(model: nn.Module) -> nn.Module:
 
 
 def _linear_layers(model: nn.Module) -> list[str]:
-    """Return the names, without their parents', of all linear layers below the head."""
-    linear = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and not is_head(f"{name}.weight")
-    }
-    return sorted(linear)
+    """Return the names of all linear layers below the head."""
+    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)))
+    return sorted(name for name, _ in modules if not is_head(f"{name}.weight"))
 
 
-def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
+def _last_names(names: Sequence[str]) -> list[str]:
+    return sorted({name.rpartition(".")[2] for name in names})
+
+
+def _fill_targets(config: PeftConfig, model: PreTrainedModel, fresh: Sequence[str]) -> None:
     """Name the target modules where the user did not: PEFT's own places, for our mean-pooling classifiers too."""
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     model_type = model.config.model_type.removeprefix("mean_pooling_").removesuffix("_encoder")
     if hasattr(config, "fan_in_fan_out") and model_type == "gpt2":
         config.fan_in_fan_out = True  # GPT-2's Conv1D stores its weight transposed
     has_head = model.get_output_embeddings() is None  # PEFT knows an output layer over the vocabulary
+    is_all = getattr(config, "target_modules", None) == "all-linear"
+    if is_all and config.task_type == "SEQ_CLS" and (hasattr(model, "pre_classifier") or fresh):
+        # PEFT would wrap what trains whole: what begins at random, and by its name DistilBERT's layer below the head
+        config.target_modules = _linear_layers(model)
     if getattr(config, "target_modules", None) == "all-linear" and config.task_type in ("TOKEN_CLS", None) and has_head:
         # PEFT leaves out the head of a sequence classifier alone; another's would be wrapped, and saved whole too
-        config.target_modules = _linear_layers(model)
+        config.target_modules = _last_names(_linear_layers(model))
     if getattr(config, "target_modules", None) == "all-linear" and config.task_type == "FEATURE_EXTRACTION":
         # who loads the adapter over a plain AutoModel has a pooler again, which no adapter is for
-        config.target_modules = rf"(?!.*pooler).*\b({'|'.join(_linear_layers(model))})"
+        config.target_modules = rf"(?!.*pooler).*\b({'|'.join(_last_names(_linear_layers(model)))})"
     if not hasattr(config, "target_modules") or config.target_modules is not None or hasattr(config, "places"):
         return  # our own configs know their places themselves
     if kind == "IA3" and model_type in IA3_PLACES:

@@ -38,6 +38,7 @@ HEADS = (
     ".*pooler",  # a pattern: what lies within it is not named after it
     "qa_outputs",
 )  # modules above the encoder that start untrained
+BELOW_HEADS = ("pooler", "pre_classifier")  # layers between base and classifier: some checkpoints lack them, or all do
 MASKED_HEADS = ("cls", "lm_head", "vocab_transform", "vocab_projector")  # over the vocabulary
 
 
@@ -149,8 +150,10 @@ def load_model(
     loaded, missing = read_checkpoint(auto_class(model.family, kind), source, config, quantization)
     if model.layers is not None:
         keep_layers(loaded, model.layers)
-    if kind == "language_modeling":
-        loaded.fresh_head = _fresh_head(loaded, missing)  # type: ignore[assignment]
+    fresh = _fresh_head(loaded, missing) if kind == "language_modeling" else _fresh_below_head(missing)
+    loaded.fresh_head = fresh  # type: ignore[assignment]
+    base = (name for name in missing if name.startswith(f"{loaded.base_model_prefix}."))
+    loaded.fresh_base = sorted(name for name in base if not set(name.split(".")) & set(BELOW_HEADS))  # type: ignore[assignment]
     return loaded
 
 
@@ -183,6 +186,11 @@ def _fresh_head(model: PreTrainedModel, missing: set[str]) -> list[str]:
     output = model.get_output_embeddings()
     found = {name.rpartition(".")[0] for name in missing if not name.startswith(f"{model.base_model_prefix}.")}
     return sorted(name for name in found if name and _has_weight(model.get_submodule(name), output))
+
+
+def _fresh_below_head(missing: set[str]) -> list[str]:
+    """Return the modules between base and classifier that the checkpoint lacks; PEFT takes none of them for a head."""
+    return sorted({name.rpartition(".")[0] for name in missing if set(name.split(".")) & set(BELOW_HEADS)})
 
 
 def _has_weight(module: nn.Module, output: nn.Module | None) -> bool:

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from peftkit.methods.row_names import repeats
 from peftkit.methods.soft_prompt.attention import Prefix, attentions, give_prefix, is_causal, key_shape, take_prefix
 from peftkit.methods.soft_prompt.config import SoftPromptConfig
+from peftkit.methods.stack import pooled
 
 
 class SoftPromptLayer(nn.Module, BaseTunerLayer):
@@ -157,7 +158,7 @@ class PromptLayer(SoftPromptLayer):
         if outputs.get("hidden_states") is not None:
             outputs.hidden_states = tuple(states[:, added:] for states in outputs.hidden_states)
         if outputs.get("pooler_output") is not None:
-            outputs.pooler_output = stack.pooler(outputs.last_hidden_state)  # type: ignore[operator]
+            outputs.pooler_output = pooled(stack, outputs.last_hidden_state)
         return outputs
 
     def _keep(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:
