@@ -13,6 +13,7 @@ JOBS = {
     "predict": "label a file or one text: run=DIR input=FILE",
     "merge": "fold an adapter into its base: run=DIR",
     "forgetting": "measure what a run's model forgot of its language, the method off, on and between: run=DIR",
+    "downstream": "train a task from a run of language modelling and from its base: run=DIR model=bert task=sst2",
     "extend": "make terms tokens, listed or mined: extend.terms=FILE, extend.corpus=FILE_OR_FOLDER; then vocab=FOLDER",
     "embed": "write the vectors of texts: input=FILE output=vectors.parquet; of a trained model: run=DIR",
     "generate": "grow tasks out of seeds, with a local model or an endpoint: recipe=self_instruct, evol_instruct",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,28 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from peftkit.models.tiny import tiny_checkpoints
 
     return tiny_checkpoints(tmp_path_factory.mktemp("checkpoints"), list(sentences(300)))
+
+
+@pytest.fixture(scope="session")
+def places(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return tiny checkpoints that can go on pretraining: a BERT that knows a mask, with a head (bert_head) and without."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer, BertForMaskedLM, BertModel
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoints["bert"]))
+    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
+    config: Any = AutoConfig.from_pretrained(str(checkpoints["bert"]))
+    config.vocab_size = len(tokenizer)
+    torch.manual_seed(0)
+    found = dict(checkpoints)
+    for name, kind in (("bert", BertModel), ("bert_head", BertForMaskedLM)):
+        model: Any = kind(config)
+        if name == "bert_head":
+            torch.nn.init.normal_(model.cls.predictions.bias)
+        found[name] = tmp_path_factory.mktemp(name)
+        model.save_pretrained(str(found[name]))
+        tokenizer.save_pretrained(str(found[name]))
+    return found
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from breaking_off import broken_off
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BertForMaskedLM, BertModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import peftkit
 from peftkit import jobs
@@ -33,25 +33,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [TEXT.format(words[n % 4], "good" if n % 3 else "bad", words[n % 3]) for n in range(120)]
     file.write_text("\n".join(lines) + "\n")
     return file
-
-
-@pytest.fixture(scope="module")
-def places(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return tiny checkpoints that can go on: a BERT that knows a mask, with a head (bert_head) and without."""
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoints["bert"]))
-    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
-    config: Any = AutoConfig.from_pretrained(str(checkpoints["bert"]))
-    config.vocab_size = len(tokenizer)
-    torch.manual_seed(0)
-    found = dict(checkpoints)
-    for name, kind in (("bert", BertModel), ("bert_head", BertForMaskedLM)):
-        model: Any = kind(config)
-        if name == "bert_head":
-            torch.nn.init.normal_(model.cls.predictions.bias)
-        found[name] = tmp_path_factory.mktemp(name)
-        model.save_pretrained(str(found[name]))
-        tokenizer.save_pretrained(str(found[name]))
-    return found
 
 
 def words_of(model: str, folder: Path, corpus: Path, out: Path, *more: str) -> list[str]:

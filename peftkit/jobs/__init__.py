@@ -49,7 +49,7 @@ def run(
 
         return generate(chosen, config, list(overrides))
 
-    from peftkit.jobs import embed, extend, finetune, forgetting, judge, matrix, mixed, plan, pretrain, use
+    from peftkit.jobs import downstream, embed, extend, finetune, forgetting, judge, matrix, mixed, plan, pretrain, use
     from peftkit.jobs.grown import with_grown_data
     from peftkit.jobs.prepare import settle
 
@@ -64,6 +64,7 @@ def run(
         "plan": lambda: plan.plan(chosen),
         "matrix": lambda: matrix.matrix(chosen),
         "forgetting": lambda: forgetting.forgetting(chosen),
+        "downstream": lambda: downstream.downstream(chosen, config, list(overrides), recipe, begin),
         "extend": lambda: extend.extend(chosen, config, list(overrides)),
         "embed": lambda: embed.embed(chosen),
         "judge": lambda: judge.judge(chosen, config, list(overrides)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -11,7 +11,8 @@ from peftkit.leaderboard.stats import Row, name_of
 
 NOTE = (
     "Bits a byte hold across vocabularies; ± is the sample standard deviation over seeds, general text is not the "
-    "corpus, pieces and split words are of the held-out text. A head that began at random has no before to speak of."
+    "corpus, pieces and split words are of the held-out text. A head that began at random has no before to speak of. "
+    "Downstream: a task's score from the base and from this model, of the seeds that both were trained with."
 )
 
 
@@ -38,7 +39,18 @@ def _cells(told: Sequence[dict[str, Any]]) -> dict[str, str]:
         cells[heading] = " → ".join(format(value, form) for value in ends)
     saved = [1 - each["after"]["tokens"] / each["before"]["tokens"] for each in cut]
     cells["head"] = "began at random" if any(each.get("fresh_head") for each in told) else ""
-    return cells | {"tokens saved": f"{fmean(saved):.1%}" if saved else ""}
+    return cells | {"tokens saved": f"{fmean(saved):.1%}" if saved else "", "downstream": "; ".join(_gains(told))}
+
+
+def _gains(told: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Say what tasks gained: all seeds of a task that was trained in one way, over all runs of the row."""
+    found: dict[str, tuple[str, list[dict[str, float]]]] = {}
+    for each in told:
+        for name, entry in (each.get("downstream") or {}).items():
+            _, pairs = found.setdefault(name, (f"{entry['task']}, {entry['method']}", []))
+            pairs += entry["seeds"].values()
+    for name, pairs in found.values():
+        yield f"{name}: {_change(pairs)}"
 
 
 def _change(pairs: Sequence[dict[str, float]]) -> str:

@@ -19,7 +19,7 @@ from peftkit.signatures import Field, annotation, fields_of, names_in
 
 JOBS = (
     "finetune", "evaluate", "predict", "merge", "pretrain", "plan", "leaderboard", "submission", "matrix", "forgetting",
-    "extend", "embed", "generate", "judge",
+    "downstream", "extend", "embed", "generate", "judge",
 )  # fmt: skip
 METRICS = tuple(dict.fromkeys(name for names in METRICS_OF.values() for name in names))
 CHOICES: dict[str, tuple[Any, ...]] = {

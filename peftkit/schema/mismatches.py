@@ -6,7 +6,7 @@ from pathlib import Path
 
 from peftkit.schema.places import FILES, MAY_USE_RUN, USES_RUN, VECTORS, WRITTEN, missing_places, run_folder
 from peftkit.schema.prompting import prompting
-from peftkit.schema.run import Run, writes
+from peftkit.schema.run import TRAINS, Run, writes
 from peftkit.schema.tasks import FAMILIES, task_mismatches
 
 LIKE = {"preferences": "causal_lm"}  # kinds that a method refuses for the reason that it refuses another
@@ -21,7 +21,7 @@ def mismatches(run: Run) -> list[str]:
 def _combinations(run: Run) -> list[str]:
     found = []
     model, method, train = run.model, run.method, run.train
-    trains = run.job in ("finetune", "plan")
+    trains = run.job in TRAINS
     kind = LIKE.get(run.task.kind, run.task.kind)
     for of, name in ((model.family, f"model={model.name}"), (kind, f"task={run.task.name}")):
         if trains and (reason := method.refuses.get(of)) and not (of == "seq2seq" and name.startswith("task")):
@@ -78,7 +78,7 @@ def _student(run: Run) -> list[str]:
         )
     if run.distill.teacher is None:
         return found
-    if run.job in ("finetune", "plan"):
+    if run.job in TRAINS:
         found += run_folder("distill.teacher", run.distill.teacher)
     if writes(run.task):
         if run.distill.weight not in (0.5, 1):
@@ -111,6 +111,8 @@ def _verbs(run: Run) -> list[str]:
         found.append("runs= answers a file with a column task; say input=FILE, or run=DIR for one text")
     elif run.job in USES_RUN and run.run is None and run.runs is None:
         found.append(f"job={run.job} needs a run folder; say run=outputs/.../seed-0-...")
+    if run.job == "downstream" and run.task.kind == "language_modeling":
+        found.append("job=downstream asks what a task gains by language modelling; say task=sst2, or another task")
     if run.job not in MAY_USE_RUN and run.run is not None:
         found.append(f"run= is not for job={run.job}; say job=evaluate, job=predict or job=merge, or drop it")
     if run.job == "predict" and run.input is None:

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 from peftkit.schema.names import nearest
-from peftkit.schema.run import Run
+from peftkit.schema.run import TRAINS, Run
 from peftkit.signatures import fields_of
 
-USES_RUN = ("evaluate", "predict", "merge", "forgetting")  # a finished run folder
+USES_RUN = ("evaluate", "predict", "merge", "forgetting", "downstream")  # a finished run folder
 MAY_USE_RUN = (*USES_RUN, "embed", "judge")
 WRITTEN = (".csv", ".tsv", ".jsonl", ".parquet")
 FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".conll", ".conllu")
@@ -46,7 +46,7 @@ def _files(run: Run) -> list[str]:
         return found + [sentence for folder in run.results or [] for sentence in _results_folder(folder)]
     if run.job == "submission" and run.data_root is not None and not Path(run.data_root).is_dir():
         found.append(f"data_root={run.data_root} is no folder{_tilde(run.data_root)}")
-    if run.job not in ("finetune", "plan", "evaluate") or run.grows_data:
+    if run.job not in (*TRAINS, "evaluate") or run.grows_data:
         return found
     if run.data_root is not None:
         root = Path(run.data_root)

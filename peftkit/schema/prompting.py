@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 from peftkit.schema.names import nearest
-from peftkit.schema.run import Run, asks
+from peftkit.schema.run import TRAINS, Run, asks
 
 CLASSED = ("classification", "regression")
 T5_FORMS = ("mnli", "ax")  # tasks that come with a template of their own
@@ -17,7 +17,7 @@ def prompting(run: Run) -> list[str]:
     given = [name for name in ("prompt", "words") if getattr(task, name) is not None]
     if run.job == "evaluate":
         return [f"task.{name} is not for job=evaluate, which asks as the run was asked; drop it" for name in given]
-    if run.job not in ("finetune", "plan"):
+    if run.job not in TRAINS:
         return []
     if not asks(run):
         return [

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+TRAINS = ("finetune", "plan", "downstream")  # the jobs that train what the words choose, or tell what that would take
 ALGORITHMS = ("self_instruct", "evol_instruct")
 
 
@@ -181,7 +182,7 @@ class Run:
     @property
     def grows_data(self) -> bool:
         """Tell whether this run trains on tasks that are first to be grown: its dataset is what grows them."""
-        trains = self.job in ("finetune", "plan")
+        trains = self.job in TRAINS
         return trains and self.task.kind == "instructions" and self.task.dataset in ALGORITHMS
 
     @classmethod

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from peftkit.schema.names import nearest
 from peftkit.schema.preferring import PREFERENCES, preferring
-from peftkit.schema.run import Run
+from peftkit.schema.run import TRAINS, Run
 
 _TEXT = ("exact_match", "token_f1", "rouge_l")
 METRICS_OF: dict[str, tuple[str, ...]] = {  # of each kind of task
@@ -103,7 +103,7 @@ def _splits(run: Run) -> list[str]:
         found.append(f"task.splits.train={train} is wrong: it takes one name; say task.splits.train=train")
     if not isinstance(held_out, list) or not all(isinstance(name, str) for name in held_out):
         found.append(f"task.splits.validation={held_out} is wrong: it takes names; say task.splits.validation=[dev]")
-    if run.job in ("finetune", "plan") and train is None and "train" in splits:
+    if run.job in TRAINS and train is None and "train" in splits:
         found.append(f"task={run.task.name} has no training rows; train on task=mnli, then job=evaluate run=DIR")
     return found
 
@@ -160,7 +160,7 @@ def _vectors(run: Run) -> list[str]:
         }
         for key in (key for key, value in set_here.items() if value is not None):
             found.append(f"embed.{key}= is for job=embed alone; drop it")
-    if task.kind != "retrieval" or run.job not in ("finetune", "plan"):
+    if task.kind != "retrieval" or run.job not in TRAINS:
         return found
     if find_spec("sentence_transformers") is None:
         found.append("task.kind=retrieval is trained by sentence-transformers; pip install 'peftkit[embed]'")

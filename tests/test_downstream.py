@@ -1,0 +1,117 @@
+"""What a task gains by language modelling: one training from the base, one from what became of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+import peftkit
+from peftkit import jobs
+from peftkit.cli import check, compose
+from peftkit.leaderboard import collect
+from peftkit.leaderboard.language import language_cells
+from peftkit.leaderboard.stats import board, task_score
+from peftkit.schema import UserError
+
+TEXT = "the city of the {} is {} and the people of the {} like the city"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    words = ["river", "forest", "market", "harbour", "valley"]
+    file = tmp_path / "corpus.txt"
+    file.write_text("\n".join(TEXT.format(a, b, c) for a in words for b in words for c in words))
+    return file
+
+
+def adapt(model: str, place: Path, corpus: Path, out: Path, *more: str) -> Path:
+    (folder,) = peftkit.finetune(
+        f"recipe=adapt_{model}", f"model.checkpoint={place}", "source=embedded", f"out={out}", f"task.dataset={corpus}",
+        "task.max_length=32", "train.per_device_train_batch_size=8", "train.max_steps=3", "train.disable_tqdm=true", *more,
+    )  # fmt: skip
+    return folder
+
+
+def downstream(*words: str) -> Path:
+    assert check(list(words)) == []
+    begun: list[Path] = []
+    jobs.run(compose(list(words)), words, None, begun.append)
+    before, after = begun
+    assert before != after
+    return before
+
+
+def told(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "method"), [("bert", "full"), ("gpt2", "lora")])
+def test_both_runs_are_alike_but_for_their_base_and_the_board_shows_them(
+    model: str, method: str, tiny: Any, places: dict[str, Path], corpus: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "outputs"
+    folder = adapt(model, places[model], corpus, out, f"method={method}")
+    known = told(folder)
+    words = tiny(
+        model,
+        f"model.checkpoint={places[model]}",
+        "job=downstream",
+        f"run={folder}",
+        "task=mrpc",
+        "method=ia3",
+        f"out={out}",
+    )
+    ends = {}
+    for seed in (0, 1):
+        before = downstream(*words, f"seed={seed}")
+        (after,) = [each for each in before.parent.glob(f"seed-{seed}-*") if each != before]
+        configs = [told(each)["run"]["config"] for each in (before, after)]
+        assert configs[0]["job"] == configs[1]["job"] == "finetune"
+        assert {name for name in configs[0] if configs[0][name] != configs[1][name]} == {"model"}
+        pooling = [told(each)["audit"]["sources"]["model"]["pooling"] for each in (before, after)]
+        assert pooling[0] == pooling[1]
+        ends[str(seed)] = {
+            "before": task_score(told(before)["scores"]),
+            "after": task_score(told(after)["scores"]),
+        }
+    now = told(folder)
+    ((_, entry),) = now["language"].pop("downstream").items()
+    assert entry == {"task": "mrpc", "method": "ia3", "seeds": ends}
+    assert now == known  # nothing else of the result has changed
+    results = collect([folder])
+    rows = board(results)
+    (line,) = language_cells(rows, results, rows[0].board)
+    first, second = (fmean(each[end] for each in ends.values()) for end in ("before", "after"))
+    assert line["downstream"].startswith(f"mrpc, ia3: {first:.3f} → {second:.3f} ± ")
+
+
+@pytest.mark.slow
+def test_another_base_and_another_kind_of_run_are_refused(
+    tiny: Any, places: dict[str, Path], corpus: Path, tmp_path: Path
+) -> None:
+    folder = adapt("gpt2", places["gpt2"], corpus, tmp_path)
+    words = tiny("bert", "job=downstream", f"run={folder}", "task=mrpc")
+    with pytest.raises(UserError, match=r"say model=gpt2 model\.checkpoint="):
+        jobs.run(compose(words), words)
+    (other,) = peftkit.finetune(*tiny("bert", "task=mrpc", "method=ia3"))
+    words = tiny("bert", "job=downstream", f"run={other}", "task=mrpc")
+    with pytest.raises(UserError, match="trained mrpc, and no language model"):
+        jobs.run(compose(words), words)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["job=downstream"], "job=downstream needs a run folder"),
+        (["job=downstream", "run=x", "task=language_modeling", "task.dataset=x"], "asks what a task gains"),
+        (["job=downstream", "run=x", "vocab=y"], "vocab= is not for job=downstream"),
+    ],
+)
+def test_what_fits_no_run_is_refused_before_anything_loads(words: list[str], sentence: str) -> None:
+    assert any(sentence in complaint for complaint in check([*words, "source=embedded"]))
