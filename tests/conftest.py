@@ -16,7 +16,7 @@ ROWS = 24
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return folders of a tiny BERT, GPT-2 and T5 by the name of their model part."""
+    """Return folders of tiny models of every family by the name of their model part."""
     from peftkit.data.miniglue import sentences
     from peftkit.models.tiny import tiny_checkpoints
 

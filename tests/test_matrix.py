@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from peftkit.cli.refusals import options_of
 from peftkit.jobs import matrix
 from peftkit.jobs.gates import GateError
 
@@ -22,7 +23,8 @@ def test_the_page_is_what_the_cells_say_and_no_cell_is_wrong() -> None:
     assert all("try m" in str(cell.reason) for cell in TOLD if cell.status == "refused")
 
 
-def test_every_method_of_the_drawer_is_in_it_on_every_family() -> None:
+def test_every_method_of_the_drawer_is_in_it_on_every_model_of_the_drawer() -> None:
+    assert matrix.FAMILIES.keys() == options_of("model").keys()
     assert {cell.method for cell in TOLD} == METHODS.keys()
     assert {(cell.method, cell.model) for cell in TOLD} == {
         (name, model) for name in METHODS for model in matrix.FAMILIES

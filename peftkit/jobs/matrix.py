@@ -34,6 +34,8 @@ from peftkit.source import Source
 FAMILIES = {
     "bert": "bert",
     "minilm": "bert",
+    "distilbert": "distilbert",
+    "roberta": "roberta",
     "gpt2": "gpt2",
     "t5": "t5",
     "t5_encoder": "t5",
@@ -333,6 +335,8 @@ base in bf16, to 3e-2). A number points to the reason of a refusal. What was fou
 TITLES = {
     "bert": "BERT (encoders)",
     "minilm": "MiniLM (encoders that pool the mean)",
+    "distilbert": "DistilBERT",
+    "roberta": "RoBERTa",
     "gpt2": "GPT-2 (decoders)",
     "t5": "T5 (text to text)",
     "t5_encoder": "T5, its encoder alone",

@@ -22,7 +22,7 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.tuners_utils import BaseTuner
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -207,11 +207,12 @@ def merge(model: nn.Module) -> nn.Module:
         )
     if not isinstance(model, PeftModel):
         return model
-    merged = model.merge_and_unload()  # type: ignore[operator]
-    for name, module in list(merged.named_modules()):
-        if isinstance(module, AuxiliaryTrainingWrapper):  # LN tuning leaves the head in one, under names none loads
-            merged.set_submodule(name, module.unload_and_optionally_merge_module(True, False, None))
-    return merged  # type: ignore[no-any-return]
+    base = model.get_base_model()
+    for name, module in list(base.named_modules()):
+        # PEFT gives a head a weight of its own, which RoBERTa's has none of; LN tuning would leave it in its wrapper
+        if isinstance(module, ModulesToSaveWrapper):
+            base.set_submodule(name, module.unload_and_optionally_merge_module(True, False, None))
+    return model.merge_and_unload()  # type: ignore[operator, no-any-return]
 
 
 def _linear_layers(model: nn.Module) -> list[str]:

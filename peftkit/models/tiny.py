@@ -1,4 +1,4 @@
-"""Turn a few sentences into checkpoints of a tiny BERT, GPT-2 and T5 that have never learned anything."""
+"""Turn a few sentences into checkpoints of tiny models of every family that have never learned anything."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import (
     BertConfig,
     BertModel,
+    DistilBertConfig,
+    DistilBertModel,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -24,7 +28,7 @@ from peftkit.models.mini import train_tokenizer
 def tiny_checkpoints(root: Path, documents: Sequence[str]) -> dict[str, Path]:
     """Write two layers of width 64 of each family, with tokenizers over the documents' words; return the folders."""
     torch.manual_seed(0)
-    bert_tokenizer = _word_tokenizer(documents)
+    bert_tokenizer, roberta_tokenizer = _word_tokenizer(documents), _word_tokenizer(documents, has_types=False)
     bert = BertModel(
         BertConfig(
             vocab_size=len(bert_tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
@@ -40,9 +44,23 @@ def tiny_checkpoints(root: Path, documents: Sequence[str]) -> dict[str, Path]:
             decoder_start_token_id=t5_tokenizer.pad_token_id,
         )
     )  # fmt: skip
+    distilbert = DistilBertModel(
+        DistilBertConfig(
+            vocab_size=len(bert_tokenizer), dim=64, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=64
+        )
+    )
+    roberta = RobertaModel(
+        RobertaConfig(
+            vocab_size=len(bert_tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=64, max_position_embeddings=66, type_vocab_size=1, pad_token_id=0,
+        ),
+        add_pooling_layer=False,
+    )  # fmt: skip
     found = {}
     for name, model, tokenizer in (
         ("bert", bert, bert_tokenizer),
+        ("distilbert", distilbert, roberta_tokenizer),
+        ("roberta", roberta, roberta_tokenizer),
         ("gpt2", gpt2, gpt2_tokenizer),
         ("t5", t5, t5_tokenizer),
     ):
@@ -52,7 +70,7 @@ def tiny_checkpoints(root: Path, documents: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _word_tokenizer(documents: Sequence[str]) -> PreTrainedTokenizerBase:
+def _word_tokenizer(documents: Sequence[str], has_types: bool = True) -> PreTrainedTokenizerBase:
     words = sorted({word.strip(".,").lower() for document in documents for word in document.split()})
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", ".", ",", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -61,5 +79,6 @@ def _word_tokenizer(documents: Sequence[str]) -> PreTrainedTokenizerBase:
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        model_max_length=64, model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        model_max_length=64,
+        model_input_names=["input_ids", *(["token_type_ids"] if has_types else []), "attention_mask"],
     )  # fmt: skip

@@ -27,7 +27,14 @@ from peft import (
 )
 from test_soft_prompt import LONG, MODELS, SHORT, answer, batch, build, wrapped
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from peftkit.cli import check, compose
 from peftkit.jobs.prepare import method_config
@@ -236,3 +243,29 @@ def test_merging_ln_tuning_leaves_the_head_under_names_that_none_loads() -> None
 
     assert "score.modules_to_save.default.weight" in tuned().merge_and_unload().state_dict()
     assert merge(tuned()).state_dict().keys() == build("gpt2-cls").state_dict().keys()
+
+
+def test_all_linear_wraps_a_layer_of_distilbert_that_peft_saves_whole() -> None:
+    def small() -> Any:
+        return DistilBertForSequenceClassification(DistilBertConfig(vocab_size=50, dim=32, n_layers=2, n_heads=2))
+
+    config = {"target_modules": "all-linear", "task_type": "SEQ_CLS"}
+    with pytest.raises(TypeError, match="modules_to_save cannot be applied"):  # by its name it is a classifier
+        get_peft_model(small(), LoraConfig(**config))
+    ours = wrap(small(), LoraConfig(**config))
+    trained = {name for name, weight in ours.named_parameters() if weight.requires_grad}
+    assert not any("pre_classifier" in name and "lora_" in name for name in trained)
+    assert {name.rpartition(".")[2] for name in trained if "pre_classifier" in name} == {"weight", "bias"}
+
+
+def test_merging_gives_the_head_of_roberta_a_weight_that_it_has_none_of() -> None:
+    def tuned() -> Any:
+        settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+        torch.manual_seed(0)
+        return wrap(RobertaForSequenceClassification(RobertaConfig(vocab_size=50, **settings)), IA3Config()).eval()
+
+    with pytest.raises(AttributeError, match="has no attribute 'weight'"):
+        tuned().merge_and_unload()
+    ids = torch.randint(3, 50, (2, 6), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(merge(tuned())(ids).logits, tuned()(ids).logits, rtol=0, atol=1e-6)
