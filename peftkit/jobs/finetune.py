@@ -201,7 +201,7 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         run, parts, trainer, evaluations, rows, folder / "predictions.parquet"
     )
     order = np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0)
-    tokens = round(sum(encoded.lengths) * fit.epochs)
+    tokens = round(encoded.tokens * fit.epochs)
     artefact, speeds = None, {}
     if not run.trial:
         artefact = folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ def _scores(
     return found
 
 
-def _batches(lengths: dict[str, list[int]], size: int) -> Iterator[list[tuple[str, int]]]:
+def _batches(lengths: Mapping[str, Any], size: int) -> Iterator[list[tuple[str, int]]]:
     """Yield the task and the number of each row, a batch at a time, the longest first."""
     rows = [(name, number) for name, each in lengths.items() for number in range(len(each))]
     rows.sort(key=lambda row: -lengths[row[0]][row[1]])

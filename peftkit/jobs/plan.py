@@ -49,7 +49,7 @@ def plan(run: Run) -> None:
         f"({parameters.trainable / parameters.total:.2%}), {parameters.head:,} of them in the head",
         "rows": f"{len(table):,} to train, {sum(rows.dropped.values())} dropped",
         "steps": f"{steps:,.0f} of {batch_size} rows x {accumulation}",
-        "tokens": f"{sum(encoded.lengths) * epochs:,.0f} over {epochs:g} epochs",
+        "tokens": f"{encoded.tokens * epochs:,.0f} over {epochs:g} epochs",
         "truncated": f"{encoded.truncated} of {len(table)} rows, at {run.task.max_length} tokens",
         "padding": f"{padding_waste(encoded.lengths, order, batch_size):.1%} of what is computed",
         "learning rate": f"{arguments.learning_rate:g}, {'bf16' if arguments.bf16 else 'fp32'}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def forget_preparation(trainer: Trainer) -> None:
     trainer.model_wrapped = trainer.model  # type: ignore[assignment]
 
 
-def predict(trainer: Trainer, rows: Dataset, lengths: list[int]) -> Predictions:
+def predict(trainer: Trainer, rows: Dataset, lengths: Sequence[int] | np.ndarray) -> Predictions:
     """Score rows, longest first so that batches hold little padding; the answer is in the rows' order."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     chooses, trainer.compute_metrics = trainer.compute_metrics, None  # which rates the holdout, and no other rows

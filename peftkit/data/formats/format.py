@@ -27,7 +27,7 @@ class Encoded:
     """
 
     rows: Dataset
-    lengths: list[int]
+    lengths: Sequence[int] | np.ndarray
     truncated: int
     labels: Any
     has_label: np.ndarray
@@ -35,6 +35,11 @@ class Encoded:
     places: list[Any] = field(default_factory=list)
     forms: list[Form] = field(default_factory=list)
     left_out: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all inputs."""
+        return int(np.sum(self.lengths, dtype=np.int64))
 
 
 @dataclass(frozen=True)
