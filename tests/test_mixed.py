@@ -92,6 +92,15 @@ def test_runs_that_do_not_fit_are_refused(trained: Callable[..., Path], tmp_path
 
 
 @pytest.mark.slow
+def test_a_head_of_several_layers_is_refused(trained: Callable[..., Path], tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"task": "sst2", "sentence": "the film is great ."}) + "\n")
+    runs = [trained("roberta", "lora", task) for task in ("sst2", "stsb")]
+    with pytest.raises(UserError, match="RobertaClassificationHead has several layers"):
+        peftkit.predict(runs, file)
+
+
+@pytest.mark.slow
 def test_each_row_is_answered_in_its_runs_precision(trained: Callable[..., Path], tmp_path: Path) -> None:
     folders, alone, rows = [], [], []
     for task, is_half in {"sst2": True, "stsb": False}.items():

@@ -149,6 +149,7 @@ def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel
         for name, config in kinds.items():
             if loaded is None:
                 loaded = get_peft_model(model, config, adapter_name=name)  # type: ignore[arg-type]
+                _check_head(loaded)
             else:
                 loaded.add_adapter(name, config)
             wanted = loaded.state_dict()
@@ -162,6 +163,15 @@ def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel
     except ValueError as error:
         raise UserError(f"the runs' adapters do not go together: {error}") from error
     return loaded  # type: ignore[no-any-return]
+
+
+def _check_head(model: nn.Module) -> None:
+    saved = (module.original_module for module in model.modules() if isinstance(module, ModulesToSaveWrapper))
+    if several := next((module for module in saved if any(module.children())), None):
+        raise UserError(
+            f"{type(several).__name__} has several layers, which PEFT cannot exchange from row to row; "
+            "use run=, one after the other"
+        )
 
 
 def _filled(weight: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
