@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,6 +70,14 @@ def is_finished(folder: Path) -> bool:
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     """Write result.json whole or not at all."""
     write_text(folder / "result.json", json.dumps(result, indent=1, default=str) + "\n")
+
+
+def amend_result(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a finished run's result.json, as one of several that may do so at once."""
+    with FileLock(folder / ".amending"):
+        result = read_result(folder) or {}
+        change(result)
+        write_result(folder, result)
 
 
 def write_text(file: Path, text: str) -> None:

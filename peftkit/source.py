@@ -44,7 +44,8 @@ class Source:
         """Say loudly what stands in for what; empty where nothing was substituted."""
         if self.substituted_for is None:
             return ""
-        return f"{what}: {self.name} (embedded) stands in for {self.substituted_for}; its scores say nothing about it"
+        kind = "embedded" if self.kind == "embedded" else "made from what is embedded"
+        return f"{what}: {self.name} ({kind}) stands in for {self.substituted_for}; its scores say nothing about it"
 
 
 @lru_cache(maxsize=1)

@@ -82,13 +82,18 @@ def test_both_runs_are_alike_but_for_their_base_and_the_board_shows_them(
         }
     now = told(folder)
     ((_, entry),) = now["language"].pop("downstream").items()
-    assert entry == {"task": "mrpc", "method": "ia3", "seeds": ends}
+    assert entry.pop("seeds") == ends
+    assert entry == {
+        "task": "mrpc", "method": "ia3", "learning_rate": "0.03", "rows": 24,
+        "fresh": ["bert.pooler.dense"] if model == "bert" else [],
+    }  # fmt: skip
     assert now == known  # nothing else of the result has changed
     results = collect([folder])
     rows = board(results)
     (line,) = language_cells(rows, results, rows[0].board)
     first, second = (fmean(each[end] for each in ends.values()) for end in ("before", "after"))
-    assert line["downstream"].startswith(f"mrpc, ia3: {first:.3f} → {second:.3f} ± ")
+    gain = f"{first:.3f} → {second:.3f}, {second - first:+.3f} ± "
+    assert line["downstream"].startswith(f"mrpc, ia3 at 0.03, 24 rows: {gain}")
 
 
 @pytest.mark.slow
@@ -105,11 +110,23 @@ def test_another_base_and_another_kind_of_run_are_refused(
         jobs.run(compose(words), words)
 
 
+@pytest.mark.slow
+def test_what_cannot_be_merged_is_refused_before_anything_trains(
+    tiny: Any, places: dict[str, Path], corpus: Path, tmp_path: Path
+) -> None:
+    folder = adapt("gpt2", places["gpt2"], corpus, tmp_path, "method=adapter")
+    words = tiny("gpt2", "job=downstream", f"run={folder}", "task=mrpc")
+    with pytest.raises(UserError, match="holds an adapter, which is to be merged first"):
+        jobs.run(compose(words), words)
+    assert not list(tmp_path.rglob("mrpc"))
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["job=downstream"], "job=downstream needs a run folder"),
         (["job=downstream", "run=x", "task=language_modeling", "task.dataset=x"], "asks what a task gains"),
+        (["job=downstream", "run=x", "trial=true"], "trial=true is scored on other rows"),
         (["job=downstream", "run=x", "vocab=y"], "vocab= is not for job=downstream"),
     ],
 )

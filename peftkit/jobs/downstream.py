@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from peftkit.jobs import use
 from peftkit.jobs.console import is_main, say
 from peftkit.jobs.finetune import finetune
 from peftkit.jobs.prepare import find_model
+from peftkit.jobs.search import alone
 from peftkit.leaderboard.stats import task_score
 from peftkit.schema import Run, UserError
 
@@ -25,29 +27,35 @@ def downstream(
 ) -> Path:
     """Train a task from the base of a run of language modelling and from what that run made of it.
 
-    Both are runs as job=finetune leaves them, with one head, rate, order of rows and seed. What comes of them is
-    written to the result of the run of language modelling, under language, beside what other tasks and seeds gave.
+    Both are runs as job=finetune leaves them, with the same seed and settings; where rates are searched, each finds its
+    own. Masked language modelling leaves BERT's pooler behind: where [CLS] is pooled, the second begins with a fresh
+    one. What comes of both is written to the result of the run of language modelling, under language, beside what
+    other tasks and seeds gave.
 
     Returns:
         The folder of the second run.
 
     Raises:
-        UserError: `run` names no such run, its base is another than that of these words, or the labels are hidden.
+        UserError: `run` names no such run or one that cannot be merged, its base is another than that of these words,
+            or the labels are hidden.
     """
     folder = Path(str(run.run))
     adapted = use.trained_run(folder)
-    if adapted.task.kind != "language_modeling":
-        raise UserError(f"{folder} trained {adapted.task.name}, and no language model; name a run of recipe=adapt_bert")
+    if adapted.task.kind != "language_modeling" or adapted.trial:
+        what = "is a trial" if adapted.trial else f"trained {adapted.task.name}, and no language model"
+        raise UserError(f"{folder} {what}; name a finished run of recipe=adapt_bert, adapt_gpt2 or adapt_t5")
     _check_base(run, adapted, folder)
+    checkpoint = _checkpoint(run, folder)
     words = [word for word in overrides if not word.lstrip("+").startswith(OWN)]
     run, config = replace(run, job="finetune", run=None), {**config, "job": "finetune", "run": None}
-    before = finetune(run, config, words, recipe, begin)
+    with alone(config):  # others may be held against the same base
+        before = finetune(run, config, words, recipe, begin)
     told: Any = record.read_result(before)
     if not told["scores"]:
         raise UserError(f"task={run.task.name} hides its labels, so there is nothing to compare; name another")
-    # what pools the base's vectors pools the other's: its folder does not say how they were made
-    chosen: dict[str, Any] = {"checkpoint": str(_checkpoint(run, folder)), "revision": "main"}
-    if told["audit"]["sources"]["model"]["pooling"] is not None:
+    chosen: dict[str, Any] = {"checkpoint": str(checkpoint), "revision": "main"}
+    if run.model.family == "encoder" and run.task.kind in ("classification", "regression"):
+        # what pools the base's states pools the other's: its folder does not say how they were made
         chosen["pooling"] = told["audit"]["sources"]["model"]["pooling"]
     after = finetune(
         replace(run, model=replace(run.model, **chosen)),
@@ -57,43 +65,61 @@ def downstream(
         begin,
     )
     if is_main():
-        task = record.run_id({**config, "seed": 0}, told["audit"]["sources"], told["run"]["setup"])
-        _note(folder, f"{run.task.name}-{run.method.name}-{task}", run, before, after)
+        settings = record.run_id({**config, "seed": 0}, told["audit"]["sources"], told["run"]["setup"])
+        _note(folder, f"{run.task.name}-{run.method.name}-{settings}", run, before, after)
     return after
 
 
 def _check_base(run: Run, adapted: Run, folder: Path) -> None:
     base, chosen = use.model_source(folder), find_model(run.model, run.source)
-    if (base.name, base.revision) != (chosen.name, chosen.revision):
-        source = "embedded" if base.kind == "embedded" else "hub"
-        raise UserError(
-            f"{folder} went on from {base.name} ({base.revision}), these words begin with {chosen.name} "
-            f"({chosen.revision}); say model={adapted.model.name} model.checkpoint={adapted.model.checkpoint} "
-            f"source={source}"
-        )
+    is_same = base.revision == chosen.revision and (base.name == chosen.name or base.kind == chosen.kind == "folder")
+    if is_same and adapted.model.layers == run.model.layers:
+        return
+    words = [f"model={adapted.model.name}", f"model.checkpoint={adapted.model.checkpoint}"]
+    if base.kind in ("hub", "cache"):
+        words.append(f"model.revision={base.revision}")
+    if base.kind == "embedded":
+        words.append("source=embedded")
+    if adapted.model.layers is not None:
+        words.append(f"model.layers=[{','.join(map(str, adapted.model.layers))}]")
+    raise UserError(
+        f"{folder} went on from another base, {base.name} ({base.revision}), than these words begin with, "
+        f"{chosen.name} ({chosen.revision}); say {' '.join(words)}"
+    )
 
 
 def _checkpoint(run: Run, folder: Path) -> Path:
     """Return the folder of the whole model that a run left; an adapter is merged, once."""
     if (folder / "model").is_dir():
         return folder / "model"
-    merged = folder / "merged"
+    merged, part = folder / "merged", folder / ".merged.part"
     with FileLock(folder / ".merging"):
-        if not (merged / "tokenizer_config.json").is_file():  # which is written last
-            use.merge(replace(run, run=str(folder), output=None))
+        if not (merged / "tokenizer.json").is_file():
+            shutil.rmtree(part, ignore_errors=True)
+            try:
+                use.merge(replace(run, run=str(folder), output=str(part)))
+            except UserError as error:
+                raise UserError(f"{folder} holds an adapter, which is to be merged first: {error}") from error
+            shutil.rmtree(merged, ignore_errors=True)
+            part.replace(merged)
     return merged
 
 
 def _note(folder: Path, name: str, run: Run, before: Path, after: Path) -> None:
     """Lay both scores into the result of the run of language modelling; two seeds may end at once."""
-    ends = {}
-    for end, each in (("before", before), ("after", after)):
-        result: Any = record.read_result(each)
-        ends[end] = task_score(result["scores"])
-    with FileLock(folder / ".noting"):
-        told: Any = record.read_result(folder)
-        known = told["language"].setdefault("downstream", {})
-        entry = known.setdefault(name, {"task": run.task.name, "method": run.method.name, "seeds": {}})
+    told: dict[str, Any] = {end: record.read_result(each) for end, each in (("before", before), ("after", after))}
+    ends = {end: task_score(result["scores"]) for end, result in told.items()}
+    about = {
+        "task": run.task.name,
+        "method": run.method.name,
+        "learning_rate": "rates of their own" if run.search.factors else f"{float(run.train['learning_rate']):g}",
+        "rows": told["before"]["audit"]["rows"].get(str(run.task.splits["train"])),
+        "fresh": told["after"]["audit"]["fresh"],
+    }
+
+    def change(result: dict[str, Any]) -> None:
+        entry = result["language"].setdefault("downstream", {}).setdefault(name, {**about, "seeds": {}})
         entry["seeds"][str(run.seed)] = ends
-        record.write_result(folder, told)
+
+    record.amend_result(folder, change)
     say(f"{run.task.name}, {run.method.name}: {ends['before']:.3f} from the base, {ends['after']:.3f} from {folder}")

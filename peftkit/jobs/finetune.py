@@ -265,8 +265,10 @@ def _curve(fit: train.Fit) -> list[dict[str, float]]:
 
 
 def audit(rows: Rows, parts: Parts, splits: dict[str, Encoded]) -> dict[str, Any]:
-    """Count rows, truncated rows, dropped rows and labels of every split."""
+    """Count rows, truncated rows, dropped rows and labels of every split; name what began at random below the head."""
+    model = language.plain_model(parts.model)
     return {
+        "fresh": [*getattr(model, "fresh_head", ()), *getattr(model, "fresh_base", ())],
         "label_names": rows.label_names,
         "rows": {name: len(encoded.has_label) for name, encoded in splits.items()},
         "truncated": {name: encoded.truncated for name, encoded in splits.items()},

@@ -94,8 +94,7 @@ def forgetting(run: Run) -> Path:
         "curve_reason": None if ends is not None else f"{trained.method.name} has no point between off and on",
     }
     if is_main():
-        result = record.read_result(folder) or {}
-        record.write_result(folder, {**result, "forgetting": found})
+        record.amend_result(folder, lambda result: result.update(forgetting=found))
         print("\n".join(_table(found)))
         say(f"-> {folder / 'result.json'}")
     return folder

@@ -11,8 +11,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from peftkit import record
 from peftkit.generate import judging
 from peftkit.generate.asking import Asking, Ceilings
@@ -133,7 +131,7 @@ def _folder(run: Run, folders: Sequence[Path], who: Mapping[str, Any], pairs: Se
     """
     run_id = _digest([who, [asdict(pair) for pair in pairs]])
     if len(folders) == 1:
-        return folders[0] / "judged" / f"{safe_name(who['name'])[-60:]}-{run_id}"
+        return folders[0] / "judged" / f"{safe_name(who['name'].strip('/'))[-60:]}-{run_id}"
     return Path(run.out, "judge", f"{'--'.join(safe_name(_name(each))[-60:] for each in folders)}-{run_id}")
 
 
@@ -164,10 +162,9 @@ def _note(folder: Path, result: Mapping[str, Any]) -> None:
     """Lay the figures into the run's own result, beside those of other judges; two may end at once."""
     left_out = ("run", "first", "second", "meta", "ended")
     found = {name: value for name, value in result.items() if name not in left_out}
-    with FileLock(folder / "judged" / ".lock"):
-        told: Any = record.read_result(folder)
-        told["judged"] = {**(told.get("judged") or {}), result["judge"]["id"]: found}
-        record.write_result(folder, told)
+    record.amend_result(
+        folder, lambda told: told.update(judged={**(told.get("judged") or {}), result["judge"]["id"]: found})
+    )
 
 
 def _progress(ask: Asking, done: int, rows: int) -> str:

@@ -73,7 +73,7 @@ def trial_config(config: Mapping[str, Any], rate: float) -> dict[str, Any]:
 
 def _trial(config: dict[str, Any], rate: float, train: Train) -> dict[str, Any]:
     tried = trial_config(config, rate)
-    with _alone(tried):
+    with alone(tried):
         try:
             words = ["trial=true", f"seed={SEED}", "search.factors=null", f"train.learning_rate={rate}"]
             folder = train(Run.from_config(tried), tried, words)
@@ -95,8 +95,8 @@ def _trial(config: dict[str, Any], rate: float, train: Train) -> dict[str, Any]:
     }
 
 
-def _alone(config: Mapping[str, Any]) -> AbstractContextManager:
-    """Let one command at a time run a trial, where several seeds of a row are run at once."""
+def alone(config: Mapping[str, Any]) -> AbstractContextManager:
+    """Let one command at a time do a run that several need: a trial, where several seeds of a row are run at once."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return nullcontext()  # the processes of one run train together
     folder = Path(config["out"], ".locks")

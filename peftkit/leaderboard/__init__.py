@@ -302,7 +302,8 @@ def _names(read: Iterator[tuple[str, str]]) -> dict[str, str]:
     """Return a name for each revision: the file's own, with the revision where two of one name differ."""
     names: dict[str, str] = {}
     for path, revision in read:
-        names.setdefault(revision, Path(path).name)
+        own = Path(path)  # what a run left is named after the run
+        names.setdefault(revision, own.parent.name if own.name in ("model", "merged") and own.parent.name else own.name)
     often = Counter(names.values())
     return {revision: name if often[name] == 1 else f"{name} ({revision})" for revision, name in names.items()}
 

@@ -12,7 +12,7 @@ from peftkit.leaderboard.stats import Row, name_of
 NOTE = (
     "Bits a byte hold across vocabularies; ± is the sample standard deviation over seeds, general text is not the "
     "corpus, pieces and split words are of the held-out text. A head that began at random has no before to speak of. "
-    "Downstream: a task's score from the base and from this model, of the seeds that both were trained with."
+    "Downstream: a task's score from the base and from this model, and the gain, ± over pairs of one seed."
 )
 
 
@@ -47,10 +47,14 @@ def _gains(told: Sequence[dict[str, Any]]) -> Iterator[str]:
     found: dict[str, tuple[str, list[dict[str, float]]]] = {}
     for each in told:
         for name, entry in (each.get("downstream") or {}).items():
-            _, pairs = found.setdefault(name, (f"{entry['task']}, {entry['method']}", []))
+            label = f"{entry['task']}, {entry['method']} at {entry['learning_rate']}, {entry['rows']} rows"
+            _, pairs = found.setdefault(name, (label, []))
             pairs += entry["seeds"].values()
-    for name, pairs in found.values():
-        yield f"{name}: {_change(pairs)}"
+    for label, pairs in found.values():
+        before, after = ([pair[end] for pair in pairs] for end in ("before", "after"))
+        gains = [late - early for early, late in zip(before, after, strict=True)]
+        spread = f" ± {stdev(gains):.3f}" if len(gains) > 1 else ""
+        yield f"{label}: {fmean(before):.3f} → {fmean(after):.3f}, {fmean(gains):+.3f}{spread}"
 
 
 def _change(pairs: Sequence[dict[str, float]]) -> str:

@@ -95,9 +95,12 @@ def wrap(
         config.modules_to_save = sorted({*(config.modules_to_save or ()), "qa_outputs"})
     elif kind == "question_answering":
         raise UserError("PEFT's own soft prompts train on spans that they move; try method=prompt or method=prefix")
-    if fresh := getattr(model, "fresh_head", []):  # it learns from nothing, and no base has it
-        config.modules_to_save = sorted({*(getattr(config, "modules_to_save", None) or ()), *fresh})
-    _fill_targets(config, model, fresh)
+    whole = {*getattr(model, "fresh_head", ())}  # it learns from nothing, and no base has it
+    if hasattr(model, "pre_classifier"):  # by its name PEFT saves it whole, and would wrap it all the same
+        whole.add("pre_classifier")
+    if whole:
+        config.modules_to_save = sorted({*(getattr(config, "modules_to_save", None) or ()), *whole})
+    _fill_targets(config, model)
     if isinstance(config, PrefixTuningConfig):
         _check_prefix(model)
     try:
@@ -235,17 +238,13 @@ def _last_names(names: Sequence[str]) -> list[str]:
     return sorted({name.rpartition(".")[2] for name in names})
 
 
-def _fill_targets(config: PeftConfig, model: PreTrainedModel, fresh: Sequence[str]) -> None:
+def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
     """Name the target modules where the user did not: PEFT's own places, for our mean-pooling classifiers too."""
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     model_type = model.config.model_type.removeprefix("mean_pooling_").removesuffix("_encoder")
     if hasattr(config, "fan_in_fan_out") and model_type == "gpt2":
         config.fan_in_fan_out = True  # GPT-2's Conv1D stores its weight transposed
     has_head = model.get_output_embeddings() is None  # PEFT knows an output layer over the vocabulary
-    is_all = getattr(config, "target_modules", None) == "all-linear"
-    if is_all and config.task_type == "SEQ_CLS" and (hasattr(model, "pre_classifier") or fresh):
-        # PEFT would wrap what trains whole: what begins at random, and by its name DistilBERT's layer below the head
-        config.target_modules = _linear_layers(model)
     if getattr(config, "target_modules", None) == "all-linear" and config.task_type in ("TOKEN_CLS", None) and has_head:
         # PEFT leaves out the head of a sequence classifier alone; another's would be wrapped, and saved whole too
         config.target_modules = _last_names(_linear_layers(model))

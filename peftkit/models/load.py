@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,7 +51,7 @@ def locate(model: Model, source: str) -> Source:
     """
     if Path(model.checkpoint).is_dir():
         revision = fingerprint(Path(model.checkpoint), (".safetensors", ".bin", ".json", ".txt", ".model"))
-        return Source("folder", model.checkpoint, revision, folder=model.checkpoint)
+        return Source("folder", model.checkpoint, revision, _stands_for(Path(model.checkpoint)), model.checkpoint)
     if source != "embedded" and hub_answers():
         return Source("hub", model.checkpoint, _commit(model))
     if source != "embedded" and (commit := _cached_commit(model)) is not None:
@@ -71,6 +72,15 @@ def locate(model: Model, source: str) -> Source:
 
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def _stands_for(folder: Path) -> str | None:
+    """Return what a run's own checkpoint stands in for: what its base did."""
+    told = folder.absolute().parent / "result.json"
+    if not told.is_file():
+        return None
+    model = (json.loads(told.read_text()).get("audit", {}).get("sources") or {}).get("model") or {}
+    return model.get("substituted_for")  # type: ignore[no-any-return]
 
 
 def checkpoint_path(source: Source) -> str:
@@ -189,7 +199,7 @@ def _fresh_head(model: PreTrainedModel, missing: set[str]) -> list[str]:
 
 
 def _fresh_below_head(missing: set[str]) -> list[str]:
-    """Return the modules between base and classifier that the checkpoint lacks; PEFT takes none of them for a head."""
+    """Return the modules between base and classifier that the checkpoint lacks."""
     return sorted({name.rpartition(".")[0] for name in missing if set(name.split(".")) & set(BELOW_HEADS)})
 
 

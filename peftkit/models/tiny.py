@@ -28,7 +28,7 @@ from peftkit.models.mini import train_tokenizer
 def tiny_checkpoints(root: Path, documents: Sequence[str]) -> dict[str, Path]:
     """Write two layers of width 64 of each family, with tokenizers over the documents' words; return the folders."""
     torch.manual_seed(0)
-    bert_tokenizer, roberta_tokenizer = _word_tokenizer(documents), _word_tokenizer(documents, has_types=False)
+    bert_tokenizer, typeless_tokenizer = _word_tokenizer(documents), _word_tokenizer(documents, has_types=False)
     bert = BertModel(
         BertConfig(
             vocab_size=len(bert_tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
@@ -59,8 +59,8 @@ def tiny_checkpoints(root: Path, documents: Sequence[str]) -> dict[str, Path]:
     found = {}
     for name, model, tokenizer in (
         ("bert", bert, bert_tokenizer),
-        ("distilbert", distilbert, roberta_tokenizer),
-        ("roberta", roberta, roberta_tokenizer),
+        ("distilbert", distilbert, typeless_tokenizer),
+        ("roberta", roberta, typeless_tokenizer),
         ("gpt2", gpt2, gpt2_tokenizer),
         ("t5", t5, t5_tokenizer),
     ):

@@ -113,6 +113,8 @@ def _verbs(run: Run) -> list[str]:
         found.append(f"job={run.job} needs a run folder; say run=outputs/.../seed-0-...")
     if run.job == "downstream" and run.task.kind == "language_modeling":
         found.append("job=downstream asks what a task gains by language modelling; say task=sst2, or another task")
+    if run.job == "downstream" and run.trial:
+        found.append("trial=true is scored on other rows than what job=downstream notes down; drop it")
     if run.job not in MAY_USE_RUN and run.run is not None:
         found.append(f"run= is not for job={run.job}; say job=evaluate, job=predict or job=merge, or drop it")
     if run.job == "predict" and run.input is None:

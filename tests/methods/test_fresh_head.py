@@ -58,9 +58,9 @@ def method(name: str) -> Any:
     return instantiate(OmegaConf.to_container(compose([f"method={name}"]).method.config), _convert_="all")
 
 
-@pytest.mark.parametrize("name", ["lora", "prompt", "layer_mix"])
+@pytest.mark.parametrize("name", ["lora", "prompt", "linear_probe_mix"])
 def test_an_adapter_has_it_whole_over_another_draw(name: str, checkpoint: Path, tmp_path: Path) -> None:
-    config = method("linear_probe_mix" if name == "layer_mix" else name)
+    config = method(name)
     base = begun(checkpoint, seed=0)
     assert base.fresh_head == FRESH[checkpoint.name] and base.fresh_base == []
     model = wrap(base, config)

@@ -129,9 +129,13 @@ def test_a_paged_optimizer_is_a_plain_8_bit_one_without_a_gpu(tiny: Callable[...
     assert json.loads((folder / "result.json").read_text())["meta"]["status"] == "finished"
 
 
-@pytest.mark.parametrize(("method", "own"), [("qlora", {}), ("dora", {"use_dora": True}), ("rslora", None)])
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [("qlora", {}), ("dora", {"use_dora": True}), ("rslora", None), ("adalora", None), ("vera", None)],
+)
 def test_what_is_held_against_lora_has_its_settings(method: str, own: dict[str, Any] | None) -> None:
     lora, kin = (OmegaConf.to_container(compose([f"method={name}"]).method) for name in ("lora", method))
-    assert kin["config"]["lora_dropout"] == lora["config"]["lora_dropout"]
+    (dropout,) = (value for name, value in kin["config"].items() if name.endswith("_dropout"))
+    assert dropout == lora["config"]["lora_dropout"]
     if own is not None:
         assert kin["config"] == lora["config"] | own and kin["learning_rate"] == lora["learning_rate"]

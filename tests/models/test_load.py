@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+
+from peftkit.cli import compose
+from peftkit.schema import Run
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 NOWHERE = "http://127.0.0.1:9"
@@ -87,3 +93,18 @@ def test_a_model_that_the_hub_lacks_is_a_sentence(answers: dict[str, str]) -> No
 def test_no_hub_and_source_hub_is_an_error_and_auto_says_what_stands_in(answers: dict[str, str]) -> None:
     assert "UserError: the Hub does not answer" in answers["no hub, source=hub"]
     assert "substituted_for='google-bert/bert-base-uncased'" in answers["no hub, source=auto"]
+
+
+def test_what_a_run_made_of_a_stand_in_stands_in_for_it_too(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    from peftkit.models.load import locate
+
+    folder = tmp_path / "seed-0" / "model"
+    shutil.copytree(checkpoints["gpt2"], folder)
+    run = Run.from_config(OmegaConf.to_container(compose(["model=gpt2", f"model.checkpoint={folder}"]), resolve=True))
+    assert locate(run.model, "embedded").substituted_for is None
+    for asked in ("openai-community/gpt2", None):
+        model = {"kind": "embedded", "name": "gpt2-mini", "substituted_for": asked}
+        (folder.parent / "result.json").write_text(json.dumps({"audit": {"sources": {"model": model}}}))
+        found = locate(run.model, "embedded")
+        assert (found.kind, found.substituted_for) == ("folder", asked)
+        assert ("made from what is embedded" in found.sentence("MODEL")) == (asked is not None)
