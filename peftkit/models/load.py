@@ -146,6 +146,9 @@ def load_model(
 
     A fresh head is drawn from torch's global generator: seed it first. With `quantization` (the arguments of
     transformers' BitsAndBytesConfig) the linear layers of the base are held in 4 or 8 bits and the head is kept out.
+
+    Raises:
+        UserError: the checkpoint is of another family, or gives such a model none of its weights.
     """
     config = load_config(model, source)
     if kind == "retrieval":
@@ -158,6 +161,11 @@ def load_model(
         _size_head(config, kind, label_names)
         config.pad_token_id = tokenizer.pad_token_id
     loaded, missing = read_checkpoint(auto_class(model.family, kind), source, config, quantization)
+    if all(name in missing for name, _ in loaded.named_parameters()):
+        raise UserError(
+            f"none of the weights of {source.name} is one of {type(loaded).__name__}, by its name: all would begin at "
+            "random; choose another task, or another model.checkpoint"
+        )
     if model.layers is not None:
         keep_layers(loaded, model.layers)
     fresh = _fresh_head(loaded, missing) if kind == "language_modeling" else _fresh_below_head(missing)

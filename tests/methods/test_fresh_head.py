@@ -16,12 +16,14 @@ from transformers import (
     BertConfig,
     DebertaV2Config,
     DistilBertConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
 )
 
 from peftkit.cli import compose
 from peftkit.methods import load_adapter, wrap
 from peftkit.models.load import load_model
-from peftkit.schema import Run
+from peftkit.schema import Run, UserError
 from peftkit.source import Source
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -100,3 +102,15 @@ def test_weights_that_a_base_lacks_are_named(checkpoint: Path, tmp_path: Path) -
         {"format": "pt"},
     )
     assert begun(tmp_path, seed=0).fresh_base == [lost]
+
+
+def test_a_checkpoint_that_gives_no_weight_is_refused(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    """transformers looks for Llama's base under another name where it answers questions."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoints["gpt2"]))
+    config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, **SIZES)
+    LlamaForCausalLM(config).save_pretrained(str(tmp_path))
+    run = Run.from_config(OmegaConf.to_container(compose(["model=gpt2", "task=mrpc"]), resolve=True))  # type: ignore[arg-type]
+    source = Source("folder", str(tmp_path), folder=str(tmp_path))
+    assert load_model(run.model, source, tokenizer, "classification", ["no", "yes"]).fresh_base == []
+    with pytest.raises(UserError, match=r"none of the weights of .* is one of LlamaForQuestionAnswering"):
+        load_model(run.model, source, tokenizer, "question_answering", None)
