@@ -181,6 +181,8 @@ def _grow_bytes(tokenizer: PreTrainedTokenizerBase, unused: list[str], forms: li
     settings = json.loads(_backend(tokenizer).to_str())
     vocab = settings["model"]["vocab"]
     first = max(tokenizer.get_vocab().values()) + 1
+    # what stands beyond the vocabulary, as Llama 3's and Qwen's special tokens, would be numbered anew behind the terms
+    vocab.update({token["content"]: token["id"] for token in settings["added_tokens"]})
     vocab.update({name: first + n for n, name in enumerate([*unused, *(form.spelt for form in forms)])})
     settings["model"]["ignore_merges"] = True
     split = _backend(tokenizer).pre_tokenizer.pre_tokenize_str
@@ -265,6 +267,8 @@ def _rebuilt(tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> Pr
         model_max_length=tokenizer.model_max_length,
         model_input_names=tokenizer.model_input_names,
         padding_side=tokenizer.padding_side,
+        truncation_side=tokenizer.truncation_side,
+        chat_template=tokenizer.chat_template,
     )
 
 

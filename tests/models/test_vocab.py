@@ -148,6 +148,22 @@ def test_an_extended_vocabulary_can_be_extended_again(load: Load) -> None:
             assert len(ids(twice.tokenizer, f"the {term}")) == len(ids(once, "the")) + 1
 
 
+def test_special_tokens_beyond_a_bpes_vocabulary_stay_whose_they_are(load: Load, tmp_path: Path) -> None:
+    tokenizer = load("gpt2")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "pad_token": "[PAD]"})
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    named = {token: tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>", "[PAD]")}
+    extension = added(tokenizer, TERMS)
+    assert min(token.id for token in extension.tokens) > max(named.values())
+    extension.tokenizer.save_pretrained(str(tmp_path))
+    for grown in (extension.tokenizer, AutoTokenizer.from_pretrained(str(tmp_path))):
+        assert {token: grown.convert_tokens_to_ids(token) for token in named} == named
+        assert all(grown.convert_tokens_to_ids(token.text) == token.id for token in extension.tokens)
+        text = "<|im_start|>the film is good<|im_end|>"
+        assert ids(grown, text) == ids(tokenizer, text)
+        assert grown.chat_template == tokenizer.chat_template
+
+
 def test_pieces_are_counted_as_within_a_text(load: Load) -> None:
     for family in FAMILIES:
         tokenizer = load(family)
