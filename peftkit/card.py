@@ -133,5 +133,7 @@ def _snippet(config: dict[str, Any], base: dict[str, Any], artefact: str) -> str
         )
     if pipeline:
         asked = '[{"role": "user", "content": "Name three rivers."}]' if kind == "instructions" else '"a text"'
+        if pipeline == "fill-mask":
+            asked = 'f"a {tokenizer.mask_token} text"'
         lines.append(f'print(pipeline("{pipeline}", model=model, tokenizer=tokenizer)({asked}))')
     return "\n".join(lines)

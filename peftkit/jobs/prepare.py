@@ -151,7 +151,8 @@ def words_of(vocab: str | None, model: Source) -> Source:
     if vocab is None:
         return model
     base = read_vocabulary(Path(vocab))
-    if (base.base, base.revision) != (model.name, model.revision):
+    is_same = base.revision == model.revision and (base.base == model.name or model.kind == "folder")
+    if not is_same:
         raise UserError(
             f"vocab={vocab} was made for {base.base} ({base.revision}), this is {model.name} ({model.revision}); "
             "make one for this model with job=extend"

@@ -56,7 +56,7 @@ def _sentence(cell: Cell, rows: Sequence[Row], several: bool, detectable: float 
     best = rows[cell.ranked[0]]
     name, score = label(best, several), figure(best, best.score)
     power = ""
-    if detectable is not None:
+    if detectable:  # of rows that say the same of every example there is no telling
         size = f"{100 * detectable:.1f} points" if best.is_up else f"{detectable:.3g}"
         power = f" It takes a difference of {size} to be seen with 80 % power."
     if len(cell.ranked) == 1:

@@ -123,8 +123,9 @@ class Spans:
         room = limit // 2 - 3
         if (self.task.stride or 0) >= limit - room - 3:
             raise UserError(
-                f"task.stride={self.task.stride} leaves no step between two windows of task.max_length="
-                f"{self.task.max_length} tokens, half of which may be the question's; try task.stride={limit // 4}"
+                f"task.stride={self.task.stride} leaves no step between two windows of {limit} tokens "
+                "(task.max_length, or what the model reads), half of which may be the question's; "
+                f"try task.stride={limit // 4}"
             )
         ids = self.tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)
         cut, kept = 0, []
