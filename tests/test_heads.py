@@ -117,6 +117,7 @@ def test_one_question_is_answered_from_the_command_line(cell: Words, capsys: pyt
     assert answer["prediction"] in "the actor sang ."
 
 
+@pytest.mark.slow
 def test_the_file_that_trained_it_can_be_answered_and_another_kind_is_refused(cell: Words, tmp_path: Path) -> None:
     (folder,) = peftkit.finetune(*cell("token_classification", "bert"))
     conll = tmp_path / "new.conll"

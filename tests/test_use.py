@@ -40,6 +40,7 @@ def test_evaluations_on_two_files_lie_side_by_side(rated: Path, tmp_path: Path) 
     assert sorted(rows) == [2, 6, 8]
 
 
+@pytest.mark.slow
 def test_what_is_written_to_new_text_has_no_likelihood(tiny: Words, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()

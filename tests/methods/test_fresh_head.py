@@ -39,7 +39,10 @@ FRESH = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=list(CONFIGS))
+@pytest.fixture(
+    scope="module",
+    params=["bert", "distilbert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("deberta", "albert"))],
+)
 def checkpoint(request: Any, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoints["bert"]))
     folder = tmp_path_factory.mktemp("language") / request.param

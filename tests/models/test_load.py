@@ -82,10 +82,12 @@ def answers(hub: str) -> dict[str, str]:
     return dict(zip(questions, done.stdout.splitlines(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_branch_of_the_hub_is_recorded_as_its_commit(answers: dict[str, str]) -> None:
     assert "kind='hub'" in answers["a branch"] and SHA in answers["a branch"]
 
 
+@pytest.mark.slow
 def test_a_model_that_the_hub_lacks_is_a_sentence(answers: dict[str, str]) -> None:
     assert "has no model some/other" in answers["another model"]
 
