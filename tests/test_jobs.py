@@ -244,6 +244,7 @@ def test_mean_pooling_ignores_padding_and_is_kept_on_reload(tiny: Words) -> None
     torch.testing.assert_close(batch[:1], alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_adalora_moves_its_ranks_over_the_steps_of_the_run(tiny: Words) -> None:
     words = tiny("bert", "method=adalora", "train.per_device_train_batch_size=4", "train.num_train_epochs=5")
     folder, result = finetune([*words, "method.config.deltaT=1"])
