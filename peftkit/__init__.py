@@ -24,7 +24,7 @@ except PackageNotFoundError:  # run from a bare checkout
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'peftkit' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module("peftkit.library"), name)
+    return getattr(import_module("peftkit.api"), name)
 
 
 def _know_adapters(_: Any) -> None:

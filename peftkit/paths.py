@@ -26,7 +26,7 @@ def recipes(more: Path | None = None) -> dict[str, Path]:
 
 
 def cache_folder() -> Path:
-    """Return where the embedded stand-ins are kept: $PEFTKIT_HOME, else ~/.cache/peftkit."""
+    """Return where the offline stand-ins are kept: $PEFTKIT_HOME, else ~/.cache/peftkit."""
     if home := os.environ.get("PEFTKIT_HOME"):
         return Path(home).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "peftkit"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
-from peftkit import train
+from peftkit import training
 
 
 class BreakOff(TrainerCallback):
@@ -24,7 +24,7 @@ class BreakOff(TrainerCallback):
 @contextmanager
 def broken_off(step: int) -> Iterator[None]:
     """Break every training off that would take this step; one that takes none of it fails the test."""
-    make = train.make_trainer
+    make = training.make_trainer
 
     def made(*args: Any, **settings: Any) -> Any:
         trainer = make(*args, **settings)
@@ -32,5 +32,5 @@ def broken_off(step: int) -> Iterator[None]:
         return trainer
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train, "make_trainer", made)
+        patch.setattr(training, "make_trainer", made)
         yield

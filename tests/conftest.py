@@ -51,8 +51,8 @@ def tiny(checkpoints: dict[str, Path], tmp_path: Path):
 
     def words(model: str, *more: str) -> list[str]:
         return [
-            f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=embedded", f"out={tmp_path}/outputs",
-            f"task.max_train_rows={ROWS}", f"task.max_eval_rows={ROWS}", "train.num_train_epochs=1",
+            f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=offline", f"out={tmp_path}/outputs",
+            f"task.max_train_samples={ROWS}", f"task.max_eval_samples={ROWS}", "train.num_train_epochs=1",
             "train.per_device_train_batch_size=8", "train.disable_tqdm=true", *more,
         ]  # fmt: skip
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import peftkit
 from peftkit import jobs
-from peftkit.cli import check, compose
+from peftkit.cli import check, compose_config
 from peftkit.leaderboard import collect
 from peftkit.leaderboard.language import language_cells
 from peftkit.leaderboard.stats import board
@@ -37,7 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words_of(model: str, folder: Path, corpus: Path, out: Path, *more: str) -> list[str]:
     return [
-        f"recipe=adapt_{model}", f"model.checkpoint={folder}", f"task.dataset={corpus}", "source=embedded", f"out={out}",
+        f"recipe=adapt_{model}", f"model.checkpoint={folder}", f"task.dataset={corpus}", "source=offline", f"out={out}",
         "task.max_length=32", "train.per_device_train_batch_size=8", "train.bf16=false", "train.disable_tqdm=true",
         "train.learning_rate=3e-3", "train.num_train_epochs=2", *more,
     ]  # fmt: skip
@@ -53,11 +53,11 @@ def extended(model: str, folder: Path, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     terms.write_text("zyxwort\n")
     words = [
-        "job=extend", f"model={model}", f"model.checkpoint={folder}", "source=embedded", f"out={out}",
+        "job=extend", f"model={model}", f"model.checkpoint={folder}", "source=offline", f"out={out}",
         f"extend.terms={terms}",
     ]  # fmt: skip
     assert check(words) == []
-    made = jobs.run(compose(words), words)
+    made = jobs.run(compose_config(words), words)
     assert made is not None
     return made
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from peftkit import paths
-from peftkit.cli import check, compose, expand
-from peftkit.cli.refusals import options_of
+from peftkit.cli import check, compose_config, expand_sweep
+from peftkit.cli.validate import options_of
 
 
 def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -56,7 +56,7 @@ def test_a_typo_exits_with_2_and_no_traceback() -> None:
         ("method.config.r=big", "it takes int"),
         ("task.max_length=x", "it takes int"),
         ("seed=-1", "must be 0 or more"),
-        ("source=net", "there are: auto, embedded, hub"),
+        ("source=net", "there are: auto, hub, offline"),
         ("train.output_dir=x", "use out="),
         ("method.config._target_=os.system", "may only name classes of peft"),
         ("job=predict", "needs a run folder"),
@@ -65,8 +65,8 @@ def test_a_typo_exits_with_2_and_no_traceback() -> None:
         ("train.report_to=tensorbord", "did you mean tensorboard?"),
         ("train.report_to=neptune", "needs the package neptune"),
         ("model.checkpoint=./nowhere", "is no folder"),
-        ("search.factors=3", "say search.factors=[3]"),
-        ("search=3", "say search.factors=[3]"),
+        ("search.lr_multipliers=3", "say search.lr_multipliers=[3]"),
+        ("search=3", "say search.lr_multipliers=[3]"),
     ],
 )
 def test_each_mistake_gets_its_sentence(word: str, answer: str) -> None:
@@ -77,9 +77,9 @@ def test_each_mistake_gets_its_sentence(word: str, answer: str) -> None:
 @pytest.mark.parametrize(
     ("word", "right"),
     [
-        ("search=[0.3,1,3]", "search.factors=[0.3,1,3]"),
-        ("search=0.3,1", "search.factors=[0.3,1]"),
-        ("search.factors=0.3,1", "search.factors=[0.3,1]"),
+        ("search=[0.3,1,3]", "search.lr_multipliers=[0.3,1,3]"),
+        ("search=0.3,1", "search.lr_multipliers=[0.3,1]"),
+        ("search.lr_multipliers=0.3,1", "search.lr_multipliers=[0.3,1]"),
         ("task.metrics=accuracy,f1", "task.metrics=[accuracy,f1]"),
     ],
 )
@@ -89,19 +89,19 @@ def test_values_without_the_brackets_of_their_list_get_one_sentence(word: str, r
 
 
 def test_a_sweep_over_lists_is_one() -> None:
-    assert check(["search.factors=[0.3,1],[1,3]", "task.metrics=[accuracy],[f1]"]) == []
+    assert check(["search.lr_multipliers=[0.3,1],[1,3]", "task.metrics=[accuracy],[f1]"]) == []
 
 
 def test_a_list_where_a_recipe_needs_keys_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "mine.yaml").write_text("search: [0.3, 1]\n")
     (sentence,) = check(["recipe=mine"], tmp_path)
-    assert sentence.endswith("rates to try are search: {factors: [0.3, 1, 3]}")
+    assert sentence.endswith("rates to try are search: {lr_multipliers: [0.3, 1, 3]}")
 
 
 def test_upstream_options_need_no_plus() -> None:
     assert check(["train.adam_beta2=0.98", "method.config.use_rslora=true"]) == []
-    assert compose(["train.adam_beta2=0.98"]).train.adam_beta2 == 0.98
+    assert compose_config(["train.adam_beta2=0.98"]).train.adam_beta2 == 0.98
 
 
 def test_wrong_cells_are_refused_with_a_way_out() -> None:
@@ -110,10 +110,10 @@ def test_wrong_cells_are_refused_with_a_way_out() -> None:
 
 
 def test_recipe_sweeps_all_nine_tasks_and_the_command_line_narrows_it() -> None:
-    assert len(expand(["recipe=lora_glue"])) == 9
-    assert expand(["recipe=lora_glue", "task=sst2"]) == [["recipe=lora_glue", "task=sst2"]]
-    assert len(expand(["recipe=lora_glue", "task=sst2,rte", "seed=0,1"])) == 4
-    assert len(expand(["recipe=claims/small_data", "task.max_train_rows=500", "method=full,lora"])) == 6
+    assert len(expand_sweep(["recipe=lora_glue"])) == 9
+    assert expand_sweep(["recipe=lora_glue", "task=sst2"]) == [["recipe=lora_glue", "task=sst2"]]
+    assert len(expand_sweep(["recipe=lora_glue", "task=sst2,rte", "seed=0,1"])) == 4
+    assert len(expand_sweep(["recipe=claims/small_data", "task.max_train_samples=500", "method=full,lora"])) == 6
 
 
 def test_a_sweep_without_m_is_refused() -> None:
@@ -135,7 +135,7 @@ def test_every_shipped_recipe_is_valid(name: str) -> None:
 @pytest.mark.parametrize("group", ["model", "method", "task"])
 def test_every_part_composes(group: str) -> None:
     for option in options_of(group):
-        assert compose([f"{group}={option}"])[group]["name"]
+        assert compose_config([f"{group}={option}"])[group]["name"]
 
 
 def test_recipes_of_the_working_folder_are_found(tmp_path: Path) -> None:
@@ -170,5 +170,7 @@ def test_what_a_job_would_ignore_is_refused(words: list[str], sentence: str) -> 
 
 
 def test_what_a_job_reads_is_taken() -> None:
-    (only,) = check(["job=evaluate", "run=x", "task=ax", "task.max_eval_rows=5", "train.per_device_eval_batch_size=8"])
+    (only,) = check(
+        ["job=evaluate", "run=x", "task=ax", "task.max_eval_samples=5", "train.per_device_eval_batch_size=8"]
+    )
     assert "holds no result.json" in only

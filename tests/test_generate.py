@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 from peftkit import jobs
-from peftkit.cli import check, compose
+from peftkit.cli import check, compose_config
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "generate"))
 
 from scripted_server import serving
 
-ENDPOINT = ["recipe=self_instruct", "generate.generator=endpoint", "generate.served_model=scripted"]
+ENDPOINT = ["recipe=self_instruct", "generate.generator=endpoint", "generate.endpoint_model=scripted"]
 
 
 def run(*words: str) -> Path:
     assert check(words) == []
-    folder = jobs.run(compose(words), words)
+    folder = jobs.run(compose_config(words), words)
     assert folder is not None
     return folder
 
@@ -32,7 +32,7 @@ def run(*words: str) -> Path:
         (
             ["job=generate", "generate.generator=endpoint", "generate.key_env=sk-12ab", "generate.request.api_key=x",
              "generate.max_cost=1", "generate.seeds=nowhere.jsonl", "generate.decontaminate=[mrcp,x.jsonl]"],
-            ["say generate.base_url=http://127.0.0.1:8000/v1", "say generate.served_model=NAME",
+            ["say generate.base_url=http://127.0.0.1:8000/v1", "say generate.endpoint_model=NAME",
              "takes the name of a variable", "generate.request.api_key is refused", "needs prices",
              "nowhere.jsonl: there is no such file", "did you mean mrpc?", "x.jsonl: there is no such file, folder or task"],
         ),
@@ -40,13 +40,13 @@ def run(*words: str) -> Path:
         ([*ENDPOINT, "generate.base_url=http://me:secret@x/v1"], ["keeps no secret"]),
         ([*ENDPOINT, "generate.base_url=https://api.openai.com/v1", "generate.key_env=NO_SUCH"], ["export NO_SUCH="]),
         (
-            ["job=generate", "generate.served_model=x", "task=mrpc"],
+            ["job=generate", "generate.endpoint_model=x", "task=mrpc"],
             ["say generate.generator=endpoint", "model=bert writes no text; try model=gpt2", "does not look at task=mrpc"],
         ),
         (
-            ["recipe=self_instruct", "generate.algorithm=self_instruc", "generate.words=[5]", "generate.similarity=0",
+            ["recipe=self_instruct", "generate.algorithm=self_instruc", "generate.instruction_length=[5]", "generate.max_rouge_l=0",
              "generate.quantization.load_in_4bits=true"],
-            ["did you mean generate.algorithm=self_instruct?", "say generate.words=[3,150]", "above 0",
+            ["did you mean generate.algorithm=self_instruct?", "say generate.instruction_length=[3,150]", "above 0",
              "did you mean generate.quantization.load_in_4bit?"],
         ),
         (["generate.seeds=x"], ["not for job=finetune; say job=generate"]),
@@ -76,14 +76,14 @@ def test_a_run_over_an_endpoint_from_seeds_to_dataset(tmp_path: Path, monkeypatc
     with serving(pool=1500) as server:
         words = [
             *ENDPOINT, f"generate.base_url={server.address}", "generate.key_env=MY_KEY", f"out={tmp_path}/out",
-            "generate.target=20", f"generate.seeds={seeds}", f"generate.decontaminate=[{tmp_path}/eval.txt]",
+            "generate.num_instructions=20", f"generate.seeds={seeds}", f"generate.decontaminate=[{tmp_path}/eval.txt]",
             "generate.price_in=1", "generate.price_out=2",
         ]  # fmt: skip
         folder = run(*words)
         asked = len(server.seen)
         assert run(*words) == folder and len(server.seen) == asked  # finished already
         kept = (folder / "kept.jsonl").read_text()
-        assert run(*words, "generate.target=40") == folder and len(server.seen) > asked
+        assert run(*words, "generate.num_instructions=40") == folder and len(server.seen) > asked
         assert (folder / "kept.jsonl").read_text().startswith(kept)
     result = json.loads((folder / "result.json").read_text())
     assert result["meta"]["status"] == "finished" and result["ended"] == "target"
@@ -110,7 +110,7 @@ def test_a_run_that_fails_says_why_and_goes_on_later(tmp_path: Path) -> None:
             *ENDPOINT,
             f"generate.base_url={server.address}",
             f"out={tmp_path}",
-            "generate.target=30",
+            "generate.num_instructions=30",
             "generate.retries=0",
         ]
         broken["now"] = True
@@ -125,7 +125,7 @@ def test_a_run_that_fails_says_why_and_goes_on_later(tmp_path: Path) -> None:
 
 def test_an_endpoint_imports_no_torch() -> None:
     code = (
-        "import sys; import peftkit.jobs.generate, peftkit.generate.generators.endpoint\n"
+        "import sys; import peftkit.jobs.generate, peftkit.generation.generators.endpoint\n"
         "assert not {'torch', 'transformers', 'datasets', 'matplotlib'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -135,18 +135,18 @@ def test_an_endpoint_imports_no_torch() -> None:
 def test_a_task_is_an_evaluation_set_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(pool=800) as server:
         folder = run(
-            *ENDPOINT, f"generate.base_url={server.address}", f"out={tmp_path}", "generate.target=5",
-            "generate.decontaminate=[rte]", "source=embedded",
+            *ENDPOINT, f"generate.base_url={server.address}", f"out={tmp_path}", "generate.num_instructions=5",
+            "generate.decontaminate=[rte]", "source=offline",
         )  # fmt: skip
     (fact,) = json.loads((folder / "result.json").read_text())["audit"]["evaluation_sets"]
     assert fact["name"] == "rte" and fact["rows"] > 100
-    assert "EVALUATION SET: miniglue (embedded) stands in for nyu-mll/glue's rte" in capsys.readouterr().err
+    assert "EVALUATION SET: miniglue (offline) stands in for nyu-mll/glue's rte" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_a_run_over_an_endpoint_needs_no_torch(tmp_path: Path) -> None:
     with serving(pool=800) as server:
-        words = [*ENDPOINT, f"generate.base_url={server.address}", f"out={tmp_path}", "generate.target=5"]
+        words = [*ENDPOINT, f"generate.base_url={server.address}", f"out={tmp_path}", "generate.num_instructions=5"]
         code = (
             "import sys; from peftkit.cli import main\n"
             "try: main(sys.argv[1:])\n"
@@ -159,7 +159,7 @@ def test_a_run_over_an_endpoint_needs_no_torch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
 def test_a_local_model_writes(checkpoints: dict[str, Path], tmp_path: Path, model: str) -> None:
     words = [
-        "recipe=self_instruct", f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=embedded", f"out={tmp_path}",
+        "recipe=self_instruct", f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=offline", f"out={tmp_path}",
         "generate.patience=1", "generate.batch=2", "generate.max_new_tokens=16", "generate.max_answer_tokens=16",
     ]  # fmt: skip
     folder = run(*words)
@@ -171,7 +171,7 @@ def test_a_local_model_writes(checkpoints: dict[str, Path], tmp_path: Path, mode
 @pytest.mark.slow
 def test_a_local_model_in_four_bits_writes(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     words = [
-        "recipe=evol_instruct", f"model.checkpoint={checkpoints['gpt2']}", "source=embedded", f"out={tmp_path}",
+        "recipe=evol_instruct", f"model.checkpoint={checkpoints['gpt2']}", "source=offline", f"out={tmp_path}",
         "generate.patience=1", "generate.batch=2", "generate.max_answer_tokens=16", "generate.quantization.load_in_4bit=true",
     ]  # fmt: skip
     assert json.loads((run(*words) / "result.json").read_text())["counts"]["rejected"] > 0

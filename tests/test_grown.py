@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from peftkit import jobs, record
-from peftkit.cli import check, compose
-from peftkit.jobs.grown import _wait
+from peftkit import jobs
+from peftkit.cli import check, compose_config
+from peftkit.config import RunConfig, UserError
+from peftkit.jobs.generated_data import _wait
 from peftkit.leaderboard import collect
-from peftkit.schema import Run, UserError
+from peftkit.results import run_folder
 
 Words = Callable[..., list[str]]
 CHAIN = [
     "recipe=sft_self_instruct",
-    "generate.target=12",
+    "generate.num_instructions=12",
     "method=lora",
     "task.max_length=96",
     "task.max_target_length=8",
@@ -30,7 +31,7 @@ CHAIN = [
 
 def run(words: list[str]) -> Path:
     assert check(words) == []
-    folder = jobs.run(compose(words), words, "sft_self_instruct")
+    folder = jobs.run(compose_config(words), words, "sft_self_instruct")
     assert folder is not None
     return folder
 
@@ -61,25 +62,30 @@ def test_an_evaluation_grows_nothing() -> None:
 def test_a_plan_asks_for_no_task(tiny: Words) -> None:
     words = tiny("gpt2", *CHAIN, "job=plan")
     with pytest.raises(UserError, match="say job=generate seed=0 first"):
-        jobs.run(compose(words), words)
+        jobs.run(compose_config(words), words)
 
 
 def test_a_lower_target_does_not_train_on_what_a_higher_one_left(tiny: Words) -> None:
     words = tiny("gpt2", *CHAIN, "generate.batch=4", "job=plan")
     with pytest.raises(UserError) as missing:
-        jobs.run(compose(words), words)
+        jobs.run(compose_config(words), words)
     folder = Path(str(missing.value).partition(" has not all")[0])
-    config = {"generate": {"target": 600}}
-    record.write_result(folder, {"run": {"config": config}, "counts": {"kept": 602}, "meta": {"status": "finished"}})
-    with pytest.raises(UserError, match=r"holds 602 tasks, generate.target=12 .* say generate.target=600, or out=FOL"):
-        jobs.run(compose(words), words)
+    config = {"generate": {"num_instructions": 600}}
+    run_folder.write_result(
+        folder, {"run": {"config": config}, "counts": {"kept": 602}, "meta": {"status": "finished"}}
+    )
+    with pytest.raises(
+        UserError,
+        match=r"holds 602 tasks, generate.num_instructions=12 .* say generate.num_instructions=600, or out=FOL",
+    ):
+        jobs.run(compose_config(words), words)
 
 
 def test_who_waits_for_tasks_ends_with_who_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config: Any = OmegaConf.to_container(compose(CHAIN), resolve=True)
-    settings = Run.from_config(config).generate
+    config: Any = OmegaConf.to_container(compose_config(CHAIN), resolve=True)
+    settings = RunConfig.from_config(config).generate
     assert settings is not None
-    record.write_result(tmp_path, {"meta": {"status": "failed", "reason": "the server is gone"}})
+    run_folder.write_result(tmp_path, {"meta": {"status": "failed", "reason": "the server is gone"}})
     later = time.time() + 60  # an older failure is none of this run
     os.utime(tmp_path / "result.json", (later, later))
     with pytest.raises(UserError, match="was not filled: the server is gone"):
@@ -107,11 +113,13 @@ def test_from_seeds_to_a_row(tiny: Words, tmp_path: Path, model: str, capsys: py
     )
     assert run(tiny(model, *CHAIN)) == folder
     assert "finished already" in capsys.readouterr().err
-    more = run(tiny(model, *CHAIN, "generate.target=24"))  # goes on in the folder, and is another run
+    more = run(tiny(model, *CHAIN, "generate.num_instructions=24"))  # goes on in the folder, and is another run
     assert more != folder and result(more)["audit"]["sources"]["data"]["revision"] != source["revision"]
     rows = collect([tmp_path / "outputs"])
     assert len(rows) == 3 and not any(getattr(row, "problem", None) for row in rows)
-    by_hand = run(tiny(model, *CHAIN[2:], "task=instructions", f"task.dataset={data.parent}", "generate.target=24"))
+    by_hand = run(
+        tiny(model, *CHAIN[2:], "task=instructions", f"task.dataset={data.parent}", "generate.num_instructions=24")
+    )
     assert result(by_hand)["audit"]["sources"]["data"] == result(more)["audit"]["sources"]["data"]
 
 
@@ -120,4 +128,4 @@ def test_a_writer_that_writes_nothing_of_use_ends_the_run(tiny: Words, checkpoin
     few = ["generate.patience=1", "generate.batch=2", "generate.max_new_tokens=8", "generate.max_answer_tokens=8"]
     words = tiny("gpt2", *CHAIN, *few, f"generate.model={checkpoints['gpt2']}")
     with pytest.raises(UserError, match="name a writer that can"):
-        jobs.run(compose(words), words)
+        jobs.run(compose_config(words), words)

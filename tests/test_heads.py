@@ -13,8 +13,8 @@ import pytest
 
 import peftkit
 from peftkit.cli import check
-from peftkit.cli.refusals import options_of
-from peftkit.schema import UserError
+from peftkit.cli.validate import options_of
+from peftkit.config import UserError
 
 Words = Callable[..., list[str]]
 NOUNS, VERBS = ["actor", "writer", "critic", "film"], ["sang", "slept", "shone", "left"]

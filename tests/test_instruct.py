@@ -18,19 +18,19 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 import peftkit
-from peftkit import train
-from peftkit.cli import check, compose
-from peftkit.cli.refusals import options_of
+from peftkit import training
+from peftkit.cli import check, compose_config
+from peftkit.cli.validate import options_of
+from peftkit.config import RunConfig, TaskConfig
+from peftkit.config.source import Source
 from peftkit.data.collate import LengthGroupedSampler
 from peftkit.data.conversations import examples_of
+from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats import Instructions
-from peftkit.data.rows import load_rows
-from peftkit.jobs.prepare import method_config
 from peftkit.methods import wrap
 from peftkit.models.load import load_tokenizer
-from peftkit.schema import Run, Task
-from peftkit.scores import Scores
-from peftkit.source import Source
+from peftkit.pipeline.build import method_config
+from peftkit.training.outputs import Scores
 
 Words = Callable[..., list[str]]
 FAST = ("full", "lora", "prompt", "prefix")
@@ -76,7 +76,7 @@ class Setting:
 
     def __init__(self, checkpoint: Path, method: Any, packing: bool = False) -> None:
         if isinstance(method, str):
-            chosen = OmegaConf.to_container(compose([f"method={method}"]).method.config)
+            chosen = OmegaConf.to_container(compose_config([f"method={method}"]).method.config)
             if method == "adalora":
                 chosen |= {"total_step": 10, "tinit": 1, "tfinal": 2}  # type: ignore[operator]
         else:
@@ -93,8 +93,10 @@ class Setting:
             for weight in self.model.parameters():
                 if weight.requires_grad:  # a fresh LoRA's B, an adapter's way up
                     weight += 0.02 * torch.randn_like(weight)
-        task = Run.from_config(OmegaConf.to_container(compose(["task=instructions", "task.dataset=x"]))).task  # type: ignore[arg-type]
-        self.task = Task(**{**vars(task), "max_length": 100, "max_target_length": 12, "packing": packing})
+        task = RunConfig.from_config(
+            OmegaConf.to_container(compose_config(["task=instructions", "task.dataset=x"]))
+        ).task  # type: ignore[arg-type]
+        self.task = TaskConfig(**{**vars(task), "max_length": 100, "max_target_length": 12, "packing": packing})
         from datasets import Dataset
 
         table = Dataset.from_list([{"idx": number, **row} for number, row in enumerate(rows_of(6))])
@@ -110,11 +112,11 @@ class Setting:
             "train_sampling_strategy": "sequential", "disable_tqdm": True, "report_to": "none", **settings,
         }  # fmt: skip
         before = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
-        trainer = train.make_trainer(
-            self.model, train.training_arguments(known, 0, folder, False, save=False), self.format.collator(),
-            Scores("likelihoods"), encoded.rows, make=partial(train.instruction_trainer, self.tokenizer),
+        trainer = training.make_trainer(
+            self.model, training.training_arguments(known, 0, folder, False, save=False), self.format.collator(),
+            Scores("likelihoods"), encoded.rows, make=partial(training.instruction_trainer, self.tokenizer),
         )  # fmt: skip
-        train.fit(trainer, folder / "none")
+        training.fit(trainer, folder / "none")
         after = dict(self.model.named_parameters())
         moved = {name: before[name] - after[name].detach() for name in before if after[name].requires_grad}
         with torch.no_grad():
@@ -217,15 +219,15 @@ def test_a_run_is_scored_reloaded_and_asked(
 
 
 def test_the_paper_s_seed_tasks_and_what_generate_left_are_data(tmp_path: Path) -> None:
-    from peftkit.generate.dataset import write_dataset
-    from peftkit.generate.tasks import SEEDS, read_tasks
+    from peftkit.generation.dataset import write_dataset
+    from peftkit.generation.tasks import SEEDS, read_tasks
 
-    task = Run.from_config(OmegaConf.to_container(compose(["task=instructions", "task.dataset=x"]))).task  # type: ignore[arg-type]
+    task = RunConfig.from_config(OmegaConf.to_container(compose_config(["task=instructions", "task.dataset=x"]))).task  # type: ignore[arg-type]
     tasks = read_tasks(SEEDS)
     write_dataset(tmp_path, tasks)
     (tmp_path / "rejected.jsonl").write_text('{"reason": "short"}\n')
-    seeds = load_rows(Task(**{**vars(task), "dataset": str(SEEDS)}), None, "embedded")
-    made = load_rows(Task(**{**vars(task), "dataset": str(tmp_path)}), None, "embedded")
+    seeds = load_task_dataset(TaskConfig(**{**vars(task), "dataset": str(SEEDS)}), None, "offline")
+    made = load_task_dataset(TaskConfig(**{**vars(task), "dataset": str(tmp_path)}), None, "offline")
     assert made.source.name == str(tmp_path / "chat")
     for rows in (seeds, made):
         train_rows, held = rows.splits["train"], rows.splits["validation"]
@@ -283,14 +285,14 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
                 "learning_rate": 0.01, "num_train_epochs": 4, "per_device_train_batch_size": 3, "bf16": False,
                 "save_strategy": "steps", "save_steps": 1, "disable_tqdm": True, "report_to": "none",
             }  # fmt: skip
-            trainer = train.make_trainer(
-                setting.model, train.training_arguments(settings, 0, folder, False), setting.format.collator(),
+            trainer = training.make_trainer(
+                setting.model, training.training_arguments(settings, 0, folder, False), setting.format.collator(),
                 Scores("likelihoods"), encoded.rows, sampler=LengthGroupedSampler(encoded.lengths, 3, 0),
-                make=partial(train.instruction_trainer, setting.tokenizer),
+                make=partial(training.instruction_trainer, setting.tokenizer),
             )  # fmt: skip
             if stop is not None:
                 trainer.add_callback(StopAt(stop))
-            train.fit(trainer, folder)
+            training.fit(trainer, folder)
         ends.append({name: w.detach() for name, w in setting.model.named_parameters() if w.requires_grad})
     for name, weight in ends[0].items():
         torch.testing.assert_close(ends[1][name], weight, rtol=0, atol=0)
@@ -312,7 +314,7 @@ def test_columns_early_stopping_search_and_several_turns_run(tiny: Words, tmp_pa
     columns.write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = tiny(model, "task=instructions", f"task.dataset={columns}", *SMALL)
     words += ["task.text=[instruction,input]", "task.label=output", "early_stopping.patience=1"]
-    words += ["search.factors=[1,3]", "search.rows=6", "train.num_train_epochs=2"]
+    words += ["search.lr_multipliers=[1,3]", "search.samples=6", "train.num_train_epochs=2"]
     (folder,) = peftkit.finetune(*words)
     result = result_of(folder)
     assert result["audit"]["label_counts"]["validation"]["forms"] == {"number": 4}

@@ -13,10 +13,11 @@ import torch
 from breaking_off import broken_off
 
 import peftkit
-from peftkit import jobs, record
-from peftkit.cli import check, compose
-from peftkit.cli.refusals import options_of
-from peftkit.schema import UserError
+from peftkit import jobs
+from peftkit.cli import check, compose_config
+from peftkit.cli.validate import options_of
+from peftkit.config import UserError
+from peftkit.results import run_folder
 
 # the long tests try all
 FAST = {
@@ -43,7 +44,7 @@ def finetune(words: list[str]) -> tuple[Path, dict]:
     ],
 )
 def test_every_cell_runs_or_refuses_with_its_reason(tiny: Words, method: str, model: str, task: str) -> None:
-    words = tiny(model, f"method={method}", f"task={task}", "task.max_train_rows=16")
+    words = tiny(model, f"method={method}", f"task={task}", "task.max_train_samples=16")
     if refused := check(words):
         assert all("try method=" in sentence for sentence in refused)
         return
@@ -110,7 +111,7 @@ def test_a_finished_run_is_left_as_it_is_and_told(tiny: Words, capsys: pytest.Ca
     folder, first = finetune(tiny("bert"))
     before = (folder / "result.json").stat().st_mtime_ns
     told: list[Path] = []
-    jobs.run(compose(tiny("bert")), tiny("bert"), begin=told.append)
+    jobs.run(compose_config(tiny("bert")), tiny("bert"), begin=told.append)
     assert told == [folder]
     assert (folder / "result.json").stat().st_mtime_ns == before
     score = first["scores"]["accuracy"]["value"]
@@ -123,7 +124,8 @@ def test_the_same_seed_gives_the_same_scores_and_another_seed_another_folder(tin
     again, _ = finetune(tiny("bert", "seed=1", "force=true"))
     run = result["run"]
     kept, other = (
-        record.run_folder(run["config"] | {"seed": seed}, result["audit"]["sources"], run["setup"]) for seed in (1, 2)
+        run_folder.run_folder(run["config"] | {"seed": seed}, result["audit"]["sources"], run["setup"])
+        for seed in (1, 2)
     )
     assert again == folder == kept != other
     assert pq.read_table(again / "predictions.parquet").equals(first)
@@ -193,7 +195,7 @@ def test_merge_of_an_adapter_says_why_not(tiny: Words) -> None:
 @pytest.mark.slow
 def test_evaluate_takes_mnli_to_the_diagnostics(tiny: Words) -> None:
     folder, _ = finetune(tiny("bert", "task=mnli"))
-    peftkit.evaluate(folder, "task=ax", "source=embedded")
+    peftkit.evaluate(folder, "task=ax", "source=offline")
     found = json.loads((folder / "evaluation-ax.json").read_text())
     assert set(found["scores"]) == {"matthews_correlation"}
 

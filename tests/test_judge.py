@@ -19,19 +19,20 @@ import pytest
 from omegaconf import OmegaConf
 
 import peftkit
-from peftkit import jobs, record
-from peftkit.cli import check, compose
-from peftkit.data.rows import load_rows
+from peftkit import jobs
+from peftkit.cli import check, compose_config
+from peftkit.config import RunConfig, UserError, complaints
+from peftkit.config.source import Source
+from peftkit.data.datasets import load_task_dataset
 from peftkit.jobs.finetune import _empty
-from peftkit.schema import Run, UserError, complaints
-from peftkit.source import Source
+from peftkit.results import run_folder
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "generate"))
 
 from scripted_server import Server, serving
 
 Words = Callable[..., list[str]]
-ENDPOINT = ["job=judge", "generate.generator=endpoint", "generate.served_model=scripted"]
+ENDPOINT = ["job=judge", "generate.generator=endpoint", "generate.endpoint_model=scripted"]
 LONG = "the film is great and the actor sings a long song"
 
 
@@ -49,22 +50,22 @@ def data_of(folder: Path, rows: list[dict[str, Any]], *words: str) -> list[str]:
     (folder / "data").mkdir()
     for split in ("train", "validation"):
         (folder / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return [*words, f"task.dataset={folder}/data", "source=embedded"]
+    return [*words, f"task.dataset={folder}/data", "source=offline"]
 
 
 def recorded(folder: Path, words: list[str], said: list[str]) -> Path:
     """Leave what a run leaves that is judged: its result, and what it wrote to the rows of validation."""
-    config: Any = OmegaConf.to_container(compose([*words, "model=t5"]), resolve=True)
-    rows = load_rows(Run.from_config(config).task, None, "embedded")
+    config: Any = OmegaConf.to_container(compose_config([*words, "model=t5"]), resolve=True)
+    rows = load_task_dataset(RunConfig.from_config(config).task, None, "offline")
     table = rows.splits["validation"]
     labels = [[label] for label in table["label"]]
     columns = {"id": list(table["id"]), "split": ["validation"] * len(said), "label": labels, "prediction": said}
-    record.write_predictions(folder / "predictions.parquet", {**columns, "scores": [None] * len(said)})
+    run_folder.write_predictions(folder / "predictions.parquet", {**columns, "scores": [None] * len(said)})
     sources = {"model": asdict(Source("hub", "t5", "1")) | {"pooling": None}, "data": asdict(rows.source)}
-    meta = record.meta(0, "cpu", "fp32", "2026-01-01") | {"status": "finished"}
+    meta = run_folder.meta(0, "cpu", "fp32", "2026-01-01") | {"status": "finished"}
     scores = {"rouge_l": {"value": 0.5, "higher_is_better": True}}
     audit = {"sources": sources, "rows": {"train": 8}}
-    record.write_result(folder, {"run": {"config": config}, "audit": audit, "scores": scores, "meta": meta})
+    run_folder.write_result(folder, {"run": {"config": config}, "audit": audit, "scores": scores, "meta": meta})
     return folder
 
 
@@ -103,7 +104,7 @@ def asking(prefers: Callable[[str, str], str], fault: Callable[[int], Any] = lam
 
 
 def judged(server: Server, *words: str) -> tuple[Path, dict[str, Any]]:
-    cfg = compose([*ENDPOINT, f"generate.base_url={server.address}", *words])
+    cfg = compose_config([*ENDPOINT, f"generate.base_url={server.address}", *words])
     assert complaints(OmegaConf.to_container(cfg, resolve=True)) == []  # type: ignore[arg-type]
     folder = jobs.run(cfg, words)
     assert folder is not None
@@ -185,26 +186,26 @@ def test_a_ceiling_holds_and_a_higher_one_goes_on(answered: Path, capsys: pytest
 
 def test_fewer_rows_are_the_first_of_more(answered: Path) -> None:
     with asking(longer) as server:
-        few, found = judged(server, f"run={answered}", "task.max_eval_rows=3")
+        few, found = judged(server, f"run={answered}", "task.max_eval_samples=3")
         assert (found["rows"], found["of"]) == (3, 8)
         ids = [json.loads(line)["id"] for line in (few / "judged.jsonl").read_text().splitlines()]
         all_, found = judged(server, f"run={answered}")
         assert all_ == few and found["rows"] == 8 and len(server.seen) == 14
         lines = (few / "judged.jsonl").read_text()
         assert [json.loads(line)["id"] for line in lines.splitlines()][:3] == ids
-        _, found = judged(server, f"run={answered}", "task.max_eval_rows=3")  # takes no row away again
+        _, found = judged(server, f"run={answered}", "task.max_eval_samples=3")  # takes no row away again
         assert found["rows"] == 8 and (few / "judged.jsonl").read_text() == lines
 
 
 def test_a_run_that_is_trained_again_gets_its_figures_back_without_asking(answered: Path) -> None:
     with asking(longer) as server:
         judged(server, f"run={answered}")
-        told = record.read_result(answered) or {}
+        told = run_folder.read_result(answered) or {}
         noted = told.pop("judged")
-        record.write_result(answered, told)
+        run_folder.write_result(answered, told)
         asked = len(server.seen)
         judged(server, f"run={answered}")
-        assert len(server.seen) == asked and (record.read_result(answered) or {})["judged"] == noted
+        assert len(server.seen) == asked and (run_folder.read_result(answered) or {})["judged"] == noted
 
 
 def test_training_again_spares_what_judges_were_paid_for(tmp_path: Path) -> None:
@@ -246,7 +247,7 @@ def test_each_judge_has_a_table_of_its_own_on_the_board(answered: Path, tmp_path
 
     with asking(longer) as server:
         judged(server, f"run={answered}")
-        judged(server, f"run={answered}", "generate.served_model=other", "task.max_eval_rows=5")
+        judged(server, f"run={answered}", "generate.endpoint_model=other", "task.max_eval_samples=5")
     (result,) = results = collect([tmp_path / "runs"])
     assert len(result.judged) == 2  # type: ignore[union-attr, arg-type]
     console = Console(width=160, record=True, file=(tmp_path / "shown").open("w"))
@@ -293,11 +294,11 @@ def test_one_name_asked_in_two_ways_is_two_judges(answered: Path) -> None:
 @pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
 def test_a_local_model_judges(answered: Path, checkpoints: dict[str, Path], model: str) -> None:
     words = (
-        "job=judge", f"run={answered}", f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=embedded",
-        "generate.max_answer_tokens=4", "task.max_eval_rows=3",
+        "job=judge", f"run={answered}", f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=offline",
+        "generate.max_answer_tokens=4", "task.max_eval_samples=3",
     )  # fmt: skip
     assert check(words) == []
-    folder = jobs.run(compose(words), words)
+    folder = jobs.run(compose_config(words), words)
     assert folder is not None
     found = json.loads((folder / "judge.json").read_text())
     assert found["replies"] == found["unparsable"] and found["judge"]["revision"]  # a tiny random model says nothing
@@ -342,7 +343,7 @@ def test_each_mistake_gets_its_sentence(answered: Path, tmp_path: Path) -> None:
         result["run"]["config"]["trial"] = trial
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_text(json.dumps(result))
-    base: Any = OmegaConf.to_container(compose([*ENDPOINT, "generate.base_url=http://x/v1"]), resolve=True)
+    base: Any = OmegaConf.to_container(compose_config([*ENDPOINT, "generate.base_url=http://x/v1"]), resolve=True)
     for keys, answer in (
         ({}, "say run=DIR, against its references, or runs=[A,B]"),
         ({"runs": [answered]}, "say run=DIR, against its references, or runs=[A,B]"),
@@ -353,7 +354,10 @@ def test_each_mistake_gets_its_sentence(answered: Path, tmp_path: Path) -> None:
         ({"run": tmp_path / "trial"}, "is a trial"),
         ({"run": tmp_path / "nowhere"}, "holds no result.json"),
         ({"run": answered, "generate": base["generate"] | {"max_cost": 1.0}}, "needs prices"),
-        ({"run": answered, "generate": base["generate"] | {"served_model": None}}, "say generate.served_model=NAME"),
+        (
+            {"run": answered, "generate": base["generate"] | {"endpoint_model": None}},
+            "say generate.endpoint_model=NAME",
+        ),
         ({"run": answered, "generate": base["generate"] | {"seeds": "x"}}, "generate.seeds= is not for job=judge"),
     ):
         given = {"runs": None, **keys}
@@ -364,10 +368,16 @@ def test_each_mistake_gets_its_sentence(answered: Path, tmp_path: Path) -> None:
     (local,) = check(["job=judge", f"run={answered}"])
     assert "model=bert writes no text; try model=gpt2" in local
     target, heat = check(
-        [*ENDPOINT, "generate.base_url=http://x/v1", f"run={answered}", "generate.target=9", "generate.temperature=1"]
+        [
+            *ENDPOINT,
+            "generate.base_url=http://x/v1",
+            f"run={answered}",
+            "generate.num_instructions=9",
+            "generate.temperature=1",
+        ]
     )
     assert (
-        "does not look at generate.target=9: it compares answers that are there, greedily" in target
+        "does not look at generate.num_instructions=9: it compares answers that are there, greedily" in target
         and "temperature" in heat
     )
 
@@ -379,7 +389,7 @@ def test_a_run_that_was_tuned_on_instructions_is_judged(tiny: Words, tmp_path: P
     words = data_of(tmp_path, [{"messages": turns}, {"messages": more}] * 4, "task=instructions")
     (folder,) = peftkit.finetune(*tiny("gpt2", *words, "method=lora", "task.max_target_length=4"))
     with asking(longer) as server:
-        place, found = judged(server, f"run={folder}", "source=embedded")
+        place, found = judged(server, f"run={folder}", "source=offline")
     rows = [json.loads(line) for line in (place / "judged.jsonl").read_text().splitlines()]
     assert found["rows"] == len(rows) == 12  # a turn of an assistant each
     assert {row["question"] for row in rows} == {

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.cli.refusals import options_of
+from peftkit.cli.validate import options_of
 from peftkit.jobs import matrix
-from peftkit.jobs.gates import GateError
+from peftkit.pipeline.verify import GateError
 
 DOCS = Path(__file__).parents[1] / "docs"
 TOLD = [matrix.Cell(**cell) for cell in json.loads((DOCS / "matrix.json").read_text())]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import peftkit
+from peftkit.config import UserError
 from peftkit.data.miniglue import miniglue
-from peftkit.schema import UserError
 
 TEXTS = {"sst2": ["sentence"], "stsb": ["sentence1", "sentence2"], "mnli": ["premise", "hypothesis"]}
 
@@ -24,8 +24,8 @@ def trained(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
         key = (model, method, task, is_half)
         if key not in done:
             (done[key],) = peftkit.finetune(
-                f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=embedded", f"out={out}",
-                f"method={method}", f"task={task}", "task.max_train_rows=24", "task.max_eval_rows=8",
+                f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=offline", f"out={out}",
+                f"method={method}", f"task={task}", "task.max_train_samples=24", "task.max_eval_samples=8",
                 "train.num_train_epochs=1", "train.per_device_train_batch_size=8", "train.disable_tqdm=true",
                 f"train.bf16={str(is_half).lower()}",
             )  # fmt: skip

@@ -18,15 +18,15 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 import peftkit
-from peftkit import train
-from peftkit.cli import check, compose
-from peftkit.cli.refusals import options_of
+from peftkit import training
+from peftkit.cli import check, compose_config
+from peftkit.cli.validate import options_of
+from peftkit.config import RunConfig
 from peftkit.data.formats import REFERENCE, Preferences
-from peftkit.jobs import preferring
-from peftkit.jobs.answers import answer
-from peftkit.jobs.prepare import build, find_model, maker, predictor, scoring
 from peftkit.metrics import score
-from peftkit.schema import Run
+from peftkit.pipeline.build import build, find_model, output_reader, predictor, trainer_factory
+from peftkit.pipeline.evaluate import answer
+from peftkit.pipeline.reference import score_reference
 
 Words = Callable[..., list[str]]
 SOURCES = (
@@ -74,11 +74,11 @@ def finetune(words: list[str]) -> tuple[Path, dict]:
     return folder, json.loads((folder / "result.json").read_text())
 
 
-def set_up(words: list[str], table: Dataset) -> tuple[Run, Any, Any, Any]:
+def set_up(words: list[str], table: Dataset) -> tuple[RunConfig, Any, Any, Any]:
     """Return a run's parts, its rows with the reference beside them, and an untouched copy of its base."""
-    run = Run.from_config(OmegaConf.to_container(compose(words), resolve=True))  # type: ignore[arg-type]
-    source = find_model(run.model, "embedded")
-    reference = preferring.ask(run, source, {"all": table})
+    run = RunConfig.from_config(OmegaConf.to_container(compose_config(words), resolve=True))  # type: ignore[arg-type]
+    source = find_model(run.model, "offline")
+    reference = score_reference(run, source, {"all": table})
     parts, encoded = build(run, source, None, table)
     base = AutoModelForCausalLM.from_pretrained(run.model.checkpoint, dtype=torch.float32).eval()
     return run, parts, reference.beside("all", encoded), base
@@ -127,9 +127,14 @@ def test_loss_and_gradients_are_those_of_a_loop_by_hand(pairs: Words, tmp_path: 
         for weight in parts.model.parameters():
             if weight.requires_grad:
                 weight += 0.05 * torch.randn_like(weight)
-    arguments = train.training_arguments(run.train, 0, tmp_path, select_best=False)
-    trainer = train.make_trainer(
-        parts.model, arguments, parts.format.collator(), scoring(parts), encoded.rows, make=maker(run, parts, arguments)
+    arguments = training.training_arguments(run.train, 0, tmp_path, select_best=False)
+    trainer = training.make_trainer(
+        parts.model,
+        arguments,
+        parts.format.collator(),
+        output_reader(parts),
+        encoded.rows,
+        make=trainer_factory(run, parts, arguments),
     )
     batch = trainer._prepare_inputs(parts.format.collator()(list(encoded.rows)))
     assert len({len(row["prompt_ids"]) for row in encoded.rows}) == 5  # so that there is padding
@@ -202,7 +207,7 @@ def test_a_run_is_evaluated_again_answers_and_merges(
     pairs: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, result = finetune(pairs("method=lora", "train.learning_rate=5e-3"))
-    peftkit.evaluate(folder, "source=embedded")
+    peftkit.evaluate(folder, "source=offline")
     (file,) = folder.glob("evaluation-*.json")
     for name, entry in json.loads(file.read_text())["scores"].items():
         assert entry["value"] == pytest.approx(result["scores"][name]["value"], abs=1e-6)
@@ -226,7 +231,7 @@ def test_a_run_is_evaluated_again_answers_and_merges(
     assert first["prediction"] == answer["prediction"] and second["prediction"] is None
     from peftkit.jobs import run as run_job
 
-    run_job(compose(["job=merge", f"run={folder}", f"output={tmp_path}/merged"]), [])
+    run_job(compose_config(["job=merge", f"run={folder}", f"output={tmp_path}/merged"]), [])
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     ours, tokenizer = peftkit.load(folder)
     batch = tokenizer(["the city saw"], return_tensors="pt")
@@ -236,7 +241,7 @@ def test_a_run_is_evaluated_again_answers_and_merges(
 def test_a_plan_counts_without_a_step(pairs: Words, capsys: pytest.CaptureFixture[str]) -> None:
     from peftkit.jobs import run as run_job
 
-    run_job(compose(pairs("job=plan")), [])
+    run_job(compose_config(pairs("job=plan")), [])
     assert "memory" in capsys.readouterr().out
 
 
@@ -253,18 +258,18 @@ def test_a_tuner_of_ours_that_is_switched_off_is_the_reference(pairs: Words, met
     _, parts, encoded, _ = set_up(pairs(f"method={method}"), Dataset.from_list(rows(5)))
     batch = parts.format.collator()(list(encoded.rows))
     with torch.no_grad(), parts.model.eval().disable_adapter():
-        said = scoring(parts)(parts.model, batch)
+        said = output_reader(parts)(parts.model, batch)
     known = torch.stack([batch[name] for name in REFERENCE], dim=1)
     torch.testing.assert_close(said, known, atol=1e-5, rtol=1e-6)
 
 
 def test_trl_gets_our_arguments_and_none_of_its_own(tmp_path: Path) -> None:
-    ours = train.training_arguments({"learning_rate": 3e-4, "bf16": False, "report_to": "none"}, 5, tmp_path, False)
+    ours = training.training_arguments({"learning_rate": 3e-4, "bf16": False, "report_to": "none"}, 5, tmp_path, False)
     from trl import DPOConfig
 
-    from peftkit.train.joined import joined_arguments
+    from peftkit.training.trl_mixin import trl_arguments
 
-    its = joined_arguments(DPOConfig, ours, beta=0.1, precompute_ref_log_probs=True)
+    its = trl_arguments(DPOConfig, ours, beta=0.1, precompute_ref_log_probs=True)
     for field in dataclasses.fields(TrainingArguments):
         assert getattr(its, field.name, None) == getattr(ours, field.name, None), field.name
 
@@ -279,7 +284,7 @@ def test_the_batch_is_that_of_trl(checkpoints: dict[str, Path]) -> None:
         {"prompt_ids": [5], "chosen_ids": [8, 0], "rejected_ids": [0]},
     ]
     table = [row | dict.fromkeys(REFERENCE, -float(number)) for number, row in enumerate(table)]
-    run = Run.from_config(compose(["task=preferences", "task.dataset=x"]))
+    run = RunConfig.from_config(compose_config(["task=preferences", "task.dataset=x"]))
     ours = Preferences(run.task, tokenizer).collator()(table)
     its = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)(table)
     assert ours.keys() == its.keys()
@@ -310,5 +315,5 @@ def test_the_batch_is_that_of_trl(checkpoints: dict[str, Path]) -> None:
 def test_what_does_not_go_together_is_refused(words: list[str], sentence: str, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text("{}\n")
-    found = check(["recipe=dpo", f"task.dataset={file}", "source=embedded", *words])
+    found = check(["recipe=dpo", f"task.dataset={file}", "source=offline", *words])
     assert any(sentence in each for each in found), found

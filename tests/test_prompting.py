@@ -15,15 +15,15 @@ import torch
 from datasets import Dataset
 
 import peftkit
-from peftkit.cli import check, compose
+from peftkit.cli import check, compose_config
+from peftkit.config import RunConfig, TaskConfig, UserError
+from peftkit.config.source import Source
 from peftkit.data.formats import Prompted, Texts
-from peftkit.data.formats.shots import draw, with_shots
+from peftkit.data.formats.few_shot import draw, with_shots
 from peftkit.data.prompts import Prompt, prompt_of
-from peftkit.jobs.prepare import set_up
 from peftkit.models.load import load_tokenizer
-from peftkit.schema import Run, Task, UserError
-from peftkit.scores import continuation_likelihoods, label_likelihoods
-from peftkit.source import Source
+from peftkit.pipeline.build import execution_setup
+from peftkit.training.outputs import continuation_likelihoods, label_likelihoods
 
 Words = Callable[..., list[str]]
 
@@ -33,14 +33,14 @@ def finetune(words: list[str]) -> tuple[Path, dict[str, Any]]:
     return folder, json.loads((folder / "result.json").read_text())
 
 
-def run_of(words: list[str]) -> Run:
+def run_of(words: list[str]) -> RunConfig:
     from omegaconf import OmegaConf
 
-    return Run.from_config(OmegaConf.to_container(compose(words), resolve=True))  # type: ignore[arg-type]
+    return RunConfig.from_config(OmegaConf.to_container(compose_config(words), resolve=True))  # type: ignore[arg-type]
 
 
 def asked(checkpoint: Path, task: str, family: str = "decoder", **more: Any) -> Prompted:
-    chosen: Task = run_of([f"task={task}"]).task
+    chosen: TaskConfig = run_of([f"task={task}"]).task
     tokenizer = load_tokenizer(Source("folder", str(checkpoint), folder=str(checkpoint)))
     return Prompted(chosen, chosen.labels, tokenizer, family == "decoder", **more)
 
@@ -156,7 +156,7 @@ def test_examples_without_room_are_left_out_from_the_front_and_counted(checkpoin
 def test_a_run_trains_nothing_and_is_one_of_the_others_otherwise(
     tiny: Words, tmp_path: Path, model: str, method: str, task: str
 ) -> None:
-    words = tiny(model, f"method={method}", f"task={task}", "search.factors=[0.3,1]")
+    words = tiny(model, f"method={method}", f"task={task}", "search.lr_multipliers=[0.3,1]")
     folder, result = finetune(words)
     assert result["search"]["trials"] == [] and not list(tmp_path.rglob("trial-*"))
     assert (result["costs"]["trainable_params"], result["costs"]["train_seconds"]) == (0, 0.0)
@@ -165,7 +165,7 @@ def test_a_run_trains_nothing_and_is_one_of_the_others_otherwise(
     assert result["gates"]["padding_difference"] < 1e-4 and result["gates"]["reload_difference"] < 1e-4
     assert {path.name for path in (folder / "prompt").iterdir()} == {"prompt.json"}
     told = pq.read_table(folder / "predictions.parquet").to_pylist()
-    peftkit.evaluate(folder, *(["task=ax", "task.max_eval_rows=20"] if task == "mnli" else []))
+    peftkit.evaluate(folder, *(["task=ax", "task.max_eval_samples=20"] if task == "mnli" else []))
     if task != "mnli":
         again = pq.read_table(folder / f"predictions-{task}.parquet").to_pylist()
         assert [row["prediction"] for row in again] == [row["prediction"] for row in told]
@@ -224,7 +224,7 @@ def test_instructions_are_asked_behind_answered_ones(tiny: Words, tmp_path: Path
         (["model=gpt2", "method=lora", "task.prompt='{sentence1}'"], "task.prompt is for method=zero_shot"),
         (["model=gpt2", "task.prompt='{sentense1} is'"], "did you mean sentence1?"),
         (["model=gpt2", "task.prompt=what"], "asks the same of every row"),
-        (["model=gpt2", "task.words={equal:Yes}"], "there is no label equal"),
+        (["model=gpt2", "task.verbalizer={equal:Yes}"], "there is no label equal"),
         (["model=gpt2", "task.template='{sentence1}'"], "say task.prompt=... instead"),
         (["model=gpt2", "early_stopping.patience=3"], "early_stopping.patience is for methods that train"),
         (["model=gpt2", "task=instructions", "task.dataset=a.jsonl", "task.packing=true"], "task.packing=true is for"),
@@ -234,12 +234,12 @@ def test_instructions_are_asked_behind_answered_ones(tiny: Words, tmp_path: Path
     ],
 )
 def test_what_cannot_be_asked_is_refused(words: list[str], sentence: str) -> None:
-    found = check(["method=few_shot", "task=mrpc", "source=embedded", *words])
+    found = check(["method=few_shot", "task=mrpc", "source=offline", *words])
     assert any(sentence in each for each in found), found
 
 
 def test_a_prompt_ends_without_spaces_and_names_no_label_that_is_not_there() -> None:
-    task = run_of(["task=sst2", "task.prompt='{sentence} It was '", "task.words={positive:fine}"]).task
+    task = run_of(["task=sst2", "task.prompt='{sentence} It was '", "task.verbalizer={positive:fine}"]).task
     assert prompt_of(task, ["negative", "positive"]) == Prompt(
         "{sentence} It was", {"negative": "terrible", "positive": "fine"}
     )
@@ -250,4 +250,4 @@ def test_a_prompt_ends_without_spaces_and_names_no_label_that_is_not_there() -> 
 def test_a_teacher_that_keeps_no_model_is_refused(tmp_path: Path) -> None:
     run = run_of(["task=sst2", f"distill.teacher={tmp_path}"])
     with pytest.raises(UserError, match="keeps no model, as a trial does; name a run without trial=true"):
-        set_up(run)
+        execution_setup(run)

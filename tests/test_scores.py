@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
-from peftkit.scores import Scores
+from peftkit.training.outputs import Scores
 
 
 class Largest(TorchDispatchMode):

@@ -12,22 +12,22 @@ import pytest
 
 import peftkit
 from peftkit.cli import check
-from peftkit.data.rows import APART, load_rows
+from peftkit.config import RunConfig, UserError
+from peftkit.data.datasets import APART, load_task_dataset
 from peftkit.jobs.search import rates, trial_config
 from peftkit.leaderboard.stats import task_score
-from peftkit.record import run_id
-from peftkit.schema import Run, UserError
+from peftkit.results.run_folder import run_id
 
 Words = Callable[..., list[str]]
-SEARCH = ("task=mrpc", "method=ia3", "search.factors=[0.1,1,10]", "search.rows=20")
+SEARCH = ("task=mrpc", "method=ia3", "search.lr_multipliers=[0.1,1,10]", "search.samples=20")
 
 
 def config(words: list[str]) -> dict:
     from omegaconf import OmegaConf
 
-    from peftkit.cli import compose
+    from peftkit.cli import compose_config
 
-    return OmegaConf.to_container(compose(words), resolve=True)  # type: ignore[return-value]
+    return OmegaConf.to_container(compose_config(words), resolve=True)  # type: ignore[return-value]
 
 
 def test_the_seeds_of_a_row_share_their_trials_and_take_the_best_rate(tiny: Words) -> None:
@@ -70,9 +70,9 @@ def trials(tiny: Words) -> list[Path]:
 
 
 def test_a_trial_is_scored_on_training_rows_it_was_not_trained_on(tiny: Words) -> None:
-    run = Run.from_config(config(tiny("bert", "task=mrpc")))
-    whole = load_rows(run.task, None, "embedded")
-    tried = load_rows(run.task, None, "embedded", set_apart=100)
+    run = RunConfig.from_config(config(tiny("bert", "task=mrpc")))
+    whole = load_task_dataset(run.task, None, "offline")
+    tried = load_task_dataset(run.task, None, "offline", set_apart=100)
     (train, validation) = (set(tried.splits[name]["id"]) for name in ("train", APART))
     assert (len(train), len(validation)) == (24, 100)
     assert not train & validation
@@ -91,7 +91,7 @@ def test_a_rate_that_fails_counts_as_tried_and_is_not_chosen(tiny: Words, monkey
         return whole(trainer, checkpoints)
 
     monkeypatch.setattr(finetune.train, "fit", diverge)
-    (folder,) = peftkit.finetune(*tiny("bert", *SEARCH, "search.factors=[0.1,1]"))
+    (folder,) = peftkit.finetune(*tiny("bert", *SEARCH, "search.lr_multipliers=[0.1,1]"))
     found = json.loads((folder / "result.json").read_text())["search"]
     assert [trial["status"] for trial in found["trials"]] == ["failed: training diverged", "finished"]
     assert found["trials"][0]["score"] is None and found["chosen"] == 0.03
@@ -100,7 +100,7 @@ def test_a_rate_that_fails_counts_as_tried_and_is_not_chosen(tiny: Words, monkey
 def test_a_trial_of_ones_own_says_what_stands_in_and_its_score_again(
     tiny: Words, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = tiny("bert", "task=mrpc", "method=ia3", "trial=true", "search.rows=20")
+    words = tiny("bert", "task=mrpc", "method=ia3", "trial=true", "search.samples=20")
     (folder,) = peftkit.finetune(*words)
     assert "!! DATA: " in capsys.readouterr().err
     assert peftkit.finetune(*words) == [folder]
@@ -110,24 +110,24 @@ def test_a_trial_of_ones_own_says_what_stands_in_and_its_score_again(
 
 def test_the_trials_of_all_seeds_are_one_choice(tiny: Words) -> None:
     first, second = (config(tiny("bert", *SEARCH, f"seed={seed}")) for seed in (0, 1))
-    assert rates(Run.from_config(first)) == [0.003, 0.03, 0.3]
+    assert rates(RunConfig.from_config(first)) == [0.003, 0.03, 0.3]
     assert trial_config(first, 0.03) == trial_config(second, 0.03)
 
 
 def test_rows_that_leave_too_few_to_train_on_are_refused(tiny: Words) -> None:
-    run = Run.from_config(config(tiny("bert", "task=mrpc")))
-    with pytest.raises(UserError, match=r"leaves too few to train on; say search\.rows="):
-        load_rows(run.task, None, "embedded", set_apart=10_000)
+    run = RunConfig.from_config(config(tiny("bert", "task=mrpc")))
+    with pytest.raises(UserError, match=r"leaves too few to train on; say search\.samples="):
+        load_task_dataset(run.task, None, "offline", set_apart=10_000)
 
 
 def test_a_trial_that_searches_and_a_factor_of_nothing_are_refused() -> None:
-    assert any("searches none" in sentence for sentence in check(["trial=true", "search.factors=[1,3]"]))
-    assert any("search.factors" in sentence for sentence in check(["search.factors=[0,1]"]))
+    assert any("searches none" in sentence for sentence in check(["trial=true", "search.lr_multipliers=[1,3]"]))
+    assert any("search.lr_multipliers" in sentence for sentence in check(["search.lr_multipliers=[0,1]"]))
 
 
 def test_a_search_that_is_none_is_no_part_of_a_run_s_id(tiny: Words) -> None:
-    plain, other = (config(tiny("bert", "task=mrpc", f"search.rows={rows}")) for rows in (20, 30))
+    plain, other = (config(tiny("bert", "task=mrpc", f"search.samples={rows}")) for rows in (20, 30))
     earlier = {name: value for name, value in plain.items() if name not in ("trial", "search")}
     assert len({run_id(each, {}, {}) for each in (plain, other, earlier)}) == 1
     assert run_id({**plain, "trial": True}, {}, {}) != run_id(plain, {}, {})
-    assert Run.from_config(earlier).search.factors is None
+    assert RunConfig.from_config(earlier).search.lr_multipliers is None

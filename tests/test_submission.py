@@ -15,15 +15,15 @@ from omegaconf import OmegaConf
 
 import peftkit
 from peftkit import jobs
-from peftkit.cli import check, compose
+from peftkit.cli import check, compose_config
+from peftkit.config import RunConfig, UserError
+from peftkit.config.source import Source
+from peftkit.data.datasets import TaskDataset
 from peftkit.data.miniglue import miniglue
-from peftkit.data.rows import Rows
-from peftkit.jobs.sheets import SHEETS, doubt_of, text_of
 from peftkit.jobs.submission import answer_test_set, choose_runs, read_test_sets
+from peftkit.jobs.submission_files import SHEETS, doubt_of, text_of
 from peftkit.leaderboard import Result, collect
-from peftkit.record import write_predictions
-from peftkit.schema import Run, UserError
-from peftkit.source import Source
+from peftkit.results.run_folder import write_predictions
 
 TASKS = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
 SHEET = {sheet.name: sheet for sheet in SHEETS}
@@ -33,13 +33,13 @@ def submit(*words: str) -> None:
     given = ["job=submission", *words]
     if refused := check(given):
         raise UserError("; ".join(refused))
-    jobs.run(compose(given), given)
+    jobs.run(compose_config(given), given)
 
 
 def trained(checkpoints: dict[str, Path], out: Path, task: str, seed: int = 0) -> Path:
     return peftkit.finetune(
-        "model=bert", f"model.checkpoint={checkpoints['bert']}", "source=embedded", f"out={out}", f"task={task}",
-        f"seed={seed}", "task.max_train_rows=8", "task.max_eval_rows=8", "train.max_steps=1", "train.bf16=false",
+        "model=bert", f"model.checkpoint={checkpoints['bert']}", "source=offline", f"out={out}", f"task={task}",
+        f"seed={seed}", "task.max_train_samples=8", "task.max_eval_samples=8", "train.max_steps=1", "train.bf16=false",
         "train.disable_tqdm=true",
     )[0]  # fmt: skip
 
@@ -83,7 +83,7 @@ def sheet_text(
     result.audit.update(label_names=names, label_counts={"train": counts or {}})
     file = tmp_path / "predictions.parquet"
     write_predictions(file, {"id": list(ids), "split": [sheet.split] * len(ids), "prediction": list(predictions)})
-    rows = Rows(
+    rows = TaskDataset(
         {sheet.split: Dataset.from_dict({"id": list(ids)})}, names, Source("folder", "x"), {sheet.split: dropped}
     )
     return text_of(sheet, result, rows, file)
@@ -98,8 +98,8 @@ def mnli(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     return result
 
 
-def choice(*words: str) -> Run:
-    return Run.from_config(OmegaConf.to_container(compose(["job=submission", *words]), resolve=True))  # type: ignore[arg-type]
+def choice(*words: str) -> RunConfig:
+    return RunConfig.from_config(OmegaConf.to_container(compose_config(["job=submission", *words]), resolve=True))  # type: ignore[arg-type]
 
 
 def test_the_diagnostics_are_answered_by_the_mnli_run_as_it_predicts(mnli: Result, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_what_was_answered_is_not_answered_again(mnli: Result) -> None:
     file = answer_test_set(choice(), mnli, "mnli", rows)
     before = file.stat().st_mtime_ns
     assert answer_test_set(choice(), mnli, "mnli", rows).stat().st_mtime_ns == before
-    other = Rows(rows.splits, rows.label_names, Source("folder", "other", "rows"), rows.dropped)
+    other = TaskDataset(rows.splits, rows.label_names, Source("folder", "other", "rows"), rows.dropped)
     assert answer_test_set(choice(), mnli, "mnli", other).stat().st_mtime_ns > before
 
 
@@ -172,7 +172,7 @@ def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_test_set_of_another_size_is_no_benchmark() -> None:
-    rows = Rows({"test": Dataset.from_dict({"id": [0, 1]})}, None, Source("folder", "x"), {"test": 0})
+    rows = TaskDataset({"test": Dataset.from_dict({"id": [0, 1]})}, None, Source("folder", "x"), {"test": 0})
     assert doubt_of(SHEET["WNLI"], rows) == "there are 2 rows, and 146 in the benchmark's test set"
 
 
@@ -205,7 +205,7 @@ def test_the_best_seed_on_validation_is_chosen(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(UserError, match="holds no finished run of a GLUE task that fits"):
         submit(f"out={tmp_path}", "train.learning_rate=0.002")
     words = [f"out={tmp_path}", "train.learning_rate=0.001"]
-    config = OmegaConf.to_container(compose(words), resolve=True)
+    config = OmegaConf.to_container(compose_config(words), resolve=True)
     chosen = choose_runs(choice(*words), config, words)  # type: ignore[arg-type]
     assert [(result.task, result.seed) for result in chosen] == [(task, 1) for task in TASKS]
     assert capsys.readouterr().err.count("0.8000 on validation, best of 3") == 9

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.jobs.watch import fingerprint, greeting, serve
+from peftkit.jobs.leaderboard_server import fingerprint, greeting, serve
 
 RESULT = Path("glue/rte/bert/lora/seed-0/result.json")
 

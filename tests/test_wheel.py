@@ -22,7 +22,7 @@ def test_wheel_runs_from_another_folder(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "peftkit/conf/config.yaml" in names
     assert "peftkit/recipes/lora_glue.yaml" in names
-    assert "peftkit/generate/seeds/tasks.jsonl" in names
+    assert "peftkit/generation/seeds/tasks.jsonl" in names
     assert not [name for name in names if name.startswith(("conf/", "recipes/"))]
     run(sys.executable, "-m", "venv", "--without-pip", "venv")
     python = tmp_path / "venv" / "bin" / "python"
@@ -36,6 +36,6 @@ def test_wheel_runs_from_another_folder(tmp_path: Path) -> None:
     assert str(site) in where
     assert "lora_glue" in run(python, "-m", "peftkit", "--help", cwd=elsewhere)
     assert "name: sst2" in run(python, "-m", "peftkit", "recipe=lora_glue", "task=sst2", "--cfg", "job", cwd=elsewhere)
-    words = ["task=sst2", "model=minilm", "source=embedded", "task.max_train_rows=32", "train.num_train_epochs=1"]
+    words = ["task=sst2", "model=minilm", "source=offline", "task.max_train_samples=32", "train.num_train_epochs=1"]
     run(python, "-m", "peftkit", "recipe=lora_glue", *words, cwd=elsewhere)
     assert list((elsewhere / "outputs").rglob("result.json"))

@@ -10,17 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from peftkit import paths
-from peftkit.cli.drawer import Composer, compose, expand, open_drawer, plan_sweep, register_recipes, without_hydra
-from peftkit.cli.notes import Note, collect_notes, leave, open_notes
-from peftkit.cli.refusals import check, complaints_about
-from peftkit.cli.words import Words, read_command, spell
-from peftkit.help import help_text
-from peftkit.schema import UserError, reason
+from peftkit.cli.compose import (
+    Composer,
+    compose_config,
+    expand_sweep,
+    open_composer,
+    plan_sweep,
+    register_recipes,
+    without_hydra,
+)
+from peftkit.cli.help import help_text
+from peftkit.cli.overrides import CommandLine, normalize, read_command
+from peftkit.cli.sweep_status import RunStatus, collect_statuses, open_status_folder, write_status
+from peftkit.cli.validate import check, complaints_about
+from peftkit.config import UserError, error_summary
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-__all__ = ["check", "choose", "compose", "expand", "main"]
+__all__ = ["check", "choose", "compose_config", "expand_sweep", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -41,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except UserError as error:
         _refuse([str(error)])
     outcome = _Outcome(["-cd", str(words.more)] if words.more else [])
-    with open_drawer(words.more) as composer:
+    with open_composer(words.more) as composer:
         if found := complaints_about(words.overrides, composer, words.more, words.multirun):
             _refuse(found)
         hydra_arguments = _arguments(words, composer, outcome)
@@ -60,8 +68,8 @@ def choose(words: Sequence[str]) -> list[tuple[list[str], DictConfig]]:
     Raises:
         UserError: every complaint about them.
     """
-    words = [spell(word) for word in words]
-    with open_drawer(None) as composer:
+    words = [normalize(word) for word in words]
+    with open_composer(None) as composer:
         if found := complaints_about(words, composer, None, multirun=True):
             raise UserError("; ".join(found))
         return [(run, without_hydra(composer(run))) for run in plan_sweep(words, composer).runs]
@@ -98,24 +106,26 @@ class _Outcome:
         except Exception as error:
             if "PEFTKIT_DEBUG" in os.environ:
                 traceback.print_exc()
-            self.fail(1, f"{reason(error)} (PEFTKIT_DEBUG=1 shows the traceback; a run folder keeps it in log.jsonl)")
+            self.fail(
+                1, f"{error_summary(error)} (PEFTKIT_DEBUG=1 shows the traceback; a run folder keeps it in log.jsonl)"
+            )
 
     def begin(self, folder: Path) -> None:
         """Remember the folder of a run, whatever becomes of it."""
         self.folders.append(folder)
         if self.notes is not None:
-            leave(Note(folder=str(folder.resolve())), self.notes)
+            write_status(RunStatus(folder=str(folder.resolve())), self.notes)
 
     def fail(self, status: int, sentence: str) -> None:
         """Say why a run came to nothing; the first exit code is the command's."""
         print(f"peftkit: {sentence}", file=sys.stderr)
         self.status = self.status or status
         if self.notes is not None:
-            leave(Note(status=status, sentence=sentence), self.notes)
+            write_status(RunStatus(status=status, sentence=sentence), self.notes)
 
     def end(self) -> NoReturn:
         """Show one table of all runs, of those finished before, failed or still going too, and leave."""
-        told, self.notes = [] if self.notes is None else collect_notes(self.notes), None
+        told, self.notes = [] if self.notes is None else collect_statuses(self.notes), None
         for note in told:
             if note.folder is not None:
                 self.folders.append(Path(note.folder))
@@ -142,7 +152,7 @@ def _refuse(sentences: list[str]) -> NoReturn:
     sys.exit(2)
 
 
-def _arguments(words: Words, composer: Composer, outcome: _Outcome) -> list[str]:
+def _arguments(words: CommandLine, composer: Composer, outcome: _Outcome) -> list[str]:
     """Return what Hydra is to do: show the first run, do the only run, or sweep."""
     sweep = plan_sweep(words.overrides, composer, words.multirun)
     hydra_words = [word for word in words.overrides if word.startswith("hydra")]
@@ -152,7 +162,7 @@ def _arguments(words: Words, composer: Composer, outcome: _Outcome) -> list[str]
             print(f"# the first of {len(sweep.runs)} runs: {' '.join(sweep.runs[0])}")
         return [*words.flags, *sweep.runs[0], *hydra_words]
     if "hydra.mode=RUN" not in sweep.words and "BasicLauncher" not in chosen.hydra.launcher._target_:
-        outcome.notes, outcome.claim = open_notes(Path(chosen.out)), chosen.claim
+        outcome.notes, outcome.claim = open_status_folder(Path(chosen.out)), chosen.claim
     return [*words.flags, *sweep.words]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.schema import UserError
+from peftkit.config import UserError
 
 Turn = dict[str, str]  # role (system, user or assistant) and content
 

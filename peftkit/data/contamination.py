@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftkit.schema import FILES, UserError
+from peftkit.config import FILES, UserError
 
 SHORT, LONG = 8, 13  # words in a row; the latter is GPT-3's measure (Brown et al. 2020, appendix C)
 SAYS_SOMETHING = 3  # words of a text that, found again as a whole, is no accident: "yes" would be

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, List, Value
 
+from peftkit.config import TaskConfig, UserError
 from peftkit.data.chat import Turn
 from peftkit.data.labels import need
-from peftkit.schema import Task, UserError
 
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 EXAMPLE = Features({"id": Value("string"), "messages": MESSAGES, "label": Value("string"), "group": Value("int64")})
 HINT = 'write messages as [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "The Elbe."}]'
 
 
-def examples_of(task: Task, table: Dataset) -> tuple[Dataset, int]:
+def examples_of(task: TaskConfig, table: Dataset) -> tuple[Dataset, int]:
     """Return one example for each turn of an assistant, and how many were left out because nothing is said in them.
 
     An example has all turns before it (messages), the turn itself (label), and the number of its instruction (group):
@@ -51,7 +51,7 @@ def examples_of(task: Task, table: Dataset) -> tuple[Dataset, int]:
     return Dataset.from_dict(found, features=EXAMPLE), lost
 
 
-def conversations(task: Task, table: Dataset) -> Iterator[tuple[int, str, list[Turn]]]:
+def conversations(task: TaskConfig, table: Dataset) -> Iterator[tuple[int, str, list[Turn]]]:
     """Yield of each conversation the number of its row, its instruction, and its turns.
 
     Columns: the texts of `task.text` are the user's turn, `task.label` the assistant's. Else a column of turns; or,
@@ -83,7 +83,7 @@ def conversations(task: Task, table: Dataset) -> Iterator[tuple[int, str, list[T
             yield number, next((turn["content"] for turn in read if turn["role"] == "user"), ""), read
 
 
-def questions(task: Task, table: Dataset) -> tuple[Dataset, list[int], int]:
+def questions(task: TaskConfig, table: Dataset) -> tuple[Dataset, list[int], int]:
     """Return the rows that are to be answered, the numbers of those that ask nothing, and how many told the answer.
 
     A text in the place of turns is a user's; of turns, those of the assistant at their end are left out.
@@ -102,7 +102,7 @@ def questions(task: Task, table: Dataset) -> tuple[Dataset, list[int], int]:
     return Dataset.from_dict({**columns, "group": range(len(found))}, features=EXAMPLE), empty, told
 
 
-def asking(task: Task, row: Mapping[str, Any]) -> list[Turn]:
+def asking(task: TaskConfig, row: Mapping[str, Any]) -> list[Turn]:
     """Return the user's turn that columns make: their texts with an empty line between, those that are empty left out.
 
     A text alone, in the place of turns, is a user's turn.

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from peftkit.data.stream import readable, text_rows
-from peftkit.schema import TEXTS, UserError, reason
+from peftkit.config import TEXTS, UserError, error_summary
+from peftkit.data.streaming import readable, text_rows
 
 LONGEST_LINE = 1 << 20  # letters; a file without line ends is read in parts of this size
 TENTH = 10
@@ -91,5 +91,5 @@ def _hub_texts(name: str, column: str, key: str, revision: str | None) -> Iterat
             yield str(row[column] or "")
     except (OSError, ValueError) as error:  # what datasets raises for a name that neither disk nor Hub has
         raise UserError(
-            f"{name} is no file or folder, and the Hub gives none ({reason(error)}); name a file"
+            f"{name} is no file or folder, and the Hub gives none ({error_summary(error)}); name a file"
         ) from error

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from peftkit.schema import FILES, UserError, reason
+from peftkit.config import FILES, UserError, error_summary
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # what an int64 gives back letter by letter
 # a list of words or of numbers as pandas or json write it into a cell; of an array, without the commas
@@ -45,7 +45,7 @@ def read_file(path: Path) -> Dataset:
             f"{path}: it is not written in UTF-8; convert it: iconv -f latin1 -t utf-8 {path} > new{path.suffix}"
         ) from error
     except (OSError, ValueError, TypeError, OverflowError, csv.Error) as error:  # what the four readers raise
-        raise UserError(f"{path}: {reason(error)}; mend the file, or name another") from error
+        raise UserError(f"{path}: {error_summary(error)}; mend the file, or name another") from error
     if len(table) == 0:
         raise UserError(f"{path}: there are no rows in it; fill it, or name another file")
     return table

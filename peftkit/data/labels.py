@@ -9,14 +9,14 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, List, Value
 
+from peftkit.config import TaskConfig, UserError
 from peftkit.data.files import words_of
-from peftkit.schema import Task, UserError
 
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 NAMED = ("classification", "token_classification")
 
 
-def label_names(task: Task, tables: Mapping[str, Dataset]) -> list[str] | None:
+def label_names(task: TaskConfig, tables: Mapping[str, Dataset]) -> list[str] | None:
     """Return the names of the classes or tags: the task's, a ClassLabel's, or what is found; None where there are none.
 
     Raises:
@@ -48,7 +48,7 @@ def label_names(task: Task, tables: Mapping[str, Dataset]) -> list[str] | None:
     return _sorted(found)
 
 
-def said(task: Task, table: Dataset) -> list[Any]:
+def said(task: TaskConfig, table: Dataset) -> list[Any]:
     """Return what the label column says in each row, None where a label is missing or hidden."""
     if task.label is None or task.label not in table.column_names:
         return [None] * len(table)
@@ -64,7 +64,9 @@ def said(task: Task, table: Dataset) -> list[Any]:
     return [None if hides and label == "-1" else label for label in labels]
 
 
-def reader(task: Task, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
+def reader(
+    task: TaskConfig, table: Dataset, names: list[str] | None, split: str
+) -> Callable[[Any, Sequence[Any]], Any]:
     """Return what reads one row's label, given what it says and the row's texts.
 
     Raises (when it is called):
@@ -99,7 +101,7 @@ def reader(task: Task, table: Dataset, names: list[str] | None, split: str) -> C
     return numbers
 
 
-def feature_of(task: Task) -> Any:
+def feature_of(task: TaskConfig) -> Any:
     """Return the type of the labels, also where all are hidden."""
     if task.kind == "token_classification":
         return List(Value("int64"))
@@ -110,7 +112,7 @@ def feature_of(task: Task) -> Any:
     return Value("float64" if task.kind == "regression" else "int64")
 
 
-def need(task: Task, table: Dataset, columns: list[str]) -> None:
+def need(task: TaskConfig, table: Dataset, columns: list[str]) -> None:
     """Raise UserError where a column is missing."""
     missing = [column for column in columns if column not in table.column_names]
     if missing:
@@ -125,19 +127,19 @@ def listed(names: Sequence[str] | set[str], comma: str = ", ") -> str:
     return comma.join(_sorted(names) if isinstance(names, set) else names)
 
 
-def _classes_of(task: Task, table: Dataset) -> ClassLabel | None:
+def _classes_of(task: TaskConfig, table: Dataset) -> ClassLabel | None:
     """Return the ClassLabel of the label column, or of the tags in it."""
     feature = table.features.get(task.label)
     feature = getattr(feature, "feature", feature)
     return feature if isinstance(feature, ClassLabel) else None
 
 
-def _all_said(task: Task, table: Dataset) -> Iterable[str]:
+def _all_said(task: TaskConfig, table: Dataset) -> Iterable[str]:
     labels = [label for label in said(task, table) if label is not None]
     return labels if task.kind == "classification" else [tag for tags in labels for tag in tags]
 
 
-def _classes(task: Task, table: Dataset, names: list[str]) -> dict[str, int]:
+def _classes(task: TaskConfig, table: Dataset, names: list[str]) -> dict[str, int]:
     """Return the class id of all that the label column may say: a name, or a number that is an id for certain."""
     feature = _classes_of(task, table)
     if feature is not None:
@@ -181,7 +183,7 @@ def _number(label: str) -> float:
     return value
 
 
-def _answer(task: Task, label: Any, passage: str, split: str) -> dict[str, list]:
+def _answer(task: TaskConfig, label: Any, passage: str, split: str) -> dict[str, list]:
     """Return the answers {text, answer_start} to a question; a plain text is looked for in the passage."""
     if isinstance(label, str):
         label = {"text": [label] if label.strip() else []}

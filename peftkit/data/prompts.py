@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peftkit.schema import Task, UserError, nearest
+from peftkit.config import TaskConfig, UserError, nearest
 
 TRUTH = {"entailment": "True", "neutral": "Neither", "contradiction": "False", "not_entailment": "False"}
 
@@ -46,10 +46,10 @@ PROMPTS = {
 }
 
 
-def prompt_of(task: Task, names: list[str] | None) -> Prompt:
+def prompt_of(task: TaskConfig, names: list[str] | None) -> Prompt:
     """Return what a decoder is asked: the task's prompt, else GLUE's of its name, else its columns by their names.
 
-    A label's word is the one that `task.words` or that prompt has for it, else its name. Spaces at the prompt's end
+    A label's word is the one that `task.verbalizer` or that prompt has for it, else its name. Spaces at the prompt's end
     are left out: a word brings its own.
     """
     known = PROMPTS.get(task.name) if task.suite == "glue" else None
@@ -58,15 +58,15 @@ def prompt_of(task: Task, names: list[str] | None) -> Prompt:
     return Prompt(text, words_of(task, names, known.words if known else {}))
 
 
-def words_of(task: Task, names: list[str] | None, usual: dict[str, str]) -> dict[str, str]:
+def words_of(task: TaskConfig, names: list[str] | None, usual: dict[str, str]) -> dict[str, str]:
     """Return each label's word; of a task of numbers, those alone that have one.
 
     Raises:
-        UserError: `task.words` has a label that the data have not.
+        UserError: `task.verbalizer` has a label that the data have not.
     """
-    said = {str(label): str(word) for label, word in (task.words or {}).items()}
+    said = {str(label): str(word) for label, word in (task.verbalizer or {}).items()}
     if names is None:
         return said or usual
     for label in said.keys() - {*names}:
-        raise UserError(f"task.words: the data have no label {label}{nearest(label, names)}")
+        raise UserError(f"task.verbalizer: the data have no label {label}{nearest(label, names)}")
     return {name: said.get(name) or usual.get(name) or name.replace("_", " ") for name in names}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.schema import Run
+from peftkit.config import RunConfig
 
 # it recommends a faster 4-bit kernel when it is imported, whatever the run needs
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -33,7 +33,7 @@ def run(
     from omegaconf import OmegaConf
 
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    chosen = Run.from_config(config)
+    chosen = RunConfig.from_config(config)
     if chosen.job == "leaderboard":  # the one job that loads no model
         from peftkit.jobs.leaderboard import leaderboard
 
@@ -49,17 +49,31 @@ def run(
 
         return generate(chosen, config, list(overrides))
 
-    from peftkit.jobs import downstream, embed, extend, finetune, forgetting, judge, matrix, mixed, plan, pretrain, use
-    from peftkit.jobs.grown import with_grown_data
-    from peftkit.jobs.prepare import settle
+    from peftkit.jobs import (
+        downstream,
+        embed,
+        evaluate,
+        extend,
+        finetune,
+        forgetting,
+        judge,
+        matrix,
+        merge,
+        plan,
+        predict,
+        predict_mixed,
+        pretrain,
+    )  # fmt: skip
+    from peftkit.jobs.generated_data import with_generated_data
+    from peftkit.pipeline.build import configure_libraries
 
-    settle(chosen.source)
-    chosen, config = with_grown_data(chosen, config, overrides)
+    configure_libraries(chosen.source)
+    chosen, config = with_generated_data(chosen, config, overrides)
     verbs: dict[str, Callable[[], Path | None]] = {
         "finetune": lambda: finetune.finetune(chosen, config, list(overrides), recipe, begin),
-        "evaluate": lambda: use.evaluate(chosen, list(overrides)),
-        "predict": lambda: mixed.predict_mixed(chosen) if chosen.runs else use.predict(chosen),
-        "merge": lambda: use.merge(chosen),
+        "evaluate": lambda: evaluate.evaluate(chosen, list(overrides)),
+        "predict": lambda: predict_mixed.predict_mixed(chosen) if chosen.runs else predict.predict(chosen),
+        "merge": lambda: merge.merge(chosen),
         "pretrain": lambda: pretrain.pretrain(chosen),
         "plan": lambda: plan.plan(chosen),
         "matrix": lambda: matrix.matrix(chosen),

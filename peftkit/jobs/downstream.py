@@ -10,20 +10,25 @@ from typing import Any
 
 from filelock import FileLock
 
-from peftkit import record
-from peftkit.jobs import use
-from peftkit.jobs.console import is_main, say
+from peftkit.config import RunConfig, UserError
 from peftkit.jobs.finetune import finetune
-from peftkit.jobs.prepare import find_model
+from peftkit.jobs.merge import merge
 from peftkit.jobs.search import alone
 from peftkit.leaderboard.stats import task_score
-from peftkit.schema import Run, UserError
+from peftkit.pipeline import inference
+from peftkit.pipeline.build import find_model
+from peftkit.results import run_folder
+from peftkit.results.console import is_main_process, log
 
 OWN = ("job=", "run=")  # words that are not those of the two runs
 
 
 def downstream(
-    run: Run, config: dict[str, Any], overrides: list[str], recipe: str | None, begin: Callable[[Path], None] | None
+    run: RunConfig,
+    config: dict[str, Any],
+    overrides: list[str],
+    recipe: str | None,
+    begin: Callable[[Path], None] | None,
 ) -> Path:
     """Train a task from the base of a run of language modelling and from what that run made of it.
 
@@ -40,7 +45,7 @@ def downstream(
             or the labels are hidden.
     """
     folder = Path(str(run.run))
-    adapted = use.trained_run(folder)
+    adapted = inference.trained_run(folder)
     if adapted.task.kind != "language_modeling" or adapted.trial:
         what = "is a trial" if adapted.trial else f"trained {adapted.task.name}, and no language model"
         raise UserError(f"{folder} {what}; name a finished run of recipe=adapt_bert, adapt_gpt2 or adapt_t5")
@@ -50,7 +55,7 @@ def downstream(
     run, config = replace(run, job="finetune", run=None), {**config, "job": "finetune", "run": None}
     with alone(config):  # others may be held against the same base
         before = finetune(run, config, words, recipe, begin)
-    told: Any = record.read_result(before)
+    told: Any = run_folder.read_result(before)
     if not told["scores"]:
         raise UserError(f"task={run.task.name} hides its labels, so there is nothing to compare; name another")
     chosen: dict[str, Any] = {"checkpoint": str(checkpoint), "revision": "main"}
@@ -64,31 +69,31 @@ def downstream(
         recipe,
         begin,
     )
-    if is_main():
-        settings = record.run_id({**config, "seed": 0}, told["audit"]["sources"], told["run"]["setup"])
+    if is_main_process():
+        settings = run_folder.run_id({**config, "seed": 0}, told["audit"]["sources"], told["run"]["setup"])
         _note(folder, f"{run.task.name}-{run.method.name}-{settings}", run, before, after)
     return after
 
 
-def _check_base(run: Run, adapted: Run, folder: Path) -> None:
-    base, chosen = use.model_source(folder), find_model(run.model, run.source)
+def _check_base(run: RunConfig, adapted: RunConfig, folder: Path) -> None:
+    base, chosen = inference.model_source(folder), find_model(run.model, run.source)
     is_same = base.revision == chosen.revision and (base.name == chosen.name or base.kind == chosen.kind == "folder")
-    if is_same and adapted.model.layers == run.model.layers:
+    if is_same and adapted.model.keep_layers == run.model.keep_layers:
         return
     words = [f"model={adapted.model.name}", f"model.checkpoint={adapted.model.checkpoint}"]
     if base.kind in ("hub", "cache"):
         words.append(f"model.revision={base.revision}")
-    if base.kind == "embedded":
-        words.append("source=embedded")
-    if adapted.model.layers is not None:
-        words.append(f"model.layers=[{','.join(map(str, adapted.model.layers))}]")
+    if base.kind == "offline":
+        words.append("source=offline")
+    if adapted.model.keep_layers is not None:
+        words.append(f"model.keep_layers=[{','.join(map(str, adapted.model.keep_layers))}]")
     raise UserError(
         f"{folder} went on from another base, {base.name} ({base.revision}), than these words begin with, "
         f"{chosen.name} ({chosen.revision}); say {' '.join(words)}"
     )
 
 
-def _checkpoint(run: Run, folder: Path) -> Path:
+def _checkpoint(run: RunConfig, folder: Path) -> Path:
     """Return the folder of the whole model that a run left; an adapter is merged, once."""
     if (folder / "model").is_dir():
         return folder / "model"
@@ -97,7 +102,7 @@ def _checkpoint(run: Run, folder: Path) -> Path:
         if not (merged / "tokenizer.json").is_file():
             shutil.rmtree(part, ignore_errors=True)
             try:
-                use.merge(replace(run, run=str(folder), output=str(part)))
+                merge(replace(run, run=str(folder), output=str(part)))
             except UserError as error:
                 raise UserError(f"{folder} holds an adapter, which is to be merged first: {error}") from error
             shutil.rmtree(merged, ignore_errors=True)
@@ -105,14 +110,16 @@ def _checkpoint(run: Run, folder: Path) -> Path:
     return merged
 
 
-def _note(folder: Path, name: str, run: Run, before: Path, after: Path) -> None:
+def _note(folder: Path, name: str, run: RunConfig, before: Path, after: Path) -> None:
     """Lay both scores into the result of the run of language modelling; two seeds may end at once."""
-    told: dict[str, Any] = {end: record.read_result(each) for end, each in (("before", before), ("after", after))}
+    told: dict[str, Any] = {end: run_folder.read_result(each) for end, each in (("before", before), ("after", after))}
     ends = {end: task_score(result["scores"]) for end, result in told.items()}
     about = {
         "task": run.task.name,
         "method": run.method.name,
-        "learning_rate": "rates of their own" if run.search.factors else f"{float(run.train['learning_rate']):g}",
+        "learning_rate": "rates of their own"
+        if run.search.lr_multipliers
+        else f"{float(run.train['learning_rate']):g}",
         "rows": told["before"]["audit"]["rows"].get(str(run.task.splits["train"])),
         "fresh": told["after"]["audit"]["fresh"],
     }
@@ -121,5 +128,5 @@ def _note(folder: Path, name: str, run: Run, before: Path, after: Path) -> None:
         entry = result["language"].setdefault("downstream", {}).setdefault(name, {**about, "seeds": {}})
         entry["seeds"][str(run.seed)] = ends
 
-    record.amend_result(folder, change)
-    say(f"{run.task.name}, {run.method.name}: {ends['before']:.3f} from the base, {ends['after']:.3f} from {folder}")
+    run_folder.amend_result(folder, change)
+    log(f"{run.task.name}, {run.method.name}: {ends['before']:.3f} from the base, {ends['after']:.3f} from {folder}")

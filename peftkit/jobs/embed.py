@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from peftkit import record
+from peftkit.config import TEXT_FILES, Embed, ModelConfig, RunConfig, UserError
+from peftkit.config.source import Source
 from peftkit.data.collate import padded
-from peftkit.data.formats.format import tokenize
-from peftkit.data.stream import TextRow, text_rows
+from peftkit.data.formats.base import tokenize
+from peftkit.data.streaming import TextRow, text_rows
 from peftkit.data.vector_file import VectorFile
 from peftkit.jobs import extend
-from peftkit.jobs.console import is_main, say
-from peftkit.jobs.prepare import device_name, find_model, words_of
-from peftkit.jobs.use import base_source, load_parts, trained_run
+from peftkit.models.embedding_rows import grow
 from peftkit.models.load import load_model, load_tokenizer
-from peftkit.models.rows import grow
+from peftkit.models.pooling import Vectors, stack_of
 from peftkit.models.sentence import longest_text, vector_pooling
-from peftkit.schema import TEXT_FILES, Embed, Model, Run, UserError
-from peftkit.source import Source
-from peftkit.vectors import Vectors, stack_of
+from peftkit.pipeline.build import device_name, find_model, tokenizer_source
+from peftkit.pipeline.inference import base_source, load_bundle, trained_run
+from peftkit.results import run_folder
+from peftkit.results.console import is_main_process, log
 
 ROWS, LETTERS = 4096, 1 << 22  # of a part, whose texts are sorted by length: so many at most
 
@@ -59,13 +59,13 @@ class Found:
     truncated: int
 
 
-def embed(run: Run) -> None:
+def embed(run: RunConfig) -> None:
     """Write the vectors of a file's rows, in their order, or print or write that of one text.
 
     Raises:
         UserError: the file cannot be read, the model has no such layer, or its method lies outside of its layers.
     """
-    if not is_main():  # one process reads one file
+    if not is_main_process():  # one process reads one file
         return
     settings = run.embed
     assert settings is not None  # its section is in config.yaml
@@ -106,10 +106,10 @@ def embed(run: Run) -> None:
         "run": run.run,
         "vocab": run.vocab,
         "seconds": time.perf_counter() - clock,
-        "meta": record.meta(run.seed, device_name(), "bf16" if encoder.bf16 else "fp32", started)
+        "meta": run_folder.meta(run.seed, device_name(), "bf16" if encoder.bf16 else "fp32", started)
         | {"status": "finished"},
     }
-    record.write_text(target.with_name(f"{target.name}.json"), json.dumps(facts, indent=1) + "\n")
+    run_folder.write_text(target.with_name(f"{target.name}.json"), json.dumps(facts, indent=1) + "\n")
     _tell(run, file.rows, empty, truncated, encoder, target)
 
 
@@ -140,13 +140,13 @@ def encode(encoder: Encoder, texts: list[str]) -> Found:
     return Found(vectors, known, sum(cut))
 
 
-def _encoder(run: Run, settings: Embed) -> Encoder:
+def _encoder(run: RunConfig, settings: Embed) -> Encoder:
     """Load what the run names: a finished run, words of job=extend, or a model as it is."""
     folder = None if run.run is None else Path(run.run)
     if folder is None:
         found = _of_model(run.model, run.source, run.vocab)
     elif extend.is_vocabulary(folder):
-        made = Run.from_config((record.read_result(folder) or {})["run"]["config"])
+        made = RunConfig.from_config((run_folder.read_result(folder) or {})["run"]["config"])
         found = _of_model(made.model, made.source, str(folder))
     else:
         found = _of_run(folder)
@@ -155,9 +155,11 @@ def _encoder(run: Run, settings: Embed) -> Encoder:
     if layer is not None and not -layers - 1 <= layer <= layers:
         raise UserError(f"embed.layer={layer} is none of 0, the embeddings, to {layers}; say embed.layer=-1")
     if settings.pooling not in (None, pooling):
-        say(f"!! the vectors are pooled by {settings.pooling}; what the model was made for is {pooling}")
-    if (settings.width or 1) > model.config.hidden_size:
-        raise UserError(f"embed.width={settings.width} is more than the model's {model.config.hidden_size}; drop it")
+        log(f"!! the vectors are pooled by {settings.pooling}; what the model was made for is {pooling}")
+    if (settings.truncate_dim or 1) > model.config.hidden_size:
+        raise UserError(
+            f"embed.truncate_dim={settings.truncate_dim} is more than the model's {model.config.hidden_size}; drop it"
+        )
     wanted = settings.max_length or longest
     places = getattr(model.config, "max_position_embeddings", None) or wanted
     if torch.cuda.is_available() and not getattr(model, "is_quantized", False):
@@ -165,7 +167,7 @@ def _encoder(run: Run, settings: Embed) -> Encoder:
     return Encoder(
         model=model.eval(),
         tokenizer=tokenizer,
-        reads=Vectors(settings.pooling or pooling, layer, settings.normalize, settings.width),
+        reads=Vectors(settings.pooling or pooling, layer, settings.normalize, settings.truncate_dim),
         max_length=longest if settings.max_length is None else min(wanted, places),
         batch_size=int(run.train.get("per_device_eval_batch_size") or 64),
         bf16=bool(run.train.get("bf16")),
@@ -176,11 +178,11 @@ def _encoder(run: Run, settings: Embed) -> Encoder:
 Loaded = tuple[Any, Any, Source, str, int]  # a model, its tokenizer, where it is from, its pooling, its longest text
 
 
-def _of_model(choice: Model, kind: str, vocab: str | None) -> Loaded:
+def _of_model(choice: ModelConfig, kind: str, vocab: str | None) -> Loaded:
     source = find_model(choice, kind)
     if sentence := source.sentence("MODEL"):
-        say(f"!! {sentence}")
-    tokenizer = load_tokenizer(words_of(vocab, source))
+        log(f"!! {sentence}")
+    tokenizer = load_tokenizer(tokenizer_source(vocab, source))
     model = load_model(choice, source, tokenizer, "retrieval", None)
     if vocab is not None:
         grow(model, Path(vocab))
@@ -190,9 +192,9 @@ def _of_model(choice: Model, kind: str, vocab: str | None) -> Loaded:
 def _of_run(folder: Path) -> Loaded:
     """Load a trained model; of one with a head, what lies below it, which adapters and soft prompts are a part of."""
     trained = trained_run(folder)
-    parts, source = load_parts(trained, folder), base_source(trained, folder)
+    parts, source = load_bundle(trained, folder), base_source(trained, folder)
     if sentence := source.sentence("MODEL"):
-        say(f"!! {sentence}")
+        log(f"!! {sentence}")
     model, longest = parts.model, trained.task.max_length
     if trained.task.kind == "retrieval":
         return model, parts.tokenizer, source, model.config.vector_pooling, longest
@@ -217,13 +219,13 @@ def _parts(rows: Iterable[TextRow]) -> Iterator[list[TextRow]]:
         yield part
 
 
-def _tell(run: Run, rows: int, empty: int, truncated: int, encoder: Encoder, target: Path | None) -> None:
+def _tell(run: RunConfig, rows: int, empty: int, truncated: int, encoder: Encoder, target: Path | None) -> None:
     if empty:
         zeros = target is not None and target.suffix == ".npy"
-        say(f"{empty} of {rows} rows have no text; they have {'zeros for a' if zeros else 'no'} vector")
+        log(f"{empty} of {rows} rows have no text; they have {'zeros for a' if zeros else 'no'} vector")
     if truncated:
-        say(f"{truncated} of {rows} texts were longer than {encoder.max_length} tokens and were cut")
+        log(f"{truncated} of {rows} texts were longer than {encoder.max_length} tokens and were cut")
     if target is not None:
         reads = encoder.reads
         layer = "" if reads.layer is None else f" of layer {reads.layer}"
-        say(f"{rows} vectors of {encoder.width}, {reads.pooling}{layer} -> {target}, {target.name}.json")
+        log(f"{rows} vectors of {encoder.width}, {reads.pooling}{layer} -> {target}, {target.name}.json")

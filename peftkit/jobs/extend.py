@@ -10,23 +10,23 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from peftkit import record
+from peftkit.config import Extend, RunConfig, UserError
+from peftkit.config.source import Source, fingerprint
 from peftkit.data.corpus import corpus_files, documents
-from peftkit.data.terms import Candidate, Counts, count_words, listed_terms, rank
-from peftkit.jobs.console import is_main, say
-from peftkit.jobs.prepare import device_name, find_model
-from peftkit.models.language import load_language_model
+from peftkit.data.term_mining import Candidate, Counts, count_words, listed_terms, rank
+from peftkit.models.embedding_rows import FACTS, WEIGHTS, Vocabulary, first_rows, grow, save_rows
+from peftkit.models.language_model import load_language_model
 from peftkit.models.load import load_tokenizer
-from peftkit.models.rows import FACTS, WEIGHTS, Vocabulary, first_rows, grow, save_rows
-from peftkit.models.vocab import Extension, as_read, extend_tokenizer, piece_counts
+from peftkit.models.vocabulary import Extension, as_read, extend_tokenizer, piece_counts
 from peftkit.paths import safe_name
-from peftkit.schema import Extend, Run, UserError
-from peftkit.source import Source, fingerprint
+from peftkit.pipeline.build import device_name, find_model
+from peftkit.results import run_folder
+from peftkit.results.console import is_main_process, log
 
 LETTERS = 1 << 20  # of text tokenized at a time
 
 
-def extend(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
+def extend(run: RunConfig, config: dict[str, Any], overrides: list[str]) -> Path:
     """Make listed and mined terms tokens of a model, and leave a folder with tokenizer, new rows and result.json.
 
     Raises:
@@ -36,11 +36,11 @@ def extend(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
     assert settings is not None  # its section is in config.yaml
     source = find_model(run.model, run.source)
     folder = _folder(run, settings, source)
-    if record.is_finished(folder) and not run.force:
-        say(f"finished already: {folder} (force=true makes it again)")
+    if run_folder.is_finished(folder) and not run.force:
+        log(f"finished already: {folder} (force=true makes it again)")
         return folder
     if sentence := source.sentence("MODEL"):
-        say(f"!! {sentence}")
+        log(f"!! {sentence}")
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     tokenizer = load_tokenizer(source)
     listed = listed_terms(Path(settings.terms)) if settings.terms else []
@@ -51,12 +51,12 @@ def extend(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
     if not extension.tokens:
         reasons = "; ".join(f"{term!r}: {reason}" for term, reason in extension.refused[:3])
         raise UserError(f"no term became a token ({reasons or 'none was found'}); name other terms or more text")
-    vocabulary = _vocabulary(extension, source, old_rows, settings.pad_to)
+    vocabulary = _vocabulary(extension, source, old_rows, settings.pad_to_multiple_of)
     known = max(tokenizer.get_vocab().values()) + 1
-    weights = first_rows(model, extension.tokens, min(known, old_rows), settings.rows, run.seed)
+    weights = first_rows(model, extension.tokens, min(known, old_rows), settings.init, run.seed)
     if why_no_head:  # what was drawn at random just now says nothing about any token
         weights = {name: rows for name, rows in weights.items() if name.removeprefix("rest.") == "input"}
-    if is_main():
+    if is_main_process():
         save_rows(folder, vocabulary, weights)
         extension.tokenizer.save_pretrained(str(folder))
         result = {
@@ -64,16 +64,16 @@ def extend(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
             "terms": _terms(extension, tokenizer, {found.term: found for found in mined}),
             "rows": {
                 **asdict(vocabulary),
-                "rule": settings.rows,
+                "rule": settings.init,
                 "tables": sorted(name for name in weights if not name.startswith("rest.")),
                 "bytes": (folder / WEIGHTS).stat().st_size,
             },
             "corpus": _measure(settings, tokenizer, extension, counts),
             "audit": {"sources": {"model": {**asdict(source), "folder": None}}},
-            "meta": record.meta(run.seed, device_name(), "fp32", started) | {"status": "finished"},
+            "meta": run_folder.meta(run.seed, device_name(), "fp32", started) | {"status": "finished"},
         }
-        record.write_config(folder, config)
-        record.write_result(folder, result)
+        run_folder.write_config(folder, config)
+        run_folder.write_result(folder, result)
         _tell(folder, result)
     return folder
 
@@ -88,13 +88,13 @@ def load(folder: Path) -> tuple[Any, Any]:
 
     The model has the head that it was pretrained with, or none where the checkpoint has none.
     """
-    result = record.read_result(folder)
+    result = run_folder.read_result(folder)
     if result is None:
         raise UserError(f"{folder} holds no result.json; name a folder that job=extend made")
     entry = dict(result["audit"]["sources"]["model"])
     source = Source(**entry)
-    if source.kind == "embedded":
-        source = find_model(Run.from_config(result["run"]["config"]).model, "embedded")
+    if source.kind == "offline":
+        source = find_model(RunConfig.from_config(result["run"]["config"]).model, "offline")
     elif source.kind == "folder":
         source = Source("folder", source.name, source.revision, folder=source.name)
     model, why_no_head = load_language_model(source, load_tokenizer(source))
@@ -108,10 +108,10 @@ def write_whole(folder: Path, target: Path) -> None:
     model, tokenizer = load(folder)
     model.save_pretrained(str(target))
     tokenizer.save_pretrained(str(target))
-    say(f"merged -> {target}")
+    log(f"merged -> {target}")
 
 
-def _folder(run: Run, settings: Extend, source: Source) -> Path:
+def _folder(run: RunConfig, settings: Extend, source: Source) -> Path:
     """Return out/extend/<model>/<id>: the id is of all that determines the tokens and their rows."""
     read = {key: value for key, value in asdict(settings).items() if key not in ("terms", "corpus")}
     files = corpus_files(settings.corpus) if settings.corpus else []
@@ -203,13 +203,13 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 def _tell(folder: Path, result: dict[str, Any]) -> None:
     terms, rows = result["terms"], result["rows"]
     for entry in terms["refused"][:10]:
-        say(f"   not {entry['term']!r}: {entry['reason']}")
+        log(f"   not {entry['term']!r}: {entry['reason']}")
     if len(terms["refused"]) > 10:
-        say(f"   and {len(terms['refused']) - 10} more, each with its reason in result.json")
+        log(f"   and {len(terms['refused']) - 10} more, each with its reason in result.json")
     print(f"{len(terms['added'])} terms, {rows['count']} rows of {rows['rows']:,}, {rows['bytes']:,} bytes")
     if corpus := result["corpus"]:
         pieces = corpus["pieces_a_word"]
         print(f"pieces a word on the held-out tenth: {pieces['before']:.3f} before, {pieces['after']:.3f} after")
         if changed := corpus["held_out"]["changed"]:
-            say(f"!! {changed} held-out documents without a new token are cut otherwise than before")
-    say(f"-> {folder}; train with it: vocab={folder}")
+            log(f"!! {changed} held-out documents without a new token are cut otherwise than before")
+    log(f"-> {folder}; train with it: vocab={folder}")

@@ -12,40 +12,42 @@ from typing import Any
 
 import numpy as np
 
-from peftkit import record, train
-from peftkit.card import model_card
+from peftkit import training
+from peftkit.config import RunConfig, error_summary, generates_text, is_prompted
+from peftkit.config.source import Source
 from peftkit.data.collate import LengthGroupedSampler, padding_waste
+from peftkit.data.datasets import APART, TaskDataset, load_task_dataset
 from peftkit.data.formats import Encoded, Language
-from peftkit.data.rows import APART, Rows, load_rows
-from peftkit.jobs import drift, gates, language, latency, preferring
-from peftkit.jobs.answers import answer, evaluate_splits, mean_score
-from peftkit.jobs.artefact import save_artefact, shipped_bytes
-from peftkit.jobs.console import is_main, say
-from peftkit.jobs.prepare import (
-    Parts,
-    announce,
-    build,
-    carve,
-    device_name,
-    find_model,
-    maker,
-    own_loss,
-    scoring,
-    set_up,
-    sources_of,
-)
-from peftkit.jobs.prompting import save_prompt, shots_told
 from peftkit.jobs.search import no_search, search
-from peftkit.jobs.teaching import with_answers, with_teacher
 from peftkit.methods import count_parameters, fold
-from peftkit.schema import Run, asks, reason, writes
-from peftkit.source import Source
+from peftkit.pipeline import language_model, latency, merge_check, verify
+from peftkit.pipeline.build import (
+    TrainingBundle,
+    build,
+    carve_validation,
+    device_name,
+    execution_setup,
+    find_model,
+    output_reader,
+    own_loss,
+    sources_of,
+    trainer_factory,
+    warn_substitutions,
+)
+from peftkit.pipeline.evaluate import answer, evaluate_splits, mean_score
+from peftkit.pipeline.export import export_artifact, shipped_bytes
+from peftkit.pipeline.prompting import save_prompt, shots_told
+from peftkit.pipeline.reference import score_reference
+from peftkit.pipeline.teacher import with_answers, with_teacher
+from peftkit.results import run_folder
+from peftkit.results.console import is_main_process, log
+from peftkit.results.model_card import model_card
 
 TRAINED, CHOSEN_ON = "trained on", "chosen on"  # names of rows that are no split of the data
 
 
 def finetune(
-    run: Run,
+    run: RunConfig,
     config: dict[str, Any],
     overrides: list[str],
     recipe: str | None,
@@ -62,25 +64,25 @@ def finetune(
         UserError: the data or the checkpoint do not fit the choice.
     """
     model_source = find_model(run.model, run.source)
-    rows = load_rows(run.task, run.data_root, run.source, set_apart=run.search.rows if run.trial else 0)
+    rows = load_task_dataset(run.task, run.data_root, run.source, set_apart=run.search.samples if run.trial else 0)
     sources = sources_of(run, model_source, rows.source)
-    setup = set_up(run)
-    folder = record.run_folder(config, sources, setup)
+    setup = execution_setup(run)
+    folder = run_folder.run_folder(config, sources, setup)
     if begin is not None:
         begin(folder)
-    if not run.force and (known := record.read_result(folder)) and known["meta"]["status"] == "finished":
+    if not run.force and (known := run_folder.read_result(folder)) and known["meta"]["status"] == "finished":
         if is_asked:
-            say(f"finished already: {folder}, {_figures(known)} (force=true trains it again)")
+            log(f"finished already: {folder}, {_figures(known)} (force=true trains it again)")
         return folder
     if is_asked:
-        announce(model_source, rows.source)
+        warn_substitutions(model_source, rows.source)
     what = f"trial of {run.train['learning_rate']:g}" if run.trial else f"seed {run.seed}"
-    say(f"{run.method.name} on {run.task.name}, {model_source.name}, {what} -> {folder}")
-    if is_main():
+    log(f"{run.method.name} on {run.task.name}, {model_source.name}, {what} -> {folder}")
+    if is_main_process():
         if run.force:
             _empty(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        record.write_config(folder, config)
+        run_folder.write_config(folder, config)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     result: dict[str, Any] = {
         "run": {"recipe": recipe, "config": config, "overrides": overrides, "setup": setup},
@@ -89,12 +91,12 @@ def finetune(
         "audit": {"sources": sources},
         "search": None,
         "forgetting": None,
-        "meta": record.meta(run.seed, device_name(), setup["precision"], started),
+        "meta": run_folder.meta(run.seed, device_name(), setup["precision"], started),
     }
     try:
-        if run.search.factors is not None and asks(run):
+        if run.search.lr_multipliers is not None and is_prompted(run):
             result["search"] = no_search(run)
-        elif run.search.factors is not None:
+        elif run.search.lr_multipliers is not None:
             result["search"] = search(
                 run,
                 config,
@@ -106,11 +108,11 @@ def finetune(
         _train_and_record(run, model_source, rows, folder, result)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
-        result["meta"] |= {"status": "interrupted" if interrupted else "failed", "reason": reason(error)}
-        if is_main():
-            with (folder / "log.jsonl").open("a") as log:
-                log.write(record.line({"error": traceback.format_exc()}))
-            record.write_result(folder, result)
+        result["meta"] |= {"status": "interrupted" if interrupted else "failed", "reason": error_summary(error)}
+        if is_main_process():
+            with (folder / "log.jsonl").open("a") as file:
+                file.write(run_folder.line({"error": traceback.format_exc()}))
+            run_folder.write_result(folder, result)
         raise
     return folder
 
@@ -125,54 +127,56 @@ def _empty(folder: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def _at_rate(run: Run, config: dict[str, Any], result: dict[str, Any]) -> Run:
+def _at_rate(run: RunConfig, config: dict[str, Any], result: dict[str, Any]) -> RunConfig:
     """Return the run with the rate that its search chose, and say so in the result."""
     train_settings = {**config["train"], "learning_rate": result["search"]["chosen"]}
     result["run"]["config"] = {**config, "train": train_settings}
     return replace(run, train=train_settings)
 
 
-def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, result: dict[str, Any]) -> None:
+def _train_and_record(
+    run: RunConfig, model_source: Source, rows: TaskDataset, folder: Path, result: dict[str, Any]
+) -> None:
     select_best = run.early_stopping.patience is not None
     table, held, held_rows = rows.splits[run.task.splits["train"]], None, None
     if select_best:
-        table, held_rows = carve(rows, run.task, run.early_stopping.holdout)
+        table, held_rows = carve_validation(rows, run.task, run.early_stopping.holdout)
     tables = {name: rows.splits[name] for name in run.task.splits["validation"]}
     # before the model to train is loaded, so that one alone is in memory at a time
-    reference = preferring.ask(run, model_source, {**tables, TRAINED: table, CHOSEN_ON: held_rows})
+    reference = score_reference(run, model_source, {**tables, TRAINED: table, CHOSEN_ON: held_rows})
     asked_of = len(table)
-    if run.distill.teacher is not None and writes(run.task):
+    if run.distill.teacher is not None and generates_text(run.task):
         table, result["audit"]["taught"] = with_answers(run, table, folder)
     parts, encoded = build(run, model_source, rows.label_names, table)
     encoded = reference.beside(TRAINED, encoded)
-    if run.distill.teacher is not None and not writes(run.task):
+    if run.distill.teacher is not None and not generates_text(run.task):
         encoded = with_teacher(run, encoded, table, rows.label_names)
     if select_best:
         held = reference.beside(CHOSEN_ON, parts.format.encode(held_rows))
     evaluations = {name: reference.beside(name, parts.format.encode(each)) for name, each in tables.items()}
     checkpoints = folder / "checkpoints"
     follows = run.trial and held is None
-    arguments = train.training_arguments(
+    arguments = training.training_arguments(
         run.train, run.seed, checkpoints, select_best, freezes=parts.schedule is not None, follows=follows
     )
     splits = {run.task.splits["train"]: encoded, **evaluations}
     result["audit"] |= audit(rows, parts, splits if held is None else {**splits, CHOSEN_ON: held})
     result["audit"]["rows"][run.task.splits["train"]] = asked_of  # whatever a teacher made of them
-    if asks(run):
+    if is_prompted(run):
         result["audit"]["shots"] = shots_told(run, parts.format, evaluations)
     encoded.places.clear()  # only answers need them: no training should hold them in memory
     held = evaluations[APART] if follows else held
-    if is_main():
-        record.write_result(folder, result)
+    if is_main_process():
+        run_folder.write_result(folder, result)
     batch = arguments.train_batch_size
     sampler = None
     if arguments.train_sampling_strategy == "group_by_length":
         sampler = LengthGroupedSampler(encoded.lengths, batch, run.seed)
-    trainer = train.make_trainer(
+    trainer = training.make_trainer(
         parts.model,
         arguments,
         parts.format.collator(),
-        scoring(parts),
+        output_reader(parts),
         encoded.rows,
         holdout=None if held is None else held.rows,
         sampler=sampler,
@@ -181,20 +185,20 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         log=folder / "log.jsonl",
         schedule=parts.schedule,
         loss=own_loss(run, parts),
-        make=maker(run, parts, arguments),
+        make=trainer_factory(run, parts, arguments),
     )
     texts = {}
     if isinstance(parts.format, Language) and not run.trial:
         (held_out, *_) = run.task.splits["validation"]
-        texts = {"held_out": evaluations[held_out], "general": language.general_text(parts, run.task)}
-    before = {name: language.bits_per_byte(answer(parts, trainer, text)[0]) for name, text in texts.items()}
+        texts = {"held_out": evaluations[held_out], "general": language_model.general_text(parts, run.task)}
+    before = {name: language_model.bits_per_byte(answer(parts, trainer, text)[0]) for name, text in texts.items()}
     if before:
-        train.forget_preparation(trainer)
-    fit = train.fit(trainer, checkpoints)
+        training.forget_preparation(trainer)
+    fit = training.fit(trainer, checkpoints)
     if run.trial:
         result["curve"] = _curve(fit)
     else:
-        gates.prepare()
+        verify.prewarm_verifier()
     parameters = count_parameters(parts.model)
     fold(parts.model)
     result["scores"], eval_costs = evaluate_splits(
@@ -205,22 +209,22 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
     artefact, speeds = None, {}
     if not run.trial:
         artefact = folder
-        if is_main() and asks(run):
+        if is_main_process() and is_prompted(run):
             artefact = save_prompt(parts.format, model_source, folder)
-        elif is_main():
-            artefact = save_artefact(parts, folder, run.vocab)
+        elif is_main_process():
+            artefact = export_artifact(parts, folder, run.vocab)
         split = rows.splits[run.task.splits["validation"][0]]
         precision = result["run"]["setup"]["precision"]
-        result["gates"] = gates.check(run, parts, split, folder, rows.label_names, precision)
+        result["gates"] = verify.verify_run(run, parts, split, folder, rows.label_names, precision)
         if texts:
-            general = language.bits_per_byte(answer(parts, trainer, texts["general"])[0])
+            general = language_model.bits_per_byte(answer(parts, trainer, texts["general"])[0])
             after = {"held_out": result["scores"]["bits_per_byte"]["value"], "general": general}
-            result["language"] = language.compare(run, parts, model_source, split, before, after)
-        if (merged := drift.measure(run, parts, split, folder)) is not None:
+            result["language"] = language_model.compare(run, parts, model_source, split, before, after)
+        if (merged := merge_check.check_merge(run, parts, split, folder)) is not None:
             result["merge"] = merged
-        if is_main():
+        if is_main_process():
             speeds = latency.measure(run, parts, evaluations[run.task.splits["validation"][0]])
-    if is_main():
+    if is_main_process():
         if (checkpoints / "runs").is_dir():  # where transformers puts TensorBoard's files
             shutil.move(checkpoints / "runs", folder / "tensorboard")
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -243,9 +247,9 @@ def _train_and_record(run: Run, model_source: Source, rows: Rows, folder: Path, 
         }
         result["meta"]["status"] = "finished"
         if artefact is not None:
-            record.write_text(folder / "README.md", model_card(result, artefact.name))
-        record.write_result(folder, result)
-        say(f"   {_figures(result)} in {fit.seconds:.0f} s")
+            run_folder.write_text(folder / "README.md", model_card(result, artefact.name))
+        run_folder.write_result(folder, result)
+        log(f"   {_figures(result)} in {fit.seconds:.0f} s")
     trainer.accelerator.wait_for_everyone()  # a search, and job=downstream, read in every process what one has written
 
 
@@ -254,7 +258,7 @@ def _figures(result: dict[str, Any]) -> str:
     return scores or "labels hidden, no score"
 
 
-def _curve(fit: train.Fit) -> list[dict[str, float]]:
+def _curve(fit: training.Fit) -> list[dict[str, float]]:
     """Return the score after each epoch, by the seconds of training that it took: evaluations are not counted."""
     entries = [entry for entry in fit.history if "eval_score" in entry]
     seconds = fit.seconds - sum(entry["eval_runtime"] for entry in entries)
@@ -264,9 +268,9 @@ def _curve(fit: train.Fit) -> list[dict[str, float]]:
     ]
 
 
-def audit(rows: Rows, parts: Parts, splits: dict[str, Encoded]) -> dict[str, Any]:
+def audit(rows: TaskDataset, parts: TrainingBundle, splits: dict[str, Encoded]) -> dict[str, Any]:
     """Count rows, truncated rows, dropped rows and labels of every split; name what began at random below the head."""
-    model = language.plain_model(parts.model)
+    model = language_model.plain_model(parts.model)
     return {
         "fresh": [*getattr(model, "fresh_head", ()), *getattr(model, "fresh_base", ())],
         "label_names": rows.label_names,

@@ -14,38 +14,46 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from peftkit import record
+from peftkit.config import RunConfig, UserError, is_prompted
+from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.files import read_file
-from peftkit.data.rows import Rows, load_rows
-from peftkit.data.text import Pair, causal_pairs, embedded_corpus, fingerprint, masked_pairs, pack, span_pairs
-from peftkit.jobs.answers import evaluate_splits
-from peftkit.jobs.console import is_main, say
-from peftkit.jobs.gates import GateError
-from peftkit.jobs.preferring import Reference, ask
-from peftkit.jobs.prepare import Parts, announce, predictor
-from peftkit.jobs.use import base_source, load_parts, model_source, trained_run, words_of
+from peftkit.data.offline_corpus import (
+    Pair,
+    causal_pairs,
+    embedded_corpus,
+    fingerprint,
+    masked_pairs,
+    pack,
+    span_pairs,
+)
 from peftkit.leaderboard.stats import task_score
-from peftkit.methods.scale import Ends, adapter_ends, scaled, switched_off, weight_ends
-from peftkit.models.language import (
+from peftkit.methods.scaling import Ends, adapter_ends, scaled, switched_off, weight_ends
+from peftkit.models.language_model import (
     load_language_model,
     shared_parts,
     state_drift,
     token_states,
     with_tuned_part,
 )
-from peftkit.models.mini import mean_loss, sentinel_ids
-from peftkit.schema import Run, UserError, asks
+from peftkit.models.offline import mean_loss, sentinel_ids
+from peftkit.pipeline.build import TrainingBundle, predictor, warn_substitutions
+from peftkit.pipeline.evaluate import evaluate_splits
+from peftkit.pipeline.inference import base_source, load_bundle, model_source, run_tokenizer_source, trained_run
+from peftkit.pipeline.reference import Reference, score_reference
+from peftkit.pipeline.verify import GateError
+from peftkit.results import run_folder
+from peftkit.results.console import is_main_process, log
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 TOLERANCE = 1e-5  # nats a token: what a method that is off may differ from its base by, in fp32
 BLOCK = 128  # tokens, as the small models are pretrained on
-BLOCKS = 200  # at most, evenly spread over the text: all of the embedded one
+BLOCKS = 200  # at most, evenly spread over the text: all of the offline one
 BATCH = 8  # blocks: a batch's logits over GPT-2's vocabulary are 200 MB
 MEASURES = {"encoder": "masked_lm_loss", "decoder": "causal_lm_loss", "seq2seq": "span_corruption_loss"}
 DRIFT = "state_drift"
 
 
-def forgetting(run: Run) -> Path:
+def forgetting(run: RunConfig) -> Path:
     """Measure a finished run's language before, after and in between, and write it into its result.json.
 
     Raises:
@@ -54,7 +62,7 @@ def forgetting(run: Run) -> Path:
     """
     folder = Path(str(run.run))
     trained = trained_run(folder)
-    if asks(trained):
+    if is_prompted(trained):
         raise UserError(f"{folder} trained nothing, so nothing is forgotten; name a run that trained")
     if trained.vocab is not None:
         raise UserError(
@@ -62,10 +70,10 @@ def forgetting(run: Run) -> Path:
         )
     name, documents = _text(run)
     rows = _validation(run, trained, folder)
-    announce(model_source(folder), rows.source)
+    warn_substitutions(model_source(folder), rows.source)
     source = base_source(trained, folder)
-    asked = ask(trained, source, rows.splits, words_of(trained, folder))
-    parts = load_parts(trained, folder)
+    asked = score_reference(trained, source, rows.splits, run_tokenizer_source(trained, folder))
+    parts = load_bundle(trained, folder)
     _check_method(parts.model)
     untouched, reason = load_language_model(source, parts.tokenizer, trained.method.quantization)
     if torch.cuda.is_available() and not trained.method.quantization:  # a quantised base lies there already
@@ -73,7 +81,7 @@ def forgetting(run: Run) -> Path:
         parts.model.to("cuda")
     probe = _probe(untouched, parts, documents, trained.model.family, reason)
     if reason is not None:
-        say(f"!! {reason}: no loss is measured, but how far its token states turn (1 - cosine)")
+        log(f"!! {reason}: no loss is measured, but how far its token states turn (1 - cosine)")
     base = probe.read(untouched)
     tuned, ends = _reading(untouched, parts)
     with _off(parts.model, ends):
@@ -93,10 +101,10 @@ def forgetting(run: Run) -> Path:
         "curve": curve,
         "curve_reason": None if ends is not None else f"{trained.method.name} has no point between off and on",
     }
-    if is_main():
-        record.amend_result(folder, lambda result: result.update(forgetting=found))
+    if is_main_process():
+        run_folder.amend_result(folder, lambda result: result.update(forgetting=found))
         print("\n".join(_table(found)))
-        say(f"-> {folder / 'result.json'}")
+        log(f"-> {folder / 'result.json'}")
     return folder
 
 
@@ -116,10 +124,10 @@ class Probe:
         return state_drift(self.states, token_states(model, [ids for ids, _ in self.pairs], BATCH))
 
 
-def _text(run: Run) -> tuple[str, list[str]]:
-    """Return the name of the text and its documents: a file's lines or its column text, else the embedded ones."""
+def _text(run: RunConfig) -> tuple[str, list[str]]:
+    """Return the name of the text and its documents: a file's lines or its column text, else the offline ones."""
     if run.input is None:
-        return "embedded, held out: generated sentences and Python's language reference", embedded_corpus()[1]
+        return "offline, held out: generated sentences and Python's language reference", embedded_corpus()[1]
     file = Path(run.input)
     if file.suffix == ".txt":
         try:
@@ -133,16 +141,16 @@ def _text(run: Run) -> tuple[str, list[str]]:
         lines = ["" if text is None else str(text) for text in table["text"]]
     documents = [line.strip() for line in lines if line.strip()]
     if not documents:
-        raise UserError(f"there is no text in {file}; fill it, or drop input= for the embedded text")
+        raise UserError(f"there is no text in {file}; fill it, or drop input= for the offline text")
     return file.name, documents
 
 
-def _validation(run: Run, trained: Run, folder: Path) -> Rows:
+def _validation(run: RunConfig, trained: RunConfig, folder: Path) -> TaskDataset:
     """Load the rows that the run was scored on."""
-    told: Any = record.read_result(folder)
+    told: Any = run_folder.read_result(folder)
     revision = told["audit"]["sources"]["data"]["revision"]
     task = replace(trained.task, splits={**trained.task.splits, "train": None})
-    rows = load_rows(task, run.data_root, run.source, revision)
+    rows = load_task_dataset(task, run.data_root, run.source, revision)
     if rows.source.revision != revision:
         raise UserError(
             f"{folder} was scored on {told['audit']['sources']['data']['name']} {revision}, this is "
@@ -159,7 +167,7 @@ def _check_method(model: Any) -> None:
         )
 
 
-def _probe(untouched: Any, parts: Parts, documents: list[str], family: str, reason: str | None) -> Probe:
+def _probe(untouched: Any, parts: TrainingBundle, documents: list[str], family: str, reason: str | None) -> Probe:
     """Cut the text into blocks as the untouched base's family is asked about them."""
     tokenizer = parts.tokenizer
     family = "seq2seq" if untouched.config.is_encoder_decoder else family
@@ -204,7 +212,7 @@ def _room(model: Any, tokenizer: PreTrainedTokenizerBase, tuned: Any) -> int:
     return int(min(places, tokenizer.model_max_length) - prompt)
 
 
-def _reading(untouched: PreTrainedModel, parts: Parts) -> tuple[PreTrainedModel, Ends | None]:
+def _reading(untouched: PreTrainedModel, parts: TrainingBundle) -> tuple[PreTrainedModel, Ends | None]:
     """Return the language model that reads the tuned states, and the weights by which the method is scaled."""
     is_peft = isinstance(parts.model, PeftModel)
     plain = parts.model.get_base_model() if is_peft else parts.model
@@ -225,10 +233,10 @@ def _check_off(difference: float, how: str) -> None:
 
 
 def _curve(
-    trained: Run,
-    parts: Parts,
+    trained: RunConfig,
+    parts: TrainingBundle,
     ends: Ends | None,
-    rows: Rows,
+    rows: TaskDataset,
     asked: Reference,
     probe: Probe,
     tuned: PreTrainedModel,

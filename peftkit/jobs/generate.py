@@ -12,32 +12,32 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from peftkit import record
+from peftkit.config import Generate, RunConfig, UserError, error_summary
+from peftkit.config.source import Source, fingerprint
 from peftkit.data.contamination import EvaluationSets
-from peftkit.generate import measures
-from peftkit.generate.asking import Asking, Ceilings
-from peftkit.generate.card import dataset_card, draw_similarity
-from peftkit.generate.dataset import write_dataset
-from peftkit.generate.evol_instruct import evol_instruct
-from peftkit.generate.journal import Lines, Replayed
-from peftkit.generate.pool import Pool
-from peftkit.generate.self_instruct import self_instruct
-from peftkit.generate.tasks import SEEDS, Task, read_tasks
-from peftkit.jobs.console import is_main, say, teller
-from peftkit.jobs.evaluation_sets import evaluation_sets
-from peftkit.jobs.writers import find_writer, load_writer, written_in, written_on
+from peftkit.generation import measures
+from peftkit.generation.card import dataset_card, draw_similarity
+from peftkit.generation.client import Ceilings, GenerationClient
+from peftkit.generation.dataset import write_dataset
+from peftkit.generation.evol_instruct import evol_instruct
+from peftkit.generation.journal import Lines, Replayed
+from peftkit.generation.pool import Pool
+from peftkit.generation.self_instruct import self_instruct
+from peftkit.generation.tasks import SEEDS, Task, read_tasks
 from peftkit.paths import safe_name
-from peftkit.schema import Generate, Run, UserError, reason
-from peftkit.source import Source, fingerprint
+from peftkit.pipeline.evaluation_sets import evaluation_sets
+from peftkit.pipeline.generators import find_generator, load_generator, written_in, written_on
+from peftkit.results import run_folder
+from peftkit.results.console import is_main_process, log, progress_logger
 
 ALGORITHMS = {"self_instruct": self_instruct, "evol_instruct": evol_instruct}
-ENDINGS = ("target", "max_tokens", "max_cost", "price_in", "price_out", "evolutions", "patience")
+ENDINGS = ("num_instructions", "max_tokens", "max_cost", "price_in", "price_out", "evolutions", "patience")
 # what else does not change what is kept: a run may go on from another address, with more patience
 BESIDE = (*ENDINGS, "model", "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
 WRITTEN = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
 
 
-def generate(run: Run, config: dict[str, Any], overrides: list[str], only_looks: bool = False) -> Path:
+def generate(run: RunConfig, config: dict[str, Any], overrides: list[str], only_looks: bool = False) -> Path:
     """Grow a pool of tasks out of seeds until the target, and leave it as a folder that `datasets` loads.
 
     Args:
@@ -49,24 +49,24 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str], only_looks:
     """
     settings = run.generate
     assert settings is not None  # its section is in config.yaml
-    model = find_writer(run, settings)
+    model = find_generator(run, settings)
     seeds = read_tasks(_seeds(settings))
     sets, facts = evaluation_sets(settings.decontaminate, run)
     folder = _folder(run, settings, model, facts)
     if not run.force and (done := finished(folder, settings)):
-        say(f"finished already: {folder}{done}")
+        log(f"finished already: {folder}{done}")
         return folder
     if only_looks:
         raise UserError(
             f"{folder} has not all of the tasks yet, and job={run.job} writes none; "
             f"say job=generate seed={run.seed} first"
         )
-    if not is_main():  # under torchrun one process asks for all
+    if not is_main_process():  # under torchrun one process asks for all
         return folder
     for sentence in (model.sentence("MODEL"), *(fact["sentence"] for fact in facts)):
         if sentence:
-            say(f"!! {sentence}")
-    say(f"{settings.algorithm}: {len(seeds)} seeds, {model.name}, {settings.target:,} to keep -> {folder}")
+            log(f"!! {sentence}")
+    log(f"{settings.algorithm}: {len(seeds)} seeds, {model.name}, {settings.num_instructions:,} to keep -> {folder}")
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     result: dict[str, Any] = {
         "run": {"config": config, "overrides": overrides},
@@ -75,26 +75,26 @@ def generate(run: Run, config: dict[str, Any], overrides: list[str], only_looks:
             "seeds": {"file": settings.seeds or "peftkit", "tasks": len(seeds), **_overlapping(seeds, sets)},
             "evaluation_sets": [{key: fact[key] for key in ("name", "revision", "rows")} for fact in facts],
         },
-        "meta": record.meta(run.seed, written_on(settings), written_in(settings), started),
+        "meta": run_folder.meta(run.seed, written_on(settings), written_in(settings), started),
     }
     with ExitStack() as stack:
-        record.lock(stack, folder)
+        run_folder.lock(stack, folder)
         if run.force:
             for name in WRITTEN:
                 (folder / name).unlink(missing_ok=True)
-        record.write_config(folder, config)
+        run_folder.write_config(folder, config)
         try:
             _grow(stack, run, settings, model, seeds, sets, folder, result)
         except BaseException as error:
-            why = {"status": "failed", "reason": reason(error)}
-            record.write_result(folder, {**result, "meta": {**result["meta"], **why}})
+            why = {"status": "failed", "reason": error_summary(error)}
+            run_folder.write_result(folder, {**result, "meta": {**result["meta"], **why}})
             raise
     return folder
 
 
 def _grow(
     stack: ExitStack,
-    run: Run,
+    run: RunConfig,
     settings: Generate,
     model: Source,
     seeds: list[Task],
@@ -106,11 +106,15 @@ def _grow(
     journal = stack.enter_context(Lines(folder / "journal.jsonl"))
     kept, rejected = (stack.enter_context(Replayed(folder / f"{name}.jsonl")) for name in ("kept", "rejected"))
     if journal.rows:
-        say(f"going on in {folder}: {len(kept.rows):,} kept so far")
-    settings = replace(settings, target=max(settings.target, len(kept.rows)))  # none is thrown away again
-    ask = Asking(load_writer(settings, model, bool(journal.rows)), journal, Ceilings.of(settings), run.seed)
+        log(f"going on in {folder}: {len(kept.rows):,} kept so far")
+    settings = replace(
+        settings, num_instructions=max(settings.num_instructions, len(kept.rows))
+    )  # none is thrown away again
+    ask = GenerationClient(
+        load_generator(settings, model, bool(journal.rows)), journal, Ceilings.of(settings), run.seed
+    )
     pool = Pool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, _prefix(settings, seeds))
-    result["ended"] = ALGORITHMS[settings.algorithm](pool, ask, teller(lambda: progress(pool, ask, settings)))
+    result["ended"] = ALGORITHMS[settings.algorithm](pool, ask, progress_logger(lambda: progress(pool, ask, settings)))
     pool.sync()
     for lines in (kept, rejected):
         lines.check_end()  # type: ignore[attr-defined]
@@ -124,12 +128,12 @@ def _grow(
     result["meta"] |= {"status": "finished"}
     write_dataset(folder, pool.kept)
     draw_similarity(result["kept"]["nearest_seed"]["histogram"], folder / "similarity.png")
-    record.write_text(folder / "README.md", dataset_card(result))
-    record.write_result(folder, result)
+    run_folder.write_text(folder / "README.md", dataset_card(result))
+    run_folder.write_result(folder, result)
     _tell(folder, result, settings)
 
 
-def _folder(run: Run, settings: Generate, model: Source, facts: list[dict[str, Any]]) -> Path:
+def _folder(run: RunConfig, settings: Generate, model: Source, facts: list[dict[str, Any]]) -> Path:
     """Return out/generate/<algorithm>/<model>/seed-<n>-<id>: the id is of all that determines what is kept."""
     read = {key: value for key, value in asdict(settings).items() if key not in BESIDE}
     sets = sorted(str(fact["revision"]) for fact in facts)
@@ -141,13 +145,13 @@ def _folder(run: Run, settings: Generate, model: Source, facts: list[dict[str, A
 
 def finished(folder: Path, settings: Generate) -> str | None:
     """Say that a folder has what is asked for, or ended as this run would; None where there is something to do."""
-    if not record.is_finished(folder):
+    if not run_folder.is_finished(folder):
         return None
-    result = record.read_result(folder)
+    result = run_folder.read_result(folder)
     assert result is not None
     count, before = result["counts"]["kept"], result["run"]["config"]["generate"]
-    if count >= settings.target:
-        return f" ({count:,} tasks; generate.target={2 * count} goes on, force=true begins again)"
+    if count >= settings.num_instructions:
+        return f" ({count:,} tasks; generate.num_instructions={2 * count} goes on, force=true begins again)"
     if all(before[name] == getattr(settings, name) for name in ENDINGS):
         return f" ({count:,} tasks, ended by generate.{result['ended']}; raise it to go on)"
     return None
@@ -173,7 +177,7 @@ def _overlapping(seeds: list[Task], sets: EvaluationSets) -> dict[str, list[str]
         if (overlap := sets.overlap(texts)) is not None:
             found.append(f"{seed.id}: {overlap}")
     if found:
-        say(f"!! {len(found)} of {len(seeds)} seeds overlap evaluation sets, {found[0]}; all are in result.json")
+        log(f"!! {len(found)} of {len(seeds)} seeds overlap evaluation sets, {found[0]}; all are in result.json")
     return {"overlaps": found}
 
 
@@ -181,12 +185,12 @@ def _seeds(settings: Generate) -> Path:
     return Path(settings.seeds) if settings.seeds else SEEDS
 
 
-def progress(pool: Pool, ask: Asking, settings: Generate) -> str:
+def progress(pool: Pool, ask: GenerationClient, settings: Generate) -> str:
     """Say how many are kept, how many were rejected and why, and what it cost so far."""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in pool.reasons.most_common(4))
     money = f", cost {ask.cost:.4f}" if ask.ceilings.has_prices else ""
     return (
-        f"{len(pool.kept):,} of {settings.target:,} kept, {sum(pool.reasons.values()):,} rejected ({reasons}), "
+        f"{len(pool.kept):,} of {settings.num_instructions:,} kept, {sum(pool.reasons.values()):,} rejected ({reasons}), "
         f"{ask.requests:,} requests, {ask.tokens_in + ask.tokens_out:,} tokens{money}"
     )
 
@@ -194,12 +198,14 @@ def progress(pool: Pool, ask: Asking, settings: Generate) -> str:
 def _tell(folder: Path, result: Mapping[str, Any], settings: Generate) -> None:
     counts, costs = result["counts"], result["costs"]
     if result["ended"] != "target":
-        say(f"!! {counts['kept']:,} of {settings.target:,}: it ended by generate.{result['ended']}; raise it to go on")
+        log(
+            f"!! {counts['kept']:,} of {settings.num_instructions:,}: it ended by generate.{result['ended']}; raise it to go on"
+        )
     print(f"{counts['kept']:,} tasks kept, {result['kept']['instances']:,} instances; {counts['rejected']:,} rejected:")
     for why, count in counts["reasons"].items():
         print(f"  {count:>7,}  {why}")
     money = "" if costs["cost"] is None else f", cost {costs['cost']:.4f}"
     print(f"{costs['requests']:,} requests, {costs['tokens_in']:,} tokens read, {costs['tokens_out']:,} written{money}")
-    say(f"-> {folder}; its card: {folder / 'README.md'}")
+    log(f"-> {folder}; its card: {folder / 'README.md'}")
     if sentence := Source(**result["audit"]["sources"]["model"]).sentence("MODEL"):
-        say(f"!! {sentence}")
+        log(f"!! {sentence}")

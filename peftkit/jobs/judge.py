@@ -11,24 +11,24 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from peftkit import record
-from peftkit.generate import judging
-from peftkit.generate.asking import Asking, Ceilings
-from peftkit.generate.journal import Lines
-from peftkit.generate.judging import Pair
-from peftkit.jobs.console import is_main, say, teller
-from peftkit.jobs.contest import against_each_other, against_references
-from peftkit.jobs.writers import find_writer, load_writer, written_in, written_on
+from peftkit.config import Generate, RunConfig, error_summary
+from peftkit.config.source import Source
+from peftkit.generation import judging
+from peftkit.generation.client import Ceilings, GenerationClient
+from peftkit.generation.journal import Lines
+from peftkit.generation.judging import Pair
+from peftkit.jobs.pairwise import against_each_other, against_references
 from peftkit.paths import safe_name
-from peftkit.schema import Generate, Run, reason
-from peftkit.source import Source
+from peftkit.pipeline.generators import find_generator, load_generator, written_in, written_on
+from peftkit.results import run_folder
+from peftkit.results.console import is_main_process, log, progress_logger
 
 REFERENCES = "the references"
 DECIDES = ("max_answer_tokens", "chat", "quantization", "request")  # of generate: what else another judge would have
 WRITTEN = ("journal.jsonl", "judged.jsonl", "judge.json")
 
 
-def judge(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
+def judge(run: RunConfig, config: dict[str, Any], overrides: list[str]) -> Path:
     """Let a model compare a run's answers with the references, or with those of another run, in both orders.
 
     Returns:
@@ -43,53 +43,53 @@ def judge(run: Run, config: dict[str, Any], overrides: list[str]) -> Path:
     folders = [Path(folder) for folder in ([run.run] if run.run is not None else run.runs or [])]
     is_alone = len(folders) == 1
     pairs, hidden = against_references(run, folders[0]) if is_alone else (against_each_other(run, folders), 0)
-    model = find_writer(run, settings)
+    model = find_generator(run, settings)
     who = _identity(run, settings, model)
-    folder, wanted = _folder(run, folders, who, pairs), pairs[: run.task.max_eval_rows]
+    folder, wanted = _folder(run, folders, who, pairs), pairs[: run.task.max_eval_samples]
     names = (_name(folders[0]), REFERENCES if is_alone else _name(folders[1]))
     if not run.force and (done := _finished(folder, len(wanted))):
-        say(f"finished already: {folder} (force=true asks again)")
-        if is_alone and is_main():  # the run may have been trained again since
+        log(f"finished already: {folder} (force=true asks again)")
+        if is_alone and is_main_process():  # the run may have been trained again since
             _note(folders[0], done)
         _tell(done)
         return folder
-    if not is_main():  # under torchrun one process asks for all
+    if not is_main_process():  # under torchrun one process asks for all
         return folder
     if sentence := model.sentence("MODEL"):
-        say(f"!! {sentence}")
+        log(f"!! {sentence}")
     if hidden:
-        say(f"!! {hidden} rows have no reference; they are not judged")
-    say(f"{names[0]} against {names[1]}, {len(wanted)} of {len(pairs)} rows, judged by {who['name']} -> {folder}")
+        log(f"!! {hidden} rows have no reference; they are not judged")
+    log(f"{names[0]} against {names[1]}, {len(wanted)} of {len(pairs)} rows, judged by {who['name']} -> {folder}")
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     result: dict[str, Any] = {
         "run": {"config": config, "overrides": overrides},
         "first": names[0],
         "second": names[1],
         "judge": who,
-        "meta": record.meta(run.seed, written_on(settings), written_in(settings), started),
+        "meta": run_folder.meta(run.seed, written_on(settings), written_in(settings), started),
         "of": len(pairs),
         "asked_for": len(wanted),
     }
     with ExitStack() as stack:
-        record.lock(stack, folder)
+        run_folder.lock(stack, folder)
         for name in WRITTEN if run.force else ():
             (folder / name).unlink(missing_ok=True)
         try:
             _ask(stack, run, settings, model, wanted, folder, result)
         except BaseException as error:
-            _write(folder, {**result, "meta": {**result["meta"], "status": "failed", "reason": reason(error)}})
+            _write(folder, {**result, "meta": {**result["meta"], "status": "failed", "reason": error_summary(error)}})
             raise
         if is_alone and result["ended"] is None:
             _note(folders[0], result)
         _write(folder, result)
     _tell(result)
-    say(f"-> {folder}; every verdict with its replies: {folder / 'judged.jsonl'}")
+    log(f"-> {folder}; every verdict with its replies: {folder / 'judged.jsonl'}")
     return folder
 
 
 def _ask(
     stack: ExitStack,
-    run: Run,
+    run: RunConfig,
     settings: Generate,
     model: Source,
     pairs: Sequence[Pair],
@@ -98,19 +98,21 @@ def _ask(
 ) -> None:
     """Replay the replies that the folder holds, ask for the rest, and lay verdicts and figures into it."""
     journal = stack.enter_context(Lines(folder / "journal.jsonl"))
-    ask = Asking(load_writer(settings, model, bool(journal.rows)), journal, Ceilings.of(settings), run.seed)
+    ask = GenerationClient(
+        load_generator(settings, model, bool(journal.rows)), journal, Ceilings.of(settings), run.seed
+    )
     if ask.requests:
-        say(f"going on in {folder}: {ask.requests:,} replies so far")
-    told = teller(lambda done: _progress(ask, done, len(pairs)))
+        log(f"going on in {folder}: {ask.requests:,} replies so far")
+    told = progress_logger(lambda done: _progress(ask, done, len(pairs)))
     judged, ended = judging.judge(pairs, ask, settings.max_answer_tokens, settings.batch, told)
     result |= {**judging.figures(judged), "ended": ended}
     result["costs"] = {**ask.spent(), "cost": ask.cost if ask.ceilings.has_prices else None}
     result["meta"] |= {"status": "finished" if ended is None else "ended"}
     lines = (json.dumps(each.row(), ensure_ascii=False) for each in judged)
-    record.write_text(folder / "judged.jsonl", "".join(f"{line}\n" for line in lines))
+    run_folder.write_text(folder / "judged.jsonl", "".join(f"{line}\n" for line in lines))
 
 
-def _identity(run: Run, settings: Generate, model: Source) -> dict[str, Any]:
+def _identity(run: RunConfig, settings: Generate, model: Source) -> dict[str, Any]:
     """Return what verdicts hang on besides the answers; two judges are one where their `id` is."""
     who: dict[str, Any] = {
         "name": Path(model.name).name if model.kind == "folder" else model.name,
@@ -124,7 +126,7 @@ def _identity(run: Run, settings: Generate, model: Source) -> dict[str, Any]:
     return {**who, "id": _digest(who)}
 
 
-def _folder(run: Run, folders: Sequence[Path], who: Mapping[str, Any], pairs: Sequence[Pair]) -> Path:
+def _folder(run: RunConfig, folders: Sequence[Path], who: Mapping[str, Any], pairs: Sequence[Pair]) -> Path:
     """Return RUN/judged/<judge>-<id>, or out/judge/<A>--<B>-<id>: the id is of the judge, and of all that is compared.
 
     How many rows are asked for is no part of it: more of them go on from those that are there.
@@ -155,39 +157,39 @@ def _finished(folder: Path, rows: int) -> dict[str, Any] | None:
 
 
 def _write(folder: Path, result: Mapping[str, Any]) -> None:
-    record.write_text(folder / "judge.json", json.dumps(result, indent=1, default=str) + "\n")
+    run_folder.write_text(folder / "judge.json", json.dumps(result, indent=1, default=str) + "\n")
 
 
 def _note(folder: Path, result: Mapping[str, Any]) -> None:
     """Lay the figures into the run's own result, beside those of other judges; two may end at once."""
     left_out = ("run", "first", "second", "meta", "ended")
     found = {name: value for name, value in result.items() if name not in left_out}
-    record.amend_result(
+    run_folder.amend_result(
         folder, lambda told: told.update(judged={**(told.get("judged") or {}), result["judge"]["id"]: found})
     )
 
 
-def _progress(ask: Asking, done: int, rows: int) -> str:
+def _progress(ask: GenerationClient, done: int, rows: int) -> str:
     money = f", cost {ask.cost:.4f}" if ask.ceilings.has_prices else ""
     return f"{done:,} of {rows:,} rows, {ask.requests:,} requests{money}"
 
 
 def _tell(result: Mapping[str, Any]) -> None:
     """Print the figures as a small table, and loudly what takes their worth away."""
-    if not is_main():
+    if not is_main_process():
         return
     rows, wanted, costs = result["rows"], result["asked_for"], result["costs"]
     if result["ended"] is not None:
-        say(f"!! {rows:,} of {wanted:,} rows: it ended by generate.{result['ended']}; raise it to go on")
+        log(f"!! {rows:,} of {wanted:,} rows: it ended by generate.{result['ended']}; raise it to go on")
     if not rows:
         return
     if (share := result["unparsable_share"]) is not None and share > 0.5:
-        say(
+        log(
             f"!! {share:.0%} of the replies hold no verdict and count as ties: {result['judge']['name']} does not keep "
             "to the form that is asked for; these figures say nothing"
         )
     if result["cut"]:
-        say(f"!! {result['cut']:,} prompts were longer than the judge's context and lost their start")
+        log(f"!! {result['cut']:,} prompts were longer than the judge's context and lost their start")
     low, high = result["interval"]
     test, bias, swapped = result["sign_test_p"], result["position_bias"], result["swapped"]
     decided = f"{result['wins'] + result['losses']:,} decided rows"

@@ -6,14 +6,14 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftkit.jobs.console import is_main, say
+from peftkit.config import RunConfig, UserError
 from peftkit.leaderboard import Broken, Result, table, version_notes
 from peftkit.leaderboard.stats import Row
 from peftkit.leaderboard.verdict import Verdict, judged
-from peftkit.schema import Run, UserError
+from peftkit.results.console import is_main_process, log
 
 
-def leaderboard(run: Run) -> None:
+def leaderboard(run: RunConfig) -> None:
     """Show every result under `out` and `results`; write tables, page and pictures to `output`, else beside them.
 
     With `watch`, serve them and write them anew whenever a run lands, until interrupted.
@@ -23,10 +23,10 @@ def leaderboard(run: Run) -> None:
     """
     folders = [Path(run.out), *map(Path, run.results or [])]
     target = Path(run.output) if run.output else Path(run.out) / "leaderboard"
-    if not is_main():
+    if not is_main_process():
         return
     if run.watch:
-        from peftkit.jobs.watch import watch
+        from peftkit.jobs.leaderboard_server import watch
 
         watch(folders, target, lambda: write(table.collect(folders), target, _command(run)))
         return
@@ -38,9 +38,9 @@ def leaderboard(run: Run) -> None:
     if run.claim is not None:
         show_claim(results, run.claim, known)
     for note in version_notes(results):
-        say(note)
+        log(note)
     write(results, target, _command(run), known)
-    say(f"-> {target}/index.html, and the same as CSV, Markdown, LaTeX and pictures")
+    log(f"-> {target}/index.html, and the same as CSV, Markdown, LaTeX and pictures")
 
 
 def write(
@@ -60,12 +60,12 @@ def write(
 
 def show_runs(folders: Sequence[Path], claim: str | None = None) -> None:
     """Show the table over these run folders alone, and the verdict on a claim."""
-    if folders and is_main():
+    if folders and is_main_process():
         results = table.collect(list(folders))
         known = judged(results)
         table.show(results, known=known)
         if claim is not None and not show_claim(results, claim, known):
-            say(f"with runs of other commands below the same out=: python -m peftkit job=leaderboard claim={claim}")
+            log(f"with runs of other commands below the same out=: python -m peftkit job=leaderboard claim={claim}")
 
 
 def show_claim(results: Sequence[Result | Broken], name: str, known: tuple[list[Row], Verdict]) -> bool:
@@ -80,7 +80,7 @@ def show_claim(results: Sequence[Result | Broken], name: str, known: tuple[list[
     return finding.verdict != OPEN
 
 
-def _command(run: Run) -> str:
+def _command(run: RunConfig) -> str:
     words = ["job=leaderboard", f"out={run.out}"]
     if run.output:
         words.append(f"output={run.output}")

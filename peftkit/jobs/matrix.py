@@ -15,21 +15,31 @@ import torch
 import yaml
 from datasets import Dataset
 
+from peftkit.config import (
+    EarlyStopping,
+    MethodConfig,
+    ModelConfig,
+    RunConfig,
+    Search,
+    TaskConfig,
+    UserError,
+    is_prompted,
+)
+from peftkit.config.checks import mismatches
+from peftkit.config.source import Source
 from peftkit.data.formats import Encoded
 from peftkit.data.labels import feature_of
 from peftkit.data.miniglue import sentences
-from peftkit.jobs import gates
-from peftkit.jobs.artefact import save_artefact
-from peftkit.jobs.console import say
-from peftkit.jobs.prepare import Parts, build, scoring
-from peftkit.jobs.prompting import asked_format, read_shots, save_prompt
 from peftkit.methods import is_mergeable, load_adapter, merge
 from peftkit.models.load import auto_class, load_model, load_tokenizer
 from peftkit.models.tiny import tiny_checkpoints
 from peftkit.paths import conf_folder
-from peftkit.record import write_text
-from peftkit.schema import EarlyStopping, Method, Model, Run, Search, Task, UserError, asks, mismatches
-from peftkit.source import Source
+from peftkit.pipeline import verify
+from peftkit.pipeline.build import TrainingBundle, build, output_reader
+from peftkit.pipeline.export import export_artifact
+from peftkit.pipeline.prompting import asked_format, read_shots, save_prompt
+from peftkit.results.console import log
+from peftkit.results.run_folder import write_text
 
 FAMILIES = {
     "bert": "bert",
@@ -61,7 +71,7 @@ class Cell:
     checks: dict[str, bool]
 
 
-def matrix(run: Run) -> None:
+def matrix(run: RunConfig) -> None:
     """Probe every cell on tiny models, and write matrix.md and matrix.json to `output`, else to docs/."""
     target = Path(run.output or "docs")
     cells = []
@@ -69,15 +79,15 @@ def matrix(run: Run) -> None:
         found = [cell for model in FAMILIES for cell in probe(method, model)]
         cells += found
         told = {status: sum(cell.status == status for cell in found) for status in ("right", "refused", "wrong")}
-        say(f"{method.name:>20}  " + ", ".join(f"{count} {status}" for status, count in told.items() if count))
+        log(f"{method.name:>20}  " + ", ".join(f"{count} {status}" for status, count in told.items() if count))
     write_text(target / "matrix.json", json.dumps([cell.__dict__ for cell in cells], indent=1) + "\n")
     write_text(target / "matrix.md", page(cells))
-    say(f"-> {target / 'matrix.md'}, {target / 'matrix.json'}")
+    log(f"-> {target / 'matrix.md'}, {target / 'matrix.json'}")
     if wrong := [cell for cell in cells if cell.status == "wrong"]:
-        raise gates.GateError(f"{len(wrong)} cells are wrong, {wrong[0].method} on {wrong[0].model} the first")
+        raise verify.GateError(f"{len(wrong)} cells are wrong, {wrong[0].method} on {wrong[0].model} the first")
 
 
-def methods() -> list[Method]:
+def methods() -> list[MethodConfig]:
     """Return the methods of conf/method."""
     found = []
     for file in sorted((conf_folder() / "method").glob("*.yaml")):
@@ -85,11 +95,11 @@ def methods() -> list[Method]:
         if settings["config"]["_target_"] == "???":
             continue
         settings["learning_rate"] = float(settings["learning_rate"])
-        found.append(Method(**settings))
+        found.append(MethodConfig(**settings))
     return found
 
 
-def probe(method: Method, model: str, heads: tuple[str, ...] = HEADS) -> Iterator[Cell]:
+def probe(method: MethodConfig, model: str, heads: tuple[str, ...] = HEADS) -> Iterator[Cell]:
     """Yield a cell for each head that the family has."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -109,24 +119,24 @@ def probe(method: Method, model: str, heads: tuple[str, ...] = HEADS) -> Iterato
                 yield Cell(method.name, model, head, "wrong", f"{type(error).__name__}: {error}".splitlines()[0], {})
 
 
-def run_of(method: Method, model: str, checkpoint: Path, head: str) -> Run:
+def run_of(method: MethodConfig, model: str, checkpoint: Path, head: str) -> RunConfig:
     """Return a run of a method on a tiny checkpoint with a head."""
     part = yaml.safe_load((conf_folder() / "model" / f"{model}.yaml").read_text())
     text = {"token_classification": ["text"], "question_answering": ["question", "text"]}.get(head, ["text"])
-    task = Task(
+    task = TaskConfig(
         name=head, suite="own", dataset=str(checkpoint / "config.json"), subset=None, revision="main", kind=head,
         text=text, label=None if head == "causal_lm" else "label", labels=None,
         splits={"train": "train", "validation": ["validation"]}, metrics=[METRIC[head]], template=None, max_length=32,
-        max_train_rows=None, max_eval_rows=None, stride=4 if head == "question_answering" else None,
+        max_train_samples=None, max_eval_samples=None, stride=4 if head == "question_answering" else None,
     )  # fmt: skip
-    chosen = Run(
-        job="finetune", source="embedded", data_root=None, seed=0, trial=False, out="outputs", force=False, run=None,
+    chosen = RunConfig(
+        job="finetune", source="offline", data_root=None, seed=0, trial=False, out="outputs", force=False, run=None,
         input=None, output=None, early_stopping=EarlyStopping(None, 0.1), search=Search(None, 1),
-        model=Model(**{**part, "checkpoint": str(checkpoint)}), method=method, task=task,
+        model=ModelConfig(**{**part, "checkpoint": str(checkpoint)}), method=method, task=task,
         train={"num_train_epochs": STEPS, "per_device_train_batch_size": 8, "bf16": False, "learning_rate": 1e-2},
     )  # fmt: skip
-    if asks(chosen) and head == "regression":  # between which words its numbers lie has no default
-        task.words = {"0": "no", "2.5": "yes"}
+    if is_prompted(chosen) and head == "regression":  # between which words its numbers lie has no default
+        task.verbalizer = {"0": "no", "2.5": "yes"}
     return chosen
 
 
@@ -136,7 +146,7 @@ METRIC = dict(
 NAMES = {"classification": ["no", "yes"], "token_classification": ["NOUN", "VERB", "X"]}
 
 
-def rows_of(task: Task) -> Dataset:
+def rows_of(task: TaskConfig) -> Dataset:
     """Return six rows of unlike lengths."""
     rows: dict[str, list] = {"id": [], **{column: [] for column in task.text}, "label": []}
     for number in range(6):
@@ -156,7 +166,7 @@ def rows_of(task: Task) -> Dataset:
     return table.cast_column("label", feature_of(task))
 
 
-def _check(run: Run, folder: Path, scratch: Path) -> dict[str, bool]:
+def _check(run: RunConfig, folder: Path, scratch: Path) -> dict[str, bool]:
     """Try one cell; return what else than being right it can do.
 
     Raises:
@@ -167,12 +177,12 @@ def _check(run: Run, folder: Path, scratch: Path) -> dict[str, bool]:
 
     source, names, rows = Source("folder", str(folder), folder=str(folder)), NAMES.get(run.task.kind), rows_of(run.task)
     parts, encoded = build(run, source, names, rows)
-    if asks(run):
+    if is_prompted(run):
         return _asked(run, parts, rows, scratch)
     _trains(parts, encoded)
-    _equal("the padding of a batch", gates.padding_difference(parts, rows), 3e-2 if run.method.quantization else EXACT)
+    _equal("the padding of a batch", verify.padding_difference(parts, rows), 3e-2 if run.method.quantization else EXACT)
     trained = _scores(parts, encoded)
-    artefact = save_artefact(parts, scratch)
+    artefact = export_artifact(parts, scratch)
     tokenizer = load_tokenizer(source)
     if artefact.name == "model":
         again = auto_class(run.model.family, run.task.kind).from_pretrained(str(artefact))
@@ -180,38 +190,38 @@ def _check(run: Run, folder: Path, scratch: Path) -> dict[str, bool]:
         torch.manual_seed(1)  # another head than the trained one
         base = load_model(run.model, source, tokenizer, run.task.kind, names, run.method.quantization)
         again = load_adapter(base, artefact)
-    reloaded, exact = Parts(again.eval(), tokenizer, parts.format), 3e-2 if run.method.quantization else EXACT
-    _equal("being saved and loaded", gates.difference(trained, _scores(reloaded, encoded)), exact)
+    reloaded, exact = TrainingBundle(again.eval(), tokenizer, parts.format), 3e-2 if run.method.quantization else EXACT
+    _equal("being saved and loaded", verify.difference(trained, _scores(reloaded, encoded)), exact)
     if not isinstance(again, PeftModel):
         return {"merges": True, "several": False, "mixed": False, "4-bit": False}
     torch.manual_seed(1)
     base = load_model(run.model, source, tokenizer, run.task.kind, names, run.method.quantization)
-    untouched = _scores(Parts(base, tokenizer, parts.format), encoded)
+    untouched = _scores(TrainingBundle(base, tokenizer, parts.format), encoded)
     with again.disable_adapter():
-        _equal("having been there, disabled,", gates.difference(untouched, _scores(reloaded, encoded)), exact)
+        _equal("having been there, disabled,", verify.difference(untouched, _scores(reloaded, encoded)), exact)
     found = {"several": _several(run, reloaded, encoded, trained), "mixed": _mixed(reloaded, encoded, trained)}
     found["4-bit"] = _quantized(run, source, names, rows)
     found["merges"] = is_mergeable(again)
     if found["merges"] and not run.method.quantization:
-        merged = Parts(merge(again).eval(), tokenizer, parts.format)
-        _equal("merging", gates.difference(trained, _scores(merged, encoded)), 1e-4)
+        merged = TrainingBundle(merge(again).eval(), tokenizer, parts.format)
+        _equal("merging", verify.difference(trained, _scores(merged, encoded)), 1e-4)
     return found
 
 
-def _asked(run: Run, parts: Parts, rows: Dataset, scratch: Path) -> dict[str, bool]:
+def _asked(run: RunConfig, parts: TrainingBundle, rows: Dataset, scratch: Path) -> dict[str, bool]:
     """Try a cell in which nothing trains, but examples are kept and found again."""
     if any(weight.requires_grad for weight in parts.model.parameters()):
-        raise gates.GateError("weights train")
-    _equal("the padding of a batch", gates.padding_difference(parts, rows))
+        raise verify.GateError("weights train")
+    _equal("the padding of a batch", verify.padding_difference(parts, rows))
     told = _scores(parts, parts.format.encode(rows))
     save_prompt(parts.format, Source("folder", str(scratch)), scratch)
     asked = asked_format(run, parts.format.names, parts.tokenizer, read_shots(scratch), parts.model)
-    again = Parts(parts.model, parts.tokenizer, asked)
-    _equal("being saved and loaded", gates.difference(told, _scores(again, asked.encode(rows))))
+    again = TrainingBundle(parts.model, parts.tokenizer, asked)
+    _equal("being saved and loaded", verify.difference(told, _scores(again, asked.encode(rows))))
     return dict.fromkeys(CHECKS, False)
 
 
-def _trains(parts: Parts, encoded: Encoded, steps: int = STEPS) -> None:
+def _trains(parts: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None:
     """Take some steps; every weight that trains must get a gradient, and no other may change by a bit."""
     model = parts.model.train()
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
@@ -224,7 +234,7 @@ def _trains(parts: Parts, encoded: Encoded, steps: int = STEPS) -> None:
     for step in range(1, steps + 1):
         loss = model(**batch).loss
         if not math.isfinite(loss.item()):
-            raise gates.GateError("the loss is no number")
+            raise verify.GateError("the loss is no number")
         loss.backward()
         reached |= {name for name, weight in trained.items() if weight.grad is not None and weight.grad.any()}
         optimizer.step()
@@ -234,14 +244,14 @@ def _trains(parts: Parts, encoded: Encoded, steps: int = STEPS) -> None:
             parts.schedule.after(step)
         optimizer.zero_grad()
     if missed := sorted(trained.keys() - reached):
-        raise gates.GateError(f"{len(missed)} weights train without a gradient, {missed[0]} the first")
+        raise verify.GateError(f"{len(missed)} weights train without a gradient, {missed[0]} the first")
     now = dict(model.named_parameters())
     if changed := [name for name, weight in frozen.items() if not torch.equal(weight, now[name])]:
-        raise gates.GateError(f"{len(changed)} frozen weights changed, {changed[0]} the first")
+        raise verify.GateError(f"{len(changed)} frozen weights changed, {changed[0]} the first")
     model.eval()
 
 
-def _several(run: Run, parts: Parts, encoded: Encoded, trained: np.ndarray) -> bool:
+def _several(run: RunConfig, parts: TrainingBundle, encoded: Encoded, trained: np.ndarray) -> bool:
     """Tell whether another adapter fits beside the first; then the first must say what it said."""
     model = parts.model
     try:
@@ -251,13 +261,13 @@ def _several(run: Run, parts: Parts, encoded: Encoded, trained: np.ndarray) -> b
         return False
     other = _scores(parts, encoded)
     model.set_adapter("default")
-    _equal("another adapter beside it", gates.difference(trained, _scores(parts, encoded)))
-    if gates.difference(trained, other) < EXACT:
-        raise gates.GateError("another adapter says just the same")
+    _equal("another adapter beside it", verify.difference(trained, _scores(parts, encoded)))
+    if verify.difference(trained, other) < EXACT:
+        raise verify.GateError("another adapter says just the same")
     return True
 
 
-def _mixed(parts: Parts, encoded: Encoded, trained: np.ndarray) -> bool:
+def _mixed(parts: TrainingBundle, encoded: Encoded, trained: np.ndarray) -> bool:
     """Tell whether rows of one batch can have an adapter each, and each says what it says alone."""
     if parts.format.words is not None or "other" not in parts.model.peft_config:
         return False
@@ -272,33 +282,33 @@ def _mixed(parts: Parts, encoded: Encoded, trained: np.ndarray) -> bool:
         parts.model.set_adapter(name)
         alone[name] = _batch_scores(parts, inputs)
     wanted = np.stack([alone[name][row] for row, name in enumerate(names)])
-    return gates.difference(wanted, mixed) <= EXACT  # BOFT and OFT take the names and do not heed them
+    return verify.difference(wanted, mixed) <= EXACT  # BOFT and OFT take the names and do not heed them
 
 
-def _quantized(run: Run, source: Source, names: list[str] | None, rows: Dataset) -> bool:
+def _quantized(run: RunConfig, source: Source, names: list[str] | None, rows: Dataset) -> bool:
     """Tell whether it trains over a base in 4 bits."""
-    four_bits = Method(**{**run.method.__dict__, "quantization": NF4})
+    four_bits = MethodConfig(**{**run.method.__dict__, "quantization": NF4})
     try:
-        parts, encoded = build(Run(**{**run.__dict__, "method": four_bits}), source, names, rows)
+        parts, encoded = build(RunConfig(**{**run.__dict__, "method": four_bits}), source, names, rows)
         _trains(parts, encoded, steps=4)
     except (UserError, ValueError, TypeError, RuntimeError):
         return False
     return True
 
 
-def _scores(parts: Parts, encoded: Encoded) -> np.ndarray:
-    return gates.flat(parts, _batch_scores(parts, [encoded.rows[row] for row in range(len(encoded.rows))]), encoded)
+def _scores(parts: TrainingBundle, encoded: Encoded) -> np.ndarray:
+    return verify.flat(parts, _batch_scores(parts, [encoded.rows[row] for row in range(len(encoded.rows))]), encoded)
 
 
-def _batch_scores(parts: Parts, rows: list[dict[str, Any]], **more: Any) -> np.ndarray:
+def _batch_scores(parts: TrainingBundle, rows: list[dict[str, Any]], **more: Any) -> np.ndarray:
     batch = parts.format.collator()(rows)
     with torch.no_grad():
-        return scoring(parts)(parts.model.eval(), {**batch, **more}).float().numpy()
+        return output_reader(parts)(parts.model.eval(), {**batch, **more}).float().numpy()
 
 
 def _equal(cause: str, difference: float, limit: float = EXACT) -> None:
     if not difference <= limit:
-        raise gates.GateError(f"scores change by {difference:.2g} with {cause}")
+        raise verify.GateError(f"scores change by {difference:.2g} with {cause}")
 
 
 def page(cells: list[Cell]) -> str:

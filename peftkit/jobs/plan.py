@@ -8,35 +8,35 @@ from typing import Any
 
 import numpy as np
 
-from peftkit import train
+from peftkit import training
+from peftkit.config import RunConfig
 from peftkit.data.collate import LengthGroupedSampler, padding_waste
-from peftkit.data.rows import load_rows
-from peftkit.jobs import preferring
-from peftkit.jobs.console import is_main
-from peftkit.jobs.prepare import announce, build, carve, find_model, own_loss, steps_of
-from peftkit.memory import predict_memory
+from peftkit.data.datasets import load_task_dataset
 from peftkit.methods import count_parameters
-from peftkit.schema import Run
+from peftkit.pipeline import reference
+from peftkit.pipeline.build import build, carve_validation, find_model, own_loss, steps_of, warn_substitutions
+from peftkit.pipeline.memory import predict_memory
+from peftkit.results.console import is_main_process
 
 
-def plan(run: Run) -> None:
+def plan(run: RunConfig) -> None:
     """Load data and model, take no step, and print parameters, steps, tokens, truncation, padding and memory."""
     model_source = find_model(run.model, run.source)
-    rows = load_rows(run.task, run.data_root, run.source)
-    announce(model_source, rows.source)
+    rows = load_task_dataset(run.task, run.data_root, run.source)
+    warn_substitutions(model_source, rows.source)
     table = rows.splits[run.task.splits["train"]]
     if run.early_stopping.patience is not None:
-        table, _ = carve(rows, run.task, run.early_stopping.holdout)
+        table, _ = carve_validation(rows, run.task, run.early_stopping.holdout)
     parts, encoded = build(run, model_source, rows.label_names, table)
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = train.training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
+        arguments = training.training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
     batch_size = arguments.train_batch_size
     order = LengthGroupedSampler(encoded.lengths, batch_size, run.seed).order(0)
     longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]
     batch = parts.format.collator()([encoded.rows[int(row)] for row in longest])
     loss: Any = own_loss(run, parts) if run.distill.teacher is None else None  # a teacher is not asked before a step
     if run.task.kind == "preferences":
-        loss = preferring.states
+        loss = reference.states
     memory = predict_memory(parts.model, batch, arguments.bf16, loss)
     parameters = count_parameters(parts.model)
     epochs, accumulation = arguments.num_train_epochs, arguments.gradient_accumulation_steps
@@ -57,7 +57,7 @@ def plan(run: Run) -> None:
         f"{_mb(memory.gradients)}, AdamW {_mb(memory.optimizer)}, activations {_mb(memory.activations)}; "
         "the program itself comes on top",
     }
-    if is_main():
+    if is_main_process():
         for name, text in lines.items():
             print(f"{name:>16}  {text}")
 

@@ -11,16 +11,18 @@ from typing import Any
 
 from filelock import FileLock
 
-from peftkit import record
-from peftkit.jobs.console import say
+from peftkit.config import RunConfig, UserError, error_summary
 from peftkit.leaderboard.stats import task_score
-from peftkit.schema import Run, UserError, reason
+from peftkit.results import run_folder
+from peftkit.results.console import log
 
 SEED = 0  # of every trial: the seeds of a row share them
-Train = Callable[[Run, dict[str, Any], list[str]], Path]  # a trial's choice, and the words for it -> its run folder
+Train = Callable[
+    [RunConfig, dict[str, Any], list[str]], Path
+]  # a trial's choice, and the words for it -> its run folder
 
 
-def search(run: Run, config: Mapping[str, Any], train: Train) -> dict[str, Any]:
+def search(run: RunConfig, config: Mapping[str, Any], train: Train) -> dict[str, Any]:
     """Try each rate on rows set apart from the training split, and return the trials and the rate that was best.
 
     A trial that is finished, by whichever seed or process, is not run again; one that fails counts as tried, and is
@@ -41,32 +43,32 @@ def search(run: Run, config: Mapping[str, Any], train: Train) -> dict[str, Any]:
     # of equal ones the nearest to the method's own, which comes first where it is no worse
     best = max(finished, key=lambda trial: (trial["score"], -abs(trial["learning_rate"] - own)))
     chosen = best["learning_rate"]
-    say(f"   best of {len(trials)} rates for {run.method.name} on {run.task.name}: {chosen:g}")
+    log(f"   best of {len(trials)} rates for {run.method.name} on {run.task.name}: {chosen:g}")
     return {
         "trials": [{name: trial[name] for name in ("learning_rate", "score", "status")} for trial in trials],
         "chosen": chosen,
         "curve": best["curve"],
-        "rows": run.search.rows,
+        "rows": run.search.samples,
         "seed": SEED,
         "seconds": sum(trial["seconds"] for trial in trials),
     }
 
 
-def no_search(run: Run) -> dict[str, Any]:
+def no_search(run: RunConfig) -> dict[str, Any]:
     """Return what is told of a search where nothing trains, so that there is no rate to try."""
-    say(f"   {run.method.name} trains nothing: no trials for it")
-    return {"trials": [], "chosen": None, "curve": None, "rows": run.search.rows, "seed": SEED, "seconds": 0.0}
+    log(f"   {run.method.name} trains nothing: no trials for it")
+    return {"trials": [], "chosen": None, "curve": None, "rows": run.search.samples, "seed": SEED, "seconds": 0.0}
 
 
-def rates(run: Run) -> list[float]:
+def rates(run: RunConfig) -> list[float]:
     """Return the rates to try, rounded to three digits."""
-    return [float(f"{float(run.train['learning_rate']) * factor:.3g}") for factor in run.search.factors or []]
+    return [float(f"{float(run.train['learning_rate']) * factor:.3g}") for factor in run.search.lr_multipliers or []]
 
 
 def trial_config(config: Mapping[str, Any], rate: float) -> dict[str, Any]:
     """Return the choice that tries one rate."""
     tried = deepcopy(dict(config)) | {"trial": True, "seed": SEED, "force": False}
-    tried["search"]["factors"] = None
+    tried["search"]["lr_multipliers"] = None
     tried["train"]["learning_rate"] = rate
     return tried
 
@@ -75,15 +77,15 @@ def _trial(config: dict[str, Any], rate: float, train: Train) -> dict[str, Any]:
     tried = trial_config(config, rate)
     with alone(tried):
         try:
-            words = ["trial=true", f"seed={SEED}", "search.factors=null", f"train.learning_rate={rate}"]
-            folder = train(Run.from_config(tried), tried, words)
+            words = ["trial=true", f"seed={SEED}", "search.lr_multipliers=null", f"train.learning_rate={rate}"]
+            folder = train(RunConfig.from_config(tried), tried, words)
         except UserError:
             raise
         except Exception as error:
-            status = f"failed: {reason(error)}"
-            say(f"   the trial of {rate:g} {status}")
+            status = f"failed: {error_summary(error)}"
+            log(f"   the trial of {rate:g} {status}")
             return {"learning_rate": rate, "score": None, "status": status, "seconds": 0.0, "curve": None}
-    result = record.read_result(folder)
+    result = run_folder.read_result(folder)
     assert result is not None
     costs = result["costs"]
     return {
@@ -101,4 +103,4 @@ def alone(config: Mapping[str, Any]) -> AbstractContextManager:
         return nullcontext()  # the processes of one run train together
     folder = Path(config["out"], ".locks")
     folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{record.run_id(config, {}, {})}.lock")
+    return FileLock(folder / f"{run_folder.run_id(config, {}, {})}.lock")

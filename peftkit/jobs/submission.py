@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-from peftkit.jobs.console import is_main, say
-from peftkit.jobs.sheets import SHEETS, doubt_of, text_of
+from peftkit.config import INCIDENTAL, RunConfig, UserError
+from peftkit.jobs.submission_files import SHEETS, doubt_of, text_of
 from peftkit.leaderboard import Result, collect, flatten
 from peftkit.leaderboard.stats import GLUE, task_score
 from peftkit.paths import safe_name
-from peftkit.schema import INCIDENTAL, Run, UserError
+from peftkit.results.console import is_main_process, log
 
 if TYPE_CHECKING:
-    from peftkit.data.rows import Rows
+    from peftkit.data.datasets import TaskDataset
 
 
-def submission(run: Run, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+def submission(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Answer every test set of GLUE with one run a task, and write the zip.
 
     What a run says of a test set is kept in its folder, so that a second call goes on where the first one stopped.
@@ -31,11 +31,11 @@ def submission(run: Run, config: Mapping[str, Any], overrides: Sequence[str]) ->
     """
     chosen = choose_runs(run, config, overrides)
     # only now: what is missing is answered before torch loads
-    from peftkit.jobs.prepare import settle
+    from peftkit.pipeline.build import configure_libraries
 
-    settle(run.source)
+    configure_libraries(run.source)
     for model, asked in sorted({(result.model, result.model_for) for result in chosen if result.model_for}):
-        say(f"!! MODEL: {model} (embedded) stands in for {asked}; this is a submission of {model}")
+        log(f"!! MODEL: {model} (offline) stands in for {asked}; this is a submission of {model}")
     # all test sets before the first answer: one that is missing should not show after hours
     tests = {result.folder: read_test_sets(run, result) for result in chosen}
     texts: dict[str, str] = {}
@@ -43,15 +43,15 @@ def submission(run: Run, config: Mapping[str, Any], overrides: Sequence[str]) ->
     for result in chosen:
         for task, rows in tests[result.folder].items():
             file = answer_test_set(run, result, task, rows)
-            for sheet in (sheet for sheet in SHEETS if is_main() and sheet.task == task):
+            for sheet in (sheet for sheet in SHEETS if is_main_process() and sheet.task == task):
                 texts[f"{sheet.name}.tsv"] = text_of(sheet, result, rows, file)
                 if (doubt := doubt_of(sheet, rows)) is not None:
                     doubts.setdefault(doubt, []).append(f"{sheet.name}.tsv")
-    if is_main():
+    if is_main_process():
         _write(texts, _target(run, chosen, bool(doubts)), doubts)
 
 
-def choose_runs(run: Run, config: Mapping[str, Any], overrides: Sequence[str]) -> list[Result]:
+def choose_runs(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[str]) -> list[Result]:
     """Return a run of each task: those of `runs`, or of one model and method those with the best validation scores.
 
     Raises:
@@ -80,7 +80,7 @@ def _named(folders: Sequence[str]) -> list[Result]:
     return [found[task] for task in GLUE]
 
 
-def _best(run: Run, config: Mapping[str, Any], overrides: Sequence[str]) -> list[Result]:
+def _best(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[str]) -> list[Result]:
     """Return of each task the run with the best validation score; the user has chosen one model and method."""
     out = [word for word in overrides if word.startswith("out=")]  # where what is trained will be looked for
     read = [r for r in collect([Path(run.out)]) if isinstance(r, Result) and r.suite == "glue" and r.task in GLUE]
@@ -117,7 +117,7 @@ def _fits(result: Result, config: Mapping[str, Any], overrides: Sequence[str]) -
     return all(had.get(name, "null") == flat[name] for name in typed)
 
 
-def _missing(run: Run, missing: Sequence[str], there: Iterable[Result], like: Result, out: Sequence[str]) -> str:
+def _missing(run: RunConfig, missing: Sequence[str], there: Iterable[Result], like: Result, out: Sequence[str]) -> str:
     """Return the sentence about tasks without a finished run: why, and the command that makes them."""
     why = {r.task: r.problem for r in there if r.problem}
     named = ", ".join(task + (f" ({why[task]})" if task in why else "") for task in missing)
@@ -141,11 +141,11 @@ def _best_of(task: str, results: Sequence[Result]) -> Result:
             "them; name one run a task: runs=[DIR,...]"
         )
     best = max(results, key=lambda r: task_score(r.scores))
-    say(f"{task}: {best.folder}, {task_score(best.scores):.4f} on validation, best of {len(results)}")
+    log(f"{task}: {best.folder}, {task_score(best.scores):.4f} on validation, best of {len(results)}")
     return best
 
 
-def read_test_sets(run: Run, result: Result) -> dict[str, Rows]:
+def read_test_sets(run: RunConfig, result: Result) -> dict[str, TaskDataset]:
     """Read the test sets that a run answers, MNLI's AX too, from where its data came from, or from data_root.
 
     Raises:
@@ -155,48 +155,48 @@ def read_test_sets(run: Run, result: Result) -> dict[str, Rows]:
     return {task: _read_test_set(run, result, task) for task in tasks}
 
 
-def _read_test_set(run: Run, result: Result, task: str) -> Rows:
-    from peftkit.data.rows import load_rows
-    from peftkit.jobs.use import trained_run
+def _read_test_set(run: RunConfig, result: Result, task: str) -> TaskDataset:
+    from peftkit.data.datasets import load_task_dataset
+    from peftkit.pipeline.inference import trained_run
 
     trained = trained_run(result.folder)
-    is_embedded = result.audit["sources"]["data"]["kind"] == "embedded"
+    is_embedded = result.audit["sources"]["data"]["kind"] == "offline"
     root = None if is_embedded else run.data_root or trained.data_root
     splits = [sheet.split for sheet in SHEETS if sheet.task == task]
     if root is not None and (lost := [split for split in splits if not any(Path(root, task).glob(f"{split}.*"))]):
         files = ", ".join(f"{task}/{split}.parquet" for split in lost)
         raise UserError(f"data_root={root} lacks the test set {files}; put it there, or say data_root=DIR")
     test = replace(
-        trained.task, name=task, subset=task, splits={"train": None, "validation": splits}, max_eval_rows=None
+        trained.task, name=task, subset=task, splits={"train": None, "validation": splits}, max_eval_samples=None
     )
-    return load_rows(test, root, "embedded" if is_embedded else run.source)
+    return load_task_dataset(test, root, "offline" if is_embedded else run.source)
 
 
-def answer_test_set(run: Run, result: Result, task: str, rows: Rows) -> Path:
+def answer_test_set(run: RunConfig, result: Result, task: str, rows: TaskDataset) -> Path:
     """Return the file, in the run's folder, of what it says of a test set; it is made where it is not there yet."""
-    from peftkit import record
-    from peftkit.jobs.answers import evaluate_splits
-    from peftkit.jobs.prepare import predictor
-    from peftkit.jobs.use import load_parts, trained_run
+    from peftkit.pipeline.build import predictor
+    from peftkit.pipeline.evaluate import evaluate_splits
+    from peftkit.pipeline.inference import load_bundle, trained_run
+    from peftkit.results import run_folder
 
     file, note = (result.folder / name for name in (f"predictions-{task}-test.parquet", f"evaluation-{task}-test.json"))
     source = {name: getattr(rows.source, name) for name in ("kind", "name", "revision")}
     if note.is_file() and json.loads(note.read_text())["source"] == source:
-        say(f"{task}: answered already, in {result.folder}")
+        log(f"{task}: answered already, in {result.folder}")
         return file
     trained = trained_run(result.folder)
-    say(f"{task}: {sum(map(len, rows.splits.values()))} test rows, {result.folder}")
-    parts = load_parts(trained, result.folder)
+    log(f"{task}: {sum(map(len, rows.splits.values()))} test rows, {result.folder}")
+    parts = load_bundle(trained, result.folder)
     size = {"per_device_eval_batch_size": run.train["per_device_eval_batch_size"]}
     splits = {name: parts.format.encode(table) for name, table in rows.splits.items()}
     with predictor(replace(trained, train=trained.train | size), parts) as trainer:
         _, costs = evaluate_splits(trained, parts, trainer, splits, rows, file)
-    if is_main():
-        record.write_text(note, json.dumps({"source": source, "costs": costs}) + "\n")
+    if is_main_process():
+        run_folder.write_text(note, json.dumps({"source": source, "costs": costs}) + "\n")
     return file
 
 
-def _target(run: Run, chosen: Sequence[Result], is_doubtful: bool) -> Path:
+def _target(run: RunConfig, chosen: Sequence[Result], is_doubtful: bool) -> Path:
     kinds = {(result.model.split("/")[-1], result.method) for result in chosen}
     stem = "-".join(["submission", *next(iter(kinds))] if len(kinds) == 1 else ["submission"])
     file = Path(run.output) if run.output else Path(run.out, f"{safe_name(stem)}.zip")
@@ -211,7 +211,7 @@ def _write(texts: Mapping[str, str], file: Path, doubts: Mapping[str, Sequence[s
             packed.writestr(ZipInfo(name), text, ZIP_DEFLATED)  # without a date: the same answers, the same bytes
     part.replace(file)
     for doubt, names in doubts.items():
-        say(f"!! {', '.join(names)}: {doubt}")
+        log(f"!! {', '.join(names)}: {doubt}")
     if doubts:
-        say("!! THIS IS NO REAL SUBMISSION: its form is right, its scores would say nothing; its name says so too")
-    say(f"-> {file}")
+        log("!! THIS IS NO REAL SUBMISSION: its form is right, its scores would say nothing; its name says so too")
+    log(f"-> {file}")

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from peftkit.schema import INCIDENTAL
+from peftkit.config import INCIDENTAL
 
 TIMED = (  # mean something on one machine only
     "train_seconds", "train_peak_bytes", "tokens_per_second", "latency_ms", "merged_latency_ms", "train_reserved_bytes",
@@ -161,7 +161,7 @@ def _result(folder: Path, record: dict[str, Any]) -> Result:
         problem = f"{meta['status']}: {meta.get('reason') or 'not finished'}"
     elif wrong or not scores:
         problem = ", ".join(wrong) or "no scores: the labels are hidden"
-    data_for = data.get("substituted_for") or (task["suite"] if data.get("kind") == "embedded" else None)
+    data_for = data.get("substituted_for") or (task["suite"] if data.get("kind") == "offline" else None)
     # a suite on disk holds one folder a task, each with its revision among the settings
     is_suite = data.get("kind") == "folder" and task["suite"] != "own"
     search = _search(record)
@@ -230,7 +230,9 @@ def _settings(
         for name, value in flatten(config).items()
         if value != "null" and not {name, name.split(".")[0]} & left_out
     }
-    if not (config.get("search") or {}).get("factors"):  # a run without a search is as one of before there was any
+    if not (config.get("search") or {}).get(
+        "lr_multipliers"
+    ):  # a run without a search is as one of before there was any
         settings = {name: value for name, value in settings.items() if not name.startswith("search.")}
     else:  # the rate is what the search found, another one for each task
         settings["train.learning_rate"] = _around(config, search)
@@ -252,7 +254,7 @@ def _around(config: Mapping[str, Any], search: Mapping[str, Any] | None) -> str:
     """Return the rate that a search went around, as it was asked for."""
     asked = config["train"]["learning_rate"]
     if search is not None and search.get("trials"):
-        asked = float(f"{float(search['trials'][0]['learning_rate']) / config['search']['factors'][0]:.3g}")
+        asked = float(f"{float(search['trials'][0]['learning_rate']) / config['search']['lr_multipliers'][0]:.3g}")
     return f"around {float(asked):g}"
 
 

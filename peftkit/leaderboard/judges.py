@@ -72,7 +72,7 @@ def _names(told: Sequence[Told]) -> dict[str, str]:
 
 def _name(judge: dict[str, Any]) -> str:
     stands_in = judge.get("stands_in_for")
-    return f"{judge['name']} (embedded, in place of {stands_in})" if stands_in else str(judge["name"])
+    return f"{judge['name']} (offline, in place of {stands_in})" if stands_in else str(judge["name"])
 
 
 def _is_whole(said: Any) -> bool:

@@ -73,7 +73,7 @@ def _figure(width: float, height: float, title: str) -> Figure:
 
 
 def _is_stand_in(title: str) -> bool:
-    return title.startswith("EMBEDDED")
+    return title.startswith("OFFLINE")
 
 
 def _pareto(found: Sequence[Cell], rows: Sequence[Row]) -> Figure:

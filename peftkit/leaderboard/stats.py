@@ -17,7 +17,7 @@ from peftkit.leaderboard.costs import with_pscp, with_quality
 BESIDE = ("reward_margin", "chosen_perplexity")  # metrics that are told beside a score and are no part of it
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # AX is a diagnostic, not counted
 REFERENCE = "full"  # the method that the others are held against
-TASK_LIMITS = ("task.max_length", "task.max_train_rows", "task.max_eval_rows")  # mostly asked of all tasks alike
+TASK_LIMITS = ("task.max_length", "task.max_train_samples", "task.max_eval_samples")  # mostly asked of all tasks alike
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def board(results: Iterable[Result | Broken]) -> list[Row]:
     return sorted(
         _with_plans(_with_composites(_with_deltas(rows_))),
         key=lambda r: (
-            r.board.startswith("EMBEDDED"), r.board, order.get(r.task, len(GLUE)), r.task, r.model,
+            r.board.startswith("OFFLINE"), r.board, order.get(r.task, len(GLUE)), r.task, r.model,
             math.inf if r.score is None else -r.score, r.method, r.settings,
         ),
     )  # fmt: skip
@@ -208,7 +208,7 @@ def _titles(results: Sequence[Result]) -> dict[tuple, str]:
         pairs = sorted({(r.model, r.model_for) for r in results if source_of(r) == source and r.model_for})
         parts = [f"model {name} stands in for {asked}" for name, asked in pairs]
         parts += [f"data {data} stands in for {data_for}"] if data_for else []
-        found[source] = "EMBEDDED: " + ", ".join(parts) if parts else f"{suite}, data from {data}"
+        found[source] = "OFFLINE: " + ", ".join(parts) if parts else f"{suite}, data from {data}"
     return found
 
 

@@ -74,7 +74,7 @@ def show(
     rows, verdict = known or judged(results)
     lines = glue_lines(rows)
     for title, ranked in boards_of(rows, verdict.groups):
-        console.print(Text(plain(title), style="bold yellow" if title.startswith("EMBEDDED") else "bold"))
+        console.print(Text(plain(title), style="bold yellow" if title.startswith("OFFLINE") else "bold"))
         _show_board(console, ranked)
         told = sentences(rows, verdict, title)
         for task, text in told.items():
@@ -201,7 +201,7 @@ def _show_glue(console: Console, title: str, lines: Sequence[GlueLine]) -> None:
     for each in cells:
         table.add_row(*(_text(each[name]) for name in names))
     console.print(
-        _text(f"GLUE, {title.removeprefix('glue, ')}", "bold yellow" if title.startswith("EMBEDDED") else "bold")
+        _text(f"GLUE, {title.removeprefix('glue, ')}", "bold yellow" if title.startswith("OFFLINE") else "bold")
     )
     console.print(table)
     for missing in dict.fromkeys(tuple(line.missing) for line in lines if line.missing):

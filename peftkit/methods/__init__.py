@@ -5,10 +5,9 @@ from __future__ import annotations
 import peft  # noqa: F401  # first: peftkit registers its tuners as it comes, which import one another
 
 from peftkit.methods.gradual import Gradual, Unfreezing
-from peftkit.methods.own import BitFit, Full, LinearProbe, Prompting, Untuned
-from peftkit.methods.soft_prompt import fold
-from peftkit.methods.token_rows import embedding_rows
-from peftkit.methods.wrap import (
+from peftkit.methods.native import BitFit, Full, LinearProbe, Prompting, Untuned
+from peftkit.methods.new_tokens import embedding_rows
+from peftkit.methods.peft import (
     Parameters,
     count_parameters,
     is_mergeable,
@@ -18,6 +17,7 @@ from peftkit.methods.wrap import (
     mixes,
     wrap,
 )
+from peftkit.methods.soft_prompt import fold
 
 __all__ = [
     "BitFit",

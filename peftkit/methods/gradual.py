@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 from transformers import PreTrainedModel
 
-from peftkit.schema import UserError
+from peftkit.config import UserError
 
 Weights = dict[str, nn.Parameter]  # by their full names
 

@@ -15,8 +15,8 @@ from peft.utils import register_peft_method
 from peft.utils.peft_types import PeftType
 from torch import nn
 
-from peftkit.methods.row_names import repeats
-from peftkit.methods.stack import StackTuner, pooled
+from peftkit.methods.hooked_tuner import HookedTuner, pooled
+from peftkit.methods.mixed_batch import repeats
 
 NAME = "LAYER_MIX"
 if NAME not in PeftType.__members__:
@@ -44,7 +44,7 @@ class LayerMixConfig(PeftConfig):
         self.peft_type = PeftType[NAME]
 
 
-class LayerMixModel(StackTuner):
+class LayerMixModel(HookedTuner):
     """PEFT's tuner for `LayerMixConfig`: get_peft_model makes it."""
 
     prefix = "layer_mix_"

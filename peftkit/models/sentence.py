@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from peftkit.schema import Model
-from peftkit.source import Source
+from peftkit.config import ModelConfig
+from peftkit.config.source import Source
 
 LENGTH_FILE, POOLING_FILE = "sentence_bert_config.json", "1_Pooling/config.json"
 # our name of a pooling, its name in their files, and in those that they wrote before release 5.4
@@ -21,7 +21,7 @@ POOLINGS = (
 LONGEST = 512  # tokens, where a checkpoint tells no limit of its own
 
 
-def vector_pooling(model: Model, source: Source) -> str:
+def vector_pooling(model: ModelConfig, source: Source) -> str:
     """Return how a text's vector is pooled, cls, mean or last: as the checkpoint's file says, else as its family is.
 
     A decoder has read all of a text at its last token alone; of T5 it is the mean (Ni et al. 2022, Sentence-T5).

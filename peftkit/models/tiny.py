@@ -22,7 +22,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from peftkit.models.mini import train_tokenizer
+from peftkit.models.offline import train_tokenizer
 
 
 def tiny_checkpoints(root: Path, documents: Sequence[str]) -> dict[str, Path]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from peftkit.config import UserError
 from peftkit.data.chat import asked, asked_and_answered, teach_template
-from peftkit.models.mini import train_tokenizer
-from peftkit.schema import UserError
+from peftkit.models.offline import train_tokenizer
 
 TURNS = [
     {"role": "system", "content": "Be brief."},

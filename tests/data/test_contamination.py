@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from peftkit.data.contamination import EvaluationSets, file_texts, parted
-from peftkit.jobs.evaluation_sets import task_named
+from peftkit.pipeline.evaluation_sets import task_named
 
 ROW = "The quick brown fox jumps over the lazy dog while seven wizards watch quietly from the hill"
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+from peftkit.config import TaskConfig, UserError
 from peftkit.data.conversations import examples_of, hold_out, questions
-from peftkit.data.rows import APART, _apart, evaluation_tables
-from peftkit.schema import Task, UserError
+from peftkit.data.datasets import APART, _apart, evaluation_tables
 
-TASK = Task(
+TASK = TaskConfig(
     name="instructions", suite="own", dataset="rows.jsonl", subset=None, revision="main", kind="instructions",
     text=["messages"], label=None, labels=None, splits={"train": "train", "validation": ["validation"]},
-    metrics=["rouge_l"], template=None, max_length=64, max_train_rows=None, max_eval_rows=None, max_target_length=16,
+    metrics=["rouge_l"], template=None, max_length=64, max_train_samples=None, max_eval_samples=None, max_target_length=16,
 )  # fmt: skip
 COLUMNS = replace(TASK, text=["instruction", "input"], label="output")
 
@@ -108,7 +108,7 @@ def test_trials_are_scored_on_instructions_that_train_in_none_of_their_rows() ->
     rows = [{"id": f"task_{number // 3}", "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     examples, _ = examples_of(TASK, table(*rows))
     for limit in (None, 20):
-        parts = _apart(replace(TASK, max_train_rows=limit), examples, "train", 12)
+        parts = _apart(replace(TASK, max_train_samples=limit), examples, "train", 12)
         assert len(parts[APART]) == 12 and 0 < len(parts["train"]) <= (limit or 48)
         assert not set(parts["train"]["group"]) & set(parts[APART]["group"])
 
@@ -121,9 +121,9 @@ def test_an_instruction_of_most_rows_is_left_to_train_on() -> None:
         assert (len(parts["train"]), len(parts[APART])) == (60 - number, number)
     rows = [{"id": str(number // 50), "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     examples, _ = examples_of(TASK, table(*rows))
-    parts = _apart(replace(TASK, max_train_rows=20), examples, "train", 8)
+    parts = _apart(replace(TASK, max_train_samples=20), examples, "train", 8)
     assert (len(parts["train"]), len(parts[APART])) == (20, 8)
-    with pytest.raises(UserError, match=r"leaves 0 of other instructions to train on; say search\.rows=3"):
+    with pytest.raises(UserError, match=r"leaves 0 of other instructions to train on; say search\.samples=3"):
         _apart(TASK, examples, "train", 12)
 
 
@@ -136,5 +136,5 @@ def test_tasks_of_the_embedded_writer_are_marked_however_they_are_named(tmp_path
     Dataset.from_list([{"messages": turns("Name a film.", "the great film")}] * 2).to_parquet(
         tmp_path / "chat/train.parquet"
     )
-    _, origin = evaluation_tables(replace(TASK, dataset=str(tmp_path / named)), None, "embedded")
+    _, origin = evaluation_tables(replace(TASK, dataset=str(tmp_path / named)), None, "offline")
     assert origin.substituted_for == "tasks by a/model"

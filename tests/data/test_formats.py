@@ -12,31 +12,31 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from peftkit.config import TaskConfig, UserError
+from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.files import read_file
 from peftkit.data.formats import Spans, Tags, Texts
-from peftkit.data.formats import spans as spans_module
-from peftkit.data.rows import Rows, load_rows
-from peftkit.schema import Task, UserError
+from peftkit.data.formats import question_answering as spans_module
 
 BASE: dict[str, Any] = {
     "suite": "own", "subset": None, "revision": "main", "labels": None, "template": None, "metrics": ["accuracy"],
-    "splits": {"train": "train", "validation": ["validation"]}, "max_train_rows": None, "max_eval_rows": None,
+    "splits": {"train": "train", "validation": ["validation"]}, "max_train_samples": None, "max_eval_samples": None,
 }  # fmt: skip
 
 
-def task_of(path: Path, **more: Any) -> Task:
-    return Task(name="t", dataset=str(path), **{**BASE, "max_length": 32, **more})
+def task_of(path: Path, **more: Any) -> TaskConfig:
+    return TaskConfig(name="t", dataset=str(path), **{**BASE, "max_length": 32, **more})
 
 
-def rows_of(task: Task) -> Rows:
-    return load_rows(task, None, "embedded")
+def rows_of(task: TaskConfig) -> TaskDataset:
+    return load_task_dataset(task, None, "offline")
 
 
-def tags_of(path: Path, **more: Any) -> Task:
+def tags_of(path: Path, **more: Any) -> TaskConfig:
     return task_of(path, kind="token_classification", text=["tokens"], label="tags", **more)
 
 
-def spans_of(path: Path, **more: Any) -> Task:
+def spans_of(path: Path, **more: Any) -> TaskConfig:
     return task_of(path, kind="question_answering", text=["question", "context"], label="answers", **more)
 
 
@@ -96,7 +96,7 @@ def test_tags_of_another_number_than_words_are_refused(tmp_path: Path) -> None:
         rows_of(tags_of(folder(tmp_path, {"tokens": ["a", "b", "c"], "tags": ["X", "X"]})))
 
 
-def cells(path: Path, *rows: tuple[str, str]) -> Task:
+def cells(path: Path, *rows: tuple[str, str]) -> TaskConfig:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("tokens", "tags"), *rows])
     return tags_of(path)

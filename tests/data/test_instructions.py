@@ -11,11 +11,11 @@ from datasets import Dataset
 from test_conversations import TASK, table, turns
 from transformers import PreTrainedTokenizerBase
 
+from peftkit.data.answer_format import form_of
 from peftkit.data.conversations import examples_of
 from peftkit.data.formats import Answers, Instructions
-from peftkit.data.forms import form_of
 from peftkit.data.packing import best_fit
-from peftkit.models.mini import train_tokenizer
+from peftkit.models.offline import train_tokenizer
 
 TEXTS = ["Name a river. Be brief. The Elbe. ### Instruction: Response: user: assistant: 1 2 3 yes no"]
 

@@ -11,14 +11,14 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from peftkit.cli import check, compose
+from peftkit.cli import check, compose_config
+from peftkit.config import RunConfig, TaskConfig, UserError
+from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats import Language
-from peftkit.data.noise import mask, single_tokens, whole_words, word_starts
-from peftkit.data.rows import load_rows
-from peftkit.data.unlabelled import passages
-from peftkit.models.vocab import extend_tokenizer
-from peftkit.schema import Run, Task, UserError
-from peftkit.scores import token_likelihoods
+from peftkit.data.masking import mask, single_tokens, whole_words, word_starts
+from peftkit.data.passages import passages
+from peftkit.models.vocabulary import extend_tokenizer
+from peftkit.training.outputs import token_likelihoods
 
 FAMILY = {"bert": "encoder", "gpt2": "decoder", "t5": "seq2seq"}
 DOCUMENTS = [
@@ -28,13 +28,13 @@ DOCUMENTS = [
 ]
 
 
-def task(corpus: str = "none", **settings: Any) -> Task:
+def task(corpus: str = "none", **settings: Any) -> TaskConfig:
     from omegaconf import OmegaConf
 
-    config = OmegaConf.to_container(compose(["task=language_modeling", f"task.dataset={corpus}"]), resolve=True)
+    config = OmegaConf.to_container(compose_config(["task=language_modeling", f"task.dataset={corpus}"]), resolve=True)
     assert isinstance(config, dict)
     config["task"] |= {"max_length": 32, **settings}  # type: ignore[index]
-    return Run.from_config(config).task  # type: ignore[arg-type]
+    return RunConfig.from_config(config).task  # type: ignore[arg-type]
 
 
 def rows(texts: list[str]) -> Dataset:
@@ -179,13 +179,13 @@ def test_passages_are_the_text_in_parts_of_so_many_bytes() -> None:
 def test_a_corpus_gives_documents_and_passages_of_those_held_out(tmp_path: Path) -> None:
     for number in range(10):
         (tmp_path / f"{number}.txt").write_text(f"page {number}\nhas words and words\n")
-    found = load_rows(task(str(tmp_path), sample_by="document"), None, "embedded")
+    found = load_task_dataset(task(str(tmp_path), sample_by="document"), None, "offline")
     assert found.splits["train"]["text"][:] == [f"page {n}\nhas words and words" for n in range(9)]
     assert "".join(found.splits["held_out"]["text"]).startswith("page 9\nhas words")
-    again = load_rows(task(str(tmp_path), sample_by="document"), None, "embedded")
+    again = load_task_dataset(task(str(tmp_path), sample_by="document"), None, "offline")
     assert again.source.revision == found.source.revision
     (tmp_path / "0.txt").write_text("another page\n")
-    changed = load_rows(task(str(tmp_path), sample_by="document"), None, "embedded")
+    changed = load_task_dataset(task(str(tmp_path), sample_by="document"), None, "offline")
     assert changed.source.revision != found.source.revision
     assert changed.splits["train"]["text"][0] == "another page"
 
@@ -193,7 +193,7 @@ def test_a_corpus_gives_documents_and_passages_of_those_held_out(tmp_path: Path)
 def test_a_corpus_too_small_to_hold_any_out_is_refused(tmp_path: Path) -> None:
     (tmp_path / "few.txt").write_text("one line\nand another\n")
     with pytest.raises(UserError, match="a tenth is to be held out; add more text"):
-        load_rows(task(str(tmp_path / "few.txt")), None, "embedded")
+        load_task_dataset(task(str(tmp_path / "few.txt")), None, "offline")
 
 
 def test_a_broken_file_of_a_corpus_is_named(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_broken_file_of_a_corpus_is_named(tmp_path: Path) -> None:
         (tmp_path / f"{number:02}.txt").write_text("a text\n")
     (tmp_path / "11.txt").write_bytes("schön\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"11\.txt: it is not written in UTF-8"):
-        load_rows(task(str(tmp_path)), None, "embedded")
+        load_task_dataset(task(str(tmp_path)), None, "offline")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_broken_file_of_a_corpus_is_named(tmp_path: Path) -> None:
         (["model=gpt2", "task.packing=true", "task.join_documents=true"], "task.packing keeps documents apart"),
         (["model=gpt2", "task.whole_words=true"], "task.whole_words is for encoders"),
         (["model=t5_encoder"], "has no decoder to fill in spans with"),
-        (["model=bert", "task.noise=1"], "task.noise=1 is wrong: it must be between 0 and 1"),
+        (["model=bert", "task.noise_density=1"], "task.noise_density=1 is wrong: it must be between 0 and 1"),
         (["model=bert", "method=linear_probe"], "method=linear_probe does not work on task=language_modeling"),
         (["model=bert", "task.metrics=[accuracy]"], "task.kind=language_modeling has no accuracy"),
         (["model=bert", "task.dataset=./none.txt"], "there is no such file"),
@@ -220,14 +220,12 @@ def test_a_broken_file_of_a_corpus_is_named(tmp_path: Path) -> None:
 )
 def test_what_does_not_go_together_is_refused(words: list[str], sentence: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text\n" * 20)
-    found = check(
-        ["task=language_modeling", f"task.dataset={tmp_path}/a.txt", "source=embedded", "method=lora", *words]
-    )
+    found = check(["task=language_modeling", f"task.dataset={tmp_path}/a.txt", "source=offline", "method=lora", *words])
     assert any(sentence in each for each in found), found
 
 
 def test_an_unknown_token_costs_its_bytes(checkpoints: dict[str, Path]) -> None:
-    form = language(checkpoints["t5"], "t5", noise=0.9)
+    form = language(checkpoints["t5"], "t5", noise_density=0.9)
     text = "the film \u4e2d\u6587 is good"
     encoded = form.encode(rows([text]))
     (seen, unknown) = encoded.places[0]
@@ -243,6 +241,6 @@ def test_an_unknown_token_costs_its_bytes(checkpoints: dict[str, Path]) -> None:
 
 
 def test_more_spans_than_sentinels_are_refused(checkpoints: dict[str, Path]) -> None:
-    form = language(checkpoints["t5"], "t5", noise=0.5, mean_span=1, max_length=400)
+    form = language(checkpoints["t5"], "t5", noise_density=0.5, mean_noise_span_length=1, max_length=400)
     with pytest.raises(UserError, match="would have 200 spans, and there are 100 sentinels"):
         form.blocks(rows(DOCUMENTS), 0)

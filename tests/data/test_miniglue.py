@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from peftkit.cli import compose
+from peftkit.cli import compose_config
 from peftkit.data.miniglue import TASKS, miniglue, sentences
 from peftkit.data.miniglue.lexicon import PEOPLE, THINGS
 
@@ -15,7 +15,7 @@ GLUE = sorted(set(TASKS) - {"ax"})
 
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_columns_and_labels_are_those_of_the_task_part(task: str) -> None:
-    part = compose([f"task={task}"]).task
+    part = compose_config([f"task={task}"]).task
     splits = miniglue(task)
     for name in [*part.splits.validation, *([part.splits.train] if part.splits.train else [])]:
         for row in splits[name]:

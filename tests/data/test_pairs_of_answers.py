@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from peftkit.cli import compose
+from peftkit.cli import compose_config
+from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.data.chat import asked
+from peftkit.data.datasets import load_task_dataset, split_off
 from peftkit.data.formats import Preferences
-from peftkit.data.rows import load_rows, split_off
-from peftkit.schema import Run, Task, UserError
 
 USER = {"role": "user", "content": "name a city"}
 OTHER = {"role": "user", "content": "another"}
@@ -31,45 +31,49 @@ def tokenizer(checkpoints: dict[str, Path]) -> PreTrainedTokenizerBase:
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Callable[..., Task]:
+def task(tmp_path: Path) -> Callable[..., TaskConfig]:
     """Return the task of some rows: task([{...}], max_length=8)."""
 
-    def made(rows: list[dict[str, Any]], **changed: Any) -> Task:
+    def made(rows: list[dict[str, Any]], **changed: Any) -> TaskConfig:
         file = tmp_path / "pairs.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return replace(Run.from_config(compose(["task=preferences", f"task.dataset={file}"])).task, **changed)
+        return replace(
+            RunConfig.from_config(compose_config(["task=preferences", f"task.dataset={file}"])).task, **changed
+        )
 
     return made
 
 
-def test_pairs_without_a_preference_or_a_text_are_dropped_and_counted(task: Callable[..., Task]) -> None:
+def test_pairs_without_a_preference_or_a_text_are_dropped_and_counted(task: Callable[..., TaskConfig]) -> None:
     good = [{"prompt": f"p{row}", "chosen": "a", "rejected": "b"} for row in range(20)]
     bad = [
         {"prompt": "p", "chosen": "same", "rejected": "same"},
         {"prompt": "p", "chosen": " ", "rejected": "b"},
         {"prompt": None, "chosen": "a", "rejected": "b"},
     ]
-    rows = load_rows(task(good + bad), None, "embedded")
+    rows = load_task_dataset(task(good + bad), None, "offline")
     assert sum(len(table) for table in rows.splits.values()) == 20 and sum(rows.dropped.values()) == 3
 
 
-def test_no_prompt_lies_in_two_splits(task: Callable[..., Task]) -> None:
+def test_no_prompt_lies_in_two_splits(task: Callable[..., TaskConfig]) -> None:
     rows = [{"prompt": f"p{row % 10}", "chosen": f"a{row}", "rejected": "b"} for row in range(60)]
     chosen = task(rows)
-    splits = load_rows(chosen, None, "embedded").splits
+    splits = load_task_dataset(chosen, None, "offline").splits
     train, held = (set(splits[name]["prompt"]) for name in ("train", "validation"))
     assert train | held == {f"p{row}" for row in range(10)} and not train & held
     assert len(splits["validation"]) == 6
     rest, apart = split_off(chosen, splits["train"], 0.3)
     assert not set(rest["prompt"]) & set(apart["prompt"]) and len(rest) + len(apart) == 54
-    apart_rows = load_rows(chosen, None, "embedded", set_apart=6).splits
+    apart_rows = load_task_dataset(chosen, None, "offline", set_apart=6).splits
     first, second = (set(table["prompt"]) for table in apart_rows.values())
     assert not first & second
 
 
-def test_one_prompt_alone_is_refused(task: Callable[..., Task]) -> None:
+def test_one_prompt_alone_is_refused(task: Callable[..., TaskConfig]) -> None:
     with pytest.raises(UserError, match="all rows have one prompt"):
-        load_rows(task([{"prompt": "p", "chosen": f"a{row}", "rejected": "b"} for row in range(9)]), None, "embedded")
+        load_task_dataset(
+            task([{"prompt": "p", "chosen": f"a{row}", "rejected": "b"} for row in range(9)]), None, "offline"
+        )
 
 
 @pytest.mark.parametrize(
@@ -81,10 +85,10 @@ def test_one_prompt_alone_is_refused(task: Callable[..., Task]) -> None:
     ],
 )
 def test_turns_are_read_by_the_chat_template(
-    task: Callable[..., Task], tokenizer: PreTrainedTokenizerBase, first: list[Any], second: list[Any]
+    task: Callable[..., TaskConfig], tokenizer: PreTrainedTokenizerBase, first: list[Any], second: list[Any]
 ) -> None:
     chosen = task([dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in (first, second)])
-    tables = load_rows(chosen, None, "embedded").splits.values()
+    tables = load_task_dataset(chosen, None, "offline").splits.values()
     table = next(table for table in tables if table["prompt"][0] == [USER])
     (row,) = Preferences(chosen, tokenizer).encode(table).rows
     assert row["prompt_ids"] == asked(tokenizer, [USER])
@@ -99,19 +103,19 @@ def test_turns_are_read_by_the_chat_template(
         ([says("no"), says("rome")], "not those of its prompt"),
     ],
 )
-def test_answers_that_are_none_are_named(task: Callable[..., Task], answer: list[Any], sentence: str) -> None:
+def test_answers_that_are_none_are_named(task: Callable[..., TaskConfig], answer: list[Any], sentence: str) -> None:
     row = {"prompt": [USER], "chosen": answer, "rejected": [says("bread")]}
     with pytest.raises(UserError, match=sentence):
-        load_rows(task([row, {**row, "prompt": [says("x")]}]), None, "embedded")
+        load_task_dataset(task([row, {**row, "prompt": [says("x")]}]), None, "offline")
 
 
 def test_a_long_prompt_keeps_its_end_and_a_long_answer_its_start(
-    task: Callable[..., Task], tokenizer: PreTrainedTokenizerBase
+    task: Callable[..., TaskConfig], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     long = {"prompt": "a b c d e f g h", "chosen": "one two three four five six", "rejected": "one two three four no"}
     short = {"prompt": "a", "chosen": "b", "rejected": "c"}
     chosen = task([long, short], max_length=4, max_target_length=3)
-    splits = load_rows(replace(chosen, max_length=4), None, "embedded").splits
+    splits = load_task_dataset(replace(chosen, max_length=4), None, "offline").splits
     tables = {table["prompt"][0]: Preferences(chosen, tokenizer).encode(table) for table in splits.values()}
     cut, whole = tables[long["prompt"]], tables["a"]
     assert cut.truncated == 1 and whole.truncated == 0
@@ -121,7 +125,9 @@ def test_a_long_prompt_keeps_its_end_and_a_long_answer_its_start(
     assert Preferences(chosen, tokenizer).counts(cut) == {"pairs": 1, "alike once cut": 1}
 
 
-def test_a_text_is_a_turn_where_it_is_said_so(task: Callable[..., Task], tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_text_is_a_turn_where_it_is_said_so(
+    task: Callable[..., TaskConfig], tokenizer: PreTrainedTokenizerBase
+) -> None:
     row = {"prompt": "name a city", "chosen": "rome", "rejected": "bread"}
     plain, chat = (
         Preferences(task([row], chat=is_chat), tokenizer).prompts(["name a city"]) for is_chat in (None, True)

@@ -12,20 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from peftkit.cli import compose
+from peftkit.cli import compose_config
+from peftkit.config import TaskConfig, UserError
+from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.files import read_file
 from peftkit.data.formats import Classes, LabelWords
-from peftkit.data.rows import Rows, load_rows
-from peftkit.schema import Task, UserError
 
 
-def task_of(data: Path, *words: str, kind: str = "classification") -> Task:
+def task_of(data: Path, *words: str, kind: str = "classification") -> TaskConfig:
     words = (f"task={kind}", f"task.dataset={data}", "task.text=[text]", *words)
-    return Task(**compose(list(words)).task)
+    return TaskConfig(**compose_config(list(words)).task)
 
 
-def rows_of(data: Path, *words: str, kind: str = "classification") -> Rows:
-    return load_rows(task_of(data, *words, kind=kind), None, "embedded")
+def rows_of(data: Path, *words: str, kind: str = "classification") -> TaskDataset:
+    return load_task_dataset(task_of(data, *words, kind=kind), None, "offline")
 
 
 def folder(at: Path, **texts: str) -> Path:
@@ -34,7 +34,7 @@ def folder(at: Path, **texts: str) -> Path:
     return at
 
 
-def named(rows: Rows, split: str) -> list[str | None]:
+def named(rows: TaskDataset, split: str) -> list[str | None]:
     assert rows.label_names is not None
     return [None if label is None else rows.label_names[label] for label in rows.splits[split]["label"]]
 
@@ -63,12 +63,12 @@ def test_minus_one_is_a_label_of_an_own_regression(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("task", "hidden"), [("sst2", -1), ("stsb", -1.0)])
 def test_glue_hides_its_test_labels_by_minus_one(tmp_path: Path, task: str, hidden: float) -> None:
-    part = Task(**compose([f"task={task}", "task.splits.validation=[test]"]).task)
+    part = TaskConfig(**compose_config([f"task={task}", "task.splits.validation=[test]"]).task)
     (tmp_path / task).mkdir()
     for split, labels in {"train": [1, 0], "test": [hidden, hidden]}.items():
         columns = {column: ["a", "b"] for column in part.text}
         pq.write_table(pa.table({**columns, "label": labels}), tmp_path / task / f"{split}.parquet")
-    rows = load_rows(part, str(tmp_path), "embedded")
+    rows = load_task_dataset(part, str(tmp_path), "offline")
     assert list(rows.splits["test"]["label"]) == [None, None]
 
 
@@ -90,11 +90,11 @@ def test_hidden_labels_have_a_mask_beside_them(tmp_path: Path, checkpoints: dict
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     folder(tmp_path, train="text,label\na,-1\nb,2\n", validation="text,label\na,-1\nb,\n")
     task = task_of(tmp_path, kind="regression")
-    encoded = Classes(task, None, tokenizer).encode(load_rows(task, None, "embedded").splits["validation"])
+    encoded = Classes(task, None, tokenizer).encode(load_task_dataset(task, None, "offline").splits["validation"])
     assert encoded.has_label.tolist() == [True, False]
     assert encoded.labels[0] == -1 and math.isnan(encoded.labels[1])
     task = task_of(tmp_path)
-    encoded = Classes(task, None, tokenizer).encode(load_rows(task, None, "embedded").splits["validation"])
+    encoded = Classes(task, None, tokenizer).encode(load_task_dataset(task, None, "offline").splits["validation"])
     assert encoded.has_label.tolist() == [True, False]
     assert encoded.labels.tolist() == [0, -1]
     nothing = Dataset.from_dict({"id": [0], "text": ["a"], "label": [None]})
@@ -109,7 +109,7 @@ def test_text_to_text_refuses_minus_one_and_skips_only_a_hidden_label(
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["t5"])
     folder(tmp_path, train="text,label\na,-1\nb,2\n", validation="text,label\na,4\nb,\n")
     task = task_of(tmp_path, kind="regression")
-    splits, words = load_rows(task, None, "embedded").splits, LabelWords(task, None, tokenizer)
+    splits, words = load_task_dataset(task, None, "offline").splits, LabelWords(task, None, tokenizer)
     encoded = words.encode(splits["validation"])
     np.testing.assert_array_equal(encoded.labels, [4, math.nan])
     with pytest.raises(UserError, match=r"-1.0 is outside 0 to 5"):
@@ -290,9 +290,9 @@ def test_one_row_is_refused(tmp_path: Path) -> None:
 def test_only_labelled_rows_are_scored_and_all_are_predicted(tmp_path: Path, kind: str) -> None:
     from types import SimpleNamespace
 
-    from peftkit import train
+    from peftkit import training
     from peftkit.data.formats import Encoded
-    from peftkit.jobs.answers import evaluate_splits
+    from peftkit.pipeline.evaluate import evaluate_splits
 
     numbers = [1, 0, 1] if kind == "classification" else [-1.0, 2.0, 0.5]
     logits = np.array([[0.0, 1], [1, 0], [0, 1]] if kind == "classification" else [[-1.0], [2.0], [0.5]])
@@ -306,7 +306,7 @@ def test_only_labelled_rows_are_scored_and_all_are_predicted(tmp_path: Path, kin
     rows = SimpleNamespace(splits={name: {"id": [0, 1, 2]} for name in splits})
     parts = SimpleNamespace(format=Classes(run.task, ["a", "b"] if kind == "classification" else None, None))  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:  # a model with these very answers
-        patch.setattr(train, "predict", lambda *_: train.Predictions(logits, 1.0, None))
+        patch.setattr(training, "predict", lambda *_: training.Predictions(logits, 1.0, None))
         scores, _ = evaluate_splits(run, parts, None, splits, rows, tmp_path / "p.parquet")  # type: ignore[arg-type]
     wanted = {"accuracysome": 1.0} if kind == "classification" else {"pearsonsome": 1.0, "mean_squared_errorsome": 0.0}
     assert {name: entry["value"] for name, entry in scores.items()} == pytest.approx(wanted)

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from peftkit.config import UserError
 from peftkit.data.corpus import corpus_files, documents
-from peftkit.data.terms import Counts, count_words, listed_terms, rank
-from peftkit.schema import UserError
+from peftkit.data.term_mining import Counts, count_words, listed_terms, rank
 
 
 def letters(words: Sequence[str]) -> list[int]:

@@ -7,7 +7,7 @@ import operator
 import numpy as np
 import pytest
 
-from peftkit.data.text import (
+from peftkit.data.offline_corpus import (
     causal_pairs,
     embedded_corpus,
     fingerprint,
@@ -65,16 +65,16 @@ def restored(inputs, targets):
     return [token for kept in inputs[:-1] for token in spans.get(kept, [kept])]
 
 
-@pytest.mark.parametrize(("density", "mean_span"), [(0.15, 3.0), (0.5, 4.0), (0.15, 1.0)])
-def test_span_corruption_keeps_its_density_and_span_length(density, mean_span):
+@pytest.mark.parametrize(("density", "mean_noise_span_length"), [(0.15, 3.0), (0.5, 4.0), (0.15, 1.0)])
+def test_span_corruption_keeps_its_density_and_span_length(density, mean_noise_span_length):
     rng = np.random.default_rng(0)
     taken = spans = 0
     for _ in range(200):
-        _, targets = span_corrupt(range(200, 328), SENTINELS, rng, density, mean_span, eos=EOS)
+        _, targets = span_corrupt(range(200, 328), SENTINELS, rng, density, mean_noise_span_length, eos=EOS)
         spans += sum(token in SENTINELS for token in targets)
         taken += sum(token >= 200 for token in targets)
     assert taken / (200 * 128) == pytest.approx(density, rel=0.05)
-    assert taken / spans == pytest.approx(mean_span, rel=0.1)
+    assert taken / spans == pytest.approx(mean_noise_span_length, rel=0.1)
 
 
 def test_every_inner_position_is_taken_out_about_as_often():

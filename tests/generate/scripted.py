@@ -10,16 +10,16 @@ from typing import Any
 from grammar import instructions
 from scripted_server import answer
 
-from peftkit.cli import compose
-from peftkit.generate.asking import Asking, Ceilings
-from peftkit.generate.generators import Reply, Request
-from peftkit.generate.journal import Lines, Replayed
-from peftkit.generate.pool import Pool
-from peftkit.generate.tasks import SEEDS, read_tasks
-from peftkit.schema import Generate
+from peftkit.cli import compose_config
+from peftkit.config import Generate
+from peftkit.generation.client import Ceilings, GenerationClient
+from peftkit.generation.generators import Reply, Request
+from peftkit.generation.journal import Lines, Replayed
+from peftkit.generation.pool import Pool
+from peftkit.generation.tasks import SEEDS, read_tasks
 
 TEXTS = instructions(1500)
-SETTINGS = Generate(**compose(["job=generate"]).generate)
+SETTINGS = Generate(**compose_config(["job=generate"]).generate)
 
 
 class Scripted:
@@ -39,17 +39,17 @@ class Scripted:
             yield [self.changed(Reply(request.number, text, "stop", len(prompt.split()), len(text.split())))]
 
 
-def fill(folder: Path, algorithm: Any, generator: Any, **settings: Any) -> tuple[Pool, Asking, str]:
+def fill(folder: Path, algorithm: Any, generator: Any, **settings: Any) -> tuple[Pool, GenerationClient, str]:
     """Run an algorithm in a folder, as the job does; overlap=function and ceilings=Ceilings() are taken apart."""
     overlap = settings.pop("overlap", lambda texts: None)
     ceilings = settings.pop("ceilings", Ceilings())
-    chosen = replace(SETTINGS, **{"target": 40, **settings})
+    chosen = replace(SETTINGS, **{"num_instructions": 40, **settings})
     with (
         Lines(folder / "journal.jsonl") as journal,
         Replayed(folder / "kept.jsonl") as kept,
         Replayed(folder / "rejected.jsonl") as rejected,
     ):
-        ask = Asking(generator, journal, ceilings, seed=0)
+        ask = GenerationClient(generator, journal, ceilings, seed=0)
         pool = Pool(read_tasks(SEEDS), chosen, overlap, kept, rejected)
         ended = algorithm(pool, ask, lambda: None)
         kept.check_end()

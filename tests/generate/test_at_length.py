@@ -18,9 +18,9 @@ import pytest
 from rouge_score import rouge_scorer, tokenizers
 from scripted_server import serving
 
-from peftkit.generate.card import REASONS
-from peftkit.generate.filters import instruction_fault
-from peftkit.generate.tasks import SEEDS, read_tasks
+from peftkit.generation.card import REASONS
+from peftkit.generation.filters import instruction_fault
+from peftkit.generation.tasks import SEEDS, read_tasks
 
 KILLS = 100
 SEED_FILE = Path(os.environ.get("SELF_INSTRUCT_SEEDS", SEEDS))  # any file in the paper's format
@@ -29,7 +29,7 @@ SEED_FILE = Path(os.environ.get("SELF_INSTRUCT_SEEDS", SEEDS))  # any file in th
 def command(address: str, out: Path, target: int) -> list[str]:
     return [
         sys.executable, "-m", "peftkit", "recipe=self_instruct", "generate.generator=endpoint", f"generate.base_url={address}",
-        "generate.served_model=scripted", f"generate.seeds={SEED_FILE}", f"generate.target={target}", f"out={out}",
+        "generate.endpoint_model=scripted", f"generate.seeds={SEED_FILE}", f"generate.num_instructions={target}", f"out={out}",
     ]  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_two_thousand_tasks_without_a_pair_alike(tmp_path: Path) -> None:
             "not_latin",
             "blacklist",
         ):
-            fault = instruction_fault(row["instruction"], settings["words"], settings["blacklist"])
+            fault = instruction_fault(row["instruction"], settings["instruction_length"], settings["blacklist"])
             assert fault is not None and (fault.reason, fault.detail) == (row["reason"], row["detail"])
     listed = sum(len(reply["text"].split("\nTask ")) for reply in lists(file.with_name("journal.jsonl")))
     assert listed == len(kept) + sum(row["what"] == "task" for row in rejected) + result["counts"]["undecided"]

@@ -1,4 +1,4 @@
-"""The embedded writer replies by prompt and seed alone, its answers are right, and the filters have work with it."""
+"""The offline writer replies by prompt and seed alone, its answers are right, and the filters have work with it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import pytest
 from scripted import fill, written
 
 from peftkit import jobs
-from peftkit.cli import check, compose
+from peftkit.cli import check, compose_config
 from peftkit.data import minitasks
 from peftkit.data.contamination import EvaluationSets
 from peftkit.data.miniglue.lexicon import Words
 from peftkit.data.minitasks import FAMILIES, Family, understood
 from peftkit.data.minitasks.cases import COUNTED, SLOTS
-from peftkit.generate import parse, prompts
-from peftkit.generate.generators import Prompt, Reply, Request
-from peftkit.generate.generators.embedded import Embedded, revision
-from peftkit.generate.self_instruct import self_instruct
-from peftkit.generate.tasks import SEEDS, Instance, read_tasks
+from peftkit.generation import parse, prompts
+from peftkit.generation.generators import Prompt, Reply, Request
+from peftkit.generation.generators.offline import Embedded, revision
+from peftkit.generation.self_instruct import self_instruct
+from peftkit.generation.tasks import SEEDS, Instance, read_tasks
 
 
 def ask(prompt: Prompt, seed: int = 0) -> Reply:
@@ -53,7 +53,7 @@ def test_the_revision_follows_what_is_written_and_no_order_of_a_process() -> Non
             return [(given, f"{answer}!") for given, answer in minitasks.cases_of(text, draw) or []]
 
     assert revision(Other()) != revision(minitasks)
-    told = "from peftkit.data import minitasks; from peftkit.generate.generators.embedded import revision as r; "
+    told = "from peftkit.data import minitasks; from peftkit.generation.generators.offline import revision as r; "
     told += "print(r(minitasks))"
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     said = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, env=environment)
@@ -90,7 +90,7 @@ def test_a_pool_is_filled_and_the_filters_have_work(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
-        pool, _, ended = fill(folder, self_instruct, Embedded(minitasks), target=150)
+        pool, _, ended = fill(folder, self_instruct, Embedded(minitasks), num_instructions=150)
         assert ended == "target" and len(pool.kept) >= 150
         assert {"similar", "blacklist", "too_short", "not_latin", "starts_with_punctuation"} <= {*pool.reasons}
         assert {"same_instance", "output_is_input"} & {*pool.instance_reasons}
@@ -100,12 +100,16 @@ def test_a_pool_is_filled_and_the_filters_have_work(tmp_path: Path) -> None:
 
 def test_what_an_evaluation_set_holds_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "free").mkdir()
-    free, _, _ = fill(tmp_path / "free", self_instruct, Embedded(minitasks), target=30)
+    free, _, _ = fill(tmp_path / "free", self_instruct, Embedded(minitasks), num_instructions=30)
     held = max((case.input for task in free.kept for case in task.instances), key=len)
     sets = EvaluationSets()
     sets.add("held", [[held]])
     pool, _, _ = fill(
-        tmp_path, self_instruct, Embedded(minitasks), target=30, overlap=lambda texts: sets.overlap(texts) and "held"
+        tmp_path,
+        self_instruct,
+        Embedded(minitasks),
+        num_instructions=30,
+        overlap=lambda texts: sets.overlap(texts) and "held",
     )
     assert pool.instance_reasons["contaminated"] + pool.reasons["contaminated"] > 0
     assert not any(held in case.input for task in pool.kept for case in task.instances)
@@ -114,17 +118,17 @@ def test_what_an_evaluation_set_holds_is_dropped(tmp_path: Path) -> None:
 def test_it_takes_the_place_of_the_embedded_models_alone(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["recipe=self_instruct", "source=embedded", f"out={tmp_path}", "generate.target=5"]
+    words = ["recipe=self_instruct", "source=offline", f"out={tmp_path}", "generate.num_instructions=5"]
     assert check(words) == []
-    folder = jobs.run(compose(words), words)
+    folder = jobs.run(compose_config(words), words)
     assert folder is not None and folder.parent.name == "mini-writer"
     result = json.loads((folder / "result.json").read_text())
     assert result["audit"]["sources"]["model"]["substituted_for"] == "openai-community/gpt2"
     said = capsys.readouterr().err
-    assert said.count("mini-writer (embedded) stands in for openai-community/gpt2") == 2
+    assert said.count("mini-writer (offline) stands in for openai-community/gpt2") == 2
     assert "stands in for openai-community/gpt2" in (folder / "README.md").read_text()
-    other = jobs.run(compose([*words, "model=t5"]), words)
+    other = jobs.run(compose_config([*words, "model=t5"]), words)
     assert other == folder  # the same writer, whatever it stands in for
     few = ["generate.patience=1", "generate.batch=1", "generate.max_new_tokens=8", "generate.max_answer_tokens=8"]
-    real = jobs.run(compose([*words, *few, f"generate.model={checkpoints['gpt2']}"]), words)
+    real = jobs.run(compose_config([*words, *few, f"generate.model={checkpoints['gpt2']}"]), words)
     assert real is not None and real.parent.name != "mini-writer"

@@ -15,11 +15,11 @@ import pytest
 from scripted import SETTINGS, fill, written
 from scripted_server import serving
 
-from peftkit.generate.asking import Ceilings
-from peftkit.generate.generators import GeneratorError, Prompt, Reply, Request
-from peftkit.generate.generators.endpoint import Endpoint, retry_after
-from peftkit.generate.self_instruct import self_instruct
-from peftkit.schema import UserError
+from peftkit.config import UserError
+from peftkit.generation.client import Ceilings
+from peftkit.generation.generators import GeneratorError, Prompt, Reply, Request
+from peftkit.generation.generators.endpoint import Endpoint, retry_after
+from peftkit.generation.self_instruct import self_instruct
 
 PROMPT = Prompt(
     "Say whether it is one.\n", ("Task: Sing.\nClassification: No\n",), "Task: Hum.\nClassification:", ("\nTask:",), 8
@@ -29,7 +29,7 @@ Body = dict[str, Any]
 
 def endpoint(address: str, key: str | None = "sk-secret", has_answered: bool = False, **more: Any) -> Endpoint:
     settings = replace(
-        SETTINGS, generator="endpoint", base_url=address, served_model="scripted", **{"retries": 3, **more}
+        SETTINGS, generator="endpoint", base_url=address, endpoint_model="scripted", **{"retries": 3, **more}
     )
     return Endpoint(settings, key, has_answered, first_delay=0.01)
 
@@ -184,7 +184,7 @@ def test_a_run_over_a_bad_server_gives_what_one_over_a_good_server_gives(tmp_pat
 
     for name, fault_of in (("good", lambda number, body: None), ("bad", fault)):
         with serving(fault_of, pool=1500) as server:
-            _, asked, _ = fill(tmp_path / name, self_instruct, endpoint(server.address), target=25)
+            _, asked, _ = fill(tmp_path / name, self_instruct, endpoint(server.address), num_instructions=25)
         assert asked.attempts == len(server.seen)
         entries = [
             entry for row in map(json.loads, (tmp_path / name / "journal.jsonl").open()) for entry in row["replies"]
@@ -197,6 +197,10 @@ def test_a_run_over_a_bad_server_gives_what_one_over_a_good_server_gives(tmp_pat
 def test_a_ceiling_holds_with_many_requests_at_once(tmp_path: Path) -> None:
     with serving(pool=1500) as server:
         _, asked, ended = fill(
-            tmp_path, self_instruct, endpoint(server.address), target=500, ceilings=Ceilings(max_tokens=40_000)
+            tmp_path,
+            self_instruct,
+            endpoint(server.address),
+            num_instructions=500,
+            ceilings=Ceilings(max_tokens=40_000),
         )
     assert ended == "max_tokens" and 10_000 < asked.tokens_in + asked.tokens_out <= 40_000

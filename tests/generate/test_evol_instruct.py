@@ -9,12 +9,12 @@ from pathlib import Path
 
 from scripted import Scripted, fill, written
 
-from peftkit.generate.evol_instruct import evol_instruct
-from peftkit.generate.evolving import OPERATIONS
-from peftkit.generate.generators import Reply
-from peftkit.generate.tasks import SEEDS, read_tasks
+from peftkit.generation.evol_instruct import evol_instruct
+from peftkit.generation.evolution import OPERATIONS
+from peftkit.generation.generators import Reply
+from peftkit.generation.tasks import SEEDS, read_tasks
 
-WIDE = {"similarity": 1.0, "words": [3, 400], "blacklist": []}
+WIDE = {"max_rouge_l": 1.0, "instruction_length": [3, 400], "blacklist": []}
 
 
 def rows(folder: Path, name: str) -> list[dict]:
@@ -22,7 +22,7 @@ def rows(folder: Path, name: str) -> list[dict]:
 
 
 def test_each_evolution_builds_on_the_last_and_all_are_kept(tmp_path: Path) -> None:
-    pool, _, ended = fill(tmp_path, evol_instruct, Scripted(), target=900, evolutions=2, **WIDE)
+    pool, _, ended = fill(tmp_path, evol_instruct, Scripted(), num_instructions=900, evolutions=2, **WIDE)
     assert ended == "evolutions"
     kept = rows(tmp_path, "kept")
     made = {row["id"]: row["made"] for row in kept}
@@ -35,9 +35,9 @@ def test_each_evolution_builds_on_the_last_and_all_are_kept(tmp_path: Path) -> N
 
 
 def test_a_resumed_run_gives_the_same_files(tmp_path: Path) -> None:
-    fill(tmp_path / "one", evol_instruct, Scripted(), target=70, **WIDE)
+    fill(tmp_path / "one", evol_instruct, Scripted(), num_instructions=70, **WIDE)
     for target in (10, 30, 70):
-        fill(tmp_path / "other", evol_instruct, Scripted(backwards=True), target=target, **WIDE)
+        fill(tmp_path / "other", evol_instruct, Scripted(backwards=True), num_instructions=target, **WIDE)
     assert written(tmp_path / "one") == written(tmp_path / "other")
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from peftkit.generate import elimination
-from peftkit.generate.filters import instance_faults, instruction_fault
-from peftkit.generate.generators import Reply
-from peftkit.generate.parse import Fault
-from peftkit.generate.tasks import Instance
+from peftkit.generation import elimination
+from peftkit.generation.filters import instance_faults, instruction_fault
+from peftkit.generation.generators import Reply
+from peftkit.generation.parse import Fault
+from peftkit.generation.tasks import Instance
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.generate.journal import Lines, Replayed, line
-from peftkit.schema import UserError
+from peftkit.config import UserError
+from peftkit.generation.journal import Lines, Replayed, line
 
 ROWS = [{"text": "été\u2028\n"}, {"text": "b"}, {"text": "c"}]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from peftkit.generate.asking import Asking, Ceilings
-from peftkit.generate.generators import Reply, Request
-from peftkit.generate.journal import Lines
-from peftkit.generate.judging import Judged, Pair, figures, judge, read_verdict, wilson
+from peftkit.generation.client import Ceilings, GenerationClient
+from peftkit.generation.generators import Reply, Request
+from peftkit.generation.journal import Lines
+from peftkit.generation.judging import Judged, Pair, figures, judge, read_verdict, wilson
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ class Alphabetical:
 def test_the_same_answers_are_not_asked_for_and_replies_find_their_pair(tmp_path: Path) -> None:
     pairs = [Pair(str(n), "validation", "q", "m", "amz"[n % 3]) for n in range(9)]
     with Lines(tmp_path / "journal.jsonl") as journal:
-        judged, ended = judge(pairs, Asking(writer := Alphabetical(), journal, Ceilings(), 0), 8, batch=4)
+        judged, ended = judge(pairs, GenerationClient(writer := Alphabetical(), journal, Ceilings(), 0), 8, batch=4)
     assert ended is None and [each.pair for each in judged] == pairs
     assert [each.verdict for each in judged] == ["second", "tie", "first"] * 3
     assert writer.rounds == [4, 4, 4] and figures(judged)["identical"] == 3

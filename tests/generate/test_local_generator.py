@@ -12,9 +12,9 @@ import torch
 from scripted import fill, written
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from peftkit.generate.generators import Prompt, Reply, Request
-from peftkit.generate.generators.local import Local, _Draw
-from peftkit.generate.self_instruct import self_instruct
+from peftkit.generation.generators import Prompt, Reply, Request
+from peftkit.generation.generators.local import Local, _Draw
+from peftkit.generation.self_instruct import self_instruct
 
 SAMPLED = Prompt("A list.", ("Task 1: the actor left.",), "Task 2:", ("Task 3:",), 12, temperature=1.0, top_p=0.9)
 

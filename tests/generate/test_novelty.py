@@ -8,7 +8,7 @@ import pytest
 from grammar import instructions
 from rouge_score import rouge_scorer
 
-from peftkit.generate.novelty import Match, Novelty, nearest_of, rouge_l, tokenize
+from peftkit.generation.novelty import Match, Novelty, nearest_of, rouge_l, tokenize
 
 ODD = [
     "", "   ", "!!!", "é à ü", "Перевод слова", "这是 一个 句子", "a", "A a", "a a a a a a a", "the the the cat", "cat the the the",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from peftkit.generate import parse
-from peftkit.generate.generators import Reply
-from peftkit.generate.tasks import Instance
+from peftkit.generation import parse
+from peftkit.generation.generators import Reply
+from peftkit.generation.tasks import Instance
 
 
 def reply(text: str, finish: str = "stop") -> Reply:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.generate.filters import instance_faults, instruction_fault
-from peftkit.generate.novelty import Novelty
-from peftkit.generate.tasks import SEEDS, read_tasks
-from peftkit.schema import UserError
+from peftkit.config import UserError
+from peftkit.generation.filters import instance_faults, instruction_fault
+from peftkit.generation.novelty import Novelty
+from peftkit.generation.tasks import SEEDS, read_tasks
 
 
 def test_the_shipped_seeds_pass_the_filters() -> None:

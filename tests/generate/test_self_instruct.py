@@ -12,13 +12,13 @@ import pytest
 from rouge_score import rouge_scorer
 from scripted import SETTINGS, Scripted, fill, written
 
-from peftkit.generate import prompts
-from peftkit.generate.asking import Ceilings
-from peftkit.generate.card import REASONS
-from peftkit.generate.generators import Prompt, Reply
-from peftkit.generate.self_instruct import self_instruct
-from peftkit.generate.tasks import SEEDS, Instance, Task, read_tasks
-from peftkit.schema import UserError
+from peftkit.config import UserError
+from peftkit.generation import prompts
+from peftkit.generation.card import REASONS
+from peftkit.generation.client import Ceilings
+from peftkit.generation.generators import Prompt, Reply
+from peftkit.generation.self_instruct import self_instruct
+from peftkit.generation.tasks import SEEDS, Instance, Task, read_tasks
 
 LIKE = Prompt("", (), "", (), 9)
 
@@ -48,7 +48,7 @@ def test_a_classification_shows_labels_first_and_others_inputs_first() -> None:
 
 
 def test_kept_tasks_are_unlike_each_other_and_every_rejection_says_why(tmp_path: Path) -> None:
-    pool, ask, ended = fill(tmp_path, self_instruct, Scripted(), target=80)
+    pool, ask, ended = fill(tmp_path, self_instruct, Scripted(), num_instructions=80)
     kept, rejected = rows(tmp_path, "kept"), rows(tmp_path, "rejected")
     assert ended == "target" and len(kept) == len(pool.kept) >= 80
     scorer = rouge_scorer.RougeScorer(["rougeL"])
@@ -72,7 +72,7 @@ def test_the_order_in_which_replies_come_changes_nothing(tmp_path: Path) -> None
 
 
 def test_a_journal_that_is_cut_anywhere_leads_to_the_same_files(tmp_path: Path) -> None:
-    fill(tmp_path / "whole", self_instruct, Scripted(), target=20)
+    fill(tmp_path / "whole", self_instruct, Scripted(), num_instructions=20)
     whole = {name: (tmp_path / "whole" / f"{name}.jsonl").read_bytes() for name in ("journal", "kept", "rejected")}
     draw = random.Random(0)
     for number in range(8):
@@ -83,7 +83,7 @@ def test_a_journal_that_is_cut_anywhere_leads_to_the_same_files(tmp_path: Path) 
             size = int(share * len(data) * (1 if name == "journal" else 0.5))
             (folder / f"{name}.jsonl").write_bytes(data[:size])
         generator = Scripted()
-        fill(folder, self_instruct, generator, target=20)
+        fill(folder, self_instruct, generator, num_instructions=20)
         assert written(folder) == {name: whole[name] for name in ("kept", "rejected")}
         assert len(generator.asked) == whole["journal"].count(b"\n") - whole["journal"][
             : int(share * len(whole["journal"]))
@@ -91,16 +91,16 @@ def test_a_journal_that_is_cut_anywhere_leads_to_the_same_files(tmp_path: Path) 
 
 
 def test_a_higher_target_goes_on_as_if_it_had_been_there_from_the_start(tmp_path: Path) -> None:
-    fill(tmp_path / "two", self_instruct, Scripted(), target=20)
+    fill(tmp_path / "two", self_instruct, Scripted(), num_instructions=20)
     for name in ("one", "two"):
-        fill(tmp_path / name, self_instruct, Scripted(), target=60)
+        fill(tmp_path / name, self_instruct, Scripted(), num_instructions=60)
     assert written(tmp_path / "one") == written(tmp_path / "two")
 
 
 def test_another_seed_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    fill(tmp_path, self_instruct, Scripted(), target=10)
+    fill(tmp_path, self_instruct, Scripted(), num_instructions=10)
     with pytest.raises(UserError, match="another prompt than this run sends"):
-        fill(tmp_path, self_instruct, Scripted(), target=30, top_p=0.9)
+        fill(tmp_path, self_instruct, Scripted(), num_instructions=30, top_p=0.9)
 
 
 def test_a_candidate_like_a_rejected_one_has_its_turn(tmp_path: Path) -> None:
@@ -116,20 +116,20 @@ def test_a_candidate_like_a_rejected_one_has_its_turn(tmp_path: Path) -> None:
             return replace(reply, text="")
         return replace(reply, text="No" if reply.number % 2 == 0 else " none\nOutput: O sea!")
 
-    pool, _, _ = fill(tmp_path, self_instruct, Scripted(changed=changed), target=1)
+    pool, _, _ = fill(tmp_path, self_instruct, Scripted(changed=changed), num_instructions=1)
     assert [task.instruction for task in pool.kept] == [twice[1]]
     assert "similar" not in pool.reasons and pool.reasons["no_instance"] == 1
 
 
 def test_ceilings_hold_and_are_told(tmp_path: Path) -> None:
     _, ask, ended = fill(
-        tmp_path / "tokens", self_instruct, Scripted(), ceilings=Ceilings(max_tokens=60_000), target=900
+        tmp_path / "tokens", self_instruct, Scripted(), ceilings=Ceilings(max_tokens=60_000), num_instructions=900
     )
     assert ended == "max_tokens" and 20_000 < ask.tokens_in + ask.tokens_out <= 60_000
     ceilings = Ceilings(max_cost=0.05, price_in=1.0, price_out=2.0)
-    _, ask, ended = fill(tmp_path / "cost", self_instruct, Scripted(), ceilings=ceilings, target=900)
+    _, ask, ended = fill(tmp_path / "cost", self_instruct, Scripted(), ceilings=ceilings, num_instructions=900)
     assert ended == "max_cost" and 0.01 < ask.cost <= 0.05
-    pool, _, ended = fill(tmp_path / "cost", self_instruct, Scripted(), target=50)  # raised: it goes on
+    pool, _, ended = fill(tmp_path / "cost", self_instruct, Scripted(), num_instructions=50)  # raised: it goes on
     assert ended == "target" and len(pool.kept) >= 50
 
 
@@ -142,7 +142,7 @@ def test_what_overlaps_an_evaluation_set_is_dropped_and_listed(tmp_path: Path) -
     def overlap(texts: list[str]) -> str | None:
         return "8-gram of x" if any("the" in text.lower().split() for text in texts) else None
 
-    pool, _, _ = fill(tmp_path, self_instruct, Scripted(), overlap=overlap, target=30)
+    pool, _, _ = fill(tmp_path, self_instruct, Scripted(), overlap=overlap, num_instructions=30)
     for row in rows(tmp_path, "kept"):
         texts = [row["instruction"], *(text for case in row["instances"] for text in case.values())]
         assert not any("the" in text.lower().split() for text in texts)
@@ -154,9 +154,9 @@ def test_what_overlaps_an_evaluation_set_is_dropped_and_listed(tmp_path: Path) -
 def test_two_processes_may_not_write_one_folder(tmp_path: Path) -> None:
     from contextlib import ExitStack
 
-    from peftkit import record
+    from peftkit.results import run_folder
 
     with ExitStack() as first, ExitStack() as second:
-        record.lock(first, tmp_path)
+        run_folder.lock(first, tmp_path)
         with pytest.raises(UserError, match="another process writes"):
-            record.lock(second, tmp_path)
+            run_folder.lock(second, tmp_path)

@@ -106,9 +106,9 @@ def _record(
     metrics, rows, _ = TASKS[task]
     data = {"kind": "folder", "name": f"data/glue/{task}", "revision": "bcdcba79d07b", "substituted_for": None}
     if stand_in:
-        data = {"kind": "embedded", "name": "miniglue", "revision": "1", "substituted_for": "nyu-mll/glue"}
+        data = {"kind": "offline", "name": "miniglue", "revision": "1", "substituted_for": "nyu-mll/glue"}
     model = {
-        "kind": "embedded", "name": "minilm", "revision": "0.1.0", "substituted_for": None, "pooling": "mean",
+        "kind": "offline", "name": "minilm", "revision": "0.1.0", "substituted_for": None, "pooling": "mean",
     }  # fmt: skip
     words = ["model=minilm", f"method={method}", f"task={task}", f"train.learning_rate={rate:.6g}", f"seed={seed}"]
     audit: dict[str, Any] = {"sources": {"model": model, "data": data}}
@@ -127,7 +127,7 @@ def _record(
             "config": {
                 "model": {"name": "minilm", "checkpoint": "sentence-transformers/all-MiniLM-L6-v2"},
                 "method": {"name": method, "config": {"r": 8}, "learning_rate": rate},
-                "task": {"name": task, "suite": "glue", "metrics": metrics, "max_train_rows": 1500},
+                "task": {"name": task, "suite": "glue", "metrics": metrics, "max_train_samples": 1500},
                 "seed": seed,
                 "train": {"learning_rate": rate, "num_train_epochs": 3},
             },

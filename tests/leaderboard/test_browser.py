@@ -154,7 +154,7 @@ def test_a_stand_in_is_shouted_and_shown_alone(opened: Any) -> None:
     page = opened()
     assert not page.locator("#stand-in").is_visible()
     page.get_by_label("Board").select_option(index=1)
-    assert page.locator("#stand-in").inner_text().startswith("Not the real thing. EMBEDDED: data miniglue")
+    assert page.locator("#stand-in").inner_text().startswith("Not the real thing. OFFLINE: data miniglue")
     assert len(column(page, 1)) == 3
 
 

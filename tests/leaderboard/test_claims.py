@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from test_stats import write
 
+from peftkit.config.checks.values import CHOICES
 from peftkit.leaderboard import Result, collect
 from peftkit.leaderboard.claims import CLAIMS, FAILS, HOLDS, OPEN, Finding, judge_claim
 from peftkit.leaderboard.stats import board
 from peftkit.leaderboard.verdict import judge
-from peftkit.schema.checks import CHOICES
 
 EXAMPLES = 10_000
 

@@ -12,7 +12,7 @@ import pytest
 from test_stats import write
 
 from peftkit import jobs
-from peftkit.cli import check, compose
+from peftkit.cli import check, compose_config
 from peftkit.leaderboard import Broken, Result, collect, version_notes
 from peftkit.leaderboard.stats import board
 
@@ -132,7 +132,7 @@ def test_trials_are_no_results(tmp_path: Path) -> None:
 def test_a_run_of_before_there_were_searches_stands_with_one_that_searched_nothing(tmp_path: Path) -> None:
     put(tmp_path, "old", seed=0)
     later = {
-        "run/config/search": {"factors": None, "rows": 500},
+        "run/config/search": {"lr_multipliers": None, "samples": 500},
         "run/config/trial": False,
         "run/config/task/new": None,
     }
@@ -169,7 +169,7 @@ def test_the_job_shows_the_results_of_others_beside_ones_own(tmp_path: Path) -> 
     put(tmp_path / "theirs", "b", using(torch="2.13.0"), seed=1)
     words = ["job=leaderboard", f"out={tmp_path}/outputs", f"results=[{tmp_path}/theirs]"]
     assert check(words) == []
-    jobs.run(compose(words), words)
+    jobs.run(compose_config(words), words)
     (line,) = csv.DictReader((tmp_path / "outputs" / "leaderboard" / "leaderboard.csv").open(encoding="utf-8"))
     assert line["seeds"] == "0 1"
 
@@ -184,7 +184,7 @@ def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
 
 def searched(rates: list[float], chosen: float) -> dict[str, Any]:
     return {
-        "run/config/search": {"factors": [0.3, 1, 3], "rows": 50},
+        "run/config/search": {"lr_multipliers": [0.3, 1, 3], "samples": 50},
         "run/config/train/learning_rate": chosen,
         "search": {"trials": [{"learning_rate": rate, "score": 0.5} for rate in rates], "chosen": chosen},
     }

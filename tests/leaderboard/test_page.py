@@ -74,8 +74,8 @@ def test_text_of_a_run_stays_data(made_up: Path) -> None:
     page = Elements(render(shown(made_up)))
     assert page.tags.count("script") == 4  # data, two libraries, the page's own
     assert "img" not in page.tags
-    embedded = json.loads(page.scripts[0])
-    assert HOSTILE in {row["method"] for row in embedded["rows"]}
+    offline = json.loads(page.scripts[0])
+    assert HOSTILE in {row["method"] for row in offline["rows"]}
 
 
 def test_the_page_loads_nothing_else(made_up: Path) -> None:
@@ -96,7 +96,7 @@ def test_only_the_scripts_of_the_page_may_run(made_up: Path) -> None:
 
 def test_a_stand_in_has_a_board_of_its_own(made_up: Path) -> None:
     found = shown(made_up)
-    assert [each["embedded"] for each in found["boards"]] == [False, True]
+    assert [each["offline"] for each in found["boards"]] == [False, True]
     stand_ins = {row["board"] for row in found["rows"] if row["sources"]["data"].get("substituted_for")}
     assert stand_ins == {found["boards"][1]["title"]}
 

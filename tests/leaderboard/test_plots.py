@@ -27,7 +27,7 @@ def test_pictures_show_the_real_board_alone(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.glob("*.*")) == FILES
     heat = (tmp_path / "heatmap.svg").read_text()
     assert rows[0].board in heat
-    assert "EMBEDDED" not in heat
+    assert "OFFLINE" not in heat
     assert "linear_probe" in heat
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
 

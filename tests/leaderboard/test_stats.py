@@ -46,7 +46,7 @@ def write(
     }
     config = {
         "model": {"name": "bert"}, "method": {"name": method, "learning_rate": rate}, "seed": seed,
-        "task": {"name": task, "suite": suite, "max_train_rows": limit}, "train": {"learning_rate": rate, **(train or {})},
+        "task": {"name": task, "suite": suite, "max_train_samples": limit}, "train": {"learning_rate": rate, **(train or {})},
     }  # fmt: skip
     record = {
         "run": {"config": config},
@@ -177,7 +177,7 @@ def test_a_stand_in_never_shares_a_board_with_the_real_thing(tmp_path: Path) -> 
     write(tmp_path, "both", model_for="google-bert/bert-base-uncased", data="miniglue", data_for="nyu-mll/glue")
     titles = [row.board for row in board(collect([tmp_path]))]
     assert len(set(titles)) == 4
-    assert [title.startswith("EMBEDDED") for title in titles] == [False, True, True, True]
+    assert [title.startswith("OFFLINE") for title in titles] == [False, True, True, True]
 
 
 def test_a_task_tuned_apart_leaves_the_glue_average_whole(tmp_path: Path) -> None:

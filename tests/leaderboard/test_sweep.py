@@ -10,7 +10,7 @@ import pytest
 from test_stats import write
 
 from peftkit.cli import _Outcome
-from peftkit.cli.notes import Note, leave, open_notes
+from peftkit.cli.sweep_status import RunStatus, open_status_folder, write_status
 
 Captured = pytest.CaptureFixture[str]
 
@@ -23,7 +23,7 @@ def test_all_runs_of_the_command_and_no_other_are_shown_at_its_end(
     write(tmp_path, "bad", method="lora", status="failed", reason="out of memory")
     write(tmp_path, "other", method="full")  # of another command
     outcome = _Outcome([])
-    outcome.notes = open_notes(tmp_path) if is_elsewhere else None
+    outcome.notes = open_status_folder(tmp_path) if is_elsewhere else None
     runs = pickle.loads(pickle.dumps(outcome)) if is_elsewhere else outcome
     runs.begin(tmp_path / "before")
     runs.begin(tmp_path / "bad")
@@ -51,7 +51,7 @@ def test_of_one_run_that_failed_no_table_says_it_again(tmp_path: Path, capsys: C
 
 
 def test_a_note_that_nobody_waits_for_any_more_stops_no_run(tmp_path: Path) -> None:
-    notes = open_notes(tmp_path)
+    notes = open_status_folder(tmp_path)
     shutil.rmtree(notes)
-    leave(Note(folder="x"), notes)
+    write_status(RunStatus(folder="x"), notes)
     assert not notes.exists()

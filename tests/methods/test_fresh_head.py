@@ -20,11 +20,11 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from peftkit.cli import compose
+from peftkit.cli import compose_config
+from peftkit.config import RunConfig, UserError
+from peftkit.config.source import Source
 from peftkit.methods import load_adapter, wrap
 from peftkit.models.load import load_model
-from peftkit.schema import Run, UserError
-from peftkit.source import Source
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 CONFIGS: dict[str, Any] = {  # of language models, which have no pooler
@@ -52,7 +52,7 @@ def checkpoint(request: Any, checkpoints: dict[str, Path], tmp_path_factory: pyt
 
 
 def begun(folder: Path, seed: int) -> Any:
-    run = Run.from_config(OmegaConf.to_container(compose(["model=bert", "task=mrpc"]), resolve=True))  # type: ignore[arg-type]
+    run = RunConfig.from_config(OmegaConf.to_container(compose_config(["model=bert", "task=mrpc"]), resolve=True))  # type: ignore[arg-type]
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     torch.manual_seed(seed)
     source = Source("folder", str(folder), folder=str(folder))
@@ -60,7 +60,7 @@ def begun(folder: Path, seed: int) -> Any:
 
 
 def method(name: str) -> Any:
-    return instantiate(OmegaConf.to_container(compose([f"method={name}"]).method.config), _convert_="all")
+    return instantiate(OmegaConf.to_container(compose_config([f"method={name}"]).method.config), _convert_="all")
 
 
 @pytest.mark.parametrize("name", ["lora", "prompt", "linear_probe_mix"])
@@ -112,7 +112,7 @@ def test_a_checkpoint_that_gives_no_weight_is_refused(tmp_path: Path, checkpoint
     tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoints["gpt2"]))
     config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, **SIZES)
     LlamaForCausalLM(config).save_pretrained(str(tmp_path))
-    run = Run.from_config(OmegaConf.to_container(compose(["model=gpt2", "task=mrpc"]), resolve=True))  # type: ignore[arg-type]
+    run = RunConfig.from_config(OmegaConf.to_container(compose_config(["model=gpt2", "task=mrpc"]), resolve=True))  # type: ignore[arg-type]
     source = Source("folder", str(tmp_path), folder=str(tmp_path))
     assert load_model(run.model, source, tokenizer, "classification", ["no", "yes"]).fresh_base == []
     with pytest.raises(UserError, match=r"none of the weights of .* is one of LlamaForQuestionAnswering"):

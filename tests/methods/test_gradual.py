@@ -34,11 +34,11 @@ from transformers import (
 )
 
 import peftkit
-from peftkit import train
+from peftkit import training
+from peftkit.config import UserError
 from peftkit.methods import Gradual
 from peftkit.methods.gradual import groups_of, joining_steps
 from peftkit.models.heads import MeanPoolingBertConfig, MeanPoolingBertForSequenceClassification
-from peftkit.schema import UserError
 
 BERT = {
     "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
@@ -79,16 +79,18 @@ def rows(name: str, number: int = 12) -> Dataset:
     return Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * 6] * number, "labels": labels})
 
 
-def trainer_of(name: str, gradual: Gradual, folder: Path, save: bool = False, **settings: Any) -> train.ScoringTrainer:
+def trainer_of(
+    name: str, gradual: Gradual, folder: Path, save: bool = False, **settings: Any
+) -> training.ScoringTrainer:
     """Return a trainer of 3 steps an epoch, which keeps a checkpoint of each where it is to save."""
     from transformers import default_data_collator
 
     settings = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "weight_decay": 0.1, "bf16": False} | settings
-    arguments = train.training_arguments(
+    arguments = training.training_arguments(
         {"disable_tqdm": True, "report_to": "none", **settings}, 0, folder, select_best=False, save=save, freezes=True
     )
     model = gradual.apply(build(name))
-    return train.make_trainer(
+    return training.make_trainer(
         model, arguments, default_data_collator, lambda net, inputs: net(**inputs).logits, rows(name),
         schedule=gradual.unfreezing(model), log=folder / "log.jsonl",
     )  # fmt: skip
@@ -226,17 +228,17 @@ BROKEN_AT = 8  # in the third epoch: the checkpoint of step 6, after which the t
 
 
 def test_a_training_that_was_broken_off_goes_on_in_its_phase(tmp_path: Path) -> None:
-    def made(name: str) -> train.ScoringTrainer:
+    def made(name: str) -> training.ScoringTrainer:
         return trainer_of("bert", Gradual("epoch", 2.6), tmp_path / name, save=True, num_train_epochs=4)
 
     whole = made("whole")
-    train.fit(whole, tmp_path / "whole")
+    training.fit(whole, tmp_path / "whole")
     broken = made("broken")  # which seeds anew
     broken.add_callback(BreakOff(BROKEN_AT))
     with pytest.raises(KeyboardInterrupt):
-        train.fit(broken, tmp_path / "broken")
+        training.fit(broken, tmp_path / "broken")
     again = made("broken")
-    train.fit(again, tmp_path / "broken")
+    training.fit(again, tmp_path / "broken")
     assert [entry["step"] for entry in _told(tmp_path / "whole")] == [0, 3, 6, 9]
     assert _told(tmp_path / "broken") == _told(tmp_path / "whole")
     expected = whole.model.state_dict()

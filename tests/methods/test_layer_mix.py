@@ -32,10 +32,10 @@ from transformers import (
 
 import peftkit
 from peftkit.cli import check
+from peftkit.config import UserError
 from peftkit.methods import merge, wrap
 from peftkit.methods.layer_mix import LayerMix, LayerMixConfig
 from peftkit.models.heads import MeanPoolingBertConfig, MeanPoolingBertForSequenceClassification
-from peftkit.schema import UserError
 
 BERT = {
     "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,

@@ -12,11 +12,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from test_adapter import MODELS, inputs
 
-from peftkit.cli import compose
-from peftkit.cli.refusals import options_of
+from peftkit.cli import compose_config
+from peftkit.cli.validate import options_of
+from peftkit.config import UserError
 from peftkit.methods import is_mergeable, merge, wrap
 from peftkit.models.heads import MeanPoolingBertForSequenceClassification, mean_pooling_config
-from peftkit.schema import UserError
 
 MERGES = ("lora", "qlora", "dora", "rslora", "adalora", "vera", "ia3", "oft", "boft", "ln_tuning")
 BUILDS = {
@@ -29,7 +29,7 @@ FAMILY = {"gpt2": "decoder", "t5": "seq2seq"}
 @cache
 def part(method: str) -> Any:
     """Return conf/method's part, as a dict."""
-    return OmegaConf.to_container(compose([f"method={method}"]).method)
+    return OmegaConf.to_container(compose_config([f"method={method}"]).method)
 
 
 def wrapped(method: str, build: Any) -> Any:

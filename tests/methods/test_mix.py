@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
-from peftkit.cli import compose
+from peftkit.cli import compose_config
 from peftkit.methods.mix import MixConfig
 from peftkit.methods.mix.layer import GatedPrefixLayer, LowRankLayer
 from peftkit.methods.mix.model import without_adapters
@@ -231,7 +231,7 @@ def test_unipelt_reaches_every_attention_and_feed_forward_of_t5_once() -> None:
 
 def test_shipped_settings_are_the_papers() -> None:
     mam, unipelt = (
-        instantiate(OmegaConf.to_container(compose([f"method={name}"]).method)["config"], _convert_="all")  # type: ignore[index]
+        instantiate(OmegaConf.to_container(compose_config([f"method={name}"]).method)["config"], _convert_="all")  # type: ignore[index]
         for name in ("mam", "unipelt")
     )
     assert (mam.kind, mam.scaling, mam.num_virtual_tokens, mam.rank, mam.gated) == ("parallel", 4.0, 30, None, False)

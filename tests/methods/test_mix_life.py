@@ -13,10 +13,10 @@ from test_mix import CELLS, MIXES, own_weights, strong, wrapped
 from test_soft_prompt import LONG, MODELS, SHORT, answer, batch, build
 from torch import nn
 
+from peftkit.config import UserError
 from peftkit.methods import fold, merge
 from peftkit.methods.mix import MixConfig
 from peftkit.methods.mix.layer import GatedPrefixLayer
-from peftkit.schema import UserError
 
 FEW = [pytest.param(name, mix, id=f"{name}-{mix}") for name in ("bert-cls", "gpt2-cls", "t5-lm") for mix in MIXES]
 

@@ -36,11 +36,11 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from peftkit.cli import check, compose
-from peftkit.jobs.prepare import method_config
+from peftkit.cli import check, compose_config
+from peftkit.config import RunConfig, UserError
 from peftkit.methods import load_adapter, merge, wrap
 from peftkit.models.load import load_model, load_tokenizer, locate
-from peftkit.schema import Run, UserError
+from peftkit.pipeline.build import method_config
 
 THEIRS = {"prompt": PromptTuningConfig, "prefix": PrefixTuningConfig}
 
@@ -170,8 +170,8 @@ def test_a_fresh_head_in_4_bits_asserts(checkpoints: dict[str, Path]) -> None:
     theirs = AutoModelForSequenceClassification.from_pretrained(checkpoints["bert"], quantization_config=four_bits)
     with pytest.raises(AssertionError):
         lora(theirs)(**inputs)
-    words = ["model=bert", "source=embedded", f"model.checkpoint={checkpoints['bert']}"]
-    run = Run.from_config(OmegaConf.to_container(compose(words), resolve=True))
+    words = ["model=bert", "source=offline", f"model.checkpoint={checkpoints['bert']}"]
+    run = RunConfig.from_config(OmegaConf.to_container(compose_config(words), resolve=True))
     source = locate(run.model, run.source)
     ours = load_model(
         run.model, source, load_tokenizer(source), "classification", ["no", "yes"], {"load_in_4bit": True}
@@ -194,7 +194,7 @@ def test_oft_takes_its_blocks_number_or_their_size_and_not_both() -> None:
         OFTConfig(r=8, oft_block_size=32)
     with pytest.raises(ValueError, match="must be non-zero"):
         OFTConfig(r=0, oft_block_size=0)
-    settings = OmegaConf.to_container(compose(["method=oft"]).method.config)
+    settings = OmegaConf.to_container(compose_config(["method=oft"]).method.config)
     with pytest.raises(UserError, match=r"method\.config: .*either r .* or oft_block_size"):
         method_config({**settings, "r": 8})
     assert method_config({**settings, "r": 8, "oft_block_size": 0}).r == 8
@@ -204,7 +204,7 @@ def test_adalora_needs_its_number_of_steps() -> None:
     with pytest.raises(ValueError, match="does not work when `total_step` is None"):
         AdaLoraConfig(task_type="SEQ_CLS")
     # peftkit knows how many there are: test_jobs.test_adalora_moves_its_ranks_over_the_steps_of_the_run
-    assert "total_step" not in compose(["method=adalora"]).method.config
+    assert "total_step" not in compose_config(["method=adalora"]).method.config
 
 
 def test_adalora_on_t5_cannot_infer_once_it_is_loaded(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from omegaconf import OmegaConf
 from transformers import set_seed
 
 import peftkit
-from peftkit.cli import compose
+from peftkit.cli import compose_config
+from peftkit.config import RunConfig
 from peftkit.methods import wrap
 from peftkit.models.load import load_model, load_tokenizer, locate
-from peftkit.schema import Run
 
 MODELS = ("bert", "gpt2", "t5")
 OVER_4_BITS = ("lora", "dora", "ia3", "adapter", "prompt", "p_tuning", "prefix", "vera", "oft", "ln_tuning")
@@ -30,8 +30,8 @@ TEXTS = ["the film is great .", "the plot is dull , and the cast is not good ."]
 def load(checkpoints: dict[str, Path], model: str, method: str, **quantization: Any) -> tuple[Any, dict[str, Any]]:
     """Return a base in 4 bits with the method's shipped settings, and a batch of two rows with labels."""
     quantization = {"load_in_4bit": True, **quantization}
-    words = [f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=embedded", f"method={method}"]
-    run = Run.from_config(OmegaConf.to_container(compose(words), resolve=True))
+    words = [f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=offline", f"method={method}"]
+    run = RunConfig.from_config(OmegaConf.to_container(compose_config(words), resolve=True))
     source = locate(run.model, run.source)
     tokenizer = load_tokenizer(source)
     set_seed(0)
@@ -134,7 +134,7 @@ def test_a_paged_optimizer_is_a_plain_8_bit_one_without_a_gpu(tiny: Callable[...
     [("qlora", {}), ("dora", {"use_dora": True}), ("rslora", None), ("adalora", None), ("vera", None)],
 )
 def test_what_is_held_against_lora_has_its_settings(method: str, own: dict[str, Any] | None) -> None:
-    lora, kin = (OmegaConf.to_container(compose([f"method={name}"]).method) for name in ("lora", method))
+    lora, kin = (OmegaConf.to_container(compose_config([f"method={name}"]).method) for name in ("lora", method))
     (dropout,) = (value for name, value in kin["config"].items() if name.endswith("_dropout"))
     assert dropout == lora["config"]["lora_dropout"]
     if own is not None:

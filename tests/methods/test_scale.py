@@ -9,7 +9,7 @@ import torch
 from test_adapter import MODELS, inputs
 from test_merge import FAMILY, MERGES, part, wrapped
 
-from peftkit.methods.scale import adapter_ends, scaled, switched_off, weight_ends
+from peftkit.methods.scaling import adapter_ends, scaled, switched_off, weight_ends
 
 SCALED = tuple(name for name in MERGES if name not in ("qlora", "rslora")) + (
     "adapter",

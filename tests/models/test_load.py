@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from peftkit.cli import compose
-from peftkit.schema import Run
+from peftkit.cli import compose_config
+from peftkit.config import RunConfig
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 NOWHERE = "http://127.0.0.1:9"
@@ -25,14 +25,14 @@ ASK = """
 import json, os, sys
 from huggingface_hub import constants
 from omegaconf import OmegaConf
-from peftkit.cli import compose
+from peftkit.cli import compose_config as compose
 from peftkit.models.load import locate
-from peftkit.schema import Run, UserError
-from peftkit.source import hub_answers
+from peftkit.config import RunConfig, UserError
+from peftkit.config.source import hub_answers
 for endpoint, *words in json.load(sys.stdin):
     os.environ["HF_ENDPOINT"] = constants.ENDPOINT = endpoint
     hub_answers.cache_clear()
-    run = Run.from_config(OmegaConf.to_container(compose(words), resolve=True))
+    run = RunConfig.from_config(OmegaConf.to_container(compose(words), resolve=True))
     try: print(locate(run.model, run.source))
     except UserError as error: print("UserError:", error)
 """
@@ -102,11 +102,13 @@ def test_what_a_run_made_of_a_stand_in_stands_in_for_it_too(checkpoints: dict[st
 
     folder = tmp_path / "seed-0" / "model"
     shutil.copytree(checkpoints["gpt2"], folder)
-    run = Run.from_config(OmegaConf.to_container(compose(["model=gpt2", f"model.checkpoint={folder}"]), resolve=True))
-    assert locate(run.model, "embedded").substituted_for is None
+    run = RunConfig.from_config(
+        OmegaConf.to_container(compose_config(["model=gpt2", f"model.checkpoint={folder}"]), resolve=True)
+    )
+    assert locate(run.model, "offline").substituted_for is None
     for asked in ("openai-community/gpt2", None):
-        model = {"kind": "embedded", "name": "gpt2-mini", "substituted_for": asked}
+        model = {"kind": "offline", "name": "gpt2-mini", "substituted_for": asked}
         (folder.parent / "result.json").write_text(json.dumps({"audit": {"sources": {"model": model}}}))
-        found = locate(run.model, "embedded")
+        found = locate(run.model, "offline")
         assert (found.kind, found.substituted_for) == ("folder", asked)
-        assert ("made from what is embedded" in found.sentence("MODEL")) == (asked is not None)
+        assert ("made from what is offline" in found.sentence("MODEL")) == (asked is not None)

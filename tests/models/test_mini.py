@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from peftkit.models.mini import MINIS, build, mean_loss, mini_path, pretrain, sentinel_ids, train_tokenizer
+from peftkit.models.offline import MINIS, build, mean_loss, mini_path, pretrain, sentinel_ids, train_tokenizer
 
 KINDS = ["gpt2-mini", "t5-mini"]
 AUTO = {"gpt2-mini": AutoModelForCausalLM, "t5-mini": AutoModelForSeq2SeqLM}

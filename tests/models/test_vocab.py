@@ -12,10 +12,10 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast, T5ForConditionalGeneration
 
+from peftkit.config import UserError
 from peftkit.data.miniglue import sentences
-from peftkit.models.rows import Vocabulary, first_rows, grow, save_rows, tables
-from peftkit.models.vocab import NewToken, extend_tokenizer, piece_counts
-from peftkit.schema import UserError
+from peftkit.models.embedding_rows import Vocabulary, first_rows, grow, save_rows, tables
+from peftkit.models.vocabulary import NewToken, extend_tokenizer, piece_counts
 
 FAMILIES = ("wordpiece", "bert", "gpt2", "t5")
 TERMS = ["zyxwort", "zyxwort blau", "zyx/wort-9", "c++", "café-zyx", "Zyxel 9"]

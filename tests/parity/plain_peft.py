@@ -57,7 +57,7 @@ def by_peftkit(model: str, checkpoint: Path, method: str, data: Path, out: Path)
     """Return the losses (steps,), the scores (rows, labels) and the trained weights by name of peftkit's run."""
     words = [
         f"model={model}", f"model.checkpoint={checkpoint}", f"method={method}", "task=sst2", f"task.dataset={data}",
-        "task.suite=own", "task.subset=null", f"task.template='{TEMPLATE}'", "source=embedded", f"seed={SEED}",
+        "task.suite=own", "task.subset=null", f"task.template='{TEMPLATE}'", "source=offline", f"seed={SEED}",
         f"out={out}", f"train.learning_rate={RATES[method]}", f"train.max_steps={STEPS}",
         f"train.per_device_train_batch_size={BATCH}", "train.train_sampling_strategy=sequential",
         "train.logging_steps=1", "train.bf16=false", "train.disable_tqdm=true",

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.data.formats.classes import Classes
-from peftkit.data.formats.format import Answers, Encoded, Format
+from peftkit.config import TaskConfig
+from peftkit.data.formats.base import Answers, Encoded, Format
+from peftkit.data.formats.classification import Classes
 from peftkit.data.formats.instructions import Instructions
-from peftkit.data.formats.label_words import LabelWords
-from peftkit.data.formats.language import Language
-from peftkit.data.formats.pairs import Pairs
+from peftkit.data.formats.language_modeling import Language
 from peftkit.data.formats.preferences import REFERENCE, Preferences
 from peftkit.data.formats.prompted import Prompted
-from peftkit.data.formats.spans import Spans
-from peftkit.data.formats.tags import Tags
-from peftkit.data.formats.texts import Texts
-from peftkit.schema import Task
+from peftkit.data.formats.question_answering import Spans
+from peftkit.data.formats.retrieval import Pairs
+from peftkit.data.formats.text_generation import Texts
+from peftkit.data.formats.text_to_text import LabelWords
+from peftkit.data.formats.token_classification import Tags
 
 __all__ = [
     "REFERENCE", "Answers", "Classes", "Encoded", "Format", "Instructions", "LabelWords", "Language", "Pairs",
@@ -23,7 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def format_of(task: Task, family: str, names: list[str] | None, tokenizer: PreTrainedTokenizerBase) -> Format:
+def format_of(task: TaskConfig, family: str, names: list[str] | None, tokenizer: PreTrainedTokenizerBase) -> Format:
     """Return how a task whose classes are `names` is put to a family: encoder, decoder or seq2seq."""
     if task.kind == "language_modeling":
         return Language(task, tokenizer, family)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from peftkit.config import UserError
+from peftkit.data.answer_format import forms_of
 from peftkit.data.chat import Turn, asked, asked_and_answered, teach_template
 from peftkit.data.collate import stacked
-from peftkit.data.formats.format import Answers, Encoded
-from peftkit.data.formats.texts import ANSWER_TOKENS, Texts, encoded_pairs
-from peftkit.data.forms import forms_of
+from peftkit.data.formats.base import Answers, Encoded
+from peftkit.data.formats.text_generation import ANSWER_TOKENS, Texts, encoded_pairs
 from peftkit.data.packing import packed
-from peftkit.schema import UserError
 
 
 @dataclass(frozen=True)

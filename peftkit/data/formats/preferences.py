@@ -10,10 +10,10 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from peftkit.config import TaskConfig, UserError
 from peftkit.data.chat import Turn, asked, asked_and_answered, teach_template
 from peftkit.data.collate import chosen_and_rejected
-from peftkit.data.formats.format import Answers, Encoded
-from peftkit.schema import Task, UserError
+from peftkit.data.formats.base import Answers, Encoded
 
 ANSWER_TOKENS = 64  # the longest answer, where task.max_target_length says nothing
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")  # columns of what the reference says, under TRL's names
@@ -31,7 +31,7 @@ class Preferences:
     (section 4); the prediction of a pair is the margin, the reward of the chosen answer less that of the rejected.
     """
 
-    task: Task
+    task: TaskConfig
     tokenizer: PreTrainedTokenizerBase
     names = None
     reads = "preferences"

@@ -11,13 +11,13 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from peftkit.config import TaskConfig, UserError
 from peftkit.data.collate import padded
-from peftkit.data.formats.classes import class_counts, class_labels
-from peftkit.data.formats.format import Answers, Encoded, labelled
-from peftkit.data.formats.label_words import STSB_STEP, text_to_text
-from peftkit.data.formats.shots import context_of, shot_ids, with_shots
+from peftkit.data.formats.base import Answers, Encoded, labelled
+from peftkit.data.formats.classification import class_counts, class_labels
+from peftkit.data.formats.few_shot import context_of, shot_ids, with_shots
+from peftkit.data.formats.text_to_text import STSB_STEP, text_to_text
 from peftkit.data.prompts import prompt_of, words_of
-from peftkit.schema import Task, UserError
 
 ANCHOR = "answer:"  # what a word's tokens are looked for behind: many tokenizers write a first word otherwise
 
@@ -32,7 +32,7 @@ class Prompted:
     answer lies among them by their likelihoods (Gao et al. 2021, section 4.2).
     """
 
-    task: Task
+    task: TaskConfig
     names: list[str] | None
     tokenizer: PreTrainedTokenizerBase
     is_decoder: bool
@@ -53,7 +53,7 @@ class Prompted:
         """The words of each label, or of some numbers."""
         if self.is_decoder:
             return prompt_of(self.task, self.names).words
-        if self.names is None and not self.task.words:
+        if self.names is None and not self.task.verbalizer:
             return {f"{value:.1f}": f"{value:.1f}" for value in np.arange(0, 5 + STSB_STEP / 2, STSB_STEP)}
         return words_of(self.task, self.names, {name: name for name in self.names or []})
 
@@ -67,7 +67,9 @@ class Prompted:
         """The tokens (labels, tokens) of the words, padded with -100."""
         ids = [self._word_ids(word) for word in self.said.values()]
         if len({tuple(row) for row in ids}) < len(ids):
-            raise UserError("two labels have the same tokens in this tokenizer; set task.words to words that differ")
+            raise UserError(
+                "two labels have the same tokens in this tokenizer; set task.verbalizer to words that differ"
+            )
         longest = max(len(row) for row in ids)
         return np.array([row + [-100] * (longest - len(row)) for row in ids])
 

@@ -1,4 +1,4 @@
-"""Turn miniglue's word lists into tasks whose answers can be worked out: what the embedded writer has to say."""
+"""Turn miniglue's word lists into tasks whose answers can be worked out: what the offline writer has to say."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def _boards(
         found.append(
             {
                 "title": title,
-                "embedded": title.startswith("EMBEDDED"),
+                "offline": title.startswith("OFFLINE"),
                 "headlines": lines,
                 "language": language_cells(rows, results, title),
                 "judged": [[judge, lines] for judge, lines in judge_tables(rows, results, title)],

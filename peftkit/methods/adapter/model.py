@@ -11,7 +11,7 @@ from torch import nn
 
 from peftkit.methods.adapter.config import BottleneckConfig
 from peftkit.methods.adapter.layer import BottleneckLayer, ParallelLayer, PostNormLayer
-from peftkit.methods.row_names import named_rows
+from peftkit.methods.mixed_batch import named_rows
 
 NORMS = ("ln_2", "post_attention_layernorm")  # before a feed-forward, in GPT-2 and Llama
 

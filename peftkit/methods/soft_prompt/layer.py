@@ -12,10 +12,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from peftkit.methods.row_names import repeats
+from peftkit.methods.hooked_tuner import pooled
+from peftkit.methods.mixed_batch import repeats
 from peftkit.methods.soft_prompt.attention import Prefix, attentions, give_prefix, is_causal, key_shape, take_prefix
 from peftkit.methods.soft_prompt.config import SoftPromptConfig
-from peftkit.methods.stack import pooled
 
 
 class SoftPromptLayer(nn.Module, BaseTunerLayer):

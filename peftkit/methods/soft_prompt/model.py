@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from peftkit.methods.hooked_tuner import HookedTuner
 from peftkit.methods.soft_prompt.config import SoftPromptConfig
 from peftkit.methods.soft_prompt.layer import PrefixLayer, PromptLayer, SoftPromptLayer
-from peftkit.methods.stack import StackTuner
 
 
-class SoftPromptModel(StackTuner):
+class SoftPromptModel(HookedTuner):
     """PEFT's tuner for `SoftPromptConfig`: get_peft_model makes it."""
 
     prefix = "soft_prompt_"

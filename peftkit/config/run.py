@@ -1,0 +1,219 @@
+"""Turn a composed config into typed choices; the YAML under conf/ says what each means and holds every default."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+TRAINS = ("finetune", "plan", "downstream")  # the jobs that train what the words choose, or tell what that would take
+ALGORITHMS = ("self_instruct", "evol_instruct")
+
+
+class UserError(Exception):
+    """Something that the user can mend; the message is one sentence that says what to type next."""
+
+
+def error_summary(error: BaseException) -> str:
+    """Return why something failed as one line: the error's first, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@dataclass
+class ModelConfig:
+    name: str
+    checkpoint: str
+    revision: str
+    family: str
+    pooling: str | None
+    stand_in: str
+    learning_rates: dict = field(default_factory=dict)
+    keep_layers: list[int] | None = None
+
+
+@dataclass
+class MethodConfig:
+    name: str
+    config: dict
+    learning_rate: float
+    quantization: dict | None
+    refuses: dict
+
+
+@dataclass
+class TaskConfig:
+    name: str
+    suite: str
+    dataset: str
+    subset: str | None
+    revision: str
+    kind: str
+    text: list[str]
+    label: str | None
+    labels: list[str] | None
+    splits: dict
+    metrics: list[str]
+    template: str | None
+    max_length: int
+    max_train_samples: int | None
+    max_eval_samples: int | None
+    stride: int | None = None
+    no_answer: bool = False
+    max_target_length: int | None = None
+    sample_by: str | None = None
+    noise_density: float | None = None
+    mean_noise_span_length: float | None = None
+    whole_words: bool = False
+    packing: bool = False
+    join_documents: bool = False
+    scale: float | None = None
+    matryoshka_dims: list[int] | None = None
+    beta: float | None = None
+    loss_type: str | None = None
+    label_smoothing: float | None = None
+    chat: bool | None = None
+    prompt: str | None = None
+    verbalizer: dict | None = None
+
+
+@dataclass
+class EarlyStopping:
+    patience: int | None
+    holdout: float
+
+
+@dataclass
+class Search:
+    lr_multipliers: list[float] | None
+    samples: int
+
+
+@dataclass
+class Extend:
+    terms: str | None
+    corpus: str | None
+    column: str
+    budget: int
+    min_count: int
+    init: str
+    pad_to_multiple_of: int | None
+
+
+@dataclass
+class Embed:
+    column: str
+    pooling: str | None
+    layer: int | None
+    normalize: bool
+    truncate_dim: int | None
+    max_length: int | None
+
+
+@dataclass
+class Distill:
+    teacher: str | None
+    temperature: float
+    alpha: float
+
+
+@dataclass
+class Generate:
+    algorithm: str
+    generator: str
+    base_url: str | None
+    endpoint_model: str | None
+    key_env: str
+    seeds: str | None
+    num_instructions: int
+    max_tokens: int | None
+    max_cost: float | None
+    price_in: float | None
+    price_out: float | None
+    decontaminate: list[str]
+    max_rouge_l: float
+    instruction_length: list[int]
+    blacklist: list[str]
+    batch: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    max_answer_tokens: int
+    evolutions: int
+    patience: int
+    chat: bool | None
+    quantization: dict | None
+    request: dict
+    retries: int
+    timeout: float
+    model: str | None = None
+
+
+@dataclass
+class RunConfig:
+    """One run, as the user chose it."""
+
+    job: str
+    source: str
+    data_root: str | None
+    seed: int
+    out: str
+    force: bool
+    run: str | None
+    input: str | None
+    output: str | None
+    early_stopping: EarlyStopping
+    model: ModelConfig
+    method: MethodConfig
+    task: TaskConfig
+    train: dict
+    runs: list[str] | None = None
+    results: list[str] | None = None
+    watch: bool = False
+    claim: str | None = None
+    vocab: str | None = None
+    extend: Extend | None = None
+    embed: Embed | None = None
+    generate: Generate | None = None
+    trial: bool = False
+    search: Search = field(default_factory=lambda: Search(None, 1))
+    distill: Distill = field(default_factory=lambda: Distill(None, 1.0, 0.0))
+
+    @property
+    def grows_data(self) -> bool:
+        """Tell whether this run trains on tasks that are first to be grown: its dataset is what grows them."""
+        trains = self.job in TRAINS
+        return trains and self.task.kind == "instructions" and self.task.dataset in ALGORITHMS
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> RunConfig:
+        """Build a run from a resolved config that `complaints` finds nothing wrong with."""
+        # results of earlier versions lack the keys that have a default here
+        values = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}
+        return cls(**values | {name: part(**config[name]) for name, part in SECTIONS.items() if name in config})
+
+
+def is_prompted(run: RunConfig) -> bool:
+    """Tell whether nothing trains and the model is asked as it is, by a prompt."""
+    return str(run.method.config.get("_target_")).rpartition(".")[2] == "Prompting"
+
+
+def generates_text(task: TaskConfig) -> bool:
+    """Tell whether a task is answered by a text that its model writes."""
+    return task.kind in ("seq2seq", "instructions") or (task.kind == "causal_lm" and task.label is not None)
+
+
+SECTIONS: dict[str, type] = {
+    "model": ModelConfig, "method": MethodConfig, "task": TaskConfig, "early_stopping": EarlyStopping, "search": Search,
+    "extend": Extend, "embed": Embed, "generate": Generate, "distill": Distill,
+}  # fmt: skip
+
+# keys that do not change a result, and so are no part of its id or of its row on a board
+BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend", "embed", "generate")
+INCIDENTAL = {"job", "out", "force", "run", *BESIDE, "input", "output", "source", "data_root"} | {
+    f"train.{name}"
+    for name in (
+        "report_to", "run_name", "logging_steps", "logging_strategy", "logging_dir", "disable_tqdm", "log_level",
+        "per_device_eval_batch_size", "save_strategy", "save_steps", "save_total_limit", "dataloader_num_workers",
+    )
+}  # fmt: skip

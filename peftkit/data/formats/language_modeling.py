@@ -1,0 +1,305 @@
+"""Turn text into blocks that a language model learns from, and its likelihoods into bits a byte."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, List, Value
+from transformers import PreTrainedTokenizerBase
+
+from peftkit.config import TaskConfig, UserError
+from peftkit.data.collate import padded_pairs, stacked
+from peftkit.data.formats.base import Answers, Encoded
+from peftkit.data.masking import mask, single_tokens, whole_words, word_starts
+from peftkit.data.offline_corpus import Pair, random_spans_mask, span_corrupt
+
+WORD = re.compile(r"\S+")
+WORDS_A_SPAN = 2.0  # about the mean of three pieces
+PACKED_AT_ONCE = 256  # documents that share blocks
+
+
+class Noised(torch.utils.data.Dataset):
+    """Blocks, damaged anew in each epoch: a function of (seed, epoch, block), so that a resumed run sees the same."""
+
+    def __init__(
+        self, blocks: Dataset, damage: Callable[[Any, np.random.Generator], dict[str, Any]], seed: int
+    ) -> None:
+        self.blocks, self.damage, self.seed, self.epoch = blocks, damage, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        rng = np.random.default_rng([self.seed, self.epoch, int(number)])
+        return self.damage(self.blocks[int(number)], rng)
+
+
+@dataclass(frozen=True)
+class Language:
+    """Continued pretraining with the model's own objective.
+
+    BERT guesses masked tokens (Devlin et al. 2019, section 3.1), GPT-2 the next token, T5 the spans that are gone
+    (Raffel et al. 2020, section 3.1.4). Blocks hold `task.max_length` tokens at most, and those of one document alone,
+    unless `task.packing` or `task.join_documents`.
+
+    It is measured in bits a byte, which hold across vocabularies: what is hidden is chosen by words of the text and not
+    by tokens, the same words for every tokenizer, and their bytes alone count. BERT guesses all pieces of a word at
+    once, and is told how many; a token of several words is hidden where one of them is. An unknown token costs eight
+    bits for each byte that it stands for.
+    """
+
+    task: TaskConfig
+    tokenizer: PreTrainedTokenizerBase
+    family: str
+    names = None
+    words = None
+    writes = None
+
+    @property
+    def reads(self) -> str:
+        return "masked" if self.family == "encoder" else "likelihoods"
+
+    def blocks(self, rows: Dataset, seed: int) -> Encoded:
+        """Tokenise documents and cut them into blocks, on disk; the last of a document is shorter."""
+        self._check()
+        columns = ("input_ids", *(["position_ids"] if self.task.packing else []))
+        kinds = Features({**{name: List(Value("int32")) for name in columns}, "length": Value("int32")})
+        blocks = rows.map(
+            self._cut, batched=True, batch_size=PACKED_AT_ONCE, remove_columns=rows.column_names, features=kinds,
+            load_from_cache_file=False,
+        )  # fmt: skip
+        if not len(blocks):
+            raise UserError("the text has no block of two tokens to learn from; name more of it")
+        lengths = blocks.data.column("length").to_numpy()  # four bytes a block, and no more on the way there
+        noised: Any = Noised(blocks, self._damage, seed)  # a torch dataset, where others have one of datasets
+        return Encoded(noised, lengths, 0, None, np.ones(len(rows), dtype=bool))
+
+    def encode(self, rows: Dataset) -> Encoded:
+        """Hide words of each passage, the same whatever the tokenizer; `labels` are their bytes (passages,).
+
+        `places` are the tokens that count, and the bytes of those that no token stands for.
+        """
+        self._check()
+        room = self._room()
+        out = self.tokenizer(
+            list(rows["text"]), add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )  # fmt: skip
+        found: dict[str, list] = {"input_ids": [], "attention_mask": [], "labels": []}
+        sizes, spelt, cut = [], [], 0
+        for text, whole, offsets in zip(rows["text"], out["input_ids"], out["offset_mapping"], strict=True):
+            ids, spans = whole[:room], offsets[:room]
+            cut += len(whole) > room
+            (inputs, targets), size = self._asked(text, ids, spans)
+            for column, values in zip(found, (inputs, [1] * len(inputs), targets), strict=True):
+                found[column].append(values)
+            sizes.append(size)
+            spelt.append(self._unknown_bytes(text, ids, spans))
+        places = [
+            (np.array([token >= 0 and token != self.tokenizer.unk_token_id for token in targets]), unknown)
+            for targets, unknown in zip(found["labels"], spelt, strict=True)
+        ]
+        lengths = [len(ids) for ids in found["input_ids"]]
+        has_label = np.array(sizes) > 0
+        return Encoded(Dataset.from_dict(found), lengths, cut, np.array(sizes), has_label, None, places)
+
+    def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        pad = padded_pairs(self.tokenizer)
+        return lambda rows: stacked(rows) if "position_ids" in rows[0] else pad(rows)
+
+    def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
+        """Return the log-likelihoods (tokens,) of the tokens that count, and that of bytes that have none."""
+        return [
+            np.append(row[: len(seen)][seen], -unknown * np.log(256))
+            for row, (seen, unknown) in zip(scores, encoded.places, strict=True)
+        ]
+
+    def answer(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Answers:
+        """Return bits a byte of each passage, and the nats and bytes that they are of."""
+        nats, sizes = np.array([-float(row.sum()) for row in scores]), np.asarray(encoded.labels)
+        summary = [np.array(pair) for pair in zip(nats, sizes, strict=True)]
+        return Answers(nats / np.log(2) / np.maximum(sizes, 1), summary, (nats, sizes))
+
+    def told(self, prediction: Any) -> Any:
+        return float(prediction)
+
+    def counts(self, encoded: Encoded) -> dict[str, Any]:
+        if encoded.labels is None:
+            return {"blocks": len(encoded.lengths), "tokens": encoded.tokens}
+        return {"tokens": int(sum(seen.sum() for seen, _ in encoded.places)), "bytes": int(encoded.labels.sum())}
+
+    def _check(self) -> None:
+        if self.family == "encoder" and self.tokenizer.mask_token_id is None:
+            raise UserError("the tokenizer has no mask token, so no word can be masked; try model=gpt2 or model=t5")
+        if self.family == "seq2seq" and not self._sentinels:
+            raise UserError("the tokenizer has no sentinels (<extra_id_0>), which stand for spans; try model=t5")
+        if self.family != "seq2seq" and self.task.max_length > self.tokenizer.model_max_length:
+            longest = self.tokenizer.model_max_length
+            raise UserError(f"the model reads {longest} tokens; say task.max_length={longest}")
+        spans = self.task.max_length * (self.task.noise_density or 0) / (self.task.mean_noise_span_length or 1)
+        if self.family == "seq2seq" and round(spans) > len(self._sentinels):
+            raise UserError(
+                f"a block of {self.task.max_length} tokens would have {spans:.0f} spans, and there are "
+                f"{len(self._sentinels)} sentinels; say task.max_length=128"
+            )
+
+    def _room(self) -> int:
+        """Return how many tokens of text the model reads at once, beside those that frame it."""
+        return min(self.tokenizer.model_max_length, 1 << 20) - 2
+
+    @cached_property
+    def _sentinels(self) -> list[int]:
+        known = self.tokenizer.get_vocab()
+        return [known[f"<extra_id_{number}>"] for number in range(100) if f"<extra_id_{number}>" in known]
+
+    @cached_property
+    def _special(self) -> set[int]:
+        return set(self.tokenizer.all_special_ids)
+
+    @cached_property
+    def _known(self) -> np.ndarray:
+        """Return what a swapped token is drawn from (Devlin et al. take all; a special one would say too much)."""
+        return np.array(sorted(set(self.tokenizer.get_vocab().values()) - self._special))
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        return word_starts(self.tokenizer)
+
+    @property
+    def _start(self) -> int:
+        """Return what stands before a decoder's first token: GPT-2's end of text, Llama's begin."""
+        first = self.tokenizer.bos_token_id
+        return self.tokenizer.eos_token_id if first is None else first
+
+    def _frame(self, ids: list[int]) -> list[int]:
+        """Put a block between what the model was pretrained to see around it."""
+        if self.family == "encoder":
+            return [self.tokenizer.cls_token_id, *ids, self.tokenizer.sep_token_id]
+        return ids
+
+    def _cut(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Return the blocks of some documents; with `packing`, the places at which each document begins anew."""
+        documents = self.tokenizer(rows["text"], add_special_tokens=False, verbose=False)["input_ids"]
+        block = self.task.max_length - (2 if self.family == "encoder" else 0)
+        if self.task.packing:
+            return self._packed(documents, block)
+        parts = [part for part in self._parts(documents, block) if len(part) > 1]
+        if self.family == "encoder":  # of nothing but unknown tokens there is nothing to learn
+            parts = [part for part in parts if not self._special.issuperset(part)]
+        return {"input_ids": parts, "length": [len(part) for part in parts]}
+
+    def _parts(self, documents: list[list[int]], block: int) -> Iterator[list[int]]:
+        end = self.tokenizer.sep_token_id if self.family == "encoder" else self.tokenizer.eos_token_id
+        # GPT-2 is asked for a document's first token too, after the end of the one before
+        streams = [[self._start, *ids, end] for ids in documents] if self.family == "decoder" else documents
+        if self.task.join_documents:
+            joined = [token for ids in documents for token in (*ids, end)]
+            streams = [[self._start, *joined] if self.family == "decoder" else joined]
+        for stream in streams:
+            yield from (stream[start : start + block] for start in range(0, len(stream), block))
+
+    def _packed(self, documents: list[list[int]], block: int) -> dict[str, list[Any]]:
+        """Fill blocks with whole parts of documents; what is left over is filled up, and nothing is learned there."""
+        end = self.tokenizer.eos_token_id
+        ids: list[list[int]] = []
+        places: list[list[int]] = []
+        for part in (part for part in self._parts(documents, block) if len(part) > 1):
+            if not ids or len(ids[-1]) + len(part) > block:
+                ids.append([])
+                places.append([])
+            ids[-1] += part
+            places[-1] += range(len(part))
+        lengths = [len(row) for row in ids]
+        return {
+            "input_ids": [row + [end] * (block - len(row)) for row in ids],
+            "position_ids": [starts + [0] * (block - len(starts)) for starts in places],
+            "length": lengths,
+        }
+
+    def _damage(self, block: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        ids = list(block["input_ids"])
+        if "position_ids" in block:
+            places = list(block["position_ids"])
+            # a document's first token follows nothing
+            targets = [token if place else -100 for token, place in zip(ids, places, strict=True)]
+            return {"input_ids": ids, "position_ids": places, "labels": targets}
+        inputs, targets = self._learned(ids, rng)
+        return {"input_ids": inputs, "attention_mask": [1] * len(inputs), "labels": targets}
+
+    def _learned(self, ids: list[int], rng: np.random.Generator) -> Pair:
+        share = self.task.noise_density or 0.0
+        if self.family == "decoder":
+            return ids, ids
+        if self.family == "seq2seq":
+            return span_corrupt(
+                ids, self._sentinels, rng, share, self.task.mean_noise_span_length or 1, eos=self.tokenizer.eos_token_id
+            )
+        framed = self._frame(ids)
+        if self.task.whole_words:
+            groups = whole_words(framed, self._starts, self._special)
+        else:
+            groups = single_tokens(framed, self._special)
+        return mask(framed, rng, share, self.tokenizer.mask_token_id, self._known, groups)
+
+    def _asked(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> tuple[Pair, int]:
+        """Return what is read and what is to be said of a passage, and the bytes of the latter."""
+        if self.family == "decoder":
+            read = text[: spans[-1][1]] if spans else ""
+            return ([self._start, *ids], [-100, *ids]), len(read.encode())
+        chosen = self._chosen(text)
+        hidden = [bool(chosen[start:end].any()) for start, end in spans]
+        # of the words that the model reads: those after a cut are not asked for
+        size = sum(len(text[place].encode()) for place in np.flatnonzero(chosen[: spans[-1][1]])) if spans else 0
+        if self.family == "encoder":
+            masked = [self.tokenizer.mask_token_id if gone else token for token, gone in zip(ids, hidden, strict=True)]
+            targets = [token if gone else -100 for token, gone in zip(ids, hidden, strict=True)]
+            return (self._frame(masked), [-100, *targets, -100]), size
+        inputs: list[int] = []
+        targets = []
+        sentinels = iter(self._sentinels)
+        for (before, gone), token in zip(pairwise([False, *hidden]), ids, strict=True):
+            if gone and not before:
+                if (sentinel := next(sentinels, None)) is None:
+                    raise UserError(
+                        "a passage has more spans than the tokenizer has sentinels; say task.max_length=128"
+                    )
+                inputs.append(sentinel)
+                targets.append(sentinel)
+            (targets if gone else inputs).append(token)
+        end = self.tokenizer.eos_token_id
+        return ([*inputs, end], [*targets, end]), size
+
+    def _chosen(self, text: str) -> np.ndarray:
+        """Tell of each letter (letters + 1,) whether its word is to be guessed: of that the text alone decides."""
+        words = [match.span() for match in WORD.finditer(text)]
+        rng, share = np.random.default_rng(zlib.crc32(text.encode())), self.task.noise_density or 0.0
+        if len(words) < 2:
+            chosen = np.arange(len(words))
+        elif self.family == "encoder":
+            chosen = rng.choice(len(words), size=max(1, round(share * len(words))), replace=False)
+        else:
+            chosen = np.flatnonzero(random_spans_mask(len(words), rng, share, WORDS_A_SPAN))
+        found: np.ndarray = np.zeros(len(text) + 1, dtype=bool)
+        for number in chosen:
+            found[slice(*words[number])] = True
+        return found
+
+    def _unknown_bytes(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> int:
+        """Return the bytes of what is asked and what the tokenizer has no token for."""
+        if self.tokenizer.unk_token_id not in ids or self.family == "decoder":
+            return 0
+        chosen = self._chosen(text)
+        places = [
+            place
+            for token, (start, end) in zip(ids, spans, strict=True)
+            if token == self.tokenizer.unk_token_id
+            for place in range(start, end)
+        ]
+        return sum(len(text[place].encode()) for place in places if chosen[place])

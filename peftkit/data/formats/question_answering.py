@@ -1,0 +1,167 @@
+"""Turn a question and a passage into windows of token ids, and start and end scores into a span of the passage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedTokenizerBase
+
+from peftkit.config import TaskConfig, UserError
+from peftkit.data.collate import padded
+from peftkit.data.formats.base import Answers, Encoded, labelled
+
+BEST = 20  # starts and ends that are paired (Devlin et al. 2019, their run_squad.py)
+LONGEST = 30  # tokens of an answer, as there
+AT_ONCE = 200  # examples whose windows are Python's lists, before they are a table's columns
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Extractive question answering (Devlin et al. 2019, sections 4.2 and 4.3).
+
+    A passage that is longer than `task.max_length` is read in windows that share `task.stride` tokens. No answer is
+    the span of [CLS]; where a tokenizer has none, of the end-of-text token after the passage, which a decoder too
+    has read everything at.
+    """
+
+    task: TaskConfig
+    tokenizer: PreTrainedTokenizerBase
+    names = None
+    reads = "spans"
+    words = None
+    writes = None
+
+    def encode(self, rows: Dataset) -> Encoded:
+        """Tokenise; `places` are each window's passage, its spans (tokens, 3), and the token of no answer.
+
+        A span is a token of the passage: its place in the window, and the letters of the passage where it begins and
+        ends.
+        """
+        is_decoder = not _has_specials(self.tokenizer)
+        limit = min(self.task.max_length, self.tokenizer.model_max_length) - is_decoder
+        question, passage = self.task.text
+        questions, cut = self._questions([text.strip() for text in rows[question]], limit, is_decoder)
+        passages, said = list(rows[passage]), list(rows["label"])
+        tables: list[Dataset] = []
+        owner: list[np.ndarray] = []
+        places: list[Any] = []
+        for first in range(0, len(rows), AT_ONCE):
+            part = slice(first, first + AT_ONCE)
+            inputs, rows_of, places_of = self._windows(questions[part], passages[part], said[part], limit, is_decoder)
+            tables.append(Dataset.from_dict(inputs))
+            owner.append(rows_of + first)
+            places += places_of
+        table = concatenate_datasets(tables)
+        lengths = [len(ids) for ids in table["input_ids"]]
+        labels = [None if label is None else list(label["text"]) for label in said]
+        return Encoded(table, lengths, cut, labels, labelled(rows), np.concatenate(owner), places)
+
+    def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+        return padded(self.tokenizer)
+
+    def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
+        """Return start and end scores (tokens, 2) of each window."""
+        return [row[:length].astype(float) for row, length in zip(scores, encoded.lengths, strict=True)]
+
+    def answer(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Answers:
+        """Return the best span's text over all windows of an example; its score, and that of no answer."""
+        assert encoded.owner is not None
+        count = len(encoded.has_label)
+        best: list[tuple[float, str]] = [(-np.inf, "")] * count
+        none = np.full(count, np.inf)
+        for row, window, (passage, spans, cls) in zip(encoded.owner, scores, encoded.places, strict=True):
+            best[row] = max(best[row], _best_span(window, spans, passage))
+            none[row] = min(none[row], window[cls].sum())  # every window must say that there is none
+        predictions = [
+            "" if self.task.no_answer and nothing >= score else text
+            for (score, text), nothing in zip(best, none, strict=True)
+        ]
+        return Answers(predictions, [np.array([score, cls]) for (score, _), cls in zip(best, none, strict=True)])
+
+    def told(self, prediction: Any) -> Any:
+        return prediction
+
+    def counts(self, encoded: Encoded) -> dict[str, Any]:
+        known = [label for label in encoded.labels if label is not None]
+        found = {"answered": sum(bool(texts) for texts in known), "no answer": sum(not texts for texts in known)}
+        hidden = int((~encoded.has_label).sum())
+        return found | {"windows": len(encoded.lengths)} | ({"hidden": hidden} if hidden else {})
+
+    def _windows(
+        self, questions: list[str], passages: list[str], labels: list[Any], limit: int, is_decoder: bool
+    ) -> tuple[dict[str, list], np.ndarray, list[Any]]:
+        """Return the columns of some examples' windows, the example of each (windows,), and their places."""
+        out = self.tokenizer(
+            questions, passages, truncation="only_second", max_length=limit, stride=self.task.stride or 0,
+            return_overflowing_tokens=True, return_offsets_mapping=True,
+        )  # fmt: skip
+        owner, offsets = np.array(out.pop("overflow_to_sample_mapping")), out.pop("offset_mapping")
+        inputs: dict[str, list] = {**out, "start_positions": [], "end_positions": []}
+        places = []
+        for number, row in enumerate(owner):
+            if is_decoder:
+                inputs["input_ids"][number] = [*inputs["input_ids"][number], self.tokenizer.eos_token_id]
+                inputs["attention_mask"][number] = [*inputs["attention_mask"][number], 1]
+            ids, parts = inputs["input_ids"][number], out.sequence_ids(number)
+            cls = self.tokenizer.cls_token_id
+            none = ids.index(cls) if cls in ids else len(ids) - 1
+            found = [(at, *offsets[number][at]) for at, part in enumerate(parts) if part == 1]
+            spans = np.array(found, dtype=np.int32).reshape(-1, 3)  # a tenth of the memory of Python's numbers
+            places.append((passages[row], spans, none))
+            start, end = _tokens_of(labels[row], spans) or (none, none)
+            inputs["start_positions"].append(start)
+            inputs["end_positions"].append(end)
+        return inputs, owner, places
+
+    def _questions(self, questions: list[str], limit: int, is_decoder: bool) -> tuple[list[str], int]:
+        """Cut questions to half of the room, so that a passage has the other; return them and how many were cut."""
+        end = "\n" if is_decoder else ""
+        room = limit // 2 - 3
+        if (self.task.stride or 0) >= limit - room - 3:
+            raise UserError(
+                f"task.stride={self.task.stride} leaves no step between two windows of {limit} tokens "
+                "(task.max_length, or what the model reads), half of which may be the question's; "
+                f"try task.stride={limit // 4}"
+            )
+        ids = self.tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)
+        cut, kept = 0, []
+        for text, offsets in zip(questions, ids["offset_mapping"], strict=True):
+            cut += len(offsets) > room
+            kept.append((text[: offsets[room - 1][1]] if len(offsets) > room else text) + end)
+        return kept, cut
+
+
+def _has_specials(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return any(tokenizer("a", "b", return_special_tokens_mask=True)["special_tokens_mask"])
+
+
+def _tokens_of(label: dict[str, Any] | None, spans: np.ndarray) -> tuple[int, int] | None:
+    """Return the first and the last token of the first answer; None where this window does not hold all of it."""
+    if label is None or not label["text"] or not len(spans):
+        return None
+    start = label["answer_start"][0]
+    end = start + len(label["text"][0])
+    if start < spans[0][1] or end > spans[-1][2]:
+        return None
+    tokens, lefts, rights = spans.T
+    inside = tokens[(lefts < end) & (rights > start)]
+    return (int(inside[0]), int(inside[-1])) if len(inside) else None
+
+
+def _best_span(scores: np.ndarray, spans: np.ndarray, passage: str) -> tuple[float, str]:
+    """Return the score and the text of the best span of at most LONGEST tokens in a window (tokens, 2)."""
+    if not len(spans):
+        return -np.inf, ""
+    first = spans[0][0]
+    starts, ends = scores[first : first + len(spans)].T
+    best = (-np.inf, "")
+    for start in np.argsort(-starts, kind="stable")[:BEST]:
+        for end in np.argsort(-ends, kind="stable")[:BEST]:
+            score = float(starts[start] + ends[end])
+            if start <= end < start + LONGEST and score > best[0]:
+                best = (score, passage[spans[start][1] : spans[end][2]].strip())
+    return best

@@ -1,0 +1,167 @@
+"""Turn text into blocks to pretrain on."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from peftkit.data import miniglue
+
+Pair = tuple[list[int], list[int]]  # what the model reads, what it is to say
+
+GENERATED_DOCUMENTS = 24_000  # with the prose below about as many tokens as two CPU cores read in a minute and a half
+HELD_OUT_DOCUMENTS = 600
+HELD_OUT_TOPICS = 10  # every tenth topic of the Python documentation
+
+
+def embedded_corpus(seed: int = 0) -> tuple[list[str], list[str]]:
+    """Return documents to train on and held-out documents, none in both: generated ones and Python's own manual.
+
+    Half of the generated ones are in lower case, as some tasks are (SST-2).
+    """
+    rng = random.Random(seed)
+    documents = dict.fromkeys(miniglue.sentences(GENERATED_DOCUMENTS + HELD_OUT_DOCUMENTS, seed))
+    generated = [document.lower() if rng.random() < 0.5 else document for document in documents]
+    held_out, train = generated[:HELD_OUT_DOCUMENTS], generated[HELD_OUT_DOCUMENTS:]
+    for number, paragraphs in enumerate(manual()):
+        (train if number % HELD_OUT_TOPICS else held_out).extend(paragraphs)
+    rng.shuffle(train)
+    return train, held_out
+
+
+def manual() -> list[list[str]]:
+    """Return the English paragraphs of the language reference that every CPython carries, topic by topic.
+
+    Topics overlap: a paragraph counts only where it first stands.
+    """
+    from pydoc_data.topics import topics
+
+    seen: set[str] = set()
+    found = []
+    for name in sorted(topics):
+        paragraphs = [paragraph for paragraph in dict.fromkeys(_prose(topics[name])) if paragraph not in seen]
+        seen.update(paragraphs)
+        found.append(paragraphs)
+    return found
+
+
+def _prose(topic: str) -> Iterator[str]:
+    """Yield paragraphs of whole sentences: no headings, code, grammar or mark-up."""
+    for paragraph in re.split(r"\n\s*\n", topic):
+        text = re.sub(r"(\w-)\n\s*", r"\1", paragraph.strip())  # words broken at a hyphen
+        text = re.sub(r"^(\* |\d+\. |\[\d+\] )|\[\d+\]", "", text)  # bullets and footnote marks
+        text = re.sub(r"\s+", " ", re.sub(r'[*"“”]', "", text)).strip()
+        text = re.sub("[‘’]", "'", text)
+        letters = sum(c.isalpha() or c in " ,.'" for c in text)
+        if len(text) >= 40 and text[0].isupper() and text[-1] == "." and letters >= 0.93 * len(text):
+            yield text
+
+
+def fingerprint(documents: Iterable[str]) -> str:
+    """Return a short hash of the documents in their order; Python's manual, and so the corpus, differs by version."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(document.encode() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def causal_pairs(token_ids: Iterable[list[int]], block: int, eos: int) -> list[Pair]:
+    """Return blocks to continue token by token: each is its own target (the model shifts it)."""
+    return [(ids, ids) for ids in pack(token_ids, block, eos)]
+
+
+def span_pairs(
+    token_ids: Iterable[list[int]], block: int, eos: int, sentinel_ids: Sequence[int], seed: int = 0
+) -> list[Pair]:
+    """Return blocks with spans taken out, and those spans; all inputs have one length, and so have all targets."""
+    rng = np.random.default_rng(seed)
+    return [span_corrupt(ids, sentinel_ids, rng, eos=eos) for ids in pack(token_ids, block, eos)]
+
+
+def masked_pairs(
+    token_ids: Iterable[list[int]], block: int, first: int, last: int, mask: int, seed: int = 0, share: float = 0.15
+) -> list[Pair]:
+    """Return blocks between `first` and `last` with a share of their tokens masked, and those tokens, -100 elsewhere.
+
+    Every chosen token becomes the mask, unlike in training (Devlin et al. 2019, section 3.1), and every block has as
+    many; `last` also stands between documents, where it is not chosen.
+    """
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for ids in pack(token_ids, block, last):
+        words = np.flatnonzero(np.array(ids) != last)
+        chosen = {int(place) for place in rng.choice(words, size=max(1, round(share * block)), replace=False)}
+        inputs = [mask if place in chosen else token for place, token in enumerate(ids)]
+        targets = [token if place in chosen else -100 for place, token in enumerate(ids)]
+        pairs.append(([first, *inputs, last], [-100, *targets, -100]))
+    return pairs
+
+
+def pack(token_ids: Iterable[list[int]], block: int, eos: int) -> list[list[int]]:
+    """Join documents, `eos` after each, and cut them into full blocks; the last one is filled up with `eos`."""
+    stream = [token for document in token_ids for token in (*document, eos)]
+    stream.extend([eos] * (-len(stream) % block))
+    return [stream[start : start + block] for start in range(0, len(stream), block)]
+
+
+def span_corrupt(
+    ids: Sequence[int],
+    sentinel_ids: Sequence[int],
+    rng: np.random.Generator,
+    noise_density: float = 0.15,
+    mean_noise_span_length: float = 3.0,
+    *,
+    eos: int,
+) -> Pair:
+    """Replace spans by sentinels and return what is left and what was taken, each ended by `eos`.
+
+    Raffel et al. 2020, section 3.1.4. As in their code, a block opens with kept tokens and closes with a taken span,
+    so the targets need no last sentinel.
+
+    Raises:
+        ValueError: there are more spans than sentinels, or fewer than two tokens.
+    """
+    noise = random_spans_mask(len(ids), rng, noise_density, mean_noise_span_length)
+    starts = noise & ~np.concatenate(([False], noise[:-1]))
+    if starts.sum() > len(sentinel_ids):
+        raise ValueError(f"{starts.sum()} spans but {len(sentinel_ids)} sentinels; try a smaller block")
+    inputs: list[int] = []
+    targets: list[int] = []
+    sentinels = iter(sentinel_ids)
+    for token, taken, starts_span in zip(ids, noise, starts, strict=True):
+        if starts_span:
+            sentinel = next(sentinels)
+            inputs.append(sentinel)
+            targets.append(sentinel)
+        (targets if taken else inputs).append(token)
+    return [*inputs, eos], [*targets, eos]
+
+
+def random_spans_mask(
+    length: int, rng: np.random.Generator, noise_density: float, mean_noise_span_length: float
+) -> np.ndarray:
+    """Return a mask (length,) that is True on noise: T5's random_spans_noise_mask, exact in density and span count."""
+    if length < 2:
+        raise ValueError(f"cannot take a span out of {length} tokens; try blocks of at least 2")
+    noise_tokens = min(max(round(length * noise_density), 1), length - 1)
+    spans = min(max(round(noise_tokens / mean_noise_span_length), 1), noise_tokens, length - noise_tokens)
+    kept, taken = _segments(length - noise_tokens, spans, rng), _segments(noise_tokens, spans, rng)
+    return np.repeat(np.tile([False, True], spans), np.stack([kept, taken], axis=1).ravel())
+
+
+def _segments(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Cut `total` into `count` lengths of at least 1, every way equally likely."""
+    cuts = np.sort(rng.choice(total - 1, size=count - 1, replace=False)) + 1
+    return np.diff(np.concatenate(([0], cuts, [total])))
+
+
+def unigram_loss(train_ids: Iterable[int], held_out_ids: Iterable[int], vocab_size: int) -> float:
+    """Return the nats a token that knowing only the (add-one smoothed) frequencies costs on the held-out tokens."""
+    counts = np.bincount(np.fromiter(train_ids, dtype=np.int64), minlength=vocab_size) + 1
+    held_out = np.fromiter(held_out_ids, dtype=np.int64)
+    return float(math.log(counts.sum()) - np.log(counts[held_out]).mean())

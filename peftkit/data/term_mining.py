@@ -1,0 +1,97 @@
+"""Turn a stream of texts into the words that a tokenizer shreds, by what each would save as one token."""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftkit.config import UserError
+
+# letters and digits, with what holds a term together: apt-get, TCP/IP, resolv.conf, LD_PRELOAD, D-Bus
+WORD = re.compile(r"[^\W_]+(?:[-_./+#]+[^\W_]+)*")
+SHORTEST, LONGEST = 3, 60  # letters
+KEPT = 250_000  # words whose counts survive a pruning
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often each word was seen, with what was forgotten on the way.
+
+    `words` may be short of the truth by `missed` at most, and a word that is not there was seen `missed` times at most.
+    """
+
+    words: dict[str, int]
+    total: int
+    missed: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A word that could become a token, of so many pieces now; it saves count * (pieces - 1) of them."""
+
+    term: str
+    count: int
+    pieces: int
+
+
+def listed_terms(file: Path) -> list[str]:
+    """Return the lines of a list of terms as they are, blank ones too: who refuses a term says so.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: it is not written in UTF-8; convert it: iconv -f latin1 -t utf-8 {file}") from error
+    except OSError as error:
+        raise UserError(f"extend.terms={file}: {error.strerror}; name a text file, a term a line") from error
+
+
+def count_words(texts: Iterable[str], kept: int = KEPT) -> Counts:
+    """Count words in memory that does not grow with the text: of more than twice `kept`, the rarer are forgotten.
+
+    The error is bounded as in lossy counting (Manku and Motwani 2002, section 4.2), and returned: what each pruning
+    forgets of a word is at most the largest count that it drops.
+    """
+    counts: Counter[str] = Counter()
+    total = missed = 0
+    for text in texts:
+        words = [word for word in WORD.findall(text) if _is_candidate(word)]
+        total += len(words)
+        counts.update(words)
+        if len(counts) > 2 * kept:
+            counts, dropped = _prune(counts, kept)
+            missed += dropped
+    return Counts(dict(counts), total, missed)
+
+
+def rank(
+    counts: Counts, pieces: Callable[[Sequence[str]], Sequence[int]], budget: int, min_count: int
+) -> list[Candidate]:
+    """Return the words that save most, best first: `budget` of those that are seen `min_count` times or more.
+
+    `pieces` tells of how many tokens each word is now; one token is nothing to save.
+    """
+    words = [word for word, count in counts.words.items() if count >= min_count]
+    found = (
+        Candidate(word, counts.words[word], number)
+        for word, number in zip(words, pieces(words), strict=True)
+        if number > 1
+    )
+    return heapq.nsmallest(budget, found, key=lambda word: (-word.count * (word.pieces - 1), word.term))
+
+
+def _is_candidate(word: str) -> bool:
+    return SHORTEST <= len(word) <= LONGEST and any(letter.isalpha() for letter in word)
+
+
+def _prune(counts: Counter[str], kept: int) -> tuple[Counter[str], int]:
+    """Return the `kept` largest counts, and the largest that was dropped."""
+    limit = heapq.nlargest(kept + 1, counts.values())[-1]
+    survivors = Counter({word: count for word, count in counts.items() if count > limit})
+    return survivors, limit

@@ -1,0 +1,51 @@
+"""Turn an instruction into the prompts of Evol-Instruct (Xu et al. 2023, section 3.2), in words of our own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from peftkit.generation.generators import Prompt
+
+HEAD = "### Evolved task:"
+IN_DEPTH = (
+    "Below is a task for a language model. Make it somewhat harder, so that even a strong model must take care with "
+    "it, while a person can still understand it and answer. {how} Whatever it holds beside words, as a table or code, "
+    "stays in it. Add between ten and twenty words at most. Answer with the new task alone, and do not carry it out."
+)
+OPERATIONS = {
+    "constraints": IN_DEPTH.format(how="Do so by one more condition or requirement that the answer must meet."),
+    "deepening": IN_DEPTH.format(how="Do so by asking for more depth and breadth on what it asks about."),
+    "concretising": IN_DEPTH.format(how="Do so by putting more special ideas in place of the general ones in it."),
+    "reasoning": IN_DEPTH.format(
+        how="If a few simple thoughts are enough for it, word it so that several steps of reasoning are asked for."
+    ),
+    "complicated_input": IN_DEPTH.format(
+        how="Do so by giving data to work on, such as a table, JSON, XML, code, a formula, or a query."
+    ),
+    "breadth": (
+        "Below is a task for a language model. Take it as a model for another, entirely new task: of the same field, "
+        "but rarer, and about as long and as hard as this one. It must make sense, and a person must be able to answer "
+        "it. Answer with the new task alone, and do not carry it out."
+    ),
+}
+COMPARE = (
+    "Below are two tasks for a language model. Do they ask for the same, in depth and in breadth, and under the same "
+    "conditions? Answer Equal if so, else Different, and nothing more."
+)
+
+
+def evolve(instruction: str, operation: str, like: Prompt) -> Prompt:
+    """Ask for another task made out of this one; the sampling is that of `like`."""
+    question = f"### Task:\n{instruction}\n\n{HEAD}\n"
+    return replace(like, opening=OPERATIONS[operation] + "\n", question=question, stop=("### Task:",))
+
+
+def compare(before: str, after: str) -> Prompt:
+    """Ask whether an evolved task says anything new."""
+    question = f"### First task:\n{before}\n\n### Second task:\n{after}\n\n### Answer:"
+    return Prompt(COMPARE + "\n", (), question, ("\n###",), 8)
+
+
+def answer(instruction: str, length: int) -> Prompt:
+    """Ask for what the instruction asks for."""
+    return Prompt(instruction, (), "", ("### Task:",), length)

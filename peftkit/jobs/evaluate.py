@@ -1,0 +1,88 @@
+"""Score a finished run on its own validation split or on another task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted
+from peftkit.config.source import Source
+from peftkit.data.datasets import load_task_dataset
+from peftkit.paths import safe_name
+from peftkit.pipeline.build import predictor, warn_substitutions
+from peftkit.pipeline.evaluate import evaluate_splits
+from peftkit.pipeline.inference import (
+    _list,
+    base_source,
+    in_batches_of,
+    label_names,
+    load_bundle,
+    model_source,
+    run_tokenizer_source,
+    trained_run,
+)
+from peftkit.pipeline.prompting import asked_format, read_shots
+from peftkit.pipeline.reference import score_reference
+from peftkit.results import run_folder
+from peftkit.results.console import is_main_process, log
+
+
+def evaluate(run: RunConfig, overrides: Sequence[str]) -> Path:
+    """Score a finished run on its own validation split, or on another task with the same labels (task=ax)."""
+    folder = Path(str(run.run))
+    trained = trained_run(folder)
+    names = label_names(folder)
+    task = _task_of(run.task, trained.task, names, overrides)
+    if task.kind != trained.task.kind:
+        raise UserError(f"the run answers {trained.task.kind}, task={task.name} is {task.kind}; name one of its kind")
+    trained_on = run_folder.read_result(folder)["audit"]["sources"]["data"]["revision"]  # type: ignore[index]
+    rows = load_task_dataset(_only_evaluation(task), run.data_root, run.source, trained_on)
+    if rows.label_names != names:
+        raise UserError(f"the run tells {_list(names)} apart, task={task.name} has {_list(rows.label_names)}")
+    chosen = in_batches_of(run, replace(trained, task=task))
+    warn_substitutions(model_source(folder), rows.source)
+    reference = score_reference(
+        chosen, base_source(trained, folder), rows.splits, run_tokenizer_source(trained, folder)
+    )
+    parts = load_bundle(trained, folder)
+    parts.format = asked_format(
+        chosen, names, parts.tokenizer, read_shots(folder) if is_prompted(trained) else (), parts.model
+    )
+    splits = {name: reference.beside(name, parts.format.encode(table)) for name, table in rows.splits.items()}
+    is_other = rows.source.revision != trained_on and (task.suite == "own" or task.name == trained.task.name)
+    name = f"{task.name}-{_data_name(rows.source)}" if is_other else task.name
+    with predictor(chosen, parts) as trainer:
+        file = folder / f"predictions-{name}.parquet"
+        scores, costs = evaluate_splits(chosen, parts, trainer, splits, rows, file)
+    if is_main_process():
+        file = folder / f"evaluation-{name}.json"
+        found = {"scores": scores, "costs": costs, "source": rows.source.__dict__, "task": asdict(task)}
+        run_folder.write_text(file, json.dumps(found, indent=1) + "\n")
+        for metric, entry in scores.items():
+            print(f"{task.name} {metric} {entry['value']:.4f}")
+        if not scores:
+            log(f"{task.name}: the labels are hidden, so there is no score; the predictions are kept")
+        log(f"-> {file}")
+    return folder
+
+
+def _task_of(chosen: TaskConfig, trained: TaskConfig, names: list[str] | None, overrides: Sequence[str]) -> TaskConfig:
+    """Return the task that the words name, or the run's own with those of its keys changed that the words set."""
+    words = [word.lstrip("+") for word in overrides]
+    task = chosen
+    if not any(word.startswith("task=") for word in words):
+        keys = {word.partition("=")[0].split(".")[1] for word in words if word.startswith("task.")}
+        task = replace(trained, **{key: getattr(chosen, key) for key in keys})
+    is_own = task.labels is None and task.kind in ("classification", "token_classification")
+    return replace(task, labels=names) if is_own else task
+
+
+def _data_name(source: Source) -> str:
+    """Return what tells data apart in a file's name: its own name, and the start of its revision."""
+    return f"{safe_name(Path(source.name).stem)}-{str(source.revision)[:8]}"
+
+
+def _only_evaluation(task: TaskConfig) -> TaskConfig:
+    return replace(task, splits={**task.splits, "train": None})

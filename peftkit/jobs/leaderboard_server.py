@@ -1,0 +1,100 @@
+"""Turn a folder of tables into a page on this machine that follows the runs as they land."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from peftkit.results.console import log
+
+HOST, PORT = "127.0.0.1", 8420  # where it is free, so that a tab stays valid from one watch to the next
+PAUSE = 2.0  # seconds between two looks at the folders
+
+
+class Board(SimpleHTTPRequestHandler):
+    """Hands out the files of one folder, and at /version what changes when they do."""
+
+    def __init__(self, *args: Any, version: Callable[[], str], **kwargs: Any) -> None:
+        self.version = version
+        super().__init__(*args, **kwargs)
+
+    def do_GET(self) -> None:
+        if self.headers.get("Host", "").rsplit(":", 1)[0] not in (HOST, "localhost"):
+            self.send_error(403, "only for this machine")  # a page elsewhere that made its own name point here
+        elif self.path == "/version":
+            text = self.version().encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+        else:
+            super().do_GET()
+
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "no-store")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep the terminal for what is said of runs."""
+
+
+def watch(folders: Sequence[Path], target: Path, write: Callable[[], None]) -> None:
+    """Serve `target` and call `write` whenever a result below the folders changes, until Ctrl-C."""
+    seen = fingerprint(folders)
+    write()
+    server = serve(target, lambda: seen)
+    log(greeting(server.server_port, folders[0], seen))
+    try:
+        while True:
+            time.sleep(PAUSE)
+            now = fingerprint(folders)
+            if now != seen:
+                write()
+                seen = now
+                log(f"written anew: {count_of(now)} results")
+    except KeyboardInterrupt:
+        log("no longer followed")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def greeting(port: int, out: Path, seen: str) -> str:
+    """Return what to open, what it follows, and whether there is anything in it yet: `out` may be mistyped."""
+    nothing = "" if count_of(seen) else f"; {out} holds no results yet: say out=FOLDER if your runs go elsewhere"
+    return f"http://{HOST}:{port}/ follows {out}; Ctrl-C ends it{nothing}"
+
+
+def serve(target: Path, version: Callable[[], str]) -> ThreadingHTTPServer:
+    """Serve a folder from a thread of its own, at the usual port or else at one that is free."""
+    handler = partial(Board, directory=str(target), version=version)
+    try:
+        server = ThreadingHTTPServer((HOST, PORT), handler)
+    except OSError:
+        server = ThreadingHTTPServer((HOST, 0), handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def fingerprint(folders: Sequence[Path]) -> str:
+    """Return how many results there are below the folders and when the last one was written."""
+    times = []
+    for top in folders:
+        for place, _, files in os.walk(top):
+            if "result.json" in files:
+                try:
+                    times.append(Path(place, "result.json").stat().st_mtime_ns)
+                except OSError:  # removed in between
+                    continue
+    return f"{len(times)}-{max(times, default=0)}"
+
+
+def count_of(fingerprint: str) -> int:
+    return int(fingerprint.split("-")[0])

@@ -1,0 +1,40 @@
+"""Merge an adapter into its base and write a plain checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftkit.config import RunConfig, UserError, is_prompted
+from peftkit.jobs import extend
+from peftkit.methods import merge as merge_adapter
+from peftkit.pipeline.export import with_sentence_files
+from peftkit.pipeline.inference import (
+    load_bundle,
+    trained_run,
+)
+from peftkit.results import run_folder
+from peftkit.results.console import log
+from peftkit.results.model_card import merging
+
+
+def merge(run: RunConfig) -> Path:
+    """Fold the adapter into its base and write a plain checkpoint that transformers loads."""
+    folder = Path(str(run.run))
+    if extend.is_vocabulary(folder):
+        extend.write_whole(folder, Path(run.output) if run.output else folder / "merged")
+        return folder
+    trained = trained_run(folder)
+    if is_prompted(trained):
+        raise UserError(f"{folder} trained nothing, so there is nothing to merge; its base is as it was")
+    parts = load_bundle(trained, folder, quantized=False)
+    merged = merge_adapter(parts.model)
+    target = Path(run.output) if run.output else folder / "merged"
+    if trained.method.quantization:
+        measured = (run_folder.read_result(folder) or {}).get("merge") or {"rows": 0, "reason": "its run was older"}
+        log(f"trained over a quantised base; {merging(measured)}")
+    merged.save_pretrained(str(target))
+    parts.tokenizer.save_pretrained(str(target))
+    with_sentence_files(parts, target)
+    ours = str(merged.config.model_type).startswith(("mean_pooling_", "t5_encoder"))
+    log(f"merged -> {target}" + (" (import peftkit before transformers loads it: its head is ours)" if ours else ""))
+    return folder

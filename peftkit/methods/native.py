@@ -1,0 +1,80 @@
+"""Turn a model into itself with some of its own weights frozen: full fine-tuning, linear probe, BitFit, none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from peftkit.config import UserError
+
+HEAD_NAMES = (
+    "classifier", "score", "pre_classifier", "qa_outputs", "pooler",
+    "cls", "vocab_transform", "vocab_layer_norm", "vocab_projector",  # of masked language models
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Full:
+    """Full fine-tuning: every weight trains (Devlin et al. 2019, section 3.2)."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        model.requires_grad_(True)
+        return model
+
+
+@dataclass(frozen=True)
+class Untuned:
+    """Train nothing: the row that every other is to beat."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        model.requires_grad_(False)
+        return model
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """Train nothing, and ask the language model as it is (Brown et al. 2020, section 2).
+
+    `shots` examples of the training rows stand before each row. `calibrate` takes a label's words for as likely as the
+    row makes them, beside what they are after the prompt's last words alone (section 2.4).
+    """
+
+    shots: int = 0
+    calibrate: bool = False
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        model.requires_grad_(False)
+        return model
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """Train the head alone; a pooler that the checkpoint has counts as base and stays as it was pretrained."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(_is_new(name, model))
+        return model
+
+
+@dataclass(frozen=True)
+class BitFit:
+    """Train the bias terms and the head (Ben Zaken et al. 2022, section 3)."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        if not any(name.endswith("bias") and not is_head(name) for name, _ in model.named_parameters()):
+            raise UserError("there is no bias term below the head to train; try method=ln_tuning or method=lora")
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name.endswith("bias") or _is_new(name, model))
+        return model
+
+
+def _is_new(name: str, model: nn.Module) -> bool:
+    """Tell whether a parameter is the head's, or a pooler's that began at random as the head did."""
+    return is_head(name) and ("pooler" not in name or name.rpartition(".")[0] in getattr(model, "fresh_head", ()))
+
+
+def is_head(name: str) -> bool:
+    """Tell whether a parameter belongs to what sits above the pretrained base."""
+    return any(part in HEAD_NAMES for part in name.split("."))

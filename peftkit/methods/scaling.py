@@ -1,0 +1,103 @@
+"""Turn a trained method into one that is taken in part: off, as trained, or anywhere on the line between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
+from peft.utils.other import ModulesToSaveWrapper
+from torch import nn
+
+from peftkit.methods.native import is_head
+
+# weights that training moved, each with the values that it has where the method changes nothing
+Ends = list[tuple[nn.Parameter, torch.Tensor]]
+
+# by PEFT's name of the method, the weights through which all of its change goes, and the value at which there is none.
+# What they multiply stays as trained, so that half of it is half of the change: LoRA's B as its alpha, AdaLoRA's
+# singular values, IA3's vectors as 1 + s (l - 1), an adapter's up projection as its scaling, OFT's and BOFT's rotations
+NEUTRAL: dict[str, dict[str, float]] = {
+    "LORA": {"lora_B": 0, "lora_embedding_B": 0},
+    "ADALORA": {"lora_E": 0},
+    "VERA": {"vera_lambda_b": 0},
+    "IA3": {"ia3_l": 1},
+    "OFT": {"oft_R": 0},
+    "BOFT": {"boft_R": 0, "boft_s": 1},
+    "LN_TUNING": {},  # its norms are whole copies of the base's
+    "BOTTLENECK": {"bottleneck_up": 0},
+}
+
+
+@contextmanager
+def scaled(ends: Ends, share: float) -> Iterator[None]:
+    """Let this share of the change hold for a while: 0 is none of it and 1, to the bit, all that was trained."""
+    trained = [weight.detach().clone() for weight, _ in ends]
+    try:
+        with torch.no_grad():
+            for (weight, neutral), full in zip(ends, trained, strict=True):
+                weight.copy_(torch.lerp(neutral, full, share))
+        yield
+    finally:
+        with torch.no_grad():
+            for (weight, _), full in zip(ends, trained, strict=True):
+                weight.copy_(full)
+
+
+def adapter_ends(model: PeftModel) -> Ends | None:
+    """Return the weights through which the active adapter changes its base, heads left out; None where there are none.
+
+    A soft prompt has no length at which it is half there, and neither has a mix that holds one or a mix of layers.
+    """
+    config, adapter = model.active_peft_config, str(model.active_adapter)
+    neutral = NEUTRAL.get(str(getattr(config.peft_type, "value", config.peft_type)))
+    if neutral is None:
+        return None
+    ends: Ends = []
+    for key, weight in model.named_parameters():
+        names = key.split(".")
+        value = next((neutral[name] for name in names if name in neutral), None)
+        if value is not None and adapter in names:
+            ends.append((weight, torch.full_like(weight, value, requires_grad=False)))
+    for key, module in model.named_modules():
+        if adapter in getattr(module, "lora_magnitude_vector", {}):
+            ends.append(_magnitude(module, adapter))
+        elif adapter in getattr(module, "ln_tuning_layers", {}):
+            ends += weight_ends(module.ln_tuning_layers[adapter], module.base_layer)  # type: ignore[index, operator, arg-type, union-attr]
+        elif isinstance(module, ModulesToSaveWrapper) and adapter in module.modules_to_save and not is_head(key):
+            ends += weight_ends(module.modules_to_save[adapter], module.original_module)
+    return ends
+
+
+def weight_ends(tuned: nn.Module, base: nn.Module) -> Ends:
+    """Return a model's own trained weights beside those of its base, which has them by the same names.
+
+    What the base lacks, as a head, is left as it is.
+    """
+    before = dict(base.named_parameters())
+    return [(weight, before[name].detach().clone()) for name, weight in tuned.named_parameters() if name in before]
+
+
+@contextmanager
+def switched_off(model: nn.Module) -> Iterator[None]:
+    """Let the adapters change nothing for a while; unlike `disable_adapter()`, a head stays as it was trained."""
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    before = [layer._disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = True
+        yield
+    finally:
+        for layer, was_disabled in zip(layers, before, strict=True):
+            layer._disable_adapters = was_disabled
+
+
+def _magnitude(layer: Any, adapter: str) -> tuple[nn.Parameter, torch.Tensor]:
+    """Return DoRA's magnitudes beside the norms of the base's weight (Liu et al. 2024, section 4.1)."""
+    dora = layer.lora_magnitude_vector[adapter]
+    weight = dequantize_module_weight(layer.get_base_layer())
+    return dora.weight, dora.get_weight_norm(weight, torch.zeros_like(weight[:1, :1]), 0).detach()

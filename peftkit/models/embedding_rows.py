@@ -1,0 +1,166 @@
+"""Turn new tokens into rows of a model's embeddings, in a file of those rows alone, and such a file into a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from peftkit.config import ROW_RULES, UserError
+from peftkit.models.vocabulary import NewToken
+
+FACTS, WEIGHTS = "vocabulary.json", "rows.safetensors"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Which rows of the grown embeddings are new: `count` from `first` on, of `rows` in all.
+
+    The checkpoint has the first `base_rows`; rows behind the new ones only fill up to a multiple.
+    """
+
+    first: int
+    count: int
+    rows: int
+    base_rows: int
+    base: str  # the checkpoint that it belongs to
+    revision: str | None
+
+    @property
+    def ids(self) -> list[int]:
+        return list(range(self.first, self.first + self.count))
+
+
+@torch.no_grad()
+def first_rows(
+    model: PreTrainedModel, tokens: Sequence[NewToken], known: int, rule: str, seed: int
+) -> dict[str, torch.Tensor]:
+    """Return what the new tokens' rows (tokens, width) are before any training, on the CPU in fp32.
+
+    Of the input embeddings, and of an output layer that is not tied to them, by one of four rules: `pieces`, the mean
+    of the rows of a token's old pieces; `mean`, that of all `known` tokens' rows; `normal`, a draw from the normal
+    distribution fitted to those (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models");
+    `random`, a draw around zero with the spread that the model's config starts from. A token without any known piece
+    has the mean of all. `rest.input` and the like are that mean (1, width), for rows that no token has: one of zeros
+    would be the likeliest token of a model whose scores are all below zero.
+
+    Raises:
+        ValueError: there is no such rule.
+    """
+    if rule not in ROW_RULES:
+        raise ValueError(f"{rule} is none of {', '.join(ROW_RULES)}")
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, table in tables(model).items():
+        old = table[:known].detach().float().cpu().reshape(known, -1)
+        chosen = "mean" if name == "bias" and rule != "pieces" else rule
+        shape = table.shape[1:]
+        found[name] = _rows(old, tokens, chosen, _spread(model, old), generator).reshape(len(tokens), *shape)
+        found[f"rest.{name}"] = old.mean(dim=0).reshape(1, *shape)
+    return found
+
+
+def tables(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return what has a row a token: `input`; of an output layer `output`, unless it is tied to those, and `bias`."""
+    found: dict[str, Any] = {"input": model.get_input_embeddings().weight}
+    output: Any = model.get_output_embeddings()
+    if output is not None and not is_tied(model):
+        found["output"] = output.weight
+    if getattr(output, "bias", None) is not None:
+        found["bias"] = output.bias
+    return found
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    """Tell whether the output layer reads the input embeddings' own weights."""
+    output: Any = model.get_output_embeddings()
+    return output is not None and output.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+
+
+def save_rows(folder: Path, vocabulary: Vocabulary, weights: dict[str, torch.Tensor]) -> None:
+    """Write the rows, and which they are, into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
+    (folder / FACTS).write_text(json.dumps(vocabulary.__dict__, indent=1) + "\n")
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """Return which rows a folder holds.
+
+    Raises:
+        UserError: it holds none.
+    """
+    file = folder / FACTS
+    if not file.is_file():
+        raise UserError(f"{folder} holds no {FACTS}; name a folder that job=extend made")
+    return Vocabulary(**json.loads(file.read_text()))
+
+
+@torch.no_grad()
+def grow(model: PreTrainedModel, folder: Path) -> list[int]:
+    """Give a model, freshly loaded from the base, the rows of a folder; return the new tokens' ids.
+
+    Old rows stay equal to the bit. The same folder gives the same model every time: no row is drawn at random.
+    """
+    vocabulary, weights = read_vocabulary(folder), load_file(folder / WEIGHTS)
+    old = model.get_input_embeddings().weight.shape[0]
+    if old > vocabulary.first:
+        raise UserError(f"{folder} begins with row {vocabulary.first}, the model has {old}; it is of another model")
+    _keep_untied(model)
+    model.resize_token_embeddings(vocabulary.rows, mean_resizing=False)
+    for name, table in tables(model).items():
+        table[old:] = weights[f"rest.{name}"].to(table) if f"rest.{name}" in weights else table[:old].mean(dim=0)
+        if name in weights:
+            table[vocabulary.first : vocabulary.first + vocabulary.count] = weights[name].to(table)
+    return vocabulary.ids
+
+
+def _keep_untied(model: PreTrainedModel) -> None:
+    """Tell a model whose output layer has weights of its own that it has.
+
+    T5 v1.1 has, and its class in transformers 5 says otherwise: resizing would tie them, and PEFT would train them as
+    one.
+    """
+    output = model.get_output_embeddings()
+    tied = getattr(model, "_tied_weights_keys", None)
+    if output is None or is_tied(model) or not isinstance(tied, dict):
+        return
+    own = {f"{name}.weight" for name, module in model.named_modules() if module is output}
+    model._tied_weights_keys = {target: source for target, source in tied.items() if target not in own}
+    for name in own:
+        model.all_tied_weights_keys.pop(name, None)
+
+
+def rest_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Return all that an artefact needs beside the trained rows: those that no token has, and those of a bias."""
+    return {
+        name: rows for name, rows in load_file(folder / WEIGHTS).items() if name.startswith("rest.") or name == "bias"
+    }
+
+
+def _rows(
+    old: torch.Tensor, tokens: Sequence[NewToken], rule: str, spread: float, generator: torch.Generator
+) -> torch.Tensor:
+    mean = old.mean(dim=0)
+    if rule == "pieces":
+        return torch.stack([old[token.pieces].mean(dim=0) if token.pieces else mean for token in tokens])
+    if rule == "mean":
+        return mean.repeat(len(tokens), 1)
+    noise = torch.randn(len(tokens), old.shape[1], generator=generator)
+    if rule == "random":
+        return spread * noise
+    # with the factors U S V of the centred rows, V S N / sqrt(n) has their covariance
+    _, sizes, directions = torch.linalg.svd(old - mean, full_matrices=False)
+    noise = noise[:, : len(sizes)]
+    return mean + (noise * sizes / len(old) ** 0.5) @ directions
+
+
+def _spread(model: PreTrainedModel, old: torch.Tensor) -> float:
+    """Return the standard deviation that the config draws embeddings with; that of the old rows where it tells none."""
+    return float(getattr(model.config, "initializer_range", None) or old.std())

@@ -1,0 +1,1 @@
+"""The stages that jobs compose: build, train, evaluate, export, verify, costs."""

@@ -1,0 +1,105 @@
+"""Turn encoded rows and a model into answers, their scores, and a row each among the predictions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peftkit import training
+from peftkit.config import RunConfig
+from peftkit.data.datasets import TaskDataset
+from peftkit.data.formats import Answers, Encoded, Instructions, Texts
+from peftkit.metrics import score
+from peftkit.pipeline.build import TrainingBundle
+from peftkit.results import run_folder
+from peftkit.results.console import is_main_process
+
+
+def evaluate_splits(
+    run: RunConfig, parts: TrainingBundle, trainer: Any, splits: dict[str, Encoded], rows: TaskDataset, file: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score the labelled rows of each validation split, keep every row's prediction, and return scores and costs.
+
+    A split without any label has no score; a hidden label is null among the predictions.
+    """
+    scores: dict[str, Any] = {}
+    columns: dict[str, list] = {"id": [], "split": [], "label": [], "prediction": [], "scores": []}
+    seconds, peaks = 0.0, [0]
+    for name, encoded in splits.items():
+        answers, costs = answer(parts, trainer, encoded)
+        seconds += costs["seconds"]
+        peaks.append(costs["peak_bytes"] or 0)
+        suffix = name.removeprefix("validation") if len(splits) > 1 else ""
+        if encoded.has_label.any():
+            scores |= _score(run, parts, answers, encoded, suffix)
+        columns["id"] += list(rows.splits[name]["id"])
+        columns["split"] += [name] * len(answers.predictions)
+        columns["label"] += [
+            label if known else None for label, known in zip(_plain(encoded.labels), encoded.has_label, strict=True)
+        ]
+        columns["prediction"] += _plain(answers.predictions)
+        columns["scores"] += [_plain(row.astype(float)) or None for row in answers.scores]
+    if is_main_process():
+        run_folder.write_predictions(file, columns)
+    return scores, {"eval_seconds": seconds, "eval_peak_bytes": max(peaks) or None}
+
+
+def answer(parts: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Answers, dict[str, Any]]:
+    """Return a model's answers to encoded rows, and the seconds and the peak in bytes that they took."""
+    found = training.predict(trainer, encoded.rows, encoded.lengths)
+    scores, texts, seconds = parts.format.cut(found.scores, encoded), None, found.seconds
+    has_ended: list[bool] | None = None
+    if parts.format.writes is not None:
+        prompts, ids = [prompt for _, prompt in encoded.places], parts.tokenizer
+        written, more = training.generate(trainer, prompts, ids.pad_token_id, parts.format.writes, ids.eos_token_id)
+        texts = [text.lstrip() for text in ids.batch_decode(written, skip_special_tokens=True)]
+        stop = parts.format.stops if isinstance(parts.format, Texts) and parts.format.shots else ""
+        has_ended = [
+            ids.eos_token_id in row or bool(stop and stop in text) for row, text in zip(written, texts, strict=True)
+        ]
+        texts = [text.strip() for text in texts]
+        seconds += more
+    answers = replace(parts.format.answer(scores, encoded, texts), has_ended=has_ended)
+    if isinstance(parts.format, Instructions):
+        assert has_ended is not None  # instructions are always answered in writing
+        answers = parts.format.judge(answers, has_ended, encoded)
+    return answers, {"seconds": seconds, "peak_bytes": found.peak_bytes}
+
+
+def _score(
+    run: RunConfig, parts: TrainingBundle, answers: Answers, encoded: Encoded, suffix: str = ""
+) -> dict[str, Any]:
+    """Score the rows whose label is known."""
+    known = np.flatnonzero(encoded.has_label)
+    predictions = [answers.predictions[row] for row in known]
+    labels = [encoded.labels[row] for row in known]
+    likelihoods = None
+    if answers.likelihoods is not None:
+        nats, tokens = answers.likelihoods
+        likelihoods = (nats[known], tokens[known])
+    in_form = None if answers.in_form is None else answers.in_form[known]
+    return score(list(run.task.metrics), predictions, labels, suffix, parts.format.names, likelihoods, in_form)
+
+
+def mean_score(run: RunConfig, parts: TrainingBundle, scores: np.ndarray, held: Encoded) -> float:
+    """Return by what the best epoch is chosen, larger is better: the mean of the task's metrics.
+
+    Of a model that would have to write its answers, it is the likelihood of a label's token; of one that learns from
+    preferences, that of the preferences (the mean log sigmoid of the margins).
+    """
+    answers = parts.format.answer(parts.format.cut(scores, held), held)
+    if parts.format.reads == "preferences":
+        return -float(np.logaddexp(0, -np.asarray(answers.predictions)).mean())
+    if answers.likelihoods is not None:
+        nats, tokens = answers.likelihoods
+        return -float(nats.sum() / tokens.sum())
+    found = _score(run, parts, answers, held)
+    return float(np.mean([e["value"] if e["higher_is_better"] else -e["value"] for e in found.values()]))
+
+
+def _plain(values: Any) -> Any:
+    """Return numbers that are no numpy ones."""
+    return values.tolist() if isinstance(values, np.ndarray) else values

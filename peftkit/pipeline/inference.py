@@ -1,0 +1,112 @@
+"""Turn a finished run into scores on other data, predictions on new text, or a merged checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from peftkit.config import RunConfig, UserError, is_prompted
+from peftkit.config.source import Source
+from peftkit.methods import load_adapter
+from peftkit.models.embedding_rows import grow
+from peftkit.models.load import auto_class, load_model, load_tokenizer, round_as
+from peftkit.pipeline.build import TrainingBundle, find_model
+from peftkit.pipeline.prompting import asked_format, kind_of_model, read_shots
+from peftkit.results import run_folder
+
+
+def load(folder: str | Path, quantized: bool = True) -> tuple[Any, Any]:
+    """Return the model and the tokenizer of a run folder, ready to predict.
+
+    With `quantized=False` the base of a 4-bit run has the weights that its bits stand for, in full precision.
+    """
+    parts = load_bundle(trained_run(Path(folder)), Path(folder), quantized)
+    return parts.model, parts.tokenizer
+
+
+def trained_run(folder: Path) -> RunConfig:
+    """Return the run that a finished folder records.
+
+    Raises:
+        UserError: there is no result, or the run has not finished.
+    """
+    result = run_folder.read_result(folder)
+    if result is None:
+        raise UserError(
+            f"{folder} holds no result.json; run=DIR names a run folder, as outputs/glue/mrpc/.../seed-0-..."
+        )
+    if result["meta"]["status"] != "finished":
+        raise UserError(f"{folder} is {result['meta']['status']}: {result['meta']['reason']}; finish that run first")
+    return RunConfig.from_config(result["run"]["config"])
+
+
+def model_source(folder: Path) -> Source:
+    """Return where a run's base came from."""
+    entry = dict(run_folder.read_result(folder)["audit"]["sources"]["model"])  # type: ignore[index]
+    entry.pop("pooling")
+    return Source(**entry)
+
+
+def base_source(trained: RunConfig, folder: Path) -> Source:
+    """Return where a run's base is to be loaded from now."""
+    source = model_source(folder)
+    return find_model(trained.model, "offline") if source.kind == "offline" else source
+
+
+def label_names(folder: Path) -> list[str] | None:
+    """Return the names of the classes that a run tells apart."""
+    return run_folder.read_result(folder)["audit"]["label_names"]  # type: ignore[index]
+
+
+def load_bundle(trained: RunConfig, folder: Path, quantized: bool = True) -> TrainingBundle:
+    """Load what the run saved; the base comes from where it came from then."""
+    names = label_names(folder)
+    if is_prompted(trained):
+        return _asked_parts(trained, folder, names, quantized)
+    if (folder / "model").is_dir():
+        source, artefact = Source("folder", str(folder / "model"), folder=str(folder / "model")), None
+    else:
+        source, artefact = base_source(trained, folder), folder / "adapter"
+    tokenizer = load_tokenizer(run_tokenizer_source(trained, folder))
+    model: Any
+    if artefact is None:
+        model = auto_class(trained.model.family, trained.task.kind).from_pretrained(source.name)
+    else:
+        choice = (trained.model, source, tokenizer, trained.task.kind, names)
+        base = load_model(*choice, trained.method.quantization)
+        if trained.method.quantization and not quantized:
+            base = round_as(load_model(*choice), base)
+        if trained.vocab is not None:
+            grow(base, artefact)
+        model = load_adapter(base, artefact)
+    return TrainingBundle(model.eval(), tokenizer, asked_format(trained, names, tokenizer))
+
+
+def _asked_parts(trained: RunConfig, folder: Path, names: list[str] | None, quantized: bool) -> TrainingBundle:
+    """Load the base, and the examples that a run showed it."""
+    source = base_source(trained, folder)
+    tokenizer = load_tokenizer(source)
+    bits = trained.method.quantization if quantized else None
+    model = load_model(trained.model, source, tokenizer, kind_of_model(trained), names, bits)
+    return TrainingBundle(model.eval(), tokenizer, asked_format(trained, names, tokenizer, read_shots(folder), model))
+
+
+def run_tokenizer_source(trained: RunConfig, folder: Path) -> Source:
+    """Return where a run's tokenizer is: with what it saved where it has words, or a chat template, of its own."""
+    artefact = folder / ("model" if (folder / "model").is_dir() else "adapter")
+    has_own = (
+        trained.vocab is not None or trained.task.kind in ("instructions", "preferences") or artefact.name == "model"
+    )
+    return Source("folder", str(artefact), folder=str(artefact)) if has_own else base_source(trained, folder)
+
+
+def in_batches_of(run: RunConfig, trained: RunConfig) -> RunConfig:
+    """Return the trained run with the evaluation batches that the user asks for now."""
+    size = "per_device_eval_batch_size"
+    return replace(trained, train=trained.train | ({size: run.train[size]} if size in run.train else {}))
+
+
+def _list(names: Sequence[str] | None) -> str:
+    return "numbers" if names is None else ", ".join(names)

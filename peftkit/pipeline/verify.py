@@ -1,0 +1,184 @@
+"""Turn a trained run into proof: what was saved predicts what was trained, and padding changes nothing.
+
+As a process of its own it loads run folders that it is named on stdin and answers with their scores, a line of JSON
+each: python -m peftkit.pipeline.verify
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peftkit import training
+from peftkit.config import RunConfig
+from peftkit.data.formats import Encoded
+from peftkit.pipeline.build import TrainingBundle, configure_libraries, output_reader, predictor
+from peftkit.results import run_folder
+from peftkit.results.console import is_main_process
+
+ROWS = 16
+PADDED_ROWS = 8
+# of scores about one in size; in bf16 a batch of another shape rounds otherwise
+TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 3e-2}
+
+
+class GateError(Exception):
+    """The trained model is not what it seems; the message says what differs."""
+
+
+def prewarm_verifier() -> None:
+    """Start the fresh process, so that it has its imports done by the time it is asked."""
+    if is_main_process():
+        _fresh_process()
+
+
+def verify_run(
+    run: RunConfig, parts: TrainingBundle, table: Any, folder: Path, names: list[str] | None, precision: str
+) -> dict[str, Any]:
+    """Hold a run's artefact and its model against themselves on some rows of a split; return what was measured.
+
+    Raises:
+        GateError: the saved artefact predicts otherwise than the trained model, or a row's scores depend on the
+            padding of its batch.
+    """
+    rows = table.select(range(min(ROWS, len(table))))
+    answers = scores_of(run, parts, rows)  # by all processes of a distributed run together
+    padded = padding_difference(parts, rows)
+    limit = TOLERANCE["bf16" if run.method.quantization else "fp32"]
+    if padded > limit:
+        raise GateError(f"a row's scores change by {padded:.2g} with the padding of its batch")
+    reloaded = 0.0
+    if is_main_process():
+        answer = _fresh_process().ask({"folder": str(folder.resolve()), "rows": rows.to_list()})
+        if "error" in answer:
+            raise GateError(f"the saved artefact cannot be loaded in a fresh process: {answer['error']}")
+        if answer["label_names"] != names:
+            raise GateError(f"the saved artefact names its labels {answer['label_names']}, not {names}")
+        reloaded = difference(answers, np.asarray(answer["scores"]))
+    if reloaded > TOLERANCE[precision]:
+        raise GateError(f"the saved artefact's scores differ from the trained model's by {reloaded:.2g}")
+    return {"rows": len(rows), "reload_difference": reloaded, "padding_difference": padded}
+
+
+def scores_of(run: RunConfig, parts: TrainingBundle, table: Any) -> np.ndarray:
+    """Return all scores that a model gives to raw rows, one after the other, in the precision of the run."""
+    encoded = parts.format.encode(table)
+    with predictor(run, parts) as trainer:
+        return flat(parts, training.predict(trainer, encoded.rows, encoded.lengths).scores, encoded)
+
+
+def padding_difference(parts: TrainingBundle, rows: Any) -> float:
+    """Return how far scores in fp32 move between a batch of one row and a batch of several, padded to the longest."""
+    encoded = parts.format.encode(rows.select(range(min(PADDED_ROWS, len(rows)))))
+    inputs = [encoded.rows[row] for row in range(len(encoded.rows))]
+    together = _fp32_scores(parts, inputs)
+    alone = np.full_like(together, -100)
+    for row, each in enumerate(inputs):
+        found = _fp32_scores(parts, [each])[0]
+        place = (row, *(slice(size) for size in found.shape))
+        alone[place] = found
+    return difference(flat(parts, alone, encoded), flat(parts, together, encoded))
+
+
+def flat(parts: TrainingBundle, scores: np.ndarray, encoded: Encoded) -> np.ndarray:
+    return np.nan_to_num(np.concatenate([row.ravel() for row in parts.format.cut(scores, encoded)]))
+
+
+def _fp32_scores(parts: TrainingBundle, rows: list[dict[str, Any]]) -> np.ndarray:
+    """Return the scores of one batch, without the autocast that training put around the model."""
+    import torch
+    from accelerate.utils import extract_model_from_parallel
+
+    model = extract_model_from_parallel(parts.model, keep_fp32_wrapper=False).eval()
+    device = next(model.parameters()).device
+    batch = {name: value.to(device) for name, value in parts.format.collator()(rows).items() if value is not None}
+    with torch.no_grad():
+        return output_reader(parts)(model, batch).float().cpu().numpy()
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the largest difference, in units of a score's size where that is above one."""
+    return float((np.abs(first - second) / np.maximum(1.0, np.abs(first))).max())
+
+
+class _Fresh:
+    """A process that has never seen the trained model, kept for all runs of a command."""
+
+    def __init__(self) -> None:
+        alone = {name: value for name, value in os.environ.items() if name not in DISTRIBUTED}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "peftkit.pipeline.verify"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=alone,
+        )  # fmt: skip
+        atexit.register(self.process.kill)
+
+    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(question) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except OSError:
+            line = ""
+        if not line:
+            _fresh_process.cache_clear()
+            return {"error": f"the process ended with exit code {self.process.wait()}"}
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+DISTRIBUTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@lru_cache(maxsize=1)
+def _fresh_process() -> _Fresh:
+    return _Fresh()
+
+
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
+    from datasets import Dataset
+
+    from peftkit.pipeline.inference import load_bundle
+
+    folder = Path(question["folder"])
+    try:
+        result = run_folder.read_result(folder)
+        assert result is not None
+        run = RunConfig.from_config(result["run"]["config"])
+        configure_libraries(run.source)
+        parts = load_bundle(run, folder)
+        scores = scores_of(run, parts, Dataset.from_list(question["rows"]))
+    except Exception as error:  # whatever it is, the run that asks must fail with it
+        return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+    return {"scores": scores.astype(float).tolist(), "label_names": _label_names(parts, result)}
+
+
+def _label_names(parts: TrainingBundle, result: dict[str, Any]) -> list[str] | None:
+    """Return the label names that the loaded model tells; a text-to-text model's are those of the result."""
+    if parts.format.words is not None or parts.format.names is None:
+        return result["audit"]["label_names"]  # type: ignore[no-any-return]
+    config = parts.model.config
+    return [config.id2label[number] for number in range(config.num_labels)]
+
+
+def main() -> None:
+    """Answer each line of stdin with a line of stdout; whatever else is printed goes to stderr."""
+    import_module("peftkit.pipeline.inference")
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    for line in sys.stdin:
+        answers.write(json.dumps(_answer(json.loads(line))) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Run folders: result.json, predictions, model cards, and the console log."""
