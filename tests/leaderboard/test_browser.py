@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import HOSTILE, make_board
+from helpers.synthetic_board import HOSTILE, make_board
 
 from peftkit.jobs.leaderboard import write
 from peftkit.leaderboard import collect

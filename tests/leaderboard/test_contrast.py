@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.simulation import World, draw, smallest_p
 from scipy import stats
-from simulated import World, draw, smallest_p
 from statsmodels.stats.contingency_tables import mcnemar
 
 from peftkit.leaderboard.contrast import ALPHA, Cell, Contrast, Entry, all_pairs, contrast, detectable, holm, reach

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from made_up import HOSTILE, MACHINES, make_board
+from helpers.synthetic_board import HOSTILE, MACHINES, make_board
 from test_stats import write
 
 from peftkit.leaderboard import Result, collect

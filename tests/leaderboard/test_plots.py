@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from made_up import make_board
+from helpers.synthetic_board import make_board
 from test_stats import write
 
 from peftkit.leaderboard import collect

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from breaking_off import BreakOff, broken_off
 from datasets import Dataset
+from helpers.interruption import BreakOff, broken_off
 from safetensors.torch import load_file
 from transformers import (
     BertConfig,

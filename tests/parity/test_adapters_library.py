@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from adapters_library import CELLS, Cells, difference, reference
+from helpers.adapters_library import CELLS, Cells, difference, reference
 
 pytestmark = pytest.mark.slow
 

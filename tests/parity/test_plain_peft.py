@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from plain_peft import MODELS, SOFT, soft_prompt_difference, training_differences
+from helpers.plain_peft import MODELS, SOFT, soft_prompt_difference, training_differences
 
 FAST = {("bert", "lora"), ("gpt2", "ia3")}
 CELLS = [

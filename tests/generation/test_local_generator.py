@@ -1,0 +1,112 @@
+"""A local model's reply hangs on its prompt and its seed, not on what is beside it in a batch."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.scripted import fill, written
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from peftkit.generation.generators import Prompt, Reply, Request
+from peftkit.generation.generators.local import Local, _Draw
+from peftkit.generation.self_instruct import self_instruct
+
+SAMPLED = Prompt("A list.", ("Task 1: the actor left.",), "Task 2:", ("Task 3:",), 12, temperature=1.0, top_p=0.9)
+
+
+def local(folder: Path, batch: int = 4) -> Local:
+    auto: Any = AutoModelForSeq2SeqLM if folder.name == "t5" else AutoModelForCausalLM
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return Local(auto.from_pretrained(str(folder)), tokenizer, batch)
+
+
+def ask(generator: Local, prompts: list[Prompt]) -> list[Reply]:
+    requests = [Request(number, prompt, seed=number) for number, prompt in enumerate(prompts)]
+    return [reply for group in generator.replies(requests) for reply in group]
+
+
+def varied(count: int) -> list[Prompt]:
+    return [
+        Prompt("A list." * (n % 3 + 1), SAMPLED.examples, "Task 2:", SAMPLED.stop, 12, 1.0, 0.9) for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("model", ["gpt2", "t5"])
+def test_replies_do_not_hang_on_the_batch(checkpoints: dict[str, Path], model: str) -> None:
+    together, alone = (ask(local(checkpoints[model], batch), varied(5)) for batch in (5, 1))
+    assert together == alone
+    assert len({reply.text for reply in together}) > 1 and all(reply.tokens_out for reply in together)
+
+
+def test_draws_follow_the_scores() -> None:
+    shares = [0.6, 0.3, 0.1]
+    scores = torch.tensor([[math.log(share) for share in shares]]).repeat(4000, 1)
+    drawn = Counter(_Draw(range(4000))(torch.empty(0), scores).argmax(1).tolist())  # type: ignore[arg-type]
+    for token, share in enumerate(shares):
+        assert abs(drawn[token] / 4000 - share) < 0.03  # four standard errors
+
+
+def test_greedy_is_what_transformers_writes(checkpoints: dict[str, Path]) -> None:
+    generator = local(checkpoints["gpt2"])
+    prompt = Prompt("the critic saw", (), "the film", (), 6)
+    (reply,) = ask(generator, [prompt])
+    inputs = generator.tokenizer(prompt.text(), return_tensors="pt")
+    plain = generator.model.generate(**inputs, max_new_tokens=6, do_sample=False, pad_token_id=0)
+    assert reply.text == generator.tokenizer.decode(plain[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert (reply.finish, reply.tokens_in, reply.tokens_out) == ("length", inputs["input_ids"].shape[1], 6)
+
+
+def test_a_stop_string_ends_a_reply(checkpoints: dict[str, Path]) -> None:
+    generator = local(checkpoints["gpt2"])
+    (whole,) = ask(generator, [Prompt("the critic saw", (), "the film", (), 20)])
+    stop = whole.text[6:9]
+    (cut,) = ask(generator, [Prompt("the critic saw", (), "the film", (stop,), 20)])
+    assert (cut.text, cut.finish) == (whole.text[: whole.text.index(stop)], "stop")
+    assert cut.tokens_out < 20
+
+
+def test_examples_are_dropped_where_the_context_is_short(checkpoints: dict[str, Path]) -> None:
+    generator = local(checkpoints["gpt2"])  # 128 tokens
+    examples = tuple(f"Task {n}: the actor praised the writer." for n in range(1, 16))
+    long, short = ask(
+        generator, [Prompt("A list.", examples, "Task 16:", (), 12), Prompt("A list.", examples[:2], "Task 3:", (), 12)]
+    )
+    assert long.dropped > 0 and long.tokens_in + 12 <= 128
+    assert short.dropped == 0
+    (huge,) = ask(generator, [Prompt("the actor " * 200, (), "Task 1:", (), 12)])
+    assert huge.tokens_in <= 96
+
+
+def test_the_same_seed_and_model_give_the_same_files_resumed_or_not(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"patience": 2, "max_new_tokens": 24, "max_answer_tokens": 16, "batch": 4}
+    for name in ("one", "other"):
+        fill(tmp_path / name, self_instruct, local(checkpoints["gpt2"]), **settings)
+    journal = (tmp_path / "other" / "journal.jsonl").read_bytes()
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "journal.jsonl").write_bytes(journal[: len(journal) * 2 // 3])
+    fill(tmp_path / "cut", self_instruct, local(checkpoints["gpt2"]), **settings)
+    assert written(tmp_path / "one") == written(tmp_path / "other") == written(tmp_path / "cut")
+    assert (tmp_path / "cut" / "journal.jsonl").read_bytes() == journal
+
+
+def test_a_prompt_that_lost_its_start_says_so(checkpoints: dict[str, Path]) -> None:
+    long, short = ask(
+        local(checkpoints["gpt2"]), [Prompt("the film " * 400, (), "is", (), 4), Prompt("a", (), "b", (), 4)]
+    )
+    assert long.is_cut and not short.is_cut
+
+
+def test_a_prompt_that_is_too_long_shortens_no_other_reply(checkpoints: dict[str, Path]) -> None:
+    generator = local(checkpoints["gpt2"])  # 128 tokens
+    prompts = [Prompt("the film " * n, (), "is", (), 60, 1.0) for n in (400, 1)]
+    _, short = ask(generator, prompts)
+    (alone,) = generator.replies([Request(1, prompts[1], seed=1)])
+    assert [short] == alone

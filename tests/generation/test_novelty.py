@@ -1,0 +1,95 @@
+"""The novelty index decides as every pair with rouge-score does, to the last bit."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from helpers.grammar import instructions
+from rouge_score import rouge_scorer
+
+from peftkit.generation.novelty import Match, Novelty, nearest_of, rouge_l, tokenize
+
+ODD = [
+    "", "   ", "!!!", "é à ü", "Перевод слова", "这是 一个 句子", "a", "A a", "a a a a a a a", "the the the cat", "cat the the the",
+    "one two three four five six seven", "seven six five four three two one", "one two three four five six seven eight nine ten",
+    "one two three four five six seven x y z", "x y z one two three four five six seven", "naïve café naïve", "naive cafe naive",
+    "İstanbul ist groß", "a-b_c d.e", "a b c d e", "1 2 3", "1, 2; 3?", "word " * 40, "word " * 21 + "other " * 19,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reference() -> rouge_scorer.RougeScorer:
+    return rouge_scorer.RougeScorer(["rougeL"])
+
+
+def texts(seed: int, size: int = 60) -> list[str]:
+    """Return grammar's texts, odd ones, texts over few words, and earlier ones with words swapped, dropped or doubled."""
+    draw = random.Random(seed)
+    found = [*instructions(size, seed), *ODD]
+    found += [" ".join(draw.choices("abcd", k=draw.randrange(1, 14))) for _ in range(size)]
+    for text in draw.sample(found, size):
+        words = text.split() or ["w"]
+        place = draw.randrange(len(words))
+        changes = [
+            words[:place] + words[place + 1 :],
+            words[:place] + [words[place]] * 2 + words[place + 1 :],
+            words[::-1],
+        ]
+        changes += [draw.sample(words, len(words)), [*words, "more", "words"], words[: len(words) * 7 // 10]]
+        found.append(" ".join(draw.choice(changes)))
+    draw.shuffle(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("threshold", "size"),
+    [(0.7, 60), *(pytest.param(other, 250, marks=pytest.mark.slow) for other in (0.3, 0.5, 0.7, 1.0))],
+)
+def test_decisions_are_those_of_every_pair(reference: rouge_scorer.RougeScorer, threshold: float, size: int) -> None:
+    index, kept = Novelty(threshold), []
+    decided = []
+    for text in texts(int(10 * threshold), size):
+        scores = [reference.score(old, text)["rougeL"].fmeasure for old in kept]
+        best = max(scores, default=0.0)
+        expected = Match(scores.index(best), best) if best >= threshold else None
+        found = index.nearest(text)
+        assert found == expected, text
+        decided.append(found is None)
+        if found is None:
+            index.add(text)
+            kept.append(text)
+    assert 20 < sum(decided) < len(decided) - 8
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_are_equal_to_the_last_bit(reference: rouge_scorer.RougeScorer, seed: int) -> None:
+    draw = random.Random(seed)
+    some = texts(seed)
+    for _ in range(150):
+        first, second = draw.choice(some), draw.choice(some)
+        assert rouge_l(first, second) == reference.score(first, second)["rougeL"].fmeasure
+
+
+def test_exactly_at_the_threshold_is_near() -> None:
+    index = Novelty(0.7)
+    index.add("one two three four five six seven eight nine ten")
+    match = index.nearest("one two three four five six seven x y z")
+    assert match is not None and match.score == rouge_l("a b c d e f g 1 2 3", "a b c d e f g x y z")
+
+
+def test_few_pairs_are_compared() -> None:
+    index = Novelty(0.7)
+    some = instructions(1500)
+    for text in some:
+        if index.nearest(text) is None:
+            index.add(text)
+    assert index.compared < len(some)  # of a million pairs
+
+
+def test_the_nearest_of_some_texts_is_found() -> None:
+    some = [tokenize(text) for text in instructions(60)]
+    text = instructions(1, seed=5)[0]
+    scores = [rouge_l(text, " ".join(other)) for other in some]
+    found = nearest_of(text, some)
+    assert found is not None and found.score == max(scores)

@@ -1,0 +1,134 @@
+"""The offline writer replies by prompt and seed alone, its answers are right, and the filters have work with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.scripted import fill, written
+
+from peftkit import jobs
+from peftkit.cli import check, compose_config
+from peftkit.data import minitasks
+from peftkit.data.contamination import EvaluationSets
+from peftkit.data.miniglue.lexicon import Words
+from peftkit.data.minitasks import FAMILIES, Family, understood
+from peftkit.data.minitasks.cases import COUNTED, SLOTS
+from peftkit.generation import parse, prompts
+from peftkit.generation.generators import Prompt, Reply, Request
+from peftkit.generation.generators.offline import Embedded, revision
+from peftkit.generation.self_instruct import self_instruct
+from peftkit.generation.tasks import SEEDS, Instance, read_tasks
+
+
+def ask(prompt: Prompt, seed: int = 0) -> Reply:
+    ((reply,),) = Embedded(minitasks).replies([Request(0, prompt, seed)])
+    return reply
+
+
+def cases(instruction: str, by_label: bool = False) -> list[Instance]:
+    prompt = prompts.instances(instruction, by_label, read_tasks(SEEDS), random.Random(0), 512)
+    found, _ = parse.cases(ask(prompt), by_label)
+    assert found
+    return found
+
+
+def test_a_reply_follows_from_prompt_and_seed() -> None:
+    prompt = prompts.new_tasks(read_tasks(SEEDS), [], random.Random(0), Prompt("", (), "", (), 1024, 0.7, 0.5))
+    assert ask(prompt, 1) == ask(prompt, 1) != ask(prompt, 2)
+    assert len(parse.instructions(ask(prompt, 1))) == 8
+
+
+def test_the_revision_follows_what_is_written_and_no_order_of_a_process() -> None:
+    class Other:
+        worded, has_labels = staticmethod(minitasks.worded), staticmethod(minitasks.has_labels)
+
+        def cases_of(self, text: str, draw: random.Random) -> list[tuple[str, str]] | None:
+            return [(given, f"{answer}!") for given, answer in minitasks.cases_of(text, draw) or []]
+
+    assert revision(Other()) != revision(minitasks)
+    told = "from peftkit.data import minitasks; from peftkit.generation.generators.offline import revision as r; "
+    told += "print(r(minitasks))"
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    said = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, env=environment)
+    assert said.stdout.strip() == revision(minitasks)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.wordings[0])
+def test_each_wording_is_understood_as_what_it_is(family: Family) -> None:
+    draw = random.Random(0)
+    for wording in family.wordings:
+        text = re.sub(r"\{(\w+)\}", lambda slot: draw.choice(SLOTS[slot[1]]), wording)
+        known = understood(f"In a test, please {text}. Be brief.")
+        assert known is not None and known[0] is family
+        words = Words(draw, "all")
+        assert all(family.draw(words, {**known[1], "label": label}) for label in family.labels or ("",))
+
+
+def test_answers_are_right() -> None:
+    for case in cases("As a judge would do it, is the number even or odd?", by_label=True):
+        assert case.output == ("even", "odd")[int(case.input) % 2]
+    for case in cases("Count the words. One line will do."):
+        assert case.output == COUNTED[len(case.input.split()) - 1]
+    for case in cases("Read the row from its end."):
+        assert case.output.split() == case.input.split()[::-1]
+    for case in cases("Which of the two words comes first in the alphabet?"):
+        assert case.output == sorted(case.input.split(", "))[0]
+    for case in cases("Write the word three times."):
+        assert case.output.split() == case.input.split() * 3
+    for case in cases("When did it happen?"):
+        assert case.output.lower() in case.input.lower()
+
+
+def test_a_pool_is_filled_and_the_filters_have_work(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+        pool, _, ended = fill(folder, self_instruct, Embedded(minitasks), num_instructions=150)
+        assert ended == "target" and len(pool.kept) >= 150
+        assert {"similar", "blacklist", "too_short", "not_latin", "starts_with_punctuation"} <= {*pool.reasons}
+        assert {"same_instance", "output_is_input"} & {*pool.instance_reasons}
+        assert 0.1 < sum(task.is_classification for task in pool.kept) / len(pool.kept) < 0.5
+    assert written(folders[0]) == written(folders[1])
+
+
+def test_what_an_evaluation_set_holds_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "free").mkdir()
+    free, _, _ = fill(tmp_path / "free", self_instruct, Embedded(minitasks), num_instructions=30)
+    held = max((case.input for task in free.kept for case in task.instances), key=len)
+    sets = EvaluationSets()
+    sets.add("held", [[held]])
+    pool, _, _ = fill(
+        tmp_path,
+        self_instruct,
+        Embedded(minitasks),
+        num_instructions=30,
+        overlap=lambda texts: sets.overlap(texts) and "held",
+    )
+    assert pool.instance_reasons["contaminated"] + pool.reasons["contaminated"] > 0
+    assert not any(held in case.input for task in pool.kept for case in task.instances)
+
+
+def test_it_takes_the_place_of_the_embedded_models_alone(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["recipe=self_instruct", "source=offline", f"out={tmp_path}", "generate.num_instructions=5"]
+    assert check(words) == []
+    folder = jobs.run(compose_config(words), words)
+    assert folder is not None and folder.parent.name == "mini-writer"
+    result = json.loads((folder / "result.json").read_text())
+    assert result["audit"]["sources"]["model"]["substituted_for"] == "openai-community/gpt2"
+    said = capsys.readouterr().err
+    assert said.count("mini-writer (offline) stands in for openai-community/gpt2") == 2
+    assert "stands in for openai-community/gpt2" in (folder / "README.md").read_text()
+    other = jobs.run(compose_config([*words, "model=t5"]), words)
+    assert other == folder  # the same writer, whatever it stands in for
+    few = ["generate.patience=1", "generate.batch=1", "generate.max_new_tokens=8", "generate.max_answer_tokens=8"]
+    real = jobs.run(compose_config([*words, *few, f"generate.model={checkpoints['gpt2']}"]), words)
+    assert real is not None and real.parent.name != "mini-writer"

@@ -1,0 +1,162 @@
+"""Self-Instruct grows a pool: what is kept hangs on seed and replies alone, and every rejection is explained."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.scripted import SETTINGS, Scripted, fill, written
+from rouge_score import rouge_scorer
+
+from peftkit.config import UserError
+from peftkit.generation import prompts
+from peftkit.generation.card import REASONS
+from peftkit.generation.client import Ceilings
+from peftkit.generation.generators import Prompt, Reply
+from peftkit.generation.self_instruct import self_instruct
+from peftkit.generation.tasks import SEEDS, Instance, Task, read_tasks
+
+LIKE = Prompt("", (), "", (), 9)
+
+
+def rows(folder: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().split("\n") if line]
+
+
+def test_six_seeds_and_two_kept_tasks_are_shown() -> None:
+    seeds = read_tasks(SEEDS)
+    kept = [Task(f"k{n}", "k", f"Kept {n}.", (Instance("", "x"),), False) for n in range(5)]
+    for count, made in ((0, 0), (1, 1), (5, 2)):
+        prompt = prompts.new_tasks(seeds, kept[:count], random.Random(1), LIKE)
+        assert len(prompt.examples) == 8
+        assert sum(": Kept" in example for example in prompt.examples) == made
+        assert prompt.question == "Task 9:"
+
+
+def test_a_classification_shows_labels_first_and_others_inputs_first() -> None:
+    seeds = read_tasks(SEEDS)
+    by_label = prompts.instances("Judge it.", True, seeds, random.Random(0), 9).text()
+    assert by_label.endswith("Task: Judge it.\nLabel:") and "\nLabel: " in by_label and "Output:" not in by_label
+    by_input = prompts.instances("Say it.", False, seeds, random.Random(0), 9).text()
+    assert by_input.endswith("Task: Say it.\nInput:") and "\nOutput: " in by_input and "Label:" not in by_input
+    asked = prompts.is_classification("Say it.", seeds, random.Random(0)).text()
+    assert (asked.count("Classification: Yes"), asked.count("Classification: No")) == (12, 19)
+
+
+def test_kept_tasks_are_unlike_each_other_and_every_rejection_says_why(tmp_path: Path) -> None:
+    pool, ask, ended = fill(tmp_path, self_instruct, Scripted(), num_instructions=80)
+    kept, rejected = rows(tmp_path, "kept"), rows(tmp_path, "rejected")
+    assert ended == "target" and len(kept) == len(pool.kept) >= 80
+    scorer = rouge_scorer.RougeScorer(["rougeL"])
+    texts = [task.instruction for task in pool.seeds] + [row["instruction"] for row in kept]
+    for place in range(len(pool.seeds), len(texts)):
+        assert all(scorer.score(old, texts[place])["rougeL"].fmeasure < 0.7 for old in texts[:place])
+    assert {row["reason"] for row in rejected} <= {*REASONS}
+    named = {task.id: task.instruction for task in [*pool.seeds, *pool.kept]}
+    similar = [row for row in rejected if row["reason"] == "similar"]
+    assert similar
+    for row in similar:
+        score, _, other = row["detail"].split()
+        assert round(scorer.score(named[other], row["instruction"])["rougeL"].fmeasure, 4) == float(score) >= 0.7
+    assert ask.requests == len({reply["number"] for row in rows(tmp_path, "journal") for reply in row["replies"]})
+
+
+def test_the_order_in_which_replies_come_changes_nothing(tmp_path: Path) -> None:
+    for name, backwards in (("one", False), ("other", True)):
+        fill(tmp_path / name, self_instruct, Scripted(backwards))
+    assert written(tmp_path / "one") == written(tmp_path / "other")
+
+
+def test_a_journal_that_is_cut_anywhere_leads_to_the_same_files(tmp_path: Path) -> None:
+    fill(tmp_path / "whole", self_instruct, Scripted(), num_instructions=20)
+    whole = {name: (tmp_path / "whole" / f"{name}.jsonl").read_bytes() for name in ("journal", "kept", "rejected")}
+    draw = random.Random(0)
+    for number in range(8):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        share = draw.random()
+        for name, data in whole.items():  # what is kept is written after the replies that it follows from
+            size = int(share * len(data) * (1 if name == "journal" else 0.5))
+            (folder / f"{name}.jsonl").write_bytes(data[:size])
+        generator = Scripted()
+        fill(folder, self_instruct, generator, num_instructions=20)
+        assert written(folder) == {name: whole[name] for name in ("kept", "rejected")}
+        assert len(generator.asked) == whole["journal"].count(b"\n") - whole["journal"][
+            : int(share * len(whole["journal"]))
+        ].count(b"\n")
+
+
+def test_a_higher_target_goes_on_as_if_it_had_been_there_from_the_start(tmp_path: Path) -> None:
+    fill(tmp_path / "two", self_instruct, Scripted(), num_instructions=20)
+    for name in ("one", "two"):
+        fill(tmp_path / name, self_instruct, Scripted(), num_instructions=60)
+    assert written(tmp_path / "one") == written(tmp_path / "two")
+
+
+def test_another_seed_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, self_instruct, Scripted(), num_instructions=10)
+    with pytest.raises(UserError, match="another prompt than this run sends"):
+        fill(tmp_path, self_instruct, Scripted(), num_instructions=30, top_p=0.9)
+
+
+def test_a_candidate_like_a_rejected_one_has_its_turn(tmp_path: Path) -> None:
+    twice = [
+        "Compose an ode to the sea with seven lines of verse.",
+        "Compose an ode to the sea with nine lines of verse.",
+    ]
+
+    def changed(reply: Reply) -> Reply:
+        if reply.number < SETTINGS.batch:  # the lists: two that are like each other
+            return replace(reply, text=f" {twice[0]}\nTask 10: {twice[1]}" if reply.number == 0 else "")
+        if reply.number == SETTINGS.batch + 1:  # the first one's instances: none
+            return replace(reply, text="")
+        return replace(reply, text="No" if reply.number % 2 == 0 else " none\nOutput: O sea!")
+
+    pool, _, _ = fill(tmp_path, self_instruct, Scripted(changed=changed), num_instructions=1)
+    assert [task.instruction for task in pool.kept] == [twice[1]]
+    assert "similar" not in pool.reasons and pool.reasons["no_instance"] == 1
+
+
+def test_ceilings_hold_and_are_told(tmp_path: Path) -> None:
+    _, ask, ended = fill(
+        tmp_path / "tokens", self_instruct, Scripted(), ceilings=Ceilings(max_tokens=60_000), num_instructions=900
+    )
+    assert ended == "max_tokens" and 20_000 < ask.tokens_in + ask.tokens_out <= 60_000
+    ceilings = Ceilings(max_cost=0.05, price_in=1.0, price_out=2.0)
+    _, ask, ended = fill(tmp_path / "cost", self_instruct, Scripted(), ceilings=ceilings, num_instructions=900)
+    assert ended == "max_cost" and 0.01 < ask.cost <= 0.05
+    pool, _, ended = fill(tmp_path / "cost", self_instruct, Scripted(), num_instructions=50)  # raised: it goes on
+    assert ended == "target" and len(pool.kept) >= 50
+
+
+def test_patience_ends_a_run_that_keeps_nothing(tmp_path: Path) -> None:
+    pool, _, ended = fill(tmp_path, self_instruct, Scripted(changed=lambda reply: replace(reply, text="")), patience=2)
+    assert (ended, pool.kept, pool.reasons) == ("patience", [], {"empty_reply": 2 * SETTINGS.batch})
+
+
+def test_what_overlaps_an_evaluation_set_is_dropped_and_listed(tmp_path: Path) -> None:
+    def overlap(texts: list[str]) -> str | None:
+        return "8-gram of x" if any("the" in text.lower().split() for text in texts) else None
+
+    pool, _, _ = fill(tmp_path, self_instruct, Scripted(), overlap=overlap, num_instructions=30)
+    for row in rows(tmp_path, "kept"):
+        texts = [row["instruction"], *(text for case in row["instances"] for text in case.values())]
+        assert not any("the" in text.lower().split() for text in texts)
+    assert pool.reasons["contaminated"] and pool.instance_reasons["contaminated"]
+    assert all(row["detail"] == "8-gram of x" for row in rows(tmp_path, "rejected") if row["reason"] == "contaminated")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_two_processes_may_not_write_one_folder(tmp_path: Path) -> None:
+    from contextlib import ExitStack
+
+    from peftkit.results import run_folder
+
+    with ExitStack() as first, ExitStack() as second:
+        run_folder.lock(first, tmp_path)
+        with pytest.raises(UserError, match="another process writes"):
+            run_folder.lock(second, tmp_path)

@@ -1,0 +1,174 @@
+"""job=generate: refused early, run with a server or a local model, resumed, and loaded by datasets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.scripted_server import serving
+
+from peftkit import jobs
+from peftkit.cli import check, compose_config
+
+ENDPOINT = ["recipe=self_instruct", "generate.generator=endpoint", "generate.endpoint_model=scripted"]
+
+
+def run(*words: str) -> Path:
+    assert check(words) == []
+    folder = jobs.run(compose_config(words), words)
+    assert folder is not None
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "answers"),
+    [
+        (
+            ["job=generate", "generate.generator=endpoint", "generate.key_env=sk-12ab", "generate.request.api_key=x",
+             "generate.max_cost=1", "generate.seeds=nowhere.jsonl", "generate.decontaminate=[mrcp,x.jsonl]"],
+            ["say generate.base_url=http://127.0.0.1:8000/v1", "say generate.endpoint_model=NAME",
+             "takes the name of a variable", "generate.request.api_key is refused", "needs prices",
+             "nowhere.jsonl: there is no such file", "did you mean mrpc?", "x.jsonl: there is no such file, folder or task"],
+        ),
+        ([*ENDPOINT, "generate.base_url=localhost:8000"], ["is no address"]),
+        ([*ENDPOINT, "generate.base_url=http://me:secret@x/v1"], ["keeps no secret"]),
+        ([*ENDPOINT, "generate.base_url=https://api.openai.com/v1", "generate.key_env=NO_SUCH"], ["export NO_SUCH="]),
+        (
+            ["job=generate", "generate.endpoint_model=x", "task=mrpc"],
+            ["say generate.generator=endpoint", "model=bert writes no text; try model=gpt2", "does not look at task=mrpc"],
+        ),
+        (
+            ["recipe=self_instruct", "generate.algorithm=self_instruc", "generate.instruction_length=[5]", "generate.max_rouge_l=0",
+             "generate.quantization.load_in_4bits=true"],
+            ["did you mean generate.algorithm=self_instruct?", "say generate.instruction_length=[3,150]", "above 0",
+             "did you mean generate.quantization.load_in_4bit?"],
+        ),
+        (["generate.seeds=x"], ["not for job=finetune; say job=generate"]),
+    ],
+)  # fmt: skip
+def test_each_mistake_gets_its_sentence(words: list[str], answers: list[str]) -> None:
+    sentences = check(words)
+    for answer in answers:
+        assert any(answer in sentence for sentence in sentences), sentences
+    assert not any("secret@" in sentence or "sk-12ab" in sentence for sentence in sentences)
+
+
+def test_both_ways_to_ask_for_it_are_taken() -> None:
+    assert check(["job=generate", "recipe=self_instruct"]) == check(["recipe=evol_instruct", "model=t5"]) == []
+
+
+def test_a_run_over_an_endpoint_from_seeds_to_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import load_dataset
+
+    monkeypatch.setenv("MY_KEY", "sk-very-secret")
+    (tmp_path / "eval.txt").write_text("for a busy nurse\n")  # exact, as a whole text: no instruction is this
+    seeds = tmp_path / "seeds.jsonl"
+    row = {"id": "u", "instruction": "Sing.", "instances": [{"input": "", "output": "la"}]}
+    seeds.write_text(
+        "".join(json.dumps({**row, "id": f"u{n}", "instruction": f"Sing song {n}."}) + "\n" for n in range(9))
+    )
+    with serving(pool=1500) as server:
+        words = [
+            *ENDPOINT, f"generate.base_url={server.address}", "generate.key_env=MY_KEY", f"out={tmp_path}/out",
+            "generate.num_instructions=20", f"generate.seeds={seeds}", f"generate.decontaminate=[{tmp_path}/eval.txt]",
+            "generate.price_in=1", "generate.price_out=2",
+        ]  # fmt: skip
+        folder = run(*words)
+        asked = len(server.seen)
+        assert run(*words) == folder and len(server.seen) == asked  # finished already
+        kept = (folder / "kept.jsonl").read_text()
+        assert run(*words, "generate.num_instructions=40") == folder and len(server.seen) > asked
+        assert (folder / "kept.jsonl").read_text().startswith(kept)
+    result = json.loads((folder / "result.json").read_text())
+    assert result["meta"]["status"] == "finished" and result["ended"] == "target"
+    assert result["counts"]["kept"] >= 40 and result["costs"]["cost"] > 0
+    assert result["audit"]["evaluation_sets"][0]["rows"] == 1 and result["audit"]["seeds"]["tasks"] == 9
+    tasks = load_dataset(str(folder), "tasks", split="train")
+    assert tasks.column_names == ["id", "name", "instruction", "instances", "is_classification"]
+    assert len(tasks) == result["counts"]["kept"]
+    chat = load_dataset(str(folder), split="train")
+    assert [turn["role"] for turn in chat[0]["messages"]] == ["user", "assistant"]
+    assert len(chat) == result["kept"]["instances"]
+    assert (folder / "similarity.png").read_bytes().startswith(b"\x89PNG")
+    texts = "".join(file.read_text() for file in folder.iterdir() if file.suffix in (".json", ".jsonl", ".yaml", ".md"))
+    assert "sk-very-secret" not in texts and "MY_KEY" in texts
+    from peftkit.leaderboard import collect
+
+    assert collect([tmp_path]) == []
+
+
+def test_a_run_that_fails_says_why_and_goes_on_later(tmp_path: Path) -> None:
+    broken = {"now": False}
+    with serving(lambda number, body: {"status": 500} if broken["now"] and number > 30 else None, pool=1500) as server:
+        words = [
+            *ENDPOINT,
+            f"generate.base_url={server.address}",
+            f"out={tmp_path}",
+            "generate.num_instructions=30",
+            "generate.retries=0",
+        ]
+        broken["now"] = True
+        with pytest.raises(Exception, match="gave no reply in 1 attempts"):
+            run(*words)
+        (file,) = tmp_path.rglob("result.json")
+        assert json.loads(file.read_text())["meta"]["status"] == "failed"
+        broken["now"] = False
+        folder = run(*words)
+    assert folder == file.parent and json.loads(file.read_text())["meta"]["status"] == "finished"
+
+
+def test_an_endpoint_imports_no_torch() -> None:
+    code = (
+        "import sys; import peftkit.jobs.generate, peftkit.generation.generators.endpoint\n"
+        "assert not {'torch', 'transformers', 'datasets', 'matplotlib'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_a_task_is_an_evaluation_set_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(pool=800) as server:
+        folder = run(
+            *ENDPOINT, f"generate.base_url={server.address}", f"out={tmp_path}", "generate.num_instructions=5",
+            "generate.decontaminate=[rte]", "source=offline",
+        )  # fmt: skip
+    (fact,) = json.loads((folder / "result.json").read_text())["audit"]["evaluation_sets"]
+    assert fact["name"] == "rte" and fact["rows"] > 100
+    assert "EVALUATION SET: miniglue (offline) stands in for nyu-mll/glue's rte" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_over_an_endpoint_needs_no_torch(tmp_path: Path) -> None:
+    with serving(pool=800) as server:
+        words = [*ENDPOINT, f"generate.base_url={server.address}", f"out={tmp_path}", "generate.num_instructions=5"]
+        code = (
+            "import sys; from peftkit.cli import main\n"
+            "try: main(sys.argv[1:])\n"
+            "except SystemExit as done: print(done.code, [m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+
+
+@pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
+def test_a_local_model_writes(checkpoints: dict[str, Path], tmp_path: Path, model: str) -> None:
+    words = [
+        "recipe=self_instruct", f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=offline", f"out={tmp_path}",
+        "generate.patience=1", "generate.batch=2", "generate.max_new_tokens=16", "generate.max_answer_tokens=16",
+    ]  # fmt: skip
+    folder = run(*words)
+    result = json.loads((folder / "result.json").read_text())
+    assert result["ended"] == "patience" and result["counts"]["rejected"] > 0
+    assert result["costs"]["tokens_out"] > 0
+
+
+@pytest.mark.slow
+def test_a_local_model_in_four_bits_writes(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    words = [
+        "recipe=evol_instruct", f"model.checkpoint={checkpoints['gpt2']}", "source=offline", f"out={tmp_path}",
+        "generate.patience=1", "generate.batch=2", "generate.max_answer_tokens=16", "generate.quantization.load_in_4bit=true",
+    ]  # fmt: skip
+    assert json.loads((run(*words) / "result.json").read_text())["counts"]["rejected"] > 0

@@ -1,0 +1,394 @@
+"""job=judge: a model compares answers in both orders, behind a real server or in this process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.scripted_server import Server, serving
+from omegaconf import OmegaConf
+
+import peftkit
+from peftkit import jobs
+from peftkit.cli import check, compose_config
+from peftkit.config import RunConfig, UserError, complaints
+from peftkit.config.source import Source
+from peftkit.data.datasets import load_task_dataset
+from peftkit.jobs.finetune import _empty
+from peftkit.results import run_folder
+
+Words = Callable[..., list[str]]
+ENDPOINT = ["job=judge", "generate.generator=endpoint", "generate.endpoint_model=scripted"]
+LONG = "the film is great and the actor sings a long song"
+
+
+@pytest.fixture
+def answered(tmp_path: Path) -> Path:
+    """Return a run of which three answers are longer than the reference, four shorter, and one is the same."""
+    rows = [{"text": f"the film {number}", "more": f"is great {number}"} for number in range(8)]
+    words = data_of(tmp_path, rows, "task=seq2seq", "task.text=[text]", "task.label=more")
+    said = [LONG, LONG, LONG, "x", "x", "x", "", "is great 7"]
+    return recorded(tmp_path / "runs/t5/lora/seed-0-aaaaaaaa", words, said)
+
+
+def data_of(folder: Path, rows: list[dict[str, Any]], *words: str) -> list[str]:
+    """Write both splits, and return the words of a task that reads them."""
+    (folder / "data").mkdir()
+    for split in ("train", "validation"):
+        (folder / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [*words, f"task.dataset={folder}/data", "source=offline"]
+
+
+def recorded(folder: Path, words: list[str], said: list[str]) -> Path:
+    """Leave what a run leaves that is judged: its result, and what it wrote to the rows of validation."""
+    config: Any = OmegaConf.to_container(compose_config([*words, "model=t5"]), resolve=True)
+    rows = load_task_dataset(RunConfig.from_config(config).task, None, "offline")
+    table = rows.splits["validation"]
+    labels = [[label] for label in table["label"]]
+    columns = {"id": list(table["id"]), "split": ["validation"] * len(said), "label": labels, "prediction": said}
+    run_folder.write_predictions(folder / "predictions.parquet", {**columns, "scores": [None] * len(said)})
+    sources = {"model": asdict(Source("hub", "t5", "1")) | {"pooling": None}, "data": asdict(rows.source)}
+    meta = run_folder.meta(0, "cpu", "fp32", "2026-01-01") | {"status": "finished"}
+    scores = {"rouge_l": {"value": 0.5, "higher_is_better": True}}
+    audit = {"sources": sources, "rows": {"train": 8}}
+    run_folder.write_result(folder, {"run": {"config": config}, "audit": audit, "scores": scores, "meta": meta})
+    return folder
+
+
+def rewritten(folder: Path, target: Path, said: list[str]) -> Path:
+    """Copy a run, with other answers."""
+    shutil.copytree(folder, target)
+    table = pq.read_table(folder / "predictions.parquet")
+    place = table.column_names.index("prediction")
+    pq.write_table(table.set_column(place, "prediction", pa.array(said)), target / "predictions.parquet")
+    return target
+
+
+def first(a: str, b: str) -> str:
+    return "Both are fine.\nVerdict: A"
+
+
+def longer(a: str, b: str) -> str:
+    return f"By length.\n\nVerdict: {'A' if len(a) > len(b) else 'B' if len(b) > len(a) else 'tie'}"
+
+
+def nonsense(a: str, b: str) -> str:
+    return "I like verdicts."
+
+
+@contextmanager
+def asking(prefers: Callable[[str, str], str], fault: Callable[[int], Any] = lambda n: None) -> Iterator[Server]:
+    """Serve a judge that reads the two answers of a prompt."""
+
+    def reply(number: int, body: dict[str, Any]) -> dict[str, Any]:
+        prompt = body["messages"][-1]["content"]
+        a, b = re.search(r"=== Answer A\n(.*)\n=== Answer B\n(.*)\n=== Judgement\n", prompt, re.DOTALL).groups()  # type: ignore[union-attr]
+        return fault(number) or {"text": prefers(a, b)}
+
+    with serving(reply, pool=10) as server:
+        yield server
+
+
+def judged(server: Server, *words: str) -> tuple[Path, dict[str, Any]]:
+    cfg = compose_config([*ENDPOINT, f"generate.base_url={server.address}", *words])
+    assert complaints(OmegaConf.to_container(cfg, resolve=True)) == []  # type: ignore[arg-type]
+    folder = jobs.run(cfg, words)
+    assert folder is not None
+    return folder, json.loads((folder / "judge.json").read_text())
+
+
+def test_a_judge_of_length_decides_each_row_and_the_run_keeps_the_figures(
+    answered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with asking(longer) as server:
+        folder, found = judged(server, f"run={answered}")
+        assert len(server.seen) == 14  # the same text is not asked for
+        body = server.seen[0]["body"]
+        assert body["temperature"] == 0 and body["max_tokens"] == 512
+    assert (found["wins"], found["ties"], found["losses"], found["identical"]) == (3, 1, 4, 1)
+    assert found["win_rate"] == 3.5 / 8 and found["sign_test_p"] == 1.0
+    assert found["position_bias"] == 0 and found["unparsable"] == 0
+    assert found["costs"]["requests"] == 14 and found["meta"]["status"] == "finished"
+    rows = [json.loads(line) for line in (folder / "judged.jsonl").read_text().splitlines()]
+    assert len(rows) == 8 and {row["verdict"] for row in rows} == {"first", "second", "tie"}
+    assert all(row["question"].startswith("the film ") for row in rows)
+    (kept,) = json.loads((answered / "result.json").read_text())["judged"].values()
+    assert kept["win_rate"] == found["win_rate"] and kept["judge"]["name"] == "scripted"
+    shown = capsys.readouterr().out
+    assert "win rate      43.8%" in shown and "3 won, 1 tied (1 the same text), 4 lost" in shown
+
+
+def test_a_judge_that_takes_what_stands_first_decides_nothing(answered: Path) -> None:
+    with asking(first) as server:
+        _, found = judged(server, f"run={answered}")
+    assert (found["wins"], found["ties"], found["losses"]) == (0, 8, 0)
+    assert found["position_bias"] == 1.0 and found["swapped"]["for_the_first"] == found["swapped"]["pairs"] == 7
+    assert found["win_rate"] == 0.5 and found["sign_test_p"] is None
+
+
+def test_replies_without_a_verdict_are_ties_and_said_loudly(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with asking(nonsense) as server:
+        _, found = judged(server, f"run={answered}")
+    assert found["unparsable"] == found["replies"] == 14 and found["ties"] == 8
+    assert found["position_bias"] is None and found["sign_test_p"] is None
+    assert "!! 100% of the replies hold no verdict" in capsys.readouterr().err
+
+
+def test_a_judging_that_stopped_goes_on_and_pays_for_no_reply_twice(answered: Path) -> None:
+    stops = {"now": True}
+    with asking(longer, lambda number: {"status": 500} if stops["now"] and number >= 6 else None) as server:
+        words = [f"run={answered}", "generate.retries=0", "generate.batch=2"]
+        with pytest.raises(Exception, match="gave no reply"):
+            judged(server, *words)
+        (file,) = answered.rglob("judge.json")
+        assert json.loads(file.read_text())["meta"]["status"] == "failed"
+        journal = file.with_name("journal.jsonl")
+        with journal.open("a") as torn:  # as a kill leaves it
+            torn.write('{"replies": [{"prom')
+        assert "judged" not in json.loads((answered / "result.json").read_text())
+        stops["now"], before = False, len(server.seen)
+        folder, found = judged(server, *words)
+        assert folder == file.parent and len(server.seen) - before == 14 - 6
+        judged(server, *words)
+        assert len(server.seen) - before == 14 - 6  # finished already
+    with asking(longer) as server:
+        _, whole = judged(server, *words, "force=true")
+        assert len(server.seen) == 14
+    assert {**whole, "run": 0, "meta": 0} == {**found, "run": 0, "meta": 0}
+
+
+def test_a_ceiling_holds_and_a_higher_one_goes_on(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with asking(longer) as server:
+        words = [f"run={answered}", "generate.batch=2", "generate.max_answer_tokens=16"]
+        _, found = judged(server, *words, "generate.max_tokens=1900")
+        asked = len(server.seen)
+        assert found["ended"] == "max_tokens" and 0 < found["rows"] < 8 and asked < 14
+        assert found["costs"]["tokens_in"] + found["costs"]["tokens_out"] <= 1900
+        assert "raise it to go on" in capsys.readouterr().err
+        assert "judged" not in json.loads((answered / "result.json").read_text())  # a part is no figure of the run
+        _, found = judged(server, *words, "generate.price_in=1", "generate.price_out=2", "generate.max_cost=1")
+    assert found["rows"] == 8 and len(server.seen) == 14 and found["costs"]["cost"] > 0
+
+
+def test_fewer_rows_are_the_first_of_more(answered: Path) -> None:
+    with asking(longer) as server:
+        few, found = judged(server, f"run={answered}", "task.max_eval_samples=3")
+        assert (found["rows"], found["of"]) == (3, 8)
+        ids = [json.loads(line)["id"] for line in (few / "judged.jsonl").read_text().splitlines()]
+        all_, found = judged(server, f"run={answered}")
+        assert all_ == few and found["rows"] == 8 and len(server.seen) == 14
+        lines = (few / "judged.jsonl").read_text()
+        assert [json.loads(line)["id"] for line in lines.splitlines()][:3] == ids
+        _, found = judged(server, f"run={answered}", "task.max_eval_samples=3")  # takes no row away again
+        assert found["rows"] == 8 and (few / "judged.jsonl").read_text() == lines
+
+
+def test_a_run_that_is_trained_again_gets_its_figures_back_without_asking(answered: Path) -> None:
+    with asking(longer) as server:
+        judged(server, f"run={answered}")
+        told = run_folder.read_result(answered) or {}
+        noted = told.pop("judged")
+        run_folder.write_result(answered, told)
+        asked = len(server.seen)
+        judged(server, f"run={answered}")
+        assert len(server.seen) == asked and (run_folder.read_result(answered) or {})["judged"] == noted
+
+
+def test_training_again_spares_what_judges_were_paid_for(tmp_path: Path) -> None:
+    for name in ("result.json", "checkpoints/1/weights", "judged/one/journal.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    _empty(tmp_path)
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["journal.jsonl"]
+
+
+def test_two_runs_are_held_against_each_other(answered: Path, tmp_path: Path) -> None:
+    other = rewritten(answered, tmp_path / "runs/t5/ia3/seed-0-bbbbbbbb", ["a fine song now"] * 8)
+    with asking(longer) as server:
+        folder, found = judged(server, f"runs=[{answered},{other}]", f"out={tmp_path}/out")
+        _, turned = judged(server, f"runs=[{other},{answered}]", f"out={tmp_path}/out")
+    assert folder.parent == tmp_path / "out/judge" and folder.name.startswith("lora-seed-0-aaaaaaaa--ia3-seed-0-bbbbbb")
+    assert (found["wins"], found["ties"], found["losses"]) == (3, 0, 5)
+    assert (turned["wins"], turned["losses"]) == (5, 3) and turned["first"] == found["second"]
+    assert "judged" not in json.loads((answered / "result.json").read_text())
+
+
+def test_the_key_and_the_address_stay_out_of_the_run(answered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-very-secret")
+    with asking(longer) as server:
+        judged(server, f"run={answered}", "generate.key_env=MY_KEY")
+        assert server.seen[0]["key"] == "Bearer sk-very-secret"
+        address = server.address
+    written = [file for file in answered.rglob("*") if file.is_file()]
+    assert not any(b"sk-very-secret" in file.read_bytes() for file in written)
+    assert address not in (answered / "result.json").read_text()
+
+
+def test_each_judge_has_a_table_of_its_own_on_the_board(answered: Path, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from peftkit.leaderboard.page import facts
+    from peftkit.leaderboard.stats import board
+    from peftkit.leaderboard.table import collect, show, write
+
+    with asking(longer) as server:
+        judged(server, f"run={answered}")
+        judged(server, f"run={answered}", "generate.endpoint_model=other", "task.max_eval_samples=5")
+    (result,) = results = collect([tmp_path / "runs"])
+    assert len(result.judged) == 2  # type: ignore[union-attr, arg-type]
+    console = Console(width=160, record=True, file=(tmp_path / "shown").open("w"))
+    show(results, console)
+    text = console.export_text()
+    assert "judged by scripted" in text and "judged by other" in text and "43.8" in text and "5 of 8" in text
+    write(results, tmp_path)
+    assert "Against the references, judged by other" in (tmp_path / "leaderboard.md").read_text()
+    (columns,) = csv.DictReader((tmp_path / "leaderboard.csv").read_text().splitlines())
+    assert columns["judge_win_rate by scripted"] == "0.4375" and "judge_win_rate by other" in columns
+    (here,) = facts(board(results), results)["boards"]
+    assert [heading for heading, _ in here["judged"]] == [
+        f"Against the references, judged by {n}" for n in ("other", "scripted")
+    ]
+
+
+def test_a_judge_that_says_nothing_gives_no_rate(answered: Path) -> None:
+    from peftkit.leaderboard.judges import WIN_RATE, judge_columns, judge_tables
+    from peftkit.leaderboard.stats import board
+    from peftkit.leaderboard.table import collect
+
+    with asking(nonsense) as server:
+        judged(server, f"run={answered}")
+    results = collect([answered])
+    (row,) = rows = board(results)
+    (columns,), ((_, (cells,)),) = judge_columns(rows, results), judge_tables(rows, results, row.board)
+    assert columns == {"judge_win_rate by scripted": None}
+    assert cells[WIN_RATE] == cells["95 %"] == "" and cells["unparsable"] == "100.0%"
+
+
+def test_one_name_asked_in_two_ways_is_two_judges(answered: Path) -> None:
+    from peftkit.leaderboard.judges import judge_columns
+    from peftkit.leaderboard.stats import board
+    from peftkit.leaderboard.table import collect
+
+    with asking(longer) as server:
+        judged(server, f"run={answered}")
+        judged(server, f"run={answered}", "generate.request.reasoning_effort=high")
+    results = collect([answered])
+    (columns,) = judge_columns(board(results), results)
+    assert len(columns) == 2 and all(re.fullmatch(r"judge_win_rate by scripted \(\w{8}\)", name) for name in columns)
+
+
+@pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
+def test_a_local_model_judges(answered: Path, checkpoints: dict[str, Path], model: str) -> None:
+    words = (
+        "job=judge", f"run={answered}", f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=offline",
+        "generate.max_answer_tokens=4", "task.max_eval_samples=3",
+    )  # fmt: skip
+    assert check(words) == []
+    folder = jobs.run(compose_config(words), words)
+    assert folder is not None
+    found = json.loads((folder / "judge.json").read_text())
+    assert found["replies"] == found["unparsable"] and found["judge"]["revision"]  # a tiny random model says nothing
+    assert found["cut"] == (found["replies"] if model == "gpt2" else 0)  # whose context has no room for the question
+
+
+def test_rows_that_differ_are_refused(answered: Path, tmp_path: Path) -> None:
+    fewer = rewritten(answered, tmp_path / "fewer", ["x"] * 8)
+    table = pq.read_table(fewer / "predictions.parquet")
+    pq.write_table(table.slice(2), fewer / "predictions.parquet")
+    with asking(longer) as server:
+        with pytest.raises(UserError, match=r"answered 8 rows and .* 6, of which 6 are the same; name two runs"):
+            judged(server, f"runs=[{answered},{fewer}]", f"out={tmp_path}")
+        result = json.loads((fewer / "result.json").read_text())
+        result["run"]["config"]["task"]["template"] = "Go on: {text}"
+        (fewer / "result.json").write_text(json.dumps(result))
+        pq.write_table(table, fewer / "predictions.parquet")
+        with pytest.raises(UserError, match="asked in different words"):
+            judged(server, f"runs=[{answered},{fewer}]", f"out={tmp_path}")
+        place = table.column_names.index("label")
+        other = pa.array([["another"]] * 8)
+        pq.write_table(table.set_column(place, "label", other), fewer / "predictions.parquet")
+        with pytest.raises(UserError, match=r"scored on other rows than .* holds now"):
+            judged(server, f"run={fewer}")
+        assert server.seen == []
+
+
+def test_data_whose_questions_have_changed_since_are_refused(answered: Path, tmp_path: Path) -> None:
+    file = tmp_path / "data/validation.jsonl"
+    file.write_text(file.read_text().replace("the film 3", "the song 3"))  # ids and references stay
+    with asking(longer) as server:
+        with pytest.raises(UserError, match=r"scored on other rows than .* holds now"):
+            judged(server, f"run={answered}")
+        assert server.seen == []
+
+
+def test_each_mistake_gets_its_sentence(answered: Path, tmp_path: Path) -> None:
+    kinds = {"classes": ("classification", None), "language": ("causal_lm", None), "trial": ("seq2seq", True)}
+    for name, (kind, trial) in kinds.items():
+        result = json.loads((answered / "result.json").read_text())
+        result["run"]["config"]["task"] |= {"kind": kind, "label": None}
+        result["run"]["config"]["trial"] = trial
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(result))
+    base: Any = OmegaConf.to_container(compose_config([*ENDPOINT, "generate.base_url=http://x/v1"]), resolve=True)
+    for keys, answer in (
+        ({}, "say run=DIR, against its references, or runs=[A,B]"),
+        ({"runs": [answered]}, "say run=DIR, against its references, or runs=[A,B]"),
+        ({"run": answered, "runs": [answered, answered]}, "drop one of the two"),
+        ({"runs": [answered, answered]}, "twice; say run="),
+        ({"runs": [answered, tmp_path / "classes"]}, "is a run of classification, which writes no answers"),
+        ({"run": tmp_path / "language"}, "is a run of causal_lm without a label"),
+        ({"run": tmp_path / "trial"}, "is a trial"),
+        ({"run": tmp_path / "nowhere"}, "holds no result.json"),
+        ({"run": answered, "generate": base["generate"] | {"max_cost": 1.0}}, "needs prices"),
+        (
+            {"run": answered, "generate": base["generate"] | {"endpoint_model": None}},
+            "say generate.endpoint_model=NAME",
+        ),
+        ({"run": answered, "generate": base["generate"] | {"seeds": "x"}}, "generate.seeds= is not for job=judge"),
+    ):
+        given = {"runs": None, **keys}
+        named = {"run": str(given["run"])} if "run" in given else {}
+        named |= {"runs": [str(each) for each in given["runs"]]} if given["runs"] else {}
+        sentences = complaints({**base, **given, **named})
+        assert any(answer in sentence for sentence in sentences), (keys, sentences)
+    (local,) = check(["job=judge", f"run={answered}"])
+    assert "model=bert writes no text; try model=gpt2" in local
+    target, heat = check(
+        [
+            *ENDPOINT,
+            "generate.base_url=http://x/v1",
+            f"run={answered}",
+            "generate.num_instructions=9",
+            "generate.temperature=1",
+        ]
+    )
+    assert (
+        "does not look at generate.num_instructions=9: it compares answers that are there, greedily" in target
+        and "temperature" in heat
+    )
+
+
+@pytest.mark.slow
+def test_a_run_that_was_tuned_on_instructions_is_judged(tiny: Words, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Name a film."}, {"role": "assistant", "content": "the great film"}]
+    more = [*turns, {"role": "user", "content": "And a song."}, {"role": "assistant", "content": "the song"}]
+    words = data_of(tmp_path, [{"messages": turns}, {"messages": more}] * 4, "task=instructions")
+    (folder,) = peftkit.finetune(*tiny("gpt2", *words, "method=lora", "task.max_target_length=4"))
+    with asking(longer) as server:
+        place, found = judged(server, f"run={folder}", "source=offline")
+    rows = [json.loads(line) for line in (place / "judged.jsonl").read_text().splitlines()]
+    assert found["rows"] == len(rows) == 12  # a turn of an assistant each
+    assert {row["question"] for row in rows} == {
+        "Name a film.", "user: Name a film.\n\nassistant: the great film\n\nuser: And a song."
+    }  # fmt: skip
+    assert {row["second"] for row in rows} == {"the great film", "the song"}

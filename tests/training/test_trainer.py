@@ -1,0 +1,115 @@
+"""A training that is broken off goes on as if it had not been."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from helpers.interruption import BreakOff
+from peft import AdaLoraConfig, AdaLoraModel
+from peft.utils import get_peft_model_state_dict
+from transformers import BertConfig, BertForSequenceClassification, default_data_collator
+
+from peftkit import training
+from peftkit.methods import wrap
+from peftkit.training.outputs import Scores
+
+STEPS = 30  # 3 an epoch
+
+
+def adalora(folder: Path, score: Any = None) -> training.ScoringTrainer:
+    """Return a trainer that takes ranks away from step 3 to step 20."""
+    torch.manual_seed(0)
+    bert = BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48
+    )  # fmt: skip
+    config = AdaLoraConfig(init_r=8, target_r=3, total_step=STEPS, tinit=3, tfinal=10, deltaT=1)
+    model = wrap(BertForSequenceClassification(bert), config)
+    settings = {"num_train_epochs": STEPS // 3, "per_device_train_batch_size": 4, "learning_rate": 0.05, "bf16": False}
+    arguments = training.training_arguments(
+        {"disable_tqdm": True, "report_to": "none", **settings}, 0, folder, select_best=score is not None
+    )
+    ids = torch.randint(3, 50, (12, 6), generator=torch.Generator().manual_seed(0)).tolist()
+    rows = Dataset.from_dict({"input_ids": ids, "labels": [row % 2 for row in range(12)]})
+    return training.make_trainer(
+        model, arguments, default_data_collator, Scores("logits"), rows, holdout=rows, score=score, patience=None
+    )
+
+
+def weights(trainer: training.ScoringTrainer) -> dict[str, torch.Tensor]:
+    """Return what would be saved of the model."""
+    return {name: weight.clone() for name, weight in get_peft_model_state_dict(trainer.model).items()}
+
+
+def ranks(trainer: training.ScoringTrainer) -> list[int]:
+    assert isinstance(trainer.model.base_model, AdaLoraModel)
+    return [sum(kept) for kept in trainer.model.peft_config["default"].rank_pattern.values()]
+
+
+@pytest.mark.parametrize(
+    "step", [pytest.param(4, marks=pytest.mark.slow), 13, pytest.param(25, marks=pytest.mark.slow)]
+)  # before ranks go, while they do, and after
+def test_adalora_resumes_with_every_rank_and_what_each_was_worth(tmp_path: Path, step: int) -> None:
+    whole = adalora(tmp_path / "whole")
+    training.fit(whole, tmp_path / "whole")
+    assert sum(ranks(whole)) == 3 * len(ranks(whole)) and len(set(ranks(whole))) > 1
+    broken = adalora(tmp_path / "broken")
+    broken.add_callback(BreakOff(step))
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(broken, tmp_path / "broken")
+    resumed = adalora(tmp_path / "broken")
+    training.fit(resumed, tmp_path / "broken")
+    wanted, found = weights(whole), weights(resumed)
+    assert found.keys() == wanted.keys()
+    for name, weight in wanted.items():
+        assert torch.equal(found[name], weight), name
+
+
+@pytest.mark.parametrize("best", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(9, marks=pytest.mark.slow)])
+def test_the_best_epoch_comes_back_with_its_own_ranks(tmp_path: Path, best: int) -> None:
+    seen: list[np.ndarray] = []
+
+    def score(scores: np.ndarray) -> dict[str, float]:
+        seen.append(scores)
+        return {"score": float(len(seen) == best)}
+
+    trainer = adalora(tmp_path, score)
+    training.fit(trainer, tmp_path)
+    found = training.predict(trainer, trainer.train_dataset, [6] * 12).scores
+    np.testing.assert_allclose(found, seen[best - 1], atol=1e-6)
+    trainer.model.save_pretrained(str(tmp_path / "saved"))
+    again = adalora(tmp_path / "again")
+    again.model.peft_config["default"].rank_pattern = trainer.model.peft_config["default"].rank_pattern
+    again.model.load_adapter(str(tmp_path / "saved"), "default", is_trainable=True)
+    np.testing.assert_allclose(training.predict(again, again.train_dataset, [6] * 12).scores, found, atol=1e-6)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_batches_that_add_up_give_the_gradient_of_one(tmp_path: Path, own: bool) -> None:
+    ids = torch.randint(3, 50, (8, 6), generator=torch.Generator().manual_seed(0)).tolist()
+    rows = Dataset.from_dict({"input_ids": ids, "labels": [row % 2 for row in range(8)]})
+    found = []
+    for size, steps in ((8, 1), (2, 4)):
+        torch.manual_seed(0)
+        bert = BertConfig(
+            vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        )  # fmt: skip
+        settings = {
+            "per_device_train_batch_size": size, "gradient_accumulation_steps": steps, "num_train_epochs": 1,
+            "optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, "bf16": False, "disable_tqdm": True,
+            "report_to": "none", "train_sampling_strategy": "sequential", "lr_scheduler_type": "constant",
+        }  # fmt: skip
+        arguments = training.training_arguments(settings, 0, tmp_path, select_best=False, save=False)
+        loss = (lambda model, batch: model(**batch).loss) if own else None
+        trainer = training.make_trainer(
+            BertForSequenceClassification(bert), arguments, default_data_collator, Scores("logits"), rows, loss=loss
+        )
+        trainer.train()
+        found.append({name: weight.detach().clone() for name, weight in trainer.model.named_parameters()})
+    for name, weight in found[0].items():
+        torch.testing.assert_close(found[1][name], weight, atol=1e-6, rtol=1e-5)
