@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import commands
 from helpers.scripted import fill, written
 
-from peftkit import jobs
-from peftkit.cli import check, compose_config
+from peftkit.cli import check
 from peftkit.data import minitasks
 from peftkit.data.contamination import EvaluationSets
 from peftkit.data.miniglue.lexicon import Words
@@ -120,15 +120,15 @@ def test_it_takes_the_place_of_the_embedded_models_alone(
 ) -> None:
     words = ["recipe=self_instruct", "source=offline", f"out={tmp_path}", "generate.num_instructions=5"]
     assert check(words) == []
-    folder = jobs.run(compose_config(words), words)
+    folder = commands.run(words)
     assert folder is not None and folder.parent.name == "mini-writer"
     result = json.loads((folder / "result.json").read_text())
     assert result["audit"]["sources"]["model"]["substituted_for"] == "openai-community/gpt2"
     said = capsys.readouterr().err
     assert said.count("mini-writer (offline) stands in for openai-community/gpt2") == 2
     assert "stands in for openai-community/gpt2" in (folder / "README.md").read_text()
-    other = jobs.run(compose_config([*words, "model=t5"]), words)
+    other = commands.run([*words, "model=t5"])
     assert other == folder  # the same writer, whatever it stands in for
     few = ["generate.patience=1", "generate.batch=1", "generate.max_new_tokens=8", "generate.max_answer_tokens=8"]
-    real = jobs.run(compose_config([*words, *few, f"generate.model={checkpoints['gpt2']}"]), words)
+    real = commands.run([*words, *few, f"generate.model={checkpoints['gpt2']}"])
     assert real is not None and real.parent.name != "mini-writer"

@@ -26,7 +26,7 @@ from transformers import (
     set_seed,
 )
 
-import peftkit
+from helpers import commands
 from peftkit.methods.soft_prompt import SoftPromptConfig
 
 STEPS, BATCH, SEED, LABELS = 12, 8, 0, ["negative", "positive"]
@@ -62,7 +62,7 @@ def by_peftkit(model: str, checkpoint: Path, method: str, data: Path, out: Path)
         f"train.per_device_train_batch_size={BATCH}", "train.train_sampling_strategy=sequential",
         "train.logging_steps=1", "train.bf16=false", "train.disable_tqdm=true",
     ]  # fmt: skip
-    (folder,) = peftkit.finetune(*words, *(["model.pooling=cls"] if model == "bert" else []))
+    (folder,) = commands.finetune(*words, *(["model.pooling=cls"] if model == "bert" else []))
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     scores = np.array(pq.read_table(folder / "predictions.parquet")["scores"].to_pylist())
     losses = np.array([entry["loss"] for entry in log if "loss" in entry])

@@ -8,10 +8,9 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+from helpers import commands
 
-import peftkit
-from peftkit import jobs
-from peftkit.cli import check, compose_config
+from peftkit.cli import check
 from peftkit.config import UserError
 from peftkit.leaderboard import collect
 from peftkit.leaderboard.language import language_cells
@@ -29,7 +28,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def adapt(model: str, place: Path, corpus: Path, out: Path, *more: str) -> Path:
-    (folder,) = peftkit.finetune(
+    (folder,) = commands.finetune(
         f"recipe=adapt_{model}", f"model.checkpoint={place}", "source=offline", f"out={out}", f"task.dataset={corpus}",
         "task.max_length=32", "train.per_device_train_batch_size=8", "train.max_steps=3", "train.disable_tqdm=true", *more,
     )  # fmt: skip
@@ -39,7 +38,7 @@ def adapt(model: str, place: Path, corpus: Path, out: Path, *more: str) -> Path:
 def downstream(*words: str) -> Path:
     assert check(list(words)) == []
     begun: list[Path] = []
-    jobs.run(compose_config(list(words)), words, None, begun.append)
+    commands.run(words, None, begun.append)
     before, after = begun
     assert before != after
     return before
@@ -103,11 +102,11 @@ def test_another_base_and_another_kind_of_run_are_refused(
     folder = adapt("gpt2", places["gpt2"], corpus, tmp_path)
     words = tiny("bert", "job=downstream", f"run={folder}", "task=mrpc")
     with pytest.raises(UserError, match=r"say model=gpt2 model\.checkpoint="):
-        jobs.run(compose_config(words), words)
-    (other,) = peftkit.finetune(*tiny("bert", "task=mrpc", "method=ia3"))
+        commands.run(words)
+    (other,) = commands.finetune(*tiny("bert", "task=mrpc", "method=ia3"))
     words = tiny("bert", "job=downstream", f"run={other}", "task=mrpc")
     with pytest.raises(UserError, match="trained mrpc, and no language model"):
-        jobs.run(compose_config(words), words)
+        commands.run(words)
 
 
 @pytest.mark.slow
@@ -117,7 +116,7 @@ def test_what_cannot_be_merged_is_refused_before_anything_trains(
     folder = adapt("gpt2", places["gpt2"], corpus, tmp_path, "method=adapter")
     words = tiny("gpt2", "job=downstream", f"run={folder}", "task=mrpc")
     with pytest.raises(UserError, match="holds an adapter, which is to be merged first"):
-        jobs.run(compose_config(words), words)
+        commands.run(words)
     assert not list(tmp_path.rglob("mrpc"))
 
 

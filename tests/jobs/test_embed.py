@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers import commands
 
 import peftkit
-from peftkit import jobs
-from peftkit.cli import check, compose_config
+from peftkit.cli import check
 from peftkit.cli.validate import options_of
 from peftkit.config import UserError
 from peftkit.data.miniglue import sentences
@@ -33,7 +33,7 @@ def offline(file: Path, *words: str) -> np.ndarray:
     out = file.with_suffix(".npy")
     given = ["job=embed", f"input={file}", f"output={out}", "source=offline", *words]
     assert check(given) == []
-    jobs.run(compose_config(given), given)
+    commands.run(given)
     return np.load(out)
 
 
@@ -55,7 +55,7 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def contrastive(tiny: Words, model: str, pairs: Path, *more: str) -> tuple[Path, dict[str, Any]]:
-    (folder,) = peftkit.finetune(
+    (folder,) = commands.finetune(
         *tiny(
             model, "task=retrieval", f"task.dataset={pairs}", "task.max_length=32", "train.bf16=false",
             "train.per_device_train_batch_size=12", *more,
@@ -124,7 +124,7 @@ def test_rows_keep_their_order_and_their_names_and_what_is_lost_is_counted(
         "job=embed", "model=gpt2", f"model.checkpoint={checkpoints['gpt2']}", "source=offline", f"input={file}",
         f"output={out}", "embed.column=body", "embed.max_length=8",
     ]  # fmt: skip
-    jobs.run(compose_config(words), words)
+    commands.run(words)
     table = pq.read_table(out)
     assert table["id"].to_pylist() == ["7", "8", "9", "10", "11"]
     assert [vector is None for vector in table["vector"].to_pylist()] == [False, True, False, True, False]
@@ -140,7 +140,7 @@ def test_rows_keep_their_order_and_their_names_and_what_is_lost_is_counted(
 
 def test_one_text_is_answered_in_one_line(checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     words = ["job=embed", "model=t5", f"model.checkpoint={checkpoints['t5']}", "source=offline", "input='a film'"]
-    jobs.run(compose_config(words), words)
+    commands.run(words)
     answer = json.loads(capsys.readouterr().out)
     assert answer["text"] == "a film" and len(answer["vector"]) == 64
 
@@ -266,7 +266,7 @@ def test_sentence_transformers_loads_adapter_and_merged_checkpoint(
 
     folder, _ = contrastive(tiny, model, pairs, "train.learning_rate=1e-2", "train.num_train_epochs=3")
     ours = offline(lines(tmp_path / "texts.txt", TEXTS), f"run={folder}")
-    peftkit.merge(folder)
+    commands.merge(folder)
     for artefact in ("merged", "adapter"):
         theirs = SentenceTransformer(str(folder / artefact), device="cpu", local_files_only=True).encode(TEXTS)
         np.testing.assert_allclose(theirs, ours, atol=1e-5)
@@ -279,13 +279,13 @@ def test_sentence_transformers_loads_adapter_and_merged_checkpoint(
 def test_plan_evaluate_and_predict_know_pairs(
     tiny: Words, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    peftkit.plan(*tiny("bert", "task=retrieval", f"task.dataset={pairs}", "task.max_length=32"))
+    commands.plan(*tiny("bert", "task=retrieval", f"task.dataset={pairs}", "task.max_length=32"))
     assert "memory" in capsys.readouterr().out
     folder, result = contrastive(tiny, "bert", pairs)
-    peftkit.evaluate(folder)
+    commands.evaluate(folder)
     (found,) = folder.glob("evaluation-*.json")
     assert json.loads(found.read_text())["scores"] == result["scores"]
-    peftkit.predict(folder, pairs / "validation.jsonl", f"output={tmp_path}/told.jsonl")
+    commands.predict(folder, pairs / "validation.jsonl", f"output={tmp_path}/told.jsonl")
     told = [json.loads(line)["prediction"] for line in (tmp_path / "told.jsonl").read_text().splitlines()]
     assert told == pq.read_table(folder / "predictions.parquet")["prediction"].to_pylist()
 
@@ -325,7 +325,7 @@ def test_every_method_trains_vectors_or_refuses(
     ],
 )
 def test_a_run_with_a_head_gives_the_states_below_it(tiny: Words, tmp_path: Path, model: str, method: str) -> None:
-    (folder,) = peftkit.finetune(*tiny(model, f"method={method}", "task=sst2", "train.learning_rate=1e-2"))
+    (folder,) = commands.finetune(*tiny(model, f"method={method}", "task=sst2", "train.learning_rate=1e-2"))
     tuned, tokenizer = peftkit.load(folder)
     with torch.no_grad():
         states = tuned(**tokenizer(TEXTS[0], return_tensors="pt"), output_hidden_states=True).hidden_states[-1]
@@ -343,7 +343,7 @@ def test_words_of_an_extended_vocabulary_have_their_rows(checkpoints: dict[str, 
         f"extend.terms={terms}",
         f"out={tmp_path}",
     ]
-    vocab = jobs.run(compose_config(words), words)
+    vocab = commands.run(words)
     model, tokenizer = peftkit.load(vocab)  # type: ignore[arg-type]
     with torch.no_grad():
         state = model.transformer(**tokenizer("the zyxwort", return_tensors="pt"))[0][0, -1]

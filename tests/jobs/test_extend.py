@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import commands
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import peftkit
-from peftkit import jobs
 from peftkit.cli import check, compose_config
 from peftkit.config import UserError
 
@@ -65,7 +65,7 @@ def extended(base: Path, model: str, data: Path, out: Path, *more: str) -> Path:
         *(more or (f"extend.terms={data}/terms.txt",)),
     ]  # fmt: skip
     assert check(words) == []
-    folder = jobs.run(compose_config(words), words)
+    folder = commands.run(words)
     assert folder is not None
     return folder
 
@@ -73,7 +73,7 @@ def extended(base: Path, model: str, data: Path, out: Path, *more: str) -> Path:
 def trained(base: Path, model: str, vocab: Path, data: Path, out: Path, *more: str) -> tuple[Path, dict[str, Any]]:
     kind = {"bert": "classification", "gpt2": "causal_lm", "t5": "seq2seq"}[model]
     label = {"bert": "label", "gpt2": "null", "t5": "more"}[model]
-    (folder,) = peftkit.finetune(
+    (folder,) = commands.finetune(
         f"model={model}", f"model.checkpoint={base}", "source=offline", f"out={out}", f"vocab={vocab}", f"task={kind}",
         f"task.dataset={data}/rows.jsonl", "task.text=[text]", f"task.label={label}", "task.metrics=[accuracy]"
         if kind == "classification" else "task.metrics=[perplexity]", "task.max_length=32", "train.bf16=false",
@@ -143,7 +143,7 @@ def test_new_rows_train_alone_and_merge_while_every_old_row_stays(
     if "qlora" not in str(method):
         again = tuned.merge_and_unload()
         torch.testing.assert_close(again(**inputs).logits, told, rtol=0, atol=1e-5)
-    peftkit.merge(folder)
+    commands.merge(folder)
     if model != "bert":
         merged = AUTO[model].from_pretrained(str(folder / "merged"))
         assert torch.equal(embedding(merged)[:first], old[:first])
@@ -206,7 +206,7 @@ def test_an_extended_vocabulary_loads_and_merges_before_any_training(
     folder = extended(checkpoint("gpt2", True), "gpt2", data, tmp_path)
     model, tokenizer = peftkit.load(folder)
     inputs = tokenizer("the zyxwort blau", return_tensors="pt")
-    peftkit.merge(folder)
+    commands.merge(folder)
     merged = AutoModelForCausalLM.from_pretrained(str(folder / "merged"))
     torch.testing.assert_close(merged(**inputs).logits, model(**inputs).logits, rtol=0, atol=1e-6)
     base = AutoModelForCausalLM.from_pretrained(str(checkpoint("gpt2", True)))
@@ -250,7 +250,7 @@ def test_t5_without_its_decoder_trains_the_rows_that_it_reads(
     lines = [{"tokens": TEXT.split(), "tags": ["O", "B-X"] * 5, "label": word, "text": word} for word in "ab" * 10]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     column = {"classification": "text", "token_classification": "tokens"}[task]
-    (folder,) = peftkit.finetune(
+    (folder,) = commands.finetune(
         "model=t5_encoder", f"model.checkpoint={base}", "source=offline", f"out={tmp_path}", f"vocab={vocab}",
         f"task={task}", f"task.dataset={tmp_path}/rows.jsonl", f"task.text=[{column}]", "train.bf16=false",
         "train.per_device_train_batch_size=8", "train.max_steps=10", "train.disable_tqdm=true",

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers import commands
 from helpers.interruption import broken_off
 
 import peftkit
-from peftkit import jobs
-from peftkit.cli import check, compose_config
+from peftkit.cli import check
 from peftkit.cli.validate import options_of
 from peftkit.config import UserError
 from peftkit.results import run_folder
@@ -30,7 +30,7 @@ Words = Callable[..., list[str]]
 
 
 def finetune(words: list[str]) -> tuple[Path, dict]:
-    (folder,) = peftkit.finetune(*words)
+    (folder,) = commands.finetune(*words)
     return folder, json.loads((folder / "result.json").read_text())
 
 
@@ -74,7 +74,7 @@ def test_a_reloaded_run_predicts_what_it_predicted(tiny: Words, tmp_path: Path, 
     texts = {row["idx"]: row["sentence"] for row in miniglue("sst2")["validation"]}
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"sentence": texts[row["id"]]}) + "\n" for row in told))
-    peftkit.predict(folder, rows, f"output={tmp_path}/out.jsonl")
+    commands.predict(folder, rows, f"output={tmp_path}/out.jsonl")
     again = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["prediction"] for row in again] == [["negative", "positive"][row["prediction"]] for row in told]
     np.testing.assert_allclose([row["scores"] for row in again], [row["scores"] for row in told], atol=1e-4)
@@ -111,7 +111,7 @@ def test_a_finished_run_is_left_as_it_is_and_told(tiny: Words, capsys: pytest.Ca
     folder, first = finetune(tiny("bert"))
     before = (folder / "result.json").stat().st_mtime_ns
     told: list[Path] = []
-    jobs.run(compose_config(tiny("bert")), tiny("bert"), begin=told.append)
+    commands.run(tiny("bert"), begin=told.append)
     assert told == [folder]
     assert (folder / "result.json").stat().st_mtime_ns == before
     score = first["scores"]["accuracy"]["value"]
@@ -136,7 +136,7 @@ def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tiny: Words) -> None:
     whole, _ = finetune([*words, "seed=5"])
     expected = pq.read_table(whole / "predictions.parquet")
     with broken_off(step=6):  # of 9
-        peftkit.finetune(*words, "seed=5", "force=true")
+        commands.finetune(*words, "seed=5", "force=true")
     assert json.loads((whole / "result.json").read_text())["meta"]["status"] == "interrupted"
     assert list((whole / "checkpoints").glob("checkpoint-*"))
     (spent,) = (whole / "checkpoints").glob("*/spent.json")
@@ -155,7 +155,7 @@ def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tiny: Words) -> None:
 
 def test_a_failed_run_leaves_its_reason(tiny: Words, tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"lr_scheduler_kwargs|unexpected"):
-        peftkit.finetune(*tiny("bert", "train.lr_scheduler_kwargs={nonsense:1}"))
+        commands.finetune(*tiny("bert", "train.lr_scheduler_kwargs={nonsense:1}"))
     (file,) = (tmp_path / "outputs").rglob("result.json")
     meta = json.loads(file.read_text())["meta"]
     assert meta["status"] == "failed"
@@ -179,7 +179,7 @@ def test_merge_gives_a_plain_checkpoint_with_the_same_answers(tiny: Words) -> No
     from transformers import AutoModelForSequenceClassification
 
     folder, _ = finetune(tiny("bert", "task=sst2"))
-    peftkit.merge(folder)
+    commands.merge(folder)
     model, tokenizer = peftkit.load(folder)
     merged = AutoModelForSequenceClassification.from_pretrained(folder / "merged").eval()
     batch = tokenizer(["the film is not bad ."], return_tensors="pt")
@@ -189,19 +189,19 @@ def test_merge_gives_a_plain_checkpoint_with_the_same_answers(tiny: Words) -> No
 def test_merge_of_an_adapter_says_why_not(tiny: Words) -> None:
     folder, _ = finetune(tiny("bert", "method=adapter"))
     with pytest.raises(UserError, match="cannot be merged"):
-        peftkit.merge(folder)
+        commands.merge(folder)
 
 
 @pytest.mark.slow
 def test_evaluate_takes_mnli_to_the_diagnostics(tiny: Words) -> None:
     folder, _ = finetune(tiny("bert", "task=mnli"))
-    peftkit.evaluate(folder, "task=ax", "source=offline")
+    commands.evaluate(folder, "task=ax", "source=offline")
     found = json.loads((folder / "evaluation-ax.json").read_text())
     assert set(found["scores"]) == {"matthews_correlation"}
 
 
 def test_plan_takes_no_step(tiny: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    peftkit.plan(*tiny("bert"))
+    commands.plan(*tiny("bert"))
     text = capsys.readouterr().out
     for word in ("trained weights", "steps", "tokens", "truncated", "padding", "memory"):
         assert word in text

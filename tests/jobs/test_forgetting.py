@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import commands
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-import peftkit
-from peftkit.cli import check, compose_config
+from peftkit.cli import check
 from peftkit.config import UserError
 from peftkit.config.source import Source
 from peftkit.data.miniglue import sentences
 from peftkit.data.offline_corpus import causal_pairs, masked_pairs
-from peftkit.jobs import run as do
 from peftkit.models.language_model import load_language_model, state_drift, with_tuned_part
 from peftkit.pipeline.verify import GateError
 
@@ -34,9 +33,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measured(words: list[str], text: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """Return a run's folder, its result before, and what was found."""
-    (folder,) = peftkit.finetune(*words)
+    (folder,) = commands.finetune(*words)
     before = json.loads((folder / "result.json").read_text())
-    do(compose_config(["job=forgetting", f"run={folder}", "source=offline", f"input={text}"]))
+    commands.run(["job=forgetting", f"run={folder}", "source=offline", f"input={text}"])
     after = json.loads((folder / "result.json").read_text())
     found = after.pop("forgetting")
     assert {**after, "forgetting": None} == before  # nothing else of the result has changed
@@ -65,7 +64,7 @@ def test_gpt2_s_losses_are_those_of_its_base_and_of_the_merged_model(
     assert found["measure"] == "causal_lm_loss" and found["unit"] == "nats a token"
     assert found["before"] == pytest.approx(causal_loss(base, checkpoints["gpt2"], text), abs=1e-4)
     assert found["off_difference"] < 1e-5
-    peftkit.merge(folder)
+    commands.merge(folder)
     merged = AutoModelForCausalLM.from_pretrained(folder / "merged")  # its tied head moves with its embeddings
     assert found["after"] == pytest.approx(causal_loss(merged, checkpoints["gpt2"], text), abs=1e-4)
     assert abs(found["after"] - found["before"]) > 1e-3
@@ -160,7 +159,7 @@ def test_what_cannot_be_switched_off_is_not_called_forgetting(tiny: Words, text:
 
 @pytest.mark.slow
 def test_a_file_without_enough_text_is_refused_and_no_file_is_the_embedded_text(tiny: Words, tmp_path: Path) -> None:
-    (folder,) = peftkit.finetune(*tiny("gpt2", "task=sst2", "task.max_train_samples=8"))
+    (folder,) = commands.finetune(*tiny("gpt2", "task=sst2", "task.max_train_samples=8"))
     words = ["job=forgetting", f"run={folder}", "source=offline"]
     for name, content, sentence in (
         ("few.txt", b"one word\n", "too few"),
@@ -170,15 +169,15 @@ def test_a_file_without_enough_text_is_refused_and_no_file_is_the_embedded_text(
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=sentence):
-            do(compose_config([*words, f"input={tmp_path / name}"]))
-    do(compose_config(words))
+            commands.run([*words, f"input={tmp_path / name}"])
+    commands.run(words)
     result = json.loads((folder / "result.json").read_text())
     found = result["forgetting"]
     assert found["text"].startswith("offline, held out") and found["tokens"] > 10_000
     result["run"]["config"]["vocab"] = "outputs/extend/gpt2/0"
     (folder / "result.json").write_text(json.dumps(result))
     with pytest.raises(UserError, match="tokens that its base lacks"):
-        do(compose_config(words))
+        commands.run(words)
 
 
 @pytest.mark.parametrize(
@@ -199,10 +198,10 @@ def test_other_rows_than_those_it_was_scored_on_are_refused(tiny: Words, tmp_pat
     rows = tmp_path / "films.csv"
     rows.write_text("text,label\n" + "a good film,1\na bad film,0\n" * 10)
     words = ["task=classification", f"task.dataset={rows}", "task.text=[text]", "task.label=label"]
-    (folder,) = peftkit.finetune(*tiny("gpt2", *words))
+    (folder,) = commands.finetune(*tiny("gpt2", *words))
     rows.write_text("text,label\n" + "a fine film,1\na poor film,0\n" * 10)
     with pytest.raises(UserError, match="say source= and data_root= as the run did"):
-        do(compose_config(["job=forgetting", f"run={folder}", "source=offline", f"input={text}"]))
+        commands.run(["job=forgetting", f"run={folder}", "source=offline", f"input={text}"])
 
 
 def test_a_random_head_is_found_out_and_a_learned_one_is_not(checkpoints: dict[str, Path], masked: Path) -> None:

@@ -8,17 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import commands
 from helpers.scripted_server import serving
 
-from peftkit import jobs
-from peftkit.cli import check, compose_config
+from peftkit.cli import check
 
 ENDPOINT = ["recipe=self_instruct", "generate.generator=endpoint", "generate.endpoint_model=scripted"]
 
 
 def run(*words: str) -> Path:
     assert check(words) == []
-    folder = jobs.run(compose_config(words), words)
+    folder = commands.run(words)
     assert folder is not None
     return folder
 

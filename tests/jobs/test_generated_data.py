@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import commands
 from omegaconf import OmegaConf
 
-from peftkit import jobs
 from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, UserError
 from peftkit.jobs.generated_data import _wait
@@ -31,7 +31,7 @@ CHAIN = [
 
 def run(words: list[str]) -> Path:
     assert check(words) == []
-    folder = jobs.run(compose_config(words), words, "sft_self_instruct")
+    folder = commands.run(words, "sft_self_instruct")
     assert folder is not None
     return folder
 
@@ -62,13 +62,13 @@ def test_an_evaluation_grows_nothing() -> None:
 def test_a_plan_asks_for_no_task(tiny: Words) -> None:
     words = tiny("gpt2", *CHAIN, "job=plan")
     with pytest.raises(UserError, match="say job=generate seed=0 first"):
-        jobs.run(compose_config(words), words)
+        commands.run(words)
 
 
 def test_a_lower_target_does_not_train_on_what_a_higher_one_left(tiny: Words) -> None:
     words = tiny("gpt2", *CHAIN, "generate.batch=4", "job=plan")
     with pytest.raises(UserError) as missing:
-        jobs.run(compose_config(words), words)
+        commands.run(words)
     folder = Path(str(missing.value).partition(" has not all")[0])
     config = {"generate": {"num_instructions": 600}}
     run_folder.write_result(
@@ -78,7 +78,7 @@ def test_a_lower_target_does_not_train_on_what_a_higher_one_left(tiny: Words) ->
         UserError,
         match=r"holds 602 tasks, generate.num_instructions=12 .* say generate.num_instructions=600, or out=FOL",
     ):
-        jobs.run(compose_config(words), words)
+        commands.run(words)
 
 
 def test_who_waits_for_tasks_ends_with_who_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,4 +128,4 @@ def test_a_writer_that_writes_nothing_of_use_ends_the_run(tiny: Words, checkpoin
     few = ["generate.patience=1", "generate.batch=2", "generate.max_new_tokens=8", "generate.max_answer_tokens=8"]
     words = tiny("gpt2", *CHAIN, *few, f"generate.model={checkpoints['gpt2']}")
     with pytest.raises(UserError, match="name a writer that can"):
-        jobs.run(compose_config(words), words)
+        commands.run(words)

@@ -15,11 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import commands
 from helpers.scripted_server import Server, serving
 from omegaconf import OmegaConf
 
-import peftkit
-from peftkit import jobs
 from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, UserError, complaints
 from peftkit.config.source import Source
@@ -100,10 +99,10 @@ def asking(prefers: Callable[[str, str], str], fault: Callable[[int], Any] = lam
 
 
 def judged(server: Server, *words: str) -> tuple[Path, dict[str, Any]]:
-    cfg = compose_config([*ENDPOINT, f"generate.base_url={server.address}", *words])
+    words = (*ENDPOINT, f"generate.base_url={server.address}", *words)
+    cfg = compose_config(words)
     assert complaints(OmegaConf.to_container(cfg, resolve=True)) == []  # type: ignore[arg-type]
-    folder = jobs.run(cfg, words)
-    assert folder is not None
+    folder = commands.run(words)
     return folder, json.loads((folder / "judge.json").read_text())
 
 
@@ -294,7 +293,7 @@ def test_a_local_model_judges(answered: Path, checkpoints: dict[str, Path], mode
         "generate.max_answer_tokens=4", "task.max_eval_samples=3",
     )  # fmt: skip
     assert check(words) == []
-    folder = jobs.run(compose_config(words), words)
+    folder = commands.run(words)
     assert folder is not None
     found = json.loads((folder / "judge.json").read_text())
     assert found["replies"] == found["unparsable"] and found["judge"]["revision"]  # a tiny random model says nothing
@@ -383,7 +382,7 @@ def test_a_run_that_was_tuned_on_instructions_is_judged(tiny: Words, tmp_path: P
     turns = [{"role": "user", "content": "Name a film."}, {"role": "assistant", "content": "the great film"}]
     more = [*turns, {"role": "user", "content": "And a song."}, {"role": "assistant", "content": "the song"}]
     words = data_of(tmp_path, [{"messages": turns}, {"messages": more}] * 4, "task=instructions")
-    (folder,) = peftkit.finetune(*tiny("gpt2", *words, "method=lora", "task.max_target_length=4"))
+    (folder,) = commands.finetune(*tiny("gpt2", *words, "method=lora", "task.max_target_length=4"))
     with asking(longer) as server:
         place, found = judged(server, f"run={folder}", "source=offline")
     rows = [json.loads(line) for line in (place / "judged.jsonl").read_text().splitlines()]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers import commands
 
-import peftkit
 from peftkit.config import UserError
 from peftkit.data.miniglue import miniglue
 
@@ -23,7 +23,7 @@ def trained(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
     def find(model: str, method: str, task: str, is_half: bool = False) -> Path:
         key = (model, method, task, is_half)
         if key not in done:
-            (done[key],) = peftkit.finetune(
+            (done[key],) = commands.finetune(
                 f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=offline", f"out={out}",
                 f"method={method}", f"task={task}", "task.max_train_samples=24", "task.max_eval_samples=8",
                 "train.num_train_epochs=1", "train.per_device_train_batch_size=8", "train.disable_tqdm=true",
@@ -55,13 +55,13 @@ def test_each_row_is_answered_as_by_its_own_run(
         texts = [{column: row[column] for column in columns} for row in first]
         file = tmp_path / f"{task}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in texts))
-        peftkit.predict(folder, file, f"output={tmp_path}/{task}.out.jsonl")
+        commands.predict(folder, file, f"output={tmp_path}/{task}.out.jsonl")
         alone[task] = [json.loads(line) for line in (tmp_path / f"{task}.out.jsonl").read_text().splitlines()]
         rows += [{"task": task, "number": number, **row} for number, row in enumerate(texts)]
     mixed = tmp_path / "mixed.jsonl"
     rows = rows[::3] + rows[1::3] + rows[2::3]
     mixed.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    peftkit.predict(folders, mixed, f"output={tmp_path}/out.jsonl", "train.per_device_eval_batch_size=5")
+    commands.predict(folders, mixed, f"output={tmp_path}/out.jsonl", "train.per_device_eval_batch_size=5")
     for line in (tmp_path / "out.jsonl").read_text().splitlines():
         row = json.loads(line)
         wanted = alone[row["task"]][row["number"]]
@@ -82,12 +82,12 @@ def test_runs_that_do_not_fit_are_refused(trained: Callable[..., Path], tmp_path
         ([lora], "two run folders or more"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=says):
-            peftkit.predict(folders, file)
+            commands.predict(folders, file)
     file.write_text(json.dumps({"task": "wnli", "sentence": "a film ."}) + "\n")
     with pytest.raises(UserError, match=r"row 1 .* is of task wnli; the runs are of sst2, mnli"):
-        peftkit.predict([lora, mnli], file)
+        commands.predict([lora, mnli], file)
     file.write_text(json.dumps({"task": "sst2", "sentence": "a film ."}) + "\n")
-    peftkit.predict([lora, mnli], file)  # no row for one of them
+    commands.predict([lora, mnli], file)  # no row for one of them
     assert (tmp_path / "rows.predictions.jsonl").is_file()
 
 
@@ -97,7 +97,7 @@ def test_a_head_of_several_layers_is_refused(trained: Callable[..., Path], tmp_p
     file.write_text(json.dumps({"task": "sst2", "sentence": "the film is great ."}) + "\n")
     runs = [trained("roberta", "lora", task) for task in ("sst2", "stsb")]
     with pytest.raises(UserError, match="RobertaClassificationHead has several layers"):
-        peftkit.predict(runs, file)
+        commands.predict(runs, file)
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_each_row_is_answered_in_its_runs_precision(trained: Callable[..., Path]
 def answers(run: Path | list[Path], rows: list[dict], scratch: Path) -> list[dict]:
     """Return a run's answers to rows, a row at a time: in bf16, a batch of another shape rounds otherwise."""
     (scratch / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    peftkit.predict(run, scratch / "in.jsonl", f"output={scratch}/out.jsonl", "train.per_device_eval_batch_size=1")
+    commands.predict(run, scratch / "in.jsonl", f"output={scratch}/out.jsonl", "train.per_device_eval_batch_size=1")
     return [json.loads(line) for line in (scratch / "out.jsonl").read_text().splitlines()]
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers import commands
 
-import peftkit
 from peftkit.cli import check
 from peftkit.config import RunConfig, UserError
 from peftkit.data.datasets import APART, load_task_dataset
@@ -31,9 +31,9 @@ def config(words: list[str]) -> dict:
 
 
 def test_the_seeds_of_a_row_share_their_trials_and_take_the_best_rate(tiny: Words) -> None:
-    peftkit.finetune(*tiny("bert", *SEARCH, "seed=0"))
+    commands.finetune(*tiny("bert", *SEARCH, "seed=0"))
     before = {file: file.stat().st_mtime_ns for file in trials(tiny)}
-    (folder,) = peftkit.finetune(*tiny("bert", *SEARCH, "seed=1"))
+    (folder,) = commands.finetune(*tiny("bert", *SEARCH, "seed=1"))
     assert {file: file.stat().st_mtime_ns for file in trials(tiny)} == before
     result = json.loads((folder / "result.json").read_text())
     found = {trial["learning_rate"]: trial["score"] for trial in result["search"]["trials"]}
@@ -91,7 +91,7 @@ def test_a_rate_that_fails_counts_as_tried_and_is_not_chosen(tiny: Words, monkey
         return whole(trainer, checkpoints)
 
     monkeypatch.setattr(finetune.train, "fit", diverge)
-    (folder,) = peftkit.finetune(*tiny("bert", *SEARCH, "search.lr_multipliers=[0.1,1]"))
+    (folder,) = commands.finetune(*tiny("bert", *SEARCH, "search.lr_multipliers=[0.1,1]"))
     found = json.loads((folder / "result.json").read_text())["search"]
     assert [trial["status"] for trial in found["trials"]] == ["failed: training diverged", "finished"]
     assert found["trials"][0]["score"] is None and found["chosen"] == 0.03
@@ -101,9 +101,9 @@ def test_a_trial_of_ones_own_says_what_stands_in_and_its_score_again(
     tiny: Words, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = tiny("bert", "task=mrpc", "method=ia3", "trial=true", "search.samples=20")
-    (folder,) = peftkit.finetune(*words)
+    (folder,) = commands.finetune(*words)
     assert "!! DATA: " in capsys.readouterr().err
-    assert peftkit.finetune(*words) == [folder]
+    assert commands.finetune(*words) == [folder]
     score = json.loads((folder / "result.json").read_text())["scores"]["accuracy"]["value"]
     assert f"finished already: {folder}, accuracy {score:.3f}" in capsys.readouterr().err
 

@@ -10,11 +10,10 @@ from zipfile import ZipFile
 
 import pytest
 from datasets import Dataset
+from helpers import commands
 from helpers.glue_site import PUBLISHED, faults
 from omegaconf import OmegaConf
 
-import peftkit
-from peftkit import jobs
 from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, UserError
 from peftkit.config.source import Source
@@ -33,11 +32,11 @@ def submit(*words: str) -> None:
     given = ["job=submission", *words]
     if refused := check(given):
         raise UserError("; ".join(refused))
-    jobs.run(compose_config(given), given)
+    commands.run(given)
 
 
 def trained(checkpoints: dict[str, Path], out: Path, task: str, seed: int = 0) -> Path:
-    return peftkit.finetune(
+    return commands.finetune(
         "model=bert", f"model.checkpoint={checkpoints['bert']}", "source=offline", f"out={out}", f"task={task}",
         f"seed={seed}", "task.max_train_samples=8", "task.max_eval_samples=8", "train.max_steps=1", "train.bf16=false",
         "train.disable_tqdm=true",
@@ -109,7 +108,7 @@ def test_the_diagnostics_are_answered_by_the_mnli_run_as_it_predicts(mnli: Resul
     file = tmp_path / "rows.jsonl"
     texts = [{name: row[name] for name in ("premise", "hypothesis")} for row in miniglue("ax")["test"]]
     file.write_text("".join(json.dumps(row) + "\n" for row in texts))
-    peftkit.predict(mnli.folder, file, f"output={tmp_path}/out.jsonl")
+    commands.predict(mnli.folder, file, f"output={tmp_path}/out.jsonl")
     told = [json.loads(line)["prediction"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert text.splitlines() == ["index\tprediction", *(f"{number}\t{label}" for number, label in enumerate(told))]
 

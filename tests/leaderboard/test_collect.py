@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import commands
 from test_stats import write
 
-from peftkit import jobs
-from peftkit.cli import check, compose_config
+from peftkit.cli import check
 from peftkit.leaderboard import Broken, Result, collect, version_notes
 from peftkit.leaderboard.stats import board
 
@@ -169,7 +169,7 @@ def test_the_job_shows_the_results_of_others_beside_ones_own(tmp_path: Path) -> 
     put(tmp_path / "theirs", "b", using(torch="2.13.0"), seed=1)
     words = ["job=leaderboard", f"out={tmp_path}/outputs", f"results=[{tmp_path}/theirs]"]
     assert check(words) == []
-    jobs.run(compose_config(words), words)
+    commands.run(words)
     (line,) = csv.DictReader((tmp_path / "outputs" / "leaderboard" / "leaderboard.csv").open(encoding="utf-8"))
     assert line["seeds"] == "0 1"
 

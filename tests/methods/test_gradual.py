@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from helpers import commands
 from helpers.interruption import BreakOff, broken_off
 from safetensors.torch import load_file
 from transformers import (
@@ -33,7 +34,6 @@ from transformers import (
     TrainerCallback,
 )
 
-import peftkit
 from peftkit import training
 from peftkit.config import UserError
 from peftkit.methods import Gradual
@@ -249,13 +249,13 @@ def test_a_training_that_was_broken_off_goes_on_in_its_phase(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_killed_run_resumes_in_its_phase_and_ends_as_an_unbroken_one(tiny: Words) -> None:
     words = tiny("bert", "method=gradual", "train.num_train_epochs=5", "train.bf16=false")
-    (folder,) = peftkit.finetune(*words)
+    (folder,) = commands.finetune(*words)
     weights, log = load_file(folder / "model" / "model.safetensors"), _told(folder)
     assert [entry["step"] for entry in log] == [0, 3, 6, 9]
     with broken_off(BROKEN_AT):
-        peftkit.finetune(*words, "force=true")
+        commands.finetune(*words, "force=true")
     assert [path.name for path in (folder / "checkpoints").glob("checkpoint-*")] == ["checkpoint-6"]
-    peftkit.finetune(*words)
+    commands.finetune(*words)
     assert _told(folder) == log
     for name, weight in load_file(folder / "model" / "model.safetensors").items():
         assert torch.equal(weight, weights[name]), name
@@ -297,7 +297,7 @@ def train_here(file: str, size: str) -> None:
 
 @pytest.mark.slow
 def test_the_cost_is_of_all_weights(tiny: Words) -> None:
-    (folder,) = peftkit.finetune(*tiny("t5", "method=gradual"))
+    (folder,) = commands.finetune(*tiny("t5", "method=gradual"))
     costs = json.loads((folder / "result.json").read_text())["costs"]
     assert costs["trainable_params"] == costs["total_params"]
 

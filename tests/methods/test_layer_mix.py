@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import commands
 from peft import PeftModel, get_peft_model
 from transformers import (
     BertConfig,
@@ -228,7 +229,7 @@ def test_a_mix_is_not_merged() -> None:
 
 @pytest.mark.slow
 def test_a_run_is_loaded_in_a_fresh_process_by_plain_peft(tiny: Words) -> None:
-    (folder,) = peftkit.finetune(
+    (folder,) = commands.finetune(
         *tiny("bert", "method=linear_probe_mix", "model.pooling=mean", "task=sst2", "train.bf16=false")
     )
     result = json.loads((folder / "result.json").read_text())

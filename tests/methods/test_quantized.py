@@ -12,11 +12,11 @@ import bitsandbytes as bnb
 import pytest
 import torch
 from bitsandbytes.functional import has_avx512bf16
+from helpers import commands
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from transformers import set_seed
 
-import peftkit
 from peftkit.cli import compose_config
 from peftkit.config import RunConfig
 from peftkit.methods import wrap
@@ -125,7 +125,7 @@ def test_bitsandbytes_itself_loses_the_gradient() -> None:
 def test_a_paged_optimizer_is_a_plain_8_bit_one_without_a_gpu(tiny: Callable[..., list[str]]) -> None:
     words = tiny("bert", "method=qlora", "train.optim=paged_adamw_8bit")
     with pytest.warns(UserWarning, match="Paged optimizers are not supported on CPU"):
-        (folder,) = peftkit.finetune(*words)
+        (folder,) = commands.finetune(*words)
     assert json.loads((folder / "result.json").read_text())["meta"]["status"] == "finished"
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers import commands
 
-import peftkit
 from peftkit.cli import check
 from peftkit.cli.validate import options_of
 from peftkit.config import UserError
@@ -92,12 +92,12 @@ def test_every_head_trains_and_its_saved_run_answers_the_same(
     if refused := check(words):
         assert all("try m" in sentence for sentence in refused)
         return
-    (folder,) = peftkit.finetune(*words)
+    (folder,) = commands.finetune(*words)
     result = json.loads((folder / "result.json").read_text())
     assert result["meta"]["status"] == "finished"
     assert all(np.isfinite(entry["value"]) for entry in result["scores"].values())
     told = {row["id"]: row["prediction"] for row in pq.read_table(folder / "predictions.parquet").to_pylist()}
-    peftkit.predict(folder, tmp_path / f"{kind}.jsonl", f"output={tmp_path}/out.jsonl")
+    commands.predict(folder, tmp_path / f"{kind}.jsonl", f"output={tmp_path}/out.jsonl")
     answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert len(answers) == 24 and told
     names = result["audit"]["label_names"]
@@ -110,32 +110,32 @@ def test_every_head_trains_and_its_saved_run_answers_the_same(
 
 
 def test_one_question_is_answered_from_the_command_line(cell: Words, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder,) = peftkit.finetune(*cell("question_answering", "bert"))
+    (folder,) = commands.finetune(*cell("question_answering", "bert"))
     capsys.readouterr()
-    peftkit.predict(folder, "who sang ? || the actor sang .")
+    commands.predict(folder, "who sang ? || the actor sang .")
     answer = json.loads(capsys.readouterr().out)
     assert answer["prediction"] in "the actor sang ."
 
 
 @pytest.mark.slow
 def test_the_file_that_trained_it_can_be_answered_and_another_kind_is_refused(cell: Words, tmp_path: Path) -> None:
-    (folder,) = peftkit.finetune(*cell("token_classification", "bert"))
+    (folder,) = commands.finetune(*cell("token_classification", "bert"))
     conll = tmp_path / "new.conll"
     conll.write_text("the X\nactor NOUN\n\nfilm NOUN\n")
-    peftkit.predict(folder, conll)
+    commands.predict(folder, conll)
     answers = [json.loads(line) for line in (tmp_path / "new.predictions.jsonl").read_text().splitlines()]
     assert [len(row["prediction"]) for row in answers] == [2, 1]
     words = tmp_path / "new.csv"
     words.write_text("tokens\nthe actor\n\nfilm\n")
-    peftkit.predict(folder, words)
+    commands.predict(folder, words)
     assert (tmp_path / "new.predictions.csv").read_text().splitlines()[1].split(",")[1].count(" ") == 1
     empty = tmp_path / "empty.jsonl"
     empty.write_text('{"tokens": []}\n{"tokens": ["film"]}\n')
-    peftkit.predict(folder, empty)
+    commands.predict(folder, empty)
     first, _ = (tmp_path / "empty.predictions.jsonl").read_text().splitlines()
     assert json.loads(first)["prediction"] is None
     with pytest.raises(UserError, match="name one of its kind"):
-        peftkit.evaluate(folder, "task=sst2")
+        commands.evaluate(folder, "task=sst2")
     assert "AutoModelForTokenClassification" in (folder / "README.md").read_text()
 
 
@@ -143,7 +143,7 @@ def test_the_file_that_trained_it_can_be_answered_and_another_kind_is_refused(ce
 def test_early_stopping_chooses_by_a_heads_own_score(cell: Words) -> None:
     more = ["early_stopping.patience=2", "train.num_train_epochs=2"]
     for kind, model in (("token_classification", "bert"), ("seq2seq", "t5")):
-        (folder,) = peftkit.finetune(*cell(kind, model, *more))
+        (folder,) = commands.finetune(*cell(kind, model, *more))
         entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         assert any("eval_score" in entry for entry in entries)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import peftkit
+from helpers import commands
 
 Words = Callable[..., list[str]]
 
@@ -17,7 +17,7 @@ def test_adalora_counts_the_windows_of_long_passages(tiny: Words, tmp_path: Path
     row = {"question": "where did the writer sleep ?", "context": passage, "answers": "rome"}
     file.write_text(f"{json.dumps(row)}\n" * 10)
     words = ["method=adalora", "task=question_answering", f"task.dataset={file}", "task.max_length=40"]
-    (folder,) = peftkit.finetune(*tiny("bert", *words, "task.stride=8"))
+    (folder,) = commands.finetune(*tiny("bert", *words, "task.stride=8"))
     result = json.loads((folder / "result.json").read_text())
     steps = result["costs"]["steps"]
     assert steps > 2  # of 8 windows each, where 9 questions are two steps

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import commands
 from helpers.interruption import broken_off
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import peftkit
-from peftkit import jobs
-from peftkit.cli import check, compose_config
+from peftkit.cli import check
 from peftkit.leaderboard import collect
 from peftkit.leaderboard.language import language_cells
 from peftkit.leaderboard.stats import board
@@ -44,7 +44,7 @@ def words_of(model: str, folder: Path, corpus: Path, out: Path, *more: str) -> l
 
 
 def adapted(*words: str) -> tuple[Path, dict[str, Any]]:
-    (folder,) = peftkit.finetune(*words)
+    (folder,) = commands.finetune(*words)
     return folder, json.loads((folder / "result.json").read_text())
 
 
@@ -57,7 +57,7 @@ def extended(model: str, folder: Path, out: Path) -> Path:
         f"extend.terms={terms}",
     ]  # fmt: skip
     assert check(words) == []
-    made = jobs.run(compose_config(words), words)
+    made = commands.run(words)
     assert made is not None
     return made
 
@@ -121,7 +121,7 @@ def test_a_run_broken_off_in_an_epoch_ends_as_an_unbroken_one(
     words = words_of("bert", places["bert_head"], corpus, tmp_path, "method=full", "train.save_steps=5")
     _, whole = adapted(*words)
     with broken_off(step=22):  # of 28, in the second epoch, after the checkpoint of step 20
-        peftkit.finetune(*words, "force=true")
+        commands.finetune(*words, "force=true")
     _, resumed = adapted(*words)
     assert resumed["costs"]["steps"] == whole["costs"]["steps"] == 28
     assert resumed["scores"]["bits_per_byte"]["value"] == pytest.approx(

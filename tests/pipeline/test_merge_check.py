@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers import commands
 from transformers import AutoModelForSequenceClassification
 
 import peftkit
@@ -20,7 +21,7 @@ FIGURES = {"rows", "max_difference", "mean_difference", "changed_predictions", "
 
 
 def finetune(words: list[str]) -> tuple[Path, dict]:
-    (folder,) = peftkit.finetune(*words)
+    (folder,) = commands.finetune(*words)
     return folder, json.loads((folder / "result.json").read_text())
 
 
@@ -40,14 +41,14 @@ def test_the_drift_of_a_mergeable_method_stands_in_result_card_and_console(
     said = f"merged into the float32 base, {found['changed_predictions']} of 24 predictions change"
     assert said in (folder / "README.md").read_text()
     assert said in capsys.readouterr().err
-    peftkit.merge(folder)
+    commands.merge(folder)
     assert said in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_what_is_told_is_what_job_merge_writes(tiny: Words) -> None:
     folder, result = finetune(tiny("bert", "method=qlora", "task=sst2", "train.bf16=false", "train.learning_rate=0.01"))
-    peftkit.merge(folder)
+    commands.merge(folder)
     merged = AutoModelForSequenceClassification.from_pretrained(folder / "merged").eval()
     _, tokenizer = peftkit.load(folder)
     told = pq.read_table(folder / "predictions.parquet").to_pylist()

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
+from helpers import commands
 
-import peftkit
 from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.config.source import Source
@@ -29,7 +29,7 @@ Words = Callable[..., list[str]]
 
 
 def finetune(words: list[str]) -> tuple[Path, dict[str, Any]]:
-    (folder,) = peftkit.finetune(*words)
+    (folder,) = commands.finetune(*words)
     return folder, json.loads((folder / "result.json").read_text())
 
 
@@ -165,7 +165,7 @@ def test_a_run_trains_nothing_and_is_one_of_the_others_otherwise(
     assert result["gates"]["padding_difference"] < 1e-4 and result["gates"]["reload_difference"] < 1e-4
     assert {path.name for path in (folder / "prompt").iterdir()} == {"prompt.json"}
     told = pq.read_table(folder / "predictions.parquet").to_pylist()
-    peftkit.evaluate(folder, *(["task=ax", "task.max_eval_samples=20"] if task == "mnli" else []))
+    commands.evaluate(folder, *(["task=ax", "task.max_eval_samples=20"] if task == "mnli" else []))
     if task != "mnli":
         again = pq.read_table(folder / f"predictions-{task}.parquet").to_pylist()
         assert [row["prediction"] for row in again] == [row["prediction"] for row in told]
@@ -179,7 +179,7 @@ def test_a_words_likelihood_is_what_is_told_of_a_new_text(
     assert len(shots) == 4
     assert sorted(shot.rpartition(" So: ")[2] for shot in shots) == ["great", "great", "terrible", "terrible"]
     capsys.readouterr()
-    peftkit.predict(folder, "the film is great .")
+    commands.predict(folder, "the film is great .")
     assert json.loads(capsys.readouterr().out)["prediction"] in ("negative", "positive")
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
+from helpers import commands
 from omegaconf import OmegaConf
 
 import peftkit
@@ -54,23 +55,23 @@ def test_the_loss_of_numbers_is_the_squared_difference_from_both() -> None:
 @pytest.mark.slow
 def test_a_student_of_one_layer_learns_from_a_teacher_and_loads(model: str, task: str, tiny: Words) -> None:
     words = tiny(model, "method=full", f"task={task}", "train.bf16=false")
-    (teacher,) = peftkit.finetune(*words)
+    (teacher,) = commands.finetune(*words)
     student = [*words, "model.keep_layers=[1]", "train.learning_rate=1e-3", "train.num_train_epochs=3"]
-    (alone,) = peftkit.finetune(*student)
-    (folder,) = peftkit.finetune(*student, f"distill.teacher={teacher}", "distill.alpha=1")
+    (alone,) = commands.finetune(*student)
+    (folder,) = commands.finetune(*student, f"distill.teacher={teacher}", "distill.alpha=1")
     assert folder != alone
     one, two = (json.loads((each / "result.json").read_text()) for each in (alone, folder))
     assert two["costs"]["total_params"] == one["costs"]["total_params"]
     assert two["costs"]["total_params"] < json.loads((teacher / "result.json").read_text())["costs"]["total_params"]
     loaded, _ = peftkit.load(folder)
     assert loaded.config.num_hidden_layers == 1
-    (again,) = peftkit.finetune(*student, f"distill.teacher={teacher}", "distill.alpha=1")
+    (again,) = commands.finetune(*student, f"distill.teacher={teacher}", "distill.alpha=1")
     assert again == folder
 
 
 def test_layers_beyond_the_checkpoint_are_named(tiny: Words) -> None:
     with pytest.raises(UserError, match=r"there are 2, from 0 on; say model.keep_layers=\[1\]"):
-        peftkit.finetune(*tiny("bert", "method=full", "model.keep_layers=[1,7]"))
+        commands.finetune(*tiny("bert", "method=full", "model.keep_layers=[1,7]"))
 
 
 @pytest.mark.parametrize(
@@ -102,9 +103,9 @@ def test_what_cannot_be_taught_is_refused(words: list[str], sentence: str) -> No
 
 
 def test_a_teacher_of_other_labels_is_refused(tiny: Words, tmp_path: Path) -> None:
-    (teacher,) = peftkit.finetune(*tiny("bert", "method=linear_probe", "task=mrpc"))
+    (teacher,) = commands.finetune(*tiny("bert", "method=linear_probe", "task=mrpc"))
     with pytest.raises(UserError, match="name a run of this task"):
-        peftkit.finetune(*tiny("bert", "method=full", "task=rte", f"distill.teacher={teacher}"))
+        commands.finetune(*tiny("bert", "method=full", "task=rte", f"distill.teacher={teacher}"))
 
 
 def _rows(file: Path, label: str) -> str:
@@ -124,10 +125,10 @@ def test_a_student_writes_what_its_teacher_always_writes(tiny: Words, tmp_path: 
     model = {"causal_lm": "gpt2", "seq2seq": "t5"}[kind]
     words = tiny(model, f"task={kind}", "task.text=[q]", "task.label=a", "task.max_target_length=8", "method=full")
     words += ["train.num_train_epochs=12", "train.learning_rate=1e-2", "task.metrics=[exact_match]", "train.bf16=false"]
-    (teacher,) = peftkit.finetune(*words, _rows(tmp_path / "teacher.jsonl", "great"))
+    (teacher,) = commands.finetune(*words, _rows(tmp_path / "teacher.jsonl", "great"))
     assert json.loads((teacher / "result.json").read_text())["scores"]["exact_match"]["value"] == 1
     taught = [f"distill.teacher={teacher}", f"distill.alpha={weight}"]
-    (student,) = peftkit.finetune(*words, _rows(tmp_path / "student.jsonl", "film"), *taught)
+    (student,) = commands.finetune(*words, _rows(tmp_path / "student.jsonl", "film"), *taught)
     result = json.loads((student / "result.json").read_text())
     lines = [json.loads(line) for line in (student / "taught.jsonl").read_text().splitlines()]
     rows = result["audit"]["rows"]["train"]

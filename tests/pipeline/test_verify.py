@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import commands
 from safetensors.torch import load_file, save_file
 
-import peftkit
 from peftkit.jobs import finetune
 from peftkit.models import heads
 
@@ -20,7 +20,7 @@ Words = Callable[..., list[str]]
 def failed(words: list[str]) -> str:
     out = Path(next(word for word in words if word.startswith("out=")).removeprefix("out="))
     with pytest.raises(Exception, match=r".") as error:
-        peftkit.finetune(*words)
+        commands.finetune(*words)
     (file,) = out.rglob("result.json")
     meta = json.loads(file.read_text())["meta"]
     assert meta["status"] == "failed"
@@ -32,7 +32,7 @@ def failed(words: list[str]) -> str:
     "method", ["lora", pytest.param("prefix", marks=pytest.mark.slow), pytest.param("full", marks=pytest.mark.slow)]
 )
 def test_what_was_measured_stands_in_the_result(tiny: Words, method: str) -> None:
-    (folder,) = peftkit.finetune(*tiny("bert", f"method={method}", "train.bf16=false"))
+    (folder,) = commands.finetune(*tiny("bert", f"method={method}", "train.bf16=false"))
     gates = json.loads((folder / "result.json").read_text())["gates"]
     assert gates["rows"] == 16
     assert gates["reload_difference"] < 1e-5 and gates["padding_difference"] < 1e-4

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
+from helpers import commands
 from helpers.interruption import broken_off
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
@@ -70,7 +71,7 @@ def pairs(tiny: Words, tmp_path: Path) -> Words:
 
 
 def finetune(words: list[str]) -> tuple[Path, dict]:
-    (folder,) = peftkit.finetune(*words)
+    (folder,) = commands.finetune(*words)
     return folder, json.loads((folder / "result.json").read_text())
 
 
@@ -207,7 +208,7 @@ def test_a_run_is_evaluated_again_answers_and_merges(
     pairs: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, result = finetune(pairs("method=lora", "train.learning_rate=5e-3"))
-    peftkit.evaluate(folder, "source=offline")
+    commands.evaluate(folder, "source=offline")
     (file,) = folder.glob("evaluation-*.json")
     for name, entry in json.loads(file.read_text())["scores"].items():
         assert entry["value"] == pytest.approx(result["scores"][name]["value"], abs=1e-6)
@@ -215,23 +216,21 @@ def test_a_run_is_evaluated_again_answers_and_merges(
     known = {row["id"]: row for row in told}
     asked = tmp_path / "asked.jsonl"
     asked.write_text("".join(json.dumps(row) + "\n" for number, row in enumerate(rows(24)) if number in known))
-    peftkit.predict(folder, asked, f"output={tmp_path}/out.jsonl")
+    commands.predict(folder, asked, f"output={tmp_path}/out.jsonl")
     again = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     np.testing.assert_allclose(
         [row["prediction"] for row in again], [known[number]["prediction"] for number in sorted(known)], atol=1e-5
     )
     capsys.readouterr()
-    peftkit.predict(folder, "the city saw")
+    commands.predict(folder, "the city saw")
     answer = json.loads(capsys.readouterr().out)
     assert answer["prompt"] == "the city saw" and isinstance(answer["prediction"], str)
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "the city saw"}\n{"prompt": " "}\n')
-    peftkit.predict(folder, prompts, f"output={tmp_path}/written.jsonl")
+    commands.predict(folder, prompts, f"output={tmp_path}/written.jsonl")
     first, second = (json.loads(line) for line in (tmp_path / "written.jsonl").read_text().splitlines())
     assert first["prediction"] == answer["prediction"] and second["prediction"] is None
-    from peftkit.jobs import run as run_job
-
-    run_job(compose_config(["job=merge", f"run={folder}", f"output={tmp_path}/merged"]), [])
+    commands.run(["job=merge", f"run={folder}", f"output={tmp_path}/merged"])
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     ours, tokenizer = peftkit.load(folder)
     batch = tokenizer(["the city saw"], return_tensors="pt")
@@ -239,9 +238,7 @@ def test_a_run_is_evaluated_again_answers_and_merges(
 
 
 def test_a_plan_counts_without_a_step(pairs: Words, capsys: pytest.CaptureFixture[str]) -> None:
-    from peftkit.jobs import run as run_job
-
-    run_job(compose_config(pairs("job=plan")), [])
+    commands.run(pairs("job=plan"))
     assert "memory" in capsys.readouterr().out
 
 

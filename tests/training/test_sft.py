@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers import commands
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-import peftkit
 from peftkit import training
 from peftkit.cli import check, compose_config
 from peftkit.cli.validate import options_of
@@ -199,7 +199,7 @@ SMALL = ["task.max_length=48", "task.max_target_length=8", "train.bf16=false"]
 def test_a_run_is_scored_reloaded_and_asked(
     tiny: Words, data: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder,) = peftkit.finetune(*tiny(model, "task=instructions", f"task.dataset={data}", *SMALL))
+    (folder,) = commands.finetune(*tiny(model, "task=instructions", f"task.dataset={data}", *SMALL))
     result = result_of(folder)
     assert list(result["scores"]) == ["rouge_l", "exact_match", "format_rate", "perplexity"]
     assert result["scores"]["format_rate"]["higher_is_better"] and result["audit"]["rows"] == {
@@ -211,9 +211,9 @@ def test_a_run_is_scored_reloaded_and_asked(
     assert result["scores"]["format_rate"]["value"] == pytest.approx(rate)
     assert (AutoTokenizer.from_pretrained(folder / "adapter").chat_template is not None) == (model == "gpt2")
     capsys.readouterr()
-    peftkit.predict(folder, "Name three rivers.")
+    commands.predict(folder, "Name three rivers.")
     assert isinstance(json.loads(capsys.readouterr().out)["prediction"], str)
-    peftkit.evaluate(folder)
+    commands.evaluate(folder)
     again = json.loads((folder / "evaluation-instructions.json").read_text())
     assert again["scores"]["perplexity"]["value"] == pytest.approx(result["scores"]["perplexity"]["value"], rel=1e-4)
 
@@ -257,14 +257,14 @@ def test_what_does_not_go_together_is_refused(words: list[str], sentence: str) -
 @pytest.mark.slow
 def test_a_base_in_four_bits_trains_an_adapter_in_full_precision(tiny: Words, data: Path) -> None:
     words = [f"task.dataset={data}", "method=qlora", "task.packing=true", *SMALL]
-    (folder,) = peftkit.finetune(*tiny("gpt2", "task=instructions", *words))
+    (folder,) = commands.finetune(*tiny("gpt2", "task=instructions", *words))
     result = result_of(folder)
     assert result["meta"]["status"] == "finished" and result["merge"]["rows"] == 4
     weights = load_file(folder / "adapter" / "adapter_model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     # a bf16 weight has 16 bits that are 0
     assert any((weight.view(torch.int32) & 0xFFFF).any() for name, weight in weights.items() if "lora_A" in name)
-    peftkit.merge(folder)
+    commands.merge(folder)
     merged = AutoTokenizer.from_pretrained(folder / "merged")
     chat = merged.apply_chat_template([{"role": "user", "content": "Sing."}], return_dict=True)
     model = AutoModelForCausalLM.from_pretrained(folder / "merged")
@@ -315,11 +315,11 @@ def test_columns_early_stopping_search_and_several_turns_run(tiny: Words, tmp_pa
     words = tiny(model, "task=instructions", f"task.dataset={columns}", *SMALL)
     words += ["task.text=[instruction,input]", "task.label=output", "early_stopping.patience=1"]
     words += ["search.lr_multipliers=[1,3]", "search.samples=6", "train.num_train_epochs=2"]
-    (folder,) = peftkit.finetune(*words)
+    (folder,) = commands.finetune(*words)
     result = result_of(folder)
     assert result["audit"]["label_counts"]["validation"]["forms"] == {"number": 4}
     assert len(result["search"]["trials"]) == 2
-    peftkit.predict(folder, columns)
+    commands.predict(folder, columns)
     answers = [json.loads(line) for line in (tmp_path / "columns.predictions.jsonl").read_text().splitlines()]
     assert len(answers) == 40 and all(isinstance(row["prediction"], str) for row in answers)
-    peftkit.plan(*words)
+    commands.plan(*words)
