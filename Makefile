@@ -1,4 +1,4 @@
-# Every task of the project; `make` lists them.
+# Tasks of the project; `make` lists them.
 .DEFAULT_GOAL := help
 PYTHON ?= python
 
@@ -8,30 +8,33 @@ help:  ## list the targets
 install:  ## install for development, with the versions of constraints.txt
 	$(PYTHON) -m pip install -c constraints.txt -e '.[dev]'
 
-test:  ## the fast tests, a process a core
+test:  ## the fast tests, one process per core
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto
 
 check: lint test  ## lint, types and the fast tests
 
-check-all: lint  ## everything, the long tests included
+check-all: lint  ## everything, including the slow tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto -m ''
 
-parity:  ## hold the methods against plain PEFT and the adapters library (docs/parity.md)
+parity:  ## compare the methods with plain PEFT and the adapters library (docs/explanation/parity.md)
 	$(PYTHON) -m pytest -m '' tests/parity
 
-matrix:  ## try every method on every family and head, and write docs/matrix.md (minutes)
+matrix:  ## try every method on every model and head, and write docs/reference/matrix.md (minutes)
 	$(PYTHON) -m peftkit job=matrix
+
+docs:  ## build the documentation into site/, warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 lint:  ## ruff and mypy
 	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
 
-format:  ## let ruff format the code
+format:  ## format the code with ruff
 	$(PYTHON) -m ruff check --fix . && $(PYTHON) -m ruff format .
 
 build:  ## wheel and sdist into dist/
 	$(PYTHON) -m build
 
-lock:  ## write constraints.txt anew from a clean environment (Python 3.11, CPU)
+lock:  ## write constraints.txt from a clean environment (Python 3.11, CPU)
 	docker/lock.sh
 
 docker-build:  ## build both images (needs a Docker engine)
@@ -41,6 +44,6 @@ docker-smoke:  ## run the smoke steps in the CPU image
 	docker compose -f docker/compose.yaml run --rm --entrypoint bash cpu docker/smoke.sh
 
 clean:  ## remove builds and caches, not outputs
-	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf dist build site .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
-.PHONY: help install test check check-all parity matrix lint format build lock docker-build docker-smoke clean
+.PHONY: help install test check check-all parity matrix docs lint format build lock docker-build docker-smoke clean

@@ -72,8 +72,8 @@ class Cell:
 
 
 def matrix(run: RunConfig) -> None:
-    """Probe every cell on tiny models, and write matrix.md and matrix.json to `output`, else to docs/."""
-    target = Path(run.output or "docs")
+    """Probe every cell on tiny models, and write matrix.md and matrix.json to `output`, else to docs/reference/."""
+    target = Path(run.output or "docs/reference")
     cells = []
     for method in methods():
         found = [cell for model in FAMILIES for cell in probe(method, model)]

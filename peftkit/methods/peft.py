@@ -48,7 +48,7 @@ TASK_TYPES = {
     "token_classification": "TOKEN_CLS", "question_answering": None, "causal_lm": "CAUSAL_LM",
     "preferences": "CAUSAL_LM", "retrieval": "FEATURE_EXTRACTION",
 }  # fmt: skip
-# PEFT's other tuners take adapter_names and do not heed them: docs/matrix.md
+# PEFT's other tuners take adapter_names and do not heed them: docs/reference/matrix.md
 MIXED = ("LORA", "BOTTLENECK", "SOFT_PROMPT", "MIX", "LAYER_MIX")
 UNMERGEABLE = ("BOTTLENECK", "SOFT_PROMPT", "LAYER_MIX", "MIX")
 # PEFT's "output.dense" also meets the attention's output; the paper (section 3.3) has keys, values, inner feed-forward

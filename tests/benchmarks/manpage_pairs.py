@@ -1,4 +1,4 @@
-"""Turn manual pages as text (docs/vocabulary.md makes them) into pairs of what a page is for and what it says.
+"""Turn manual pages as text (docs/how-to/vocabulary.md makes them) into pairs of what a page is for and what it says.
 
 python tests/benchmarks/manpage_pairs.py manpages pairs
 """

@@ -1,4 +1,4 @@
-"""Turn the committed results into docs/methods.md: what each rate gave a method, and the best one's seeds.
+"""Turn the committed results into docs/explanation/methods.md: what each rate gave a method, and the best one's seeds.
 
 python tests/benchmarks/methods.py
 """
@@ -53,7 +53,7 @@ def main() -> None:
         text += f"\n## {title}\n\n| method | 0.3 x | default | 3 x | best rate | validation |\n"
         text += "|---|---|---|---|---|---|\n"
         text += "".join(_line([r for r in found if (r.task, r.method) == (task, method)], method) for method in methods)
-    (HERE / "methods.md").write_text(text + FOOTER)
+    (HERE / "explanation" / "methods.md").write_text(text + FOOTER)
 
 
 def _values(found: list[Result], method: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""Draw tables whose true differences are known, count what peftkit claims of them, and write docs/statistics.md.
+"""Draw tables whose true differences are known, count what peftkit claims of them, and write docs/explanation/statistics.md.
 
 python tests/benchmarks/simulate.py [PROCESSES] [TABLES]     # by default one process and 1000 tables: about an hour
 """
@@ -45,7 +45,7 @@ def main(processes: int = 1, tables: int = 1000) -> None:
             for n, (name, world, share) in enumerate(NOTHING)
         ]
         found = _run(pool, partial(finds, World()), 91, round(0.4 * tables))
-    (HERE / "statistics.md").write_text(page(none, found, tables, time.time() - start))
+    (HERE / "explanation" / "statistics.md").write_text(page(none, found, tables, time.time() - start))
 
 
 def false_claims(world: World, seed: Sequence[int]) -> dict[str, float]:

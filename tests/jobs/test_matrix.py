@@ -1,4 +1,4 @@
-"""docs/matrix.md tells what a fresh probe finds."""
+"""docs/reference/matrix.md tells what a fresh probe finds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peftkit.cli.validate import options_of
 from peftkit.jobs import matrix
 from peftkit.pipeline.verify import GateError
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "reference"
 TOLD = [matrix.Cell(**cell) for cell in json.loads((DOCS / "matrix.json").read_text())]
 METHODS = {method.name: method for method in matrix.methods()}
 FAST = (("prefix", "gpt2"), ("unipelt", "bert"), ("linear_probe", "t5"))  # the long tests try all

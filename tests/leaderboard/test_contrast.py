@@ -42,7 +42,7 @@ def test_a_difference_is_found_at_the_stated_power() -> None:
         tests = table(replace(SMALL, gains=gains), number)
         adjusted = np.split(holm(np.concatenate([each.p for each in tests])), len(tests))
         seen += [p[0] <= ALPHA for p in adjusted]
-    assert 0.7 <= np.mean(seen) <= 0.9  # of 90; docs/statistics.md has 2,000
+    assert 0.7 <= np.mean(seen) <= 0.9  # of 90; docs/explanation/statistics.md has 2,000
 
 
 def alone(values: np.ndarray) -> list[Contrast]:

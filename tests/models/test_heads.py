@@ -36,7 +36,7 @@ CELLS = [
     ),
 ]  # fmt: skip
 METHODS = sorted(options_of("method").keys() - {"peft"})
-FAST = ("prefix",)  # docs/matrix.md has them all
+FAST = ("prefix",)  # docs/reference/matrix.md has them all
 
 
 def rows_of(kind: str) -> list[dict[str, Any]]:
