@@ -5,6 +5,9 @@ from __future__ import annotations
 from peftkit.config.checks.combinations import mismatches
 from peftkit.config.checks.paths import FILES, ROW_RULES, TEXT_FILES, TEXTS
 from peftkit.config.checks.values import complaints
+from peftkit.config.errors import UserError, error_summary
+from peftkit.config.jobs import JOBS, Job
+from peftkit.config.kinds import KINDS, TaskKind, generates_text, kind_of
 from peftkit.config.run import (
     INCIDENTAL,
     SECTIONS,
@@ -17,9 +20,6 @@ from peftkit.config.run import (
     RunConfig,
     Search,
     TaskConfig,
-    UserError,
-    error_summary,
-    generates_text,
     is_prompted,
 )
 from peftkit.config.suggestions import holds_keys, key_names, nearest, nearest_key, takes_list
@@ -27,6 +27,8 @@ from peftkit.config.suggestions import holds_keys, key_names, nearest, nearest_k
 __all__ = [
     "FILES",
     "INCIDENTAL",
+    "JOBS",
+    "KINDS",
     "ROW_RULES",
     "SECTIONS",
     "TEXTS",
@@ -35,12 +37,15 @@ __all__ = [
     "Embed",
     "Extend",
     "Generate",
+    "Job",
     "MethodConfig",
     "ModelConfig",
     "RunConfig",
     "Search",
     "TaskConfig",
+    "TaskKind",
     "UserError",
+    "kind_of",
     "is_prompted",
     "complaints",
     "holds_keys",

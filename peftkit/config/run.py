@@ -7,17 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-TRAINS = ("finetune", "plan", "downstream")  # the jobs that train what the words choose, or tell what that would take
-ALGORITHMS = ("self_instruct", "evol_instruct")
-
-
-class UserError(Exception):
-    """Something that the user can mend; the message is one sentence that says what to type next."""
-
-
-def error_summary(error: BaseException) -> str:
-    """Return why something failed as one line: the error's first, or its kind where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+from peftkit.config.jobs import JOBS
+from peftkit.config.kinds import kind_of
 
 
 @dataclass
@@ -181,9 +172,8 @@ class RunConfig:
 
     @property
     def grows_data(self) -> bool:
-        """Tell whether this run trains on tasks that are first to be grown: its dataset is what grows them."""
-        trains = self.job in TRAINS
-        return trains and self.task.kind == "instructions" and self.task.dataset in ALGORITHMS
+        """Return whether this run trains on data that job=generate makes first."""
+        return JOBS[self.job].trains and self.task.dataset in kind_of(self.task).generators
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> RunConfig:
@@ -196,11 +186,6 @@ class RunConfig:
 def is_prompted(run: RunConfig) -> bool:
     """Tell whether nothing trains and the model is asked as it is, by a prompt."""
     return str(run.method.config.get("_target_")).rpartition(".")[2] == "Prompting"
-
-
-def generates_text(task: TaskConfig) -> bool:
-    """Tell whether a task is answered by a text that its model writes."""
-    return task.kind in ("seq2seq", "instructions") or (task.kind == "causal_lm" and task.label is not None)
 
 
 SECTIONS: dict[str, type] = {

@@ -7,7 +7,9 @@ from pathlib import Path
 from peftkit.config.checks.paths import FILES, MAY_USE_RUN, USES_RUN, VECTORS, WRITTEN, missing_places, run_folder
 from peftkit.config.checks.prompting import prompting
 from peftkit.config.checks.task import FAMILIES, task_mismatches
-from peftkit.config.run import TRAINS, RunConfig, generates_text
+from peftkit.config.jobs import JOBS
+from peftkit.config.kinds import generates_text
+from peftkit.config.run import RunConfig
 
 LIKE = {"preferences": "causal_lm"}  # kinds that a method refuses for the reason that it refuses another
 OWN_WEIGHTS = ("Full", "Gradual", "BitFit", "LinearProbe")  # configs of methods that keep the whole model
@@ -21,7 +23,7 @@ def mismatches(run: RunConfig) -> list[str]:
 def _combinations(run: RunConfig) -> list[str]:
     found = []
     model, method, train = run.model, run.method, run.train
-    trains = run.job in TRAINS
+    trains = JOBS[run.job].trains
     kind = LIKE.get(run.task.kind, run.task.kind)
     for of, name in ((model.family, f"model={model.name}"), (kind, f"task={run.task.name}")):
         if trains and (reason := method.refuses.get(of)) and not (of == "seq2seq" and name.startswith("task")):
@@ -80,7 +82,7 @@ def _student(run: RunConfig) -> list[str]:
         )
     if run.distill.teacher is None:
         return found
-    if run.job in TRAINS:
+    if JOBS[run.job].trains:
         found += run_folder("distill.teacher", run.distill.teacher)
     if generates_text(run.task):
         if run.distill.alpha not in (0.5, 1):

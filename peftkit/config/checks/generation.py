@@ -9,7 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from peftkit.config.checks.paths import FILES
-from peftkit.config.run import ALGORITHMS, Generate, RunConfig
+from peftkit.config.kinds import kind_of
+from peftkit.config.run import Generate, RunConfig
 from peftkit.config.suggestions import nearest
 from peftkit.paths import conf_folder
 
@@ -26,7 +27,7 @@ def generating(run: RunConfig) -> list[str]:
         names = ("seeds", "base_url", "endpoint_model", *(() if run.task.kind == "instructions" else ("model",)))
         given = [name for name in names if getattr(settings, name) is not None]
         found = [f"generate.{name}= is not for job={run.job}; say job=generate, or drop it" for name in given]
-        if run.job == "evaluate" and run.task.kind == "instructions" and run.task.dataset in ALGORITHMS:
+        if run.job == "evaluate" and run.task.dataset in kind_of(run.task).generators:
             found.append(f"task.dataset={run.task.dataset} is grown to train on; say task.dataset=outputs/generate/...")
         return found
     found = _endpoint(settings) if settings.generator == "endpoint" else _local(run, settings)

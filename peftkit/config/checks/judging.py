@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from peftkit.config.run import RunConfig, TaskConfig, generates_text
+from peftkit.config.kinds import generates_text
+from peftkit.config.run import RunConfig, TaskConfig
 
 
 def judging(run: RunConfig) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from peftkit.config.run import TRAINS, RunConfig
+from peftkit.config.jobs import JOBS
+from peftkit.config.run import RunConfig
 from peftkit.config.signatures import fields_of
 from peftkit.config.suggestions import nearest
 
@@ -46,7 +47,7 @@ def _files(run: RunConfig) -> list[str]:
         return found + [sentence for folder in run.results or [] for sentence in _results_folder(folder)]
     if run.job == "submission" and run.data_root is not None and not Path(run.data_root).is_dir():
         found.append(f"data_root={run.data_root} is no folder{_tilde(run.data_root)}")
-    if run.job not in (*TRAINS, "evaluate") or run.grows_data:
+    if not (JOBS[run.job].trains or run.job == "evaluate") or run.grows_data:
         return found
     if run.data_root is not None:
         root = Path(run.data_root)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from peftkit.config.run import TRAINS, RunConfig, is_prompted
+from peftkit.config.jobs import JOBS
+from peftkit.config.run import RunConfig, is_prompted
 
 LOSSES = ("sigmoid", "ipo", "hinge", "robust", "apo_zero")  # of TRL's, under its names
 PREFERENCES = ("beta", "loss_type", "label_smoothing", "chat")  # keys of that kind alone
@@ -25,7 +26,7 @@ def preferring(run: RunConfig) -> list[str]:
         found.append("task.loss_type=robust asks how many pairs are the wrong way round; say task.label_smoothing=0.1")
     if task.loss_type not in ("robust", None) and task.label_smoothing:
         found.append(f"task.loss_type={task.loss_type} looks at no task.label_smoothing; say task.loss_type=robust")
-    if run.job not in TRAINS:
+    if not JOBS[run.job].trains:
         return found
     if run.model.family != "decoder":
         found.append(

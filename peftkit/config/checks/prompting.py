@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import string
 
-from peftkit.config.run import TRAINS, RunConfig, is_prompted
+from peftkit.config.jobs import JOBS
+from peftkit.config.run import RunConfig, is_prompted
 from peftkit.config.suggestions import nearest
 
 CLASSED = ("classification", "regression")
@@ -17,7 +18,7 @@ def prompting(run: RunConfig) -> list[str]:
     given = [name for name in ("prompt", "verbalizer") if getattr(task, name) is not None]
     if run.job == "evaluate":
         return [f"task.{name} is not for job=evaluate, which asks as the run was asked; drop it" for name in given]
-    if run.job not in TRAINS:
+    if not JOBS[run.job].trains:
         return []
     if not is_prompted(run):
         return [

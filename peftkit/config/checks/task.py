@@ -6,7 +6,8 @@ import string
 from importlib.util import find_spec
 
 from peftkit.config.checks.preferences import PREFERENCES, preferring
-from peftkit.config.run import TRAINS, RunConfig
+from peftkit.config.jobs import JOBS
+from peftkit.config.run import RunConfig
 from peftkit.config.suggestions import nearest
 
 _TEXT = ("exact_match", "token_f1", "rouge_l")
@@ -109,7 +110,7 @@ def _splits(run: RunConfig) -> list[str]:
         found.append(f"task.splits.train={train} is wrong: it takes one name; say task.splits.train=train")
     if not isinstance(held_out, list) or not all(isinstance(name, str) for name in held_out):
         found.append(f"task.splits.validation={held_out} is wrong: it takes names; say task.splits.validation=[dev]")
-    if run.job in TRAINS and train is None and "train" in splits:
+    if JOBS[run.job].trains and train is None and "train" in splits:
         found.append(f"task={run.task.name} has no training rows; train on task=mnli, then job=evaluate run=DIR")
     return found
 
@@ -166,7 +167,7 @@ def _vectors(run: RunConfig) -> list[str]:
         }
         for key in (key for key, value in set_here.items() if value is not None):
             found.append(f"embed.{key}= is for job=embed alone; drop it")
-    if task.kind != "retrieval" or run.job not in TRAINS:
+    if task.kind != "retrieval" or not JOBS[run.job].trains:
         return found
     if find_spec("sentence_transformers") is None:
         found.append("task.kind=retrieval is trained by sentence-transformers; pip install 'peftkit[embed]'")

@@ -13,7 +13,8 @@ from peftkit.config.checks.judging import judging
 from peftkit.config.checks.paths import ROW_RULES
 from peftkit.config.checks.preferences import LOSSES
 from peftkit.config.checks.task import METRICS_OF
-from peftkit.config.run import ALGORITHMS, SECTIONS, RunConfig
+from peftkit.config.kinds import KINDS
+from peftkit.config.run import SECTIONS, RunConfig
 from peftkit.config.signatures import Field, annotation, fields_of, names_in
 from peftkit.config.suggestions import TRAINING, holds_keys, nearest, nearest_key, takes_list
 
@@ -34,7 +35,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "task.loss_type": (*LOSSES, None),
     "extend.init": ROW_RULES,
     "embed.pooling": ("mean", "cls", "last", None),
-    "generate.algorithm": ALGORITHMS,
+    "generate.algorithm": KINDS["instructions"].generators,
     "generate.generator": ("local", "endpoint"),
 }
 PACKAGES = ("peft", "peftkit")

@@ -1,0 +1,12 @@
+"""The error that users can fix, and one-line summaries of errors."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """An error that the user can fix: the message states what is wrong, where, and what to type."""
+
+
+def error_summary(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class name where the message is empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,154 @@
+"""The jobs: what each does, which keys it reads, what it writes, and the function that runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Need = Literal["required", "optional", "no"]
+
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+VECTORS = (".parquet", ".npy")
+_GENERATOR = tuple(  # the keys of `generate` that choose and call a model, without those that generate tasks
+    f"generate.{name}"
+    for name in (
+        "generator", "model", "base_url", "endpoint_model", "key_env", "max_tokens", "max_cost", "price_in",
+        "price_out", "batch", "max_answer_tokens", "chat", "quantization", "request", "retries", "timeout",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """One value of `job=`. A new job is a record here and a module in `peftkit.jobs`.
+
+    `reads` lists the keys and sections that the job reads; None means every key of a training run. Any other key that
+    the user sets is refused, with `ignores` as the reason. `reads_without_run` come on top where `run=` is not set.
+    `writes` is "folder", the allowed endings of `output=`, or None where there is no `output=`.
+    """
+
+    name: str
+    summary: str
+    entry: str  # "module:function"; the function takes a RunConfig
+    reads: tuple[str, ...] | None = None
+    reads_without_run: tuple[str, ...] = ()
+    ignores: str = "the rest comes from run=DIR"
+    run: Need = "no"  # a finished run folder
+    runs: Need = "no"  # several of them
+    input: Need = "no"
+    writes: tuple[str, ...] | Literal["folder"] | None = None
+    trains: bool = False  # trains the chosen model, method and task, or shows what that would take
+
+
+_JOBS = (
+    Job("finetune", "train, score and record (the default)", "peftkit.jobs.finetune:finetune", trains=True),
+    Job(
+        "plan",
+        "show what a run would train, cost and need, before any step",
+        "peftkit.jobs.plan:plan",
+        trains=True,
+    ),
+    Job(
+        "evaluate",
+        "score a run folder on its own or another task: run=DIR task=ax",
+        "peftkit.jobs.evaluate:evaluate",
+        reads=("task", "source", "data_root", "train.per_device_eval_batch_size"),
+        run="required",
+    ),
+    Job(
+        "predict",
+        "label a file or one text: run=DIR input=FILE",
+        "peftkit.jobs.predict:predict",
+        reads=("train.per_device_eval_batch_size",),
+        run="required",
+        runs="optional",
+        input="required",
+        writes=TABLES,
+    ),
+    Job(
+        "merge",
+        "merge an adapter into its base model: run=DIR",
+        "peftkit.jobs.merge:merge",
+        reads=(),
+        run="required",
+        writes="folder",
+    ),
+    Job(
+        "forgetting",
+        "measure how much of its language a run's model forgot: run=DIR",
+        "peftkit.jobs.forgetting:forgetting",
+        reads=("source", "data_root"),
+        run="required",
+        input="optional",
+    ),
+    Job(
+        "downstream",
+        "train a task from a language modeling run and from its base: run=DIR model=bert task=sst2",
+        "peftkit.jobs.downstream:downstream",
+        run="required",
+        trains=True,
+    ),
+    Job(
+        "extend",
+        "add listed or mined terms to a vocabulary: extend.terms=FILE, extend.corpus=FILE_OR_FOLDER",
+        "peftkit.jobs.extend:extend",
+    ),
+    Job(
+        "embed",
+        "write the vectors of texts: input=FILE output=vectors.parquet; of a trained model: run=DIR",
+        "peftkit.jobs.embed:embed",
+        reads=("embed", "source", "train.per_device_eval_batch_size", "train.bf16"),
+        reads_without_run=("model", "vocab"),
+        run="optional",
+        input="required",
+        writes=VECTORS,
+    ),
+    Job(
+        "generate",
+        "generate instruction data from seed tasks: recipe=self_instruct, evol_instruct",
+        "peftkit.jobs.generate:generate",
+        reads=("generate", "recipe", "model", "source", "out", "seed", "force", "data_root"),
+        ignores="it trains nothing",
+    ),
+    Job(
+        "judge",
+        "let a model compare answers with the references, run=DIR, or of two runs, runs=[A,B]",
+        "peftkit.jobs.judge:judge",
+        reads=("model", "source", "data_root", "out", "seed", "force", "task.max_eval_samples", *_GENERATOR),
+        ignores="it compares existing answers with greedy decoding and a fixed prompt",
+        run="optional",
+        runs="optional",
+    ),
+    Job(
+        "pretrain",
+        "pretrain the small GPT-2 or T5 of source=offline: model=gpt2",
+        "peftkit.jobs.pretrain:pretrain",
+    ),
+    Job(
+        "leaderboard",
+        "compare all results below out=, and those of others: results=[DIR,...]",
+        "peftkit.jobs.leaderboard:leaderboard",
+        reads=("out", "results", "watch", "claim"),
+        ignores="it shows every run below out=",
+        writes="folder",
+    ),
+    Job(
+        "submission",
+        "write the zip for the GLUE benchmark's site from the best runs below out=",
+        "peftkit.jobs.submission:submission",
+        reads=("out", "source", "data_root", "model", "method", "train", "seed"),
+        ignores="it chooses among the runs below out=",
+        runs="optional",
+        writes=(".zip",),
+    ),
+    Job(
+        "matrix",
+        "check every method on tiny models and write the table of what works",
+        "peftkit.jobs.matrix:matrix",
+        reads=(),
+        ignores="it checks every method on its own tiny models",
+        writes="folder",
+    ),
+)
+
+JOBS: dict[str, Job] = {job.name: job for job in _JOBS}

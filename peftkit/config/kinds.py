@@ -1,0 +1,208 @@
+"""The kinds of task: data, metrics, heads, PEFT task types and answer formats of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from peftkit.config.jobs import Need
+
+if TYPE_CHECKING:
+    from peftkit.config.run import TaskConfig
+
+ENCODER, DECODER, SEQ2SEQ = "encoder", "decoder", "seq2seq"
+_TEXT = ("exact_match", "token_f1", "rouge_l")
+_SEQUENCE = "AutoModelForSequenceClassification"
+_CAUSAL, _TO_TEXT = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
+_BACKBONE = "peftkit.models.backbone:Backbone"
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """One value of `task.kind`. A new kind is a record here, a module in `data.formats` and a YAML in conf/task.
+
+    The keys of `heads` are the architectures that the kind supports. A head is an Auto class of transformers, or
+    "module:Class". A format is "module:Class" below `peftkit.data.formats`.
+    """
+
+    name: str
+    summary: str
+    metrics: tuple[str, ...]  # the first is the default
+    columns: tuple[str, ...]  # example names for task.text
+    column_count: tuple[int, int | None]  # the fewest and the most
+    heads: dict[str, str]
+    formats: dict[str, str]
+    task_types: dict[str, str | None] = field(default_factory=dict)  # PEFT's TaskType; None where PEFT has none
+    pipelines: dict[str, str] = field(default_factory=dict)  # of transformers, for model cards
+    objectives: dict[str, str] = field(default_factory=dict)  # names that tell tables of unlike losses apart
+    label: Need = "required"  # task.label
+    keys: tuple[str, ...] = ()  # keys of `task` that only the kinds that list them read
+    generates: bool = False  # answered by generated text
+    unlabelled_metrics: tuple[str, ...] = ()  # without task.label the text itself is modelled, scored by these alone
+    has_label_names: bool = False
+    sequence_label: bool = False  # one class or number for the whole input
+    generators: tuple[str, ...] = ()  # values of task.dataset that generate the data first
+    refused_as: str | None = None  # methods that refuse this other kind refuse this one too
+    package: tuple[str, str] | None = None  # a package that training needs, and the extra that installs it
+
+
+def _every(value: str) -> dict[str, str]:
+    return dict.fromkeys((ENCODER, DECODER, SEQ2SEQ), value)
+
+
+_CLASSIFIER = {ENCODER: _SEQUENCE, DECODER: _SEQUENCE, SEQ2SEQ: _TO_TEXT}
+_LABEL_FORMATS = {
+    ENCODER: "classification:Classes",
+    DECODER: "classification:Classes",
+    SEQ2SEQ: "text_to_text:LabelWords",
+}
+_LABEL_TYPES: dict[str, str | None] = {ENCODER: "SEQ_CLS", DECODER: "SEQ_CLS", SEQ2SEQ: "SEQ_2_SEQ_LM"}
+
+_KINDS = (
+    TaskKind(
+        "classification",
+        "one class for one or two texts",
+        metrics=("accuracy", "f1", "macro_f1", "matthews_correlation"),
+        columns=("first", "second"),
+        column_count=(1, 2),
+        heads=_CLASSIFIER,
+        formats=_LABEL_FORMATS,
+        task_types=_LABEL_TYPES,
+        pipelines={ENCODER: "text-classification", DECODER: "text-classification"},
+        keys=("prompt", "verbalizer"),
+        has_label_names=True,
+        sequence_label=True,
+    ),
+    TaskKind(
+        "regression",
+        "one number for one or two texts",
+        metrics=("pearson", "spearman", "mean_squared_error"),
+        columns=("first", "second"),
+        column_count=(1, 2),
+        heads=_CLASSIFIER,
+        formats=_LABEL_FORMATS,
+        task_types=_LABEL_TYPES,
+        pipelines={ENCODER: "text-classification", DECODER: "text-classification"},
+        keys=("prompt", "verbalizer"),
+        sequence_label=True,
+    ),
+    TaskKind(
+        "token_classification",
+        "one tag for each word",
+        metrics=("token_accuracy", "entity_f1"),
+        columns=("tokens",),
+        column_count=(1, 1),
+        heads=dict.fromkeys((ENCODER, DECODER), "AutoModelForTokenClassification"),
+        formats=dict.fromkeys((ENCODER, DECODER), "token_classification:Tags"),
+        task_types=dict.fromkeys((ENCODER, DECODER), "TOKEN_CLS"),
+        pipelines=dict.fromkeys((ENCODER, DECODER), "token-classification"),
+        has_label_names=True,
+    ),
+    TaskKind(
+        "question_answering",
+        "the span of a passage that answers a question",
+        metrics=("exact_match", "token_f1"),
+        columns=("question", "context"),
+        column_count=(2, 2),
+        heads=dict.fromkeys((ENCODER, DECODER), "AutoModelForQuestionAnswering"),
+        formats=dict.fromkeys((ENCODER, DECODER), "question_answering:Spans"),
+        task_types=dict.fromkeys((ENCODER, DECODER), None),
+        keys=("stride", "no_answer"),
+    ),
+    TaskKind(
+        "causal_lm",
+        "continue a text, or answer it where there is a label",
+        metrics=("perplexity", *_TEXT),
+        columns=("first", "second"),
+        column_count=(1, 2),
+        heads={DECODER: _CAUSAL},
+        formats={DECODER: "text_generation:Texts"},
+        task_types={DECODER: "CAUSAL_LM"},
+        pipelines={DECODER: "text-generation"},
+        label="optional",
+        keys=("max_target_length",),
+        generates=True,
+        unlabelled_metrics=("perplexity",),
+    ),
+    TaskKind(
+        "seq2seq",
+        "write one text for another",
+        metrics=("perplexity", *_TEXT),
+        columns=("first", "second"),
+        column_count=(1, 2),
+        heads={SEQ2SEQ: _TO_TEXT},
+        formats={SEQ2SEQ: "text_generation:Texts"},
+        task_types={SEQ2SEQ: "SEQ_2_SEQ_LM"},
+        keys=("max_target_length",),
+        generates=True,
+    ),
+    TaskKind(
+        "instructions",
+        "answer instructions or chat turns",
+        metrics=("perplexity", *_TEXT, "format_rate"),
+        columns=("instruction", "input"),
+        column_count=(1, 2),
+        heads={DECODER: _CAUSAL, SEQ2SEQ: _TO_TEXT},
+        formats=dict.fromkeys((DECODER, SEQ2SEQ), "instructions:Instructions"),
+        task_types={DECODER: "CAUSAL_LM", SEQ2SEQ: "SEQ_2_SEQ_LM"},
+        pipelines={DECODER: "text-generation"},
+        label="optional",
+        keys=("max_target_length", "packing"),
+        generates=True,
+        generators=("self_instruct", "evol_instruct"),
+    ),
+    TaskKind(
+        "language_modeling",
+        "continue pretraining on plain text",
+        metrics=("bits_per_byte",),
+        columns=("text",),
+        column_count=(1, 1),
+        heads={ENCODER: "AutoModelForMaskedLM", DECODER: _CAUSAL, SEQ2SEQ: _TO_TEXT},
+        formats=_every("language_modeling:Language"),
+        task_types={ENCODER: None, DECODER: "CAUSAL_LM", SEQ2SEQ: "SEQ_2_SEQ_LM"},
+        pipelines={ENCODER: "fill-mask", DECODER: "text-generation"},
+        objectives={ENCODER: "masked words", DECODER: "next token", SEQ2SEQ: "spans"},
+        label="no",
+        keys=("sample_by", "noise_density", "mean_noise_span_length", "whole_words", "packing", "join_documents"),
+    ),
+    TaskKind(
+        "retrieval",
+        "vectors that place a query near its document",
+        metrics=("recall_at_1", "recall_at_5", "recall_at_10", "mrr", "ndcg_at_10"),
+        columns=("query", "document"),
+        column_count=(2, None),
+        heads=_every(_BACKBONE),
+        formats=_every("retrieval:Pairs"),
+        task_types={**_every("FEATURE_EXTRACTION")},
+        label="no",
+        keys=("scale", "matryoshka_dims"),
+        package=("sentence_transformers", "embed"),
+    ),
+    TaskKind(
+        "preferences",
+        "prefer one of two answers (DPO)",
+        metrics=("reward_accuracy", "reward_margin", "chosen_perplexity"),
+        columns=("prompt", "chosen", "rejected"),
+        column_count=(3, 3),
+        heads={DECODER: _CAUSAL},
+        formats={DECODER: "preferences:Preferences"},
+        task_types={DECODER: "CAUSAL_LM"},
+        pipelines={DECODER: "text-generation"},
+        label="no",
+        keys=("max_target_length", "beta", "loss_type", "label_smoothing", "chat"),
+        refused_as="causal_lm",
+    ),
+)
+
+KINDS: dict[str, TaskKind] = {kind.name: kind for kind in _KINDS}
+
+
+def kind_of(task: TaskConfig) -> TaskKind:
+    """Return the record of a task's kind."""
+    return KINDS[task.kind]
+
+
+def generates_text(task: TaskConfig) -> bool:
+    """Return whether a task is answered by text that the model generates."""
+    kind = kind_of(task)
+    return kind.generates and (task.label is not None or not kind.unlabelled_metrics)
