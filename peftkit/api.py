@@ -62,4 +62,4 @@ def load(run: str | Path) -> tuple[Any, Any]:
 def _run(job: str, overrides: tuple[str, ...]) -> list[Path | None]:
     from peftkit import jobs
 
-    return [jobs.run(config, words) for words, config in choose([f"job={job}", *overrides])]
+    return [jobs.run(config) for config in choose([f"job={job}", *overrides])]

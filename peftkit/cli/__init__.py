@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from peftkit import paths
 from peftkit.cli.compose import (
     Composer,
+    build_run,
     compose_config,
     expand_sweep,
     open_composer,
@@ -23,7 +24,7 @@ from peftkit.cli.help import help_text
 from peftkit.cli.overrides import CommandLine, normalize, read_command
 from peftkit.cli.sweep_status import RunStatus, collect_statuses, open_status_folder, write_status
 from peftkit.cli.validate import check, complaints_about
-from peftkit.config import UserError, error_summary
+from peftkit.config import RunConfig, UserError, error_summary
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -62,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     outcome.end()
 
 
-def choose(words: Sequence[str]) -> list[tuple[list[str], DictConfig]]:
-    """Return the words and the config of each run that these words ask for.
+def choose(words: Sequence[str]) -> list[RunConfig]:
+    """Return the config of each run of these overrides.
 
     Raises:
         UserError: every complaint about them.
@@ -72,7 +73,11 @@ def choose(words: Sequence[str]) -> list[tuple[list[str], DictConfig]]:
     with open_composer(None) as composer:
         if found := complaints_about(words, composer, None, multirun=True):
             raise UserError("; ".join(found))
-        return [(run, without_hydra(composer(run))) for run in plan_sweep(words, composer).runs]
+        return [
+            build_run(without_hydra(cfg), cfg.hydra.runtime.choices.get("recipe"), run)
+            for run in plan_sweep(words, composer).runs
+            for cfg in (composer(run),)
+        ]
 
 
 class _Outcome:
@@ -96,7 +101,7 @@ class _Outcome:
         # without Hydra's + they can be typed again
         overrides = [word.lstrip("+") for word in hydra.overrides.task]
         try:
-            jobs.run(cfg, [*self.flags, *overrides], hydra.runtime.choices.get("recipe"), self.begin)
+            jobs.run(build_run(cfg, hydra.runtime.choices.get("recipe"), [*self.flags, *overrides]), self.begin)
         except UserError as error:
             self.fail(2, str(error))
         except KeyboardInterrupt:

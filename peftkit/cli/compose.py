@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftkit import paths
 from peftkit.cli.overrides import normalize, parse
-from peftkit.config import UserError
+from peftkit.config import RunConfig, UserError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -79,6 +79,14 @@ def open_composer(more: Path | None) -> Iterator[Composer]:
 
     with hydra.initialize_config_dir(str(paths.conf_folder()), version_base="1.3"):
         yield compose_words
+
+
+def build_run(cfg: DictConfig, recipe: str | None, overrides: Sequence[str]) -> RunConfig:
+    """Return the typed config of one run."""
+    from omegaconf import OmegaConf
+
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    return RunConfig.from_config(values, recipe, overrides)
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:

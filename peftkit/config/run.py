@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,6 +169,8 @@ class RunConfig:
     trial: bool = False
     search: Search = field(default_factory=lambda: Search(None, 1))
     distill: Distill = field(default_factory=lambda: Distill(None, 1.0, 0.0))
+    recipe: str | None = None
+    overrides: tuple[str, ...] = ()  # as typed; provenance only
 
     @property
     def grows_data(self) -> bool:
@@ -176,11 +178,18 @@ class RunConfig:
         return JOBS[self.job].trains and self.task.dataset in kind_of(self.task).generators
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> RunConfig:
-        """Build a run from a resolved config that `complaints` finds nothing wrong with."""
+    def from_config(
+        cls, config: Mapping[str, Any], recipe: str | None = None, overrides: Sequence[str] = ()
+    ) -> RunConfig:
+        """Build a run from a resolved config that passes validation, and where it came from."""
         # results of earlier versions lack the keys that have a default here
         values = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}
-        return cls(**values | {name: part(**config[name]) for name, part in SECTIONS.items() if name in config})
+        sections = {name: part(**config[name]) for name, part in SECTIONS.items() if name in config}
+        return cls(**{**values, **sections, "recipe": recipe, "overrides": tuple(overrides)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as plain values, for config.yaml and result.json; provenance is recorded beside it."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in PROVENANCE}
 
 
 def is_prompted(run: RunConfig) -> bool:
@@ -192,6 +201,8 @@ SECTIONS: dict[str, type] = {
     "model": ModelConfig, "method": MethodConfig, "task": TaskConfig, "early_stopping": EarlyStopping, "search": Search,
     "extend": Extend, "embed": Embed, "generate": Generate, "distill": Distill,
 }  # fmt: skip
+
+PROVENANCE = ("recipe", "overrides")  # fields of RunConfig that are no keys
 
 # keys that do not change a result, and so are no part of its id or of its row on a board
 BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend", "embed", "generate")

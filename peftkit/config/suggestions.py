@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from peftkit.config.run import SECTIONS, RunConfig
+from peftkit.config.run import PROVENANCE, SECTIONS, RunConfig
 from peftkit.config.signatures import fields_of
 
 TRAINING = "transformers.training_args.TrainingArguments"
@@ -37,7 +37,7 @@ def nearest(word: str, known: Iterable[str], before: str = "") -> str:
 def key_names(section: str) -> set[str]:
     """Return the keys of a section, or the top level's where it is empty."""
     part = SECTIONS[section] if section else RunConfig
-    return {field.name for field in dataclasses.fields(part)}
+    return {field.name for field in dataclasses.fields(part)} - {*PROVENANCE}
 
 
 def takes_list(key: str) -> bool:

@@ -5,24 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from peftkit.config import RunConfig
 
 # it recommends a faster 4-bit kernel when it is imported, whatever the run needs
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
-
-def run(
-    cfg: DictConfig,
-    overrides: Sequence[str] = (),
-    recipe: str | None = None,
-    begin: Callable[[Path], None] | None = None,
-) -> Path | None:
-    """Do the job that a composed config names; return its run folder where it has one.
+def run(chosen: RunConfig, begin: Callable[[Path], None] | None = None) -> Path | None:
+    """Do the job that a config names; return its run folder where it has one.
 
     Args:
         begin: is told the folder of a run that trains before it does, as a failed one's is not returned.
@@ -30,10 +21,7 @@ def run(
     Raises:
         UserError: the input is wrong in a way that only loading could show.
     """
-    from omegaconf import OmegaConf
-
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    chosen = RunConfig.from_config(config)
+    config, overrides, recipe = chosen.to_dict(), list(chosen.overrides), chosen.recipe
     if chosen.job == "leaderboard":  # the one job that loads no model
         from peftkit.jobs.leaderboard import leaderboard
 
@@ -47,7 +35,7 @@ def run(
     if chosen.job == "generate":  # an endpoint needs no torch
         from peftkit.jobs.generate import generate
 
-        return generate(chosen, config, list(overrides))
+        return generate(chosen, config, overrides)
 
     from peftkit.jobs import (
         downstream,
@@ -70,18 +58,18 @@ def run(
     configure_libraries(chosen.source)
     chosen, config = with_generated_data(chosen, config, overrides)
     verbs: dict[str, Callable[[], Path | None]] = {
-        "finetune": lambda: finetune.finetune(chosen, config, list(overrides), recipe, begin),
-        "evaluate": lambda: evaluate.evaluate(chosen, list(overrides)),
+        "finetune": lambda: finetune.finetune(chosen, config, overrides, recipe, begin),
+        "evaluate": lambda: evaluate.evaluate(chosen, overrides),
         "predict": lambda: predict_mixed.predict_mixed(chosen) if chosen.runs else predict.predict(chosen),
         "merge": lambda: merge.merge(chosen),
         "pretrain": lambda: pretrain.pretrain(chosen),
         "plan": lambda: plan.plan(chosen),
         "matrix": lambda: matrix.matrix(chosen),
         "forgetting": lambda: forgetting.forgetting(chosen),
-        "downstream": lambda: downstream.downstream(chosen, config, list(overrides), recipe, begin),
-        "extend": lambda: extend.extend(chosen, config, list(overrides)),
+        "downstream": lambda: downstream.downstream(chosen, config, overrides, recipe, begin),
+        "extend": lambda: extend.extend(chosen, config, overrides),
         "embed": lambda: embed.embed(chosen),
-        "judge": lambda: judge.judge(chosen, config, list(overrides)),
+        "judge": lambda: judge.judge(chosen, config, overrides),
     }
     return verbs[chosen.job]()
 

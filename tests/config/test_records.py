@@ -23,7 +23,7 @@ def imported(path: str) -> object:
 def test_a_kind_names_heads_formats_and_task_types_that_exist(kind: object) -> None:
     assert kind.heads.keys() == kind.formats.keys() == kind.task_types.keys()  # type: ignore[attr-defined]
     for head in kind.heads.values():  # type: ignore[attr-defined]
-        assert callable(getattr(imported(head) if ":" in head else getattr(transformers, head), "from_pretrained"))
+        assert callable((imported(head) if ":" in head else getattr(transformers, head)).from_pretrained)
     for name in kind.formats.values():  # type: ignore[attr-defined]
         assert isinstance(imported(f"peftkit.data.formats.{name}"), type)
     for task_type in kind.task_types.values():  # type: ignore[attr-defined]

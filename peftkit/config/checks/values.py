@@ -14,7 +14,7 @@ from peftkit.config.checks.paths import ROW_RULES
 from peftkit.config.checks.preferences import LOSSES
 from peftkit.config.checks.task import METRICS_OF
 from peftkit.config.kinds import KINDS
-from peftkit.config.run import SECTIONS, RunConfig
+from peftkit.config.run import PROVENANCE, SECTIONS, RunConfig
 from peftkit.config.signatures import Field, annotation, fields_of, names_in
 from peftkit.config.suggestions import TRAINING, holds_keys, nearest, nearest_key, takes_list
 
@@ -177,7 +177,7 @@ def _get(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _fields(values: Mapping[str, Any], part: type, prefix: str) -> Iterator[Complaint]:
-    known = {field.name: str(field.type) for field in dataclasses.fields(part)}
+    known = {field.name: str(field.type) for field in dataclasses.fields(part) if field.name not in PROVENANCE}
     left_out = {field.name for field in dataclasses.fields(part) if field.default is not dataclasses.MISSING}
     for name in values:
         if name not in known:
