@@ -1,0 +1,103 @@
+"""Bounds on the size and shape of the package: functions, parameters, files, import cycles."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peftkit.paths import PACKAGE
+
+LINES_OF_A_FUNCTION, PARAMETERS, LINES_OF_A_FILE = 60, 7, 300
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def modules(package: Path) -> dict[str, Path]:
+    """Return the files of a package by dotted module name."""
+    found = {}
+    for file in sorted(package.rglob("*.py")):
+        parts = (package.name, *file.relative_to(package).with_suffix("").parts)
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def functions(package: Path) -> Iterator[tuple[str, Function]]:
+    for name, file in modules(package).items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, Function):
+                yield f"{name}:{node.name}", node
+
+
+def parameters(function: Function) -> int:
+    arguments = function.args
+    names = [each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    return len([name for name in names if name not in ("self", "cls")])
+
+
+def imports(package: Path) -> dict[str, set[str]]:
+    """Return the modules of the package that each module imports, also inside functions."""
+    known = modules(package)
+    graph: dict[str, set[str]] = {}
+    for name, file in known.items():
+        graph[name] = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names if alias.name in known}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    graph[name] |= {inner} if inner in known else {node.module} & set(known)
+        graph[name].discard(name)
+    return graph
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Return the modules of one import cycle, none if there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        for other in sorted(graph[name]):
+            if found := visit(other, [*path, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(graph) if (found := visit(name, []))), [])
+
+
+def test_functions_are_short() -> None:
+    sizes = {name: node.end_lineno - node.lineno + 1 for name, node in functions(PACKAGE) if node.end_lineno}
+    assert {name: size for name, size in sizes.items() if size > LINES_OF_A_FUNCTION} == {}
+
+
+def test_functions_take_few_parameters() -> None:
+    """Keyword-only verbs of api.py are exempt: they are what a user types."""
+    counts = {name: parameters(node) for name, node in functions(PACKAGE) if not name.startswith("peftkit.api:")}
+    assert {name: count for name, count in counts.items() if count > PARAMETERS} == {}
+
+
+def test_files_are_short() -> None:
+    sizes = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in modules(PACKAGE).items()}
+    assert {name: size for name, size in sizes.items() if size > LINES_OF_A_FILE} == {}
+
+
+def test_modules_do_not_import_one_another_in_a_circle() -> None:
+    assert cycle(imports(PACKAGE)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "is_found"), [("from demo import b\n", True), ("", False), ("def f():\n    import demo.b\n", True)]
+)
+def test_a_planted_cycle_is_found(tmp_path: Path, text: str, is_found: bool) -> None:
+    package = tmp_path / "demo"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "a.py").write_text(text)
+    (package / "b.py").write_text("from demo.a import x\n")
+    assert bool(cycle(imports(package))) == is_found
