@@ -1,28 +1,61 @@
-"""Turn the user's `source` into one decision: from the Hub, from its cache, from disk, or offline."""
+"""Where models and data come from (the Hub, its cache, a folder, or offline), and the hashes of local files."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
+import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-HUB_TIMEOUT = 3.0  # seconds; asked once a process
+from peftkit.paths import cache_folder
+
+HUB_TIMEOUT = 3.0  # seconds; the Hub is contacted once a process
+CACHED_FROM = 16 << 20  # bytes: smaller files are hashed anew, which is as fast as reading the cache
+SETTLED = 2.0  # seconds: a file that changed since may change again without another size or time
 
 
 def fingerprint(path: Path, endings: tuple[str, ...] = ("",)) -> str:
-    """Return twelve hex digits over the bytes of a file, or of a folder's files with these endings."""
+    """Return the first twelve hex digits of the SHA-256 of a file, or of names and bytes of a folder's files.
+
+    The hash of large files is cached by path, size and modification time.
+
+    Args:
+        endings: of the files that count in a folder.
+    """
+    is_folder = path.is_dir()
+    files = sorted(path.iterdir()) if is_folder else [path]
+    files = [file for file in files if file.is_file() and file.name.endswith(endings)]
+    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    if sum(size for _, size, _ in stats) < CACHED_FROM:
+        return _sha256(files, is_folder)
+    key = hashlib.sha256(json.dumps([is_folder, stats]).encode()).hexdigest()
+    cached = cache_folder() / "fingerprints" / key
+    if cached.is_file():
+        return cached.read_text(encoding="utf-8")
+    digest = _sha256(files, is_folder)
+    if max(changed for *_, changed in stats) < (time.time() - SETTLED) * 1e9:
+        with suppress(OSError):  # a cache that cannot be written costs time alone
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            part = cached.with_name(f".{key}.{os.getpid()}")
+            part.write_text(digest, encoding="utf-8")
+            part.replace(cached)
+    return digest
+
+
+def _sha256(files: list[Path], with_names: bool) -> str:
     digest = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if file.is_file() and file.name.endswith(endings):
-            digest.update(file.name.encode() if path.is_dir() else b"")
-            with file.open("rb") as data:
-                while block := data.read(1 << 20):
-                    digest.update(block)
+    for file in files:
+        digest.update(file.name.encode() if with_names else b"")
+        with file.open("rb") as data:
+            while block := data.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:12]
 
 
@@ -30,33 +63,33 @@ def fingerprint(path: Path, endings: tuple[str, ...] = ("",)) -> str:
 class Source:
     """Where a model or a dataset was read from.
 
-    `kind` is hub, cache (the Hub's, offline), folder, or offline; `substituted_for` names what the user asked for
-    where something offline stands in for it.
+    `kind` is hub, cache (the Hub's), folder, or offline; `revision` is the Hub's commit, or the fingerprint of local
+    files; `substituted_for` is the name in the config where something offline replaces it.
     """
 
     kind: str
     name: str
     revision: str | None = None
     substituted_for: str | None = None
-    folder: str | None = None  # where it lies on this machine; no part of a result
+    folder: str | None = None  # its path on this machine; no part of a result
 
-    def sentence(self, what: str) -> str:
-        """Say loudly what stands in for what; empty where nothing was substituted."""
+    def substitution(self, what: str) -> str:
+        """Return a warning about what replaces what; empty where nothing was substituted."""
         if self.substituted_for is None:
             return ""
-        kind = "offline" if self.kind == "offline" else "made from what is offline"
-        return f"{what}: {self.name} ({kind}) stands in for {self.substituted_for}; its scores say nothing about it"
+        kind = "offline" if self.kind == "offline" else "derived from an offline one"
+        return f"{what}: {self.name} ({kind}) replaces {self.substituted_for}; its scores are not comparable"
 
 
 @lru_cache(maxsize=1)
 def hub_answers() -> bool:
-    """Ask the Hub once, for three seconds at most, and keep the answer for this process."""
+    """Contact the Hub, for three seconds at most, and return whether it answered; once a process."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
         return False
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     answered = threading.Event()
 
-    def ask() -> None:
+    def request() -> None:
         try:
             urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_TIMEOUT)
             answered.set()
@@ -66,7 +99,7 @@ def hub_answers() -> bool:
             return
 
     # a thread, because the timeout of urlopen does not bound a name look-up
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(HUB_TIMEOUT)
     return answered.is_set()

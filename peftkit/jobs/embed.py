@@ -180,7 +180,7 @@ Loaded = tuple[Any, Any, Source, str, int]  # a model, its tokenizer, where it i
 
 def _of_model(choice: ModelConfig, kind: str, vocab: str | None) -> Loaded:
     source = find_model(choice, kind)
-    if sentence := source.sentence("MODEL"):
+    if sentence := source.substitution("MODEL"):
         log(f"!! {sentence}")
     tokenizer = load_tokenizer(tokenizer_source(vocab, source))
     model = load_model(choice, source, tokenizer, "retrieval", None)
@@ -193,7 +193,7 @@ def _of_run(folder: Path) -> Loaded:
     """Load a trained model; of one with a head, what lies below it, which adapters and soft prompts are a part of."""
     trained = trained_run(folder)
     parts, source = load_bundle(trained, folder), base_source(trained, folder)
-    if sentence := source.sentence("MODEL"):
+    if sentence := source.substitution("MODEL"):
         log(f"!! {sentence}")
     model, longest = parts.model, trained.task.max_length
     if trained.task.kind == "retrieval":

@@ -39,7 +39,7 @@ def extend(run: RunConfig, config: dict[str, Any], overrides: list[str]) -> Path
     if run_folder.is_finished(folder) and not run.force:
         log(f"finished already: {folder} (force=true makes it again)")
         return folder
-    if sentence := source.sentence("MODEL"):
+    if sentence := source.substitution("MODEL"):
         log(f"!! {sentence}")
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     tokenizer = load_tokenizer(source)

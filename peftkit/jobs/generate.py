@@ -63,7 +63,7 @@ def generate(run: RunConfig, config: dict[str, Any], overrides: list[str], only_
         )
     if not is_main_process():  # under torchrun one process asks for all
         return folder
-    for sentence in (model.sentence("MODEL"), *(fact["sentence"] for fact in facts)):
+    for sentence in (model.substitution("MODEL"), *(fact["sentence"] for fact in facts)):
         if sentence:
             log(f"!! {sentence}")
     log(f"{settings.algorithm}: {len(seeds)} seeds, {model.name}, {settings.num_instructions:,} to keep -> {folder}")
@@ -207,5 +207,5 @@ def _tell(folder: Path, result: Mapping[str, Any], settings: Generate) -> None:
     money = "" if costs["cost"] is None else f", cost {costs['cost']:.4f}"
     print(f"{costs['requests']:,} requests, {costs['tokens_in']:,} tokens read, {costs['tokens_out']:,} written{money}")
     log(f"-> {folder}; its card: {folder / 'README.md'}")
-    if sentence := Source(**result["audit"]["sources"]["model"]).sentence("MODEL"):
+    if sentence := Source(**result["audit"]["sources"]["model"]).substitution("MODEL"):
         log(f"!! {sentence}")

@@ -55,7 +55,7 @@ def judge(run: RunConfig, config: dict[str, Any], overrides: list[str]) -> Path:
         return folder
     if not is_main_process():  # under torchrun one process asks for all
         return folder
-    if sentence := model.sentence("MODEL"):
+    if sentence := model.substitution("MODEL"):
         log(f"!! {sentence}")
     if hidden:
         log(f"!! {hidden} rows have no reference; they are not judged")

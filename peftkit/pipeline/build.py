@@ -83,7 +83,7 @@ def find_model(model: ModelConfig, source: str) -> Source:
 
 def warn_substitutions(model: Source, data: Source) -> list[str]:
     """Say loudly what stands in for what, and return the sentences."""
-    sentences = [s for s in (model.sentence("MODEL"), data.sentence("DATA")) if s]
+    sentences = [s for s in (model.substitution("MODEL"), data.substitution("DATA")) if s]
     for sentence in sentences:
         log(f"!! {sentence}")
     return sentences

@@ -1,4 +1,4 @@
-"""Turn a run into a folder that holds all it learned, spent and decided; and back."""
+"""Run folders: their names, and atomic reading and writing of their files."""
 
 from __future__ import annotations
 
@@ -20,46 +20,78 @@ from filelock import FileLock, Timeout
 from peftkit.config import INCIDENTAL, UserError
 from peftkit.paths import safe_name
 
+SCHEMA = 2  # of result.json; version 0.1 wrote none
+LOCATIONS = {"model": ("model", ("checkpoint", "revision")), "data": ("task", ("dataset", "subset", "revision"))}
 PACKAGES = ("peftkit", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes")
 
 
 def run_id(config: Mapping[str, Any], sources: Mapping[str, Any], setup: Mapping[str, Any]) -> str:
-    """Return eight hex digits over what determines the result: settings, sources, and the set-up of processes.
+    """Return eight hex digits over what determines the result: settings, contents of model and data, processes.
 
-    A setting that is null counts as one that is not there, and so does a search that is none: a key of a later version
-    changes no id.
+    Contents of local files count by their hash, those of the Hub by their commit; where they lie does not. A setting
+    that is null counts as absent, and so does a search without candidates: keys added later change no id.
     """
     settings = {key: value for key, value in config.items() if key not in INCIDENTAL}
     if not config.get("trial") and (config.get("search") or {}).get("lr_multipliers") is None:
         settings = {key: value for key, value in settings.items() if key not in ("trial", "search")}
-    teaching = settings.pop("distill", None) or {}
-    if teaching.get("teacher") is not None:  # which one is in the set-up, wherever it lies
-        settings["distill"] = {**teaching, "teacher": None}
+    if (settings.pop("distill", None) or {}).get("teacher") is not None:
+        settings["distill"] = {**config["distill"], "teacher": None}  # its hash is in the set-up
     settings["train"] = {key: value for key, value in config["train"].items() if f"train.{key}" not in INCIDENTAL}
-    text = json.dumps([_said(settings), sources, setup], sort_keys=True, default=str)
+    contents = {}
+    for part, source in sources.items():
+        section, keys = LOCATIONS[part]
+        kind = "hub" if source["kind"] == "cache" else source["kind"]
+        contents[part] = {**source, "kind": kind}
+        if kind == "folder":
+            contents[part] |= {"name": None, "substituted_for": None}
+        dropped = {"folder": keys, "hub": ("revision",)}.get(kind, ())
+        settings[section] = {key: value for key, value in settings[section].items() if key not in dropped}
+    text = json.dumps([_without_nulls(settings), contents, setup], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _said(values: Any) -> Any:
+def _without_nulls(values: Any) -> Any:
     if not isinstance(values, Mapping):
         return values
-    return {name: _said(value) for name, value in values.items() if value is not None}
+    return {name: _without_nulls(value) for name, value in values.items() if value is not None}
 
 
 def run_folder(config: Mapping[str, Any], sources: Mapping[str, Any], setup: Mapping[str, Any]) -> Path:
-    """Return outputs/<suite>/<task>/<model>/<method>/seed-<n>-<id>, under `out`; a trial's begins with trial-."""
+    """Return <out>/<suite>/<task>/<model>/<method>/seed-<n>-<id>, or trial-<n>-<id> for a trial of a search.
+
+    <model> is the checkpoint that is trained.
+    """
     task = config["task"]
-    suite = sources["data"]["name"] if sources["data"]["kind"] == "embedded" else task["suite"]
-    parts = [suite, task["name"], config["model"]["name"], config["method"]["name"]]
-    safe = [safe_name(str(part)) for part in parts]
+    suite = sources["data"]["name"] if sources["data"]["kind"] == "offline" else task["suite"]
+    names = [suite, task["name"], checkpoint_name(sources["model"]), config["method"]["name"]]
     kind = "trial" if config["trial"] else "seed"
-    return Path(config["out"], *safe, f"{kind}-{config['seed']}-{run_id(config, sources, setup)}")
+    return Path(config["out"], *map(safe_name, names), f"{kind}-{config['seed']}-{run_id(config, sources, setup)}")
+
+
+def checkpoint_name(source: Mapping[str, Any]) -> str:
+    """Return the name of a checkpoint in paths: a Hub id with -- for /, or a folder's name.
+
+    A model that a run left is named after the run.
+    """
+    if source["kind"] != "folder":
+        return str(source["name"]).replace("/", "--")
+    folder = Path(source["name"]).absolute()
+    return folder.parent.name if folder.name in ("model", "merged") else folder.name
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """Return the folder's result, or None where there is none."""
+    """Return the folder's result, or None where there is none.
+
+    Raises:
+        UserError: an earlier version of peftkit wrote it.
+    """
     file = folder / "result.json"
-    return json.loads(file.read_text()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if result.get("schema") != SCHEMA:
+        raise UserError(f"{folder}: written by another version of peftkit, only job=leaderboard reads it; run it again")
+    return result
 
 
 def is_finished(folder: Path) -> bool:
@@ -69,7 +101,7 @@ def is_finished(folder: Path) -> bool:
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     """Write result.json whole or not at all."""
-    write_text(folder / "result.json", json.dumps(result, indent=1, default=str) + "\n")
+    write_text(folder / "result.json", json.dumps({"schema": SCHEMA, **result}, indent=1, default=str) + "\n")
 
 
 def amend_result(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -84,7 +116,7 @@ def write_text(file: Path, text: str) -> None:
     """Write a file by way of a neighbour and a rename, so that a reader never sees half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-    with os.fdopen(handle, "w") as out:
+    with os.fdopen(handle, "w", encoding="utf-8") as out:
         out.write(text)
     Path(name).chmod(0o644)
     Path(name).replace(file)

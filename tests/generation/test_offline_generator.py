@@ -125,7 +125,7 @@ def test_it_takes_the_place_of_the_embedded_models_alone(
     result = json.loads((folder / "result.json").read_text())
     assert result["audit"]["sources"]["model"]["substituted_for"] == "openai-community/gpt2"
     said = capsys.readouterr().err
-    assert said.count("mini-writer (offline) stands in for openai-community/gpt2") == 2
+    assert said.count("mini-writer (offline) replaces openai-community/gpt2") == 2
     assert "stands in for openai-community/gpt2" in (folder / "README.md").read_text()
     other = commands.run([*words, "model=t5"])
     assert other == folder  # the same writer, whatever it stands in for

@@ -111,4 +111,4 @@ def test_what_a_run_made_of_a_stand_in_stands_in_for_it_too(checkpoints: dict[st
         (folder.parent / "result.json").write_text(json.dumps({"audit": {"sources": {"model": model}}}))
         found = locate(run.model, "offline")
         assert (found.kind, found.substituted_for) == ("folder", asked)
-        assert ("made from what is offline" in found.sentence("MODEL")) == (asked is not None)
+        assert ("derived from an offline one" in found.substitution("MODEL")) == (asked is not None)
