@@ -9,6 +9,7 @@ from typing import Any
 
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import kind_of
+from peftkit.config.traits import Traits, traits_of
 
 
 @dataclass
@@ -30,6 +31,12 @@ class MethodConfig:
     learning_rate: float
     quantization: dict | None
     refuses: dict
+    paper: str | None = None
+    traits: Traits = field(default_factory=dict)  # type: ignore[assignment]  # completed below
+
+    def __post_init__(self) -> None:
+        if isinstance(self.traits, Mapping):
+            self.traits = traits_of(self.config, self.traits)
 
 
 @dataclass
@@ -194,7 +201,7 @@ class RunConfig:
 
 def is_prompted(run: RunConfig) -> bool:
     """Tell whether nothing trains and the model is asked as it is, by a prompt."""
-    return str(run.method.config.get("_target_")).rpartition(".")[2] == "Prompting"
+    return run.method.traits.prompted
 
 
 SECTIONS: dict[str, type] = {
@@ -206,7 +213,11 @@ PROVENANCE = ("recipe", "overrides")  # fields of RunConfig that are no keys
 
 # keys that do not change a result, and so are no part of its id or of its row on a board
 BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend", "embed", "generate")
+FACTS = ("paper", "traits")  # of a method: they describe it, and choose nothing
 INCIDENTAL = {"job", "out", "force", "run", *BESIDE, "input", "output", "source", "data_root"} | {
+    *(f"method.{name}" for name in FACTS),
+    *(f"method.traits.{each.name}" for each in dataclasses.fields(Traits)),
+} | {
     f"train.{name}"
     for name in (
         "report_to", "run_name", "logging_steps", "logging_strategy", "logging_dir", "disable_tqdm", "log_level",

@@ -15,7 +15,7 @@ from peftkit.data.datasets import text_of
 from peftkit.data.files import read_file
 from peftkit.data.formats import Encoded, format_of
 from peftkit.jobs.predict import answer_table, answers_file, check_reserved_columns, write_table
-from peftkit.methods import load_adapters, mixes
+from peftkit.methods import load_adapters
 from peftkit.models.load import load_model, load_tokenizer
 from peftkit.pipeline.build import TrainingBundle, predictor
 from peftkit.pipeline.inference import base_source, label_names, model_source, trained_run
@@ -80,7 +80,7 @@ def _check(runs: Sequence[RunConfig], folders: Sequence[Path]) -> None:
     for run, folder in zip(runs, folders, strict=True):
         if run.task.kind not in HEADS or run.model.family == "seq2seq":
             raise UserError(f"{folder} has no classification head; batches mix classifiers and regressors: use run=")
-        if not (folder / "adapter").is_dir() or not mixes(folder / "adapter"):
+        if not (folder / "adapter").is_dir() or not run.method.traits.mixed_batch:
             raise UserError(
                 f"{folder} is {run.method.name}, whose weights cannot differ from row to row; "
                 "mix runs of lora, adapter, prompt, p_tuning, prefix, mam or unipelt"

@@ -14,7 +14,6 @@ from peftkit.methods.peft import (
     load_adapter,
     load_adapters,
     merge,
-    mixes,
     wrap,
 )
 from peftkit.methods.soft_prompt import fold
@@ -35,6 +34,5 @@ __all__ = [
     "load_adapter",
     "load_adapters",
     "merge",
-    "mixes",
     "wrap",
 ]

@@ -48,8 +48,6 @@ TASK_TYPES = {
     "token_classification": "TOKEN_CLS", "question_answering": None, "causal_lm": "CAUSAL_LM",
     "preferences": "CAUSAL_LM", "retrieval": "FEATURE_EXTRACTION",
 }  # fmt: skip
-# PEFT's other tuners take adapter_names and do not heed them: docs/reference/matrix.md
-MIXED = ("LORA", "BOTTLENECK", "SOFT_PROMPT", "MIX", "LAYER_MIX")
 UNMERGEABLE = ("BOTTLENECK", "SOFT_PROMPT", "LAYER_MIX", "MIX")
 # PEFT's "output.dense" also meets the attention's output; the paper (section 3.3) has keys, values, inner feed-forward
 IA3_PLACES = {
@@ -128,12 +126,6 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
     if isinstance(loaded.base_model, AdaLoraModel) and "trainable_adapter_name" not in vars(loaded.base_model):
         loaded.base_model.trainable_adapter_name = loaded.active_adapter  # its forward pass asks, to infer too
     return loaded
-
-
-def mixes(folder: Path) -> bool:
-    """Tell whether rows of one batch can each have an adapter like the saved one."""
-    config = PeftConfig.from_pretrained(str(folder))
-    return str(getattr(config.peft_type, "value", config.peft_type)) in MIXED and not getattr(config, "use_dora", False)
 
 
 def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel:

@@ -167,7 +167,7 @@ def _schedule(run: RunConfig, inputs: int) -> dict[str, int]:
 
     A long example is several inputs.
     """
-    if not str(run.method.config["_target_"]).endswith("AdaLoraConfig"):
+    if not run.method.traits.scheduled:
         return {}
     with tempfile.TemporaryDirectory() as scratch:
         arguments = training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)

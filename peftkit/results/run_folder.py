@@ -36,6 +36,7 @@ def run_id(config: Mapping[str, Any], sources: Mapping[str, Any], setup: Mapping
         settings = {key: value for key, value in settings.items() if key not in ("trial", "search")}
     if (settings.pop("distill", None) or {}).get("teacher") is not None:
         settings["distill"] = {**config["distill"], "teacher": None}  # its hash is in the set-up
+    settings["method"] = {key: value for key, value in config["method"].items() if f"method.{key}" not in INCIDENTAL}
     settings["train"] = {key: value for key, value in config["train"].items() if f"train.{key}" not in INCIDENTAL}
     contents = {}
     for part, source in sources.items():

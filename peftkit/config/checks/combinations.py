@@ -12,7 +12,6 @@ from peftkit.config.kinds import generates_text
 from peftkit.config.run import RunConfig
 
 LIKE = {"preferences": "causal_lm"}  # kinds that a method refuses for the reason that it refuses another
-OWN_WEIGHTS = ("Full", "Gradual", "BitFit", "LinearProbe")  # configs of methods that keep the whole model
 
 
 def mismatches(run: RunConfig) -> list[str]:
@@ -28,7 +27,7 @@ def _combinations(run: RunConfig) -> list[str]:
     for of, name in ((model.family, f"model={model.name}"), (kind, f"task={run.task.name}")):
         if trains and (reason := method.refuses.get(of)) and not (of == "seq2seq" and name.startswith("task")):
             found.append(f"method={method.name} does not work on {name}: {reason}")
-    if trains and str(method.config.get("_target_")).endswith(".Untuned") and run.task.kind != "retrieval":
+    if trains and not (method.traits.trains or method.traits.prompted) and run.task.kind != "retrieval":
         found.append(
             f"method={method.name} is for task=retrieval alone, whose vectors are scored before anything has trained; "
             "try method=lora"
@@ -70,12 +69,12 @@ def _combinations(run: RunConfig) -> list[str]:
 
 def _student(run: RunConfig) -> list[str]:
     """Complain about what a teacher cannot teach, and about layers that would not be found again."""
-    found, target = [], str(run.method.config.get("_target_"))
+    found = []
     if run.model.keep_layers is not None and run.model.stand_in == "t5-mini":
         found.append(
             f"model.keep_layers is not for model={run.model.name}, whose first layer holds all positions; drop it"
         )
-    if run.model.keep_layers is not None and target.rpartition(".")[2] not in OWN_WEIGHTS:
+    if run.model.keep_layers is not None and run.method.traits.adapter:
         found.append(
             f"model.keep_layers makes another base, which an adapter of method={run.method.name} would not find again; "
             "say method=full"
@@ -96,9 +95,10 @@ def _student(run: RunConfig) -> list[str]:
             "distill.teacher teaches classes and numbers by a head, and texts that a model writes; "
             "drop it, or choose model=minilm"
         )
-    if target.endswith(".AdaLoraConfig"):
+    if run.method.traits.regularized:
         found.append(
-            "AdaLoRA keeps its directions apart in a model's own loss, and a teacher's is another; try method=lora"
+            f"method={run.method.name} adds a regularizer to the model's own loss, which distillation replaces; "
+            "use method=lora"
         )
     if run.train.get("label_smoothing_factor"):
         found.append("train.label_smoothing_factor is not for distill.teacher; drop it")

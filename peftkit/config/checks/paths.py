@@ -7,7 +7,6 @@ from pathlib import Path
 
 from peftkit.config.jobs import JOBS
 from peftkit.config.run import RunConfig
-from peftkit.config.signatures import fields_of
 from peftkit.config.suggestions import nearest
 
 USES_RUN = ("evaluate", "predict", "merge", "forgetting", "downstream")  # a finished run folder
@@ -89,11 +88,9 @@ def _vocabulary(run: RunConfig) -> list[str]:
     if not (Path(run.vocab) / "vocabulary.json").is_file():
         hint = _tilde(run.vocab) or "; name a folder that job=extend made, as outputs/extend/..."
         found.append(f"vocab={run.vocab} holds no vocabulary.json{hint}")
-    target = str(run.method.config.get("_target_"))
-    known = fields_of(target) or {}
     if run.job == "embed":
         return found if run.run is None else [*found, "a run folder has its words with it; drop vocab=, or run="]
-    if not target.endswith((".Full", ".TrainableTokensConfig")) and "trainable_token_indices" not in known:
+    if not run.method.traits.new_tokens:
         found.append(f"method={run.method.name} cannot train the rows of vocab=; try method=lora, adapter or full")
     return found
 

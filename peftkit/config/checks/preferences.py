@@ -7,9 +7,6 @@ from peftkit.config.run import RunConfig, is_prompted
 
 LOSSES = ("sigmoid", "ipo", "hinge", "robust", "apo_zero")  # of TRL's, under its names
 PREFERENCES = ("beta", "loss_type", "label_smoothing", "chat")  # keys of that kind alone
-OUTSIDE = (  # configs whose vectors PEFT puts before a text, so that no likelihood stands at its token
-    "PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig", "MultitaskPromptTuningConfig", "CPTConfig",
-)  # fmt: skip
 
 
 def preferring(run: RunConfig) -> list[str]:
@@ -41,12 +38,12 @@ def preferring(run: RunConfig) -> list[str]:
             "vocab= is not for task.kind=preferences, whose reference is the model as it began; "
             "train with it first, job=merge, and say model.checkpoint=FOLDER"
         )
-    target = str(run.method.config.get("_target_")).rpartition(".")[2]
-    if target == "AdaLoraConfig":
+    if run.method.traits.regularized:
         found.append(
-            f"method={run.method.name} does not work on task={task.name}: PEFT keeps AdaLoRA's directions apart in a "
-            "model's own loss, and this is another; try method=lora"
+            f"method={run.method.name} does not work on task={task.name}: its regularizer belongs to the model's own loss, which "
+            "DPO replaces; use method=lora"
         )
-    if target in OUTSIDE:
-        found.append(f"peft.{target} moves a text's tokens; try method=prompt, method=p_tuning or method=prefix")
+    if run.method.traits.lengthens_text:
+        target = run.method.config["_target_"]
+        found.append(f"{target} shifts the tokens of a text; use method=prompt, method=p_tuning or method=prefix")
     return found

@@ -23,10 +23,6 @@ METRICS_OF: dict[str, tuple[str, ...]] = {  # of each kind of task
     "retrieval": ("recall_at_1", "recall_at_5", "recall_at_10", "mrr", "ndcg_at_10"),
     "preferences": ("reward_accuracy", "reward_margin", "chosen_perplexity"),
 }
-NO_VECTORS = {  # configs of methods that cannot train a model of vectors, which has no head and no loss of its own
-    "LinearProbe": "vectors have no head to probe; try method=linear_probe_mix or method=lora",
-    "AdaLoraConfig": "PEFT keeps its directions apart in a model's own loss, and vectors have none; try method=lora",
-}
 LANGUAGE = (
     "sample_by",
     "noise_density",
@@ -34,10 +30,6 @@ LANGUAGE = (
     "whole_words",
     "join_documents",
 )  # keys of that kind alone
-UNPACKED = (  # configs of soft prompts
-    "SoftPromptConfig", "MixConfig", "PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig",
-    "MultitaskPromptTuningConfig", "CPTConfig",
-)  # fmt: skip
 FAMILIES = {  # the models that have a head for it, and one to try
     "token_classification": (("encoder", "decoder"), "t5_encoder"),
     "question_answering": (("encoder", "decoder"), "t5_encoder"),
@@ -150,7 +142,7 @@ def _instructions(run: RunConfig) -> list[str]:
 
 def _soft_prompt(run: RunConfig) -> list[str]:
     """Complain about packed rows that would each have to begin with a prompt."""
-    if run.task.packing and str(run.method.config.get("_target_")).rpartition(".")[2] in UNPACKED:
+    if run.task.packing and not run.method.traits.packable:
         return [f"method={run.method.name} begins every row with a prompt of its own; say task.packing=false"]
     return []
 
@@ -171,8 +163,11 @@ def _vectors(run: RunConfig) -> list[str]:
         return found
     if find_spec("sentence_transformers") is None:
         found.append("task.kind=retrieval is trained by sentence-transformers; pip install 'peftkit[embed]'")
-    if reason := NO_VECTORS.get(str(run.method.config.get("_target_")).rpartition(".")[2]):
-        found.append(f"method={run.method.name} does not work on task={task.name}: {reason}")
+    if run.method.traits.regularized:
+        found.append(
+            f"method={run.method.name} does not work on task={task.name}: its regularizer belongs to the model's own loss, which "
+            "contrastive training replaces; use method=lora"
+        )
     if len(task.text) < 2:
         found.append("task.kind=retrieval reads a query and its document; say task.text=[query,document]")
     if task.label is not None:

@@ -17,6 +17,7 @@ from peftkit.config.kinds import KINDS
 from peftkit.config.run import PROVENANCE, SECTIONS, RunConfig
 from peftkit.config.signatures import Field, annotation, fields_of, names_in
 from peftkit.config.suggestions import TRAINING, holds_keys, nearest, nearest_key, takes_list
+from peftkit.config.traits import Traits
 
 JOBS = (
     "finetune", "evaluate", "predict", "merge", "pretrain", "plan", "leaderboard", "submission", "matrix", "forgetting",
@@ -154,6 +155,8 @@ def complaints(config: Mapping[str, Any]) -> list[str]:
     for name, part in SECTIONS.items():
         if isinstance(config.get(name), Mapping):
             found += _fields(config[name], part, f"{name}.")
+    if isinstance(traits := _get(config, "method.traits"), Mapping):
+        found += _fields(traits, Traits, "method.traits.")
     found += [*_targets(config), *_choices(config), *_training(_get(config, "train"))]
     found += _trackers(_get(config, "train"))
     for key in ("method.quantization", "generate.quantization"):
@@ -178,7 +181,11 @@ def _get(config: Mapping[str, Any], key: str) -> Any:
 
 def _fields(values: Mapping[str, Any], part: type, prefix: str) -> Iterator[Complaint]:
     known = {field.name: str(field.type) for field in dataclasses.fields(part) if field.name not in PROVENANCE}
-    left_out = {field.name for field in dataclasses.fields(part) if field.default is not dataclasses.MISSING}
+    left_out = {
+        field.name
+        for field in dataclasses.fields(part)
+        if field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+    }
     for name in values:
         if name not in known:
             yield f"{prefix}{name}", f"unknown key {prefix}{name}{nearest_key(f'{prefix}{name}')}"
