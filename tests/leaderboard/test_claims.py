@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_stats import write
+from helpers.recorded_runs import write_run
 
 from peftkit.config.checks.values import CHOICES
 from peftkit.leaderboard import Result, collect
@@ -33,7 +33,7 @@ def run(
         said = np.where(0.8 * luck + 0.2 * again < skill, labels, 1 - labels)
         name = f"{task}-{method}-{rows}-{model}-{seed}"
         value = float(np.mean(said == labels))
-        write(root, name, method=method, task=task, seed=seed, value=value, model=model)
+        write_run(root, name, method=method, task=task, seed=seed, value=value, model=model)
         file = root / name / "result.json"
         result = json.loads(file.read_text())
         result["audit"]["rows"] = {"train": rows, "validation": EXAMPLES}
@@ -149,6 +149,8 @@ def test_a_copy_of_a_run_is_no_further_seed(tmp_path: Path) -> None:
 
 def test_two_settings_of_a_method_leave_a_claim_open(tmp_path: Path) -> None:
     run(tmp_path, "full", 0.8)
-    write(tmp_path, "other", method="full", task="sst2", value=0.7, rate=7, rows={"train": 1000, "validation": 10_000})
+    write_run(
+        tmp_path, "other", method="full", task="sst2", value=0.7, rate=7, rows={"train": 1000, "validation": 10_000}
+    )
     finding = find(tmp_path, "quantization")
     assert finding.verdict == OPEN and "2 settings of full" in finding.reason

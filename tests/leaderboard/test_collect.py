@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers import commands
-from test_stats import write
+from helpers.recorded_runs import write_run
 
 from peftkit.cli import check
 from peftkit.leaderboard import Broken, Result, collect, version_notes
@@ -21,7 +21,7 @@ TRIAL = {"learning_rate": 1.0, "score": 0.9}
 
 def put(root: Path, name: str, changes: dict[str, Any] | None = None, **told: Any) -> Path:
     """Write a run and set some of its keys, as put(root, "a", {"meta/versions": {}}, seed=1)."""
-    write(root, name, **told)
+    write_run(root, name, **told)
     file = root / name / "result.json"
     record = json.loads(file.read_text())
     for key, value in (changes or {}).items():

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_stats import write
+from helpers.recorded_runs import write_run
 
 from peftkit.leaderboard import collect
 from peftkit.leaderboard.stats import Row, board
@@ -18,7 +18,7 @@ def rows(root: Path) -> dict[str, Row]:
 
 def add(root: Path, method: str, curve: list[float], costs: dict[str, float]) -> None:
     """Write a run of 8 seconds of training whose chosen trial went through these scores, one an epoch."""
-    write(root, method, method=method, value=0.8, seconds=8.0)
+    write_run(root, method, method=method, value=0.8, seconds=8.0)
     file = root / method / "result.json"
     result = json.loads(file.read_text())
     points = [{"epoch": n + 1.0, "seconds": 99.0, "score": score} for n, score in enumerate(curve)]
@@ -52,5 +52,5 @@ def test_without_full_fine_tuning_there_is_no_composite_and_the_best_row_sets_th
 
 def test_an_error_has_neither_share_nor_composite(tmp_path: Path) -> None:
     for method in ("full", "lora"):
-        write(tmp_path, method, method=method, value=0.5, metrics={"mean_squared_error": False}, seconds=8.0)
+        write_run(tmp_path, method, method=method, value=0.5, metrics={"mean_squared_error": False}, seconds=8.0)
     assert all(not {"pscp", "seconds_to_quality"} & row.timed["cpu"].keys() for row in rows(tmp_path).values())

@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from helpers.recorded_runs import write_run
 from helpers.synthetic_board import HOSTILE, MACHINES, make_board
-from test_stats import write
 
 from peftkit.leaderboard import Result, collect
 from peftkit.leaderboard.headlines import headlines
@@ -124,15 +124,15 @@ def test_a_failed_run_is_listed_with_its_reason(made_up: Path) -> None:
 
 
 def test_a_run_that_goes_on_is_told_after_those_that_failed(tmp_path: Path) -> None:
-    write(tmp_path, "a", method="ia3", status="running")
-    write(tmp_path, "b", status="failed", reason="out of memory")
+    write_run(tmp_path, "a", method="ia3", status="running")
+    write_run(tmp_path, "b", status="failed", reason="out of memory")
     found = shown(tmp_path)
     assert [(run["method"], run["unfinished"]) for run in found["failed"]] == [("lora", False), ("ia3", True)]
     assert {row["method"]: row["without"] for row in found["rows"]} == {"lora": "failed", "ia3": "unfinished"}
 
 
 def test_a_row_without_anything_optional_is_shown(tmp_path: Path) -> None:
-    write(tmp_path, "a")  # no log, no overrides, no search, one seed
+    write_run(tmp_path, "a")  # no log, no overrides, no search, one seed
     (row,) = shown(tmp_path)["rows"]
     assert (row["low"], row["curves"], row["search"], row["runs"][0]["command"]) == (None, [], None, None)
 
@@ -148,7 +148,7 @@ def test_a_number_that_json_lacks_becomes_null() -> None:
 
 
 def test_a_long_log_is_sampled_from_its_first_to_its_last_step(tmp_path: Path) -> None:
-    write(tmp_path, "a")
+    write_run(tmp_path, "a")
     lines = [json.dumps({"step": step, "loss": 1 / step}) for step in range(1, 1001)]
     (tmp_path / "a" / "log.jsonl").write_text("\n".join([*lines, '{"step": 1001, "train_runtime": 3', "[]"]))
     (row,) = shown(tmp_path)["rows"]
@@ -159,7 +159,7 @@ def test_a_long_log_is_sampled_from_its_first_to_its_last_step(tmp_path: Path) -
 
 def test_the_headline_names_the_tied_and_the_lightest_of_them(tmp_path: Path) -> None:
     for method, value in {"full": 0.9, "lora": 0.89, "ia3": 0.7}.items():
-        write(tmp_path, method, method=method, value=value)
+        write_run(tmp_path, method, method=method, value=value)
     rows = board(collect([tmp_path]))
     ((_, text),) = headlines(rows, ["a", "a", "b"], {(rows[0].board, "rte"): 0.021})[rows[0].board]
     assert text.startswith("full leads with 90.0, tied with lora (2 of 3 rows); worse: ia3.")
@@ -171,8 +171,8 @@ def test_the_headline_names_the_tied_and_the_lightest_of_them(tmp_path: Path) ->
 
 
 def test_without_a_test_no_method_is_called_best(tmp_path: Path) -> None:
-    write(tmp_path, "a", method="full", value=0.9)
-    write(tmp_path, "b", value=0.8)
+    write_run(tmp_path, "a", method="full", value=0.9)
+    write_run(tmp_path, "b", value=0.8)
     rows = board(collect([tmp_path]))
     ((_, text),) = headlines(rows, ["", ""], {})[rows[0].board]
     assert text == "full has the highest mean, 90.0; no test says that it differs from others."

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.recorded_runs import write_run
 from scipy import stats
-from test_stats import write
 
 from peftkit.leaderboard import collect
 from peftkit.leaderboard.paired import OTHER, WRONG, cell_of, scores_by_resample
@@ -133,7 +133,9 @@ def rows_of(root: Path, changes: dict[str, Any] | None = None, metrics: tuple[st
                 columns |= changes or {}
                 order = np.argsort(-np.asarray(columns["id"])) if changes is None else np.arange(50)
                 columns = {name: np.asarray(each)[order] for name, each in columns.items()}
-            write(root, f"{method}{seed}", method=method, seed=seed, value=value, metrics=dict.fromkeys(metrics, True))
+            write_run(
+                root, f"{method}{seed}", method=method, seed=seed, value=value, metrics=dict.fromkeys(metrics, True)
+            )
             pq.write_table(pa.table(columns), root / f"{method}{seed}" / "predictions.parquet")
     return board(collect([root]))
 
@@ -186,7 +188,7 @@ def test_tagged_words_are_paired_by_sentence(tmp_path: Path) -> None:
             right = sum(
                 a == b for one, other in zip(labels, said, strict=True) for a, b in zip(one, other, strict=True)
             )
-            write(
+            write_run(
                 tmp_path, f"{method}{seed}", method=method, seed=seed, value=right / 6, metrics={"token_accuracy": True}
             )
             columns = {"id": [0, 1, 2], "split": ["validation"] * 3, "label": labels, "prediction": said}

@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from helpers.recorded_runs import write_run
 from helpers.synthetic_board import make_board
-from test_stats import write
 
 from peftkit.leaderboard import collect
 from peftkit.leaderboard.latex import write_latex
@@ -33,7 +33,7 @@ def test_pictures_show_the_real_board_alone(tmp_path: Path) -> None:
 
 
 def test_the_same_rows_give_the_same_picture(tmp_path: Path) -> None:
-    write(tmp_path / "runs", "a", method="$x_{ 表 </svg>")
+    write_run(tmp_path / "runs", "a", method="$x_{ 表 </svg>")
     rows = board(collect([tmp_path / "runs"]))
     for name in ("one", "two"):
         write_plots(rows, [""], tmp_path / name)
@@ -42,7 +42,7 @@ def test_the_same_rows_give_the_same_picture(tmp_path: Path) -> None:
 
 
 def test_pictures_of_an_earlier_board_do_not_stay(tmp_path: Path) -> None:
-    write(tmp_path / "runs", "a")
+    write_run(tmp_path / "runs", "a")
     write_plots(board(collect([tmp_path / "runs"])), [""], tmp_path)
     write_plots([], [], tmp_path)
     assert not list(tmp_path.glob("*.svg"))
@@ -50,7 +50,7 @@ def test_pictures_of_an_earlier_board_do_not_stay(tmp_path: Path) -> None:
 
 def test_an_error_is_drawn_in_its_own_unit(tmp_path: Path) -> None:
     for method, value in (("lora", 3.25), ("full", 3.0)):
-        write(tmp_path / "runs", method, method=method, value=value, metrics={"mean_squared_error": False})
+        write_run(tmp_path / "runs", method, method=method, value=value, metrics={"mean_squared_error": False})
     rows = board(collect([tmp_path / "runs"]))
     write_plots(rows, ["a", "b"], tmp_path)
     assert ">3.25<" in (tmp_path / "heatmap.svg").read_text()
@@ -61,7 +61,7 @@ def test_an_error_is_drawn_in_its_own_unit(tmp_path: Path) -> None:
 def test_latex_sets_the_best_in_bold_only_where_it_is_not_tied(tmp_path: Path) -> None:
     for method, value in {"full": 0.9, "lora": 0.8}.items():
         for seed in (0, 1):
-            write(tmp_path / "runs", f"{method}{seed}", method=method, seed=seed, value=value + seed / 100)
+            write_run(tmp_path / "runs", f"{method}{seed}", method=method, seed=seed, value=value + seed / 100)
     rows = board(collect([tmp_path / "runs"]))
     write_latex(rows, ["a", "b"], tmp_path / "apart.tex")
     write_latex(rows, ["a", "a"], tmp_path / "tied.tex")
@@ -70,7 +70,7 @@ def test_latex_sets_the_best_in_bold_only_where_it_is_not_tied(tmp_path: Path) -
 
 
 def test_text_of_a_run_is_no_latex(tmp_path: Path) -> None:
-    write(tmp_path / "runs", "a", method="[x] \\input{a}_% & # $ ~^<")
+    write_run(tmp_path / "runs", "a", method="[x] \\input{a}_% & # $ ~^<")
     write_latex(board(collect([tmp_path / "runs"])), [""], tmp_path / "board.tex")
     lines = (tmp_path / "board.tex").read_text().splitlines()
     assert (
@@ -84,7 +84,7 @@ MACROS = {r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicirc
 
 
 def test_every_sign_of_a_name_is_read_by_latex_as_that_sign(tmp_path: Path) -> None:
-    write(tmp_path / "runs", "a", method=f"a {string.punctuation} z")
+    write_run(tmp_path / "runs", "a", method=f"a {string.punctuation} z")
     write_latex(board(collect([tmp_path / "runs"])), [""], tmp_path / "board.tex")
     (line,) = (line for line in (tmp_path / "board.tex").read_text().splitlines() if line.endswith(r"z & 50.0 \\"))
     name = line.removesuffix(r" & 50.0 \\")
@@ -99,7 +99,7 @@ def test_every_sign_of_a_name_is_read_by_latex_as_that_sign(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_latex_itself_takes_the_table(tmp_path: Path) -> None:
     make_board(tmp_path / "runs", seeds=2, predictions=False)
-    write(tmp_path / "runs", "odd", method=f"a {string.punctuation} z")
+    write_run(tmp_path / "runs", "odd", method=f"a {string.punctuation} z")
     rows = board(collect([tmp_path / "runs"]))
     write_latex(rows, ["a"] * len(rows), tmp_path / "board.tex")
     lines = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}\input{board}\end{document}"]

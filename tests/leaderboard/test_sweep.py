@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_stats import write
+from helpers.recorded_runs import write_run
 
 from peftkit.cli import _Outcome
 from peftkit.cli.sweep_status import RunStatus, open_status_folder, write_status
@@ -19,9 +19,9 @@ Captured = pytest.CaptureFixture[str]
 def test_all_runs_of_the_command_and_no_other_are_shown_at_its_end(
     tmp_path: Path, capsys: Captured, is_elsewhere: bool
 ) -> None:
-    write(tmp_path, "before", method="ia3")  # long before this command began
-    write(tmp_path, "bad", method="lora", status="failed", reason="out of memory")
-    write(tmp_path, "other", method="full")  # of another command
+    write_run(tmp_path, "before", method="ia3")  # long before this command began
+    write_run(tmp_path, "bad", method="lora", status="failed", reason="out of memory")
+    write_run(tmp_path, "other", method="full")  # of another command
     outcome = _Outcome([])
     outcome.notes = open_status_folder(tmp_path) if is_elsewhere else None
     runs = pickle.loads(pickle.dumps(outcome)) if is_elsewhere else outcome
@@ -41,7 +41,7 @@ def test_all_runs_of_the_command_and_no_other_are_shown_at_its_end(
 
 
 def test_of_one_run_that_failed_no_table_says_it_again(tmp_path: Path, capsys: Captured) -> None:
-    write(tmp_path, "bad", status="failed", reason="out of memory")
+    write_run(tmp_path, "bad", status="failed", reason="out of memory")
     outcome = _Outcome([])
     outcome.begin(tmp_path / "bad")
     outcome.fail(1, "out of memory")

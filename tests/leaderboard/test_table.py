@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.recorded_runs import write_run
 from rich.console import Console
-from test_stats import write
 
 from peftkit.leaderboard import table
 from peftkit.leaderboard.stats import GLUE
@@ -30,7 +30,7 @@ def glue(root: Path, without: str | None = None) -> None:
     for number, task in enumerate(GLUE):
         if task != without:
             metrics = {"mrpc": {"accuracy": True, "f1": True}, "mnli": {"accuracy_matched": True}}.get(task)
-            write(root, task, task=task, value=number / 10, metrics=metrics)
+            write_run(root, task, task=task, value=number / 10, metrics=metrics)
 
 
 def test_glue_shows_its_average_or_what_it_lacks(tmp_path: Path) -> None:
@@ -43,15 +43,17 @@ def test_glue_shows_its_average_or_what_it_lacks(tmp_path: Path) -> None:
 
 
 def test_a_section_names_its_own_metrics(tmp_path: Path) -> None:
-    write(tmp_path, "a", task="mrpc", metrics={"accuracy": True, "f1": True})
-    write(tmp_path, "b", task="cola", metrics={"matthews_correlation": True})
+    write_run(tmp_path, "a", task="mrpc", metrics={"accuracy": True, "f1": True})
+    write_run(tmp_path, "b", task="cola", metrics={"matthews_correlation": True})
     heads = [line.split() for line in shown(tmp_path).splitlines() if line.startswith(("mrpc", "cola"))]
     assert heads == [["cola", "matthews"], ["mrpc", "accuracy", "f1"]]
 
 
 def test_an_error_is_shown_in_its_own_unit(tmp_path: Path) -> None:
-    write(tmp_path, "a", task="houses", suite="own", value=3.25, metrics={"mean_squared_error": False})
-    write(tmp_path, "b", method="full", task="houses", suite="own", value=3.0, metrics={"mean_squared_error": False})
+    write_run(tmp_path, "a", task="houses", suite="own", value=3.25, metrics={"mean_squared_error": False})
+    write_run(
+        tmp_path, "b", method="full", task="houses", suite="own", value=3.0, metrics={"mean_squared_error": False}
+    )
     text = shown(tmp_path)
     assert "3.25  " in text
     assert "+0.25" in text
@@ -61,7 +63,7 @@ def test_an_error_is_shown_in_its_own_unit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [70, 100, 160])
 def test_lines_fit_and_what_does_not_is_named(tmp_path: Path, width: int) -> None:
     glue(tmp_path)
-    write(tmp_path, "tuned", task="mrpc", rate=2, metrics={"accuracy": True, "f1": True})
+    write_run(tmp_path, "tuned", task="mrpc", rate=2, metrics={"accuracy": True, "f1": True})
     text = shown(tmp_path, width)
     assert max(map(len, text.splitlines())) <= width
     assert ("No room for" in text) == (width == 70)
@@ -69,17 +71,17 @@ def test_lines_fit_and_what_does_not_is_named(tmp_path: Path, width: int) -> Non
 
 
 def test_several_models_are_told_apart(tmp_path: Path) -> None:
-    write(tmp_path, "a", model="google-bert/bert-base-uncased")
-    write(tmp_path, "b", model="openai-community/gpt2")
+    write_run(tmp_path, "a", model="google-bert/bert-base-uncased")
+    write_run(tmp_path, "b", model="openai-community/gpt2")
     text = shown(tmp_path)
     assert "bert-base-uncased" in text
     assert "gpt2" in text
 
 
 def test_times_of_two_machines_carry_their_mark(tmp_path: Path) -> None:
-    write(tmp_path, "a", method="full", device="cpu: EPYC", seconds=50)
-    write(tmp_path, "b", seed=0, device="cpu: EPYC", seconds=40)
-    write(tmp_path, "c", seed=1, device="cuda: H200", seconds=3)
+    write_run(tmp_path, "a", method="full", device="cpu: EPYC", seconds=50)
+    write_run(tmp_path, "b", seed=0, device="cpu: EPYC", seconds=40)
+    write_run(tmp_path, "c", seed=1, device="cuda: H200", seconds=3)
     text = shown(tmp_path)
     assert "50 s A" in text
     assert "40 s A, 3 s B" in text
@@ -87,8 +89,8 @@ def test_times_of_two_machines_carry_their_mark(tmp_path: Path) -> None:
 
 
 def test_failed_and_broken_results_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path, "good", seed=1)
-    write(tmp_path, "bad", status="failed", reason="out of memory")
+    write_run(tmp_path, "good", seed=1)
+    write_run(tmp_path, "bad", status="failed", reason="out of memory")
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "result.json").write_text('{"run": ')
     table.show(table.collect([tmp_path]))  # to the terminal
@@ -104,9 +106,9 @@ def test_failed_and_broken_results_are_shown(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_run_that_goes_on_is_no_failed_one(tmp_path: Path) -> None:
-    write(tmp_path, "bad", status="failed", reason="out of memory")
-    write(tmp_path, "going", task="mrpc", status="running")
-    write(tmp_path, "stopped", task="sst2", status="interrupted", reason="KeyboardInterrupt")
+    write_run(tmp_path, "bad", status="failed", reason="out of memory")
+    write_run(tmp_path, "going", task="mrpc", status="running")
+    write_run(tmp_path, "stopped", task="sst2", status="interrupted", reason="KeyboardInterrupt")
     lines = shown(tmp_path, 300).splitlines()
     going = next(place for place, line in enumerate(lines) if line.startswith("2 of 3 runs unfinished"))
     assert lines[going + 1].startswith("mrpc bert lora seed 0: running since 2026-01-01 UTC")
@@ -124,8 +126,8 @@ def test_nothing_but_broken_results_still_shows_and_writes(tmp_path: Path) -> No
 
 
 def test_a_spreadsheet_holds_plain_numbers(tmp_path: Path) -> None:
-    write(tmp_path, "a", method="full", value=0.25, task="stsb")
-    write(tmp_path, "b", value=-0.25, task="stsb")
+    write_run(tmp_path, "a", method="full", value=0.25, task="stsb")
+    write_run(tmp_path, "b", value=-0.25, task="stsb")
     table.write(table.collect([tmp_path]), tmp_path)
     full, lora = spreadsheet(tmp_path / "leaderboard.csv")
     assert [float(lora[name]) for name in ("accuracy", "vs full", "trainable share")] == [-0.25, -0.5, 0.1]
@@ -134,25 +136,25 @@ def test_a_spreadsheet_holds_plain_numbers(tmp_path: Path) -> None:
 
 
 def test_a_glue_table_of_an_earlier_board_does_not_stay(tmp_path: Path) -> None:
-    write(tmp_path, "a")
+    write_run(tmp_path, "a")
     table.write(table.collect([tmp_path]), tmp_path / "board")
     assert (tmp_path / "board" / "glue.csv").exists()
     (tmp_path / "a" / "result.json").unlink()
-    write(tmp_path, "b", suite="own")
+    write_run(tmp_path, "b", suite="own")
     table.write(table.collect([tmp_path]), tmp_path / "board")
     assert not (tmp_path / "board" / "glue.csv").exists()
 
 
 @pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "@SUM(1)", "+1", "-x", " =x", "＝x"])
 def test_text_of_a_run_is_no_formula(tmp_path: Path, name: str) -> None:
-    write(tmp_path, "x", method=name)
+    write_run(tmp_path, "x", method=name)
     table.write(table.collect([tmp_path]), tmp_path / "board")
     (line,) = spreadsheet(tmp_path / "board" / "leaderboard.csv")
     assert line["method"] == f"'{name}"
 
 
 def test_text_of_a_run_cannot_break_the_tables(tmp_path: Path) -> None:
-    write(tmp_path, "x", suite="own", method="a|b\n\x1b[31m[red]<script>[l](http://x)\u202e")
+    write_run(tmp_path, "x", suite="own", method="a|b\n\x1b[31m[red]<script>[l](http://x)\u202e")
     text = shown(tmp_path, 200)
     assert "\x1b" not in text
     assert "[red]<script>" in text  # no markup, so not lost either
@@ -169,7 +171,9 @@ def compared(root: Path) -> None:
         for method, value in (("full", 0.81), ("lora", 0.809), ("prompt", 0.5)):
             for seed in range(4):
                 if (task, method, seed) != ("rte", "lora", 3):
-                    write(root, f"{task}{method}{seed}", method=method, task=task, seed=seed, value=value + seed / 500)
+                    write_run(
+                        root, f"{task}{method}{seed}", method=method, task=task, seed=seed, value=value + seed / 500
+                    )
 
 
 def test_tied_groups_and_the_verdict_are_shown(tmp_path: Path) -> None:
@@ -224,7 +228,7 @@ def test_trials_are_shown_where_there_were_several(tmp_path: Path) -> None:
 
 def test_a_long_table_is_cut_in_the_terminal_alone(tmp_path: Path) -> None:
     for rate in range(45):
-        write(tmp_path, f"r{rate}", rate=rate + 1, value=rate / 100)
+        write_run(tmp_path, f"r{rate}", rate=rate + 1, value=rate / 100)
     assert "The best 40 of up to 45 rows a task" in shown(tmp_path, 160)
     table.write(table.collect([tmp_path]), tmp_path / "board")
     assert len(spreadsheet(tmp_path / "board" / "leaderboard.csv")) == 45

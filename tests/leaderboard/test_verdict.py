@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.recorded_runs import write_run
 from statsmodels.stats.multitest import multipletests
-from test_stats import write
 
 from peftkit.leaderboard import collect
 from peftkit.leaderboard.headlines import sentences
@@ -33,7 +33,7 @@ def made(
             for seed in range(seeds):
                 said = np.where(0.8 * luck + 0.2 * random.random(examples) < skill, labels, 1 - labels)
                 name, value = f"{task}-{method}-{seed}", float(np.mean(said == labels))
-                write(root, name, method=method, task=task, seed=seed, value=value)
+                write_run(root, name, method=method, task=task, seed=seed, value=value)
                 if predictions:
                     columns = {"id": np.arange(examples), "split": ["validation"] * examples, "label": labels}
                     pq.write_table(pa.table(columns | {"prediction": said}), root / name / "predictions.parquet")
@@ -105,7 +105,7 @@ def test_one_seed_without_predictions_claims_nothing(tmp_path: Path) -> None:
 def test_missing_seeds_are_told(tmp_path: Path) -> None:
     made(tmp_path, tasks=("rte",))
     (tmp_path / "rte-lora-2" / "result.json").unlink()
-    write(tmp_path, "late", method="full", task="rte", seed=7, status="failed", reason="out of memory")
+    write_run(tmp_path, "late", method="full", task="rte", seed=7, status="failed", reason="out of memory")
     rows, verdict = judged(tmp_path)
     assert [(row.method, len(row.seeds), row.planned) for row in rows] == [
         ("full", 3, 4),
@@ -129,7 +129,7 @@ def test_a_single_seed_among_several_is_tested_with_their_spread(tmp_path: Path)
 
 
 def test_a_result_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    write(tmp_path, "a")
+    write_run(tmp_path, "a")
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "result.json").write_text("{")
     assert judged(tmp_path)[1].notes == ["1 results cannot be read and stand in no table."]
@@ -137,7 +137,7 @@ def test_a_result_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 def test_a_board_on_which_every_run_failed_is_told(tmp_path: Path) -> None:
     for seed in (0, 1):
-        write(tmp_path, f"{seed}", seed=seed, status="failed", reason="out of memory")
+        write_run(tmp_path, f"{seed}", seed=seed, status="failed", reason="out of memory")
     rows, verdict = judged(tmp_path)
     assert (verdict.comparisons, verdict.groups, verdict.notes) == ([], [""], ["rte: lora has 0 of 2 seeds."])
     assert sentences(rows, verdict, rows[0].board) == {}
