@@ -53,7 +53,7 @@ def downstream(
     checkpoint = _checkpoint(run, folder)
     words = [word for word in overrides if not word.lstrip("+").startswith(OWN)]
     run, config = replace(run, job="finetune", run=None), {**config, "job": "finetune", "run": None}
-    with alone(config):  # others may be held against the same base
+    with alone(run):  # others may be held against the same base
         before = finetune(run, config, words, recipe, begin)
     told: Any = run_folder.read_result(before)
     if not told["scores"]:
@@ -70,7 +70,7 @@ def downstream(
         begin,
     )
     if is_main_process():
-        settings = run_folder.run_id({**config, "seed": 0}, told["audit"]["sources"], told["run"]["setup"])
+        settings = run_folder.run_id(replace(run, seed=0), told["audit"]["sources"], told["run"]["setup"])
         _note(folder, f"{run.task.name}-{run.method.name}-{settings}", run, before, after)
     return after
 

@@ -72,7 +72,7 @@ def extend(run: RunConfig, config: dict[str, Any], overrides: list[str]) -> Path
             "audit": {"sources": {"model": {**asdict(source), "folder": None}}},
             "meta": run_folder.meta(run.seed, device_name(), "fp32", started) | {"status": "finished"},
         }
-        run_folder.write_config(folder, config)
+        run_folder.write_config(folder, run)
         run_folder.write_result(folder, result)
         _tell(folder, result)
     return folder

@@ -67,7 +67,7 @@ def finetune(
     rows = load_task_dataset(run.task, run.data_root, run.source, set_apart=run.search.samples if run.trial else 0)
     sources = sources_of(run, model_source, rows.source)
     setup = execution_setup(run)
-    folder = run_folder.run_folder(config, sources, setup)
+    folder = run_folder.run_folder(run, sources, setup)
     if begin is not None:
         begin(folder)
     if not run.force and (known := run_folder.read_result(folder)) and known["meta"]["status"] == "finished":
@@ -82,7 +82,7 @@ def finetune(
         if run.force:
             _empty(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        run_folder.write_config(folder, config)
+        run_folder.write_config(folder, run)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     result: dict[str, Any] = {
         "run": {"recipe": recipe, "config": config, "overrides": overrides, "setup": setup},

@@ -82,7 +82,7 @@ def generate(run: RunConfig, config: dict[str, Any], overrides: list[str], only_
         if run.force:
             for name in WRITTEN:
                 (folder / name).unlink(missing_ok=True)
-        run_folder.write_config(folder, config)
+        run_folder.write_config(folder, run)
         try:
             _grow(stack, run, settings, model, seeds, sets, folder, result)
         except BaseException as error:

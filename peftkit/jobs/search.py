@@ -75,10 +75,11 @@ def trial_config(config: Mapping[str, Any], rate: float) -> dict[str, Any]:
 
 def _trial(config: dict[str, Any], rate: float, train: Train) -> dict[str, Any]:
     tried = trial_config(config, rate)
-    with alone(tried):
+    chosen = RunConfig.from_config(tried)
+    with alone(chosen):
         try:
             words = ["trial=true", f"seed={SEED}", "search.lr_multipliers=null", f"train.learning_rate={rate}"]
-            folder = train(RunConfig.from_config(tried), tried, words)
+            folder = train(chosen, tried, words)
         except UserError:
             raise
         except Exception as error:
@@ -97,10 +98,10 @@ def _trial(config: dict[str, Any], rate: float, train: Train) -> dict[str, Any]:
     }
 
 
-def alone(config: Mapping[str, Any]) -> AbstractContextManager:
+def alone(config: RunConfig) -> AbstractContextManager:
     """Let one command at a time do a run that several need: a trial, where several seeds of a row are run at once."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return nullcontext()  # the processes of one run train together
-    folder = Path(config["out"], ".locks")
+    folder = Path(config.out, ".locks")
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"{run_folder.run_id(config, {}, {})}.lock")

@@ -10,34 +10,41 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from filelock import FileLock, Timeout
 
-from peftkit.config import INCIDENTAL, UserError
+from peftkit.config import INCIDENTAL, RunConfig, UserError
 from peftkit.paths import safe_name
+from peftkit.results.record import SCHEMA, MetaRecord, RunRecord
 
-SCHEMA = 2  # of result.json; version 0.1 wrote none
 LOCATIONS = {"model": ("model", ("checkpoint", "revision")), "data": ("task", ("dataset", "subset", "revision"))}
 PACKAGES = ("peftkit", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes")
 
 
-def run_id(config: Mapping[str, Any], sources: Mapping[str, Any], setup: Mapping[str, Any]) -> str:
+def run_id(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: Mapping[str, Any]) -> str:
     """Return eight hex digits over what determines the result: settings, contents of model and data, processes.
 
     Contents of local files count by their hash, those of the Hub by their commit; where they lie does not. A setting
     that is null counts as absent, and so does a search without candidates: keys added later change no id.
+
+    Args:
+        sources: the records of model and data; where they are missing, their locations count.
+        setup: what else determines the result, as `execution_setup` returns it.
     """
-    settings = {key: value for key, value in config.items() if key not in INCIDENTAL}
-    if not config.get("trial") and (config.get("search") or {}).get("lr_multipliers") is None:
-        settings = {key: value for key, value in settings.items() if key not in ("trial", "search")}
-    if (settings.pop("distill", None) or {}).get("teacher") is not None:
-        settings["distill"] = {**config["distill"], "teacher": None}  # its hash is in the set-up
-    settings["method"] = {key: value for key, value in config["method"].items() if f"method.{key}" not in INCIDENTAL}
-    settings["train"] = {key: value for key, value in config["train"].items() if f"train.{key}" not in INCIDENTAL}
+    settings = {key: value for key, value in config.to_dict().items() if key not in INCIDENTAL}
+    for part in ("method", "train"):
+        settings[part] = {key: value for key, value in settings[part].items() if f"{part}.{key}" not in INCIDENTAL}
+    if not config.trial and config.search.lr_multipliers is None:
+        del settings["trial"], settings["search"]
+    if config.distill.teacher is None:
+        del settings["distill"]
+    else:
+        settings["distill"]["teacher"] = None  # its hash is in the set-up
     contents = {}
     for part, source in sources.items():
         section, keys = LOCATIONS[part]
@@ -57,16 +64,16 @@ def _without_nulls(values: Any) -> Any:
     return {name: _without_nulls(value) for name, value in values.items() if value is not None}
 
 
-def run_folder(config: Mapping[str, Any], sources: Mapping[str, Any], setup: Mapping[str, Any]) -> Path:
+def run_folder(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: Mapping[str, Any]) -> Path:
     """Return <out>/<suite>/<task>/<model>/<method>/seed-<n>-<id>, or trial-<n>-<id> for a trial of a search.
 
     <model> is the checkpoint that is trained.
     """
-    task = config["task"]
-    suite = sources["data"]["name"] if sources["data"]["kind"] == "offline" else task["suite"]
-    names = [suite, task["name"], checkpoint_name(sources["model"]), config["method"]["name"]]
-    kind = "trial" if config["trial"] else "seed"
-    return Path(config["out"], *map(safe_name, names), f"{kind}-{config['seed']}-{run_id(config, sources, setup)}")
+    data = sources["data"]
+    suite = data["name"] if data["kind"] == "offline" else config.task.suite
+    names = [suite, config.task.name, checkpoint_name(sources["model"]), config.method.name]
+    kind = "trial" if config.trial else "seed"
+    return Path(config.out, *map(safe_name, names), f"{kind}-{config.seed}-{run_id(config, sources, setup)}")
 
 
 def checkpoint_name(source: Mapping[str, Any]) -> str:
@@ -95,18 +102,32 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return result
 
 
+def read_finished(folder: Path) -> RunRecord:
+    """Return the result of a finished run.
+
+    Raises:
+        UserError: there is none, it has not finished, or an earlier version of peftkit wrote it.
+    """
+    result = read_result(folder)
+    if result is None:
+        raise UserError(f"{folder}: no result.json in it; set run= to a run folder (outputs/glue/mrpc/.../seed-0-...)")
+    if result["meta"]["status"] != "finished":
+        raise UserError(f"{folder}: {result['meta']['status']}, {result['meta']['reason']}; finish that run first")
+    return cast(RunRecord, result)
+
+
 def is_finished(folder: Path) -> bool:
     result = read_result(folder)
     return result is not None and result["meta"]["status"] == "finished"
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write result.json whole or not at all."""
+    """Write result.json, with the version of its schema, whole or not at all."""
     write_text(folder / "result.json", json.dumps({"schema": SCHEMA, **result}, indent=1, default=str) + "\n")
 
 
 def amend_result(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change a finished run's result.json, as one of several that may do so at once."""
+    """Change a finished run's result.json, as one of several processes that may do so at once."""
     with FileLock(folder / ".amending"):
         result = read_result(folder) or {}
         change(result)
@@ -114,7 +135,7 @@ def amend_result(folder: Path, change: Callable[[dict[str, Any]], None]) -> None
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a file by way of a neighbour and a rename, so that a reader never sees half of it."""
+    """Write a UTF-8 file beside its target and rename it, so that a reader never sees half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
     with os.fdopen(handle, "w", encoding="utf-8") as out:
@@ -124,29 +145,29 @@ def write_text(file: Path, text: str) -> None:
 
 
 def lock(stack: ExitStack, folder: Path) -> None:
-    """Keep other processes from writing the folder until the stack is left.
+    """Lock a folder against other processes until the stack is closed.
 
     Raises:
-        UserError: one does already.
+        UserError: another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         stack.enter_context(FileLock(folder / ".lock", timeout=0))
     except Timeout as error:
-        raise UserError(f"another process writes {folder}; wait for it, then say the same again") from error
+        raise UserError(f"another process writes {folder}; wait for it, then repeat the command") from error
 
 
 def line(entry: Mapping[str, Any]) -> str:
-    """Return an entry as a line of log.jsonl."""
+    """Return an entry as one line of log.jsonl."""
     return json.dumps(entry, default=str) + "\n"
 
 
-def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    write_text(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+def write_config(folder: Path, config: RunConfig) -> None:
+    write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
 
 
 def write_predictions(file: Path, columns: Mapping[str, list]) -> None:
-    """Write id, split, label, prediction and scores, one row an example, as parquet."""
+    """Write the columns id, split, label, prediction and scores, one row an example, as parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -156,15 +177,19 @@ def write_predictions(file: Path, columns: Mapping[str, list]) -> None:
     part.replace(file)
 
 
-def meta(seed: int, device: str, precision: str, started: str) -> dict[str, Any]:
-    """Return what a reader needs to run it again: versions, machine, seed; no environment, no secret."""
+def meta(seed: int, device: str, precision: str, started: str | None = None) -> MetaRecord:
+    """Return what is needed to run it again: versions, machine, seed; no environment, no secret.
+
+    Args:
+        started: UTC as ISO 8601; now where it is missing.
+    """
     return {
         "seed": seed,
         "git": _git(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "device": device,
         "precision": precision,
-        "started": started,
+        "started": started or datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "status": "running",
         "reason": None,
     }

@@ -276,15 +276,12 @@ def test_a_run_with_words_has_an_id_of_its_own_and_one_without_keeps_the_old(
     from peftkit.pipeline.build import execution_setup
     from peftkit.results.run_folder import run_id
 
-    words = ["model=gpt2", f"task.dataset={data}/rows.jsonl"]
-    config = compose_config(words)
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    plain: Any = OmegaConf.to_container(compose_config(["model=gpt2", f"task.dataset={data}/rows.jsonl"]), resolve=True)
     older = {key: value for key, value in plain.items() if key not in ("vocab", "extend")}
-    setup = execution_setup(RunConfig.from_config(plain))
-    assert run_id(plain, {}, setup) == run_id(older, {}, setup)
     vocab = extended(checkpoint("gpt2", True), "gpt2", data, tmp_path)
-    with_words = execution_setup(RunConfig.from_config({**plain, "vocab": str(vocab)}))
-    assert run_id(plain, {}, with_words) != run_id(plain, {}, setup)
+    runs = [RunConfig.from_config(each) for each in (plain, older, {**plain, "vocab": str(vocab)})]
+    ids = [run_id(run, {}, execution_setup(run)) for run in runs]
+    assert ids[0] == ids[1] != ids[2]
 
 
 @pytest.mark.parametrize(

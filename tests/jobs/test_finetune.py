@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from helpers.interruption import broken_off
 import peftkit
 from peftkit.cli import check
 from peftkit.cli.validate import options_of
-from peftkit.config import UserError
+from peftkit.config import RunConfig, UserError
 from peftkit.results import run_folder
 
 # the long tests try all
@@ -123,9 +124,9 @@ def test_the_same_seed_gives_the_same_scores_and_another_seed_another_folder(tin
     first = pq.read_table(folder / "predictions.parquet")
     again, _ = finetune(tiny("bert", "seed=1", "force=true"))
     run = result["run"]
+    config = RunConfig.from_config(run["config"])
     kept, other = (
-        run_folder.run_folder(run["config"] | {"seed": seed}, result["audit"]["sources"], run["setup"])
-        for seed in (1, 2)
+        run_folder.run_folder(replace(config, seed=seed), result["audit"]["sources"], run["setup"]) for seed in (1, 2)
     )
     assert again == folder == kept != other
     assert pq.read_table(again / "predictions.parquet").equals(first)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -24,13 +23,16 @@ from peftkit.results import run_folder
 OWN = ("task=classification", "task.text=[text]", "task.label=label")
 
 
+def config_of(*overrides: str) -> RunConfig:
+    return RunConfig.from_config(OmegaConf.to_container(compose_config(overrides), resolve=True))  # type: ignore[arg-type]
+
+
 def folder_of(*overrides: str) -> Path:
     """Return the run folder of a run on local files, as a job computes it."""
-    config: Any = OmegaConf.to_container(compose_config(["source=offline", *overrides]), resolve=True)
-    run = RunConfig.from_config(config)
+    run = config_of("source=offline", *overrides)
     data = load_task_dataset(run.task, run.data_root, run.source).source
     sources = sources_of(run, locate(run.model, run.source), data)
-    return run_folder.run_folder(config, sources, execution_setup(run))
+    return run_folder.run_folder(run, sources, execution_setup(run))
 
 
 @pytest.fixture
@@ -66,12 +68,12 @@ def test_an_id_follows_contents_and_not_paths(files: Path, data: str) -> None:
 
 
 def test_the_hub_s_cache_gives_the_id_of_the_hub_and_another_commit_another() -> None:
-    config: Any = OmegaConf.to_container(compose_config(["task=rte"]), resolve=True)
+    config = config_of("task=rte")
     data = {"kind": "hub", "name": "nyu-mll/glue", "revision": "b" * 40, "substituted_for": None}
 
     def id_of(setting: str = "main", **model: str) -> str:
         source = {"kind": "hub", "name": "a/b", "revision": "a" * 40, "substituted_for": None, "pooling": "cls"}
-        chosen = {**config, "model": {**config["model"], "revision": setting}}
+        chosen = replace(config, model=replace(config.model, revision=setting))
         return run_folder.run_id(chosen, {"model": {**source, **model}, "data": data}, {})
 
     assert id_of() == id_of(kind="cache") == id_of("a" * 40)
@@ -88,11 +90,11 @@ def test_the_hub_s_cache_gives_the_id_of_the_hub_and_another_commit_another() ->
     ],
 )
 def test_a_run_folder_is_named_after_the_checkpoint_that_is_trained(source: Source, name: str) -> None:
-    config: Any = OmegaConf.to_container(compose_config(["task=rte", "method=ia3", "seed=3", "out=here"]), resolve=True)
+    config = config_of("task=rte", "method=ia3", "seed=3", "out=here")
     entries = {"model": {**asdict(source), "pooling": "cls"}, "data": asdict(Source("offline", "miniglue"))}
     folder = run_folder.run_folder(config, entries, {})
     assert folder.parent == Path("here", "miniglue", "rte", name, "ia3") and folder.name.startswith("seed-3-")
-    assert run_folder.run_folder({**config, "trial": True}, entries, {}).name.startswith("trial-3-")
+    assert run_folder.run_folder(replace(config, trial=True), entries, {}).name.startswith("trial-3-")
 
 
 def test_the_hash_of_a_large_file_is_cached_until_the_file_changes(
