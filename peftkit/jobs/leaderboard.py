@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftkit.config import RunConfig, UserError
-from peftkit.leaderboard import Broken, Result, table, version_notes
-from peftkit.leaderboard.stats import Row
+from peftkit.leaderboard import UnreadableRun, RecordedRun, table, version_notes
+from peftkit.leaderboard.stats import BoardEntry
 from peftkit.leaderboard.verdict import Verdict, judged
 from peftkit.results.console import is_main_process, log
 
@@ -44,7 +44,7 @@ def leaderboard(run: RunConfig) -> None:
 
 
 def write(
-    results: Sequence[Result | Broken], target: Path, command: str, known: tuple[list[Row], Verdict] | None = None
+    results: Sequence[RecordedRun | UnreadableRun], target: Path, command: str, known: tuple[list[BoardEntry], Verdict] | None = None
 ) -> None:
     """Write the tables, index.html, leaderboard.tex, and pareto and heatmap as PNG and SVG."""
     from peftkit.leaderboard.latex import write_latex
@@ -68,11 +68,11 @@ def show_runs(folders: Sequence[Path], claim: str | None = None) -> None:
             log(f"with runs of other commands below the same out=: python -m peftkit job=leaderboard claim={claim}")
 
 
-def show_claim(results: Sequence[Result | Broken], name: str, known: tuple[list[Row], Verdict]) -> bool:
+def show_claim(results: Sequence[RecordedRun | UnreadableRun], name: str, known: tuple[list[BoardEntry], Verdict]) -> bool:
     """Print what a claim says, what was measured, and whether it holds; tell whether that is decided."""
     from peftkit.leaderboard.claims import OPEN, judge_claim
 
-    finding = judge_claim(name, *known, [r for r in results if isinstance(r, Result)])
+    finding = judge_claim(name, *known, [r for r in results if isinstance(r, RecordedRun)])
     print(f"Claim: {finding.claim}")
     for line in finding.lines:
         print(f"  {line}")

@@ -12,7 +12,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from peftkit.config import INCIDENTAL, RunConfig, UserError
 from peftkit.jobs.submission_files import SHEETS, doubt_of, text_of
-from peftkit.leaderboard import Result, collect, flatten
+from peftkit.leaderboard import RecordedRun, collect, flatten
 from peftkit.leaderboard.stats import GLUE, task_score
 from peftkit.paths import safe_name
 from peftkit.results.console import is_main_process, log
@@ -51,7 +51,7 @@ def submission(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[st
         _write(texts, _target(run, chosen, bool(doubts)), doubts)
 
 
-def choose_runs(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[str]) -> list[Result]:
+def choose_runs(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[str]) -> list[RecordedRun]:
     """Return a run of each task: those of `runs`, or of one model and method those with the best validation scores.
 
     Raises:
@@ -60,11 +60,11 @@ def choose_runs(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[s
     return _named(run.runs) if run.runs is not None else _best(run, config, overrides)
 
 
-def _named(folders: Sequence[str]) -> list[Result]:
+def _named(folders: Sequence[str]) -> list[RecordedRun]:
     """Return the runs that the user names, one a task."""
-    found: dict[str, Result] = {}
+    found: dict[str, RecordedRun] = {}
     for folder in map(Path, folders):
-        result = next((r for r in collect([folder]) if r.folder == folder and isinstance(r, Result)), None)
+        result = next((r for r in collect([folder]) if r.folder == folder and isinstance(r, RecordedRun)), None)
         if result is None or result.suite != "glue" or result.task not in GLUE:
             raise UserError(f"{folder} is no run of a GLUE task; name in runs= one run of each of {', '.join(GLUE)}")
         if result.task in found:
@@ -80,10 +80,10 @@ def _named(folders: Sequence[str]) -> list[Result]:
     return [found[task] for task in GLUE]
 
 
-def _best(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[str]) -> list[Result]:
+def _best(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[str]) -> list[RecordedRun]:
     """Return of each task the run with the best validation score; the user has chosen one model and method."""
     out = [word for word in overrides if word.startswith("out=")]  # where what is trained will be looked for
-    read = [r for r in collect([Path(run.out)]) if isinstance(r, Result) and r.suite == "glue" and r.task in GLUE]
+    read = [r for r in collect([Path(run.out)]) if isinstance(r, RecordedRun) and r.suite == "glue" and r.task in GLUE]
     real = [r for r in read if not r.data_for]  # beside which what stands in for GLUE is no run of it
     there = [r for r in real or read if _fits(r, config, overrides)]
     done = [r for r in there if r.problem is None]
@@ -105,7 +105,7 @@ def _best(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[str]) -
     return [_best_of(task, [r for r in done if r.task == task]) for task in GLUE]
 
 
-def _fits(result: Result, config: Mapping[str, Any], overrides: Sequence[str]) -> bool:
+def _fits(result: RecordedRun, config: Mapping[str, Any], overrides: Sequence[str]) -> bool:
     """Tell whether a run has the model, method, seed and settings that were typed."""
     flat = flatten(config)
     keys = [word.partition("=")[0].lstrip("+") for word in overrides if "=" in word]
@@ -117,7 +117,7 @@ def _fits(result: Result, config: Mapping[str, Any], overrides: Sequence[str]) -
     return all(had.get(name, "null") == flat[name] for name in typed)
 
 
-def _missing(run: RunConfig, missing: Sequence[str], there: Iterable[Result], like: Result, out: Sequence[str]) -> str:
+def _missing(run: RunConfig, missing: Sequence[str], there: Iterable[RecordedRun], like: RecordedRun, out: Sequence[str]) -> str:
     """Return the sentence about tasks without a finished run: why, and the command that makes them."""
     why = {r.task: r.problem for r in there if r.problem}
     named = ", ".join(task + (f" ({why[task]})" if task in why else "") for task in missing)
@@ -130,7 +130,7 @@ def _missing(run: RunConfig, missing: Sequence[str], there: Iterable[Result], li
     )
 
 
-def _best_of(task: str, results: Sequence[Result]) -> Result:
+def _best_of(task: str, results: Sequence[RecordedRun]) -> RecordedRun:
     scored = {
         json.dumps({s: r.rows.get(s) for s in json.loads(r.settings.get("task.splits.validation", "[]"))})
         for r in results
@@ -145,7 +145,7 @@ def _best_of(task: str, results: Sequence[Result]) -> Result:
     return best
 
 
-def read_test_sets(run: RunConfig, result: Result) -> dict[str, TaskDataset]:
+def read_test_sets(run: RunConfig, result: RecordedRun) -> dict[str, TaskDataset]:
     """Read the test sets that a run answers, MNLI's AX too, from where its data came from, or from data_root.
 
     Raises:
@@ -155,7 +155,7 @@ def read_test_sets(run: RunConfig, result: Result) -> dict[str, TaskDataset]:
     return {task: _read_test_set(run, result, task) for task in tasks}
 
 
-def _read_test_set(run: RunConfig, result: Result, task: str) -> TaskDataset:
+def _read_test_set(run: RunConfig, result: RecordedRun, task: str) -> TaskDataset:
     from peftkit.data.datasets import load_task_dataset
     from peftkit.pipeline.inference import trained_run
 
@@ -172,7 +172,7 @@ def _read_test_set(run: RunConfig, result: Result, task: str) -> TaskDataset:
     return load_task_dataset(test, root, "offline" if is_embedded else run.source)
 
 
-def answer_test_set(run: RunConfig, result: Result, task: str, rows: TaskDataset) -> Path:
+def answer_test_set(run: RunConfig, result: RecordedRun, task: str, rows: TaskDataset) -> Path:
     """Return the file, in the run's folder, of what it says of a test set; it is made where it is not there yet."""
     from peftkit.pipeline.build import predictor
     from peftkit.pipeline.evaluate import evaluate_splits
@@ -196,7 +196,7 @@ def answer_test_set(run: RunConfig, result: Result, task: str, rows: TaskDataset
     return file
 
 
-def _target(run: RunConfig, chosen: Sequence[Result], is_doubtful: bool) -> Path:
+def _target(run: RunConfig, chosen: Sequence[RecordedRun], is_doubtful: bool) -> Path:
     kinds = {(result.model.split("/")[-1], result.method) for result in chosen}
     stem = "-".join(["submission", *next(iter(kinds))] if len(kinds) == 1 else ["submission"])
     file = Path(run.output) if run.output else Path(run.out, f"{safe_name(stem)}.zip")

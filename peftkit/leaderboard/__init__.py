@@ -27,7 +27,7 @@ IN_A_FOLDER = "a folder"  # the data's name: the same files have another path on
 
 
 @dataclass(frozen=True)
-class Result:
+class RecordedRun:
     """One run as it was recorded; `problem` says why its scores do not count.
 
     `settings` holds all that must be equal for two runs to be seeds of one row, the revisions of model and data and
@@ -73,7 +73,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Broken:
+class UnreadableRun:
     """A result.json that tells nothing."""
 
     folder: Path
@@ -81,7 +81,7 @@ class Broken:
     is_unfinished: ClassVar[bool] = False
 
 
-def collect(folders: Iterable[Path]) -> list[Result | Broken]:
+def collect(folders: Iterable[Path]) -> list[RecordedRun | UnreadableRun]:
     """Read every result.json below the folders; one that cannot be read, or did not finish, is kept with its problem.
 
     A run that is there twice (a copy of its folder) counts once, or the copy would pass for another seed. Trials of a
@@ -89,28 +89,28 @@ def collect(folders: Iterable[Path]) -> list[Result | Broken]:
     """
     read = (_read(folder) for folder in sorted(_run_folders(folders)))
     found = _named_by_content([result for result in read if result is not None])
-    latest: dict[tuple, Result] = {}
+    latest: dict[tuple, RecordedRun] = {}
     for result in found:
-        if isinstance(result, Result):
+        if isinstance(result, RecordedRun):
             kept = latest.setdefault(_identity(result), result)
             if (result.problem is None, result.started) > (kept.problem is None, kept.started):
                 latest[_identity(result)] = result
     return [
         replace(r, problem=r.problem or f"the same run as {latest[_identity(r)].folder}, which counts")
-        if isinstance(r, Result) and latest[_identity(r)] is not r
+        if isinstance(r, RecordedRun) and latest[_identity(r)] is not r
         else r
         for r in found
     ]
 
 
-def version_notes(results: Iterable[Result | Broken]) -> list[str]:
+def version_notes(results: Iterable[RecordedRun | UnreadableRun]) -> list[str]:
     """Return a sentence on the packages of which the seeds of one row have different versions.
 
     Only those are there that do not keep rows apart: other packages than DECIDING, and their own patches.
     """
     versions: dict[tuple, dict[str, set[str]]] = {}
     for result in results:
-        if isinstance(result, Result) and result.problem is None:
+        if isinstance(result, RecordedRun) and result.problem is None:
             for package, version in result.versions.items():
                 versions.setdefault(result.group, {}).setdefault(package, set()).add(version)
     mixed: dict[str, set[str]] = {}
@@ -133,19 +133,19 @@ def _run_folders(folders: Iterable[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _read(folder: Path) -> Result | Broken | None:
+def _read(folder: Path) -> RecordedRun | UnreadableRun | None:
     """Return a folder's result; None where it is a trial's, or tells of words or data and not of a task."""
     try:
         record = json.loads((folder / "result.json").read_bytes())
         config = record["run"]["config"]
         return None if config.get("trial") or config.get("job") in ("extend", "generate") else _result(folder, record)
     except KeyError as error:
-        return Broken(folder, f"cannot be read: it lacks {error}")
+        return UnreadableRun(folder, f"cannot be read: it lacks {error}")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        return Broken(folder, f"cannot be read: {error}")
+        return UnreadableRun(folder, f"cannot be read: {error}")
 
 
-def _result(folder: Path, record: dict[str, Any]) -> Result:
+def _result(folder: Path, record: dict[str, Any]) -> RecordedRun:
     config, meta, sources = record["run"]["config"], record["meta"], record["audit"]["sources"]
     model, data, task = sources["model"], sources["data"], config["task"]
     versions = {str(name): str(text) for name, text in (meta.get("versions") or {}).items() if text is not None}
@@ -166,7 +166,7 @@ def _result(folder: Path, record: dict[str, Any]) -> Result:
     is_suite = data.get("kind") == "folder" and task["suite"] != "own"
     search = _search(record)
     costs = {cost: record.get("costs", {}).get(cost) for cost in COSTS}
-    return Result(
+    return RecordedRun(
         folder=folder,
         problem=problem,
         suite=str(task["suite"]),
@@ -274,27 +274,27 @@ def _part(record: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     return dict(value) if isinstance(value, dict) else None
 
 
-def _named_by_content(found: list[Result | Broken]) -> list[Result | Broken]:
+def _named_by_content(found: list[RecordedRun | UnreadableRun]) -> list[RecordedRun | UnreadableRun]:
     """Name checkpoints and own data that lie in files alike wherever they lie, and apart where they differ."""
     names = {
         part: _names(
             (str(r.audit["sources"][part]["name"]), str(r.audit["sources"][part]["revision"]))
             for r in found
-            if isinstance(r, Result) and _is_file(r, part)
+            if isinstance(r, RecordedRun) and _is_file(r, part)
         )
         for part in ("model", "data")
     }
 
-    def name(result: Result, part: str, otherwise: str) -> str:
+    def name(result: RecordedRun, part: str, otherwise: str) -> str:
         return names[part][result.audit["sources"][part]["revision"]] if _is_file(result, part) else otherwise
 
     return [
-        replace(r, model=name(r, "model", r.model), data=name(r, "data", r.data)) if isinstance(r, Result) else r
+        replace(r, model=name(r, "model", r.model), data=name(r, "data", r.data)) if isinstance(r, RecordedRun) else r
         for r in found
     ]
 
 
-def _is_file(result: Result, part: str) -> bool:
+def _is_file(result: RecordedRun, part: str) -> bool:
     source = result.audit["sources"][part]
     is_suite = part == "data" and result.data == IN_A_FOLDER
     return source.get("kind") == "folder" and isinstance(source.get("revision"), str) and not is_suite
@@ -310,15 +310,15 @@ def _names(read: Iterator[tuple[str, str]]) -> dict[str, str]:
     return {revision: name if often[name] == 1 else f"{name} ({revision})" for revision, name in names.items()}
 
 
-def source_of(result: Result) -> tuple:
+def source_of(result: RecordedRun) -> tuple:
     """Return what must be equal for two results to stand on one board: stand-ins never meet the real thing."""
     return result.suite, result.data, result.data_for, result.model_for is not None
 
 
-def group_of(result: Result) -> tuple:
+def group_of(result: RecordedRun) -> tuple:
     """Return what must be equal for two results to be seeds of one row, but for the number of rows."""
     return result.group
 
 
-def _identity(result: Result) -> tuple:
+def _identity(result: RecordedRun) -> tuple:
     return *result.group, tuple(sorted(result.rows.items())), result.seed

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
-from peftkit.leaderboard import Broken, Result
-from peftkit.leaderboard.stats import BESIDE, GLUE, GlueLine, Row
+from peftkit.leaderboard import UnreadableRun, RecordedRun
+from peftkit.leaderboard.stats import BESIDE, GLUE, GlueEntry, BoardEntry
 from peftkit.leaderboard.verdict import Records
 
 SHORT = {"matthews_correlation": "matthews", "mean_squared_error": "mse ↓", "perplexity": "perplexity ↓",
@@ -17,7 +17,7 @@ INTERVAL = "95 %: interval of the task's score (mean of its metrics) over seeds,
 MATRIX = 12  # rows that fit against each other in one table
 
 
-Ranked = tuple[Row, str]  # a row, and the letters of its groups
+Ranked = tuple[BoardEntry, str]  # a row, and the letters of its groups
 
 
 def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Sequence[str]) -> dict[str, str]:
@@ -49,7 +49,7 @@ def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Sequence[str]) -> d
     }
 
 
-def _interval(row: Row) -> str:
+def _interval(row: BoardEntry) -> str:
     """Show the interval of the task's score over seeds; an error's is kept negative, so it turns around."""
     if row.interval is None:
         return ""
@@ -57,7 +57,7 @@ def _interval(row: Row) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f}" if row.is_up else f"{-high:.4g} to {-low:.4g}"
 
 
-def _timed(row: Row, marks: dict[str, str], name: str) -> str:
+def _timed(row: BoardEntry, marks: dict[str, str], name: str) -> str:
     """Show a cost that holds for one machine, with the machine's mark where the board has several."""
     there = [(device, costs[name]) for device, costs in row.timed.items() if name in costs]
     return ", ".join(FORMS[name](value) + (f" {marks[device]}" if marks else "") for device, value in there)
@@ -96,7 +96,7 @@ def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
     return notes
 
 
-def problems_of(results: Iterable[Result | Broken]) -> dict[str, list[str]]:
+def problems_of(results: Iterable[RecordedRun | UnreadableRun]) -> dict[str, list[str]]:
     """Return headlines, each with a line a run: those that are unfinished, and those without scores that count."""
     found = list(results)
     unfinished = [_problem(result) for result in found if result.is_unfinished]
@@ -108,9 +108,9 @@ def problems_of(results: Iterable[Result | Broken]) -> dict[str, list[str]]:
     return {headline: lines for headline, lines in told.items() if lines}
 
 
-def _problem(result: Result | Broken) -> str:
+def _problem(result: RecordedRun | UnreadableRun) -> str:
     what = ""
-    if isinstance(result, Result):
+    if isinstance(result, RecordedRun):
         what = f"{result.task} {result.model} {result.method} seed {result.seed}: "
     return f"{what}{result.problem}  ({result.folder})"
 
@@ -123,7 +123,7 @@ def metric_name(name: str) -> str:
     return SHORT.get(name, name.removeprefix("accuracy_"))
 
 
-def score_cell(row: Row, name: str) -> str:
+def score_cell(row: BoardEntry, name: str) -> str:
     entry = row.scores.get(name)
     if entry is None:
         return "–"
@@ -132,7 +132,7 @@ def score_cell(row: Row, name: str) -> str:
     return f"{100 * entry.mean:.1f}" + ("" if entry.spread is None else f" ± {100 * entry.spread:.1f}")
 
 
-def glue_cells(line: GlueLine) -> dict[str, str]:
+def glue_cells(line: GlueEntry) -> dict[str, str]:
     average = "–" if line.average is None else f"{100 * line.average:.1f}"
     average += "" if line.spread is None else f" ± {100 * line.spread:.1f}"
     scores = {task: f"{100 * line.scores[task]:.1f}" if task in line.scores else "–" for task in GLUE}
@@ -145,7 +145,7 @@ def glue_cells(line: GlueLine) -> dict[str, str]:
     }
 
 
-def boards_of(rows: Sequence[Row], groups: Sequence[str]) -> list[tuple[str, list[Ranked]]]:
+def boards_of(rows: Sequence[BoardEntry], groups: Sequence[str]) -> list[tuple[str, list[Ranked]]]:
     ranked = zip(rows, groups, strict=True)
     return [(title, list(found)) for title, found in groupby(ranked, key=lambda each: each[0].board)]
 

@@ -11,10 +11,10 @@ from statistics import NormalDist, fmean
 
 import numpy as np
 
-from peftkit.leaderboard import Result, source_of
+from peftkit.leaderboard import RecordedRun, source_of
 from peftkit.leaderboard.contrast import ALPHA, contrast, reach
 from peftkit.leaderboard.paired import cell_of
-from peftkit.leaderboard.stats import REFERENCE, Row, interval
+from peftkit.leaderboard.stats import REFERENCE, BoardEntry, interval
 from peftkit.leaderboard.verdict import Verdict
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"
@@ -56,7 +56,7 @@ class Gap:
 Cell = tuple[str, str, str, int]  # board, task, model, training rows: where two rows differ by their method
 
 
-def small_data(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result]) -> Finding:
+def small_data(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[RecordedRun]) -> Finding:
     """Hold adapters against full fine-tuning at every number of training rows (He et al. 2021, section 3.2)."""
     claim = "With few training rows adapters and LoRA beat full fine-tuning, and with more the lead shrinks."
     gaps = {cell: pick(found, ADAPTERS) for cell, found in gaps_to(REFERENCE, rows).items()}
@@ -75,7 +75,7 @@ def small_data(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result])
     return Finding(claim, lines, _sign([lead, change]), reason)
 
 
-def _sizes(rows: Sequence[Row]) -> str:
+def _sizes(rows: Sequence[BoardEntry]) -> str:
     """Say at which numbers of training rows there are adapters and full fine-tuning."""
     known = [row for row in rows if row.score is not None and row.method in (REFERENCE, *ADAPTERS)]
     found = []
@@ -89,7 +89,7 @@ def _sizes(rows: Sequence[Row]) -> str:
     return "; ".join(found) or "there is neither"
 
 
-def prompt_scale(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result]) -> Finding:
+def prompt_scale(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[RecordedRun]) -> Finding:
     """Hold prompt tuning against full fine-tuning on models of several sizes (Lester et al. 2021, figure 1)."""
     claim = "Prompt tuning comes closer to full fine-tuning the larger the model is."
     gaps = {c: found["prompt"] for c, found in gaps_to(REFERENCE, rows).items() if "prompt" in found}
@@ -104,7 +104,7 @@ def prompt_scale(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result
     return Finding(claim, lines, _sign([change]), f"from the smallest to the largest the gap moves by {change}")
 
 
-def lora_merge(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result]) -> Finding:
+def lora_merge(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[RecordedRun]) -> Finding:
     """Hold the latency of merged LoRA against that of the model fully fine-tuned (Hu et al. 2022, section 4.1)."""
     claim = "Merged into its base, LoRA costs no time."
     lines, ratios = [], []
@@ -123,7 +123,7 @@ def lora_merge(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result])
     )
 
 
-def quantization(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result]) -> Finding:
+def quantization(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[RecordedRun]) -> Finding:
     """Hold LoRA over a 4-bit base against LoRA over the whole one (Dettmers et al. 2023, section 4)."""
     claim = "A base in 4 bits loses little: less than one point."
     gaps = {cell: found["qlora"] for cell, found in gaps_to("lora", rows).items() if "qlora" in found}
@@ -135,7 +135,7 @@ def quantization(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result
     return Finding(claim, lines, told, f"on average {whole}")
 
 
-def by_task(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result]) -> Finding:
+def by_task(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[RecordedRun]) -> Finding:
     """Look for two methods of which one is better on one task, and the other on another."""
     claim = "Which method is better depends on the task."
     wins = {
@@ -156,13 +156,13 @@ def by_task(rows: Sequence[Row], verdict: Verdict, results: Sequence[Result]) ->
     return Finding(claim, lines, OPEN, "no two methods change places so that both differences stand after Holm")
 
 
-CLAIMS: dict[str, Callable[[Sequence[Row], Verdict, Sequence[Result]], Finding]] = {
+CLAIMS: dict[str, Callable[[Sequence[BoardEntry], Verdict, Sequence[RecordedRun]], Finding]] = {
     "small_data": small_data, "prompt_scale": prompt_scale, "lora_merge": lora_merge, "quantization": quantization,
     "by_task": by_task,
 }  # fmt: skip
 
 
-def judge_claim(name: str, rows: Sequence[Row], verdict: Verdict, results: Sequence[Result]) -> Finding:
+def judge_claim(name: str, rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[RecordedRun]) -> Finding:
     """Return what becomes of a claim; several settings of one method in one place leave open which of them is meant."""
     methods = Counter((_cell(row), row.method) for row in rows if row.score is not None)
     for (cell, method), count in methods.items():
@@ -175,7 +175,7 @@ def judge_claim(name: str, rows: Sequence[Row], verdict: Verdict, results: Seque
     return Finding(found.claim, lines, found.verdict, found.reason)
 
 
-def gaps_to(method: str, rows: Sequence[Row]) -> dict[Cell, dict[str, Gap]]:
+def gaps_to(method: str, rows: Sequence[BoardEntry]) -> dict[Cell, dict[str, Gap]]:
     """Return of each cell that has `method` what lies between every other method and it."""
     found: dict[Cell, dict[str, Gap]] = {}
     for cell, members in _by([row for row in rows if row.score is not None], _cell).items():
@@ -220,7 +220,7 @@ def _sign(gaps: Sequence[Gap]) -> str:
     return FAILS if any(gap.high < 0 for gap in gaps) else OPEN
 
 
-def _log_ratios(results: Sequence[Result], name: str) -> list[float]:
+def _log_ratios(results: Sequence[RecordedRun], name: str) -> list[float]:
     """Return the logarithm of LoRA's latency over full fine-tuning's, of each task and seed on one machine."""
     there = [r for r in results if r.problem is None]
     full = {_place(r): r.costs["latency_ms"] for r in there if r.method == REFERENCE and "latency_ms" in r.costs}
@@ -231,11 +231,11 @@ def _log_ratios(results: Sequence[Result], name: str) -> list[float]:
     ]
 
 
-def _place(result: Result) -> tuple:
+def _place(result: RecordedRun) -> tuple:
     return source_of(result), result.task, result.model, result.device, result.seed, result.rows.get("train")
 
 
-def _cell(row: Row) -> Cell:
+def _cell(row: BoardEntry) -> Cell:
     return row.board, row.task, row.model, row.rows.get("train", 0)
 
 

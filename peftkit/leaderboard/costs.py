@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from peftkit.leaderboard.stats import Row
+    from peftkit.leaderboard.stats import BoardEntry
 
 QUALITY = 0.95  # of what full fine-tuning reaches on the rows set apart
 
 
-def with_quality(rows: Sequence[Row], reference: Row | None) -> list[Row]:
+def with_quality(rows: Sequence[BoardEntry], reference: BoardEntry | None) -> list[BoardEntry]:
     """Add seconds_to_quality: of training, until a row's chosen trial had 95 % of the reference's last score.
 
     The curve is the trial's, scored after each epoch on the rows set apart; the seconds are those of the row's own
@@ -35,7 +35,7 @@ def with_quality(rows: Sequence[Row], reference: Row | None) -> list[Row]:
     return found
 
 
-def with_pscp(rows: Sequence[Row], reference: Row | None) -> list[Row]:
+def with_pscp(rows: Sequence[BoardEntry], reference: BoardEntry | None) -> list[BoardEntry]:
     """Add pscp: the score, divided by 1 + cost / constant for each of three costs (Belanec et al. 2025, PEFT-Bench).
 
     The form is the paper's with all exponents 1, the constants are ours, so that they suit a model of any size: the
@@ -59,15 +59,15 @@ def with_pscp(rows: Sequence[Row], reference: Row | None) -> list[Row]:
     return found
 
 
-def _is_share(rows: Sequence[Row]) -> bool:
+def _is_share(rows: Sequence[BoardEntry]) -> bool:
     """Tell whether more is better for all of them: an error is no share of anything."""
     return all(all(row.higher_is_better.values()) for row in rows)
 
 
-def _timed(row: Row) -> list[tuple[str, dict[str, float]]]:
+def _timed(row: BoardEntry) -> list[tuple[str, dict[str, float]]]:
     return [(device, costs) for device, costs in row.timed.items() if "train_seconds" in costs]
 
 
-def _add(row: Row, name: str, values: dict[str, float | None]) -> Row:
+def _add(row: BoardEntry, name: str, values: dict[str, float | None]) -> BoardEntry:
     more = {device: {name: value} for device, value in values.items() if value is not None}
     return replace(row, timed={device: {**costs, **more.get(device, {})} for device, costs in row.timed.items()})

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peftkit.leaderboard import COMPOSED, COSTS, TIMED, Broken, Result
+from peftkit.leaderboard import COMPOSED, COSTS, TIMED, UnreadableRun, RecordedRun
 from peftkit.leaderboard.cells import (
     SPREAD,
     Ranked,
@@ -27,13 +27,13 @@ from peftkit.leaderboard.cells import (
 from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.judges import JUDGED, judge_columns, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
-from peftkit.leaderboard.stats import GLUE, GlueLine, Row, Summary, glue_lines, name_of
+from peftkit.leaderboard.stats import GLUE, GlueEntry, BoardEntry, Summary, glue_entries, name_of
 from peftkit.leaderboard.verdict import Comparison, Verdict, judged
 
 MARKDOWN = {c: f"\\{c}" for c in "\\|`*_[]#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
-def write(results: Sequence[Result | Broken], folder: Path, known: tuple[list[Row], Verdict] | None = None) -> None:
+def write(results: Sequence[RecordedRun | UnreadableRun], folder: Path, known: tuple[list[BoardEntry], Verdict] | None = None) -> None:
     """Write leaderboard.csv, comparisons.csv, glue.csv and leaderboard.md; `known` is `judged(results)` if made."""
     folder.mkdir(parents=True, exist_ok=True)
     known = known or judged(results)
@@ -41,7 +41,7 @@ def write(results: Sequence[Result | Broken], folder: Path, known: tuple[list[Ro
     write_markdown(results, folder / "leaderboard.md", known)
 
 
-def write_csv(results: Sequence[Result | Broken], folder: Path, known: tuple[list[Row], Verdict] | None = None) -> None:
+def write_csv(results: Sequence[RecordedRun | UnreadableRun], folder: Path, known: tuple[list[BoardEntry], Verdict] | None = None) -> None:
     """Write leaderboard.csv, the tests as comparisons.csv and, with a GLUE task, glue.csv: in result.json's units."""
     rows, verdict = known or judged(results)
     metrics = list(dict.fromkeys(name for row in rows for name in row.scores))
@@ -51,15 +51,15 @@ def write_csv(results: Sequence[Result | Broken], folder: Path, known: tuple[lis
     ]
     _write_csv(lines, folder / "leaderboard.csv")
     _write_csv([_tested(rows, c) for c in verdict.comparisons], folder / "comparisons.csv")
-    _write_csv([_glue_values(line) for line in glue_lines(rows)], folder / "glue.csv")
+    _write_csv([_glue_values(line) for line in glue_entries(rows)], folder / "glue.csv")
 
 
 def write_markdown(
-    results: Sequence[Result | Broken], file: Path, known: tuple[list[Row], Verdict] | None = None
+    results: Sequence[RecordedRun | UnreadableRun], file: Path, known: tuple[list[BoardEntry], Verdict] | None = None
 ) -> None:
     """Write the tables that `show` prints, whole, and with text from runs escaped."""
     rows, verdict = known or judged(results)
-    lines = glue_lines(rows)
+    lines = glue_entries(rows)
     text = f"# Leaderboard\n\nScores are times 100. {SPREAD}\n"
     for title, ranked in boards_of(rows, verdict.groups):
         text += f"\n## {_escaped(title)}\n"
@@ -90,7 +90,7 @@ def write_markdown(
     file.write_text(text, encoding="utf-8")
 
 
-def _tested(rows: Sequence[Row], comparison: Comparison) -> dict[str, Any]:
+def _tested(rows: Sequence[BoardEntry], comparison: Comparison) -> dict[str, Any]:
     first, second = rows[comparison.first], rows[comparison.second]
     names = {
         "board": first.board, "task": first.task, "first": name_of(first), "first model": first.model,
@@ -99,7 +99,7 @@ def _tested(rows: Sequence[Row], comparison: Comparison) -> dict[str, Any]:
     return names | {name: value for name, value in asdict(comparison).items() if name not in ("first", "second")}
 
 
-def _glue_values(line: GlueLine) -> dict[str, Any]:
+def _glue_values(line: GlueEntry) -> dict[str, Any]:
     return {
         "board": line.board, "method": line.method, "model": line.model, "settings": line.settings,
         **{task: line.scores.get(task) for task in GLUE},

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from peftkit.leaderboard.stats import Row
+from peftkit.leaderboard.stats import BoardEntry
 from peftkit.leaderboard.ties import Cell, cells, figure
 from peftkit.leaderboard.verdict import Verdict, label, listed
 
 
 def headlines(
-    rows: Sequence[Row], groups: Sequence[str], detectable: Mapping[tuple[str, str], float]
+    rows: Sequence[BoardEntry], groups: Sequence[str], detectable: Mapping[tuple[str, str], float]
 ) -> dict[str, list[tuple[str, str]]]:
     """Return (task, sentence) pairs a board; a sentence over all tasks has the task ''."""
     found: dict[str, list[tuple[str, str]]] = {}
@@ -27,14 +27,14 @@ def headlines(
     return found
 
 
-def sentences(rows: Sequence[Row], verdict: Verdict, title: str) -> dict[str, str]:
+def sentences(rows: Sequence[BoardEntry], verdict: Verdict, title: str) -> dict[str, str]:
     """Return the sentence of each task of a board whose rows were tested: of others its table says as much."""
     tested = {each.task for each in cells(rows, verdict.groups) if each.board == title and each.is_tested}
     found = headlines(rows, verdict.groups, verdict.detectable).get(title, [])
     return {task: text for task, text in found if task in tested}
 
 
-def _overall(here: Sequence[Cell], rows: Sequence[Row], several: bool) -> list[str]:
+def _overall(here: Sequence[Cell], rows: Sequence[BoardEntry], several: bool) -> list[str]:
     """Say who is tied for best on how many tasks, where the tasks were tested."""
     tested = [cell for cell in here if cell.is_tested and len(cell.ranked) > 1]
     if len(tested) < 2:
@@ -50,7 +50,7 @@ def _overall(here: Sequence[Cell], rows: Sequence[Row], several: bool) -> list[s
     return [text]
 
 
-def _sentence(cell: Cell, rows: Sequence[Row], several: bool, detectable: float | None) -> str:
+def _sentence(cell: Cell, rows: Sequence[BoardEntry], several: bool, detectable: float | None) -> str:
     if not cell.ranked:
         return "no run has a score that counts."
     best = rows[cell.ranked[0]]
@@ -79,7 +79,7 @@ def _others(cell: Cell) -> str:
     return "the other row" if others == 1 else f"each of the {others} others"
 
 
-def _lightest(cell: Cell, rows: Sequence[Row], several: bool) -> str:
+def _lightest(cell: Cell, rows: Sequence[BoardEntry], several: bool) -> str:
     """Name the cheapest of the tied: between equals the lighter one is the answer."""
     trained = {number: rows[number].costs.get("trainable_params") for number in cell.top}
     known = {number: value for number, value in trained.items() if value is not None}

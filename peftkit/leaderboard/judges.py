@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from peftkit.leaderboard import Broken, Result
-from peftkit.leaderboard.stats import Row, name_of
+from peftkit.leaderboard import UnreadableRun, RecordedRun
+from peftkit.leaderboard.stats import BoardEntry, name_of
 
 WIN_RATE = "judge_win_rate"
 JUDGED = (
@@ -22,7 +22,7 @@ Told = dict[str, list[dict[str, Any]]]  # id of a judge -> what it said of each 
 
 
 def judge_tables(
-    rows: Sequence[Row], results: Iterable[Result | Broken], title: str
+    rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun], title: str
 ) -> list[tuple[str, list[dict[str, str]]]]:
     """Return a heading and a line a row, the most preferred first, for each judge of a board; empty where none was."""
     told = _told(rows, results)
@@ -39,7 +39,7 @@ def judge_tables(
     return tables
 
 
-def judge_columns(rows: Sequence[Row], results: Iterable[Result | Broken]) -> list[dict[str, float | None]]:
+def judge_columns(rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun]) -> list[dict[str, float | None]]:
     """Return of each row its win rate by each judge, None where that judge did not see it, or said nothing."""
     told = _told(rows, results)
     names = _names(told)
@@ -49,8 +49,8 @@ def judge_columns(rows: Sequence[Row], results: Iterable[Result | Broken]) -> li
     ]
 
 
-def _told(rows: Sequence[Row], results: Iterable[Result | Broken]) -> list[Told]:
-    judged = {r.folder: r.judged for r in results if isinstance(r, Result) and r.judged}
+def _told(rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun]) -> list[Told]:
+    judged = {r.folder: r.judged for r in results if isinstance(r, RecordedRun) and r.judged}
     found: list[Told] = []
     for row in rows:
         here: Told = {}
@@ -94,7 +94,7 @@ def _rate(said: Sequence[dict[str, Any]]) -> float | None:
     return fmean(each["win_rate"] for each in said)
 
 
-def _cells(row: Row, said: Sequence[dict[str, Any]]) -> dict[str, str]:
+def _cells(row: BoardEntry, said: Sequence[dict[str, Any]]) -> dict[str, str]:
     rates = [100 * each["win_rate"] for each in said]
     low, high = (100 * fmean(each["interval"][end] for each in said) for end in (0, 1))
     has_rate = _rate(said) is not None

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from peftkit.leaderboard import Broken, Result
-from peftkit.leaderboard.stats import Row, name_of
+from peftkit.leaderboard import UnreadableRun, RecordedRun
+from peftkit.leaderboard.stats import BoardEntry, name_of
 
 NOTE = (
     "Bits a byte hold across vocabularies; ± is the sample standard deviation over seeds, general text is not the "
@@ -16,9 +16,9 @@ NOTE = (
 )
 
 
-def language_cells(rows: Sequence[Row], results: Iterable[Result | Broken], title: str) -> list[dict[str, str]]:
+def language_cells(rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun], title: str) -> list[dict[str, str]]:
     """Return a line a row of a board that went on pretraining, fewest bits a byte first; empty where none did."""
-    by_folder = {result.folder: result.language for result in results if isinstance(result, Result) and result.language}
+    by_folder = {result.folder: result.language for result in results if isinstance(result, RecordedRun) and result.language}
     found = []
     for row in rows:
         told = [by_folder[folder] for folder in row.folders.values() if folder in by_folder]

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from statistics import stdev
 
-from peftkit.leaderboard.stats import Row
+from peftkit.leaderboard.stats import BoardEntry
 from peftkit.leaderboard.ties import Cell, cells, figure
 from peftkit.leaderboard.verdict import label
 
@@ -18,7 +18,7 @@ SPECIAL = {
 }  # fmt: skip
 
 
-def write_latex(rows: Sequence[Row], groups: Sequence[str], file: Path) -> None:
+def write_latex(rows: Sequence[BoardEntry], groups: Sequence[str], file: Path) -> None:
     r"""Write a booktabs table a board: mean and spread over seeds, letters of tied groups, the best in bold.
 
     The best is bold only where a test tells it from every other row of its task. Needs \usepackage{booktabs}; names in
@@ -30,7 +30,7 @@ def write_latex(rows: Sequence[Row], groups: Sequence[str], file: Path) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-def _table(board: str, found: Sequence[Cell], rows: Sequence[Row], groups: Sequence[str]) -> str:
+def _table(board: str, found: Sequence[Cell], rows: Sequence[BoardEntry], groups: Sequence[str]) -> str:
     several = len({rows[number].model for cell in found for number in cell.ranked + cell.failed}) > 1
     lines: dict[str, dict[str, str]] = {}
     for cell in found:
@@ -53,7 +53,7 @@ def _table(board: str, found: Sequence[Cell], rows: Sequence[Row], groups: Seque
     )
 
 
-def _value(row: Row, letters: str, is_bold: bool) -> str:
+def _value(row: BoardEntry, letters: str, is_bold: bool) -> str:
     if row.score is None:
         return row.without_score
     score = figure(row, row.score)

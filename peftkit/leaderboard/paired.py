@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from peftkit.leaderboard.contrast import Cell, Entry, all_pairs
-from peftkit.leaderboard.stats import Row, counting, name_of
+from peftkit.leaderboard.stats import BoardEntry, counting, name_of
 from peftkit.leaderboard.weighted import ERRORS, WEIGHTED, count_tags
 
 Array = np.ndarray
@@ -44,7 +44,7 @@ class Notes:
     no_form: list[str] = field(default_factory=list)  # metrics that cannot be resampled here
 
 
-def cell_of(rows: Sequence[Row], limit: int = LIMIT, most: int = FARTHEST) -> tuple[Cell, Notes]:
+def cell_of(rows: Sequence[BoardEntry], limit: int = LIMIT, most: int = FARTHEST) -> tuple[Cell, Notes]:
     """Return the evidence of a task's rows, all with a score and the best first; a lone row's predictions stay unread.
 
     Rows that were not scored by the metrics of the most are in no pair.
@@ -79,7 +79,7 @@ def cell_of(rows: Sequence[Row], limit: int = LIMIT, most: int = FARTHEST) -> tu
     return Cell(entries, len(reference.labels), first, second, rights if is_plain else None), notes
 
 
-def _sheets(rows: Sequence[Row | None], metrics: Sequence[str], notes: Notes) -> dict[int, list[Sheet]]:
+def _sheets(rows: Sequence[BoardEntry | None], metrics: Sequence[str], notes: Notes) -> dict[int, list[Sheet]]:
     """Return the sheets, one a seed, of the rows that have them all on the examples that most rows have."""
     read: dict[int, list[Sheet]] = {}
     for place, row in enumerate(rows):
@@ -207,7 +207,7 @@ def _resolve(name: str, splits: Sequence[str]) -> tuple[str, str | None] | None:
     return None
 
 
-def _values(row: Row) -> Array:
+def _values(row: BoardEntry) -> Array:
     return np.array(list(row.by_seed.values()))
 
 

@@ -11,7 +11,7 @@ from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from peftkit.leaderboard.cells import amount
-from peftkit.leaderboard.stats import Row
+from peftkit.leaderboard.stats import BoardEntry
 from peftkit.leaderboard.ties import Cell, cells, figure
 from peftkit.leaderboard.verdict import label
 
@@ -41,7 +41,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def write_plots(rows: Sequence[Row], groups: Sequence[str], folder: Path) -> None:
+def write_plots(rows: Sequence[BoardEntry], groups: Sequence[str], folder: Path) -> None:
     """Write pareto.png, pareto.svg, heatmap.png and heatmap.svg of the first board, which is real where any is.
 
     Where no row has a score there is nothing to draw, and pictures of an earlier board are removed.
@@ -76,7 +76,7 @@ def _is_stand_in(title: str) -> bool:
     return title.startswith("OFFLINE")
 
 
-def _pareto(found: Sequence[Cell], rows: Sequence[Row]) -> Figure:
+def _pareto(found: Sequence[Cell], rows: Sequence[BoardEntry]) -> Figure:
     """Draw a panel a task: scores with their spread over seeds, and the front of what nothing cheaper beats."""
     shown = found[:PANELS]
     columns = min(3, len(shown))
@@ -109,7 +109,7 @@ class Dot:
     is_front: bool
 
 
-def _dots(cell: Cell, rows: Sequence[Row], methods: Sequence[str]) -> list[Dot]:
+def _dots(cell: Cell, rows: Sequence[BoardEntry], methods: Sequence[str]) -> list[Dot]:
     """Return the front and then the best of the other rows, DOTS at most."""
     known = [number for number in cell.ranked if rows[number].costs.get(COST, 0) > 0]
     front = _front(known, rows)
@@ -123,7 +123,7 @@ def _dots(cell: Cell, rows: Sequence[Row], methods: Sequence[str]) -> list[Dot]:
     return found
 
 
-def _front(known: Sequence[int], rows: Sequence[Row]) -> list[int]:
+def _front(known: Sequence[int], rows: Sequence[BoardEntry]) -> list[int]:
     """Return the positions of rows that nothing cheaper, or as cheap, is better than; cheapest first."""
     found: list[int] = []
     best = -math.inf
@@ -135,7 +135,7 @@ def _front(known: Sequence[int], rows: Sequence[Row]) -> list[int]:
     return found
 
 
-def _panel(panel: Axes, cell: Cell, rows: Sequence[Row], methods: Sequence[str]) -> None:
+def _panel(panel: Axes, cell: Cell, rows: Sequence[BoardEntry], methods: Sequence[str]) -> None:
     from matplotlib.ticker import NullLocator
 
     dots = _dots(cell, rows, methods)
@@ -189,7 +189,7 @@ def _name_dots(panel: Axes, dots: Sequence[Dot]) -> None:
             break
 
 
-def _heatmap(found: Sequence[Cell], rows: Sequence[Row]) -> Figure:
+def _heatmap(found: Sequence[Cell], rows: Sequence[BoardEntry]) -> Figure:
     """Draw values of methods on tasks; a frame, not a colour, says which are tied with the best."""
     from matplotlib.patches import Rectangle
 
@@ -235,12 +235,12 @@ def _tile(panel: Axes, column: int, line: int, shade: float) -> None:
     panel.add_patch(Rectangle((column - 0.48, line - 0.46), 0.96, 0.92, color=COLOURS[0], alpha=0.45 * shade, lw=0))
 
 
-def _shown(row: Row) -> float:
+def _shown(row: BoardEntry) -> float:
     score = row.score or 0.0
     return 100 * score if row.is_up else -score
 
 
-def _spread(row: Row) -> float:
+def _spread(row: BoardEntry) -> float:
     """Return the standard deviation over seeds as it is drawn; a single seed has none."""
     values = list(row.by_seed.values())
     return (100 if row.is_up else 1) * stdev(values) if len(values) > 1 else 0.0

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, median_high, stdev
 from typing import Any
 
-from peftkit.leaderboard import COSTS, TIMED, Broken, Result, group_of, source_of
+from peftkit.leaderboard import COSTS, TIMED, UnreadableRun, RecordedRun, group_of, source_of
 from peftkit.leaderboard.costs import with_pscp, with_quality
 
 BESIDE = ("reward_margin", "chosen_perplexity")  # metrics that are told beside a score and are no part of it
@@ -30,10 +30,10 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Row:
+class BoardEntry:
     """All seeds of one method, with one set of settings, on one task."""
 
-    board: str
+    board_entries: str
     task: str
     model: str
     method: str
@@ -77,10 +77,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class GlueLine:
+class GlueEntry:
     """A method's scores on GLUE's tasks; the average is None while a task is missing."""
 
-    board: str
+    board_entries: str
     method: str
     model: str
     settings: str
@@ -109,7 +109,7 @@ def _t_quantile(freedom: int) -> float:
     return float(t.ppf(0.975, freedom))
 
 
-def name_of(row: Row) -> str:
+def name_of(row: BoardEntry) -> str:
     """Name a row within its task: its method and the settings that tell it apart."""
     return f"{row.method} {row.settings}".strip()
 
@@ -141,13 +141,13 @@ def missing_tasks(tasks: Iterable[str]) -> list[str]:
     return [task for task in GLUE if task not in there]
 
 
-def board(results: Iterable[Result | Broken]) -> list[Row]:
+def board_entries(results: Iterable[RecordedRun | UnreadableRun]) -> list[BoardEntry]:
     """Return one row a task, model, method and settings: real data first, then GLUE's order, then the best score."""
-    readable = [result for result in results if isinstance(result, Result)]
+    readable = [result for result in results if isinstance(result, RecordedRun)]
     titles = _titles(readable)
     # a run that failed early never counted its rows: it belongs to its siblings
     known = {group_of(r): r.rows for r in reversed(readable) if r.rows}
-    groups: dict[tuple, list[Result]] = {}
+    groups: dict[tuple, list[RecordedRun]] = {}
     for r in readable:
         rows = r.rows or known.get(group_of(r), {})
         groups.setdefault((*group_of(r), tuple(sorted(rows.items()))), []).append(replace(r, rows=rows))
@@ -165,17 +165,17 @@ def board(results: Iterable[Result | Broken]) -> list[Row]:
     )  # fmt: skip
 
 
-def glue_table(results: Iterable[Result | Broken]) -> list[GlueLine]:
+def glue_table(results: Iterable[RecordedRun | UnreadableRun]) -> list[GlueEntry]:
     """Return a line a method, model and settings that the tasks share, with GLUE's average where all nine are there."""
-    return glue_lines(board(results))
+    return glue_entries(board_entries(results))
 
 
-def glue_lines(rows: Iterable[Row]) -> list[GlueLine]:
+def glue_entries(rows: Iterable[BoardEntry]) -> list[GlueEntry]:
     """Return the same of rows that are made already.
 
     A limit of rows parts lines only where a task of the method has several: one task may have another than the rest.
     """
-    lines: dict[tuple, dict[str, Row]] = {}
+    lines: dict[tuple, dict[str, BoardEntry]] = {}
     chosen = [row for row in rows if row.suite == "glue" and row.task in GLUE and row.score is not None]
     limits: dict[tuple, set[tuple]] = {}
     for row in chosen:
@@ -201,7 +201,7 @@ def glue_lines(rows: Iterable[Row]) -> list[GlueLine]:
     return sorted(found, key=lambda x: (boards.index(x.board), len(x.missing), -(x.average or 0), x.method, x.settings))
 
 
-def _titles(results: Sequence[Result]) -> dict[tuple, str]:
+def _titles(results: Sequence[RecordedRun]) -> dict[tuple, str]:
     found = {}
     for source in dict.fromkeys(source_of(result) for result in results):
         suite, data, data_for, _ = source
@@ -236,13 +236,13 @@ def _differences(families: Sequence[tuple], settings: Sequence[Mapping[str, str]
     return shown
 
 
-def _row(title: str, members: list[Result], settings: str, flat: dict[str, str]) -> Row:
+def _row(title: str, members: list[RecordedRun], settings: str, flat: dict[str, str]) -> BoardEntry:
     done = [result for result in members if result.problem is None]
     names = list(dict.fromkeys(name for result in done for name in result.scores))
     devices = sorted({result.device for result in done})
     first = members[0]
     by_seed = {result.seed: task_score(result.scores) for result in done}
-    return Row(
+    return BoardEntry(
         board=title,
         task=first.task,
         model=first.model,
@@ -268,26 +268,26 @@ def _row(title: str, members: list[Result], settings: str, flat: dict[str, str])
     )
 
 
-def _trials(result: Result) -> int:
+def _trials(result: RecordedRun) -> int:
     """Return how many settings a search tried; none of a method that trains nothing, one where nothing was searched."""
     trials = (result.search or {}).get("trials")
     return 1 if trials is None else len(trials)
 
 
-def _curve(members: Sequence[Result]) -> tuple[tuple[float, float], ...]:
+def _curve(members: Sequence[RecordedRun]) -> tuple[tuple[float, float], ...]:
     points: list[dict[str, float]] = next(
         (r.search["curve"] for r in members if r.search and r.search.get("curve")), []
     )
     return tuple((point["epoch"] / points[-1]["epoch"], point["score"]) for point in points)
 
 
-def _means(results: Sequence[Result], names: Iterable[str]) -> dict[str, float]:
+def _means(results: Sequence[RecordedRun], names: Iterable[str]) -> dict[str, float]:
     there = {name: [result.costs[name] for result in results if name in result.costs] for name in names}
     return {name: fmean(values) for name, values in there.items() if values}
 
 
-def _with_deltas(rows: list[Row]) -> list[Row]:
-    best: dict[tuple, Row] = {}
+def _with_deltas(rows: list[BoardEntry]) -> list[BoardEntry]:
+    best: dict[tuple, BoardEntry] = {}
     for row in rows:
         if row.method == REFERENCE and row.score is not None:
             kept = best.setdefault(_cell(row), row)
@@ -304,9 +304,9 @@ def _with_deltas(rows: list[Row]) -> list[Row]:
     return out
 
 
-def _with_composites(rows: list[Row]) -> list[Row]:
+def _with_composites(rows: list[BoardEntry]) -> list[BoardEntry]:
     """Add the costs that are told against full fine-tuning on the same task, model and rows."""
-    cells: dict[tuple, list[Row]] = {}
+    cells: dict[tuple, list[BoardEntry]] = {}
     for row in rows:
         cells.setdefault(_cell(row), []).append(row)
     found = []
@@ -316,7 +316,7 @@ def _with_composites(rows: list[Row]) -> list[Row]:
     return found
 
 
-def _with_plans(rows: list[Row]) -> list[Row]:
+def _with_plans(rows: list[BoardEntry]) -> list[BoardEntry]:
     """Say how many seeds each row ought to have: as many as the task's middle row asked for, or as it did itself."""
     asked: dict[tuple, list[int]] = {}
     for row in rows:
@@ -325,7 +325,7 @@ def _with_plans(rows: list[Row]) -> list[Row]:
     return [replace(row, planned=max(row.asked, usual[row.board, row.task])) for row in rows]
 
 
-def _cell(row: Row) -> tuple:
+def _cell(row: BoardEntry) -> tuple:
     data = row.all_settings.get("sources.data.revision")
     return row.board, row.task, row.model, data, tuple(sorted(row.rows.items()))
 
@@ -334,10 +334,10 @@ def _is_shared(name: str) -> bool:
     return name in TASK_LIMITS or not name.startswith(("task.", "rows.", "sources.data."))
 
 
-def _glue_line(key: tuple, settings: str, tasks: Mapping[str, Row]) -> GlueLine:
+def _glue_line(key: tuple, settings: str, tasks: Mapping[str, BoardEntry]) -> GlueEntry:
     scores = {task: row.score for task, row in tasks.items() if row.score is not None}
     seeds = set.intersection(*(set(row.by_seed) for row in tasks.values()))
     averages = [glue_average({task: row.by_seed[seed] for task, row in tasks.items()}) for seed in seeds]
     whole = [average for average in averages if average is not None]
     spread = stdev(whole) if len(whole) > 1 else None
-    return GlueLine(key[0], key[2], key[1], settings, scores, glue_average(scores), spread, missing_tasks(scores))
+    return GlueEntry(key[0], key[2], key[1], settings, scores, glue_average(scores), spread, missing_tasks(scores))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftkit.leaderboard import Broken, Result, collect
+from peftkit.leaderboard import UnreadableRun, RecordedRun, collect
 from peftkit.leaderboard.cells import (
     Ranked,
     boards_of,
@@ -27,7 +27,7 @@ from peftkit.leaderboard.files import write, write_csv, write_markdown
 from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.judges import JUDGED, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
-from peftkit.leaderboard.stats import GLUE, GlueLine, Row, board, glue_lines, glue_table
+from peftkit.leaderboard.stats import GLUE, GlueEntry, BoardEntry, board_entries, glue_entries, glue_table
 from peftkit.leaderboard.verdict import Verdict, judged
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ DROPPED_FIRST = (
 
 
 def show(
-    results: Sequence[Result | Broken],
+    results: Sequence[RecordedRun | UnreadableRun],
     console: Console | None = None,
     width: int | None = None,
-    known: tuple[list[Row], Verdict] | None = None,
+    known: tuple[list[BoardEntry], Verdict] | None = None,
 ) -> None:
     """Print a table a source of data with what it allows to say, then GLUE's, then every run without scores and why.
 
@@ -72,7 +72,7 @@ def show(
     if width is not None:
         console.width = width
     rows, verdict = known or judged(results)
-    lines = glue_lines(rows)
+    lines = glue_entries(rows)
     for title, ranked in boards_of(rows, verdict.groups):
         console.print(Text(plain(title), style="bold yellow" if title.startswith("OFFLINE") else "bold"))
         _show_board(console, ranked)
@@ -192,7 +192,7 @@ def _show_lines(console: Console, heading: str, lines: Sequence[dict[str, str]],
     console.print(_text(f"{note}\n" if note else "", "dim"))
 
 
-def _show_glue(console: Console, title: str, lines: Sequence[GlueLine]) -> None:
+def _show_glue(console: Console, title: str, lines: Sequence[GlueEntry]) -> None:
     beyond, lines = len(lines) - SHOWN, lines[:SHOWN]
     cells = [glue_cells(line) for line in lines]
     names = [name for name in cells[0] if name in GLUE or name == "average" or len({each[name] for each in cells}) > 1]

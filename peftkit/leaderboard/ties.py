@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peftkit.leaderboard.stats import Row
+from peftkit.leaderboard.stats import BoardEntry
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Cell:
     is_tested: bool
 
 
-def cells(rows: Sequence[Row], groups: Sequence[str]) -> list[Cell]:
+def cells(rows: Sequence[BoardEntry], groups: Sequence[str]) -> list[Cell]:
     """Return a cell a board and task, in the rows' order; without letters only the best stands in `top`."""
     places: dict[tuple[str, str], list[int]] = {}
     for number, row in enumerate(rows):
@@ -32,7 +32,7 @@ def cells(rows: Sequence[Row], groups: Sequence[str]) -> list[Cell]:
     return [_cell(name, here, rows, groups) for name, here in places.items()]
 
 
-def _cell(name: tuple[str, str], here: list[int], rows: Sequence[Row], groups: Sequence[str]) -> Cell:
+def _cell(name: tuple[str, str], here: list[int], rows: Sequence[BoardEntry], groups: Sequence[str]) -> Cell:
     scored = [number for number in here if rows[number].score is not None]
     ranked = sorted(scored, key=lambda number: -(rows[number].score or 0))  # an error's score is negative
     letters = set(groups[ranked[0]]) if ranked else set()
@@ -42,7 +42,7 @@ def _cell(name: tuple[str, str], here: list[int], rows: Sequence[Row], groups: S
     return Cell(*name, ranked, top, worse, failed, bool(letters))
 
 
-def figure(row: Row, value: float | None, digits: int = 1) -> str:
+def figure(row: BoardEntry, value: float | None, digits: int = 1) -> str:
     """Show a score times 100, an error as it is, and a dash where there is none."""
     if value is None:
         return "–"

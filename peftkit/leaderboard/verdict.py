@@ -8,11 +8,11 @@ from itertools import groupby
 
 import numpy as np
 
-from peftkit.leaderboard import Broken, Result
+from peftkit.leaderboard import UnreadableRun, RecordedRun
 from peftkit.leaderboard.contrast import ALPHA, EXAMPLES, MCNEMAR, Cell, Contrast, contrast, detectable, holm, reach
 from peftkit.leaderboard.letters import letters
 from peftkit.leaderboard.paired import FARTHEST, LIMIT, Notes, cell_of
-from peftkit.leaderboard.stats import Row, board, name_of
+from peftkit.leaderboard.stats import BoardEntry, board_entries, name_of
 
 NAMED = 4  # rows in a sentence
 Records = dict[tuple[str, str, str], tuple[int, int, int]]
@@ -46,7 +46,7 @@ class Verdict:
     notes: list[str]
 
 
-def judge(rows: Sequence[Row], results: Iterable[Result | Broken]) -> Verdict:
+def judge(rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun]) -> Verdict:
     """Test all pairs of rows within each task of each board, with Holm's correction over the board.
 
     Args:
@@ -72,23 +72,23 @@ def judge(rows: Sequence[Row], results: Iterable[Result | Broken]) -> Verdict:
                 power[title, task] = least
             notes += [f"{task}: {text}" for text in _notes([rows[number] for number in members], tests, left_out)]
     missing = [f"{row.task}: {_missing(row)}" for row in rows if len(row.seeds) < row.planned]
-    unread = sum(isinstance(result, Broken) for result in results)
+    unread = sum(isinstance(result, UnreadableRun) for result in results)
     notes += [f"{unread} results cannot be read and stand in no table."] if unread else []
     return Verdict(comparisons, groups, power, _records(rows, comparisons), list(dict.fromkeys(missing + notes)))
 
 
-def judged(results: Sequence[Result | Broken]) -> tuple[list[Row], Verdict]:
+def judged(results: Sequence[RecordedRun | UnreadableRun]) -> tuple[list[BoardEntry], Verdict]:
     """Return the rows of results, and what they allow to say."""
-    rows = board(results)
+    rows = board_entries(results)
     return rows, judge(rows, results)
 
 
-def label(row: Row, several_models: bool) -> str:
+def label(row: BoardEntry, several_models: bool) -> str:
     """Name a row across tasks: its method, the settings that tell it apart and, where there are several, its model."""
     return f"{name_of(row)} {row.model.split('/')[-1]}" if several_models else name_of(row)
 
 
-def _boards(rows: Sequence[Row]) -> dict[str, dict[str, list[int]]]:
+def _boards(rows: Sequence[BoardEntry]) -> dict[str, dict[str, list[int]]]:
     """Return board -> task -> the rows with a score, best first; a board without any has none."""
     scored = [number for number, row in enumerate(rows) if row.score is not None]
     found: dict[str, dict[str, list[int]]] = {}
@@ -134,7 +134,7 @@ def _set_groups(groups: list[str], members: Sequence[int], comparisons: Sequence
         groups[number] = text
 
 
-def _records(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Records:
+def _records(rows: Sequence[BoardEntry], comparisons: Sequence[Comparison]) -> Records:
     models = {title: len({row.model for row in here}) > 1 for title, here in groupby(rows, key=lambda row: row.board)}
     found: Records = {}
     for c in comparisons:
@@ -147,7 +147,7 @@ def _records(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Records:
     return found
 
 
-def _notes(rows: Sequence[Row], tests: Contrast, left_out: Notes) -> list[str]:
+def _notes(rows: Sequence[BoardEntry], tests: Contrast, left_out: Notes) -> list[str]:
     """Say what a task's tests leave out."""
     found = []
     kinds = set(tests.test)
@@ -169,7 +169,7 @@ def _notes(rows: Sequence[Row], tests: Contrast, left_out: Notes) -> list[str]:
     return found
 
 
-def _missing(row: Row) -> str:
+def _missing(row: BoardEntry) -> str:
     return f"{name_of(row)} has {len(row.seeds)} of {row.planned} seeds."
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import mean, stdev
 
-from peftkit.leaderboard import Result, collect
+from peftkit.leaderboard import RecordedRun, collect
 from peftkit.leaderboard.stats import task_score
 
 HERE = Path(__file__).resolve().parents[2] / "docs"
@@ -45,7 +45,7 @@ is the mean. With dropout 0.1, its paper's, that seed ends at 0.32, and the thre
 
 def main() -> None:
     results = collect([HERE / "leaderboard" / "results", HERE / "methods" / "results"])
-    found = [r for r in results if isinstance(r, Result) and r.problem is None]
+    found = [r for r in results if isinstance(r, RecordedRun) and r.problem is None]
     found = [r for r in found if r.task in TASKS and r.search is not None]
     methods = sorted({r.method for r in found}, key=lambda method: -mean(_values(found, method)))
     text = HEADER
@@ -56,11 +56,11 @@ def main() -> None:
     (HERE / "explanation" / "methods.md").write_text(text + FOOTER)
 
 
-def _values(found: list[Result], method: str) -> list[float]:
+def _values(found: list[RecordedRun], method: str) -> list[float]:
     return [task_score(r.scores) for r in found if r.method == method]
 
 
-def _line(runs: list[Result], method: str) -> str:
+def _line(runs: list[RecordedRun], method: str) -> str:
     if not runs or runs[0].search is None:
         return f"| {method} | – | – | – | – | – |\n"
     search, values = runs[0].search, [task_score(r.scores) for r in runs]

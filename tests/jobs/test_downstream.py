@@ -14,7 +14,7 @@ from peftkit.cli import check
 from peftkit.config import UserError
 from peftkit.leaderboard import collect
 from peftkit.leaderboard.language import language_cells
-from peftkit.leaderboard.stats import board, task_score
+from peftkit.leaderboard.stats import board_entries, task_score
 
 TEXT = "the city of the {} is {} and the people of the {} like the city"
 
@@ -88,7 +88,7 @@ def test_both_runs_are_alike_but_for_their_base_and_the_board_shows_them(
     }  # fmt: skip
     assert now == known  # nothing else of the result has changed
     results = collect([folder])
-    rows = board(results)
+    rows = board_entries(results)
     (line,) = language_cells(rows, results, rows[0].board)
     first, second = (fmean(each[end] for each in ends.values()) for end in ("before", "after"))
     gain = f"{first:.3f} → {second:.3f}, {second - first:+.3f} ± "

@@ -237,7 +237,7 @@ def test_each_judge_has_a_table_of_its_own_on_the_board(answered: Path, tmp_path
     from rich.console import Console
 
     from peftkit.leaderboard.page import facts
-    from peftkit.leaderboard.stats import board
+    from peftkit.leaderboard.stats import board_entries
     from peftkit.leaderboard.table import collect, show, write
 
     with asking(longer) as server:
@@ -253,7 +253,7 @@ def test_each_judge_has_a_table_of_its_own_on_the_board(answered: Path, tmp_path
     assert "Against the references, judged by other" in (tmp_path / "leaderboard.md").read_text()
     (columns,) = csv.DictReader((tmp_path / "leaderboard.csv").read_text().splitlines())
     assert columns["judge_win_rate by scripted"] == "0.4375" and "judge_win_rate by other" in columns
-    (here,) = facts(board(results), results)["boards"]
+    (here,) = facts(board_entries(results), results)["boards"]
     assert [heading for heading, _ in here["judged"]] == [
         f"Against the references, judged by {n}" for n in ("other", "scripted")
     ]
@@ -261,13 +261,13 @@ def test_each_judge_has_a_table_of_its_own_on_the_board(answered: Path, tmp_path
 
 def test_a_judge_that_says_nothing_gives_no_rate(answered: Path) -> None:
     from peftkit.leaderboard.judges import WIN_RATE, judge_columns, judge_tables
-    from peftkit.leaderboard.stats import board
+    from peftkit.leaderboard.stats import board_entries
     from peftkit.leaderboard.table import collect
 
     with asking(nonsense) as server:
         judged(server, f"run={answered}")
     results = collect([answered])
-    (row,) = rows = board(results)
+    (row,) = rows = board_entries(results)
     (columns,), ((_, (cells,)),) = judge_columns(rows, results), judge_tables(rows, results, row.board)
     assert columns == {"judge_win_rate by scripted": None}
     assert cells[WIN_RATE] == cells["95 %"] == "" and cells["unparsable"] == "100.0%"
@@ -275,14 +275,14 @@ def test_a_judge_that_says_nothing_gives_no_rate(answered: Path) -> None:
 
 def test_one_name_asked_in_two_ways_is_two_judges(answered: Path) -> None:
     from peftkit.leaderboard.judges import judge_columns
-    from peftkit.leaderboard.stats import board
+    from peftkit.leaderboard.stats import board_entries
     from peftkit.leaderboard.table import collect
 
     with asking(longer) as server:
         judged(server, f"run={answered}")
         judged(server, f"run={answered}", "generate.request.reasoning_effort=high")
     results = collect([answered])
-    (columns,) = judge_columns(board(results), results)
+    (columns,) = judge_columns(board_entries(results), results)
     assert len(columns) == 2 and all(re.fullmatch(r"judge_win_rate by scripted \(\w{8}\)", name) for name in columns)
 
 

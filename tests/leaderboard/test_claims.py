@@ -13,9 +13,9 @@ import pytest
 from helpers.recorded_runs import write_run
 
 from peftkit.config.checks.values import CHOICES
-from peftkit.leaderboard import Result, collect
+from peftkit.leaderboard import RecordedRun, collect
 from peftkit.leaderboard.claims import CLAIMS, FAILS, HOLDS, OPEN, Finding, judge_claim
-from peftkit.leaderboard.stats import board
+from peftkit.leaderboard.stats import board_entries
 from peftkit.leaderboard.verdict import judge
 
 EXAMPLES = 10_000
@@ -45,8 +45,8 @@ def run(
 
 def find(root: Path, claim: str) -> Finding:
     results = collect([root])
-    rows = board(results)
-    return judge_claim(claim, rows, judge(rows, results), [r for r in results if isinstance(r, Result)])
+    rows = board_entries(results)
+    return judge_claim(claim, rows, judge(rows, results), [r for r in results if isinstance(r, RecordedRun)])
 
 
 def test_the_claims_are_those_that_may_be_typed() -> None:

@@ -13,8 +13,8 @@ from helpers import commands
 from helpers.recorded_runs import write_run
 
 from peftkit.cli import check
-from peftkit.leaderboard import Broken, Result, collect, version_notes
-from peftkit.leaderboard.stats import board
+from peftkit.leaderboard import UnreadableRun, RecordedRun, collect, version_notes
+from peftkit.leaderboard.stats import board_entries
 
 TRIAL = {"learning_rate": 1.0, "score": 0.9}
 
@@ -43,21 +43,21 @@ def using(**versions: str) -> dict[str, Any]:
     return {"meta/versions": {"peftkit": "0.1.0", "transformers": "5.1.0", "peft": "0.21.0", **versions}}
 
 
-def read(*roots: Path) -> list[Result]:
-    return [result for result in collect(roots) if isinstance(result, Result)]
+def read(*roots: Path) -> list[RecordedRun]:
+    return [result for result in collect(roots) if isinstance(result, RecordedRun)]
 
 
 def test_results_of_two_people_are_seeds_of_one_row(tmp_path: Path) -> None:
     put(tmp_path / "mine", "a", on_disk("/home/me/glue/rte", "abc"), seed=0)
     put(tmp_path / "theirs", "b", on_disk("D:/data/rte", "abc"), seed=1)
-    (row,) = board(collect([tmp_path / "mine", tmp_path / "theirs"]))
+    (row,) = board_entries(collect([tmp_path / "mine", tmp_path / "theirs"]))
     assert (row.seeds, row.board) == ([0, 1], "glue, data from a folder")
 
 
 def test_other_files_of_one_path_make_a_row_of_their_own(tmp_path: Path) -> None:
     put(tmp_path, "a", on_disk("/data/glue/rte", "abc"), seed=0)
     put(tmp_path, "b", on_disk("/data/glue/rte", "def"), seed=1)
-    assert {row.settings for row in board(collect([tmp_path]))} == {
+    assert {row.settings for row in board_entries(collect([tmp_path]))} == {
         "sources.data.revision=abc", "sources.data.revision=def"
     }  # fmt: skip
 
@@ -65,7 +65,7 @@ def test_other_files_of_one_path_make_a_row_of_their_own(tmp_path: Path) -> None
 def test_no_row_is_held_against_full_tuning_on_other_data(tmp_path: Path) -> None:
     put(tmp_path, "full", on_disk("/data/glue/rte", "abc"), method="full")
     put(tmp_path, "lora", on_disk("/data/glue/rte", "def"))
-    assert [row.delta for row in board(collect([tmp_path]))] == [None, None]
+    assert [row.delta for row in board_entries(collect([tmp_path]))] == [None, None]
 
 
 def test_own_data_is_known_by_what_it_holds(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_own_data_is_known_by_what_it_holds(tmp_path: Path) -> None:
     for seed, (name, path, revision) in enumerate(paths):
         changes = on_disk(path, revision) | {"run/config/task/dataset": path}
         put(tmp_path, name, changes, suite="own", task="classification", seed=seed)
-    found = {row.board: row.seeds for row in board(collect([tmp_path]))}
+    found = {row.board: row.seeds for row in board_entries(collect([tmp_path]))}
     assert found == {"own, data from rows.csv (abc)": [0, 1], "own, data from rows.csv (def)": [2]}
 
 
@@ -81,7 +81,7 @@ def test_a_checkpoint_on_disk_is_known_by_its_weights(tmp_path: Path) -> None:
     for seed, path in enumerate(("/home/me/my-bert", "/mnt/my-bert")):
         changes = on_disk(path, "abc", "model") | {"run/config/model/checkpoint": path}
         put(tmp_path, f"{seed}", changes, seed=seed)
-    (row,) = board(collect([tmp_path]))
+    (row,) = board_entries(collect([tmp_path]))
     assert (row.model, row.seeds) == ("my-bert", [0, 1])
 
 
@@ -89,7 +89,7 @@ def test_a_checkpoint_on_disk_is_known_by_its_weights(tmp_path: Path) -> None:
 def test_another_minor_version_is_another_row_that_says_so(tmp_path: Path, package: str) -> None:
     put(tmp_path, "a", using(**{package: "0.8.1"}), seed=0)
     put(tmp_path, "b", using(**{package: "0.9.1"}), seed=1)
-    assert {row.settings: row.seeds for row in board(collect([tmp_path]))} == {
+    assert {row.settings: row.seeds for row in board_entries(collect([tmp_path]))} == {
         f"versions.{package}=0.8": [0], f"versions.{package}=0.9": [1]
     }  # fmt: skip
 
@@ -98,7 +98,7 @@ def test_another_patch_is_noted_and_no_row_of_its_own(tmp_path: Path) -> None:
     put(tmp_path, "a", using(peft="0.21.0", torch="2.12.0"), seed=0)
     put(tmp_path, "b", using(peft="0.21.1", torch="2.13.0"), seed=1)
     results = collect([tmp_path])
-    assert [row.seeds for row in board(results)] == [[0, 1]]
+    assert [row.seeds for row in board_entries(results)] == [[0, 1]]
     (note,) = version_notes(results)
     assert "peft (0.21.0, 0.21.1), torch (2.12.0, 2.13.0)" in note
 
@@ -126,7 +126,7 @@ def test_trials_are_no_results(tmp_path: Path) -> None:
     put(tmp_path, "failed", {"run/config/trial": True}, status="failed", reason="out of memory")
     put(tmp_path, "seed-0", {"run/config/trial": False, "search": {"trials": [TRIAL], "chosen": 1}})
     (result,) = collect([tmp_path])
-    assert isinstance(result, Result) and result.search == {"trials": [TRIAL], "chosen": 1}
+    assert isinstance(result, RecordedRun) and result.search == {"trials": [TRIAL], "chosen": 1}
 
 
 def test_a_run_of_before_there_were_searches_stands_with_one_that_searched_nothing(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_run_of_before_there_were_searches_stands_with_one_that_searched_nothi
         "run/config/task/new": None,
     }
     put(tmp_path, "new", later, seed=1)
-    assert [row.seeds for row in board(collect([tmp_path]))] == [[0, 1]]
+    assert [row.seeds for row in board_entries(collect([tmp_path]))] == [[0, 1]]
 
 
 def test_a_method_called_as_a_folder_of_a_run_is_read(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_foreign_file_of_another_shape_is_named_and_hides_nothing(tmp_path: Pa
     put(tmp_path, "good")
     put(tmp_path, "bad", {"audit/sources/data": ["glue"]})
     found = collect([tmp_path])
-    assert [type(result) for result in found] == [Broken, Result]
+    assert [type(result) for result in found] == [UnreadableRun, RecordedRun]
 
 
 def test_the_job_shows_the_results_of_others_beside_ones_own(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_the_rate_that_a_search_found_is_no_setting_but_the_rates_it_tried_are(t
     put(tmp_path, "a", searched([3e-4, 1e-3, 3e-3], 1e-3), seed=0, task="rte")
     put(tmp_path, "b", searched([3e-4, 1e-3, 3e-3], 3e-3), seed=1, task="rte")
     put(tmp_path, "c", searched([3e-3, 1e-2, 3e-2], 3e-3), seed=2, task="rte")
-    assert sorted(row.seeds for row in board(collect([tmp_path]))) == [[0, 1], [2]]
+    assert sorted(row.seeds for row in board_entries(collect([tmp_path]))) == [[0, 1], [2]]
 
 
 @pytest.mark.parametrize("curve", ["x", [{"score": 1}], [{"epoch": 0, "score": 1}], [{"epoch": 1, "score": "?"}]])
@@ -202,5 +202,5 @@ def test_a_search_that_is_none_breaks_its_own_result_alone(tmp_path: Path, curve
     put(tmp_path, "good")
     put(tmp_path, "bad", {"search": {"trials": [], "curve": curve}}, seed=1)
     results = collect([tmp_path])
-    assert [type(result) for result in sorted(results, key=lambda r: r.folder)] == [Broken, Result]
-    assert len(board(results)) == 1
+    assert [type(result) for result in sorted(results, key=lambda r: r.folder)] == [UnreadableRun, RecordedRun]
+    assert len(board_entries(results)) == 1

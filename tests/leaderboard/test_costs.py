@@ -9,11 +9,11 @@ import pytest
 from helpers.recorded_runs import write_run
 
 from peftkit.leaderboard import collect
-from peftkit.leaderboard.stats import Row, board
+from peftkit.leaderboard.stats import BoardEntry, board_entries
 
 
-def rows(root: Path) -> dict[str, Row]:
-    return {row.method: row for row in board(collect([root]))}
+def rows(root: Path) -> dict[str, BoardEntry]:
+    return {row.method: row for row in board_entries(collect([root]))}
 
 
 def add(root: Path, method: str, curve: list[float], costs: dict[str, float]) -> None:

@@ -14,17 +14,17 @@ import pytest
 from helpers.recorded_runs import write_run
 from helpers.synthetic_board import HOSTILE, MACHINES, make_board
 
-from peftkit.leaderboard import Result, collect
+from peftkit.leaderboard import RecordedRun, collect
 from peftkit.leaderboard.headlines import headlines
 from peftkit.leaderboard.page import facts, render
 from peftkit.leaderboard.page.curves import POINTS
-from peftkit.leaderboard.stats import board
+from peftkit.leaderboard.stats import board_entries
 from peftkit.metrics import score
 
 
 def shown(root: Path) -> dict[str, Any]:
     results = collect([root])
-    return facts(board(results), results)
+    return facts(board_entries(results), results)
 
 
 class Elements(html.parser.HTMLParser):
@@ -60,7 +60,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_made_up_is_scored_as_it_predicts(tmp_path: Path) -> None:
     make_board(tmp_path, seeds=1, extras=False)
-    results = [result for result in collect([tmp_path]) if isinstance(result, Result) and result.method == "lora"]
+    results = [result for result in collect([tmp_path]) if isinstance(result, RecordedRun) and result.method == "lora"]
     assert len(results) == 5
     for result in results:
         predictions = pq.read_table(result.folder / "predictions.parquet").to_pydict()
@@ -160,7 +160,7 @@ def test_a_long_log_is_sampled_from_its_first_to_its_last_step(tmp_path: Path) -
 def test_the_headline_names_the_tied_and_the_lightest_of_them(tmp_path: Path) -> None:
     for method, value in {"full": 0.9, "lora": 0.89, "ia3": 0.7}.items():
         write_run(tmp_path, method, method=method, value=value)
-    rows = board(collect([tmp_path]))
+    rows = board_entries(collect([tmp_path]))
     ((_, text),) = headlines(rows, ["a", "a", "b"], {(rows[0].board, "rte"): 0.021})[rows[0].board]
     assert text.startswith("full leads with 90.0, tied with lora (2 of 3 rows); worse: ia3.")
     assert "It takes a difference of 2.1 points to be seen with 80 % power." in text
@@ -173,6 +173,6 @@ def test_the_headline_names_the_tied_and_the_lightest_of_them(tmp_path: Path) ->
 def test_without_a_test_no_method_is_called_best(tmp_path: Path) -> None:
     write_run(tmp_path, "a", method="full", value=0.9)
     write_run(tmp_path, "b", value=0.8)
-    rows = board(collect([tmp_path]))
+    rows = board_entries(collect([tmp_path]))
     ((_, text),) = headlines(rows, ["", ""], {})[rows[0].board]
     assert text == "full has the highest mean, 90.0; no test says that it differs from others."

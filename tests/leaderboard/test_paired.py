@@ -14,7 +14,7 @@ from scipy import stats
 
 from peftkit.leaderboard import collect
 from peftkit.leaderboard.paired import OTHER, WRONG, cell_of, scores_by_resample
-from peftkit.leaderboard.stats import Row, board, task_score
+from peftkit.leaderboard.stats import BoardEntry, board_entries, task_score
 from peftkit.metrics import score
 
 RANKED = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "ndcg_at_10")
@@ -115,7 +115,7 @@ def test_the_bootstrap_agrees_with_scipy() -> None:
     assert np.std(resampled[:, 0] - resampled[:, 1]) == pytest.approx(found.standard_error, rel=0.06)
 
 
-def rows_of(root: Path, changes: dict[str, Any] | None = None, metrics: tuple[str, ...] = ("accuracy",)) -> list[Row]:
+def rows_of(root: Path, changes: dict[str, Any] | None = None, metrics: tuple[str, ...] = ("accuracy",)) -> list[BoardEntry]:
     """Write two methods of three seeds with predictions, one of them changed, and return their rows."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 50)
@@ -137,7 +137,7 @@ def rows_of(root: Path, changes: dict[str, Any] | None = None, metrics: tuple[st
                 root, f"{method}{seed}", method=method, seed=seed, value=value, metrics=dict.fromkeys(metrics, True)
             )
             pq.write_table(pa.table(columns), root / f"{method}{seed}" / "predictions.parquet")
-    return board(collect([root]))
+    return board_entries(collect([root]))
 
 
 def test_examples_are_paired_by_id_whatever_their_order(tmp_path: Path) -> None:
@@ -193,6 +193,6 @@ def test_tagged_words_are_paired_by_sentence(tmp_path: Path) -> None:
             )
             columns = {"id": [0, 1, 2], "split": ["validation"] * 3, "label": labels, "prediction": said}
             pq.write_table(pa.table(columns), tmp_path / f"{method}{seed}" / "predictions.parquet")
-    cell, notes = cell_of(board(collect([tmp_path])))
+    cell, notes = cell_of(board_entries(collect([tmp_path])))
     assert (cell.examples, notes.left_out, notes.no_form) == (3, {}, [])
     assert all(entry.resampled is not None for entry in cell.entries)

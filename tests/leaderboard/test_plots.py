@@ -15,14 +15,14 @@ from helpers.synthetic_board import make_board
 from peftkit.leaderboard import collect
 from peftkit.leaderboard.latex import write_latex
 from peftkit.leaderboard.plots import write_plots
-from peftkit.leaderboard.stats import board
+from peftkit.leaderboard.stats import board_entries
 
 FILES = ["heatmap.png", "heatmap.svg", "pareto.png", "pareto.svg"]
 
 
 def test_pictures_show_the_real_board_alone(tmp_path: Path) -> None:
     make_board(tmp_path / "runs", seeds=2, predictions=False)
-    rows = board(collect([tmp_path / "runs"]))
+    rows = board_entries(collect([tmp_path / "runs"]))
     write_plots(rows, ["a"] * len(rows), tmp_path)
     assert sorted(file.name for file in tmp_path.glob("*.*")) == FILES
     heat = (tmp_path / "heatmap.svg").read_text()
@@ -34,7 +34,7 @@ def test_pictures_show_the_real_board_alone(tmp_path: Path) -> None:
 
 def test_the_same_rows_give_the_same_picture(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "a", method="$x_{ 表 </svg>")
-    rows = board(collect([tmp_path / "runs"]))
+    rows = board_entries(collect([tmp_path / "runs"]))
     for name in ("one", "two"):
         write_plots(rows, [""], tmp_path / name)
     assert (tmp_path / "one" / "heatmap.svg").read_text() == (tmp_path / "two" / "heatmap.svg").read_text()
@@ -43,7 +43,7 @@ def test_the_same_rows_give_the_same_picture(tmp_path: Path) -> None:
 
 def test_pictures_of_an_earlier_board_do_not_stay(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "a")
-    write_plots(board(collect([tmp_path / "runs"])), [""], tmp_path)
+    write_plots(board_entries(collect([tmp_path / "runs"])), [""], tmp_path)
     write_plots([], [], tmp_path)
     assert not list(tmp_path.glob("*.svg"))
 
@@ -51,7 +51,7 @@ def test_pictures_of_an_earlier_board_do_not_stay(tmp_path: Path) -> None:
 def test_an_error_is_drawn_in_its_own_unit(tmp_path: Path) -> None:
     for method, value in (("lora", 3.25), ("full", 3.0)):
         write_run(tmp_path / "runs", method, method=method, value=value, metrics={"mean_squared_error": False})
-    rows = board(collect([tmp_path / "runs"]))
+    rows = board_entries(collect([tmp_path / "runs"]))
     write_plots(rows, ["a", "b"], tmp_path)
     assert ">3.25<" in (tmp_path / "heatmap.svg").read_text()
     write_latex(rows, ["a", "b"], tmp_path / "board.tex")
@@ -62,7 +62,7 @@ def test_latex_sets_the_best_in_bold_only_where_it_is_not_tied(tmp_path: Path) -
     for method, value in {"full": 0.9, "lora": 0.8}.items():
         for seed in (0, 1):
             write_run(tmp_path / "runs", f"{method}{seed}", method=method, seed=seed, value=value + seed / 100)
-    rows = board(collect([tmp_path / "runs"]))
+    rows = board_entries(collect([tmp_path / "runs"]))
     write_latex(rows, ["a", "b"], tmp_path / "apart.tex")
     write_latex(rows, ["a", "a"], tmp_path / "tied.tex")
     assert r"full & \textbf{90.5} $\pm$ 0.7\textsuperscript{a} \\" in (tmp_path / "apart.tex").read_text()
@@ -71,7 +71,7 @@ def test_latex_sets_the_best_in_bold_only_where_it_is_not_tied(tmp_path: Path) -
 
 def test_text_of_a_run_is_no_latex(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "a", method="[x] \\input{a}_% & # $ ~^<")
-    write_latex(board(collect([tmp_path / "runs"])), [""], tmp_path / "board.tex")
+    write_latex(board_entries(collect([tmp_path / "runs"])), [""], tmp_path / "board.tex")
     lines = (tmp_path / "board.tex").read_text().splitlines()
     assert (
         r"{[}x{]} \textbackslash{}input\{a\}\_\% \& \# \$ \textasciitilde{}\textasciicircum{}\textless{} & 50.0 \\"
@@ -85,7 +85,7 @@ MACROS = {r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicirc
 
 def test_every_sign_of_a_name_is_read_by_latex_as_that_sign(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "a", method=f"a {string.punctuation} z")
-    write_latex(board(collect([tmp_path / "runs"])), [""], tmp_path / "board.tex")
+    write_latex(board_entries(collect([tmp_path / "runs"])), [""], tmp_path / "board.tex")
     (line,) = (line for line in (tmp_path / "board.tex").read_text().splitlines() if line.endswith(r"z & 50.0 \\"))
     name = line.removesuffix(r" & 50.0 \\")
     special = "".join(map(re.escape, r"#$%&_{}\~^<>|[]*"))
@@ -100,7 +100,7 @@ def test_every_sign_of_a_name_is_read_by_latex_as_that_sign(tmp_path: Path) -> N
 def test_latex_itself_takes_the_table(tmp_path: Path) -> None:
     make_board(tmp_path / "runs", seeds=2, predictions=False)
     write_run(tmp_path / "runs", "odd", method=f"a {string.punctuation} z")
-    rows = board(collect([tmp_path / "runs"]))
+    rows = board_entries(collect([tmp_path / "runs"]))
     write_latex(rows, ["a"] * len(rows), tmp_path / "board.tex")
     lines = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}\input{board}\end{document}"]
     (tmp_path / "paper.tex").write_text("\n".join(lines))

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from helpers.recorded_runs import write_run
 
-from peftkit.leaderboard import Broken, collect
+from peftkit.leaderboard import UnreadableRun, collect
 from peftkit.leaderboard.stats import (
     GLUE,
     Summary,
-    board,
+    board_entries,
     glue_average,
     glue_table,
     missing_tasks,
@@ -51,7 +51,7 @@ def test_seeds_become_one_row_with_mean_spread_and_delta(tmp_path: Path) -> None
     for seed, value in enumerate((0.5, 0.6, 0.7)):
         write_run(tmp_path, f"l{seed}", seed=seed, value=value)
     write_run(tmp_path, "f", method="full", value=0.8)
-    full, lora = board(collect([tmp_path]))
+    full, lora = board_entries(collect([tmp_path]))
     assert (full.method, full.is_reference, lora.method) == ("full", True, "lora")
     assert lora.scores["accuracy"] == Summary(pytest.approx(0.6), pytest.approx(0.1), 3)
     assert lora.delta == pytest.approx(-0.2)
@@ -61,14 +61,14 @@ def test_seeds_become_one_row_with_mean_spread_and_delta(tmp_path: Path) -> None
 def test_full_tuning_on_other_rows_is_no_reference(tmp_path: Path) -> None:
     write_run(tmp_path, "f", method="full", value=0.8, rows={"train": 99})
     write_run(tmp_path, "l", rows={"train": 5})
-    assert [row.delta for row in board(collect([tmp_path]))] == [None, None]
+    assert [row.delta for row in board_entries(collect([tmp_path]))] == [None, None]
 
 
 def test_a_copied_run_is_no_second_seed(tmp_path: Path) -> None:
     write_run(tmp_path, "a")
     shutil.copytree(tmp_path / "a", tmp_path / "backup")
     results = collect([tmp_path])
-    (row,) = board(results)
+    (row,) = board_entries(results)
     assert (row.seeds, row.scores["accuracy"].n) == ([0], 1)
     assert [r.problem for r in results if r.problem] == [f"the same run as {tmp_path / 'a'}, which counts"]
 
@@ -76,14 +76,14 @@ def test_a_copied_run_is_no_second_seed(tmp_path: Path) -> None:
 def test_a_failed_seed_stays_with_its_siblings(tmp_path: Path) -> None:
     write_run(tmp_path, "a", seed=0)
     write_run(tmp_path, "b", seed=1, status="failed", reason="out of memory")
-    (row,) = board(collect([tmp_path]))
+    (row,) = board_entries(collect([tmp_path]))
     assert (row.seeds, row.asked, row.problems) == ([0], 2, ["seed 1 failed: out of memory"])
 
 
 def test_what_does_not_change_a_result_does_not_split_a_row(tmp_path: Path) -> None:
     write_run(tmp_path, "a", seed=0)
     write_run(tmp_path, "b", seed=1, train={"disable_tqdm": True})
-    assert [row.seeds for row in board(collect([tmp_path]))] == [[0, 1]]
+    assert [row.seeds for row in board_entries(collect([tmp_path]))] == [[0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -97,18 +97,18 @@ def test_what_does_not_change_a_result_does_not_split_a_row(tmp_path: Path) -> N
 def test_rows_of_one_method_differ_by_what_is_shown(tmp_path: Path, change: dict, settings: set[str]) -> None:
     write_run(tmp_path, "a")
     write_run(tmp_path, "b", **change)
-    assert {row.settings for row in board(collect([tmp_path]))} == settings
+    assert {row.settings for row in board_entries(collect([tmp_path]))} == settings
 
 
 def test_smaller_errors_come_first(tmp_path: Path) -> None:
     write_run(tmp_path, "worse", method="ia3", value=0.9, metrics={"mean_squared_error": False})
     write_run(tmp_path, "better", method="lora", value=0.1, metrics={"mean_squared_error": False})
-    assert [row.method for row in board(collect([tmp_path]))] == ["lora", "ia3"]
+    assert [row.method for row in board_entries(collect([tmp_path]))] == ["lora", "ia3"]
 
 
 def test_a_score_that_is_no_number_does_not_count(tmp_path: Path) -> None:
     write_run(tmp_path, "a", value=float("nan"))
-    (row,) = board(collect([tmp_path]))
+    (row,) = board_entries(collect([tmp_path]))
     assert (row.score, row.problems) == (None, ["seed 0 accuracy is nan"])
 
 
@@ -120,16 +120,16 @@ def test_a_broken_result_is_named_and_not_fatal(tmp_path: Path, text: str) -> No
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "result.json").write_text(text)
     results = collect([tmp_path])
-    assert [r.folder.name for r in results if isinstance(r, Broken) and r.problem.startswith("cannot be read")] == [
+    assert [r.folder.name for r in results if isinstance(r, UnreadableRun) and r.problem.startswith("cannot be read")] == [
         "torn"
     ]
-    assert len(board(results)) == 1
+    assert len(board_entries(results)) == 1
 
 
 def test_costs_of_two_machines_are_not_averaged(tmp_path: Path) -> None:
     write_run(tmp_path, "a", seed=0, device="cpu", seconds=100.0)
     write_run(tmp_path, "b", seed=1, device="gpu", seconds=2.0)
-    (row,) = board(collect([tmp_path]))
+    (row,) = board_entries(collect([tmp_path]))
     assert {device: costs["train_seconds"] for device, costs in row.timed.items()} == {"cpu": 100.0, "gpu": 2.0}
 
 
@@ -138,7 +138,7 @@ def test_a_stand_in_never_shares_a_board_with_the_real_thing(tmp_path: Path) -> 
     write_run(tmp_path, "model", model_for="google-bert/bert-base-uncased")
     write_run(tmp_path, "data", data="miniglue", data_for="nyu-mll/glue")
     write_run(tmp_path, "both", model_for="google-bert/bert-base-uncased", data="miniglue", data_for="nyu-mll/glue")
-    titles = [row.board for row in board(collect([tmp_path]))]
+    titles = [row.board for row in board_entries(collect([tmp_path]))]
     assert len(set(titles)) == 4
     assert [title.startswith("OFFLINE") for title in titles] == [False, True, True, True]
 

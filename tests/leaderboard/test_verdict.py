@@ -16,7 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from peftkit.leaderboard import collect
 from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.letters import letters
-from peftkit.leaderboard.stats import Row, board
+from peftkit.leaderboard.stats import BoardEntry, board_entries
 from peftkit.leaderboard.verdict import Verdict, judge
 
 SKILL = {"full": 0.9, "lora": 0.89, "prompt": 0.6}
@@ -24,7 +24,7 @@ SKILL = {"full": 0.9, "lora": 0.89, "prompt": 0.6}
 
 def made(
     root: Path, seeds: int = 3, tasks: tuple[str, ...] = ("rte", "sst2"), examples: int = 400, predictions: bool = True
-) -> tuple[list[Row], Verdict]:
+) -> tuple[list[BoardEntry], Verdict]:
     """Write methods of known skill with their predictions, and return rows and verdict."""
     random = np.random.default_rng(0)
     for task in tasks:
@@ -40,9 +40,9 @@ def made(
     return judged(root)
 
 
-def judged(root: Path) -> tuple[list[Row], Verdict]:
+def judged(root: Path) -> tuple[list[BoardEntry], Verdict]:
     results = collect([root])
-    rows = board(results)
+    rows = board_entries(results)
     return rows, judge(rows, results)
 
 
@@ -164,7 +164,7 @@ def test_equal_rows_share_one_letter() -> None:
 def test_thousands_of_rows_are_judged_in_seconds(tmp_path: Path) -> None:
     made(tmp_path, tasks=("rte",), examples=50)
     results = collect([tmp_path])
-    rows = board(results) * 1000
+    rows = board_entries(results) * 1000
     start = time.process_time()
     verdict = judge(rows, results)
     assert time.process_time() - start < 10

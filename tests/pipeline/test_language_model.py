@@ -19,7 +19,7 @@ import peftkit
 from peftkit.cli import check
 from peftkit.leaderboard import collect
 from peftkit.leaderboard.language import language_cells
-from peftkit.leaderboard.stats import board
+from peftkit.leaderboard.stats import board_entries
 from peftkit.methods import embedding_rows
 
 TEXT = "the zyxwort of the {} is {} and the people of the city like the zyxwort of the {}"
@@ -79,7 +79,7 @@ def test_its_text_gets_cheaper_and_the_board_says_so(
     assert [entry["term"] for entry in told["neighbours"]] == ["zyxwort"]
     assert len(told["neighbours"][0]["neighbours"]) == 5
     results = collect([tmp_path])
-    rows = board(results)
+    rows = board_entries(results)
     (line,) = language_cells(rows, results, rows[0].board)
     assert line["bits a byte"].endswith(f"→ {told['held_out']['after']:.3f}")
     model_, tokenizer = peftkit.load(folder)

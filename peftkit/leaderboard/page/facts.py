@@ -8,13 +8,13 @@ from datetime import datetime, timezone
 from statistics import stdev
 from typing import Any
 
-from peftkit.leaderboard import TIMED, Broken, Result
+from peftkit.leaderboard import TIMED, UnreadableRun, RecordedRun
 from peftkit.leaderboard.headlines import headlines
 from peftkit.leaderboard.judges import JUDGED, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.page.curves import curves_of
 from peftkit.leaderboard.page.members import members_of
-from peftkit.leaderboard.stats import Row, name_of
+from peftkit.leaderboard.stats import BoardEntry, name_of
 from peftkit.leaderboard.ties import cells
 from peftkit.leaderboard.verdict import Verdict
 
@@ -22,7 +22,7 @@ COMPARED = 20_000  # comparisons that a page can hold; of more, those with the b
 
 
 def facts(
-    rows: Sequence[Row], results: Sequence[Result | Broken], verdict: Verdict | None = None, command: str = ""
+    rows: Sequence[BoardEntry], results: Sequence[RecordedRun | UnreadableRun], verdict: Verdict | None = None, command: str = ""
 ) -> dict[str, Any]:
     """Return what the page shows: boards, rows with their runs, comparisons, failed runs, and what was left out.
 
@@ -54,7 +54,7 @@ def facts(
 
 
 def _boards(
-    rows: Sequence[Row], groups: Sequence[str], verdict: Verdict | None, results: Sequence[Result | Broken]
+    rows: Sequence[BoardEntry], groups: Sequence[str], verdict: Verdict | None, results: Sequence[RecordedRun | UnreadableRun]
 ) -> list[dict[str, Any]]:
     sentences = headlines(rows, groups, verdict.detectable if verdict else {})
     found = []
@@ -74,7 +74,7 @@ def _boards(
     return found
 
 
-def _row(row: Row, members: Sequence[Result]) -> dict[str, Any]:
+def _row(row: BoardEntry, members: Sequence[RecordedRun]) -> dict[str, Any]:
     low, high = row.interval or (None, None)
     values = list(row.by_seed.values())
     shown = next((result for result in members if result.problem is None), members[0] if members else None)
@@ -92,7 +92,7 @@ def _row(row: Row, members: Sequence[Result]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _run(result: Result, row: Row) -> dict[str, Any]:
+def _run(result: RecordedRun, row: BoardEntry) -> dict[str, Any]:
     return {
         "seed": result.seed,
         "score": row.by_seed.get(result.seed) if result.problem is None else None,
@@ -105,12 +105,12 @@ def _run(result: Result, row: Row) -> dict[str, Any]:
     }
 
 
-def command_of(result: Result) -> str | None:
+def command_of(result: RecordedRun) -> str | None:
     """Return the line that makes the run again, quoted for a shell; None where a run did not keep its words."""
     return f"python -m peftkit {shlex.join(result.overrides)}" if result.overrides else None
 
 
-def _shared(result: Result) -> dict[str, Any]:
+def _shared(result: RecordedRun) -> dict[str, Any]:
     """Return what the seeds of a row have in common, as its first finished run has it."""
     audit = result.audit
     sources = audit.get("sources") or {}
@@ -130,7 +130,7 @@ def _shared(result: Result) -> dict[str, Any]:
 
 
 def _comparisons(
-    rows: Sequence[Row], groups: Sequence[str], verdict: Verdict | None
+    rows: Sequence[BoardEntry], groups: Sequence[str], verdict: Verdict | None
 ) -> tuple[list[list[Any]], str | None]:
     """Return comparisons as lists, in the order that details.js reads them, and what was left out."""
     if verdict is None:
@@ -150,7 +150,7 @@ def _comparisons(
     ], note
 
 
-def _failure(result: Result | Broken) -> dict[str, Any]:
+def _failure(result: RecordedRun | UnreadableRun) -> dict[str, Any]:
     found: dict[str, Any] = {
         "task": "",
         "model": "",
@@ -160,6 +160,6 @@ def _failure(result: Result | Broken) -> dict[str, Any]:
         "folder": str(result.folder),
         "unfinished": result.is_unfinished,
     }
-    if isinstance(result, Result):
+    if isinstance(result, RecordedRun):
         found |= {"task": result.task, "model": result.model, "method": result.method, "seed": result.seed}
     return found

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from peftkit.leaderboard import Broken, Result
-from peftkit.leaderboard.stats import Row
+from peftkit.leaderboard import UnreadableRun, RecordedRun
+from peftkit.leaderboard.stats import BoardEntry
 
 
-def members_of(rows: Sequence[Row], results: Sequence[Result | Broken]) -> list[list[Result]]:
+def members_of(rows: Sequence[BoardEntry], results: Sequence[RecordedRun | UnreadableRun]) -> list[list[RecordedRun]]:
     """Return each row's runs by seed: those with scores, and those of the same choice that failed."""
-    readable = [result for result in results if isinstance(result, Result)]
+    readable = [result for result in results if isinstance(result, RecordedRun)]
     by_folder = {result.folder: result for result in readable}
-    failed: dict[tuple, list[Result]] = {}
+    failed: dict[tuple, list[RecordedRun]] = {}
     for r in readable:
         if r.problem:
             failed.setdefault((r.suite, r.task, r.model, r.method, _text(r.settings)), []).append(r)
