@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftkit.config import RunConfig, UserError
-from peftkit.leaderboard import UnreadableRun, RecordedRun, table, version_notes
-from peftkit.leaderboard.stats import BoardEntry
+from peftkit.leaderboard import table
+from peftkit.leaderboard.entries import BoardEntry
+from peftkit.leaderboard.files import write_tables
+from peftkit.leaderboard.reading import collect, version_notes
+from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
 from peftkit.leaderboard.verdict import Verdict, judged
 from peftkit.results.console import is_main_process, log
 
@@ -28,9 +31,9 @@ def leaderboard(run: RunConfig) -> None:
     if run.watch:
         from peftkit.jobs.leaderboard_server import watch
 
-        watch(folders, target, lambda: write(table.collect(folders), target, _command(run)))
+        watch(folders, target, lambda: write(collect(folders), target, _command(run)))
         return
-    results = table.collect(folders)
+    results = collect(folders)
     if not results:
         raise UserError(f"{run.out} holds no results; train first: python -m peftkit recipe=lora_glue")
     known = judged(results)
@@ -44,7 +47,10 @@ def leaderboard(run: RunConfig) -> None:
 
 
 def write(
-    results: Sequence[RecordedRun | UnreadableRun], target: Path, command: str, known: tuple[list[BoardEntry], Verdict] | None = None
+    results: Sequence[RecordedRun | UnreadableRun],
+    target: Path,
+    command: str,
+    known: tuple[list[BoardEntry], Verdict] | None = None,
 ) -> None:
     """Write the tables, index.html, leaderboard.tex, and pareto and heatmap as PNG and SVG."""
     from peftkit.leaderboard.latex import write_latex
@@ -52,7 +58,7 @@ def write(
     from peftkit.leaderboard.plots import write_plots
 
     rows, verdict = known = known or judged(results)
-    table.write(results, target, known)
+    write_tables(results, target, known)
     write_page(facts(rows, results, verdict, command), target / "index.html")
     write_latex(rows, verdict.groups, target / "leaderboard.tex")
     write_plots(rows, verdict.groups, target)
@@ -61,14 +67,16 @@ def write(
 def show_runs(folders: Sequence[Path], claim: str | None = None) -> None:
     """Show the table over these run folders alone, and the verdict on a claim."""
     if folders and is_main_process():
-        results = table.collect(list(folders))
+        results = collect(list(folders))
         known = judged(results)
         table.show(results, known=known)
         if claim is not None and not show_claim(results, claim, known):
             log(f"with runs of other commands below the same out=: python -m peftkit job=leaderboard claim={claim}")
 
 
-def show_claim(results: Sequence[RecordedRun | UnreadableRun], name: str, known: tuple[list[BoardEntry], Verdict]) -> bool:
+def show_claim(
+    results: Sequence[RecordedRun | UnreadableRun], name: str, known: tuple[list[BoardEntry], Verdict]
+) -> bool:
     """Print what a claim says, what was measured, and whether it holds; tell whether that is decided."""
     from peftkit.leaderboard.claims import OPEN, judge_claim
 

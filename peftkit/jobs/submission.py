@@ -12,7 +12,8 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from peftkit.config import INCIDENTAL, RunConfig, UserError
 from peftkit.jobs.submission_files import SHEETS, doubt_of, text_of
-from peftkit.leaderboard import RecordedRun, collect, flatten
+from peftkit.leaderboard.reading import collect, flatten
+from peftkit.leaderboard.runs import RecordedRun
 from peftkit.leaderboard.stats import GLUE, task_score
 from peftkit.paths import safe_name
 from peftkit.results.console import is_main_process, log
@@ -34,7 +35,7 @@ def submission(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[st
     from peftkit.pipeline.build import configure_libraries
 
     configure_libraries(run.source)
-    for model, asked in sorted({(result.model, result.model_for) for result in chosen if result.model_for}):
+    for model, asked in sorted({(result.model, result.model_substituted_for) for result in chosen if result.model_substituted_for}):
         log(f"!! MODEL: {model} (offline) stands in for {asked}; this is a submission of {model}")
     # all test sets before the first answer: one that is missing should not show after hours
     tests = {result.folder: read_test_sets(run, result) for result in chosen}
@@ -84,7 +85,7 @@ def _best(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[str]) -
     """Return of each task the run with the best validation score; the user has chosen one model and method."""
     out = [word for word in overrides if word.startswith("out=")]  # where what is trained will be looked for
     read = [r for r in collect([Path(run.out)]) if isinstance(r, RecordedRun) and r.suite == "glue" and r.task in GLUE]
-    real = [r for r in read if not r.data_for]  # beside which what stands in for GLUE is no run of it
+    real = [r for r in read if not r.data_substituted_for]  # beside which what stands in for GLUE is no run of it
     there = [r for r in real or read if _fits(r, config, overrides)]
     done = [r for r in there if r.problem is None]
     if not done:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.config import UserError
-from peftkit.leaderboard import RecordedRun
+from peftkit.leaderboard.runs import RecordedRun
 from peftkit.results.console import log
 
 if TYPE_CHECKING:

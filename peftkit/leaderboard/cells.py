@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
-from peftkit.leaderboard import UnreadableRun, RecordedRun
-from peftkit.leaderboard.stats import BESIDE, GLUE, GlueEntry, BoardEntry
+from peftkit.leaderboard.entries import BoardEntry, GlueEntry
+from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
+from peftkit.leaderboard.stats import BESIDE, GLUE
 from peftkit.leaderboard.verdict import Records
 
 SHORT = {"matthews_correlation": "matthews", "mean_squared_error": "mse ↓", "perplexity": "perplexity ↓",

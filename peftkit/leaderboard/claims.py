@@ -11,10 +11,11 @@ from statistics import NormalDist, fmean
 
 import numpy as np
 
-from peftkit.leaderboard import RecordedRun, source_of
 from peftkit.leaderboard.contrast import ALPHA, contrast, reach
+from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.paired import cell_of
-from peftkit.leaderboard.stats import REFERENCE, BoardEntry, interval
+from peftkit.leaderboard.runs import RecordedRun
+from peftkit.leaderboard.stats import REFERENCE, interval
 from peftkit.leaderboard.verdict import Verdict
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"
@@ -232,7 +233,7 @@ def _log_ratios(results: Sequence[RecordedRun], name: str) -> list[float]:
 
 
 def _place(result: RecordedRun) -> tuple:
-    return source_of(result), result.task, result.model, result.device, result.seed, result.rows.get("train")
+    return result.source, result.task, result.model, result.device, result.seed, result.rows.get("train")
 
 
 def _cell(row: BoardEntry) -> Cell:

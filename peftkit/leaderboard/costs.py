@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from peftkit.leaderboard.stats import BoardEntry
+    from peftkit.leaderboard.entries import BoardEntry
 
 QUALITY = 0.95  # of what full fine-tuning reaches on the rows set apart
 

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peftkit.leaderboard import COMPOSED, COSTS, TIMED, UnreadableRun, RecordedRun
 from peftkit.leaderboard.cells import (
     SPREAD,
     Ranked,
@@ -24,16 +23,20 @@ from peftkit.leaderboard.cells import (
     tasks_of,
     without_constants,
 )
+from peftkit.leaderboard.entries import BoardEntry, GlueEntry, Summary
 from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.judges import JUDGED, judge_columns, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
-from peftkit.leaderboard.stats import GLUE, GlueEntry, BoardEntry, Summary, glue_entries, name_of
+from peftkit.leaderboard.runs import COMPOSED, COSTS, TIMED, RecordedRun, UnreadableRun
+from peftkit.leaderboard.stats import GLUE, glue_entries
 from peftkit.leaderboard.verdict import Comparison, Verdict, judged
 
 MARKDOWN = {c: f"\\{c}" for c in "\\|`*_[]#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
-def write(results: Sequence[RecordedRun | UnreadableRun], folder: Path, known: tuple[list[BoardEntry], Verdict] | None = None) -> None:
+def write_tables(
+    results: Sequence[RecordedRun | UnreadableRun], folder: Path, known: tuple[list[BoardEntry], Verdict] | None = None
+) -> None:
     """Write leaderboard.csv, comparisons.csv, glue.csv and leaderboard.md; `known` is `judged(results)` if made."""
     folder.mkdir(parents=True, exist_ok=True)
     known = known or judged(results)
@@ -41,7 +44,9 @@ def write(results: Sequence[RecordedRun | UnreadableRun], folder: Path, known: t
     write_markdown(results, folder / "leaderboard.md", known)
 
 
-def write_csv(results: Sequence[RecordedRun | UnreadableRun], folder: Path, known: tuple[list[BoardEntry], Verdict] | None = None) -> None:
+def write_csv(
+    results: Sequence[RecordedRun | UnreadableRun], folder: Path, known: tuple[list[BoardEntry], Verdict] | None = None
+) -> None:
     """Write leaderboard.csv, the tests as comparisons.csv and, with a GLUE task, glue.csv: in result.json's units."""
     rows, verdict = known or judged(results)
     metrics = list(dict.fromkeys(name for row in rows for name in row.scores))
@@ -93,8 +98,8 @@ def write_markdown(
 def _tested(rows: Sequence[BoardEntry], comparison: Comparison) -> dict[str, Any]:
     first, second = rows[comparison.first], rows[comparison.second]
     names = {
-        "board": first.board, "task": first.task, "first": name_of(first), "first model": first.model,
-        "second": name_of(second), "second model": second.model,
+        "board": first.board, "task": first.task, "first": first.name, "first model": first.model,
+        "second": second.name, "second model": second.model,
     }  # fmt: skip
     return names | {name: value for name, value in asdict(comparison).items() if name not in ("first", "second")}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from peftkit.leaderboard.stats import BoardEntry
+from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.ties import Cell, cells, figure
-from peftkit.leaderboard.verdict import Verdict, label, listed
+from peftkit.leaderboard.verdict import Verdict, listed
 
 
 def headlines(
@@ -39,7 +39,7 @@ def _overall(here: Sequence[Cell], rows: Sequence[BoardEntry], several: bool) ->
     tested = [cell for cell in here if cell.is_tested and len(cell.ranked) > 1]
     if len(tested) < 2:
         return []
-    counts = Counter(name for cell in tested for name in {label(rows[number], several) for number in cell.top})
+    counts = Counter(name for cell in tested for name in {rows[number].label(several) for number in cell.top})
     most = counts.most_common(1)[0][1]
     names = sorted(name for name, count in counts.items() if count == most)
     verb = "is" if len(names) == 1 else "are"
@@ -54,7 +54,7 @@ def _sentence(cell: Cell, rows: Sequence[BoardEntry], several: bool, detectable:
     if not cell.ranked:
         return "no run has a score that counts."
     best = rows[cell.ranked[0]]
-    name, score = label(best, several), figure(best, best.score)
+    name, score = best.label(several), figure(best, best.score)
     power = ""
     if detectable:  # of rows that say the same of every example there is no telling
         size = f"{100 * detectable:.1f} points" if best.is_up else f"{detectable:.3g}"
@@ -68,7 +68,7 @@ def _sentence(cell: Cell, rows: Sequence[BoardEntry], several: bool, detectable:
         return f"all {len(cell.ranked)} rows are tied, {name} at {score} among them.{power}"
     if len(cell.top) == 1:
         return f"{name} is best with {score}, and differs from {_others(cell)}.{power}"
-    tied, worse = ([label(rows[number], several) for number in here] for here in (cell.top[1:], cell.worse))
+    tied, worse = ([rows[number].label(several) for number in here] for here in (cell.top[1:], cell.worse))
     text = f"{name} leads with {score}, tied with {listed(tied)} ({len(cell.top)} of {len(cell.ranked)} rows)"
     text += f"; worse: {listed(worse)}." if worse else "."
     return text + _lightest(cell, rows, several) + power
@@ -86,7 +86,7 @@ def _lightest(cell: Cell, rows: Sequence[BoardEntry], several: bool) -> str:
     if len(known) < 2:
         return ""
     least = min(known, key=lambda number: known[number])
-    return f" Of the tied, {label(rows[least], several)} trains the fewest weights, {_count(known[least])}."
+    return f" Of the tied, {rows[least].label(several)} trains the fewest weights, {_count(known[least])}."
 
 
 def _count(value: float) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from peftkit.leaderboard import UnreadableRun, RecordedRun
-from peftkit.leaderboard.stats import BoardEntry, name_of
+from peftkit.leaderboard.entries import BoardEntry
+from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
 
 WIN_RATE = "judge_win_rate"
 JUDGED = (
@@ -39,7 +39,9 @@ def judge_tables(
     return tables
 
 
-def judge_columns(rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun]) -> list[dict[str, float | None]]:
+def judge_columns(
+    rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun]
+) -> list[dict[str, float | None]]:
     """Return of each row its win rate by each judge, None where that judge did not see it, or said nothing."""
     told = _told(rows, results)
     names = _names(told)
@@ -102,7 +104,7 @@ def _cells(row: BoardEntry, said: Sequence[dict[str, Any]]) -> dict[str, str]:
     return {
         "task": row.task,
         "model": row.model,
-        "method": name_of(row),
+        "method": row.name,
         WIN_RATE: (f"{fmean(rates):.1f}" + (f" ± {stdev(rates):.1f}" if len(rates) > 1 else "")) if has_rate else "",
         "95 %": f"{low:.1f} to {high:.1f}" if has_rate else "",
         "position bias": _share(said, "position_bias"),

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from peftkit.leaderboard import UnreadableRun, RecordedRun
-from peftkit.leaderboard.stats import BoardEntry, name_of
+from peftkit.leaderboard.entries import BoardEntry
+from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
 
 NOTE = (
     "Bits a byte hold across vocabularies; ± is the sample standard deviation over seeds, general text is not the "
@@ -16,15 +16,19 @@ NOTE = (
 )
 
 
-def language_cells(rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun], title: str) -> list[dict[str, str]]:
+def language_cells(
+    rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun], title: str
+) -> list[dict[str, str]]:
     """Return a line a row of a board that went on pretraining, fewest bits a byte first; empty where none did."""
-    by_folder = {result.folder: result.language for result in results if isinstance(result, RecordedRun) and result.language}
+    by_folder = {
+        result.folder: result.language for result in results if isinstance(result, RecordedRun) and result.language
+    }
     found = []
     for row in rows:
         told = [by_folder[folder] for folder in row.folders.values() if folder in by_folder]
         if row.board == title and told:
             after = fmean(each["held_out"]["after"] for each in told)
-            found.append((after, {"model": row.model, "method": name_of(row), **_cells(told), "seeds": str(len(told))}))
+            found.append((after, {"model": row.model, "method": row.name, **_cells(told), "seeds": str(len(told))}))
     return [cells for _, cells in sorted(found, key=lambda pair: pair[0])]
 
 

@@ -7,9 +7,8 @@ from itertools import groupby
 from pathlib import Path
 from statistics import stdev
 
-from peftkit.leaderboard.stats import BoardEntry
+from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.ties import Cell, cells, figure
-from peftkit.leaderboard.verdict import label
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -37,7 +36,7 @@ def _table(board: str, found: Sequence[Cell], rows: Sequence[BoardEntry], groups
         sure = cell.is_tested and len(cell.top) == 1
         for number in [*cell.ranked, *cell.failed]:
             text = _value(rows[number], groups[number], is_bold=sure and number == cell.top[0])
-            lines.setdefault(label(rows[number], several), {})[cell.task] = text
+            lines.setdefault(rows[number].label(several), {})[cell.task] = text
     body = "".join(
         f"{_escaped(name)} & {' & '.join(values.get(cell.task, '--') for cell in found)} \\\\\n"
         for name, values in lines.items()

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from peftkit.leaderboard.contrast import Cell, Entry, all_pairs
-from peftkit.leaderboard.stats import BoardEntry, counting, name_of
+from peftkit.leaderboard.entries import BoardEntry
+from peftkit.leaderboard.stats import counting
 from peftkit.leaderboard.weighted import ERRORS, WEIGHTED, count_tags
 
 Array = np.ndarray
@@ -73,7 +74,7 @@ def cell_of(rows: Sequence[BoardEntry], limit: int = LIMIT, most: int = FARTHEST
         start = here.stop
         agrees = place in sheets and bool(np.allclose(whole[here], _values(row), rtol=0, atol=CLOSE))
         if place in sheets and not agrees:
-            notes.left_out.setdefault(WRONG, []).append(name_of(row))
+            notes.left_out.setdefault(WRONG, []).append(row.name)
         entries.append(Entry(_values(row), resampled[:, here] if agrees else None))
         rights.append(predictions[here][0] == reference.labels if agrees and is_plain else None)
     return Cell(entries, len(reference.labels), first, second, rights if is_plain else None), notes
@@ -88,7 +89,7 @@ def _sheets(rows: Sequence[BoardEntry | None], metrics: Sequence[str], notes: No
             if len(sheets) == len(row.by_seed):
                 read[place] = sheets
             else:
-                notes.left_out.setdefault(ABSENT, []).append(name_of(row))
+                notes.left_out.setdefault(ABSENT, []).append(row.name)
     if not read:
         return {}
     common = Counter(sheets[0].key for sheets in read.values()).most_common(1)[0][0]
@@ -102,7 +103,7 @@ def _sheets(rows: Sequence[BoardEntry | None], metrics: Sequence[str], notes: No
         if len(ordered) == len(sheets):
             found[place] = ordered
         else:
-            notes.left_out.setdefault(OTHER, []).append(name_of(rows[place]))  # type: ignore[arg-type]
+            notes.left_out.setdefault(OTHER, []).append(rows[place].name)  # type: ignore[union-attr]
     return found
 
 

@@ -11,9 +11,8 @@ from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from peftkit.leaderboard.cells import amount
-from peftkit.leaderboard.stats import BoardEntry
+from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.ties import Cell, cells, figure
-from peftkit.leaderboard.verdict import label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -201,7 +200,7 @@ def _heatmap(found: Sequence[Cell], rows: Sequence[BoardEntry]) -> Figure:
         low, high = min(scores), max(scores)
         shades.append({n: ((rows[n].score or 0) - low) / (high - low) if high > low else 1.0 for n in cell.ranked})
         for number in cell.ranked:
-            table.setdefault(label(rows[number], several), {})[column] = number
+            table.setdefault(rows[number].label(several), {})[column] = number
     standing = {n: sum(shades[c][i] for c, i in here.items()) / len(here) + len(here) for n, here in table.items()}
     order = sorted(table, key=lambda name: -standing[name])
     names = order[:LINES]

@@ -5,89 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
-from pathlib import Path
+from dataclasses import replace
+from functools import cache
 from statistics import fmean, median_high, stdev
 from typing import Any
 
-from peftkit.leaderboard import COSTS, TIMED, UnreadableRun, RecordedRun, group_of, source_of
 from peftkit.leaderboard.costs import with_pscp, with_quality
+from peftkit.leaderboard.entries import BoardEntry, GlueEntry, Summary
+from peftkit.leaderboard.runs import COSTS, TIMED, RecordedRun, UnreadableRun
 
 BESIDE = ("reward_margin", "chosen_perplexity")  # metrics that are told beside a score and are no part of it
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # AX is a diagnostic, not counted
 REFERENCE = "full"  # the method that the others are held against
 TASK_LIMITS = ("task.max_length", "task.max_train_samples", "task.max_eval_samples")  # mostly asked of all tasks alike
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A mean over `n` seeds and its sample standard deviation (n - 1), None for a single seed."""
-
-    mean: float
-    spread: float | None
-    n: int
-
-
-@dataclass(frozen=True)
-class BoardEntry:
-    """All seeds of one method, with one set of settings, on one task."""
-
-    board_entries: str
-    task: str
-    model: str
-    method: str
-    settings: str  # those in which it differs from the method's other rows
-    scores: dict[str, Summary]
-    higher_is_better: dict[str, bool]
-    by_seed: dict[int, float]  # the task's score
-    delta: float | None  # to the best row of full fine-tuning on the same rows
-    is_reference: bool
-    costs: dict[str, float]
-    timed: dict[str, dict[str, float]]  # device -> costs that mean something on that machine only
-    rows: dict[str, int]
-    suite: str
-    asked: int  # seeds that were run, those without scores included
-    problems: list[str]
-    is_unfinished: bool  # all that have no scores go on still, or were stopped
-    all_settings: dict[str, str] = field(repr=False)
-    folders: dict[int, Path] = field(default_factory=dict)  # seed -> its run, of those with scores
-    interval: tuple[float, float] | None = None  # 95 %, of the task's score over seeds; None for a single seed
-    curve: tuple[tuple[float, float], ...] = ()  # share of training, score: the chosen trial's, on rows set apart
-    trials: int = 1  # settings tried to choose this one
-    planned: int = 0  # seeds that the task's middle row has, or asked for itself: fewer than that are missing
-
-    @cached_property
-    def score(self) -> float | None:
-        return fmean(self.by_seed.values()) if self.by_seed else None
-
-    @property
-    def is_up(self) -> bool:
-        """Tell whether the score is one of which more is better; else it is an error, kept negative."""
-        return not self.higher_is_better or any(self.higher_is_better.values())
-
-    @property
-    def without_score(self) -> str:
-        """Return the word that stands where a score is missing."""
-        return "unfinished" if self.is_unfinished else "failed"
-
-    @property
-    def seeds(self) -> list[int]:
-        return sorted(self.by_seed)
-
-
-@dataclass(frozen=True)
-class GlueEntry:
-    """A method's scores on GLUE's tasks; the average is None while a task is missing."""
-
-    board_entries: str
-    method: str
-    model: str
-    settings: str
-    scores: dict[str, float]
-    average: float | None
-    spread: float | None  # of the averages of the seeds that have all nine tasks
-    missing: list[str]
 
 
 def summarize(values: Sequence[float]) -> Summary:
@@ -107,11 +37,6 @@ def _t_quantile(freedom: int) -> float:
     from scipy.stats import t
 
     return float(t.ppf(0.975, freedom))
-
-
-def name_of(row: BoardEntry) -> str:
-    """Name a row within its task: its method and the settings that tell it apart."""
-    return f"{row.method} {row.settings}".strip()
 
 
 def task_score(scores: Mapping[str, Mapping[str, Any]]) -> float:
@@ -146,15 +71,15 @@ def board_entries(results: Iterable[RecordedRun | UnreadableRun]) -> list[BoardE
     readable = [result for result in results if isinstance(result, RecordedRun)]
     titles = _titles(readable)
     # a run that failed early never counted its rows: it belongs to its siblings
-    known = {group_of(r): r.rows for r in reversed(readable) if r.rows}
+    known = {r.group: r.rows for r in reversed(readable) if r.rows}
     groups: dict[tuple, list[RecordedRun]] = {}
     for r in readable:
-        rows = r.rows or known.get(group_of(r), {})
-        groups.setdefault((*group_of(r), tuple(sorted(rows.items()))), []).append(replace(r, rows=rows))
+        rows = r.rows or known.get(r.group, {})
+        groups.setdefault((*r.group, tuple(sorted(rows.items()))), []).append(replace(r, rows=rows))
     members = list(groups.values())
     full = [{**each[0].settings, **{f"rows.{name}": str(n) for name, n in each[0].rows.items()}} for each in members]
-    shown = _differences([(titles[source_of(r[0])], r[0].task, r[0].model, r[0].method) for r in members], full)
-    rows_ = [_row(titles[source_of(r[0])], r, text, flat) for r, text, flat in zip(members, shown, full, strict=True)]
+    shown = _differences([(titles[r[0].source], r[0].task, r[0].model, r[0].method) for r in members], full)
+    rows_ = [_row(titles[r[0].source], r, text, flat) for r, text, flat in zip(members, shown, full, strict=True)]
     order = {task: number for number, task in enumerate(GLUE)}
     return sorted(
         _with_plans(_with_composites(_with_deltas(rows_))),
@@ -203,9 +128,11 @@ def glue_entries(rows: Iterable[BoardEntry]) -> list[GlueEntry]:
 
 def _titles(results: Sequence[RecordedRun]) -> dict[tuple, str]:
     found = {}
-    for source in dict.fromkeys(source_of(result) for result in results):
+    for source in dict.fromkeys(result.source for result in results):
         suite, data, data_for, _ = source
-        pairs = sorted({(r.model, r.model_for) for r in results if source_of(r) == source and r.model_for})
+        pairs = sorted(
+            {(r.model, r.model_substituted_for) for r in results if r.source == source and r.model_substituted_for}
+        )
         parts = [f"model {name} stands in for {asked}" for name, asked in pairs]
         parts += [f"data {data} stands in for {data_for}"] if data_for else []
         found[source] = "OFFLINE: " + ", ".join(parts) if parts else f"{suite}, data from {data}"

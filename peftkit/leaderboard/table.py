@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftkit.leaderboard import UnreadableRun, RecordedRun, collect
 from peftkit.leaderboard.cells import (
     Ranked,
     boards_of,
@@ -23,18 +22,18 @@ from peftkit.leaderboard.cells import (
     tasks_of,
     totals_cells,
 )
-from peftkit.leaderboard.files import write, write_csv, write_markdown
+from peftkit.leaderboard.entries import BoardEntry, GlueEntry
 from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.judges import JUDGED, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
-from peftkit.leaderboard.stats import GLUE, GlueEntry, BoardEntry, board_entries, glue_entries, glue_table
+from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
+from peftkit.leaderboard.stats import GLUE, glue_entries
 from peftkit.leaderboard.verdict import Verdict, judged
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["board", "collect", "glue_table", "show", "write", "write_csv", "write_markdown"]
 
 SHOWN = 40  # rows of a task
 NARROW = 100  # columns, where there is no terminal to ask

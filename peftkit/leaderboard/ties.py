@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peftkit.leaderboard.stats import BoardEntry
+from peftkit.leaderboard.entries import BoardEntry
 
 
 @dataclass(frozen=True)

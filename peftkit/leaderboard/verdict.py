@@ -8,11 +8,12 @@ from itertools import groupby
 
 import numpy as np
 
-from peftkit.leaderboard import UnreadableRun, RecordedRun
 from peftkit.leaderboard.contrast import ALPHA, EXAMPLES, MCNEMAR, Cell, Contrast, contrast, detectable, holm, reach
+from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.letters import letters
 from peftkit.leaderboard.paired import FARTHEST, LIMIT, Notes, cell_of
-from peftkit.leaderboard.stats import BoardEntry, board_entries, name_of
+from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
+from peftkit.leaderboard.stats import board_entries
 
 NAMED = 4  # rows in a sentence
 Records = dict[tuple[str, str, str], tuple[int, int, int]]
@@ -83,11 +84,6 @@ def judged(results: Sequence[RecordedRun | UnreadableRun]) -> tuple[list[BoardEn
     return rows, judge(rows, results)
 
 
-def label(row: BoardEntry, several_models: bool) -> str:
-    """Name a row across tasks: its method, the settings that tell it apart and, where there are several, its model."""
-    return f"{name_of(row)} {row.model.split('/')[-1]}" if several_models else name_of(row)
-
-
 def _boards(rows: Sequence[BoardEntry]) -> dict[str, dict[str, list[int]]]:
     """Return board -> task -> the rows with a score, best first; a board without any has none."""
     scored = [number for number, row in enumerate(rows) if row.score is not None]
@@ -139,7 +135,7 @@ def _records(rows: Sequence[BoardEntry], comparisons: Sequence[Comparison]) -> R
     found: Records = {}
     for c in comparisons:
         title = rows[c.first].board
-        one, other = (label(rows[number], models[title]) for number in (c.first, c.second))
+        one, other = (rows[number].label(models[title]) for number in (c.first, c.second))
         for key, result in (((title, one, other), 0), ((title, other, one), 2)):
             count = list(found.get(key, (0, 0, 0)))
             count[result if c.differs else 1] += 1
@@ -153,7 +149,7 @@ def _notes(rows: Sequence[BoardEntry], tests: Contrast, left_out: Notes) -> list
     kinds = set(tests.test)
     if kinds & {EXAMPLES, MCNEMAR}:
         found.append("one seed a row, so these tests speak of other examples, not of other seeds.")
-    single = [name_of(row) for row in rows if len(row.seeds) == 1]
+    single = [row.name for row in rows if len(row.seeds) == 1]
     if single and not kinds <= {EXAMPLES, MCNEMAR, ""}:
         found.append(f"one seed: {listed(single)}; the spread that others show stands in for its own.")
     if left_out.no_form:
@@ -170,7 +166,7 @@ def _notes(rows: Sequence[BoardEntry], tests: Contrast, left_out: Notes) -> list
 
 
 def _missing(row: BoardEntry) -> str:
-    return f"{name_of(row)} has {len(row.seeds)} of {row.planned} seeds."
+    return f"{row.name} has {len(row.seeds)} of {row.planned} seeds."
 
 
 def listed(names: Sequence[str]) -> str:

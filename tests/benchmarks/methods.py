@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import mean, stdev
 
-from peftkit.leaderboard import RecordedRun, collect
+from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.runs import RecordedRun
 from peftkit.leaderboard.stats import task_score
 
 HERE = Path(__file__).resolve().parents[2] / "docs"

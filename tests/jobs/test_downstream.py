@@ -12,8 +12,8 @@ from helpers import commands
 
 from peftkit.cli import check
 from peftkit.config import UserError
-from peftkit.leaderboard import collect
 from peftkit.leaderboard.language import language_cells
+from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.stats import board_entries, task_score
 
 TEXT = "the city of the {} is {} and the people of the {} like the city"

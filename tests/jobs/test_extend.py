@@ -305,7 +305,7 @@ def test_what_does_not_go_together_is_refused_with_what_to_type(words: list[str]
 def test_words_are_no_result_on_the_board_and_no_run_to_predict_with(
     checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path
 ) -> None:
-    from peftkit.leaderboard import collect
+    from peftkit.leaderboard.reading import collect
 
     vocab = extended(checkpoint("gpt2", True), "gpt2", data, tmp_path)
     assert collect([tmp_path]) == []

@@ -95,7 +95,7 @@ def test_a_run_over_an_endpoint_from_seeds_to_dataset(tmp_path: Path, monkeypatc
     assert (folder / "similarity.png").read_bytes().startswith(b"\x89PNG")
     texts = "".join(file.read_text() for file in folder.iterdir() if file.suffix in (".json", ".jsonl", ".yaml", ".md"))
     assert "sk-very-secret" not in texts and "MY_KEY" in texts
-    from peftkit.leaderboard import collect
+    from peftkit.leaderboard.reading import collect
 
     assert collect([tmp_path]) == []
 

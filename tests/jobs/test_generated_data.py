@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, UserError
 from peftkit.jobs.generated_data import _wait
-from peftkit.leaderboard import collect
+from peftkit.leaderboard.reading import collect
 from peftkit.results import run_folder
 
 Words = Callable[..., list[str]]

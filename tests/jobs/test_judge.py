@@ -236,9 +236,11 @@ def test_the_key_and_the_address_stay_out_of_the_run(answered: Path, monkeypatch
 def test_each_judge_has_a_table_of_its_own_on_the_board(answered: Path, tmp_path: Path) -> None:
     from rich.console import Console
 
+    from peftkit.leaderboard.files import write_tables
     from peftkit.leaderboard.page import facts
+    from peftkit.leaderboard.reading import collect
     from peftkit.leaderboard.stats import board_entries
-    from peftkit.leaderboard.table import collect, show, write
+    from peftkit.leaderboard.table import show
 
     with asking(longer) as server:
         judged(server, f"run={answered}")
@@ -249,7 +251,7 @@ def test_each_judge_has_a_table_of_its_own_on_the_board(answered: Path, tmp_path
     show(results, console)
     text = console.export_text()
     assert "judged by scripted" in text and "judged by other" in text and "43.8" in text and "5 of 8" in text
-    write(results, tmp_path)
+    write_tables(results, tmp_path)
     assert "Against the references, judged by other" in (tmp_path / "leaderboard.md").read_text()
     (columns,) = csv.DictReader((tmp_path / "leaderboard.csv").read_text().splitlines())
     assert columns["judge_win_rate by scripted"] == "0.4375" and "judge_win_rate by other" in columns
@@ -261,8 +263,8 @@ def test_each_judge_has_a_table_of_its_own_on_the_board(answered: Path, tmp_path
 
 def test_a_judge_that_says_nothing_gives_no_rate(answered: Path) -> None:
     from peftkit.leaderboard.judges import WIN_RATE, judge_columns, judge_tables
+    from peftkit.leaderboard.reading import collect
     from peftkit.leaderboard.stats import board_entries
-    from peftkit.leaderboard.table import collect
 
     with asking(nonsense) as server:
         judged(server, f"run={answered}")
@@ -275,8 +277,8 @@ def test_a_judge_that_says_nothing_gives_no_rate(answered: Path) -> None:
 
 def test_one_name_asked_in_two_ways_is_two_judges(answered: Path) -> None:
     from peftkit.leaderboard.judges import judge_columns
+    from peftkit.leaderboard.reading import collect
     from peftkit.leaderboard.stats import board_entries
-    from peftkit.leaderboard.table import collect
 
     with asking(longer) as server:
         judged(server, f"run={answered}")

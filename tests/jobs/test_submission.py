@@ -21,7 +21,8 @@ from peftkit.data.datasets import TaskDataset
 from peftkit.data.miniglue import miniglue
 from peftkit.jobs.submission import answer_test_set, choose_runs, read_test_sets
 from peftkit.jobs.submission_files import SHEETS, doubt_of, text_of
-from peftkit.leaderboard import RecordedRun, collect
+from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.runs import RecordedRun
 from peftkit.results.run_folder import write_predictions
 
 TASKS = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")

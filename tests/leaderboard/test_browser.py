@@ -12,7 +12,7 @@ import pytest
 from helpers.synthetic_board import HOSTILE, make_board
 
 from peftkit.jobs.leaderboard import write
-from peftkit.leaderboard import collect
+from peftkit.leaderboard.reading import collect
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [

@@ -13,8 +13,9 @@ import pytest
 from helpers.recorded_runs import write_run
 
 from peftkit.config.checks.values import CHOICES
-from peftkit.leaderboard import RecordedRun, collect
 from peftkit.leaderboard.claims import CLAIMS, FAILS, HOLDS, OPEN, Finding, judge_claim
+from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.runs import RecordedRun
 from peftkit.leaderboard.stats import board_entries
 from peftkit.leaderboard.verdict import judge
 

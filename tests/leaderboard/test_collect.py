@@ -13,7 +13,8 @@ from helpers import commands
 from helpers.recorded_runs import write_run
 
 from peftkit.cli import check
-from peftkit.leaderboard import UnreadableRun, RecordedRun, collect, version_notes
+from peftkit.leaderboard.reading import collect, version_notes
+from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
 from peftkit.leaderboard.stats import board_entries
 
 TRIAL = {"learning_rate": 1.0, "score": 0.9}

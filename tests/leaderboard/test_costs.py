@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from helpers.recorded_runs import write_run
 
-from peftkit.leaderboard import collect
-from peftkit.leaderboard.stats import BoardEntry, board_entries
+from peftkit.leaderboard.entries import BoardEntry
+from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.stats import board_entries
 
 
 def rows(root: Path) -> dict[str, BoardEntry]:

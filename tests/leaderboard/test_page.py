@@ -14,10 +14,11 @@ import pytest
 from helpers.recorded_runs import write_run
 from helpers.synthetic_board import HOSTILE, MACHINES, make_board
 
-from peftkit.leaderboard import RecordedRun, collect
 from peftkit.leaderboard.headlines import headlines
 from peftkit.leaderboard.page import facts, render
 from peftkit.leaderboard.page.curves import POINTS
+from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.runs import RecordedRun
 from peftkit.leaderboard.stats import board_entries
 from peftkit.metrics import score
 

@@ -12,9 +12,10 @@ import pytest
 from helpers.recorded_runs import write_run
 from scipy import stats
 
-from peftkit.leaderboard import collect
+from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.paired import OTHER, WRONG, cell_of, scores_by_resample
-from peftkit.leaderboard.stats import BoardEntry, board_entries, task_score
+from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.stats import board_entries, task_score
 from peftkit.metrics import score
 
 RANKED = ("mrr", "recall_at_1", "recall_at_5", "recall_at_10", "ndcg_at_10")
@@ -115,7 +116,9 @@ def test_the_bootstrap_agrees_with_scipy() -> None:
     assert np.std(resampled[:, 0] - resampled[:, 1]) == pytest.approx(found.standard_error, rel=0.06)
 
 
-def rows_of(root: Path, changes: dict[str, Any] | None = None, metrics: tuple[str, ...] = ("accuracy",)) -> list[BoardEntry]:
+def rows_of(
+    root: Path, changes: dict[str, Any] | None = None, metrics: tuple[str, ...] = ("accuracy",)
+) -> list[BoardEntry]:
     """Write two methods of three seeds with predictions, one of them changed, and return their rows."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 50)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from helpers.recorded_runs import write_run
 
-from peftkit.leaderboard import UnreadableRun, collect
+from peftkit.leaderboard.entries import Summary
+from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.runs import UnreadableRun
 from peftkit.leaderboard.stats import (
     GLUE,
-    Summary,
     board_entries,
     glue_average,
     glue_table,
@@ -120,9 +121,9 @@ def test_a_broken_result_is_named_and_not_fatal(tmp_path: Path, text: str) -> No
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "result.json").write_text(text)
     results = collect([tmp_path])
-    assert [r.folder.name for r in results if isinstance(r, UnreadableRun) and r.problem.startswith("cannot be read")] == [
-        "torn"
-    ]
+    assert [
+        r.folder.name for r in results if isinstance(r, UnreadableRun) and r.problem.startswith("cannot be read")
+    ] == ["torn"]
     assert len(board_entries(results)) == 1
 
 

@@ -13,10 +13,11 @@ import pytest
 from helpers.recorded_runs import write_run
 from statsmodels.stats.multitest import multipletests
 
-from peftkit.leaderboard import collect
+from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.letters import letters
-from peftkit.leaderboard.stats import BoardEntry, board_entries
+from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.stats import board_entries
 from peftkit.leaderboard.verdict import Verdict, judge
 
 SKILL = {"full": 0.9, "lora": 0.89, "prompt": 0.6}

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import peftkit
 from peftkit.cli import check
-from peftkit.leaderboard import collect
 from peftkit.leaderboard.language import language_cells
+from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.stats import board_entries
 from peftkit.methods import embedding_rows
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftkit.leaderboard import RecordedRun
-from peftkit.leaderboard.stats import BoardEntry
+from peftkit.leaderboard.entries import BoardEntry
+from peftkit.leaderboard.runs import RecordedRun
 
 POINTS = 60  # a curve
 RUNS = 1000  # a page
@@ -16,7 +16,9 @@ RUNS = 1000  # a page
 Curve = tuple[int, list[int], list[float]]  # seed, steps, losses
 
 
-def curves_of(rows: Sequence[BoardEntry], members: Sequence[Sequence[RecordedRun]]) -> tuple[dict[int, list[Curve]], str | None]:
+def curves_of(
+    rows: Sequence[BoardEntry], members: Sequence[Sequence[RecordedRun]]
+) -> tuple[dict[int, list[Curve]], str | None]:
     """Return the training losses of each row's runs, the best rows of every task first, and what had no room."""
     ranks: dict[tuple[str, str], int] = {}
     order = []

@@ -8,13 +8,13 @@ from datetime import datetime, timezone
 from statistics import stdev
 from typing import Any
 
-from peftkit.leaderboard import TIMED, UnreadableRun, RecordedRun
+from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.headlines import headlines
 from peftkit.leaderboard.judges import JUDGED, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.page.curves import curves_of
 from peftkit.leaderboard.page.members import members_of
-from peftkit.leaderboard.stats import BoardEntry, name_of
+from peftkit.leaderboard.runs import TIMED, RecordedRun, UnreadableRun
 from peftkit.leaderboard.ties import cells
 from peftkit.leaderboard.verdict import Verdict
 
@@ -22,7 +22,10 @@ COMPARED = 20_000  # comparisons that a page can hold; of more, those with the b
 
 
 def facts(
-    rows: Sequence[BoardEntry], results: Sequence[RecordedRun | UnreadableRun], verdict: Verdict | None = None, command: str = ""
+    rows: Sequence[BoardEntry],
+    results: Sequence[RecordedRun | UnreadableRun],
+    verdict: Verdict | None = None,
+    command: str = "",
 ) -> dict[str, Any]:
     """Return what the page shows: boards, rows with their runs, comparisons, failed runs, and what was left out.
 
@@ -54,7 +57,10 @@ def facts(
 
 
 def _boards(
-    rows: Sequence[BoardEntry], groups: Sequence[str], verdict: Verdict | None, results: Sequence[RecordedRun | UnreadableRun]
+    rows: Sequence[BoardEntry],
+    groups: Sequence[str],
+    verdict: Verdict | None,
+    results: Sequence[RecordedRun | UnreadableRun],
 ) -> list[dict[str, Any]]:
     sentences = headlines(rows, groups, verdict.detectable if verdict else {})
     found = []
@@ -80,7 +86,7 @@ def _row(row: BoardEntry, members: Sequence[RecordedRun]) -> dict[str, Any]:
     shown = next((result for result in members if result.problem is None), members[0] if members else None)
     return {
         "board": row.board, "task": row.task, "model": row.model, "method": row.method, "settings": row.settings,
-        "label": name_of(row), "up": row.is_up, "score": row.score,
+        "label": row.name, "up": row.is_up, "score": row.score,
         "low": low, "high": high, "spread": stdev(values) if len(values) > 1 else None,
         "metrics": [[name, each.mean, each.spread] for name, each in row.scores.items()],
         "delta": row.delta, "reference": row.is_reference, "planned": row.planned, "seeds": row.seeds,

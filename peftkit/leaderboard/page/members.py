@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from peftkit.leaderboard import UnreadableRun, RecordedRun
-from peftkit.leaderboard.stats import BoardEntry
+from peftkit.leaderboard.entries import BoardEntry
+from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
 
 
 def members_of(rows: Sequence[BoardEntry], results: Sequence[RecordedRun | UnreadableRun]) -> list[list[RecordedRun]]:

@@ -1,0 +1,77 @@
+"""Recorded runs: the typed content of a run's result.json, from which boards are made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+TIMED = (  # mean something on one machine only
+    "train_seconds", "train_peak_bytes", "tokens_per_second", "latency_ms", "merged_latency_ms", "train_reserved_bytes",
+    "eval_seconds", "eval_peak_bytes",
+)  # fmt: skip
+COMPOSED = ("seconds_to_quality", "pscp")  # of these, see costs.py
+COSTS = ("trainable_params", "head_params", "total_params", "adapter_bytes", "padding_waste", *TIMED)
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """One run as it was recorded; `problem` says why its scores do not count.
+
+    `settings` holds all that must be equal for two runs to be seeds of one row, the revisions of model and data and
+    the versions of what decides among them; `search`, `audit`, `gates`, `merge`, `forgetting`, `language` and `judged`
+    are as result.json has them, None where there is nothing.
+    """
+
+    folder: Path
+    problem: str | None
+    suite: str
+    task: str
+    model: str
+    model_substituted_for: str | None  # what the model, or the data, stands in for
+    data: str
+    data_substituted_for: str | None
+    method: str
+    seed: int
+    device: str
+    started: str
+    settings: dict[str, str]
+    rows: dict[str, int]
+    scores: dict[str, dict[str, Any]]
+    costs: dict[str, float]
+    overrides: list[str] = field(default_factory=list)  # the words that make it again
+    versions: dict[str, str] = field(default_factory=dict)
+    audit: dict[str, Any] = field(default_factory=dict)
+    search: dict[str, Any] | None = None
+    gates: dict[str, Any] | None = None
+    merge: dict[str, Any] | None = None
+    forgetting: dict[str, Any] | None = None
+    language: dict[str, Any] | None = None
+    judged: dict[str, Any] | None = None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Tell whether it goes on still, or was stopped: nothing is wrong with it."""
+        return (self.problem or "").startswith(("running", "interrupted"))
+
+    @property
+    def source(self) -> tuple:
+        """Return what must be equal for two runs to be on one board: a substitute never meets what it replaces."""
+        return self.suite, self.data, self.data_substituted_for, self.model_substituted_for is not None
+
+    @cached_property
+    def group(self) -> tuple:
+        """Return what must be equal for two runs to be seeds of one entry, except the number of examples."""
+        settings = json.dumps(self.settings, sort_keys=True)
+        return *self.source, self.task, self.model, self.model_substituted_for, self.method, settings
+
+
+@dataclass(frozen=True)
+class UnreadableRun:
+    """A result.json that tells nothing."""
+
+    folder: Path
+    problem: str
+    is_unfinished: ClassVar[bool] = False
