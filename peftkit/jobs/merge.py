@@ -14,7 +14,7 @@ from peftkit.pipeline.inference import (
 )
 from peftkit.results import run_folder
 from peftkit.results.console import log
-from peftkit.results.model_card import merging
+from peftkit.results.model_card import describe_merge
 
 
 def merge(run: RunConfig) -> Path:
@@ -31,7 +31,7 @@ def merge(run: RunConfig) -> Path:
     target = Path(run.output) if run.output else folder / "merged"
     if trained.method.quantization:
         measured = (run_folder.read_result(folder) or {}).get("merge") or {"rows": 0, "reason": "its run was older"}
-        log(f"trained over a quantised base; {merging(measured)}")
+        log(f"trained on a quantized base; {describe_merge(measured)}")
     merged.save_pretrained(str(target))
     parts.tokenizer.save_pretrained(str(target))
     with_sentence_files(parts, target)

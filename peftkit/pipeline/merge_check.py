@@ -14,7 +14,7 @@ from peftkit.data.formats import Answers, Encoded
 from peftkit.methods import count_parameters, is_mergeable, merge
 from peftkit.pipeline.build import TrainingBundle, predictor
 from peftkit.results.console import log
-from peftkit.results.model_card import merging
+from peftkit.results.model_card import describe_merge
 
 ROWS = 200
 
@@ -32,7 +32,7 @@ def check_merge(run: RunConfig, parts: TrainingBundle, table: Any, folder: Path)
         found = _compare(run, parts, table.select(range(min(ROWS, len(table)))), folder)
     except (torch.OutOfMemoryError, MemoryError) as error:
         found = {"rows": 0, "reason": (str(error) or "no memory").splitlines()[0]}
-    log(f"   {merging(found)}")
+    log(f"   {describe_merge(found)}")
     return found
 
 

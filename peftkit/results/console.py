@@ -1,4 +1,4 @@
-"""Turn what several processes have to say into one voice."""
+"""Console output of one or several processes: messages on stderr, from the main process alone."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 import time
 from collections.abc import Callable
 
-TOLD_EVERY = 10.0  # seconds
+PROGRESS_EVERY = 10.0  # seconds
 
 
 def is_main_process() -> bool:
-    """Tell whether this process is the one that writes, under torchrun or accelerate launch."""
+    """Return whether this process is the one that writes, under torchrun or accelerate launch."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -21,14 +21,14 @@ def log(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def progress_logger(text: Callable[..., str]) -> Callable[..., None]:
-    """Return what says how far something is, at most every ten seconds; `text` gets what it is called with."""
+def progress_logger(describe: Callable[..., str]) -> Callable[..., None]:
+    """Return a function that logs `describe(*state)`, at most every ten seconds."""
     last = time.monotonic()
 
-    def tell(*state: int) -> None:
+    def log_progress(*state: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= TOLD_EVERY:
+        if time.monotonic() - last >= PROGRESS_EVERY:
             last = time.monotonic()
-            log(f"   {text(*state)}")
+            log(f"   {describe(*state)}")
 
-    return tell
+    return log_progress

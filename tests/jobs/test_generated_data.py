@@ -103,7 +103,7 @@ def test_from_seeds_to_a_row(tiny: Words, tmp_path: Path, model: str, capsys: py
     source = told["audit"]["sources"]["data"]
     assert source["name"] == f"{data.parent}/chat" and source["revision"]
     assert source["substituted_for"] == "tasks by Qwen/Qwen2.5-1.5B-Instruct"
-    assert "stands in for tasks by Qwen/Qwen2.5-1.5B-Instruct" in (folder / "README.md").read_text()
+    assert "replaces tasks by Qwen/Qwen2.5-1.5B-Instruct" in (folder / "README.md").read_text()
     made = data.parent / "journal.jsonl"
     before = made.stat().st_mtime_ns
     other = run(tiny(model, *CHAIN, "seed=1"))  # another seed trains on the same

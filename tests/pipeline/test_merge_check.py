@@ -76,7 +76,7 @@ def test_a_base_too_large_to_load_whole_leaves_a_reason(tiny: Words, monkeypatch
     folder, result = finetune(tiny("bert", "method=qlora"))
     assert result["meta"]["status"] == "finished"
     assert result["merge"]["rows"] == 0 and "bytes are not free" in result["merge"]["reason"]
-    assert "what merging changes was not measured" in (folder / "README.md").read_text()
+    assert "changes by merging were not measured" in (folder / "README.md").read_text()
     monkeypatch.undo()
     with pytest.raises(MemoryError, match="GiB, and"):
         merge_check._check_memory(2**60)
