@@ -42,7 +42,7 @@ class EvaluationSets:
         """Add the texts of each row of a set."""
         for number, texts in enumerate(rows):
             self.rows += 1
-            for words in map(words_of, texts):
+            for words in map(normalized_words, texts):
                 if len(words) >= SAYS_SOMETHING:
                     self._whole.setdefault(" ".join(words), (name, number))
                 for size, known in ((SHORT, self._runs), (LONG, self._long)):
@@ -51,7 +51,7 @@ class EvaluationSets:
 
     def overlap(self, texts: Sequence[str]) -> Overlap | None:
         """Return the largest overlap of any of the texts: exact, else 13 words in a row, else 8; None where none is."""
-        split = [words_of(text) for text in texts]
+        split = [normalized_words(text) for text in texts]
         for words in split:
             if (whole := " ".join(words)) in self._whole:
                 return Overlap("exact", *self._whole[whole], whole)
@@ -63,7 +63,7 @@ class EvaluationSets:
         return None
 
 
-def parted(rows: Iterable[Sequence[str]], sets: EvaluationSets) -> tuple[list[int], dict[int, Overlap]]:
+def split_contaminated(rows: Iterable[Sequence[str]], sets: EvaluationSets) -> tuple[list[int], dict[int, Overlap]]:
     """Return the numbers of the rows that hold nothing of the evaluation sets, and what each of the others holds."""
     clean: list[int] = []
     dropped: dict[int, Overlap] = {}
@@ -111,7 +111,7 @@ def texts_in(value: Any) -> Iterator[str]:
                 yield from texts_in(part)
 
 
-def words_of(text: str) -> list[str]:
+def normalized_words(text: str) -> list[str]:
     """Return the words of a text without case, punctuation, and other ways to write the same letter."""
     return WORD.findall(unicodedata.normalize("NFKC", text).lower())
 

@@ -116,7 +116,7 @@ python -m peftkit {shlex.join(result["run"]["overrides"])}
 """
 
 
-def draw_similarity(bars: Sequence[int], file: Path) -> None:
+def plot_similarity(bars: Sequence[int], file: Path) -> None:
     """Write the histogram of ROUGE-L to the nearest seed as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peftkit.config import Generate, UserError
-from peftkit.generation.generators import Generator, Prompt, Reply, Request
-from peftkit.generation.journal import Lines
+from peftkit.generation.generators import GenerationPrompt, Generator, Reply, Request
+from peftkit.generation.journal import Journal
 
-LIMITS = ("max_tokens", "max_completion_tokens")  # of generate.request, over ours
+REPLY_LIMITS = ("max_tokens", "max_completion_tokens")  # of generate.request, over ours
 OVERHEAD = 64  # tokens that a chat's own marks may add to a prompt
 
 
-class Ended(Exception):
+class BudgetExceeded(Exception):
     """The run is at an end before its target; the message is the setting that ends it."""
 
 
 @dataclass(frozen=True)
-class Ceilings:
+class Budget:
     """What a run may use: tokens read and written, and money, by prices of a million tokens."""
 
     max_tokens: int | None = None
@@ -29,8 +29,8 @@ class Ceilings:
     longest_reply: int = 0  # tokens, where that is not the prompt's to say
 
     @classmethod
-    def of(cls, settings: Generate) -> Ceilings:
-        asked = (settings.request.get(name) for name in LIMITS)
+    def of(cls, settings: Generate) -> Budget:
+        asked = (settings.request.get(name) for name in REPLY_LIMITS)
         longest = max((size for size in asked if isinstance(size, int)), default=0)
         return cls(settings.max_tokens, settings.max_cost, settings.price_in, settings.price_out, longest)
 
@@ -45,7 +45,7 @@ class Ceilings:
 class GenerationClient:
     """All that was asked in a run, and what it cost."""
 
-    def __init__(self, generator: Generator, journal: Lines, ceilings: Ceilings, seed: int) -> None:
+    def __init__(self, generator: Generator, journal: Journal, ceilings: Budget, seed: int) -> None:
         self.generator, self.journal, self.ceilings, self.seed = generator, journal, ceilings, seed
         self.next = 0  # the number of the next request
         self.tokens_in = self.tokens_out = self.attempts = self.shortened = 0
@@ -69,14 +69,15 @@ class GenerationClient:
             "tokens_in": self.tokens_in, "tokens_out": self.tokens_out,
         }  # fmt: skip
 
-    def __call__(self, prompts: Sequence[Prompt]) -> list[Reply]:
+    def __call__(self, prompts: Sequence[GenerationPrompt]) -> list[Reply]:
         """Return the replies in the order of the prompts, whichever came first.
 
         Raises:
             Ended: the next request could pass a ceiling.
         """
         requests = [
-            Request(number, prompt, derive(self.seed, number)) for number, prompt in enumerate(prompts, start=self.next)
+            Request(number, prompt, derive_seed(self.seed, number))
+            for number, prompt in enumerate(prompts, start=self.next)
         ]
         marks = {request.number: request.prompt.fingerprint() for request in requests}
         for number, mark in marks.items():
@@ -117,11 +118,11 @@ class GenerationClient:
             ):
                 if limit is not None and used > limit:
                     if place == 0:
-                        raise Ended(name)
+                        raise BudgetExceeded(name)
                     return requests[:place]
         return requests
 
 
-def derive(seed: int, name: object) -> int:
+def derive_seed(seed: int, name: object) -> int:
     """Return the seed of one request, or of whatever else is drawn once: 31 bits."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:4], "big") >> 1

@@ -27,11 +27,11 @@ TASKS = pa.schema(
 
 def write_dataset(folder: Path, tasks: Sequence[Task]) -> None:
     """Write chat/train.parquet and tasks/train.parquet, each whole or not at all."""
-    _write(folder / "chat", CHAT, [row for task in tasks for row in conversations(task)])
+    _write(folder / "chat", CHAT, [row for task in tasks for row in to_conversations(task)])
     _write(folder / "tasks", TASKS, [task.row() for task in tasks])
 
 
-def conversations(task: Task) -> Iterator[dict[str, Any]]:
+def to_conversations(task: Task) -> Iterator[dict[str, Any]]:
     """Yield a user's turn and an assistant's for each instance; its input follows the instruction."""
     for case in task.instances:
         asked = "\n\n".join(text for text in (task.instruction, case.input) if text)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from peftkit.generation.evolution import HEAD
-from peftkit.generation.filters import plain
+from peftkit.generation.evol_prompts import HEAD
+from peftkit.generation.filters import normalize_text
 from peftkit.generation.generators import Reply
-from peftkit.generation.parse import Fault, unfinished
+from peftkit.generation.parse import Rejection, incomplete
 
 SORRY = re.compile(
     r"\b(?:sorry|apologi[sz]e|as an ai\b|(?:can ?not|can't|unable to) (?:help|assist|answer|do that))", re.IGNORECASE
@@ -22,40 +22,40 @@ _STOP = (
 STOP_WORDS = frozenset(_STOP.split())
 
 
-def evolved(reply: Reply, before: str) -> str | Fault:
+def parse_evolution(reply: Reply, before: str) -> str | Rejection:
     """Return the instruction in a reply, or the rule that eliminates it: nothing new, or words of the prompt in it."""
     text = reply.text.strip()
     text = text[len(HEAD) :].strip() if text.startswith(HEAD) else text
-    if (fault := unfinished(reply)) is not None:
+    if (fault := incomplete(reply)) is not None:
         return fault
     if not text:
-        return Fault("empty_reply")
-    if plain(text) == plain(before):
-        return Fault("unchanged")
+        return Rejection("empty_reply")
+    if normalize_text(text) == normalize_text(before):
+        return Rejection("unchanged")
     said = text.lower()
     for leak in LEAKS:
         if leak in said and leak not in before.lower():
-            return Fault("words_of_the_prompt", leak)
+            return Rejection("words_of_the_prompt", leak)
     return text
 
 
-def says_nothing_new(reply: Reply) -> Fault | None:
+def check_difference(reply: Reply) -> Rejection | None:
     """Return a fault where the two were found equal; one of which nothing was said counts as different."""
     if re.match(r"\W*(?:equal|the same)\b", reply.text, re.IGNORECASE):
-        return Fault("nothing_new", reply.text.strip()[:80])
-    return unfinished(reply) if reply.finish == "refused" else None
+        return Rejection("nothing_new", reply.text.strip()[:80])
+    return incomplete(reply) if reply.finish == "refused" else None
 
 
-def answer_fault(reply: Reply) -> Fault | None:
+def check_answer(reply: Reply) -> Rejection | None:
     """Return why an answer shows that the model cannot do the task."""
-    if (fault := unfinished(reply)) is not None:
+    if (fault := incomplete(reply)) is not None:
         return fault
     text = reply.text.strip()
     words = re.findall(r"\w+", text.lower())
     if not text:
-        return Fault("empty_reply")
+        return Rejection("empty_reply")
     if (found := SORRY.search(text)) is not None and len(words) < SHORT:
-        return Fault("cannot_answer", found[0])
+        return Rejection("cannot_answer", found[0])
     if all(word in STOP_WORDS for word in words):
-        return Fault("says_nothing", text[:80])
+        return Rejection("says_nothing", text[:80])
     return None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Lines:
+class Journal:
     """A jsonl file that is only appended to; a last line that was torn is cut where it is opened.
 
     `rows` are those that were there.
@@ -34,7 +34,7 @@ class Lines:
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows, each a whole line; they survive this process, and after `sync` the machine."""
-        self._write("".join(map(line, rows)).encode())
+        self._write("".join(map(json_line, rows)).encode())
 
     def sync(self) -> None:
         os.fsync(self._handle)
@@ -61,7 +61,7 @@ class Lines:
             ) from error
 
 
-class Replayed(Lines):
+class ReplayedJournal(Journal):
     """Lines that are a function of the journal: those that a resumed run makes again must be those that are there."""
 
     def __init__(self, file: Path) -> None:
@@ -69,7 +69,7 @@ class Replayed(Lines):
         self.place = 0
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        made = [line(row) for row in rows]
+        made = [json_line(row) for row in rows]
         there = self.lines[self.place : self.place + len(made)]
         self.check(there, made[: len(there)])
         self.place += len(made)
@@ -92,7 +92,7 @@ class Replayed(Lines):
                 )
 
 
-def line(row: Mapping[str, Any]) -> str:
+def json_line(row: Mapping[str, Any]) -> str:
     """Return a row as it is written: nothing in it ends a line but its own end."""
     return json.dumps(row, ensure_ascii=False) + "\n"
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peftkit.generation.client import Ended, GenerationClient
-from peftkit.generation.generators import Prompt, Reply
+from peftkit.generation.client import BudgetExceeded, GenerationClient
+from peftkit.generation.generators import GenerationPrompt, Reply
 
 OPENING = (
     "Two assistants answered the same request. Decide which answer serves the person who asked better: whether it does "
@@ -22,7 +22,7 @@ QUESTION = (
     "Compare the two answers in a few sentences. Then write the verdict alone on the last line: "
     "Verdict: A, or Verdict: B, or Verdict: tie where neither is better."
 )
-WORDING = hashlib.sha256(f"{OPENING}\n{QUESTION}".encode()).hexdigest()[:8]  # other words are another judge
+PROMPT_ID = hashlib.sha256(f"{OPENING}\n{QUESTION}".encode()).hexdigest()[:8]  # other words are another judge
 NOTHING = "(nothing)"  # stands for an empty answer
 # a line with a verdict and nothing else, marks and brackets aside; or a last line that is one. What lies between words
 # is bounded, or a reply of line breaks would take time by their square
@@ -37,7 +37,7 @@ FIRST, SECOND, TIE = "first", "second", "tie"
 
 
 @dataclass(frozen=True)
-class Pair:
+class AnswerPair:
     """Two answers to one question."""
 
     id: str
@@ -50,23 +50,23 @@ class Pair:
     def is_same(self) -> bool:
         return self.first.strip() == self.second.strip()
 
-    def prompts(self, max_tokens: int) -> list[Prompt]:
+    def prompts(self, max_tokens: int) -> list[GenerationPrompt]:
         """Return the question with the first answer as A, and with the second as A."""
         return [self._prompt(a, b, max_tokens) for a, b in ((self.first, self.second), (self.second, self.first))]
 
-    def _prompt(self, a: str, b: str, max_tokens: int) -> Prompt:
+    def _prompt(self, a: str, b: str, max_tokens: int) -> GenerationPrompt:
         texts = [text.strip() or NOTHING for text in (self.question, a, b)]
         # longer than any in the texts, so that no answer can pass for the end of itself
         longest = max((len(run) for text in texts for run in re.findall("=+", text)), default=0)
         question = QUESTION.format(bar="=" * max(3, longest + 1), question=texts[0], a=texts[1], b=texts[2])
-        return Prompt(OPENING, (), question, (), max_tokens)
+        return GenerationPrompt(OPENING, (), question, (), max_tokens)
 
 
 @dataclass(frozen=True)
-class Judged:
+class PairVerdict:
     """What a judge said of a pair: in each order first, second or tie, None where the reply holds no verdict."""
 
-    pair: Pair
+    pair: AnswerPair
     replies: tuple[Reply, ...]  # two, or none where the answers are the same
     orders: tuple[str | None, ...]
 
@@ -85,31 +85,31 @@ class Judged:
         }  # fmt: skip
 
 
-def judge(
-    pairs: Sequence[Pair],
+def judge_pairs(
+    pairs: Sequence[AnswerPair],
     ask: GenerationClient,
     max_tokens: int,
     batch: int,
     tell: Callable[[int], None] = lambda done: None,
-) -> tuple[list[Judged], str | None]:
+) -> tuple[list[PairVerdict], str | None]:
     """Ask for every pair in both orders, `batch` requests at once; equal answers are a tie without asking.
 
     Returns:
         The verdicts in the order of the pairs, and the ceiling before which they ended, None where all are there.
     """
-    judged: list[Judged] = []
+    judged: list[PairVerdict] = []
     for group in _groups(pairs, max(1, batch // 2)):
         try:
             replies = iter(ask([prompt for pair in group if not pair.is_same for prompt in pair.prompts(max_tokens)]))
-        except Ended as ceiling:
+        except BudgetExceeded as ceiling:
             return judged, str(ceiling)
         for pair in group:
             if pair.is_same:
-                judged.append(Judged(pair, (), ()))
+                judged.append(PairVerdict(pair, (), ()))
             else:
                 straight, swapped = next(replies), next(replies)
                 orders = (_said(straight, FIRST, SECOND), _said(swapped, SECOND, FIRST))
-                judged.append(Judged(pair, (straight, swapped), orders))
+                judged.append(PairVerdict(pair, (straight, swapped), orders))
         tell(len(judged))
     return judged, None
 
@@ -126,7 +126,7 @@ def read_verdict(text: str, is_whole: bool = True) -> str | None:
     return TIE if said == "tie" else said.upper() if said else None
 
 
-def figures(judged: Sequence[Judged]) -> dict[str, Any]:
+def judging_statistics(judged: Sequence[PairVerdict]) -> dict[str, Any]:
     """Return how often the first answer wins, how sure that is, and how far the judge is to be trusted.
 
     `win_rate` counts a tie as half; `interval` is Wilson's, 95 %, which is too wide rather than too narrow where there
@@ -147,7 +147,7 @@ def figures(judged: Sequence[Judged]) -> dict[str, Any]:
         "losses": losses,
         "identical": sum(each.pair.is_same for each in judged),
         "win_rate": rate,
-        "interval": None if rate is None else list(wilson(rate, len(judged))),
+        "interval": None if rate is None else list(wilson_interval(rate, len(judged))),
         "sign_test_p": sign_test(wins, losses),
         "swapped": {
             "pairs": len(both),
@@ -163,7 +163,7 @@ def figures(judged: Sequence[Judged]) -> dict[str, Any]:
     }
 
 
-def wilson(share: float, rows: int) -> tuple[float, float]:
+def wilson_interval(share: float, rows: int) -> tuple[float, float]:
     """Return the ends of the 95 % interval of a share (Wilson 1927)."""
     z = 1.959963984540054
     middle = (share + z * z / (2 * rows)) / (1 + z * z / rows)
@@ -178,9 +178,9 @@ def sign_test(wins: int, losses: int) -> float | None:
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else None
 
 
-def _groups(pairs: Sequence[Pair], size: int) -> Iterator[list[Pair]]:
+def _groups(pairs: Sequence[AnswerPair], size: int) -> Iterator[list[AnswerPair]]:
     """Yield pairs in their order, so many of them that are to be asked for together."""
-    group: list[Pair] = []
+    group: list[AnswerPair] = []
     open_ = 0
     for pair in pairs:
         group.append(pair)

@@ -19,7 +19,7 @@ class Match(NamedTuple):
     score: float
 
 
-class Novelty:
+class NoveltyIndex:
     """The kept instructions, indexed so that few of them are compared with a new one.
 
     Nothing is approximate. ROUGE-L's longest common subsequence is no longer than what two texts have in common as bags
@@ -44,7 +44,7 @@ class Novelty:
 
     def add(self, text: str) -> int:
         """Keep an instruction; return its number."""
-        tokens = tokenize(text)
+        tokens = rouge_tokens(text)
         bag = [self._id(element) for element in _elements(tokens)]
         number = len(self._tokens)
         self._tokens.append(tokens)
@@ -61,11 +61,11 @@ class Novelty:
 
         A text without any token, as one in another script, is new whatever is kept.
         """
-        tokens = tokenize(text)
+        tokens = rouge_tokens(text)
         best: Match | None = None
         if not tokens:
             return best
-        subsequence = Subsequence(tokens)
+        subsequence = LcsMatcher(tokens)
         for number in self._near(tokens):
             self.compared += 1
             other = self._tokens[number]
@@ -123,14 +123,14 @@ class Novelty:
 
 def rouge_l(first: str, second: str) -> float:
     """Return ROUGE-L's F-measure of two texts, to the last bit as rouge_score does."""
-    tokens, other = tokenize(first), tokenize(second)
-    return f_measure(Subsequence(tokens).length(other), len(other), len(tokens))
+    tokens, other = rouge_tokens(first), rouge_tokens(second)
+    return f_measure(LcsMatcher(tokens).length(other), len(other), len(tokens))
 
 
-def nearest_of(text: str, others: Sequence[list[str]]) -> Match | None:
+def nearest_text(text: str, others: Sequence[list[str]]) -> Match | None:
     """Return the nearest of some tokenized texts, however far it is; None where no token is in common with any."""
-    tokens = tokenize(text)
-    subsequence, bag = Subsequence(tokens), Counter(tokens)
+    tokens = rouge_tokens(text)
+    subsequence, bag = LcsMatcher(tokens), Counter(tokens)
     best: Match | None = None
     for number, other in enumerate(others):
         common = (bag & Counter(other)).total()
@@ -142,7 +142,7 @@ def nearest_of(text: str, others: Sequence[list[str]]) -> Match | None:
     return best
 
 
-def tokenize(text: str) -> list[str]:
+def rouge_tokens(text: str) -> list[str]:
     """Cut a text as rouge_score does: in lower case, letters a to z and digits."""
     return TOKEN.findall(text.lower())
 
@@ -155,7 +155,7 @@ def f_measure(common: int, target: int, prediction: int) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-class Subsequence:
+class LcsMatcher:
     """One text, ready to be compared with many: a row of the usual table is the bits of one integer (Hyyrö 2004)."""
 
     def __init__(self, tokens: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from peftkit.generation.generators import Reply
-from peftkit.generation.prompts import NEW, NOTHING, one_line
+from peftkit.generation.self_instruct_prompts import NEW, NOTHING, one_line
 from peftkit.generation.tasks import Instance
 
 ITEM = re.compile(
@@ -16,52 +16,54 @@ FIELD = re.compile(r"^[ \t]*[*_]{0,2}(Input|Output|Label)[*_]{0,2}[ \t]*:[*_]{0,
 EMPTY = {NOTHING, "", "n/a", "<noinput>", "no input", "(none)", "none."}
 
 
-class Fault(NamedTuple):
+class Rejection(NamedTuple):
     """Why something was not kept: a reason that is counted, and what it was in this case."""
 
     reason: str
     detail: str = ""
 
 
-class Found(NamedTuple):
+class ParsedItem(NamedTuple):
     """One item of a reply by its place in it, and the fault that it already has."""
 
     text: str
-    fault: Fault | None = None
+    fault: Rejection | None = None
 
 
-def unfinished(reply: Reply) -> Fault | None:
+def incomplete(reply: Reply) -> Rejection | None:
     """Return why a reply is not whole; None where it is."""
     if reply.finish == "refused":
-        return Fault("refused", reply.note or "")
+        return Rejection("refused", reply.note or "")
     if reply.finish == "length":
-        return Fault("cut_off", f"after {reply.tokens_out} tokens")
-    return None if reply.finish == "stop" else Fault("cut_off", reply.finish)
+        return Rejection("cut_off", f"after {reply.tokens_out} tokens")
+    return None if reply.finish == "stop" else Rejection("cut_off", reply.finish)
 
 
-def instructions(reply: Reply) -> list[Found]:
+def parse_instructions(reply: Reply) -> list[ParsedItem]:
     """Return the instructions of a reply, at most as many as were asked for; the last of one that was cut is faulty."""
-    fault = unfinished(reply)
+    fault = incomplete(reply)
     items = [text for item in ITEM.split(reply.text) if (text := one_line(item))]
     if not items:
-        return [Found("", fault or Fault("empty_reply"))]
-    found = [Found(item) for item in items]
+        return [ParsedItem("", fault or Rejection("empty_reply"))]
+    found = [ParsedItem(item) for item in items]
     if len(items) > 1 and items[0].endswith(":"):  # "Here are eight more:", as chat models begin
-        found[0] = Found(items[0], Fault("preamble"))
+        found[0] = ParsedItem(items[0], Rejection("preamble"))
     if fault is not None:
-        found[-1] = Found(items[-1], fault)
-    return [*found[:NEW], *(Found(item.text, item.fault or Fault("not_asked_for")) for item in found[NEW:])]
+        found[-1] = ParsedItem(items[-1], fault)
+    return [*found[:NEW], *(ParsedItem(item.text, item.fault or Rejection("not_asked_for")) for item in found[NEW:])]
 
 
-def yes_or_no(reply: Reply) -> bool | Fault:
+def parse_yes_no(reply: Reply) -> bool | Rejection:
     """Return the answer to whether it is a classification."""
     said = re.match(r"\W*(?:classification\W+)?(yes|no)\b", reply.text, re.IGNORECASE)
     if said is not None:
         return said[1].lower() == "yes"
-    return (unfinished(reply) if reply.finish == "refused" else None) or Fault("type_unclear", reply.text.strip()[:80])
+    return (incomplete(reply) if reply.finish == "refused" else None) or Rejection(
+        "type_unclear", reply.text.strip()[:80]
+    )
 
 
-def cases(reply: Reply, by_label: bool) -> tuple[list[Instance], list[Fault]]:
+def parse_instances(reply: Reply, by_label: bool) -> tuple[list[Instance], list[Rejection]]:
     """Return the whole instances of a reply, and what was wrong with the others."""
     first, second = ("label", "input") if by_label else ("input", "output")
     text = reply.text if FIELD.match(reply.text.lstrip()) else f"{first}:{reply.text}"
@@ -69,7 +71,7 @@ def cases(reply: Reply, by_label: bool) -> tuple[list[Instance], list[Fault]]:
     fields = [(name.lower(), value.strip()) for name, value in zip(parts[::2], parts[1::2], strict=True)]
     if by_label:  # a chat model may call a label the output
         fields = [("label" if name == "output" else name, value) for name, value in fields]
-    fault, faults, found = unfinished(reply), [], []
+    fault, faults, found = incomplete(reply), [], []
     place = 0
     while place < len(fields):
         is_pair = [name for name, _ in fields[place : place + 2]] == [first, second]
@@ -80,7 +82,7 @@ def cases(reply: Reply, by_label: bool) -> tuple[list[Instance], list[Fault]]:
             one, other = fields[place][1], fields[place + 1][1]
             found.append(Instance(_input(other), one) if by_label else Instance(_input(one), other))
         else:
-            faults.append(Fault("malformed_instance", f"{fields[place][0]}: {fields[place][1][:60]}"))
+            faults.append(Rejection("malformed_instance", f"{fields[place][0]}: {fields[place][1][:60]}"))
         place += 2 if is_pair else 1
     return found, faults
 

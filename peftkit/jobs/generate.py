@@ -15,18 +15,18 @@ from typing import Any
 from peftkit.config import Generate, RunConfig, UserError, error_summary
 from peftkit.config.source import Source, fingerprint
 from peftkit.data.contamination import EvaluationSets
-from peftkit.generation import measures
-from peftkit.generation.card import dataset_card, draw_similarity
-from peftkit.generation.client import Ceilings, GenerationClient
+from peftkit.generation import dataset_statistics
+from peftkit.generation.card import dataset_card, plot_similarity
+from peftkit.generation.client import Budget, GenerationClient
 from peftkit.generation.dataset import write_dataset
 from peftkit.generation.evol_instruct import evol_instruct
-from peftkit.generation.journal import Lines, Replayed
-from peftkit.generation.pool import Pool
+from peftkit.generation.journal import Journal, ReplayedJournal
+from peftkit.generation.pool import TaskPool
 from peftkit.generation.self_instruct import self_instruct
 from peftkit.generation.tasks import SEEDS, Task, read_tasks
 from peftkit.paths import safe_name
-from peftkit.pipeline.evaluation_sets import evaluation_sets
-from peftkit.pipeline.generators import find_generator, load_generator, written_in, written_on
+from peftkit.pipeline.evaluation_sets import load_evaluation_sets
+from peftkit.pipeline.generators import generator_device, generator_precision, load_generator, resolve_generator
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log, progress_logger
 
@@ -49,9 +49,9 @@ def generate(run: RunConfig, config: dict[str, Any], overrides: list[str], only_
     """
     settings = run.generate
     assert settings is not None  # its section is in config.yaml
-    model = find_generator(run, settings)
+    model = resolve_generator(run, settings)
     seeds = read_tasks(_seeds(settings))
-    sets, facts = evaluation_sets(settings.decontaminate, run)
+    sets, facts = load_evaluation_sets(settings.decontaminate, run)
     folder = _folder(run, settings, model, facts)
     if not run.force and (done := finished(folder, settings)):
         log(f"finished already: {folder}{done}")
@@ -75,7 +75,7 @@ def generate(run: RunConfig, config: dict[str, Any], overrides: list[str], only_
             "seeds": {"file": settings.seeds or "peftkit", "tasks": len(seeds), **_overlapping(seeds, sets)},
             "evaluation_sets": [{key: fact[key] for key in ("name", "revision", "rows")} for fact in facts],
         },
-        "meta": run_folder.meta(run.seed, written_on(settings), written_in(settings), started),
+        "meta": run_folder.meta(run.seed, generator_device(settings), generator_precision(settings), started),
     }
     with ExitStack() as stack:
         run_folder.lock(stack, folder)
@@ -103,23 +103,21 @@ def _grow(
     result: dict[str, Any],
 ) -> None:
     """Replay what the folder holds, go on from there, and write the data and what is to be said of it."""
-    journal = stack.enter_context(Lines(folder / "journal.jsonl"))
-    kept, rejected = (stack.enter_context(Replayed(folder / f"{name}.jsonl")) for name in ("kept", "rejected"))
+    journal = stack.enter_context(Journal(folder / "journal.jsonl"))
+    kept, rejected = (stack.enter_context(ReplayedJournal(folder / f"{name}.jsonl")) for name in ("kept", "rejected"))
     if journal.rows:
         log(f"going on in {folder}: {len(kept.rows):,} kept so far")
     settings = replace(
         settings, num_instructions=max(settings.num_instructions, len(kept.rows))
     )  # none is thrown away again
-    ask = GenerationClient(
-        load_generator(settings, model, bool(journal.rows)), journal, Ceilings.of(settings), run.seed
-    )
-    pool = Pool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, _prefix(settings, seeds))
+    ask = GenerationClient(load_generator(settings, model, bool(journal.rows)), journal, Budget.of(settings), run.seed)
+    pool = TaskPool(seeds, settings, lambda texts: _said(sets, texts), kept, rejected, _prefix(settings, seeds))
     result["ended"] = ALGORITHMS[settings.algorithm](pool, ask, progress_logger(lambda: progress(pool, ask, settings)))
     pool.sync()
     for lines in (kept, rejected):
         lines.check_end()  # type: ignore[attr-defined]
     result["counts"] = pool.counts()
-    result["kept"] = measures.summary(pool.kept, seeds)
+    result["kept"] = dataset_statistics.dataset_statistics(pool.kept, seeds)
     result["costs"] = {
         **ask.spent(),
         "cost": ask.cost if ask.ceilings.has_prices else None,
@@ -127,7 +125,7 @@ def _grow(
     }
     result["meta"] |= {"status": "finished"}
     write_dataset(folder, pool.kept)
-    draw_similarity(result["kept"]["nearest_seed"]["histogram"], folder / "similarity.png")
+    plot_similarity(result["kept"]["nearest_seed"]["histogram"], folder / "similarity.png")
     run_folder.write_text(folder / "README.md", dataset_card(result))
     run_folder.write_result(folder, result)
     _tell(folder, result, settings)
@@ -185,7 +183,7 @@ def _seeds(settings: Generate) -> Path:
     return Path(settings.seeds) if settings.seeds else SEEDS
 
 
-def progress(pool: Pool, ask: GenerationClient, settings: Generate) -> str:
+def progress(pool: TaskPool, ask: GenerationClient, settings: Generate) -> str:
     """Say how many are kept, how many were rejected and why, and what it cost so far."""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in pool.reasons.most_common(4))
     money = f", cost {ask.cost:.4f}" if ask.ceilings.has_prices else ""

@@ -14,12 +14,12 @@ from typing import Any
 from peftkit.config import Generate, RunConfig, error_summary
 from peftkit.config.source import Source
 from peftkit.generation import judging
-from peftkit.generation.client import Ceilings, GenerationClient
-from peftkit.generation.journal import Lines
-from peftkit.generation.judging import Pair
-from peftkit.jobs.pairwise import against_each_other, against_references
+from peftkit.generation.client import Budget, GenerationClient
+from peftkit.generation.journal import Journal
+from peftkit.generation.judging import AnswerPair
 from peftkit.paths import safe_name
-from peftkit.pipeline.generators import find_generator, load_generator, written_in, written_on
+from peftkit.pipeline.answer_pairs import pair_runs, pair_with_references
+from peftkit.pipeline.generators import generator_device, generator_precision, load_generator, resolve_generator
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log, progress_logger
 
@@ -42,8 +42,8 @@ def judge(run: RunConfig, config: dict[str, Any], overrides: list[str]) -> Path:
     assert settings is not None  # its section is in config.yaml
     folders = [Path(folder) for folder in ([run.run] if run.run is not None else run.runs or [])]
     is_alone = len(folders) == 1
-    pairs, hidden = against_references(run, folders[0]) if is_alone else (against_each_other(run, folders), 0)
-    model = find_generator(run, settings)
+    pairs, hidden = pair_with_references(run, folders[0]) if is_alone else (pair_runs(run, folders), 0)
+    model = resolve_generator(run, settings)
     who = _identity(run, settings, model)
     folder, wanted = _folder(run, folders, who, pairs), pairs[: run.task.max_eval_samples]
     names = (_name(folders[0]), REFERENCES if is_alone else _name(folders[1]))
@@ -66,7 +66,7 @@ def judge(run: RunConfig, config: dict[str, Any], overrides: list[str]) -> Path:
         "first": names[0],
         "second": names[1],
         "judge": who,
-        "meta": run_folder.meta(run.seed, written_on(settings), written_in(settings), started),
+        "meta": run_folder.meta(run.seed, generator_device(settings), generator_precision(settings), started),
         "of": len(pairs),
         "asked_for": len(wanted),
     }
@@ -92,20 +92,18 @@ def _ask(
     run: RunConfig,
     settings: Generate,
     model: Source,
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnswerPair],
     folder: Path,
     result: dict[str, Any],
 ) -> None:
     """Replay the replies that the folder holds, ask for the rest, and lay verdicts and figures into it."""
-    journal = stack.enter_context(Lines(folder / "journal.jsonl"))
-    ask = GenerationClient(
-        load_generator(settings, model, bool(journal.rows)), journal, Ceilings.of(settings), run.seed
-    )
+    journal = stack.enter_context(Journal(folder / "journal.jsonl"))
+    ask = GenerationClient(load_generator(settings, model, bool(journal.rows)), journal, Budget.of(settings), run.seed)
     if ask.requests:
         log(f"going on in {folder}: {ask.requests:,} replies so far")
     told = progress_logger(lambda done: _progress(ask, done, len(pairs)))
-    judged, ended = judging.judge(pairs, ask, settings.max_answer_tokens, settings.batch, told)
-    result |= {**judging.figures(judged), "ended": ended}
+    judged, ended = judging.judge_pairs(pairs, ask, settings.max_answer_tokens, settings.batch, told)
+    result |= {**judging.judging_statistics(judged), "ended": ended}
     result["costs"] = {**ask.spent(), "cost": ask.cost if ask.ceilings.has_prices else None}
     result["meta"] |= {"status": "finished" if ended is None else "ended"}
     lines = (json.dumps(each.row(), ensure_ascii=False) for each in judged)
@@ -119,14 +117,14 @@ def _identity(run: RunConfig, settings: Generate, model: Source) -> dict[str, An
         "generator": settings.generator,
         "revision": model.revision,
         "stands_in_for": model.substituted_for,
-        "wording": judging.WORDING,
+        "wording": judging.PROMPT_ID,
         "seed": run.seed,
         **{key: asdict(settings)[key] for key in DECIDES},
     }
     return {**who, "id": _digest(who)}
 
 
-def _folder(run: RunConfig, folders: Sequence[Path], who: Mapping[str, Any], pairs: Sequence[Pair]) -> Path:
+def _folder(run: RunConfig, folders: Sequence[Path], who: Mapping[str, Any], pairs: Sequence[AnswerPair]) -> Path:
     """Return RUN/judged/<judge>-<id>, or out/judge/<A>--<B>-<id>: the id is of the judge, and of all that is compared.
 
     How many rows are asked for is no part of it: more of them go on from those that are there.

@@ -25,7 +25,7 @@ from peftkit.leaderboard.cells import (
 )
 from peftkit.leaderboard.entries import BoardEntry, GlueEntry, Summary
 from peftkit.leaderboard.headlines import sentences
-from peftkit.leaderboard.judges import JUDGED, judge_columns, judge_tables
+from peftkit.leaderboard.judges import JUDGE_NOTE, judge_columns, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.runs import COMPOSED, COSTS, TIMED, RecordedRun, UnreadableRun
 from peftkit.leaderboard.stats import GLUE, glue_entries
@@ -80,7 +80,7 @@ def write_markdown(
         if tongue := language_cells(rows, results, title):
             text += f"\n### Language, before and after\n\n{NOTE}\n\n{_markdown(tongue)}"
         if judges := judge_tables(rows, results, title):
-            text += f"\n### Preferred by a judge\n\n{JUDGED}\n"
+            text += f"\n### Preferred by a judge\n\n{JUDGE_NOTE}\n"
         for judge, compared in judges:
             text += f"\n{_escaped(judge)}:\n\n{_markdown(compared)}"
         here = [line for line in lines if line.board == title]

@@ -10,7 +10,7 @@ from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
 
 WIN_RATE = "judge_win_rate"
-JUDGED = (
+JUDGE_NOTE = (
     "judge_win_rate: share of held-out rows in which the judge preferred the answer to the reference, in both orders, "
     "ties as half, times 100; ± is the sample standard deviation over seeds, the interval is over rows. Position bias: "
     "share of verdicts that turned with the order. Where more than half of a seed's replies hold no verdict, the rate "
@@ -18,7 +18,7 @@ JUDGED = (
     "and it is too narrow for them. Another judge is another scale."
 )
 READABLE = 0.5  # share of replies without a verdict above which a rate would be of ties that nobody gave
-Told = dict[str, list[dict[str, Any]]]  # id of a judge -> what it said of each seed
+JudgeEntries = dict[str, list[dict[str, Any]]]  # id of a judge -> what it said of each seed
 
 
 def judge_tables(
@@ -51,11 +51,11 @@ def judge_columns(
     ]
 
 
-def _told(rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun]) -> list[Told]:
+def _told(rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun]) -> list[JudgeEntries]:
     judged = {r.folder: r.judged for r in results if isinstance(r, RecordedRun) and r.judged}
-    found: list[Told] = []
+    found: list[JudgeEntries] = []
     for row in rows:
-        here: Told = {}
+        here: JudgeEntries = {}
         for folder in row.folders.values():
             for judge, said in judged.get(folder, {}).items():
                 if _is_whole(said):
@@ -64,7 +64,7 @@ def _told(rows: Sequence[BoardEntry], results: Iterable[RecordedRun | Unreadable
     return found
 
 
-def _names(told: Sequence[Told]) -> dict[str, str]:
+def _names(told: Sequence[JudgeEntries]) -> dict[str, str]:
     """Name each judge: by its id too, where another of its name was asked otherwise."""
     plain = {judge: _name(said[0]["judge"]) for each in told for judge, said in each.items()}
     often = list(plain.values())

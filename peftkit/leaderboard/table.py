@@ -24,7 +24,7 @@ from peftkit.leaderboard.cells import (
 )
 from peftkit.leaderboard.entries import BoardEntry, GlueEntry
 from peftkit.leaderboard.headlines import sentences
-from peftkit.leaderboard.judges import JUDGED, judge_tables
+from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
 from peftkit.leaderboard.stats import GLUE, glue_entries
@@ -85,7 +85,7 @@ def show(
             _show_lines(console, "Language, before and after", tongue, NOTE)
         judges = judge_tables(rows, results, title)
         for number, (judge, compared) in enumerate(judges, start=1):
-            _show_lines(console, judge, compared, JUDGED if number == len(judges) else "")
+            _show_lines(console, judge, compared, JUDGE_NOTE if number == len(judges) else "")
         here = [line for line in lines if line.board == title]
         if len({task for line in here for task in line.scores}) > 1:  # one task alone stands above
             _show_glue(console, title, here)

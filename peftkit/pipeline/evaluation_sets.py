@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def evaluation_sets(names: list[str], run: RunConfig) -> tuple[EvaluationSets, list[dict[str, Any]]]:
+def load_evaluation_sets(names: list[str], run: RunConfig) -> tuple[EvaluationSets, list[dict[str, Any]]]:
     """Read evaluation sets; return them, and of each its name, revision and rows, and what stands in for it."""
     sets, facts = EvaluationSets(), []
     for name in names:
@@ -27,7 +27,7 @@ def evaluation_sets(names: list[str], run: RunConfig) -> tuple[EvaluationSets, l
             from peftkit.pipeline.build import configure_libraries
 
             configure_libraries(run.source)
-            tables, origin = evaluation_tables(task_named(name), run.data_root, run.source)
+            tables, origin = evaluation_tables(load_task_config(name), run.data_root, run.source)
             for split, table in tables.items():
                 sets.add(f"{name}/{split}", (list(texts_in(dict(row))) for row in table))
             revision = origin.revision or origin.name
@@ -37,7 +37,7 @@ def evaluation_sets(names: list[str], run: RunConfig) -> tuple[EvaluationSets, l
     return sets, facts
 
 
-def task_named(name: str) -> TaskConfig:
+def load_task_config(name: str) -> TaskConfig:
     """Return a task of conf/task by its name."""
     from omegaconf import OmegaConf
 

@@ -10,7 +10,7 @@ from peftkit.config.source import Source
 from peftkit.generation.generators import Generator
 
 
-def find_generator(run: RunConfig, settings: Generate) -> Source:
+def resolve_generator(run: RunConfig, settings: Generate) -> Source:
     """Decide which model writes; a local one is found, not loaded.
 
     Where only the offline GPT-2 or T5 is at hand, which write nothing of use, the offline writer takes their place
@@ -29,11 +29,11 @@ def find_generator(run: RunConfig, settings: Generate) -> Source:
         model = replace(model, checkpoint=settings.model, revision="main", stand_in="gpt2-mini", keep_layers=None)
     is_asked_for_tasks = run.job != "judge" and settings.algorithm == "self_instruct"
     if is_asked_for_tasks and (found := locate(model, run.source)).kind == "offline":
-        return Source("offline", offline.NAME, offline.revision(minitasks), found.substituted_for)
+        return Source("offline", offline.NAME, offline.offline_revision(minitasks), found.substituted_for)
     return find_model(model, run.source)
 
 
-def written_on(settings: Generate) -> str:
+def generator_device(settings: Generate) -> str:
     """Return the device that writes, for `record.meta`."""
     if settings.generator == "endpoint":
         return "endpoint"
@@ -42,7 +42,7 @@ def written_on(settings: Generate) -> str:
     return device_name()
 
 
-def written_in(settings: Generate) -> str:
+def generator_precision(settings: Generate) -> str:
     """Return the precision of what writes, for `record.meta`; a server does not tell its own."""
     return "unknown" if settings.generator == "endpoint" else "quantized" if settings.quantization else "fp32"
 
@@ -54,17 +54,17 @@ def load_generator(settings: Generate, model: Source, has_answered: bool) -> Gen
         has_answered: whether this run has replies of the endpoint already.
     """
     if settings.generator == "endpoint":
-        from peftkit.generation.generators.endpoint import Endpoint
+        from peftkit.generation.generators.endpoint import EndpointGenerator
 
-        return Endpoint(settings, os.environ.get(settings.key_env), has_answered)
+        return EndpointGenerator(settings, os.environ.get(settings.key_env), has_answered)
     from peftkit.data import minitasks
     from peftkit.generation.generators import offline
 
     if (model.kind, model.name) == ("offline", offline.NAME):
-        return offline.Embedded(minitasks)
+        return offline.OfflineGenerator(minitasks)
     import torch
 
-    from peftkit.generation.generators.local import Local
+    from peftkit.generation.generators.local import LocalGenerator
     from peftkit.models.language_model import load_language_model
     from peftkit.models.load import load_tokenizer
 
@@ -74,4 +74,4 @@ def load_generator(settings: Generate, model: Source, has_answered: bool) -> Gen
         raise UserError(f"{model.name} cannot write: {why_no_head}; name a checkpoint that can")
     if torch.cuda.is_available() and not settings.quantization:
         loaded = loaded.to("cuda")  # type: ignore[arg-type]
-    return Local(loaded, tokenizer, settings.batch, settings.chat)
+    return LocalGenerator(loaded, tokenizer, settings.batch, settings.chat)

@@ -21,14 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from helpers.grammar import instructions
 
-from peftkit.generation.novelty import Novelty, tokenize
+from peftkit.generation.novelty import NoveltyIndex, rouge_tokens
 
 THRESHOLD = 0.7
 
 
 def main(count: int = 50_000, file: str | None = None, sample: int = 40) -> None:
     texts = read(Path(file))[:count] if file else instructions(count)
-    index = Novelty(THRESHOLD)
+    index = NoveltyIndex(THRESHOLD)
     kept: list[str] = []
     before: list[int] = []  # kept texts when this one came
     novel: list[bool] = []
@@ -40,7 +40,7 @@ def main(count: int = 50_000, file: str | None = None, sample: int = 40) -> None
             index.add(text)
             kept.append(text)
     ours = time.process_time() - start
-    words = sum(len(tokenize(text)) for text in texts) / len(texts)
+    words = sum(len(rouge_tokens(text)) for text in texts) / len(texts)
     print(f"{len(texts):,} texts of {words:.1f} words, {len(kept):,} kept, {sum(before):,} pairs")
     print(f"index: {ours:.1f} CPU seconds, {index.compared:,} pairs whose subsequence was computed")
     drawn = sorted(random.Random(0).sample(range(len(texts)), min(sample, len(texts))))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.data.contamination import EvaluationSets, file_texts, parted
-from peftkit.pipeline.evaluation_sets import task_named
+from peftkit.data.contamination import EvaluationSets, file_texts, split_contaminated
+from peftkit.pipeline.evaluation_sets import load_task_config
 
 ROW = "The quick brown fox jumps over the lazy dog while seven wizards watch quietly from the hill"
 
@@ -40,7 +40,7 @@ def test_each_kind_of_overlap(sets: EvaluationSets, text: str, kind: str | None)
 
 
 def test_rows_are_parted_and_the_dropped_are_listed(sets: EvaluationSets) -> None:
-    clean, dropped = parted([["a clean row"], [ROW], ["another", "Is it a fox?"]], sets)
+    clean, dropped = split_contaminated([["a clean row"], [ROW], ["another", "Is it a fox?"]], sets)
     assert clean == [0] and {number: found.kind for number, found in dropped.items()} == {1: "exact", 2: "exact"}
     assert str(dropped[1]).startswith("exact of dev row 1: the quick brown fox")
 
@@ -56,5 +56,5 @@ def test_files_of_any_shape_give_their_texts(tmp_path: Path) -> None:
 
 
 def test_a_task_is_found_by_its_name() -> None:
-    task = task_named("mrpc")
+    task = load_task_config("mrpc")
     assert (task.name, task.subset, task.text) == ("mrpc", "mrpc", ["sentence1", "sentence2"])

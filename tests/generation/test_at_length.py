@@ -19,7 +19,7 @@ from helpers.scripted_server import serving
 from rouge_score import rouge_scorer, tokenizers
 
 from peftkit.generation.card import REASONS
-from peftkit.generation.filters import instruction_fault
+from peftkit.generation.filters import check_instruction
 from peftkit.generation.tasks import SEEDS, read_tasks
 
 KILLS = 100
@@ -84,7 +84,7 @@ def test_two_thousand_tasks_without_a_pair_alike(tmp_path: Path) -> None:
             "not_latin",
             "blacklist",
         ):
-            fault = instruction_fault(row["instruction"], settings["instruction_length"], settings["blacklist"])
+            fault = check_instruction(row["instruction"], settings["instruction_length"], settings["blacklist"])
             assert fault is not None and (fault.reason, fault.detail) == (row["reason"], row["detail"])
     listed = sum(len(reply["text"].split("\nTask ")) for reply in lists(file.with_name("journal.jsonl")))
     assert listed == len(kept) + sum(row["what"] == "task" for row in rejected) + result["counts"]["undecided"]

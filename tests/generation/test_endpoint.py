@@ -16,25 +16,25 @@ from helpers.scripted import SETTINGS, fill, written
 from helpers.scripted_server import serving
 
 from peftkit.config import UserError
-from peftkit.generation.client import Ceilings
-from peftkit.generation.generators import GeneratorError, Prompt, Reply, Request
-from peftkit.generation.generators.endpoint import Endpoint, retry_after
+from peftkit.generation.client import Budget
+from peftkit.generation.generators import GenerationPrompt, GeneratorError, Reply, Request
+from peftkit.generation.generators.endpoint import EndpointGenerator, retry_after
 from peftkit.generation.self_instruct import self_instruct
 
-PROMPT = Prompt(
+PROMPT = GenerationPrompt(
     "Say whether it is one.\n", ("Task: Sing.\nClassification: No\n",), "Task: Hum.\nClassification:", ("\nTask:",), 8
 )
 Body = dict[str, Any]
 
 
-def endpoint(address: str, key: str | None = "sk-secret", has_answered: bool = False, **more: Any) -> Endpoint:
+def endpoint(address: str, key: str | None = "sk-secret", has_answered: bool = False, **more: Any) -> EndpointGenerator:
     settings = replace(
         SETTINGS, generator="endpoint", base_url=address, endpoint_model="scripted", **{"retries": 3, **more}
     )
-    return Endpoint(settings, key, has_answered, first_delay=0.01)
+    return EndpointGenerator(settings, key, has_answered, first_delay=0.01)
 
 
-def ask(generator: Endpoint, count: int = 1) -> list[Reply]:
+def ask(generator: EndpointGenerator, count: int = 1) -> list[Reply]:
     requests = [Request(number, PROMPT, seed=number) for number in range(count)]
     found = [reply for group in generator.replies(requests) for reply in group]
     return sorted(found, key=lambda reply: reply.number)
@@ -201,6 +201,6 @@ def test_a_ceiling_holds_with_many_requests_at_once(tmp_path: Path) -> None:
             self_instruct,
             endpoint(server.address),
             num_instructions=500,
-            ceilings=Ceilings(max_tokens=40_000),
+            ceilings=Budget(max_tokens=40_000),
         )
     assert ended == "max_tokens" and 10_000 < asked.tokens_in + asked.tokens_out <= 40_000

@@ -10,7 +10,7 @@ from pathlib import Path
 from helpers.scripted import Scripted, fill, written
 
 from peftkit.generation.evol_instruct import evol_instruct
-from peftkit.generation.evolution import OPERATIONS
+from peftkit.generation.evol_prompts import OPERATIONS
 from peftkit.generation.generators import Reply
 from peftkit.generation.tasks import SEEDS, read_tasks
 

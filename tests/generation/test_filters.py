@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from peftkit.generation import elimination
-from peftkit.generation.filters import instance_faults, instruction_fault
+from peftkit.generation.filters import check_instances, check_instruction
 from peftkit.generation.generators import Reply
-from peftkit.generation.parse import Fault
+from peftkit.generation.parse import Rejection
 from peftkit.generation.tasks import Instance
 
 
@@ -30,7 +30,7 @@ from peftkit.generation.tasks import Instance
     ],
 )
 def test_instructions(text: str, reason: str | None) -> None:
-    fault = instruction_fault(text, [3, 150], ["image", "map"])
+    fault = check_instruction(text, [3, 150], ["image", "map"])
     assert (fault.reason if fault else None) == reason
 
 
@@ -39,7 +39,7 @@ def test_instances() -> None:
         Instance("1", "one"), Instance("2", "two"), Instance("2", "Zwei"), Instance("3", " 3 "), Instance("4", ""),
         Instance("5", "Count."), Instance("1", "one"), Instance("", "nil"), Instance("", "null"),
     ]  # fmt: skip
-    kept, faulty = instance_faults(given, "Count.")
+    kept, faulty = check_instances(given, "Count.")
     assert kept == [Instance("1", "one"), Instance("", "nil"), Instance("", "null")]
     assert [(instance.input, fault.reason) for instance, fault in faulty] == [
         ("2", "same_input_other_output"), ("2", "same_input_other_output"), ("3", "output_is_input"), ("4", "empty_output"),
@@ -59,17 +59,17 @@ def test_instances() -> None:
     ],
 )
 def test_answers_that_show_failure(text: str, finish: str, reason: str | None) -> None:
-    fault = elimination.answer_fault(Reply(0, text, finish, 1, 1))
+    fault = elimination.check_answer(Reply(0, text, finish, 1, 1))
     assert (fault.reason if fault else None) == reason
 
 
 def test_evolutions_that_failed() -> None:
     def evolved(text: str) -> object:
-        return elimination.evolved(Reply(0, text, "stop", 1, 1), "Name a river.")
+        return elimination.parse_evolution(Reply(0, text, "stop", 1, 1), "Name a river.")
 
     assert evolved("### Evolved task:\nName a long river.") == "Name a long river."
-    assert evolved("name a  river.") == Fault("unchanged")
-    assert evolved("The evolved task is to name two.") == Fault("words_of_the_prompt", "evolved task")
-    assert evolved(" ") == Fault("empty_reply")
-    assert elimination.says_nothing_new(Reply(0, " Equal.", "stop", 1, 1)) is not None
-    assert elimination.says_nothing_new(Reply(0, "Different", "stop", 1, 1)) is None
+    assert evolved("name a  river.") == Rejection("unchanged")
+    assert evolved("The evolved task is to name two.") == Rejection("words_of_the_prompt", "evolved task")
+    assert evolved(" ") == Rejection("empty_reply")
+    assert elimination.check_difference(Reply(0, " Equal.", "stop", 1, 1)) is not None
+    assert elimination.check_difference(Reply(0, "Different", "stop", 1, 1)) is None

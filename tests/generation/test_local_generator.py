@@ -12,28 +12,31 @@ import torch
 from helpers.scripted import fill, written
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from peftkit.generation.generators import Prompt, Reply, Request
-from peftkit.generation.generators.local import Local, _Draw
+from peftkit.generation.generators import GenerationPrompt, Reply, Request
+from peftkit.generation.generators.local import LocalGenerator, _Draw
 from peftkit.generation.self_instruct import self_instruct
 
-SAMPLED = Prompt("A list.", ("Task 1: the actor left.",), "Task 2:", ("Task 3:",), 12, temperature=1.0, top_p=0.9)
+SAMPLED = GenerationPrompt(
+    "A list.", ("Task 1: the actor left.",), "Task 2:", ("Task 3:",), 12, temperature=1.0, top_p=0.9
+)
 
 
-def local(folder: Path, batch: int = 4) -> Local:
+def local(folder: Path, batch: int = 4) -> LocalGenerator:
     auto: Any = AutoModelForSeq2SeqLM if folder.name == "t5" else AutoModelForCausalLM
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    return Local(auto.from_pretrained(str(folder)), tokenizer, batch)
+    return LocalGenerator(auto.from_pretrained(str(folder)), tokenizer, batch)
 
 
-def ask(generator: Local, prompts: list[Prompt]) -> list[Reply]:
+def ask(generator: LocalGenerator, prompts: list[GenerationPrompt]) -> list[Reply]:
     requests = [Request(number, prompt, seed=number) for number, prompt in enumerate(prompts)]
     return [reply for group in generator.replies(requests) for reply in group]
 
 
-def varied(count: int) -> list[Prompt]:
+def varied(count: int) -> list[GenerationPrompt]:
     return [
-        Prompt("A list." * (n % 3 + 1), SAMPLED.examples, "Task 2:", SAMPLED.stop, 12, 1.0, 0.9) for n in range(count)
+        GenerationPrompt("A list." * (n % 3 + 1), SAMPLED.examples, "Task 2:", SAMPLED.stop, 12, 1.0, 0.9)
+        for n in range(count)
     ]
 
 
@@ -54,7 +57,7 @@ def test_draws_follow_the_scores() -> None:
 
 def test_greedy_is_what_transformers_writes(checkpoints: dict[str, Path]) -> None:
     generator = local(checkpoints["gpt2"])
-    prompt = Prompt("the critic saw", (), "the film", (), 6)
+    prompt = GenerationPrompt("the critic saw", (), "the film", (), 6)
     (reply,) = ask(generator, [prompt])
     inputs = generator.tokenizer(prompt.text(), return_tensors="pt")
     plain = generator.model.generate(**inputs, max_new_tokens=6, do_sample=False, pad_token_id=0)
@@ -64,9 +67,9 @@ def test_greedy_is_what_transformers_writes(checkpoints: dict[str, Path]) -> Non
 
 def test_a_stop_string_ends_a_reply(checkpoints: dict[str, Path]) -> None:
     generator = local(checkpoints["gpt2"])
-    (whole,) = ask(generator, [Prompt("the critic saw", (), "the film", (), 20)])
+    (whole,) = ask(generator, [GenerationPrompt("the critic saw", (), "the film", (), 20)])
     stop = whole.text[6:9]
-    (cut,) = ask(generator, [Prompt("the critic saw", (), "the film", (stop,), 20)])
+    (cut,) = ask(generator, [GenerationPrompt("the critic saw", (), "the film", (stop,), 20)])
     assert (cut.text, cut.finish) == (whole.text[: whole.text.index(stop)], "stop")
     assert cut.tokens_out < 20
 
@@ -75,11 +78,15 @@ def test_examples_are_dropped_where_the_context_is_short(checkpoints: dict[str, 
     generator = local(checkpoints["gpt2"])  # 128 tokens
     examples = tuple(f"Task {n}: the actor praised the writer." for n in range(1, 16))
     long, short = ask(
-        generator, [Prompt("A list.", examples, "Task 16:", (), 12), Prompt("A list.", examples[:2], "Task 3:", (), 12)]
+        generator,
+        [
+            GenerationPrompt("A list.", examples, "Task 16:", (), 12),
+            GenerationPrompt("A list.", examples[:2], "Task 3:", (), 12),
+        ],
     )
     assert long.dropped > 0 and long.tokens_in + 12 <= 128
     assert short.dropped == 0
-    (huge,) = ask(generator, [Prompt("the actor " * 200, (), "Task 1:", (), 12)])
+    (huge,) = ask(generator, [GenerationPrompt("the actor " * 200, (), "Task 1:", (), 12)])
     assert huge.tokens_in <= 96
 
 
@@ -99,14 +106,15 @@ def test_the_same_seed_and_model_give_the_same_files_resumed_or_not(
 
 def test_a_prompt_that_lost_its_start_says_so(checkpoints: dict[str, Path]) -> None:
     long, short = ask(
-        local(checkpoints["gpt2"]), [Prompt("the film " * 400, (), "is", (), 4), Prompt("a", (), "b", (), 4)]
+        local(checkpoints["gpt2"]),
+        [GenerationPrompt("the film " * 400, (), "is", (), 4), GenerationPrompt("a", (), "b", (), 4)],
     )
     assert long.is_cut and not short.is_cut
 
 
 def test_a_prompt_that_is_too_long_shortens_no_other_reply(checkpoints: dict[str, Path]) -> None:
     generator = local(checkpoints["gpt2"])  # 128 tokens
-    prompts = [Prompt("the film " * n, (), "is", (), 60, 1.0) for n in (400, 1)]
+    prompts = [GenerationPrompt("the film " * n, (), "is", (), 60, 1.0) for n in (400, 1)]
     _, short = ask(generator, prompts)
     (alone,) = generator.replies([Request(1, prompts[1], seed=1)])
     assert [short] == alone

@@ -8,7 +8,7 @@ import pytest
 from helpers.grammar import instructions
 from rouge_score import rouge_scorer
 
-from peftkit.generation.novelty import Match, Novelty, nearest_of, rouge_l, tokenize
+from peftkit.generation.novelty import Match, NoveltyIndex, nearest_text, rouge_l, rouge_tokens
 
 ODD = [
     "", "   ", "!!!", "é à ü", "Перевод слова", "这是 一个 句子", "a", "A a", "a a a a a a a", "the the the cat", "cat the the the",
@@ -47,7 +47,7 @@ def texts(seed: int, size: int = 60) -> list[str]:
     [(0.7, 60), *(pytest.param(other, 250, marks=pytest.mark.slow) for other in (0.3, 0.5, 0.7, 1.0))],
 )
 def test_decisions_are_those_of_every_pair(reference: rouge_scorer.RougeScorer, threshold: float, size: int) -> None:
-    index, kept = Novelty(threshold), []
+    index, kept = NoveltyIndex(threshold), []
     decided = []
     for text in texts(int(10 * threshold), size):
         scores = [reference.score(old, text)["rougeL"].fmeasure for old in kept]
@@ -72,14 +72,14 @@ def test_scores_are_equal_to_the_last_bit(reference: rouge_scorer.RougeScorer, s
 
 
 def test_exactly_at_the_threshold_is_near() -> None:
-    index = Novelty(0.7)
+    index = NoveltyIndex(0.7)
     index.add("one two three four five six seven eight nine ten")
     match = index.nearest("one two three four five six seven x y z")
     assert match is not None and match.score == rouge_l("a b c d e f g 1 2 3", "a b c d e f g x y z")
 
 
 def test_few_pairs_are_compared() -> None:
-    index = Novelty(0.7)
+    index = NoveltyIndex(0.7)
     some = instructions(1500)
     for text in some:
         if index.nearest(text) is None:
@@ -88,8 +88,8 @@ def test_few_pairs_are_compared() -> None:
 
 
 def test_the_nearest_of_some_texts_is_found() -> None:
-    some = [tokenize(text) for text in instructions(60)]
+    some = [rouge_tokens(text) for text in instructions(60)]
     text = instructions(1, seed=5)[0]
     scores = [rouge_l(text, " ".join(other)) for other in some]
-    found = nearest_of(text, some)
+    found = nearest_text(text, some)
     assert found is not None and found.score == max(scores)

@@ -18,54 +18,56 @@ from peftkit.cli import check
 from peftkit.data import minitasks
 from peftkit.data.contamination import EvaluationSets
 from peftkit.data.miniglue.lexicon import Words
-from peftkit.data.minitasks import FAMILIES, Family, understood
+from peftkit.data.minitasks import FAMILIES, TaskFamily, parse_instruction
 from peftkit.data.minitasks.cases import COUNTED, SLOTS
-from peftkit.generation import parse, prompts
-from peftkit.generation.generators import Prompt, Reply, Request
-from peftkit.generation.generators.offline import Embedded, revision
+from peftkit.generation import parse, self_instruct_prompts
+from peftkit.generation.generators import GenerationPrompt, Reply, Request
+from peftkit.generation.generators.offline import OfflineGenerator, offline_revision
 from peftkit.generation.self_instruct import self_instruct
 from peftkit.generation.tasks import SEEDS, Instance, read_tasks
 
 
-def ask(prompt: Prompt, seed: int = 0) -> Reply:
-    ((reply,),) = Embedded(minitasks).replies([Request(0, prompt, seed)])
+def ask(prompt: GenerationPrompt, seed: int = 0) -> Reply:
+    ((reply,),) = OfflineGenerator(minitasks).replies([Request(0, prompt, seed)])
     return reply
 
 
 def cases(instruction: str, by_label: bool = False) -> list[Instance]:
-    prompt = prompts.instances(instruction, by_label, read_tasks(SEEDS), random.Random(0), 512)
-    found, _ = parse.cases(ask(prompt), by_label)
+    prompt = self_instruct_prompts.instances_prompt(instruction, by_label, read_tasks(SEEDS), random.Random(0), 512)
+    found, _ = parse.parse_instances(ask(prompt), by_label)
     assert found
     return found
 
 
 def test_a_reply_follows_from_prompt_and_seed() -> None:
-    prompt = prompts.new_tasks(read_tasks(SEEDS), [], random.Random(0), Prompt("", (), "", (), 1024, 0.7, 0.5))
+    prompt = self_instruct_prompts.new_tasks_prompt(
+        read_tasks(SEEDS), [], random.Random(0), GenerationPrompt("", (), "", (), 1024, 0.7, 0.5)
+    )
     assert ask(prompt, 1) == ask(prompt, 1) != ask(prompt, 2)
-    assert len(parse.instructions(ask(prompt, 1))) == 8
+    assert len(parse.parse_instructions(ask(prompt, 1))) == 8
 
 
 def test_the_revision_follows_what_is_written_and_no_order_of_a_process() -> None:
     class Other:
-        worded, has_labels = staticmethod(minitasks.worded), staticmethod(minitasks.has_labels)
+        sample_instruction, has_labels = staticmethod(minitasks.sample_instruction), staticmethod(minitasks.has_labels)
 
-        def cases_of(self, text: str, draw: random.Random) -> list[tuple[str, str]] | None:
-            return [(given, f"{answer}!") for given, answer in minitasks.cases_of(text, draw) or []]
+        def sample_cases(self, text: str, draw: random.Random) -> list[tuple[str, str]] | None:
+            return [(given, f"{answer}!") for given, answer in minitasks.sample_cases(text, draw) or []]
 
-    assert revision(Other()) != revision(minitasks)
-    told = "from peftkit.data import minitasks; from peftkit.generation.generators.offline import revision as r; "
+    assert offline_revision(Other()) != offline_revision(minitasks)
+    told = "from peftkit.data import minitasks; from peftkit.generation.generators.offline import offline_revision as r; "
     told += "print(r(minitasks))"
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     said = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, env=environment)
-    assert said.stdout.strip() == revision(minitasks)
+    assert said.stdout.strip() == offline_revision(minitasks)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.wordings[0])
-def test_each_wording_is_understood_as_what_it_is(family: Family) -> None:
+def test_each_wording_is_understood_as_what_it_is(family: TaskFamily) -> None:
     draw = random.Random(0)
     for wording in family.wordings:
         text = re.sub(r"\{(\w+)\}", lambda slot: draw.choice(SLOTS[slot[1]]), wording)
-        known = understood(f"In a test, please {text}. Be brief.")
+        known = parse_instruction(f"In a test, please {text}. Be brief.")
         assert known is not None and known[0] is family
         words = Words(draw, "all")
         assert all(family.draw(words, {**known[1], "label": label}) for label in family.labels or ("",))
@@ -90,7 +92,7 @@ def test_a_pool_is_filled_and_the_filters_have_work(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
-        pool, _, ended = fill(folder, self_instruct, Embedded(minitasks), num_instructions=150)
+        pool, _, ended = fill(folder, self_instruct, OfflineGenerator(minitasks), num_instructions=150)
         assert ended == "target" and len(pool.kept) >= 150
         assert {"similar", "blacklist", "too_short", "not_latin", "starts_with_punctuation"} <= {*pool.reasons}
         assert {"same_instance", "output_is_input"} & {*pool.instance_reasons}
@@ -100,14 +102,14 @@ def test_a_pool_is_filled_and_the_filters_have_work(tmp_path: Path) -> None:
 
 def test_what_an_evaluation_set_holds_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "free").mkdir()
-    free, _, _ = fill(tmp_path / "free", self_instruct, Embedded(minitasks), num_instructions=30)
+    free, _, _ = fill(tmp_path / "free", self_instruct, OfflineGenerator(minitasks), num_instructions=30)
     held = max((case.input for task in free.kept for case in task.instances), key=len)
     sets = EvaluationSets()
     sets.add("held", [[held]])
     pool, _, _ = fill(
         tmp_path,
         self_instruct,
-        Embedded(minitasks),
+        OfflineGenerator(minitasks),
         num_instructions=30,
         overlap=lambda texts: sets.overlap(texts) and "held",
     )

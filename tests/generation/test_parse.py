@@ -23,47 +23,47 @@ def reply(text: str, finish: str = "stop") -> Reply:
     ],
 )
 def test_a_list_is_read_in_each_of_its_shapes(text: str) -> None:
-    found = parse.instructions(reply(text))
+    found = parse.parse_instructions(reply(text))
     assert [item.text for item in found] == ["Name a river.", "Sing of it.", "Add three lines."]
     assert not any(item.fault for item in found)
 
 
 def test_what_is_no_instruction_is_named() -> None:
-    cut = parse.instructions(reply(" Name a river.\nTask 10: Sing of", "length"))
+    cut = parse.parse_instructions(reply(" Name a river.\nTask 10: Sing of", "length"))
     assert [item.fault and item.fault.reason for item in cut] == [None, "cut_off"]
-    assert parse.instructions(reply(" "))[0].fault == parse.Fault("empty_reply")
-    chatty = parse.instructions(reply("Here are eight more:\nTask 9: Name a river."))
+    assert parse.parse_instructions(reply(" "))[0].fault == parse.Rejection("empty_reply")
+    chatty = parse.parse_instructions(reply("Here are eight more:\nTask 9: Name a river."))
     assert [item.fault and item.fault.reason for item in chatty] == ["preamble", None]
-    many = parse.instructions(reply("".join(f"Task {n}: Name river {n}.\n" for n in range(9, 19))))
+    many = parse.parse_instructions(reply("".join(f"Task {n}: Name river {n}.\n" for n in range(9, 19))))
     assert [item.fault and item.fault.reason for item in many][7:] == [None, "not_asked_for", "not_asked_for"]
     refused = Reply(0, "", "refused", 0, 0, note="400: too long")
-    assert parse.instructions(refused)[0].fault == parse.Fault("refused", "400: too long")
+    assert parse.parse_instructions(refused)[0].fault == parse.Rejection("refused", "400: too long")
 
 
 @pytest.mark.parametrize(
     ("text", "answer"), [(" Yes", True), ("no.", False), ("**Yes**, it is", True), ("Classification: No", False)]
 )
 def test_yes_and_no_are_read(text: str, answer: bool) -> None:
-    assert parse.yes_or_no(reply(text, "length")) is answer
+    assert parse.parse_yes_no(reply(text, "length")) is answer
 
 
 def test_an_answer_that_is_neither_is_a_fault() -> None:
-    fault = parse.yes_or_no(reply("It depends."))
-    assert fault == parse.Fault("type_unclear", "It depends.")
+    fault = parse.parse_yes_no(reply("It depends."))
+    assert fault == parse.Rejection("type_unclear", "It depends.")
 
 
 def test_instances_are_read_input_first_and_label_first() -> None:
-    found, faults = parse.cases(reply(" none\nOutput: 7\nInput: 2, 4\nOutput: 6,\n8"), by_label=False)
+    found, faults = parse.parse_instances(reply(" none\nOutput: 7\nInput: 2, 4\nOutput: 6,\n8"), by_label=False)
     assert (found, faults) == ([Instance("", "7"), Instance("2, 4", "6,\n8")], [])
-    found, faults = parse.cases(reply(" good\nInput: I smiled.\nLabel: bad\nInput: I left."), by_label=True)
+    found, faults = parse.parse_instances(reply(" good\nInput: I smiled.\nLabel: bad\nInput: I left."), by_label=True)
     assert (found, faults) == ([Instance("I smiled.", "good"), Instance("I left.", "bad")], [])
-    assert parse.cases(reply("Output: bad\nInput: I left."), by_label=True)[0] == [Instance("I left.", "bad")]
+    assert parse.parse_instances(reply("Output: bad\nInput: I left."), by_label=True)[0] == [Instance("I left.", "bad")]
 
 
 def test_instances_that_are_cut_or_unpaired_are_named() -> None:
-    found, faults = parse.cases(reply(" 1\nOutput: 2\nInput: 3\nOutput: fo", "length"), by_label=False)
+    found, faults = parse.parse_instances(reply(" 1\nOutput: 2\nInput: 3\nOutput: fo", "length"), by_label=False)
     assert (found, [fault.reason for fault in faults]) == ([Instance("1", "2")], ["cut_off"])
-    found, faults = parse.cases(reply(" 1\nInput: 3\nOutput: 4"), by_label=False)
+    found, faults = parse.parse_instances(reply(" 1\nInput: 3\nOutput: 4"), by_label=False)
     assert (found, [fault.reason for fault in faults]) == ([Instance("3", "4")], ["malformed_instance"])
-    found, faults = parse.cases(reply(""), by_label=False)
+    found, faults = parse.parse_instances(reply(""), by_label=False)
     assert (found, [fault.reason for fault in faults]) == ([], ["malformed_instance"])

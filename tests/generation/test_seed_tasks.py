@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 from peftkit.config import UserError
-from peftkit.generation.filters import instance_faults, instruction_fault
-from peftkit.generation.novelty import Novelty
+from peftkit.generation.filters import check_instances, check_instruction
+from peftkit.generation.novelty import NoveltyIndex
 from peftkit.generation.tasks import SEEDS, read_tasks
 
 
 def test_the_shipped_seeds_pass_the_filters() -> None:
     tasks = read_tasks(SEEDS)
     assert len(tasks) >= 60 and 0.25 < sum(task.is_classification for task in tasks) / len(tasks) < 0.45
-    index = Novelty(0.7)
+    index = NoveltyIndex(0.7)
     for task in tasks:
-        assert instruction_fault(task.instruction, [3, 150], ["image", "map", "url"]) is None
+        assert check_instruction(task.instruction, [3, 150], ["image", "map", "url"]) is None
         assert index.nearest(task.instruction) is None
-        assert instance_faults(task.instances, task.instruction)[1] == []
+        assert check_instances(task.instances, task.instruction)[1] == []
         index.add(task.instruction)
 
 

@@ -13,14 +13,14 @@ from helpers.scripted import SETTINGS, Scripted, fill, written
 from rouge_score import rouge_scorer
 
 from peftkit.config import UserError
-from peftkit.generation import prompts
+from peftkit.generation import self_instruct_prompts
 from peftkit.generation.card import REASONS
-from peftkit.generation.client import Ceilings
-from peftkit.generation.generators import Prompt, Reply
+from peftkit.generation.client import Budget
+from peftkit.generation.generators import GenerationPrompt, Reply
 from peftkit.generation.self_instruct import self_instruct
 from peftkit.generation.tasks import SEEDS, Instance, Task, read_tasks
 
-LIKE = Prompt("", (), "", (), 9)
+LIKE = GenerationPrompt("", (), "", (), 9)
 
 
 def rows(folder: Path, name: str) -> list[dict]:
@@ -31,7 +31,7 @@ def test_six_seeds_and_two_kept_tasks_are_shown() -> None:
     seeds = read_tasks(SEEDS)
     kept = [Task(f"k{n}", "k", f"Kept {n}.", (Instance("", "x"),), False) for n in range(5)]
     for count, made in ((0, 0), (1, 1), (5, 2)):
-        prompt = prompts.new_tasks(seeds, kept[:count], random.Random(1), LIKE)
+        prompt = self_instruct_prompts.new_tasks_prompt(seeds, kept[:count], random.Random(1), LIKE)
         assert len(prompt.examples) == 8
         assert sum(": Kept" in example for example in prompt.examples) == made
         assert prompt.question == "Task 9:"
@@ -39,11 +39,11 @@ def test_six_seeds_and_two_kept_tasks_are_shown() -> None:
 
 def test_a_classification_shows_labels_first_and_others_inputs_first() -> None:
     seeds = read_tasks(SEEDS)
-    by_label = prompts.instances("Judge it.", True, seeds, random.Random(0), 9).text()
+    by_label = self_instruct_prompts.instances_prompt("Judge it.", True, seeds, random.Random(0), 9).text()
     assert by_label.endswith("Task: Judge it.\nLabel:") and "\nLabel: " in by_label and "Output:" not in by_label
-    by_input = prompts.instances("Say it.", False, seeds, random.Random(0), 9).text()
+    by_input = self_instruct_prompts.instances_prompt("Say it.", False, seeds, random.Random(0), 9).text()
     assert by_input.endswith("Task: Say it.\nInput:") and "\nOutput: " in by_input and "Label:" not in by_input
-    asked = prompts.is_classification("Say it.", seeds, random.Random(0)).text()
+    asked = self_instruct_prompts.classification_prompt("Say it.", seeds, random.Random(0)).text()
     assert (asked.count("Classification: Yes"), asked.count("Classification: No")) == (12, 19)
 
 
@@ -123,10 +123,10 @@ def test_a_candidate_like_a_rejected_one_has_its_turn(tmp_path: Path) -> None:
 
 def test_ceilings_hold_and_are_told(tmp_path: Path) -> None:
     _, ask, ended = fill(
-        tmp_path / "tokens", self_instruct, Scripted(), ceilings=Ceilings(max_tokens=60_000), num_instructions=900
+        tmp_path / "tokens", self_instruct, Scripted(), ceilings=Budget(max_tokens=60_000), num_instructions=900
     )
     assert ended == "max_tokens" and 20_000 < ask.tokens_in + ask.tokens_out <= 60_000
-    ceilings = Ceilings(max_cost=0.05, price_in=1.0, price_out=2.0)
+    ceilings = Budget(max_cost=0.05, price_in=1.0, price_out=2.0)
     _, ask, ended = fill(tmp_path / "cost", self_instruct, Scripted(), ceilings=ceilings, num_instructions=900)
     assert ended == "max_cost" and 0.01 < ask.cost <= 0.05
     pool, _, ended = fill(tmp_path / "cost", self_instruct, Scripted(), num_instructions=50)  # raised: it goes on

@@ -11,10 +11,10 @@ from helpers.grammar import instructions
 from helpers.scripted_server import answer
 from peftkit.cli import compose_config
 from peftkit.config import Generate
-from peftkit.generation.client import Ceilings, GenerationClient
+from peftkit.generation.client import Budget, GenerationClient
 from peftkit.generation.generators import Reply, Request
-from peftkit.generation.journal import Lines, Replayed
-from peftkit.generation.pool import Pool
+from peftkit.generation.journal import Journal, ReplayedJournal
+from peftkit.generation.pool import TaskPool
 from peftkit.generation.tasks import SEEDS, read_tasks
 
 TEXTS = instructions(1500)
@@ -38,18 +38,18 @@ class Scripted:
             yield [self.changed(Reply(request.number, text, "stop", len(prompt.split()), len(text.split())))]
 
 
-def fill(folder: Path, algorithm: Any, generator: Any, **settings: Any) -> tuple[Pool, GenerationClient, str]:
+def fill(folder: Path, algorithm: Any, generator: Any, **settings: Any) -> tuple[TaskPool, GenerationClient, str]:
     """Run an algorithm in a folder, as the job does; overlap=function and ceilings=Ceilings() are taken apart."""
     overlap = settings.pop("overlap", lambda texts: None)
-    ceilings = settings.pop("ceilings", Ceilings())
+    ceilings = settings.pop("ceilings", Budget())
     chosen = replace(SETTINGS, **{"num_instructions": 40, **settings})
     with (
-        Lines(folder / "journal.jsonl") as journal,
-        Replayed(folder / "kept.jsonl") as kept,
-        Replayed(folder / "rejected.jsonl") as rejected,
+        Journal(folder / "journal.jsonl") as journal,
+        ReplayedJournal(folder / "kept.jsonl") as kept,
+        ReplayedJournal(folder / "rejected.jsonl") as rejected,
     ):
         ask = GenerationClient(generator, journal, ceilings, seed=0)
-        pool = Pool(read_tasks(SEEDS), chosen, overlap, kept, rejected)
+        pool = TaskPool(read_tasks(SEEDS), chosen, overlap, kept, rejected)
         ended = algorithm(pool, ask, lambda: None)
         kept.check_end()
         rejected.check_end()

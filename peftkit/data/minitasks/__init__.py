@@ -6,26 +6,26 @@ import random
 from collections.abc import Sequence
 
 from peftkit.data.miniglue.lexicon import Words
-from peftkit.data.minitasks.families import FAMILIES, Family, understood
-from peftkit.data.minitasks.wording import instruction
+from peftkit.data.minitasks.families import FAMILIES, TaskFamily, parse_instruction
+from peftkit.data.minitasks.wording import write_instruction
 
-__all__ = ["FAMILIES", "Family", "cases_of", "has_labels", "understood", "worded"]
+__all__ = ["FAMILIES", "TaskFamily", "sample_cases", "has_labels", "parse_instruction", "sample_instruction"]
 
 
-def worded(draw: random.Random, shown: Sequence[str]) -> str:
+def sample_instruction(draw: random.Random, shown: Sequence[str]) -> str:
     """Return an instruction; a few are one of those that the prompt shows, or have a fault that a filter sees."""
-    return instruction(Words(draw, "all"), shown)
+    return write_instruction(Words(draw, "all"), shown)
 
 
 def has_labels(text: str) -> bool:
     """Tell whether an instruction asks for one of a few labels."""
-    known = understood(text)
+    known = parse_instruction(text)
     return known is not None and bool(known[0].labels)
 
 
-def cases_of(text: str, draw: random.Random) -> list[tuple[str, str]] | None:
+def sample_cases(text: str, draw: random.Random) -> list[tuple[str, str]] | None:
     """Return cases of an instruction, input and output, every label in its turn; None where nobody here can do it."""
-    known = understood(text)
+    known = parse_instruction(text)
     if known is None:
         return None
     family, slots = known

@@ -22,13 +22,13 @@ SLOTS: dict[str, list[str]] = {  # the words that an instruction itself may name
 IRREGULAR = {"child": "children", "thief": "thieves", "policeman": "policemen"}
 
 
-def bare(text: str) -> str:
+def normalize_instruction(text: str) -> str:
     """Return an instruction in lower case, without what changes nothing in it."""
     return " ".join(word for word in text.lower().split() if word not in FILLERS)
 
 
 def word_at(words: Words, place: int) -> Case:
-    said = _row(words, words.random.randrange(2, 6))
+    said = _distinct_words(words, words.random.randrange(2, 6))
     return " ".join(said), said[place]
 
 
@@ -54,12 +54,12 @@ def sentiment(words: Words, label: str) -> Case:
 
 
 def first_of_two(words: Words) -> Case:
-    pair = _row(words, 2)
+    pair = _distinct_words(words, 2)
     return ", ".join(pair), min(pair)
 
 
 def count(words: Words) -> Case:
-    said = _row(words, words.random.randrange(2, 8))
+    said = _distinct_words(words, words.random.randrange(2, 8))
     return " ".join(said), COUNTED[len(said) - 1]
 
 
@@ -73,7 +73,7 @@ def category(words: Words) -> Case:
     return thing, kind
 
 
-def asked_about(words: Words, label: str) -> Case:
+def yes_no_question(words: Words, label: str) -> Case:
     scene = scenes.draw(words, full=True)
     assert scene.place is not None and scene.time is not None  # of a full scene
     said = scenes.say(scene, words)
@@ -86,7 +86,7 @@ def asked_about(words: Words, label: str) -> Case:
     return f"{said} {asked}", label
 
 
-def facet(words: Words, name: str) -> Case:
+def scene_detail(words: Words, name: str) -> Case:
     """Tell who, what, where or when, as the sentence has it."""
     scene = scenes.draw(words, full=True)
     value = getattr(scene, name)
@@ -104,7 +104,7 @@ def larger(words: Words) -> Case:
 
 
 def backwards(words: Words) -> Case:
-    said = _row(words, words.random.randrange(2, 5))
+    said = _distinct_words(words, words.random.randrange(2, 5))
     return " ".join(said), " ".join(reversed(said))
 
 
@@ -113,16 +113,16 @@ def infinitive(words: Words) -> Case:
     return action[0], action[3]
 
 
-def living(words: Words, label: str) -> Case:
+def person_or_thing(words: Words, label: str) -> Case:
     return words.pick(PEOPLE if label == "person" else THINGS)[words.random.randrange(2)], label
 
 
-def denied(words: Words, label: str) -> Case:
+def negation(words: Words, label: str) -> Case:
     return scenes.say(replace(scenes.draw(words), negated=label == "yes"), words), label
 
 
-def joined(words: Words) -> Case:
-    pair = _row(words, 2)
+def conjunction(words: Words) -> Case:
+    pair = _distinct_words(words, 2)
     return ", ".join(pair), " and ".join(pair)
 
 
@@ -131,11 +131,11 @@ def next_number(words: Words) -> Case:
     return COUNTED[place], COUNTED[place + 1]
 
 
-def named(words: Words, label: str) -> Case:
+def first_name(words: Words, label: str) -> Case:
     return words.pick(NAMES[label == "man" :: 2]), label
 
 
-def told(words: Words, who: str, thing: str) -> Case:
+def scene_sentence(words: Words, who: str, thing: str) -> Case:
     scene = scenes.draw(words)
     people = {name: entry for entry in PEOPLE for name in entry[:1]}
     things = {name: entry for entry in THINGS for name in entry[:1]}
@@ -146,7 +146,7 @@ def _noun(words: Words) -> str:
     return words.pick([*PEOPLE, *THINGS])[0]
 
 
-def _row(words: Words, count: int) -> list[str]:
+def _distinct_words(words: Words, count: int) -> list[str]:
     """Return so many different single words."""
     singles = [noun for noun, _, _ in (*PEOPLE, *THINGS) if " " not in noun]
     return words.random.sample(singles, count)

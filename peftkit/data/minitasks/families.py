@@ -15,7 +15,7 @@ Draw = Callable[[Words, Slots], tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Family:
+class TaskFamily:
     """One kind of work: how it is asked for, and how a case of it is drawn.
 
     A wording has {slots}, which are words of `slots` under the same name. The cases of a family with `labels` are
@@ -35,7 +35,7 @@ class Family:
 
 # every wording ends without a full stop, and none stands in another
 FAMILIES = (
-    Family(
+    TaskFamily(
         (
             "give the first word of the line", "what is the word that the line begins with", "copy the opening word",
             "say which word stands at the beginning of the text", "find the word with which this text starts",
@@ -43,7 +43,7 @@ FAMILIES = (
         ),
         lambda words, slots: cases.word_at(words, 0),
     ),
-    Family(
+    TaskFamily(
         (
             "give the last word of the line", "which word ends the sentence", "copy the final word",
             "say with what word the text closes", "find the word just before the full stop",
@@ -51,7 +51,7 @@ FAMILIES = (
         ),
         lambda words, slots: cases.word_at(words, -1),
     ),
-    Family(
+    TaskFamily(
         (
             "give the opposite of the word", "which word means the contrary", "turn this quality into its reverse",
             "write the antonym of what is given", "say what something is if it is not so at all",
@@ -59,7 +59,7 @@ FAMILIES = (
         ),
         lambda words, slots: cases.opposite(words),
     ),
-    Family(
+    TaskFamily(
         (
             "give another word with the same meaning", "write a synonym", "say the same in a different word",
             "what else could one call it", "replace the term by one that means as much",
@@ -67,7 +67,7 @@ FAMILIES = (
         ),
         lambda words, slots: cases.synonym(words),
     ),
-    Family(
+    TaskFamily(
         (
             "is the number even or odd", "can this figure be halved without a rest: say even or odd",
             "sort the number into even and odd ones", "tell whether two divides the number, as even or odd",
@@ -76,7 +76,7 @@ FAMILIES = (
         lambda words, slots: cases.parity(words, slots["label"]),
         labels=("even", "odd"),
     ),
-    Family(
+    TaskFamily(
         (
             "is the review positive or negative", "does the critic like the work: positive or negative",
             "judge the mood of this opinion as positive or negative", "label the remark on a film positive or negative",
@@ -86,7 +86,7 @@ FAMILIES = (
         lambda words, slots: cases.sentiment(words, slots["label"]),
         labels=("positive", "negative"),
     ),
-    Family(
+    TaskFamily(
         (
             "which of the two words comes first in the alphabet",
             "name the one that a dictionary lists before the other",
@@ -96,7 +96,7 @@ FAMILIES = (
         ),
         lambda words, slots: cases.first_of_two(words),
     ),
-    Family(
+    TaskFamily(
         (
             "count the words", "how many words are there", "give the number of words in the line",
             "tell of how many words this is made", "write as a word how long the list is",
@@ -104,14 +104,14 @@ FAMILIES = (
         ),
         lambda words, slots: cases.count(words),
     ),
-    Family(
+    TaskFamily(
         (
             "write the plural of the noun", "what is said when there are two of them", "put the noun into the plural",
             "change one into many", "name it as if there were several", "give the form that stands after the word many",
         ),
         lambda words, slots: cases.plural(words),
     ),
-    Family(
+    TaskFamily(
         (
             "what kind of thing is it", "name the category of the object", "give the more general word for it",
             "say under which heading a shop would list the item", "of what class is the thing an example",
@@ -119,49 +119,49 @@ FAMILIES = (
         ),
         lambda words, slots: cases.category(words),
     ),
-    Family(
+    TaskFamily(
         (
             "answer the question about the report with yes or no", "read what happened, then say yes or no",
             "is what is asked true of the scene, yes or no", "yes or no: does the account bear it out",
             "check the question against the note, and reply yes or no",
             "decide by the sentence alone if the answer is yes or no",
         ),
-        lambda words, slots: cases.asked_about(words, slots["label"]),
+        lambda words, slots: cases.yes_no_question(words, slots["label"]),
         labels=("yes", "no"),
     ),
-    Family(
+    TaskFamily(
         (
             "who did it", "name the person who acts in the sentence", "write the profession that the account tells of",
             "which person is the report about", "find out by whom it was done",
             "give the one who is to blame, or to thank",
         ),
-        lambda words, slots: cases.facet(words, "who"),
+        lambda words, slots: cases.scene_detail(words, "who"),
     ),
-    Family(
+    TaskFamily(
         (
             "where did it happen", "copy the part that tells the place", "write down the location of the event",
             "at what spot was it done", "give the scene of the deed, as the text has it",
             "find the words that answer the question where",
         ),
-        lambda words, slots: cases.facet(words, "place"),
+        lambda words, slots: cases.scene_detail(words, "place"),
     ),
-    Family(
+    TaskFamily(
         (
             "when did it happen", "copy the part that tells the time", "write down the day or hour of the event",
             "at what time was it done", "give the moment of the deed, as the text has it",
             "find the words that answer the question when",
         ),
-        lambda words, slots: cases.facet(words, "time"),
+        lambda words, slots: cases.scene_detail(words, "time"),
     ),
-    Family(
+    TaskFamily(
         (
             "which thing is the sentence about", "name the object that was handled",
             "copy the noun of what it was done to", "find the item in the account",
             "say what the person had to do with", "which article does the report mention",
         ),
-        lambda words, slots: cases.facet(words, "thing"),
+        lambda words, slots: cases.scene_detail(words, "thing"),
     ),
-    Family(
+    TaskFamily(
         (
             "write the word {times} times", "repeat the term until it stands there {times} times",
             "say it {times} times over, with spaces between", "echo the input, {times} times in all",
@@ -169,78 +169,78 @@ FAMILIES = (
         ),
         lambda words, slots: cases.repeated(words, slots["times"]),
     ),
-    Family(
+    TaskFamily(
         (
             "which of the two numbers is larger", "give the greater amount", "write the number that is worth more",
             "of both figures, name the higher one", "pick the price that costs a buyer more",
         ),
         lambda words, slots: cases.larger(words),
     ),
-    Family(
+    TaskFamily(
         (
             "write the words in reverse order", "turn the list around, last word first", "read the row from its end",
             "put what stands behind in front, and so on", "list the same items backwards",
         ),
         lambda words, slots: cases.backwards(words),
     ),
-    Family(
+    TaskFamily(
         (
             "put the verb into its basic form", "what is the infinitive", "write the verb as a dictionary would",
             "undo the past tense", "give the present form, as after the word to",
         ),
         lambda words, slots: cases.infinitive(words),
     ),
-    Family(
+    TaskFamily(
         (
             "is it a person or a thing", "sort the noun: person or thing",
             "tell people from objects, as person or thing", "would one greet it? Say person, or else thing",
             "mark each entry of the list as person or thing",
         ),
-        lambda words, slots: cases.living(words, slots["label"]),
+        lambda words, slots: cases.person_or_thing(words, slots["label"]),
         labels=("person", "thing"),
     ),
-    Family(
+    TaskFamily(
         (
             "does the sentence deny something, yes or no", "was it not done? Say yes if it was not, else no",
             "look for a negation, and answer yes if there is one, or no",
             "say yes where the text holds not or never, and no elsewhere",
         ),
-        lambda words, slots: cases.denied(words, slots["label"]),
+        lambda words, slots: cases.negation(words, slots["label"]),
         labels=("yes", "no"),
     ),
-    Family(
+    TaskFamily(
         (
             "join the words with and", "make one phrase of both, linked by and", "put the word and between the two",
             "connect the pair by the word and", "write them as a couple, with and in the middle",
         ),
-        lambda words, slots: cases.joined(words),
+        lambda words, slots: cases.conjunction(words),
     ),
-    Family(
+    TaskFamily(
         (
             "which number comes next", "count on by one", "give the number that follows", "add one to the number",
             "say what a child would count after it",
         ),
         lambda words, slots: cases.next_number(words),
     ),
-    Family(
+    TaskFamily(
         (
             "is this the name of a woman or of a man", "tell women from men by their names, as woman or man",
             "would one say she or he? Write woman or man", "sort the first name under woman or man",
         ),
-        lambda words, slots: cases.named(words, slots["label"]),
+        lambda words, slots: cases.first_name(words, slots["label"]),
         labels=("woman", "man"),
     ),
-    Family(
+    TaskFamily(
         (
             "write one sentence about a {who} and the {thing}",
             "invent a short scene with a {who} who handles the {thing}",
             "tell in a line what the {who} did with the {thing}", "let the {thing} and a {who} meet in one sentence",
             "report briefly on a {who}, the {thing} and a place",
         ),
-        lambda words, slots: cases.told(words, slots["who"], slots["thing"]),
+        lambda words, slots: cases.scene_sentence(words, slots["who"], slots["thing"]),
         alone=True,
     ),
-    Family(
+    TaskFamily(
         (
             "write a line that calls the {part} {quality}", "say politely that the {part} was {quality}",
             "compose an opinion for which the {part} is {quality}", "express in a sentence how {quality} the {part} is",
@@ -251,9 +251,9 @@ FAMILIES = (
 )  # fmt: skip
 
 
-def understood(text: str) -> tuple[Family, Slots] | None:
+def parse_instruction(text: str) -> tuple[TaskFamily, Slots] | None:
     """Return the family of an instruction and what it names in the slots; None where nobody here can do it."""
-    said = cases.bare(text)
+    said = cases.normalize_instruction(text)
     for family, pattern in _PATTERNS:
         if (found := pattern.search(said)) is not None:
             return family, found.groupdict()

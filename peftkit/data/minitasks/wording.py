@@ -33,7 +33,7 @@ FLAWS = (
 )  # fmt: skip
 
 
-def instruction(words: Words, shown: Sequence[str]) -> str:
+def write_instruction(words: Words, shown: Sequence[str]) -> str:
     """Return an instruction; a few times it is one of those that the prompt shows, with a word more."""
     if shown and words.chance(AGAIN):
         said = words.random.choice(list(shown)).split()

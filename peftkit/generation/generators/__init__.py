@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-CUT = "the prompt was longer than the context and lost its start"
+TRUNCATED = "the prompt was longer than the context and lost its start"
 
 
 class GeneratorError(Exception):
@@ -15,7 +15,7 @@ class GeneratorError(Exception):
 
 
 @dataclass(frozen=True)
-class Prompt:
+class GenerationPrompt:
     """What a model reads: an opening, worked examples, and the question at the end, which the reply goes on from.
 
     Examples are dropped from the first where a model's context is too short for all.
@@ -42,7 +42,7 @@ class Request:
     """A prompt, its number in the run, and the seed of its sampling, which follows from the number."""
 
     number: int
-    prompt: Prompt
+    prompt: GenerationPrompt
     seed: int
 
 
@@ -62,7 +62,7 @@ class Reply:
     @property
     def is_cut(self) -> bool:
         """Tell whether the model did not read all of the question."""
-        return self.note == CUT
+        return self.note == TRUNCATED
 
     def row(self) -> dict[str, Any]:
         return asdict(self)

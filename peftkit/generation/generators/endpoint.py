@@ -20,7 +20,7 @@ LONGEST_WAIT = 300.0  # seconds; a server that asks for more is not waited for
 LONGEST_DELAY = 60.0
 
 
-class Endpoint:
+class EndpointGenerator:
     """A server, asked by as many threads as `generate.batch` says.
 
     Retries are our own, so that each is counted. A server's Retry-After holds for all threads.

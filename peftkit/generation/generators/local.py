@@ -17,13 +17,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from peftkit.generation.generators import CUT, Reply, Request
+from peftkit.generation.generators import TRUNCATED, Reply, Request
 
 TAIL = 16  # tokens in which a stop string is looked for
 LEAST = 32  # tokens that a prompt leaves free for the reply, where the context is short
 
 
-class Local:
+class LocalGenerator:
     """A causal or sequence-to-sequence model and its tokenizer; `chat` wraps prompts in the tokenizer's template."""
 
     def __init__(
@@ -80,7 +80,7 @@ class Local:
         new = written[:, 1:] if self.is_seq2seq else written[:, width:]
         sizes = batch["attention_mask"].sum(1).tolist()
         return [
-            self._reply(request, tokens, size, dropped, CUT if size < asked else None)
+            self._reply(request, tokens, size, dropped, TRUNCATED if size < asked else None)
             for request, tokens, size, asked, (_, dropped) in zip(
                 requests, new.tolist(), sizes, whole, fitted, strict=True
             )

@@ -8,29 +8,29 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from peftkit.generation.generators import Prompt, Reply, Request
-from peftkit.generation.prompts import NEW, NOTHING, OUTPUT_FIRST
+from peftkit.generation.generators import GenerationPrompt, Reply, Request
+from peftkit.generation.self_instruct_prompts import NEW, NOTHING, OUTPUT_FIRST
 
 NAME = "mini-writer"
 CUT, UNCLEAR, WRONG = 0.02, 0.01, 0.08  # shares of replies that break off, say neither yes nor no, have a bad case
 
 
-class Tasks(Protocol):
+class TaskSource(Protocol):
     """What there is to write: `peftkit.data.minitasks`."""
 
-    def worded(self, draw: random.Random, shown: Sequence[str]) -> str: ...
+    def sample_instruction(self, draw: random.Random, shown: Sequence[str]) -> str: ...
     def has_labels(self, text: str) -> bool: ...
-    def cases_of(self, text: str, draw: random.Random) -> list[tuple[str, str]] | None: ...
+    def sample_cases(self, text: str, draw: random.Random) -> list[tuple[str, str]] | None: ...
 
 
-class Embedded:
+class OfflineGenerator:
     """A stand-in for a model: tasks of some thirty kinds, in many wordings, with cases whose answers are right.
 
     A reply follows from its prompt and, of new instructions, the seed of its request. As a model would, it repeats
     itself, breaks off and errs now and then, so that the filters have work.
     """
 
-    def __init__(self, tasks: Tasks) -> None:
+    def __init__(self, tasks: TaskSource) -> None:
         self.tasks = tasks
 
     def replies(self, requests: Sequence[Request]) -> Iterator[list[Reply]]:
@@ -39,7 +39,7 @@ class Embedded:
             read = request.prompt.text().split()
             yield [Reply(request.number, text, finish, len(read), len(text.split()))]
 
-    def _written(self, prompt: Prompt, seed: int) -> tuple[str, str]:
+    def _written(self, prompt: GenerationPrompt, seed: int) -> tuple[str, str]:
         """Return what is written after a prompt, and how it ended."""
         if match := re.fullmatch(r"Task (\d+):", prompt.question):
             return self._new(prompt, int(match[1]), random.Random(seed))
@@ -48,9 +48,9 @@ class Embedded:
             return self._kind(asked), "stop"
         return _laid_out(self._cases(asked), prompt.opening.startswith(OUTPUT_FIRST)), "stop"
 
-    def _new(self, prompt: Prompt, first: int, draw: random.Random) -> tuple[str, str]:
+    def _new(self, prompt: GenerationPrompt, first: int, draw: random.Random) -> tuple[str, str]:
         shown = [example.partition(": ")[2] for example in prompt.examples]
-        items = [self.tasks.worded(draw, shown) for _ in range(NEW)]
+        items = [self.tasks.sample_instruction(draw, shown) for _ in range(NEW)]
         text = f" {items[0]}\n" + "\n".join(f"Task {first + place}: {item}" for place, item in enumerate(items[1:], 1))
         return (text[: -len(items[-1]) // 2], "length") if draw.random() < CUT else (text, "stop")
 
@@ -62,18 +62,18 @@ class Embedded:
     def _cases(self, asked: str) -> list[tuple[str, str]] | None:
         """Return a task's cases, now and then one more that is at fault: the same prompt has the same reply."""
         draw = random.Random(asked)
-        found = self.tasks.cases_of(asked, draw)
+        found = self.tasks.sample_cases(asked, draw)
         if found is not None and draw.random() < WRONG:
             given, answer = found[0]
             found.append((given, draw.choice([answer, given, ""])))
         return found
 
 
-def revision(tasks: Tasks) -> str:
+def offline_revision(tasks: TaskSource) -> str:
     """Return twelve hex digits over what is written: another version that writes the same is the same."""
     draw = random.Random(0)
-    texts = [tasks.worded(draw, ()) for _ in range(500)]
-    told = [(text, tasks.has_labels(text), tasks.cases_of(text, random.Random(text))) for text in texts]
+    texts = [tasks.sample_instruction(draw, ()) for _ in range(500)]
+    told = [(text, tasks.has_labels(text), tasks.sample_cases(text, random.Random(text))) for text in texts]
     return hashlib.sha256(repr(told).encode()).hexdigest()[:12]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.headlines import headlines
-from peftkit.leaderboard.judges import JUDGED, judge_tables
+from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.page.curves import curves_of
 from peftkit.leaderboard.page.members import members_of
@@ -49,7 +49,7 @@ def facts(
         "runs": len(results),
         "notes": [*(verdict.notes if verdict else []), *filter(None, [curve_note, comparison_note])],
         "language_note": NOTE,
-        "judged_note": JUDGED,
+        "judged_note": JUDGE_NOTE,
         "tested": verdict is not None,
         "command": command,
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from peftkit.generation.generators import Prompt
+from peftkit.generation.generators import GenerationPrompt
 
 HEAD = "### Evolved task:"
 IN_DEPTH = (
@@ -34,18 +34,18 @@ COMPARE = (
 )
 
 
-def evolve(instruction: str, operation: str, like: Prompt) -> Prompt:
+def evolution_prompt(instruction: str, operation: str, like: GenerationPrompt) -> GenerationPrompt:
     """Ask for another task made out of this one; the sampling is that of `like`."""
     question = f"### Task:\n{instruction}\n\n{HEAD}\n"
     return replace(like, opening=OPERATIONS[operation] + "\n", question=question, stop=("### Task:",))
 
 
-def compare(before: str, after: str) -> Prompt:
+def comparison_prompt(before: str, after: str) -> GenerationPrompt:
     """Ask whether an evolved task says anything new."""
     question = f"### First task:\n{before}\n\n### Second task:\n{after}\n\n### Answer:"
-    return Prompt(COMPARE + "\n", (), question, ("\n###",), 8)
+    return GenerationPrompt(COMPARE + "\n", (), question, ("\n###",), 8)
 
 
-def answer(instruction: str, length: int) -> Prompt:
+def answer_prompt(instruction: str, length: int) -> GenerationPrompt:
     """Ask for what the instruction asks for."""
-    return Prompt(instruction, (), "", ("### Task:",), length)
+    return GenerationPrompt(instruction, (), "", ("### Task:",), length)

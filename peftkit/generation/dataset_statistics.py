@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, median
 from typing import Any
 
-from peftkit.generation.novelty import nearest_of, tokenize
+from peftkit.generation.novelty import nearest_text, rouge_tokens
 from peftkit.generation.tasks import Task
 
 # the verbs that orders begin with; a verb that is not here goes uncounted, and the card says of how many
@@ -40,7 +40,7 @@ VERBS, ARTICLES, ENDS = (frozenset(words.split()) for words in (_VERBS, _ARTICLE
 PLACES = 20  # bars of the histogram
 
 
-def summary(tasks: Sequence[Task], seeds: Sequence[Task]) -> dict[str, Any]:
+def dataset_statistics(tasks: Sequence[Task], seeds: Sequence[Task]) -> dict[str, Any]:
     """Return all that the card tells of the kept tasks."""
     near, texts = nearest_seed(tasks, seeds), [task.instruction for task in tasks]
     return {
@@ -93,8 +93,8 @@ def verb_and_noun(instruction: str) -> tuple[str, str | None] | None:
 
 def nearest_seed(tasks: Sequence[Task], seeds: Sequence[Task]) -> list[float]:
     """Return each task's ROUGE-L to the seed that it is nearest to."""
-    cut = [tokenize(seed.instruction) for seed in seeds]
-    found = (nearest_of(task.instruction, cut) for task in tasks)
+    cut = [rouge_tokens(seed.instruction) for seed in seeds]
+    found = (nearest_text(task.instruction, cut) for task in tasks)
     return [0.0 if match is None else match.score for match in found]
 
 

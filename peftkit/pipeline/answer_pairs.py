@@ -12,7 +12,7 @@ from typing import Any
 from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.config.source import Source
 from peftkit.data.datasets import load_task_dataset
-from peftkit.generation.judging import Pair
+from peftkit.generation.judging import AnswerPair
 from peftkit.pipeline.inference import trained_run
 from peftkit.results import run_folder
 
@@ -20,7 +20,7 @@ Key = tuple[str, str]  # split and id
 
 
 @dataclass(frozen=True)
-class Sheet:
+class RunAnswers:
     """What a run was asked on held-out rows, what it was to write, None where that is hidden, and what it wrote."""
 
     folder: Path
@@ -29,11 +29,11 @@ class Sheet:
     answers: dict[Key, str]
 
 
-def against_references(run: RunConfig, folder: Path) -> tuple[list[Pair], int]:
+def pair_with_references(run: RunConfig, folder: Path) -> tuple[list[AnswerPair], int]:
     """Return the run's answers against the references, and how many rows have none."""
     sheet = _sheet(run, folder)
     pairs = [
-        Pair(key[1], key[0], sheet.questions[key], text, str(sheet.references[key]))
+        AnswerPair(key[1], key[0], sheet.questions[key], text, str(sheet.references[key]))
         for key, text in sheet.answers.items()
         if sheet.references[key] is not None
     ]
@@ -42,7 +42,7 @@ def against_references(run: RunConfig, folder: Path) -> tuple[list[Pair], int]:
     return _drawn(pairs), len(sheet.answers) - len(pairs)
 
 
-def against_each_other(run: RunConfig, folders: list[Path]) -> list[Pair]:
+def pair_runs(run: RunConfig, folders: list[Path]) -> list[AnswerPair]:
     """Return the answers of two runs to the same rows.
 
     Raises:
@@ -64,10 +64,10 @@ def against_each_other(run: RunConfig, folders: list[Path]) -> list[Pair]:
             f"{one.folder} and {other.folder} were asked in different words; name two runs with the same task.text "
             "and task.template"
         )
-    return _drawn([Pair(k[1], k[0], one.questions[k], one.answers[k], other.answers[k]) for k in one.answers])
+    return _drawn([AnswerPair(k[1], k[0], one.questions[k], one.answers[k], other.answers[k]) for k in one.answers])
 
 
-def _sheet(run: RunConfig, folder: Path) -> Sheet:
+def _sheet(run: RunConfig, folder: Path) -> RunAnswers:
     """Read a run's predictions, and the questions from the data that it was scored on."""
     trained = trained_run(folder)
     told: Any = run_folder.read_result(folder)
@@ -89,7 +89,9 @@ def _sheet(run: RunConfig, folder: Path) -> Sheet:
             f"{folder} was scored on other rows than {rows.source.name} holds now (then {then['name']}, revision "
             f"{then['revision']}); say source= and data_root= as the run did, or bring that data back"
         )
-    return Sheet(folder, {key: questions[key] for key in said}, references, {k: text for k, (_, text) in said.items()})
+    return RunAnswers(
+        folder, {key: questions[key] for key in said}, references, {k: text for k, (_, text) in said.items()}
+    )
 
 
 def _has_changed(then: Mapping[str, Any], now: Source) -> bool:
@@ -127,6 +129,6 @@ def _keys(splits: Sequence[str], ids: Sequence[Any]) -> list[Key]:
     return keys
 
 
-def _drawn(pairs: list[Pair]) -> list[Pair]:
+def _drawn(pairs: list[AnswerPair]) -> list[AnswerPair]:
     """Return the pairs in an order that hangs on their ids alone: the first n are a sample, the same for all runs."""
     return sorted(pairs, key=lambda pair: hashlib.sha256(f"{pair.split}/{pair.id}".encode()).digest())

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from peftkit.generation.generators import Prompt
+from peftkit.generation.generators import GenerationPrompt
 from peftkit.generation.tasks import Instance, Task
 
 FROM_SEEDS, FROM_GENERATED, NEW = 6, 2, 8  # tasks shown, and tasks asked for
@@ -33,7 +33,9 @@ OUTPUT_FIRST = (
 )
 
 
-def new_tasks(seeds: Sequence[Task], kept: Sequence[Task], draw: random.Random, like: Prompt) -> Prompt:
+def new_tasks_prompt(
+    seeds: Sequence[Task], kept: Sequence[Task], draw: random.Random, like: GenerationPrompt
+) -> GenerationPrompt:
     """Ask for eight new instructions after eight old ones: six seeds and two kept ones, as far as there are any."""
     made = draw.sample(list(kept), min(FROM_GENERATED, len(kept)))
     given = draw.sample(list(seeds), min(FROM_SEEDS + FROM_GENERATED - len(made), len(seeds)))
@@ -49,13 +51,13 @@ def new_tasks(seeds: Sequence[Task], kept: Sequence[Task], draw: random.Random, 
     )
 
 
-def is_classification(instruction: str, seeds: Sequence[Task], draw: random.Random) -> Prompt:
+def classification_prompt(instruction: str, seeds: Sequence[Task], draw: random.Random) -> GenerationPrompt:
     """Ask whether an instruction wants one of a few labels."""
     yes = [task for task in seeds if task.is_classification]
     no = [task for task in seeds if not task.is_classification]
     shown = draw.sample(yes, min(YES, len(yes))) + draw.sample(no, min(NO, len(no)))
     draw.shuffle(shown)
-    return Prompt(
+    return GenerationPrompt(
         opening=ASK + "\n",
         examples=tuple(
             f"Task: {one_line(task.instruction)}\nClassification: {'Yes' if task.is_classification else 'No'}\n"
@@ -67,13 +69,15 @@ def is_classification(instruction: str, seeds: Sequence[Task], draw: random.Rand
     )
 
 
-def instances(instruction: str, by_label: bool, seeds: Sequence[Task], draw: random.Random, length: int) -> Prompt:
+def instances_prompt(
+    instruction: str, by_label: bool, seeds: Sequence[Task], draw: random.Random, length: int
+) -> GenerationPrompt:
     """Ask for instances: label first for a classification, or all would be of one label; else input first."""
     alike = [task for task in seeds if task.is_classification == by_label]
     worked = [task for task in alike if _words(task) <= LONGEST] or alike
     shown = draw.sample(worked, min(WORKED, len(worked)))
     first, case = ("Label", _label_first) if by_label else ("Input", _input_first)
-    return Prompt(
+    return GenerationPrompt(
         opening=(OUTPUT_FIRST if by_label else INPUT_FIRST) + "\n",
         examples=tuple(_worked(task, case) for task in shown),
         question=f"Task: {instruction}\n{first}:",
