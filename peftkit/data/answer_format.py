@@ -14,13 +14,13 @@ CHOICE_WORDS = 3  # of the longest label of a closed set
 
 
 @dataclass(frozen=True)
-class Form:
+class AnswerFormat:
     """`name` is choice, number, json, list or text; `choices` are those of a closed set, as they are compared."""
 
     name: str
     choices: frozenset[str] = frozenset()
 
-    def holds(self, text: str) -> bool:
+    def matches(self, text: str) -> bool:
         """Tell whether a text has this form; an empty one has none."""
         if self.name == "choice":
             return _plain(text) in self.choices
@@ -33,7 +33,7 @@ class Form:
         return bool(text.strip())
 
 
-def form_of(references: Sequence[str], has_lines: bool = True) -> Form:
+def answer_format_of(references: Sequence[str], has_lines: bool = True) -> AnswerFormat:
     """Return the form that all references of one instruction have, the first of these that they do.
 
     number: a number and nothing else (1,200.5, -3, 40 %). json: an object or an array. list: two lines or more, each
@@ -42,24 +42,26 @@ def form_of(references: Sequence[str], has_lines: bool = True) -> Form:
     small closed set. text: anything that is not empty.
     """
     if all(NUMBER.fullmatch(text.strip()) for text in references):
-        return Form("number")
+        return AnswerFormat("number")
     if all(_is_json(text) for text in references):
-        return Form("json")
+        return AnswerFormat("json")
     if has_lines and all(_is_list(text) for text in references):
-        return Form("list")
+        return AnswerFormat("list")
     choices = frozenset(map(_plain, references))
     is_short = all(text and len(text.split()) <= CHOICE_WORDS for text in choices)
     if len(references) > 2 and is_short and 2 * len(choices) <= len(references):
-        return Form("choice", choices)
-    return Form("text")
+        return AnswerFormat("choice", choices)
+    return AnswerFormat("text")
 
 
-def forms_of(groups: Sequence[int], labels: Sequence[str | None], has_lines: bool = True) -> list[Form]:
+def answer_formats(groups: Sequence[int], labels: Sequence[str | None], has_lines: bool = True) -> list[AnswerFormat]:
     """Return the form of each example: that of all labels of its group, which is one instruction."""
     of: dict[int, list[str]] = {}
     for group, label in zip(groups, labels, strict=True):
         of.setdefault(group, []).extend([] if label is None else [label])
-    found = {group: form_of(texts, has_lines) if texts else Form("text") for group, texts in of.items()}
+    found = {
+        group: answer_format_of(texts, has_lines) if texts else AnswerFormat("text") for group, texts in of.items()
+    }
     return [found[group] for group in groups]
 
 

@@ -20,13 +20,13 @@ TEMPLATE = (
 )
 
 
-def teach_template(tokenizer: PreTrainedTokenizerBase) -> None:
+def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """Give a tokenizer without a chat template peftkit's own, which is saved with it."""
     if tokenizer.chat_template is None:
         tokenizer.chat_template = TEMPLATE
 
 
-def asked_and_answered(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) -> tuple[list[int], list[int]]:
+def encode_answered(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) -> tuple[list[int], list[int]]:
     """Return the tokens up to the last turn, and those of the last turn, which ends as the template ends a turn.
 
     Raises:
@@ -38,7 +38,7 @@ def asked_and_answered(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) ->
     return before, whole[len(before) :]
 
 
-def asked(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) -> list[int]:
     """Return the tokens of all turns, and of the opening of the answer to them."""
     return _ids(tokenizer, turns, True)
 

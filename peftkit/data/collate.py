@@ -57,29 +57,29 @@ def padding_waste(lengths: Sequence[int] | np.ndarray, order: np.ndarray, batch_
     return float(1 - sizes.sum() / cells) if cells else 0.0
 
 
-def padded(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+def padding_collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     """Return what pads a list of encoded rows to its longest row, in multiples of 8 where tensor cores want it."""
     return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=_multiple())
 
 
-def padded_pairs(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+def seq2seq_collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     """Return what pads texts and, to a length of their own, their labels."""
     return DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=_multiple(), label_pad_token_id=-100)
 
 
-def padded_tags(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+def token_label_collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     """Return what pads texts and, alike, the labels of their tokens."""
     return DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=_multiple(), label_pad_token_id=-100)
 
 
-def padded_columns(
+def multi_text_collator(
     tokenizer: PreTrainedTokenizerBase, starts: Sequence[str]
 ) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     """Return what pads rows of several texts, the inputs of each named by a start of its own and padded by themselves.
 
     `texts` (rows, texts) numbers what stands in a batch: equal numbers are equal token ids.
     """
-    pad = padded(tokenizer)
+    pad = padding_collator(tokenizer)
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
         numbers: dict[tuple[int, ...], int] = {}
@@ -94,13 +94,13 @@ def padded_columns(
     return collate
 
 
-def chosen_and_rejected(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+def preference_collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     """Return what makes of pairs the batch that TRL's DPOTrainer reads: all chosen answers, then all rejected ones.
 
     Each stands after its prompt; `completion_mask` (2 x pairs, tokens) tells the tokens of answers. What else a row has
     are numbers, as those of the reference.
     """
-    pad = padded(tokenizer)
+    pad = padding_collator(tokenizer)
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
         inputs, sizes = [], []
@@ -121,7 +121,7 @@ def chosen_and_rejected(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[di
     return collate
 
 
-def stacked(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def stack_blocks(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a batch of packed blocks; with a cache, or with a mask, transformers would not tell texts apart."""
     return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]} | {"use_cache": False}
 

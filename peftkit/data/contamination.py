@@ -93,22 +93,22 @@ def file_texts(path: Path) -> Iterator[list[str]]:
         from peftkit.data.files import read_file
 
         for row in read_file(path):
-            yield list(texts_in(row))
+            yield list(iter_texts(row))
 
 
-def texts_in(value: Any) -> Iterator[str]:
+def iter_texts(value: Any) -> Iterator[str]:
     """Yield every text in a row, however deep it lies."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for part in value.values():
-            yield from texts_in(part)
+            yield from iter_texts(part)
     elif isinstance(value, (list, tuple)):
         if value and all(isinstance(part, str) and " " not in part for part in value):
             yield " ".join(value)  # a text that was cut into words
         else:
             for part in value:
-                yield from texts_in(part)
+                yield from iter_texts(part)
 
 
 def normalized_words(text: str) -> list[str]:

@@ -11,14 +11,14 @@ from datasets import Dataset, Features, List, Value
 
 from peftkit.config import TaskConfig, UserError
 from peftkit.data.chat import Turn
-from peftkit.data.labels import need
+from peftkit.data.labels import require_columns
 
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 EXAMPLE = Features({"id": Value("string"), "messages": MESSAGES, "label": Value("string"), "group": Value("int64")})
 HINT = 'write messages as [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "The Elbe."}]'
 
 
-def examples_of(task: TaskConfig, table: Dataset) -> tuple[Dataset, int]:
+def conversation_examples(task: TaskConfig, table: Dataset) -> tuple[Dataset, int]:
     """Return one example for each turn of an assistant, and how many were left out because nothing is said in them.
 
     An example has all turns before it (messages), the turn itself (label), and the number of its instruction (group):
@@ -59,9 +59,9 @@ def conversations(task: TaskConfig, table: Dataset) -> Iterator[tuple[int, str, 
     """
     first, *_ = task.text
     if task.label is not None:
-        need(task, table, [*task.text, str(task.label)])
+        require_columns(task, table, [*task.text, str(task.label)])
         for number, row in enumerate(table):
-            yield number, _text(row[first]), [*asking(task, row), _turn("assistant", row[task.label])]
+            yield number, _text(row[first]), [*user_turn(task, row), _turn("assistant", row[task.label])]
     elif first not in table.column_names and {"instruction", "instances"} <= set(table.column_names):
         for number, row in enumerate(table):
             instruction = _text(row["instruction"])
@@ -77,13 +77,13 @@ def conversations(task: TaskConfig, table: Dataset) -> Iterator[tuple[int, str, 
                 f"task={task.name} reads the column {first}, and there are {', '.join(table.column_names)}; "
                 f"say task.text=[{columns}] task.label=output"
             )
-        need(task, table, [first])
+        require_columns(task, table, [first])
         for number, turns in enumerate(table[first]):
-            read = turns_of(turns)
+            read = parse_turns(turns)
             yield number, next((turn["content"] for turn in read if turn["role"] == "user"), ""), read
 
 
-def questions(task: TaskConfig, table: Dataset) -> tuple[Dataset, list[int], int]:
+def open_conversations(task: TaskConfig, table: Dataset) -> tuple[Dataset, list[int], int]:
     """Return the rows that are to be answered, the numbers of those that ask nothing, and how many told the answer.
 
     A text in the place of turns is a user's; of turns, those of the assistant at their end are left out.
@@ -91,7 +91,7 @@ def questions(task: TaskConfig, table: Dataset) -> tuple[Dataset, list[int], int
     found, empty, told = [], [], 0
     for number, row in enumerate(table):
         cell = row[task.text[0]]
-        turns = asking(task, row) if task.label is not None or isinstance(cell, str) else turns_of(cell)
+        turns = user_turn(task, row) if task.label is not None or isinstance(cell, str) else parse_turns(cell)
         told += bool(turns) and turns[-1]["role"] == "assistant"
         while turns and turns[-1]["role"] == "assistant":
             turns = turns[:-1]
@@ -102,7 +102,7 @@ def questions(task: TaskConfig, table: Dataset) -> tuple[Dataset, list[int], int
     return Dataset.from_dict({**columns, "group": range(len(found))}, features=EXAMPLE), empty, told
 
 
-def asking(task: TaskConfig, row: Mapping[str, Any]) -> list[Turn]:
+def user_turn(task: TaskConfig, row: Mapping[str, Any]) -> list[Turn]:
     """Return the user's turn that columns make: their texts with an empty line between, those that are empty left out.
 
     A text alone, in the place of turns, is a user's turn.
@@ -111,7 +111,7 @@ def asking(task: TaskConfig, row: Mapping[str, Any]) -> list[Turn]:
     return [_turn("user", "\n\n".join(text for text in texts if text))]
 
 
-def turns_of(cell: Any) -> list[Turn]:
+def parse_turns(cell: Any) -> list[Turn]:
     """Return the turns in a cell, role and content alone."""
     if cell is None:
         return []
@@ -120,7 +120,7 @@ def turns_of(cell: Any) -> list[Turn]:
     return [_turn(str(turn["role"]), turn["content"]) for turn in cell]
 
 
-def hold_out(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+def split_by_instruction(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """Set a share of the instructions apart, at least one, with all of their examples.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from peftkit.config import TEXTS, UserError, error_summary
-from peftkit.data.streaming import readable, text_rows
+from peftkit.data.streaming import reading, stream_texts
 
 LONGEST_LINE = 1 << 20  # letters; a file without line ends is read in parts of this size
 TENTH = 10
@@ -20,7 +20,7 @@ class Document(NamedTuple):
     is_held_out: bool
 
 
-def documents(
+def stream_documents(
     corpus: str, column: str = "text", sample_by: str = "line", key: str = "extend.column", revision: str | None = None
 ) -> Iterator[Document]:
     """Read a file, a folder of files, or a Hub dataset, one document after the other, in constant memory.
@@ -61,9 +61,9 @@ def corpus_files(corpus: str) -> list[Path] | None:
 
 def _texts(file: Path, column: str, sample_by: str, key: str) -> Iterator[str]:
     if file.suffix != ".txt":
-        yield from (row.text for row in text_rows(file, column, key))
+        yield from (row.text for row in stream_texts(file, column, key))
         return
-    with readable(file):
+    with reading(file):
         yield from _lines(file) if sample_by == "line" else _whole(file)
 
 

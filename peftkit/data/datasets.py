@@ -12,14 +12,14 @@ from datasets import Dataset, DatasetDict, Features, load_dataset
 
 from peftkit.config import FILES, TaskConfig, UserError
 from peftkit.config.source import Source, fingerprint, hub_answers
-from peftkit.data.conversations import examples_of, hold_out
-from peftkit.data.files import read_file, words_of
-from peftkit.data.labels import feature_of, label_names, need, reader, said
+from peftkit.data.conversations import conversation_examples, split_by_instruction
+from peftkit.data.files import parse_list, read_file
+from peftkit.data.labels import label_feature, label_names, label_parser, raw_labels, require_columns
 from peftkit.data.passages import read_corpus, split_passages
-from peftkit.data.preference_pairs import pair_of, split_by_prompt
+from peftkit.data.preference_pairs import parse_preference, split_by_prompt
 
 GLUE = "nyu-mll/glue"
-APART = "set apart"  # the split of training rows on which trials are scored
+SEARCH_SPLIT = "search_holdout"  # the split of training rows on which trials are scored
 SUBSET_SEED = 0  # the rows of max_train_samples are the same for every seed of a comparison
 
 
@@ -46,7 +46,7 @@ def load_task_dataset(
 
     A tenth of train becomes the validation split of own data that has no other split. An evaluation of a run that
     trained on other data than this (`trained_on` is its revision) takes all of it. With `set_apart`, the splits are the
-    training rows but for so many, and APART, those.
+    training rows but for so many, and SEARCH_SPLIT, those.
 
     Raises:
         UserError: a file cannot be read, a column or a split is missing, or a label is none of the task's.
@@ -89,7 +89,7 @@ def _instructions(
     splits: dict[str, Dataset] = {}
     dropped: dict[str, int] = {}
     for name, table in tables.items():
-        splits[name], dropped[name] = examples_of(task, table)
+        splits[name], dropped[name] = conversation_examples(task, table)
     train, (first, *_) = task.splits["train"], task.splits["validation"]
     if is_alone and train is None and origin.revision != trained_on:
         splits, dropped = {first: splits.popitem()[1]}, {first: dropped.popitem()[1]}
@@ -109,7 +109,7 @@ def _texts(task: TaskConfig, data_root: str | None, trained_on: str | None, set_
     train, (validation,) = str(task.splits["train"]), task.splits["validation"]
     if set_apart:
         splits = _apart(task, documents, train, set_apart)
-        return TaskDataset({**splits, APART: split_passages(splits[APART], task)}, None, origin)
+        return TaskDataset({**splits, SEARCH_SPLIT: split_passages(splits[SEARCH_SPLIT], task)}, None, origin)
     splits = {validation: _subset(held_out, task.max_eval_samples)}
     if task.splits["train"] is not None:
         splits[train] = _subset(documents, task.max_train_samples)
@@ -220,9 +220,9 @@ def _carve(task: TaskConfig, table: Dataset, train: str, origin: str) -> dict[st
 def split_off(task: TaskConfig, rows: Dataset, share: float) -> tuple[Dataset, Dataset]:
     """Split a share of rows off, the same for every seed; those of one prompt, or instruction, stay together."""
     if task.kind == "instructions":
-        return hold_out(rows, share, SUBSET_SEED)
+        return split_by_instruction(rows, share, SUBSET_SEED)
     if task.kind == "preferences":
-        need(task, rows, [task.text[0]])
+        require_columns(task, rows, [task.text[0]])
         return split_by_prompt(rows, task.text[0], share, SUBSET_SEED)
     parts = rows.train_test_split(test_size=share, seed=SUBSET_SEED)
     return parts["train"], parts["test"]
@@ -242,12 +242,12 @@ def _clean(task: TaskConfig, table: Dataset, names: list[str] | None, split: str
     """Keep the rows with text, and of the training rows those with a label; return them and how many are lost."""
     texts = list(task.text)
     is_train = split == task.splits["train"] and task.label is not None
-    need(task, table, texts + ([str(task.label)] if is_train else []))
+    require_columns(task, table, texts + ([str(task.label)] if is_train else []))
     columns, is_pair = [table[column] for column in texts], task.kind == "preferences"
-    read = reader(task, table, names, split)
+    read = label_parser(task, table, names, split)
     kept: dict[str, list[Any]] = {"id": [], **{column: [] for column in texts}, "label": []}
-    for number, *values, label in zip(table["idx"], *columns, said(task, table), strict=True):
-        values = pair_of(values, split) if is_pair else [text_of(task, value) for value in values]
+    for number, *values, label in zip(table["idx"], *columns, raw_labels(task, table), strict=True):
+        values = parse_preference(values, split) if is_pair else [parse_text(task, value) for value in values]
         if is_pair and values[1] == values[2]:
             continue  # nothing is preferred
         if not all(values) or (is_train and label is None):
@@ -259,13 +259,13 @@ def _clean(task: TaskConfig, table: Dataset, names: list[str] | None, split: str
     if not kept["id"]:
         raise UserError(f"no row of task={task.name} has both text and label; look at task.text and task.label")
     rows = Dataset.from_dict(kept)
-    return rows.cast(Features({**rows.features, "label": feature_of(task)})), len(table) - len(kept["id"])
+    return rows.cast(Features({**rows.features, "label": label_feature(task)})), len(table) - len(kept["id"])
 
 
-def text_of(task: TaskConfig, value: Any) -> Any:
+def parse_text(task: TaskConfig, value: Any) -> Any:
     """Return a cell's text, or its words where words are tagged; empty where there is none."""
     if task.kind == "token_classification":
-        return [str(word) for word in words_of(value)]
+        return [str(word) for word in parse_list(value)]
     return "" if value is None or not str(value).strip() else str(value)
 
 
@@ -280,9 +280,9 @@ def _apart(task: TaskConfig, rows: Dataset, train: str, number: int) -> dict[str
     kept = min(task.max_train_samples or room, room)
     if task.kind == "preferences":
         rest, apart = split_by_prompt(rows, task.text[0], number, SUBSET_SEED)
-        return {train: _subset(rest, kept), APART: apart}
+        return {train: _subset(rest, kept), SEARCH_SPLIT: apart}
     shuffled = rows.shuffle(seed=SUBSET_SEED)
-    parts: dict[str, Sequence[int]] = {train: range(kept), APART: range(kept, kept + number)}
+    parts: dict[str, Sequence[int]] = {train: range(kept), SEARCH_SPLIT: range(kept, kept + number)}
     if "group" in rows.column_names:
         rest, apart = _whole_groups(shuffled["group"], number)
         if len(rest) < number / 4:
@@ -290,7 +290,7 @@ def _apart(task: TaskConfig, rows: Dataset, train: str, number: int) -> dict[str
                 f"search.samples={number} of {len(rows)} training rows leaves {len(rest)} of other instructions to train "
                 f"on; say search.samples={max(1, number // 4)}, or add rows with other instructions"
             )
-        parts = {train: rest[:kept], APART: apart}
+        parts = {train: rest[:kept], SEARCH_SPLIT: apart}
     return {name: shuffled.select(part).flatten_indices() for name, part in parts.items()}
 
 

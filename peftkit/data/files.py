@@ -51,7 +51,7 @@ def read_file(path: Path) -> Dataset:
     return table
 
 
-def words_of(cell: Any, may_be_numbers: bool = False) -> list[Any]:
+def parse_list(cell: Any, may_be_numbers: bool = False) -> list[Any]:
     """Return the items of a list, of a list that was written into a cell, or the words of a text; none for None.
 
     Raises:

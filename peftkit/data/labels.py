@@ -10,7 +10,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, List, Value
 
 from peftkit.config import TaskConfig, UserError
-from peftkit.data.files import words_of
+from peftkit.data.files import parse_list
 
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 NAMED = ("classification", "token_classification")
@@ -28,7 +28,7 @@ def label_names(task: TaskConfig, tables: Mapping[str, Dataset]) -> list[str] | 
         return [str(name) for name in task.labels]
     labelled = {name: table for name, table in tables.items() if task.label in table.column_names}
     for table in tables.values() if not labelled else ():
-        need(task, table, [str(task.label)])
+        require_columns(task, table, [str(task.label)])
     for table in labelled.values():
         if (feature := _classes_of(task, table)) is not None:
             return list(feature.names)
@@ -41,14 +41,14 @@ def label_names(task: TaskConfig, tables: Mapping[str, Dataset]) -> list[str] | 
         if found and more and all(NUMBER.fullmatch(text) for text in found):
             # 0 to 2 against 1 to 3 is another numbering, not a rare class
             raise UserError(
-                f"label {listed(more)} of {split} is none of {first}'s {listed(found)}; number both alike, "
-                f"or name all classes: task.labels=[{listed(found | more, ',')}]"
+                f"label {join_names(more)} of {split} is none of {first}'s {join_names(found)}; number both alike, "
+                f"or name all classes: task.labels=[{join_names(found | more, ',')}]"
             )
         found |= more
     return _sorted(found)
 
 
-def said(task: TaskConfig, table: Dataset) -> list[Any]:
+def raw_labels(task: TaskConfig, table: Dataset) -> list[Any]:
     """Return what the label column says in each row, None where a label is missing or hidden."""
     if task.label is None or task.label not in table.column_names:
         return [None] * len(table)
@@ -64,7 +64,7 @@ def said(task: TaskConfig, table: Dataset) -> list[Any]:
     return [None if hides and label == "-1" else label for label in labels]
 
 
-def reader(
+def label_parser(
     task: TaskConfig, table: Dataset, names: list[str] | None, split: str
 ) -> Callable[[Any, Sequence[Any]], Any]:
     """Return what reads one row's label, given what it says and the row's texts.
@@ -83,7 +83,7 @@ def reader(
     def number(label: str) -> int:
         if label not in classes:
             raise UserError(
-                f"label {label} of {split} is none of {listed(names)}; mend it, or name all in task.labels=[...]"
+                f"label {label} of {split} is none of {join_names(names)}; mend it, or name all in task.labels=[...]"
             )
         return classes[label]
 
@@ -101,7 +101,7 @@ def reader(
     return numbers
 
 
-def feature_of(task: TaskConfig) -> Any:
+def label_feature(task: TaskConfig) -> Any:
     """Return the type of the labels, also where all are hidden."""
     if task.kind == "token_classification":
         return List(Value("int64"))
@@ -112,7 +112,7 @@ def feature_of(task: TaskConfig) -> Any:
     return Value("float64" if task.kind == "regression" else "int64")
 
 
-def need(task: TaskConfig, table: Dataset, columns: list[str]) -> None:
+def require_columns(task: TaskConfig, table: Dataset, columns: list[str]) -> None:
     """Raise UserError where a column is missing."""
     missing = [column for column in columns if column not in table.column_names]
     if missing:
@@ -122,7 +122,7 @@ def need(task: TaskConfig, table: Dataset, columns: list[str]) -> None:
         )
 
 
-def listed(names: Sequence[str] | set[str], comma: str = ", ") -> str:
+def join_names(names: Sequence[str] | set[str], comma: str = ", ") -> str:
     """Return names in one line, those of a set in order."""
     return comma.join(_sorted(names) if isinstance(names, set) else names)
 
@@ -135,7 +135,7 @@ def _classes_of(task: TaskConfig, table: Dataset) -> ClassLabel | None:
 
 
 def _all_said(task: TaskConfig, table: Dataset) -> Iterable[str]:
-    labels = [label for label in said(task, table) if label is not None]
+    labels = [label for label in raw_labels(task, table) if label is not None]
     return labels if task.kind == "classification" else [tag for tags in labels for tag in tags]
 
 
@@ -147,7 +147,7 @@ def _classes(task: TaskConfig, table: Dataset, names: list[str]) -> dict[str, in
             return {str(number): names.index(name) for number, name in enumerate(feature.names)}
         if len(feature.names) != len(names) or set(feature.names) & set(names):
             raise UserError(
-                f"column {task.label} has the classes {listed(feature.names)}, task.labels has {listed(names)}; "
+                f"column {task.label} has the classes {join_names(feature.names)}, task.labels has {join_names(names)}; "
                 "name all of them, or rename every one in their order"
             )
         return {str(number): number for number in range(len(names))}
@@ -159,7 +159,7 @@ def _classes(task: TaskConfig, table: Dataset, names: list[str]) -> dict[str, in
 
 def _tags_said(tags: Any, hides: bool) -> list[str] | None:
     """Return a sentence's tags as text: a list of them, or words in one cell; None where one is missing."""
-    found = [_text(tag) for tag in words_of(tags, may_be_numbers=True)]
+    found = [_text(tag) for tag in parse_list(tags, may_be_numbers=True)]
     if not found:
         return None
     known = [tag for tag in found if tag is not None and not (hides and tag == "-1")]

@@ -13,7 +13,7 @@ from peftkit.data.offline_corpus import Pair
 MASKED, SWAPPED = 0.8, 0.1  # of the chosen tokens; the rest stay as they are
 
 
-def mask(
+def mask_tokens(
     ids: Sequence[int], rng: np.random.Generator, share: float, mask_id: int, known: np.ndarray, groups: np.ndarray
 ) -> Pair:
     """Choose a share of a block's tokens, and return what the model reads and what it is to say, -100 elsewhere.

@@ -19,7 +19,7 @@ HELD_OUT_DOCUMENTS = 600
 HELD_OUT_TOPICS = 10  # every tenth topic of the Python documentation
 
 
-def embedded_corpus(seed: int = 0) -> tuple[list[str], list[str]]:
+def offline_documents(seed: int = 0) -> tuple[list[str], list[str]]:
     """Return documents to train on and held-out documents, none in both: generated ones and Python's own manual.
 
     Half of the generated ones are in lower case, as some tasks are (SST-2).
@@ -28,13 +28,13 @@ def embedded_corpus(seed: int = 0) -> tuple[list[str], list[str]]:
     documents = dict.fromkeys(miniglue.sentences(GENERATED_DOCUMENTS + HELD_OUT_DOCUMENTS, seed))
     generated = [document.lower() if rng.random() < 0.5 else document for document in documents]
     held_out, train = generated[:HELD_OUT_DOCUMENTS], generated[HELD_OUT_DOCUMENTS:]
-    for number, paragraphs in enumerate(manual()):
+    for number, paragraphs in enumerate(python_manual()):
         (train if number % HELD_OUT_TOPICS else held_out).extend(paragraphs)
     rng.shuffle(train)
     return train, held_out
 
 
-def manual() -> list[list[str]]:
+def python_manual() -> list[list[str]]:
     """Return the English paragraphs of the language reference that every CPython carries, topic by topic.
 
     Topics overlap: a paragraph counts only where it first stands.
@@ -62,7 +62,7 @@ def _prose(topic: str) -> Iterator[str]:
             yield text
 
 
-def fingerprint(documents: Iterable[str]) -> str:
+def documents_fingerprint(documents: Iterable[str]) -> str:
     """Return a short hash of the documents in their order; Python's manual, and so the corpus, differs by version."""
     digest = hashlib.sha256()
     for document in documents:

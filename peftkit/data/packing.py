@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 
-def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
+def best_fit_decreasing(lengths: Sequence[int], room: int) -> list[list[int]]:
     """Return blocks of row numbers: longest first, each where it leaves the least room (Ding et al. 2024).
 
     Ties go to the earlier row and the later block, so that the same lengths are always packed alike.
@@ -26,7 +26,7 @@ def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
     return blocks
 
 
-def packed(rows: Dataset, room: int, fill: int) -> tuple[Dataset, list[int]]:
+def pack_examples(rows: Dataset, room: int, fill: int) -> tuple[Dataset, list[int]]:
     """Return rows (input_ids, labels) as blocks of `room` tokens, and how many of each are no filling.
 
     The positions begin anew with each row, by which attention tells rows apart. Nothing is learned of a row's first
@@ -35,7 +35,7 @@ def packed(rows: Dataset, room: int, fill: int) -> tuple[Dataset, list[int]]:
     inputs, targets = list(rows["input_ids"]), list(rows["labels"])
     found: dict[str, list[Any]] = {"input_ids": [], "position_ids": [], "labels": []}
     sizes = []
-    for members in best_fit([len(ids) for ids in inputs], room):
+    for members in best_fit_decreasing([len(ids) for ids in inputs], room):
         ids = [token for row in members for token in inputs[row]]
         empty = room - len(ids)
         sizes.append(len(ids))

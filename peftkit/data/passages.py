@@ -14,7 +14,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from peftkit.config import TaskConfig, UserError, error_summary
 from peftkit.config.source import Source, fingerprint
-from peftkit.data.corpus import corpus_files, documents
+from peftkit.data.corpus import corpus_files, stream_documents
 
 COLUMN = "task.text"  # what a user names the column of text with
 PASSAGE, LONGEST = 3, 480  # bytes of a passage: a token of task.max_length, at most; models read 512 tokens
@@ -49,7 +49,7 @@ def read_corpus(
         "how": HOW,
     }  # fmt: skip
     if task.splits["train"] is None and trained_on != source.revision:
-        return text_rows([]), _on_disk({**told, "held_out": None, "size": passage_size(task)}), source
+        return passage_dataset([]), _on_disk({**told, "held_out": None, "size": passage_size(task)}), source
     train = _on_disk({**told, "held_out": False, "size": DOCUMENT})
     held_out = _on_disk({**told, "held_out": True, "size": passage_size(task)})
     if not len(held_out) or not len(train):
@@ -63,18 +63,18 @@ def split_passages(rows: Dataset, task: TaskConfig) -> Dataset:
     parts = (
         (f"{row['id']}.{number}", part)
         for row in rows
-        for number, part in enumerate(passages(row["text"], passage_size(task)))
+        for number, part in enumerate(cut_passages(row["text"], passage_size(task)))
     )
-    return text_rows(list(islice(parts, task.max_eval_samples)))
+    return passage_dataset(list(islice(parts, task.max_eval_samples)))
 
 
-def text_rows(texts: Sequence[tuple[str, str]]) -> Dataset:
+def passage_dataset(texts: Sequence[tuple[str, str]]) -> Dataset:
     """Return texts, each with its id, as rows without labels."""
     columns = {"id": [name for name, _ in texts], "text": [text for _, text in texts], "label": [None] * len(texts)}
     return Dataset.from_dict(columns, features=FEATURES)
 
 
-def passages(text: str, size: int) -> list[str]:
+def cut_passages(text: str, size: int) -> list[str]:
     """Cut a text between words into parts of at most `size` bytes, or of one word that is longer."""
     found, part, used = [], "", 0
     for word in WORD.findall(text):
@@ -88,7 +88,7 @@ def passages(text: str, size: int) -> list[str]:
 
 def _on_disk(told: dict[str, Any]) -> Dataset:
     if next(_rows(**told), None) is None:  # of which from_generator makes an error
-        return text_rows([])
+        return passage_dataset([])
     try:
         found = Dataset.from_generator(_rows, features=FEATURES, gen_kwargs=told)
     except DatasetGenerationError as error:
@@ -106,9 +106,9 @@ def _rows(
 
     The revision and `how` are there to tell a changed corpus, or another way of cutting, from what was read before.
     """
-    for number, (text, is_held_out) in enumerate(documents(corpus, column, sample_by, COLUMN, revision)):
+    for number, (text, is_held_out) in enumerate(stream_documents(corpus, column, sample_by, COLUMN, revision)):
         if held_out is None or is_held_out == held_out:
-            for place, part in enumerate(passages(text, size)):
+            for place, part in enumerate(cut_passages(text, size)):
                 yield {"id": f"{number}.{place}", "text": part, "label": None}
 
 

@@ -10,12 +10,12 @@ from datasets import Dataset
 
 from peftkit.config import UserError
 from peftkit.data.chat import Turn
-from peftkit.data.conversations import turns_of
+from peftkit.data.conversations import parse_turns
 
 Prompt = str | list[Turn]  # a text, or the turns of a conversation
 
 
-def pair_of(values: list[Any], split: str) -> list[Any]:
+def parse_preference(values: list[Any], split: str) -> list[Any]:
     """Return the prompt, what was chosen and what was rejected, each empty where there is nothing.
 
     Both answers become the text of one assistant's turn; where they are turns, the prompt is turns too. An answer may
@@ -24,21 +24,21 @@ def pair_of(values: list[Any], split: str) -> list[Any]:
     Raises:
         UserError: turns are no turns, an answer ends with no assistant's, or opens unlike the prompt.
     """
-    prompt, *answers = (text_or_turns(value) for value in values)
+    prompt, *answers = (parse_prompt(value) for value in values)
     if not any(isinstance(answer, list) for answer in answers):
         return [prompt, *answers]
     asked: list[Turn] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) and prompt else list(prompt)  # type: ignore[arg-type]
     return [asked, *(_last(answer, asked, split) for answer in answers)]
 
 
-def text_or_turns(cell: Any) -> Prompt:
+def parse_prompt(cell: Any) -> Prompt:
     """Return a cell's text, or its turns; empty where there is nothing.
 
     Raises:
         UserError: it is a list of something else than turns.
     """
     if isinstance(cell, (list, tuple)):
-        return turns_of(cell)
+        return parse_turns(cell)
     return "" if cell is None or not str(cell).strip() else str(cell)
 
 

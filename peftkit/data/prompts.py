@@ -10,7 +10,7 @@ TRUTH = {"entailment": "True", "neutral": "Neither", "contradiction": "False", "
 
 
 @dataclass(frozen=True)
-class Prompt:
+class PromptTemplate:
     """A template of a row's columns, and a word for each label, or for some of the numbers between them."""
 
     text: str
@@ -21,32 +21,32 @@ class Prompt:
 # appendix G (RTE, ANLI); the others are asked in that form, since a decoder answers at the end. STS-B's words are the
 # poles between which numbers lie (Gao et al. 2021, section 4.2).
 PROMPTS = {
-    "sst2": Prompt("{sentence} It was", {"negative": "terrible", "positive": "great"}),
-    "cola": Prompt("{sentence} This is", {"unacceptable": "incorrect", "acceptable": "correct"}),
-    "mrpc": Prompt(
+    "sst2": PromptTemplate("{sentence} It was", {"negative": "terrible", "positive": "great"}),
+    "cola": PromptTemplate("{sentence} This is", {"unacceptable": "incorrect", "acceptable": "correct"}),
+    "mrpc": PromptTemplate(
         "{sentence1}\n{sentence2}\nquestion: Do both sentences say the same? Yes or No?\nanswer:",
         {"not_equivalent": "No", "equivalent": "Yes"},
     ),
-    "qqp": Prompt(
+    "qqp": PromptTemplate(
         "{question1}\n{question2}\nquestion: Do both questions ask the same? Yes or No?\nanswer:",
         {"not_duplicate": "No", "duplicate": "Yes"},
     ),
-    "stsb": Prompt(
+    "stsb": PromptTemplate(
         "{sentence1}\n{sentence2}\nquestion: Do both sentences say the same? Yes or No?\nanswer:",
         {"0": "No", "5": "Yes"},
     ),
-    "mnli": Prompt("{premise}\nquestion: {hypothesis} True, False, or Neither?\nanswer:", TRUTH),
-    "ax": Prompt("{premise}\nquestion: {hypothesis} True, False, or Neither?\nanswer:", TRUTH),
-    "qnli": Prompt(
+    "mnli": PromptTemplate("{premise}\nquestion: {hypothesis} True, False, or Neither?\nanswer:", TRUTH),
+    "ax": PromptTemplate("{premise}\nquestion: {hypothesis} True, False, or Neither?\nanswer:", TRUTH),
+    "qnli": PromptTemplate(
         "{sentence}\nquestion: {question} Is the answer there? Yes or No?\nanswer:",
         {"entailment": "Yes", "not_entailment": "No"},
     ),
-    "rte": Prompt("{sentence1}\nquestion: {sentence2} True or False?\nanswer:", TRUTH),
-    "wnli": Prompt("{sentence1}\nquestion: {sentence2} True or False?\nanswer:", TRUTH),
+    "rte": PromptTemplate("{sentence1}\nquestion: {sentence2} True or False?\nanswer:", TRUTH),
+    "wnli": PromptTemplate("{sentence1}\nquestion: {sentence2} True or False?\nanswer:", TRUTH),
 }
 
 
-def prompt_of(task: TaskConfig, names: list[str] | None) -> Prompt:
+def prompt_template(task: TaskConfig, names: list[str] | None) -> PromptTemplate:
     """Return what a decoder is asked: the task's prompt, else GLUE's of its name, else its columns by their names.
 
     A label's word is the one that `task.verbalizer` or that prompt has for it, else its name. Spaces at the prompt's end
@@ -55,10 +55,10 @@ def prompt_of(task: TaskConfig, names: list[str] | None) -> Prompt:
     known = PROMPTS.get(task.name) if task.suite == "glue" else None
     lines = "".join(f"{column}: {{{column}}}\n" for column in task.text)
     text = (task.prompt or "").rstrip(" ") or (known.text if known else f"{lines}{task.label}:")
-    return Prompt(text, words_of(task, names, known.words if known else {}))
+    return PromptTemplate(text, verbalizer_of(task, names, known.words if known else {}))
 
 
-def words_of(task: TaskConfig, names: list[str] | None, usual: dict[str, str]) -> dict[str, str]:
+def verbalizer_of(task: TaskConfig, names: list[str] | None, usual: dict[str, str]) -> dict[str, str]:
     """Return each label's word; of a task of numbers, those alone that have one.
 
     Raises:

@@ -17,14 +17,14 @@ from peftkit.config import UserError
 IDS = ("id", "idx")  # columns that name a row
 
 
-class TextRow(NamedTuple):
+class TextRecord(NamedTuple):
     """A row's own name, None where its file gives none, and its text, empty where it has none."""
 
     id: str | None
     text: str
 
 
-def text_rows(file: Path, column: str, key: str = "embed.column") -> Iterator[TextRow]:
+def stream_texts(file: Path, column: str, key: str = "embed.column") -> Iterator[TextRecord]:
     """Read a file row by row, in constant memory: the lines of a .txt, `column` of a .csv, .tsv, .jsonl or .parquet.
 
     `key` is what a user names the column with.
@@ -33,12 +33,12 @@ def text_rows(file: Path, column: str, key: str = "embed.column") -> Iterator[Te
         UserError: the file cannot be read, or has no such column.
     """
     readers = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv, ".tsv": _csv}
-    with readable(file):
+    with reading(file):
         yield from readers.get(file.suffix, _lines)(file, column, key)
 
 
 @contextmanager
-def readable(file: Path) -> Iterator[None]:
+def reading(file: Path) -> Iterator[None]:
     """Say of a file that cannot be read what is wrong with it."""
     try:
         yield
@@ -50,13 +50,13 @@ def readable(file: Path) -> Iterator[None]:
         raise UserError(f"{file}: {str(error).splitlines()[0]}; mend the file, or name another") from error
 
 
-def _lines(file: Path, column: str, key: str) -> Iterator[TextRow]:
+def _lines(file: Path, column: str, key: str) -> Iterator[TextRecord]:
     with file.open(encoding="utf-8-sig", newline="\n") as lines:
         for line in lines:
-            yield TextRow(None, line.rstrip("\r\n"))
+            yield TextRecord(None, line.rstrip("\r\n"))
 
 
-def _jsonl(file: Path, column: str, key: str) -> Iterator[TextRow]:
+def _jsonl(file: Path, column: str, key: str) -> Iterator[TextRecord]:
     with file.open(encoding="utf-8-sig", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -68,10 +68,10 @@ def _jsonl(file: Path, column: str, key: str) -> Iterator[TextRow]:
             names = list(row) if isinstance(row, dict) else []
             _need(f"{file}: line {number}", names, column, key)
             name = _id_column(names)
-            yield TextRow(None if name is None else _text(row[name]), _text(row[column]))
+            yield TextRecord(None if name is None else _text(row[name]), _text(row[column]))
 
 
-def _csv(file: Path, column: str, key: str) -> Iterator[TextRow]:
+def _csv(file: Path, column: str, key: str) -> Iterator[TextRecord]:
     csv.field_size_limit(2**31 - 1)  # its 131,072 letters are too few for a long document
     is_tsv = file.suffix == ".tsv"
     with file.open(encoding="utf-8-sig", newline="") as opened:
@@ -87,10 +87,10 @@ def _csv(file: Path, column: str, key: str) -> Iterator[TextRow]:
                     f"{file}: line {lines.line_num} has {len(cells)} cells, but the header has {len(header)}; mend it"
                 )
             if cells:
-                yield TextRow(None if name is None else cells[header.index(name)], cells[place])
+                yield TextRecord(None if name is None else cells[header.index(name)], cells[place])
 
 
-def _parquet(file: Path, column: str, key: str) -> Iterator[TextRow]:
+def _parquet(file: Path, column: str, key: str) -> Iterator[TextRecord]:
     table = pq.ParquetFile(file)
     _need(str(file), table.schema_arrow.names, column, key)
     name = _id_column(table.schema_arrow.names)
@@ -98,7 +98,7 @@ def _parquet(file: Path, column: str, key: str) -> Iterator[TextRow]:
         texts = batch[column].to_pylist()
         ids = [None] * len(texts) if name is None else batch[name].to_pylist()
         yield from (
-            TextRow(None if name is None else _text(row), _text(text)) for row, text in zip(ids, texts, strict=True)
+            TextRecord(None if name is None else _text(row), _text(text)) for row, text in zip(ids, texts, strict=True)
         )
 
 

@@ -18,7 +18,7 @@ KEPT = 250_000  # words whose counts survive a pruning
 
 
 @dataclass(frozen=True)
-class Counts:
+class WordCounts:
     """How often each word was seen, with what was forgotten on the way.
 
     `words` may be short of the truth by `missed` at most, and a word that is not there was seen `missed` times at most.
@@ -38,7 +38,7 @@ class Candidate:
     pieces: int
 
 
-def listed_terms(file: Path) -> list[str]:
+def read_terms(file: Path) -> list[str]:
     """Return the lines of a list of terms as they are, blank ones too: who refuses a term says so.
 
     Raises:
@@ -52,7 +52,7 @@ def listed_terms(file: Path) -> list[str]:
         raise UserError(f"extend.terms={file}: {error.strerror}; name a text file, a term a line") from error
 
 
-def count_words(texts: Iterable[str], kept: int = KEPT) -> Counts:
+def count_words(texts: Iterable[str], kept: int = KEPT) -> WordCounts:
     """Count words in memory that does not grow with the text: of more than twice `kept`, the rarer are forgotten.
 
     The error is bounded as in lossy counting (Manku and Motwani 2002, section 4.2), and returned: what each pruning
@@ -67,11 +67,11 @@ def count_words(texts: Iterable[str], kept: int = KEPT) -> Counts:
         if len(counts) > 2 * kept:
             counts, dropped = _prune(counts, kept)
             missed += dropped
-    return Counts(dict(counts), total, missed)
+    return WordCounts(dict(counts), total, missed)
 
 
-def rank(
-    counts: Counts, pieces: Callable[[Sequence[str]], Sequence[int]], budget: int, min_count: int
+def rank_candidates(
+    counts: WordCounts, pieces: Callable[[Sequence[str]], Sequence[int]], budget: int, min_count: int
 ) -> list[Candidate]:
     """Return the words that save most, best first: `budget` of those that are seen `min_count` times or more.
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-class VectorFile:
+class VectorFileWriter:
     """A file that grows by parts, and is there whole or not at all.
 
     A .parquet has the columns id, text and vector, a list of one length in fp32, null where a row has none. A .npy is
@@ -24,7 +24,7 @@ class VectorFile:
         self._writer: Any = None  # of parquet
         self._out: Any = None  # of npy
 
-    def __enter__(self) -> VectorFile:
+    def __enter__(self) -> VectorFileWriter:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         return self
 

@@ -15,10 +15,10 @@ import torch
 
 from peftkit.config import TEXT_FILES, Embed, ModelConfig, RunConfig, UserError
 from peftkit.config.source import Source
-from peftkit.data.collate import padded
+from peftkit.data.collate import padding_collator
 from peftkit.data.formats.base import tokenize
-from peftkit.data.streaming import TextRow, text_rows
-from peftkit.data.vector_file import VectorFile
+from peftkit.data.streaming import TextRecord, stream_texts
+from peftkit.data.vector_file import VectorFileWriter
 from peftkit.jobs import extend
 from peftkit.models.embedding_rows import grow
 from peftkit.models.load import load_model, load_tokenizer
@@ -72,7 +72,7 @@ def embed(run: RunConfig) -> None:
     started, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
     given = Path(str(run.input))
     is_file = given.suffix in TEXT_FILES
-    rows = text_rows(given, settings.column) if is_file else iter([TextRow(None, str(run.input))])
+    rows = stream_texts(given, settings.column) if is_file else iter([TextRecord(None, str(run.input))])
     encoder = _encoder(run, settings)
     if not is_file and run.output is None:
         found = encode(encoder, [str(run.input)])
@@ -82,7 +82,7 @@ def embed(run: RunConfig) -> None:
         return
     target = Path(run.output or f"{given.with_suffix('')}.vectors.parquet")
     truncated = empty = 0
-    with VectorFile(target) as file:
+    with VectorFileWriter(target) as file:
         for part in _parts(rows):
             found = encode(encoder, [row.text for row in part])
             truncated, empty = truncated + found.truncated, empty + int((~found.known).sum())
@@ -126,7 +126,7 @@ def encode(encoder: Encoder, texts: list[str]) -> Found:
     vectors: np.ndarray = np.zeros((len(texts), encoder.width), dtype=np.float32)
     known: np.ndarray = np.zeros(len(texts), dtype=bool)
     order = [place for place in np.argsort(lengths, kind="stable")[::-1] if lengths[place]]
-    collate = padded(encoder.tokenizer)
+    collate = padding_collator(encoder.tokenizer)
     for first in range(0, len(order), encoder.batch_size):
         places = order[first : first + encoder.batch_size]
         batch = collate([{name: values[place] for name, values in tokens.items()} for place in places])
@@ -205,9 +205,9 @@ def _of_run(folder: Path) -> Loaded:
     return stack_of(model), parts.tokenizer, source, vector_pooling(trained.model, source), longest
 
 
-def _parts(rows: Iterable[TextRow]) -> Iterator[list[TextRow]]:
+def _parts(rows: Iterable[TextRecord]) -> Iterator[list[TextRecord]]:
     """Yield rows together, so that no file needs more memory than its longest texts."""
-    part: list[TextRow] = []
+    part: list[TextRecord] = []
     letters = 0
     for row in rows:
         part.append(row)

@@ -12,8 +12,8 @@ from typing import Any
 
 from peftkit.config import Extend, RunConfig, UserError
 from peftkit.config.source import Source, fingerprint
-from peftkit.data.corpus import corpus_files, documents
-from peftkit.data.term_mining import Candidate, Counts, count_words, listed_terms, rank
+from peftkit.data.corpus import corpus_files, stream_documents
+from peftkit.data.term_mining import Candidate, WordCounts, count_words, rank_candidates, read_terms
 from peftkit.models.embedding_rows import FACTS, WEIGHTS, Vocabulary, first_rows, grow, save_rows
 from peftkit.models.language_model import load_language_model
 from peftkit.models.load import load_tokenizer
@@ -43,7 +43,7 @@ def extend(run: RunConfig, config: dict[str, Any], overrides: list[str]) -> Path
         log(f"!! {sentence}")
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     tokenizer = load_tokenizer(source)
-    listed = listed_terms(Path(settings.terms)) if settings.terms else []
+    listed = read_terms(Path(settings.terms)) if settings.terms else []
     mined, counts = _mine(settings, tokenizer, {as_read(tokenizer, term) for term in listed})
     model, why_no_head = load_language_model(source, tokenizer)
     old_rows = model.get_input_embeddings().weight.shape[0]
@@ -122,15 +122,15 @@ def _folder(run: RunConfig, settings: Extend, source: Source) -> Path:
     return Path(run.out, "extend", name, hashlib.sha256(text.encode()).hexdigest()[:8])
 
 
-def _mine(settings: Extend, tokenizer: Any, listed: set[str]) -> tuple[list[Candidate], Counts | None]:
+def _mine(settings: Extend, tokenizer: Any, listed: set[str]) -> tuple[list[Candidate], WordCounts | None]:
     """Return the corpus's own terms, best first, and how its words were counted; the held-out tenth is not read."""
     if settings.corpus is None or settings.budget == 0:
         return [], None
-    texts = (text for text, is_held_out in documents(settings.corpus, settings.column) if not is_held_out)
+    texts = (text for text, is_held_out in stream_documents(settings.corpus, settings.column) if not is_held_out)
     counts = count_words(as_read(tokenizer, text) for text in texts)
     for term in listed:
         counts.words.pop(term, None)
-    found = rank(counts, lambda words: piece_counts(tokenizer, words), settings.budget, settings.min_count)
+    found = rank_candidates(counts, lambda words: piece_counts(tokenizer, words), settings.budget, settings.min_count)
     return found, counts
 
 
@@ -157,7 +157,7 @@ def _terms(extension: Extension, tokenizer: Any, mined: dict[str, Candidate]) ->
     return {"added": list(added.values()), "refused": refused}
 
 
-def _measure(settings: Extend, before: Any, extension: Extension, counts: Counts | None) -> dict[str, Any] | None:
+def _measure(settings: Extend, before: Any, extension: Extension, counts: WordCounts | None) -> dict[str, Any] | None:
     """Return pieces a word (between spaces) on the held-out tenth, with the old and the new tokenizer.
 
     `changed` counts documents that hold no new token and are cut otherwise than before.
@@ -165,7 +165,7 @@ def _measure(settings: Extend, before: Any, extension: Extension, counts: Counts
     if settings.corpus is None:
         return None
     new = {token.id for token in extension.tokens}
-    texts = (text for text, is_held_out in documents(settings.corpus, settings.column) if is_held_out)
+    texts = (text for text, is_held_out in stream_documents(settings.corpus, settings.column) if is_held_out)
     found = dict.fromkeys(("documents", "words", "pieces_before", "pieces_after", "with_terms", "changed"), 0)
     for batch in _batches(texts):
         old_ids = before(batch, add_special_tokens=False)["input_ids"]

@@ -16,8 +16,8 @@ from peftkit import training
 from peftkit.config import RunConfig, error_summary, generates_text, is_prompted
 from peftkit.config.source import Source
 from peftkit.data.collate import LengthGroupedSampler, padding_waste
-from peftkit.data.datasets import APART, TaskDataset, load_task_dataset
-from peftkit.data.formats import Encoded, Language
+from peftkit.data.datasets import SEARCH_SPLIT, TaskDataset, load_task_dataset
+from peftkit.data.formats import Encoded, LanguageModelingFormat
 from peftkit.jobs.search import no_search, search
 from peftkit.methods import count_parameters, fold
 from peftkit.pipeline import language_model, latency, merge_check, verify
@@ -104,7 +104,7 @@ def finetune(
             )
             run = _at_rate(run, config, result)
         if run.trial:
-            run = replace(run, task=replace(run.task, splits={**run.task.splits, "validation": [APART]}))
+            run = replace(run, task=replace(run.task, splits={**run.task.splits, "validation": [SEARCH_SPLIT]}))
         _train_and_record(run, model_source, rows, folder, result)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
@@ -164,8 +164,8 @@ def _train_and_record(
     result["audit"]["rows"][run.task.splits["train"]] = asked_of  # whatever a teacher made of them
     if is_prompted(run):
         result["audit"]["shots"] = shots_told(run, parts.format, evaluations)
-    encoded.places.clear()  # only answers need them: no training should hold them in memory
-    held = evaluations[APART] if follows else held
+    encoded.positions.clear()  # only answers need them: no training should hold them in memory
+    held = evaluations[SEARCH_SPLIT] if follows else held
     if is_main_process():
         run_folder.write_result(folder, result)
     batch = arguments.train_batch_size
@@ -177,8 +177,8 @@ def _train_and_record(
         arguments,
         parts.format.collator(),
         output_reader(parts),
-        encoded.rows,
-        holdout=None if held is None else held.rows,
+        encoded.inputs,
+        holdout=None if held is None else held.inputs,
         sampler=sampler,
         score=None if held is None else lambda scores: {"score": mean_score(run, parts, scores, held)},
         patience=run.early_stopping.patience,
@@ -188,7 +188,7 @@ def _train_and_record(
         make=trainer_factory(run, parts, arguments),
     )
     texts = {}
-    if isinstance(parts.format, Language) and not run.trial:
+    if isinstance(parts.format, LanguageModelingFormat) and not run.trial:
         (held_out, *_) = run.task.splits["validation"]
         texts = {"held_out": evaluations[held_out], "general": language_model.general_text(parts, run.task)}
     before = {name: language_model.bits_per_byte(answer(parts, trainer, text)[0]) for name, text in texts.items()}
@@ -277,5 +277,5 @@ def audit(rows: TaskDataset, parts: TrainingBundle, splits: dict[str, Encoded]) 
         "rows": {name: len(encoded.has_label) for name, encoded in splits.items()},
         "truncated": {name: encoded.truncated for name, encoded in splits.items()},
         "dropped": rows.dropped,
-        "label_counts": {name: parts.format.counts(encoded) for name, encoded in splits.items()},
+        "label_counts": {name: parts.format.label_counts(encoded) for name, encoded in splits.items()},
     }

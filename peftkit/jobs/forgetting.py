@@ -20,9 +20,9 @@ from peftkit.data.files import read_file
 from peftkit.data.offline_corpus import (
     Pair,
     causal_pairs,
-    embedded_corpus,
-    fingerprint,
+    documents_fingerprint,
     masked_pairs,
+    offline_documents,
     pack,
     span_pairs,
 )
@@ -93,7 +93,7 @@ def forgetting(run: RunConfig) -> Path:
         "unit": "1 - cosine" if probe.measure == DRIFT else "nats a token",
         "reason": reason,
         "text": name,
-        "text_revision": fingerprint(documents),
+        "text_revision": documents_fingerprint(documents),
         "tokens": probe.tokens,
         "before": before,
         "after": curve[-1]["loss"],
@@ -127,7 +127,7 @@ class Probe:
 def _text(run: RunConfig) -> tuple[str, list[str]]:
     """Return the name of the text and its documents: a file's lines or its column text, else the offline ones."""
     if run.input is None:
-        return "offline, held out: generated sentences and Python's language reference", embedded_corpus()[1]
+        return "offline, held out: generated sentences and Python's language reference", offline_documents()[1]
     file = Path(run.input)
     if file.suffix == ".txt":
         try:

@@ -28,7 +28,7 @@ from peftkit.config import (
 from peftkit.config.checks import mismatches
 from peftkit.config.source import Source
 from peftkit.data.formats import Encoded
-from peftkit.data.labels import feature_of
+from peftkit.data.labels import label_feature
 from peftkit.data.miniglue import sentences
 from peftkit.methods import is_mergeable, load_adapter, merge
 from peftkit.models.load import auto_class, load_model, load_tokenizer
@@ -163,7 +163,7 @@ def rows_of(task: TaskConfig) -> Dataset:
         for column in task.text:
             rows[column].append(values[column])
     table = Dataset.from_dict(rows)
-    return table.cast_column("label", feature_of(task))
+    return table.cast_column("label", label_feature(task))
 
 
 def _check(run: RunConfig, folder: Path, scratch: Path) -> dict[str, bool]:
@@ -226,7 +226,7 @@ def _trains(parts: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None
     model = parts.model.train()
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     frozen = {name: weight.detach().clone() for name, weight in model.named_parameters() if name not in trained}
-    batch = parts.format.collator()([encoded.rows[row] for row in range(len(encoded.rows))])
+    batch = parts.format.collator()([encoded.inputs[row] for row in range(len(encoded.inputs))])
     optimizer = torch.optim.AdamW(trained.values(), lr=1e-2, weight_decay=0.01)
     reached: set[str] = set()
     if parts.schedule is not None:
@@ -269,9 +269,9 @@ def _several(run: RunConfig, parts: TrainingBundle, encoded: Encoded, trained: n
 
 def _mixed(parts: TrainingBundle, encoded: Encoded, trained: np.ndarray) -> bool:
     """Tell whether rows of one batch can have an adapter each, and each says what it says alone."""
-    if parts.format.words is not None or "other" not in parts.model.peft_config:
+    if parts.format.verbalizer_ids is not None or "other" not in parts.model.peft_config:
         return False
-    inputs = [encoded.rows[row] for row in range(len(encoded.rows))]
+    inputs = [encoded.inputs[row] for row in range(len(encoded.inputs))]
     names = ["default" if row % 2 else "other" for row in range(len(inputs))]
     try:
         mixed = _batch_scores(parts, inputs, adapter_names=names)
@@ -297,7 +297,9 @@ def _quantized(run: RunConfig, source: Source, names: list[str] | None, rows: Da
 
 
 def _scores(parts: TrainingBundle, encoded: Encoded) -> np.ndarray:
-    return verify.flat(parts, _batch_scores(parts, [encoded.rows[row] for row in range(len(encoded.rows))]), encoded)
+    return verify.flat(
+        parts, _batch_scores(parts, [encoded.inputs[row] for row in range(len(encoded.inputs))]), encoded
+    )
 
 
 def _batch_scores(parts: TrainingBundle, rows: list[dict[str, Any]], **more: Any) -> np.ndarray:

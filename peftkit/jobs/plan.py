@@ -33,7 +33,7 @@ def plan(run: RunConfig) -> None:
     batch_size = arguments.train_batch_size
     order = LengthGroupedSampler(encoded.lengths, batch_size, run.seed).order(0)
     longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]
-    batch = parts.format.collator()([encoded.rows[int(row)] for row in longest])
+    batch = parts.format.collator()([encoded.inputs[int(row)] for row in longest])
     loss: Any = own_loss(run, parts) if run.distill.teacher is None else None  # a teacher is not asked before a step
     if run.task.kind == "preferences":
         loss = reference.states

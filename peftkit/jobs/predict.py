@@ -11,11 +11,11 @@ from datasets import Dataset, List
 
 from peftkit import training
 from peftkit.config import FILES, RunConfig, TaskConfig, UserError
-from peftkit.data.conversations import questions
-from peftkit.data.datasets import text_of
+from peftkit.data.conversations import open_conversations
+from peftkit.data.datasets import parse_text
 from peftkit.data.files import read_file
-from peftkit.data.formats import Preferences
-from peftkit.data.preference_pairs import pair_of, text_or_turns
+from peftkit.data.formats import PreferenceFormat
+from peftkit.data.preference_pairs import parse_preference, parse_prompt
 from peftkit.pipeline.build import TrainingBundle, predictor
 from peftkit.pipeline.evaluate import answer
 from peftkit.pipeline.inference import (
@@ -53,17 +53,17 @@ def predict(run: RunConfig) -> None:
     check_reserved_columns(table, given)
     parts = load_bundle(trained, folder)
     if trained.task.kind == "instructions":
-        rows, empty, told = questions(trained.task, table)
+        rows, empty, told = open_conversations(trained.task, table)
         if told:
             log(f"{told} of {len(table)} conversations end with an answer, which is left out and given anew")
     else:
-        texts = {column: [text_of(trained.task, text) for text in table[column]] for column in columns}
+        texts = {column: [parse_text(trained.task, text) for text in table[column]] for column in columns}
         empty = [row for row in range(len(table)) if not all(texts[column][row] for column in columns)]
         rows = Dataset.from_dict({"id": range(len(table)), **texts, "label": [None] * len(table)})
     encoded = parts.format.encode(rows)
     with predictor(in_batches_of(run, trained), parts) as trainer:
         answers, _ = answer(parts, trainer, encoded)
-    labels: list[Any] = [parts.format.told(prediction) for prediction in answers.predictions]
+    labels: list[Any] = [parts.format.describe(prediction) for prediction in answers.predictions]
     scores: list[Any] = [row.astype(float).tolist() or None for row in answers.scores]
     for row in empty:
         labels[row] = scores[row] = None
@@ -145,11 +145,11 @@ def predict_preferences(run: RunConfig, trained: RunConfig, folder: Path) -> Non
     check_reserved_columns(table, given)
     if set(trained.task.text) <= set(table.column_names):
         columns = [list(table[column]) for column in trained.task.text]
-        rows: list[Any] = [pair_of(list(values), str(given)) for values in zip(*columns, strict=True)]
+        rows: list[Any] = [parse_preference(list(values), str(given)) for values in zip(*columns, strict=True)]
         places = [place for place, row in enumerate(rows) if all(row)]
         said: Any = _margins(run, trained, folder, [rows[place] for place in places]) if places else []
     else:
-        rows = [text_or_turns(value) for value in table[prompt]]
+        rows = [parse_prompt(value) for value in table[prompt]]
         places = [place for place, row in enumerate(rows) if row]
         parts = load_bundle(trained, folder)
         said = _written(run, trained, parts, [rows[place] for place in places]) if places else []
@@ -180,10 +180,10 @@ def _margins(run: RunConfig, trained: RunConfig, folder: Path, rows: list[Any]) 
 def _written(run: RunConfig, trained: RunConfig, parts: TrainingBundle, prompts: list[Any]) -> list[tuple[str, None]]:
     """Return what the model writes after each prompt, greedily."""
 
-    assert isinstance(parts.format, Preferences)
+    assert isinstance(parts.format, PreferenceFormat)
     ids, tokenizer = parts.format.prompts(prompts), parts.tokenizer
     with predictor(in_batches_of(run, trained), parts) as trainer:
         written, _ = training.generate(
-            trainer, ids, tokenizer.pad_token_id, parts.format.longest, tokenizer.eos_token_id
+            trainer, ids, tokenizer.pad_token_id, parts.format.max_answer_tokens, tokenizer.eos_token_id
         )  # fmt: skip
     return [(text.strip(), None) for text in tokenizer.batch_decode(written, skip_special_tokens=True)]

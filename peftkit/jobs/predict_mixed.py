@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from peftkit import training
 from peftkit.config import RunConfig, UserError
-from peftkit.data.datasets import text_of
+from peftkit.data.datasets import parse_text
 from peftkit.data.files import read_file
 from peftkit.data.formats import Encoded, format_of
 from peftkit.jobs.predict import answer_table, answers_file, check_reserved_columns, write_table
@@ -41,9 +41,9 @@ def predict_mixed(run: RunConfig) -> None:
     labels: list[Any] = [None] * len(table)
     found: list[Any] = [None] * len(table)
     for name, part in parts.items():
-        answers = part.format.answer(part.format.cut(scores[name], encoded[name]), encoded[name])
+        answers = part.format.decode(part.format.unpad(scores[name], encoded[name]), encoded[name])
         for row, prediction, score in zip(rows[name], answers.predictions, answers.scores, strict=True):
-            labels[row], found[row] = part.format.told(prediction), score.astype(float).tolist()
+            labels[row], found[row] = part.format.describe(prediction), score.astype(float).tolist()
     if len({type(label) for label in labels}) > 1:  # a column has one type: numbers beside names are text
         labels = [str(label) for label in labels]
     out = answer_table(table, labels, found)
@@ -107,7 +107,7 @@ def _rows_of(table: Dataset, runs: Sequence[RunConfig], file: Path) -> dict[str,
         name = str(row["task"])
         if name not in rows:
             raise UserError(f"row {number + 1} of {file} is of task {name}; the runs are of {', '.join(rows)}")
-        if missing := [column for column in columns[name] if not text_of(run_of[name].task, row.get(column))]:
+        if missing := [column for column in columns[name] if not parse_text(run_of[name].task, row.get(column))]:
             raise UserError(f"row {number + 1} of {file} is of task {name} and lacks {', '.join(missing)}")
         rows[name].append(number)
     return rows
@@ -115,7 +115,7 @@ def _rows_of(table: Dataset, runs: Sequence[RunConfig], file: Path) -> dict[str,
 
 def _rows(table: Dataset, numbers: list[int], parts: TrainingBundle) -> Dataset:
     task = parts.format.task
-    texts = {column: [text_of(task, table[number][column]) for number in numbers] for column in task.text}
+    texts = {column: [parse_text(task, table[number][column]) for number in numbers] for column in task.text}
     return Dataset.from_dict({"id": numbers, **texts, "label": [None] * len(numbers)})
 
 
@@ -131,7 +131,7 @@ def _scores(
         collate = parts[tasks[0]].format.collator()
         with predictor(runs[tasks[0]], parts[tasks[0]]) as trainer:
             for batch in _batches({name: encoded[name].lengths for name in tasks}, size):
-                inputs = [encoded[name].rows[number] for name, number in batch]
+                inputs = [encoded[name].inputs[number] for name, number in batch]
                 inputs = [{key: value for key, value in row.items() if key != "labels"} for row in inputs]
                 scores = training.mixed_scores(trainer, collate(inputs), [name for name, _ in batch])
                 for (name, number), row in zip(batch, scores, strict=True):

@@ -54,5 +54,5 @@ def ensure_mini(kind: str) -> Path:
 
 @lru_cache(maxsize=1)
 def _corpus() -> tuple[list[str], list[str], str]:
-    train, held_out = offline_corpus.embedded_corpus()
-    return train, held_out, offline_corpus.fingerprint(train)
+    train, held_out = offline_corpus.offline_documents()
+    return train, held_out, offline_corpus.documents_fingerprint(train)

@@ -19,7 +19,7 @@ from datasets import Dataset
 from peftkit.config import ModelConfig, RunConfig, TaskConfig, UserError, generates_text
 from peftkit.config.source import Source, fingerprint, hub_answers
 from peftkit.data.datasets import TaskDataset, split_off
-from peftkit.data.formats import Encoded, Format, Instructions, Language
+from peftkit.data.formats import Encoded, Format, InstructionFormat, LanguageModelingFormat
 from peftkit.data.passages import split_passages
 from peftkit.methods import Gradual, Unfreezing, wrap
 from peftkit.models.embedding_rows import FACTS, WEIGHTS, grow, read_vocabulary
@@ -119,9 +119,9 @@ def build(
 
     tokenizer = load_tokenizer(tokenizer_source(run.vocab, model_source))
     task_format = asked_format(run, names, tokenizer)
-    if isinstance(task_format, Language):
+    if isinstance(task_format, LanguageModelingFormat):
         encoded = task_format.blocks(rows, run.seed)
-    elif isinstance(task_format, Instructions) and run.task.packing:
+    elif isinstance(task_format, InstructionFormat) and run.task.packing:
         encoded = task_format.blocks(rows)
     else:
         encoded = task_format.encode(rows)
@@ -222,9 +222,9 @@ def execution_setup(run: RunConfig) -> dict[str, Any]:
 
 def output_reader(parts: TrainingBundle) -> Scores | Vectors:
     """Return what reads a model's scores, of which vectors are one kind."""
-    if parts.format.reads == "vectors":
+    if parts.format.output_kind == "vectors":
         return Vectors(parts.model.config.vector_pooling)
-    return Scores(parts.format.reads, parts.format.words)
+    return Scores(parts.format.output_kind, parts.format.verbalizer_ids)
 
 
 def own_loss(run: RunConfig, parts: TrainingBundle) -> ContrastiveLoss | Distillation | None:
@@ -253,7 +253,7 @@ def trainer_factory(run: RunConfig, parts: TrainingBundle, arguments: Any) -> Ca
     if task.kind == "preferences":
         assert task.beta is not None and task.loss_type is not None  # what the schema asks of the kind
         return preference_trainer(parts.tokenizer, task.beta, task.loss_type, task.label_smoothing or 0.0)
-    if not isinstance(parts.format, Instructions) or not parts.format.is_decoder or not trains:
+    if not isinstance(parts.format, InstructionFormat) or not parts.format.is_decoder or not trains:
         return ScoringTrainer
     if (reason := plain_loss(parts.model, arguments)) is not None:
         log(f"   trained without TRL: {reason}")

@@ -11,7 +11,7 @@ import numpy as np
 from peftkit import training
 from peftkit.config import RunConfig
 from peftkit.data.datasets import TaskDataset
-from peftkit.data.formats import Answers, Encoded, Instructions, Texts
+from peftkit.data.formats import Encoded, InstructionFormat, Predictions, TextGenerationFormat
 from peftkit.metrics import score
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.results import run_folder
@@ -47,30 +47,32 @@ def evaluate_splits(
     return scores, {"eval_seconds": seconds, "eval_peak_bytes": max(peaks) or None}
 
 
-def answer(parts: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Answers, dict[str, Any]]:
+def answer(parts: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:
     """Return a model's answers to encoded rows, and the seconds and the peak in bytes that they took."""
-    found = training.predict(trainer, encoded.rows, encoded.lengths)
-    scores, texts, seconds = parts.format.cut(found.scores, encoded), None, found.seconds
+    found = training.predict(trainer, encoded.inputs, encoded.lengths)
+    scores, texts, seconds = parts.format.unpad(found.scores, encoded), None, found.seconds
     has_ended: list[bool] | None = None
-    if parts.format.writes is not None:
-        prompts, ids = [prompt for _, prompt in encoded.places], parts.tokenizer
-        written, more = training.generate(trainer, prompts, ids.pad_token_id, parts.format.writes, ids.eos_token_id)
+    if parts.format.max_new_tokens is not None:
+        prompts, ids = [prompt for _, prompt in encoded.positions], parts.tokenizer
+        written, more = training.generate(
+            trainer, prompts, ids.pad_token_id, parts.format.max_new_tokens, ids.eos_token_id
+        )
         texts = [text.lstrip() for text in ids.batch_decode(written, skip_special_tokens=True)]
-        stop = parts.format.stops if isinstance(parts.format, Texts) and parts.format.shots else ""
+        stop = parts.format.stop_text if isinstance(parts.format, TextGenerationFormat) and parts.format.shots else ""
         has_ended = [
             ids.eos_token_id in row or bool(stop and stop in text) for row, text in zip(written, texts, strict=True)
         ]
         texts = [text.strip() for text in texts]
         seconds += more
-    answers = replace(parts.format.answer(scores, encoded, texts), has_ended=has_ended)
-    if isinstance(parts.format, Instructions):
+    answers = replace(parts.format.decode(scores, encoded, texts), has_ended=has_ended)
+    if isinstance(parts.format, InstructionFormat):
         assert has_ended is not None  # instructions are always answered in writing
-        answers = parts.format.judge(answers, has_ended, encoded)
+        answers = parts.format.check_answer_format(answers, has_ended, encoded)
     return answers, {"seconds": seconds, "peak_bytes": found.peak_bytes}
 
 
 def _score(
-    run: RunConfig, parts: TrainingBundle, answers: Answers, encoded: Encoded, suffix: str = ""
+    run: RunConfig, parts: TrainingBundle, answers: Predictions, encoded: Encoded, suffix: str = ""
 ) -> dict[str, Any]:
     """Score the rows whose label is known."""
     known = np.flatnonzero(encoded.has_label)
@@ -80,7 +82,7 @@ def _score(
     if answers.likelihoods is not None:
         nats, tokens = answers.likelihoods
         likelihoods = (nats[known], tokens[known])
-    in_form = None if answers.in_form is None else answers.in_form[known]
+    in_form = None if answers.follows_format is None else answers.follows_format[known]
     return score(list(run.task.metrics), predictions, labels, suffix, parts.format.names, likelihoods, in_form)
 
 
@@ -90,8 +92,8 @@ def mean_score(run: RunConfig, parts: TrainingBundle, scores: np.ndarray, held: 
     Of a model that would have to write its answers, it is the likelihood of a label's token; of one that learns from
     preferences, that of the preferences (the mean log sigmoid of the margins).
     """
-    answers = parts.format.answer(parts.format.cut(scores, held), held)
-    if parts.format.reads == "preferences":
+    answers = parts.format.decode(parts.format.unpad(scores, held), held)
+    if parts.format.output_kind == "preferences":
         return -float(np.logaddexp(0, -np.asarray(answers.predictions)).mean())
     if answers.likelihoods is not None:
         nats, tokens = answers.likelihoods

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftkit.config import RunConfig, TaskConfig
 from peftkit.config.source import fingerprint
-from peftkit.data.contamination import EvaluationSets, file_texts, texts_in
+from peftkit.data.contamination import EvaluationSets, file_texts, iter_texts
 from peftkit.paths import conf_folder
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def load_evaluation_sets(names: list[str], run: RunConfig) -> tuple[EvaluationSe
             configure_libraries(run.source)
             tables, origin = evaluation_tables(load_task_config(name), run.data_root, run.source)
             for split, table in tables.items():
-                sets.add(f"{name}/{split}", (list(texts_in(dict(row))) for row in table))
+                sets.add(f"{name}/{split}", (list(iter_texts(dict(row))) for row in table))
             revision = origin.revision or origin.name
             if origin.substituted_for:
                 sentence = f"EVALUATION SET: {origin.name} (offline) stands in for {origin.substituted_for}'s {name}"

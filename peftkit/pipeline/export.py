@@ -40,7 +40,7 @@ def export_artifact(parts: TrainingBundle, folder: Path, vocab: str | None = Non
 
 def with_sentence_files(parts: TrainingBundle, folder: Path) -> None:
     """Let sentence-transformers load a folder where a model of vectors is saved."""
-    if parts.format.reads == "vectors":
+    if parts.format.output_kind == "vectors":
         config = parts.model.config
         write_sentence_files(folder, config.vector_pooling, config.hidden_size, parts.format.task.max_length)
 

@@ -15,9 +15,9 @@ import torch
 
 from peftkit.config import RunConfig, TaskConfig
 from peftkit.config.source import Source
-from peftkit.data.formats import Answers, Encoded
-from peftkit.data.offline_corpus import embedded_corpus
-from peftkit.data.passages import split_passages, text_rows
+from peftkit.data.formats import Encoded, Predictions
+from peftkit.data.offline_corpus import offline_documents
+from peftkit.data.passages import passage_dataset, split_passages
 from peftkit.methods import embedding_rows
 from peftkit.models.embedding_rows import read_vocabulary
 from peftkit.models.load import load_tokenizer
@@ -31,17 +31,17 @@ WORD = re.compile(r"\S+")
 
 def general_text(parts: TrainingBundle, task: TaskConfig) -> Encoded:
     """Return text that has nothing to do with the corpus, to measure what is forgotten."""
-    rows = text_rows([(str(number), text) for number, text in enumerate(_general())])
+    rows = passage_dataset([(str(number), text) for number, text in enumerate(_general())])
     whole = split_passages(rows, replace(task, max_eval_samples=None))
     return parts.format.encode(whole.select(range(0, len(whole), -(-len(whole) // PASSAGES))))
 
 
 @lru_cache(maxsize=1)
 def _general() -> list[str]:
-    return embedded_corpus()[1]
+    return offline_documents()[1]
 
 
-def bits_per_byte(answers: Answers) -> float:
+def bits_per_byte(answers: Predictions) -> float:
     """Return bits a byte over all passages together."""
     assert answers.likelihoods is not None
     nats, sizes = answers.likelihoods

@@ -31,7 +31,7 @@ def measure(run: RunConfig, parts: TrainingBundle, encoded: Encoded) -> dict[str
 
 
 def _milliseconds(run: RunConfig, parts: TrainingBundle, encoded: Encoded) -> float:
-    rows = [encoded.rows[row] for row in range(min(ROWS, len(encoded.rows)))]
+    rows = [encoded.inputs[row] for row in range(min(ROWS, len(encoded.inputs)))]
     spent = []
     with predictor(run, parts) as trainer:
         model = trainer.model.eval()

@@ -10,7 +10,7 @@ import torch
 
 from peftkit import training
 from peftkit.config import RunConfig, is_prompted
-from peftkit.data.formats import Answers, Encoded
+from peftkit.data.formats import Encoded, Predictions
 from peftkit.methods import count_parameters, is_mergeable, merge
 from peftkit.pipeline.build import TrainingBundle, predictor
 from peftkit.results.console import log
@@ -49,7 +49,7 @@ def _compare(run: RunConfig, parts: TrainingBundle, rows: Any, folder: Path) -> 
         [np.ravel(np.abs(after - before)) for before, after in zip(told.scores, again.scores, strict=True)]
     )
     changed = None
-    if parts.format.reads == "spans" or parts.format.names is not None:  # else a prediction is a number
+    if parts.format.output_kind == "spans" or parts.format.names is not None:  # else a prediction is a number
         pairs = zip(told.predictions, again.predictions, strict=True)
         changed = sum(not np.array_equal(before, after) for before, after in pairs)
     return {
@@ -61,11 +61,11 @@ def _compare(run: RunConfig, parts: TrainingBundle, rows: Any, folder: Path) -> 
     }
 
 
-def _answers(run: RunConfig, parts: TrainingBundle, encoded: Encoded) -> Answers:
+def _answers(run: RunConfig, parts: TrainingBundle, encoded: Encoded) -> Predictions:
     """Return what a model says of encoded rows, in the precision of the run; no text is written."""
     with predictor(run, parts) as trainer:
-        scores = training.predict(trainer, encoded.rows, encoded.lengths).scores
-    return parts.format.answer(parts.format.cut(scores, encoded), encoded)
+        scores = training.predict(trainer, encoded.inputs, encoded.lengths).scores
+    return parts.format.decode(parts.format.unpad(scores, encoded), encoded)
 
 
 def _check_memory(needed: int) -> None:

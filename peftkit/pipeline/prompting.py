@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from peftkit.config import RunConfig, is_prompted
 from peftkit.config.checks.prompting import CLASSED
 from peftkit.config.source import Source
-from peftkit.data.formats import Encoded, Format, Prompted, Texts, format_of
-from peftkit.data.formats.few_shot import draw
+from peftkit.data.formats import Encoded, Format, PromptedFormat, TextGenerationFormat, format_of
+from peftkit.data.formats.few_shot import sample_balanced
 from peftkit.results import run_folder
 from peftkit.results.console import log
 
@@ -34,7 +34,7 @@ def asked_format(
     context = None if model is None else getattr(model.config, "max_position_embeddings", None)
     if run.task.kind in CLASSED:
         calibrate = bool(run.method.config.get("calibrate"))
-        return Prompted(run.task, names, tokenizer, run.model.family == "decoder", calibrate, shots, context)
+        return PromptedFormat(run.task, names, tokenizer, run.model.family == "decoder", calibrate, shots, context)
     found: Any = format_of(run.task, run.model.family, names, tokenizer)
     return replace(found, shots=shots, context=context)
 
@@ -49,17 +49,17 @@ def with_examples(run: RunConfig, asked: Format, rows: Dataset, model: Any) -> F
     if not is_prompted(run):
         return asked
     number = int(run.method.config.get("shots") or 0)
-    assert isinstance(asked, Prompted | Texts)
-    drawn = draw([asked.group(label) for label in rows["label"]], number, run.seed)
+    assert isinstance(asked, PromptedFormat | TextGenerationFormat)
+    drawn = sample_balanced([asked.shot_group(label) for label in rows["label"]], number, run.seed)
     if len(drawn) < number:
         log(f"   {number} examples asked for, {len(drawn)} training rows there")
-    shots = tuple(asked.shown(dict(rows[row])) for row in drawn)
+    shots = tuple(asked.render_shot(dict(rows[row])) for row in drawn)
     return asked_format(run, asked.names, asked.tokenizer, shots, model)
 
 
 def shots_told(run: RunConfig, asked: Format, splits: dict[str, Encoded]) -> dict[str, Any]:
     """Count, for the record, the examples that were asked for, drawn, and left out where a row had no room for them."""
-    left_out = {name: encoded.left_out for name, encoded in splits.items()}
+    left_out = {name: encoded.dropped_shots for name, encoded in splits.items()}
     drawn = len(getattr(asked, "shots", ()))
     for name, count in left_out.items():
         if count:
@@ -71,11 +71,11 @@ def shots_told(run: RunConfig, asked: Format, splits: dict[str, Encoded]) -> dic
 def save_prompt(asked: Format, source: Source, folder: Path) -> Path:
     """Keep what the model is asked with; the model itself is the base, as it was."""
     artefact = folder / FOLDER
-    known = asked if isinstance(asked, Prompted) else None
+    known = asked if isinstance(asked, PromptedFormat) else None
     told = {
         "base": {name: value for name, value in asdict(source).items() if name != "folder"},
         "prompt": asked.task.template if known is None else known.template,
-        "words": None if known is None else known.said,
+        "words": None if known is None else known.verbalizer,
         "shots": list(getattr(asked, "shots", ())),
     }
     run_folder.write_text(artefact / "prompt.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")

@@ -14,7 +14,7 @@ from datasets import Dataset
 from peftkit import training
 from peftkit.config import RunConfig
 from peftkit.config.source import Source
-from peftkit.data.formats import REFERENCE, Encoded, format_of
+from peftkit.data.formats import REFERENCE_COLUMNS, Encoded, format_of
 from peftkit.models.load import load_model, load_tokenizer
 from peftkit.results.console import log
 from peftkit.training.outputs import Scores
@@ -31,10 +31,10 @@ class Reference:
         """Return encoded rows with what the reference says of them."""
         if name not in self.likelihoods:
             return encoded
-        rows = encoded.rows
-        for column, values in zip(REFERENCE, self.likelihoods[name].T, strict=True):
+        rows = encoded.inputs
+        for column, values in zip(REFERENCE_COLUMNS, self.likelihoods[name].T, strict=True):
             rows = rows.add_column(column, values.tolist())
-        return replace(encoded, rows=rows)
+        return replace(encoded, inputs=rows)
 
 
 def score_reference(
@@ -76,7 +76,7 @@ def _likelihoods(model: Any, encoded: Encoded, collate: Any, size: int, precisio
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     for first in range(0, len(order), size):
         rows = order[first : first + size]
-        batch = collate([encoded.rows[int(row)] for row in rows])
+        batch = collate([encoded.inputs[int(row)] for row in rows])
         batch = {name: value.to(model.device) for name, value in batch.items()}
         with torch.autocast(model.device.type, kind, enabled=kind is not None):
             found[rows] = Scores("preferences")(model, batch).float().cpu().numpy()

@@ -45,17 +45,17 @@ def with_teacher(run: RunConfig, encoded: Encoded, rows: Dataset, names: list[st
     parts = load_bundle(trained, folder)
     asked = parts.format.encode(rows)
     with predictor(trained, parts) as trainer:
-        scores = training.predict(trainer, asked.rows, asked.lengths).scores
+        scores = training.predict(trainer, asked.inputs, asked.lengths).scores
     if is_prompted(trained):
         scores = answered(parts, scores, asked)
-    return replace(encoded, rows=encoded.rows.add_column(training.TEACHER, scores.astype("float32").tolist()))
+    return replace(encoded, inputs=encoded.inputs.add_column(training.TEACHER, scores.astype("float32").tolist()))
 
 
 def answered(parts: TrainingBundle, scores: np.ndarray, asked: Encoded) -> np.ndarray:
     """Return what a teacher that nothing trained answers by the scores of its words: classes' (rows, classes), or
     numbers (rows, 1).
     """
-    answers = parts.format.answer(parts.format.cut(scores, asked), asked)
+    answers = parts.format.decode(parts.format.unpad(scores, asked), asked)
     return np.asarray(answers.predictions)[:, None] if parts.format.names is None else np.stack(answers.scores)
 
 

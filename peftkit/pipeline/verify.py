@@ -73,13 +73,13 @@ def scores_of(run: RunConfig, parts: TrainingBundle, table: Any) -> np.ndarray:
     """Return all scores that a model gives to raw rows, one after the other, in the precision of the run."""
     encoded = parts.format.encode(table)
     with predictor(run, parts) as trainer:
-        return flat(parts, training.predict(trainer, encoded.rows, encoded.lengths).scores, encoded)
+        return flat(parts, training.predict(trainer, encoded.inputs, encoded.lengths).scores, encoded)
 
 
 def padding_difference(parts: TrainingBundle, rows: Any) -> float:
     """Return how far scores in fp32 move between a batch of one row and a batch of several, padded to the longest."""
     encoded = parts.format.encode(rows.select(range(min(PADDED_ROWS, len(rows)))))
-    inputs = [encoded.rows[row] for row in range(len(encoded.rows))]
+    inputs = [encoded.inputs[row] for row in range(len(encoded.inputs))]
     together = _fp32_scores(parts, inputs)
     alone = np.full_like(together, -100)
     for row, each in enumerate(inputs):
@@ -90,7 +90,7 @@ def padding_difference(parts: TrainingBundle, rows: Any) -> float:
 
 
 def flat(parts: TrainingBundle, scores: np.ndarray, encoded: Encoded) -> np.ndarray:
-    return np.nan_to_num(np.concatenate([row.ravel() for row in parts.format.cut(scores, encoded)]))
+    return np.nan_to_num(np.concatenate([row.ravel() for row in parts.format.unpad(scores, encoded)]))
 
 
 def _fp32_scores(parts: TrainingBundle, rows: list[dict[str, Any]]) -> np.ndarray:
@@ -164,7 +164,7 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
 
 def _label_names(parts: TrainingBundle, result: dict[str, Any]) -> list[str] | None:
     """Return the label names that the loaded model tells; a text-to-text model's are those of the result."""
-    if parts.format.words is not None or parts.format.names is None:
+    if parts.format.verbalizer_ids is not None or parts.format.names is None:
         return result["audit"]["label_names"]  # type: ignore[no-any-return]
     config = parts.model.config
     return [config.id2label[number] for number in range(config.num_labels)]

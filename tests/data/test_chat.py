@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import UserError
-from peftkit.data.chat import asked, asked_and_answered, teach_template
+from peftkit.data.chat import encode_answered, encode_prompt, ensure_chat_template
 from peftkit.models.offline import train_tokenizer
 
 TURNS = [
@@ -32,17 +32,17 @@ def tokenizer() -> PreTrainedTokenizerBase:
 def test_a_tokenizer_without_a_template_gets_ours_and_the_answer_ends_the_text(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    teach_template(tokenizer)
-    read, written = asked_and_answered(tokenizer, TURNS)
+    ensure_chat_template(tokenizer)
+    read, written = encode_answered(tokenizer, TURNS)
     assert tokenizer.decode(read) == "Be brief.\n\n### Instruction:\nName a river.\n\n### Response:\n"
     assert tokenizer.decode(written[:-1]) == "The Elbe." and written[-1] == tokenizer.eos_token_id
-    assert read == asked(tokenizer, TURNS[:-1])
+    assert read == encode_prompt(tokenizer, TURNS[:-1])
 
 
 def test_a_template_of_its_own_is_kept(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = STRICT
-    teach_template(tokenizer)
-    read, written = asked_and_answered(tokenizer, TURNS[1:])
+    ensure_chat_template(tokenizer)
+    read, written = encode_answered(tokenizer, TURNS[1:])
     assert tokenizer.decode(read) == "<user>Name a river.</><assistant>"
     assert tokenizer.decode(written) == "The Elbe.</>"
 
@@ -51,7 +51,7 @@ def test_a_template_that_opens_a_turn_otherwise_is_answered_after_its_opening(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     tokenizer.chat_template = REWRITES
-    read, written = asked_and_answered(tokenizer, TURNS[1:])
+    read, written = encode_answered(tokenizer, TURNS[1:])
     assert tokenizer.decode(read).endswith("<assistant>think:")
     assert tokenizer.decode(written[:-1]) == "The Elbe." and written[-1] == tokenizer.eos_token_id
 
@@ -59,4 +59,4 @@ def test_a_template_that_opens_a_turn_otherwise_is_answered_after_its_opening(
 def test_turns_that_a_template_refuses_are_told(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = STRICT
     with pytest.raises(UserError, match="refuses turns of system, user: no system"):
-        asked(tokenizer, TURNS[:-1])
+        encode_prompt(tokenizer, TURNS[:-1])

@@ -11,8 +11,8 @@ import pytest
 from datasets import Dataset
 
 from peftkit.config import TaskConfig, UserError
-from peftkit.data.conversations import examples_of, hold_out, questions
-from peftkit.data.datasets import APART, _apart, evaluation_tables
+from peftkit.data.conversations import conversation_examples, open_conversations, split_by_instruction
+from peftkit.data.datasets import SEARCH_SPLIT, _apart, evaluation_tables
 
 TASK = TaskConfig(
     name="instructions", suite="own", dataset="rows.jsonl", subset=None, revision="main", kind="instructions",
@@ -34,14 +34,14 @@ def table(*rows: dict[str, Any]) -> Dataset:
 
 
 def test_every_turn_of_an_assistant_is_an_example_with_all_before_it() -> None:
-    rows, lost = examples_of(TASK, table({"messages": turns("a?", "b", "c?", "d", system="Be brief.")}))
+    rows, lost = conversation_examples(TASK, table({"messages": turns("a?", "b", "c?", "d", system="Be brief.")}))
     assert [row["label"] for row in rows] == ["b", "d"] and lost == 0
     assert [len(row["messages"]) for row in rows] == [2, 4]
     assert rows["id"] == ["0-0", "0-1"] and rows["group"] == [0, 0]
 
 
 def test_what_nobody_answers_is_dropped_and_counted() -> None:
-    rows, lost = examples_of(
+    rows, lost = conversation_examples(
         TASK,
         table(
             {"messages": turns("a?", "b")}, {"messages": turns("a?")}, {"messages": turns("a?", " ")},
@@ -50,7 +50,7 @@ def test_what_nobody_answers_is_dropped_and_counted() -> None:
     )  # fmt: skip
     assert (len(rows), lost) == (1, 4)
     with pytest.raises(UserError, match="both a question and its answer"):
-        examples_of(TASK, table({"messages": turns("a?")}))
+        conversation_examples(TASK, table({"messages": turns("a?")}))
 
 
 def test_columns_and_seed_tasks_read_as_the_same_conversation() -> None:
@@ -61,68 +61,70 @@ def test_columns_and_seed_tasks_read_as_the_same_conversation() -> None:
         {"instruction": "Sort.", "instances": [{"input": "b a", "output": "a b"}]},
         {"instruction": "Go.", "instances": [{"input": "", "output": "x"}]},
     )
-    rows, _ = examples_of(COLUMNS, columns)
+    rows, _ = conversation_examples(COLUMNS, columns)
     assert rows["messages"][0] == [{"role": "user", "content": "Sort.\n\nb a"}]
     assert rows["messages"][1] == [{"role": "user", "content": "Go."}] and rows["label"] == ["a b", "x"]
-    same, _ = examples_of(TASK, tasks)
+    same, _ = conversation_examples(TASK, tasks)
     assert (same["messages"], same["label"]) == (rows["messages"], rows["label"])
 
 
 def test_one_instruction_never_lies_on_both_sides() -> None:
     rows = [{"id": f"task_{number // 3}", "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     rows[7]["messages"] = turns("  say 59. ", "no")  # the words of another task's row join both tasks
-    examples, _ = examples_of(TASK, table(*rows))
-    train, held = hold_out(examples, 0.1, seed=0)
+    examples, _ = conversation_examples(TASK, table(*rows))
+    train, held = split_by_instruction(examples, 0.1, seed=0)
     assert not set(train["group"]) & set(held["group"]) and len(train) + len(held) == 60
     assert examples["group"][7] == examples["group"][59] == examples["group"][6] == examples["group"][57]
     assert len(set(held["group"])) == 2
     with pytest.raises(UserError, match="one instruction cannot be both"):
-        hold_out(examples.select(range(3)), 0.1, seed=0)
+        split_by_instruction(examples.select(range(3)), 0.1, seed=0)
 
 
 def test_rows_without_a_name_or_an_instruction_are_not_one_instruction() -> None:
     rows = [{"id": name, "messages": turns(text, "yes")} for name, text in ((None, "a?"), (None, "b?"), ("x", "c?"))]
-    examples, _ = examples_of(TASK, table(*rows))
+    examples, _ = conversation_examples(TASK, table(*rows))
     assert examples["group"] == [0, 1, 2]
     tasks = [{"instruction": "", "instances": [{"input": text, "output": "yes"}] * 2} for text in ("a", "b")]
-    examples, lost = examples_of(TASK, table(*tasks, {"instruction": "Go.", "instances": []}))
+    examples, lost = conversation_examples(TASK, table(*tasks, {"instruction": "Go.", "instances": []}))
     assert (examples["group"], lost) == ([0, 0, 1, 1], 1)
 
 
 def test_what_is_no_conversation_is_told_how_to_be_one() -> None:
     for cell in ("a text", [{"from": "human", "value": "a?"}]):
         with pytest.raises(UserError, match=r'write messages as .*"role": "user"'):
-            examples_of(TASK, table({"messages": cell}))
+            conversation_examples(TASK, table({"messages": cell}))
     with pytest.raises(UserError, match=r"say task.text=\[instruction,input\] task.label=output"):
-        examples_of(TASK, table({"instruction": "Go.", "input": "", "output": "x"}))
+        conversation_examples(TASK, table({"instruction": "Go.", "input": "", "output": "x"}))
 
 
 def test_the_answer_at_the_end_is_not_told_to_who_is_asked() -> None:
-    rows, empty, told = questions(TASK, table({"messages": turns("a?", "b", "c?", "d")}, {"messages": turns(" ")}))
+    rows, empty, told = open_conversations(
+        TASK, table({"messages": turns("a?", "b", "c?", "d")}, {"messages": turns(" ")})
+    )
     assert [turn["content"] for turn in rows["messages"][0]] == ["a?", "b", "c?"] and (empty, told) == ([1], 1)
-    rows, *_ = questions(TASK, Dataset.from_list([{"messages": "Name a river."}]))
+    rows, *_ = open_conversations(TASK, Dataset.from_list([{"messages": "Name a river."}]))
     assert rows["messages"][0] == turns("Name a river.")
 
 
 def test_trials_are_scored_on_instructions_that_train_in_none_of_their_rows() -> None:
     rows = [{"id": f"task_{number // 3}", "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
-    examples, _ = examples_of(TASK, table(*rows))
+    examples, _ = conversation_examples(TASK, table(*rows))
     for limit in (None, 20):
         parts = _apart(replace(TASK, max_train_samples=limit), examples, "train", 12)
-        assert len(parts[APART]) == 12 and 0 < len(parts["train"]) <= (limit or 48)
-        assert not set(parts["train"]["group"]) & set(parts[APART]["group"])
+        assert len(parts[SEARCH_SPLIT]) == 12 and 0 < len(parts["train"]) <= (limit or 48)
+        assert not set(parts["train"]["group"]) & set(parts[SEARCH_SPLIT]["group"])
 
 
 def test_an_instruction_of_most_rows_is_left_to_train_on() -> None:
     rows = [{"id": str(max(number, 40)), "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
-    examples, _ = examples_of(TASK, table(*rows))
+    examples, _ = conversation_examples(TASK, table(*rows))
     for number in (10, 12):
         parts = _apart(TASK, examples, "train", number)
-        assert (len(parts["train"]), len(parts[APART])) == (60 - number, number)
+        assert (len(parts["train"]), len(parts[SEARCH_SPLIT])) == (60 - number, number)
     rows = [{"id": str(number // 50), "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
-    examples, _ = examples_of(TASK, table(*rows))
+    examples, _ = conversation_examples(TASK, table(*rows))
     parts = _apart(replace(TASK, max_train_samples=20), examples, "train", 8)
-    assert (len(parts["train"]), len(parts[APART])) == (20, 8)
+    assert (len(parts["train"]), len(parts[SEARCH_SPLIT])) == (20, 8)
     with pytest.raises(UserError, match=r"leaves 0 of other instructions to train on; say search\.samples=3"):
         _apart(TASK, examples, "train", 12)
 

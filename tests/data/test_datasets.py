@@ -16,7 +16,7 @@ from peftkit.cli import compose_config
 from peftkit.config import TaskConfig, UserError
 from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.files import read_file
-from peftkit.data.formats import Classes, LabelWords
+from peftkit.data.formats import SequenceClassificationFormat, TextToTextFormat
 
 
 def task_of(data: Path, *words: str, kind: str = "classification") -> TaskConfig:
@@ -90,15 +90,19 @@ def test_hidden_labels_have_a_mask_beside_them(tmp_path: Path, checkpoints: dict
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     folder(tmp_path, train="text,label\na,-1\nb,2\n", validation="text,label\na,-1\nb,\n")
     task = task_of(tmp_path, kind="regression")
-    encoded = Classes(task, None, tokenizer).encode(load_task_dataset(task, None, "offline").splits["validation"])
+    encoded = SequenceClassificationFormat(task, None, tokenizer).encode(
+        load_task_dataset(task, None, "offline").splits["validation"]
+    )
     assert encoded.has_label.tolist() == [True, False]
     assert encoded.labels[0] == -1 and math.isnan(encoded.labels[1])
     task = task_of(tmp_path)
-    encoded = Classes(task, None, tokenizer).encode(load_task_dataset(task, None, "offline").splits["validation"])
+    encoded = SequenceClassificationFormat(task, None, tokenizer).encode(
+        load_task_dataset(task, None, "offline").splits["validation"]
+    )
     assert encoded.has_label.tolist() == [True, False]
     assert encoded.labels.tolist() == [0, -1]
     nothing = Dataset.from_dict({"id": [0], "text": ["a"], "label": [None]})
-    assert Classes(task, None, tokenizer).encode(nothing).has_label.tolist() == [False]
+    assert SequenceClassificationFormat(task, None, tokenizer).encode(nothing).has_label.tolist() == [False]
 
 
 def test_text_to_text_refuses_minus_one_and_skips_only_a_hidden_label(
@@ -109,7 +113,7 @@ def test_text_to_text_refuses_minus_one_and_skips_only_a_hidden_label(
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["t5"])
     folder(tmp_path, train="text,label\na,-1\nb,2\n", validation="text,label\na,4\nb,\n")
     task = task_of(tmp_path, kind="regression")
-    splits, words = load_task_dataset(task, None, "offline").splits, LabelWords(task, None, tokenizer)
+    splits, words = load_task_dataset(task, None, "offline").splits, TextToTextFormat(task, None, tokenizer)
     encoded = words.encode(splits["validation"])
     np.testing.assert_array_equal(encoded.labels, [4, math.nan])
     with pytest.raises(UserError, match=r"-1.0 is outside 0 to 5"):
@@ -304,7 +308,9 @@ def test_only_labelled_rows_are_scored_and_all_are_predicted(tmp_path: Path, kin
     metrics = ["accuracy"] if kind == "classification" else ["pearson", "mean_squared_error"]
     run = SimpleNamespace(task=SimpleNamespace(kind=kind, metrics=metrics))
     rows = SimpleNamespace(splits={name: {"id": [0, 1, 2]} for name in splits})
-    parts = SimpleNamespace(format=Classes(run.task, ["a", "b"] if kind == "classification" else None, None))  # type: ignore[arg-type]
+    parts = SimpleNamespace(
+        format=SequenceClassificationFormat(run.task, ["a", "b"] if kind == "classification" else None, None)
+    )  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:  # a model with these very answers
         patch.setattr(training, "predict", lambda *_: training.Predictions(logits, 1.0, None))
         scores, _ = evaluate_splits(run, parts, None, splits, rows, tmp_path / "p.parquet")  # type: ignore[arg-type]

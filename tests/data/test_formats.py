@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from peftkit.config import TaskConfig, UserError
 from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.files import read_file
-from peftkit.data.formats import Spans, Tags, Texts
+from peftkit.data.formats import QuestionAnsweringFormat, TextGenerationFormat, TokenClassificationFormat
 from peftkit.data.formats import question_answering as spans_module
 
 BASE: dict[str, Any] = {
@@ -60,10 +60,10 @@ def test_the_first_token_of_each_word_carries_its_tag(tmp_path: Path, checkpoint
     task = tags_of(folder(tmp_path, SENTENCE, {"tokens": ["the", "actor", "sang"], "tags": ["X", "NOUN", "VERB"]}))
     rows = rows_of(task)
     assert rows.label_names == ["ADV", "NOUN", "VERB", "X"]
-    encoded = Tags(task, rows.label_names, tokenizer).encode(rows.splits["train"])
-    for row, places in enumerate(encoded.places):
+    encoded = TokenClassificationFormat(task, rows.label_names, tokenizer).encode(rows.splits["train"])
+    for row, places in enumerate(encoded.positions):
         words, tags = rows.splits["train"][row]["tokens"], rows.splits["train"][row]["label"]
-        targets, ids = encoded.rows[row]["labels"], encoded.rows[row]["input_ids"]
+        targets, ids = encoded.inputs[row]["labels"], encoded.inputs[row]["input_ids"]
         for word, place, tag in zip(words, places, tags, strict=True):
             if place >= 0:
                 assert targets[place] == tag
@@ -75,20 +75,20 @@ def test_the_first_token_of_each_word_carries_its_tag(tmp_path: Path, checkpoint
 def test_words_of_a_byte_level_tokenizer_are_read_as_in_a_text(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["gpt2"])
     task = tags_of(folder(tmp_path, {"tokens": ["the", "actor", "sang"], "tags": ["X", "NOUN", "VERB"]}))
-    encoded = Tags(task, ["NOUN", "VERB", "X"], tokenizer).encode(rows_of(task).splits["train"])
-    assert encoded.rows[0]["input_ids"] == tokenizer("the actor sang")["input_ids"]
+    encoded = TokenClassificationFormat(task, ["NOUN", "VERB", "X"], tokenizer).encode(rows_of(task).splits["train"])
+    assert encoded.inputs[0]["input_ids"] == tokenizer("the actor sang")["input_ids"]
 
 
 def test_a_word_that_was_cut_is_counted_and_gets_no_tag(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     task = tags_of(folder(tmp_path, {"tokens": ["a"] * 10, "tags": ["X"] * 10}), max_length=6)
-    reads = Tags(task, ["X"], tokenizer)
+    reads = TokenClassificationFormat(task, ["X"], tokenizer)
     encoded = reads.encode(rows_of(task).splits["train"])
     assert encoded.truncated == 1
-    assert encoded.places == [[1, 2, 3, 4, *[-1] * 6]]
-    (said,) = reads.answer(reads.cut(np.zeros((1, 8, 1)), encoded), encoded).predictions
+    assert encoded.positions == [[1, 2, 3, 4, *[-1] * 6]]
+    (said,) = reads.decode(reads.unpad(np.zeros((1, 8, 1)), encoded), encoded).predictions
     assert said == [0, 0, 0, 0, *[-1] * 6]
-    assert reads.told(said)[3:5] == ["X", None]
+    assert reads.describe(said)[3:5] == ["X", None]
 
 
 def test_tags_of_another_number_than_words_are_refused(tmp_path: Path) -> None:
@@ -166,20 +166,20 @@ def test_each_answer_is_found_again_in_the_windows_of_a_long_passage(
     tokenizer = AutoTokenizer.from_pretrained(checkpoints[model])
     tokenizer.model_max_length = 512
     task = spans_of(folder(tmp_path, ANSWERED, EMPTY), no_answer=True, max_length=80, stride=20)
-    reads = Spans(task, tokenizer)
+    reads = QuestionAnsweringFormat(task, tokenizer)
     encoded = reads.encode(rows_of(task).splits["train"])
-    assert encoded.owner is not None and max(encoded.lengths) <= 80
-    assert np.bincount(encoded.owner).min() > 1
+    assert encoded.example_of is not None and max(encoded.lengths) <= 80
+    assert np.bincount(encoded.example_of).min() > 1
     # a model that is sure of the labels
     scores = np.full((len(encoded.lengths), max(encoded.lengths), 2), -100.0)
-    for window, (row, length) in enumerate(zip(encoded.rows, encoded.lengths, strict=True)):
+    for window, (row, length) in enumerate(zip(encoded.inputs, encoded.lengths, strict=True)):
         scores[window, :length] = 0.0
         scores[window, row["start_positions"], 0] = scores[window, row["end_positions"], 1] = 5.0
-    answers = reads.answer(reads.cut(scores, encoded), encoded)
+    answers = reads.decode(reads.unpad(scores, encoded), encoded)
     assert answers.predictions == ["rome", ""]
-    passages = {tokenizer.decode(row["input_ids"]) for row in encoded.rows}
-    assert len(passages) == len(encoded.rows)  # no window twice
-    for (passage, spans, none), row in zip(encoded.places, encoded.rows, strict=True):
+    passages = {tokenizer.decode(row["input_ids"]) for row in encoded.inputs}
+    assert len(passages) == len(encoded.inputs)  # no window twice
+    for (passage, spans, none), row in zip(encoded.positions, encoded.inputs, strict=True):
         ids = row["input_ids"]
         assert ids[none] in (tokenizer.cls_token_id, tokenizer.eos_token_id)
         at, left, right = spans[2]
@@ -191,10 +191,10 @@ def test_a_window_keeps_a_few_bytes_a_token_and_its_passage_once(tmp_path: Path,
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     task = spans_of(folder(tmp_path, *[ANSWERED] * 30), max_length=48, stride=20)
     tracemalloc.start()
-    encoded = Spans(task, tokenizer).encode(rows_of(task).splits["train"])
+    encoded = QuestionAnsweringFormat(task, tokenizer).encode(rows_of(task).splits["train"])
     with_places, _ = tracemalloc.get_traced_memory()
-    windows = len(encoded.places)
-    encoded.places.clear()
+    windows = len(encoded.positions)
+    encoded.positions.clear()
     without, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert windows > 100
@@ -205,13 +205,16 @@ def test_windows_do_not_depend_on_how_many_examples_are_read_at_once(
     tmp_path: Path, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = spans_of(folder(tmp_path, *[ANSWERED, EMPTY] * 5), no_answer=True, max_length=60, stride=20)
-    reads, rows = Spans(task, AutoTokenizer.from_pretrained(checkpoints["bert"])), rows_of(task).splits["train"]
+    reads, rows = (
+        QuestionAnsweringFormat(task, AutoTokenizer.from_pretrained(checkpoints["bert"])),
+        rows_of(task).splits["train"],
+    )
     whole = reads.encode(rows)
     monkeypatch.setattr(spans_module, "AT_ONCE", 3)
     parts = reads.encode(rows)
-    assert whole.owner is not None and parts.owner is not None
-    assert parts.rows.to_list() == whole.rows.to_list() and parts.owner.tolist() == whole.owner.tolist()
-    assert len(parts.places) == len(whole.places) == len(whole.lengths)
+    assert whole.example_of is not None and parts.example_of is not None
+    assert parts.inputs.to_list() == whole.inputs.to_list() and parts.example_of.tolist() == whole.example_of.tolist()
+    assert len(parts.positions) == len(whole.positions) == len(whole.lengths)
 
 
 def test_an_answer_that_is_not_in_its_place_is_refused(tmp_path: Path) -> None:
@@ -249,8 +252,8 @@ def test_a_row_keeps_its_name_when_rows_are_set_apart(tmp_path: Path) -> None:
 def test_entity_f1_is_refused_for_tags_that_are_no_spans(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     task = tags_of(folder(tmp_path, SENTENCE), metrics=["entity_f1"])
     with pytest.raises(UserError, match=r"say task.metrics=\[token_accuracy\]"):
-        Tags(task, ["NOUN", "VERB"], AutoTokenizer.from_pretrained(checkpoints["bert"]))
-    Tags(task, ["O", "B-PER", "I-PER"], AutoTokenizer.from_pretrained(checkpoints["bert"]))
+        TokenClassificationFormat(task, ["NOUN", "VERB"], AutoTokenizer.from_pretrained(checkpoints["bert"]))
+    TokenClassificationFormat(task, ["O", "B-PER", "I-PER"], AutoTokenizer.from_pretrained(checkpoints["bert"]))
 
 
 def test_a_long_prompt_keeps_its_end_and_leaves_room_for_the_answer(
@@ -260,9 +263,9 @@ def test_a_long_prompt_keeps_its_end_and_leaves_room_for_the_answer(
     tokenizer.model_max_length = 40
     path = folder(tmp_path, {"text": "the actor sang " * 30, "more": "sang"})
     task = task_of(path, kind="causal_lm", text=["text"], label="more", max_length=64, max_target_length=8)
-    encoded = Texts(task, tokenizer, is_decoder=True).encode(rows_of(task).splits["train"])
+    encoded = TextGenerationFormat(task, tokenizer, is_decoder=True).encode(rows_of(task).splits["train"])
     assert encoded.truncated == 1 and encoded.lengths[0] <= 40
-    assert tokenizer.decode(encoded.places[0][1]).endswith("\n")
+    assert tokenizer.decode(encoded.positions[0][1]).endswith("\n")
 
 
 @pytest.mark.parametrize("model", ["gpt2", "t5"])
@@ -271,25 +274,25 @@ def test_only_the_label_counts_where_there_is_one(tmp_path: Path, checkpoints: d
     kind = "causal_lm" if model == "gpt2" else "seq2seq"
     path = folder(tmp_path, {"text": "the actor", "more": "sang"})
     task = task_of(path, kind=kind, text=["text"], label="more")
-    reads = Texts(task, tokenizer, is_decoder=model == "gpt2")
+    reads = TextGenerationFormat(task, tokenizer, is_decoder=model == "gpt2")
     encoded = reads.encode(rows_of(task).splits["train"])
-    row = encoded.rows[0]
+    row = encoded.inputs[0]
     counted = [token for token in row["labels"] if token >= 0]
     assert tokenizer.decode(counted, skip_special_tokens=True).strip() == "sang"
     assert counted[-1] == tokenizer.eos_token_id
     if model == "gpt2":
         assert tokenizer.decode(row["input_ids"], skip_special_tokens=True) == "the actor\nsang"
-        assert encoded.places[0][1] == tokenizer("the actor\n")["input_ids"]
+        assert encoded.positions[0][1] == tokenizer("the actor\n")["input_ids"]
     assert encoded.labels == [["sang"]]
 
 
 def test_text_without_a_label_counts_from_its_second_token(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["gpt2"])
     task = task_of(folder(tmp_path, {"text": "the actor sang"}), kind="causal_lm", text=["text"], label=None)
-    reads = Texts(task, tokenizer, is_decoder=True)
+    reads = TextGenerationFormat(task, tokenizer, is_decoder=True)
     encoded = reads.encode(rows_of(task).splits["train"])
     count = encoded.lengths[0] - 1
-    answers = reads.answer(reads.cut(np.full((1, count + 1), -2.0), encoded), encoded)
+    answers = reads.decode(reads.unpad(np.full((1, count + 1), -2.0), encoded), encoded)
     assert answers.likelihoods is not None
     assert answers.likelihoods[0].tolist() == [2.0 * count] and answers.likelihoods[1].tolist() == [count]
 
@@ -300,12 +303,12 @@ def test_a_hidden_label_has_no_likelihood(tmp_path: Path, checkpoints: dict[str,
     lines(tmp_path / "validation.jsonl", {"text": "the actor", "more": None}, {"text": "the actor", "more": "sang"})
     kind = "causal_lm" if model == "gpt2" else "seq2seq"
     task = task_of(tmp_path, kind=kind, text=["text"], label="more")
-    reads = Texts(task, AutoTokenizer.from_pretrained(checkpoints[model]), is_decoder=model == "gpt2")
+    reads = TextGenerationFormat(task, AutoTokenizer.from_pretrained(checkpoints[model]), is_decoder=model == "gpt2")
     encoded = reads.encode(rows_of(task).splits["validation"])
-    count = sum(token >= 0 for token in encoded.rows[1]["labels"])
-    answers = reads.answer(reads.cut(np.full((2, max(encoded.lengths)), -2.0), encoded), encoded, ["slept", "sang"])
+    count = sum(token >= 0 for token in encoded.inputs[1]["labels"])
+    answers = reads.decode(reads.unpad(np.full((2, max(encoded.lengths)), -2.0), encoded), encoded, ["slept", "sang"])
     assert [row.tolist() for row in answers.scores] == [[], [2.0 * count, count]]
     assert answers.likelihoods is not None
     assert answers.likelihoods[0].tolist() == [0, 2.0 * count] and answers.likelihoods[1].tolist() == [0, count]
     assert answers.predictions == ["slept", "sang"]
-    assert reads.counts(encoded) == {"tokens": count, "hidden": 1}
+    assert reads.label_counts(encoded) == {"tokens": count, "hidden": 1}

@@ -11,10 +11,10 @@ from datasets import Dataset
 from test_conversations import TASK, table, turns
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.data.answer_format import form_of
-from peftkit.data.conversations import examples_of
-from peftkit.data.formats import Answers, Instructions
-from peftkit.data.packing import best_fit
+from peftkit.data.answer_format import answer_format_of
+from peftkit.data.conversations import conversation_examples
+from peftkit.data.formats import InstructionFormat, Predictions
+from peftkit.data.packing import best_fit_decreasing
 from peftkit.models.offline import train_tokenizer
 
 TEXTS = ["Name a river. Be brief. The Elbe. ### Instruction: Response: user: assistant: 1 2 3 yes no"]
@@ -31,16 +31,16 @@ def t5() -> PreTrainedTokenizerBase:
 
 
 def rows_of(*contents: list[dict[str, str]]) -> Dataset:
-    return examples_of(TASK, table(*({"messages": each} for each in contents)))[0]
+    return conversation_examples(TASK, table(*({"messages": each} for each in contents)))[0]
 
 
 def test_brackets_without_end_are_a_text() -> None:
-    assert form_of(["[" * 200_000]).name == "text"
+    assert answer_format_of(["[" * 200_000]).name == "text"
 
 
 def test_a_decoder_learns_the_answer_and_its_end_alone(gpt2: PreTrainedTokenizerBase) -> None:
-    encoded = Instructions(TASK, gpt2, True).encode(rows_of(turns("Name a river.", "The Elbe.")))
-    row = encoded.rows[0]
+    encoded = InstructionFormat(TASK, gpt2, True).encode(rows_of(turns("Name a river.", "The Elbe.")))
+    row = encoded.inputs[0]
     learned = [token for token in row["labels"] if token >= 0]
     assert gpt2.decode(learned[:-1]) == "The Elbe." and learned[-1] == gpt2.eos_token_id
     assert gpt2.decode(row["input_ids"]).startswith("### Instruction:\nName a river.\n\n### Response:\nThe Elbe.")
@@ -50,49 +50,51 @@ def test_a_decoder_learns_the_answer_and_its_end_alone(gpt2: PreTrainedTokenizer
 def test_an_answer_ends_even_where_the_template_has_no_end_of_text(gpt2: PreTrainedTokenizerBase) -> None:
     other = train_tokenizer("gpt2-mini", TEXTS, 400)
     other.chat_template = "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{% endfor %}"
-    encoded = Instructions(TASK, other, True).encode(rows_of(turns("Name a river.", "The Elbe.")))
-    assert encoded.rows[0]["labels"][-1] == other.eos_token_id
+    encoded = InstructionFormat(TASK, other, True).encode(rows_of(turns("Name a river.", "The Elbe.")))
+    assert encoded.inputs[0]["labels"][-1] == other.eos_token_id
 
 
 def test_what_is_asked_loses_its_start_and_an_answer_its_end_and_both_count(gpt2: PreTrainedTokenizerBase) -> None:
     task = replace(TASK, max_length=8, max_target_length=3)
     rows = rows_of(turns("Name a river. Be brief.", "The Elbe. The Elbe."), turns("a", "b"))
-    encoded = Instructions(task, gpt2, True).encode(rows)
-    whole = Instructions(TASK, gpt2, True).encode(rows)
-    (_, read), (_, all_read) = encoded.places[0], whole.places[0]
-    assert read == all_read[-8:] and len(encoded.rows[0]["input_ids"]) == 11 and encoded.truncated == 2
-    assert [t for t in encoded.rows[0]["labels"] if t >= 0] == [t for t in whole.rows[0]["labels"] if t >= 0][:3]
+    encoded = InstructionFormat(task, gpt2, True).encode(rows)
+    whole = InstructionFormat(TASK, gpt2, True).encode(rows)
+    (_, read), (_, all_read) = encoded.positions[0], whole.positions[0]
+    assert read == all_read[-8:] and len(encoded.inputs[0]["input_ids"]) == 11 and encoded.truncated == 2
+    assert [t for t in encoded.inputs[0]["labels"] if t >= 0] == [t for t in whole.inputs[0]["labels"] if t >= 0][:3]
 
 
 def test_t5_reads_the_words_and_of_a_longer_talk_who_said_them(t5: PreTrainedTokenizerBase) -> None:
-    encoded = Instructions(TASK, t5, False).encode(rows_of(turns("Name a river.", "The Elbe.", "Be brief.", "Elbe.")))
-    read = [t5.decode(ids, skip_special_tokens=True) for ids in encoded.rows["input_ids"]]
+    encoded = InstructionFormat(TASK, t5, False).encode(
+        rows_of(turns("Name a river.", "The Elbe.", "Be brief.", "Elbe."))
+    )
+    read = [t5.decode(ids, skip_special_tokens=True) for ids in encoded.inputs["input_ids"]]
     assert read == ["Name a river.", "user: Name a river. assistant: The Elbe. user: Be brief."]
-    assert t5.decode(encoded.rows[0]["labels"], skip_special_tokens=True) == "The Elbe."
-    assert encoded.rows[0]["labels"][-1] == t5.eos_token_id
+    assert t5.decode(encoded.inputs[0]["labels"], skip_special_tokens=True) == "The Elbe."
+    assert encoded.inputs[0]["labels"][-1] == t5.eos_token_id
 
 
 def test_blocks_hold_every_example_whole_and_once(gpt2: PreTrainedTokenizerBase) -> None:
     rows = rows_of(*(turns("Name a river." * (number % 3 + 1), "The Elbe.") for number in range(9)))
-    talk = Instructions(replace(TASK, packing=True), gpt2, True)
+    talk = InstructionFormat(replace(TASK, packing=True), gpt2, True)
     alone, blocks = talk.encode(rows), talk.blocks(rows)
     found = []
-    for block, size in zip(blocks.rows, blocks.lengths, strict=True):
+    for block, size in zip(blocks.inputs, blocks.lengths, strict=True):
         starts = [place for place, position in enumerate(block["position_ids"][:size]) if position == 0]
         for start, stop in zip(starts, [*starts[1:], size], strict=True):
             found.append((block["input_ids"][start:stop], block["labels"][start:stop]))
-        assert set(block["labels"][size:]) <= {-100} and len(block["input_ids"]) == talk.room + talk.writes
-    assert sorted(found) == sorted(zip(alone.rows["input_ids"], alone.rows["labels"], strict=True))
-    assert talk.counts(blocks)["blocks"] == len(blocks.lengths) < 9 == len(blocks.has_label)
+        assert set(block["labels"][size:]) <= {-100} and len(block["input_ids"]) == talk.room + talk.max_new_tokens
+    assert sorted(found) == sorted(zip(alone.inputs["input_ids"], alone.inputs["labels"], strict=True))
+    assert talk.label_counts(blocks)["blocks"] == len(blocks.lengths) < 9 == len(blocks.has_label)
 
 
 def test_best_fit_leaves_no_block_that_another_could_have_taken() -> None:
     lengths = np.random.default_rng(0).integers(1, 100, 300).tolist()
-    blocks = best_fit(lengths, 100)
+    blocks = best_fit_decreasing(lengths, 100)
     sums = [sum(lengths[row] for row in block) for block in blocks]
     assert sorted(row for block in blocks for row in block) == list(range(300)) and max(sums) <= 100
     assert len(blocks) <= 1.05 * np.ceil(sum(lengths) / 100)
-    assert best_fit([60, 50, 50, 40], 100) == [[0, 3], [1, 2]]
+    assert best_fit_decreasing([60, 50, 50, 40], 100) == [[0, 3], [1, 2]]
 
 
 @pytest.mark.parametrize(
@@ -109,21 +111,23 @@ def test_best_fit_leaves_no_block_that_another_could_have_taken() -> None:
 def test_an_answer_is_to_look_as_all_references_do(
     references: list[str], name: str, good: list[str], bad: list[str]
 ) -> None:
-    form = form_of(references)
+    form = answer_format_of(references)
     assert form.name == name
-    assert all(form.holds(text) for text in good) and not any(form.holds(text) for text in bad)
+    assert all(form.matches(text) for text in good) and not any(form.matches(text) for text in bad)
 
 
 def test_a_model_without_line_breaks_is_asked_for_no_list() -> None:
-    assert form_of(["- a\n- b"], has_lines=False).name == "text"
+    assert answer_format_of(["- a\n- b"], has_lines=False).name == "text"
 
 
 def test_an_answer_that_was_cut_off_is_out_of_form(gpt2: PreTrainedTokenizerBase) -> None:
-    talk = Instructions(TASK, gpt2, True)
+    talk = InstructionFormat(TASK, gpt2, True)
     rows = rows_of(turns("Count.", "1"), turns("Name a river.", "The Elbe."))
     encoded = talk.encode(rows)
     nothing: list[Any] = [np.array([1.0, 2.0]), np.array([1.0, 2.0])]
-    said = Answers(["3", "The"], nothing)
-    assert talk.judge(said, [True, False], encoded).in_form.tolist() == [1, 0]  # type: ignore[union-attr]
-    assert talk.judge(Answers(["three", "No."], nothing), [True, True], encoded).scores[0].tolist() == [1.0, 2.0, 0.0]
-    assert talk.counts(encoded)["forms"] == {"number": 1, "text": 1}
+    said = Predictions(["3", "The"], nothing)
+    assert talk.check_answer_format(said, [True, False], encoded).follows_format.tolist() == [1, 0]  # type: ignore[union-attr]
+    assert talk.check_answer_format(Predictions(["three", "No."], nothing), [True, True], encoded).scores[
+        0
+    ].tolist() == [1.0, 2.0, 0.0]
+    assert talk.label_counts(encoded)["forms"] == {"number": 1, "text": 1}

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.data.datasets import load_task_dataset
-from peftkit.data.formats import Language
-from peftkit.data.masking import mask, single_tokens, whole_words, word_starts
-from peftkit.data.passages import passages
+from peftkit.data.formats import LanguageModelingFormat
+from peftkit.data.masking import mask_tokens, single_tokens, whole_words, word_starts
+from peftkit.data.passages import cut_passages
 from peftkit.models.vocabulary import extend_tokenizer
 from peftkit.training.outputs import token_likelihoods
 
@@ -41,23 +41,25 @@ def rows(texts: list[str]) -> Dataset:
     return Dataset.from_dict({"id": [str(n) for n in range(len(texts))], "text": texts, "label": [None] * len(texts)})
 
 
-def language(folder: Path, model: str, **settings: Any) -> Language:
+def language(folder: Path, model: str, **settings: Any) -> LanguageModelingFormat:
     tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
     if model == "bert" and tokenizer.mask_token is None:
         tokenizer.add_special_tokens({"mask_token": "[MASK]"})
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return Language(task(**settings), tokenizer, FAMILY[model])
+    return LanguageModelingFormat(task(**settings), tokenizer, FAMILY[model])
 
 
 @pytest.mark.parametrize("model", FAMILY)
 def test_the_same_bytes_are_asked_of_a_tokenizer_with_new_words(model: str, checkpoints: dict[str, Path]) -> None:
     plain = language(checkpoints[model], model)
     extended = extend_tokenizer(plain.tokenizer, ["zyxwort"], len(plain.tokenizer)).tokenizer
-    both = [each.encode(rows(DOCUMENTS)) for each in (plain, Language(plain.task, extended, FAMILY[model]))]
+    both = [
+        each.encode(rows(DOCUMENTS)) for each in (plain, LanguageModelingFormat(plain.task, extended, FAMILY[model]))
+    ]
     assert both[0].labels.tolist() == both[1].labels.tolist()
     assert both[0].labels.sum() > 0
-    tokens = [sum(seen.sum() for seen, _ in each.places) for each in both]
+    tokens = [sum(seen.sum() for seen, _ in each.positions) for each in both]
     assert tokens[1] <= tokens[0] and (model != "gpt2" or tokens[1] < tokens[0])
 
 
@@ -65,9 +67,9 @@ def test_bits_of_a_decoder_are_those_of_the_whole_text(checkpoints: dict[str, Pa
     form = language(checkpoints["gpt2"], "gpt2")
     model: Any = AutoModelForCausalLM.from_pretrained(str(checkpoints["gpt2"])).eval()
     encoded = form.encode(rows(DOCUMENTS[:2]))
-    batch = form.collator()([encoded.rows[number] for number in range(2)])
+    batch = form.collator()([encoded.inputs[number] for number in range(2)])
     with torch.no_grad():
-        found = form.answer(form.cut(token_likelihoods(model, batch).numpy(), encoded), encoded)
+        found = form.decode(form.unpad(token_likelihoods(model, batch).numpy(), encoded), encoded)
     for text, bits in zip(DOCUMENTS, found.predictions, strict=False):
         ids = torch.tensor([[form.tokenizer.eos_token_id, *form.tokenizer(text)["input_ids"]]])
         with torch.no_grad():
@@ -79,7 +81,7 @@ def test_masking_takes_its_share_and_swaps_as_the_paper_does() -> None:
     ids, special = [1, *range(10, 210), 2], {1, 2}
     rng, counts = np.random.default_rng(0), np.zeros(3)
     for _ in range(200):
-        inputs, targets = mask(ids, rng, 0.15, 5, np.arange(10, 210), single_tokens(ids, special))
+        inputs, targets = mask_tokens(ids, rng, 0.15, 5, np.arange(10, 210), single_tokens(ids, special))
         chosen = [place for place, target in enumerate(targets) if target >= 0]
         assert len(chosen) == 30 and not {0, 201} & set(chosen)
         assert all(targets[place] == ids[place] for place in chosen)
@@ -95,7 +97,7 @@ def test_whole_words_are_masked_together(checkpoints: dict[str, Path]) -> None:
     ids = tokenizer(DOCUMENTS[0])["input_ids"]
     groups = whole_words(ids, word_starts(tokenizer), set())
     assert len(set(groups.tolist())) == len(DOCUMENTS[0].split())
-    _, targets = mask(ids, np.random.default_rng(1), 0.3, 0, np.arange(5), groups)
+    _, targets = mask_tokens(ids, np.random.default_rng(1), 0.3, 0, np.arange(5), groups)
     for group in set(groups.tolist()):
         chosen = {targets[place] >= 0 for place in np.flatnonzero(groups == group)}
         assert len(chosen) == 1
@@ -104,8 +106,8 @@ def test_whole_words_are_masked_together(checkpoints: dict[str, Path]) -> None:
 @pytest.mark.parametrize("model", FAMILY)
 def test_damage_is_of_seed_epoch_and_block_alone(model: str, checkpoints: dict[str, Path]) -> None:
     form = language(checkpoints[model], model)
-    blocks: Any = form.blocks(rows(DOCUMENTS), seed=3).rows
-    again: Any = form.blocks(rows(DOCUMENTS), seed=3).rows
+    blocks: Any = form.blocks(rows(DOCUMENTS), seed=3).inputs
+    again: Any = form.blocks(rows(DOCUMENTS), seed=3).inputs
     assert [blocks[n] for n in range(len(blocks))] == [again[n] for n in reversed(range(len(again)))][::-1]
     again.epoch = 1
     differs = [blocks[n] != again[n] for n in range(len(blocks))]
@@ -116,10 +118,10 @@ def test_a_block_holds_one_document_unless_they_are_joined(checkpoints: dict[str
     texts = ["the film", "the city", "a story of people"]
     alone = language(checkpoints["gpt2"], "gpt2")
     end = alone.tokenizer.eos_token_id
-    blocks: Any = alone.blocks(rows(texts), 0).rows
+    blocks: Any = alone.blocks(rows(texts), 0).inputs
     assert [alone.tokenizer.decode(blocks[n]["input_ids"], skip_special_tokens=True) for n in range(3)] == texts
     assert all(blocks[n]["input_ids"][0] == end == blocks[n]["input_ids"][-1] for n in range(3))
-    joined: Any = language(checkpoints["gpt2"], "gpt2", join_documents=True).blocks(rows(texts), 0).rows
+    joined: Any = language(checkpoints["gpt2"], "gpt2", join_documents=True).blocks(rows(texts), 0).inputs
     assert len(joined) == 1
     assert joined[0]["input_ids"].count(end) == 4
 
@@ -129,10 +131,10 @@ def test_documents_of_a_packed_block_see_themselves_alone(checkpoints: dict[str,
     packed, alone = (language(checkpoints["gpt2"], "gpt2", packing=packing) for packing in (True, False))
     model: Any = AutoModelForCausalLM.from_pretrained(str(checkpoints["gpt2"])).eval()
     blocks, single = packed.blocks(rows(texts), 0), alone.blocks(rows(texts), 0)
-    assert len(blocks.rows) < len(single.rows) and {len(blocks.rows[0]["input_ids"])} == {32}
+    assert len(blocks.inputs) < len(single.inputs) and {len(blocks.inputs[0]["input_ids"])} == {32}
     nats = []
     for form, encoded in ((packed, blocks), (alone, single)):
-        batch = form.collator()([encoded.rows[n] for n in range(len(encoded.rows))])
+        batch = form.collator()([encoded.inputs[n] for n in range(len(encoded.inputs))])
         with torch.no_grad():
             out = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
         losses = torch.nn.functional.cross_entropy(
@@ -145,7 +147,7 @@ def test_documents_of_a_packed_block_see_themselves_alone(checkpoints: dict[str,
 def test_t5_is_asked_with_its_sentinels_and_answers_make_the_text_whole(checkpoints: dict[str, Path]) -> None:
     form = language(checkpoints["t5"], "t5")
     encoded = form.encode(rows(DOCUMENTS[:1]))
-    row, tokenizer = encoded.rows[0], form.tokenizer
+    row, tokenizer = encoded.inputs[0], form.tokenizer
     sentinels = [token for token in row["labels"] if token in form._sentinels]
     assert sentinels and sentinels == [token for token in row["input_ids"] if token in form._sentinels]
     filled: list[int] = []
@@ -162,7 +164,7 @@ def test_t5_is_asked_with_its_sentinels_and_answers_make_the_text_whole(checkpoi
     model: Any = AutoModelForSeq2SeqLM.from_pretrained(str(checkpoints["t5"])).eval()
     batch = form.collator()([row])
     with torch.no_grad():
-        found = form.answer(form.cut(token_likelihoods(model, batch).numpy(), encoded), encoded)
+        found = form.decode(form.unpad(token_likelihoods(model, batch).numpy(), encoded), encoded)
         loss = model(**{name: value for name, value in batch.items() if name != "decoder_input_ids"}).loss
     assert found.likelihoods is not None
     assert found.likelihoods[0][0] == pytest.approx(float(loss) * len(row["labels"]), rel=1e-4)
@@ -170,10 +172,10 @@ def test_t5_is_asked_with_its_sentinels_and_answers_make_the_text_whole(checkpoi
 
 def test_passages_are_the_text_in_parts_of_so_many_bytes() -> None:
     text = "eins zwei  drei\nvier fünf " + "x" * 40 + " ende"
-    parts = passages(text, 16)
+    parts = cut_passages(text, 16)
     assert "".join(parts) == text
     assert all(len(part.encode()) <= 16 or len(part.split()) == 1 for part in parts)
-    assert passages(" \n", 16) == []
+    assert cut_passages(" \n", 16) == []
 
 
 def test_a_corpus_gives_documents_and_passages_of_those_held_out(tmp_path: Path) -> None:
@@ -228,15 +230,15 @@ def test_an_unknown_token_costs_its_bytes(checkpoints: dict[str, Path]) -> None:
     form = language(checkpoints["t5"], "t5", noise_density=0.9)
     text = "the film \u4e2d\u6587 is good"
     encoded = form.encode(rows([text]))
-    (seen, unknown) = encoded.places[0]
+    (seen, unknown) = encoded.positions[0]
     assert unknown == 6
     assert not any(
         token == form.tokenizer.unk_token_id
-        for token, asked in zip(encoded.rows[0]["labels"], seen, strict=True)
+        for token, asked in zip(encoded.inputs[0]["labels"], seen, strict=True)
         if asked
     )
     scores = [np.zeros(len(seen))]
-    answers = form.answer(form.cut(scores, encoded), encoded)
+    answers = form.decode(form.unpad(scores, encoded), encoded)
     assert answers.likelihoods is not None and answers.likelihoods[0][0] == pytest.approx(6 * np.log(256))
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from peftkit.data.offline_corpus import (
     causal_pairs,
-    embedded_corpus,
-    fingerprint,
-    manual,
+    documents_fingerprint,
+    offline_documents,
     pack,
+    python_manual,
     span_corrupt,
     span_pairs,
     unigram_loss,
@@ -24,7 +24,7 @@ EOS = 1
 
 @pytest.fixture(scope="module")
 def corpus():
-    return embedded_corpus(seed=0)
+    return offline_documents(seed=0)
 
 
 def test_pack_fills_every_block_and_loses_no_token():
@@ -108,7 +108,7 @@ def test_unigram_loss_is_the_smoothed_cross_entropy():
 
 
 def test_the_manual_is_prose_and_no_paragraph_stands_twice():
-    paragraphs = functools.reduce(operator.iadd, manual(), [])
+    paragraphs = functools.reduce(operator.iadd, python_manual(), [])
     assert len(paragraphs) > 500
     assert len(set(paragraphs)) == len(paragraphs)
     assert not any("**" in paragraph or "::" in paragraph or ">>>" in paragraph for paragraph in paragraphs)
@@ -119,10 +119,10 @@ def test_no_document_is_both_trained_on_and_held_out(corpus):
     assert train and held_out
     assert not set(train) & set(held_out)
     for part in corpus:  # both hold the manual's prose and generated documents
-        assert set(part) & set(functools.reduce(operator.iadd, manual(), []))
-        assert set(part) - set(functools.reduce(operator.iadd, manual(), []))
+        assert set(part) & set(functools.reduce(operator.iadd, python_manual(), []))
+        assert set(part) - set(functools.reduce(operator.iadd, python_manual(), []))
 
 
 def test_the_fingerprint_follows_text_and_order():
-    assert fingerprint(["ab", "c"]) == fingerprint(["ab", "c"])
-    assert len({fingerprint(documents) for documents in (["ab", "c"], ["c", "ab"], ["a", "bc"])}) == 3
+    assert documents_fingerprint(["ab", "c"]) == documents_fingerprint(["ab", "c"])
+    assert len({documents_fingerprint(documents) for documents in (["ab", "c"], ["c", "ab"], ["a", "bc"])}) == 3

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from peftkit.config import UserError
-from peftkit.data.corpus import corpus_files, documents
-from peftkit.data.term_mining import Counts, count_words, listed_terms, rank
+from peftkit.data.corpus import corpus_files, stream_documents
+from peftkit.data.term_mining import WordCounts, count_words, rank_candidates, read_terms
 
 
 def letters(words: Sequence[str]) -> list[int]:
@@ -31,7 +31,7 @@ def test_documents_are_read_in_order_and_every_tenth_is_held_out(tmp_path: Path,
     else:
         lines = texts if ending == "txt" else [json.dumps({"text": text}) for text in texts]
         file.write_text("\n".join([*lines, ""]), encoding="utf-8")
-    found = list(documents(str(file)))
+    found = list(stream_documents(str(file)))
     assert [text for text, _ in found] == texts
     assert [number for number, (_, is_held_out) in enumerate(found) if is_held_out] == [9, 19]
 
@@ -40,9 +40,9 @@ def test_of_ten_files_or_more_whole_ones_are_held_out(tmp_path: Path) -> None:
     for number in range(12):
         (tmp_path / f"{number:02}.txt").write_text(f"one {number}\n\ntwo {number}\n")
     (tmp_path / "notes.md").write_text("not read")
-    held_out = {text.split()[1] for text, is_held_out in documents(str(tmp_path)) if is_held_out}
+    held_out = {text.split()[1] for text, is_held_out in stream_documents(str(tmp_path)) if is_held_out}
     assert held_out == {"9"}
-    assert len(list(documents(str(tmp_path)))) == 24
+    assert len(list(stream_documents(str(tmp_path)))) == 24
     assert len(corpus_files(str(tmp_path)) or []) == 12
 
 
@@ -58,12 +58,12 @@ def test_of_ten_files_or_more_whole_ones_are_held_out(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_says_what_to_do(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=sentence):
-        list(documents(str(tmp_path / name)))
+        list(stream_documents(str(tmp_path / name)))
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no \.txt, \.jsonl, \.parquet"):
-        list(documents(str(tmp_path)))
+        list(stream_documents(str(tmp_path)))
 
 
 def test_words_keep_what_holds_a_term_together() -> None:
@@ -74,10 +74,10 @@ def test_words_keep_what_holds_a_term_together() -> None:
 
 
 def test_candidates_are_ranked_by_the_pieces_that_they_save() -> None:
-    counts = Counts({"aaaaa": 3, "bb": 9, "ccc": 6, "d": 99, "eeee": 4, "rare-but-long": 1}, 122, 0)
-    found = rank(counts, letters, budget=3, min_count=2)
+    counts = WordCounts({"aaaaa": 3, "bb": 9, "ccc": 6, "d": 99, "eeee": 4, "rare-but-long": 1}, 122, 0)
+    found = rank_candidates(counts, letters, budget=3, min_count=2)
     assert [(word.term, word.count * (word.pieces - 1)) for word in found] == [("aaaaa", 12), ("ccc", 12), ("eeee", 12)]
-    assert [word.term for word in rank(counts, letters, budget=9, min_count=2)][3:] == ["bb"]
+    assert [word.term for word in rank_candidates(counts, letters, budget=9, min_count=2)][3:] == ["bb"]
 
 
 def test_counts_in_bounded_memory_are_short_by_no_more_than_they_say() -> None:
@@ -99,7 +99,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
             for number in range(lines):
                 out.write(f"word{number} and term{number % 97} again\n")
         tracemalloc.start()
-        count_words((text for text, _ in documents(str(file))), kept=300)
+        count_words((text for text, _ in stream_documents(str(file))), kept=300)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
@@ -111,9 +111,9 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
 def test_a_text_without_line_ends_is_read_in_parts(tmp_path: Path) -> None:
     file = tmp_path / "long.txt"
     file.write_text("word " * 500_000)
-    assert max(len(text) for text, _ in documents(str(file))) <= 1 << 20
+    assert max(len(text) for text, _ in stream_documents(str(file))) <= 1 << 20
 
 
 def test_a_list_keeps_its_blank_lines_for_who_refuses_them(tmp_path: Path) -> None:
     (tmp_path / "terms.txt").write_text("\ufeffa b\n\n c \n", encoding="utf-8")
-    assert listed_terms(tmp_path / "terms.txt") == ["a b", "", " c "]
+    assert read_terms(tmp_path / "terms.txt") == ["a b", "", " c "]

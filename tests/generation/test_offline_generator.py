@@ -17,7 +17,7 @@ from helpers.scripted import fill, written
 from peftkit.cli import check
 from peftkit.data import minitasks
 from peftkit.data.contamination import EvaluationSets
-from peftkit.data.miniglue.lexicon import Words
+from peftkit.data.miniglue.lexicon import WordSampler
 from peftkit.data.minitasks import FAMILIES, TaskFamily, parse_instruction
 from peftkit.data.minitasks.cases import COUNTED, SLOTS
 from peftkit.generation import parse, self_instruct_prompts
@@ -69,7 +69,7 @@ def test_each_wording_is_understood_as_what_it_is(family: TaskFamily) -> None:
         text = re.sub(r"\{(\w+)\}", lambda slot: draw.choice(SLOTS[slot[1]]), wording)
         known = parse_instruction(f"In a test, please {text}. Be brief.")
         assert known is not None and known[0] is family
-        words = Words(draw, "all")
+        words = WordSampler(draw, "all")
         assert all(family.draw(words, {**known[1], "label": label}) for label in family.labels or ("",))
 
 

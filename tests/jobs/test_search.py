@@ -13,7 +13,7 @@ from helpers import commands
 
 from peftkit.cli import check
 from peftkit.config import RunConfig, UserError
-from peftkit.data.datasets import APART, load_task_dataset
+from peftkit.data.datasets import SEARCH_SPLIT, load_task_dataset
 from peftkit.jobs.search import rates, trial_config
 from peftkit.leaderboard.stats import task_score
 from peftkit.results.run_folder import run_id
@@ -57,7 +57,7 @@ def check_trial(file: Path) -> None:
     assert not (file.parent / "adapter").exists()
     result = json.loads(file.read_text())
     assert f"train.learning_rate={result['run']['config']['train']['learning_rate']}" in result["run"]["overrides"]
-    assert result["audit"]["rows"] == {"train": 24, APART: 20}
+    assert result["audit"]["rows"] == {"train": 24, SEARCH_SPLIT: 20}
     assert [point["epoch"] for point in result["curve"]] == [1.0]
     assert result["curve"][0]["score"] == pytest.approx(task_score(result["scores"]))
 
@@ -73,7 +73,7 @@ def test_a_trial_is_scored_on_training_rows_it_was_not_trained_on(tiny: Words) -
     run = RunConfig.from_config(config(tiny("bert", "task=mrpc")))
     whole = load_task_dataset(run.task, None, "offline")
     tried = load_task_dataset(run.task, None, "offline", set_apart=100)
-    (train, validation) = (set(tried.splits[name]["id"]) for name in ("train", APART))
+    (train, validation) = (set(tried.splits[name]["id"]) for name in ("train", SEARCH_SPLIT))
     assert (len(train), len(validation)) == (24, 100)
     assert not train & validation
     assert train == set(whole.splits["train"]["id"])  # what trains is what the rows of validation are held against

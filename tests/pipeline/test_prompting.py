@@ -18,9 +18,9 @@ from helpers import commands
 from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.config.source import Source
-from peftkit.data.formats import Prompted, Texts
-from peftkit.data.formats.few_shot import draw, with_shots
-from peftkit.data.prompts import Prompt, prompt_of
+from peftkit.data.formats import PromptedFormat, TextGenerationFormat
+from peftkit.data.formats.few_shot import prepend_shots, sample_balanced
+from peftkit.data.prompts import PromptTemplate, prompt_template
 from peftkit.models.load import load_tokenizer
 from peftkit.pipeline.build import execution_setup
 from peftkit.training.outputs import continuation_likelihoods, label_likelihoods
@@ -39,20 +39,20 @@ def run_of(words: list[str]) -> RunConfig:
     return RunConfig.from_config(OmegaConf.to_container(compose_config(words), resolve=True))  # type: ignore[arg-type]
 
 
-def asked(checkpoint: Path, task: str, family: str = "decoder", **more: Any) -> Prompted:
+def asked(checkpoint: Path, task: str, family: str = "decoder", **more: Any) -> PromptedFormat:
     chosen: TaskConfig = run_of([f"task={task}"]).task
     tokenizer = load_tokenizer(Source("folder", str(checkpoint), folder=str(checkpoint)))
-    return Prompted(chosen, chosen.labels, tokenizer, family == "decoder", **more)
+    return PromptedFormat(chosen, chosen.labels, tokenizer, family == "decoder", **more)
 
 
-def rows_of(prompted: Prompted, texts: list[str], labels: list[Any]) -> Dataset:
+def rows_of(prompted: PromptedFormat, texts: list[str], labels: list[Any]) -> Dataset:
     columns = {name: [f"{text} {name}" for text in texts] for name in prompted.task.text}
     return Dataset.from_dict({"id": list(range(len(texts))), **columns, "label": labels})
 
 
-def batch_of(prompted: Prompted, rows: Dataset) -> dict[str, Any]:
+def batch_of(prompted: PromptedFormat, rows: Dataset) -> dict[str, Any]:
     encoded = prompted.encode(rows)
-    return prompted.collator()([encoded.rows[row] for row in range(len(encoded.rows))])
+    return prompted.collator()([encoded.inputs[row] for row in range(len(encoded.inputs))])
 
 
 TEXTS = ["a film", "the actor saw the very long film and left", "it is great", "no"]
@@ -66,10 +66,10 @@ def test_a_decoders_likelihoods_are_those_of_a_loop_over_single_rows(
 
     model = AutoModelForCausalLM.from_pretrained(checkpoints["gpt2"], dtype=torch.float32).eval()
     prompted = asked(checkpoints["gpt2"], "sst2", shots=shots)
-    assert (prompted.words >= 0).sum(axis=-1).max() > 1  # else the cache is not read
+    assert (prompted.verbalizer_ids >= 0).sum(axis=-1).max() > 1  # else the cache is not read
     rows = rows_of(prompted, TEXTS, [0, 1, 1, 0])
     batch = batch_of(prompted, rows)
-    words = torch.as_tensor(prompted.words)
+    words = torch.as_tensor(prompted.verbalizer_ids)
     with torch.no_grad():
         found = continuation_likelihoods(model, batch["input_ids"], batch["attention_mask"], words)
         for row in range(len(rows)):
@@ -88,7 +88,7 @@ def test_t5s_likelihoods_are_those_of_a_loop_over_single_rows(checkpoints: dict[
     prompted = asked(checkpoints["t5"], "mrpc", "seq2seq", shots=("mrpc sentence1: a sentence2: a equivalent",))
     batch = batch_of(prompted, rows_of(prompted, TEXTS, [0, 1, 1, 0]))
     with torch.no_grad():
-        words = torch.as_tensor(prompted.words)
+        words = torch.as_tensor(prompted.verbalizer_ids)
         found = label_likelihoods(model, batch["input_ids"], batch["attention_mask"], words)
         for row in range(len(TEXTS)):
             ids = batch["input_ids"][row][batch["attention_mask"][row].bool()][None]
@@ -100,15 +100,15 @@ def test_t5s_likelihoods_are_those_of_a_loop_over_single_rows(checkpoints: dict[
 
 def test_a_word_counts_by_its_mean_token_or_by_what_the_row_adds_to_it(checkpoints: dict[str, Path]) -> None:
     prompted = asked(checkpoints["gpt2"], "sst2")
-    sizes = (prompted.words >= 0).sum(axis=-1)
+    sizes = (prompted.verbalizer_ids >= 0).sum(axis=-1)
     rows = rows_of(prompted, TEXTS, [0, 1, 1, 0])
     sums = np.array([[-8.0, -9.0], [-2.0, -1.0], [-3.0, -4.0], [-5.0, -5.5]])
-    np.testing.assert_allclose(np.stack(prompted.answer(list(sums), prompted.encode(rows)).scores), sums / sizes)
+    np.testing.assert_allclose(np.stack(prompted.decode(list(sums), prompted.encode(rows)).scores), sums / sizes)
     calibrated = replace(prompted, calibrate=True)
     encoded = calibrated.encode(rows)
-    assert prompted.tokenizer.decode(encoded.rows[4]["input_ids"]) == "It was"
+    assert prompted.tokenizer.decode(encoded.inputs[4]["input_ids"]) == "It was"
     context = np.array([-1.0, -7.0])
-    answers = calibrated.answer([*sums, context], encoded)
+    answers = calibrated.decode([*sums, context], encoded)
     np.testing.assert_allclose(np.stack(answers.scores), sums - context)
     assert answers.predictions.tolist() == [1, 1, 1, 1]
 
@@ -116,30 +116,33 @@ def test_a_word_counts_by_its_mean_token_or_by_what_the_row_adds_to_it(checkpoin
 def test_numbers_lie_between_their_words_by_likelihood(checkpoints: dict[str, Path]) -> None:
     prompted = asked(checkpoints["gpt2"], "stsb")
     assert prompted.values.tolist() == [0, 5]
-    sizes = (prompted.words >= 0).sum(axis=-1)
+    sizes = (prompted.verbalizer_ids >= 0).sum(axis=-1)
     rows = rows_of(prompted, TEXTS[:2], [0.0, 5.0])
     sums = np.log([[0.5, 0.5], [0.2, 0.6]]) * sizes
-    np.testing.assert_allclose(prompted.answer(list(sums), prompted.encode(rows)).predictions, [2.5, 3.75])
-    assert [prompted.group(label) for label in (0.0, 2.4, 2.6, 5.0)] == [0, 0, 1, 1]
+    np.testing.assert_allclose(prompted.decode(list(sums), prompted.encode(rows)).predictions, [2.5, 3.75])
+    assert [prompted.shot_group(label) for label in (0.0, 2.4, 2.6, 5.0)] == [0, 0, 1, 1]
 
 
 def test_examples_hang_on_the_seed_alone_and_are_balanced() -> None:
     groups = [0] * 90 + [1] * 9 + [2]
-    drawn = draw(groups, 6, seed=3)
-    assert drawn == draw(groups, 6, seed=3) != draw(groups, 6, seed=4)
+    drawn = sample_balanced(groups, 6, seed=3)
+    assert drawn == sample_balanced(groups, 6, seed=3) != sample_balanced(groups, 6, seed=4)
     assert sorted(groups[row] for row in drawn) == [0, 0, 0, 1, 1, 2]
     assert len({*drawn}) == 6
-    assert sorted(groups[row] for row in draw(groups, 2, seed=0) + draw(groups, 3, seed=0)[-3:])[-1] == 2
-    assert len(draw([0, 0, 1], 8, seed=0)) == 3
+    assert (
+        sorted(groups[row] for row in sample_balanced(groups, 2, seed=0) + sample_balanced(groups, 3, seed=0)[-3:])[-1]
+        == 2
+    )
+    assert len(sample_balanced([0, 0, 1], 8, seed=0)) == 3
 
 
 def test_examples_without_room_are_left_out_from_the_front_and_counted(checkpoints: dict[str, Path]) -> None:
-    assert with_shots([[1, 1], [2, 2, 2], [3]], [9, 8], 6, begin=9) == ([9, 2, 2, 2, 3, 8], 1)
-    assert with_shots([[1, 1]], [8], 2, begin=None) == ([8], 1)
+    assert prepend_shots([[1, 1], [2, 2, 2], [3]], [9, 8], 6, begin=9) == ([9, 2, 2, 2, 3, 8], 1)
+    assert prepend_shots([[1, 1]], [8], 2, begin=None) == ([8], 1)
     prompted = asked(checkpoints["gpt2"], "sst2", shots=tuple(f"{'a film ' * 30}It was great" for _ in range(40)))
     encoded = prompted.encode(rows_of(prompted, TEXTS, [0, 1, 1, 0]))
-    room = prompted.tokenizer.model_max_length - prompted.words.shape[1]
-    assert encoded.left_out > 0 and max(encoded.lengths) <= room
+    room = prompted.tokenizer.model_max_length - prompted.verbalizer_ids.shape[1]
+    assert encoded.dropped_shots > 0 and max(encoded.lengths) <= room
     assert encoded.truncated == 0
 
 
@@ -195,12 +198,12 @@ def test_texts_are_written_behind_examples_up_to_a_blank_line(
     shots = tuple(json.loads((folder / "prompt" / "prompt.json").read_text())["shots"])
     assert len(shots) == 4 and all(shot.split("\n")[1].startswith("great") for shot in shots)
     tokenizer = load_tokenizer(Source("folder", str(checkpoints[model]), folder=str(checkpoints[model])))
-    texts = Texts(run_of(words).task, tokenizer, model == "gpt2", shots)
+    texts = TextGenerationFormat(run_of(words).task, tokenizer, model == "gpt2", shots)
     encoded = texts.encode(Dataset.from_dict({"id": [0], "q": ["the film"], "label": ["great"]}))
-    read = tokenizer.decode(encoded.places[0][1], skip_special_tokens=True)
+    read = tokenizer.decode(encoded.positions[0][1], skip_special_tokens=True)
     assert read.count("film") == 5 and read.rstrip().endswith("the film")
     scores = [np.zeros(2)]
-    assert texts.answer(scores, encoded, ["so great\n\nthe film"]).predictions == ["so great"]
+    assert texts.decode(scores, encoded, ["so great\n\nthe film"]).predictions == ["so great"]
 
 
 @pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
@@ -240,11 +243,11 @@ def test_what_cannot_be_asked_is_refused(words: list[str], sentence: str) -> Non
 
 def test_a_prompt_ends_without_spaces_and_names_no_label_that_is_not_there() -> None:
     task = run_of(["task=sst2", "task.prompt='{sentence} It was '", "task.verbalizer={positive:fine}"]).task
-    assert prompt_of(task, ["negative", "positive"]) == Prompt(
+    assert prompt_template(task, ["negative", "positive"]) == PromptTemplate(
         "{sentence} It was", {"negative": "terrible", "positive": "fine"}
     )
     with pytest.raises(UserError, match="the data have no label positive; there are: bad, good"):
-        prompt_of(task, ["bad", "good"])
+        prompt_template(task, ["bad", "good"])
 
 
 def test_a_teacher_that_keeps_no_model_is_refused(tmp_path: Path) -> None:

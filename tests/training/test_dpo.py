@@ -23,7 +23,7 @@ from peftkit import training
 from peftkit.cli import check, compose_config
 from peftkit.cli.validate import options_of
 from peftkit.config import RunConfig
-from peftkit.data.formats import REFERENCE, Preferences
+from peftkit.data.formats import REFERENCE_COLUMNS, PreferenceFormat
 from peftkit.metrics import score
 from peftkit.pipeline.build import build, find_model, output_reader, predictor, trainer_factory
 from peftkit.pipeline.evaluate import answer
@@ -134,11 +134,11 @@ def test_loss_and_gradients_are_those_of_a_loop_by_hand(pairs: Words, tmp_path: 
         arguments,
         parts.format.collator(),
         output_reader(parts),
-        encoded.rows,
+        encoded.inputs,
         make=trainer_factory(run, parts, arguments),
     )
-    batch = trainer._prepare_inputs(parts.format.collator()(list(encoded.rows)))
-    assert len({len(row["prompt_ids"]) for row in encoded.rows}) == 5  # so that there is padding
+    batch = trainer._prepare_inputs(parts.format.collator()(list(encoded.inputs)))
+    assert len({len(row["prompt_ids"]) for row in encoded.inputs}) == 5  # so that there is padding
     parts.model.train()
     found = trainer.compute_loss(parts.model, batch)
     found.backward()
@@ -146,12 +146,12 @@ def test_loss_and_gradients_are_those_of_a_loop_by_hand(pairs: Words, tmp_path: 
     gradients = {name: weight.grad.clone() for name, weight in weights.items() if weight.grad is not None}
     parts.model.zero_grad()
     total = []
-    for row in encoded.rows:
+    for row in encoded.inputs:
         answers = [(row["prompt_ids"], row[name]) for name in ("chosen_ids", "rejected_ids")]
         assert all(answer[-1] == parts.tokenizer.eos_token_id for _, answer in answers)
         with torch.no_grad():
             reference = [by_hand(base, *each) for each in answers]
-        torch.testing.assert_close(torch.tensor([row[name] for name in REFERENCE]), torch.stack(reference))
+        torch.testing.assert_close(torch.tensor([row[name] for name in REFERENCE_COLUMNS]), torch.stack(reference))
         ratios = [by_hand(parts.model, *each) - known for each, known in zip(answers, reference, strict=True)]
         total.append(losses(loss, ratios[0] - ratios[1], *ratios, [len(each) for _, each in answers]))
     wanted = torch.stack(total).mean()
@@ -253,10 +253,10 @@ def test_every_method_runs_and_its_gates_hold(pairs: Words, method: str) -> None
 @pytest.mark.parametrize("method", ["adapter", "adapter_parallel", "prompt", "prefix", "p_tuning", "mam", "unipelt"])
 def test_a_tuner_of_ours_that_is_switched_off_is_the_reference(pairs: Words, method: str) -> None:
     _, parts, encoded, _ = set_up(pairs(f"method={method}"), Dataset.from_list(rows(5)))
-    batch = parts.format.collator()(list(encoded.rows))
+    batch = parts.format.collator()(list(encoded.inputs))
     with torch.no_grad(), parts.model.eval().disable_adapter():
         said = output_reader(parts)(parts.model, batch)
-    known = torch.stack([batch[name] for name in REFERENCE], dim=1)
+    known = torch.stack([batch[name] for name in REFERENCE_COLUMNS], dim=1)
     torch.testing.assert_close(said, known, atol=1e-5, rtol=1e-6)
 
 
@@ -280,9 +280,9 @@ def test_the_batch_is_that_of_trl(checkpoints: dict[str, Path]) -> None:
         {"prompt_ids": [5, 6, 7], "chosen_ids": [8, 0], "rejected_ids": [9, 9, 9, 0]},
         {"prompt_ids": [5], "chosen_ids": [8, 0], "rejected_ids": [0]},
     ]
-    table = [row | dict.fromkeys(REFERENCE, -float(number)) for number, row in enumerate(table)]
+    table = [row | dict.fromkeys(REFERENCE_COLUMNS, -float(number)) for number, row in enumerate(table)]
     run = RunConfig.from_config(compose_config(["task=preferences", "task.dataset=x"]))
-    ours = Preferences(run.task, tokenizer).collator()(table)
+    ours = PreferenceFormat(run.task, tokenizer).collator()(table)
     its = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)(table)
     assert ours.keys() == its.keys()
     for name, value in its.items():

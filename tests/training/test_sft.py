@@ -24,9 +24,9 @@ from peftkit.cli.validate import options_of
 from peftkit.config import RunConfig, TaskConfig
 from peftkit.config.source import Source
 from peftkit.data.collate import LengthGroupedSampler
-from peftkit.data.conversations import examples_of
+from peftkit.data.conversations import conversation_examples
 from peftkit.data.datasets import load_task_dataset
-from peftkit.data.formats import Instructions
+from peftkit.data.formats import InstructionFormat
 from peftkit.methods import wrap
 from peftkit.models.load import load_tokenizer
 from peftkit.pipeline.build import method_config
@@ -100,8 +100,8 @@ class Setting:
         from datasets import Dataset
 
         table = Dataset.from_list([{"idx": number, **row} for number, row in enumerate(rows_of(6))])
-        self.rows, _ = examples_of(self.task, table)
-        self.format = Instructions(self.task, self.tokenizer, True)
+        self.rows, _ = conversation_examples(self.task, table)
+        self.format = InstructionFormat(self.task, self.tokenizer, True)
 
     def trained(self, folder: Path, **settings: Any) -> tuple[Any, dict[str, torch.Tensor]]:
         """Train with TRL, and return the trainer and the gradients of the first step, by way of plain SGD."""
@@ -114,7 +114,7 @@ class Setting:
         before = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
         trainer = training.make_trainer(
             self.model, training.training_arguments(known, 0, folder, False, save=False), self.format.collator(),
-            Scores("likelihoods"), encoded.rows, make=partial(training.instruction_trainer, self.tokenizer),
+            Scores("likelihoods"), encoded.inputs, make=partial(training.instruction_trainer, self.tokenizer),
         )  # fmt: skip
         training.fit(trainer, folder / "none")
         after = dict(self.model.named_parameters())
@@ -129,7 +129,7 @@ class Setting:
         total, count = torch.zeros(()), 0
         self.model.zero_grad()
         self.model.train()
-        for row in self.format.encode(self.rows).rows:
+        for row in self.format.encode(self.rows).inputs:
             ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
             logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -len(labels) :]
             total = total + cross_entropy(logits[:-1], labels[1:], reduction="sum")
@@ -287,7 +287,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
             }  # fmt: skip
             trainer = training.make_trainer(
                 setting.model, training.training_arguments(settings, 0, folder, False), setting.format.collator(),
-                Scores("likelihoods"), encoded.rows, sampler=LengthGroupedSampler(encoded.lengths, 3, 0),
+                Scores("likelihoods"), encoded.inputs, sampler=LengthGroupedSampler(encoded.lengths, 3, 0),
                 make=partial(training.instruction_trainer, setting.tokenizer),
             )  # fmt: skip
             if stop is not None:

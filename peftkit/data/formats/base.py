@@ -11,30 +11,30 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig
-from peftkit.data.answer_format import Form
+from peftkit.data.answer_format import AnswerFormat
 
 
 @dataclass(frozen=True)
 class Encoded:
     """Model inputs of one split, and what they were made of.
 
-    `rows` holds one entry a model input, and `lengths` their tokens after truncation; `owner` (inputs,) says which
+    `inputs` holds one entry a model input, and `lengths` their tokens after truncation; `example_of` (inputs,) says which
     example each is of, where a long one has several. `labels`, one an example, are what metrics compare with;
     `has_label` (examples,) is False where one is hidden: there stands -1, NaN, or nothing, which is no label.
-    `truncated` counts the examples that lost text. `places`, one an input, says where its answers are, `forms`, one an
-    example, how an answer is to look. `left_out` counts what was to be shown before a row (`shots`) and did not fit,
+    `truncated` counts the examples that lost text. `positions`, one an input, says where its answers are, `answer_formats`, one an
+    example, how an answer is to look. `dropped_shots` counts what was to be shown before a row (`shots`) and did not fit,
     over all rows.
     """
 
-    rows: Dataset
+    inputs: Dataset
     lengths: Sequence[int] | np.ndarray
     truncated: int
     labels: Any
     has_label: np.ndarray
-    owner: np.ndarray | None = None
-    places: list[Any] = field(default_factory=list)
-    forms: list[Form] = field(default_factory=list)
-    left_out: int = 0
+    example_of: np.ndarray | None = None
+    positions: list[Any] = field(default_factory=list)
+    answer_formats: list[AnswerFormat] = field(default_factory=list)
+    dropped_shots: int = 0
 
     @property
     def tokens(self) -> int:
@@ -43,28 +43,28 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What a model says of each example: a prediction in the form of the labels, and the scores it came from.
 
     `scores` has an array an example, an empty one where there is nothing to tell. `likelihoods`, of models that write
     text, holds the nats (examples,) that the labels cost, and the tokens (examples,) that they have, 0 of a hidden one.
     `has_ended`, of the same, tells of each text whether it ended by itself, and not for its length.
-    `in_form`, of instructions, holds 1 for an answer (examples,) that has the form of its references, else 0.
+    `follows_format`, of instructions, holds 1 for an answer (examples,) that has the form of its references, else 0.
     """
 
     predictions: Any
     scores: list[np.ndarray]
     likelihoods: tuple[np.ndarray, np.ndarray] | None = None
-    in_form: np.ndarray | None = None
+    follows_format: np.ndarray | None = None
     has_ended: list[bool] | None = None
 
 
 class Format(Protocol):
     """How one kind of task is put to one family of models.
 
-    `reads` names how a model's output becomes scores: logits, words, spans, likelihoods, masked, preferences or
-    vectors. `words` are
-    the token ids (labels, tokens) between which a text-to-text model chooses. `writes` is the longest text, in tokens,
+    `output_kind` names how a model's output becomes scores: logits, verbalizer, spans, likelihoods, masked, preferences or
+    vectors. `verbalizer_ids` are
+    the token ids (labels, tokens) between which a text-to-text model chooses. `max_new_tokens` is the longest text, in tokens,
     that is to be generated to answer; None where the scores say all.
     """
 
@@ -75,31 +75,31 @@ class Format(Protocol):
     def names(self) -> list[str] | None: ...
 
     @property
-    def reads(self) -> str: ...
+    def output_kind(self) -> str: ...
 
     @property
-    def words(self) -> np.ndarray | None: ...
+    def verbalizer_ids(self) -> np.ndarray | None: ...
 
     @property
-    def writes(self) -> int | None: ...
+    def max_new_tokens(self) -> int | None: ...
 
     def encode(self, rows: Dataset) -> Encoded: ...
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]: ...
 
-    def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
+    def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return the scores of each input without those of padding."""
         ...
 
-    def answer(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Answers:
+    def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         """Return the answers to examples; `texts` is what the model wrote, one an example."""
         ...
 
-    def told(self, prediction: Any) -> Any:
+    def describe(self, prediction: Any) -> Any:
         """Return a prediction as users write it: names for class ids."""
         ...
 
-    def counts(self, encoded: Encoded) -> dict[str, Any]:
+    def label_counts(self, encoded: Encoded) -> dict[str, Any]:
         """Return how many labels there are of each sort."""
         ...
 
@@ -117,6 +117,6 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[list[str]], max
     return out
 
 
-def labelled(rows: Dataset) -> np.ndarray:
+def label_mask(rows: Dataset) -> np.ndarray:
     """Tell which rows have a label (rows,)."""
     return np.array([label is not None for label in rows["label"]], dtype=bool)

@@ -12,12 +12,12 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig
-from peftkit.data.collate import padded
-from peftkit.data.formats.base import Answers, Encoded, labelled, tokenize
+from peftkit.data.collate import padding_collator
+from peftkit.data.formats.base import Encoded, Predictions, label_mask, tokenize
 
 
 @dataclass(frozen=True)
-class Classes:
+class SequenceClassificationFormat:
     """Sequence classification, and regression where `names` is None.
 
     A tokenizer that has no pair format of its own (GPT-2) gets both texts joined by `separator`.
@@ -27,9 +27,9 @@ class Classes:
     names: list[str] | None
     tokenizer: PreTrainedTokenizerBase
     separator: str | None = None
-    reads = "logits"
-    words = None
-    writes = None
+    output_kind = "logits"
+    verbalizer_ids = None
+    max_new_tokens = None
 
     def encode(self, rows: Dataset) -> Encoded:
         """Tokenise at most `task.max_length` tokens a row."""
@@ -42,35 +42,35 @@ class Classes:
             return tokenize(self.tokenizer, texts, self.task.max_length)
 
         out = rows.map(tokens, batched=True, keep_in_memory=True)
-        labels = class_labels(rows)
+        labels = label_array(rows)
         inputs = out.remove_columns(["id", "label", "truncated", *columns]).add_column("labels", labels.tolist())
         lengths = [len(ids) for ids in out["input_ids"]]
-        return Encoded(inputs, lengths, sum(out["truncated"]), labels, labelled(rows))
+        return Encoded(inputs, lengths, sum(out["truncated"]), labels, label_mask(rows))
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        return padded(self.tokenizer)
+        return padding_collator(self.tokenizer)
 
-    def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
+    def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         return list(scores)
 
-    def answer(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Answers:
+    def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         logits = np.stack(scores)
-        return Answers(logits[:, 0] if self.names is None else logits.argmax(axis=-1), scores)
+        return Predictions(logits[:, 0] if self.names is None else logits.argmax(axis=-1), scores)
 
-    def told(self, prediction: Any) -> Any:
+    def describe(self, prediction: Any) -> Any:
         return float(prediction) if self.names is None else self.names[int(prediction)]
 
-    def counts(self, encoded: Encoded) -> dict[str, Any]:
-        return class_counts(encoded, self.names)
+    def label_counts(self, encoded: Encoded) -> dict[str, Any]:
+        return count_labels(encoded, self.names)
 
 
-def class_labels(rows: Dataset) -> np.ndarray:
+def label_array(rows: Dataset) -> np.ndarray:
     """Return class ids or numbers (rows,); -1 or NaN where one is hidden."""
     hidden = math.nan if rows.features["label"].dtype == "float64" else -1
     return np.array([hidden if label is None else label for label in rows["label"]])
 
 
-def class_counts(encoded: Encoded, names: list[str] | None) -> dict[str, Any]:
+def count_labels(encoded: Encoded, names: list[str] | None) -> dict[str, Any]:
     """Count rows a class; numbers give their range and mean."""
     known = encoded.labels[encoded.has_label]
     hidden = int((~encoded.has_label).sum())

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-JOINT = "\n\n"  # behind an example (Brown et al. 2020, section 2.4: one or two line breaks)
+SHOT_SEPARATOR = "\n\n"  # behind an example (Brown et al. 2020, section 2.4: one or two line breaks)
 
 
-def draw(groups: Sequence[int], number: int, seed: int) -> list[int]:
+def sample_balanced(groups: Sequence[int], number: int, seed: int) -> list[int]:
     """Return the rows (number,) of examples, as many of each group as of any other, in an order of the seed's.
 
     Each round has one of each group that has one left, so that what is left of the last rounds is balanced too.
@@ -28,16 +28,18 @@ def draw(groups: Sequence[int], number: int, seed: int) -> list[int]:
 
 def shot_ids(tokenizer: PreTrainedTokenizerBase, shots: Sequence[str]) -> list[list[int]]:
     """Return the tokens of each example and of the joint behind it."""
-    texts = [f"{shot}{JOINT}" for shot in shots]
+    texts = [f"{shot}{SHOT_SEPARATOR}" for shot in shots]
     return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
 
 
-def context_of(tokenizer: PreTrainedTokenizerBase, positions: int | None) -> int:
+def context_length(tokenizer: PreTrainedTokenizerBase, positions: int | None) -> int:
     """Return how many tokens a model reads and writes together: the least of what it and its tokenizer say."""
     return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
 
 
-def with_shots(shots: Sequence[list[int]], question: list[int], room: int, begin: int | None) -> tuple[list[int], int]:
+def prepend_shots(
+    shots: Sequence[list[int]], question: list[int], room: int, begin: int | None
+) -> tuple[list[int], int]:
     """Return the last examples that fit into the room, and the question; and how many were left out.
 
     `begin` is the token that begins a text, None where there is none.

@@ -16,17 +16,17 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError
-from peftkit.data.collate import padded_pairs, stacked
-from peftkit.data.formats.base import Answers, Encoded
-from peftkit.data.masking import mask, single_tokens, whole_words, word_starts
+from peftkit.data.collate import seq2seq_collator, stack_blocks
+from peftkit.data.formats.base import Encoded, Predictions
+from peftkit.data.masking import mask_tokens, single_tokens, whole_words, word_starts
 from peftkit.data.offline_corpus import Pair, random_spans_mask, span_corrupt
 
 WORD = re.compile(r"\S+")
-WORDS_A_SPAN = 2.0  # about the mean of three pieces
-PACKED_AT_ONCE = 256  # documents that share blocks
+MEAN_WORDS_PER_SPAN = 2.0  # about the mean of three pieces
+PACKING_BATCH = 256  # documents that share blocks
 
 
-class Noised(torch.utils.data.Dataset):
+class NoisedBlocks(torch.utils.data.Dataset):
     """Blocks, damaged anew in each epoch: a function of (seed, epoch, block), so that a resumed run sees the same."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Noised(torch.utils.data.Dataset):
 
 
 @dataclass(frozen=True)
-class Language:
+class LanguageModelingFormat:
     """Continued pretraining with the model's own objective.
 
     BERT guesses masked tokens (Devlin et al. 2019, section 3.1), GPT-2 the next token, T5 the spans that are gone
@@ -60,11 +60,11 @@ class Language:
     tokenizer: PreTrainedTokenizerBase
     family: str
     names = None
-    words = None
-    writes = None
+    verbalizer_ids = None
+    max_new_tokens = None
 
     @property
-    def reads(self) -> str:
+    def output_kind(self) -> str:
         return "masked" if self.family == "encoder" else "likelihoods"
 
     def blocks(self, rows: Dataset, seed: int) -> Encoded:
@@ -73,19 +73,19 @@ class Language:
         columns = ("input_ids", *(["position_ids"] if self.task.packing else []))
         kinds = Features({**{name: List(Value("int32")) for name in columns}, "length": Value("int32")})
         blocks = rows.map(
-            self._cut, batched=True, batch_size=PACKED_AT_ONCE, remove_columns=rows.column_names, features=kinds,
+            self._cut, batched=True, batch_size=PACKING_BATCH, remove_columns=rows.column_names, features=kinds,
             load_from_cache_file=False,
         )  # fmt: skip
         if not len(blocks):
             raise UserError("the text has no block of two tokens to learn from; name more of it")
         lengths = blocks.data.column("length").to_numpy()  # four bytes a block, and no more on the way there
-        noised: Any = Noised(blocks, self._damage, seed)  # a torch dataset, where others have one of datasets
+        noised: Any = NoisedBlocks(blocks, self._damage, seed)  # a torch dataset, where others have one of datasets
         return Encoded(noised, lengths, 0, None, np.ones(len(rows), dtype=bool))
 
     def encode(self, rows: Dataset) -> Encoded:
         """Hide words of each passage, the same whatever the tokenizer; `labels` are their bytes (passages,).
 
-        `places` are the tokens that count, and the bytes of those that no token stands for.
+        `positions` are the tokens that count, and the bytes of those that no token stands for.
         """
         self._check()
         room = self._room()
@@ -111,29 +111,29 @@ class Language:
         return Encoded(Dataset.from_dict(found), lengths, cut, np.array(sizes), has_label, None, places)
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        pad = padded_pairs(self.tokenizer)
-        return lambda rows: stacked(rows) if "position_ids" in rows[0] else pad(rows)
+        pad = seq2seq_collator(self.tokenizer)
+        return lambda rows: stack_blocks(rows) if "position_ids" in rows[0] else pad(rows)
 
-    def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
+    def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return the log-likelihoods (tokens,) of the tokens that count, and that of bytes that have none."""
         return [
             np.append(row[: len(seen)][seen], -unknown * np.log(256))
-            for row, (seen, unknown) in zip(scores, encoded.places, strict=True)
+            for row, (seen, unknown) in zip(scores, encoded.positions, strict=True)
         ]
 
-    def answer(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Answers:
+    def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         """Return bits a byte of each passage, and the nats and bytes that they are of."""
         nats, sizes = np.array([-float(row.sum()) for row in scores]), np.asarray(encoded.labels)
         summary = [np.array(pair) for pair in zip(nats, sizes, strict=True)]
-        return Answers(nats / np.log(2) / np.maximum(sizes, 1), summary, (nats, sizes))
+        return Predictions(nats / np.log(2) / np.maximum(sizes, 1), summary, (nats, sizes))
 
-    def told(self, prediction: Any) -> Any:
+    def describe(self, prediction: Any) -> Any:
         return float(prediction)
 
-    def counts(self, encoded: Encoded) -> dict[str, Any]:
+    def label_counts(self, encoded: Encoded) -> dict[str, Any]:
         if encoded.labels is None:
             return {"blocks": len(encoded.lengths), "tokens": encoded.tokens}
-        return {"tokens": int(sum(seen.sum() for seen, _ in encoded.places)), "bytes": int(encoded.labels.sum())}
+        return {"tokens": int(sum(seen.sum() for seen, _ in encoded.positions)), "bytes": int(encoded.labels.sum())}
 
     def _check(self) -> None:
         if self.family == "encoder" and self.tokenizer.mask_token_id is None:
@@ -246,7 +246,7 @@ class Language:
             groups = whole_words(framed, self._starts, self._special)
         else:
             groups = single_tokens(framed, self._special)
-        return mask(framed, rng, share, self.tokenizer.mask_token_id, self._known, groups)
+        return mask_tokens(framed, rng, share, self.tokenizer.mask_token_id, self._known, groups)
 
     def _asked(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> tuple[Pair, int]:
         """Return what is read and what is to be said of a passage, and the bytes of the latter."""
@@ -285,7 +285,7 @@ class Language:
         elif self.family == "encoder":
             chosen = rng.choice(len(words), size=max(1, round(share * len(words))), replace=False)
         else:
-            chosen = np.flatnonzero(random_spans_mask(len(words), rng, share, WORDS_A_SPAN))
+            chosen = np.flatnonzero(random_spans_mask(len(words), rng, share, MEAN_WORDS_PER_SPAN))
         found: np.ndarray = np.zeros(len(text) + 1, dtype=bool)
         for number in chosen:
             found[slice(*words[number])] = True

@@ -11,16 +11,16 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError
-from peftkit.data.chat import Turn, asked, asked_and_answered, teach_template
-from peftkit.data.collate import chosen_and_rejected
-from peftkit.data.formats.base import Answers, Encoded
+from peftkit.data.chat import Turn, encode_answered, encode_prompt, ensure_chat_template
+from peftkit.data.collate import preference_collator
+from peftkit.data.formats.base import Encoded, Predictions
 
 ANSWER_TOKENS = 64  # the longest answer, where task.max_target_length says nothing
-REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")  # columns of what the reference says, under TRL's names
+REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # columns of what the reference says, under TRL's names
 
 
 @dataclass(frozen=True)
-class Preferences:
+class PreferenceFormat:
     """Direct preference optimisation (Rafailov et al. 2023): which of two answers to a prompt is the better.
 
     A prompt of turns is read by the tokenizer's chat template, and so is a text where `task.chat` says so; else a text
@@ -34,19 +34,19 @@ class Preferences:
     task: TaskConfig
     tokenizer: PreTrainedTokenizerBase
     names = None
-    reads = "preferences"
-    words = None
-    writes = None
+    output_kind = "preferences"
+    verbalizer_ids = None
+    max_new_tokens = None
 
     @property
-    def longest(self) -> int:
+    def max_answer_tokens(self) -> int:
         """Return how many tokens an answer has at most."""
         return self.task.max_target_length or ANSWER_TOKENS
 
     def encode(self, rows: Dataset) -> Encoded:
         """Tokenise the last `task.max_length` tokens of a prompt, and the first `task.max_target_length` of answers.
 
-        `places` are the tokens of both answers, and whether they are alike once cut.
+        `positions` are the tokens of both answers, and whether they are alike once cut.
         """
         prompt, *answers = (list(rows[column]) for column in self.task.text)
         columns: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
@@ -54,8 +54,8 @@ class Preferences:
         for asked_for, *both in zip(prompt, *answers, strict=True):
             pairs = [self._ids(asked_for, answer) for answer in both]
             before, (chosen, rejected) = pairs[0][0], [ids for _, ids in pairs]
-            truncated += len(before) > self._room or max(len(chosen), len(rejected)) > self.longest
-            cut = (before[-self._room :], chosen[: self.longest], rejected[: self.longest])
+            truncated += len(before) > self._room or max(len(chosen), len(rejected)) > self.max_answer_tokens
+            cut = (before[-self._room :], chosen[: self.max_answer_tokens], rejected[: self.max_answer_tokens])
             for name, ids in zip(columns, cut, strict=True):
                 columns[name].append(ids)
         rows_ids = list(zip(*columns.values(), strict=True))
@@ -69,40 +69,42 @@ class Preferences:
         return [self._prompt_ids(value)[-self._room :] for value in values]
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        return chosen_and_rejected(self.tokenizer)
+        return preference_collator(self.tokenizer)
 
-    def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
+    def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return the log-likelihoods of both answers (2,) of each pair."""
         return list(scores)
 
-    def answer(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Answers:
+    def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         """Return margins; as scores, both rewards, the log-likelihood of the chosen answer, and its tokens.
 
         Where the reference was not asked, a margin is no number, and the log-likelihoods stand for the rewards.
         """
-        said, sizes = np.stack(scores).astype(float), np.array([chosen for chosen, _, _ in encoded.places])
+        said, sizes = np.stack(scores).astype(float), np.array([chosen for chosen, _, _ in encoded.positions])
         rewards, margins = said, np.full(len(said), np.nan)
-        if set(REFERENCE) <= set(encoded.rows.column_names):
-            rewards = float(self.task.beta or 1) * (said - np.array([encoded.rows[name] for name in REFERENCE]).T)
+        if set(REFERENCE_COLUMNS) <= set(encoded.inputs.column_names):
+            rewards = float(self.task.beta or 1) * (
+                said - np.array([encoded.inputs[name] for name in REFERENCE_COLUMNS]).T
+            )
             margins = rewards[:, 0] - rewards[:, 1]
         told = np.column_stack([rewards, said[:, 0], sizes])
-        return Answers(margins, list(told), (-said[:, 0], sizes))
+        return Predictions(margins, list(told), (-said[:, 0], sizes))
 
-    def told(self, prediction: Any) -> Any:
+    def describe(self, prediction: Any) -> Any:
         return float(prediction)
 
-    def counts(self, encoded: Encoded) -> dict[str, Any]:
-        alike = sum(is_alike for _, _, is_alike in encoded.places)
-        return {"pairs": len(encoded.places)} | ({"alike once cut": alike} if alike else {})
+    def label_counts(self, encoded: Encoded) -> dict[str, Any]:
+        alike = sum(is_alike for _, _, is_alike in encoded.positions)
+        return {"pairs": len(encoded.positions)} | ({"alike once cut": alike} if alike else {})
 
     @property
     def _room(self) -> int:
         """Return how many tokens of a prompt leave room for an answer."""
-        room = min(self.task.max_length, self.tokenizer.model_max_length - self.longest)
+        room = min(self.task.max_length, self.tokenizer.model_max_length - self.max_answer_tokens)
         if room < 1:
             raise UserError(
-                f"task.max_target_length={self.longest} leaves no room for a prompt among the model's "
-                f"{self.tokenizer.model_max_length} tokens; say task.max_target_length={self.longest // 2}"
+                f"task.max_target_length={self.max_answer_tokens} leaves no room for a prompt among the model's "
+                f"{self.tokenizer.model_max_length} tokens; say task.max_target_length={self.max_answer_tokens // 2}"
             )
         return room
 
@@ -113,20 +115,20 @@ class Preferences:
             if not is_chat:
                 return None
             prompt = [{"role": "user", "content": self._text(prompt)}]
-        teach_template(self.tokenizer)
+        ensure_chat_template(self.tokenizer)
         return list(prompt)
 
     def _prompt_ids(self, prompt: Any) -> list[int]:
         turns = self._turns(prompt)
         if turns is not None:
-            return asked(self.tokenizer, turns)
+            return encode_prompt(self.tokenizer, turns)
         text = self._text(prompt)
         return list(self.tokenizer(text if self.task.template else f"{text}\n", verbose=False)["input_ids"])
 
     def _ids(self, prompt: Any, answer: str) -> tuple[list[int], list[int]]:
         turns = self._turns(prompt)
         if turns is not None:
-            return asked_and_answered(self.tokenizer, [*turns, {"role": "assistant", "content": answer}])
+            return encode_answered(self.tokenizer, [*turns, {"role": "assistant", "content": answer}])
         ids = self.tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"]
         return self._prompt_ids(prompt), [*ids, self.tokenizer.eos_token_id]
 

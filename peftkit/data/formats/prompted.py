@@ -12,18 +12,18 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError
-from peftkit.data.collate import padded
-from peftkit.data.formats.base import Answers, Encoded, labelled
-from peftkit.data.formats.classification import class_counts, class_labels
-from peftkit.data.formats.few_shot import context_of, shot_ids, with_shots
-from peftkit.data.formats.text_to_text import STSB_STEP, text_to_text
-from peftkit.data.prompts import prompt_of, words_of
+from peftkit.data.collate import padding_collator
+from peftkit.data.formats.base import Encoded, Predictions, label_mask
+from peftkit.data.formats.classification import count_labels, label_array
+from peftkit.data.formats.few_shot import context_length, prepend_shots, shot_ids
+from peftkit.data.formats.text_to_text import STSB_STEP, text_to_text_template
+from peftkit.data.prompts import prompt_template, verbalizer_of
 
 ANCHOR = "answer:"  # what a word's tokens are looked for behind: many tokenizers write a first word otherwise
 
 
 @dataclass(frozen=True)
-class Prompted:
+class PromptedFormat:
     """Classes and numbers asked of a language model that nothing trained for it (Brown et al. 2020, section 2).
 
     A decoder reads `task.prompt`, an encoder-decoder its text-to-text form unless that is set; `shots`, whole examples,
@@ -39,33 +39,37 @@ class Prompted:
     calibrate: bool = False
     shots: tuple[str, ...] = ()
     context: int | None = None  # tokens that the model has room for, where that is less than its tokenizer says
-    reads = "words"
-    writes = None
+    output_kind = "verbalizer"
+    max_new_tokens = None
 
     @cached_property
     def template(self) -> str:
         if self.is_decoder:
-            return prompt_of(self.task, self.names).text
-        return self.task.prompt or text_to_text(self.task)
+            return prompt_template(self.task, self.names).text
+        return self.task.prompt or text_to_text_template(self.task)
 
     @cached_property
-    def said(self) -> dict[str, str]:
+    def verbalizer(self) -> dict[str, str]:
         """The words of each label, or of some numbers."""
         if self.is_decoder:
-            return prompt_of(self.task, self.names).words
+            return prompt_template(self.task, self.names).words
         if self.names is None and not self.task.verbalizer:
             return {f"{value:.1f}": f"{value:.1f}" for value in np.arange(0, 5 + STSB_STEP / 2, STSB_STEP)}
-        return words_of(self.task, self.names, {name: name for name in self.names or []})
+        return verbalizer_of(self.task, self.names, {name: name for name in self.names or []})
 
     @cached_property
     def values(self) -> np.ndarray:
         """What the words stand for (labels,): class ids or numbers."""
-        return np.array([float(number) for number in self.said]) if self.names is None else np.arange(len(self.names))
+        return (
+            np.array([float(number) for number in self.verbalizer])
+            if self.names is None
+            else np.arange(len(self.names))
+        )
 
     @cached_property
-    def words(self) -> np.ndarray:
+    def verbalizer_ids(self) -> np.ndarray:
         """The tokens (labels, tokens) of the words, padded with -100."""
-        ids = [self._word_ids(word) for word in self.said.values()]
+        ids = [self._word_ids(word) for word in self.verbalizer.values()]
         if len({tuple(row) for row in ids}) < len(ids):
             raise UserError(
                 "two labels have the same tokens in this tokenizer; set task.verbalizer to words that differ"
@@ -73,13 +77,13 @@ class Prompted:
         longest = max(len(row) for row in ids)
         return np.array([row + [-100] * (longest - len(row)) for row in ids])
 
-    def group(self, label: Any) -> int:
+    def shot_group(self, label: Any) -> int:
         """Return which of the words a label is nearest to."""
         return int(np.abs(self.values - label).argmin())
 
-    def shown(self, row: dict[str, Any]) -> str:
+    def render_shot(self, row: dict[str, Any]) -> str:
         """Return a row as an example, answered."""
-        word = list(self.said.values())[self.group(row["label"])]
+        word = list(self.verbalizer.values())[self.shot_group(row["label"])]
         return f"{self.template.format(**{name: row[name] for name in self.task.text})} {word}"
 
     def encode(self, rows: Dataset) -> Encoded:
@@ -93,39 +97,39 @@ class Prompted:
             self.template.format(**dict(zip(columns, values, strict=True)))
             for values in zip(*(rows[column] for column in columns), strict=True)
         ]
-        room = context_of(self.tokenizer, self.context) - (self.words.shape[1] if self.is_decoder else 0)
+        room = context_length(self.tokenizer, self.context) - (self.verbalizer_ids.shape[1] if self.is_decoder else 0)
         limit = min(self.task.max_length, room)
         begin, inputs, truncated, left_out = self.tokenizer.bos_token_id, [], 0, 0
         for ids in self.tokenizer(texts, verbose=False)["input_ids"] if texts else []:
             truncated += len(ids) > limit
-            ids, missing = with_shots(shots, self._cut(list(ids), limit), room, begin)
+            ids, missing = prepend_shots(shots, self._cut(list(ids), limit), room, begin)
             inputs.append(ids)
             left_out += missing
         if self.calibrate:
             inputs.append(self._context())
         table = Dataset.from_dict({"input_ids": inputs, "attention_mask": [[1] * len(ids) for ids in inputs]})
         lengths = [len(ids) for ids in inputs]
-        return Encoded(table, lengths, truncated, class_labels(rows), labelled(rows), left_out=left_out)
+        return Encoded(table, lengths, truncated, label_array(rows), label_mask(rows), dropped_shots=left_out)
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        return padded(self.tokenizer)
+        return padding_collator(self.tokenizer)
 
-    def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
+    def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         return list(scores)
 
-    def answer(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Answers:
+    def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         found = np.stack(scores).astype(float)
-        found = found[:-1] - found[-1] if self.calibrate else found / (self.words >= 0).sum(axis=-1)
+        found = found[:-1] - found[-1] if self.calibrate else found / (self.verbalizer_ids >= 0).sum(axis=-1)
         if self.names is not None:
-            return Answers(self.values[found.argmax(axis=-1)], list(found))
+            return Predictions(self.values[found.argmax(axis=-1)], list(found))
         shares = np.exp(found - found.max(axis=-1, keepdims=True))
-        return Answers(shares @ self.values / shares.sum(axis=-1), list(found))
+        return Predictions(shares @ self.values / shares.sum(axis=-1), list(found))
 
-    def told(self, prediction: Any) -> Any:
+    def describe(self, prediction: Any) -> Any:
         return float(prediction) if self.names is None else self.names[int(prediction)]
 
-    def counts(self, encoded: Encoded) -> dict[str, Any]:
-        return class_counts(encoded, self.names)
+    def label_counts(self, encoded: Encoded) -> dict[str, Any]:
+        return count_labels(encoded, self.names)
 
     def _cut(self, ids: list[int], limit: int) -> list[int]:
         if len(ids) <= limit:

@@ -11,8 +11,8 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError
-from peftkit.data.collate import padded
-from peftkit.data.formats.base import Answers, Encoded, labelled
+from peftkit.data.collate import padding_collator
+from peftkit.data.formats.base import Encoded, Predictions, label_mask
 
 BEST = 20  # starts and ends that are paired (Devlin et al. 2019, their run_squad.py)
 LONGEST = 30  # tokens of an answer, as there
@@ -20,7 +20,7 @@ AT_ONCE = 200  # examples whose windows are Python's lists, before they are a ta
 
 
 @dataclass(frozen=True)
-class Spans:
+class QuestionAnsweringFormat:
     """Extractive question answering (Devlin et al. 2019, sections 4.2 and 4.3).
 
     A passage that is longer than `task.max_length` is read in windows that share `task.stride` tokens. No answer is
@@ -31,12 +31,12 @@ class Spans:
     task: TaskConfig
     tokenizer: PreTrainedTokenizerBase
     names = None
-    reads = "spans"
-    words = None
-    writes = None
+    output_kind = "spans"
+    verbalizer_ids = None
+    max_new_tokens = None
 
     def encode(self, rows: Dataset) -> Encoded:
-        """Tokenise; `places` are each window's passage, its spans (tokens, 3), and the token of no answer.
+        """Tokenise; `positions` are each window's passage, its spans (tokens, 3), and the token of no answer.
 
         A span is a token of the passage: its place in the window, and the letters of the passage where it begins and
         ends.
@@ -58,34 +58,34 @@ class Spans:
         table = concatenate_datasets(tables)
         lengths = [len(ids) for ids in table["input_ids"]]
         labels = [None if label is None else list(label["text"]) for label in said]
-        return Encoded(table, lengths, cut, labels, labelled(rows), np.concatenate(owner), places)
+        return Encoded(table, lengths, cut, labels, label_mask(rows), np.concatenate(owner), places)
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        return padded(self.tokenizer)
+        return padding_collator(self.tokenizer)
 
-    def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
+    def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return start and end scores (tokens, 2) of each window."""
         return [row[:length].astype(float) for row, length in zip(scores, encoded.lengths, strict=True)]
 
-    def answer(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Answers:
+    def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         """Return the best span's text over all windows of an example; its score, and that of no answer."""
-        assert encoded.owner is not None
+        assert encoded.example_of is not None
         count = len(encoded.has_label)
         best: list[tuple[float, str]] = [(-np.inf, "")] * count
         none = np.full(count, np.inf)
-        for row, window, (passage, spans, cls) in zip(encoded.owner, scores, encoded.places, strict=True):
+        for row, window, (passage, spans, cls) in zip(encoded.example_of, scores, encoded.positions, strict=True):
             best[row] = max(best[row], _best_span(window, spans, passage))
             none[row] = min(none[row], window[cls].sum())  # every window must say that there is none
         predictions = [
             "" if self.task.no_answer and nothing >= score else text
             for (score, text), nothing in zip(best, none, strict=True)
         ]
-        return Answers(predictions, [np.array([score, cls]) for (score, _), cls in zip(best, none, strict=True)])
+        return Predictions(predictions, [np.array([score, cls]) for (score, _), cls in zip(best, none, strict=True)])
 
-    def told(self, prediction: Any) -> Any:
+    def describe(self, prediction: Any) -> Any:
         return prediction
 
-    def counts(self, encoded: Encoded) -> dict[str, Any]:
+    def label_counts(self, encoded: Encoded) -> dict[str, Any]:
         known = [label for label in encoded.labels if label is not None]
         found = {"answered": sum(bool(texts) for texts in known), "no answer": sum(not texts for texts in known)}
         hidden = int((~encoded.has_label).sum())

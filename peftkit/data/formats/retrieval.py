@@ -11,15 +11,15 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig
-from peftkit.data.collate import padded_columns
-from peftkit.data.formats.base import Answers, Encoded, tokenize
+from peftkit.data.collate import multi_text_collator
+from peftkit.data.formats.base import Encoded, Predictions, tokenize
 from peftkit.data.ranking import rank_documents
 
 BEST = 1  # the rank that a query's right document is to have
 
 
 @dataclass(frozen=True)
-class Pairs:
+class RetrievalFormat:
     """Retrieval: the columns of `task.text` are a query, the document that is right for it, and any that are wrong.
 
     A query is answered from all documents of its split, and the answer is the rank of the right one.
@@ -28,12 +28,12 @@ class Pairs:
     task: TaskConfig
     tokenizer: PreTrainedTokenizerBase
     names = None
-    reads = "vectors"
-    words = None
-    writes = None
+    output_kind = "vectors"
+    verbalizer_ids = None
+    max_new_tokens = None
 
     def encode(self, rows: Dataset) -> Encoded:
-        """Tokenise each text by itself, at most `task.max_length` tokens; `places` are a pair's texts."""
+        """Tokenise each text by itself, at most `task.max_length` tokens; `positions` are a pair's texts."""
         columns = list(self.task.text)
 
         def tokens(batch: dict[str, list]) -> dict[str, Any]:
@@ -54,23 +54,23 @@ class Pairs:
         return Encoded(inputs, lengths, sum(out["truncated"]), labels, known, None, places)
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        return padded_columns(self.tokenizer, self._starts())
+        return multi_text_collator(self.tokenizer, self._starts())
 
-    def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
+    def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return the vectors (texts, width) of each pair."""
         return list(scores)
 
-    def answer(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Answers:
+    def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         """Return the ranks; as scores, the cosine of the right document and that of the best wrong one."""
-        found = rank_documents(encoded.places, np.stack(scores))
-        return Answers(found.ranks, list(np.stack([found.right, found.wrong], axis=1)))
+        found = rank_documents(encoded.positions, np.stack(scores))
+        return Predictions(found.ranks, list(np.stack([found.right, found.wrong], axis=1)))
 
-    def told(self, prediction: Any) -> Any:
+    def describe(self, prediction: Any) -> Any:
         return int(prediction)
 
-    def counts(self, encoded: Encoded) -> dict[str, Any]:
-        documents = {text for _, *documents in encoded.places for text in documents}
-        return {"queries": len(encoded.places), "documents": len(documents)}
+    def label_counts(self, encoded: Encoded) -> dict[str, Any]:
+        documents = {text for _, *documents in encoded.positions for text in documents}
+        return {"queries": len(encoded.positions), "documents": len(documents)}
 
     def _starts(self) -> list[str]:
         """Return what the names of each text's inputs start with."""

@@ -11,15 +11,15 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig
-from peftkit.data.collate import padded_pairs
-from peftkit.data.formats.base import Answers, Encoded, labelled, tokenize
-from peftkit.data.formats.few_shot import JOINT, context_of, shot_ids, with_shots
+from peftkit.data.collate import seq2seq_collator
+from peftkit.data.formats.base import Encoded, Predictions, label_mask, tokenize
+from peftkit.data.formats.few_shot import SHOT_SEPARATOR, context_length, prepend_shots, shot_ids
 
 ANSWER_TOKENS = 64  # the longest label, where task.max_target_length says nothing
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextGenerationFormat:
     """Causal language modelling and text to text.
 
     A decoder without a label column models its text, token by token; with one, the label after the text, and only the
@@ -34,19 +34,19 @@ class Texts:
     shots: tuple[str, ...] = ()
     context: int | None = None  # tokens that the model has room for, where that is less than its tokenizer says
     names = None
-    reads = "likelihoods"
-    words = None
-    stops = JOINT  # where an answer behind examples ends
+    output_kind = "likelihoods"
+    verbalizer_ids = None
+    stop_text = SHOT_SEPARATOR  # where an answer behind examples ends
 
     @property
-    def writes(self) -> int | None:
+    def max_new_tokens(self) -> int | None:
         return None if self.task.label is None else self.task.max_target_length or ANSWER_TOKENS
 
-    def group(self, label: Any) -> int:
+    def shot_group(self, label: Any) -> int:
         """Return of which sort a label is: all texts are of one."""
         return 0
 
-    def shown(self, row: dict[str, Any]) -> str:
+    def render_shot(self, row: dict[str, Any]) -> str:
         """Return a row as an example, answered."""
         text = self._text({name: row[name] for name in self.task.text})
         return f"{text}{'' if text.endswith(chr(10)) else chr(10)}{row['label']}"
@@ -54,51 +54,51 @@ class Texts:
     def encode(self, rows: Dataset) -> Encoded:
         """Tokenise at most `task.max_length` tokens of text and `task.max_target_length` of label.
 
-        `places` are the tokens that count, and the prompt (tokens,) that is to be answered.
+        `positions` are the tokens that count, and the prompt (tokens,) that is to be answered.
         """
         columns, said = list(self.task.text), list(rows["label"])
         values = zip(*(rows[column] for column in columns), strict=True)
         texts = [self._text(dict(zip(columns, row, strict=True))) for row in values]
-        if self.is_decoder and self.writes is not None:
+        if self.is_decoder and self.max_new_tokens is not None:
             # the end of a prompt is where the model goes on from, and what it writes takes places too
-            room = min(self.task.max_length, self.tokenizer.model_max_length - self.writes)
+            room = min(self.task.max_length, self.tokenizer.model_max_length - self.max_new_tokens)
             whole = self.tokenizer(texts, verbose=False)["input_ids"]
             read, cut = [ids[-room:] for ids in whole], np.array([len(ids) > room for ids in whole])
         else:
             prompts = tokenize(self.tokenizer, [texts], self.task.max_length)
             read, cut = prompts["input_ids"], np.array(prompts["truncated"])
         read, left_out = self._with_shots(read)
-        if self.writes is None:
+        if self.max_new_tokens is None:
             counted = [[place > 0 for place in range(len(row))] for row in read]  # nothing comes before the first token
             found = _encoded(rows, read, read, read, counted, cut, np.ones(len(said), dtype=bool))
-            return replace(found, left_out=left_out)
+            return replace(found, dropped_shots=left_out)
         answers = [self._answer_ids("" if label is None else label) for label in said]
-        cut |= np.array([len(ids) > self.writes for ids in answers])
-        found = encoded_pairs(rows, read, [ids[: self.writes] for ids in answers], cut, self.is_decoder)
-        return replace(found, left_out=left_out)
+        cut |= np.array([len(ids) > self.max_new_tokens for ids in answers])
+        found = encode_pairs(rows, read, [ids[: self.max_new_tokens] for ids in answers], cut, self.is_decoder)
+        return replace(found, dropped_shots=left_out)
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        return padded_pairs(self.tokenizer)
+        return seq2seq_collator(self.tokenizer)
 
-    def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
+    def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return the log-likelihoods (tokens,) of the tokens that count."""
-        return [row[: len(seen)][seen] for row, (seen, _) in zip(scores, encoded.places, strict=True)]
+        return [row[: len(seen)][seen] for row, (seen, _) in zip(scores, encoded.positions, strict=True)]
 
-    def answer(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Answers:
+    def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         known = encoded.has_label  # what was put in a hidden label's place says nothing
         nats = np.where(known, [-row.sum() for row in scores], 0.0)
         tokens = np.where(known, [len(row) for row in scores], 0)
         summary = [np.array(pair if is_known else []) for is_known, *pair in zip(known, nats, tokens, strict=True)]
-        if self.shots and self.stops and texts is not None:
-            texts = [text.partition(self.stops)[0].strip() for text in texts]
+        if self.shots and self.stop_text and texts is not None:
+            texts = [text.partition(self.stop_text)[0].strip() for text in texts]
         predictions = nats / np.maximum(tokens, 1) if texts is None else texts
-        return Answers(predictions, summary, (nats, tokens))
+        return Predictions(predictions, summary, (nats, tokens))
 
-    def told(self, prediction: Any) -> Any:
-        return float(prediction) if self.writes is None else prediction
+    def describe(self, prediction: Any) -> Any:
+        return float(prediction) if self.max_new_tokens is None else prediction
 
-    def counts(self, encoded: Encoded) -> dict[str, Any]:
-        counted = zip(encoded.has_label, encoded.places, strict=True)
+    def label_counts(self, encoded: Encoded) -> dict[str, Any]:
+        counted = zip(encoded.has_label, encoded.positions, strict=True)
         found = {"tokens": int(sum(seen.sum() for is_known, (seen, _) in counted if is_known))}
         hidden = int((~encoded.has_label).sum())
         return found | ({"hidden": hidden} if hidden else {})
@@ -107,15 +107,15 @@ class Texts:
         if self.task.template is not None:
             return self.task.template.format(**values)
         text = "\n".join(values.values())
-        return f"{text}\n" if self.is_decoder and self.writes is not None else text
+        return f"{text}\n" if self.is_decoder and self.max_new_tokens is not None else text
 
     def _with_shots(self, read: list[list[int]]) -> tuple[list[list[int]], int]:
         """Put the examples before each prompt; return them, and how many did not fit, over all."""
         if not self.shots:
             return read, 0
         shots, begin = shot_ids(self.tokenizer, self.shots), self.tokenizer.bos_token_id
-        room = context_of(self.tokenizer, self.context) - ((self.writes or 0) if self.is_decoder else 0)
-        whole = [with_shots(shots, ids, room, begin) for ids in read]
+        room = context_length(self.tokenizer, self.context) - ((self.max_new_tokens or 0) if self.is_decoder else 0)
+        whole = [prepend_shots(shots, ids, room, begin) for ids in read]
         return [ids for ids, _ in whole], sum(missing for _, missing in whole)
 
     def _answer_ids(self, label: str) -> list[int]:
@@ -125,7 +125,7 @@ class Texts:
         return [*self.tokenizer(label, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
 
 
-def encoded_pairs(
+def encode_pairs(
     rows: Dataset, read: list[list[int]], answers: list[list[int]], cut: Sequence[bool] | np.ndarray, is_decoder: bool
 ) -> Encoded:
     """Return rows as what is read and the answers to it, of which alone a model learns."""
@@ -134,7 +134,7 @@ def encoded_pairs(
         inputs = [[*row, *ids] for row, ids in zip(read, answers, strict=True)]
         targets = [[-100] * len(row) + ids for row, ids in zip(read, answers, strict=True)]
     counted = [[token >= 0 for token in row] for row in targets]
-    return _encoded(rows, read, inputs, targets, counted, np.asarray(cut), labelled(rows))
+    return _encoded(rows, read, inputs, targets, counted, np.asarray(cut), label_mask(rows))
 
 
 def _encoded(

@@ -13,23 +13,23 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError
-from peftkit.data.collate import padded_tags
-from peftkit.data.formats.base import Answers, Encoded, labelled
+from peftkit.data.collate import token_label_collator
+from peftkit.data.formats.base import Encoded, Predictions, label_mask
 
 SPAN = re.compile(r"O|[BIESLU]-.+")
-NO_TAG = -1  # of a word that was cut, or of which the tokenizer leaves nothing; it counts as wrong
+UNTAGGED = -1  # of a word that was cut, or of which the tokenizer leaves nothing; it counts as wrong
 
 
 @dataclass(frozen=True)
-class Tags:
+class TokenClassificationFormat:
     """Token classification: the first sub-word of each word is labelled (Devlin et al. 2019, section 5.3)."""
 
     task: TaskConfig
     names: list[str]
     tokenizer: PreTrainedTokenizerBase
-    reads = "logits"
-    words = None
-    writes = None
+    output_kind = "logits"
+    verbalizer_ids = None
+    max_new_tokens = None
 
     def __post_init__(self) -> None:
         if "entity_f1" in self.task.metrics and not all(SPAN.fullmatch(name) for name in self.names):
@@ -40,7 +40,7 @@ class Tags:
             )
 
     def encode(self, rows: Dataset) -> Encoded:
-        """Tokenise word by word, at most `task.max_length` tokens; `places` are the words' first tokens."""
+        """Tokenise word by word, at most `task.max_length` tokens; `positions` are the words' first tokens."""
         column, glues = self.task.text[0], _glues_words(self.tokenizer)
         limit = min(self.task.max_length, self.tokenizer.model_max_length)
         words = [[f" {word}" if glues and number else word for number, word in enumerate(row)] for row in rows[column]]
@@ -49,7 +49,7 @@ class Tags:
         for row, (sentence, tags) in enumerate(zip(words, rows["label"], strict=True)):
             owners = out.word_ids(row)
             first = {word: place for place, word in reversed(list(enumerate(owners))) if word is not None}
-            places.append([first.get(word, NO_TAG) for word in range(len(sentence))])
+            places.append([first.get(word, UNTAGGED) for word in range(len(sentence))])
             truncated += max(first, default=-1) < len(sentence) - 1 and len(owners) >= limit
             target = [-100] * len(owners)
             for word, place in first.items():
@@ -57,28 +57,28 @@ class Tags:
             targets.append(target)
         inputs = Dataset.from_dict({**out, "labels": targets})
         return Encoded(
-            inputs, [len(row) for row in targets], truncated, list(rows["label"]), labelled(rows), None, places
+            inputs, [len(row) for row in targets], truncated, list(rows["label"]), label_mask(rows), None, places
         )
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        return padded_tags(self.tokenizer)
+        return token_label_collator(self.tokenizer)
 
-    def cut(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
+    def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return the scores (words, tags) of each sentence; NaN for a word without a token."""
         cut = []
-        for row, places in zip(scores, encoded.places, strict=True):
+        for row, places in zip(scores, encoded.positions, strict=True):
             found = row[np.maximum(np.asarray(places, dtype=int), 0)].astype(float)
-            found[np.asarray(places) == NO_TAG] = np.nan
+            found[np.asarray(places) == UNTAGGED] = np.nan
             cut.append(found)
         return cut
 
-    def answer(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Answers:
-        return Answers([_tags_of(row) for row in scores], scores)
+    def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
+        return Predictions([_tags_of(row) for row in scores], scores)
 
-    def told(self, prediction: Any) -> Any:
-        return [None if tag == NO_TAG else self.names[tag] for tag in prediction]
+    def describe(self, prediction: Any) -> Any:
+        return [None if tag == UNTAGGED else self.names[tag] for tag in prediction]
 
-    def counts(self, encoded: Encoded) -> dict[str, Any]:
+    def label_counts(self, encoded: Encoded) -> dict[str, Any]:
         found = Counter(tag for tags in encoded.labels if tags is not None for tag in tags)
         hidden = int((~encoded.has_label).sum())
         return {name: found[number] for number, name in enumerate(self.names)} | ({"hidden": hidden} if hidden else {})
@@ -86,7 +86,7 @@ class Tags:
 
 def _tags_of(scores: np.ndarray) -> list[int]:
     best = np.nan_to_num(scores, nan=-np.inf).argmax(axis=-1)
-    return np.where(np.isnan(scores).any(axis=-1), NO_TAG, best).tolist()  # type: ignore[no-any-return]
+    return np.where(np.isnan(scores).any(axis=-1), UNTAGGED, best).tolist()  # type: ignore[no-any-return]
 
 
 def _glues_words(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from peftkit.data.miniglue import pairs, single
-from peftkit.data.miniglue.lexicon import Words
-from peftkit.data.miniglue.scenes import changed, draw, say
+from peftkit.data.miniglue.lexicon import WordSampler
+from peftkit.data.miniglue.scenes import draw_scene, render, with_facet_changed
 
 Row = dict[str, Any]
-TASKS: dict[str, Callable[[Words], Row]] = {
+TASKS: dict[str, Callable[[WordSampler], Row]] = {
     "cola": single.cola,
     "sst2": single.sst2,
     "mrpc": pairs.mrpc,
@@ -51,14 +51,14 @@ def miniglue(task: str, train_rows: int = 640, validation_rows: int = 200, seed:
 
 def sentences(count: int, seed: int = 0) -> Iterator[str]:
     """Yield unlabelled documents of several sentences over all words, for pretraining: meanings, but no labels."""
-    words = Words(random.Random(zlib.crc32(f"sentences-{seed}".encode())), "all")
+    words = WordSampler(random.Random(zlib.crc32(f"sentences-{seed}".encode())), "all")
     for _ in range(count):
         yield _document(words)
 
 
 def _rows(task: str, split: str, size: int, seed: int, seen: set[tuple]) -> list[Row]:
     stage = "train" if split == "train" else "validation"
-    words = Words(random.Random(zlib.crc32(f"{task}-{split}-{seed}".encode())), stage)
+    words = WordSampler(random.Random(zlib.crc32(f"{task}-{split}-{seed}".encode())), stage)
     rows: list[Row] = []
     while len(rows) < size:
         row = pairs.mnli(words, mismatched=True) if split.endswith("_mismatched") else TASKS[task](words)
@@ -69,16 +69,16 @@ def _rows(task: str, split: str, size: int, seed: int, seen: set[tuple]) -> list
     return rows
 
 
-def _document(words: Words) -> str:
+def _document(words: WordSampler) -> str:
     kind = words.random.random()
     if kind < 0.25:
         return single.opinion(words)
-    scene = draw(words)
-    lines = [say(scene, words), say(scene, words, vary=0.7)]
+    scene = draw_scene(words)
+    lines = [render(scene, words), render(scene, words, vary=0.7)]
     if kind < 0.5:
-        lines.append(say(changed(changed(scene, words, "opposite"), words, "negation"), words))
+        lines.append(render(with_facet_changed(with_facet_changed(scene, words, "opposite"), words, "negation"), words))
     elif kind < 0.75:
         lines.append(pairs.definition(words))
     else:
-        lines += [say(scene, words, vary=0.5, general=True), say(draw(words), words)]
+        lines += [render(scene, words, vary=0.5, general=True), render(draw_scene(words), words)]
     return " ".join(lines)

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Words:
+class WordSampler:
     """How to draw words: `stage` train never meets the held-out quarter, validation meets it half the time."""
 
     random: random.Random

@@ -15,25 +15,25 @@ from peftkit.data.miniglue.lexicon import (
     REASONS,
     THINGS,
     TIMES,
-    Words,
+    WordSampler,
 )
-from peftkit.data.miniglue.scenes import Scene, article, changed, draw, passive, say, sentence
+from peftkit.data.miniglue.scenes import Scene, article, draw_scene, passive, render, sentence, with_facet_changed
 
 Row = dict[str, Any]
 WEIGHTS = {"who": 1.1, "action": 1.5, "thing": 1.2, "place": 0.6, "time": 0.6}  # of the 5 points of similarity
 
 
-def mrpc(words: Words) -> Row:
+def mrpc(words: WordSampler) -> Row:
     """Two thirds say the same in other words; the others differ in one fact."""
     same = words.chance(0.66)
     first, second = _meeting(words, same) if words.chance(0.3) else _paraphrase(words, same)
     return {"sentence1": first, "sentence2": second, "label": int(same)}
 
 
-def qqp(words: Words) -> Row:
+def qqp(words: WordSampler) -> Row:
     """Do two questions ask for the same?"""
     same = words.chance(0.42)
-    scene = draw(words)
+    scene = draw_scene(words)
     asked = words.random.choice(["where", "when", "why", "who"])
     other, asks = scene, asked
     if not same:
@@ -41,7 +41,7 @@ def qqp(words: Words) -> Row:
             asks = words.random.choice([word for word in ("where", "when", "why", "who") if word != asked])
         else:
             facets = ("action", "opposite") if asked == "who" else ("who", "action", "opposite")
-            other = changed(scene, words, words.random.choice(facets))
+            other = with_facet_changed(scene, words, words.random.choice(facets))
     return {
         "question1": _question(scene, asked, words, 0),
         "question2": _question(other, asks, words, 1),
@@ -49,22 +49,26 @@ def qqp(words: Words) -> Row:
     }
 
 
-def stsb(words: Words) -> Row:
+def stsb(words: WordSampler) -> Row:
     """Similarity is the weight of the facets that agree; the opposite action and a negation cost half."""
-    scene = draw(words, full=True)
+    scene = draw_scene(words, full=True)
     different = words.random.sample(list(WEIGHTS), words.random.choice([0, 0, 1, 1, 2, 3, 4, 5]))
     other = scene
     for facet in different:
-        other = changed(other, words, facet)
+        other = with_facet_changed(other, words, facet)
     score = sum(weight for facet, weight in WEIGHTS.items() if facet not in different)
     if "action" not in different and words.chance(0.2):
-        other, score = changed(other, words, words.random.choice(["opposite", "negation"])), score / 2
+        other, score = with_facet_changed(other, words, words.random.choice(["opposite", "negation"])), score / 2
     if words.chance(0.5):
         scene, other = replace(scene, quality=None), replace(other, quality=None)
-    return {"sentence1": say(scene, words), "sentence2": say(other, words, vary=0.6), "label": round(score * 5) / 5}
+    return {
+        "sentence1": render(scene, words),
+        "sentence2": render(other, words, vary=0.6),
+        "label": round(score * 5) / 5,
+    }
 
 
-def mnli(words: Words, mismatched: bool = False) -> Row:
+def mnli(words: WordSampler, mismatched: bool = False) -> Row:
     """Premise and hypothesis; the mismatched split speaks in another genre."""
     label = words.random.choice([0, 1, 2])
     premise, hypothesis = _inference(words, label)
@@ -76,19 +80,19 @@ def mnli(words: Words, mismatched: bool = False) -> Row:
     return {"premise": premise, "hypothesis": hypothesis, "label": label}
 
 
-def rte(words: Words) -> Row:
+def rte(words: WordSampler) -> Row:
     """Entailment or not, neutral and contradiction being one; the premise is longer than MNLI's."""
     label = int(words.chance(0.5))
     premise, hypothesis = _inference(words, words.random.choice([1, 2]) if label else 0)
-    more = say(draw(words), words)
+    more = render(draw_scene(words), words)
     premise = f"{premise} {more}" if words.chance(0.5) else f"{more} {premise}"
     return {"sentence1": premise, "sentence2": hypothesis, "label": label}
 
 
-def qnli(words: Words) -> Row:
+def qnli(words: WordSampler) -> Row:
     """Does the sentence hold the answer? A wrong one speaks of the same event and leaves the answer out."""
     label = int(words.chance(0.5))
-    scene = draw(words)
+    scene = draw_scene(words)
     asked = words.random.choice(["where", "when"])
     facet = {"where": "place", "when": "time"}[asked]
     pool = {"place": PLACES, "time": TIMES}
@@ -97,16 +101,16 @@ def qnli(words: Words) -> Row:
     told = replace(scene, **facts)
     if label:
         leaves_out = words.chance(0.5)
-        told = replace(scene, **{**facts, facet: None}) if leaves_out else changed(told, words, "who")
+        told = replace(scene, **{**facts, facet: None}) if leaves_out else with_facet_changed(told, words, "who")
     elif words.chance(0.4):
         told = replace(scene, **{**facts, other: None})
-    text = say(told, words, vary=0.4)
+    text = render(told, words, vary=0.4)
     if words.chance(0.4):
         text = f"{text[:-1]} {words.pick(REASONS)}."
     return {"question": _question(scene, asked, words, 0), "sentence": text, "label": label}
 
 
-def wnli(words: Words) -> Row:
+def wnli(words: WordSampler) -> Row:
     """Winograd schemas: one word of the ending decides whom the pronoun means."""
     template, endings = words.pick(_SCHEMAS)
     ending, means_first = words.random.choice(endings)
@@ -141,16 +145,16 @@ _SCHEMAS = [
 ]
 
 
-def _paraphrase(words: Words, same: bool) -> tuple[str, str]:
-    scene = draw(words)
+def _paraphrase(words: WordSampler, same: bool) -> tuple[str, str]:
+    scene = draw_scene(words)
     other = scene
     if not same:
         facets = ["opposite", "negation", "thing", "who", "action"] + (["place"] if scene.place else [])
-        other = changed(scene, words, words.random.choice(facets))
-    return say(scene, words), say(other, words, vary=0.6 if same else 0.3)
+        other = with_facet_changed(scene, words, words.random.choice(facets))
+    return render(scene, words), render(other, words, vary=0.6 if same else 0.3)
 
 
-def _meeting(words: Words, same: bool) -> tuple[str, str]:
+def _meeting(words: WordSampler, same: bool) -> tuple[str, str]:
     """Two people: the same words say something else when the roles are swapped, so that overlap decides nothing."""
     past, participle, synonym = words.pick(MEETINGS)
     a = words.pick(PEOPLE)
@@ -171,14 +175,14 @@ def _meeting(words: Words, same: bool) -> tuple[str, str]:
     return sentence(first), sentence(words.random.choice(forms))
 
 
-def _inference(words: Words, label: int) -> tuple[str, str]:
+def _inference(words: WordSampler, label: int) -> tuple[str, str]:
     """Return a premise and what it entails (0), leaves open (1) or rules out (2).
 
     Negations, opposite verbs, reasons and general words come with every label, so that no word gives it away.
     """
-    scene = replace(draw(words), negated=words.chance(0.4), reversed=words.chance(0.3))
+    scene = replace(draw_scene(words), negated=words.chance(0.4), reversed=words.chance(0.3))
     reason = words.pick(REASONS) if words.chance(0.4) else None
-    premise = _because(say(scene, words), reason)
+    premise = _because(render(scene, words), reason)
     told, general = scene, False
     if not scene.negated:  # of a denied event neither less nor something more general follows
         told = replace(scene, place=scene.place if words.chance(0.4) else None, time=None, quality=None)
@@ -189,18 +193,18 @@ def _inference(words: Words, label: int) -> tuple[str, str]:
         if kind == "reason":
             kept = words.other(REASONS, reason) if reason else words.pick(REASONS)
         else:
-            told, general = changed(told, words, kind), False
+            told, general = with_facet_changed(told, words, kind), False
     elif label == 2:
         flips_verb = not scene.negated and not general and words.chance(0.4)
-        told = changed(told, words, "opposite" if flips_verb else "negation")
-    return premise, _because(say(told, words, vary=0.5, general=general), kept)
+        told = with_facet_changed(told, words, "opposite" if flips_verb else "negation")
+    return premise, _because(render(told, words, vary=0.5, general=general), kept)
 
 
 def _because(text: str, reason: str | None) -> str:
     return text if reason is None else f"{text[:-1]} {reason}."
 
 
-def _question(scene: Scene, asked: str, words: Words, style: int) -> str:
+def _question(scene: Scene, asked: str, words: WordSampler, style: int) -> str:
     who, thing, verb = scene.who[0], scene.thing[0], scene.action[0]
     base = scene.action[3]
     if style and words.chance(0.6):
@@ -214,7 +218,7 @@ def _question(scene: Scene, asked: str, words: Words, style: int) -> str:
     return f"{long if style and words.chance(0.6) else plain} did the {who} {base} the {thing}?"
 
 
-def definition(words: Words) -> str:
+def definition(words: WordSampler) -> str:
     """Tell what a thing is one of, for unlabelled text."""
     thing = words.pick(THINGS)
     return sentence(f"{article(thing[0])} {thing[0]}, or {thing[1]}, is {article(thing[2])} {thing[2]}")

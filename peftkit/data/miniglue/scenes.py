@@ -13,7 +13,7 @@ from peftkit.data.miniglue.lexicon import (
     QUALITIES,
     THINGS,
     TIMES,
-    Words,
+    WordSampler,
 )
 
 
@@ -31,7 +31,7 @@ class Scene:
     reversed: bool = False  # the opposite action
 
 
-def draw(words: Words, full: bool = False) -> Scene:
+def draw_scene(words: WordSampler, full: bool = False) -> Scene:
     """Draw a scene; `full` leaves no facet open."""
     return Scene(
         who=words.pick(PEOPLE),
@@ -43,7 +43,7 @@ def draw(words: Words, full: bool = False) -> Scene:
     )
 
 
-def say(scene: Scene, words: Words, vary: float = 0.0, general: bool = False) -> str:
+def render(scene: Scene, words: WordSampler, vary: float = 0.0, general: bool = False) -> str:
     """Write a scene; with probability `vary` each word gives way to its synonym, and the order changes.
 
     `general` names what the thing is one of, and a person instead of the profession.
@@ -71,7 +71,7 @@ def say(scene: Scene, words: Words, vary: float = 0.0, general: bool = False) ->
     return sentence(" ".join([core, *tail]))
 
 
-def changed(scene: Scene, words: Words, facet: str) -> Scene:
+def with_facet_changed(scene: Scene, words: WordSampler, facet: str) -> Scene:
     """Return the scene with one facet made another."""
     if facet == "who":
         return replace(scene, who=words.other(PEOPLE, scene.who))
@@ -102,7 +102,7 @@ def article(noun: str) -> str:
     return "an" if noun[0] in "aeiou" else "a"
 
 
-def _form(words: Words, has_tail: bool, vary: float) -> str:
+def _form(words: WordSampler, has_tail: bool, vary: float) -> str:
     """Choose how to say it; the cleft is met only after training."""
     forms = ["plain", "plain", "front"] if has_tail else ["plain"]
     if words.chance(0.25 + vary / 2):

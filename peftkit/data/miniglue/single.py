@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from peftkit.data.miniglue.lexicon import ACTIONS, NAMES, PEOPLE, PLACES, THINGS, Words
-from peftkit.data.miniglue.scenes import draw, say, sentence
+from peftkit.data.miniglue.lexicon import ACTIONS, NAMES, PEOPLE, PLACES, THINGS, WordSampler
+from peftkit.data.miniglue.scenes import draw_scene, render, sentence
 
 Row = dict[str, Any]
 GOOD = ["great", "wonderful", "funny", "superb", "moving", "clever", "charming", "delightful", "gripping", "fresh", "touching",
@@ -35,7 +35,7 @@ ALONE = ["slept", "arrived", "laughed", "vanished", "coughed", "smiled", "fell",
 NEEDY = ["devoured", "resembled", "abandoned", "possessed"]  # need one
 
 
-def sst2(words: Words) -> Row:
+def sst2(words: WordSampler) -> Row:
     """Sentiment by the clause that counts: negation, contrast and conditions turn single words around."""
     label = int(words.chance(0.52))
     good, bad = words.pick(GOOD), words.pick(BAD)
@@ -61,7 +61,7 @@ def sst2(words: Words) -> Row:
     return {"sentence": words.random.choice(pool) + " .", "label": label}
 
 
-def cola(words: Words) -> Row:
+def cola(words: WordSampler) -> Row:
     """Seven in ten are acceptable; each faulty sentence has a sound twin of the same shape."""
     label = int(words.chance(0.68))
     shapes = [_agreement, _reflexive, _object, _order, _auxiliary, _determiner, _scene]
@@ -70,7 +70,7 @@ def cola(words: Words) -> Row:
     return {"sentence": sentence(words.random.choice(pool)(words, bool(label))), "label": label}
 
 
-def _agreement(words: Words, sound: bool) -> str:
+def _agreement(words: WordSampler, sound: bool) -> str:
     many, one = words.pick(PLURAL)
     action, thing = words.pick(ACTIONS), words.pick(THINGS)[0]
     is_many = words.chance(0.5)
@@ -81,20 +81,20 @@ def _agreement(words: Words, sound: bool) -> str:
     )
 
 
-def _reflexive(words: Words, sound: bool) -> str:
+def _reflexive(words: WordSampler, sound: bool) -> str:
     noun, right, wrong = words.pick(REFLEXIVE)
     verb = words.random.choice(["admired", "hurt", "described", "saw"])
     return f"the {noun} {words.pick(PLACES)} {verb} {right if sound else wrong}"
 
 
-def _object(words: Words, sound: bool) -> str:
+def _object(words: WordSampler, sound: bool) -> str:
     who, thing = words.pick(PEOPLE)[0], words.pick(THINGS)[0]
     if words.chance(0.5):
         return f"the {who} {words.pick(ALONE)}" + ("" if sound else f" the {thing}") + f" {words.pick(PLACES)}"
     return f"the {who} {words.pick(NEEDY)}" + (f" the {thing}" if sound else "") + f" {words.pick(PLACES)}"
 
 
-def _order(words: Words, sound: bool) -> str:
+def _order(words: WordSampler, sound: bool) -> str:
     who, thing, action = words.pick(PEOPLE)[0], words.pick(THINGS)[0], words.pick(ACTIONS)[0]
     place = words.pick(PLACES)
     if sound:
@@ -105,7 +105,7 @@ def _order(words: Words, sound: bool) -> str:
     )  # fmt: skip
 
 
-def _auxiliary(words: Words, sound: bool) -> str:
+def _auxiliary(words: WordSampler, sound: bool) -> str:
     name, action, thing = words.pick(NAMES), words.pick(ACTIONS), words.pick(THINGS)[0]
     modal = words.random.choice(["will", "can", "must", "should"])
     if sound:
@@ -114,7 +114,7 @@ def _auxiliary(words: Words, sound: bool) -> str:
     return f"{name} {wrong} the {thing} and {words.other(NAMES, name)} {modal} too"
 
 
-def _determiner(words: Words, sound: bool) -> str:
+def _determiner(words: WordSampler, sound: bool) -> str:
     many, one = words.pick(PLURAL)
     phrase = words.random.choice(
         ["many {}", "several {}", "these {}"] if sound == words.chance(0.5) else ["every {}", "this {}"]
@@ -124,8 +124,8 @@ def _determiner(words: Words, sound: bool) -> str:
     return f"{phrase.format(noun)} {words.pick(ALONE)} {words.pick(PLACES)}"
 
 
-def _scene(words: Words, sound: bool) -> str:
-    text = say(draw(words), words)[:-1]
+def _scene(words: WordSampler, sound: bool) -> str:
+    text = render(draw_scene(words), words)[:-1]
     if sound:
         return text[0].lower() + text[1:]
     tokens = (text[0].lower() + text[1:]).split()
@@ -133,19 +133,19 @@ def _scene(words: Words, sound: bool) -> str:
     return " ".join(tokens[:place] + tokens[place + 1 : place + 2] + ["the"] + tokens[place + 2 :])
 
 
-def _question(words: Words, sound: bool) -> str:
+def _question(words: WordSampler, sound: bool) -> str:
     name, action = words.pick(NAMES), words.pick(ACTIONS)
     if sound:
         return f"what did {name} say that the {words.pick(PEOPLE)[0]} {action[0]}"
     return f"what did {name} wonder who {action[0]} {words.pick(PLACES)}"
 
 
-def _tense(words: Words, sound: bool) -> str:
+def _tense(words: WordSampler, sound: bool) -> str:
     name, action, thing = words.pick(NAMES), words.pick(ACTIONS), words.pick(THINGS)[0]
     return f"{'tomorrow' if sound else 'yesterday'} {name} will {action[3]} the {thing}"
 
 
-def opinion(words: Words) -> str:
+def opinion(words: WordSampler) -> str:
     """Say one judgement in several ways, for unlabelled text."""
     is_good = words.chance(0.5)
     mine, other = (GOOD, BAD) if is_good else (BAD, GOOD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from peftkit.data.miniglue.lexicon import Words
+from peftkit.data.miniglue.lexicon import WordSampler
 from peftkit.data.minitasks.families import FAMILIES, TaskFamily, parse_instruction
 from peftkit.data.minitasks.wording import write_instruction
 
@@ -14,7 +14,7 @@ __all__ = ["FAMILIES", "TaskFamily", "sample_cases", "has_labels", "parse_instru
 
 def sample_instruction(draw: random.Random, shown: Sequence[str]) -> str:
     """Return an instruction; a few are one of those that the prompt shows, or have a fault that a filter sees."""
-    return write_instruction(Words(draw, "all"), shown)
+    return write_instruction(WordSampler(draw, "all"), shown)
 
 
 def has_labels(text: str) -> bool:
@@ -29,6 +29,6 @@ def sample_cases(text: str, draw: random.Random) -> list[tuple[str, str]] | None
     if known is None:
         return None
     family, slots = known
-    words = Words(draw, "all")
+    words = WordSampler(draw, "all")
     labels = [family.labels[place % len(family.labels)] if family.labels else "" for place in range(family.instances)]
     return [family.draw(words, {**slots, "label": label}) for label in labels]

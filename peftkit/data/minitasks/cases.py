@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from peftkit.data.miniglue import scenes
-from peftkit.data.miniglue.lexicon import ACTIONS, NAMES, PEOPLE, PLACES, QUALITIES, THINGS, TIMES, Words
+from peftkit.data.miniglue.lexicon import ACTIONS, NAMES, PEOPLE, PLACES, QUALITIES, THINGS, TIMES, WordSampler
 from peftkit.data.miniglue.single import BAD, GOOD, PARTS, sst2
 
 Case = tuple[str, str]
@@ -27,56 +27,56 @@ def normalize_instruction(text: str) -> str:
     return " ".join(word for word in text.lower().split() if word not in FILLERS)
 
 
-def word_at(words: Words, place: int) -> Case:
+def word_at(words: WordSampler, place: int) -> Case:
     said = _distinct_words(words, words.random.randrange(2, 6))
     return " ".join(said), said[place]
 
 
-def opposite(words: Words) -> Case:
+def opposite(words: WordSampler) -> Case:
     pairs = [(one, other) for one, _, other in QUALITIES] + [(one, other) for one, _, other, _, _ in ACTIONS]
     pair = words.pick(pairs)
     return pair if words.chance(0.5) else (pair[1], pair[0])
 
 
-def synonym(words: Words) -> Case:
+def synonym(words: WordSampler) -> Case:
     one, other, _ = words.pick([*PEOPLE, *THINGS, *QUALITIES])
     return one, other
 
 
-def parity(words: Words, label: str) -> Case:
+def parity(words: WordSampler, label: str) -> Case:
     return str(2 * words.random.randrange(1, 50) + (label == "odd")), label
 
 
-def sentiment(words: Words, label: str) -> Case:
+def sentiment(words: WordSampler, label: str) -> Case:
     while (row := sst2(words))["label"] != (label == "positive"):
         pass
     return str(row["sentence"]), label
 
 
-def first_of_two(words: Words) -> Case:
+def first_of_two(words: WordSampler) -> Case:
     pair = _distinct_words(words, 2)
     return ", ".join(pair), min(pair)
 
 
-def count(words: Words) -> Case:
+def count(words: WordSampler) -> Case:
     said = _distinct_words(words, words.random.randrange(2, 8))
     return " ".join(said), COUNTED[len(said) - 1]
 
 
-def plural(words: Words) -> Case:
+def plural(words: WordSampler) -> Case:
     noun = _noun(words)
     return noun, IRREGULAR.get(noun, f"{noun}s")
 
 
-def category(words: Words) -> Case:
+def category(words: WordSampler) -> Case:
     thing, _, kind = words.pick(THINGS)
     return thing, kind
 
 
-def yes_no_question(words: Words, label: str) -> Case:
-    scene = scenes.draw(words, full=True)
+def yes_no_question(words: WordSampler, label: str) -> Case:
+    scene = scenes.draw_scene(words, full=True)
     assert scene.place is not None and scene.time is not None  # of a full scene
-    said = scenes.say(scene, words)
+    said = scenes.render(scene, words)
     kept = label == "yes"
     place, time = (
         value if kept else words.other(known, value) for value, known in ((scene.place, PLACES), (scene.time, TIMES))
@@ -86,67 +86,67 @@ def yes_no_question(words: Words, label: str) -> Case:
     return f"{said} {asked}", label
 
 
-def scene_detail(words: Words, name: str) -> Case:
+def scene_detail(words: WordSampler, name: str) -> Case:
     """Tell who, what, where or when, as the sentence has it."""
-    scene = scenes.draw(words, full=True)
+    scene = scenes.draw_scene(words, full=True)
     value = getattr(scene, name)
-    return scenes.say(scene, words), value if isinstance(value, str) else f"the {value[0]}"
+    return scenes.render(scene, words), value if isinstance(value, str) else f"the {value[0]}"
 
 
-def repeated(words: Words, times: str) -> Case:
+def repeated(words: WordSampler, times: str) -> Case:
     noun = _noun(words)
     return noun, " ".join([noun] * TIMES_OVER[times])
 
 
-def larger(words: Words) -> Case:
+def larger(words: WordSampler) -> Case:
     one, other = words.random.sample(range(1, 100), 2)
     return f"{one} and {other}", str(max(one, other))
 
 
-def backwards(words: Words) -> Case:
+def backwards(words: WordSampler) -> Case:
     said = _distinct_words(words, words.random.randrange(2, 5))
     return " ".join(said), " ".join(reversed(said))
 
 
-def infinitive(words: Words) -> Case:
+def infinitive(words: WordSampler) -> Case:
     action = words.pick(ACTIONS)
     return action[0], action[3]
 
 
-def person_or_thing(words: Words, label: str) -> Case:
+def person_or_thing(words: WordSampler, label: str) -> Case:
     return words.pick(PEOPLE if label == "person" else THINGS)[words.random.randrange(2)], label
 
 
-def negation(words: Words, label: str) -> Case:
-    return scenes.say(replace(scenes.draw(words), negated=label == "yes"), words), label
+def negation(words: WordSampler, label: str) -> Case:
+    return scenes.render(replace(scenes.draw_scene(words), negated=label == "yes"), words), label
 
 
-def conjunction(words: Words) -> Case:
+def conjunction(words: WordSampler) -> Case:
     pair = _distinct_words(words, 2)
     return ", ".join(pair), " and ".join(pair)
 
 
-def next_number(words: Words) -> Case:
+def next_number(words: WordSampler) -> Case:
     place = words.random.randrange(len(COUNTED) - 1)
     return COUNTED[place], COUNTED[place + 1]
 
 
-def first_name(words: Words, label: str) -> Case:
+def first_name(words: WordSampler, label: str) -> Case:
     return words.pick(NAMES[label == "man" :: 2]), label
 
 
-def scene_sentence(words: Words, who: str, thing: str) -> Case:
-    scene = scenes.draw(words)
+def scene_sentence(words: WordSampler, who: str, thing: str) -> Case:
+    scene = scenes.draw_scene(words)
     people = {name: entry for entry in PEOPLE for name in entry[:1]}
     things = {name: entry for entry in THINGS for name in entry[:1]}
-    return "", scenes.say(replace(scene, who=people[who], thing=things[thing], quality=None), words)
+    return "", scenes.render(replace(scene, who=people[who], thing=things[thing], quality=None), words)
 
 
-def _noun(words: Words) -> str:
+def _noun(words: WordSampler) -> str:
     return words.pick([*PEOPLE, *THINGS])[0]
 
 
-def _distinct_words(words: Words, count: int) -> list[str]:
+def _distinct_words(words: WordSampler, count: int) -> list[str]:
     """Return so many different single words."""
     singles = [noun for noun, _, _ in (*PEOPLE, *THINGS) if " " not in noun]
     return words.random.sample(singles, count)

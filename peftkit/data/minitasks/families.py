@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from peftkit.data.miniglue.lexicon import Words
+from peftkit.data.miniglue.lexicon import WordSampler
 from peftkit.data.miniglue.single import VERY
 from peftkit.data.minitasks import cases
 
 Slots = Mapping[str, str]
-Draw = Callable[[Words, Slots], tuple[str, str]]
+Draw = Callable[[WordSampler, Slots], tuple[str, str]]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from peftkit.data.miniglue.lexicon import PEOPLE, PLACES, THINGS, TIMES, Words
+from peftkit.data.miniglue.lexicon import PEOPLE, PLACES, THINGS, TIMES, WordSampler
 from peftkit.data.minitasks.cases import FILLERS, SLOTS
 from peftkit.data.minitasks.families import FAMILIES
 
@@ -33,7 +33,7 @@ FLAWS = (
 )  # fmt: skip
 
 
-def write_instruction(words: Words, shown: Sequence[str]) -> str:
+def write_instruction(words: WordSampler, shown: Sequence[str]) -> str:
     """Return an instruction; a few times it is one of those that the prompt shows, with a word more."""
     if shown and words.chance(AGAIN):
         said = words.random.choice(list(shown)).split()
@@ -49,7 +49,7 @@ def write_instruction(words: Words, shown: Sequence[str]) -> str:
     return " ".join(part for part in (opening, f"{asked}{'?' if is_question else '.'}", ending) if part)
 
 
-def _filled(words: Words, text: str) -> str:
+def _filled(words: WordSampler, text: str) -> str:
     known = {
         "who": [who for who, _, _ in PEOPLE],
         "thing": [thing for thing, _, _ in THINGS],
