@@ -53,10 +53,10 @@ def load(run: str | Path) -> tuple[Any, Any]:
     """Return the trained model, adapter and head included, and its tokenizer."""
     from peftkit.jobs import extend
     from peftkit.pipeline import inference
-    from peftkit.pipeline.build import configure_libraries
+    from peftkit.pipeline.libraries import configure_libraries
 
     configure_libraries("auto")
-    return extend.load(Path(run)) if extend.is_vocabulary(Path(run)) else inference.load(run)
+    return extend.load(Path(run)) if extend.is_vocabulary(Path(run)) else inference.load_run(run)
 
 
 def _run(job: str, overrides: tuple[str, ...]) -> list[Path | None]:

@@ -37,6 +37,7 @@ class Job:
     runs: Need = "no"  # several of them
     input: Need = "no"
     writes: tuple[str, ...] | Literal["folder"] | None = None
+    loads_model: bool = True  # False: it starts without torch
     trains: bool = False  # trains the chosen model, method and task, or shows what that would take
 
 
@@ -107,6 +108,7 @@ _JOBS = (
         "generate",
         "generate instruction data from seed tasks: recipe=self_instruct, evol_instruct",
         "peftkit.jobs.generate:generate",
+        loads_model=False,
         reads=("generate", "recipe", "model", "source", "out", "seed", "force", "data_root"),
         ignores="it trains nothing",
     ),
@@ -128,6 +130,7 @@ _JOBS = (
         "leaderboard",
         "compare all results below out=, and those of others: results=[DIR,...]",
         "peftkit.jobs.leaderboard:leaderboard",
+        loads_model=False,
         reads=("out", "results", "watch", "claim"),
         ignores="it shows every run below out=",
         writes="folder",
@@ -136,6 +139,7 @@ _JOBS = (
         "submission",
         "write the zip for the GLUE benchmark's site from the best runs below out=",
         "peftkit.jobs.submission:submission",
+        loads_model=False,
         reads=("out", "source", "data_root", "model", "method", "train", "seed"),
         ignores="it chooses among the runs below out=",
         runs="optional",

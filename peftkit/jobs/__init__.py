@@ -1,81 +1,45 @@
-"""Turn a composed choice into work done: the verbs that users type."""
+"""The jobs: one module a verb, run by the entry point of its record in `config.jobs`."""
 
 from __future__ import annotations
 
-import logging
+import inspect
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from peftkit.config import RunConfig
-
-# it recommends a faster 4-bit kernel when it is imported, whatever the run needs
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+from peftkit.config.jobs import JOBS
 
 
-def run(chosen: RunConfig, begin: Callable[[Path], None] | None = None) -> Path | None:
-    """Do the job that a config names; return its run folder where it has one.
+def run(config: RunConfig, begin: Callable[[Path], None] | None = None) -> Any:
+    """Run the job that a config names, and return what its entry point returns: a run folder where it has one.
 
     Args:
-        begin: is told the folder of a run that trains before it does, as a failed one's is not returned.
+        begin: called with the folder of each training run before it starts; a failed one is never returned.
 
     Raises:
         UserError: the input is wrong in a way that only loading could show.
     """
-    config, overrides, recipe = chosen.to_dict(), list(chosen.overrides), chosen.recipe
-    if chosen.job == "leaderboard":  # the one job that loads no model
-        from peftkit.jobs.leaderboard import leaderboard
+    job = JOBS[config.job]
+    with ExitStack() as stack:
+        if job.loads_model:
+            from peftkit.pipeline.libraries import library_settings
 
-        leaderboard(chosen)
-        return None
-    if chosen.job == "submission":  # refuses what is missing before it loads any
-        from peftkit.jobs.submission import submission
+            stack.enter_context(library_settings(config.source))
+        if config.grows_data:
+            from peftkit.jobs.generated_data import with_generated_data
 
-        submission(chosen, config, overrides)
-        return None
-    if chosen.job == "generate":  # an endpoint needs no torch
-        from peftkit.jobs.generate import generate
-
-        return generate(chosen, config, overrides)
-
-    from peftkit.jobs import (
-        downstream,
-        embed,
-        evaluate,
-        extend,
-        finetune,
-        forgetting,
-        judge,
-        matrix,
-        merge,
-        plan,
-        predict,
-        predict_mixed,
-        pretrain,
-    )  # fmt: skip
-    from peftkit.jobs.generated_data import with_generated_data
-    from peftkit.pipeline.build import configure_libraries
-
-    configure_libraries(chosen.source)
-    chosen, config = with_generated_data(chosen, config, overrides)
-    verbs: dict[str, Callable[[], Path | None]] = {
-        "finetune": lambda: finetune.finetune(chosen, config, overrides, recipe, begin),
-        "evaluate": lambda: evaluate.evaluate(chosen, overrides),
-        "predict": lambda: predict_mixed.predict_mixed(chosen) if chosen.runs else predict.predict(chosen),
-        "merge": lambda: merge.merge(chosen),
-        "pretrain": lambda: pretrain.pretrain(chosen),
-        "plan": lambda: plan.plan(chosen),
-        "matrix": lambda: matrix.matrix(chosen),
-        "forgetting": lambda: forgetting.forgetting(chosen),
-        "downstream": lambda: downstream.downstream(chosen, config, overrides, recipe, begin),
-        "extend": lambda: extend.extend(chosen, config, overrides),
-        "embed": lambda: embed.embed(chosen),
-        "judge": lambda: judge.judge(chosen, config, overrides),
-    }
-    return verbs[chosen.job]()
+            config = with_generated_data(config)
+        module, _, name = job.entry.partition(":")
+        function = getattr(import_module(module), name)
+        arguments = {"begin": begin} if "begin" in inspect.signature(function).parameters else {}
+        return function(config, **arguments)
 
 
 def finish(folders: Sequence[Path], claim: str | None = None) -> None:
-    """Show one table over the runs of this command, whatever was substituted in them, and what becomes of the claim."""
+    """Show one table of the runs of this command, what was substituted in them, and the verdict on the claim."""
     from peftkit.jobs.leaderboard import show_runs
 
     show_runs(folders, claim)

@@ -1,4 +1,4 @@
-"""Turn a model that went on pretraining into what a task gains by it, trained from its base and from it."""
+"""What continued pretraining is worth for a task: the task is trained from the base and from the adapted model."""
 
 from __future__ import annotations
 
@@ -13,88 +13,79 @@ from filelock import FileLock
 from peftkit.config import RunConfig, UserError
 from peftkit.jobs.finetune import finetune
 from peftkit.jobs.merge import merge
-from peftkit.jobs.search import alone
+from peftkit.jobs.search import run_lock
 from peftkit.leaderboard.stats import task_score
-from peftkit.pipeline import inference
 from peftkit.pipeline.build import find_model
+from peftkit.pipeline.inference import recorded_config, recorded_source
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 
-OWN = ("job=", "run=")  # words that are not those of the two runs
+OWN = ("job=", "run=")  # overrides that the two runs do not have
 
 
-def downstream(
-    run: RunConfig,
-    config: dict[str, Any],
-    overrides: list[str],
-    recipe: str | None,
-    begin: Callable[[Path], None] | None,
-) -> Path:
-    """Train a task from the base of a run of language modelling and from what that run made of it.
+def downstream(config: RunConfig, begin: Callable[[Path], None] | None = None) -> Path:
+    """Train a task from the base of a language modeling run and from the model that this run left.
 
-    Both are runs as job=finetune leaves them, with the same seed and settings; where rates are searched, each finds its
-    own. Masked language modelling leaves BERT's pooler behind: where [CLS] is pooled, the second begins with a fresh
-    one. What comes of both is written to the result of the run of language modelling, under language, beside what
-    other tasks and seeds gave.
+    Both are runs of job=finetune with the same seed and settings; where learning rates are searched, each gets its own.
+    Masked language modeling drops BERT's pooler: where [CLS] is pooled, the second run newly initializes it. Both
+    scores go into the result of the language modeling run, under `language`, beside those of other tasks and seeds.
 
     Returns:
         The folder of the second run.
 
     Raises:
-        UserError: `run` names no such run or one that cannot be merged, its base is another than that of these words,
-            or the labels are hidden.
+        UserError: `run` is no such run or cannot be merged, the config has another base, or the labels are hidden.
     """
-    folder = Path(str(run.run))
-    adapted = inference.trained_run(folder)
+    folder = Path(str(config.run))
+    adapted = recorded_config(folder)
     if adapted.task.kind != "language_modeling" or adapted.trial:
-        what = "is a trial" if adapted.trial else f"trained {adapted.task.name}, and no language model"
+        what = "is a trial" if adapted.trial else f"trained {adapted.task.name}, not a language model"
         raise UserError(f"{folder} {what}; name a finished run of recipe=adapt_bert, adapt_gpt2 or adapt_t5")
-    _check_base(run, adapted, folder)
-    checkpoint = _checkpoint(run, folder)
-    words = [word for word in overrides if not word.lstrip("+").startswith(OWN)]
-    run, config = replace(run, job="finetune", run=None), {**config, "job": "finetune", "run": None}
-    with alone(run):  # others may be held against the same base
-        before = finetune(run, config, words, recipe, begin)
-    told: Any = run_folder.read_result(before)
-    if not told["scores"]:
-        raise UserError(f"task={run.task.name} hides its labels, so there is nothing to compare; name another")
-    chosen: dict[str, Any] = {"checkpoint": str(checkpoint), "revision": "main"}
-    if run.model.family == "encoder" and run.task.kind in ("classification", "regression"):
-        # what pools the base's states pools the other's: its folder does not say how they were made
-        chosen["pooling"] = told["audit"]["sources"]["model"]["pooling"]
-    after = finetune(
-        replace(run, model=replace(run.model, **chosen)),
-        {**config, "model": {**config["model"], **chosen}},
-        [*words, *(f"model.{name}={value}" for name, value in chosen.items())],
-        recipe,
-        begin,
+    _check_base(config, adapted, folder)
+    checkpoint = _checkpoint(config, folder)
+    overrides = tuple(override for override in config.overrides if not override.lstrip("+").startswith(OWN))
+    first = replace(config, job="finetune", run=None, overrides=overrides)
+    with run_lock(first):  # other adapted models may be compared with the same base
+        before = finetune(first, begin)
+    result: Any = run_folder.read_result(before)
+    if not result["scores"]:
+        raise UserError(f"task={config.task.name} has hidden labels, so nothing can be compared; use another task")
+    changes: dict[str, Any] = {"checkpoint": str(checkpoint), "revision": "main"}
+    if config.model.family == "encoder" and config.task.kind in ("classification", "regression"):
+        # pooled as the base is: the merged folder does not record how it was trained
+        changes["pooling"] = result["audit"]["sources"]["model"]["pooling"]
+    second = replace(
+        first,
+        model=replace(first.model, **changes),
+        overrides=(*overrides, *(f"model.{name}={value}" for name, value in changes.items())),
     )
+    after = finetune(second, begin)
     if is_main_process():
-        settings = run_folder.run_id(replace(run, seed=0), told["audit"]["sources"], told["run"]["setup"])
-        _note(folder, f"{run.task.name}-{run.method.name}-{settings}", run, before, after)
+        settings = run_folder.run_id(replace(first, seed=0), result["audit"]["sources"], result["run"]["setup"])
+        _record(folder, f"{config.task.name}-{config.method.name}-{settings}", config, before, after)
     return after
 
 
-def _check_base(run: RunConfig, adapted: RunConfig, folder: Path) -> None:
-    base, chosen = inference.model_source(folder), find_model(run.model, run.source)
+def _check_base(config: RunConfig, adapted: RunConfig, folder: Path) -> None:
+    base, chosen = recorded_source(folder), find_model(config.model, config.source)
     is_same = base.revision == chosen.revision and (base.name == chosen.name or base.kind == chosen.kind == "folder")
-    if is_same and adapted.model.keep_layers == run.model.keep_layers:
+    if is_same and adapted.model.keep_layers == config.model.keep_layers:
         return
-    words = [f"model={adapted.model.name}", f"model.checkpoint={adapted.model.checkpoint}"]
+    overrides = [f"model={adapted.model.name}", f"model.checkpoint={adapted.model.checkpoint}"]
     if base.kind in ("hub", "cache"):
-        words.append(f"model.revision={base.revision}")
+        overrides.append(f"model.revision={base.revision}")
     if base.kind == "offline":
-        words.append("source=offline")
+        overrides.append("source=offline")
     if adapted.model.keep_layers is not None:
-        words.append(f"model.keep_layers=[{','.join(map(str, adapted.model.keep_layers))}]")
+        overrides.append(f"model.keep_layers=[{','.join(map(str, adapted.model.keep_layers))}]")
     raise UserError(
-        f"{folder} went on from another base, {base.name} ({base.revision}), than these words begin with, "
-        f"{chosen.name} ({chosen.revision}); say {' '.join(words)}"
+        f"{folder} was trained from {base.name} ({base.revision}), but the base of this command is {chosen.name} "
+        f"({chosen.revision}); use {' '.join(overrides)}"
     )
 
 
-def _checkpoint(run: RunConfig, folder: Path) -> Path:
-    """Return the folder of the whole model that a run left; an adapter is merged, once."""
+def _checkpoint(config: RunConfig, folder: Path) -> Path:
+    """Return the folder of the whole model of a run; an adapter is merged once."""
     if (folder / "model").is_dir():
         return folder / "model"
     merged, part = folder / "merged", folder / ".merged.part"
@@ -102,31 +93,37 @@ def _checkpoint(run: RunConfig, folder: Path) -> Path:
         if not (merged / "tokenizer.json").is_file():
             shutil.rmtree(part, ignore_errors=True)
             try:
-                merge(replace(run, run=str(folder), output=str(part)))
+                merge(replace(config, run=str(folder), output=str(part)))
             except UserError as error:
-                raise UserError(f"{folder} holds an adapter, which is to be merged first: {error}") from error
+                raise UserError(f"the adapter of {folder} cannot be merged: {error}") from error
             shutil.rmtree(merged, ignore_errors=True)
             part.replace(merged)
     return merged
 
 
-def _note(folder: Path, name: str, run: RunConfig, before: Path, after: Path) -> None:
-    """Lay both scores into the result of the run of language modelling; two seeds may end at once."""
-    told: dict[str, Any] = {end: run_folder.read_result(each) for end, each in (("before", before), ("after", after))}
-    ends = {end: task_score(result["scores"]) for end, result in told.items()}
-    about = {
-        "task": run.task.name,
-        "method": run.method.name,
-        "learning_rate": "rates of their own"
-        if run.search.lr_multipliers
-        else f"{float(run.train['learning_rate']):g}",
-        "rows": told["before"]["audit"]["rows"].get(str(run.task.splits["train"])),
-        "fresh": told["after"]["audit"]["fresh"],
+def _record(folder: Path, name: str, config: RunConfig, before: Path, after: Path) -> None:
+    """Add both scores to the result of the language modeling run; two seeds may end at the same time."""
+    first, second = (_result(each) for each in (before, after))
+    scores = {"before": task_score(first["scores"]), "after": task_score(second["scores"])}
+    is_searched = bool(config.search.lr_multipliers)
+    entry = {
+        "task": config.task.name,
+        "method": config.method.name,
+        "learning_rate": "each its own" if is_searched else f"{float(config.train['learning_rate']):g}",
+        "rows": first["audit"]["rows"].get(str(config.task.splits["train"])),
+        "fresh": second["audit"]["fresh"],
     }
 
     def change(result: dict[str, Any]) -> None:
-        entry = result["language"].setdefault("downstream", {}).setdefault(name, {**about, "seeds": {}})
-        entry["seeds"][str(run.seed)] = ends
+        entries = result["language"].setdefault("downstream", {})
+        entries.setdefault(name, {**entry, "seeds": {}})["seeds"][str(config.seed)] = scores
 
     run_folder.amend_result(folder, change)
-    log(f"{run.task.name}, {run.method.name}: {ends['before']:.3f} from the base, {ends['after']:.3f} from {folder}")
+    what = f"{config.task.name}, {config.method.name}"
+    log(f"{what}: {scores['before']:.3f} from the base, {scores['after']:.3f} from {folder}")
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    result = run_folder.read_result(folder)
+    assert result is not None
+    return result

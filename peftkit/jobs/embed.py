@@ -25,7 +25,7 @@ from peftkit.models.load import load_model, load_tokenizer
 from peftkit.models.pooling import Vectors, stack_of
 from peftkit.models.sentence import longest_text, vector_pooling
 from peftkit.pipeline.build import device_name, find_model, tokenizer_source
-from peftkit.pipeline.inference import base_source, load_bundle, trained_run
+from peftkit.pipeline.inference import base_source, load_bundle, recorded_config
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 
@@ -191,7 +191,7 @@ def _of_model(choice: ModelConfig, kind: str, vocab: str | None) -> Loaded:
 
 def _of_run(folder: Path) -> Loaded:
     """Load a trained model; of one with a head, what lies below it, which adapters and soft prompts are a part of."""
-    trained = trained_run(folder)
+    trained = recorded_config(folder)
     parts, source = load_bundle(trained, folder), base_source(trained, folder)
     if sentence := source.substitution("MODEL"):
         log(f"!! {sentence}")

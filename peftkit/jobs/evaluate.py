@@ -14,40 +14,40 @@ from peftkit.paths import safe_name
 from peftkit.pipeline.build import predictor, warn_substitutions
 from peftkit.pipeline.evaluate import evaluate_splits
 from peftkit.pipeline.inference import (
-    _list,
     base_source,
-    in_batches_of,
-    label_names,
+    join_names,
     load_bundle,
-    model_source,
+    recorded_config,
+    recorded_label_names,
+    recorded_source,
     run_tokenizer_source,
-    trained_run,
+    with_eval_batch_size,
 )
-from peftkit.pipeline.prompting import asked_format, read_shots
+from peftkit.pipeline.prompting import format_for, read_shots
 from peftkit.pipeline.reference import score_reference
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 
 
-def evaluate(run: RunConfig, overrides: Sequence[str]) -> Path:
+def evaluate(run: RunConfig) -> Path:
     """Score a finished run on its own validation split, or on another task with the same labels (task=ax)."""
     folder = Path(str(run.run))
-    trained = trained_run(folder)
-    names = label_names(folder)
-    task = _task_of(run.task, trained.task, names, overrides)
+    trained = recorded_config(folder)
+    names = recorded_label_names(folder)
+    task = _task_of(run.task, trained.task, names, run.overrides)
     if task.kind != trained.task.kind:
         raise UserError(f"the run answers {trained.task.kind}, task={task.name} is {task.kind}; name one of its kind")
     trained_on = run_folder.read_result(folder)["audit"]["sources"]["data"]["revision"]  # type: ignore[index]
     rows = load_task_dataset(_only_evaluation(task), run.data_root, run.source, trained_on)
     if rows.label_names != names:
-        raise UserError(f"the run tells {_list(names)} apart, task={task.name} has {_list(rows.label_names)}")
-    chosen = in_batches_of(run, replace(trained, task=task))
-    warn_substitutions(model_source(folder), rows.source)
+        raise UserError(f"the run tells {join_names(names)} apart, task={task.name} has {join_names(rows.label_names)}")
+    chosen = with_eval_batch_size(run, replace(trained, task=task))
+    warn_substitutions(recorded_source(folder), rows.source)
     reference = score_reference(
         chosen, base_source(trained, folder), rows.splits, run_tokenizer_source(trained, folder)
     )
     parts = load_bundle(trained, folder)
-    parts.format = asked_format(
+    parts.format = format_for(
         chosen, names, parts.tokenizer, read_shots(folder) if is_prompted(trained) else (), parts.model
     )
     splits = {name: reference.beside(name, parts.format.encode(table)) for name, table in rows.splits.items()}

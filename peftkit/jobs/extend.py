@@ -26,7 +26,7 @@ from peftkit.results.console import is_main_process, log
 LETTERS = 1 << 20  # of text tokenized at a time
 
 
-def extend(run: RunConfig, config: dict[str, Any], overrides: list[str]) -> Path:
+def extend(run: RunConfig) -> Path:
     """Make listed and mined terms tokens of a model, and leave a folder with tokenizer, new rows and result.json.
 
     Raises:
@@ -60,7 +60,7 @@ def extend(run: RunConfig, config: dict[str, Any], overrides: list[str]) -> Path
         save_rows(folder, vocabulary, weights)
         extension.tokenizer.save_pretrained(str(folder))
         result = {
-            "run": {"config": config, "overrides": overrides},
+            "run": {"config": run.to_dict(), "overrides": list(run.overrides)},
             "terms": _terms(extension, tokenizer, {found.term: found for found in mined}),
             "rows": {
                 **asdict(vocabulary),

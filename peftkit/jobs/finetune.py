@@ -24,21 +24,21 @@ from peftkit.pipeline import language_model, latency, merge_check, verify
 from peftkit.pipeline.build import (
     TrainingBundle,
     build,
-    carve_validation,
+    describe_sources,
     device_name,
     execution_setup,
     find_model,
     output_reader,
     own_loss,
-    sources_of,
+    split_holdout,
     trainer_factory,
     warn_substitutions,
 )
-from peftkit.pipeline.evaluate import answer, evaluate_splits, mean_score
-from peftkit.pipeline.export import export_artifact, shipped_bytes
-from peftkit.pipeline.prompting import save_prompt, shots_told
+from peftkit.pipeline.evaluate import answer, evaluate_splits, holdout_score
+from peftkit.pipeline.export import artifact_bytes, export_artifact
+from peftkit.pipeline.prompting import count_shots, save_prompt
 from peftkit.pipeline.reference import score_reference
-from peftkit.pipeline.teacher import with_answers, with_teacher
+from peftkit.pipeline.teacher import add_teacher_scores, teacher_answers
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.model_card import model_card
@@ -46,14 +46,7 @@ from peftkit.results.model_card import model_card
 TRAINED, CHOSEN_ON = "trained on", "chosen on"  # names of rows that are no split of the data
 
 
-def finetune(
-    run: RunConfig,
-    config: dict[str, Any],
-    overrides: list[str],
-    recipe: str | None,
-    begin: Callable[[Path], None] | None = None,
-    is_asked: bool = True,
-) -> Path:
+def finetune(run: RunConfig, begin: Callable[[Path], None] | None = None, is_asked: bool = True) -> Path:
     """Train once and leave a run folder; a finished one is left as it is, an unfinished one is resumed.
 
     Args:
@@ -65,7 +58,7 @@ def finetune(
     """
     model_source = find_model(run.model, run.source)
     rows = load_task_dataset(run.task, run.data_root, run.source, set_apart=run.search.samples if run.trial else 0)
-    sources = sources_of(run, model_source, rows.source)
+    sources = describe_sources(run, model_source, rows.source)
     setup = execution_setup(run)
     folder = run_folder.run_folder(run, sources, setup)
     if begin is not None:
@@ -85,7 +78,7 @@ def finetune(
         run_folder.write_config(folder, run)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     result: dict[str, Any] = {
-        "run": {"recipe": recipe, "config": config, "overrides": overrides, "setup": setup},
+        "run": {"recipe": run.recipe, "config": run.to_dict(), "overrides": list(run.overrides), "setup": setup},
         "scores": {},
         "costs": {},
         "audit": {"sources": sources},
@@ -97,12 +90,9 @@ def finetune(
         if run.search.lr_multipliers is not None and is_prompted(run):
             result["search"] = no_search(run)
         elif run.search.lr_multipliers is not None:
-            result["search"] = search(
-                run,
-                config,
-                lambda tried, its, words: finetune(tried, its, [*overrides, *words], recipe, is_asked=False),
-            )
-            run = _at_rate(run, config, result)
+            result["search"] = search(run, lambda trial: finetune(trial, is_asked=False))
+            run = replace(run, train={**run.train, "learning_rate": result["search"]["chosen"]})
+            result["run"]["config"] = run.to_dict()
         if run.trial:
             run = replace(run, task=replace(run.task, splits={**run.task.splits, "validation": [SEARCH_SPLIT]}))
         _train_and_record(run, model_source, rows, folder, result)
@@ -127,30 +117,23 @@ def _empty(folder: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def _at_rate(run: RunConfig, config: dict[str, Any], result: dict[str, Any]) -> RunConfig:
-    """Return the run with the rate that its search chose, and say so in the result."""
-    train_settings = {**config["train"], "learning_rate": result["search"]["chosen"]}
-    result["run"]["config"] = {**config, "train": train_settings}
-    return replace(run, train=train_settings)
-
-
 def _train_and_record(
     run: RunConfig, model_source: Source, rows: TaskDataset, folder: Path, result: dict[str, Any]
 ) -> None:
     select_best = run.early_stopping.patience is not None
     table, held, held_rows = rows.splits[run.task.splits["train"]], None, None
     if select_best:
-        table, held_rows = carve_validation(rows, run.task, run.early_stopping.holdout)
+        table, held_rows = split_holdout(rows, run.task, run.early_stopping.holdout)
     tables = {name: rows.splits[name] for name in run.task.splits["validation"]}
     # before the model to train is loaded, so that one alone is in memory at a time
     reference = score_reference(run, model_source, {**tables, TRAINED: table, CHOSEN_ON: held_rows})
     asked_of = len(table)
     if run.distill.teacher is not None and generates_text(run.task):
-        table, result["audit"]["taught"] = with_answers(run, table, folder)
+        table, result["audit"]["taught"] = teacher_answers(run, table, folder)
     parts, encoded = build(run, model_source, rows.label_names, table)
     encoded = reference.beside(TRAINED, encoded)
     if run.distill.teacher is not None and not generates_text(run.task):
-        encoded = with_teacher(run, encoded, table, rows.label_names)
+        encoded = add_teacher_scores(run, encoded, table, rows.label_names)
     if select_best:
         held = reference.beside(CHOSEN_ON, parts.format.encode(held_rows))
     evaluations = {name: reference.beside(name, parts.format.encode(each)) for name, each in tables.items()}
@@ -163,7 +146,7 @@ def _train_and_record(
     result["audit"] |= audit(rows, parts, splits if held is None else {**splits, CHOSEN_ON: held})
     result["audit"]["rows"][run.task.splits["train"]] = asked_of  # whatever a teacher made of them
     if is_prompted(run):
-        result["audit"]["shots"] = shots_told(run, parts.format, evaluations)
+        result["audit"]["shots"] = count_shots(run, parts.format, evaluations)
     encoded.positions.clear()  # only answers need them: no training should hold them in memory
     held = evaluations[SEARCH_SPLIT] if follows else held
     if is_main_process():
@@ -180,7 +163,7 @@ def _train_and_record(
         encoded.inputs,
         holdout=None if held is None else held.inputs,
         sampler=sampler,
-        score=None if held is None else lambda scores: {"score": mean_score(run, parts, scores, held)},
+        score=None if held is None else lambda scores: {"score": holdout_score(run, parts, scores, held)},
         patience=run.early_stopping.patience,
         log=folder / "log.jsonl",
         schedule=parts.schedule,
@@ -219,11 +202,11 @@ def _train_and_record(
         if texts:
             general = language_model.bits_per_byte(answer(parts, trainer, texts["general"])[0])
             after = {"held_out": result["scores"]["bits_per_byte"]["value"], "general": general}
-            result["language"] = language_model.compare(run, parts, model_source, split, before, after)
+            result["language"] = language_model.compare_language(run, parts, model_source, split, before, after)
         if (merged := merge_check.check_merge(run, parts, split, folder)) is not None:
             result["merge"] = merged
         if is_main_process():
-            speeds = latency.measure(run, parts, evaluations[run.task.splits["validation"][0]])
+            speeds = latency.measure_latency(run, parts, evaluations[run.task.splits["validation"][0]])
     if is_main_process():
         if (checkpoints / "runs").is_dir():  # where transformers puts TensorBoard's files
             shutil.move(checkpoints / "runs", folder / "tensorboard")
@@ -232,7 +215,7 @@ def _train_and_record(
             "trainable_params": parameters.trainable,
             "head_params": parameters.head,
             "total_params": parameters.total,
-            "adapter_bytes": None if artefact is None else shipped_bytes(parts, artefact),
+            "adapter_bytes": None if artefact is None else artifact_bytes(parts, artefact),
             "train_seconds": fit.seconds,
             "train_peak_bytes": fit.peak_bytes,
             "train_reserved_bytes": fit.reserved_bytes,

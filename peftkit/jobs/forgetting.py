@@ -38,7 +38,13 @@ from peftkit.models.language_model import (
 from peftkit.models.offline import mean_loss, sentinel_ids
 from peftkit.pipeline.build import TrainingBundle, predictor, warn_substitutions
 from peftkit.pipeline.evaluate import evaluate_splits
-from peftkit.pipeline.inference import base_source, load_bundle, model_source, run_tokenizer_source, trained_run
+from peftkit.pipeline.inference import (
+    base_source,
+    load_bundle,
+    recorded_config,
+    recorded_source,
+    run_tokenizer_source,
+)
 from peftkit.pipeline.reference import Reference, score_reference
 from peftkit.pipeline.verify import GateError
 from peftkit.results import run_folder
@@ -61,7 +67,7 @@ def forgetting(run: RunConfig) -> Path:
         GateError: the method cannot be switched off.
     """
     folder = Path(str(run.run))
-    trained = trained_run(folder)
+    trained = recorded_config(folder)
     if is_prompted(trained):
         raise UserError(f"{folder} trained nothing, so nothing is forgotten; name a run that trained")
     if trained.vocab is not None:
@@ -70,7 +76,7 @@ def forgetting(run: RunConfig) -> Path:
         )
     name, documents = _text(run)
     rows = _validation(run, trained, folder)
-    warn_substitutions(model_source(folder), rows.source)
+    warn_substitutions(recorded_source(folder), rows.source)
     source = base_source(trained, folder)
     asked = score_reference(trained, source, rows.splits, run_tokenizer_source(trained, folder))
     parts = load_bundle(trained, folder)

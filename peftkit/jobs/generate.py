@@ -37,7 +37,7 @@ BESIDE = (*ENDINGS, "model", "base_url", "key_env", "seeds", "decontaminate", "r
 WRITTEN = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
 
 
-def generate(run: RunConfig, config: dict[str, Any], overrides: list[str], only_looks: bool = False) -> Path:
+def generate(run: RunConfig, only_looks: bool = False) -> Path:
     """Grow a pool of tasks out of seeds until the target, and leave it as a folder that `datasets` loads.
 
     Args:
@@ -58,8 +58,7 @@ def generate(run: RunConfig, config: dict[str, Any], overrides: list[str], only_
         return folder
     if only_looks:
         raise UserError(
-            f"{folder} has not all of the tasks yet, and job={run.job} writes none; "
-            f"say job=generate seed={run.seed} first"
+            f"{folder} has not all of the tasks yet, and job=plan writes none; say job=generate seed={run.seed} first"
         )
     if not is_main_process():  # under torchrun one process asks for all
         return folder
@@ -69,7 +68,7 @@ def generate(run: RunConfig, config: dict[str, Any], overrides: list[str], only_
     log(f"{settings.algorithm}: {len(seeds)} seeds, {model.name}, {settings.num_instructions:,} to keep -> {folder}")
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     result: dict[str, Any] = {
-        "run": {"config": config, "overrides": overrides},
+        "run": {"config": run.to_dict(), "overrides": list(run.overrides)},
         "audit": {
             "sources": {"model": {**asdict(model), "folder": None}},
             "seeds": {"file": settings.seeds or "peftkit", "tasks": len(seeds), **_overlapping(seeds, sets)},

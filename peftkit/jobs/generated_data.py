@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +23,8 @@ PATIENCE = 2 * 3600.0  # seconds without a reply after which a waiting process g
 KEPT = ("recipe=", "generate.", "source=", "data_root=", "out=")  # words of a command that the data hang on
 
 
-def with_generated_data(
-    run: RunConfig, config: dict[str, Any], overrides: Sequence[str]
-) -> tuple[RunConfig, dict[str, Any]]:
-    """Return the run and its config with the folder of generated tasks as their dataset.
+def with_generated_data(run: RunConfig) -> RunConfig:
+    """Return the run with the folder of generated tasks as its dataset.
 
     What is there already is read, what was begun goes on. Processes that want the same data wait for each other.
 
@@ -34,16 +32,15 @@ def with_generated_data(
         UserError: no task was kept, more are there than are asked for, or a plan would have to pay for the tasks.
     """
     if not run.grows_data:
-        return run, config
+        return run
     assert run.generate is not None
-    writing = replace(run, seed=SEED, force=False)
     lock = Path(run.out, "generate", ".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     kept = KEPT if run.generate.model is not None else (*KEPT, "model=", "model.")  # the run's own model writes
     with FileLock(lock) if is_main_process() else nullcontext():
-        words = ["job=generate", *(word for word in overrides if word.startswith(kept))]
-        said = {**config, "job": "generate", "seed": SEED, "force": False}
-        folder = generate(writing, said, words, only_looks=run.job == "plan")
+        overrides = ("job=generate", *(override for override in run.overrides if override.startswith(kept)))
+        writing = replace(run, job="generate", seed=SEED, force=False, overrides=overrides)
+        folder = generate(writing, only_looks=run.job == "plan")
     _wait(folder, run.generate)
     result = run_folder.read_result(folder)
     assert result is not None
@@ -54,8 +51,7 @@ def with_generated_data(
             f"nothing that {writer} wrote was kept ({folder}/rejected.jsonl tells why); name a writer that can: "
             "generate.model=ID_OR_DIR, or generate.generator=endpoint"
         )
-    task = replace(run.task, dataset=str(folder))
-    return replace(run, task=task, data_root=None), {**config, "task": {**config["task"], "dataset": str(folder)}}
+    return replace(run, task=replace(run.task, dataset=str(folder)), data_root=None)
 
 
 def _wait(folder: Path, settings: Generate) -> None:

@@ -28,7 +28,7 @@ DECIDES = ("max_answer_tokens", "chat", "quantization", "request")  # of generat
 WRITTEN = ("journal.jsonl", "judged.jsonl", "judge.json")
 
 
-def judge(run: RunConfig, config: dict[str, Any], overrides: list[str]) -> Path:
+def judge(run: RunConfig) -> Path:
     """Let a model compare a run's answers with the references, or with those of another run, in both orders.
 
     Returns:
@@ -62,7 +62,7 @@ def judge(run: RunConfig, config: dict[str, Any], overrides: list[str]) -> Path:
     log(f"{names[0]} against {names[1]}, {len(wanted)} of {len(pairs)} rows, judged by {who['name']} -> {folder}")
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     result: dict[str, Any] = {
-        "run": {"config": config, "overrides": overrides},
+        "run": {"config": run.to_dict(), "overrides": list(run.overrides)},
         "first": names[0],
         "second": names[1],
         "judge": who,

@@ -37,7 +37,7 @@ from peftkit.paths import conf_folder
 from peftkit.pipeline import verify
 from peftkit.pipeline.build import TrainingBundle, build, output_reader
 from peftkit.pipeline.export import export_artifact
-from peftkit.pipeline.prompting import asked_format, read_shots, save_prompt
+from peftkit.pipeline.prompting import format_for, read_shots, save_prompt
 from peftkit.results.console import log
 from peftkit.results.run_folder import write_text
 
@@ -191,20 +191,20 @@ def _check(run: RunConfig, folder: Path, scratch: Path) -> dict[str, bool]:
         base = load_model(run.model, source, tokenizer, run.task.kind, names, run.method.quantization)
         again = load_adapter(base, artefact)
     reloaded, exact = TrainingBundle(again.eval(), tokenizer, parts.format), 3e-2 if run.method.quantization else EXACT
-    _equal("being saved and loaded", verify.difference(trained, _scores(reloaded, encoded)), exact)
+    _equal("being saved and loaded", verify.max_difference(trained, _scores(reloaded, encoded)), exact)
     if not isinstance(again, PeftModel):
         return {"merges": True, "several": False, "mixed": False, "4-bit": False}
     torch.manual_seed(1)
     base = load_model(run.model, source, tokenizer, run.task.kind, names, run.method.quantization)
     untouched = _scores(TrainingBundle(base, tokenizer, parts.format), encoded)
     with again.disable_adapter():
-        _equal("having been there, disabled,", verify.difference(untouched, _scores(reloaded, encoded)), exact)
+        _equal("having been there, disabled,", verify.max_difference(untouched, _scores(reloaded, encoded)), exact)
     found = {"several": _several(run, reloaded, encoded, trained), "mixed": _mixed(reloaded, encoded, trained)}
     found["4-bit"] = _quantized(run, source, names, rows)
     found["merges"] = is_mergeable(again)
     if found["merges"] and not run.method.quantization:
         merged = TrainingBundle(merge(again).eval(), tokenizer, parts.format)
-        _equal("merging", verify.difference(trained, _scores(merged, encoded)), 1e-4)
+        _equal("merging", verify.max_difference(trained, _scores(merged, encoded)), 1e-4)
     return found
 
 
@@ -215,9 +215,9 @@ def _asked(run: RunConfig, parts: TrainingBundle, rows: Dataset, scratch: Path) 
     _equal("the padding of a batch", verify.padding_difference(parts, rows))
     told = _scores(parts, parts.format.encode(rows))
     save_prompt(parts.format, Source("folder", str(scratch)), scratch)
-    asked = asked_format(run, parts.format.names, parts.tokenizer, read_shots(scratch), parts.model)
+    asked = format_for(run, parts.format.names, parts.tokenizer, read_shots(scratch), parts.model)
     again = TrainingBundle(parts.model, parts.tokenizer, asked)
-    _equal("being saved and loaded", verify.difference(told, _scores(again, asked.encode(rows))))
+    _equal("being saved and loaded", verify.max_difference(told, _scores(again, asked.encode(rows))))
     return dict.fromkeys(CHECKS, False)
 
 
@@ -261,8 +261,8 @@ def _several(run: RunConfig, parts: TrainingBundle, encoded: Encoded, trained: n
         return False
     other = _scores(parts, encoded)
     model.set_adapter("default")
-    _equal("another adapter beside it", verify.difference(trained, _scores(parts, encoded)))
-    if verify.difference(trained, other) < EXACT:
+    _equal("another adapter beside it", verify.max_difference(trained, _scores(parts, encoded)))
+    if verify.max_difference(trained, other) < EXACT:
         raise verify.GateError("another adapter says just the same")
     return True
 
@@ -282,7 +282,7 @@ def _mixed(parts: TrainingBundle, encoded: Encoded, trained: np.ndarray) -> bool
         parts.model.set_adapter(name)
         alone[name] = _batch_scores(parts, inputs)
     wanted = np.stack([alone[name][row] for row, name in enumerate(names)])
-    return verify.difference(wanted, mixed) <= EXACT  # BOFT and OFT take the names and do not heed them
+    return verify.max_difference(wanted, mixed) <= EXACT  # BOFT and OFT take the names and do not heed them
 
 
 def _quantized(run: RunConfig, source: Source, names: list[str] | None, rows: Dataset) -> bool:

@@ -7,11 +7,8 @@ from pathlib import Path
 from peftkit.config import RunConfig, UserError, is_prompted
 from peftkit.jobs import extend
 from peftkit.methods import merge as merge_adapter
-from peftkit.pipeline.export import with_sentence_files
-from peftkit.pipeline.inference import (
-    load_bundle,
-    trained_run,
-)
+from peftkit.pipeline.export import export_sentence_files
+from peftkit.pipeline.inference import load_bundle, recorded_config
 from peftkit.results import run_folder
 from peftkit.results.console import log
 from peftkit.results.model_card import describe_merge
@@ -23,7 +20,7 @@ def merge(run: RunConfig) -> Path:
     if extend.is_vocabulary(folder):
         extend.write_whole(folder, Path(run.output) if run.output else folder / "merged")
         return folder
-    trained = trained_run(folder)
+    trained = recorded_config(folder)
     if is_prompted(trained):
         raise UserError(f"{folder} trained nothing, so there is nothing to merge; its base is as it was")
     parts = load_bundle(trained, folder, quantized=False)
@@ -34,7 +31,7 @@ def merge(run: RunConfig) -> Path:
         log(f"trained on a quantized base; {describe_merge(measured)}")
     merged.save_pretrained(str(target))
     parts.tokenizer.save_pretrained(str(target))
-    with_sentence_files(parts, target)
+    export_sentence_files(parts, target)
     ours = str(merged.config.model_type).startswith(("mean_pooling_", "t5_encoder"))
     log(f"merged -> {target}" + (" (import peftkit before transformers loads it: its head is ours)" if ours else ""))
     return folder

@@ -14,7 +14,7 @@ from peftkit.data.collate import LengthGroupedSampler, padding_waste
 from peftkit.data.datasets import load_task_dataset
 from peftkit.methods import count_parameters
 from peftkit.pipeline import reference
-from peftkit.pipeline.build import build, carve_validation, find_model, own_loss, steps_of, warn_substitutions
+from peftkit.pipeline.build import build, find_model, own_loss, split_holdout, steps_of, warn_substitutions
 from peftkit.pipeline.memory import predict_memory
 from peftkit.results.console import is_main_process
 
@@ -26,7 +26,7 @@ def plan(run: RunConfig) -> None:
     warn_substitutions(model_source, rows.source)
     table = rows.splits[run.task.splits["train"]]
     if run.early_stopping.patience is not None:
-        table, _ = carve_validation(rows, run.task, run.early_stopping.holdout)
+        table, _ = split_holdout(rows, run.task, run.early_stopping.holdout)
     parts, encoded = build(run, model_source, rows.label_names, table)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = training.training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
@@ -36,7 +36,7 @@ def plan(run: RunConfig) -> None:
     batch = parts.format.collator()([encoded.inputs[int(row)] for row in longest])
     loss: Any = own_loss(run, parts) if run.distill.teacher is None else None  # a teacher is not asked before a step
     if run.task.kind == "preferences":
-        loss = reference.states
+        loss = reference.final_states
     memory = predict_memory(parts.model, batch, arguments.bf16, loss)
     parameters = count_parameters(parts.model)
     epochs, accumulation = arguments.num_train_epochs, arguments.gradient_accumulation_steps

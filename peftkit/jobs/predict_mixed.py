@@ -14,11 +14,11 @@ from peftkit.config import RunConfig, UserError
 from peftkit.data.datasets import parse_text
 from peftkit.data.files import read_file
 from peftkit.data.formats import Encoded, format_of
-from peftkit.jobs.predict import answer_table, answers_file, check_reserved_columns, write_table
 from peftkit.methods import load_adapters
 from peftkit.models.load import load_model, load_tokenizer
 from peftkit.pipeline.build import TrainingBundle, predictor
-from peftkit.pipeline.inference import base_source, label_names, model_source, trained_run
+from peftkit.pipeline.inference import base_source, recorded_config, recorded_label_names, recorded_source
+from peftkit.pipeline.prediction_files import answer_table, answers_file, check_reserved_columns, write_table
 from peftkit.results.console import is_main_process, log
 
 HEADS = ("classification", "regression")
@@ -27,7 +27,7 @@ HEADS = ("classification", "regression")
 def predict_mixed(run: RunConfig) -> None:
     """Answer a file whose column `task` says which run each row is for; a batch holds rows of all of them."""
     folders = [Path(folder) for folder in run.runs or []]
-    runs = [trained_run(folder) for folder in folders]
+    runs = [recorded_config(folder) for folder in folders]
     table = read_file(Path(str(run.input)))
     check_reserved_columns(table, Path(str(run.input)))
     parts = load_mixed(runs, folders)
@@ -61,7 +61,7 @@ def load_mixed(runs: Sequence[RunConfig], folders: Sequence[Path]) -> dict[str, 
         UserError: the runs do not fit together.
     """
     _check(runs, folders)
-    names = [label_names(folder) for folder in folders]
+    names = [recorded_label_names(folder) for folder in folders]
     source = base_source(runs[0], folders[0])
     tokenizer = load_tokenizer(source)
     most = max(len(each or [0]) for each in names)
@@ -87,8 +87,8 @@ def _check(runs: Sequence[RunConfig], folders: Sequence[Path]) -> None:
             )
         if run.vocab is not None:
             raise UserError(f"{folder} has words that the base has not (vocab=); use run=, one after the other")
-        base = (model_source(folder), run.model.pooling, run.method.quantization)
-        if base != (model_source(folders[0]), first.model.pooling, first.method.quantization):
+        base = (recorded_source(folder), run.model.pooling, run.method.quantization)
+        if base != (recorded_source(folders[0]), first.model.pooling, first.method.quantization):
             raise UserError(f"{folder} has another base than {folders[0]}; mix runs over one base")
     tasks = [run.task.name for run in runs]
     if twice := [name for number, name in enumerate(tasks) if name in tasks[:number]]:

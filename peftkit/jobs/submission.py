@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from peftkit.config import INCIDENTAL, RunConfig, UserError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from peftkit.data.datasets import TaskDataset
 
 
-def submission(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+def submission(run: RunConfig) -> None:
     """Answer every test set of GLUE with one run a task, and write the zip.
 
     What a run says of a test set is kept in its folder, so that a second call goes on where the first one stopped.
@@ -30,12 +30,14 @@ def submission(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[st
     Raises:
         UserError: a task or its test set is missing, or there are runs of several models or methods.
     """
-    chosen = choose_runs(run, config, overrides)
+    chosen = choose_runs(run)
     # only now: what is missing is answered before torch loads
-    from peftkit.pipeline.build import configure_libraries
+    from peftkit.pipeline.libraries import configure_libraries
 
     configure_libraries(run.source)
-    for model, asked in sorted({(result.model, result.model_substituted_for) for result in chosen if result.model_substituted_for}):
+    for model, asked in sorted(
+        {(result.model, result.model_substituted_for) for result in chosen if result.model_substituted_for}
+    ):
         log(f"!! MODEL: {model} (offline) stands in for {asked}; this is a submission of {model}")
     # all test sets before the first answer: one that is missing should not show after hours
     tests = {result.folder: read_test_sets(run, result) for result in chosen}
@@ -52,13 +54,13 @@ def submission(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[st
         _write(texts, _target(run, chosen, bool(doubts)), doubts)
 
 
-def choose_runs(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[str]) -> list[RecordedRun]:
+def choose_runs(run: RunConfig) -> list[RecordedRun]:
     """Return a run of each task: those of `runs`, or of one model and method those with the best validation scores.
 
     Raises:
         UserError: a task has no finished run, or the runs under `out` leave open whose submission it is to be.
     """
-    return _named(run.runs) if run.runs is not None else _best(run, config, overrides)
+    return _named(run.runs) if run.runs is not None else _best(run)
 
 
 def _named(folders: Sequence[str]) -> list[RecordedRun]:
@@ -81,12 +83,12 @@ def _named(folders: Sequence[str]) -> list[RecordedRun]:
     return [found[task] for task in GLUE]
 
 
-def _best(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[str]) -> list[RecordedRun]:
+def _best(run: RunConfig) -> list[RecordedRun]:
     """Return of each task the run with the best validation score; the user has chosen one model and method."""
-    out = [word for word in overrides if word.startswith("out=")]  # where what is trained will be looked for
+    out = [word for word in run.overrides if word.startswith("out=")]  # where what is trained will be looked for
     read = [r for r in collect([Path(run.out)]) if isinstance(r, RecordedRun) and r.suite == "glue" and r.task in GLUE]
     real = [r for r in read if not r.data_substituted_for]  # beside which what stands in for GLUE is no run of it
-    there = [r for r in real or read if _fits(r, config, overrides)]
+    there = [r for r in real or read if _fits(r, run)]
     done = [r for r in there if r.problem is None]
     if not done:
         asked = " that fits" if read else ""
@@ -106,19 +108,21 @@ def _best(run: RunConfig, config: Mapping[str, Any], overrides: Sequence[str]) -
     return [_best_of(task, [r for r in done if r.task == task]) for task in GLUE]
 
 
-def _fits(result: RecordedRun, config: Mapping[str, Any], overrides: Sequence[str]) -> bool:
+def _fits(result: RecordedRun, run: RunConfig) -> bool:
     """Tell whether a run has the model, method, seed and settings that were typed."""
-    flat = flatten(config)
-    keys = [word.partition("=")[0].lstrip("+") for word in overrides if "=" in word]
+    flat = flatten(run.to_dict())
+    keys = [word.partition("=")[0].lstrip("+") for word in run.overrides if "=" in word]
     keys = [f"{key}.name" if key in ("model", "method") else key for key in keys]
-    if "seed" in keys and result.seed != int(config["seed"]):
+    if "seed" in keys and result.seed != run.seed:
         return False
     typed = {name for key in keys for name in flat if name == key or name.startswith(f"{key}.")} - INCIDENTAL - {"seed"}
     had = {"model.checkpoint": result.audit["sources"]["model"]["name"], **result.settings}
     return all(had.get(name, "null") == flat[name] for name in typed)
 
 
-def _missing(run: RunConfig, missing: Sequence[str], there: Iterable[RecordedRun], like: RecordedRun, out: Sequence[str]) -> str:
+def _missing(
+    run: RunConfig, missing: Sequence[str], there: Iterable[RecordedRun], like: RecordedRun, out: Sequence[str]
+) -> str:
     """Return the sentence about tasks without a finished run: why, and the command that makes them."""
     why = {r.task: r.problem for r in there if r.problem}
     named = ", ".join(task + (f" ({why[task]})" if task in why else "") for task in missing)
@@ -158,9 +162,9 @@ def read_test_sets(run: RunConfig, result: RecordedRun) -> dict[str, TaskDataset
 
 def _read_test_set(run: RunConfig, result: RecordedRun, task: str) -> TaskDataset:
     from peftkit.data.datasets import load_task_dataset
-    from peftkit.pipeline.inference import trained_run
+    from peftkit.pipeline.inference import recorded_config
 
-    trained = trained_run(result.folder)
+    trained = recorded_config(result.folder)
     is_embedded = result.audit["sources"]["data"]["kind"] == "offline"
     root = None if is_embedded else run.data_root or trained.data_root
     splits = [sheet.split for sheet in SHEETS if sheet.task == task]
@@ -177,7 +181,7 @@ def answer_test_set(run: RunConfig, result: RecordedRun, task: str, rows: TaskDa
     """Return the file, in the run's folder, of what it says of a test set; it is made where it is not there yet."""
     from peftkit.pipeline.build import predictor
     from peftkit.pipeline.evaluate import evaluate_splits
-    from peftkit.pipeline.inference import load_bundle, trained_run
+    from peftkit.pipeline.inference import load_bundle, recorded_config
     from peftkit.results import run_folder
 
     file, note = (result.folder / name for name in (f"predictions-{task}-test.parquet", f"evaluation-{task}-test.json"))
@@ -185,7 +189,7 @@ def answer_test_set(run: RunConfig, result: RecordedRun, task: str, rows: TaskDa
     if note.is_file() and json.loads(note.read_text())["source"] == source:
         log(f"{task}: answered already, in {result.folder}")
         return file
-    trained = trained_run(result.folder)
+    trained = recorded_config(result.folder)
     log(f"{task}: {sum(map(len, rows.splits.values()))} test rows, {result.folder}")
     parts = load_bundle(trained, result.folder)
     size = {"per_device_eval_batch_size": run.train["per_device_eval_batch_size"]}

@@ -13,7 +13,7 @@ from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.config.source import Source
 from peftkit.data.datasets import load_task_dataset
 from peftkit.generation.judging import AnswerPair
-from peftkit.pipeline.inference import trained_run
+from peftkit.pipeline.inference import recorded_config
 from peftkit.results import run_folder
 
 Key = tuple[str, str]  # split and id
@@ -69,7 +69,7 @@ def pair_runs(run: RunConfig, folders: list[Path]) -> list[AnswerPair]:
 
 def _sheet(run: RunConfig, folder: Path) -> RunAnswers:
     """Read a run's predictions, and the questions from the data that it was scored on."""
-    trained = trained_run(folder)
+    trained = recorded_config(folder)
     told: Any = run_folder.read_result(folder)
     task = replace(trained.task, splits={**trained.task.splits, "train": None})
     then = told["audit"]["sources"]["data"]

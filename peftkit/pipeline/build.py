@@ -6,7 +6,6 @@ import inspect
 import math
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ from typing import Any
 from datasets import Dataset
 
 from peftkit.config import ModelConfig, RunConfig, TaskConfig, UserError, generates_text
-from peftkit.config.source import Source, fingerprint, hub_answers
+from peftkit.config.source import Source, fingerprint
 from peftkit.data.datasets import TaskDataset, split_off
 from peftkit.data.formats import Encoded, Format, InstructionFormat, LanguageModelingFormat
 from peftkit.data.passages import split_passages
@@ -26,7 +25,7 @@ from peftkit.models.embedding_rows import FACTS, WEIGHTS, grow, read_vocabulary
 from peftkit.models.load import load_model, load_tokenizer, locate, pooling_of
 from peftkit.models.pooling import Vectors
 from peftkit.models.sentence import vector_pooling
-from peftkit.pipeline.prompting import FOLDER, asked_format, kind_of_model, with_examples
+from peftkit.pipeline.prompting import FOLDER, add_shots, format_for, head_kind
 from peftkit.results.console import log
 from peftkit.training import (
     ContrastiveLoss,
@@ -54,22 +53,6 @@ class TrainingBundle:
     schedule: Unfreezing | None = None  # where weights join the training one after the other
 
 
-def configure_libraries(source: str) -> None:
-    """Quiet the libraries' chatter, and keep them off the network where the Hub does not answer."""
-    import datasets
-    import transformers
-    from huggingface_hub import constants
-
-    datasets.disable_progress_bars()
-    transformers.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|torch")
-    # so it does in checkpoints to go on from, not in what save_artefact keeps
-    warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True` as the embedding layer has been res")
-    if source == "offline" or not hub_answers():
-        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-
-
 def find_model(model: ModelConfig, source: str) -> Source:
     """Decide where the checkpoint comes from; pretrain the offline stand-in if it was never used before."""
     found = locate(model, source)
@@ -89,7 +72,7 @@ def warn_substitutions(model: Source, data: Source) -> list[str]:
     return sentences
 
 
-def sources_of(run: RunConfig, model: Source, data: Source) -> dict[str, Any]:
+def describe_sources(run: RunConfig, model: Source, data: Source) -> dict[str, Any]:
     """Return where both came from, as the result records it: without the folders of this machine."""
     pooling = (vector_pooling if run.task.kind == "retrieval" else pooling_of)(run.model, model)
     entries = {"model": {**asdict(model), "pooling": pooling}, "data": asdict(data)}
@@ -118,7 +101,7 @@ def build(
     from transformers import set_seed
 
     tokenizer = load_tokenizer(tokenizer_source(run.vocab, model_source))
-    task_format = asked_format(run, names, tokenizer)
+    task_format = format_for(run, names, tokenizer)
     if isinstance(task_format, LanguageModelingFormat):
         encoded = task_format.blocks(rows, run.seed)
     elif isinstance(task_format, InstructionFormat) and run.task.packing:
@@ -126,14 +109,14 @@ def build(
     else:
         encoded = task_format.encode(rows)
     set_seed(run.seed)
-    model = load_model(run.model, model_source, tokenizer, kind_of_model(run), names, run.method.quantization)
+    model = load_model(run.model, model_source, tokenizer, head_kind(run), names, run.method.quantization)
     _tell_fresh(model, model_source, run.task)
     if run.task.packing and "position_ids" not in inspect.signature(model.forward).parameters:
         raise UserError(
             f"{model_source.name} reads no positions, by which packed documents are kept apart; say task.packing=false"
         )
     new_rows = grow(model, Path(run.vocab)) if run.vocab else []
-    config = method_config({**run.method.config, **_schedule(run, len(encoded.lengths))})
+    config = instantiate_method({**run.method.config, **_schedule(run, len(encoded.lengths))})
     if hasattr(config, "revision") and model_source.kind in ("hub", "cache"):
         config.revision = model_source.revision
     checkpointing = bool(run.train.get("activation_checkpointing"))
@@ -141,7 +124,7 @@ def build(
     if checkpointing and hasattr(model, "enable_input_require_grads"):
         model.enable_input_require_grads()  # frozen embeddings would cut the graph at the first checkpoint
     schedule = config.unfreezing(model) if isinstance(config, Gradual) else None
-    return TrainingBundle(model, tokenizer, with_examples(run, task_format, rows, model), schedule), encoded
+    return TrainingBundle(model, tokenizer, add_shots(run, task_format, rows, model), schedule), encoded
 
 
 def tokenizer_source(vocab: str | None, model: Source) -> Source:
@@ -184,7 +167,7 @@ def steps_of(arguments: Any, inputs: int) -> int:
     return math.ceil(math.ceil(batches / arguments.gradient_accumulation_steps) * arguments.num_train_epochs)
 
 
-def method_config(config: dict[str, Any]) -> Any:
+def instantiate_method(config: dict[str, Any]) -> Any:
     """Instantiate the method's config.
 
     Raises:
@@ -200,7 +183,7 @@ def method_config(config: dict[str, Any]) -> Any:
         raise UserError(f"method.config: {error.__cause__ or error}") from error
 
 
-def carve_validation(rows: TaskDataset, task: TaskConfig, holdout: float) -> tuple[Any, Any]:
+def split_holdout(rows: TaskDataset, task: TaskConfig, holdout: float) -> tuple[Any, Any]:
     """Split rows off train to choose the best epoch on; the same rows for every seed."""
     rest, held_out = split_off(task, rows.splits[task.splits["train"]], holdout)
     return rest, split_passages(held_out, task) if task.kind == "language_modeling" else held_out

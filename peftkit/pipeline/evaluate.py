@@ -86,7 +86,7 @@ def _score(
     return score(list(run.task.metrics), predictions, labels, suffix, parts.format.names, likelihoods, in_form)
 
 
-def mean_score(run: RunConfig, parts: TrainingBundle, scores: np.ndarray, held: Encoded) -> float:
+def holdout_score(run: RunConfig, parts: TrainingBundle, scores: np.ndarray, held: Encoded) -> float:
     """Return by what the best epoch is chosen, larger is better: the mean of the task's metrics.
 
     Of a model that would have to write its answers, it is the likelihood of a label's token; of one that learns from

@@ -24,7 +24,7 @@ def load_evaluation_sets(names: list[str], run: RunConfig) -> tuple[EvaluationSe
             revision: str | None = _revision(Path(name))
         else:
             from peftkit.data.datasets import evaluation_tables
-            from peftkit.pipeline.build import configure_libraries
+            from peftkit.pipeline.libraries import configure_libraries
 
             configure_libraries(run.source)
             tables, origin = evaluation_tables(load_task_config(name), run.data_root, run.source)

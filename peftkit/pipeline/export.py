@@ -20,7 +20,7 @@ def export_artifact(parts: TrainingBundle, folder: Path, vocab: str | None = Non
     is_peft = isinstance(parts.model, PeftModel)
     artefact = folder / ("adapter" if is_peft else "model")
     if not is_peft or (vocab is None and is_mergeable(parts.model)):  # else sentence-transformers cannot load it
-        with_sentence_files(parts, artefact)
+        export_sentence_files(parts, artefact)
     if is_peft and vocab is not None:
         # "auto" would add every row of the grown embeddings to those that trained
         parts.model.save_pretrained(str(artefact), save_embedding_layers=False)
@@ -38,14 +38,14 @@ def export_artifact(parts: TrainingBundle, folder: Path, vocab: str | None = Non
     return artefact
 
 
-def with_sentence_files(parts: TrainingBundle, folder: Path) -> None:
+def export_sentence_files(parts: TrainingBundle, folder: Path) -> None:
     """Let sentence-transformers load a folder where a model of vectors is saved."""
     if parts.format.output_kind == "vectors":
         config = parts.model.config
         write_sentence_files(folder, config.vector_pooling, config.hidden_size, parts.format.task.max_length)
 
 
-def shipped_bytes(parts: TrainingBundle, artefact: Path) -> int:
+def artifact_bytes(parts: TrainingBundle, artefact: Path) -> int:
     """Return the bytes to send to somebody who has the base: the trained weights, head included."""
     if artefact.name == "adapter":
         return run_folder.folder_bytes(artefact)

@@ -21,7 +21,8 @@ def resolve_generator(run: RunConfig, settings: Generate) -> Source:
     from peftkit.data import minitasks
     from peftkit.generation.generators import offline
     from peftkit.models.load import locate
-    from peftkit.pipeline.build import configure_libraries, find_model
+    from peftkit.pipeline.build import find_model
+    from peftkit.pipeline.libraries import configure_libraries
 
     configure_libraries(run.source)
     model = run.model

@@ -13,20 +13,20 @@ from peftkit.methods import load_adapter
 from peftkit.models.embedding_rows import grow
 from peftkit.models.load import auto_class, load_model, load_tokenizer, round_as
 from peftkit.pipeline.build import TrainingBundle, find_model
-from peftkit.pipeline.prompting import asked_format, kind_of_model, read_shots
+from peftkit.pipeline.prompting import format_for, head_kind, read_shots
 from peftkit.results import run_folder
 
 
-def load(folder: str | Path, quantized: bool = True) -> tuple[Any, Any]:
+def load_run(folder: str | Path, quantized: bool = True) -> tuple[Any, Any]:
     """Return the model and the tokenizer of a run folder, ready to predict.
 
     With `quantized=False` the base of a 4-bit run has the weights that its bits stand for, in full precision.
     """
-    parts = load_bundle(trained_run(Path(folder)), Path(folder), quantized)
+    parts = load_bundle(recorded_config(Path(folder)), Path(folder), quantized)
     return parts.model, parts.tokenizer
 
 
-def trained_run(folder: Path) -> RunConfig:
+def recorded_config(folder: Path) -> RunConfig:
     """Return the run that a finished folder records.
 
     Raises:
@@ -42,7 +42,7 @@ def trained_run(folder: Path) -> RunConfig:
     return RunConfig.from_config(result["run"]["config"])
 
 
-def model_source(folder: Path) -> Source:
+def recorded_source(folder: Path) -> Source:
     """Return where a run's base came from."""
     entry = dict(run_folder.read_result(folder)["audit"]["sources"]["model"])  # type: ignore[index]
     entry.pop("pooling")
@@ -51,18 +51,18 @@ def model_source(folder: Path) -> Source:
 
 def base_source(trained: RunConfig, folder: Path) -> Source:
     """Return where a run's base is to be loaded from now."""
-    source = model_source(folder)
+    source = recorded_source(folder)
     return find_model(trained.model, "offline") if source.kind == "offline" else source
 
 
-def label_names(folder: Path) -> list[str] | None:
+def recorded_label_names(folder: Path) -> list[str] | None:
     """Return the names of the classes that a run tells apart."""
     return run_folder.read_result(folder)["audit"]["label_names"]  # type: ignore[index]
 
 
 def load_bundle(trained: RunConfig, folder: Path, quantized: bool = True) -> TrainingBundle:
     """Load what the run saved; the base comes from where it came from then."""
-    names = label_names(folder)
+    names = recorded_label_names(folder)
     if is_prompted(trained):
         return _asked_parts(trained, folder, names, quantized)
     if (folder / "model").is_dir():
@@ -81,7 +81,7 @@ def load_bundle(trained: RunConfig, folder: Path, quantized: bool = True) -> Tra
         if trained.vocab is not None:
             grow(base, artefact)
         model = load_adapter(base, artefact)
-    return TrainingBundle(model.eval(), tokenizer, asked_format(trained, names, tokenizer))
+    return TrainingBundle(model.eval(), tokenizer, format_for(trained, names, tokenizer))
 
 
 def _asked_parts(trained: RunConfig, folder: Path, names: list[str] | None, quantized: bool) -> TrainingBundle:
@@ -89,8 +89,8 @@ def _asked_parts(trained: RunConfig, folder: Path, names: list[str] | None, quan
     source = base_source(trained, folder)
     tokenizer = load_tokenizer(source)
     bits = trained.method.quantization if quantized else None
-    model = load_model(trained.model, source, tokenizer, kind_of_model(trained), names, bits)
-    return TrainingBundle(model.eval(), tokenizer, asked_format(trained, names, tokenizer, read_shots(folder), model))
+    model = load_model(trained.model, source, tokenizer, head_kind(trained), names, bits)
+    return TrainingBundle(model.eval(), tokenizer, format_for(trained, names, tokenizer, read_shots(folder), model))
 
 
 def run_tokenizer_source(trained: RunConfig, folder: Path) -> Source:
@@ -102,11 +102,11 @@ def run_tokenizer_source(trained: RunConfig, folder: Path) -> Source:
     return Source("folder", str(artefact), folder=str(artefact)) if has_own else base_source(trained, folder)
 
 
-def in_batches_of(run: RunConfig, trained: RunConfig) -> RunConfig:
+def with_eval_batch_size(run: RunConfig, trained: RunConfig) -> RunConfig:
     """Return the trained run with the evaluation batches that the user asks for now."""
     size = "per_device_eval_batch_size"
     return replace(trained, train=trained.train | ({size: run.train[size]} if size in run.train else {}))
 
 
-def _list(names: Sequence[str] | None) -> str:
+def join_names(names: Sequence[str] | None) -> str:
     return "numbers" if names is None else ", ".join(names)

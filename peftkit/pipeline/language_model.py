@@ -48,7 +48,7 @@ def bits_per_byte(answers: Predictions) -> float:
     return float(nats.sum() / sizes.sum() / np.log(2))
 
 
-def compare(
+def compare_language(
     run: RunConfig,
     parts: TrainingBundle,
     base: Source,
@@ -62,9 +62,9 @@ def compare(
     found["fresh_head"] = bool(getattr(plain_model(parts.model), "fresh_head", None))
     if run.vocab is not None:
         texts = list(held_out["text"])
-        old, new = pieces(load_tokenizer(base), texts), pieces(parts.tokenizer, texts)
+        old, new = count_pieces(load_tokenizer(base), texts), count_pieces(parts.tokenizer, texts)
         found["pieces"] = {"before": old, "after": new}
-        found["neighbours"] = neighbours(parts, Path(run.vocab))
+        found["neighbours"] = nearest_tokens(parts, Path(run.vocab))
     return found
 
 
@@ -72,7 +72,7 @@ def plain_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def pieces(tokenizer: Any, texts: list[str]) -> dict[str, float]:
+def count_pieces(tokenizer: Any, texts: list[str]) -> dict[str, float]:
     """Return how a tokenizer cuts texts: pieces a word (between spaces), the share of words cut, and tokens in all."""
     words = split = tokens = 0
     offsets = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
@@ -89,7 +89,7 @@ def pieces(tokenizer: Any, texts: list[str]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def neighbours(parts: TrainingBundle, vocab: Path) -> list[dict[str, Any]]:
+def nearest_tokens(parts: TrainingBundle, vocab: Path) -> list[dict[str, Any]]:
     """Return for some new terms the tokens whose rows are nearest to theirs, by cosine."""
     told = _terms(parts, vocab)
     rows = torch.nn.functional.normalize(embedding_rows(parts.model).float(), dim=-1)

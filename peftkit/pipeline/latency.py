@@ -17,7 +17,7 @@ from peftkit.pipeline.build import TrainingBundle, predictor
 ROWS, WARM = 32, 3
 
 
-def measure(run: RunConfig, parts: TrainingBundle, encoded: Encoded) -> dict[str, float | None]:
+def measure_latency(run: RunConfig, parts: TrainingBundle, encoded: Encoded) -> dict[str, float | None]:
     """Return milliseconds a row, one at a time: the median over the first rows of a split, in the run's precision.
 
     The model is merged for the second figure and stays so; None where there is nothing to merge, the method does not

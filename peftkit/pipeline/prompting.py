@@ -21,7 +21,7 @@ from peftkit.results.console import log
 FOLDER = "prompt"  # of a run that has nothing else to ship
 
 
-def asked_format(
+def format_for(
     run: RunConfig,
     names: list[str] | None,
     tokenizer: PreTrainedTokenizerBase,
@@ -39,12 +39,12 @@ def asked_format(
     return replace(found, shots=shots, context=context)
 
 
-def kind_of_model(run: RunConfig) -> str:
+def head_kind(run: RunConfig) -> str:
     """Return the kind of task whose head the model has: who is asked for classes writes words."""
     return "causal_lm" if is_prompted(run) and run.task.kind in CLASSED else run.task.kind
 
 
-def with_examples(run: RunConfig, asked: Format, rows: Dataset, model: Any) -> Format:
+def add_shots(run: RunConfig, asked: Format, rows: Dataset, model: Any) -> Format:
     """Return a format that asks the model with examples out of the training rows, which hang on the seed alone."""
     if not is_prompted(run):
         return asked
@@ -54,10 +54,10 @@ def with_examples(run: RunConfig, asked: Format, rows: Dataset, model: Any) -> F
     if len(drawn) < number:
         log(f"   {number} examples asked for, {len(drawn)} training rows there")
     shots = tuple(asked.render_shot(dict(rows[row])) for row in drawn)
-    return asked_format(run, asked.names, asked.tokenizer, shots, model)
+    return format_for(run, asked.names, asked.tokenizer, shots, model)
 
 
-def shots_told(run: RunConfig, asked: Format, splits: dict[str, Encoded]) -> dict[str, Any]:
+def count_shots(run: RunConfig, asked: Format, splits: dict[str, Encoded]) -> dict[str, Any]:
     """Count, for the record, the examples that were asked for, drawn, and left out where a row had no room for them."""
     left_out = {name: encoded.dropped_shots for name, encoded in splits.items()}
     drawn = len(getattr(asked, "shots", ()))

@@ -62,7 +62,7 @@ def score_reference(
     return Reference(found, {"reference_seconds": time.perf_counter() - started})
 
 
-def states(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+def final_states(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
     """Run a batch to its last states alone, for what TRL keeps of it: its head goes over them a chunk at a time."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return base.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]  # type: ignore[no-any-return]

@@ -19,17 +19,17 @@ from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 
 
-def with_teacher(run: RunConfig, encoded: Encoded, rows: Dataset, names: list[str] | None) -> Encoded:
+def add_teacher_scores(run: RunConfig, encoded: Encoded, rows: Dataset, names: list[str] | None) -> Encoded:
     """Return encoded training rows with the teacher's scores of the same rows, which it reads in its own way.
 
     Raises:
         UserError: the teacher tells other labels apart, or reads other columns.
     """
-    from peftkit.pipeline.inference import label_names, load_bundle, trained_run
+    from peftkit.pipeline.inference import load_bundle, recorded_config, recorded_label_names
 
     folder = Path(str(run.distill.teacher))
-    trained = trained_run(folder)
-    told, wanted = label_names(folder), names
+    trained = recorded_config(folder)
+    told, wanted = recorded_label_names(folder), names
     if trained.task.kind != run.task.kind or (names is None and trained.model.family == "seq2seq"):
         raise UserError(
             f"{folder} answers {trained.task.kind} as a {trained.model.family}, which teaches no {run.task.kind}; "
@@ -47,11 +47,11 @@ def with_teacher(run: RunConfig, encoded: Encoded, rows: Dataset, names: list[st
     with predictor(trained, parts) as trainer:
         scores = training.predict(trainer, asked.inputs, asked.lengths).scores
     if is_prompted(trained):
-        scores = answered(parts, scores, asked)
+        scores = answer_scores(parts, scores, asked)
     return replace(encoded, inputs=encoded.inputs.add_column(training.TEACHER, scores.astype("float32").tolist()))
 
 
-def answered(parts: TrainingBundle, scores: np.ndarray, asked: Encoded) -> np.ndarray:
+def answer_scores(parts: TrainingBundle, scores: np.ndarray, asked: Encoded) -> np.ndarray:
     """Return what a teacher that nothing trained answers by the scores of its words: classes' (rows, classes), or
     numbers (rows, 1).
     """
@@ -59,7 +59,7 @@ def answered(parts: TrainingBundle, scores: np.ndarray, asked: Encoded) -> np.nd
     return np.asarray(answers.predictions)[:, None] if parts.format.names is None else np.stack(answers.scores)
 
 
-def with_answers(run: RunConfig, rows: Dataset, folder: Path) -> tuple[Dataset, dict[str, Any]]:
+def teacher_answers(run: RunConfig, rows: Dataset, folder: Path) -> tuple[Dataset, dict[str, Any]]:
     """Return training rows answered by the teacher, and their counts (sequence-level: Kim and Rush 2016, section 3.2).
 
     The teacher writes greedily, in its own way; what it wrote is kept in taught.jsonl, and a run that goes on reads it
@@ -105,10 +105,10 @@ def _kept(file: Path, rows: Dataset) -> list[dict[str, Any]] | None:
 
 
 def _answers(run: RunConfig, rows: Dataset) -> list[dict[str, Any]]:
-    from peftkit.pipeline.inference import load_bundle, trained_run
+    from peftkit.pipeline.inference import load_bundle, recorded_config
 
     folder = Path(str(run.distill.teacher))
-    trained = trained_run(folder)
+    trained = recorded_config(folder)
     of_turns = {task.kind == "instructions" for task in (trained.task, run.task)}
     if not generates_text(trained.task) or len(of_turns) > 1:
         raise UserError(

@@ -21,7 +21,8 @@ import numpy as np
 from peftkit import training
 from peftkit.config import RunConfig
 from peftkit.data.formats import Encoded
-from peftkit.pipeline.build import TrainingBundle, configure_libraries, output_reader, predictor
+from peftkit.pipeline.build import TrainingBundle, output_reader, predictor
+from peftkit.pipeline.libraries import configure_libraries
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process
 
@@ -51,7 +52,7 @@ def verify_run(
             padding of its batch.
     """
     rows = table.select(range(min(ROWS, len(table))))
-    answers = scores_of(run, parts, rows)  # by all processes of a distributed run together
+    answers = flat_scores(run, parts, rows)  # by all processes of a distributed run together
     padded = padding_difference(parts, rows)
     limit = TOLERANCE["bf16" if run.method.quantization else "fp32"]
     if padded > limit:
@@ -63,13 +64,13 @@ def verify_run(
             raise GateError(f"the saved artefact cannot be loaded in a fresh process: {answer['error']}")
         if answer["label_names"] != names:
             raise GateError(f"the saved artefact names its labels {answer['label_names']}, not {names}")
-        reloaded = difference(answers, np.asarray(answer["scores"]))
+        reloaded = max_difference(answers, np.asarray(answer["scores"]))
     if reloaded > TOLERANCE[precision]:
         raise GateError(f"the saved artefact's scores differ from the trained model's by {reloaded:.2g}")
     return {"rows": len(rows), "reload_difference": reloaded, "padding_difference": padded}
 
 
-def scores_of(run: RunConfig, parts: TrainingBundle, table: Any) -> np.ndarray:
+def flat_scores(run: RunConfig, parts: TrainingBundle, table: Any) -> np.ndarray:
     """Return all scores that a model gives to raw rows, one after the other, in the precision of the run."""
     encoded = parts.format.encode(table)
     with predictor(run, parts) as trainer:
@@ -86,7 +87,7 @@ def padding_difference(parts: TrainingBundle, rows: Any) -> float:
         found = _fp32_scores(parts, [each])[0]
         place = (row, *(slice(size) for size in found.shape))
         alone[place] = found
-    return difference(flat(parts, alone, encoded), flat(parts, together, encoded))
+    return max_difference(flat(parts, alone, encoded), flat(parts, together, encoded))
 
 
 def flat(parts: TrainingBundle, scores: np.ndarray, encoded: Encoded) -> np.ndarray:
@@ -105,7 +106,7 @@ def _fp32_scores(parts: TrainingBundle, rows: list[dict[str, Any]]) -> np.ndarra
         return output_reader(parts)(model, batch).float().cpu().numpy()
 
 
-def difference(first: np.ndarray, second: np.ndarray) -> float:
+def max_difference(first: np.ndarray, second: np.ndarray) -> float:
     """Return the largest difference, in units of a score's size where that is above one."""
     return float((np.abs(first - second) / np.maximum(1.0, np.abs(first))).max())
 
@@ -156,7 +157,7 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
         run = RunConfig.from_config(result["run"]["config"])
         configure_libraries(run.source)
         parts = load_bundle(run, folder)
-        scores = scores_of(run, parts, Dataset.from_list(question["rows"]))
+        scores = flat_scores(run, parts, Dataset.from_list(question["rows"]))
     except Exception as error:  # whatever it is, the run that asks must fail with it
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
     return {"scores": scores.astype(float).tolist(), "label_names": _label_names(parts, result)}

@@ -83,14 +83,14 @@ def test_a_trial_is_scored_on_training_rows_it_was_not_trained_on(tiny: Words) -
 def test_a_rate_that_fails_counts_as_tried_and_is_not_chosen(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:
     from peftkit.jobs import finetune
 
-    whole = finetune.train.fit
+    whole = finetune.training.fit
 
     def diverge(trainer, checkpoints):
         if trainer.args.learning_rate < 0.01:
             raise ValueError("training diverged")
         return whole(trainer, checkpoints)
 
-    monkeypatch.setattr(finetune.train, "fit", diverge)
+    monkeypatch.setattr(finetune.training, "fit", diverge)
     (folder,) = commands.finetune(*tiny("bert", *SEARCH, "search.lr_multipliers=[0.1,1]"))
     found = json.loads((folder / "result.json").read_text())["search"]
     assert [trial["status"] for trial in found["trials"]] == ["failed: training diverged", "finished"]
@@ -109,8 +109,8 @@ def test_a_trial_of_ones_own_says_what_stands_in_and_its_score_again(
 
 
 def test_the_trials_of_all_seeds_are_one_choice(tiny: Words) -> None:
-    first, second = (config(tiny("bert", *SEARCH, f"seed={seed}")) for seed in (0, 1))
-    assert rates(RunConfig.from_config(first)) == [0.003, 0.03, 0.3]
+    first, second = (RunConfig.from_config(config(tiny("bert", *SEARCH, f"seed={seed}"))) for seed in (0, 1))
+    assert rates(first) == [0.003, 0.03, 0.3]
     assert trial_config(first, 0.03) == trial_config(second, 0.03)
 
 

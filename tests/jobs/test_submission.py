@@ -99,7 +99,8 @@ def mnli(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 
 
 def choice(*words: str) -> RunConfig:
-    return RunConfig.from_config(OmegaConf.to_container(compose_config(["job=submission", *words]), resolve=True))  # type: ignore[arg-type]
+    config = OmegaConf.to_container(compose_config(["job=submission", *words]), resolve=True)
+    return RunConfig.from_config(config, overrides=words)  # type: ignore[arg-type]
 
 
 def test_the_diagnostics_are_answered_by_the_mnli_run_as_it_predicts(mnli: RecordedRun, tmp_path: Path) -> None:
@@ -205,8 +206,7 @@ def test_the_best_seed_on_validation_is_chosen(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(UserError, match="holds no finished run of a GLUE task that fits"):
         submit(f"out={tmp_path}", "train.learning_rate=0.002")
     words = [f"out={tmp_path}", "train.learning_rate=0.001"]
-    config = OmegaConf.to_container(compose_config(words), resolve=True)
-    chosen = choose_runs(choice(*words), config, words)  # type: ignore[arg-type]
+    chosen = choose_runs(choice(*words))
     assert [(result.task, result.seed) for result in chosen] == [(task, 1) for task in TASKS]
     assert capsys.readouterr().err.count("0.8000 on validation, best of 3") == 9
 

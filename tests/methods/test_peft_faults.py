@@ -40,7 +40,7 @@ from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, UserError
 from peftkit.methods import load_adapter, merge, wrap
 from peftkit.models.load import load_model, load_tokenizer, locate
-from peftkit.pipeline.build import method_config
+from peftkit.pipeline.build import instantiate_method
 
 THEIRS = {"prompt": PromptTuningConfig, "prefix": PrefixTuningConfig}
 
@@ -196,8 +196,8 @@ def test_oft_takes_its_blocks_number_or_their_size_and_not_both() -> None:
         OFTConfig(r=0, oft_block_size=0)
     settings = OmegaConf.to_container(compose_config(["method=oft"]).method.config)
     with pytest.raises(UserError, match=r"method\.config: .*either r .* or oft_block_size"):
-        method_config({**settings, "r": 8})
-    assert method_config({**settings, "r": 8, "oft_block_size": 0}).r == 8
+        instantiate_method({**settings, "r": 8})
+    assert instantiate_method({**settings, "r": 8, "oft_block_size": 0}).r == 8
 
 
 def test_adalora_needs_its_number_of_steps() -> None:
@@ -233,7 +233,7 @@ def test_a_config_with_omegaconf_in_it_cannot_be_saved(tmp_path: Path) -> None:
     settings = {"_target_": "peft.LoraConfig", "r": 4, "rank_pattern": {"query": 2}}
     with pytest.raises(TypeError, match="not JSON serializable"):
         instantiate(OmegaConf.create(settings)).save_pretrained(str(tmp_path))
-    method_config(settings).save_pretrained(str(tmp_path))
+    instantiate_method(settings).save_pretrained(str(tmp_path))
     assert LoraConfig.from_pretrained(str(tmp_path)).rank_pattern == {"query": 2}
 
 

@@ -17,7 +17,7 @@ from peftkit.config import source as sources_module
 from peftkit.config.source import Source, fingerprint
 from peftkit.data.datasets import load_task_dataset
 from peftkit.models.load import locate
-from peftkit.pipeline.build import execution_setup, sources_of
+from peftkit.pipeline.build import describe_sources, execution_setup
 from peftkit.results import run_folder
 
 OWN = ("task=classification", "task.text=[text]", "task.label=label")
@@ -31,7 +31,7 @@ def folder_of(*overrides: str) -> Path:
     """Return the run folder of a run on local files, as a job computes it."""
     run = config_of("source=offline", *overrides)
     data = load_task_dataset(run.task, run.data_root, run.source).source
-    sources = sources_of(run, locate(run.model, run.source), data)
+    sources = describe_sources(run, locate(run.model, run.source), data)
     return run_folder.run_folder(run, sources, execution_setup(run))
 
 

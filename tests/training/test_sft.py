@@ -29,7 +29,7 @@ from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats import InstructionFormat
 from peftkit.methods import wrap
 from peftkit.models.load import load_tokenizer
-from peftkit.pipeline.build import method_config
+from peftkit.pipeline.build import instantiate_method
 from peftkit.training.outputs import Scores
 
 Words = Callable[..., list[str]]
@@ -83,7 +83,7 @@ class Setting:
             chosen = method
         torch.manual_seed(0)
         self.tokenizer = load_tokenizer(Source("folder", str(checkpoint), folder=str(checkpoint)))
-        config = method_config(chosen)  # type: ignore[arg-type]
+        config = instantiate_method(chosen)  # type: ignore[arg-type]
         self.model: Any = wrap(AutoModelForCausalLM.from_pretrained(checkpoint), config, "instructions")
         for module in self.model.modules():
             if isinstance(module, torch.nn.Dropout):

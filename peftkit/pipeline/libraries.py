@@ -1,0 +1,50 @@
+"""Settings of Hugging Face's libraries while a job runs: quiet, and offline where the Hub cannot be reached."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import datasets
+import transformers
+from huggingface_hub import constants
+
+from peftkit.config.source import hub_answers
+
+# when it is imported it recommends a faster 4-bit kernel, whatever the run needs
+_BITSANDBYTES = logging.getLogger("bitsandbytes.backends.cpu.ops")
+
+
+def configure_libraries(source: str) -> None:
+    """Turn off progress bars, logs and known warnings; stay off the network if `source` is offline or the Hub is."""
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    _BITSANDBYTES.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|torch")
+    # it concerns the checkpoints to resume from, not what export_artifact saves
+    warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True` as the embedding layer has been res")
+    if source == "offline" or not hub_answers():
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+
+
+@contextmanager
+def library_settings(source: str) -> Iterator[None]:
+    """Configure the libraries and, at the end, restore every setting of the caller's process."""
+    data_bars, model_bars = datasets.are_progress_bars_disabled(), transformers.logging.is_progress_bar_enabled()
+    verbosity, level = transformers.logging.get_verbosity(), _BITSANDBYTES.level
+    offline = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    with warnings.catch_warnings():
+        try:
+            configure_libraries(source)
+            yield
+        finally:
+            if not data_bars:
+                datasets.enable_progress_bars()
+            if model_bars:
+                transformers.logging.enable_progress_bar()
+            transformers.logging.set_verbosity(verbosity)
+            _BITSANDBYTES.setLevel(level)
+            constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = offline
