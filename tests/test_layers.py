@@ -12,12 +12,13 @@ import pytest
 from peftkit.paths import PACKAGE
 
 FREE = {"config", "paths"}  # anyone may import them
-PARTS = {"data", "models", "methods", "metrics"}  # below the stages
+PARTS = {"data", "models", "methods", "metrics", "compat"}  # below the stages
 MIDDLE = {"training", "generation", "results", "leaderboard"}
 ALLOWED = {
     "": {"api"} | FREE, "__main__": {"cli"}, "cli": {"api", "jobs"} | FREE, "api": {"cli", "jobs", "pipeline"} | FREE,
     "jobs": {"pipeline"} | MIDDLE | PARTS | FREE, "pipeline": {"jobs"} | MIDDLE | PARTS | FREE,
-    **dict.fromkeys(MIDDLE, PARTS | FREE), **dict.fromkeys(PARTS, FREE | {"data", "models"}), **dict.fromkeys(FREE, FREE),
+    **dict.fromkeys(MIDDLE, PARTS | FREE), **dict.fromkeys(PARTS, FREE | {"data", "models", "compat"}), **dict.fromkeys(FREE, FREE),
+    "compat": set(),
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "pandas"}
 LIGHT = {"", "__main__", "cli", "api", *FREE}

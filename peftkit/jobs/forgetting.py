@@ -14,6 +14,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from peftkit.compat.peft import adapters_off
 from peftkit.config import RunConfig, UserError, is_prompted
 from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.files import read_file
@@ -27,7 +28,7 @@ from peftkit.data.offline_corpus import (
     span_pairs,
 )
 from peftkit.leaderboard.stats import task_score
-from peftkit.methods.scaling import Ends, adapter_ends, scaled, switched_off, weight_ends
+from peftkit.methods.scaling import Ends, adapter_ends, scaled, weight_ends
 from peftkit.models.language_model import (
     load_language_model,
     shared_parts,
@@ -252,7 +253,7 @@ def _curve(
     splits = {name: asked.beside(name, parts.format.encode(table)) for name, table in rows.splits.items()}
     curve = []
     for share in SHARES if ends is not None else (0.0, 1.0):
-        part = nullcontext() if share == 1 else switched_off(parts.model) if ends is None else scaled(ends, share)
+        part = nullcontext() if share == 1 else adapters_off(parts.model) if ends is None else scaled(ends, share)
         with part, predictor(trained, parts) as trainer, tempfile.TemporaryDirectory() as scratch:
             loss = probe.read(tuned)
             scores, _ = evaluate_splits(trained, parts, trainer, splits, rows, Path(scratch) / "predictions.parquet")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from peftkit.config import RunConfig, UserError, is_prompted
+from peftkit.config.families import base_type
 from peftkit.jobs import extend
 from peftkit.methods import merge as merge_adapter
 from peftkit.pipeline.export import export_sentence_files
@@ -32,6 +33,6 @@ def merge(run: RunConfig) -> Path:
     merged.save_pretrained(str(target))
     parts.tokenizer.save_pretrained(str(target))
     export_sentence_files(parts, target)
-    ours = str(merged.config.model_type).startswith(("mean_pooling_", "t5_encoder"))
+    ours = base_type(merged.config.model_type) != merged.config.model_type
     log(f"merged -> {target}" + (" (import peftkit before transformers loads it: its head is ours)" if ours else ""))
     return folder

@@ -7,20 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from aenum import extend_enum
 from peft import PeftConfig
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import register_peft_method
-from peft.utils.peft_types import PeftType
 from torch import nn
 
+from peftkit.compat.peft import peft_type, register_tuner
 from peftkit.methods.hooked_tuner import HookedTuner, pooled
 from peftkit.methods.mixed_batch import repeats
-
-NAME = "LAYER_MIX"
-if NAME not in PeftType.__members__:
-    extend_enum(PeftType, NAME, NAME)
 
 
 @dataclass
@@ -41,7 +34,7 @@ class LayerMixConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PeftType[NAME]
+        self.peft_type = peft_type("LAYER_MIX")
 
 
 class LayerMixModel(HookedTuner):
@@ -161,7 +154,6 @@ class LayerMix(nn.Module, BaseTunerLayer):
 
 
 LayerMixModel.tuner_layer_cls = LayerMix
-if PeftType[NAME] not in PEFT_TYPE_TO_CONFIG_MAPPING:
-    register_peft_method(name=NAME.lower(), config_cls=LayerMixConfig, model_cls=LayerMixModel)
+register_tuner("LAYER_MIX", LayerMixConfig, LayerMixModel)
 
 __all__ = ["LayerMix", "LayerMixConfig", "LayerMixModel"]

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from peftkit.config import UserError
+from peftkit.config.families import HEADS, LANGUAGE_MODEL_HEADS
 
-HEAD_NAMES = (
-    "classifier", "score", "pre_classifier", "qa_outputs", "pooler",
-    "cls", "vocab_transform", "vocab_layer_norm", "vocab_projector",  # of masked language models
-)  # fmt: skip
+# an output layer over the vocabulary, lm_head, is no fresh head: it was pretrained, or is tied to the embeddings
+HEAD_NAMES = HEADS | (LANGUAGE_MODEL_HEADS - {"lm_head"})
 
 
 @dataclass(frozen=True)
@@ -77,4 +76,4 @@ def _is_new(name: str, model: nn.Module) -> bool:
 
 def is_head(name: str) -> bool:
     """Tell whether a parameter belongs to what sits above the pretrained base."""
-    return any(part in HEAD_NAMES for part in name.split("."))
+    return not HEAD_NAMES.isdisjoint(name.split("."))

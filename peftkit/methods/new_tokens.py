@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, TrainableTokensConfig
-from peft.tuners.trainable_tokens import TrainableTokensLayer
-from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 from transformers import PreTrainedModel
 
+from peftkit.compat.peft import DUMMY_TARGET_MODULES, TrainableTokensLayer
 from peftkit.config import UserError
 from peftkit.methods.native import Full
 

@@ -1,20 +1,20 @@
-"""Turn a model and a method's config into the model that trains, and a trained one back into a plain checkpoint."""
+"""Applying a method to a model, loading what it saved, and folding it into its base."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import peft.utils as peft_utils
 import torch
 from peft import (
     AdaLoraModel,
     PeftConfig,
     PeftModel,
+    PeftType,
     PrefixTuningConfig,
     get_peft_model,
     load_peft_weights,
@@ -22,44 +22,22 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.tuners_utils import BaseTuner
-from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from peftkit.compat.bitsandbytes import number_of_weights
+from peftkit.compat.peft import ModulesToSaveWrapper, fill_target_modules, merge_refusal, unwrap_saved_module
 from peftkit.config import UserError
+from peftkit.config.families import base_type, family_of
+from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ
 from peftkit.methods.native import is_head
 from peftkit.methods.new_tokens import keep_bias, with_rows
-
-MAPPINGS = {
-    "LORA": "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
-    "IA3": "TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING",
-    "LN_TUNING": "TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING",
-}
-# the layer norms of families that PEFT knows none of
-NORMS = {
-    "bert": ["LayerNorm"],
-    "roberta": ["LayerNorm"],
-    "distilbert": ["LayerNorm", "sa_layer_norm", "output_layer_norm"],
-}
-# PEFT's names for kinds of tasks; by them it saves heads. Its model for QUESTION_ANS drops token_type_ids, by which
-# BERT tells question and passage apart, so that this kind goes without a name and its head is named instead
-TASK_TYPES = {
-    "token_classification": "TOKEN_CLS", "question_answering": None, "causal_lm": "CAUSAL_LM",
-    "preferences": "CAUSAL_LM", "retrieval": "FEATURE_EXTRACTION",
-}  # fmt: skip
-UNMERGEABLE = ("BOTTLENECK", "SOFT_PROMPT", "LAYER_MIX", "MIX")
-# PEFT's "output.dense" also meets the attention's output; the paper (section 3.3) has keys, values, inner feed-forward
-IA3_PLACES = {
-    "bert": (r".*\.self\.(key|value)|.*\.layer\.\d+\.output\.dense", r".*\.layer\.\d+\.output\.dense"),
-    "roberta": (r".*\.self\.(key|value)|.*\.layer\.\d+\.output\.dense", r".*\.layer\.\d+\.output\.dense"),
-    "distilbert": (r".*\.(k_lin|v_lin|lin2)", r".*\.lin2"),
-}
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of weights: those that train (the head among them), the head's, and all."""
+    """Numbers of weights: those that train (the head's among them), the head's, and all."""
 
     trainable: int
     head: int
@@ -74,13 +52,13 @@ def wrap(
     gradient_checkpointing: bool = False,
     new_rows: Sequence[int] = (),
 ) -> nn.Module:
-    """Apply a method for a kind of task: a PEFT config, or one of our own that has `apply(model)`.
+    """Apply a method for a kind of task: a PEFT config, or one of peftkit's own that has `apply(model)`.
 
-    The embeddings' `new_rows`, ids of tokens that the base never had, train with it and are saved with the adapter.
-    Draws fresh weights from torch's global generator: seed it first.
+    The embedding rows `new_rows`, ids of tokens that the base lacks, train too and are saved with the adapter.
+    New weights are drawn from torch's global generator: set the seed first.
 
     Raises:
-        UserError: the method cannot work on this model.
+        UserError: the method does not work on this model.
     """
     if new_rows:
         config = with_rows(config, model, new_rows)
@@ -88,58 +66,116 @@ def wrap(
         return config.apply(model)
     if quantized:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
-    config.task_type = config.task_type or _task_type(model, kind)
-    if kind == "question_answering" and hasattr(config, "modules_to_save"):
-        config.modules_to_save = sorted({*(config.modules_to_save or ()), "qa_outputs"})
-    elif kind == "question_answering":
-        raise UserError("PEFT's own soft prompts train on spans that they move; try method=prompt or method=prefix")
-    whole = {*getattr(model, "fresh_head", ())}  # it learns from nothing, and no base has it
-    if hasattr(model, "pre_classifier"):  # by its name PEFT saves it whole, and would wrap it all the same
-        whole.add("pre_classifier")
-    if whole:
-        config.modules_to_save = sorted({*(getattr(config, "modules_to_save", None) or ()), *whole})
+    config.task_type = config.task_type or KINDS[kind].task_types.get(_architecture(model))
+    _save_heads_whole(config, model)
     _fill_targets(config, model)
     if isinstance(config, PrefixTuningConfig):
         _check_prefix(model)
     try:
         return keep_bias(get_peft_model(model, config))
     except (ValueError, TypeError) as error:
-        kind = str(getattr(config.peft_type, "value", config.peft_type)).lower()
-        raise UserError(f"{kind} does not fit {model.config.model_type}: {error}; try method=lora") from error
+        method = str(getattr(config.peft_type, "value", config.peft_type)).lower()
+        other = "full" if config.peft_type == PeftType.LORA else "lora"
+        raise UserError(f"{method} does not fit {model.config.model_type}: {error}; use method={other}") from error
 
 
-def _task_type(model: PreTrainedModel, kind: str) -> str | None:
-    """Return PEFT's name for a kind of task; it has none for masked words."""
-    is_seq2seq = model.config.is_encoder_decoder
-    if kind in ("instructions", "language_modeling") and not is_seq2seq:
-        return "CAUSAL_LM" if model.can_generate() else None
-    return TASK_TYPES.get(kind, "SEQ_2_SEQ_LM" if is_seq2seq else "SEQ_CLS")
+def _architecture(model: PreTrainedModel) -> str:
+    if model.config.is_encoder_decoder:
+        return SEQ2SEQ
+    return DECODER if model.can_generate() else ENCODER
+
+
+def _save_heads_whole(config: PeftConfig, model: PreTrainedModel) -> None:
+    """Name the modules that train whole and that PEFT does not add by the type of the task.
+
+    PEFT's model for questions drops token_type_ids, by which BERT separates question and passage: that kind of task
+    has no type, and its head is named here.
+
+    Raises:
+        UserError: one of PEFT's own soft prompts for question answering.
+    """
+    whole = {*getattr(model, "fresh_head", ())}  # newly initialized, and no base contains it
+    if hasattr(model, "pre_classifier"):  # PEFT saves it whole by its name, and would still wrap it
+        whole.add("pre_classifier")
+    if hasattr(model, "qa_outputs"):
+        if not hasattr(config, "modules_to_save"):
+            raise UserError("PEFT's own soft prompts shift the spans of answers; use method=prompt or method=prefix")
+        whole.add("qa_outputs")
+    if whole:
+        config.modules_to_save = sorted({*(getattr(config, "modules_to_save", None) or ()), *whole})
+
+
+def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
+    """Set the target modules that the user did not name, also in peftkit's own classifiers."""
+    model_type: str = model.config.model_type
+    family = family_of(model_type)
+    if hasattr(config, "fan_in_fan_out") and family is not None and family.is_transposed:
+        config.fan_in_fan_out = True
+    if getattr(config, "target_modules", None) == "all-linear":
+        _name_linear_layers(config, model)
+    if getattr(config, "target_modules", "") is not None or hasattr(config, "places"):
+        return  # `places`: peftkit's own tuners choose theirs
+    if config.peft_type == PeftType.IA3 and family is not None and family.ia3 is not None:
+        config.target_modules, config.feedforward_modules = family.ia3
+    elif config.peft_type == PeftType.LN_TUNING and family is not None and family.norms:
+        config.target_modules = list(family.norms)
+    elif base_type(model_type) != model_type:
+        fill_target_modules(config, base_type(model_type))
+
+
+def _name_linear_layers(config: Any, model: PreTrainedModel) -> None:
+    """Replace "all-linear" where PEFT would take heads for layers: it excludes a sequence classifier's alone."""
+    if config.task_type == "FEATURE_EXTRACTION":
+        # a plain AutoModel, over which others load the adapter, has a pooler, which the adapter does not cover
+        config.target_modules = rf"(?!.*pooler).*\b({'|'.join(_last_names(_linear_layers(model)))})"
+    # of a language model PEFT excludes the output layer
+    elif config.task_type in ("TOKEN_CLS", None) and model.get_output_embeddings() is None:
+        config.target_modules = _last_names(_linear_layers(model))
+
+
+def _linear_layers(model: nn.Module) -> list[str]:
+    """Return the names of all linear layers below the head."""
+    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)))
+    return [name for name, _ in modules if not is_head(f"{name}.weight")]
+
+
+def _last_names(names: Iterable[str]) -> list[str]:
+    return sorted({name.rpartition(".")[2] for name in names})
+
+
+def _check_prefix(model: PreTrainedModel) -> None:
+    """Refuse PEFT's own prefix tuning where the model takes no cache; method=prefix needs none."""
+    backbone = getattr(model, model.base_model_prefix, model)
+    if "past_key_values" not in inspect.signature(backbone.forward).parameters:
+        raise UserError(
+            f"PEFT's prefix tuning needs past_key_values, which {model.config.model_type} lacks; use method=prefix"
+        )
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
-    """Load a saved adapter, head included, over its base."""
+    """Load a saved adapter with its head over the base."""
     with warnings.catch_warnings():
-        # AdaLoRA's ranks are named after weights, which this warning takes for modules
+        # AdaLoRA's rank_pattern has the names of weights, where this warning expects modules
         warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
         loaded = PeftModel.from_pretrained(model, str(folder))
     keep_bias(loaded)
     if isinstance(loaded.base_model, AdaLoraModel) and "trainable_adapter_name" not in vars(loaded.base_model):
-        loaded.base_model.trainable_adapter_name = loaded.active_adapter  # its forward pass asks, to infer too
+        loaded.base_model.trainable_adapter_name = loaded.active_adapter  # its forward pass reads it, also in inference
     return loaded
 
 
 def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel:
-    """Load several saved adapters over one base, each with its head, by the names that `adapter_names` will give.
+    """Load several saved adapters over one base, each with its head, under the names for `adapter_names`.
 
-    A head of fewer labels than the base's fills its first rows.
+    A head with fewer labels than the base's fills its first rows.
 
     Raises:
-        UserError: they are of kinds that cannot share a base.
+        UserError: they cannot share a base.
     """
     loaded: Any = None
     kinds = {name: PeftConfig.from_pretrained(str(folder)) for name, folder in folders.items()}
     if len({config.peft_type for config in kinds.values()}) > 1:
-        raise UserError(f"{', '.join(kinds)} were trained by methods of unlike kinds; mix runs of one method")
+        raise UserError(f"{', '.join(kinds)} were trained by different methods; choose runs of one method")
     try:
         for name, config in kinds.items():
             if loaded is None:
@@ -156,7 +192,7 @@ def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel
                     weights[key] = _filled(weights[key], head)
             set_peft_model_state_dict(loaded, weights, adapter_name=name)
     except ValueError as error:
-        raise UserError(f"the runs' adapters do not go together: {error}") from error
+        raise UserError(f"the runs' adapters cannot share a base: {error}") from error
     return loaded  # type: ignore[no-any-return]
 
 
@@ -164,26 +200,25 @@ def _check_head(model: nn.Module) -> None:
     saved = (module.original_module for module in model.modules() if isinstance(module, ModulesToSaveWrapper))
     if several := next((module for module in saved if any(module.children())), None):
         raise UserError(
-            f"{type(several).__name__} has several layers, which PEFT cannot exchange from row to row; "
-            "use run=, one after the other"
+            f"{type(several).__name__} has several layers, which PEFT cannot choose for each example; "
+            "use run=DIR for each run"
         )
 
 
 def _filled(weight: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return a head's weight (labels, ...) with zeros for the labels that it lacks."""
+    """Return a head's weight (labels, ...), padded with zeros for the labels that it lacks."""
     out = torch.zeros(wanted.shape, dtype=weight.dtype)
     out[: len(weight)] = weight
     return out
 
 
 def count_parameters(model: nn.Module) -> Parameters:
-    """Count weights; a 4-bit weight counts as the weights it stores, not as its packed bytes."""
+    """Count weights, also of packed bytes that hold two."""
     trainable = head = total = 0
     for name, weight in model.named_parameters():
-        if "original_module" in name:  # PEFT's untouched copy of the head, never trained nor shipped
+        if "original_module" in name:  # PEFT's untouched copy of the head, neither trained nor saved
             continue
-        # bitsandbytes packs two 4-bit weights in a byte
-        size = weight.numel() * (2 if weight.__class__.__name__ == "Params4bit" else 1)
+        size = number_of_weights(weight)
         total += size
         if weight.requires_grad:
             trainable += size
@@ -192,17 +227,17 @@ def count_parameters(model: nn.Module) -> Parameters:
 
 
 def is_mergeable(model: nn.Module) -> bool:
-    """Tell whether the method's weights fold into the base."""
+    """Return whether the method's weights can be folded into the base."""
     if not isinstance(model, PeftModel):
         return True
-    return isinstance(model.base_model, BaseTuner) and model.active_peft_config.peft_type.value not in UNMERGEABLE
+    return isinstance(model.base_model, BaseTuner) and merge_refusal(model.base_model) is None
 
 
 def merge(model: nn.Module) -> nn.Module:
     """Fold the adapter into its base and return a plain model.
 
     Raises:
-        UserError: the method's weights do not fold into the base.
+        UserError: the method's weights cannot be folded into the base.
     """
     if not is_mergeable(model):
         kind = str(model.active_peft_config.peft_type.value).lower()  # type: ignore[union-attr, operator]
@@ -214,57 +249,7 @@ def merge(model: nn.Module) -> nn.Module:
         return model
     base = model.get_base_model()
     for name, module in list(base.named_modules()):
-        # PEFT gives a head a weight of its own, which RoBERTa's has none of; LN tuning would leave it in its wrapper
+        # PEFT would set a weight on a head, which RoBERTa's does not have; LN tuning would leave it in its wrapper
         if isinstance(module, ModulesToSaveWrapper):
-            base.set_submodule(name, module.unload_and_optionally_merge_module(True, False, None))
+            base.set_submodule(name, unwrap_saved_module(module))
     return model.merge_and_unload()  # type: ignore[operator, no-any-return]
-
-
-def _linear_layers(model: nn.Module) -> list[str]:
-    """Return the names of all linear layers below the head."""
-    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)))
-    return sorted(name for name, _ in modules if not is_head(f"{name}.weight"))
-
-
-def _last_names(names: Sequence[str]) -> list[str]:
-    return sorted({name.rpartition(".")[2] for name in names})
-
-
-def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
-    """Name the target modules where the user did not: PEFT's own places, for our mean-pooling classifiers too."""
-    kind = str(getattr(config.peft_type, "value", config.peft_type))
-    model_type = model.config.model_type.removeprefix("mean_pooling_").removesuffix("_encoder")
-    if hasattr(config, "fan_in_fan_out") and model_type == "gpt2":
-        config.fan_in_fan_out = True  # GPT-2's Conv1D stores its weight transposed
-    has_head = model.get_output_embeddings() is None  # PEFT knows an output layer over the vocabulary
-    if getattr(config, "target_modules", None) == "all-linear" and config.task_type in ("TOKEN_CLS", None) and has_head:
-        # PEFT leaves out the head of a sequence classifier alone; another's would be wrapped, and saved whole too
-        config.target_modules = _last_names(_linear_layers(model))
-    if getattr(config, "target_modules", None) == "all-linear" and config.task_type == "FEATURE_EXTRACTION":
-        # who loads the adapter over a plain AutoModel has a pooler again, which no adapter is for
-        config.target_modules = rf"(?!.*pooler).*\b({'|'.join(_last_names(_linear_layers(model)))})"
-    if not hasattr(config, "target_modules") or config.target_modules is not None or hasattr(config, "places"):
-        return  # our own configs know their places themselves
-    if kind == "IA3" and model_type in IA3_PLACES:
-        config.target_modules, config.feedforward_modules = IA3_PLACES[model_type]
-        return
-    if kind == "LN_TUNING" and model_type in NORMS:
-        config.target_modules = NORMS[model_type]
-        return
-    name = MAPPINGS.get(kind, f"TRANSFORMERS_MODELS_TO_{kind}_TARGET_MODULES_MAPPING")
-    places = getattr(peft_utils, name, None) or getattr(peft_utils.constants, name, {})
-    if model_type in places:
-        config.target_modules = places[model_type]
-    if kind == "IA3" and model_type in peft_utils.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING:
-        config.feedforward_modules = peft_utils.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[model_type]
-    if config.target_modules is None:
-        warnings.warn(f"no known places for {kind} in {model_type}; PEFT will ask for target_modules", stacklevel=2)
-
-
-def _check_prefix(model: PreTrainedModel) -> None:
-    """Refuse PEFT's own prefix tuning where it has no way in; method=prefix goes another way, and needs none."""
-    backbone = getattr(model, model.base_model_prefix, model)
-    if "past_key_values" not in inspect.signature(backbone.forward).parameters:
-        raise UserError(
-            f"PEFT's prefix needs past_key_values, which {model.config.model_type} lacks; try method=prefix"
-        )

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.integrations import dequantize_module_weight
-from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
+from peftkit.compat.peft import ModulesToSaveWrapper, dora_magnitude
 from peftkit.methods.native import is_head
 
 # weights that training moved, each with the values that it has where the method changes nothing
@@ -65,7 +62,7 @@ def adapter_ends(model: PeftModel) -> Ends | None:
             ends.append((weight, torch.full_like(weight, value, requires_grad=False)))
     for key, module in model.named_modules():
         if adapter in getattr(module, "lora_magnitude_vector", {}):
-            ends.append(_magnitude(module, adapter))
+            ends.append(dora_magnitude(module, adapter))
         elif adapter in getattr(module, "ln_tuning_layers", {}):
             ends += weight_ends(module.ln_tuning_layers[adapter], module.base_layer)  # type: ignore[index, operator, arg-type, union-attr]
         elif isinstance(module, ModulesToSaveWrapper) and adapter in module.modules_to_save and not is_head(key):
@@ -80,24 +77,3 @@ def weight_ends(tuned: nn.Module, base: nn.Module) -> Ends:
     """
     before = dict(base.named_parameters())
     return [(weight, before[name].detach().clone()) for name, weight in tuned.named_parameters() if name in before]
-
-
-@contextmanager
-def switched_off(model: nn.Module) -> Iterator[None]:
-    """Let the adapters change nothing for a while; unlike `disable_adapter()`, a head stays as it was trained."""
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    before = [layer._disable_adapters for layer in layers]
-    try:
-        for layer in layers:
-            layer._disable_adapters = True
-        yield
-    finally:
-        for layer, was_disabled in zip(layers, before, strict=True):
-            layer._disable_adapters = was_disabled
-
-
-def _magnitude(layer: Any, adapter: str) -> tuple[nn.Parameter, torch.Tensor]:
-    """Return DoRA's magnitudes beside the norms of the base's weight (Liu et al. 2024, section 4.1)."""
-    dora = layer.lora_magnitude_vector[adapter]
-    weight = dequantize_module_weight(layer.get_base_layer())
-    return dora.weight, dora.get_weight_norm(weight, torch.zeros_like(weight[:1, :1]), 0).detach()

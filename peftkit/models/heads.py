@@ -1,4 +1,7 @@
-"""Turn an encoder into a classifier that pools the mean of its real tokens, and T5 into its encoder with a head."""
+"""Classifiers that transformers lacks: encoders that pool the mean of their real tokens, and heads on T5's encoder.
+
+Importing this module registers them with transformers' Auto classes.
+"""
 
 from __future__ import annotations
 
@@ -7,61 +10,28 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    BertConfig,
-    BertModel,
-    DistilBertConfig,
-    DistilBertModel,
     PretrainedConfig,
-    RobertaConfig,
-    RobertaModel,
+    PreTrainedModel,
     T5Config,
     T5EncoderModel,
     T5ForTokenClassification,
+    T5PreTrainedModel,
 )
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
-from transformers.models.bert.modeling_bert import BertPreTrainedModel
-from transformers.models.distilbert.modeling_distilbert import DistilBertPreTrainedModel
-from transformers.models.roberta.modeling_roberta import RobertaPreTrainedModel
-from transformers.models.t5.modeling_t5 import T5PreTrainedModel
 
+from peftkit.config.families import FAMILIES, MEAN_POOLING
+from peftkit.models.backbone import settings_of, without_pooler
 from peftkit.models.pooling import mean_of_real_tokens
 
 
-def register() -> None:
-    """Teach transformers' Auto classes the models of this file. Calling it twice does nothing more."""
-    classifiers: list[tuple[Any, type]] = [
-        *MEAN_POOLING.values(),
-        (T5EncoderConfig, T5EncoderForSequenceClassification),
-    ]
-    for config, model in classifiers:
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModelForSequenceClassification.register(config, model, exist_ok=True)
-    AutoModelForTokenClassification.register(T5EncoderConfig, T5EncoderForTokenClassification, exist_ok=True)
-    AutoModelForQuestionAnswering.register(T5EncoderConfig, T5EncoderForQuestionAnswering, exist_ok=True)
-
-
-def mean_pooling_config(config: PretrainedConfig) -> PretrainedConfig:
-    """Return the config of the mean-pooling classifier over the same encoder.
-
-    Raises:
-        ValueError: the encoder is none of bert, roberta and distilbert.
-    """
-    if config.model_type == "t5_encoder":
-        return config  # its only pooling: T5 has no [CLS]
-    if config.model_type not in MEAN_POOLING:
-        raise ValueError(
-            f"mean pooling is there for {', '.join(MEAN_POOLING)}, not for {config.model_type}; try model.pooling=cls"
-        )
-    settings = {k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures")}
-    return MEAN_POOLING[config.model_type][0](**settings)
-
-
 class MeanPooling:
-    """The forward pass that the three classifiers share: encoder, mean over real tokens, dropout, linear."""
+    """Sequence classification: encoder, mean over real tokens, dropout, linear layer (SBERT, section 3)."""
 
     def build(self, config: PretrainedConfig, encoder: nn.Module) -> None:
         self.num_labels = config.num_labels
@@ -81,7 +51,7 @@ class MeanPooling:
     ) -> SequenceClassifierOutput:
         """Return logits (batch, labels); the loss is cross-entropy, or squared error where there is one label.
 
-        `past_key_values` is named because PEFT reads this signature: without it, prefix tuning goes around the pooling.
+        `past_key_values` is in the signature because PEFT reads it: without it, prefix tuning bypasses the pooling.
         """
         if past_key_values is not None:
             inputs["past_key_values"] = past_key_values
@@ -98,40 +68,42 @@ class MeanPooling:
         )
 
 
-class MeanPoolingBertConfig(BertConfig):
-    model_type = "mean_pooling_bert"
+def _mean_pooling_classes(model_type: str) -> tuple[type[PretrainedConfig], type[PreTrainedModel]]:
+    """Make the config and the classifier over an encoder: MeanPoolingBertConfig, MeanPoolingBertFor..."""
+    config_class = CONFIG_MAPPING[model_type]
+    encoder: Any = MODEL_MAPPING[config_class]
+    pretrained: Any = encoder.__base__  # BertPreTrainedModel: initialization of weights, and prefix of their names
+    name = f"MeanPooling{encoder.__name__.removesuffix('Model')}"
+    own_config: Any = type(
+        f"{name}Config", (config_class,), {"model_type": f"{MEAN_POOLING}{model_type}", "__module__": __name__}
+    )
+
+    def build(self: Any, config: PretrainedConfig) -> None:
+        pretrained.__init__(self, config)
+        self.build(config, encoder(config, **without_pooler(encoder)))
+
+    members = {"config_class": own_config, "__init__": build, "__module__": __name__}
+    return own_config, type(f"{name}ForSequenceClassification", (MeanPooling, pretrained), members)
 
 
-class MeanPoolingRobertaConfig(RobertaConfig):
-    model_type = "mean_pooling_roberta"
+CLASSIFIERS = {
+    model_type: _mean_pooling_classes(model_type) for model_type, family in FAMILIES.items() if family.pools_mean
+}
 
 
-class MeanPoolingDistilBertConfig(DistilBertConfig):
-    model_type = "mean_pooling_distilbert"
+def mean_pooling_config(config: PretrainedConfig) -> PretrainedConfig:
+    """Return the config of the mean-pooling classifier over the same encoder.
 
-
-class MeanPoolingBertForSequenceClassification(MeanPooling, BertPreTrainedModel):
-    config_class = MeanPoolingBertConfig
-
-    def __init__(self, config: MeanPoolingBertConfig) -> None:
-        super().__init__(config)
-        self.build(config, BertModel(config, add_pooling_layer=False))
-
-
-class MeanPoolingRobertaForSequenceClassification(MeanPooling, RobertaPreTrainedModel):
-    config_class = MeanPoolingRobertaConfig
-
-    def __init__(self, config: MeanPoolingRobertaConfig) -> None:
-        super().__init__(config)
-        self.build(config, RobertaModel(config, add_pooling_layer=False))
-
-
-class MeanPoolingDistilBertForSequenceClassification(MeanPooling, DistilBertPreTrainedModel):
-    config_class = MeanPoolingDistilBertConfig
-
-    def __init__(self, config: MeanPoolingDistilBertConfig) -> None:
-        super().__init__(config)
-        self.build(config, DistilBertModel(config))
+    Raises:
+        ValueError: there is no such classifier for this family.
+    """
+    if config.model_type == T5EncoderConfig.model_type:
+        return config  # its only pooling: T5 has no [CLS]
+    if config.model_type not in CLASSIFIERS:
+        raise ValueError(
+            f"mean pooling supports {', '.join(CLASSIFIERS)}, not {config.model_type}; set model.pooling=cls"
+        )
+    return CLASSIFIERS[config.model_type][0](**settings_of(config))
 
 
 class T5EncoderConfig(T5Config):
@@ -146,11 +118,10 @@ class T5EncoderConfig(T5Config):
 
 def t5_encoder_config(config: PretrainedConfig) -> T5EncoderConfig:
     """Return the config of a T5 checkpoint's encoder alone."""
-    settings = config.to_dict()
-    return T5EncoderConfig(**{k: v for k, v in settings.items() if k not in ("model_type", "architectures")})
+    return T5EncoderConfig(**settings_of(config))
 
 
-# both read one matrix: PEFT, which would train rows of one alone, looks for it here
+# both modules read one matrix; PEFT, which would otherwise train the new tokens' rows of one of them, reads this table
 T5_TIED = {"transformer.encoder.embed_tokens.weight": "transformer.shared.weight"}
 
 
@@ -203,10 +174,14 @@ class T5EncoderForQuestionAnswering(T5PreTrainedModel):
         )
 
 
-MEAN_POOLING: dict[str, tuple[type[PretrainedConfig], type]] = {
-    "bert": (MeanPoolingBertConfig, MeanPoolingBertForSequenceClassification),
-    "roberta": (MeanPoolingRobertaConfig, MeanPoolingRobertaForSequenceClassification),
-    "distilbert": (MeanPoolingDistilBertConfig, MeanPoolingDistilBertForSequenceClassification),
-}
+def register() -> None:
+    """Register the models of this file with transformers' Auto classes. Calling it twice changes nothing."""
+    classifiers: list[tuple[Any, type]] = [*CLASSIFIERS.values(), (T5EncoderConfig, T5EncoderForSequenceClassification)]
+    for config, model in classifiers:
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModelForSequenceClassification.register(config, model, exist_ok=True)
+    AutoModelForTokenClassification.register(T5EncoderConfig, T5EncoderForTokenClassification, exist_ok=True)
+    AutoModelForQuestionAnswering.register(T5EncoderConfig, T5EncoderForQuestionAnswering, exist_ok=True)
+
 
 register()

@@ -10,7 +10,8 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from peftkit.config.source import Source
-from peftkit.models.load import auto_class, checkpoint_path, family, hub_arguments, read_checkpoint
+from peftkit.models.checkpoints import checkpoint_path, hub_arguments
+from peftkit.models.load import architecture_of, auto_class, read_checkpoint
 
 
 def load_language_model(
@@ -22,14 +23,15 @@ def load_language_model(
         The model, and why no loss of it means anything; None where it does.
     """
     config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
-    model, missing = read_checkpoint(auto_class(family(config), "language_modeling"), source, config, quantization)
+    auto = auto_class(architecture_of(config), "language_modeling")
+    model, missing = read_checkpoint(auto, source, config, quantization)
     # a head that is not in the checkpoint was drawn at random just now
     drawn = sorted(name for name in missing if not name.startswith(f"{model.base_model_prefix}."))
     if drawn:
         return model.eval(), f"{source.name} has no language model head ({drawn[0]} is not in the checkpoint)"
-    if family(config) == "encoder" and tokenizer.mask_token_id is None:
+    if architecture_of(config) == "encoder" and tokenizer.mask_token_id is None:
         return model.eval(), f"the tokenizer of {source.name} has no mask token"
-    if family(config) == "seq2seq" and "<extra_id_0>" not in tokenizer.get_vocab():
+    if architecture_of(config) == "seq2seq" and "<extra_id_0>" not in tokenizer.get_vocab():
         return model.eval(), f"the tokenizer of {source.name} has no sentinels, which stand for corrupted spans"
     return model.eval(), None
 

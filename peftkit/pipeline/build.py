@@ -21,8 +21,9 @@ from peftkit.data.datasets import TaskDataset, split_off
 from peftkit.data.formats import Encoded, Format, InstructionFormat, LanguageModelingFormat
 from peftkit.data.passages import split_passages
 from peftkit.methods import Gradual, Unfreezing, wrap
+from peftkit.models.checkpoints import locate
 from peftkit.models.embedding_rows import FACTS, WEIGHTS, grow, read_vocabulary
-from peftkit.models.load import load_model, load_tokenizer, locate, pooling_of
+from peftkit.models.load import load_model, load_tokenizer, pooling_of
 from peftkit.models.pooling import Vectors
 from peftkit.models.sentence import vector_pooling
 from peftkit.pipeline.prompting import FOLDER, add_shots, format_for, head_kind

@@ -20,7 +20,7 @@ def resolve_generator(run: RunConfig, settings: Generate) -> Source:
         return Source("endpoint", str(settings.endpoint_model))
     from peftkit.data import minitasks
     from peftkit.generation.generators import offline
-    from peftkit.models.load import locate
+    from peftkit.models.checkpoints import locate
     from peftkit.pipeline.build import find_model
     from peftkit.pipeline.libraries import configure_libraries
 

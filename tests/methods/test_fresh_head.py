@@ -115,5 +115,5 @@ def test_a_checkpoint_that_gives_no_weight_is_refused(tmp_path: Path, checkpoint
     run = RunConfig.from_config(OmegaConf.to_container(compose_config(["model=gpt2", "task=mrpc"]), resolve=True))  # type: ignore[arg-type]
     source = Source("folder", str(tmp_path), folder=str(tmp_path))
     assert load_model(run.model, source, tokenizer, "classification", ["no", "yes"]).fresh_base == []
-    with pytest.raises(UserError, match=r"none of the weights of .* is one of LlamaForQuestionAnswering"):
+    with pytest.raises(UserError, match="has none of the weights of LlamaForQuestionAnswering"):
         load_model(run.model, source, tokenizer, "question_answering", None)

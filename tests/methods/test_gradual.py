@@ -38,7 +38,7 @@ from peftkit import training
 from peftkit.config import UserError
 from peftkit.methods import Gradual
 from peftkit.methods.gradual import groups_of, joining_steps
-from peftkit.models.heads import MeanPoolingBertConfig, MeanPoolingBertForSequenceClassification
+from peftkit.models.heads import CLASSIFIERS
 
 BERT = {
     "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
@@ -54,7 +54,7 @@ MODELS: dict[str, tuple[Any, Any, list[str]]] = {
     "bert-token": (BertForTokenClassification, BertConfig(**BERT), ["head", "bert.encoder.layer"]),
     "bert-qa": (BertForQuestionAnswering, BertConfig(**BERT), ["head", "bert.encoder.layer"]),
     "bert-mean": (
-        MeanPoolingBertForSequenceClassification, MeanPoolingBertConfig(**BERT), ["head", "bert.encoder.layer"],
+        CLASSIFIERS["bert"][1], CLASSIFIERS["bert"][0](**BERT), ["head", "bert.encoder.layer"],
     ),
     "roberta": (RobertaForSequenceClassification, RobertaConfig(**BERT), ["head", "roberta.encoder.layer"]),
     "distilbert": (DistilBertForSequenceClassification, DISTILBERT, ["head", "distilbert.transformer.layer"]),

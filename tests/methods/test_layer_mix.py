@@ -36,7 +36,7 @@ from peftkit.cli import check
 from peftkit.config import UserError
 from peftkit.methods import merge, wrap
 from peftkit.methods.layer_mix import LayerMix, LayerMixConfig
-from peftkit.models.heads import MeanPoolingBertConfig, MeanPoolingBertForSequenceClassification
+from peftkit.models.heads import CLASSIFIERS
 
 BERT = {
     "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
@@ -52,7 +52,7 @@ MODELS: dict[str, tuple[Any, Any, str, Head]] = {
         lambda m, mix: m.classifier(torch.tanh(m.bert.pooler.dense(mix[:, 0]))),
     ),
     "bert-mean": (
-        MeanPoolingBertForSequenceClassification, MeanPoolingBertConfig(**BERT), "SEQ_CLS",
+        CLASSIFIERS["bert"][1], CLASSIFIERS["bert"][0](**BERT), "SEQ_CLS",
         lambda m, mix: m.classifier(mix.mean(dim=1)),
     ),
     "bert-token": (
@@ -218,7 +218,7 @@ def test_each_row_may_name_its_mix() -> None:
 def test_a_model_without_a_head_is_refused() -> None:
     assert "a text-to-text model lacks; try method=lora" in check(["model=t5", "method=linear_probe_mix"])[0]
     t5 = T5ForConditionalGeneration(T5Config(vocab_size=50, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2))
-    with pytest.raises(UserError, match="try method=lora"):
+    with pytest.raises(UserError, match="use method=lora"):
         wrap(t5, LayerMixConfig())
 
 

@@ -10,18 +10,19 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from peft import LoraConfig
 from test_adapter import MODELS, inputs
 
 from peftkit.cli import compose_config
 from peftkit.cli.validate import options_of
 from peftkit.config import UserError
 from peftkit.methods import is_mergeable, merge, wrap
-from peftkit.models.heads import MeanPoolingBertForSequenceClassification, mean_pooling_config
+from peftkit.models.heads import CLASSIFIERS, mean_pooling_config
 
 MERGES = ("lora", "qlora", "dora", "rslora", "adalora", "vera", "ia3", "oft", "boft", "ln_tuning")
 BUILDS = {
     **{name: MODELS[name] for name in ("bert", "gpt2", "t5")},
-    "mean-pooling": lambda: MeanPoolingBertForSequenceClassification(mean_pooling_config(MODELS["bert"]().config)),
+    "mean-pooling": lambda: CLASSIFIERS["bert"][1](mean_pooling_config(MODELS["bert"]().config)),
 }
 FAMILY = {"gpt2": "decoder", "t5": "seq2seq"}
 
@@ -55,7 +56,7 @@ CELLS = [
 @pytest.mark.parametrize(("method", "name"), CELLS)
 def test_merged_it_says_what_it_said(method: str, name: str) -> None:
     if FAMILY.get(name, "encoder") in part(method)["refuses"]:
-        with pytest.raises(UserError, match="try method=lora"):
+        with pytest.raises(UserError, match="use method=lora"):
             wrapped(method, BUILDS[name])
         return
     batch = inputs(name)
@@ -113,3 +114,8 @@ def test_ia3_scales_keys_values_and_the_inner_feed_forward(name: str) -> None:
         assert vector.numel() == (layer.in_features if place in INNER else layer.out_features), module
         seen.add(place)
     assert seen == PLACES[name]
+
+
+def test_lora_that_does_not_fit_is_not_offered_again() -> None:
+    with pytest.raises(UserError, match=r"lora does not fit bert: .*; use method=full"):
+        wrap(MODELS["bert"](), LoraConfig(r=2, target_modules=["c_attn"]))

@@ -15,12 +15,13 @@ from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
 from peftkit.cli import compose_config
+from peftkit.compat.peft import adapters_off
+from peftkit.methods.adapter.layer import BottleneckLayer
 from peftkit.methods.mix import MixConfig
 from peftkit.methods.mix.layer import GatedPrefixLayer, LowRankLayer
-from peftkit.methods.mix.model import without_adapters
 from peftkit.methods.soft_prompt import SoftPromptConfig
 from peftkit.methods.soft_prompt.attention import Prefix, prefix_attention
-from peftkit.models.heads import MeanPoolingBertForSequenceClassification, mean_pooling_config
+from peftkit.models.heads import CLASSIFIERS, mean_pooling_config
 
 MIXES: dict[str, dict[str, Any]] = {
     "mam": {"kind": "parallel", "scaling": 4.0, "activation": "relu", "reduction_factor": 4},
@@ -61,7 +62,7 @@ def test_a_row_says_the_same_alone_and_in_a_padded_batch(name: str, mix: str) ->
 
 @pytest.mark.parametrize("mix", MIXES)
 def test_mean_pooling_classifiers_see_no_padding_either(mix: str) -> None:
-    base = MeanPoolingBertForSequenceClassification(mean_pooling_config(MODELS["bert-cls"][1])).eval()
+    base = CLASSIFIERS["bert"][1](mean_pooling_config(MODELS["bert-cls"][1])).eval()
     model = strong(wrapped("bert-cls", mix, base))
     alone, together = (answer(model, batch("bert-cls", rows)) for rows in ([SHORT], [LONG, SHORT]))
     torch.testing.assert_close(together[1], alone[0], rtol=0, atol=1e-5)
@@ -71,7 +72,7 @@ def test_mean_pooling_classifiers_see_no_padding_either(mix: str) -> None:
 def test_disabled_it_is_its_base_and_fresh_its_adapter_and_lora_change_nothing(name: str, mix: str) -> None:
     model, inputs = wrapped(name, mix), batch(name, [LONG, SHORT])
     fresh, plain = answer(model, inputs), answer(build(name), inputs)
-    with without_adapters(model):  # the prefix alone
+    with adapters_off(model, BottleneckLayer):  # the prefix alone
         torch.testing.assert_close(answer(model, inputs), fresh, rtol=0, atol=1e-5)
     with model.disable_adapter():
         torch.testing.assert_close(answer(model, inputs), plain, rtol=0, atol=1e-5)

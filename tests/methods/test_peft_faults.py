@@ -39,7 +39,8 @@ from transformers import (
 from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, UserError
 from peftkit.methods import load_adapter, merge, wrap
-from peftkit.models.load import load_model, load_tokenizer, locate
+from peftkit.models.checkpoints import locate
+from peftkit.models.load import load_model, load_tokenizer
 from peftkit.pipeline.build import instantiate_method
 
 THEIRS = {"prompt": PromptTuningConfig, "prefix": PrefixTuningConfig}
@@ -185,7 +186,7 @@ def test_oft_and_boft_cannot_wrap_gpt2(method: str, config: type) -> None:
         get_peft_model(build("gpt2-cls"), config(task_type="SEQ_CLS", target_modules=["c_attn"]))
     (sentence,) = check([f"method={method}", "model=gpt2"])
     assert "Conv1D; try method=lora" in sentence
-    with pytest.raises(UserError, match=f"{method} does not fit gpt2: .* try method=lora"):
+    with pytest.raises(UserError, match=f"{method} does not fit gpt2: .* use method=lora"):
         wrap(build("gpt2-cls"), config(target_modules=["c_attn"]))
 
 

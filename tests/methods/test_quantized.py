@@ -20,7 +20,8 @@ from transformers import set_seed
 from peftkit.cli import compose_config
 from peftkit.config import RunConfig
 from peftkit.methods import wrap
-from peftkit.models.load import load_model, load_tokenizer, locate
+from peftkit.models.checkpoints import locate
+from peftkit.models.load import load_model, load_tokenizer
 
 MODELS = ("bert", "gpt2", "t5")
 OVER_4_BITS = ("lora", "dora", "ia3", "adapter", "prompt", "p_tuning", "prefix", "vera", "oft", "ln_tuning")

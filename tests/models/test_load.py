@@ -26,7 +26,7 @@ import json, os, sys
 from huggingface_hub import constants
 from omegaconf import OmegaConf
 from peftkit.cli import compose_config as compose
-from peftkit.models.load import locate
+from peftkit.models.checkpoints import locate
 from peftkit.config import RunConfig, UserError
 from peftkit.config.source import hub_answers
 for endpoint, *words in json.load(sys.stdin):
@@ -98,7 +98,7 @@ def test_no_hub_and_source_hub_is_an_error_and_auto_says_what_stands_in(answers:
 
 
 def test_what_a_run_made_of_a_stand_in_stands_in_for_it_too(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    from peftkit.models.load import locate
+    from peftkit.models.checkpoints import locate
 
     folder = tmp_path / "seed-0" / "model"
     shutil.copytree(checkpoints["gpt2"], folder)

@@ -40,7 +40,7 @@ def preferring(run: RunConfig) -> list[str]:
         )
     if run.method.traits.regularized:
         found.append(
-            f"method={run.method.name} does not work on task={task.name}: its regularizer belongs to the model's own loss, which "
+            f"method={run.method.name} does not work on task={task.name}: it regularizes the model's own loss, which "
             "DPO replaces; use method=lora"
         )
     if run.method.traits.lengthens_text:

@@ -165,7 +165,7 @@ def _vectors(run: RunConfig) -> list[str]:
         found.append("task.kind=retrieval is trained by sentence-transformers; pip install 'peftkit[embed]'")
     if run.method.traits.regularized:
         found.append(
-            f"method={run.method.name} does not work on task={task.name}: its regularizer belongs to the model's own loss, which "
+            f"method={run.method.name} does not work on task={task.name}: it regularizes the model's own loss, which "
             "contrastive training replaces; use method=lora"
         )
     if len(task.text) < 2:

@@ -3,50 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from peft import PeftConfig
-from peft.utils.peft_types import PeftType
 from transformers.activations import ACT2FN
 
+from peftkit.compat.peft import peft_type
+from peftkit.config.families import family_of
+
 KINDS = ("houlsby", "pfeiffer", "parallel")
-
-
-class Places(NamedTuple):
-    """Regular expressions of one family's modules, matched with re.fullmatch.
-
-    `attention` and `feed_forward` are the output projections, before the residual is added; `behind` is the module
-    whose output is the whole sub-layer's, residual included: where the layer norm comes last, that norm; `beside` is
-    the module that a parallel adapter goes around.
-    """
-
-    attention: str
-    feed_forward: str
-    behind: str
-    beside: str
-
-
-# BERT splits its feed-forward in two; its second half is also given what the first half read, see ParallelLayer
-BERT = Places(
-    r".*\.(cross)?attention\.output\.dense",
-    r".*\.layer\.\d+\.output\.dense",
-    r".*\.layer\.\d+\.output\.LayerNorm",
-    r".*\.layer\.\d+\.output",
-)
-T5_FEED_FORWARD = r"(.*\.)?(encoder\.block\.\d+\.layer\.1|decoder\.block\.\d+\.layer\.2)"
-LLAMA = Places(r".*\.self_attn\.o_proj", r".*\.mlp\.down_proj", r"(.*\.)?layers\.\d+", r".*\.mlp")
-PLACES: dict[str, Places] = {
-    "bert": BERT,
-    "roberta": BERT,
-    "distilbert": Places(r".*\.attention\.out_lin", r".*\.ffn\.lin2", r".*\.layer\.\d+\.output_layer_norm", r".*\.ffn"),
-    "gpt2": Places(r".*\.(attn|crossattention)\.c_proj", r".*\.mlp\.c_proj", r"(.*\.)?h\.\d+", r".*\.mlp"),
-    "t5": Places(
-        r".*\.(SelfAttention|EncDecAttention)\.o", r".*\.DenseReluDense\.wo", T5_FEED_FORWARD, T5_FEED_FORWARD
-    ),
-    "llama": LLAMA,
-    "mistral": LLAMA,
-    "qwen2": LLAMA,
-}
 
 
 @dataclass
@@ -92,7 +56,7 @@ class BottleneckConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PeftType["BOTTLENECK"]
+        self.peft_type = peft_type("BOTTLENECK")
         if self.kind not in KINDS:
             raise ValueError(f"kind={self.kind} is unknown; choose one of {', '.join(KINDS)}")
         if self.activation not in ACT2FN:
@@ -118,19 +82,9 @@ class BottleneckConfig(PeftConfig):
             ValueError: nothing is known of the family, so the user must name the modules.
         """
         family = family_of(model_type)
-        if family not in PLACES:
+        if family is None:
             raise ValueError(
-                f"adapters know their places in {', '.join(PLACES)}, not in {model_type}; set target_modules=[...] "
+                f"peftkit knows no modules for adapters in {model_type}; set target_modules=[...] "
                 "to the modules to adapt, such as the output projections of attention and feed-forward"
             )
-        places = PLACES[family]
-        return {
-            "houlsby": f"{places.attention}|{places.feed_forward}",
-            "pfeiffer": places.behind,
-            "parallel": places.beside,
-        }[self.kind]
-
-
-def family_of(model_type: str) -> str:
-    """Return whose layers a model type has: our own classifiers have those of the backbone they pool."""
-    return model_type.removeprefix("mean_pooling_").removesuffix("_encoder")
+        return family.modules.of_adapter(self.kind)

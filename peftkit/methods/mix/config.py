@@ -4,26 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peft.utils.peft_types import PeftType
-
+from peftkit.compat.peft import peft_type
+from peftkit.config.families import family_of
 from peftkit.methods.adapter import BottleneckConfig
-from peftkit.methods.adapter.config import PLACES, family_of
 from peftkit.methods.soft_prompt import SoftPromptConfig
-
-BERT = r".*\.(cross)?attention\.self\.(query|value)"
-LLAMA = r".*\.self_attn\.(q_proj|v_proj)"
-QUERY_VALUE = {
-    "bert": BERT,
-    "roberta": BERT,
-    "distilbert": r".*\.attention\.(q_lin|v_lin)",
-    "gpt2": r".*\.attn\.c_attn",
-    "t5": r".*\.(SelfAttention|EncDecAttention)\.(q|v)",
-    "llama": LLAMA,
-    "mistral": LLAMA,
-    "qwen2": LLAMA,
-}
-# their whole layer is what a Pfeiffer adapter stands behind; a mix must not wrap what holds its LoRA
-NORM_FIRST = ("gpt2", "llama", "mistral", "qwen2")
 
 
 @dataclass
@@ -68,7 +52,7 @@ class MixConfig(BottleneckConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PeftType["MIX"]
+        self.peft_type = peft_type("MIX")
         if self.rank is not None and self.rank < 1:
             raise ValueError(f"rank={self.rank} leaves no LoRA; set 1 or more, or null for none")
         if self.alpha is not None and self.rank is None:
@@ -95,6 +79,8 @@ class MixConfig(BottleneckConfig):
     def places(self, model_type: str) -> str:
         adapter = super().places(model_type)
         family = family_of(model_type)
-        if self.kind == "pfeiffer" and family in NORM_FIRST:
-            adapter = PLACES[family].beside
-        return adapter if self.rank is None else f"{adapter}|{QUERY_VALUE[family]}"
+        assert family is not None  # or the adapter had no places
+        # a Pfeiffer adapter there follows the whole layer, which must not wrap the mix's own LoRA
+        if self.kind == "pfeiffer" and family.is_norm_first:
+            adapter = family.modules.feed_forward
+        return adapter if self.rank is None else f"{adapter}|{family.modules.query_value}"

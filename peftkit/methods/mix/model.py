@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
+from peftkit.compat.peft import adapters_off
 from peftkit.methods.adapter.config import BottleneckConfig
 from peftkit.methods.adapter.layer import BottleneckLayer
 from peftkit.methods.adapter.model import BottleneckModel, norm_before
@@ -48,7 +47,7 @@ class MixModel(BottleneckModel):
             for stack in stacks(model):
                 if not isinstance(getattr(stack, "soft_prompt", None), GatedPrefixLayer):
                     stack.soft_prompt = GatedPrefixLayer(stack)
-        with without_adapters(model):  # a prefix starts at what the base makes of tokens
+        with adapters_off(model, BottleneckLayer):  # a prefix starts at what the base makes of tokens
             add_prompts(model, adapter_name, config.prefix(), is_loaded=low_cpu_mem_usage or bool(state_dict))
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
 
@@ -104,17 +103,3 @@ class MixModel(BottleneckModel):
 
     def _check_merge_allowed(self) -> None:
         raise ValueError("a mix is no linear change of the base's weights and cannot be merged; try unload()")
-
-
-@contextmanager
-def without_adapters(model: nn.Module) -> Iterator[None]:
-    """Let the model's adapters change nothing for a while; which weights train stays as it is."""
-    layers = [module for module in model.modules() if isinstance(module, BottleneckLayer)]
-    before = [layer._disable_adapters for layer in layers]
-    for layer in layers:
-        layer._disable_adapters = True
-    try:
-        yield
-    finally:
-        for layer, was_disabled in zip(layers, before, strict=True):
-            layer._disable_adapters = was_disabled

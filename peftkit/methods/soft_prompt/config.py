@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peft import PeftConfig
-from peft.utils.peft_types import PeftType
+
+from peftkit.compat.peft import peft_type
 
 KINDS = ("prompt", "p_tuning", "prefix")
 INITS = ("vocabulary", "text", "random")
@@ -50,7 +51,7 @@ class SoftPromptConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PeftType["SOFT_PROMPT"]
+        self.peft_type = peft_type("SOFT_PROMPT")
         for name, known in (("kind", KINDS), ("init", INITS), ("encoder", ENCODERS)):
             value = getattr(self, name)
             if value not in known:

@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from peftkit.config.families import family_of
 from peftkit.methods.hooked_tuner import pooled
 from peftkit.methods.mixed_batch import repeats
 from peftkit.methods.soft_prompt.attention import Prefix, attentions, give_prefix, is_causal, key_shape, take_prefix
@@ -178,10 +179,10 @@ class PromptLayer(SoftPromptLayer):
     def _check_positions(stack: nn.Module, tokens: int, prompt: int) -> None:
         config: Any = stack.config
         limit = getattr(config, "max_position_embeddings", None)
-        family = config.model_type.removeprefix("mean_pooling_")
-        if limit is None or family not in ABSOLUTE:
+        family = family_of(config.model_type)
+        if limit is None or family is None or family.reserved_positions is None:
             return
-        limit -= ABSOLUTE[family]
+        limit -= family.reserved_positions
         if tokens > limit:
             raise ValueError(
                 f"{prompt} virtual tokens and {tokens - prompt} of text exceed the {limit} positions of "
@@ -299,10 +300,6 @@ class Encoder(nn.Module):
         if self.lstm is not None:
             vectors = self.lstm(vectors)[0]
         return self.mlp(vectors)  # type: ignore[no-any-return]
-
-
-# families whose positions are learned one by one, and how many of them are no token's
-ABSOLUTE = {"bert": 0, "distilbert": 0, "gpt2": 0, "roberta": 2}
 
 
 def positions_of(mask: torch.Tensor) -> torch.Tensor:

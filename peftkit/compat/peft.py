@@ -1,0 +1,89 @@
+"""Undocumented parts of peft: registration of tuners, known target modules, switched off layers, saved heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from aenum import extend_enum
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftType
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.trainable_tokens import TrainableTokensLayer
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import register_peft_method
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from peft.utils.integrations import dequantize_module_weight
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+from torch import nn
+
+__all__ = [
+    "DUMMY_TARGET_MODULES",
+    "AuxiliaryTrainingWrapper",
+    "ModulesToSaveWrapper",
+    "TrainableTokensLayer",
+    "adapters_off",
+    "dequantize_module_weight",
+    "fill_target_modules",
+    "merge_refusal",
+    "peft_type",
+    "register_tuner",
+    "unwrap_saved_module",
+]
+
+
+def peft_type(name: str) -> PeftType:
+    """Return PEFT's type of a tuner of peftkit's own, added to the enum first: register_peft_method needs it there."""
+    if name not in PeftType.__members__:
+        extend_enum(PeftType, name, name)
+    return PeftType[name]
+
+
+def register_tuner(name: str, config: type[PeftConfig], tuner: type[BaseTuner]) -> None:
+    """Make a tuner available to get_peft_model and PeftModel.from_pretrained. Calling it twice changes nothing."""
+    if peft_type(name) not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        register_peft_method(name=name.lower(), config_cls=config, model_cls=tuner)
+
+
+def fill_target_modules(config: PeftConfig, model_type: str) -> None:
+    """Set the modules that PEFT targets in models of this type, if it knows any."""
+    tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]  # type: ignore[index]
+    if hasattr(tuner, "target_module_mapping") or hasattr(config, "feedforward_modules"):
+        with suppress(ValueError):  # get_peft_model raises it again
+            object.__new__(tuner)._prepare_adapter_config(config, {"model_type": model_type})
+
+
+def merge_refusal(tuner: BaseTuner) -> str | None:
+    """Return why a tuner refuses to merge its adapters into the base, None where it does not."""
+    try:
+        tuner._check_merge_allowed()  # type: ignore[no-untyped-call]
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def unwrap_saved_module(wrapper: ModulesToSaveWrapper) -> nn.Module:
+    """Return the trained copy of a module that was saved whole."""
+    return wrapper.unload_and_optionally_merge_module(True, False, None)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def adapters_off(model: nn.Module, kind: type[nn.Module] | type[BaseTunerLayer] = BaseTunerLayer) -> Iterator[None]:
+    """Switch off the adapters of these layers; unlike in `disable_adapter()`, heads stay as they were trained."""
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, kind)]
+    before = [layer._disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = True
+        yield
+    finally:
+        for layer, was_disabled in zip(layers, before, strict=True):
+            layer._disable_adapters = was_disabled
+
+
+def dora_magnitude(layer: Any, adapter: str) -> tuple[nn.Parameter, torch.Tensor]:
+    """Return DoRA's magnitudes, and the norms of the base's weight that they start from (Liu et al. 2024, 4.1)."""
+    dora = layer.lora_magnitude_vector[adapter]
+    weight = dequantize_module_weight(layer.get_base_layer())
+    return dora.weight, dora.get_weight_norm(weight, torch.zeros_like(weight[:1, :1]), 0).detach()

@@ -1,0 +1,211 @@
+"""Families of models: their architecture, and the names of the modules that methods and heads attach to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from peftkit.config.kinds import DECODER, ENCODER, SEQ2SEQ
+
+MEAN_POOLING = "mean_pooling_"  # prefix of the model types of peftkit's own classifiers, see models/heads.py
+
+
+class Modules(NamedTuple):
+    """Regular expressions that match the full dotted names of modules in every layer.
+
+    Args:
+        query_value: projections to queries and values, or GPT-2's single one to queries, keys and values.
+        attention_output: projection that ends an attention, before the residual is added.
+        feed_forward_output: projection that ends a feed-forward, before the residual is added.
+        layer_output: module whose output includes the residual: the norm where it comes last, otherwise the layer.
+        feed_forward: module that a parallel adapter goes around. BERT splits its feed-forward in two; its second half
+            also receives the input of the first, see `methods.adapter.layer.ParallelLayer`.
+    """
+
+    query_value: str
+    attention_output: str
+    feed_forward_output: str
+    layer_output: str
+    feed_forward: str
+
+    def of_adapter(self, kind: str) -> str:
+        """Return the modules that get a bottleneck adapter: houlsby, pfeiffer or parallel, see `BottleneckConfig`."""
+        return {
+            "houlsby": f"{self.attention_output}|{self.feed_forward_output}",
+            "pfeiffer": self.layer_output,
+            "parallel": self.feed_forward,
+        }[kind]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models with the same modules. A new family is a record here and a YAML in conf/model.
+
+    Models without a record work too; methods then need target_modules from the user where PEFT knows none.
+
+    Args:
+        name: of its YAML in conf/model.
+        architecture: encoder, decoder or seq2seq.
+        model_types: transformers' `config.model_type`.
+        heads: modules above the base that a checkpoint may lack.
+        language_model_head: modules of the pretrained head over the vocabulary.
+        modules: names of the modules in its layers.
+        is_norm_first: a norm precedes the feed-forward.
+        is_transposed: linear layers are transformers' Conv1D, which stores its weight transposed.
+        norms: layer norms, where PEFT's LN tuning does not know them.
+        ia3: targets and feed-forward modules of IA3, where PEFT's differ from the paper's.
+        reserved_positions: how many learned absolute positions belong to no token; None where positions are relative.
+        pools_mean: the mean-pooling classifier exists.
+        encoder_of: model type of which this is the encoder alone.
+        suggested: another YAML in conf/model, for a family without one.
+    """
+
+    name: str
+    architecture: str
+    model_types: tuple[str, ...]
+    heads: tuple[str, ...]
+    language_model_head: tuple[str, ...]
+    modules: Modules
+    is_norm_first: bool = False
+    is_transposed: bool = False
+    norms: tuple[str, ...] = ()
+    ia3: tuple[str, str] | None = None
+    reserved_positions: int | None = None
+    pools_mean: bool = False
+    encoder_of: str | None = None
+    suggested: str | None = None
+
+
+_BERT_MODULES = Modules(
+    query_value=r".*\.(cross)?attention\.self\.(query|value)",
+    attention_output=r".*\.(cross)?attention\.output\.dense",
+    feed_forward_output=r".*\.layer\.\d+\.output\.dense",
+    layer_output=r".*\.layer\.\d+\.output\.LayerNorm",
+    feed_forward=r".*\.layer\.\d+\.output",
+)
+# PEFT's "output.dense" also matches the attention's output; IA3 (Liu et al. 2022, section 3.3) rescales keys, values
+# and the inner feed-forward
+_BERT_IA3 = (r".*\.self\.(key|value)|.*\.layer\.\d+\.output\.dense", r".*\.layer\.\d+\.output\.dense")
+_T5_FEED_FORWARD = r"(.*\.)?(encoder\.block\.\d+\.layer\.1|decoder\.block\.\d+\.layer\.2)"
+_T5_MODULES = Modules(
+    query_value=r".*\.(SelfAttention|EncDecAttention)\.(q|v)",
+    attention_output=r".*\.(SelfAttention|EncDecAttention)\.o",
+    feed_forward_output=r".*\.DenseReluDense\.wo",
+    layer_output=_T5_FEED_FORWARD,
+    feed_forward=_T5_FEED_FORWARD,
+)
+
+_FAMILIES = (
+    Family(
+        "bert",
+        ENCODER,
+        ("bert", "electra", "ernie"),
+        heads=("classifier", "pooler", "qa_outputs"),
+        language_model_head=("cls",),
+        modules=_BERT_MODULES,
+        norms=("LayerNorm",),
+        ia3=_BERT_IA3,
+        reserved_positions=0,
+        pools_mean=True,
+    ),
+    Family(
+        "roberta",
+        ENCODER,
+        ("roberta", "xlm-roberta", "camembert"),
+        heads=("classifier", "pooler", "qa_outputs"),
+        language_model_head=("lm_head",),
+        modules=_BERT_MODULES,
+        norms=("LayerNorm",),
+        ia3=_BERT_IA3,
+        reserved_positions=2,
+        pools_mean=True,
+    ),
+    Family(
+        "distilbert",
+        ENCODER,
+        ("distilbert",),
+        heads=("classifier", "pre_classifier", "qa_outputs"),
+        language_model_head=("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+        modules=Modules(
+            query_value=r".*\.attention\.(q_lin|v_lin)",
+            attention_output=r".*\.attention\.out_lin",
+            feed_forward_output=r".*\.ffn\.lin2",
+            layer_output=r".*\.layer\.\d+\.output_layer_norm",
+            feed_forward=r".*\.ffn",
+        ),
+        norms=("LayerNorm", "sa_layer_norm", "output_layer_norm"),
+        ia3=(r".*\.(k_lin|v_lin|lin2)", r".*\.lin2"),
+        reserved_positions=0,
+        pools_mean=True,
+    ),
+    Family(
+        "gpt2",
+        DECODER,
+        ("gpt2",),
+        heads=("score", "classifier", "qa_outputs"),
+        language_model_head=("lm_head",),
+        modules=Modules(
+            query_value=r".*\.attn\.c_attn",
+            attention_output=r".*\.(attn|crossattention)\.c_proj",
+            feed_forward_output=r".*\.mlp\.c_proj",
+            layer_output=r"(.*\.)?h\.\d+",
+            feed_forward=r".*\.mlp",
+        ),
+        is_norm_first=True,
+        is_transposed=True,
+        reserved_positions=0,
+    ),
+    Family(
+        "llama",
+        DECODER,
+        ("llama", "mistral", "qwen2", "qwen3"),
+        heads=("score", "qa_outputs"),
+        language_model_head=("lm_head",),
+        modules=Modules(
+            query_value=r".*\.self_attn\.(q_proj|v_proj)",
+            attention_output=r".*\.self_attn\.o_proj",
+            feed_forward_output=r".*\.mlp\.down_proj",
+            layer_output=r"(.*\.)?layers\.\d+",
+            feed_forward=r".*\.mlp",
+        ),
+        is_norm_first=True,
+        suggested="gpt2",
+    ),
+    Family("t5", SEQ2SEQ, ("t5",), heads=(), language_model_head=("lm_head",), modules=_T5_MODULES),
+    Family(
+        "t5_encoder",
+        ENCODER,
+        ("t5_encoder",),
+        heads=("classifier", "qa_outputs"),
+        language_model_head=(),
+        modules=_T5_MODULES,
+        encoder_of="t5",
+    ),
+)
+FAMILIES: dict[str, Family] = {model_type: family for family in _FAMILIES for model_type in family.model_types}
+
+# models of no architecture that peftkit trains, with the reason
+UNSUPPORTED = {"xlnet": "XLNet reads its tokens in permuted orders, neither as an encoder nor as a decoder"}
+
+HEADS = frozenset(name for family in _FAMILIES for name in family.heads)
+LANGUAGE_MODEL_HEADS = frozenset(name for family in _FAMILIES for name in family.language_model_head)
+BELOW_HEADS = ("pooler", "pre_classifier")  # heads' lower layers, which some checkpoints have
+
+
+def family_of(model_type: str) -> Family | None:
+    """Return the family of a model type, also of peftkit's own classifiers; None where there is no record."""
+    return FAMILIES.get(model_type.removeprefix(MEAN_POOLING))
+
+
+def base_type(model_type: str) -> str:
+    """Return transformers' model type of the base below one of peftkit's own classifiers, any other as it is."""
+    family = family_of(model_type)
+    return (family.encoder_of if family else None) or model_type.removeprefix(MEAN_POOLING)
+
+
+def suggested_model(architecture: str, model_type: str = "") -> str:
+    """Return the name of a YAML in conf/model for checkpoints of this type or, at least, this architecture."""
+    family = family_of(model_type)
+    if family is None or family.architecture != architecture:
+        family = next(family for family in _FAMILIES if family.architecture == architecture)
+    return family.suggested or family.name
