@@ -1,60 +1,77 @@
-"""docs/reference/matrix.md tells what a fresh probe finds."""
+"""docs/reference/matrix.md is the page of matrix.json, which a new check reproduces."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from peftkit import paths
 from peftkit.cli.validate import options_of
-from peftkit.jobs import matrix
+from peftkit.jobs import matrix, matrix_checks
+from peftkit.jobs.matrix_checks import FAILED, REFUSED, SUPPORTED, Combination, check_method, compose
 from peftkit.pipeline.verify import GateError
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference"
-TOLD = [matrix.Cell(**cell) for cell in json.loads((DOCS / "matrix.json").read_text())]
-METHODS = {method.name: method for method in matrix.methods()}
-FAST = (("prefix", "gpt2"), ("unipelt", "bert"), ("linear_probe", "t5"))  # the long tests try all
+RECORDED = [Combination(**each) for each in json.loads((DOCS / "matrix.json").read_text(encoding="utf-8"))]
+METHODS = matrix.methods()
+FAST = (("prefix", "gpt2"), ("unipelt", "bert"), ("linear_probe", "t5"))  # the long tests check all
 
 
-def test_the_page_is_what_the_cells_say_and_no_cell_is_wrong() -> None:
-    assert (DOCS / "matrix.md").read_text() == matrix.page(TOLD)
-    assert {cell.status for cell in TOLD} == {"right", "refused"}
-    assert all("try m" in str(cell.reason) for cell in TOLD if cell.status == "refused")
+def test_the_page_shows_the_recorded_results_and_none_failed() -> None:
+    assert (DOCS / "matrix.md").read_text(encoding="utf-8") == matrix.page(RECORDED)
+    assert {each.status for each in RECORDED} == {SUPPORTED, REFUSED}
+    assert all("try m" in str(each.reason) for each in RECORDED if each.status == REFUSED)
 
 
-def test_every_method_of_the_drawer_is_in_it_on_every_model_of_the_drawer() -> None:
-    assert matrix.FAMILIES.keys() == options_of("model").keys()
-    assert {cell.method for cell in TOLD} == METHODS.keys()
-    assert {(cell.method, cell.model) for cell in TOLD} == {
-        (name, model) for name in METHODS for model in matrix.FAMILIES
-    }
+def test_every_shipped_method_is_recorded_on_every_shipped_model() -> None:
+    assert matrix.MODELS.keys() == options_of("model").keys()
+    assert {*METHODS, matrix.NOT_A_METHOD} == options_of("method").keys()
+    recorded = {(each.method, each.model) for each in RECORDED}
+    assert recorded == {(method, model) for method in METHODS for model in matrix.MODELS}
 
 
 @pytest.mark.parametrize(
     ("method", "model"),
     [
-        pytest.param(name, model, marks=() if (name, model) in FAST else pytest.mark.slow)
-        for name in METHODS
-        for model in matrix.FAMILIES
+        pytest.param(method, model, marks=() if (method, model) in FAST else pytest.mark.slow)
+        for method in METHODS
+        for model in matrix.MODELS
     ],
 )
-def test_a_fresh_probe_finds_the_same(method: str, model: str) -> None:
-    found = list(matrix.probe(METHODS[method], model))
-    assert found == [cell for cell in TOLD if cell.method == method and cell.model == model]
+def test_a_new_check_gives_the_recorded_results(method: str, model: str) -> None:
+    found = list(check_method(method, model, matrix.MODELS[model][0]))
+    assert found == [each for each in RECORDED if each.method == method and each.model == model]
 
 
-def test_the_probe_sees_a_planted_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_with_defaults_is_composed_as_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(paths.conf_folder(), conf)
+    (conf / "method" / "mine.yaml").write_text("defaults: [lora]\nname: mine\nconfig: {r: 2}\n")
+    for module in (matrix, matrix_checks):
+        monkeypatch.setattr(module, "conf_folder", lambda: conf)
+    assert "mine" in matrix.methods()
+    method = compose("mine", "bert", "classification", tmp_path).method
+    assert (method.name, method.config["r"], method.config["_target_"]) == ("mine", 2, "peft.LoraConfig")
+    (result,) = check_method("mine", "bert", "bert", ("classification",))
+    assert (result.method, result.status) == ("mine", SUPPORTED), result.reason
+
+
+def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from peftkit.methods.soft_prompt.layer import PromptLayer
 
-    (fine,) = matrix.probe(METHODS["prompt"], "bert", ("token_classification",))
-    assert fine.status == "right"
+    (result,) = check_method("prompt", "bert", "bert", ("token_classification",))
+    assert result.status == SUPPORTED
     monkeypatch.setattr(PromptLayer, "_cut", lambda self, stack, args, kwargs, outputs: outputs)
-    (cell,) = matrix.probe(METHODS["prompt"], "bert", ("token_classification",))
-    assert cell.status == "wrong"
+    (result,) = check_method("prompt", "bert", "bert", ("token_classification",))
+    assert result.status == FAILED
 
 
-def test_a_weight_without_a_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weight_without_a_gradient_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch import nn
 
     from peftkit.methods import LinearProbe
@@ -65,8 +82,6 @@ def test_a_weight_without_a_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) ->
         return model
 
     monkeypatch.setattr(LinearProbe, "apply", apply)
-    (cell,) = matrix.probe(METHODS["linear_probe"], "gpt2", ("classification",))
-    assert (cell.status, cell.reason) == (
-        "wrong",
-        f"{GateError.__name__}: 1 weights train without a gradient, unused the first",
-    )
+    (result,) = check_method("linear_probe", "gpt2", "gpt2", ("classification",))
+    reason = f"{GateError.__name__}: 1 trainable weights get no gradient, the first is unused"
+    assert (result.status, result.reason) == (FAILED, reason)

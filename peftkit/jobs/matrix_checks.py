@@ -1,0 +1,275 @@
+"""The checks of job=matrix: what must hold of a method on a tiny model with a head, and what else it supports."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import PeftModel
+
+from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted
+from peftkit.config.checks import mismatches
+from peftkit.config.kinds import kind_of
+from peftkit.config.source import Source
+from peftkit.data.formats import Encoded
+from peftkit.data.labels import label_feature
+from peftkit.data.miniglue import sentences
+from peftkit.methods import is_mergeable, load_adapter, merge
+from peftkit.models.load import auto_class, load_model
+from peftkit.models.tiny import tiny_checkpoints
+from peftkit.paths import conf_folder
+from peftkit.pipeline import verify
+from peftkit.pipeline.build import TrainingBundle, build, output_reader
+from peftkit.pipeline.export import export_artifact
+from peftkit.pipeline.prompting import format_for, read_shots, save_prompt
+from peftkit.pipeline.verify import GateError
+
+HEADS = ("classification", "regression", "token_classification", "question_answering", "causal_lm", "seq2seq")
+SUPPORTED, REFUSED, FAILED = "supported", "refused", "failed"
+STEPS, EXACT, IN_4_BITS = 8, 1e-5, 3e-2  # tolerances in units of a score's size, in fp32 and over a 4-bit base
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
+NOUNS, VERBS = ("actor", "writer", "critic"), ("praised", "saw", "left")
+LABELS = {"classification": ["no", "yes"], "token_classification": ["NOUN", "VERB", "X"]}
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A method on a model with a head, whether it is supported, and the reason if not.
+
+    `extras` of a supported one: merges, several (adapters at once), mixed (an adapter for each example), 4-bit.
+    """
+
+    method: str
+    model: str
+    head: str
+    status: str
+    reason: str | None = None
+    extras: dict[str, bool] = field(default_factory=dict)
+
+
+def check_method(method: str, model: str, tiny: str, heads: Sequence[str] = HEADS) -> Iterator[Combination]:
+    """Check a method with each head that the model has.
+
+    Args:
+        method, model: names in conf/method and conf/model.
+        tiny: the name of the tiny checkpoint that replaces the model's own.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint = tiny_checkpoints(Path(scratch), list(sentences(300)))[tiny]
+        for head in heads:
+            config = compose(method, model, head, checkpoint)
+            if config.model.family not in kind_of(config.task).heads:
+                continue
+            try:
+                if reasons := mismatches(config):
+                    raise UserError("; ".join(reasons))
+                extras = _check(config, checkpoint, Path(scratch, head))
+                yield Combination(method, model, head, SUPPORTED, extras=extras)
+            except UserError as error:
+                yield Combination(method, model, head, REFUSED, str(error))
+            except Exception as error:  # any fault of any library is a finding
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                yield Combination(method, model, head, FAILED, reason)
+
+
+def compose(method: str, model: str, head: str, checkpoint: Path) -> RunConfig:
+    """Compose the config of a short run from conf/, as the command line does."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    text = {"question_answering": "[question,text]"}.get(head, "[text]")
+    overrides = [
+        f"method={method}", f"model={model}", f"task={head}", f"model.checkpoint='{checkpoint}'", "source=offline",
+        f"task.dataset='{checkpoint}/config.json'", f"task.text={text}", "task.max_length=32",
+        f"train.num_train_epochs={STEPS}", "train.per_device_train_batch_size=8", "+train.bf16=false",
+        "train.learning_rate=1e-2",
+    ]  # fmt: skip
+    overrides += {
+        "token_classification": ["task.metrics=[token_accuracy]"],
+        "question_answering": ["task.stride=4"],
+        "seq2seq": ["task.label=label"],
+    }.get(head, [])
+    is_composing = GlobalHydra.instance().is_initialized()  # below the command line
+    with nullcontext() if is_composing else hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        values: Any = OmegaConf.to_container(hydra.compose("config", overrides), resolve=True)
+    config = RunConfig.from_config(values)
+    if is_prompted(config) and head == "regression":  # no default places its numbers between tokens
+        config.task.verbalizer = {"0": "no", "2.5": "yes"}
+    return config
+
+
+def examples_of(task: TaskConfig) -> Dataset:
+    """Return six examples of different lengths."""
+    columns: dict[str, list] = {name: [] for name in ("id", *task.text, "label")}
+    for number in range(6):
+        words = [*(["the", NOUNS[number % 3], VERBS[number // 2], "the", "film"] * (1 + number % 3)), "."]
+        tags = [1 if word in VERBS else 0 if word in (*NOUNS, "film") else 2 for word in words]
+        labels: dict[str, Any] = {
+            "classification": number % 2, "regression": number / 2, "token_classification": tags,
+            "question_answering": {"text": [words[1]], "answer_start": [4]}, "seq2seq": words[1],
+        }  # fmt: skip
+        text = words if task.kind == "token_classification" else " ".join(words)
+        example = {"id": number, "text": text, "question": "who saw it ?", "label": labels.get(task.kind)}
+        for name, values in columns.items():
+            values.append(example[name])
+    return Dataset.from_dict(columns).cast_column("label", label_feature(task))
+
+
+def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool]:
+    """Check one combination and return what else it supports.
+
+    Raises:
+        GateError: something that must hold does not.
+        UserError: the combination is refused.
+    """
+    source = Source("folder", str(checkpoint), folder=str(checkpoint))
+    names, examples = LABELS.get(config.task.kind), examples_of(config.task)
+    bundle, encoded = build(config, source, names, examples)
+    if is_prompted(config):
+        return _check_prompt(config, bundle, examples, scratch)
+
+    def load_base() -> Any:
+        torch.manual_seed(1)  # another head than the trained one
+        return load_model(config.model, source, bundle.tokenizer, config.task.kind, names, config.method.quantization)
+
+    def bundle_of(model: Any) -> TrainingBundle:
+        return TrainingBundle(model.eval(), bundle.tokenizer, bundle.format)
+
+    limit = IN_4_BITS if config.method.quantization else EXACT
+    _train(bundle, encoded)
+    _expect("the padding of a batch", verify.padding_difference(bundle, examples), limit)
+    trained = _scores(bundle, encoded)
+    artifact = export_artifact(bundle, scratch)
+    if artifact.name == "model":
+        again = bundle_of(auto_class(config.model.family, config.task.kind).from_pretrained(str(artifact)))
+    else:
+        again = bundle_of(load_adapter(load_base(), artifact))
+    _expect("saving and loading", verify.max_difference(trained, _scores(again, encoded)), limit)
+    if not isinstance(again.model, PeftModel):
+        return {"merges": True, "several": False, "mixed": False, "4-bit": False}
+    untouched = _scores(bundle_of(load_base()), encoded)
+    with again.model.disable_adapter():
+        _expect("a disabled adapter", verify.max_difference(untouched, _scores(again, encoded)), limit)
+    extras = {
+        "several": _has_several(again, encoded, trained),
+        "mixed": _has_mixed(again, encoded),
+        "4-bit": _trains_in_4_bits(config, source, names, examples),
+        "merges": is_mergeable(again.model),
+    }
+    if extras["merges"] and not config.method.quantization:
+        _expect("merging", verify.max_difference(trained, _scores(bundle_of(merge(again.model)), encoded)), 1e-4)
+    return extras
+
+
+def _check_prompt(config: RunConfig, bundle: TrainingBundle, examples: Dataset, scratch: Path) -> dict[str, bool]:
+    """Check a method that prompts the untouched model: padding, and that the prompt is saved and loaded."""
+    if any(weight.requires_grad for weight in bundle.model.parameters()):
+        raise GateError("weights are trainable")
+    _expect("the padding of a batch", verify.padding_difference(bundle, examples))
+    scores = _scores(bundle, bundle.format.encode(examples))
+    save_prompt(bundle.format, Source("folder", str(scratch)), scratch)
+    loaded = format_for(config, bundle.format.names, bundle.tokenizer, read_shots(scratch), bundle.model)
+    again = TrainingBundle(bundle.model, bundle.tokenizer, loaded)
+    _expect("saving and loading", verify.max_difference(scores, _scores(again, loaded.encode(examples))))
+    return dict.fromkeys(("merges", "several", "mixed", "4-bit"), False)
+
+
+def _train(bundle: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None:
+    """Take some steps; every trainable weight must get a gradient, and no frozen one may change by a bit."""
+    model = bundle.model.train()
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    frozen = {name: weight.detach().clone() for name, weight in model.named_parameters() if name not in trained}
+    batch = bundle.format.collator()(_inputs(encoded))
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-2, weight_decay=0.01)
+    allocate: Callable[[int], Any] = getattr(getattr(model, "base_model", None), "update_and_allocate", lambda _: None)
+    reached: set[str] = set()
+    if bundle.schedule is not None:
+        bundle.schedule.begin(0, steps, 1)
+    for step in range(1, steps + 1):
+        loss = model(**batch).loss
+        if not math.isfinite(loss.item()):
+            raise GateError("the loss is NaN or inf")
+        loss.backward()
+        reached |= {name for name, weight in trained.items() if weight.grad is not None and weight.grad.any()}
+        optimizer.step()
+        allocate(step)  # AdaLoRA's ranks, from the gradients
+        if bundle.schedule is not None:
+            bundle.schedule.after(step)
+        optimizer.zero_grad()
+    if missed := sorted(trained.keys() - reached):
+        raise GateError(f"{len(missed)} trainable weights get no gradient, the first is {missed[0]}")
+    now = dict(model.named_parameters())
+    if changed := [name for name, weight in frozen.items() if not torch.equal(weight, now[name])]:
+        raise GateError(f"{len(changed)} frozen weights changed, the first is {changed[0]}")
+    model.eval()
+
+
+def _has_several(bundle: TrainingBundle, encoded: Encoded, trained: np.ndarray) -> bool:
+    """Return whether a second adapter can be added; the scores of the first must stay."""
+    model = bundle.model
+    try:
+        model.add_adapter("other", model.peft_config["default"])
+        model.set_adapter("other")
+    except (ValueError, TypeError):
+        return False
+    other = _scores(bundle, encoded)
+    model.set_adapter("default")
+    _expect("a second adapter", verify.max_difference(trained, _scores(bundle, encoded)))
+    if verify.max_difference(trained, other) < EXACT:
+        raise GateError("a second, untrained adapter gives the same scores")
+    return True
+
+
+def _has_mixed(bundle: TrainingBundle, encoded: Encoded) -> bool:
+    """Return whether each example of a batch can use an adapter of its own, with the scores it has alone."""
+    if bundle.format.verbalizer_ids is not None or "other" not in bundle.model.peft_config:
+        return False
+    inputs = _inputs(encoded)
+    names = ["default" if number % 2 else "other" for number in range(len(inputs))]
+    try:
+        mixed = _batch_scores(bundle, inputs, adapter_names=names)
+    except (ValueError, TypeError, NotImplementedError):
+        return False
+    alone = {}
+    for name in ("other", "default"):
+        bundle.model.set_adapter(name)
+        alone[name] = _batch_scores(bundle, inputs)
+    expected = np.stack([alone[name][number] for number, name in enumerate(names)])
+    return verify.max_difference(expected, mixed) <= EXACT  # BOFT and OFT accept the names and ignore them
+
+
+def _trains_in_4_bits(config: RunConfig, source: Source, names: list[str] | None, examples: Dataset) -> bool:
+    try:
+        quantized = replace(config, method=replace(config.method, quantization=NF4))
+        _train(*build(quantized, source, names, examples), steps=4)
+    except (UserError, ValueError, TypeError, RuntimeError):
+        return False
+    return True
+
+
+def _inputs(encoded: Encoded) -> list[dict[str, Any]]:
+    return [encoded.inputs[number] for number in range(len(encoded.inputs))]
+
+
+def _scores(bundle: TrainingBundle, encoded: Encoded) -> np.ndarray:
+    return verify.flat(bundle, _batch_scores(bundle, _inputs(encoded)), encoded)
+
+
+def _batch_scores(bundle: TrainingBundle, inputs: list[dict[str, Any]], **more: Any) -> np.ndarray:
+    batch = bundle.format.collator()(inputs)
+    with torch.no_grad():
+        return output_reader(bundle)(bundle.model.eval(), {**batch, **more}).float().numpy()
+
+
+def _expect(cause: str, difference: float, limit: float = EXACT) -> None:
+    if not difference <= limit:
+        raise GateError(f"scores change by {difference:.2g} with {cause}")
