@@ -140,7 +140,12 @@ def _train_and_record(
     checkpoints = folder / "checkpoints"
     follows = run.trial and held is None
     arguments = training.training_arguments(
-        run.train, run.seed, checkpoints, select_best, freezes=parts.schedule is not None, follows=follows
+        run.train,
+        run.seed,
+        checkpoints,
+        select_best,
+        unused_parameters=parts.schedule is not None,
+        evaluate_epochs=follows,
     )
     splits = {run.task.splits["train"]: encoded, **evaluations}
     result["audit"] |= audit(rows, parts, splits if held is None else {**splits, CHOSEN_ON: held})
@@ -155,7 +160,7 @@ def _train_and_record(
     sampler = None
     if arguments.train_sampling_strategy == "group_by_length":
         sampler = LengthGroupedSampler(encoded.lengths, batch, run.seed)
-    trainer = training.make_trainer(
+    setup = training.TrainerSetup(
         parts.model,
         arguments,
         parts.format.collator(),
@@ -165,18 +170,19 @@ def _train_and_record(
         sampler=sampler,
         score=None if held is None else lambda scores: {"score": holdout_score(run, parts, scores, held)},
         patience=run.early_stopping.patience,
-        log=folder / "log.jsonl",
+        log_file=folder / "log.jsonl",
         schedule=parts.schedule,
         loss=own_loss(run, parts),
         make=trainer_factory(run, parts, arguments),
     )
+    trainer = training.make_trainer(setup)
     texts = {}
     if isinstance(parts.format, LanguageModelingFormat) and not run.trial:
         (held_out, *_) = run.task.splits["validation"]
         texts = {"held_out": evaluations[held_out], "general": language_model.general_text(parts, run.task)}
     before = {name: language_model.bits_per_byte(answer(parts, trainer, text)[0]) for name, text in texts.items()}
     if before:
-        training.forget_preparation(trainer)
+        training.reset_preparation(trainer)
     fit = training.fit(trainer, checkpoints)
     if run.trial:
         result["curve"] = _curve(fit)
@@ -241,7 +247,7 @@ def _figures(result: dict[str, Any]) -> str:
     return scores or "labels hidden, no score"
 
 
-def _curve(fit: training.Fit) -> list[dict[str, float]]:
+def _curve(fit: training.TrainingSummary) -> list[dict[str, float]]:
     """Return the score after each epoch, by the seconds of training that it took: evaluations are not counted."""
     entries = [entry for entry in fit.history if "eval_score" in entry]
     seconds = fit.seconds - sum(entry["eval_runtime"] for entry in entries)

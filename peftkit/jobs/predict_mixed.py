@@ -133,7 +133,7 @@ def _scores(
             for batch in _batches({name: encoded[name].lengths for name in tasks}, size):
                 inputs = [encoded[name].inputs[number] for name, number in batch]
                 inputs = [{key: value for key, value in row.items() if key != "labels"} for row in inputs]
-                scores = training.mixed_scores(trainer, collate(inputs), [name for name, _ in batch])
+                scores = training.mixed_batch_logits(trainer, collate(inputs), [name for name, _ in batch])
                 for (name, number), row in zip(batch, scores, strict=True):
                     found[name][number] = row[: widths[name]]
     return found

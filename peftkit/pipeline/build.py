@@ -32,14 +32,15 @@ from peftkit.training import (
     ContrastiveLoss,
     Distillation,
     ScoringTrainer,
-    instruction_trainer,
+    TrainerSetup,
+    dpo_trainer,
     make_trainer,
-    plain_loss,
     precision_of,
-    preference_trainer,
+    sft_obstacle,
+    sft_trainer,
     training_arguments,
 )
-from peftkit.training.outputs import Scores
+from peftkit.training.outputs import OutputReader
 
 VOCABULARY = (FACTS, WEIGHTS, "tokenizer.json")  # what decides of a folder of job=extend
 
@@ -204,11 +205,11 @@ def execution_setup(run: RunConfig) -> dict[str, Any]:
     return found if run.vocab is None else {**found, "vocab": fingerprint(Path(run.vocab), VOCABULARY)}
 
 
-def output_reader(parts: TrainingBundle) -> Scores | Vectors:
+def output_reader(parts: TrainingBundle) -> OutputReader | Vectors:
     """Return what reads a model's scores, of which vectors are one kind."""
     if parts.format.output_kind == "vectors":
         return Vectors(parts.model.config.vector_pooling)
-    return Scores(parts.format.output_kind, parts.format.verbalizer_ids)
+    return OutputReader(parts.format.output_kind, parts.format.verbalizer_ids)
 
 
 def own_loss(run: RunConfig, parts: TrainingBundle) -> ContrastiveLoss | Distillation | None:
@@ -236,12 +237,12 @@ def trainer_factory(run: RunConfig, parts: TrainingBundle, arguments: Any) -> Ca
     task, trains = run.task, any(weight.requires_grad for weight in parts.model.parameters())
     if task.kind == "preferences":
         assert task.beta is not None and task.loss_type is not None  # what the schema asks of the kind
-        return preference_trainer(parts.tokenizer, task.beta, task.loss_type, task.label_smoothing or 0.0)
+        return dpo_trainer(parts.tokenizer, task.beta, task.loss_type, task.label_smoothing or 0.0)
     if not isinstance(parts.format, InstructionFormat) or not parts.format.is_decoder or not trains:
         return ScoringTrainer
-    if (reason := plain_loss(parts.model, arguments)) is not None:
+    if (reason := sft_obstacle(parts.model, arguments)) is not None:
         log(f"   trained without TRL: {reason}")
-    return partial(instruction_trainer, parts.tokenizer)
+    return partial(sft_trainer, parts.tokenizer)
 
 
 @contextmanager
@@ -249,7 +250,7 @@ def predictor(run: RunConfig, parts: TrainingBundle) -> Iterator[ScoringTrainer]
     """Yield a trainer that only predicts, in the precision and batches of the run."""
     with tempfile.TemporaryDirectory() as scratch:
         arguments = training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
-        yield make_trainer(parts.model, arguments, parts.format.collator(), output_reader(parts))
+        yield make_trainer(TrainerSetup(parts.model, arguments, parts.format.collator(), output_reader(parts)))
 
 
 def device_name() -> str:

@@ -36,9 +36,9 @@ def _milliseconds(run: RunConfig, parts: TrainingBundle, encoded: Encoded) -> fl
     with predictor(run, parts) as trainer:
         model = trainer.model.eval()
         for row in rows[:WARM] + rows:
-            inputs: Any = trainer._prepare_inputs(parts.format.collator()([row]))
+            inputs: Any = trainer.prepare_inputs(parts.format.collator()([row]))
             started = time.perf_counter()
             with torch.no_grad(), trainer.compute_loss_context_manager():
-                trainer.scores(model, inputs).float().cpu()  # to the CPU: a GPU has then done its work
+                trainer.reader(model, inputs).float().cpu()  # to the CPU: a GPU has then done its work
             spent.append(1000 * (time.perf_counter() - started))
     return median(spent[len(rows[:WARM]) :])

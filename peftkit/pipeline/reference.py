@@ -17,7 +17,7 @@ from peftkit.config.source import Source
 from peftkit.data.formats import REFERENCE_COLUMNS, Encoded, format_of
 from peftkit.models.load import load_model, load_tokenizer
 from peftkit.results.console import log
-from peftkit.training.outputs import Scores
+from peftkit.training.outputs import OutputReader
 
 
 @dataclass(frozen=True)
@@ -79,5 +79,5 @@ def _likelihoods(model: Any, encoded: Encoded, collate: Any, size: int, precisio
         batch = collate([encoded.inputs[int(row)] for row in rows])
         batch = {name: value.to(model.device) for name, value in batch.items()}
         with torch.autocast(model.device.type, kind, enabled=kind is not None):
-            found[rows] = Scores("preferences")(model, batch).float().cpu().numpy()
+            found[rows] = OutputReader("preferences")(model, batch).float().cpu().numpy()
     return found

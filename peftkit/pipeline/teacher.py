@@ -48,7 +48,7 @@ def add_teacher_scores(run: RunConfig, encoded: Encoded, rows: Dataset, names: l
         scores = training.predict(trainer, asked.inputs, asked.lengths).scores
     if is_prompted(trained):
         scores = answer_scores(parts, scores, asked)
-    return replace(encoded, inputs=encoded.inputs.add_column(training.TEACHER, scores.astype("float32").tolist()))
+    return replace(encoded, inputs=encoded.inputs.add_column(training.TEACHER_COLUMN, scores.astype("float32").tolist()))
 
 
 def answer_scores(parts: TrainingBundle, scores: np.ndarray, asked: Encoded) -> np.ndarray:

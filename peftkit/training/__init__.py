@@ -1,36 +1,39 @@
-"""Turn a model and its batches into a trained model, its scores, or what it writes."""
+"""Training: HF's Trainer and TRL's, losses, callbacks, scores of a model's outputs, and what they cost."""
 
 from __future__ import annotations
 
-from peftkit.training.arguments import has_bf16, precision_of, training_arguments
+from peftkit.compat.trainer import reset_preparation
+from peftkit.training.arguments import precision_of, supports_bf16, training_arguments
 from peftkit.training.callbacks import Schedule
 from peftkit.training.contrastive import ContrastiveLoss
-from peftkit.training.distillation import TEACHER, Distillation
-from peftkit.training.dpo import preference_trainer
-from peftkit.training.loop import Fit, Predictions, fit, forget_preparation, generate, mixed_scores, predict
+from peftkit.training.distillation import TEACHER_COLUMN, Distillation
+from peftkit.training.loop import ModelScores, TrainingSummary, fit, generate, mixed_batch_logits, predict
+from peftkit.training.outputs import OutputReader
 from peftkit.training.resources import peak_memory
-from peftkit.training.sft import instruction_trainer, plain_loss
-from peftkit.training.trainer import ScoringTrainer, make_trainer
+from peftkit.training.trainer import ScoringTrainer, TrainerSetup, make_trainer
+from peftkit.training.trl import dpo_trainer, sft_obstacle, sft_trainer
 
 __all__ = [
-    "TEACHER",
+    "TEACHER_COLUMN",
     "ContrastiveLoss",
     "Distillation",
-    "Fit",
-    "Predictions",
+    "ModelScores",
+    "OutputReader",
     "Schedule",
     "ScoringTrainer",
+    "TrainerSetup",
+    "TrainingSummary",
+    "dpo_trainer",
     "fit",
-    "forget_preparation",
     "generate",
-    "has_bf16",
-    "instruction_trainer",
     "make_trainer",
-    "mixed_scores",
+    "mixed_batch_logits",
     "peak_memory",
-    "plain_loss",
     "precision_of",
     "predict",
-    "preference_trainer",
+    "reset_preparation",
+    "sft_obstacle",
+    "sft_trainer",
+    "supports_bf16",
     "training_arguments",
 ]

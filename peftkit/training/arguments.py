@@ -1,4 +1,4 @@
-"""Turn a user's settings into HF's training arguments, in the precision that the hardware has."""
+"""HF's training arguments from a user's settings, in the precision that the hardware supports."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ def training_arguments(
     folder: Path,
     select_best: bool,
     save: bool = True,
-    freezes: bool = False,
-    follows: bool = False,
+    unused_parameters: bool = False,
+    evaluate_epochs: bool = False,
 ) -> TrainingArguments:
-    """Return HF's arguments: the user's as they are, bf16 where the hardware has it and nothing was said.
+    """Return HF's arguments: the user's unchanged, and bf16 where the hardware has it and no precision is set.
 
-    `follows`: the holdout is scored after each epoch, though nothing is chosen by it. `freezes`: some of the weights
-    that train are frozen for a time.
+    Args:
+        select_best: evaluate the holdout after each epoch, and load the best one at the end.
+        save: False of a trainer that only predicts: the settings of training are ignored.
+        unused_parameters: some of the weights that train are frozen for a time.
+        evaluate_epochs: evaluate the holdout after each epoch without selecting by it.
     """
     own: dict[str, Any] = {
         "output_dir": str(folder),
         "seed": seed,
         "data_seed": seed,
         "remove_unused_columns": False,
-        "eval_strategy": "epoch" if select_best or follows else "no",
-        "save_strategy": "epoch" if save else "no",
+        "eval_strategy": "epoch" if select_best or evaluate_epochs else "no",
+        "save_strategy": "epoch",
         "save_total_limit": 1,
         "load_best_model_at_end": select_best,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": not torch.accelerator.is_available(),
-        "ddp_find_unused_parameters": freezes,  # else every weight that trains gets a gradient
+        "ddp_find_unused_parameters": unused_parameters,
     }
     if select_best:
         own |= {"metric_for_best_model": "score", "greater_is_better": True}
     if not {"bf16", "fp16"} & settings.keys():
-        own["bf16"] = precision_of(settings) == "bf16"
-    chosen = own | settings
-    if not save:  # nothing trains: what the user said of training does not count
-        chosen |= {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
-    return TrainingArguments(**chosen)
+        own["bf16"] = supports_bf16()
+    only_predicts = {} if save else {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
+    return TrainingArguments(**{**own, **settings, **only_predicts})
 
 
 def precision_of(settings: dict[str, Any]) -> str:
-    """Return bf16, fp16 or fp32: as the settings say, else bf16 where the hardware has it."""
-    said = {"bf16", "fp16"} & settings.keys()
-    if not said:
-        return "bf16" if has_bf16() else "fp32"
+    """Return bf16, fp16 or fp32: as set, else bf16 where the hardware has it."""
+    if not {"bf16", "fp16"} & settings.keys():
+        return "bf16" if supports_bf16() else "fp32"
     return next((name for name in ("bf16", "fp16") if settings.get(name)), "fp32")
 
 
-def has_bf16() -> bool:
-    """Tell whether this machine multiplies in bf16: Ampere and later, or a CPU with AVX512-BF16 or AMX."""
+def supports_bf16() -> bool:
+    """Return whether this machine multiplies in bf16: Ampere and later, or a CPU with AVX512-BF16 or AMX."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

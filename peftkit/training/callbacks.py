@@ -1,4 +1,4 @@
-"""Turn the events of a training into moved ranks, a followed schedule, a log and a progress bar."""
+"""Callbacks of the Trainer: AdaLoRA's ranks, the epoch of a dataset, schedules, the log file and the progress bar."""
 
 from __future__ import annotations
 
@@ -11,72 +11,72 @@ from typing import Any, Protocol
 import torch
 from transformers import ProgressCallback, TrainerCallback
 
-IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of weights, to AdaLoRA (Zhang et al. 2023, section 3.2)
+IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of weights in AdaLoRA (Zhang et al. 2023, section 3.2)
 
 
 class Schedule(Protocol):
-    """What changes the model while it trains; each answer holds entries for the log."""
+    """Changes to the model while it trains. Each method returns entries for the log."""
 
-    rates: dict[str, float]  # a share of the learning rate for each weight by its name
+    rates: dict[str, float]  # each weight's factor of the learning rate, by the weight's name
 
     def begin(self, step: int, steps: int, epoch: int) -> list[dict[str, Any]]:
-        """Take the model to where it was after this step of so many, `epoch` of them an epoch."""
+        """Set the model to its state after `step` of `steps` steps, of which an epoch has `epoch`."""
 
     def after(self, step: int) -> list[dict[str, Any]]:
-        """Take the model from one step to the next."""
+        """Change the model after a step."""
 
 
-class AllocateRanks(TrainerCallback):
-    """Let AdaLoRA move its ranks after each step, while the step's gradients are still there.
+class RankAllocationCallback(TrainerCallback):
+    """Reallocate AdaLoRA's ranks after each step, while the step's gradients still exist.
 
-    PEFT saves those ranks alone that its config names, but one that counts little now may come back: until training
-    ends the config names none, so that checkpoints hold all, and which count and how much lies beside them.
+    PEFT saves only the ranks in its config's `rank_pattern`, but a pruned rank can come back. So `rank_pattern` is None
+    until training ends, checkpoints have all ranks, and `ranks.pt` beside them has the pattern and the importances.
     """
 
     def __init__(self, tuner: Any) -> None:
         self.allocator, self.allocate = tuner.rankallocator, tuner.update_and_allocate
         self.config = tuner.peft_config[tuner.trainable_adapter_name]
-        self.counting = self.config.rank_pattern
+        self.pattern = self.config.rank_pattern
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step:
-            self._bring_back(Path(args.output_dir) / f"checkpoint-{state.global_step}", args.device)
+            self._restore(Path(args.output_dir) / f"checkpoint-{state.global_step}", args.device)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.config.rank_pattern = self.counting
+        self.config.rank_pattern = self.pattern
         self.allocate(state.global_step)
-        self.counting, self.config.rank_pattern = self.config.rank_pattern, None
+        self.pattern, self.config.rank_pattern = self.config.rank_pattern, None
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
-            worth = {name: getattr(self.allocator, name) for name in IMPORTANCE}
-            torch.save({"counting": self.counting, **worth}, folder / "ranks.pt")
+            importance = {name: getattr(self.allocator, name) for name in IMPORTANCE}
+            torch.save({"rank_pattern": self.pattern, **importance}, folder / "ranks.pt")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            self._bring_back(Path(state.best_model_checkpoint), args.device)
-        self.config.rank_pattern = self.counting
+            self._restore(Path(state.best_model_checkpoint), args.device)
+        self.config.rank_pattern = self.pattern
 
-    def _bring_back(self, checkpoint: Path, device: torch.device) -> None:
+    def _restore(self, checkpoint: Path, device: torch.device) -> None:
         saved = torch.load(checkpoint / "ranks.pt", map_location=device, weights_only=True)
-        self.counting = saved.pop("counting")
+        self.pattern = saved.pop("rank_pattern")
         for name, values in saved.items():
             setattr(self.allocator, name, values)
 
 
-class TellEpoch(TrainerCallback):
-    """Tell rows that differ from epoch to epoch which one begins; a resumed run begins in the middle of one."""
+class SetEpochCallback(TrainerCallback):
+    """Set the epoch of a dataset that differs from epoch to epoch; a resumed run starts in the middle of one."""
 
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.rows.epoch = int((state.epoch or 0) + 1e-6)
+        self.dataset.epoch = int((state.epoch or 0) + 1e-6)
 
 
-class Follow(TrainerCallback):
-    """Tell a schedule how far training is, and the log what the schedule does."""
+class ScheduleCallback(TrainerCallback):
+    """Advance a schedule with training, and log its entries."""
 
     def __init__(self, schedule: Schedule, log: Callable[[dict[str, Any]], None]) -> None:
         self.schedule, self.log = schedule, log
@@ -92,26 +92,26 @@ class Follow(TrainerCallback):
             self.log(entry)
 
 
-class LogFile(TrainerCallback):
-    """Append each log entry as a line of JSON; a resumed run takes back what it had logged after its checkpoint."""
+class JsonLogCallback(TrainerCallback):
+    """Append each log entry as a line of JSON; a resumed run deletes the lines after its checkpoint."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero and self.file.is_file():
-            lines = self.file.read_text().splitlines() if state.global_step else []
-            lines = [line for line in lines if _step(line) <= state.global_step]
-            self.file.write_text("".join(f"{line}\n" for line in lines))
+            lines = self.file.read_text(encoding="utf-8").splitlines() if state.global_step else []
+            kept = [f"{line}\n" for line in lines if _step(line) <= state.global_step]
+            self.file.write_text("".join(kept), encoding="utf-8")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
-            with self.file.open("a") as out:
+            with self.file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
 
-class QuietProgress(ProgressCallback):
-    """A progress bar without the log lines between: those go to the log file."""
+class ProgressBarCallback(ProgressCallback):
+    """A progress bar that shows the loss; log entries go to the log file alone."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if self.training_bar is not None and logs and "loss" in logs:
@@ -119,7 +119,7 @@ class QuietProgress(ProgressCallback):
 
 
 def _step(line: str) -> float:
-    """Return the step of a line of the log; a line cut off by a kill has none."""
+    """Return the step of a line of the log, infinity of a line that an interruption truncated."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

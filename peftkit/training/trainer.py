@@ -1,8 +1,9 @@
-"""Turn a model, its batches and its settings into HF's Trainer on Accelerate, the one loop for every method."""
+"""HF's Trainer on Accelerate, the one training loop of every method."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +11,45 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset, Sampler
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments
 
-from peftkit.training.callbacks import AllocateRanks, Follow, LogFile, QuietProgress, Schedule, TellEpoch
+from peftkit.compat.trainer import SamplerTrainer
+from peftkit.training.callbacks import (
+    JsonLogCallback,
+    ProgressBarCallback,
+    RankAllocationCallback,
+    Schedule,
+    ScheduleCallback,
+    SetEpochCallback,
+)
 
-Reads = Callable[[nn.Module, dict[str, Any]], torch.Tensor]  # a model and a batch, into a tensor
+ModelFunction = Callable[[nn.Module, dict[str, Any]], torch.Tensor]  # of a model and a batch: scores, or a loss
 
 
-class ScoringTrainer(Trainer):
-    """HF's Trainer with an order of rows that depends on (seed, epoch) alone, so that a resumed run sees the same.
+class ScoringTrainer(SamplerTrainer):
+    """HF's Trainer whose order of examples depends on (seed, epoch) alone, so that a resumed run repeats it.
 
-    What it predicts is what `scores` reads from the model; what it lowers is `own_loss`, where the model has none.
+    It predicts what `reader` computes from the model, and minimizes `loss` or, without one, the model's own loss.
     """
 
     def __init__(
         self,
         *args: Any,
-        scores: Reads,
-        row_sampler: Sampler | None = None,
+        reader: ModelFunction,
+        train_sampler: Sampler | None = None,
         rates: Mapping[str, float] | None = None,
-        own_loss: Reads | None = None,
+        loss: ModelFunction | None = None,
         **kwargs: Any,
     ) -> None:
-        self.scores, self.row_sampler, self.rates, self.own_loss = scores, row_sampler, rates, own_loss
+        self.reader, self.train_sampler, self.rates, self.loss = reader, train_sampler, rates, loss
         super().__init__(*args, **kwargs)
-        if own_loss is not None or not self._loss_shifts_labels:
-            # such a loss is a mean over its batch, to be divided where batches add up; many a model takes any argument
+        if loss is not None or not self.loss_shifts_labels:
+            # such a loss is a mean over its batch, which gradient accumulation has to divide; many models accept any
+            # keyword, which transformers takes for a loss that is divided already
             self.model_accepts_loss_kwargs = False
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Give each weight its share of the learning rate; weights that are frozen for now are in it too."""
+        """Give each weight its share of the learning rate; weights that are frozen for now are included."""
         if self.rates is not None and self.optimizer is None:
             module = self.model if model is None else model
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, module)
@@ -47,77 +57,75 @@ class ScoringTrainer(Trainer):
             self.optimizer_cls_and_kwargs = kind, {**settings, "params": groups}
         return super().create_optimizer(model)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        return self.row_sampler or super()._get_train_sampler(train_dataset)
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
-        return None if eval_dataset is None else torch.utils.data.SequentialSampler(eval_dataset)
-
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        if self.own_loss is None:
-            return super().compute_loss(model, inputs, *args, **kwargs)
-        return self.own_loss(model, inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs) if self.loss is None else self.loss(model, inputs)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            scores = self.scores(model, inputs).float()
-        return None, scores, scores.new_zeros(len(scores))  # the labels are no matter here: who asks holds them
+            scores = self.reader(model, self.prepare_inputs(inputs)).float()
+        return None, scores, scores.new_zeros(len(scores))  # the labels are not used: the caller has them
 
 
-def make_trainer(
-    model: nn.Module,
-    arguments: TrainingArguments,
-    collate: Callable,
-    scores: Reads,
-    train: Dataset | None = None,
-    holdout: Dataset | None = None,
-    sampler: Sampler | None = None,
-    score: Callable[[np.ndarray], dict[str, float]] | None = None,
-    patience: int | None = None,
-    log: Path | None = None,
-    schedule: Schedule | None = None,
-    loss: Reads | None = None,
-    make: Callable[..., ScoringTrainer] = ScoringTrainer,
-) -> ScoringTrainer:
-    """Put the parts together; `score` rates what `scores` reads from the model on the holdout.
+@dataclass(frozen=True)
+class TrainerSetup:
+    """What a trainer is made of; without `train` it only predicts."""
 
-    `make` is another trainer, or what makes one: it takes what ScoringTrainer takes.
-    """
-    settings: dict[str, Any] = {
-        "model": model,
-        "scores": scores,
-        "args": arguments,
-        "data_collator": collate,
-        "train_dataset": train,
-        "eval_dataset": holdout,
-        "compute_metrics": None if score is None else lambda evaluation: score(first_of(evaluation.predictions)),
-        "row_sampler": sampler,
-        "rates": None if schedule is None else schedule.rates,
-        "own_loss": loss,
-        "callbacks": [] if patience is None else [EarlyStoppingCallback(patience)],
-    }
-    trainer = make(**settings)
+    model: nn.Module
+    arguments: TrainingArguments
+    collate: Callable
+    reader: ModelFunction
+    train: Dataset | None = None
+    holdout: Dataset | None = None
+    sampler: Sampler | None = None
+    score: Callable[[np.ndarray], dict[str, float]] | None = None  # of what `reader` returns on the holdout
+    patience: int | None = None  # epochs without a better score, until training stops
+    log_file: Path | None = None
+    schedule: Schedule | None = None
+    loss: ModelFunction | None = None
+    make: Callable[..., ScoringTrainer] = ScoringTrainer  # the class, or a factory with the same arguments
+
+
+def make_trainer(setup: TrainerSetup) -> ScoringTrainer:
+    """Build the trainer and add its callbacks."""
+    score, schedule, train = setup.score, setup.schedule, setup.train
+    trainer = setup.make(
+        model=setup.model,
+        args=setup.arguments,
+        data_collator=setup.collate,
+        train_dataset=train,
+        eval_dataset=setup.holdout,
+        compute_metrics=None if score is None else lambda evaluation: score(scores_of(evaluation.predictions)),
+        callbacks=[] if setup.patience is None else [EarlyStoppingCallback(setup.patience)],
+        reader=setup.reader,
+        train_sampler=setup.sampler,
+        rates=None if schedule is None else schedule.rates,
+        loss=setup.loss,
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    if not arguments.disable_tqdm:
-        trainer.add_callback(QuietProgress)
-    if log is not None:
-        trainer.add_callback(LogFile(log))
-    if train is not None and is_ada(model):
-        trainer.add_callback(AllocateRanks(model.base_model))
+    if not setup.arguments.disable_tqdm:
+        trainer.add_callback(ProgressBarCallback)
+    if setup.log_file is not None:
+        trainer.add_callback(JsonLogCallback(setup.log_file))
+    if train is not None and is_adalora(setup.model):
+        trainer.add_callback(RankAllocationCallback(setup.model.base_model))
     if hasattr(train, "epoch"):
-        trainer.add_callback(TellEpoch(train))
+        trainer.add_callback(SetEpochCallback(train))
     if schedule is not None:
-        trainer.add_callback(Follow(schedule, trainer.log))
+        trainer.add_callback(ScheduleCallback(schedule, trainer.log))
     return trainer
 
 
-def is_ada(model: Any) -> bool:
-    """Tell whether AdaLoRA moves the model's ranks while it trains."""
+def is_adalora(model: Any) -> bool:
+    """Return whether AdaLoRA reallocates the model's ranks while it trains."""
     return hasattr(getattr(model, "base_model", None), "update_and_allocate")
+
+
+def scores_of(predictions: Any) -> np.ndarray:
+    """Return the scores alone where a prediction holds more."""
+    return np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)
 
 
 def _parameter_groups(
@@ -136,8 +144,3 @@ def _parameter_groups(
         }
         for (rate, decays), members in groups.items()
     ]
-
-
-def first_of(predictions: Any) -> np.ndarray:
-    """Return the scores alone where a prediction holds more."""
-    return np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)

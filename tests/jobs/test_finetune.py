@@ -140,7 +140,7 @@ def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tiny: Words) -> None:
         commands.finetune(*words, "seed=5", "force=true")
     assert json.loads((whole / "result.json").read_text())["meta"]["status"] == "interrupted"
     assert list((whole / "checkpoints").glob("checkpoint-*"))
-    (spent,) = (whole / "checkpoints").glob("*/spent.json")
+    (spent,) = (whole / "checkpoints").glob("*/resources.json")
     spent.write_text(json.dumps({"seconds": 1000.0, "peak_bytes": 10**15}))
     with (whole / "log.jsonl").open("a") as log:
         log.write('{"step": 10000, "loss": 1.0}\n{"step": 1')

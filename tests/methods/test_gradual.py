@@ -87,13 +87,19 @@ def trainer_of(
 
     settings = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "weight_decay": 0.1, "bf16": False} | settings
     arguments = training.training_arguments(
-        {"disable_tqdm": True, "report_to": "none", **settings}, 0, folder, select_best=False, save=save, freezes=True
+        {"disable_tqdm": True, "report_to": "none", **settings},
+        0,
+        folder,
+        select_best=False,
+        save=save,
+        unused_parameters=True,
     )
     model = gradual.apply(build(name))
-    return training.make_trainer(
+    setup = training.TrainerSetup(
         model, arguments, default_data_collator, lambda net, inputs: net(**inputs).logits, rows(name),
-        schedule=gradual.unfreezing(model), log=folder / "log.jsonl",
+        schedule=gradual.unfreezing(model), log_file=folder / "log.jsonl",
     )  # fmt: skip
+    return training.make_trainer(setup)
 
 
 class Snapshots(TrainerCallback):

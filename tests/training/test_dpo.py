@@ -129,7 +129,7 @@ def test_loss_and_gradients_are_those_of_a_loop_by_hand(pairs: Words, tmp_path: 
             if weight.requires_grad:
                 weight += 0.05 * torch.randn_like(weight)
     arguments = training.training_arguments(run.train, 0, tmp_path, select_best=False)
-    trainer = training.make_trainer(
+    setup = training.TrainerSetup(
         parts.model,
         arguments,
         parts.format.collator(),
@@ -137,7 +137,8 @@ def test_loss_and_gradients_are_those_of_a_loop_by_hand(pairs: Words, tmp_path: 
         encoded.inputs,
         make=trainer_factory(run, parts, arguments),
     )
-    batch = trainer._prepare_inputs(parts.format.collator()(list(encoded.inputs)))
+    trainer = training.make_trainer(setup)
+    batch = trainer.prepare_inputs(parts.format.collator()(list(encoded.inputs)))
     assert len({len(row["prompt_ids"]) for row in encoded.inputs}) == 5  # so that there is padding
     parts.model.train()
     found = trainer.compute_loss(parts.model, batch)
@@ -264,7 +265,7 @@ def test_trl_gets_our_arguments_and_none_of_its_own(tmp_path: Path) -> None:
     ours = training.training_arguments({"learning_rate": 3e-4, "bf16": False, "report_to": "none"}, 5, tmp_path, False)
     from trl import DPOConfig
 
-    from peftkit.training.trl_mixin import trl_arguments
+    from peftkit.training.trl import trl_arguments
 
     its = trl_arguments(DPOConfig, ours, beta=0.1, precompute_ref_log_probs=True)
     for field in dataclasses.fields(TrainingArguments):

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
-from peftkit.training.outputs import Scores
+from peftkit.training.outputs import OutputReader
 
 
 class Largest(TorchDispatchMode):
@@ -47,7 +47,7 @@ def model_and_batch(family: str, dtype: torch.dtype) -> tuple[Any, dict[str, tor
 def test_likelihoods_are_those_of_the_whole_softmax(family: str, dtype: torch.dtype) -> None:
     model, batch = model_and_batch(family, dtype)
     with torch.no_grad():
-        found = Scores("likelihoods")(model, batch)
+        found = OutputReader("likelihoods")(model, batch)
         logits = model(**batch).logits.float().double().log_softmax(dim=-1)
     shift = family == "gpt2"
     wanted = torch.zeros(found.shape, dtype=torch.float64)
@@ -64,5 +64,5 @@ def test_likelihoods_need_no_second_copy_of_the_logits(family: str) -> None:
         with Largest() as alone:
             model(**{name: value for name, value in batch.items() if family == "t5" or name != "labels"})
         with Largest() as scored:
-            Scores("likelihoods")(model, batch)
+            OutputReader("likelihoods")(model, batch)
     assert scored.bytes == alone.bytes == 5 * 250 * 4000 * 2

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification, default_data
 
 from peftkit import training
 from peftkit.methods import wrap
-from peftkit.training.outputs import Scores
+from peftkit.training.outputs import OutputReader
 
 STEPS = 30  # 3 an epoch
 
@@ -36,7 +36,9 @@ def adalora(folder: Path, score: Any = None) -> training.ScoringTrainer:
     ids = torch.randint(3, 50, (12, 6), generator=torch.Generator().manual_seed(0)).tolist()
     rows = Dataset.from_dict({"input_ids": ids, "labels": [row % 2 for row in range(12)]})
     return training.make_trainer(
-        model, arguments, default_data_collator, Scores("logits"), rows, holdout=rows, score=score, patience=None
+        training.TrainerSetup(
+            model, arguments, default_data_collator, OutputReader("logits"), rows, holdout=rows, score=score
+        )
     )
 
 
@@ -106,9 +108,15 @@ def test_batches_that_add_up_give_the_gradient_of_one(tmp_path: Path, own: bool)
         }  # fmt: skip
         arguments = training.training_arguments(settings, 0, tmp_path, select_best=False, save=False)
         loss = (lambda model, batch: model(**batch).loss) if own else None
-        trainer = training.make_trainer(
-            BertForSequenceClassification(bert), arguments, default_data_collator, Scores("logits"), rows, loss=loss
+        setup = training.TrainerSetup(
+            BertForSequenceClassification(bert),
+            arguments,
+            default_data_collator,
+            OutputReader("logits"),
+            rows,
+            loss=loss,
         )
+        trainer = training.make_trainer(setup)
         trainer.train()
         found.append({name: weight.detach().clone() for name, weight in trainer.model.named_parameters()})
     for name, weight in found[0].items():

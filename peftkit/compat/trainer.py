@@ -1,0 +1,40 @@
+"""Private parts of transformers' Trainer and of accelerate's Accelerator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import Trainer
+
+
+class SamplerTrainer(Trainer):
+    """A Trainer that takes its order of training examples from `train_sampler`, and evaluates in the given order."""
+
+    train_sampler: Sampler | None = None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        return self.train_sampler or super()._get_train_sampler(train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
+        return None if eval_dataset is None else SequentialSampler(eval_dataset)
+
+    def prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the inputs on the trainer's device."""
+        return self._prepare_inputs(inputs)
+
+    @property
+    def loss_shifts_labels(self) -> bool:
+        """Whether the model's loss is that of a causal language model, which can be divided by a count of tokens."""
+        return bool(self._loss_shifts_labels)
+
+
+def reset_preparation(trainer: Trainer) -> None:
+    """Let accelerate prepare a model for training that it prepared for evaluation.
+
+    accelerate marks a model as prepared whatever it was prepared for. Without this reset, DDP would not wrap the model
+    and the processes would train independently.
+    """
+    vars(trainer.model).pop("_is_accelerate_prepared", None)
+    trainer.accelerator._models.clear()
+    trainer.model_wrapped = trainer.model  # type: ignore[assignment]

@@ -1,0 +1,137 @@
+"""TRL's SFTTrainer and DPOTrainer with the scores, order of examples, log and resumption of ScoringTrainer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
+
+from peftkit.compat.trl import PreparedPreferences, QuietTrainer
+from peftkit.config import UserError
+from peftkit.training.trainer import ScoringTrainer, is_adalora
+
+
+def sft_trainer(tokenizer: PreTrainedTokenizerBase, **settings: Any) -> ScoringTrainer:
+    """Return SFTTrainer joined with ScoringTrainer, or ScoringTrainer alone where `sft_obstacle` returns a reason.
+
+    Raises:
+        UserError: one process sees several GPUs; TRL needs one process for each.
+    """
+    model = settings["model"]
+    if sft_obstacle(model, settings["args"]) is None:
+        return _sft_class()(processing_class=tokenizer, **settings)  # type: ignore[no-any-return]
+    trainer = ScoringTrainer(**settings)
+    # The losses of transformers' models can be divided by the tokens of all accumulated batches; GPT-2 does not declare
+    # it (no loss_type). AdaLoRA adds its term to the loss of each batch, which would then be divided by nothing.
+    base = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    trainer.model_accepts_loss_kwargs = base.__module__.startswith("transformers.") and not is_adalora(model)
+    return trainer
+
+
+def sft_obstacle(model: Any, arguments: TrainingArguments) -> str | None:
+    """Return why a model cannot train with SFTTrainer's loss, None where it can.
+
+    SFTTrainer multiplies the last hidden states with the weight of the output layer chunk by chunk, so that the logits
+    over the vocabulary never exist at once. It thereby skips what a method adds to the output layer or to the loss.
+    """
+    if is_adalora(model):
+        return "AdaLoRA adds an orthogonality regularizer to the model's loss"
+    if _changes_head(model):
+        return "the method changes the output layer"
+    if arguments.label_smoothing_factor:
+        return "label smoothing needs the logits of the whole vocabulary"
+    return None
+
+
+def dpo_trainer(
+    tokenizer: PreTrainedTokenizerBase, beta: float, loss_type: str, label_smoothing: float
+) -> Callable[..., ScoringTrainer]:
+    """Return a factory of DPO trainers (Rafailov et al. 2023); `loss_type` is TRL's name of the loss.
+
+    The dataset has the columns that `chosen_and_rejected` collates, the reference's log-likelihoods among them.
+
+    Raises (when the factory is called):
+        UserError: the method changes the output layer, whose weight alone TRL uses to compute likelihoods; or one
+            process sees several GPUs.
+    """
+
+    def make(args: TrainingArguments, model: nn.Module, **settings: Any) -> ScoringTrainer:
+        if _changes_head(model):
+            raise UserError(
+                "TRL's DPO ignores what a method adds to the output layer; remove lm_head from method.config"
+            )
+        own = {"beta": beta, "loss_type": [loss_type], "label_smoothing": label_smoothing}
+        return _dpo_class()(args=args, own=own, model=model, processing_class=tokenizer, **settings)  # type: ignore[no-any-return]
+
+    return make
+
+
+def trl_arguments(kind: type, arguments: TrainingArguments, **own: Any) -> Any:
+    """Return the arguments as TRL's `kind`, without TRL's own defaults and without truncation.
+
+    Raises:
+        UserError: one process sees several GPUs; TRL needs one process for each.
+    """
+    if arguments.n_gpu > 1:
+        raise UserError(
+            "TRL needs one process for each GPU; use accelerate launch -m peftkit ..., or set CUDA_VISIBLE_DEVICES=0"
+        )
+    same = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(TrainingArguments) if field.init}
+    return kind(**same, **own, max_length=None)
+
+
+class _TRLTrainer(QuietTrainer, ScoringTrainer):
+    """What ScoringTrainer does, before a trainer of TRL in the bases of a class."""
+
+    def __init__(self, *, model: nn.Module, **settings: Any) -> None:
+        trained = [(weight, weight.data) for weight in model.parameters() if weight.requires_grad]
+        super().__init__(model=model, **settings)
+        for weight, data in trained:  # TRL casts them to bf16 over a quantized base, where small steps underflow
+            weight.data = data.to(weight.device)
+
+
+class _PrecomputedReference(nn.Module):
+    """A placeholder for the reference: its likelihoods are in the dataset, and without it TRL copies the adapter."""
+
+    config = PretrainedConfig()
+
+    def forward(self) -> None:
+        raise RuntimeError("the reference's likelihoods were computed before training")
+
+
+def _changes_head(model: Any) -> bool:
+    return type(model.get_output_embeddings()) is not nn.Linear
+
+
+@lru_cache(maxsize=1)
+def _sft_class() -> type:
+    from trl import SFTConfig, SFTTrainer  # six seconds
+
+    class InstructionTrainer(_TRLTrainer, SFTTrainer):  # type: ignore[misc]
+        """SFTTrainer's loss over examples that peftkit tokenized and truncated."""
+
+        def __init__(self, *, args: TrainingArguments, **settings: Any) -> None:
+            chosen = trl_arguments(SFTConfig, args, dataset_kwargs={"skip_prepare_dataset": True})
+            super().__init__(args=chosen, **settings)
+            self.model_accepts_loss_kwargs = True  # TRL divides by the tokens of all accumulated batches
+
+    return InstructionTrainer
+
+
+@lru_cache(maxsize=1)
+def _dpo_class() -> type:
+    from trl import DPOConfig, DPOTrainer  # six seconds
+
+    class PreferenceTrainer(_TRLTrainer, PreparedPreferences, DPOTrainer):  # type: ignore[misc]
+        """DPOTrainer's loss over tokenized examples with the reference's log-likelihoods."""
+
+        def __init__(self, *, args: TrainingArguments, own: dict[str, Any], **settings: Any) -> None:
+            chosen = trl_arguments(DPOConfig, args, precompute_ref_log_probs=True, **own)
+            super().__init__(args=chosen, ref_model=_PrecomputedReference(), **settings)
+            self.ref_model = None
+
+    return PreferenceTrainer

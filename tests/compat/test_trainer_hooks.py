@@ -1,0 +1,71 @@
+"""Private parts of transformers' Trainer (5.23) and accelerate's Accelerator (1.15) that peftkit uses."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Sampler
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
+
+from peftkit.compat.trainer import SamplerTrainer, reset_preparation
+
+SMALL: dict[str, Any] = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+EXAMPLES = [{"input_ids": torch.tensor([number, 4]), "labels": torch.tensor(0)} for number in range(4)]
+
+
+class Backwards(Sampler):
+    def __iter__(self) -> Any:
+        return iter([3, 2, 1, 0])
+
+    def __len__(self) -> int:
+        return 4
+
+
+def trainer_of(folder: Path, model: Any = None) -> SamplerTrainer:
+    model = model or BertForSequenceClassification(BertConfig(**SMALL, intermediate_size=8))
+    arguments = TrainingArguments(str(folder), use_cpu=True, report_to="none", disable_tqdm=True, max_steps=1)
+    return SamplerTrainer(model=model, args=arguments, train_dataset=EXAMPLES, eval_dataset=EXAMPLES)  # type: ignore[arg-type]
+
+
+def test_dataloaders_get_their_order_from_the_private_samplers(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    trainer.train_sampler = Backwards()
+    for loader, order in (
+        (trainer.get_train_dataloader(), [3, 2, 1, 0]),
+        (trainer.get_eval_dataloader(), [0, 1, 2, 3]),
+    ):
+        assert [int(ids[0]) for batch in loader for ids in batch["input_ids"]] == order
+
+
+def test_only_a_causal_language_model_s_loss_shifts_labels(tmp_path: Path) -> None:
+    llama = LlamaForCausalLM(LlamaConfig(**SMALL, intermediate_size=8, bos_token_id=1, eos_token_id=2))
+    assert not trainer_of(tmp_path).loss_shifts_labels
+    assert trainer_of(tmp_path, llama).loss_shifts_labels
+
+
+def test_inputs_are_prepared_by_a_method_of_this_name() -> None:
+    assert list(inspect.signature(Trainer._prepare_inputs).parameters) == ["self", "inputs"]
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_model_that_predicted_is_prepared_again_after_a_reset(tmp_path: Path, reset: bool) -> None:
+    trainer = trainer_of(tmp_path)
+    trainer.predict(EXAMPLES)  # type: ignore[arg-type]
+    trainer.accelerator.prepare(trainer.model)
+    assert trainer.model._is_accelerate_prepared
+    assert trainer.accelerator._models
+    if reset:
+        reset_preparation(trainer)
+        assert not hasattr(trainer.model, "_is_accelerate_prepared")
+        assert not trainer.accelerator._models
