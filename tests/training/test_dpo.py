@@ -302,7 +302,7 @@ def test_the_batch_is_that_of_trl(checkpoints: dict[str, Path]) -> None:
         (["task.beta=null"], "say task.beta=0.1"),
         (["task.label=x"], "task.label is not for task.kind=preferences"),
         (["task.text=[prompt,chosen]"], "say task.text=[prompt,chosen,rejected]"),
-        (["method=adalora"], "try method=lora"),
+        (["method=adalora"], "use method=lora"),
         (["method=few_shot"], "prefers none; try method=lora"),
         (["method=linear_probe"], "try method=bitfit or method=lora"),
         (["method=peft", "method.config._target_=peft.PrefixTuningConfig"], "try method=prompt"),
