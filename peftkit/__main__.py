@@ -1,4 +1,4 @@
-"""Turn `python -m peftkit` into the console script."""
+"""The entry point of `python -m peftkit`."""
 
 from peftkit.cli import main
 

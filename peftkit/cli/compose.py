@@ -1,4 +1,4 @@
-"""Turn words, parts and recipes into the config of each run."""
+"""Composition of the config of each run from conf/, the recipes and the overrides."""
 
 from __future__ import annotations
 
@@ -17,68 +17,77 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-Composer = Callable[[Sequence[str]], "DictConfig"]  # words -> the whole config, Hydra's own section included
+Composer = Callable[[Sequence[str]], "DictConfig"]  # overrides -> the whole config, Hydra's own section included
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The words with which Hydra runs or sweeps, and the words of each run."""
+    """The overrides for Hydra, and those of each run."""
 
-    words: list[str]
+    overrides: list[str]
     runs: list[list[str]]
 
 
-def compose_config(words: Sequence[str], more: Path | None = None) -> DictConfig:
-    """Compose the config of one run from conf/, the recipes and these words."""
-    with open_composer(more) as composer:
-        return without_hydra(composer([normalize(word) for word in words]))
+def compose_config(overrides: Sequence[str], extra: Path | None = None) -> DictConfig:
+    """Compose the config of one run."""
+    with open_composer(extra) as composer:
+        return without_hydra(composer([normalize(override) for override in overrides]))
 
 
-def expand_sweep(words: Sequence[str], more: Path | None = None) -> list[list[str]]:
-    """Return the words of each run: one list, or the product of the sweep that words and recipe ask for."""
-    with open_composer(more) as composer:
-        return plan_sweep([normalize(word) for word in words], composer).runs
+def compose_runs(overrides: Sequence[str], composer: Composer) -> list[RunConfig]:
+    """Return the typed config of each run of valid overrides."""
+    return [
+        build_run(without_hydra(cfg), cfg.hydra.runtime.choices.get("recipe"), run)
+        for run in plan_sweep(overrides, composer).runs
+        for cfg in (composer(run),)
+    ]
 
 
-def plan_sweep(words: Sequence[str], composer: Composer, multirun: bool = False) -> Sweep:
-    """Put a recipe's sweep and the command line's together; a key that the command line sets is the command line's.
+def expand_sweep(overrides: Sequence[str], extra: Path | None = None) -> list[list[str]]:
+    """Return the overrides of each run: one list, or the product of the sweeps of command line and recipe."""
+    with open_composer(extra) as composer:
+        return plan_sweep([normalize(override) for override in overrides], composer).runs
+
+
+def plan_sweep(overrides: Sequence[str], composer: Composer, multirun: bool = False) -> Sweep:
+    """Join the sweep of a recipe and that of the command line, which wins where both have a key.
 
     Raises:
         UserError: the recipes of one command sweep different keys.
     """
-    overrides = [parse(word) for word in words]
-    params = _params(overrides, composer, multirun)
-    if params is None:  # another sweeper than Hydra's own, which takes words and params itself
-        finite = [override for override in overrides if not override.is_sweep_override() or override.is_choice_sweep()]
-        return Sweep([*words, *(["hydra.mode=MULTIRUN"] if multirun else [])], _product(finite))
-    if drawn := [o.input_line for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]:
-        raise UserError(f"{drawn[0]} has no end; say hydra/sweeper=optuna too (pip install 'peftkit[optuna]')")
+    parsed = [parse(override) for override in overrides]
+    params = _recipe_sweep(parsed, composer, multirun)
+    if params is None:  # another sweeper than Hydra's own, which applies its params itself
+        finite = [each for each in parsed if not each.is_sweep_override() or each.is_choice_sweep()]
+        return Sweep([*overrides, *(["hydra.mode=MULTIRUN"] if multirun else [])], _product(finite))
+    if endless := [each.input_line for each in parsed if each.is_sweep_override() and not each.is_discrete_sweep()]:
+        raise UserError(f"{endless[0]} has no end; set hydra/sweeper=optuna too (pip install 'peftkit[optuna]')")
     added = [f"{key}={value}" for key, value in params.items()]
-    runs = _product([*overrides, *map(parse, added)])
+    runs = _product([*parsed, *map(parse, added)])
     mode = "RUN" if len(runs) == 1 and not multirun else "MULTIRUN"
-    return Sweep([*words, *added, "hydra.sweeper.params=null", f"hydra.mode={mode}"], runs)
+    return Sweep([*overrides, *added, "hydra.sweeper.params=null", f"hydra.mode={mode}"], runs)
 
 
 @contextmanager
-def open_composer(more: Path | None) -> Iterator[Composer]:
-    """Open conf/, the recipes and the folder of -cd to Hydra; many configs are composed in one opening."""
+def open_composer(extra: Path | None) -> Iterator[Composer]:
+    """Initialize Hydra with conf/, the recipes and the folder of -cd; one opening composes many configs."""
     import hydra
     from hydra.core.override_parser.types import Quote, QuotedString
 
-    register_recipes(more)
-    known: dict[tuple[str, ...], DictConfig] = {}  # a config takes 60 ms
+    register_recipes(extra)
+    cache: dict[tuple[str, ...], DictConfig] = {}  # a config takes 60 ms
     search = []
-    if more is not None:
-        search = [f"hydra.searchpath=[{QuotedString(f'file://{more.resolve()}', Quote.single).with_quotes()}]"]
+    if extra is not None:
+        search = [f"hydra.searchpath=[{QuotedString(f'file://{extra.resolve()}', Quote.single).with_quotes()}]"]
 
-    def compose_words(words: Sequence[str]) -> DictConfig:
-        key = tuple(words)
-        if key not in known:
-            known[key] = hydra.compose("config", [*words, *search], return_hydra_config=True)
-        return known[key]
+    def compose(overrides: Sequence[str]) -> DictConfig:
+        key = tuple(overrides)
+        if key not in cache:
+            cache[key] = hydra.compose("config", [*overrides, *search], return_hydra_config=True)
+        return cache[key]
 
     with hydra.initialize_config_dir(str(paths.conf_folder()), version_base="1.3"):
-        yield compose_words
+        yield compose
 
 
 def build_run(cfg: DictConfig, recipe: str | None, overrides: Sequence[str]) -> RunConfig:
@@ -90,17 +99,18 @@ def build_run(cfg: DictConfig, recipe: str | None, overrides: Sequence[str]) -> 
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
+    """Return a config without Hydra's own section."""
     from omegaconf import OmegaConf
 
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
-def register_recipes(more: Path | None = None) -> None:
-    """Offer every recipe to Hydra as recipe=NAME; a file that is no YAML is passed over until it is asked for."""
+def register_recipes(extra: Path | None = None) -> None:
+    """Register every recipe with Hydra as recipe=NAME; files that are not valid YAML are skipped until chosen."""
     from hydra.core.config_store import ConfigStore
 
-    for name, file in paths.recipes(more).items():
-        if more is not None and file.is_relative_to(more / "recipe"):  # Hydra finds those by itself
+    for name, file in paths.recipes(extra).items():
+        if extra is not None and file.is_relative_to(extra / "recipe"):  # on Hydra's own search path
             continue
         node = read_recipe(file)
         if not isinstance(node, str):
@@ -109,7 +119,7 @@ def register_recipes(more: Path | None = None) -> None:
 
 
 def read_recipe(file: Path) -> DictConfig | str:
-    """Return a recipe, or a sentence that says why it is none."""
+    """Return a recipe, or the message about an invalid one."""
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
@@ -117,14 +127,14 @@ def read_recipe(file: Path) -> DictConfig | str:
     try:
         node = OmegaConf.load(file)
     except YAMLError as error:
-        return yaml_fault(error)
+        return yaml_error(error)
     except (OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
         return f"{file}: {str(error).splitlines()[0]}"
-    return node if isinstance(node, DictConfig) else f"{file} holds no keys; a recipe is made of key: value"
+    return node if isinstance(node, DictConfig) else f"{file} contains no keys; a recipe consists of key: value"
 
 
-def yaml_fault(error: Exception) -> str:
-    """Return where a file is no YAML, and why."""
+def yaml_error(error: Exception) -> str:
+    """Return file, line and cause of invalid YAML."""
     from yaml import MarkedYAMLError
 
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
@@ -132,15 +142,15 @@ def yaml_fault(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-def _params(overrides: Sequence[Override], composer: Composer, multirun: bool) -> dict[str, str] | None:
-    """Return what the recipe sweeps and the command line leaves to it; None where the sweeper is not Hydra's own."""
+def _recipe_sweep(overrides: Sequence[Override], composer: Composer, multirun: bool) -> dict[str, str] | None:
+    """Return what the recipe sweeps and the command line does not set; None where the sweeper is not Hydra's own."""
     given = {override.key_or_group for override in overrides}
     choices = next((o for o in overrides if o.key_or_group == "recipe" and o.is_choice_sweep()), None)
     names = [f"recipe={name}" for name in choices.sweep_string_iterator()] if choices else []
     singles = [str(o.input_line) for o in overrides if not o.is_sweep_override()]
     found = []
-    for words in [[*singles, name] for name in names] or [singles]:
-        hydra_config = composer(words).hydra
+    for chosen in [[*singles, name] for name in names] or [singles]:
+        hydra_config = composer(chosen).hydra
         if "BasicSweeper" not in hydra_config.sweeper._target_:
             return None
         sweeps = multirun or str(hydra_config.mode) == "RunMode.MULTIRUN"
@@ -152,7 +162,7 @@ def _params(overrides: Sequence[Override], composer: Composer, multirun: bool) -
 
 
 def _product(overrides: Sequence[Override]) -> list[list[str]]:
-    """Return the words of each run, without those that are for Hydra itself."""
+    """Return the overrides of each run, without those for Hydra itself."""
     factors = []
     for override in overrides:
         if override.is_sweep_override():

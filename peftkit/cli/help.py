@@ -1,80 +1,202 @@
-"""Turn the shipped YAML into the help page: the cookbook first, then every part and key with its own comment."""
+"""The help pages: one screen by default, and one for each job, method, model, task and recipe."""
 
 from __future__ import annotations
 
+import re
+import textwrap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from peftkit import paths
+from peftkit.cli.validate import GROUPS, options_of
+from peftkit.config import JOBS, UserError, nearest
+from peftkit.config.checks.job import PLACES, ignored
+from peftkit.config.checks.values import shown
+from peftkit.config.signatures import fields_of
+from peftkit.config.traits import traits_of
 
-JOBS = {
-    "finetune": "train, score and record (the default)",
-    "plan": "what it would train, cost and need, before any step",
-    "evaluate": "score a run folder on its own or another task: run=DIR task=ax",
-    "predict": "label a file or one text: run=DIR input=FILE",
-    "merge": "fold an adapter into its base: run=DIR",
-    "forgetting": "measure what a run's model forgot of its language, the method off, on and between: run=DIR",
-    "downstream": "train a task from a run of language modelling and from its base: run=DIR model=bert task=sst2",
-    "extend": "make terms tokens, listed or mined: extend.terms=FILE, extend.corpus=FILE_OR_FOLDER; then vocab=FOLDER",
-    "embed": "write the vectors of texts: input=FILE output=vectors.parquet; of a trained model: run=DIR",
-    "generate": "grow tasks out of seeds, with a local model or an endpoint: recipe=self_instruct, evol_instruct",
-    "judge": "let a model compare answers, against the references: run=DIR, or of two runs: runs=[A,B]",
-    "pretrain": "make the small GPT-2 or T5 that source=offline uses",
-    "leaderboard": "compare all results under out, and those of others: results=[DIR,...]",
-    "submission": "write the zip that the GLUE benchmark's site takes, from the best runs under out",
+WIDTH = 118
+COMMANDS = {
+    "peftkit recipe=lora_glue": "LoRA on every GLUE task, then the table",
+    "peftkit -m task=mrpc method=lora,ia3 seed=0,1": "a comparison: every combination of the values",
+    "peftkit recipe=lora_glue task=mrpc job=plan": "what a run would train, cost and need",
+    "peftkit job=predict run=DIR input=FILE": "use a trained run",
+    "peftkit job=leaderboard": "all results so far",
+}
+MORE = {
+    "peftkit job=predict --help": "a job and its keys; likewise method=lora, model=bert, task=sst2, recipe=dpo",
+    "peftkit method --help": "every method, a line each; likewise job, model, task, recipe, and keys",
+    "-cd DIR": "adds your own models, methods, tasks and recipes; --cfg job prints the config; --version",
 }
 
 
-def help_text() -> str:
-    """Return the help page."""
-    recipes = {name: header(file) for name, file in paths.recipes().items()}
-    conf = paths.conf_folder()
-    parts = "\n\n".join(
-        f"{group.upper()}S   {group}=NAME\n"
-        + _rows({f.stem: header(f) for f in sorted((conf / group).glob("[!_]*.yaml"))})
-        for group in ("model", "method", "task")
-    )
-    return f"""peftkit: fine-tune BERT, GPT-2 and T5, and find out which method to use.
+def help_text(arguments: Iterable[str], extra: Path | None = None) -> str:
+    """Return the pages of the choices and groups among the arguments, else the overview.
 
-COOKBOOK   python -m peftkit recipe=NAME [key=value ...]
-{_rows(recipes)}
-
-JOBS   job=NAME
-{_rows(JOBS)}
-
-{parts}
-
-KEYS   key=value
-{_keys(conf / "config.yaml")}
-
-EXAMPLES
-  python -m peftkit recipe=lora_glue                        LoRA on every GLUE task, then the table
-  python -m peftkit recipe=lora_glue task=sst2 seed=3       one task
-  python -m peftkit -m task=mrpc method=lora,ia3 seed=0,1   a comparison
-  python -m peftkit recipe=lora_glue task=mrpc job=plan     before any step
-  python -m peftkit recipe=lora_glue --cfg job              the composed config
-  python -m peftkit job=leaderboard                         all results so far
-
-FLAGS
-  -m, --multirun     run every combination of values with commas
-  -cd DIR            your own parts (DIR/model, DIR/method, DIR/task) and recipes (DIR/recipes)
-  --cfg job          print the composed config and stop
-  --version, --help"""
+    Raises:
+        UserError: an option does not exist.
+    """
+    pages = []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name == "keys":
+            pages.append("KEYS   key=value\n" + _table(_keys([*_documented_keys()])))
+        elif name in ("job", *GROUPS):
+            pages.append(_option_page(name, value, extra) if value else _group_page(name, extra))
+    return "\n\n".join(pages) or _overview(extra)
 
 
 def header(file: Path) -> str:
-    """Return the first comment of a YAML file that speaks to people."""
+    """Return the first comment of a YAML file, apart from Hydra's directives."""
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("#") and not line.startswith("# @package"):
             return line.removeprefix("#").strip()
     return ""
 
 
-def _rows(entries: dict[str, str]) -> str:
-    width = max(map(len, entries), default=0)
-    return "\n".join(f"  {name:<{width}}  {text}".rstrip() for name, text in entries.items())
+def _overview(extra: Path | None) -> str:
+    recipes = {name: header(file) for name, file in paths.recipes().items()}
+    claims = [name for name in recipes if name.startswith("claims/")]
+    short = {name: text.split(": recipe=")[0] for name, text in recipes.items() if name not in claims}
+    short["claims/..."] = f"checks of published claims: {', '.join(name.removeprefix('claims/') for name in claims)}"
+    pages = [
+        "peftkit: fine-tune BERT, GPT-2 and T5 with every PEFT method, and find out which method to use.",
+        "COMMANDS\n" + _table(COMMANDS),
+        "RECIPES   peftkit recipe=NAME [key=value ...]\n" + _table(short, wrap=False),
+        "MORE\n" + _table(MORE),
+    ]
+    for group in GROUPS if extra is not None else ():
+        own = {name: file for name, file in options_of(group, extra).items() if file.is_relative_to(extra or "")}
+        if own:
+            table = _table({name: header(file) for name, file in own.items()})
+            pages.append(f"{group.upper()}S OF {extra}   {group}=NAME\n{table}")
+    return "\n\n".join(pages)
 
 
-def _keys(file: Path) -> str:
+def _group_page(group: str, extra: Path | None) -> str:
+    if group == "job":
+        summaries = {name: job.summary for name, job in JOBS.items()}
+    else:
+        summaries = {name: header(file) for name, file in options_of(group, extra).items()}
+    return f"{group.upper()}S   {group}=NAME\n{_table(summaries)}"
+
+
+def _option_page(group: str, name: str, extra: Path | None) -> str:
+    options = JOBS if group == "job" else options_of(group, extra)
+    if name not in options:
+        raise UserError(f"unknown {group}={name}{nearest(name, options, f'{group}=')}")
+    if group == "job":
+        return _job_page(name)
+    file = options_of(group, extra)[name]
+    title = f"{group}={name}: {header(file)}"
+    if group == "method":
+        return f"{title}\n{_method_facts(file)}"
+    bodies = [_body(file)]
+    for base in (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", []):
+        if isinstance(base, str) and (path := file.with_name(f"{base}.yaml")).is_file():
+            bodies.append(f"from {group}={base}:\n{_body(path)}")
+    return f"{title}\n\n" + "\n\n".join(bodies)
+
+
+def _job_page(name: str) -> str:
+    job, documented = JOBS[name], _documented_keys()
+    unused = {place for place in PLACES[:3] if getattr(job, place) == "no"} | (
+        {"output"} if job.writes is None else set()
+    )
+    unused |= {*ignored(job, [key for key in documented if key not in PLACES]), "job"}
+    keys = [key for key in documented if key not in unused]
+    reads = GROUPS[:3] if job.reads is None else (*job.reads, *job.reads_without_run)
+    keys += [key for key in reads if key in GROUPS[:3] or ("." in key and key not in documented)]
+    return f"job={name}: {job.summary}\n\nKEYS   key=value\n{_table(_keys(keys))}"
+
+
+def _method_facts(file: Path) -> str:
     text = file.read_text(encoding="utf-8")
-    body = text[text.index("job:") : text.index("hydra:\n")]
-    return "\n".join(f"  {line}" for line in body.rstrip().splitlines())
+    values, comments = yaml.safe_load(text), _comments(text)
+    config = dict(values["config"])
+    target = config.pop("_target_")
+    given = {f"{name}={shown(value)}": comments.get(f"config.{name}", "") for name, value in config.items()}
+    traits = [name for name, holds in vars(traits_of(values["config"], values["traits"])).items() if holds]
+    rest = [name for name in fields_of(target) or {} if name not in config]
+    facts = {
+        "config": target,
+        "paper": values["paper"] or "none",
+        "traits": ", ".join(traits) or "none",
+        "learning_rate": f"{values['learning_rate']}",
+    } | {f"not on {name}": reason for name, reason in values["refuses"].items()}
+    pages = [_table(facts), "OPTIONS   method.config.NAME=VALUE\n" + _table(given)]
+    pages += [f"more options of {target}:\n{_wrapped(', '.join(rest))}"] if rest else []
+    return "\n\n".join(pages)
+
+
+def _documented_keys() -> dict[str, tuple[str, str]]:
+    """Return the keys of config.yaml below their sections: default and comment."""
+    text = (paths.conf_folder() / "config.yaml").read_text(encoding="utf-8")
+    values, comments = yaml.safe_load(text), _comments(text)
+    keys: dict[str, tuple[str, str]] = {}
+    for name, value in values.items():
+        if name in ("defaults", "hydra"):
+            continue
+        section = (
+            {f"{name}.{key}": default for key, default in value.items()} if isinstance(value, dict) else {name: value}
+        )
+        keys |= {key: (_literal(default), comments.get(key, "")) for key, default in section.items()}
+    return keys
+
+
+def _comments(text: str) -> dict[str, str]:
+    """Return the comment of each key of a YAML file with at most one level of sections."""
+    comments: dict[str, str] = {}
+    section = key = ""
+    for line in text.splitlines():
+        if match := re.match(r"(  )?([\w-]+):", line):
+            section = section if match[1] else match[2]
+            key = f"{section}.{match[2]}" if match[1] else match[2]
+        comment = re.search(r"(?:^|\s)#\s*(.*)", line)
+        if key and comment:
+            comments[key] = f"{comments.get(key, '')} {comment[1]}".strip()
+    return comments
+
+
+def _keys(names: list[str]) -> dict[str, str]:
+    documented = _documented_keys()
+    lines = {}
+    for name in names:
+        default, comment = documented.get(name, ("...", ""))
+        if name in GROUPS:
+            default, comment = "NAME", f"peftkit {name} --help lists them; {name}.KEY=... changes one key"
+        lines[f"{name}={default}"] = comment
+    return lines
+
+
+def _literal(value: Any) -> str:
+    text = str(shown(value)) if not isinstance(value, bool) else str(value).lower()
+    return text if len(text) < 26 and "${" not in text else "..."
+
+
+def _body(file: Path) -> str:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return "\n".join(f"  {line}".rstrip() for line in lines if not re.match(r"#|defaults: \[\w+\]", line))
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _table(entries: Mapping[str, str], wrap: bool = True) -> str:
+    """Return lines of name and text; longer texts continue below themselves, or end with three dots."""
+    width = max((len(name) for name in entries if len(name) < 50), default=0)
+    lines = []
+    for name, text in entries.items():
+        room = max(WIDTH - width - 4, 40)
+        pieces = (
+            textwrap.wrap(text, room, break_on_hyphens=False)
+            if wrap
+            else [textwrap.shorten(text, room, placeholder=" ...")]
+        )
+        lines.append(f"  {name:<{width}}  {pieces[0] if pieces else ''}".rstrip())
+        lines += [f"  {'':<{width}}  {piece}" for piece in pieces[1:]]
+    return "\n".join(lines)

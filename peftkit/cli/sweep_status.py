@@ -1,4 +1,4 @@
-"""Turn what runs in processes of a launcher's own have to tell into what the command that waits for them knows."""
+"""Status files of a sweep, by which runs in other processes report to the command that waits for them."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RunStatus:
-    """What one run tells: its folder once it is known, or why it came to nothing and with what exit code."""
+    """The folder of one run, or the message and exit code of its failure."""
 
     folder: str | None = None
-    status: int = 0
-    sentence: str = ""
+    exit_code: int = 0
+    message: str = ""
 
 
 def open_status_folder(out: Path) -> Path:
-    """Return a folder under `out`, which all processes of a sweep share, on whatever machine they are."""
+    """Return a new folder below `out`, which all processes of a sweep share, on any machine."""
     out.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=".sweep-", dir=out.resolve()))
 
 
-def write_status(note: RunStatus, notes: Path) -> None:
-    """Write a note; where the command has not waited for it there is nobody to read it."""
-    with suppress(FileNotFoundError), tempfile.NamedTemporaryFile("w", dir=notes, delete=False) as file:
-        file.write(json.dumps(asdict(note)))
+def write_status(status: RunStatus, folder: Path) -> None:
+    """Write a status file atomically; nothing where the command has stopped waiting and removed the folder."""
+    with (
+        suppress(FileNotFoundError),
+        tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file,
+    ):
+        file.write(json.dumps(asdict(status)))
         file.flush()
-        Path(file.name).rename(f"{file.name}.json")  # whole, or not there
+        Path(file.name).rename(f"{file.name}.json")
 
 
-def collect_statuses(notes: Path) -> list[RunStatus]:
-    """Return every note, the first first, and remove the folder."""
-    files = sorted(notes.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
-    found = [RunStatus(**json.loads(file.read_text())) for file in files]
-    shutil.rmtree(notes, ignore_errors=True)
-    return found
+def collect_statuses(folder: Path) -> list[RunStatus]:
+    """Return every status in the order of writing, and remove the folder."""
+    files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+    statuses = [RunStatus(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    shutil.rmtree(folder, ignore_errors=True)
+    return statuses

@@ -1,10 +1,10 @@
-"""Turn a composed config into a typed run, or into every complaint about it, before anything loads."""
+"""The typed config of a run, its records of kinds and jobs, and its validation before anything loads."""
 
 from __future__ import annotations
 
-from peftkit.config.checks.combinations import mismatches
-from peftkit.config.checks.paths import FILES, ROW_RULES, TEXT_FILES, TEXTS
-from peftkit.config.checks.values import complaints
+from peftkit.config.checks import config_errors, run_errors
+from peftkit.config.checks.values import EMBEDDING_INITS
+from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
 from peftkit.config.errors import UserError, error_summary
 from peftkit.config.jobs import JOBS, Job
 from peftkit.config.kinds import KINDS, TaskKind, generates_text, kind_of
@@ -22,38 +22,11 @@ from peftkit.config.run import (
     TaskConfig,
     is_prompted,
 )
-from peftkit.config.suggestions import holds_keys, key_names, nearest, nearest_key, takes_list
+from peftkit.config.suggestions import nearest
 
 __all__ = [
-    "FILES",
-    "INCIDENTAL",
-    "JOBS",
-    "KINDS",
-    "ROW_RULES",
-    "SECTIONS",
-    "TEXTS",
-    "TEXT_FILES",
-    "EarlyStopping",
-    "Embed",
-    "Extend",
-    "Generate",
-    "Job",
-    "MethodConfig",
-    "ModelConfig",
-    "RunConfig",
-    "Search",
-    "TaskConfig",
-    "TaskKind",
-    "UserError",
-    "kind_of",
-    "is_prompted",
-    "complaints",
-    "holds_keys",
-    "key_names",
-    "mismatches",
-    "nearest",
-    "nearest_key",
-    "error_summary",
-    "takes_list",
-    "generates_text",
-]
+    "EMBEDDING_INITS", "FILES", "INCIDENTAL", "JOBS", "KINDS", "SECTIONS", "TEXTS", "TEXT_FILES", "EarlyStopping",
+    "Embed", "Extend", "Generate", "Job", "MethodConfig", "ModelConfig", "RunConfig", "Search", "TaskConfig",
+    "TaskKind", "UserError", "config_errors", "error_summary", "generates_text", "is_prompted", "kind_of", "nearest",
+    "run_errors",
+]  # fmt: skip

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from peftkit.config.endings import TABLES, VECTORS
+
 Need = Literal["required", "optional", "no"]
 
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
-VECTORS = (".parquet", ".npy")
 _GENERATOR = tuple(  # the keys of `generate` that choose and call a model, without those that generate tasks
     f"generate.{name}"
     for name in (
@@ -22,15 +22,17 @@ _GENERATOR = tuple(  # the keys of `generate` that choose and call a model, with
 class Job:
     """One value of `job=`. A new job is a record here and a module in `peftkit.jobs`.
 
-    `reads` lists the keys and sections that the job reads; None means every key of a training run. Any other key that
-    the user sets is refused, with `ignores` as the reason. `reads_without_run` come on top where `run=` is not set.
-    `writes` is "folder", the allowed endings of `output=`, or None where there is no `output=`.
+    `reads` lists the keys and sections that the job reads; None means those of a training run. `keys` are read only by
+    the jobs that list them. Any other key that the user sets is refused, with `ignores` as the reason.
+    `reads_without_run` come on top where `run=` is not set. `writes` is "folder", the allowed endings of `output=`, or
+    None where there is no `output=`.
     """
 
     name: str
     summary: str
     entry: str  # "module:function"; the function takes a RunConfig
     reads: tuple[str, ...] | None = None
+    keys: tuple[str, ...] = ()
     reads_without_run: tuple[str, ...] = ()
     ignores: str = "the rest comes from run=DIR"
     run: Need = "no"  # a finished run folder
@@ -42,11 +44,18 @@ class Job:
 
 
 _JOBS = (
-    Job("finetune", "train, score and record (the default)", "peftkit.jobs.finetune:finetune", trains=True),
+    Job(
+        "finetune",
+        "train, score and record (the default)",
+        "peftkit.jobs.finetune:finetune",
+        keys=("claim", "vocab", "generate"),
+        trains=True,
+    ),
     Job(
         "plan",
         "show what a run would train, cost and need, before any step",
         "peftkit.jobs.plan:plan",
+        keys=("claim", "vocab", "generate"),
         trains=True,
     ),
     Job(
@@ -86,6 +95,7 @@ _JOBS = (
         "downstream",
         "train a task from a language modeling run and from its base: run=DIR model=bert task=sst2",
         "peftkit.jobs.downstream:downstream",
+        keys=("generate",),
         run="required",
         trains=True,
     ),
@@ -93,12 +103,16 @@ _JOBS = (
         "extend",
         "add listed or mined terms to a vocabulary: extend.terms=FILE, extend.corpus=FILE_OR_FOLDER",
         "peftkit.jobs.extend:extend",
+        reads=("recipe", "model", "source", "out", "seed", "force"),
+        keys=("extend",),
+        ignores="it trains nothing",
     ),
     Job(
         "embed",
         "write the vectors of texts: input=FILE output=vectors.parquet; of a trained model: run=DIR",
         "peftkit.jobs.embed:embed",
-        reads=("embed", "source", "train.per_device_eval_batch_size", "train.bf16"),
+        keys=("embed",),
+        reads=("source", "train.per_device_eval_batch_size", "train.bf16"),
         reads_without_run=("model", "vocab"),
         run="optional",
         input="required",
@@ -109,14 +123,16 @@ _JOBS = (
         "generate instruction data from seed tasks: recipe=self_instruct, evol_instruct",
         "peftkit.jobs.generate:generate",
         loads_model=False,
-        reads=("generate", "recipe", "model", "source", "out", "seed", "force", "data_root"),
+        keys=("generate",),
+        reads=("recipe", "model", "source", "out", "seed", "force", "data_root"),
         ignores="it trains nothing",
     ),
     Job(
         "judge",
         "let a model compare answers with the references, run=DIR, or of two runs, runs=[A,B]",
         "peftkit.jobs.judge:judge",
-        reads=("model", "source", "data_root", "out", "seed", "force", "task.max_eval_samples", *_GENERATOR),
+        reads=("model", "source", "data_root", "out", "seed", "force", "task.max_eval_samples"),
+        keys=_GENERATOR,
         ignores="it compares existing answers with greedy decoding and a fixed prompt",
         run="optional",
         runs="optional",
@@ -125,13 +141,16 @@ _JOBS = (
         "pretrain",
         "pretrain the small GPT-2 or T5 of source=offline: model=gpt2",
         "peftkit.jobs.pretrain:pretrain",
+        reads=("recipe", "model", "source"),
+        ignores="it trains a small model with fixed settings",
     ),
     Job(
         "leaderboard",
         "compare all results below out=, and those of others: results=[DIR,...]",
         "peftkit.jobs.leaderboard:leaderboard",
         loads_model=False,
-        reads=("out", "results", "watch", "claim"),
+        reads=("out",),
+        keys=("results", "watch", "claim"),
         ignores="it shows every run below out=",
         writes="folder",
     ),

@@ -37,12 +37,14 @@ class TaskKind:
     objectives: dict[str, str] = field(default_factory=dict)  # names that tell tables of unlike losses apart
     label: Need = "required"  # task.label
     keys: tuple[str, ...] = ()  # keys of `task` that only the kinds that list them read
+    needs: dict[str, str] = field(default_factory=dict)  # of those, the keys that have to be set, with an example
     generates: bool = False  # answered by generated text
     unlabelled_metrics: tuple[str, ...] = ()  # without task.label the text itself is modelled, scored by these alone
     has_label_names: bool = False
     sequence_label: bool = False  # one class or number for the whole input
     generators: tuple[str, ...] = ()  # values of task.dataset that generate the data first
     refused_as: str | None = None  # methods that refuse this other kind refuse this one too
+    loss: str | None = None  # what replaces the model's own loss
     package: tuple[str, str] | None = None  # a package that training needs, and the extra that installs it
 
 
@@ -176,6 +178,8 @@ _KINDS = (
         task_types={**_every("FEATURE_EXTRACTION")},
         label="no",
         keys=("scale", "matryoshka_dims"),
+        needs={"scale": "20"},
+        loss="contrastive training",
         package=("sentence_transformers", "embed"),
     ),
     TaskKind(
@@ -190,7 +194,9 @@ _KINDS = (
         pipelines={DECODER: "text-generation"},
         label="no",
         keys=("max_target_length", "beta", "loss_type", "label_smoothing", "chat"),
+        needs={"beta": "0.1", "loss_type": "sigmoid"},
         refused_as="causal_lm",
+        loss="DPO",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Turn a composed config into typed choices; the YAML under conf/ says what each means and holds every default."""
+"""The typed config of one run. The YAML under conf/ documents each key and holds every default."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from peftkit.config.errors import UserError, error_summary
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import kind_of
 from peftkit.config.traits import Traits, traits_of
@@ -20,8 +21,8 @@ class ModelConfig:
     family: str
     pooling: str | None
     stand_in: str
-    learning_rates: dict = field(default_factory=dict)
-    keep_layers: list[int] | None = None
+    learning_rates: dict
+    keep_layers: list[int] | None
 
 
 @dataclass
@@ -41,6 +42,8 @@ class MethodConfig:
 
 @dataclass
 class TaskConfig:
+    """One task. The keys with a default are those that only the YAML of some kinds of task lists."""
+
     name: str
     suite: str
     dataset: str
@@ -144,43 +147,43 @@ class Generate:
     request: dict
     retries: int
     timeout: float
-    model: str | None = None
+    model: str | None
 
 
 @dataclass
 class RunConfig:
-    """One run, as the user chose it."""
+    """One run, as the user chose it: the keys of config.yaml, and where the choice came from."""
 
     job: str
     source: str
     data_root: str | None
     seed: int
+    trial: bool
     out: str
     force: bool
     run: str | None
+    claim: str | None
+    runs: list[str] | None
+    results: list[str] | None
+    watch: bool
     input: str | None
     output: str | None
-    early_stopping: EarlyStopping
+    vocab: str | None
     model: ModelConfig
     method: MethodConfig
     task: TaskConfig
+    early_stopping: EarlyStopping
+    search: Search
+    distill: Distill
+    extend: Extend
+    embed: Embed
+    generate: Generate
     train: dict
-    runs: list[str] | None = None
-    results: list[str] | None = None
-    watch: bool = False
-    claim: str | None = None
-    vocab: str | None = None
-    extend: Extend | None = None
-    embed: Embed | None = None
-    generate: Generate | None = None
-    trial: bool = False
-    search: Search = field(default_factory=lambda: Search(None, 1))
-    distill: Distill = field(default_factory=lambda: Distill(None, 1.0, 0.0))
     recipe: str | None = None
     overrides: tuple[str, ...] = ()  # as typed; provenance only
 
     @property
-    def grows_data(self) -> bool:
+    def generates_data(self) -> bool:
         """Return whether this run trains on data that job=generate makes first."""
         return JOBS[self.job].trains and self.task.dataset in kind_of(self.task).generators
 
@@ -188,11 +191,19 @@ class RunConfig:
     def from_config(
         cls, config: Mapping[str, Any], recipe: str | None = None, overrides: Sequence[str] = ()
     ) -> RunConfig:
-        """Build a run from a resolved config that passes validation, and where it came from."""
-        # results of earlier versions lack the keys that have a default here
-        values = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}
-        sections = {name: part(**config[name]) for name, part in SECTIONS.items() if name in config}
-        return cls(**{**values, **sections, "recipe": recipe, "overrides": tuple(overrides)})
+        """Return the run of a resolved config, and where it came from.
+
+        Raises:
+            UserError: the config has other keys than this version of peftkit, as those of earlier versions do.
+        """
+        try:
+            sections = {name: section(**config[name]) for name, section in SECTIONS.items()}
+            values = {str(name): value for name, value in config.items()} | sections
+            return cls(**values, recipe=recipe, overrides=tuple(overrides))
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"this config is of another version of peftkit ({error_summary(error)}); train the run again"
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as plain values, for config.yaml and result.json; provenance is recorded beside it."""
@@ -200,7 +211,7 @@ class RunConfig:
 
 
 def is_prompted(run: RunConfig) -> bool:
-    """Tell whether nothing trains and the model is asked as it is, by a prompt."""
+    """Return whether nothing trains and the pretrained model answers a prompt."""
     return run.method.traits.prompted
 
 
@@ -211,7 +222,7 @@ SECTIONS: dict[str, type] = {
 
 PROVENANCE = ("recipe", "overrides")  # fields of RunConfig that are no keys
 
-# keys that do not change a result, and so are no part of its id or of its row on a board
+# keys that do not change a result, so they are no part of its id or of its entry on a board
 BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend", "embed", "generate")
 FACTS = ("paper", "traits")  # of a method: they describe it, and choose nothing
 INCIDENTAL = {"job", "out", "force", "run", *BESIDE, "input", "output", "source", "data_root"} | {

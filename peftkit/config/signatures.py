@@ -1,4 +1,4 @@
-"""Turn a class's source into its fields and their types, without importing it: torch alone would take seconds."""
+"""The fields of a class and their types, from its source: importing torch would take seconds."""
 
 from __future__ import annotations
 
@@ -13,31 +13,36 @@ SIMPLE: dict[str, tuple[type, ...]] = {
     "int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "list": (list, tuple), "List": (list, tuple),
     "tuple": (list, tuple), "dict": (dict,), "Dict": (dict,), "set": (list, tuple), "Sequence": (list, tuple),
 }  # fmt: skip
+DESCRIPTIONS = {
+    **{"int": "an int", "float": "a float", "bool": "true or false", "str": "a string"},
+    **dict.fromkeys(("list", "List", "tuple", "Sequence", "set"), "a list"),
+    **dict.fromkeys(("dict", "Dict", "Mapping"), "a mapping"),
+}
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a class: its annotation as written, the module that wrote it, its choices and its default."""
+    """One field of a class: its annotation as written, the module of the class, its choices and its default."""
 
     annotation: ast.expr | None
     module: str
     choices: tuple[Any, ...] | None = None
-    default: Any = ...  # as far as it is a literal
+    default: Any = ...  # if it is a literal
 
     def refuses(self, value: Any) -> str | None:
-        """Return what the field takes, in words, where it does not take this value."""
+        """Return a description of what the field takes where it does not take this value."""
         if value == self.default and type(value) is type(self.default):  # upstream annotates `int` and defaults to None
             return None
         if self.choices is not None and value is not None and value not in self.choices:
-            return "one of " + ", ".join(str(choice) for choice in self.choices)
+            return "one of " + ", ".join(map(str, self.choices))
         if self.annotation is None:
             return None
         values = _enum_values(self.annotation, self.module)
-        # upstream writes `SchedulerType | str`, and means the names of the enum
+        # upstream's `SchedulerType | str` means the names of the enum
         is_name = not values or not isinstance(value, str) or value in values
         if is_name and _accepts(self.annotation, value, self.module):
             return None
-        return "one of " + ", ".join(map(str, values)) if values else ast.unparse(self.annotation)
+        return "one of " + ", ".join(map(str, values)) if values else _describe(self.annotation)
 
 
 @lru_cache(maxsize=64)
@@ -93,7 +98,7 @@ def _parameters(arguments: ast.arguments, module: str) -> dict[str, Field]:
     for argument, value in zip(names, [*values, *arguments.kw_defaults], strict=True):
         default = ... if value is None else _literal(value)
         kind = argument.annotation
-        if kind is None and isinstance(default, (bool, int, float, str)):  # the default's type stands in for it
+        if kind is None and isinstance(default, (bool, int, float, str)):  # the default's type replaces it
             kind = ast.Name(type(default).__name__)
         found[argument.arg] = Field(kind, module, default=default)
     return found
@@ -172,8 +177,19 @@ def _enum_values(node: ast.expr, module: str) -> list[Any]:
     return []
 
 
+def _describe(node: ast.expr) -> str:
+    """Return an annotation as "an int or null"."""
+    described: dict[str, None] = {}
+    for part in _alternatives(node):
+        name = ast.unparse(part.value if isinstance(part, ast.Subscript) else part).split(".")[-1]
+        described["null" if name == "None" else DESCRIPTIONS.get(name, ast.unparse(part))] = None
+    if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("Optional"):
+        described["null"] = None
+    return " or ".join(described)
+
+
 def _alternatives(node: ast.expr) -> list[ast.expr]:
-    """Return what a union takes; a list of something is no something."""
+    """Return the members of a union, or the annotation itself."""
     if isinstance(node, ast.BinOp):
         return [*_alternatives(node.left), *_alternatives(node.right)]
     if isinstance(node, ast.Subscript) and ast.unparse(node.value).split(".")[-1] in ("Optional", "Union"):

@@ -1,4 +1,4 @@
-"""Turn a wrong name into a hint at the right one."""
+"""Hints at the right name of a key, an option or a value."""
 
 from __future__ import annotations
 
@@ -10,8 +10,27 @@ from peftkit.config.run import PROVENANCE, SECTIONS, RunConfig
 from peftkit.config.signatures import fields_of
 
 TRAINING = "transformers.training_args.TrainingArguments"
-# what the keys are called elsewhere, and what is too short to be near anything
-HABITS = {
+RENAMED = {  # old key or value: the new one, before 1.0
+    "source=embedded": "source=offline",
+    "task.max_train_rows": "task.max_train_samples",  # renamed
+    "task.max_eval_rows": "task.max_eval_samples",  # renamed
+    "task.words": "task.verbalizer",  # renamed
+    "task.widths": "task.matryoshka_dims",  # renamed
+    "task.noise": "task.noise_density",  # renamed
+    "task.mean_span": "task.mean_noise_span_length",
+    "model.layers": "model.keep_layers",  # renamed
+    "search.factors": "search.lr_multipliers",  # renamed
+    "search.rows": "search.samples",  # renamed
+    "embed.width": "embed.truncate_dim",  # renamed
+    "extend.rows": "extend.init",  # renamed
+    "extend.pad_to": "extend.pad_to_multiple_of",  # renamed
+    "generate.target": "generate.num_instructions",  # renamed
+    "generate.served_model": "generate.endpoint_model",  # renamed
+    "generate.similarity": "generate.max_rouge_l",  # renamed
+    "generate.words": "generate.instruction_length",  # renamed
+    "distill.weight": "distill.alpha",  # renamed
+}
+ALIASES = {  # names of keys elsewhere, and names too short for a close match
     "lr": "train.learning_rate",
     "epochs": "train.num_train_epochs",
     "num_epochs": "train.num_train_epochs",
@@ -25,41 +44,46 @@ HABITS = {
 SHOWN = 16
 
 
-def nearest(word: str, known: Iterable[str], before: str = "") -> str:
-    """Return '; did you mean ...?', or what there is where nothing is near."""
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return '; did you mean ...?', or the known names where none is near."""
     known = sorted(known)
-    close = get_close_matches(word, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {before}{close[0]}?"
-    return f"; there are: {', '.join(known[:SHOWN])}{', ...' if len(known) > SHOWN else ''}"
+    if close := get_close_matches(name, known, n=1, cutoff=0.6):
+        return f"; did you mean {prefix}{close[0]}?"
+    return f"; use one of {', '.join(known[:SHOWN])}{', ...' if len(known) > SHOWN else ''}"
 
 
 def key_names(section: str) -> set[str]:
     """Return the keys of a section, or the top level's where it is empty."""
-    part = SECTIONS[section] if section else RunConfig
-    return {field.name for field in dataclasses.fields(part)} - {*PROVENANCE}
+    owner = SECTIONS[section] if section else RunConfig
+    return {field.name for field in dataclasses.fields(owner)} - {*PROVENANCE}
 
 
 def takes_list(key: str) -> bool:
-    """Tell whether a key, as task.metrics, holds a list."""
+    """Return whether the value of a key, as task.metrics, is a list."""
     section, _, name = key.rpartition(".")
-    part = SECTIONS.get(section) if section else RunConfig
-    return part is not None and any(f.name == name and "list" in str(f.type) for f in dataclasses.fields(part))
+    owner = SECTIONS.get(section) if section else RunConfig
+    return owner is not None and any(f.name == name and "list" in str(f.type) for f in dataclasses.fields(owner))
 
 
-def holds_keys(section: str, value: str) -> str:
-    """Return the sentence about a value, as it is typed, where the keys of a section belong."""
-    text = f"{section}={value} is wrong: {section} holds keys of its own"
+def section_error(section: str, value: str) -> str:
+    """Return the message about a value, as typed, in place of the keys of a section."""
+    text = f"{section}={value}: {section} has keys of its own"
     if section == "search" and value != "null":
-        return f"{text}; say search.lr_multipliers={value if value.startswith('[') else f'[{value}]'}"
+        return f"{text}; use search.lr_multipliers={value if value.startswith('[') else f'[{value}]'}"
     return f"{text}, as {section}.{'learning_rate' if section == 'train' else min(key_names(section))}=..."
 
 
-def nearest_key(key: str) -> str:
-    """Return a hint for a key that is not there, wherever its right place is: learning_rate is train.learning_rate."""
+def unknown_key(key: str) -> str:
+    """Return the message about an unknown key, with its new name or the nearest key of any section."""
+    if key in RENAMED:
+        return f"{key} was renamed; use {RENAMED[key]}"
+    return f"unknown key {key}{_nearest_key(key)}"
+
+
+def _nearest_key(key: str) -> str:
     section, _, name = key.partition(".")
-    if key in HABITS:
-        return f"; did you mean {HABITS[key]}?"
+    if key in ALIASES:
+        return f"; did you mean {ALIASES[key]}?"
     if section in SECTIONS:
         return nearest(name, key_names(section), f"{section}.")
     top = key_names("") | {"recipe"}

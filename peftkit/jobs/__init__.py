@@ -28,7 +28,7 @@ def run(config: RunConfig, begin: Callable[[Path], None] | None = None) -> Any:
             from peftkit.pipeline.libraries import library_settings
 
             stack.enter_context(library_settings(config.source))
-        if config.grows_data:
+        if config.generates_data:
             from peftkit.jobs.generated_data import with_generated_data
 
             config = with_generated_data(config)

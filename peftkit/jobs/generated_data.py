@@ -31,9 +31,8 @@ def with_generated_data(run: RunConfig) -> RunConfig:
     Raises:
         UserError: no task was kept, more are there than are asked for, or a plan would have to pay for the tasks.
     """
-    if not run.grows_data:
+    if not run.generates_data:
         return run
-    assert run.generate is not None
     lock = Path(run.out, "generate", ".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     kept = KEPT if run.generate.model is not None else (*KEPT, "model=", "model.")  # the run's own model writes

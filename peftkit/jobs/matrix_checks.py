@@ -15,8 +15,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 
-from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted
-from peftkit.config.checks import mismatches
+from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted, run_errors
 from peftkit.config.kinds import kind_of
 from peftkit.config.source import Source
 from peftkit.data.formats import Encoded
@@ -69,7 +68,7 @@ def check_method(method: str, model: str, tiny: str, heads: Sequence[str] = HEAD
             if config.model.family not in kind_of(config.task).heads:
                 continue
             try:
-                if reasons := mismatches(config):
+                if reasons := run_errors(config):
                     raise UserError("; ".join(reasons))
                 extras = _check(config, checkpoint, Path(scratch, head))
                 yield Combination(method, model, head, SUPPORTED, extras=extras)

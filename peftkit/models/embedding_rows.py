@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from peftkit.config import ROW_RULES, UserError
+from peftkit.config import EMBEDDING_INITS, UserError
 from peftkit.models.vocabulary import NewToken
 
 FACTS, WEIGHTS = "vocabulary.json", "rows.safetensors"
@@ -53,8 +53,8 @@ def first_rows(
     Raises:
         ValueError: there is no such rule.
     """
-    if rule not in ROW_RULES:
-        raise ValueError(f"{rule} is none of {', '.join(ROW_RULES)}")
+    if rule not in EMBEDDING_INITS:
+        raise ValueError(f"{rule} is none of {', '.join(EMBEDDING_INITS)}")
     generator = torch.Generator().manual_seed(seed)
     found = {}
     for name, table in tables(model).items():

@@ -10,8 +10,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.config import RunConfig, is_prompted
-from peftkit.config.checks.prompting import CLASSED
+from peftkit.config import RunConfig, is_prompted, kind_of
 from peftkit.config.source import Source
 from peftkit.data.formats import Encoded, Format, PromptedFormat, TextGenerationFormat, format_of
 from peftkit.data.formats.few_shot import sample_balanced
@@ -32,7 +31,7 @@ def format_for(
     if not is_prompted(run):
         return format_of(run.task, run.model.family, names, tokenizer)
     context = None if model is None else getattr(model.config, "max_position_embeddings", None)
-    if run.task.kind in CLASSED:
+    if kind_of(run.task).sequence_label:
         calibrate = bool(run.method.config.get("calibrate"))
         return PromptedFormat(run.task, names, tokenizer, run.model.family == "decoder", calibrate, shots, context)
     found: Any = format_of(run.task, run.model.family, names, tokenizer)
@@ -41,7 +40,9 @@ def format_for(
 
 def head_kind(run: RunConfig) -> str:
     """Return the kind of task whose head the model has: who is asked for classes writes words."""
-    return "causal_lm" if is_prompted(run) and run.task.kind in CLASSED else run.task.kind
+    if not is_prompted(run) or not kind_of(run.task).sequence_label:
+        return run.task.kind
+    return "seq2seq" if run.model.family == "seq2seq" else "causal_lm"
 
 
 def add_shots(run: RunConfig, asked: Format, rows: Dataset, model: Any) -> Format:

@@ -10,7 +10,10 @@ import pytest
 
 from peftkit import paths
 from peftkit.cli import check, compose_config, expand_sweep
+from peftkit.cli.help import help_text
 from peftkit.cli.validate import options_of
+from peftkit.config import JOBS
+from peftkit.config.suggestions import RENAMED
 
 
 def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -29,11 +32,93 @@ def test_light_answers_import_no_torch(words: list[str]) -> None:
     assert done.stderr.strip().splitlines()[-1] == "[]"
 
 
-def test_help_opens_with_every_recipe() -> None:
-    text = run("--help").stdout
-    assert text.index("COOKBOOK") < text.index("JOBS")
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_the_overview_fits_a_screen_and_lists_every_recipe(arguments: list[str]) -> None:
+    text = run(*arguments).stdout
+    assert len(text.splitlines()) <= 40 and max(map(len, text.splitlines())) <= 120
     for name in paths.recipes():
-        assert f"  {name} " in text
+        assert f"  {name} " in text or (name.startswith("claims/") and name.removeprefix("claims/") in text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown", "hidden"),
+    [
+        (["job=predict"], ["job=predict:", "input=null", "train.per_device_eval_batch_size=64"], ["extend.", "seed="]),
+        (["job=extend"], ["extend.budget=500", "model=NAME"], ["train.", "embed."]),
+        (
+            ["job=finetune"],
+            ["train.learning_rate", "search.samples=500", "claim=null", "task=NAME"],
+            ["embed.", "run="],
+        ),
+        (["method=lora"], ["peft.LoraConfig", "r=8", "Hu et al. 2022", "mergeable", "use_rslora"], ["KEYS"]),
+        (["method=bitfit"], ["not on seq2seq", "peftkit.methods.BitFit"], []),
+        (["task=sst2"], ["Socher", "text: [sentence]", "max_length: 128"], []),
+        (["model=t5", "recipe=lora_glue"], ["checkpoint: google-t5/t5-small", "recipe=lora_glue:"], []),
+        (["method"], ["lora ", "ia3 "], []),
+        (["job"], sorted(JOBS), []),
+        (["keys"], ["generate.blacklist", "early_stopping.holdout=0.1"], []),
+    ],
+)
+def test_each_choice_has_a_page(arguments: list[str], shown: list[str], hidden: list[str]) -> None:
+    text = help_text(arguments)
+    assert [part for part in shown if part not in text] == []
+    assert [part for part in hidden if part in text] == []
+
+
+def test_every_job_and_option_has_a_page() -> None:
+    for group in ("model", "method", "task", "recipe"):
+        for name in options_of(group):
+            assert help_text([f"{group}={name}"]).startswith(f"{group}={name}: ")
+    for name, job in JOBS.items():
+        assert job.summary in help_text([f"job={name}"])
+
+
+def test_the_folder_of_cd_is_listed(tmp_path: Path) -> None:
+    for folder, name in (("method", "lora16"), ("recipes", "mine")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.yaml").write_text("# One of my own.\n")
+    done = run("-cd", str(tmp_path), "--help")
+    assert done.returncode == 0
+    assert f"METHODS OF {tmp_path}" in done.stdout and "lora16  One of my own." in done.stdout
+    assert f"RECIPES OF {tmp_path}" in done.stdout and "mine  One of my own." in done.stdout
+    assert "r: 8" not in run("-cd", str(tmp_path), "recipe=mine", "--help").stdout
+
+
+def test_the_page_of_an_unknown_option_names_the_nearest() -> None:
+    done = run("method=lorra", "--help")
+    assert done.returncode == 2
+    assert done.stderr == "peftkit: unknown method=lorra; did you mean method=lora?\n"
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_renamed_keys_are_refused_with_the_new_name(old: str, new: str, tmp_path: Path) -> None:
+    key, _, value = old.partition("=")
+    (message,) = check([f"{key}={value or 3}"])
+    assert message == f"{old} was renamed; use {new}"
+    (tmp_path / "recipes").mkdir()
+    section, _, name = key.rpartition(".")
+    line = f"{section}: {{{name}: 3}}" if section else f"{key}: {value}"
+    (tmp_path / "recipes" / "old.yaml").write_text(f"{line}\n")
+    assert message in check(["recipe=old"], tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task=[cola,rte]", "task=[cola,rte]: one run trains one task; use -m task=cola,rte"),
+        ("model=[bert]", "model=[bert]: one run trains one model; use model=bert"),
+        ("method=[lora, ia3]", "method=[lora, ia3]: one run trains one method; use -m method=lora,ia3"),
+    ],
+)
+def test_a_list_of_options_is_refused(override: str, message: str) -> None:
+    assert check([override], multirun=False) == check([override]) == [message]
+
+
+def test_a_recipe_that_lists_tasks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "two.yaml").write_text("defaults:\n  - override /task: [cola, rte]\n")
+    (message,) = check(["recipe=two"], tmp_path)
+    assert message.startswith("recipe=two: one run trains one task; to sweep, use hydra: {mode: MULTIRUN, sweeper:")
 
 
 def test_a_typo_exits_with_2_and_no_traceback() -> None:
@@ -53,20 +138,20 @@ def test_a_typo_exits_with_2_and_no_traceback() -> None:
         ("train.num_train_epoch=3", "did you mean train.num_train_epochs?"),
         ("method.config.lora_alfa=3", "did you mean method.config.lora_alpha?"),
         ("train.lr_scheduler_type=linaer", "one of linear"),
-        ("method.config.r=big", "it takes int"),
-        ("task.max_length=x", "it takes int"),
-        ("seed=-1", "must be 0 or more"),
-        ("source=net", "there are: auto, hub, offline"),
+        ("method.config.r=big", "method.config.r=big: expected an int"),
+        ("task.max_length=x", "expected an int"),
+        ("seed=-1", "expected 0 or more"),
+        ("source=net", "use one of auto, hub, offline"),
         ("train.output_dir=x", "use out="),
-        ("method.config._target_=os.system", "may only name classes of peft"),
+        ("method.config._target_=os.system", "only classes of peft and peftkit are allowed"),
         ("job=predict", "needs a run folder"),
-        ("data_root=/nowhere", "is no folder"),
-        ("a b", "cannot read"),
+        ("data_root=/nowhere", "data_root=/nowhere: no such folder"),
+        ("a b", "cannot parse"),
         ("train.report_to=tensorbord", "did you mean tensorboard?"),
         ("train.report_to=neptune", "needs the package neptune"),
-        ("model.checkpoint=./nowhere", "is no folder"),
-        ("search.lr_multipliers=3", "say search.lr_multipliers=[3]"),
-        ("search=3", "say search.lr_multipliers=[3]"),
+        ("model.checkpoint=./nowhere", "no such folder"),
+        ("search.lr_multipliers=3", "use search.lr_multipliers=[3]"),
+        ("search=3", "use search.lr_multipliers=[3]"),
     ],
 )
 def test_each_mistake_gets_its_sentence(word: str, answer: str) -> None:
@@ -85,7 +170,7 @@ def test_each_mistake_gets_its_sentence(word: str, answer: str) -> None:
 )
 def test_values_without_the_brackets_of_their_list_get_one_sentence(word: str, right: str, is_sweep: bool) -> None:
     (sentence,) = check([word], multirun=is_sweep)
-    assert sentence.startswith(f"{word} ") and sentence.endswith(f"; say {right}")
+    assert sentence.startswith(f"{word}: ") and sentence.endswith(f"; use {right}")
 
 
 def test_a_sweep_over_lists_is_one() -> None:
@@ -96,7 +181,7 @@ def test_a_list_where_a_recipe_needs_keys_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "mine.yaml").write_text("search: [0.3, 1]\n")
     (sentence,) = check(["recipe=mine"], tmp_path)
-    assert sentence.endswith("rates to try are search: {lr_multipliers: [0.3, 1, 3]}")
+    assert sentence.endswith("use, for example, search: {lr_multipliers: [0.3, 1, 3]}")
 
 
 def test_upstream_options_need_no_plus() -> None:
@@ -157,11 +242,11 @@ def test_own_parts_and_recipes_come_with_cd(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["job=predict", "run=x", "input=a text", "method=ia3"], "job=predict does not look at method=ia3"),
-        (["job=predict", "run=x", "input=a text", "train.seed=1"], "job=predict does not look at train.seed=1"),
+        (["job=predict", "run=x", "input=a text", "method=ia3"], "job=predict ignores method=ia3"),
+        (["job=predict", "run=x", "input=a text", "train.seed=1"], "job=predict ignores train.seed=1"),
         (["job=leaderboard", "task=mrpc"], "it shows every run below out="),
-        (["job=evaluate", "run=x", "seed=3"], "job=evaluate does not look at seed=3"),
-        (["job=predict", "run=x", "input=notes.txt"], "input=notes.txt is none of .csv"),
+        (["job=evaluate", "run=x", "seed=3"], "job=evaluate ignores seed=3"),
+        (["job=predict", "run=x", "input=notes.txt"], "input=notes.txt: expected a file that ends in .csv"),
         (["job=merge", "run=x", "output=pyproject.toml"], "job=merge writes a folder"),
     ],
 )
@@ -173,4 +258,4 @@ def test_what_a_job_reads_is_taken() -> None:
     (only,) = check(
         ["job=evaluate", "run=x", "task=ax", "task.max_eval_samples=5", "train.per_device_eval_batch_size=8"]
     )
-    assert "holds no result.json" in only
+    assert "contains no result.json" in only

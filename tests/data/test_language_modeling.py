@@ -210,14 +210,17 @@ def test_a_broken_file_of_a_corpus_is_named(tmp_path: Path) -> None:
     ("words", "sentence"),
     [
         (["model=bert", "task.packing=true"], "task.packing is for decoders, model=bert is none"),
-        (["model=gpt2", "method=prompt", "task.packing=true"], "method=prompt begins every row with a prompt"),
-        (["model=gpt2", "task.packing=true", "task.join_documents=true"], "task.packing keeps documents apart"),
+        (["model=gpt2", "method=prompt", "task.packing=true"], "method=prompt puts a soft prompt before each example"),
+        (["model=gpt2", "task.packing=true", "task.join_documents=true"], "task.packing separates documents"),
         (["model=gpt2", "task.whole_words=true"], "task.whole_words is for encoders"),
         (["model=t5_encoder"], "has no decoder to fill in spans with"),
-        (["model=bert", "task.noise_density=1"], "task.noise_density=1 is wrong: it must be between 0 and 1"),
+        (["model=bert", "task.noise_density=1"], "task.noise_density=1: expected a number above 0 and below 1"),
         (["model=bert", "method=linear_probe"], "method=linear_probe does not work on task=language_modeling"),
-        (["model=bert", "task.metrics=[accuracy]"], "task.kind=language_modeling has no accuracy"),
-        (["model=bert", "task.dataset=./none.txt"], "there is no such file"),
+        (
+            ["model=bert", "task.metrics=[accuracy]"],
+            "task.metrics=[accuracy]: unknown metric of task.kind=language_modeling",
+        ),
+        (["model=bert", "task.dataset=./none.txt"], "no such file"),
     ],
 )
 def test_what_does_not_go_together_is_refused(words: list[str], sentence: str, tmp_path: Path) -> None:

@@ -124,8 +124,11 @@ def test_what_cannot_be_merged_is_refused_before_anything_trains(
     ("words", "sentence"),
     [
         (["job=downstream"], "job=downstream needs a run folder"),
-        (["job=downstream", "run=x", "task=language_modeling", "task.dataset=x"], "asks what a task gains"),
-        (["job=downstream", "run=x", "trial=true"], "trial=true is scored on other rows"),
+        (
+            ["job=downstream", "run=x", "task=language_modeling", "task.dataset=x"],
+            "compares a task with and without language modeling",
+        ),
+        (["job=downstream", "run=x", "trial=true"], "trial=true does not work with job=downstream"),
         (["job=downstream", "run=x", "vocab=y"], "vocab= is not for job=downstream"),
     ],
 )

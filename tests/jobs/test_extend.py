@@ -287,14 +287,14 @@ def test_a_run_with_words_has_an_id_of_its_own_and_one_without_keeps_the_old(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["job=extend"], "say extend.terms=FILE"),
-        (["job=extend", "extend.terms=nowhere.txt"], "extend.terms=nowhere.txt: there is no such file"),
-        (["job=extend", "extend.corpus=rows.csv"], "extend.corpus=rows.csv: there is no such file"),
-        (["job=extend", "extend.corpus=/nowhere"], "extend.corpus=/nowhere: there is no such file"),
+        (["job=extend"], "set extend.terms=FILE"),
+        (["job=extend", "extend.terms=nowhere.txt"], "extend.terms=nowhere.txt: no such file"),
+        (["job=extend", "extend.corpus=rows.csv"], "extend.corpus=rows.csv: no such file"),
+        (["job=extend", "extend.corpus=/nowhere"], "extend.corpus=/nowhere: no such file"),
         (["job=extend", "extend.terms=a", "extend.init=pices"], "did you mean extend.init=pieces?"),
-        (["extend.corpus=a.txt"], "say job=extend, or vocab=FOLDER"),
-        (["vocab=/nowhere"], "name a folder that job=extend made"),
-        (["vocab=/nowhere", "method=ia3"], "cannot train the rows of vocab=; try method=lora"),
+        (["extend.corpus=a.txt"], "extend.corpus= is not for job=finetune, only for job=extend"),
+        (["vocab=/nowhere"], "name a folder written by job=extend"),
+        (["vocab=/nowhere", "method=ia3"], "cannot train the embedding rows of vocab=; use method=lora"),
         (["job=leaderboard", "vocab=/nowhere"], "vocab= is not for job=leaderboard"),
     ],
 )
@@ -309,7 +309,7 @@ def test_words_are_no_result_on_the_board_and_no_run_to_predict_with(
 
     vocab = extended(checkpoint("gpt2", True), "gpt2", data, tmp_path)
     assert collect([tmp_path]) == []
-    assert any("say vocab=" in found for found in check(["job=predict", f"run={vocab}", "input='a text'"]))
+    assert any("set vocab=" in found for found in check(["job=predict", f"run={vocab}", "input='a text'"]))
 
 
 def test_a_list_without_any_new_term_is_refused(

@@ -184,9 +184,9 @@ def test_a_file_without_enough_text_is_refused_and_no_file_is_the_embedded_text(
     ("words", "sentence"),
     [
         (["job=forgetting"], "job=forgetting needs a run folder"),
-        (["job=forgetting", "run=x", "input=some words"], "input=some words is no file of texts"),
-        (["job=forgetting", "run=x", "input=none.txt"], "input=none.txt: there is no such file"),
-        (["job=forgetting", "run=x", "seed=3"], "job=forgetting does not look at seed=3"),
+        (["job=forgetting", "run=x", "input=some words"], "input=some words is not a file of texts"),
+        (["job=forgetting", "run=x", "input=none.txt"], "input=none.txt: no such file"),
+        (["job=forgetting", "run=x", "seed=3"], "job=forgetting ignores seed=3"),
     ],
 )
 def test_a_wrong_word_is_refused_before_anything_loads(words: list[str], sentence: str) -> None:

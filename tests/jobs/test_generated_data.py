@@ -43,11 +43,11 @@ def result(folder: Path) -> dict:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["generate.algorithm=evol_instruct"], "say generate.algorithm=self_instruct"),
-        (["generate.generator=endpoint"], "say generate.base_url=http://127.0.0.1:8000/v1"),
-        (["generate.model=./nowhere"], "generate.model=./nowhere is no folder"),
+        (["generate.algorithm=evol_instruct"], "set generate.algorithm=self_instruct"),
+        (["generate.generator=endpoint"], "set generate.base_url=http://127.0.0.1:8000/v1"),
+        (["generate.model=./nowhere"], "generate.model=./nowhere: no such folder"),
         (["generate.decontaminate=[mrcp]"], "did you mean mrpc?"),
-        (["model=bert"], "model=bert is a encoder"),
+        (["model=bert"], "model=bert (encoder) has no head"),
     ],
 )
 def test_what_the_chain_lacks_is_said_before_anything_is_asked(words: list[str], answer: str) -> None:
@@ -56,7 +56,7 @@ def test_what_the_chain_lacks_is_said_before_anything_is_asked(words: list[str],
 
 def test_an_evaluation_grows_nothing() -> None:
     words = ["job=evaluate", "run=x", "task=instructions", "task.dataset=self_instruct"]
-    assert any("say task.dataset=outputs/generate/" in sentence for sentence in check(words))
+    assert any("set task.dataset=outputs/generate/" in sentence for sentence in check(words))
 
 
 def test_a_plan_asks_for_no_task(tiny: Words) -> None:

@@ -20,7 +20,7 @@ from helpers.scripted_server import Server, serving
 from omegaconf import OmegaConf
 
 from peftkit.cli import check, compose_config
-from peftkit.config import RunConfig, UserError, complaints
+from peftkit.config import RunConfig, UserError, config_errors
 from peftkit.config.source import Source
 from peftkit.data.datasets import load_task_dataset
 from peftkit.jobs.finetune import _empty
@@ -101,7 +101,7 @@ def asking(prefers: Callable[[str, str], str], fault: Callable[[int], Any] = lam
 def judged(server: Server, *words: str) -> tuple[Path, dict[str, Any]]:
     words = (*ENDPOINT, f"generate.base_url={server.address}", *words)
     cfg = compose_config(words)
-    assert complaints(OmegaConf.to_container(cfg, resolve=True)) == []  # type: ignore[arg-type]
+    assert config_errors(OmegaConf.to_container(cfg, resolve=True)) == []  # type: ignore[arg-type]
     folder = commands.run(words)
     return folder, json.loads((folder / "judge.json").read_text())
 
@@ -342,28 +342,28 @@ def test_each_mistake_gets_its_sentence(answered: Path, tmp_path: Path) -> None:
         (tmp_path / name / "result.json").write_text(json.dumps(result))
     base: Any = OmegaConf.to_container(compose_config([*ENDPOINT, "generate.base_url=http://x/v1"]), resolve=True)
     for keys, answer in (
-        ({}, "say run=DIR, against its references, or runs=[A,B]"),
-        ({"runs": [answered]}, "say run=DIR, against its references, or runs=[A,B]"),
+        ({}, "set run=DIR to compare with its references, or runs=[A,B]"),
+        ({"runs": [answered]}, "set run=DIR to compare with its references, or runs=[A,B]"),
         ({"run": answered, "runs": [answered, answered]}, "drop one of the two"),
-        ({"runs": [answered, answered]}, "twice; say run="),
-        ({"runs": [answered, tmp_path / "classes"]}, "is a run of classification, which writes no answers"),
+        ({"runs": [answered, answered]}, "twice; set run="),
+        ({"runs": [answered, tmp_path / "classes"]}, "is a run of classification, which generates no answers"),
         ({"run": tmp_path / "language"}, "is a run of causal_lm without a label"),
         ({"run": tmp_path / "trial"}, "is a trial"),
-        ({"run": tmp_path / "nowhere"}, "holds no result.json"),
+        ({"run": tmp_path / "nowhere"}, "contains no result.json"),
         ({"run": answered, "generate": base["generate"] | {"max_cost": 1.0}}, "needs prices"),
         (
             {"run": answered, "generate": base["generate"] | {"endpoint_model": None}},
-            "say generate.endpoint_model=NAME",
+            "set generate.endpoint_model=NAME",
         ),
         ({"run": answered, "generate": base["generate"] | {"seeds": "x"}}, "generate.seeds= is not for job=judge"),
     ):
         given = {"runs": None, **keys}
         named = {"run": str(given["run"])} if "run" in given else {}
         named |= {"runs": [str(each) for each in given["runs"]]} if given["runs"] else {}
-        sentences = complaints({**base, **given, **named})
+        sentences = config_errors({**base, **given, **named})
         assert any(answer in sentence for sentence in sentences), (keys, sentences)
     (local,) = check(["job=judge", f"run={answered}"])
-    assert "model=bert writes no text; try model=gpt2" in local
+    assert "model=bert is an encoder, which generates no text; use model=gpt2" in local
     target, heat = check(
         [
             *ENDPOINT,
@@ -373,10 +373,7 @@ def test_each_mistake_gets_its_sentence(answered: Path, tmp_path: Path) -> None:
             "generate.temperature=1",
         ]
     )
-    assert (
-        "does not look at generate.num_instructions=9: it compares answers that are there, greedily" in target
-        and "temperature" in heat
-    )
+    assert "ignores generate.num_instructions=9: it compares existing answers" in target and "temperature" in heat
 
 
 @pytest.mark.slow

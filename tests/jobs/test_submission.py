@@ -233,11 +233,11 @@ def test_runs_that_the_user_names_are_one_of_each_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["output=answers.txt"], "say output=submission.zip"),
-        (["recipe=lora_glue"], "job=submission does not look at recipe=lora_glue"),
-        (["data_root=/nowhere"], "data_root=/nowhere is no folder"),
-        (["runs=[/nowhere/a,/nowhere/b]"], "runs=/nowhere/a holds no result.json"),
-        (["results=[x]"], "job=submission does not look at results=[x]"),
+        (["output=answers.txt"], "expected a file that ends in .zip"),
+        (["recipe=lora_glue"], "job=submission ignores recipe=lora_glue"),
+        (["data_root=/nowhere"], "data_root=/nowhere: no such folder"),
+        (["runs=[/nowhere/a,/nowhere/b]"], "runs=/nowhere/a contains no result.json"),
+        (["results=[x]"], "job=submission ignores results=[x]"),
     ],
 )
 def test_what_the_job_cannot_use_is_refused(words: list[str], answer: str) -> None:

@@ -177,9 +177,9 @@ def test_the_job_shows_the_results_of_others_beside_ones_own(tmp_path: Path) -> 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     (sentence,) = check(["job=leaderboard", f"results=[{tmp_path}]"])
-    assert f"results={tmp_path} holds no result.json" in sentence
+    assert f"results={tmp_path} contains no result.json" in sentence
     assert check(["task=mrpc", f"results=[{tmp_path}]"]) == [
-        "results= is not for job=finetune; say job=leaderboard, or drop it"
+        "results= is not for job=finetune, only for job=leaderboard; drop it"
     ]
 
 

@@ -221,19 +221,19 @@ def test_instructions_are_asked_behind_answered_ones(tiny: Words, tmp_path: Path
     ("words", "sentence"),
     [
         (["model=bert"], "an encoder writes no text"),
-        (["model=gpt2", "method.config.shots=0"], "is not for method=few_shot; say method=zero_shot"),
-        (["model=gpt2", "method=zero_shot", "method.config.shots=2"], "say method=few_shot"),
-        (["model=gpt2", "method.config.shots=-1"], "it must be 0 or more"),
+        (["model=gpt2", "method.config.shots=0"], "is not for method=few_shot; use method=zero_shot"),
+        (["model=gpt2", "method=zero_shot", "method.config.shots=2"], "use method=few_shot"),
+        (["model=gpt2", "method.config.shots=-1"], "expected 0 or more"),
         (["model=gpt2", "method=lora", "task.prompt='{sentence1}'"], "task.prompt is for method=zero_shot"),
         (["model=gpt2", "task.prompt='{sentense1} is'"], "did you mean sentence1?"),
-        (["model=gpt2", "task.prompt=what"], "asks the same of every row"),
-        (["model=gpt2", "task.verbalizer={equal:Yes}"], "there is no label equal"),
-        (["model=gpt2", "task.template='{sentence1}'"], "say task.prompt=... instead"),
+        (["model=gpt2", "task.prompt=what"], "contains no column"),
+        (["model=gpt2", "task.verbalizer={equal:Yes}"], "unknown label equal"),
+        (["model=gpt2", "task.template='{sentence1}'"], "use task.prompt=... instead"),
         (["model=gpt2", "early_stopping.patience=3"], "early_stopping.patience is for methods that train"),
-        (["model=gpt2", "task=instructions", "task.dataset=a.jsonl", "task.packing=true"], "task.packing=true is for"),
+        (["model=gpt2", "task=instructions", "task.dataset=a.jsonl", "task.packing=true"], "task.packing is for methods that train"),
         (["job=evaluate", "run=nowhere", "task.prompt='{nope}'"], "task.prompt is not for job=evaluate"),
-        (["model=gpt2", "task=regression", "task.dataset=rows.csv", "task.text=[a]"], "between which words"),
-        (["model=gpt2", "task=causal_lm", "task.dataset=rows.csv", "task.text=[a]"], "shows answers: there are none"),
+        (["model=gpt2", "task=regression", "task.dataset=rows.csv", "task.text=[a]"], "give the words of two numbers"),
+        (["model=gpt2", "task=causal_lm", "task.dataset=rows.csv", "task.text=[a]"], "needs answers for its examples"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(words: list[str], sentence: str) -> None:
@@ -246,7 +246,7 @@ def test_a_prompt_ends_without_spaces_and_names_no_label_that_is_not_there() -> 
     assert prompt_template(task, ["negative", "positive"]) == PromptTemplate(
         "{sentence} It was", {"negative": "terrible", "positive": "fine"}
     )
-    with pytest.raises(UserError, match="the data have no label positive; there are: bad, good"):
+    with pytest.raises(UserError, match="the data have no label positive; use one of bad, good"):
         prompt_template(task, ["bad", "good"])
 
 

@@ -77,9 +77,9 @@ def test_layers_beyond_the_checkpoint_are_named(tiny: Words) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["method=lora", "model.keep_layers=[0]"], "model.keep_layers makes another base"),
-        (["model=t5", "method=full", "model.keep_layers=[0]"], "model.keep_layers is not for model=t5"),
-        (["method=full", "model.keep_layers=[1,0]"], "it takes layers from below"),
+        (["method=lora", "model.keep_layers=[0]"], "model.keep_layers changes the base"),
+        (["model=t5", "method=full", "model.keep_layers=[0]"], "model.keep_layers does not work with model=t5"),
+        (["method=full", "model.keep_layers=[1,0]"], "expected layer numbers in order, from 0"),
         (
             [
                 "model=gpt2",
@@ -91,10 +91,10 @@ def test_layers_beyond_the_checkpoint_are_named(tiny: Words) -> None:
                 "distill.teacher=nowhere",
                 "distill.alpha=0.3",
             ],
-            "say distill.alpha=1, the teacher's answers alone, or 0.5",
+            "distill.alpha=0.3: expected 1 (the teacher's answers only) or 0.5",
         ),
-        (["method=full", "distill.teacher=nowhere"], "distill.teacher=nowhere holds no result.json"),
-        (["method=full", "distill.temperature=0"], "distill.temperature=0 is wrong: it must be above 0"),
+        (["method=full", "distill.teacher=nowhere"], "distill.teacher=nowhere contains no result.json"),
+        (["method=full", "distill.temperature=0"], "distill.temperature=0: expected a number above 0"),
     ],
 )
 def test_what_cannot_be_taught_is_refused(words: list[str], sentence: str) -> None:

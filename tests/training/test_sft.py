@@ -239,14 +239,14 @@ def test_the_paper_s_seed_tasks_and_what_generate_left_are_data(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["task.text=[instruction,input]"], "say task.label=output"),
+        (["task.text=[instruction,input]"], "set task.label=output"),
         (["task.label=output"], "drop task.label"),
-        (["task.template='{messages}'"], "drop task.template"),
-        (["model=t5", "task.packing=true"], "say task.packing=false"),
-        (["method=prompt", "task.packing=true"], "say task.packing=false"),
-        (["model=bert"], "try model=gpt2"),
+        (["task.template='{messages}'"], "task.template is not for task.kind=instructions"),
+        (["model=t5", "task.packing=true"], "use task.packing=false"),
+        (["method=prompt", "task.packing=true"], "use task.packing=false"),
+        (["model=bert"], "use model=gpt2"),
         (["method=linear_probe"], "try method=bitfit"),
-        (["task.metrics=[accuracy]"], "say task.metrics=[perplexity,exact_match]"),
+        (["task.metrics=[accuracy]"], "unknown metric of task.kind=instructions"),
     ],
 )
 def test_what_does_not_go_together_is_refused(words: list[str], sentence: str) -> None:

@@ -2,7 +2,38 @@
 
 from __future__ import annotations
 
-from peftkit.config.checks.combinations import mismatches
-from peftkit.config.checks.values import complaints
+from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["complaints", "mismatches"]
+from peftkit.config.checks.combinations import combination_errors
+from peftkit.config.checks.generation import generation_errors
+from peftkit.config.checks.job import job_errors
+from peftkit.config.checks.judging import judging_errors
+from peftkit.config.checks.kinds import kind_errors
+from peftkit.config.checks.paths import path_errors
+from peftkit.config.checks.prompting import prompting_errors
+from peftkit.config.checks.task import task_errors
+from peftkit.config.checks.upstream import UPSTREAM, upstream_errors
+from peftkit.config.checks.values import range_errors, value_errors
+from peftkit.config.run import RunConfig
+
+__all__ = ["config_errors", "run_errors"]
+
+
+def config_errors(config: Mapping[str, Any]) -> list[str]:
+    """Return a message for everything that is wrong with a resolved config."""
+    found = [*value_errors(config), *upstream_errors(config)]
+    found += range_errors(config, {key for key, _ in found})
+    messages = [message for _, message in found]
+    if all(key.startswith(UPSTREAM) for key, _ in found):  # else the config has no typed form
+        messages += run_errors(RunConfig.from_config(config))
+    return messages
+
+
+def run_errors(run: RunConfig) -> list[str]:
+    """Return a message for each combination that does not work; no file is read but result.json."""
+    checks = (
+        combination_errors, job_errors, task_errors, kind_errors, prompting_errors, path_errors, generation_errors,
+        judging_errors,
+    )  # fmt: skip
+    return [message for check in checks for message in check(run)]

@@ -1,148 +1,122 @@
-"""Turn a typed run into what does not go together in it: combinations, and what its job does not look at."""
+"""Checks of model, method, task and training settings against each other."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 
-from peftkit.config.checks.paths import FILES, MAY_USE_RUN, USES_RUN, VECTORS, WRITTEN, missing_places, run_folder
-from peftkit.config.checks.prompting import prompting
-from peftkit.config.checks.task import FAMILIES, task_mismatches
 from peftkit.config.jobs import JOBS
-from peftkit.config.kinds import generates_text
+from peftkit.config.kinds import DECODER, ENCODER, SEQ2SEQ, generates_text, kind_of
 from peftkit.config.run import RunConfig
 
-LIKE = {"preferences": "causal_lm"}  # kinds that a method refuses for the reason that it refuses another
+MODELS = {ENCODER: "minilm", DECODER: "gpt2", SEQ2SEQ: "t5"}  # one to suggest of each architecture
 
 
-def mismatches(run: RunConfig) -> list[str]:
-    """Return a sentence for each; nothing is opened but result.json."""
-    return [*_combinations(run), *_verbs(run), *task_mismatches(run), *prompting(run), *missing_places(run)]
-
-
-def _combinations(run: RunConfig) -> list[str]:
-    found = []
-    model, method, train = run.model, run.method, run.train
-    trains = JOBS[run.job].trains
-    kind = LIKE.get(run.task.kind, run.task.kind)
-    for of, name in ((model.family, f"model={model.name}"), (kind, f"task={run.task.name}")):
-        if trains and (reason := method.refuses.get(of)) and not (of == "seq2seq" and name.startswith("task")):
-            found.append(f"method={method.name} does not work on {name}: {reason}")
-    if trains and not (method.traits.trains or method.traits.prompted) and run.task.kind != "retrieval":
-        found.append(
-            f"method={method.name} is for task=retrieval alone, whose vectors are scored before anything has trained; "
-            "try method=lora"
-        )
-    families, instead = FAMILIES.get(run.task.kind, ((model.family,), ""))
-    if trains and model.family not in families:
-        found.append(
-            f"model={model.name} is a {model.family}, which has no head for task={run.task.name} "
-            f"({run.task.kind}); try model={instead}"
-        )
-    if model.family != "encoder" and model.pooling in ("cls", "mean"):
-        found.append(
-            f"model.pooling={model.pooling} is for encoders, model={model.name} has its own way; say model.pooling=null"
-        )
-    if model.stand_in == "t5-mini" and model.family == "encoder" and model.pooling == "cls":
-        found.append(f"model={model.name} has no [CLS] to pool; say model.pooling=mean")
-    if trains and run.task.kind == "language_modeling" and model.stand_in == "t5-mini" and model.family == "encoder":
-        found.append(f"model={model.name} has no decoder to fill in spans with; say model=t5")
-    if run.trial and run.search.lr_multipliers is not None:
-        found.append("a trial tries one rate and searches none; drop trial=true or search.lr_multipliers")
-    found += _student(run)
-    if train.get("bf16") and train.get("fp16"):
-        found.append("train.bf16 and train.fp16 exclude each other; drop both: bf16 is used where the hardware has it")
-    evaluates, saves = train.get("eval_strategy"), train.get("save_strategy")
-    if run.early_stopping.patience is None and evaluates not in (None, "no"):
-        found.append(
-            f"train.eval_strategy={evaluates} needs rows carved from train; say early_stopping.patience=3, or drop it"
-        )
-    if run.early_stopping.patience is not None:
-        if evaluates == "no":
-            found.append("early_stopping.patience needs evaluations; drop train.eval_strategy=no")
-        elif saves != "best" and (saves or "epoch") != (evaluates or "epoch"):
-            found.append(
-                f"early_stopping.patience keeps the best epoch, so it saves when it evaluates; "
-                f"say train.save_strategy={evaluates or 'epoch'}"
-            )
-    return found
-
-
-def _student(run: RunConfig) -> list[str]:
-    """Complain about what a teacher cannot teach, and about layers that would not be found again."""
-    found = []
-    if run.model.keep_layers is not None and run.model.stand_in == "t5-mini":
-        found.append(
-            f"model.keep_layers is not for model={run.model.name}, whose first layer holds all positions; drop it"
-        )
-    if run.model.keep_layers is not None and run.method.traits.adapter:
-        found.append(
-            f"model.keep_layers makes another base, which an adapter of method={run.method.name} would not find again; "
-            "say method=full"
-        )
-    if run.distill.teacher is None:
-        return found
+def combination_errors(run: RunConfig) -> Iterator[str]:
+    """Yield a message for each combination that does not work."""
     if JOBS[run.job].trains:
-        found += run_folder("distill.teacher", run.distill.teacher)
+        yield from _method_errors(run)
+        yield from _architecture_errors(run)
+        yield from _loss_errors(run)
+    yield from _model_errors(run)
+    yield from _teacher_errors(run)
+    yield from _training_errors(run)
+
+
+def _method_errors(run: RunConfig) -> Iterator[str]:
+    method, kind = run.method, kind_of(run.task)
+    for refused, choice in (
+        (run.model.family, f"model={run.model.name}"),
+        (kind.refused_as or kind.name, f"task={run.task.name}"),
+    ):
+        # "seq2seq" in `refuses` is the architecture, which the kind of that name needs anyway
+        if (reason := method.refuses.get(refused)) and not (choice.startswith("task") and refused == SEQ2SEQ):
+            yield f"method={method.name} does not work on {choice}: {reason}"
+    if not method.traits.trains and not method.traits.prompted and kind.name != "retrieval":
+        yield f"method={method.name} trains nothing and is for task=retrieval only; use method=lora"
+
+
+def _architecture_errors(run: RunConfig) -> Iterator[str]:
+    kind, model = kind_of(run.task), run.model
+    if model.family not in kind.heads:
+        other = "t5_encoder" if model.family == SEQ2SEQ and ENCODER in kind.heads else MODELS[next(iter(kind.heads))]
+        yield (
+            f"model={model.name} ({model.family}) has no head for task={run.task.name} ({kind.name}); use model={other}"
+        )
+    if kind.name == "language_modeling" and _is_t5_encoder(run):
+        yield f"model={model.name} has no decoder to fill in spans with; use model=t5"
+    if run.task.packing and DECODER in kind.heads and model.family != DECODER:
+        yield f"task.packing is for decoders, model={model.name} is none; use task.packing=false"
+    if run.task.packing and not run.method.traits.packable:
+        yield f"method={run.method.name} puts a soft prompt before each example; use task.packing=false"
+
+
+def _loss_errors(run: RunConfig) -> Iterator[str]:
+    """Yield a message for each setting that belongs to the model's own loss where another loss replaces it."""
+    distills = run.distill.teacher is not None and not generates_text(run.task)
+    if (loss := "distillation" if distills else kind_of(run.task).loss) is None:
+        return
+    if run.method.traits.regularized:
+        name = f"method={run.method.name}"
+        yield f"{name} adds a regularizer to the model's own loss, which {loss} replaces; use method=lora"
+    if run.train.get("label_smoothing_factor"):
+        other = "use task.loss_type=robust" if loss == "DPO" else "drop it"
+        yield f"train.label_smoothing_factor belongs to the model's own loss, which {loss} replaces; {other}"
+
+
+def _model_errors(run: RunConfig) -> Iterator[str]:
+    model = run.model
+    if model.family != ENCODER and model.pooling in ("cls", "mean"):
+        yield f"model.pooling={model.pooling} is for encoders, model={model.name} is none; set model.pooling=null"
+    if _is_t5_encoder(run) and model.pooling == "cls":
+        yield f"model={model.name} has no [CLS] token; set model.pooling=mean"
+    if model.keep_layers is not None and model.stand_in == "t5-mini":
+        yield (
+            f"model.keep_layers does not work with model={model.name}, whose first layer computes the position biases "
+            "of all layers; drop it"
+        )
+    if model.keep_layers is not None and run.method.traits.adapter:
+        yield (
+            f"model.keep_layers changes the base, which a saved adapter of method={run.method.name} could not be "
+            "loaded over; use method=full"
+        )
+
+
+def _is_t5_encoder(run: RunConfig) -> bool:
+    return run.model.stand_in == "t5-mini" and run.model.family == ENCODER
+
+
+def _teacher_errors(run: RunConfig) -> Iterator[str]:
+    if run.distill.teacher is None:
+        return
     if generates_text(run.task):
         if run.distill.alpha not in (0.5, 1):
-            found.append(
-                f"distill.alpha={run.distill.alpha:g} is wrong for texts: say distill.alpha=1, the teacher's "
-                "answers alone, or 0.5, which learns both answers to each row"
+            yield (
+                f"distill.alpha={run.distill.alpha:g}: expected 1 (the teacher's answers only) or 0.5 (both answers to "
+                "each example) for generated text"
             )
-        return found
-    if run.task.kind not in ("classification", "regression") or run.model.family == "seq2seq":
-        found.append(
-            "distill.teacher teaches classes and numbers by a head, and texts that a model writes; "
-            "drop it, or choose model=minilm"
+    elif not kind_of(run.task).sequence_label or run.model.family == SEQ2SEQ:
+        yield (
+            "distill.teacher is for classification and regression with a head, and for generated text; "
+            "drop it, or use model=minilm"
         )
-    if run.method.traits.regularized:
-        found.append(
-            f"method={run.method.name} adds a regularizer to the model's own loss, which distillation replaces; "
-            "use method=lora"
-        )
-    if run.train.get("label_smoothing_factor"):
-        found.append("train.label_smoothing_factor is not for distill.teacher; drop it")
-    return found
 
 
-def _verbs(run: RunConfig) -> list[str]:
-    """Return what the job lacks, and what was given that it would not look at."""
-    found = []
-    runs = run.runs if run.job not in ("submission", "judge") else None  # which tell themselves what they lack
-    if runs is not None and (run.job != "predict" or run.run is not None or len(runs) < 2):
-        found.append("runs= takes two run folders or more, for job=predict, instead of run=; say runs=[DIR,DIR]")
-    elif runs is not None and run.input is not None and Path(run.input).suffix not in FILES:
-        found.append("runs= answers a file with a column task; say input=FILE, or run=DIR for one text")
-    elif run.job in USES_RUN and run.run is None and run.runs is None:
-        found.append(f"job={run.job} needs a run folder; say run=outputs/.../seed-0-...")
-    if run.job == "downstream" and run.task.kind == "language_modeling":
-        found.append("job=downstream asks what a task gains by language modelling; say task=sst2, or another task")
-    if run.job == "downstream" and run.trial:
-        found.append("trial=true is scored on other rows than what job=downstream notes down; drop it")
-    if run.job not in MAY_USE_RUN and run.run is not None:
-        found.append(f"run= is not for job={run.job}; say job=evaluate, job=predict or job=merge, or drop it")
-    if run.job == "predict" and run.input is None:
-        found.append("job=predict needs input=FILE or input='a text'")
-    if run.job == "embed" and run.input is None:
-        found.append("job=embed needs input=FILE or input='a text'")
-    if run.job not in ("predict", "forgetting", "embed") and run.input is not None:
-        found.append(f"input= is not for job={run.job}; say job=predict, or task.dataset=FILE to train on it")
-    if run.job == "predict" and run.output is not None and Path(run.output).suffix not in WRITTEN:
-        found.append(f"output={run.output} is none of {', '.join(WRITTEN)}; say output=answers.jsonl")
-    if run.job == "embed" and run.output is not None and run.output == run.input:
-        found.append(f"output={run.output} is what is read; say output=vectors.parquet")
-    if run.job == "embed" and run.output is not None and Path(run.output).suffix not in VECTORS:
-        found.append(f"output={run.output} is none of {', '.join(VECTORS)}; say output=vectors.parquet")
-    if run.job in ("merge", "leaderboard") and run.output is not None and Path(run.output).is_file():
-        found.append(f"output={run.output} is a file; job={run.job} writes a folder: say output=FOLDER")
-    for name in ("watch", "claim"):
-        if getattr(run, name) and run.job != "leaderboard" and not (name == "claim" and run.job == "finetune"):
-            found.append(f"{name}= is not for job={run.job}; say job=leaderboard, or drop it")
-    if run.job == "submission" and run.output is not None and Path(run.output).suffix != ".zip":
-        found.append(f"output={run.output} is no zip; say output=submission.zip")
-    if run.results is not None and run.job != "leaderboard":
-        found.append(f"results= is not for job={run.job}; say job=leaderboard, or drop it")
-    writes = ("predict", "merge", "matrix", "submission", "leaderboard", "embed")
-    if run.job not in writes and run.output is not None:
-        found.append(f"output= is not for job={run.job}; say out=FOLDER for where run folders go")
-    return found
+def _training_errors(run: RunConfig) -> Iterator[str]:
+    train, patience = run.train, run.early_stopping.patience
+    if run.trial and run.search.lr_multipliers is not None:
+        yield "trial=true trains with one learning rate and searches none; drop trial=true or search.lr_multipliers"
+    if train.get("bf16") and train.get("fp16"):
+        yield "train.bf16 and train.fp16 exclude each other; drop both: bf16 is used where the hardware has it"
+    evaluates, saves = train.get("eval_strategy"), train.get("save_strategy")
+    if patience is None and evaluates not in (None, "no"):
+        yield (
+            f"train.eval_strategy={evaluates} needs examples held out of train; "
+            "set early_stopping.patience=3, or drop it"
+        )
+    elif patience is not None and evaluates == "no":
+        yield "early_stopping.patience needs evaluations; drop train.eval_strategy=no"
+    elif patience is not None and saves != "best" and (saves or "epoch") != (evaluates or "epoch"):
+        yield (
+            "early_stopping.patience keeps the best epoch, so checkpoints are saved at each evaluation; "
+            f"set train.save_strategy={evaluates or 'epoch'}"
+        )

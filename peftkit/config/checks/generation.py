@@ -1,108 +1,97 @@
-"""Turn a typed run into what does not go together in its section generate, before anything is asked or loaded."""
+"""Checks of the section `generate`."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from peftkit.config.checks.paths import FILES
-from peftkit.config.kinds import kind_of
+from peftkit.config.endings import FILES
+from peftkit.config.kinds import ENCODER, kind_of
 from peftkit.config.run import Generate, RunConfig
 from peftkit.config.suggestions import nearest
 from peftkit.paths import conf_folder
 
-NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # of a variable; a key is never written so
+VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")  # the name of an environment variable, unlike a key itself
 SECRET = re.compile(r"api.?key|secret|password|authorization|bearer", re.IGNORECASE)
+NO_SECRET = "is refused: a run folder keeps no secret; set generate.key_env=NAME"
 
 
-def generating(run: RunConfig) -> list[str]:
-    """Return a sentence for each."""
-    settings = run.generate
-    if settings is None:
-        return []
-    if run.job not in ("generate", "judge") and not run.grows_data:
-        names = ("seeds", "base_url", "endpoint_model", *(() if run.task.kind == "instructions" else ("model",)))
-        given = [name for name in names if getattr(settings, name) is not None]
-        found = [f"generate.{name}= is not for job={run.job}; say job=generate, or drop it" for name in given]
-        if run.job == "evaluate" and run.task.dataset in kind_of(run.task).generators:
-            found.append(f"task.dataset={run.task.dataset} is grown to train on; say task.dataset=outputs/generate/...")
-        return found
-    found = _endpoint(settings) if settings.generator == "endpoint" else _local(run, settings)
+def generation_errors(run: RunConfig) -> Iterator[str]:
+    """Yield a message for each setting that the generator lacks, or that the job ignores."""
+    settings, task = run.generate, run.task
+    if run.job not in ("generate", "judge") and not run.generates_data:
+        names = ("seeds", "base_url", "endpoint_model", *(() if kind_of(task).generators else ("model",)))
+        for name in names:
+            if getattr(settings, name) is not None:
+                yield f"generate.{name}= is not for job={run.job}; use job=generate, or drop it"
+        if run.job == "evaluate" and task.dataset in kind_of(task).generators:
+            yield f"task.dataset={task.dataset} generates training data; set task.dataset=outputs/generate/..."
+        return
+    yield from _endpoint_errors(settings) if settings.generator == "endpoint" else _local_errors(run)
     if run.job != "judge":
-        found += _growing(run, settings)
+        yield from _data_errors(run)
     elif settings.seeds is not None:
-        found.append(f"generate.seeds= is not for job={run.job}; drop it")
-    return found + _prices(settings)
+        yield f"generate.seeds= is not for job={run.job}; drop it"
+    if settings.max_cost is not None and None in (settings.price_in, settings.price_out):
+        yield "generate.max_cost needs prices; set generate.price_in= and generate.price_out=, per million tokens"
 
 
-def _growing(run: RunConfig, settings: Generate) -> list[str]:
-    """Complain about seeds, evaluation sets, and another algorithm than the data's."""
-    found = []
-    if run.grows_data and run.task.dataset != settings.algorithm:
-        found.append(
-            f"task.dataset={run.task.dataset} is grown by another algorithm than generate.algorithm="
-            f"{settings.algorithm}; say generate.algorithm={run.task.dataset}"
+def _data_errors(run: RunConfig) -> Iterator[str]:
+    settings, dataset = run.generate, run.task.dataset
+    if run.generates_data and dataset != settings.algorithm:
+        yield (
+            f"task.dataset={dataset} does not match generate.algorithm={settings.algorithm}; "
+            f"set generate.algorithm={dataset}"
         )
     if settings.seeds is not None and not Path(settings.seeds).is_file():
-        found.append(f"generate.seeds={settings.seeds}: there is no such file; null takes the tasks that peftkit ships")
+        yield f"generate.seeds={settings.seeds}: no such file; null uses the seed tasks that peftkit ships"
     tasks = [file.stem for file in sorted((conf_folder() / "task").glob("[!_]*.yaml"))]
     for name in settings.decontaminate:
         is_path = Path(name).suffix in (*FILES, ".txt") or "/" in name
         if not Path(name).exists() and (is_path or name not in tasks):
             hint = "" if is_path else nearest(name, tasks)
-            found.append(f"generate.decontaminate={name}: there is no such file, folder or task{hint}")
-    return found
+            yield f"generate.decontaminate={name}: no such file, folder or task{hint}"
 
 
-def _prices(settings: Generate) -> list[str]:
-    if settings.max_cost is None or (settings.price_in is not None and settings.price_out is not None):
-        return []
-    return ["generate.max_cost needs prices; say generate.price_in= and generate.price_out=, of a million tokens"]
-
-
-def _endpoint(settings: Generate) -> list[str]:
-    found = []
+def _endpoint_errors(settings: Generate) -> Iterator[str]:
     if find_spec("openai") is None:
-        found.append("generate.generator=endpoint needs the package openai; pip install 'peftkit[endpoint]'")
+        yield "generate.generator=endpoint needs the package openai; pip install 'peftkit[endpoint]'"
     if settings.base_url is None:
-        found.append("generate.generator=endpoint needs an address; say generate.base_url=http://127.0.0.1:8000/v1")
+        yield "generate.generator=endpoint needs an address; set generate.base_url=http://127.0.0.1:8000/v1"
     if settings.endpoint_model is None:
-        found.append(
-            "generate.generator=endpoint needs a model; say generate.endpoint_model=NAME, as the server calls it"
-        )
-    if not NAME.fullmatch(settings.key_env):  # not shown: it may be the key itself
-        found.append("generate.key_env takes the name of a variable, as OPENAI_API_KEY; a run folder keeps no key")
+        yield "generate.generator=endpoint needs a model; set generate.endpoint_model=NAME, the server's name for it"
+    if not VARIABLE.fullmatch(settings.key_env):  # not shown: it may be the key itself
+        yield "generate.key_env takes the name of a variable, as OPENAI_API_KEY; a run folder keeps no key"
     if names := [name for name in settings.request if SECRET.search(str(name))]:
-        found.append(f"generate.request.{names[0]} is refused: a run folder keeps no secret; say generate.key_env=NAME")
-    has_ceiling, fields = settings.max_tokens or settings.max_cost, settings.request
-    if has_ceiling and "max_tokens" in fields and not (fields["max_tokens"] or fields.get("max_completion_tokens")):
-        found.append("a ceiling needs a longest reply; say generate.request.max_completion_tokens=2048 too")
+        yield f"generate.request.{names[0]} {NO_SECRET}"
+    fields = settings.request
+    is_unbounded = "max_tokens" in fields and not (fields["max_tokens"] or fields.get("max_completion_tokens"))
+    if (settings.max_tokens or settings.max_cost) and is_unbounded:
+        yield "a limit needs a longest reply; set generate.request.max_completion_tokens=2048 too"
     if settings.quantization is not None:
-        found.append("generate.quantization is for generate.generator=local; drop it")
+        yield "generate.quantization is for generate.generator=local; drop it"
     if settings.base_url is None:
-        return found
+        return
     address = urlsplit(settings.base_url)
     if address.scheme not in ("http", "https") or not address.hostname:
-        found.append("generate.base_url is no address; say generate.base_url=http://127.0.0.1:8000/v1")
+        yield "generate.base_url is not an address; set generate.base_url=http://127.0.0.1:8000/v1"
     elif address.username or address.password or address.query:
-        found.append("generate.base_url is refused: a run folder keeps no secret; say generate.key_env=NAME")
+        yield f"generate.base_url {NO_SECRET}"
     elif address.hostname.endswith("openai.com") and not os.environ.get(settings.key_env):
-        found.append(f"{address.hostname} wants a key; put it into the environment: export {settings.key_env}=...")
-    return found
+        yield f"{address.hostname} needs a key; put it into the environment: export {settings.key_env}=..."
 
 
-def _local(run: RunConfig, settings: Generate) -> list[str]:
-    found = [
-        f"generate.{name} is for an endpoint; say generate.generator=endpoint, or drop it"
-        for name in ("base_url", "endpoint_model", "request")
-        if getattr(settings, name)
-    ]
-    writer = settings.model or ""
-    if writer.startswith(("/", "./", "../", "~")) and not Path(writer).is_dir():
-        found.append(f"generate.model={writer} is no folder; name a checkpoint's, or a Hub id")
-    if run.model.family == "encoder" and settings.model is None:
-        found.append(f"model={run.model.name} writes no text; try model=gpt2 or model=t5")
-    return found
+def _local_errors(run: RunConfig) -> Iterator[str]:
+    settings = run.generate
+    for name in ("base_url", "endpoint_model", "request"):
+        if getattr(settings, name):
+            yield f"generate.{name} is for an endpoint; set generate.generator=endpoint, or drop it"
+    generator = settings.model or ""
+    if generator.startswith(("/", "./", "../", "~")) and not Path(generator).is_dir():
+        yield f"generate.model={generator}: no such folder; name a checkpoint's, or a Hub id"
+    if run.model.family == ENCODER and settings.model is None:
+        yield f"model={run.model.name} is an encoder, which generates no text; use model=gpt2 or model=t5"

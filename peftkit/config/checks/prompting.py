@@ -1,96 +1,75 @@
-"""Turn a typed run into what does not go together where a model is asked as it is, by a prompt."""
+"""Checks of methods that train nothing and prompt the pretrained model, and of the keys that only they read."""
 
 from __future__ import annotations
 
-import string
+from collections.abc import Iterator
 
+from peftkit.config.checks.task import template_errors
 from peftkit.config.jobs import JOBS
+from peftkit.config.kinds import DECODER, generates_text, kind_of
 from peftkit.config.run import RunConfig, is_prompted
 from peftkit.config.suggestions import nearest
 
-CLASSED = ("classification", "regression")
-T5_FORMS = ("mnli", "ax")  # tasks that come with a template of their own
+T5_TEMPLATES = ("mnli", "ax")  # tasks whose YAML has a template
 
 
-def prompting(run: RunConfig) -> list[str]:
-    """Return a sentence for each."""
+def prompting_errors(run: RunConfig) -> Iterator[str]:
+    """Yield a message for each setting that prompting ignores or lacks, and for its keys with other methods."""
     task, method = run.task, run.method
     given = [name for name in ("prompt", "verbalizer") if getattr(task, name) is not None]
     if run.job == "evaluate":
-        return [f"task.{name} is not for job=evaluate, which asks as the run was asked; drop it" for name in given]
+        yield from (f"task.{name} is not for job=evaluate, which uses the run's prompt; drop it" for name in given)
     if not JOBS[run.job].trains:
-        return []
+        return
     if not is_prompted(run):
-        return [
-            f"task.{name} is for method=zero_shot and method=few_shot, method={method.name} trains; drop it"
-            for name in given
-        ]
-    found, shots = [], method.config.get("shots") or 0
+        for name in given:
+            yield f"task.{name} is for method=zero_shot and method=few_shot, method={method.name} trains; drop it"
+        return
+    yield from _shot_errors(run)
+    trained = {
+        "vocab": run.vocab, "distill.teacher": run.distill.teacher, "task.packing": task.packing,
+        "early_stopping.patience": run.early_stopping.patience,
+    }  # fmt: skip
+    for key in (key for key, value in trained.items() if value):
+        yield f"{key} is for methods that train, method={method.name} does not; drop it"
+    if not kind_of(task).sequence_label:
+        if method.config.get("calibrate"):
+            yield f"method.config.calibrate is for classification and regression, task={task.name} is neither; drop it"
+        return
+    if run.model.family == DECODER and task.template is not None and task.name not in T5_TEMPLATES:
+        yield "task.template is the input of T5 for classification and regression; use task.prompt=... instead"
+    yield from template_errors("task.prompt", task.prompt, task.text)
+    if task.prompt is not None and "{" not in task.prompt:
+        example = " ".join(f"{{{name}}}" for name in task.text)
+        yield f"task.prompt={task.prompt!r} contains no column; use task.prompt='{example} ...'"
+    yield from _verbalizer_errors(run)
+
+
+def _shot_errors(run: RunConfig) -> Iterator[str]:
+    method, shots = run.method, run.method.config.get("shots") or 0
     if isinstance(shots, int) and shots < 0:
-        found.append(f"method.config.shots={shots} is wrong: it must be 0 or more; say method.config.shots=4")
+        yield f"method.config.shots={shots}: expected 0 or more; use method.config.shots=4"
     if (method.name, shots > 0) in (("zero_shot", True), ("few_shot", False)):
         other = "few_shot" if shots else "zero_shot"
-        found.append(f"method.config.shots={shots} is not for method={method.name}; say method={other}")
-    if task.kind == "causal_lm" and task.label is None and shots:
-        found.append(f"method={method.name} shows answers: there are none; say task.label=..., or try method=zero_shot")
-    if run.vocab is not None:
-        found.append(f"vocab= has rows that method={method.name} would not train; try method=lora")
-    if run.distill.teacher is not None:
-        found.append(f"distill.teacher is for methods that train, method={method.name} does not; try method=full")
-    if task.packing:
-        found.append(f"task.packing=true is for methods that train, method={method.name} does not; drop it")
-    if run.early_stopping.patience is not None:
-        found.append(f"early_stopping.patience is for methods that train, method={method.name} does not; drop it")
-    if task.kind not in CLASSED:
-        if method.config.get("calibrate"):
-            found.append(f"method.config.calibrate is for classes and numbers, task={task.name} has none; drop it")
-        return found + [f"task.{name} is for classes and numbers; say task.template=..." for name in given]
-    if run.model.family == "decoder" and task.template is not None and task.name not in T5_FORMS:
-        found.append("task.template is what T5 reads of classes and numbers; say task.prompt=... instead")
-    return [*found, *_prompt(run), *_words(run)]
+        yield f"method.config.shots={shots} is not for method={method.name}; use method={other}"
+    if shots and kind_of(run.task).generates and not generates_text(run.task):
+        yield f"method={method.name} needs answers for its examples; set task.label=..., or use method=zero_shot"
 
 
-def _prompt(run: RunConfig) -> list[str]:
-    if run.task.prompt is None:
-        return []
-    try:
-        columns = {name for _, name, _, _ in string.Formatter().parse(run.task.prompt) if name is not None}
-    except ValueError as error:
-        return [f"task.prompt cannot be read: {error}; write {{column}} where a text belongs"]
-    if not columns:
-        example = " ".join(f"{{{name}}}" for name in run.task.text)
-        return [f"task.prompt={run.task.prompt!r} asks the same of every row; say task.prompt='{example} ...'"]
-    return [
-        f"task.prompt: there is no column {{{name}}}{nearest(name, run.task.text)}"
-        for name in sorted(columns - {*run.task.text})
-    ]
-
-
-def _words(run: RunConfig) -> list[str]:
-    task, words = run.task, run.task.verbalizer
-    if words is None:
-        if task.kind == "regression" and run.model.family == "decoder" and task.suite != "glue":
-            return [
-                "task.verbalizer is not set: between which words do numbers lie? Say task.verbalizer={0: No, 5: Yes}"
-            ]
-        return []
-    found = [
-        f"task.verbalizer.{label}={word} is no word; write it in quotes: task.verbalizer={{{label}: '{word}'}}"
-        for label, word in words.items()
-        if not isinstance(word, str) or not word.strip()
-    ]
-    if task.kind == "regression":
-        if len(words) < 2 or not all(_is_number(label) for label in words):
-            found.append(
-                "task.verbalizer takes two numbers or more, and a word for each; say task.verbalizer={0: No, 5: Yes}"
-            )
-    elif task.labels is not None:
-        found += [
-            f"task.verbalizer: there is no label {label}{nearest(str(label), task.labels)}"
-            for label in words
-            if str(label) not in task.labels
-        ]
-    return found
+def _verbalizer_errors(run: RunConfig) -> Iterator[str]:
+    task, verbalizer = run.task, run.task.verbalizer
+    is_number = task.kind == "regression"
+    if verbalizer is None:
+        if is_number and run.model.family == DECODER and task.suite != "glue":
+            yield "task.verbalizer is not set; give the words of two numbers: task.verbalizer={0: No, 5: Yes}"
+        return
+    for label, word in verbalizer.items():
+        if not isinstance(word, str) or not word.strip():
+            yield f"task.verbalizer.{label}={word}: expected a word; use quotes: task.verbalizer={{{label}: '{word}'}}"
+        if not is_number and task.labels is not None and str(label) not in task.labels:
+            yield f"task.verbalizer: unknown label {label}{nearest(str(label), task.labels)}"
+    if is_number and (len(verbalizer) < 2 or not all(_is_number(label) for label in verbalizer)):
+        yield "task.verbalizer: expected two numbers or more, with a word each; use task.verbalizer={0: No, 5: Yes}"
 
 
 def _is_number(label: object) -> bool:

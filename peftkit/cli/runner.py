@@ -1,0 +1,82 @@
+"""The runs of one command: each run's job, its failures, and the table and exit code at the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from peftkit.cli.compose import build_run
+from peftkit.cli.sweep_status import RunStatus, collect_statuses, write_status
+from peftkit.config import UserError, error_summary
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+class SweepRunner:
+    """Runs the jobs of one command and collects their folders and failures.
+
+    A launcher pickles it and calls `run` in processes of its own, which report by files in `status_folder`.
+    """
+
+    def __init__(self, flags: list[str]) -> None:
+        self.flags = flags  # the overrides are not complete without them
+        self.folders: list[Path] = []
+        self.exit_code = 0
+        self.status_folder: Path | None = None
+        self.claim: str | None = None
+
+    def run(self, cfg: DictConfig) -> None:
+        """Run one job; a failed one does not stop the others."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from peftkit import jobs
+
+        hydra = HydraConfig.get()
+        self.claim = cfg.claim
+        # without Hydra's + the overrides can be typed again
+        overrides = [*self.flags, *(override.lstrip("+") for override in hydra.overrides.task)]
+        try:
+            jobs.run(build_run(cfg, hydra.runtime.choices.get("recipe"), overrides), self.record_folder)
+        except UserError as error:
+            self.fail(2, str(error))
+        except KeyboardInterrupt:
+            self.fail(130, "interrupted; the same command resumes from the last checkpoint")
+            if self.status_folder is None:
+                self.finish()
+        except Exception as error:
+            if "PEFTKIT_DEBUG" in os.environ:
+                traceback.print_exc()
+            self.fail(
+                1, f"{error_summary(error)} (PEFTKIT_DEBUG=1 shows the traceback; a run folder keeps it in log.jsonl)"
+            )
+
+    def record_folder(self, folder: Path) -> None:
+        """Record the folder of a run that starts, so that a failed run is shown too."""
+        self.folders.append(folder)
+        if self.status_folder is not None:
+            write_status(RunStatus(folder=str(folder.resolve())), self.status_folder)
+
+    def fail(self, exit_code: int, message: str) -> None:
+        """Print why a run failed; the first exit code is the command's."""
+        print(f"peftkit: {message}", file=sys.stderr)
+        self.exit_code = self.exit_code or exit_code
+        if self.status_folder is not None:
+            write_status(RunStatus(exit_code=exit_code, message=message), self.status_folder)
+
+    def finish(self) -> NoReturn:
+        """Print one table of all runs, skipped, failed and unfinished ones included, and exit."""
+        statuses, self.status_folder = [] if self.status_folder is None else collect_statuses(self.status_folder), None
+        for status in statuses:
+            if status.folder is not None:
+                self.folders.append(Path(status.folder))
+            else:
+                self.fail(status.exit_code, status.message)
+        if len(self.folders) > 1 or (self.folders and not self.exit_code):  # the failure of a single run is printed
+            from peftkit import jobs
+
+            jobs.finish(self.folders, self.claim)
+        sys.exit(self.exit_code)
