@@ -15,8 +15,8 @@ from peftkit.jobs.finetune import finetune
 from peftkit.jobs.merge import merge
 from peftkit.jobs.search import run_lock
 from peftkit.leaderboard.stats import task_score
-from peftkit.pipeline.build import find_model
 from peftkit.pipeline.inference import recorded_config, recorded_source
+from peftkit.pipeline.sources import find_model
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 

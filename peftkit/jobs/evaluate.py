@@ -11,7 +11,6 @@ from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted
 from peftkit.config.source import Source
 from peftkit.data.datasets import load_task_dataset
 from peftkit.paths import safe_name
-from peftkit.pipeline.build import predictor, warn_substitutions
 from peftkit.pipeline.evaluate import evaluate_splits
 from peftkit.pipeline.inference import (
     base_source,
@@ -25,37 +24,39 @@ from peftkit.pipeline.inference import (
 )
 from peftkit.pipeline.prompting import format_for, read_shots
 from peftkit.pipeline.reference import score_reference
+from peftkit.pipeline.sources import warn_substitutions
+from peftkit.pipeline.trainers import predictor
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 
 
-def evaluate(run: RunConfig) -> Path:
+def evaluate(config: RunConfig) -> Path:
     """Score a finished run on its own validation split, or on another task with the same labels (task=ax)."""
-    folder = Path(str(run.run))
+    folder = Path(str(config.run))
     trained = recorded_config(folder)
     names = recorded_label_names(folder)
-    task = _task_of(run.task, trained.task, names, run.overrides)
+    task = _task_of(config.task, trained.task, names, config.overrides)
     if task.kind != trained.task.kind:
         raise UserError(f"the run answers {trained.task.kind}, task={task.name} is {task.kind}; name one of its kind")
     trained_on = run_folder.read_result(folder)["audit"]["sources"]["data"]["revision"]  # type: ignore[index]
-    rows = load_task_dataset(_only_evaluation(task), run.data_root, run.source, trained_on)
+    rows = load_task_dataset(_only_evaluation(task), config.data_root, config.source, trained_on)
     if rows.label_names != names:
         raise UserError(f"the run tells {join_names(names)} apart, task={task.name} has {join_names(rows.label_names)}")
-    chosen = with_eval_batch_size(run, replace(trained, task=task))
+    chosen = with_eval_batch_size(config, replace(trained, task=task))
     warn_substitutions(recorded_source(folder), rows.source)
     reference = score_reference(
         chosen, base_source(trained, folder), rows.splits, run_tokenizer_source(trained, folder)
     )
-    parts = load_bundle(trained, folder)
-    parts.format = format_for(
-        chosen, names, parts.tokenizer, read_shots(folder) if is_prompted(trained) else (), parts.model
+    bundle = load_bundle(trained, folder)
+    bundle.format = format_for(
+        chosen, names, bundle.tokenizer, read_shots(folder) if is_prompted(trained) else (), bundle.model
     )
-    splits = {name: reference.beside(name, parts.format.encode(table)) for name, table in rows.splits.items()}
+    splits = {name: reference.beside(name, bundle.format.encode(table)) for name, table in rows.splits.items()}
     is_other = rows.source.revision != trained_on and (task.suite == "own" or task.name == trained.task.name)
     name = f"{task.name}-{_data_name(rows.source)}" if is_other else task.name
-    with predictor(chosen, parts) as trainer:
+    with predictor(chosen, bundle) as trainer:
         file = folder / f"predictions-{name}.parquet"
-        scores, costs = evaluate_splits(chosen, parts, trainer, splits, rows, file)
+        scores, costs = evaluate_splits(chosen, bundle, trainer, splits, rows, file)
     if is_main_process():
         file = folder / f"evaluation-{name}.json"
         found = {"scores": scores, "costs": costs, "source": rows.source.__dict__, "task": asdict(task)}

@@ -1,114 +1,190 @@
-"""Turn a choice of model, method and task into one trained, scored and recorded run."""
+"""Fine-tuning: one model, method and task, trained, scored, verified and recorded in a run folder."""
 
 from __future__ import annotations
 
 import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from peftkit import training
-from peftkit.config import RunConfig, error_summary, generates_text, is_prompted
-from peftkit.config.source import Source
-from peftkit.data.collate import LengthGroupedSampler, padding_waste
-from peftkit.data.datasets import SEARCH_SPLIT, TaskDataset, load_task_dataset
-from peftkit.data.formats import Encoded, LanguageModelingFormat
+from peftkit.config import RunConfig, error_summary, is_prompted
+from peftkit.data.datasets import SEARCH_SPLIT, load_task_dataset
 from peftkit.jobs.search import no_search, search
-from peftkit.methods import count_parameters, fold
-from peftkit.pipeline import language_model, latency, merge_check, verify
-from peftkit.pipeline.build import (
-    TrainingBundle,
-    build,
-    describe_sources,
-    device_name,
-    execution_setup,
-    find_model,
-    output_reader,
-    own_loss,
-    split_holdout,
-    trainer_factory,
-    warn_substitutions,
-)
-from peftkit.pipeline.evaluate import answer, evaluate_splits, holdout_score
+from peftkit.pipeline import verify
+from peftkit.pipeline.build import TrainingBundle
+from peftkit.pipeline.context import EncodedSplits, RunContext
+from peftkit.pipeline.costs import measure_latency, run_costs
+from peftkit.pipeline.evaluate import answer, evaluate_splits
+from peftkit.pipeline.examples import build_and_encode, load_examples
 from peftkit.pipeline.export import artifact_bytes, export_artifact
-from peftkit.pipeline.prompting import count_shots, save_prompt
-from peftkit.pipeline.reference import score_reference
-from peftkit.pipeline.teacher import add_teacher_scores, teacher_answers
+from peftkit.pipeline.language_model import bits_per_byte, compare_language
+from peftkit.pipeline.merge_check import check_merge
+from peftkit.pipeline.prompting import save_prompt
+from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, find_model, warn_substitutions
+from peftkit.pipeline.train import TrainedRun, train
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.model_card import model_card
 
-TRAINED, CHOSEN_ON = "trained on", "chosen on"  # names of rows that are no split of the data
 
-
-def finetune(run: RunConfig, begin: Callable[[Path], None] | None = None, is_asked: bool = True) -> Path:
+def finetune(config: RunConfig, begin: Callable[[Path], None] | None = None, is_nested: bool = False) -> Path:
     """Train once and leave a run folder; a finished one is left as it is, an unfinished one is resumed.
 
     Args:
-        begin: is told the folder as soon as it is known.
-        is_asked: False for a trial of a search, which speaks for its trials.
+        begin: called with the run folder before training.
+        is_nested: True for a trial of a search, which logs for its trials.
 
     Raises:
-        UserError: the data or the checkpoint do not fit the choice.
+        UserError: the data or the checkpoint do not fit the config.
     """
-    model_source = find_model(run.model, run.source)
-    rows = load_task_dataset(run.task, run.data_root, run.source, set_apart=run.search.samples if run.trial else 0)
-    sources = describe_sources(run, model_source, rows.source)
-    setup = execution_setup(run)
-    folder = run_folder.run_folder(run, sources, setup)
+    context = _open(config)
+    folder = context.folder
     if begin is not None:
         begin(folder)
-    if not run.force and (known := run_folder.read_result(folder)) and known["meta"]["status"] == "finished":
-        if is_asked:
-            log(f"finished already: {folder}, {_figures(known)} (force=true trains it again)")
+    if not config.force and (known := run_folder.read_result(folder)) and known["meta"]["status"] == "finished":
+        if not is_nested:
+            log(f"finished already: {folder}, {_scores(known)} (force=true trains it again)")
         return folder
-    if is_asked:
-        warn_substitutions(model_source, rows.source)
-    what = f"trial of {run.train['learning_rate']:g}" if run.trial else f"seed {run.seed}"
-    log(f"{run.method.name} on {run.task.name}, {model_source.name}, {what} -> {folder}")
+    if not is_nested:
+        warn_substitutions(context.model_source, context.dataset.source)
+    what = f"trial of {config.train['learning_rate']:g}" if config.trial else f"seed {config.seed}"
+    log(f"{config.method.name} on {config.task.name}, {context.model_source.name}, {what} -> {folder}")
     if is_main_process():
-        if run.force:
+        if config.force:
             _empty(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        run_folder.write_config(folder, run)
+        run_folder.write_config(folder, config)
+    with _recorded_failure(context):
+        _search_learning_rate(context)
+        _run_stages(context)
+    return folder
+
+
+def _open(config: RunConfig) -> RunContext:
+    """Find model and data, and with them the run folder; nothing is written yet."""
+    source = find_model(config.model, config.source)
+    samples = config.search.samples if config.trial else 0
+    dataset = load_task_dataset(config.task, config.data_root, config.source, set_apart=samples)
+    sources, setup = describe_sources(config, source, dataset.source), execution_setup(config)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     result: dict[str, Any] = {
-        "run": {"recipe": run.recipe, "config": run.to_dict(), "overrides": list(run.overrides), "setup": setup},
+        "run": {
+            "recipe": config.recipe,
+            "config": config.to_dict(),
+            "overrides": list(config.overrides),
+            "setup": setup,
+        },
         "scores": {},
         "costs": {},
         "audit": {"sources": sources},
         "search": None,
         "forgetting": None,
-        "meta": run_folder.meta(run.seed, device_name(), setup["precision"], started),
+        "meta": run_folder.meta(config.seed, device_name(), setup["precision"], started),
     }
+    return RunContext(config, source, dataset, run_folder.run_folder(config, sources, setup), result)
+
+
+def _search_learning_rate(context: RunContext) -> None:
+    """Choose the learning rate by trials where a search is set; a trial itself is scored on the examples set apart."""
+    config, result = context.config, context.result
+    if config.search.lr_multipliers is not None and is_prompted(config):
+        result["search"] = no_search(config)
+    elif config.search.lr_multipliers is not None:
+        result["search"] = search(config, lambda trial: finetune(trial, is_nested=True))
+        config = replace(config, train={**config.train, "learning_rate": result["search"]["chosen"]})
+        result["run"]["config"] = config.to_dict()
+    if config.trial:
+        task = replace(config.task, splits={**config.task.splits, "validation": [SEARCH_SPLIT]})
+        config = replace(config, task=task)
+    context.config = config
+
+
+def _run_stages(context: RunContext) -> None:
+    examples = load_examples(context)
+    bundle, splits = build_and_encode(context, examples)
+    if is_main_process():
+        run_folder.write_result(context.folder, context.result)
+    trained = train(context, bundle, splits)
+    if not context.config.trial:
+        verify.prewarm_verifier()
+    predictions = context.folder / "predictions.parquet"
+    scores, costs = evaluate_splits(
+        context.config, bundle, trained.trainer, splits.validation, context.dataset, predictions
+    )
+    context.result["scores"] = scores
+    artifact = None
+    if not context.config.trial:
+        artifact = _export(context, bundle)
+        costs |= _verify(context, bundle, trained, splits)
+    if is_main_process():
+        costs |= examples.reference.costs
+        size = None if artifact is None else artifact_bytes(bundle, artifact)
+        context.result["costs"] = run_costs(trained, splits.train, size, costs)
+        _record(context, artifact)
+        log(f"   {_scores(context.result)} in {trained.fit.seconds:.0f} s")
+    # a search and job=downstream read in every process what one has written
+    trained.trainer.accelerator.wait_for_everyone()
+
+
+def _export(context: RunContext, bundle: TrainingBundle) -> Path:
+    if not is_main_process():
+        return context.folder
+    if is_prompted(context.config):
+        return save_prompt(bundle.format, context.model_source, context.folder)
+    return export_artifact(bundle, context.folder, context.config.vocab)
+
+
+def _verify(context: RunContext, bundle: TrainingBundle, trained: TrainedRun, splits: EncodedSplits) -> dict[str, Any]:
+    """Check the artifact, what merging changes and what was forgotten; return the latencies.
+
+    Measuring latency merges the model, so it comes last.
+    """
+    config, result, name = context.config, context.result, context.first_validation
+    table = context.dataset.splits[name]
+    precision = result["run"]["setup"]["precision"]
+    result["gates"] = verify.verify_run(config, bundle, table, context.folder, context.dataset.label_names, precision)
+    if trained.texts:
+        general = bits_per_byte(answer(bundle, trained.trainer, trained.texts["general"])[0])
+        after = {"held_out": result["scores"]["bits_per_byte"]["value"], "general": general}
+        result["language"] = compare_language(config, bundle, context.model_source, table, trained.bits_before, after)
+    if (merged := check_merge(config, bundle, table, context.folder)) is not None:
+        result["merge"] = merged
+    return dict(measure_latency(config, bundle, splits.validation[name])) if is_main_process() else {}
+
+
+def _record(context: RunContext, artifact: Path | None) -> None:
+    """Write the result and the model card, and remove the checkpoints."""
+    folder, checkpoints = context.folder, context.checkpoints
+    if (checkpoints / "runs").is_dir():  # where transformers puts TensorBoard's files
+        shutil.move(checkpoints / "runs", folder / "tensorboard")
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    context.result["meta"]["status"] = "finished"
+    if artifact is not None:
+        run_folder.write_text(folder / "README.md", model_card(context.result, artifact.name))
+    run_folder.write_result(folder, context.result)
+
+
+@contextmanager
+def _recorded_failure(context: RunContext) -> Iterator[None]:
+    """Record in the run folder why a run failed or was interrupted."""
     try:
-        if run.search.lr_multipliers is not None and is_prompted(run):
-            result["search"] = no_search(run)
-        elif run.search.lr_multipliers is not None:
-            result["search"] = search(run, lambda trial: finetune(trial, is_asked=False))
-            run = replace(run, train={**run.train, "learning_rate": result["search"]["chosen"]})
-            result["run"]["config"] = run.to_dict()
-        if run.trial:
-            run = replace(run, task=replace(run.task, splits={**run.task.splits, "validation": [SEARCH_SPLIT]}))
-        _train_and_record(run, model_source, rows, folder, result)
+        yield
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        result["meta"] |= {"status": "interrupted" if interrupted else "failed", "reason": error_summary(error)}
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        context.result["meta"] |= {"status": status, "reason": error_summary(error)}
         if is_main_process():
-            with (folder / "log.jsonl").open("a") as file:
+            with (context.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(run_folder.line({"error": traceback.format_exc()}))
-            run_folder.write_result(folder, result)
+            run_folder.write_result(context.folder, context.result)
         raise
-    return folder
 
 
 def _empty(folder: Path) -> None:
-    """Delete what a run left, but for the replies of judges: they are paid for, and go by the answers they are of."""
+    """Delete what a run left, except for paid replies of judges, which are stored by the answers they are about."""
     for entry in folder.iterdir() if folder.is_dir() else ():
         if entry.is_dir() and not entry.is_symlink():
             if entry.name != "judged":
@@ -117,154 +193,6 @@ def _empty(folder: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def _train_and_record(
-    run: RunConfig, model_source: Source, rows: TaskDataset, folder: Path, result: dict[str, Any]
-) -> None:
-    select_best = run.early_stopping.patience is not None
-    table, held, held_rows = rows.splits[run.task.splits["train"]], None, None
-    if select_best:
-        table, held_rows = split_holdout(rows, run.task, run.early_stopping.holdout)
-    tables = {name: rows.splits[name] for name in run.task.splits["validation"]}
-    # before the model to train is loaded, so that one alone is in memory at a time
-    reference = score_reference(run, model_source, {**tables, TRAINED: table, CHOSEN_ON: held_rows})
-    asked_of = len(table)
-    if run.distill.teacher is not None and generates_text(run.task):
-        table, result["audit"]["taught"] = teacher_answers(run, table, folder)
-    parts, encoded = build(run, model_source, rows.label_names, table)
-    encoded = reference.beside(TRAINED, encoded)
-    if run.distill.teacher is not None and not generates_text(run.task):
-        encoded = add_teacher_scores(run, encoded, table, rows.label_names)
-    if select_best:
-        held = reference.beside(CHOSEN_ON, parts.format.encode(held_rows))
-    evaluations = {name: reference.beside(name, parts.format.encode(each)) for name, each in tables.items()}
-    checkpoints = folder / "checkpoints"
-    follows = run.trial and held is None
-    arguments = training.training_arguments(
-        run.train,
-        run.seed,
-        checkpoints,
-        select_best,
-        unused_parameters=parts.schedule is not None,
-        evaluate_epochs=follows,
-    )
-    splits = {run.task.splits["train"]: encoded, **evaluations}
-    result["audit"] |= audit(rows, parts, splits if held is None else {**splits, CHOSEN_ON: held})
-    result["audit"]["rows"][run.task.splits["train"]] = asked_of  # whatever a teacher made of them
-    if is_prompted(run):
-        result["audit"]["shots"] = count_shots(run, parts.format, evaluations)
-    encoded.positions.clear()  # only answers need them: no training should hold them in memory
-    held = evaluations[SEARCH_SPLIT] if follows else held
-    if is_main_process():
-        run_folder.write_result(folder, result)
-    batch = arguments.train_batch_size
-    sampler = None
-    if arguments.train_sampling_strategy == "group_by_length":
-        sampler = LengthGroupedSampler(encoded.lengths, batch, run.seed)
-    setup = training.TrainerSetup(
-        parts.model,
-        arguments,
-        parts.format.collator(),
-        output_reader(parts),
-        encoded.inputs,
-        holdout=None if held is None else held.inputs,
-        sampler=sampler,
-        score=None if held is None else lambda scores: {"score": holdout_score(run, parts, scores, held)},
-        patience=run.early_stopping.patience,
-        log_file=folder / "log.jsonl",
-        schedule=parts.schedule,
-        loss=own_loss(run, parts),
-        make=trainer_factory(run, parts, arguments),
-    )
-    trainer = training.make_trainer(setup)
-    texts = {}
-    if isinstance(parts.format, LanguageModelingFormat) and not run.trial:
-        (held_out, *_) = run.task.splits["validation"]
-        texts = {"held_out": evaluations[held_out], "general": language_model.general_text(parts, run.task)}
-    before = {name: language_model.bits_per_byte(answer(parts, trainer, text)[0]) for name, text in texts.items()}
-    if before:
-        training.reset_preparation(trainer)
-    fit = training.fit(trainer, checkpoints)
-    if run.trial:
-        result["curve"] = _curve(fit)
-    else:
-        verify.prewarm_verifier()
-    parameters = count_parameters(parts.model)
-    fold(parts.model)
-    result["scores"], eval_costs = evaluate_splits(
-        run, parts, trainer, evaluations, rows, folder / "predictions.parquet"
-    )
-    order = np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0)
-    tokens = round(encoded.tokens * fit.epochs)
-    artefact, speeds = None, {}
-    if not run.trial:
-        artefact = folder
-        if is_main_process() and is_prompted(run):
-            artefact = save_prompt(parts.format, model_source, folder)
-        elif is_main_process():
-            artefact = export_artifact(parts, folder, run.vocab)
-        split = rows.splits[run.task.splits["validation"][0]]
-        precision = result["run"]["setup"]["precision"]
-        result["gates"] = verify.verify_run(run, parts, split, folder, rows.label_names, precision)
-        if texts:
-            general = language_model.bits_per_byte(answer(parts, trainer, texts["general"])[0])
-            after = {"held_out": result["scores"]["bits_per_byte"]["value"], "general": general}
-            result["language"] = language_model.compare_language(run, parts, model_source, split, before, after)
-        if (merged := merge_check.check_merge(run, parts, split, folder)) is not None:
-            result["merge"] = merged
-        if is_main_process():
-            speeds = latency.measure_latency(run, parts, evaluations[run.task.splits["validation"][0]])
-    if is_main_process():
-        if (checkpoints / "runs").is_dir():  # where transformers puts TensorBoard's files
-            shutil.move(checkpoints / "runs", folder / "tensorboard")
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        result["costs"] = {
-            "trainable_params": parameters.trainable,
-            "head_params": parameters.head,
-            "total_params": parameters.total,
-            "adapter_bytes": None if artefact is None else artifact_bytes(parts, artefact),
-            "train_seconds": fit.seconds,
-            "train_peak_bytes": fit.peak_bytes,
-            "train_reserved_bytes": fit.reserved_bytes,
-            **eval_costs,
-            **reference.costs,
-            **speeds,
-            "tokens": tokens,
-            "padding_waste": padding_waste(encoded.lengths, order, batch),
-            "tokens_per_second": tokens / fit.seconds if tokens else 0.0,
-            "steps": fit.steps,
-            "epochs": fit.epochs,
-        }
-        result["meta"]["status"] = "finished"
-        if artefact is not None:
-            run_folder.write_text(folder / "README.md", model_card(result, artefact.name))
-        run_folder.write_result(folder, result)
-        log(f"   {_figures(result)} in {fit.seconds:.0f} s")
-    trainer.accelerator.wait_for_everyone()  # a search, and job=downstream, read in every process what one has written
-
-
-def _figures(result: dict[str, Any]) -> str:
+def _scores(result: dict[str, Any]) -> str:
     scores = ", ".join(f"{name} {entry['value']:.3f}" for name, entry in result["scores"].items())
-    return scores or "labels hidden, no score"
-
-
-def _curve(fit: training.TrainingSummary) -> list[dict[str, float]]:
-    """Return the score after each epoch, by the seconds of training that it took: evaluations are not counted."""
-    entries = [entry for entry in fit.history if "eval_score" in entry]
-    seconds = fit.seconds - sum(entry["eval_runtime"] for entry in entries)
-    return [
-        {"epoch": entry["epoch"], "seconds": seconds * entry["epoch"] / fit.epochs, "score": entry["eval_score"]}
-        for entry in entries
-    ]
-
-
-def audit(rows: TaskDataset, parts: TrainingBundle, splits: dict[str, Encoded]) -> dict[str, Any]:
-    """Count rows, truncated rows, dropped rows and labels of every split; name what began at random below the head."""
-    model = language_model.plain_model(parts.model)
-    return {
-        "fresh": [*getattr(model, "fresh_head", ()), *getattr(model, "fresh_base", ())],
-        "label_names": rows.label_names,
-        "rows": {name: len(encoded.has_label) for name, encoded in splits.items()},
-        "truncated": {name: encoded.truncated for name, encoded in splits.items()},
-        "dropped": rows.dropped,
-        "label_counts": {name: parts.format.label_counts(encoded) for name, encoded in splits.items()},
-    }
+    return scores or "hidden labels, no score"

@@ -37,7 +37,7 @@ from peftkit.models.language_model import (
     with_tuned_part,
 )
 from peftkit.models.offline import mean_loss, sentinel_ids
-from peftkit.pipeline.build import TrainingBundle, predictor, warn_substitutions
+from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import evaluate_splits
 from peftkit.pipeline.inference import (
     base_source,
@@ -47,6 +47,8 @@ from peftkit.pipeline.inference import (
     run_tokenizer_source,
 )
 from peftkit.pipeline.reference import Reference, score_reference
+from peftkit.pipeline.sources import warn_substitutions
+from peftkit.pipeline.trainers import predictor
 from peftkit.pipeline.verify import GateError
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log

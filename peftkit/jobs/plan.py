@@ -14,43 +14,47 @@ from peftkit.data.collate import LengthGroupedSampler, padding_waste
 from peftkit.data.datasets import load_task_dataset
 from peftkit.methods import count_parameters
 from peftkit.pipeline import reference
-from peftkit.pipeline.build import build, find_model, own_loss, split_holdout, steps_of, warn_substitutions
-from peftkit.pipeline.memory import predict_memory
+from peftkit.pipeline.build import build, split_holdout, steps_of
+from peftkit.pipeline.costs import predict_memory
+from peftkit.pipeline.sources import find_model, warn_substitutions
+from peftkit.pipeline.trainers import own_loss
 from peftkit.results.console import is_main_process
 
 
-def plan(run: RunConfig) -> None:
+def plan(config: RunConfig) -> None:
     """Load data and model, take no step, and print parameters, steps, tokens, truncation, padding and memory."""
-    model_source = find_model(run.model, run.source)
-    rows = load_task_dataset(run.task, run.data_root, run.source)
+    model_source = find_model(config.model, config.source)
+    rows = load_task_dataset(config.task, config.data_root, config.source)
     warn_substitutions(model_source, rows.source)
-    table = rows.splits[run.task.splits["train"]]
-    if run.early_stopping.patience is not None:
-        table, _ = split_holdout(rows, run.task, run.early_stopping.holdout)
-    parts, encoded = build(run, model_source, rows.label_names, table)
+    table = rows.splits[config.task.splits["train"]]
+    if config.early_stopping.patience is not None:
+        table, _ = split_holdout(rows, config.task, config.early_stopping.holdout)
+    bundle, encoded = build(config, model_source, rows.label_names, table)
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = training.training_arguments(run.train, run.seed, Path(scratch), select_best=False, save=False)
+        arguments = training.training_arguments(config.train, config.seed, Path(scratch), select_best=False, save=False)
     batch_size = arguments.train_batch_size
-    order = LengthGroupedSampler(encoded.lengths, batch_size, run.seed).order(0)
+    order = LengthGroupedSampler(encoded.lengths, batch_size, config.seed).order(0)
     longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]
-    batch = parts.format.collator()([encoded.inputs[int(row)] for row in longest])
-    loss: Any = own_loss(run, parts) if run.distill.teacher is None else None  # a teacher is not asked before a step
-    if run.task.kind == "preferences":
+    batch = bundle.format.collator()([encoded.inputs[int(row)] for row in longest])
+    loss: Any = (
+        own_loss(config, bundle) if config.distill.teacher is None else None
+    )  # a teacher is not asked before a step
+    if config.task.kind == "preferences":
         loss = reference.final_states
-    memory = predict_memory(parts.model, batch, arguments.bf16, loss)
-    parameters = count_parameters(parts.model)
+    memory = predict_memory(bundle.model, batch, arguments.bf16, loss)
+    parameters = count_parameters(bundle.model)
     epochs, accumulation = arguments.num_train_epochs, arguments.gradient_accumulation_steps
     steps = steps_of(arguments, len(encoded.lengths))
     if not parameters.trainable:
         epochs, steps = 0, 0
     lines = {
-        "run": f"{run.method.name} of {model_source.name} on {run.task.name} ({rows.source.name}), seed {run.seed}",
+        "run": f"{config.method.name} of {model_source.name} on {config.task.name} ({rows.source.name}), seed {config.seed}",
         "trained weights": f"{parameters.trainable:,} of {parameters.total:,} "
         f"({parameters.trainable / parameters.total:.2%}), {parameters.head:,} of them in the head",
         "rows": f"{len(table):,} to train, {sum(rows.dropped.values())} dropped",
         "steps": f"{steps:,.0f} of {batch_size} rows x {accumulation}",
         "tokens": f"{encoded.tokens * epochs:,.0f} over {epochs:g} epochs",
-        "truncated": f"{encoded.truncated} of {len(table)} rows, at {run.task.max_length} tokens",
+        "truncated": f"{encoded.truncated} of {len(table)} rows, at {config.task.max_length} tokens",
         "padding": f"{padding_waste(encoded.lengths, order, batch_size):.1%} of what is computed",
         "learning rate": f"{arguments.learning_rate:g}, {'bf16' if arguments.bf16 else 'fp32'}",
         "memory": f"{_mb(memory.total)} predicted at the longest batch: weights {_mb(memory.weights)}, gradients "

@@ -179,9 +179,9 @@ def _read_test_set(run: RunConfig, result: RecordedRun, task: str) -> TaskDatase
 
 def answer_test_set(run: RunConfig, result: RecordedRun, task: str, rows: TaskDataset) -> Path:
     """Return the file, in the run's folder, of what it says of a test set; it is made where it is not there yet."""
-    from peftkit.pipeline.build import predictor
     from peftkit.pipeline.evaluate import evaluate_splits
     from peftkit.pipeline.inference import load_bundle, recorded_config
+    from peftkit.pipeline.trainers import predictor
     from peftkit.results import run_folder
 
     file, note = (result.folder / name for name in (f"predictions-{task}-test.parquet", f"evaluation-{task}-test.json"))

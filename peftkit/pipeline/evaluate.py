@@ -19,7 +19,7 @@ from peftkit.results.console import is_main_process
 
 
 def evaluate_splits(
-    run: RunConfig, parts: TrainingBundle, trainer: Any, splits: dict[str, Encoded], rows: TaskDataset, file: Path
+    config: RunConfig, bundle: TrainingBundle, trainer: Any, splits: dict[str, Encoded], rows: TaskDataset, file: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Score the labelled rows of each validation split, keep every row's prediction, and return scores and costs.
 
@@ -29,12 +29,12 @@ def evaluate_splits(
     columns: dict[str, list] = {"id": [], "split": [], "label": [], "prediction": [], "scores": []}
     seconds, peaks = 0.0, [0]
     for name, encoded in splits.items():
-        answers, costs = answer(parts, trainer, encoded)
+        answers, costs = answer(bundle, trainer, encoded)
         seconds += costs["seconds"]
         peaks.append(costs["peak_bytes"] or 0)
         suffix = name.removeprefix("validation") if len(splits) > 1 else ""
         if encoded.has_label.any():
-            scores |= _score(run, parts, answers, encoded, suffix)
+            scores |= _score(config, bundle, answers, encoded, suffix)
         columns["id"] += list(rows.splits[name]["id"])
         columns["split"] += [name] * len(answers.predictions)
         columns["label"] += [
@@ -47,32 +47,34 @@ def evaluate_splits(
     return scores, {"eval_seconds": seconds, "eval_peak_bytes": max(peaks) or None}
 
 
-def answer(parts: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:
+def answer(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:
     """Return a model's answers to encoded rows, and the seconds and the peak in bytes that they took."""
     found = training.predict(trainer, encoded.inputs, encoded.lengths)
-    scores, texts, seconds = parts.format.unpad(found.scores, encoded), None, found.seconds
+    scores, texts, seconds = bundle.format.unpad(found.scores, encoded), None, found.seconds
     has_ended: list[bool] | None = None
-    if parts.format.max_new_tokens is not None:
-        prompts, ids = [prompt for _, prompt in encoded.positions], parts.tokenizer
+    if bundle.format.max_new_tokens is not None:
+        prompts, ids = [prompt for _, prompt in encoded.positions], bundle.tokenizer
         written, more = training.generate(
-            trainer, prompts, ids.pad_token_id, parts.format.max_new_tokens, ids.eos_token_id
+            trainer, prompts, ids.pad_token_id, bundle.format.max_new_tokens, ids.eos_token_id
         )
         texts = [text.lstrip() for text in ids.batch_decode(written, skip_special_tokens=True)]
-        stop = parts.format.stop_text if isinstance(parts.format, TextGenerationFormat) and parts.format.shots else ""
+        stop = (
+            bundle.format.stop_text if isinstance(bundle.format, TextGenerationFormat) and bundle.format.shots else ""
+        )
         has_ended = [
             ids.eos_token_id in row or bool(stop and stop in text) for row, text in zip(written, texts, strict=True)
         ]
         texts = [text.strip() for text in texts]
         seconds += more
-    answers = replace(parts.format.decode(scores, encoded, texts), has_ended=has_ended)
-    if isinstance(parts.format, InstructionFormat):
+    answers = replace(bundle.format.decode(scores, encoded, texts), has_ended=has_ended)
+    if isinstance(bundle.format, InstructionFormat):
         assert has_ended is not None  # instructions are always answered in writing
-        answers = parts.format.check_answer_format(answers, has_ended, encoded)
+        answers = bundle.format.check_answer_format(answers, has_ended, encoded)
     return answers, {"seconds": seconds, "peak_bytes": found.peak_bytes}
 
 
 def _score(
-    run: RunConfig, parts: TrainingBundle, answers: Predictions, encoded: Encoded, suffix: str = ""
+    config: RunConfig, bundle: TrainingBundle, answers: Predictions, encoded: Encoded, suffix: str = ""
 ) -> dict[str, Any]:
     """Score the rows whose label is known."""
     known = np.flatnonzero(encoded.has_label)
@@ -83,22 +85,22 @@ def _score(
         nats, tokens = answers.likelihoods
         likelihoods = (nats[known], tokens[known])
     in_form = None if answers.follows_format is None else answers.follows_format[known]
-    return score(list(run.task.metrics), predictions, labels, suffix, parts.format.names, likelihoods, in_form)
+    return score(list(config.task.metrics), predictions, labels, suffix, bundle.format.names, likelihoods, in_form)
 
 
-def holdout_score(run: RunConfig, parts: TrainingBundle, scores: np.ndarray, held: Encoded) -> float:
+def holdout_score(config: RunConfig, bundle: TrainingBundle, scores: np.ndarray, held: Encoded) -> float:
     """Return by what the best epoch is chosen, larger is better: the mean of the task's metrics.
 
     Of a model that would have to write its answers, it is the likelihood of a label's token; of one that learns from
     preferences, that of the preferences (the mean log sigmoid of the margins).
     """
-    answers = parts.format.decode(parts.format.unpad(scores, held), held)
-    if parts.format.output_kind == "preferences":
+    answers = bundle.format.decode(bundle.format.unpad(scores, held), held)
+    if bundle.format.output_kind == "preferences":
         return -float(np.logaddexp(0, -np.asarray(answers.predictions)).mean())
     if answers.likelihoods is not None:
         nats, tokens = answers.likelihoods
         return -float(nats.sum() / tokens.sum())
-    found = _score(run, parts, answers, held)
+    found = _score(config, bundle, answers, held)
     return float(np.mean([e["value"] if e["higher_is_better"] else -e["value"] for e in found.values()]))
 
 

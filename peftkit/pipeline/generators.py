@@ -21,8 +21,8 @@ def resolve_generator(run: RunConfig, settings: Generate) -> Source:
     from peftkit.data import minitasks
     from peftkit.generation.generators import offline
     from peftkit.models.checkpoints import locate
-    from peftkit.pipeline.build import find_model
     from peftkit.pipeline.libraries import configure_libraries
+    from peftkit.pipeline.sources import find_model
 
     configure_libraries(run.source)
     model = run.model
@@ -38,7 +38,7 @@ def generator_device(settings: Generate) -> str:
     """Return the device that writes, for `record.meta`."""
     if settings.generator == "endpoint":
         return "endpoint"
-    from peftkit.pipeline.build import device_name
+    from peftkit.pipeline.sources import device_name
 
     return device_name()
 

@@ -12,8 +12,9 @@ from peftkit.config.source import Source
 from peftkit.methods import load_adapter
 from peftkit.models.embedding_rows import grow
 from peftkit.models.load import auto_class, load_model, load_tokenizer, round_as
-from peftkit.pipeline.build import TrainingBundle, find_model
+from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.prompting import format_for, head_kind, read_shots
+from peftkit.pipeline.sources import find_model
 from peftkit.results import run_folder
 
 
@@ -22,8 +23,8 @@ def load_run(folder: str | Path, quantized: bool = True) -> tuple[Any, Any]:
 
     With `quantized=False` the base of a 4-bit run has the weights that its bits stand for, in full precision.
     """
-    parts = load_bundle(recorded_config(Path(folder)), Path(folder), quantized)
-    return parts.model, parts.tokenizer
+    bundle = load_bundle(recorded_config(Path(folder)), Path(folder), quantized)
+    return bundle.model, bundle.tokenizer
 
 
 def recorded_config(folder: Path) -> RunConfig:
@@ -102,10 +103,10 @@ def run_tokenizer_source(trained: RunConfig, folder: Path) -> Source:
     return Source("folder", str(artefact), folder=str(artefact)) if has_own else base_source(trained, folder)
 
 
-def with_eval_batch_size(run: RunConfig, trained: RunConfig) -> RunConfig:
+def with_eval_batch_size(config: RunConfig, trained: RunConfig) -> RunConfig:
     """Return the trained run with the evaluation batches that the user asks for now."""
     size = "per_device_eval_batch_size"
-    return replace(trained, train=trained.train | ({size: run.train[size]} if size in run.train else {}))
+    return replace(trained, train=trained.train | ({size: config.train[size]} if size in config.train else {}))
 
 
 def join_names(names: Sequence[str] | None) -> str:

@@ -29,11 +29,11 @@ TERMS, NEIGHBOURS = 20, 5
 WORD = re.compile(r"\S+")
 
 
-def general_text(parts: TrainingBundle, task: TaskConfig) -> Encoded:
+def general_text(bundle: TrainingBundle, task: TaskConfig) -> Encoded:
     """Return text that has nothing to do with the corpus, to measure what is forgotten."""
     rows = passage_dataset([(str(number), text) for number, text in enumerate(_general())])
     whole = split_passages(rows, replace(task, max_eval_samples=None))
-    return parts.format.encode(whole.select(range(0, len(whole), -(-len(whole) // PASSAGES))))
+    return bundle.format.encode(whole.select(range(0, len(whole), -(-len(whole) // PASSAGES))))
 
 
 @lru_cache(maxsize=1)
@@ -49,8 +49,8 @@ def bits_per_byte(answers: Predictions) -> float:
 
 
 def compare_language(
-    run: RunConfig,
-    parts: TrainingBundle,
+    config: RunConfig,
+    bundle: TrainingBundle,
     base: Source,
     held_out: Any,
     before: dict[str, float],
@@ -59,12 +59,12 @@ def compare_language(
     """Return what `result.json` holds under language: bits a byte before and after, and of new words what they save."""
     found: dict[str, Any] = {name: {"before": before[name], "after": after[name]} for name in after}
     found["general"]["text"] = GENERAL
-    found["fresh_head"] = bool(getattr(plain_model(parts.model), "fresh_head", None))
-    if run.vocab is not None:
+    found["fresh_head"] = bool(getattr(plain_model(bundle.model), "fresh_head", None))
+    if config.vocab is not None:
         texts = list(held_out["text"])
-        old, new = count_pieces(load_tokenizer(base), texts), count_pieces(parts.tokenizer, texts)
+        old, new = count_pieces(load_tokenizer(base), texts), count_pieces(bundle.tokenizer, texts)
         found["pieces"] = {"before": old, "after": new}
-        found["neighbours"] = nearest_tokens(parts, Path(run.vocab))
+        found["neighbours"] = nearest_tokens(bundle, Path(config.vocab))
     return found
 
 
@@ -89,18 +89,18 @@ def count_pieces(tokenizer: Any, texts: list[str]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def nearest_tokens(parts: TrainingBundle, vocab: Path) -> list[dict[str, Any]]:
+def nearest_tokens(bundle: TrainingBundle, vocab: Path) -> list[dict[str, Any]]:
     """Return for some new terms the tokens whose rows are nearest to theirs, by cosine."""
-    told = _terms(parts, vocab)
-    rows = torch.nn.functional.normalize(embedding_rows(parts.model).float(), dim=-1)
-    new, known = set(read_vocabulary(vocab).ids), max(parts.tokenizer.get_vocab().values()) + 1
+    told = _terms(bundle, vocab)
+    rows = torch.nn.functional.normalize(embedding_rows(bundle.model).float(), dim=-1)
+    new, known = set(read_vocabulary(vocab).ids), max(bundle.tokenizer.get_vocab().values()) + 1
     found = []
     for entry in sorted(told, key=lambda entry: -(entry["count"] or 0))[:TERMS]:
         number = entry["ids"][0]
         cosines = rows[:known] @ rows[number]
         cosines[entry["ids"]] = -1  # itself, with the space before it and without
         best = cosines.topk(NEIGHBOURS)
-        names = parts.tokenizer.convert_ids_to_tokens(best.indices.tolist())
+        names = bundle.tokenizer.convert_ids_to_tokens(best.indices.tolist())
         found.append(
             {
                 "term": entry["term"],
@@ -113,12 +113,12 @@ def nearest_tokens(parts: TrainingBundle, vocab: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _terms(parts: TrainingBundle, vocab: Path) -> list[dict[str, Any]]:
+def _terms(bundle: TrainingBundle, vocab: Path) -> list[dict[str, Any]]:
     """Return the terms that a folder of job=extend tells of; of an adapter's, which tells none, its new tokens."""
     file = vocab / "result.json"
     if file.is_file():
         told: list[dict[str, Any]] = json.loads(file.read_text())["terms"]["added"]
         return told
     ids = read_vocabulary(vocab).ids
-    names = parts.tokenizer.convert_ids_to_tokens(ids)
+    names = bundle.tokenizer.convert_ids_to_tokens(ids)
     return [{"term": name, "ids": [number], "count": None} for name, number in zip(names, ids, strict=True)]

@@ -18,10 +18,10 @@ def answer_table(table: Any, labels: list[Any], scores: list[Any]) -> Any:
     return table.add_column("prediction", labels).add_column("scores", scores)
 
 
-def answers_file(run: RunConfig, given: Path) -> Path:
+def answers_file(config: RunConfig, given: Path) -> Path:
     """Return where the answers to a file go: output=, or beside it, as jsonl where its own kind holds no answers."""
     suffix = given.suffix if given.suffix in (".csv", ".tsv", ".jsonl", ".parquet") else ".jsonl"
-    return Path(run.output or f"{given.with_suffix('')}.predictions{suffix}")
+    return Path(config.output or f"{given.with_suffix('')}.predictions{suffix}")
 
 
 def _cell(values: Any) -> str | None:

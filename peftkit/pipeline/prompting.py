@@ -21,44 +21,46 @@ FOLDER = "prompt"  # of a run that has nothing else to ship
 
 
 def format_for(
-    run: RunConfig,
+    config: RunConfig,
     names: list[str] | None,
     tokenizer: PreTrainedTokenizerBase,
     shots: tuple[str, ...] = (),
     model: Any = None,
 ) -> Format:
     """Return how a run's rows are put to its model, behind these examples, in as many tokens as it has room for."""
-    if not is_prompted(run):
-        return format_of(run.task, run.model.family, names, tokenizer)
+    if not is_prompted(config):
+        return format_of(config.task, config.model.family, names, tokenizer)
     context = None if model is None else getattr(model.config, "max_position_embeddings", None)
-    if kind_of(run.task).sequence_label:
-        calibrate = bool(run.method.config.get("calibrate"))
-        return PromptedFormat(run.task, names, tokenizer, run.model.family == "decoder", calibrate, shots, context)
-    found: Any = format_of(run.task, run.model.family, names, tokenizer)
+    if kind_of(config.task).sequence_label:
+        calibrate = bool(config.method.config.get("calibrate"))
+        return PromptedFormat(
+            config.task, names, tokenizer, config.model.family == "decoder", calibrate, shots, context
+        )
+    found: Any = format_of(config.task, config.model.family, names, tokenizer)
     return replace(found, shots=shots, context=context)
 
 
-def head_kind(run: RunConfig) -> str:
+def head_kind(config: RunConfig) -> str:
     """Return the kind of task whose head the model has: who is asked for classes writes words."""
-    if not is_prompted(run) or not kind_of(run.task).sequence_label:
-        return run.task.kind
-    return "seq2seq" if run.model.family == "seq2seq" else "causal_lm"
+    if not is_prompted(config) or not kind_of(config.task).sequence_label:
+        return config.task.kind
+    return "seq2seq" if config.model.family == "seq2seq" else "causal_lm"
 
 
-def add_shots(run: RunConfig, asked: Format, rows: Dataset, model: Any) -> Format:
+def add_shots(config: RunConfig, asked: Format, rows: Dataset, model: Any) -> Format:
     """Return a format that asks the model with examples out of the training rows, which hang on the seed alone."""
-    if not is_prompted(run):
+    if not is_prompted(config):
         return asked
-    number = int(run.method.config.get("shots") or 0)
+    number = int(config.method.config.get("shots") or 0)
     assert isinstance(asked, PromptedFormat | TextGenerationFormat)
-    drawn = sample_balanced([asked.shot_group(label) for label in rows["label"]], number, run.seed)
+    drawn = sample_balanced([asked.shot_group(label) for label in rows["label"]], number, config.seed)
     if len(drawn) < number:
         log(f"   {number} examples asked for, {len(drawn)} training rows there")
     shots = tuple(asked.render_shot(dict(rows[row])) for row in drawn)
-    return format_for(run, asked.names, asked.tokenizer, shots, model)
+    return format_for(config, asked.names, asked.tokenizer, shots, model)
 
 
-def count_shots(run: RunConfig, asked: Format, splits: dict[str, Encoded]) -> dict[str, Any]:
+def count_shots(config: RunConfig, asked: Format, splits: dict[str, Encoded]) -> dict[str, Any]:
     """Count, for the record, the examples that were asked for, drawn, and left out where a row had no room for them."""
     left_out = {name: encoded.dropped_shots for name, encoded in splits.items()}
     drawn = len(getattr(asked, "shots", ()))
@@ -66,7 +68,7 @@ def count_shots(run: RunConfig, asked: Format, splits: dict[str, Encoded]) -> di
         if count:
             rows = len(splits[name].has_label)
             log(f"   {count} of {drawn * rows} examples did not fit before the {rows} rows of {name}")
-    return {"asked": int(run.method.config.get("shots") or 0), "drawn": drawn, "left_out": left_out}
+    return {"asked": int(config.method.config.get("shots") or 0), "drawn": drawn, "left_out": left_out}
 
 
 def save_prompt(asked: Format, source: Source, folder: Path) -> Path:

@@ -38,7 +38,7 @@ class Reference:
 
 
 def score_reference(
-    run: RunConfig, source: Source, tables: Mapping[str, Dataset | None], words: Source | None = None
+    config: RunConfig, source: Source, tables: Mapping[str, Dataset | None], words: Source | None = None
 ) -> Reference:
     """Ask the base of a run that learns from preferences, before any method is applied, in the run's precision.
 
@@ -46,18 +46,18 @@ def score_reference(
     train has no other way back. A run of another kind has no reference, and nothing is loaded. `words` is where the
     tokenizer is, else with the base.
     """
-    if run.task.kind != "preferences":
+    if config.task.kind != "preferences":
         return Reference()
     log(f"   the reference, {source.name}, is asked about every pair")
     tokenizer = load_tokenizer(words or source)
-    task_format = format_of(run.task, run.model.family, None, tokenizer)
-    model: Any = load_model(run.model, source, tokenizer, run.task.kind, None, run.method.quantization).eval()
-    if run.method.quantization is None and torch.accelerator.is_available():  # a quantised base lies there already
+    task_format = format_of(config.task, config.model.family, None, tokenizer)
+    model: Any = load_model(config.model, source, tokenizer, config.task.kind, None, config.method.quantization).eval()
+    if config.method.quantization is None and torch.accelerator.is_available():  # a quantised base lies there already
         model.to(torch.accelerator.current_accelerator())
     started = time.perf_counter()
     encoded = {name: task_format.encode(table) for name, table in tables.items() if table is not None}
-    size = run.train["per_device_eval_batch_size"]
-    precision = training.precision_of(run.train)
+    size = config.train["per_device_eval_batch_size"]
+    precision = training.precision_of(config.train)
     found = {name: _likelihoods(model, each, task_format.collator(), size, precision) for name, each in encoded.items()}
     return Reference(found, {"reference_seconds": time.perf_counter() - started})
 

@@ -13,13 +13,14 @@ from datasets import Dataset, concatenate_datasets
 from peftkit import training
 from peftkit.config import RunConfig, UserError, generates_text, is_prompted
 from peftkit.data.formats import Encoded
-from peftkit.pipeline.build import TrainingBundle, predictor
+from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import answer
+from peftkit.pipeline.trainers import predictor
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 
 
-def add_teacher_scores(run: RunConfig, encoded: Encoded, rows: Dataset, names: list[str] | None) -> Encoded:
+def add_teacher_scores(config: RunConfig, encoded: Encoded, rows: Dataset, names: list[str] | None) -> Encoded:
     """Return encoded training rows with the teacher's scores of the same rows, which it reads in its own way.
 
     Raises:
@@ -27,39 +28,43 @@ def add_teacher_scores(run: RunConfig, encoded: Encoded, rows: Dataset, names: l
     """
     from peftkit.pipeline.inference import load_bundle, recorded_config, recorded_label_names
 
-    folder = Path(str(run.distill.teacher))
+    folder = Path(str(config.distill.teacher))
     trained = recorded_config(folder)
     told, wanted = recorded_label_names(folder), names
-    if trained.task.kind != run.task.kind or (names is None and trained.model.family == "seq2seq"):
+    if trained.task.kind != config.task.kind or (names is None and trained.model.family == "seq2seq"):
         raise UserError(
-            f"{folder} answers {trained.task.kind} as a {trained.model.family}, which teaches no {run.task.kind}; "
+            f"{folder} answers {trained.task.kind} as a {trained.model.family}, which teaches no {config.task.kind}; "
             "name a run with a head of this task"
         )
     if told != wanted:
-        raise UserError(f"the teacher tells {told} apart, task={run.task.name} has {wanted}; name a run of this task")
-    if list(trained.task.text) != list(run.task.text):
         raise UserError(
-            f"the teacher reads {trained.task.text}, task={run.task.name} has {run.task.text}; name a run of this task"
+            f"the teacher tells {told} apart, task={config.task.name} has {wanted}; name a run of this task"
+        )
+    if list(trained.task.text) != list(config.task.text):
+        raise UserError(
+            f"the teacher reads {trained.task.text}, task={config.task.name} has {config.task.text}; name a run of this task"
         )
     log(f"   taught by {trained.method.name} of {trained.model.name}, {folder}")
-    parts = load_bundle(trained, folder)
-    asked = parts.format.encode(rows)
-    with predictor(trained, parts) as trainer:
+    bundle = load_bundle(trained, folder)
+    asked = bundle.format.encode(rows)
+    with predictor(trained, bundle) as trainer:
         scores = training.predict(trainer, asked.inputs, asked.lengths).scores
     if is_prompted(trained):
-        scores = answer_scores(parts, scores, asked)
-    return replace(encoded, inputs=encoded.inputs.add_column(training.TEACHER_COLUMN, scores.astype("float32").tolist()))
+        scores = answer_scores(bundle, scores, asked)
+    return replace(
+        encoded, inputs=encoded.inputs.add_column(training.TEACHER_COLUMN, scores.astype("float32").tolist())
+    )
 
 
-def answer_scores(parts: TrainingBundle, scores: np.ndarray, asked: Encoded) -> np.ndarray:
+def answer_scores(bundle: TrainingBundle, scores: np.ndarray, asked: Encoded) -> np.ndarray:
     """Return what a teacher that nothing trained answers by the scores of its words: classes' (rows, classes), or
     numbers (rows, 1).
     """
-    answers = parts.format.decode(parts.format.unpad(scores, asked), asked)
-    return np.asarray(answers.predictions)[:, None] if parts.format.names is None else np.stack(answers.scores)
+    answers = bundle.format.decode(bundle.format.unpad(scores, asked), asked)
+    return np.asarray(answers.predictions)[:, None] if bundle.format.names is None else np.stack(answers.scores)
 
 
-def teacher_answers(run: RunConfig, rows: Dataset, folder: Path) -> tuple[Dataset, dict[str, Any]]:
+def teacher_answers(config: RunConfig, rows: Dataset, folder: Path) -> tuple[Dataset, dict[str, Any]]:
     """Return training rows answered by the teacher, and their counts (sequence-level: Kim and Rush 2016, section 3.2).
 
     The teacher writes greedily, in its own way; what it wrote is kept in taught.jsonl, and a run that goes on reads it
@@ -72,7 +77,7 @@ def teacher_answers(run: RunConfig, rows: Dataset, folder: Path) -> tuple[Datase
     file = folder / "taught.jsonl"
     lines = _kept(file, rows)
     if lines is None:
-        lines = _answers(run, rows)
+        lines = _answers(config, rows)
         if is_main_process():
             run_folder.write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     answers = [line["answer"] for line in lines]
@@ -81,7 +86,7 @@ def teacher_answers(run: RunConfig, rows: Dataset, folder: Path) -> tuple[Datase
     cut = len(rows) - len(kept) - empty
     if not kept:
         raise UserError(
-            f"{run.distill.teacher} wrote nothing to {empty} training rows and ended its answers to none of the other "
+            f"{config.distill.teacher} wrote nothing to {empty} training rows and ended its answers to none of the other "
             f"{cut}; name a run with a longer task.max_target_length, or another teacher"
         )
     taught = rows.select(kept).remove_columns("label").add_column("label", [answers[number] for number in kept])
@@ -90,8 +95,8 @@ def teacher_answers(run: RunConfig, rows: Dataset, folder: Path) -> tuple[Datase
         log(f"   {empty} of {len(rows)} rows are dropped, to which the teacher wrote nothing")
     if cut:
         log(f"   {cut} of {len(rows)} rows are dropped, to which the teacher's answer did not end by itself")
-    counts = {"asked": len(rows), "empty": empty, "cut": cut, "own_labels": run.distill.alpha != 1}
-    return taught if run.distill.alpha == 1 else concatenate_datasets([rows, taught]), counts
+    counts = {"asked": len(rows), "empty": empty, "cut": cut, "own_labels": config.distill.alpha != 1}
+    return taught if config.distill.alpha == 1 else concatenate_datasets([rows, taught]), counts
 
 
 def _kept(file: Path, rows: Dataset) -> list[dict[str, Any]] | None:
@@ -104,24 +109,24 @@ def _kept(file: Path, rows: Dataset) -> list[dict[str, Any]] | None:
     return lines if fits else None
 
 
-def _answers(run: RunConfig, rows: Dataset) -> list[dict[str, Any]]:
+def _answers(config: RunConfig, rows: Dataset) -> list[dict[str, Any]]:
     from peftkit.pipeline.inference import load_bundle, recorded_config
 
-    folder = Path(str(run.distill.teacher))
+    folder = Path(str(config.distill.teacher))
     trained = recorded_config(folder)
-    of_turns = {task.kind == "instructions" for task in (trained.task, run.task)}
+    of_turns = {task.kind == "instructions" for task in (trained.task, config.task)}
     if not generates_text(trained.task) or len(of_turns) > 1:
         raise UserError(
-            f"{folder} answers {trained.task.kind}, which teaches no {run.task.kind}; name a run that writes"
+            f"{folder} answers {trained.task.kind}, which teaches no {config.task.kind}; name a run that writes"
         )
-    if list(trained.task.text) != list(run.task.text):
+    if list(trained.task.text) != list(config.task.text):
         raise UserError(
-            f"the teacher reads {trained.task.text}, task={run.task.name} has {run.task.text}; name a run of this task"
+            f"the teacher reads {trained.task.text}, task={config.task.name} has {config.task.text}; name a run of this task"
         )
     log(f"   taught by {trained.method.name} of {trained.model.name}, {folder}")
-    parts = load_bundle(trained, folder)
-    with predictor(trained, parts) as trainer:
-        answers, costs = answer(parts, trainer, parts.format.encode(rows))
+    bundle = load_bundle(trained, folder)
+    with predictor(trained, bundle) as trainer:
+        answers, costs = answer(bundle, trainer, bundle.format.encode(rows))
     log(f"   it answered {len(rows)} rows in {costs['seconds']:.0f} s")
     assert answers.has_ended is not None  # what a model that writes says
     each = zip(rows["id"], answers.predictions, answers.has_ended, strict=True)

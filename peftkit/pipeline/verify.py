@@ -21,8 +21,9 @@ import numpy as np
 from peftkit import training
 from peftkit.config import RunConfig
 from peftkit.data.formats import Encoded
-from peftkit.pipeline.build import TrainingBundle, output_reader, predictor
+from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.libraries import configure_libraries
+from peftkit.pipeline.trainers import output_reader, predictor
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process
 
@@ -43,7 +44,7 @@ def prewarm_verifier() -> None:
 
 
 def verify_run(
-    run: RunConfig, parts: TrainingBundle, table: Any, folder: Path, names: list[str] | None, precision: str
+    config: RunConfig, bundle: TrainingBundle, table: Any, folder: Path, names: list[str] | None, precision: str
 ) -> dict[str, Any]:
     """Hold a run's artefact and its model against themselves on some rows of a split; return what was measured.
 
@@ -52,9 +53,9 @@ def verify_run(
             padding of its batch.
     """
     rows = table.select(range(min(ROWS, len(table))))
-    answers = flat_scores(run, parts, rows)  # by all processes of a distributed run together
-    padded = padding_difference(parts, rows)
-    limit = TOLERANCE["bf16" if run.method.quantization else "fp32"]
+    answers = flat_scores(config, bundle, rows)  # by all processes of a distributed run together
+    padded = padding_difference(bundle, rows)
+    limit = TOLERANCE["bf16" if config.method.quantization else "fp32"]
     if padded > limit:
         raise GateError(f"a row's scores change by {padded:.2g} with the padding of its batch")
     reloaded = 0.0
@@ -70,40 +71,40 @@ def verify_run(
     return {"rows": len(rows), "reload_difference": reloaded, "padding_difference": padded}
 
 
-def flat_scores(run: RunConfig, parts: TrainingBundle, table: Any) -> np.ndarray:
+def flat_scores(config: RunConfig, bundle: TrainingBundle, table: Any) -> np.ndarray:
     """Return all scores that a model gives to raw rows, one after the other, in the precision of the run."""
-    encoded = parts.format.encode(table)
-    with predictor(run, parts) as trainer:
-        return flat(parts, training.predict(trainer, encoded.inputs, encoded.lengths).scores, encoded)
+    encoded = bundle.format.encode(table)
+    with predictor(config, bundle) as trainer:
+        return flat(bundle, training.predict(trainer, encoded.inputs, encoded.lengths).scores, encoded)
 
 
-def padding_difference(parts: TrainingBundle, rows: Any) -> float:
+def padding_difference(bundle: TrainingBundle, rows: Any) -> float:
     """Return how far scores in fp32 move between a batch of one row and a batch of several, padded to the longest."""
-    encoded = parts.format.encode(rows.select(range(min(PADDED_ROWS, len(rows)))))
+    encoded = bundle.format.encode(rows.select(range(min(PADDED_ROWS, len(rows)))))
     inputs = [encoded.inputs[row] for row in range(len(encoded.inputs))]
-    together = _fp32_scores(parts, inputs)
+    together = _fp32_scores(bundle, inputs)
     alone = np.full_like(together, -100)
     for row, each in enumerate(inputs):
-        found = _fp32_scores(parts, [each])[0]
+        found = _fp32_scores(bundle, [each])[0]
         place = (row, *(slice(size) for size in found.shape))
         alone[place] = found
-    return max_difference(flat(parts, alone, encoded), flat(parts, together, encoded))
+    return max_difference(flat(bundle, alone, encoded), flat(bundle, together, encoded))
 
 
-def flat(parts: TrainingBundle, scores: np.ndarray, encoded: Encoded) -> np.ndarray:
-    return np.nan_to_num(np.concatenate([row.ravel() for row in parts.format.unpad(scores, encoded)]))
+def flat(bundle: TrainingBundle, scores: np.ndarray, encoded: Encoded) -> np.ndarray:
+    return np.nan_to_num(np.concatenate([row.ravel() for row in bundle.format.unpad(scores, encoded)]))
 
 
-def _fp32_scores(parts: TrainingBundle, rows: list[dict[str, Any]]) -> np.ndarray:
+def _fp32_scores(bundle: TrainingBundle, rows: list[dict[str, Any]]) -> np.ndarray:
     """Return the scores of one batch, without the autocast that training put around the model."""
     import torch
     from accelerate.utils import extract_model_from_parallel
 
-    model = extract_model_from_parallel(parts.model, keep_fp32_wrapper=False).eval()
+    model = extract_model_from_parallel(bundle.model, keep_fp32_wrapper=False).eval()
     device = next(model.parameters()).device
-    batch = {name: value.to(device) for name, value in parts.format.collator()(rows).items() if value is not None}
+    batch = {name: value.to(device) for name, value in bundle.format.collator()(rows).items() if value is not None}
     with torch.no_grad():
-        return output_reader(parts)(model, batch).float().cpu().numpy()
+        return output_reader(bundle)(model, batch).float().cpu().numpy()
 
 
 def max_difference(first: np.ndarray, second: np.ndarray) -> float:
@@ -154,20 +155,20 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
     try:
         result = run_folder.read_result(folder)
         assert result is not None
-        run = RunConfig.from_config(result["run"]["config"])
-        configure_libraries(run.source)
-        parts = load_bundle(run, folder)
-        scores = flat_scores(run, parts, Dataset.from_list(question["rows"]))
+        config = RunConfig.from_config(result["run"]["config"])
+        configure_libraries(config.source)
+        bundle = load_bundle(config, folder)
+        scores = flat_scores(config, bundle, Dataset.from_list(question["rows"]))
     except Exception as error:  # whatever it is, the run that asks must fail with it
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-    return {"scores": scores.astype(float).tolist(), "label_names": _label_names(parts, result)}
+    return {"scores": scores.astype(float).tolist(), "label_names": _label_names(bundle, result)}
 
 
-def _label_names(parts: TrainingBundle, result: dict[str, Any]) -> list[str] | None:
+def _label_names(bundle: TrainingBundle, result: dict[str, Any]) -> list[str] | None:
     """Return the label names that the loaded model tells; a text-to-text model's are those of the result."""
-    if parts.format.verbalizer_ids is not None or parts.format.names is None:
+    if bundle.format.verbalizer_ids is not None or bundle.format.names is None:
         return result["audit"]["label_names"]  # type: ignore[no-any-return]
-    config = parts.model.config
+    config = bundle.model.config
     return [config.id2label[number] for number in range(config.num_labels)]
 
 

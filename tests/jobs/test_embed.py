@@ -391,5 +391,5 @@ def test_what_does_not_go_together_is_refused_with_what_to_type(words: list[str]
 
 
 def test_a_width_beyond_the_models_is_refused(tiny: Words, pairs: Path) -> None:
-    with pytest.raises(UserError, match=r"task.matryoshka_dims=\[128\] goes beyond the model's vectors of 64"):
+    with pytest.raises(UserError, match=r"task.matryoshka_dims=\[128\]: the model's vectors have 64 dimensions"):
         contrastive(tiny, "bert", pairs, "task.matryoshka_dims=[128]")

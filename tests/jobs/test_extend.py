@@ -273,7 +273,7 @@ def test_a_run_with_words_has_an_id_of_its_own_and_one_without_keeps_the_old(
     checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path
 ) -> None:
     from peftkit.config import RunConfig
-    from peftkit.pipeline.build import execution_setup
+    from peftkit.pipeline.sources import execution_setup
     from peftkit.results.run_folder import run_id
 
     plain: Any = OmegaConf.to_container(compose_config(["model=gpt2", f"task.dataset={data}/rows.jsonl"]), resolve=True)

@@ -81,16 +81,16 @@ def test_a_trial_is_scored_on_training_rows_it_was_not_trained_on(tiny: Words) -
 
 @pytest.mark.slow
 def test_a_rate_that_fails_counts_as_tried_and_is_not_chosen(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:
-    from peftkit.jobs import finetune
+    from peftkit import training
 
-    whole = finetune.training.fit
+    whole = training.fit
 
     def diverge(trainer, checkpoints):
         if trainer.args.learning_rate < 0.01:
             raise ValueError("training diverged")
         return whole(trainer, checkpoints)
 
-    monkeypatch.setattr(finetune.training, "fit", diverge)
+    monkeypatch.setattr(training, "fit", diverge)
     (folder,) = commands.finetune(*tiny("bert", *SEARCH, "search.lr_multipliers=[0.1,1]"))
     found = json.loads((folder / "result.json").read_text())["search"]
     assert [trial["status"] for trial in found["trials"]] == ["failed: training diverged", "finished"]

@@ -22,7 +22,7 @@ from peftkit.data.formats import PromptedFormat, TextGenerationFormat
 from peftkit.data.formats.few_shot import prepend_shots, sample_balanced
 from peftkit.data.prompts import PromptTemplate, prompt_template
 from peftkit.models.load import load_tokenizer
-from peftkit.pipeline.build import execution_setup
+from peftkit.pipeline.sources import execution_setup
 from peftkit.training.outputs import continuation_likelihoods, label_likelihoods
 
 Words = Callable[..., list[str]]

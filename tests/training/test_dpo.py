@@ -25,9 +25,11 @@ from peftkit.cli.validate import options_of
 from peftkit.config import RunConfig
 from peftkit.data.formats import REFERENCE_COLUMNS, PreferenceFormat
 from peftkit.metrics import score
-from peftkit.pipeline.build import build, find_model, output_reader, predictor, trainer_factory
+from peftkit.pipeline.build import build
 from peftkit.pipeline.evaluate import answer
 from peftkit.pipeline.reference import score_reference
+from peftkit.pipeline.sources import find_model
+from peftkit.pipeline.trainers import output_reader, predictor, trainer_factory
 
 Words = Callable[..., list[str]]
 SOURCES = (
