@@ -17,7 +17,7 @@ from peftkit.config import source as sources_module
 from peftkit.config.source import Source, fingerprint
 from peftkit.data.datasets import load_task_dataset
 from peftkit.models.checkpoints import locate
-from peftkit.pipeline.build import describe_sources, execution_setup
+from peftkit.pipeline.sources import describe_sources, execution_setup
 from peftkit.results import run_folder
 
 OWN = ("task=classification", "task.text=[text]", "task.label=label")
