@@ -56,7 +56,7 @@ def load(run: str | Path) -> tuple[Any, Any]:
     from peftkit.pipeline.libraries import configure_libraries
 
     configure_libraries("auto")
-    return extend.load(Path(run)) if extend.is_vocabulary(Path(run)) else inference.load_run(run)
+    return extend.load_extended(Path(run)) if extend.is_vocabulary(Path(run)) else inference.load_run(run)
 
 
 def _run(job: str, overrides: tuple[str, ...]) -> list[Path | None]:

@@ -19,7 +19,7 @@ def merge(config: RunConfig) -> Path:
     """Fold the adapter into its base and write a plain checkpoint that transformers loads."""
     folder = Path(str(config.run))
     if extend.is_vocabulary(folder):
-        extend.write_whole(folder, Path(config.output) if config.output else folder / "merged")
+        extend.write_checkpoint(folder, Path(config.output) if config.output else folder / "merged")
         return folder
     trained = recorded_config(folder)
     if is_prompted(trained):

@@ -72,7 +72,7 @@ def test_a_vector_depends_neither_on_padding_nor_on_its_batch(
 
     words = [f"model={model}", f"model.checkpoint={checkpoints[model]}"]
     together = offline(lines(tmp_path / "all.txt", TEXTS), *words)
-    monkeypatch.setattr(embed, "ROWS", 3)  # in two parts
+    monkeypatch.setattr(embed, "TEXTS", 3)  # in two parts
     alone = offline(lines(tmp_path / "one.txt", TEXTS), *words, "train.per_device_eval_batch_size=1")
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
@@ -109,7 +109,7 @@ def test_layers_and_poolings_are_those_of_the_model_itself(checkpoints: dict[str
     np.testing.assert_allclose(
         offline(file, *words, "embed.pooling=last", "embed.truncate_dim=8")[0], states[-1][0, -1, :8], atol=1e-5
     )
-    with pytest.raises(UserError, match=r"embed\.layer=3 is none of 0, the embeddings, to 2"):
+    with pytest.raises(UserError, match=r"embed\.layer=3: expected 0 \(the embeddings\) to 2"):
         offline(file, *words, "embed.layer=3")
 
 
@@ -134,8 +134,8 @@ def test_rows_keep_their_order_and_their_names_and_what_is_lost_is_counted(
     assert told == {"rows": 5, "without_text": 2, "truncated": 1, "pooling": "last", "width": 64, "max_length": 8}
     assert facts["model"]["name"] == str(checkpoints["gpt2"]) and facts["model"]["revision"]
     said = capsys.readouterr().err
-    assert "2 of 5 rows have no text; they have no vector" in said
-    assert "1 of 5 texts were longer than 8 tokens and were cut" in said
+    assert "2 of 5 texts are empty; they have no vector" in said
+    assert "1 of 5 texts were truncated to 8 tokens" in said
 
 
 def test_one_text_is_answered_in_one_line(checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -316,5 +316,5 @@ def test_a_list_without_any_new_term_is_refused(
     checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "terms.txt").write_text("\n")
-    with pytest.raises(UserError, match=r"no term became a token .* name other terms or more text"):
+    with pytest.raises(UserError, match=r"no term became a token .* use other terms or more text"):
         extended(checkpoint("gpt2", True), "gpt2", data, tmp_path, f"extend.terms={tmp_path}/terms.txt")
