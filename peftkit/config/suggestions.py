@@ -11,7 +11,7 @@ from peftkit.config.signatures import fields_of
 
 TRAINING = "transformers.training_args.TrainingArguments"
 RENAMED = {  # old key or value: the new one, before 1.0
-    "source=embedded": "source=offline",
+    "source=embedded": "source=offline",  # renamed
     "task.max_train_rows": "task.max_train_samples",  # renamed
     "task.max_eval_rows": "task.max_eval_samples",  # renamed
     "task.words": "task.verbalizer",  # renamed

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from peftkit.config.checks.rules import broken
 from peftkit.config.endings import FILES
 from peftkit.config.kinds import ENCODER, kind_of
 from peftkit.config.run import Generate, RunConfig
@@ -58,22 +59,28 @@ def _data_errors(run: RunConfig) -> Iterator[str]:
 
 
 def _endpoint_errors(settings: Generate) -> Iterator[str]:
-    if find_spec("openai") is None:
-        yield "generate.generator=endpoint needs the package openai; pip install 'peftkit[endpoint]'"
-    if settings.base_url is None:
-        yield "generate.generator=endpoint needs an address; set generate.base_url=http://127.0.0.1:8000/v1"
-    if settings.endpoint_model is None:
-        yield "generate.generator=endpoint needs a model; set generate.endpoint_model=NAME, the server's name for it"
-    if not VARIABLE.fullmatch(settings.key_env):  # not shown: it may be the key itself
-        yield "generate.key_env takes the name of a variable, as OPENAI_API_KEY; a run folder keeps no key"
-    if names := [name for name in settings.request if SECRET.search(str(name))]:
-        yield f"generate.request.{names[0]} {NO_SECRET}"
     fields = settings.request
+    secrets = [name for name in fields if SECRET.search(str(name))]
     is_unbounded = "max_tokens" in fields and not (fields["max_tokens"] or fields.get("max_completion_tokens"))
-    if (settings.max_tokens or settings.max_cost) and is_unbounded:
-        yield "a limit needs a longest reply; set generate.request.max_completion_tokens=2048 too"
-    if settings.quantization is not None:
-        yield "generate.quantization is for generate.generator=local; drop it"
+    needs = "generate.generator=endpoint needs"
+    yield from broken(
+        (find_spec("openai") is None, f"{needs} the package openai; pip install 'peftkit[endpoint]'"),
+        (settings.base_url is None, f"{needs} an address; set generate.base_url=http://127.0.0.1:8000/v1"),
+        (
+            settings.endpoint_model is None,
+            f"{needs} a model; set generate.endpoint_model=NAME, the server's name for it",
+        ),
+        (
+            not VARIABLE.fullmatch(settings.key_env),  # not shown: it may be the key itself
+            "generate.key_env takes the name of a variable, as OPENAI_API_KEY; a run folder keeps no key",
+        ),
+        (secrets, f"generate.request.{(secrets or [''])[0]} {NO_SECRET}"),
+        (
+            (settings.max_tokens or settings.max_cost) and is_unbounded,
+            "a limit needs a longest reply; set generate.request.max_completion_tokens=2048 too",
+        ),
+        (settings.quantization is not None, "generate.quantization is for generate.generator=local; drop it"),
+    )
     if settings.base_url is None:
         return
     address = urlsplit(settings.base_url)

@@ -1,0 +1,10 @@
+"""Tables of rules: a condition that makes a config wrong, and its message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+def broken(*rules: tuple[object, str]) -> Iterator[str]:
+    """Yield the message of each rule whose condition holds."""
+    return (message for is_broken, message in rules if is_broken)
