@@ -34,9 +34,7 @@ class TaskKind:
     formats: dict[str, str]
     task_types: dict[str, str | None] = field(default_factory=dict)  # PEFT's TaskType; None where PEFT has none
     pipelines: dict[str, str] = field(default_factory=dict)  # of transformers, for model cards
-    objectives: dict[str, str] = field(
-        default_factory=dict
-    )  # part of a table's title: scores of different objectives do not compare
+    objectives: dict[str, str] = field(default_factory=dict)  # named on boards: their scores do not compare
     label: Need = "required"  # task.label
     keys: tuple[str, ...] = ()  # keys of `task` that only the kinds that list them read
     needs: dict[str, str] = field(default_factory=dict)  # of those, the keys that have to be set, with an example
