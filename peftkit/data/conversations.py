@@ -1,4 +1,4 @@
-"""Turn conversations, columns of instructions or Self-Instruct's tasks into examples: what is asked, and the answer."""
+"""Reading of conversations: chat turns, columns of instructions, or tasks in Self-Instruct's format."""
 
 from __future__ import annotations
 
@@ -11,11 +11,39 @@ from datasets import Dataset, Features, List, Value
 
 from peftkit.config import TaskConfig, UserError
 from peftkit.data.chat import Turn
-from peftkit.data.labels import require_columns
+from peftkit.data.examples import OWN_HOLDOUT, SUBSET_SEED, ExampleReader, require_columns
 
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 EXAMPLE = Features({"id": Value("string"), "messages": MESSAGES, "label": Value("string"), "group": Value("int64")})
 HINT = 'write messages as [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "The Elbe."}]'
+
+
+class ConversationReader(ExampleReader):
+    """Reads one example for each answer of an assistant; splits keep all examples of an instruction together."""
+
+    def read(self, table: Dataset, names: list[str] | None, split: str) -> tuple[Dataset, int]:
+        return conversation_examples(self.task, table)
+
+    def read_alone(
+        self, table: Dataset, names: list[str] | None, wanted: Sequence[str]
+    ) -> tuple[dict[str, Dataset], dict[str, int]]:
+        *train, validation = wanted
+        examples, lost = self.read(table, names, validation)
+        rest, held_out = self.split(examples, OWN_HOLDOUT)
+        return {**dict.fromkeys(train, rest), validation: held_out}, dict.fromkeys(train or [validation], lost)
+
+    def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
+        return split_by_instruction(examples, size, SUBSET_SEED)
+
+    def search_split(self, examples: Dataset, number: int, limit: int) -> tuple[Dataset, Dataset]:
+        shuffled = examples.shuffle(seed=SUBSET_SEED)
+        rest, held_out = _whole_groups(shuffled["group"], number)
+        if len(rest) < number / 4:
+            raise UserError(
+                f"search.samples={number} of {len(examples)} training examples leaves {len(rest)} of other "
+                f"instructions to train on; set search.samples={max(1, number // 4)}, or add other instructions"
+            )
+        return shuffled.select(rest[:limit]).flatten_indices(), shuffled.select(held_out).flatten_indices()
 
 
 def conversation_examples(task: TaskConfig, table: Dataset) -> tuple[Dataset, int]:
@@ -133,6 +161,27 @@ def split_by_instruction(rows: Dataset, share: float, seed: int) -> tuple[Datase
     chosen = np.random.default_rng(seed).permutation(known)[: max(1, round(share * len(known)))]
     is_apart = np.isin(groups, chosen)
     return rows.select(np.flatnonzero(~is_apart)), rows.select(np.flatnonzero(is_apart))
+
+
+def _whole_groups(groups: Sequence[int], number: int) -> tuple[list[int], list[int]]:
+    """Return indices of examples to train on, and of `number` others that share no instruction (group) with them.
+
+    Groups are set apart whole as long as they fit; of one more, the smallest, surplus examples are dropped.
+    """
+    places: dict[int, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    apart: list[int] = []
+    chosen: set[int] = set()
+    for group, those in places.items():
+        if len(apart) + len(those) <= number:
+            apart += those
+            chosen.add(group)
+    if len(apart) < number:
+        smallest = min(places.keys() - chosen, key=lambda group: (len(places[group]), group))
+        apart += places[smallest][: number - len(apart)]
+        chosen.add(smallest)
+    return [place for place, group in enumerate(groups) if group not in chosen], sorted(apart)
 
 
 def _turn(role: str, content: Any) -> Turn:

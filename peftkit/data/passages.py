@@ -15,6 +15,7 @@ from datasets.exceptions import DatasetGenerationError
 from peftkit.config import TaskConfig, UserError, error_summary
 from peftkit.config.source import Source, fingerprint
 from peftkit.data.corpus import corpus_files, stream_documents
+from peftkit.data.examples import SEARCH_SPLIT, ExampleReader, TaskDataset, subset
 
 COLUMN = "task.text"  # what a user names the column of text with
 PASSAGE, LONGEST = 3, 480  # bytes of a passage: a token of task.max_length, at most; models read 512 tokens
@@ -27,6 +28,25 @@ WORD = re.compile(r"\s*\S+")  # with the space before it
 def passage_size(task: TaskConfig) -> int:
     """Return the bytes of a passage at most, which all tokenizers are asked about alike."""
     return min(PASSAGE * task.max_length, LONGEST)
+
+
+class CorpusReader(ExampleReader):
+    """Reads a corpus: documents to train on, and passages of those that are held out."""
+
+    def load(self, data_root: str | None, source: str, trained_on: str | None, search_samples: int) -> TaskDataset:
+        task = self.task
+        documents, held_out, origin = read_corpus(task, data_root, trained_on)
+        train, (validation,) = str(task.splits["train"]), task.splits["validation"]
+        if search_samples:
+            rest, apart = self.set_apart(documents, search_samples)
+            return TaskDataset({train: rest, SEARCH_SPLIT: self.evaluation_examples(apart)}, None, origin)
+        splits = {validation: subset(held_out, task.max_eval_samples)}
+        if task.splits["train"] is not None:
+            splits[train] = subset(documents, task.max_train_samples)
+        return TaskDataset(splits, None, origin, dict.fromkeys(splits, 0))
+
+    def evaluation_examples(self, examples: Dataset) -> Dataset:
+        return split_passages(examples, self.task)
 
 
 def read_corpus(

@@ -1,8 +1,9 @@
-"""Turn rows of a prompt and two answers, as texts or as chat turns, into one form, and split rows by their prompts."""
+"""Reading of preference pairs: a prompt with a chosen and a rejected answer, as texts or as chat turns."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,25 @@ from datasets import Dataset
 from peftkit.config import UserError
 from peftkit.data.chat import Turn
 from peftkit.data.conversations import parse_turns
+from peftkit.data.examples import SUBSET_SEED, ExampleReader, require_columns, subset
 
 Prompt = str | list[Turn]  # a text, or the turns of a conversation
+
+
+class PreferenceReader(ExampleReader):
+    """Reads a prompt and two answers; splits keep all pairs of a prompt together."""
+
+    def parse_texts(self, cells: Sequence[Any], split: str) -> list[Any]:
+        texts = parse_preference(list(cells), split)
+        return [] if texts[1] == texts[2] else texts
+
+    def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
+        require_columns(self.task, examples, [self.task.text[0]])
+        return split_by_prompt(examples, self.task.text[0], size, SUBSET_SEED)
+
+    def search_split(self, examples: Dataset, number: int, limit: int) -> tuple[Dataset, Dataset]:
+        rest, held_out = self.split(examples, number)
+        return subset(rest, limit), held_out
 
 
 def parse_preference(values: list[Any], split: str) -> list[Any]:

@@ -68,7 +68,7 @@ def _open(config: RunConfig) -> RunContext:
     """Find model and data, and with them the run folder; nothing is written yet."""
     source = find_model(config.model, config.source)
     samples = config.search.samples if config.trial else 0
-    dataset = load_task_dataset(config.task, config.data_root, config.source, set_apart=samples)
+    dataset = load_task_dataset(config.task, config.data_root, config.source, search_samples=samples)
     sources, setup = describe_sources(config, source, dataset.source), execution_setup(config)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     result: dict[str, Any] = {

@@ -18,8 +18,8 @@ from peft import PeftModel
 from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted, run_errors
 from peftkit.config.kinds import kind_of
 from peftkit.config.source import Source
+from peftkit.data.datasets import example_reader
 from peftkit.data.formats import Encoded
-from peftkit.data.labels import label_feature
 from peftkit.data.miniglue import sentences
 from peftkit.methods import is_mergeable, load_adapter, merge
 from peftkit.models.load import auto_class, load_model
@@ -121,7 +121,7 @@ def examples_of(task: TaskConfig) -> Dataset:
         example = {"id": number, "text": text, "question": "who saw it ?", "label": labels.get(task.kind)}
         for name, values in columns.items():
             values.append(example[name])
-    return Dataset.from_dict(columns).cast_column("label", label_feature(task))
+    return Dataset.from_dict(columns).cast_column("label", example_reader(task).label_feature)
 
 
 def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool]:

@@ -11,9 +11,9 @@ from datasets import Dataset
 from peftkit import training
 from peftkit.config import FILES, RunConfig, TaskConfig, UserError
 from peftkit.data.conversations import open_conversations
-from peftkit.data.datasets import parse_text
+from peftkit.data.datasets import example_reader
 from peftkit.data.files import read_file
-from peftkit.data.formats import PreferenceFormat
+from peftkit.data.formats.preferences import PreferenceFormat
 from peftkit.data.preference_pairs import parse_preference, parse_prompt
 from peftkit.jobs.predict_mixed import predict_mixed
 from peftkit.pipeline.build import TrainingBundle
@@ -62,7 +62,9 @@ def predict(config: RunConfig) -> None:
         if told:
             log(f"{told} of {len(table)} conversations end with an answer, which is left out and given anew")
     else:
-        texts = {column: [parse_text(trained.task, text) for text in table[column]] for column in columns}
+        texts = {
+            column: [example_reader(trained.task).parse_text(text) for text in table[column]] for column in columns
+        }
         empty = [row for row in range(len(table)) if not all(texts[column][row] for column in columns)]
         rows = Dataset.from_dict({"id": range(len(table)), **texts, "label": [None] * len(table)})
     encoded = bundle.format.encode(rows)

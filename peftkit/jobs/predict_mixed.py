@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from peftkit import training
 from peftkit.config import RunConfig, UserError
-from peftkit.data.datasets import parse_text
+from peftkit.data.datasets import example_reader
 from peftkit.data.files import read_file
 from peftkit.data.formats import Encoded, format_of
 from peftkit.methods import load_adapters
@@ -113,7 +113,9 @@ def _rows_of(table: Dataset, runs: Sequence[RunConfig], file: Path) -> dict[str,
         name = str(row["task"])
         if name not in rows:
             raise UserError(f"row {number + 1} of {file} is of task {name}; the runs are of {', '.join(rows)}")
-        if missing := [column for column in columns[name] if not parse_text(run_of[name].task, row.get(column))]:
+        if missing := [
+            column for column in columns[name] if not example_reader(run_of[name].task).parse_text(row.get(column))
+        ]:
             raise UserError(f"row {number + 1} of {file} is of task {name} and lacks {', '.join(missing)}")
         rows[name].append(number)
     return rows
@@ -121,7 +123,9 @@ def _rows_of(table: Dataset, runs: Sequence[RunConfig], file: Path) -> dict[str,
 
 def _rows(table: Dataset, numbers: list[int], bundle: TrainingBundle) -> Dataset:
     task = bundle.format.task
-    texts = {column: [parse_text(task, table[number][column]) for number in numbers] for column in task.text}
+    texts = {
+        column: [example_reader(task).parse_text(table[number][column]) for number in numbers] for column in task.text
+    }
     return Dataset.from_dict({"id": numbers, **texts, "label": [None] * len(numbers)})
 
 

@@ -13,9 +13,8 @@ from datasets import Dataset
 
 from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.config.source import Source
-from peftkit.data.datasets import TaskDataset, split_off
-from peftkit.data.formats import Encoded, Format, InstructionFormat, LanguageModelingFormat
-from peftkit.data.passages import split_passages
+from peftkit.data.datasets import TaskDataset, example_reader
+from peftkit.data.formats import Encoded, Format
 from peftkit.methods import Gradual, Unfreezing, wrap
 from peftkit.models.embedding_rows import grow
 from peftkit.models.load import load_model, load_tokenizer
@@ -58,12 +57,7 @@ def build(
 
     tokenizer = load_tokenizer(tokenizer_source(config.vocab, model_source))
     task_format = format_for(config, names, tokenizer)
-    if isinstance(task_format, LanguageModelingFormat):
-        encoded = task_format.blocks(rows, config.seed)
-    elif isinstance(task_format, InstructionFormat) and config.task.packing:
-        encoded = task_format.blocks(rows)
-    else:
-        encoded = task_format.encode(rows)
+    encoded = task_format.encode_training(rows, config.seed)
     set_seed(config.seed)
     model = load_model(config.model, model_source, tokenizer, head_kind(config), names, config.method.quantization)
     _tell_fresh(model, model_source, config.task)
@@ -123,5 +117,6 @@ def instantiate_method(settings: dict[str, Any]) -> Any:
 
 def split_holdout(rows: TaskDataset, task: TaskConfig, holdout: float) -> tuple[Any, Any]:
     """Split rows off train to choose the best epoch on; the same rows for every seed."""
-    rest, held_out = split_off(task, rows.splits[task.splits["train"]], holdout)
-    return rest, split_passages(held_out, task) if task.kind == "language_modeling" else held_out
+    reader = example_reader(task)
+    rest, held_out = reader.split(rows.splits[str(task.splits["train"])], holdout)
+    return rest, reader.evaluation_examples(held_out)

@@ -11,7 +11,7 @@ import numpy as np
 from peftkit import training
 from peftkit.config import RunConfig
 from peftkit.data.datasets import TaskDataset
-from peftkit.data.formats import Encoded, InstructionFormat, Predictions, TextGenerationFormat
+from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics import score
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.results import run_folder
@@ -58,18 +58,15 @@ def answer(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Pred
             trainer, prompts, ids.pad_token_id, bundle.format.max_new_tokens, ids.eos_token_id
         )
         texts = [text.lstrip() for text in ids.batch_decode(written, skip_special_tokens=True)]
-        stop = (
-            bundle.format.stop_text if isinstance(bundle.format, TextGenerationFormat) and bundle.format.shots else ""
-        )
+        stop = bundle.format.stop_text if getattr(bundle.format, "shots", ()) else ""
         has_ended = [
             ids.eos_token_id in row or bool(stop and stop in text) for row, text in zip(written, texts, strict=True)
         ]
         texts = [text.strip() for text in texts]
         seconds += more
     answers = replace(bundle.format.decode(scores, encoded, texts), has_ended=has_ended)
-    if isinstance(bundle.format, InstructionFormat):
-        assert has_ended is not None  # instructions are always answered in writing
-        answers = bundle.format.check_answer_format(answers, has_ended, encoded)
+    if has_ended is not None:
+        answers = bundle.format.check_answers(answers, has_ended, encoded)
     return answers, {"seconds": seconds, "peak_bytes": found.peak_bytes}
 
 

@@ -12,8 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import RunConfig, is_prompted, kind_of
 from peftkit.config.source import Source
-from peftkit.data.formats import Encoded, Format, PromptedFormat, TextGenerationFormat, format_of
+from peftkit.data.formats import Encoded, Format, format_of
 from peftkit.data.formats.few_shot import sample_balanced
+from peftkit.data.formats.prompted import PromptedFormat
+from peftkit.data.formats.text_generation import TextGenerationFormat
 from peftkit.results import run_folder
 from peftkit.results.console import log
 
@@ -33,9 +35,7 @@ def format_for(
     context = None if model is None else getattr(model.config, "max_position_embeddings", None)
     if kind_of(config.task).sequence_label:
         calibrate = bool(config.method.config.get("calibrate"))
-        return PromptedFormat(
-            config.task, names, tokenizer, config.model.family == "decoder", calibrate, shots, context
-        )
+        return PromptedFormat(config.task, tokenizer, config.model.family, names, calibrate, shots, context)
     found: Any = format_of(config.task, config.model.family, names, tokenizer)
     return replace(found, shots=shots, context=context)
 

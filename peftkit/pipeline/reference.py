@@ -14,7 +14,8 @@ from datasets import Dataset
 from peftkit import training
 from peftkit.config import RunConfig
 from peftkit.config.source import Source
-from peftkit.data.formats import REFERENCE_COLUMNS, Encoded, format_of
+from peftkit.data.formats import Encoded, format_of
+from peftkit.data.formats.preferences import REFERENCE_COLUMNS
 from peftkit.models.load import load_model, load_tokenizer
 from peftkit.results.console import log
 from peftkit.training.outputs import OutputReader

@@ -8,7 +8,8 @@ import numpy as np
 
 from peftkit import training
 from peftkit.data.collate import LengthGroupedSampler
-from peftkit.data.formats import Encoded, LanguageModelingFormat
+from peftkit.data.formats import Encoded
+from peftkit.data.formats.language_modeling import LanguageModelingFormat
 from peftkit.methods import Parameters, count_parameters, fold
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.context import EncodedSplits, RunContext

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config import RunConfig, UserError, generates_text
-from peftkit.data.formats import InstructionFormat
+from peftkit.data.formats.instructions import InstructionFormat
 from peftkit.models.pooling import Vectors
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.results.console import log

@@ -11,8 +11,13 @@ import pytest
 from datasets import Dataset
 
 from peftkit.config import TaskConfig, UserError
-from peftkit.data.conversations import conversation_examples, open_conversations, split_by_instruction
-from peftkit.data.datasets import SEARCH_SPLIT, _apart, evaluation_tables
+from peftkit.data.conversations import (
+    ConversationReader,
+    conversation_examples,
+    open_conversations,
+    split_by_instruction,
+)
+from peftkit.data.datasets import evaluation_tables
 
 TASK = TaskConfig(
     name="instructions", suite="own", dataset="rows.jsonl", subset=None, revision="main", kind="instructions",
@@ -110,23 +115,23 @@ def test_trials_are_scored_on_instructions_that_train_in_none_of_their_rows() ->
     rows = [{"id": f"task_{number // 3}", "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     examples, _ = conversation_examples(TASK, table(*rows))
     for limit in (None, 20):
-        parts = _apart(replace(TASK, max_train_samples=limit), examples, "train", 12)
-        assert len(parts[SEARCH_SPLIT]) == 12 and 0 < len(parts["train"]) <= (limit or 48)
-        assert not set(parts["train"]["group"]) & set(parts[SEARCH_SPLIT]["group"])
+        train, held_out = ConversationReader(replace(TASK, max_train_samples=limit)).set_apart(examples, 12)
+        assert len(held_out) == 12 and 0 < len(train) <= (limit or 48)
+        assert not set(train["group"]) & set(held_out["group"])
 
 
 def test_an_instruction_of_most_rows_is_left_to_train_on() -> None:
     rows = [{"id": str(max(number, 40)), "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     examples, _ = conversation_examples(TASK, table(*rows))
     for number in (10, 12):
-        parts = _apart(TASK, examples, "train", number)
-        assert (len(parts["train"]), len(parts[SEARCH_SPLIT])) == (60 - number, number)
+        train, held_out = ConversationReader(TASK).set_apart(examples, number)
+        assert (len(train), len(held_out)) == (60 - number, number)
     rows = [{"id": str(number // 50), "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     examples, _ = conversation_examples(TASK, table(*rows))
-    parts = _apart(replace(TASK, max_train_samples=20), examples, "train", 8)
-    assert (len(parts["train"]), len(parts[SEARCH_SPLIT])) == (20, 8)
-    with pytest.raises(UserError, match=r"leaves 0 of other instructions to train on; say search\.samples=3"):
-        _apart(TASK, examples, "train", 12)
+    train, held_out = ConversationReader(replace(TASK, max_train_samples=20)).set_apart(examples, 8)
+    assert (len(train), len(held_out)) == (20, 8)
+    with pytest.raises(UserError, match=r"leaves 0 of other instructions to train on; set search\.samples=3"):
+        ConversationReader(TASK).set_apart(examples, 12)
 
 
 @pytest.mark.parametrize("named", ["", "chat", "chat/train.parquet"])

@@ -16,7 +16,8 @@ from peftkit.cli import compose_config
 from peftkit.config import TaskConfig, UserError
 from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.files import read_file
-from peftkit.data.formats import SequenceClassificationFormat, TextToTextFormat
+from peftkit.data.formats.classification import SequenceClassificationFormat
+from peftkit.data.formats.text_to_text import TextToTextFormat
 
 
 def task_of(data: Path, *words: str, kind: str = "classification") -> TaskConfig:
@@ -90,19 +91,19 @@ def test_hidden_labels_have_a_mask_beside_them(tmp_path: Path, checkpoints: dict
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     folder(tmp_path, train="text,label\na,-1\nb,2\n", validation="text,label\na,-1\nb,\n")
     task = task_of(tmp_path, kind="regression")
-    encoded = SequenceClassificationFormat(task, None, tokenizer).encode(
+    encoded = SequenceClassificationFormat(task, tokenizer).encode(
         load_task_dataset(task, None, "offline").splits["validation"]
     )
     assert encoded.has_label.tolist() == [True, False]
     assert encoded.labels[0] == -1 and math.isnan(encoded.labels[1])
     task = task_of(tmp_path)
-    encoded = SequenceClassificationFormat(task, None, tokenizer).encode(
+    encoded = SequenceClassificationFormat(task, tokenizer).encode(
         load_task_dataset(task, None, "offline").splits["validation"]
     )
     assert encoded.has_label.tolist() == [True, False]
     assert encoded.labels.tolist() == [0, -1]
     nothing = Dataset.from_dict({"id": [0], "text": ["a"], "label": [None]})
-    assert SequenceClassificationFormat(task, None, tokenizer).encode(nothing).has_label.tolist() == [False]
+    assert SequenceClassificationFormat(task, tokenizer).encode(nothing).has_label.tolist() == [False]
 
 
 def test_text_to_text_refuses_minus_one_and_skips_only_a_hidden_label(
@@ -113,7 +114,7 @@ def test_text_to_text_refuses_minus_one_and_skips_only_a_hidden_label(
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["t5"])
     folder(tmp_path, train="text,label\na,-1\nb,2\n", validation="text,label\na,4\nb,\n")
     task = task_of(tmp_path, kind="regression")
-    splits, words = load_task_dataset(task, None, "offline").splits, TextToTextFormat(task, None, tokenizer)
+    splits, words = load_task_dataset(task, None, "offline").splits, TextToTextFormat(task, tokenizer, "seq2seq")
     encoded = words.encode(splits["validation"])
     np.testing.assert_array_equal(encoded.labels, [4, math.nan])
     with pytest.raises(UserError, match=r"-1.0 is outside 0 to 5"):
@@ -125,10 +126,10 @@ def test_text_to_text_refuses_minus_one_and_skips_only_a_hidden_label(
 
 def test_a_number_that_train_lacks_is_no_class_id(tmp_path: Path) -> None:
     folder(tmp_path, train="text,label\na,1\nb,2\nc,3\n", validation="text,label\na,0\nb,1\n")
-    with pytest.raises(UserError, match=r"label 0 of validation is none of train's 1, 2, 3; .*task.labels=\[0,1,2,3\]"):
+    with pytest.raises(UserError, match=r"label 0 of validation is not among train's 1, 2, 3; .*task.labels=\[0,1,2,3\]"):
         rows_of(tmp_path)
     assert named(rows_of(tmp_path, "task.labels=[0,1,2,3]"), "validation") == ["0", "1"]
-    with pytest.raises(UserError, match="label 0 of validation is none of 1, 2, 3"):
+    with pytest.raises(UserError, match="label 0 of validation is not among 1, 2, 3"):
         rows_of(tmp_path, "task.labels=[1,2,3]")
 
 
@@ -147,7 +148,7 @@ def test_given_names_may_be_meant_by_their_ids(tmp_path: Path) -> None:
     folder(tmp_path, train="text,label\na,1\nb,0\n", validation="text,label\na,0\nb,\nc,1\n")
     assert named(rows_of(tmp_path, "task.labels=[no,yes]"), "validation") == ["no", None, "yes"]
     folder(tmp_path, validation="text,label\na,2\n")
-    with pytest.raises(UserError, match="label 2 of validation is none of no, yes"):
+    with pytest.raises(UserError, match="label 2 of validation is not among no, yes"):
         rows_of(tmp_path, "task.labels=[no,yes]")
 
 
@@ -177,7 +178,7 @@ def test_a_word_that_only_validation_has_is_a_class(tmp_path: Path) -> None:
 
 def test_a_regression_refuses_a_word(tmp_path: Path) -> None:
     folder(tmp_path, train="text,label\na,1\nb,nan\n", validation="text,label\na,1\n")
-    with pytest.raises(UserError, match="label nan is no number; leave it empty"):
+    with pytest.raises(UserError, match="label nan is not a number; leave it empty"):
         rows_of(tmp_path, kind="regression")
 
 
@@ -187,7 +188,7 @@ def test_a_regression_refuses_a_word(tmp_path: Path) -> None:
 @pytest.mark.parametrize("other", ["dev", "test", "val"])
 def test_another_split_is_proposed_before_a_tenth_is_carved(tmp_path: Path, other: str) -> None:
     folder(tmp_path, train="text,label\na,x\nb,y\n", **{other: "text,label\na,x\n"})
-    with pytest.raises(UserError, match=rf"not validation; say task.splits.validation=\[{other}\]"):
+    with pytest.raises(UserError, match=rf"not validation; set task.splits.validation=\[{other}\]"):
         rows_of(tmp_path)
     assert set(rows_of(tmp_path, f"task.splits.validation=[{other}]").splits) == {"train", other}
 
@@ -202,14 +203,14 @@ def test_a_tenth_is_carved_where_there_is_only_train(tmp_path: Path) -> None:
 
 def test_a_missing_train_split_is_named(tmp_path: Path) -> None:
     folder(tmp_path, training="text,label\na,x\n", validation="text,label\na,x\n")
-    with pytest.raises(UserError, match=r"not train; say task.splits.train=training"):
+    with pytest.raises(UserError, match=r"not train; set task.splits.train=training"):
         rows_of(tmp_path)
 
 
 def test_two_files_of_one_split_are_refused(tmp_path: Path) -> None:
     folder(tmp_path, train="text,label\na,1\nb,2\n", validation="text,label\na,1\n")
     (tmp_path / "train.jsonl").write_text('{"text": "c", "label": 1}\n')
-    with pytest.raises(UserError, match=r"two files of the split train, train.csv and train.jsonl; .* one of them"):
+    with pytest.raises(UserError, match=r"two files for the split train, train.csv and train.jsonl; .* one of them"):
         rows_of(tmp_path)
     (tmp_path / "train.jsonl").rename(tmp_path / "train.jsonl.old")
     assert len(rows_of(tmp_path).splits["train"]) == 2
@@ -283,7 +284,7 @@ def test_a_bad_file_says_its_name_and_what_is_wrong(tmp_path: Path, name: str, c
 
 def test_one_row_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label\na,x\n")
-    with pytest.raises(UserError, match=r"rows.csv: one row cannot be both"):
+    with pytest.raises(UserError, match=r"rows.csv: one example cannot be both"):
         rows_of(tmp_path / "rows.csv")
 
 
@@ -309,7 +310,7 @@ def test_only_labelled_rows_are_scored_and_all_are_predicted(tmp_path: Path, kin
     run = SimpleNamespace(task=SimpleNamespace(kind=kind, metrics=metrics))
     rows = SimpleNamespace(splits={name: {"id": [0, 1, 2]} for name in splits})
     parts = SimpleNamespace(
-        format=SequenceClassificationFormat(run.task, ["a", "b"] if kind == "classification" else None, None)
+        format=SequenceClassificationFormat(run.task, None, names=["a", "b"] if kind == "classification" else None)
     )  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:  # a model with these very answers
         patch.setattr(training, "predict", lambda *_: training.ModelScores(logits, 1.0, None))

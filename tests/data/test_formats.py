@@ -15,8 +15,10 @@ from transformers import AutoTokenizer
 from peftkit.config import TaskConfig, UserError
 from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.files import read_file
-from peftkit.data.formats import QuestionAnsweringFormat, TextGenerationFormat, TokenClassificationFormat
 from peftkit.data.formats import question_answering as spans_module
+from peftkit.data.formats.question_answering import QuestionAnsweringFormat
+from peftkit.data.formats.text_generation import TextGenerationFormat
+from peftkit.data.formats.token_classification import TokenClassificationFormat
 
 BASE: dict[str, Any] = {
     "suite": "own", "subset": None, "revision": "main", "labels": None, "template": None, "metrics": ["accuracy"],
@@ -60,7 +62,7 @@ def test_the_first_token_of_each_word_carries_its_tag(tmp_path: Path, checkpoint
     task = tags_of(folder(tmp_path, SENTENCE, {"tokens": ["the", "actor", "sang"], "tags": ["X", "NOUN", "VERB"]}))
     rows = rows_of(task)
     assert rows.label_names == ["ADV", "NOUN", "VERB", "X"]
-    encoded = TokenClassificationFormat(task, rows.label_names, tokenizer).encode(rows.splits["train"])
+    encoded = TokenClassificationFormat(task, tokenizer, names=rows.label_names).encode(rows.splits["train"])
     for row, places in enumerate(encoded.positions):
         words, tags = rows.splits["train"][row]["tokens"], rows.splits["train"][row]["label"]
         targets, ids = encoded.inputs[row]["labels"], encoded.inputs[row]["input_ids"]
@@ -75,14 +77,16 @@ def test_the_first_token_of_each_word_carries_its_tag(tmp_path: Path, checkpoint
 def test_words_of_a_byte_level_tokenizer_are_read_as_in_a_text(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["gpt2"])
     task = tags_of(folder(tmp_path, {"tokens": ["the", "actor", "sang"], "tags": ["X", "NOUN", "VERB"]}))
-    encoded = TokenClassificationFormat(task, ["NOUN", "VERB", "X"], tokenizer).encode(rows_of(task).splits["train"])
+    encoded = TokenClassificationFormat(task, tokenizer, names=["NOUN", "VERB", "X"]).encode(
+        rows_of(task).splits["train"]
+    )
     assert encoded.inputs[0]["input_ids"] == tokenizer("the actor sang")["input_ids"]
 
 
 def test_a_word_that_was_cut_is_counted_and_gets_no_tag(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     task = tags_of(folder(tmp_path, {"tokens": ["a"] * 10, "tags": ["X"] * 10}), max_length=6)
-    reads = TokenClassificationFormat(task, ["X"], tokenizer)
+    reads = TokenClassificationFormat(task, tokenizer, names=["X"])
     encoded = reads.encode(rows_of(task).splits["train"])
     assert encoded.truncated == 1
     assert encoded.positions == [[1, 2, 3, 4, *[-1] * 6]]
@@ -219,9 +223,9 @@ def test_windows_do_not_depend_on_how_many_examples_are_read_at_once(
 
 def test_an_answer_that_is_not_in_its_place_is_refused(tmp_path: Path) -> None:
     wrong = {**QUESTION, "answers": {"text": ["rome"], "answer_start": [3]}}
-    with pytest.raises(UserError, match="'rome' of train is not at letter 3"):
+    with pytest.raises(UserError, match="'rome' of train is not at character 3"):
         rows_of(spans_of(folder(tmp_path, wrong)))
-    with pytest.raises(UserError, match=r"say task.no_answer=true"):
+    with pytest.raises(UserError, match=r"set task.no_answer=true"):
         rows_of(spans_of(folder(tmp_path, ANSWERED, EMPTY)))
     plain = rows_of(spans_of(folder(tmp_path, {**QUESTION, "answers": "rome"})))
     assert plain.splits["train"][0]["label"] == ANSWERED["answers"]
@@ -251,9 +255,9 @@ def test_a_row_keeps_its_name_when_rows_are_set_apart(tmp_path: Path) -> None:
 
 def test_entity_f1_is_refused_for_tags_that_are_no_spans(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     task = tags_of(folder(tmp_path, SENTENCE), metrics=["entity_f1"])
-    with pytest.raises(UserError, match=r"say task.metrics=\[token_accuracy\]"):
-        TokenClassificationFormat(task, ["NOUN", "VERB"], AutoTokenizer.from_pretrained(checkpoints["bert"]))
-    TokenClassificationFormat(task, ["O", "B-PER", "I-PER"], AutoTokenizer.from_pretrained(checkpoints["bert"]))
+    with pytest.raises(UserError, match=r"set task.metrics=\[token_accuracy\]"):
+        TokenClassificationFormat(task, AutoTokenizer.from_pretrained(checkpoints["bert"]), names=["NOUN", "VERB"])
+    TokenClassificationFormat(task, AutoTokenizer.from_pretrained(checkpoints["bert"]), names=["O", "B-PER", "I-PER"])
 
 
 def test_a_long_prompt_keeps_its_end_and_leaves_room_for_the_answer(
@@ -263,7 +267,7 @@ def test_a_long_prompt_keeps_its_end_and_leaves_room_for_the_answer(
     tokenizer.model_max_length = 40
     path = folder(tmp_path, {"text": "the actor sang " * 30, "more": "sang"})
     task = task_of(path, kind="causal_lm", text=["text"], label="more", max_length=64, max_target_length=8)
-    encoded = TextGenerationFormat(task, tokenizer, is_decoder=True).encode(rows_of(task).splits["train"])
+    encoded = TextGenerationFormat(task, tokenizer, "decoder").encode(rows_of(task).splits["train"])
     assert encoded.truncated == 1 and encoded.lengths[0] <= 40
     assert tokenizer.decode(encoded.positions[0][1]).endswith("\n")
 
@@ -274,7 +278,7 @@ def test_only_the_label_counts_where_there_is_one(tmp_path: Path, checkpoints: d
     kind = "causal_lm" if model == "gpt2" else "seq2seq"
     path = folder(tmp_path, {"text": "the actor", "more": "sang"})
     task = task_of(path, kind=kind, text=["text"], label="more")
-    reads = TextGenerationFormat(task, tokenizer, is_decoder=model == "gpt2")
+    reads = TextGenerationFormat(task, tokenizer, "decoder" if model == "gpt2" else "seq2seq")
     encoded = reads.encode(rows_of(task).splits["train"])
     row = encoded.inputs[0]
     counted = [token for token in row["labels"] if token >= 0]
@@ -289,7 +293,7 @@ def test_only_the_label_counts_where_there_is_one(tmp_path: Path, checkpoints: d
 def test_text_without_a_label_counts_from_its_second_token(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["gpt2"])
     task = task_of(folder(tmp_path, {"text": "the actor sang"}), kind="causal_lm", text=["text"], label=None)
-    reads = TextGenerationFormat(task, tokenizer, is_decoder=True)
+    reads = TextGenerationFormat(task, tokenizer, "decoder")
     encoded = reads.encode(rows_of(task).splits["train"])
     count = encoded.lengths[0] - 1
     answers = reads.decode(reads.unpad(np.full((1, count + 1), -2.0), encoded), encoded)
@@ -303,7 +307,9 @@ def test_a_hidden_label_has_no_likelihood(tmp_path: Path, checkpoints: dict[str,
     lines(tmp_path / "validation.jsonl", {"text": "the actor", "more": None}, {"text": "the actor", "more": "sang"})
     kind = "causal_lm" if model == "gpt2" else "seq2seq"
     task = task_of(tmp_path, kind=kind, text=["text"], label="more")
-    reads = TextGenerationFormat(task, AutoTokenizer.from_pretrained(checkpoints[model]), is_decoder=model == "gpt2")
+    reads = TextGenerationFormat(
+        task, AutoTokenizer.from_pretrained(checkpoints[model]), "decoder" if model == "gpt2" else "seq2seq"
+    )
     encoded = reads.encode(rows_of(task).splits["validation"])
     count = sum(token >= 0 for token in encoded.inputs[1]["labels"])
     answers = reads.decode(reads.unpad(np.full((2, max(encoded.lengths)), -2.0), encoded), encoded, ["slept", "sang"])

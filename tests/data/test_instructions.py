@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.data.answer_format import answer_format_of
 from peftkit.data.conversations import conversation_examples
-from peftkit.data.formats import InstructionFormat, Predictions
+from peftkit.data.formats import Predictions
+from peftkit.data.formats.instructions import InstructionFormat
 from peftkit.data.packing import best_fit_decreasing
 from peftkit.models.offline import train_tokenizer
 
@@ -39,7 +40,7 @@ def test_brackets_without_end_are_a_text() -> None:
 
 
 def test_a_decoder_learns_the_answer_and_its_end_alone(gpt2: PreTrainedTokenizerBase) -> None:
-    encoded = InstructionFormat(TASK, gpt2, True).encode(rows_of(turns("Name a river.", "The Elbe.")))
+    encoded = InstructionFormat(TASK, gpt2, "decoder").encode(rows_of(turns("Name a river.", "The Elbe.")))
     row = encoded.inputs[0]
     learned = [token for token in row["labels"] if token >= 0]
     assert gpt2.decode(learned[:-1]) == "The Elbe." and learned[-1] == gpt2.eos_token_id
@@ -50,22 +51,22 @@ def test_a_decoder_learns_the_answer_and_its_end_alone(gpt2: PreTrainedTokenizer
 def test_an_answer_ends_even_where_the_template_has_no_end_of_text(gpt2: PreTrainedTokenizerBase) -> None:
     other = train_tokenizer("gpt2-mini", TEXTS, 400)
     other.chat_template = "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{% endfor %}"
-    encoded = InstructionFormat(TASK, other, True).encode(rows_of(turns("Name a river.", "The Elbe.")))
+    encoded = InstructionFormat(TASK, other, "decoder").encode(rows_of(turns("Name a river.", "The Elbe.")))
     assert encoded.inputs[0]["labels"][-1] == other.eos_token_id
 
 
 def test_what_is_asked_loses_its_start_and_an_answer_its_end_and_both_count(gpt2: PreTrainedTokenizerBase) -> None:
     task = replace(TASK, max_length=8, max_target_length=3)
     rows = rows_of(turns("Name a river. Be brief.", "The Elbe. The Elbe."), turns("a", "b"))
-    encoded = InstructionFormat(task, gpt2, True).encode(rows)
-    whole = InstructionFormat(TASK, gpt2, True).encode(rows)
+    encoded = InstructionFormat(task, gpt2, "decoder").encode(rows)
+    whole = InstructionFormat(TASK, gpt2, "decoder").encode(rows)
     (_, read), (_, all_read) = encoded.positions[0], whole.positions[0]
     assert read == all_read[-8:] and len(encoded.inputs[0]["input_ids"]) == 11 and encoded.truncated == 2
     assert [t for t in encoded.inputs[0]["labels"] if t >= 0] == [t for t in whole.inputs[0]["labels"] if t >= 0][:3]
 
 
 def test_t5_reads_the_words_and_of_a_longer_talk_who_said_them(t5: PreTrainedTokenizerBase) -> None:
-    encoded = InstructionFormat(TASK, t5, False).encode(
+    encoded = InstructionFormat(TASK, t5, "seq2seq").encode(
         rows_of(turns("Name a river.", "The Elbe.", "Be brief.", "Elbe."))
     )
     read = [t5.decode(ids, skip_special_tokens=True) for ids in encoded.inputs["input_ids"]]
@@ -76,8 +77,8 @@ def test_t5_reads_the_words_and_of_a_longer_talk_who_said_them(t5: PreTrainedTok
 
 def test_blocks_hold_every_example_whole_and_once(gpt2: PreTrainedTokenizerBase) -> None:
     rows = rows_of(*(turns("Name a river." * (number % 3 + 1), "The Elbe.") for number in range(9)))
-    talk = InstructionFormat(replace(TASK, packing=True), gpt2, True)
-    alone, blocks = talk.encode(rows), talk.blocks(rows)
+    talk = InstructionFormat(replace(TASK, packing=True), gpt2, "decoder")
+    alone, blocks = talk.encode(rows), talk.encode_training(rows, 0)
     found = []
     for block, size in zip(blocks.inputs, blocks.lengths, strict=True):
         starts = [place for place, position in enumerate(block["position_ids"][:size]) if position == 0]
@@ -121,13 +122,15 @@ def test_a_model_without_line_breaks_is_asked_for_no_list() -> None:
 
 
 def test_an_answer_that_was_cut_off_is_out_of_form(gpt2: PreTrainedTokenizerBase) -> None:
-    talk = InstructionFormat(TASK, gpt2, True)
+    talk = InstructionFormat(TASK, gpt2, "decoder")
     rows = rows_of(turns("Count.", "1"), turns("Name a river.", "The Elbe."))
     encoded = talk.encode(rows)
     nothing: list[Any] = [np.array([1.0, 2.0]), np.array([1.0, 2.0])]
     said = Predictions(["3", "The"], nothing)
-    assert talk.check_answer_format(said, [True, False], encoded).follows_format.tolist() == [1, 0]  # type: ignore[union-attr]
-    assert talk.check_answer_format(Predictions(["three", "No."], nothing), [True, True], encoded).scores[
-        0
-    ].tolist() == [1.0, 2.0, 0.0]
+    assert talk.check_answers(said, [True, False], encoded).follows_format.tolist() == [1, 0]  # type: ignore[union-attr]
+    assert talk.check_answers(Predictions(["three", "No."], nothing), [True, True], encoded).scores[0].tolist() == [
+        1.0,
+        2.0,
+        0.0,
+    ]
     assert talk.label_counts(encoded)["forms"] == {"number": 1, "text": 1}

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.data.datasets import load_task_dataset
-from peftkit.data.formats import LanguageModelingFormat
+from peftkit.data.formats.language_modeling import LanguageModelingFormat
 from peftkit.data.masking import mask_tokens, single_tokens, whole_words, word_starts
 from peftkit.data.passages import cut_passages
 from peftkit.models.vocabulary import extend_tokenizer
@@ -106,8 +106,8 @@ def test_whole_words_are_masked_together(checkpoints: dict[str, Path]) -> None:
 @pytest.mark.parametrize("model", FAMILY)
 def test_damage_is_of_seed_epoch_and_block_alone(model: str, checkpoints: dict[str, Path]) -> None:
     form = language(checkpoints[model], model)
-    blocks: Any = form.blocks(rows(DOCUMENTS), seed=3).inputs
-    again: Any = form.blocks(rows(DOCUMENTS), seed=3).inputs
+    blocks: Any = form.encode_training(rows(DOCUMENTS), seed=3).inputs
+    again: Any = form.encode_training(rows(DOCUMENTS), seed=3).inputs
     assert [blocks[n] for n in range(len(blocks))] == [again[n] for n in reversed(range(len(again)))][::-1]
     again.epoch = 1
     differs = [blocks[n] != again[n] for n in range(len(blocks))]
@@ -118,10 +118,10 @@ def test_a_block_holds_one_document_unless_they_are_joined(checkpoints: dict[str
     texts = ["the film", "the city", "a story of people"]
     alone = language(checkpoints["gpt2"], "gpt2")
     end = alone.tokenizer.eos_token_id
-    blocks: Any = alone.blocks(rows(texts), 0).inputs
+    blocks: Any = alone.encode_training(rows(texts), 0).inputs
     assert [alone.tokenizer.decode(blocks[n]["input_ids"], skip_special_tokens=True) for n in range(3)] == texts
     assert all(blocks[n]["input_ids"][0] == end == blocks[n]["input_ids"][-1] for n in range(3))
-    joined: Any = language(checkpoints["gpt2"], "gpt2", join_documents=True).blocks(rows(texts), 0).inputs
+    joined: Any = language(checkpoints["gpt2"], "gpt2", join_documents=True).encode_training(rows(texts), 0).inputs
     assert len(joined) == 1
     assert joined[0]["input_ids"].count(end) == 4
 
@@ -130,7 +130,7 @@ def test_documents_of_a_packed_block_see_themselves_alone(checkpoints: dict[str,
     texts = ["the film is good", "a story of people in the city", "the people like the film"]
     packed, alone = (language(checkpoints["gpt2"], "gpt2", packing=packing) for packing in (True, False))
     model: Any = AutoModelForCausalLM.from_pretrained(str(checkpoints["gpt2"])).eval()
-    blocks, single = packed.blocks(rows(texts), 0), alone.blocks(rows(texts), 0)
+    blocks, single = packed.encode_training(rows(texts), 0), alone.encode_training(rows(texts), 0)
     assert len(blocks.inputs) < len(single.inputs) and {len(blocks.inputs[0]["input_ids"])} == {32}
     nats = []
     for form, encoded in ((packed, blocks), (alone, single)):
@@ -248,4 +248,4 @@ def test_an_unknown_token_costs_its_bytes(checkpoints: dict[str, Path]) -> None:
 def test_more_spans_than_sentinels_are_refused(checkpoints: dict[str, Path]) -> None:
     form = language(checkpoints["t5"], "t5", noise_density=0.5, mean_noise_span_length=1, max_length=400)
     with pytest.raises(UserError, match="would have 200 spans, and there are 100 sentinels"):
-        form.blocks(rows(DOCUMENTS), 0)
+        form.encode_training(rows(DOCUMENTS), 0)

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from peftkit.cli import compose_config
 from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.data.chat import encode_prompt
-from peftkit.data.datasets import load_task_dataset, split_off
-from peftkit.data.formats import PreferenceFormat
+from peftkit.data.datasets import example_reader, load_task_dataset
+from peftkit.data.formats.preferences import PreferenceFormat
 
 USER = {"role": "user", "content": "name a city"}
 OTHER = {"role": "user", "content": "another"}
@@ -62,9 +62,9 @@ def test_no_prompt_lies_in_two_splits(task: Callable[..., TaskConfig]) -> None:
     train, held = (set(splits[name]["prompt"]) for name in ("train", "validation"))
     assert train | held == {f"p{row}" for row in range(10)} and not train & held
     assert len(splits["validation"]) == 6
-    rest, apart = split_off(chosen, splits["train"], 0.3)
+    rest, apart = example_reader(chosen).split(splits["train"], 0.3)
     assert not set(rest["prompt"]) & set(apart["prompt"]) and len(rest) + len(apart) == 54
-    apart_rows = load_task_dataset(chosen, None, "offline", set_apart=6).splits
+    apart_rows = load_task_dataset(chosen, None, "offline", search_samples=6).splits
     first, second = (set(table["prompt"]) for table in apart_rows.values())
     assert not first & second
 
@@ -90,7 +90,7 @@ def test_turns_are_read_by_the_chat_template(
     chosen = task([dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in (first, second)])
     tables = load_task_dataset(chosen, None, "offline").splits.values()
     table = next(table for table in tables if table["prompt"][0] == [USER])
-    (row,) = PreferenceFormat(chosen, tokenizer).encode(table).inputs
+    (row,) = PreferenceFormat(chosen, tokenizer, "decoder").encode(table).inputs
     assert row["prompt_ids"] == encode_prompt(tokenizer, [USER])
     assert tokenizer.decode(row["chosen_ids"]) == f"rome{tokenizer.eos_token}"
     assert tokenizer.decode(row["rejected_ids"]) == f"bread{tokenizer.eos_token}"
@@ -116,13 +116,15 @@ def test_a_long_prompt_keeps_its_end_and_a_long_answer_its_start(
     short = {"prompt": "a", "chosen": "b", "rejected": "c"}
     chosen = task([long, short], max_length=4, max_target_length=3)
     splits = load_task_dataset(replace(chosen, max_length=4), None, "offline").splits
-    tables = {table["prompt"][0]: PreferenceFormat(chosen, tokenizer).encode(table) for table in splits.values()}
+    tables = {
+        table["prompt"][0]: PreferenceFormat(chosen, tokenizer, "decoder").encode(table) for table in splits.values()
+    }
     cut, whole = tables[long["prompt"]], tables["a"]
     assert cut.truncated == 1 and whole.truncated == 0
     row = cut.inputs[0]
     assert row["prompt_ids"] == tokenizer("a b c d e f g h\n")["input_ids"][-4:]
     assert row["chosen_ids"] == tokenizer("one two three four five six")["input_ids"][:3]
-    assert PreferenceFormat(chosen, tokenizer).label_counts(cut) == {"pairs": 1, "alike once cut": 1}
+    assert PreferenceFormat(chosen, tokenizer, "decoder").label_counts(cut) == {"pairs": 1, "alike once cut": 1}
 
 
 def test_a_text_is_a_turn_where_it_is_said_so(
@@ -130,8 +132,11 @@ def test_a_text_is_a_turn_where_it_is_said_so(
 ) -> None:
     row = {"prompt": "name a city", "chosen": "rome", "rejected": "bread"}
     plain, chat = (
-        PreferenceFormat(task([row], chat=is_chat), tokenizer).prompts(["name a city"]) for is_chat in (None, True)
+        PreferenceFormat(task([row], chat=is_chat), tokenizer, "decoder").prompts(["name a city"])
+        for is_chat in (None, True)
     )
     assert plain == [tokenizer("name a city\n")["input_ids"]] and chat == [encode_prompt(tokenizer, [USER])]
-    again = PreferenceFormat(task([row]), tokenizer).prompts(["name a city"])  # it has learned a template by now
+    again = PreferenceFormat(task([row]), tokenizer, "decoder").prompts(
+        ["name a city"]
+    )  # it has learned a template by now
     assert again == chat

@@ -72,7 +72,7 @@ def trials(tiny: Words) -> list[Path]:
 def test_a_trial_is_scored_on_training_rows_it_was_not_trained_on(tiny: Words) -> None:
     run = RunConfig.from_config(config(tiny("bert", "task=mrpc")))
     whole = load_task_dataset(run.task, None, "offline")
-    tried = load_task_dataset(run.task, None, "offline", set_apart=100)
+    tried = load_task_dataset(run.task, None, "offline", search_samples=100)
     (train, validation) = (set(tried.splits[name]["id"]) for name in ("train", SEARCH_SPLIT))
     assert (len(train), len(validation)) == (24, 100)
     assert not train & validation
@@ -116,8 +116,8 @@ def test_the_trials_of_all_seeds_are_one_choice(tiny: Words) -> None:
 
 def test_rows_that_leave_too_few_to_train_on_are_refused(tiny: Words) -> None:
     run = RunConfig.from_config(config(tiny("bert", "task=mrpc")))
-    with pytest.raises(UserError, match=r"leaves too few to train on; say search\.samples="):
-        load_task_dataset(run.task, None, "offline", set_apart=10_000)
+    with pytest.raises(UserError, match=r"leaves too few to train on; set search\.samples="):
+        load_task_dataset(run.task, None, "offline", search_samples=10_000)
 
 
 def test_a_trial_that_searches_and_a_factor_of_nothing_are_refused() -> None:

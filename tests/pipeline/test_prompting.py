@@ -18,8 +18,9 @@ from helpers import commands
 from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.config.source import Source
-from peftkit.data.formats import PromptedFormat, TextGenerationFormat
 from peftkit.data.formats.few_shot import prepend_shots, sample_balanced
+from peftkit.data.formats.prompted import PromptedFormat
+from peftkit.data.formats.text_generation import TextGenerationFormat
 from peftkit.data.prompts import PromptTemplate, prompt_template
 from peftkit.models.load import load_tokenizer
 from peftkit.pipeline.sources import execution_setup
@@ -42,7 +43,7 @@ def run_of(words: list[str]) -> RunConfig:
 def asked(checkpoint: Path, task: str, family: str = "decoder", **more: Any) -> PromptedFormat:
     chosen: TaskConfig = run_of([f"task={task}"]).task
     tokenizer = load_tokenizer(Source("folder", str(checkpoint), folder=str(checkpoint)))
-    return PromptedFormat(chosen, chosen.labels, tokenizer, family == "decoder", **more)
+    return PromptedFormat(chosen, tokenizer, family, chosen.labels, **more)
 
 
 def rows_of(prompted: PromptedFormat, texts: list[str], labels: list[Any]) -> Dataset:
@@ -198,7 +199,9 @@ def test_texts_are_written_behind_examples_up_to_a_blank_line(
     shots = tuple(json.loads((folder / "prompt" / "prompt.json").read_text())["shots"])
     assert len(shots) == 4 and all(shot.split("\n")[1].startswith("great") for shot in shots)
     tokenizer = load_tokenizer(Source("folder", str(checkpoints[model]), folder=str(checkpoints[model])))
-    texts = TextGenerationFormat(run_of(words).task, tokenizer, model == "gpt2", shots)
+    texts = TextGenerationFormat(
+        run_of(words).task, tokenizer, "decoder" if model == "gpt2" else "seq2seq", shots=shots
+    )
     encoded = texts.encode(Dataset.from_dict({"id": [0], "q": ["the film"], "label": ["great"]}))
     read = tokenizer.decode(encoded.positions[0][1], skip_special_tokens=True)
     assert read.count("film") == 5 and read.rstrip().endswith("the film")

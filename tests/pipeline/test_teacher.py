@@ -173,7 +173,7 @@ def test_a_teacher_that_nothing_trained_teaches_what_it_answers(
 
     from peftkit.config import RunConfig
     from peftkit.config.source import Source
-    from peftkit.data.formats import PromptedFormat
+    from peftkit.data.formats.prompted import PromptedFormat
     from peftkit.models.load import load_tokenizer
     from peftkit.pipeline.build import TrainingBundle
     from peftkit.pipeline.teacher import answer_scores
@@ -181,7 +181,7 @@ def test_a_teacher_that_nothing_trained_teaches_what_it_answers(
     config: Any = OmegaConf.to_container(compose_config([f"task={task}"]), resolve=True)
     chosen, place = RunConfig.from_config(config).task, str(checkpoints["gpt2"])
     tokenizer = load_tokenizer(Source("folder", place, folder=place))
-    prompted = PromptedFormat(chosen, chosen.labels, tokenizer, is_decoder=True, calibrate=calibrate)
+    prompted = PromptedFormat(chosen, tokenizer, "decoder", chosen.labels, calibrate=calibrate)
     columns = {name: ["a film", "no", "it is"] for name in chosen.text}
     asked = prompted.encode(Dataset.from_dict({"id": [0, 1, 2], **columns, "label": [None] * 3}))
     scores = -np.random.default_rng(0).random((3 + calibrate, 2)).astype("float32")

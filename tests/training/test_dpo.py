@@ -23,7 +23,7 @@ from peftkit import training
 from peftkit.cli import check, compose_config
 from peftkit.cli.validate import options_of
 from peftkit.config import RunConfig
-from peftkit.data.formats import REFERENCE_COLUMNS, PreferenceFormat
+from peftkit.data.formats.preferences import REFERENCE_COLUMNS, PreferenceFormat
 from peftkit.metrics import score
 from peftkit.pipeline.build import build
 from peftkit.pipeline.evaluate import answer
@@ -285,7 +285,7 @@ def test_the_batch_is_that_of_trl(checkpoints: dict[str, Path]) -> None:
     ]
     table = [row | dict.fromkeys(REFERENCE_COLUMNS, -float(number)) for number, row in enumerate(table)]
     run = RunConfig.from_config(compose_config(["task=preferences", "task.dataset=x"]))
-    ours = PreferenceFormat(run.task, tokenizer).collator()(table)
+    ours = PreferenceFormat(run.task, tokenizer, "decoder").collator()(table)
     its = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)(table)
     assert ours.keys() == its.keys()
     for name, value in its.items():

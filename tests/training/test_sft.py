@@ -26,7 +26,7 @@ from peftkit.config.source import Source
 from peftkit.data.collate import LengthGroupedSampler
 from peftkit.data.conversations import conversation_examples
 from peftkit.data.datasets import load_task_dataset
-from peftkit.data.formats import InstructionFormat
+from peftkit.data.formats.instructions import InstructionFormat
 from peftkit.methods import wrap
 from peftkit.models.load import load_tokenizer
 from peftkit.pipeline.build import instantiate_method
@@ -101,11 +101,11 @@ class Setting:
 
         table = Dataset.from_list([{"idx": number, **row} for number, row in enumerate(rows_of(6))])
         self.rows, _ = conversation_examples(self.task, table)
-        self.format = InstructionFormat(self.task, self.tokenizer, True)
+        self.format = InstructionFormat(self.task, self.tokenizer, "decoder")
 
     def trained(self, folder: Path, **settings: Any) -> tuple[Any, dict[str, torch.Tensor]]:
         """Train with TRL, and return the trainer and the gradients of the first step, by way of plain SGD."""
-        encoded = self.format.blocks(self.rows) if self.task.packing else self.format.encode(self.rows)
+        encoded = self.format.encode_training(self.rows, 0)
         known = {
             "learning_rate": 1.0, "max_grad_norm": 0.0, "optim": "sgd", "lr_scheduler_type": "constant", "bf16": False,
             "weight_decay": 0.0, "num_train_epochs": 1, "per_device_train_batch_size": 6, "logging_steps": 1,

@@ -1,4 +1,4 @@
-"""Turn conversations into what a model reads and the answer that it learns, and what it writes into answers."""
+"""Instruction tuning: chat turns as the prompt, the last answer as the target."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from peftkit.config import UserError
 from peftkit.data.answer_format import answer_formats
 from peftkit.data.chat import Turn, encode_answered, encode_prompt, ensure_chat_template
 from peftkit.data.collate import stack_blocks
+from peftkit.data.conversations import ConversationReader
 from peftkit.data.formats.base import Encoded, Predictions
 from peftkit.data.formats.text_generation import ANSWER_TOKENS, TextGenerationFormat, encode_pairs
 from peftkit.data.packing import pack_examples
@@ -28,7 +28,8 @@ class InstructionFormat(TextGenerationFormat):
     goes on, who said it too.
     """
 
-    stop_text = ""  # an answer may have lines between, and says itself where it ends
+    reader = ConversationReader
+    stop_text = ""  # an answer may contain blank lines, and ends with the end of text
 
     def __post_init__(self) -> None:
         if self.is_decoder:
@@ -38,24 +39,11 @@ class InstructionFormat(TextGenerationFormat):
     def max_new_tokens(self) -> int:
         return self.task.max_target_length or ANSWER_TOKENS
 
-    @property
-    def room(self) -> int:
-        """Return how many tokens of the turns are read; what a decoder writes takes places too."""
-        return min(
-            self.task.max_length, self.tokenizer.model_max_length - (self.max_new_tokens if self.is_decoder else 0)
-        )
-
     def encode(self, rows: Dataset) -> Encoded:
         """Tokenise turns, cut from their start to `task.max_length`, and answers, cut to `task.max_target_length`.
 
         `positions` are the tokens that count, and the prompt (tokens,) that is to be answered.
         """
-        if self.room < 1:
-            longest = self.tokenizer.model_max_length
-            raise UserError(
-                f"the model reads {longest} tokens, and task.max_target_length={self.max_new_tokens} leaves none to ask in; "
-                f"say task.max_target_length={longest // 2}"
-            )
         pairs = [self._pair(turns, label) for turns, label in zip(rows["messages"], rows["label"], strict=True)]
         cut = [len(read) > self.room or len(written) > self.max_new_tokens for read, written in pairs]
         read, left_out = self._with_shots([read[-self.room :] for read, _ in pairs])
@@ -74,9 +62,11 @@ class InstructionFormat(TextGenerationFormat):
         begins = read[0] == self.tokenizer.bos_token_id  # which the question has itself
         return str(self.tokenizer.decode([*read[begins:], *written])).strip()
 
-    def blocks(self, rows: Dataset) -> Encoded:
-        """Encode rows to train on and pack them, whole, into blocks of the longest that one may be."""
-        found = self.encode(rows)
+    def encode_training(self, examples: Dataset, seed: int) -> Encoded:
+        """Encode the examples; with `task.packing`, packed whole into blocks of the longest possible example."""
+        found = self.encode(examples)
+        if not self.task.packing:
+            return found
         blocks, lengths = pack_examples(found.inputs, self.room + self.max_new_tokens, self.tokenizer.eos_token_id)
         return replace(found, inputs=blocks, lengths=lengths)
 
@@ -84,8 +74,8 @@ class InstructionFormat(TextGenerationFormat):
         pad = super().collator()
         return lambda rows: stack_blocks(rows) if "position_ids" in rows[0] else pad(rows)
 
-    def check_answer_format(self, answers: Predictions, has_ended: Sequence[bool], encoded: Encoded) -> Predictions:
-        """Say of each answer whether it has its form: it ended by itself, and is as all references of its instruction.
+    def check_answers(self, answers: Predictions, has_ended: Sequence[bool], encoded: Encoded) -> Predictions:
+        """Return whether each answer ended by itself and has the format of all references of its instruction.
 
         The scores are then nats, tokens and 0 or 1.
         """

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, Features, List, Value
-from transformers import PreTrainedTokenizerBase
 
-from peftkit.config import TaskConfig, UserError
+from peftkit.config import UserError
 from peftkit.data.collate import seq2seq_collator, stack_blocks
-from peftkit.data.formats.base import Encoded, Predictions
+from peftkit.data.formats.base import Encoded, Format, Predictions
 from peftkit.data.masking import mask_tokens, single_tokens, whole_words, word_starts
 from peftkit.data.offline_corpus import Pair, random_spans_mask, span_corrupt
+from peftkit.data.passages import CorpusReader
 
 WORD = re.compile(r"\S+")
 MEAN_WORDS_PER_SPAN = 2.0  # about the mean of three pieces
@@ -43,7 +43,7 @@ class NoisedBlocks(torch.utils.data.Dataset):
 
 
 @dataclass(frozen=True)
-class LanguageModelingFormat:
+class LanguageModelingFormat(Format):
     """Continued pretraining with the model's own objective.
 
     BERT guesses masked tokens (Devlin et al. 2019, section 3.1), GPT-2 the next token, T5 the spans that are gone
@@ -56,31 +56,26 @@ class LanguageModelingFormat:
     bits for each byte that it stands for.
     """
 
-    task: TaskConfig
-    tokenizer: PreTrainedTokenizerBase
-    family: str
-    names = None
-    verbalizer_ids = None
-    max_new_tokens = None
+    reader = CorpusReader
 
     @property
     def output_kind(self) -> str:
-        return "masked" if self.family == "encoder" else "likelihoods"
+        return "masked" if self.architecture == "encoder" else "likelihoods"
 
-    def blocks(self, rows: Dataset, seed: int) -> Encoded:
+    def encode_training(self, examples: Dataset, seed: int) -> Encoded:
         """Tokenise documents and cut them into blocks, on disk; the last of a document is shorter."""
         self._check()
         columns = ("input_ids", *(["position_ids"] if self.task.packing else []))
         kinds = Features({**{name: List(Value("int32")) for name in columns}, "length": Value("int32")})
-        blocks = rows.map(
-            self._cut, batched=True, batch_size=PACKING_BATCH, remove_columns=rows.column_names, features=kinds,
+        blocks = examples.map(
+            self._cut, batched=True, batch_size=PACKING_BATCH, remove_columns=examples.column_names, features=kinds,
             load_from_cache_file=False,
         )  # fmt: skip
         if not len(blocks):
             raise UserError("the text has no block of two tokens to learn from; name more of it")
         lengths = blocks.data.column("length").to_numpy()  # four bytes a block, and no more on the way there
         noised: Any = NoisedBlocks(blocks, self._damage, seed)  # a torch dataset, where others have one of datasets
-        return Encoded(noised, lengths, 0, None, np.ones(len(rows), dtype=bool))
+        return Encoded(noised, lengths, 0, None, np.ones(len(examples), dtype=bool))
 
     def encode(self, rows: Dataset) -> Encoded:
         """Hide words of each passage, the same whatever the tokenizer; `labels` are their bytes (passages,).
@@ -127,24 +122,21 @@ class LanguageModelingFormat:
         summary = [np.array(pair) for pair in zip(nats, sizes, strict=True)]
         return Predictions(nats / np.log(2) / np.maximum(sizes, 1), summary, (nats, sizes))
 
-    def describe(self, prediction: Any) -> Any:
-        return float(prediction)
-
     def label_counts(self, encoded: Encoded) -> dict[str, Any]:
         if encoded.labels is None:
             return {"blocks": len(encoded.lengths), "tokens": encoded.tokens}
         return {"tokens": int(sum(seen.sum() for seen, _ in encoded.positions)), "bytes": int(encoded.labels.sum())}
 
     def _check(self) -> None:
-        if self.family == "encoder" and self.tokenizer.mask_token_id is None:
+        if self.architecture == "encoder" and self.tokenizer.mask_token_id is None:
             raise UserError("the tokenizer has no mask token, so no word can be masked; try model=gpt2 or model=t5")
-        if self.family == "seq2seq" and not self._sentinels:
+        if self.architecture == "seq2seq" and not self._sentinels:
             raise UserError("the tokenizer has no sentinels (<extra_id_0>), which stand for spans; try model=t5")
-        if self.family != "seq2seq" and self.task.max_length > self.tokenizer.model_max_length:
+        if self.architecture != "seq2seq" and self.task.max_length > self.tokenizer.model_max_length:
             longest = self.tokenizer.model_max_length
             raise UserError(f"the model reads {longest} tokens; say task.max_length={longest}")
         spans = self.task.max_length * (self.task.noise_density or 0) / (self.task.mean_noise_span_length or 1)
-        if self.family == "seq2seq" and round(spans) > len(self._sentinels):
+        if self.architecture == "seq2seq" and round(spans) > len(self._sentinels):
             raise UserError(
                 f"a block of {self.task.max_length} tokens would have {spans:.0f} spans, and there are "
                 f"{len(self._sentinels)} sentinels; say task.max_length=128"
@@ -180,28 +172,28 @@ class LanguageModelingFormat:
 
     def _frame(self, ids: list[int]) -> list[int]:
         """Put a block between what the model was pretrained to see around it."""
-        if self.family == "encoder":
+        if self.architecture == "encoder":
             return [self.tokenizer.cls_token_id, *ids, self.tokenizer.sep_token_id]
         return ids
 
     def _cut(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Return the blocks of some documents; with `packing`, the places at which each document begins anew."""
         documents = self.tokenizer(rows["text"], add_special_tokens=False, verbose=False)["input_ids"]
-        block = self.task.max_length - (2 if self.family == "encoder" else 0)
+        block = self.task.max_length - (2 if self.architecture == "encoder" else 0)
         if self.task.packing:
             return self._packed(documents, block)
         parts = [part for part in self._parts(documents, block) if len(part) > 1]
-        if self.family == "encoder":  # of nothing but unknown tokens there is nothing to learn
+        if self.architecture == "encoder":  # of nothing but unknown tokens there is nothing to learn
             parts = [part for part in parts if not self._special.issuperset(part)]
         return {"input_ids": parts, "length": [len(part) for part in parts]}
 
     def _parts(self, documents: list[list[int]], block: int) -> Iterator[list[int]]:
-        end = self.tokenizer.sep_token_id if self.family == "encoder" else self.tokenizer.eos_token_id
+        end = self.tokenizer.sep_token_id if self.architecture == "encoder" else self.tokenizer.eos_token_id
         # GPT-2 is asked for a document's first token too, after the end of the one before
-        streams = [[self._start, *ids, end] for ids in documents] if self.family == "decoder" else documents
+        streams = [[self._start, *ids, end] for ids in documents] if self.architecture == "decoder" else documents
         if self.task.join_documents:
             joined = [token for ids in documents for token in (*ids, end)]
-            streams = [[self._start, *joined] if self.family == "decoder" else joined]
+            streams = [[self._start, *joined] if self.architecture == "decoder" else joined]
         for stream in streams:
             yield from (stream[start : start + block] for start in range(0, len(stream), block))
 
@@ -235,9 +227,9 @@ class LanguageModelingFormat:
 
     def _learned(self, ids: list[int], rng: np.random.Generator) -> Pair:
         share = self.task.noise_density or 0.0
-        if self.family == "decoder":
+        if self.architecture == "decoder":
             return ids, ids
-        if self.family == "seq2seq":
+        if self.architecture == "seq2seq":
             return span_corrupt(
                 ids, self._sentinels, rng, share, self.task.mean_noise_span_length or 1, eos=self.tokenizer.eos_token_id
             )
@@ -250,14 +242,14 @@ class LanguageModelingFormat:
 
     def _asked(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> tuple[Pair, int]:
         """Return what is read and what is to be said of a passage, and the bytes of the latter."""
-        if self.family == "decoder":
+        if self.architecture == "decoder":
             read = text[: spans[-1][1]] if spans else ""
             return ([self._start, *ids], [-100, *ids]), len(read.encode())
         chosen = self._chosen(text)
         hidden = [bool(chosen[start:end].any()) for start, end in spans]
         # of the words that the model reads: those after a cut are not asked for
         size = sum(len(text[place].encode()) for place in np.flatnonzero(chosen[: spans[-1][1]])) if spans else 0
-        if self.family == "encoder":
+        if self.architecture == "encoder":
             masked = [self.tokenizer.mask_token_id if gone else token for token, gone in zip(ids, hidden, strict=True)]
             targets = [token if gone else -100 for token, gone in zip(ids, hidden, strict=True)]
             return (self._frame(masked), [-100, *targets, -100]), size
@@ -282,7 +274,7 @@ class LanguageModelingFormat:
         rng, share = np.random.default_rng(zlib.crc32(text.encode())), self.task.noise_density or 0.0
         if len(words) < 2:
             chosen = np.arange(len(words))
-        elif self.family == "encoder":
+        elif self.architecture == "encoder":
             chosen = rng.choice(len(words), size=max(1, round(share * len(words))), replace=False)
         else:
             chosen = np.flatnonzero(random_spans_mask(len(words), rng, share, MEAN_WORDS_PER_SPAN))
@@ -293,7 +285,7 @@ class LanguageModelingFormat:
 
     def _unknown_bytes(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> int:
         """Return the bytes of what is asked and what the tokenizer has no token for."""
-        if self.tokenizer.unk_token_id not in ids or self.family == "decoder":
+        if self.tokenizer.unk_token_id not in ids or self.architecture == "decoder":
             return 0
         chosen = self._chosen(text)
         places = [

@@ -1,4 +1,4 @@
-"""Turn a prompt and two answers into token ids, and the likelihoods of both answers into which one is preferred."""
+"""Preferences: a prompt with a chosen and a rejected answer, scored by the margin of their rewards."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
-from peftkit.config import TaskConfig, UserError
 from peftkit.data.chat import Turn, encode_answered, encode_prompt, ensure_chat_template
 from peftkit.data.collate import preference_collator
-from peftkit.data.formats.base import Encoded, Predictions
+from peftkit.data.formats.base import Encoded, Format, Predictions, prompt_room
+from peftkit.data.preference_pairs import PreferenceReader
 
 ANSWER_TOKENS = 64  # the longest answer, where task.max_target_length says nothing
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # columns of what the reference says, under TRL's names
 
 
 @dataclass(frozen=True)
-class PreferenceFormat:
+class PreferenceFormat(Format):
     """Direct preference optimisation (Rafailov et al. 2023): which of two answers to a prompt is the better.
 
     A prompt of turns is read by the tokenizer's chat template, and so is a text where `task.chat` says so; else a text
@@ -31,12 +30,8 @@ class PreferenceFormat:
     (section 4); the prediction of a pair is the margin, the reward of the chosen answer less that of the rejected.
     """
 
-    task: TaskConfig
-    tokenizer: PreTrainedTokenizerBase
-    names = None
+    reader = PreferenceReader
     output_kind = "preferences"
-    verbalizer_ids = None
-    max_new_tokens = None
 
     @property
     def max_answer_tokens(self) -> int:
@@ -71,10 +66,6 @@ class PreferenceFormat:
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         return preference_collator(self.tokenizer)
 
-    def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
-        """Return the log-likelihoods of both answers (2,) of each pair."""
-        return list(scores)
-
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         """Return margins; as scores, both rewards, the log-likelihood of the chosen answer, and its tokens.
 
@@ -90,9 +81,6 @@ class PreferenceFormat:
         told = np.column_stack([rewards, said[:, 0], sizes])
         return Predictions(margins, list(told), (-said[:, 0], sizes))
 
-    def describe(self, prediction: Any) -> Any:
-        return float(prediction)
-
     def label_counts(self, encoded: Encoded) -> dict[str, Any]:
         alike = sum(is_alike for _, _, is_alike in encoded.positions)
         return {"pairs": len(encoded.positions)} | ({"alike once cut": alike} if alike else {})
@@ -100,13 +88,7 @@ class PreferenceFormat:
     @property
     def _room(self) -> int:
         """Return how many tokens of a prompt leave room for an answer."""
-        room = min(self.task.max_length, self.tokenizer.model_max_length - self.max_answer_tokens)
-        if room < 1:
-            raise UserError(
-                f"task.max_target_length={self.max_answer_tokens} leaves no room for a prompt among the model's "
-                f"{self.tokenizer.model_max_length} tokens; say task.max_target_length={self.max_answer_tokens // 2}"
-            )
-        return room
+        return prompt_room(self.task.max_length, self.tokenizer.model_max_length, self.max_answer_tokens)
 
     def _turns(self, prompt: Any) -> list[Turn] | None:
         """Return what is read by the chat template, None for a text that is read as it is."""

@@ -1,29 +1,30 @@
-"""Turn a row into a question, and the likelihoods of the words that answer it into classes or numbers."""
+"""Prompting: classes and numbers by the likelihoods of their verbalizers, without training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
-from peftkit.config import TaskConfig, UserError
-from peftkit.data.collate import padding_collator
-from peftkit.data.formats.base import Encoded, Predictions, label_mask
-from peftkit.data.formats.classification import count_labels, label_array
+from peftkit.data.formats.base import Encoded, Format, Predictions, label_mask
+from peftkit.data.formats.classification import label_array
 from peftkit.data.formats.few_shot import context_length, prepend_shots, shot_ids
-from peftkit.data.formats.text_to_text import STSB_STEP, text_to_text_template
+from peftkit.data.formats.text_to_text import (
+    fill_template,
+    pad_verbalizer,
+    similarity_scores,
+    text_to_text_template,
+)
 from peftkit.data.prompts import prompt_template, verbalizer_of
 
 ANCHOR = "answer:"  # what a word's tokens are looked for behind: many tokenizers write a first word otherwise
 
 
 @dataclass(frozen=True)
-class PromptedFormat:
+class PromptedFormat(Format):
     """Classes and numbers asked of a language model that nothing trained for it (Brown et al. 2020, section 2).
 
     A decoder reads `task.prompt`, an encoder-decoder its text-to-text form unless that is set; `shots`, whole examples,
@@ -32,15 +33,10 @@ class PromptedFormat:
     answer lies among them by their likelihoods (Gao et al. 2021, section 4.2).
     """
 
-    task: TaskConfig
-    names: list[str] | None
-    tokenizer: PreTrainedTokenizerBase
-    is_decoder: bool
     calibrate: bool = False
     shots: tuple[str, ...] = ()
-    context: int | None = None  # tokens that the model has room for, where that is less than its tokenizer says
+    context: int | None = None  # positions of the model, where they are fewer than its tokenizer states
     output_kind = "verbalizer"
-    max_new_tokens = None
 
     @cached_property
     def template(self) -> str:
@@ -54,7 +50,7 @@ class PromptedFormat:
         if self.is_decoder:
             return prompt_template(self.task, self.names).words
         if self.names is None and not self.task.verbalizer:
-            return {f"{value:.1f}": f"{value:.1f}" for value in np.arange(0, 5 + STSB_STEP / 2, STSB_STEP)}
+            return {f"{value:.1f}": f"{value:.1f}" for value in similarity_scores()}
         return verbalizer_of(self.task, self.names, {name: name for name in self.names or []})
 
     @cached_property
@@ -69,13 +65,7 @@ class PromptedFormat:
     @cached_property
     def verbalizer_ids(self) -> np.ndarray:
         """The tokens (labels, tokens) of the words, padded with -100."""
-        ids = [self._word_ids(word) for word in self.verbalizer.values()]
-        if len({tuple(row) for row in ids}) < len(ids):
-            raise UserError(
-                "two labels have the same tokens in this tokenizer; set task.verbalizer to words that differ"
-            )
-        longest = max(len(row) for row in ids)
-        return np.array([row + [-100] * (longest - len(row)) for row in ids])
+        return pad_verbalizer([self._word_ids(word) for word in self.verbalizer.values()], "task.verbalizer")
 
     def shot_group(self, label: Any) -> int:
         """Return which of the words a label is nearest to."""
@@ -93,10 +83,7 @@ class PromptedFormat:
         the prompt's last words alone.
         """
         columns, shots = list(self.task.text), shot_ids(self.tokenizer, self.shots)
-        texts = [
-            self.template.format(**dict(zip(columns, values, strict=True)))
-            for values in zip(*(rows[column] for column in columns), strict=True)
-        ]
+        texts = fill_template(self.template, columns, rows)
         room = context_length(self.tokenizer, self.context) - (self.verbalizer_ids.shape[1] if self.is_decoder else 0)
         limit = min(self.task.max_length, room)
         begin, inputs, truncated, left_out = self.tokenizer.bos_token_id, [], 0, 0
@@ -111,12 +98,6 @@ class PromptedFormat:
         lengths = [len(ids) for ids in inputs]
         return Encoded(table, lengths, truncated, label_array(rows), label_mask(rows), dropped_shots=left_out)
 
-    def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        return padding_collator(self.tokenizer)
-
-    def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
-        return list(scores)
-
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         found = np.stack(scores).astype(float)
         found = found[:-1] - found[-1] if self.calibrate else found / (self.verbalizer_ids >= 0).sum(axis=-1)
@@ -124,12 +105,6 @@ class PromptedFormat:
             return Predictions(self.values[found.argmax(axis=-1)], list(found))
         shares = np.exp(found - found.max(axis=-1, keepdims=True))
         return Predictions(shares @ self.values / shares.sum(axis=-1), list(found))
-
-    def describe(self, prediction: Any) -> Any:
-        return float(prediction) if self.names is None else self.names[int(prediction)]
-
-    def label_counts(self, encoded: Encoded) -> dict[str, Any]:
-        return count_labels(encoded, self.names)
 
     def _cut(self, ids: list[int], limit: int) -> list[int]:
         if len(ids) <= limit:

@@ -1,26 +1,40 @@
-"""Turn a question and a passage into windows of token ids, and start and end scores into a span of the passage."""
+"""Extractive question answering: windows of a passage, and the best span over all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, List, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError
-from peftkit.data.collate import padding_collator
-from peftkit.data.formats.base import Encoded, Predictions, label_mask
+from peftkit.data.examples import ExampleReader
+from peftkit.data.formats.base import Encoded, Format, Predictions, hidden_count, label_mask
 
 BEST = 20  # starts and ends that are paired (Devlin et al. 2019, their run_squad.py)
 LONGEST = 30  # tokens of an answer, as there
 AT_ONCE = 200  # examples whose windows are Python's lists, before they are a table's columns
 
 
+class SpanReader(ExampleReader):
+    """Reads the answers {text, answer_start} to a question, as SQuAD has them."""
+
+    @property
+    def label_feature(self) -> Any:
+        return {"text": List(Value("string")), "answer_start": List(Value("int64"))}
+
+    def raw_labels(self, table: Dataset) -> list[Any]:
+        return list(self._label_column(table))
+
+    def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
+        return lambda label, texts: _parse_answer(self.task, label, texts[1], split)
+
+
 @dataclass(frozen=True)
-class QuestionAnsweringFormat:
+class QuestionAnsweringFormat(Format):
     """Extractive question answering (Devlin et al. 2019, sections 4.2 and 4.3).
 
     A passage that is longer than `task.max_length` is read in windows that share `task.stride` tokens. No answer is
@@ -28,12 +42,8 @@ class QuestionAnsweringFormat:
     has read everything at.
     """
 
-    task: TaskConfig
-    tokenizer: PreTrainedTokenizerBase
-    names = None
+    reader = SpanReader
     output_kind = "spans"
-    verbalizer_ids = None
-    max_new_tokens = None
 
     def encode(self, rows: Dataset) -> Encoded:
         """Tokenise; `positions` are each window's passage, its spans (tokens, 3), and the token of no answer.
@@ -60,9 +70,6 @@ class QuestionAnsweringFormat:
         labels = [None if label is None else list(label["text"]) for label in said]
         return Encoded(table, lengths, cut, labels, label_mask(rows), np.concatenate(owner), places)
 
-    def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        return padding_collator(self.tokenizer)
-
     def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return start and end scores (tokens, 2) of each window."""
         return [row[:length].astype(float) for row, length in zip(scores, encoded.lengths, strict=True)]
@@ -88,8 +95,7 @@ class QuestionAnsweringFormat:
     def label_counts(self, encoded: Encoded) -> dict[str, Any]:
         known = [label for label in encoded.labels if label is not None]
         found = {"answered": sum(bool(texts) for texts in known), "no answer": sum(not texts for texts in known)}
-        hidden = int((~encoded.has_label).sum())
-        return found | {"windows": len(encoded.lengths)} | ({"hidden": hidden} if hidden else {})
+        return found | {"windows": len(encoded.lengths)} | hidden_count(encoded)
 
     def _windows(
         self, questions: list[str], passages: list[str], labels: list[Any], limit: int, is_decoder: bool
@@ -133,6 +139,40 @@ class QuestionAnsweringFormat:
             cut += len(offsets) > room
             kept.append((text[: offsets[room - 1][1]] if len(offsets) > room else text) + end)
         return kept, cut
+
+
+def _parse_answer(task: TaskConfig, label: Any, passage: str, split: str) -> dict[str, list]:
+    """Return the answers {text, answer_start} to a question; a plain text is searched in the passage."""
+    if isinstance(label, str):
+        label = {"text": [label] if label.strip() else []}
+    texts = label.get("text") if isinstance(label, Mapping) else None
+    if texts is None:
+        raise UserError(
+            f"column {task.label} of {split} has {label!r:.60}; "
+            'write answers as SQuAD does: {"text": ["a word"], "answer_start": [17]}'
+        )
+    starts = label.get("answer_start")
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if starts is None or starts == []:
+        starts = [passage.find(text) for text in texts]
+    starts = [starts] if isinstance(starts, int) else list(starts)
+    if len(starts) != len(texts):
+        raise UserError(
+            f"an answer of {split} has {len(texts)} texts and {len(starts)} starts; write one start for each text"
+        )
+    if not texts and not task.no_answer:
+        raise UserError(
+            f"a question of {split} has no answer, and task.no_answer=false; set task.no_answer=true, or drop the example"
+        )
+    for text, start in zip(texts, starts, strict=True):
+        if start < 0:
+            raise UserError(f"the answer {text!r:.60} of {split} is not in its passage; copy it from there")
+        if passage[start : start + len(text)] != text:
+            raise UserError(
+                f"the answer {text!r:.60} of {split} is not at character {start} of its passage; "
+                "count answer_start in characters from 0, as SQuAD does"
+            )
+    return {"text": texts, "answer_start": starts}
 
 
 def _has_specials(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -1,4 +1,4 @@
-"""Turn a query and its documents into token ids apart from each other, and their vectors into the right one's rank."""
+"""Retrieval: queries and documents encoded separately, scored by the rank of the right document."""
 
 from __future__ import annotations
 
@@ -8,29 +8,22 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
-from peftkit.config import TaskConfig
 from peftkit.data.collate import multi_text_collator
-from peftkit.data.formats.base import Encoded, Predictions, tokenize
+from peftkit.data.formats.base import Encoded, Format, Predictions, tokenize, tokenize_column
 from peftkit.data.ranking import rank_documents
 
 BEST = 1  # the rank that a query's right document is to have
 
 
 @dataclass(frozen=True)
-class RetrievalFormat:
+class RetrievalFormat(Format):
     """Retrieval: the columns of `task.text` are a query, the document that is right for it, and any that are wrong.
 
     A query is answered from all documents of its split, and the answer is the rank of the right one.
     """
 
-    task: TaskConfig
-    tokenizer: PreTrainedTokenizerBase
-    names = None
     output_kind = "vectors"
-    verbalizer_ids = None
-    max_new_tokens = None
 
     def encode(self, rows: Dataset) -> Encoded:
         """Tokenise each text by itself, at most `task.max_length` tokens; `positions` are a pair's texts."""
@@ -44,8 +37,7 @@ class RetrievalFormat:
                 found |= {start + name: values for name, values in out.items()}
             return found
 
-        out = rows.map(tokens, batched=True, keep_in_memory=True)
-        inputs = out.remove_columns(["id", "label", "truncated", *columns])
+        out, inputs = tokenize_column(rows, columns, tokens)
         ids = [out[f"{start}input_ids"] for start in self._starts()]
         lengths = [sum(map(len, row)) for row in zip(*ids, strict=True)]
         places = list(zip(*(rows[column] for column in columns), strict=True))
@@ -55,10 +47,6 @@ class RetrievalFormat:
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         return multi_text_collator(self.tokenizer, self._starts())
-
-    def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
-        """Return the vectors (texts, width) of each pair."""
-        return list(scores)
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         """Return the ranks; as scores, the cosine of the right document and that of the best wrong one."""

@@ -1,53 +1,65 @@
-"""Turn texts into token ids for a model that writes, and its likelihoods and its own words into answers."""
+"""Text generation: causal language modelling, and text to text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
-from peftkit.config import TaskConfig
 from peftkit.data.collate import seq2seq_collator
-from peftkit.data.formats.base import Encoded, Predictions, label_mask, tokenize
+from peftkit.data.formats.base import (
+    Encoded,
+    Format,
+    Predictions,
+    hidden_count,
+    label_mask,
+    prompt_room,
+    tokenize,
+)
 from peftkit.data.formats.few_shot import SHOT_SEPARATOR, context_length, prepend_shots, shot_ids
 
-ANSWER_TOKENS = 64  # the longest label, where task.max_target_length says nothing
+ANSWER_TOKENS = 64  # the longest label, where task.max_target_length is not set
 
 
 @dataclass(frozen=True)
-class TextGenerationFormat:
+class TextGenerationFormat(Format):
     """Causal language modelling and text to text.
 
     A decoder without a label column models its text, token by token; with one, the label after the text, and only the
-    label counts. An encoder-decoder reads the text and writes the label. The text is `task.template`, else the
-    columns with a line break between. `shots`, whole examples, stand before it as far as there is room; then what is
-    written ends with a blank line, as they do.
+    label counts. An encoder-decoder reads the text and generates the label. The text is `task.template`, else the
+    columns separated by line breaks. `shots` are whole examples before it, as many as fit; a generated answer then
+    ends at a blank line, as theirs do.
     """
 
-    task: TaskConfig
-    tokenizer: PreTrainedTokenizerBase
-    is_decoder: bool
     shots: tuple[str, ...] = ()
-    context: int | None = None  # tokens that the model has room for, where that is less than its tokenizer says
-    names = None
+    context: int | None = None  # positions of the model, where they are fewer than its tokenizer states
     output_kind = "likelihoods"
-    verbalizer_ids = None
-    stop_text = SHOT_SEPARATOR  # where an answer behind examples ends
+    stop_text = SHOT_SEPARATOR
 
     @property
     def max_new_tokens(self) -> int | None:
         return None if self.task.label is None else self.task.max_target_length or ANSWER_TOKENS
 
+    @cached_property
+    def room(self) -> int:
+        """The tokens of a prompt; of a decoder what it generates takes positions too.
+
+        Raises:
+            UserError: there is no room for a prompt.
+        """
+        positions = context_length(self.tokenizer, self.context)
+        return prompt_room(self.task.max_length, positions, (self.max_new_tokens or 0) if self.is_decoder else 0)
+
     def shot_group(self, label: Any) -> int:
-        """Return of which sort a label is: all texts are of one."""
+        """Return the group that few-shot examples are balanced over: all texts are in one."""
         return 0
 
     def render_shot(self, row: dict[str, Any]) -> str:
-        """Return a row as an example, answered."""
+        """Return an example with its answer, to show before others."""
         text = self._text({name: row[name] for name in self.task.text})
         return f"{text}{'' if text.endswith(chr(10)) else chr(10)}{row['label']}"
 
@@ -56,23 +68,22 @@ class TextGenerationFormat:
 
         `positions` are the tokens that count, and the prompt (tokens,) that is to be answered.
         """
-        columns, said = list(self.task.text), list(rows["label"])
+        columns, labels = list(self.task.text), list(rows["label"])
         values = zip(*(rows[column] for column in columns), strict=True)
         texts = [self._text(dict(zip(columns, row, strict=True))) for row in values]
         if self.is_decoder and self.max_new_tokens is not None:
-            # the end of a prompt is where the model goes on from, and what it writes takes places too
-            room = min(self.task.max_length, self.tokenizer.model_max_length - self.max_new_tokens)
+            # the model continues from the end of a prompt, so its beginning is cut
             whole = self.tokenizer(texts, verbose=False)["input_ids"]
-            read, cut = [ids[-room:] for ids in whole], np.array([len(ids) > room for ids in whole])
+            read, cut = [ids[-self.room :] for ids in whole], np.array([len(ids) > self.room for ids in whole])
         else:
             prompts = tokenize(self.tokenizer, [texts], self.task.max_length)
             read, cut = prompts["input_ids"], np.array(prompts["truncated"])
         read, left_out = self._with_shots(read)
         if self.max_new_tokens is None:
             counted = [[place > 0 for place in range(len(row))] for row in read]  # nothing comes before the first token
-            found = _encoded(rows, read, read, read, counted, cut, np.ones(len(said), dtype=bool))
+            found = _encoded(rows, read, read, read, counted, cut, np.ones(len(labels), dtype=bool))
             return replace(found, dropped_shots=left_out)
-        answers = [self._answer_ids("" if label is None else label) for label in said]
+        answers = [self._answer_ids("" if label is None else label) for label in labels]
         cut |= np.array([len(ids) > self.max_new_tokens for ids in answers])
         found = encode_pairs(rows, read, [ids[: self.max_new_tokens] for ids in answers], cut, self.is_decoder)
         return replace(found, dropped_shots=left_out)
@@ -85,7 +96,7 @@ class TextGenerationFormat:
         return [row[: len(seen)][seen] for row, (seen, _) in zip(scores, encoded.positions, strict=True)]
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
-        known = encoded.has_label  # what was put in a hidden label's place says nothing
+        known = encoded.has_label  # what replaces a hidden label is not scored
         nats = np.where(known, [-row.sum() for row in scores], 0.0)
         tokens = np.where(known, [len(row) for row in scores], 0)
         summary = [np.array(pair if is_known else []) for is_known, *pair in zip(known, nats, tokens, strict=True)]
@@ -100,8 +111,7 @@ class TextGenerationFormat:
     def label_counts(self, encoded: Encoded) -> dict[str, Any]:
         counted = zip(encoded.has_label, encoded.positions, strict=True)
         found = {"tokens": int(sum(seen.sum() for is_known, (seen, _) in counted if is_known))}
-        hidden = int((~encoded.has_label).sum())
-        return found | ({"hidden": hidden} if hidden else {})
+        return found | hidden_count(encoded)
 
     def _text(self, values: dict[str, str]) -> str:
         if self.task.template is not None:

@@ -1,95 +1,129 @@
-"""Turn words into token ids whose first sub-words carry the words' tags, and their logits back into tags."""
+"""Token classification: the first sub-word of each word carries the word's tag."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.config import TaskConfig, UserError
+from peftkit.config import UserError
 from peftkit.data.collate import token_label_collator
-from peftkit.data.formats.base import Encoded, Predictions, label_mask
+from peftkit.data.files import parse_list
+from peftkit.data.formats.base import Encoded, Format, Predictions, hidden_count, label_mask
+from peftkit.data.labels import ClassLabelReader, class_feature, label_text
 
 SPAN = re.compile(r"O|[BIESLU]-.+")
-UNTAGGED = -1  # of a word that was cut, or of which the tokenizer leaves nothing; it counts as wrong
+UNTAGGED = -1  # of a word that was truncated, or that the tokenizer drops; it counts as wrong
+
+
+class TagReader(ClassLabelReader):
+    """Reads one tag for each word; words and tags are lists, or texts with spaces between."""
+
+    @property
+    def label_feature(self) -> Any:
+        return List(Value("int64"))
+
+    def class_names(self, label: Any) -> Iterable[str]:
+        return list(label)
+
+    def parse_text(self, cell: Any) -> Any:
+        """Return the words of a cell."""
+        return [str(word) for word in parse_list(cell)]
+
+    def raw_labels(self, table: Dataset) -> list[Any]:
+        hides = class_feature(self.task, table) is not None
+        return [_tags(cell, hides) for cell in self._label_column(table)]
+
+    def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
+        class_id = self.class_id(table, names or [], split)
+
+        def parse(tags: list[str], texts: Sequence[Any]) -> list[int]:
+            if len(tags) != len(texts[0]):
+                raise UserError(
+                    f"an example of {split} has {len(texts[0])} words and {len(tags)} tags: "
+                    f"{' '.join(texts[0])[:60]}; write one tag for each word"
+                )
+            return [class_id(tag) for tag in tags]
+
+        return parse
 
 
 @dataclass(frozen=True)
-class TokenClassificationFormat:
+class TokenClassificationFormat(Format):
     """Token classification: the first sub-word of each word is labelled (Devlin et al. 2019, section 5.3)."""
 
-    task: TaskConfig
-    names: list[str]
-    tokenizer: PreTrainedTokenizerBase
-    output_kind = "logits"
-    verbalizer_ids = None
-    max_new_tokens = None
+    reader = TagReader
 
     def __post_init__(self) -> None:
-        if "entity_f1" in self.task.metrics and not all(SPAN.fullmatch(name) for name in self.names):
-            wrong = next(name for name in self.names if not SPAN.fullmatch(name))
+        wrong = [name for name in self.names or [] if not SPAN.fullmatch(name)]
+        if "entity_f1" in self.task.metrics and wrong:
             raise UserError(
-                f"entity_f1 is for spans, tags as B-PER, I-PER and O, and {wrong} is none; "
-                "say task.metrics=[token_accuracy]"
+                f"task.metrics=[entity_f1] needs span tags as B-PER, I-PER and O, which {wrong[0]} is not; "
+                "set task.metrics=[token_accuracy]"
             )
 
-    def encode(self, rows: Dataset) -> Encoded:
-        """Tokenise word by word, at most `task.max_length` tokens; `positions` are the words' first tokens."""
-        column, glues = self.task.text[0], _glues_words(self.tokenizer)
+    def encode(self, examples: Dataset) -> Encoded:
+        """Tokenize word by word, at most `task.max_length` tokens; `positions` are the words' first tokens."""
+        column, joins = self.task.text[0], _joins_words(self.tokenizer)
         limit = min(self.task.max_length, self.tokenizer.model_max_length)
-        words = [[f" {word}" if glues and number else word for number, word in enumerate(row)] for row in rows[column]]
+        words = [[f" {word}" if joins and n else word for n, word in enumerate(each)] for each in examples[column]]
         out = self.tokenizer(words, is_split_into_words=True, truncation=True, max_length=limit)
-        places, targets, truncated = [], [], 0
-        for row, (sentence, tags) in enumerate(zip(words, rows["label"], strict=True)):
-            owners = out.word_ids(row)
-            first = {word: place for place, word in reversed(list(enumerate(owners))) if word is not None}
-            places.append([first.get(word, UNTAGGED) for word in range(len(sentence))])
-            truncated += max(first, default=-1) < len(sentence) - 1 and len(owners) >= limit
-            target = [-100] * len(owners)
-            for word, place in first.items():
-                target[place] = -100 if tags is None else tags[word]
+        positions, targets, truncated = [], [], 0
+        for number, (sentence, tags) in enumerate(zip(words, examples["label"], strict=True)):
+            word_of = out.word_ids(number)
+            first = {word: token for token, word in reversed(list(enumerate(word_of))) if word is not None}
+            positions.append([first.get(word, UNTAGGED) for word in range(len(sentence))])
+            truncated += max(first, default=-1) < len(sentence) - 1 and len(word_of) >= limit
+            target = [-100] * len(word_of)
+            for word, token in first.items():
+                target[token] = -100 if tags is None else tags[word]
             targets.append(target)
-        inputs = Dataset.from_dict({**out, "labels": targets})
-        return Encoded(
-            inputs, [len(row) for row in targets], truncated, list(rows["label"]), label_mask(rows), None, places
-        )
+        inputs, lengths = Dataset.from_dict({**out, "labels": targets}), [len(target) for target in targets]
+        labels = list(examples["label"])
+        return Encoded(inputs, lengths, truncated, labels, label_mask(examples), positions=positions)
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         return token_label_collator(self.tokenizer)
 
     def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return the scores (words, tags) of each sentence; NaN for a word without a token."""
-        cut = []
-        for row, places in zip(scores, encoded.positions, strict=True):
-            found = row[np.maximum(np.asarray(places, dtype=int), 0)].astype(float)
-            found[np.asarray(places) == UNTAGGED] = np.nan
-            cut.append(found)
-        return cut
+        unpadded = []
+        for row, positions in zip(scores, map(np.asarray, encoded.positions), strict=True):
+            of_words = row[np.maximum(positions.astype(int), 0)].astype(float)
+            of_words[positions == UNTAGGED] = np.nan
+            unpadded.append(of_words)
+        return unpadded
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
-        return Predictions([_tags_of(row) for row in scores], scores)
+        return Predictions([_best_tags(each) for each in scores], scores)
 
     def describe(self, prediction: Any) -> Any:
-        return [None if tag == UNTAGGED else self.names[tag] for tag in prediction]
+        return [None if tag == UNTAGGED else (self.names or [])[tag] for tag in prediction]
 
     def label_counts(self, encoded: Encoded) -> dict[str, Any]:
-        found = Counter(tag for tags in encoded.labels if tags is not None for tag in tags)
-        hidden = int((~encoded.has_label).sum())
-        return {name: found[number] for number, name in enumerate(self.names)} | ({"hidden": hidden} if hidden else {})
+        counts = Counter(tag for tags in encoded.labels if tags is not None for tag in tags)
+        return {name: counts[number] for number, name in enumerate(self.names or [])} | hidden_count(encoded)
 
 
-def _tags_of(scores: np.ndarray) -> list[int]:
+def _tags(cell: Any, hides: bool) -> list[str] | None:
+    """Return a sentence's tags as texts; None where one is missing or hidden."""
+    tags = [label_text(tag) for tag in parse_list(cell, may_be_numbers=True)]
+    known = [tag for tag in tags if tag is not None and not (hides and tag == "-1")]
+    return known if tags and len(known) == len(tags) else None
+
+
+def _best_tags(scores: np.ndarray) -> list[int]:
     best = np.nan_to_num(scores, nan=-np.inf).argmax(axis=-1)
     return np.where(np.isnan(scores).any(axis=-1), UNTAGGED, best).tolist()  # type: ignore[no-any-return]
 
 
-def _glues_words(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Tell whether words given one by one lack the space before them, as with byte-level tokenizers."""
-    apart = tokenizer(["a", "film"], is_split_into_words=True)["input_ids"]
-    return bool(apart != tokenizer("a film")["input_ids"])
+def _joins_words(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether words given one by one lack the space before them, as with byte-level tokenizers."""
+    separate = tokenizer(["a", "film"], is_split_into_words=True)["input_ids"]
+    return bool(separate != tokenizer("a film")["input_ids"])
