@@ -1,0 +1,56 @@
+"""The typed config of a run holds every key once and survives being written and read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from peftkit import paths
+from peftkit.cli import choose, compose_config
+from peftkit.config import JOBS, SECTIONS, RunConfig, UserError
+from peftkit.config.run import PROVENANCE
+from peftkit.config.suggestions import key_names
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["recipe=lora_glue", "task=mrpc"], ["task=language_modeling", "task.dataset=tests"], ["method=adalora"]],
+)
+def test_a_config_survives_json(overrides: list[str]) -> None:
+    (config,) = choose(overrides)
+    read = RunConfig.from_config(json.loads(json.dumps(config.to_dict())), config.recipe, config.overrides)
+    assert read == config
+
+
+def test_recipe_and_overrides_are_recorded_beside_the_config() -> None:
+    (config,) = choose(["recipe=lora_glue", "task=mrpc", "seed=3"])
+    assert config.recipe == "lora_glue" and config.overrides == ("recipe=lora_glue", "task=mrpc", "seed=3")
+    assert not {*PROVENANCE} & {*config.to_dict()}
+
+
+def test_defaults_of_the_top_level_and_its_sections_are_in_the_yaml_alone() -> None:
+    file = yaml.safe_load((paths.conf_folder() / "config.yaml").read_text(encoding="utf-8"))
+    for owner, values in [(RunConfig, file), *((SECTIONS[name], file[name]) for name in SECTIONS if name in file)]:
+        for field in dataclasses.fields(owner):
+            has_default = {field.default, field.default_factory} != {dataclasses.MISSING}
+            assert has_default != (field.name in {*values, "model", "method", "task"}), field.name
+
+
+def test_a_config_with_other_keys_is_refused() -> None:
+    values = OmegaConf.to_container(compose_config([]), resolve=True)
+    assert isinstance(values, dict)
+    del values["distill"]
+    with pytest.raises(UserError, match="of another version of peftkit"):
+        RunConfig.from_config(values)
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=lambda job: job.name)
+def test_the_keys_of_a_job_exist(job: object) -> None:
+    for key in (*(job.reads or ()), *job.keys, *job.reads_without_run):  # type: ignore[attr-defined]
+        section, _, name = key.partition(".")
+        assert section in key_names("") | {"recipe"}
+        assert section == "train" or not name or name in key_names(section)
