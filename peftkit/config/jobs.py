@@ -146,13 +146,13 @@ _JOBS = (
     ),
     Job(
         "leaderboard",
-        "compare all results below out=, and those of others: results=[DIR,...]",
+        "compare all results below out=, and those of others: results=[DIR_OR_FILE.parquet,...]",
         "peftkit.jobs.leaderboard:leaderboard",
         loads_model=False,
         reads=("out",),
         keys=("results", "watch", "claim"),
         ignores="it shows every run below out=",
-        writes="folder",
+        writes=("", ".parquet"),  # a folder, or one file with all runs
     ),
     Job(
         "submission",

@@ -8,21 +8,23 @@ from pathlib import Path
 
 from peftkit.config import RunConfig, UserError
 from peftkit.leaderboard import table
+from peftkit.leaderboard.archive import write_archive
 from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.files import write_tables
 from peftkit.leaderboard.reading import collect, version_notes
-from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
+from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 from peftkit.leaderboard.verdict import Verdict, judged
 from peftkit.results.console import is_main_process, log
 
 
 def leaderboard(run: RunConfig) -> None:
-    """Show every result under `out` and `results`; write tables, page and pictures to `output`, else beside them.
+    """Show every run below `out` and in `results`; write tables, page and plots to `output`, else below `out`.
 
-    With `watch`, serve them and write them anew whenever a run lands, until interrupted.
+    An `output` that ends in .parquet becomes an archive of the runs instead, for `results` of another command. With
+    `watch`, serve the page and write everything again whenever a run finishes, until interrupted.
 
     Raises:
-        UserError: there is no result.
+        UserError: there is no run.
     """
     folders = [Path(run.out), *map(Path, run.results or [])]
     target = Path(run.output) if run.output else Path(run.out) / "leaderboard"
@@ -42,12 +44,17 @@ def leaderboard(run: RunConfig) -> None:
         show_claim(results, run.claim, known)
     for note in version_notes(results):
         log(note)
+    if target.suffix == ".parquet":
+        runs = [each.folder for each in results if isinstance(each, BoardRun)]
+        write_archive(runs, target)
+        log(f"-> {target}: {len(runs)} runs, to read with job=leaderboard results=[{target}]")
+        return
     write(results, target, _command(run), known)
     log(f"-> {target}/index.html, and the same as CSV, Markdown, LaTeX and pictures")
 
 
 def write(
-    results: Sequence[RecordedRun | UnreadableRun],
+    results: Sequence[BoardRun | UnreadableRun],
     target: Path,
     command: str,
     known: tuple[list[BoardEntry], Verdict] | None = None,
@@ -74,13 +81,11 @@ def show_runs(folders: Sequence[Path], claim: str | None = None) -> None:
             log(f"with runs of other commands below the same out=: python -m peftkit job=leaderboard claim={claim}")
 
 
-def show_claim(
-    results: Sequence[RecordedRun | UnreadableRun], name: str, known: tuple[list[BoardEntry], Verdict]
-) -> bool:
+def show_claim(results: Sequence[BoardRun | UnreadableRun], name: str, known: tuple[list[BoardEntry], Verdict]) -> bool:
     """Print what a claim says, what was measured, and whether it holds; tell whether that is decided."""
     from peftkit.leaderboard.claims import OPEN, judge_claim
 
-    finding = judge_claim(name, *known, [r for r in results if isinstance(r, RecordedRun)])
+    finding = judge_claim(name, *known, [r for r in results if isinstance(r, BoardRun)])
     print(f"Claim: {finding.claim}")
     for line in finding.lines:
         print(f"  {line}")

@@ -12,8 +12,9 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from peftkit.config import INCIDENTAL, RunConfig, UserError
 from peftkit.jobs.submission_files import SHEETS, doubt_of, text_of
-from peftkit.leaderboard.reading import collect, flatten
-from peftkit.leaderboard.runs import RecordedRun
+from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.runs import BoardRun
+from peftkit.leaderboard.settings import flatten
 from peftkit.leaderboard.stats import GLUE, task_score
 from peftkit.paths import safe_name
 from peftkit.results.console import is_main_process, log
@@ -54,7 +55,7 @@ def submission(run: RunConfig) -> None:
         _write(texts, _target(run, chosen, bool(doubts)), doubts)
 
 
-def choose_runs(run: RunConfig) -> list[RecordedRun]:
+def choose_runs(run: RunConfig) -> list[BoardRun]:
     """Return a run of each task: those of `runs`, or of one model and method those with the best validation scores.
 
     Raises:
@@ -63,11 +64,11 @@ def choose_runs(run: RunConfig) -> list[RecordedRun]:
     return _named(run.runs) if run.runs is not None else _best(run)
 
 
-def _named(folders: Sequence[str]) -> list[RecordedRun]:
+def _named(folders: Sequence[str]) -> list[BoardRun]:
     """Return the runs that the user names, one a task."""
-    found: dict[str, RecordedRun] = {}
+    found: dict[str, BoardRun] = {}
     for folder in map(Path, folders):
-        result = next((r for r in collect([folder]) if r.folder == folder and isinstance(r, RecordedRun)), None)
+        result = next((r for r in collect([folder]) if r.folder == folder and isinstance(r, BoardRun)), None)
         if result is None or result.suite != "glue" or result.task not in GLUE:
             raise UserError(f"{folder} is no run of a GLUE task; name in runs= one run of each of {', '.join(GLUE)}")
         if result.task in found:
@@ -83,10 +84,10 @@ def _named(folders: Sequence[str]) -> list[RecordedRun]:
     return [found[task] for task in GLUE]
 
 
-def _best(run: RunConfig) -> list[RecordedRun]:
+def _best(run: RunConfig) -> list[BoardRun]:
     """Return of each task the run with the best validation score; the user has chosen one model and method."""
     out = [word for word in run.overrides if word.startswith("out=")]  # where what is trained will be looked for
-    read = [r for r in collect([Path(run.out)]) if isinstance(r, RecordedRun) and r.suite == "glue" and r.task in GLUE]
+    read = [r for r in collect([Path(run.out)]) if isinstance(r, BoardRun) and r.suite == "glue" and r.task in GLUE]
     real = [r for r in read if not r.data_substituted_for]  # beside which what stands in for GLUE is no run of it
     there = [r for r in real or read if _fits(r, run)]
     done = [r for r in there if r.problem is None]
@@ -108,7 +109,7 @@ def _best(run: RunConfig) -> list[RecordedRun]:
     return [_best_of(task, [r for r in done if r.task == task]) for task in GLUE]
 
 
-def _fits(result: RecordedRun, run: RunConfig) -> bool:
+def _fits(result: BoardRun, run: RunConfig) -> bool:
     """Tell whether a run has the model, method, seed and settings that were typed."""
     flat = flatten(run.to_dict())
     keys = [word.partition("=")[0].lstrip("+") for word in run.overrides if "=" in word]
@@ -121,7 +122,7 @@ def _fits(result: RecordedRun, run: RunConfig) -> bool:
 
 
 def _missing(
-    run: RunConfig, missing: Sequence[str], there: Iterable[RecordedRun], like: RecordedRun, out: Sequence[str]
+    run: RunConfig, missing: Sequence[str], there: Iterable[BoardRun], like: BoardRun, out: Sequence[str]
 ) -> str:
     """Return the sentence about tasks without a finished run: why, and the command that makes them."""
     why = {r.task: r.problem for r in there if r.problem}
@@ -135,9 +136,9 @@ def _missing(
     )
 
 
-def _best_of(task: str, results: Sequence[RecordedRun]) -> RecordedRun:
+def _best_of(task: str, results: Sequence[BoardRun]) -> BoardRun:
     scored = {
-        json.dumps({s: r.rows.get(s) for s in json.loads(r.settings.get("task.splits.validation", "[]"))})
+        json.dumps({s: r.examples.get(s) for s in json.loads(r.settings.get("task.splits.validation", "[]"))})
         for r in results
     }
     if len(scored) > 1:
@@ -150,7 +151,7 @@ def _best_of(task: str, results: Sequence[RecordedRun]) -> RecordedRun:
     return best
 
 
-def read_test_sets(run: RunConfig, result: RecordedRun) -> dict[str, TaskDataset]:
+def read_test_sets(run: RunConfig, result: BoardRun) -> dict[str, TaskDataset]:
     """Read the test sets that a run answers, MNLI's AX too, from where its data came from, or from data_root.
 
     Raises:
@@ -160,7 +161,7 @@ def read_test_sets(run: RunConfig, result: RecordedRun) -> dict[str, TaskDataset
     return {task: _read_test_set(run, result, task) for task in tasks}
 
 
-def _read_test_set(run: RunConfig, result: RecordedRun, task: str) -> TaskDataset:
+def _read_test_set(run: RunConfig, result: BoardRun, task: str) -> TaskDataset:
     from peftkit.data.datasets import load_task_dataset
     from peftkit.pipeline.inference import recorded_config
 
@@ -177,7 +178,7 @@ def _read_test_set(run: RunConfig, result: RecordedRun, task: str) -> TaskDatase
     return load_task_dataset(test, root, "offline" if is_embedded else run.source)
 
 
-def answer_test_set(run: RunConfig, result: RecordedRun, task: str, rows: TaskDataset) -> Path:
+def answer_test_set(run: RunConfig, result: BoardRun, task: str, rows: TaskDataset) -> Path:
     """Return the file, in the run's folder, of what it says of a test set; it is made where it is not there yet."""
     from peftkit.pipeline.evaluate import evaluate_splits
     from peftkit.pipeline.inference import load_bundle, recorded_config
@@ -201,7 +202,7 @@ def answer_test_set(run: RunConfig, result: RecordedRun, task: str, rows: TaskDa
     return file
 
 
-def _target(run: RunConfig, chosen: Sequence[RecordedRun], is_doubtful: bool) -> Path:
+def _target(run: RunConfig, chosen: Sequence[BoardRun], is_doubtful: bool) -> Path:
     kinds = {(result.model.split("/")[-1], result.method) for result in chosen}
     stem = "-".join(["submission", *next(iter(kinds))] if len(kinds) == 1 else ["submission"])
     file = Path(run.output) if run.output else Path(run.out, f"{safe_name(stem)}.zip")

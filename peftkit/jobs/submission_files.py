@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.config import UserError
-from peftkit.leaderboard.runs import RecordedRun
+from peftkit.leaderboard.runs import BoardRun
 from peftkit.results.console import log
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ SHEETS = (
 MOST = 5.0  # of STS-B, whose least is 0; the site refuses a number beyond
 
 
-def text_of(sheet: Sheet, result: RecordedRun, rows: TaskDataset, predictions: Path) -> str:
+def text_of(sheet: Sheet, result: BoardRun, rows: TaskDataset, predictions: Path) -> str:
     """Return one file of the zip, rows in the order of the benchmark's own index.
 
     Raises:
@@ -101,7 +101,7 @@ def _word(sheet: Sheet, prediction: Any, names: Sequence[str]) -> str:
     return f"{min(max(prediction, 0.0), MOST):.3f}"
 
 
-def _usual(sheet: Sheet, result: RecordedRun) -> str:
+def _usual(sheet: Sheet, result: BoardRun) -> str:
     """Return what a row without text is given: the label most common in training, or the mean."""
     counts = result.audit["label_counts"]["train"]
     if sheet.words is None:

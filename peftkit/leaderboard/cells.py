@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from peftkit.leaderboard.entries import BoardEntry, GlueEntry
-from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
+from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 from peftkit.leaderboard.stats import BESIDE, GLUE
 from peftkit.leaderboard.verdict import Records
 
@@ -78,8 +78,8 @@ def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
     rows = [row for row, _ in ranked]
     sizes: dict[str, set[int]] = {}
     for row in rows:
-        if row.rows.get("train"):
-            sizes.setdefault(row.task, set()).add(row.rows["train"])
+        if row.examples.get("train"):
+            sizes.setdefault(row.task, set()).add(row.examples["train"])
     counts = {task: " and ".join(map(str, sorted(each))) for task, each in sizes.items()}
     models = sorted({row.model for row in rows})
     notes = [f"Model: {models[0]}."] if len(models) == 1 else []
@@ -97,7 +97,7 @@ def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
     return notes
 
 
-def problems_of(results: Iterable[RecordedRun | UnreadableRun]) -> dict[str, list[str]]:
+def problems_of(results: Iterable[BoardRun | UnreadableRun]) -> dict[str, list[str]]:
     """Return headlines, each with a line a run: those that are unfinished, and those without scores that count."""
     found = list(results)
     unfinished = [_problem(result) for result in found if result.is_unfinished]
@@ -109,9 +109,9 @@ def problems_of(results: Iterable[RecordedRun | UnreadableRun]) -> dict[str, lis
     return {headline: lines for headline, lines in told.items() if lines}
 
 
-def _problem(result: RecordedRun | UnreadableRun) -> str:
+def _problem(result: BoardRun | UnreadableRun) -> str:
     what = ""
-    if isinstance(result, RecordedRun):
+    if isinstance(result, BoardRun):
         what = f"{result.task} {result.model} {result.method} seed {result.seed}: "
     return f"{what}{result.problem}  ({result.folder})"
 

@@ -14,7 +14,7 @@ import numpy as np
 from peftkit.leaderboard.contrast import ALPHA, contrast, reach
 from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.paired import cell_of
-from peftkit.leaderboard.runs import RecordedRun
+from peftkit.leaderboard.runs import BoardRun
 from peftkit.leaderboard.stats import REFERENCE, interval
 from peftkit.leaderboard.verdict import Verdict
 
@@ -57,7 +57,7 @@ class Gap:
 Cell = tuple[str, str, str, int]  # board, task, model, training rows: where two rows differ by their method
 
 
-def small_data(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[RecordedRun]) -> Finding:
+def small_data(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[BoardRun]) -> Finding:
     """Hold adapters against full fine-tuning at every number of training rows (He et al. 2021, section 3.2)."""
     claim = "With few training rows adapters and LoRA beat full fine-tuning, and with more the lead shrinks."
     gaps = {cell: pick(found, ADAPTERS) for cell, found in gaps_to(REFERENCE, rows).items()}
@@ -90,7 +90,7 @@ def _sizes(rows: Sequence[BoardEntry]) -> str:
     return "; ".join(found) or "there is neither"
 
 
-def prompt_scale(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[RecordedRun]) -> Finding:
+def prompt_scale(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[BoardRun]) -> Finding:
     """Hold prompt tuning against full fine-tuning on models of several sizes (Lester et al. 2021, figure 1)."""
     claim = "Prompt tuning comes closer to full fine-tuning the larger the model is."
     gaps = {c: found["prompt"] for c, found in gaps_to(REFERENCE, rows).items() if "prompt" in found}
@@ -105,7 +105,7 @@ def prompt_scale(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence
     return Finding(claim, lines, _sign([change]), f"from the smallest to the largest the gap moves by {change}")
 
 
-def lora_merge(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[RecordedRun]) -> Finding:
+def lora_merge(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[BoardRun]) -> Finding:
     """Hold the latency of merged LoRA against that of the model fully fine-tuned (Hu et al. 2022, section 4.1)."""
     claim = "Merged into its base, LoRA costs no time."
     lines, ratios = [], []
@@ -124,7 +124,7 @@ def lora_merge(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[R
     )
 
 
-def quantization(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[RecordedRun]) -> Finding:
+def quantization(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[BoardRun]) -> Finding:
     """Hold LoRA over a 4-bit base against LoRA over the whole one (Dettmers et al. 2023, section 4)."""
     claim = "A base in 4 bits loses little: less than one point."
     gaps = {cell: found["qlora"] for cell, found in gaps_to("lora", rows).items() if "qlora" in found}
@@ -136,7 +136,7 @@ def quantization(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence
     return Finding(claim, lines, told, f"on average {whole}")
 
 
-def by_task(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[RecordedRun]) -> Finding:
+def by_task(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[BoardRun]) -> Finding:
     """Look for two methods of which one is better on one task, and the other on another."""
     claim = "Which method is better depends on the task."
     wins = {
@@ -157,13 +157,13 @@ def by_task(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[Reco
     return Finding(claim, lines, OPEN, "no two methods change places so that both differences stand after Holm")
 
 
-CLAIMS: dict[str, Callable[[Sequence[BoardEntry], Verdict, Sequence[RecordedRun]], Finding]] = {
+CLAIMS: dict[str, Callable[[Sequence[BoardEntry], Verdict, Sequence[BoardRun]], Finding]] = {
     "small_data": small_data, "prompt_scale": prompt_scale, "lora_merge": lora_merge, "quantization": quantization,
     "by_task": by_task,
 }  # fmt: skip
 
 
-def judge_claim(name: str, rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[RecordedRun]) -> Finding:
+def judge_claim(name: str, rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[BoardRun]) -> Finding:
     """Return what becomes of a claim; several settings of one method in one place leave open which of them is meant."""
     methods = Counter((_cell(row), row.method) for row in rows if row.score is not None)
     for (cell, method), count in methods.items():
@@ -221,7 +221,7 @@ def _sign(gaps: Sequence[Gap]) -> str:
     return FAILS if any(gap.high < 0 for gap in gaps) else OPEN
 
 
-def _log_ratios(results: Sequence[RecordedRun], name: str) -> list[float]:
+def _log_ratios(results: Sequence[BoardRun], name: str) -> list[float]:
     """Return the logarithm of LoRA's latency over full fine-tuning's, of each task and seed on one machine."""
     there = [r for r in results if r.problem is None]
     full = {_place(r): r.costs["latency_ms"] for r in there if r.method == REFERENCE and "latency_ms" in r.costs}
@@ -232,12 +232,12 @@ def _log_ratios(results: Sequence[RecordedRun], name: str) -> list[float]:
     ]
 
 
-def _place(result: RecordedRun) -> tuple:
-    return result.source, result.task, result.model, result.device, result.seed, result.rows.get("train")
+def _place(result: BoardRun) -> tuple:
+    return result.source, result.task, result.model, result.device, result.seed, result.examples.get("train")
 
 
 def _cell(row: BoardEntry) -> Cell:
-    return row.board, row.task, row.model, row.rows.get("train", 0)
+    return row.board, row.task, row.model, row.examples.get("train", 0)
 
 
 def _train(cell: Cell) -> int:

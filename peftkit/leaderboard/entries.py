@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 
+from peftkit.leaderboard.runs import BoardRun
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -25,25 +27,18 @@ class BoardEntry:
     task: str
     model: str
     method: str
-    settings: str  # those in which it differs from the method's other rows
+    settings: str  # those in which it differs from the method's other entries
+    runs: tuple[BoardRun, ...] = field(repr=False)  # by seed, those without a score included
     scores: dict[str, Summary]
     higher_is_better: dict[str, bool]
     by_seed: dict[int, float]  # the task's score
-    delta: float | None  # to the best row of full fine-tuning on the same rows
-    is_reference: bool
     costs: dict[str, float]
-    timed: dict[str, dict[str, float]]  # device -> costs that mean something on that machine only
-    rows: dict[str, int]
-    suite: str
-    asked: int  # seeds that were run, those without scores included
-    problems: list[str]
-    is_unfinished: bool  # all that have no scores go on still, or were stopped
+    timed: dict[str, dict[str, float]]  # device -> costs that compare on one machine only
     all_settings: dict[str, str] = field(repr=False)
-    folders: dict[int, Path] = field(default_factory=dict)  # seed -> its run, of those with scores
     interval: tuple[float, float] | None = None  # 95 %, of the task's score over seeds; None for a single seed
-    curve: tuple[tuple[float, float], ...] = ()  # share of training, score: the chosen trial's, on rows set apart
-    trials: int = 1  # settings tried to choose this one
-    planned: int = 0  # seeds that the task's middle row has, or asked for itself: fewer than that are missing
+    delta: float | None = None  # to the best entry of full fine-tuning on the same examples
+    is_reference: bool = False
+    planned: int = 0  # seeds that the task's median entry has, or this one attempted: fewer scored ones are missing
 
     @property
     def name(self) -> str:
@@ -60,13 +55,53 @@ class BoardEntry:
 
     @property
     def is_up(self) -> bool:
-        """Tell whether the score is one of which more is better; else it is an error, kept negative."""
+        """Return whether a higher score is better; otherwise it is an error, kept negative."""
         return not self.higher_is_better or any(self.higher_is_better.values())
 
     @property
     def without_score(self) -> str:
-        """Return the word that stands where a score is missing."""
-        return "unfinished" if self.is_unfinished else "failed"
+        """Return what tables show where a score is missing."""
+        return "unfinished" if all(run.is_unfinished for run in self.runs if run.problem) else "failed"
+
+    @property
+    def scored_runs(self) -> list[BoardRun]:
+        return [run for run in self.runs if run.problem is None]
+
+    @property
+    def folders(self) -> dict[int, Path]:
+        """Return the folder of each seed that has a score."""
+        return {run.seed: run.folder for run in self.scored_runs}
+
+    @property
+    def suite(self) -> str:
+        return self.runs[0].suite
+
+    @property
+    def examples(self) -> dict[str, int]:
+        """Return the number of examples by split."""
+        return self.runs[0].examples
+
+    @property
+    def attempted(self) -> int:
+        """Return the number of seeds that ran, those without a score included."""
+        return len({run.seed for run in self.runs})
+
+    @property
+    def problems(self) -> list[str]:
+        return [f"seed {run.seed} {run.problem}" for run in self.runs if run.problem]
+
+    @property
+    def trials(self) -> int:
+        """Return the learning-rate trials of the search; 1 without a search."""
+        return max(1 if (trials := (run.search or {}).get("trials")) is None else len(trials) for run in self.runs)
+
+    @property
+    def curve(self) -> list[tuple[float, float]]:
+        """Return (share of training, score on held-out training examples) of the chosen trial, by epoch."""
+        points: list[dict[str, float]] = next(
+            (run.search["curve"] for run in self.runs if run.search and run.search.get("curve")), []
+        )
+        return [(point["epoch"] / points[-1]["epoch"], point["score"]) for point in points]
 
     @property
     def seeds(self) -> list[int]:

@@ -27,7 +27,7 @@ from peftkit.leaderboard.entries import BoardEntry, GlueEntry, Summary
 from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_columns, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
-from peftkit.leaderboard.runs import COMPOSED, COSTS, TIMED, RecordedRun, UnreadableRun
+from peftkit.leaderboard.runs import COMPOSED, COSTS, TIMED, BoardRun, UnreadableRun
 from peftkit.leaderboard.stats import GLUE, glue_entries
 from peftkit.leaderboard.verdict import Comparison, Verdict, judged
 
@@ -35,7 +35,7 @@ MARKDOWN = {c: f"\\{c}" for c in "\\|`*_[]#"} | {"<": "&lt;", ">": "&gt;", "&": 
 
 
 def write_tables(
-    results: Sequence[RecordedRun | UnreadableRun], folder: Path, known: tuple[list[BoardEntry], Verdict] | None = None
+    results: Sequence[BoardRun | UnreadableRun], folder: Path, known: tuple[list[BoardEntry], Verdict] | None = None
 ) -> None:
     """Write leaderboard.csv, comparisons.csv, glue.csv and leaderboard.md; `known` is `judged(results)` if made."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def write_tables(
 
 
 def write_csv(
-    results: Sequence[RecordedRun | UnreadableRun], folder: Path, known: tuple[list[BoardEntry], Verdict] | None = None
+    results: Sequence[BoardRun | UnreadableRun], folder: Path, known: tuple[list[BoardEntry], Verdict] | None = None
 ) -> None:
     """Write leaderboard.csv, the tests as comparisons.csv and, with a GLUE task, glue.csv: in result.json's units."""
     rows, verdict = known or judged(results)
@@ -60,7 +60,7 @@ def write_csv(
 
 
 def write_markdown(
-    results: Sequence[RecordedRun | UnreadableRun], file: Path, known: tuple[list[BoardEntry], Verdict] | None = None
+    results: Sequence[BoardRun | UnreadableRun], file: Path, known: tuple[list[BoardEntry], Verdict] | None = None
 ) -> None:
     """Write the tables that `show` prints, whole, and with text from runs escaped."""
     rows, verdict = known or judged(results)
@@ -134,7 +134,7 @@ def _values(ranked: Ranked, metrics: Sequence[str], detectable: float | None) ->
         "settings": row.settings, "score": row.score, "group": group, "95 % low": low, "95 % high": high, **scores,
         "vs full": row.delta, "smallest difference seen": detectable, "n seeds": len(row.seeds),
         "planned seeds": row.planned, "trials": row.trials,
-        "seeds": " ".join(map(str, row.seeds)), "training rows": row.rows.get("train"), **costs,
+        "seeds": " ".join(map(str, row.seeds)), "training rows": row.examples.get("train"), **costs,
         "trainable share": trained / total if trained is not None and total else None, **timed,
         "device": "; ".join(row.timed), "problems": "; ".join(row.problems),
     }  # fmt: skip

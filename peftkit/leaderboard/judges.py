@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from peftkit.leaderboard.entries import BoardEntry
-from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
+from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 
 WIN_RATE = "judge_win_rate"
 JUDGE_NOTE = (
@@ -22,7 +22,7 @@ JudgeEntries = dict[str, list[dict[str, Any]]]  # id of a judge -> what it said 
 
 
 def judge_tables(
-    rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun], title: str
+    rows: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun], title: str
 ) -> list[tuple[str, list[dict[str, str]]]]:
     """Return a heading and a line a row, the most preferred first, for each judge of a board; empty where none was."""
     told = _told(rows, results)
@@ -40,7 +40,7 @@ def judge_tables(
 
 
 def judge_columns(
-    rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun]
+    rows: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]
 ) -> list[dict[str, float | None]]:
     """Return of each row its win rate by each judge, None where that judge did not see it, or said nothing."""
     told = _told(rows, results)
@@ -51,8 +51,8 @@ def judge_columns(
     ]
 
 
-def _told(rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun]) -> list[JudgeEntries]:
-    judged = {r.folder: r.judged for r in results if isinstance(r, RecordedRun) and r.judged}
+def _told(rows: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]) -> list[JudgeEntries]:
+    judged = {r.folder: r.judged for r in results if isinstance(r, BoardRun) and r.judged}
     found: list[JudgeEntries] = []
     for row in rows:
         here: JudgeEntries = {}

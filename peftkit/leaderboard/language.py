@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from peftkit.leaderboard.entries import BoardEntry
-from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
+from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 
 NOTE = (
     "Bits a byte hold across vocabularies; ± is the sample standard deviation over seeds, general text is not the "
@@ -17,11 +17,11 @@ NOTE = (
 
 
 def language_cells(
-    rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun], title: str
+    rows: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun], title: str
 ) -> list[dict[str, str]]:
     """Return a line a row of a board that went on pretraining, fewest bits a byte first; empty where none did."""
     by_folder = {
-        result.folder: result.language for result in results if isinstance(result, RecordedRun) and result.language
+        result.folder: result.language for result in results if isinstance(result, BoardRun) and result.language
     }
     found = []
     for row in rows:

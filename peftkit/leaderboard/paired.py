@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from peftkit.leaderboard.archive import read_predictions
 from peftkit.leaderboard.contrast import Cell, Entry, all_pairs
 from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.stats import counting
@@ -125,13 +126,11 @@ def _in_order(sheet: Sheet, reference: Sheet) -> Sheet | None:
 def read_sheet(folder: Path) -> Sheet | None:
     """Return the folder's predictions, or None where there are none that can be read."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    file = folder / "predictions.parquet"
-    if not file.is_file():
-        return None
     try:
-        table = pq.ParquetFile(file).read(columns=["id", "split", "label", "prediction"], use_threads=False)
+        table = read_predictions(folder)
+        if table is None:
+            return None
         if table["label"].null_count:
             table = table.filter(table["label"].is_valid())
         splits, ids, labels, said = (np.asarray(table[name]) for name in ("split", "id", "label", "prediction"))

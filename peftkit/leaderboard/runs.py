@@ -17,20 +17,20 @@ COSTS = ("trainable_params", "head_params", "total_params", "adapter_bytes", "pa
 
 
 @dataclass(frozen=True)
-class RecordedRun:
-    """One run as it was recorded; `problem` says why its scores do not count.
+class BoardRun:
+    """One recorded run.
 
-    `settings` holds all that must be equal for two runs to be seeds of one row, the revisions of model and data and
-    the versions of what decides among them; `search`, `audit`, `gates`, `merge`, `forgetting`, `language` and `judged`
-    are as result.json has them, None where there is nothing.
+    `settings` are those that must be equal for two runs to be seeds of one entry, with the revisions of model and data
+    and the versions that may change a result. `audit` and the fields from `search` on are as in result.json, None where
+    it has none.
     """
 
-    folder: Path
-    problem: str | None
+    folder: Path  # of a run in an archive ARCHIVE.parquet/FOLDER
+    problem: str | None  # why the scores do not count
     suite: str
     task: str
     model: str
-    model_substituted_for: str | None  # what the model, or the data, stands in for
+    model_substituted_for: str | None  # what the config names, where something offline replaces it
     data: str
     data_substituted_for: str | None
     method: str
@@ -38,10 +38,10 @@ class RecordedRun:
     device: str
     started: str
     settings: dict[str, str]
-    rows: dict[str, int]
-    scores: dict[str, dict[str, Any]]
+    examples: dict[str, int]  # by split
+    scores: dict[str, dict[str, Any]]  # metric -> value, higher_is_better
     costs: dict[str, float]
-    overrides: list[str] = field(default_factory=list)  # the words that make it again
+    overrides: list[str] = field(default_factory=list)  # as typed
     versions: dict[str, str] = field(default_factory=dict)
     audit: dict[str, Any] = field(default_factory=dict)
     search: dict[str, Any] | None = None
@@ -53,7 +53,7 @@ class RecordedRun:
 
     @property
     def is_unfinished(self) -> bool:
-        """Tell whether it goes on still, or was stopped: nothing is wrong with it."""
+        """Return whether the run is still in progress or was interrupted: it can be resumed."""
         return (self.problem or "").startswith(("running", "interrupted"))
 
     @property
@@ -67,10 +67,15 @@ class RecordedRun:
         settings = json.dumps(self.settings, sort_keys=True)
         return *self.source, self.task, self.model, self.model_substituted_for, self.method, settings
 
+    @property
+    def identity(self) -> tuple:
+        """Return what two records of the same run have in common."""
+        return *self.group, tuple(sorted(self.examples.items())), self.seed
+
 
 @dataclass(frozen=True)
 class UnreadableRun:
-    """A result.json that tells nothing."""
+    """A result.json that cannot be read."""
 
     folder: Path
     problem: str

@@ -12,7 +12,7 @@ from typing import Any
 
 from peftkit.leaderboard.costs import with_pscp, with_quality
 from peftkit.leaderboard.entries import BoardEntry, GlueEntry, Summary
-from peftkit.leaderboard.runs import COSTS, TIMED, RecordedRun, UnreadableRun
+from peftkit.leaderboard.runs import COSTS, TIMED, BoardRun, UnreadableRun
 
 BESIDE = ("reward_margin", "chosen_perplexity")  # metrics that are told beside a score and are no part of it
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # AX is a diagnostic, not counted
@@ -66,18 +66,20 @@ def missing_tasks(tasks: Iterable[str]) -> list[str]:
     return [task for task in GLUE if task not in there]
 
 
-def board_entries(results: Iterable[RecordedRun | UnreadableRun]) -> list[BoardEntry]:
+def board_entries(results: Iterable[BoardRun | UnreadableRun]) -> list[BoardEntry]:
     """Return one row a task, model, method and settings: real data first, then GLUE's order, then the best score."""
-    readable = [result for result in results if isinstance(result, RecordedRun)]
+    readable = [result for result in results if isinstance(result, BoardRun)]
     titles = _titles(readable)
     # a run that failed early never counted its rows: it belongs to its siblings
-    known = {r.group: r.rows for r in reversed(readable) if r.rows}
-    groups: dict[tuple, list[RecordedRun]] = {}
+    known = {r.group: r.examples for r in reversed(readable) if r.examples}
+    groups: dict[tuple, list[BoardRun]] = {}
     for r in readable:
-        rows = r.rows or known.get(r.group, {})
-        groups.setdefault((*r.group, tuple(sorted(rows.items()))), []).append(replace(r, rows=rows))
+        rows = r.examples or known.get(r.group, {})
+        groups.setdefault((*r.group, tuple(sorted(rows.items()))), []).append(replace(r, examples=rows))
     members = list(groups.values())
-    full = [{**each[0].settings, **{f"rows.{name}": str(n) for name, n in each[0].rows.items()}} for each in members]
+    full = [
+        {**each[0].settings, **{f"examples.{name}": str(n) for name, n in each[0].examples.items()}} for each in members
+    ]
     shown = _differences([(titles[r[0].source], r[0].task, r[0].model, r[0].method) for r in members], full)
     rows_ = [_row(titles[r[0].source], r, text, flat) for r, text, flat in zip(members, shown, full, strict=True)]
     order = {task: number for number, task in enumerate(GLUE)}
@@ -90,7 +92,7 @@ def board_entries(results: Iterable[RecordedRun | UnreadableRun]) -> list[BoardE
     )  # fmt: skip
 
 
-def glue_table(results: Iterable[RecordedRun | UnreadableRun]) -> list[GlueEntry]:
+def glue_table(results: Iterable[BoardRun | UnreadableRun]) -> list[GlueEntry]:
     """Return a line a method, model and settings that the tasks share, with GLUE's average where all nine are there."""
     return glue_entries(board_entries(results))
 
@@ -126,7 +128,7 @@ def glue_entries(rows: Iterable[BoardEntry]) -> list[GlueEntry]:
     return sorted(found, key=lambda x: (boards.index(x.board), len(x.missing), -(x.average or 0), x.method, x.settings))
 
 
-def _titles(results: Sequence[RecordedRun]) -> dict[tuple, str]:
+def _titles(results: Sequence[BoardRun]) -> dict[tuple, str]:
     found = {}
     for source in dict.fromkeys(result.source for result in results):
         suite, data, data_for, _ = source
@@ -149,7 +151,7 @@ def _differences(families: Sequence[tuple], settings: Sequence[Mapping[str, str]
         differing = {name: values for name, values in columns.items() if len(set(values)) > 1}
         if "model.name" in differing:  # its checkpoint and the rest follow
             differing = {n: v for n, v in differing.items() if n == "model.name" or not n.startswith("model.")}
-        asked = {n: v for n, v in differing.items() if not n.startswith(("rows.", "sources."))}
+        asked = {n: v for n, v in differing.items() if not n.startswith(("examples.", "sources."))}
         told_apart = len(set(zip(*asked.values(), strict=True))) == len(here)
         # a rate that is interpolated stands twice: the later name, train.learning_rate, is the one that was used
         once = {(n.split(".")[-1], v): n for n, v in (asked if told_apart else differing).items()}
@@ -163,52 +165,31 @@ def _differences(families: Sequence[tuple], settings: Sequence[Mapping[str, str]
     return shown
 
 
-def _row(title: str, members: list[RecordedRun], settings: str, flat: dict[str, str]) -> BoardEntry:
-    done = [result for result in members if result.problem is None]
-    names = list(dict.fromkeys(name for result in done for name in result.scores))
-    devices = sorted({result.device for result in done})
-    first = members[0]
-    by_seed = {result.seed: task_score(result.scores) for result in done}
+def _row(title: str, members: list[BoardRun], settings: str, flat: dict[str, str]) -> BoardEntry:
+    members = sorted(members, key=lambda run: run.seed)
+    done = [run for run in members if run.problem is None]
+    names = list(dict.fromkeys(name for run in done for name in run.scores))
+    by_seed = {run.seed: task_score(run.scores) for run in done}
     return BoardEntry(
         board=title,
-        task=first.task,
-        model=first.model,
-        method=first.method,
+        task=members[0].task,
+        model=members[0].model,
+        method=members[0].method,
         settings=settings,
+        runs=tuple(members),
         scores={n: summarize([r.scores[n]["value"] for r in done if n in r.scores]) for n in names},
         higher_is_better={n: next(bool(r.scores[n]["higher_is_better"]) for r in done if n in r.scores) for n in names},
         by_seed=by_seed,
-        delta=None,
-        is_reference=False,
         costs=_means(done, [cost for cost in COSTS if cost not in TIMED]),
-        timed={device: _means([r for r in done if r.device == device], TIMED) for device in devices},
-        rows=first.rows,
-        suite=first.suite,
-        asked=len({result.seed for result in members}),
-        problems=[f"seed {result.seed} {result.problem}" for result in members if result.problem],
-        is_unfinished=all(result.is_unfinished for result in members if result.problem),
+        timed={
+            d: _means([run for run in done if run.device == d], TIMED) for d in sorted({run.device for run in done})
+        },
         all_settings=flat,
-        folders={result.seed: result.folder for result in done},
         interval=interval(list(by_seed.values())),
-        curve=_curve(members),
-        trials=max(_trials(result) for result in members),
     )
 
 
-def _trials(result: RecordedRun) -> int:
-    """Return how many settings a search tried; none of a method that trains nothing, one where nothing was searched."""
-    trials = (result.search or {}).get("trials")
-    return 1 if trials is None else len(trials)
-
-
-def _curve(members: Sequence[RecordedRun]) -> tuple[tuple[float, float], ...]:
-    points: list[dict[str, float]] = next(
-        (r.search["curve"] for r in members if r.search and r.search.get("curve")), []
-    )
-    return tuple((point["epoch"] / points[-1]["epoch"], point["score"]) for point in points)
-
-
-def _means(results: Sequence[RecordedRun], names: Iterable[str]) -> dict[str, float]:
+def _means(results: Sequence[BoardRun], names: Iterable[str]) -> dict[str, float]:
     there = {name: [result.costs[name] for result in results if name in result.costs] for name in names}
     return {name: fmean(values) for name, values in there.items() if values}
 
@@ -247,18 +228,18 @@ def _with_plans(rows: list[BoardEntry]) -> list[BoardEntry]:
     """Say how many seeds each row ought to have: as many as the task's middle row asked for, or as it did itself."""
     asked: dict[tuple, list[int]] = {}
     for row in rows:
-        asked.setdefault((row.board, row.task), []).append(row.asked)
+        asked.setdefault((row.board, row.task), []).append(row.attempted)
     usual = {key: median_high(counts) for key, counts in asked.items()}
-    return [replace(row, planned=max(row.asked, usual[row.board, row.task])) for row in rows]
+    return [replace(row, planned=max(row.attempted, usual[row.board, row.task])) for row in rows]
 
 
 def _cell(row: BoardEntry) -> tuple:
     data = row.all_settings.get("sources.data.revision")
-    return row.board, row.task, row.model, data, tuple(sorted(row.rows.items()))
+    return row.board, row.task, row.model, data, tuple(sorted(row.examples.items()))
 
 
 def _is_shared(name: str) -> bool:
-    return name in TASK_LIMITS or not name.startswith(("task.", "rows.", "sources.data."))
+    return name in TASK_LIMITS or not name.startswith(("task.", "examples.", "sources.data."))
 
 
 def _glue_line(key: tuple, settings: str, tasks: Mapping[str, BoardEntry]) -> GlueEntry:

@@ -26,7 +26,7 @@ from peftkit.leaderboard.entries import BoardEntry, GlueEntry
 from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
-from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
+from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 from peftkit.leaderboard.stats import GLUE, glue_entries
 from peftkit.leaderboard.verdict import Verdict, judged
 
@@ -52,7 +52,7 @@ DROPPED_FIRST = (
 
 
 def show(
-    results: Sequence[RecordedRun | UnreadableRun],
+    results: Sequence[BoardRun | UnreadableRun],
     console: Console | None = None,
     width: int | None = None,
     known: tuple[list[BoardEntry], Verdict] | None = None,

@@ -12,7 +12,7 @@ from peftkit.leaderboard.contrast import ALPHA, EXAMPLES, MCNEMAR, Cell, Contras
 from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.letters import letters
 from peftkit.leaderboard.paired import FARTHEST, LIMIT, Notes, cell_of
-from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
+from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 from peftkit.leaderboard.stats import board_entries
 
 NAMED = 4  # rows in a sentence
@@ -47,7 +47,7 @@ class Verdict:
     notes: list[str]
 
 
-def judge(rows: Sequence[BoardEntry], results: Iterable[RecordedRun | UnreadableRun]) -> Verdict:
+def judge(rows: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]) -> Verdict:
     """Test all pairs of rows within each task of each board, with Holm's correction over the board.
 
     Args:
@@ -78,7 +78,7 @@ def judge(rows: Sequence[BoardEntry], results: Iterable[RecordedRun | Unreadable
     return Verdict(comparisons, groups, power, _records(rows, comparisons), list(dict.fromkeys(missing + notes)))
 
 
-def judged(results: Sequence[RecordedRun | UnreadableRun]) -> tuple[list[BoardEntry], Verdict]:
+def judged(results: Sequence[BoardRun | UnreadableRun]) -> tuple[list[BoardEntry], Verdict]:
     """Return the rows of results, and what they allow to say."""
     rows = board_entries(results)
     return rows, judge(rows, results)

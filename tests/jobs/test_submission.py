@@ -22,7 +22,7 @@ from peftkit.data.miniglue import miniglue
 from peftkit.jobs.submission import answer_test_set, choose_runs, read_test_sets
 from peftkit.jobs.submission_files import SHEETS, doubt_of, text_of
 from peftkit.leaderboard.reading import collect
-from peftkit.leaderboard.runs import RecordedRun
+from peftkit.leaderboard.runs import BoardRun
 from peftkit.results.run_folder import write_predictions
 
 TASKS = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
@@ -78,7 +78,7 @@ def sheet_text(
     sheet = SHEET[name]
     made(tmp_path, sheet.trained_on)
     (result,) = collect([tmp_path])
-    assert isinstance(result, RecordedRun)
+    assert isinstance(result, BoardRun)
     names = labels or (None if sheet.words is None else list(sheet.words))
     result.audit.update(label_names=names, label_counts={"train": counts or {}})
     file = tmp_path / "predictions.parquet"
@@ -90,11 +90,11 @@ def sheet_text(
 
 
 @pytest.fixture(scope="module")
-def mnli(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> RecordedRun:
+def mnli(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> BoardRun:
     out = tmp_path_factory.mktemp("glue")
     trained(checkpoints, out, "mnli")
     (result,) = collect([out])
-    assert isinstance(result, RecordedRun)
+    assert isinstance(result, BoardRun)
     return result
 
 
@@ -103,7 +103,7 @@ def choice(*words: str) -> RunConfig:
     return RunConfig.from_config(config, overrides=words)  # type: ignore[arg-type]
 
 
-def test_the_diagnostics_are_answered_by_the_mnli_run_as_it_predicts(mnli: RecordedRun, tmp_path: Path) -> None:
+def test_the_diagnostics_are_answered_by_the_mnli_run_as_it_predicts(mnli: BoardRun, tmp_path: Path) -> None:
     tests = read_test_sets(choice(), mnli)
     assert list(tests) == ["ax", "mnli"]
     text = text_of(SHEET["AX"], mnli, tests["ax"], answer_test_set(choice(), mnli, "ax", tests["ax"]))
@@ -115,7 +115,7 @@ def test_the_diagnostics_are_answered_by_the_mnli_run_as_it_predicts(mnli: Recor
     assert text.splitlines() == ["index\tprediction", *(f"{number}\t{label}" for number, label in enumerate(told))]
 
 
-def test_what_was_answered_is_not_answered_again(mnli: RecordedRun) -> None:
+def test_what_was_answered_is_not_answered_again(mnli: BoardRun) -> None:
     rows = read_test_sets(choice(), mnli)["mnli"]
     file = answer_test_set(choice(), mnli, "mnli", rows)
     before = file.stat().st_mtime_ns

@@ -14,7 +14,7 @@ from helpers.recorded_runs import write_run
 
 from peftkit.cli import check
 from peftkit.leaderboard.reading import collect, version_notes
-from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
+from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 from peftkit.leaderboard.stats import board_entries
 
 TRIAL = {"learning_rate": 1.0, "score": 0.9}
@@ -44,8 +44,8 @@ def using(**versions: str) -> dict[str, Any]:
     return {"meta/versions": {"peftkit": "0.1.0", "transformers": "5.1.0", "peft": "0.21.0", **versions}}
 
 
-def read(*roots: Path) -> list[RecordedRun]:
-    return [result for result in collect(roots) if isinstance(result, RecordedRun)]
+def read(*roots: Path) -> list[BoardRun]:
+    return [result for result in collect(roots) if isinstance(result, BoardRun)]
 
 
 def test_results_of_two_people_are_seeds_of_one_row(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_trials_are_no_results(tmp_path: Path) -> None:
     put(tmp_path, "failed", {"run/config/trial": True}, status="failed", reason="out of memory")
     put(tmp_path, "seed-0", {"run/config/trial": False, "search": {"trials": [TRIAL], "chosen": 1}})
     (result,) = collect([tmp_path])
-    assert isinstance(result, RecordedRun) and result.search == {"trials": [TRIAL], "chosen": 1}
+    assert isinstance(result, BoardRun) and result.search == {"trials": [TRIAL], "chosen": 1}
 
 
 def test_a_run_of_before_there_were_searches_stands_with_one_that_searched_nothing(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_foreign_file_of_another_shape_is_named_and_hides_nothing(tmp_path: Pa
     put(tmp_path, "good")
     put(tmp_path, "bad", {"audit/sources/data": ["glue"]})
     found = collect([tmp_path])
-    assert [type(result) for result in found] == [UnreadableRun, RecordedRun]
+    assert [type(result) for result in found] == [UnreadableRun, BoardRun]
 
 
 def test_the_job_shows_the_results_of_others_beside_ones_own(tmp_path: Path) -> None:
@@ -203,5 +203,5 @@ def test_a_search_that_is_none_breaks_its_own_result_alone(tmp_path: Path, curve
     put(tmp_path, "good")
     put(tmp_path, "bad", {"search": {"trials": [], "curve": curve}}, seed=1)
     results = collect([tmp_path])
-    assert [type(result) for result in sorted(results, key=lambda r: r.folder)] == [UnreadableRun, RecordedRun]
+    assert [type(result) for result in sorted(results, key=lambda r: r.folder)] == [UnreadableRun, BoardRun]
     assert len(board_entries(results)) == 1

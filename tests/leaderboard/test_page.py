@@ -18,7 +18,7 @@ from peftkit.leaderboard.headlines import headlines
 from peftkit.leaderboard.page import facts, render
 from peftkit.leaderboard.page.curves import POINTS
 from peftkit.leaderboard.reading import collect
-from peftkit.leaderboard.runs import RecordedRun
+from peftkit.leaderboard.runs import BoardRun
 from peftkit.leaderboard.stats import board_entries
 from peftkit.metrics import score
 
@@ -61,7 +61,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_made_up_is_scored_as_it_predicts(tmp_path: Path) -> None:
     make_board(tmp_path, seeds=1, extras=False)
-    results = [result for result in collect([tmp_path]) if isinstance(result, RecordedRun) and result.method == "lora"]
+    results = [result for result in collect([tmp_path]) if isinstance(result, BoardRun) and result.method == "lora"]
     assert len(results) == 5
     for result in results:
         predictions = pq.read_table(result.folder / "predictions.parquet").to_pydict()

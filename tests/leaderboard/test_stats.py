@@ -78,7 +78,7 @@ def test_a_failed_seed_stays_with_its_siblings(tmp_path: Path) -> None:
     write_run(tmp_path, "a", seed=0)
     write_run(tmp_path, "b", seed=1, status="failed", reason="out of memory")
     (row,) = board_entries(collect([tmp_path]))
-    assert (row.seeds, row.asked, row.problems) == ([0], 2, ["seed 1 failed: out of memory"])
+    assert (row.seeds, row.attempted, row.problems) == ([0], 2, ["seed 1 failed: out of memory"])
 
 
 def test_what_does_not_change_a_result_does_not_split_a_row(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_what_does_not_change_a_result_does_not_split_a_row(tmp_path: Path) -> N
     ("change", "settings"),
     [
         ({"rate": 2}, {"learning_rate=1", "learning_rate=2"}),  # stands in method and in train, named once
-        ({"rows": {"train": 64}}, {"rows.train=5", "rows.train=64"}),
+        ({"rows": {"train": 64}}, {"examples.train=5", "examples.train=64"}),
         ({"revision": "2"}, {"sources.model.revision=1", "sources.model.revision=2"}),
     ],
 )

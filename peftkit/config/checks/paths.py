@@ -19,8 +19,9 @@ def path_errors(run: RunConfig) -> Iterator[str]:
     if _is_path(run.model.checkpoint) and not Path(run.model.checkpoint).is_dir():
         yield _no_folder("model.checkpoint", run.model.checkpoint)
     for folder in run.results or [] if run.job == "leaderboard" else []:
-        if next(Path(folder).rglob("result.json"), None) is None:
-            yield f"results={folder} contains no result.json{_tilde(folder) or '; name a folder of runs, as outputs'}"
+        is_file = Path(folder).is_file() and folder.endswith(("result.json", ".parquet"))
+        if not is_file and next(Path(folder).rglob("result.json"), None) is None:
+            yield f"results={folder} contains no result.json{_tilde(folder) or '; name a folder of runs, as outputs, or an archive'}"
     if JOBS[run.job].trains or run.job in ("evaluate", "submission"):
         yield from _data_root_errors(run)
     if (JOBS[run.job].trains or run.job == "evaluate") and run.data_root is None and not run.generates_data:

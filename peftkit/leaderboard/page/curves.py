@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from peftkit.leaderboard.archive import read_text
 from peftkit.leaderboard.entries import BoardEntry
-from peftkit.leaderboard.runs import RecordedRun
 
 POINTS = 60  # a curve
 RUNS = 1000  # a page
@@ -16,9 +16,7 @@ RUNS = 1000  # a page
 Curve = tuple[int, list[int], list[float]]  # seed, steps, losses
 
 
-def curves_of(
-    rows: Sequence[BoardEntry], members: Sequence[Sequence[RecordedRun]]
-) -> tuple[dict[int, list[Curve]], str | None]:
+def curves_of(rows: Sequence[BoardEntry]) -> tuple[dict[int, list[Curve]], str | None]:
     """Return the training losses of each row's runs, the best rows of every task first, and what had no room."""
     ranks: dict[tuple[str, str], int] = {}
     order = []
@@ -28,25 +26,25 @@ def curves_of(
     found: dict[int, list[Curve]] = {}
     room = RUNS
     for _, number in sorted(order):
-        runs = [result for result in members[number] if result.problem is None]
+        runs = rows[number].scored_runs
         if len(runs) > room:
             break
-        curves = [(result.seed, *points) for result in runs if (points := _losses(result.folder / "log.jsonl"))]
+        curves = [(result.seed, *points) for result in runs if (points := _losses(result.folder))]
         if curves:
             found[number] = sorted(curves)
             room -= len(curves)
-    finished = sum(result.problem is None for here in members for result in here)
+    finished = sum(len(row.scored_runs) for row in rows)
     note = None
     if finished > RUNS:
         note = f"Learning curves are kept of the best rows of every task, {RUNS - room} of {finished} runs."
     return found, note
 
 
-def _losses(log: Path) -> tuple[list[int], list[float]] | None:
-    """Return steps and losses, evenly sampled; None where there is no log of more than one."""
+def _losses(folder: Path) -> tuple[list[int], list[float]] | None:
+    """Return steps and losses, evenly sampled; None where the log has fewer than two."""
     points: list[tuple[int, float]] = []
     try:
-        lines = log.read_text(encoding="utf-8").splitlines()
+        lines = (read_text(folder, "log.jsonl") or "").splitlines()
     except (OSError, UnicodeDecodeError):
         return None
     for line in lines:

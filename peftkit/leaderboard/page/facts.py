@@ -13,8 +13,7 @@ from peftkit.leaderboard.headlines import headlines
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.page.curves import curves_of
-from peftkit.leaderboard.page.members import members_of
-from peftkit.leaderboard.runs import TIMED, RecordedRun, UnreadableRun
+from peftkit.leaderboard.runs import TIMED, BoardRun, UnreadableRun
 from peftkit.leaderboard.ties import cells
 from peftkit.leaderboard.verdict import Verdict
 
@@ -23,7 +22,7 @@ COMPARED = 20_000  # comparisons that a page can hold; of more, those with the b
 
 def facts(
     rows: Sequence[BoardEntry],
-    results: Sequence[RecordedRun | UnreadableRun],
+    results: Sequence[BoardRun | UnreadableRun],
     verdict: Verdict | None = None,
     command: str = "",
 ) -> dict[str, Any]:
@@ -34,15 +33,14 @@ def facts(
         command: what wrote the page, shown at its foot.
     """
     groups = verdict.groups if verdict else [""] * len(rows)
-    members = members_of(rows, results)
-    curves, curve_note = curves_of(rows, members)
+    curves, curve_note = curves_of(rows)
     comparisons, comparison_note = _comparisons(rows, groups, verdict)
     top = {number for cell in cells(rows, groups) for number in cell.top}
     return {
         "boards": _boards(rows, groups, verdict, results),
         "rows": [
-            {**_row(row, here), "letters": letters, "top": number in top, "curves": curves.get(number, [])}
-            for number, (row, here, letters) in enumerate(zip(rows, members, groups, strict=True))
+            {**_row(row), "letters": letters, "top": number in top, "curves": curves.get(number, [])}
+            for number, (row, letters) in enumerate(zip(rows, groups, strict=True))
         ],
         "comparisons": comparisons,
         "failed": [_failure(each) for each in sorted(results, key=lambda r: r.is_unfinished) if each.problem],
@@ -60,7 +58,7 @@ def _boards(
     rows: Sequence[BoardEntry],
     groups: Sequence[str],
     verdict: Verdict | None,
-    results: Sequence[RecordedRun | UnreadableRun],
+    results: Sequence[BoardRun | UnreadableRun],
 ) -> list[dict[str, Any]]:
     sentences = headlines(rows, groups, verdict.detectable if verdict else {})
     found = []
@@ -80,10 +78,10 @@ def _boards(
     return found
 
 
-def _row(row: BoardEntry, members: Sequence[RecordedRun]) -> dict[str, Any]:
+def _row(row: BoardEntry) -> dict[str, Any]:
     low, high = row.interval or (None, None)
     values = list(row.by_seed.values())
-    shown = next((result for result in members if result.problem is None), members[0] if members else None)
+    shown = next(iter(row.scored_runs), row.runs[0])
     return {
         "board": row.board, "task": row.task, "model": row.model, "method": row.method, "settings": row.settings,
         "label": row.name, "up": row.is_up, "score": row.score,
@@ -92,13 +90,13 @@ def _row(row: BoardEntry, members: Sequence[RecordedRun]) -> dict[str, Any]:
         "delta": row.delta, "reference": row.is_reference, "planned": row.planned, "seeds": row.seeds,
         "trials": row.trials,
         "costs": {name: value for name, value in row.costs.items() if name not in TIMED},
-        "timed": row.timed, "rows": row.rows, "problems": row.problems, "without": row.without_score,
-        "runs": [_run(result, row) for result in members],
-        **({} if shown is None else _shared(shown)),
+        "timed": row.timed, "rows": row.examples, "problems": row.problems, "without": row.without_score,
+        "runs": [_run(result, row) for result in row.runs],
+        **_shared(shown),
     }  # fmt: skip
 
 
-def _run(result: RecordedRun, row: BoardEntry) -> dict[str, Any]:
+def _run(result: BoardRun, row: BoardEntry) -> dict[str, Any]:
     return {
         "seed": result.seed,
         "score": row.by_seed.get(result.seed) if result.problem is None else None,
@@ -111,12 +109,12 @@ def _run(result: RecordedRun, row: BoardEntry) -> dict[str, Any]:
     }
 
 
-def command_of(result: RecordedRun) -> str | None:
+def command_of(result: BoardRun) -> str | None:
     """Return the line that makes the run again, quoted for a shell; None where a run did not keep its words."""
     return f"python -m peftkit {shlex.join(result.overrides)}" if result.overrides else None
 
 
-def _shared(result: RecordedRun) -> dict[str, Any]:
+def _shared(result: BoardRun) -> dict[str, Any]:
     """Return what the seeds of a row have in common, as its first finished run has it."""
     audit = result.audit
     sources = audit.get("sources") or {}
@@ -156,7 +154,7 @@ def _comparisons(
     ], note
 
 
-def _failure(result: RecordedRun | UnreadableRun) -> dict[str, Any]:
+def _failure(result: BoardRun | UnreadableRun) -> dict[str, Any]:
     found: dict[str, Any] = {
         "task": "",
         "model": "",
@@ -166,6 +164,6 @@ def _failure(result: RecordedRun | UnreadableRun) -> dict[str, Any]:
         "folder": str(result.folder),
         "unfinished": result.is_unfinished,
     }
-    if isinstance(result, RecordedRun):
+    if isinstance(result, BoardRun):
         found |= {"task": result.task, "model": result.model, "method": result.method, "seed": result.seed}
     return found

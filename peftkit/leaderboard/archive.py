@@ -1,0 +1,105 @@
+"""Archives: one parquet file with the recorded runs of a board, read like the folders they were made of.
+
+A row is a run: `folder` (below the archive), `result` (text of result.json), `predictions` (Arrow IPC stream of the
+columns id, split, label, prediction; null without predictions) and `log` (text of log.jsonl, null without). A run in an
+archive has the path ARCHIVE.parquet/FOLDER.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftkit.config import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FILES = {"result.json": "result", "log.jsonl": "log"}
+PREDICTION_COLUMNS = ["id", "split", "label", "prediction"]  # what the paired tests need
+
+
+def write_archive(folders: Sequence[Path], file: Path) -> None:
+    """Write these runs, in folders or other archives, as one archive; it appears whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    top = os.path.commonpath(folders) if len(folders) > 1 else folders[0].parent
+    columns = {
+        "folder": [folder.relative_to(top).as_posix() for folder in folders],
+        **{column: [read_text(folder, name) for folder in folders] for name, column in FILES.items()},
+        "predictions": pa.array([_ipc(read_predictions(folder)) for folder in folders], pa.binary()),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.part")
+    # a page holds many runs, so that what they have in common, as ids and labels, is compressed away
+    options = {"compression": "zstd", "compression_level": 19, "use_dictionary": False, "data_page_size": 1 << 26}
+    pq.write_table(pa.table(columns), part, **options)
+    part.replace(file)
+
+
+def archived_runs(file: Path) -> list[Path]:
+    """Return the paths of an archive's runs.
+
+    Raises:
+        UserError: the file is not an archive.
+    """
+    try:
+        return [file / folder for folder in _load(file, file.stat().st_mtime_ns)]
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are among these
+        raise UserError(
+            f"results={file}: not an archive of runs, which job=leaderboard output=FILE.parquet writes"
+        ) from error
+
+
+def read_text(folder: Path, name: str) -> str | None:
+    """Return the text of a run's result.json or log.jsonl, or None where there is none."""
+    archive = _archive_of(folder)
+    if archive is not None:
+        return _cell(archive, folder, FILES[name])
+    file = folder / name
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+def read_predictions(folder: Path) -> pa.Table | None:
+    """Return the PREDICTION_COLUMNS of a run's predictions, or None where there are none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    archive = _archive_of(folder)
+    if archive is not None:
+        stream = _cell(archive, folder, "predictions")
+        return None if stream is None else pa.ipc.open_stream(stream).read_all()
+    file = folder / "predictions.parquet"
+    return pq.ParquetFile(file).read(columns=PREDICTION_COLUMNS, use_threads=False) if file.is_file() else None
+
+
+def _archive_of(folder: Path) -> Path | None:
+    return next((path for path in folder.parents if path.suffix == ".parquet" and path.is_file()), None)
+
+
+def _cell(archive: Path, folder: Path, column: str) -> Any:
+    return _load(archive, archive.stat().st_mtime_ns)[folder.relative_to(archive).as_posix()][column]
+
+
+@lru_cache(maxsize=8)
+def _load(file: Path, changed: int) -> dict[str, dict[str, Any]]:
+    """Return an archive's runs by folder; `changed`, its time in nanoseconds, keeps the cache from growing stale."""
+    import pyarrow.parquet as pq
+
+    columns = ["folder", *FILES.values(), "predictions"]
+    return {run["folder"]: run for run in pq.ParquetFile(file).read(columns=columns).to_pylist()}
+
+
+def _ipc(table: pa.Table | None) -> bytes | None:
+    import pyarrow as pa
+
+    if table is None:
+        return None
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return stream.getvalue().to_pybytes()
