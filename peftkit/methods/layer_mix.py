@@ -1,4 +1,4 @@
-"""Turn a frozen model into one whose head reads a learned mix of all layers; importing this registers it with PEFT."""
+"""A learned mix of all layers for the head to read, as a PEFT tuner; importing this module registers it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from peftkit.compat.peft import peft_type, register_tuner
-from peftkit.methods.hooked_tuner import HookedTuner, pooled
-from peftkit.methods.mixed_batch import repeats
+from peftkit.compat.tuner import HookedTuner, TunerLayer, repeats
+from peftkit.methods.pooler import pooled
 
 
 @dataclass
 class LayerMixConfig(PeftConfig):
     """The scalar mix: gamma * sum_j softmax(s)_j h_j over the embeddings and every layer (Peters et al. 2018, eq. 1).
 
-    Whatever sits above the layers, a pooler and any head, reads the mix instead of the last layer. A fresh mix is the
-    mean of all.
+    A pooler and any head read the mix instead of the last layer. A fresh mix is the mean of all layers.
 
     Args:
-        layer_norm: bring each layer's states to mean 0 and variance 1 before they are mixed (section 3.2): the layers
-            of GPT-2 differ in size.
-        modules_to_save: modules that train whole and are saved with the mix, as a head.
+        layer_norm: normalize each layer's states to mean 0 and variance 1 first (section 3.2): those of GPT-2 differ in
+            size.
+        modules_to_save: modules that train whole and are saved with the mix, such as a head.
     """
 
     layer_norm: bool = False
@@ -38,15 +37,16 @@ class LayerMixConfig(PeftConfig):
 
 
 class LayerMixModel(HookedTuner):
-    """PEFT's tuner for `LayerMixConfig`: get_peft_model makes it."""
+    """PEFT's tuner for `LayerMixConfig`."""
 
     prefix = "layer_mix_"
+    merge_refusal = "a mix of layers does not change the base's weights and cannot be merged"
     tuner_layer_cls: type[BaseTunerLayer]
 
-    def _hook(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
+    def hook(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
         stack: Any = getattr(model, getattr(model, "base_model_prefix", ""), model)
         if stack.config.is_encoder_decoder:
-            raise ValueError("a mix of layers is for a head to read, and a text-to-text model has none")
+            raise ValueError("a mix of layers is read by a head, which a text-to-text model lacks")
         if not hasattr(stack, "layer_mix"):
             stack.layer_mix = LayerMix(stack)
         stack.layer_mix.add(adapter_name, config.layer_norm)
@@ -60,15 +60,11 @@ class LayerMixModel(HookedTuner):
             del stack.layer_mix
         return super().unload()
 
-    def _check_merge_allowed(self) -> None:
-        raise ValueError("a mix of layers is no change of the base's weights and cannot be merged; try unload()")
 
-
-class LayerMix(nn.Module, BaseTunerLayer):
-    """The mixes of one stack by name; its hooks put the active one in the place of the last hidden state."""
+class LayerMix(TunerLayer):
+    """The mixes of one stack by name; its hooks replace the last hidden state by the active mix."""
 
     adapter_layer_names = ("layer_mix_scores", "layer_mix_gamma")
-    other_param_names = ()
 
     def __init__(self, stack: Any) -> None:
         super().__init__()
@@ -76,14 +72,11 @@ class LayerMix(nn.Module, BaseTunerLayer):
         self.layer_mix_gamma = nn.ParameterDict()  # a scalar
         self._states = stack.config.num_hidden_layers + 1
         self._is_normed: dict[str, bool] = {}
-        self._wanted = (False, True)  # of the call under way: all hidden states, a dict and no tuple
-        self._disable_adapters = False
-        self._active_adapter: str | list[str] = []
-        self.merged_adapters: list[str] = []
-        self.row_names: list[str] | None = None  # a mix for each row of the batch
+        self._requested = (False, True)  # by the current call: all hidden states, a dict instead of a tuple
+        self.example_names: list[str] | None = None  # a mix for each example of the batch
         self._handles = [
-            stack.register_forward_pre_hook(self._ask_for_all, with_kwargs=True),
-            stack.register_forward_hook(self._put_mix),
+            stack.register_forward_pre_hook(self._request_states, with_kwargs=True),
+            stack.register_forward_hook(self._replace_last_state),
         ]
 
     def add(self, name: str, is_normed: bool) -> None:
@@ -92,7 +85,7 @@ class LayerMix(nn.Module, BaseTunerLayer):
         self._is_normed[name] = is_normed
 
     def mixed(self, name: str, states: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Mix states of (batch, tokens, width) each; a name that there is no mix of leaves the last."""
+        """Mix states of (batch, tokens, width) each; a name without a mix leaves the last."""
         if name not in self.layer_mix_scores:
             return states[-1]
         weights = self.layer_mix_gamma[name] * self.layer_mix_scores[name].softmax(dim=0)
@@ -104,52 +97,52 @@ class LayerMix(nn.Module, BaseTunerLayer):
         return mix
 
     def release(self) -> None:
-        """Give the stack back as it was."""
+        """Restore the stack."""
         for handle in self._handles:
             handle.remove()
 
-    def _ask_for_all(
+    def _request_states(
         self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if not self._now():
+        if not self.used_names():
             return args, kwargs
         config: Any = stack.config
-        asked, as_dict = kwargs.get("output_hidden_states"), kwargs.get("return_dict")
-        self._wanted = (
-            bool(config.output_hidden_states if asked is None else asked),
+        states, as_dict = kwargs.get("output_hidden_states"), kwargs.get("return_dict")
+        self._requested = (
+            bool(config.output_hidden_states if states is None else states),
             bool(config.return_dict if as_dict is None else as_dict),
         )
         return args, {**kwargs, "output_hidden_states": True, "return_dict": True}
 
-    def _put_mix(self, stack: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:
-        names = self._now()
+    def _replace_last_state(self, stack: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:
+        names = self.used_names()
         if not names:
             return outputs
         states = outputs.hidden_states
-        if self.row_names is None:
+        if self.example_names is None:
             mix = self.mixed(names[0], states)
         else:
             mixes = {name: self.mixed(name, states) for name in names}
-            times = repeats(len(states[0]), self.row_names)
-            rows = [name for name in self.row_names for _ in range(times)]
-            mix = torch.stack([mixes[name][row] for row, name in enumerate(rows)])
-        wants_states, wants_dict = self._wanted
-        found = {name: value for name, value in outputs.items() if name != "hidden_states" or wants_states}
+            times = repeats(len(states[0]), self.example_names)
+            names = [name for name in self.example_names for _ in range(times)]
+            mix = torch.stack([mixes[name][number] for number, name in enumerate(names)])
+        with_states, as_dict = self._requested
+        found = {name: value for name, value in outputs.items() if name != "hidden_states" or with_states}
         found["last_hidden_state"] = mix
         if "pooler_output" in found:
             found["pooler_output"] = pooled(stack, mix)
         outputs = type(outputs)(**found)
-        return outputs if wants_dict else outputs.to_tuple()
+        return outputs if as_dict else outputs.to_tuple()
 
-    def _now(self) -> list[str]:
-        """Return the names of the mixes that the present batch asks for; none where they are disabled."""
+    def used_names(self) -> list[str]:
+        """Return the names of the mixes for the current batch; none where they are disabled."""
         if self.disable_adapters:
             return []
-        if self.row_names is not None:
-            return list(dict.fromkeys(self.row_names))
+        if self.example_names is not None:
+            return list(dict.fromkeys(self.example_names))
         names = [name for name in self.active_adapters if name in self.layer_mix_scores]
         if len(names) > 1:
-            raise ValueError(f"one mix of layers is read at a time, not {', '.join(names)}; make one of them active")
+            raise ValueError(f"one mix of layers can be active, not {', '.join(names)}; activate one")
         return names
 
 

@@ -24,10 +24,10 @@ from peft import (
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from peftkit.compat.bitsandbytes import number_of_weights
 from peftkit.compat.peft import ModulesToSaveWrapper, fill_target_modules, merge_refusal, unwrap_saved_module
+from peftkit.compat.transformers import Conv1D
 from peftkit.config import UserError
 from peftkit.config.families import base_type, family_of
 from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ

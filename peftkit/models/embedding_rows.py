@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from peftkit.compat.transformers import keep_untied
 from peftkit.config import EMBEDDING_INITS, UserError
 from peftkit.models.vocabulary import NewToken
 
@@ -112,7 +113,7 @@ def grow(model: PreTrainedModel, folder: Path) -> list[int]:
     old = model.get_input_embeddings().weight.shape[0]
     if old > vocabulary.first:
         raise UserError(f"{folder} begins with row {vocabulary.first}, the model has {old}; it is of another model")
-    _keep_untied(model)
+    _keep_own_output(model)
     model.resize_token_embeddings(vocabulary.rows, mean_resizing=False)
     for name, table in tables(model).items():
         table[old:] = weights[f"rest.{name}"].to(table) if f"rest.{name}" in weights else table[:old].mean(dim=0)
@@ -121,20 +122,14 @@ def grow(model: PreTrainedModel, folder: Path) -> list[int]:
     return vocabulary.ids
 
 
-def _keep_untied(model: PreTrainedModel) -> None:
-    """Tell a model whose output layer has weights of its own that it has.
+def _keep_own_output(model: PreTrainedModel) -> None:
+    """Record that an output layer has weights of its own.
 
-    T5 v1.1 has, and its class in transformers 5 says otherwise: resizing would tie them, and PEFT would train them as
-    one.
+    T5 v1.1's has, while its class in transformers 5 declares it tied: resizing would tie it, and PEFT train it as tied.
     """
     output = model.get_output_embeddings()
-    tied = getattr(model, "_tied_weights_keys", None)
-    if output is None or is_tied(model) or not isinstance(tied, dict):
-        return
-    own = {f"{name}.weight" for name, module in model.named_modules() if module is output}
-    model._tied_weights_keys = {target: source for target, source in tied.items() if target not in own}
-    for name in own:
-        model.all_tied_weights_keys.pop(name, None)
+    if output is not None and not is_tied(model):
+        keep_untied(model, output)
 
 
 def rest_of(folder: Path) -> dict[str, torch.Tensor]:

@@ -16,9 +16,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.pytorch_utils import Conv1D
 
 from peftkit.compat.bitsandbytes import dequantized, is_quantized, never_pack
+from peftkit.compat.transformers import Conv1D
 from peftkit.config import ModelConfig, UserError
 from peftkit.config.families import (
     BELOW_HEADS,

@@ -62,7 +62,7 @@ def test_a_method_with_defaults_is_composed_as_on_the_command_line(
 
 
 def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from peftkit.methods.soft_prompt.layer import PromptLayer
+    from peftkit.methods.soft_prompt.prompt import PromptLayer
 
     (result,) = check_method("prompt", "bert", "bert", ("token_classification",))
     assert result.status == SUPPORTED

@@ -33,8 +33,8 @@ from transformers import (
 )
 
 from peftkit.methods.soft_prompt import SoftPromptConfig, fold
-from peftkit.methods.soft_prompt.layer import PrefixLayer
 from peftkit.methods.soft_prompt.model import keys_and_values
+from peftkit.methods.soft_prompt.prefix import PrefixLayer
 
 BERT = {
     "vocab_size": 60,

@@ -1,4 +1,4 @@
-"""Turn an adapter's choices into a config that PEFT saves and loads."""
+"""The config of bottleneck adapters, which PEFT saves and loads."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ KINDS = ("houlsby", "pfeiffer", "parallel")
 
 @dataclass
 class BottleneckConfig(PeftConfig):
-    """A bottleneck adapter: scaling * up(activation(down(x))), two small layers added to what a sub-layer gives.
+    """A bottleneck adapter: scaling * up(activation(down(x))), two small layers whose output is added to a sub-layer's.
 
     Args:
         kind: houlsby, behind attention and behind the feed-forward, before residual and layer norm (Houlsby et al.
             2019, section 2.1; they train the layer norms too, in BERT modules_to_save=["LayerNorm"]); pfeiffer, behind
-            the feed-forward alone, reading what residual and layer norm make of it (Pfeiffer et al. 2021, figure 5);
-            parallel, beside the feed-forward, reading the residual that it starts from (He et al. 2022, table 1).
+            the feed-forward alone, reading the output of residual and layer norm (Pfeiffer et al. 2021, figure 5);
+            parallel, beside the feed-forward, reading its residual (He et al. 2022, table 1).
         bottleneck_dim: the width between both layers; None: the sub-layer's width divided by `reduction_factor`.
         reduction_factor: used where `bottleneck_dim` is None.
         activation: a name of transformers' ACT2FN.
@@ -29,13 +29,13 @@ class BottleneckConfig(PeftConfig):
         dropout: probability, between activation and up projection.
         init_std: standard deviation of the down projection at the start. The up projection starts at zero, so that a
             fresh adapter equals its base, where Houlsby et al. start both near zero and so only near the base.
-        layers: indices of the layers that get adapters, as AdapterDrop leaves them out of the lower ones (Rücklé et
-            al. 2021); T5 counts encoder and decoder each from 0. None: all layers.
-        target_modules: a regular expression or names of modules; None: the places of the model's family.
+        layers: indices of the layers that get adapters; AdapterDrop leaves out the lower ones (Rücklé et al. 2021). In
+            T5 encoder and decoder each count from 0. None: all layers.
+        target_modules: a regular expression or names of modules; None: those of the model's family.
         exclude_modules: modules that get no adapter although they are targets.
-        modules_to_save: modules that train whole and are saved with the adapter, as a head.
-        trainable_token_indices: ids of tokens whose rows of the embeddings train and are saved, or such ids by the name
-            of the layer; the other rows stay as they are.
+        modules_to_save: modules that train whole and are saved with the adapter, such as a head.
+        trainable_token_indices: ids of tokens whose embedding rows train and are saved, or such ids by the name of the
+            layer; the other rows stay unchanged.
 
     Raises:
         ValueError: a value is out of its range.
@@ -67,9 +67,9 @@ class BottleneckConfig(PeftConfig):
             raise ValueError(f"reduction_factor={self.reduction_factor} divides the width; set 1 or more")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} is a probability; set it in [0, 1)")
-        if self.init_std <= 0:  # with both projections at zero, neither would ever get a gradient
+        if self.init_std <= 0:  # with both projections at zero, neither would get a gradient
             raise ValueError(f"init_std={self.init_std} keeps the adapter from learning; set it above 0")
-        # sorted, so that two configs of one meaning are saved alike
+        # sorted, so that equivalent configs are saved alike
         if self.layers is not None:
             self.layers = sorted(self.layers)
         if self.target_modules is not None and not isinstance(self.target_modules, str):
@@ -79,7 +79,7 @@ class BottleneckConfig(PeftConfig):
         """Return the regular expression of the modules that get an adapter.
 
         Raises:
-            ValueError: nothing is known of the family, so the user must name the modules.
+            ValueError: there is no record of the family: the user must name the modules.
         """
         family = family_of(model_type)
         if family is None:

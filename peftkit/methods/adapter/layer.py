@@ -1,22 +1,22 @@
-"""Turn a sub-layer into one whose output passes through, or beside, a bottleneck."""
+"""Layers that pass the output of a sub-layer through a bottleneck, or run a bottleneck beside it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.activations import ACT2FN
-from transformers.pytorch_utils import Conv1D
 
+from peftkit.compat.transformers import Conv1D
+from peftkit.compat.tuner import TunerLayer
 from peftkit.methods.adapter.config import BottleneckConfig
 
 
-class BottleneckLayer(nn.Module, BaseTunerLayer):
-    """A frozen base and, by name, the adapters behind it (Houlsby et al. 2019, figure 2).
+class BottleneckLayer(TunerLayer):
+    """A frozen base followed by adapters, by name (Houlsby et al. 2019, figure 2).
 
-    The base may be Linear, GPT-2's Conv1D, a bitsandbytes layer or a module of them: it is only called.
+    The base may be Linear, GPT-2's Conv1D, a bitsandbytes layer or a module of these: it is only called.
     """
 
     # an activation may have weights of its own, such as prelu
@@ -25,17 +25,14 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
     has_bias = True
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
-        super().__init__()
+        super().__init__(adapter_name)
         self.base_layer = base_layer
         self.bottleneck_down = nn.ModuleDict()
         self.bottleneck_activation = nn.ModuleDict()
         self.bottleneck_dropout = nn.ModuleDict()
         self.bottleneck_up = nn.ModuleDict()
-        self.bottleneck_gate = nn.ModuleDict()  # learned factors, which mixes of methods give (UniPELT)
+        self.bottleneck_gate = nn.ModuleDict()  # learned factors, set by mixes of methods (UniPELT)
         self.bottleneck_scaling: dict[str, float] = {}
-        self._disable_adapters = False
-        self.merged_adapters: list[str] = []
-        self._active_adapter = adapter_name
         self.add(adapter_name, config)
 
     def add(self, adapter_name: str, config: BottleneckConfig) -> None:
@@ -52,12 +49,11 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.bottleneck_dropout[adapter_name] = nn.Dropout(config.dropout)
         self.bottleneck_activation[adapter_name] = ACT2FN[config.activation]
         self.bottleneck_scaling[adapter_name] = config.scaling
-        device = next((weight.device for weight in self.get_base_layer().parameters()), None)
-        self._move_adapter_to_device_of_base_layer(adapter_name, device)
+        self.move_to_base(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def widths(self) -> tuple[int, int]:
-        """Return the widths that an adapter reads and writes: both the base's output."""
+        """Return the widths of an adapter's input and output: both are the base's output."""
         width = widths_of(_last_layer(self.get_base_layer()))[1]
         return width, width
 
@@ -66,43 +62,43 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
     ) -> torch.Tensor:
         """Return the base's output (batch, ..., width), changed by every active adapter in turn.
 
-        `adapter_names` gives each row of the batch its own adapter, "__base__" for none.
+        `adapter_names`: the adapter of each example of the batch, "__base__" for none.
         """
         out = self.base_layer(x, *args, **kwargs)
-        for name, rows in self._turns(adapter_names, out.device):
-            out = self._changed(out, out, name, rows)
+        for name, examples in self._turns(adapter_names, out.device):
+            out = self._changed(out, out, name, examples)
         return out
 
     def merge(self, *_: Any, **__: Any) -> None:
         raise ValueError("bottleneck adapters are not linear and cannot be merged into their base; keep them beside it")
 
     def unmerge(self) -> None:
-        """Do nothing: what is never merged need not be unmerged."""
+        """Do nothing: these adapters are never merged."""
 
     def _turns(self, adapter_names: list[str] | None, device: torch.device) -> list[tuple[str, torch.Tensor | None]]:
-        """Return the adapters to apply, in order, each with its rows of the batch; None: all rows."""
+        """Return the adapters to apply, in order, each with its examples of the batch; None: all."""
         if self.disable_adapters:
             return []
         if adapter_names is None:
             return [(name, None) for name in self.active_adapters if name in self.bottleneck_down]
         return [
-            (name, torch.tensor([row for row, wanted in enumerate(adapter_names) if wanted == name], device=device))
+            (name, torch.tensor([number for number, each in enumerate(adapter_names) if each == name], device=device))
             for name in dict.fromkeys(adapter_names)
             if name in self.bottleneck_down
         ]
 
-    def _changed(self, out: torch.Tensor, read: torch.Tensor, name: str, rows: torch.Tensor | None) -> torch.Tensor:
-        """Add to `out` what the adapter makes of `read`."""
-        change = self._change(read, name, rows).to(out.dtype)
-        return out + change if rows is None else out.index_add(0, rows, change)
+    def _changed(self, out: torch.Tensor, read: torch.Tensor, name: str, examples: torch.Tensor | None) -> torch.Tensor:
+        """Add the adapter's output for `read` to `out`."""
+        change = self._change(read, name, examples).to(out.dtype)
+        return out + change if examples is None else out.index_add(0, examples, change)
 
-    def _change(self, read: torch.Tensor, name: str, rows: torch.Tensor | None) -> torch.Tensor:
-        """Return what the adapter makes of these rows of `read`, in the adapter's own precision."""
+    def _change(self, read: torch.Tensor, name: str, examples: torch.Tensor | None) -> torch.Tensor:
+        """Return the adapter's output for these examples of `read`, in the adapter's own precision."""
         down, up = self.bottleneck_down[name], self.bottleneck_up[name]
-        x = self._cast_input_dtype(read if rows is None else read[rows], down.weight.dtype)
+        x = self.cast(read if examples is None else read[examples], down.weight.dtype)
         hidden = self.bottleneck_dropout[name](self.bottleneck_activation[name](down(x)))
         change = up(hidden) * self.bottleneck_scaling[name]
-        return change * self.bottleneck_gate[name](x, rows) if name in self.bottleneck_gate else change
+        return change * self.bottleneck_gate[name](x, examples) if name in self.bottleneck_gate else change
 
 
 class PostNormLayer(BottleneckLayer):
@@ -115,15 +111,15 @@ class PostNormLayer(BottleneckLayer):
 
         The norm is given the feed-forward's output plus residual (batch, ..., width).
         """
-        for name, rows in self._turns(adapter_names, x.device):
-            x = self._changed(x, self.base_layer(x, *args, **kwargs), name, rows)
+        for name, examples in self._turns(adapter_names, x.device):
+            x = self._changed(x, self.base_layer(x, *args, **kwargs), name, examples)
         return self.base_layer(x, *args, **kwargs)
 
 
 class ParallelLayer(BottleneckLayer):
-    """A frozen feed-forward and, by name, the adapters beside it, which read what its residual carries.
+    """A frozen feed-forward and, by name, the adapters beside it, which read its residual.
 
-    Where a norm stands before the feed-forward (GPT-2, Llama), they read what the norm read.
+    Where a norm precedes the feed-forward (GPT-2, Llama), they read the norm's input.
     """
 
     def __init__(
@@ -134,35 +130,35 @@ class ParallelLayer(BottleneckLayer):
         self._handle = None if norm is None else norm.register_forward_pre_hook(self._remember)
 
     def widths(self) -> tuple[int, int]:
-        """Return a linear base's own widths; a feed-forward reads as many values as it writes."""
+        """Return a linear base's own widths; those of a feed-forward are equal."""
         base = self.get_base_layer()
         return widths_of(base) if _has_widths(base) else super().widths()
 
     def forward(
         self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
     ) -> torch.Tensor:
-        """Return the base's output (batch, ..., width) plus what the active adapters make of the residual.
+        """Return the base's output (batch, ..., width) plus the active adapters' outputs for the residual.
 
         BERT's feed-forward ends in a module called with (inner states, residual), which returns
-        LayerNorm(dense(inner states) + residual). Adding to that residual is adding before residual and layer norm:
-        all that a parallel adapter needs.
+        LayerNorm(dense(inner states) + residual). Adding to that residual is adding before residual and layer norm,
+        which is what a parallel adapter does.
         """
         turns = self._turns(adapter_names, x.device)
         if args:
             read, *args_left = args
             residual = read
-            for name, rows in turns:
-                residual = self._changed(residual, read, name, rows)
+            for name, examples in turns:
+                residual = self._changed(residual, read, name, examples)
             return self.base_layer(x, residual, *args_left, **kwargs)
         read = x if self._norm_input is None else self._norm_input
         self._norm_input = None
         out = self.base_layer(x, **kwargs)
-        for name, rows in turns:
-            out = self._changed(out, read, name, rows)
+        for name, examples in turns:
+            out = self._changed(out, read, name, examples)
         return out
 
     def release(self) -> None:
-        """Let go of the norm, before the base takes its old place again."""
+        """Remove the hook on the norm, before the base is restored."""
         if self._handle is not None:
             self._handle.remove()
 
@@ -171,7 +167,7 @@ class ParallelLayer(BottleneckLayer):
 
 
 def _last_layer(base: nn.Module) -> nn.Module:
-    """Return the layer whose output is as wide as the base's: modules register theirs in calling order."""
+    """Return the layer with the width of the base's output: modules register layers in calling order."""
     linear = [layer for layer in base.modules() if _has_widths(layer)]
     if not linear:
         raise ValueError(

@@ -1,101 +1,77 @@
-"""Turn a pretrained model into one with bottleneck adapters at its sub-layers."""
+"""Bottleneck adapters in a pretrained model: which layer replaces which module."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any
-
-from peft.tuners.tuners_utils import BaseTuner
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
+from peftkit.compat.tuner import Tuner
 from peftkit.methods.adapter.config import BottleneckConfig
 from peftkit.methods.adapter.layer import BottleneckLayer, ParallelLayer, PostNormLayer
-from peftkit.methods.mixed_batch import named_rows
 
 NORMS = ("ln_2", "post_attention_layernorm")  # before a feed-forward, in GPT-2 and Llama
 
 
-class BottleneckModel(BaseTuner):
-    """PEFT's tuner for `BottleneckConfig`: get_peft_model makes it."""
+class BottleneckModel(Tuner):
+    """PEFT's tuner for `BottleneckConfig`."""
 
     prefix = "bottleneck_"
+    merge_refusal = "bottleneck adapters are not linear and cannot be merged into their base"
     tuner_layer_cls = BottleneckLayer
+    called_with_names = (BottleneckLayer,)
 
-    def _create_and_replace(
-        self,
-        peft_config: BottleneckConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        **_: Any,
+    def add_layer(
+        self, config: BottleneckConfig, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module
     ) -> None:
         if isinstance(target, BottleneckLayer):
-            target.add(adapter_name, peft_config)
+            target.add(adapter_name, config)
             return
-        layer = self._layer(peft_config, adapter_name, target, target_name, parent)
+        layer = self.new_layer(config, adapter_name, target, target_name, parent)
         if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)  # a further adapter trains only once it is made active
-        self._replace_module(parent, target_name, layer, target)
+            layer.requires_grad_(False)  # a further adapter trains once it is activated
+        self.place_layer(parent, target_name, layer, target)
 
-    def _layer(
+    def new_layer(
         self, config: BottleneckConfig, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module
     ) -> BottleneckLayer:
-        """Return the layer that takes the target's place."""
+        """Return the layer that replaces the target."""
         if config.kind == "parallel":
             return ParallelLayer(target, adapter_name, config, norm_before(parent))
         if isinstance(target, nn.LayerNorm):
             return PostNormLayer(target, adapter_name, config)
         return BottleneckLayer(target, adapter_name, config)
 
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        if isinstance(new_module, BottleneckLayer):
-            super()._replace_module(parent, child_name, new_module, child)
-        else:  # unload(): PEFT would hand the weight on, which a whole feed-forward does not have
-            if isinstance(child, ParallelLayer):
-                child.release()
-            setattr(parent, child_name, new_module)
+    def place_layer(self, parent: nn.Module, name: str, layer: nn.Module, replaced: nn.Module) -> None:
+        if isinstance(layer, BottleneckLayer):
+            super().place_layer(parent, name, layer, replaced)
+        else:  # unload(): PEFT would pass on the weight, which a whole feed-forward does not have
+            if isinstance(replaced, ParallelLayer):
+                replaced.release()
+            setattr(parent, name, layer)
 
-    def _prepare_adapter_config(self, peft_config: BottleneckConfig, model_config: dict[str, Any]) -> BottleneckConfig:
-        if peft_config.target_modules is None:
-            peft_config.target_modules = peft_config.places(model_config.get("model_type", "a custom model"))
-        return peft_config
+    def choose_targets(self, config: BottleneckConfig, model_type: str) -> None:
+        if config.target_modules is None:
+            config.target_modules = config.places(model_type)
 
-    def _prepare_model(self, peft_config: BottleneckConfig, model: nn.Module) -> None:
-        """Refuse layers that the model has not, where PEFT would leave them out in silence."""
-        if peft_config.layers is None:
+    def check_model(self, config: BottleneckConfig, model: nn.Module) -> None:
+        """Refuse layers that the model lacks; PEFT would leave them out silently."""
+        if config.layers is None:
             return
-        keys = [key for key, _ in model.named_modules() if key]
-        there = {layer_index(key) for key in keys if BaseTuner._check_target_module_exists(peft_config, key)}
-        known = sorted(index for index in there if index is not None)
-        missing = [index for index in peft_config.layers if index not in known]
-        if missing or not peft_config.layers:
-            raise ValueError(f"layers={peft_config.layers} must name some of the model's {known}")
+        indices = {layer_index(name) for name, _ in model.named_modules() if name and Tuner.is_target(config, name)}
+        known = sorted(index for index in indices if index is not None)
+        if not config.layers or not set(config.layers) <= set(known):
+            raise ValueError(f"layers={config.layers} must name some of the model's {known}")
 
-    @staticmethod
-    def _check_target_module_exists(peft_config: BottleneckConfig, key: str) -> Any:
-        found = BaseTuner._check_target_module_exists(peft_config, key)
-        if found and peft_config.layers is not None:
-            return layer_index(key) in peft_config.layers
-        return found
-
-    def _check_new_adapter_config(self, config: BottleneckConfig) -> None:
-        super()._check_new_adapter_config(config)
-        # some go around the modules that others go into: the later would rename the earlier's weights
+    def check_adapter(self, config: BottleneckConfig) -> None:
+        # some replace modules around those that others replace: the later would rename the earlier's weights
         kinds = {other.kind for other in self.peft_config.values()}
         if len(kinds) > 1:
             raise ValueError(
                 f"{' and '.join(sorted(kinds))} adapters cannot share a model; load them over separate bases"
             )
 
-    def _check_merge_allowed(self) -> None:
-        raise ValueError("bottleneck adapters are not linear and cannot be merged into their base; try unload()")
-
-    def _enable_peft_forward_hooks(self, *_: Any, **kwargs: Any) -> AbstractContextManager[None]:
-        """Hand `adapter_names`, one for each row of the batch, to every adapter and every saved module."""
-        return named_rows(self, (BottleneckLayer, AuxiliaryTrainingWrapper), kwargs.get("adapter_names"))
+    @classmethod
+    def is_target(cls, config: BottleneckConfig, name: str) -> bool:
+        return super().is_target(config, name) and (config.layers is None or layer_index(name) in config.layers)
 
 
 def norm_before(parent: nn.Module) -> nn.Module | None:
@@ -103,6 +79,6 @@ def norm_before(parent: nn.Module) -> nn.Module | None:
     return next((getattr(parent, name) for name in NORMS if hasattr(parent, name)), None)
 
 
-def layer_index(key: str) -> int | None:
-    """Return the number of the layer that a module's dotted name lies in: 3 for "encoder.layer.3.output.dense"."""
-    return next((int(part) for part in key.split(".") if part.isdigit()), None)
+def layer_index(name: str) -> int | None:
+    """Return the number of the layer that a module is in: 3 for "encoder.layer.3.output.dense"."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)

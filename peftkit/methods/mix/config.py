@@ -1,4 +1,4 @@
-"""Turn the choices of a mix of methods into a config that PEFT saves and loads, and into those of its parts."""
+"""The config of mixes of prefix, adapter and LoRA, and the configs of their parts."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from peftkit.methods.soft_prompt import SoftPromptConfig
 
 @dataclass
 class MixConfig(BottleneckConfig):
-    """A prefix at every attention, an adapter, and LoRA at queries and values, each where it is wanted, in one.
+    """A prefix at every attention, an adapter, and LoRA at queries and values, in one method.
 
     Mix-and-Match (He et al. 2022, section 4.6) is a short prefix and a scaled parallel adapter. UniPELT (Mao et al.
     2022, section 3.2) is a prefix, a Pfeiffer adapter and LoRA, each behind a gate of every layer: a factor in (0, 1)
-    that a small learned layer reads off what the part itself reads, averaged over the tokens.
+    that a small learned layer computes from the part's own input, averaged over the tokens.
 
-    Where paper, its authors' code and the `adapters` library 1.3.0 differ, this is what holds here:
-    the mean leaves out padding, which both programs count, so that a text's gates do not hang on its batch;
-    a stack whose tokens see none that come later (GPT-2, Llama, T5's decoder) has no mean but a gate for each token, as
-    a mean would tell each token of those to come, and generation from a cache could not repeat it;
-    the adapter's gate reads what the adapter reads, as in both programs: the feed-forward's output with residual, in
+    Where the paper, its authors' code and the `adapters` library 1.3.0 differ, peftkit does this:
+    the mean leaves out padding, which both programs count, so that a text's gates do not depend on its batch;
+    a stack with causal attention (GPT-2, Llama, T5's decoder) has a gate for each token instead of the mean, which
+    would leak later tokens and which generation from a cache could not repeat;
+    the adapter's gate has the adapter's input, as in both programs: the feed-forward's output with residual, in
     BERT normed; query and value have a gate each, as in both programs, where the paper has one a layer;
-    LoRA's gate takes the place of its alpha / rank, as in the paper and in both programs; keys and values of a prefix
+    LoRA's gate replaces its alpha / rank, as in the paper and in both programs; keys and values of a prefix
     share one gate; GPT-2, which computes queries, keys and values at once, has one LoRA and one gate for both.
 
     Args:
         kind: the adapter's, as in `BottleneckConfig`, whose other arguments are the adapter's too. `layers` is for
             adapter and LoRA; the prefix stays in all.
         num_virtual_tokens: length of the prefix.
-        encoder: mlp or lstm, as in `SoftPromptConfig`; null: the prefix trains itself, from the keys and values that
-            random tokens give.
+        encoder: mlp or lstm, as in `SoftPromptConfig`; null: the prefix trains directly, from the keys and values of
+            random tokens.
         encoder_hidden_size: width within the encoder; null: the model's.
         rank: of LoRA; null: no LoRA.
         alpha: LoRA's output is scaled by alpha / rank; null: by 1.

@@ -1,4 +1,4 @@
-"""Turn the layers of adapters and prefixes into those of a mix: LoRA beside projections, and gates to every part."""
+"""Layers of mixes: LoRA beside projections, adapters behind pre-norm feed-forwards, and gates of every part."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch.nn import functional
 from peftkit.methods.adapter.layer import BottleneckLayer, ParallelLayer, widths_of
 from peftkit.methods.soft_prompt.attention import Prefix, is_causal
 from peftkit.methods.soft_prompt.config import SoftPromptConfig
-from peftkit.methods.soft_prompt.layer import PrefixLayer
+from peftkit.methods.soft_prompt.prefix import PrefixLayer
 
 
 class Tokens:
-    """Which tokens count in the means of one stack: those that its attention, running or last run, lets be seen.
+    """The tokens that count in the means of one stack: those that the mask of its latest attention shows.
 
-    An attention's mask and not the batch's, so that a layer which gradient checkpointing computes again finds its own.
+    The mask is the attention's, not the batch's, so that a layer which gradient checkpointing recomputes gets its own.
     """
 
     def __init__(self) -> None:
         self.seen: torch.Tensor | None = None  # (batch, tokens), None: all
 
-    def mean(self, gates: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-        """Return the mean (batch, 1, 1) over tokens of gates (batch, tokens, 1), which are these rows of the batch."""
+    def mean(self, gates: torch.Tensor, examples: torch.Tensor | None) -> torch.Tensor:
+        """Return the mean (batch, 1, 1) over tokens of gates (batch, tokens, 1) of these examples of the batch."""
         if self.seen is None:
             return gates.mean(dim=1, keepdim=True)
-        seen = (self.seen if rows is None else self.seen[rows])[..., None]
+        seen = (self.seen if examples is None else self.seen[examples])[..., None]
         return (gates * seen).sum(dim=1, keepdim=True) / seen.sum(dim=1, keepdim=True).clamp(min=1)
 
 
@@ -42,18 +42,18 @@ class Gate(nn.Linear):
         nn.init.zeros_(self.bias)
         self.tokens = tokens
 
-    def forward(self, x: torch.Tensor, rows: torch.Tensor | None = None, number: int = 0) -> torch.Tensor:
-        """Turn what a part reads (batch, tokens, width) into its factors (batch, tokens or 1, 1).
+    def forward(self, x: torch.Tensor, examples: torch.Tensor | None = None, number: int = 0) -> torch.Tensor:
+        """Return the factors (batch, tokens or 1, 1) of a part with this input (batch, tokens, width).
 
-        `number` chooses one of several gates, `rows` says which rows of the batch these are, None: all.
+        `number` chooses one of several gates; `examples` are those of the batch in the input, None: all.
         """
         weight, bias = self.weight[number : number + 1], self.bias[number : number + 1]
         gates = torch.sigmoid(functional.linear(x.to(weight.dtype), weight, bias).float())
-        return gates if self.tokens is None else self.tokens.mean(gates, rows)
+        return gates if self.tokens is None else self.tokens.mean(gates, examples)
 
 
 class GatedPrefixLayer(PrefixLayer):
-    """A prefix with a gate at every attention of the stack, which reads what the attention reads."""
+    """A prefix with a gate at every attention of the stack, which reads the attention's input."""
 
     adapter_layer_names = (*PrefixLayer.adapter_layer_names, "soft_prompt_gate")
 
@@ -62,7 +62,7 @@ class GatedPrefixLayer(PrefixLayer):
         self.soft_prompt_gate = nn.ModuleDict()
         self.tokens = Tokens()
         self.is_causal = is_causal(stack)
-        self._gates: dict[int, torch.Tensor] = {}  # of the attention under way
+        self._gates: dict[int, torch.Tensor] = {}  # of the current attention
         for number, (attention, _) in enumerate(self._targets):
             names = list(inspect.signature(attention.forward).parameters)
             read = partial(self._read, number=number, argument_names=names)
@@ -73,8 +73,8 @@ class GatedPrefixLayer(PrefixLayer):
         self.soft_prompt_gate[name] = Gate(read, None if self.is_causal else self.tokens, len(self._targets))
 
     def prefix(self, number: int, key: torch.Tensor, value: torch.Tensor) -> Prefix | None:
-        found, gate = super().prefix(number, key, value), self._gates.pop(number, None)
-        return found if found is None else found._replace(gate=gate)
+        prefix, gate = super().prefix(number, key, value), self._gates.pop(number, None)
+        return None if prefix is None else prefix._replace(gate=gate)
 
     def _read(
         self,
@@ -84,19 +84,21 @@ class GatedPrefixLayer(PrefixLayer):
         number: int,
         argument_names: list[str],
     ) -> None:
-        given = dict(zip(argument_names, args, strict=False)) | kwargs
-        mask = given.get("mask", given.get("attention_mask"))  # (batch, 1, queries, keys), None: all is seen
+        arguments = dict(zip(argument_names, args, strict=False)) | kwargs
+        mask = arguments.get("mask", arguments.get("attention_mask"))  # (batch, 1, queries, keys), None: no mask
         self.tokens.seen = None if mask is None else mask[:, 0].any(dim=1)
-        names = self.now()
+        names = self.used_names()
         if not names or self._recorded is not None:
             return
-        if self.row_names is None and len(names) > 1:
+        if self.example_names is None and len(names) > 1:
             raise ValueError(f"gated prefixes cannot be active together, as {', '.join(names)} are; activate one")
-        states = given["hidden_states"]
+        states = arguments["hidden_states"]
         gates = torch.stack([self.soft_prompt_gate[name](states, number=number) for name in names])
         batch = torch.arange(len(states), device=states.device)
-        rows = 0 if self.row_names is None else self._rows_of(names, len(states), states.device).clamp(min=0)
-        self._gates[number] = gates[rows, batch].unsqueeze(1)
+        prompts = (
+            0 if self.example_names is None else self.prompt_numbers(names, len(states), states.device).clamp(min=0)
+        )
+        self._gates[number] = gates[prompts, batch].unsqueeze(1)
 
 
 class LowRankLayer(BottleneckLayer):
@@ -114,10 +116,10 @@ class LowRankLayer(BottleneckLayer):
     def forward(
         self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
     ) -> torch.Tensor:
-        """Return the base's output (batch, tokens, width) plus what the active adapters make of its input."""
+        """Return the base's output (batch, tokens, width) plus the active adapters' outputs for its input."""
         out = self.base_layer(x, *args, **kwargs)
-        for name, rows in self._turns(adapter_names, out.device):
-            out = self._changed(out, x, name, rows)
+        for name, examples in self._turns(adapter_names, out.device):
+            out = self._changed(out, x, name, examples)
         return out
 
 
@@ -128,21 +130,21 @@ class QueryValueLayer(LowRankLayer):
         read, written = super().widths()
         return read, written // 3 * 2
 
-    def _change(self, read: torch.Tensor, name: str, rows: torch.Tensor | None) -> torch.Tensor:
-        query, value = super()._change(read, name, rows).chunk(2, dim=-1)
+    def _change(self, read: torch.Tensor, name: str, examples: torch.Tensor | None) -> torch.Tensor:
+        query, value = super()._change(read, name, examples).chunk(2, dim=-1)
         return torch.cat([query, torch.zeros_like(query), value], dim=-1)
 
 
 class BehindLayer(ParallelLayer):
-    """A feed-forward with its norm before it, and the adapters behind it, which read its output and residual."""
+    """A feed-forward after its norm, and the adapters behind it, which read its output plus residual."""
 
     def forward(
         self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
     ) -> torch.Tensor:
-        """Return the base's output (batch, tokens, width), to which the residual is still to be added."""
+        """Return the base's output (batch, tokens, width), to which the caller adds the residual."""
         residual, self._norm_input = self._norm_input, None
         assert residual is not None  # the norm has just run
         out = self.base_layer(x, *args, **kwargs)
-        for name, rows in self._turns(adapter_names, out.device):
-            out = self._changed(out, residual + out, name, rows)
+        for name, examples in self._turns(adapter_names, out.device):
+            out = self._changed(out, residual + out, name, examples)
         return out

@@ -1,4 +1,4 @@
-"""Turn a soft prompt's choices into a config that PEFT saves and loads."""
+"""The config of soft prompts, which PEFT saves and loads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENCODERS = (None, "mlp", "lstm")
 
 @dataclass
 class SoftPromptConfig(PeftConfig):
-    """Learned vectors that the model reads beside the text; no head sees a position that is not the text's.
+    """Learned vectors beside the text; heads receive the positions of the text only.
 
     Args:
         kind: prompt, input vectors before the text, for T5 before the encoder's (Lester et al. 2021, section 2);
@@ -26,14 +26,14 @@ class SoftPromptConfig(PeftConfig):
         init: where the vectors start: vocabulary, at those of random tokens (Lester et al., section 3.2), for a prefix
             at the keys and values that random tokens give (Li and Liang, section 7.4); text, at those of `init_text`;
             random, at a normal distribution with the standard deviation `init_std`.
-        init_text: for init=text; cut or repeated to `num_virtual_tokens`. The base's own tokenizer reads it.
-        init_std: for init=random, and for what an encoder reads.
-        encoder: mlp or lstm, which makes the vectors out of others that train with it, and is folded away when training
-            ends (Li and Liang, section 4.3; Liu et al., section 3.2); null: the vectors train themselves.
+        init_text: for init=text; cut or repeated to `num_virtual_tokens`. Tokenized by the base's tokenizer.
+        init_std: for init=random, and for the input of an encoder.
+        encoder: mlp or lstm, which computes the vectors from others that train with it, and is replaced by its output
+            when training ends (Li and Liang, section 4.3; Liu et al., section 3.2); null: the vectors train directly.
         encoder_hidden_size: width within the encoder; null: the model's.
-        modules_to_save: modules that train whole and are saved with the prompt, as a head.
-        trainable_token_indices: ids of tokens whose rows of the embeddings train and are saved, or such ids by the name
-            of the layer; the other rows stay as they are.
+        modules_to_save: modules that train whole and are saved with the prompt, such as a head.
+        trainable_token_indices: ids of tokens whose embedding rows train and are saved, or such ids by the name of the
+            layer; the other rows stay unchanged.
 
     Raises:
         ValueError: a value is out of its range.
@@ -59,8 +59,8 @@ class SoftPromptConfig(PeftConfig):
         if self.num_virtual_tokens < 1:
             raise ValueError(f"num_virtual_tokens={self.num_virtual_tokens} leaves no prompt; set 1 or more")
         if self.init_std <= 0:
-            raise ValueError(f"init_std={self.init_std} makes all vectors alike; set it above 0")
+            raise ValueError(f"init_std={self.init_std} makes all vectors equal; set it above 0")
         if self.init == "text" and not self.init_text:
             raise ValueError("init=text needs init_text, such as init_text='Tell the sentiment of this sentence:'")
         if self.encoder is not None and self.init != "random":
-            self.init = "random"  # what the encoder reads is no embedding
+            self.init = "random"  # the encoder's input is no embedding

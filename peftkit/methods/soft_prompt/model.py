@@ -1,4 +1,4 @@
-"""Turn a pretrained model into one with soft prompts beside its text, whatever its head."""
+"""Soft prompts in a pretrained model with any head."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftkit.methods.hooked_tuner import HookedTuner
+from peftkit.compat.transformers import T5Stack, checkpoint_name
+from peftkit.compat.tuner import HookedTuner
 from peftkit.methods.soft_prompt.config import SoftPromptConfig
-from peftkit.methods.soft_prompt.layer import PrefixLayer, PromptLayer, SoftPromptLayer
+from peftkit.methods.soft_prompt.layer import SoftPromptLayer
+from peftkit.methods.soft_prompt.prefix import PrefixLayer
+from peftkit.methods.soft_prompt.prompt import PromptLayer
 
 
 class SoftPromptModel(HookedTuner):
-    """PEFT's tuner for `SoftPromptConfig`: get_peft_model makes it."""
+    """PEFT's tuner for `SoftPromptConfig`."""
 
     prefix = "soft_prompt_"
+    merge_refusal = "a soft prompt does not change the base's weights and cannot be merged"
     tuner_layer_cls = SoftPromptLayer
 
-    def _hook(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
+    def hook(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
         kinds = {other.kind == "prefix" for other in self.peft_config.values()}  # type: ignore[union-attr, attr-defined]
         if len(kinds) > 1:
             raise ValueError("prompts and prefixes cannot share a model; load them over separate bases")
@@ -26,19 +30,16 @@ class SoftPromptModel(HookedTuner):
 
     def unload(self) -> nn.Module:
         """Return the base without any prompt."""
-        take_prompts(self.model)
+        remove_prompts(self.model)
         return super().unload()
-
-    def _check_merge_allowed(self) -> None:
-        raise ValueError("a soft prompt is no change of the base's weights and cannot be merged; try unload()")
 
 
 def add_prompts(
     model: nn.Module, adapter_name: str, config: SoftPromptConfig, is_loaded: bool = False
 ) -> list[tuple[nn.Module, SoftPromptLayer]]:
-    """Give the stacks that the kind reaches a fresh prompt, and return them with their layers.
+    """Give a fresh prompt to the stacks that the kind reaches, and return them with their layers.
 
-    `is_loaded` tells that saved vectors will replace the fresh ones, which need no good start then.
+    `is_loaded`: saved vectors will replace the fresh ones, which then need no initialization from tokens.
     """
     layers = _layers(model, config)
     start = None if config.encoder or is_loaded else _start(model, config, layers)
@@ -53,8 +54,8 @@ def add_prompts(
     return layers
 
 
-def take_prompts(model: nn.Module) -> None:
-    """Give the stacks back as they were."""
+def remove_prompts(model: nn.Module) -> None:
+    """Restore the stacks."""
     for stack in stacks(model):
         if isinstance(layer := getattr(stack, "soft_prompt", None), SoftPromptLayer):
             layer.release()
@@ -62,15 +63,15 @@ def take_prompts(model: nn.Module) -> None:
 
 
 def stacks(model: nn.Module) -> list[nn.Module]:
-    """Return what a model's text runs through: its backbone, or T5's encoder and, where it has one, its decoder."""
-    found = [module for module in model.modules() if type(module).__name__ == "T5Stack"]
-    if found:
-        return sorted(found, key=lambda stack: bool(stack.config.is_decoder))  # type: ignore[union-attr]
+    """Return a model's backbone, or T5's encoder and, where it has one, its decoder."""
+    t5 = [module for module in model.modules() if isinstance(module, T5Stack)]
+    if t5:
+        return sorted(t5, key=lambda stack: bool(stack.config.is_decoder))  # type: ignore[union-attr]
     return [getattr(model, getattr(model, "base_model_prefix", ""), model)]
 
 
 def fold(model: nn.Module) -> None:
-    """Replace every encoder of prompts by what it writes: training is over, and the vectors alone are shipped."""
+    """Replace every encoder of prompts by its output, at the end of training: only the vectors are saved."""
     for module in model.modules():
         if isinstance(module, SoftPromptLayer):
             module.fold()
@@ -80,11 +81,11 @@ def fold(model: nn.Module) -> None:
 
 
 def _layers(model: nn.Module, config: SoftPromptConfig) -> list[tuple[nn.Module, SoftPromptLayer]]:
-    """Return the stacks that this kind reaches, with their layers, made where they are not there yet."""
-    found = stacks(model)
-    encoder, decoder = found[0], found[1] if len(found) > 1 else None
+    """Return the stacks that this kind reaches with their layers, which are created where they are missing."""
+    reached = stacks(model)
+    encoder, decoder = reached[0], reached[1] if len(reached) > 1 else None
     layers = []
-    for stack in found if config.kind == "prefix" else [encoder]:
+    for stack in reached if config.kind == "prefix" else [encoder]:
         if not isinstance(getattr(stack, "soft_prompt", None), SoftPromptLayer):
             stack.soft_prompt = PrefixLayer(stack) if config.kind == "prefix" else PromptLayer(stack, decoder)
         layers.append((stack, stack.soft_prompt))
@@ -94,7 +95,7 @@ def _layers(model: nn.Module, config: SoftPromptConfig) -> list[tuple[nn.Module,
 def _start(
     model: nn.Module, config: SoftPromptConfig, layers: list[tuple[nn.Module, SoftPromptLayer]]
 ) -> dict[SoftPromptLayer, torch.Tensor] | None:
-    """Return what the vectors start as, None for random ones."""
+    """Return the initial vectors, None for random ones."""
     if config.init == "random":
         return None
     encoder = layers[0][0]
@@ -113,7 +114,7 @@ def _start(
 def _text_ids(config: SoftPromptConfig, model: nn.Module) -> torch.Tensor:
     from transformers import AutoTokenizer
 
-    name = config.base_model_name_or_path or model.config._name_or_path  # type: ignore[union-attr, operator]
+    name = config.base_model_name_or_path or checkpoint_name(model.config)  # type: ignore[arg-type]
     ids = AutoTokenizer.from_pretrained(name)(config.init_text, add_special_tokens=False)["input_ids"]
     return torch.tensor(ids)
 
@@ -121,8 +122,8 @@ def _text_ids(config: SoftPromptConfig, model: nn.Module) -> torch.Tensor:
 def keys_and_values(
     ids: torch.Tensor, layers: list[tuple[nn.Module, SoftPromptLayer]]
 ) -> dict[SoftPromptLayer, torch.Tensor]:
-    """Run tokens (1, tokens) through each stack and return the keys and values (tokens, width) that they have there."""
-    found: dict[SoftPromptLayer, torch.Tensor] = {}
+    """Run tokens (1, tokens) through each stack and return their keys and values (tokens, width) in it."""
+    vectors: dict[SoftPromptLayer, torch.Tensor] = {}
     states = None
     for stack, layer in layers:
         assert isinstance(layer, PrefixLayer)
@@ -132,5 +133,5 @@ def keys_and_values(
         with layer.recording() as recorded:
             states = stack(input_ids=ids, **more)[0]
         stack.train(was_training)
-        found[layer] = torch.cat([part.float() for part in recorded], dim=1)
-    return found
+        vectors[layer] = torch.cat([each.float() for each in recorded], dim=1)
+    return vectors

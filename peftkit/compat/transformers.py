@@ -1,0 +1,62 @@
+"""Undocumented parts of transformers: attention functions, ties between weights, names of checkpoints, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel, Trainer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.models.t5.modeling_t5 import T5Stack
+from transformers.pytorch_utils import Conv1D
+
+__all__ = [
+    "Conv1D",
+    "T5Stack",
+    "attention_implementation",
+    "checkpoint_name",
+    "keep_untied",
+    "prepared",
+    "register_sdpa_attention",
+    "sdpa_attention_forward",
+    "set_attention_implementation",
+]
+
+
+def register_sdpa_attention(name: str, attention: Callable[..., Any]) -> None:
+    """Register an attention function that reads the masks of sdpa."""
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, sdpa_mask)
+
+
+def attention_implementation(config: PretrainedConfig) -> str:
+    """Return the name of the attention function of a model with this config."""
+    return str(config._attn_implementation)
+
+
+def set_attention_implementation(config: PretrainedConfig, name: str) -> None:
+    """Choose the attention function; a model's own method would refuse what its class does not list."""
+    config._attn_implementation_internal = name
+
+
+def checkpoint_name(config: PretrainedConfig) -> str:
+    """Return the Hub id or folder that a model was loaded from."""
+    return str(config._name_or_path)
+
+
+def keep_untied(model: PreTrainedModel, layer: nn.Module) -> None:
+    """Record that a layer has weights of its own, against what the model's class declares."""
+    tied = getattr(model, "_tied_weights_keys", None)
+    if not isinstance(tied, dict):
+        return
+    own = {f"{name}.weight" for name, module in model.named_modules() if module is layer}
+    model._tied_weights_keys = {target: source for target, source in tied.items() if target not in own}
+    for name in own:
+        model.all_tied_weights_keys.pop(name, None)
+
+
+def prepared(trainer: Trainer, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a batch on the device of a trainer's model."""
+    return trainer._prepare_inputs(dict(batch))

@@ -1,0 +1,117 @@
+"""What peftkit.compat uses of transformers 5.23, accelerate 1.15 and bitsandbytes 0.50: a failure names what changed."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BitsAndBytesConfig,
+    GPT2Config,
+    GPT2Model,
+    T5Config,
+    T5EncoderModel,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
+)
+
+from peftkit.compat import bitsandbytes, transformers
+from peftkit.compat.accelerate import forget_preparation
+
+SIZES = {"vocab_size": 40, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+T5 = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("package", "tested"), [("transformers", "5.23"), ("accelerate", "1.15"), ("bitsandbytes", "0.50")]
+)
+def test_the_versions_that_these_tests_describe(package: str, tested: str) -> None:
+    assert version(package).startswith(tested), "run tests/compat against this version, then change it here"
+
+
+def bert() -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    return BertForSequenceClassification(BertConfig(**SIZES)).eval()
+
+
+def test_a_registered_attention_is_called_with_the_masks_of_sdpa() -> None:
+    masks = []
+
+    def attention(module, query, key, value, attention_mask, **kwargs):
+        masks.append(attention_mask)
+        return transformers.sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    transformers.register_sdpa_attention("peftkit_test", attention)
+    model, ids = bert(), torch.arange(5, 10).repeat(2, 1)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    assert transformers.attention_implementation(model.config) == "sdpa"
+    expected = model(input_ids=ids, attention_mask=mask).logits
+    transformers.set_attention_implementation(model.config, "peftkit_test")
+    assert transformers.attention_implementation(model.config) == "peftkit_test"
+    torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).logits, expected)
+    assert [each.shape for each in masks] == [(2, 1, 5, 5)] * 2
+
+
+def test_a_model_records_the_name_of_its_checkpoint(tmp_path: Path) -> None:
+    bert().save_pretrained(tmp_path)
+    again = BertForSequenceClassification.from_pretrained(tmp_path)
+    assert transformers.checkpoint_name(again.config) == str(tmp_path)
+
+
+def test_an_output_layer_stays_untied_when_embeddings_are_resized() -> None:
+    model = T5ForConditionalGeneration(T5Config(**T5))
+    model.lm_head.weight = nn.Parameter(model.shared.weight.detach().clone() + 1)
+    assert "lm_head.weight" in model._tied_weights_keys
+    transformers.keep_untied(model, model.lm_head)
+    model.resize_token_embeddings(50, mean_resizing=False)
+    assert model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr()
+    torch.testing.assert_close(model.lm_head.weight[:40], model.shared.weight[:40] + 1)
+
+
+def test_the_classes_of_layers() -> None:
+    assert isinstance(GPT2Model(GPT2Config(n_embd=16, n_layer=1, n_head=2)).h[0].mlp.c_fc, transformers.Conv1D)
+    assert isinstance(T5EncoderModel(T5Config(**T5)).encoder, transformers.T5Stack)
+
+
+def test_a_trainer_prepares_batches_and_forgets_what_it_prepared(tmp_path: Path) -> None:
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
+    trainer = Trainer(bert(), arguments)
+    batch = transformers.prepared(trainer, {"input_ids": torch.arange(5)[None]})
+    assert batch["input_ids"].device == trainer.model.device
+    prepared = trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)
+    assert prepared._is_accelerate_prepared
+    assert trainer.accelerator._models == [prepared]
+    forget_preparation(trainer)
+    assert trainer.accelerator._models == []
+    assert "_is_accelerate_prepared" not in vars(trainer.model)
+
+
+@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+def test_the_weights_of_quantized_layers(bits: str, tmp_path: Path) -> None:
+    plain = bert()
+    plain.save_pretrained(tmp_path)
+    quantized = BertForSequenceClassification.from_pretrained(
+        tmp_path, quantization_config=BitsAndBytesConfig(**{bits: True}), device_map="cpu"
+    )
+    layer, exact = (model.bert.encoder.layer[0].attention.self.query for model in (quantized, plain))
+    assert bitsandbytes.is_quantized(layer)
+    assert not bitsandbytes.is_quantized(exact)
+    assert bitsandbytes.number_of_weights(layer.weight) == exact.weight.numel()
+    torch.testing.assert_close(bitsandbytes.dequantized(layer).float(), exact.weight.detach(), rtol=0, atol=0.05)
+
+
+def test_four_bit_layers_are_not_packed_on_the_cpu(tmp_path: Path) -> None:
+    bert().save_pretrained(tmp_path)
+    model = BertForSequenceClassification.from_pretrained(
+        tmp_path, quantization_config=BitsAndBytesConfig(load_in_4bit=True), device_map="cpu"
+    )
+    layers = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
+    assert layers
+    bitsandbytes.never_pack(model)
+    assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
