@@ -1,4 +1,4 @@
-"""The command line answers fast, refuses with a sentence, and sweeps as recipes say."""
+"""The command line answers fast, refuses with one message for each mistake, and sweeps."""
 
 from __future__ import annotations
 
@@ -16,19 +16,29 @@ from peftkit.config import JOBS
 from peftkit.config.suggestions import RENAMED
 
 
-def run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "peftkit", *words], capture_output=True, text=True, cwd=cwd)
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "peftkit", *arguments], capture_output=True, text=True, cwd=cwd)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"], ["recipe=lora_gleu"], ["train.lerning_rate=1"]])
-def test_light_answers_import_no_torch(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["--help"],
+        ["job=predict", "--help"],
+        ["method=lora", "--help"],
+        ["--cfg", "job"],
+        ["recipe=lora_gleu"],
+        ["train.lerning_rate=1"],
+    ],
+)
+def test_light_answers_import_no_torch(overrides: list[str]) -> None:
     code = (
         "import sys; from peftkit.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "print([m for m in ('torch', 'transformers', 'peft', 'datasets') if m in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, *overrides], capture_output=True, text=True)
     assert done.stderr.strip().splitlines()[-1] == "[]"
 
 
@@ -130,7 +140,7 @@ def test_a_typo_exits_with_2_and_no_traceback() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "answer"),
+    ("override", "answer"),
     [
         ("recipe=lora_gleu", "did you mean recipe=lora_glue?"),
         ("sed=3", "did you mean seed?"),
@@ -154,13 +164,13 @@ def test_a_typo_exits_with_2_and_no_traceback() -> None:
         ("search=3", "use search.lr_multipliers=[3]"),
     ],
 )
-def test_each_mistake_gets_its_sentence(word: str, answer: str) -> None:
-    assert any(answer in sentence for sentence in check([word]))
+def test_each_mistake_has_its_message(override: str, answer: str) -> None:
+    assert any(answer in message for message in check([override]))
 
 
 @pytest.mark.parametrize("is_sweep", [True, False])
 @pytest.mark.parametrize(
-    ("word", "right"),
+    ("override", "right"),
     [
         ("search=[0.3,1,3]", "search.lr_multipliers=[0.3,1,3]"),
         ("search=0.3,1", "search.lr_multipliers=[0.3,1]"),
@@ -168,20 +178,20 @@ def test_each_mistake_gets_its_sentence(word: str, answer: str) -> None:
         ("task.metrics=accuracy,f1", "task.metrics=[accuracy,f1]"),
     ],
 )
-def test_values_without_the_brackets_of_their_list_get_one_sentence(word: str, right: str, is_sweep: bool) -> None:
-    (sentence,) = check([word], multirun=is_sweep)
-    assert sentence.startswith(f"{word}: ") and sentence.endswith(f"; use {right}")
+def test_a_list_without_brackets_has_one_message(override: str, right: str, is_sweep: bool) -> None:
+    (message,) = check([override], multirun=is_sweep)
+    assert message.startswith(f"{override}: ") and message.endswith(f"; use {right}")
 
 
 def test_a_sweep_over_lists_is_one() -> None:
     assert check(["search.lr_multipliers=[0.3,1],[1,3]", "task.metrics=[accuracy],[f1]"]) == []
 
 
-def test_a_list_where_a_recipe_needs_keys_is_a_sentence(tmp_path: Path) -> None:
+def test_a_list_in_place_of_a_section_in_a_recipe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "mine.yaml").write_text("search: [0.3, 1]\n")
-    (sentence,) = check(["recipe=mine"], tmp_path)
-    assert sentence.endswith("use, for example, search: {lr_multipliers: [0.3, 1, 3]}")
+    (message,) = check(["recipe=mine"], tmp_path)
+    assert message.endswith("use, for example, search: {lr_multipliers: [0.3, 1, 3]}")
 
 
 def test_upstream_options_need_no_plus() -> None:
@@ -189,9 +199,9 @@ def test_upstream_options_need_no_plus() -> None:
     assert compose_config(["train.adam_beta2=0.98"]).train.adam_beta2 == 0.98
 
 
-def test_wrong_cells_are_refused_with_a_way_out() -> None:
-    (sentence,) = check(["model=t5", "method=linear_probe"])
-    assert "try method=ln_tuning or method=lora" in sentence
+def test_a_combination_that_does_not_work_is_refused_with_an_alternative() -> None:
+    (message,) = check(["model=t5", "method=linear_probe"])
+    assert "method=ln_tuning or method=lora" in message
 
 
 def test_recipe_sweeps_all_nine_tasks_and_the_command_line_narrows_it() -> None:
@@ -202,7 +212,7 @@ def test_recipe_sweeps_all_nine_tasks_and_the_command_line_narrows_it() -> None:
 
 
 def test_a_sweep_without_m_is_refused() -> None:
-    assert any("add -m" in sentence for sentence in check(["method=lora,ia3"], multirun=False))
+    assert any("add -m" in message for message in check(["method=lora,ia3"], multirun=False))
 
 
 @pytest.mark.parametrize("name", sorted(paths.recipes()))
@@ -218,7 +228,7 @@ def test_every_shipped_recipe_is_valid(name: str) -> None:
 
 
 @pytest.mark.parametrize("group", ["model", "method", "task"])
-def test_every_part_composes(group: str) -> None:
+def test_every_option_composes(group: str) -> None:
     for option in options_of(group):
         assert compose_config([f"{group}={option}"])[group]["name"]
 
@@ -231,7 +241,7 @@ def test_recipes_of_the_working_folder_are_found(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recipes"]
 
 
-def test_own_parts_and_recipes_come_with_cd(tmp_path: Path) -> None:
+def test_own_methods_and_recipes_come_with_cd(tmp_path: Path) -> None:
     (tmp_path / "method").mkdir()
     (tmp_path / "method" / "lora16.yaml").write_text((paths.conf_folder() / "method" / "lora.yaml").read_text())
     done = run("-cd", str(tmp_path), "method=lora16", "--cfg", "job")
@@ -240,7 +250,7 @@ def test_own_parts_and_recipes_come_with_cd(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "message"),
     [
         (["job=predict", "run=x", "input=a text", "method=ia3"], "job=predict ignores method=ia3"),
         (["job=predict", "run=x", "input=a text", "train.seed=1"], "job=predict ignores train.seed=1"),
@@ -250,11 +260,11 @@ def test_own_parts_and_recipes_come_with_cd(tmp_path: Path) -> None:
         (["job=merge", "run=x", "output=pyproject.toml"], "job=merge writes a folder"),
     ],
 )
-def test_what_a_job_would_ignore_is_refused(words: list[str], sentence: str) -> None:
-    assert any(sentence in complaint for complaint in check(words))
+def test_what_a_job_would_ignore_is_refused(overrides: list[str], message: str) -> None:
+    assert any(message in found for found in check(overrides))
 
 
-def test_what_a_job_reads_is_taken() -> None:
+def test_keys_that_a_job_reads_are_accepted() -> None:
     (only,) = check(
         ["job=evaluate", "run=x", "task=ax", "task.max_eval_samples=5", "train.per_device_eval_batch_size=8"]
     )

@@ -1,4 +1,4 @@
-"""A launcher that runs a sweep in processes of its own leaves the same table and exit code as Hydra's own."""
+"""A launcher with processes of its own ends with the same table and exit code as Hydra's own."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Callable
 
 import pytest
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "package"), [("submitit_local", "submitit"), ("ray", "ray")])
-def test_runs_of_another_launcher_are_shown_and_a_failed_one_is_told(tiny: Words, launcher: str, package: str) -> None:
+def test_runs_of_another_launcher_are_shown_and_failures_reported(tiny: Overrides, launcher: str, package: str) -> None:
     pytest.importorskip(package, reason=f"pip install 'peftkit[{'ray' if package == 'ray' else 'slurm'}]'")
     command = [sys.executable, "-m", "peftkit", "-m", f"hydra/launcher={launcher}"]
-    words = tiny("bert", "method=ia3", "task=mrpc", "train.bf16=false")
-    done = subprocess.run([*command, *words, "seed=0,1"], capture_output=True, text=True)
+    overrides = tiny("bert", "method=ia3", "task=mrpc", "train.bf16=false")
+    done = subprocess.run([*command, *overrides, "seed=0,1"], capture_output=True, text=True)
     assert done.returncode == 0
     assert "ia3" in done.stdout and " 2 " in done.stdout
-    again = subprocess.run([*command, *words, "seed=1,4"], capture_output=True, text=True)
+    again = subprocess.run([*command, *overrides, "seed=1,4"], capture_output=True, text=True)
     assert again.returncode == 0
-    assert "ia3" in again.stdout and " 2 " in again.stdout  # the one that had been finished, and the new one
+    assert "ia3" in again.stdout and " 2 " in again.stdout  # the finished one, and the new one
     failed = subprocess.run(
-        [*command, *words, "seed=2,3", "train.learning_rate=1e30", "train.max_grad_norm=0"],
+        [*command, *overrides, "seed=2,3", "train.learning_rate=1e30", "train.max_grad_norm=0"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert failed.returncode == 1
