@@ -1,1 +1,1 @@
-"""Turn a few tasks into many, with a language model and a record of why each was kept or thrown away."""
+"""Generation of instruction data (Self-Instruct, Evol-Instruct) and pairwise judging with a language model."""

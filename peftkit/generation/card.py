@@ -1,123 +1,116 @@
-"""Turn the result of a run into a dataset card, which also tells `datasets` what lies in the folder, and a picture."""
+"""The dataset card of generated data, whose header tells `datasets` the files, and its histogram."""
 
 from __future__ import annotations
 
 import shlex
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-COLUMNS = {"chat": "messages: a user's turn and an assistant's, one row an instance", "tasks": "the paper's: id, name, "
-           "instruction, instances, is_classification, one row a task"}  # fmt: skip
-REASONS = {
-    "similar": "too near a kept instruction by ROUGE-L",
-    "too_short": "fewer words than `generate.instruction_length` allows",
-    "too_long": "more words than `generate.instruction_length` allows",
-    "blacklist": "names what a model of text can neither see nor do",
-    "starts_with_punctuation": "starts with punctuation",
-    "not_latin": "starts in another script, or is mostly written in one",
-    "contaminated": "overlaps an evaluation set",
-    "cut_off": "the reply ended before it did",
-    "empty_reply": "there was nothing in the reply",
-    "preamble": "a sentence about the reply, and no instruction",
-    "not_asked_for": "beyond the number that was asked for",
-    "refused": "the endpoint refused the prompt",
-    "type_unclear": "no answer to whether it is a classification",
-    "no_instance": "none of its instances is good",
-    "malformed_instance": "an input without its output, or the other way round",
-    "empty_output": "no output",
-    "output_is_input": "the output is the input",
-    "output_is_instruction": "the output is the instruction",
-    "same_input_other_output": "one input with different outputs",
-    "same_instance": "the same instance twice",
-    "unchanged": "the evolution changed nothing",
-    "words_of_the_prompt": "holds words of the prompt that evolved it",
-    "nothing_new": "the model finds it equal to what it was made of",
-    "cannot_answer": "the answer only apologises",
-    "says_nothing": "the answer is punctuation and stop words",
-}
+from peftkit.generation.client import describe_costs
+from peftkit.generation.rejection import REASONS
 
-
-def dataset_card(result: Mapping[str, Any]) -> str:
-    """Return README.md: what is there, how it was made, what was thrown away, how to load it and make it again."""
-    config, counts, kept = result["run"]["config"], result["counts"], result["kept"]
-    settings, model = config["generate"], result["audit"]["sources"]["model"]
-    stand_in = (
-        f"> **Model: {model['name']} (offline) stands in for {model['substituted_for']}.**\n\n"
-        if model.get("substituted_for")
-        else ""
-    )
-    about = textwrap.fill(
-        f"{counts['kept']:,} tasks with {kept['instances']:,} instances, {kept['classifications']:,} of them "
-        f"classifications, generated from {result['audit']['seeds']['tasks']} seeds by {model['name']} with "
-        f"{settings['algorithm']} (seed {config['seed']}). {counts['rejected']:,} candidates were rejected; it "
-        f"ended by `{result['ended']}`.",
-        120,
-    )
-    return f"""---
+CARD = """---
 configs:
 - config_name: chat
   data_files: chat/train.parquet
   default: true
 - config_name: tasks
   data_files: tasks/train.parquet
-tags: [peftkit, synthetic, {settings["algorithm"]}]
+tags: [peftkit, synthetic, {algorithm}]
 ---
-# {counts["kept"]:,} tasks by {settings["algorithm"]}
+# {kept:,} tasks by {algorithm}
 
-{stand_in}{about}
+{warning}{summary}
 
 ```python
 from datasets import load_dataset
 
-rows = load_dataset("THIS_FOLDER", "chat", split="train")   # {COLUMNS["chat"]}
-tasks = load_dataset("THIS_FOLDER", "tasks", split="train")  # {COLUMNS["tasks"]}
+chat = load_dataset("THIS_FOLDER", "chat", split="train")    # messages: a user and an assistant turn per instance
+tasks = load_dataset("THIS_FOLDER", "tasks", split="train")  # id, name, instruction, instances, is_classification
 ```
 
-## Lengths, in words
+## Lengths in words
 
-| | mean | median | least | most |
+| | mean | median | min | max |
 |---|---|---|---|---|
-{_lengths(kept["lengths"])}
+{lengths}
 
-## Verbs, and what they are done to
+## Verbs and their objects
 
-The first verb of an order and the end of its object, found by word lists, in {kept["with_verb"]:,} of the instructions.
+The first verb of an imperative and the last word of its object, by word lists, in {with_verb:,} of the instructions.
 
 | verb | instructions | objects |
 |---|---|---|
-{_verbs(kept["verbs"])}
+{verbs}
 
-## How far from the seeds
+## Similarity to the seeds
 
-ROUGE-L of each instruction to the seed that it is nearest to: mean {kept["nearest_seed"]["mean"]:.3f}, most
-{kept["nearest_seed"]["max"]:.3f}. No two kept instructions are as near as {settings["max_rouge_l"]} to each other.
+ROUGE-L of each instruction to its most similar seed: mean {mean:.3f}, maximum {max:.3f}. Between any two kept
+instructions it is below {max_rouge_l}.
 
 ![histogram](similarity.png)
 
-## What was rejected
+## Rejected candidates
 
-Every candidate, with its reason, is in rejected.jsonl.
+rejected.jsonl lists every rejected candidate with its reason.
 
 | candidates | reason |
 |---|---|
-{_reasons(counts["reasons"])}
+{reasons}
 
-{_instances(counts["instance_reasons"])}## What it cost
+{instance_reasons}## Costs
 
-{_cost(result["costs"])}
+{costs}
 
-## Make it again
+## Reproduction
 
 ```bash
-python -m peftkit {shlex.join(result["run"]["overrides"])}
+python -m peftkit {command}
 ```
 """
 
 
+def dataset_card(result: Mapping[str, Any]) -> str:
+    """Return README.md: content, origin, statistics, rejections, costs, and the command that generates it again."""
+    config, counts, kept, costs = result["run"]["config"], result["counts"], result["kept"], result["costs"]
+    settings, model = config["generate"], result["audit"]["sources"]["model"]
+    replaced, name = model.get("substituted_for"), model["name"]
+    summary = (
+        f"{counts['kept']:,} tasks with {kept['instances']:,} instances, {kept['classifications']:,} of them "
+        f"classifications, generated from {result['audit']['seeds']['tasks']} seeds by {name} with "
+        f"{settings['algorithm']} (seed {config['seed']}). {counts['rejected']:,} candidates were rejected; "
+        f"`generate.{result['ended']}` ended the generation."
+    )
+    shortened = f"; examples were dropped from {costs['shortened_prompts']:,} prompts" * bool(
+        costs["shortened_prompts"]
+    )
+    instance_table = f"| instances | reason |\n|---|---|\n{_reasons(counts['instance_reasons'])}\n\n"
+    return CARD.format(
+        kept=counts["kept"],
+        warning=f"> **Model: {name} (offline) replaces {replaced}.**\n\n" if replaced else "",
+        summary=textwrap.fill(summary, 120),
+        lengths=_table(
+            (part, f"{row['mean']:.1f}", f"{row['median']:g}", row["min"], row["max"])
+            for part, row in kept["lengths"].items()
+        ),
+        verbs=_table(
+            (row["verb"], row["count"], ", ".join(f"{noun} {count}" for noun, count in row["nouns"].items()))
+            for row in kept["verbs"]
+        ),
+        reasons=_reasons(counts["reasons"]),
+        instance_reasons=instance_table if counts["instance_reasons"] else "",
+        costs=f"{describe_costs(costs)}, in {costs['attempts']:,} attempts{shortened}.",
+        command=shlex.join(result["run"]["overrides"]),
+        **{name: settings[name] for name in ("algorithm", "max_rouge_l")},
+        **{name: kept["nearest_seed"][name] for name in ("mean", "max")},
+        with_verb=kept["with_verb"],
+    )
+
+
 def plot_similarity(bars: Sequence[int], file: Path) -> None:
-    """Write the histogram of ROUGE-L to the nearest seed as a PNG."""
+    """Write the histogram of ROUGE-L to the most similar seed as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -126,42 +119,17 @@ def plot_similarity(bars: Sequence[int], file: Path) -> None:
     axes = figure.add_subplot()
     width = 1 / len(bars)
     axes.bar([(place + 0.5) * width for place in range(len(bars))], bars, width=0.9 * width, color="#0072B2")
-    axes.set(xlim=(0, 1), xlabel="ROUGE-L to the nearest seed", ylabel="instructions")
+    axes.set(xlim=(0, 1), xlabel="ROUGE-L to the most similar seed", ylabel="instructions")
     axes.spines[["top", "right"]].set_visible(False)
     part = file.with_name(f".{file.name}.part")
     figure.savefig(part, format="png", dpi=150, metadata={"Software": None})
     part.replace(file)
 
 
-def _lengths(found: Mapping[str, Mapping[str, float]]) -> str:
-    return "\n".join(
-        f"| {name} | {row['mean']:.1f} | {row['median']:g} | {row['min']} | {row['max']} |"
-        for name, row in found.items()
-    )
-
-
-def _verbs(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "\n".join(
-        f"| {row['verb']} | {row['count']} | {', '.join(f'{noun} {count}' for noun, count in row['nouns'].items())} |"
-        for row in rows
-    )
+def _table(rows: Iterable[Sequence[object]]) -> str:
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
 def _reasons(counts: Mapping[str, int]) -> str:
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return "\n".join(f"| {count:,} | {reason}: {REASONS[reason]} |" for reason, count in ranked)
-
-
-def _instances(counts: Mapping[str, int]) -> str:
-    return f"| instances | reason |\n|---|---|\n{_reasons(counts)}\n\n" if counts else ""
-
-
-def _cost(costs: Mapping[str, Any]) -> str:
-    money = "" if costs["cost"] is None else f" {costs['cost']:.4f} by the prices that were given."
-    dropped = (
-        f" {costs['shortened_prompts']:,} prompts had examples dropped to fit." if costs["shortened_prompts"] else ""
-    )
-    return (
-        f"{costs['requests']:,} requests in {costs['attempts']:,} attempts, {costs['tokens_in']:,} tokens read, "
-        f"{costs['tokens_out']:,} written.{money}{dropped}"
-    )
+    return _table((f"{count:,}", f"{reason}: {REASONS[reason]}") for reason, count in ranked)

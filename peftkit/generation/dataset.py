@@ -1,8 +1,9 @@
-"""Turn kept tasks into what `datasets` loads: conversations, one row an instance, and the paper's tasks."""
+"""Parquet files of kept tasks that `datasets` loads: conversations, and tasks in the paper's format."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,30 @@ import pyarrow.parquet as pq
 from peftkit.generation.tasks import Task
 
 TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
-CASE = pa.struct([("input", pa.string()), ("output", pa.string())])
+INSTANCE = pa.struct([("input", pa.string()), ("output", pa.string())])
 CHAT = pa.schema([("id", pa.string()), ("messages", pa.list_(TURN))])
 TASKS = pa.schema(
     [
         ("id", pa.string()),
         ("name", pa.string()),
         ("instruction", pa.string()),
-        ("instances", pa.list_(CASE)),
+        ("instances", pa.list_(INSTANCE)),
         ("is_classification", pa.bool_()),
     ]
 )
 
 
 def write_dataset(folder: Path, tasks: Sequence[Task]) -> None:
-    """Write chat/train.parquet and tasks/train.parquet, each whole or not at all."""
+    """Write chat/train.parquet and tasks/train.parquet, each atomically."""
     _write(folder / "chat", CHAT, [row for task in tasks for row in to_conversations(task)])
-    _write(folder / "tasks", TASKS, [task.row() for task in tasks])
+    _write(folder / "tasks", TASKS, [asdict(task) for task in tasks])
 
 
 def to_conversations(task: Task) -> Iterator[dict[str, Any]]:
-    """Yield a user's turn and an assistant's for each instance; its input follows the instruction."""
-    for case in task.instances:
-        asked = "\n\n".join(text for text in (task.instruction, case.input) if text)
-        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": case.output}]
+    """Yield a user turn and an assistant turn for each instance; the input follows the instruction."""
+    for instance in task.instances:
+        prompt = "\n\n".join(text for text in (task.instruction, instance.input) if text)
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": instance.output}]
         yield {"id": task.id, "messages": turns}
 
 

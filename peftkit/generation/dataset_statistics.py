@@ -1,17 +1,18 @@
-"""Turn kept tasks into what their card tells of them: lengths, verbs and nouns, how far they are from the seeds."""
+"""Statistics of generated tasks for the dataset card: lengths, verbs and objects, similarity to the seeds."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import dropwhile, takewhile
 from statistics import mean, median
 from typing import Any
 
 from peftkit.generation.novelty import nearest_text, rouge_tokens
 from peftkit.generation.tasks import Task
 
-# the verbs that orders begin with; a verb that is not here goes uncounted, and the card says of how many
+# the verbs that imperative instructions begin with; others are not counted
 _VERBS = (
     "add adapt advise agree analyze answer argue arrange assign brainstorm break build calculate change check choose "
     "classify combine compare complete compose compress compute conjugate construct contrast convert correct count "
@@ -36,89 +37,77 @@ _ENDS = (
     "towards under until up upon using via what when where whether which while who whom whose why with within without "
     "and but can could should would will may might must has have had do does did"
 )
-VERBS, ARTICLES, ENDS = (frozenset(words.split()) for words in (_VERBS, _ARTICLES, _ENDS))
-PLACES = 20  # bars of the histogram
+_FILLERS = "please then and now can could would you to"
+VERBS, ARTICLES, ENDS, FILLERS = (frozenset(words.split()) for words in (_VERBS, _ARTICLES, _ENDS, _FILLERS))
+BARS = 20  # of the histogram
+MOST_VERBS, MOST_NOUNS = 20, 4  # shown
 
 
 def dataset_statistics(tasks: Sequence[Task], seeds: Sequence[Task]) -> dict[str, Any]:
-    """Return all that the card tells of the kept tasks."""
-    near, texts = nearest_seed(tasks, seeds), [task.instruction for task in tasks]
+    """Return the section `kept` of result.json."""
+    similarity = nearest_seed(tasks, seeds)
+    pairs = [pair for task in tasks if (pair := verb_and_noun(task.instruction)) is not None]
     return {
         "instances": sum(len(task.instances) for task in tasks),
         "classifications": sum(task.is_classification for task in tasks),
         "lengths": lengths(tasks),
-        "with_verb": sum(verb_and_noun(text) is not None for text in texts),
-        "verbs": verbs_and_nouns(texts),
+        "with_verb": len(pairs),
+        "verbs": _ranked_verbs(pairs),
         "nearest_seed": {
-            "mean": mean(near) if near else 0.0,
-            "max": max(near, default=0.0),
-            "histogram": histogram(near),
+            "mean": mean(similarity or [0.0]),
+            "max": max(similarity, default=0.0),
+            "histogram": histogram(similarity),
         },
     }
 
 
 def lengths(tasks: Sequence[Task]) -> dict[str, dict[str, float]]:
-    """Return mean, median, least and most words of instructions, of inputs that are not empty, and of outputs."""
+    """Return mean, median, minimum and maximum in words of instructions, non-empty inputs, and outputs."""
     instances = [instance for task in tasks for instance in task.instances]
     texts = {
         "instruction": [task.instruction for task in tasks],
         "input": [instance.input for instance in instances if instance.input],
         "output": [instance.output for instance in instances],
     }
-    return {name: _words([len(text.split()) for text in values]) for name, values in texts.items() if values}
-
-
-def verbs_and_nouns(instructions: Sequence[str], most: int = 20) -> list[dict[str, Any]]:
-    """Return the commonest verbs of orders, each with the commonest of its objects."""
-    pairs = [pair for text in instructions if (pair := verb_and_noun(text)) is not None]
-    verbs = Counter(verb for verb, _ in pairs)
-    nouns = {verb: Counter(noun for other, noun in pairs if other == verb and noun) for verb in verbs}
-    ranked = sorted(verbs.items(), key=lambda item: (-item[1], item[0]))[:most]
-    return [{"verb": verb, "count": count, "nouns": dict(_most(nouns[verb], 4))} for verb, count in ranked]
+    counts = {name: [len(text.split()) for text in values] for name, values in texts.items() if values}
+    return {
+        name: {"mean": round(mean(sizes), 2), "median": median(sizes), "min": min(sizes), "max": max(sizes)}
+        for name, sizes in counts.items()
+    }
 
 
 def verb_and_noun(instruction: str) -> tuple[str, str | None] | None:
-    """Return the first verb of an order, and the last word of what follows it up to a preposition or a comma.
+    """Return the verb of an imperative, and the last word before a preposition or a comma, which is mostly its object.
 
-    This is no parser: a verb is one of VERBS at the start of a clause, and a question has none.
+    It uses word lists and no parser: a verb is one of VERBS at the start of a clause; questions have none.
     """
     for clause in re.split(r"[,.:;!?()\n]+", instruction.lower()):
-        words = re.findall(r"[a-z][a-z'-]*", clause)
-        while words and words[0] in ("please", "then", "and", "now", "can", "could", "would", "you", "to"):
-            words.pop(0)
-        if words and words[0] in VERBS:
-            return words[0], _object(words[1:])
+        verb, *words = [*dropwhile(FILLERS.__contains__, re.findall(r"[a-z][a-z'-]*", clause)), ""]
+        if verb in VERBS:
+            phrase = [word for word in takewhile(lambda word: word not in ENDS, words[:-1]) if word not in ARTICLES]
+            return verb, phrase[-1] if phrase else None
     return None
 
 
 def nearest_seed(tasks: Sequence[Task], seeds: Sequence[Task]) -> list[float]:
-    """Return each task's ROUGE-L to the seed that it is nearest to."""
-    cut = [rouge_tokens(seed.instruction) for seed in seeds]
-    found = (nearest_text(task.instruction, cut) for task in tasks)
-    return [0.0 if match is None else match.score for match in found]
+    """Return each task's ROUGE-L to the most similar seed."""
+    tokens = [rouge_tokens(seed.instruction) for seed in seeds]
+    matches = (nearest_text(task.instruction, tokens) for task in tasks)
+    return [0.0 if match is None else match.score for match in matches]
 
 
 def histogram(scores: Sequence[float]) -> list[int]:
-    """Return how many scores fall into each twentieth of 0 to 1."""
-    bars = [0] * PLACES
-    for score in scores:
-        bars[min(int(score * PLACES), PLACES - 1)] += 1
-    return bars
+    """Return the number of scores in each of BARS equal parts of 0 to 1."""
+    counts = Counter(min(int(score * BARS), BARS - 1) for score in scores)
+    return [counts[bar] for bar in range(BARS)]
 
 
-def _object(words: Sequence[str]) -> str | None:
-    phrase: list[str] = []
-    for word in words:
-        if word in ENDS:
-            break
-        if word not in ARTICLES:
-            phrase.append(word)
-    return phrase[-1] if phrase else None
+def _ranked_verbs(pairs: Sequence[tuple[str, str | None]]) -> list[dict[str, Any]]:
+    """Return the most frequent verbs, each with its most frequent objects; ties in alphabetical order."""
+    verbs = _ranked(Counter(verb for verb, _ in pairs))[:MOST_VERBS]
+    nouns = {verb: Counter(noun for other, noun in pairs if other == verb and noun) for verb, _ in verbs}
+    return [{"verb": verb, "count": count, "nouns": dict(_ranked(nouns[verb])[:MOST_NOUNS])} for verb, count in verbs]
 
 
-def _words(counts: Sequence[int]) -> dict[str, float]:
-    return {"mean": round(mean(counts), 2), "median": median(counts), "min": min(counts), "max": max(counts)}
-
-
-def _most(counts: Mapping[str, int], most: int) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]
+def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

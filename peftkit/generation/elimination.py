@@ -1,4 +1,4 @@
-"""Turn an evolved instruction or its answer into the reason why the evolution failed (Xu et al. 2023, section 3.3)."""
+"""Elimination evolving: why an evolved instruction or its answer is rejected (Xu et al. 2023, section 3.3)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import re
 from peftkit.generation.evol_prompts import HEAD
 from peftkit.generation.filters import normalize_text
 from peftkit.generation.generators import Reply
-from peftkit.generation.parse import Rejection, incomplete
+from peftkit.generation.rejection import Rejection, incomplete
 
-SORRY = re.compile(
+APOLOGY = re.compile(
     r"\b(?:sorry|apologi[sz]e|as an ai\b|(?:can ?not|can't|unable to) (?:help|assist|answer|do that))", re.IGNORECASE
 )
-SHORT = 80  # words of an answer that only apologises
-LEAKS = ("evolved task", "evolved instruction", "given task", "first task", "second task", "strong model", "###")
+APOLOGY_LENGTH = 80  # words; a longer answer does more than apologize
+PROMPT_PHRASES = (
+    "evolved task", "evolved instruction", "given task", "first task", "second task", "strong model", "###",
+)  # fmt: skip
 _STOP = (
     "a an and any are as at be been but by can could did do does for from had has have he her his i if in into is it "
     "its me my no nor not of on or our out she so than that the their them then there these they this those to too up "
@@ -22,25 +24,23 @@ _STOP = (
 STOP_WORDS = frozenset(_STOP.split())
 
 
-def parse_evolution(reply: Reply, before: str) -> str | Rejection:
-    """Return the instruction in a reply, or the rule that eliminates it: nothing new, or words of the prompt in it."""
-    text = reply.text.strip()
-    text = text[len(HEAD) :].strip() if text.startswith(HEAD) else text
-    if (fault := incomplete(reply)) is not None:
-        return fault
+def parse_evolution(reply: Reply, origin: str) -> str | Rejection:
+    """Return the instruction in a reply, or why it is eliminated: unchanged, or a phrase of the prompt in it."""
+    if (cut := incomplete(reply)) is not None:
+        return cut
+    text = reply.text.strip().removeprefix(HEAD).strip()
     if not text:
         return Rejection("empty_reply")
-    if normalize_text(text) == normalize_text(before):
+    if normalize_text(text) == normalize_text(origin):
         return Rejection("unchanged")
-    said = text.lower()
-    for leak in LEAKS:
-        if leak in said and leak not in before.lower():
-            return Rejection("words_of_the_prompt", leak)
+    for phrase in PROMPT_PHRASES:
+        if phrase in text.lower() and phrase not in origin.lower():
+            return Rejection("words_of_the_prompt", phrase)
     return text
 
 
 def check_difference(reply: Reply) -> Rejection | None:
-    """Return a fault where the two were found equal; one of which nothing was said counts as different."""
+    """Return a rejection where the model finds both tasks equal; a reply without an answer counts as different."""
     if re.match(r"\W*(?:equal|the same)\b", reply.text, re.IGNORECASE):
         return Rejection("nothing_new", reply.text.strip()[:80])
     return incomplete(reply) if reply.finish == "refused" else None
@@ -48,14 +48,12 @@ def check_difference(reply: Reply) -> Rejection | None:
 
 def check_answer(reply: Reply) -> Rejection | None:
     """Return why an answer shows that the model cannot do the task."""
-    if (fault := incomplete(reply)) is not None:
-        return fault
+    if (cut := incomplete(reply)) is not None:
+        return cut
     text = reply.text.strip()
     words = re.findall(r"\w+", text.lower())
     if not text:
         return Rejection("empty_reply")
-    if (found := SORRY.search(text)) is not None and len(words) < SHORT:
-        return Rejection("cannot_answer", found[0])
-    if all(word in STOP_WORDS for word in words):
-        return Rejection("says_nothing", text[:80])
-    return None
+    if (apology := APOLOGY.search(text)) is not None and len(words) < APOLOGY_LENGTH:
+        return Rejection("cannot_answer", apology[0])
+    return Rejection("says_nothing", text[:80]) if STOP_WORDS.issuperset(words) else None

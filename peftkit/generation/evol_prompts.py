@@ -1,4 +1,4 @@
-"""Turn an instruction into the prompts of Evol-Instruct (Xu et al. 2023, section 3.2), in words of our own."""
+"""The prompts of Evol-Instruct (Xu et al. 2023, section 3.2), in our own wording."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ COMPARE = (
 )
 
 
-def evolution_prompt(instruction: str, operation: str, like: GenerationPrompt) -> GenerationPrompt:
-    """Ask for another task made out of this one; the sampling is that of `like`."""
+def evolution_prompt(instruction: str, operation: str, sampling: GenerationPrompt) -> GenerationPrompt:
+    """Return the prompt that evolves an instruction; `sampling` has the length and sampling settings."""
     question = f"### Task:\n{instruction}\n\n{HEAD}\n"
-    return replace(like, opening=OPERATIONS[operation] + "\n", question=question, stop=("### Task:",))
+    return replace(sampling, opening=OPERATIONS[operation] + "\n", question=question, stop=("### Task:",))
 
 
 def comparison_prompt(before: str, after: str) -> GenerationPrompt:
-    """Ask whether an evolved task says anything new."""
+    """Return the prompt that asks whether an evolved task equals its origin."""
     question = f"### First task:\n{before}\n\n### Second task:\n{after}\n\n### Answer:"
     return GenerationPrompt(COMPARE + "\n", (), question, ("\n###",), 8)
 
 
 def answer_prompt(instruction: str, length: int) -> GenerationPrompt:
-    """Ask for what the instruction asks for."""
+    """Return the prompt for an answer to the instruction."""
     return GenerationPrompt(instruction, (), "", ("### Task:",), length)

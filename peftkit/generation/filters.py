@@ -1,4 +1,4 @@
-"""Turn an instruction, or a task's instances, into the reason why they are not kept (Wang et al. 2023, section 2.2)."""
+"""Filters of instructions and instances (Wang et al. 2023, section 2.2)."""
 
 from __future__ import annotations
 
@@ -6,62 +6,65 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from peftkit.generation.parse import Rejection
+from peftkit.generation.rejection import Rejection
 from peftkit.generation.tasks import Instance
 
 
-def check_instruction(text: str, words: Sequence[int], blacklist: Sequence[str]) -> Rejection | None:
-    """Return the first fault of an instruction, whatever else is kept; None where it has none."""
+def check_instruction(text: str, length: Sequence[int], blacklist: Sequence[str]) -> Rejection | None:
+    """Return why an instruction is rejected on its own.
+
+    Args:
+        length: the fewest and the most words.
+    """
     count = len(text.split())
-    if count < words[0]:
+    if count < length[0]:
         return Rejection("too_short", f"{count} words")
-    if count > words[1]:
+    if count > length[1]:
         return Rejection("too_long", f"{count} words")
     if unicodedata.category(text[0])[0] in "PS":
         return Rejection("starts_with_punctuation", text[0])
-    if (fault := _script(text)) is not None:
-        return fault
-    named = {word.lower() for word in re.findall(r"\w+", text)}
-    for word in blacklist:
-        if (word.lower() in named) if word.isalnum() else (word.lower() in text.lower()):
-            return Rejection("blacklist", word)
+    if (rejection := _check_script(text)) is not None:
+        return rejection
+    words = {word.lower() for word in re.findall(r"\w+", text)}
+    for entry in blacklist:
+        if (entry.lower() in words) if entry.isalnum() else (entry.lower() in text.lower()):
+            return Rejection("blacklist", entry)
     return None
 
 
 def check_instances(
     instances: Sequence[Instance], instruction: str
 ) -> tuple[list[Instance], list[tuple[Instance, Rejection]]]:
-    """Part instances that are kept from those that are not."""
+    """Return the instances to keep, and the others with why they are rejected."""
     outputs: dict[str, set[str]] = {}
     for instance in instances:
         outputs.setdefault(normalize_text(instance.input), set()).add(normalize_text(instance.output))
     kept: list[Instance] = []
-    faulty: list[tuple[Instance, Rejection]] = []
+    rejected: list[tuple[Instance, Rejection]] = []
     for instance in instances:
-        given, answer = normalize_text(instance.input), normalize_text(instance.output)
-        if not answer:
-            fault = Rejection("empty_output")
-        elif given == answer:
-            fault = Rejection("output_is_input")
-        elif answer == normalize_text(instruction):
-            fault = Rejection("output_is_instruction")
-        elif given and len(outputs[given]) > 1:
-            fault = Rejection("same_input_other_output", f"{len(outputs[given])} outputs")
-        elif instance in kept:
-            fault = Rejection("same_instance")
-        else:
+        given, output = normalize_text(instance.input), normalize_text(instance.output)
+        reasons = {
+            "empty_output": not output,
+            "output_is_input": given == output,
+            "output_is_instruction": output == normalize_text(instruction),
+            "same_input_other_output": given and len(outputs[given]) > 1,
+            "same_instance": instance in kept,
+        }
+        reason = next((reason for reason, applies in reasons.items() if applies), None)
+        if reason is None:
             kept.append(instance)
-            continue
-        faulty.append((instance, fault))
-    return kept, faulty
+        else:
+            detail = f"{len(outputs[given])} outputs" if reason == "same_input_other_output" else ""
+            rejected.append((instance, Rejection(reason, detail)))
+    return kept, rejected
 
 
 def normalize_text(text: str) -> str:
-    """Return a text without what does not make it another: case, and how its words are set apart."""
+    """Return a text in lower case, its words separated by single spaces."""
     return " ".join(text.lower().split())
 
 
-def _script(text: str) -> Rejection | None:
+def _check_script(text: str) -> Rejection | None:
     letters = [letter for letter in text if letter.isalpha()]
     latin = [letter for letter in letters if unicodedata.name(letter, "").startswith("LATIN")]
     if not letters:

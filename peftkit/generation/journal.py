@@ -1,101 +1,86 @@
-"""Turn rows into lines of a file that only grows, and a file that a kill left behind into whole lines."""
+"""Append-only jsonl files that survive a kill: torn lines are cut, and replayed lines must be equal to the old ones."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftkit.config import UserError
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 
 class Journal:
-    """A jsonl file that is only appended to; a last line that was torn is cut where it is opened.
-
-    `rows` are those that were there.
-    """
+    """An append-only jsonl file; a torn last line is cut when it is opened. `rows` are those it had then."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        whole = _whole(file.read_bytes())
-        if os.fstat(self._handle).st_size > len(whole):
-            os.ftruncate(self._handle, len(whole))
-            os.fsync(self._handle)
-        self.lines = [f"{text}\n" for text in whole.decode().split("\n")[:-1]]
-        self.rows = [self._row(number, line) for number, line in enumerate(self.lines, start=1)]
+        self._handle = file.open("a+b")
+        data = file.read_bytes()
+        end = data.rfind(b"\n") + 1
+        if end < len(data):
+            self._handle.truncate(end)
+            self.sync()
+        self.lines = [f"{line}\n" for line in data[:end].decode().split("\n")[:-1]]
+        self.rows = [self._parse(number, line) for number, line in enumerate(self.lines, start=1)]
 
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write rows, each a whole line; they survive this process, and after `sync` the machine."""
-        self._write("".join(map(json_line, rows)).encode())
+    def append(self, *rows: Mapping[str, Any]) -> None:
+        """Write rows, each as one line; they survive this process, and after `sync` the machine."""
+        self._write("".join(map(json_line, rows)))
 
     def sync(self) -> None:
-        os.fsync(self._handle)
+        os.fsync(self._handle.fileno())
 
     def close(self) -> None:
-        os.close(self._handle)
+        self._handle.close()
 
-    def __enter__(self) -> Self:
-        return self
+    def _write(self, text: str) -> None:
+        self._handle.write(text.encode())
+        self._handle.flush()
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def _write(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(self._handle, data) :]
-
-    def _row(self, number: int, text: str) -> dict[str, Any]:
+    def _parse(self, number: int, line: str) -> dict[str, Any]:
         try:
-            return json.loads(text)
+            return json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(
-                f"{self.file}: line {number} is damaged ({error.msg}); mend it, or begin again with force=true"
+                f"{self.file}: line {number} is damaged ({error.msg}); repair it, or start again with force=true"
             ) from error
 
 
 class ReplayedJournal(Journal):
-    """Lines that are a function of the journal: those that a resumed run makes again must be those that are there."""
+    """A file whose lines follow from the journal of replies: a resumed run has to write the same lines again."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(file)
-        self.place = 0
+        self.position = 0
 
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        made = [json_line(row) for row in rows]
-        there = self.lines[self.place : self.place + len(made)]
-        self.check(there, made[: len(there)])
-        self.place += len(made)
-        self._write("".join(made[len(there) :]).encode())
+    def append(self, *rows: Mapping[str, Any]) -> None:
+        """Write the rows that the file does not have yet.
 
-    def check_end(self) -> None:
-        """Refuse to leave lines that these settings do not lead to, as with less patience than before."""
-        if self.place < len(self.lines):
-            raise UserError(
-                f"{self.file} holds more than these settings give; say those that it was begun with, or force=true"
-            )
-
-    def check(self, there: Sequence[str], made: Sequence[str]) -> None:
-        """Refuse to go on in a folder that something else has written to."""
-        for offset, (old, new) in enumerate(zip(there, made, strict=True), start=1):
+        Raises:
+            UserError: the file has another line at this place.
+        """
+        lines = [json_line(row) for row in rows]
+        old_lines = self.lines[self.position : self.position + len(lines)]
+        for number, (old, new) in enumerate(zip(old_lines, lines, strict=False), start=self.position + 1):
             if old != new:
                 raise UserError(
-                    f"{self.file}: line {self.place + offset} is not what the journal beside it gives; "
-                    "this folder was changed, or made by another version: begin again with force=true"
+                    f"{self.file}: line {number} does not follow from journal.jsonl: the folder was changed, or "
+                    "another version of peftkit wrote it; start again with force=true"
                 )
+        self.position += len(lines)
+        self._write("".join(lines[len(old_lines) :]))
+
+    def check_end(self) -> None:
+        """Refuse lines that these settings do not lead to, as with a lower patience than before."""
+        if self.position < len(self.lines):
+            raise UserError(
+                f"{self.file}: has more lines than these settings lead to; use the earlier settings, or force=true"
+            )
 
 
 def json_line(row: Mapping[str, Any]) -> str:
-    """Return a row as it is written: nothing in it ends a line but its own end."""
+    """Return a row as one line: line breaks within its texts are escaped."""
     return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _whole(data: bytes) -> bytes:
-    return data[: data.rfind(b"\n") + 1]

@@ -1,4 +1,4 @@
-"""Turn a model's replies into instructions, answers and instances, and into faults where they are none."""
+"""Parsers of a model's replies: lists of instructions, yes or no, and instances."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from peftkit.generation.generators import Reply
+from peftkit.generation.rejection import Rejection, incomplete
 from peftkit.generation.self_instruct_prompts import NEW, NOTHING, one_line
 from peftkit.generation.tasks import Instance
 
@@ -16,76 +17,55 @@ FIELD = re.compile(r"^[ \t]*[*_]{0,2}(Input|Output|Label)[*_]{0,2}[ \t]*:[*_]{0,
 EMPTY = {NOTHING, "", "n/a", "<noinput>", "no input", "(none)", "none."}
 
 
-class Rejection(NamedTuple):
-    """Why something was not kept: a reason that is counted, and what it was in this case."""
-
-    reason: str
-    detail: str = ""
-
-
 class ParsedItem(NamedTuple):
-    """One item of a reply by its place in it, and the fault that it already has."""
+    """One item of a list, and why it is rejected, if so."""
 
     text: str
-    fault: Rejection | None = None
-
-
-def incomplete(reply: Reply) -> Rejection | None:
-    """Return why a reply is not whole; None where it is."""
-    if reply.finish == "refused":
-        return Rejection("refused", reply.note or "")
-    if reply.finish == "length":
-        return Rejection("cut_off", f"after {reply.tokens_out} tokens")
-    return None if reply.finish == "stop" else Rejection("cut_off", reply.finish)
+    rejection: Rejection | None = None
 
 
 def parse_instructions(reply: Reply) -> list[ParsedItem]:
-    """Return the instructions of a reply, at most as many as were asked for; the last of one that was cut is faulty."""
-    fault = incomplete(reply)
-    items = [text for item in ITEM.split(reply.text) if (text := one_line(item))]
+    """Return the instructions of a reply; those beyond the requested number, and a cut last one, are rejected."""
+    cut = incomplete(reply)
+    items = [ParsedItem(text) for item in ITEM.split(reply.text) if (text := one_line(item))]
     if not items:
-        return [ParsedItem("", fault or Rejection("empty_reply"))]
-    found = [ParsedItem(item) for item in items]
-    if len(items) > 1 and items[0].endswith(":"):  # "Here are eight more:", as chat models begin
-        found[0] = ParsedItem(items[0], Rejection("preamble"))
-    if fault is not None:
-        found[-1] = ParsedItem(items[-1], fault)
-    return [*found[:NEW], *(ParsedItem(item.text, item.fault or Rejection("not_asked_for")) for item in found[NEW:])]
+        return [ParsedItem("", cut or Rejection("empty_reply"))]
+    if len(items) > 1 and items[0].text.endswith(":"):  # "Here are eight more:", as chat models begin
+        items[0] = ParsedItem(items[0].text, Rejection("preamble"))
+    if cut is not None:
+        items[-1] = ParsedItem(items[-1].text, cut)
+    beyond = (ParsedItem(item.text, item.rejection or Rejection("not_asked_for")) for item in items[NEW:])
+    return [*items[:NEW], *beyond]
 
 
 def parse_yes_no(reply: Reply) -> bool | Rejection:
-    """Return the answer to whether it is a classification."""
-    said = re.match(r"\W*(?:classification\W+)?(yes|no)\b", reply.text, re.IGNORECASE)
-    if said is not None:
-        return said[1].lower() == "yes"
-    return (incomplete(reply) if reply.finish == "refused" else None) or Rejection(
-        "type_unclear", reply.text.strip()[:80]
-    )
+    """Return the answer to whether a task is a classification."""
+    answer = re.match(r"\W*(?:classification\W+)?(yes|no)\b", reply.text, re.IGNORECASE)
+    if answer is not None:
+        return answer[1].lower() == "yes"
+    refused = incomplete(reply) if reply.finish == "refused" else None
+    return refused or Rejection("type_unclear", reply.text.strip()[:80])
 
 
 def parse_instances(reply: Reply, by_label: bool) -> tuple[list[Instance], list[Rejection]]:
-    """Return the whole instances of a reply, and what was wrong with the others."""
+    """Return the complete instances of a reply, and why the others are rejected."""
     first, second = ("label", "input") if by_label else ("input", "output")
     text = reply.text if FIELD.match(reply.text.lstrip()) else f"{first}:{reply.text}"
     parts = FIELD.split(text.strip())[1:]
     fields = [(name.lower(), value.strip()) for name, value in zip(parts[::2], parts[1::2], strict=True)]
     if by_label:  # a chat model may call a label the output
         fields = [("label" if name == "output" else name, value) for name, value in fields]
-    fault, faults, found = incomplete(reply), [], []
-    place = 0
-    while place < len(fields):
-        is_pair = [name for name, _ in fields[place : place + 2]] == [first, second]
-        is_last = place + (2 if is_pair else 1) >= len(fields)
-        if fault is not None and is_last:
-            faults.append(fault)
-        elif is_pair:
-            one, other = fields[place][1], fields[place + 1][1]
-            found.append(Instance(_input(other), one) if by_label else Instance(_input(one), other))
+    cut = incomplete(reply)
+    instances: list[Instance] = []
+    rejections: list[Rejection] = []
+    while fields:
+        size = 2 if [name for name, _ in fields[:2]] == [first, second] else 1
+        values, fields = fields[:size], fields[size:]
+        if cut is not None and not fields:
+            rejections.append(cut)
+        elif size == 2:
+            given, output = reversed(values) if by_label else values
+            instances.append(Instance("" if given[1].lower() in EMPTY else given[1], output[1]))
         else:
-            faults.append(Rejection("malformed_instance", f"{fields[place][0]}: {fields[place][1][:60]}"))
-        place += 2 if is_pair else 1
-    return found, faults
-
-
-def _input(text: str) -> str:
-    return "" if text.lower() in EMPTY else text
+            rejections.append(Rejection("malformed_instance", f"{values[0][0]}: {values[0][1][:60]}"))
+    return instances, rejections

@@ -1,4 +1,4 @@
-"""Turn tasks into the prompts of Self-Instruct (Wang et al. 2023, section 2.2 and appendix A), in words of our own."""
+"""The prompts of Self-Instruct (Wang et al. 2023, section 2.2 and appendix A), in our own wording."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import replace
 from peftkit.generation.generators import GenerationPrompt
 from peftkit.generation.tasks import Instance, Task
 
-FROM_SEEDS, FROM_GENERATED, NEW = 6, 2, 8  # tasks shown, and tasks asked for
-YES, NO = 12, 19  # tasks that show what a classification is
-WORKED, LONGEST = 6, 120  # tasks that show what instances are, and words of the longest of them
-NOTHING = "none"  # an input where the instruction says all
+FROM_SEEDS, FROM_GENERATED, NEW = 6, 2, 8  # tasks shown, and tasks requested
+YES, NO = 12, 19  # example tasks that are classifications, and that are not
+WORKED, LONGEST = 6, 120  # worked example tasks, and the most words of each
+NOTHING = "none"  # the input of an instruction that needs none
 
 INVITE = (
     "This is a list of {count} tasks for a language model. No two are alike: each asks for another kind of work, about "
     "another matter, in other words. Some are questions and some are orders; some want one of a few labels, some a "
     "line, some a whole text. Each can be done by reading and writing alone, and each is said in one or two sentences."
 )
-ASK = (
+CLASSIFY = (
     "A classification task has a small set of possible answers that is known before its input is read. "
     "Of each task below it is said whether it is one, Yes or No."
 )
@@ -34,16 +34,20 @@ OUTPUT_FIRST = (
 
 
 def new_tasks_prompt(
-    seeds: Sequence[Task], kept: Sequence[Task], draw: random.Random, like: GenerationPrompt
+    seeds: Sequence[Task], kept: Sequence[Task], draw: random.Random, sampling: GenerationPrompt
 ) -> GenerationPrompt:
-    """Ask for eight new instructions after eight old ones: six seeds and two kept ones, as far as there are any."""
-    made = draw.sample(list(kept), min(FROM_GENERATED, len(kept)))
-    given = draw.sample(list(seeds), min(FROM_SEEDS + FROM_GENERATED - len(made), len(seeds)))
-    shown = [*given, *made]
+    """Return the prompt for eight new instructions after eight existing ones: six seeds and two kept tasks, if any.
+
+    Args:
+        sampling: a prompt with the length and sampling settings.
+    """
+    generated = draw.sample(list(kept), min(FROM_GENERATED, len(kept)))
+    given = draw.sample(list(seeds), min(FROM_SEEDS + FROM_GENERATED - len(generated), len(seeds)))
+    shown = [*given, *generated]
     draw.shuffle(shown)
     lines = [f"Task {place}: {one_line(task.instruction)}" for place, task in enumerate(shown, start=1)]
     return replace(
-        like,
+        sampling,
         opening=INVITE.format(count=len(shown) + NEW) + "\n",
         examples=tuple(lines),
         question=f"Task {len(shown) + 1}:",
@@ -52,13 +56,13 @@ def new_tasks_prompt(
 
 
 def classification_prompt(instruction: str, seeds: Sequence[Task], draw: random.Random) -> GenerationPrompt:
-    """Ask whether an instruction wants one of a few labels."""
+    """Return the prompt that asks whether an instruction is a classification."""
     yes = [task for task in seeds if task.is_classification]
     no = [task for task in seeds if not task.is_classification]
     shown = draw.sample(yes, min(YES, len(yes))) + draw.sample(no, min(NO, len(no)))
     draw.shuffle(shown)
     return GenerationPrompt(
-        opening=ASK + "\n",
+        opening=CLASSIFY + "\n",
         examples=tuple(
             f"Task: {one_line(task.instruction)}\nClassification: {'Yes' if task.is_classification else 'No'}\n"
             for task in shown
@@ -72,7 +76,7 @@ def classification_prompt(instruction: str, seeds: Sequence[Task], draw: random.
 def instances_prompt(
     instruction: str, by_label: bool, seeds: Sequence[Task], draw: random.Random, length: int
 ) -> GenerationPrompt:
-    """Ask for instances: label first for a classification, or all would be of one label; else input first."""
+    """Return the prompt for instances: label first for classifications (else all would have one label)."""
     alike = [task for task in seeds if task.is_classification == by_label]
     worked = [task for task in alike if _words(task) <= LONGEST] or alike
     shown = draw.sample(worked, min(WORKED, len(worked)))

@@ -1,20 +1,20 @@
-"""Turn a jsonl file of tasks, in Self-Instruct's format, into tasks; and back."""
+"""Tasks and their instances, and the jsonl format of Self-Instruct that holds them."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from peftkit.config import UserError
 
 SEEDS = Path(__file__).resolve().parent / "seeds" / "tasks.jsonl"
+EXAMPLE = '{"id": "1", "instruction": "Name a prime.", "instances": [{"input": "", "output": "7"}]}'
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One case of a task; the input is empty where the instruction says all."""
+    """One input with its output; the input is empty where the instruction needs none."""
 
     input: str
     output: str
@@ -22,7 +22,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Task:
-    """An instruction and cases of it (Wang et al. 2023, section 2.1)."""
+    """An instruction with instances (Wang et al. 2023, section 2.1)."""
 
     id: str
     name: str
@@ -30,46 +30,37 @@ class Task:
     instances: tuple[Instance, ...]
     is_classification: bool
 
-    def row(self) -> dict[str, Any]:
-        """Return the task as a line of the file."""
-        return {**asdict(self), "instances": [asdict(instance) for instance in self.instances]}
-
 
 def read_tasks(file: Path) -> list[Task]:
-    """Read tasks, one object a line: id, name, instruction, instances [{input, output}], is_classification.
+    """Read tasks, one JSON object a line: id, name, instruction, instances [{input, output}], is_classification.
 
-    A file without names, or without is_classification, is read too: none of its tasks is a classification then.
+    Names and is_classification are optional; without the latter no task counts as a classification.
 
     Raises:
-        UserError: a line is no task, or there is none.
+        UserError: a line is not a task, two have the same id, or there is none.
     """
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: it cannot be read as UTF-8 ({error}); name another file of tasks") from error
-    tasks = [_task(line, f"{file}: line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+        raise UserError(f"{file}: cannot be read as UTF-8 ({error}); set generate.seeds= to a jsonl file") from error
+    tasks = [_parse(line, f"{file}: line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
     if not tasks:
-        raise UserError(f"{file}: there are no tasks in it; write one object a line, as {_EXAMPLE}")
+        raise UserError(f"{file}: no tasks in it; write one JSON object a line: {EXAMPLE}")
     if len({task.id for task in tasks}) < len(tasks):
-        raise UserError(f"{file}: two tasks have the same id; give each its own")
+        raise UserError(f"{file}: two tasks have the same id; ids must be unique")
     return tasks
 
 
-_EXAMPLE = '{"id": "1", "instruction": "Name a prime.", "instances": [{"input": "", "output": "7"}]}'
-
-
-def _task(line: str, place: str) -> Task:
+def _parse(line: str, place: str) -> Task:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{place} is no JSON ({error.msg}); write one object a line, as {_EXAMPLE}") from error
-    try:
         instances = tuple(Instance(str(case.get("input") or ""), str(case["output"])) for case in row["instances"])
-        instruction = str(row["instruction"]).strip()
-        name = str(row.get("name") or row["id"])
+        instruction, name = str(row["instruction"]).strip(), str(row.get("name") or row["id"])
         task = Task(str(row["id"]), name, instruction, instances, bool(row.get("is_classification")))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place}: not JSON ({error.msg}); write one object a line: {EXAMPLE}") from error
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{place} is no task (it lacks {error}); write {_EXAMPLE}") from error
+        raise UserError(f"{place}: not a task (missing or wrong: {error}); write {EXAMPLE}") from error
     if not task.instruction or not any(instance.output.strip() for instance in task.instances):
-        raise UserError(f"{place} has no instruction, or no instance with an output; write {_EXAMPLE}")
+        raise UserError(f"{place}: no instruction, or no instance with an output; write {EXAMPLE}")
     return task

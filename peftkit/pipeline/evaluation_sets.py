@@ -1,7 +1,8 @@
-"""Turn names of files, folders and tasks into the evaluation sets whose rows must stay out of training."""
+"""Evaluation sets by name: files, folders and tasks whose examples must stay out of generated data."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,50 +15,47 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def load_evaluation_sets(names: list[str], run: RunConfig) -> tuple[EvaluationSets, list[dict[str, Any]]]:
-    """Read evaluation sets; return them, and of each its name, revision and rows, and what stands in for it."""
-    sets, facts = EvaluationSets(), []
-    for name in names:
-        before, sentence = sets.rows, ""
-        if Path(name).exists():
-            sets.add(name, file_texts(Path(name)))
-            revision: str | None = _revision(Path(name))
-        else:
-            from peftkit.data.datasets import evaluation_tables
-            from peftkit.pipeline.libraries import configure_libraries
+@dataclass(frozen=True)
+class EvaluationSet:
+    """What was read of one evaluation set."""
 
-            configure_libraries(run.source)
-            tables, origin = evaluation_tables(load_task_config(name), run.data_root, run.source)
-            for split, table in tables.items():
-                sets.add(f"{name}/{split}", (list(iter_texts(dict(row))) for row in table))
-            revision = origin.revision or origin.name
-            if origin.substituted_for:
-                sentence = f"EVALUATION SET: {origin.name} (offline) stands in for {origin.substituted_for}'s {name}"
-        facts.append({"name": name, "revision": revision, "rows": sets.rows - before, "sentence": sentence})
-    return sets, facts
+    name: str
+    revision: str
+    rows: int
+    warning: str = ""  # what was substituted for it
+
+
+def load_evaluation_sets(names: list[str], config: RunConfig) -> tuple[EvaluationSets, list[EvaluationSet]]:
+    """Read evaluation sets, and return them with a record of each."""
+    sets, records = EvaluationSets(), []
+    for name in names:
+        before, path = sets.rows, Path(name)
+        if path.exists():
+            sets.add(name, file_texts(path))
+            files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+            records.append(EvaluationSet(name, ",".join(map(fingerprint, files)), sets.rows - before))
+            continue
+        from peftkit.data.datasets import evaluation_tables
+        from peftkit.pipeline.libraries import configure_libraries
+
+        configure_libraries(config.source)
+        tables, origin = evaluation_tables(load_task_config(name), config.data_root, config.source)
+        for split, table in tables.items():
+            sets.add(f"{name}/{split}", (list(iter_texts(dict(row))) for row in table))
+        revision, warning = origin.revision or origin.name, origin.substitution(f"EVALUATION SET {name}")
+        records.append(EvaluationSet(name, revision, sets.rows - before, warning))
+    return sets, records
 
 
 def load_task_config(name: str) -> TaskConfig:
     """Return a task of conf/task by its name."""
     from omegaconf import OmegaConf
 
-    found: Any = OmegaConf.to_container(OmegaConf.create({"task": _part(name)}), resolve=True)
-    return TaskConfig(**found["task"])
+    def load(option: str) -> DictConfig:
+        part: Any = OmegaConf.load(conf_folder() / "task" / f"{option}.yaml")
+        bases = [load(str(base)) for base in part.pop("defaults", []) if base != "_self_"]
+        whole: Any = OmegaConf.merge(*bases, part)
+        return whole
 
-
-def _part(name: str) -> DictConfig:
-    """Read a part with those that it is laid over."""
-    from omegaconf import DictConfig, OmegaConf
-
-    part = OmegaConf.load(conf_folder() / "task" / f"{name}.yaml")
-    assert isinstance(part, DictConfig)
-    below = [_part(str(base)) for base in part.pop("defaults", []) if base != "_self_"]
-    whole = OmegaConf.merge(*below, part)
-    assert isinstance(whole, DictConfig)
-    return whole
-
-
-def _revision(path: Path) -> str:
-    return ",".join(
-        fingerprint(file) for file in ([path] if path.is_file() else sorted(path.rglob("*"))) if file.is_file()
-    )
+    values: Any = OmegaConf.to_container(OmegaConf.create({"task": load(name)}), resolve=True)
+    return TaskConfig(**values["task"])

@@ -1,4 +1,4 @@
-"""Turn the choice of who writes into a generator: a server, a model in this process, or what stands in for one."""
+"""The generator that a config selects: an endpoint, a local model, or the offline generator."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from peftkit.config.source import Source
 from peftkit.generation.generators import Generator
 
 
-def resolve_generator(run: RunConfig, settings: Generate) -> Source:
-    """Decide which model writes; a local one is found, not loaded.
+def generate_settings(config: RunConfig) -> Generate:
+    assert config.generate is not None  # only results of early versions lack the section
+    return config.generate
 
-    Where only the offline GPT-2 or T5 is at hand, which write nothing of use, the offline writer takes their place
-    in Self-Instruct, for which it has its words; it is no judge.
+
+def resolve_generator(config: RunConfig) -> Source:
+    """Return the model that generates, without loading it.
+
+    Where it would be the offline GPT-2 or T5, which generate no useful text, the offline generator replaces it in
+    Self-Instruct, whose prompts it can answer; it cannot judge.
     """
+    settings = generate_settings(config)
     if settings.generator == "endpoint":
         return Source("endpoint", str(settings.endpoint_model))
     from peftkit.data import minitasks
@@ -24,18 +30,19 @@ def resolve_generator(run: RunConfig, settings: Generate) -> Source:
     from peftkit.pipeline.libraries import configure_libraries
     from peftkit.pipeline.sources import find_model
 
-    configure_libraries(run.source)
-    model = run.model
+    configure_libraries(config.source)
+    model = config.model
     if settings.model is not None:
         model = replace(model, checkpoint=settings.model, revision="main", stand_in="gpt2-mini", keep_layers=None)
-    is_asked_for_tasks = run.job != "judge" and settings.algorithm == "self_instruct"
-    if is_asked_for_tasks and (found := locate(model, run.source)).kind == "offline":
-        return Source("offline", offline.NAME, offline.offline_revision(minitasks), found.substituted_for)
-    return find_model(model, run.source)
+    if config.job != "judge" and settings.algorithm == "self_instruct":
+        found = locate(model, config.source)
+        if found.kind == "offline":
+            return Source("offline", offline.NAME, offline.offline_revision(minitasks), found.substituted_for)
+    return find_model(model, config.source)
 
 
 def generator_device(settings: Generate) -> str:
-    """Return the device that writes, for `record.meta`."""
+    """Return the device of the generator, for `run_folder.meta`."""
     if settings.generator == "endpoint":
         return "endpoint"
     from peftkit.pipeline.sources import device_name
@@ -44,15 +51,15 @@ def generator_device(settings: Generate) -> str:
 
 
 def generator_precision(settings: Generate) -> str:
-    """Return the precision of what writes, for `record.meta`; a server does not tell its own."""
+    """Return the precision of the generator, for `run_folder.meta`; that of an endpoint is unknown."""
     return "unknown" if settings.generator == "endpoint" else "quantized" if settings.quantization else "fp32"
 
 
 def load_generator(settings: Generate, model: Source, has_answered: bool) -> Generator:
-    """Return what replies.
+    """Return the generator, with its model loaded.
 
     Args:
-        has_answered: whether this run has replies of the endpoint already.
+        has_answered: whether the endpoint has answered in this run already.
     """
     if settings.generator == "endpoint":
         from peftkit.generation.generators.endpoint import EndpointGenerator
@@ -72,7 +79,9 @@ def load_generator(settings: Generate, model: Source, has_answered: bool) -> Gen
     tokenizer = load_tokenizer(model)
     loaded, why_no_head = load_language_model(model, tokenizer, settings.quantization)
     if why_no_head and not loaded.config.is_encoder_decoder:
-        raise UserError(f"{model.name} cannot write: {why_no_head}; name a checkpoint that can")
+        raise UserError(
+            f"{model.name} cannot generate: {why_no_head}; set generate.model= to a causal or seq2seq checkpoint"
+        )
     if torch.cuda.is_available() and not settings.quantization:
         loaded = loaded.to("cuda")  # type: ignore[arg-type]
     return LocalGenerator(loaded, tokenizer, settings.batch, settings.chat)

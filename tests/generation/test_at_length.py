@@ -1,4 +1,4 @@
-"""What must hold of a whole run: thousands of tasks without a pair alike, and a hundred kills without a trace."""
+"""A long run has no similar pair among thousands of tasks, and a hundred kills change nothing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 from helpers.scripted_server import serving
 from rouge_score import rouge_scorer, tokenizers
 
-from peftkit.generation.card import REASONS
 from peftkit.generation.filters import check_instruction
+from peftkit.generation.rejection import REASONS
 from peftkit.generation.tasks import SEEDS, read_tasks
 
 KILLS = 100
@@ -54,7 +54,7 @@ def alike(job: tuple[Sequence[str], int]) -> list[tuple[int, int, float]]:
 
 
 @pytest.mark.slow
-def test_two_thousand_tasks_without_a_pair_alike(tmp_path: Path) -> None:
+def test_two_thousand_tasks_without_a_similar_pair(tmp_path: Path) -> None:
     with serving() as server:
         done = subprocess.run(command(server.address, tmp_path, 2000), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -97,7 +97,7 @@ def lists(journal: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_leave_no_trace(tmp_path: Path) -> None:
+def test_a_hundred_kills_change_nothing(tmp_path: Path) -> None:
     draw = random.Random(0)
     asked = 0
     with serving(lambda number, body: {"wait": 0.004}, pool=3000) as server:

@@ -1,4 +1,4 @@
-"""A server that misbehaves is waited for, asked again or given up, and its key is told to nobody."""
+"""Failing endpoints are retried or end the run, and the key is never shown."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def endpoint(address: str, key: str | None = "sk-secret", has_answered: bool = F
     return EndpointGenerator(settings, key, has_answered, first_delay=0.01)
 
 
-def ask(generator: EndpointGenerator, count: int = 1) -> list[Reply]:
+def send(generator: EndpointGenerator, count: int = 1) -> list[Reply]:
     requests = [Request(number, PROMPT, seed=number) for number in range(count)]
-    found = [reply for group in generator.replies(requests) for reply in group]
-    return sorted(found, key=lambda reply: reply.number)
+    replies = [reply for group in generator.replies(requests) for reply in group]
+    return sorted(replies, key=lambda reply: reply.number)
 
 
 def first(count: int, fault: Body) -> Callable[[int, Body], Body | None]:
     return lambda number, body: fault if number < count else None
 
 
-def test_a_request_says_what_it_wants_and_a_reply_what_it_cost() -> None:
+def test_a_request_has_the_prompts_settings_and_a_reply_its_token_counts() -> None:
     with serving(pool=50) as server:
-        (reply,) = ask(endpoint(server.address, request={"seed": None, "presence_penalty": 1.5}))
+        (reply,) = send(endpoint(server.address, request={"seed": None, "presence_penalty": 1.5}))
     (seen,) = server.seen
     assert seen["path"] == "/v1/chat/completions" and seen["key"] == "Bearer sk-secret"
     assert seen["body"] == {
@@ -57,9 +57,9 @@ def test_a_request_says_what_it_wants_and_a_reply_what_it_cost() -> None:
     assert reply.tokens_in == len(PROMPT.text().split())
 
 
-def test_text_completions_are_asked_for_where_there_is_no_chat() -> None:
+def test_chat_false_uses_text_completions() -> None:
     with serving(pool=50) as server:
-        (reply,) = ask(endpoint(server.address, chat=False))
+        (reply,) = send(endpoint(server.address, chat=False))
     assert server.seen[0]["path"] == "/v1/completions" and server.seen[0]["body"]["prompt"] == PROMPT.text()
     assert reply.text == "No"
 
@@ -83,24 +83,24 @@ def test_text_completions_are_asked_for_where_there_is_no_chat() -> None:
     ],
     ids=lambda fault: "-".join(map(str, fault.values()))[:20],
 )
-def test_what_may_pass_is_asked_again(fault: Body) -> None:
+def test_transient_failures_are_retried(fault: Body) -> None:
     with serving(first(2, fault), pool=50) as server:
-        (reply,) = ask(endpoint(server.address, timeout=0.3))
+        (reply,) = send(endpoint(server.address, timeout=0.3))
     assert (reply.text, reply.attempts, len(server.seen)) == ("No", 3, 3)
 
 
-def test_a_server_that_stays_down_is_given_up_with_its_reason() -> None:
+def test_a_permanent_failure_ends_with_its_reason() -> None:
     with serving(lambda number, body: {"status": 500, "message": "out of order"}, pool=50) as server:
         with pytest.raises(
-            GeneratorError, match=r"no reply in 4 attempts, .* 500 .*out of order.*; the same command goes on"
+            GeneratorError, match=r"no reply in 4 attempts, .* 500 .*out of order.*; the same command continues"
         ):
-            ask(endpoint(server.address))
+            send(endpoint(server.address))
         assert len(server.seen) == 4
     with pytest.raises(GeneratorError, match=r"Connection error"):
-        ask(endpoint(server.address))  # by now nobody is there
+        send(endpoint(server.address))  # the server is closed
 
 
-def test_retry_after_is_waited_for_by_all() -> None:
+def test_retry_after_applies_to_all_threads() -> None:
     times: list[float] = []
 
     def fault(number: int, body: Body) -> Body | None:
@@ -108,17 +108,17 @@ def test_retry_after_is_waited_for_by_all() -> None:
         return {"status": 429, "headers": {"Retry-After": "1"}} if number == 0 else None
 
     with serving(fault, pool=50) as server:
-        assert len(ask(endpoint(server.address, batch=1), count=3)) == 3
+        assert len(send(endpoint(server.address, batch=1), count=3)) == 3
     assert times[1] - times[0] >= 0.95 and times[3] - times[1] < 0.9
 
 
-def test_a_wait_that_is_too_long_and_a_quota_that_is_used_up_end_the_run() -> None:
+def test_a_long_wait_and_an_exhausted_quota_end_the_run() -> None:
     for fault, sentence in (
-        ({"status": 429, "headers": {"Retry-After": "4000"}}, "asks to wait for 4000 s"),
-        ({"status": 429, "code": "insufficient_quota"}, "quota is used up"),
+        ({"status": 429, "headers": {"Retry-After": "4000"}}, "requests a wait of 4000 s"),
+        ({"status": 429, "code": "insufficient_quota"}, "quota is exhausted"),
     ):
         with serving(first(9, fault), pool=50) as server, pytest.raises(GeneratorError, match=sentence):
-            ask(endpoint(server.address))
+            send(endpoint(server.address))
         assert len(server.seen) == 1
 
 
@@ -126,40 +126,44 @@ def test_a_wait_that_is_too_long_and_a_quota_that_is_used_up_end_the_run() -> No
     ("headers", "seconds"),
     [({}, None), ({"retry-after": "2.5"}, 2.5), ({"retry-after": "soon"}, None), ({"retry-after-ms": "250"}, 0.25)],
 )
-def test_both_ways_to_say_how_long(headers: dict[str, str], seconds: float | None) -> None:
+def test_retry_after_is_read_in_all_its_forms(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers) == seconds
     assert 3 <= (retry_after({"retry-after": formatdate(time.time() + 5, usegmt=True)}) or 0) <= 5
 
 
 @pytest.mark.parametrize(
     ("status", "sentence"),
-    [(401, "refuses the key in OPENAI_API_KEY"), (404, "knows no scripted"), (400, "refuses the request .*bad field")],
+    [
+        (401, "generate.key_env=OPENAI_API_KEY: the endpoint refuses the key"),
+        (404, "endpoint_model=scripted: not found"),
+        (400, "refuses the request .*bad field"),
+    ],
 )
-def test_what_the_user_can_mend_is_said_at_once_and_without_the_key(status: int, sentence: str) -> None:
+def test_user_errors_are_raised_at_once_without_the_key(status: int, sentence: str) -> None:
     fault = {"status": status, "message": "bad field or key sk-secret"}
     with serving(first(9, fault), pool=50) as server, pytest.raises(UserError, match=sentence) as refused:
-        ask(endpoint(server.address))
+        send(endpoint(server.address))
     assert "sk-secret" not in str(refused.value) and len(server.seen) == 1
 
 
-def test_one_prompt_that_is_refused_does_not_stop_the_others() -> None:
+def test_a_refused_prompt_does_not_stop_the_others() -> None:
     with serving(first(1, {"status": 400, "message": "too long"}), pool=50) as server:
-        replies = ask(endpoint(server.address, has_answered=True, batch=1), count=2)
+        replies = send(endpoint(server.address, has_answered=True, batch=1), count=2)
     assert [reply.finish for reply in replies] == ["refused", "stop"]
     assert str(replies[0].note).startswith("400: ") and "too long" in str(replies[0].note)
 
 
-def test_empty_and_cut_replies_are_replies() -> None:
+def test_empty_and_cut_replies_are_returned() -> None:
     faults: list[Body] = [{"text": None}, {"text": "Yes and", "finish": "length"}, {"text": "Yes", "uncounted": True}]
     with serving(lambda number, body: faults[number], pool=50) as server:
-        empty, cut, uncounted = ask(endpoint(server.address, batch=1), count=3)
+        empty, cut, uncounted = send(endpoint(server.address, batch=1), count=3)
     assert (empty.text, empty.finish, empty.attempts) == ("", "stop", 1)
     assert (cut.text, cut.finish) == ("Yes and", "length")
-    # one token a byte: no more can have been used
+    # one token per byte is an upper bound
     assert (uncounted.tokens_in, uncounted.tokens_out) == (len(PROMPT.text()), 3)
 
 
-def test_replies_under_way_are_kept_where_one_fails_for_good() -> None:
+def test_replies_in_flight_are_kept_after_a_permanent_failure() -> None:
     together = threading.Barrier(4)
 
     def fault(number: int, body: Body) -> Body:
@@ -174,7 +178,7 @@ def test_replies_under_way_are_kept_where_one_fails_for_good() -> None:
     assert sorted(found) == [1, 2, 3]
 
 
-def test_a_run_over_a_bad_server_gives_what_one_over_a_good_server_gives(tmp_path: Path) -> None:
+def test_a_failing_server_leads_to_the_same_data_as_a_working_one(tmp_path: Path) -> None:
     def fault(number: int, body: Body) -> Body | None:
         if number % 7 == 3:
             return {"status": 429 if number % 2 else 500, "headers": {"retry-after-ms": "10"}}
@@ -184,23 +188,23 @@ def test_a_run_over_a_bad_server_gives_what_one_over_a_good_server_gives(tmp_pat
 
     for name, fault_of in (("good", lambda number, body: None), ("bad", fault)):
         with serving(fault_of, pool=1500) as server:
-            _, asked, _ = fill(tmp_path / name, self_instruct, endpoint(server.address), num_instructions=25)
-        assert asked.attempts == len(server.seen)
+            _, client, _ = fill(tmp_path / name, self_instruct, endpoint(server.address), num_instructions=25)
+        assert client.usage["attempts"] == len(server.seen)
         entries = [
             entry for row in map(json.loads, (tmp_path / name / "journal.jsonl").open()) for entry in row["replies"]
         ]
-        assert len({entry["number"] for entry in entries}) == len(entries) == asked.requests
+        assert len({entry["number"] for entry in entries}) == len(entries) == client.usage["requests"]
     assert written(tmp_path / "good") == written(tmp_path / "bad")
     assert "sk-secret" not in "".join(file.read_text() for file in tmp_path.rglob("*.jsonl"))
 
 
-def test_a_ceiling_holds_with_many_requests_at_once(tmp_path: Path) -> None:
+def test_a_budget_holds_with_parallel_requests(tmp_path: Path) -> None:
     with serving(pool=1500) as server:
-        _, asked, ended = fill(
+        _, client, ended = fill(
             tmp_path,
             self_instruct,
             endpoint(server.address),
             num_instructions=500,
-            ceilings=Budget(max_tokens=40_000),
+            budget=Budget(max_tokens=40_000),
         )
-    assert ended == "max_tokens" and 10_000 < asked.tokens_in + asked.tokens_out <= 40_000
+    assert ended == "max_tokens" and 10_000 < client.usage["tokens_in"] + client.usage["tokens_out"] <= 40_000

@@ -1,4 +1,4 @@
-"""Evol-Instruct makes harder tasks out of a pool, eliminates those that failed, and gives them another turn."""
+"""Evol-Instruct evolves a pool, eliminates failed evolutions, and tries their origins again."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ def rows(folder: Path, name: str) -> list[dict]:
     return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().split("\n") if line]
 
 
-def test_each_evolution_builds_on_the_last_and_all_are_kept(tmp_path: Path) -> None:
+def test_each_evolution_starts_from_the_last_and_all_are_kept(tmp_path: Path) -> None:
     pool, _, ended = fill(tmp_path, evol_instruct, Scripted(), num_instructions=900, evolutions=2, **WIDE)
     assert ended == "evolutions"
     kept = rows(tmp_path, "kept")
     made = {row["id"]: row["made"] for row in kept}
     assert {entry["operation"] for entry in made.values()} == {*OPERATIONS}
     second = [entry for entry in made.values() if entry["evolution"] == 2]
-    assert any(entry["of"] in made for entry in second)  # of what the first evolution made
-    assert any(entry["of"] not in made for entry in second)  # of a seed whose first evolution failed
+    assert any(entry["of"] in made for entry in second)  # from an evolved task
+    assert any(entry["of"] not in made for entry in second)  # from a seed whose first evolution failed
     assert {"nothing_new", "cannot_answer"} <= {*pool.reasons}
     assert len(kept) + sum(pool.reasons.values()) == 2 * len(read_tasks(SEEDS))
 
 
-def test_a_resumed_run_gives_the_same_files(tmp_path: Path) -> None:
+def test_a_resumed_run_writes_the_same_files(tmp_path: Path) -> None:
     fill(tmp_path / "one", evol_instruct, Scripted(), num_instructions=70, **WIDE)
     for target in (10, 30, 70):
         fill(tmp_path / "other", evol_instruct, Scripted(backwards=True), num_instructions=target, **WIDE)
     assert written(tmp_path / "one") == written(tmp_path / "other")
 
 
-def test_words_of_the_prompt_eliminate_an_evolution(tmp_path: Path) -> None:
+def test_phrases_of_the_prompt_eliminate_an_evolution(tmp_path: Path) -> None:
     def changed(reply: Reply) -> Reply:
         return replace(reply, text=f"The given task was easy, number {reply.number}.")
 

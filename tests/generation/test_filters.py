@@ -1,4 +1,4 @@
-"""Each filter of the paper drops what it names, and nothing else."""
+"""Each filter of the papers rejects what it names, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from peftkit.generation import elimination
 from peftkit.generation.filters import check_instances, check_instruction
 from peftkit.generation.generators import Reply
-from peftkit.generation.parse import Rejection
+from peftkit.generation.rejection import Rejection
 from peftkit.generation.tasks import Instance
 
 
@@ -30,8 +30,8 @@ from peftkit.generation.tasks import Instance
     ],
 )
 def test_instructions(text: str, reason: str | None) -> None:
-    fault = check_instruction(text, [3, 150], ["image", "map"])
-    assert (fault.reason if fault else None) == reason
+    rejection = check_instruction(text, [3, 150], ["image", "map"])
+    assert (rejection.reason if rejection else None) == reason
 
 
 def test_instances() -> None:
@@ -39,9 +39,9 @@ def test_instances() -> None:
         Instance("1", "one"), Instance("2", "two"), Instance("2", "Zwei"), Instance("3", " 3 "), Instance("4", ""),
         Instance("5", "Count."), Instance("1", "one"), Instance("", "nil"), Instance("", "null"),
     ]  # fmt: skip
-    kept, faulty = check_instances(given, "Count.")
+    kept, rejected = check_instances(given, "Count.")
     assert kept == [Instance("1", "one"), Instance("", "nil"), Instance("", "null")]
-    assert [(instance.input, fault.reason) for instance, fault in faulty] == [
+    assert [(instance.input, rejection.reason) for instance, rejection in rejected] == [
         ("2", "same_input_other_output"), ("2", "same_input_other_output"), ("3", "output_is_input"), ("4", "empty_output"),
         ("5", "output_is_instruction"), ("1", "same_instance"),
     ]  # fmt: skip
@@ -58,18 +58,18 @@ def test_instances() -> None:
         ("42", "stop", None),
     ],
 )
-def test_answers_that_show_failure(text: str, finish: str, reason: str | None) -> None:
-    fault = elimination.check_answer(Reply(0, text, finish, 1, 1))
-    assert (fault.reason if fault else None) == reason
+def test_answers_that_show_inability(text: str, finish: str, reason: str | None) -> None:
+    rejection = elimination.check_answer(Reply(0, text, finish, 1, 1))
+    assert (rejection.reason if rejection else None) == reason
 
 
-def test_evolutions_that_failed() -> None:
-    def evolved(text: str) -> object:
+def test_failed_evolutions() -> None:
+    def parse(text: str) -> object:
         return elimination.parse_evolution(Reply(0, text, "stop", 1, 1), "Name a river.")
 
-    assert evolved("### Evolved task:\nName a long river.") == "Name a long river."
-    assert evolved("name a  river.") == Rejection("unchanged")
-    assert evolved("The evolved task is to name two.") == Rejection("words_of_the_prompt", "evolved task")
-    assert evolved(" ") == Rejection("empty_reply")
+    assert parse("### Evolved task:\nName a long river.") == "Name a long river."
+    assert parse("name a  river.") == Rejection("unchanged")
+    assert parse("The evolved task is to name two.") == Rejection("words_of_the_prompt", "evolved task")
+    assert parse(" ") == Rejection("empty_reply")
     assert elimination.check_difference(Reply(0, " Equal.", "stop", 1, 1)) is not None
     assert elimination.check_difference(Reply(0, "Different", "stop", 1, 1)) is None

@@ -1,4 +1,4 @@
-"""A local model's reply hangs on its prompt and its seed, not on what is beside it in a batch."""
+"""A local model's reply depends on its prompt and seed, not on the rest of the batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers.scripted import fill, written
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from peftkit.generation.generators import GenerationPrompt, Reply, Request
-from peftkit.generation.generators.local import LocalGenerator, _Draw
+from peftkit.generation.generators.local import LocalGenerator, _GumbelNoise
 from peftkit.generation.self_instruct import self_instruct
 
 SAMPLED = GenerationPrompt(
@@ -28,7 +28,7 @@ def local(folder: Path, batch: int = 4) -> LocalGenerator:
     return LocalGenerator(auto.from_pretrained(str(folder)), tokenizer, batch)
 
 
-def ask(generator: LocalGenerator, prompts: list[GenerationPrompt]) -> list[Reply]:
+def send(generator: LocalGenerator, prompts: list[GenerationPrompt]) -> list[Reply]:
     requests = [Request(number, prompt, seed=number) for number, prompt in enumerate(prompts)]
     return [reply for group in generator.replies(requests) for reply in group]
 
@@ -41,24 +41,24 @@ def varied(count: int) -> list[GenerationPrompt]:
 
 
 @pytest.mark.parametrize("model", ["gpt2", "t5"])
-def test_replies_do_not_hang_on_the_batch(checkpoints: dict[str, Path], model: str) -> None:
-    together, alone = (ask(local(checkpoints[model], batch), varied(5)) for batch in (5, 1))
+def test_replies_do_not_depend_on_the_batch(checkpoints: dict[str, Path], model: str) -> None:
+    together, alone = (send(local(checkpoints[model], batch), varied(5)) for batch in (5, 1))
     assert together == alone
     assert len({reply.text for reply in together}) > 1 and all(reply.tokens_out for reply in together)
 
 
-def test_draws_follow_the_scores() -> None:
+def test_samples_follow_the_softmax() -> None:
     shares = [0.6, 0.3, 0.1]
     scores = torch.tensor([[math.log(share) for share in shares]]).repeat(4000, 1)
-    drawn = Counter(_Draw(range(4000))(torch.empty(0), scores).argmax(1).tolist())  # type: ignore[arg-type]
+    drawn = Counter(_GumbelNoise(range(4000))(torch.empty(0), scores).argmax(1).tolist())  # type: ignore[arg-type]
     for token, share in enumerate(shares):
         assert abs(drawn[token] / 4000 - share) < 0.03  # four standard errors
 
 
-def test_greedy_is_what_transformers_writes(checkpoints: dict[str, Path]) -> None:
+def test_greedy_replies_equal_those_of_transformers(checkpoints: dict[str, Path]) -> None:
     generator = local(checkpoints["gpt2"])
     prompt = GenerationPrompt("the critic saw", (), "the film", (), 6)
-    (reply,) = ask(generator, [prompt])
+    (reply,) = send(generator, [prompt])
     inputs = generator.tokenizer(prompt.text(), return_tensors="pt")
     plain = generator.model.generate(**inputs, max_new_tokens=6, do_sample=False, pad_token_id=0)
     assert reply.text == generator.tokenizer.decode(plain[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -67,17 +67,17 @@ def test_greedy_is_what_transformers_writes(checkpoints: dict[str, Path]) -> Non
 
 def test_a_stop_string_ends_a_reply(checkpoints: dict[str, Path]) -> None:
     generator = local(checkpoints["gpt2"])
-    (whole,) = ask(generator, [GenerationPrompt("the critic saw", (), "the film", (), 20)])
+    (whole,) = send(generator, [GenerationPrompt("the critic saw", (), "the film", (), 20)])
     stop = whole.text[6:9]
-    (cut,) = ask(generator, [GenerationPrompt("the critic saw", (), "the film", (stop,), 20)])
+    (cut,) = send(generator, [GenerationPrompt("the critic saw", (), "the film", (stop,), 20)])
     assert (cut.text, cut.finish) == (whole.text[: whole.text.index(stop)], "stop")
     assert cut.tokens_out < 20
 
 
-def test_examples_are_dropped_where_the_context_is_short(checkpoints: dict[str, Path]) -> None:
+def test_examples_are_dropped_if_the_context_is_short(checkpoints: dict[str, Path]) -> None:
     generator = local(checkpoints["gpt2"])  # 128 tokens
     examples = tuple(f"Task {n}: the actor praised the writer." for n in range(1, 16))
-    long, short = ask(
+    long, short = send(
         generator,
         [
             GenerationPrompt("A list.", examples, "Task 16:", (), 12),
@@ -86,13 +86,11 @@ def test_examples_are_dropped_where_the_context_is_short(checkpoints: dict[str, 
     )
     assert long.dropped > 0 and long.tokens_in + 12 <= 128
     assert short.dropped == 0
-    (huge,) = ask(generator, [GenerationPrompt("the actor " * 200, (), "Task 1:", (), 12)])
+    (huge,) = send(generator, [GenerationPrompt("the actor " * 200, (), "Task 1:", (), 12)])
     assert huge.tokens_in <= 96
 
 
-def test_the_same_seed_and_model_give_the_same_files_resumed_or_not(
-    checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_resumed_run_writes_the_same_files(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     settings: dict[str, Any] = {"patience": 2, "max_new_tokens": 24, "max_answer_tokens": 16, "batch": 4}
     for name in ("one", "other"):
         fill(tmp_path / name, self_instruct, local(checkpoints["gpt2"]), **settings)
@@ -104,17 +102,17 @@ def test_the_same_seed_and_model_give_the_same_files_resumed_or_not(
     assert (tmp_path / "cut" / "journal.jsonl").read_bytes() == journal
 
 
-def test_a_prompt_that_lost_its_start_says_so(checkpoints: dict[str, Path]) -> None:
-    long, short = ask(
+def test_a_truncated_prompt_is_marked(checkpoints: dict[str, Path]) -> None:
+    long, short = send(
         local(checkpoints["gpt2"]),
         [GenerationPrompt("the film " * 400, (), "is", (), 4), GenerationPrompt("a", (), "b", (), 4)],
     )
-    assert long.is_cut and not short.is_cut
+    assert long.lost_question and not short.lost_question
 
 
-def test_a_prompt_that_is_too_long_shortens_no_other_reply(checkpoints: dict[str, Path]) -> None:
+def test_a_long_prompt_shortens_no_other_reply(checkpoints: dict[str, Path]) -> None:
     generator = local(checkpoints["gpt2"])  # 128 tokens
     prompts = [GenerationPrompt("the film " * n, (), "is", (), 60, 1.0) for n in (400, 1)]
-    _, short = ask(generator, prompts)
+    _, short = send(generator, prompts)
     (alone,) = generator.replies([Request(1, prompts[1], seed=1)])
     assert [short] == alone

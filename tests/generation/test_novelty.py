@@ -1,4 +1,4 @@
-"""The novelty index decides as every pair with rouge-score does, to the last bit."""
+"""The novelty index decides like a comparison of all pairs with rouge-score, bit for bit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def reference() -> rouge_scorer.RougeScorer:
 
 
 def texts(seed: int, size: int = 60) -> list[str]:
-    """Return grammar's texts, odd ones, texts over few words, and earlier ones with words swapped, dropped or doubled."""
+    """Return texts of the grammar, odd ones, texts of few words, and some with words swapped, dropped or doubled."""
     draw = random.Random(seed)
     found = [*instructions(size, seed), *ODD]
     found += [" ".join(draw.choices("abcd", k=draw.randrange(1, 14))) for _ in range(size)]
@@ -46,7 +46,7 @@ def texts(seed: int, size: int = 60) -> list[str]:
     ("threshold", "size"),
     [(0.7, 60), *(pytest.param(other, 250, marks=pytest.mark.slow) for other in (0.3, 0.5, 0.7, 1.0))],
 )
-def test_decisions_are_those_of_every_pair(reference: rouge_scorer.RougeScorer, threshold: float, size: int) -> None:
+def test_decisions_equal_those_of_all_pairs(reference: rouge_scorer.RougeScorer, threshold: float, size: int) -> None:
     index, kept = NoveltyIndex(threshold), []
     decided = []
     for text in texts(int(10 * threshold), size):
@@ -71,7 +71,7 @@ def test_scores_are_equal_to_the_last_bit(reference: rouge_scorer.RougeScorer, s
         assert rouge_l(first, second) == reference.score(first, second)["rougeL"].fmeasure
 
 
-def test_exactly_at_the_threshold_is_near() -> None:
+def test_a_score_at_the_threshold_is_similar() -> None:
     index = NoveltyIndex(0.7)
     index.add("one two three four five six seven eight nine ten")
     match = index.nearest("one two three four five six seven x y z")
@@ -87,7 +87,7 @@ def test_few_pairs_are_compared() -> None:
     assert index.compared < len(some)  # of a million pairs
 
 
-def test_the_nearest_of_some_texts_is_found() -> None:
+def test_the_nearest_text_is_found() -> None:
     some = [rouge_tokens(text) for text in instructions(60)]
     text = instructions(1, seed=5)[0]
     scores = [rouge_l(text, " ".join(other)) for other in some]

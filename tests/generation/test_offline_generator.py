@@ -1,4 +1,4 @@
-"""The offline writer replies by prompt and seed alone, its answers are right, and the filters have work with it."""
+"""The offline generator replies by prompt and seed alone, its answers are correct, and it exercises the filters."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from peftkit.generation.self_instruct import self_instruct
 from peftkit.generation.tasks import SEEDS, Instance, read_tasks
 
 
-def ask(prompt: GenerationPrompt, seed: int = 0) -> Reply:
+def send(prompt: GenerationPrompt, seed: int = 0) -> Reply:
     ((reply,),) = OfflineGenerator(minitasks).replies([Request(0, prompt, seed)])
     return reply
 
 
 def cases(instruction: str, by_label: bool = False) -> list[Instance]:
     prompt = self_instruct_prompts.instances_prompt(instruction, by_label, read_tasks(SEEDS), random.Random(0), 512)
-    found, _ = parse.parse_instances(ask(prompt), by_label)
+    found, _ = parse.parse_instances(send(prompt), by_label)
     assert found
     return found
 
 
-def test_a_reply_follows_from_prompt_and_seed() -> None:
+def test_a_reply_depends_on_prompt_and_seed() -> None:
     prompt = self_instruct_prompts.new_tasks_prompt(
         read_tasks(SEEDS), [], random.Random(0), GenerationPrompt("", (), "", (), 1024, 0.7, 0.5)
     )
-    assert ask(prompt, 1) == ask(prompt, 1) != ask(prompt, 2)
-    assert len(parse.parse_instructions(ask(prompt, 1))) == 8
+    assert send(prompt, 1) == send(prompt, 1) != send(prompt, 2)
+    assert len(parse.parse_instructions(send(prompt, 1))) == 8
 
 
-def test_the_revision_follows_what_is_written_and_no_order_of_a_process() -> None:
+def test_the_revision_depends_on_the_output_and_not_on_the_hash_seed() -> None:
     class Other:
         sample_instruction, has_labels = staticmethod(minitasks.sample_instruction), staticmethod(minitasks.has_labels)
 
@@ -55,15 +55,17 @@ def test_the_revision_follows_what_is_written_and_no_order_of_a_process() -> Non
             return [(given, f"{answer}!") for given, answer in minitasks.sample_cases(text, draw) or []]
 
     assert offline_revision(Other()) != offline_revision(minitasks)
-    told = "from peftkit.data import minitasks; from peftkit.generation.generators.offline import offline_revision as r; "
-    told += "print(r(minitasks))"
+    code = (
+        "from peftkit.data import minitasks; from peftkit.generation.generators.offline import offline_revision as r; "
+    )
+    code += "print(r(minitasks))"
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    said = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True, env=environment)
-    assert said.stdout.strip() == offline_revision(minitasks)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == offline_revision(minitasks)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.wordings[0])
-def test_each_wording_is_understood_as_what_it_is(family: TaskFamily) -> None:
+def test_each_wording_is_parsed_as_its_family(family: TaskFamily) -> None:
     draw = random.Random(0)
     for wording in family.wordings:
         text = re.sub(r"\{(\w+)\}", lambda slot: draw.choice(SLOTS[slot[1]]), wording)
@@ -73,7 +75,7 @@ def test_each_wording_is_understood_as_what_it_is(family: TaskFamily) -> None:
         assert all(family.draw(words, {**known[1], "label": label}) for label in family.labels or ("",))
 
 
-def test_answers_are_right() -> None:
+def test_answers_are_correct() -> None:
     for case in cases("As a judge would do it, is the number even or odd?", by_label=True):
         assert case.output == ("even", "odd")[int(case.input) % 2]
     for case in cases("Count the words. One line will do."):
@@ -88,19 +90,19 @@ def test_answers_are_right() -> None:
         assert case.output.lower() in case.input.lower()
 
 
-def test_a_pool_is_filled_and_the_filters_have_work(tmp_path: Path) -> None:
+def test_a_pool_is_filled_and_the_filters_are_exercised(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
         pool, _, ended = fill(folder, self_instruct, OfflineGenerator(minitasks), num_instructions=150)
-        assert ended == "target" and len(pool.kept) >= 150
+        assert ended == "num_instructions" and len(pool.kept) >= 150
         assert {"similar", "blacklist", "too_short", "not_latin", "starts_with_punctuation"} <= {*pool.reasons}
         assert {"same_instance", "output_is_input"} & {*pool.instance_reasons}
         assert 0.1 < sum(task.is_classification for task in pool.kept) / len(pool.kept) < 0.5
     assert written(folders[0]) == written(folders[1])
 
 
-def test_what_an_evaluation_set_holds_is_dropped(tmp_path: Path) -> None:
+def test_what_overlaps_an_evaluation_set_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "free").mkdir()
     free, _, _ = fill(tmp_path / "free", self_instruct, OfflineGenerator(minitasks), num_instructions=30)
     held = max((case.input for task in free.kept for case in task.instances), key=len)
@@ -117,7 +119,7 @@ def test_what_an_evaluation_set_holds_is_dropped(tmp_path: Path) -> None:
     assert not any(held in case.input for task in pool.kept for case in task.instances)
 
 
-def test_it_takes_the_place_of_the_embedded_models_alone(
+def test_it_replaces_only_the_offline_models(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["recipe=self_instruct", "source=offline", f"out={tmp_path}", "generate.num_instructions=5"]
@@ -126,11 +128,11 @@ def test_it_takes_the_place_of_the_embedded_models_alone(
     assert folder is not None and folder.parent.name == "mini-writer"
     result = json.loads((folder / "result.json").read_text())
     assert result["audit"]["sources"]["model"]["substituted_for"] == "openai-community/gpt2"
-    said = capsys.readouterr().err
-    assert said.count("mini-writer (offline) replaces openai-community/gpt2") == 2
-    assert "stands in for openai-community/gpt2" in (folder / "README.md").read_text()
+    log = capsys.readouterr().err
+    assert log.count("mini-writer (offline) replaces openai-community/gpt2") == 2
+    assert "replaces openai-community/gpt2" in (folder / "README.md").read_text()
     other = commands.run([*words, "model=t5"])
-    assert other == folder  # the same writer, whatever it stands in for
+    assert other == folder  # the same generator, whatever it replaces
     few = ["generate.patience=1", "generate.batch=1", "generate.max_new_tokens=8", "generate.max_answer_tokens=8"]
     real = commands.run([*words, *few, f"generate.model={checkpoints['gpt2']}"])
     assert real is not None and real.parent.name != "mini-writer"

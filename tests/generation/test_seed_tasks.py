@@ -1,4 +1,4 @@
-"""The tasks that ship are read, varied, and pass the filters; files of users are read or refused with a sentence."""
+"""The shipped seeds pass the filters; files of users are read, or refused with a message."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def test_a_file_without_names_and_types_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "message"),
     [
-        ("", "there are no tasks"),
-        ("{", "line 1 is no JSON"),
-        ("[]", "line 1 is no task"),
-        ('{"id": 1, "instruction": "x"}', "it lacks 'instances'"),
+        ("", "no tasks in it"),
+        ("{", "line 1: not JSON"),
+        ("[]", "line 1: not a task"),
+        ('{"id": 1, "instruction": "x"}', "missing or wrong: 'instances'"),
         ('{"id": 1, "instruction": "x", "instances": []}', "no instance with an output"),
         ('{"id": 1, "instruction": "x", "instances": [{"output": "y"}]}\n' * 2, "the same id"),
     ],
 )
-def test_what_is_no_file_of_tasks_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+def test_invalid_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "seeds.jsonl"
     file.write_text(text)
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=message):
         read_tasks(file)

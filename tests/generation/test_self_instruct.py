@@ -1,4 +1,4 @@
-"""Self-Instruct grows a pool: what is kept hangs on seed and replies alone, and every rejection is explained."""
+"""Self-Instruct fills a pool: what is kept depends on seed and replies alone, and every rejection has a reason."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rouge_score import rouge_scorer
 
 from peftkit.config import UserError
 from peftkit.generation import self_instruct_prompts
-from peftkit.generation.card import REASONS
 from peftkit.generation.client import Budget
 from peftkit.generation.generators import GenerationPrompt, Reply
+from peftkit.generation.rejection import REASONS
 from peftkit.generation.self_instruct import self_instruct
 from peftkit.generation.tasks import SEEDS, Instance, Task, read_tasks
 
-LIKE = GenerationPrompt("", (), "", (), 9)
+SAMPLING = GenerationPrompt("", (), "", (), 9)
 
 
 def rows(folder: Path, name: str) -> list[dict]:
@@ -31,7 +31,7 @@ def test_six_seeds_and_two_kept_tasks_are_shown() -> None:
     seeds = read_tasks(SEEDS)
     kept = [Task(f"k{n}", "k", f"Kept {n}.", (Instance("", "x"),), False) for n in range(5)]
     for count, made in ((0, 0), (1, 1), (5, 2)):
-        prompt = self_instruct_prompts.new_tasks_prompt(seeds, kept[:count], random.Random(1), LIKE)
+        prompt = self_instruct_prompts.new_tasks_prompt(seeds, kept[:count], random.Random(1), SAMPLING)
         assert len(prompt.examples) == 8
         assert sum(": Kept" in example for example in prompt.examples) == made
         assert prompt.question == "Task 9:"
@@ -47,10 +47,10 @@ def test_a_classification_shows_labels_first_and_others_inputs_first() -> None:
     assert (asked.count("Classification: Yes"), asked.count("Classification: No")) == (12, 19)
 
 
-def test_kept_tasks_are_unlike_each_other_and_every_rejection_says_why(tmp_path: Path) -> None:
-    pool, ask, ended = fill(tmp_path, self_instruct, Scripted(), num_instructions=80)
+def test_kept_tasks_are_dissimilar_and_every_rejection_has_a_reason(tmp_path: Path) -> None:
+    pool, client, ended = fill(tmp_path, self_instruct, Scripted(), num_instructions=80)
     kept, rejected = rows(tmp_path, "kept"), rows(tmp_path, "rejected")
-    assert ended == "target" and len(kept) == len(pool.kept) >= 80
+    assert ended == "num_instructions" and len(kept) == len(pool.kept) >= 80
     scorer = rouge_scorer.RougeScorer(["rougeL"])
     texts = [task.instruction for task in pool.seeds] + [row["instruction"] for row in kept]
     for place in range(len(pool.seeds), len(texts)):
@@ -62,16 +62,18 @@ def test_kept_tasks_are_unlike_each_other_and_every_rejection_says_why(tmp_path:
     for row in similar:
         score, _, other = row["detail"].split()
         assert round(scorer.score(named[other], row["instruction"])["rougeL"].fmeasure, 4) == float(score) >= 0.7
-    assert ask.requests == len({reply["number"] for row in rows(tmp_path, "journal") for reply in row["replies"]})
+    assert client.usage["requests"] == len(
+        {reply["number"] for row in rows(tmp_path, "journal") for reply in row["replies"]}
+    )
 
 
-def test_the_order_in_which_replies_come_changes_nothing(tmp_path: Path) -> None:
+def test_the_order_of_the_replies_changes_nothing(tmp_path: Path) -> None:
     for name, backwards in (("one", False), ("other", True)):
         fill(tmp_path / name, self_instruct, Scripted(backwards))
     assert written(tmp_path / "one") == written(tmp_path / "other")
 
 
-def test_a_journal_that_is_cut_anywhere_leads_to_the_same_files(tmp_path: Path) -> None:
+def test_a_journal_cut_anywhere_leads_to_the_same_files(tmp_path: Path) -> None:
     fill(tmp_path / "whole", self_instruct, Scripted(), num_instructions=20)
     whole = {name: (tmp_path / "whole" / f"{name}.jsonl").read_bytes() for name in ("journal", "kept", "rejected")}
     draw = random.Random(0)
@@ -79,40 +81,40 @@ def test_a_journal_that_is_cut_anywhere_leads_to_the_same_files(tmp_path: Path) 
         folder = tmp_path / str(number)
         folder.mkdir()
         share = draw.random()
-        for name, data in whole.items():  # what is kept is written after the replies that it follows from
+        for name, data in whole.items():  # kept tasks are written after their replies
             size = int(share * len(data) * (1 if name == "journal" else 0.5))
             (folder / f"{name}.jsonl").write_bytes(data[:size])
         generator = Scripted()
         fill(folder, self_instruct, generator, num_instructions=20)
         assert written(folder) == {name: whole[name] for name in ("kept", "rejected")}
-        assert len(generator.asked) == whole["journal"].count(b"\n") - whole["journal"][
+        assert len(generator.requested) == whole["journal"].count(b"\n") - whole["journal"][
             : int(share * len(whole["journal"]))
         ].count(b"\n")
 
 
-def test_a_higher_target_goes_on_as_if_it_had_been_there_from_the_start(tmp_path: Path) -> None:
+def test_a_higher_number_continues_as_if_set_from_the_start(tmp_path: Path) -> None:
     fill(tmp_path / "two", self_instruct, Scripted(), num_instructions=20)
     for name in ("one", "two"):
         fill(tmp_path / name, self_instruct, Scripted(), num_instructions=60)
     assert written(tmp_path / "one") == written(tmp_path / "two")
 
 
-def test_another_seed_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
     fill(tmp_path, self_instruct, Scripted(), num_instructions=10)
     with pytest.raises(UserError, match="another prompt than this run sends"):
         fill(tmp_path, self_instruct, Scripted(), num_instructions=30, top_p=0.9)
 
 
-def test_a_candidate_like_a_rejected_one_has_its_turn(tmp_path: Path) -> None:
+def test_a_candidate_similar_to_a_rejected_one_is_kept(tmp_path: Path) -> None:
     twice = [
         "Compose an ode to the sea with seven lines of verse.",
         "Compose an ode to the sea with nine lines of verse.",
     ]
 
     def changed(reply: Reply) -> Reply:
-        if reply.number < SETTINGS.batch:  # the lists: two that are like each other
+        if reply.number < SETTINGS.batch:  # the lists: two similar instructions
             return replace(reply, text=f" {twice[0]}\nTask 10: {twice[1]}" if reply.number == 0 else "")
-        if reply.number == SETTINGS.batch + 1:  # the first one's instances: none
+        if reply.number == SETTINGS.batch + 1:  # the instances of the first: none
             return replace(reply, text="")
         return replace(reply, text="No" if reply.number % 2 == 0 else " none\nOutput: O sea!")
 
@@ -121,16 +123,18 @@ def test_a_candidate_like_a_rejected_one_has_its_turn(tmp_path: Path) -> None:
     assert "similar" not in pool.reasons and pool.reasons["no_instance"] == 1
 
 
-def test_ceilings_hold_and_are_told(tmp_path: Path) -> None:
-    _, ask, ended = fill(
-        tmp_path / "tokens", self_instruct, Scripted(), ceilings=Budget(max_tokens=60_000), num_instructions=900
+def test_budgets_hold_and_are_named(tmp_path: Path) -> None:
+    _, client, ended = fill(
+        tmp_path / "tokens", self_instruct, Scripted(), budget=Budget(max_tokens=60_000), num_instructions=900
     )
-    assert ended == "max_tokens" and 20_000 < ask.tokens_in + ask.tokens_out <= 60_000
-    ceilings = Budget(max_cost=0.05, price_in=1.0, price_out=2.0)
-    _, ask, ended = fill(tmp_path / "cost", self_instruct, Scripted(), ceilings=ceilings, num_instructions=900)
-    assert ended == "max_cost" and 0.01 < ask.cost <= 0.05
-    pool, _, ended = fill(tmp_path / "cost", self_instruct, Scripted(), num_instructions=50)  # raised: it goes on
-    assert ended == "target" and len(pool.kept) >= 50
+    assert ended == "max_tokens" and 20_000 < client.usage["tokens_in"] + client.usage["tokens_out"] <= 60_000
+    budget = Budget(max_cost=0.05, price_in=1.0, price_out=2.0)
+    _, client, ended = fill(tmp_path / "cost", self_instruct, Scripted(), budget=budget, num_instructions=900)
+    assert ended == "max_cost" and 0.01 < client.costs()["cost"] <= 0.05
+    pool, _, ended = fill(
+        tmp_path / "cost", self_instruct, Scripted(), num_instructions=50
+    )  # a higher budget continues
+    assert ended == "num_instructions" and len(pool.kept) >= 50
 
 
 def test_patience_ends_a_run_that_keeps_nothing(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""A generator in this process that answers from the scripted server's pool, and a pool to fill with it."""
+"""A generator in this process with the replies of the scripted server, and a pool to fill with it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from peftkit.config import Generate
 from peftkit.generation.client import Budget, GenerationClient
 from peftkit.generation.generators import Reply, Request
 from peftkit.generation.journal import Journal, ReplayedJournal
-from peftkit.generation.pool import TaskPool
+from peftkit.generation.pool import TaskPool, fill_pool
 from peftkit.generation.tasks import SEEDS, read_tasks
 
 TEXTS = instructions(1500)
@@ -22,38 +23,38 @@ SETTINGS = Generate(**compose_config(["job=generate"]).generate)
 
 
 class Scripted:
-    """Replies in another order than they were asked for, where `backwards`; `changed` may put another reply in place."""
+    """Replies in the order of the requests, or in reverse; `changed` may return another reply in place of each."""
 
     def __init__(
         self, backwards: bool = False, changed: Any = lambda reply: reply, pool: Sequence[str] = TEXTS
     ) -> None:
         self.backwards, self.changed, self.pool = backwards, changed, list(pool)
-        self.asked: list[int] = []
+        self.requested: list[int] = []
 
     def replies(self, requests: Sequence[Request]) -> Iterator[list[Reply]]:
         for request in reversed(requests) if self.backwards else requests:
-            self.asked.append(request.number)
+            self.requested.append(request.number)
             prompt = request.prompt.text()
             text = answer(prompt, request.seed, self.pool)
             yield [self.changed(Reply(request.number, text, "stop", len(prompt.split()), len(text.split())))]
 
 
 def fill(folder: Path, algorithm: Any, generator: Any, **settings: Any) -> tuple[TaskPool, GenerationClient, str]:
-    """Run an algorithm in a folder, as the job does; overlap=function and ceilings=Ceilings() are taken apart."""
+    """Run an algorithm in a folder, as the job does; besides settings, takes overlap=function and budget=Budget()."""
     overlap = settings.pop("overlap", lambda texts: None)
-    ceilings = settings.pop("ceilings", Budget())
+    budget = settings.pop("budget", Budget())
     chosen = replace(SETTINGS, **{"num_instructions": 40, **settings})
     with (
-        Journal(folder / "journal.jsonl") as journal,
-        ReplayedJournal(folder / "kept.jsonl") as kept,
-        ReplayedJournal(folder / "rejected.jsonl") as rejected,
+        closing(Journal(folder / "journal.jsonl")) as journal,
+        closing(ReplayedJournal(folder / "kept.jsonl")) as kept,
+        closing(ReplayedJournal(folder / "rejected.jsonl")) as rejected,
     ):
-        ask = GenerationClient(generator, journal, ceilings, seed=0)
+        client = GenerationClient(generator, journal, budget, seed=0)
         pool = TaskPool(read_tasks(SEEDS), chosen, overlap, kept, rejected)
-        ended = algorithm(pool, ask, lambda: None)
+        ended = fill_pool(pool, client, algorithm)
         kept.check_end()
         rejected.check_end()
-    return pool, ask, ended
+    return pool, client, ended
 
 
 def written(folder: Path) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""job=generate: refused early, run with a server or a local model, resumed, and loaded by datasets."""
+"""job=generate: validated early, run with an endpoint or a local model, resumed, and loaded by datasets."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from peftkit.cli import check
 ENDPOINT = ["recipe=self_instruct", "generate.generator=endpoint", "generate.endpoint_model=scripted"]
 
 
-def run(*words: str) -> Path:
-    assert check(words) == []
-    folder = commands.run(words)
+def run(*overrides: str) -> Path:
+    assert check(overrides) == []
+    folder = commands.run(overrides)
     assert folder is not None
     return folder
 
 
 @pytest.mark.parametrize(
-    ("words", "answers"),
+    ("overrides", "answers"),
     [
         (
             ["job=generate", "generate.generator=endpoint", "generate.key_env=sk-12ab", "generate.request.api_key=x",
@@ -49,41 +49,41 @@ def run(*words: str) -> Path:
         (["generate.seeds=x"], ["not for job=finetune; use job=generate"]),
     ],
 )  # fmt: skip
-def test_each_mistake_gets_its_sentence(words: list[str], answers: list[str]) -> None:
-    sentences = check(words)
+def test_each_mistake_has_its_message(overrides: list[str], answers: list[str]) -> None:
+    sentences = check(overrides)
     for answer in answers:
         assert any(answer in sentence for sentence in sentences), sentences
     assert not any("secret@" in sentence or "sk-12ab" in sentence for sentence in sentences)
 
 
-def test_both_ways_to_ask_for_it_are_taken() -> None:
+def test_both_algorithms_pass_validation() -> None:
     assert check(["job=generate", "recipe=self_instruct"]) == check(["recipe=evol_instruct", "model=t5"]) == []
 
 
-def test_a_run_over_an_endpoint_from_seeds_to_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_run_from_seeds_to_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets import load_dataset
 
     monkeypatch.setenv("MY_KEY", "sk-very-secret")
-    (tmp_path / "eval.txt").write_text("for a busy nurse\n")  # exact, as a whole text: no instruction is this
+    (tmp_path / "eval.txt").write_text("for a busy nurse\n")  # no instruction equals it
     seeds = tmp_path / "seeds.jsonl"
     row = {"id": "u", "instruction": "Sing.", "instances": [{"input": "", "output": "la"}]}
     seeds.write_text(
         "".join(json.dumps({**row, "id": f"u{n}", "instruction": f"Sing song {n}."}) + "\n" for n in range(9))
     )
     with serving(pool=1500) as server:
-        words = [
+        overrides = [
             *ENDPOINT, f"generate.base_url={server.address}", "generate.key_env=MY_KEY", f"out={tmp_path}/out",
             "generate.num_instructions=20", f"generate.seeds={seeds}", f"generate.decontaminate=[{tmp_path}/eval.txt]",
             "generate.price_in=1", "generate.price_out=2",
         ]  # fmt: skip
-        folder = run(*words)
-        asked = len(server.seen)
-        assert run(*words) == folder and len(server.seen) == asked  # finished already
+        folder = run(*overrides)
+        sent = len(server.seen)
+        assert run(*overrides) == folder and len(server.seen) == sent  # finished already
         kept = (folder / "kept.jsonl").read_text()
-        assert run(*words, "generate.num_instructions=40") == folder and len(server.seen) > asked
+        assert run(*overrides, "generate.num_instructions=40") == folder and len(server.seen) > sent
         assert (folder / "kept.jsonl").read_text().startswith(kept)
     result = json.loads((folder / "result.json").read_text())
-    assert result["meta"]["status"] == "finished" and result["ended"] == "target"
+    assert result["meta"]["status"] == "finished" and result["ended"] == "num_instructions"
     assert result["counts"]["kept"] >= 40 and result["costs"]["cost"] > 0
     assert result["audit"]["evaluation_sets"][0]["rows"] == 1 and result["audit"]["seeds"]["tasks"] == 9
     tasks = load_dataset(str(folder), "tasks", split="train")
@@ -100,10 +100,10 @@ def test_a_run_over_an_endpoint_from_seeds_to_dataset(tmp_path: Path, monkeypatc
     assert collect([tmp_path]) == []
 
 
-def test_a_run_that_fails_says_why_and_goes_on_later(tmp_path: Path) -> None:
+def test_a_failed_run_records_its_reason_and_continues(tmp_path: Path) -> None:
     broken = {"now": False}
     with serving(lambda number, body: {"status": 500} if broken["now"] and number > 30 else None, pool=1500) as server:
-        words = [
+        overrides = [
             *ENDPOINT,
             f"generate.base_url={server.address}",
             f"out={tmp_path}",
@@ -111,16 +111,16 @@ def test_a_run_that_fails_says_why_and_goes_on_later(tmp_path: Path) -> None:
             "generate.retries=0",
         ]
         broken["now"] = True
-        with pytest.raises(Exception, match="gave no reply in 1 attempts"):
-            run(*words)
+        with pytest.raises(Exception, match="no reply in 1 attempts"):
+            run(*overrides)
         (file,) = tmp_path.rglob("result.json")
         assert json.loads(file.read_text())["meta"]["status"] == "failed"
         broken["now"] = False
-        folder = run(*words)
+        folder = run(*overrides)
     assert folder == file.parent and json.loads(file.read_text())["meta"]["status"] == "finished"
 
 
-def test_an_endpoint_imports_no_torch() -> None:
+def test_an_endpoint_run_imports_no_torch() -> None:
     code = (
         "import sys; import peftkit.jobs.generate, peftkit.generation.generators.endpoint\n"
         "assert not {'torch', 'transformers', 'datasets', 'matplotlib'} & {*sys.modules}"
@@ -137,38 +137,38 @@ def test_a_task_is_an_evaluation_set_by_its_name(tmp_path: Path, capsys: pytest.
         )  # fmt: skip
     (fact,) = json.loads((folder / "result.json").read_text())["audit"]["evaluation_sets"]
     assert fact["name"] == "rte" and fact["rows"] > 100
-    assert "EVALUATION SET: miniglue (offline) stands in for nyu-mll/glue's rte" in capsys.readouterr().err
+    assert "EVALUATION SET rte: miniglue (offline) replaces nyu-mll/glue" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_run_over_an_endpoint_needs_no_torch(tmp_path: Path) -> None:
+def test_an_endpoint_command_imports_no_torch(tmp_path: Path) -> None:
     with serving(pool=800) as server:
-        words = [*ENDPOINT, f"generate.base_url={server.address}", f"out={tmp_path}", "generate.num_instructions=5"]
+        overrides = [*ENDPOINT, f"generate.base_url={server.address}", f"out={tmp_path}", "generate.num_instructions=5"]
         code = (
             "import sys; from peftkit.cli import main\n"
             "try: main(sys.argv[1:])\n"
             "except SystemExit as done: print(done.code, [m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
         )
-        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", code, *overrides], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
 
 
 @pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
-def test_a_local_model_writes(checkpoints: dict[str, Path], tmp_path: Path, model: str) -> None:
-    words = [
+def test_a_local_model_generates(checkpoints: dict[str, Path], tmp_path: Path, model: str) -> None:
+    overrides = [
         "recipe=self_instruct", f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=offline", f"out={tmp_path}",
         "generate.patience=1", "generate.batch=2", "generate.max_new_tokens=16", "generate.max_answer_tokens=16",
     ]  # fmt: skip
-    folder = run(*words)
+    folder = run(*overrides)
     result = json.loads((folder / "result.json").read_text())
     assert result["ended"] == "patience" and result["counts"]["rejected"] > 0
     assert result["costs"]["tokens_out"] > 0
 
 
 @pytest.mark.slow
-def test_a_local_model_in_four_bits_writes(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    words = [
+def test_a_local_model_in_four_bits_generates(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    overrides = [
         "recipe=evol_instruct", f"model.checkpoint={checkpoints['gpt2']}", "source=offline", f"out={tmp_path}",
         "generate.patience=1", "generate.batch=2", "generate.max_answer_tokens=16", "generate.quantization.load_in_4bit=true",
     ]  # fmt: skip
-    assert json.loads((run(*words) / "result.json").read_text())["counts"]["rejected"] > 0
+    assert json.loads((run(*overrides) / "result.json").read_text())["counts"]["rejected"] > 0

@@ -1,4 +1,4 @@
-"""task.dataset=self_instruct: tasks are grown once, then trained on by every run that asks for the same."""
+"""task.dataset=self_instruct: tasks are generated once, and shared by the runs that need the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from peftkit.jobs.generated_data import _wait
 from peftkit.leaderboard.reading import collect
 from peftkit.results import run_folder
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 CHAIN = [
     "recipe=sft_self_instruct",
     "generate.num_instructions=12",
@@ -29,9 +29,9 @@ CHAIN = [
 ]
 
 
-def run(words: list[str]) -> Path:
-    assert check(words) == []
-    folder = commands.run(words, "sft_self_instruct")
+def run(overrides: list[str]) -> Path:
+    assert check(overrides) == []
+    folder = commands.run(overrides, "sft_self_instruct")
     assert folder is not None
     return folder
 
@@ -41,7 +41,7 @@ def result(folder: Path) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("words", "answer"),
+    ("overrides", "answer"),
     [
         (["generate.algorithm=evol_instruct"], "set generate.algorithm=self_instruct"),
         (["generate.generator=endpoint"], "set generate.base_url=http://127.0.0.1:8000/v1"),
@@ -50,70 +50,72 @@ def result(folder: Path) -> dict:
         (["model=bert"], "model=bert (encoder) has no head"),
     ],
 )
-def test_what_the_chain_lacks_is_said_before_anything_is_asked(words: list[str], answer: str) -> None:
-    assert any(answer in sentence for sentence in check(["recipe=sft_self_instruct", *words]))
+def test_mistakes_are_refused_before_any_request(overrides: list[str], answer: str) -> None:
+    assert any(answer in sentence for sentence in check(["recipe=sft_self_instruct", *overrides]))
 
 
-def test_an_evaluation_grows_nothing() -> None:
-    words = ["job=evaluate", "run=x", "task=instructions", "task.dataset=self_instruct"]
-    assert any("set task.dataset=outputs/generate/" in sentence for sentence in check(words))
+def test_an_evaluation_generates_nothing() -> None:
+    overrides = ["job=evaluate", "run=x", "task=instructions", "task.dataset=self_instruct"]
+    assert any("set task.dataset=outputs/generate/" in sentence for sentence in check(overrides))
 
 
-def test_a_plan_asks_for_no_task(tiny: Words) -> None:
-    words = tiny("gpt2", *CHAIN, "job=plan")
-    with pytest.raises(UserError, match="say job=generate seed=0 first"):
-        commands.run(words)
+def test_a_plan_generates_nothing(tiny: Overrides) -> None:
+    overrides = tiny("gpt2", *CHAIN, "job=plan")
+    with pytest.raises(UserError, match="run job=generate seed=0 first"):
+        commands.run(overrides)
 
 
-def test_a_lower_target_does_not_train_on_what_a_higher_one_left(tiny: Words) -> None:
-    words = tiny("gpt2", *CHAIN, "generate.batch=4", "job=plan")
+def test_a_lower_number_does_not_train_on_the_tasks_of_a_higher_one(tiny: Overrides) -> None:
+    overrides = tiny("gpt2", *CHAIN, "generate.batch=4", "job=plan")
     with pytest.raises(UserError) as missing:
-        commands.run(words)
-    folder = Path(str(missing.value).partition(" has not all")[0])
+        commands.run(overrides)
+    folder = Path(str(missing.value).partition(": its tasks")[0])
     config = {"generate": {"num_instructions": 600}}
     run_folder.write_result(
         folder, {"run": {"config": config}, "counts": {"kept": 602}, "meta": {"status": "finished"}}
     )
     with pytest.raises(
         UserError,
-        match=r"holds 602 tasks, generate.num_instructions=12 .* say generate.num_instructions=600, or out=FOL",
+        match=r"has 602 tasks, more than generate.num_instructions=12; use generate.num_instructions=600, or out=FOL",
     ):
-        commands.run(words)
+        commands.run(overrides)
 
 
-def test_who_waits_for_tasks_ends_with_who_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_waiting_ends_when_the_main_process_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config: Any = OmegaConf.to_container(compose_config(CHAIN), resolve=True)
     settings = RunConfig.from_config(config).generate
     assert settings is not None
     run_folder.write_result(tmp_path, {"meta": {"status": "failed", "reason": "the server is gone"}})
-    later = time.time() + 60  # an older failure is none of this run
+    later = time.time() + 60  # an older failure does not count
     os.utime(tmp_path / "result.json", (later, later))
-    with pytest.raises(UserError, match="was not filled: the server is gone"):
+    with pytest.raises(UserError, match="generation failed: the server is gone"):
         _wait(tmp_path, settings)
     assert "waits for process 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["gpt2", "t5"])
-def test_from_seeds_to_a_row(tiny: Words, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_seeds_to_a_board_entry(
+    tiny: Overrides, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = run(tiny(model, *CHAIN))
     (data,) = (tmp_path / "outputs" / "generate").rglob("result.json")
-    told = result(folder)
-    assert told["run"]["config"]["task"]["dataset"] == str(data.parent)
-    source = told["audit"]["sources"]["data"]
+    recorded = result(folder)
+    assert recorded["run"]["config"]["task"]["dataset"] == str(data.parent)
+    source = recorded["audit"]["sources"]["data"]
     assert source["name"] == f"{data.parent}/chat" and source["revision"]
     assert source["substituted_for"] == "tasks by Qwen/Qwen2.5-1.5B-Instruct"
     assert "replaces tasks by Qwen/Qwen2.5-1.5B-Instruct" in (folder / "README.md").read_text()
     made = data.parent / "journal.jsonl"
     before = made.stat().st_mtime_ns
-    other = run(tiny(model, *CHAIN, "seed=1"))  # another seed trains on the same
+    other = run(tiny(model, *CHAIN, "seed=1"))  # another seed trains on the same data
     assert other != folder and result(other)["audit"]["sources"]["data"] == source
     assert (
         made.stat().st_mtime_ns == before and len(list((tmp_path / "outputs" / "generate").rglob("result.json"))) == 1
     )
     assert run(tiny(model, *CHAIN)) == folder
     assert "finished already" in capsys.readouterr().err
-    more = run(tiny(model, *CHAIN, "generate.num_instructions=24"))  # goes on in the folder, and is another run
+    more = run(tiny(model, *CHAIN, "generate.num_instructions=24"))  # continues in the folder, and is another run
     assert more != folder and result(more)["audit"]["sources"]["data"]["revision"] != source["revision"]
     rows = collect([tmp_path / "outputs"])
     assert len(rows) == 3 and not any(getattr(row, "problem", None) for row in rows)
@@ -124,8 +126,8 @@ def test_from_seeds_to_a_row(tiny: Words, tmp_path: Path, model: str, capsys: py
 
 
 @pytest.mark.slow
-def test_a_writer_that_writes_nothing_of_use_ends_the_run(tiny: Words, checkpoints: dict[str, Path]) -> None:
+def test_a_generator_without_useful_output_ends_the_run(tiny: Overrides, checkpoints: dict[str, Path]) -> None:
     few = ["generate.patience=1", "generate.batch=2", "generate.max_new_tokens=8", "generate.max_answer_tokens=8"]
-    words = tiny("gpt2", *CHAIN, *few, f"generate.model={checkpoints['gpt2']}")
-    with pytest.raises(UserError, match="name a writer that can"):
-        commands.run(words)
+    overrides = tiny("gpt2", *CHAIN, *few, f"generate.model={checkpoints['gpt2']}")
+    with pytest.raises(UserError, match="use another generator"):
+        commands.run(overrides)

@@ -1,4 +1,4 @@
-"""job=judge: a model compares answers in both orders, behind a real server or in this process."""
+"""job=judge: a model compares answers in both orders, behind a local server or in this process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LONG = "the film is great and the actor sings a long song"
 
 @pytest.fixture
 def answered(tmp_path: Path) -> Path:
-    """Return a run of which three answers are longer than the reference, four shorter, and one is the same."""
+    """Return a run with three answers longer than the reference, four shorter, and one equal to it."""
     rows = [{"text": f"the film {number}", "more": f"is great {number}"} for number in range(8)]
     words = data_of(tmp_path, rows, "task=seq2seq", "task.text=[text]", "task.label=more")
     said = [LONG, LONG, LONG, "x", "x", "x", "", "is great 7"]
@@ -41,7 +41,7 @@ def answered(tmp_path: Path) -> Path:
 
 
 def data_of(folder: Path, rows: list[dict[str, Any]], *words: str) -> list[str]:
-    """Write both splits, and return the words of a task that reads them."""
+    """Write both splits, and return the overrides of a task that reads them."""
     (folder / "data").mkdir()
     for split in ("train", "validation"):
         (folder / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -49,7 +49,7 @@ def data_of(folder: Path, rows: list[dict[str, Any]], *words: str) -> list[str]:
 
 
 def recorded(folder: Path, words: list[str], said: list[str]) -> Path:
-    """Leave what a run leaves that is judged: its result, and what it wrote to the rows of validation."""
+    """Write what judging reads of a run: its result, and its predictions for the validation split."""
     config: Any = OmegaConf.to_container(compose_config([*words, "model=t5"]), resolve=True)
     rows = load_task_dataset(RunConfig.from_config(config).task, None, "offline")
     table = rows.splits["validation"]
@@ -86,8 +86,8 @@ def nonsense(a: str, b: str) -> str:
 
 
 @contextmanager
-def asking(prefers: Callable[[str, str], str], fault: Callable[[int], Any] = lambda n: None) -> Iterator[Server]:
-    """Serve a judge that reads the two answers of a prompt."""
+def serving_judge(prefers: Callable[[str, str], str], fault: Callable[[int], Any] = lambda n: None) -> Iterator[Server]:
+    """Serve a judge that compares the two answers of a prompt."""
 
     def reply(number: int, body: dict[str, Any]) -> dict[str, Any]:
         prompt = body["messages"][-1]["content"]
@@ -106,12 +106,12 @@ def judged(server: Server, *words: str) -> tuple[Path, dict[str, Any]]:
     return folder, json.loads((folder / "judge.json").read_text())
 
 
-def test_a_judge_of_length_decides_each_row_and_the_run_keeps_the_figures(
+def test_a_judge_of_length_decides_each_example_and_the_run_records_it(
     answered: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with asking(longer) as server:
+    with serving_judge(longer) as server:
         folder, found = judged(server, f"run={answered}")
-        assert len(server.seen) == 14  # the same text is not asked for
+        assert len(server.seen) == 14  # equal answers need no request
         body = server.seen[0]["body"]
         assert body["temperature"] == 0 and body["max_tokens"] == 512
     assert (found["wins"], found["ties"], found["losses"], found["identical"]) == (3, 1, 4, 1)
@@ -124,30 +124,30 @@ def test_a_judge_of_length_decides_each_row_and_the_run_keeps_the_figures(
     (kept,) = json.loads((answered / "result.json").read_text())["judged"].values()
     assert kept["win_rate"] == found["win_rate"] and kept["judge"]["name"] == "scripted"
     shown = capsys.readouterr().out
-    assert "win rate      43.8%" in shown and "3 won, 1 tied (1 the same text), 4 lost" in shown
+    assert "win rate      43.8%" in shown and "3 won, 1 tied (1 identical), 4 lost" in shown
 
 
-def test_a_judge_that_takes_what_stands_first_decides_nothing(answered: Path) -> None:
-    with asking(first) as server:
+def test_a_judge_that_prefers_the_first_position_decides_nothing(answered: Path) -> None:
+    with serving_judge(first) as server:
         _, found = judged(server, f"run={answered}")
     assert (found["wins"], found["ties"], found["losses"]) == (0, 8, 0)
     assert found["position_bias"] == 1.0 and found["swapped"]["for_the_first"] == found["swapped"]["pairs"] == 7
     assert found["win_rate"] == 0.5 and found["sign_test_p"] is None
 
 
-def test_replies_without_a_verdict_are_ties_and_said_loudly(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with asking(nonsense) as server:
+def test_replies_without_a_verdict_are_ties_with_a_warning(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving_judge(nonsense) as server:
         _, found = judged(server, f"run={answered}")
     assert found["unparsable"] == found["replies"] == 14 and found["ties"] == 8
     assert found["position_bias"] is None and found["sign_test_p"] is None
-    assert "!! 100% of the replies hold no verdict" in capsys.readouterr().err
+    assert "!! 100% of the replies have no verdict" in capsys.readouterr().err
 
 
-def test_a_judging_that_stopped_goes_on_and_pays_for_no_reply_twice(answered: Path) -> None:
+def test_an_interrupted_judge_continues_and_pays_for_no_reply_twice(answered: Path) -> None:
     stops = {"now": True}
-    with asking(longer, lambda number: {"status": 500} if stops["now"] and number >= 6 else None) as server:
+    with serving_judge(longer, lambda number: {"status": 500} if stops["now"] and number >= 6 else None) as server:
         words = [f"run={answered}", "generate.retries=0", "generate.batch=2"]
-        with pytest.raises(Exception, match="gave no reply"):
+        with pytest.raises(Exception, match="no reply in"):
             judged(server, *words)
         (file,) = answered.rglob("judge.json")
         assert json.loads(file.read_text())["meta"]["status"] == "failed"
@@ -160,27 +160,27 @@ def test_a_judging_that_stopped_goes_on_and_pays_for_no_reply_twice(answered: Pa
         assert folder == file.parent and len(server.seen) - before == 14 - 6
         judged(server, *words)
         assert len(server.seen) - before == 14 - 6  # finished already
-    with asking(longer) as server:
+    with serving_judge(longer) as server:
         _, whole = judged(server, *words, "force=true")
         assert len(server.seen) == 14
     assert {**whole, "run": 0, "meta": 0} == {**found, "run": 0, "meta": 0}
 
 
-def test_a_ceiling_holds_and_a_higher_one_goes_on(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with asking(longer) as server:
+def test_a_budget_holds_and_a_higher_one_continues(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving_judge(longer) as server:
         words = [f"run={answered}", "generate.batch=2", "generate.max_answer_tokens=16"]
         _, found = judged(server, *words, "generate.max_tokens=1900")
-        asked = len(server.seen)
-        assert found["ended"] == "max_tokens" and 0 < found["rows"] < 8 and asked < 14
+        sent = len(server.seen)
+        assert found["ended"] == "max_tokens" and 0 < found["rows"] < 8 and sent < 14
         assert found["costs"]["tokens_in"] + found["costs"]["tokens_out"] <= 1900
-        assert "raise it to go on" in capsys.readouterr().err
-        assert "judged" not in json.loads((answered / "result.json").read_text())  # a part is no figure of the run
+        assert "raise generate.max_tokens to continue" in capsys.readouterr().err
+        assert "judged" not in json.loads((answered / "result.json").read_text())  # a part is not recorded in the run
         _, found = judged(server, *words, "generate.price_in=1", "generate.price_out=2", "generate.max_cost=1")
     assert found["rows"] == 8 and len(server.seen) == 14 and found["costs"]["cost"] > 0
 
 
-def test_fewer_rows_are_the_first_of_more(answered: Path) -> None:
-    with asking(longer) as server:
+def test_fewer_examples_are_the_first_of_more(answered: Path) -> None:
+    with serving_judge(longer) as server:
         few, found = judged(server, f"run={answered}", "task.max_eval_samples=3")
         assert (found["rows"], found["of"]) == (3, 8)
         ids = [json.loads(line)["id"] for line in (few / "judged.jsonl").read_text().splitlines()]
@@ -188,22 +188,22 @@ def test_fewer_rows_are_the_first_of_more(answered: Path) -> None:
         assert all_ == few and found["rows"] == 8 and len(server.seen) == 14
         lines = (few / "judged.jsonl").read_text()
         assert [json.loads(line)["id"] for line in lines.splitlines()][:3] == ids
-        _, found = judged(server, f"run={answered}", "task.max_eval_samples=3")  # takes no row away again
+        _, found = judged(server, f"run={answered}", "task.max_eval_samples=3")  # removes no verdict
         assert found["rows"] == 8 and (few / "judged.jsonl").read_text() == lines
 
 
-def test_a_run_that_is_trained_again_gets_its_figures_back_without_asking(answered: Path) -> None:
-    with asking(longer) as server:
+def test_a_run_trained_again_gets_its_statistics_back_without_requests(answered: Path) -> None:
+    with serving_judge(longer) as server:
         judged(server, f"run={answered}")
         told = run_folder.read_result(answered) or {}
         noted = told.pop("judged")
         run_folder.write_result(answered, told)
-        asked = len(server.seen)
+        sent = len(server.seen)
         judged(server, f"run={answered}")
-        assert len(server.seen) == asked and (run_folder.read_result(answered) or {})["judged"] == noted
+        assert len(server.seen) == sent and (run_folder.read_result(answered) or {})["judged"] == noted
 
 
-def test_training_again_spares_what_judges_were_paid_for(tmp_path: Path) -> None:
+def test_training_again_keeps_the_folder_of_judges(tmp_path: Path) -> None:
     for name in ("result.json", "checkpoints/1/weights", "judged/one/journal.jsonl"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -211,9 +211,9 @@ def test_training_again_spares_what_judges_were_paid_for(tmp_path: Path) -> None
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["journal.jsonl"]
 
 
-def test_two_runs_are_held_against_each_other(answered: Path, tmp_path: Path) -> None:
+def test_two_runs_are_compared(answered: Path, tmp_path: Path) -> None:
     other = rewritten(answered, tmp_path / "runs/t5/ia3/seed-0-bbbbbbbb", ["a fine song now"] * 8)
-    with asking(longer) as server:
+    with serving_judge(longer) as server:
         folder, found = judged(server, f"runs=[{answered},{other}]", f"out={tmp_path}/out")
         _, turned = judged(server, f"runs=[{other},{answered}]", f"out={tmp_path}/out")
     assert folder.parent == tmp_path / "out/judge" and folder.name.startswith("lora-seed-0-aaaaaaaa--ia3-seed-0-bbbbbb")
@@ -222,9 +222,9 @@ def test_two_runs_are_held_against_each_other(answered: Path, tmp_path: Path) ->
     assert "judged" not in json.loads((answered / "result.json").read_text())
 
 
-def test_the_key_and_the_address_stay_out_of_the_run(answered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_key_nor_address_is_in_the_run(answered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "sk-very-secret")
-    with asking(longer) as server:
+    with serving_judge(longer) as server:
         judged(server, f"run={answered}", "generate.key_env=MY_KEY")
         assert server.seen[0]["key"] == "Bearer sk-very-secret"
         address = server.address
@@ -233,7 +233,7 @@ def test_the_key_and_the_address_stay_out_of_the_run(answered: Path, monkeypatch
     assert address not in (answered / "result.json").read_text()
 
 
-def test_each_judge_has_a_table_of_its_own_on_the_board(answered: Path, tmp_path: Path) -> None:
+def test_each_judge_has_its_own_table_on_the_board(answered: Path, tmp_path: Path) -> None:
     from rich.console import Console
 
     from peftkit.leaderboard.files import write_tables
@@ -242,7 +242,7 @@ def test_each_judge_has_a_table_of_its_own_on_the_board(answered: Path, tmp_path
     from peftkit.leaderboard.stats import board_entries
     from peftkit.leaderboard.table import show
 
-    with asking(longer) as server:
+    with serving_judge(longer) as server:
         judged(server, f"run={answered}")
         judged(server, f"run={answered}", "generate.endpoint_model=other", "task.max_eval_samples=5")
     (result,) = results = collect([tmp_path / "runs"])
@@ -261,12 +261,12 @@ def test_each_judge_has_a_table_of_its_own_on_the_board(answered: Path, tmp_path
     ]
 
 
-def test_a_judge_that_says_nothing_gives_no_rate(answered: Path) -> None:
+def test_a_judge_without_verdicts_has_no_rate(answered: Path) -> None:
     from peftkit.leaderboard.judges import WIN_RATE, judge_columns, judge_tables
     from peftkit.leaderboard.reading import collect
     from peftkit.leaderboard.stats import board_entries
 
-    with asking(nonsense) as server:
+    with serving_judge(nonsense) as server:
         judged(server, f"run={answered}")
     results = collect([answered])
     (row,) = rows = board_entries(results)
@@ -275,12 +275,12 @@ def test_a_judge_that_says_nothing_gives_no_rate(answered: Path) -> None:
     assert cells[WIN_RATE] == cells["95 %"] == "" and cells["unparsable"] == "100.0%"
 
 
-def test_one_name_asked_in_two_ways_is_two_judges(answered: Path) -> None:
+def test_one_name_with_two_settings_is_two_judges(answered: Path) -> None:
     from peftkit.leaderboard.judges import judge_columns
     from peftkit.leaderboard.reading import collect
     from peftkit.leaderboard.stats import board_entries
 
-    with asking(longer) as server:
+    with serving_judge(longer) as server:
         judged(server, f"run={answered}")
         judged(server, f"run={answered}", "generate.request.reasoning_effort=high")
     results = collect([answered])
@@ -298,41 +298,43 @@ def test_a_local_model_judges(answered: Path, checkpoints: dict[str, Path], mode
     folder = commands.run(words)
     assert folder is not None
     found = json.loads((folder / "judge.json").read_text())
-    assert found["replies"] == found["unparsable"] and found["judge"]["revision"]  # a tiny random model says nothing
+    assert (
+        found["replies"] == found["unparsable"] and found["judge"]["revision"]
+    )  # a tiny random model gives no verdict
     assert found["cut"] == (found["replies"] if model == "gpt2" else 0)  # whose context has no room for the question
 
 
-def test_rows_that_differ_are_refused(answered: Path, tmp_path: Path) -> None:
+def test_different_examples_are_refused(answered: Path, tmp_path: Path) -> None:
     fewer = rewritten(answered, tmp_path / "fewer", ["x"] * 8)
     table = pq.read_table(fewer / "predictions.parquet")
     pq.write_table(table.slice(2), fewer / "predictions.parquet")
-    with asking(longer) as server:
-        with pytest.raises(UserError, match=r"answered 8 rows and .* 6, of which 6 are the same; name two runs"):
+    with serving_judge(longer) as server:
+        with pytest.raises(UserError, match=r"8 and 6 examples, of which 6 are the same; set runs="):
             judged(server, f"runs=[{answered},{fewer}]", f"out={tmp_path}")
         result = json.loads((fewer / "result.json").read_text())
         result["run"]["config"]["task"]["template"] = "Go on: {text}"
         (fewer / "result.json").write_text(json.dumps(result))
         pq.write_table(table, fewer / "predictions.parquet")
-        with pytest.raises(UserError, match="asked in different words"):
+        with pytest.raises(UserError, match="different prompts"):
             judged(server, f"runs=[{answered},{fewer}]", f"out={tmp_path}")
         place = table.column_names.index("label")
         other = pa.array([["another"]] * 8)
         pq.write_table(table.set_column(place, "label", other), fewer / "predictions.parquet")
-        with pytest.raises(UserError, match=r"scored on other rows than .* holds now"):
+        with pytest.raises(UserError, match=r"scored on other examples than"):
             judged(server, f"run={fewer}")
         assert server.seen == []
 
 
-def test_data_whose_questions_have_changed_since_are_refused(answered: Path, tmp_path: Path) -> None:
+def test_data_with_changed_questions_is_refused(answered: Path, tmp_path: Path) -> None:
     file = tmp_path / "data/validation.jsonl"
     file.write_text(file.read_text().replace("the film 3", "the song 3"))  # ids and references stay
-    with asking(longer) as server:
-        with pytest.raises(UserError, match=r"scored on other rows than .* holds now"):
+    with serving_judge(longer) as server:
+        with pytest.raises(UserError, match=r"scored on other examples than"):
             judged(server, f"run={answered}")
         assert server.seen == []
 
 
-def test_each_mistake_gets_its_sentence(answered: Path, tmp_path: Path) -> None:
+def test_each_mistake_has_its_message(answered: Path, tmp_path: Path) -> None:
     kinds = {"classes": ("classification", None), "language": ("causal_lm", None), "trial": ("seq2seq", True)}
     for name, (kind, trial) in kinds.items():
         result = json.loads((answered / "result.json").read_text())
@@ -377,15 +379,15 @@ def test_each_mistake_gets_its_sentence(answered: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_tuned_on_instructions_is_judged(tiny: Words, tmp_path: Path) -> None:
+def test_an_instruction_tuned_run_is_judged(tiny: Words, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Name a film."}, {"role": "assistant", "content": "the great film"}]
     more = [*turns, {"role": "user", "content": "And a song."}, {"role": "assistant", "content": "the song"}]
     words = data_of(tmp_path, [{"messages": turns}, {"messages": more}] * 4, "task=instructions")
     (folder,) = commands.finetune(*tiny("gpt2", *words, "method=lora", "task.max_target_length=4"))
-    with asking(longer) as server:
+    with serving_judge(longer) as server:
         place, found = judged(server, f"run={folder}", "source=offline")
     rows = [json.loads(line) for line in (place / "judged.jsonl").read_text().splitlines()]
-    assert found["rows"] == len(rows) == 12  # a turn of an assistant each
+    assert found["rows"] == len(rows) == 12  # one per assistant turn
     assert {row["question"] for row in rows} == {
         "Name a film.", "user: Name a film.\n\nassistant: the great film\n\nuser: And a song."
     }  # fmt: skip

@@ -1,24 +1,24 @@
-"""Turn prompts into replies: what a local model and an endpoint have in common."""
+"""Prompts, requests and replies, and the protocol that local models and endpoints implement."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-TRUNCATED = "the prompt was longer than the context and lost its start"
+TRUNCATED = "the prompt was longer than the context and lost its start"  # a note of replies
 
 
 class GeneratorError(Exception):
-    """The generator gives no reply, and will give none soon; the same command goes on where it stopped."""
+    """The generator returns no replies, and will not soon; the same command continues later."""
 
 
 @dataclass(frozen=True)
 class GenerationPrompt:
-    """What a model reads: an opening, worked examples, and the question at the end, which the reply goes on from.
+    """An opening, worked examples and a question at the end, which the reply continues.
 
-    Examples are dropped from the first where a model's context is too short for all.
+    Where the model's context is too short, examples are dropped from the start.
     """
 
     opening: str
@@ -33,13 +33,13 @@ class GenerationPrompt:
         return "\n".join([self.opening, *self.examples[dropped:], self.question])
 
     def fingerprint(self) -> str:
-        """Return eight hex digits over all of it."""
+        """Return eight hex digits over all fields; journals record them, so the names of the fields are part of it."""
         return hashlib.sha256(repr(asdict(self)).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt, its number in the run, and the seed of its sampling, which follows from the number."""
+    """A prompt, its number in the run, and its sampling seed, which is derived from the number."""
 
     number: int
     prompt: GenerationPrompt
@@ -48,7 +48,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back. `finish` is stop, or says why the text is not whole: length, content_filter, refused."""
+    """The reply to a request. `finish` is stop, or the reason why the text is incomplete: length, refused, ..."""
 
     number: int
     text: str
@@ -56,26 +56,23 @@ class Reply:
     tokens_in: int
     tokens_out: int
     attempts: int = 1
-    dropped: int = 0  # examples that the model's context had no room for
+    dropped: int = 0  # examples left out for lack of context
     note: str | None = None
 
     @property
-    def is_cut(self) -> bool:
-        """Tell whether the model did not read all of the question."""
+    def lost_question(self) -> bool:
+        """Return whether the model did not read the whole question."""
         return self.note == TRUNCATED
-
-    def row(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Generator(Protocol):
-    """A model, wherever it runs."""
+    """A source of replies: a local model, an endpoint, or the offline generator."""
 
     def replies(self, requests: Sequence[Request]) -> Iterator[list[Reply]]:
-        """Yield replies as they come, in any order; those of a list were made together, and are kept together.
+        """Yield replies in any order; those of one list were generated together and are journaled together.
 
         Raises:
-            GeneratorError: there are no more to come.
-            UserError: there would be, if the user mended something.
+            GeneratorError: no more replies will come.
+            UserError: the user has to change something first.
         """
         ...

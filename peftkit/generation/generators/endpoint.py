@@ -1,4 +1,4 @@
-"""Turn prompts into replies of a server that speaks OpenAI's protocol, however badly it behaves."""
+"""An endpoint that speaks OpenAI's protocol as a generator, with counted retries."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -15,21 +16,21 @@ import openai
 from peftkit.config import Generate, UserError, error_summary
 from peftkit.generation.generators import GeneratorError, Reply, Request
 
-AGAIN = (408, 409, 429)  # and 5xx: the same request may be answered later
-LONGEST_WAIT = 300.0  # seconds; a server that asks for more is not waited for
+RETRIED = (408, 409, 429)  # and 5xx: the same request may succeed later
+LONGEST_WAIT = 300.0  # seconds; a longer Retry-After ends the run
 LONGEST_DELAY = 60.0
 
 
 class EndpointGenerator:
-    """A server, asked by as many threads as `generate.batch` says.
+    """A client of an endpoint with `generate.batch` threads.
 
-    Retries are our own, so that each is counted. A server's Retry-After holds for all threads.
+    Retries are our own, so that each is counted. A Retry-After applies to all threads.
     """
 
     def __init__(
         self, settings: Generate, key: str | None, has_answered: bool = False, first_delay: float = 1.0
     ) -> None:
-        assert settings.base_url is not None and settings.endpoint_model is not None  # the schema's to refuse
+        assert settings.base_url is not None and settings.endpoint_model is not None  # validated before
         self.settings, self.first_delay = settings, first_delay
         self._key = key
         self._client = openai.OpenAI(
@@ -37,67 +38,65 @@ class EndpointGenerator:
         )
         self._stop = threading.Event()
         self._not_before = 0.0  # on the monotonic clock
-        self._has_answered = has_answered  # in this run, perhaps before it was interrupted
+        self._has_answered = has_answered  # in this run, perhaps before an interruption
 
     def replies(self, requests: Sequence[Request]) -> Iterator[list[Reply]]:
-        """Yield each reply as it comes; where one fails for good, those that are under way are still waited for."""
+        """Yield each reply as it arrives; after an error the requests in flight are still awaited."""
         self._stop.clear()
-        fault: Exception | None = None
+        failure: Exception | None = None
         with ThreadPoolExecutor(self.settings.batch) as threads:
-            waiting = [threads.submit(self._ask, request) for request in requests]
+            futures = [threads.submit(self._request, request) for request in requests]
             try:
-                for future in as_completed(waiting):
+                for future in as_completed(futures):
                     try:
                         yield [future.result()]
                     except (GeneratorError, UserError) as error:
-                        fault = fault or error
-                        self._give_up(waiting)
+                        failure = failure or error
+                        self._cancel(futures)
                     except CancelledError:
                         pass
             finally:
-                self._give_up(waiting)
-        if fault is not None:
-            raise fault
+                self._cancel(futures)
+        if failure is not None:
+            raise failure
 
-    def _give_up(self, waiting: Sequence[Future[Reply]]) -> None:
+    def _cancel(self, futures: Sequence[Future[Reply]]) -> None:
         self._stop.set()
-        for future in waiting:
+        for future in futures:
             future.cancel()
 
-    def _ask(self, request: Request) -> Reply:
-        attempts, pauses = self.settings.retries + 1, random.Random(request.seed)
+    def _request(self, request: Request) -> Reply:
+        attempts, jitter = self.settings.retries + 1, random.Random(request.seed)
         reason = ""
         for attempt in range(attempts):
             if attempt:
                 delay = min(self.first_delay * 2 ** (attempt - 1), LONGEST_DELAY)
-                self._pause(delay * pauses.uniform(0.5, 1.0))
+                self._stop.wait(delay * jitter.uniform(0.5, 1.0))
             while (wait := self._not_before - time.monotonic()) > 0 and not self._stop.is_set():
-                self._pause(wait)
+                self._stop.wait(wait)
             if self._stop.is_set():
                 raise CancelledError
             try:
-                completion = self._send(request)
-                reply = read_completion(completion, request, attempt + 1)
+                reply = read_completion(self._send(request), request, attempt + 1)
             except openai.APIStatusError as error:
-                if (refusal := self._status(error, request, attempt + 1)) is not None:
+                if (refusal := self._handle_status(error, request, attempt + 1)) is not None:
                     return refusal
-                reason = f"{error.status_code} {self._said(error)}"
-            except openai.APIConnectionError as error:  # a timeout among them
-                reason = f"{self._said(error)} ({error.__cause__ or 'no answer'})"
+                reason = f"{error.status_code} {self._summary(error)}"
+            except openai.APIConnectionError as error:  # timeouts included
+                reason = f"{self._summary(error)} ({error.__cause__ or 'no answer'})"
             except (ValueError, openai.APIResponseValidationError) as error:  # JSONDecodeError is a ValueError
-                reason = f"a malformed reply ({self._said(error)})"
+                reason = f"a malformed reply ({self._summary(error)})"
             else:
                 self._has_answered = True
                 return reply
         raise GeneratorError(
-            f"{self.settings.base_url} gave no reply in {attempts} attempts, the last time: {reason}; "
-            "the same command goes on where this one stopped"
+            f"generate.base_url={self.settings.base_url}: no reply in {attempts} attempts, the last error: {reason}; "
+            "the same command continues from here"
         )
 
     def _send(self, request: Request) -> Any:
-        """Send one request, with the user's own fields laid over ours."""
+        """Send a request; the user's own fields override ours."""
         prompt, settings = request.prompt, self.settings
-        is_chat = settings.chat is not False
         ours: dict[str, Any] = {
             "max_tokens": prompt.max_new_tokens,
             "temperature": prompt.temperature,
@@ -106,61 +105,51 @@ class EndpointGenerator:
             "seed": request.seed,
         }
         fields = {name: value for name, value in {**ours, **settings.request}.items() if value is not None}
-        if is_chat:
-            messages: Any = [{"role": "user", "content": prompt.text()}]
-            return self._client.chat.completions.create(
-                model=str(settings.endpoint_model), messages=messages, extra_body=fields
-            )
-        return self._client.completions.create(
-            model=str(settings.endpoint_model), prompt=prompt.text(), extra_body=fields
-        )
+        model = str(settings.endpoint_model)
+        if settings.chat is False:
+            return self._client.completions.create(model=model, prompt=prompt.text(), extra_body=fields)
+        messages: Any = [{"role": "user", "content": prompt.text()}]
+        return self._client.chat.completions.create(model=model, messages=messages, extra_body=fields)
 
-    def _status(self, error: openai.APIStatusError, request: Request, attempts: int) -> Reply | None:
-        """Return None where another attempt may help, or a refusal of this one prompt; raise where none ever will."""
-        code, said = error.status_code, self._said(error)
-        if code == 401 or code == 403:
-            raise UserError(f"the endpoint refuses the key in {self.settings.key_env} ({code}: {said}); set another")
+    def _handle_status(self, error: openai.APIStatusError, request: Request, attempts: int) -> Reply | None:
+        """Return None if the request may be retried, or the refusal of this prompt; raise what no retry can change."""
+        code, summary, settings = error.status_code, self._summary(error), self.settings
+        if code in (401, 403):
+            raise UserError(f"generate.key_env={settings.key_env}: the endpoint refuses the key ({code}: {summary})")
         if code == 404:
             raise UserError(
-                f"{self.settings.base_url} knows no {self.settings.endpoint_model} ({said}); "
-                "look at generate.base_url, which mostly ends in /v1, and generate.endpoint_model"
+                f"generate.endpoint_model={settings.endpoint_model}: not found at {settings.base_url} ({summary}); "
+                "check both; generate.base_url usually ends in /v1"
             )
         if code == 429 and error.code == "insufficient_quota":
-            raise GeneratorError(f"the endpoint's quota is used up ({said}); the same command goes on later")
-        if code in AGAIN or code >= 500:
-            self._wait_as_told(error.response.headers)
+            raise GeneratorError(f"the endpoint's quota is exhausted ({summary}); the same command continues later")
+        if code in RETRIED or code >= 500:
+            self._wait(retry_after(error.response.headers) or 0.0)
             return None
-        if self._has_answered:  # it takes our requests, but not this prompt: too long, or filtered
-            return Reply(request.number, "", "refused", 0, 0, attempts, note=f"{code}: {said}")
+        if self._has_answered:  # it accepts our requests, but not this prompt: too long, or filtered
+            return Reply(request.number, "", "refused", 0, 0, attempts, note=f"{code}: {summary}")
         raise UserError(
-            f"the endpoint refuses the request ({code}: {said}); generate.request={{NAME: null}} drops a field"
+            f"the endpoint refuses the request ({code}: {summary}); generate.request={{NAME: null}} removes a field"
         )
 
-    def _wait_as_told(self, headers: Mapping[str, str]) -> None:
-        seconds = retry_after(headers)
-        if seconds is None:
-            return
+    def _wait(self, seconds: float) -> None:
         if seconds > LONGEST_WAIT:
-            raise GeneratorError(f"the endpoint asks to wait for {seconds:.0f} s; the same command goes on then")
+            raise GeneratorError(f"the endpoint requests a wait of {seconds:.0f} s; run the same command after it")
         self._not_before = max(self._not_before, time.monotonic() + seconds)
 
-    def _pause(self, seconds: float) -> None:
-        if seconds > 0:
-            self._stop.wait(seconds)
-
-    def _said(self, error: Exception) -> str:
+    def _summary(self, error: Exception) -> str:
         """Return the first line of a message, without the key."""
         text = error_summary(error)[:300]
         return text.replace(self._key, "***") if self._key else text
 
 
 def read_completion(completion: Any, request: Request, attempts: int) -> Reply:
-    """Return the reply in a completion, of a chat or of a text.
+    """Return the reply in a chat or text completion.
 
-    A server that counts no tokens is taken to have used as many as there can be: one a byte.
+    If the server counts no tokens, one per byte is assumed, an upper bound.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it has no reply.
     """
     try:
         choice = completion.choices[0]
@@ -170,27 +159,24 @@ def read_completion(completion: Any, request: Request, attempts: int) -> Reply:
         raise ValueError(f"no choice in it: {str(completion)[:80]!r}") from error
     if not isinstance(text, str | None):
         raise ValueError(f"no text in it: {str(text)[:80]!r}")
-    whole = (text or "").encode("utf-8", "replace").decode()  # half a surrogate pair cannot be written
-    used = getattr(completion, "usage", None)
-    counted = [getattr(used, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    most = (len(request.prompt.text().encode()), len(whole.encode()))
+    text = (text or "").encode("utf-8", "replace").decode()  # half a surrogate pair cannot be written
+    usage = getattr(completion, "usage", None)
+    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    bounds = [len(written.encode()) for written in (request.prompt.text(), text)]
     tokens_in, tokens_out = (
-        given if isinstance(given, int) else bound for given, bound in zip(counted, most, strict=True)
+        count if isinstance(count, int) else bound for count, bound in zip(counts, bounds, strict=True)
     )
-    note = None if isinstance(counted[0], int) else "tokens not counted by the server"
-    return Reply(request.number, whole, finish, tokens_in, tokens_out, attempts, note=note)
+    note = None if isinstance(counts[0], int) else "tokens not counted by the server"
+    return Reply(request.number, text, finish, tokens_in, tokens_out, attempts, note=note)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds for which a server asks to wait: of retry-after-ms, or Retry-After as a number or a date."""
+    """Return the seconds in retry-after-ms, or in Retry-After as a number or a date."""
     if (milliseconds := headers.get("retry-after-ms", "")).isdigit():
         return int(milliseconds) / 1000
-    asked = headers.get("retry-after", "").strip()
-    try:
-        return max(float(asked), 0.0)
-    except ValueError:
-        pass
-    try:
-        return max(parsedate_to_datetime(asked).timestamp() - time.time(), 0.0)
-    except (TypeError, ValueError):
-        return None
+    value = headers.get("retry-after", "").strip()
+    with suppress(ValueError):
+        return max(float(value), 0.0)
+    with suppress(TypeError, ValueError):
+        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    return None

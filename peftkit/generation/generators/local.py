@@ -1,8 +1,10 @@
-"""Turn prompts into replies of a model in this process, batched, each drawn from a stream of its own."""
+"""A model in this process as a generator: batched, each reply sampled from its own random stream."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -19,12 +21,12 @@ from transformers import (
 
 from peftkit.generation.generators import TRUNCATED, Reply, Request
 
-TAIL = 16  # tokens in which a stop string is looked for
-LEAST = 32  # tokens that a prompt leaves free for the reply, where the context is short
+TAIL = 16  # tokens at the end that are searched for stop strings
+LEAST = 32  # tokens reserved for the reply where the prompt is truncated
 
 
 class LocalGenerator:
-    """A causal or sequence-to-sequence model and its tokenizer; `chat` wraps prompts in the tokenizer's template."""
+    """A causal or sequence-to-sequence model and its tokenizer; `chat` applies the tokenizer's chat template."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int, chat: bool | None = None
@@ -34,103 +36,87 @@ class LocalGenerator:
         has_template = getattr(tokenizer, "chat_template", None) is not None
         self.chat = has_template if chat is None else chat
         self.is_seq2seq = bool(model.config.is_encoder_decoder)
+        self.context: int | None = None  # tokens of prompt and reply together; None with relative positions
+        if not self.is_seq2seq:
+            names = ("n_positions", "max_position_embeddings")
+            self.context = next((size for name in names if (size := getattr(model.config, name, None))), None)
+        configured: Any = model.generation_config.eos_token_id
+        # a sequence that ended at a stop string continues with padding
+        ends = (*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id)
+        self._ends = {*ends, tokenizer.pad_token_id} - {None}
 
     def replies(self, requests: Sequence[Request]) -> Iterator[list[Reply]]:
-        """Yield the replies of a batch together: a batch is made again as a whole, or not at all."""
+        """Yield the replies of each batch together: a resumed run generates whole batches."""
         for first in range(0, len(requests), self.batch):
             yield self._batch(requests[first : first + self.batch])
 
     def _batch(self, requests: Sequence[Request]) -> list[Reply]:
-        """Reply to all, to each prompt that is too long alone: it would leave those beside it no room to reply in."""
+        """Generate the replies; a prompt that is too long gets its own batch: padding would shorten the others."""
         fitted = [self._fit(request) for request in requests]
-        places = [place for place, (*_, fits) in enumerate(fitted) if fits]
-        parts = [places] * bool(places) + [[place] for place, (*_, fits) in enumerate(fitted) if not fits]
-        made: dict[int, Reply] = {}
-        for part in parts:
-            replies = self._together([requests[place] for place in part], [fitted[place][:2] for place in part])
-            made |= zip(part, replies, strict=True)
-        return [made[place] for place in range(len(requests))]
+        fitting = [place for place, (*_, fits) in enumerate(fitted) if fits]
+        batches = [fitting] * bool(fitting) + [[place] for place, (*_, fits) in enumerate(fitted) if not fits]
+        replies: dict[int, Reply] = {}
+        for batch in batches:
+            generated = self._generate([requests[place] for place in batch], [fitted[place][:2] for place in batch])
+            replies |= zip(batch, generated, strict=True)
+        return [replies[place] for place in range(len(requests))]
 
     @torch.inference_mode()
-    def _together(self, requests: Sequence[Request], fitted: Sequence[tuple[str, int]]) -> list[Reply]:
-        prompt = requests[0].prompt  # those of one step are alike in how they are answered
-        batch = self.tokenizer(
+    def _generate(self, requests: Sequence[Request], fitted: Sequence[tuple[str, int]]) -> list[Reply]:
+        prompt = requests[0].prompt  # all prompts of a call have the same settings
+        inputs = self.tokenizer(
             [text for text, _ in fitted],
             return_tensors="pt",
             padding=True,
             add_special_tokens=not self.chat,  # a template has its own
         )
-        context, whole = self._context(), batch["attention_mask"].sum(1).tolist()
-        if context is not None and batch["input_ids"].shape[1] > context - LEAST:  # no example is left to drop
-            batch = {name: values[:, LEAST - context :] for name, values in batch.items()}
-        batch = {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
-        width = batch["input_ids"].shape[1]
-        room = prompt.max_new_tokens if context is None else min(prompt.max_new_tokens, context - width)
-        written = self.model.generate(
-            **batch,
-            max_new_tokens=room,
+        context, untruncated = self.context, inputs["attention_mask"].sum(1).tolist()
+        if context is not None and inputs["input_ids"].shape[1] > context - LEAST:  # no examples left to drop
+            inputs = {name: values[:, LEAST - context :] for name, values in inputs.items()}
+        inputs = {name: inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        width = inputs["input_ids"].shape[1]
+        start = 1 if self.is_seq2seq else width  # of the reply
+        sequences = self.model.generate(
+            **inputs,
+            max_new_tokens=prompt.max_new_tokens if context is None else min(prompt.max_new_tokens, context - width),
             do_sample=False,
             num_beams=1,
             pad_token_id=self.tokenizer.pad_token_id,
             logits_processor=LogitsProcessorList(_sampling(requests)),
-            stopping_criteria=StoppingCriteriaList(
-                [_Stops(self.tokenizer, prompt.stop, 1 if self.is_seq2seq else width)]
-            ),
+            stopping_criteria=StoppingCriteriaList([_StopStrings(self.tokenizer, prompt.stop, start)]),
         )
-        new = written[:, 1:] if self.is_seq2seq else written[:, width:]
-        sizes = batch["attention_mask"].sum(1).tolist()
-        return [
-            self._reply(request, tokens, size, dropped, TRUNCATED if size < asked else None)
-            for request, tokens, size, asked, (_, dropped) in zip(
-                requests, new.tolist(), sizes, whole, fitted, strict=True
-            )
-        ]
+        sizes = inputs["attention_mask"].sum(1).tolist()
+        replies = []
+        for place, (request, tokens) in enumerate(zip(requests, sequences[:, start:].tolist(), strict=True)):
+            note = TRUNCATED if sizes[place] < untruncated[place] else None
+            reply = self._reply(request, tokens)
+            replies.append(replace(reply, tokens_in=int(sizes[place]), dropped=fitted[place][1], note=note))
+        return replies
 
-    def _reply(self, request: Request, tokens: list[int], read: int, dropped: int, note: str | None) -> Reply:
-        ends = self._ends()
-        place = next((number for number, token in enumerate(tokens) if token in ends), None)
-        kept = tokens if place is None else tokens[:place]
+    def _reply(self, request: Request, tokens: list[int]) -> Reply:
+        """Return the text up to the first end of sequence or stop string."""
+        kept = [*takewhile(lambda token: token not in self._ends, tokens)]
         text = self.tokenizer.decode(kept, skip_special_tokens=True)
-        cut = min((at for stop in request.prompt.stop if (at := text.find(stop)) >= 0), default=None)
-        finish = "length" if place is None and cut is None else "stop"
-        return Reply(request.number, text[:cut], finish, int(read), len(kept), dropped=dropped, note=note)
+        stop = min((at for stop in request.prompt.stop if (at := text.find(stop)) >= 0), default=None)
+        finish = "length" if len(kept) == len(tokens) and stop is None else "stop"
+        return Reply(request.number, text[:stop], finish, 0, len(kept))
 
     def _fit(self, request: Request) -> tuple[str, int, bool]:
-        """Return the prompt's text, how many of its first examples it lost for lack of room, and whether it has room.
+        """Return the prompt's text, how many examples were dropped from its start, and whether it fits.
 
-        A reply has a quarter of the context, or as much as it may be long.
+        A quarter of the context is reserved for the reply, or its maximal length if that is less.
         """
-        prompt, context = request.prompt, self._context()
+        prompt, context = request.prompt, self.context
         for dropped in range(len(prompt.examples) + 1):
-            text = self._worded(prompt.text(dropped))
-            fits = context is None or self._length(text) <= context - min(prompt.max_new_tokens, context // 4)
+            text = prompt.text(dropped)
+            if self.chat:
+                messages = [{"role": "user", "content": text}]
+                text = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            length = len(self.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
+            fits = context is None or length <= context - min(prompt.max_new_tokens, context // 4)
             if fits:
                 break
         return text, dropped, fits
-
-    def _length(self, text: str) -> int:
-        return len(self.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
-
-    def _worded(self, text: str) -> str:
-        if not self.chat:
-            return text
-        messages = [{"role": "user", "content": text}]
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-
-    def _context(self) -> int | None:
-        """Return how many tokens prompt and reply have room for together; None where positions are relative."""
-        if self.is_seq2seq:
-            return None
-        config = self.model.config
-        return getattr(config, "n_positions", None) or getattr(config, "max_position_embeddings", None)
-
-    def _ends(self) -> set[int]:
-        configured: Any = self.model.generation_config.eos_token_id
-        known = configured if isinstance(configured, list) else [configured]
-        # a row that ended by a stop string goes on in pads
-        return {
-            token for token in (*known, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id) if token is not None
-        }
 
 
 def _sampling(requests: Sequence[Request]) -> list[LogitsProcessor]:
@@ -140,26 +126,26 @@ def _sampling(requests: Sequence[Request]) -> list[LogitsProcessor]:
     warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(prompt.temperature)]
     if prompt.top_p < 1:
         warpers.append(TopPLogitsWarper(prompt.top_p))
-    return [*warpers, _Draw([request.seed for request in requests])]
+    return [*warpers, _GumbelNoise([request.seed for request in requests])]
 
 
-class _Draw(LogitsProcessor):
-    """Make the greedy choice a draw: the largest of scores with Gumbel noise is distributed as their softmax is.
+class _GumbelNoise(LogitsProcessor):
+    """Adds Gumbel noise to the logits, so that greedy decoding samples from their softmax (the Gumbel-max trick).
 
-    The noise of a row comes from its own seed, so that a reply does not hang on what else is in the batch.
+    Each sequence has noise from its own seed, so that a reply does not depend on the rest of the batch.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self.streams = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
-        even = torch.stack([torch.rand(scores.shape[1], generator=stream) for stream in self.streams])
-        noise = -torch.log(-torch.log(even.clamp(1e-20, 1 - 1e-7)))
+        uniform = torch.stack([torch.rand(scores.shape[1], generator=stream) for stream in self.streams])
+        noise = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
         return scores.float() + noise.to(scores.device)
 
 
-class _Stops(StoppingCriteria):
-    """End a row where one of the strings stands in what it has written."""
+class _StopStrings(StoppingCriteria):
+    """Ends a sequence when its reply contains one of the strings."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], start: int) -> None:
         self.tokenizer, self.stop, self.start = tokenizer, stop, start

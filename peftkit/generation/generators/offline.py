@@ -1,4 +1,4 @@
-"""Turn the prompts of Self-Instruct into replies that are worked out, where no model that could write is at hand."""
+"""The offline generator: computed replies to the prompts of Self-Instruct, where no model is available."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from peftkit.generation.generators import GenerationPrompt, Reply, Request
 from peftkit.generation.self_instruct_prompts import NEW, NOTHING, OUTPUT_FIRST
 
 NAME = "mini-writer"
-CUT, UNCLEAR, WRONG = 0.02, 0.01, 0.08  # shares of replies that break off, say neither yes nor no, have a bad case
+CUT, UNCLEAR, WRONG = 0.02, 0.01, 0.08  # shares of replies that are cut, that are neither yes nor no, with a bad case
 
 
 class TaskSource(Protocol):
-    """What there is to write: `peftkit.data.minitasks`."""
+    """The tasks to write; implemented by `peftkit.data.minitasks`."""
 
     def sample_instruction(self, draw: random.Random, shown: Sequence[str]) -> str: ...
     def has_labels(self, text: str) -> bool: ...
@@ -24,10 +24,10 @@ class TaskSource(Protocol):
 
 
 class OfflineGenerator:
-    """A stand-in for a model: tasks of some thirty kinds, in many wordings, with cases whose answers are right.
+    """A substitute for a model: about thirty kinds of task in many wordings, with correct answers.
 
-    A reply follows from its prompt and, of new instructions, the seed of its request. As a model would, it repeats
-    itself, breaks off and errs now and then, so that the filters have work.
+    A reply depends on its prompt and, for new instructions, on the request's seed. Some replies repeat earlier
+    instructions, are cut or have errors, so that the filters are exercised.
     """
 
     def __init__(self, tasks: TaskSource) -> None:
@@ -35,50 +35,50 @@ class OfflineGenerator:
 
     def replies(self, requests: Sequence[Request]) -> Iterator[list[Reply]]:
         for request in requests:
-            text, finish = self._written(request.prompt, request.seed)
-            read = request.prompt.text().split()
-            yield [Reply(request.number, text, finish, len(read), len(text.split()))]
+            text, finish = self._reply(request.prompt, request.seed)
+            tokens = request.prompt.text().split()
+            yield [Reply(request.number, text, finish, len(tokens), len(text.split()))]
 
-    def _written(self, prompt: GenerationPrompt, seed: int) -> tuple[str, str]:
-        """Return what is written after a prompt, and how it ended."""
+    def _reply(self, prompt: GenerationPrompt, seed: int) -> tuple[str, str]:
+        """Return the reply to a prompt, and how it finished."""
         if match := re.fullmatch(r"Task (\d+):", prompt.question):
-            return self._new(prompt, int(match[1]), random.Random(seed))
-        asked = prompt.question.partition("Task: ")[2].split("\n")[0]
+            return self._instructions(prompt, int(match[1]), random.Random(seed))
+        task = prompt.question.partition("Task: ")[2].split("\n")[0]
         if prompt.question.endswith("Classification:"):
-            return self._kind(asked), "stop"
-        return _laid_out(self._cases(asked), prompt.opening.startswith(OUTPUT_FIRST)), "stop"
+            return self._classification(task), "stop"
+        return _format_cases(self._cases(task), prompt.opening.startswith(OUTPUT_FIRST)), "stop"
 
-    def _new(self, prompt: GenerationPrompt, first: int, draw: random.Random) -> tuple[str, str]:
+    def _instructions(self, prompt: GenerationPrompt, first: int, draw: random.Random) -> tuple[str, str]:
         shown = [example.partition(": ")[2] for example in prompt.examples]
         items = [self.tasks.sample_instruction(draw, shown) for _ in range(NEW)]
         text = f" {items[0]}\n" + "\n".join(f"Task {first + place}: {item}" for place, item in enumerate(items[1:], 1))
         return (text[: -len(items[-1]) // 2], "length") if draw.random() < CUT else (text, "stop")
 
-    def _kind(self, asked: str) -> str:
-        if random.Random(asked).random() < UNCLEAR:
+    def _classification(self, task: str) -> str:
+        if random.Random(task).random() < UNCLEAR:
             return " It may be one."
-        return " Yes" if self.tasks.has_labels(asked) else " No"
+        return " Yes" if self.tasks.has_labels(task) else " No"
 
-    def _cases(self, asked: str) -> list[tuple[str, str]] | None:
-        """Return a task's cases, now and then one more that is at fault: the same prompt has the same reply."""
-        draw = random.Random(asked)
-        found = self.tasks.sample_cases(asked, draw)
-        if found is not None and draw.random() < WRONG:
-            given, answer = found[0]
-            found.append((given, draw.choice([answer, given, ""])))
-        return found
+    def _cases(self, task: str) -> list[tuple[str, str]] | None:
+        """Return a task's cases, sometimes with a faulty one; the same task always has the same cases."""
+        draw = random.Random(task)
+        cases = self.tasks.sample_cases(task, draw)
+        if cases is not None and draw.random() < WRONG:
+            given, answer = cases[0]
+            cases.append((given, draw.choice([answer, given, ""])))
+        return cases
 
 
 def offline_revision(tasks: TaskSource) -> str:
-    """Return twelve hex digits over what is written: another version that writes the same is the same."""
+    """Return twelve hex digits over samples of the output: versions with the same output have the same revision."""
     draw = random.Random(0)
     texts = [tasks.sample_instruction(draw, ()) for _ in range(500)]
-    told = [(text, tasks.has_labels(text), tasks.sample_cases(text, random.Random(text))) for text in texts]
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+    samples = [(text, tasks.has_labels(text), tasks.sample_cases(text, random.Random(text))) for text in texts]
+    return hashlib.sha256(repr(samples).encode()).hexdigest()[:12]
 
 
-def _laid_out(cases: Sequence[tuple[str, str]] | None, by_label: bool) -> str:
-    """Write cases label first or input first; of work that nobody knows, none that is whole."""
+def _format_cases(cases: Sequence[tuple[str, str]] | None, by_label: bool) -> str:
+    """Return cases label first or input first; for an unknown task a refusal."""
     if cases is None:
         return " I cannot do this."
     pairs = [(given or NOTHING, answer) for given, answer in cases]
