@@ -61,7 +61,7 @@ def test_gpt2_s_losses_are_those_of_its_base_and_of_the_merged_model(
 ) -> None:
     folder, result, found = measured(tiny("gpt2", f"method={method}", "task=sst2", RATE), text)
     base = AutoModelForCausalLM.from_pretrained(checkpoints["gpt2"])
-    assert found["measure"] == "causal_lm_loss" and found["unit"] == "nats a token"
+    assert found["measure"] == "causal_lm_loss" and found["unit"] == "nats per token"
     assert found["before"] == pytest.approx(causal_loss(base, checkpoints["gpt2"], text), abs=1e-4)
     assert found["off_difference"] < 1e-5
     commands.merge(folder)
@@ -82,7 +82,7 @@ def test_an_encoder_without_a_language_model_head_is_given_no_loss_but_the_drift
 ) -> None:
     _, _, found = measured(tiny("bert", "method=adapter", "task=sst2", RATE), text)
     assert found["measure"] == "state_drift" and "no language model head" in found["reason"]
-    assert "no loss is measured" in capsys.readouterr().err
+    assert "instead of a loss" in capsys.readouterr().err
     assert found["before"] == pytest.approx(0, abs=1e-6)
     drifts = [point["loss"] for point in found["curve"]]
     assert drifts == sorted(drifts) and 1e-5 < found["after"] < 2
@@ -124,7 +124,7 @@ def test_t5_s_spans_are_lost_and_a_soft_prompt_has_no_point_between(tiny: Words,
     _, _, found = measured(tiny("t5", f"method={method}", "task=sst2", "train.learning_rate=3"), text)
     assert found["measure"] == "span_corruption_loss" and found["off_difference"] < 1e-5
     assert [point["scale"] for point in found["curve"]] == [0, 1]
-    assert f"{method} has no point between" in found["curve_reason"]
+    assert f"{method} has no scale between" in found["curve_reason"]
     assert found["after"] != found["before"]
 
 
@@ -153,7 +153,7 @@ def test_every_other_kind_of_method_is_its_base_when_it_is_off(
 
 def test_what_cannot_be_switched_off_is_not_called_forgetting(tiny: Words, text: Path) -> None:
     words = tiny("gpt2", "method=lora", "task=sst2", "method.config.bias=all", RATE)  # PEFT trains the base's own
-    with pytest.raises(GateError, match="switched off is not its base"):
+    with pytest.raises(GateError, match="disabled is not its base"):
         measured(words, text)
 
 
@@ -163,9 +163,9 @@ def test_a_file_without_enough_text_is_refused_and_no_file_is_the_embedded_text(
     words = ["job=forgetting", f"run={folder}", "source=offline"]
     for name, content, sentence in (
         ("few.txt", b"one word\n", "too few"),
-        ("none.txt", b"\n \n", "there is no text"),
+        ("none.txt", b"\n \n", "no text in it"),
         ("rows.jsonl", b'{"words": "a film"}\n', "no column text"),
-        ("latin.txt", b"caf\xe9", "not written in UTF-8"),
+        ("latin.txt", b"caf\xe9", "not UTF-8"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=sentence):
@@ -200,7 +200,7 @@ def test_other_rows_than_those_it_was_scored_on_are_refused(tiny: Words, tmp_pat
     words = ["task=classification", f"task.dataset={rows}", "task.text=[text]", "task.label=label"]
     (folder,) = commands.finetune(*tiny("gpt2", *words))
     rows.write_text("text,label\n" + "a fine film,1\na poor film,0\n" * 10)
-    with pytest.raises(UserError, match="say source= and data_root= as the run did"):
+    with pytest.raises(UserError, match="set source= and data_root= as the run did"):
         commands.run(["job=forgetting", f"run={folder}", "source=offline", f"input={text}"])
 
 

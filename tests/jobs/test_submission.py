@@ -19,14 +19,14 @@ from peftkit.config import RunConfig, UserError
 from peftkit.config.source import Source
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.miniglue import miniglue
-from peftkit.jobs.submission import answer_test_set, choose_runs, read_test_sets
-from peftkit.jobs.submission_files import SHEETS, doubt_of, text_of
+from peftkit.jobs.submission import choose_runs, predict_test_set, read_test_sets
+from peftkit.jobs.submission_files import FILES, invalid_reason, prediction_file
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardRun
 from peftkit.results.run_folder import write_predictions
 
 TASKS = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
-SHEET = {sheet.name: sheet for sheet in SHEETS}
+SHEET = {sheet.name: sheet for sheet in FILES}
 
 
 def submit(*words: str) -> None:
@@ -79,14 +79,14 @@ def sheet_text(
     made(tmp_path, sheet.trained_on)
     (result,) = collect([tmp_path])
     assert isinstance(result, BoardRun)
-    names = labels or (None if sheet.words is None else list(sheet.words))
+    names = labels or (None if sheet.labels is None else list(sheet.labels))
     result.audit.update(label_names=names, label_counts={"train": counts or {}})
     file = tmp_path / "predictions.parquet"
     write_predictions(file, {"id": list(ids), "split": [sheet.split] * len(ids), "prediction": list(predictions)})
     rows = TaskDataset(
         {sheet.split: Dataset.from_dict({"id": list(ids)})}, names, Source("folder", "x"), {sheet.split: dropped}
     )
-    return text_of(sheet, result, rows, file)
+    return prediction_file(sheet, result, rows, file)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def choice(*words: str) -> RunConfig:
 def test_the_diagnostics_are_answered_by_the_mnli_run_as_it_predicts(mnli: BoardRun, tmp_path: Path) -> None:
     tests = read_test_sets(choice(), mnli)
     assert list(tests) == ["ax", "mnli"]
-    text = text_of(SHEET["AX"], mnli, tests["ax"], answer_test_set(choice(), mnli, "ax", tests["ax"]))
+    text = prediction_file(SHEET["AX"], mnli, tests["ax"], predict_test_set(choice(), mnli, "ax", tests["ax"]))
     file = tmp_path / "rows.jsonl"
     texts = [{name: row[name] for name in ("premise", "hypothesis")} for row in miniglue("ax")["test"]]
     file.write_text("".join(json.dumps(row) + "\n" for row in texts))
@@ -117,11 +117,11 @@ def test_the_diagnostics_are_answered_by_the_mnli_run_as_it_predicts(mnli: Board
 
 def test_what_was_answered_is_not_answered_again(mnli: BoardRun) -> None:
     rows = read_test_sets(choice(), mnli)["mnli"]
-    file = answer_test_set(choice(), mnli, "mnli", rows)
+    file = predict_test_set(choice(), mnli, "mnli", rows)
     before = file.stat().st_mtime_ns
-    assert answer_test_set(choice(), mnli, "mnli", rows).stat().st_mtime_ns == before
+    assert predict_test_set(choice(), mnli, "mnli", rows).stat().st_mtime_ns == before
     other = TaskDataset(rows.splits, rows.label_names, Source("folder", "other", "rows"), rows.dropped)
-    assert answer_test_set(choice(), mnli, "mnli", other).stat().st_mtime_ns > before
+    assert predict_test_set(choice(), mnli, "mnli", other).stat().st_mtime_ns > before
 
 
 @pytest.mark.parametrize(
@@ -153,28 +153,28 @@ def test_a_row_without_text_is_given_the_usual_answer(tmp_path: Path, capsys: py
     counts = {"not_duplicate": 7, "duplicate": 5}
     text = sheet_text(tmp_path, "QQP", [0, 2], [1, 1], dropped=1, counts=counts)
     assert text == "index\tprediction\n0\t1\n1\t0\n2\t1\n"
-    assert "QQP: 1 rows have no text" in capsys.readouterr().err
+    assert "QQP: 1 examples have no text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ids", [[1, 2], [0, 0], ["a", "b"]])
 def test_rows_that_the_benchmark_would_not_know_are_refused(tmp_path: Path, ids: list) -> None:
-    with pytest.raises(UserError, match="not numbered 0 to 1 in their column idx"):
+    with pytest.raises(UserError, match="column idx does not number the examples from 0 to 1"):
         sheet_text(tmp_path, "CoLA", ids, [0, 1])
 
 
 def test_labels_of_ones_own_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"tells bad, good apart, the benchmark unacceptable, acceptable"):
+    with pytest.raises(UserError, match=r"has labels bad, good, the benchmark has unacceptable, acceptable"):
         sheet_text(tmp_path, "CoLA", [0], [0], labels=["bad", "good"])
 
 
 def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="answers nan; train it again"):
+    with pytest.raises(UserError, match="predicts nan; train it"):
         sheet_text(tmp_path, "STS-B", [0], [float("nan")])
 
 
 def test_a_test_set_of_another_size_is_no_benchmark() -> None:
     rows = TaskDataset({"test": Dataset.from_dict({"id": [0, 1]})}, None, Source("folder", "x"), {"test": 0})
-    assert doubt_of(SHEET["WNLI"], rows) == "there are 2 rows, and 146 in the benchmark's test set"
+    assert invalid_reason(SHEET["WNLI"], rows) == "there are 2 examples, and 146 in the benchmark's test set"
 
 
 def test_a_missing_task_is_named_with_its_reason_and_the_command(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_missing_task_is_named_with_its_reason_and_the_command(tmp_path: Path)
     made(tmp_path, "rte", reason="out of memory")
     with pytest.raises(UserError) as refused:
         submit(f"out={tmp_path}")
-    assert "no finished run of lora on rte (failed: out of memory), wnli; train: " in str(refused.value)
+    assert "no finished run of lora on rte (failed: out of memory), wnli, and a submission has all nine tasks; train: " in str(refused.value)
     # where this command looks, whatever the runs said of where they went
     assert str(refused.value).endswith(f"python -m peftkit -m method=lora task=rte,wnli seed=0 out={tmp_path}")
 
@@ -192,7 +192,7 @@ def test_two_methods_are_not_mixed(tmp_path: Path) -> None:
     for task in TASKS:
         made(tmp_path, task, "lora" if task != "rte" else "ia3")
     with pytest.raises(
-        UserError, match=r"model=bert method=lora \(google-.*\), model=bert method=ia3 .*; say which with"
+        UserError, match=r"model=bert method=lora \(google-.*\), model=bert method=ia3 .* one model and method; set model="
     ):
         submit(f"out={tmp_path}")
     with pytest.raises(UserError, match=r"no finished run of ia3 on cola, sst2"):
@@ -203,7 +203,7 @@ def test_the_best_seed_on_validation_is_chosen(tmp_path: Path, capsys: pytest.Ca
     for task in TASKS:
         for seed, value in enumerate((0.6, 0.8, 0.7)):
             made(tmp_path, task, seed=seed, value=value)
-    with pytest.raises(UserError, match="holds no finished run of a GLUE task that fits"):
+    with pytest.raises(UserError, match="no finished run of a GLUE task with these settings"):
         submit(f"out={tmp_path}", "train.learning_rate=0.002")
     words = [f"out={tmp_path}", "train.learning_rate=0.001"]
     chosen = choose_runs(choice(*words))
@@ -215,18 +215,18 @@ def test_runs_scored_on_other_rows_have_no_best(tmp_path: Path) -> None:
     for task in TASKS:
         made(tmp_path, task)
     made(tmp_path, "cola", seed=1, rows=4)
-    with pytest.raises(UserError, match="runs of cola were scored on different rows"):
+    with pytest.raises(UserError, match="runs of cola were scored on different examples"):
         submit(f"out={tmp_path}")
 
 
 def test_runs_that_the_user_names_are_one_of_each_task(tmp_path: Path) -> None:
     folders = [made(tmp_path, task) for task in TASKS]
     other = made(tmp_path, "cola", "ia3")
-    with pytest.raises(UserError, match="names no run of rte, wnli"):
+    with pytest.raises(UserError, match="runs=: no run of rte, wnli"):
         submit(f"runs=[{','.join(map(str, folders[:-2]))}]")
-    with pytest.raises(UserError, match=r"^a submission has all nine tasks, and runs= names no run of sst2, "):
+    with pytest.raises(UserError, match=r"^runs=: no run of sst2, "):
         submit(f"runs=[{folders[0]}]")
-    with pytest.raises(UserError, match="names two runs of cola"):
+    with pytest.raises(UserError, match="two runs of cola"):
         submit(f"runs=[{','.join(map(str, [*folders, other]))}]")
 
 
@@ -272,9 +272,9 @@ def test_generated_data_makes_a_zip_of_the_right_form_that_says_it_is_none(
     submit(f"out={tmp_path}", f"output={tmp_path}/mine.zip")
     (file,) = tmp_path.glob("*.zip")
     assert file.name == "not-for-upload-mine.zip"
-    assert "NO REAL SUBMISSION" in capsys.readouterr().err
+    assert "NOT FOR UPLOAD" in capsys.readouterr().err
     found = faults(file)  # but for the size, which is miniglue's
     assert len(found) == 11 and all(" rows, not " in fault for fault in found)
     first = file.read_bytes()
     submit(f"out={tmp_path}", f"output={tmp_path}/mine.zip")
-    assert "rte: answered already" in capsys.readouterr().err and file.read_bytes() == first
+    assert "rte: predicted already" in capsys.readouterr().err and file.read_bytes() == first
