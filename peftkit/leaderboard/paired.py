@@ -13,7 +13,7 @@ from peftkit.leaderboard.archive import read_predictions
 from peftkit.leaderboard.contrast import Cell, Entry, all_pairs
 from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.stats import counting
-from peftkit.leaderboard.weighted import ERRORS, WEIGHTED, count_tags
+from peftkit.metrics import METRICS, RECORDED
 
 Array = np.ndarray
 MOST, LEAST, WORK = 1000, 200, 80_000_000  # resamples, and examples x runs x resamples at most
@@ -144,7 +144,7 @@ def read_sheet(folder: Path) -> Sheet | None:
 def is_weighable(metrics: Sequence[str], sheet: Sheet) -> bool:
     """Tell whether all of a task's metrics have a weighted form for these predictions."""
     found = [_resolve(name, sorted(set(sheet.splits.tolist()))) for name in counting(metrics)]
-    wants_lists = any(each is not None and each[0] == "token_accuracy" for each in found)
+    wants_lists = any(each is not None and METRICS[each[0]].input == "tags" for each in found)
     return None not in found and wants_lists == _is_list(sheet.labels) == _is_list(sheet.predictions)
 
 
@@ -164,18 +164,17 @@ def scores_by_resample(
     Returns:
         (runs,) and (count, runs), in the units of `task_score`.
     """
-    found = [(WEIGHTED[name], name not in ERRORS, split) for name, split in _all_resolved(counting(metrics), splits)]
-    counted = [(of, split) for of, is_up, split in found if is_up] or [(of, split) for of, _, split in found]
-    sign = 1 if any(is_up for _, is_up, _ in found) else -1
-    if _is_list(labels):
-        labels, predictions = count_tags(labels, predictions)
+    found = [(METRICS[name], split) for name, split in _all_resolved(counting(metrics), splits)]
+    counted = [each for each in found if each[0].higher_is_better] or found
+    sign = 1 if counted[0][0].higher_is_better else -1
+    places = [slice(None) if split is None else np.flatnonzero(splits == split) for _, split in counted]
+    scorers = [
+        metric.function(labels[here], predictions[:, here]) for (metric, _), here in zip(counted, places, strict=True)
+    ]
 
     def task_scores(weights: Array) -> Array:
-        total = np.zeros((len(weights), len(predictions)))
-        for of, split in counted:
-            here = slice(None) if split is None else np.flatnonzero(splits == split)
-            total += of(labels[here], predictions[:, here], weights[:, here])
-        return sign * total / len(counted)
+        total = sum(scorer(weights[:, here]) for scorer, here in zip(scorers, places, strict=True))
+        return np.asarray(sign * total / len(counted))
 
     random, parts, left = np.random.default_rng(seed), [], count
     while left > 0:
@@ -198,11 +197,12 @@ def _all_resolved(metrics: Sequence[str], splits: Array) -> list[tuple[str, str 
 
 def _resolve(name: str, splits: Sequence[str]) -> tuple[str, str | None] | None:
     """Return the metric and the split of a recorded name: accuracy_matched is accuracy on validation_matched."""
-    if name in WEIGHTED and len(splits) == 1:
+    known = {metric.name for metric in METRICS.values() if metric.input in RECORDED}
+    if name in known and len(splits) == 1:
         return name, None
     for split in splits:
         suffix = split.removeprefix("validation")
-        if suffix and name.endswith(suffix) and name.removesuffix(suffix) in WEIGHTED:
+        if suffix and name.endswith(suffix) and name.removesuffix(suffix) in known:
             return name.removesuffix(suffix), split
     return None
 

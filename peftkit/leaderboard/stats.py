@@ -13,8 +13,9 @@ from typing import Any
 from peftkit.leaderboard.costs import with_pscp, with_quality
 from peftkit.leaderboard.entries import BoardEntry, GlueEntry, Summary
 from peftkit.leaderboard.runs import COSTS, TIMED, BoardRun, UnreadableRun
+from peftkit.metrics import METRICS
 
-BESIDE = ("reward_margin", "chosen_perplexity")  # metrics that are told beside a score and are no part of it
+BESIDE = tuple(metric.name for metric in METRICS.values() if metric.diagnostic)  # reported beside a task's score
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # AX is a diagnostic, not counted
 REFERENCE = "full"  # the method that the others are held against
 TASK_LIMITS = ("task.max_length", "task.max_train_samples", "task.max_eval_samples")  # mostly asked of all tasks alike

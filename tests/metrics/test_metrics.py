@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
+from seqeval.metrics import f1_score as seqeval_f1
+from sklearn import metrics as sklearn_metrics
 
-from peftkit.metrics import METRICS, score
+from peftkit.metrics import METRICS, as_evaluate, score
 
 
 def value(name: str, predictions: list, labels: list) -> float:
@@ -109,3 +114,96 @@ def test_scoring_writes_nothing_at_home_and_two_processes_do_not_clash(tmp_path:
     first, second = done.stdout.splitlines()
     assert first == second and "accuracy" in first
     assert list(tmp_path.rglob("*")) == []
+
+
+def predictions_of(metric: str, examples: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(3)
+    if METRICS[metric].input == "classes":
+        return random.integers(0, 4, examples), random.integers(0, 4, examples)
+    labels = random.integers(0, 11, examples) / 2
+    return labels, np.round(labels + random.normal(size=examples), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("accuracy", sklearn_metrics.accuracy_score),
+        ("macro_f1", partial(sklearn_metrics.f1_score, average="macro")),
+        ("f1", partial(sklearn_metrics.f1_score, average="macro")),
+        ("matthews_correlation", sklearn_metrics.matthews_corrcoef),
+        ("mean_squared_error", sklearn_metrics.mean_squared_error),
+        ("pearson", lambda labels, predictions: stats.pearsonr(labels, predictions).statistic),
+        ("spearman", lambda labels, predictions: stats.spearmanr(labels, predictions).statistic),
+    ],
+)
+def test_scores_are_those_of_scikit_learn_and_scipy(name: str, reference: Callable[..., float]) -> None:
+    labels, predictions = predictions_of(name)
+    assert value(name, list(predictions), list(labels)) == pytest.approx(
+        float(reference(labels, predictions)), abs=1e-12
+    )
+
+
+def test_correlations_do_not_depend_on_the_unit() -> None:
+    labels, predictions = predictions_of("pearson")
+    expected = stats.pearsonr(labels, predictions).statistic
+    assert value("pearson", list(predictions * 1e-9), list(labels * 1e-9)) == pytest.approx(expected)
+
+
+def test_spans_are_those_of_seqeval() -> None:
+    random, names = np.random.default_rng(0), ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    labels, tags = ([random.integers(0, 5, 9).tolist() for _ in range(40)] for _ in range(2))
+    named = [[[names[tag] for tag in example] for example in each] for each in (labels, tags)]
+    found = score(["entity_f1"], tags, labels, label_names=names)["entity_f1"]["value"]
+    assert found == pytest.approx(seqeval_f1(*named))
+
+
+def test_a_metric_is_a_module_of_evaluate() -> None:
+    import evaluate
+
+    module = as_evaluate("pearson")
+    assert isinstance(module, evaluate.Metric)
+    assert module.compute(predictions=[1.0, 2.0, 4.0], references=[1.0, 2.0, 3.0]) == {
+        "pearson": pytest.approx(value("pearson", [1.0, 2.0, 4.0], [1.0, 2.0, 3.0]))
+    }
+    texts = as_evaluate("token_f1").compute(predictions=["in Rome"], references=[["Rome"]])
+    assert texts == {"token_f1": pytest.approx(2 / 3)}
+
+
+EVALUATE_MODULE = """
+import datasets
+import evaluate
+
+class Mae(evaluate.Metric):
+    def _info(self):
+        number = datasets.Value("float64")
+        return evaluate.MetricInfo(
+            description="", citation="", inputs_description="",
+            features=datasets.Features({"predictions": number, "references": number}),
+        )
+
+    def _compute(self, predictions, references):
+        errors = [abs(a - b) for a, b in zip(predictions, references)]
+        return {"mae": sum(errors) / len(errors), "largest": max(errors)}
+"""
+
+
+def test_a_metric_of_evaluate_is_a_metric_of_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    file = tmp_path / "mae.py"
+    file.write_text(EVALUATE_MODULE)
+    found = score([f"evaluate:{file}", f"evaluate:{file}:largest:higher"], [1.0, 2.0], [2.0, 5.0])
+    assert found[f"evaluate:{file}"] == {"value": 2.0, "higher_is_better": False}
+    assert found[f"evaluate:{file}:largest:higher"] == {"value": 3.0, "higher_is_better": True}
+    with pytest.raises(ValueError, match="it has the values mae, largest; use evaluate:"):
+        score([f"evaluate:{file}:smallest"], [1.0, 2.0], [2.0, 5.0])
+
+
+def test_a_metric_of_evaluate_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"task.metrics=\[evaluate:no_such_metric\]: .* the Hub or its cache"):
+        score(["evaluate:no_such_metric"], [1.0], [1.0])
+
+
+def test_every_metric_has_a_summary_a_range_and_an_input() -> None:
+    for name, metric in METRICS.items():
+        assert metric.summary and metric.range[0] < metric.range[1] and metric.input, name

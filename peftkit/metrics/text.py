@@ -1,0 +1,74 @@
+"""Metrics of texts, each compared with the best of its references."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from peftkit.metrics.registry import Array, Scorer, mean, metric
+
+References = Sequence[Sequence[str]]  # of examples; empty where no answer is right
+Texts = Sequence[Sequence[str]]  # of runs
+
+
+@metric("texts")
+def exact_match(references: References, texts: Texts) -> Scorer:
+    """Share of texts that equal one of their references, ignoring articles, case and punctuation (SQuAD)."""
+    return _best(lambda reference, text: normalize(reference) == normalize(text), references, texts)
+
+
+@metric("texts")
+def token_f1(references: References, texts: Texts) -> Scorer:
+    """Mean F1 of the words that a text shares with its best reference (SQuAD, section 6.1)."""
+
+    def overlap(reference: str, text: str) -> float:
+        expected, words = normalize(reference).split(), normalize(text).split()
+        if not expected or not words:
+            return float(expected == words)
+        return 2 * sum((Counter(expected) & Counter(words)).values()) / (len(expected) + len(words))
+
+    return _best(overlap, references, texts)
+
+
+@metric("texts")
+def rouge_l(references: References, texts: Texts) -> Scorer:
+    """Mean F1 of the longest common subsequence of words with the best reference (Lin 2004, section 3)."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"], tokenizer=_WordTokenizer())
+    return _best(lambda reference, text: scorer.score(reference, text)["rougeL"].fmeasure, references, texts)
+
+
+@metric("format")
+def format_rate(labels: Array, follows_format: Array) -> Scorer:
+    """Share of answers with the format of their references.
+
+    Such an answer ended by itself, before task.max_target_length, is not empty, and is a number, JSON, a list or one of
+    a few labels where all references of its instruction are (peftkit/data/answer_format.py).
+    """
+    return mean(follows_format == labels)
+
+
+def normalize(text: str) -> str:
+    """Return a text without articles, punctuation, case and double spaces, as SQuAD compares them."""
+    kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
+
+
+class _WordTokenizer:
+    """Splits a text into words of any script; rouge-score's own tokenizer knows unaccented Latin letters only."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(r"\w+", text.lower())
+
+
+def _best(of: Callable[[str, str], float], references: References, runs: Texts) -> Scorer:
+    def best(texts: Sequence[str]) -> list[float]:
+        pairs = zip(references, texts, strict=True)
+        return [max(of(reference, text) for reference in right or [""]) for right, text in pairs]
+
+    return mean(np.array([best(texts) for texts in runs]))
