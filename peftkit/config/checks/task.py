@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import KINDS, kind_of
+from peftkit.config.metric_names import metric_error
 from peftkit.config.run import RunConfig
 from peftkit.config.suggestions import nearest
 
@@ -18,9 +19,8 @@ def task_errors(run: RunConfig) -> Iterator[str]:
     """Yield a message for each key of the task that does not fit its kind."""
     task, kind = run.task, kind_of(run.task)
     yield from _split_errors(run)
-    if wrong := [name for name in task.metrics if name not in kind.metrics]:
-        metrics = f"task.metrics=[{','.join(wrong)}]"
-        yield f"{metrics}: unknown metric of task.kind={kind.name}{nearest(wrong[0], kind.metrics)}"
+    if wrong := [error for name in task.metrics if (error := metric_error(name, kind)) is not None]:
+        yield from wrong
     elif task.label is None and kind.unlabelled_metrics and not {*task.metrics} <= {*kind.unlabelled_metrics}:
         known = ",".join(kind.unlabelled_metrics)
         yield f"task.metrics=[{','.join(task.metrics)}] need a label; set task.metrics=[{known}], or task.label=..."

@@ -1,0 +1,56 @@
+"""The names of the metrics and what each reads, from the source of peftkit.metrics: importing it would load numpy."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+
+from peftkit.config.kinds import TaskKind
+from peftkit.config.suggestions import nearest
+from peftkit.paths import PACKAGE
+
+EVALUATE = "evaluate:"  # before the name of a metric of Hugging Face's evaluate
+
+
+@cache
+def metric_inputs() -> dict[str, str]:
+    """Return each metric's name and input: the functions decorated with `@metric(input, ...)`."""
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in sorted((PACKAGE / "metrics").glob("*.py"))]
+    return {
+        function.name: str(ast.literal_eval(call.args[0]))
+        for tree in trees
+        for function in tree.body
+        if isinstance(function, ast.FunctionDef)
+        for call in function.decorator_list
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "metric"
+    }
+
+
+def metrics_for(kind: TaskKind) -> list[str]:
+    """Return the metrics of a kind, its own first, then the others that read the same inputs."""
+    inputs = metric_inputs()
+    read = {inputs[name] for name in kind.metrics}
+    return [*kind.metrics, *(name for name, input in inputs.items() if input in read and name not in kind.metrics)]
+
+
+def metric_error(name: str, kind: TaskKind) -> str | None:
+    """Return what is wrong with a name in task.metrics, None where nothing is.
+
+    Modules of evaluate run their own code, so a recipe may name those that evaluate's authors publish alone.
+    """
+    if name.startswith(EVALUATE):
+        module = name.removeprefix(EVALUATE).split(":")[0]
+        if not module:
+            return f"task.metrics=[{name}]: expected a name of evaluate, such as {EVALUATE}mae"
+        if "/" in module or "\\" in module or module.endswith(".py"):
+            return (
+                f"task.metrics=[{name}]: it would run code that evaluate's authors did not publish; "
+                f"use a metric of theirs, such as {EVALUATE}mae"
+            )
+        return None
+    known = metrics_for(kind)
+    return (
+        None
+        if name in known
+        else f"task.metrics=[{name}]: unknown metric of task.kind={kind.name}{nearest(name, known)}"
+    )
