@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from peftkit.leaderboard.weighted import WEIGHTED
+from peftkit.metrics import METRICS
 
 # method: true skill, trained parameters, seconds, learning rate
 METHODS = {
@@ -80,7 +80,7 @@ def make_run(
     if failed is None:
         record["scores"] = {
             name: {
-                "value": float(WEIGHTED[name](labels, answers[None], np.ones((1, rows)))[0, 0]),
+                "value": METRICS[name].score(labels, answers),
                 "higher_is_better": True,
             }
             for name in metrics
