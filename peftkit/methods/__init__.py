@@ -1,8 +1,8 @@
-"""Turn a model into one with few trainable weights."""
+"""Methods: which weights of a model train, and what is added to it."""
 
 from __future__ import annotations
 
-import peft  # noqa: F401  # first: peftkit registers its tuners as it comes, which import one another
+import peft  # noqa: F401  # first: its import hook in peftkit/__init__ registers the tuners
 
 from peftkit.methods.gradual import Gradual, Unfreezing
 from peftkit.methods.native import BitFit, Full, LinearProbe, Prompting, Untuned

@@ -1,4 +1,4 @@
-"""Turn a model into one that trains from its head down, a layer more at a time, lower layers in smaller steps."""
+"""Gradual unfreezing: training from the head down, one more layer at a time, lower layers at smaller rates."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Gradual:
     """Gradual unfreezing with discriminative rates (Howard and Ruder 2018, sections 3.3 and 3.2).
 
     Args:
-        every: how long until the next lower layer joins: a number of steps; below 1, a share of all steps; epoch, an
-            epoch each, or, where there are fewer epochs than that takes, evenly over the first half of training.
+        every: the time until the next lower layer trains: a number of steps; below 1, a share of all steps; epoch, one
+            epoch each or, with too few epochs for all layers, evenly over the first half of training.
         decay: a layer's learning rate is that of the layer above divided by this.
 
     Raises:
@@ -31,61 +31,61 @@ class Gradual:
 
     def __post_init__(self) -> None:
         if self.every != "epoch" and self.every <= 0:
-            raise ValueError(f"every={self.every} is no time; say every=epoch, a number of steps, or a share below 1")
+            raise ValueError(f"every={self.every}: use every=epoch, a number of steps, or a share below 1")
         if self.decay < 1:
-            raise ValueError(f"decay={self.decay} would give lower layers the larger steps; set it to 1 or more")
+            raise ValueError(f"decay={self.decay} gives lower layers larger rates; set it to 1 or more")
 
     def apply(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Let every weight train; `Unfreezing` freezes as training begins, once DDP has met all that will train."""
-        groups_of(model)  # refuses a model without layers before its rows are encoded
+        """Let every weight train; `Unfreezing` freezes them when training starts, after DDP has registered them all."""
+        groups_of(model)  # refuses a model without layers before the data is encoded
         model.requires_grad_(True)
         return model
 
     def unfreezing(self, model: PreTrainedModel) -> Unfreezing:
-        """Return what lets this model's groups of weights join one by one."""
+        """Return the schedule that unfreezes this model's groups of weights."""
         return Unfreezing(groups_of(model), self)
 
 
 class Unfreezing:
-    """Freeze all groups of weights but the first as training begins, and let one after the other join.
+    """Freezes all groups of weights but the first when training starts, and unfreezes one after the other.
 
-    What trains is a function of the step alone, so that a resumed run goes on where it was.
+    What trains depends on the step alone, so that a resumed run continues correctly.
     """
 
     def __init__(self, groups: dict[str, Weights], gradual: Gradual) -> None:
         self.groups, self.every = groups, gradual.every
         self.shares = {name: gradual.decay**-depth for depth, name in enumerate(groups)}
         self.rates = {weight: self.shares[name] for name, weights in groups.items() for weight in weights}
-        self.joins: dict[str, int] = {}  # the groups that are still frozen, and the step after which they join
+        self.starts: dict[str, int] = {}  # the step after which each frozen group trains
 
     def begin(self, step: int, steps: int, epoch: int) -> list[dict[str, Any]]:
-        """Freeze what does not train yet after this step of so many; tell what joins before the first."""
-        starts = joining_steps(len(self.groups), self.every, steps, epoch)
-        self.joins = dict(zip(self.groups, starts, strict=True))
+        """Freeze what does not train yet after this step of `steps`; return log entries of what trains first."""
+        starts = start_steps(len(self.groups), self.every, steps, epoch)
+        self.starts = dict(zip(self.groups, starts, strict=True))
         for weights in self.groups.values():
             for weight in weights.values():
                 weight.requires_grad_(False)  # without a gradient AdamW leaves it alone, weight decay included
-        joined = self.after(step)
-        return joined if step == 0 else []  # those that joined before a resumption were told then
+        entries = self.after(step)
+        return entries if step == 0 else []  # before a resumption they were logged already
 
     def after(self, step: int) -> list[dict[str, Any]]:
-        """Let the groups join whose time has come, and tell of each."""
-        told = []
-        for name in [name for name, start in self.joins.items() if start <= step]:
-            del self.joins[name]
+        """Unfreeze the groups that train after this step, and return a log entry for each."""
+        entries = []
+        for name in [name for name, start in self.starts.items() if start <= step]:
+            del self.starts[name]
             for weight in self.groups[name].values():
                 weight.requires_grad_(True)
-            training = [weights for other, weights in self.groups.items() if other not in self.joins]
+            training = [weights for other, weights in self.groups.items() if other not in self.starts]
             size = sum(weight.numel() for weights in training for weight in weights.values())
-            told.append({"unfrozen": name, "share_of_learning_rate": self.shares[name], "trainable_params": size})
-        return told
+            entries.append({"unfrozen": name, "share_of_learning_rate": self.shares[name], "trainable_params": size})
+        return entries
 
 
-def joining_steps(groups: int, every: str | float, steps: int, epoch: int) -> list[int]:
-    """Return after which step each group joins, 0 for the first, in a training of so many steps, `epoch` each epoch.
+def start_steps(groups: int, every: str | float, steps: int, epoch: int) -> list[int]:
+    """Return the step after which each group trains, 0 for the first, out of `steps`, with `epoch` steps an epoch.
 
     Raises:
-        UserError: the last would never train.
+        UserError: the last group would never train.
     """
     if every != "epoch":
         assert not isinstance(every, str)
@@ -94,24 +94,24 @@ def joining_steps(groups: int, every: str | float, steps: int, epoch: int) -> li
         interval = epoch
     else:
         interval = steps / 2 / (groups - 1)
-    found = [int(number * interval) for number in range(groups)]
-    if found[-1] >= steps:
+    starts = [int(number * interval) for number in range(groups)]
+    if starts[-1] >= steps:
         raise UserError(
-            f"every={every} reaches {sum(start < steps for start in found)} of {groups} groups of weights in {steps} "
-            f"steps; say method.config.every=epoch, or a share of training below {1 / (groups - 1):.2g}"
+            f"every={every} reaches {sum(start < steps for start in starts)} of {groups} groups of weights in {steps} "
+            f"steps; use method.config.every=epoch, or a share of training below {1 / (groups - 1):.2g}"
         )
-    return found
+    return starts
 
 
 def groups_of(model: PreTrainedModel) -> dict[str, Weights]:
-    """Return the model's weights in the order in which they join, by the name of what they belong to.
+    """Return the model's weights by group, in the order in which they are unfrozen.
 
-    The head, with whatever else lies behind the layers; the layers from the last, a decoder's before its encoder's; the
-    embeddings, with whatever else lies before the layers. An output projection is no fresh head: it joins with the last
-    layer or, tied, with the embeddings.
+    First the head with everything else behind the layers; then the layers from the last, a decoder's before its
+    encoder's; then the embeddings with everything else before the layers. An output projection is no new head: it
+    trains with the last layer or, tied, with the embeddings.
 
     Raises:
-        UserError: the model is no stack of layers.
+        UserError: the model has no stack of layers.
     """
     lists = layer_lists(model)
     output = model.get_output_embeddings()
@@ -119,7 +119,7 @@ def groups_of(model: PreTrainedModel) -> dict[str, Weights]:
     top = {name: f"{name}.{length - 1}" for name, length in lists.items()}
     layers: dict[str, Weights] = {f"{name}.{number}": {} for name, length in lists.items() for number in range(length)}
     groups: dict[str, Weights] = {"embeddings": {}, **layers, "head": {}}
-    passed: list[str] = []  # lists, as the weights come in the order in which the model was built
+    passed: list[str] = []  # lists so far: weights come in the order in which the model was built
     for name, weight in model.named_parameters():
         layer = next((each for each in layers if name.startswith(f"{each}.")), None)
         stack = next((each for each in lists if f".{name}".startswith(f".{each}".rpartition(".")[0] + ".")), None)
@@ -137,17 +137,17 @@ def groups_of(model: PreTrainedModel) -> dict[str, Weights]:
 
 
 def layer_lists(model: PreTrainedModel) -> dict[str, int]:
-    """Return the lists of layers that a text runs through, an encoder's before its decoder's, and their lengths.
+    """Return the names and lengths of the lists of layers, an encoder's before its decoder's.
 
-    A list within a layer of another, as T5 has them, is none of its own.
+    A list inside a layer, as in T5, does not count.
     """
     names = {module: name for name, module in model.named_modules()}
-    found = {}
+    lengths = {}
     for stack in [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model]:
         lists = [module for module in stack.modules() if isinstance(module, nn.ModuleList)]
         inner = {module for each in lists for module in each.modules() if module is not each}
         longest = max((each for each in lists if each not in inner), key=len, default=None)
         if longest is None:
-            raise UserError(f"gradual unfreezing finds no layers in {type(model).__name__}; try method=full")
-        found[names[longest]] = len(longest)
-    return found
+            raise UserError(f"gradual unfreezing finds no layers in {type(model).__name__}; use method=full")
+        lengths[names[longest]] = len(longest)
+    return lengths

@@ -1,4 +1,4 @@
-"""Turn a model into itself with some of its own weights frozen: full fine-tuning, linear probe, BitFit, none."""
+"""Methods that add no weights: full fine-tuning, linear probe, BitFit, and none that train."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Full:
 
 @dataclass(frozen=True)
 class Untuned:
-    """Train nothing: the row that every other is to beat."""
+    """Train nothing: the baseline of every other method."""
 
     def apply(self, model: nn.Module) -> nn.Module:
         model.requires_grad_(False)
@@ -33,10 +33,10 @@ class Untuned:
 
 @dataclass(frozen=True)
 class Prompting:
-    """Train nothing, and ask the language model as it is (Brown et al. 2020, section 2).
+    """Train nothing, and prompt the pretrained language model (Brown et al. 2020, section 2).
 
-    `shots` examples of the training rows stand before each row. `calibrate` takes a label's words for as likely as the
-    row makes them, beside what they are after the prompt's last words alone (section 2.4).
+    `shots` training examples precede each input. `calibrate` divides the likelihood of a label by its likelihood after
+    the end of the prompt alone, without the input (section 2.4).
     """
 
     shots: int = 0
@@ -49,7 +49,7 @@ class Prompting:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Train the head alone; a pooler that the checkpoint has counts as base and stays as it was pretrained."""
+    """Train the head alone; a pooler in the checkpoint counts as base and stays as it was pretrained."""
 
     def apply(self, model: nn.Module) -> nn.Module:
         for name, weight in model.named_parameters():
@@ -63,17 +63,17 @@ class BitFit:
 
     def apply(self, model: nn.Module) -> nn.Module:
         if not any(name.endswith("bias") and not is_head(name) for name, _ in model.named_parameters()):
-            raise UserError("there is no bias term below the head to train; try method=ln_tuning or method=lora")
+            raise UserError("no bias term below the head; use method=ln_tuning or method=lora")
         for name, weight in model.named_parameters():
             weight.requires_grad_(name.endswith("bias") or _is_new(name, model))
         return model
 
 
 def _is_new(name: str, model: nn.Module) -> bool:
-    """Tell whether a parameter is the head's, or a pooler's that began at random as the head did."""
+    """Return whether a parameter is the head's, or a newly initialized pooler's."""
     return is_head(name) and ("pooler" not in name or name.rpartition(".")[0] in getattr(model, "fresh_head", ()))
 
 
 def is_head(name: str) -> bool:
-    """Tell whether a parameter belongs to what sits above the pretrained base."""
+    """Return whether a parameter belongs to a module above the pretrained base."""
     return not HEAD_NAMES.isdisjoint(name.split("."))

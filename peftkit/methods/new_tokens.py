@@ -1,4 +1,4 @@
-"""Turn a method's config into one that also trains the embeddings' rows of new tokens, and no other row."""
+"""Training of the embedding rows of new tokens, and of no other row, beside a method."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from peftkit.methods.native import Full
 
 
 def with_rows(config: Any, model: PreTrainedModel, new_rows: Sequence[int]) -> Any:
-    """Return the config that trains these rows too: of the input embeddings, and of an output layer not tied to them.
+    """Return a config that also trains these rows of the input embeddings and of an output layer not tied to them.
 
-    Full fine-tuning trains every row as it is. PEFT's TrainableTokensConfig has no place for a head; a LoRA that
-    reaches no layer trains the same rows, and has one.
+    Full fine-tuning trains every row anyway. PEFT's TrainableTokensConfig cannot save a head; a LoRA on no layer trains
+    the same rows, and can.
 
     Raises:
-        UserError: the method can train no single rows.
+        UserError: the method cannot train single rows.
     """
     if isinstance(config, Full):
         return config
     if isinstance(config, TrainableTokensConfig):
         config = LoraConfig(r=1, target_modules=DUMMY_TARGET_MODULES, task_type=config.task_type)
     if not isinstance(config, PeftConfig) or not hasattr(config, "trainable_token_indices"):
-        raise UserError("this method cannot train the rows of vocab=; try method=lora, adapter, qlora or full")
+        raise UserError("this method cannot train the rows of vocab=; use method=lora, adapter, qlora or full")
     ids = list(new_rows)
     layers = [model.get_input_embeddings(), *_own_output(model)]
     names = {name: ids for name, module in model.named_modules() if any(module is layer for layer in layers)}
@@ -38,9 +38,9 @@ def with_rows(config: Any, model: PreTrainedModel, new_rows: Sequence[int]) -> A
 
 
 def keep_bias(model: nn.Module) -> nn.Module:
-    """Give an output layer that is tied to trained rows its bias back: PEFT 0.21's layer for it has none.
+    """Add the bias of an output layer that is tied to trained rows, which PEFT 0.21's layer for it omits.
 
-    BERT's masked language model head has such a bias; where the rows are merged or off, PEFT asks the layer itself.
+    BERT's masked language model head has such a bias; where the rows are merged or off, PEFT calls the layer itself.
     """
     for layer in model.modules():
         if isinstance(layer, TrainableTokensLayer) and getattr(layer.base_layer, "bias", None) is not None:
@@ -54,7 +54,7 @@ def _with_bias(layer: Any, inputs: Any, out: torch.Tensor) -> torch.Tensor:
 
 
 def embedding_rows(model: Any) -> torch.Tensor:
-    """Return the rows (vocabulary, width) of the input embeddings, those that train in their places."""
+    """Return the input embeddings (vocabulary, width), with the trained rows."""
     layers = (module for module in model.modules() if isinstance(module, TrainableTokensLayer))
     layer = next((layer for layer in layers if isinstance(layer.base_layer, nn.Embedding)), None)
     if layer is None or layer.merged:
@@ -63,7 +63,7 @@ def embedding_rows(model: Any) -> torch.Tensor:
 
 
 def _own_output(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the output layer where its weights are its own."""
+    """Return the output layer where it is not tied."""
     output: Any = model.get_output_embeddings()
     is_own = output is not None and output.weight is not model.get_input_embeddings().weight
     return [output] if is_own else []

@@ -1,4 +1,4 @@
-"""Turn a trained method into one that is taken in part: off, as trained, or anywhere on the line between."""
+"""Scaling of what a method changed: anywhere between the base and the trained model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import nn
 from peftkit.compat.peft import ModulesToSaveWrapper, dora_magnitude
 from peftkit.methods.native import is_head
 
-# weights that training moved, each with the values that it has where the method changes nothing
+# trained weights, each with the values at which the method changes nothing
 Ends = list[tuple[nn.Parameter, torch.Tensor]]
 
-# by PEFT's name of the method, the weights through which all of its change goes, and the value at which there is none.
-# What they multiply stays as trained, so that half of it is half of the change: LoRA's B as its alpha, AdaLoRA's
-# singular values, IA3's vectors as 1 + s (l - 1), an adapter's up projection as its scaling, OFT's and BOFT's rotations
+# by PEFT's type of the method, the weights that scale its whole change, and their values without any change. What they
+# multiply stays as trained, so that half of them is half of the change: LoRA's B acts as its alpha, an adapter's up
+# projection as its scaling; AdaLoRA has singular values, IA3 vectors 1 + s (l - 1), OFT and BOFT rotations
 NEUTRAL: dict[str, dict[str, float]] = {
     "LORA": {"lora_B": 0, "lora_embedding_B": 0},
     "ADALORA": {"lora_E": 0},
@@ -32,7 +32,7 @@ NEUTRAL: dict[str, dict[str, float]] = {
 
 @contextmanager
 def scaled(ends: Ends, share: float) -> Iterator[None]:
-    """Let this share of the change hold for a while: 0 is none of it and 1, to the bit, all that was trained."""
+    """Scale the change by this share in the context: 0 is the base and 1 exactly the trained model."""
     trained = [weight.detach().clone() for weight, _ in ends]
     try:
         with torch.no_grad():
@@ -46,9 +46,9 @@ def scaled(ends: Ends, share: float) -> Iterator[None]:
 
 
 def adapter_ends(model: PeftModel) -> Ends | None:
-    """Return the weights through which the active adapter changes its base, heads left out; None where there are none.
+    """Return the weights that scale the active adapter's change, without heads; None where the method has none.
 
-    A soft prompt has no length at which it is half there, and neither has a mix that holds one or a mix of layers.
+    A soft prompt, a mix that contains one, and a mix of layers cannot be scaled.
     """
     config, adapter = model.active_peft_config, str(model.active_adapter)
     neutral = NEUTRAL.get(str(getattr(config.peft_type, "value", config.peft_type)))
@@ -71,9 +71,9 @@ def adapter_ends(model: PeftModel) -> Ends | None:
 
 
 def weight_ends(tuned: nn.Module, base: nn.Module) -> Ends:
-    """Return a model's own trained weights beside those of its base, which has them by the same names.
+    """Return a model's trained weights with the base's values of the same names.
 
-    What the base lacks, as a head, is left as it is.
+    What the base lacks, such as a head, is not scaled.
     """
     before = dict(base.named_parameters())
     return [(weight, before[name].detach().clone()) for name, weight in tuned.named_parameters() if name in before]

@@ -1,4 +1,4 @@
-"""Turn new tokens into rows of a model's embeddings, in a file of those rows alone, and such a file into a model."""
+"""Embedding rows of new tokens: their initialization, the file that holds them, and a model with them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FACTS, WEIGHTS = "vocabulary.json", "rows.safetensors"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Which rows of the grown embeddings are new: `count` from `first` on, of `rows` in all.
+    """Which embedding rows are new: `count` from `first` on, of `rows` in all.
 
-    The checkpoint has the first `base_rows`; rows behind the new ones only fill up to a multiple.
+    The checkpoint has the first `base_rows`; rows after the new ones only pad to a multiple.
     """
 
     first: int
@@ -42,17 +42,17 @@ class Vocabulary:
 def first_rows(
     model: PreTrainedModel, tokens: Sequence[NewToken], known: int, rule: str, seed: int
 ) -> dict[str, torch.Tensor]:
-    """Return what the new tokens' rows (tokens, width) are before any training, on the CPU in fp32.
+    """Return the initial rows (tokens, width) of the new tokens, on the CPU in fp32.
 
     Of the input embeddings, and of an output layer that is not tied to them, by one of four rules: `pieces`, the mean
     of the rows of a token's old pieces; `mean`, that of all `known` tokens' rows; `normal`, a draw from the normal
     distribution fitted to those (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models");
-    `random`, a draw around zero with the spread that the model's config starts from. A token without any known piece
-    has the mean of all. `rest.input` and the like are that mean (1, width), for rows that no token has: one of zeros
-    would be the likeliest token of a model whose scores are all below zero.
+    `random`, a draw around zero with the standard deviation of the model's config. A token without any known piece has
+    the mean of all. `rest.input` and the like are that mean (1, width), for rows of no token: zeros would be the
+    likeliest token of a model whose logits are all negative.
 
     Raises:
-        ValueError: there is no such rule.
+        ValueError: the rule is unknown.
     """
     if rule not in EMBEDDING_INITS:
         raise ValueError(f"{rule} is none of {', '.join(EMBEDDING_INITS)}")
@@ -68,7 +68,7 @@ def first_rows(
 
 
 def tables(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Return what has a row a token: `input`; of an output layer `output`, unless it is tied to those, and `bias`."""
+    """Return the tensors with a row per token: `input`; of an output layer `output`, unless tied, and `bias`."""
     found: dict[str, Any] = {"input": model.get_input_embeddings().weight}
     output: Any = model.get_output_embeddings()
     if output is not None and not is_tied(model):
@@ -79,40 +79,42 @@ def tables(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def is_tied(model: PreTrainedModel) -> bool:
-    """Tell whether the output layer reads the input embeddings' own weights."""
+    """Return whether the output layer shares the weights of the input embeddings."""
     output: Any = model.get_output_embeddings()
     return output is not None and output.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
 
 
 def save_rows(folder: Path, vocabulary: Vocabulary, weights: dict[str, torch.Tensor]) -> None:
-    """Write the rows, and which they are, into a folder."""
+    """Write the rows and their record into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
-    (folder / FACTS).write_text(json.dumps(vocabulary.__dict__, indent=1) + "\n")
+    (folder / FACTS).write_text(json.dumps(vocabulary.__dict__, indent=1) + "\n", encoding="utf-8")
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """Return which rows a folder holds.
+    """Return the record of the rows in a folder.
 
     Raises:
-        UserError: it holds none.
+        UserError: there is none.
     """
     file = folder / FACTS
     if not file.is_file():
-        raise UserError(f"{folder} holds no {FACTS}; name a folder that job=extend made")
-    return Vocabulary(**json.loads(file.read_text()))
+        raise UserError(f"{folder} has no {FACTS}; use a folder that job=extend wrote")
+    return Vocabulary(**json.loads(file.read_text(encoding="utf-8")))
 
 
 @torch.no_grad()
 def grow(model: PreTrainedModel, folder: Path) -> list[int]:
-    """Give a model, freshly loaded from the base, the rows of a folder; return the new tokens' ids.
+    """Add the rows of a folder to a model, newly loaded from the base; return the new tokens' ids.
 
-    Old rows stay equal to the bit. The same folder gives the same model every time: no row is drawn at random.
+    Old rows stay equal to the bit. The same folder always gives the same model: no row is drawn at random.
     """
     vocabulary, weights = read_vocabulary(folder), load_file(folder / WEIGHTS)
     old = model.get_input_embeddings().weight.shape[0]
     if old > vocabulary.first:
-        raise UserError(f"{folder} begins with row {vocabulary.first}, the model has {old}; it is of another model")
+        raise UserError(
+            f"the rows of {folder} start at {vocabulary.first}, but the model has {old}; it is of another model"
+        )
     _keep_own_output(model)
     model.resize_token_embeddings(vocabulary.rows, mean_resizing=False)
     for name, table in tables(model).items():
@@ -133,7 +135,7 @@ def _keep_own_output(model: PreTrainedModel) -> None:
 
 
 def rest_of(folder: Path) -> dict[str, torch.Tensor]:
-    """Return all that an artefact needs beside the trained rows: those that no token has, and those of a bias."""
+    """Return what an artifact needs beside the trained rows: those of no token, and those of a bias."""
     return {
         name: rows for name, rows in load_file(folder / WEIGHTS).items() if name.startswith("rest.") or name == "bias"
     }
@@ -157,5 +159,5 @@ def _rows(
 
 
 def _spread(model: PreTrainedModel, old: torch.Tensor) -> float:
-    """Return the standard deviation that the config draws embeddings with; that of the old rows where it tells none."""
+    """Return the standard deviation of the config's initialization, else that of the old rows."""
     return float(getattr(model.config, "initializer_range", None) or old.std())

@@ -1,4 +1,4 @@
-"""Turn a checkpoint into its own language model, and a tuned model into one whose states that model's head reads."""
+"""A checkpoint's pretrained language model head, also over the states of a tuned model."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ def load_language_model(
     """Load a checkpoint with the language model head that it was pretrained with, in fp32, or its base in 4 or 8 bits.
 
     Returns:
-        The model, and why no loss of it means anything; None where it does.
+        The model, and the reason why its loss is meaningless, None if it is not.
     """
     config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
     auto = auto_class(architecture_of(config), "language_modeling")
     model, missing = read_checkpoint(auto, source, config, quantization)
-    # a head that is not in the checkpoint was drawn at random just now
-    drawn = sorted(name for name in missing if not name.startswith(f"{model.base_model_prefix}."))
-    if drawn:
-        return model.eval(), f"{source.name} has no language model head ({drawn[0]} is not in the checkpoint)"
+    # a head that is not in the checkpoint is newly initialized
+    fresh = sorted(name for name in missing if not name.startswith(f"{model.base_model_prefix}."))
+    if fresh:
+        return model.eval(), f"{source.name} has no language model head ({fresh[0]} is not in the checkpoint)"
     if architecture_of(config) == "encoder" and tokenizer.mask_token_id is None:
         return model.eval(), f"the tokenizer of {source.name} has no mask token"
     if architecture_of(config) == "seq2seq" and "<extra_id_0>" not in tokenizer.get_vocab():
-        return model.eval(), f"the tokenizer of {source.name} has no sentinels, which stand for corrupted spans"
+        return model.eval(), f"the tokenizer of {source.name} has no sentinels for corrupted spans"
     return model.eval(), None
 
 
 def shared_parts(language_model: PreTrainedModel, tuned: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
-    """Return what the language model and a model tuned from the same checkpoint have in common, of each.
+    """Return the common part of a language model and a model tuned from the same checkpoint, of each.
 
-    The whole where both are of one class; a backbone under another head; T5's encoder where it was tuned without its
-    decoder.
+    The whole model where both have one class; the backbone under different heads; T5's encoder where only that was
+    tuned.
     """
     if type(tuned) is type(language_model):
         return language_model, tuned
@@ -50,17 +50,17 @@ def shared_parts(language_model: PreTrainedModel, tuned: PreTrainedModel) -> tup
 
 
 def with_tuned_part(language_model: PreTrainedModel, tuned: PreTrainedModel) -> PreTrainedModel:
-    """Return the language model reading the tuned model's states, whose layers both share from now on.
+    """Return the language model over the tuned model's layers, which both share from now on.
 
-    A head that is tied to the embeddings stays so: it moves with them.
+    A head that is tied to the embeddings stays tied.
     """
-    base, part = shared_parts(language_model, tuned)
+    base, tuned_base = shared_parts(language_model, tuned)
     if base is language_model:
         return tuned
     output = language_model.get_output_embeddings()
     is_tied = output is not None and output.weight is language_model.get_input_embeddings().weight
     name = next(name for name, module in language_model.named_children() if module is base)
-    setattr(language_model, name, part)
+    setattr(language_model, name, tuned_base)
     if is_tied:
         output.weight = language_model.get_input_embeddings().weight  # type: ignore[union-attr]
     return language_model
@@ -79,6 +79,6 @@ def token_states(model: PreTrainedModel, blocks: Sequence[list[int]], batch_size
 
 
 def state_drift(before: torch.Tensor, after: torch.Tensor) -> float:
-    """Return the mean over tokens of 1 - cosine between two states of each (..., width): 0 where none has turned."""
+    """Return the mean over tokens of 1 - cosine between two states of each (..., width): 0 where they are parallel."""
     cosines = nn.functional.cosine_similarity(before.double(), after.double(), dim=-1)
-    return float((1 - cosines).clamp(min=0).mean())  # of equal states it is one but for the last digit
+    return float((1 - cosines).clamp(min=0).mean())  # the cosine of equal states may exceed 1 in the last digit

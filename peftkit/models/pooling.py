@@ -1,4 +1,4 @@
-"""Turn a model and texts into one vector a text, pooled from the states of its tokens."""
+"""Vectors of texts, pooled from the states of their tokens."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn
 
 
 class Vectors:
-    """Read the vectors of texts: a layer's states, pooled, cut to a width, and brought to length one.
+    """Computes the vectors of texts: a layer's states, pooled, cut to a width, and normalized.
 
-    `pooling` is the mean of the real tokens, `cls`, the first of them, or `last`. `layer` counts hidden states from the
-    embeddings' (0), or back from the last (-1); None is what the model gives on, the last or a learned mix of all.
+    `pooling` is mean (of the real tokens), cls (the first of them) or last. `layer` counts hidden states from the
+    embeddings (0), or back from the last (-1); None is the model's output, the last layer or a learned mix of all.
     """
 
     def __init__(
@@ -22,7 +22,7 @@ class Vectors:
         self.pooling, self.layer, self.normalize, self.width = pooling, layer, normalize, width
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Return (rows, columns, width): a row of a batch may have several texts, see `columns_of`."""
+        """Return (examples, columns, width): an example may have several texts, see `columns_of`."""
         return torch.stack([self.of(model, inputs) for inputs in columns_of(batch)], dim=1)
 
     def of(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -36,18 +36,18 @@ class Vectors:
 
 
 def columns_of(batch: Mapping[str, Any]) -> list[dict[str, torch.Tensor]]:
-    """Return a batch's inputs text by text: `query_input_ids` and `query_attention_mask` are those of one.
+    """Return a batch's inputs by text: `query_input_ids` and `query_attention_mask` belong to one.
 
-    Plain names are the inputs of the only one.
+    Names without a prefix are the inputs of the only text.
     """
     starts = [name.removesuffix("input_ids") for name in batch if name.endswith("input_ids")]
     return [{name.removeprefix(start): batch[name] for name in batch if name.startswith(start)} for start in starts]
 
 
 def pooled(states: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """Pool states (texts, tokens, width) to (texts, width); pads may stand on either side, and count for nothing.
+    """Pool states (texts, tokens, width) to (texts, width); padding on either side does not count.
 
-    Where states of a soft prompt come before the text's own, the mask's are the last.
+    Where states of a soft prompt precede the text's, the mask covers the last ones.
     """
     states = states[:, -attention_mask.shape[1] :]
     if pooling == "mean":
@@ -69,6 +69,6 @@ def mean_of_real_tokens(hidden: torch.Tensor, attention_mask: torch.Tensor | Non
 
 
 def stack_of(model: Any) -> Any:
-    """Return what a text runs through below a model's head, with whatever a method put there; of T5 its encoder."""
+    """Return the backbone below a model's head, with the layers of a method; of T5 the encoder."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return base.get_encoder() if base.config.is_encoder_decoder else base.base_model

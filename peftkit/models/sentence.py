@@ -1,4 +1,4 @@
-"""Turn what sentence-transformers keeps beside a checkpoint into settings, and a checkpoint into one that it loads."""
+"""The files that sentence-transformers keeps beside a checkpoint: pooling and maximal length."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from peftkit.config import ModelConfig
 from peftkit.config.source import Source
 
 LENGTH_FILE, POOLING_FILE = "sentence_bert_config.json", "1_Pooling/config.json"
-# our name of a pooling, its name in their files, and in those that they wrote before release 5.4
+# peftkit's name of a pooling, sentence-transformers' name, and its key before release 5.4
 POOLINGS = (
     ("mean", "mean", "pooling_mode_mean_tokens"),
     ("cls", "cls", "pooling_mode_cls_token"),
     ("last", "lasttoken", "pooling_mode_lasttoken"),
 )
-LONGEST = 512  # tokens, where a checkpoint tells no limit of its own
+LONGEST = 512  # tokens, where a checkpoint has no limit
 
 
 def vector_pooling(model: ModelConfig, source: Source) -> str:
-    """Return how a text's vector is pooled, cls, mean or last: as the checkpoint's file says, else as its family is.
+    """Return the pooling of a text's vector, cls, mean or last: of the checkpoint's file, else of its architecture.
 
-    A decoder has read all of a text at its last token alone; of T5 it is the mean (Ni et al. 2022, Sentence-T5).
+    Only a decoder's last token attends to the whole text; T5 pools the mean (Ni et al. 2022, Sentence-T5).
     """
     if model.family == "encoder" and model.pooling in ("cls", "mean"):
         return model.pooling
@@ -32,8 +32,8 @@ def vector_pooling(model: ModelConfig, source: Source) -> str:
 
 
 def pooled_as(source: Source) -> str | None:
-    """Return the pooling that a sentence encoder's own file names: mean, cls or last; None where there is none."""
-    settings = _beside(source, POOLING_FILE)
+    """Return the pooling in a sentence encoder's own file: mean, cls or last; None without one."""
+    settings = _read_beside(source, POOLING_FILE)
     for pooling, mode, old_key in POOLINGS:
         if settings.get("pooling_mode") == mode or settings.get(old_key):
             return pooling
@@ -41,13 +41,13 @@ def pooled_as(source: Source) -> str | None:
 
 
 def longest_text(source: Source, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int:
-    """Return the tokens of the longest text that vectors are read of: as a sentence encoder's own file says."""
+    """Return the maximal number of tokens of a text: of a sentence encoder's own file, else of its tokenizer."""
     limit = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or LONGEST)
-    return int(min(_beside(source, LENGTH_FILE).get("max_seq_length") or limit, limit))
+    return int(min(_read_beside(source, LENGTH_FILE).get("max_seq_length") or limit, limit))
 
 
 def write_sentence_files(folder: Path, pooling: str, width: int, max_length: int) -> None:
-    """Let SentenceTransformer(folder) load a folder with a checkpoint or an adapter, and give vectors of length one."""
+    """Write the files with which SentenceTransformer(folder) loads a checkpoint or adapter, with normalized vectors."""
     modules = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
     old_key = next(key for name, _, key in POOLINGS if name == pooling)
     files: dict[str, Any] = {
@@ -66,11 +66,11 @@ def write_sentence_files(folder: Path, pooling: str, width: int, max_length: int
     for name, content in files.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content, indent=2) + "\n")
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _beside(source: Source, name: str) -> dict[str, Any]:
-    """Read a json file that lies beside a checkpoint's weights; empty where there is none."""
+def _read_beside(source: Source, name: str) -> dict[str, Any]:
+    """Read a JSON file beside a checkpoint's weights; empty where there is none."""
     file = Path(source.folder or source.name) / name
     if source.kind in ("hub", "cache"):
         from huggingface_hub import hf_hub_download
@@ -82,4 +82,4 @@ def _beside(source: Source, name: str) -> dict[str, Any]:
             )
         except (EntryNotFoundError, LocalEntryNotFoundError):
             return {}
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

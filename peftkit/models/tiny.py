@@ -1,4 +1,4 @@
-"""Turn a few sentences into checkpoints of tiny models of every family that have never learned anything."""
+"""Tiny untrained checkpoints of every family, for checks and tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from peftkit.models.offline import train_tokenizer
 
 
 def tiny_checkpoints(root: Path, documents: Sequence[str]) -> dict[str, Path]:
-    """Write two layers of width 64 of each family, with tokenizers over the documents' words; return the folders."""
+    """Write models of two layers, 64 wide, of each family, with tokenizers of the documents; return the folders."""
     torch.manual_seed(0)
     bert_tokenizer, typeless_tokenizer = _word_tokenizer(documents), _word_tokenizer(documents, has_types=False)
     bert = BertModel(
@@ -56,7 +56,7 @@ def tiny_checkpoints(root: Path, documents: Sequence[str]) -> dict[str, Path]:
         ),
         add_pooling_layer=False,
     )  # fmt: skip
-    found = {}
+    folders = {}
     for name, model, tokenizer in (
         ("bert", bert, bert_tokenizer),
         ("distilbert", distilbert, typeless_tokenizer),
@@ -64,10 +64,10 @@ def tiny_checkpoints(root: Path, documents: Sequence[str]) -> dict[str, Path]:
         ("gpt2", gpt2, gpt2_tokenizer),
         ("t5", t5, t5_tokenizer),
     ):
-        found[name] = root / name
-        model.save_pretrained(str(found[name]))
-        tokenizer.save_pretrained(str(found[name]))
-    return found
+        folders[name] = root / name
+        model.save_pretrained(str(folders[name]))
+        tokenizer.save_pretrained(str(folders[name]))
+    return folders
 
 
 def _word_tokenizer(documents: Sequence[str], has_types: bool = True) -> PreTrainedTokenizerBase:

@@ -37,7 +37,7 @@ from transformers import (
 from peftkit import training
 from peftkit.config import UserError
 from peftkit.methods import Gradual
-from peftkit.methods.gradual import groups_of, joining_steps
+from peftkit.methods.gradual import groups_of, start_steps
 from peftkit.models.heads import CLASSIFIERS
 
 BERT = {
@@ -202,13 +202,13 @@ def test_each_joining_is_an_entry_of_the_log(tmp_path: Path) -> None:
     ],
 )
 def test_all_join_in_time(every: Any, steps: int, expected: list[int]) -> None:
-    assert joining_steps(4, every, steps, epoch=10) == expected
+    assert start_steps(4, every, steps, epoch=10) == expected
 
 
 @pytest.mark.parametrize("every", [10, 0.4])
 def test_a_pace_that_leaves_weights_frozen_for_good_is_refused(every: float) -> None:
-    with pytest.raises(UserError, match="reaches 3 of 4 groups of weights in 30 steps; say method"):
-        joining_steps(4, every, steps=30, epoch=10)
+    with pytest.raises(UserError, match="reaches 3 of 4 groups of weights in 30 steps; use method"):
+        start_steps(4, every, steps=30, epoch=10)
 
 
 @pytest.mark.parametrize("settings", [{"every": 0}, {"every": -1}, {"decay": 0.5}])

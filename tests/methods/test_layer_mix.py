@@ -216,7 +216,7 @@ def test_each_row_may_name_its_mix() -> None:
 
 
 def test_a_model_without_a_head_is_refused() -> None:
-    assert "a text-to-text model lacks; try method=lora" in check(["model=t5", "method=linear_probe_mix"])[0]
+    assert "a text-to-text model has none; use method=lora" in check(["model=t5", "method=linear_probe_mix"])[0]
     t5 = T5ForConditionalGeneration(T5Config(vocab_size=50, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2))
     with pytest.raises(UserError, match="use method=lora"):
         wrap(t5, LayerMixConfig())

@@ -185,7 +185,7 @@ def test_oft_and_boft_cannot_wrap_gpt2(method: str, config: type) -> None:
     with pytest.raises(TypeError, match="Conv1D"):
         get_peft_model(build("gpt2-cls"), config(task_type="SEQ_CLS", target_modules=["c_attn"]))
     (sentence,) = check([f"method={method}", "model=gpt2"])
-    assert "Conv1D; try method=lora" in sentence
+    assert "Conv1D; use method=lora" in sentence
     with pytest.raises(UserError, match=f"{method} does not fit gpt2: .* use method=lora"):
         wrap(build("gpt2-cls"), config(target_modules=["c_attn"]))
 
