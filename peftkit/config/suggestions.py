@@ -47,7 +47,7 @@ SHOWN = 16
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Return '; did you mean ...?', or the known names where none is near."""
     known = sorted(known)
-    if close := get_close_matches(name, known, n=1, cutoff=0.6):
+    if close := get_close_matches(name, known, n=1, cutoff=0.6 if len(name) > 3 else 0.5):
         return f"; did you mean {prefix}{close[0]}?"
     return f"; use one of {', '.join(known[:SHOWN])}{', ...' if len(known) > SHOWN else ''}"
 

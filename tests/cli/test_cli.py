@@ -151,6 +151,8 @@ def test_a_typo_exits_with_2_and_no_traceback() -> None:
         ("method.config.r=big", "method.config.r=big: expected an int"),
         ("task.max_length=x", "expected an int"),
         ("seed=-1", "expected 0 or more"),
+        ("train.learning_rate=abc", "train.learning_rate=abc: expected a float"),
+        ("task.metrics=[f2]", "task.metrics=[f2]: unknown metric of task.kind=classification; did you mean f1?"),
         ("source=net", "use one of auto, hub, offline"),
         ("train.output_dir=x", "use out="),
         ("method.config._target_=os.system", "only classes of peft and peftkit are allowed"),

@@ -93,12 +93,17 @@ def _endpoint_errors(settings: Generate) -> Iterator[str]:
 
 
 def _local_errors(run: RunConfig) -> Iterator[str]:
-    settings = run.generate
+    settings, generator = run.generate, run.generate.model or ""
     for name in ("base_url", "endpoint_model", "request"):
         if getattr(settings, name):
             yield f"generate.{name} is for an endpoint; set generate.generator=endpoint, or drop it"
-    generator = settings.model or ""
-    if generator.startswith(("/", "./", "../", "~")) and not Path(generator).is_dir():
-        yield f"generate.model={generator}: no such folder; name a checkpoint's, or a Hub id"
-    if run.model.family == ENCODER and settings.model is None:
-        yield f"model={run.model.name} is an encoder, which generates no text; use model=gpt2 or model=t5"
+    yield from broken(
+        (
+            generator.startswith(("/", "./", "../", "~")) and not Path(generator).is_dir(),
+            f"generate.model={generator}: no such folder; name a checkpoint's, or a Hub id",
+        ),
+        (
+            run.model.family == ENCODER and settings.model is None,
+            f"model={run.model.name} is an encoder, which generates no text; use model=gpt2 or model=t5",
+        ),
+    )

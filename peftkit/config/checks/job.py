@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftkit.config.checks.rules import broken
 from peftkit.config.endings import FILES
 from peftkit.config.jobs import JOBS, Job
 from peftkit.config.run import RunConfig
@@ -16,12 +17,15 @@ PLACES = ("run", "runs", "input", "output")  # checked by the job's record, with
 
 def job_errors(run: RunConfig) -> Iterator[str]:
     """Yield a message for each setting that the job lacks, or would ignore."""
-    yield from _run_errors(run)
     job = JOBS[run.job]
-    if job.input == "required" and run.input is None:
-        yield f"job={job.name} needs input=FILE or input='a text'"
-    if job.input == "no" and run.input is not None:
-        yield f"input= {_only('input', job.name)}; to train on a file, set task.dataset=FILE"
+    yield from _run_errors(run)
+    yield from broken(
+        (job.input == "required" and run.input is None, f"job={job.name} needs input=FILE or input='a text'"),
+        (
+            job.input == "no" and run.input is not None,
+            f"input= {_only('input', job.name)}; to train on a file, set task.dataset=FILE",
+        ),
+    )
     yield from _output_errors(run)
     for key in sorted({key.partition(".")[0] for key in own_keys()} - {"generate", *job.keys, *job.reads_without_run}):
         yield from (not_for(name, job) for name in _given(key, getattr(run, key)))
@@ -82,22 +86,30 @@ def _listed(jobs: Sequence[str]) -> str:
 
 
 def _run_errors(run: RunConfig) -> Iterator[str]:
-    job, several = JOBS[run.job], run.runs is not None
-    if several and job.runs == "no":
-        yield f"runs= {_only('runs', job.name)}"
-    elif several and job.name == "predict":
-        if run.run is not None or len(run.runs or ()) < 2:
-            yield "runs= takes two run folders or more, in place of run=; use runs=[DIR,DIR]"
-        elif run.input is not None and Path(run.input).suffix not in FILES:
-            yield "runs= needs a file with a column task; use input=FILE, or run=DIR for one text"
-    elif job.run == "required" and run.run is None and not several:
-        yield f"job={job.name} needs a run folder; set run=outputs/.../seed-0-..."
-    if job.run == "no" and run.run is not None:
-        yield f"run= {_only('run', job.name)}"
-    if job.name == "downstream" and run.task.kind == "language_modeling":
-        yield "job=downstream compares a task with and without language modeling; use task=sst2, or another task"
-    if job.name == "downstream" and run.trial:
-        yield "trial=true does not work with job=downstream, which scores other examples; drop it"
+    job, runs = JOBS[run.job], run.runs
+    mixes = runs is not None and job.name == "predict"
+    is_alone = run.run is not None or len(runs or ()) < 2
+    return broken(
+        (runs is not None and job.runs == "no", f"runs= {_only('runs', job.name)}"),
+        (mixes and is_alone, "runs= takes two run folders or more, in place of run=; use runs=[DIR,DIR]"),
+        (
+            mixes and not is_alone and run.input is not None and Path(run.input).suffix not in FILES,
+            "runs= needs a file with a column task; use input=FILE, or run=DIR for one text",
+        ),
+        (
+            job.run == "required" and run.run is None and runs is None,
+            f"job={job.name} needs a run folder; set run=outputs/.../seed-0-...",
+        ),
+        (job.run == "no" and run.run is not None, f"run= {_only('run', job.name)}"),
+        (
+            job.name == "downstream" and run.task.kind == "language_modeling",
+            "job=downstream compares a task with and without language modeling; use task=sst2, or another task",
+        ),
+        (
+            job.name == "downstream" and run.trial,
+            "trial=true does not work with job=downstream, which scores other examples; drop it",
+        ),
+    )
 
 
 def _output_errors(run: RunConfig) -> Iterator[str]:

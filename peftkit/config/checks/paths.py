@@ -21,7 +21,8 @@ def path_errors(run: RunConfig) -> Iterator[str]:
     for folder in run.results or [] if run.job == "leaderboard" else []:
         is_file = Path(folder).is_file() and folder.endswith(("result.json", ".parquet"))
         if not is_file and next(Path(folder).rglob("result.json"), None) is None:
-            yield f"results={folder} contains no result.json{_tilde(folder) or '; name a folder of runs, as outputs, or an archive'}"
+            hint = _tilde(folder) or "; name a folder of runs, as outputs, or an archive"
+            yield f"results={folder} contains no result.json{hint}"
     if JOBS[run.job].trains or run.job in ("evaluate", "submission"):
         yield from _data_root_errors(run)
     if (JOBS[run.job].trains or run.job == "evaluate") and run.data_root is None and not run.generates_data:

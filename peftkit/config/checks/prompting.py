@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from peftkit.config.checks.rules import broken
 from peftkit.config.checks.task import template_errors
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import DECODER, generates_text, kind_of
@@ -47,13 +48,20 @@ def prompting_errors(run: RunConfig) -> Iterator[str]:
 
 def _shot_errors(run: RunConfig) -> Iterator[str]:
     method, shots = run.method, run.method.config.get("shots") or 0
-    if isinstance(shots, int) and shots < 0:
-        yield f"method.config.shots={shots}: expected 0 or more; use method.config.shots=4"
-    if (method.name, shots > 0) in (("zero_shot", True), ("few_shot", False)):
-        other = "few_shot" if shots else "zero_shot"
-        yield f"method.config.shots={shots} is not for method={method.name}; use method={other}"
-    if shots and kind_of(run.task).generates and not generates_text(run.task):
-        yield f"method={method.name} needs answers for its examples; set task.label=..., or use method=zero_shot"
+    if not isinstance(shots, int):  # refused by its type
+        return iter(())
+    other = "few_shot" if shots else "zero_shot"
+    return broken(
+        (shots < 0, f"method.config.shots={shots}: expected 0 or more; use method.config.shots=4"),
+        (
+            (method.name, shots > 0) in (("zero_shot", True), ("few_shot", False)),
+            f"method.config.shots={shots} is not for method={method.name}; use method={other}",
+        ),
+        (
+            shots and kind_of(run.task).generates and not generates_text(run.task),
+            f"method={method.name} needs answers for its examples; set task.label=..., or use method=zero_shot",
+        ),
+    )
 
 
 def _verbalizer_errors(run: RunConfig) -> Iterator[str]:
