@@ -1,4 +1,4 @@
-"""Turn rows into the words and figures that the terminal and Markdown show of them."""
+"""Cells of the terminal's and Markdown's tables: scores, costs and notes of a board as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peftkit.leaderboard.verdict import Records
 SHORT = {"matthews_correlation": "matthews", "mean_squared_error": "mse ↓", "perplexity": "perplexity ↓",
          "reward_margin": "margin", "chosen_perplexity": "perplexity of chosen ↓"}  # fmt: skip
 SPREAD = "± is the sample standard deviation over seeds; a single seed has none."
-LETTERS = "group: rows of a task that share a letter are tied, no test tells them apart."
+LETTERS = "group: entries of a task that share a letter do not differ significantly."
 INTERVAL = "95 %: interval of the task's score (mean of its metrics) over seeds, for these examples."
 MATRIX = 12  # rows that fit against each other in one table
 
@@ -34,19 +34,19 @@ def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Sequence[str]) -> d
         "settings": row.settings,
         **{metric_name(name): score_cell(row, name) for name in metrics},
         "group": letters,
-        "95 %": _interval(row),
-        "vs full": "ref" if row.is_reference else delta,
+        "95 % interval": _interval(row),
+        "Δ vs. full": "ref" if row.is_reference else delta,
         "seeds": f"{len(row.seeds)} of {row.planned}" if len(row.seeds) < row.planned else str(len(row.seeds)),
-        "trials": str(row.trials),
-        "trained": amount(trained) + share,
-        "head": amount(row.costs.get("head_params")),
-        "to ship": amount(row.costs.get("adapter_bytes"), "B"),
-        "time": seconds,
-        "peak": peak,
-        "tok/s": speed,
-        "a row": latency,
-        "merged": merged,
-        "to 95 %": quality,
+        "learning-rate trials": str(row.trials),
+        "trained parameters": amount(trained) + share,
+        "head parameters": amount(row.costs.get("head_params")),
+        "checkpoint size": amount(row.costs.get("adapter_bytes"), "B"),
+        "training time": seconds,
+        "peak memory": peak,
+        "tokens/s": speed,
+        "latency per example": latency,
+        "merged latency": merged,
+        "time to 95 %": quality,
     }
 
 
@@ -86,14 +86,14 @@ def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
     if counts:
         same = len(set(counts.values())) == 1
         each = f"{next(iter(counts.values()))} each" if same else ", ".join(f"{task} {n}" for task, n in counts.items())
-        notes.append(f"Training rows: {each}. {SPREAD}")
+        notes.append(f"Training examples: {each}. {SPREAD}")
     notes += [LETTERS] if any(letters for _, letters in ranked) else []
     notes += [INTERVAL] if any(row.interval for row in rows) else []
     if not all(up for row in rows for up in row.higher_is_better.values()):
-        notes.append("↓ less is better; as it is, not times 100.")
+        notes.append("↓ lower is better; in its own unit, not times 100.")
     if marks:
         named = "; ".join(f"{mark} = {device}" for device, mark in marks.items())
-        notes.append(f"Machines, whose time, peak and tok/s do not compare: {named}.")
+        notes.append(f"Machines (their times, memory and tokens/s do not compare): {named}.")
     return notes
 
 
@@ -103,8 +103,8 @@ def problems_of(results: Iterable[BoardRun | UnreadableRun]) -> dict[str, list[s
     unfinished = [_problem(result) for result in found if result.is_unfinished]
     wrong = [_problem(result) for result in found if result.problem and not result.is_unfinished]
     told = {
-        f"{len(unfinished)} of {len(found)} runs unfinished; their commands, typed again, go on with them:": unfinished,
-        f"{len(wrong)} of {len(found)} runs without scores that count:": wrong,
+        f"{len(unfinished)} of {len(found)} runs unfinished; their commands, typed again, resume them:": unfinished,
+        f"{len(wrong)} of {len(found)} runs without valid scores:": wrong,
     }
     return {headline: lines for headline, lines in told.items() if lines}
 
@@ -157,9 +157,9 @@ def tasks_of(ranked: Sequence[Ranked]) -> list[list[Ranked]]:
 
 def without_constants(lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Leave out the column of trials where there was one for every row."""
-    if any(line["trials"] != "1" for line in lines):
+    if any(line["learning-rate trials"] != "1" for line in lines):
         return list(lines)
-    return [{name: cell for name, cell in line.items() if name != "trials"} for line in lines]
+    return [{name: cell for name, cell in line.items() if name != "learning-rate trials"} for line in lines]
 
 
 def totals_cells(records: Records, title: str) -> list[dict[str, str]]:

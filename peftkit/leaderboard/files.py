@@ -1,4 +1,4 @@
-"""Turn results into files: CSV for a spreadsheet, Markdown to read."""
+"""The leaderboard as CSV, for a spreadsheet, and Markdown."""
 
 from __future__ import annotations
 
@@ -132,9 +132,9 @@ def _values(ranked: Ranked, metrics: Sequence[str], detectable: float | None) ->
     return {
         "board": row.board, "suite": row.suite, "task": row.task, "model": row.model, "method": row.method,
         "settings": row.settings, "score": row.score, "group": group, "95 % low": low, "95 % high": high, **scores,
-        "vs full": row.delta, "smallest difference seen": detectable, "n seeds": len(row.seeds),
-        "planned seeds": row.planned, "trials": row.trials,
-        "seeds": " ".join(map(str, row.seeds)), "training rows": row.examples.get("train"), **costs,
+        "delta vs full": row.delta, "minimum detectable difference": detectable, "n seeds": len(row.seeds),
+        "planned seeds": row.planned, "learning-rate trials": row.trials,
+        "seeds": " ".join(map(str, row.seeds)), "training examples": row.examples.get("train"), **costs,
         "trainable share": trained / total if trained is not None and total else None, **timed,
         "device": "; ".join(row.timed), "problems": "; ".join(row.problems),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Turn a verdict into the sentences that a reader who asks which method to use should read first."""
+"""Sentences that summarize the tests: which methods are best on each task, and over tasks."""
 
 from __future__ import annotations
 
@@ -43,10 +43,12 @@ def _overall(here: Sequence[Cell], rows: Sequence[BoardEntry], several: bool) ->
     most = counts.most_common(1)[0][1]
     names = sorted(name for name, count in counts.items() if count == most)
     verb = "is" if len(names) == 1 else "are"
-    text = f"{listed(names)} {verb} best, or tied with the best, on {most} of {len(tested)} tasks."
+    text = (
+        f"{listed(names)} {verb} best, or not significantly different from the best, on {most} of {len(tested)} tasks."
+    )
     blind = [cell.task for cell in tested if len(cell.top) == len(cell.ranked)]
     if blind:
-        text += f" On {listed(blind)} nothing tells any of the methods apart."
+        text += f" On {listed(blind)} no methods differ significantly."
     return [text]
 
 
@@ -58,25 +60,25 @@ def _sentence(cell: Cell, rows: Sequence[BoardEntry], several: bool, detectable:
     power = ""
     if detectable:  # of rows that say the same of every example there is no telling
         size = f"{100 * detectable:.1f} points" if best.is_up else f"{detectable:.3g}"
-        power = f" It takes a difference of {size} to be seen with 80 % power."
+        power = f" Minimum detectable difference (80 % power): {size}."
     if len(cell.ranked) == 1:
-        return f"{name} scores {score}; nothing to hold it against."
+        return f"{name} scores {score}; there is no other entry to compare with."
     if not cell.is_tested:
         extreme = "highest" if best.is_up else "lowest"
-        return f"{name} has the {extreme} mean, {score}; no test says that it differs from others."
+        return f"{name} has the {extreme} mean, {score}; differences were not tested."
     if len(cell.top) == len(cell.ranked):
-        return f"all {len(cell.ranked)} rows are tied, {name} at {score} among them.{power}"
+        return f"no significant differences among {len(cell.ranked)} entries; {name} has {score}.{power}"
     if len(cell.top) == 1:
-        return f"{name} is best with {score}, and differs from {_others(cell)}.{power}"
+        return f"{name} is best with {score}, significantly better than {_others(cell)}.{power}"
     tied, worse = ([rows[number].label(several) for number in here] for here in (cell.top[1:], cell.worse))
-    text = f"{name} leads with {score}, tied with {listed(tied)} ({len(cell.top)} of {len(cell.ranked)} rows)"
-    text += f"; worse: {listed(worse)}." if worse else "."
+    text = f"{name} has the best mean, {score}. No significant difference from the best: {listed(tied)}"
+    text += f"; significantly worse: {listed(worse)}." if worse else "."
     return text + _lightest(cell, rows, several) + power
 
 
 def _others(cell: Cell) -> str:
     others = len(cell.worse)
-    return "the other row" if others == 1 else f"each of the {others} others"
+    return "the other entry" if others == 1 else f"each of the other {others}"
 
 
 def _lightest(cell: Cell, rows: Sequence[BoardEntry], several: bool) -> str:
@@ -86,7 +88,7 @@ def _lightest(cell: Cell, rows: Sequence[BoardEntry], several: bool) -> str:
     if len(known) < 2:
         return ""
     least = min(known, key=lambda number: known[number])
-    return f" Of the tied, {rows[least].label(several)} trains the fewest weights, {_count(known[least])}."
+    return f" Among these, {rows[least].label(several)} trains the fewest parameters, {_count(known[least])}."
 
 
 def _count(value: float) -> str:

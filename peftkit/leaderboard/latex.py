@@ -1,4 +1,4 @@
-"""Turn rows into tables that a LaTeX paper can include: methods by tasks, a table a board."""
+"""The leaderboard as LaTeX tables: methods by tasks, one table for each board."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peftkit.leaderboard.ties import Cell, cells, figure
 SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", **{c: f"\\{c}" for c in "#$%&_{}"},
-    **{c: f"{{{c}}}" for c in "[]*"},  # at the start of a line they would speak to the line break before
+    **{c: f"{{{c}}}" for c in "[]*"},  # at the start of a line they would be arguments of the line break before
 }  # fmt: skip
 
 
@@ -42,7 +42,11 @@ def _table(board: str, found: Sequence[Cell], rows: Sequence[BoardEntry], groups
         for name, values in lines.items()
     )
     tested = any(cell.is_tested for cell in found)
-    letters = "Rows of a task that share a letter are statistically tied." if tested else "Differences were not tested."
+    letters = (
+        "Entries of a task that share a letter do not differ significantly."
+        if tested
+        else "Differences were not tested."
+    )
     caption = f"{_escaped(board)}. Scores times 100, mean $\\pm$ standard deviation over seeds. {letters}"
     return (
         f"\n\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n"

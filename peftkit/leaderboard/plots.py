@@ -1,4 +1,4 @@
-"""Turn the first board into two pictures for a paper: score against trained weights, and method by task."""
+"""Two plots of the first board: score against trained parameters, and a heat map of methods by tasks."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _pareto(found: Sequence[Cell], rows: Sequence[BoardEntry]) -> Figure:
         panel.set_axis_off()
     made.supylabel("Score", fontsize=8)
     made.supxlabel(
-        "Trained weights; filled and joined: Pareto front of the means; bars: standard deviation", fontsize=8
+        "Trained parameters; filled and connected: Pareto-optimal means; bars: standard deviation", fontsize=8
     )
     return made
 
@@ -138,7 +138,7 @@ def _panel(panel: Axes, cell: Cell, rows: Sequence[BoardEntry], methods: Sequenc
     from matplotlib.ticker import NullLocator
 
     dots = _dots(cell, rows, methods)
-    rest = f", {len(dots)} of {len(cell.ranked)} rows" if len(dots) < len(cell.ranked) else ""
+    rest = f", {len(dots)} of {len(cell.ranked)} entries" if len(dots) < len(cell.ranked) else ""
     panel.set_title(f"{_short(cell.task, NAMED)}{rest}", loc="left", fontsize=9)
     if not dots:
         panel.set_axis_off()
@@ -204,7 +204,7 @@ def _heatmap(found: Sequence[Cell], rows: Sequence[BoardEntry]) -> Figure:
     standing = {n: sum(shades[c][i] for c, i in here.items()) / len(here) + len(here) for n, here in table.items()}
     order = sorted(table, key=lambda name: -standing[name])
     names = order[:LINES]
-    left_out = f" (the best {len(names)} of {len(order)} rows)" if len(order) > len(names) else ""
+    left_out = f" (the best {len(names)} of {len(order)} entries)" if len(order) > len(names) else ""
     made = _figure(2.6 + 0.75 * len(found), 1.2 + 0.26 * len(names), f"{found[0].board}{left_out}")
     panel = made.subplots()
     tested = any(cell.is_tested for cell in found)
@@ -223,7 +223,11 @@ def _heatmap(found: Sequence[Cell], rows: Sequence[BoardEntry]) -> Figure:
     panel.set_yticks(range(len(names)), [_short(name, 36) for name in names])
     panel.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, labelcolor=INK)
     panel.spines[:].set_visible(False)
-    framed = "tied with the best of the task" if tested else "the best mean of the task, not tested"
+    framed = (
+        "no significant difference from the best of the task"
+        if tested
+        else "the best mean of the task; differences were not tested"
+    )
     made.supxlabel(f"Framed: {framed}", fontsize=8)
     return made
 

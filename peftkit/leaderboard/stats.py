@@ -136,8 +136,8 @@ def _titles(results: Sequence[BoardRun]) -> dict[tuple, str]:
         pairs = sorted(
             {(r.model, r.model_substituted_for) for r in results if r.source == source and r.model_substituted_for}
         )
-        parts = [f"model {name} stands in for {asked}" for name, asked in pairs]
-        parts += [f"data {data} stands in for {data_for}"] if data_for else []
+        parts = [f"model {name} substitutes {asked}" for name, asked in pairs]
+        parts += [f"data {data} substitutes {data_for}"] if data_for else []
         found[source] = "OFFLINE: " + ", ".join(parts) if parts else f"{suite}, data from {data}"
     return found
 
@@ -161,7 +161,8 @@ def _differences(families: Sequence[tuple], settings: Sequence[Mapping[str, str]
             parts = []
             for (name, values), full in once.items():
                 is_plain = last.count(name) == 1 and full.startswith(("train.", "method.", "task."))
-                parts.append(f"{name if is_plain else full}={values[place]}")
+                if values[place] != "null":  # a label has only settings that the entry has
+                    parts.append(f"{name if is_plain else full}={values[place]}")
             shown[number] = " ".join(parts)
     return shown
 

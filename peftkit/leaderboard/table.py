@@ -1,4 +1,4 @@
-"""Turn results into tables for the terminal: one a source of data, and GLUE's."""
+"""The leaderboard in the terminal: a table for each source of data, and GLUE's."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-SHOWN = 40  # rows of a task
+SHOWN = 40  # entries of a task
 NARROW = 100  # columns, where there is no terminal to ask
 DROPPED_FIRST = (
-    "to 95 %",
-    "merged",
-    "a row",
-    "95 %",
-    "tok/s",
-    "head",
-    "peak",
-    "to ship",
-    "trained",
-    "time",
+    "time to 95 %",
+    "merged latency",
+    "latency per example",
+    "95 % interval",
+    "tokens/s",
+    "head parameters",
+    "peak memory",
+    "checkpoint size",
+    "trained parameters",
+    "training time",
 )  # when the terminal is narrow
 
 
@@ -117,7 +117,7 @@ def _show_board(console: Console, ranked: Sequence[Ranked]) -> None:
     for name in DROPPED_FIRST:
         if _width(columns, shown) > console.width and name in shown:
             shown.remove(name)
-    table = _table([("" if name.startswith("score") else name) for name in shown])
+    table = _table([("" if name.startswith("score") else name.replace(" ", "\n")) for name in shown])
     for section in sections:
         for number, line in enumerate(section):
             style = "bold" if number == 0 else "red" if line.get("seeds", "").startswith("0 ") else None
@@ -128,7 +128,7 @@ def _show_board(console: Console, ranked: Sequence[Ranked]) -> None:
     notes = notes_of(ranked, marks)
     longest = max(map(len, tasks_of(ranked)))
     if longest > SHOWN:
-        notes.append(f"The best {SHOWN} of up to {longest} rows a task; job=leaderboard writes files that hold all.")
+        notes.append(f"The best {SHOWN} of up to {longest} entries of a task; the files by job=leaderboard have all.")
     if left_out:
         notes.append(f"No room for {', '.join(left_out)}: widen the terminal to {_width(columns, list(columns))}.")
     for note in notes:
@@ -146,27 +146,27 @@ def _columns(lines: Sequence[dict[str, str]], metrics: int) -> dict[str, int]:
         "settings",
         *slots,
         "group",
-        "95 %",
-        "vs full",
+        "95 % interval",
+        "Δ vs. full",
         "seeds",
-        "trials",
-        "trained",
-        "head",
-        "to ship",
-        "time",
-        "peak",
-        "tok/s",
-        "a row",
-        "merged",
-        "to 95 %",
+        "learning-rate trials",
+        "trained parameters",
+        "head parameters",
+        "checkpoint size",
+        "training time",
+        "peak memory",
+        "tokens/s",
+        "latency per example",
+        "merged latency",
+        "time to 95 %",
     ]
     widths = {name: max((cell_len(plain(line.get(name, ""))) for line in lines), default=0) for name in names}
-    if {line["trials"] for line in lines if "trials" in line} == {"1"}:
-        del widths["trials"]
+    if {line["learning-rate trials"] for line in lines if "learning-rate trials" in line} == {"1"}:
+        del widths["learning-rate trials"]
     widths["settings"] = min(widths["settings"], 24)  # folds
     if len({line["model"] for line in lines if line.get("model")}) < 2:
         del widths["model"]
-    return {name: max(n, 0 if name in slots else len(name)) for name, n in widths.items() if n}
+    return {name: max(n, 0 if name in slots else max(map(len, name.split()))) for name, n in widths.items() if n}
 
 
 def _width(columns: dict[str, int], shown: Sequence[str]) -> int:
@@ -207,7 +207,7 @@ def _show_glue(console: Console, title: str, lines: Sequence[GlueEntry]) -> None
         who = ", ".join(f"{x.method} {x.settings}".strip() for x in lines if tuple(x.missing) == missing)
         console.print(_text(f"No average for {who}: missing {', '.join(missing)}.", "dim"))
     if beyond > 0:
-        console.print(_text(f"{beyond} more lines.", "dim"))
+        console.print(_text(f"{beyond} more entries.", "dim"))
     console.print()
 
 

@@ -112,9 +112,9 @@ def test_filters_narrow_the_rows_and_say_how_many(opened: Any) -> None:
 def test_axes_are_the_readers_choice_and_times_of_one_machine(opened: Any) -> None:
     page = opened()
     assert "Trained weights" in page.locator("#trade-plots svg").first.get_attribute("aria-label")
-    page.get_by_label("Across").select_option(label="Time to train")
+    page.get_by_label("Across").select_option(label="Training time")
     page.wait_for_function(
-        "document.querySelector('#trade-plots svg').getAttribute('aria-label').includes('Time to train')"
+        "document.querySelector('#trade-plots svg').getAttribute('aria-label').includes('Training time')"
     )
     assert "Only what ran on cpu: AMD EPYC" in page.locator("#trade-note").inner_text()
     page.get_by_label("Machine").select_option(label="cuda: NVIDIA H200")
@@ -152,9 +152,9 @@ def test_a_tick_draws_the_curves_of_a_row(opened: Any) -> None:
 
 def test_a_stand_in_is_shouted_and_shown_alone(opened: Any) -> None:
     page = opened()
-    assert not page.locator("#stand-in").is_visible()
+    assert not page.locator("#substitute").is_visible()
     page.get_by_label("Board").select_option(index=1)
-    assert page.locator("#stand-in").inner_text().startswith("Not the real thing. OFFLINE: data miniglue")
+    assert page.locator("#substitute").inner_text().startswith("OFFLINE: data miniglue substitutes")
     assert len(column(page, 1)) == 3
 
 

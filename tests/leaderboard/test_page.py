@@ -1,4 +1,4 @@
-"""The page says what the runs say, keeps stand-ins apart, and no text of a run can break out of it."""
+"""The page shows what the runs recorded, keeps offline substitutes separate, and escapes every text of a run."""
 
 from __future__ import annotations
 
@@ -163,12 +163,14 @@ def test_the_headline_names_the_tied_and_the_lightest_of_them(tmp_path: Path) ->
         write_run(tmp_path, method, method=method, value=value)
     rows = board_entries(collect([tmp_path]))
     ((_, text),) = headlines(rows, ["a", "a", "b"], {(rows[0].board, "rte"): 0.021})[rows[0].board]
-    assert text.startswith("full leads with 90.0, tied with lora (2 of 3 rows); worse: ia3.")
-    assert "It takes a difference of 2.1 points to be seen with 80 % power." in text
+    assert text.startswith(
+        "full has the best mean, 90.0. No significant difference from the best: lora; significantly worse: ia3."
+    )
+    assert "Minimum detectable difference (80 % power): 2.1 points." in text
     ((_, alone),) = headlines(rows, ["a", "b", "c"], {})[rows[0].board]
-    assert alone == "full is best with 90.0, and differs from each of the 2 others."
+    assert alone == "full is best with 90.0, significantly better than each of the other 2."
     ((_, all_tied),) = headlines(rows, ["a", "a", "a"], {})[rows[0].board]
-    assert all_tied == "all 3 rows are tied, full at 90.0 among them."
+    assert all_tied == "no significant differences among 3 entries; full has 90.0."
 
 
 def test_without_a_test_no_method_is_called_best(tmp_path: Path) -> None:
@@ -176,4 +178,4 @@ def test_without_a_test_no_method_is_called_best(tmp_path: Path) -> None:
     write_run(tmp_path, "b", value=0.8)
     rows = board_entries(collect([tmp_path]))
     ((_, text),) = headlines(rows, ["", ""], {})[rows[0].board]
-    assert text == "full has the highest mean, 90.0; no test says that it differs from others."
+    assert text == "full has the highest mean, 90.0; differences were not tested."

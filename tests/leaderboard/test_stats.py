@@ -167,3 +167,19 @@ def test_tasks_of_unlike_limits_share_a_line_unless_one_has_several(tmp_path: Pa
 def test_own_data_of_a_glue_name_is_not_glue(tmp_path: Path) -> None:
     write_run(tmp_path, "own", task="rte", suite="own")
     assert glue_table(collect([tmp_path])) == []
+
+
+def test_an_entry_is_labeled_by_the_settings_it_has_alone(tmp_path: Path) -> None:
+    write_run(tmp_path, "plain")
+    write_run(tmp_path, "gaussian", train={"init_lora_weights": "gaussian"})
+    assert {entry.settings for entry in board_entries(collect([tmp_path]))} == {"", "init_lora_weights=gaussian"}
+
+
+def test_a_suite_and_tasks_of_ones_own_share_a_board(tmp_path: Path) -> None:
+    for method in ("full", "lora"):
+        for task in ("tickets", "mails"):
+            write_run(tmp_path, f"{method}{task}", method=method, task=task, suite="mine", data="data/tickets.csv")
+    entries = board_entries(collect([tmp_path]))
+    assert {(entry.board, entry.suite) for entry in entries} == {("mine, data from data/tickets.csv", "mine")}
+    assert [entry.task for entry in entries] == ["mails", "mails", "tickets", "tickets"]
+    assert glue_table(collect([tmp_path])) == []

@@ -35,7 +35,7 @@ def test_all_runs_of_the_command_and_no_other_are_shown_at_its_end(
         runner.finish()
     shown = capsys.readouterr()
     assert left.value.code == 1
-    assert "ia3" in shown.out and "1 of 2 runs without scores that count" in shown.out and "full" not in shown.out
+    assert "ia3" in shown.out and "1 of 2 runs without valid scores" in shown.out and "full" not in shown.out
     assert shown.err.splitlines() == ["peftkit: out of memory", "peftkit: no such file"]
     assert not list(tmp_path.glob(".sweep-*"))
 

@@ -98,7 +98,7 @@ def test_failed_and_broken_results_are_shown(tmp_path: Path, capsys: pytest.Capt
     table.show(collect([tmp_path]))  # to the terminal
     text = capsys.readouterr().out
     assert "1 of 2" in text
-    assert "2 of 3 runs without scores that count" in text
+    assert "2 of 3 runs without valid scores" in text
     assert "failed: out of memory" in text
     assert "cannot be read" in text
     write_tables(collect([tmp_path]), tmp_path / "board")
@@ -115,7 +115,7 @@ def test_a_run_that_goes_on_is_no_failed_one(tmp_path: Path) -> None:
     going = next(place for place, line in enumerate(lines) if line.startswith("2 of 3 runs unfinished"))
     assert lines[going + 1].startswith("mrpc bert lora seed 0: running since 2026-01-01 UTC")
     assert lines[going + 2].startswith("sst2 bert lora seed 0: interrupted: KeyboardInterrupt")
-    assert lines[going + 3] == "1 of 3 runs without scores that count:"
+    assert lines[going + 3] == "1 of 3 runs without valid scores:"
     write_tables(collect([tmp_path]), tmp_path / "board")
     assert "## 2 of 3 runs unfinished" in (tmp_path / "board" / "leaderboard.md").read_text(encoding="utf-8")
 
@@ -132,8 +132,8 @@ def test_a_spreadsheet_holds_plain_numbers(tmp_path: Path) -> None:
     write_run(tmp_path, "b", value=-0.25, task="stsb")
     write_tables(collect([tmp_path]), tmp_path)
     full, lora = spreadsheet(tmp_path / "leaderboard.csv")
-    assert [float(lora[name]) for name in ("accuracy", "vs full", "trainable share")] == [-0.25, -0.5, 0.1]
-    assert (lora["adapter_bytes"], lora["n seeds"], full["vs full"]) == ("40", "1", "")
+    assert [float(lora[name]) for name in ("accuracy", "delta vs full", "trainable share")] == [-0.25, -0.5, 0.1]
+    assert (lora["adapter_bytes"], lora["n seeds"], full["delta vs full"]) == ("40", "1", "")
     assert [float(line["stsb"]) for line in spreadsheet(tmp_path / "glue.csv")] == [0.25, -0.25]
 
 
@@ -188,7 +188,10 @@ def test_tied_groups_and_the_verdict_are_shown(tmp_path: Path) -> None:
     assert "3 of 4" in lines["lora"]
     assert "80.9 to 81.7" in lines["full"]
     words = " ".join(text.split())
-    assert "rte: full leads with 81.3, tied with lora (2 of 3 rows); worse: prompt." in words
+    assert (
+        "rte: full has the best mean, 81.3. No significant difference from the best: lora; significantly worse: prompt."
+        in words
+    )
     assert "rte: lora has 3 of 4 seeds." in words
 
 
@@ -218,12 +221,12 @@ def test_a_spreadsheet_holds_groups_and_tests(tmp_path: Path) -> None:
 
 def test_trials_are_shown_where_there_were_several(tmp_path: Path) -> None:
     compared(tmp_path)
-    assert "trials" not in shown(tmp_path, 200)
+    assert "learning-rate" not in shown(tmp_path, 200)
     file = tmp_path / "rtefull0" / "result.json"
     record = json.loads(file.read_text())
     record["search"] = {"trials": [{"learning_rate": 1, "score": 0.5}] * 4, "chosen": 1, "rows": 5, "seconds": 1.0}
     file.write_text(json.dumps(record))
-    assert "trials" in shown(tmp_path, 200)
+    assert "learning-rate" in shown(tmp_path, 200)
     (row, *_) = (row for row in board_entries(collect([tmp_path])) if (row.task, row.method) == ("rte", "full"))
     assert row.trials == 4
 
@@ -231,6 +234,6 @@ def test_trials_are_shown_where_there_were_several(tmp_path: Path) -> None:
 def test_a_long_table_is_cut_in_the_terminal_alone(tmp_path: Path) -> None:
     for rate in range(45):
         write_run(tmp_path, f"r{rate}", rate=rate + 1, value=rate / 100)
-    assert "The best 40 of up to 45 rows a task" in shown(tmp_path, 160)
+    assert "The best 40 of up to 45 entries of a task" in shown(tmp_path, 160)
     write_tables(collect([tmp_path]), tmp_path / "board")
     assert len(spreadsheet(tmp_path / "board" / "leaderboard.csv")) == 45

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from itertools import combinations
 from pathlib import Path
@@ -81,8 +82,8 @@ def test_sentences_name_top_and_worse(tmp_path: Path) -> None:
     told = sentences(rows, verdict, rows[0].board)
     assert list(told) == ["sst2", "rte"]
     for text in told.values():
-        assert "(2 of 3 rows); worse: prompt. Of the tied, " in text
-        assert text.endswith(" points to be seen with 80 % power.")
+        assert "; significantly worse: prompt. Among these, " in text
+        assert re.search(r"Minimum detectable difference \(80 % power\): [0-9.]+ points\.$", text)
 
 
 def test_one_seed_is_tested_over_examples_and_said_so(tmp_path: Path) -> None:

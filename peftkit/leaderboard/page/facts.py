@@ -145,7 +145,7 @@ def _comparisons(
         anchors = best | {number for number, row in enumerate(rows) if row.is_reference}
         kept = [each for each in kept if anchors & {each.first, each.second}][:COMPARED]
         note = (
-            f"Of {len(verdict.comparisons)} comparisons the page holds the {len(kept)} with a task's best row "
+            f"Of {len(verdict.comparisons)} comparisons the page has the {len(kept)} with a task's best entry "
             "or with full fine-tuning."
         )
     return [

@@ -25,16 +25,16 @@ function drawTrade(rows) {
   const drawn = d3.sum(tasks.values(), (here) => Math.min(here.length, share));
   const notes = [];
   if (isTimed && machines().length > 1) notes.push(`Only what ran on ${on}: times of different machines do not compare.`);
-  if (usable.length < rows.length) notes.push(`${rows.length - usable.length} of ${rows.length} rows lack one of the two values.`);
-  if (drawn < usable.length) notes.push(`${drawn} of ${usable.length} rows are drawn, the front and the best; filter to see others.`);
-  notes.push("Filled and joined: the Pareto front of the means. Bars: 95 % intervals over seeds.");
+  if (usable.length < rows.length) notes.push(`${rows.length - usable.length} of ${rows.length} entries lack one of the two values.`);
+  if (drawn < usable.length) notes.push(`${drawn} of ${usable.length} entries are drawn, the Pareto-optimal and the best; filter to see others.`);
+  notes.push("Filled and connected: Pareto-optimal means. Bars: 95 % intervals over seeds.");
   byId("trade-note").textContent = notes.join(" ");
   const box = byId("trade-plots");
   const single = tasks.size === 1;
   box.classList.toggle("single", single);
   const width = widthFor(box, single);
   box.replaceChildren(...[...tasks].map(([task, here]) => tradePlot(task, here, on, width, single, share)));
-  if (!tasks.size) box.replaceChildren(el("p", { class: "muted" }, "No row has both values."));
+  if (!tasks.size) box.replaceChildren(el("p", { class: "muted" }, "No entry has both values."));
 }
 
 // what no other row beats in one of the two without losing in the other
@@ -96,9 +96,9 @@ function tradePlot(task, rows, on, width, single, most) {
   nameDots(chart, points, isFront, width);
   const named = best.map((p) => p.row.label).join(", ");
   chart.setAttribute("role", "img");
-  chart.setAttribute("aria-label", `${task}: ${axis(state.y).label} against ${axis(state.x).label} of ${rows.length} rows. On the Pareto front: ${named}.`);
+  chart.setAttribute("aria-label", `${task}: ${axis(state.y).label} against ${axis(state.x).label} of ${rows.length} entries. Pareto-optimal: ${named}.`);
   chart.addEventListener("click", () => chart.value && openDetails(chart.value.row));
-  return figureOf(task, `${best.length} of ${rows.length} on the front`, chart);
+  return figureOf(task, `${best.length} of ${rows.length} Pareto-optimal`, chart);
 }
 
 function tipLine(name, row, on) {
@@ -161,7 +161,7 @@ function drawCurves() {
   const box = byId("curve-plot");
   box.classList.add("single");
   byId("curves-note").textContent = picked.length
-    ? `Training loss of ${picked.length === 1 ? "one row" : `${picked.length} rows`}, a line a seed. Tick rows in the table to choose, ${PICKED} at most.`
+    ? `Training loss of ${picked.length === 1 ? "one entry" : `${picked.length} entries`}, one line per seed. Tick entries in the table to choose, ${PICKED} at most.`
     : "No run on this board has left a log.";
   const colour = (row) => `var(--c${picked.indexOf(row) % 8})`;
   const legend = el("ul", { class: "legend" }, picked.map((row) => {

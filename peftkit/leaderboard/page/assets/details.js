@@ -1,11 +1,11 @@
-// The panel of one row: scores of each seed, costs, what was audited, what was tried, and how to make it again.
+// The panel of one row: scores of each seed, costs, audit, trials, and the commands that reproduce it.
 
 function openDetails(row) {
   const panel = byId("details");
   panel.replaceChildren(
     el("header", {}, el("h2", { id: "details-title" }, row.method), el("button", { type: "button", id: "close" }, "Close")),
     el("p", {}, `${row.task} · ${row.model}${row.settings ? ` · ${row.settings}` : ""}`),
-    el("p", { class: board()?.embedded ? "stand-in" : "muted" }, row.board),
+    el("p", { class: board()?.offline ? "substitute" : "muted" }, row.board),
     el("p", {}, headline(row)),
     ...row.problems.map((text) => el("p", { class: "problem" }, text)),
     ...seedsPart(row), ...commandPart(row), ...comparisonPart(row), ...costPart(row), ...auditPart(row), ...searchPart(row),
@@ -18,12 +18,12 @@ function openDetails(row) {
 }
 
 function headline(row) {
-  if (!isNumber(row.score)) return "No seed has a score that counts.";
+  if (!isNumber(row.score)) return "No seed has a valid score.";
   const parts = [`${scoreText(row, row.score, 2)} over ${row.seeds.length} ${row.seeds.length === 1 ? "seed" : "seeds"}`];
   if (isNumber(row.low)) parts.push(`95 % interval ${row.up ? interval(row) : interval(row)}`);
-  if (row.letters) parts.push(`group ${row.letters}${row.top ? ", tied with the best" : ""}`);
-  if (row.reference) parts.push("the row that others are held against");
-  else if (isNumber(row.delta)) parts.push(`${differenceText(row, row.delta)} to full fine-tuning`);
+  if (row.letters) parts.push(`group ${row.letters}${row.top ? ", no significant difference from the best" : ""}`);
+  if (row.reference) parts.push("the reference of the other entries");
+  else if (isNumber(row.delta)) parts.push(`${differenceText(row, row.delta)} vs. full fine-tuning`);
   return `${parts.join("; ")}.`;
 }
 
@@ -52,8 +52,8 @@ function commandPart(row) {
   const known = row.runs.filter((run) => run.command);
   if (!known.length) return [];
   const [first, ...rest] = known.map((run) => commandLine(run.command, `Command for seed ${run.seed}`));
-  const more = rest.length ? el("details", {}, el("summary", {}, `The other ${rest.length === 1 ? "seed" : `${rest.length} seeds`}`), rest) : null;
-  return part("Make it again", first, more ?? "");
+  const more = rest.length ? el("details", {}, el("summary", {}, `Other ${rest.length === 1 ? "seed" : `${rest.length} seeds`}`), rest) : null;
+  return part("Reproduce", first, more ?? "");
 }
 
 function commandLine(text, words) {
@@ -94,10 +94,10 @@ function comparisonPart(row) {
   const cells = lines.map((line) => [
     line.other.label, differenceText(row, line.difference),
     line.ends ? (row.up ? line.ends : [...line.ends].reverse()).map((end) => differenceText(row, end)).join(" to ") : "–",
-    probability(line.p), probability(line.holm), line.differs ? "differs" : "tied",
+    probability(line.p), probability(line.holm), line.differs ? "significant" : "not significant",
   ]);
   const tests = [...new Set(lines.map((line) => line.test))].join(", ");
-  return part("Held against the others", el("p", { class: "muted" }, `This row minus the other; ${tests}.`), tableOf(["Other", "Difference", "95 % interval", "p", "p, Holm", "Verdict"], cells));
+  return part("Compared with the other entries", el("p", { class: "muted" }, `This entry minus the other; ${tests}.`), tableOf(["Other", "Difference", "95 % interval", "p", "p, Holm", "Verdict"], cells));
 }
 
 const list = (pairs) => el("dl", {}, pairs.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
@@ -105,7 +105,7 @@ const list = (pairs) => el("dl", {}, pairs.flatMap(([name, value]) => [el("dt", 
 function costPart(row) {
   const lines = Object.entries(row.costs).map(([name, value]) => [costName(name), costText(name, value)]);
   const { trainable_params: trained, total_params: total } = row.costs;
-  if (isNumber(trained) && total) lines.splice(1, 0, ["Share trained", `${short((100 * trained) / total, 2)} %`]);
+  if (isNumber(trained) && total) lines.splice(1, 0, ["Share of parameters", `${short((100 * trained) / total, 2)} %`]);
   for (const [device, costs] of Object.entries(row.timed)) {
     lines.push(["Machine", device]);
     for (const [name, value] of Object.entries(costs)) lines.push([costName(name), costText(name, value)]);
@@ -115,10 +115,10 @@ function costPart(row) {
 
 function auditPart(row) {
   const counts = (values) => Object.entries(values).map(([name, value]) => `${name} ${isNumber(value) ? value : JSON.stringify(value)}`).join(", ");
-  const lines = Object.keys(row.rows).length ? [["Rows", counts(row.rows)]] : [];
+  const lines = Object.keys(row.rows).length ? [["Examples", counts(row.rows)]] : [];
   for (const name of ["truncated", "dropped"]) {
     const value = row.audit?.[name];
-    if (value) lines.push([`Rows ${name}`, typeof value === "object" ? counts(value) : String(value)]);
+    if (value) lines.push([`Examples ${name}`, typeof value === "object" ? counts(value) : String(value)]);
   }
   for (const [split, labels] of Object.entries(row.audit?.label_counts ?? {})) lines.push([`Labels, ${split}`, labels && typeof labels === "object" ? counts(labels) : String(labels)]);
   for (const [name, source] of Object.entries(row.sources ?? {})) lines.push([`Source of ${name}`, Object.entries(source).map(([key, value]) => `${key} ${value}`).join(", ")]);
@@ -134,9 +134,9 @@ function searchPart(row) {
     isNumber(trial.learning_rate) ? String(trial.learning_rate) : "–", isNumber(trial.score) ? scoreText(row, trial.score) : "–",
     el("td", { class: "wrap" }, `${trial.status ?? ""}${trial.learning_rate === row.search.chosen ? " · chosen" : ""}`),
   ]);
-  const rows = isNumber(row.search.rows) ? `, on ${row.search.rows} rows set apart from training` : "";
+  const rows = isNumber(row.search.rows) ? `, on ${row.search.rows} held-out training examples` : "";
   const time = isNumber(row.search.seconds) ? `, in ${duration(row.search.seconds)}` : "";
-  return part("Tried before", el("p", { class: "muted" }, `${trials.length} learning rates${rows}${time}.`), tableOf(["Learning rate", "Score", "Outcome"], lines));
+  return part("Learning-rate trials", el("p", { class: "muted" }, `${trials.length} learning rates${rows}${time}.`), tableOf(["Learning rate", "Score", "Outcome"], lines));
 }
 
 function plainPart(title, values) {

@@ -1,4 +1,4 @@
-// Method by task: a value in each cell, tied with the best marked by a border, so that colour is not needed.
+// Method by task: a value in each cell, no significant difference from the best marked by a border, so that colour is not needed.
 
 const LINES = 60;
 
@@ -15,8 +15,8 @@ function drawHeat(rows) {
   const order = [...lines].sort(([, a], [, b]) => standing(b, shade, tasks) - standing(a, shade, tasks));
   const shown = order.slice(0, LINES);
   const parts = [`A deeper shade is better within its task.`];
-  parts.push(data.tested ? "Bordered: tied with the best of the task." : "Bordered: the best mean of the task, not tested.");
-  if (shown.length < order.length) parts.push(`The ${shown.length} best of ${order.length} lines; filter to see others.`);
+  parts.push(data.tested ? "Bordered: no significant difference from the best of the task." : "Bordered: the best mean of the task; differences were not tested.");
+  if (shown.length < order.length) parts.push(`The ${shown.length} best of ${order.length} entries; filter to see others.`);
   byId("heat-note").textContent = parts.join(" ");
   const head = el("tr", {}, el("th", { scope: "col" }, "Method"), tasks.map((task) => el("th", { scope: "col" }, task)));
   const body = shown.map(([name, cells]) =>
@@ -42,7 +42,7 @@ function standing(cells, shade, tasks) {
 function heatCell(row, shade) {
   if (!row) return el("span", { class: "absent" }, "–");
   if (!isNumber(row.score)) return el("span", { class: "absent bad" }, row.without);
-  const words = `${row.label} on ${row.task}: ${scoreText(row, row.score)}${row.top ? (data.tested ? ", tied with the best" : ", the best mean") : ""}`;
+  const words = `${row.label} on ${row.task}: ${scoreText(row, row.score)}${row.top ? (data.tested ? ", no significant difference from the best" : ", the best mean") : ""}`;
   const made = el("button", { type: "button", class: row.top ? "top" : null, "data-row": row.number, "aria-label": words, "aria-haspopup": "dialog" }, scoreText(row, row.score));
   made.style.background = `color-mix(in oklab, var(--heat) ${Math.round(46 * shade(row.score))}%, transparent)`;
   return made;

@@ -13,7 +13,7 @@ function drawRows() {
   const rows = filteredRows();
   drawTable(rows);
   const all = boardRows().length;
-  byId("count").textContent = rows.length === all ? `${all} rows` : `${rows.length} of ${all} rows`;
+  byId("count").textContent = rows.length === all ? `${all} entries` : `${rows.length} of ${all} entries`;
   cancelAnimationFrame(pending); // plots of a search that goes on are not drawn
   pending = requestAnimationFrame(() => {
     drawTrade(rows);
@@ -32,9 +32,9 @@ function legendBox(rows) {
 function drawBoard() {
   const here = board();
   byId("board-line").hidden = data.boards.length < 2;
-  const warning = byId("stand-in");
-  warning.hidden = !here?.embedded;
-  warning.textContent = here?.embedded ? `Not the real thing. ${here.title}. These rows say nothing about what is stood in for, and share no table with it.` : "";
+  const warning = byId("substitute");
+  warning.hidden = !here?.offline;
+  warning.textContent = here?.offline ? `${here.title}. These entries do not compare with the real model or data, and are in no table with them.` : "";
   const lines = here?.headlines ?? [];
   const overall = lines.filter(([task]) => !task).map(([, text]) => text).join(" ");
   byId("overall").hidden = !overall;
@@ -68,10 +68,10 @@ function linesOf(lines) {
 function drawReading(here) {
   const notes = [
     "A score is the plain mean of the task's metrics, times 100; ± is the standard deviation over seeds, the bar below it the 95 % interval of the mean.",
-    data.tested ? "Rows that share a letter could not be told apart by the tests; the shaded rows share one with the best of their task." : "No test was made: a higher mean may be chance.",
+    data.tested ? "Entries that share a letter do not differ significantly; the shaded ones have no significant difference from the best of their task." : "Differences were not tested: a higher mean may be chance.",
     here?.models.length === 1 ? `Model: ${here.models[0]}.` : null,
-    "Time to 95 % of full: seconds of training until the chosen trial scored 95 % of what full fine-tuning reached, on the training rows set apart.",
-    "PSCP: score / (1 + trained / all weights) / (1 + latency / full's) / (1 + peak memory / full's), the form of Belanec et al. 2025 with constants of this board.",
+    "Time to 95 % of full: seconds of training until the chosen trial scored 95 % of what full fine-tuning reached, on held-out training examples.",
+    "PSCP: score / (1 + trained / all parameters) / (1 + latency / full's) / (1 + peak memory / full's), the form of Belanec et al. 2025 with constants of this board.",
     ...data.notes,
   ].filter(Boolean);
   const records = here?.records ?? [];
@@ -80,7 +80,7 @@ function drawReading(here) {
   box.querySelector(".records")?.remove();
   if (records.length) {
     const lines = records.map(([first, second, win, tie, loss]) => [`${first} against ${second}`, win, tie, loss]);
-    box.append(el("div", { class: "records" }, el("p", {}, "Over tasks, by the tests:"), tableOf(["Pair", "Won", "Tied", "Lost"], lines)));
+    box.append(el("div", { class: "records" }, el("p", {}, "Over tasks:"), tableOf(["Pair", "Won", "Tied", "Lost"], lines)));
   }
 }
 
@@ -108,8 +108,8 @@ function options(id, pairs, chosen = state[id]) {
 
 function fillBoards() {
   const line = (here, place) => el("option", { value: place, selected: String(place) === state.board }, here.title);
-  const groups = [["Real data", false], ["Stand-ins: not the real thing", true]].map(([name, embedded]) => {
-    const lines = data.boards.map((here, place) => (here.embedded === embedded ? line(here, place) : null)).filter(Boolean);
+  const groups = [["Real data", false], ["Offline substitutes, not the real data or model", true]].map(([name, offline]) => {
+    const lines = data.boards.map((here, place) => (here.offline === offline ? line(here, place) : null)).filter(Boolean);
     return lines.length ? el("optgroup", { label: name }, lines) : null;
   });
   byId("board").replaceChildren(...groups.filter(Boolean));
@@ -224,7 +224,7 @@ async function watch() {
 
 readAddress();
 startTheme();
-byId("made").textContent = `${data.rows.length} rows of ${data.runs} runs, written ${data.written.replace("T", " ").replace("+00:00", " UTC")}`;
+byId("made").textContent = `${data.rows.length} entries of ${data.runs} runs, written ${data.written.replace("T", " ").replace("+00:00", " UTC")}`;
 byId("command").textContent = data.command;
 document.querySelector("nav").replaceChildren(
   ...SECTIONS.filter((id) => (id !== "failed" || data.failed.length) && (!["language", "judged"].includes(id) || data.boards.some((each) => each[id].length))).map((id) => el("a", { href: `#${id}`, "data-to": id }, byId(id).querySelector("h2").textContent)),

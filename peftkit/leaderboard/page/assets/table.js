@@ -19,16 +19,16 @@ function columns() {
     { id: "task", label: "Task", value: (row) => row.task, cell: (row) => el("td", {}, row.task) },
     several && { id: "model", label: "Model", value: modelName, cell: (row) => el("td", {}, modelName(row)) },
     { id: SCORE, label: "Score", number: true, value: (row) => row.score, cell: scoreCell, down: true },
-    data.tested && { id: "letters", label: "Tied", value: (row) => row.letters || null, cell: lettersCell },
+    data.tested && { id: "letters", label: "Group", value: (row) => row.letters || null, cell: lettersCell },
     rows.some((row) => row.reference) && {
-      id: "delta", label: "To full", number: true, down: true, value: (row) => (row.reference ? 0 : row.delta),
+      id: "delta", label: "Δ vs. full", number: true, down: true, value: (row) => (row.reference ? 0 : row.delta),
       cell: (row) => number(row.reference ? "ref" : differenceText(row, row.delta)),
     },
     {
       id: "seeds", label: "Seeds", number: true, down: true, value: (row) => row.seeds.length,
       cell: (row) => number(row.seeds.length === row.planned ? row.planned : `${row.seeds.length} of ${row.planned}`),
     },
-    rows.some((row) => row.trials > 1) && { id: "trials", label: "Trials", number: true, value: (row) => row.trials, cell: (row) => number(row.trials) },
+    rows.some((row) => row.trials > 1) && { id: "trials", label: "Learning-rate trials", number: true, value: (row) => row.trials, cell: (row) => number(row.trials) },
     ...costs.map((name) => ({
       id: name, label: costName(name), number: true, down: moreIsBetter(name),
       value: (row) => valueOf(row, name, on), cell: (row) => number(costText(name, valueOf(row, name, on))),

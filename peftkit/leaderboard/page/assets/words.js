@@ -56,13 +56,13 @@ const milliseconds = (v) => `${short(v)} ms`;
 
 // what a cost is called, how it is written, and whether more of it is better
 const COSTS = {
-  trainable_params: ["Trained weights", amount], head_params: ["Head weights", amount],
-  total_params: ["All weights", amount], adapter_bytes: ["To ship", (v) => amount(v, "B")],
-  train_seconds: ["Time to train", duration], train_peak_bytes: ["Peak memory", (v) => amount(v, "B")],
-  tokens_per_second: ["Tokens a second", amount, true], seconds_to_quality: ["Time to 95 % of full", duration],
-  latency_ms: ["A row", milliseconds], merged_latency_ms: ["A row, merged", milliseconds],
-  train_reserved_bytes: ["Reserved on the GPU", (v) => amount(v, "B")],
-  eval_seconds: ["Time to evaluate", duration], eval_peak_bytes: ["Peak, evaluating", (v) => amount(v, "B")],
+  trainable_params: ["Trained parameters", amount], head_params: ["Head parameters", amount],
+  total_params: ["All parameters", amount], adapter_bytes: ["Checkpoint size", (v) => amount(v, "B")],
+  train_seconds: ["Training time", duration], train_peak_bytes: ["Peak memory", (v) => amount(v, "B")],
+  tokens_per_second: ["Tokens per second", amount, true], seconds_to_quality: ["Time to 95 % of full", duration],
+  latency_ms: ["Latency per example", milliseconds], merged_latency_ms: ["Latency per example, merged", milliseconds],
+  train_reserved_bytes: ["Reserved GPU memory", (v) => amount(v, "B")],
+  eval_seconds: ["Evaluation time", duration], eval_peak_bytes: ["Peak memory, evaluation", (v) => amount(v, "B")],
   padding_waste: ["Padding", (v) => `${(100 * v).toFixed(1)} %`], pscp: ["PSCP", (v) => short(v), true],
 };
 const SCORE = "score";
