@@ -25,6 +25,12 @@ def recipes(extra: Path | None = None) -> dict[str, Path]:
     }
 
 
+def group_files(group: str, extra: str | Path | None = None) -> dict[str, Path]:
+    """Return the YAML files of a config group by name, those of -cd DIR included; names of bases begin with _."""
+    folders = [conf_folder()] + ([Path(extra)] if extra is not None else [])
+    return {file.stem: file for folder in folders for file in sorted((folder / group).glob("*.yaml"))}
+
+
 def cache_folder() -> Path:
     """Return the folder of the pretrained offline models: $PEFTKIT_HOME, else ~/.cache/peftkit."""
     if home := os.environ.get("PEFTKIT_HOME"):

@@ -90,12 +90,14 @@ def open_composer(extra: Path | None) -> Iterator[Composer]:
         yield compose
 
 
-def build_run(cfg: DictConfig, recipe: str | None, overrides: Sequence[str]) -> RunConfig:
+def build_run(
+    cfg: DictConfig, recipe: str | None, overrides: Sequence[str], config_dir: str | None = None
+) -> RunConfig:
     """Return the typed config of one run."""
     from omegaconf import OmegaConf
 
     values: Any = OmegaConf.to_container(cfg, resolve=True)
-    return RunConfig.from_config(values, recipe, overrides)
+    return RunConfig.from_config(values, recipe, overrides, config_dir)
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:

@@ -23,7 +23,7 @@ class SweepRunner:
     """
 
     def __init__(self, flags: list[str]) -> None:
-        self.flags = flags  # the overrides are not complete without them
+        self.flags = flags  # -cd DIR, without which the overrides are not complete
         self.folders: list[Path] = []
         self.exit_code = 0
         self.status_folder: Path | None = None
@@ -40,7 +40,9 @@ class SweepRunner:
         # without Hydra's + the overrides can be typed again
         overrides = [*self.flags, *(override.lstrip("+") for override in hydra.overrides.task)]
         try:
-            jobs.run(build_run(cfg, hydra.runtime.choices.get("recipe"), overrides), self.record_folder)
+            config_dir = self.flags[1] if self.flags else None
+            config = build_run(cfg, hydra.runtime.choices.get("recipe"), overrides, config_dir)
+            jobs.run(config, self.record_folder)
         except UserError as error:
             self.fail(2, str(error))
         except KeyboardInterrupt:

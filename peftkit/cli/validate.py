@@ -39,7 +39,7 @@ def command_errors(overrides: Sequence[str], composer: Composer, extra: Path | N
         messages.update(dict.fromkeys(wrong))
         if not wrong:
             valid.append(override)
-    messages.update(dict.fromkeys(_composition_errors(valid, composer, multirun, bool(messages))))
+    messages.update(dict.fromkeys(_composition_errors(valid, composer, extra, multirun, bool(messages))))
     return list(messages)
 
 
@@ -47,8 +47,7 @@ def options_of(group: str, extra: Path | None = None) -> dict[str, Path]:
     """Return the files of a config group by option, those of -cd DIR included."""
     if group == "recipe":
         return paths.recipes(extra)
-    folders = [paths.conf_folder()] + ([extra] if extra is not None else [])
-    return {file.stem: file for folder in folders for file in sorted((folder / group).glob("[!_]*.yaml"))}
+    return {name: file for name, file in paths.group_files(group, extra).items() if not name.startswith("_")}
 
 
 def _override_errors(text: str, extra: Path | None) -> Iterator[str]:
@@ -125,7 +124,7 @@ def _values(override: Override) -> list[str]:
 
 
 def _composition_errors(
-    overrides: Sequence[str], composer: Composer, multirun: bool, has_errors: bool
+    overrides: Sequence[str], composer: Composer, extra: Path | None, multirun: bool, has_errors: bool
 ) -> Iterator[str]:
     """Compose each run and yield its errors."""
     from hydra.errors import HydraException
@@ -136,7 +135,7 @@ def _composition_errors(
         yield from _hydra_errors(overrides, composer)
         yield from _sweep_errors(overrides, composer, multirun)
         for run in _distinct(plan_sweep(overrides, composer, multirun).runs, has_errors):
-            yield from _run_errors(composer(run), run)
+            yield from _run_errors(composer(run), run, extra)
     except UserError as error:
         yield str(error)
     except YAMLError as error:
@@ -147,7 +146,7 @@ def _composition_errors(
             yield message
 
 
-def _run_errors(composed: DictConfig, overrides: Sequence[str]) -> Iterator[str]:
+def _run_errors(composed: DictConfig, overrides: Sequence[str], extra: Path | None) -> Iterator[str]:
     from omegaconf import OmegaConf
 
     cfg = without_hydra(composed)
@@ -159,7 +158,7 @@ def _run_errors(composed: DictConfig, overrides: Sequence[str]) -> Iterator[str]
         values: Any = OmegaConf.to_container(cfg, resolve=True)
         if (job := values.get("job")) in JOBS:
             yield from ignored_errors(job, {parse(text).key_or_group: text.lstrip("+") for text in overrides})
-        yield from config_errors(values)
+        yield from config_errors(values, None if extra is None else str(extra))
 
 
 def _distinct(runs: list[list[str]], has_errors: bool) -> list[list[str]]:

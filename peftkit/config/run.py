@@ -181,6 +181,7 @@ class RunConfig:
     train: dict
     recipe: str | None = None
     overrides: tuple[str, ...] = ()  # as typed; provenance only
+    config_dir: str | None = None  # DIR of -cd DIR
 
     @property
     def generates_data(self) -> bool:
@@ -189,7 +190,11 @@ class RunConfig:
 
     @classmethod
     def from_config(
-        cls, config: Mapping[str, Any], recipe: str | None = None, overrides: Sequence[str] = ()
+        cls,
+        config: Mapping[str, Any],
+        recipe: str | None = None,
+        overrides: Sequence[str] = (),
+        config_dir: str | None = None,
     ) -> RunConfig:
         """Return the run of a resolved config, and where it came from.
 
@@ -199,7 +204,7 @@ class RunConfig:
         try:
             sections = {name: section(**config[name]) for name, section in SECTIONS.items()}
             values = {str(name): value for name, value in config.items()} | sections
-            return cls(**values, recipe=recipe, overrides=tuple(overrides))
+            return cls(**values, recipe=recipe, overrides=tuple(overrides), config_dir=config_dir)
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"this config is of another version of peftkit ({error_summary(error)}); train the run again"
@@ -220,7 +225,7 @@ SECTIONS: dict[str, type] = {
     "extend": Extend, "embed": Embed, "generate": Generate, "distill": Distill,
 }  # fmt: skip
 
-PROVENANCE = ("recipe", "overrides")  # fields of RunConfig that are no keys
+PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are no keys
 
 # keys that do not change a result, so they are no part of its id or of its entry on a board
 BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend", "embed", "generate")

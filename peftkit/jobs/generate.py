@@ -24,7 +24,7 @@ from peftkit.generation.tasks import SEEDS, Task, read_tasks
 from peftkit.paths import safe_name
 from peftkit.pipeline.evaluation_sets import EvaluationSet, load_evaluation_sets
 from peftkit.pipeline.generation_session import digest, generation_session
-from peftkit.pipeline.generators import generate_settings, resolve_generator
+from peftkit.pipeline.generators import resolve_generator
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log, progress_logger
 
@@ -56,7 +56,7 @@ def generate(config: RunConfig, may_generate: bool = True) -> Path:
         UserError: a file cannot be read, the endpoint refuses, or another process writes the folder.
         GeneratorError: the endpoint no longer replies.
     """
-    settings, inputs = generate_settings(config), _inputs(config)
+    settings, inputs = config.generate, _inputs(config)
     folder, model = inputs.folder, inputs.model
     if not config.force and (note := finished_note(folder, settings)) is not None:
         log(f"finished already: {folder}{note}")
@@ -101,7 +101,7 @@ def finished_note(folder: Path, settings: Generate) -> str | None:
 
 def _inputs(config: RunConfig) -> GenerationInputs:
     """Read the seeds and evaluation sets; the folder's id is a hash of all that determines the data."""
-    settings, model = generate_settings(config), resolve_generator(config)
+    settings, model = config.generate, resolve_generator(config)
     file = Path(settings.seeds) if settings.seeds else SEEDS
     seeds = read_tasks(file)
     sets, records = load_evaluation_sets(settings.decontaminate, config)

@@ -15,7 +15,6 @@ from filelock import FileLock
 
 from peftkit.config import Generate, RunConfig, UserError
 from peftkit.jobs.generate import finished_note, generate
-from peftkit.pipeline.generators import generate_settings
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process
 
@@ -34,7 +33,7 @@ def with_generated_data(config: RunConfig) -> RunConfig:
     """
     if not config.generates_data:
         return config
-    settings = generate_settings(config)
+    settings = config.generate
     # without generate.model the run's own model generates
     relevant = RELEVANT if settings.model is not None else (*RELEVANT, "model=", "model.")
     overrides = ("job=generate", *(override for override in config.overrides if override.startswith(relevant)))

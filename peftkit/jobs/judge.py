@@ -16,7 +16,7 @@ from peftkit.generation.judging import AnswerPair
 from peftkit.paths import safe_name
 from peftkit.pipeline.answer_pairs import pair_runs, pair_with_references
 from peftkit.pipeline.generation_session import digest, generation_session
-from peftkit.pipeline.generators import generate_settings, resolve_generator
+from peftkit.pipeline.generators import resolve_generator
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log, progress_logger
 
@@ -69,7 +69,7 @@ def _judge_pairs(
     config: RunConfig, client: GenerationClient, pairs: Sequence[AnswerPair], folder: Path, result: dict[str, Any]
 ) -> None:
     """Judge the pairs, and write verdicts and statistics."""
-    settings = generate_settings(config)
+    settings = config.generate
     log_progress = progress_logger(
         lambda done: f"{done:,} of {len(pairs):,} examples, {describe_costs(client.costs())}"
     )
@@ -83,7 +83,7 @@ def _judge_pairs(
 
 def _identity(config: RunConfig, model: Source) -> dict[str, Any]:
     """Return what verdicts depend on beside the answers; judges with the same `id` are the same judge."""
-    settings = asdict(generate_settings(config))
+    settings = asdict(config.generate)
     identity: dict[str, Any] = {
         "name": Path(model.name).name if model.kind == "folder" else model.name,
         "generator": settings["generator"],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from peftkit.config import RunConfig, TaskConfig
 from peftkit.config.source import fingerprint
 from peftkit.data.contamination import EvaluationSets, file_texts, iter_texts
-from peftkit.paths import conf_folder
+from peftkit.paths import group_files
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -39,7 +39,7 @@ def load_evaluation_sets(names: list[str], config: RunConfig) -> tuple[Evaluatio
         from peftkit.pipeline.libraries import configure_libraries
 
         configure_libraries(config.source)
-        tables, origin = evaluation_tables(load_task_config(name), config.data_root, config.source)
+        tables, origin = evaluation_tables(load_task_config(name, config.config_dir), config.data_root, config.source)
         for split, table in tables.items():
             sets.add(f"{name}/{split}", (list(iter_texts(dict(row))) for row in table))
         revision, warning = origin.revision or origin.name, origin.substitution(f"EVALUATION SET {name}")
@@ -47,12 +47,14 @@ def load_evaluation_sets(names: list[str], config: RunConfig) -> tuple[Evaluatio
     return sets, records
 
 
-def load_task_config(name: str) -> TaskConfig:
-    """Return a task of conf/task by its name."""
+def load_task_config(name: str, config_dir: str | None = None) -> TaskConfig:
+    """Return a task of conf/task, or of -cd DIR, by its name."""
     from omegaconf import OmegaConf
 
+    files = group_files("task", config_dir)
+
     def load(option: str) -> DictConfig:
-        part: Any = OmegaConf.load(conf_folder() / "task" / f"{option}.yaml")
+        part: Any = OmegaConf.load(files[option])
         bases = [load(str(base)) for base in part.pop("defaults", []) if base != "_self_"]
         whole: Any = OmegaConf.merge(*bases, part)
         return whole

@@ -13,7 +13,7 @@ from peftkit.config import RunConfig, error_summary
 from peftkit.config.source import Source
 from peftkit.generation.client import Budget, GenerationClient
 from peftkit.generation.journal import Journal
-from peftkit.pipeline.generators import generate_settings, generator_device, generator_precision, load_generator
+from peftkit.pipeline.generators import generator_device, generator_precision, load_generator
 from peftkit.results import run_folder
 from peftkit.results.console import log
 from peftkit.results.record import SCHEMA
@@ -29,7 +29,7 @@ def generation_session(
         files: what the job writes, the result file last; force=true deletes them first.
         result: filled by the job; a status that the job sets is kept.
     """
-    settings = generate_settings(config)
+    settings = config.generate
     meta = run_folder.meta(config.seed, generator_device(settings), generator_precision(settings))
     result |= {"run": {"config": config.to_dict(), "overrides": [*config.overrides]}, "meta": meta}
     with ExitStack() as stack:

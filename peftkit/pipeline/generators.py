@@ -10,18 +10,13 @@ from peftkit.config.source import Source
 from peftkit.generation.generators import Generator
 
 
-def generate_settings(config: RunConfig) -> Generate:
-    assert config.generate is not None  # only results of early versions lack the section
-    return config.generate
-
-
 def resolve_generator(config: RunConfig) -> Source:
     """Return the model that generates, without loading it.
 
     Where it would be the offline GPT-2 or T5, which generate no useful text, the offline generator replaces it in
     Self-Instruct, whose prompts it can answer; it cannot judge.
     """
-    settings = generate_settings(config)
+    settings = config.generate
     if settings.generator == "endpoint":
         return Source("endpoint", str(settings.endpoint_model))
     from peftkit.data import minitasks

@@ -172,3 +172,22 @@ def test_a_local_model_in_four_bits_generates(checkpoints: dict[str, Path], tmp_
         "generate.patience=1", "generate.batch=2", "generate.max_answer_tokens=16", "generate.quantization.load_in_4bit=true",
     ]  # fmt: skip
     assert json.loads((run(*overrides) / "result.json").read_text())["counts"]["rejected"] > 0
+
+
+def test_a_task_of_a_config_folder_is_an_evaluation_set_by_its_name(tmp_path: Path) -> None:
+    data = tmp_path / "exam.jsonl"
+    data.write_text("".join(json.dumps({"text": f"an exam question {n}", "label": n % 2}) + "\n" for n in range(20)))
+    (tmp_path / "task").mkdir()
+    lines = ["defaults: [classification]", "name: exam", f"dataset: {data}", "text: [text]", "label: label"]
+    (tmp_path / "task" / "exam.yaml").write_text("\n".join(lines) + "\n")
+    with serving(pool=800) as server:
+        overrides = [
+            *ENDPOINT, f"generate.base_url={server.address}", f"out={tmp_path}/out", "generate.num_instructions=5",
+            "generate.decontaminate=[exam]", "source=offline",
+        ]  # fmt: skip
+        assert check(overrides, tmp_path) == []
+        assert any("generate.decontaminate=exam" in message for message in check(overrides))
+        subprocess.run([sys.executable, "-m", "peftkit", "-cd", str(tmp_path), *overrides], check=True)
+    (file,) = (tmp_path / "out").rglob("result.json")
+    (record,) = json.loads(file.read_text())["audit"]["evaluation_sets"]
+    assert record["name"] == "exam" and record["rows"] > 0

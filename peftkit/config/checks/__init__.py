@@ -20,13 +20,13 @@ from peftkit.config.run import RunConfig
 __all__ = ["config_errors", "run_errors"]
 
 
-def config_errors(config: Mapping[str, Any]) -> list[str]:
+def config_errors(config: Mapping[str, Any], config_dir: str | None = None) -> list[str]:
     """Return a message for everything that is wrong with a resolved config."""
     found = [*value_errors(config), *upstream_errors(config)]
     found += range_errors(config, {key for key, _ in found})
     messages = [message for _, message in found]
     if all(key.startswith(UPSTREAM) for key, _ in found):  # else the config has no typed form
-        messages += run_errors(RunConfig.from_config(config))
+        messages += run_errors(RunConfig.from_config(config, config_dir=config_dir))
     return messages
 
 

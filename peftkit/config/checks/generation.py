@@ -14,7 +14,7 @@ from peftkit.config.endings import FILES
 from peftkit.config.kinds import ENCODER, kind_of
 from peftkit.config.run import Generate, RunConfig
 from peftkit.config.suggestions import nearest
-from peftkit.paths import conf_folder
+from peftkit.paths import group_files
 
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")  # the name of an environment variable, unlike a key itself
 SECRET = re.compile(r"api.?key|secret|password|authorization|bearer", re.IGNORECASE)
@@ -50,7 +50,7 @@ def _data_errors(run: RunConfig) -> Iterator[str]:
         )
     if settings.seeds is not None and not Path(settings.seeds).is_file():
         yield f"generate.seeds={settings.seeds}: no such file; null uses the seed tasks that peftkit ships"
-    tasks = [file.stem for file in sorted((conf_folder() / "task").glob("[!_]*.yaml"))]
+    tasks = [name for name in group_files("task", run.config_dir) if not name.startswith("_")]
     for name in settings.decontaminate:
         is_path = Path(name).suffix in (*FILES, ".txt") or "/" in name
         if not Path(name).exists() and (is_path or name not in tasks):
