@@ -1,0 +1,86 @@
+"""The steps of CONTRIBUTING.md, performed in a copy of the package: each page adds its thing in a few files, and it trains."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STEP = re.compile(r"<!-- (?P<kind>new|insert|run)(?:: (?P<file>\S+))?(?: before: (?P<anchor>.+?))? -->\n```\w*\n(?P<text>.*?)```", re.DOTALL)
+PAGES = {  # the files of the package that a page may add or change
+    "Add a task": 1, "Add a metric": 1, "Add a method": 1, "Add a tuner of your own": 2, "Add a family of models": 2,
+    "Add a job": 2, "Add a kind of task": 3,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    kind: str  # new file, insertion before a line of a file, or command
+    file: str
+    anchor: str
+    text: str
+
+
+def steps(page: str) -> list[Step]:
+    """Return the steps of a page."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    body = text.split(f"\n## {page}\n", 1)[1].split("\n## ", 1)[0]
+    return [Step(m["kind"], m["file"] or "", m["anchor"] or "", m["text"]) for m in STEP.finditer(body)]
+
+
+def perform(page: str, copy: Path) -> set[str]:
+    """Copy the package, perform a page's edits there, and return the files that are new or changed."""
+    for name in ("peftkit", "conf", "recipes"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    changed = set()
+    for step in steps(page):
+        file = copy / step.file
+        if step.kind == "new":
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(step.text, encoding="utf-8")
+        elif step.kind == "insert":
+            before, anchor, after = file.read_text(encoding="utf-8").partition(step.anchor.replace("\\n", "\n"))
+            assert anchor, f"{step.file} has no line {step.anchor!r}"
+            file.write_text(before + step.text + anchor + after, encoding="utf-8")
+        if step.kind != "run" and step.file.startswith(("peftkit/", "conf/", "recipes/")):
+            changed.add(step.file)
+    return changed
+
+
+def run(command: str, copy: Path, checkpoint: Path) -> subprocess.CompletedProcess[str]:
+    """Run a page's command in the copy, on a tiny checkpoint, without a network."""
+    words = command.split()
+    assert words[:3] == ["python", "-m", "peftkit"]
+    small = [
+        f"model.checkpoint={checkpoint}", "source=offline", "task.max_train_samples=24", "task.max_eval_samples=12",
+        "train.num_train_epochs=1", "train.per_device_train_batch_size=8", "train.disable_tqdm=true",
+    ]  # fmt: skip
+    chosen = words[3:] if "job=" in command else [*words[3:], *small]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "peftkit", *chosen], cwd=copy, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(("page", "limit"), PAGES.items())
+def test_a_page_changes_few_files(page: str, limit: int, tmp_path: Path) -> None:
+    assert 1 <= len(perform(page, tmp_path)) <= limit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_adds_works(page: str, tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    perform(page, tmp_path)
+    commands = [line for step in steps(page) if step.kind == "run" for line in step.text.strip().splitlines()]
+    assert commands
+    for command in commands:
+        family = re.search(r"\bmodel=(\w+)", command)
+        done = run(command, tmp_path, checkpoints[family[1] if family and family[1] in checkpoints else "bert"])
+        assert done.returncode == 0, done.stderr
