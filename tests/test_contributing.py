@@ -62,7 +62,7 @@ def run(command: str, copy: Path, checkpoint: Path) -> subprocess.CompletedProce
         f"model.checkpoint={checkpoint}", "source=offline", "task.max_train_samples=24", "task.max_eval_samples=12",
         "train.num_train_epochs=1", "train.per_device_train_batch_size=8", "train.disable_tqdm=true",
     ]  # fmt: skip
-    chosen = words[3:] if "job=" in command else [*words[3:], *small]
+    chosen = words[3:] if "job=" in command else [*words[3:], *small]  # a job has keys of its own
     environment = {**os.environ, "PYTHONPATH": str(copy), "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         [sys.executable, "-m", "peftkit", *chosen], cwd=copy, env=environment, capture_output=True, text=True
@@ -74,13 +74,27 @@ def test_a_page_changes_few_files(page: str, limit: int, tmp_path: Path) -> None
     assert 1 <= len(perform(page, tmp_path)) <= limit
 
 
+@pytest.fixture(scope="module")
+def mpnet(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a tiny checkpoint of a family without a record."""
+    from transformers import AutoTokenizer, MPNetConfig, MPNetModel
+
+    tokenizer = AutoTokenizer.from_pretrained(str(checkpoints["bert"]))
+    folder = tmp_path_factory.mktemp("mpnet")
+    sizes: dict[str, int] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    MPNetModel(MPNetConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **sizes)).save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_what_a_page_adds_works(page: str, tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+def test_what_a_page_adds_works(page: str, tmp_path: Path, checkpoints: dict[str, Path], mpnet: Path) -> None:
     perform(page, tmp_path)
+    (tmp_path / "reviews.csv").write_text("review,stars\n" + "".join(f"a film of {n} hours,{n % 3}\n" for n in range(60)))
     commands = [line for step in steps(page) if step.kind == "run" for line in step.text.strip().splitlines()]
     assert commands
     for command in commands:
         family = re.search(r"\bmodel=(\w+)", command)
-        done = run(command, tmp_path, checkpoints[family[1] if family and family[1] in checkpoints else "bert"])
+        done = run(command, tmp_path, {**checkpoints, "mpnet": mpnet}[family[1]] if family else checkpoints["bert"])
         assert done.returncode == 0, done.stderr
