@@ -74,14 +74,14 @@ def test_the_check_sees_a_planted_fault(tmp_path: Path, file: str, line: str) ->
     [
         pytest.param("from peftkit.models import heads", marks=pytest.mark.slow),
         pytest.param("from peftkit.methods.adapter import BottleneckConfig", marks=pytest.mark.slow),
-        "from peft import PeftModel; import peftkit",
+        pytest.param("from peft import PeftModel; import peftkit", marks=pytest.mark.slow),
+        "import peftkit; from transformers import Trainer",
         pytest.param(
             "from transformers import AutoModelForSequenceClassification; import peftkit", marks=pytest.mark.slow
         ),
     ],
 )
-@pytest.mark.slow
-def test_peft_and_transformers_know_us_whatever_is_imported_first(first: str) -> None:
+def test_peft_and_transformers_load_our_classes_whatever_is_imported_first(first: str) -> None:
     code = (
         f"{first}; from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as known; import peftkit; "
         "from transformers import AutoConfig; assert 'BOTTLENECK' in known; AutoConfig.for_model('mean_pooling_bert')"

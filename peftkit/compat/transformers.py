@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel, Trainer
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.t5.modeling_t5 import T5Stack
 from transformers.pytorch_utils import Conv1D
+
+if TYPE_CHECKING:  # transformers' trainer imports peft, which imports peftkit's tuners and so this module
+    from transformers import Trainer
 
 __all__ = [
     "Conv1D",
