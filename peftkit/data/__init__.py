@@ -1,1 +1,1 @@
-"""Turn rows and text into batches."""
+"""Data: sources, examples, formats, collation and generated offline data."""

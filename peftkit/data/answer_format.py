@@ -1,4 +1,4 @@
-"""Turn the references of an instruction into the form that every answer to it is to have."""
+"""The answer formats of instructions, derived from their references."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn a conversation into the tokens that a model reads and those that it is to write."""
+"""Chat templates: the prompt tokens and the answer tokens of a conversation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn encoded rows into batches: neighbours of like length, padded to the longest of the batch."""
+"""Length-grouped sampling, and collators that pad to the longest example of a batch."""
 
 from __future__ import annotations
 

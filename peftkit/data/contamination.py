@@ -1,4 +1,4 @@
-"""Turn evaluation sets into an answer to whether a text holds any of them."""
+"""Detection of texts that overlap with evaluation sets."""
 
 from __future__ import annotations
 

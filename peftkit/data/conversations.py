@@ -103,7 +103,7 @@ def conversations(task: TaskConfig, table: Dataset) -> Iterator[tuple[int, str, 
             columns = ",".join(name for name in ("instruction", "input") if name in table.column_names)
             raise UserError(
                 f"task={task.name} reads the column {first}, and there are {', '.join(table.column_names)}; "
-                f"say task.text=[{columns}] task.label=output"
+                f"set task.text=[{columns}] task.label=output"
             )
         require_columns(task, table, [first])
         for number, turns in enumerate(table[first]):

@@ -1,4 +1,4 @@
-"""Turn a corpus that may be larger than memory into a stream of its documents."""
+"""Streaming of a corpus that may be larger than memory, document by document."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _hub_texts(name: str, column: str, key: str, revision: str | None) -> Iterat
         rows = load_dataset(name, split="train", streaming=True, revision=revision)
         for row in rows:
             if column not in row:
-                raise UserError(f"{name} has no column {column} ({', '.join(row)}); say {key}=NAME")
+                raise UserError(f"{name} has no column {column} ({', '.join(row)}); set {key}=NAME")
             yield str(row[column] or "")
     except (OSError, ValueError) as error:  # what datasets raises for a name that neither disk nor Hub has
         raise UserError(

@@ -1,4 +1,4 @@
-"""Turn one file into a table, with nothing in it read as something else."""
+"""Reading of one file as a table, without conversion of its text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn blocks of text into what a model is asked about them: masked words, or spans that are gone."""
+"""Masking of tokens and whole words for masked language modelling."""
 
 from __future__ import annotations
 

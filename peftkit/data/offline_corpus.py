@@ -1,4 +1,4 @@
-"""Turn text into blocks to pretrain on."""
+"""The offline pretraining corpus, and its causal, span-corrupted and masked blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn examples into full blocks, in which each sees itself alone."""
+"""Packing of whole examples into blocks, in which attention keeps them separate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from datasets import Dataset
 
 
+# trl.pack_dataset does not replace this: it packs each batch of `map` by itself, breaks ties by an unstable sort,
+# and leaves padding, position ids and the labels of first tokens to its own collator.
 def best_fit_decreasing(lengths: Sequence[int], room: int) -> list[list[int]]:
     """Return blocks of row numbers: longest first, each where it leaves the least room (Ding et al. 2024).
 

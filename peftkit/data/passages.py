@@ -1,4 +1,4 @@
-"""Turn a corpus into rows of text on disk: documents to train on, and passages of the held-out tenth to measure on."""
+"""Corpora on disk: documents to train on, and passages of the held-out tenth to evaluate on."""
 
 from __future__ import annotations
 

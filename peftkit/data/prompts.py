@@ -1,4 +1,4 @@
-"""Turn a GLUE task into the question that a decoder is asked, and the words that answer it."""
+"""Prompts and verbalizers of the GLUE tasks for decoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn the vectors of queries and documents into the rank that each query gives its right document among all."""
+"""The rank of the right document for each query among all documents."""
 
 from __future__ import annotations
 

@@ -100,5 +100,3 @@ def _from_cache(task: TaskConfig) -> dict[str, Dataset] | None:
         return _from_hub(task)  # the libraries are in offline mode by now
     except (OSError, ValueError):  # what datasets raises for a dataset that is not cached
         return None
-
-

@@ -1,4 +1,4 @@
-"""Turn a file of texts that may be larger than memory into a stream of its rows."""
+"""Streaming of a file of texts that may be larger than memory."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _parquet(file: Path, column: str, key: str) -> Iterator[TextRecord]:
 
 def _need(place: str, names: Sequence[str], column: str, key: str) -> None:
     if column not in names:
-        raise UserError(f"{place} has no {column} ({', '.join(names) or 'there are none'}); say {key}=NAME")
+        raise UserError(f"{place} has no {column} ({', '.join(names) or 'there are none'}); set {key}=NAME")
 
 
 def _id_column(names: Sequence[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Turn a stream of texts into the words that a tokenizer shreds, by what each would save as one token."""
+"""Mining of terms that a tokenizer splits into many pieces."""
 
 from __future__ import annotations
 

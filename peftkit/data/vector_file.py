@@ -1,4 +1,4 @@
-"""Turn vectors that come part by part into one parquet or npy file."""
+"""Incremental writing of vectors to one parquet or npy file."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_what_is_no_conversation_is_told_how_to_be_one() -> None:
     for cell in ("a text", [{"from": "human", "value": "a?"}]):
         with pytest.raises(UserError, match=r'write messages as .*"role": "user"'):
             conversation_examples(TASK, table({"messages": cell}))
-    with pytest.raises(UserError, match=r"say task.text=\[instruction,input\] task.label=output"):
+    with pytest.raises(UserError, match=r"set task.text=\[instruction,input\] task.label=output"):
         conversation_examples(TASK, table({"instruction": "Go.", "input": "", "output": "x"}))
 
 

@@ -126,7 +126,9 @@ def test_text_to_text_refuses_minus_one_and_skips_only_a_hidden_label(
 
 def test_a_number_that_train_lacks_is_no_class_id(tmp_path: Path) -> None:
     folder(tmp_path, train="text,label\na,1\nb,2\nc,3\n", validation="text,label\na,0\nb,1\n")
-    with pytest.raises(UserError, match=r"label 0 of validation is not among train's 1, 2, 3; .*task.labels=\[0,1,2,3\]"):
+    with pytest.raises(
+        UserError, match=r"label 0 of validation is not among train's 1, 2, 3; .*task.labels=\[0,1,2,3\]"
+    ):
         rows_of(tmp_path)
     assert named(rows_of(tmp_path, "task.labels=[0,1,2,3]"), "validation") == ["0", "1"]
     with pytest.raises(UserError, match="label 0 of validation is not among 1, 2, 3"):

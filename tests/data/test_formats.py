@@ -272,6 +272,18 @@ def test_a_long_prompt_keeps_its_end_and_leaves_room_for_the_answer(
     assert tokenizer.decode(encoded.positions[0][1]).endswith("\n")
 
 
+@pytest.mark.parametrize("target", [40, 64])
+def test_an_answer_length_that_leaves_no_room_for_a_prompt_is_refused(
+    target: int, tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["gpt2"])
+    tokenizer.model_max_length = 40
+    path = folder(tmp_path, {"text": "the actor sang", "more": "sang"})
+    task = task_of(path, kind="causal_lm", text=["text"], label="more", max_length=64, max_target_length=target)
+    with pytest.raises(UserError, match=rf"max_target_length={target} leaves no room .*set task.max_target_length=20"):
+        TextGenerationFormat(task, tokenizer, "decoder").encode(rows_of(task).splits["train"])
+
+
 @pytest.mark.parametrize("model", ["gpt2", "t5"])
 def test_only_the_label_counts_where_there_is_one(tmp_path: Path, checkpoints: dict[str, Path], model: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints[model])

@@ -50,7 +50,7 @@ def test_of_ten_files_or_more_whole_ones_are_held_out(tmp_path: Path) -> None:
     ("name", "content", "sentence"),
     [
         ("a.txt", b"caf\xe9\n", "not written in UTF-8; convert it: iconv"),
-        ("a.jsonl", b"{}\n", "line 1 has no text .*say extend.column="),
+        ("a.jsonl", b"{}\n", "line 1 has no text .*set extend.column="),
         ("a.jsonl", b'{"text": 1\n', "line 1 is no JSON"),
         ("a.parquet", b"no parquet", "mend the file"),
     ],

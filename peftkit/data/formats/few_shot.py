@@ -1,4 +1,4 @@
-"""Turn training rows into the few that are shown before a question, and into as many of them as there is room for."""
+"""Few-shot examples: a balanced sample of training examples, and as many as fit before a prompt."""
 
 from __future__ import annotations
 

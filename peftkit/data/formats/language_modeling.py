@@ -1,4 +1,4 @@
-"""Turn text into blocks that a language model learns from, and its likelihoods into bits a byte."""
+"""Language modelling: blocks to train on, and bits per byte of passages."""
 
 from __future__ import annotations
 
@@ -134,12 +134,12 @@ class LanguageModelingFormat(Format):
             raise UserError("the tokenizer has no sentinels (<extra_id_0>), which stand for spans; try model=t5")
         if self.architecture != "seq2seq" and self.task.max_length > self.tokenizer.model_max_length:
             longest = self.tokenizer.model_max_length
-            raise UserError(f"the model reads {longest} tokens; say task.max_length={longest}")
+            raise UserError(f"the model reads {longest} tokens; set task.max_length={longest}")
         spans = self.task.max_length * (self.task.noise_density or 0) / (self.task.mean_noise_span_length or 1)
         if self.architecture == "seq2seq" and round(spans) > len(self._sentinels):
             raise UserError(
                 f"a block of {self.task.max_length} tokens would have {spans:.0f} spans, and there are "
-                f"{len(self._sentinels)} sentinels; say task.max_length=128"
+                f"{len(self._sentinels)} sentinels; set task.max_length=128"
             )
 
     def _room(self) -> int:
@@ -260,7 +260,7 @@ class LanguageModelingFormat(Format):
             if gone and not before:
                 if (sentinel := next(sentinels, None)) is None:
                     raise UserError(
-                        "a passage has more spans than the tokenizer has sentinels; say task.max_length=128"
+                        "a passage has more spans than the tokenizer has sentinels; set task.max_length=128"
                     )
                 inputs.append(sentinel)
                 targets.append(sentinel)

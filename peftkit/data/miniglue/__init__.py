@@ -1,4 +1,4 @@
-"""Turn a seed into miniglue: all GLUE tasks' columns, labels and splits, generated from templates of our own."""
+"""miniglue: the columns, labels and splits of all GLUE tasks, generated from templates."""
 
 from __future__ import annotations
 

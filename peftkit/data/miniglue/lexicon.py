@@ -1,4 +1,4 @@
-"""Turn hand-written word lists into pools: some words are met only after training."""
+"""Word lists of miniglue, and a sampler that holds some words out of training."""
 
 from __future__ import annotations
 

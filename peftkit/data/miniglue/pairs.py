@@ -1,4 +1,4 @@
-"""Turn scenes into labelled pairs: paraphrase, similarity, entailment, answers and pronouns."""
+"""Labelled pairs of miniglue: paraphrase, similarity, entailment, answers and pronouns."""
 
 from __future__ import annotations
 

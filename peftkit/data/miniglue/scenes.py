@@ -1,4 +1,4 @@
-"""Turn facets (who, did what, to what, where, when) into sentences that say the same in many ways."""
+"""Scenes (who, did what, to what, where, when) and the sentences that express them."""
 
 from __future__ import annotations
 

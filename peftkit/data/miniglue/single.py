@@ -1,4 +1,4 @@
-"""Turn word lists into single sentences with a label: is it grammatical, is it positive?"""
+"""Labelled single sentences of miniglue: acceptability and sentiment."""
 
 from __future__ import annotations
 

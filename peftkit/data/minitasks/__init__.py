@@ -1,4 +1,4 @@
-"""Turn miniglue's word lists into tasks whose answers can be worked out: what the offline writer has to say."""
+"""Generated tasks with known answers, for the offline generator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn draws from miniglue's word lists into inputs, each with the one output that is right."""
+"""Inputs drawn from miniglue's word lists, each with its one right output."""
 
 from __future__ import annotations
 

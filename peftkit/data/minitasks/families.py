@@ -1,4 +1,4 @@
-"""Turn an instruction back into the work that it asks for, and that work into cases with their answers."""
+"""Families of instructions, each with its wordings and a function that draws cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn a seed into an instruction: most are good, a few have a fault that a filter sees."""
+"""Instructions drawn from the families; a few have a fault that a filter rejects."""
 
 from __future__ import annotations
 
