@@ -1,4 +1,4 @@
-"""Turn results into what the lectures claim of the methods: what was measured, and how far it bears the claim out."""
+"""Claims of papers about the methods, and whether a board's runs support them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from peftkit.leaderboard.runs import BoardRun
 from peftkit.leaderboard.stats import REFERENCE, interval
 from peftkit.leaderboard.verdict import Verdict
 
-HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"
+SUPPORTED, REFUSED, OPEN = "supported", "refused", "undecided"
 LOSS, SLOWER = 0.01, 1.1  # one point, ten percent: less than that is little
 ADAPTERS = ("adapter", "adapter_pfeiffer", "adapter_parallel", "lora")
 WIDTH = 2 * NormalDist().inv_cdf(0.975)  # of a 95 % interval, in standard errors
@@ -118,7 +118,7 @@ def lora_merge(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[B
     if len(lines) < 2:
         return Finding(claim, lines, OPEN, "it takes lora and full on one machine, with two seeds or more")
     low, high = ratios[1:]
-    told = HOLDS if high < SLOWER else FAILS if low > SLOWER else OPEN
+    told = SUPPORTED if high < SLOWER else REFUSED if low > SLOWER else OPEN
     return Finding(
         claim, lines, told, f"a tenth more time is what would count: merged it takes {low:.2f} to {high:.2f} times"
     )
@@ -132,7 +132,7 @@ def quantization(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence
     if not gaps:
         return Finding(claim, lines, OPEN, "it takes lora and qlora on one task")
     whole = apart(list(gaps.values()))
-    told = HOLDS if whole.low > -LOSS else FAILS if whole.high < -LOSS else OPEN
+    told = SUPPORTED if whole.low > -LOSS else REFUSED if whole.high < -LOSS else OPEN
     return Finding(claim, lines, told, f"on average {whole}")
 
 
@@ -153,7 +153,7 @@ def by_task(rows: Sequence[BoardEntry], verdict: Verdict, results: Sequence[Boar
     best = [max(cells, key=lambda row: row.score or 0.0) for cells in _by(scored, _cell).values()]
     lines = [f"{_named(_cell(row))}: highest mean {row.method}, {100 * (row.score or 0.0):.1f}" for row in best]
     if turned:
-        return Finding(claim, lines, HOLDS, "; ".join(turned))
+        return Finding(claim, lines, SUPPORTED, "; ".join(turned))
     return Finding(claim, lines, OPEN, "no two methods change places so that both differences stand after Holm")
 
 
@@ -217,8 +217,8 @@ def apart(gaps: Sequence[Gap]) -> Gap:
 def _sign(gaps: Sequence[Gap]) -> str:
     """Return what becomes of a claim that all of these are above zero."""
     if all(gap.low > 0 for gap in gaps):
-        return HOLDS
-    return FAILS if any(gap.high < 0 for gap in gaps) else OPEN
+        return SUPPORTED
+    return REFUSED if any(gap.high < 0 for gap in gaps) else OPEN
 
 
 def _log_ratios(results: Sequence[BoardRun], name: str) -> list[float]:

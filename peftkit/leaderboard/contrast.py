@@ -1,4 +1,4 @@
-"""Turn scores by seed and by resample into a test of every pair of rows: over new seeds and new examples at once."""
+"""Tests of every pair of a task's entries, over new seeds and new examples at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEEDS_AND_EXAMPLES, EXAMPLES, SEEDS, MCNEMAR = "seeds, examples", "bootstrap", "
 
 @dataclass(frozen=True)
 class Entry:
-    """A row's task score by seed, and by resample of its examples where its predictions are known."""
+    """The task score of a board's entry by seed, and by resample of its examples where its predictions are known."""
 
     values: Array  # (seeds,)
     resampled: Array | None  # (resamples, seeds)
@@ -25,13 +25,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Cell:
-    """The rows of one task, those with a score, best first."""
+    """The entries of one task that have a score, best first."""
 
     entries: list[Entry]
-    examples: int  # that the predictions have in common, 0 without any
+    examples: int  # common to the predictions, 0 without any
     first: Array  # (pairs,) the pairs to test
     second: Array
-    right: list[Array | None] | None = None  # (examples,) a row, where accuracy of one seed is all there is
+    right: list[Array | None] | None = None  # (examples,) of each entry, where the score is the accuracy of one seed
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,19 @@ class Contrast:
     first: Array
     second: Array
     difference: Array
-    variances: Array  # (pairs, bins) what the variance of the difference may be
+    variances: Array  # (pairs, bins) possible values of the variance of the difference
     weights: Array  # (pairs, bins)
     freedom: Array  # (pairs,)
     p: Array
     test: list[str]
-    over_examples: Array  # (pairs,) whether the test speaks of new examples
+    over_examples: Array  # (pairs,) whether the test generalizes to new examples
 
 
 def contrast(cells: Sequence[Cell]) -> list[Contrast]:
-    """Test the pairs of every cell of a board; pairs that nothing can test have p = nan and no test.
+    """Test the pairs of every cell of a board; pairs that cannot be tested have p = nan and no test.
 
-    The difference of two rows' mean scores is held against its standard error over new examples (paired bootstrap) and
-    new seeds; the seeds' variance is a distribution, from `seeds.guesses`, and p the mean over it (Behrens-Fisher).
+    The difference of two mean scores is compared with its standard error over new examples (paired bootstrap) and new
+    seeds; the seeds' variance is a distribution, from `seeds.guesses`, and p the mean over it (Behrens-Fisher).
     """
     variances = [np.array([_variance(e.values, cell.examples) for e in cell.entries]) for cell in cells]
     counts = [np.array([len(e.values) for e in cell.entries]) for cell in cells]
@@ -125,7 +125,7 @@ def _variance(values: Array, examples: int) -> float:
 
 
 def _over_examples(cell: Cell) -> tuple[Array, Array, Array]:
-    """Return (rows,) a seed's own variance over examples, (rows, rows) covariances of rows' means, (rows,) known."""
+    """Return (entries,) the variance of a seed over examples, (entries, entries) covariances, (entries,) known."""
     known = np.array([e.resampled is not None for e in cell.entries])
     inner = np.zeros(len(cell.entries))
     among = np.zeros((len(cell.entries),) * 2)
@@ -135,12 +135,12 @@ def _over_examples(cell: Cell) -> tuple[Array, Array, Array]:
     for place, entry in enumerate(cell.entries):
         if entry.resampled is not None and len(entry.values) > 1:
             inner[place] = np.var(entry.resampled - entry.resampled.mean(1, keepdims=True), axis=0, ddof=1).sum()
-            inner[place] /= len(entry.values) - 1  # what seeds do not share
+            inner[place] /= len(entry.values) - 1  # not shared by seeds
     return inner, among, known
 
 
 def tail(distance: Array, variances: Array, weights: Array, freedom: Array) -> Array:
-    """Return the chance that a difference of zero shows itself at this distance or farther, on either side."""
+    """Return the two-sided p-value of a difference at this distance under the null hypothesis."""
     from scipy.special import ndtr
 
     z = distance[:, None] / np.sqrt(np.maximum(variances, 1e-30))
@@ -150,7 +150,7 @@ def tail(distance: Array, variances: Array, weights: Array, freedom: Array) -> A
 
 
 def reach(level: float, contrast: Contrast) -> Array:
-    """Return the distance (pairs,) whose `tail` is `level`: an interval's half width, or the least that is seen."""
+    """Return the distance (pairs,) whose `tail` is `level`: an interval's half width."""
     spread = np.sqrt(np.maximum(contrast.variances, 1e-30))
     low, high = spread.min(1) * 1e-3, spread.max(1) * 1e3
     for _ in range(50):
@@ -161,10 +161,9 @@ def reach(level: float, contrast: Contrast) -> Array:
 
 
 def detectable(contrast: Contrast, comparisons: int) -> float | None:
-    """Return the smallest true difference that a test of this cell would have found with 80 % power; None if untested.
+    """Return the minimum detectable difference of this cell's tests at 80 % power, None where nothing is tested.
 
-    It is told for the cell's middle pair, at Holm's first step: the one difference among `comparisons`
-    (Card et al. 2020 ask for it before a result is read).
+    It is the median over pairs, at Holm's first step: the one difference among `comparisons` (Card et al. 2020).
     """
     tested = ~np.isnan(contrast.p)
     if not tested.any():
@@ -174,7 +173,7 @@ def detectable(contrast: Contrast, comparisons: int) -> float | None:
 
 
 def holm(p: Array) -> Array:
-    """Return p after Holm over all that were tested; nan stays."""
+    """Return p-values with Holm's correction over all that were tested; nan stays."""
     from statsmodels.stats.multitest import multipletests
 
     adjusted, tested = p.copy(), ~np.isnan(p)
@@ -184,7 +183,7 @@ def holm(p: Array) -> Array:
 
 
 def all_pairs(rows: int, limit: int, most: int) -> tuple[Array, Array]:
-    """Return all pairs of the first `limit` rows; each row beyond, up to `most`, is paired with the best alone."""
+    """Return all pairs of the first `limit` entries; the others, up to `most`, are paired with the best alone."""
     first, second = np.triu_indices(min(rows, limit), 1)
     beyond = np.arange(limit, min(rows, most))
     return np.concatenate([first, np.zeros_like(beyond)]), np.concatenate([second, beyond])

@@ -1,4 +1,4 @@
-"""Turn pairs that differ into letters: rows that share one are tied."""
+"""Compact letter displays: entries that share a letter do not differ significantly."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ ORDER = string.ascii_lowercase + string.ascii_uppercase
 
 
 def letters(rows: int, differing: Iterable[tuple[int, int]]) -> list[str]:
-    """Return each row's letters, by insertion and absorption (Piepho 2004); "a" is of the first row.
+    """Return each entry's letters by insertion and absorption (Piepho 2004); the first entry has "a".
 
-    Two rows share a letter if and only if they are no pair of `differing`.
+    Two entries share a letter if and only if they are no pair of `differing`.
     """
     columns: list[set[int]] = [set(range(rows))]
     for one, other in differing:

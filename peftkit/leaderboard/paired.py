@@ -1,4 +1,4 @@
-"""Turn the rows of one task, and their predictions on the same examples, into what a test of them needs."""
+"""Paired bootstrap resamples of the scores of a task's entries, from their predictions on the same examples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from peftkit.metrics import METRICS, RECORDED
 Array = np.ndarray
 MOST, LEAST, WORK = 1000, 200, 80_000_000  # resamples, and examples x runs x resamples at most
 CHUNK = 150_000  # numbers of a block of resamples, so that it stays in the cache
-LIMIT, FARTHEST = 40, 100  # rows of a task of which all pairs are tested; those that are held against the best
+LIMIT, FARTHEST = 40, 100  # entries tested in all pairs; entries tested against the best
 CLOSE = 1e-4  # by which a score from the predictions may miss the recorded one
 ABSENT, OTHER, WRONG = "no predictions", "predictions on other examples", "predictions that miss the recorded score"
 
@@ -34,22 +34,22 @@ class Sheet:
 
     @property
     def key(self) -> int:
-        """Tell examples from others, whatever their order."""
+        """A hash of the examples, whatever their order."""
         return hash(tuple(sorted(zip(self.ids.tolist(), map(str, self.labels.tolist()), strict=True))))
 
 
 @dataclass
 class Notes:
-    """What kept a row from a test over examples: reason -> rows."""
+    """Why entries are left out of a test over examples: reason -> entries."""
 
     left_out: dict[str, list[str]] = field(default_factory=dict)
     no_form: list[str] = field(default_factory=list)  # metrics that cannot be resampled here
 
 
 def cell_of(rows: Sequence[BoardEntry], limit: int = LIMIT, most: int = FARTHEST) -> tuple[Cell, Notes]:
-    """Return the evidence of a task's rows, all with a score and the best first; a lone row's predictions stay unread.
+    """Return a task's entries with their resampled scores, best first; the predictions of a single one stay unread.
 
-    Rows that were not scored by the metrics of the most are in no pair.
+    Entries with other metrics than most are in no pair.
     """
     first, second = all_pairs(len(rows), limit, most)
     metrics = Counter(tuple(row.scores) for row in rows).most_common(1)[0][0]
@@ -82,7 +82,7 @@ def cell_of(rows: Sequence[BoardEntry], limit: int = LIMIT, most: int = FARTHEST
 
 
 def _sheets(rows: Sequence[BoardEntry | None], metrics: Sequence[str], notes: Notes) -> dict[int, list[Sheet]]:
-    """Return the sheets, one a seed, of the rows that have them all on the examples that most rows have."""
+    """Return the predictions of each seed, for entries that have them all on the examples that most entries have."""
     read: dict[int, list[Sheet]] = {}
     for place, row in enumerate(rows):
         if row is not None:
@@ -142,7 +142,7 @@ def read_sheet(folder: Path) -> Sheet | None:
 
 
 def is_weighable(metrics: Sequence[str], sheet: Sheet) -> bool:
-    """Tell whether all of a task's metrics have a weighted form for these predictions."""
+    """Return whether all of a task's metrics can be computed from these predictions."""
     found = [_resolve(name, sorted(set(sheet.splits.tolist()))) for name in counting(metrics)]
     wants_lists = any(each is not None and METRICS[each[0]].input == "tags" for each in found)
     return None not in found and wants_lists == _is_list(sheet.labels) == _is_list(sheet.predictions)
@@ -153,7 +153,7 @@ def scores_by_resample(
 ) -> tuple[Array, Array]:
     """Return the task's score of every run, and the same over `count` bootstrap resamples of the examples.
 
-    All runs meet the same resamples, so that their differences are paired (Efron & Tibshirani 1993, chapter 8;
+    All runs have the same resamples, so that their differences are paired (Efron & Tibshirani 1993, chapter 8;
     Berg-Kirkpatrick et al. 2012 for NLP).
 
     Args:

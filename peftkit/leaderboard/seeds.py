@@ -1,9 +1,9 @@
-"""Turn how far a few seeds lie apart into what their true variance may be, so that a lucky small one makes no claim.
+"""The posterior of the variance over seeds, from the sample variances of all entries of a board.
 
-Three seeds tell little about a variance, methods differ in theirs, and a test that trusts the one estimated makes false
-claims. So the rows of a task lend each other what they know, as genes do in Smyth 2004 (section 3): a row's true
-variance is drawn from a scaled inverse chi-square around its task's, and how alike the rows of a board are (`degrees`)
-is itself learned from their spreads, instead of a plug-in estimate with its uncertainty kept.
+Three seeds estimate a variance badly, methods differ in theirs, and a test with the plug-in estimate has too many false
+positives. So the entries of a task share information, as genes do in Smyth 2004 (section 3): an entry's true variance
+has a scaled inverse chi-square prior around its task's, and the prior's degrees of freedom are themselves integrated
+over, weighted by the likelihood of the board's sample variances.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from functools import cache
 import numpy as np
 
 Array = np.ndarray
-DEGREES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # what the other rows count for, in degrees of freedom
-SCALES, NODES = 17, 25  # fineness of the sums that stand for integrals
+DEGREES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # of the prior, in degrees of freedom
+SCALES, NODES = 17, 25  # of the sums that approximate integrals
 BINS, STEP = 160, 0.15  # of variances, in steps of their logarithm; the last bin holds all that is larger
 LEAST = 1e-6  # weight below which a node is left out: no p-value that matters is as small
 
 
 @dataclass(frozen=True)
 class Guess:
-    """One state that the spreads of a task's rows allow: how alike the rows are, their common variance, its weight."""
+    """One state of the prior: its degrees of freedom, its scale (the task's variance), and its posterior weight."""
 
     weight: float
     degrees: float
@@ -31,14 +31,14 @@ class Guess:
 
 
 def guesses(variances: Sequence[Array], seeds: Sequence[Array]) -> list[list[Guess]]:
-    """Return for each task the states that its rows' sample variances allow; none for a task without a second seed.
+    """Return for each task the states of its prior with their weights; none for a task without a second seed.
 
     Args:
-        variances: a task's (rows,) sample variances over seeds; ignored where there is one seed.
-        seeds: a task's (rows,) numbers of seeds.
+        variances: a task's (entries,) sample variances over seeds; ignored where there is one seed.
+        seeds: a task's (entries,) numbers of seeds.
     """
     grids = [_likelihoods(v[n > 1], n[n > 1] - 1) for v, n in zip(variances, seeds, strict=True)]
-    shared = -np.log(DEGREES)  # without evidence rows are held to be unlike: weight 1 / degrees
+    shared = -np.log(DEGREES)  # the hyperprior 1 / degrees prefers unlike variances
     for grid in grids:
         if grid is not None:
             shared = shared + np.logaddexp.reduce(grid[1], axis=1)
@@ -78,14 +78,14 @@ def _likelihoods(variances: Array, freedom: Array) -> tuple[Array, Array] | None
 def totals(
     states: Sequence[Guess], variances: Array, seeds: Array, inner: Array, examples: Array, first: Array, second: Array
 ) -> tuple[Array, Array]:
-    """Return what the variance of each pair's difference may be, and with what weight: two times (pairs, bins).
+    """Return the possible variances of each pair's difference and their weights: two times (pairs, bins).
 
-    It is that of examples, and of each row's seeds what is more than its examples explain already (the two-way split of
-    Obuchowski & Rockette 1995 for readers and cases; never below the variance of examples alone).
+    Each is the variance of examples plus, for each entry, the variance of seeds beyond what its examples explain (the
+    two-way split of Obuchowski & Rockette 1995 for readers and cases; never below the variance of examples alone).
 
     Args:
-        variances, seeds: (rows,) as in `guesses`.
-        inner: (rows,) the part of a seed's variance that comes from the examples, to be counted once.
+        variances, seeds: (entries,) as in `guesses`.
+        inner: (entries,) the part of a seed's variance that comes from the examples, to be counted once.
         examples: (pairs,) variance of the difference over examples.
         first, second: (pairs,) rows.
     """
@@ -108,7 +108,7 @@ def totals(
 
 
 def _excess(state: Guess, variances: Array, seeds: Array, inner: Array) -> tuple[Array, Array]:
-    """Return (rows, nodes): what the seeds of a row add to the variance of its mean, and with what weight."""
+    """Return (entries, nodes): what the seeds of an entry add to the variance of its mean, and the weights."""
     own = np.where(seeds > 1, (seeds - 1) * variances, 0.0)
     freedom = state.degrees + seeds - 1
     expected = (state.degrees * state.scale + own) / freedom

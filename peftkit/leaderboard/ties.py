@@ -1,4 +1,4 @@
-"""Turn letters of tied groups into who is tied with the best."""
+"""The entries without a significant difference from the best, by the letters of their groups."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from peftkit.leaderboard.entries import BoardEntry
 
 @dataclass(frozen=True)
 class Cell:
-    """The rows of one task on one board, best first, as positions.
+    """The entries of one task on one board, best first, as positions.
 
-    `top` are those that no test tells from the best, `worse` those that one does.
+    `top` has no significant difference from the best, `worse` has one.
     """
 
     board: str
@@ -25,7 +25,7 @@ class Cell:
 
 
 def cells(rows: Sequence[BoardEntry], groups: Sequence[str]) -> list[Cell]:
-    """Return a cell a board and task, in the rows' order; without letters only the best stands in `top`."""
+    """Return a cell for each board and task, in the entries' order; without letters `top` has the best alone."""
     places: dict[tuple[str, str], list[int]] = {}
     for number, row in enumerate(rows):
         places.setdefault((row.board, row.task), []).append(number)
@@ -43,7 +43,7 @@ def _cell(name: tuple[str, str], here: list[int], rows: Sequence[BoardEntry], gr
 
 
 def figure(row: BoardEntry, value: float | None, digits: int = 1) -> str:
-    """Show a score times 100, an error as it is, and a dash where there is none."""
+    """Format a score times 100, an error unchanged, and a dash for None."""
     if value is None:
         return "–"
     return f"{100 * value:.{digits}f}" if row.is_up else f"{abs(value):.4g}"

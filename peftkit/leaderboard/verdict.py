@@ -1,4 +1,4 @@
-"""Turn rows into what a table may claim: which rows differ, which are tied, and what it was too small to see."""
+"""The tests of a board: which entries differ, which are tied, and the minimum detectable difference of each task."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from peftkit.leaderboard.paired import FARTHEST, LIMIT, Notes, cell_of
 from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 from peftkit.leaderboard.stats import board_entries
 
-NAMED = 4  # rows in a sentence
+NAMED = 4  # entries in a sentence
 Records = dict[tuple[str, str, str], tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A test of two rows of one task; `first` and `second` are positions among the rows, the better mean first."""
+    """A test of two entries of one task; `first` and `second` are their positions, the better mean first."""
 
     first: int
     second: int
@@ -33,22 +33,22 @@ class Comparison:
     differs: bool
     test: str
     examples: int  # 0 where they are not in the test
-    seeds: int  # of the row that has fewer
+    seeds: int  # of the entry that has fewer
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the rows of all boards allow to say."""
+    """The tests of all boards, and what they leave out."""
 
     comparisons: list[Comparison]
     groups: list[str]  # a row; rows of a task that share a letter are tied, "" where no test was possible
-    detectable: dict[tuple[str, str], float]  # (board, task): the true difference seen with 80 % power
+    detectable: dict[tuple[str, str], float]  # (board, task): minimum detectable difference at 80 % power
     records: Records  # (board, row, other row): tasks won, tied, lost
     notes: list[str]
 
 
 def judge(rows: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]) -> Verdict:
-    """Test all pairs of rows within each task of each board, with Holm's correction over the board.
+    """Test all pairs of entries within each task of each board, with Holm's correction over the board.
 
     Args:
         rows: what `board(results)` returns.
@@ -144,17 +144,17 @@ def _records(rows: Sequence[BoardEntry], comparisons: Sequence[Comparison]) -> R
 
 
 def _notes(rows: Sequence[BoardEntry], tests: Contrast, left_out: Notes) -> list[str]:
-    """Say what a task's tests leave out."""
+    """Return sentences about what a task's tests leave out."""
     found = []
     kinds = set(tests.test)
     if kinds & {EXAMPLES, MCNEMAR}:
-        found.append("one seed a row, so these tests speak of other examples, not of other seeds.")
+        found.append("one seed a row, so these tests generalize to other examples, not to other seeds.")
     single = [row.name for row in rows if len(row.seeds) == 1]
     if single and not kinds <= {EXAMPLES, MCNEMAR, ""}:
         found.append(f"one seed: {listed(single)}; the spread that others show stands in for its own.")
     if left_out.no_form:
         metrics = ", ".join(left_out.no_form)
-        found.append(f"{metrics} cannot be resampled, so these tests speak of other seeds, not of other examples.")
+        found.append(f"{metrics} cannot be resampled, so these tests generalize to other seeds, not to other examples.")
     for reason, names in left_out.left_out.items():
         found.append(f"{reason}, so tested over seeds alone: {listed(names)}.")
     if "" in kinds:
@@ -170,7 +170,7 @@ def _missing(row: BoardEntry) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Name some, and say how many more there are."""
+    """Join the first names, and count the others."""
     if len(names) > NAMED + 1:
         return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

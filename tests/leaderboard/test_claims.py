@@ -13,7 +13,7 @@ import pytest
 from helpers.recorded_runs import write_run
 
 from peftkit.config.checks.values import CHOICES
-from peftkit.leaderboard.claims import CLAIMS, FAILS, HOLDS, OPEN, Finding, judge_claim
+from peftkit.leaderboard.claims import CLAIMS, OPEN, REFUSED, SUPPORTED, Finding, judge_claim
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardRun
 from peftkit.leaderboard.stats import board_entries
@@ -61,7 +61,7 @@ def test_a_claim_without_its_runs_is_open_and_says_what_it_takes(tmp_path: Path,
     assert finding.verdict == OPEN and finding.reason
 
 
-@pytest.mark.parametrize(("lead", "verdict"), [(0.1, HOLDS), (-0.1, FAILS), (0.0, OPEN)])
+@pytest.mark.parametrize(("lead", "verdict"), [(0.1, SUPPORTED), (-0.1, REFUSED), (0.0, OPEN)])
 def test_small_data_favours_adapters_only_where_they_lead_there(tmp_path: Path, lead: float, verdict: str) -> None:
     run(tmp_path, "full", 0.6, rows=100)
     run(tmp_path, "adapter", 0.6 + lead, rows=100)
@@ -78,10 +78,10 @@ def test_small_data_in_parts_says_what_is_missing_and_is_judged_with_the_last(tm
     reason = find(tmp_path, "small_data").reason
     assert reason.endswith("; sst2, bert has full and lora at 100; lora at 4,000 without full")
     run(tmp_path, "full", 0.8, rows=4000)
-    assert find(tmp_path, "small_data").verdict == HOLDS
+    assert find(tmp_path, "small_data").verdict == SUPPORTED
 
 
-@pytest.mark.parametrize(("loss", "verdict"), [(0.0, HOLDS), (0.1, FAILS)])
+@pytest.mark.parametrize(("loss", "verdict"), [(0.0, SUPPORTED), (0.1, REFUSED)])
 def test_a_4_bit_base_loses_little_or_much(tmp_path: Path, loss: float, verdict: str) -> None:
     for task in ("sst2", "rte", "cola"):
         run(tmp_path, "lora", 0.8, task)
@@ -89,7 +89,7 @@ def test_a_4_bit_base_loses_little_or_much(tmp_path: Path, loss: float, verdict:
     assert find(tmp_path, "quantization").verdict == verdict
 
 
-@pytest.mark.parametrize(("merged", "verdict"), [(10.0, HOLDS), (13.0, FAILS)])
+@pytest.mark.parametrize(("merged", "verdict"), [(10.0, SUPPORTED), (13.0, REFUSED)])
 def test_merged_lora_is_held_against_full_on_the_same_machine(tmp_path: Path, merged: float, verdict: str) -> None:
     run(tmp_path, "full", 0.8, costs={"latency_ms": 10.0})
     run(tmp_path, "lora", 0.8, costs={"latency_ms": 14.0, "merged_latency_ms": merged})
@@ -103,7 +103,7 @@ def test_methods_that_change_places_between_tasks_show_that_the_task_decides(tmp
         run(tmp_path, ahead, 0.9, task)
         run(tmp_path, behind, 0.7, task)
     finding = find(tmp_path, "by_task")
-    assert finding.verdict == HOLDS
+    assert finding.verdict == SUPPORTED
     assert "prefix beats lora on rte" in finding.reason
 
 
