@@ -1,4 +1,4 @@
-"""Turn run folders into the tables, the page and the pictures that compare them."""
+"""job=leaderboard: tables, a page and plots that compare recorded runs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def leaderboard(run: RunConfig) -> None:
         log(f"-> {target}: {len(runs)} runs, to read with job=leaderboard results=[{target}]")
         return
     write(results, target, _command(run), known)
-    log(f"-> {target}/index.html, and the same as CSV, Markdown, LaTeX and pictures")
+    log(f"-> {target}/index.html, also as CSV, Markdown, LaTeX and plots")
 
 
 def write(
@@ -82,7 +82,7 @@ def show_runs(folders: Sequence[Path], claim: str | None = None) -> None:
 
 
 def show_claim(results: Sequence[BoardRun | UnreadableRun], name: str, known: tuple[list[BoardEntry], Verdict]) -> bool:
-    """Print what a claim says, what was measured, and whether it holds; tell whether that is decided."""
+    """Print a claim, what was measured, and the verdict; return whether it is decided."""
     from peftkit.leaderboard.claims import OPEN, judge_claim
 
     finding = judge_claim(name, *known, [r for r in results if isinstance(r, BoardRun)])

@@ -1,4 +1,4 @@
-"""Turn a folder of tables into a page on this machine that follows the runs as they land."""
+"""A local web server for the leaderboard's page, which reloads when a run finishes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 from peftkit.results.console import log
 
-HOST, PORT = "127.0.0.1", 8420  # where it is free, so that a tab stays valid from one watch to the next
-PAUSE = 2.0  # seconds between two looks at the folders
+HOST, PORT = "127.0.0.1", 8420  # if it is free, so that a browser tab stays valid from one watch to the next
+PAUSE = 2.0  # seconds between two checks of the folders
 
 
 class Board(SimpleHTTPRequestHandler):
-    """Hands out the files of one folder, and at /version what changes when they do."""
+    """Serves the files of one folder, and at /version a text that changes when they do."""
 
     def __init__(self, *args: Any, version: Callable[[], str], **kwargs: Any) -> None:
         self.version = version
@@ -42,7 +42,7 @@ class Board(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Keep the terminal for what is said of runs."""
+        """Log no requests: the terminal shows messages about runs."""
 
 
 def watch(folders: Sequence[Path], target: Path, write: Callable[[], None]) -> None:
@@ -58,9 +58,9 @@ def watch(folders: Sequence[Path], target: Path, write: Callable[[], None]) -> N
             if now != seen:
                 write()
                 seen = now
-                log(f"written anew: {count_of(now)} results")
+                log(f"updated: {count_of(now)} results")
     except KeyboardInterrupt:
-        log("no longer followed")
+        log("stopped")
     finally:
         server.shutdown()
         server.server_close()

@@ -1,4 +1,4 @@
-"""Turn what rows cost into figures that take a second row to tell: time to a given quality, and a composite score."""
+"""Costs relative to full fine-tuning: time to a given quality, and a composite score."""
 
 from __future__ import annotations
 

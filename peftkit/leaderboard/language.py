@@ -1,4 +1,4 @@
-"""Turn runs of continued pretraining into the table of what their text gained, other text lost, and words became."""
+"""Continued pretraining on a board: bits per byte of the corpus and of general text, tokens per word, downstream gains."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 
 NOTE = (
-    "Bits a byte hold across vocabularies; ± is the sample standard deviation over seeds, general text is not the "
-    "corpus, pieces and split words are of the held-out text. A head that began at random has no before to speak of. "
+    "Bits a byte compare across vocabularies; ± is the sample standard deviation over seeds, general text is not the "
+    "corpus, pieces and split words are of the held-out text. Before training, a newly initialized head scores by chance. "
     "Downstream: a task's score from the base and from this model, and the gain, ± over pairs of one seed."
 )
 
@@ -42,7 +42,7 @@ def _cells(told: Sequence[dict[str, Any]]) -> dict[str, str]:
         ends = [fmean(each[end][name] for each in cut) for end in ("before", "after")] if cut else []
         cells[heading] = " → ".join(format(value, form) for value in ends)
     saved = [1 - each["after"]["tokens"] / each["before"]["tokens"] for each in cut]
-    cells["head"] = "began at random" if any(each.get("fresh_head") for each in told) else ""
+    cells["head"] = "newly initialized" if any(each.get("fresh_head") for each in told) else ""
     return cells | {"tokens saved": f"{fmean(saved):.1%}" if saved else "", "downstream": "; ".join(_gains(told))}
 
 

@@ -1,4 +1,4 @@
-"""Turn the rows of a board into one page that needs nothing but a browser."""
+"""The leaderboard as one HTML file that needs nothing but a browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn the logs of runs into as many points as a page can hold."""
+"""Training losses of runs, sampled to what fits in a page."""
 
 from __future__ import annotations
 

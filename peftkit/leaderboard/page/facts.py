@@ -1,4 +1,4 @@
-"""Turn rows, their runs and a verdict into the plain facts that the page shows."""
+"""The data of the page: boards, entries with their runs, comparisons and failed runs as plain values."""
 
 from __future__ import annotations
 
