@@ -1,4 +1,4 @@
-"""Continued pretraining on a board: bits per byte of the corpus and of general text, tokens per word, downstream gains."""
+"""Continued pretraining on a board: bits a byte of corpus and general text, tokens a word, downstream gains."""
 
 from __future__ import annotations
 
