@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from transformers import Trainer
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 
 def forget_preparation(trainer: Trainer) -> None:
