@@ -1,7 +1,7 @@
-"""Turn a choice of model, method and task into an honest comparison.
+"""Fine-tuning of BERT, GPT-2 and T5 with the methods of PEFT, and honest comparisons of them.
 
-Importing this package loads nothing heavy: the verbs come when they are asked for, and PEFT and transformers learn of
-our tuner and our classifiers when they are imported themselves.
+Importing this package loads nothing heavy: the verbs are imported when they are used, and our tuners and classifiers
+are registered with PEFT and transformers when these are imported.
 """
 
 from __future__ import annotations
@@ -9,11 +9,18 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-__all__ = ["embed", "evaluate", "finetune", "load", "merge", "plan", "predict"]
+if TYPE_CHECKING:
+    from peftkit.api import compare, embed, evaluate, finetune, leaderboard, load, merge, plan, predict
+    from peftkit.config import UserError
+
+__all__ = [
+    "UserError", "compare", "embed", "evaluate", "finetune", "leaderboard", "load", "merge", "plan", "predict",
+]  # fmt: skip
 
 try:
     __version__ = version("peftkit")
@@ -21,24 +28,40 @@ except PackageNotFoundError:  # run from a bare checkout
     __version__ = "0+checkout"
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'peftkit' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module("peftkit.api"), name)
+    return getattr(import_module("peftkit.config" if name == "UserError" else "peftkit.api"), name)
 
 
-def _know_adapters(_: Any) -> None:
+def _register_tuners(_: Any) -> None:
     import_module("peftkit.methods.adapter")
     import_module("peftkit.methods.soft_prompt")
     import_module("peftkit.methods.mix")
     import_module("peftkit.methods.layer_mix")
 
 
-def _know_classifiers(_: Any) -> None:
-    if "peftkit.models.heads" not in sys.modules:  # else it is what is importing transformers just now
+def _register_classifiers(_: Any) -> None:
+    if "peftkit.models.heads" not in sys.modules:  # else that module is importing transformers
         import_module("peftkit.models.heads")
 
 
+class _Leaderboard(ModuleType):
+    """The package `peftkit.leaderboard`, which has the name of a verb: once it is imported, it is that verb too."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        return import_module("peftkit.api").leaderboard(*arguments, **settings)
+
+
+def _make_callable(package: Any) -> None:
+    package.__class__ = _Leaderboard
+
+
+wrapt.register_post_import_hook(_make_callable, "peftkit.leaderboard")
 # so that PeftModel.from_pretrained and transformers.pipeline load what peftkit saved
-wrapt.register_post_import_hook(_know_adapters, "peft")
-wrapt.register_post_import_hook(_know_classifiers, "transformers.models.auto.modeling_auto")
+wrapt.register_post_import_hook(_register_tuners, "peft")
+wrapt.register_post_import_hook(_register_classifiers, "transformers.models.auto.modeling_auto")

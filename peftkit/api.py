@@ -1,65 +1,248 @@
-"""Turn the command line's words into calls from Python: `finetune("task=sst2", "method=ia3")`."""
+"""The Python API. Every function returns values and prints nothing; messages go to the logger `peftkit`.
+
+Values are passed as values: no path or text is parsed as an override of the command line. Keys have the names that the
+command line has: `train={"num_train_epochs": 1}`, `search={"lr_multipliers": [0.3, 1, 3]}`, or a dotted key,
+`**{"task.dataset": "my data/train.csv"}`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from peftkit.cli import choose
+from peftkit.cli.compose import open_composer
+from peftkit.cli.values import compose_values
+from peftkit.config import RunConfig, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from peftkit.jobs.evaluate import Evaluation
+    from peftkit.jobs.plan import Plan
+    from peftkit.leaderboard.board import Board
+    from peftkit.results.run_result import RunResult
 
 
-def finetune(*overrides: str) -> list[Path]:
-    """Train as `python -m peftkit ...` does and return the run folders, one a run of the sweep.
+class Prediction(NamedTuple):
+    """The prediction for one text; both are None where a text is empty."""
+
+    prediction: Any  # a label, a number, tags, or a text, as the task has it
+    scores: list[float] | None  # per label, in the order of the labels; a single number of a regression
+
+
+def finetune(
+    *,
+    model: str | None = None,
+    method: str | None = None,
+    task: str | None = None,
+    recipe: str | None = None,
+    seed: int = 0,
+    train: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> RunResult:
+    """Fine-tune once; a finished run is not repeated, unless with force=True.
+
+    Args:
+        model, method, task, recipe: names of conf/ and recipes/; None is the default, or the recipe's choice.
+        train: arguments of transformers' trainer.
+        settings: any other key or section.
 
     Raises:
-        UserError: anything is wrong with the overrides; nothing was loaded or trained.
+        UserError: a name, key or value is wrong, or the data or checkpoint do not fit.
     """
-    return [folder for folder in _run("finetune", overrides) if folder is not None]
+    from peftkit.results.run_result import RunResult
+
+    choices = {"recipe": recipe, "model": model, "method": method, "task": task}
+    (config,) = _configs([(choices, {"seed": seed, "train": train or {}, **settings})])
+    return RunResult(_run(config))
 
 
-def evaluate(run: str | Path, *overrides: str) -> Path:
-    """Score a run folder, on another task where an override names one, and return the folder."""
-    (folder,) = _run("evaluate", (f"run={run}", *overrides))
-    assert folder is not None
-    return folder
+def compare(
+    *,
+    methods: Sequence[str],
+    tasks: Sequence[str],
+    seeds: int | Sequence[int] = 3,
+    model: str | None = None,
+    recipe: str | None = None,
+    train: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Board:
+    """Fine-tune every method on every task with every seed, and return the board of these runs.
+
+    Args:
+        seeds: seeds, or how many from 0 on.
+
+    Raises:
+        UserError: a name, key or value is wrong, before any run begins. A run that fails later is on the board.
+    """
+    from peftkit.leaderboard.board import Board
+
+    numbers = range(seeds) if isinstance(seeds, int) else seeds
+    configs = _configs(
+        [
+            (
+                {"recipe": recipe, "model": model, "method": method, "task": task},
+                {"seed": seed, "train": train or {}, **settings},
+            )
+            for task in tasks
+            for method in methods
+            for seed in numbers
+        ]
+    )
+    folders: list[Path] = []
+    for config in configs:
+        try:
+            _run(config, folders)
+        except UserError:
+            raise
+        except Exception as error:
+            from peftkit.results.console import log, log_records
+
+            with log_records():
+                log(f"!! {config.method.name} on {config.task.name}, seed {config.seed}: {error}")
+    return Board.read(folders)
 
 
-def predict(run: str | Path | Sequence[str | Path], input: str | Path, *overrides: str) -> None:
-    """Label a file's rows, or one text; with several runs, each row by the run that its column `task` names."""
-    several = not isinstance(run, (str, Path))
-    folders = f"runs=[{','.join(map(str, run))}]" if several else f"run={run}"  # type: ignore[arg-type]
-    _run("predict", (folders, f"input='{input}'", *overrides))
+def evaluate(run: str | Path | RunResult, *, task: str | None = None, **settings: Any) -> Evaluation:
+    """Score a run on its own validation data, on another task with the same labels, or on other data.
+
+    Raises:
+        UserError: the run is not finished, or the task has other labels.
+    """
+    from peftkit.jobs.evaluate import evaluate_run
+
+    (config,) = _configs([({"task": task}, {"job": "evaluate", "run": _folder(run), **settings})])
+    with _quiet(config):
+        return evaluate_run(config)
 
 
-def embed(input: str | Path, output: str | Path, *overrides: str) -> None:
-    """Write the vectors of a file's rows, of a checkpoint (`model=minilm`) or of a run (`run=DIR`)."""
-    _run("embed", (f"input='{input}'", f"output={output}", *overrides))
+@overload
+def predict(run: str | Path | RunResult, texts: str, **settings: Any) -> Prediction: ...
+@overload
+def predict(run: str | Path | RunResult, texts: Sequence[str | Sequence[str]], **settings: Any) -> list[Prediction]: ...
+def predict(
+    run: str | Path | RunResult, texts: str | Sequence[str | Sequence[str]], **settings: Any
+) -> Prediction | list[Prediction]:
+    """Return a `Prediction` for each text, in their order.
+
+    Args:
+        texts: a list of texts; where the task reads two texts, of pairs. A single text gives a single `Prediction`.
+
+    Raises:
+        UserError: the run is not finished, or the task reads another number of texts.
+    """
+    from peftkit.jobs.predict import predict_table, text_table
+    from peftkit.pipeline.inference import recorded_config
+
+    values = [texts] if isinstance(texts, str) else list(texts)
+    if not values:
+        return []
+    (config,) = _configs([({}, {"job": "predict", "run": _folder(run), "input": "texts", **settings})])
+    with _quiet(config):
+        task = recorded_config(Path(str(config.run))).task
+        table, _ = predict_table(config, text_table(task, values, split=isinstance(texts, str)), "texts")
+    found = [Prediction(row["prediction"], row["scores"]) for row in table]
+    return found[0] if isinstance(texts, str) else found
 
 
-def merge(run: str | Path, *overrides: str) -> Path:
-    """Fold a run's adapter into its base and return the run folder."""
-    (folder,) = _run("merge", (f"run={run}", *overrides))
-    assert folder is not None
-    return folder
+def embed(
+    texts: Sequence[str], *, run: str | Path | RunResult | None = None, model: str | None = None, **settings: Any
+) -> np.ndarray:
+    """Return the vectors (texts, width) of a run's model, or of a checkpoint; an empty text has zeros.
+
+    Raises:
+        UserError: the model has no such layer, or its method works outside its layers.
+    """
+    from peftkit.jobs.embed import encode, load_encoder
+
+    chosen = {} if run is None else {"run": _folder(run)}
+    (config,) = _configs([({"model": model}, {"job": "embed", "input": "texts", **chosen, **settings})])
+    assert config.embed is not None  # its section is in config.yaml
+    with _quiet(config):
+        return encode(load_encoder(config, config.embed), list(texts)).vectors
 
 
-def plan(*overrides: str) -> None:
-    """Print what a run would train, cost and need, before any step."""
-    _run("plan", overrides)
+def merge(run: str | Path | RunResult, *, output: str | Path | None = None) -> Path:
+    """Merge a run's adapter into its base, and return the folder of the plain checkpoint.
+
+    Raises:
+        UserError: the method's weights cannot be merged.
+    """
+    folder = Path(_folder(run))
+    target = folder / "merged" if output is None else Path(output)
+    (config,) = _configs([({}, {"job": "merge", "run": str(folder), "output": str(target)})])
+    _run(config)
+    return target
 
 
-def load(run: str | Path) -> tuple[Any, Any]:
-    """Return the trained model, adapter and head included, and its tokenizer."""
+def plan(
+    *,
+    model: str | None = None,
+    method: str | None = None,
+    task: str | None = None,
+    recipe: str | None = None,
+    seed: int = 0,
+    train: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Plan:
+    """Return what a run would train, cost and need; no step is taken."""
+    from peftkit.jobs.plan import make_plan
+
+    choices = {"recipe": recipe, "model": model, "method": method, "task": task}
+    (config,) = _configs([(choices, {"job": "plan", "seed": seed, "train": train or {}, **settings})])
+    with _quiet(config):
+        return make_plan(config)
+
+
+def load(run: str | Path | RunResult) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the trained model, adapter and head included, and its tokenizer.
+
+    A folder of job=extend gives the base with the new tokens. Nothing global changes in the caller's process.
+    """
     from peftkit.jobs import extend
-    from peftkit.pipeline import inference
-    from peftkit.pipeline.libraries import configure_libraries
+    from peftkit.pipeline.inference import load_run
+    from peftkit.pipeline.libraries import library_settings
+    from peftkit.results.console import log_records
 
-    configure_libraries("auto")
-    return extend.load_extended(Path(run)) if extend.is_vocabulary(Path(run)) else inference.load_run(run)
+    folder = Path(_folder(run))
+    with library_settings("auto"), log_records():
+        return extend.load_extended(folder) if extend.is_vocabulary(folder) else load_run(folder)
 
 
-def _run(job: str, overrides: tuple[str, ...]) -> list[Path | None]:
+def leaderboard(out: str | Path = "outputs", *, results: Sequence[str | Path] = ()) -> Board:
+    """Return the board of all runs below `out` and `results`."""
+    from peftkit.leaderboard.board import Board
+
+    return Board.read([Path(out), *map(Path, results)])
+
+
+def _configs(wanted: Sequence[tuple[Mapping[str, str | None], Mapping[str, Any]]]) -> list[RunConfig]:
+    """Compose and check the config of each run, all before the first begins."""
+    with open_composer(None) as composer:
+        return [compose_values(composer, choices, values) for choices, values in wanted]
+
+
+def _run(config: RunConfig, begun: list[Path] | None = None) -> Path:
+    """Run a job that leaves a folder; the folder is added to `begun` before a training."""
     from peftkit import jobs
+    from peftkit.results.console import log_records
 
-    return [jobs.run(config) for config in choose([f"job={job}", *overrides])]
+    with log_records():
+        folder = jobs.run(config, None if begun is None else begun.append)
+    return Path(folder)
+
+
+@contextmanager
+def _quiet(config: RunConfig) -> Iterator[None]:
+    from peftkit.pipeline.libraries import library_settings
+    from peftkit.results.console import log_records
+
+    with library_settings(config.source), log_records():
+        yield
+
+
+def _folder(run: str | Path | RunResult) -> str:
+    return str(run if isinstance(run, (str, Path)) else run.folder)

@@ -63,6 +63,21 @@ def write_plots(rows: Sequence[BoardEntry], groups: Sequence[str], folder: Path)
             picture.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
+def pareto_figure(rows: Sequence[BoardEntry], groups: Sequence[str]) -> Figure:
+    """Return the figure of scores over trained weights, of the first board.
+
+    Raises:
+        ValueError: no entry has a score.
+    """
+    import matplotlib
+
+    found = [cell for cell in cells(rows, groups) if cell.board == rows[0].board and cell.ranked]
+    if not found:
+        raise ValueError("no entry has a score, so there is nothing to plot")
+    with matplotlib.rc_context(STYLE):
+        return _pareto(found, rows)
+
+
 def _figure(width: float, height: float, title: str) -> Figure:
     from matplotlib.figure import Figure
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 PROGRESS_EVERY = 10.0  # seconds
+_AS_RECORDS: ContextVar[bool] = ContextVar("as_records", default=False)
 
 
 def is_main_process() -> bool:
@@ -16,9 +20,27 @@ def is_main_process() -> bool:
 
 
 def log(text: str) -> None:
-    """Print a line to stderr, once for all processes; stdout is for tables and predictions."""
-    if is_main_process():
+    """Print a line to stderr, once for all processes; stdout is for tables and predictions.
+
+    Calls from Python log it as `peftkit` instead, what begins with !! as a warning.
+    """
+    if not is_main_process():
+        return
+    if _AS_RECORDS.get():
+        level = logging.WARNING if text.startswith("!!") else logging.INFO
+        logging.getLogger("peftkit").log(level, text.removeprefix("!!").strip())
+    else:
         print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def log_records() -> Iterator[None]:
+    """Send messages to Python's logging, under the name peftkit, and not to stderr."""
+    token = _AS_RECORDS.set(True)
+    try:
+        yield
+    finally:
+        _AS_RECORDS.reset(token)
 
 
 def progress_logger(describe: Callable[..., str]) -> Callable[..., None]:

@@ -1,0 +1,104 @@
+"""Composition of a config from Python values: no value is ever parsed as an override."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftkit.cli.compose import Composer, build_run, without_hydra
+from peftkit.cli.overrides import OPEN
+from peftkit.cli.validate import options_of
+from peftkit.config import RunConfig, UserError, config_errors, nearest
+from peftkit.config.suggestions import unknown_key
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+PLAIN = re.compile(r"[\w./-]+")
+
+
+def compose_values(composer: Composer, choices: Mapping[str, str | None], values: Mapping[str, Any]) -> RunConfig:
+    """Return the config of one run.
+
+    Args:
+        choices: the options of recipe, model, method and task; None leaves the default.
+        values: by key; a key may be dotted, and a mapping sets the keys below it.
+
+    Raises:
+        UserError: every error of the choices and values.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    chosen = {group: name for group, name in choices.items() if name is not None}
+    errors = []
+    for group, name in chosen.items():
+        if name not in (options := options_of(group)):
+            errors.append(f"unknown {group}={name}{nearest(name, options, f'{group}=')}")
+    if errors:
+        raise UserError("; ".join(errors))
+    composed = composer([f"{group}={name}" for group, name in chosen.items()])
+    cfg = without_hydra(composed)
+    flat = dict(_flat(cfg, values))
+    for key, value in flat.items():
+        try:
+            _set(cfg, key, value)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{key}={value!r}: {str(error).splitlines()[0]}") from error
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    if errors := config_errors(resolved):
+        raise UserError("; ".join(errors))
+    overrides = [f"{group}={name}" for group, name in chosen.items()]
+    overrides += [f"{key}={_typed(value)}" for key, value in flat.items()]
+    return build_run(cfg, composed.hydra.runtime.choices.get("recipe"), overrides)
+
+
+def _flat(cfg: DictConfig, values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value with its dotted key; a mapping is one value where the config has no section of that name."""
+    from omegaconf import DictConfig, OmegaConf
+
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        is_section = isinstance(OmegaConf.select(cfg, key, throw_on_missing=False), DictConfig)
+        if isinstance(value, Mapping) and is_section:
+            yield from _flat(cfg, value, f"{key}.")
+        else:
+            yield key, str(value) if isinstance(value, Path) else value
+
+
+def _set(cfg: DictConfig, key: str, value: Any) -> None:
+    from omegaconf import OmegaConf
+
+    parent, _, name = key.rpartition(".")
+    section = OmegaConf.select(cfg, parent) if parent else cfg
+    if not key.startswith(OPEN) and (section is None or name not in list(section)):
+        raise UserError(unknown_key(key))
+    OmegaConf.update(cfg, key, _literal(value), force_add=True, merge=False)
+
+
+def _literal(value: Any) -> Any:
+    """Return a value in which OmegaConf finds no interpolation."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
+    if isinstance(value, Mapping):
+        return {name: _literal(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_literal(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _typed(value: Any) -> str:
+    """Return a value as it would be typed on the command line, for the record of the run."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{_typed(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_typed, value)) + "]"
+    if not isinstance(value, str | Path):
+        return json.dumps(value)
+    text = str(value)
+    if PLAIN.fullmatch(text) and text not in ("null", "true", "false"):
+        return text
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text).replace("${", "\\${") + "'"

@@ -1,0 +1,65 @@
+"""A board as a value: its entries, tests and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftkit.leaderboard.entries import BoardEntry
+from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
+from peftkit.leaderboard.verdict import Verdict, judged
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Board:
+    """Runs compared: all seeds of one method, with one set of settings, on one task are one entry."""
+
+    runs: tuple[RecordedRun | UnreadableRun, ...]
+
+    @classmethod
+    def read(cls, folders: Iterable[Path]) -> Board:
+        """Return the board of all runs in and below these folders."""
+        return cls(tuple(collect(folders)))
+
+    @cached_property
+    def _judged(self) -> tuple[list[BoardEntry], Verdict]:
+        return judged(self.runs)
+
+    @property
+    def entries(self) -> list[BoardEntry]:
+        """One entry for each method, its settings, and task."""
+        return self._judged[0]
+
+    def verdict(self) -> Verdict:
+        """Return the tests of all pairs of entries: which differ, which are tied, what could not be detected."""
+        return self._judged[1]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a row for each entry: names, mean and spread of each metric, seeds, group of tied entries, costs."""
+        import pandas as pd
+
+        rows = []
+        for entry, group in zip(self.entries, self.verdict().groups, strict=True):
+            scores = {name: summary.mean for name, summary in entry.scores.items()}
+            spreads = {f"{name}_std": summary.spread for name, summary in entry.scores.items()}
+            names = {name: getattr(entry, name) for name in ("board", "task", "model", "method", "settings")}
+            rows.append({**names, **scores, **spreads, "seeds": len(entry.seeds), "group": group, **entry.costs})
+        return pd.DataFrame(rows)
+
+    def plot(self) -> Figure:
+        """Return the figure of scores over trained weights, of the first board that has any score.
+
+        Raises:
+            ValueError: no entry has a score.
+        """
+        from peftkit.leaderboard.plots import pareto_figure
+
+        return pareto_figure(self.entries, self.verdict().groups)
