@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.reading import collect
-from peftkit.leaderboard.runs import RecordedRun, UnreadableRun
+from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 from peftkit.leaderboard.verdict import Verdict, judged
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Board:
     """Runs compared: all seeds of one method, with one set of settings, on one task are one entry."""
 
-    runs: tuple[RecordedRun | UnreadableRun, ...]
+    runs: tuple[BoardRun | UnreadableRun, ...]
 
     @classmethod
     def read(cls, folders: Iterable[Path]) -> Board:
