@@ -32,7 +32,7 @@ Written by `python -m peftkit job=matrix`, which checks each combination on a ti
 trainable weight gets a gradient, no frozen weight changes by a bit, an example alone and in a padded batch has the same
 scores, a saved and loaded model has the same scores, a disabled adapter leaves the base as it was, a second adapter
 changes nothing, and merging changes nothing (all in fp32, to 1e-5 of a score's size; merging to 1e-4; on a 4-bit base
-in bf16, to 3e-2). A number refers to the reason of a refusal. matrix.json has all results."""
+in bf16, to 3e-2). A number refers to a reason below. matrix.json has all results."""
 
 
 def matrix(config: RunConfig) -> None:
@@ -61,7 +61,7 @@ def methods() -> list[str]:
 
 
 def page(results: Sequence[Combination]) -> str:
-    """Return the results as Markdown: a table for each model, what else is supported, and the reasons of refusals."""
+    """Return the results as Markdown: a table for each model, what else is supported, and the reasons of refused combinations."""
     reasons: dict[str, int] = {}
     names = list(dict.fromkeys(each.method for each in results))
     sections = [HEADER]
@@ -77,7 +77,7 @@ def page(results: Sequence[Combination]) -> str:
     sections.append("## What else a supported combination can do\n\n" + _table(["method", *EXTRAS.values()], entries))
     if reasons:
         notes = [f"{number}. {reason}" for reason, number in reasons.items()]
-        sections.append("\n".join(["## Reasons of refusals", "", *notes]))
+        sections.append("\n".join(["## Reasons of the refused combinations", "", *notes]))
     return "\n\n".join(sections) + "\n"
 
 

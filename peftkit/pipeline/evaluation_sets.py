@@ -29,11 +29,11 @@ def load_evaluation_sets(names: list[str], config: RunConfig) -> tuple[Evaluatio
     """Read evaluation sets, and return them with a record of each."""
     sets, records = EvaluationSets(), []
     for name in names:
-        before, path = sets.rows, Path(name)
+        before, path = sets.examples, Path(name)
         if path.exists():
             sets.add(name, file_texts(path))
             files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-            records.append(EvaluationSet(name, ",".join(map(fingerprint, files)), sets.rows - before))
+            records.append(EvaluationSet(name, ",".join(map(fingerprint, files)), sets.examples - before))
             continue
         from peftkit.data.datasets import evaluation_tables
         from peftkit.pipeline.libraries import configure_libraries
@@ -43,7 +43,7 @@ def load_evaluation_sets(names: list[str], config: RunConfig) -> tuple[Evaluatio
         for split, table in tables.items():
             sets.add(f"{name}/{split}", (list(iter_texts(dict(row))) for row in table))
         revision, warning = origin.revision or origin.name, origin.substitution(f"EVALUATION SET {name}")
-        records.append(EvaluationSet(name, revision, sets.rows - before, warning))
+        records.append(EvaluationSet(name, revision, sets.examples - before, warning))
     return sets, records
 
 

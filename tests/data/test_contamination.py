@@ -1,4 +1,4 @@
-"""Overlaps with evaluation sets are found by 8 and 13 words in a row and as a whole, whatever the punctuation."""
+"""Overlaps with evaluation sets are found by n-grams of 8 and 13 words and exactly, whatever the punctuation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sets() -> EvaluationSets:
     [
         (ROW.upper() + "!", "exact"),
         ("is it a FOX", "exact"),
-        ("yes", None),  # a word says nothing
+        ("yes", None),  # too short to count
         ("So: " + ROW.replace(" ", ", ", 3), "13-gram"),
         ("quick brown fox jumps over the lazy dog", "8-gram"),
         ("quick brown fox jumps over the lazy cat", None),
@@ -36,13 +36,13 @@ def test_each_kind_of_overlap(sets: EvaluationSets, text: str, kind: str | None)
     found = sets.overlap(["something else", text])
     assert (found.kind if found else None) == kind
     if found:
-        assert (found.source, found.row) == ("dev", 1)
+        assert (found.source, found.example) == ("dev", 1)
 
 
-def test_rows_are_parted_and_the_dropped_are_listed(sets: EvaluationSets) -> None:
-    clean, dropped = split_contaminated([["a clean row"], [ROW], ["another", "Is it a fox?"]], sets)
+def test_contaminated_examples_are_dropped_and_listed(sets: EvaluationSets) -> None:
+    clean, dropped = split_contaminated([["a clean example"], [ROW], ["another", "Is it a fox?"]], sets)
     assert clean == [0] and {number: found.kind for number, found in dropped.items()} == {1: "exact", 2: "exact"}
-    assert str(dropped[1]).startswith("exact of dev row 1: the quick brown fox")
+    assert str(dropped[1]).startswith("exact of dev example 1: the quick brown fox")
 
 
 def test_files_of_any_shape_give_their_texts(tmp_path: Path) -> None:

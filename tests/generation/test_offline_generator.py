@@ -72,7 +72,7 @@ def test_each_wording_is_parsed_as_its_family(family: TaskFamily) -> None:
         known = parse_instruction(f"In a test, please {text}. Be brief.")
         assert known is not None and known[0] is family
         words = WordSampler(draw, "all")
-        assert all(family.draw(words, {**known[1], "label": label}) for label in family.labels or ("",))
+        assert all(family.sample(words, {**known[1], "label": label}) for label in family.labels or ("",))
 
 
 def test_answers_are_correct() -> None:

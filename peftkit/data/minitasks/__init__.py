@@ -1,4 +1,4 @@
-"""Generated tasks with known answers, for the offline generator."""
+"""Tasks with computed answers, made of miniglue's word lists: the tasks of the offline generator."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ __all__ = ["FAMILIES", "TaskFamily", "sample_cases", "has_labels", "parse_instru
 
 
 def sample_instruction(draw: random.Random, shown: Sequence[str]) -> str:
-    """Return an instruction; a few are one of those that the prompt shows, or have a fault that a filter sees."""
+    """Return an instruction; a few repeat one of the prompt's (`shown`) or have a fault that a filter rejects."""
     return write_instruction(WordSampler(draw, "all"), shown)
 
 
 def has_labels(text: str) -> bool:
-    """Tell whether an instruction asks for one of a few labels."""
+    """Return whether the answer to an instruction is one of a few labels."""
     known = parse_instruction(text)
     return known is not None and bool(known[0].labels)
 
 
 def sample_cases(text: str, draw: random.Random) -> list[tuple[str, str]] | None:
-    """Return cases of an instruction, input and output, every label in its turn; None where nobody here can do it."""
+    """Return (input, output) cases of an instruction, its labels in turn; None for an unknown instruction."""
     known = parse_instruction(text)
     if known is None:
         return None
     family, slots = known
     words = WordSampler(draw, "all")
     labels = [family.labels[place % len(family.labels)] if family.labels else "" for place in range(family.instances)]
-    return [family.draw(words, {**slots, "label": label}) for label in labels]
+    return [family.sample(words, {**slots, "label": label}) for label in labels]

@@ -1,4 +1,4 @@
-"""Inputs drawn from miniglue's word lists, each with its one right output."""
+"""Cases sampled from miniglue's word lists: an input and its one correct output."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from peftkit.data.miniglue.lexicon import ACTIONS, NAMES, PEOPLE, PLACES, QUALIT
 from peftkit.data.miniglue.single import BAD, GOOD, PARTS, sst2
 
 Case = tuple[str, str]
-FILLERS = ("please", "simply", "kindly", "surely", "now")  # that change no instruction
+FILLERS = ("please", "simply", "kindly", "surely", "now")  # ignored in an instruction
 TIMES_OVER = {"two": 2, "three": 3, "four": 4}
 COUNTED = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-SLOTS: dict[str, list[str]] = {  # the words that an instruction itself may name
+SLOTS: dict[str, list[str]] = {  # values of the slots of a wording
     "times": list(TIMES_OVER),
     "who": [who for who, _, _ in PEOPLE],
     "thing": [thing for thing, _, _ in THINGS],
@@ -23,13 +23,13 @@ IRREGULAR = {"child": "children", "thief": "thieves", "policeman": "policemen"}
 
 
 def normalize_instruction(text: str) -> str:
-    """Return an instruction in lower case, without what changes nothing in it."""
+    """Return an instruction in lower case and without fillers."""
     return " ".join(word for word in text.lower().split() if word not in FILLERS)
 
 
 def word_at(words: WordSampler, place: int) -> Case:
-    said = _distinct_words(words, words.random.randrange(2, 6))
-    return " ".join(said), said[place]
+    chosen = _distinct_words(words, words.random.randrange(2, 6))
+    return " ".join(chosen), chosen[place]
 
 
 def opposite(words: WordSampler) -> Case:
@@ -59,8 +59,8 @@ def first_of_two(words: WordSampler) -> Case:
 
 
 def count(words: WordSampler) -> Case:
-    said = _distinct_words(words, words.random.randrange(2, 8))
-    return " ".join(said), COUNTED[len(said) - 1]
+    chosen = _distinct_words(words, words.random.randrange(2, 8))
+    return " ".join(chosen), COUNTED[len(chosen) - 1]
 
 
 def plural(words: WordSampler) -> Case:
@@ -75,19 +75,19 @@ def category(words: WordSampler) -> Case:
 
 def yes_no_question(words: WordSampler, label: str) -> Case:
     scene = scenes.draw_scene(words, full=True)
-    assert scene.place is not None and scene.time is not None  # of a full scene
-    said = scenes.render(scene, words)
+    assert scene.place is not None and scene.time is not None  # a full scene has both
+    report = scenes.render(scene, words)
     kept = label == "yes"
     place, time = (
         value if kept else words.other(known, value) for value, known in ((scene.place, PLACES), (scene.time, TIMES))
     )
     who = scene.who[0] if kept else words.other(PEOPLE, scene.who)[0]
-    asked = words.random.choice([f"Was it {place}?", f"Was it {time}?", f"Was it the {who}?"])
-    return f"{said} {asked}", label
+    question = words.random.choice([f"Was it {place}?", f"Was it {time}?", f"Was it the {who}?"])
+    return f"{report} {question}", label
 
 
 def scene_detail(words: WordSampler, name: str) -> Case:
-    """Tell who, what, where or when, as the sentence has it."""
+    """Return a scene and one attribute of it (who, thing, place or time), as the scene's sentence spells it."""
     scene = scenes.draw_scene(words, full=True)
     value = getattr(scene, name)
     return scenes.render(scene, words), value if isinstance(value, str) else f"the {value[0]}"
@@ -104,8 +104,8 @@ def larger(words: WordSampler) -> Case:
 
 
 def backwards(words: WordSampler) -> Case:
-    said = _distinct_words(words, words.random.randrange(2, 5))
-    return " ".join(said), " ".join(reversed(said))
+    chosen = _distinct_words(words, words.random.randrange(2, 5))
+    return " ".join(chosen), " ".join(reversed(chosen))
 
 
 def infinitive(words: WordSampler) -> Case:
@@ -147,6 +147,6 @@ def _noun(words: WordSampler) -> str:
 
 
 def _distinct_words(words: WordSampler, count: int) -> list[str]:
-    """Return so many different single words."""
+    """Return `count` different nouns of one word."""
     singles = [noun for noun, _, _ in (*PEOPLE, *THINGS) if " " not in noun]
     return words.random.sample(singles, count)

@@ -1,4 +1,4 @@
-"""Families of instructions, each with its wordings and a function that draws cases."""
+"""The families of tasks: their wordings, their cases, and the parser of an instruction."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from peftkit.data.miniglue.single import VERY
 from peftkit.data.minitasks import cases
 
 Slots = Mapping[str, str]
-Draw = Callable[[WordSampler, Slots], tuple[str, str]]
+Sample = Callable[[WordSampler, Slots], tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class TaskFamily:
-    """One kind of work: how it is asked for, and how a case of it is drawn.
+    """One family of tasks.
 
-    A wording has {slots}, which are words of `slots` under the same name. The cases of a family with `labels` are
-    drawn by their label, which is a slot too; `alone` tells that the instruction holds all that is needed.
+    Attributes:
+        wordings: its instructions; the values of their {slots} are in `cases.SLOTS`.
+        sample: returns a case (input and output) by the values of the slots.
+        labels: the outputs of a classification; the label of a case is the slot `label`.
+        without_input: whether the instruction needs no input.
     """
 
     wordings: tuple[str, ...]
-    draw: Draw
+    sample: Sample
     labels: tuple[str, ...] = ()
-    alone: bool = False
+    without_input: bool = False
 
     @property
     def instances(self) -> int:
-        """Return how many cases of a task are written: of each label two."""
-        return 1 if self.alone else 2 * len(self.labels) or 5
+        """Return the number of cases of a task: two for each label, else five, or one without input."""
+        return 1 if self.without_input else 2 * len(self.labels) or 5
 
 
-# every wording ends without a full stop, and none stands in another
+# the parser searches a wording anywhere in a text: no full stop at its end, and none is part of another
 FAMILIES = (
     TaskFamily(
         (
@@ -238,7 +241,7 @@ FAMILIES = (
             "report briefly on a {who}, the {thing} and a place",
         ),
         lambda words, slots: cases.scene_sentence(words, slots["who"], slots["thing"]),
-        alone=True,
+        without_input=True,
     ),
     TaskFamily(
         (
@@ -246,22 +249,22 @@ FAMILIES = (
             "compose an opinion for which the {part} is {quality}", "express in a sentence how {quality} the {part} is",
         ),
         lambda words, slots: ("", f"The {slots['part']} was {words.pick(VERY)} {slots['quality']}."),
-        alone=True,
+        without_input=True,
     ),
 )  # fmt: skip
 
 
 def parse_instruction(text: str) -> tuple[TaskFamily, Slots] | None:
-    """Return the family of an instruction and what it names in the slots; None where nobody here can do it."""
-    said = cases.normalize_instruction(text)
+    """Return the family of an instruction and the values of its slots; None for an unknown instruction."""
+    normalized = cases.normalize_instruction(text)
     for family, pattern in _PATTERNS:
-        if (found := pattern.search(said)) is not None:
-            return family, found.groupdict()
+        if (match := pattern.search(normalized)) is not None:
+            return family, match.groupdict()
     return None
 
 
 def _pattern(wording: str) -> re.Pattern[str]:
-    """Return what finds a wording in a text without case and fillers."""
+    """Return the pattern of a wording in a normalized text."""
     parts = re.split(r"\{(\w+)\}", wording)
     text = "".join(
         f"(?P<{part}>{'|'.join(map(re.escape, cases.SLOTS[part]))})" if place % 2 else re.escape(part.lower())

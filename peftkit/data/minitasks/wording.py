@@ -1,4 +1,4 @@
-"""Instructions drawn from the families; a few have a fault that a filter rejects."""
+"""Sampling of instructions: most are valid, a few have a fault that a filter rejects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from peftkit.data.miniglue.lexicon import PEOPLE, PLACES, THINGS, TIMES, WordSam
 from peftkit.data.minitasks.cases import FILLERS, SLOTS
 from peftkit.data.minitasks.families import FAMILIES
 
-AGAIN, FAULTY = 0.1, 0.06  # shares of instructions that repeat one of the prompt, and that have a fault
+REPEATED, FAULTY = 0.1, 0.06  # shares of instructions that repeat one of the prompt's, and that have a fault
 SETTINGS = (
     "For a quiz {place},", "A {who} asks you:", "In a letter to the {who},", "For a game {time},",
     "You help a {who} with homework.", "While the {who} waits {place},", "As a {who} would do it,",
@@ -34,19 +34,19 @@ FLAWS = (
 
 
 def write_instruction(words: WordSampler, shown: Sequence[str]) -> str:
-    """Return an instruction; a few times it is one of those that the prompt shows, with a word more."""
-    if shown and words.chance(AGAIN):
-        said = words.random.choice(list(shown)).split()
-        return " ".join([*said[:-1], words.random.choice(FILLERS), said[-1]])
+    """Return an instruction; some repeat one of the prompt's (`shown`), with a filler added."""
+    if shown and words.chance(REPEATED):
+        repeated = words.random.choice(list(shown)).split()
+        return " ".join([*repeated[:-1], words.random.choice(FILLERS), repeated[-1]])
     if words.chance(FAULTY):
         return _filled(words, words.random.choice(FLAWS))
     wording = words.random.choice(words.random.choice(FAMILIES).wordings)
-    asked = re.sub(r"\{(\w+)\}", lambda slot: words.random.choice(SLOTS[slot[1]]), wording)
+    request = re.sub(r"\{(\w+)\}", lambda slot: words.random.choice(SLOTS[slot[1]]), wording)
     opening = _filled(words, words.random.choice(SETTINGS)) if words.chance(0.8) else ""
-    asked = asked if opening.endswith((",", ":")) else asked[0].upper() + asked[1:]
-    is_question = asked.lower().startswith(("which", "what", "who", "where", "when", "how", "is ", "does", "of what"))
+    request = request if opening.endswith((",", ":")) else request[0].upper() + request[1:]
+    is_question = request.lower().startswith(("which", "what", "who", "where", "when", "how", "is ", "does", "of what"))
     ending = _filled(words, words.random.choice(ENDINGS)) if words.chance(0.8) else ""
-    return " ".join(part for part in (opening, f"{asked}{'?' if is_question else '.'}", ending) if part)
+    return " ".join(part for part in (opening, f"{request}{'?' if is_question else '.'}", ending) if part)
 
 
 def _filled(words: WordSampler, text: str) -> str:
