@@ -1,4 +1,4 @@
-"""The dataset card of generated data, whose header tells `datasets` the files, and its histogram."""
+"""The dataset card of generated data, with the configs that `datasets` reads in its header, and its histogram."""
 
 from __future__ import annotations
 

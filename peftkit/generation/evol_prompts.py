@@ -41,7 +41,7 @@ def evolution_prompt(instruction: str, operation: str, sampling: GenerationPromp
 
 
 def comparison_prompt(before: str, after: str) -> GenerationPrompt:
-    """Return the prompt that asks whether an evolved task equals its origin."""
+    """Return the prompt for whether an evolved task equals its origin."""
     question = f"### First task:\n{before}\n\n### Second task:\n{after}\n\n### Answer:"
     return GenerationPrompt(COMPARE + "\n", (), question, ("\n###",), 8)
 

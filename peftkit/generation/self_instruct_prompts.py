@@ -56,7 +56,7 @@ def new_tasks_prompt(
 
 
 def classification_prompt(instruction: str, seeds: Sequence[Task], draw: random.Random) -> GenerationPrompt:
-    """Return the prompt that asks whether an instruction is a classification."""
+    """Return the prompt for whether an instruction is a classification."""
     yes = [task for task in seeds if task.is_classification]
     no = [task for task in seeds if not task.is_classification]
     shown = draw.sample(yes, min(YES, len(yes))) + draw.sample(no, min(NO, len(no)))

@@ -1,4 +1,4 @@
-"""Turn what judges said of runs into a table a judge: how often a row's answers were preferred to the references."""
+"""Win rates against the references, one table for each judge of a board."""
 
 from __future__ import annotations
 
@@ -11,113 +11,114 @@ from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 
 WIN_RATE = "judge_win_rate"
 JUDGE_NOTE = (
-    "judge_win_rate: share of held-out rows in which the judge preferred the answer to the reference, in both orders, "
-    "ties as half, times 100; ± is the sample standard deviation over seeds, the interval is over rows. Position bias: "
-    "share of verdicts that turned with the order. Where more than half of a seed's replies hold no verdict, the rate "
-    "is left out. The interval takes rows as independent; several rows of one instruction are not, "
-    "and it is too narrow for them. Another judge is another scale."
+    "judge_win_rate: share of held-out examples in which the judge preferred the answer to the reference, in both "
+    "orders, ties as half, times 100; ± is the sample standard deviation over seeds, the interval is over examples. "
+    "Position bias: share of verdicts that changed with the order. Where more than half of a seed's replies have no "
+    "verdict, the rate is left out. The interval takes examples as independent; several examples of one instruction "
+    "are not, and it is too narrow for them. Rates of different judges are not comparable."
 )
-READABLE = 0.5  # share of replies without a verdict above which a rate would be of ties that nobody gave
-JudgeEntries = dict[str, list[dict[str, Any]]]  # id of a judge -> what it said of each seed
+MAX_UNPARSABLE = 0.5  # share of replies without a verdict, which count as ties, above which there is no rate
+Judgement = dict[str, Any]  # the judge.json of one seed
+JudgementsByJudge = dict[str, list[Judgement]]  # by the id of the judge
 
 
 def judge_tables(
-    rows: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun], title: str
+    entries: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun], title: str
 ) -> list[tuple[str, list[dict[str, str]]]]:
-    """Return a heading and a line a row, the most preferred first, for each judge of a board; empty where none was."""
-    told = _told(rows, results)
-    names = _names(told)
+    """Return a heading and a line per entry, highest win rate first, for each judge of the board `title`."""
+    judgements = _judgements(entries, results)
     tables = []
-    for judge, name in names.items():
+    for judge, name in _names(judgements).items():
         lines = []
-        for row, each in zip(rows, told, strict=True):
-            if row.board == title and (said := each.get(judge)):
-                rate = _rate(said)
-                lines.append((row.task, 1.0 if rate is None else -rate, _cells(row, said)))
+        for entry, by_judge in zip(entries, judgements, strict=True):
+            if entry.board == title and (seeds := by_judge.get(judge)):
+                rate = _rate(seeds)
+                lines.append((entry.task, 1.0 if rate is None else -rate, _cells(entry, seeds)))
         if lines:
-            tables.append((f"Against the references, judged by {name}", [cells for *_, cells in _sorted(lines)]))
+            lines.sort(key=lambda line: line[:2])
+            tables.append((f"Against the references, judged by {name}", [cells for *_, cells in lines]))
     return tables
 
 
 def judge_columns(
-    rows: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]
+    entries: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]
 ) -> list[dict[str, float | None]]:
-    """Return of each row its win rate by each judge, None where that judge did not see it, or said nothing."""
-    told = _told(rows, results)
-    names = _names(told)
+    """Return the win rate of each entry by each judge; None without judgement or with too few verdicts."""
+    judgements = _judgements(entries, results)
+    names = _names(judgements)
     return [
-        {f"{WIN_RATE} by {name}": _rate(each[judge]) if judge in each else None for judge, name in names.items()}
-        for each in told
+        {
+            f"{WIN_RATE} by {name}": _rate(by_judge[judge]) if judge in by_judge else None
+            for judge, name in names.items()
+        }
+        for by_judge in judgements
     ]
 
 
-def _told(rows: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]) -> list[JudgeEntries]:
-    judged = {r.folder: r.judged for r in results if isinstance(r, BoardRun) and r.judged}
-    found: list[JudgeEntries] = []
-    for row in rows:
-        here: JudgeEntries = {}
-        for folder in row.folders.values():
-            for judge, said in judged.get(folder, {}).items():
-                if _is_whole(said):
-                    here.setdefault(judge, []).append(said)
-        found.append(here)
-    return found
+def _judgements(entries: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]) -> list[JudgementsByJudge]:
+    """Return the judgements of each entry's runs."""
+    by_folder = {r.folder: r.judged for r in results if isinstance(r, BoardRun) and r.judged}
+    judgements: list[JudgementsByJudge] = []
+    for entry in entries:
+        by_judge: JudgementsByJudge = {}
+        for folder in entry.folders.values():
+            for judge, judgement in by_folder.get(folder, {}).items():
+                if _is_complete(judgement):
+                    by_judge.setdefault(judge, []).append(judgement)
+        judgements.append(by_judge)
+    return judgements
 
 
-def _names(told: Sequence[JudgeEntries]) -> dict[str, str]:
-    """Name each judge: by its id too, where another of its name was asked otherwise."""
-    plain = {judge: _name(said[0]["judge"]) for each in told for judge, said in each.items()}
-    often = list(plain.values())
-    names = {judge: name if often.count(name) == 1 else f"{name} ({judge})" for judge, name in plain.items()}
+def _names(judgements: Sequence[JudgementsByJudge]) -> dict[str, str]:
+    """Return the name of each judge, with its id where another judge of that name had other settings."""
+    plain = {judge: _name(seeds[0]["judge"]) for by_judge in judgements for judge, seeds in by_judge.items()}
+    all_names = list(plain.values())
+    names = {judge: name if all_names.count(name) == 1 else f"{name} ({judge})" for judge, name in plain.items()}
     return dict(sorted(names.items(), key=lambda pair: (pair[1], pair[0])))
 
 
 def _name(judge: dict[str, Any]) -> str:
-    stands_in = judge.get("stands_in_for")
-    return f"{judge['name']} (offline, in place of {stands_in})" if stands_in else str(judge["name"])
+    replaced = judge.get("stands_in_for")
+    return f"{judge['name']} (offline, in place of {replaced})" if replaced else str(judge["name"])
 
 
-def _is_whole(said: Any) -> bool:
-    """Tell whether an entry of a result of others has what is shown of it."""
+def _is_complete(judgement: Any) -> bool:
+    """Return whether a judgement, perhaps of another version, has every field that the table shows."""
     return (
-        isinstance(said, dict)
-        and isinstance(said.get("judge"), dict)
-        and "name" in said["judge"]
-        and all(isinstance(said.get(name), (int, float)) for name in ("win_rate", "rows", "of"))
-        and isinstance(said.get("interval"), list)
-        and len(said["interval"]) == 2
-        and all(isinstance(end, (int, float)) for end in said["interval"])
+        isinstance(judgement, dict)
+        and isinstance(judgement.get("judge"), dict)
+        and "name" in judgement["judge"]
+        and all(isinstance(judgement.get(name), (int, float)) for name in ("win_rate", "rows", "of"))
+        and isinstance(judgement.get("interval"), list)
+        and len(judgement["interval"]) == 2
+        and all(isinstance(end, (int, float)) for end in judgement["interval"])
     )
 
 
-def _rate(said: Sequence[dict[str, Any]]) -> float | None:
-    if any((each.get("unparsable_share") or 0) > READABLE for each in said):
+def _rate(seeds: Sequence[Judgement]) -> float | None:
+    if any((seed.get("unparsable_share") or 0) > MAX_UNPARSABLE for seed in seeds):
         return None
-    return fmean(each["win_rate"] for each in said)
+    return fmean(seed["win_rate"] for seed in seeds)
 
 
-def _cells(row: BoardEntry, said: Sequence[dict[str, Any]]) -> dict[str, str]:
-    rates = [100 * each["win_rate"] for each in said]
-    low, high = (100 * fmean(each["interval"][end] for each in said) for end in (0, 1))
-    has_rate = _rate(said) is not None
-    counts = sorted({f"{each['rows']} of {each['of']}" for each in said})
+def _cells(entry: BoardEntry, seeds: Sequence[Judgement]) -> dict[str, str]:
+    rates = [100 * seed["win_rate"] for seed in seeds]
+    low, high = (100 * fmean(seed["interval"][end] for seed in seeds) for end in (0, 1))
+    has_rate = _rate(seeds) is not None
+    counts = sorted({f"{seed['rows']} of {seed['of']}" for seed in seeds})
     return {
-        "task": row.task,
-        "model": row.model,
-        "method": row.name,
+        "task": entry.task,
+        "model": entry.model,
+        "method": entry.name,
         WIN_RATE: (f"{fmean(rates):.1f}" + (f" ± {stdev(rates):.1f}" if len(rates) > 1 else "")) if has_rate else "",
         "95 %": f"{low:.1f} to {high:.1f}" if has_rate else "",
-        "position bias": _share(said, "position_bias"),
-        "unparsable": _share(said, "unparsable_share"),
-        "rows": " and ".join(counts),
-        "seeds": str(len(said)),
+        "position bias": _mean_share(seeds, "position_bias"),
+        "unparsable": _mean_share(seeds, "unparsable_share"),
+        "examples": " and ".join(counts),
+        "seeds": str(len(seeds)),
     }
 
 
-def _share(said: Sequence[dict[str, Any]], name: str) -> str:
-    values = [each[name] for each in said if isinstance(each.get(name), (int, float))]
+def _mean_share(seeds: Sequence[Judgement], name: str) -> str:
+    values = [seed[name] for seed in seeds if isinstance(seed.get(name), (int, float))]
     return f"{fmean(values):.1%}" if values else ""
-
-
-def _sorted(lines: list[tuple[str, float, dict[str, str]]]) -> list[tuple[str, float, dict[str, str]]]:
-    return sorted(lines, key=lambda line: line[:2])

@@ -1,1 +1,1 @@
-"""Turn a checkpoint into a model with its tokenizer."""
+"""Models: checkpoints, heads, embeddings, tokenizers, and the tiny models of offline use."""

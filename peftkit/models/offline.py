@@ -1,4 +1,4 @@
-"""Turn a corpus into a tiny GPT-2 or T5 checkpoint."""
+"""Pretraining of a tiny GPT-2 or T5 checkpoint on a corpus, for use without a network."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from transformers import (
     T5Tokenizer,
 )
 
-Pair = tuple[list[int], list[int]]  # what the model reads, what it is to say
+Pair = tuple[list[int], list[int]]  # input ids, target ids
 
 
 @dataclass(frozen=True)
 class Mini:
     """The architecture and the training of one tiny model."""
 
-    layers: int  # of T5: in the encoder, and again in the decoder
+    layers: int  # of T5: in the encoder and in the decoder each
     width: int
     heads: int
     vocab_size: int
-    positions: int  # the longest input; T5 only advises it, its positions are relative
-    block: int  # tokens of text in a training example
-    batch_size: int  # blocks a step
+    positions: int  # the longest input; for T5, with relative positions, a recommendation
+    block: int  # tokens per training example
+    batch_size: int  # blocks per step
     steps: int
-    optimizer: str  # adamw, or the Adafactor that T5 was made with: the same steps took it from a loss of 2.6 to 2.4
+    optimizer: str  # T5 with Adafactor, as published: a loss of 2.4 after the steps that give AdamW 2.6
     learning_rate: float
     warmup: float = 0.1  # share of the steps
 
@@ -78,13 +78,13 @@ MINIS = {
 
 
 def mini_path(kind: str, cache: Path, corpus: str) -> Path:
-    """Return the folder of the model that these settings make of the corpus with this fingerprint."""
+    """Return the folder of the model by its settings and the fingerprint of the corpus."""
     settings = json.dumps([asdict(MINIS[kind]), corpus], sort_keys=True)
     return cache / f"{kind}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
 
 
 def train_tokenizer(kind: str, documents: Sequence[str], vocab_size: int | None = None) -> PreTrainedTokenizerBase:
-    """Learn GPT-2's byte-level BPE, or T5's unigram pieces with its 100 sentinels, from the documents."""
+    """Train GPT-2's byte-level BPE, or T5's unigram model with its 100 sentinels, on the documents."""
     size = vocab_size or MINIS[kind].vocab_size
     if kind == "gpt2-mini":
         return _train_bpe(documents, size, MINIS[kind].positions)
@@ -92,12 +92,12 @@ def train_tokenizer(kind: str, documents: Sequence[str], vocab_size: int | None 
 
 
 def sentinel_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids of T5's sentinels in the order in which they stand for spans."""
+    """Return the ids of T5's sentinels in the order of the spans that they mark."""
     return [tokenizer.vocab[f"<extra_id_{number}>"] for number in range(SENTINELS)]
 
 
 SENTINELS = 100
-SHOWN_EVERY = 10  # steps between two losses on the progress bar: reading one waits for the device
+SHOWN_EVERY = 10  # steps between losses on the progress bar, each of which synchronizes the device
 
 
 def pretrain(
@@ -111,10 +111,10 @@ def pretrain(
     seed: int = 0,
     steps: int | None = None,
 ) -> dict[str, Any]:
-    """Train a tiny model on pairs of token ids and write it, its tokenizer and pretraining.json to `out`, all or none.
+    """Train a tiny model on pairs of token ids and write it, its tokenizer and pretraining.json to `out` atomically.
 
-    All inputs have one length and all targets have one length. The same seed and machine give the same weights: the
-    steps are counted, not timed. Losses are in nats a token; `unigram_loss` is recorded for comparison.
+    All inputs have one length and all targets have one length. The same seed and machine give the same weights.
+    Losses are in nats per token; `unigram_loss` is recorded for comparison.
     """
     mini = MINIS[kind] if steps is None else replace(MINIS[kind], steps=steps)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -146,7 +146,7 @@ def pretrain(
 
 
 def build(kind: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Return an untrained model for the tokenizer; its weights are drawn from torch's global generator."""
+    """Return an untrained model for the tokenizer; its weights are sampled from torch's global generator."""
     mini = MINIS[kind]
     vocab_size = -(-len(tokenizer) // 64) * 64
     if kind == "gpt2-mini":
@@ -177,8 +177,8 @@ def build(kind: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 
 
 def fit(model: PreTrainedModel, mini: Mini, train: Sequence[Pair], seed: int, label: str) -> None:
-    """Train in place; the learning rate warms up, then falls to zero in a line."""
-    model.eval()  # no dropout: hardly a block is seen twice, and the model is far too small to learn it by heart
+    """Train in place; the learning rate warms up, then decays linearly to zero."""
+    model.eval()  # no dropout: few blocks are seen twice, and the model is too small to memorize them
     optimizers: dict[str, Any] = {"adamw": torch.optim.AdamW, "adafactor": torch.optim.Adafactor}
     optimizer = optimizers[mini.optimizer](model.parameters(), lr=mini.learning_rate)
     warmup = max(1, round(mini.warmup * mini.steps))
@@ -200,7 +200,7 @@ def fit(model: PreTrainedModel, mini: Mini, train: Sequence[Pair], seed: int, la
 
 @torch.no_grad()
 def mean_loss(model: PreTrainedModel, pairs: Sequence[Pair], batch_size: int = 32, in_fp32: bool = False) -> float:
-    """Return the mean loss on the pairs in nats a token; in bf16 where the hardware has it, or else in fp32."""
+    """Return the mean loss on the pairs in nats per token, in bf16 if the hardware supports it, else in fp32."""
     model.eval()
     batches = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
     return sum(_loss(model, batch, in_fp32).item() * len(batch) for batch in batches) / len(pairs)
@@ -220,9 +220,9 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def _shuffled_batches(pairs: Sequence[Pair], batch_size: int, seed: int) -> Iterator[list[Pair]]:
-    """Yield batches without end, each epoch in an order of its own; blocks left over wait for no batch."""
+    """Yield batches endlessly, each epoch in a new order; an incomplete last batch is dropped."""
     if len(pairs) < batch_size:
-        raise ValueError(f"{len(pairs)} blocks do not fill a batch of {batch_size}; try more text")
+        raise ValueError(f"{len(pairs)} blocks do not fill a batch of {batch_size}; use more text")
     generator = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(len(pairs), generator=generator).tolist()
@@ -231,13 +231,13 @@ def _shuffled_batches(pairs: Sequence[Pair], batch_size: int, seed: int) -> Iter
 
 
 def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: dict[str, Any], out: Path) -> None:
-    """Write beside `out`, then rename: a folder that exists is whole."""
+    """Write beside `out`, then rename: a folder that exists is complete."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         fresh = Path(folder) / "fresh"
         model.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
-        (fresh / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
+        (fresh / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         if out.exists():
             shutil.move(out, Path(folder) / "old")
         fresh.replace(out)
@@ -255,7 +255,7 @@ def _train_bpe(documents: Sequence[str], vocab_size: int, max_length: int) -> GP
     learner.train_from_iterator(documents, trainer)
     learned = json.loads(learner.to_str())["model"]
     merges: Any = [tuple(merge) for merge in learned["merges"]]
-    # no pad token, as in the real GPT-2: who pads chooses one
+    # no pad token, as in the real GPT-2: `load_tokenizer` sets one
     return GPT2Tokenizer(vocab=learned["vocab"], merges=merges, model_max_length=max_length)
 
 
@@ -265,7 +265,7 @@ def _train_unigram(documents: Sequence[str], vocab_size: int, max_length: int) -
         [
             pre_tokenizers.WhitespaceSplit(),
             pre_tokenizers.Metaspace(),
-            pre_tokenizers.Digits(individual_digits=True),  # numbers are spelt, as STS-B's scores need
+            pre_tokenizers.Digits(individual_digits=True),  # digit by digit, as STS-B's scores need
         ]
     )
     trainer = trainers.UnigramTrainer(
@@ -282,7 +282,7 @@ def _train_unigram(documents: Sequence[str], vocab_size: int, max_length: int) -
 
 
 def _in_fixed_order(vocab: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Undo what differs between two trainings on the same text: ties, last digits, the scores of rare characters.
+    """Remove differences between two trainings on the same text: ties, last digits, scores of rare characters.
 
     The trainer keeps characters too rare to be pieces at the lowest score, plus 0.0001 for each in a random order.
     """

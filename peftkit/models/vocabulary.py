@@ -1,4 +1,4 @@
-"""Turn a tokenizer into one that also reads terms as tokens, each in the way of its kind, and changes no old id."""
+"""Extension of a tokenizer by terms that become single tokens; existing token ids stay."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from transformers import PreTrainedTokenizerBase, TokenizersBackend
 
 from peftkit.config import UserError
 
-WORDS, BYTES, UNIGRAM = "words", "bytes", "unigram"  # WordPiece and whole words; byte-level BPE; SentencePiece's
-SPACE = "▁"  # SentencePiece's letter for the space before a word
-UNKNOWN_PENALTY = 10.0  # of a letter in no piece, below the least likely piece: SentencePiece's kUnkPenalty
-LEAD = 1e-4  # nats a piece saved, by which a term wins over its own pieces
-# GPT-2's own pattern (Radford et al. 2019, section 2.2), which tokenizers' ByteLevel has built in
+WORDS, BYTES, UNIGRAM = "words", "bytes", "unigram"  # WordPiece or WordLevel; byte-level BPE; SentencePiece
+SPACE = "▁"  # SentencePiece's symbol for the space before a word
+UNKNOWN_PENALTY = 10.0  # of an unknown character, below the least likely piece: SentencePiece's kUnkPenalty
+LEAD = 1e-4  # nats per saved piece that make a term likelier than its pieces
+# GPT-2's own pattern (Radford et al. 2019, section 2.2), built into tokenizers' ByteLevel
 GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True)
 class NewToken:
-    """One new row: its id, the term that it belongs to, and the ids of the old pieces that it stands for."""
+    """One new token: its id, its term, and the ids of the old tokens that it replaces."""
 
     id: int
-    text: str  # as the vocabulary spells it
+    text: str  # as in the vocabulary
     term: str
-    pieces: list[int]  # without unknown ones; empty where no letter of the term was known
+    pieces: list[int]  # without unknown tokens; empty if all were unknown
 
 
 @dataclass(frozen=True)
 class Extension:
-    """What became of a list of terms: the tokenizer, its new tokens, and the terms refused, each with its reason."""
+    """The extended tokenizer, its new tokens, and the refused terms, each with its reason."""
 
     tokenizer: PreTrainedTokenizerBase
     tokens: list[NewToken]
@@ -42,48 +42,48 @@ class Extension:
 
 
 class Form(NamedTuple):
-    """A token that a term needs: the text that it stands for, and how the vocabulary spells it."""
+    """A token that a term needs: its text, and its spelling in the vocabulary."""
 
     text: str
-    spelt: str
+    spelling: str
     term: str
 
 
-def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, terms: Sequence[str], rows: int) -> Extension:
-    """Make terms tokens, with ids from `rows` on, the number of rows that the model has.
+def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, terms: Sequence[str], embedding_rows: int) -> Extension:
+    """Add terms as tokens, with ids from `embedding_rows` on, the number of the model's embedding rows.
 
-    Rows beyond the tokenizer's last id, as T5 has (32,128 for 32,100 tokens), stay as they are: names that no text has
-    stand for them. WordPiece takes a term as an added token, whole words alone. Byte-level BPE and unigram take it in
-    their own vocabulary, with the space before it and without, so that decoding gives the text back.
+    Embedding rows beyond the tokenizer's last id, as T5 has (32,128 for 32,100 tokens), get `<unused_...>` tokens. In
+    WordPiece a term is an added token that matches whole words only. In byte-level BPE and unigram it joins the
+    vocabulary with and without the space before it, so that decoding gives the text back.
 
     Raises:
-        UserError: the tokenizer is of none of these kinds.
+        UserError: the tokenizer is none of these.
     """
     kind = tokenizer_kind(tokenizer)
     last = max(tokenizer.get_vocab().values())
-    first = max(rows, last + 1)
+    first = max(embedding_rows, last + 1)
     unused = [f"<unused_{number}>" for number in range(last + 1, first)]
-    accepted, refused = _sift(tokenizer, terms)
+    accepted, refused = _split_terms(tokenizer, terms)
     while True:
         forms = [form for term in accepted for form in _new_forms(tokenizer, term, kind)]
-        grown = GROW[kind](tokenizer, unused, forms)
-        overlapped = {term for term in accepted if not _is_whole(grown, term)}
+        extended = EXTEND[kind](tokenizer, unused, forms)
+        overlapped = {term for term in accepted if not _is_whole(extended, term)}
         if not overlapped:
             break
-        refused += [(term, "the tokenizer splits it all the same") for term in accepted if term in overlapped]
+        refused += [(term, "the tokenizer still splits it") for term in accepted if term in overlapped]
         accepted = [term for term in accepted if term not in overlapped]
     tokens = [
-        NewToken(number, form.spelt, form.term, _pieces_of(tokenizer, form, kind))
+        NewToken(number, form.spelling, form.term, _pieces_of(tokenizer, form, kind))
         for number, form in enumerate(forms, start=first)
     ]
-    return Extension(grown, tokens, refused)
+    return Extension(extended, tokens, refused)
 
 
 def tokenizer_kind(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return by which of three ways the tokenizer takes new words.
+    """Return the kind of the tokenizer: WORDS, BYTES or UNIGRAM.
 
     Raises:
-        UserError: there is no way for it.
+        UserError: it is none of these.
     """
     settings = json.loads(_backend(tokenizer).to_str())
     model = settings["model"]["type"]
@@ -93,11 +93,11 @@ def tokenizer_kind(tokenizer: PreTrainedTokenizerBase) -> str:
         return UNIGRAM
     if model == "BPE" and _word_pattern(settings["pre_tokenizer"]) is not None:
         return BYTES
-    raise UserError(f"its tokenizer is a {model} that cannot be extended; try model=bert, model=gpt2 or model=t5")
+    raise UserError(f"its tokenizer is a {model} that cannot be extended; use model=bert, model=gpt2 or model=t5")
 
 
 def piece_counts(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], batch: int = 10_000) -> list[int]:
-    """Return of how many tokens each word is where it stands after a space."""
+    """Return the number of tokens of each word after a space."""
     before = " " if tokenizer_kind(tokenizer) == BYTES else ""
     counts: list[int] = []
     for first in range(0, len(words), batch):
@@ -107,13 +107,13 @@ def piece_counts(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], batch
 
 
 def as_read(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Return a text as the tokenizer sees it, of an uncased one in lower case, with single spaces."""
+    """Return a text as the tokenizer normalizes it (an uncased one: in lower case), with single spaces."""
     normalizer = _backend(tokenizer).normalizer
     return " ".join((normalizer.normalize_str(text) if normalizer else text).split())
 
 
-def _sift(tokenizer: PreTrainedTokenizerBase, terms: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the terms as the tokenizer reads them, and those that need no token or can be none, with the reason."""
+def _split_terms(tokenizer: PreTrainedTokenizerBase, terms: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the normalized terms, and those that need no token or cannot be one, with the reason."""
     accepted: dict[str, None] = {}
     refused = []
     special = sorted(tokenizer.all_special_tokens)
@@ -122,75 +122,75 @@ def _sift(tokenizer: PreTrainedTokenizerBase, terms: Sequence[str]) -> tuple[lis
         if not term.strip():
             refused.append((term, "it is blank"))
         elif not read:
-            refused.append((term, "the tokenizer reads nothing in it"))
-        elif held := next((token for token in special if token in term), None):
-            refused.append((term, f"it holds {held}, which means something else to the model"))
+            refused.append((term, "it is blank after normalization"))
+        elif used := next((token for token in special if token in term), None):
+            refused.append((term, f"it contains the special token {used}"))
         elif read in accepted:
-            refused.append((term, f"it is there twice, read as {read}"))
+            refused.append((term, f"it is a duplicate of {read}"))
         elif _is_token(tokenizer, read):
-            refused.append((term, "it is one token already"))
+            refused.append((term, "it is already one token"))
         else:
             accepted[read] = None
     return list(accepted), refused
 
 
 def _is_token(tokenizer: PreTrainedTokenizerBase, term: str) -> bool:
-    """Tell whether a term is one known token after a word."""
+    """Return whether a term is one known token after a word."""
     before, after = tokenizer(["so", f"so {term}"], add_special_tokens=False)["input_ids"]
     return len(after) == len(before) + 1 and after[:-1] == before and after[-1] != tokenizer.unk_token_id
 
 
 def _is_whole(tokenizer: PreTrainedTokenizerBase, term: str) -> bool:
-    """Tell whether a term is one token at the start of a text and after a word."""
+    """Return whether a term is one token at the start of a text and after a word."""
     return _is_token(tokenizer, term) and len(tokenizer(term, add_special_tokens=False)["input_ids"]) == 1
 
 
 def _new_forms(tokenizer: PreTrainedTokenizerBase, term: str, kind: str) -> list[Form]:
-    """Return the tokens that a term needs and that are not there."""
+    """Return the tokens of a term that are not in the vocabulary."""
     joined = term.replace(" ", SPACE)
     forms = {
         WORDS: [(term, term)],
         BYTES: [(text, "".join(BYTE_LETTERS[byte] for byte in text.encode())) for text in (f" {term}", term)],
         UNIGRAM: [(term, SPACE + joined), (term, joined)],
     }[kind]
-    return [Form(text, spelt, term) for text, spelt in forms if _backend(tokenizer).token_to_id(spelt) is None]
+    return [Form(text, spelling, term) for text, spelling in forms if _backend(tokenizer).token_to_id(spelling) is None]
 
 
 def _pieces_of(tokenizer: PreTrainedTokenizerBase, form: Form, kind: str) -> list[int]:
-    if kind == UNIGRAM:  # by its own spelling, since a text always begins with a space there
-        ids = [token.id for token in _backend(tokenizer).model.tokenize(form.spelt)]
+    if kind == UNIGRAM:  # by its spelling: here every text starts with a space
+        ids = [token.id for token in _backend(tokenizer).model.tokenize(form.spelling)]
     else:
         ids = tokenizer(form.text, add_special_tokens=False)["input_ids"]
     return [number for number in ids if number != tokenizer.unk_token_id]
 
 
-def _grow_words(tokenizer: PreTrainedTokenizerBase, unused: list[str], forms: list[Form]) -> PreTrainedTokenizerBase:
-    """Add terms as tokens of their own: WordPiece's vocabulary holds no spaces and no punctuation within a word."""
-    grown = copy.deepcopy(tokenizer)
-    grown.add_tokens([AddedToken(name, normalized=False) for name in unused])
-    # single_word, or the token art would be found in article; normalized, or Art would not be found at all
-    grown.add_tokens([AddedToken(form.spelt, single_word=True, normalized=True) for form in forms])
-    return grown
+def _extend_words(tokenizer: PreTrainedTokenizerBase, unused: list[str], forms: list[Form]) -> PreTrainedTokenizerBase:
+    """Add terms as added tokens: WordPiece's vocabulary has no spaces and no punctuation within a word."""
+    extended = copy.deepcopy(tokenizer)
+    extended.add_tokens([AddedToken(name, normalized=False) for name in unused])
+    # single_word, or the token "art" would match in "article"; normalized, or "Art" would not match
+    extended.add_tokens([AddedToken(form.spelling, single_word=True, normalized=True) for form in forms])
+    return extended
 
 
-def _grow_bytes(tokenizer: PreTrainedTokenizerBase, unused: list[str], forms: list[Form]) -> PreTrainedTokenizerBase:
-    """Add terms to the vocabulary of a byte-level BPE, where a whole word that is there needs no merges.
+def _extend_bytes(tokenizer: PreTrainedTokenizerBase, unused: list[str], forms: list[Form]) -> PreTrainedTokenizerBase:
+    """Add terms to the vocabulary of a byte-level BPE, where a word in the vocabulary needs no merges.
 
-    Not as added tokens: these have no way to take the space before them that gives it back, and no word's end.
+    Not as added tokens: these would lose the space before them in decoding, and match within words.
     """
     settings = json.loads(_backend(tokenizer).to_str())
     vocab = settings["model"]["vocab"]
     first = max(tokenizer.get_vocab().values()) + 1
-    # what stands beyond the vocabulary, as Llama 3's and Qwen's special tokens, would be numbered anew behind the terms
+    # tokens outside the vocabulary, as Llama 3's and Qwen's special tokens, would get new ids after the terms
     vocab.update({token["content"]: token["id"] for token in settings["added_tokens"]})
-    vocab.update({name: first + n for n, name in enumerate([*unused, *(form.spelt for form in forms)])})
+    vocab.update({name: first + n for n, name in enumerate([*unused, *(form.spelling for form in forms)])})
     settings["model"]["ignore_merges"] = True
     split = _backend(tokenizer).pre_tokenizer.pre_tokenize_str
     several = sorted(
         {form.term for form in forms if len(split(f" {form.term}")) > 1}, key=lambda term: (-len(term), term)
     )
     is_prefixed = "'add_prefix_space': True" in str(settings["pre_tokenizer"])
-    if several and not is_prefixed:  # else every part of a text would be given a space
+    if several and not is_prefixed:  # else every split part of a text would get a space
         ends = [re.escape(term) + (r"(?![\p{L}\p{N}])" if term[-1].isalnum() else "") for term in several]
         pattern = f" ?(?:{'|'.join(ends)})|{_word_pattern(settings['pre_tokenizer'])}"
         settings["pre_tokenizer"] = {
@@ -203,12 +203,13 @@ def _grow_bytes(tokenizer: PreTrainedTokenizerBase, unused: list[str], forms: li
     return _rebuilt(tokenizer, settings)
 
 
-def _grow_unigram(tokenizer: PreTrainedTokenizerBase, unused: list[str], forms: list[Form]) -> PreTrainedTokenizerBase:
-    """Add terms to a unigram's pieces, each as likely as the rarest old piece, or as its own pieces where that is more.
+def _extend_unigram(
+    tokenizer: PreTrainedTokenizerBase, unused: list[str], forms: list[Form]
+) -> PreTrainedTokenizerBase:
+    """Add terms to a unigram's pieces, each as likely as the rarest old piece or as its own pieces, whichever is more.
 
-    A unigram takes the likeliest cut of a whole word, so that a term inside a longer word is a token there too, unless
-    the word has a likelier cut. Of two terms, one within the other, the longer wins: the more pieces it saves the
-    larger its lead.
+    A unigram uses the likeliest segmentation of a whole word, so a term inside a longer word is a token there too,
+    unless the word has a likelier segmentation. Of two nested terms the longer wins: it saves more pieces.
     """
     settings = json.loads(_backend(tokenizer).to_str())
     pieces = settings["model"]["vocab"]
@@ -216,18 +217,20 @@ def _grow_unigram(tokenizer: PreTrainedTokenizerBase, unused: list[str], forms: 
     rarest = min(scores.values())
     added = {token["id"]: token["content"] for token in settings["added_tokens"]}
     names = [added[number] for number in range(len(pieces), max(tokenizer.get_vocab().values()) + 1)]
-    pieces += [[name, rarest] for name in (*names, *unused)]  # no less likely: the rarest decides on unknown letters
+    pieces += [
+        [name, rarest] for name in (*names, *unused)
+    ]  # no less likely: the rarest piece sets the score of unknown characters
     for form in forms:
-        old = [token.value for token in _backend(tokenizer).model.tokenize(form.spelt)]
+        old = [token.value for token in _backend(tokenizer).model.tokenize(form.spelling)]
         score = sum(scores.get(piece, rarest - UNKNOWN_PENALTY) for piece in old)
-        pieces.append([form.spelt, max(rarest, score + LEAD * (len(old) - 1))])
-    if any(SPACE in form.spelt[1:] for form in forms):
+        pieces.append([form.spelling, max(rarest, score + LEAD * (len(old) - 1))])
+    if any(SPACE in form.spelling[1:] for form in forms):
         _read_across_spaces(settings)
     return _rebuilt(tokenizer, settings)
 
 
 def _read_across_spaces(settings: dict[str, Any]) -> None:
-    """Cut a text nowhere before the unigram reads it: no old piece reaches over a space, but a term does."""
+    """Disable splitting at spaces before the unigram model: no old piece contains a space, but a term may."""
     old = settings["normalizer"]
     steps = [] if old is None else old["normalizers"] if old["type"] == "Sequence" else [old]
     space = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
@@ -245,17 +248,17 @@ def _read_across_spaces(settings: dict[str, Any]) -> None:
     }
 
 
-GROW: dict[str, Callable[[PreTrainedTokenizerBase, list[str], list[Form]], PreTrainedTokenizerBase]] = {
-    WORDS: _grow_words,
-    BYTES: _grow_bytes,
-    UNIGRAM: _grow_unigram,
+EXTEND: dict[str, Callable[[PreTrainedTokenizerBase, list[str], list[Form]], PreTrainedTokenizerBase]] = {
+    WORDS: _extend_words,
+    BYTES: _extend_bytes,
+    UNIGRAM: _extend_unigram,
 }
 
 
 def _rebuilt(tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """Return the tokenizer with other settings, as the class that loads them all.
+    """Return the tokenizer with new settings, as a `TokenizersBackend`, which loads all of them.
 
-    GPT2Tokenizer and T5Tokenizer would read the vocabulary alone, and make the rest anew.
+    GPT2Tokenizer and T5Tokenizer would load the vocabulary only, and rebuild the rest.
     """
     tokens = {str(token): token for token in tokenizer.added_tokens_decoder.values()}
     special = {name: tokens.get(str(token), token) for name, token in tokenizer.special_tokens_map.items()}
@@ -273,7 +276,7 @@ def _rebuilt(tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> Pr
 
 
 def _word_pattern(pre_tokenizer: Any) -> str | None:
-    """Return the pattern by which a byte-level BPE cuts a text into words; None where it is none that we know."""
+    """Return the pattern by which a byte-level BPE splits a text into words; None if its pre-tokenizer is unknown."""
     steps = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer])
     kinds = [step and step["type"] for step in steps]
     if kinds == ["ByteLevel"]:
@@ -288,7 +291,7 @@ def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def _byte_letters() -> list[str]:
-    """Return the letter of each byte: itself where it is printable, else the next beyond Latin-1 (GPT-2's table)."""
+    """Return the character of each byte: itself if printable, else the next one beyond Latin-1 (GPT-2's table)."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     beyond = iter(range(256, 512))
     return [chr(byte if byte in printable else next(beyond)) for byte in range(256)]

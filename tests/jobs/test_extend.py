@@ -193,9 +193,9 @@ def test_a_list_is_extended_with_what_is_mined_and_every_refusal_is_kept(
     assert [entry["count"] for entry in result["terms"]["added"]] == [None, None, 72]
     assert [entry["reason"] for entry in result["terms"]["refused"]] == [
         "it is blank",
-        "it is there twice, read as qux/zed",
+        "it is a duplicate of qux/zed",
     ]
-    assert "not 'qux/zed': it is there twice" in capsys.readouterr().err
+    assert "not 'qux/zed': it is a duplicate" in capsys.readouterr().err
     assert extended(checkpoint("gpt2", True), "gpt2", data, tmp_path, *more) == folder
     assert "finished already" in capsys.readouterr().err
 

@@ -23,7 +23,7 @@ FAST = (("prefix", "gpt2"), ("unipelt", "bert"), ("linear_probe", "t5"))  # the 
 def test_the_page_shows_the_recorded_results_and_none_failed() -> None:
     assert (DOCS / "matrix.md").read_text(encoding="utf-8") == matrix.page(RECORDED)
     assert {each.status for each in RECORDED} == {SUPPORTED, REFUSED}
-    assert all("try m" in str(each.reason) for each in RECORDED if each.status == REFUSED)
+    assert all("use m" in str(each.reason) for each in RECORDED if each.status == REFUSED)
 
 
 def test_every_shipped_method_is_recorded_on_every_shipped_model() -> None:
