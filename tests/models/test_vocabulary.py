@@ -109,7 +109,7 @@ def test_an_uncased_tokenizer_finds_a_term_in_any_case_and_a_cased_one_as_it_is_
         ("", "it is blank"),
         (" \t", "it is blank"),
         ("\u200b", "it is blank after normalization"),
-        ("zyx[MASK]", r"it holds \[MASK\]"),
+        ("zyx[MASK]", r"it contains the special token \[MASK\]"),
         ("Zyxwort", "it is a duplicate of zyxwort"),
         ("the", "it is already one token"),
     ],
@@ -173,7 +173,7 @@ def test_pieces_are_counted_as_within_a_text(load: Load) -> None:
 
 def test_a_tokenizer_of_another_kind_is_refused() -> None:
     bpe = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, [])), unk_token="a")
-    with pytest.raises(UserError, match="cannot be extended; try model="):
+    with pytest.raises(UserError, match="cannot be extended; use model="):
         extend_tokenizer(bpe, ["b"], 1)
 
 
