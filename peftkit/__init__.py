@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -39,15 +40,30 @@ def __getattr__(name: str) -> Any:
 
 
 def _register_tuners(_: Any) -> None:
-    import_module("peftkit.methods.adapter")
-    import_module("peftkit.methods.soft_prompt")
-    import_module("peftkit.methods.mix")
-    import_module("peftkit.methods.layer_mix")
+    """Import every module of `peftkit.methods`: those with a tuner register it."""
+    package = import_module("peftkit.methods")
+    for module in iter_modules(package.__path__, "peftkit.methods."):
+        import_module(module.name)
 
 
 def _register_classifiers(_: Any) -> None:
-    if "peftkit.models.heads" not in sys.modules:  # else that module is importing transformers
-        import_module("peftkit.models.heads")
+    """Import `peftkit.models.heads` as soon as all modules that it needs can be imported.
+
+    transformers' modules import one another in cycles, so this waits for those that are half imported.
+    """
+    families = import_module("peftkit.config.families").FAMILIES
+    types = ["t5", *(name.replace("-", "_") for name, family in families.items() if family.pools_mean)]
+    needed = ["transformers.models.auto.modeling_auto", "transformers.modeling_layers"]
+    needed += ["peftkit.models.backbone", "peftkit.models.pooling"]
+    needed += [f"transformers.models.{name}.modeling_{name}" for name in types]
+
+    def register(imported: Any) -> None:
+        specs = [getattr(sys.modules.get(name), "__spec__", None) for name in needed if name != imported.__name__]
+        if "peftkit.models.heads" not in sys.modules and not any(getattr(spec, "_initializing", 0) for spec in specs):
+            import_module("peftkit.models.heads")
+
+    for name in needed:
+        wrapt.register_post_import_hook(register, name)
 
 
 class _Leaderboard(ModuleType):
@@ -64,4 +80,4 @@ def _make_callable(package: Any) -> None:
 wrapt.register_post_import_hook(_make_callable, "peftkit.leaderboard")
 # so that PeftModel.from_pretrained and transformers.pipeline load what peftkit saved
 wrapt.register_post_import_hook(_register_tuners, "peft")
-wrapt.register_post_import_hook(_register_classifiers, "transformers.models.auto.modeling_auto")
+wrapt.register_post_import_hook(_register_classifiers, "transformers")

@@ -98,3 +98,10 @@ def test_what_a_page_adds_works(page: str, tmp_path: Path, checkpoints: dict[str
         family = re.search(r"\bmodel=(\w+)", command)
         done = run(command, tmp_path, {**checkpoints, "mpnet": mpnet}[family[1]] if family else checkpoints["bert"])
         assert done.returncode == 0, done.stderr
+
+
+def test_a_fresh_process_knows_a_new_tuner(tmp_path: Path) -> None:
+    perform("Add a tuner of your own", tmp_path)
+    code = "import peftkit; from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING as known; assert 'RESCALE' in known"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)

@@ -75,7 +75,14 @@ def test_the_check_sees_a_planted_fault(tmp_path: Path, file: str, line: str) ->
         pytest.param("from peftkit.models import heads", marks=pytest.mark.slow),
         pytest.param("from peftkit.methods.adapter import BottleneckConfig", marks=pytest.mark.slow),
         pytest.param("from peft import PeftModel; import peftkit", marks=pytest.mark.slow),
-        "import peftkit; from transformers import Trainer",
+        pytest.param("from peftkit.models import backbone", marks=pytest.mark.slow),
+        pytest.param("import peftkit; from transformers import Trainer", marks=pytest.mark.slow),
+        "import peftkit; from transformers import T5EncoderModel",
+        pytest.param("import peftkit; from transformers import BertModel", marks=pytest.mark.slow),
+        pytest.param("import peftkit; from transformers import LlamaModel", marks=pytest.mark.slow),
+        pytest.param(
+            "import peftkit; from transformers import AutoModelForSequenceClassification", marks=pytest.mark.slow
+        ),
         pytest.param(
             "from transformers import AutoModelForSequenceClassification; import peftkit", marks=pytest.mark.slow
         ),
@@ -84,6 +91,8 @@ def test_the_check_sees_a_planted_fault(tmp_path: Path, file: str, line: str) ->
 def test_peft_and_transformers_load_our_classes_whatever_is_imported_first(first: str) -> None:
     code = (
         f"{first}; from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as known; import peftkit; "
-        "from transformers import AutoConfig; assert 'BOTTLENECK' in known; AutoConfig.for_model('mean_pooling_bert')"
+        "from transformers import AutoModelForSequenceClassification as Auto, CONFIG_MAPPING as configs; "
+        "assert {'BOTTLENECK', 'SOFT_PROMPT', 'MIX', 'LAYER_MIX'} <= set(known); "
+        "Auto.from_config(configs['mean_pooling_bert'](num_hidden_layers=1, vocab_size=8))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
