@@ -1,8 +1,8 @@
-"""Archives: one parquet file with the recorded runs of a board, read like the folders they were made of.
+"""Archives: one parquet file with the recorded runs of a board, read like the run folders it was made of.
 
-A row is a run: `folder` (below the archive), `result` (text of result.json), `predictions` (Arrow IPC stream of the
-columns id, split, label, prediction; null without predictions) and `log` (text of log.jsonl, null without). A run in an
-archive has the path ARCHIVE.parquet/FOLDER.
+One parquet row per run: `folder` (below the archive), `result` (text of result.json), `predictions` (Arrow IPC stream
+of the columns id, split, label, prediction; null without predictions) and `log` (text of log.jsonl, null without). A
+run in an archive has the path ARCHIVE.parquet/FOLDER.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PREDICTION_COLUMNS = ["id", "split", "label", "prediction"]  # what the paired t
 
 
 def write_archive(folders: Sequence[Path], file: Path) -> None:
-    """Write these runs, in folders or other archives, as one archive; it appears whole or not at all."""
+    """Write these runs, in folders or other archives, as one archive, atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -35,14 +35,14 @@ def write_archive(folders: Sequence[Path], file: Path) -> None:
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.part")
-    # a page holds many runs, so that what they have in common, as ids and labels, is compressed away
+    # a page holds many runs, so that ids and labels, which runs share, compress well
     options = {"compression": "zstd", "compression_level": 19, "use_dictionary": False, "data_page_size": 1 << 26}
     pq.write_table(pa.table(columns), part, **options)
     part.replace(file)
 
 
 def archived_runs(file: Path) -> list[Path]:
-    """Return the paths of an archive's runs.
+    """Return the paths of the runs in an archive.
 
     Raises:
         UserError: the file is not an archive.
@@ -87,7 +87,7 @@ def _cell(archive: Path, folder: Path, column: str) -> Any:
 
 @lru_cache(maxsize=8)
 def _load(file: Path, changed: int) -> dict[str, dict[str, Any]]:
-    """Return an archive's runs by folder; `changed`, its time in nanoseconds, keeps the cache from growing stale."""
+    """Return an archive's runs by folder; `changed`, its modification time in nanoseconds, invalidates the cache."""
     import pyarrow.parquet as pq
 
     columns = ["folder", *FILES.values(), "predictions"]
@@ -100,6 +100,6 @@ def _ipc(table: pa.Table | None) -> bytes | None:
     if table is None:
         return None
     stream = pa.BufferOutputStream()
-    with pa.ipc.new_stream(stream, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
+    with pa.ipc.new_stream(stream, table.schema) as out:
+        out.write_table(table.combine_chunks())
     return stream.getvalue().to_pybytes()

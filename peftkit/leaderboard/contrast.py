@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from peftkit.leaderboard.seeds import guesses, totals
+from peftkit.leaderboard.seeds import prior_states, totals
 
 Array = np.ndarray
 ALPHA, POWER = 0.05, 0.8
@@ -53,12 +53,12 @@ def contrast(cells: Sequence[Cell]) -> list[Contrast]:
     """Test the pairs of every cell of a board; pairs that cannot be tested have p = nan and no test.
 
     The difference of two mean scores is compared with its standard error over new examples (paired bootstrap) and new
-    seeds; the seeds' variance is a distribution, from `seeds.guesses`, and p the mean over it (Behrens-Fisher).
+    seeds; the seeds' variance is a distribution, from `seeds.prior_states`, and p the mean over it (Behrens-Fisher).
     """
     variances = [np.array([_variance(e.values, cell.examples) for e in cell.entries]) for cell in cells]
     counts = [np.array([len(e.values) for e in cell.entries]) for cell in cells]
-    found = guesses(variances, counts)
-    return [_contrast(*each) for each in zip(cells, found, variances, counts, strict=True)]
+    states = prior_states(variances, counts)
+    return [_contrast(*each) for each in zip(cells, states, variances, counts, strict=True)]
 
 
 def _contrast(cell: Cell, states: list, variances: Array, seeds: Array) -> Contrast:
@@ -72,7 +72,7 @@ def _contrast(cell: Cell, states: list, variances: Array, seeds: Array) -> Contr
     freedom = np.where(both, max(min([cell.examples, *width]) - 1, 1), 1e9)
     middle, weights = np.zeros((len(both), 1)), np.ones((len(both), 1))
     if len(both):
-        # without predictions of both, all of the seeds' variance is left to the seeds
+        # without predictions of both, the whole variance over seeds counts as that of the seeds
         middle, weights = _totals(cell, states, variances, seeds, inner, variance, both)
     difference = means[cell.first] - means[cell.second]
     names = [_name(bool(states), bool(b)) for b in both]
@@ -90,12 +90,14 @@ def _totals(
 ) -> tuple[Array, Array]:
     middle: Array | None = None
     weights: Array | None = None
-    for here, within in ((both, inner), (~both, np.zeros_like(inner))):
-        if here.any():
-            some, chance = totals(states, variances, seeds, within, variance[here], cell.first[here], cell.second[here])
+    for pairs, within in ((both, inner), (~both, np.zeros_like(inner))):
+        if pairs.any():
+            some, chance = totals(
+                states, variances, seeds, within, variance[pairs], cell.first[pairs], cell.second[pairs]
+            )
             if middle is None or weights is None:
                 middle, weights = np.zeros((len(both), some.shape[1])), np.zeros((len(both), some.shape[1]))
-            middle[here], weights[here] = some, chance
+            middle[pairs], weights[pairs] = some, chance
     assert middle is not None and weights is not None
     return middle, weights
 
@@ -107,7 +109,7 @@ def _name(has_seeds: bool, has_examples: bool) -> str:
 
 
 def _mcnemar(first: Array | None, second: Array | None) -> float:
-    """Return the exact p of two runs being right on as many examples (Dietterich 1998, section 3.1)."""
+    """Return the exact p-value of two runs having the same accuracy (Dietterich 1998, section 3.1)."""
     from statsmodels.stats.contingency_tables import mcnemar
 
     assert first is not None and second is not None
@@ -119,7 +121,7 @@ def _mcnemar(first: Array | None, second: Array | None) -> float:
 
 
 def _variance(values: Array, examples: int) -> float:
-    """Return the sample variance over seeds; scores move in steps, whose rounding is added so that none is zero."""
+    """Return the sample variance over seeds, plus that of rounding: discrete scores may have a variance of zero."""
     step = 1 / max(examples, 1000)
     return float(np.var(values, ddof=1)) + step**2 / 12 if len(values) > 1 else np.nan
 
@@ -145,7 +147,7 @@ def tail(distance: Array, variances: Array, weights: Array, freedom: Array) -> A
 
     z = distance[:, None] / np.sqrt(np.maximum(variances, 1e-30))
     n = freedom[:, None]
-    # Student's t by way of the normal (Abramowitz & Stegun 1964, 26.7.8): a hundred times as fast as its own tail
+    # normal approximation of Student's t (Abramowitz & Stegun 1964, 26.7.8), a hundred times as fast as scipy's t
     return 2 * (weights * ndtr(-z * (1 - 1 / (4 * n)) / np.sqrt(1 + z**2 / (2 * n)))).sum(1)
 
 
@@ -168,12 +170,12 @@ def detectable(contrast: Contrast, comparisons: int) -> float | None:
     tested = ~np.isnan(contrast.p)
     if not tested.any():
         return None
-    found = reach(ALPHA / comparisons, contrast) + reach(2 * (1 - POWER), contrast)
-    return float(np.median(found[tested]))
+    differences = reach(ALPHA / comparisons, contrast) + reach(2 * (1 - POWER), contrast)
+    return float(np.median(differences[tested]))
 
 
 def holm(p: Array) -> Array:
-    """Return p-values with Holm's correction over all that were tested; nan stays."""
+    """Return p-values with Holm's correction over all that were tested; nan stays nan."""
     from statsmodels.stats.multitest import multipletests
 
     adjusted, tested = p.copy(), ~np.isnan(p)
@@ -182,8 +184,8 @@ def holm(p: Array) -> Array:
     return adjusted
 
 
-def all_pairs(rows: int, limit: int, most: int) -> tuple[Array, Array]:
+def all_pairs(count: int, limit: int, most: int) -> tuple[Array, Array]:
     """Return all pairs of the first `limit` entries; the others, up to `most`, are paired with the best alone."""
-    first, second = np.triu_indices(min(rows, limit), 1)
-    beyond = np.arange(limit, min(rows, most))
+    first, second = np.triu_indices(min(count, limit), 1)
+    beyond = np.arange(limit, min(count, most))
     return np.concatenate([first, np.zeros_like(beyond)]), np.concatenate([second, beyond])

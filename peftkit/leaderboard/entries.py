@@ -38,7 +38,7 @@ class BoardEntry:
     interval: tuple[float, float] | None = None  # 95 %, of the task's score over seeds; None for a single seed
     delta: float | None = None  # to the best entry of full fine-tuning on the same examples
     is_reference: bool = False
-    planned: int = 0  # seeds that the task's median entry has, or this one attempted: fewer scored ones are missing
+    planned: int = 0  # seeds of the task's median entry, or attempted by this one if more
 
     @property
     def name(self) -> str:

@@ -37,7 +37,7 @@ MARKDOWN = {c: f"\\{c}" for c in "\\|`*_[]#"} | {"<": "&lt;", ">": "&gt;", "&": 
 def write_tables(
     results: Sequence[BoardRun | UnreadableRun], folder: Path, known: tuple[list[BoardEntry], Verdict] | None = None
 ) -> None:
-    """Write leaderboard.csv, comparisons.csv, glue.csv and leaderboard.md; `known` is `judged(results)` if made."""
+    """Write leaderboard.csv, comparisons.csv, glue.csv and leaderboard.md; `known` is `judged(results)` if computed."""
     folder.mkdir(parents=True, exist_ok=True)
     known = known or judged(results)
     write_csv(results, folder, known)
@@ -47,46 +47,45 @@ def write_tables(
 def write_csv(
     results: Sequence[BoardRun | UnreadableRun], folder: Path, known: tuple[list[BoardEntry], Verdict] | None = None
 ) -> None:
-    """Write leaderboard.csv, the tests as comparisons.csv and, with a GLUE task, glue.csv: in result.json's units."""
-    rows, verdict = known or judged(results)
-    metrics = list(dict.fromkeys(name for row in rows for name in row.scores))
+    """Write leaderboard.csv, comparisons.csv (tests) and, with a GLUE task, glue.csv, in the units of result.json."""
+    entries, verdict = known or judged(results)
+    metrics = list(dict.fromkeys(name for entry in entries for name in entry.scores))
     lines = [
-        _values((row, group), metrics, verdict.detectable.get((row.board, row.task))) | by_judges
-        for row, group, by_judges in zip(rows, verdict.groups, judge_columns(rows, results), strict=True)
+        _values((entry, group), metrics, verdict.detectable.get((entry.board, entry.task))) | by_judges
+        for entry, group, by_judges in zip(entries, verdict.groups, judge_columns(entries, results), strict=True)
     ]
     _write_csv(lines, folder / "leaderboard.csv")
-    _write_csv([_tested(rows, c) for c in verdict.comparisons], folder / "comparisons.csv")
-    _write_csv([_glue_values(line) for line in glue_entries(rows)], folder / "glue.csv")
+    _write_csv([_tested(entries, c) for c in verdict.comparisons], folder / "comparisons.csv")
+    _write_csv([_glue_values(line) for line in glue_entries(entries)], folder / "glue.csv")
 
 
 def write_markdown(
     results: Sequence[BoardRun | UnreadableRun], file: Path, known: tuple[list[BoardEntry], Verdict] | None = None
 ) -> None:
-    """Write the tables that `show` prints, whole, and with text from runs escaped."""
-    rows, verdict = known or judged(results)
-    lines = glue_entries(rows)
+    """Write all entries as the tables that `show` prints, with text from runs escaped."""
+    entries, verdict = known or judged(results)
+    lines = glue_entries(entries)
     text = f"# Leaderboard\n\nScores are times 100. {SPREAD}\n"
-    for title, ranked in boards_of(rows, verdict.groups):
+    for title, ranked in boards_of(entries, verdict.groups):
         text += f"\n## {_escaped(title)}\n"
-        marks, told = marks_of(ranked), sentences(rows, verdict, title)
+        marks, summaries = marks_of(ranked), sentences(entries, verdict, title)
         for same_task in tasks_of(ranked):
             task = same_task[0][0].task
             cells = without_constants([cells_of(each, marks, metrics_of(same_task)) for each in same_task])
             text += f"\n### {_escaped(task)}\n\n" + _markdown(cells)
-            text += f"\n{_escaped(told[task])}\n" if task in told else ""
+            text += f"\n{_escaped(summaries[task])}\n" if task in summaries else ""
         text += "".join(f"\n{_escaped(note)}\n" for note in notes_of(ranked, marks))
-        if len(told) > 1:
+        if len(summaries) > 1:
             text += f"\n### Tasks won, tied and lost\n\n{_markdown(records_cells(verdict.records, title))}"
-        if tongue := language_cells(rows, results, title):
-            text += f"\n### Language, before and after\n\n{NOTE}\n\n{_markdown(tongue)}"
-        if judges := judge_tables(rows, results, title):
+        if changes := language_cells(entries, results, title):
+            text += f"\n### Language, before and after\n\n{NOTE}\n\n{_markdown(changes)}"
+        if judges := judge_tables(entries, results, title):
             text += f"\n### Preferred by a judge\n\n{JUDGE_NOTE}\n"
         for judge, compared in judges:
             text += f"\n{_escaped(judge)}:\n\n{_markdown(compared)}"
-        here = [line for line in lines if line.board == title]
-        if here:
+        if board_lines := [line for line in lines if line.board == title]:
             text += f"\n### GLUE, {_escaped(title.removeprefix('glue, '))}\n\n"
-            text += _markdown([glue_cells(line) | {"missing": ", ".join(line.missing)} for line in here])
+            text += _markdown([glue_cells(line) | {"missing": ", ".join(line.missing)} for line in board_lines])
     if verdict.notes:
         text += "\n## Notes\n\n" + "".join(f"- {_escaped(note)}\n" for note in verdict.notes)
     for headline, problems in problems_of(results).items():
@@ -95,8 +94,8 @@ def write_markdown(
     file.write_text(text, encoding="utf-8")
 
 
-def _tested(rows: Sequence[BoardEntry], comparison: Comparison) -> dict[str, Any]:
-    first, second = rows[comparison.first], rows[comparison.second]
+def _tested(entries: Sequence[BoardEntry], comparison: Comparison) -> dict[str, Any]:
+    first, second = entries[comparison.first], entries[comparison.second]
     names = {
         "board": first.board, "task": first.task, "first": first.name, "first model": first.model,
         "second": second.name, "second model": second.model,
@@ -113,30 +112,30 @@ def _glue_values(line: GlueEntry) -> dict[str, Any]:
 
 
 def _values(ranked: Ranked, metrics: Sequence[str], detectable: float | None) -> dict[str, Any]:
-    """Return a row for a spreadsheet: plain numbers, in the units of result.json."""
-    row, group = ranked
-    low, high = row.interval or (None, None)
+    """Return the CSV values of an entry: plain numbers, in the units of result.json."""
+    entry, group = ranked
+    low, high = entry.interval or (None, None)
     blank = Summary(float("nan"), None, 0)
     scores: dict[str, Any] = {}
     for name in metrics:
-        entry = row.scores.get(name, blank)
-        scores |= {name: entry.mean if entry.n else None, f"{name} spread": entry.spread}
-    trained, total = row.costs.get("trainable_params"), row.costs.get("total_params")
-    costs = {name: row.costs.get(name) for name in COSTS if name not in TIMED}
+        summary = entry.scores.get(name, blank)
+        scores |= {name: summary.mean if summary.n else None, f"{name} spread": summary.spread}
+    trained, total = entry.costs.get("trainable_params"), entry.costs.get("total_params")
+    costs = {name: entry.costs.get(name) for name in COSTS if name not in TIMED}
     timed = {
-        name: "; ".join(f"{costs[name]:.6g} ({device})" for device, costs in row.timed.items() if name in costs)
-        if len(row.timed) > 1
-        else next(iter(row.timed.values()), {}).get(name)
+        name: "; ".join(f"{costs[name]:.6g} ({device})" for device, costs in entry.timed.items() if name in costs)
+        if len(entry.timed) > 1
+        else next(iter(entry.timed.values()), {}).get(name)
         for name in (*TIMED, *COMPOSED)
     }
     return {
-        "board": row.board, "suite": row.suite, "task": row.task, "model": row.model, "method": row.method,
-        "settings": row.settings, "score": row.score, "group": group, "95 % low": low, "95 % high": high, **scores,
-        "delta vs full": row.delta, "minimum detectable difference": detectable, "n seeds": len(row.seeds),
-        "planned seeds": row.planned, "learning-rate trials": row.trials,
-        "seeds": " ".join(map(str, row.seeds)), "training examples": row.examples.get("train"), **costs,
+        "board": entry.board, "suite": entry.suite, "task": entry.task, "model": entry.model, "method": entry.method,
+        "settings": entry.settings, "score": entry.score, "group": group, "95 % low": low, "95 % high": high, **scores,
+        "delta vs full": entry.delta, "minimum detectable difference": detectable, "n seeds": len(entry.seeds),
+        "planned seeds": entry.planned, "learning-rate trials": entry.trials,
+        "seeds": " ".join(map(str, entry.seeds)), "training examples": entry.examples.get("train"), **costs,
         "trainable share": trained / total if trained is not None and total else None, **timed,
-        "device": "; ".join(row.timed), "problems": "; ".join(row.problems),
+        "device": "; ".join(entry.timed), "problems": "; ".join(entry.problems),
     }  # fmt: skip
 
 
@@ -145,13 +144,13 @@ def _write_csv(lines: Sequence[dict[str, Any]], file: Path) -> None:
         file.unlink(missing_ok=True)  # of an earlier board
         return
     with file.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.writer(out)
-        writer.writerow(map(_harmless, lines[0]))
-        writer.writerows(map(_harmless, line.values()) for line in lines)
+        table = csv.DictWriter(out, list(lines[0]))
+        header = {name: name for name in lines[0]}
+        table.writerows({name: _harmless(value) for name, value in line.items()} for line in (header, *lines))
 
 
 def _harmless(value: Any) -> Any:
-    """Keep a spreadsheet from reading text of a run as a formula."""
+    """Return the value as text that no spreadsheet evaluates as a formula."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, str):

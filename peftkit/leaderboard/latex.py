@@ -13,35 +13,37 @@ from peftkit.leaderboard.ties import Cell, cells, figure
 SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", **{c: f"\\{c}" for c in "#$%&_{}"},
-    **{c: f"{{{c}}}" for c in "[]*"},  # at the start of a line they would be arguments of the line break before
+    **{c: f"{{{c}}}" for c in "[]*"},  # at the start of a line they would be arguments of the preceding line break
 }  # fmt: skip
 
 
-def write_latex(rows: Sequence[BoardEntry], groups: Sequence[str], file: Path) -> None:
-    r"""Write a booktabs table a board: mean and spread over seeds, letters of tied groups, the best in bold.
+def write_latex(entries: Sequence[BoardEntry], groups: Sequence[str], file: Path) -> None:
+    r"""Write a booktabs table for each board: mean and spread over seeds, letters of tied groups, the best in bold.
 
-    The best is bold only where a test tells it from every other row of its task. Needs \usepackage{booktabs}; names in
-    other scripts than Latin's need XeLaTeX or LuaLaTeX and a font that has them.
+    The best is bold only where it differs significantly from every other entry of its task. Needs
+    \usepackage{booktabs}; names in other scripts than Latin need XeLaTeX or LuaLaTeX and a font that has them.
     """
-    boards = groupby(cells(rows, groups), key=lambda cell: cell.board)
-    text = "% \\usepackage{booktabs}\n" + "".join(_table(board, list(found), rows, groups) for board, found in boards)
+    boards = groupby(cells(entries, groups), key=lambda cell: cell.board)
+    text = "% \\usepackage{booktabs}\n" + "".join(
+        _table(board, list(members), entries, groups) for board, members in boards
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
 
 
-def _table(board: str, found: Sequence[Cell], rows: Sequence[BoardEntry], groups: Sequence[str]) -> str:
-    several = len({rows[number].model for cell in found for number in cell.ranked + cell.failed}) > 1
+def _table(board: str, members: Sequence[Cell], entries: Sequence[BoardEntry], groups: Sequence[str]) -> str:
+    several = len({entries[number].model for cell in members for number in cell.ranked + cell.failed}) > 1
     lines: dict[str, dict[str, str]] = {}
-    for cell in found:
-        sure = cell.is_tested and len(cell.top) == 1
+    for cell in members:
+        is_sole_best = cell.is_tested and len(cell.top) == 1
         for number in [*cell.ranked, *cell.failed]:
-            text = _value(rows[number], groups[number], is_bold=sure and number == cell.top[0])
-            lines.setdefault(rows[number].label(several), {})[cell.task] = text
+            text = _value(entries[number], groups[number], is_bold=is_sole_best and number == cell.top[0])
+            lines.setdefault(entries[number].label(several), {})[cell.task] = text
     body = "".join(
-        f"{_escaped(name)} & {' & '.join(values.get(cell.task, '--') for cell in found)} \\\\\n"
+        f"{_escaped(name)} & {' & '.join(values.get(cell.task, '--') for cell in members)} \\\\\n"
         for name, values in lines.items()
     )
-    tested = any(cell.is_tested for cell in found)
+    tested = any(cell.is_tested for cell in members)
     letters = (
         "Entries of a task that share a letter do not differ significantly."
         if tested
@@ -50,20 +52,20 @@ def _table(board: str, found: Sequence[Cell], rows: Sequence[BoardEntry], groups
     caption = f"{_escaped(board)}. Scores times 100, mean $\\pm$ standard deviation over seeds. {letters}"
     return (
         f"\n\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n"
-        f"\\begin{{tabular}}{{l{'r' * len(found)}}}\n\\toprule\n"
-        f"Method & {' & '.join(_escaped(cell.task) for cell in found)} \\\\\n\\midrule\n{body}"
+        f"\\begin{{tabular}}{{l{'r' * len(members)}}}\n\\toprule\n"
+        f"Method & {' & '.join(_escaped(cell.task) for cell in members)} \\\\\n\\midrule\n{body}"
         "\\bottomrule\n\\end{tabular}\n\\end{table}\n"
     )
 
 
-def _value(row: BoardEntry, letters: str, is_bold: bool) -> str:
-    if row.score is None:
-        return row.without_score
-    score = figure(row, row.score)
-    values = list(row.by_seed.values())
+def _value(entry: BoardEntry, letters: str, is_bold: bool) -> str:
+    if entry.score is None:
+        return entry.without_score
+    score = figure(entry, entry.score)
+    values = list(entry.by_seed.values())
     spread = ""
     if len(values) > 1:
-        shown = figure(row, stdev(values)) if row.is_up else f"{stdev(values):.2g}"
+        shown = figure(entry, stdev(values)) if entry.is_up else f"{stdev(values):.2g}"
         spread = f" $\\pm$ {shown}"
     mark = f"\\textsuperscript{{{_escaped(letters)}}}" if letters else ""
     if is_bold:

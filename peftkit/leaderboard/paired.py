@@ -16,15 +16,19 @@ from peftkit.leaderboard.stats import counting
 from peftkit.metrics import METRICS, RECORDED
 
 Array = np.ndarray
-MOST, LEAST, WORK = 1000, 200, 80_000_000  # resamples, and examples x runs x resamples at most
-CHUNK = 150_000  # numbers of a block of resamples, so that it stays in the cache
+MOST, LEAST, WORK = 1000, 200, 80_000_000  # resamples: at most, at least; examples x runs x resamples at most
+CHUNK = 150_000  # numbers in a block of resamples, which fits in the cache
 LIMIT, FARTHEST = 40, 100  # entries tested in all pairs; entries tested against the best
-CLOSE = 1e-4  # by which a score from the predictions may miss the recorded one
-ABSENT, OTHER, WRONG = "no predictions", "predictions on other examples", "predictions that miss the recorded score"
+CLOSE = 1e-4  # tolerance between a score from the predictions and the recorded one
+ABSENT, OTHER, WRONG = (
+    "no predictions",
+    "predictions on other examples",
+    "predictions that do not reproduce the recorded score",
+)
 
 
 @dataclass(frozen=True)
-class Sheet:
+class RunPredictions:
     """The predictions of one run on the examples whose label is known."""
 
     ids: Array  # (examples,) split and id, as text
@@ -34,7 +38,7 @@ class Sheet:
 
     @property
     def key(self) -> int:
-        """A hash of the examples, whatever their order."""
+        """A hash of the examples, independent of their order."""
         return hash(tuple(sorted(zip(self.ids.tolist(), map(str, self.labels.tolist()), strict=True))))
 
 
@@ -43,87 +47,91 @@ class Notes:
     """Why entries are left out of a test over examples: reason -> entries."""
 
     left_out: dict[str, list[str]] = field(default_factory=dict)
-    no_form: list[str] = field(default_factory=list)  # metrics that cannot be resampled here
+    not_resampled: list[str] = field(default_factory=list)  # metrics that cannot be resampled
 
 
-def cell_of(rows: Sequence[BoardEntry], limit: int = LIMIT, most: int = FARTHEST) -> tuple[Cell, Notes]:
-    """Return a task's entries with their resampled scores, best first; the predictions of a single one stay unread.
+def cell_of(entries: Sequence[BoardEntry], limit: int = LIMIT, most: int = FARTHEST) -> tuple[Cell, Notes]:
+    """Return a task's entries with their resampled scores, best first; those of a single entry are not read.
 
-    Entries with other metrics than most are in no pair.
+    Entries whose metrics differ from those of most are in no pair.
     """
-    first, second = all_pairs(len(rows), limit, most)
-    metrics = Counter(tuple(row.scores) for row in rows).most_common(1)[0][0]
-    alike = np.array([tuple(row.scores) == metrics for row in rows])
+    first, second = all_pairs(len(entries), limit, most)
+    metrics = Counter(tuple(entry.scores) for entry in entries).most_common(1)[0][0]
+    alike = np.array([tuple(entry.scores) == metrics for entry in entries])
     alike[most:] = False
     first, second = first[alike[first] & alike[second]], second[alike[first] & alike[second]]
     notes = Notes()
     if not len(first):
-        return Cell([Entry(_values(row), None) for row in rows], 0, first, second), notes
-    sheets = _sheets([row if same else None for row, same in zip(rows, alike, strict=True)], metrics, notes)
-    if len(sheets) < 2:
-        return Cell([Entry(_values(row), None) for row in rows], 0, first, second), notes
-    reference = next(iter(sheets.values()))[0]
-    runs = [sheet for each in sheets.values() for sheet in each]
-    predictions = _stacked([sheet.predictions for sheet in runs])
+        return Cell([Entry(_values(entry), None) for entry in entries], 0, first, second), notes
+    predictions_of = _predictions_by_entry(
+        [entry if same else None for entry, same in zip(entries, alike, strict=True)], metrics, notes
+    )
+    if len(predictions_of) < 2:
+        return Cell([Entry(_values(entry), None) for entry in entries], 0, first, second), notes
+    reference = next(iter(predictions_of.values()))[0]
+    runs = [run for each in predictions_of.values() for run in each]
+    predictions = _stacked([run.predictions for run in runs])
     count = int(np.clip(WORK // (len(runs) * len(reference.labels)), LEAST, MOST))
     whole, resampled = scores_by_resample(metrics, reference.labels, predictions, reference.splits, count)
-    is_plain = metrics == ("accuracy",) and all(len(row.by_seed) == 1 for row in rows)
-    entries, start = [], 0
+    is_plain = metrics == ("accuracy",) and all(len(entry.by_seed) == 1 for entry in entries)
+    scores, start = [], 0
     rights: list[Array | None] = []
-    for place, row in enumerate(rows):
-        here = slice(start, start + len(sheets.get(place, [])))
-        start = here.stop
-        agrees = place in sheets and bool(np.allclose(whole[here], _values(row), rtol=0, atol=CLOSE))
-        if place in sheets and not agrees:
-            notes.left_out.setdefault(WRONG, []).append(row.name)
-        entries.append(Entry(_values(row), resampled[:, here] if agrees else None))
-        rights.append(predictions[here][0] == reference.labels if agrees and is_plain else None)
-    return Cell(entries, len(reference.labels), first, second, rights if is_plain else None), notes
+    for place, entry in enumerate(entries):
+        own = slice(start, start + len(predictions_of.get(place, [])))
+        start = own.stop
+        agrees = place in predictions_of and bool(np.allclose(whole[own], _values(entry), rtol=0, atol=CLOSE))
+        if place in predictions_of and not agrees:
+            notes.left_out.setdefault(WRONG, []).append(entry.name)
+        scores.append(Entry(_values(entry), resampled[:, own] if agrees else None))
+        rights.append(predictions[own][0] == reference.labels if agrees and is_plain else None)
+    return Cell(scores, len(reference.labels), first, second, rights if is_plain else None), notes
 
 
-def _sheets(rows: Sequence[BoardEntry | None], metrics: Sequence[str], notes: Notes) -> dict[int, list[Sheet]]:
-    """Return the predictions of each seed, for entries that have them all on the examples that most entries have."""
-    read: dict[int, list[Sheet]] = {}
-    for place, row in enumerate(rows):
-        if row is not None:
-            sheets = [sheet for seed in row.by_seed if (sheet := read_sheet(row.folders[seed])) is not None]
-            if len(sheets) == len(row.by_seed):
-                read[place] = sheets
+def _predictions_by_entry(
+    entries: Sequence[BoardEntry | None], metrics: Sequence[str], notes: Notes
+) -> dict[int, list[RunPredictions]]:
+    """Return the predictions by seed of the entries that have all of them, on the examples that most entries share."""
+    complete: dict[int, list[RunPredictions]] = {}
+    for place, entry in enumerate(entries):
+        if entry is not None:
+            runs = [run for seed in entry.by_seed if (run := read_run_predictions(entry.folders[seed])) is not None]
+            if len(runs) == len(entry.by_seed):
+                complete[place] = runs
             else:
-                notes.left_out.setdefault(ABSENT, []).append(row.name)
-    if not read:
+                notes.left_out.setdefault(ABSENT, []).append(entry.name)
+    if not complete:
         return {}
-    common = Counter(sheets[0].key for sheets in read.values()).most_common(1)[0][0]
-    reference = next(sheets[0] for sheets in read.values() if sheets[0].key == common)
-    if not is_weighable(metrics, reference):
-        notes.no_form = list(metrics)
+    common = Counter(runs[0].key for runs in complete.values()).most_common(1)[0][0]
+    reference = next(runs[0] for runs in complete.values() if runs[0].key == common)
+    if not can_resample(metrics, reference):
+        notes.not_resampled = list(metrics)
         return {}
-    found: dict[int, list[Sheet]] = {}
-    for place, sheets in read.items():
-        ordered = [same for sheet in sheets if (same := _in_order(sheet, reference)) is not None]
-        if len(ordered) == len(sheets):
-            found[place] = ordered
+    aligned: dict[int, list[RunPredictions]] = {}
+    for place, runs in complete.items():
+        ordered = [same for run in runs if (same := _in_order(run, reference)) is not None]
+        if len(ordered) == len(runs):
+            aligned[place] = ordered
         else:
-            notes.left_out.setdefault(OTHER, []).append(rows[place].name)  # type: ignore[union-attr]
-    return found
+            notes.left_out.setdefault(OTHER, []).append(entries[place].name)  # type: ignore[union-attr]
+    return aligned
 
 
-def _in_order(sheet: Sheet, reference: Sheet) -> Sheet | None:
-    """Return the sheet in the reference's order, or None where the examples or their labels are others."""
-    if len(sheet.ids) != len(reference.ids) or sheet.predictions.dtype.kind != reference.predictions.dtype.kind:
+def _in_order(run: RunPredictions, reference: RunPredictions) -> RunPredictions | None:
+    """Return the predictions in the order of the reference; None where examples or labels differ."""
+    if len(run.ids) != len(reference.ids) or run.predictions.dtype.kind != reference.predictions.dtype.kind:
         return None
-    if not np.array_equal(sheet.ids, reference.ids):
-        mine, its = np.argsort(sheet.ids, kind="stable"), np.argsort(reference.ids, kind="stable")
-        if not np.array_equal(sheet.ids[mine], reference.ids[its]):
+    if not np.array_equal(run.ids, reference.ids):
+        mine, its = np.argsort(run.ids, kind="stable"), np.argsort(reference.ids, kind="stable")
+        if not np.array_equal(run.ids[mine], reference.ids[its]):
             return None
         order = np.empty_like(mine)
         order[its] = mine
-        sheet = Sheet(sheet.ids[order], sheet.splits[order], sheet.labels[order], sheet.predictions[order])
-    same = all(map(np.array_equal, sheet.labels, reference.labels)) if _is_list(sheet.labels) else None
-    return sheet if (np.array_equal(sheet.labels, reference.labels) if same is None else same) else None
+        run = RunPredictions(run.ids[order], run.splits[order], run.labels[order], run.predictions[order])
+    same = all(map(np.array_equal, run.labels, reference.labels)) if _is_list(run.labels) else None
+    return run if (np.array_equal(run.labels, reference.labels) if same is None else same) else None
 
 
-def read_sheet(folder: Path) -> Sheet | None:
+def read_run_predictions(folder: Path) -> RunPredictions | None:
     """Return the folder's predictions, or None where there are none that can be read."""
     import pyarrow as pa
 
@@ -133,19 +141,21 @@ def read_sheet(folder: Path) -> Sheet | None:
             return None
         if table["label"].null_count:
             table = table.filter(table["label"].is_valid())
-        splits, ids, labels, said = (np.asarray(table[name]) for name in ("split", "id", "label", "prediction"))
+        splits, ids, labels, predictions = (np.asarray(table[name]) for name in ("split", "id", "label", "prediction"))
     except (OSError, ValueError, KeyError, pa.ArrowException):
         return None
     if set(splits.tolist()) == {"validation"}:
-        return Sheet(ids.astype(str), splits, labels, said)
-    return Sheet(np.char.add(np.char.add(splits.astype(str), "/"), ids.astype(str)), splits, labels, said)
+        return RunPredictions(ids.astype(str), splits, labels, predictions)
+    return RunPredictions(
+        np.char.add(np.char.add(splits.astype(str), "/"), ids.astype(str)), splits, labels, predictions
+    )
 
 
-def is_weighable(metrics: Sequence[str], sheet: Sheet) -> bool:
+def can_resample(metrics: Sequence[str], run: RunPredictions) -> bool:
     """Return whether all of a task's metrics can be computed from these predictions."""
-    found = [_resolve(name, sorted(set(sheet.splits.tolist()))) for name in counting(metrics)]
-    wants_lists = any(each is not None and METRICS[each[0]].input == "tags" for each in found)
-    return None not in found and wants_lists == _is_list(sheet.labels) == _is_list(sheet.predictions)
+    resolved = [_resolve(name, sorted(set(run.splits.tolist()))) for name in counting(metrics)]
+    wants_lists = any(each is not None and METRICS[each[0]].input == "tags" for each in resolved)
+    return None not in resolved and wants_lists == _is_list(run.labels) == _is_list(run.predictions)
 
 
 def scores_by_resample(
@@ -153,7 +163,7 @@ def scores_by_resample(
 ) -> tuple[Array, Array]:
     """Return the task's score of every run, and the same over `count` bootstrap resamples of the examples.
 
-    All runs have the same resamples, so that their differences are paired (Efron & Tibshirani 1993, chapter 8;
+    All runs share the resamples, so that their differences are paired (Efron & Tibshirani 1993, chapter 8;
     Berg-Kirkpatrick et al. 2012 for NLP).
 
     Args:
@@ -207,8 +217,8 @@ def _resolve(name: str, splits: Sequence[str]) -> tuple[str, str | None] | None:
     return None
 
 
-def _values(row: BoardEntry) -> Array:
-    return np.array(list(row.by_seed.values()))
+def _values(entry: BoardEntry) -> Array:
+    return np.array(list(entry.by_seed.values()))
 
 
 def _stacked(runs: Sequence[Array]) -> Array:

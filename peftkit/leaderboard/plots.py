@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito (2008), darkest first; told apart by people of every kind of colour vision
+# Okabe and Ito (2008), darkest first; distinguishable with every kind of color vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A900")
 MARKERS = ("o", "D", "^", "s", "P", "*")
 COST = "trainable_params"
-PANELS, DOTS, LINES, NAMED = 9, 30, 40, 28  # tasks of a picture, rows of a panel, lines of the heat map, letters
+PANELS, DOTS, LINES, NAMED = 9, 30, 40, 28  # tasks of a figure, entries of a panel, lines of the heat map, letters
 PLACES = [(side * 0.02, rise, "left" if side > 0 else "right") for rise in (-0.02, 0.025, -0.08) for side in (1, -1)]
 INK, MUTED = "#1c1b18", "#65625a"
 STYLE: dict[Any, Any] = {
-    "text.parse_math": False,  # a run's text may hold a dollar
-    "svg.hashsalt": "peftkit",  # the same rows give the same file
+    "text.parse_math": False,  # text of a run may contain a dollar sign
+    "svg.hashsalt": "peftkit",  # equal entries give equal files
     "svg.fonttype": "none",
     "font.size": 8,
     "axes.edgecolor": MUTED,
@@ -40,14 +40,14 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def write_plots(rows: Sequence[BoardEntry], groups: Sequence[str], folder: Path) -> None:
-    """Write pareto.png, pareto.svg, heatmap.png and heatmap.svg of the first board, which is real where any is.
+def write_plots(entries: Sequence[BoardEntry], groups: Sequence[str], folder: Path) -> None:
+    """Write pareto.png, pareto.svg, heatmap.png and heatmap.svg of the first board; boards of real data come first.
 
-    Where no row has a score there is nothing to draw, and pictures of an earlier board are removed.
+    If no entry has a score, the plots of an earlier board are removed.
     """
-    found = [cell for cell in cells(rows, groups) if cell.board == rows[0].board and cell.ranked]
+    rankings = [cell for cell in cells(entries, groups) if cell.board == entries[0].board and cell.ranked]
     names = ("pareto", "heatmap")
-    if not found:
+    if not rankings:
         for name in names:
             for ending in ("png", "svg"):
                 (folder / f"{name}.{ending}").unlink(missing_ok=True)
@@ -56,14 +56,14 @@ def write_plots(rows: Sequence[BoardEntry], groups: Sequence[str], folder: Path)
 
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in other scripts: boxes, not a stop
-        for name, picture in zip(names, (_pareto(found, rows), _heatmap(found, rows)), strict=True):
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in other scripts become boxes
+        for name, picture in zip(names, (_pareto(rankings, entries), _heatmap(rankings, entries)), strict=True):
             picture.savefig(folder / f"{name}.png", dpi=160)
-            picture.set_layout_engine("none")  # it stands; to find it again takes a second
+            picture.set_layout_engine("none")  # keep the layout; computing it again takes a second
             picture.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
-def pareto_figure(rows: Sequence[BoardEntry], groups: Sequence[str]) -> Figure:
+def pareto_figure(entries: Sequence[BoardEntry], groups: Sequence[str]) -> Figure:
     """Return the figure of scores over trained weights, of the first board.
 
     Raises:
@@ -71,48 +71,48 @@ def pareto_figure(rows: Sequence[BoardEntry], groups: Sequence[str]) -> Figure:
     """
     import matplotlib
 
-    found = [cell for cell in cells(rows, groups) if cell.board == rows[0].board and cell.ranked]
-    if not found:
+    rankings = [cell for cell in cells(entries, groups) if cell.board == entries[0].board and cell.ranked]
+    if not rankings:
         raise ValueError("no entry has a score, so there is nothing to plot")
     with matplotlib.rc_context(STYLE):
-        return _pareto(found, rows)
+        return _pareto(rankings, entries)
 
 
 def _figure(width: float, height: float, title: str) -> Figure:
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), layout="constrained")
-    made.suptitle(_short(title, 110), x=0.01, ha="left", fontsize=9, color="#a63d00" if _is_stand_in(title) else INK)
-    return made
+    picture = Figure(figsize=(width, height), layout="constrained")
+    picture.suptitle(_short(title, 110), x=0.01, ha="left", fontsize=9, color="#a63d00" if _is_offline(title) else INK)
+    return picture
 
 
-def _is_stand_in(title: str) -> bool:
+def _is_offline(title: str) -> bool:
     return title.startswith("OFFLINE")
 
 
-def _pareto(found: Sequence[Cell], rows: Sequence[BoardEntry]) -> Figure:
-    """Draw a panel a task: scores with their spread over seeds, and the front of what nothing cheaper beats."""
-    shown = found[:PANELS]
+def _pareto(rankings: Sequence[Cell], entries: Sequence[BoardEntry]) -> Figure:
+    """Draw a panel for each task: scores with their spread over seeds, and the Pareto front."""
+    shown = rankings[:PANELS]
     columns = min(3, len(shown))
     lines = math.ceil(len(shown) / columns)
-    left_out = f" ({len(shown)} of {len(found)} tasks)" if len(found) > len(shown) else ""
-    made = _figure(0.6 + 3.3 * columns, 0.6 + 2.6 * lines, f"{found[0].board}{left_out}")
-    panels = made.subplots(lines, columns, squeeze=False).ravel()
-    methods = sorted({rows[number].method for cell in shown for number in cell.ranked})
+    left_out = f" ({len(shown)} of {len(rankings)} tasks)" if len(rankings) > len(shown) else ""
+    picture = _figure(0.6 + 3.3 * columns, 0.6 + 2.6 * lines, f"{rankings[0].board}{left_out}")
+    panels = picture.subplots(lines, columns, squeeze=False).ravel()
+    methods = sorted({entries[number].method for cell in shown for number in cell.ranked})
     for panel, cell in zip(panels, shown, strict=False):
-        _panel(panel, cell, rows, methods)
+        _panel(panel, cell, entries, methods)
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
-    made.supylabel("Score", fontsize=8)
-    made.supxlabel(
+    picture.supylabel("Score", fontsize=8)
+    picture.supxlabel(
         "Trained parameters; filled and connected: Pareto-optimal means; bars: standard deviation", fontsize=8
     )
-    return made
+    return picture
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A row as it is drawn: what it costs, its score with the spread over seeds, and how it looks."""
+    """An entry in a plot: its cost, its score with the spread over seeds, and its color and marker."""
 
     cost: float
     score: float
@@ -123,36 +123,36 @@ class Dot:
     is_front: bool
 
 
-def _dots(cell: Cell, rows: Sequence[BoardEntry], methods: Sequence[str]) -> list[Dot]:
-    """Return the front and then the best of the other rows, DOTS at most."""
-    known = [number for number in cell.ranked if rows[number].costs.get(COST, 0) > 0]
-    front = _front(known, rows)
+def _dots(cell: Cell, entries: Sequence[BoardEntry], methods: Sequence[str]) -> list[Dot]:
+    """Return the Pareto front and then the best of the other entries, DOTS at most."""
+    known = [number for number in cell.ranked if entries[number].costs.get(COST, 0) > 0]
+    front = _front(known, entries)
     chosen = front + [number for number in known if number not in front][: max(0, DOTS - len(front))]
-    found = []
+    dots = []
     for number in chosen:
-        row, place = rows[number], methods.index(rows[number].method)
+        entry, place = entries[number], methods.index(entries[number].method)
         colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)]
-        name = _short(row.method, 16)
-        found.append(Dot(row.costs[COST], _shown(row), _spread(row), name, colour, marker, number in front))
-    return found
+        name = _short(entry.method, 16)
+        dots.append(Dot(entry.costs[COST], _shown(entry), _spread(entry), name, colour, marker, number in front))
+    return dots
 
 
-def _front(known: Sequence[int], rows: Sequence[BoardEntry]) -> list[int]:
-    """Return the positions of rows that nothing cheaper, or as cheap, is better than; cheapest first."""
-    found: list[int] = []
+def _front(known: Sequence[int], entries: Sequence[BoardEntry]) -> list[int]:
+    """Return the positions of the Pareto-optimal entries, cheapest first."""
+    front: list[int] = []
     best = -math.inf
-    for number in sorted(known, key=lambda number: (rows[number].costs[COST], -(rows[number].score or 0))):
-        score = rows[number].score or 0
+    for number in sorted(known, key=lambda number: (entries[number].costs[COST], -(entries[number].score or 0))):
+        score = entries[number].score or 0
         if score > best:
-            found.append(number)
+            front.append(number)
             best = score
-    return found
+    return front
 
 
-def _panel(panel: Axes, cell: Cell, rows: Sequence[BoardEntry], methods: Sequence[str]) -> None:
+def _panel(panel: Axes, cell: Cell, entries: Sequence[BoardEntry], methods: Sequence[str]) -> None:
     from matplotlib.ticker import NullLocator
 
-    dots = _dots(cell, rows, methods)
+    dots = _dots(cell, entries, methods)
     rest = f", {len(dots)} of {len(cell.ranked)} entries" if len(dots) < len(cell.ranked) else ""
     panel.set_title(f"{_short(cell.task, NAMED)}{rest}", loc="left", fontsize=9)
     if not dots:
@@ -165,7 +165,7 @@ def _panel(panel: Axes, cell: Cell, rows: Sequence[BoardEntry], methods: Sequenc
     panel.set_axisbelow(True)
     panel.margins(y=0.12)
     least, most = min(dot.cost for dot in dots), max(dot.cost for dot in dots)
-    room = (most / least) ** 0.16 if most > least else 3.0  # for names, and where all cost the same
+    room = (most / least) ** 0.16 if most > least else 3.0  # for names, and where all costs are equal
     panel.set_xlim(least / room, most * room)
     for dot in reversed(dots):
         ends = dot.score - dot.spread, dot.score + dot.spread
@@ -174,16 +174,16 @@ def _panel(panel: Axes, cell: Cell, rows: Sequence[BoardEntry], methods: Sequenc
         panel.plot(dot.cost, dot.score, dot.marker, color=dot.colour, markerfacecolor=filled, markersize=4.5)
     front = [dot for dot in dots if dot.is_front]
     panel.step([dot.cost for dot in front], [dot.score for dot in front], where="post", color=INK, lw=0.8)
-    if not rows[cell.ranked[0]].is_up:
-        panel.invert_yaxis()  # of an error, better is up too
+    if not entries[cell.ranked[0]].is_up:
+        panel.invert_yaxis()  # so that better is up for an error too
     _name_dots(panel, dots)
 
 
 def _name_dots(panel: Axes, dots: Sequence[Dot]) -> None:
-    """Name the dots, those of the front first, each where it covers no dot and no other name."""
+    """Label the dots, those of the front first, each where it covers no dot and no other label."""
     from matplotlib.patheffects import withStroke
 
-    # where things stand, as shares of the panel; a letter is about 0.022 wide, a line 0.06 high
+    # positions as shares of the panel; a letter is about 0.022 wide, a line 0.06 high
     (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
     places = [(math.log(dot.cost / left) / math.log(right / left), (dot.score - low) / (high - low)) for dot in dots]
     taken = [(x - 0.015, y - 0.02, x + 0.015, y + 0.02) for x, y in places]
@@ -203,38 +203,38 @@ def _name_dots(panel: Axes, dots: Sequence[Dot]) -> None:
             break
 
 
-def _heatmap(found: Sequence[Cell], rows: Sequence[BoardEntry]) -> Figure:
-    """Draw values of methods on tasks; a frame, not a colour, says which are tied with the best."""
+def _heatmap(rankings: Sequence[Cell], entries: Sequence[BoardEntry]) -> Figure:
+    """Draw the scores of methods on tasks; frames mark those without a significant difference from the best."""
     from matplotlib.patches import Rectangle
 
-    several = len({rows[number].model for cell in found for number in cell.ranked}) > 1
+    several = len({entries[number].model for cell in rankings for number in cell.ranked}) > 1
     table: dict[str, dict[int, int]] = {}
     shades: list[dict[int, float]] = []
-    for column, cell in enumerate(found):
-        scores = [rows[number].score or 0 for number in cell.ranked]
+    for column, cell in enumerate(rankings):
+        scores = [entries[number].score or 0 for number in cell.ranked]
         low, high = min(scores), max(scores)
-        shades.append({n: ((rows[n].score or 0) - low) / (high - low) if high > low else 1.0 for n in cell.ranked})
+        shades.append({n: ((entries[n].score or 0) - low) / (high - low) if high > low else 1.0 for n in cell.ranked})
         for number in cell.ranked:
-            table.setdefault(rows[number].label(several), {})[column] = number
+            table.setdefault(entries[number].label(several), {})[column] = number
     standing = {n: sum(shades[c][i] for c, i in here.items()) / len(here) + len(here) for n, here in table.items()}
     order = sorted(table, key=lambda name: -standing[name])
     names = order[:LINES]
     left_out = f" (the best {len(names)} of {len(order)} entries)" if len(order) > len(names) else ""
-    made = _figure(2.6 + 0.75 * len(found), 1.2 + 0.26 * len(names), f"{found[0].board}{left_out}")
-    panel = made.subplots()
-    tested = any(cell.is_tested for cell in found)
+    picture = _figure(2.6 + 0.75 * len(rankings), 1.2 + 0.26 * len(names), f"{rankings[0].board}{left_out}")
+    panel = picture.subplots()
+    tested = any(cell.is_tested for cell in rankings)
     for line, name in enumerate(names):
         for column, number in table[name].items():
             _tile(panel, column, line, shades[column][number])
-            is_top = number in found[column].top
+            is_top = number in rankings[column].top
             weight: Any = "bold" if is_top else "normal"
-            text = figure(rows[number], rows[number].score)
+            text = figure(entries[number], entries[number].score)
             panel.text(column, line, text, ha="center", va="center", fontsize=7.5, fontweight=weight)
             if is_top:
                 panel.add_patch(Rectangle((column - 0.46, line - 0.44), 0.92, 0.88, fill=False, lw=1.3, ec=INK))
-    panel.set_xlim(-0.5, len(found) - 0.5)
+    panel.set_xlim(-0.5, len(rankings) - 0.5)
     panel.set_ylim(len(names) - 0.5, -0.5)
-    panel.set_xticks(range(len(found)), [_short(cell.task, 12) for cell in found])
+    panel.set_xticks(range(len(rankings)), [_short(cell.task, 12) for cell in rankings])
     panel.set_yticks(range(len(names)), [_short(name, 36) for name in names])
     panel.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, labelcolor=INK)
     panel.spines[:].set_visible(False)
@@ -243,8 +243,8 @@ def _heatmap(found: Sequence[Cell], rows: Sequence[BoardEntry]) -> Figure:
         if tested
         else "the best mean of the task; differences were not tested"
     )
-    made.supxlabel(f"Framed: {framed}", fontsize=8)
-    return made
+    picture.supxlabel(f"Framed: {framed}", fontsize=8)
+    return picture
 
 
 def _tile(panel: Axes, column: int, line: int, shade: float) -> None:
@@ -253,15 +253,15 @@ def _tile(panel: Axes, column: int, line: int, shade: float) -> None:
     panel.add_patch(Rectangle((column - 0.48, line - 0.46), 0.96, 0.92, color=COLOURS[0], alpha=0.45 * shade, lw=0))
 
 
-def _shown(row: BoardEntry) -> float:
-    score = row.score or 0.0
-    return 100 * score if row.is_up else -score
+def _shown(entry: BoardEntry) -> float:
+    score = entry.score or 0.0
+    return 100 * score if entry.is_up else -score
 
 
-def _spread(row: BoardEntry) -> float:
-    """Return the standard deviation over seeds as it is drawn; a single seed has none."""
-    values = list(row.by_seed.values())
-    return (100 if row.is_up else 1) * stdev(values) if len(values) > 1 else 0.0
+def _spread(entry: BoardEntry) -> float:
+    """Return the standard deviation over seeds in the units of the plot; 0 for a single seed."""
+    values = list(entry.by_seed.values())
+    return (100 if entry.is_up else 1) * stdev(values) if len(values) > 1 else 0.0
 
 
 def _short(text: str, most: int) -> str:

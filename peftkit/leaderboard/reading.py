@@ -17,17 +17,17 @@ from peftkit.leaderboard.runs import COSTS, BoardRun, UnreadableRun
 from peftkit.leaderboard.settings import settings_of
 
 INSIDE_A_RUN = {"adapter", "model", "checkpoints", "merged", "tensorboard"}  # folders of a run folder
-IN_A_FOLDER = "a folder"  # the data's name: the same files have another path on another machine
-OBJECTIVES = {"encoder": "masked words", "decoder": "next token", "seq2seq": "spans"}
+IN_A_FOLDER = "a folder"  # name of local data, whose path differs between machines
+OBJECTIVES = {"encoder": "masked tokens", "decoder": "next token", "seq2seq": "spans"}
 SECTIONS = ("search", "gates", "merge", "forgetting", "language", "judged")  # of result.json, kept as they are
 
 
 def collect(places: Iterable[Path]) -> list[BoardRun | UnreadableRun]:
     """Read every run below these folders, in these archives, and of these result.json files.
 
-    A run that cannot be read, or did not finish, is kept with its problem. A run that is there twice (a copy of its
-    folder) counts once, or the copy would pass for another seed. Trials of a search are no results: their scores are in
-    the `search` of the runs that they were made for.
+    A run that cannot be read, or did not finish, is kept with its problem. A copy of a run counts once, since it
+    would count as another seed otherwise. Trials of a search are not results: their scores are in the `search` of the
+    runs they belong to.
     """
     read = [run for folder in sorted(run_folders(places)) if (run := _read(folder)) is not None]
     unreadable = [run for run in read if isinstance(run, UnreadableRun)]
@@ -37,27 +37,27 @@ def collect(places: Iterable[Path]) -> list[BoardRun | UnreadableRun]:
         kept = latest.setdefault(run.identity, run)
         if (run.problem is None, run.started) > (kept.problem is None, kept.started):
             latest[run.identity] = run
-    for place, run in enumerate(runs):
+    for number, run in enumerate(runs):
         if (kept := latest[run.identity]) is not run and run.problem is None:
-            runs[place] = replace(run, problem=f"the same run as {kept.folder}, which counts")
+            runs[number] = replace(run, problem=f"the same run as {kept.folder}, which counts")
     return sorted([*runs, *unreadable], key=lambda run: run.folder)
 
 
 def run_folders(places: Iterable[Path]) -> list[Path]:
-    """Return each folder with a result.json once, however the places overlap, and the paths of archived runs."""
-    found: dict[str, Path] = {}
+    """Return each folder with a result.json once, also where the places overlap, and the paths of archived runs."""
+    folders: dict[str, Path] = {}
     for place in places:
         if place.suffix == ".parquet" and place.is_file():
-            found |= {os.path.realpath(folder): folder for folder in archived_runs(place)}
+            folders |= {os.path.realpath(folder): folder for folder in archived_runs(place)}
         for folder, below, files in os.walk(place.parent if place.name == "result.json" else place):
             if "result.json" in files:
-                found.setdefault(os.path.realpath(folder), Path(folder))
+                folders.setdefault(os.path.realpath(folder), Path(folder))
                 below[:] = [name for name in below if name not in INSIDE_A_RUN]
-    return list(found.values())
+    return list(folders.values())
 
 
 def version_notes(runs: Iterable[BoardRun | UnreadableRun]) -> list[str]:
-    """Return a sentence on the packages of which seeds of one entry have different versions, beyond DECIDING."""
+    """Return a note on packages whose versions differ between seeds of one entry."""
     versions: dict[tuple[tuple, str], set[str]] = {}
     for run in runs:
         if isinstance(run, BoardRun) and run.problem is None:
@@ -72,7 +72,7 @@ def version_notes(runs: Iterable[BoardRun | UnreadableRun]) -> list[str]:
 
 
 def _read(folder: Path) -> BoardRun | UnreadableRun | None:
-    """Return the run of a folder; None for a trial, and for jobs that leave tokens or data instead of scores."""
+    """Return the run of a folder; None for a trial and for jobs without scores (extend, generate)."""
     try:
         record = in_current_terms(json.loads(read_text(folder, "result.json") or ""))
         config = record["run"]["config"]
@@ -95,7 +95,7 @@ def _parse(folder: Path, record: dict[str, Any]) -> BoardRun:
     }
     problem = _problem(meta, scores)
     data_for = data.get("substituted_for") or (task["suite"] if data.get("kind") == "offline" else None)
-    # a suite on disk holds one folder a task, each with its revision among the settings
+    # a suite on disk has one folder per task, each with its revision among the settings
     is_suite = data.get("kind") == "folder" and task["suite"] != "own"
     costs = {cost: record.get("costs", {}).get(cost) for cost in COSTS}
     return BoardRun(
@@ -123,7 +123,7 @@ def _parse(folder: Path, record: dict[str, Any]) -> BoardRun:
 
 
 def _problem(meta: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]]) -> str | None:
-    """Return why a run's scores do not count, or None."""
+    """Return why a run's scores are not valid, or None."""
     if meta["status"] == "running":
         return f"running since {str(meta.get('started'))[:16].replace('T', ' ')} UTC"
     if meta["status"] != "finished":
@@ -136,7 +136,7 @@ def _problem(meta: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]])
 
 
 def _task_name(task: Mapping[str, Any], model: Mapping[str, Any]) -> str:
-    """Name a task, and of language modeling its objective: bits of different objectives do not compare."""
+    """Return the name of a task; of language modeling with its objective, since bits compare within one only."""
     name = str(task["name"])
     return f"{name}, {OBJECTIVES[model['family']]}" if task.get("kind") == "language_modeling" else name
 
@@ -147,10 +147,10 @@ def _section(record: Mapping[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def _check_search(search: Mapping[str, Any]) -> None:
-    """Check what tables compute with.
+    """Check the numbers that tables are computed from.
 
     Raises:
-        KeyError, TypeError, ValueError: a figure is missing or is no number.
+        KeyError, TypeError, ValueError: a figure is missing or not a number.
     """
     for trial in search.get("trials") or []:
         float(trial["learning_rate"])
@@ -160,7 +160,7 @@ def _check_search(search: Mapping[str, Any]) -> None:
 
 
 def _named_by_content(runs: list[BoardRun]) -> list[BoardRun]:
-    """Name models and data in local files by their content: alike in any folder, differently where they differ."""
+    """Name models and data in local files by their content: equal content has equal names in any folder."""
     names = {part: _names(filter(None, (_local_source(run, part) for run in runs))) for part in ("model", "data")}
 
     def changes(run: BoardRun) -> dict[str, Any]:

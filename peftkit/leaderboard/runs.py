@@ -1,4 +1,4 @@
-"""Recorded runs: the typed content of a run's result.json, from which boards are made."""
+"""Recorded runs: the typed content of a run's result.json, the input of boards."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-TIMED = (  # mean something on one machine only
+TIMED = (  # comparable on one machine only
     "train_seconds", "train_peak_bytes", "tokens_per_second", "latency_ms", "merged_latency_ms", "train_reserved_bytes",
     "eval_seconds", "eval_peak_bytes",
 )  # fmt: skip
-COMPOSED = ("seconds_to_quality", "pscp")  # of these, see costs.py
+COMPOSED = ("seconds_to_quality", "pscp")  # computed from these in costs.py
 COSTS = ("trainable_params", "head_params", "total_params", "adapter_bytes", "padding_waste", *TIMED)
 
 
@@ -20,8 +20,8 @@ COSTS = ("trainable_params", "head_params", "total_params", "adapter_bytes", "pa
 class BoardRun:
     """One recorded run.
 
-    `settings` are those that must be equal for two runs to be seeds of one entry, with the revisions of model and data
-    and the versions that may change a result. `audit` and the fields from `search` on are as in result.json, None where
+    `settings` must be equal for two runs to be seeds of one entry; they include the revisions of model and data and the
+    versions that may change a result. `audit` and the fields from `search` on are as in result.json, None where
     it has none.
     """
 
@@ -58,7 +58,7 @@ class BoardRun:
 
     @property
     def source(self) -> tuple:
-        """Return what must be equal for two runs to be on one board: a substitute never meets what it replaces."""
+        """Return what must be equal for two runs to be on one board; substitutes never are with what they replace."""
         return self.suite, self.data, self.data_substituted_for, self.model_substituted_for is not None
 
     @cached_property

@@ -1,9 +1,9 @@
 """The posterior of the variance over seeds, from the sample variances of all entries of a board.
 
-Three seeds estimate a variance badly, methods differ in theirs, and a test with the plug-in estimate has too many false
-positives. So the entries of a task share information, as genes do in Smyth 2004 (section 3): an entry's true variance
-has a scaled inverse chi-square prior around its task's, and the prior's degrees of freedom are themselves integrated
-over, weighted by the likelihood of the board's sample variances.
+Three seeds estimate a variance badly, methods differ in variance, and a test with the plug-in estimate has too many
+false positives. Therefore the entries of a task share information, as genes do in Smyth 2004 (section 3): an entry's
+true variance has a scaled inverse chi-square prior around its task's, and the prior's degrees of freedom are
+themselves integrated over, weighted by the likelihood of the board's sample variances.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 Array = np.ndarray
 DEGREES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # of the prior, in degrees of freedom
 SCALES, NODES = 17, 25  # of the sums that approximate integrals
-BINS, STEP = 160, 0.15  # of variances, in steps of their logarithm; the last bin holds all that is larger
-LEAST = 1e-6  # weight below which a node is left out: no p-value that matters is as small
+BINS, STEP = 160, 0.15  # of variances, in steps of their logarithm; the last bin has all larger ones
+LEAST = 1e-6  # nodes of less weight are dropped, far below any p-value of interest
 
 
 @dataclass(frozen=True)
-class Guess:
+class PriorState:
     """One state of the prior: its degrees of freedom, its scale (the task's variance), and its posterior weight."""
 
     weight: float
@@ -30,7 +30,7 @@ class Guess:
     scale: float
 
 
-def guesses(variances: Sequence[Array], seeds: Sequence[Array]) -> list[list[Guess]]:
+def prior_states(variances: Sequence[Array], seeds: Sequence[Array]) -> list[list[PriorState]]:
     """Return for each task the states of its prior with their weights; none for a task without a second seed.
 
     Args:
@@ -38,22 +38,22 @@ def guesses(variances: Sequence[Array], seeds: Sequence[Array]) -> list[list[Gue
         seeds: a task's (entries,) numbers of seeds.
     """
     grids = [_likelihoods(v[n > 1], n[n > 1] - 1) for v, n in zip(variances, seeds, strict=True)]
-    shared = -np.log(DEGREES)  # the hyperprior 1 / degrees prefers unlike variances
+    shared = -np.log(DEGREES)  # the hyperprior 1 / degrees prefers different variances
     for grid in grids:
         if grid is not None:
             shared = shared + np.logaddexp.reduce(grid[1], axis=1)
     shared = np.exp(shared - shared.max())
-    found: list[list[Guess]] = []
+    states: list[list[PriorState]] = []
     for grid in grids:
         if grid is None:
-            found.append([])
+            states.append([])
             continue
         scales, likelihood = grid
         within = np.exp(likelihood - np.logaddexp.reduce(likelihood, axis=1)[:, None])
         weights = within * (shared / shared.sum())[:, None]
         kept = np.argwhere(weights > LEAST)
-        found.append([Guess(float(weights[d, s]), DEGREES[d], float(scales[s])) for d, s in kept])
-    return found
+        states.append([PriorState(float(weights[d, s]), DEGREES[d], float(scales[s])) for d, s in kept])
+    return states
 
 
 def _likelihoods(variances: Array, freedom: Array) -> tuple[Array, Array] | None:
@@ -66,17 +66,23 @@ def _likelihoods(variances: Array, freedom: Array) -> tuple[Array, Array] | None
     scales = np.linspace(logs.min() - 3, logs.max() + 5, SCALES)
     ratio = np.exp(logs[:, None] - scales)
     n = freedom[:, None]
-    found = []
+    likelihoods = []
     for d in DEGREES:
         each = (
             n / 2 * np.log(n * ratio) + d / 2 * np.log(d) - (n + d) / 2 * np.log(n * ratio + d) - betaln(n / 2, d / 2)
         )
-        found.append(each.sum(0))
-    return np.exp(scales), np.array(found)
+        likelihoods.append(each.sum(0))
+    return np.exp(scales), np.array(likelihoods)
 
 
 def totals(
-    states: Sequence[Guess], variances: Array, seeds: Array, inner: Array, examples: Array, first: Array, second: Array
+    states: Sequence[PriorState],
+    variances: Array,
+    seeds: Array,
+    inner: Array,
+    examples: Array,
+    first: Array,
+    second: Array,
 ) -> tuple[Array, Array]:
     """Return the possible variances of each pair's difference and their weights: two times (pairs, bins).
 
@@ -84,10 +90,10 @@ def totals(
     two-way split of Obuchowski & Rockette 1995 for readers and cases; never below the variance of examples alone).
 
     Args:
-        variances, seeds: (entries,) as in `guesses`.
+        variances, seeds: (entries,) as in `prior_states`.
         inner: (entries,) the part of a seed's variance that comes from the examples, to be counted once.
         examples: (pairs,) variance of the difference over examples.
-        first, second: (pairs,) rows.
+        first, second: (pairs,) entries.
     """
     if not states:
         return examples[:, None], np.ones((len(examples), 1))
@@ -107,7 +113,7 @@ def totals(
     return middle, weights / weights.sum(1, keepdims=True)
 
 
-def _excess(state: Guess, variances: Array, seeds: Array, inner: Array) -> tuple[Array, Array]:
+def _excess(state: PriorState, variances: Array, seeds: Array, inner: Array) -> tuple[Array, Array]:
     """Return (entries, nodes): what the seeds of an entry add to the variance of its mean, and the weights."""
     own = np.where(seeds > 1, (seeds - 1) * variances, 0.0)
     freedom = state.degrees + seeds - 1

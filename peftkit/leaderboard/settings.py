@@ -8,17 +8,17 @@ from typing import Any
 
 from peftkit.config import INCIDENTAL
 
-# other versions of these, except for the patch, may train another model; of the other packages they are noted
+# minor versions of these may change the trained model; those of other packages are only noted
 DECIDING = ("peftkit", "transformers", "peft")
 LEFT_OUT = INCIDENTAL | {
-    "seed", "trial", "method.refuses", "model.stand_in",  # the last two are messages and what source=offline uses
+    "seed", "trial", "method.refuses", "model.stand_in",  # the last two: messages, and the model of source=offline
     "distill.teacher",  # a path; the set-up has its hash
 }  # fmt: skip
 PATHS = {"data": ("task.dataset", "task.subset", "task.revision"), "model": ("model.checkpoint",)}
 
 
 def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, str]:
-    """Return what determines a result; of local files the revision, which is their hash, instead of the path."""
+    """Return what determines a result; local files by revision, which is their hash, instead of their path."""
     config, sources = record["run"]["config"], record["audit"]["sources"]
     left_out = {*LEFT_OUT}
     if not (config.get("distill") or {}).get("teacher"):
@@ -29,13 +29,13 @@ def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[
     is_search = bool((config.get("search") or {}).get("lr_multipliers"))
     if not is_search:
         left_out.add("search")
-    # null counts as absent, as in a run's id: keys added later make no entry of their own
+    # null counts as absent, as in the id of a run, so that keys added later split no entry
     settings = {
         name: value for name, value in flatten(config).items() if value != "null" and not _prefixes(name) & left_out
     }
-    if is_search:  # the rate is what the search chose, another one for each task
+    if is_search:  # the search chooses the rate, a different one for each task
         settings["train.learning_rate"] = f"around {_middle_rate(config, record.get('search')):g}"
-    # the commits that `main` and the pooling that `auto` meant on that day
+    # the commit of `main` and the pooling of `auto` at the time of the run
     settings |= flatten({"sources.model": {name: sources["model"].get(name) for name in ("revision", "pooling")}})
     settings["sources.data.revision"] = str(sources["data"].get("revision"))
     minor = {name: ".".join(versions[name].split(".")[:2]) for name in DECIDING if name in versions}
@@ -56,7 +56,7 @@ def _middle_rate(config: Mapping[str, Any], search: Mapping[str, Any] | None) ->
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested values as one text a key, as {"train.learning_rate": "0.001"}; nulls are left out."""
+    """Return nested values as one text for each key, as {"train.learning_rate": "0.001"}; nulls are left out."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, dict):

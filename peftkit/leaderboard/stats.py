@@ -1,4 +1,4 @@
-"""Turn results into rows: seeds into a mean with its spread, tasks into GLUE's average."""
+"""The entries of a board: mean and spread over the seeds of a task, and GLUE's average over tasks."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from peftkit.metrics import METRICS
 
 BESIDE = tuple(metric.name for metric in METRICS.values() if metric.diagnostic)  # reported beside a task's score
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # AX is a diagnostic, not counted
-REFERENCE = "full"  # the method that the others are held against
-TASK_LIMITS = ("task.max_length", "task.max_train_samples", "task.max_eval_samples")  # mostly asked of all tasks alike
+REFERENCE = "full"  # the method that the others are compared with
+TASK_LIMITS = ("task.max_length", "task.max_train_samples", "task.max_eval_samples")  # mostly equal for all tasks
 
 
 def summarize(values: Sequence[float]) -> Summary:
@@ -26,7 +26,7 @@ def summarize(values: Sequence[float]) -> Summary:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean (Student's t), None for a single value; for the same examples, new seeds."""
+    """Return the 95 % interval of the mean over new seeds (Student's t), None for a single value."""
     if len(values) < 2:
         return None
     half = _t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
@@ -41,10 +41,10 @@ def _t_quantile(freedom: int) -> float:
 
 
 def task_score(scores: Mapping[str, Mapping[str, Any]]) -> float:
-    """Return a task's one score, more is better: the plain mean of its metrics (GLUE, Wang et al. 2019, section 3.4).
+    """Return a task's score, higher is better: the plain mean of its metrics (GLUE, Wang et al. 2019, section 3.4).
 
-    Metrics of which less is better have no place in that mean; where there are no others, theirs is returned negative.
-    Nor have those that are told beside others.
+    Metrics of which lower is better are not in that mean; without any others, their negative mean is returned.
+    Diagnostic metrics are left out.
     """
     counted = counting(scores)
     up = [scores[name]["value"] for name in counted if scores[name]["higher_is_better"]]
@@ -52,7 +52,7 @@ def task_score(scores: Mapping[str, Mapping[str, Any]]) -> float:
 
 
 def counting(metrics: Iterable[str]) -> list[str]:
-    """Return the metrics that are a task's score: a reward's margin grows with every step, and is told beside it."""
+    """Return the metrics of a task's score, without diagnostic ones: a reward margin grows with every step."""
     names = list(metrics)
     return [name for name in names if not name.startswith(BESIDE)] or names
 
@@ -63,29 +63,29 @@ def glue_average(task_scores: Mapping[str, float]) -> float | None:
 
 
 def missing_tasks(tasks: Iterable[str]) -> list[str]:
-    there = set(tasks)
-    return [task for task in GLUE if task not in there]
+    known = set(tasks)
+    return [task for task in GLUE if task not in known]
 
 
 def board_entries(results: Iterable[BoardRun | UnreadableRun]) -> list[BoardEntry]:
-    """Return one row a task, model, method and settings: real data first, then GLUE's order, then the best score."""
+    """Return an entry for each task, model, method and settings: real data first, in GLUE's order, best score first."""
     readable = [result for result in results if isinstance(result, BoardRun)]
     titles = _titles(readable)
-    # a run that failed early never counted its rows: it belongs to its siblings
+    # a run that failed before counting its examples has those of its siblings
     known = {r.group: r.examples for r in reversed(readable) if r.examples}
     groups: dict[tuple, list[BoardRun]] = {}
     for r in readable:
-        rows = r.examples or known.get(r.group, {})
-        groups.setdefault((*r.group, tuple(sorted(rows.items()))), []).append(replace(r, examples=rows))
+        examples = r.examples or known.get(r.group, {})
+        groups.setdefault((*r.group, tuple(sorted(examples.items()))), []).append(replace(r, examples=examples))
     members = list(groups.values())
     full = [
         {**each[0].settings, **{f"examples.{name}": str(n) for name, n in each[0].examples.items()}} for each in members
     ]
     shown = _differences([(titles[r[0].source], r[0].task, r[0].model, r[0].method) for r in members], full)
-    rows_ = [_row(titles[r[0].source], r, text, flat) for r, text, flat in zip(members, shown, full, strict=True)]
+    entries = [_entry(titles[r[0].source], r, text, flat) for r, text, flat in zip(members, shown, full, strict=True)]
     order = {task: number for number, task in enumerate(GLUE)}
     return sorted(
-        _with_plans(_with_composites(_with_deltas(rows_))),
+        _with_plans(_with_composites(_with_deltas(entries))),
         key=lambda r: (
             r.board.startswith("OFFLINE"), r.board, order.get(r.task, len(GLUE)), r.task, r.model,
             math.inf if r.score is None else -r.score, r.method, r.settings,
@@ -94,70 +94,70 @@ def board_entries(results: Iterable[BoardRun | UnreadableRun]) -> list[BoardEntr
 
 
 def glue_table(results: Iterable[BoardRun | UnreadableRun]) -> list[GlueEntry]:
-    """Return a line a method, model and settings that the tasks share, with GLUE's average where all nine are there."""
+    """Return a line for each method, model and settings shared by the tasks, with GLUE's average of all nine."""
     return glue_entries(board_entries(results))
 
 
-def glue_entries(rows: Iterable[BoardEntry]) -> list[GlueEntry]:
-    """Return the same of rows that are made already.
+def glue_entries(entries: Iterable[BoardEntry]) -> list[GlueEntry]:
+    """Return the GLUE table of these entries.
 
-    A limit of rows parts lines only where a task of the method has several: one task may have another than the rest.
+    A limit of examples splits lines only where one task of the method has several: limits may differ between tasks.
     """
     lines: dict[tuple, dict[str, BoardEntry]] = {}
-    chosen = [row for row in rows if row.suite == "glue" and row.task in GLUE and row.score is not None]
+    chosen = [entry for entry in entries if entry.suite == "glue" and entry.task in GLUE and entry.score is not None]
     limits: dict[tuple, set[tuple]] = {}
-    for row in chosen:
-        asked = tuple(row.all_settings.get(name) for name in TASK_LIMITS)
-        limits.setdefault((row.board, row.model, row.method, row.task), set()).add(asked)
-    limited = {key[:3] for key, asked in limits.items() if len(asked) > 1}
-    for row in chosen:
-        family = (row.board, row.model, row.method)
+    for entry in chosen:
+        task_limits = tuple(entry.all_settings.get(name) for name in TASK_LIMITS)
+        limits.setdefault((entry.board, entry.model, entry.method, entry.task), set()).add(task_limits)
+    limited = {key[:3] for key, each in limits.items() if len(each) > 1}
+    for entry in chosen:
+        family = (entry.board, entry.model, entry.method)
         shared = {
-            n: v for n, v in row.all_settings.items() if _is_shared(n) and (n not in TASK_LIMITS or family in limited)
+            n: v for n, v in entry.all_settings.items() if _is_shared(n) and (n not in TASK_LIMITS or family in limited)
         }
         key: tuple = (*family, json.dumps(shared, sort_keys=True))
-        if row.task in lines.get(key, {}):  # differs in what only this task has, such as its template
-            key = (*key, row.settings)
-        lines.setdefault(key, {})[row.task] = row
+        if entry.task in lines.get(key, {}):  # differs in a setting of this task alone, such as its template
+            key = (*key, entry.settings)
+        lines.setdefault(key, {})[entry.task] = entry
     families = [key[:3] for key in lines]
     shown = _differences(families, [json.loads(key[3]) for key in lines])
-    found = [
+    table = [
         _glue_line(key, " ".join(filter(None, [text, *key[4:]])), tasks)
         for (key, tasks), text in zip(lines.items(), shown, strict=True)
     ]
-    boards = list(dict.fromkeys(line.board for line in found))
-    return sorted(found, key=lambda x: (boards.index(x.board), len(x.missing), -(x.average or 0), x.method, x.settings))
+    boards = list(dict.fromkeys(line.board for line in table))
+    return sorted(table, key=lambda x: (boards.index(x.board), len(x.missing), -(x.average or 0), x.method, x.settings))
 
 
 def _titles(results: Sequence[BoardRun]) -> dict[tuple, str]:
-    found = {}
+    titles = {}
     for source in dict.fromkeys(result.source for result in results):
         suite, data, data_for, _ = source
         pairs = sorted(
             {(r.model, r.model_substituted_for) for r in results if r.source == source and r.model_substituted_for}
         )
-        parts = [f"model {name} substitutes {asked}" for name, asked in pairs]
+        parts = [f"model {name} substitutes {replaced}" for name, replaced in pairs]
         parts += [f"data {data} substitutes {data_for}"] if data_for else []
-        found[source] = "OFFLINE: " + ", ".join(parts) if parts else f"{suite}, data from {data}"
-    return found
+        titles[source] = "OFFLINE: " + ", ".join(parts) if parts else f"{suite}, data from {data}"
+    return titles
 
 
 def _differences(families: Sequence[tuple], settings: Sequence[Mapping[str, str]]) -> list[str]:
-    """Tell the members of a family apart by the settings in which they differ, each named once."""
+    """Label the members of a family by the settings in which they differ, each named once."""
     shown = [""] * len(families)
     for family in set(families):
-        here = [number for number, each in enumerate(families) if each == family]
-        names = {name for number in here for name in settings[number]}
-        columns = {name: tuple(settings[number].get(name, "null") for number in here) for name in sorted(names)}
+        members = [number for number, each in enumerate(families) if each == family]
+        names = {name for number in members for name in settings[number]}
+        columns = {name: tuple(settings[number].get(name, "null") for number in members) for name in sorted(names)}
         differing = {name: values for name, values in columns.items() if len(set(values)) > 1}
-        if "model.name" in differing:  # its checkpoint and the rest follow
+        if "model.name" in differing:  # it determines its checkpoint and the rest
             differing = {n: v for n, v in differing.items() if n == "model.name" or not n.startswith("model.")}
-        asked = {n: v for n, v in differing.items() if not n.startswith(("examples.", "sources."))}
-        told_apart = len(set(zip(*asked.values(), strict=True))) == len(here)
-        # a rate that is interpolated stands twice: the later name, train.learning_rate, is the one that was used
-        once = {(n.split(".")[-1], v): n for n, v in (asked if told_apart else differing).items()}
+        chosen = {n: v for n, v in differing.items() if not n.startswith(("examples.", "sources."))}
+        is_enough = len(set(zip(*chosen.values(), strict=True))) == len(members)
+        # an interpolated rate occurs twice; the later name, train.learning_rate, is the one in effect
+        once = {(n.split(".")[-1], v): n for n, v in (chosen if is_enough else differing).items()}
         last = [name for name, _ in once]
-        for place, number in enumerate(here):
+        for place, number in enumerate(members):
             parts = []
             for (name, values), full in once.items():
                 is_plain = last.count(name) == 1 and full.startswith(("train.", "method.", "task."))
@@ -167,7 +167,7 @@ def _differences(families: Sequence[tuple], settings: Sequence[Mapping[str, str]
     return shown
 
 
-def _row(title: str, members: list[BoardRun], settings: str, flat: dict[str, str]) -> BoardEntry:
+def _entry(title: str, members: list[BoardRun], settings: str, flat: dict[str, str]) -> BoardEntry:
     members = sorted(members, key=lambda run: run.seed)
     done = [run for run in members if run.problem is None]
     names = list(dict.fromkeys(name for run in done for name in run.scores))
@@ -192,52 +192,52 @@ def _row(title: str, members: list[BoardRun], settings: str, flat: dict[str, str
 
 
 def _means(results: Sequence[BoardRun], names: Iterable[str]) -> dict[str, float]:
-    there = {name: [result.costs[name] for result in results if name in result.costs] for name in names}
-    return {name: fmean(values) for name, values in there.items() if values}
+    values_of = {name: [result.costs[name] for result in results if name in result.costs] for name in names}
+    return {name: fmean(values) for name, values in values_of.items() if values}
 
 
-def _with_deltas(rows: list[BoardEntry]) -> list[BoardEntry]:
+def _with_deltas(entries: list[BoardEntry]) -> list[BoardEntry]:
     best: dict[tuple, BoardEntry] = {}
-    for row in rows:
-        if row.method == REFERENCE and row.score is not None:
-            kept = best.setdefault(_cell(row), row)
-            if row.score > (kept.score or 0):
-                best[_cell(row)] = row
+    for entry in entries:
+        if entry.method == REFERENCE and entry.score is not None:
+            kept = best.setdefault(_cell(entry), entry)
+            if entry.score > (kept.score or 0):
+                best[_cell(entry)] = entry
     out = []
-    for row in rows:
-        reference = best.get(_cell(row))
-        if row is reference:
-            row = replace(row, is_reference=True)
-        elif reference is not None and row.score is not None:
-            row = replace(row, delta=row.score - (reference.score or 0))
-        out.append(row)
+    for entry in entries:
+        reference = best.get(_cell(entry))
+        if entry is reference:
+            entry = replace(entry, is_reference=True)
+        elif reference is not None and entry.score is not None:
+            entry = replace(entry, delta=entry.score - (reference.score or 0))
+        out.append(entry)
     return out
 
 
-def _with_composites(rows: list[BoardEntry]) -> list[BoardEntry]:
-    """Add the costs that are told against full fine-tuning on the same task, model and rows."""
+def _with_composites(entries: list[BoardEntry]) -> list[BoardEntry]:
+    """Add the costs relative to full fine-tuning on the same task, model and examples."""
     cells: dict[tuple, list[BoardEntry]] = {}
-    for row in rows:
-        cells.setdefault(_cell(row), []).append(row)
-    found = []
+    for entry in entries:
+        cells.setdefault(_cell(entry), []).append(entry)
+    result = []
     for members in cells.values():
-        reference = next((row for row in members if row.is_reference), None)
-        found += with_pscp(with_quality(members, reference), reference)
-    return found
+        reference = next((entry for entry in members if entry.is_reference), None)
+        result += with_pscp(with_quality(members, reference), reference)
+    return result
 
 
-def _with_plans(rows: list[BoardEntry]) -> list[BoardEntry]:
-    """Say how many seeds each row ought to have: as many as the task's middle row asked for, or as it did itself."""
-    asked: dict[tuple, list[int]] = {}
-    for row in rows:
-        asked.setdefault((row.board, row.task), []).append(row.attempted)
-    usual = {key: median_high(counts) for key, counts in asked.items()}
-    return [replace(row, planned=max(row.attempted, usual[row.board, row.task])) for row in rows]
+def _with_plans(entries: list[BoardEntry]) -> list[BoardEntry]:
+    """Add the number of planned seeds: the median of the task's entries, or the entry's own attempts if more."""
+    attempts: dict[tuple, list[int]] = {}
+    for entry in entries:
+        attempts.setdefault((entry.board, entry.task), []).append(entry.attempted)
+    usual = {key: median_high(counts) for key, counts in attempts.items()}
+    return [replace(entry, planned=max(entry.attempted, usual[entry.board, entry.task])) for entry in entries]
 
 
-def _cell(row: BoardEntry) -> tuple:
-    data = row.all_settings.get("sources.data.revision")
-    return row.board, row.task, row.model, data, tuple(sorted(row.examples.items()))
+def _cell(entry: BoardEntry) -> tuple:
+    data = entry.all_settings.get("sources.data.revision")
+    return entry.board, entry.task, entry.model, data, tuple(sorted(entry.examples.items()))
 
 
 def _is_shared(name: str) -> bool:
@@ -245,9 +245,9 @@ def _is_shared(name: str) -> bool:
 
 
 def _glue_line(key: tuple, settings: str, tasks: Mapping[str, BoardEntry]) -> GlueEntry:
-    scores = {task: row.score for task, row in tasks.items() if row.score is not None}
-    seeds = set.intersection(*(set(row.by_seed) for row in tasks.values()))
-    averages = [glue_average({task: row.by_seed[seed] for task, row in tasks.items()}) for seed in seeds]
+    scores = {task: entry.score for task, entry in tasks.items() if entry.score is not None}
+    seeds = set.intersection(*(set(entry.by_seed) for entry in tasks.values()))
+    averages = [glue_average({task: entry.by_seed[seed] for task, entry in tasks.items()}) for seed in seeds]
     whole = [average for average in averages if average is not None]
     spread = stdev(whole) if len(whole) > 1 else None
     return GlueEntry(key[0], key[2], key[1], settings, scores, glue_average(scores), spread, missing_tasks(scores))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 SHOWN = 40  # entries of a task
-NARROW = 100  # columns, where there is no terminal to ask
+NARROW = 100  # characters, without a terminal
 DROPPED_FIRST = (
     "time to 95 %",
     "merged latency",
@@ -57,10 +57,10 @@ def show(
     width: int | None = None,
     known: tuple[list[BoardEntry], Verdict] | None = None,
 ) -> None:
-    """Print a table a source of data with what it allows to say, then GLUE's, then every run without scores and why.
+    """Print a table and its findings for each source of data, the GLUE table, and the runs without scores.
 
     Columns that do not fit are named below the table; `width` is in characters, the terminal's own by default. Of
-    a task's rows the best are shown, the files hold all. `known` is `judged(results)` if made.
+    each task the best entries are shown; the files have all. `known` is `judged(results)` if computed.
     """
     from rich.console import Console
     from rich.text import Text
@@ -70,25 +70,25 @@ def show(
         console = Console(width=NARROW if is_piped else None, highlight=False)
     if width is not None:
         console.width = width
-    rows, verdict = known or judged(results)
-    lines = glue_entries(rows)
-    for title, ranked in boards_of(rows, verdict.groups):
+    entries, verdict = known or judged(results)
+    lines = glue_entries(entries)
+    for title, ranked in boards_of(entries, verdict.groups):
         console.print(Text(plain(title), style="bold yellow" if title.startswith("OFFLINE") else "bold"))
         _show_board(console, ranked)
-        told = sentences(rows, verdict, title)
-        for task, text in told.items():
+        summaries = sentences(entries, verdict, title)
+        for task, text in summaries.items():
             console.print(_text(f"{task}: {text}"))
-        if len(told) > 1:
+        if len(summaries) > 1:
             _show_records(console, totals_cells(verdict.records, title))
         console.print()
-        if tongue := language_cells(rows, results, title):
-            _show_lines(console, "Language, before and after", tongue, NOTE)
-        judges = judge_tables(rows, results, title)
+        if changes := language_cells(entries, results, title):
+            _show_lines(console, "Language, before and after", changes, NOTE)
+        judges = judge_tables(entries, results, title)
         for number, (judge, compared) in enumerate(judges, start=1):
             _show_lines(console, judge, compared, JUDGE_NOTE if number == len(judges) else "")
-        here = [line for line in lines if line.board == title]
-        if len({task for line in here for task in line.scores}) > 1:  # one task alone stands above
-            _show_glue(console, title, here)
+        glue = [line for line in lines if line.board == title]
+        if len({task for line in glue for task in line.scores}) > 1:  # a single task is in the table above
+            _show_glue(console, title, glue)
     for text in verdict.notes:
         console.print(_text(text, "dim"))
     for headline, problems in problems_of(results).items():
@@ -128,15 +128,17 @@ def _show_board(console: Console, ranked: Sequence[Ranked]) -> None:
     notes = notes_of(ranked, marks)
     longest = max(map(len, tasks_of(ranked)))
     if longest > SHOWN:
-        notes.append(f"The best {SHOWN} of up to {longest} entries of a task; the files by job=leaderboard have all.")
+        notes.append(f"The best {SHOWN} of up to {longest} entries of a task; the files of job=leaderboard have all.")
     if left_out:
-        notes.append(f"No room for {', '.join(left_out)}: widen the terminal to {_width(columns, list(columns))}.")
+        notes.append(
+            f"Hidden for lack of width: {', '.join(left_out)}: all need {_width(columns, list(columns))} characters."
+        )
     for note in notes:
         console.print(_text(note, "dim"))
 
 
 def _columns(lines: Sequence[dict[str, str]], metrics: int) -> dict[str, int]:
-    """Return the columns that hold anything, and how wide each is, in order."""
+    """Return the non-empty columns in order, with their widths."""
     from rich.cells import cell_len
 
     slots = [f"score {number}" for number in range(metrics)]
@@ -177,7 +179,7 @@ def _show_records(console: Console, lines: Sequence[dict[str, str]]) -> None:
     table = _table(list(lines[0]))
     for line in lines[:SHOWN]:
         table.add_row(*map(_text, line.values()))
-    console.print(_text("Against the others, over all tasks:", "dim"))
+    console.print(_text("Tasks won, tied and lost against the other entries:", "dim"))
     console.print(table)
 
 
@@ -204,8 +206,8 @@ def _show_glue(console: Console, title: str, lines: Sequence[GlueEntry]) -> None
     )
     console.print(table)
     for missing in dict.fromkeys(tuple(line.missing) for line in lines if line.missing):
-        who = ", ".join(f"{x.method} {x.settings}".strip() for x in lines if tuple(x.missing) == missing)
-        console.print(_text(f"No average for {who}: missing {', '.join(missing)}.", "dim"))
+        without = ", ".join(f"{x.method} {x.settings}".strip() for x in lines if tuple(x.missing) == missing)
+        console.print(_text(f"No average for {without}: missing {', '.join(missing)}.", "dim"))
     if beyond > 0:
         console.print(_text(f"{beyond} more entries.", "dim"))
     console.print()
@@ -218,7 +220,7 @@ def _table(names: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for name in names:
         is_text = name in ("task", "method", "model", "settings")
-        # where there is too little room a number folds: cut short, it would pass for another number
+        # too wide a number folds: truncated, it would read as another number
         table.add_column(name, justify="left" if is_text else "right", overflow="fold")
     return table
 
@@ -226,4 +228,4 @@ def _table(names: Sequence[str]) -> Table:
 def _text(text: str, style: str = "") -> Any:
     from rich.text import Text
 
-    return Text(plain(text), style=style)  # a Text, so that brackets of a run's text are no markup
+    return Text(plain(text), style=style)  # a Text, so that brackets in text of a run are not markup

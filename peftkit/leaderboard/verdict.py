@@ -41,69 +41,69 @@ class Verdict:
     """The tests of all boards, and what they leave out."""
 
     comparisons: list[Comparison]
-    groups: list[str]  # a row; rows of a task that share a letter are tied, "" where no test was possible
+    groups: list[str]  # letters of each entry; entries of a task that share one are tied, "" without a test
     detectable: dict[tuple[str, str], float]  # (board, task): minimum detectable difference at 80 % power
-    records: Records  # (board, row, other row): tasks won, tied, lost
+    records: Records  # (board, entry, other entry): tasks won, tied, lost
     notes: list[str]
 
 
-def judge(rows: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]) -> Verdict:
+def judge(entries: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]) -> Verdict:
     """Test all pairs of entries within each task of each board, with Holm's correction over the board.
 
     Args:
-        rows: what `board(results)` returns.
-        results: what the rows were made of; those that cannot be read are told in the notes.
+        entries: what `board_entries(results)` returns.
+        results: the runs of the entries; unreadable ones are counted in the notes.
     """
     comparisons: list[Comparison] = []
     power: dict[tuple[str, str], float] = {}
-    groups = [""] * len(rows)
+    groups = [""] * len(entries)
     notes: list[str] = []
-    for title, tasks in _boards(rows).items():
-        read = [cell_of([rows[number] for number in members]) for members in tasks.values()]
-        found = contrast([cell for cell, _ in read])
-        adjusted = holm(np.concatenate([each.p for each in found]))
+    for title, tasks in _boards(entries).items():
+        read = [cell_of([entries[number] for number in members]) for members in tasks.values()]
+        contrasts = contrast([cell for cell, _ in read])
+        adjusted = holm(np.concatenate([each.p for each in contrasts]))
         tested = int(np.sum(~np.isnan(adjusted)))
-        parts = np.split(adjusted, np.cumsum([len(each.p) for each in found])[:-1])
-        for (task, members), (cell, left_out), tests, p in zip(tasks.items(), read, found, parts, strict=True):
-            here = _comparisons(members, cell, tests, p)
-            comparisons += here
-            _set_groups(groups, members, here)
+        parts = np.split(adjusted, np.cumsum([len(each.p) for each in contrasts])[:-1])
+        for (task, members), (cell, left_out), tests, p in zip(tasks.items(), read, contrasts, parts, strict=True):
+            tested_pairs = _comparisons(members, cell, tests, p)
+            comparisons += tested_pairs
+            _set_groups(groups, members, tested_pairs)
             least = detectable(tests, tested)
             if least is not None:
                 power[title, task] = least
-            notes += [f"{task}: {text}" for text in _notes([rows[number] for number in members], tests, left_out)]
-    missing = [f"{row.task}: {_missing(row)}" for row in rows if len(row.seeds) < row.planned]
+            notes += [f"{task}: {text}" for text in _notes([entries[number] for number in members], tests, left_out)]
+    missing = [f"{entry.task}: {_missing(entry)}" for entry in entries if len(entry.seeds) < entry.planned]
     unread = sum(isinstance(result, UnreadableRun) for result in results)
-    notes += [f"{unread} results cannot be read and stand in no table."] if unread else []
-    return Verdict(comparisons, groups, power, _records(rows, comparisons), list(dict.fromkeys(missing + notes)))
+    notes += [f"{unread} results cannot be read and are in no table."] if unread else []
+    return Verdict(comparisons, groups, power, _records(entries, comparisons), list(dict.fromkeys(missing + notes)))
 
 
 def judged(results: Sequence[BoardRun | UnreadableRun]) -> tuple[list[BoardEntry], Verdict]:
-    """Return the rows of results, and what they allow to say."""
-    rows = board_entries(results)
-    return rows, judge(rows, results)
+    """Return the entries of results and their tests."""
+    entries = board_entries(results)
+    return entries, judge(entries, results)
 
 
-def _boards(rows: Sequence[BoardEntry]) -> dict[str, dict[str, list[int]]]:
-    """Return board -> task -> the rows with a score, best first; a board without any has none."""
-    scored = [number for number, row in enumerate(rows) if row.score is not None]
-    found: dict[str, dict[str, list[int]]] = {}
-    for number in sorted(scored, key=lambda number: -(rows[number].score or 0)):
-        found.setdefault(rows[number].board, {}).setdefault(rows[number].task, []).append(number)
-    order = list(dict.fromkeys((row.board, row.task) for row in rows))
+def _boards(entries: Sequence[BoardEntry]) -> dict[str, dict[str, list[int]]]:
+    """Return board -> task -> the entries with a score, best first; boards without any are absent."""
+    scored = [number for number, entry in enumerate(entries) if entry.score is not None]
+    boards: dict[str, dict[str, list[int]]] = {}
+    for number in sorted(scored, key=lambda number: -(entries[number].score or 0)):
+        boards.setdefault(entries[number].board, {}).setdefault(entries[number].task, []).append(number)
+    order = list(dict.fromkeys((entry.board, entry.task) for entry in entries))
     return {
-        title: {task: found[title][task] for _, task in pairs if task in found.get(title, {})}
+        title: {task: boards[title][task] for _, task in pairs if task in boards.get(title, {})}
         for title, pairs in groupby(order, key=lambda pair: pair[0])
-        if title in found
+        if title in boards
     }
 
 
 def _comparisons(members: Sequence[int], cell: Cell, tests: Contrast, adjusted: np.ndarray) -> list[Comparison]:
     half = reach(ALPHA, tests) if len(tests.p) else np.zeros(0)
-    found = []
+    comparisons = []
     for n in np.flatnonzero(~np.isnan(tests.p)):
         first, second, difference = int(tests.first[n]), int(tests.second[n]), float(tests.difference[n])
-        found.append(
+        comparisons.append(
             Comparison(
                 first=members[first],
                 second=members[second],
@@ -118,59 +118,62 @@ def _comparisons(members: Sequence[int], cell: Cell, tests: Contrast, adjusted: 
                 seeds=min(len(cell.entries[first].values), len(cell.entries[second].values)),
             )
         )
-    return found
+    return comparisons
 
 
 def _set_groups(groups: list[str], members: Sequence[int], comparisons: Sequence[Comparison]) -> None:
-    there = {number for c in comparisons for number in (c.first, c.second)}
-    ranked = [number for number in members if number in there]
+    compared = {number for c in comparisons for number in (c.first, c.second)}
+    ranked = [number for number in members if number in compared]
     place = {number: rank for rank, number in enumerate(ranked)}
-    found = letters(len(ranked), [(place[c.first], place[c.second]) for c in comparisons if c.differs])
-    for number, text in zip(ranked, found, strict=False):
+    letter_groups = letters(len(ranked), [(place[c.first], place[c.second]) for c in comparisons if c.differs])
+    for number, text in zip(ranked, letter_groups, strict=False):
         groups[number] = text
 
 
-def _records(rows: Sequence[BoardEntry], comparisons: Sequence[Comparison]) -> Records:
-    models = {title: len({row.model for row in here}) > 1 for title, here in groupby(rows, key=lambda row: row.board)}
-    found: Records = {}
+def _records(entries: Sequence[BoardEntry], comparisons: Sequence[Comparison]) -> Records:
+    models = {
+        title: len({entry.model for entry in members}) > 1
+        for title, members in groupby(entries, key=lambda entry: entry.board)
+    }
+    records: Records = {}
     for c in comparisons:
-        title = rows[c.first].board
-        one, other = (rows[number].label(models[title]) for number in (c.first, c.second))
+        title = entries[c.first].board
+        one, other = (entries[number].label(models[title]) for number in (c.first, c.second))
         for key, result in (((title, one, other), 0), ((title, other, one), 2)):
-            count = list(found.get(key, (0, 0, 0)))
+            count = list(records.get(key, (0, 0, 0)))
             count[result if c.differs else 1] += 1
-            found[key] = (count[0], count[1], count[2])
-    return found
+            records[key] = (count[0], count[1], count[2])
+    return records
 
 
-def _notes(rows: Sequence[BoardEntry], tests: Contrast, left_out: Notes) -> list[str]:
+def _notes(entries: Sequence[BoardEntry], tests: Contrast, left_out: Notes) -> list[str]:
     """Return sentences about what a task's tests leave out."""
-    found = []
+    notes = []
     kinds = set(tests.test)
     if kinds & {EXAMPLES, MCNEMAR}:
-        found.append("one seed a row, so these tests generalize to other examples, not to other seeds.")
-    single = [row.name for row in rows if len(row.seeds) == 1]
+        notes.append("one seed per entry, so these tests generalize to other examples, not to other seeds.")
+    single = [entry.name for entry in entries if len(entry.seeds) == 1]
     if single and not kinds <= {EXAMPLES, MCNEMAR, ""}:
-        found.append(f"one seed: {listed(single)}; the spread that others show stands in for its own.")
-    if left_out.no_form:
-        metrics = ", ".join(left_out.no_form)
-        found.append(f"{metrics} cannot be resampled, so these tests generalize to other seeds, not to other examples.")
+        notes.append(f"one seed: {listed(single)}; the spread of the other entries is used instead.")
+    if left_out.not_resampled:
+        metrics = ", ".join(left_out.not_resampled)
+        notes.append(f"{metrics} cannot be resampled, so these tests generalize to other seeds, not to other examples.")
     for reason, names in left_out.left_out.items():
-        found.append(f"{reason}, so tested over seeds alone: {listed(names)}.")
+        notes.append(f"{reason}, so tested over seeds alone: {listed(names)}.")
     if "" in kinds:
-        found.append("one seed and no predictions that could be paired: some rows were not tested.")
-    if len(rows) > LIMIT:
-        beyond = f", the other {len(rows) - FARTHEST} not at all" if len(rows) > FARTHEST else ""
-        found.append(f"the best {LIMIT} rows are tested in all pairs, rows beyond against the best alone{beyond}.")
-    return found
+        notes.append("one seed and no paired predictions: some entries were not tested.")
+    if len(entries) > LIMIT:
+        beyond = f"; the last {len(entries) - FARTHEST} are not tested" if len(entries) > FARTHEST else ""
+        notes.append(f"the best {LIMIT} entries are tested in all pairs, the others only against the best{beyond}.")
+    return notes
 
 
-def _missing(row: BoardEntry) -> str:
-    return f"{row.name} has {len(row.seeds)} of {row.planned} seeds."
+def _missing(entry: BoardEntry) -> str:
+    return f"{entry.name} has {len(entry.seeds)} of {entry.planned} seeds."
 
 
 def listed(names: Sequence[str]) -> str:
-    """Join the first names, and count the others."""
+    """Join the first names and count the others."""
     if len(names) > NAMED + 1:
         return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

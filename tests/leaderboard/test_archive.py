@@ -27,7 +27,7 @@ def archive(root: Path, file: Path) -> Path:
 
 def without_places(page: dict) -> dict:
     """Return what a page shows, except for the folders of runs and the time."""
-    for run in [run for row in page["rows"] for run in row["runs"]] + page["failed"]:
+    for run in [run for row in page["entries"] for run in row["runs"]] + page["failed"]:
         run["folder"] = Path(run["folder"]).name
     return page | {"written": None}
 
@@ -41,7 +41,7 @@ def test_tables_tests_plots_and_page_are_the_same_from_an_archive(tmp_path: Path
         write(runs, tmp_path / name, "")
         pages.append(without_places(facts(judged(runs)[0], runs, judged(runs)[1])))
     assert pages[0] == pages[1]
-    assert any(row["curves"] for row in pages[1]["rows"])
+    assert any(row["curves"] for row in pages[1]["entries"])
     for name in FILES:
         texts = [(tmp_path / place / name).read_text(encoding="utf-8") for place in ("folders", "archive")]
         texts = [text.replace("\\", "").replace(f"{file}/", f"{tmp_path}/runs/") for text in texts]

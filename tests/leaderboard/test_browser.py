@@ -67,7 +67,7 @@ def opened(browser: Any, board_file: Path) -> Iterator[Any]:
 
 
 def column(page: Any, place: int) -> list[str]:
-    return page.locator(f"#rows tbody tr > :nth-child({place})").all_inner_texts()
+    return page.locator(f"#entries tbody tr > :nth-child({place})").all_inner_texts()
 
 
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
@@ -75,7 +75,7 @@ def test_nothing_is_cut_off(opened: Any, width: int, scheme: str) -> None:
     page = opened(width, scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(CUT_OFF) == []
-    page.locator("#rows .name").first.click()
+    page.locator("#entries .name").first.click()
     page.wait_for_selector("dialog[open] svg")
     assert page.evaluate(CUT_OFF) == []
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(23, 23, 21)"
@@ -102,7 +102,7 @@ def test_filters_narrow_the_rows_and_say_how_many(opened: Any) -> None:
     assert set(column(page, 2)) == {"mrpc"}
     page.get_by_role("searchbox").fill("lora")
     assert sorted(column(page, 1)) == ["lora", "rslora"]
-    assert page.get_by_role("status").first.inner_text() == "2 of 62 rows"
+    assert page.get_by_role("status").first.inner_text() == "2 of 62 entries"
     page.reload()
     assert sorted(column(page, 1)) == ["lora", "rslora"]
     page.get_by_role("button", name="Clear").click()
@@ -119,12 +119,12 @@ def test_axes_are_the_readers_choice_and_times_of_one_machine(opened: Any) -> No
     assert "Only what ran on cpu: AMD EPYC" in page.locator("#trade-note").inner_text()
     page.get_by_label("Machine").select_option(label="cuda: NVIDIA H200")
     page.wait_for_function("document.querySelectorAll('#trade-plots svg').length === 1")
-    assert "of 1 rows" in page.locator("#trade-plots svg").get_attribute("aria-label")
+    assert "of 1 entries" in page.locator("#trade-plots svg").get_attribute("aria-label")
 
 
 def test_details_open_by_keyboard_and_give_focus_back(opened: Any) -> None:
     page = opened()
-    page.locator("#rows .name", has_text="ia3").first.focus()
+    page.locator("#entries .name", has_text="ia3").first.focus()
     page.keyboard.press("Enter")
     details = page.get_by_role("dialog")
     text = details.inner_text()
@@ -160,7 +160,7 @@ def test_a_stand_in_is_shouted_and_shown_alone(opened: Any) -> None:
 
 def test_text_of_a_run_is_shown_and_not_obeyed(opened: Any) -> None:
     page = opened()
-    page.locator("#rows .name", has_text="onerror").first.click()
+    page.locator("#entries .name", has_text="onerror").first.click()
     assert page.locator("#details-title").text_content() == HOSTILE
     assert page.locator("img").count() == 0
 
@@ -178,10 +178,10 @@ def test_ten_thousand_results_stay_usable(opened: Any, tmp_path: Path) -> None:
     make_board(tmp_path, rates=56, predictions=False)
     write(collect([tmp_path]), tmp_path / "board", "")
     page = opened(file=tmp_path / "board" / "index.html")
-    assert page.get_by_role("status").first.inner_text() == "3362 rows"
+    assert page.get_by_role("status").first.inner_text() == "3362 entries"
     started = time.monotonic()
     page.get_by_role("button", name="Score", exact=True).click()
     page.get_by_role("searchbox").fill("adapter rte")
     page.wait_for_function("document.querySelectorAll('#trade-plots svg').length === 1")
-    assert page.get_by_role("status").first.inner_text() == "56 of 3362 rows"
+    assert page.get_by_role("status").first.inner_text() == "56 of 3362 entries"
     assert time.monotonic() - started < 5  # about a second where nothing else runs

@@ -76,7 +76,7 @@ def test_text_of_a_run_stays_data(made_up: Path) -> None:
     assert page.tags.count("script") == 4  # data, two libraries, the page's own
     assert "img" not in page.tags
     offline = json.loads(page.scripts[0])
-    assert HOSTILE in {row["method"] for row in offline["rows"]}
+    assert HOSTILE in {row["method"] for row in offline["entries"]}
 
 
 def test_the_page_loads_nothing_else(made_up: Path) -> None:
@@ -98,13 +98,13 @@ def test_only_the_scripts_of_the_page_may_run(made_up: Path) -> None:
 def test_a_stand_in_has_a_board_of_its_own(made_up: Path) -> None:
     found = shown(made_up)
     assert [each["offline"] for each in found["boards"]] == [False, True]
-    stand_ins = {row["board"] for row in found["rows"] if row["sources"]["data"].get("substituted_for")}
+    stand_ins = {row["board"] for row in found["entries"] if row["sources"]["data"].get("substituted_for")}
     assert stand_ins == {found["boards"][1]["title"]}
 
 
 def test_a_row_holds_its_seeds_with_the_line_that_makes_each_again(tmp_path: Path) -> None:
     make_board(tmp_path, seeds=3, predictions=False, extras=False)
-    row = next(row for row in shown(tmp_path)["rows"] if (row["method"], row["task"]) == ("ia3", "rte"))
+    row = next(row for row in shown(tmp_path)["entries"] if (row["method"], row["task"]) == ("ia3", "rte"))
     assert [run["seed"] for run in row["runs"]] == [0, 1, 2]
     words = shlex.split(row["runs"][1]["command"])
     assert words[:3] == ["python", "-m", "peftkit"]
@@ -113,7 +113,7 @@ def test_a_row_holds_its_seeds_with_the_line_that_makes_each_again(tmp_path: Pat
 
 
 def test_times_keep_their_machine(made_up: Path) -> None:
-    rows = shown(made_up)["rows"]
+    rows = shown(made_up)["entries"]
     row = next(row for row in rows if len(row["timed"]) == 2)
     seconds = [row["timed"][machine]["train_seconds"] for machine in MACHINES]
     assert seconds[0] > 10 * seconds[1]
@@ -129,12 +129,12 @@ def test_a_run_that_goes_on_is_told_after_those_that_failed(tmp_path: Path) -> N
     write_run(tmp_path, "b", status="failed", reason="out of memory")
     found = shown(tmp_path)
     assert [(run["method"], run["unfinished"]) for run in found["failed"]] == [("lora", False), ("ia3", True)]
-    assert {row["method"]: row["without"] for row in found["rows"]} == {"lora": "failed", "ia3": "unfinished"}
+    assert {row["method"]: row["without"] for row in found["entries"]} == {"lora": "failed", "ia3": "unfinished"}
 
 
 def test_a_row_without_anything_optional_is_shown(tmp_path: Path) -> None:
     write_run(tmp_path, "a")  # no log, no overrides, no search, one seed
-    (row,) = shown(tmp_path)["rows"]
+    (row,) = shown(tmp_path)["entries"]
     assert (row["low"], row["curves"], row["search"], row["runs"][0]["command"]) == (None, [], None, None)
 
 
@@ -152,7 +152,7 @@ def test_a_long_log_is_sampled_from_its_first_to_its_last_step(tmp_path: Path) -
     write_run(tmp_path, "a")
     lines = [json.dumps({"step": step, "loss": 1 / step}) for step in range(1, 1001)]
     (tmp_path / "a" / "log.jsonl").write_text("\n".join([*lines, '{"step": 1001, "train_runtime": 3', "[]"]))
-    (row,) = shown(tmp_path)["rows"]
+    (row,) = shown(tmp_path)["entries"]
     ((seed, steps, losses),) = row["curves"]
     assert (seed, len(steps), steps[0], steps[-1]) == (0, POINTS, 1, 1000)
     assert losses[-1] == 0.001

@@ -172,7 +172,7 @@ def test_a_torn_file_counts_as_none(tmp_path: Path) -> None:
 
 def test_metrics_without_a_weighted_form_are_told(tmp_path: Path) -> None:
     cell, notes = cell_of(rows_of(tmp_path, metrics=("exact_match",)))
-    assert notes.no_form == ["exact_match"]
+    assert notes.not_resampled == ["exact_match"]
     assert cell.examples == 0
 
 
@@ -196,5 +196,5 @@ def test_tagged_words_are_paired_by_sentence(tmp_path: Path) -> None:
             columns = {"id": [0, 1, 2], "split": ["validation"] * 3, "label": labels, "prediction": said}
             pq.write_table(pa.table(columns), tmp_path / f"{method}{seed}" / "predictions.parquet")
     cell, notes = cell_of(board_entries(collect([tmp_path])))
-    assert (cell.examples, notes.left_out, notes.no_form) == (3, {}, [])
+    assert (cell.examples, notes.left_out, notes.not_resampled) == (3, {}, [])
     assert all(entry.resampled is not None for entry in cell.entries)

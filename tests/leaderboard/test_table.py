@@ -148,7 +148,7 @@ def test_a_glue_table_of_an_earlier_board_does_not_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "@SUM(1)", "+1", "-x", " =x", "＝x"])
-def test_text_of_a_run_is_no_formula(tmp_path: Path, name: str) -> None:
+def test_text_of_a_run_is_not_resampledula(tmp_path: Path, name: str) -> None:
     write_run(tmp_path, "x", method=name)
     write_tables(collect([tmp_path]), tmp_path / "board")
     (line,) = spreadsheet(tmp_path / "board" / "leaderboard.csv")

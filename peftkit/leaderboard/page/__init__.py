@@ -1,4 +1,4 @@
-"""The leaderboard as one HTML file that needs nothing but a browser."""
+"""The leaderboard as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from peftkit.leaderboard.page.facts import facts
 __all__ = ["facts", "render", "write_page"]
 
 HERE = Path(__file__).parent
-SCRIPTS = ("words", "state", "table", "charts", "heatmap", "details", "main")  # in the order that they build on
-# as HTML reads them: no text of a run can close the element that holds it, or begin another
+SCRIPTS = ("elements", "state", "table", "charts", "heatmap", "details", "main")  # each may use those before it
+# escaped, so that text of a run can neither close its element nor open another
 UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
 def write_page(content: Mapping[str, Any], file: Path) -> None:
-    """Write what `facts` returns as a page, by way of a neighbour, so that a browser never reads half of it."""
+    """Write what `facts` returns as a page, atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.part")
     part.write_text(render(content), encoding="utf-8")
@@ -31,7 +31,7 @@ def write_page(content: Mapping[str, Any], file: Path) -> None:
 
 
 def render(content: Mapping[str, Any]) -> str:
-    """Return the page: markup, style, scripts and data in one text that loads nothing else."""
+    """Return the page: markup, style, scripts and data in one text without external resources."""
     scripts = [_read("vendor/d3.min.js"), _read("vendor/plot.min.js"), _app()]
     parts = {
         "policy": _policy(scripts),
@@ -42,7 +42,7 @@ def render(content: Mapping[str, Any]) -> str:
         "plot": scripts[1],
         "app": scripts[2],
     }
-    # in one pass: what is put in is not searched for further places
+    # in one pass, so that inserted text is not substituted again
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _read("assets/page.html"))
 
 
@@ -67,11 +67,11 @@ def _policy(scripts: list[str]) -> str:
 
 def _embedded(content: Mapping[str, Any]) -> str:
     text = json.dumps(_finite(content), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.translate(UNSAFE).encode("utf-8", "replace").decode("utf-8")  # a lone surrogate is no text
+    return text.translate(UNSAFE).encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be encoded
 
 
 def _finite(value: Any) -> Any:
-    """Return the value with null for what JSON has no number for."""
+    """Return the value with None for NaN and infinity, which JSON lacks."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -10,34 +10,34 @@ from pathlib import Path
 from peftkit.leaderboard.archive import read_text
 from peftkit.leaderboard.entries import BoardEntry
 
-POINTS = 60  # a curve
-RUNS = 1000  # a page
+POINTS = 60  # of a curve
+RUNS = 1000  # of a page
 
 Curve = tuple[int, list[int], list[float]]  # seed, steps, losses
 
 
-def curves_of(rows: Sequence[BoardEntry]) -> tuple[dict[int, list[Curve]], str | None]:
-    """Return the training losses of each row's runs, the best rows of every task first, and what had no room."""
+def curves_of(entries: Sequence[BoardEntry]) -> tuple[dict[int, list[Curve]], str | None]:
+    """Return the training losses of each entry's runs, the best of each task first, and a note on what is left out."""
     ranks: dict[tuple[str, str], int] = {}
     order = []
-    for number, row in enumerate(rows):  # rows are best first within a task
-        rank = ranks[row.board, row.task] = ranks.get((row.board, row.task), -1) + 1
+    for number, entry in enumerate(entries):  # entries are best first within a task
+        rank = ranks[entry.board, entry.task] = ranks.get((entry.board, entry.task), -1) + 1
         order.append((rank, number))
-    found: dict[int, list[Curve]] = {}
+    curves_by_entry: dict[int, list[Curve]] = {}
     room = RUNS
     for _, number in sorted(order):
-        runs = rows[number].scored_runs
+        runs = entries[number].scored_runs
         if len(runs) > room:
             break
         curves = [(result.seed, *points) for result in runs if (points := _losses(result.folder))]
         if curves:
-            found[number] = sorted(curves)
+            curves_by_entry[number] = sorted(curves)
             room -= len(curves)
-    finished = sum(len(row.scored_runs) for row in rows)
+    finished = sum(len(entry.scored_runs) for entry in entries)
     note = None
     if finished > RUNS:
-        note = f"Learning curves are kept of the best rows of every task, {RUNS - room} of {finished} runs."
-    return found, note
+        note = f"Learning curves: only the best entries of each task have them, {RUNS - room} of {finished} runs."
+    return curves_by_entry, note
 
 
 def _losses(folder: Path) -> tuple[list[int], list[float]] | None:
@@ -51,7 +51,7 @@ def _losses(folder: Path) -> tuple[list[int], list[float]] | None:
         try:
             entry = json.loads(line)
             step, loss = int(entry["step"]), float(entry["loss"])
-        except (ValueError, KeyError, TypeError):  # a line of something else, or cut off by a kill
+        except (ValueError, KeyError, TypeError):  # another kind of line, or one truncated by a kill
             continue
         if math.isfinite(loss):
             points.append((step, float(f"{loss:.4g}")))

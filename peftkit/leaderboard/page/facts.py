@@ -17,30 +17,30 @@ from peftkit.leaderboard.runs import TIMED, BoardRun, UnreadableRun
 from peftkit.leaderboard.ties import cells
 from peftkit.leaderboard.verdict import Verdict
 
-COMPARED = 20_000  # comparisons that a page can hold; of more, those with the best and the reference are kept
+COMPARED = 20_000  # comparisons of a page at most; of more, those with the best and the reference are kept
 
 
 def facts(
-    rows: Sequence[BoardEntry],
+    entries: Sequence[BoardEntry],
     results: Sequence[BoardRun | UnreadableRun],
     verdict: Verdict | None = None,
     command: str = "",
 ) -> dict[str, Any]:
-    """Return what the page shows: boards, rows with their runs, comparisons, failed runs, and what was left out.
+    """Return the data of the page: boards, entries with their runs, comparisons, failed runs, and what is left out.
 
     Args:
-        rows: what `board(results)` returns; the verdict speaks of them by position.
-        command: what wrote the page, shown at its foot.
+        entries: what `board_entries(results)` returns; the verdict refers to them by position.
+        command: the command that wrote the page, shown in its footer.
     """
-    groups = verdict.groups if verdict else [""] * len(rows)
-    curves, curve_note = curves_of(rows)
-    comparisons, comparison_note = _comparisons(rows, groups, verdict)
-    top = {number for cell in cells(rows, groups) for number in cell.top}
+    groups = verdict.groups if verdict else [""] * len(entries)
+    curves, curve_note = curves_of(entries)
+    comparisons, comparison_note = _comparisons(entries, groups, verdict)
+    top = {number for cell in cells(entries, groups) for number in cell.top}
     return {
-        "boards": _boards(rows, groups, verdict, results),
-        "rows": [
-            {**_row(row), "letters": letters, "top": number in top, "curves": curves.get(number, [])}
-            for number, (row, letters) in enumerate(zip(rows, groups, strict=True))
+        "boards": _boards(entries, groups, verdict, results),
+        "entries": [
+            {**_entry(entry), "letters": letters, "top": number in top, "curves": curves.get(number, [])}
+            for number, (entry, letters) in enumerate(zip(entries, groups, strict=True))
         ],
         "comparisons": comparisons,
         "failed": [_failure(each) for each in sorted(results, key=lambda r: r.is_unfinished) if each.problem],
@@ -55,12 +55,12 @@ def facts(
 
 
 def _boards(
-    rows: Sequence[BoardEntry],
+    entries: Sequence[BoardEntry],
     groups: Sequence[str],
     verdict: Verdict | None,
     results: Sequence[BoardRun | UnreadableRun],
 ) -> list[dict[str, Any]]:
-    sentences = headlines(rows, groups, verdict.detectable if verdict else {})
+    sentences = headlines(entries, groups, verdict.detectable if verdict else {})
     found = []
     for title, lines in sentences.items():
         records = {key[1:]: record for key, record in (verdict.records if verdict else {}).items() if key[0] == title}
@@ -69,38 +69,38 @@ def _boards(
                 "title": title,
                 "offline": title.startswith("OFFLINE"),
                 "headlines": lines,
-                "language": language_cells(rows, results, title),
-                "judged": [[judge, lines] for judge, lines in judge_tables(rows, results, title)],
+                "language": language_cells(entries, results, title),
+                "judged": [[judge, lines] for judge, lines in judge_tables(entries, results, title)],
                 "records": [[*names, *record] for names, record in records.items()],
-                "models": sorted({row.model for row in rows if row.board == title}),
+                "models": sorted({entry.model for entry in entries if entry.board == title}),
             }
         )
     return found
 
 
-def _row(row: BoardEntry) -> dict[str, Any]:
-    low, high = row.interval or (None, None)
-    values = list(row.by_seed.values())
-    shown = next(iter(row.scored_runs), row.runs[0])
+def _entry(entry: BoardEntry) -> dict[str, Any]:
+    low, high = entry.interval or (None, None)
+    values = list(entry.by_seed.values())
+    shown = next(iter(entry.scored_runs), entry.runs[0])
     return {
-        "board": row.board, "task": row.task, "model": row.model, "method": row.method, "settings": row.settings,
-        "label": row.name, "up": row.is_up, "score": row.score,
+        "board": entry.board, "task": entry.task, "model": entry.model, "method": entry.method,
+        "settings": entry.settings, "label": entry.name, "up": entry.is_up, "score": entry.score,
         "low": low, "high": high, "spread": stdev(values) if len(values) > 1 else None,
-        "metrics": [[name, each.mean, each.spread] for name, each in row.scores.items()],
-        "delta": row.delta, "reference": row.is_reference, "planned": row.planned, "seeds": row.seeds,
-        "trials": row.trials,
-        "costs": {name: value for name, value in row.costs.items() if name not in TIMED},
-        "timed": row.timed, "rows": row.examples, "problems": row.problems, "without": row.without_score,
-        "runs": [_run(result, row) for result in row.runs],
+        "metrics": [[name, each.mean, each.spread] for name, each in entry.scores.items()],
+        "delta": entry.delta, "reference": entry.is_reference, "planned": entry.planned, "seeds": entry.seeds,
+        "trials": entry.trials,
+        "costs": {name: value for name, value in entry.costs.items() if name not in TIMED},
+        "timed": entry.timed, "examples": entry.examples, "problems": entry.problems, "without": entry.without_score,
+        "runs": [_run(result, entry) for result in entry.runs],
         **_shared(shown),
     }  # fmt: skip
 
 
-def _run(result: BoardRun, row: BoardEntry) -> dict[str, Any]:
+def _run(result: BoardRun, entry: BoardEntry) -> dict[str, Any]:
     return {
         "seed": result.seed,
-        "score": row.by_seed.get(result.seed) if result.problem is None else None,
-        "scores": {name: entry["value"] for name, entry in result.scores.items()},
+        "score": entry.by_seed.get(result.seed) if result.problem is None else None,
+        "scores": {name: score["value"] for name, score in result.scores.items()},
         "problem": result.problem,
         "command": command_of(result),
         "folder": str(result.folder),
@@ -110,12 +110,12 @@ def _run(result: BoardRun, row: BoardEntry) -> dict[str, Any]:
 
 
 def command_of(result: BoardRun) -> str | None:
-    """Return the line that makes the run again, quoted for a shell; None where a run did not keep its words."""
+    """Return the command that repeats the run, quoted for a shell; None where no overrides are recorded."""
     return f"python -m peftkit {shlex.join(result.overrides)}" if result.overrides else None
 
 
 def _shared(result: BoardRun) -> dict[str, Any]:
-    """Return what the seeds of a row have in common, as its first finished run has it."""
+    """Return what the seeds of an entry share, from its first finished run."""
     audit = result.audit
     sources = audit.get("sources") or {}
     return {
@@ -134,18 +134,18 @@ def _shared(result: BoardRun) -> dict[str, Any]:
 
 
 def _comparisons(
-    rows: Sequence[BoardEntry], groups: Sequence[str], verdict: Verdict | None
+    entries: Sequence[BoardEntry], groups: Sequence[str], verdict: Verdict | None
 ) -> tuple[list[list[Any]], str | None]:
-    """Return comparisons as lists, in the order that details.js reads them, and what was left out."""
+    """Return comparisons as lists, in the order of details.js, and a note on what is left out."""
     if verdict is None:
         return [], None
     kept, note = verdict.comparisons, None
     if len(kept) > COMPARED:
-        best = {cell.ranked[0] for cell in cells(rows, groups) if cell.ranked}
-        anchors = best | {number for number, row in enumerate(rows) if row.is_reference}
+        best = {cell.ranked[0] for cell in cells(entries, groups) if cell.ranked}
+        anchors = best | {number for number, entry in enumerate(entries) if entry.is_reference}
         kept = [each for each in kept if anchors & {each.first, each.second}][:COMPARED]
         note = (
-            f"Of {len(verdict.comparisons)} comparisons the page has the {len(kept)} with a task's best entry "
+            f"Of {len(verdict.comparisons)} comparisons, the page has the {len(kept)} with a task's best entry "
             "or with full fine-tuning."
         )
     return [

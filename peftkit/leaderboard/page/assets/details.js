@@ -1,29 +1,29 @@
-// The panel of one row: scores of each seed, costs, audit, trials, and the commands that reproduce it.
+// The panel of an entry: scores of each seed, costs, audit, trials, and the commands that reproduce it.
 
-function openDetails(row) {
+function openDetails(entry) {
   const panel = byId("details");
   panel.replaceChildren(
-    el("header", {}, el("h2", { id: "details-title" }, row.method), el("button", { type: "button", id: "close" }, "Close")),
-    el("p", {}, `${row.task} · ${row.model}${row.settings ? ` · ${row.settings}` : ""}`),
-    el("p", { class: board()?.offline ? "substitute" : "muted" }, row.board),
-    el("p", {}, headline(row)),
-    ...row.problems.map((text) => el("p", { class: "problem" }, text)),
-    ...seedsPart(row), ...commandPart(row), ...comparisonPart(row), ...costPart(row), ...auditPart(row), ...searchPart(row),
-    ...plainPart("Merged", row.merge), ...plainPart("Forgetting", row.forgetting), ...curvePart(row),
+    el("header", {}, el("h2", { id: "details-title" }, entry.method), el("button", { type: "button", id: "close" }, "Close")),
+    el("p", {}, `${entry.task} · ${entry.model}${entry.settings ? ` · ${entry.settings}` : ""}`),
+    el("p", { class: board()?.offline ? "substitute" : "muted" }, entry.board),
+    el("p", {}, headline(entry)),
+    ...entry.problems.map((text) => el("p", { class: "problem" }, text)),
+    ...seedsPart(entry), ...commandPart(entry), ...comparisonPart(entry), ...costPart(entry), ...auditPart(entry), ...searchPart(entry),
+    ...plainPart("Merged", entry.merge), ...plainPart("Forgetting", entry.forgetting), ...curvePart(entry),
   );
   byId("close").addEventListener("click", () => panel.close());
   panel.showModal();
   panel.scrollTop = 0;
-  if (row.curves.length) byId("details-curve").append(curvePlot([row], colourOf, Math.max(260, byId("details-curve").clientWidth)));
+  if (entry.curves.length) byId("details-curve").append(curvePlot([entry], colourOf, Math.max(260, byId("details-curve").clientWidth)));
 }
 
-function headline(row) {
-  if (!isNumber(row.score)) return "No seed has a valid score.";
-  const parts = [`${scoreText(row, row.score, 2)} over ${row.seeds.length} ${row.seeds.length === 1 ? "seed" : "seeds"}`];
-  if (isNumber(row.low)) parts.push(`95 % interval ${row.up ? interval(row) : interval(row)}`);
-  if (row.letters) parts.push(`group ${row.letters}${row.top ? ", no significant difference from the best" : ""}`);
-  if (row.reference) parts.push("the reference of the other entries");
-  else if (isNumber(row.delta)) parts.push(`${differenceText(row, row.delta)} vs. full fine-tuning`);
+function headline(entry) {
+  if (!isNumber(entry.score)) return "No seed has a valid score.";
+  const parts = [`${scoreText(entry, entry.score, 2)} over ${entry.seeds.length} ${entry.seeds.length === 1 ? "seed" : "seeds"}`];
+  if (isNumber(entry.low)) parts.push(`95 % interval ${interval(entry)}`);
+  if (entry.letters) parts.push(`group ${entry.letters}${entry.top ? ", no significant difference from the best" : ""}`);
+  if (entry.reference) parts.push("the reference");
+  else if (isNumber(entry.delta)) parts.push(`${differenceText(entry, entry.delta)} vs. full fine-tuning`);
   return `${parts.join("; ")}.`;
 }
 
@@ -35,29 +35,29 @@ function tableOf(heads, lines) {
 
 const part = (title, ...content) => [el("h3", {}, title), ...content];
 
-function seedsPart(row) {
-  const metrics = row.metrics.map(([name]) => name);
-  const shown = (run, name) => (isNumber(run.scores[name]) ? (row.up ? (100 * run.scores[name]).toFixed(2) : short(run.scores[name], 5)) : "–");
-  const several = new Set(row.runs.map((run) => run.device)).size > 1;
-  const lines = row.runs.map((run) => {
+function seedsPart(entry) {
+  const metrics = entry.metrics.map(([name]) => name);
+  const shown = (run, name) => (isNumber(run.scores[name]) ? (entry.up ? (100 * run.scores[name]).toFixed(2) : short(run.scores[name], 5)) : "–");
+  const several = new Set(entry.runs.map((run) => run.device)).size > 1;
+  const lines = entry.runs.map((run) => {
     const cells = run.problem ? [el("td", { class: "wrap problem", colspan: metrics.length || 1 }, run.problem)] : metrics.map((name) => shown(run, name));
     return [String(run.seed), ...cells, ...(several ? [el("td", {}, run.device)] : [])];
   });
-  if (metrics.length && row.runs.length > 1)
-    lines.push(["mean", ...row.metrics.map(([, mean]) => (row.up ? (100 * mean).toFixed(2) : short(mean, 5))), ...(several ? [""] : [])]);
+  if (metrics.length && entry.runs.length > 1)
+    lines.push(["mean", ...entry.metrics.map(([, mean]) => (entry.up ? (100 * mean).toFixed(2) : short(mean, 5))), ...(several ? [""] : [])]);
   return part("Scores of each seed", tableOf(["Seed", ...(metrics.length ? metrics.map((name) => name.replaceAll("_", " ")) : ["Problem"]), ...(several ? ["Machine"] : [])], lines));
 }
 
-function commandPart(row) {
-  const known = row.runs.filter((run) => run.command);
+function commandPart(entry) {
+  const known = entry.runs.filter((run) => run.command);
   if (!known.length) return [];
   const [first, ...rest] = known.map((run) => commandLine(run.command, `Command for seed ${run.seed}`));
   const more = rest.length ? el("details", {}, el("summary", {}, `Other ${rest.length === 1 ? "seed" : `${rest.length} seeds`}`), rest) : null;
   return part("Reproduce", first, more ?? "");
 }
 
-function commandLine(text, words) {
-  const button = el("button", { type: "button", "aria-label": `Copy: ${words}` }, "Copy");
+function commandLine(text, name) {
+  const button = el("button", { type: "button", "aria-label": `Copy: ${name}` }, "Copy");
   const code = el("code", {}, text);
   button.addEventListener("click", async () => {
     button.textContent = (await copied(text)) ? "Copied" : "Select and copy";
@@ -66,7 +66,7 @@ function commandLine(text, words) {
   return el("div", { class: "command" }, code, button);
 }
 
-// a page read from disk may have no clipboard of its own; the old way needs a selection
+// a page from disk may have no clipboard API; execCommand needs a selection
 async function copied(text) {
   try {
     await navigator.clipboard.writeText(text);
@@ -81,19 +81,19 @@ async function copied(text) {
   }
 }
 
-function comparisonPart(row) {
-  const mine = data.comparisons.filter(([first, second]) => first === row.number || second === row.number);
+function comparisonPart(entry) {
+  const mine = data.comparisons.filter(([first, second]) => first === entry.number || second === entry.number);
   if (!mine.length) return [];
   const lines = mine.map(([first, second, difference, low, high, p, holm, differs, test]) => {
-    const isFirst = first === row.number;
+    const isFirst = first === entry.number;
     const sign = isFirst ? 1 : -1;
     const ends = isNumber(low) && isNumber(high) ? [sign * low, sign * high].sort((a, b) => a - b) : null;
-    return { other: data.rows[isFirst ? second : first], difference: isNumber(difference) ? sign * difference : null, ends, p, holm, differs, test };
+    return { other: data.entries[isFirst ? second : first], difference: isNumber(difference) ? sign * difference : null, ends, p, holm, differs, test };
   });
   lines.sort((a, b) => (a.difference ?? 0) - (b.difference ?? 0));
   const cells = lines.map((line) => [
-    line.other.label, differenceText(row, line.difference),
-    line.ends ? (row.up ? line.ends : [...line.ends].reverse()).map((end) => differenceText(row, end)).join(" to ") : "–",
+    line.other.label, differenceText(entry, line.difference),
+    line.ends ? (entry.up ? line.ends : [...line.ends].reverse()).map((end) => differenceText(entry, end)).join(" to ") : "–",
     probability(line.p), probability(line.holm), line.differs ? "significant" : "not significant",
   ]);
   const tests = [...new Set(lines.map((line) => line.test))].join(", ");
@@ -102,41 +102,42 @@ function comparisonPart(row) {
 
 const list = (pairs) => el("dl", {}, pairs.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
 
-function costPart(row) {
-  const lines = Object.entries(row.costs).map(([name, value]) => [costName(name), costText(name, value)]);
-  const { trainable_params: trained, total_params: total } = row.costs;
+function costPart(entry) {
+  const lines = Object.entries(entry.costs).map(([name, value]) => [costName(name), costText(name, value)]);
+  const { trainable_params: trained, total_params: total } = entry.costs;
   if (isNumber(trained) && total) lines.splice(1, 0, ["Share of parameters", `${short((100 * trained) / total, 2)} %`]);
-  for (const [device, costs] of Object.entries(row.timed)) {
+  for (const [device, costs] of Object.entries(entry.timed)) {
     lines.push(["Machine", device]);
     for (const [name, value] of Object.entries(costs)) lines.push([costName(name), costText(name, value)]);
   }
   return lines.length ? part("Costs", list(lines)) : [];
 }
 
-function auditPart(row) {
+function auditPart(entry) {
   const counts = (values) => Object.entries(values).map(([name, value]) => `${name} ${isNumber(value) ? value : JSON.stringify(value)}`).join(", ");
-  const lines = Object.keys(row.rows).length ? [["Examples", counts(row.rows)]] : [];
+  const lines = Object.keys(entry.examples).length ? [["Examples", counts(entry.examples)]] : [];
   for (const name of ["truncated", "dropped"]) {
-    const value = row.audit?.[name];
+    const value = entry.audit?.[name];
     if (value) lines.push([`Examples ${name}`, typeof value === "object" ? counts(value) : String(value)]);
   }
-  for (const [split, labels] of Object.entries(row.audit?.label_counts ?? {})) lines.push([`Labels, ${split}`, labels && typeof labels === "object" ? counts(labels) : String(labels)]);
-  for (const [name, source] of Object.entries(row.sources ?? {})) lines.push([`Source of ${name}`, Object.entries(source).map(([key, value]) => `${key} ${value}`).join(", ")]);
-  if (row.gates) lines.push(["Gates", counts(row.gates)]);
-  if (row.versions && Object.keys(row.versions).length) lines.push(["Versions", counts(row.versions).replaceAll('"', "")]);
+  for (const [split, labels] of Object.entries(entry.audit?.label_counts ?? {})) lines.push([`Labels, ${split}`, labels && typeof labels === "object" ? counts(labels) : String(labels)]);
+  for (const [name, source] of Object.entries(entry.sources ?? {})) lines.push([`Source of ${name}`, Object.entries(source).map(([key, value]) => `${key} ${value}`).join(", ")]);
+  if (entry.gates) lines.push(["Gates", counts(entry.gates)]);
+  if (entry.versions && Object.keys(entry.versions).length) lines.push(["Versions", counts(entry.versions).replaceAll('"', "")]);
   return lines.length ? part("Audit", list(lines)) : [];
 }
 
-function searchPart(row) {
-  const trials = row.search?.trials;
+function searchPart(entry) {
+  const trials = entry.search?.trials;
   if (!Array.isArray(trials)) return [];
   const lines = trials.map((trial) => [
-    isNumber(trial.learning_rate) ? String(trial.learning_rate) : "–", isNumber(trial.score) ? scoreText(row, trial.score) : "–",
-    el("td", { class: "wrap" }, `${trial.status ?? ""}${trial.learning_rate === row.search.chosen ? " · chosen" : ""}`),
+    isNumber(trial.learning_rate) ? String(trial.learning_rate) : "–", isNumber(trial.score) ? scoreText(entry, trial.score) : "–",
+    el("td", { class: "wrap" }, `${trial.status ?? ""}${trial.learning_rate === entry.search.chosen ? " · chosen" : ""}`),
   ]);
-  const rows = isNumber(row.search.rows) ? `, on ${row.search.rows} held-out training examples` : "";
-  const time = isNumber(row.search.seconds) ? `, in ${duration(row.search.seconds)}` : "";
-  return part("Learning-rate trials", el("p", { class: "muted" }, `${trials.length} learning rates${rows}${time}.`), tableOf(["Learning rate", "Score", "Outcome"], lines));
+  const { rows: count } = entry.search;
+  const examples = isNumber(count) ? `, on ${count} held-out training examples` : "";
+  const time = isNumber(entry.search.seconds) ? `, in ${duration(entry.search.seconds)}` : "";
+  return part("Learning-rate trials", el("p", { class: "muted" }, `${trials.length} learning rates${examples}${time}.`), tableOf(["Learning rate", "Score", "Outcome"], lines));
 }
 
 function plainPart(title, values) {
@@ -152,4 +153,4 @@ function flatten(values, before = "") {
   );
 }
 
-const curvePart = (row) => (row.curves.length ? part("Training loss", el("div", { id: "details-curve" })) : []);
+const curvePart = (entry) => (entry.curves.length ? part("Training loss", el("div", { id: "details-curve" })) : []);

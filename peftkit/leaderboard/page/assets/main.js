@@ -1,4 +1,4 @@
-// Draws the page, and draws it again as the reader chooses.
+// Draws the page, again after each choice of the reader.
 
 const SECTIONS = ["verdict", "table", "trade", "heat", "curves", "language", "judged", "failed"];
 let pending = 0;
@@ -6,27 +6,27 @@ let pending = 0;
 function drawAll() {
   drawBoard();
   fillSelects();
-  drawRows();
+  drawEntries();
 }
 
-function drawRows() {
-  const rows = filteredRows();
-  drawTable(rows);
-  const all = boardRows().length;
-  byId("count").textContent = rows.length === all ? `${all} entries` : `${rows.length} of ${all} entries`;
-  cancelAnimationFrame(pending); // plots of a search that goes on are not drawn
+function drawEntries() {
+  const entries = filteredEntries();
+  drawTable(entries);
+  const all = boardEntries().length;
+  byId("count").textContent = entries.length === all ? `${all} entries` : `${entries.length} of ${all} entries`;
+  cancelAnimationFrame(pending); // no plots while the reader is typing
   pending = requestAnimationFrame(() => {
-    drawTrade(rows);
-    byId("trade-plots").before(legendBox(rows));
-    drawHeat(rows);
+    drawTrade(entries);
+    byId("trade-plots").before(legendBox(entries));
+    drawHeat(entries);
     drawCurves();
   });
   writeAddress();
 }
 
-function legendBox(rows) {
+function legendBox(entries) {
   byId("trade-legend")?.remove();
-  return el("div", { id: "trade-legend" }, drawLegend(rows));
+  return el("div", { id: "trade-legend" }, drawLegend(entries));
 }
 
 function drawBoard() {
@@ -34,13 +34,13 @@ function drawBoard() {
   byId("board-line").hidden = data.boards.length < 2;
   const warning = byId("substitute");
   warning.hidden = !here?.offline;
-  warning.textContent = here?.offline ? `${here.title}. These entries do not compare with the real model or data, and are in no table with them.` : "";
+  warning.textContent = here?.offline ? `${here.title}. These entries are not comparable with the real model or data, and share no table with them.` : "";
   const lines = here?.headlines ?? [];
   const overall = lines.filter(([task]) => !task).map(([, text]) => text).join(" ");
   byId("overall").hidden = !overall;
   byId("overall").textContent = overall;
   byId("headlines").replaceChildren(...lines.filter(([task]) => task).flatMap(([task, text]) => [el("dt", {}, task), el("dd", {}, text)]));
-  if (!data.rows.length) byId("headlines").replaceChildren(el("dt", {}, "No rows yet"), el("dd", {}, "train one: python -m peftkit recipe=lora_glue"));
+  if (!data.entries.length) byId("headlines").replaceChildren(el("dt", {}, "No entries yet"), el("dd", {}, "train first: python -m peftkit recipe=lora_glue"));
   drawReading(here);
   drawLanguage(here?.language ?? []);
   drawJudged(here?.judged ?? []);
@@ -68,7 +68,7 @@ function linesOf(lines) {
 function drawReading(here) {
   const notes = [
     "A score is the plain mean of the task's metrics, times 100; ± is the standard deviation over seeds, the bar below it the 95 % interval of the mean.",
-    data.tested ? "Entries that share a letter do not differ significantly; the shaded ones have no significant difference from the best of their task." : "Differences were not tested: a higher mean may be chance.",
+    data.tested ? "Entries that share a letter do not differ significantly; the shaded ones have no significant difference from the best of their task." : "Differences were not tested: higher means may be due to chance.",
     here?.models.length === 1 ? `Model: ${here.models[0]}.` : null,
     "Time to 95 % of full: seconds of training until the chosen trial scored 95 % of what full fine-tuning reached, on held-out training examples.",
     "PSCP: score / (1 + trained / all parameters) / (1 + latency / full's) / (1 + peak memory / full's), the form of Belanec et al. 2025 with constants of this board.",
@@ -85,13 +85,13 @@ function drawReading(here) {
 }
 
 function fillSelects() {
-  const rows = boardRows();
-  options("task", [["", "all"], ...unique(rows.map((row) => row.task))]);
-  options("model", [["", "all"], ...unique(rows.map((row) => row.model))]);
-  options("method", [["", "all"], ...unique(rows.map((row) => row.method)).sort()]);
+  const entries = boardEntries();
+  options("task", [["", "all"], ...unique(entries.map((entry) => entry.task))]);
+  options("model", [["", "all"], ...unique(entries.map((entry) => entry.model))]);
+  options("method", [["", "all"], ...unique(entries.map((entry) => entry.method)).sort()]);
   options("machine", machines().map((name) => [name, name]), machine());
   for (const id of ["task", "model", "machine"]) byId(id).closest("label").hidden = byId(id).options.length < (id === "machine" ? 2 : 3);
-  const axes = [[SCORE, "Score"], ...costNames(rows).map((name) => [name, costName(name)])];
+  const axes = [[SCORE, "Score"], ...costNames(entries).map((name) => [name, costName(name)])];
   options("x", axes);
   options("y", axes);
   byId("q").value = state.q;
@@ -134,51 +134,51 @@ function drawFailed() {
 
 function listen() {
   for (const id of ["task", "model", "method", "machine", "x", "y"])
-    byId(id).addEventListener("change", (event) => { state[id] = event.target.value; drawRows(); });
+    byId(id).addEventListener("change", (event) => { state[id] = event.target.value; drawEntries(); });
   for (const id of ["tied", "lx", "ly"])
-    byId(id).addEventListener("change", (event) => { state[id] = event.target.checked ? "1" : ""; drawRows(); });
-  byId("q").addEventListener("input", (event) => { state.q = event.target.value; drawRows(); });
+    byId(id).addEventListener("change", (event) => { state[id] = event.target.checked ? "1" : ""; drawEntries(); });
+  byId("q").addEventListener("input", (event) => { state.q = event.target.value; drawEntries(); });
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   byId("clear").addEventListener("click", () => {
     for (const id of ["q", "task", "model", "method", "tied"]) state[id] = "";
     fillSelects();
-    drawRows();
+    drawEntries();
   });
   byId("board").addEventListener("change", (event) => {
     Object.assign(state, { ...DEFAULTS, board: event.target.value, x: state.x, y: state.y, lx: state.lx, ly: state.ly });
     drawAll();
   });
-  byId("rows").tHead.addEventListener("click", (event) => {
+  byId("entries").tHead.addEventListener("click", (event) => {
     const id = event.target.closest("[data-sort]")?.dataset.sort;
     if (!id) return;
     chooseSort(id);
-    drawTable(filteredRows());
+    drawTable(filteredEntries());
     writeAddress();
-    byId("rows").tHead.querySelector(`[data-sort="${CSS.escape(id)}"]`).focus();
+    byId("entries").tHead.querySelector(`[data-sort="${CSS.escape(id)}"]`).focus();
   });
-  byId("rows").tBodies[0].addEventListener("click", (event) => {
+  byId("entries").tBodies[0].addEventListener("click", (event) => {
     if (event.target.matches("[data-pick]") || getSelection().toString()) return;
     const line = event.target.closest("tr");
-    if (line) openDetails(data.rows[Number(line.dataset.row)]);
+    if (line) openDetails(data.entries[Number(line.dataset.entry)]);
   });
-  byId("rows").tBodies[0].addEventListener("change", (event) => {
+  byId("entries").tBodies[0].addEventListener("change", (event) => {
     if (!event.target.matches("[data-pick]")) return;
-    pickCurve(data.rows[Number(event.target.dataset.pick)], event.target.checked);
-    for (const box of document.querySelectorAll("[data-pick]")) box.checked = pickedRows().includes(data.rows[Number(box.dataset.pick)]);
+    pickCurve(data.entries[Number(event.target.dataset.pick)], event.target.checked);
+    for (const box of document.querySelectorAll("[data-pick]")) box.checked = pickedEntries().includes(data.entries[Number(box.dataset.pick)]);
     drawCurves();
     writeAddress();
   });
   byId("heat-table").addEventListener("click", (event) => {
-    const cell = event.target.closest("[data-row]");
-    if (cell) openDetails(data.rows[Number(cell.dataset.row)]);
+    const cell = event.target.closest("[data-entry]");
+    if (cell) openDetails(data.entries[Number(cell.dataset.entry)]);
   });
   byId("more").addEventListener("click", () => drawMore(5 * CHUNK));
   byId("details").addEventListener("click", (event) => event.target === byId("details") && event.offsetX < 0 && byId("details").close());
   let width = innerWidth;
   addEventListener("resize", () => {
-    if (innerWidth === width) return; // a phone's bars come and go
+    if (innerWidth === width) return; // the bars of a phone change the height alone
     width = innerWidth;
-    drawRows();
+    drawEntries();
   });
 }
 
@@ -191,7 +191,7 @@ function chooseTheme(name) {
   try {
     localStorage.setItem("peftkit-theme", name);
   } catch {
-    // a page from disk may keep nothing: then it is chosen anew each time
+    // a page from disk may have no storage; the choice is then lost
   }
 }
 
@@ -209,7 +209,7 @@ function startTheme() {
   });
 }
 
-// served by job=leaderboard watch=true, the page asks whether it is still the latest; elsewhere nobody answers
+// under job=leaderboard watch=true, reloads the page when the server has a newer version
 async function watch() {
   let first = null;
   while (location.protocol === "http:") {
@@ -224,7 +224,7 @@ async function watch() {
 
 readAddress();
 startTheme();
-byId("made").textContent = `${data.rows.length} entries of ${data.runs} runs, written ${data.written.replace("T", " ").replace("+00:00", " UTC")}`;
+byId("made").textContent = `${data.entries.length} entries of ${data.runs} runs, written ${data.written.replace("T", " ").replace("+00:00", " UTC")}`;
 byId("command").textContent = data.command;
 document.querySelector("nav").replaceChildren(
   ...SECTIONS.filter((id) => (id !== "failed" || data.failed.length) && (!["language", "judged"].includes(id) || data.boards.some((each) => each[id].length))).map((id) => el("a", { href: `#${id}`, "data-to": id }, byId(id).querySelector("h2").textContent)),

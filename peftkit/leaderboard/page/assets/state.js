@@ -1,4 +1,4 @@
-// What the reader has chosen: kept in the address, so that a reload or a link shows the same.
+// The filters and choices of the page, kept in the address so that a reload or a link shows the same.
 
 const DEFAULTS = {
   board: "0", q: "", task: "", model: "", method: "", machine: "", tied: "",
@@ -19,46 +19,46 @@ function writeAddress() {
 }
 
 const board = () => data.boards[Number(state.board)];
-data.rows.forEach((row, number) => {
-  row.number = number;
-  row.words = [row.method, row.settings, row.task, row.model].join(" ").toLowerCase();
+data.entries.forEach((entry, number) => {
+  entry.number = number;
+  entry.searchable = [entry.method, entry.settings, entry.task, entry.model].join(" ").toLowerCase();
 });
-const boardRows = () => data.rows.filter((row) => row.board === board()?.title);
+const boardEntries = () => data.entries.filter((entry) => entry.board === board()?.title);
 
-function filteredRows() {
-  const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
-  return boardRows().filter(
-    (row) =>
-      (!state.task || row.task === state.task) &&
-      (!state.model || row.model === state.model) &&
-      (!state.method || row.method === state.method) &&
-      (!state.tied || row.top) &&
-      words.every((word) => row.words.includes(word)),
+function filteredEntries() {
+  const terms = state.q.toLowerCase().split(/\s+/).filter(Boolean);
+  return boardEntries().filter(
+    (entry) =>
+      (!state.task || entry.task === state.task) &&
+      (!state.model || entry.model === state.model) &&
+      (!state.method || entry.method === state.method) &&
+      (!state.tied || entry.top) &&
+      terms.every((term) => entry.searchable.includes(term)),
   );
 }
 
-// machines of the board, the one with the most rows first: times are shown of one machine only
+// machines of the board, the one with the most entries first; times are of one machine at a time
 function machines() {
   const counts = new Map();
-  for (const row of boardRows()) for (const name of Object.keys(row.timed)) counts.set(name, (counts.get(name) ?? 0) + 1);
+  for (const entry of boardEntries()) for (const name of Object.keys(entry.timed)) counts.set(name, (counts.get(name) ?? 0) + 1);
   return [...counts].sort((a, b) => b[1] - a[1]).map(([name]) => name);
 }
 
 const machine = () => (machines().includes(state.machine) ? state.machine : (machines()[0] ?? ""));
 
-function timedNames(rows) {
-  return new Set(rows.flatMap((row) => Object.values(row.timed).flatMap((costs) => Object.keys(costs))));
+function timedNames(entries) {
+  return new Set(entries.flatMap((entry) => Object.values(entry.timed).flatMap((costs) => Object.keys(costs))));
 }
 
-// the value of a cost, or of the score; a time only of the chosen machine
-function valueOf(row, name, on) {
-  if (name === SCORE) return row.score;
-  return row.costs[name] ?? row.timed[on]?.[name] ?? null;
+// a cost or the score; times are of the chosen machine
+function valueOf(entry, name, on) {
+  if (name === SCORE) return entry.score;
+  return entry.costs[name] ?? entry.timed[on]?.[name] ?? null;
 }
 
-function costNames(rows) {
-  const there = new Set(rows.flatMap((row) => Object.keys(row.costs)));
-  for (const name of timedNames(rows)) there.add(name);
-  const known = Object.keys(COSTS).filter((name) => there.has(name));
-  return [...known, ...[...there].filter((name) => !(name in COSTS))];
+function costNames(entries) {
+  const names = new Set(entries.flatMap((entry) => Object.keys(entry.costs)));
+  for (const name of timedNames(entries)) names.add(name);
+  const known = Object.keys(COSTS).filter((name) => names.has(name));
+  return [...known, ...[...names].filter((name) => !(name in COSTS))];
 }

@@ -1,5 +1,5 @@
 "use strict";
-// Turns values into words and elements. Text of a run only ever becomes a text node.
+// Values as text and elements. Text of a run only ever becomes a text node.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -32,29 +32,29 @@ function duration(seconds) {
   return seconds < 7200 ? `${(seconds / 60).toFixed(1)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
-// a score is shown times 100; an error, which is kept negative, in the unit of its labels
-function scoreText(row, value, digits = 1) {
+// scores are shown times 100; errors, which are negative in the data, in the unit of the labels
+function scoreText(entry, value, digits = 1) {
   if (!isNumber(value)) return "–";
-  return row.up ? (100 * value).toFixed(digits) : short(Math.abs(value), 4);
+  return entry.up ? (100 * value).toFixed(digits) : short(Math.abs(value), 4);
 }
 
-function spreadText(row) {
-  if (!isNumber(row.spread)) return "";
-  return ` ± ${row.up ? (100 * row.spread).toFixed(1) : short(row.spread, 2)}`;
+function spreadText(entry) {
+  if (!isNumber(entry.spread)) return "";
+  return ` ± ${entry.up ? (100 * entry.spread).toFixed(1) : short(entry.spread, 2)}`;
 }
 
-function differenceText(row, value) {
+function differenceText(entry, value) {
   if (!isNumber(value)) return "–";
-  const shown = row.up ? (100 * value).toFixed(1) : short(-value, 3); // of an error, more is worse
+  const shown = entry.up ? (100 * value).toFixed(1) : short(-value, 3); // higher errors are worse
   return Number(shown) > 0 ? `+${shown}` : shown.replace("-", "−");
 }
 
 const probability = (p) => (!isNumber(p) ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3));
-const modelName = (row) => row.model.split("/").pop();
+const modelName = (entry) => entry.model.split("/").pop();
 
 const milliseconds = (v) => `${short(v)} ms`;
 
-// what a cost is called, how it is written, and whether more of it is better
+// name and format of each cost, and whether higher is better
 const COSTS = {
   trainable_params: ["Trained parameters", amount], head_params: ["Head parameters", amount],
   total_params: ["All parameters", amount], adapter_bytes: ["Checkpoint size", (v) => amount(v, "B")],
@@ -79,7 +79,7 @@ function moreIsBetter(name) {
   return name === SCORE || COSTS[name]?.[2] === true;
 }
 
-const METHODS = [...new Set(data.rows.map((row) => row.method))].sort();
+const METHODS = [...new Set(data.entries.map((entry) => entry.method))].sort();
 const SYMBOLS = ["circle", "diamond", "triangle", "square", "cross", "star"];
-const colourOf = (row) => `var(--c${METHODS.indexOf(row.method) % 8})`;
-const symbolOf = (row) => SYMBOLS[Math.floor(METHODS.indexOf(row.method) / 8) % SYMBOLS.length];
+const colourOf = (entry) => `var(--c${METHODS.indexOf(entry.method) % 8})`;
+const symbolOf = (entry) => SYMBOLS[Math.floor(METHODS.indexOf(entry.method) / 8) % SYMBOLS.length];
