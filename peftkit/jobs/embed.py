@@ -29,12 +29,12 @@ from peftkit.pipeline.sources import device_name, find_model, tokenizer_source
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 
-TEXTS, LETTERS = 4096, 1 << 22  # that are sorted by length together, at most
+TEXTS, LETTERS = 4096, 1 << 22  # of a block that is sorted by length, at most
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model that gives vectors, and how it reads texts."""
+    """A model that returns vectors, with its tokenizer, pooling and limits."""
 
     model: Any
     tokenizer: Any
@@ -52,7 +52,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Vectors (texts, width), which texts have one (texts,), and how many texts were truncated."""
+    """Vectors (texts, width), whether each text has one (texts,), and the number of truncated texts."""
 
     vectors: np.ndarray
     known: np.ndarray
@@ -65,17 +65,17 @@ class Counts:
     without_text: int = 0
     truncated: int = 0
 
-    def add(self, found: Embeddings) -> None:
-        self.texts += len(found.known)
-        self.without_text += int((~found.known).sum())
-        self.truncated += found.truncated
+    def add(self, embeddings: Embeddings) -> None:
+        self.texts += len(embeddings.known)
+        self.without_text += int((~embeddings.known).sum())
+        self.truncated += embeddings.truncated
 
 
 def embed(config: RunConfig) -> None:
-    """Write the vectors of a file's texts, in their order, or print that of one text.
+    """Write the vectors of the texts of a file, in their order, or print the vector of one text.
 
     Raises:
-        UserError: the file cannot be read, the model has no such layer, or the method is outside of its layers.
+        UserError: the file cannot be read, the model lacks the layer, or the method changes none of its layers.
     """
     if not is_main_process():  # one process reads one file
         return
@@ -88,9 +88,9 @@ def embed(config: RunConfig) -> None:
     meta = run_folder.meta(config.seed, device_name(), "bf16" if encoder.bf16 else "fp32") | {"status": "finished"}
     counts, target = Counts(), None
     if not is_file and config.output is None:
-        found = encode(encoder, [str(config.input)])
-        counts.add(found)
-        vector = found.vectors[0].tolist() if found.known[0] else None
+        embeddings = encode(encoder, [str(config.input)])
+        counts.add(embeddings)
+        vector = embeddings.vectors[0].tolist() if embeddings.known[0] else None
         print(json.dumps({"text": config.input, "vector": vector}, ensure_ascii=False))
     else:
         target = Path(config.output or f"{file.with_suffix('')}.vectors.parquet")
@@ -116,14 +116,14 @@ def embed(config: RunConfig) -> None:
 
 
 def _write_vectors(target: Path, encoder: Encoder, texts: Iterable[TextRecord], counts: Counts) -> None:
-    """Write the vectors with the texts' own ids, or their numbers where the file has no ids."""
-    with VectorFileWriter(target) as writer:
+    """Write the vectors with the ids of the texts, or their numbers if the file has no ids."""
+    with VectorFileWriter(target) as file:
         for batch in batch_by_letters(texts, LETTERS, TEXTS, lambda record: record.text):
-            found = encode(encoder, [record.text for record in batch])
+            embeddings = encode(encoder, [record.text for record in batch])
             has_ids = batch[0].id is not None
             ids = [record.id if has_ids else counts.texts + n for n, record in enumerate(batch)]
-            writer.add(ids, [record.text for record in batch], found.vectors, found.known)
-            counts.add(found)
+            file.add(ids, [record.text for record in batch], embeddings.vectors, embeddings.known)
+            counts.add(embeddings)
         if counts.texts == 0:
             raise UserError("input=FILE: the file has no texts; use another file")
 
@@ -132,7 +132,7 @@ def _write_vectors(target: Path, encoder: Encoder, texts: Iterable[TextRecord], 
 def encode(encoder: Encoder, texts: list[str]) -> Embeddings:
     """Return the vectors of texts in their order; batches go from the longest to the shortest.
 
-    A text without a token has no vector; its place has zeros.
+    A text without tokens has a vector of zeros.
     """
     model, device = encoder.model, next(encoder.model.parameters()).device
     numbers = [number for number, text in enumerate(texts) if text.strip()]
@@ -147,9 +147,9 @@ def encode(encoder: Encoder, texts: list[str]) -> Embeddings:
         batch = collate([{name: values[place] for name, values in tokens.items()} for place in places])
         inputs = {name: values.to(device) for name, values in batch.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=encoder.bf16):
-            found = encoder.vectors.of(model, inputs).float().cpu().numpy()
+            pooled = encoder.vectors.of(model, inputs).float().cpu().numpy()
         batch_numbers = [numbers[place] for place in places]
-        vectors[batch_numbers], known[batch_numbers] = found, True
+        vectors[batch_numbers], known[batch_numbers] = pooled, True
     if not np.isfinite(vectors).all():
         raise ValueError("the vectors contain NaN or inf; check the training, or drop train.bf16=true")
     return Embeddings(vectors, known, sum(cut))
@@ -160,7 +160,7 @@ class _Loaded:
     model: Any
     tokenizer: Any
     source: Source
-    pooling: str  # that the model was trained with
+    pooling: str  # of the model's training
     max_length: int
 
 
@@ -210,13 +210,15 @@ def _load_pretrained(choice: ModelConfig, kind: str, vocab: str | None) -> _Load
 
 
 def _load_run(folder: Path) -> _Loaded:
-    """Load a trained model; of one with a head, the base below it, with its adapters and soft prompts."""
+    """Load a trained model; if it has a head, the base below it with its adapters and soft prompts."""
     trained = recorded_config(folder)
     bundle, source, max_length = load_bundle(trained, folder), base_source(trained, folder), trained.task.max_length
     if trained.task.kind == "retrieval":
         return _Loaded(bundle.model, bundle.tokenizer, source, bundle.model.config.vector_pooling, max_length)
     if trained.method.traits.lengthens_text:
-        raise UserError(f"method={trained.method.name} is outside of the base that gives vectors; use method=prompt")
+        raise UserError(
+            f"method={trained.method.name} changes no layer of the base, which computes the vectors; use method=prompt"
+        )
     return _Loaded(stack_of(bundle.model), bundle.tokenizer, source, vector_pooling(trained.model, source), max_length)
 
 

@@ -1,4 +1,4 @@
-"""Extended vocabularies: listed and mined terms as tokens of a model, each with an embedding row of its own."""
+"""Extended vocabularies: listed and mined terms as tokens of a model, each with its own embedding row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from peftkit.pipeline.sources import device_name, find_model
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 
-LETTERS = 1 << 20  # of text, tokenized at a time
+LETTERS = 1 << 20  # of text tokenized at a time
 SHOWN = 10  # refused terms on the console
 
 
@@ -52,7 +52,7 @@ def extend(config: RunConfig) -> Path:
     extension = extend_tokenizer(tokenizer, [*listed, *(candidate.term for candidate in mined)], old_rows)
     if not extension.tokens:
         reasons = "; ".join(f"{term!r}: {reason}" for term, reason in extension.refused[:3])
-        raise UserError(f"no term became a token ({reasons or 'none was found'}); use other terms or more text")
+        raise UserError(f"no term became a token ({reasons or 'the corpus has none'}); use other terms or more text")
     vocabulary = _vocabulary(extension, source, old_rows, settings.pad_to_multiple_of or 1)
     trained_rows = min(max(tokenizer.get_vocab().values()) + 1, old_rows)
     weights = first_rows(model, extension.tokens, trained_rows, settings.init, config.seed)
@@ -113,7 +113,7 @@ def write_checkpoint(folder: Path, target: Path) -> None:
 
 
 def _folder(config: RunConfig, settings: Extend, source: Source) -> Path:
-    """Return out/extend/<model>/<id>: the id covers all that determines the tokens and their rows, by content."""
+    """Return out/extend/<model>/<id>: the id depends on what determines the tokens and their embedding rows."""
     options = {key: value for key, value in asdict(settings).items() if key not in ("terms", "corpus")}
     files = corpus_files(settings.corpus) if settings.corpus else []
     contents = [fingerprint(Path(settings.terms)) if settings.terms else None]
@@ -162,7 +162,7 @@ def _terms(extension: Extension, tokenizer: Any, mined: dict[str, Candidate]) ->
 def _measure(settings: Extend, before: Any, extension: Extension, counts: WordCounts | None) -> dict[str, Any] | None:
     """Return the tokens per word (between spaces) on the held-out tenth, with the old and the new tokenizer.
 
-    `changed` counts documents that contain no new token, and yet have other tokens than before.
+    `changed` counts documents that contain no new token, but are tokenized differently than before.
     """
     if settings.corpus is None:
         return None

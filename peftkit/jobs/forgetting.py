@@ -64,12 +64,12 @@ DRIFT = "state_drift"
 
 @dataclass(frozen=True)
 class Probe:
-    """A text in blocks of one length, and the measure that is taken on it."""
+    """A text in blocks of equal length, and the measure computed on it."""
 
     measure: str
     pairs: list[Pair]
-    tokens: int  # that count
-    states: torch.Tensor | None  # the untouched base's, where the measure is their drift
+    tokens: int  # with a target
+    states: torch.Tensor | None  # of the untouched base, if the measure is their drift
 
     def measure_on(self, model: PreTrainedModel) -> float:
         """Return the loss in nats per token, in fp32, or the drift of the states from the base's."""
@@ -80,7 +80,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class TunedRun:
-    """A finished run, loaded, with the examples that it was scored on."""
+    """A finished run, loaded, with the examples it was scored on."""
 
     config: RunConfig
     bundle: TrainingBundle
@@ -88,7 +88,7 @@ class TunedRun:
     reference: Reference
 
     def score(self) -> float:
-        """Return the validation score of the model as it is scaled now."""
+        """Return the validation score of the model at its current scale."""
         tables = self.data.splits.items()
         splits = {name: self.reference.beside(name, self.bundle.format.encode(table)) for name, table in tables}
         with predictor(self.config, self.bundle) as trainer, tempfile.TemporaryDirectory() as scratch:
@@ -98,7 +98,7 @@ class TunedRun:
 
 
 def forgetting(config: RunConfig) -> Path:
-    """Measure a finished run's language modeling before, after and in between, and add it to its result.json.
+    """Measure a finished run's language modeling before, after and in between, and record it in result.json.
 
     Raises:
         UserError: the text or the run's data cannot be read, or the method changes no layer of its base.
@@ -118,7 +118,7 @@ def forgetting(config: RunConfig) -> Path:
     bundle = load_bundle(trained, folder)
     _check_method(bundle.model)
     untouched, no_head = load_language_model(source, bundle.tokenizer, trained.method.quantization)
-    if torch.cuda.is_available() and not trained.method.quantization:  # a quantized base is there already
+    if torch.cuda.is_available() and not trained.method.quantization:  # a quantized base is on it already
         untouched.to("cuda")  # type: ignore[arg-type]
         bundle.model.to("cuda")
     probe = _probe(untouched, bundle, documents, trained.model.family, no_head)
@@ -172,13 +172,13 @@ def _read_text(config: RunConfig) -> tuple[str, list[str]]:
 
 
 def _scored_examples(config: RunConfig, trained: RunConfig, folder: Path) -> TaskDataset:
-    """Load the examples that the run was scored on."""
+    """Load the examples the run was scored on."""
     recorded = run_folder.read_finished(folder)["audit"]["sources"]["data"]
     task = replace(trained.task, splits={**trained.task.splits, "train": None})
     data = load_task_dataset(task, config.data_root, config.source, recorded["revision"])
     if data.source.revision != recorded["revision"]:
         raise UserError(
-            f"{folder}: scored on {recorded['name']} {recorded['revision']}, found {data.source.name} "
+            f"{folder}: scored on {recorded['name']} {recorded['revision']}, the data is {data.source.name} "
             f"{data.source.revision}; set source= and data_root= as the run did"
         )
     return data
@@ -231,14 +231,14 @@ def _pairs(
 
 
 def _room(model: Any, tokenizer: PreTrainedTokenizerBase, tuned: Any) -> int:
-    """Return how many tokens of text the model can read; virtual tokens take positions of them."""
-    places = getattr(model.config, "max_position_embeddings", None) or BLOCK
+    """Return the number of text tokens the model accepts; virtual tokens take up positions."""
+    positions = getattr(model.config, "max_position_embeddings", None) or BLOCK
     prompt = getattr(tuned.active_peft_config, "num_virtual_tokens", 0) if isinstance(tuned, PeftModel) else 0
-    return int(min(places, tokenizer.model_max_length) - prompt)
+    return int(min(positions, tokenizer.model_max_length) - prompt)
 
 
 def _tuned_model(untouched: PreTrainedModel, bundle: TrainingBundle) -> tuple[PreTrainedModel, Ends | None]:
-    """Return the language model on top of the tuned layers, and the weights by which the method is scaled."""
+    """Return the language model on top of the tuned layers, and the weights that scale the method."""
     is_peft = isinstance(bundle.model, PeftModel)
     plain = bundle.model.get_base_model() if is_peft else bundle.model
     base, part = shared_parts(untouched, plain)

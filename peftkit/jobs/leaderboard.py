@@ -17,39 +17,39 @@ from peftkit.leaderboard.verdict import Verdict, judged
 from peftkit.results.console import is_main_process, log
 
 
-def leaderboard(run: RunConfig) -> None:
+def leaderboard(config: RunConfig) -> None:
     """Show every run below `out` and in `results`; write tables, page and plots to `output`, else below `out`.
 
-    An `output` that ends in .parquet becomes an archive of the runs instead, for `results` of another command. With
-    `watch`, serve the page and write everything again whenever a run finishes, until interrupted.
+    If `output` ends in .parquet, write an archive of the runs instead, which `results` of another command reads. With
+    `watch`, serve the page and update it whenever a run finishes, until interrupted.
 
     Raises:
         UserError: there is no run.
     """
-    folders = [Path(run.out), *map(Path, run.results or [])]
-    target = Path(run.output) if run.output else Path(run.out) / "leaderboard"
+    folders = [Path(config.out), *map(Path, config.results or [])]
+    target = Path(config.output) if config.output else Path(config.out) / "leaderboard"
     if not is_main_process():
         return
-    if run.watch:
+    if config.watch:
         from peftkit.jobs.leaderboard_server import watch
 
-        watch(folders, target, lambda: write(collect(folders), target, _command(run)))
+        watch(folders, target, lambda: write(collect(folders), target, _command(config)))
         return
     results = collect(folders)
     if not results:
-        raise UserError(f"{run.out} holds no results; train first: python -m peftkit recipe=lora_glue")
+        raise UserError(f"out={config.out}: no results; train first: python -m peftkit recipe=lora_glue")
     known = judged(results)
     table.show(results, known=known)
-    if run.claim is not None:
-        show_claim(results, run.claim, known)
+    if config.claim is not None:
+        show_claim(results, config.claim, known)
     for note in version_notes(results):
         log(note)
     if target.suffix == ".parquet":
         runs = [each.folder for each in results if isinstance(each, BoardRun)]
         write_archive(runs, target)
-        log(f"-> {target}: {len(runs)} runs, to read with job=leaderboard results=[{target}]")
+        log(f"-> {target}: {len(runs)} runs; read them with job=leaderboard results=[{target}]")
         return
-    write(results, target, _command(run), known)
+    write(results, target, _command(config), known)
     log(f"-> {target}/index.html, also as CSV, Markdown, LaTeX and plots")
 
 
@@ -64,21 +64,21 @@ def write(
     from peftkit.leaderboard.page import facts, write_page
     from peftkit.leaderboard.plots import write_plots
 
-    rows, verdict = known = known or judged(results)
+    entries, verdict = known = known or judged(results)
     write_tables(results, target, known)
-    write_page(facts(rows, results, verdict, command), target / "index.html")
-    write_latex(rows, verdict.groups, target / "leaderboard.tex")
-    write_plots(rows, verdict.groups, target)
+    write_page(facts(entries, results, verdict, command), target / "index.html")
+    write_latex(entries, verdict.groups, target / "leaderboard.tex")
+    write_plots(entries, verdict.groups, target)
 
 
 def show_runs(folders: Sequence[Path], claim: str | None = None) -> None:
-    """Show the table over these run folders alone, and the verdict on a claim."""
+    """Show the table of these run folders only, and the verdict on a claim."""
     if folders and is_main_process():
         results = collect(list(folders))
         known = judged(results)
         table.show(results, known=known)
         if claim is not None and not show_claim(results, claim, known):
-            log(f"with runs of other commands below the same out=: python -m peftkit job=leaderboard claim={claim}")
+            log(f"with runs of other commands and the same out=: python -m peftkit job=leaderboard claim={claim}")
 
 
 def show_claim(results: Sequence[BoardRun | UnreadableRun], name: str, known: tuple[list[BoardEntry], Verdict]) -> bool:
@@ -93,10 +93,10 @@ def show_claim(results: Sequence[BoardRun | UnreadableRun], name: str, known: tu
     return finding.verdict != OPEN
 
 
-def _command(run: RunConfig) -> str:
-    words = ["job=leaderboard", f"out={run.out}"]
-    if run.output:
-        words.append(f"output={run.output}")
-    if run.results:
-        words.append(f"results=[{','.join(run.results)}]")
-    return f"python -m peftkit {shlex.join(words)}"
+def _command(config: RunConfig) -> str:
+    overrides = ["job=leaderboard", f"out={config.out}"]
+    if config.output:
+        overrides.append(f"output={config.output}")
+    if config.results:
+        overrides.append(f"results=[{','.join(config.results)}]")
+    return f"python -m peftkit {shlex.join(overrides)}"

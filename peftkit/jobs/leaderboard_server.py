@@ -13,11 +13,11 @@ from typing import Any
 
 from peftkit.results.console import log
 
-HOST, PORT = "127.0.0.1", 8420  # if it is free, so that a browser tab stays valid from one watch to the next
+HOST, PORT = "127.0.0.1", 8420  # if it is free, so that a browser tab stays valid after a restart
 PAUSE = 2.0  # seconds between two checks of the folders
 
 
-class Board(SimpleHTTPRequestHandler):
+class PageHandler(SimpleHTTPRequestHandler):
     """Serves the files of one folder, and at /version a text that changes when they do."""
 
     def __init__(self, *args: Any, version: Callable[[], str], **kwargs: Any) -> None:
@@ -26,7 +26,7 @@ class Board(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.headers.get("Host", "").rsplit(":", 1)[0] not in (HOST, "localhost"):
-            self.send_error(403, "only for this machine")  # a page elsewhere that made its own name point here
+            self.send_error(403, "only localhost is served")  # refuses DNS rebinding by other sites
         elif self.path == "/version":
             text = self.version().encode()
             self.send_response(200)
@@ -67,14 +67,14 @@ def watch(folders: Sequence[Path], target: Path, write: Callable[[], None]) -> N
 
 
 def greeting(port: int, out: Path, seen: str) -> str:
-    """Return what to open, what it follows, and whether there is anything in it yet: `out` may be mistyped."""
-    nothing = "" if count_of(seen) else f"; {out} holds no results yet: say out=FOLDER if your runs go elsewhere"
-    return f"http://{HOST}:{port}/ follows {out}; Ctrl-C ends it{nothing}"
+    """Return a message with the address, and whether `out` has results yet, since it may be mistyped."""
+    nothing = "" if count_of(seen) else f"; {out} has no results yet; set out=FOLDER if your runs are elsewhere"
+    return f"http://{HOST}:{port}/ shows the runs in {out}; Ctrl-C stops it{nothing}"
 
 
 def serve(target: Path, version: Callable[[], str]) -> ThreadingHTTPServer:
-    """Serve a folder from a thread of its own, at the usual port or else at one that is free."""
-    handler = partial(Board, directory=str(target), version=version)
+    """Serve a folder from a new thread, at PORT or else at a free port."""
+    handler = partial(PageHandler, directory=str(target), version=version)
     try:
         server = ThreadingHTTPServer((HOST, PORT), handler)
     except OSError:
@@ -84,7 +84,7 @@ def serve(target: Path, version: Callable[[], str]) -> ThreadingHTTPServer:
 
 
 def fingerprint(folders: Sequence[Path]) -> str:
-    """Return how many results there are below the folders and when the last one was written."""
+    """Return the number of results below the folders and the time of the latest."""
     times = []
     for top in folders:
         for place, _, files in os.walk(top):

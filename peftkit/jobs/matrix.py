@@ -1,4 +1,4 @@
-"""Which methods work on which models and heads: checked on tiny models, and written as a page and as JSON."""
+"""Which methods work on which models and heads: checked on tiny models, written as Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def matrix(config: RunConfig) -> None:
     target = Path(config.output or "docs/reference")
     results: list[Combination] = []
     for method in methods():
-        found = [each for model, (tiny, _) in MODELS.items() for each in check_method(method, model, tiny)]
-        results += found
-        counts = Counter(each.status for each in found)
+        combinations = [each for model, (tiny, _) in MODELS.items() for each in check_method(method, model, tiny)]
+        results += combinations
+        counts = Counter(each.status for each in combinations)
         log(f"{method:>20}  " + ", ".join(f"{counts[s]} {s}" for s in (SUPPORTED, REFUSED, FAILED) if counts[s]))
     write_text(target / "matrix.json", json.dumps([asdict(each) for each in results], indent=1) + "\n")
     write_text(target / "matrix.md", page(results))
@@ -61,7 +61,7 @@ def methods() -> list[str]:
 
 
 def page(results: Sequence[Combination]) -> str:
-    """Return the results as Markdown: a table for each model, what else is supported, and the reasons of refused combinations."""
+    """Return the results as Markdown: a table for each model, the extras, and the reasons of refused ones."""
     reasons: dict[str, int] = {}
     names = list(dict.fromkeys(each.method for each in results))
     sections = [HEADER]

@@ -1,4 +1,4 @@
-"""The checks of job=matrix: what must hold of a method on a tiny model with a head, and what else it supports."""
+"""The checks of job=matrix: what must hold of a method on a tiny model with a head, and its extras."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HEADS = ("classification", "regression", "token_classification", "question_answe
 SUPPORTED, REFUSED, FAILED = "supported", "refused", "failed"
 STEPS, EXACT, IN_4_BITS = 8, 1e-5, 3e-2  # tolerances in units of a score's size, in fp32 and over a 4-bit base
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
-NOUNS, VERBS = ("actor", "writer", "critic"), ("praised", "saw", "left")
+NOUNS, VERBS = ("actor", "director", "critic"), ("praised", "saw", "left")
 LABELS = {"classification": ["no", "yes"], "token_classification": ["NOUN", "VERB", "X"]}
 
 
@@ -75,7 +75,7 @@ def check_method(method: str, model: str, tiny: str, heads: Sequence[str] = HEAD
                 yield Combination(method, model, head, SUPPORTED, extras=extras)
             except UserError as error:
                 yield Combination(method, model, head, REFUSED, str(error))
-            except Exception as error:  # any fault of any library is a finding
+            except Exception as error:  # any error of any library is a result
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 yield Combination(method, model, head, FAILED, reason)
 
@@ -102,7 +102,7 @@ def compose(method: str, model: str, head: str, checkpoint: Path) -> RunConfig:
     with nullcontext() if is_composing else hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
         values: Any = OmegaConf.to_container(hydra.compose("config", overrides), resolve=True)
     config = RunConfig.from_config(values)
-    if is_prompted(config) and head == "regression":  # no default places its numbers between tokens
+    if is_prompted(config) and head == "regression":  # there is no default verbalizer for numbers
         config.task.verbalizer = {"0": "no", "2.5": "yes"}
     return config
 
@@ -128,7 +128,7 @@ def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool
     """Check one combination and return what else it supports.
 
     Raises:
-        GateError: something that must hold does not.
+        GateError: a check failed.
         UserError: the combination is refused.
     """
     source = Source("folder", str(checkpoint), folder=str(checkpoint))
@@ -138,7 +138,7 @@ def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool
         return _check_prompt(config, bundle, examples, scratch)
 
     def load_base() -> Any:
-        torch.manual_seed(1)  # another head than the trained one
+        torch.manual_seed(1)  # so that the head differs from the trained one
         return load_model(config.model, source, bundle.tokenizer, config.task.kind, names, config.method.quantization)
 
     def bundle_of(model: Any) -> TrainingBundle:
@@ -184,7 +184,7 @@ def _check_prompt(config: RunConfig, bundle: TrainingBundle, examples: Dataset, 
 
 
 def _train(bundle: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None:
-    """Take some steps; every trainable weight must get a gradient, and no frozen one may change by a bit."""
+    """Train for some steps; check that every trainable weight gets a gradient and no frozen one changes by a bit."""
     model = bundle.model.train()
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     frozen = {name: weight.detach().clone() for name, weight in model.named_parameters() if name not in trained}
@@ -214,7 +214,7 @@ def _train(bundle: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None
 
 
 def _has_several(bundle: TrainingBundle, encoded: Encoded, trained: np.ndarray) -> bool:
-    """Return whether a second adapter can be added; the scores of the first must stay."""
+    """Return whether a second adapter can be added; the scores of the first must not change."""
     model = bundle.model
     try:
         model.add_adapter("other", model.peft_config["default"])
@@ -230,7 +230,7 @@ def _has_several(bundle: TrainingBundle, encoded: Encoded, trained: np.ndarray) 
 
 
 def _has_mixed(bundle: TrainingBundle, encoded: Encoded) -> bool:
-    """Return whether each example of a batch can use an adapter of its own, with the scores it has alone."""
+    """Return whether each example of a batch can use its own adapter, with the same scores as in a batch of its own."""
     if bundle.format.verbalizer_ids is not None or "other" not in bundle.model.peft_config:
         return False
     inputs = _inputs(encoded)

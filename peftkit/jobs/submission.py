@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 def submission(config: RunConfig) -> None:
     """Predict every test set of GLUE with one run a task, and write the zip.
 
-    Predictions are kept in the folders of the runs, so that a second call resumes.
+    Predictions are written to the run folders, so that a second call resumes.
 
     Raises:
         UserError: a task or its test set is missing, or there are runs of several models or methods.
     """
     chosen = choose_runs(config)
-    # only now: what is missing is refused before torch loads
+    # imported late, so that missing runs are refused before torch loads
     from peftkit.pipeline.libraries import configure_libraries
 
     configure_libraries(config.source)
     substituted = {(run.model, run.model_substituted_for) for run in chosen if run.model_substituted_for}
     for model, replaced in sorted(substituted):
         log(f"!! MODEL: {model} (offline) replaces {replaced}; this is a submission of {model}")
-    # all test sets before the first prediction: one that is missing should not show after hours
+    # read all test sets before the first prediction, so that a missing one is refused at once
     tests = {run.folder: read_test_sets(config, run) for run in chosen}
     texts: dict[str, str] = {}
     invalid: dict[str, list[str]] = {}
@@ -55,7 +55,7 @@ def submission(config: RunConfig) -> None:
 
 
 def choose_runs(config: RunConfig) -> list[BoardRun]:
-    """Return a run of each task: those of `runs`, or of one model and method those with the best validation scores.
+    """Return a run for each task: those of `runs`, or the best on validation of one model and method.
 
     Raises:
         UserError: a task has no finished run, or the runs below `out` are of several models or methods.
@@ -64,29 +64,29 @@ def choose_runs(config: RunConfig) -> list[BoardRun]:
 
 
 def _named_runs(folders: Sequence[str]) -> list[BoardRun]:
-    found: dict[str, BoardRun] = {}
+    by_task: dict[str, BoardRun] = {}
     for folder in map(Path, folders):
         run = next((r for r in collect([folder]) if r.folder == folder and isinstance(r, BoardRun)), None)
         if run is None or run.suite != "glue" or run.task not in GLUE:
             raise UserError(
                 f"runs={folder}: not a run of a GLUE task; set runs= to one run of each of {', '.join(GLUE)}"
             )
-        if run.task in found:
-            raise UserError(f"runs=: two runs of {run.task}, {found[run.task].folder} and {folder}; drop one")
-        found[run.task] = run
-    if missing := [task for task in GLUE if task not in found]:
+        if run.task in by_task:
+            raise UserError(f"runs=: two runs of {run.task}, {by_task[run.task].folder} and {folder}; drop one")
+        by_task[run.task] = run
+    if missing := [task for task in GLUE if task not in by_task]:
         raise UserError(
             f"runs=: no run of {', '.join(missing)}, and a submission has all nine tasks; add one of each, "
             "or drop runs= to use the best of those below out="
         )
-    return [found[task] for task in GLUE]
+    return [by_task[task] for task in GLUE]
 
 
 def _best_runs(config: RunConfig) -> list[BoardRun]:
     """Return for each task the run with the best validation score, all of one model and method."""
     below = [r for r in collect([Path(config.out)]) if isinstance(r, BoardRun) and r.suite == "glue"]
     below = [run for run in below if run.task in GLUE]
-    real = [run for run in below if not run.data_substituted_for]  # generated data counts where there is nothing else
+    real = [run for run in below if not run.data_substituted_for]  # generated data only if there is no real data
     matching = [run for run in real or below if _matches(run, config)]
     finished = [run for run in matching if run.problem is None]
     if not finished:
@@ -126,28 +126,28 @@ def _matches(run: BoardRun, config: RunConfig) -> bool:
 
 def _missing(config: RunConfig, missing: Sequence[str], matching: Iterable[BoardRun], like: BoardRun) -> str:
     """Return a message about tasks without a finished run: the reasons, and the command that trains them."""
-    why = {run.task: run.problem for run in matching if run.problem}
-    named = ", ".join(task + (f" ({why[task]})" if task in why else "") for task in missing)
+    problems = {run.task: run.problem for run in matching if run.problem}
+    listed = ", ".join(task + (f" ({problems[task]})" if task in problems else "") for task in missing)
     overrides = [each for each in like.overrides if not each.startswith(("task=", "seed=", "out=", "force="))]
     overrides = overrides or [f"model={like.settings.get('model.name', like.model)}", f"method={like.method}"]
     overrides += [f"task={','.join(missing)}", f"seed={like.seed}", *_out(config)]
     return (
-        f"{config.out}: no finished run of {like.method} on {named}, and a submission has all nine tasks; "
+        f"{config.out}: no finished run of {like.method} on {listed}, and a submission has all nine tasks; "
         f"train: python -m peftkit {'-m ' if len(missing) > 1 else ''}{shlex.join(overrides)}"
     )
 
 
 def _best_of(task: str, runs: Sequence[BoardRun]) -> BoardRun:
-    scored = {
+    example_counts = {
         json.dumps(
             {split: run.examples.get(split) for split in json.loads(run.settings.get("task.splits.validation", "[]"))}
         )
         for run in runs
     }
-    if len(scored) > 1:
+    if len(example_counts) > 1:
         raise UserError(
-            f"the runs of {task} were scored on different examples ({'; '.join(sorted(scored))}), so their scores are "
-            "not comparable; name one run a task: runs=[DIR,...]"
+            f"the runs of {task} were scored on different examples ({'; '.join(sorted(example_counts))}), so their "
+            "scores are not comparable; name one run a task: runs=[DIR,...]"
         )
     best = max(runs, key=lambda run: task_score(run.scores))
     log(f"{task}: {best.folder}, {task_score(best.scores):.4f} on validation, best of {len(runs)}")
@@ -172,8 +172,8 @@ def _read_test_set(config: RunConfig, run: BoardRun, task: str) -> TaskDataset:
     is_offline = run.audit["sources"]["data"]["kind"] == "offline"
     root = None if is_offline else config.data_root or trained.data_root
     splits = [file.split for file in FILES if file.task == task]
-    if root is not None and (lost := [split for split in splits if not any(Path(root, task).glob(f"{split}.*"))]):
-        files = ", ".join(f"{task}/{split}.parquet" for split in lost)
+    if root is not None and (missing := [split for split in splits if not any(Path(root, task).glob(f"{split}.*"))]):
+        files = ", ".join(f"{task}/{split}.parquet" for split in missing)
         raise UserError(f"data_root={root}: the test set {files} is missing; add it, or set data_root=DIR")
     test = replace(
         trained.task, name=task, subset=task, splits={"train": None, "validation": splits}, max_eval_samples=None
@@ -182,7 +182,7 @@ def _read_test_set(config: RunConfig, run: BoardRun, task: str) -> TaskDataset:
 
 
 def predict_test_set(config: RunConfig, run: BoardRun, task: str, data: TaskDataset) -> Path:
-    """Return the file with a run's predictions of a test set, in the run's folder; written where it is missing."""
+    """Return the file with a run's predictions of a test set, in the run's folder; written if missing."""
     from peftkit.pipeline.evaluate import evaluate_splits
     from peftkit.pipeline.inference import load_bundle, recorded_config, with_eval_batch_size
     from peftkit.pipeline.trainers import predictor
@@ -218,10 +218,10 @@ def _write(texts: Mapping[str, str], file: Path, invalid: Mapping[str, Sequence[
     part = file.with_name(f".{file.name}.part")
     with ZipFile(part, "w", ZIP_DEFLATED) as archive:
         for name, text in sorted(texts.items()):
-            archive.writestr(ZipInfo(name), text, ZIP_DEFLATED)  # without a date: the same predictions, the same bytes
+            archive.writestr(ZipInfo(name), text, ZIP_DEFLATED)  # no date: equal predictions, equal bytes
     part.replace(file)
     for reason, names in invalid.items():
         log(f"!! {', '.join(names)}: {reason}")
     if invalid:
-        log("!! NOT FOR UPLOAD: the format is right, but the scores would be meaningless; the file name states it too")
+        log("!! NOT FOR UPLOAD: the format is right, but the scores would be meaningless; the file name warns too")
     log(f"-> {file}")

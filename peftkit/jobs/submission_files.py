@@ -21,8 +21,8 @@ class SubmissionFile:
     """One file of the zip: a header, then an index and a prediction for each example of a test split.
 
     File names, labels and the range of numbers are those of gluebenchmark.com/faq and of its sample submission. `size`
-    is the number of examples in the benchmark's test set. `labels` maps label names to what the file has for them;
-    None where it has numbers.
+    is the number of examples in the benchmark's test set. `labels` maps label names to their text in the file;
+    None for numbers.
     """
 
     name: str
@@ -74,21 +74,21 @@ def prediction_file(file: SubmissionFile, run: BoardRun, data: TaskDataset, pred
             f"train task={run.task} with the task's own labels"
         )
     table = pq.read_table(predictions, columns=["id", "split", "prediction"]).to_pylist()
-    found = {entry["id"]: entry["prediction"] for entry in table if entry["split"] == file.split}
+    predicted = {entry["id"]: entry["prediction"] for entry in table if entry["split"] == file.split}
     size = _size(data, file.split)
-    if len(found) + data.dropped[file.split] != size or not set(found) <= set(range(size)):
+    if len(predicted) + data.dropped[file.split] != size or not set(predicted) <= set(range(size)):
         raise UserError(
             f"{data.source.name}, {file.split}: column idx does not number the examples from 0 to {size - 1}, as the "
             "benchmark does; number them so"
         )
-    lines = [_entry(file, found[n], names) if n in found else _most_common(file, run) for n in range(size)]
-    if len(found) < size:
-        log(f"!! {file.name}: {size - len(found)} examples have no text; they get the most common label of training")
+    lines = [_entry(file, predicted[n], names) if n in predicted else _most_common(file, run) for n in range(size)]
+    if len(predicted) < size:
+        log(f"!! {file.name}: {size - len(predicted)} examples without text get the most common label of training")
     return "index\tprediction\n" + "".join(f"{number}\t{line}\n" for number, line in enumerate(lines))
 
 
 def invalid_reason(file: SubmissionFile, data: TaskDataset) -> str | None:
-    """Return why the site would refuse a file, or its score would be meaningless; None where neither holds."""
+    """Return why the site would refuse a file, or why its score would be meaningless; None if the file is valid."""
     size = _size(data, file.split)
     if data.source.kind == "offline":
         return f"{data.source.name} replaces the benchmark's test set"

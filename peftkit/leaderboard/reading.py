@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from peftkit.config.kinds import KINDS
 from peftkit.leaderboard.archive import archived_runs, read_text
 from peftkit.leaderboard.legacy import in_current_terms
 from peftkit.leaderboard.runs import COSTS, BoardRun, UnreadableRun
@@ -18,7 +19,6 @@ from peftkit.leaderboard.settings import settings_of
 
 INSIDE_A_RUN = {"adapter", "model", "checkpoints", "merged", "tensorboard"}  # folders of a run folder
 IN_A_FOLDER = "a folder"  # name of local data, whose path differs between machines
-OBJECTIVES = {"encoder": "masked tokens", "decoder": "next token", "seq2seq": "spans"}
 SECTIONS = ("search", "gates", "merge", "forgetting", "language", "judged")  # of result.json, kept as they are
 
 
@@ -137,8 +137,9 @@ def _problem(meta: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]])
 
 def _task_name(task: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     """Return the name of a task; of language modeling with its objective, since bits compare within one only."""
-    name = str(task["name"])
-    return f"{name}, {OBJECTIVES[model['family']]}" if task.get("kind") == "language_modeling" else name
+    kind = KINDS.get(str(task.get("kind")))
+    objective = kind.objectives.get(str(model.get("family"))) if kind is not None else None
+    return ", ".join(filter(None, (str(task["name"]), objective)))
 
 
 def _section(record: Mapping[str, Any], name: str) -> dict[str, Any] | None:

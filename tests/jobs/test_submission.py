@@ -153,7 +153,7 @@ def test_a_row_without_text_is_given_the_usual_answer(tmp_path: Path, capsys: py
     counts = {"not_duplicate": 7, "duplicate": 5}
     text = sheet_text(tmp_path, "QQP", [0, 2], [1, 1], dropped=1, counts=counts)
     assert text == "index\tprediction\n0\t1\n1\t0\n2\t1\n"
-    assert "QQP: 1 examples have no text" in capsys.readouterr().err
+    assert "QQP: 1 examples without text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ids", [[1, 2], [0, 0], ["a", "b"]])

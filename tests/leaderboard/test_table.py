@@ -68,7 +68,7 @@ def test_lines_fit_and_what_does_not_is_named(tmp_path: Path, width: int) -> Non
     write_run(tmp_path, "tuned", task="mrpc", rate=2, metrics={"accuracy": True, "f1": True})
     text = shown(tmp_path, width)
     assert max(map(len, text.splitlines())) <= width
-    assert ("No room for" in text) == (width == 70)
+    assert ("Hidden for lack of width" in text) == (width == 70)
     assert "learning_rate=2" in text
 
 
@@ -197,7 +197,7 @@ def test_tied_groups_and_the_verdict_are_shown(tmp_path: Path) -> None:
 
 def test_wins_ties_and_losses_are_counted_over_tasks(tmp_path: Path) -> None:
     compared(tmp_path)
-    totals = shown(tmp_path).split("Against the others")[1].splitlines()
+    totals = shown(tmp_path).split("Tasks won, tied and lost against")[1].splitlines()
     line = next(line for line in totals if line.startswith("prompt  "))
     assert line.split()[1:] == ["0", "0", "4"]
     write_tables(collect([tmp_path]), tmp_path / "board")

@@ -123,7 +123,7 @@ def test_a_single_seed_among_several_is_tested_with_their_spread(tmp_path: Path)
         (tmp_path / f"rte-prompt-{seed}" / "result.json").unlink()
     rows, verdict = judged(tmp_path)
     assert {c.test for c in verdict.comparisons} == {"seeds, examples"}
-    assert "rte: one seed: prompt; the spread that others show stands in for its own." in verdict.notes
+    assert "rte: one seed: prompt; the spread of the other entries is used instead." in verdict.notes
     place = [(row.task, row.method) for row in rows].index(("rte", "prompt"))
     (comparison, *_) = [c for c in verdict.comparisons if c.second == place]
     assert (verdict.groups[place], comparison.seeds) == ("b", 1)
@@ -134,7 +134,7 @@ def test_a_result_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     write_run(tmp_path, "a")
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "result.json").write_text("{")
-    assert judged(tmp_path)[1].notes == ["1 results cannot be read and stand in no table."]
+    assert judged(tmp_path)[1].notes == ["1 results cannot be read and are in no table."]
 
 
 def test_a_board_on_which_every_run_failed_is_told(tmp_path: Path) -> None:
@@ -170,5 +170,5 @@ def test_thousands_of_rows_are_judged_in_seconds(tmp_path: Path) -> None:
     start = time.process_time()
     verdict = judge(rows, results)
     assert time.process_time() - start < 10
-    assert "rte: the best 40 rows are tested in all pairs" in " ".join(verdict.notes)
+    assert "rte: the best 40 entries are tested in all pairs" in " ".join(verdict.notes)
     assert len(verdict.comparisons) == 40 * 39 // 2 + 60

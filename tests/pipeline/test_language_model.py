@@ -81,7 +81,7 @@ def test_its_text_gets_cheaper_and_the_board_says_so(
     results = collect([tmp_path])
     rows = board_entries(results)
     (line,) = language_cells(rows, results, rows[0].board)
-    assert line["bits a byte"].endswith(f"→ {told['held_out']['after']:.3f}")
+    assert line["bits per byte"].endswith(f"→ {told['held_out']['after']:.3f}")
     model_, tokenizer = peftkit.load(folder)
     number = tokenizer.convert_tokens_to_ids(tokenizer.tokenize("zyxwort")[0])
     assert torch.isfinite(embedding_rows(model_)[number]).all()
