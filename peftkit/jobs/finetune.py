@@ -135,7 +135,7 @@ def _export(context: RunContext, bundle: TrainingBundle) -> Path:
         return context.folder
     if is_prompted(context.config):
         return save_prompt(bundle.format, context.model_source, context.folder)
-    return export_artifact(bundle, context.folder, context.config.vocab)
+    return export_artifact(bundle, context.folder, context.model_source, context.config.vocab)
 
 
 def _verify(context: RunContext, bundle: TrainingBundle, trained: TrainedRun, splits: EncodedSplits) -> dict[str, Any]:

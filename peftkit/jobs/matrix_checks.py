@@ -148,7 +148,7 @@ def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool
     _train(bundle, encoded)
     _expect("the padding of a batch", verify.padding_difference(bundle, examples), limit)
     trained = _scores(bundle, encoded)
-    artifact = export_artifact(bundle, scratch)
+    artifact = export_artifact(bundle, scratch, source)
     if artifact.name == "model":
         again = bundle_of(auto_class(config.model.family, config.task.kind).from_pretrained(str(artifact)))
     else:

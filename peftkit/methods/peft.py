@@ -178,6 +178,7 @@ def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel
         raise UserError(f"{', '.join(kinds)} were trained by different methods; choose runs of one method")
     try:
         for name, config in kinds.items():
+            config.base_model_name_or_path = None  # PEFT warns where the base has another path than in training
             if loaded is None:
                 loaded = get_peft_model(model, config, adapter_name=name)  # type: ignore[arg-type]
                 _check_head(loaded)

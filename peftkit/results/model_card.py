@@ -111,7 +111,8 @@ prompt = json.load(open("prompt/prompt.json", encoding="utf-8"))  # template, ve
     lines.append(f'tokenizer = AutoTokenizer.from_pretrained("{artifact}")')
     if has_vectors:
         lines += ['states = model(**tokenizer("a text", return_tensors="pt"))[0]', POOLED[base["pooling"]]]
-        if config.vocab is None and (artifact == "model" or config.method.traits.mergeable):
+        is_on_hub = base["kind"] in ("hub", "cache")  # sentence-transformers loads the base that the adapter names
+        if config.vocab is None and (artifact == "model" or (is_on_hub and config.method.traits.mergeable)):
             encode = f'sentence_transformers.SentenceTransformer("{artifact}").encode("a text")'
             lines.append(f"# or, normalized to length one: {encode}")
     if pipeline:

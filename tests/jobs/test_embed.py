@@ -260,13 +260,15 @@ def test_training_on_pairs_finds_them_and_leaves_ranks_that_give_its_scores(
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["bert", "gpt2", "t5"])
 def test_sentence_transformers_loads_adapter_and_merged_checkpoint(
-    tiny: Words, pairs: Path, tmp_path: Path, model: str
+    tiny: Words, pairs: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sentence_transformers import SentenceTransformer
 
     folder, _ = contrastive(tiny, model, pairs, "train.learning_rate=1e-2", "train.num_train_epochs=3")
     ours = offline(lines(tmp_path / "texts.txt", TEXTS), f"run={folder}")
     commands.merge(folder)
+    base = Path(json.loads((folder / "result.json").read_text())["audit"]["sources"]["model"]["name"])
+    monkeypatch.chdir(base.parent)  # the adapter names its base by the name of its folder
     for artefact in ("merged", "adapter"):
         theirs = SentenceTransformer(str(folder / artefact), device="cpu", local_files_only=True).encode(TEXTS)
         np.testing.assert_allclose(theirs, ours, atol=1e-5)

@@ -122,7 +122,7 @@ def answers(run: Path | list[Path], rows: list[dict], scratch: Path) -> list[dic
 
 def test_the_kinds_that_mix_are_those_that_the_matrix_found() -> None:
     cells = json.loads((Path(__file__).parents[2] / "docs" / "reference" / "matrix.json").read_text())
-    found = {cell["method"] for cell in cells if cell["checks"].get("mixed")}
+    found = {cell["method"] for cell in cells if cell["extras"].get("mixed")}
     assert found == {
         "lora", "rslora", "qlora", "adapter", "adapter_pfeiffer", "adapter_parallel", "prompt", "p_tuning",
         "prefix", "mam", "unipelt", "linear_probe_mix",

@@ -239,7 +239,7 @@ def test_a_run_is_loaded_in_a_fresh_process_by_plain_peft(tiny: Words) -> None:
     text = "the film is not bad ."
     with torch.no_grad():
         expected = net(**tokenizer([text], return_tensors="pt")).logits
-    base = json.loads((folder / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    base = result["audit"]["sources"]["model"]["name"]
     code = (
         "import peftkit; from peft import PeftModel; from transformers import *\n"
         f"config = AutoConfig.from_pretrained({str(folder / 'adapter' / 'base')!r})\n"

@@ -1,0 +1,26 @@
+"""The files of an adapter name its base and hold no path of the machine that trained it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from helpers import commands
+
+import peftkit
+
+Words = Callable[..., list[str]]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [([], "bert"), (["model=minilm", "model.checkpoint=sentence-transformers/all-MiniLM-L6-v2"], "minilm")],
+)
+def test_an_adapter_names_its_base_without_a_path(tiny: Words, overrides: list[str], name: str) -> None:
+    (folder,) = commands.finetune(*tiny("bert", "task=sst2", "task.max_train_samples=8", *overrides))
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == name
+    base = peftkit.load(folder)[0].get_base_model().config
+    texts = [file.read_text(encoding="utf-8") for file in (folder / "adapter").rglob("*.json")]
+    assert not [text for text in texts if str(base.name_or_path) in text or str(folder.parent) in text]
