@@ -1,4 +1,4 @@
-"""Turn a seed into tables of made-up predictions whose true differences are known, and into what is claimed of them."""
+"""Synthetic predictions with known true differences, and the tests of them."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ TASKS: dict[str, tuple[list[str], int, float | None, float]] = {
     "sst2": (["accuracy"], 872, 0.5, 0.89), "cola": (["matthews_correlation"], 1043, 0.69, 0.78),
     "stsb": (["pearson"], 1500, None, 0.82),
 }  # fmt: skip
-# what the standard normal luck of an example is made of: the example itself, method x example, method x example x seed
+# components of the standard normal luck of an example: the example itself, method x example, method x example x seed
 SHARED, OWN, AGAIN = np.sqrt(1 - 0.4**2 - 0.4**2), 0.4, 0.4
 POINTS, WEIGHTS = np.polynomial.hermite_e.hermegauss(31)  # to average over seeds
 
 
 @dataclass(frozen=True)
 class World:
-    """What tables are drawn from: methods of equal expected score but for `gains`, some with noisier seeds."""
+    """The distribution of tables: methods of equal expected score except for `gains`, some with noisier seeds."""
 
     methods: int = 8
     seeds: int = 3
     noise: float = 0.04  # of a seed, in standard deviations of an example's luck: about a point of accuracy
     unlike: float = 0.0  # standard deviation of the logarithm of the methods' noise; 1: from a 7th to 7 times as noisy
-    collapse: float = 0.0  # chance that a seed of a method falls to guessing
+    collapse: float = 0.0  # chance that a seed of a method collapses to guessing
     gains: Mapping[str, float] = field(default_factory=dict)  # task -> what the first method's score is higher by
     tasks: tuple[str, ...] = tuple(TASKS)
 
 
 def draw(world: World, random: np.random.Generator, resamples: int = 1000) -> list[Cell]:
-    """Return one table: a cell a task."""
+    """Return one table: the scores of each task."""
     methods = np.exp(world.unlike * random.normal(size=world.methods))
     cells = []
     for task in world.tasks:
@@ -95,11 +95,11 @@ def _level(metrics: Sequence[str], share: float, goal: float, noise: float, coll
 
 def expected(metrics: Sequence[str], share: float, right: np.ndarray) -> np.ndarray:
     """Return the task's score over infinitely many examples, of which either class is right as often."""
-    true, said = share * right, share * right + (1 - share) * (1 - right)
+    true, predicted = share * right, share * right + (1 - share) * (1 - right)
     forms = {
         "accuracy": right,
-        "f1": 2 * true / (said + share),
-        "matthews_correlation": (true - said * share) / np.sqrt(share * (1 - share) * said * (1 - said)),
+        "f1": 2 * true / (predicted + share),
+        "matthews_correlation": (true - predicted * share) / np.sqrt(share * (1 - share) * predicted * (1 - predicted)),
     }
     return np.mean([forms[metric] for metric in metrics], axis=0)
 
@@ -129,7 +129,7 @@ def smallest_p(tests: Sequence[Contrast]) -> float:
 
 
 def naive(cells: Sequence[Cell]) -> dict[str, float]:
-    """Return the smallest p, times the pairs, of tests that see one source of noise only: examples, or seeds."""
+    """Return the smallest p, times the pairs, of tests with only one source of noise: examples, or seeds."""
     over: dict[str, list[float]] = {"examples alone": [], "seeds alone": []}
     for cell in cells:
         for one, other in zip(cell.first, cell.second, strict=True):

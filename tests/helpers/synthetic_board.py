@@ -1,4 +1,4 @@
-"""Turn a seed into folders of made-up runs, as like real ones as a board needs: scores, predictions, costs, logs."""
+"""Synthetic run folders, as realistic as a board needs: scores, predictions, costs, logs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METHODS = {
     "bitfit": (0.850, 29_200, 55, 3e-3), "prefix": (0.832, 147_000, 60, 1e-2), "prompt": (0.74, 8_450, 66, 3e-2),
     "p_tuning": (0.79, 225_000, 69, 1e-2), "mam": (0.868, 702_000, 74, 1e-3), "linear_probe": (0.70, 770, 21, 1e-1),
 }  # fmt: skip
-# task: metrics, validation rows, how far skill counts
+# task: metrics, validation examples, weight of the skill
 TASKS = {
     "cola": (["matthews_correlation"], 1043, 0.85), "sst2": (["accuracy"], 872, 1.04),
     "mrpc": (["accuracy", "f1"], 408, 0.97), "stsb": (["pearson", "spearman"], 1500, 0.98),
@@ -32,27 +32,27 @@ HOSTILE = "</script><img src=x onerror=alert(1)>\u2028$x_{"
 def make_board(root: Path, seeds: int = 3, rates: int = 1, predictions: bool = True, extras: bool = True) -> int:
     """Write every method x task x rate x seed below `root` and return how many; `extras` adds what goes wrong.
 
-    Extras: a failed run, one without scores, a run of another machine, a stand-in's board and a hostile name.
+    Extras: a failed run, one without scores, a run of another machine, a board of substitutes and a hostile name.
     """
     random = np.random.default_rng(0)
     count = 0
-    for number, (task, (_, rows, _)) in enumerate(TASKS.items()):
-        labels = random.integers(0, 26, rows) / 5 if task == "stsb" else random.integers(0, 2, rows)
-        noise = {"rows": np.random.default_rng(number).normal(size=rows), "labels": labels}
+    for number, (task, (_, examples, _)) in enumerate(TASKS.items()):
+        labels = random.integers(0, 26, examples) / 5 if task == "stsb" else random.integers(0, 2, examples)
+        noise = {"examples": np.random.default_rng(number).normal(size=examples), "labels": labels}
         for method in METHODS:
             for step in range(rates):
                 for seed in range(seeds):
                     make_run(root, method, task, seed, random, noise, predictions, factor=1.1**step)
                     count += 1
     if extras:
-        noise = {"rows": random.normal(size=872), "labels": random.integers(0, 2, 872)}
+        noise = {"examples": random.normal(size=872), "labels": random.integers(0, 2, 872)}
         make_run(root, "lora", "sst2", 7, random, noise, device=MACHINES[1])
         make_run(root, "ia3", "sst2", 8, random, noise, failed="CUDA out of memory: tried to allocate 2.00 GiB")
         make_run(root, HOSTILE, "sst2", 0, random, noise)
         make_run(root, "vera", "sst2", 0, random, noise, failed="vera needs equal shapes; try method=lora")
         for method in ("full", "lora", "ia3"):
             for seed in range(seeds):
-                make_run(root, method, "sst2", seed, random, noise, stand_in=True)
+                make_run(root, method, "sst2", seed, random, noise, is_offline=True)
         count += 4 + 3 * seeds
     return count
 
@@ -60,23 +60,25 @@ def make_board(root: Path, seeds: int = 3, rates: int = 1, predictions: bool = T
 def make_run(
     root: Path, method: str, task: str, seed: int, random: np.random.Generator, noise: dict[str, np.ndarray],
     predictions: bool = True, factor: float = 1.0, device: str = MACHINES[0], failed: str | None = None,
-    stand_in: bool = False,
+    is_offline: bool = False,
 ) -> Path:  # fmt: skip
     """Write one run folder, scored as its predictions are; `noise`, how hard each example is, is shared by all methods."""
     skill, trained, seconds, rate = METHODS.get(method, METHODS["lora"])
-    metrics, rows, weight = TASKS[task]
+    metrics, examples, weight = TASKS[task]
     rate = float(f"{rate * factor:.3g}")
     chance = 0.53 if not weight else min(skill * weight - 0.01 * abs(math.log(factor)), 0.97)
-    hardness = 0.8 * noise["rows"] + 0.6 * random.normal(size=rows)
+    hardness = 0.8 * noise["examples"] + 0.6 * random.normal(size=examples)
     luck, labels = 0.02 * random.normal(), noise["labels"]
-    if task == "stsb":  # off by as much as makes the skill the correlation
+    if task == "stsb":  # with the noise that makes the correlation equal to the skill
         answers = labels + np.std(labels) * math.sqrt(chance**-2 - 1) * (1 + luck) * hardness
     else:
-        right = hardness < float(np.quantile(noise["rows"], chance)) + luck
+        right = hardness < float(np.quantile(noise["examples"], chance)) + luck
         answers = np.where(right, labels, 1 - labels)
-    folder = root / ("miniglue" if stand_in else "glue") / task / "minilm" / _safe(method) / f"seed-{seed}-{factor:.4f}"
+    folder = (
+        root / ("miniglue" if is_offline else "glue") / task / "minilm" / _safe(method) / f"seed-{seed}-{factor:.4f}"
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    record = _record(method, task, seed, rate, device, failed, stand_in)
+    record = _record(method, task, seed, rate, device, failed, is_offline)
     if failed is None:
         record["scores"] = {
             name: {
@@ -101,20 +103,20 @@ def make_run(
 
 
 def _record(
-    method: str, task: str, seed: int, rate: float, device: str, failed: str | None, stand_in: bool
+    method: str, task: str, seed: int, rate: float, device: str, failed: str | None, is_offline: bool
 ) -> dict[str, Any]:
-    metrics, rows, _ = TASKS[task]
+    metrics, examples, _ = TASKS[task]
     data = {"kind": "folder", "name": f"data/glue/{task}", "revision": "bcdcba79d07b", "substituted_for": None}
-    if stand_in:
+    if is_offline:
         data = {"kind": "offline", "name": "miniglue", "revision": "1", "substituted_for": "nyu-mll/glue"}
     model = {
         "kind": "offline", "name": "minilm", "revision": "0.1.0", "substituted_for": None, "pooling": "mean",
     }  # fmt: skip
-    words = ["model=minilm", f"method={method}", f"task={task}", f"train.learning_rate={rate:.6g}", f"seed={seed}"]
+    overrides = ["model=minilm", f"method={method}", f"task={task}", f"train.learning_rate={rate:.6g}", f"seed={seed}"]
     audit: dict[str, Any] = {"sources": {"model": model, "data": data}}
     if failed is None:
         audit |= {
-            "rows": {"train": 1500, "validation": rows}, "truncated": {"train": 3, "validation": 1},
+            "rows": {"train": 1500, "validation": examples}, "truncated": {"train": 3, "validation": 1},
             "dropped": {"train": 0, "validation": 0}, "label_names": ["no", "yes"],
             "label_counts": {"train": {"no": 700, "yes": 800}},
         }  # fmt: skip
@@ -131,7 +133,7 @@ def _record(
                 "seed": seed,
                 "train": {"learning_rate": rate, "num_train_epochs": 3},
             },
-            "overrides": ["recipe=glue_leaderboard", *words],
+            "overrides": ["recipe=glue_leaderboard", *overrides],
             "setup": {"processes": 1, "precision": "bf16"},
         },
         "scores": {},

@@ -1,4 +1,4 @@
-"""An archive of runs gives the same board as the folders it was made of."""
+"""An archive of runs gives the same board as the run folders it was made of."""
 
 from __future__ import annotations
 

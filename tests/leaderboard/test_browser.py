@@ -96,7 +96,7 @@ def test_a_column_sorts_both_ways_and_back(opened: Any) -> None:
     assert column(page, 1) == before
 
 
-def test_filters_narrow_the_rows_and_say_how_many(opened: Any) -> None:
+def test_filters_narrow_the_entries_and_show_how_many(opened: Any) -> None:
     page = opened()
     page.get_by_role("combobox", name="Task", exact=True).select_option("mrpc")
     assert set(column(page, 2)) == {"mrpc"}
@@ -143,14 +143,14 @@ def test_details_open_by_keyboard_and_give_focus_back(opened: Any) -> None:
     assert page.evaluate("document.activeElement.textContent") == "ia3"
 
 
-def test_a_tick_draws_the_curves_of_a_row(opened: Any) -> None:
+def test_a_tick_draws_the_curves_of_an_entry(opened: Any) -> None:
     page = opened()
     page.get_by_label("Learning curve of prompt on mrpc").check()
     assert "prompt · mrpc" in page.locator("#curve-plot .legend").inner_text()
     assert "prompt on mrpc" in page.locator("#curve-plot svg.plot").get_attribute("aria-label")
 
 
-def test_a_stand_in_is_shouted_and_shown_alone(opened: Any) -> None:
+def test_a_substitute_has_a_warning_and_its_own_board(opened: Any) -> None:
     page = opened()
     assert not page.locator("#substitute").is_visible()
     page.get_by_label("Board").select_option(index=1)

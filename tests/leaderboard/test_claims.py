@@ -1,4 +1,4 @@
-"""A claim is said to hold, to fail or to be open by what was measured, and says what it lacks."""
+"""Claims are supported, refused or undecided by the runs of a board, with the runs that are missing."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_claims_are_those_that_may_be_typed() -> None:
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_a_claim_without_its_runs_is_open_and_says_what_it_takes(tmp_path: Path, claim: str) -> None:
+def test_a_claim_without_its_runs_is_undecided_and_names_what_is_missing(tmp_path: Path, claim: str) -> None:
     run(tmp_path, "full", 0.8)
     finding = find(tmp_path, claim)
     assert finding.verdict == OPEN and finding.reason
@@ -70,7 +70,7 @@ def test_small_data_favours_adapters_only_where_they_lead_there(tmp_path: Path, 
     assert find(tmp_path, "small_data").verdict == verdict
 
 
-def test_small_data_in_parts_says_what_is_missing_and_is_judged_with_the_last(tmp_path: Path) -> None:
+def test_small_data_names_missing_runs_and_is_decided_with_the_last(tmp_path: Path) -> None:
     run(tmp_path, "full", 0.6, rows=100)
     run(tmp_path, "lora", 0.7, rows=100)
     assert find(tmp_path, "small_data").reason.endswith("; sst2, bert has full and lora at 100")
@@ -90,7 +90,7 @@ def test_a_4_bit_base_loses_little_or_much(tmp_path: Path, loss: float, verdict:
 
 
 @pytest.mark.parametrize(("merged", "verdict"), [(10.0, SUPPORTED), (13.0, REFUSED)])
-def test_merged_lora_is_held_against_full_on_the_same_machine(tmp_path: Path, merged: float, verdict: str) -> None:
+def test_merged_lora_is_compared_with_full_on_the_same_machine(tmp_path: Path, merged: float, verdict: str) -> None:
     run(tmp_path, "full", 0.8, costs={"latency_ms": 10.0})
     run(tmp_path, "lora", 0.8, costs={"latency_ms": 14.0, "merged_latency_ms": merged})
     finding = find(tmp_path, "lora_merge")

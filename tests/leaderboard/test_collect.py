@@ -1,4 +1,4 @@
-"""Results of several people and machines are put together, and what does not compare is kept apart."""
+"""Results of several people and machines are combined; incomparable ones are separate entries."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def read(*roots: Path) -> list[BoardRun]:
     return [result for result in collect(roots) if isinstance(result, BoardRun)]
 
 
-def test_results_of_two_people_are_seeds_of_one_row(tmp_path: Path) -> None:
+def test_results_of_two_people_are_seeds_of_one_entry(tmp_path: Path) -> None:
     put(tmp_path / "mine", "a", on_disk("/home/me/glue/rte", "abc"), seed=0)
     put(tmp_path / "theirs", "b", on_disk("D:/data/rte", "abc"), seed=1)
     (row,) = board_entries(collect([tmp_path / "mine", tmp_path / "theirs"]))
     assert (row.seeds, row.board) == ([0, 1], "glue, data from a folder")
 
 
-def test_other_files_of_one_path_make_a_row_of_their_own(tmp_path: Path) -> None:
+def test_other_files_of_one_path_make_an_entry_of_their_own(tmp_path: Path) -> None:
     put(tmp_path, "a", on_disk("/data/glue/rte", "abc"), seed=0)
     put(tmp_path, "b", on_disk("/data/glue/rte", "def"), seed=1)
     assert {row.settings for row in board_entries(collect([tmp_path]))} == {
@@ -63,13 +63,13 @@ def test_other_files_of_one_path_make_a_row_of_their_own(tmp_path: Path) -> None
     }  # fmt: skip
 
 
-def test_no_row_is_held_against_full_tuning_on_other_data(tmp_path: Path) -> None:
+def test_no_entry_is_compared_with_full_fine_tuning_on_other_data(tmp_path: Path) -> None:
     put(tmp_path, "full", on_disk("/data/glue/rte", "abc"), method="full")
     put(tmp_path, "lora", on_disk("/data/glue/rte", "def"))
     assert [row.delta for row in board_entries(collect([tmp_path]))] == [None, None]
 
 
-def test_own_data_is_known_by_what_it_holds(tmp_path: Path) -> None:
+def test_own_data_is_identified_by_content(tmp_path: Path) -> None:
     paths = [("a", "/home/me/rows.csv", "abc"), ("b", "/tmp/rows-2.csv", "abc"), ("c", "/tmp/rows.csv", "def")]
     for seed, (name, path, revision) in enumerate(paths):
         changes = on_disk(path, revision) | {"run/config/task/dataset": path}
@@ -78,7 +78,7 @@ def test_own_data_is_known_by_what_it_holds(tmp_path: Path) -> None:
     assert found == {"own, data from rows.csv (abc)": [0, 1], "own, data from rows.csv (def)": [2]}
 
 
-def test_a_checkpoint_on_disk_is_known_by_its_weights(tmp_path: Path) -> None:
+def test_a_checkpoint_on_disk_is_identified_by_its_weights(tmp_path: Path) -> None:
     for seed, path in enumerate(("/home/me/my-bert", "/mnt/my-bert")):
         changes = on_disk(path, "abc", "model") | {"run/config/model/checkpoint": path}
         put(tmp_path, f"{seed}", changes, seed=seed)
@@ -87,7 +87,7 @@ def test_a_checkpoint_on_disk_is_known_by_its_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["peftkit", "transformers", "peft"])
-def test_another_minor_version_is_another_row_that_says_so(tmp_path: Path, package: str) -> None:
+def test_another_minor_version_is_another_entry_labeled_by_it(tmp_path: Path, package: str) -> None:
     put(tmp_path, "a", using(**{package: "0.8.1"}), seed=0)
     put(tmp_path, "b", using(**{package: "0.9.1"}), seed=1)
     assert {row.settings: row.seeds for row in board_entries(collect([tmp_path]))} == {
@@ -95,7 +95,7 @@ def test_another_minor_version_is_another_row_that_says_so(tmp_path: Path, packa
     }  # fmt: skip
 
 
-def test_another_patch_is_noted_and_no_row_of_its_own(tmp_path: Path) -> None:
+def test_another_patch_version_is_noted_and_no_entry_of_its_own(tmp_path: Path) -> None:
     put(tmp_path, "a", using(peft="0.21.0", torch="2.12.0"), seed=0)
     put(tmp_path, "b", using(peft="0.21.1", torch="2.13.0"), seed=1)
     results = collect([tmp_path])
@@ -104,7 +104,7 @@ def test_another_patch_is_noted_and_no_row_of_its_own(tmp_path: Path) -> None:
     assert "peft (0.21.0, 0.21.1), torch (2.12.0, 2.13.0)" in note
 
 
-def test_versions_that_differ_between_rows_alone_need_no_note(tmp_path: Path) -> None:
+def test_versions_that_differ_between_entries_only_need_no_note(tmp_path: Path) -> None:
     put(tmp_path, "a", using(torch="2.12.0"), method="lora")
     put(tmp_path, "b", using(torch="2.13.0"), method="ia3")
     assert version_notes(collect([tmp_path])) == []

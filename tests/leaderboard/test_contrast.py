@@ -1,4 +1,4 @@
-"""Tables in which nothing differs claim nothing, a known difference is found as often as said, and known cases agree."""
+"""Tests have the stated rate of false positives and the stated power, and agree with known tests in special cases."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def table(world: World, number: int) -> list[Contrast]:
 
 
 @pytest.mark.parametrize("world", [SMALL, replace(SMALL, unlike=1.0), replace(SMALL, seeds=1, noise=0.0)])
-def test_few_tables_claim_what_is_not_there(world: World) -> None:
+def test_few_tables_have_false_positives(world: World) -> None:
     false = sum(smallest_p(tests) <= ALPHA for tests in (table(world, number) for number in range(25)))
     assert false <= 3  # of 25: more has a chance of 3 % where the rate is 5 %
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [World(), World(unlike=1.0)])
-def test_at_most_one_in_twenty_of_a_thousand_tables_claims_what_is_not_there(world: World) -> None:
+def test_at_most_one_in_twenty_of_a_thousand_tables_has_a_false_positive(world: World) -> None:
     false = sum(smallest_p(contrast(draw(world, np.random.default_rng([8, n])))) <= ALPHA for n in range(1000))
     assert false <= 50
 
@@ -51,7 +51,7 @@ def alone(values: np.ndarray) -> list[Contrast]:
     return contrast([Cell([Entry(each, None) for each in values], 0, *all_pairs(rows, rows, rows))])
 
 
-def test_many_rows_of_one_spread_agree_with_a_pooled_t_test() -> None:
+def test_many_entries_of_equal_spread_agree_with_a_pooled_t_test() -> None:
     random = np.random.default_rng(0)
     values = random.normal(0, 0.008, (40, 1)) + 0.01 * np.array([random.permutation([-1, 0, 1]) for _ in range(40)])
     (tests,) = alone(values)
@@ -59,7 +59,7 @@ def test_many_rows_of_one_spread_agree_with_a_pooled_t_test() -> None:
     assert tests.p == pytest.approx(expected, abs=0.02)
 
 
-def test_two_rows_of_unlike_spread_lie_between_pooled_and_welch() -> None:
+def test_two_entries_of_different_spread_are_between_pooled_and_welch() -> None:
     values = np.array([[0.0213, 0.0209, 0.0193], [-0.0127, -0.0062, 0.0004]])
     (tests,) = alone(values)
     pooled, welch = (stats.ttest_ind(*values, equal_var=equal).pvalue for equal in (True, False))

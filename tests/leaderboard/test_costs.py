@@ -1,4 +1,4 @@
-"""Costs that take a second row to tell: time to a quality that full fine-tuning sets, and a composite score."""
+"""Costs relative to full fine-tuning: time to a given quality, and a composite score."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add(root: Path, method: str, curve: list[float], costs: dict[str, float]) ->
     file.write_text(json.dumps(result))
 
 
-def test_time_to_quality_is_of_the_row_s_own_training(tmp_path: Path) -> None:
+def test_time_to_quality_is_of_the_own_training_of_an_entry(tmp_path: Path) -> None:
     add(tmp_path, "full", [0.5, 0.7, 0.79, 0.8], {})
     add(tmp_path, "lora", [0.5, 0.77, 0.9, 0.9], {})
     add(tmp_path, "prompt", [0.1, 0.2, 0.3, 0.4], {})
@@ -44,7 +44,7 @@ def test_the_composite_divides_by_one_plus_each_cost_over_its_constant(tmp_path:
     assert found["lora"].timed["cpu"]["pscp"] == pytest.approx(0.8 / 1.01 / 2.5 / 1.5)
 
 
-def test_without_full_fine_tuning_there_is_no_composite_and_the_best_row_sets_the_quality(tmp_path: Path) -> None:
+def test_without_full_fine_tuning_there_is_no_composite_and_the_best_entry_sets_the_quality(tmp_path: Path) -> None:
     add(tmp_path, "lora", [0.5, 0.9], {"latency_ms": 15.0, "train_peak_bytes": 500.0})
     (row,) = rows(tmp_path).values()
     assert "pscp" not in row.timed["cpu"]

@@ -95,14 +95,14 @@ def test_only_the_scripts_of_the_page_may_run(made_up: Path) -> None:
     assert re.findall(r"'sha256-(.+?)'", page[:2000]) == hashes
 
 
-def test_a_stand_in_has_a_board_of_its_own(made_up: Path) -> None:
+def test_a_substitute_has_a_board_of_its_own(made_up: Path) -> None:
     found = shown(made_up)
     assert [each["offline"] for each in found["boards"]] == [False, True]
-    stand_ins = {row["board"] for row in found["entries"] if row["sources"]["data"].get("substituted_for")}
-    assert stand_ins == {found["boards"][1]["title"]}
+    substitutes = {row["board"] for row in found["entries"] if row["sources"]["data"].get("substituted_for")}
+    assert substitutes == {found["boards"][1]["title"]}
 
 
-def test_a_row_holds_its_seeds_with_the_line_that_makes_each_again(tmp_path: Path) -> None:
+def test_an_entry_has_its_seeds_with_the_command_that_repeats_each(tmp_path: Path) -> None:
     make_board(tmp_path, seeds=3, predictions=False, extras=False)
     row = next(row for row in shown(tmp_path)["entries"] if (row["method"], row["task"]) == ("ia3", "rte"))
     assert [run["seed"] for run in row["runs"]] == [0, 1, 2]
@@ -124,7 +124,7 @@ def test_a_failed_run_is_listed_with_its_reason(made_up: Path) -> None:
     assert "failed: vera needs equal shapes; try method=lora" in reasons
 
 
-def test_a_run_that_goes_on_is_told_after_those_that_failed(tmp_path: Path) -> None:
+def test_unfinished_runs_are_listed_after_failed_ones(tmp_path: Path) -> None:
     write_run(tmp_path, "a", method="ia3", status="running")
     write_run(tmp_path, "b", status="failed", reason="out of memory")
     found = shown(tmp_path)
@@ -132,7 +132,7 @@ def test_a_run_that_goes_on_is_told_after_those_that_failed(tmp_path: Path) -> N
     assert {row["method"]: row["without"] for row in found["entries"]} == {"lora": "failed", "ia3": "unfinished"}
 
 
-def test_a_row_without_anything_optional_is_shown(tmp_path: Path) -> None:
+def test_an_entry_without_anything_optional_is_shown(tmp_path: Path) -> None:
     write_run(tmp_path, "a")  # no log, no overrides, no search, one seed
     (row,) = shown(tmp_path)["entries"]
     assert (row["low"], row["curves"], row["search"], row["runs"][0]["command"]) == (None, [], None, None)

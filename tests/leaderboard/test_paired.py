@@ -1,4 +1,4 @@
-"""Scores over resamples are the metrics' own, and only predictions that can be paired are."""
+"""Resampled scores are those of the metrics, and only predictions on the same examples are paired."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_pairs_are_ranked_by_accuracy_alone() -> None:
     assert whole == pytest.approx([task_score(each) for each in recorded])
 
 
-def test_weighted_bits_a_byte_are_those_of_all_passages_together() -> None:
+def test_weighted_bits_per_byte_are_those_of_all_passages_together() -> None:
     random = np.random.default_rng(2)
     sizes, bits = random.integers(20, 90, 60), random.random((3, 60)) + 1
     whole, resampled = scores_by_resample(["bits_per_byte"], sizes, bits, np.full(60, "held_out"), 5)
@@ -156,7 +156,7 @@ def test_examples_are_paired_by_id_whatever_their_order(tmp_path: Path) -> None:
         ({"prediction": np.zeros(50, int)}, WRONG),
     ],
 )
-def test_predictions_that_cannot_be_paired_are_told(tmp_path: Path, changes: dict, reason: str) -> None:
+def test_predictions_that_cannot_be_paired_are_noted(tmp_path: Path, changes: dict, reason: str) -> None:
     rows = rows_of(tmp_path, changes)
     cell, notes = cell_of(rows)
     assert notes.left_out == {reason: ["lora"]}
@@ -170,13 +170,13 @@ def test_a_torn_file_counts_as_none(tmp_path: Path) -> None:
     assert notes.left_out == {"no predictions": ["lora"]}
 
 
-def test_metrics_without_a_weighted_form_are_told(tmp_path: Path) -> None:
+def test_metrics_without_a_weighted_form_are_noted(tmp_path: Path) -> None:
     cell, notes = cell_of(rows_of(tmp_path, metrics=("exact_match",)))
     assert notes.not_resampled == ["exact_match"]
     assert cell.examples == 0
 
 
-def test_a_lone_row_stays_unread(tmp_path: Path) -> None:
+def test_predictions_of_a_single_entry_are_not_read(tmp_path: Path) -> None:
     (row, *_) = rows_of(tmp_path)
     (row.folders[0] / "predictions.parquet").write_bytes(b"never read")
     cell, notes = cell_of([row])

@@ -1,4 +1,4 @@
-"""The pictures and the LaTeX table show the first board, and any text of a run as it is."""
+"""The plots and the LaTeX table show the first board, with text of runs unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from peftkit.leaderboard.stats import board_entries
 FILES = ["heatmap.png", "heatmap.svg", "pareto.png", "pareto.svg"]
 
 
-def test_pictures_show_the_real_board_alone(tmp_path: Path) -> None:
+def test_plots_show_the_real_board_alone(tmp_path: Path) -> None:
     make_board(tmp_path / "runs", seeds=2, predictions=False)
     rows = board_entries(collect([tmp_path / "runs"]))
     write_plots(rows, ["a"] * len(rows), tmp_path)
@@ -32,7 +32,7 @@ def test_pictures_show_the_real_board_alone(tmp_path: Path) -> None:
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_same_rows_give_the_same_picture(tmp_path: Path) -> None:
+def test_equal_entries_give_equal_plots(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "a", method="$x_{ 表 </svg>")
     rows = board_entries(collect([tmp_path / "runs"]))
     for name in ("one", "two"):
@@ -41,7 +41,7 @@ def test_the_same_rows_give_the_same_picture(tmp_path: Path) -> None:
     assert "$x_{ 表 &lt;/svg&gt;" in (tmp_path / "one" / "heatmap.svg").read_text()
 
 
-def test_pictures_of_an_earlier_board_do_not_stay(tmp_path: Path) -> None:
+def test_plots_of_an_earlier_board_do_not_stay(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "a")
     write_plots(board_entries(collect([tmp_path / "runs"])), [""], tmp_path)
     write_plots([], [], tmp_path)

@@ -48,7 +48,7 @@ def test_glue_average_is_the_mean_over_nine_tasks_or_none() -> None:
     assert missing_tasks(scores) == ["wnli"]
 
 
-def test_seeds_become_one_row_with_mean_spread_and_delta(tmp_path: Path) -> None:
+def test_seeds_become_one_entry_with_mean_spread_and_delta(tmp_path: Path) -> None:
     for seed, value in enumerate((0.5, 0.6, 0.7)):
         write_run(tmp_path, f"l{seed}", seed=seed, value=value)
     write_run(tmp_path, "f", method="full", value=0.8)
@@ -59,7 +59,7 @@ def test_seeds_become_one_row_with_mean_spread_and_delta(tmp_path: Path) -> None
     assert lora.seeds == [0, 1, 2]
 
 
-def test_full_tuning_on_other_rows_is_no_reference(tmp_path: Path) -> None:
+def test_full_fine_tuning_on_other_examples_is_no_reference(tmp_path: Path) -> None:
     write_run(tmp_path, "f", method="full", value=0.8, rows={"train": 99})
     write_run(tmp_path, "l", rows={"train": 5})
     assert [row.delta for row in board_entries(collect([tmp_path]))] == [None, None]
@@ -81,7 +81,7 @@ def test_a_failed_seed_stays_with_its_siblings(tmp_path: Path) -> None:
     assert (row.seeds, row.attempted, row.problems) == ([0], 2, ["seed 1 failed: out of memory"])
 
 
-def test_what_does_not_change_a_result_does_not_split_a_row(tmp_path: Path) -> None:
+def test_what_does_not_change_a_result_does_not_split_an_entry(tmp_path: Path) -> None:
     write_run(tmp_path, "a", seed=0)
     write_run(tmp_path, "b", seed=1, train={"disable_tqdm": True})
     assert [row.seeds for row in board_entries(collect([tmp_path]))] == [[0, 1]]
@@ -95,7 +95,7 @@ def test_what_does_not_change_a_result_does_not_split_a_row(tmp_path: Path) -> N
         ({"revision": "2"}, {"sources.model.revision=1", "sources.model.revision=2"}),
     ],
 )
-def test_rows_of_one_method_differ_by_what_is_shown(tmp_path: Path, change: dict, settings: set[str]) -> None:
+def test_entries_of_one_method_differ_by_what_is_shown(tmp_path: Path, change: dict, settings: set[str]) -> None:
     write_run(tmp_path, "a")
     write_run(tmp_path, "b", **change)
     assert {row.settings for row in board_entries(collect([tmp_path]))} == settings
@@ -107,7 +107,7 @@ def test_smaller_errors_come_first(tmp_path: Path) -> None:
     assert [row.method for row in board_entries(collect([tmp_path]))] == ["lora", "ia3"]
 
 
-def test_a_score_that_is_no_number_does_not_count(tmp_path: Path) -> None:
+def test_a_score_of_nan_does_not_count(tmp_path: Path) -> None:
     write_run(tmp_path, "a", value=float("nan"))
     (row,) = board_entries(collect([tmp_path]))
     assert (row.score, row.problems) == (None, ["seed 0 accuracy is nan"])
@@ -134,7 +134,7 @@ def test_costs_of_two_machines_are_not_averaged(tmp_path: Path) -> None:
     assert {device: costs["train_seconds"] for device, costs in row.timed.items()} == {"cpu": 100.0, "gpu": 2.0}
 
 
-def test_a_stand_in_never_shares_a_board_with_the_real_thing(tmp_path: Path) -> None:
+def test_a_substitute_never_shares_a_board_with_real_data(tmp_path: Path) -> None:
     write_run(tmp_path, "real")
     write_run(tmp_path, "model", model_for="google-bert/bert-base-uncased")
     write_run(tmp_path, "data", data="miniglue", data_for="nyu-mll/glue")

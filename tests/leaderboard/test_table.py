@@ -1,4 +1,4 @@
-"""The tables fit where they are shown, hide nothing and cannot be broken by a run's text."""
+"""The tables fit where they are shown, hide nothing and are not broken by text of a run."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_lines_fit_and_what_does_not_is_named(tmp_path: Path, width: int) -> Non
     assert "learning_rate=2" in text
 
 
-def test_several_models_are_told_apart(tmp_path: Path) -> None:
+def test_several_models_are_labeled(tmp_path: Path) -> None:
     write_run(tmp_path, "a", model="google-bert/bert-base-uncased")
     write_run(tmp_path, "b", model="openai-community/gpt2")
     text = shown(tmp_path)
@@ -107,7 +107,7 @@ def test_failed_and_broken_results_are_shown(tmp_path: Path, capsys: pytest.Capt
     assert "torn" in markdown
 
 
-def test_a_run_that_goes_on_is_no_failed_one(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_not_a_failed_one(tmp_path: Path) -> None:
     write_run(tmp_path, "bad", status="failed", reason="out of memory")
     write_run(tmp_path, "going", task="mrpc", status="running")
     write_run(tmp_path, "stopped", task="sst2", status="interrupted", reason="KeyboardInterrupt")
@@ -148,7 +148,7 @@ def test_a_glue_table_of_an_earlier_board_does_not_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "@SUM(1)", "+1", "-x", " =x", "＝x"])
-def test_text_of_a_run_is_not_resampledula(tmp_path: Path, name: str) -> None:
+def test_text_of_a_run_is_no_formula(tmp_path: Path, name: str) -> None:
     write_run(tmp_path, "x", method=name)
     write_tables(collect([tmp_path]), tmp_path / "board")
     (line,) = spreadsheet(tmp_path / "board" / "leaderboard.csv")

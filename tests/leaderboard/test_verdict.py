@@ -1,4 +1,4 @@
-"""A verdict tells apart what its tests tell apart, ties the rest, and says what it could not see or use."""
+"""A verdict separates significantly different entries, ties the others, and notes what was not tested."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ def test_sentences_name_top_and_worse(tmp_path: Path) -> None:
         assert re.search(r"Minimum detectable difference \(80 % power\): [0-9.]+ points\.$", text)
 
 
-def test_one_seed_is_tested_over_examples_and_said_so(tmp_path: Path) -> None:
+def test_one_seed_is_tested_over_examples_with_a_note(tmp_path: Path) -> None:
     _, verdict = made(tmp_path, seeds=1)
     assert {c.test for c in verdict.comparisons} == {"McNemar"}
     assert verdict.notes[0] == "sst2: one seed a row, so these tests generalize to other examples, not to other seeds."
 
 
-def test_without_predictions_seeds_alone_are_tested_and_said_so(tmp_path: Path) -> None:
+def test_without_predictions_seeds_alone_are_tested_with_a_note(tmp_path: Path) -> None:
     _, verdict = made(tmp_path, predictions=False)
     assert {(c.test, c.examples) for c in verdict.comparisons} == {("seeds alone", 0)}
     assert verdict.notes[0] == "sst2: no predictions, so tested over seeds alone: full, lora and prompt."
@@ -104,7 +104,7 @@ def test_one_seed_without_predictions_claims_nothing(tmp_path: Path) -> None:
     assert sentences(rows, verdict, rows[0].board) == {}
 
 
-def test_missing_seeds_are_told(tmp_path: Path) -> None:
+def test_missing_seeds_are_noted(tmp_path: Path) -> None:
     made(tmp_path, tasks=("rte",))
     (tmp_path / "rte-lora-2" / "result.json").unlink()
     write_run(tmp_path, "late", method="full", task="rte", seed=7, status="failed", reason="out of memory")
@@ -130,14 +130,14 @@ def test_a_single_seed_among_several_is_tested_with_their_spread(tmp_path: Path)
     assert 0.25 < comparison.low < comparison.high < 0.45
 
 
-def test_a_result_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_read_is_noted(tmp_path: Path) -> None:
     write_run(tmp_path, "a")
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "result.json").write_text("{")
     assert judged(tmp_path)[1].notes == ["1 results cannot be read and are in no table."]
 
 
-def test_a_board_on_which_every_run_failed_is_told(tmp_path: Path) -> None:
+def test_a_board_on_which_every_run_failed_has_a_note(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path, f"{seed}", seed=seed, status="failed", reason="out of memory")
     rows, verdict = judged(tmp_path)
@@ -158,12 +158,12 @@ def test_letters_are_shared_by_those_and_only_those_that_do_not_differ(seed: int
     assert "a" in found[0]
 
 
-def test_equal_rows_share_one_letter() -> None:
+def test_equal_entries_share_one_letter() -> None:
     assert letters(3, []) == ["a", "a", "a"]
     assert letters(3, [(0, 1), (0, 2), (1, 2)]) == ["a", "b", "c"]
 
 
-def test_thousands_of_rows_are_judged_in_seconds(tmp_path: Path) -> None:
+def test_thousands_of_entries_are_tested_in_seconds(tmp_path: Path) -> None:
     made(tmp_path, tasks=("rte",), examples=50)
     results = collect([tmp_path])
     rows = board_entries(results) * 1000
