@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-STEP = re.compile(r"<!-- (?P<kind>new|insert|run)(?:: (?P<file>\S+))?(?: before: (?P<anchor>.+?))? -->\n```\w*\n(?P<text>.*?)```", re.DOTALL)
+STEP = re.compile(
+    r"<!-- (?P<kind>new|insert|run)(?:: (?P<file>\S+))?(?: before: (?P<anchor>.+?))? -->\n```\w*\n(?P<text>.*?)```",
+    re.DOTALL,
+)
 PAGES = {  # the files of the package that a page may add or change
     "Add a task": 1, "Add a metric": 1, "Add a method": 1, "Add a tuner of your own": 2, "Add a family of models": 2,
     "Add a job": 2, "Add a kind of task": 3,
@@ -81,8 +85,15 @@ def mpnet(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 
     tokenizer = AutoTokenizer.from_pretrained(str(checkpoints["bert"]))
     folder = tmp_path_factory.mktemp("mpnet")
-    sizes: dict[str, int] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    MPNetModel(MPNetConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **sizes)).save_pretrained(str(folder))
+    sizes: dict[str, int] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
+    MPNetModel(MPNetConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **sizes)).save_pretrained(
+        str(folder)
+    )
     tokenizer.save_pretrained(str(folder))
     return folder
 
@@ -91,12 +102,16 @@ def mpnet(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_adds_works(page: str, tmp_path: Path, checkpoints: dict[str, Path], mpnet: Path) -> None:
     perform(page, tmp_path)
-    (tmp_path / "reviews.csv").write_text("review,stars\n" + "".join(f"a film of {n} hours,{n % 3}\n" for n in range(60)))
+    (tmp_path / "reviews.csv").write_text(
+        "review,stars\n" + "".join(f"a film of {n} hours,{n % 3}\n" for n in range(60))
+    )
+    choices = [{"context": f"the actor {n}", "endings": ["sang", "slept", "ran"], "label": n % 3} for n in range(60)]
+    (tmp_path / "choices.jsonl").write_text("".join(json.dumps(choice) + "\n" for choice in choices))
     commands = [line for step in steps(page) if step.kind == "run" for line in step.text.strip().splitlines()]
     assert commands
     for command in commands:
         family = re.search(r"\bmodel=(\w+)", command)
-        done = run(command, tmp_path, {**checkpoints, "mpnet": mpnet}[family[1]] if family else checkpoints["bert"])
+        done = run(command, tmp_path, {**checkpoints, "mpnet": mpnet}.get(family[1] if family else "bert", mpnet))
         assert done.returncode == 0, done.stderr
 
 
