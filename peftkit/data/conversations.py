@@ -1,4 +1,4 @@
-"""Reading of conversations: chat turns, columns of instructions, or tasks in Self-Instruct's format."""
+"""Reading of conversations: chat turns, instruction columns, or tasks in the format of Self-Instruct."""
 
 from __future__ import annotations
 
@@ -47,43 +47,44 @@ class ConversationReader(ExampleReader):
 
 
 def conversation_examples(task: TaskConfig, table: Dataset) -> tuple[Dataset, int]:
-    """Return one example for each turn of an assistant, and how many were left out because nothing is said in them.
+    """Return one example for each assistant turn, and the number of dropped ones, whose prompt or answer is empty.
 
-    An example has all turns before it (messages), the turn itself (label), and the number of its instruction (group):
-    rows whose instruction is the same, or whose column id is, have one number. A row without any turn of an assistant
-    counts as one that was left out.
+    An example has the turns before it (messages), the turn itself (label), and the number of its instruction (group):
+    rows with equal instructions, or with equal ids, have one number. A row without an assistant turn counts as one
+    dropped example.
 
     Raises:
-        UserError: the table has none of the forms that are read, or nothing in it is answered.
+        UserError: the table has none of the supported formats, or no prompt with an answer.
     """
-    found: dict[str, list[Any]] = {name: [] for name in EXAMPLE}
+    columns: dict[str, list[Any]] = {name: [] for name in EXAMPLE}
     instructions, lost = [], 0
     names = [str(name) for name in table["idx"]]
-    own = [_text(name) for name in table["id"]] if "id" in table.column_names else [""] * len(table)
+    row_ids = [_text(name) for name in table["id"]] if "id" in table.column_names else [""] * len(table)
     for number, instruction, turns in conversations(task, table):
-        places = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
-        told = [place for place in places if turns[place]["content"].strip() and _is_asked(turns[:place])]
-        lost += len(places) - len(told) if places else 1
-        for place in told:
-            found["id"].append(names[number])
-            found["messages"].append(turns[:place])
-            found["label"].append(turns[place]["content"].strip())
-            instructions.append((number, own[number], instruction))
+        answers = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
+        kept = [index for index in answers if turns[index]["content"].strip() and _has_prompt(turns[:index])]
+        lost += len(answers) - len(kept) if answers else 1
+        for index in kept:
+            columns["id"].append(names[number])
+            columns["messages"].append(turns[:index])
+            columns["label"].append(turns[index]["content"].strip())
+            instructions.append((number, row_ids[number], instruction))
     if not instructions:
-        raise UserError(f"no row of task={task.name} has both a question and its answer; look at task.text, task.label")
-    often, seen = Counter(found["id"]), Counter[str]()
-    for place, name in enumerate(found["id"]):
-        found["id"][place] = f"{name}-{seen[name]}" if often[name] > 1 else name
+        raise UserError(f"no row of task={task.name} has both a prompt and an answer; check task.text and task.label")
+    counts, seen = Counter(columns["id"]), Counter[str]()
+    for index, name in enumerate(columns["id"]):
+        columns["id"][index] = f"{name}-{seen[name]}" if counts[name] > 1 else name
         seen[name] += 1
-    found["group"] = _components(instructions)
-    return Dataset.from_dict(found, features=EXAMPLE), lost
+    columns["group"] = _components(instructions)
+    return Dataset.from_dict(columns, features=EXAMPLE), lost
 
 
 def conversations(task: TaskConfig, table: Dataset) -> Iterator[tuple[int, str, list[Turn]]]:
-    """Yield of each conversation the number of its row, its instruction, and its turns.
+    """Yield the row number, the instruction and the turns of each conversation.
 
-    Columns: the texts of `task.text` are the user's turn, `task.label` the assistant's. Else a column of turns; or,
-    where that is not there, tasks in Self-Instruct's format, each instance of which is a conversation.
+    With `task.label`, the columns of `task.text` are the user turn, and that of `task.label` is the assistant turn.
+    Otherwise `task.text` is a column of turns; where the table lacks it, the rows are tasks in the format of
+    Self-Instruct, and each instance is a conversation.
     """
     first, *_ = task.text
     if task.label is not None:
@@ -94,15 +95,15 @@ def conversations(task: TaskConfig, table: Dataset) -> Iterator[tuple[int, str, 
         for number, row in enumerate(table):
             instruction = _text(row["instruction"])
             if not row["instances"]:
-                yield number, instruction, []  # so that it is counted
+                yield number, instruction, []  # counted as dropped
             for case in row["instances"] or []:
-                asked = "\n\n".join(text for text in (instruction, _text(case.get("input"))) if text)
-                yield number, instruction, [_turn("user", asked), _turn("assistant", case.get("output"))]
+                prompt = "\n\n".join(text for text in (instruction, _text(case.get("input"))) if text)
+                yield number, instruction, [_turn("user", prompt), _turn("assistant", case.get("output"))]
     else:
         if first not in table.column_names and {"instruction", "output"} <= set(table.column_names):
             columns = ",".join(name for name in ("instruction", "input") if name in table.column_names)
             raise UserError(
-                f"task={task.name} reads the column {first}, and there are {', '.join(table.column_names)}; "
+                f"task={task.name} reads the column {first}, but there are {', '.join(table.column_names)}; "
                 f"set task.text=[{columns}] task.label=output"
             )
         require_columns(task, table, [first])
@@ -112,76 +113,74 @@ def conversations(task: TaskConfig, table: Dataset) -> Iterator[tuple[int, str, 
 
 
 def open_conversations(task: TaskConfig, table: Dataset) -> tuple[Dataset, list[int], int]:
-    """Return the rows that are to be answered, the numbers of those that ask nothing, and how many told the answer.
+    """Return the conversations to answer, the indices of those without a prompt, and how many ended with an answer.
 
-    A text in the place of turns is a user's; of turns, those of the assistant at their end are left out.
+    A text instead of turns is a user turn. Assistant turns at the end are removed.
     """
-    found, empty, told = [], [], 0
+    messages, empty, answered = [], [], 0
     for number, row in enumerate(table):
         cell = row[task.text[0]]
         turns = user_turn(task, row) if task.label is not None or isinstance(cell, str) else parse_turns(cell)
-        told += bool(turns) and turns[-1]["role"] == "assistant"
+        answered += bool(turns) and turns[-1]["role"] == "assistant"
         while turns and turns[-1]["role"] == "assistant":
             turns = turns[:-1]
-        if not _is_asked(turns):
+        if not _has_prompt(turns):
             empty.append(number)
-        found.append(turns or [_turn("user", "")])
-    columns = {"id": [str(number) for number in range(len(found))], "messages": found, "label": [None] * len(found)}
-    return Dataset.from_dict({**columns, "group": range(len(found))}, features=EXAMPLE), empty, told
+        messages.append(turns or [_turn("user", "")])
+    count = len(messages)
+    columns = {"id": [*map(str, range(count))], "messages": messages, "label": [None] * count, "group": range(count)}
+    return Dataset.from_dict(columns, features=EXAMPLE), empty, answered
 
 
 def user_turn(task: TaskConfig, row: Mapping[str, Any]) -> list[Turn]:
-    """Return the user's turn that columns make: their texts with an empty line between, those that are empty left out.
-
-    A text alone, in the place of turns, is a user's turn.
-    """
+    """Return the user turn: the texts of the columns that are not empty, separated by blank lines."""
     texts = [_text(row[column]) for column in task.text]
     return [_turn("user", "\n\n".join(text for text in texts if text))]
 
 
 def parse_turns(cell: Any) -> list[Turn]:
-    """Return the turns in a cell, role and content alone."""
+    """Return the turns in a cell, with role and content only."""
     if cell is None:
         return []
     if not isinstance(cell, Sequence) or isinstance(cell, str) or not all(_is_turn(turn) for turn in cell):
-        raise UserError(f"{cell!r:.60} is no conversation; {HINT}")
+        raise UserError(f"{cell!r:.60} is not a conversation; {HINT}")
     return [_turn(str(turn["role"]), turn["content"]) for turn in cell]
 
 
-def split_by_instruction(rows: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Set a share of the instructions apart, at least one, with all of their examples.
+def split_by_instruction(examples: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Split off a share of the instructions, at least one, with all their examples.
 
     Raises:
-        UserError: there is one instruction alone.
+        UserError: there is only one instruction.
     """
-    groups = np.asarray(rows["group"])
-    known = np.unique(groups)
-    if len(known) < 2:
-        raise UserError("one instruction cannot be both to train on and to validate; add rows with others")
-    chosen = np.random.default_rng(seed).permutation(known)[: max(1, round(share * len(known)))]
-    is_apart = np.isin(groups, chosen)
-    return rows.select(np.flatnonzero(~is_apart)), rows.select(np.flatnonzero(is_apart))
+    groups = np.asarray(examples["group"])
+    unique = np.unique(groups)
+    if len(unique) < 2:
+        raise UserError("one instruction cannot be both train and validation; add examples with other instructions")
+    chosen = np.random.default_rng(seed).permutation(unique)[: max(1, round(share * len(unique)))]
+    is_held_out = np.isin(groups, chosen)
+    return examples.select(np.flatnonzero(~is_held_out)), examples.select(np.flatnonzero(is_held_out))
 
 
 def _whole_groups(groups: Sequence[int], number: int) -> tuple[list[int], list[int]]:
     """Return indices of examples to train on, and of `number` others that share no instruction (group) with them.
 
-    Groups are set apart whole as long as they fit; of one more, the smallest, surplus examples are dropped.
+    Whole groups are held out as long as they fit; of one more, the smallest, surplus examples are dropped.
     """
-    places: dict[int, list[int]] = {}
-    for place, group in enumerate(groups):
-        places.setdefault(group, []).append(place)
-    apart: list[int] = []
+    members: dict[int, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    held_out: list[int] = []
     chosen: set[int] = set()
-    for group, those in places.items():
-        if len(apart) + len(those) <= number:
-            apart += those
+    for group, indices in members.items():
+        if len(held_out) + len(indices) <= number:
+            held_out += indices
             chosen.add(group)
-    if len(apart) < number:
-        smallest = min(places.keys() - chosen, key=lambda group: (len(places[group]), group))
-        apart += places[smallest][: number - len(apart)]
+    if len(held_out) < number:
+        smallest = min(members.keys() - chosen, key=lambda group: (len(members[group]), group))
+        held_out += members[smallest][: number - len(held_out)]
         chosen.add(smallest)
-    return [place for place, group in enumerate(groups) if group not in chosen], sorted(apart)
+    return [index for index, group in enumerate(groups) if group not in chosen], sorted(held_out)
 
 
 def _turn(role: str, content: Any) -> Turn:
@@ -197,7 +196,7 @@ def _is_turn(turn: Any) -> bool:
     )
 
 
-def _is_asked(turns: list[Turn]) -> bool:
+def _has_prompt(turns: list[Turn]) -> bool:
     return any(turn["role"] == "user" and turn["content"].strip() for turn in turns)
 
 
@@ -206,21 +205,21 @@ def _text(cell: Any) -> str:
 
 
 def _components(keys: Sequence[tuple[int, str, str]]) -> list[int]:
-    """Return a number for each example, the same for those of the same row, name or words, over several too.
+    """Return the connected component of each example; equal rows, ids or instructions connect examples.
 
-    A name or words that are empty join nothing.
+    Empty ids and instructions connect nothing.
     """
     parent = list(range(len(keys)))
 
-    def root(place: int) -> int:
-        while parent[place] != place:
-            parent[place] = place = parent[parent[place]]
-        return place
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = index = parent[parent[index]]
+        return index
 
     first: dict[tuple[str, str | int], int] = {}
-    for place, (row, name, instruction) in enumerate(keys):
-        for key in (("row", row), ("name", name), ("words", " ".join(instruction.casefold().split()))):
+    for index, (row, name, instruction) in enumerate(keys):
+        for key in (("row", row), ("id", name), ("instruction", " ".join(instruction.casefold().split()))):
             if key[1] != "":
-                parent[root(place)] = root(first.setdefault(key, place))
+                parent[root(index)] = root(first.setdefault(key, index))
     numbers: dict[int, int] = {}
-    return [numbers.setdefault(root(place), len(numbers)) for place in range(len(keys))]
+    return [numbers.setdefault(root(index), len(numbers)) for index in range(len(keys))]

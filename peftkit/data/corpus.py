@@ -9,12 +9,12 @@ from typing import NamedTuple
 from peftkit.config import TEXTS, UserError, error_summary
 from peftkit.data.streaming import reading, stream_texts
 
-LONGEST_LINE = 1 << 20  # letters; a file without line ends is read in parts of this size
+LONGEST_LINE = 1 << 20  # characters; a file without line ends is read in parts of this size
 TENTH = 10
 
 
 class Document(NamedTuple):
-    """One text, and whether it belongs to the tenth that only measures."""
+    """A text, and whether it belongs to the held-out tenth."""
 
     text: str
     is_held_out: bool
@@ -23,30 +23,31 @@ class Document(NamedTuple):
 def stream_documents(
     corpus: str, column: str = "text", sample_by: str = "line", key: str = "extend.column", revision: str | None = None
 ) -> Iterator[Document]:
-    """Read a file, a folder of files, or a Hub dataset, one document after the other, in constant memory.
+    """Read a file, a folder of files, or a Hub dataset document by document, in constant memory.
 
-    A document is a line of a .txt file, or, with `sample_by` document, all of it; or the column `column` of a row of
-    .jsonl, .parquet or the Hub. Every tenth is held out; where there are ten files or more, every tenth file whole, so
-    that no file's terms are in both parts. `key` is what a user names the column with; `revision` is the Hub's.
+    A document is a line of a .txt file, or, with sample_by="document", the whole file; of .jsonl, .parquet and the Hub
+    it is the value of `column` in a row. Every tenth document is held out; of ten files or more, every tenth file, so
+    that the terms of a file are in one part only. `key` is the configuration key that selects the column; `revision`
+    is that of a Hub dataset.
 
     Raises:
-        UserError: there is no such corpus, or a file of it cannot be read.
+        UserError: the corpus does not exist, or a file of it cannot be read.
     """
     files = corpus_files(corpus)
     by_file = files is not None and len(files) >= TENTH
     number = 0
-    for place, file in enumerate(files or [None]):
+    for index, file in enumerate(files or [None]):
         for text in _hub_texts(corpus, column, key, revision) if file is None else _texts(file, column, sample_by, key):
             if text.strip():
                 number += 1
-                yield Document(text, (place + 1 if by_file else number) % TENTH == 0)
+                yield Document(text, (index + 1 if by_file else number) % TENTH == 0)
 
 
 def corpus_files(corpus: str) -> list[Path] | None:
-    """Return the files of a corpus in a fixed order; None where its name is one of the Hub.
+    """Return the files of a corpus in a fixed order; None where its name is neither a file nor a folder.
 
     Raises:
-        UserError: there is no such file, or no text in the folder.
+        UserError: the folder has no text files.
     """
     path = Path(corpus)
     if path.is_file():
@@ -55,7 +56,7 @@ def corpus_files(corpus: str) -> list[Path] | None:
         return None
     files = sorted(file for file in path.rglob("*") if file.suffix in TEXTS and file.is_file())
     if not files:
-        raise UserError(f"{corpus} holds no {', '.join(TEXTS)}; name a folder that does, or a file")
+        raise UserError(f"{corpus} has no {', '.join(TEXTS)} files; use another folder, or a file")
     return files
 
 
@@ -74,7 +75,7 @@ def _lines(file: Path) -> Iterator[str]:
 
 
 def _whole(file: Path) -> Iterator[str]:
-    """Yield a file's text, one beyond LONGEST_LINE in parts."""
+    """Yield the text of a file; in parts of LONGEST_LINE where it is longer."""
     with file.open(encoding="utf-8-sig") as text:
         while part := text.read(LONGEST_LINE):
             yield part
@@ -87,9 +88,9 @@ def _hub_texts(name: str, column: str, key: str, revision: str | None) -> Iterat
         rows = load_dataset(name, split="train", streaming=True, revision=revision)
         for row in rows:
             if column not in row:
-                raise UserError(f"{name} has no column {column} ({', '.join(row)}); set {key}=NAME")
+                raise UserError(f"{name} has no column {column} (columns: {', '.join(row)}); set {key}=NAME")
             yield str(row[column] or "")
-    except (OSError, ValueError) as error:  # what datasets raises for a name that neither disk nor Hub has
+    except (OSError, ValueError) as error:  # what datasets raises for an unknown name
         raise UserError(
-            f"{name} is no file or folder, and the Hub gives none ({error_summary(error)}); name a file"
+            f"{name} is not a file or folder, and cannot be read from the Hub ({error_summary(error)}); use a file"
         ) from error

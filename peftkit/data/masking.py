@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.data.offline_corpus import Pair
+from peftkit.data.offline_corpus import TokenPair
 
 MASKED, SWAPPED = 0.8, 0.1  # of the chosen tokens; the rest stay as they are
 
 
 def mask_tokens(
     ids: Sequence[int], rng: np.random.Generator, share: float, mask_id: int, known: np.ndarray, groups: np.ndarray
-) -> Pair:
+) -> TokenPair:
     """Choose a share of a block's tokens, and return what the model reads and what it is to say, -100 elsewhere.
 
     Of the chosen, 80 % become the mask, 10 % a random token of `known`, and 10 % stay (Devlin et al. 2019, section

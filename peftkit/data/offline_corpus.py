@@ -12,17 +12,17 @@ import numpy as np
 
 from peftkit.data import miniglue
 
-Pair = tuple[list[int], list[int]]  # what the model reads, what it is to say
+TokenPair = tuple[list[int], list[int]]  # input tokens, target tokens
 
-GENERATED_DOCUMENTS = 24_000  # with the prose below about as many tokens as two CPU cores read in a minute and a half
+GENERATED_DOCUMENTS = 24_000  # with the manual, about as many tokens as two CPU cores train on in 90 seconds
 HELD_OUT_DOCUMENTS = 600
-HELD_OUT_TOPICS = 10  # every tenth topic of the Python documentation
+HELD_OUT_TOPICS = 10  # one topic in ten of the Python manual
 
 
 def offline_documents(seed: int = 0) -> tuple[list[str], list[str]]:
-    """Return documents to train on and held-out documents, none in both: generated ones and Python's own manual.
+    """Return disjoint training and held-out documents: generated ones and the Python manual.
 
-    Half of the generated ones are in lower case, as some tasks are (SST-2).
+    Half of the generated documents are in lower case, like the text of some tasks (SST-2).
     """
     rng = random.Random(seed)
     documents = dict.fromkeys(miniglue.sentences(GENERATED_DOCUMENTS + HELD_OUT_DOCUMENTS, seed))
@@ -35,19 +35,19 @@ def offline_documents(seed: int = 0) -> tuple[list[str], list[str]]:
 
 
 def python_manual() -> list[list[str]]:
-    """Return the English paragraphs of the language reference that every CPython carries, topic by topic.
+    """Return the English paragraphs of the language reference that CPython includes, topic by topic.
 
-    Topics overlap: a paragraph counts only where it first stands.
+    Topics overlap; a paragraph belongs to the first one only.
     """
     from pydoc_data.topics import topics
 
     seen: set[str] = set()
-    found = []
+    manual = []
     for name in sorted(topics):
         paragraphs = [paragraph for paragraph in dict.fromkeys(_prose(topics[name])) if paragraph not in seen]
         seen.update(paragraphs)
-        found.append(paragraphs)
-    return found
+        manual.append(paragraphs)
+    return manual
 
 
 def _prose(topic: str) -> Iterator[str]:
@@ -70,40 +70,40 @@ def documents_fingerprint(documents: Iterable[str]) -> str:
     return digest.hexdigest()[:12]
 
 
-def causal_pairs(token_ids: Iterable[list[int]], block: int, eos: int) -> list[Pair]:
-    """Return blocks to continue token by token: each is its own target (the model shifts it)."""
+def causal_pairs(token_ids: Iterable[list[int]], block: int, eos: int) -> list[TokenPair]:
+    """Return blocks for next-token prediction: each is its own target, which the model shifts."""
     return [(ids, ids) for ids in pack(token_ids, block, eos)]
 
 
 def span_pairs(
     token_ids: Iterable[list[int]], block: int, eos: int, sentinel_ids: Sequence[int], seed: int = 0
-) -> list[Pair]:
-    """Return blocks with spans taken out, and those spans; all inputs have one length, and so have all targets."""
+) -> list[TokenPair]:
+    """Return span-corrupted blocks; all inputs have one length, and so have all targets."""
     rng = np.random.default_rng(seed)
     return [span_corrupt(ids, sentinel_ids, rng, eos=eos) for ids in pack(token_ids, block, eos)]
 
 
 def masked_pairs(
     token_ids: Iterable[list[int]], block: int, first: int, last: int, mask: int, seed: int = 0, share: float = 0.15
-) -> list[Pair]:
-    """Return blocks between `first` and `last` with a share of their tokens masked, and those tokens, -100 elsewhere.
+) -> list[TokenPair]:
+    """Return blocks between the tokens `first` and `last` with a share of tokens masked; other targets are -100.
 
-    Every chosen token becomes the mask, unlike in training (Devlin et al. 2019, section 3.1), and every block has as
-    many; `last` also stands between documents, where it is not chosen.
+    Every selected token becomes the mask, unlike in training (Devlin et al. 2019, section 3.1), and every block has
+    the same number of them. `last` also separates documents, and is never selected.
     """
     rng = np.random.default_rng(seed)
     pairs = []
     for ids in pack(token_ids, block, last):
-        words = np.flatnonzero(np.array(ids) != last)
-        chosen = {int(place) for place in rng.choice(words, size=max(1, round(share * block)), replace=False)}
-        inputs = [mask if place in chosen else token for place, token in enumerate(ids)]
-        targets = [token if place in chosen else -100 for place, token in enumerate(ids)]
-        pairs.append(([first, *inputs, last], [-100, *targets, -100]))
+        tokens = np.array(ids)
+        chosen = rng.choice(np.flatnonzero(tokens != last), size=max(1, round(share * block)), replace=False)
+        targets = np.full(len(ids), -100)
+        targets[chosen], tokens[chosen] = tokens[chosen], mask
+        pairs.append(([first, *tokens.tolist(), last], [-100, *targets.tolist(), -100]))
     return pairs
 
 
 def pack(token_ids: Iterable[list[int]], block: int, eos: int) -> list[list[int]]:
-    """Join documents, `eos` after each, and cut them into full blocks; the last one is filled up with `eos`."""
+    """Concatenate documents with `eos` after each, and cut them into blocks; the last one is padded with `eos`."""
     stream = [token for document in token_ids for token in (*document, eos)]
     stream.extend([eos] * (-len(stream) % block))
     return [stream[start : start + block] for start in range(0, len(stream), block)]
@@ -117,11 +117,11 @@ def span_corrupt(
     mean_noise_span_length: float = 3.0,
     *,
     eos: int,
-) -> Pair:
-    """Replace spans by sentinels and return what is left and what was taken, each ended by `eos`.
+) -> TokenPair:
+    """Replace spans by sentinels; return the remaining and the removed tokens, each with `eos` at the end.
 
-    Raffel et al. 2020, section 3.1.4. As in their code, a block opens with kept tokens and closes with a taken span,
-    so the targets need no last sentinel.
+    Raffel et al. 2020, section 3.1.4. As in their code, a block starts with kept tokens and ends with a removed span,
+    so the targets need no final sentinel.
 
     Raises:
         ValueError: there are more spans than sentinels, or fewer than two tokens.
@@ -129,16 +129,16 @@ def span_corrupt(
     noise = random_spans_mask(len(ids), rng, noise_density, mean_noise_span_length)
     starts = noise & ~np.concatenate(([False], noise[:-1]))
     if starts.sum() > len(sentinel_ids):
-        raise ValueError(f"{starts.sum()} spans but {len(sentinel_ids)} sentinels; try a smaller block")
+        raise ValueError(f"{starts.sum()} spans but {len(sentinel_ids)} sentinels; use a smaller block")
     inputs: list[int] = []
     targets: list[int] = []
     sentinels = iter(sentinel_ids)
-    for token, taken, starts_span in zip(ids, noise, starts, strict=True):
+    for token, is_noise, starts_span in zip(ids, noise, starts, strict=True):
         if starts_span:
             sentinel = next(sentinels)
             inputs.append(sentinel)
             targets.append(sentinel)
-        (targets if taken else inputs).append(token)
+        (targets if is_noise else inputs).append(token)
     return [*inputs, eos], [*targets, eos]
 
 
@@ -147,21 +147,21 @@ def random_spans_mask(
 ) -> np.ndarray:
     """Return a mask (length,) that is True on noise: T5's random_spans_noise_mask, exact in density and span count."""
     if length < 2:
-        raise ValueError(f"cannot take a span out of {length} tokens; try blocks of at least 2")
+        raise ValueError(f"cannot remove a span from {length} tokens; use blocks of at least 2")
     noise_tokens = min(max(round(length * noise_density), 1), length - 1)
     spans = min(max(round(noise_tokens / mean_noise_span_length), 1), noise_tokens, length - noise_tokens)
-    kept, taken = _segments(length - noise_tokens, spans, rng), _segments(noise_tokens, spans, rng)
-    return np.repeat(np.tile([False, True], spans), np.stack([kept, taken], axis=1).ravel())
+    segments = [_segments(tokens, spans, rng) for tokens in (length - noise_tokens, noise_tokens)]
+    return np.repeat(np.tile([False, True], spans), np.stack(segments, axis=1).ravel())
 
 
 def _segments(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Cut `total` into `count` lengths of at least 1, every way equally likely."""
+    """Return `count` random lengths of at least 1 with the sum `total`, all combinations equally likely."""
     cuts = np.sort(rng.choice(total - 1, size=count - 1, replace=False)) + 1
     return np.diff(np.concatenate(([0], cuts, [total])))
 
 
 def unigram_loss(train_ids: Iterable[int], held_out_ids: Iterable[int], vocab_size: int) -> float:
-    """Return the nats a token that knowing only the (add-one smoothed) frequencies costs on the held-out tokens."""
+    """Return the nats per held-out token of a unigram model with add-one smoothing."""
     counts = np.bincount(np.fromiter(train_ids, dtype=np.int64), minlength=vocab_size) + 1
     held_out = np.fromiter(held_out_ids, dtype=np.int64)
     return float(math.log(counts.sum()) - np.log(counts[held_out]).mean())

@@ -17,21 +17,21 @@ from peftkit.config.source import Source, fingerprint
 from peftkit.data.corpus import corpus_files, stream_documents
 from peftkit.data.examples import SEARCH_SPLIT, ExampleReader, TaskDataset, subset
 
-COLUMN = "task.text"  # what a user names the column of text with
-PASSAGE, LONGEST = 3, 480  # bytes of a passage: a token of task.max_length, at most; models read 512 tokens
-DOCUMENT = 1 << 14  # bytes; a longer document is several
-HOW = 1  # to be raised where documents are cut otherwise: what `datasets` keeps is not asked for again
+COLUMN = "task.text"  # the key that selects the column of text
+PASSAGE, LONGEST = 3, 480  # bytes of a passage: per token of task.max_length, at most; models read 512 tokens
+DOCUMENT = 1 << 14  # bytes; a longer document is split
+VERSION = 1  # of the way documents are cut; a change of it invalidates the cache of `datasets`
 FEATURES = Features({"id": Value("string"), "text": Value("string"), "label": Value("null")})
 WORD = re.compile(r"\s*\S+")  # with the space before it
 
 
 def passage_size(task: TaskConfig) -> int:
-    """Return the bytes of a passage at most, which all tokenizers are asked about alike."""
+    """Return the maximum bytes of a passage, the same for all tokenizers."""
     return min(PASSAGE * task.max_length, LONGEST)
 
 
 class CorpusReader(ExampleReader):
-    """Reads a corpus: documents to train on, and passages of those that are held out."""
+    """Reads a corpus: documents to train on, and passages of the held-out ones."""
 
     def load(self, data_root: str | None, source: str, trained_on: str | None, search_samples: int) -> TaskDataset:
         task = self.task
@@ -52,84 +52,84 @@ class CorpusReader(ExampleReader):
 def read_corpus(
     task: TaskConfig, data_root: str | None, trained_on: str | None = None
 ) -> tuple[Dataset, Dataset, Source]:
-    """Return the documents to train on, the passages of the held-out ones, and where they are from.
+    """Return the documents to train on, the passages of the held-out ones, and their source.
 
-    Nothing of a corpus is held out that no run was trained on: an evaluation takes all of it (`trained_on` is the
-    revision of what the run was). Both lie on disk in the cache of `datasets`, so that a corpus may be larger than
-    memory.
+    An evaluation on a corpus that the run was not trained on takes all of it (`trained_on` is the revision of the
+    training corpus). Both are in the cache of `datasets` on disk, so a corpus may be larger than memory.
 
     Raises:
-        UserError: there is no such corpus, a file of it cannot be read, or it has too few documents to hold any out.
+        UserError: the corpus does not exist, cannot be read, or has too few documents for a held-out tenth.
     """
     name = str(Path(data_root) / task.name) if data_root else task.dataset
     files = corpus_files(name)
     source = Source("hub", name, _commit(task)) if files is None else Source("folder", name, _revision(files))
-    told: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "corpus": name, "column": task.text[0], "sample_by": task.sample_by or "line", "revision": source.revision,
-        "how": HOW,
+        "version": VERSION,
     }  # fmt: skip
     if task.splits["train"] is None and trained_on != source.revision:
-        return passage_dataset([]), _on_disk({**told, "held_out": None, "size": passage_size(task)}), source
-    train = _on_disk({**told, "held_out": False, "size": DOCUMENT})
-    held_out = _on_disk({**told, "held_out": True, "size": passage_size(task)})
+        return passage_dataset([]), _cached({**arguments, "held_out": None, "size": passage_size(task)}), source
+    train = _cached({**arguments, "held_out": False, "size": DOCUMENT})
+    held_out = _cached({**arguments, "held_out": True, "size": passage_size(task)})
     if not len(held_out) or not len(train):
         hint = " (or task.sample_by=line)" if task.sample_by == "document" else ""
-        raise UserError(f"{name} has {len(train)} documents, and a tenth is to be held out; add more text{hint}")
+        raise UserError(f"{name} has {len(train)} documents, too few for a held-out tenth; add more text{hint}")
     return train, held_out, source
 
 
-def split_passages(rows: Dataset, task: TaskConfig) -> Dataset:
-    """Cut documents, in their order, into passages, `task.max_eval_samples` at most."""
+def split_passages(documents: Dataset, task: TaskConfig) -> Dataset:
+    """Cut documents in order into passages, at most `task.max_eval_samples`."""
     parts = (
-        (f"{row['id']}.{number}", part)
-        for row in rows
-        for number, part in enumerate(cut_passages(row["text"], passage_size(task)))
+        (f"{document['id']}.{number}", part)
+        for document in documents
+        for number, part in enumerate(cut_passages(document["text"], passage_size(task)))
     )
     return passage_dataset(list(islice(parts, task.max_eval_samples)))
 
 
 def passage_dataset(texts: Sequence[tuple[str, str]]) -> Dataset:
-    """Return texts, each with its id, as rows without labels."""
+    """Return (id, text) pairs as examples without labels."""
     columns = {"id": [name for name, _ in texts], "text": [text for _, text in texts], "label": [None] * len(texts)}
     return Dataset.from_dict(columns, features=FEATURES)
 
 
 def cut_passages(text: str, size: int) -> list[str]:
-    """Cut a text between words into parts of at most `size` bytes, or of one word that is longer."""
-    found, part, used = [], "", 0
+    """Cut a text between words into parts of at most `size` bytes; a longer word is a part of its own."""
+    parts, part, used = [], "", 0
     for word in WORD.findall(text):
         length = len(word.encode())
         if part.strip() and used + length > size:
-            found.append(part)
+            parts.append(part)
             part, used = "", 0
         part, used = part + word, used + length
-    return [*found, part] if part.strip() else found
+    return [*parts, part] if part.strip() else parts
 
 
-def _on_disk(told: dict[str, Any]) -> Dataset:
-    if next(_rows(**told), None) is None:  # of which from_generator makes an error
+def _cached(arguments: dict[str, Any]) -> Dataset:
+    """Return the passages that `_passages` yields, from the cache of `datasets` where they are there."""
+    if next(_passages(**arguments), None) is None:  # from_generator raises where there is nothing
         return passage_dataset([])
     try:
-        found = Dataset.from_generator(_rows, features=FEATURES, gen_kwargs=told)
+        dataset = Dataset.from_generator(_passages, features=FEATURES, gen_kwargs=arguments)
     except DatasetGenerationError as error:
-        if isinstance(error.__cause__, UserError):  # of a file further on
+        if isinstance(error.__cause__, UserError):  # a later file cannot be read
             raise error.__cause__ from None
         raise
-    assert isinstance(found, Dataset)
-    return found
+    assert isinstance(dataset, Dataset)
+    return dataset
 
 
-def _rows(
-    corpus: str, column: str, sample_by: str, revision: str, how: int, held_out: bool | None, size: int
+def _passages(
+    corpus: str, column: str, sample_by: str, revision: str, version: int, held_out: bool | None, size: int
 ) -> Iterator[dict]:
-    """Yield one part of a corpus, or all of it, in parts of at most `size` bytes.
+    """Yield one part of a corpus, or all of it, in passages of at most `size` bytes.
 
-    The revision and `how` are there to tell a changed corpus, or another way of cutting, from what was read before.
+    `revision` and `version` are part of the fingerprint in the cache of `datasets`.
     """
     for number, (text, is_held_out) in enumerate(stream_documents(corpus, column, sample_by, COLUMN, revision)):
         if held_out is None or is_held_out == held_out:
-            for place, part in enumerate(cut_passages(text, size)):
-                yield {"id": f"{number}.{place}", "text": part, "label": None}
+            for index, part in enumerate(cut_passages(text, size)):
+                yield {"id": f"{number}.{index}", "text": part, "label": None}
 
 
 def _revision(files: list[Path]) -> str:
@@ -137,7 +137,7 @@ def _revision(files: list[Path]) -> str:
 
 
 def _commit(task: TaskConfig) -> str:
-    """Return what the revision means today.
+    """Return the commit of the revision.
 
     Raises:
         UserError: the Hub does not answer, or has no such dataset.
@@ -149,6 +149,5 @@ def _commit(task: TaskConfig) -> str:
         return str(HfApi().dataset_info(task.dataset, revision=task.revision, timeout=10).sha)
     except (OSError, ValueError, HfHubHTTPError, OfflineModeIsEnabled) as error:
         raise UserError(
-            f"{task.dataset} is no file or folder here, and the Hub gives no such dataset ({error_summary(error)}); "
-            "name a file"
+            f"{task.dataset} is not a file or folder, and not found on the Hub ({error_summary(error)}); use a file"
         ) from error

@@ -14,7 +14,7 @@ from peftkit.data.chat import Turn
 from peftkit.data.conversations import parse_turns
 from peftkit.data.examples import SUBSET_SEED, ExampleReader, require_columns, subset
 
-Prompt = str | list[Turn]  # a text, or the turns of a conversation
+Prompt = str | list[Turn]
 
 
 class PreferenceReader(ExampleReader):
@@ -34,60 +34,61 @@ class PreferenceReader(ExampleReader):
 
 
 def parse_preference(values: list[Any], split: str) -> list[Any]:
-    """Return the prompt, what was chosen and what was rejected, each empty where there is nothing.
+    """Return the prompt, the chosen and the rejected answer, each empty where it is missing.
 
-    Both answers become the text of one assistant's turn; where they are turns, the prompt is turns too. An answer may
-    be the whole conversation: the prompt's turns come before its last then, as UltraFeedback has them.
+    An answer becomes the text of one assistant turn; where an answer is turns, the prompt becomes turns too. An answer
+    may be the whole conversation, with the turns of the prompt before its last turn, as in UltraFeedback.
 
     Raises:
-        UserError: turns are no turns, an answer ends with no assistant's, or opens unlike the prompt.
+        UserError: a list has other items than turns, an answer does not end with an assistant turn, or its first turns
+            differ from the prompt.
     """
     prompt, *answers = (parse_prompt(value) for value in values)
     if not any(isinstance(answer, list) for answer in answers):
         return [prompt, *answers]
-    asked: list[Turn] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) and prompt else list(prompt)  # type: ignore[arg-type]
-    return [asked, *(_last(answer, asked, split) for answer in answers)]
+    turns: list[Turn] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) and prompt else list(prompt)  # type: ignore[arg-type]
+    return [turns, *(_answer_text(answer, turns, split) for answer in answers)]
 
 
 def parse_prompt(cell: Any) -> Prompt:
-    """Return a cell's text, or its turns; empty where there is nothing.
+    """Return the text or the turns in a cell; empty where it is missing.
 
     Raises:
-        UserError: it is a list of something else than turns.
+        UserError: a list has other items than turns.
     """
     if isinstance(cell, (list, tuple)):
         return parse_turns(cell)
     return "" if cell is None or not str(cell).strip() else str(cell)
 
 
-def _last(answer: Prompt, asked: list[Turn], split: str) -> str:
-    """Return the text of an answer's last turn, which alone is the answer."""
+def _answer_text(answer: Prompt, prompt: list[Turn], split: str) -> str:
+    """Return the text of an answer, which is that of its last turn."""
     if isinstance(answer, str) or not answer:
         return answer or ""  # type: ignore[return-value]
     *before, last = answer
     if last["role"] != "assistant":
-        raise UserError(f"an answer of {split} ends with a turn of {last['role']}; end it with one of the assistant")
-    if before and before != asked:
+        raise UserError(f"an answer of {split} ends with a turn of {last['role']}; end it with a turn of assistant")
+    if before and before != prompt:
         raise UserError(
-            f"the turns before an answer of {split} are not those of its prompt; write the answer's own turn alone"
+            f"the turns before an answer of {split} are not those of its prompt; write the turn of the answer only"
         )
     return last["content"] if last["content"].strip() else ""
 
 
-def split_by_prompt(rows: Dataset, column: str, size: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Split so many rows off, or a share of them (below 1), all rows of a prompt together; a few more where need be.
+def split_by_prompt(examples: Dataset, column: str, size: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Split off a number of examples, or a share below 1, rounded up to whole prompts.
 
     Raises:
-        UserError: there is one prompt alone.
+        UserError: there is only one prompt.
     """
-    keys = [json.dumps(value, sort_keys=True, default=str) for value in rows[column]]
+    keys = [json.dumps(value, sort_keys=True, default=str) for value in examples[column]]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    of = np.array([numbers[key] for key in keys])
+    groups = np.array([numbers[key] for key in keys])
     if len(numbers) < 2:
-        raise UserError("all rows have one prompt, which cannot be both train and validation; add rows of others")
+        raise UserError("all examples have one prompt, which cannot be both train and validation; add other prompts")
     order = np.random.default_rng(seed).permutation(len(numbers))
-    rows_by_then = np.cumsum(np.bincount(of)[order])
-    wanted = size * len(rows) if size < 1 else size
-    taken = min(int(np.searchsorted(rows_by_then, wanted)) + 1, len(numbers) - 1)
-    held = np.isin(of, order[:taken])
-    return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
+    totals = np.cumsum(np.bincount(groups)[order])
+    target = size * len(examples) if size < 1 else size
+    count = min(int(np.searchsorted(totals, target)) + 1, len(numbers) - 1)
+    is_held_out = np.isin(groups, order[:count])
+    return examples.select(np.flatnonzero(~is_held_out)), examples.select(np.flatnonzero(is_held_out))

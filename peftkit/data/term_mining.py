@@ -1,4 +1,4 @@
-"""Mining of terms that a tokenizer splits into many pieces."""
+"""Mining of terms that a tokenizer splits into many tokens."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 
 from peftkit.config import UserError
 
-# letters and digits, with what holds a term together: apt-get, TCP/IP, resolv.conf, LD_PRELOAD, D-Bus
+# letters and digits, and the punctuation inside of terms: apt-get, TCP/IP, resolv.conf, LD_PRELOAD, D-Bus
 WORD = re.compile(r"[^\W_]+(?:[-_./+#]+[^\W_]+)*")
-SHORTEST, LONGEST = 3, 60  # letters
+SHORTEST, LONGEST = 3, 60  # characters
 KEPT = 250_000  # words whose counts survive a pruning
 
 
 @dataclass(frozen=True)
 class WordCounts:
-    """How often each word was seen, with what was forgotten on the way.
+    """Counts of words, with the bound of their error.
 
-    `words` may be short of the truth by `missed` at most, and a word that is not there was seen `missed` times at most.
+    A count is too low by `missed` at most, and a word without a count occurred `missed` times at most.
     """
 
     words: dict[str, int]
@@ -31,7 +31,7 @@ class WordCounts:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A word that could become a token, of so many pieces now; it saves count * (pieces - 1) of them."""
+    """A word that could become one token; it has `pieces` tokens now, so it saves count * (pieces - 1) of them."""
 
     term: str
     count: int
@@ -39,7 +39,7 @@ class Candidate:
 
 
 def read_terms(file: Path) -> list[str]:
-    """Return the lines of a list of terms as they are, blank ones too: who refuses a term says so.
+    """Return the lines of a list of terms unchanged, with blank ones; the caller validates the terms.
 
     Raises:
         UserError: the file cannot be read.
@@ -47,16 +47,16 @@ def read_terms(file: Path) -> list[str]:
     try:
         return file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: it is not written in UTF-8; convert it: iconv -f latin1 -t utf-8 {file}") from error
+        raise UserError(f"{file}: the file is not in UTF-8; convert it: iconv -f latin1 -t utf-8 {file}") from error
     except OSError as error:
-        raise UserError(f"extend.terms={file}: {error.strerror}; name a text file, a term a line") from error
+        raise UserError(f"extend.terms={file}: {error.strerror}; use a text file with one term per line") from error
 
 
 def count_words(texts: Iterable[str], kept: int = KEPT) -> WordCounts:
-    """Count words in memory that does not grow with the text: of more than twice `kept`, the rarer are forgotten.
+    """Count words in bounded memory: beyond twice `kept` different words, the rarer ones are dropped.
 
-    The error is bounded as in lossy counting (Manku and Motwani 2002, section 4.2), and returned: what each pruning
-    forgets of a word is at most the largest count that it drops.
+    The error is bounded as in lossy counting (Manku and Motwani 2002, section 4.2), and returned: each pruning drops
+    at most its largest dropped count of a word.
     """
     counts: Counter[str] = Counter()
     total = missed = 0
@@ -73,17 +73,17 @@ def count_words(texts: Iterable[str], kept: int = KEPT) -> WordCounts:
 def rank_candidates(
     counts: WordCounts, pieces: Callable[[Sequence[str]], Sequence[int]], budget: int, min_count: int
 ) -> list[Candidate]:
-    """Return the words that save most, best first: `budget` of those that are seen `min_count` times or more.
+    """Return the `budget` words that save the most tokens, best first, of those that occur `min_count` times or more.
 
-    `pieces` tells of how many tokens each word is now; one token is nothing to save.
+    `pieces` returns the number of tokens of each word; words of one token save nothing.
     """
     words = [word for word, count in counts.words.items() if count >= min_count]
-    found = (
+    candidates = (
         Candidate(word, counts.words[word], number)
         for word, number in zip(words, pieces(words), strict=True)
         if number > 1
     )
-    return heapq.nsmallest(budget, found, key=lambda word: (-word.count * (word.pieces - 1), word.term))
+    return heapq.nsmallest(budget, candidates, key=lambda word: (-word.count * (word.pieces - 1), word.term))
 
 
 def _is_candidate(word: str) -> bool:
@@ -91,7 +91,7 @@ def _is_candidate(word: str) -> bool:
 
 
 def _prune(counts: Counter[str], kept: int) -> tuple[Counter[str], int]:
-    """Return the `kept` largest counts, and the largest that was dropped."""
+    """Return the `kept` largest counts, and the largest dropped count."""
     limit = heapq.nlargest(kept + 1, counts.values())[-1]
     survivors = Counter({word: count for word, count in counts.items() if count > limit})
     return survivors, limit

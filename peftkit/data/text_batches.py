@@ -1,4 +1,4 @@
-"""Batches of streamed texts, bounded by their letters."""
+"""Batches of streamed texts, bounded by their length in characters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 def batch_by_letters(
     items: Iterable[Item], letters: int, count: int, text_of: Callable[[Item], str]
 ) -> Iterator[list[Item]]:
-    """Yield items in batches that end at so many letters or items; the longest text bounds the memory."""
+    """Yield batches that end at `letters` characters or `count` items; the longest text bounds the memory."""
     batch: list[Item] = []
     size = 0
     for item in items:

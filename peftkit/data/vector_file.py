@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 
 
 class VectorFileWriter:
-    """A file that grows by parts, and is there whole or not at all.
+    """Writer of a parquet or npy file in parts; the file appears when it is complete.
 
-    A .parquet has the columns id, text and vector, a list of one length in fp32, null where a row has none. A .npy is
-    fp32 (rows, width), with zeros there.
+    A .parquet has the columns id, text and vector: lists of one length in fp32, null for a text without a vector. A
+    .npy is an fp32 array (texts, width), with zeros for a text without a vector.
     """
 
     def __init__(self, file: Path) -> None:
         self.file, self.part = file, file.with_name(f".{file.name}.part")
-        self.rows, self.width = 0, 0
+        self.count, self.width = 0, 0
         self._writer: Any = None  # of parquet
         self._out: Any = None  # of npy
 
@@ -29,21 +29,21 @@ class VectorFileWriter:
         return self
 
     def add(self, ids: list[Any], texts: list[str], vectors: np.ndarray, known: np.ndarray) -> None:
-        """Append rows: vectors (rows, width), of which those count that are `known` (rows,)."""
+        """Append vectors (texts, width); those that are not `known` (texts,) are written as null or zeros."""
         self.width = vectors.shape[1]
         vectors = np.where(known[:, None], vectors, 0).astype("<f4")
         if self.file.suffix == ".npy":
             self._add_array(vectors)
         else:
             self._add_table(ids, texts, vectors, known)
-        self.rows += len(vectors)
+        self.count += len(vectors)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._writer is not None:
             self._writer.close()
         if self._out is not None:
             self._out.seek(0)
-            self._write_header(self.rows)
+            self._write_header(self.count)
             self._out.close()
         if kind is None:
             self.part.replace(self.file)
@@ -68,7 +68,7 @@ class VectorFileWriter:
             self._write_header(0)
         self._out.write(vectors.tobytes())
 
-    def _write_header(self, rows: int) -> None:
-        """Write what a .npy begins with; numpy leaves room in it for the rows to grow in number."""
-        shape = {"descr": "<f4", "fortran_order": False, "shape": (rows, self.width)}
+    def _write_header(self, count: int) -> None:
+        """Write the header of a .npy; numpy pads it, so that a larger count fits later."""
+        shape = {"descr": "<f4", "fortran_order": False, "shape": (count, self.width)}
         np.lib.format.write_array_header_1_0(self._out, shape)

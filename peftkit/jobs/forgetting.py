@@ -18,7 +18,7 @@ from peftkit.config import RunConfig, UserError, is_prompted
 from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.files import read_file
 from peftkit.data.offline_corpus import (
-    Pair,
+    TokenPair,
     causal_pairs,
     documents_fingerprint,
     masked_pairs,
@@ -67,7 +67,7 @@ class Probe:
     """A text in blocks of equal length, and the measure computed on it."""
 
     measure: str
-    pairs: list[Pair]
+    pairs: list[TokenPair]
     tokens: int  # with a target
     states: torch.Tensor | None  # of the untouched base, if the measure is their drift
 
@@ -218,7 +218,7 @@ def _probe(untouched: Any, bundle: TrainingBundle, documents: list[str], family:
 
 def _pairs(
     stream: list[list[int]], block: int, family: str, tokenizer: PreTrainedTokenizerBase, has_head: bool
-) -> list[Pair]:
+) -> list[TokenPair]:
     """Return inputs and targets of the base's objective; without a head to predict, the inputs are not corrupted."""
     first, last, end = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.eos_token_id
     if family == "encoder" and has_head:

@@ -54,7 +54,7 @@ def test_what_nobody_answers_is_dropped_and_counted() -> None:
         ),
     )  # fmt: skip
     assert (len(rows), lost) == (1, 4)
-    with pytest.raises(UserError, match="both a question and its answer"):
+    with pytest.raises(UserError, match="both a prompt and an answer"):
         conversation_examples(TASK, table({"messages": turns("a?")}))
 
 

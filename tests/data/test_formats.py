@@ -135,7 +135,7 @@ def test_lists_of_ids_and_of_other_scripts_are_read_and_brackets_in_a_text_stay(
     [("['the' ... 'sang']", "X X X"), ("['the', 'actor's', 'sang']", "X X X"), ("a b c", "[0 ... 7]")],
 )
 def test_a_list_that_was_cut_or_is_none_is_refused(tmp_path: Path, words: str, tags: str) -> None:
-    with pytest.raises(UserError, match=r"\[.* is no list; write \['a', 'b'\], or words"):
+    with pytest.raises(UserError, match=r"\[.* is not a list; write \['a', 'b'\], or words"):
         rows_of(cells(tmp_path / "rows.csv", *[(words, tags)] * 10))
 
 

@@ -194,7 +194,7 @@ def test_a_corpus_gives_documents_and_passages_of_those_held_out(tmp_path: Path)
 
 def test_a_corpus_too_small_to_hold_any_out_is_refused(tmp_path: Path) -> None:
     (tmp_path / "few.txt").write_text("one line\nand another\n")
-    with pytest.raises(UserError, match="a tenth is to be held out; add more text"):
+    with pytest.raises(UserError, match="too few for a held-out tenth; add more text"):
         load_task_dataset(task(str(tmp_path / "few.txt")), None, "offline")
 
 
@@ -202,7 +202,7 @@ def test_a_broken_file_of_a_corpus_is_named(tmp_path: Path) -> None:
     for number in range(12):
         (tmp_path / f"{number:02}.txt").write_text("a text\n")
     (tmp_path / "11.txt").write_bytes("schön\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"11\.txt: it is not written in UTF-8"):
+    with pytest.raises(UserError, match=r"11\.txt: the file is not in UTF-8"):
         load_task_dataset(task(str(tmp_path)), None, "offline")
 
 

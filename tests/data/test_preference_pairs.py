@@ -70,7 +70,7 @@ def test_no_prompt_lies_in_two_splits(task: Callable[..., TaskConfig]) -> None:
 
 
 def test_one_prompt_alone_is_refused(task: Callable[..., TaskConfig]) -> None:
-    with pytest.raises(UserError, match="all rows have one prompt"):
+    with pytest.raises(UserError, match="all examples have one prompt"):
         load_task_dataset(
             task([{"prompt": "p", "chosen": f"a{row}", "rejected": "b"} for row in range(9)]), None, "offline"
         )

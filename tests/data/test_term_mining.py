@@ -49,10 +49,10 @@ def test_of_ten_files_or_more_whole_ones_are_held_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.txt", b"caf\xe9\n", "not written in UTF-8; convert it: iconv"),
-        ("a.jsonl", b"{}\n", "line 1 has no text .*set extend.column="),
-        ("a.jsonl", b'{"text": 1\n', "line 1 is no JSON"),
-        ("a.parquet", b"no parquet", "mend the file"),
+        ("a.txt", b"caf\xe9\n", "not in UTF-8; convert it: iconv"),
+        ("a.jsonl", b"{}\n", "line 1 has no column text .*set extend.column="),
+        ("a.jsonl", b'{"text": 1\n', "line 1 is not JSON"),
+        ("a.parquet", b"no parquet", "correct the file"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_what_to_do(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
@@ -62,7 +62,7 @@ def test_a_file_that_cannot_be_read_says_what_to_do(tmp_path: Path, name: str, c
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no \.txt, \.jsonl, \.parquet"):
+    with pytest.raises(UserError, match=r"has no \.txt, \.jsonl, \.parquet files"):
         list(stream_documents(str(tmp_path)))
 
 

@@ -18,7 +18,7 @@ from peftkit.config import UserError
 from peftkit.data.collate import seq2seq_collator, stack_blocks
 from peftkit.data.formats.base import Encoded, Format, Predictions
 from peftkit.data.masking import mask_tokens, single_tokens, whole_words, word_starts
-from peftkit.data.offline_corpus import Pair, random_spans_mask, span_corrupt
+from peftkit.data.offline_corpus import TokenPair, random_spans_mask, span_corrupt
 from peftkit.data.passages import CorpusReader
 
 WORD = re.compile(r"\S+")
@@ -225,7 +225,7 @@ class LanguageModelingFormat(Format):
         inputs, targets = self._learned(ids, rng)
         return {"input_ids": inputs, "attention_mask": [1] * len(inputs), "labels": targets}
 
-    def _learned(self, ids: list[int], rng: np.random.Generator) -> Pair:
+    def _learned(self, ids: list[int], rng: np.random.Generator) -> TokenPair:
         share = self.task.noise_density or 0.0
         if self.architecture == "decoder":
             return ids, ids
@@ -240,7 +240,7 @@ class LanguageModelingFormat(Format):
             groups = single_tokens(framed, self._special)
         return mask_tokens(framed, rng, share, self.tokenizer.mask_token_id, self._known, groups)
 
-    def _asked(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> tuple[Pair, int]:
+    def _asked(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> tuple[TokenPair, int]:
         """Return what is read and what is to be said of a passage, and the bytes of the latter."""
         if self.architecture == "decoder":
             read = text[: spans[-1][1]] if spans else ""
