@@ -1,4 +1,4 @@
-"""The answer formats of instructions, derived from their references."""
+"""Formats of answers to an instruction, derived from its references."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 NUMBER = re.compile(r"[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d+)? ?%?\.?")
 ITEM = re.compile(r"([-*•]|\(?\d+[.)])\s+\S")
-CHOICE_WORDS = 3  # of the longest label of a closed set
+CHOICE_WORDS = 3  # at most, in a label of a closed set
 
 
 @dataclass(frozen=True)
 class AnswerFormat:
-    """`name` is choice, number, json, list or text; `choices` are those of a closed set, as they are compared."""
+    """`name` is choice, number, json, list or text; `choices` are the normalized labels of a closed set."""
 
     name: str
     choices: frozenset[str] = frozenset()
 
     def matches(self, text: str) -> bool:
-        """Tell whether a text has this form; an empty one has none."""
+        """Return whether a text has this format; an empty text has none."""
         if self.name == "choice":
             return _plain(text) in self.choices
         if self.name == "number":
@@ -34,12 +34,12 @@ class AnswerFormat:
 
 
 def answer_format_of(references: Sequence[str], has_lines: bool = True) -> AnswerFormat:
-    """Return the form that all references of one instruction have, the first of these that they do.
+    """Return the first of these formats that all references of an instruction have.
 
-    number: a number and nothing else (1,200.5, -3, 40 %). json: an object or an array. list: two lines or more, each
-    begun by -, *, • or a number; not asked of a model whose vocabulary has no line break (`has_lines`). choice: three
-    references or more, of three words at most each, half of them different at most, case and punctuation aside: a
-    small closed set. text: anything that is not empty.
+    number: a number only (1,200.5, -3, 40 %). json: an object or an array. list: two lines or more, each starting with
+    -, *, • or a number; skipped with has_lines=False, for models whose vocabulary has no line break. choice: a small
+    closed set, that is three references or more, of at most three words, at most half of which differ (ignoring case
+    and punctuation). text: any text that is not empty.
     """
     if all(NUMBER.fullmatch(text.strip()) for text in references):
         return AnswerFormat("number")
@@ -55,14 +55,15 @@ def answer_format_of(references: Sequence[str], has_lines: bool = True) -> Answe
 
 
 def answer_formats(groups: Sequence[int], labels: Sequence[str | None], has_lines: bool = True) -> list[AnswerFormat]:
-    """Return the form of each example: that of all labels of its group, which is one instruction."""
-    of: dict[int, list[str]] = {}
+    """Return the format of each example, which is that of all labels of its group, i.e. its instruction."""
+    references: dict[int, list[str]] = {}
     for group, label in zip(groups, labels, strict=True):
-        of.setdefault(group, []).extend([] if label is None else [label])
-    found = {
-        group: answer_format_of(texts, has_lines) if texts else AnswerFormat("text") for group, texts in of.items()
+        references.setdefault(group, []).extend([] if label is None else [label])
+    formats = {
+        group: answer_format_of(texts, has_lines) if texts else AnswerFormat("text")
+        for group, texts in references.items()
     }
-    return [found[group] for group in groups]
+    return [formats[group] for group in groups]
 
 
 def _plain(text: str) -> str:
@@ -72,7 +73,7 @@ def _plain(text: str) -> str:
 def _is_json(text: str) -> bool:
     try:
         return isinstance(json.loads(text), (dict, list))
-    except (ValueError, RecursionError):  # the latter of brackets in brackets without end
+    except (ValueError, RecursionError):  # RecursionError: too deeply nested brackets
         return False
 
 

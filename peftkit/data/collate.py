@@ -15,14 +15,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-MEGABATCH = 50  # batches that are sorted together: the same number as transformers' LengthGroupedSampler
+MEGABATCH = 50  # batches that are sorted together, as in transformers' LengthGroupedSampler
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Shuffle rows so that each batch holds rows of like length.
+    """Shuffle examples so that each batch has examples of similar length.
 
-    transformers has one of this name; its order comes from the global generator, so that a resumed run sees other
-    batches than an unbroken one. Here an epoch's order is a function of (seed, epoch) alone.
+    The class of this name in transformers uses the global generator, so the batches of a resumed run differ. Here the
+    order of an epoch is a function of (seed, epoch) only.
     """
 
     def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int) -> None:
@@ -35,59 +35,61 @@ class LengthGroupedSampler(Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        return map(int, self.order(self.epoch))  # no list: that of 3.5 million rows takes 140 MB
+        return map(int, self.order(self.epoch))  # not a list, which takes 140 MB for 3.5 million examples
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the row numbers (rows,) in the order of that epoch; only its last batch may be short."""
+        """Return the indices (examples,) in the order of an epoch; only the last batch may be short."""
         random = np.random.default_rng([self.seed, epoch])
-        rows = random.permutation(np.arange(len(self.lengths), dtype=np.int32))
+        indices = random.permutation(np.arange(len(self.lengths), dtype=np.int32))
         size = self.batch_size * MEGABATCH
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            rows[start : start + size] = part[np.argsort(-self.lengths[part], kind="stable")]
-        full = len(rows) // self.batch_size * self.batch_size
-        batches = random.permutation(rows[:full].reshape(-1, self.batch_size))
-        return np.concatenate([batches.reshape(-1), rows[full:]])
+        for start in range(0, len(indices), size):
+            part = indices[start : start + size]
+            indices[start : start + size] = part[np.argsort(-self.lengths[part], kind="stable")]
+        full = len(indices) // self.batch_size * self.batch_size
+        batches = random.permutation(indices[:full].reshape(-1, self.batch_size))
+        return np.concatenate([batches.reshape(-1), indices[full:]])
 
 
 def padding_waste(lengths: Sequence[int] | np.ndarray, order: np.ndarray, batch_size: int) -> float:
-    """Return the share of cells (0 to 1) that are padding when rows come in this order."""
+    """Return the share of padding tokens (0 to 1) when examples are batched in this order."""
     sizes = np.asarray(lengths)[order]
     cells = sum(len(part) * int(part.max()) for part in _chunks(sizes, batch_size))
     return float(1 - sizes.sum() / cells) if cells else 0.0
 
 
 def padding_collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """Return what pads a list of encoded rows to its longest row, in multiples of 8 where tensor cores want it."""
+    """Return a collator that pads to the longest example; on GPUs to a multiple of 8, for tensor cores."""
     return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=_multiple())
 
 
 def seq2seq_collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """Return what pads texts and, to a length of their own, their labels."""
+    """Return a collator that pads inputs and labels, each to their own length."""
     return DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=_multiple(), label_pad_token_id=-100)
 
 
 def token_label_collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """Return what pads texts and, alike, the labels of their tokens."""
+    """Return a collator that pads inputs and their token labels to the same length."""
     return DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=_multiple(), label_pad_token_id=-100)
 
 
 def multi_text_collator(
     tokenizer: PreTrainedTokenizerBase, starts: Sequence[str]
 ) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """Return what pads rows of several texts, the inputs of each named by a start of its own and padded by themselves.
+    """Return a collator for examples of several texts, each padded separately and named by its prefix in `starts`.
 
-    `texts` (rows, texts) numbers what stands in a batch: equal numbers are equal token ids.
+    `texts` (examples, texts) numbers the texts of a batch: equal numbers mean equal token ids.
     """
     pad = padding_collator(tokenizer)
 
-    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
         numbers: dict[tuple[int, ...], int] = {}
         batch: dict[str, Any] = {}
         for start in starts:
-            inputs = [{n.removeprefix(start): row[n] for n in row if n.startswith(start)} for row in rows]
+            inputs = [
+                {n.removeprefix(start): example[n] for n in example if n.startswith(start)} for example in examples
+            ]
             batch |= {start + name: values for name, values in pad(inputs).items()}
-        ids = [[tuple(row[f"{start}input_ids"]) for start in starts] for row in rows]
+        ids = [[tuple(example[f"{start}input_ids"]) for start in starts] for example in examples]
         batch["texts"] = torch.tensor([[numbers.setdefault(text, len(numbers)) for text in row] for row in ids])
         return batch
 
@@ -95,35 +97,37 @@ def multi_text_collator(
 
 
 def preference_collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """Return what makes of pairs the batch that TRL's DPOTrainer reads: all chosen answers, then all rejected ones.
+    """Return a collator for TRL's DPOTrainer: all prompts with chosen answers, then all with rejected answers.
 
-    Each stands after its prompt; `completion_mask` (2 x pairs, tokens) tells the tokens of answers. What else a row has
-    are numbers, as those of the reference.
+    `completion_mask` (2 x pairs, tokens) is 1 on the tokens of answers. Other columns are numbers, such as the
+    log-likelihoods of the reference model.
     """
     pad = padding_collator(tokenizer)
 
-    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
         inputs, sizes = [], []
         for name in ("chosen_ids", "rejected_ids"):
-            inputs += [{"input_ids": [*row["prompt_ids"], *row[name]]} for row in rows]
-            sizes += [(len(row["prompt_ids"]), len(row["prompt_ids"]) + len(row[name])) for row in rows]
+            inputs += [{"input_ids": [*example["prompt_ids"], *example[name]]} for example in examples]
+            sizes += [(len(each["prompt_ids"]), len(each["prompt_ids"]) + len(each[name])) for each in examples]
         batch = dict(pad(inputs))
         mask = torch.zeros_like(batch["input_ids"])
-        batch["attention_mask"] = torch.zeros_like(mask)  # the pad token may be the one that ends an answer
-        for place, (start, end) in enumerate(sizes):
-            mask[place, start:end] = 1
-            batch["attention_mask"][place, :end] = 1
+        batch["attention_mask"] = torch.zeros_like(
+            mask
+        )  # by length, since the pad token may equal the end-of-text token
+        for index, (start, end) in enumerate(sizes):
+            mask[index, start:end] = 1
+            batch["attention_mask"][index, :end] = 1
         batch["completion_mask"] = mask
-        for name in rows[0].keys() - {"prompt_ids", "chosen_ids", "rejected_ids"}:
-            batch[name] = torch.tensor([row[name] for row in rows])
+        for name in examples[0].keys() - {"prompt_ids", "chosen_ids", "rejected_ids"}:
+            batch[name] = torch.tensor([example[name] for example in examples])
         return batch
 
     return collate
 
 
-def stack_blocks(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a batch of packed blocks; with a cache, or with a mask, transformers would not tell texts apart."""
-    return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]} | {"use_cache": False}
+def stack_blocks(blocks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a batch of packed blocks; with a cache or a mask, transformers ignores the borders of examples."""
+    return {name: torch.tensor([block[name] for block in blocks]) for name in blocks[0]} | {"use_cache": False}
 
 
 def _multiple() -> int | None:

@@ -22,7 +22,7 @@ class ClassLabelReader(ExampleReader):
     """Reads labels that are names of classes: one for each example here, a list of them in subclasses."""
 
     def label_names(self, tables: Mapping[str, Dataset]) -> list[str]:
-        """Return the names of `task.labels`, of a ClassLabel, or those that occur.
+        """Return the names of `task.labels`, else those of a ClassLabel, else those that occur.
 
         Raises:
             UserError: no table has the label column, there are too many classes, or splits number them differently.
@@ -42,13 +42,13 @@ class ClassLabelReader(ExampleReader):
             more -= names
             if len(names) + len(more) > MAX_CLASSES:
                 raise UserError(
-                    f"column {task.label} has over {MAX_CLASSES} different values; use task=regression, or set task.label"
+                    f"column {task.label} has over {MAX_CLASSES} classes; use task=regression, or set task.label"
                 )
             if names and more and all(NUMBER.fullmatch(name) for name in names):
-                # 0 to 2 against 1 to 3 is another numbering, not a rare class
+                # 0 to 2 and 1 to 3 are two numberings, and no rare class
                 raise UserError(
                     f"label {join_names(more)} of {split} is not among {next(iter(labelled))}'s {join_names(names)}; "
-                    f"number both alike, or set task.labels=[{join_names(names | more, ',')}]"
+                    f"use one numbering, or set task.labels=[{join_names(names | more, ',')}]"
                 )
             names |= more
         return sort_names(names)
@@ -58,9 +58,9 @@ class ClassLabelReader(ExampleReader):
         return [label]
 
     def raw_labels(self, table: Dataset) -> list[Any]:
-        hides = self.task.suite == "glue" or class_feature(self.task, table) is not None
+        has_hidden = self.task.suite == "glue" or class_feature(self.task, table) is not None
         labels = [label_text(label) for label in self._label_column(table)]
-        return [None if hides and label == "-1" else label for label in labels]
+        return [None if has_hidden and label == "-1" else label for label in labels]
 
     def class_id(self, table: Dataset, names: list[str], split: str) -> Callable[[str], int]:
         """Return a function from a class name to its id."""
@@ -102,14 +102,14 @@ def class_feature(task: TaskConfig, table: Dataset) -> ClassLabel | None:
 
 
 def label_text(label: Any) -> str | None:
-    """Return a label as text, None where it is missing; 1.0, which pandas makes of 1 beside an empty cell, is 1."""
+    """Return a label as text, None where it is missing; 1.0, which pandas writes for 1 beside empty cells, is 1."""
     if label is None or (isinstance(label, float) and math.isnan(label)):
         return None
     return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", str(label).strip()) or None
 
 
 def join_names(names: Sequence[str] | set[str], comma: str = ", ") -> str:
-    """Return names in one line, those of a set sorted."""
+    """Return names in one line; those of a set are sorted."""
     return comma.join(sort_names(names) if isinstance(names, set) else names)
 
 
@@ -119,7 +119,7 @@ def sort_names(names: Iterable[str]) -> list[str]:
 
 
 def _class_ids(task: TaskConfig, table: Dataset, names: list[str]) -> dict[str, int]:
-    """Return the class id of every possible label: a name, or a number that is certainly an id."""
+    """Return the class id of every possible label: a name, or a number that is unambiguously an id."""
     feature = class_feature(task, table)
     if feature is not None:
         if set(feature.names) <= set(names):

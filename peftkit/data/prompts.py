@@ -11,15 +11,15 @@ TRUTH = {"entailment": "True", "neutral": "Neither", "contradiction": "False", "
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A template of a row's columns, and a word for each label, or for some of the numbers between them."""
+    """A template of the columns, and the verbalizer: a word for each label, or for some numbers of a regression."""
 
     text: str
-    words: dict[str, str]
+    verbalizer: dict[str, str]
 
 
-# sst2 and cola: Gao et al. 2021 (LM-BFF), table 1, whose mask stands near their end; entailment: Brown et al. 2020,
-# appendix G (RTE, ANLI); the others are asked in that form, since a decoder answers at the end. STS-B's words are the
-# poles between which numbers lie (Gao et al. 2021, section 4.2).
+# sst2 and cola: Gao et al. 2021 (LM-BFF), table 1, whose mask is near the end; entailment: Brown et al. 2020, appendix
+# G (RTE, ANLI). The others use its format, since a decoder answers at the end. The verbalizer of STS-B has
+# the ends of its range, between which scores are interpolated (Gao et al. 2021, section 4.2).
 PROMPTS = {
     "sst2": PromptTemplate("{sentence} It was", {"negative": "terrible", "positive": "great"}),
     "cola": PromptTemplate("{sentence} This is", {"unacceptable": "incorrect", "acceptable": "correct"}),
@@ -47,26 +47,26 @@ PROMPTS = {
 
 
 def prompt_template(task: TaskConfig, names: list[str] | None) -> PromptTemplate:
-    """Return what a decoder is asked: the task's prompt, else GLUE's of its name, else its columns by their names.
+    """Return the prompt of a decoder: `task.prompt`, else that of the GLUE task, else the columns with their names.
 
-    A label's word is the one that `task.verbalizer` or that prompt has for it, else its name. Spaces at the prompt's end
-    are left out: a word brings its own.
+    The word of a label is that of `task.verbalizer`, else that of the GLUE prompt, else its name. Spaces at the end of
+    the prompt are removed, since the word brings its own.
     """
     known = PROMPTS.get(task.name) if task.suite == "glue" else None
     lines = "".join(f"{column}: {{{column}}}\n" for column in task.text)
     text = (task.prompt or "").rstrip(" ") or (known.text if known else f"{lines}{task.label}:")
-    return PromptTemplate(text, verbalizer_of(task, names, known.words if known else {}))
+    return PromptTemplate(text, verbalizer_of(task, names, known.verbalizer if known else {}))
 
 
 def verbalizer_of(task: TaskConfig, names: list[str] | None, usual: dict[str, str]) -> dict[str, str]:
-    """Return each label's word; of a task of numbers, those alone that have one.
+    """Return the word of each label; of a regression only the numbers that have one.
 
     Raises:
-        UserError: `task.verbalizer` has a label that the data have not.
+        UserError: `task.verbalizer` has an unknown label.
     """
-    said = {str(label): str(word) for label, word in (task.verbalizer or {}).items()}
+    given = {str(label): str(word) for label, word in (task.verbalizer or {}).items()}
     if names is None:
-        return said or usual
-    for label in said.keys() - {*names}:
-        raise UserError(f"task.verbalizer: the data have no label {label}{nearest(label, names)}")
-    return {name: said.get(name) or usual.get(name) or name.replace("_", " ") for name in names}
+        return given or usual
+    for label in given.keys() - {*names}:
+        raise UserError(f"task.verbalizer: the data has no label {label}{nearest(label, names)}")
+    return {name: given.get(name) or usual.get(name) or name.replace("_", " ") for name in names}

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-AT_ONCE = 1024  # queries whose products with all documents are in memory
-TIE = 1e-6  # between two cosines: the padding of a batch moves them as far
-NONE = -1.0  # the cosine of the best wrong document where there is no wrong one
+AT_ONCE = 1024  # queries per block of the similarity matrix
+TIE = 1e-6  # between two cosines, which differ that much with the padding of a batch
+NONE = -1.0  # the cosine where there is no wrong document
 
 
 class Ranked(NamedTuple):
-    """Of each pair (pairs,): the rank of its document, 1 the best; its cosine, and that of the best wrong one."""
+    """For each pair (pairs,): the rank of its document from 1, its cosine, and that of the best wrong document."""
 
     ranks: np.ndarray
     right: np.ndarray
@@ -21,23 +21,23 @@ class Ranked(NamedTuple):
 
 
 def rank_documents(texts: Sequence[Sequence[str]], vectors: np.ndarray) -> Ranked:
-    """Hold each query against every document of all pairs, each text once.
+    """Rank the documents of all pairs for each query; equal texts count once.
 
-    A tie counts against the right document, so that a model that says the same of every text finds nothing. Documents
-    that other pairs call right for the same query are left out of its ranking.
+    A tie counts against the right document, so that a model with constant vectors scores zero. Right documents of other
+    pairs with the same query are excluded from its ranking.
 
     Args:
-        texts: of each pair its query, its right document, and any that are wrong for it.
-        vectors: (pairs, texts, width), of length one.
+        texts: for each pair its query, its right document, and any wrong documents.
+        vectors: (pairs, texts, width), normalized to length one.
     """
     number_of: dict[str, int] = {}
-    places = []
+    positions = []
     for row, (_, *documents) in enumerate(texts):
         for column, text in enumerate(documents, start=1):
             if text not in number_of:
                 number_of[text] = len(number_of)
-                places.append((row, column))
-    pool = vectors[tuple(np.array(places).T)].astype(np.float64)
+                positions.append((row, column))
+    pool = vectors[tuple(np.array(positions).T)].astype(np.float64)
     right_for: dict[str, set[int]] = {}
     for query, document, *_ in texts:
         right_for.setdefault(query, set()).add(number_of[document])

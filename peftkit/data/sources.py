@@ -1,4 +1,4 @@
-"""Where a task's tables come from: files, a folder, the Hub, its cache, or the offline substitute of GLUE."""
+"""Sources of the tables of a task: files, folders, the Hub, its cache, or the offline substitute of GLUE."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ GLUE = "nyu-mll/glue"
 
 
 def evaluation_tables(task: TaskConfig, data_root: str | None, source: str) -> tuple[dict[str, Dataset], Source]:
-    """Return the splits of a task that nothing trains on, as they are, and where they come from."""
+    """Return the splits of a task without its training split, unchanged, and their source."""
     tables, origin = read_tables(task, data_root, source)
     held_out = {name: table for name, table in tables.items() if name != task.splits["train"]}
     return held_out or tables, origin
 
 
 def read_tables(task: TaskConfig, data_root: str | None, source: str) -> tuple[dict[str, Dataset], Source]:
-    """Return the tables of a task by split, and where they come from: `data_root`, a path, the Hub, or offline."""
+    """Return the tables of a task by split, and their source: `data_root`, a path, the Hub, its cache, or offline."""
     if data_root is not None:
         folder = Path(data_root) / task.name
         return _read_folder(folder), Source("folder", str(folder), fingerprint(folder, FILES))
@@ -52,14 +52,14 @@ def read_tables(task: TaskConfig, data_root: str | None, source: str) -> tuple[d
 
 
 def _replaces(path: Path) -> str | None:
-    """Return what generated data replaces: that of the model that an offline generator was used for.
+    """Return what generated data replaces, where an offline generator replaced a model; else None.
 
-    `path` is the folder of job=generate, one in it, or a file there.
+    `path` is a folder of job=generate, a folder in it, or a file there.
     """
     for folder in (path, *path.absolute().parents[:2]):
         if (folder / "result.json").is_file() and (folder / "kept.jsonl").is_file():
-            writer = json.loads((folder / "result.json").read_text(encoding="utf-8"))["audit"]["sources"]["model"]
-            return f"tasks by {writer['substituted_for']}" if writer.get("substituted_for") else None
+            generator = json.loads((folder / "result.json").read_text(encoding="utf-8"))["audit"]["sources"]["model"]
+            return f"tasks by {generator['substituted_for']}" if generator.get("substituted_for") else None
     return None
 
 

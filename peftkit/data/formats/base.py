@@ -1,4 +1,4 @@
-"""What every format provides: model inputs of a split, and predictions made of a model's outputs."""
+"""The base class of formats, with the model inputs of a split and the predictions from model outputs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from peftkit.data.examples import ExampleReader
 
 @dataclass(frozen=True)
 class Encoded:
-    """Model inputs of one split, with the labels and facts that metrics and audits need.
+    """Model inputs of one split, with the labels and counts for metrics and audits.
 
     Args:
         inputs: one entry for each model input; a long example may have several.
         lengths: (inputs,) tokens of each input after truncation.
-        truncated: examples that lost text.
-        labels: (examples,) what metrics compare with; -1, NaN or None where the label is hidden.
+        truncated: the number of truncated examples.
+        labels: (examples,) labels as the metrics read them; -1, NaN or None where the label is hidden.
         has_label: (examples,) False where the label is hidden.
         example_of: (inputs,) the example of each input; None where each example is one input.
-        positions: for each input what `decode` needs of it, as the format's `encode` documents.
-        answer_formats: (examples,) the format that an answer should have.
-        dropped_shots: few-shot examples that did not fit before their example, over the whole split.
+        positions: data of each input for `decode`, documented by the `encode` of each format.
+        answer_formats: (examples,) the expected format of the answer.
+        dropped_shots: few-shot examples that did not fit, over the whole split.
     """
 
     inputs: Dataset
@@ -50,14 +50,14 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The prediction for each example, in the form of the labels, and the scores that it was computed from.
+    """The prediction for each example, with the type of the labels, and the scores that it was computed from.
 
     Args:
         predictions: (examples,) values of the same type as the labels.
-        scores: an array for each example, empty where there is nothing to report.
+        scores: an array for each example, which may be empty.
         likelihoods: of generative models, nats (examples,) of the labels and their tokens, 0 where hidden.
         follows_format: (examples,) of instructions, 1 where an answer has the format of its references, else 0.
-        has_ended: of generated texts, whether each ended by itself and not at the length limit.
+        has_ended: of generated texts, False where the length limit ended them.
     """
 
     predictions: Any

@@ -1,4 +1,4 @@
-"""Language modelling: blocks to train on, and bits per byte of passages."""
+"""Language modeling: training blocks, and bits per byte of passages."""
 
 from __future__ import annotations
 
@@ -22,38 +22,37 @@ from peftkit.data.offline_corpus import TokenPair, random_spans_mask, span_corru
 from peftkit.data.passages import CorpusReader
 
 WORD = re.compile(r"\S+")
-MEAN_WORDS_PER_SPAN = 2.0  # about the mean of three pieces
+MEAN_WORDS_PER_SPAN = 2.0  # about three tokens
 PACKING_BATCH = 256  # documents that share blocks
 
 
 class NoisedBlocks(torch.utils.data.Dataset):
-    """Blocks, damaged anew in each epoch: a function of (seed, epoch, block), so that a resumed run sees the same."""
+    """Blocks with new noise in each epoch, a function of (seed, epoch, block), so that a resumed run reads the same."""
 
     def __init__(
-        self, blocks: Dataset, damage: Callable[[Any, np.random.Generator], dict[str, Any]], seed: int
+        self, blocks: Dataset, add_noise: Callable[[Any, np.random.Generator], dict[str, Any]], seed: int
     ) -> None:
-        self.blocks, self.damage, self.seed, self.epoch = blocks, damage, seed, 0
+        self.blocks, self.add_noise, self.seed, self.epoch = blocks, add_noise, seed, 0
 
     def __len__(self) -> int:
         return len(self.blocks)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, self.epoch, int(number)])
-        return self.damage(self.blocks[int(number)], rng)
+        return self.add_noise(self.blocks[int(number)], rng)
 
 
 @dataclass(frozen=True)
 class LanguageModelingFormat(Format):
     """Continued pretraining with the model's own objective.
 
-    BERT guesses masked tokens (Devlin et al. 2019, section 3.1), GPT-2 the next token, T5 the spans that are gone
-    (Raffel et al. 2020, section 3.1.4). Blocks hold `task.max_length` tokens at most, and those of one document alone,
-    unless `task.packing` or `task.join_documents`.
+    BERT predicts masked tokens (Devlin et al. 2019, section 3.1), GPT-2 the next token, T5 corrupted spans (Raffel et
+    al. 2020, section 3.1.4). Blocks have at most `task.max_length` tokens of one document, unless `task.packing` or
+    `task.join_documents` is set.
 
-    It is measured in bits a byte, which hold across vocabularies: what is hidden is chosen by words of the text and not
-    by tokens, the same words for every tokenizer, and their bytes alone count. BERT guesses all pieces of a word at
-    once, and is told how many; a token of several words is hidden where one of them is. An unknown token costs eight
-    bits for each byte that it stands for.
+    The metric is bits per byte, which is comparable across vocabularies: the predicted words depend on the text and not
+    on the tokenizer, and only their bytes count. BERT predicts all tokens of a word at once, with their number given; a
+    token of several words is masked where one of them is. An unknown token costs eight bits per byte of its text.
     """
 
     reader = CorpusReader
@@ -63,7 +62,7 @@ class LanguageModelingFormat(Format):
         return "masked" if self.architecture == "encoder" else "likelihoods"
 
     def encode_training(self, examples: Dataset, seed: int) -> Encoded:
-        """Tokenise documents and cut them into blocks, on disk; the last of a document is shorter."""
+        """Tokenize documents and cut them into blocks on disk; the last block of a document is shorter."""
         self._check()
         columns = ("input_ids", *(["position_ids"] if self.task.packing else []))
         kinds = Features({**{name: List(Value("int32")) for name in columns}, "length": Value("int32")})
@@ -72,52 +71,52 @@ class LanguageModelingFormat(Format):
             load_from_cache_file=False,
         )  # fmt: skip
         if not len(blocks):
-            raise UserError("the text has no block of two tokens to learn from; name more of it")
-        lengths = blocks.data.column("length").to_numpy()  # four bytes a block, and no more on the way there
-        noised: Any = NoisedBlocks(blocks, self._damage, seed)  # a torch dataset, where others have one of datasets
+            raise UserError("the text has no block of two tokens to train on; use more text")
+        lengths = blocks.data.column("length").to_numpy()  # four bytes per block, without Python's integers
+        noised: Any = NoisedBlocks(blocks, self._noised, seed)  # a torch dataset; other formats use datasets
         return Encoded(noised, lengths, 0, None, np.ones(len(examples), dtype=bool))
 
-    def encode(self, rows: Dataset) -> Encoded:
-        """Hide words of each passage, the same whatever the tokenizer; `labels` are their bytes (passages,).
+    def encode(self, examples: Dataset) -> Encoded:
+        """Mask words of each passage, the same for every tokenizer; `labels` are their bytes (passages,).
 
-        `positions` are the tokens that count, and the bytes of those that no token stands for.
+        `positions` are the mask of scored tokens, and the bytes of unknown tokens.
         """
         self._check()
         room = self._room()
         out = self.tokenizer(
-            list(rows["text"]), add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            list(examples["text"]), add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )  # fmt: skip
-        found: dict[str, list] = {"input_ids": [], "attention_mask": [], "labels": []}
-        sizes, spelt, cut = [], [], 0
-        for text, whole, offsets in zip(rows["text"], out["input_ids"], out["offset_mapping"], strict=True):
+        columns: dict[str, list] = {"input_ids": [], "attention_mask": [], "labels": []}
+        sizes, unknown_bytes, cut = [], [], 0
+        for text, whole, offsets in zip(examples["text"], out["input_ids"], out["offset_mapping"], strict=True):
             ids, spans = whole[:room], offsets[:room]
             cut += len(whole) > room
-            (inputs, targets), size = self._asked(text, ids, spans)
-            for column, values in zip(found, (inputs, [1] * len(inputs), targets), strict=True):
-                found[column].append(values)
+            (inputs, targets), size = self._masked(text, ids, spans)
+            for column, values in zip(columns, (inputs, [1] * len(inputs), targets), strict=True):
+                columns[column].append(values)
             sizes.append(size)
-            spelt.append(self._unknown_bytes(text, ids, spans))
-        places = [
+            unknown_bytes.append(self._unknown_bytes(text, ids, spans))
+        positions = [
             (np.array([token >= 0 and token != self.tokenizer.unk_token_id for token in targets]), unknown)
-            for targets, unknown in zip(found["labels"], spelt, strict=True)
+            for targets, unknown in zip(columns["labels"], unknown_bytes, strict=True)
         ]
-        lengths = [len(ids) for ids in found["input_ids"]]
+        lengths = [len(ids) for ids in columns["input_ids"]]
         has_label = np.array(sizes) > 0
-        return Encoded(Dataset.from_dict(found), lengths, cut, np.array(sizes), has_label, None, places)
+        return Encoded(Dataset.from_dict(columns), lengths, cut, np.array(sizes), has_label, None, positions)
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         pad = seq2seq_collator(self.tokenizer)
-        return lambda rows: stack_blocks(rows) if "position_ids" in rows[0] else pad(rows)
+        return lambda examples: stack_blocks(examples) if "position_ids" in examples[0] else pad(examples)
 
     def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
-        """Return the log-likelihoods (tokens,) of the tokens that count, and that of bytes that have none."""
+        """Return the log-likelihoods (tokens,) of the scored tokens, and last that of the unknown bytes."""
         return [
             np.append(row[: len(seen)][seen], -unknown * np.log(256))
             for row, (seen, unknown) in zip(scores, encoded.positions, strict=True)
         ]
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
-        """Return bits a byte of each passage, and the nats and bytes that they are of."""
+        """Return the bits per byte of each passage; the scores are nats and bytes."""
         nats, sizes = np.array([-float(row.sum()) for row in scores]), np.asarray(encoded.labels)
         summary = [np.array(pair) for pair in zip(nats, sizes, strict=True)]
         return Predictions(nats / np.log(2) / np.maximum(sizes, 1), summary, (nats, sizes))
@@ -129,9 +128,9 @@ class LanguageModelingFormat(Format):
 
     def _check(self) -> None:
         if self.architecture == "encoder" and self.tokenizer.mask_token_id is None:
-            raise UserError("the tokenizer has no mask token, so no word can be masked; try model=gpt2 or model=t5")
+            raise UserError("the tokenizer has no mask token, so no word can be masked; use model=gpt2 or model=t5")
         if self.architecture == "seq2seq" and not self._sentinels:
-            raise UserError("the tokenizer has no sentinels (<extra_id_0>), which stand for spans; try model=t5")
+            raise UserError("the tokenizer has no sentinels (<extra_id_0>), which replace spans; use model=t5")
         if self.architecture != "seq2seq" and self.task.max_length > self.tokenizer.model_max_length:
             longest = self.tokenizer.model_max_length
             raise UserError(f"the model reads {longest} tokens; set task.max_length={longest}")
@@ -143,7 +142,7 @@ class LanguageModelingFormat(Format):
             )
 
     def _room(self) -> int:
-        """Return how many tokens of text the model reads at once, beside those that frame it."""
+        """Return the maximum number of text tokens beside the special tokens."""
         return min(self.tokenizer.model_max_length, 1 << 20) - 2
 
     @cached_property
@@ -157,7 +156,7 @@ class LanguageModelingFormat(Format):
 
     @cached_property
     def _known(self) -> np.ndarray:
-        """Return what a swapped token is drawn from (Devlin et al. take all; a special one would say too much)."""
+        """The ids that replace swapped tokens: all but special tokens, which Devlin et al. include."""
         return np.array(sorted(set(self.tokenizer.get_vocab().values()) - self._special))
 
     @cached_property
@@ -166,30 +165,30 @@ class LanguageModelingFormat(Format):
 
     @property
     def _start(self) -> int:
-        """Return what stands before a decoder's first token: GPT-2's end of text, Llama's begin."""
+        """The token before the text of a decoder: end of text for GPT-2, beginning of text for Llama."""
         first = self.tokenizer.bos_token_id
         return self.tokenizer.eos_token_id if first is None else first
 
     def _frame(self, ids: list[int]) -> list[int]:
-        """Put a block between what the model was pretrained to see around it."""
+        """Return a block with the special tokens that the model was pretrained with."""
         if self.architecture == "encoder":
             return [self.tokenizer.cls_token_id, *ids, self.tokenizer.sep_token_id]
         return ids
 
     def _cut(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Return the blocks of some documents; with `packing`, the places at which each document begins anew."""
+        """Return the blocks of documents; with `packing`, position ids that restart with each document."""
         documents = self.tokenizer(rows["text"], add_special_tokens=False, verbose=False)["input_ids"]
         block = self.task.max_length - (2 if self.architecture == "encoder" else 0)
         if self.task.packing:
             return self._packed(documents, block)
         parts = [part for part in self._parts(documents, block) if len(part) > 1]
-        if self.architecture == "encoder":  # of nothing but unknown tokens there is nothing to learn
+        if self.architecture == "encoder":  # blocks of unknown tokens only have nothing to predict
             parts = [part for part in parts if not self._special.issuperset(part)]
         return {"input_ids": parts, "length": [len(part) for part in parts]}
 
     def _parts(self, documents: list[list[int]], block: int) -> Iterator[list[int]]:
         end = self.tokenizer.sep_token_id if self.architecture == "encoder" else self.tokenizer.eos_token_id
-        # GPT-2 is asked for a document's first token too, after the end of the one before
+        # GPT-2 predicts the first token of a document too, after an end-of-text token
         streams = [[self._start, *ids, end] for ids in documents] if self.architecture == "decoder" else documents
         if self.task.join_documents:
             joined = [token for ids in documents for token in (*ids, end)]
@@ -198,34 +197,34 @@ class LanguageModelingFormat(Format):
             yield from (stream[start : start + block] for start in range(0, len(stream), block))
 
     def _packed(self, documents: list[list[int]], block: int) -> dict[str, list[Any]]:
-        """Fill blocks with whole parts of documents; what is left over is filled up, and nothing is learned there."""
+        """Return blocks of whole parts of documents; the rest of a block is padding without labels."""
         end = self.tokenizer.eos_token_id
         ids: list[list[int]] = []
-        places: list[list[int]] = []
+        positions: list[list[int]] = []
         for part in (part for part in self._parts(documents, block) if len(part) > 1):
             if not ids or len(ids[-1]) + len(part) > block:
                 ids.append([])
-                places.append([])
+                positions.append([])
             ids[-1] += part
-            places[-1] += range(len(part))
+            positions[-1] += range(len(part))
         lengths = [len(row) for row in ids]
         return {
             "input_ids": [row + [end] * (block - len(row)) for row in ids],
-            "position_ids": [starts + [0] * (block - len(starts)) for starts in places],
+            "position_ids": [starts + [0] * (block - len(starts)) for starts in positions],
             "length": lengths,
         }
 
-    def _damage(self, block: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    def _noised(self, block: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         ids = list(block["input_ids"])
         if "position_ids" in block:
-            places = list(block["position_ids"])
-            # a document's first token follows nothing
-            targets = [token if place else -100 for token, place in zip(ids, places, strict=True)]
-            return {"input_ids": ids, "position_ids": places, "labels": targets}
-        inputs, targets = self._learned(ids, rng)
+            positions = list(block["position_ids"])
+            # the first token of a document has no context
+            targets = [token if position else -100 for token, position in zip(ids, positions, strict=True)]
+            return {"input_ids": ids, "position_ids": positions, "labels": targets}
+        inputs, targets = self._pair(ids, rng)
         return {"input_ids": inputs, "attention_mask": [1] * len(inputs), "labels": targets}
 
-    def _learned(self, ids: list[int], rng: np.random.Generator) -> TokenPair:
+    def _pair(self, ids: list[int], rng: np.random.Generator) -> TokenPair:
         share = self.task.noise_density or 0.0
         if self.architecture == "decoder":
             return ids, ids
@@ -240,36 +239,36 @@ class LanguageModelingFormat(Format):
             groups = single_tokens(framed, self._special)
         return mask_tokens(framed, rng, share, self.tokenizer.mask_token_id, self._known, groups)
 
-    def _asked(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> tuple[TokenPair, int]:
-        """Return what is read and what is to be said of a passage, and the bytes of the latter."""
+    def _masked(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> tuple[TokenPair, int]:
+        """Return the inputs and targets of a passage, and the bytes of the targets."""
         if self.architecture == "decoder":
             read = text[: spans[-1][1]] if spans else ""
             return ([self._start, *ids], [-100, *ids]), len(read.encode())
         chosen = self._chosen(text)
         hidden = [bool(chosen[start:end].any()) for start, end in spans]
-        # of the words that the model reads: those after a cut are not asked for
-        size = sum(len(text[place].encode()) for place in np.flatnonzero(chosen[: spans[-1][1]])) if spans else 0
+        # words after the truncation are not predicted
+        size = sum(len(text[at].encode()) for at in np.flatnonzero(chosen[: spans[-1][1]])) if spans else 0
         if self.architecture == "encoder":
-            masked = [self.tokenizer.mask_token_id if gone else token for token, gone in zip(ids, hidden, strict=True)]
-            targets = [token if gone else -100 for token, gone in zip(ids, hidden, strict=True)]
+            masked = [self.tokenizer.mask_token_id if mask else token for token, mask in zip(ids, hidden, strict=True)]
+            targets = [token if mask else -100 for token, mask in zip(ids, hidden, strict=True)]
             return (self._frame(masked), [-100, *targets, -100]), size
         inputs: list[int] = []
         targets = []
         sentinels = iter(self._sentinels)
-        for (before, gone), token in zip(pairwise([False, *hidden]), ids, strict=True):
-            if gone and not before:
+        for (before, is_hidden), token in zip(pairwise([False, *hidden]), ids, strict=True):
+            if is_hidden and not before:
                 if (sentinel := next(sentinels, None)) is None:
                     raise UserError(
                         "a passage has more spans than the tokenizer has sentinels; set task.max_length=128"
                     )
                 inputs.append(sentinel)
                 targets.append(sentinel)
-            (targets if gone else inputs).append(token)
+            (targets if is_hidden else inputs).append(token)
         end = self.tokenizer.eos_token_id
         return ([*inputs, end], [*targets, end]), size
 
     def _chosen(self, text: str) -> np.ndarray:
-        """Tell of each letter (letters + 1,) whether its word is to be guessed: of that the text alone decides."""
+        """Return whether the word of each character (characters + 1,) is predicted, a function of the text only."""
         words = [match.span() for match in WORD.finditer(text)]
         rng, share = np.random.default_rng(zlib.crc32(text.encode())), self.task.noise_density or 0.0
         if len(words) < 2:
@@ -278,20 +277,20 @@ class LanguageModelingFormat(Format):
             chosen = rng.choice(len(words), size=max(1, round(share * len(words))), replace=False)
         else:
             chosen = np.flatnonzero(random_spans_mask(len(words), rng, share, MEAN_WORDS_PER_SPAN))
-        found: np.ndarray = np.zeros(len(text) + 1, dtype=bool)
+        mask: np.ndarray = np.zeros(len(text) + 1, dtype=bool)
         for number in chosen:
-            found[slice(*words[number])] = True
-        return found
+            mask[slice(*words[number])] = True
+        return mask
 
     def _unknown_bytes(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> int:
-        """Return the bytes of what is asked and what the tokenizer has no token for."""
+        """Return the bytes of predicted text that the tokenizer encodes as unknown tokens."""
         if self.tokenizer.unk_token_id not in ids or self.architecture == "decoder":
             return 0
         chosen = self._chosen(text)
-        places = [
-            place
+        characters = [
+            index
             for token, (start, end) in zip(ids, spans, strict=True)
             if token == self.tokenizer.unk_token_id
-            for place in range(start, end)
+            for index in range(start, end)
         ]
-        return sum(len(text[place].encode()) for place in places if chosen[place])
+        return sum(len(text[index].encode()) for index in characters if chosen[index])

@@ -20,22 +20,22 @@ from peftkit.data.formats.text_to_text import (
 )
 from peftkit.data.prompts import prompt_template, verbalizer_of
 
-ANCHOR = "answer:"  # what a word's tokens are looked for behind: many tokenizers write a first word otherwise
+ANCHOR = "answer:"  # precedes a word to find its tokens: many tokenizers encode the first word of a text differently
 
 
 @dataclass(frozen=True)
 class PromptedFormat(Format):
-    """Classes and numbers asked of a language model that nothing trained for it (Brown et al. 2020, section 2).
+    """Classes and numbers from a prompted language model without training (Brown et al. 2020, section 2).
 
-    A decoder reads `task.prompt`, an encoder-decoder its text-to-text form unless that is set; `shots`, whole examples,
-    stand before it. A label is as likely as a token of its words is on average; with `calibrate`, as its words are
-    beside their likelihood after the prompt's last words alone (section 2.4). Of numbers some have words, and the
-    answer lies among them by their likelihoods (Gao et al. 2021, section 4.2).
+    A decoder reads `task.prompt`; an encoder-decoder its text-to-text template unless that is set. `shots` are whole
+    examples before it. The score of a label is the mean log-likelihood of the tokens of its verbalizer; with
+    `calibrate`, the log-likelihood minus that after the last words of the prompt only (section 2.4). A number is the
+    average of those with a verbalizer, weighted by their likelihoods (Gao et al. 2021, section 4.2).
     """
 
     calibrate: bool = False
     shots: tuple[str, ...] = ()
-    context: int | None = None  # positions of the model, where they are fewer than its tokenizer states
+    context: int | None = None  # positions of the model, where they are fewer than the tokenizer's limit
     output_kind = "verbalizer"
 
     @cached_property
@@ -46,16 +46,16 @@ class PromptedFormat(Format):
 
     @cached_property
     def verbalizer(self) -> dict[str, str]:
-        """The words of each label, or of some numbers."""
+        """The text of each label, or of some numbers."""
         if self.is_decoder:
-            return prompt_template(self.task, self.names).words
+            return prompt_template(self.task, self.names).verbalizer
         if self.names is None and not self.task.verbalizer:
             return {f"{value:.1f}": f"{value:.1f}" for value in similarity_scores()}
         return verbalizer_of(self.task, self.names, {name: name for name in self.names or []})
 
     @cached_property
     def values(self) -> np.ndarray:
-        """What the words stand for (labels,): class ids or numbers."""
+        """The class ids or numbers (labels,) of the verbalizer."""
         return (
             np.array([float(number) for number in self.verbalizer])
             if self.names is None
@@ -64,47 +64,47 @@ class PromptedFormat(Format):
 
     @cached_property
     def verbalizer_ids(self) -> np.ndarray:
-        """The tokens (labels, tokens) of the words, padded with -100."""
+        """The token ids (labels, tokens) of the verbalizer, padded with -100."""
         return pad_verbalizer([self._word_ids(word) for word in self.verbalizer.values()], "task.verbalizer")
 
     def shot_group(self, label: Any) -> int:
-        """Return which of the words a label is nearest to."""
+        """Return the index of the value nearest to a label."""
         return int(np.abs(self.values - label).argmin())
 
     def render_shot(self, row: dict[str, Any]) -> str:
-        """Return a row as an example, answered."""
+        """Return an example with its answer as a few-shot example."""
         word = list(self.verbalizer.values())[self.shot_group(row["label"])]
         return f"{self.template.format(**{name: row[name] for name in self.task.text})} {word}"
 
-    def encode(self, rows: Dataset) -> Encoded:
-        """Tokenise examples and question: of a question `task.max_length` tokens at most, all as the model has room.
+    def encode(self, examples: Dataset) -> Encoded:
+        """Tokenize at most `task.max_length` tokens of each prompt, with as many few-shot examples before it as fit.
 
-        A decoder loses the beginning of a longer one, an encoder-decoder its end. With `calibrate`, one row more is
-        the prompt's last words alone.
+        Truncation removes the start of a decoder's prompt, and the end of an encoder-decoder's. With `calibrate`, one
+        more input has the last words of the prompt only.
         """
         columns, shots = list(self.task.text), shot_ids(self.tokenizer, self.shots)
-        texts = fill_template(self.template, columns, rows)
+        texts = fill_template(self.template, columns, examples)
         room = context_length(self.tokenizer, self.context) - (self.verbalizer_ids.shape[1] if self.is_decoder else 0)
         limit = min(self.task.max_length, room)
-        begin, inputs, truncated, left_out = self.tokenizer.bos_token_id, [], 0, 0
+        begin, inputs, truncated, dropped = self.tokenizer.bos_token_id, [], 0, 0
         for ids in self.tokenizer(texts, verbose=False)["input_ids"] if texts else []:
             truncated += len(ids) > limit
             ids, missing = prepend_shots(shots, self._cut(list(ids), limit), room, begin)
             inputs.append(ids)
-            left_out += missing
+            dropped += missing
         if self.calibrate:
             inputs.append(self._context())
         table = Dataset.from_dict({"input_ids": inputs, "attention_mask": [[1] * len(ids) for ids in inputs]})
         lengths = [len(ids) for ids in inputs]
-        return Encoded(table, lengths, truncated, label_array(rows), label_mask(rows), dropped_shots=left_out)
+        return Encoded(table, lengths, truncated, label_array(examples), label_mask(examples), dropped_shots=dropped)
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
-        found = np.stack(scores).astype(float)
-        found = found[:-1] - found[-1] if self.calibrate else found / (self.verbalizer_ids >= 0).sum(axis=-1)
+        logps = np.stack(scores).astype(float)
+        logps = logps[:-1] - logps[-1] if self.calibrate else logps / (self.verbalizer_ids >= 0).sum(axis=-1)
         if self.names is not None:
-            return Predictions(self.values[found.argmax(axis=-1)], list(found))
-        shares = np.exp(found - found.max(axis=-1, keepdims=True))
-        return Predictions(shares @ self.values / shares.sum(axis=-1), list(found))
+            return Predictions(self.values[logps.argmax(axis=-1)], list(logps))
+        shares = np.exp(logps - logps.max(axis=-1, keepdims=True))
+        return Predictions(shares @ self.values / shares.sum(axis=-1), list(logps))
 
     def _cut(self, ids: list[int], limit: int) -> list[int]:
         if len(ids) <= limit:
@@ -112,10 +112,10 @@ class PromptedFormat(Format):
         lead = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
         if self.is_decoder:
             return lead + ids[len(lead) - limit :]
-        return [*ids[: limit - 1], ids[-1]]  # with the end of text
+        return [*ids[: limit - 1], ids[-1]]  # keep the end-of-text token
 
     def _context(self) -> list[int]:
-        """Return the tokens of what the prompt says behind its last column; a text's end, where that is nothing."""
+        """Return the tokens of the prompt after its last column; the end-of-text token where there are none."""
         text = self.template.rpartition("}")[2].strip()
         ids = list(self.tokenizer(text)["input_ids"]) if text else []
         return ids or [self.tokenizer.eos_token_id]

@@ -16,7 +16,7 @@ from peftkit.data.formats.base import Encoded, Format, Predictions, hidden_count
 
 BEST = 20  # starts and ends that are paired (Devlin et al. 2019, their run_squad.py)
 LONGEST = 30  # tokens of an answer, as there
-AT_ONCE = 200  # examples whose windows are Python's lists, before they are a table's columns
+AT_ONCE = 200  # examples per batch of windows in Python lists, which take more memory than a table
 
 
 class SpanReader(ExampleReader):
@@ -37,38 +37,39 @@ class SpanReader(ExampleReader):
 class QuestionAnsweringFormat(Format):
     """Extractive question answering (Devlin et al. 2019, sections 4.2 and 4.3).
 
-    A passage that is longer than `task.max_length` is read in windows that share `task.stride` tokens. No answer is
-    the span of [CLS]; where a tokenizer has none, of the end-of-text token after the passage, which a decoder too
-    has read everything at.
+    A passage longer than `task.max_length` is split into windows that overlap by `task.stride` tokens. The span of
+    [CLS] means no answer; where a tokenizer has no [CLS], that of the end-of-text token after the passage, whose hidden
+    state in a decoder depends on the whole text.
     """
 
     reader = SpanReader
     output_kind = "spans"
 
-    def encode(self, rows: Dataset) -> Encoded:
-        """Tokenise; `positions` are each window's passage, its spans (tokens, 3), and the token of no answer.
+    def encode(self, examples: Dataset) -> Encoded:
+        """Tokenize; `positions` are the passage of each window, its spans (tokens, 3), and the token of no answer.
 
-        A span is a token of the passage: its place in the window, and the letters of the passage where it begins and
-        ends.
+        A span is a token of the passage: its index in the window, and its start and end character in the passage.
         """
         is_decoder = not _has_specials(self.tokenizer)
         limit = min(self.task.max_length, self.tokenizer.model_max_length) - is_decoder
         question, passage = self.task.text
-        questions, cut = self._questions([text.strip() for text in rows[question]], limit, is_decoder)
-        passages, said = list(rows[passage]), list(rows["label"])
+        questions, cut = self._questions([text.strip() for text in examples[question]], limit, is_decoder)
+        passages, answers = list(examples[passage]), list(examples["label"])
         tables: list[Dataset] = []
         owner: list[np.ndarray] = []
-        places: list[Any] = []
-        for first in range(0, len(rows), AT_ONCE):
+        positions: list[Any] = []
+        for first in range(0, len(examples), AT_ONCE):
             part = slice(first, first + AT_ONCE)
-            inputs, rows_of, places_of = self._windows(questions[part], passages[part], said[part], limit, is_decoder)
+            inputs, examples_of, spans = self._windows(
+                questions[part], passages[part], answers[part], limit, is_decoder
+            )
             tables.append(Dataset.from_dict(inputs))
-            owner.append(rows_of + first)
-            places += places_of
+            owner.append(examples_of + first)
+            positions += spans
         table = concatenate_datasets(tables)
         lengths = [len(ids) for ids in table["input_ids"]]
-        labels = [None if label is None else list(label["text"]) for label in said]
-        return Encoded(table, lengths, cut, labels, label_mask(rows), np.concatenate(owner), places)
+        labels = [None if label is None else list(label["text"]) for label in answers]
+        return Encoded(table, lengths, cut, labels, label_mask(examples), np.concatenate(owner), positions)
 
     def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return start and end scores (tokens, 2) of each window."""
@@ -82,7 +83,7 @@ class QuestionAnsweringFormat(Format):
         none = np.full(count, np.inf)
         for row, window, (passage, spans, cls) in zip(encoded.example_of, scores, encoded.positions, strict=True):
             best[row] = max(best[row], _best_span(window, spans, passage))
-            none[row] = min(none[row], window[cls].sum())  # every window must say that there is none
+            none[row] = min(none[row], window[cls].sum())  # no answer needs the least score of all windows
         predictions = [
             "" if self.task.no_answer and nothing >= score else text
             for (score, text), nothing in zip(best, none, strict=True)
@@ -100,14 +101,14 @@ class QuestionAnsweringFormat(Format):
     def _windows(
         self, questions: list[str], passages: list[str], labels: list[Any], limit: int, is_decoder: bool
     ) -> tuple[dict[str, list], np.ndarray, list[Any]]:
-        """Return the columns of some examples' windows, the example of each (windows,), and their places."""
+        """Return the columns of some examples' windows, the example of each (windows,), and their positions."""
         out = self.tokenizer(
             questions, passages, truncation="only_second", max_length=limit, stride=self.task.stride or 0,
             return_overflowing_tokens=True, return_offsets_mapping=True,
         )  # fmt: skip
         owner, offsets = np.array(out.pop("overflow_to_sample_mapping")), out.pop("offset_mapping")
         inputs: dict[str, list] = {**out, "start_positions": [], "end_positions": []}
-        places = []
+        positions = []
         for number, row in enumerate(owner):
             if is_decoder:
                 inputs["input_ids"][number] = [*inputs["input_ids"][number], self.tokenizer.eos_token_id]
@@ -115,23 +116,23 @@ class QuestionAnsweringFormat(Format):
             ids, parts = inputs["input_ids"][number], out.sequence_ids(number)
             cls = self.tokenizer.cls_token_id
             none = ids.index(cls) if cls in ids else len(ids) - 1
-            found = [(at, *offsets[number][at]) for at, part in enumerate(parts) if part == 1]
-            spans = np.array(found, dtype=np.int32).reshape(-1, 3)  # a tenth of the memory of Python's numbers
-            places.append((passages[row], spans, none))
+            tokens = [(at, *offsets[number][at]) for at, part in enumerate(parts) if part == 1]
+            spans = np.array(tokens, dtype=np.int32).reshape(-1, 3)  # a tenth of the memory of Python's integers
+            positions.append((passages[row], spans, none))
             start, end = _tokens_of(labels[row], spans) or (none, none)
             inputs["start_positions"].append(start)
             inputs["end_positions"].append(end)
-        return inputs, owner, places
+        return inputs, owner, positions
 
     def _questions(self, questions: list[str], limit: int, is_decoder: bool) -> tuple[list[str], int]:
-        """Cut questions to half of the room, so that a passage has the other; return them and how many were cut."""
+        """Truncate questions to half of the limit; return them and how many were truncated."""
         end = "\n" if is_decoder else ""
         room = limit // 2 - 3
         if (self.task.stride or 0) >= limit - room - 3:
             raise UserError(
                 f"task.stride={self.task.stride} leaves no step between two windows of {limit} tokens "
-                "(task.max_length, or what the model reads), half of which may be the question's; "
-                f"try task.stride={limit // 4}"
+                "(task.max_length, or the limit of the model), half of which may be the question; "
+                f"set task.stride={limit // 4}"
             )
         ids = self.tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)
         cut, kept = 0, []
@@ -162,7 +163,7 @@ def _parse_answer(task: TaskConfig, label: Any, passage: str, split: str) -> dic
         )
     if not texts and not task.no_answer:
         raise UserError(
-            f"a question of {split} has no answer, and task.no_answer=false; set task.no_answer=true, or drop the example"
+            f"a question of {split} has no answer, and task.no_answer=false; set task.no_answer=true, or remove it"
         )
     for text, start in zip(texts, starts, strict=True):
         if start < 0:
@@ -180,7 +181,7 @@ def _has_specials(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _tokens_of(label: dict[str, Any] | None, spans: np.ndarray) -> tuple[int, int] | None:
-    """Return the first and the last token of the first answer; None where this window does not hold all of it."""
+    """Return the first and the last token of the first answer; None where the window lacks part of it."""
     if label is None or not label["text"] or not len(spans):
         return None
     start = label["answer_start"][0]

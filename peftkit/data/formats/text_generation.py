@@ -63,40 +63,40 @@ class TextGenerationFormat(Format):
         text = self._text({name: row[name] for name in self.task.text})
         return f"{text}{'' if text.endswith(chr(10)) else chr(10)}{row['label']}"
 
-    def encode(self, rows: Dataset) -> Encoded:
-        """Tokenise at most `task.max_length` tokens of text and `task.max_target_length` of label.
+    def encode(self, examples: Dataset) -> Encoded:
+        """Tokenize at most `task.max_length` tokens of text and `task.max_target_length` of label.
 
-        `positions` are the tokens that count, and the prompt (tokens,) that is to be answered.
+        `positions` are the mask of scored tokens, and the prompt (tokens,).
         """
-        columns, labels = list(self.task.text), list(rows["label"])
-        values = zip(*(rows[column] for column in columns), strict=True)
+        columns, labels = list(self.task.text), list(examples["label"])
+        values = zip(*(examples[column] for column in columns), strict=True)
         texts = [self._text(dict(zip(columns, row, strict=True))) for row in values]
         if self.is_decoder and self.max_new_tokens is not None:
-            # the model continues from the end of a prompt, so its beginning is cut
+            # the model continues from the end of a prompt, so its start is truncated
             whole = self.tokenizer(texts, verbose=False)["input_ids"]
             read, cut = [ids[-self.room :] for ids in whole], np.array([len(ids) > self.room for ids in whole])
         else:
             prompts = tokenize(self.tokenizer, [texts], self.task.max_length)
             read, cut = prompts["input_ids"], np.array(prompts["truncated"])
-        read, left_out = self._with_shots(read)
+        read, dropped = self._with_shots(read)
         if self.max_new_tokens is None:
-            counted = [[place > 0 for place in range(len(row))] for row in read]  # nothing comes before the first token
-            found = _encoded(rows, read, read, read, counted, cut, np.ones(len(labels), dtype=bool))
-            return replace(found, dropped_shots=left_out)
+            counted = [[index > 0 for index in range(len(row))] for row in read]  # the first token has no context
+            encoded = _encoded(examples, read, read, read, counted, cut, np.ones(len(labels), dtype=bool))
+            return replace(encoded, dropped_shots=dropped)
         answers = [self._answer_ids("" if label is None else label) for label in labels]
         cut |= np.array([len(ids) > self.max_new_tokens for ids in answers])
-        found = encode_pairs(rows, read, [ids[: self.max_new_tokens] for ids in answers], cut, self.is_decoder)
-        return replace(found, dropped_shots=left_out)
+        encoded = encode_pairs(examples, read, [ids[: self.max_new_tokens] for ids in answers], cut, self.is_decoder)
+        return replace(encoded, dropped_shots=dropped)
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         return seq2seq_collator(self.tokenizer)
 
     def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
-        """Return the log-likelihoods (tokens,) of the tokens that count."""
+        """Return the log-likelihoods (tokens,) of the scored tokens."""
         return [row[: len(seen)][seen] for row, (seen, _) in zip(scores, encoded.positions, strict=True)]
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
-        known = encoded.has_label  # what replaces a hidden label is not scored
+        known = encoded.has_label  # the substitute of a hidden label is not scored
         nats = np.where(known, [-row.sum() for row in scores], 0.0)
         tokens = np.where(known, [len(row) for row in scores], 0)
         summary = [np.array(pair if is_known else []) for is_known, *pair in zip(known, nats, tokens, strict=True)]
@@ -120,7 +120,7 @@ class TextGenerationFormat(Format):
         return f"{text}\n" if self.is_decoder and self.max_new_tokens is not None else text
 
     def _with_shots(self, read: list[list[int]]) -> tuple[list[list[int]], int]:
-        """Put the examples before each prompt; return them, and how many did not fit, over all."""
+        """Return the prompts with few-shot examples, and the total number that did not fit."""
         if not self.shots:
             return read, 0
         shots, begin = shot_ids(self.tokenizer, self.shots), self.tokenizer.bos_token_id
@@ -129,26 +129,30 @@ class TextGenerationFormat(Format):
         return [ids for ids, _ in whole], sum(missing for _, missing in whole)
 
     def _answer_ids(self, label: str) -> list[int]:
-        """Return a label's tokens, and the end of text after them."""
+        """Return the tokens of a label with the end-of-text token."""
         if not self.is_decoder:
             return list(self.tokenizer(text_target=label)["input_ids"])
         return [*self.tokenizer(label, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
 
 
 def encode_pairs(
-    rows: Dataset, read: list[list[int]], answers: list[list[int]], cut: Sequence[bool] | np.ndarray, is_decoder: bool
+    examples: Dataset,
+    read: list[list[int]],
+    answers: list[list[int]],
+    cut: Sequence[bool] | np.ndarray,
+    is_decoder: bool,
 ) -> Encoded:
-    """Return rows as what is read and the answers to it, of which alone a model learns."""
+    """Return inputs of prompts and answers, where only the answers have labels."""
     inputs, targets = read, answers
     if is_decoder:
         inputs = [[*row, *ids] for row, ids in zip(read, answers, strict=True)]
         targets = [[-100] * len(row) + ids for row, ids in zip(read, answers, strict=True)]
     counted = [[token >= 0 for token in row] for row in targets]
-    return _encoded(rows, read, inputs, targets, counted, np.asarray(cut), label_mask(rows))
+    return _encoded(examples, read, inputs, targets, counted, np.asarray(cut), label_mask(examples))
 
 
 def _encoded(
-    rows: Dataset,
+    examples: Dataset,
     read: list[list[int]],
     inputs: list[list[int]],
     targets: list[list[int]],
@@ -158,6 +162,6 @@ def _encoded(
 ) -> Encoded:
     masks = [[1] * len(row) for row in inputs]
     table = Dataset.from_dict({"input_ids": inputs, "attention_mask": masks, "labels": targets})
-    labels = [None if label is None else [label] for label in rows["label"]]
-    places = list(zip(map(np.array, counted), read, strict=True))
-    return Encoded(table, [len(row) for row in inputs], int(cut.sum()), labels, known, None, places)
+    labels = [None if label is None else [label] for label in examples["label"]]
+    positions = list(zip(map(np.array, counted), read, strict=True))
+    return Encoded(table, [len(row) for row in inputs], int(cut.sum()), labels, known, None, positions)

@@ -19,7 +19,7 @@ from peftkit.data.formats.base import Encoded, Format, Predictions, hidden_count
 from peftkit.data.labels import ClassLabelReader, class_feature, label_text
 
 SPAN = re.compile(r"O|[BIESLU]-.+")
-UNTAGGED = -1  # of a word that was truncated, or that the tokenizer drops; it counts as wrong
+UNTAGGED = -1  # for a word that was truncated or that the tokenizer drops; it counts as wrong
 
 
 class TagReader(ClassLabelReader):
@@ -37,8 +37,8 @@ class TagReader(ClassLabelReader):
         return [str(word) for word in parse_list(cell)]
 
     def raw_labels(self, table: Dataset) -> list[Any]:
-        hides = class_feature(self.task, table) is not None
-        return [_tags(cell, hides) for cell in self._label_column(table)]
+        has_hidden = class_feature(self.task, table) is not None
+        return [_tags(cell, has_hidden) for cell in self._label_column(table)]
 
     def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
         class_id = self.class_id(table, names or [], split)
@@ -70,9 +70,11 @@ class TokenClassificationFormat(Format):
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize word by word, at most `task.max_length` tokens; `positions` are the words' first tokens."""
-        column, joins = self.task.text[0], _joins_words(self.tokenizer)
+        column, needs_spaces = self.task.text[0], _needs_spaces(self.tokenizer)
         limit = min(self.task.max_length, self.tokenizer.model_max_length)
-        words = [[f" {word}" if joins and n else word for n, word in enumerate(each)] for each in examples[column]]
+        words = [
+            [f" {word}" if needs_spaces and n else word for n, word in enumerate(each)] for each in examples[column]
+        ]
         out = self.tokenizer(words, is_split_into_words=True, truncation=True, max_length=limit)
         positions, targets, truncated = [], [], 0
         for number, (sentence, tags) in enumerate(zip(words, examples["label"], strict=True)):
@@ -111,10 +113,10 @@ class TokenClassificationFormat(Format):
         return {name: counts[number] for number, name in enumerate(self.names or [])} | hidden_count(encoded)
 
 
-def _tags(cell: Any, hides: bool) -> list[str] | None:
+def _tags(cell: Any, has_hidden: bool) -> list[str] | None:
     """Return a sentence's tags as texts; None where one is missing or hidden."""
     tags = [label_text(tag) for tag in parse_list(cell, may_be_numbers=True)]
-    known = [tag for tag in tags if tag is not None and not (hides and tag == "-1")]
+    known = [tag for tag in tags if tag is not None and not (has_hidden and tag == "-1")]
     return known if tags and len(known) == len(tags) else None
 
 
@@ -123,7 +125,7 @@ def _best_tags(scores: np.ndarray) -> list[int]:
     return np.where(np.isnan(scores).any(axis=-1), UNTAGGED, best).tolist()  # type: ignore[no-any-return]
 
 
-def _joins_words(tokenizer: PreTrainedTokenizerBase) -> bool:
+def _needs_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether words given one by one lack the space before them, as with byte-level tokenizers."""
     separate = tokenizer(["a", "film"], is_split_into_words=True)["input_ids"]
     return bool(separate != tokenizer("a film")["input_ids"])

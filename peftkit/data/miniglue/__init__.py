@@ -30,7 +30,7 @@ TEST_ROWS = 100
 def miniglue(task: str, train_rows: int = 640, validation_rows: int = 200, seed: int = 0) -> dict[str, list[Row]]:
     """Return the splits of one task, shaped as nyu-mll/glue's; test labels are hidden (-1), AX's are not.
 
-    A quarter of the words, and some sentence forms, are met only after training, so that memorising fails.
+    A quarter of the words and some sentence forms do not occur in train, so that memorizing fails.
     """
     if task not in TASKS:
         raise ValueError(f"miniglue has no task {task}; it has {', '.join(TASKS)}")
@@ -42,7 +42,7 @@ def miniglue(task: str, train_rows: int = 640, validation_rows: int = 200, seed:
     seen: set[tuple] = set()
     splits = {}
     for name, size in sizes:
-        rows = _rows(task, name, size, seed, seen)
+        rows = _examples(task, name, size, seed, seen)
         if name.startswith("test") and task != "ax":
             rows = [{**row, "label": -1.0 if task == "stsb" else -1} for row in rows]
         splits[name] = rows
@@ -50,13 +50,13 @@ def miniglue(task: str, train_rows: int = 640, validation_rows: int = 200, seed:
 
 
 def sentences(count: int, seed: int = 0) -> Iterator[str]:
-    """Yield unlabelled documents of several sentences over all words, for pretraining: meanings, but no labels."""
+    """Yield unlabelled documents of several sentences with all words, for pretraining."""
     words = WordSampler(random.Random(zlib.crc32(f"sentences-{seed}".encode())), "all")
     for _ in range(count):
         yield _document(words)
 
 
-def _rows(task: str, split: str, size: int, seed: int, seen: set[tuple]) -> list[Row]:
+def _examples(task: str, split: str, size: int, seed: int, seen: set[tuple]) -> list[Row]:
     stage = "train" if split == "train" else "validation"
     words = WordSampler(random.Random(zlib.crc32(f"{task}-{split}-{seed}".encode())), stage)
     rows: list[Row] = []

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class WordSampler:
-    """How to draw words: `stage` train never meets the held-out quarter, validation meets it half the time."""
+    """A sampler of words: `stage` train never samples the held-out quarter, validation samples it half of the time."""
 
     random: random.Random
     stage: str  # train, validation, or all (unlabelled text)

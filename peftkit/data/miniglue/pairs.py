@@ -24,33 +24,33 @@ WEIGHTS = {"who": 1.1, "action": 1.5, "thing": 1.2, "place": 0.6, "time": 0.6}  
 
 
 def mrpc(words: WordSampler) -> Row:
-    """Two thirds say the same in other words; the others differ in one fact."""
+    """Paraphrases in two thirds of the pairs; the other pairs differ in one fact."""
     same = words.chance(0.66)
     first, second = _meeting(words, same) if words.chance(0.3) else _paraphrase(words, same)
     return {"sentence1": first, "sentence2": second, "label": int(same)}
 
 
 def qqp(words: WordSampler) -> Row:
-    """Do two questions ask for the same?"""
+    """Duplicate questions, and questions that differ in one facet or in what they request."""
     same = words.chance(0.42)
     scene = draw_scene(words)
-    asked = words.random.choice(["where", "when", "why", "who"])
-    other, asks = scene, asked
+    first = words.random.choice(["where", "when", "why", "who"])
+    other, second = scene, first
     if not same:
         if words.chance(0.5):
-            asks = words.random.choice([word for word in ("where", "when", "why", "who") if word != asked])
+            second = words.random.choice([word for word in ("where", "when", "why", "who") if word != first])
         else:
-            facets = ("action", "opposite") if asked == "who" else ("who", "action", "opposite")
+            facets = ("action", "opposite") if first == "who" else ("who", "action", "opposite")
             other = with_facet_changed(scene, words, words.random.choice(facets))
     return {
-        "question1": _question(scene, asked, words, 0),
-        "question2": _question(other, asks, words, 1),
+        "question1": _question(scene, first, words, 0),
+        "question2": _question(other, second, words, 1),
         "label": int(same),
     }
 
 
 def stsb(words: WordSampler) -> Row:
-    """Similarity is the weight of the facets that agree; the opposite action and a negation cost half."""
+    """The score is the weight of the equal facets; the opposite action or a negation halves it."""
     scene = draw_scene(words, full=True)
     different = words.random.sample(list(WEIGHTS), words.random.choice([0, 0, 1, 1, 2, 3, 4, 5]))
     other = scene
@@ -69,7 +69,7 @@ def stsb(words: WordSampler) -> Row:
 
 
 def mnli(words: WordSampler, mismatched: bool = False) -> Row:
-    """Premise and hypothesis; the mismatched split speaks in another genre."""
+    """Premise and hypothesis; the mismatched split has another genre."""
     label = words.random.choice([0, 1, 2])
     premise, hypothesis = _inference(words, label)
     if mismatched:
@@ -81,7 +81,7 @@ def mnli(words: WordSampler, mismatched: bool = False) -> Row:
 
 
 def rte(words: WordSampler) -> Row:
-    """Entailment or not, neutral and contradiction being one; the premise is longer than MNLI's."""
+    """Entailment or not, with neutral and contradiction as one class; premises are longer than in MNLI."""
     label = int(words.chance(0.5))
     premise, hypothesis = _inference(words, words.random.choice([1, 2]) if label else 0)
     more = render(draw_scene(words), words)
@@ -90,28 +90,30 @@ def rte(words: WordSampler) -> Row:
 
 
 def qnli(words: WordSampler) -> Row:
-    """Does the sentence hold the answer? A wrong one speaks of the same event and leaves the answer out."""
+    """Whether the sentence contains the answer; a wrong one describes the same event without the answer."""
     label = int(words.chance(0.5))
     scene = draw_scene(words)
-    asked = words.random.choice(["where", "when"])
-    facet = {"where": "place", "when": "time"}[asked]
+    question = words.random.choice(["where", "when"])
+    facet = {"where": "place", "when": "time"}[question]
     pool = {"place": PLACES, "time": TIMES}
     other = {"place": "time", "time": "place"}[facet]
     facts: dict[str, Any] = {facet: words.pick(pool[facet]), other: words.pick(pool[other])}
-    told = replace(scene, **facts)
+    described = replace(scene, **facts)
     if label:
         leaves_out = words.chance(0.5)
-        told = replace(scene, **{**facts, facet: None}) if leaves_out else with_facet_changed(told, words, "who")
+        described = (
+            replace(scene, **{**facts, facet: None}) if leaves_out else with_facet_changed(described, words, "who")
+        )
     elif words.chance(0.4):
-        told = replace(scene, **{**facts, other: None})
-    text = render(told, words, vary=0.4)
+        described = replace(scene, **{**facts, other: None})
+    text = render(described, words, vary=0.4)
     if words.chance(0.4):
         text = f"{text[:-1]} {words.pick(REASONS)}."
-    return {"question": _question(scene, asked, words, 0), "sentence": text, "label": label}
+    return {"question": _question(scene, question, words, 0), "sentence": text, "label": label}
 
 
 def wnli(words: WordSampler) -> Row:
-    """Winograd schemas: one word of the ending decides whom the pronoun means."""
+    """Winograd schemas: one word of the ending decides what the pronoun refers to."""
     template, endings = words.pick(_SCHEMAS)
     ending, means_first = words.random.choice(endings)
     if template.startswith("{thing}"):
@@ -122,8 +124,8 @@ def wnli(words: WordSampler) -> Row:
         second, pronoun = words.random.choice(alike), ("she", "he")[NAMES.index(first) % 2]
     label = int(words.chance(0.5))
     answer = first if means_first == bool(label) else second
-    told = template.format(thing=first, a=first, b=second, end=ending.format(x=pronoun))
-    return {"sentence1": sentence(told), "sentence2": sentence(ending.format(x=answer)), "label": label}
+    text = template.format(thing=first, a=first, b=second, end=ending.format(x=pronoun))
+    return {"sentence1": sentence(text), "sentence2": sentence(ending.format(x=answer)), "label": label}
 
 
 _HOLDERS = ["suitcase", "box", "drawer", "cupboard", "bag", "trunk", "basket", "chest"]
@@ -155,7 +157,7 @@ def _paraphrase(words: WordSampler, same: bool) -> tuple[str, str]:
 
 
 def _meeting(words: WordSampler, same: bool) -> tuple[str, str]:
-    """Two people: the same words say something else when the roles are swapped, so that overlap decides nothing."""
+    """Two people: swapped roles change the meaning but not the words, so that word overlap does not help."""
     past, participle, synonym = words.pick(MEETINGS)
     a = words.pick(PEOPLE)
     b = words.other(PEOPLE, a)
@@ -176,7 +178,7 @@ def _meeting(words: WordSampler, same: bool) -> tuple[str, str]:
 
 
 def _inference(words: WordSampler, label: int) -> tuple[str, str]:
-    """Return a premise and what it entails (0), leaves open (1) or rules out (2).
+    """Return a premise and a hypothesis: entailed (0), neutral (1) or contradicted (2).
 
     Negations, opposite verbs, reasons and general words come with every label, so that no word gives it away.
     """
@@ -219,6 +221,6 @@ def _question(scene: Scene, asked: str, words: WordSampler, style: int) -> str:
 
 
 def definition(words: WordSampler) -> str:
-    """Tell what a thing is one of, for unlabelled text."""
+    """Return a sentence with the category of a thing, for unlabelled text."""
     thing = words.pick(THINGS)
     return sentence(f"{article(thing[0])} {thing[0]}, or {thing[1]}, is {article(thing[2])} {thing[2]}")

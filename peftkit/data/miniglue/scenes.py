@@ -19,7 +19,7 @@ from peftkit.data.miniglue.lexicon import (
 
 @dataclass(frozen=True)
 class Scene:
-    """One event; the words are their sets of synonyms, so that wording and meaning part."""
+    """An event; words are tuples of synonyms, so that wording and meaning vary separately."""
 
     who: tuple[str, str, str]
     action: tuple[str, str, str, str, str]
@@ -32,7 +32,7 @@ class Scene:
 
 
 def draw_scene(words: WordSampler, full: bool = False) -> Scene:
-    """Draw a scene; `full` leaves no facet open."""
+    """Draw a scene; with `full`, every facet is set."""
     return Scene(
         who=words.pick(PEOPLE),
         action=words.pick(ACTIONS),
@@ -44,7 +44,7 @@ def draw_scene(words: WordSampler, full: bool = False) -> Scene:
 
 
 def render(scene: Scene, words: WordSampler, vary: float = 0.0, general: bool = False) -> str:
-    """Write a scene; with probability `vary` each word gives way to its synonym, and the order changes.
+    """Return a sentence for a scene; with probability `vary` each word becomes its synonym, and the order changes.
 
     `general` names what the thing is one of, and a person instead of the profession.
     """
@@ -72,7 +72,7 @@ def render(scene: Scene, words: WordSampler, vary: float = 0.0, general: bool = 
 
 
 def with_facet_changed(scene: Scene, words: WordSampler, facet: str) -> Scene:
-    """Return the scene with one facet made another."""
+    """Return the scene with one facet changed."""
     if facet == "who":
         return replace(scene, who=words.other(PEOPLE, scene.who))
     if facet == "action":
@@ -103,7 +103,7 @@ def article(noun: str) -> str:
 
 
 def _form(words: WordSampler, has_tail: bool, vary: float) -> str:
-    """Choose how to say it; the cleft is met only after training."""
+    """Choose the sentence form; the cleft does not occur in train."""
     forms = ["plain", "plain", "front"] if has_tail else ["plain"]
     if words.chance(0.25 + vary / 2):
         forms = ["passive"]

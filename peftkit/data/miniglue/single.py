@@ -36,7 +36,7 @@ NEEDY = ["devoured", "resembled", "abandoned", "possessed"]  # need one
 
 
 def sst2(words: WordSampler) -> Row:
-    """Sentiment by the clause that counts: negation, contrast and conditions turn single words around."""
+    """Sentiment of the decisive clause: negation, contrast and conditions invert single words."""
     label = int(words.chance(0.52))
     good, bad = words.pick(GOOD), words.pick(BAD)
     mine, other = (good, bad) if label else (bad, good)
@@ -62,7 +62,7 @@ def sst2(words: WordSampler) -> Row:
 
 
 def cola(words: WordSampler) -> Row:
-    """Seven in ten are acceptable; each faulty sentence has a sound twin of the same shape."""
+    """Seven in ten are acceptable; each unacceptable sentence has an acceptable form of the same shape."""
     label = int(words.chance(0.68))
     shapes = [_agreement, _reflexive, _object, _order, _auxiliary, _determiner, _scene]
     held_out = [_question, _tense]
@@ -146,7 +146,7 @@ def _tense(words: WordSampler, sound: bool) -> str:
 
 
 def opinion(words: WordSampler) -> str:
-    """Say one judgement in several ways, for unlabelled text."""
+    """Return one opinion in several phrasings, for unlabelled text."""
     is_good = words.chance(0.5)
     mine, other = (GOOD, BAD) if is_good else (BAD, GOOD)
     part = words.pick(PARTS)
