@@ -1,4 +1,4 @@
-"""Conversations as tokens: with the checkpoint's own template, and with ours where it has none."""
+"""Conversations as tokens: with the template of the checkpoint, and with peftkit's where it has none."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
     return train_tokenizer("gpt2-mini", ["Name a river. Be brief. The Elbe. ### Instruction: Response:"], 400)
 
 
-def test_a_tokenizer_without_a_template_gets_ours_and_the_answer_ends_the_text(
+def test_a_tokenizer_without_a_template_gets_the_default_and_the_answer_ends_the_text(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     ensure_chat_template(tokenizer)
@@ -39,7 +39,7 @@ def test_a_tokenizer_without_a_template_gets_ours_and_the_answer_ends_the_text(
     assert read == encode_prompt(tokenizer, TURNS[:-1])
 
 
-def test_a_template_of_its_own_is_kept(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_an_existing_template_is_kept(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = STRICT
     ensure_chat_template(tokenizer)
     read, written = encode_answered(tokenizer, TURNS[1:])
@@ -47,7 +47,7 @@ def test_a_template_of_its_own_is_kept(tokenizer: PreTrainedTokenizerBase) -> No
     assert tokenizer.decode(written) == "The Elbe.</>"
 
 
-def test_a_template_that_opens_a_turn_otherwise_is_answered_after_its_opening(
+def test_an_answer_follows_the_header_of_a_template_that_renders_open_turns_differently(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     tokenizer.chat_template = REWRITES
@@ -56,7 +56,7 @@ def test_a_template_that_opens_a_turn_otherwise_is_answered_after_its_opening(
     assert tokenizer.decode(written[:-1]) == "The Elbe." and written[-1] == tokenizer.eos_token_id
 
 
-def test_turns_that_a_template_refuses_are_told(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_turns_that_a_template_refuses_raise_an_error(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = STRICT
     with pytest.raises(UserError, match="refuses turns of system, user: no system"):
         encode_prompt(tokenizer, TURNS[:-1])

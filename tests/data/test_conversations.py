@@ -1,4 +1,4 @@
-"""Conversations, columns and seed tasks as examples, and which of them may be set apart together."""
+"""Conversations, columns and seed tasks as examples, and splits that keep instructions together."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def table(*rows: dict[str, Any]) -> Dataset:
     return Dataset.from_list([{"idx": number, **row} for number, row in enumerate(rows)])
 
 
-def test_every_turn_of_an_assistant_is_an_example_with_all_before_it() -> None:
+def test_every_assistant_turn_is_an_example_with_all_turns_before_it() -> None:
     rows, lost = conversation_examples(TASK, table({"messages": turns("a?", "b", "c?", "d", system="Be brief.")}))
     assert [row["label"] for row in rows] == ["b", "d"] and lost == 0
     assert [len(row["messages"]) for row in rows] == [2, 4]
     assert rows["id"] == ["0-0", "0-1"] and rows["group"] == [0, 0]
 
 
-def test_what_nobody_answers_is_dropped_and_counted() -> None:
+def test_conversations_without_an_answer_are_dropped_and_counted() -> None:
     rows, lost = conversation_examples(
         TASK,
         table(
@@ -58,7 +58,7 @@ def test_what_nobody_answers_is_dropped_and_counted() -> None:
         conversation_examples(TASK, table({"messages": turns("a?")}))
 
 
-def test_columns_and_seed_tasks_read_as_the_same_conversation() -> None:
+def test_columns_and_seed_tasks_give_the_same_conversation() -> None:
     columns = table(
         {"instruction": "Sort.", "input": "b a", "output": "a b"}, {"instruction": "Go.", "input": "", "output": "x"}
     )
@@ -73,9 +73,9 @@ def test_columns_and_seed_tasks_read_as_the_same_conversation() -> None:
     assert (same["messages"], same["label"]) == (rows["messages"], rows["label"])
 
 
-def test_one_instruction_never_lies_on_both_sides() -> None:
+def test_one_instruction_is_never_in_both_splits() -> None:
     rows = [{"id": f"task_{number // 3}", "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
-    rows[7]["messages"] = turns("  say 59. ", "no")  # the words of another task's row join both tasks
+    rows[7]["messages"] = turns("  say 59. ", "no")  # the instruction of another task connects both tasks
     examples, _ = conversation_examples(TASK, table(*rows))
     train, held = split_by_instruction(examples, 0.1, seed=0)
     assert not set(train["group"]) & set(held["group"]) and len(train) + len(held) == 60
@@ -85,7 +85,7 @@ def test_one_instruction_never_lies_on_both_sides() -> None:
         split_by_instruction(examples.select(range(3)), 0.1, seed=0)
 
 
-def test_rows_without_a_name_or_an_instruction_are_not_one_instruction() -> None:
+def test_examples_without_an_id_or_an_instruction_are_separate_groups() -> None:
     rows = [{"id": name, "messages": turns(text, "yes")} for name, text in ((None, "a?"), (None, "b?"), ("x", "c?"))]
     examples, _ = conversation_examples(TASK, table(*rows))
     assert examples["group"] == [0, 1, 2]
@@ -94,7 +94,7 @@ def test_rows_without_a_name_or_an_instruction_are_not_one_instruction() -> None
     assert (examples["group"], lost) == ([0, 0, 1, 1], 1)
 
 
-def test_what_is_no_conversation_is_told_how_to_be_one() -> None:
+def test_an_error_shows_the_format_of_conversations() -> None:
     for cell in ("a text", [{"from": "human", "value": "a?"}]):
         with pytest.raises(UserError, match=r'write messages as .*"role": "user"'):
             conversation_examples(TASK, table({"messages": cell}))
@@ -102,16 +102,16 @@ def test_what_is_no_conversation_is_told_how_to_be_one() -> None:
         conversation_examples(TASK, table({"instruction": "Go.", "input": "", "output": "x"}))
 
 
-def test_the_answer_at_the_end_is_not_told_to_who_is_asked() -> None:
-    rows, empty, told = open_conversations(
+def test_an_answer_at_the_end_is_removed_from_the_prompt() -> None:
+    rows, empty, answered = open_conversations(
         TASK, table({"messages": turns("a?", "b", "c?", "d")}, {"messages": turns(" ")})
     )
-    assert [turn["content"] for turn in rows["messages"][0]] == ["a?", "b", "c?"] and (empty, told) == ([1], 1)
+    assert [turn["content"] for turn in rows["messages"][0]] == ["a?", "b", "c?"] and (empty, answered) == ([1], 1)
     rows, *_ = open_conversations(TASK, Dataset.from_list([{"messages": "Name a river."}]))
     assert rows["messages"][0] == turns("Name a river.")
 
 
-def test_trials_are_scored_on_instructions_that_train_in_none_of_their_rows() -> None:
+def test_search_splits_share_no_instruction() -> None:
     rows = [{"id": f"task_{number // 3}", "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     examples, _ = conversation_examples(TASK, table(*rows))
     for limit in (None, 20):
@@ -120,7 +120,7 @@ def test_trials_are_scored_on_instructions_that_train_in_none_of_their_rows() ->
         assert not set(train["group"]) & set(held_out["group"])
 
 
-def test_an_instruction_of_most_rows_is_left_to_train_on() -> None:
+def test_the_instruction_of_most_examples_stays_in_train() -> None:
     rows = [{"id": str(max(number, 40)), "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     examples, _ = conversation_examples(TASK, table(*rows))
     for number in (10, 12):
@@ -135,7 +135,7 @@ def test_an_instruction_of_most_rows_is_left_to_train_on() -> None:
 
 
 @pytest.mark.parametrize("named", ["", "chat", "chat/train.parquet"])
-def test_tasks_of_the_embedded_writer_are_marked_however_they_are_named(tmp_path: Path, named: str) -> None:
+def test_data_of_the_offline_generator_is_marked_for_every_path(tmp_path: Path, named: str) -> None:
     made = {"substituted_for": "a/model"}
     (tmp_path / "result.json").write_text(json.dumps({"audit": {"sources": {"model": made}}}))
     (tmp_path / "kept.jsonl").touch()

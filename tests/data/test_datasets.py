@@ -1,4 +1,4 @@
-"""Own data becomes labelled rows: no label is changed, no row lost in silence, and a bad file says what is wrong."""
+"""Own data as labelled examples: labels stay unchanged, dropped examples are counted, and file errors state the cause."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from peftkit.data.formats.classification import SequenceClassificationFormat
 from peftkit.data.formats.text_to_text import TextToTextFormat
 
 
-def task_of(data: Path, *words: str, kind: str = "classification") -> TaskConfig:
-    words = (f"task={kind}", f"task.dataset={data}", "task.text=[text]", *words)
+def task_of(data: Path, *overrides: str, kind: str = "classification") -> TaskConfig:
+    words = (f"task={kind}", f"task.dataset={data}", "task.text=[text]", *overrides)
     return TaskConfig(**compose_config(list(words)).task)
 
 
-def rows_of(data: Path, *words: str, kind: str = "classification") -> TaskDataset:
-    return load_task_dataset(task_of(data, *words, kind=kind), None, "offline")
+def rows_of(data: Path, *overrides: str, kind: str = "classification") -> TaskDataset:
+    return load_task_dataset(task_of(data, *overrides, kind=kind), None, "offline")
 
 
 def folder(at: Path, **texts: str) -> Path:
@@ -47,14 +47,14 @@ def parquet(file: Path, table: Dataset) -> None:
 # hidden labels
 
 
-def test_an_empty_validation_label_is_hidden_and_an_empty_training_row_is_dropped(tmp_path: Path) -> None:
+def test_an_empty_validation_label_is_hidden_and_an_empty_training_example_is_dropped(tmp_path: Path) -> None:
     rows = rows_of(folder(tmp_path, train="text,label\na,x\nb,y\nc,\n", validation="text,label\na,y\nb,\n,x\n"))
     assert named(rows, "train") == ["x", "y"]
     assert named(rows, "validation") == ["y", None]
     assert rows.dropped == {"train": 1, "validation": 1}
 
 
-def test_minus_one_is_a_label_of_an_own_regression(tmp_path: Path) -> None:
+def test_minus_one_is_a_label_of_a_regression_on_own_data(tmp_path: Path) -> None:
     rows = rows_of(
         folder(tmp_path, train="text,label\na,-1\nb,0.5\n", validation="text,label\na,-1.0\nb,\n"), kind="regression"
     )
@@ -146,7 +146,7 @@ def test_one_empty_cell_renames_no_class(tmp_path: Path) -> None:
     assert named(rows_of(tmp_path), "validation") == ["2", "10"]
 
 
-def test_given_names_may_be_meant_by_their_ids(tmp_path: Path) -> None:
+def test_labels_may_be_ids_of_given_names(tmp_path: Path) -> None:
     folder(tmp_path, train="text,label\na,1\nb,0\n", validation="text,label\na,0\nb,\nc,1\n")
     assert named(rows_of(tmp_path, "task.labels=[no,yes]"), "validation") == ["no", None, "yes"]
     folder(tmp_path, validation="text,label\na,2\n")
@@ -167,7 +167,7 @@ def test_class_labels_keep_their_names_whatever_their_order(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("rare", range(20))
-def test_a_class_of_one_row_may_fall_into_the_tenth(tmp_path: Path, rare: int) -> None:
+def test_a_class_of_one_example_may_be_in_validation_only(tmp_path: Path, rare: int) -> None:
     lines = [f"a{number},{'rare' if number == rare else 'often'}" for number in range(20)]
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]))
     assert rows_of(tmp_path / "rows.csv").label_names == ["often", "rare"]
@@ -188,14 +188,14 @@ def test_a_regression_refuses_a_word(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", ["dev", "test", "val"])
-def test_another_split_is_proposed_before_a_tenth_is_carved(tmp_path: Path, other: str) -> None:
+def test_another_split_is_suggested_before_a_tenth_is_held_out(tmp_path: Path, other: str) -> None:
     folder(tmp_path, train="text,label\na,x\nb,y\n", **{other: "text,label\na,x\n"})
     with pytest.raises(UserError, match=rf"not validation; set task.splits.validation=\[{other}\]"):
         rows_of(tmp_path)
     assert set(rows_of(tmp_path, f"task.splits.validation=[{other}]").splits) == {"train", other}
 
 
-def test_a_tenth_is_carved_where_there_is_only_train(tmp_path: Path) -> None:
+def test_a_tenth_is_held_out_where_there_is_only_train(tmp_path: Path) -> None:
     folder(tmp_path, train="text,label\n" + "a,x\nb,y\n" * 10)
     rows = rows_of(tmp_path)
     assert {name: len(table) for name, table in rows.splits.items()} == {"train": 18, "validation": 2}
@@ -223,7 +223,7 @@ def test_two_files_of_one_split_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["None", "NA", "N/A", "null", "nan", "NaN", "n/a"])
 @pytest.mark.parametrize(("ending", "tab"), [(".csv", ","), (".tsv", "\t")])
-def test_words_that_pandas_takes_for_empty_are_words(tmp_path: Path, ending: str, tab: str, word: str) -> None:
+def test_words_that_pandas_reads_as_empty_stay_words(tmp_path: Path, ending: str, tab: str, word: str) -> None:
     for split in ("train", "validation"):
         lines = [("text", "label"), (word, "x"), ("b", word)]
         (tmp_path / f"{split}{ending}").write_text("\n".join(tab.join(line) for line in lines))
@@ -276,7 +276,7 @@ def test_json_lines_are_read_as_they_are_written(tmp_path: Path) -> None:
         ("text.parquet", b"text", "correct the file"),
     ],
 )
-def test_a_bad_file_says_its_name_and_what_is_wrong(tmp_path: Path, name: str, content: bytes, cause: str) -> None:
+def test_an_error_names_the_file_and_the_cause(tmp_path: Path, name: str, content: bytes, cause: str) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(UserError, match=f"{name}: .*{cause}") as refused:
@@ -284,7 +284,7 @@ def test_a_bad_file_says_its_name_and_what_is_wrong(tmp_path: Path, name: str, c
     assert "\n" not in str(refused.value)
 
 
-def test_one_row_is_refused(tmp_path: Path) -> None:
+def test_one_example_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label\na,x\n")
     with pytest.raises(UserError, match=r"rows.csv: one example cannot be both"):
         rows_of(tmp_path / "rows.csv")
@@ -294,7 +294,7 @@ def test_one_row_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
-def test_only_labelled_rows_are_scored_and_all_are_predicted(tmp_path: Path, kind: str) -> None:
+def test_only_labelled_examples_are_scored_and_all_are_predicted(tmp_path: Path, kind: str) -> None:
     from types import SimpleNamespace
 
     from peftkit import training
@@ -311,14 +311,14 @@ def test_only_labelled_rows_are_scored_and_all_are_predicted(tmp_path: Path, kin
     metrics = ["accuracy"] if kind == "classification" else ["pearson", "mean_squared_error"]
     run = SimpleNamespace(task=SimpleNamespace(kind=kind, metrics=metrics))
     rows = SimpleNamespace(splits={name: {"id": [0, 1, 2]} for name in splits})
-    parts = SimpleNamespace(
+    bundle = SimpleNamespace(
         format=SequenceClassificationFormat(run.task, None, names=["a", "b"] if kind == "classification" else None)
     )  # type: ignore[arg-type]
-    with pytest.MonkeyPatch.context() as patch:  # a model with these very answers
+    with pytest.MonkeyPatch.context() as patch:  # a model with these logits
         patch.setattr(training, "predict", lambda *_: training.ModelScores(logits, 1.0, None))
-        scores, _ = evaluate_splits(run, parts, None, splits, rows, tmp_path / "p.parquet")  # type: ignore[arg-type]
+        scores, _ = evaluate_splits(run, bundle, None, splits, rows, tmp_path / "p.parquet")  # type: ignore[arg-type]
     wanted = {"accuracysome": 1.0} if kind == "classification" else {"pearsonsome": 1.0, "mean_squared_errorsome": 0.0}
     assert {name: entry["value"] for name, entry in scores.items()} == pytest.approx(wanted)
-    told = pq.read_table(tmp_path / "p.parquet").to_pydict()
-    assert told["label"] == [*numbers[:2], None, None, None, None]
-    assert told["prediction"] == numbers * 2
+    written = pq.read_table(tmp_path / "p.parquet").to_pydict()
+    assert written["label"] == [*numbers[:2], None, None, None, None]
+    assert written["prediction"] == numbers * 2

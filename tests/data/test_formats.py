@@ -1,4 +1,4 @@
-"""Each kind of task is put to a model and read back without a word, a letter or a window lost in silence."""
+"""Formats encode each kind of task and decode it without losing words, characters or windows."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_first_token_of_each_word_carries_its_tag(tmp_path: Path, checkpoint
         assert sum(target >= 0 for target in targets) == sum(place >= 0 for place in places)
 
 
-def test_words_of_a_byte_level_tokenizer_are_read_as_in_a_text(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+def test_words_of_a_byte_level_tokenizer_are_encoded_as_in_a_text(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["gpt2"])
     task = tags_of(folder(tmp_path, {"tokens": ["the", "actor", "sang"], "tags": ["X", "NOUN", "VERB"]}))
     encoded = TokenClassificationFormat(task, tokenizer, names=["NOUN", "VERB", "X"]).encode(
@@ -95,7 +95,7 @@ def test_a_word_that_was_cut_is_counted_and_gets_no_tag(tmp_path: Path, checkpoi
     assert reads.describe(said)[3:5] == ["X", None]
 
 
-def test_tags_of_another_number_than_words_are_refused(tmp_path: Path) -> None:
+def test_different_numbers_of_tags_and_words_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="3 words and 2 tags"):
         rows_of(tags_of(folder(tmp_path, {"tokens": ["a", "b", "c"], "tags": ["X", "X"]})))
 
@@ -115,14 +115,14 @@ def cells(path: Path, *rows: tuple[str, str]) -> TaskConfig:
         ("the actor's", "X NOUN"),
     ],
 )
-def test_a_list_that_was_written_into_a_cell_is_read_as_one(tmp_path: Path, words: str, tags: str) -> None:
+def test_a_list_in_a_cell_is_parsed(tmp_path: Path, words: str, tags: str) -> None:
     task = cells(tmp_path / "rows.csv", *[(words, tags)] * 10)
     rows = rows_of(task)
     assert rows.label_names == ["NOUN", "X"]
     assert rows.splits["train"][0]["tokens"] == ["the", "actor's"] and rows.splits["train"][0]["label"] == [1, 0]
 
 
-def test_lists_of_ids_and_of_other_scripts_are_read_and_brackets_in_a_text_stay(tmp_path: Path) -> None:
+def test_lists_of_ids_and_of_other_scripts_are_parsed_and_brackets_in_a_text_stay(tmp_path: Path) -> None:
     rows = [(json.dumps(["die", "Straße", "\U0001f600"]), "[3, 10, -1]"), ("[ Applause ] [sic]", "[0 3\n 10  3]")]
     (table,) = (rows_of(cells(tmp_path / "rows.csv", *rows * 10)).splits["train"],)
     assert {tuple(words) for words in table["tokens"]} == {
@@ -134,7 +134,7 @@ def test_lists_of_ids_and_of_other_scripts_are_read_and_brackets_in_a_text_stay(
     ("words", "tags"),
     [("['the' ... 'sang']", "X X X"), ("['the', 'actor's', 'sang']", "X X X"), ("a b c", "[0 ... 7]")],
 )
-def test_a_list_that_was_cut_or_is_none_is_refused(tmp_path: Path, words: str, tags: str) -> None:
+def test_an_incomplete_or_invalid_list_is_refused(tmp_path: Path, words: str, tags: str) -> None:
     with pytest.raises(UserError, match=r"\[.* is not a list; write \['a', 'b'\], or words"):
         rows_of(cells(tmp_path / "rows.csv", *[(words, tags)] * 10))
 
@@ -221,7 +221,7 @@ def test_windows_do_not_depend_on_how_many_examples_are_read_at_once(
     assert len(parts.positions) == len(whole.positions) == len(whole.lengths)
 
 
-def test_an_answer_that_is_not_in_its_place_is_refused(tmp_path: Path) -> None:
+def test_an_answer_that_is_not_at_its_start_is_refused(tmp_path: Path) -> None:
     wrong = {**QUESTION, "answers": {"text": ["rome"], "answer_start": [3]}}
     with pytest.raises(UserError, match="'rome' of train is not at character 3"):
         rows_of(spans_of(folder(tmp_path, wrong)))
@@ -231,7 +231,7 @@ def test_an_answer_that_is_not_in_its_place_is_refused(tmp_path: Path) -> None:
     assert plain.splits["train"][0]["label"] == ANSWERED["answers"]
 
 
-def test_squads_own_file_is_read(tmp_path: Path) -> None:
+def test_the_file_of_squad_is_read(tmp_path: Path) -> None:
     asked = {"id": "7", "question": "where ?", "answers": [{"text": "rome", "answer_start": PASSAGE.index("rome")}]}
     file = tmp_path / "train-v1.1.json"
     file.write_text(json.dumps({"data": [{"title": "t", "paragraphs": [{"context": PASSAGE, "qas": [asked]}]}]}))
@@ -239,21 +239,21 @@ def test_squads_own_file_is_read(tmp_path: Path) -> None:
     assert row["id"] == "7" and row["answers"] == ANSWERED["answers"]
 
 
-def test_a_squad_file_without_answers_hides_them_and_says_not_that_there_are_none(tmp_path: Path) -> None:
+def test_missing_answers_of_a_squad_file_are_hidden_and_not_unanswerable(tmp_path: Path) -> None:
     asked = [{"id": "7", "question": "where ?"}, {"id": "8", "question": "who ?", "answers": []}]
     file = tmp_path / "test.json"
     file.write_text(json.dumps({"data": [{"title": "t", "paragraphs": [{"context": PASSAGE, "qas": asked}]}]}))
     assert read_file(file)["answers"][:] == [None, {"text": [], "answer_start": []}]
 
 
-def test_a_row_keeps_its_name_when_rows_are_set_apart(tmp_path: Path) -> None:
+def test_an_example_keeps_its_id_when_examples_are_held_out(tmp_path: Path) -> None:
     rows = [{"id": f"q{number}", "text": f"the actor sang {number}"} for number in range(30)]
     task = task_of(lines(tmp_path / "rows.jsonl", *rows), kind="causal_lm", text=["text"], label=None)
     for split in rows_of(task).splits.values():
         assert all(row["text"].endswith(f" {row['id'][1:]}") for row in split)
 
 
-def test_entity_f1_is_refused_for_tags_that_are_no_spans(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+def test_entity_f1_is_refused_for_tags_that_are_not_spans(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     task = tags_of(folder(tmp_path, SENTENCE), metrics=["entity_f1"])
     with pytest.raises(UserError, match=r"set task.metrics=\[token_accuracy\]"):
         TokenClassificationFormat(task, AutoTokenizer.from_pretrained(checkpoints["bert"]), names=["NOUN", "VERB"])

@@ -1,4 +1,4 @@
-"""Instructions as tokens: what is read, what is learned, what is cut, and the form of an answer."""
+"""Instructions as tokens: prompts, labels, truncation, packing, and the format of an answer."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def rows_of(*contents: list[dict[str, str]]) -> Dataset:
     return conversation_examples(TASK, table(*({"messages": each} for each in contents)))[0]
 
 
-def test_brackets_without_end_are_a_text() -> None:
+def test_deeply_nested_brackets_are_a_text() -> None:
     assert answer_format_of(["[" * 200_000]).name == "text"
 
 
-def test_a_decoder_learns_the_answer_and_its_end_alone(gpt2: PreTrainedTokenizerBase) -> None:
+def test_only_the_answer_and_its_end_have_labels_in_a_decoder(gpt2: PreTrainedTokenizerBase) -> None:
     encoded = InstructionFormat(TASK, gpt2, "decoder").encode(rows_of(turns("Name a river.", "The Elbe.")))
     row = encoded.inputs[0]
     learned = [token for token in row["labels"] if token >= 0]
@@ -55,7 +55,9 @@ def test_an_answer_ends_even_where_the_template_has_no_end_of_text(gpt2: PreTrai
     assert encoded.inputs[0]["labels"][-1] == other.eos_token_id
 
 
-def test_what_is_asked_loses_its_start_and_an_answer_its_end_and_both_count(gpt2: PreTrainedTokenizerBase) -> None:
+def test_a_prompt_loses_its_start_and_an_answer_its_end_and_both_count_as_truncated(
+    gpt2: PreTrainedTokenizerBase,
+) -> None:
     task = replace(TASK, max_length=8, max_target_length=3)
     rows = rows_of(turns("Name a river. Be brief.", "The Elbe. The Elbe."), turns("a", "b"))
     encoded = InstructionFormat(task, gpt2, "decoder").encode(rows)
@@ -65,7 +67,7 @@ def test_what_is_asked_loses_its_start_and_an_answer_its_end_and_both_count(gpt2
     assert [t for t in encoded.inputs[0]["labels"] if t >= 0] == [t for t in whole.inputs[0]["labels"] if t >= 0][:3]
 
 
-def test_t5_reads_the_words_and_of_a_longer_talk_who_said_them(t5: PreTrainedTokenizerBase) -> None:
+def test_t5_reads_the_texts_and_the_roles_of_several_turns(t5: PreTrainedTokenizerBase) -> None:
     encoded = InstructionFormat(TASK, t5, "seq2seq").encode(
         rows_of(turns("Name a river.", "The Elbe.", "Be brief.", "Elbe."))
     )
@@ -75,7 +77,7 @@ def test_t5_reads_the_words_and_of_a_longer_talk_who_said_them(t5: PreTrainedTok
     assert encoded.inputs[0]["labels"][-1] == t5.eos_token_id
 
 
-def test_blocks_hold_every_example_whole_and_once(gpt2: PreTrainedTokenizerBase) -> None:
+def test_blocks_contain_every_example_whole_and_once(gpt2: PreTrainedTokenizerBase) -> None:
     rows = rows_of(*(turns("Name a river." * (number % 3 + 1), "The Elbe.") for number in range(9)))
     talk = InstructionFormat(replace(TASK, packing=True), gpt2, "decoder")
     alone, blocks = talk.encode(rows), talk.encode_training(rows, 0)
@@ -109,7 +111,7 @@ def test_best_fit_leaves_no_block_that_another_could_have_taken() -> None:
         (["The sky is blue today.", "The sky is blue today.", "The sky is blue today."], "text", ["x"], [""]),
     ],
 )
-def test_an_answer_is_to_look_as_all_references_do(
+def test_the_expected_format_is_that_of_all_references(
     references: list[str], name: str, good: list[str], bad: list[str]
 ) -> None:
     form = answer_format_of(references)
@@ -117,11 +119,11 @@ def test_an_answer_is_to_look_as_all_references_do(
     assert all(form.matches(text) for text in good) and not any(form.matches(text) for text in bad)
 
 
-def test_a_model_without_line_breaks_is_asked_for_no_list() -> None:
+def test_a_model_without_line_breaks_needs_no_list() -> None:
     assert answer_format_of(["- a\n- b"], has_lines=False).name == "text"
 
 
-def test_an_answer_that_was_cut_off_is_out_of_form(gpt2: PreTrainedTokenizerBase) -> None:
+def test_a_truncated_answer_does_not_follow_the_format(gpt2: PreTrainedTokenizerBase) -> None:
     talk = InstructionFormat(TASK, gpt2, "decoder")
     rows = rows_of(turns("Count.", "1"), turns("Name a river.", "The Elbe."))
     encoded = talk.encode(rows)

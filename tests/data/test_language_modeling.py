@@ -1,4 +1,4 @@
-"""Text becomes blocks and questions about it: the same words for every tokenizer, the same damage after a resumption."""
+"""Blocks and masked passages: the same words for every tokenizer, the same noise after resuming."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def language(folder: Path, model: str, **settings: Any) -> LanguageModelingForma
 
 
 @pytest.mark.parametrize("model", FAMILY)
-def test_the_same_bytes_are_asked_of_a_tokenizer_with_new_words(model: str, checkpoints: dict[str, Path]) -> None:
+def test_the_same_bytes_are_predicted_with_an_extended_tokenizer(model: str, checkpoints: dict[str, Path]) -> None:
     plain = language(checkpoints[model], model)
     extended = extend_tokenizer(plain.tokenizer, ["zyxwort"], len(plain.tokenizer)).tokenizer
     both = [
@@ -104,7 +104,7 @@ def test_whole_words_are_masked_together(checkpoints: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("model", FAMILY)
-def test_damage_is_of_seed_epoch_and_block_alone(model: str, checkpoints: dict[str, Path]) -> None:
+def test_noise_depends_on_seed_epoch_and_block_only(model: str, checkpoints: dict[str, Path]) -> None:
     form = language(checkpoints[model], model)
     blocks: Any = form.encode_training(rows(DOCUMENTS), seed=3).inputs
     again: Any = form.encode_training(rows(DOCUMENTS), seed=3).inputs
@@ -114,7 +114,7 @@ def test_damage_is_of_seed_epoch_and_block_alone(model: str, checkpoints: dict[s
     assert any(differs) is (model != "gpt2")
 
 
-def test_a_block_holds_one_document_unless_they_are_joined(checkpoints: dict[str, Path]) -> None:
+def test_a_block_has_one_document_unless_they_are_joined(checkpoints: dict[str, Path]) -> None:
     texts = ["the film", "the city", "a story of people"]
     alone = language(checkpoints["gpt2"], "gpt2")
     end = alone.tokenizer.eos_token_id
@@ -126,7 +126,7 @@ def test_a_block_holds_one_document_unless_they_are_joined(checkpoints: dict[str
     assert joined[0]["input_ids"].count(end) == 4
 
 
-def test_documents_of_a_packed_block_see_themselves_alone(checkpoints: dict[str, Path]) -> None:
+def test_documents_of_a_packed_block_have_separate_attention(checkpoints: dict[str, Path]) -> None:
     texts = ["the film is good", "a story of people in the city", "the people like the film"]
     packed, alone = (language(checkpoints["gpt2"], "gpt2", packing=packing) for packing in (True, False))
     model: Any = AutoModelForCausalLM.from_pretrained(str(checkpoints["gpt2"])).eval()
@@ -144,7 +144,7 @@ def test_documents_of_a_packed_block_see_themselves_alone(checkpoints: dict[str,
     assert nats[0] == pytest.approx(nats[1], rel=1e-5)
 
 
-def test_t5_is_asked_with_its_sentinels_and_answers_make_the_text_whole(checkpoints: dict[str, Path]) -> None:
+def test_inputs_and_targets_of_t5_restore_the_text(checkpoints: dict[str, Path]) -> None:
     form = language(checkpoints["t5"], "t5")
     encoded = form.encode(rows(DOCUMENTS[:1]))
     row, tokenizer = encoded.inputs[0], form.tokenizer
@@ -170,7 +170,7 @@ def test_t5_is_asked_with_its_sentinels_and_answers_make_the_text_whole(checkpoi
     assert found.likelihoods[0][0] == pytest.approx(float(loss) * len(row["labels"]), rel=1e-4)
 
 
-def test_passages_are_the_text_in_parts_of_so_many_bytes() -> None:
+def test_passages_split_the_text_by_bytes() -> None:
     text = "eins zwei  drei\nvier fünf " + "x" * 40 + " ende"
     parts = cut_passages(text, 16)
     assert "".join(parts) == text
@@ -178,7 +178,7 @@ def test_passages_are_the_text_in_parts_of_so_many_bytes() -> None:
     assert cut_passages(" \n", 16) == []
 
 
-def test_a_corpus_gives_documents_and_passages_of_those_held_out(tmp_path: Path) -> None:
+def test_a_corpus_has_training_documents_and_held_out_passages(tmp_path: Path) -> None:
     for number in range(10):
         (tmp_path / f"{number}.txt").write_text(f"page {number}\nhas words and words\n")
     found = load_task_dataset(task(str(tmp_path), sample_by="document"), None, "offline")
@@ -223,7 +223,7 @@ def test_a_broken_file_of_a_corpus_is_named(tmp_path: Path) -> None:
         (["model=bert", "task.dataset=./none.txt"], "no such file"),
     ],
 )
-def test_what_does_not_go_together_is_refused(words: list[str], sentence: str, tmp_path: Path) -> None:
+def test_incompatible_settings_are_refused(words: list[str], sentence: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text\n" * 20)
     found = check(["task=language_modeling", f"task.dataset={tmp_path}/a.txt", "source=offline", "method=lora", *words])
     assert any(sentence in each for each in found), found

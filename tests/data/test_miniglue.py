@@ -1,4 +1,4 @@
-"""miniglue has GLUE's shape, is the same everywhere, and cannot be memorised."""
+"""miniglue has the columns of GLUE, is deterministic, and cannot be memorized."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def test_columns_and_labels_are_those_of_the_task_part(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", GLUE)
-def test_no_row_stands_twice_or_in_two_splits(task: str) -> None:
+def test_no_example_occurs_twice_or_in_two_splits(task: str) -> None:
     rows = [tuple(v for k, v in row.items() if k not in ("idx", "label")) for s in miniglue(task).values() for row in s]
     assert len(rows) == len(set(rows))
 
 
 @pytest.mark.parametrize("task", GLUE)
-def test_the_same_seed_gives_the_same_rows(task: str) -> None:
+def test_the_same_seed_gives_the_same_examples(task: str) -> None:
     assert miniglue(task, 20, 10, seed=3) == miniglue(task, 20, 10, seed=3) != miniglue(task, 20, 10, seed=4)
 
 
@@ -41,7 +41,7 @@ def test_no_class_is_rare(task: str) -> None:
     assert min(counts.values()) > 0.25 * len(rows)
 
 
-def test_a_quarter_of_the_words_is_met_only_after_training() -> None:
+def test_a_quarter_of_the_words_is_not_in_train() -> None:
     held_out = {entry[0] for entries in (PEOPLE, THINGS) for number, entry in enumerate(entries) if number % 4 == 3}
     splits = miniglue("mrpc")
     words = {name: " ".join(r["sentence1"] for r in splits[name]).lower() for name in ("train", "validation")}
@@ -53,7 +53,7 @@ def test_test_labels_are_hidden_as_in_glue() -> None:
     assert {row["label"] for row in miniglue("rte")["test"]} == {-1}
 
 
-def test_unlabelled_documents_differ_and_hold_several_sentences() -> None:
+def test_unlabelled_documents_differ_and_have_several_sentences() -> None:
     documents = list(sentences(500))
     assert len(set(documents)) > 490
     assert all(document.count(".") >= 2 for document in documents)

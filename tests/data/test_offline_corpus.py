@@ -1,4 +1,4 @@
-"""Text becomes full blocks, spans come out as T5's do, and the baseline is the one of the formula."""
+"""Full blocks, span corruption as in T5, and the unigram baseline."""
 
 import functools
 import math
@@ -43,7 +43,7 @@ def test_causal_pairs_are_their_own_targets():
     assert pairs == [([5, 6, EOS], [5, 6, EOS]), ([7, 8, EOS], [7, 8, EOS])]
 
 
-def test_span_corruption_can_be_undone_and_its_sentinels_stand_in_order():
+def test_span_corruption_can_be_undone_and_its_sentinels_are_in_order():
     rng = np.random.default_rng(0)
     for length in (2, 3, 7, 64, 128):
         ids = list(range(200, 200 + length))
@@ -77,7 +77,7 @@ def test_span_corruption_keeps_its_density_and_span_length(density, mean_noise_s
     assert taken / spans == pytest.approx(mean_noise_span_length, rel=0.1)
 
 
-def test_every_inner_position_is_taken_out_about_as_often():
+def test_inner_positions_are_removed_uniformly():
     rng = np.random.default_rng(0)
     counts = np.zeros(64)
     for _ in range(2000):
@@ -107,7 +107,7 @@ def test_unigram_loss_is_the_smoothed_cross_entropy():
     assert unigram_loss([0, 0, 0, 1], [0, 2], vocab_size=3) == pytest.approx(expected)
 
 
-def test_the_manual_is_prose_and_no_paragraph_stands_twice():
+def test_the_manual_is_prose_without_duplicates():
     paragraphs = functools.reduce(operator.iadd, python_manual(), [])
     assert len(paragraphs) > 500
     assert len(set(paragraphs)) == len(paragraphs)
@@ -123,6 +123,6 @@ def test_no_document_is_both_trained_on_and_held_out(corpus):
         assert set(part) - set(functools.reduce(operator.iadd, python_manual(), []))
 
 
-def test_the_fingerprint_follows_text_and_order():
+def test_the_fingerprint_depends_on_text_and_order():
     assert documents_fingerprint(["ab", "c"]) == documents_fingerprint(["ab", "c"])
     assert len({documents_fingerprint(documents) for documents in (["ab", "c"], ["c", "ab"], ["a", "bc"])}) == 3

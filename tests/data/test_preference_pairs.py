@@ -1,4 +1,4 @@
-"""Pairs of answers are read from texts and turns, cut and counted, and no prompt lies in two splits."""
+"""Preference pairs from texts and turns, their truncation, and splits that keep prompts together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ USER = {"role": "user", "content": "name a city"}
 OTHER = {"role": "user", "content": "another"}
 
 
-def says(text: str) -> dict[str, str]:
+def assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
@@ -32,7 +32,7 @@ def tokenizer(checkpoints: dict[str, Path]) -> PreTrainedTokenizerBase:
 
 @pytest.fixture
 def task(tmp_path: Path) -> Callable[..., TaskConfig]:
-    """Return the task of some rows: task([{...}], max_length=8)."""
+    """Return a task with these examples: task([{...}], max_length=8)."""
 
     def made(rows: list[dict[str, Any]], **changed: Any) -> TaskConfig:
         file = tmp_path / "pairs.jsonl"
@@ -55,7 +55,7 @@ def test_pairs_without_a_preference_or_a_text_are_dropped_and_counted(task: Call
     assert sum(len(table) for table in rows.splits.values()) == 20 and sum(rows.dropped.values()) == 3
 
 
-def test_no_prompt_lies_in_two_splits(task: Callable[..., TaskConfig]) -> None:
+def test_no_prompt_is_in_two_splits(task: Callable[..., TaskConfig]) -> None:
     rows = [{"prompt": f"p{row % 10}", "chosen": f"a{row}", "rejected": "b"} for row in range(60)]
     chosen = task(rows)
     splits = load_task_dataset(chosen, None, "offline").splits
@@ -69,7 +69,7 @@ def test_no_prompt_lies_in_two_splits(task: Callable[..., TaskConfig]) -> None:
     assert not first & second
 
 
-def test_one_prompt_alone_is_refused(task: Callable[..., TaskConfig]) -> None:
+def test_a_single_prompt_is_refused(task: Callable[..., TaskConfig]) -> None:
     with pytest.raises(UserError, match="all examples have one prompt"):
         load_task_dataset(
             task([{"prompt": "p", "chosen": f"a{row}", "rejected": "b"} for row in range(9)]), None, "offline"
@@ -79,12 +79,15 @@ def test_one_prompt_alone_is_refused(task: Callable[..., TaskConfig]) -> None:
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ([[USER], [says("rome")], [says("bread")]], [[OTHER], [says("oslo")], [says("no")]]),
+        ([[USER], [assistant("rome")], [assistant("bread")]], [[OTHER], [assistant("oslo")], [assistant("no")]]),
         ([[USER], "rome", "bread"], [[OTHER], "oslo", "no"]),
-        (["name a city", [USER, says("rome")], [USER, says("bread")]], ["another", [says("oslo")], [says("no")]]),
+        (
+            ["name a city", [USER, assistant("rome")], [USER, assistant("bread")]],
+            ["another", [assistant("oslo")], [assistant("no")]],
+        ),
     ],
 )
-def test_turns_are_read_by_the_chat_template(
+def test_turns_are_formatted_by_the_chat_template(
     task: Callable[..., TaskConfig], tokenizer: PreTrainedTokenizerBase, first: list[Any], second: list[Any]
 ) -> None:
     chosen = task([dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in (first, second)])
@@ -100,13 +103,13 @@ def test_turns_are_read_by_the_chat_template(
     ("answer", "sentence"),
     [
         ([{"role": "user", "content": "rome"}], "ends with a turn of user"),
-        ([says("no"), says("rome")], "not those of its prompt"),
+        ([assistant("no"), assistant("rome")], "not those of its prompt"),
     ],
 )
-def test_answers_that_are_none_are_named(task: Callable[..., TaskConfig], answer: list[Any], sentence: str) -> None:
-    row = {"prompt": [USER], "chosen": answer, "rejected": [says("bread")]}
+def test_invalid_answers_are_refused(task: Callable[..., TaskConfig], answer: list[Any], sentence: str) -> None:
+    row = {"prompt": [USER], "chosen": answer, "rejected": [assistant("bread")]}
     with pytest.raises(UserError, match=sentence):
-        load_task_dataset(task([row, {**row, "prompt": [says("x")]}]), None, "offline")
+        load_task_dataset(task([row, {**row, "prompt": [assistant("x")]}]), None, "offline")
 
 
 def test_a_long_prompt_keeps_its_end_and_a_long_answer_its_start(
@@ -127,9 +130,7 @@ def test_a_long_prompt_keeps_its_end_and_a_long_answer_its_start(
     assert PreferenceFormat(chosen, tokenizer, "decoder").label_counts(cut) == {"pairs": 1, "alike once cut": 1}
 
 
-def test_a_text_is_a_turn_where_it_is_said_so(
-    task: Callable[..., TaskConfig], tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_a_text_is_a_turn_with_task_chat(task: Callable[..., TaskConfig], tokenizer: PreTrainedTokenizerBase) -> None:
     row = {"prompt": "name a city", "chosen": "rome", "rejected": "bread"}
     plain, chat = (
         PreferenceFormat(task([row], chat=is_chat), tokenizer, "decoder").prompts(["name a city"])
@@ -138,5 +139,5 @@ def test_a_text_is_a_turn_where_it_is_said_so(
     assert plain == [tokenizer("name a city\n")["input_ids"]] and chat == [encode_prompt(tokenizer, [USER])]
     again = PreferenceFormat(task([row]), tokenizer, "decoder").prompts(
         ["name a city"]
-    )  # it has learned a template by now
+    )  # the tokenizer has a template now
     assert again == chat

@@ -1,4 +1,4 @@
-"""A corpus of any size streams by, and the words that would save most pieces are found in it."""
+"""Streaming of corpora of any size, and ranking of the words that save the most tokens."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_documents_are_read_in_order_and_every_tenth_is_held_out(tmp_path: Path,
     assert [number for number, (_, is_held_out) in enumerate(found) if is_held_out] == [9, 19]
 
 
-def test_of_ten_files_or_more_whole_ones_are_held_out(tmp_path: Path) -> None:
+def test_whole_files_are_held_out_of_ten_or_more(tmp_path: Path) -> None:
     for number in range(12):
         (tmp_path / f"{number:02}.txt").write_text(f"one {number}\n\ntwo {number}\n")
     (tmp_path / "notes.md").write_text("not read")
@@ -55,7 +55,7 @@ def test_of_ten_files_or_more_whole_ones_are_held_out(tmp_path: Path) -> None:
         ("a.parquet", b"no parquet", "correct the file"),
     ],
 )
-def test_a_file_that_cannot_be_read_says_what_to_do(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
+def test_an_error_of_a_file_states_what_to_do(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=sentence):
         list(stream_documents(str(tmp_path / name)))
@@ -66,21 +66,21 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         list(stream_documents(str(tmp_path)))
 
 
-def test_words_keep_what_holds_a_term_together() -> None:
+def test_words_keep_the_punctuation_inside_of_terms() -> None:
     text = "Run apt-get, see systemd.unit and TCP/IP (LD_PRELOAD); 1999 is no word, nor is it."
     assert set(count_words([text]).words) == {
         "Run", "apt-get", "see", "systemd.unit", "and", "TCP/IP", "LD_PRELOAD", "word", "nor",
     }  # fmt: skip
 
 
-def test_candidates_are_ranked_by_the_pieces_that_they_save() -> None:
+def test_candidates_are_ranked_by_the_tokens_that_they_save() -> None:
     counts = WordCounts({"aaaaa": 3, "bb": 9, "ccc": 6, "d": 99, "eeee": 4, "rare-but-long": 1}, 122, 0)
     found = rank_candidates(counts, letters, budget=3, min_count=2)
     assert [(word.term, word.count * (word.pieces - 1)) for word in found] == [("aaaaa", 12), ("ccc", 12), ("eeee", 12)]
     assert [word.term for word in rank_candidates(counts, letters, budget=9, min_count=2)][3:] == ["bb"]
 
 
-def test_counts_in_bounded_memory_are_short_by_no_more_than_they_say() -> None:
+def test_the_error_of_counts_in_bounded_memory_is_bounded() -> None:
     rng = random.Random(0)
     words = [f"word{int(rng.paretovariate(0.3))}" for _ in range(60_000)]
     true = Counter(words)
@@ -114,6 +114,6 @@ def test_a_text_without_line_ends_is_read_in_parts(tmp_path: Path) -> None:
     assert max(len(text) for text, _ in stream_documents(str(file))) <= 1 << 20
 
 
-def test_a_list_keeps_its_blank_lines_for_who_refuses_them(tmp_path: Path) -> None:
+def test_a_list_keeps_its_blank_lines(tmp_path: Path) -> None:
     (tmp_path / "terms.txt").write_text("\ufeffa b\n\n c \n", encoding="utf-8")
     assert read_terms(tmp_path / "terms.txt") == ["a b", "", " c "]
