@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
 from peftkit import paths
 from peftkit.cli.overrides import normalize, parse
 from peftkit.config import RunConfig, UserError
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
-    from omegaconf import DictConfig
 
-Composer = Callable[[Sequence[str]], "DictConfig"]  # overrides -> the whole config, Hydra's own section included
+Composer = Callable[[Sequence[str]], DictConfig]  # overrides -> the whole config, Hydra's own section included
 
 
 @dataclass(frozen=True)
@@ -94,16 +97,12 @@ def build_run(
     cfg: DictConfig, recipe: str | None, overrides: Sequence[str], config_dir: str | None = None
 ) -> RunConfig:
     """Return the typed config of one run."""
-    from omegaconf import OmegaConf
-
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     return RunConfig.from_config(values, recipe, overrides, config_dir)
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
     """Return a config without Hydra's own section."""
-    from omegaconf import OmegaConf
-
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
@@ -122,10 +121,6 @@ def register_recipes(extra: Path | None = None) -> None:
 
 def read_recipe(file: Path) -> DictConfig | str:
     """Return a recipe, or the message about an invalid one."""
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
     try:
         node = OmegaConf.load(file)
     except YAMLError as error:
@@ -137,8 +132,6 @@ def read_recipe(file: Path) -> DictConfig | str:
 
 def yaml_error(error: Exception) -> str:
     """Return file, line and cause of invalid YAML."""
-    from yaml import MarkedYAMLError
-
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
     return str(error).splitlines()[0]

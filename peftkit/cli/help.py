@@ -51,10 +51,9 @@ def help_text(arguments: Iterable[str], extra: Path | None = None) -> str:
 
 def header(file: Path) -> str:
     """Return the first comment of a YAML file, apart from Hydra's directives."""
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.startswith("#") and not line.startswith("# @package"):
-            return line.removeprefix("#").strip()
-    return ""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    comments = (line for line in lines if line.startswith("#") and not line.startswith("# @package"))
+    return next(comments, "").removeprefix("#").strip()
 
 
 def _overview(extra: Path | None) -> str:
@@ -103,11 +102,9 @@ def _option_page(group: str, name: str, extra: Path | None) -> str:
 
 def _job_page(name: str) -> str:
     job, documented = JOBS[name], _documented_keys()
-    unused = {place for place in PLACES[:3] if getattr(job, place) == "no"} | (
-        {"output"} if job.writes is None else set()
-    )
-    unused |= {*ignored(job, [key for key in documented if key not in PLACES]), "job"}
-    keys = [key for key in documented if key not in unused]
+    places = {"run": job.run, "runs": job.runs, "input": job.input, "output": job.writes or "no"}
+    unused = {*ignored(job, [key for key in documented if key not in PLACES]), "job"}
+    keys = [key for key in documented if key not in unused and places.get(key) != "no"]
     reads = GROUPS[:3] if job.reads is None else (*job.reads, *job.reads_without_run)
     keys += [key for key in reads if key in GROUPS[:3] or ("." in key and key not in documented)]
     return f"job={name}: {job.summary}\n\nKEYS   key=value\n{_table(_keys(keys))}"
@@ -162,14 +159,9 @@ def _comments(text: str) -> dict[str, str]:
 
 
 def _keys(names: list[str]) -> dict[str, str]:
-    documented = _documented_keys()
-    lines = {}
-    for name in names:
-        default, comment = documented.get(name, ("...", ""))
-        if name in GROUPS:
-            default, comment = "NAME", f"peftkit {name} --help lists them; {name}.KEY=... changes one key"
-        lines[f"{name}={default}"] = comment
-    return lines
+    lists = {group: ("NAME", f"peftkit {group} --help lists them; {group}.KEY=... changes one key") for group in GROUPS}
+    described = dict.fromkeys(names, ("...", "")) | _documented_keys() | lists
+    return {f"{name}={described[name][0]}": described[name][1] for name in names}
 
 
 def _literal(value: Any) -> str:

@@ -51,29 +51,27 @@ def read_command(arguments: Sequence[str]) -> CommandLine:
     """
     flags: list[str] = []
     overrides: list[str] = []
-    extra, multirun = None, False
+    extra = None
     queue = list(arguments)
     while queue:
         argument = queue.pop(0)
-        if not argument.startswith("-"):
-            overrides.append(normalize(argument))
-            continue
         flag, _, value = argument.partition("=")
         flag = SHORT.get(flag, flag)
-        if flag in ("-m", "--multirun"):
-            multirun = True
-            continue
-        if flag not in VALUED:
-            if flag not in PLAIN:
-                raise UserError(f"unknown flag {flag}{_flag_hint(flag)}")
+        if not argument.startswith("-"):
+            overrides.append(normalize(argument))
+        elif flag in VALUED:
+            if not value and queue and "=" not in queue[0]:
+                value = queue.pop(0)
+            value = value or ("all" if flag == "--info" else "")
+            _check_value(flag, value)
+            extra = Path(value) if flag == "--config-dir" else extra
+            flags += [flag, value]
+        elif flag in PLAIN:
             flags.append(flag)
-            continue
-        if not value and queue and "=" not in queue[0]:
-            value = queue.pop(0)
-        value = value or ("all" if flag == "--info" else "")
-        _check_value(flag, value)
-        extra = Path(value) if flag == "--config-dir" else extra
-        flags += [flag, value]
+        else:
+            raise UserError(f"unknown flag {flag}{_flag_hint(flag)}")
+    multirun = bool({"-m", "--multirun"} & {*flags})
+    flags = [flag for flag in flags if flag not in ("-m", "--multirun")]
     shows = [flag for flag in flags if flag in SHOWS]
     if len(shows) > 1:
         raise UserError(f"{' and '.join(shows)} exclude each other; use one at a time")

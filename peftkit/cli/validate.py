@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from peftkit import paths
 from peftkit.cli.compose import Composer, open_composer, plan_sweep, read_recipe, without_hydra, yaml_error
@@ -16,7 +20,6 @@ from peftkit.config.suggestions import RENAMED, key_names, section_error, takes_
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
-    from omegaconf import DictConfig
 
 GROUPS = ("model", "method", "task", "recipe")
 HYDRA_PACKAGES = ("hydra.", "hydra_plugins.", "optuna.")
@@ -32,15 +35,10 @@ def check(overrides: Sequence[str], extra: Path | None = None, multirun: bool = 
 
 def command_errors(overrides: Sequence[str], composer: Composer, extra: Path | None, multirun: bool) -> list[str]:
     """Return every error of the command's runs, composed with an open composer, which caches their configs."""
-    messages: dict[str, None] = {}  # an ordered set
-    valid = []
-    for override in map(normalize, overrides):
-        wrong = list(_override_errors(override, extra))
-        messages.update(dict.fromkeys(wrong))
-        if not wrong:
-            valid.append(override)
-    messages.update(dict.fromkeys(_composition_errors(valid, composer, extra, multirun, bool(messages))))
-    return list(messages)
+    errors = {override: list(_override_errors(override, extra)) for override in map(normalize, overrides)}
+    messages = [message for wrong in errors.values() for message in wrong]
+    valid = [override for override in map(normalize, overrides) if not errors[override]]
+    return [*dict.fromkeys([*messages, *_composition_errors(valid, composer, extra, multirun, bool(messages))])]
 
 
 def options_of(group: str, extra: Path | None = None) -> dict[str, Path]:
@@ -50,41 +48,38 @@ def options_of(group: str, extra: Path | None = None) -> dict[str, Path]:
     return {name: file for name, file in paths.group_files(group, extra).items() if not name.startswith("_")}
 
 
-def _override_errors(text: str, extra: Path | None) -> Iterator[str]:
-    """Yield a message for an override that cannot be parsed, an unknown key, or an unknown option of a group."""
+def _override_errors(text: str, extra: Path | None) -> Iterable[str]:
+    """Return a message for an override that cannot be parsed, an unknown key, or an unknown option of a group."""
     from hydra.errors import HydraException
 
     try:
         override = parse(text)
     except HydraException:
         hint = "$HOME for ~" if "=~" in text else "\"key='a value'\" where the value contains spaces or signs"
-        yield f"cannot parse {text.lstrip('+')!r}; write key=value, and {hint}"
-        return
+        return [f"cannot parse {text.lstrip('+')!r}; write key=value, and {hint}"]
     key = override.key_or_group
     section, _, name = key.partition(".")
     if key in GROUPS:
-        yield from _option_errors(key, override, extra)
-    elif key in (*SECTIONS, "train") or takes_list(key):
-        yield from _list_errors(override)
-    elif key.startswith(("hydra.", "hydra/")) or (key.startswith(OPEN) and key not in RENAMED) or key in key_names(""):
-        return
-    elif section in key_names("") - {*SECTIONS, "train"}:
-        yield f"unknown key {key}: {section} takes one value; use {section}=..."
-    elif key in RENAMED or section not in SECTIONS or name.split(".")[0] not in key_names(section):
-        yield unknown_key(key)
+        return _option_errors(key, override, extra)
+    if key in (*SECTIONS, "train") or takes_list(key):
+        return _list_errors(override)
+    if key.startswith(("hydra.", "hydra/")) or (key.startswith(OPEN) and key not in RENAMED) or key in key_names(""):
+        return []
+    if section in key_names("") - {*SECTIONS, "train"}:
+        return [f"unknown key {key}: {section} takes one value; use {section}=..."]
+    is_known = key not in RENAMED and section in SECTIONS and name.split(".")[0] in key_names(section)
+    return [] if is_known else [unknown_key(key)]
 
 
 def _list_errors(override: Override) -> Iterator[str]:
     """Yield a message for a list in place of a section, and for single values of a sweep in place of lists."""
     key, value = override.key_or_group, str(override.input_line).partition("=")[2]
-    if override.is_choice_sweep():
-        values = list(override.sweep_string_iterator())
-        if key in SECTIONS:
-            yield section_error(key, value)
-        elif not any(each.startswith("[") for each in values):
-            yield f"{key}={value}: expected a list; use {key}=[{value}]"
-    elif isinstance(override.value(), list) and not takes_list(key):
+    is_sweep = override.is_choice_sweep()
+    values = list(override.sweep_string_iterator()) if is_sweep else []
+    if key in SECTIONS if is_sweep else isinstance(override.value(), list) and not takes_list(key):
         yield section_error(key, value)
+    elif is_sweep and not any(each.startswith("[") for each in values):
+        yield f"{key}={value}: expected a list; use {key}=[{value}]"
 
 
 def _option_errors(group: str, override: Override, extra: Path | None) -> Iterator[str]:
@@ -128,8 +123,6 @@ def _composition_errors(
 ) -> Iterator[str]:
     """Compose each run and yield its errors."""
     from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
     try:
         yield from _hydra_errors(overrides, composer)
@@ -147,8 +140,6 @@ def _composition_errors(
 
 
 def _run_errors(composed: DictConfig, overrides: Sequence[str], extra: Path | None) -> Iterator[str]:
-    from omegaconf import OmegaConf
-
     cfg = without_hydra(composed)
     secrets = list(_secret_errors(OmegaConf.to_container(cfg)))
     yield from secrets
@@ -188,8 +179,6 @@ def _sweep_errors(overrides: Sequence[str], composer: Composer, multirun: bool) 
 
 def _hydra_errors(overrides: Sequence[str], composer: Composer) -> Iterator[str]:
     """Refuse what a recipe or YAML could make Hydra run; Hydra's settings on the command line are the user's own."""
-    from omegaconf import OmegaConf
-
     parsed = [parse(override) for override in overrides]
     kept = [o for o in parsed if not o.is_sweep_override() and not o.key_or_group.startswith("hydra.")]
     section = composer([str(override.input_line) for override in kept]).hydra

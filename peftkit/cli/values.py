@@ -6,16 +6,16 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from peftkit.cli.compose import Composer, build_run, without_hydra
 from peftkit.cli.overrides import OPEN
 from peftkit.cli.validate import options_of
 from peftkit.config import RunConfig, UserError, config_errors, nearest
 from peftkit.config.suggestions import unknown_key
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 PLAIN = re.compile(r"[\w./-]+")
 
@@ -30,14 +30,12 @@ def compose_values(composer: Composer, choices: Mapping[str, str | None], values
     Raises:
         UserError: every error of the choices and values.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     chosen = {group: name for group, name in choices.items() if name is not None}
-    errors = []
-    for group, name in chosen.items():
-        if name not in (options := options_of(group)):
-            errors.append(f"unknown {group}={name}{nearest(name, options, f'{group}=')}")
+    errors = [
+        f"unknown {group}={name}{nearest(name, options, f'{group}=')}"
+        for group, name in chosen.items()
+        if name not in (options := options_of(group))
+    ]
     if errors:
         raise UserError("; ".join(errors))
     composed = composer([f"{group}={name}" for group, name in chosen.items()])
@@ -58,8 +56,6 @@ def compose_values(composer: Composer, choices: Mapping[str, str | None], values
 
 def _flat(cfg: DictConfig, values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield each value with its dotted key; a mapping is one value where the config has no section of that name."""
-    from omegaconf import DictConfig, OmegaConf
-
     for name, value in values.items():
         key = f"{prefix}{name}"
         is_section = isinstance(OmegaConf.select(cfg, key, throw_on_missing=False), DictConfig)
@@ -70,8 +66,6 @@ def _flat(cfg: DictConfig, values: Mapping[str, Any], prefix: str = "") -> Itera
 
 
 def _set(cfg: DictConfig, key: str, value: Any) -> None:
-    from omegaconf import OmegaConf
-
     parent, _, name = key.rpartition(".")
     section = OmegaConf.select(cfg, parent) if parent else cfg
     if not key.startswith(OPEN) and (section is None or name not in list(section)):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 
 SIMPLE: dict[str, tuple[type, ...]] = {
     "int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "list": (list, tuple), "List": (list, tuple),
-    "tuple": (list, tuple), "dict": (dict,), "Dict": (dict,), "set": (list, tuple), "Sequence": (list, tuple),
+    "tuple": (list, tuple), "set": (list, tuple), "Sequence": (list, tuple), "dict": (dict,), "Dict": (dict,),
+    "Mapping": (dict,),
 }  # fmt: skip
 DESCRIPTIONS = {
-    **{"int": "an int", "float": "a float", "bool": "true or false", "str": "a string"},
+    **{"int": "an int", "float": "a float", "bool": "true or false", "str": "a string", "None": "null"},
     **dict.fromkeys(("list", "List", "tuple", "Sequence", "set"), "a list"),
     **dict.fromkeys(("dict", "Dict", "Mapping"), "a mapping"),
 }
@@ -108,24 +109,17 @@ def _default(value: ast.expr | None) -> Any:
     """Return a dataclass field's default, or ... where it has none or no literal one."""
     if value is None:
         return ...
-    if not isinstance(value, ast.Call):
-        return _literal(value)
-    default = next((keyword.value for keyword in value.keywords if keyword.arg == "default"), None)
-    return ... if default is None else _literal(default)
+    return _keyword(value, "default") if isinstance(value, ast.Call) else _literal(value)
 
 
 def _keyword(call: ast.expr | None, name: str) -> Any:
-    """Return a literal keyword of dataclasses.field(...); of a dict, the literal entries."""
-    if not isinstance(call, ast.Call):
-        return None
-    for keyword in call.keywords:
-        if keyword.arg != name:
-            continue
-        if isinstance(keyword.value, ast.Dict):
-            pairs = zip(keyword.value.keys, keyword.value.values, strict=True)
-            return {_literal(key): _literal(value) for key, value in pairs if key is not None}
-        return _literal(keyword.value)
-    return None
+    """Return a literal keyword of dataclasses.field(...), ... where it has none; of a dict, the literal entries."""
+    keywords = call.keywords if isinstance(call, ast.Call) else []
+    value = next((keyword.value for keyword in keywords if keyword.arg == name), None)
+    if isinstance(value, ast.Dict):
+        pairs = zip(value.keys, value.values, strict=True)
+        return {_literal(key): _literal(entry) for key, entry in pairs if key is not None}
+    return ... if value is None else _literal(value)
 
 
 def _literal(node: ast.expr) -> Any:
@@ -136,35 +130,21 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _accepts(node: ast.expr, value: Any, module: str) -> bool:
-    if isinstance(node, ast.Constant):
-        if isinstance(node.value, str):
-            return _accepts(ast.parse(node.value, mode="eval").body, value, module)
-        return value is None if node.value is None else True
-    if isinstance(node, ast.BinOp):
-        return _accepts(node.left, value, module) or _accepts(node.right, value, module)
-    if isinstance(node, ast.Subscript):
-        return _accepts_generic(node, value, module)
-    if isinstance(node, ast.Name) and node.id in SIMPLE:
-        # bool is an int to Python, not to a reader
-        return isinstance(value, SIMPLE[node.id]) and (node.id == "bool" or not isinstance(value, bool))
-    values = _enum_values(node, module)
-    return value in values if values else True
+    return any(_accepts_one(part, value, module) for part in _alternatives(node))
 
 
-def _accepts_generic(node: ast.Subscript, value: Any, module: str) -> bool:
-    name = ast.unparse(node.value).split(".")[-1]
-    inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-    if name == "Optional":
-        return value is None or _accepts(inner[0], value, module)
-    if name == "Union":
-        return any(_accepts(part, value, module) for part in inner)
+def _accepts_one(node: ast.expr, value: Any, module: str) -> bool:
+    name, inner = _generic(node)
+    if name == "None":
+        return value is None
     if name == "Literal":
         return value in [_literal(part) for part in inner]
-    if name in ("list", "List", "Sequence", "set", "tuple"):
-        return isinstance(value, (list, tuple)) and all(_accepts(inner[0], item, module) for item in value)
-    if name in ("dict", "Dict", "Mapping"):
-        return isinstance(value, dict)
-    return True
+    if name in SIMPLE:  # bool is an int to Python, not to a reader
+        items = value if inner and isinstance(value, (list, tuple)) else ()
+        is_type = isinstance(value, SIMPLE[name]) and (name == "bool" or not isinstance(value, bool))
+        return is_type and all(_accepts(inner[0], item, module) for item in items)
+    values = _enum_values(node, module)
+    return value in values if values else True
 
 
 def _enum_values(node: ast.expr, module: str) -> list[Any]:
@@ -179,23 +159,29 @@ def _enum_values(node: ast.expr, module: str) -> list[Any]:
 
 def _describe(node: ast.expr) -> str:
     """Return an annotation as "an int or null"."""
-    described: dict[str, None] = {}
-    for part in _alternatives(node):
-        name = ast.unparse(part.value if isinstance(part, ast.Subscript) else part).split(".")[-1]
-        described["null" if name == "None" else DESCRIPTIONS.get(name, ast.unparse(part))] = None
-    if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("Optional"):
-        described["null"] = None
-    return " or ".join(described)
+    parts = [DESCRIPTIONS.get(_generic(part)[0], ast.unparse(part)) for part in _alternatives(node)]
+    return " or ".join(dict.fromkeys(parts))
 
 
 def _alternatives(node: ast.expr) -> list[ast.expr]:
     """Return the members of a union, or the annotation itself."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return _alternatives(ast.parse(node.value, mode="eval").body)
     if isinstance(node, ast.BinOp):
         return [*_alternatives(node.left), *_alternatives(node.right)]
-    if isinstance(node, ast.Subscript) and ast.unparse(node.value).split(".")[-1] in ("Optional", "Union"):
-        inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        return [part for item in inner for part in _alternatives(item)]
-    return [node]
+    name, inner = _generic(node)
+    if name not in ("Optional", "Union"):
+        return [node]
+    members = [*inner, ast.Constant(None)] if name == "Optional" else inner
+    return [part for member in members for part in _alternatives(member)]
+
+
+def _generic(node: ast.expr) -> tuple[str, list[ast.expr]]:
+    """Return the last name of an annotation, such as list of list[int], and its arguments."""
+    if not isinstance(node, ast.Subscript):
+        return ast.unparse(node).split(".")[-1], []
+    inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    return ast.unparse(node.value).split(".")[-1], inner
 
 
 @lru_cache(maxsize=1024)
@@ -209,11 +195,8 @@ def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
             return module, node
     for item in ast.walk(tree):
         if isinstance(item, ast.ImportFrom) and any((alias.asname or alias.name) == name for alias in item.names):
-            source = item.module or ""
-            if item.level:
-                parts = module.split(".")
-                keep = len(parts) - item.level + (1 if _is_package(module) else 0)
-                source = ".".join([*parts[:keep], *([item.module] if item.module else [])])
+            package = module if _is_package(module) else module.rpartition(".")[0]
+            source = resolve_name("." * item.level + (item.module or ""), package)
             original = next(alias.name for alias in item.names if (alias.asname or alias.name) == name)
             return _find(source, original) if source != module else None
     return None

@@ -7,12 +7,10 @@ from typing import Any
 
 from peftkit.config.checks.combinations import combination_errors
 from peftkit.config.checks.generation import generation_errors
-from peftkit.config.checks.job import job_errors
-from peftkit.config.checks.judging import judging_errors
-from peftkit.config.checks.kinds import kind_errors
+from peftkit.config.checks.job import job_errors, judging_errors
 from peftkit.config.checks.paths import path_errors
 from peftkit.config.checks.prompting import prompting_errors
-from peftkit.config.checks.task import task_errors
+from peftkit.config.checks.task import kind_errors, task_errors
 from peftkit.config.checks.upstream import UPSTREAM, upstream_errors
 from peftkit.config.checks.values import range_errors, value_errors
 from peftkit.config.run import RunConfig

@@ -11,11 +11,11 @@ from peftkit.config.kinds import DECODER, ENCODER, SEQ2SEQ, generates_text, kind
 from peftkit.config.run import RunConfig
 
 
-def combination_errors(run: RunConfig) -> Iterator[str]:
-    """Yield a message for each combination that does not work."""
+def combination_errors(run: RunConfig) -> list[str]:
+    """Return a message for each combination that does not work."""
     training = (_method_errors, _architecture_errors, _loss_errors) if JOBS[run.job].trains else ()
-    for check in (*training, _model_errors, _teacher_errors, _training_errors):
-        yield from check(run)
+    checks = (*training, _model_errors, _teacher_errors, _training_errors)
+    return [message for check in checks for message in check(run)]
 
 
 def _method_errors(run: RunConfig) -> Iterator[str]:
@@ -33,16 +33,14 @@ def _method_errors(run: RunConfig) -> Iterator[str]:
 
 def _architecture_errors(run: RunConfig) -> Iterator[str]:
     kind, model, method = kind_of(run.task), run.model, run.method
-    if model.family not in kind.heads:
-        other = (
-            "t5_encoder"
-            if model.family == SEQ2SEQ and ENCODER in kind.heads
-            else suggested_model(next(iter(kind.heads)))
-        )
-        yield (
-            f"model={model.name} ({model.family}) has no head for task={run.task.name} ({kind.name}); use model={other}"
-        )
-    yield from broken(
+    has_encoder = model.family == SEQ2SEQ and ENCODER in kind.heads
+    other = "t5_encoder" if has_encoder else suggested_model(next(iter(kind.heads)))
+    return broken(
+        (
+            model.family not in kind.heads,
+            f"model={model.name} ({model.family}) has no head for task={run.task.name} ({kind.name}); "
+            f"use model={other}",
+        ),
         (
             kind.name == "language_modeling" and _is_t5_encoder(run),
             f"model={model.name} has no decoder to fill in spans with; use model=t5",

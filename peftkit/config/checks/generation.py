@@ -21,41 +21,64 @@ SECRET = re.compile(r"api.?key|secret|password|authorization|bearer", re.IGNOREC
 NO_SECRET = "is refused: a run folder keeps no secret; set generate.key_env=NAME"
 
 
-def generation_errors(run: RunConfig) -> Iterator[str]:
-    """Yield a message for each setting that the generator lacks, or that the job ignores."""
-    settings, task = run.generate, run.task
-    if run.job not in ("generate", "judge") and not run.generates_data:
-        names = ("seeds", "base_url", "endpoint_model", *(() if kind_of(task).generators else ("model",)))
-        for name in names:
-            if getattr(settings, name) is not None:
-                yield f"generate.{name}= is not for job={run.job}; use job=generate, or drop it"
-        if run.job == "evaluate" and task.dataset in kind_of(task).generators:
-            yield f"task.dataset={task.dataset} generates training data; set task.dataset=outputs/generate/..."
-        return
-    yield from _endpoint_errors(settings) if settings.generator == "endpoint" else _local_errors(run)
-    if run.job != "judge":
-        yield from _data_errors(run)
-    elif settings.seeds is not None:
-        yield f"generate.seeds= is not for job={run.job}; drop it"
-    if settings.max_cost is not None and None in (settings.price_in, settings.price_out):
-        yield "generate.max_cost needs prices; set generate.price_in= and generate.price_out=, per million tokens"
+def generation_errors(run: RunConfig) -> list[str]:
+    """Return a message for each setting that the generator lacks, or that the job ignores."""
+    settings, is_judge = run.generate, run.job == "judge"
+    if not (is_judge or run.job == "generate" or run.generates_data):
+        return [*_unused_errors(run)]
+    prices = broken(
+        (is_judge and settings.seeds is not None, f"generate.seeds= is not for job={run.job}; drop it"),
+        (
+            settings.max_cost is not None and None in (settings.price_in, settings.price_out),
+            "generate.max_cost needs prices; set generate.price_in= and generate.price_out=, per million tokens",
+        ),
+    )
+    generator = _endpoint_errors(settings) if settings.generator == "endpoint" else _local_errors(run)
+    return [*generator, *(() if is_judge else _data_errors(run)), *prices]
+
+
+def _unused_errors(run: RunConfig) -> Iterator[str]:
+    """Yield a message for each setting of a generator that the job does not use."""
+    dataset, generators = run.task.dataset, kind_of(run.task).generators
+    names = ("seeds", "base_url", "endpoint_model", *(() if generators else ("model",)))
+    return broken(
+        *(
+            (
+                getattr(run.generate, name) is not None,
+                f"generate.{name}= is not for job={run.job}; use job=generate, or drop it",
+            )
+            for name in names
+        ),
+        (
+            run.job == "evaluate" and dataset in generators,
+            f"task.dataset={dataset} generates training data; set task.dataset=outputs/generate/...",
+        ),
+    )
 
 
 def _data_errors(run: RunConfig) -> Iterator[str]:
     settings, dataset = run.generate, run.task.dataset
-    if run.generates_data and dataset != settings.algorithm:
-        yield (
-            f"task.dataset={dataset} does not match generate.algorithm={settings.algorithm}; "
-            f"set generate.algorithm={dataset}"
-        )
-    if settings.seeds is not None and not Path(settings.seeds).is_file():
-        yield f"generate.seeds={settings.seeds}: no such file; null uses the seed tasks that peftkit ships"
     tasks = [name for name in group_files("task", run.config_dir) if not name.startswith("_")]
-    for name in settings.decontaminate:
-        is_path = Path(name).suffix in (*FILES, ".txt") or "/" in name
-        if not Path(name).exists() and (is_path or name not in tasks):
-            hint = "" if is_path else nearest(name, tasks)
-            yield f"generate.decontaminate={name}: no such file, folder or task{hint}"
+    unknown = [name for name in settings.decontaminate if name not in tasks and not Path(name).exists()]
+    return broken(
+        (
+            run.generates_data and dataset != settings.algorithm,
+            f"task.dataset={dataset} does not match generate.algorithm={settings.algorithm}; "
+            f"set generate.algorithm={dataset}",
+        ),
+        (
+            settings.seeds is not None and not Path(settings.seeds).is_file(),
+            f"generate.seeds={settings.seeds}: no such file; null uses the seed tasks that peftkit ships",
+        ),
+        *(
+            (
+                True,
+                f"generate.decontaminate={name}: no such file, folder or task"
+                + ("" if "/" in name or name.endswith((*FILES, ".txt")) else nearest(name, tasks)),
+            )
+            for name in unknown
+        ),
+    )
 
 
 def _endpoint_errors(settings: Generate) -> Iterator[str]:
@@ -63,7 +86,11 @@ def _endpoint_errors(settings: Generate) -> Iterator[str]:
     secrets = [name for name in fields if SECRET.search(str(name))]
     is_unbounded = "max_tokens" in fields and not (fields["max_tokens"] or fields.get("max_completion_tokens"))
     needs = "generate.generator=endpoint needs"
-    yield from broken(
+    address = urlsplit(settings.base_url or "http://unset")
+    is_address = address.scheme in ("http", "https") and address.hostname
+    has_secret = address.username or address.password or address.query
+    is_openai = is_address and str(address.hostname).endswith("openai.com")
+    return broken(
         (find_spec("openai") is None, f"{needs} the package openai; pip install 'peftkit[endpoint]'"),
         (settings.base_url is None, f"{needs} an address; set generate.base_url=http://127.0.0.1:8000/v1"),
         (
@@ -80,24 +107,25 @@ def _endpoint_errors(settings: Generate) -> Iterator[str]:
             "a limit needs a longest reply; set generate.request.max_completion_tokens=2048 too",
         ),
         (settings.quantization is not None, "generate.quantization is for generate.generator=local; drop it"),
+        (not is_address, "generate.base_url is not an address; set generate.base_url=http://127.0.0.1:8000/v1"),
+        (is_address and has_secret, f"generate.base_url {NO_SECRET}"),
+        (
+            is_openai and not has_secret and not os.environ.get(settings.key_env),
+            f"{address.hostname} needs a key; put it into the environment: export {settings.key_env}=...",
+        ),
     )
-    if settings.base_url is None:
-        return
-    address = urlsplit(settings.base_url)
-    if address.scheme not in ("http", "https") or not address.hostname:
-        yield "generate.base_url is not an address; set generate.base_url=http://127.0.0.1:8000/v1"
-    elif address.username or address.password or address.query:
-        yield f"generate.base_url {NO_SECRET}"
-    elif address.hostname.endswith("openai.com") and not os.environ.get(settings.key_env):
-        yield f"{address.hostname} needs a key; put it into the environment: export {settings.key_env}=..."
 
 
 def _local_errors(run: RunConfig) -> Iterator[str]:
     settings, generator = run.generate, run.generate.model or ""
-    for name in ("base_url", "endpoint_model", "request"):
-        if getattr(settings, name):
-            yield f"generate.{name} is for an endpoint; set generate.generator=endpoint, or drop it"
-    yield from broken(
+    return broken(
+        *(
+            (
+                getattr(settings, name),
+                f"generate.{name} is for an endpoint; set generate.generator=endpoint, or drop it",
+            )
+            for name in ("base_url", "endpoint_model", "request")
+        ),
         (
             generator.startswith(("/", "./", "../", "~")) and not Path(generator).is_dir(),
             f"generate.model={generator}: no such folder; name a checkpoint's, or a Hub id",

@@ -1,8 +1,9 @@
-"""Checks of what a job needs, and of settings that it would ignore."""
+"""Checks of what a job needs, of settings that it would ignore, and of the runs that job=judge compares."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,35 +11,37 @@ from typing import Any
 from peftkit.config.checks.rules import broken
 from peftkit.config.endings import FILES
 from peftkit.config.jobs import JOBS, Job
-from peftkit.config.run import RunConfig
+from peftkit.config.kinds import generates_text
+from peftkit.config.run import RunConfig, TaskConfig
 
 PLACES = ("run", "runs", "input", "output")  # checked by the job's record, with a message of their own
 
 
-def job_errors(run: RunConfig) -> Iterator[str]:
-    """Yield a message for each setting that the job lacks, or would ignore."""
+def job_errors(run: RunConfig) -> list[str]:
+    """Return a message for each setting that the job lacks, or would ignore."""
     job = JOBS[run.job]
-    yield from _run_errors(run)
-    yield from broken(
-        (job.input == "required" and run.input is None, f"job={job.name} needs input=FILE or input='a text'"),
-        (
-            job.input == "no" and run.input is not None,
-            f"input= {_only('input', job.name)}; to train on a file, set task.dataset=FILE",
+    others = {key.partition(".")[0] for key in own_keys()} - {"generate", *job.keys, *job.reads_without_run}
+    return [
+        *_run_errors(run),
+        *broken(
+            (job.input == "required" and run.input is None, f"job={job.name} needs input=FILE or input='a text'"),
+            (
+                job.input == "no" and run.input is not None,
+                f"input= {_only('input', job.name)}; to train on a file, set task.dataset=FILE",
+            ),
         ),
-    )
-    yield from _output_errors(run)
-    for key in sorted({key.partition(".")[0] for key in own_keys()} - {"generate", *job.keys, *job.reads_without_run}):
-        yield from (not_for(name, job) for name in _given(key, getattr(run, key)))
+        *_output_errors(run),
+        *(not_for(name, job) for key in sorted(others) for name in _given(key, getattr(run, key))),
+    ]
 
 
-def ignored_errors(job_name: str, typed: Mapping[str, str]) -> Iterator[str]:
-    """Yield a message for each typed override, by key, that a job does not read."""
+def ignored_errors(job_name: str, typed: Mapping[str, str]) -> list[str]:
+    """Return a message for each typed override, by key, that a job does not read."""
     job = JOBS[job_name]
-    for key in ignored(job, list(typed)):
-        if job.reads is None:
-            yield not_for(key, job)
-        else:
-            yield f"job={job.name} ignores {typed[key]}: {job.ignores}; drop it"
+    return [
+        not_for(key, job) if job.reads is None else f"job={job.name} ignores {typed[key]}: {job.ignores}; drop it"
+        for key in ignored(job, list(typed))
+    ]
 
 
 def ignored(job: Job, keys: Sequence[str]) -> list[str]:
@@ -115,12 +118,53 @@ def _run_errors(run: RunConfig) -> Iterator[str]:
 def _output_errors(run: RunConfig) -> Iterator[str]:
     job, output = JOBS[run.job], run.output
     if output is None:
-        return
-    if job.writes is None:
-        yield f"output= {_only('writes', job.name)}; run folders are written below out=FOLDER"
-    elif job.writes == "folder" and Path(output).is_file():
-        yield f"output={output} is a file; job={job.name} writes a folder: use output=FOLDER"
-    elif job.writes != "folder" and Path(output).suffix not in job.writes:
-        yield f"output={output}: expected a file that ends in {' or '.join(job.writes)}"
-    elif output == run.input:
-        yield f"output={output} is the input; name another file"
+        return iter(())
+    endings = job.writes if isinstance(job.writes, tuple) else ()
+    return broken(
+        (job.writes is None, f"output= {_only('writes', job.name)}; run folders are written below out=FOLDER"),
+        (
+            job.writes == "folder" and Path(output).is_file(),
+            f"output={output} is a file; job={job.name} writes a folder: use output=FOLDER",
+        ),
+        (
+            endings and Path(output).suffix not in endings,
+            f"output={output}: expected a file that ends in {' or '.join(endings)}",
+        ),
+        (job.writes is not None and output == run.input, f"output={output} is the input; name another file"),
+    )
+
+
+def judging_errors(run: RunConfig) -> list[str]:
+    """Return a message for each run folder whose answers cannot be judged."""
+    folders = [run.run] if run.run is not None else run.runs or []
+    if run.job != "judge":
+        return []
+    if run.run is not None and run.runs is not None:
+        return ["run= is compared with its references, runs= with each other; drop one of the two"]
+    if len(folders) != (1 if run.run is not None else 2):
+        return ["job=judge needs answers; set run=DIR to compare with its references, or runs=[A,B] with each other"]
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
+        return [f"runs= names {folders[0]} twice; set run={folders[0]} to compare it with its references"]
+    return [message for folder in folders for message in _answer_errors(Path(folder))]
+
+
+def _answer_errors(folder: Path) -> Iterator[str]:
+    """Yield a message for a run without generated answers; unfinished runs have a message already."""
+    try:
+        config = json.loads((folder / "result.json").read_text(encoding="utf-8"))["run"]["config"]
+        task, is_trial = TaskConfig(**config["task"]), config.get("trial")
+    except (OSError, ValueError, KeyError, TypeError):
+        return iter(())
+    kind = f"{task.kind} without a label" if task.kind == "causal_lm" else task.kind
+    is_answered = is_trial or generates_text(task)
+    return broken(
+        (is_trial, f"{folder} is a trial, scored on training examples; name a run"),
+        (
+            not is_answered,
+            f"{folder} is a run of {kind}, which generates no answers; name one of task=seq2seq, or of another text",
+        ),
+        (
+            is_answered and not is_trial and not (folder / "predictions.parquet").is_file(),
+            f"{folder} contains no predictions.parquet with its answers; set force=true to train it again",
+        ),
+    )

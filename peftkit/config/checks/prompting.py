@@ -14,36 +14,45 @@ from peftkit.config.suggestions import nearest
 T5_TEMPLATES = ("mnli", "ax")  # tasks whose YAML has a template
 
 
-def prompting_errors(run: RunConfig) -> Iterator[str]:
-    """Yield a message for each setting that prompting ignores or lacks, and for its keys with other methods."""
+def prompting_errors(run: RunConfig) -> list[str]:
+    """Return a message for each setting that prompting ignores or lacks, and for its keys with other methods."""
     task, method = run.task, run.method
     given = [name for name in ("prompt", "verbalizer") if getattr(task, name) is not None]
     if run.job == "evaluate":
-        yield from (f"task.{name} is not for job=evaluate, which uses the run's prompt; drop it" for name in given)
+        return [f"task.{name} is not for job=evaluate, which uses the run's prompt; drop it" for name in given]
     if not JOBS[run.job].trains:
-        return
+        return []
     if not is_prompted(run):
-        for name in given:
-            yield f"task.{name} is for method=zero_shot and method=few_shot, method={method.name} trains; drop it"
-        return
-    yield from _shot_errors(run)
+        ending = f"is for method=zero_shot and method=few_shot, method={method.name} trains; drop it"
+        return [f"task.{name} {ending}" for name in given]
     trained = {
         "vocab": run.vocab, "distill.teacher": run.distill.teacher, "task.packing": task.packing,
         "early_stopping.patience": run.early_stopping.patience,
     }  # fmt: skip
-    for key in (key for key, value in trained.items() if value):
-        yield f"{key} is for methods that train, method={method.name} does not; drop it"
-    if not kind_of(task).sequence_label:
-        if method.config.get("calibrate"):
-            yield f"method.config.calibrate is for classification and regression, task={task.name} is neither; drop it"
-        return
-    if run.model.family == DECODER and task.template is not None and task.name not in T5_TEMPLATES:
-        yield "task.template is the input of T5 for classification and regression; use task.prompt=... instead"
-    yield from template_errors("task.prompt", task.prompt, task.text)
-    if task.prompt is not None and "{" not in task.prompt:
-        example = " ".join(f"{{{name}}}" for name in task.text)
-        yield f"task.prompt={task.prompt!r} contains no column; use task.prompt='{example} ...'"
-    yield from _verbalizer_errors(run)
+    is_labelled = kind_of(task).sequence_label
+    example = " ".join(f"{{{name}}}" for name in task.text)
+    rules = broken(
+        *(
+            (value, f"{key} is for methods that train, method={method.name} does not; drop it")
+            for key, value in trained.items()
+        ),
+        (
+            not is_labelled and method.config.get("calibrate"),
+            f"method.config.calibrate is for classification and regression, task={task.name} is neither; drop it",
+        ),
+        (
+            is_labelled and run.model.family == DECODER and task.template is not None and task.name not in T5_TEMPLATES,
+            "task.template is the input of T5 for classification and regression; use task.prompt=... instead",
+        ),
+        (
+            is_labelled and task.prompt is not None and "{" not in task.prompt,
+            f"task.prompt={task.prompt!r} contains no column; use task.prompt='{example} ...'",
+        ),
+    )
+    if not is_labelled:
+        return [*_shot_errors(run), *rules]
+    templates = template_errors("task.prompt", task.prompt, task.text)
+    return [*_shot_errors(run), *rules, *templates, *_verbalizer_errors(run)]
 
 
 def _shot_errors(run: RunConfig) -> Iterator[str]:
@@ -68,16 +77,32 @@ def _verbalizer_errors(run: RunConfig) -> Iterator[str]:
     task, verbalizer = run.task, run.task.verbalizer
     is_number = task.kind == "regression"
     if verbalizer is None:
-        if is_number and run.model.family == DECODER and task.suite != "glue":
-            yield "task.verbalizer is not set; give the words of two numbers: task.verbalizer={0: No, 5: Yes}"
-        return
-    for label, word in verbalizer.items():
-        if not isinstance(word, str) or not word.strip():
-            yield f"task.verbalizer.{label}={word}: expected a word; use quotes: task.verbalizer={{{label}: '{word}'}}"
-        if not is_number and task.labels is not None and str(label) not in task.labels:
-            yield f"task.verbalizer: unknown label {label}{nearest(str(label), task.labels)}"
-    if is_number and (len(verbalizer) < 2 or not all(_is_number(label) for label in verbalizer)):
-        yield "task.verbalizer: expected two numbers or more, with a word each; use task.verbalizer={0: No, 5: Yes}"
+        needs_words = is_number and run.model.family == DECODER and task.suite != "glue"
+        return broken(
+            (
+                needs_words,
+                "task.verbalizer is not set; give the words of two numbers: task.verbalizer={0: No, 5: Yes}",
+            )
+        )
+    labels = [*verbalizer] if is_number or task.labels is None else task.labels
+    return broken(
+        *(
+            (
+                not isinstance(word, str) or not word.strip(),
+                f"task.verbalizer.{label}={word}: expected a word; use quotes: task.verbalizer={{{label}: '{word}'}}",
+            )
+            for label, word in verbalizer.items()
+        ),
+        *(
+            (True, f"task.verbalizer: unknown label {label}{nearest(str(label), labels)}")
+            for label in verbalizer
+            if label not in labels and str(label) not in labels
+        ),
+        (
+            is_number and (len(verbalizer) < 2 or not all(_is_number(label) for label in verbalizer)),
+            "task.verbalizer: expected two numbers or more, with a word each; use task.verbalizer={0: No, 5: Yes}",
+        ),
+    )
 
 
 def _is_number(label: object) -> bool:

@@ -1,13 +1,14 @@
-"""Checks of a task against the record of its kind: metrics, label, columns, keys, splits, template."""
+"""Checks of a task against the record of its kind, and the rules of single kinds."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
+from peftkit.config.checks.rules import broken
 from peftkit.config.jobs import JOBS
-from peftkit.config.kinds import KINDS, kind_of
+from peftkit.config.kinds import ENCODER, KINDS, kind_of
 from peftkit.config.metric_names import metric_error
 from peftkit.config.run import RunConfig
 from peftkit.config.suggestions import nearest
@@ -15,57 +16,175 @@ from peftkit.config.suggestions import nearest
 SPLITS = ("train", "validation")
 
 
-def task_errors(run: RunConfig) -> Iterator[str]:
-    """Yield a message for each key of the task that does not fit its kind."""
+def task_errors(run: RunConfig) -> list[str]:
+    """Return a message for each key of the task that does not fit its kind."""
     task, kind = run.task, kind_of(run.task)
-    yield from _split_errors(run)
-    if wrong := [error for name in task.metrics if (error := metric_error(name, kind)) is not None]:
-        yield from wrong
-    elif task.label is None and kind.unlabelled_metrics and not {*task.metrics} <= {*kind.unlabelled_metrics}:
-        known = ",".join(kind.unlabelled_metrics)
-        yield f"task.metrics=[{','.join(task.metrics)}] need a label; set task.metrics=[{known}], or task.label=..."
-    if task.label is None and kind.label == "required":
-        yield f"task.label is not set; set task.label=... (task.kind={kind.name} needs it)"
-    if task.label is not None and kind.label == "no":
-        yield f"task.label is not for task.kind={kind.name}; drop it"
+    unknown_metrics = [error for name in task.metrics if (error := metric_error(name, kind)) is not None]
+    needs_label = kind.unlabelled_metrics and not {*task.metrics} <= {*kind.unlabelled_metrics}
     fewest, most = kind.column_count
-    if not fewest <= len(task.text) <= (most or len(task.text)):
-        count = f"{fewest}" if most == fewest else f"{fewest} or more" if most is None else f"{fewest} or {most}"
-        count += " column" if count == "1" else " columns"
-        example = ",".join(kind.columns)
-        yield f"task.text=[{','.join(task.text)}]: task.kind={kind.name} takes {count}; use task.text=[{example}]"
-    for key in sorted({key for other in KINDS.values() for key in other.keys} - {*kind.keys}):
-        if getattr(task, key):
-            yield f"task.{key} is not for task.kind={kind.name}; drop it"
-    for key, example in kind.needs.items():
-        if getattr(task, key) is None:
-            yield f"task.{key} is not set; set task.{key}={example}"
-    if kind.package is not None and JOBS[run.job].trains and find_spec(kind.package[0]) is None:
-        yield f"task.kind={kind.name} needs the package {kind.package[0]}; pip install 'peftkit[{kind.package[1]}]'"
-    yield from template_errors("task.template", task.template, task.text)
+    count = f"{fewest}" if most == fewest else f"{fewest} or more" if most is None else f"{fewest} or {most}"
+    other_keys = {key for other in KINDS.values() for key in other.keys} - {*kind.keys}
+    package, extra = kind.package or ("", "")
+    rules = broken(
+        (
+            not unknown_metrics and task.label is None and needs_label,
+            f"task.metrics=[{','.join(task.metrics)}] need a label; "
+            f"set task.metrics=[{','.join(kind.unlabelled_metrics)}], or task.label=...",
+        ),
+        (
+            task.label is None and kind.label == "required",
+            f"task.label is not set; set task.label=... (task.kind={kind.name} needs it)",
+        ),
+        (task.label is not None and kind.label == "no", f"task.label is not for task.kind={kind.name}; drop it"),
+        (
+            not fewest <= len(task.text) <= (most or len(task.text)),
+            f"task.text=[{','.join(task.text)}]: task.kind={kind.name} takes {count} column{'s' * (count != '1')}; "
+            f"use task.text=[{','.join(kind.columns)}]",
+        ),
+        *((getattr(task, key), f"task.{key} is not for task.kind={kind.name}; drop it") for key in sorted(other_keys)),
+        *(
+            (getattr(task, key) is None, f"task.{key} is not set; set task.{key}={example}")
+            for key, example in kind.needs.items()
+        ),
+        (
+            package and JOBS[run.job].trains and find_spec(package) is None,
+            f"task.kind={kind.name} needs the package {package}; pip install 'peftkit[{extra}]'",
+        ),
+    )
+    templates = template_errors("task.template", task.template, task.text)
+    return [*_split_errors(run), *unknown_metrics, *rules, *templates]
 
 
-def template_errors(key: str, template: str | None, columns: list[str]) -> Iterator[str]:
-    """Yield a message for a template that cannot be parsed, or that names other columns."""
+def template_errors(key: str, template: str | None, columns: list[str]) -> list[str]:
+    """Return a message for a template that cannot be parsed, or that names other columns."""
     try:
         named = {name for _, name, _, _ in string.Formatter().parse(template or "") if name is not None}
     except ValueError as error:
-        yield f"{key}: {error}; write {{column}} where a text belongs"
-        return
-    for name in sorted(named - {*columns}):
-        yield f"{key}: unknown column {{{name}}}{nearest(name, columns)}"
+        return [f"{key}: {error}; write {{column}} where a text belongs"]
+    return [f"{key}: unknown column {{{name}}}{nearest(name, columns)}" for name in sorted(named - {*columns})]
 
 
 def _split_errors(run: RunConfig) -> Iterator[str]:
     splits = run.task.splits
-    for name in (str(name) for name in splits if name not in SPLITS):
-        yield f"unknown key task.splits.{name}{nearest(name, SPLITS, 'task.splits.')}"
-    for name in (name for name in SPLITS if name not in splits):
-        yield f"task.splits.{name} is not set; set task.splits.{name}=..."
     train, held_out = splits.get("train"), splits.get("validation", [])
-    if not isinstance(train, (str, type(None))):
-        yield f"task.splits.train={train}: expected one name; use task.splits.train=train"
-    if not isinstance(held_out, list) or not all(isinstance(name, str) for name in held_out):
-        yield f"task.splits.validation={held_out}: expected a list of names; use task.splits.validation=[dev]"
-    if JOBS[run.job].trains and train is None and "train" in splits:
-        yield f"task={run.task.name} has no training examples; train on task=mnli, then job=evaluate run=DIR"
+    return broken(
+        *(
+            (name not in SPLITS, f"unknown key task.splits.{name}{nearest(str(name), SPLITS, 'task.splits.')}")
+            for name in splits
+        ),
+        *((name not in splits, f"task.splits.{name} is not set; set task.splits.{name}=...") for name in SPLITS),
+        (
+            not isinstance(train, (str, type(None))),
+            f"task.splits.train={train}: expected one name; use task.splits.train=train",
+        ),
+        (
+            not isinstance(held_out, list) or not all(isinstance(name, str) for name in held_out),
+            f"task.splits.validation={held_out}: expected a list of names; use task.splits.validation=[dev]",
+        ),
+        (
+            JOBS[run.job].trains and train is None and "train" in splits,
+            f"task={run.task.name} has no training examples; train on task=mnli, then job=evaluate run=DIR",
+        ),
+    )
+
+
+def kind_errors(run: RunConfig) -> list[str]:
+    """Return a message for each setting that the kind of the task does not allow."""
+    return [message for kind, check in KIND_CHECKS.items() if kind == run.task.kind for message in check(run)]
+
+
+def _classification(run: RunConfig) -> Iterator[str]:
+    return broken(
+        (
+            "f1" in run.task.metrics and run.task.labels is not None and len(run.task.labels) != 2,
+            "f1 is for two labels; set task.metrics=[accuracy,macro_f1]",
+        )
+    )
+
+
+def _language_modeling(run: RunConfig) -> Iterator[str]:
+    task = run.task
+    return broken(
+        (
+            task.packing and task.join_documents,
+            "task.packing separates documents, task.join_documents joins them; drop one",
+        ),
+        (
+            task.whole_words and run.model.family != ENCODER,
+            f"task.whole_words is for encoders, model={run.model.name} is none; drop it",
+        ),
+        (
+            len(task.splits.get("validation") or []) != 1,
+            "task.kind=language_modeling holds out one split; set task.splits.validation=[held_out]",
+        ),
+        (
+            run.train.get("dataloader_persistent_workers"),
+            "train.dataloader_persistent_workers would mask the same tokens in every epoch; drop it",
+        ),
+        (task.template is not None, "task.template is not for task.kind=language_modeling; drop it"),
+    )
+
+
+def _instructions(run: RunConfig) -> Iterator[str]:
+    task = run.task
+    return broken(
+        (
+            task.label is None and len(task.text) > 1,
+            "columns of instructions need a column of answers; set task.label=output",
+        ),
+        (
+            task.label is not None and "messages" in task.text,
+            "a column of messages contains its answers; drop task.label",
+        ),
+        (
+            task.template is not None,
+            "task.template is not for task.kind=instructions, which uses the tokenizer's chat template; drop it",
+        ),
+    )
+
+
+def _retrieval(run: RunConfig) -> Iterator[str]:
+    is_alone = run.train.get("per_device_train_batch_size") == 1 and len(run.task.text) == 2
+    return broken(
+        (
+            JOBS[run.job].trains and is_alone,
+            "a batch of one query has no negative document; set train.per_device_train_batch_size=32",
+        )
+    )
+
+
+def _preferences(run: RunConfig) -> Iterator[str]:
+    task, method, trains = run.task, run.method, JOBS[run.job].trains
+    return broken(
+        (
+            task.loss_type == "robust" and not task.label_smoothing,
+            "task.loss_type=robust needs the share of swapped pairs; set task.label_smoothing=0.1",
+        ),
+        (
+            task.loss_type not in ("robust", None) and task.label_smoothing,
+            f"task.loss_type={task.loss_type} ignores task.label_smoothing; use task.loss_type=robust",
+        ),
+        (
+            trains and method.traits.prompted,
+            f"method={method.name} trains nothing, so it prefers no answer; use method=lora",
+        ),
+        (
+            trains and run.vocab is not None,
+            "vocab= is not for task.kind=preferences, whose reference is the model before training; "
+            "train with it first, job=merge, and set model.checkpoint=FOLDER",
+        ),
+        (
+            trains and method.traits.lengthens_text,
+            f"{method.config['_target_']} shifts the tokens of a text; "
+            "use method=prompt, method=p_tuning or method=prefix",
+        ),
+    )
+
+
+KIND_CHECKS: dict[str, Callable[[RunConfig], Iterator[str]]] = {
+    "classification": _classification,
+    "instructions": _instructions,
+    "language_modeling": _language_modeling,
+    "preferences": _preferences,
+    "retrieval": _retrieval,
+}

@@ -66,11 +66,12 @@ def _option_errors(name: str, value: Any, fields: Mapping[str, Field], prefix: s
 def _tracker_errors(named: Any) -> Iterator[Found]:
     key = "train.report_to"
     for name in [named] if isinstance(named, str) else named if isinstance(named, list) else []:
-        if name not in TRACKERS:
+        package = TRACKERS.get(name)
+        if package is None:
             yield key, f"{key}={shown(name)}: unknown tracker{nearest(str(name), TRACKERS)}"
-        elif (package := TRACKERS[name]) and find_spec(package) is None:
-            hint = "pip install 'peftkit[trackers]'" if name in EXTRA else f"pip install {package.replace('_', '-')}"
-            yield key, f"{key}={name} needs the package {package}; {hint}"
+        elif package and find_spec(package) is None:
+            hint = "'peftkit[trackers]'" if name in EXTRA else package.replace("_", "-")
+            yield key, f"{key}={name} needs the package {package}; pip install {hint}"
 
 
 def _target_errors(node: Any, path: str = "") -> Iterator[Found]:

@@ -143,9 +143,7 @@ def _type_errors(values: Mapping[str, Any], owner: type, prefix: str) -> Iterato
 def _choice_errors(config: Mapping[str, Any]) -> Iterator[Found]:
     for key, known in CHOICES.items():
         value = value_of(config, key)
-        if not isinstance(value, str) or value in (*known, "???"):
-            continue
-        if new := RENAMED.get(f"{key}={value}"):
-            yield key, f"{key}={value} was renamed; use {new}"
-        else:
-            yield key, f"{key}={shown(value)}: unknown value{nearest(value, map(shown, known), f'{key}=')}"
+        if isinstance(value, str) and value not in (*known, "???"):
+            new = RENAMED.get(f"{key}={value}")
+            unknown = f"{key}={shown(value)}: unknown value{nearest(value, map(shown, known), f'{key}=')}"
+            yield key, f"{key}={value} was renamed; use {new}" if new else unknown
