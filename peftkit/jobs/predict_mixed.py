@@ -1,4 +1,4 @@
-"""Turn several runs over one base into one model, and rows of their tasks into batches that hold them all."""
+"""Prediction with several adapters over one base, in batches that mix their tasks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEADS = ("classification", "regression")
 
 
 def predict_mixed(config: RunConfig) -> None:
-    """Answer a file whose column `task` says which run each row is for; a batch holds rows of all of them."""
+    """Predict for a file whose column `task` names the run of each example; batches mix all tasks."""
     folders = [Path(folder) for folder in config.runs or []]
     runs = [recorded_config(folder) for folder in folders]
     table = read_file(Path(str(config.input)))

@@ -1,4 +1,4 @@
-"""Turn a run's choices into loaded parts: rows, tokenizer, model, method."""
+"""Build a run: load its tokenizer and model, apply its method, and encode its training examples."""
 
 from __future__ import annotations
 
@@ -21,37 +21,35 @@ from peftkit.models.load import load_model, load_tokenizer
 from peftkit.pipeline.prompting import add_shots, format_for, head_kind
 from peftkit.pipeline.sources import tokenizer_source
 from peftkit.results.console import log
-from peftkit.training import (
-    training_arguments,
-)
+from peftkit.training import training_arguments
 
 
 @dataclass
 class TrainingBundle:
-    """A model that is ready to train, and what its batches need."""
+    """A model that is ready to train, with the tokenizer and format of its batches."""
 
     model: Any
     tokenizer: Any
-    format: Format  # how rows become its batches, and its scores answers
-    schedule: Unfreezing | None = None  # where weights join the training one after the other
+    format: Format  # encodes examples, and decodes scores to predictions
+    schedule: Unfreezing | None = None  # of gradual unfreezing
 
 
-def _tell_fresh(model: Any, source: Source, task: TaskConfig) -> None:
-    """Say loudly what a checkpoint lacks that it would be expected to have."""
+def _warn_new_weights(model: Any, source: Source, task: TaskConfig) -> None:
+    """Warn about weights that the checkpoint lacks and that are therefore newly initialized."""
     if getattr(model, "fresh_head", None) and task.kind == "language_modeling":
-        log(f"!! {source.name} comes without its masked language model head: one begins at random, and trains")
+        log(f"!! {source.name} has no masked language model head: it is newly initialized and trained")
     elif any(name.startswith(f"{model.base_model_prefix}.") for name in getattr(model, "fresh_head", [])):
-        log(f"!! {source.name} comes without a pooler: one begins at random, and trains with the head")
-    if lacks := getattr(model, "fresh_base", None):
-        log(f"!! {source.name} lacks {len(lacks)} weights of its base, {lacks[0]} among them: they begin at random")
+        log(f"!! {source.name} has no pooler: it is newly initialized and trained with the head")
+    if missing := getattr(model, "fresh_base", None):
+        log(f"!! {source.name} lacks {len(missing)} base weights, such as {missing[0]}: they are newly initialized")
 
 
 def build(
     config: RunConfig, model_source: Source, names: list[str] | None, rows: Dataset
 ) -> tuple[TrainingBundle, Encoded]:
-    """Load tokenizer and model, and apply the method; return them, and the rows that it will train on, encoded.
+    """Load tokenizer and model, apply the method, and return them with the encoded training examples.
 
-    The seed comes before the model: head and adapter are drawn from it.
+    The seed is set before the model is loaded, since head and adapter are initialized from it.
     """
     from transformers import set_seed
 
@@ -60,10 +58,10 @@ def build(
     encoded = task_format.encode_training(rows, config.seed)
     set_seed(config.seed)
     model = load_model(config.model, model_source, tokenizer, head_kind(config), names, config.method.quantization)
-    _tell_fresh(model, model_source, config.task)
+    _warn_new_weights(model, model_source, config.task)
     if config.task.packing and "position_ids" not in inspect.signature(model.forward).parameters:
         raise UserError(
-            f"{model_source.name} reads no positions, by which packed documents are kept apart; say task.packing=false"
+            f"{model_source.name} takes no position_ids, which separate packed documents; set task.packing=false"
         )
     new_rows = grow(model, Path(config.vocab)) if config.vocab else []
     method = instantiate_method({**config.method.config, **_schedule(config, len(encoded.lengths))})
@@ -78,9 +76,10 @@ def build(
 
 
 def _schedule(config: RunConfig, inputs: int) -> dict[str, int]:
-    """Return AdaLoRA's steps (Zhang et al. 2023, section 3.3), as far as the user does not set them.
+    """Return AdaLoRA's steps (Zhang et al. 2023, section 3.3), except those that the user sets.
 
-    A long example is several inputs.
+    Args:
+        inputs: how many there are to train on; a long example is several.
     """
     if not config.method.traits.scheduled:
         return {}
@@ -92,7 +91,7 @@ def _schedule(config: RunConfig, inputs: int) -> dict[str, int]:
 
 
 def steps_of(arguments: Any, inputs: int) -> int:
-    """Return how many optimizer steps a training on so many inputs takes."""
+    """Return the number of optimizer steps of training on this number of inputs."""
     if arguments.max_steps > 0:
         return int(arguments.max_steps)
     batches = math.ceil(inputs / (arguments.train_batch_size * arguments.world_size))
@@ -103,7 +102,7 @@ def instantiate_method(settings: dict[str, Any]) -> Any:
     """Instantiate the method's config.
 
     Raises:
-        UserError: it refuses its own settings.
+        UserError: its settings are invalid.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
@@ -116,7 +115,7 @@ def instantiate_method(settings: dict[str, Any]) -> Any:
 
 
 def split_holdout(rows: TaskDataset, task: TaskConfig, holdout: float) -> tuple[Any, Any]:
-    """Split rows off train to choose the best epoch on; the same rows for every seed."""
+    """Split examples off the training split, on which the best epoch is chosen; the same for every seed."""
     reader = example_reader(task)
     rest, held_out = reader.split(rows.splits[str(task.splits["train"])], holdout)
     return rest, reader.evaluation_examples(held_out)

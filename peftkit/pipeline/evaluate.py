@@ -1,4 +1,4 @@
-"""Turn encoded rows and a model into answers, their scores, and a row each among the predictions."""
+"""Evaluation of a model: its predictions on encoded examples, and their scores."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from peftkit.results.console import is_main_process
 def evaluate_splits(
     config: RunConfig, bundle: TrainingBundle, trainer: Any, splits: dict[str, Encoded], rows: TaskDataset, file: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Score the labelled rows of each validation split, keep every row's prediction, and return scores and costs.
+    """Score the labelled examples of each validation split, write all predictions, and return scores and costs.
 
-    A split without any label has no score; a hidden label is null among the predictions.
+    A split without any label has no score; a hidden label is null in the file.
     """
     scores: dict[str, Any] = {}
     columns: dict[str, list] = {"id": [], "split": [], "label": [], "prediction": [], "scores": []}
@@ -48,7 +48,7 @@ def evaluate_splits(
 
 
 def answer(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:
-    """Return a model's answers to encoded rows, and the seconds and the peak in bytes that they took."""
+    """Return a model's predictions for encoded examples, with the seconds and the peak in bytes that they took."""
     found = training.predict(trainer, encoded.inputs, encoded.lengths)
     scores, texts, seconds = bundle.format.unpad(found.scores, encoded), None, found.seconds
     has_ended: list[bool] | None = None
@@ -73,7 +73,7 @@ def answer(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Pred
 def _score(
     config: RunConfig, bundle: TrainingBundle, answers: Predictions, encoded: Encoded, suffix: str = ""
 ) -> dict[str, Any]:
-    """Score the rows whose label is known."""
+    """Score the examples whose label is known."""
     known = np.flatnonzero(encoded.has_label)
     predictions = [answers.predictions[row] for row in known]
     labels = [encoded.labels[row] for row in known]
@@ -86,10 +86,10 @@ def _score(
 
 
 def holdout_score(config: RunConfig, bundle: TrainingBundle, scores: np.ndarray, held: Encoded) -> float:
-    """Return by what the best epoch is chosen, larger is better: the mean of the task's metrics.
+    """Return the score by which the best epoch is chosen, larger is better: the mean of the task's metrics.
 
-    Of a model that would have to write its answers, it is the likelihood of a label's token; of one that learns from
-    preferences, that of the preferences (the mean log sigmoid of the margins).
+    For a model that generates text it is the log-likelihood of a label's token, for preferences the mean log sigmoid
+    of the margins.
     """
     answers = bundle.format.decode(bundle.format.unpad(scores, held), held)
     if bundle.format.output_kind == "preferences":
@@ -102,5 +102,5 @@ def holdout_score(config: RunConfig, bundle: TrainingBundle, scores: np.ndarray,
 
 
 def _plain(values: Any) -> Any:
-    """Return numbers that are no numpy ones."""
+    """Return a numpy array as lists of Python numbers."""
     return values.tolist() if isinstance(values, np.ndarray) else values

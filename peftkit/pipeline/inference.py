@@ -1,4 +1,4 @@
-"""Turn a finished run into scores on other data, predictions on new text, or a merged checkpoint."""
+"""Loading of finished runs: recorded config, base, tokenizer and trained weights."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from peftkit.results import run_folder
 def load_run(folder: str | Path, quantized: bool = True) -> tuple[Any, Any]:
     """Return the model and the tokenizer of a run folder, ready to predict.
 
-    With `quantized=False` the base of a 4-bit run has the weights that its bits stand for, in full precision.
+    With `quantized=False` the base of a 4-bit run has its dequantized weights, in full precision.
     """
     bundle = load_bundle(recorded_config(Path(folder)), Path(folder), quantized)
     return bundle.model, bundle.tokenizer
 
 
 def recorded_config(folder: Path) -> RunConfig:
-    """Return the run that a finished folder records.
+    """Return the config that the folder of a finished run records.
 
     Raises:
-        UserError: there is no result, or the run has not finished.
+        UserError: there is no result, or the run is not finished.
     """
     result = run_folder.read_result(folder)
     if result is None:
         raise UserError(
-            f"{folder} holds no result.json; run=DIR names a run folder, as outputs/glue/mrpc/.../seed-0-..."
+            f"{folder} has no result.json; set run= to a run folder such as outputs/glue/mrpc/.../seed-0-..."
         )
     if result["meta"]["status"] != "finished":
         raise UserError(f"{folder} is {result['meta']['status']}: {result['meta']['reason']}; finish that run first")
@@ -51,28 +51,28 @@ def recorded_source(folder: Path) -> Source:
 
 
 def base_source(trained: RunConfig, folder: Path) -> Source:
-    """Return where a run's base is to be loaded from now."""
+    """Return where to load a run's base from."""
     source = recorded_source(folder)
     return find_model(trained.model, "offline") if source.kind == "offline" else source
 
 
 def recorded_label_names(folder: Path) -> list[str] | None:
-    """Return the names of the classes that a run tells apart."""
+    """Return the label names of a run, None where it has none."""
     return run_folder.read_result(folder)["audit"]["label_names"]  # type: ignore[index]
 
 
 def load_bundle(trained: RunConfig, folder: Path, quantized: bool = True) -> TrainingBundle:
-    """Load what the run saved; the base comes from where it came from then."""
+    """Load the model of a run, over the same base as in training."""
     names = recorded_label_names(folder)
     if is_prompted(trained):
-        return _asked_parts(trained, folder, names, quantized)
+        return _prompted_bundle(trained, folder, names, quantized)
     if (folder / "model").is_dir():
-        source, artefact = Source("folder", str(folder / "model"), folder=str(folder / "model")), None
+        source, artifact = Source("folder", str(folder / "model"), folder=str(folder / "model")), None
     else:
-        source, artefact = base_source(trained, folder), folder / "adapter"
+        source, artifact = base_source(trained, folder), folder / "adapter"
     tokenizer = load_tokenizer(run_tokenizer_source(trained, folder))
     model: Any
-    if artefact is None:
+    if artifact is None:
         model = auto_class(trained.model.family, trained.task.kind).from_pretrained(source.name)
     else:
         choice = (trained.model, source, tokenizer, trained.task.kind, names)
@@ -80,13 +80,13 @@ def load_bundle(trained: RunConfig, folder: Path, quantized: bool = True) -> Tra
         if trained.method.quantization and not quantized:
             base = round_as(load_model(*choice), base)
         if trained.vocab is not None:
-            grow(base, artefact)
-        model = load_adapter(base, artefact)
+            grow(base, artifact)
+        model = load_adapter(base, artifact)
     return TrainingBundle(model.eval(), tokenizer, format_for(trained, names, tokenizer))
 
 
-def _asked_parts(trained: RunConfig, folder: Path, names: list[str] | None, quantized: bool) -> TrainingBundle:
-    """Load the base, and the examples that a run showed it."""
+def _prompted_bundle(trained: RunConfig, folder: Path, names: list[str] | None, quantized: bool) -> TrainingBundle:
+    """Load the base, with the few-shot examples of the run."""
     source = base_source(trained, folder)
     tokenizer = load_tokenizer(source)
     bits = trained.method.quantization if quantized else None
@@ -95,16 +95,16 @@ def _asked_parts(trained: RunConfig, folder: Path, names: list[str] | None, quan
 
 
 def run_tokenizer_source(trained: RunConfig, folder: Path) -> Source:
-    """Return where a run's tokenizer is: with what it saved where it has words, or a chat template, of its own."""
-    artefact = folder / ("model" if (folder / "model").is_dir() else "adapter")
+    """Return where a run's tokenizer is: in its artifact where it has new tokens or a chat template, or at the base."""
+    artifact = folder / ("model" if (folder / "model").is_dir() else "adapter")
     has_own = (
-        trained.vocab is not None or trained.task.kind in ("instructions", "preferences") or artefact.name == "model"
+        trained.vocab is not None or trained.task.kind in ("instructions", "preferences") or artifact.name == "model"
     )
-    return Source("folder", str(artefact), folder=str(artefact)) if has_own else base_source(trained, folder)
+    return Source("folder", str(artifact), folder=str(artifact)) if has_own else base_source(trained, folder)
 
 
 def with_eval_batch_size(config: RunConfig, trained: RunConfig) -> RunConfig:
-    """Return the trained run with the evaluation batches that the user asks for now."""
+    """Return the config of the trained run with the evaluation batch size of this command."""
     size = "per_device_eval_batch_size"
     return replace(trained, train=trained.train | ({size: config.train[size]} if size in config.train else {}))
 

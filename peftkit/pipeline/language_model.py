@@ -1,4 +1,4 @@
-"""Turn a model that went on pretraining into what it gained on its text, lost on other text, and makes of new words."""
+"""Measures of continued pretraining: bits per byte on its own and on general text, and the effect of new tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORD = re.compile(r"\S+")
 
 
 def general_text(bundle: TrainingBundle, task: TaskConfig) -> Encoded:
-    """Return text that has nothing to do with the corpus, to measure what is forgotten."""
+    """Return encoded text that is unrelated to the corpus, to measure forgetting."""
     rows = passage_dataset([(str(number), text) for number, text in enumerate(_general())])
     whole = split_passages(rows, replace(task, max_eval_samples=None))
     return bundle.format.encode(whole.select(range(0, len(whole), -(-len(whole) // PASSAGES))))
@@ -42,7 +42,7 @@ def _general() -> list[str]:
 
 
 def bits_per_byte(answers: Predictions) -> float:
-    """Return bits a byte over all passages together."""
+    """Return bits per byte over all passages together."""
     assert answers.likelihoods is not None
     nats, sizes = answers.likelihoods
     return float(nats.sum() / sizes.sum() / np.log(2))
@@ -56,7 +56,7 @@ def compare_language(
     before: dict[str, float],
     after: dict[str, float],
 ) -> dict[str, Any]:
-    """Return what `result.json` holds under language: bits a byte before and after, and of new words what they save."""
+    """Return `language` of result.json: bits per byte before and after, and the effect of new tokens."""
     found: dict[str, Any] = {name: {"before": before[name], "after": after[name]} for name in after}
     found["general"]["text"] = GENERAL
     found["fresh_head"] = bool(getattr(plain_model(bundle.model), "fresh_head", None))
@@ -73,7 +73,7 @@ def plain_model(model: Any) -> Any:
 
 
 def count_pieces(tokenizer: Any, texts: list[str]) -> dict[str, float]:
-    """Return how a tokenizer cuts texts: pieces a word (between spaces), the share of words cut, and tokens in all."""
+    """Return how a tokenizer splits texts: tokens per word (between spaces), share of words split, and tokens."""
     words = split = tokens = 0
     offsets = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     for text, spans in zip(texts, offsets, strict=True):
@@ -90,12 +90,11 @@ def count_pieces(tokenizer: Any, texts: list[str]) -> dict[str, float]:
 
 @torch.no_grad()
 def nearest_tokens(bundle: TrainingBundle, vocab: Path) -> list[dict[str, Any]]:
-    """Return for some new terms the tokens whose rows are nearest to theirs, by cosine."""
-    told = _terms(bundle, vocab)
+    """Return the tokens whose embedding rows are nearest to those of the most frequent new terms, by cosine."""
     rows = torch.nn.functional.normalize(embedding_rows(bundle.model).float(), dim=-1)
     new, known = set(read_vocabulary(vocab).ids), max(bundle.tokenizer.get_vocab().values()) + 1
     found = []
-    for entry in sorted(told, key=lambda entry: -(entry["count"] or 0))[:TERMS]:
+    for entry in sorted(_terms(bundle, vocab), key=lambda entry: -(entry["count"] or 0))[:TERMS]:
         number = entry["ids"][0]
         cosines = rows[:known] @ rows[number]
         cosines[entry["ids"]] = -1  # itself, with the space before it and without
@@ -114,11 +113,10 @@ def nearest_tokens(bundle: TrainingBundle, vocab: Path) -> list[dict[str, Any]]:
 
 
 def _terms(bundle: TrainingBundle, vocab: Path) -> list[dict[str, Any]]:
-    """Return the terms that a folder of job=extend tells of; of an adapter's, which tells none, its new tokens."""
+    """Return the terms that job=extend recorded in its folder, or the new tokens where nothing is recorded."""
     file = vocab / "result.json"
     if file.is_file():
-        told: list[dict[str, Any]] = json.loads(file.read_text())["terms"]["added"]
-        return told
+        return json.loads(file.read_text(encoding="utf-8"))["terms"]["added"]  # type: ignore[no-any-return]
     ids = read_vocabulary(vocab).ids
     names = bundle.tokenizer.convert_ids_to_tokens(ids)
     return [{"term": name, "ids": [number], "count": None} for name, number in zip(names, ids, strict=True)]

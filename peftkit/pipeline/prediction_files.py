@@ -31,7 +31,7 @@ def _cell(values: Any) -> str | None:
 
 
 def write_table(table: Any, file: Path) -> None:
-    """Write a table as its file's ending says."""
+    """Write a table in the format of the file's ending."""
     if file.suffix == ".jsonl":
         table.to_json(str(file), force_ascii=False)
     elif file.suffix == ".parquet":

@@ -1,4 +1,4 @@
-"""Turn the model that a run began with into what it says of pairs of answers: the reference of their rewards."""
+"""The reference model of preference learning: log-likelihoods of both answers under the base."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from peftkit.training.outputs import OutputReader
 
 @dataclass(frozen=True)
 class Reference:
-    """Log-likelihoods (pairs, 2) of chosen and rejected answers, by the names of their rows; none for other kinds."""
+    """Log-likelihoods (pairs, 2) of chosen and rejected answers, by split; none for other kinds of task."""
 
     likelihoods: dict[str, np.ndarray] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
 
     def beside(self, name: str, encoded: Encoded) -> Encoded:
-        """Return encoded rows with what the reference says of them."""
+        """Return encoded examples with the log-likelihoods of their split."""
         if name not in self.likelihoods:
             return encoded
         rows = encoded.inputs
@@ -39,21 +39,23 @@ class Reference:
 
 
 def score_reference(
-    config: RunConfig, source: Source, tables: Mapping[str, Dataset | None], words: Source | None = None
+    config: RunConfig, source: Source, tables: Mapping[str, Dataset | None], tokenizer_source: Source | None = None
 ) -> Reference:
-    """Ask the base of a run that learns from preferences, before any method is applied, in the run's precision.
+    """Score pairs of answers under the base of a run, before any method is applied, in the run's precision.
 
-    It is in memory for this one pass alone. A method that is switched off would say the same; a model whose own weights
-    train has no other way back. A run of another kind has no reference, and nothing is loaded. `words` is where the
-    tokenizer is, else with the base.
+    The base is in memory for this one pass alone. Disabling an adapter would give the same, but full fine-tuning
+    overwrites the base. Other kinds of task than preferences have no reference, and nothing is loaded.
+
+    Args:
+        tokenizer_source: None is the base's own.
     """
     if config.task.kind != "preferences":
         return Reference()
-    log(f"   the reference, {source.name}, is asked about every pair")
-    tokenizer = load_tokenizer(words or source)
+    log(f"   scoring every pair by the reference, {source.name}")
+    tokenizer = load_tokenizer(tokenizer_source or source)
     task_format = format_of(config.task, config.model.family, None, tokenizer)
     model: Any = load_model(config.model, source, tokenizer, config.task.kind, None, config.method.quantization).eval()
-    if config.method.quantization is None and torch.accelerator.is_available():  # a quantised base lies there already
+    if config.method.quantization is None and torch.accelerator.is_available():  # a quantized base is there already
         model.to(torch.accelerator.current_accelerator())
     started = time.perf_counter()
     encoded = {name: task_format.encode(table) for name, table in tables.items() if table is not None}
@@ -64,14 +66,14 @@ def score_reference(
 
 
 def final_states(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
-    """Run a batch to its last states alone, for what TRL keeps of it: its head goes over them a chunk at a time."""
+    """Return the last hidden states of a batch: TRL applies the head in chunks and stores no more."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return base.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
 def _likelihoods(model: Any, encoded: Encoded, collate: Any, size: int, precision: str) -> np.ndarray:
-    """Return (pairs, 2), from the batches that `train.predict` makes, so that an untrained adapter's are the same."""
+    """Return (pairs, 2), in the batches of `training.predict`, so that an untrained adapter gives the same."""
     found: np.ndarray = np.zeros((len(encoded.lengths), 2), dtype=np.float32)
     order = np.argsort(-np.asarray(encoded.lengths), kind="stable")
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)

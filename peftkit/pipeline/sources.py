@@ -20,7 +20,7 @@ from peftkit.training import precision_of
 
 
 def find_model(model: ModelConfig, source: str) -> Source:
-    """Decide where the checkpoint comes from; pretrain the offline stand-in if it was never used before."""
+    """Decide where the checkpoint comes from; pretrain the offline model if it is not cached."""
     found = locate(model, source)
     if found.kind == "offline" and found.name != "minilm":
         folder = ensure_mini(found.name)
@@ -29,7 +29,7 @@ def find_model(model: ModelConfig, source: str) -> Source:
 
 
 def warn_substitutions(model: Source, data: Source) -> list[str]:
-    """Say loudly what stands in for what, and return the sentences."""
+    """Warn about substituted models and data, and return the messages."""
     sentences = [s for s in (model.substitution("MODEL"), data.substitution("DATA")) if s]
     for sentence in sentences:
         log(f"!! {sentence}")
@@ -74,7 +74,7 @@ def execution_setup(config: RunConfig) -> dict[str, Any]:
         kept = next((folder for folder in folders if folder.is_dir()), None)
         if kept is None:
             raise UserError(
-                f"distill.teacher={config.distill.teacher} keeps no model, as a trial does; name a run without trial=true"
+                f"distill.teacher={config.distill.teacher} has no model, as a trial has; use a run without trial=true"
             )
         found["teacher"] = fingerprint(kept, (".safetensors", "prompt.json"))
     return found if config.vocab is None else {**found, "vocab": fingerprint(Path(config.vocab), VOCABULARY_FILES)}

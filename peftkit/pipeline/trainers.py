@@ -46,7 +46,7 @@ def own_loss(config: RunConfig, bundle: TrainingBundle) -> ContrastiveLoss | Dis
     reads, task = output_reader(bundle), bundle.format.task
     if not isinstance(reads, Vectors):
         return None
-    assert task.scale is not None  # what the schema asks of the kind
+    assert task.scale is not None  # required for this kind of task
     width, widths = bundle.model.config.hidden_size, task.matryoshka_dims or []
     if widths and max(widths) > width:
         raise UserError(
@@ -60,7 +60,7 @@ def trainer_factory(config: RunConfig, bundle: TrainingBundle, arguments: Any) -
     """Return what makes the trainer: TRL's for preferences, and for instructions to a decoder where its loss fits."""
     task, trains = config.task, any(weight.requires_grad for weight in bundle.model.parameters())
     if task.kind == "preferences":
-        assert task.beta is not None and task.loss_type is not None  # what the schema asks of the kind
+        assert task.beta is not None and task.loss_type is not None  # required for this kind of task
         return dpo_trainer(bundle.tokenizer, task.beta, task.loss_type, task.label_smoothing or 0.0)
     if not isinstance(bundle.format, InstructionFormat) or not bundle.format.is_decoder or not trains:
         return ScoringTrainer

@@ -1,7 +1,7 @@
-"""Turn a trained run into proof: what was saved predicts what was trained, and padding changes nothing.
+"""Verification of a trained run: the reloaded artifact gives the same scores, and padding does not change them.
 
-As a process of its own it loads run folders that it is named on stdin and answers with their scores, a line of JSON
-each: python -m peftkit.pipeline.verify
+As a process of its own, `python -m peftkit.pipeline.verify`, it reads requests from stdin, loads their run folders and
+writes the scores to stdout, a line of JSON each.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from peftkit import training
 from peftkit.config import RunConfig
 from peftkit.data.formats import Encoded
 from peftkit.pipeline.build import TrainingBundle
+from peftkit.pipeline.inference import load_bundle
 from peftkit.pipeline.libraries import configure_libraries
 from peftkit.pipeline.trainers import output_reader, predictor
 from peftkit.results import run_folder
@@ -34,11 +34,11 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 3e-2}
 
 
 class GateError(Exception):
-    """The trained model is not what it seems; the message says what differs."""
+    """A check of the trained model failed; the message has the difference."""
 
 
 def prewarm_verifier() -> None:
-    """Start the fresh process, so that it has its imports done by the time it is asked."""
+    """Start the fresh process, so that its imports are done when it is needed."""
     if is_main_process():
         _fresh_process()
 
@@ -46,10 +46,10 @@ def prewarm_verifier() -> None:
 def verify_run(
     config: RunConfig, bundle: TrainingBundle, table: Any, folder: Path, names: list[str] | None, precision: str
 ) -> dict[str, Any]:
-    """Hold a run's artefact and its model against themselves on some rows of a split; return what was measured.
+    """Compare a run's reloaded artifact with its model on some examples of a split; return the differences.
 
     Raises:
-        GateError: the saved artefact predicts otherwise than the trained model, or a row's scores depend on the
+        GateError: the saved artifact gives other scores than the trained model, or an example's scores depend on the
             padding of its batch.
     """
     rows = table.select(range(min(ROWS, len(table))))
@@ -57,29 +57,29 @@ def verify_run(
     padded = padding_difference(bundle, rows)
     limit = TOLERANCE["bf16" if config.method.quantization else "fp32"]
     if padded > limit:
-        raise GateError(f"a row's scores change by {padded:.2g} with the padding of its batch")
+        raise GateError(f"an example's scores change by {padded:.2g} with the padding of its batch")
     reloaded = 0.0
     if is_main_process():
-        answer = _fresh_process().ask({"folder": str(folder.resolve()), "rows": rows.to_list()})
+        answer = _fresh_process().request({"folder": str(folder.resolve()), "rows": rows.to_list()})
         if "error" in answer:
-            raise GateError(f"the saved artefact cannot be loaded in a fresh process: {answer['error']}")
+            raise GateError(f"the saved artifact cannot be loaded in a fresh process: {answer['error']}")
         if answer["label_names"] != names:
-            raise GateError(f"the saved artefact names its labels {answer['label_names']}, not {names}")
+            raise GateError(f"the saved artifact has labels {answer['label_names']}, not {names}")
         reloaded = max_difference(answers, np.asarray(answer["scores"]))
     if reloaded > TOLERANCE[precision]:
-        raise GateError(f"the saved artefact's scores differ from the trained model's by {reloaded:.2g}")
+        raise GateError(f"the saved artifact's scores differ from the trained model's by {reloaded:.2g}")
     return {"rows": len(rows), "reload_difference": reloaded, "padding_difference": padded}
 
 
 def flat_scores(config: RunConfig, bundle: TrainingBundle, table: Any) -> np.ndarray:
-    """Return all scores that a model gives to raw rows, one after the other, in the precision of the run."""
+    """Return all scores of a model for examples, flattened, in the precision of the run."""
     encoded = bundle.format.encode(table)
     with predictor(config, bundle) as trainer:
         return flat(bundle, training.predict(trainer, encoded.inputs, encoded.lengths).scores, encoded)
 
 
 def padding_difference(bundle: TrainingBundle, rows: Any) -> float:
-    """Return how far scores in fp32 move between a batch of one row and a batch of several, padded to the longest."""
+    """Return the largest difference of fp32 scores between an example alone and in a padded batch."""
     encoded = bundle.format.encode(rows.select(range(min(PADDED_ROWS, len(rows)))))
     inputs = [encoded.inputs[row] for row in range(len(encoded.inputs))]
     together = _fp32_scores(bundle, inputs)
@@ -96,7 +96,7 @@ def flat(bundle: TrainingBundle, scores: np.ndarray, encoded: Encoded) -> np.nda
 
 
 def _fp32_scores(bundle: TrainingBundle, rows: list[dict[str, Any]]) -> np.ndarray:
-    """Return the scores of one batch, without the autocast that training put around the model."""
+    """Return the scores of one batch, without the autocast that training wraps the model in."""
     import torch
     from accelerate.utils import extract_model_from_parallel
 
@@ -108,7 +108,7 @@ def _fp32_scores(bundle: TrainingBundle, rows: list[dict[str, Any]]) -> np.ndarr
 
 
 def max_difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the largest difference, in units of a score's size where that is above one."""
+    """Return the largest difference, relative to a score's magnitude where that is above one."""
     return float((np.abs(first - second) / np.maximum(1.0, np.abs(first))).max())
 
 
@@ -123,10 +123,10 @@ class _Fresh:
         )  # fmt: skip
         atexit.register(self.process.kill)
 
-    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+    def request(self, message: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
-            self.process.stdin.write(json.dumps(question) + "\n")
+            self.process.stdin.write(json.dumps(message) + "\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
         except OSError:
@@ -149,8 +149,6 @@ def _fresh_process() -> _Fresh:
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
     from datasets import Dataset
 
-    from peftkit.pipeline.inference import load_bundle
-
     folder = Path(question["folder"])
     try:
         result = run_folder.read_result(folder)
@@ -159,13 +157,13 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
         configure_libraries(config.source)
         bundle = load_bundle(config, folder)
         scores = flat_scores(config, bundle, Dataset.from_list(question["rows"]))
-    except Exception as error:  # whatever it is, the run that asks must fail with it
+    except Exception as error:  # the run that sent the request fails with it
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
     return {"scores": scores.astype(float).tolist(), "label_names": _label_names(bundle, result)}
 
 
 def _label_names(bundle: TrainingBundle, result: dict[str, Any]) -> list[str] | None:
-    """Return the label names that the loaded model tells; a text-to-text model's are those of the result."""
+    """Return the label names of the loaded model's config; of a text-to-text model those of the result."""
     if bundle.format.verbalizer_ids is not None or bundle.format.names is None:
         return result["audit"]["label_names"]  # type: ignore[no-any-return]
     config = bundle.model.config
@@ -174,7 +172,6 @@ def _label_names(bundle: TrainingBundle, result: dict[str, Any]) -> list[str] | 
 
 def main() -> None:
     """Answer each line of stdin with a line of stdout; whatever else is printed goes to stderr."""
-    import_module("peftkit.pipeline.inference")
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin:

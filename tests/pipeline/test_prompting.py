@@ -217,7 +217,7 @@ def test_instructions_are_asked_behind_answered_ones(tiny: Words, tmp_path: Path
     folder, result = finetune([*words, "method=few_shot", "method.config.shots=2", "task.max_target_length=4"])
     shots = json.loads((folder / "prompt" / "prompt.json").read_text())["shots"]
     assert len(shots) == 2 and all(" film " in shot and "great" in shot for shot in shots)
-    assert result["audit"]["shots"]["asked"] == 2
+    assert result["audit"]["shots"]["requested"] == 2
 
 
 @pytest.mark.parametrize(
@@ -255,5 +255,5 @@ def test_a_prompt_ends_without_spaces_and_names_no_label_that_is_not_there() -> 
 
 def test_a_teacher_that_keeps_no_model_is_refused(tmp_path: Path) -> None:
     run = run_of(["task=sst2", f"distill.teacher={tmp_path}"])
-    with pytest.raises(UserError, match="keeps no model, as a trial does; name a run without trial=true"):
+    with pytest.raises(UserError, match="has no model, as a trial has; use a run without trial=true"):
         execution_setup(run)

@@ -104,7 +104,7 @@ def test_what_cannot_be_taught_is_refused(words: list[str], sentence: str) -> No
 
 def test_a_teacher_of_other_labels_is_refused(tiny: Words, tmp_path: Path) -> None:
     (teacher,) = commands.finetune(*tiny("bert", "method=linear_probe", "task=mrpc"))
-    with pytest.raises(UserError, match="name a run of this task"):
+    with pytest.raises(UserError, match="to a run of this task"):
         commands.finetune(*tiny("bert", "method=full", "task=rte", f"distill.teacher={teacher}"))
 
 
@@ -133,7 +133,7 @@ def test_a_student_writes_what_its_teacher_always_writes(tiny: Words, tmp_path: 
     lines = [json.loads(line) for line in (student / "taught.jsonl").read_text().splitlines()]
     rows = result["audit"]["rows"]["train"]
     assert [line["answer"] for line in lines] == ["great"] * rows
-    assert result["audit"]["taught"] == {"asked": rows, "empty": 0, "cut": 0, "own_labels": weight != 1}
+    assert result["audit"]["taught"] == {"examples": rows, "empty": 0, "cut": 0, "own_labels": weight != 1}
     if weight == 1:  # validation stays as it was: it says film
         said = pq.read_table(student / "predictions.parquet").to_pylist()
         assert {row["prediction"] for row in said} == {"great"}

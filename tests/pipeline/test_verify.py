@@ -1,4 +1,4 @@
-"""A run whose artefact, or whose model, is not what it seems ends as failed and says what differs."""
+"""A run whose artifact, or whose model, is not what it seems ends as failed and says what differs."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ def test_what_was_measured_stands_in_the_result(tiny: Words, method: str) -> Non
 
 
 @pytest.mark.parametrize("lost", [pytest.param("classifier", marks=pytest.mark.slow), "lora_B"])
-def test_an_artefact_that_lost_weights_fails_the_run(tiny: Words, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+def test_an_artifact_that_lost_weights_fails_the_run(tiny: Words, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
     save = finetune.export_artifact
 
     def losing(*arguments):
-        artefact = save(*arguments)
-        file = artefact / "adapter_model.safetensors"
+        artifact = save(*arguments)
+        file = artifact / "adapter_model.safetensors"
         weights = {name: weight * (lost not in name) for name, weight in load_file(file).items()}
         save_file(weights, file, metadata={"format": "pt"})
-        return artefact
+        return artifact
 
     monkeypatch.setattr(finetune, "export_artifact", losing)
     words = tiny("bert", "train.learning_rate=0.1", "train.bf16=false")
-    assert "the saved artefact's scores differ from the trained model's by" in failed(words)
+    assert "the saved artifact's scores differ from the trained model's by" in failed(words)
 
 
-def test_an_artefact_that_cannot_be_loaded_fails_the_run(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_artifact_that_cannot_be_loaded_fails_the_run(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:
     save = finetune.export_artifact
 
     def losing(*arguments):
-        artefact = save(*arguments)
-        (artefact / "adapter_config.json").unlink()
-        return artefact
+        artifact = save(*arguments)
+        (artifact / "adapter_config.json").unlink()
+        return artifact
 
     monkeypatch.setattr(finetune, "export_artifact", losing)
     assert "cannot be loaded in a fresh process" in failed(tiny("bert"))
