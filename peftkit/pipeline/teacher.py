@@ -90,7 +90,7 @@ def teacher_answers(config: RunConfig, rows: Dataset, folder: Path) -> tuple[Dat
     if not kept:
         raise UserError(
             f"{config.distill.teacher} generated no text for {empty} training examples and "
-            f"ended its answers to none of the other {cut}; use a run with a longer task.max_target_length, or another teacher"
+            f"ended its answers to none of the other {cut}; use a run with a longer task.max_target_length"
         )
     taught = rows.select(kept).remove_columns("label").add_column("label", [answers[number] for number in kept])
     taught = taught.cast(rows.features)

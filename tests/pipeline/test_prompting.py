@@ -223,7 +223,7 @@ def test_instructions_are_asked_behind_answered_ones(tiny: Words, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["model=bert"], "an encoder writes no text"),
+        (["model=bert"], "an encoder generates no text"),
         (["model=gpt2", "method.config.shots=0"], "is not for method=few_shot; use method=zero_shot"),
         (["model=gpt2", "method=zero_shot", "method.config.shots=2"], "use method=few_shot"),
         (["model=gpt2", "method.config.shots=-1"], "expected 0 or more"),
