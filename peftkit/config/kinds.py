@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from peftkit.config.jobs import Need
-
-if TYPE_CHECKING:
-    from peftkit.config.run import TaskConfig
 
 ENCODER, DECODER, SEQ2SEQ = "encoder", "decoder", "seq2seq"
 _TEXT = ("exact_match", "token_f1", "rouge_l")
 _SEQUENCE = "AutoModelForSequenceClassification"
 _CAUSAL, _TO_TEXT = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 _BACKBONE = "peftkit.models.backbone:Backbone"
+
+
+class HasKind(Protocol):
+    """What a record is chosen by: `TaskConfig` has it, which is defined above this module."""
+
+    kind: str
+    label: str | None
 
 
 @dataclass(frozen=True)
@@ -203,12 +207,12 @@ _KINDS = (
 KINDS: dict[str, TaskKind] = {kind.name: kind for kind in _KINDS}
 
 
-def kind_of(task: TaskConfig) -> TaskKind:
+def kind_of(task: HasKind) -> TaskKind:
     """Return the record of a task's kind."""
     return KINDS[task.kind]
 
 
-def generates_text(task: TaskConfig) -> bool:
+def generates_text(task: HasKind) -> bool:
     """Return whether a task is answered by text that the model generates."""
     kind = kind_of(task)
     return kind.generates and (task.label is not None or not kind.unlabelled_metrics)
