@@ -54,16 +54,21 @@ def _register_classifiers(_: Any) -> None:
     families = import_module("peftkit.config.families").FAMILIES
     types = ["t5", *(name.replace("-", "_") for name, family in families.items() if family.pools_mean)]
     needed = ["transformers.models.auto.modeling_auto", "transformers.modeling_layers"]
-    needed += ["peftkit.models.backbone", "peftkit.models.pooling"]
     needed += [f"transformers.models.{name}.modeling_{name}" for name in types]
 
     def register(imported: Any) -> None:
-        specs = [getattr(sys.modules.get(name), "__spec__", None) for name in needed if name != imported.__name__]
-        if "peftkit.models.heads" not in sys.modules and not any(getattr(spec, "_initializing", 0) for spec in specs):
-            import_module("peftkit.models.heads")
+        others = {*needed, "peftkit.models.backbone"} - {imported.__name__}
+        specs = [getattr(sys.modules.get(name), "__spec__", None) for name in others]
+        if not any(getattr(spec, "_initializing", False) for spec in specs):
+            _import_heads(imported)
 
     for name in needed:
         wrapt.register_post_import_hook(register, name)
+
+
+def _import_heads(_: Any) -> None:
+    if "peftkit.models.heads" not in sys.modules:  # else that module is importing transformers
+        import_module("peftkit.models.heads")
 
 
 class _Leaderboard(ModuleType):
@@ -81,3 +86,4 @@ wrapt.register_post_import_hook(_make_callable, "peftkit.leaderboard")
 # so that PeftModel.from_pretrained and transformers.pipeline load what peftkit saved
 wrapt.register_post_import_hook(_register_tuners, "peft")
 wrapt.register_post_import_hook(_register_classifiers, "transformers")
+wrapt.register_post_import_hook(_import_heads, "peftkit.models.backbone")

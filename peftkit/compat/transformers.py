@@ -1,9 +1,9 @@
-"""Undocumented parts of transformers: attention functions, ties between weights, names of checkpoints, batches."""
+"""Undocumented parts of transformers: attention functions, ties between weights, names of checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
@@ -12,16 +12,12 @@ from transformers.masking_utils import sdpa_mask
 from transformers.models.t5.modeling_t5 import T5Stack
 from transformers.pytorch_utils import Conv1D
 
-if TYPE_CHECKING:  # transformers' trainer imports peft, which imports peftkit's tuners and so this module
-    from transformers import Trainer
-
 __all__ = [
     "Conv1D",
     "T5Stack",
     "attention_implementation",
     "checkpoint_name",
     "keep_untied",
-    "prepared",
     "register_sdpa_attention",
     "sdpa_attention_forward",
     "set_attention_implementation",
@@ -58,8 +54,3 @@ def keep_untied(model: PreTrainedModel, layer: nn.Module) -> None:
     model._tied_weights_keys = {target: source for target, source in tied.items() if target not in own}
     for name in own:
         model.all_tied_weights_keys.pop(name, None)
-
-
-def prepared(trainer: Trainer, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a batch on the device of a trainer's model."""
-    return trainer._prepare_inputs(dict(batch))

@@ -188,7 +188,7 @@ def _train(bundle: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None
     model = bundle.model.train()
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     frozen = {name: weight.detach().clone() for name, weight in model.named_parameters() if name not in trained}
-    batch = bundle.format.collator()(_inputs(encoded))
+    batch = _batch(bundle, _inputs(encoded))
     optimizer = torch.optim.AdamW(trained.values(), lr=1e-2, weight_decay=0.01)
     allocate: Callable[[int], Any] = getattr(getattr(model, "base_model", None), "update_and_allocate", lambda _: None)
     reached: set[str] = set()
@@ -265,9 +265,15 @@ def _scores(bundle: TrainingBundle, encoded: Encoded) -> np.ndarray:
 
 
 def _batch_scores(bundle: TrainingBundle, inputs: list[dict[str, Any]], **more: Any) -> np.ndarray:
-    batch = bundle.format.collator()(inputs)
     with torch.no_grad():
-        return output_reader(bundle)(bundle.model.eval(), {**batch, **more}).float().numpy()
+        scores = output_reader(bundle)(bundle.model.eval(), {**_batch(bundle, inputs), **more})
+    return scores.float().cpu().numpy()
+
+
+def _batch(bundle: TrainingBundle, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a batch on the device of the model: a 4-bit one is on a GPU where there is one."""
+    batch = bundle.format.collator()(inputs)
+    return {name: value.to(bundle.model.device) for name, value in batch.items()}
 
 
 def _expect(cause: str, difference: float, limit: float = EXACT) -> None:

@@ -54,8 +54,11 @@ def test_only_a_causal_language_model_s_loss_shifts_labels(tmp_path: Path) -> No
     assert trainer_of(tmp_path, llama).loss_shifts_labels
 
 
-def test_inputs_are_prepared_by_a_method_of_this_name() -> None:
+def test_inputs_are_moved_to_the_model_by_a_method_of_this_name(tmp_path: Path) -> None:
     assert list(inspect.signature(Trainer._prepare_inputs).parameters) == ["self", "inputs"]
+    trainer = trainer_of(tmp_path)
+    batch = trainer.prepare_inputs({"input_ids": torch.arange(5)[None]})
+    assert batch["input_ids"].device == trainer.model.device
 
 
 @pytest.mark.parametrize("reset", [False, True])

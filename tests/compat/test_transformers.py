@@ -17,12 +17,9 @@ from transformers import (
     T5Config,
     T5EncoderModel,
     T5ForConditionalGeneration,
-    Trainer,
-    TrainingArguments,
 )
 
 from peftkit.compat import bitsandbytes, transformers
-from peftkit.compat.accelerate import forget_preparation
 
 SIZES = {"vocab_size": 40, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 T5 = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
@@ -77,19 +74,6 @@ def test_an_output_layer_stays_untied_when_embeddings_are_resized() -> None:
 def test_the_classes_of_layers() -> None:
     assert isinstance(GPT2Model(GPT2Config(n_embd=16, n_layer=1, n_head=2)).h[0].mlp.c_fc, transformers.Conv1D)
     assert isinstance(T5EncoderModel(T5Config(**T5)).encoder, transformers.T5Stack)
-
-
-def test_a_trainer_prepares_batches_and_forgets_what_it_prepared(tmp_path: Path) -> None:
-    arguments = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
-    trainer = Trainer(bert(), arguments)
-    batch = transformers.prepared(trainer, {"input_ids": torch.arange(5)[None]})
-    assert batch["input_ids"].device == trainer.model.device
-    prepared = trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)
-    assert prepared._is_accelerate_prepared
-    assert trainer.accelerator._models == [prepared]
-    forget_preparation(trainer)
-    assert trainer.accelerator._models == []
-    assert "_is_accelerate_prepared" not in vars(trainer.model)
 
 
 @pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from datasets import Dataset
+from helpers.conversations import TASK, table, turns
 
-from peftkit.config import TaskConfig, UserError
+from peftkit.config import UserError
 from peftkit.data.conversations import (
     ConversationReader,
     conversation_examples,
@@ -19,23 +19,7 @@ from peftkit.data.conversations import (
 )
 from peftkit.data.datasets import evaluation_tables
 
-TASK = TaskConfig(
-    name="instructions", suite="own", dataset="rows.jsonl", subset=None, revision="main", kind="instructions",
-    text=["messages"], label=None, labels=None, splits={"train": "train", "validation": ["validation"]},
-    metrics=["rouge_l"], template=None, max_length=64, max_train_samples=None, max_eval_samples=None, max_target_length=16,
-)  # fmt: skip
 COLUMNS = replace(TASK, text=["instruction", "input"], label="output")
-
-
-def turns(*contents: str, system: str | None = None) -> list[dict[str, str]]:
-    first = [] if system is None else [{"role": "system", "content": system}]
-    return first + [
-        {"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(contents)
-    ]
-
-
-def table(*rows: dict[str, Any]) -> Dataset:
-    return Dataset.from_list([{"idx": number, **row} for number, row in enumerate(rows)])
 
 
 def test_every_assistant_turn_is_an_example_with_all_turns_before_it() -> None:

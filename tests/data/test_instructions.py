@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset
-from test_conversations import TASK, table, turns
+from helpers.conversations import TASK, table, turns
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.data.answer_format import answer_format_of

@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 import re
-from functools import cache
-from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from helpers.adapter_models import MODELS, inputs
+from helpers.merge_models import FAMILY, MERGES, part, wrapped
 from peft import LoraConfig
-from test_adapter import MODELS, inputs
 
-from peftkit.cli import compose_config
 from peftkit.cli.validate import options_of
 from peftkit.config import UserError
 from peftkit.methods import is_mergeable, merge, wrap
 from peftkit.models.heads import CLASSIFIERS, mean_pooling_config
 
-MERGES = ("lora", "qlora", "dora", "rslora", "adalora", "vera", "ia3", "oft", "boft", "ln_tuning")
 BUILDS = {
     **{name: MODELS[name] for name in ("bert", "gpt2", "t5")},
     "mean-pooling": lambda: CLASSIFIERS["bert"][1](mean_pooling_config(MODELS["bert"]().config)),
 }
-FAMILY = {"gpt2": "decoder", "t5": "seq2seq"}
-
-
-@cache
-def part(method: str) -> Any:
-    """Return conf/method's part, as a dict."""
-    return OmegaConf.to_container(compose_config([f"method={method}"]).method)
-
-
-def wrapped(method: str, build: Any) -> Any:
-    """Return a model with the method's shipped settings and all that trains random, so that it shows."""
-    steps = {"total_step": 10} if method == "adalora" else {}
-    torch.manual_seed(0)
-    config = instantiate({**part(method)["config"], **steps}, _convert_="all")
-    model = wrap(build(), config).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.add_(torch.randn_like(weight) * 0.1)
-    return model
 
 
 CELLS = [

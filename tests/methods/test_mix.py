@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.mix_models import CELLS, MIXES, own_weights, strong, wrapped
+from helpers.soft_prompt_models import LONG, MODELS, SHORT, answer, batch, build
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from peft import get_peft_model
-from test_soft_prompt import LONG, MODELS, SHORT, answer, batch, build
 from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
@@ -17,36 +18,10 @@ from transformers import BertConfig, BertForSequenceClassification
 from peftkit.cli import compose_config
 from peftkit.compat.peft import adapters_off
 from peftkit.methods.adapter.layer import BottleneckLayer
-from peftkit.methods.mix import MixConfig
 from peftkit.methods.mix.layer import GatedPrefixLayer, LowRankLayer
 from peftkit.methods.soft_prompt import SoftPromptConfig
 from peftkit.methods.soft_prompt.attention import Prefix, prefix_attention
 from peftkit.models.heads import CLASSIFIERS, mean_pooling_config
-
-MIXES: dict[str, dict[str, Any]] = {
-    "mam": {"kind": "parallel", "scaling": 4.0, "activation": "relu", "reduction_factor": 4},
-    "unipelt": {"kind": "pfeiffer", "reduction_factor": 4, "rank": 3, "gated": True},
-}
-CELLS = [pytest.param(name, mix, id=f"{name}-{mix}") for name in MODELS for mix in MIXES]
-
-
-def wrapped(name: str, mix: str, base: Any = None, **more: Any) -> Any:
-    base = build(name) if base is None else base
-    torch.manual_seed(1)
-    config = MixConfig(task_type=MODELS[name][2], num_virtual_tokens=3, **MIXES[mix] | more)
-    return get_peft_model(base, config).eval()
-
-
-def strong(model: Any, seed: int = 2) -> Any:
-    """Give every weight of the mix a random value, so that it shows."""
-    torch.manual_seed(seed)
-    for _, weight in own_weights(model).items():
-        nn.init.normal_(weight, std=0.4)
-    return model
-
-
-def own_weights(model: Any) -> dict[str, torch.Tensor]:
-    return {n: w for n, w in model.named_parameters() if "bottleneck_" in n or "soft_prompt_" in n}
 
 
 @pytest.mark.parametrize(("name", "mix"), CELLS)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.mix_models import CELLS, MIXES, own_weights, strong, wrapped
+from helpers.soft_prompt_models import LONG, MODELS, SHORT, answer, batch, build
 from peft import PeftConfig, PeftModel
-from test_mix import CELLS, MIXES, own_weights, strong, wrapped
-from test_soft_prompt import LONG, MODELS, SHORT, answer, batch, build
 from torch import nn
 
 from peftkit.config import UserError

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.soft_prompt_models import LONG, MODELS, SHORT, answer, batch, build, wrapped
 from omegaconf import OmegaConf
 from peft import (
     AdaLoraConfig,
@@ -25,7 +26,6 @@ from peft import (
     get_peft_model,
     prepare_model_for_kbit_training,
 )
-from test_soft_prompt import LONG, MODELS, SHORT, answer, batch, build, wrapped
 from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForSequenceClassification,
@@ -170,14 +170,15 @@ def test_a_fresh_head_in_4_bits_asserts(checkpoints: dict[str, Path]) -> None:
     four_bits = BitsAndBytesConfig(load_in_4bit=True)
     theirs = AutoModelForSequenceClassification.from_pretrained(checkpoints["bert"], quantization_config=four_bits)
     with pytest.raises(AssertionError):
-        lora(theirs)(**inputs)
+        lora(theirs)(**{name: values.to(theirs.device) for name, values in inputs.items()})
     words = ["model=bert", "source=offline", f"model.checkpoint={checkpoints['bert']}"]
     run = RunConfig.from_config(OmegaConf.to_container(compose_config(words), resolve=True))
     source = locate(run.model, run.source)
     ours = load_model(
         run.model, source, load_tokenizer(source), "classification", ["no", "yes"], {"load_in_4bit": True}
     )
-    assert lora(ours)(**inputs).logits.shape == (2, 2)
+    moved = {name: values.to(ours.device) for name, values in inputs.items()}
+    assert lora(ours)(**moved).logits.shape == (2, 2)
 
 
 @pytest.mark.parametrize(("method", "config"), [("boft", BOFTConfig), ("oft", OFTConfig)])

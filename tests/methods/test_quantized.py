@@ -40,7 +40,8 @@ def load(checkpoints: dict[str, Path], model: str, method: str, **quantization: 
     net = wrap(base, instantiate(run.method.config, _convert_="all"), quantized=True)
     batch = dict(tokenizer(TEXTS, return_tensors="pt", padding=True))
     labels = tokenizer(TEXTS[::-1], return_tensors="pt", padding=True)["input_ids"] if model == "t5" else None
-    return net, {**batch, "labels": torch.tensor([1, 0]) if labels is None else labels}
+    batch["labels"] = torch.tensor([1, 0]) if labels is None else labels
+    return net, {name: values.to(base.device) for name, values in batch.items()}  # 4-bit models load on a GPU if any
 
 
 def take_a_step(net: Any, batch: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_adapter import MODELS, inputs
-from test_merge import FAMILY, MERGES, part, wrapped
+from helpers.adapter_models import MODELS, inputs
+from helpers.merge_models import FAMILY, MERGES, part, wrapped
 
 from peftkit.compat.peft import adapters_off
 from peftkit.methods.scaling import adapter_ends, scaled, weight_ends

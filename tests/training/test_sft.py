@@ -85,6 +85,8 @@ class Setting:
         self.tokenizer = load_tokenizer(Source("folder", str(checkpoint), folder=str(checkpoint)))
         config = instantiate_method(chosen)  # type: ignore[arg-type]
         self.model: Any = wrap(AutoModelForCausalLM.from_pretrained(checkpoint), config, "instructions")
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # the Trainer's
+        self.model.to(self.device)
         for module in self.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -126,11 +128,11 @@ class Setting:
 
     def by_hand(self) -> tuple[float, dict[str, torch.Tensor]]:
         """Return the mean cross-entropy of all answers' tokens, each row alone and unpadded, and its gradients."""
-        total, count = torch.zeros(()), 0
+        total, count = torch.zeros((), device=self.device), 0
         self.model.zero_grad()
         self.model.train()
         for row in self.format.encode(self.rows).inputs:
-            ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+            ids, labels = (torch.tensor(each, device=self.device) for each in ([row["input_ids"]], row["labels"]))
             logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -len(labels) :]
             total = total + cross_entropy(logits[:-1], labels[1:], reduction="sum")
             count += int((labels[1:] >= 0).sum())

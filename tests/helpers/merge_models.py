@@ -1,0 +1,35 @@
+"""Models with the shipped settings of a method, whose trainable weights are random."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from peftkit.cli import compose_config
+from peftkit.methods import wrap
+
+MERGES = ("lora", "qlora", "dora", "rslora", "adalora", "vera", "ia3", "oft", "boft", "ln_tuning")
+FAMILY = {"gpt2": "decoder", "t5": "seq2seq"}
+
+
+@cache
+def part(method: str) -> Any:
+    """Return conf/method's part, as a dict."""
+    return OmegaConf.to_container(compose_config([f"method={method}"]).method)
+
+
+def wrapped(method: str, build: Any) -> Any:
+    """Return a model with the method's shipped settings and all that trains random, so that it shows."""
+    steps = {"total_step": 10} if method == "adalora" else {}
+    torch.manual_seed(0)
+    config = instantiate({**part(method)["config"], **steps}, _convert_="all")
+    model = wrap(build(), config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * 0.1)
+    return model
