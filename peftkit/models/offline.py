@@ -96,6 +96,15 @@ def sentinel_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [tokenizer.vocab[f"<extra_id_{number}>"] for number in range(SENTINELS)]
 
 
+@dataclass(frozen=True)
+class PretrainingData:
+    """Pairs of token ids: all inputs have one length, and all targets have one length."""
+
+    train: Sequence[Pair]
+    held_out: Sequence[Pair]
+    unigram_loss: float  # of the held-out targets in nats per token, recorded for comparison
+
+
 SENTINELS = 100
 SHOWN_EVERY = 10  # steps between losses on the progress bar, each of which synchronizes the device
 
@@ -103,18 +112,15 @@ SHOWN_EVERY = 10  # steps between losses on the progress bar, each of which sync
 def pretrain(
     kind: str,
     tokenizer: PreTrainedTokenizerBase,
-    train: Sequence[Pair],
-    held_out: Sequence[Pair],
+    data: PretrainingData,
     out: Path,
     *,
-    unigram_loss: float,
     seed: int = 0,
     steps: int | None = None,
 ) -> dict[str, Any]:
-    """Train a tiny model on pairs of token ids and write it, its tokenizer and pretraining.json to `out` atomically.
+    """Train a tiny model and write it, its tokenizer and pretraining.json to `out` atomically.
 
-    All inputs have one length and all targets have one length. The same seed and machine give the same weights.
-    Losses are in nats per token; `unigram_loss` is recorded for comparison.
+    The same seed and machine give the same weights. Losses are in nats per token.
     """
     mini = MINIS[kind] if steps is None else replace(MINIS[kind], steps=steps)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -123,11 +129,11 @@ def pretrain(
         torch.manual_seed(seed)
         model: Any = build(kind, tokenizer)
         model.to(device)
-        fit(model, mini, train, seed, label=f"pretraining {kind}")
+        fit(model, mini, data.train, seed, label=f"pretraining {kind}")
     seconds = time.perf_counter() - started
     facts = {
-        "held_out_loss": mean_loss(model, held_out),
-        "unigram_loss": unigram_loss,
+        "held_out_loss": mean_loss(model, data.held_out),
+        "unigram_loss": data.unigram_loss,
         "parameters": model.num_parameters(),
         "steps": mini.steps,
         "tokens": mini.steps * mini.batch_size * mini.block,

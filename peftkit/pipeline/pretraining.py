@@ -33,7 +33,7 @@ def ensure_mini(kind: str) -> Path:
         pairs, held = (offline_corpus.span_pairs(part, block, eos, sentinels) for part in (ids, held_ids))
     targets, held_targets = ([token for _, target in part for token in target] for part in (pairs, held))
     unigram = offline_corpus.unigram_loss(targets, held_targets, len(tokenizer))
-    offline.pretrain(kind, tokenizer, pairs, held, folder, unigram_loss=unigram)
+    offline.pretrain(kind, tokenizer, offline.PretrainingData(pairs, held, unigram), folder)
     return folder
 
 

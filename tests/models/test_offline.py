@@ -6,7 +6,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from peftkit.models.offline import MINIS, build, mean_loss, mini_path, pretrain, sentinel_ids, train_tokenizer
+from peftkit.models.offline import (
+    MINIS,
+    PretrainingData,
+    build,
+    mean_loss,
+    mini_path,
+    pretrain,
+    sentinel_ids,
+    train_tokenizer,
+)
 
 KINDS = ["gpt2-mini", "t5-mini"]
 AUTO = {"gpt2-mini": AutoModelForCausalLM, "t5-mini": AutoModelForSeq2SeqLM}
@@ -39,7 +48,7 @@ def pairs_of(kind, tokenizer, length=16):
 def trained(kind, tokenizer, tmp_path_factory):
     out = tmp_path_factory.mktemp("cache") / "nested" / kind
     pairs = pairs_of(kind, tokenizer)
-    facts = pretrain(kind, tokenizer, pairs[20:], pairs[:20], out, unigram_loss=4.0, steps=8)
+    facts = pretrain(kind, tokenizer, PretrainingData(pairs[20:], pairs[:20], 4.0), out, steps=8)
     return out, facts
 
 
@@ -103,7 +112,7 @@ def test_same_seed_same_weights_and_it_replaces_what_was_there(kind, tokenizer, 
     weights = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed + len(weights))  # the state before must not matter
-        pretrain(kind, tokenizer, pairs, pairs[:8], tmp_path / "m", unigram_loss=4.0, seed=seed, steps=2)
+        pretrain(kind, tokenizer, PretrainingData(pairs, pairs[:8], 4.0), tmp_path / "m", seed=seed, steps=2)
         weights.append((tmp_path / "m" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert weights[0] != weights[2]
@@ -114,7 +123,7 @@ def test_pretraining_leaves_the_global_generator_alone(kind, tokenizer, tmp_path
     torch.manual_seed(11)
     expected = torch.rand(1)
     torch.manual_seed(11)
-    pretrain(kind, tokenizer, pairs, pairs[:8], tmp_path / "m", unigram_loss=4.0, steps=1)
+    pretrain(kind, tokenizer, PretrainingData(pairs, pairs[:8], 4.0), tmp_path / "m", steps=1)
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -127,5 +136,5 @@ def test_the_folder_names_kind_settings_and_corpus(tmp_path):
 def test_too_little_text_is_refused(kind, tokenizer, tmp_path):
     pairs = pairs_of(kind, tokenizer)
     with pytest.raises(ValueError, match="more text"):
-        pretrain(kind, tokenizer, pairs[:1], pairs[:1], tmp_path / "m", unigram_loss=4.0, steps=1)
+        pretrain(kind, tokenizer, PretrainingData(pairs[:1], pairs[:1], 4.0), tmp_path / "m", steps=1)
     assert not list(tmp_path.iterdir())
