@@ -155,7 +155,7 @@ def test_early_stopping_chooses_by_a_heads_own_score(cell: Words) -> None:
         (["model=t5", "task=ud_ewt"], "use model=t5_encoder"),
         (["model=bert", "task=ud_ewt", "task.metrics=[f1]"], "unknown metric of task.kind=token_classification"),
         (["model=bert", "task=squad", "task.text=[question]"], "use task.text=[question,context]"),
-        (["model=gpt2", "method=linear_probe", "task=causal_lm", "task.text=[a]"], "try method="),
+        (["model=gpt2", "method=linear_probe", "task=causal_lm", "task.text=[a]"], "use method="),
         (["model=gpt2", "task=causal_lm", "task.text=[a]", "task.metrics=[rouge_l]"], "need a label"),
         (["model=bert", "task=mrpc", "+task.stride=3"], "drop it"),
     ],

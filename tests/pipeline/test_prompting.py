@@ -249,7 +249,7 @@ def test_a_prompt_ends_without_spaces_and_names_no_label_that_is_not_there() -> 
     assert prompt_template(task, ["negative", "positive"]) == PromptTemplate(
         "{sentence} It was", {"negative": "terrible", "positive": "fine"}
     )
-    with pytest.raises(UserError, match="the data have no label positive; use one of bad, good"):
+    with pytest.raises(UserError, match="the data has no label positive; use one of bad, good"):
         prompt_template(task, ["bad", "good"])
 
 

@@ -312,7 +312,7 @@ def test_the_batch_is_that_of_trl(checkpoints: dict[str, Path]) -> None:
         (["task.text=[prompt,chosen]"], "use task.text=[prompt,chosen,rejected]"),
         (["method=adalora"], "use method=lora"),
         (["method=few_shot"], "prefers no answer; use method=lora"),
-        (["method=linear_probe"], "try method=bitfit or method=lora"),
+        (["method=linear_probe"], "use method=bitfit or method=lora"),
         (["method=peft", "method.config._target_=peft.PrefixTuningConfig"], "use method=prompt"),
         (["train.label_smoothing_factor=0.1"], "use task.loss_type=robust"),
         (["task=causal_lm", "task.text=[a]", "+task.beta=0.1"], "task.beta is not for task.kind=causal_lm; drop it"),

@@ -247,7 +247,7 @@ def test_the_paper_s_seed_tasks_and_what_generate_left_are_data(tmp_path: Path) 
         (["model=t5", "task.packing=true"], "use task.packing=false"),
         (["method=prompt", "task.packing=true"], "use task.packing=false"),
         (["model=bert"], "use model=gpt2"),
-        (["method=linear_probe"], "try method=bitfit"),
+        (["method=linear_probe"], "use method=bitfit"),
         (["task.metrics=[accuracy]"], "unknown metric of task.kind=instructions"),
     ],
 )
