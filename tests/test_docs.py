@@ -39,5 +39,7 @@ def test_a_notebook_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     book = nbformat.read(notebook, as_version=4)
     NotebookClient(book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
-    images = [output for cell in book.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+    images = [
+        output for cell in book.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
+    ]
     assert images, "no plot was drawn"

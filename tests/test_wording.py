@@ -36,7 +36,11 @@ ALLOWED = [  # path, text, reason
     (r"^peftkit/generation/generators/offline\.py|^docs/how-to/generate\.md", r"mini-writer", "name of a generator"),
     (r"^peftkit/generation/(evol|self_instruct)_prompts\.py", r"^(?!.*\"\"\")", "prompts that are sent to models"),
     (r"^peftkit/generation/dataset_statistics\.py", r"\b(say score|tell test)\b", "a list of English verbs"),
-    (r"^peftkit/leaderboard/legacy\.py", r"max_train_rows|embedded", "names in results of version 0.1, which boards read"),
+    (
+        r"^peftkit/leaderboard/legacy\.py",
+        r"max_train_rows|embedded",
+        "names in results of version 0.1, which boards read",
+    ),
     (r"^(peftkit/config/|README|docs/.*|CHANGELOG)", r"renamed|RENAMED", "old names of keys, refused with the new one"),
 ]
 

@@ -30,7 +30,9 @@ def tables() -> str:
     scores = {m: [task_score(run.scores) for run in runs if run.method == m] for m in {run.method for run in runs}}
     text = ""
     for task, title in TASKS.items():
-        text += f"\n## {title}\n\n| method | 0.3 x | default | 3 x | best rate | validation |\n|---|---|---|---|---|---|\n"
+        text += (
+            f"\n## {title}\n\n| method | 0.3 x | default | 3 x | best rate | validation |\n|---|---|---|---|---|---|\n"
+        )
         for method in sorted(scores, key=lambda name: -mean(scores[name])):
             text += line([run for run in runs if (run.task, run.method) == (task, method)], method)
     return text + "\n"

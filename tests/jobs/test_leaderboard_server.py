@@ -55,7 +55,10 @@ def test_the_folder_is_served_with_its_version_to_this_machine_alone(tmp_path: P
 def test_a_folder_without_results_is_told_to_who_mistyped_it(tmp_path: Path) -> None:
     assert f"; {tmp_path} has no results yet; set out=FOLDER" in greeting(1, tmp_path, fingerprint([tmp_path]))
     land(tmp_path)
-    assert greeting(1, tmp_path, fingerprint([tmp_path])) == f"http://127.0.0.1:1/ shows the runs in {tmp_path}; Ctrl-C stops it"
+    assert (
+        greeting(1, tmp_path, fingerprint([tmp_path]))
+        == f"http://127.0.0.1:1/ shows the runs in {tmp_path}; Ctrl-C stops it"
+    )
 
 
 @pytest.mark.slow

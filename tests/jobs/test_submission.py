@@ -183,7 +183,10 @@ def test_a_missing_task_is_named_with_its_reason_and_the_command(tmp_path: Path)
     made(tmp_path, "rte", reason="out of memory")
     with pytest.raises(UserError) as refused:
         submit(f"out={tmp_path}")
-    assert "no finished run of lora on rte (failed: out of memory), wnli, and a submission has all nine tasks; train: " in str(refused.value)
+    assert (
+        "no finished run of lora on rte (failed: out of memory), wnli, and a submission has all nine tasks; train: "
+        in str(refused.value)
+    )
     # where this command looks, whatever the runs said of where they went
     assert str(refused.value).endswith(f"python -m peftkit -m method=lora task=rte,wnli seed=0 out={tmp_path}")
 
@@ -192,7 +195,8 @@ def test_two_methods_are_not_mixed(tmp_path: Path) -> None:
     for task in TASKS:
         made(tmp_path, task, "lora" if task != "rte" else "ia3")
     with pytest.raises(
-        UserError, match=r"model=bert method=lora \(google-.*\), model=bert method=ia3 .* one model and method; set model="
+        UserError,
+        match=r"model=bert method=lora \(google-.*\), model=bert method=ia3 .* one model and method; set model=",
     ):
         submit(f"out={tmp_path}")
     with pytest.raises(UserError, match=r"no finished run of ia3 on cola, sst2"):

@@ -89,7 +89,9 @@ def test_sentences_name_top_and_worse(tmp_path: Path) -> None:
 def test_one_seed_is_tested_over_examples_with_a_note(tmp_path: Path) -> None:
     _, verdict = made(tmp_path, seeds=1)
     assert {c.test for c in verdict.comparisons} == {"McNemar"}
-    assert verdict.notes[0] == "sst2: one seed per entry, so these tests generalize to other examples, not to other seeds."
+    assert (
+        verdict.notes[0] == "sst2: one seed per entry, so these tests generalize to other examples, not to other seeds."
+    )
 
 
 def test_without_predictions_seeds_alone_are_tested_with_a_note(tmp_path: Path) -> None:

@@ -130,9 +130,7 @@ def test_sentinels_and_rows_that_only_pad_stay_whose_they_are(load: Load) -> Non
     extension = extend_tokenizer(tokenizer, ["zyxwort", "<extra_id_7>"], rows)
     grown = extension.tokenizer
     assert [token.id for token in extension.tokens] == [rows, rows + 1]
-    assert [reason for _, reason in extension.refused] == [
-        "it contains the special token <extra_id_7>"
-    ]
+    assert [reason for _, reason in extension.refused] == ["it contains the special token <extra_id_7>"]
     assert {name: grown.get_vocab()[name] for name in tokenizer.get_vocab()} == tokenizer.get_vocab()
     assert sorted(grown.get_vocab().values()) == list(range(rows + 2)) and len(grown) == rows + 2
     text = "a <extra_id_0> b <extra_id_1>"

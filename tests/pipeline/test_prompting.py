@@ -233,7 +233,10 @@ def test_instructions_are_asked_behind_answered_ones(tiny: Words, tmp_path: Path
         (["model=gpt2", "task.verbalizer={equal:Yes}"], "unknown label equal"),
         (["model=gpt2", "task.template='{sentence1}'"], "use task.prompt=... instead"),
         (["model=gpt2", "early_stopping.patience=3"], "early_stopping.patience is for methods that train"),
-        (["model=gpt2", "task=instructions", "task.dataset=a.jsonl", "task.packing=true"], "task.packing is for methods that train"),
+        (
+            ["model=gpt2", "task=instructions", "task.dataset=a.jsonl", "task.packing=true"],
+            "task.packing is for methods that train",
+        ),
         (["job=evaluate", "run=nowhere", "task.prompt='{nope}'"], "task.prompt is not for job=evaluate"),
         (["model=gpt2", "task=regression", "task.dataset=rows.csv", "task.text=[a]"], "give the words of two numbers"),
         (["model=gpt2", "task=causal_lm", "task.dataset=rows.csv", "task.text=[a]"], "needs answers for its examples"),
