@@ -15,11 +15,10 @@ EVALUATE = "evaluate:"  # before the name of a metric of Hugging Face's evaluate
 @cache
 def metric_inputs() -> dict[str, str]:
     """Return each metric's name and input: the functions decorated with `@metric(input, ...)`."""
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in sorted((PACKAGE / "metrics").glob("*.py"))]
     return {
         function.name: str(ast.literal_eval(call.args[0]))
-        for tree in trees
-        for function in tree.body
+        for file in sorted((PACKAGE / "metrics").glob("*.py"))
+        for function in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(function, ast.FunctionDef)
         for call in function.decorator_list
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "metric"
@@ -47,10 +46,6 @@ def metric_error(name: str, kind: TaskKind) -> str | None:
                 f"task.metrics=[{name}]: it would run code that evaluate's authors did not publish; "
                 f"use a metric of theirs, such as {EVALUATE}mae"
             )
-        return None
-    known = metrics_for(kind)
-    return (
-        None
-        if name in known
-        else f"task.metrics=[{name}]: unknown metric of task.kind={kind.name}{nearest(name, known)}"
-    )
+    elif name not in (known := metrics_for(kind)):
+        return f"task.metrics=[{name}]: unknown metric of task.kind={kind.name}{nearest(name, known)}"
+    return None

@@ -203,8 +203,7 @@ class RunConfig:
         """
         try:
             sections = {name: section(**config[name]) for name, section in SECTIONS.items()}
-            values = {str(name): value for name, value in config.items()} | sections
-            return cls(**values, recipe=recipe, overrides=tuple(overrides), config_dir=config_dir)
+            return cls(**{**config, **sections}, recipe=recipe, overrides=tuple(overrides), config_dir=config_dir)
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"this config is of another version of peftkit ({error_summary(error)}); train the run again"

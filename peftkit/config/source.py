@@ -30,8 +30,7 @@ def fingerprint(path: Path, endings: tuple[str, ...] = ("",)) -> str:
         endings: of the files that count in a folder.
     """
     is_folder = path.is_dir()
-    files = sorted(path.iterdir()) if is_folder else [path]
-    files = [file for file in files if file.is_file() and file.name.endswith(endings)]
+    files = [f for f in (sorted(path.iterdir()) if is_folder else [path]) if f.is_file() and f.name.endswith(endings)]
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     if sum(size for _, size, _ in stats) < CACHED_FROM:
         return _sha256(files, is_folder)
@@ -54,8 +53,7 @@ def _sha256(files: list[Path], with_names: bool) -> str:
     for file in files:
         digest.update(file.name.encode() if with_names else b"")
         with file.open("rb") as data:
-            while block := data.read(1 << 20):
-                digest.update(block)
+            hashlib.file_digest(data, lambda: digest)
     return digest.hexdigest()[:12]
 
 

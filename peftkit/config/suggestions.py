@@ -54,8 +54,7 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 def key_names(section: str) -> set[str]:
     """Return the keys of a section, or the top level's where it is empty."""
-    owner = SECTIONS[section] if section else RunConfig
-    return {field.name for field in dataclasses.fields(owner)} - {*PROVENANCE}
+    return {field.name for field in dataclasses.fields(SECTIONS.get(section, RunConfig))} - {*PROVENANCE}
 
 
 def takes_list(key: str) -> bool:
@@ -75,9 +74,7 @@ def section_error(section: str, value: str) -> str:
 
 def unknown_key(key: str) -> str:
     """Return the message about an unknown key, with its new name or the nearest key of any section."""
-    if key in RENAMED:
-        return f"{key} was renamed; use {RENAMED[key]}"
-    return f"unknown key {key}{_nearest_key(key)}"
+    return f"{key} was renamed; use {RENAMED[key]}" if key in RENAMED else f"unknown key {key}{_nearest_key(key)}"
 
 
 def _nearest_key(key: str) -> str:

@@ -30,8 +30,11 @@ def config_errors(config: Mapping[str, Any], config_dir: str | None = None) -> l
 
 def run_errors(run: RunConfig) -> list[str]:
     """Return a message for each combination that does not work; no file is read but result.json."""
-    checks = (
-        combination_errors, job_errors, task_errors, kind_errors, prompting_errors, path_errors, generation_errors,
-        judging_errors,
-    )  # fmt: skip
-    return [message for check in checks for message in check(run)]
+    return [
+        message
+        for check in (
+            combination_errors, job_errors, task_errors, kind_errors, prompting_errors, path_errors, generation_errors,
+            judging_errors,
+        )
+        for message in check(run)
+    ]  # fmt: skip

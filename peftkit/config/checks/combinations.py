@@ -14,8 +14,9 @@ from peftkit.config.run import RunConfig
 def combination_errors(run: RunConfig) -> list[str]:
     """Return a message for each combination that does not work."""
     training = (_method_errors, _architecture_errors, _loss_errors) if JOBS[run.job].trains else ()
-    checks = (*training, _model_errors, _teacher_errors, _training_errors)
-    return [message for check in checks for message in check(run)]
+    return [
+        message for check in (*training, _model_errors, _teacher_errors, _training_errors) for message in check(run)
+    ]
 
 
 def _method_errors(run: RunConfig) -> Iterator[str]:
@@ -33,13 +34,12 @@ def _method_errors(run: RunConfig) -> Iterator[str]:
 
 def _architecture_errors(run: RunConfig) -> Iterator[str]:
     kind, model, method = kind_of(run.task), run.model, run.method
-    has_encoder = model.family == SEQ2SEQ and ENCODER in kind.heads
-    other = "t5_encoder" if has_encoder else suggested_model(next(iter(kind.heads)))
+    needs_encoder = model.family == SEQ2SEQ and ENCODER in kind.heads
     return broken(
         (
             model.family not in kind.heads,
             f"model={model.name} ({model.family}) has no head for task={run.task.name} ({kind.name}); "
-            f"use model={other}",
+            f"use model={'t5_encoder' if needs_encoder else suggested_model(next(iter(kind.heads)))}",
         ),
         (
             kind.name == "language_modeling" and _is_t5_encoder(run),

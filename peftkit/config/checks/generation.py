@@ -26,28 +26,30 @@ def generation_errors(run: RunConfig) -> list[str]:
     settings, is_judge = run.generate, run.job == "judge"
     if not (is_judge or run.job == "generate" or run.generates_data):
         return [*_unused_errors(run)]
-    prices = broken(
-        (is_judge and settings.seeds is not None, f"generate.seeds= is not for job={run.job}; drop it"),
-        (
-            settings.max_cost is not None and None in (settings.price_in, settings.price_out),
-            "generate.max_cost needs prices; set generate.price_in= and generate.price_out=, per million tokens",
-        ),
-    )
     generator = _endpoint_errors(settings) if settings.generator == "endpoint" else _local_errors(run)
-    return [*generator, *(() if is_judge else _data_errors(run)), *prices]
+    return [
+        *generator,
+        *(() if is_judge else _data_errors(run)),
+        *broken(
+            (is_judge and settings.seeds is not None, f"generate.seeds= is not for job={run.job}; drop it"),
+            (
+                settings.max_cost is not None and None in (settings.price_in, settings.price_out),
+                "generate.max_cost needs prices; set generate.price_in= and generate.price_out=, per million tokens",
+            ),
+        ),
+    ]
 
 
 def _unused_errors(run: RunConfig) -> Iterator[str]:
     """Yield a message for each setting of a generator that the job does not use."""
     dataset, generators = run.task.dataset, kind_of(run.task).generators
-    names = ("seeds", "base_url", "endpoint_model", *(() if generators else ("model",)))
     return broken(
         *(
             (
                 getattr(run.generate, name) is not None,
                 f"generate.{name}= is not for job={run.job}; use job=generate, or drop it",
             )
-            for name in names
+            for name in ("seeds", "base_url", "endpoint_model", *(() if generators else ("model",)))
         ),
         (
             run.job == "evaluate" and dataset in generators,
@@ -59,7 +61,6 @@ def _unused_errors(run: RunConfig) -> Iterator[str]:
 def _data_errors(run: RunConfig) -> Iterator[str]:
     settings, dataset = run.generate, run.task.dataset
     tasks = [name for name in group_files("task", run.config_dir) if not name.startswith("_")]
-    unknown = [name for name in settings.decontaminate if name not in tasks and not Path(name).exists()]
     return broken(
         (
             run.generates_data and dataset != settings.algorithm,
@@ -72,11 +73,11 @@ def _data_errors(run: RunConfig) -> Iterator[str]:
         ),
         *(
             (
-                True,
+                name not in tasks and not Path(name).exists(),
                 f"generate.decontaminate={name}: no such file, folder or task"
                 + ("" if "/" in name or name.endswith((*FILES, ".txt")) else nearest(name, tasks)),
             )
-            for name in unknown
+            for name in settings.decontaminate
         ),
     )
 

@@ -75,7 +75,7 @@ def _given(key: str, value: Any) -> list[str]:
     """Return the keys that are set: a top-level key, or the keys of a section that are null by default."""
     if not dataclasses.is_dataclass(value):
         return [key] if value else []
-    nullable = [field.name for field in dataclasses.fields(value) if "None" in str(field.type)]
+    nullable = (field.name for field in dataclasses.fields(value) if "None" in str(field.type))
     return [f"{key}.{name}" for name in nullable if getattr(value, name) is not None]
 
 

@@ -16,7 +16,6 @@ from peftkit.config.suggestions import nearest
 def path_errors(run: RunConfig) -> Iterator[str]:
     """Yield a message for each path that is missing or of the wrong kind; no file is read but result.json."""
     checkpoint, reads_data = run.model.checkpoint, JOBS[run.job].trains or run.job == "evaluate"
-    results = (run.results or []) if run.job == "leaderboard" else []
     yield from broken(
         (
             _is_path(checkpoint) and not Path(checkpoint).is_dir(),
@@ -28,7 +27,7 @@ def path_errors(run: RunConfig) -> Iterator[str]:
                 f"results={folder} contains no result.json"
                 + (_tilde(folder) or "; name a folder of runs, as outputs, or an archive"),
             )
-            for folder in results
+            for folder in (run.results if run.job == "leaderboard" and run.results else ())
         ),
     )
     yield from _run_folder_errors(run)
@@ -44,14 +43,21 @@ def run_folder_errors(key: str, folder: str) -> list[str]:
     """Return a message for a folder that is not the folder of a finished run."""
     file = Path(folder) / "result.json"
     if not file.is_file():
-        hint = _tilde(folder) or "; a run folder is outputs/.../seed-0-..."
-        return [f"{key}={folder} contains no result.json{hint}"]
+        return [
+            f"{key}={folder} contains no result.json" + (_tilde(folder) or "; a run folder is outputs/.../seed-0-...")
+        ]
     try:
         status = json.loads(file.read_text(encoding="utf-8"))["meta"]["status"]
     except (ValueError, KeyError, TypeError):
         return [f"{file} cannot be read as a result; name another run folder"]
-    finishing = f"{key}={folder} is {status}; finish it first: the command that started it resumes it"
-    return [] if status == "finished" else [finishing]
+    return [
+        *broken(
+            (
+                status != "finished",
+                f"{key}={folder} is {status}; finish it first: the command that started it resumes it",
+            )
+        )
+    ]
 
 
 def _has_results(path: str) -> bool:
@@ -110,16 +116,19 @@ def _dataset_errors(run: RunConfig) -> Iterator[str]:
         return _corpus_errors("task.dataset", dataset)
     if dataset.endswith(FILES) or _is_path(dataset):
         return _file_errors("task.dataset", dataset)
-    is_missing = run.source == "offline" and run.task.suite != "glue" and not Path(dataset).exists()
-    message = f"task.dataset={dataset} is not a file or folder, and source=offline reads none from the Hub"
-    return broken((is_missing, message))
+    return broken(
+        (
+            run.source == "offline" and run.task.suite != "glue" and not Path(dataset).exists(),
+            f"task.dataset={dataset} is not a file or folder, and source=offline reads none from the Hub",
+        )
+    )
 
 
 def _vocabulary_errors(run: RunConfig) -> Iterator[str]:
     extend, vocab = run.extend, run.vocab
-    needs = "job=extend needs terms; set extend.terms=FILE, a term per line, or extend.corpus=FILE_OR_FOLDER"
     if run.job == "extend":
-        yield from broken((extend.terms is None and extend.corpus is None, needs))
+        if extend.terms is None and extend.corpus is None:
+            yield "job=extend needs terms; set extend.terms=FILE, a term per line, or extend.corpus=FILE_OR_FOLDER"
         yield from _file_errors("extend.terms", extend.terms)
         yield from _corpus_errors("extend.corpus", extend.corpus or "")
     elif vocab is not None and run.job in ("finetune", "plan", "embed"):  # else refused by the job's record

@@ -23,8 +23,10 @@ def prompting_errors(run: RunConfig) -> list[str]:
     if not JOBS[run.job].trains:
         return []
     if not is_prompted(run):
-        ending = f"is for method=zero_shot and method=few_shot, method={method.name} trains; drop it"
-        return [f"task.{name} {ending}" for name in given]
+        return [
+            f"task.{name} is for method=zero_shot and method=few_shot, method={method.name} trains; drop it"
+            for name in given
+        ]
     trained = {
         "vocab": run.vocab, "distill.teacher": run.distill.teacher, "task.packing": task.packing,
         "early_stopping.patience": run.early_stopping.patience,
@@ -51,20 +53,21 @@ def prompting_errors(run: RunConfig) -> list[str]:
     )
     if not is_labelled:
         return [*_shot_errors(run), *rules]
-    templates = template_errors("task.prompt", task.prompt, task.text)
-    return [*_shot_errors(run), *rules, *templates, *_verbalizer_errors(run)]
+    return [
+        *_shot_errors(run), *rules, *template_errors("task.prompt", task.prompt, task.text), *_verbalizer_errors(run),
+    ]  # fmt: skip
 
 
 def _shot_errors(run: RunConfig) -> Iterator[str]:
     method, shots = run.method, run.method.config.get("shots") or 0
     if not isinstance(shots, int):  # refused by its type
         return iter(())
-    other = "few_shot" if shots else "zero_shot"
     return broken(
         (shots < 0, f"method.config.shots={shots}: expected 0 or more; use method.config.shots=4"),
         (
             (method.name, shots > 0) in (("zero_shot", True), ("few_shot", False)),
-            f"method.config.shots={shots} is not for method={method.name}; use method={other}",
+            f"method.config.shots={shots} is not for method={method.name}; "
+            f"use method={'few_shot' if shots else 'zero_shot'}",
         ),
         (
             shots and kind_of(run.task).generates and not generates_text(run.task),
@@ -77,10 +80,9 @@ def _verbalizer_errors(run: RunConfig) -> Iterator[str]:
     task, verbalizer = run.task, run.task.verbalizer
     is_number = task.kind == "regression"
     if verbalizer is None:
-        needs_words = is_number and run.model.family == DECODER and task.suite != "glue"
         return broken(
             (
-                needs_words,
+                is_number and run.model.family == DECODER and task.suite != "glue",
                 "task.verbalizer is not set; give the words of two numbers: task.verbalizer={0: No, 5: Yes}",
             )
         )

@@ -51,8 +51,9 @@ def task_errors(run: RunConfig) -> list[str]:
             f"task.kind={kind.name} needs the package {package}; pip install 'peftkit[{extra}]'",
         ),
     )
-    templates = template_errors("task.template", task.template, task.text)
-    return [*_split_errors(run), *unknown_metrics, *rules, *templates]
+    return [
+        *_split_errors(run), *unknown_metrics, *rules, *template_errors("task.template", task.template, task.text),
+    ]  # fmt: skip
 
 
 def template_errors(key: str, template: str | None, columns: list[str]) -> list[str]:
@@ -144,10 +145,9 @@ def _instructions(run: RunConfig) -> Iterator[str]:
 
 
 def _retrieval(run: RunConfig) -> Iterator[str]:
-    is_alone = run.train.get("per_device_train_batch_size") == 1 and len(run.task.text) == 2
     return broken(
         (
-            JOBS[run.job].trains and is_alone,
+            JOBS[run.job].trains and run.train.get("per_device_train_batch_size") == 1 and len(run.task.text) == 2,
             "a batch of one query has no negative document; set train.per_device_train_batch_size=32",
         )
     )
