@@ -1,11 +1,11 @@
-"""Word lists of miniglue, and a sampler that holds some words out of training."""
+"""Words of miniglue, some of them held out of training, and scenes made of them, with their sentences."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -18,15 +18,13 @@ class WordSampler:
     stage: str  # train, validation, or all (unlabelled text)
 
     def pick(self, entries: Sequence[T]) -> T:
-        known = [entry for number, entry in enumerate(entries) if number % 4 != 3]
-        held_out = [entry for number, entry in enumerate(entries) if number % 4 == 3]
-        if self.stage == "train" or not held_out:
-            return self.random.choice(known)
         if self.stage == "all":
-            return self.random.choice(list(entries))
-        return self.random.choice(held_out if self.random.random() < 0.5 else known)
+            return self.random.choice(entries)
+        held_out = entries[3::4]
+        takes_held_out = self.stage == "validation" and held_out and self.chance(0.5)
+        return self.random.choice(held_out if takes_held_out else [e for n, e in enumerate(entries) if n % 4 != 3])
 
-    def other(self, entries: Sequence[T], than: T) -> T:
+    def other(self, entries: Sequence[T], than: T | None) -> T:
         """Pick an entry that is not the given one."""
         while (entry := self.pick(entries)) == than:
             pass
@@ -72,17 +70,17 @@ PASSIVE = {
     "gave away": "given away",
     "forgot": "forgotten",
     "threw away": "thrown away",
+    "agreed to take": "accepted",
 }
-OPPOSITE_BASES = {
+BASES = {action[0]: action[3] for action in ACTIONS} | {  # of verbs and their opposites, not of synonyms
     "sold": "sell", "lost": "lose", "broke": "break", "displayed": "display", "criticized": "criticize",
     "destroyed": "destroy", "gave away": "give away", "hated": "hate", "rejected": "reject", "stained": "stain",
     "closed": "close", "lowered": "lower", "forgot": "forget", "threw away": "throw away", "stopped": "stop",
     "attacked": "attack",
 }  # fmt: skip
-MEETINGS = [  # between two people: (past, passive, synonym)
-    ("called", "called", "phoned"), ("helped", "helped", "assisted"), ("warned", "warned", "alerted"),
-    ("thanked", "thanked", "expressed gratitude to"), ("followed", "followed", "went after"),
-    ("hired", "hired", "employed"), ("blamed", "blamed", "accused"), ("saved", "saved", "rescued"),
+MEETINGS = [  # between two people: (past and passive, synonym)
+    ("called", "phoned"), ("helped", "assisted"), ("warned", "alerted"), ("thanked", "expressed gratitude to"),
+    ("followed", "went after"), ("hired", "employed"), ("blamed", "accused"), ("saved", "rescued"),
 ]  # fmt: skip
 QUALITIES = [  # (adjective, synonym, opposite)
     ("big", "large", "small"), ("old", "ancient", "new"), ("expensive", "costly", "cheap"), ("heavy", "weighty", "light"),
@@ -107,3 +105,97 @@ NAMES = [  # women and men in turn
     "Clara", "Simon",
 ]  # fmt: skip
 NUMBERS = ["two", "three", "four", "seven", "five", "six", "ten", "nine"]
+GOOD = ["great", "wonderful", "funny", "superb", "moving", "clever", "charming", "delightful", "gripping", "fresh", "touching",
+        "brilliant"]  # fmt: skip
+BAD = ["bad", "boring", "dull", "dreadful", "awful", "silly", "predictable", "tedious", "clumsy", "stale", "lifeless",
+       "terrible"]  # fmt: skip
+PARTS = [
+    "film", "plot", "acting", "script", "movie", "story", "direction", "dialogue", "comedy", "cast", "ending", "music",
+]  # fmt: skip
+VERY = ["very", "really", "quite", "extremely", "truly", "rather", "incredibly", "thoroughly"]
+PLURAL = [("children", "child"), ("students", "student"), ("doctors", "doctor"), ("farmers", "farmer"), ("women", "woman"),
+          ("singers", "singer"), ("drivers", "driver"), ("visitors", "visitor")]  # fmt: skip
+REFLEXIVE = [("boy", "himself", "herself"), ("girl", "herself", "himself"), ("king", "himself", "themselves"),
+             ("queen", "herself", "themselves")]  # fmt: skip
+ALONE = ["slept", "arrived", "laughed", "vanished", "coughed", "smiled", "fell", "waited"]  # take no object
+NEEDY = ["devoured", "resembled", "abandoned", "possessed"]  # need one
+FACETS: dict[str, Sequence[Any]] = {"who": PEOPLE, "action": ACTIONS, "thing": THINGS, "place": PLACES, "time": TIMES}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An event; words are tuples of synonyms, so that wording and meaning vary separately."""
+
+    who: tuple[str, str, str]
+    action: tuple[str, str, str, str, str]
+    thing: tuple[str, str, str]
+    quality: tuple[str, str, str] | None
+    place: str | None
+    time: str | None
+    negated: bool = False
+    reversed: bool = False  # the opposite action
+
+
+def draw_scene(words: WordSampler, full: bool = False) -> Scene:
+    """Draw a scene; with `full`, every facet is set."""
+    return Scene(
+        who=words.pick(PEOPLE),
+        action=words.pick(ACTIONS),
+        thing=words.pick(THINGS),
+        quality=words.pick(QUALITIES) if full or words.chance(0.4) else None,
+        place=words.pick(PLACES) if full or words.chance(0.7) else None,
+        time=words.pick(TIMES) if full or words.chance(0.6) else None,
+    )
+
+
+def render(scene: Scene, words: WordSampler, vary: float = 0.0, general: bool = False) -> str:
+    """Return a sentence for a scene; with probability `vary` each word becomes its synonym, and the order changes.
+
+    `general` names what the thing is one of, and a person instead of the profession.
+    """
+    who = scene.who[1] if words.chance(vary) else scene.who[0]
+    thing = scene.thing[1] if words.chance(vary) else scene.thing[0]
+    if general:
+        who, thing = ("person" if words.chance(0.5) else who), scene.thing[2]
+    if scene.quality and not general:
+        thing = f"{scene.quality[1] if words.chance(vary) else scene.quality[0]} {thing}"
+    subject, target = f"the {who}", f"{article(thing)} {thing}" if general else f"the {thing}"
+    verb = scene.action[2] if scene.reversed else scene.action[1] if words.chance(vary) else scene.action[0]
+    facts = [part for part in (scene.place, scene.time) if part]
+    tail = facts[::-1] if words.chance(0.5) else facts
+    form = _form(words, bool(tail), vary)
+    denied = f"did not {BASES[verb]}" if verb in BASES else f"never {verb}"
+    predicate = denied if scene.negated else verb
+    cores = {
+        "passive": f"{target} {'was not' if scene.negated else 'was'} {PASSIVE.get(verb, verb)} by {subject}",
+        "cleft": f"it was {subject} who {predicate} {target}",
+    }
+    core = cores.get(form, f"{subject} {predicate} {target}")
+    return sentence(" ".join([f"{tail[0]},", core, *tail[1:]] if form == "front" else [core, *tail]))
+
+
+def change_facets(scene: Scene, words: WordSampler, *facets: str) -> Scene:
+    """Return the scene with other entries of FACETS, or with `negated` or `reversed` inverted."""
+    for facet in facets:
+        old: Any = getattr(scene, facet)
+        changed: Any = words.other(FACETS[facet], old) if facet in FACETS else not old
+        scene = replace(scene, **{facet: changed})
+    return scene
+
+
+def sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
+
+
+def article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"
+
+
+def _form(words: WordSampler, has_tail: bool, vary: float) -> str:
+    """Choose the sentence form; the cleft does not occur in train."""
+    forms = ["plain", "plain", "front"] if has_tail else ["plain"]
+    if words.chance(0.25 + vary / 2):
+        forms = ["passive"]
+    if words.stage != "train" and words.chance(0.2):
+        forms = ["cleft"]
+    return words.random.choice(forms)

@@ -6,20 +6,30 @@ from dataclasses import replace
 from typing import Any
 
 from peftkit.data.miniglue.lexicon import (
+    BASES,
+    FACETS,
     MEETINGS,
     NAMES,
     NUMBERS,
-    OPPOSITE_BASES,
+    PASSIVE,
     PEOPLE,
-    PLACES,
     REASONS,
     THINGS,
-    TIMES,
+    Scene,
     WordSampler,
+    change_facets,
+    draw_scene,
+    render,
+    sentence,
 )
-from peftkit.data.miniglue.scenes import Scene, article, draw_scene, passive, render, sentence, with_facet_changed
 
 Row = dict[str, Any]
+QUESTIONS = {  # the short and the long form; the answer to "who" is the subject
+    "where": ("Where", "In which place"),
+    "when": ("When", "At what time"),
+    "why": ("Why", "For what reason"),
+    "who": ("Who", "By whom"),
+}
 WEIGHTS = {"who": 1.1, "action": 1.5, "thing": 1.2, "place": 0.6, "time": 0.6}  # of the 5 points of similarity
 
 
@@ -34,17 +44,16 @@ def qqp(words: WordSampler) -> Row:
     """Duplicate questions, and questions that differ in one facet or in what they request."""
     same = words.chance(0.42)
     scene = draw_scene(words)
-    first = words.random.choice(["where", "when", "why", "who"])
+    first = words.random.choice(list(QUESTIONS))
     other, second = scene, first
-    if not same:
-        if words.chance(0.5):
-            second = words.random.choice([word for word in ("where", "when", "why", "who") if word != first])
-        else:
-            facets = ("action", "opposite") if first == "who" else ("who", "action", "opposite")
-            other = with_facet_changed(scene, words, words.random.choice(facets))
+    if not same and words.chance(0.5):
+        second = words.random.choice([word for word in QUESTIONS if word != first])
+    elif not same:
+        facets = ("action", "reversed") if first == "who" else ("who", "action", "reversed")
+        other = change_facets(scene, words, words.random.choice(facets))
     return {
-        "question1": _question(scene, first, words, 0),
-        "question2": _question(other, second, words, 1),
+        "question1": _question(scene, first, words),
+        "question2": _question(other, second, words, varies=True),
         "label": int(same),
     }
 
@@ -53,12 +62,10 @@ def stsb(words: WordSampler) -> Row:
     """The score is the weight of the equal facets; the opposite action or a negation halves it."""
     scene = draw_scene(words, full=True)
     different = words.random.sample(list(WEIGHTS), words.random.choice([0, 0, 1, 1, 2, 3, 4, 5]))
-    other = scene
-    for facet in different:
-        other = with_facet_changed(other, words, facet)
+    other = change_facets(scene, words, *different)
     score = sum(weight for facet, weight in WEIGHTS.items() if facet not in different)
     if "action" not in different and words.chance(0.2):
-        other, score = with_facet_changed(other, words, words.random.choice(["opposite", "negation"])), score / 2
+        other, score = change_facets(other, words, words.random.choice(["reversed", "negated"])), score / 2
     if words.chance(0.5):
         scene, other = replace(scene, quality=None), replace(other, quality=None)
     return {
@@ -93,23 +100,16 @@ def qnli(words: WordSampler) -> Row:
     """Whether the sentence contains the answer; a wrong one describes the same event without the answer."""
     label = int(words.chance(0.5))
     scene = draw_scene(words)
-    question = words.random.choice(["where", "when"])
-    facet = {"where": "place", "when": "time"}[question]
-    pool = {"place": PLACES, "time": TIMES}
-    other = {"place": "time", "time": "place"}[facet]
-    facts: dict[str, Any] = {facet: words.pick(pool[facet]), other: words.pick(pool[other])}
+    question, facet, other = words.random.choice([("where", "place", "time"), ("when", "time", "place")])
+    facts: dict[str, Any] = {name: words.pick(FACETS[name]) for name in (facet, other)}
     described = replace(scene, **facts)
     if label:
-        leaves_out = words.chance(0.5)
-        described = (
-            replace(scene, **{**facts, facet: None}) if leaves_out else with_facet_changed(described, words, "who")
-        )
+        unanswered = replace(scene, **{**facts, facet: None})
+        described = unanswered if words.chance(0.5) else change_facets(described, words, "who")
     elif words.chance(0.4):
         described = replace(scene, **{**facts, other: None})
-    text = render(described, words, vary=0.4)
-    if words.chance(0.4):
-        text = f"{text[:-1]} {words.pick(REASONS)}."
-    return {"question": _question(scene, question, words, 0), "sentence": text, "label": label}
+    text = _because(render(described, words, vary=0.4), words.pick(REASONS) if words.chance(0.4) else None)
+    return {"question": _question(scene, question, words), "sentence": text, "label": label}
 
 
 def wnli(words: WordSampler) -> Row:
@@ -120,8 +120,9 @@ def wnli(words: WordSampler) -> Row:
         first, second, pronoun = f"the {words.pick(THINGS)[0]}", f"the {words.pick(_HOLDERS)}", "it"
     else:
         first = words.pick(NAMES)
-        alike = [name for name in NAMES if NAMES.index(name) % 2 == NAMES.index(first) % 2 and name != first]
-        second, pronoun = words.random.choice(alike), ("she", "he")[NAMES.index(first) % 2]
+        is_man = NAMES.index(first) % 2
+        second = words.random.choice([name for name in NAMES[is_man::2] if name != first])
+        pronoun = "he" if is_man else "she"
     label = int(words.chance(0.5))
     answer = first if means_first == bool(label) else second
     text = template.format(thing=first, a=first, b=second, end=ending.format(x=pronoun))
@@ -149,32 +150,29 @@ _SCHEMAS = [
 
 def _paraphrase(words: WordSampler, same: bool) -> tuple[str, str]:
     scene = draw_scene(words)
-    other = scene
-    if not same:
-        facets = ["opposite", "negation", "thing", "who", "action"] + (["place"] if scene.place else [])
-        other = with_facet_changed(scene, words, words.random.choice(facets))
+    facets = ["reversed", "negated", "thing", "who", "action"] + (["place"] if scene.place else [])
+    other = scene if same else change_facets(scene, words, words.random.choice(facets))
     return render(scene, words), render(other, words, vary=0.6 if same else 0.3)
 
 
 def _meeting(words: WordSampler, same: bool) -> tuple[str, str]:
     """Two people: swapped roles change the meaning but not the words, so that word overlap does not help."""
-    past, participle, synonym = words.pick(MEETINGS)
+    past, synonym = words.pick(MEETINGS)
     a = words.pick(PEOPLE)
     b = words.other(PEOPLE, a)
     number = words.pick(NUMBERS)
-    first = f"the {a[0]} {past} the {b[0]} {number} times"
     if same:
         forms = [
-            f"the {b[0]} was {participle} by the {a[0]} {number} times",
+            f"the {b[0]} was {past} by the {a[0]} {number} times",
             f"the {a[1]} {synonym} the {b[0]} {number} times",
         ]
     else:
         forms = [
             f"the {b[0]} {past} the {a[0]} {number} times",
-            f"the {a[0]} was {participle} by the {b[0]} {number} times",
+            f"the {a[0]} was {past} by the {b[0]} {number} times",
             f"the {a[0]} {past} the {b[0]} {words.other(NUMBERS, number)} times",
         ]
-    return sentence(first), sentence(words.random.choice(forms))
+    return sentence(f"the {a[0]} {past} the {b[0]} {number} times"), sentence(words.random.choice(forms))
 
 
 def _inference(words: WordSampler, label: int) -> tuple[str, str]:
@@ -190,15 +188,14 @@ def _inference(words: WordSampler, label: int) -> tuple[str, str]:
         told = replace(scene, place=scene.place if words.chance(0.4) else None, time=None, quality=None)
         general = words.chance(0.35)
     kept = reason if scene.negated or words.chance(0.5) else None
-    if label == 1:
-        kind = words.random.choice(["reason", "reason", "who", "action", "thing"])
-        if kind == "reason":
-            kept = words.other(REASONS, reason) if reason else words.pick(REASONS)
-        else:
-            told, general = with_facet_changed(told, words, kind), False
+    kind = words.random.choice(["reason", "reason", "who", "action", "thing"]) if label == 1 else ""
+    if kind == "reason":
+        kept = words.other(REASONS, reason)
+    elif label == 1:
+        told, general = change_facets(told, words, kind), False
     elif label == 2:
         flips_verb = not scene.negated and not general and words.chance(0.4)
-        told = with_facet_changed(told, words, "opposite" if flips_verb else "negation")
+        told = change_facets(told, words, "reversed" if flips_verb else "negated")
     return premise, _because(render(told, words, vary=0.5, general=general), kept)
 
 
@@ -206,21 +203,14 @@ def _because(text: str, reason: str | None) -> str:
     return text if reason is None else f"{text[:-1]} {reason}."
 
 
-def _question(scene: Scene, asked: str, words: WordSampler, style: int) -> str:
-    who, thing, verb = scene.who[0], scene.thing[0], scene.action[0]
-    base = scene.action[3]
-    if style and words.chance(0.6):
-        who, thing = scene.who[1], scene.thing[1]
-    if scene.reversed:
-        base, verb = OPPOSITE_BASES[scene.action[2]], scene.action[2]
+def _question(scene: Scene, asked: str, words: WordSampler, varies: bool = False) -> str:
+    synonym = int(varies and words.chance(0.6))
+    who, thing, verb = scene.who[synonym], scene.thing[synonym], scene.action[2 if scene.reversed else 0]
+    short, long = QUESTIONS[asked]
     if asked == "who":
-        return f"Who {verb} the {thing}?" if words.chance(0.5) else f"By whom was the {thing} {passive(verb)}?"
-    plain = {"where": "Where", "when": "When", "why": "Why"}[asked]
-    long = {"where": "In which place", "when": "At what time", "why": "For what reason"}[asked]
-    return f"{long if style and words.chance(0.6) else plain} did the {who} {base} the {thing}?"
-
-
-def definition(words: WordSampler) -> str:
-    """Return a sentence with the category of a thing, for unlabelled text."""
-    thing = words.pick(THINGS)
-    return sentence(f"{article(thing[0])} {thing[0]}, or {thing[1]}, is {article(thing[2])} {thing[2]}")
+        return (
+            f"{short} {verb} the {thing}?"
+            if words.chance(0.5)
+            else f"{long} was the {thing} {PASSIVE.get(verb, verb)}?"
+        )
+    return f"{long if varies and words.chance(0.6) else short} did the {who} {BASES[verb]} the {thing}?"

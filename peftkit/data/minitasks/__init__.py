@@ -1,20 +1,54 @@
-"""Tasks with computed answers, made of miniglue's word lists: the tasks of the offline generator."""
+"""Tasks with computed answers, made of miniglue's words: the tasks of the offline generator."""
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 
 from peftkit.data.miniglue.lexicon import WordSampler
+from peftkit.data.minitasks.cases import FILLERS, SLOTS
 from peftkit.data.minitasks.families import FAMILIES, TaskFamily, parse_instruction
-from peftkit.data.minitasks.wording import write_instruction
 
-__all__ = ["FAMILIES", "TaskFamily", "sample_cases", "has_labels", "parse_instruction", "sample_instruction"]
+__all__ = ["FAMILIES", "TaskFamily", "has_labels", "parse_instruction", "sample_cases", "sample_instruction"]
+
+REPEATED, FAULTY = 0.1, 0.06  # shares of instructions that repeat one of the prompt's, and that have a fault
+SETTINGS = (
+    "For a quiz {place},", "A {who} asks you:", "In a letter to the {who},", "For a game {time},",
+    "You help a {who} with homework.", "While the {who} waits {place},", "As a {who} would do it,",
+    "A {who} hands you a note {time}.", "For the school play {place},", "The {who} bets that you cannot do this:",
+    "Imagine a talk {place}.", "To please a {who},", "On a card beside the {thing} it says:",
+    "A {who} and a {who} quarrel over this.", "From a test that was set {time}:", "Here is work for a {who}.",
+    "For a list that the {who} keeps {place},", "Since the {thing} is lost,", "Before the {who} comes home,",
+    "Somebody {place} wants to know:", "In an exam for every {who},", "Let the {who} see how it is done:",
+)  # fmt: skip
+ENDINGS = (
+    "Give no reason.", "Write the answer alone.", "Nothing else is needed.", "Do not explain it to the {who}.",
+    "A short reply is enough.", "Answer as briefly as a {who}.", "Leave out every comment.", "One line will do.",
+    "The {who} reads only the answer.", "Use small letters.", "The answer goes on a label for the {thing}.",
+    "Hurry, it must be done {time}.", "It will be printed {place}.", "No greeting, no full stop.",
+    "Whoever stands {place} should understand it.", "Keep the {thing} out of it.",
+)  # fmt: skip
+FLAWS = (
+    "Draw a picture of the {thing} {place}.", "Go on.", "- the {thing}, as a {who} sees it {time}",
+    "Опишите одну вещь так, чтобы её понял каждый, кто стоит рядом",
+    "Look at the photo of a {who} and say what it shows.", "Play the audio of the {thing} to the {who} {time}.",
+)  # fmt: skip
 
 
 def sample_instruction(draw: random.Random, shown: Sequence[str]) -> str:
     """Return an instruction; a few repeat one of the prompt's (`shown`) or have a fault that a filter rejects."""
-    return write_instruction(WordSampler(draw, "all"), shown)
+    if shown and draw.random() < REPEATED:
+        repeated = draw.choice(shown).split()
+        return " ".join([*repeated[:-1], draw.choice(FILLERS), repeated[-1]])
+    if draw.random() < FAULTY:
+        return _filled(draw, draw.choice(FLAWS))
+    request = _filled(draw, draw.choice(draw.choice(FAMILIES).wordings))
+    opening = _filled(draw, draw.choice(SETTINGS)) if draw.random() < 0.8 else ""
+    request = request if opening.endswith((",", ":")) else request[0].upper() + request[1:]
+    is_question = request.lower().startswith(("which", "what", "who", "where", "when", "how", "is ", "does", "of what"))
+    ending = _filled(draw, draw.choice(ENDINGS)) if draw.random() < 0.8 else ""
+    return " ".join(part for part in (opening, f"{request}{'?' if is_question else '.'}", ending) if part)
 
 
 def has_labels(text: str) -> bool:
@@ -29,6 +63,8 @@ def sample_cases(text: str, draw: random.Random) -> list[tuple[str, str]] | None
     if known is None:
         return None
     family, slots = known
-    words = WordSampler(draw, "all")
-    labels = [family.labels[place % len(family.labels)] if family.labels else "" for place in range(family.instances)]
-    return [family.sample(words, {**slots, "label": label}) for label in labels]
+    return [family.sample(WordSampler(draw, "all"), {**slots, "label": label}) for label in family.case_labels]
+
+
+def _filled(draw: random.Random, text: str) -> str:
+    return re.sub(r"\{(\w+)\}", lambda slot: draw.choice(SLOTS[slot[1]]), text)

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 
-from peftkit.data.miniglue.lexicon import WordSampler
-from peftkit.data.miniglue.single import VERY
+from peftkit.data.miniglue.lexicon import (
+    ACTIONS,
+    NAMES,
+    PEOPLE,
+    QUALITIES,
+    THINGS,
+    VERY,
+    WordSampler,
+    draw_scene,
+    render,
+)
 from peftkit.data.minitasks import cases
+from peftkit.data.minitasks.cases import COUNTED, FILLERS, IRREGULAR, SLOTS, TIMES_OVER
 
 Slots = Mapping[str, str]
 Sample = Callable[[WordSampler, Slots], tuple[str, str]]
@@ -31,9 +42,9 @@ class TaskFamily:
     without_input: bool = False
 
     @property
-    def instances(self) -> int:
-        """Return the number of cases of a task: two for each label, else five, or one without input."""
-        return 1 if self.without_input else 2 * len(self.labels) or 5
+    def case_labels(self) -> tuple[str, ...]:
+        """The label of each case of a task: every label twice, else none in five cases, or in one without input."""
+        return 2 * self.labels or ("",) * (1 if self.without_input else 5)
 
 
 # the parser searches a wording anywhere in a text: no full stop at its end, and none is part of another
@@ -44,7 +55,7 @@ FAMILIES = (
             "say which word stands at the beginning of the text", "find the word with which this text starts",
             "take over nothing but the initial word of the sentence",
         ),
-        lambda words, slots: cases.word_at(words, 0),
+        lambda words, slots: cases.of_words(words, words.random.randrange(2, 6), itemgetter(0)),
     ),
     TaskFamily(
         (
@@ -52,7 +63,7 @@ FAMILIES = (
             "say with what word the text closes", "find the word just before the full stop",
             "what does the line have at its very end",
         ),
-        lambda words, slots: cases.word_at(words, -1),
+        lambda words, slots: cases.of_words(words, words.random.randrange(2, 6), itemgetter(-1)),
     ),
     TaskFamily(
         (
@@ -68,7 +79,7 @@ FAMILIES = (
             "what else could one call it", "replace the term by one that means as much",
             "find an equal expression for it",
         ),
-        lambda words, slots: cases.synonym(words),
+        lambda words, slots: cases.of_entry(words, [*PEOPLE, *THINGS, *QUALITIES], 0, 1),
     ),
     TaskFamily(
         (
@@ -76,7 +87,7 @@ FAMILIES = (
             "sort the number into even and odd ones", "tell whether two divides the number, as even or odd",
             "mark the house number as even or odd", "decide between even and odd for each amount",
         ),
-        lambda words, slots: cases.parity(words, slots["label"]),
+        lambda words, slots: (str(2 * words.random.randrange(1, 50) + (slots["label"] == "odd")), slots["label"]),
         labels=("even", "odd"),
     ),
     TaskFamily(
@@ -97,7 +108,7 @@ FAMILIES = (
             "if the pair were sorted from a to z, what would stand in front",
             "pick the word that an index would show sooner", "say what an alphabetical list of the two begins with",
         ),
-        lambda words, slots: cases.first_of_two(words),
+        lambda words, slots: cases.of_words(words, 2, min, ", "),
     ),
     TaskFamily(
         (
@@ -105,14 +116,14 @@ FAMILIES = (
             "tell of how many words this is made", "write as a word how long the list is",
             "what is the size of the row, in words",
         ),
-        lambda words, slots: cases.count(words),
+        lambda words, slots: cases.of_words(words, words.random.randrange(2, 8), lambda row: COUNTED[len(row) - 1]),
     ),
     TaskFamily(
         (
             "write the plural of the noun", "what is said when there are two of them", "put the noun into the plural",
             "change one into many", "name it as if there were several", "give the form that stands after the word many",
         ),
-        lambda words, slots: cases.plural(words),
+        lambda words, slots: cases.of_noun(words, lambda noun: IRREGULAR.get(noun, f"{noun}s")),
     ),
     TaskFamily(
         (
@@ -120,7 +131,7 @@ FAMILIES = (
             "say under which heading a shop would list the item", "of what class is the thing an example",
             "which group do such things belong to",
         ),
-        lambda words, slots: cases.category(words),
+        lambda words, slots: cases.of_entry(words, THINGS, 0, 2),
     ),
     TaskFamily(
         (
@@ -170,7 +181,7 @@ FAMILIES = (
             "say it {times} times over, with spaces between", "echo the input, {times} times in all",
             "make a row of the word, {times} of them",
         ),
-        lambda words, slots: cases.repeated(words, slots["times"]),
+        lambda words, slots: cases.of_noun(words, lambda noun: " ".join([noun] * TIMES_OVER[slots["times"]])),
     ),
     TaskFamily(
         (
@@ -184,14 +195,14 @@ FAMILIES = (
             "write the words in reverse order", "turn the list around, last word first", "read the row from its end",
             "put what stands behind in front, and so on", "list the same items backwards",
         ),
-        lambda words, slots: cases.backwards(words),
+        lambda words, slots: cases.of_words(words, words.random.randrange(2, 5), lambda row: " ".join(row[::-1])),
     ),
     TaskFamily(
         (
             "put the verb into its basic form", "what is the infinitive", "write the verb as a dictionary would",
             "undo the past tense", "give the present form, as after the word to",
         ),
-        lambda words, slots: cases.infinitive(words),
+        lambda words, slots: cases.of_entry(words, ACTIONS, 0, 3),
     ),
     TaskFamily(
         (
@@ -199,7 +210,9 @@ FAMILIES = (
             "tell people from objects, as person or thing", "would one greet it? Say person, or else thing",
             "mark each entry of the list as person or thing",
         ),
-        lambda words, slots: cases.person_or_thing(words, slots["label"]),
+        lambda words, slots: (
+            words.pick(PEOPLE if slots["label"] == "person" else THINGS)[words.random.randrange(2)], slots["label"],
+        ),
         labels=("person", "thing"),
     ),
     TaskFamily(
@@ -208,7 +221,9 @@ FAMILIES = (
             "look for a negation, and answer yes if there is one, or no",
             "say yes where the text holds not or never, and no elsewhere",
         ),
-        lambda words, slots: cases.negation(words, slots["label"]),
+        lambda words, slots: (
+            render(replace(draw_scene(words), negated=slots["label"] == "yes"), words), slots["label"],
+        ),
         labels=("yes", "no"),
     ),
     TaskFamily(
@@ -216,7 +231,7 @@ FAMILIES = (
             "join the words with and", "make one phrase of both, linked by and", "put the word and between the two",
             "connect the pair by the word and", "write them as a couple, with and in the middle",
         ),
-        lambda words, slots: cases.conjunction(words),
+        lambda words, slots: cases.of_words(words, 2, " and ".join, ", "),
     ),
     TaskFamily(
         (
@@ -230,7 +245,7 @@ FAMILIES = (
             "is this the name of a woman or of a man", "tell women from men by their names, as woman or man",
             "would one say she or he? Write woman or man", "sort the first name under woman or man",
         ),
-        lambda words, slots: cases.first_name(words, slots["label"]),
+        lambda words, slots: (words.pick(NAMES[slots["label"] == "man" :: 2]), slots["label"]),
         labels=("woman", "man"),
     ),
     TaskFamily(
@@ -256,18 +271,16 @@ FAMILIES = (
 
 def parse_instruction(text: str) -> tuple[TaskFamily, Slots] | None:
     """Return the family of an instruction and the values of its slots; None for an unknown instruction."""
-    normalized = cases.normalize_instruction(text)
-    for family, pattern in _PATTERNS:
-        if (match := pattern.search(normalized)) is not None:
-            return family, match.groupdict()
-    return None
+    normalized = " ".join(word for word in text.lower().split() if word not in FILLERS)
+    found = ((family, pattern.search(normalized)) for family, pattern in _PATTERNS)
+    return next(((family, match.groupdict()) for family, match in found if match), None)
 
 
 def _pattern(wording: str) -> re.Pattern[str]:
     """Return the pattern of a wording in a normalized text."""
     parts = re.split(r"\{(\w+)\}", wording)
     text = "".join(
-        f"(?P<{part}>{'|'.join(map(re.escape, cases.SLOTS[part]))})" if place % 2 else re.escape(part.lower())
+        f"(?P<{part}>{'|'.join(map(re.escape, SLOTS[part]))})" if place % 2 else re.escape(part.lower())
         for place, part in enumerate(parts)
     )
     return re.compile(rf"\b{text}(?!\w)")
