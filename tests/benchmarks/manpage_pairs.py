@@ -1,4 +1,4 @@
-"""Turn manual pages as text (docs/how-to/vocabulary.md makes them) into pairs of what a page is for and what it says.
+"""Pairs of a purpose and a description from manual pages as text, which docs/how-to/vocabulary.md creates.
 
 python tests/benchmarks/manpage_pairs.py manpages pairs
 """

@@ -1,6 +1,6 @@
-"""Turn miniglue into the scores of a linear bag-of-words model: what a task gives away without reading.
+"""Scores of a linear bag-of-words model on miniglue: what can be predicted without reading.
 
-Run it: python -m peftkit.bench
+python tests/benchmarks/miniglue_baseline.py
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Hold peftkit's numbers against the libraries' own, and print the tables of parity.md.
+"""Compare peftkit's numbers with those of other libraries, and print the tables of docs/explanation/parity.md.
 
 Run it in a checkout: python tests/benchmarks/parity.py [adapters|training|soft_prompts ...]     (all by default)
-What libraries have to say goes to stderr.
-PEFTKIT_ADAPTERS_PYTHON names a Python that has adapters==1.3.0; without it one is made by pip.
+Messages of the libraries go to stderr. PEFTKIT_ADAPTERS_PYTHON names a Python that has adapters==1.3.0; without it an
+environment with it is created by pip.
 """
 
 from __future__ import annotations

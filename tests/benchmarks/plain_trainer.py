@@ -1,6 +1,6 @@
-"""LoRA on a GLUE task with transformers' Trainer and PEFT alone: what peftkit is held against in plain.md.
+"""LoRA on a GLUE task with transformers' Trainer and PEFT alone: the baseline of docs/explanation/plain-script.md.
 
-Run it: python tests/benchmarks/plain_trainer.py DATA_ROOT TASK SEED EPOCHS
+python tests/benchmarks/plain_trainer.py DATA_ROOT TASK SEED EPOCHS
 """
 
 import json

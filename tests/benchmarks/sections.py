@@ -1,4 +1,6 @@
-"""Turn a folder of manual pages into a task: which section is a passage of. python tests/benchmarks/sections.py manpages sections
+"""A task from a folder of manual pages: the section of a passage.
+
+python tests/benchmarks/sections.py manpages sections
 
 Pages of the tenth that job=extend and task=language_modeling hold out are the validation split.
 """
