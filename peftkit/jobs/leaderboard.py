@@ -9,11 +9,10 @@ from pathlib import Path
 from peftkit.config import RunConfig, UserError
 from peftkit.leaderboard import table
 from peftkit.leaderboard.archive import write_archive
-from peftkit.leaderboard.entries import BoardEntry
+from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.files import write_tables
-from peftkit.leaderboard.reading import collect, version_notes
-from peftkit.leaderboard.runs import BoardRun, UnreadableRun
-from peftkit.leaderboard.verdict import Verdict, judged
+from peftkit.leaderboard.reading import version_notes
+from peftkit.leaderboard.runs import BoardRun
 from peftkit.results.console import is_main_process, log
 
 
@@ -33,70 +32,58 @@ def leaderboard(config: RunConfig) -> None:
     if config.watch:
         from peftkit.jobs.leaderboard_server import watch
 
-        watch(folders, target, lambda: write(collect(folders), target, _command(config)))
+        watch(folders, target, lambda: write(Board.read(folders), target, _command(config)))
         return
-    results = collect(folders)
-    if not results:
+    board = Board.read(folders)
+    if not board.runs:
         raise UserError(f"out={config.out}: no results; train first: python -m peftkit recipe=lora_glue")
-    known = judged(results)
-    table.show(results, known=known)
+    table.show(board)
     if config.claim is not None:
-        show_claim(results, config.claim, known)
-    for note in version_notes(results):
+        show_claim(board, config.claim)
+    for note in version_notes(board.runs):
         log(note)
     if target.suffix == ".parquet":
-        runs = [each.folder for each in results if isinstance(each, BoardRun)]
+        runs = [each.folder for each in board.runs if isinstance(each, BoardRun)]
         write_archive(runs, target)
         log(f"-> {target}: {len(runs)} runs; read them with job=leaderboard results=[{target}]")
-        return
-    write(results, target, _command(config), known)
-    log(f"-> {target}/index.html, also as CSV, Markdown, LaTeX and plots")
+    else:
+        write(board, target, _command(config))
+        log(f"-> {target}/index.html, also as CSV, Markdown, LaTeX and plots")
 
 
-def write(
-    results: Sequence[BoardRun | UnreadableRun],
-    target: Path,
-    command: str,
-    known: tuple[list[BoardEntry], Verdict] | None = None,
-) -> None:
+def write(board: Board, target: Path, command: str) -> None:
     """Write the tables, index.html, leaderboard.tex, and pareto and heatmap as PNG and SVG."""
     from peftkit.leaderboard.latex import write_latex
     from peftkit.leaderboard.page import facts, write_page
     from peftkit.leaderboard.plots import write_plots
 
-    entries, verdict = known = known or judged(results)
-    write_tables(results, target, known)
-    write_page(facts(entries, results, verdict, command), target / "index.html")
-    write_latex(entries, verdict.groups, target / "leaderboard.tex")
-    write_plots(entries, verdict.groups, target)
+    write_tables(board, target)
+    write_page(facts(board, command), target / "index.html")
+    write_latex(board.entries, board.verdict().groups, target / "leaderboard.tex")
+    write_plots(board.entries, board.verdict().groups, target)
 
 
 def show_runs(folders: Sequence[Path], claim: str | None = None) -> None:
     """Show the table of these run folders only, and the verdict on a claim."""
     if folders and is_main_process():
-        results = collect(list(folders))
-        known = judged(results)
-        table.show(results, known=known)
-        if claim is not None and not show_claim(results, claim, known):
+        board = Board.read(folders)
+        table.show(board)
+        if claim is not None and not show_claim(board, claim):
             log(f"with runs of other commands and the same out=: python -m peftkit job=leaderboard claim={claim}")
 
 
-def show_claim(results: Sequence[BoardRun | UnreadableRun], name: str, known: tuple[list[BoardEntry], Verdict]) -> bool:
+def show_claim(board: Board, name: str) -> bool:
     """Print a claim, what was measured, and the verdict; return whether it is decided."""
     from peftkit.leaderboard.claims import OPEN, judge_claim
 
-    finding = judge_claim(name, *known, [r for r in results if isinstance(r, BoardRun)])
-    print(f"Claim: {finding.claim}")
-    for line in finding.lines:
-        print(f"  {line}")
-    print(f"Verdict: {finding.verdict}. {finding.reason[:1].upper()}{finding.reason[1:]}.")
+    finding = judge_claim(name, board.entries, board.verdict(), [r for r in board.runs if isinstance(r, BoardRun)])
+    lines = [f"Claim: {finding.claim}", *(f"  {line}" for line in finding.lines)]
+    print(*lines, f"Verdict: {finding.verdict}. {finding.reason[:1].upper()}{finding.reason[1:]}.", sep="\n")
     return finding.verdict != OPEN
 
 
 def _command(config: RunConfig) -> str:
     overrides = ["job=leaderboard", f"out={config.out}"]
-    if config.output:
-        overrides.append(f"output={config.output}")
-    if config.results:
-        overrides.append(f"results=[{','.join(config.results)}]")
+    overrides += [f"output={config.output}"] if config.output else []
+    overrides += [f"results=[{','.join(config.results)}]"] if config.results else []
     return f"python -m peftkit {shlex.join(overrides)}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
+from peftkit.leaderboard.costs import COSTS, Cost
 from peftkit.leaderboard.entries import BoardEntry, GlueEntry
 from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 from peftkit.leaderboard.stats import BESIDE, GLUE
@@ -21,18 +22,15 @@ MATRIX = 12  # entries of a table of all pairs, at most
 Ranked = tuple[BoardEntry, str]  # an entry, and the letters of its groups
 
 
-def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Sequence[str]) -> dict[str, str]:
-    """Return the cells of an entry in the terminal and in Markdown."""
+def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Mapping[str, str]) -> dict[str, str]:
+    """Return the cells of an entry in the terminal and in Markdown; `metrics` are those shown, by their headings."""
     entry, letters = ranked
-    trained, total = entry.costs.get("trainable_params"), entry.costs.get("total_params")
-    share = f" {_percent(trained / total)}" if trained is not None and total else ""
     delta = "" if entry.delta is None else f"{100 * entry.delta:+.1f}" if entry.is_up else f"{-entry.delta:+.3g}"
-    seconds, peak, speed, latency, merged, quality = (_timed(entry, marks, name) for name in FORMS)
     return {
         "method": entry.method,
         "model": entry.model.split("/")[-1],
         "settings": entry.settings,
-        **{metric_name(name): score_cell(entry, name) for name in metrics},
+        **{heading: score_cell(entry, name) for heading, name in metrics.items()},
         "group": letters,
         "95 % interval": _interval(entry),
         "Δ vs. full": "ref" if entry.is_reference else delta,
@@ -40,15 +38,7 @@ def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Sequence[str]) -> d
         if len(entry.seeds) < entry.planned
         else str(len(entry.seeds)),
         "learning-rate trials": str(entry.trials),
-        "trained parameters": amount(trained) + share,
-        "head parameters": amount(entry.costs.get("head_params")),
-        "checkpoint size": amount(entry.costs.get("adapter_bytes"), "B"),
-        "training time": seconds,
-        "peak memory": peak,
-        "tokens/s": speed,
-        "latency per example": latency,
-        "merged latency": merged,
-        "time to 95 %": quality,
+        **{cost.heading: _cost_cell(entry, name, cost, marks) for name, cost in COSTS.items() if cost.heading},
     }
 
 
@@ -60,10 +50,15 @@ def _interval(entry: BoardEntry) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f}" if entry.is_up else f"{-high:.4g} to {-low:.4g}"
 
 
-def _timed(entry: BoardEntry, marks: dict[str, str], name: str) -> str:
-    """Return a cost by machine, with the machine's mark where the board has several."""
-    values = [(device, costs[name]) for device, costs in entry.timed.items() if name in costs]
-    return ", ".join(FORMS[name](value) + (f" {marks[device]}" if marks else "") for device, value in values)
+def _cost_cell(entry: BoardEntry, name: str, cost: Cost, marks: dict[str, str]) -> str:
+    """Return a cost, by machine with the machine's mark where the board has several."""
+    total = entry.costs.get("total_params")
+    if name == "trainable_params" and name in entry.costs and total:
+        share = entry.costs[name] / total
+        return f"{cost.text(entry.costs[name])} {100 * share:.{'0f' if share > 0.1 else '2g'}}%"
+    measured = {"": entry.costs, **entry.timed}.items()
+    values = [(cost.text(costs[name]), marks.get(device, "")) for device, costs in measured if name in costs]
+    return ", ".join(f"{text} {mark}".strip() for text, mark in values)
 
 
 def marks_of(ranked: Sequence[Ranked]) -> dict[str, str]:
@@ -190,33 +185,3 @@ def records_cells(records: Records, title: str) -> list[dict[str, str]]:
 def plain(text: str) -> str:
     """Replace unprintable characters, which could move the cursor, color the terminal or reverse the line."""
     return "".join(c if c.isprintable() else " " for c in text)
-
-
-def amount(value: float | None, unit: str = "") -> str:
-    """Format a count or bytes with three digits: 338 k, 22.7 MB."""
-    if value is None:
-        return ""
-    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:{'.3g' if value < 99.5 * size else '.0f'}} {prefix}{unit}"
-    return f"{value:.3g} {unit}".strip()
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.{'0f' if share > 0.1 else '2g'}}%"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value:.3g} ms"
-
-
-FORMS: dict[str, Callable[[float], str]] = {  # of the costs of one machine, in the order of the columns
-    "train_seconds": _duration, "train_peak_bytes": lambda value: amount(value, "B"), "tokens_per_second": amount,
-    "latency_ms": _milliseconds, "merged_latency_ms": _milliseconds, "seconds_to_quality": _duration,
-}  # fmt: skip

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.cells import (
     SPREAD,
-    Ranked,
     boards_of,
     cells_of,
     glue_cells,
     marks_of,
+    metric_name,
     metrics_of,
     notes_of,
     plain,
@@ -23,75 +24,67 @@ from peftkit.leaderboard.cells import (
     tasks_of,
     without_constants,
 )
-from peftkit.leaderboard.entries import BoardEntry, GlueEntry, Summary
+from peftkit.leaderboard.costs import TIMED, UNTIMED
+from peftkit.leaderboard.entries import BoardEntry, GlueEntry
 from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_columns, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
-from peftkit.leaderboard.runs import COMPOSED, COSTS, TIMED, BoardRun, UnreadableRun
 from peftkit.leaderboard.stats import GLUE, glue_entries
-from peftkit.leaderboard.verdict import Comparison, Verdict, judged
+from peftkit.leaderboard.verdict import Comparison
 
 MARKDOWN = {c: f"\\{c}" for c in "\\|`*_[]#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
-def write_tables(
-    results: Sequence[BoardRun | UnreadableRun], folder: Path, known: tuple[list[BoardEntry], Verdict] | None = None
-) -> None:
-    """Write leaderboard.csv, comparisons.csv, glue.csv and leaderboard.md; `known` is `judged(results)` if computed."""
+def write_tables(board: Board, folder: Path) -> None:
+    """Write leaderboard.csv, comparisons.csv (tests), with a GLUE task glue.csv, and leaderboard.md.
+
+    The CSV files are in the units of result.json; the Markdown has all entries, as the tables that `show` prints.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    known = known or judged(results)
-    write_csv(results, folder, known)
-    write_markdown(results, folder / "leaderboard.md", known)
-
-
-def write_csv(
-    results: Sequence[BoardRun | UnreadableRun], folder: Path, known: tuple[list[BoardEntry], Verdict] | None = None
-) -> None:
-    """Write leaderboard.csv, comparisons.csv (tests) and, with a GLUE task, glue.csv, in the units of result.json."""
-    entries, verdict = known or judged(results)
-    metrics = list(dict.fromkeys(name for entry in entries for name in entry.scores))
+    entries, verdict = board.entries, board.verdict()
+    metrics = dict.fromkeys(name for entry in entries for name in entry.scores)
     lines = [
-        _values((entry, group), metrics, verdict.detectable.get((entry.board, entry.task))) | by_judges
-        for entry, group, by_judges in zip(entries, verdict.groups, judge_columns(entries, results), strict=True)
+        _values(entry, group, metrics, verdict.detectable.get((entry.board, entry.task))) | by_judges
+        for entry, group, by_judges in zip(entries, verdict.groups, judge_columns(entries), strict=True)
     ]
     _write_csv(lines, folder / "leaderboard.csv")
     _write_csv([_tested(entries, c) for c in verdict.comparisons], folder / "comparisons.csv")
     _write_csv([_glue_values(line) for line in glue_entries(entries)], folder / "glue.csv")
+    (folder / "leaderboard.md").write_text(_markdown(board), encoding="utf-8")
 
 
-def write_markdown(
-    results: Sequence[BoardRun | UnreadableRun], file: Path, known: tuple[list[BoardEntry], Verdict] | None = None
-) -> None:
-    """Write all entries as the tables that `show` prints, with text from runs escaped."""
-    entries, verdict = known or judged(results)
-    lines = glue_entries(entries)
+def _markdown(board: Board) -> str:
+    """Return all entries as Markdown, with text from runs escaped."""
+    entries, verdict = board.entries, board.verdict()
+    glue = glue_entries(entries)
     text = f"# Leaderboard\n\nScores are times 100. {SPREAD}\n"
     for title, ranked in boards_of(entries, verdict.groups):
-        text += f"\n## {_escaped(title)}\n"
         marks, summaries = marks_of(ranked), sentences(entries, verdict, title)
+        text += f"\n## {_escaped(title)}\n"
         for same_task in tasks_of(ranked):
-            task = same_task[0][0].task
-            cells = without_constants([cells_of(each, marks, metrics_of(same_task)) for each in same_task])
-            text += f"\n### {_escaped(task)}\n\n" + _markdown(cells)
+            task, metrics = same_task[0][0].task, {metric_name(name): name for name in metrics_of(same_task)}
+            cells = without_constants([cells_of(each, marks, metrics) for each in same_task])
+            text += f"\n### {_escaped(task)}\n\n{_table(cells)}"
             text += f"\n{_escaped(summaries[task])}\n" if task in summaries else ""
         text += "".join(f"\n{_escaped(note)}\n" for note in notes_of(ranked, marks))
-        if len(summaries) > 1:
-            text += f"\n### Tasks won, tied and lost\n\n{_markdown(records_cells(verdict.records, title))}"
-        if changes := language_cells(entries, results, title):
-            text += f"\n### Language, before and after\n\n{NOTE}\n\n{_markdown(changes)}"
-        if judges := judge_tables(entries, results, title):
-            text += f"\n### Preferred by a judge\n\n{JUDGE_NOTE}\n"
-        for judge, compared in judges:
-            text += f"\n{_escaped(judge)}:\n\n{_markdown(compared)}"
-        if board_lines := [line for line in lines if line.board == title]:
-            text += f"\n### GLUE, {_escaped(title.removeprefix('glue, '))}\n\n"
-            text += _markdown([glue_cells(line) | {"missing": ", ".join(line.missing)} for line in board_lines])
-    if verdict.notes:
-        text += "\n## Notes\n\n" + "".join(f"- {_escaped(note)}\n" for note in verdict.notes)
-    for headline, problems in problems_of(results).items():
-        text += f"\n## {_escaped(headline)}\n\n" + "".join(f"- {_escaped(line)}\n" for line in problems)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+        preferred = f"### Preferred by a judge\n\n{JUDGE_NOTE}\n\n"  # above the table of the first judge
+        tables = [
+            ("### Tasks won, tied and lost", records_cells(verdict.records, title) if len(summaries) > 1 else []),
+            (f"### Language, before and after\n\n{NOTE}", language_cells(entries, title)),
+            *(
+                (f"{'' if number else preferred}{_escaped(judge)}:", compared)
+                for number, (judge, compared) in enumerate(judge_tables(entries, title))
+            ),
+            (
+                f"### GLUE, {_escaped(title.removeprefix('glue, '))}",
+                [glue_cells(line) | {"missing": ", ".join(line.missing)} for line in glue if line.board == title],
+            ),
+        ]
+        text += "".join(f"\n{heading}\n\n{_table(lines)}" for heading, lines in tables if lines)
+    for headline, lines in {"Notes": verdict.notes, **problems_of(board.runs)}.items():
+        items = "".join(f"- {_escaped(line)}\n" for line in lines)
+        text += f"\n## {_escaped(headline)}\n\n{items}" if items else ""
+    return text
 
 
 def _tested(entries: Sequence[BoardEntry], comparison: Comparison) -> dict[str, Any]:
@@ -111,29 +104,28 @@ def _glue_values(line: GlueEntry) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _values(ranked: Ranked, metrics: Sequence[str], detectable: float | None) -> dict[str, Any]:
+def _values(entry: BoardEntry, group: str, metrics: Iterable[str], detectable: float | None) -> dict[str, Any]:
     """Return the CSV values of an entry: plain numbers, in the units of result.json."""
-    entry, group = ranked
     low, high = entry.interval or (None, None)
-    blank = Summary(float("nan"), None, 0)
-    scores: dict[str, Any] = {}
-    for name in metrics:
-        summary = entry.scores.get(name, blank)
-        scores |= {name: summary.mean if summary.n else None, f"{name} spread": summary.spread}
     trained, total = entry.costs.get("trainable_params"), entry.costs.get("total_params")
-    costs = {name: entry.costs.get(name) for name in COSTS if name not in TIMED}
+    scores = {
+        f"{name}{suffix}": getattr(entry.scores.get(name), part, None)
+        for name in metrics
+        for part, suffix in (("mean", ""), ("spread", " spread"))
+    }
     timed = {
         name: "; ".join(f"{costs[name]:.6g} ({device})" for device, costs in entry.timed.items() if name in costs)
         if len(entry.timed) > 1
         else next(iter(entry.timed.values()), {}).get(name)
-        for name in (*TIMED, *COMPOSED)
+        for name in TIMED
     }
     return {
         "board": entry.board, "suite": entry.suite, "task": entry.task, "model": entry.model, "method": entry.method,
         "settings": entry.settings, "score": entry.score, "group": group, "95 % low": low, "95 % high": high, **scores,
         "delta vs full": entry.delta, "minimum detectable difference": detectable, "n seeds": len(entry.seeds),
         "planned seeds": entry.planned, "learning-rate trials": entry.trials,
-        "seeds": " ".join(map(str, entry.seeds)), "training examples": entry.examples.get("train"), **costs,
+        "seeds": " ".join(map(str, entry.seeds)), "training examples": entry.examples.get("train"),
+        **{name: entry.costs.get(name) for name in UNTIMED},
         "trainable share": trained / total if trained is not None and total else None, **timed,
         "device": "; ".join(entry.timed), "problems": "; ".join(entry.problems),
     }  # fmt: skip
@@ -144,8 +136,7 @@ def _write_csv(lines: Sequence[dict[str, Any]], file: Path) -> None:
         file.unlink(missing_ok=True)  # of an earlier board
         return
     with file.open("w", encoding="utf-8", newline="") as out:
-        table = csv.DictWriter(out, list(lines[0]))
-        header = {name: name for name in lines[0]}
+        table, header = csv.DictWriter(out, lines[0]), {name: name for name in lines[0]}
         table.writerows({name: _harmless(value) for name, value in line.items()} for line in (header, *lines))
 
 
@@ -159,7 +150,7 @@ def _harmless(value: Any) -> Any:
     return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠")) else text
 
 
-def _markdown(lines: Sequence[dict[str, str]]) -> str:
+def _table(lines: Sequence[dict[str, str]]) -> str:
     names = [name for name in lines[0] if not name or any(line[name] for line in lines)]
     head = f"| {' | '.join(map(_escaped, names))} |\n|{' --- |' * len(names)}\n"
     return head + "".join(f"| {' | '.join(_escaped(line[name]) for name in names)} |\n" for line in lines)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
 from peftkit.leaderboard.entries import BoardEntry
-from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 
 WIN_RATE = "judge_win_rate"
 JUDGE_NOTE = (
@@ -22,11 +21,9 @@ Judgement = dict[str, Any]  # the judge.json of one seed
 JudgementsByJudge = dict[str, list[Judgement]]  # by the id of the judge
 
 
-def judge_tables(
-    entries: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun], title: str
-) -> list[tuple[str, list[dict[str, str]]]]:
+def judge_tables(entries: Sequence[BoardEntry], title: str) -> list[tuple[str, list[dict[str, str]]]]:
     """Return a heading and a line per entry, highest win rate first, for each judge of the board `title`."""
-    judgements = _judgements(entries, results)
+    judgements = _judgements(entries)
     tables = []
     for judge, name in _names(judgements).items():
         lines = []
@@ -40,11 +37,9 @@ def judge_tables(
     return tables
 
 
-def judge_columns(
-    entries: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]
-) -> list[dict[str, float | None]]:
+def judge_columns(entries: Sequence[BoardEntry]) -> list[dict[str, float | None]]:
     """Return the win rate of each entry by each judge; None without judgement or with too few verdicts."""
-    judgements = _judgements(entries, results)
+    judgements = _judgements(entries)
     names = _names(judgements)
     return [
         {
@@ -55,14 +50,13 @@ def judge_columns(
     ]
 
 
-def _judgements(entries: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]) -> list[JudgementsByJudge]:
+def _judgements(entries: Sequence[BoardEntry]) -> list[JudgementsByJudge]:
     """Return the judgements of each entry's runs."""
-    by_folder = {r.folder: r.judged for r in results if isinstance(r, BoardRun) and r.judged}
     judgements: list[JudgementsByJudge] = []
     for entry in entries:
         by_judge: JudgementsByJudge = {}
-        for folder in entry.folders.values():
-            for judge, judgement in by_folder.get(folder, {}).items():
+        for run in entry.scored_runs:
+            for judge, judgement in (run.judged or {}).items():
                 if _is_complete(judgement):
                     by_judge.setdefault(judge, []).append(judgement)
         judgements.append(by_judge)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
 from peftkit.leaderboard.entries import BoardEntry
-from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 
 NOTE = (
     "Bits per byte are comparable across vocabularies; ± is the sample standard deviation over seeds. General text is "
@@ -16,16 +15,11 @@ NOTE = (
 )
 
 
-def language_cells(
-    entries: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun], title: str
-) -> list[dict[str, str]]:
+def language_cells(entries: Sequence[BoardEntry], title: str) -> list[dict[str, str]]:
     """Return a line for each entry of continued pretraining, fewest bits per byte first; empty if a board has none."""
-    by_folder = {
-        result.folder: result.language for result in results if isinstance(result, BoardRun) and result.language
-    }
     lines = []
     for entry in entries:
-        records = [by_folder[folder] for folder in entry.folders.values() if folder in by_folder]
+        records = [run.language for run in entry.scored_runs if run.language]
         if entry.board == title and records:
             after = fmean(each["held_out"]["after"] for each in records)
             lines.append(

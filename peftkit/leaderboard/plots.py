@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
-from peftkit.leaderboard.cells import amount
+from peftkit.leaderboard.costs import amount
 from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.ties import Cell, cells, figure
 

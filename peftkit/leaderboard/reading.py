@@ -13,8 +13,9 @@ from typing import Any
 
 from peftkit.config.kinds import KINDS
 from peftkit.leaderboard.archive import archived_runs, read_text
+from peftkit.leaderboard.costs import COSTS
 from peftkit.leaderboard.legacy import in_current_terms
-from peftkit.leaderboard.runs import COSTS, BoardRun, UnreadableRun
+from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 from peftkit.leaderboard.settings import settings_of
 
 INSIDE_A_RUN = {"adapter", "model", "checkpoints", "merged", "tensorboard"}  # folders of a run folder

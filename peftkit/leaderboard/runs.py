@@ -8,13 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-TIMED = (  # comparable on one machine only
-    "train_seconds", "train_peak_bytes", "tokens_per_second", "latency_ms", "merged_latency_ms", "train_reserved_bytes",
-    "eval_seconds", "eval_peak_bytes",
-)  # fmt: skip
-COMPOSED = ("seconds_to_quality", "pscp")  # computed from these in costs.py
-COSTS = ("trainable_params", "head_params", "total_params", "adapter_bytes", "padding_waste", *TIMED)
-
 
 @dataclass(frozen=True)
 class BoardRun:

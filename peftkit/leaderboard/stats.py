@@ -10,9 +10,9 @@ from functools import cache
 from statistics import fmean, median_high, stdev
 from typing import Any
 
-from peftkit.leaderboard.costs import with_pscp, with_quality
+from peftkit.leaderboard.costs import TIMED, UNTIMED, with_relative_costs
 from peftkit.leaderboard.entries import BoardEntry, GlueEntry, Summary
-from peftkit.leaderboard.runs import COSTS, TIMED, BoardRun, UnreadableRun
+from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 from peftkit.metrics import METRICS
 
 BESIDE = tuple(metric.name for metric in METRICS.values() if metric.diagnostic)  # reported beside a task's score
@@ -182,7 +182,7 @@ def _entry(title: str, members: list[BoardRun], settings: str, flat: dict[str, s
         scores={n: summarize([r.scores[n]["value"] for r in done if n in r.scores]) for n in names},
         higher_is_better={n: next(bool(r.scores[n]["higher_is_better"]) for r in done if n in r.scores) for n in names},
         by_seed=by_seed,
-        costs=_means(done, [cost for cost in COSTS if cost not in TIMED]),
+        costs=_means(done, UNTIMED),
         timed={
             d: _means([run for run in done if run.device == d], TIMED) for d in sorted({run.device for run in done})
         },
@@ -222,7 +222,7 @@ def _with_composites(entries: list[BoardEntry]) -> list[BoardEntry]:
     result = []
     for members in cells.values():
         reference = next((entry for entry in members if entry.is_reference), None)
-        result += with_pscp(with_quality(members, reference), reference)
+        result += with_relative_costs(members, reference)
     return result
 
 

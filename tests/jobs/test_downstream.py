@@ -87,9 +87,8 @@ def test_both_runs_are_alike_but_for_their_base_and_the_board_shows_them(
         "fresh": ["bert.pooler.dense"] if model == "bert" else [],
     }  # fmt: skip
     assert now == known  # nothing else of the result has changed
-    results = collect([folder])
-    rows = board_entries(results)
-    (line,) = language_cells(rows, results, rows[0].board)
+    rows = board_entries(collect([folder]))
+    (line,) = language_cells(rows, rows[0].board)
     first, second = (fmean(each[end] for each in ends.values()) for end in ("before", "after"))
     gain = f"{first:.3f} → {second:.3f}, {second - first:+.3f} ± "
     assert line["downstream"].startswith(f"mrpc, ia3 at 0.03, 24 examples: {gain}")

@@ -236,26 +236,26 @@ def test_neither_key_nor_address_is_in_the_run(answered: Path, monkeypatch: pyte
 def test_each_judge_has_its_own_table_on_the_board(answered: Path, tmp_path: Path) -> None:
     from rich.console import Console
 
+    from peftkit.leaderboard.board import Board
     from peftkit.leaderboard.files import write_tables
     from peftkit.leaderboard.page import facts
-    from peftkit.leaderboard.reading import collect
-    from peftkit.leaderboard.stats import board_entries
     from peftkit.leaderboard.table import show
 
     with serving_judge(longer) as server:
         judged(server, f"run={answered}")
         judged(server, f"run={answered}", "generate.endpoint_model=other", "task.max_eval_samples=5")
-    (result,) = results = collect([tmp_path / "runs"])
+    board = Board.read([tmp_path / "runs"])
+    (result,) = board.runs
     assert len(result.judged) == 2  # type: ignore[union-attr, arg-type]
     console = Console(width=160, record=True, file=(tmp_path / "shown").open("w"))
-    show(results, console)
+    show(board, console)
     text = console.export_text()
     assert "judged by scripted" in text and "judged by other" in text and "43.8" in text and "5 of 8" in text
-    write_tables(results, tmp_path)
+    write_tables(board, tmp_path)
     assert "Against the references, judged by other" in (tmp_path / "leaderboard.md").read_text()
     (columns,) = csv.DictReader((tmp_path / "leaderboard.csv").read_text().splitlines())
     assert columns["judge_win_rate by scripted"] == "0.4375" and "judge_win_rate by other" in columns
-    (here,) = facts(board_entries(results), results)["boards"]
+    (here,) = facts(board)["boards"]
     assert [heading for heading, _ in here["judged"]] == [
         f"Against the references, judged by {n}" for n in ("other", "scripted")
     ]
@@ -268,9 +268,8 @@ def test_a_judge_without_verdicts_has_no_rate(answered: Path) -> None:
 
     with serving_judge(nonsense) as server:
         judged(server, f"run={answered}")
-    results = collect([answered])
-    (row,) = rows = board_entries(results)
-    (columns,), ((_, (cells,)),) = judge_columns(rows, results), judge_tables(rows, results, row.board)
+    (row,) = rows = board_entries(collect([answered]))
+    (columns,), ((_, (cells,)),) = judge_columns(rows), judge_tables(rows, row.board)
     assert columns == {"judge_win_rate by scripted": None}
     assert cells[WIN_RATE] == cells["95 %"] == "" and cells["unparsable"] == "100.0%"
 
@@ -283,8 +282,7 @@ def test_one_name_with_two_settings_is_two_judges(answered: Path) -> None:
     with serving_judge(longer) as server:
         judged(server, f"run={answered}")
         judged(server, f"run={answered}", "generate.request.reasoning_effort=high")
-    results = collect([answered])
-    (columns,) = judge_columns(board_entries(results), results)
+    (columns,) = judge_columns(board_entries(collect([answered])))
     assert len(columns) == 2 and all(re.fullmatch(r"judge_win_rate by scripted \(\w{8}\)", name) for name in columns)
 
 

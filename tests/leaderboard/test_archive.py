@@ -11,10 +11,10 @@ from helpers.synthetic_board import make_board
 from peftkit.config import UserError
 from peftkit.jobs.leaderboard import write
 from peftkit.leaderboard.archive import read_predictions, write_archive
+from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.page import facts
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardRun
-from peftkit.leaderboard.verdict import judged
 
 FILES = ("leaderboard.csv", "comparisons.csv", "glue.csv", "leaderboard.md", "leaderboard.tex", "pareto.svg")
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -37,9 +37,9 @@ def test_tables_tests_plots_and_page_are_the_same_from_an_archive(tmp_path: Path
     file = archive(tmp_path / "runs", tmp_path / "board.parquet")
     pages = []
     for name, place in (("folders", tmp_path / "runs"), ("archive", file)):
-        runs = collect([place])
-        write(runs, tmp_path / name, "")
-        pages.append(without_places(facts(judged(runs)[0], runs, judged(runs)[1])))
+        board = Board.read([place])
+        write(board, tmp_path / name, "")
+        pages.append(without_places(facts(board)))
     assert pages[0] == pages[1]
     assert any(row["curves"] for row in pages[1]["entries"])
     for name in FILES:

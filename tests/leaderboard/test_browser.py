@@ -12,7 +12,7 @@ import pytest
 from helpers.synthetic_board import HOSTILE, make_board
 
 from peftkit.jobs.leaderboard import write
-from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.board import Board
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -30,7 +30,7 @@ CUT_OFF = """() => [...document.querySelectorAll("td, th, dd, dt, p, summary, co
 def board_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     make_board(root, seeds=3)
-    write(collect([root]), root / "board", "python -m peftkit job=leaderboard")
+    write(Board.read([root]), root / "board", "python -m peftkit job=leaderboard")
     return root / "board" / "index.html"
 
 
@@ -176,7 +176,7 @@ def test_the_theme_is_the_readers_choice(opened: Any) -> None:
 
 def test_ten_thousand_results_stay_usable(opened: Any, tmp_path: Path) -> None:
     make_board(tmp_path, rates=56, predictions=False)
-    write(collect([tmp_path]), tmp_path / "board", "")
+    write(Board.read([tmp_path]), tmp_path / "board", "")
     page = opened(file=tmp_path / "board" / "index.html")
     assert page.get_by_role("status").first.inner_text() == "3362 entries"
     started = time.monotonic()

@@ -14,6 +14,7 @@ import pytest
 from helpers.recorded_runs import write_run
 from helpers.synthetic_board import HOSTILE, MACHINES, make_board
 
+from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.headlines import headlines
 from peftkit.leaderboard.page import facts, render
 from peftkit.leaderboard.page.curves import POINTS
@@ -24,8 +25,7 @@ from peftkit.metrics import score
 
 
 def shown(root: Path) -> dict[str, Any]:
-    results = collect([root])
-    return facts(board_entries(results), results)
+    return facts(Board.read([root]))
 
 
 class Elements(html.parser.HTMLParser):

@@ -12,6 +12,7 @@ from helpers.recorded_runs import write_run
 from rich.console import Console
 
 from peftkit.leaderboard import table
+from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.files import write_tables
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.stats import GLUE, board_entries
@@ -19,7 +20,7 @@ from peftkit.leaderboard.stats import GLUE, board_entries
 
 def shown(root: Path, width: int = 100) -> str:
     out = io.StringIO()
-    table.show(collect([root]), Console(file=out), width=width)
+    table.show(Board.read([root]), Console(file=out, width=width))
     return out.getvalue()
 
 
@@ -95,13 +96,13 @@ def test_failed_and_broken_results_are_shown(tmp_path: Path, capsys: pytest.Capt
     write_run(tmp_path, "bad", status="failed", reason="out of memory")
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "result.json").write_text('{"run": ')
-    table.show(collect([tmp_path]))  # to the terminal
+    table.show(Board.read([tmp_path]))  # to the terminal
     text = capsys.readouterr().out
     assert "1 of 2" in text
     assert "2 of 3 runs without valid scores" in text
     assert "failed: out of memory" in text
     assert "cannot be read" in text
-    write_tables(collect([tmp_path]), tmp_path / "board")
+    write_tables(Board.read([tmp_path]), tmp_path / "board")
     markdown = (tmp_path / "board" / "leaderboard.md").read_text(encoding="utf-8")
     assert "failed: out of memory" in markdown
     assert "torn" in markdown
@@ -116,21 +117,21 @@ def test_an_unfinished_run_is_not_a_failed_one(tmp_path: Path) -> None:
     assert lines[going + 1].startswith("mrpc bert lora seed 0: running since 2026-01-01 UTC")
     assert lines[going + 2].startswith("sst2 bert lora seed 0: interrupted: KeyboardInterrupt")
     assert lines[going + 3] == "1 of 3 runs without valid scores:"
-    write_tables(collect([tmp_path]), tmp_path / "board")
+    write_tables(Board.read([tmp_path]), tmp_path / "board")
     assert "## 2 of 3 runs unfinished" in (tmp_path / "board" / "leaderboard.md").read_text(encoding="utf-8")
 
 
 def test_nothing_but_broken_results_still_shows_and_writes(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{")
     assert "1 of 1 runs" in shown(tmp_path)
-    write_tables(collect([tmp_path]), tmp_path / "board")
+    write_tables(Board.read([tmp_path]), tmp_path / "board")
     assert not (tmp_path / "board" / "leaderboard.csv").exists()
 
 
 def test_a_spreadsheet_holds_plain_numbers(tmp_path: Path) -> None:
     write_run(tmp_path, "a", method="full", value=0.25, task="stsb")
     write_run(tmp_path, "b", value=-0.25, task="stsb")
-    write_tables(collect([tmp_path]), tmp_path)
+    write_tables(Board.read([tmp_path]), tmp_path)
     full, lora = spreadsheet(tmp_path / "leaderboard.csv")
     assert [float(lora[name]) for name in ("accuracy", "delta vs full", "trainable share")] == [-0.25, -0.5, 0.1]
     assert (lora["adapter_bytes"], lora["n seeds"], full["delta vs full"]) == ("40", "1", "")
@@ -139,18 +140,18 @@ def test_a_spreadsheet_holds_plain_numbers(tmp_path: Path) -> None:
 
 def test_a_glue_table_of_an_earlier_board_does_not_stay(tmp_path: Path) -> None:
     write_run(tmp_path, "a")
-    write_tables(collect([tmp_path]), tmp_path / "board")
+    write_tables(Board.read([tmp_path]), tmp_path / "board")
     assert (tmp_path / "board" / "glue.csv").exists()
     (tmp_path / "a" / "result.json").unlink()
     write_run(tmp_path, "b", suite="own")
-    write_tables(collect([tmp_path]), tmp_path / "board")
+    write_tables(Board.read([tmp_path]), tmp_path / "board")
     assert not (tmp_path / "board" / "glue.csv").exists()
 
 
 @pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "@SUM(1)", "+1", "-x", " =x", "＝x"])
 def test_text_of_a_run_is_no_formula(tmp_path: Path, name: str) -> None:
     write_run(tmp_path, "x", method=name)
-    write_tables(collect([tmp_path]), tmp_path / "board")
+    write_tables(Board.read([tmp_path]), tmp_path / "board")
     (line,) = spreadsheet(tmp_path / "board" / "leaderboard.csv")
     assert line["method"] == f"'{name}"
 
@@ -160,7 +161,7 @@ def test_text_of_a_run_cannot_break_the_tables(tmp_path: Path) -> None:
     text = shown(tmp_path, 200)
     assert "\x1b" not in text
     assert "[red]<script>" in text  # no markup, so not lost either
-    write_tables(collect([tmp_path]), tmp_path / "board")
+    write_tables(Board.read([tmp_path]), tmp_path / "board")
     markdown = (tmp_path / "board" / "leaderboard.md").read_text(encoding="utf-8")
     (line,) = (line for line in markdown.splitlines() if "script" in line)
     assert line.startswith("| a\\|b  \\[31m\\[red\\]&lt;script&gt;\\[l\\](http://x)  |")
@@ -200,7 +201,7 @@ def test_wins_ties_and_losses_are_counted_over_tasks(tmp_path: Path) -> None:
     totals = shown(tmp_path).split("Tasks won, tied and lost against")[1].splitlines()
     line = next(line for line in totals if line.startswith("prompt  "))
     assert line.split()[1:] == ["0", "0", "4"]
-    write_tables(collect([tmp_path]), tmp_path / "board")
+    write_tables(Board.read([tmp_path]), tmp_path / "board")
     markdown = (tmp_path / "board" / "leaderboard.md").read_text(encoding="utf-8")
     won = markdown.split("### Tasks won, tied and lost")[1]
     assert "| full |  | 0-2-0 | 2-0-0 |" in won
@@ -208,7 +209,7 @@ def test_wins_ties_and_losses_are_counted_over_tasks(tmp_path: Path) -> None:
 
 def test_a_spreadsheet_holds_groups_and_tests(tmp_path: Path) -> None:
     compared(tmp_path)
-    write_tables(collect([tmp_path]), tmp_path / "board")
+    write_tables(Board.read([tmp_path]), tmp_path / "board")
     rows = spreadsheet(tmp_path / "board" / "leaderboard.csv")
     assert {(row["task"], row["method"]): row["group"] for row in rows}["rte", "prompt"] == "b"
     assert {row["n seeds"] + " of " + row["planned seeds"] for row in rows} == {"4 of 4", "3 of 4"}
@@ -235,5 +236,5 @@ def test_a_long_table_is_cut_in_the_terminal_alone(tmp_path: Path) -> None:
     for rate in range(45):
         write_run(tmp_path, f"r{rate}", rate=rate + 1, value=rate / 100)
     assert "The best 40 of up to 45 entries of a task" in shown(tmp_path, 160)
-    write_tables(collect([tmp_path]), tmp_path / "board")
+    write_tables(Board.read([tmp_path]), tmp_path / "board")
     assert len(spreadsheet(tmp_path / "board" / "leaderboard.csv")) == 45

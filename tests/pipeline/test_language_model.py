@@ -78,9 +78,8 @@ def test_its_text_gets_cheaper_and_the_board_says_so(
     assert told["pieces"]["after"]["tokens"] <= told["pieces"]["before"]["tokens"]
     assert [entry["term"] for entry in told["neighbours"]] == ["zyxwort"]
     assert len(told["neighbours"][0]["neighbours"]) == 5
-    results = collect([tmp_path])
-    rows = board_entries(results)
-    (line,) = language_cells(rows, results, rows[0].board)
+    rows = board_entries(collect([tmp_path]))
+    (line,) = language_cells(rows, rows[0].board)
     assert line["bits per byte"].endswith(f"→ {told['held_out']['after']:.3f}")
     model_, tokenizer = peftkit.load(folder)
     number = tokenizer.convert_tokens_to_ids(tokenizer.tokenize("zyxwort")[0])

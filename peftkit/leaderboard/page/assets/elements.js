@@ -52,31 +52,20 @@ function differenceText(entry, value) {
 const probability = (p) => (!isNumber(p) ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3));
 const modelName = (entry) => entry.model.split("/").pop();
 
-const milliseconds = (v) => `${short(v)} ms`;
-
-// name and format of each cost, and whether higher is better
-const COSTS = {
-  trainable_params: ["Trained parameters", amount], head_params: ["Head parameters", amount],
-  total_params: ["All parameters", amount], adapter_bytes: ["Checkpoint size", (v) => amount(v, "B")],
-  train_seconds: ["Training time", duration], train_peak_bytes: ["Peak memory", (v) => amount(v, "B")],
-  tokens_per_second: ["Tokens per second", amount, true], seconds_to_quality: ["Time to 95 % of full", duration],
-  latency_ms: ["Latency per example", milliseconds], merged_latency_ms: ["Latency per example, merged", milliseconds],
-  train_reserved_bytes: ["Reserved GPU memory", (v) => amount(v, "B")],
-  eval_seconds: ["Evaluation time", duration], eval_peak_bytes: ["Peak memory, evaluation", (v) => amount(v, "B")],
-  padding_waste: ["Padding", (v) => `${(100 * v).toFixed(1)} %`], pscp: ["PSCP", (v) => short(v), true],
-};
+// formats of costs by their unit
+const UNITS = { s: duration, ms: (v) => `${short(v)} ms`, "%": (v) => `${(100 * v).toFixed(1)} %`, B: (v) => amount(v, "B") };
 const SCORE = "score";
 
 function costName(name) {
-  return COSTS[name]?.[0] ?? name.replaceAll("_", " ");
+  return data.costs[name]?.[0] ?? name.replaceAll("_", " ");
 }
 
 function costText(name, value) {
-  return isNumber(value) ? (COSTS[name]?.[1] ?? ((v) => amount(v)))(value) : "–";
+  return isNumber(value) ? (UNITS[data.costs[name]?.[1]] ?? ((v) => amount(v)))(value) : "–";
 }
 
 function moreIsBetter(name) {
-  return name === SCORE || COSTS[name]?.[2] === true;
+  return name === SCORE || data.costs[name]?.[2] === true;
 }
 
 const METHODS = [...new Set(data.entries.map((entry) => entry.method))].sort();

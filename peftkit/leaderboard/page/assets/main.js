@@ -68,7 +68,7 @@ function linesOf(lines) {
 function drawReading(here) {
   const notes = [
     "A score is the plain mean of the task's metrics, times 100; ± is the standard deviation over seeds, the bar below it the 95 % interval of the mean.",
-    data.tested ? "Entries that share a letter do not differ significantly; the shaded ones have no significant difference from the best of their task." : "Differences were not tested: higher means may be due to chance.",
+    "Entries that share a letter do not differ significantly; the shaded ones have no significant difference from the best of their task.",
     here?.models.length === 1 ? `Model: ${here.models[0]}.` : null,
     "Time to 95 % of full: seconds of training until the chosen trial scored 95 % of what full fine-tuning reached, on held-out training examples.",
     "PSCP: score / (1 + trained / all parameters) / (1 + latency / full's) / (1 + peak memory / full's), the form of Belanec et al. 2025 with constants of this board.",
@@ -96,7 +96,6 @@ function fillSelects() {
   options("y", axes);
   byId("q").value = state.q;
   for (const id of ["tied", "lx", "ly"]) byId(id).checked = Boolean(state[id]);
-  byId("tied").closest("label").hidden = !data.tested;
 }
 
 const unique = (values) => [...new Set(values)].map((value) => [value, value]);

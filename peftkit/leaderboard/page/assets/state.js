@@ -59,6 +59,5 @@ function valueOf(entry, name, on) {
 function costNames(entries) {
   const names = new Set(entries.flatMap((entry) => Object.keys(entry.costs)));
   for (const name of timedNames(entries)) names.add(name);
-  const known = Object.keys(COSTS).filter((name) => names.has(name));
-  return [...known, ...[...names].filter((name) => !(name in COSTS))];
+  return Object.keys(data.costs).filter((name) => names.has(name));
 }

@@ -13,13 +13,13 @@ function columns() {
   const entries = boardEntries();
   const on = machine();
   const several = new Set(entries.map((entry) => entry.model)).size > 1;
-  const costs = costNames(entries).filter((name) => SHOWN_COSTS.includes(name));
+  const costs = SHOWN_COSTS.filter((name) => costNames(entries).includes(name));
   return [
     { id: "method", label: "Method", value: (entry) => `${entry.method} ${entry.settings}`, cell: methodCell },
     { id: "task", label: "Task", value: (entry) => entry.task, cell: (entry) => el("td", {}, entry.task) },
     several && { id: "model", label: "Model", value: modelName, cell: (entry) => el("td", {}, modelName(entry)) },
     { id: SCORE, label: "Score", number: true, value: (entry) => entry.score, cell: scoreCell, down: true },
-    data.tested && { id: "letters", label: "Group", value: (entry) => entry.letters || null, cell: lettersCell },
+    { id: "letters", label: "Group", value: (entry) => entry.letters || null, cell: lettersCell },
     entries.some((entry) => entry.reference) && {
       id: "delta", label: "Δ vs. full", number: true, down: true, value: (entry) => (entry.reference ? 0 : entry.delta),
       cell: (entry) => number(entry.reference ? "ref" : differenceText(entry, entry.delta)),
@@ -141,7 +141,7 @@ function drawMore(count = CHUNK) {
   const next = sorted.slice(drawn, drawn + count).map((entry, place) => {
     const before = sorted[drawn + place - 1];
     const isNew = before && before.task !== entry.task && (!state.sort || state.sort === "task");
-    const kinds = [entry.top && data.tested && "top", isNew && "new-task", !isNumber(entry.score) && "none"].filter(Boolean);
+    const kinds = [entry.top && "top", isNew && "new-task", !isNumber(entry.score) && "none"].filter(Boolean);
     return el("tr", { class: kinds.join(" ") || null, "data-entry": entry.number }, shown.map((column) => column.cell(entry)));
   });
   byId("entries").tBodies[0].append(...next);
