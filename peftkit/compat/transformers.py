@@ -1,10 +1,11 @@
-"""Undocumented parts of transformers: attention functions, ties between weights, names of checkpoints."""
+"""Undocumented parts of transformers: attention functions, ties between weights, poolers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -16,8 +17,8 @@ __all__ = [
     "Conv1D",
     "T5Stack",
     "attention_implementation",
-    "checkpoint_name",
     "keep_untied",
+    "pooled",
     "register_sdpa_attention",
     "sdpa_attention_forward",
     "set_attention_implementation",
@@ -40,17 +41,20 @@ def set_attention_implementation(config: PretrainedConfig, name: str) -> None:
     config._attn_implementation_internal = name
 
 
-def checkpoint_name(config: PretrainedConfig) -> str:
-    """Return the Hub id or folder that a model was loaded from."""
-    return str(config._name_or_path)
-
-
 def keep_untied(model: PreTrainedModel, layer: nn.Module) -> None:
     """Record that a layer has weights of its own, against what the model's class declares."""
-    tied = getattr(model, "_tied_weights_keys", None)
-    if not isinstance(tied, dict):
-        return
     own = {f"{name}.weight" for name, module in model.named_modules() if module is layer}
-    model._tied_weights_keys = {target: source for target, source in tied.items() if target not in own}
-    for name in own:
-        model.all_tied_weights_keys.pop(name, None)
+    if isinstance(tied := getattr(model, "_tied_weights_keys", None), dict):
+        model._tied_weights_keys = {target: source for target, source in tied.items() if target not in own}
+        for name in own:
+            model.all_tied_weights_keys.pop(name, None)
+
+
+def pooled(stack: Any, states: torch.Tensor) -> torch.Tensor:
+    """Apply a backbone's own pooler to states (batch, tokens, width) that a tuner changed.
+
+    ALBERT's consists of two modules.
+    """
+    if hasattr(stack, "pooler_activation"):
+        return stack.pooler_activation(stack.pooler(states[:, 0]))  # type: ignore[no-any-return]
+    return stack.pooler(states)  # type: ignore[no-any-return]

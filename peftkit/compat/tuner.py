@@ -1,13 +1,14 @@
 """Base classes of peftkit's own PEFT tuners: private hooks of BaseTuner and BaseTunerLayer under public names.
 
-A tuner subclasses `Tuner` (its layers replace modules) or `HookedTuner` (its layers hook whole stacks), a layer
-`TunerLayer`.
+A tuner subclasses `Tuner`; its layers replace modules (`TunerLayer`). Those of a `HookedTuner` hook whole stacks
+(`HookingLayer`).
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,19 +17,21 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, set_additional_trainable_modules
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 
 class TunerLayer(nn.Module, BaseTunerLayer):
     """A layer with adapters by name; it is frozen, off, or on with its active adapters, as PEFT sets it."""
 
-    adapter_layer_names: tuple[str, ...] = ()  # attributes with weights by adapter
-    other_param_names: tuple[str, ...] = ()  # other attributes by adapter
-
     def __init__(self, active_adapters: str | Sequence[str] = ()) -> None:
         super().__init__()
-        self._disable_adapters = False
         self._active_adapter = active_adapters if isinstance(active_adapters, str) else list(active_adapters)
-        self.merged_adapters: list[str] = []
+        self._handles: list[RemovableHandle] = []  # of hooks on the base
+
+    def release(self) -> None:
+        """Restore the base: remove the hooks on it."""
+        for handle in self._handles:
+            handle.remove()
 
     def move_to_base(self, adapter_name: str) -> None:
         """Move an adapter to the device of the base layer."""
@@ -40,39 +43,58 @@ class TunerLayer(nn.Module, BaseTunerLayer):
         return self._cast_input_dtype(x, dtype)  # type: ignore[no-any-return]
 
 
+class HookingLayer(TunerLayer):
+    """A child of a stack whose hooks change what the stack computes; it is not called itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.example_names: list[str] | None = None  # an adapter for each example of the batch
+
+    def used_names(self) -> list[str]:
+        """Return the names of the adapters for the current batch, in order; none where they are disabled."""
+        if self.disable_adapters:
+            return []
+        names = self.active_adapters if self.example_names is None else dict.fromkeys(self.example_names)
+        return [name for name in names if name in getattr(self, self.adapter_layer_names[0])]
+
+    def example_numbers(self, names: list[str], batch: int, device: torch.device) -> torch.Tensor:
+        """Return for each example the index of its adapter, or -1; beam search repeats examples in their order."""
+        assert self.example_names is not None
+        index = {name: number for number, name in enumerate(names)}
+        numbers = torch.tensor([index.get(name, -1) for name in self.example_names], device=device)
+        return numbers.repeat_interleave(_repeats(batch, self.example_names))
+
+
 class Tuner(BaseTuner):
     """A tuner whose layers replace modules, and cannot be merged."""
 
     merge_refusal: str  # why its weights cannot be folded into the base
-    called_with_names: tuple[type[nn.Module], ...] = ()  # layers whose forward takes `adapter_names`
+    tuner_layer_cls = TunerLayer
 
     def add_layer(self, config: Any, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module) -> None:
         """Give a target an adapter, in a layer that replaces it unless it is one already."""
-        raise NotImplementedError(type(self).__name__)
 
-    def place_layer(self, parent: nn.Module, name: str, layer: nn.Module, replaced: nn.Module) -> None:
-        """Replace a module by a layer; also called on unload, with the base in place of the layer."""
-        super()._replace_module(parent, name, layer, replaced)
+    def prepare(self, config: Any, model: nn.Module) -> None:
+        """Check and complete a config before the model changes; `peft_config` has those that are there, and it.
 
-    def choose_targets(self, config: Any, model_type: str) -> None:
-        """Set `config.target_modules` where the user did not."""
-
-    def check_model(self, config: Any, model: nn.Module) -> None:
-        """Raise ValueError where a config does not fit the model."""
-
-    def check_adapter(self, config: Any) -> None:
-        """Raise ValueError where a config does not fit the adapters that are there."""
+        Raises:
+            ValueError: it does not fit the model, or the other adapters.
+        """
 
     @classmethod
     def is_target(cls, config: Any, name: str) -> bool:
-        """Return whether the module of this name is one of `config.target_modules`."""
-        return bool(BaseTuner._check_target_module_exists(config, name))
+        """Return whether a module that `config.target_modules` names gets an adapter."""
+        return True
 
-    def prepare(self, config: Any, model: nn.Module) -> None:
-        """Check a config and complete it, before the model changes."""
-        self._check_new_adapter_config(config)
-        self._prepare_adapter_config(config, BaseTuner.get_model_config(model))
-        self.check_model(config, model)
+    def unload(self) -> nn.Module:
+        """Return the base without any adapter."""
+        for parent in list(self.model.modules()):
+            for name, layer in list(parent.named_children()):
+                if isinstance(layer, TunerLayer):
+                    layer.release()
+                if isinstance(layer, HookingLayer):
+                    delattr(parent, name)
+        return super().unload()
 
     def _create_and_replace(
         self,
@@ -87,40 +109,65 @@ class Tuner(BaseTuner):
         self.add_layer(peft_config, adapter_name, target, target_name, parent)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        self.place_layer(parent, child_name, new_module, child)
+        """Restore a module on unload; PEFT would pass on its weight, which one of several layers does not have."""
+        setattr(parent, child_name, new_module)
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
-        self.choose_targets(peft_config, model_config.get("model_type", "a custom model"))
-        return peft_config
+        return peft_config  # `prepare` does it
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
-        self.check_model(peft_config, model)
+        self.prepare(peft_config, model)
 
     @classmethod
     def _check_target_module_exists(cls, peft_config: PeftConfig, key: str) -> bool:  # type: ignore[override]
-        return cls.is_target(peft_config, key)
-
-    def _check_new_adapter_config(self, config: PeftConfig) -> None:
-        super()._check_new_adapter_config(config)
-        self.check_adapter(config)
+        return bool(super()._check_target_module_exists(peft_config, key)) and cls.is_target(peft_config, key)
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(f"{self.merge_refusal}; use unload()")
 
-    def _enable_peft_forward_hooks(self, *_: Any, **kwargs: Any) -> AbstractContextManager[None]:
-        """Pass `adapter_names`, one for each example of the batch, to every layer and every module saved whole."""
-        return named_adapters(self, (*self.called_with_names, AuxiliaryTrainingWrapper), kwargs.get("adapter_names"))
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *_: Any, **kwargs: Any) -> Iterator[None]:
+        """Let each example of a batch have the adapter of its name in `adapter_names`; without names change nothing.
+
+        Layers and modules saved whole receive the names with every call. Those that hook a stack, and so are not called
+        themselves, read them from their attribute `example_names`.
+
+        Raises:
+            ValueError: the model is in training mode, or a name is unknown.
+        """
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        unknown = sorted(set(names) - set(self.peft_config) - {"__base__"})
+        check_values(
+            (self.training, "adapter_names mixes adapters in inference only; call model.eval() first"),
+            (bool(unknown), f"adapter_names={', '.join(unknown)}: unknown; loaded are {', '.join(self.peft_config)}"),
+        )
+        hooking = [module for module in self.modules() if isinstance(module, HookingLayer)]
+        called = [module for module in self.modules() if isinstance(module, (TunerLayer, AuxiliaryTrainingWrapper))]
+        add_names = partial(_add_names, names=list(names))
+        handles = [module.register_forward_pre_hook(add_names, with_kwargs=True) for module in called]
+        try:
+            for layer in hooking:
+                layer.example_names = list(names)
+            yield
+        finally:
+            for layer in hooking:
+                layer.example_names = None
+            for handle in handles:
+                handle.remove()
 
 
 class HookedTuner(Tuner):
     """A tuner whose layers hook the stacks of a model (soft prompts, mixes of layers), and replace nothing."""
 
+    @abstractmethod
     def hook(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
         """Give the stacks, which may have adapters already, a fresh one; return those that were reached.
 
         `is_loaded`: saved weights will replace the fresh ones.
         """
-        raise NotImplementedError(type(self).__name__)
 
     def inject_adapter(
         self,
@@ -144,49 +191,15 @@ class HookedTuner(Tuner):
         )
         self.targeted_module_names = [name for name, module in model.named_modules() if module in reached]
 
-    def place_layer(self, parent: nn.Module, name: str, layer: nn.Module, replaced: nn.Module) -> None:
-        """Replace a module; PEFT would pass on its weight, which a head of several layers does not have."""
-        setattr(parent, name, layer)
 
-    def add_layer(self, *_: Any, **__: Any) -> None:
-        """Do nothing: a stack is hooked, not replaced."""
-
-
-@contextmanager
-def named_adapters(tuner: BaseTuner, kinds: tuple[type[nn.Module], ...], names: Sequence[str] | None) -> Iterator[None]:
-    """Let each example of a batch have the adapter of its name; without names change nothing.
-
-    Modules of these kinds receive the names with every call. Those that hook a stack, and so are not called
-    themselves, read them from their attribute `example_names`.
-
-    Raises:
-        ValueError: the model is in training mode, or a name is unknown.
-    """
-    if names is None:
-        yield
-        return
-    if tuner.training:
-        raise ValueError("adapter_names mixes adapters in inference only; call model.eval() first")
-    if unknown := sorted(set(names) - set(tuner.peft_config) - {"__base__"}):
-        raise ValueError(f"adapter_names={', '.join(unknown)}: unknown; loaded are {', '.join(tuner.peft_config)}")
-    handles = [
-        module.register_forward_pre_hook(partial(_add_names, names=list(names)), with_kwargs=True)
-        for module in tuner.modules()
-        if isinstance(module, kinds)
-    ]
-    hooking: list[Any] = [module for module in tuner.modules() if hasattr(module, "example_names")]
-    try:
-        for module in hooking:
-            module.example_names = list(names)
-        yield
-    finally:
-        for module in hooking:
-            module.example_names = None
-        for handle in handles:
-            handle.remove()
+def check_values(*faults: tuple[bool, str]) -> None:
+    """Raise ValueError with the message of the first fault that is true."""
+    for is_fault, message in faults:
+        if is_fault:
+            raise ValueError(message)
 
 
-def repeats(examples: int, names: Sequence[str]) -> int:
+def _repeats(examples: int, names: Sequence[str]) -> int:
     """Return how many examples of a batch share each name: beam search repeats every example.
 
     Raises:
@@ -200,5 +213,5 @@ def repeats(examples: int, names: Sequence[str]) -> int:
 def _add_names(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    times = repeats(len(args[0]), names)
+    times = _repeats(len(args[0]), names)
     return args, {**kwargs, "adapter_names": [name for name in names for _ in range(times)]}

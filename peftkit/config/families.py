@@ -19,7 +19,7 @@ class Modules(NamedTuple):
         feed_forward_output: projection that ends a feed-forward, before the residual is added.
         layer_output: module whose output includes the residual: the norm where it comes last, otherwise the layer.
         feed_forward: module that a parallel adapter goes around. BERT splits its feed-forward in two; its second half
-            also receives the input of the first, see `methods.adapter.layer.ParallelLayer`.
+            also receives the input of the first, see `methods.adapter_layers.ParallelLayer`.
     """
 
     query_value: str

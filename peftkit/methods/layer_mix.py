@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from peftkit.compat.peft import peft_type, register_tuner
-from peftkit.compat.tuner import HookedTuner, TunerLayer, repeats
-from peftkit.methods.pooler import pooled
+from peftkit.compat.transformers import pooled
+from peftkit.compat.tuner import HookedTuner, HookingLayer
 
 
 @dataclass
@@ -41,7 +40,6 @@ class LayerMixModel(HookedTuner):
 
     prefix = "layer_mix_"
     merge_refusal = "a mix of layers does not change the base's weights and cannot be merged"
-    tuner_layer_cls: type[BaseTunerLayer]
 
     def hook(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
         stack: Any = getattr(model, getattr(model, "base_model_prefix", ""), model)
@@ -53,15 +51,8 @@ class LayerMixModel(HookedTuner):
         stack.layer_mix.to(next(model.parameters()).device)
         return [stack]
 
-    def unload(self) -> nn.Module:
-        """Return the base, whose head reads the last layer again."""
-        for stack in [module for module in self.model.modules() if hasattr(module, "layer_mix")]:
-            stack.layer_mix.release()  # type: ignore[operator, union-attr]
-            del stack.layer_mix
-        return super().unload()
 
-
-class LayerMix(TunerLayer):
+class LayerMix(HookingLayer):
     """The mixes of one stack by name; its hooks replace the last hidden state by the active mix."""
 
     adapter_layer_names = ("layer_mix_scores", "layer_mix_gamma")
@@ -73,7 +64,6 @@ class LayerMix(TunerLayer):
         self._states = stack.config.num_hidden_layers + 1
         self._is_normed: dict[str, bool] = {}
         self._requested = (False, True)  # by the current call: all hidden states, a dict instead of a tuple
-        self.example_names: list[str] | None = None  # a mix for each example of the batch
         self._handles = [
             stack.register_forward_pre_hook(self._request_states, with_kwargs=True),
             stack.register_forward_hook(self._replace_last_state),
@@ -85,32 +75,26 @@ class LayerMix(TunerLayer):
         self._is_normed[name] = is_normed
 
     def mixed(self, name: str, states: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Mix states of (batch, tokens, width) each; a name without a mix leaves the last."""
-        if name not in self.layer_mix_scores:
-            return states[-1]
+        """Mix states of (batch, tokens, width) each."""
         weights = self.layer_mix_gamma[name] * self.layer_mix_scores[name].softmax(dim=0)
         if self._is_normed[name]:
             states = [nn.functional.layer_norm(state, state.shape[-1:]) for state in states]
-        mix = torch.zeros_like(states[-1])
-        for weight, state in zip(weights, states, strict=True):
-            mix = mix + weight * state
-        return mix
-
-    def release(self) -> None:
-        """Restore the stack."""
-        for handle in self._handles:
-            handle.remove()
+        return sum(
+            (weight * state for weight, state in zip(weights, states, strict=True)), torch.zeros_like(states[-1])
+        )
 
     def _request_states(
-        self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if not self.used_names():
+        names = self.used_names()
+        if not names:
             return args, kwargs
-        config: Any = stack.config
+        if self.example_names is None and len(names) > 1:
+            raise ValueError(f"one mix of layers can be active, not {', '.join(names)}; activate one")
         states, as_dict = kwargs.get("output_hidden_states"), kwargs.get("return_dict")
         self._requested = (
-            bool(config.output_hidden_states if states is None else states),
-            bool(config.return_dict if as_dict is None else as_dict),
+            bool(stack.config.output_hidden_states if states is None else states),
+            bool(stack.config.return_dict if as_dict is None else as_dict),
         )
         return args, {**kwargs, "output_hidden_states": True, "return_dict": True}
 
@@ -119,13 +103,11 @@ class LayerMix(TunerLayer):
         if not names:
             return outputs
         states = outputs.hidden_states
-        if self.example_names is None:
-            mix = self.mixed(names[0], states)
-        else:
-            mixes = {name: self.mixed(name, states) for name in names}
-            times = repeats(len(states[0]), self.example_names)
-            names = [name for name in self.example_names for _ in range(times)]
-            mix = torch.stack([mixes[name][number] for number, name in enumerate(names)])
+        mixes = [self.mixed(name, states) for name in names]
+        mix = mixes[0]
+        if self.example_names is not None:  # those without a mix have the last state
+            numbers = self.example_numbers(names, len(mix), mix.device)
+            mix = torch.stack([*mixes, states[-1]])[numbers, torch.arange(len(mix), device=mix.device)]
         with_states, as_dict = self._requested
         found = {name: value for name, value in outputs.items() if name != "hidden_states" or with_states}
         found["last_hidden_state"] = mix
@@ -134,19 +116,5 @@ class LayerMix(TunerLayer):
         outputs = type(outputs)(**found)
         return outputs if as_dict else outputs.to_tuple()
 
-    def used_names(self) -> list[str]:
-        """Return the names of the mixes for the current batch; none where they are disabled."""
-        if self.disable_adapters:
-            return []
-        if self.example_names is not None:
-            return list(dict.fromkeys(self.example_names))
-        names = [name for name in self.active_adapters if name in self.layer_mix_scores]
-        if len(names) > 1:
-            raise ValueError(f"one mix of layers can be active, not {', '.join(names)}; activate one")
-        return names
 
-
-LayerMixModel.tuner_layer_cls = LayerMix
 register_tuner("LAYER_MIX", LayerMixConfig, LayerMixModel)
-
-__all__ = ["LayerMix", "LayerMixConfig", "LayerMixModel"]

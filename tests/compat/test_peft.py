@@ -15,7 +15,6 @@ from peftkit.compat import peft as compat
 from peftkit.compat.tuner import HookedTuner, Tuner, TunerLayer
 from peftkit.methods import wrap
 from peftkit.methods.adapter import BottleneckConfig
-from peftkit.methods.adapter.layer import BottleneckLayer
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 TESTED = "0.21"
@@ -140,27 +139,26 @@ def test_a_tuner_calls_its_public_hooks() -> None:
             return self.base_layer(x)
 
     class SpyTuner(Tuner):
-        prefix, merge_refusal, tuner_layer_cls, called_with_names = "spy", "never", Spy, (Spy,)
+        prefix, merge_refusal = "spy", "never"
 
         def add_layer(self, config, adapter_name, target, target_name, parent) -> None:
-            self.place_layer(parent, target_name, Spy(target, adapter_name), target)
+            setattr(parent, target_name, Spy(target, adapter_name))
 
-        def choose_targets(self, config, model_type: str) -> None:
-            calls.append(model_type)
+        def prepare(self, config, model) -> None:
+            calls.append(model)
             config.target_modules = ["query"]
 
-        def check_model(self, config, model) -> None:
-            calls.append("model")
+        @classmethod
+        def is_target(cls, config, name: str) -> bool:
+            return ".0." in name
 
-        def check_adapter(self, config) -> None:
-            calls.append("adapter")
-
-    tuner = SpyTuner(bert(), BottleneckConfig(), "default").eval()
-    assert {"bert", "model", "adapter"} <= {call for call in calls if isinstance(call, str)}
-    assert sum(isinstance(module, Spy) for module in tuner.modules()) == 2
+    model = bert()
+    tuner = SpyTuner(model, BottleneckConfig(), "default").eval()
+    assert calls == [model]
+    assert sum(isinstance(module, Spy) for module in tuner.modules()) == 1
     with tuner._enable_peft_forward_hooks(adapter_names=["default", "__base__"]):
         tuner(input_ids=torch.arange(10).view(2, 5))
-    assert calls[-2:] == [["default", "__base__"]] * 2
+    assert calls[1:] == [["default", "__base__"]]
     with pytest.raises(ValueError, match=r"never; use unload"):
         tuner.merge_and_unload()
 
@@ -169,7 +167,7 @@ def test_a_hooked_tuner_replaces_nothing() -> None:
     reached = []
 
     class Hooking(HookedTuner):
-        prefix, merge_refusal, tuner_layer_cls = "hooking", "never", BottleneckLayer
+        prefix, merge_refusal = "hooking", "never"
 
         def hook(self, model, adapter_name, config, is_loaded) -> list[nn.Module]:
             reached.append((adapter_name, is_loaded))

@@ -55,12 +55,6 @@ def test_a_registered_attention_is_called_with_the_masks_of_sdpa() -> None:
     assert [each.shape for each in masks] == [(2, 1, 5, 5)] * 2
 
 
-def test_a_model_records_the_name_of_its_checkpoint(tmp_path: Path) -> None:
-    bert().save_pretrained(tmp_path)
-    again = BertForSequenceClassification.from_pretrained(tmp_path)
-    assert transformers.checkpoint_name(again.config) == str(tmp_path)
-
-
 def test_an_output_layer_stays_untied_when_embeddings_are_resized() -> None:
     model = T5ForConditionalGeneration(T5Config(**T5))
     model.lm_head.weight = nn.Parameter(model.shared.weight.detach().clone() + 1)

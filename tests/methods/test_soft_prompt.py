@@ -10,8 +10,7 @@ import torch
 from helpers.soft_prompt_models import KINDS, LONG, MODELS, SHORT, answer, batch, build, wrapped
 from peft import PeftModel
 
-from peftkit.methods.soft_prompt import SoftPromptConfig, fold
-from peftkit.methods.soft_prompt.model import keys_and_values
+from peftkit.methods.soft_prompt import SoftPromptConfig, fold, keys_and_values
 from peftkit.methods.soft_prompt.prefix import PrefixLayer
 
 CELLS = [pytest.param(name, kind, id=f"{name}-{kind}") for name in MODELS for kind in KINDS]
@@ -113,7 +112,7 @@ def test_a_prefix_of_real_tokens_keys_and_values_is_those_tokens(name: str) -> N
     model, start = wrapped(name, "prefix"), torch.tensor([[20, 21, 22]])
     layer = next(m for m in model.modules() if isinstance(m, PrefixLayer))
     stack = getattr(model.base_model.model, model.base_model.model.base_model_prefix)
-    vectors = keys_and_values(start, [(stack, layer)])[layer]
+    vectors = keys_and_values(start, [stack])[0]
     layer.soft_prompt_vectors["default"] = torch.nn.Parameter(vectors)
     inputs = batch(name, [LONG])
     said = model(**inputs, position_ids=torch.arange(3, 3 + len(LONG))[None]).logits

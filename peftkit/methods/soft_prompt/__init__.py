@@ -2,10 +2,98 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torch import nn
+
 from peftkit.compat.peft import register_tuner
-from peftkit.methods.soft_prompt.config import SoftPromptConfig
-from peftkit.methods.soft_prompt.model import SoftPromptModel, fold
+from peftkit.compat.transformers import T5Stack
+from peftkit.compat.tuner import HookedTuner
+from peftkit.methods.soft_prompt.layer import SoftPromptConfig, SoftPromptLayer
+from peftkit.methods.soft_prompt.prefix import PrefixLayer
+from peftkit.methods.soft_prompt.prompt import PromptLayer
+
+
+class SoftPromptModel(HookedTuner):
+    """PEFT's tuner for `SoftPromptConfig`."""
+
+    prefix = "soft_prompt_"
+    merge_refusal = "a soft prompt does not change the base's weights and cannot be merged"
+
+    def hook(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
+        if len({other.kind == "prefix" for other in self.peft_config.values()}) > 1:  # type: ignore[union-attr, attr-defined]
+            raise ValueError("prompts and prefixes cannot share a model; load them over separate bases")
+        return add_prompts(model, adapter_name, config, is_loaded)
+
+
+def add_prompts(model: Any, adapter_name: str, config: SoftPromptConfig, is_loaded: bool = False) -> list[Any]:
+    """Give a fresh prompt to the stacks that the kind reaches, and return them.
+
+    `is_loaded`: saved vectors will replace the fresh ones, which then need no initialization from tokens.
+    """
+    encoder, *decoder = stacks(model)
+    is_prefix = config.kind == "prefix"
+    reached: list[Any] = [encoder, *decoder] if is_prefix else [encoder]
+    for stack in reached:
+        if not hasattr(stack, "soft_prompt"):
+            stack.soft_prompt = PrefixLayer(stack) if is_prefix else PromptLayer(stack, *decoder)
+    start = [] if config.init == "random" or is_loaded else _start(model, config, reached)
+    for number, stack in enumerate(reached):
+        read = int(stack.get_input_embeddings().weight.shape[1])
+        size = (config.num_virtual_tokens, stack.soft_prompt.width if is_prefix else read)
+        vectors = start[number] if start else torch.randn(size) * config.init_std
+        stack.soft_prompt.add(adapter_name, config, read, vectors)
+        stack.soft_prompt.to(next(model.parameters()).device)
+    return reached
+
+
+def stacks(model: nn.Module) -> list[nn.Module]:
+    """Return a model's backbone, or T5's encoder and, where it has one, its decoder."""
+    t5 = [module for module in model.modules() if isinstance(module, T5Stack)]
+    backbone = getattr(model, getattr(model, "base_model_prefix", ""), model)
+    return sorted(t5, key=lambda stack: bool(stack.config.is_decoder)) or [backbone]  # type: ignore[union-attr]
+
+
+def fold(model: nn.Module) -> None:
+    """Replace every encoder of prompts by its output, at the end of training: only the vectors are saved."""
+    for module in model.modules():
+        if isinstance(module, SoftPromptLayer):
+            module.fold()
+    for config in getattr(model, "peft_config", {}).values():
+        if hasattr(config, "encoder"):  # a soft prompt's, or that of a mix
+            config.encoder = None
+
+
+@torch.no_grad()
+def _start(model: Any, config: SoftPromptConfig, reached: list[Any]) -> list[torch.Tensor]:
+    """Return the initial vectors of each stack, from tokens."""
+    embeddings, length = reached[0].get_input_embeddings(), config.num_virtual_tokens
+    if config.init == "text":
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(config.base_model_name_or_path or model.config.name_or_path)
+        ids = torch.tensor(tokenizer(config.init_text, add_special_tokens=False)["input_ids"])
+    else:
+        ids = torch.randperm(embeddings.weight.shape[0])[:length]
+    ids = ids[torch.arange(length) % len(ids)].to(embeddings.weight.device)
+    return keys_and_values(ids[None], reached) if config.kind == "prefix" else [embeddings(ids).float().clone()]
+
+
+@torch.no_grad()
+def keys_and_values(ids: torch.Tensor, reached: list[Any]) -> list[torch.Tensor]:
+    """Run tokens (1, tokens) through each stack and return their keys and values (tokens, width) in it."""
+    vectors: list[torch.Tensor] = []
+    arguments = {"input_ids": ids}
+    for stack in reached:
+        was_training, stack.soft_prompt.recorded = stack.training, {}
+        arguments["encoder_hidden_states"] = stack.eval()(**arguments)[0]  # for T5's decoder, which comes second
+        stack.train(was_training)
+        vectors.append(torch.cat([each.float() for _, each in sorted(stack.soft_prompt.recorded.items())], dim=1))
+        stack.soft_prompt.recorded = None
+    return vectors
+
 
 register_tuner("SOFT_PROMPT", SoftPromptConfig, SoftPromptModel)
 
-__all__ = ["SoftPromptConfig", "SoftPromptModel", "fold"]
+__all__ = ["SoftPromptConfig", "SoftPromptModel", "add_prompts", "fold", "stacks"]

@@ -1,29 +1,100 @@
-"""What prompts and prefixes share: vectors by adapter, their encoders, and positions beside padding."""
+"""What prompts and prefixes share: their config, vectors by adapter, encoders, attentions, and positions."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
+from peft import PeftConfig
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
-from peftkit.compat.tuner import TunerLayer, repeats
-from peftkit.methods.soft_prompt.attention import is_causal
-from peftkit.methods.soft_prompt.config import SoftPromptConfig
+from peftkit.compat.peft import peft_type
+from peftkit.compat.tuner import HookingLayer, check_values
+
+CHOICES = {
+    "kind": ("prompt", "p_tuning", "prefix"),
+    "init": ("vocabulary", "text", "random"),
+    "encoder": (None, "mlp", "lstm"),
+}
+# names of the projection to keys; GPT-2's c_attn computes queries, keys and values at once
+KEYS = ("key", "k_lin", "k", "k_proj", "c_attn")
 
 
-class SoftPromptLayer(TunerLayer):
+@dataclass
+class SoftPromptConfig(PeftConfig):
+    """Learned vectors beside the text; heads receive the positions of the text only.
+
+    Args:
+        kind: prompt, input vectors before the text, for T5 before the encoder's (Lester et al. 2021, section 2);
+            p_tuning, the same, made by an encoder (Liu et al. 2021, section 3.2); prefix, keys and values beside those
+            of every attention, in T5 of the encoder, of the decoder, and of its cross-attention (Li and Liang 2021,
+            section 4.2).
+        num_virtual_tokens: length of the prompt. A prompt takes that many of the model's positions, a prefix none.
+        init: where the vectors start: vocabulary, at those of random tokens (Lester et al., section 3.2), for a prefix
+            at the keys and values that random tokens give (Li and Liang, section 7.4); text, at those of `init_text`;
+            random, at a normal distribution with the standard deviation `init_std`.
+        init_text: for init=text; cut or repeated to `num_virtual_tokens`. Tokenized by the base's tokenizer.
+        init_std: for init=random, and for the input of an encoder.
+        encoder: mlp or lstm, which computes the vectors from others that train with it, and is replaced by its output
+            when training ends (Li and Liang, section 4.3; Liu et al., section 3.2); null: the vectors train directly.
+        encoder_hidden_size: width within the encoder; null: the model's.
+        modules_to_save: modules that train whole and are saved with the prompt, such as a head.
+        trainable_token_indices: ids of tokens whose embedding rows train and are saved, or such ids by the name of the
+            layer; the other rows stay unchanged.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    kind: str = "prompt"
+    num_virtual_tokens: int = 20
+    init: str = "vocabulary"
+    init_text: str | None = None
+    init_std: float = 0.02
+    encoder: str | None = None
+    encoder_hidden_size: int | None = None
+    modules_to_save: list[str] | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = peft_type("SOFT_PROMPT")
+        chosen = {name: getattr(self, name) for name in CHOICES}
+        check_values(
+            *(
+                (
+                    value not in CHOICES[name],
+                    f"{name}={value} is unknown; choose one of {', '.join(map(str, CHOICES[name]))}",
+                )
+                for name, value in chosen.items()
+            ),
+            (
+                self.num_virtual_tokens < 1,
+                f"num_virtual_tokens={self.num_virtual_tokens} leaves no prompt; set 1 or more",
+            ),
+            (self.init_std <= 0, f"init_std={self.init_std} makes all vectors equal; set it above 0"),
+            (
+                self.init == "text" and not self.init_text,
+                "init=text needs init_text, such as init_text='Tell the sentiment of this sentence:'",
+            ),
+        )
+        if self.encoder is not None:
+            self.init = "random"  # the encoder's input is no embedding
+
+
+class SoftPromptLayer(HookingLayer):
     """The soft prompts of one stack: their vectors by name, and the encoders that compute them in training."""
 
     adapter_layer_names: tuple[str, ...] = ("soft_prompt_vectors", "soft_prompt_encoder")
 
-    def __init__(self) -> None:
+    def __init__(self, stack: nn.Module) -> None:
         super().__init__()
         self.soft_prompt_vectors = nn.ParameterDict()  # (tokens, width): the prompt, or its encoder's input
         self.soft_prompt_encoder = nn.ModuleDict()
-        self.example_names: list[str] | None = None  # an adapter for each example of the batch
-        self._handles: list[RemovableHandle] = []  # on the stack
+        # whether the stack, a decoder, would count padding on the left where it is given no position ids
+        self._counts_positions = is_causal(stack) and "position_ids" in inspect.signature(stack.forward).parameters
 
     def add(self, name: str, config: SoftPromptConfig, read: int, vectors: torch.Tensor) -> None:
         """Add a fresh prompt: these vectors (tokens, written), or an encoder that writes as many."""
@@ -38,33 +109,13 @@ class SoftPromptLayer(TunerLayer):
         vectors = self.soft_prompt_vectors[name]
         return self.soft_prompt_encoder[name](vectors) if name in self.soft_prompt_encoder else vectors
 
+    @torch.no_grad()
     def fold(self) -> None:
         """Replace each encoder by its output."""
         for name in list(self.soft_prompt_encoder):
-            with torch.no_grad():
-                vectors = self.vectors(name)
-            kept = nn.Parameter(vectors, requires_grad=self.soft_prompt_vectors[name].requires_grad)
-            self.soft_prompt_vectors[name] = kept
+            trains = self.soft_prompt_vectors[name].requires_grad
+            self.soft_prompt_vectors[name] = nn.Parameter(self.vectors(name), requires_grad=trains)
             del self.soft_prompt_encoder[name]
-
-    def used_names(self) -> list[str]:
-        """Return the names of the prompts for the current batch, in order; none where they are disabled."""
-        if self.disable_adapters:
-            return []
-        names = self.active_adapters if self.example_names is None else dict.fromkeys(self.example_names)
-        return [name for name in names if name in self.soft_prompt_vectors]
-
-    def release(self) -> None:
-        """Restore the stack."""
-        for handle in self._handles:
-            handle.remove()
-
-    def prompt_numbers(self, names: list[str], batch: int, device: torch.device) -> torch.Tensor:
-        """Return for each example the index of its prompt, or -1; beam search repeats examples in their order."""
-        assert self.example_names is not None
-        index = {name: number for number, name in enumerate(names)}
-        numbers = torch.tensor([index.get(name, -1) for name in self.example_names], device=device)
-        return numbers.repeat_interleave(repeats(batch, self.example_names))
 
 
 class Encoder(nn.Module):
@@ -90,6 +141,16 @@ def positions_of(mask: torch.Tensor) -> torch.Tensor:
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def counts_positions(stack: nn.Module) -> bool:
-    """Return whether a decoder without position ids would count padding on the left."""
-    return is_causal(stack) and "position_ids" in inspect.signature(stack.forward).parameters
+def is_attention(module: nn.Module) -> bool:
+    """Return whether a module multiplies queries with keys."""
+    return hasattr(module, "scaling") and any(hasattr(module, key) for key in KEYS)
+
+
+def attentions(stack: nn.Module) -> Iterator[nn.Module]:
+    """Yield the attentions of a stack, in order."""
+    return filter(is_attention, stack.modules())
+
+
+def is_causal(stack: nn.Module) -> bool:
+    """Return whether a stack's tokens attend to no later ones."""
+    return any(getattr(attention, "is_causal", False) for attention in attentions(stack))

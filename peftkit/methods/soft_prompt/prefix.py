@@ -2,36 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 
-from peftkit.methods.soft_prompt.attention import Prefix, attentions, connect_prefix, disconnect_prefix, key_shape
-from peftkit.methods.soft_prompt.layer import SoftPromptLayer, counts_positions, positions_of
+from peftkit.compat.transformers import (
+    attention_implementation,
+    register_sdpa_attention,
+    sdpa_attention_forward,
+    set_attention_implementation,
+)
+from peftkit.compat.tuner import check_values
+from peftkit.methods.soft_prompt.layer import KEYS, SoftPromptLayer, attentions, positions_of
+
+IMPLEMENTATION = "peftkit_prefix_sdpa"
+
+
+class Prefix(NamedTuple):
+    """Keys and values (batch, heads, prefix, width) of one attention.
+
+    `seen` (batch, 1, 1, prefix) is the mask of those that count, None: all; `gate` (batch, 1, queries or 1, 1) scales
+    keys and values for each query, None: by 1.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    seen: torch.Tensor | None = None
+    gate: torch.Tensor | None = None
 
 
 class PrefixLayer(SoftPromptLayer):
     """Keys and values for every attention of a stack; a token's vector contains those of all attentions in turn."""
 
     def __init__(self, stack: nn.Module) -> None:
-        super().__init__()
-        self._shapes: list[tuple[int, int]] = []
-        self._recorded: list[torch.Tensor] | None = None
+        super().__init__(stack)
+        self.recorded: dict[int, torch.Tensor] | None = None  # own keys and values by attention, of one example
         self._written: dict[str, torch.Tensor] = {}  # by encoders, in the current forward pass
-        self._targets: list[tuple[nn.Module, str]] = []  # in a list: they are no submodules of this layer
-        for number, attention in enumerate(attentions(stack)):
-            self._shapes.append(key_shape(attention))
-            self._targets.append((attention, connect_prefix(attention, _Source(self, number))))
-        self._counts_positions = counts_positions(stack)
+        self._attentions: list[Any] = list(attentions(stack))  # in a list: they are no submodules of this layer
+        self._replaced = [attention_implementation(attention.config) for attention in self._attentions]
+        self._shapes = [_key_shape(attention) for attention in self._attentions]
+        others = sorted({*self._replaced} - {"sdpa", "eager", IMPLEMENTATION})
+        check_values(
+            (not self._shapes, f"prefix tuning supports no attention of {type(stack).__name__}; use another method"),
+            (
+                bool(others),
+                f"prefix tuning works with sdpa attention, not with {', '.join(others)}; load the model with sdpa",
+            ),
+        )
+        for number, attention in enumerate(self._attentions):
+            set_attention_implementation(attention.config, IMPLEMENTATION)
+            attention.prefix_source = partial(self.prefix, number)
         self._handles = [
             stack.register_forward_pre_hook(self._begin, with_kwargs=True),
             stack.register_forward_hook(self._end),
         ]
-        if not self._shapes:
-            raise ValueError(f"prefix tuning supports no attention of {type(stack).__name__}; use another method")
 
     @property
     def width(self) -> int:
@@ -40,57 +67,43 @@ class PrefixLayer(SoftPromptLayer):
 
     def release(self) -> None:
         super().release()
-        for attention, implementation in self._targets:
-            disconnect_prefix(attention, implementation)
-
-    @contextmanager
-    def recording(self) -> Iterator[list[torch.Tensor]]:
-        """Collect the attentions' own keys and values, for a batch of one example."""
-        self._recorded = [torch.empty(0)] * len(self._shapes)
-        try:
-            yield self._recorded
-        finally:
-            self._recorded = None
+        for attention, implementation in zip(self._attentions, self._replaced, strict=True):
+            del attention.prefix_source
+            set_attention_implementation(attention.config, implementation)
 
     def prefix(self, number: int, key: torch.Tensor, value: torch.Tensor) -> Prefix | None:
         """Return the prefix of one attention for a batch with these own keys and values."""
-        if self._recorded is not None:
-            self._recorded[number] = torch.stack([key[0], value[0]]).detach().permute(2, 0, 1, 3).flatten(1)
+        if self.recorded is not None:
+            self.recorded[number] = torch.stack([key[0], value[0]]).detach().permute(2, 0, 1, 3).flatten(1)
             return None
         names = self.used_names()
         if not names:
             return None
         heads, size = self._shapes[number]
         start = sum(2 * heads * size for heads, size in self._shapes[:number])
-        stop = start + 2 * heads * size
-
-        def shaped(vectors: torch.Tensor) -> torch.Tensor:
-            """(tokens, 2 heads size) to (2, heads, tokens, size)."""
-            return vectors[:, start:stop].view(-1, 2, heads, size).permute(1, 2, 0, 3)
-
-        prefixes = [shaped(self._written[name] if name in self._written else self.vectors(name)) for name in names]
-        batch = len(key)
-        both = torch.cat(prefixes, dim=2).unsqueeze(1).expand(-1, batch, -1, -1, -1)
+        vectors = [self._written[name] if name in self._written else self.vectors(name) for name in names]
+        both = torch.cat([each[:, start : start + 2 * heads * size] for each in vectors])
+        # (tokens, 2 heads size) to (2, batch, heads, tokens, size)
+        both = both.view(-1, 2, heads, size).permute(1, 2, 0, 3).unsqueeze(1).expand(-1, len(key), -1, -1, -1)
         if self.example_names is None:
             return Prefix(both[0], both[1])
         # every example receives all prefixes, and sees its own
-        lengths = torch.tensor([each.shape[2] for each in prefixes], device=key.device)
-        owner = torch.repeat_interleave(torch.arange(len(prefixes), device=key.device), lengths)
-        seen = self.prompt_numbers(names, batch, key.device)[:, None] == owner[None, :]
+        lengths = torch.tensor([len(each) for each in vectors], device=key.device)
+        owner = torch.arange(len(vectors), device=key.device).repeat_interleave(lengths)
+        seen = self.example_numbers(names, len(key), key.device)[:, None] == owner[None, :]
         return Prefix(both[0], both[1], seen[:, None, None, :])
 
     def _begin(
         self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Run encoders once for all layers, outside of what gradient checkpointing recomputes."""
-        self._written = {name: self.vectors(name) for name in self.used_names() if name in self.soft_prompt_encoder}
-        mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
-        needs_positions = self._counts_positions and positions is None and bool(self.used_names())
+        names, mask = self.used_names(), kwargs.get("attention_mask")
+        self._written = {name: self.vectors(name) for name in names if name in self.soft_prompt_encoder}
+        needs_positions = self._counts_positions and kwargs.get("position_ids") is None and bool(names)
         if not needs_positions or mask is None or mask.dim() != 2:
             return args, kwargs
-        tokens = next(
-            each for each in (*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if each is not None
-        )
+        texts = (*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds"))
+        tokens = next(each for each in texts if each is not None)
         return args, {**kwargs, "position_ids": positions_of(mask)[:, -tokens.shape[1] :]}
 
     def _end(self, stack: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
@@ -98,11 +111,67 @@ class PrefixLayer(SoftPromptLayer):
             self._written = {}
 
 
-class _Source:
-    """Returns the prefix of one attention; an object, so that deepcopy and pickle follow it."""
+def prefix_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend as transformers' sdpa does, to the prefix too: each query sees all of it, at no distance."""
+    source = vars(module).get("prefix_source")
+    prefix: Prefix | None = None if source is None else source(key, value)
+    if prefix is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    is_causal, bias = kwargs.pop("is_causal", None), kwargs.pop("position_bias", None)
+    is_causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
+    mask = _prefixed_mask(attention_mask, prefix, query, key, is_causal)
+    if bias is not None:
+        bias = torch.cat([bias.new_zeros(*bias.shape[:-1], prefix.keys.shape[2]), bias], dim=-1)
+    keys, values = prefix.keys.to(key.dtype), prefix.values.to(value.dtype)
+    gate = None if prefix.gate is None else prefix.gate.to(key.dtype)
+    if gate is not None and gate.shape[2] == 1:
+        keys, values, gate = keys * gate, values * gate, None
+    width = value.shape[-1]
+    if gate is not None:  # of each query: [query, gate query] reads [key, 0] of tokens and [0, key] of the prefix
+        kwargs["scaling"] = kwargs.get("scaling") or query.shape[-1] ** -0.5  # sdpa would take the doubled width's
+        query = torch.cat([query, query * gate], dim=-1)
+        keys, key = pad(keys, (key.shape[-1], 0)), pad(key, (0, key.shape[-1]))
+        values, value = pad(values, (width, 0)), pad(value, (0, width))
+    key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+    states, _ = sdpa_attention_forward(module, query, key, value, mask, is_causal=False, position_bias=bias, **kwargs)
+    return states if gate is None else states[..., :width] + gate.transpose(1, 2) * states[..., width:], None
 
-    def __init__(self, layer: PrefixLayer, number: int) -> None:
-        self.layer, self.number = layer, number
 
-    def __call__(self, key: torch.Tensor, value: torch.Tensor) -> Prefix | None:
-        return self.layer.prefix(self.number, key, value)
+def _prefixed_mask(
+    mask: torch.Tensor | None, prefix: Prefix, query: torch.Tensor, key: torch.Tensor, is_causal: bool
+) -> torch.Tensor | None:
+    """Return the mask (batch, heads, queries, prefix and tokens), None where each query sees everything."""
+    batch, queries, tokens = query.shape[0], query.shape[2], key.shape[2]
+    is_causal = is_causal and queries > 1
+    if mask is None:
+        if not is_causal and prefix.seen is None:
+            return None
+        mask = torch.ones(1, 1, queries, tokens, dtype=torch.bool, device=key.device)
+        # aligned at the upper left, as in sdpa: the cache of a longer key is not yet filled
+        mask = mask.tril() if is_causal else mask
+    mask = mask[..., :tokens].expand(batch, -1, queries, -1)
+    shown, hidden = (True, False) if mask.dtype == torch.bool else (0.0, torch.finfo(mask.dtype).min)
+    front = mask.new_full((batch, mask.shape[1], queries, prefix.keys.shape[2]), shown)
+    front = front if prefix.seen is None else front.masked_fill(~prefix.seen, hidden)
+    return torch.cat([front, mask], dim=-1)
+
+
+def _key_shape(attention: Any) -> tuple[int, int]:
+    """Return the number of key heads and the width of each."""
+    names = ("head_dim", "attention_head_size", "key_value_proj_dim")
+    size = next((int(getattr(attention, name)) for name in names if hasattr(attention, name)), None)
+    if size is None:
+        raise ValueError(f"prefix tuning finds no width of heads in {type(attention).__name__}; use another method")
+    key = next(name for name in KEYS if getattr(attention, name, None) is not None)
+    width = attention.split_size if key == "c_attn" else getattr(attention, key).out_features
+    return width // size, size
+
+
+register_sdpa_attention(IMPLEMENTATION, prefix_attention)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from peftkit.compat.transformers import pooled
+from peftkit.compat.tuner import check_values
 from peftkit.config.families import family_of
-from peftkit.methods.pooler import pooled
-from peftkit.methods.soft_prompt.layer import SoftPromptLayer, counts_positions, positions_of
+from peftkit.methods.soft_prompt.layer import SoftPromptLayer, positions_of
 
 
 class PromptLayer(SoftPromptLayer):
@@ -21,34 +22,37 @@ class PromptLayer(SoftPromptLayer):
     """
 
     def __init__(self, stack: nn.Module, decoder: nn.Module | None = None) -> None:
-        super().__init__()
+        super().__init__(stack)
         self._added = 0  # positions before the text in the current call
         self._argument_names = list(inspect.signature(stack.forward).parameters)
-        self._counts_positions = counts_positions(stack)
         self._handles = [
             stack.register_forward_pre_hook(self._lengthen, with_kwargs=True),
-            stack.register_forward_hook(self._cut if decoder is None else self._keep, with_kwargs=True),
+            stack.register_forward_hook(self._cut)
+            if decoder is None
+            else decoder.register_forward_pre_hook(self._lengthen_cross_mask, with_kwargs=True),
         ]
-        if decoder is not None:
-            self._handles.append(decoder.register_forward_pre_hook(self._lengthen_cross_mask, with_kwargs=True))
 
     def prompt(self, batch: int, device: torch.device) -> torch.Tensor | None:
         """Return the prompts of a batch (batch, tokens, width): several active ones follow one another."""
         names = self.used_names()
-        if not names and self.example_names is None:
-            return None
-        if self.example_names is None:
-            return torch.cat([self.vectors(name) for name in names]).unsqueeze(0).expand(batch, -1, -1)
-        numbers = self.prompt_numbers(names, batch, device)
-        if (numbers < 0).any():
-            raise ValueError("a batch cannot mix examples with and without a soft prompt; predict them apart")
         vectors = [self.vectors(name) for name in names]
-        if len({len(vector) for vector in vectors}) > 1:
-            raise ValueError("prompts of one batch must have one length; use one num_virtual_tokens")
+        if self.example_names is None:
+            return torch.cat(vectors).unsqueeze(0).expand(batch, -1, -1) if names else None
+        numbers = self.example_numbers(names, batch, device)
+        check_values(
+            (
+                bool((numbers < 0).any()),
+                "a batch cannot mix examples with and without a soft prompt; predict them apart",
+            ),
+            (
+                len({len(vector) for vector in vectors}) > 1,
+                "prompts of one batch must have one length; use one num_virtual_tokens",
+            ),
+        )
         return torch.stack(vectors)[numbers]
 
     def _lengthen(
-        self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         self._added = 0
         inputs = dict(zip(self._argument_names, args, strict=False)) | kwargs
@@ -57,24 +61,18 @@ class PromptLayer(SoftPromptLayer):
         prompt = self.prompt(len(tokens), tokens.device)
         if prompt is None:
             return args, kwargs
-        length = prompt.shape[1]
-        ones = torch.ones(len(prompt), length, device=prompt.device)
-        past = inputs.get("past_key_values")
+        length, past, positions = prompt.shape[1], inputs.get("past_key_values"), inputs.get("position_ids")
         is_first = past is None or past.get_seq_length() == 0
         if mask is None and is_first:
             mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
         if mask is not None:
-            inputs["attention_mask"] = torch.cat([ones.to(mask.dtype), mask], dim=1)
-        positions = inputs.get("position_ids")
+            inputs["attention_mask"] = torch.cat([mask.new_ones(len(prompt), length), mask], dim=1)
         if not is_first:  # the cache contains the prompt
-            if positions is not None:
-                inputs["position_ids"] = positions + length
-            return (), inputs
+            return (), (inputs if positions is None else inputs | {"position_ids": positions + length})
         if states is None:
-            states = stack.get_input_embeddings()(ids)  # type: ignore[operator]
-        inputs.pop("input_ids", None)
-        inputs["inputs_embeds"] = torch.cat([prompt.to(states.dtype), states], dim=1)
-        self._check_positions(stack, inputs["inputs_embeds"].shape[1], length)
+            states = stack.get_input_embeddings()(ids)
+        inputs |= {"input_ids": None, "inputs_embeds": torch.cat([prompt.to(states.dtype), states], dim=1)}
+        self._check_positions(stack.config, inputs["inputs_embeds"].shape[1], length)
         if (types := inputs.get("token_type_ids")) is not None:
             inputs["token_type_ids"] = torch.cat([types[:, :1].repeat(1, length), types], dim=1)
         if positions is not None:
@@ -85,7 +83,7 @@ class PromptLayer(SoftPromptLayer):
         self._added = length
         return (), inputs
 
-    def _cut(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:
+    def _cut(self, stack: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:
         added, self._added = self._added, 0
         if not added:
             return outputs
@@ -98,10 +96,6 @@ class PromptLayer(SoftPromptLayer):
             outputs.pooler_output = pooled(stack, outputs.last_hidden_state)
         return outputs
 
-    def _keep(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:
-        self._added = 0
-        return outputs
-
     def _lengthen_cross_mask(
         self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -112,10 +106,8 @@ class PromptLayer(SoftPromptLayer):
         return args, {**kwargs, "encoder_attention_mask": torch.cat([front, mask], dim=1)}
 
     @staticmethod
-    def _check_positions(stack: nn.Module, tokens: int, prompt: int) -> None:
-        config: Any = stack.config
-        limit = getattr(config, "max_position_embeddings", None)
-        family = family_of(config.model_type)
+    def _check_positions(config: Any, tokens: int, prompt: int) -> None:
+        family, limit = family_of(config.model_type), getattr(config, "max_position_embeddings", None)
         if limit is None or family is None or family.reserved_positions is None:
             return
         limit -= family.reserved_positions

@@ -2,15 +2,97 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftConfig
 from torch import nn
 from transformers.activations import ACT2FN
 
+from peftkit.compat.peft import peft_type
 from peftkit.compat.transformers import Conv1D
-from peftkit.compat.tuner import TunerLayer
-from peftkit.methods.adapter.config import BottleneckConfig
+from peftkit.compat.tuner import TunerLayer, check_values
+from peftkit.config.families import family_of
+
+KINDS = ("houlsby", "pfeiffer", "parallel")
+
+
+@dataclass
+class BottleneckConfig(PeftConfig):
+    """A bottleneck adapter: scaling * up(activation(down(x))), two small layers whose output is added to a sub-layer's.
+
+    Args:
+        kind: houlsby, behind attention and behind the feed-forward, before residual and layer norm (Houlsby et al.
+            2019, section 2.1; they train the layer norms too, in BERT modules_to_save=["LayerNorm"]); pfeiffer, behind
+            the feed-forward alone, reading the output of residual and layer norm (Pfeiffer et al. 2021, figure 5);
+            parallel, beside the feed-forward, reading its residual (He et al. 2022, table 1).
+        bottleneck_dim: the width between both layers; None: the sub-layer's width divided by `reduction_factor`.
+        reduction_factor: used where `bottleneck_dim` is None.
+        activation: a name of transformers' ACT2FN.
+        scaling: factor of the adapter's output; He et al. 2022 use 4 for their scaled parallel adapter.
+        dropout: probability, between activation and up projection.
+        init_std: standard deviation of the down projection at the start. The up projection starts at zero, so that a
+            fresh adapter equals its base, where Houlsby et al. start both near zero and so only near the base.
+        layers: indices of the layers that get adapters; AdapterDrop leaves out the lower ones (Rücklé et al. 2021). In
+            T5 encoder and decoder each count from 0. None: all layers.
+        target_modules: a regular expression or names of modules; None: those of the model's family.
+        exclude_modules: modules that get no adapter although they are targets.
+        modules_to_save: modules that train whole and are saved with the adapter, such as a head.
+        trainable_token_indices: ids of tokens whose embedding rows train and are saved, or such ids by the name of the
+            layer; the other rows stay unchanged.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    kind: str = "houlsby"
+    bottleneck_dim: int | None = None
+    reduction_factor: int = 16
+    activation: str = "gelu"
+    scaling: float = 1.0
+    dropout: float = 0.0
+    init_std: float = 1e-2
+    layers: list[int] | None = None
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = peft_type("BOTTLENECK")
+        size = self.bottleneck_dim
+        check_values(
+            (self.kind not in KINDS, f"kind={self.kind} is unknown; choose one of {', '.join(KINDS)}"),
+            (
+                self.activation not in ACT2FN,
+                f"activation={self.activation} is unknown; choose one of {', '.join(sorted(ACT2FN))}",
+            ),
+            (size is not None and size < 1, f"bottleneck_dim={size} leaves no adapter; set 1 or more"),
+            (self.reduction_factor < 1, f"reduction_factor={self.reduction_factor} divides the width; set 1 or more"),
+            (not 0 <= self.dropout < 1, f"dropout={self.dropout} is a probability; set it in [0, 1)"),
+            # with both projections at zero, neither would get a gradient
+            (self.init_std <= 0, f"init_std={self.init_std} keeps the adapter from learning; set it above 0"),
+        )
+        # sorted, so that equivalent configs are saved alike
+        self.layers = self.layers and sorted(self.layers)
+        if not isinstance(self.target_modules, str):
+            self.target_modules = self.target_modules and sorted(self.target_modules)
+
+    def places(self, model_type: str) -> str:
+        """Return the regular expression of the modules that get an adapter.
+
+        Raises:
+            ValueError: there is no record of the family: the user must name the modules.
+        """
+        family = family_of(model_type)
+        if family is None:
+            raise ValueError(
+                f"peftkit knows no modules for adapters in {model_type}; set target_modules=[...] "
+                "to the modules to adapt, such as the output projections of attention and feed-forward"
+            )
+        return family.modules.of_adapter(self.kind)
 
 
 class BottleneckLayer(TunerLayer):
@@ -53,9 +135,17 @@ class BottleneckLayer(TunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def widths(self) -> tuple[int, int]:
-        """Return the widths of an adapter's input and output: both are the base's output."""
-        width = widths_of(_last_layer(self.get_base_layer()))[1]
-        return width, width
+        """Return the widths of an adapter's input and output: both are the base's output.
+
+        That is the output of its last layer: modules register layers in calling order.
+        """
+        base = self.get_base_layer()
+        found = [widths for layer in base.modules() if (widths := widths_of(layer))]
+        if not found:
+            raise ValueError(
+                f"an adapter needs a linear layer, but {type(base).__name__} has none; set target_modules to others"
+            )
+        return found[-1][1], found[-1][1]
 
     def forward(
         self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
@@ -66,14 +156,12 @@ class BottleneckLayer(TunerLayer):
         """
         out = self.base_layer(x, *args, **kwargs)
         for name, examples in self._turns(adapter_names, out.device):
-            out = self._changed(out, out, name, examples)
+            out = self._changed(out, self._read(x, out), name, examples)
         return out
 
-    def merge(self, *_: Any, **__: Any) -> None:
-        raise ValueError("bottleneck adapters are not linear and cannot be merged into their base; keep them beside it")
-
-    def unmerge(self) -> None:
-        """Do nothing: these adapters are never merged."""
+    def _read(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Return what an adapter reads, of the base's input, and its output as changed by the adapters before."""
+        return out
 
     def _turns(self, adapter_names: list[str] | None, device: torch.device) -> list[tuple[str, torch.Tensor | None]]:
         """Return the adapters to apply, in order, each with its examples of the batch; None: all."""
@@ -94,10 +182,10 @@ class BottleneckLayer(TunerLayer):
 
     def _change(self, read: torch.Tensor, name: str, examples: torch.Tensor | None) -> torch.Tensor:
         """Return the adapter's output for these examples of `read`, in the adapter's own precision."""
-        down, up = self.bottleneck_down[name], self.bottleneck_up[name]
+        down = self.bottleneck_down[name]
         x = self.cast(read if examples is None else read[examples], down.weight.dtype)
         hidden = self.bottleneck_dropout[name](self.bottleneck_activation[name](down(x)))
-        change = up(hidden) * self.bottleneck_scaling[name]
+        change = self.bottleneck_up[name](hidden) * self.bottleneck_scaling[name]
         return change * self.bottleneck_gate[name](x, examples) if name in self.bottleneck_gate else change
 
 
@@ -117,7 +205,7 @@ class PostNormLayer(BottleneckLayer):
 
 
 class ParallelLayer(BottleneckLayer):
-    """A frozen feed-forward and, by name, the adapters beside it, which read its residual.
+    """A frozen feed-forward or projection and, by name, the adapters beside it, which read its residual or input.
 
     Where a norm precedes the feed-forward (GPT-2, Llama), they read the norm's input.
     """
@@ -127,12 +215,12 @@ class ParallelLayer(BottleneckLayer):
     ) -> None:
         super().__init__(base_layer, adapter_name, config)
         self._norm_input: torch.Tensor | None = None
-        self._handle = None if norm is None else norm.register_forward_pre_hook(self._remember)
+        if norm is not None:
+            self._handles.append(norm.register_forward_pre_hook(self._remember))
 
     def widths(self) -> tuple[int, int]:
         """Return a linear base's own widths; those of a feed-forward are equal."""
-        base = self.get_base_layer()
-        return widths_of(base) if _has_widths(base) else super().widths()
+        return widths_of(self.get_base_layer()) or super().widths()
 
     def forward(
         self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
@@ -143,48 +231,26 @@ class ParallelLayer(BottleneckLayer):
         LayerNorm(dense(inner states) + residual). Adding to that residual is adding before residual and layer norm,
         which is what a parallel adapter does.
         """
-        turns = self._turns(adapter_names, x.device)
         if args:
-            read, *args_left = args
-            residual = read
-            for name, examples in turns:
-                residual = self._changed(residual, read, name, examples)
+            residual, *args_left = args
+            for name, examples in self._turns(adapter_names, x.device):
+                residual = self._changed(residual, args[0], name, examples)
             return self.base_layer(x, residual, *args_left, **kwargs)
-        read = x if self._norm_input is None else self._norm_input
+        out = super().forward(x, adapter_names=adapter_names, **kwargs)
         self._norm_input = None
-        out = self.base_layer(x, **kwargs)
-        for name, examples in turns:
-            out = self._changed(out, read, name, examples)
         return out
 
-    def release(self) -> None:
-        """Remove the hook on the norm, before the base is restored."""
-        if self._handle is not None:
-            self._handle.remove()
+    def _read(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        return x if self._norm_input is None else self._norm_input
 
     def _remember(self, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self._norm_input = inputs[0]
 
 
-def _last_layer(base: nn.Module) -> nn.Module:
-    """Return the layer with the width of the base's output: modules register layers in calling order."""
-    linear = [layer for layer in base.modules() if _has_widths(layer)]
-    if not linear:
-        raise ValueError(
-            f"an adapter needs a linear layer, but {type(base).__name__} has none; set target_modules to others"
-        )
-    return linear[-1]
-
-
-def _has_widths(layer: nn.Module) -> bool:
-    return isinstance(layer, Conv1D | nn.LayerNorm) or (
-        hasattr(layer, "in_features") and hasattr(layer, "out_features")
-    )
-
-
-def widths_of(layer: nn.Module) -> tuple[int, int]:
+def widths_of(layer: nn.Module) -> tuple[int, int] | None:
+    """Return the widths of a layer's input and output, None where it has none."""
     if isinstance(layer, Conv1D):
         return layer.nx, layer.nf
     if isinstance(layer, nn.LayerNorm):
         return layer.normalized_shape[0], layer.normalized_shape[0]
-    return layer.in_features, layer.out_features
+    return (layer.in_features, layer.out_features) if hasattr(layer, "out_features") else None  # type: ignore[return-value]

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from peftkit.methods.adapter.layer import BottleneckLayer, ParallelLayer, widths_of
-from peftkit.methods.soft_prompt.attention import Prefix, is_causal
-from peftkit.methods.soft_prompt.config import SoftPromptConfig
-from peftkit.methods.soft_prompt.prefix import PrefixLayer
+from peftkit.methods.adapter_layers import ParallelLayer
+from peftkit.methods.soft_prompt.layer import SoftPromptConfig, is_causal
+from peftkit.methods.soft_prompt.prefix import Prefix, PrefixLayer
 
 
 class Tokens:
@@ -63,14 +62,14 @@ class GatedPrefixLayer(PrefixLayer):
         self.tokens = Tokens()
         self.is_causal = is_causal(stack)
         self._gates: dict[int, torch.Tensor] = {}  # of the current attention
-        for number, (attention, _) in enumerate(self._targets):
+        for number, attention in enumerate(self._attentions):
             names = list(inspect.signature(attention.forward).parameters)
             read = partial(self._read, number=number, argument_names=names)
             self._handles.append(attention.register_forward_pre_hook(read, with_kwargs=True))
 
     def add(self, name: str, config: SoftPromptConfig, read: int, vectors: torch.Tensor) -> None:
         super().add(name, config, read, vectors)
-        self.soft_prompt_gate[name] = Gate(read, None if self.is_causal else self.tokens, len(self._targets))
+        self.soft_prompt_gate[name] = Gate(read, None if self.is_causal else self.tokens, len(self._attentions))
 
     def prefix(self, number: int, key: torch.Tensor, value: torch.Tensor) -> Prefix | None:
         prefix, gate = super().prefix(number, key, value), self._gates.pop(number, None)
@@ -88,20 +87,20 @@ class GatedPrefixLayer(PrefixLayer):
         mask = arguments.get("mask", arguments.get("attention_mask"))  # (batch, 1, queries, keys), None: no mask
         self.tokens.seen = None if mask is None else mask[:, 0].any(dim=1)
         names = self.used_names()
-        if not names or self._recorded is not None:
+        if not names or self.recorded is not None:
             return
         if self.example_names is None and len(names) > 1:
             raise ValueError(f"gated prefixes cannot be active together, as {', '.join(names)} are; activate one")
         states = arguments["hidden_states"]
         gates = torch.stack([self.soft_prompt_gate[name](states, number=number) for name in names])
         batch = torch.arange(len(states), device=states.device)
-        prompts = (
-            0 if self.example_names is None else self.prompt_numbers(names, len(states), states.device).clamp(min=0)
+        owner = (
+            0 if self.example_names is None else self.example_numbers(names, len(states), states.device).clamp(min=0)
         )
-        self._gates[number] = gates[prompts, batch].unsqueeze(1)
+        self._gates[number] = gates[owner, batch].unsqueeze(1)
 
 
-class LowRankLayer(BottleneckLayer):
+class LowRankLayer(ParallelLayer):
     """A frozen projection and, by name, the LoRA beside it (Hu et al. 2022, section 4.1)."""
 
     has_bias = False
@@ -109,18 +108,6 @@ class LowRankLayer(BottleneckLayer):
     def add(self, adapter_name: str, config: Any) -> None:
         super().add(adapter_name, config.low_rank())
         nn.init.kaiming_uniform_(self.bottleneck_down[adapter_name].weight, a=5**0.5)
-
-    def widths(self) -> tuple[int, int]:
-        return widths_of(self.get_base_layer())
-
-    def forward(
-        self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
-    ) -> torch.Tensor:
-        """Return the base's output (batch, tokens, width) plus the active adapters' outputs for its input."""
-        out = self.base_layer(x, *args, **kwargs)
-        for name, examples in self._turns(adapter_names, out.device):
-            out = self._changed(out, x, name, examples)
-        return out
 
 
 class QueryValueLayer(LowRankLayer):
@@ -138,13 +125,6 @@ class QueryValueLayer(LowRankLayer):
 class BehindLayer(ParallelLayer):
     """A feed-forward after its norm, and the adapters behind it, which read its output plus residual."""
 
-    def forward(
-        self, x: torch.Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
-    ) -> torch.Tensor:
-        """Return the base's output (batch, tokens, width), to which the caller adds the residual."""
-        residual, self._norm_input = self._norm_input, None
-        assert residual is not None  # the norm has just run
-        out = self.base_layer(x, *args, **kwargs)
-        for name, examples in self._turns(adapter_names, out.device):
-            out = self._changed(out, residual + out, name, examples)
-        return out
+    def _read(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        assert self._norm_input is not None  # the norm has just run
+        return self._norm_input + out
