@@ -7,14 +7,16 @@ command line has: `train={"num_train_epochs": 1}`, `search={"lr_multipliers": [0
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from peftkit.cli.compose import open_composer
 from peftkit.cli.values import compose_values
-from peftkit.config import RunConfig, UserError
+from peftkit.config import JOBS, RunConfig, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,9 +57,8 @@ def finetune(
     """
     from peftkit.results.run_result import RunResult
 
-    choices = {"recipe": recipe, "model": model, "method": method, "task": task}
-    (config,) = _configs([(choices, {"seed": seed, "train": train or {}, **settings})])
-    return RunResult(_run(config))
+    chosen = {"recipe": recipe, "model": model, "method": method, "task": task, "seed": seed, "train": train}
+    return RunResult(_run(_config(**chosen, **settings)))
 
 
 def compare(
@@ -80,22 +81,19 @@ def compare(
     """
     from peftkit.leaderboard.board import Board
 
-    numbers = range(seeds) if isinstance(seeds, int) else seeds
+    chosen = {"recipe": recipe, "model": model, "train": train, **settings}
     configs = _configs(
         [
-            (
-                {"recipe": recipe, "model": model, "method": method, "task": task},
-                {"seed": seed, "train": train or {}, **settings},
-            )
+            {**chosen, "task": task, "method": method, "seed": seed}
             for task in tasks
             for method in methods
-            for seed in numbers
+            for seed in (range(seeds) if isinstance(seeds, int) else seeds)
         ]
     )
     folders: list[Path] = []
     for config in configs:
         try:
-            _run(config, folders)
+            _run(config, folders.append)
         except UserError:
             raise
         except Exception as error:
@@ -114,7 +112,7 @@ def evaluate(run: str | Path | RunResult, *, task: str | None = None, **settings
     """
     from peftkit.jobs.evaluate import evaluate_run
 
-    (config,) = _configs([({"task": task}, {"job": "evaluate", "run": _folder(run), **settings})])
+    config = _config(task=task, job="evaluate", run=_folder(run), **settings)
     with _quiet(config):
         return evaluate_run(config)
 
@@ -140,7 +138,7 @@ def predict(
     values = [texts] if isinstance(texts, str) else list(texts)
     if not values:
         return []
-    (config,) = _configs([({}, {"job": "predict", "run": _folder(run), "input": "texts", **settings})])
+    config = _config(job="predict", run=_folder(run), input="texts", **settings)
     with _quiet(config):
         task = recorded_config(Path(str(config.run))).task
         table, _ = predict_table(config, text_table(task, values, split=isinstance(texts, str)), "texts")
@@ -159,7 +157,7 @@ def embed(
     from peftkit.jobs.embed import encode, load_encoder
 
     chosen = {} if run is None else {"run": _folder(run)}
-    (config,) = _configs([({"model": model}, {"job": "embed", "input": "texts", **chosen, **settings})])
+    config = _config(model=model, job="embed", input="texts", **chosen, **settings)
     assert config.embed is not None  # its section is in config.yaml
     with _quiet(config):
         return encode(load_encoder(config, config.embed), list(texts)).vectors
@@ -173,8 +171,7 @@ def merge(run: str | Path | RunResult, *, output: str | Path | None = None) -> P
     """
     folder = Path(_folder(run))
     target = folder / "merged" if output is None else Path(output)
-    (config,) = _configs([({}, {"job": "merge", "run": str(folder), "output": str(target)})])
-    _run(config)
+    _run(_config(job="merge", run=str(folder), output=str(target)))
     return target
 
 
@@ -191,8 +188,8 @@ def plan(
     """Return what a run would train, cost and need; no step is taken."""
     from peftkit.jobs.plan import make_plan
 
-    choices = {"recipe": recipe, "model": model, "method": method, "task": task}
-    (config,) = _configs([(choices, {"job": "plan", "seed": seed, "train": train or {}, **settings})])
+    chosen = {"recipe": recipe, "model": model, "method": method, "task": task, "seed": seed, "train": train}
+    config = _config(job="plan", **chosen, **settings)
     with _quiet(config):
         return make_plan(config)
 
@@ -219,20 +216,48 @@ def leaderboard(out: str | Path = "outputs", *, results: Sequence[str | Path] = 
     return Board.read([Path(out), *map(Path, results)])
 
 
-def _configs(wanted: Sequence[tuple[Mapping[str, str | None], Mapping[str, Any]]]) -> list[RunConfig]:
+def _configs(runs: Sequence[Mapping[str, Any]]) -> list[RunConfig]:
     """Compose and check the config of each run, all before the first begins."""
     with open_composer(None) as composer:
-        return [compose_values(composer, choices, values) for choices, values in wanted]
+        return [compose_values(composer, values) for values in runs]
 
 
-def _run(config: RunConfig, begun: list[Path] | None = None) -> Path:
-    """Run a job that leaves a folder; the folder is added to `begun` before a training."""
-    from peftkit import jobs
+def _config(**values: Any) -> RunConfig:
+    return _configs([values])[0]
+
+
+def run_job(config: RunConfig, begin: Callable[[Path], None] | None = None) -> Any:
+    """Run the job that a config names, and return what its entry point returns: a run folder where it has one.
+
+    The command line calls this for each run of a command; the functions above for jobs that leave a folder.
+
+    Args:
+        begin: called with the folder of each training run before it starts; a failed one is never returned.
+
+    Raises:
+        UserError: the input is wrong in a way that only loading could show.
+    """
+    job = JOBS[config.job]
+    with ExitStack() as stack:
+        if job.loads_model:
+            from peftkit.pipeline.libraries import library_settings
+
+            stack.enter_context(library_settings(config.source))
+        if config.generates_data:
+            from peftkit.jobs.generated_data import with_generated_data
+
+            config = with_generated_data(config)
+        module, _, name = job.entry.partition(":")
+        function = getattr(import_module(module), name)
+        arguments = {"begin": begin} if "begin" in inspect.signature(function).parameters else {}
+        return function(config, **arguments)
+
+
+def _run(config: RunConfig, begin: Callable[[Path], None] | None = None) -> Path:
     from peftkit.results.console import log_records
 
     with log_records():
-        folder = jobs.run(config, None if begun is None else begun.append)
-    return Path(folder)
+        return Path(run_job(config, begin))
 
 
 @contextmanager

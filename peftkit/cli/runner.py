@@ -33,7 +33,7 @@ class SweepRunner:
         """Run one job; a failed one does not stop the others."""
         from hydra.core.hydra_config import HydraConfig
 
-        from peftkit import jobs
+        from peftkit import api
 
         hydra = HydraConfig.get()
         self.claim = cfg.claim
@@ -42,7 +42,7 @@ class SweepRunner:
         try:
             config_dir = self.flags[1] if self.flags else None
             config = build_run(cfg, hydra.runtime.choices.get("recipe"), overrides, config_dir)
-            jobs.run(config, self.record_folder)
+            api.run_job(config, self.record_folder)
         except UserError as error:
             self.fail(2, str(error))
         except KeyboardInterrupt:
@@ -78,7 +78,7 @@ class SweepRunner:
             else:
                 self.fail(status.exit_code, status.message)
         if len(self.folders) > 1 or (self.folders and not self.exit_code):  # the failure of a single run is printed
-            from peftkit import jobs
+            from peftkit.jobs.leaderboard import show_runs
 
-            jobs.finish(self.folders, self.claim)
+            show_runs(self.folders, self.claim)
         sys.exit(self.exit_code)

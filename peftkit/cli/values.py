@@ -13,24 +13,24 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftkit.cli.compose import Composer, build_run, without_hydra
 from peftkit.cli.overrides import OPEN
-from peftkit.cli.validate import options_of
+from peftkit.cli.validate import GROUPS, options_of
 from peftkit.config import RunConfig, UserError, config_errors, nearest
 from peftkit.config.suggestions import unknown_key
 
 PLAIN = re.compile(r"[\w./-]+")
 
 
-def compose_values(composer: Composer, choices: Mapping[str, str | None], values: Mapping[str, Any]) -> RunConfig:
+def compose_values(composer: Composer, values: Mapping[str, Any]) -> RunConfig:
     """Return the config of one run.
 
     Args:
-        choices: the options of recipe, model, method and task; None leaves the default.
-        values: by key; a key may be dotted, and a mapping sets the keys below it.
+        values: by key; a key may be dotted, and a mapping sets the keys below it. A text chooses an option of recipe,
+            model, method or task, and None leaves these and `train` as they are.
 
     Raises:
-        UserError: every error of the choices and values.
+        UserError: every error of the values.
     """
-    chosen = {group: name for group, name in choices.items() if name is not None}
+    chosen = {group: values[group] for group in GROUPS if isinstance(values.get(group), str)}
     errors = [
         f"unknown {group}={name}{nearest(name, options, f'{group}=')}"
         for group, name in chosen.items()
@@ -40,7 +40,8 @@ def compose_values(composer: Composer, choices: Mapping[str, str | None], values
         raise UserError("; ".join(errors))
     composed = composer([f"{group}={name}" for group, name in chosen.items()])
     cfg = without_hydra(composed)
-    flat = dict(_flat(cfg, values))
+    unset = {name for name in (*GROUPS, "train") if values.get(name) is None}
+    flat = dict(_flat(cfg, {key: value for key, value in values.items() if key not in {*chosen, *unset}}))
     for key, value in flat.items():
         try:
             _set(cfg, key, value)

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftkit import jobs
+from peftkit import api
 from peftkit.cli import choose, compose_config
 from peftkit.cli.compose import build_run
 
 
 def run(overrides: Sequence[str], recipe: str | None = None, begin: Callable[[Path], None] | None = None) -> Any:
     """Run one job and return what it returns; `begin` is called with the folder of a run that trains."""
-    return jobs.run(build_run(compose_config(overrides), recipe, overrides), begin)
+    return api.run_job(build_run(compose_config(overrides), recipe, overrides), begin)
 
 
 def finetune(*overrides: str) -> list[Path]:
@@ -49,4 +49,4 @@ def plan(*overrides: str) -> None:
 
 
 def _run(job: str, overrides: Sequence[str]) -> list[Path | None]:
-    return [jobs.run(config) for config in choose([f"job={job}", *overrides])]
+    return [api.run_job(config) for config in choose([f"job={job}", *overrides])]

@@ -114,7 +114,7 @@ def test_what_cannot_be_merged_is_refused_before_anything_trains(
 ) -> None:
     folder = adapt("gpt2", places["gpt2"], corpus, tmp_path, "method=adapter")
     words = tiny("gpt2", "job=downstream", f"run={folder}", "task=mrpc")
-    with pytest.raises(UserError, match="adapter cannot be merged|cannot be merged: bottleneck"):
+    with pytest.raises(UserError, match="cannot be merged: bottleneck"):
         commands.run(words)
     assert not list(tmp_path.rglob("mrpc"))
 
