@@ -133,14 +133,14 @@ def predict(
         UserError: the run is not finished, or the task reads another number of texts.
     """
     from peftkit.jobs.predict import predict_table, text_table
-    from peftkit.pipeline.inference import recorded_config
+    from peftkit.results.run_result import RunResult
 
     values = [texts] if isinstance(texts, str) else list(texts)
     if not values:
         return []
     config = _config(job="predict", run=_folder(run), input="texts", **settings)
     with _quiet(config):
-        task = recorded_config(Path(str(config.run))).task
+        task = RunResult.finished(config.run).config.task
         table, _ = predict_table(config, text_table(task, values, split=isinstance(texts, str)), "texts")
     found = [Prediction(row["prediction"], row["scores"]) for row in table]
     return found[0] if isinstance(texts, str) else found
@@ -158,9 +158,8 @@ def embed(
 
     chosen = {} if run is None else {"run": _folder(run)}
     config = _config(model=model, job="embed", input="texts", **chosen, **settings)
-    assert config.embed is not None  # its section is in config.yaml
     with _quiet(config):
-        return encode(load_encoder(config, config.embed), list(texts)).vectors
+        return encode(load_encoder(config), list(texts)).vectors
 
 
 def merge(run: str | Path | RunResult, *, output: str | Path | None = None) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peftkit.config.checks import config_errors, run_errors
 from peftkit.config.checks.values import EMBEDDING_INITS
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
-from peftkit.config.errors import UserError, error_summary
+from peftkit.config.errors import UserError, error_summary, refuse
 from peftkit.config.jobs import JOBS, Job
 from peftkit.config.kinds import KINDS, TaskKind, generates_text, kind_of
 from peftkit.config.run import (
@@ -28,5 +28,5 @@ __all__ = [
     "EMBEDDING_INITS", "FILES", "INCIDENTAL", "JOBS", "KINDS", "SECTIONS", "TEXTS", "TEXT_FILES", "EarlyStopping",
     "Embed", "Extend", "Generate", "Job", "MethodConfig", "ModelConfig", "RunConfig", "Search", "TaskConfig",
     "TaskKind", "UserError", "config_errors", "error_summary", "generates_text", "is_prompted", "kind_of", "nearest",
-    "run_errors",
+    "refuse", "run_errors",
 ]  # fmt: skip

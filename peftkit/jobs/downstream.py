@@ -10,15 +10,15 @@ from typing import Any
 
 from filelock import FileLock
 
-from peftkit.config import RunConfig, UserError
+from peftkit.config import RunConfig, UserError, kind_of
 from peftkit.jobs.finetune import finetune
 from peftkit.jobs.merge import merge
 from peftkit.jobs.search import run_lock
 from peftkit.leaderboard.stats import task_score
-from peftkit.pipeline.inference import recorded_config, recorded_source
 from peftkit.pipeline.sources import find_model
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
+from peftkit.results.run_result import RunResult
 
 OWN = ("job=", "run=")  # overrides that the two runs do not have
 
@@ -36,22 +36,22 @@ def downstream(config: RunConfig, begin: Callable[[Path], None] | None = None) -
     Raises:
         UserError: `run` is no such run or cannot be merged, the config has another base, or the labels are hidden.
     """
-    folder = Path(str(config.run))
-    adapted = recorded_config(folder)
+    run = RunResult.finished(config.run)
+    folder, adapted = run.folder, run.config
     if adapted.task.kind != "language_modeling" or adapted.trial:
         what = "is a trial" if adapted.trial else f"trained {adapted.task.name}, not a language model"
         raise UserError(f"{folder} {what}; name a finished run of recipe=adapt_bert, adapt_gpt2 or adapt_t5")
-    _check_base(config, adapted, folder)
+    _check_base(config, run)
     checkpoint = _checkpoint(config, folder)
     overrides = tuple(override for override in config.overrides if not override.lstrip("+").startswith(OWN))
     first = replace(config, job="finetune", run=None, overrides=overrides)
     with run_lock(first):  # other adapted models may be compared with the same base
         before = finetune(first, begin)
-    result: Any = run_folder.read_result(before)
+    result = RunResult(before).record
     if not result["scores"]:
         raise UserError(f"task={config.task.name} has hidden labels, so nothing can be compared; use another task")
     changes: dict[str, Any] = {"checkpoint": str(checkpoint), "revision": "main"}
-    if config.model.family == "encoder" and config.task.kind in ("classification", "regression"):
+    if config.model.family == "encoder" and kind_of(config.task).sequence_label:
         # pooled as the base is: the merged folder does not record how it was trained
         changes["pooling"] = result["audit"]["sources"]["model"]["pooling"]
     second = replace(
@@ -66,20 +66,18 @@ def downstream(config: RunConfig, begin: Callable[[Path], None] | None = None) -
     return after
 
 
-def _check_base(config: RunConfig, adapted: RunConfig, folder: Path) -> None:
-    base, chosen = recorded_source(folder), find_model(config.model, config.source)
+def _check_base(config: RunConfig, run: RunResult) -> None:
+    adapted, base, chosen = run.config, run.source, find_model(config.model, config.source)
     is_same = base.revision == chosen.revision and (base.name == chosen.name or base.kind == chosen.kind == "folder")
     if is_same and adapted.model.keep_layers == config.model.keep_layers:
         return
     overrides = [f"model={adapted.model.name}", f"model.checkpoint={adapted.model.checkpoint}"]
-    if base.kind in ("hub", "cache"):
-        overrides.append(f"model.revision={base.revision}")
-    if base.kind == "offline":
-        overrides.append("source=offline")
+    where = "source=offline" if base.kind == "offline" else f"model.revision={base.revision}"
+    overrides += [where] if base.kind != "folder" else []
     if adapted.model.keep_layers is not None:
         overrides.append(f"model.keep_layers=[{','.join(map(str, adapted.model.keep_layers))}]")
     raise UserError(
-        f"{folder} was trained from {base.name} ({base.revision}), but the base of this command is {chosen.name} "
+        f"{run.folder} was trained from {base.name} ({base.revision}), but the base of this command is {chosen.name} "
         f"({chosen.revision}); use {' '.join(overrides)}"
     )
 
@@ -103,13 +101,14 @@ def _checkpoint(config: RunConfig, folder: Path) -> Path:
 
 def _record(folder: Path, name: str, config: RunConfig, before: Path, after: Path) -> None:
     """Add both scores to the result of the language modeling run; two seeds may end at the same time."""
-    first, second = (_result(each) for each in (before, after))
+    first, second = RunResult(before).record, RunResult(after).record
     scores = {"before": task_score(first["scores"]), "after": task_score(second["scores"])}
-    is_searched = bool(config.search.lr_multipliers)
     entry = {
         "task": config.task.name,
         "method": config.method.name,
-        "learning_rate": "each its own" if is_searched else f"{float(config.train['learning_rate']):g}",
+        "learning_rate": "each its own"
+        if config.search.lr_multipliers
+        else f"{float(config.train['learning_rate']):g}",
         "rows": first["audit"]["rows"].get(str(config.task.splits["train"])),
         "fresh": second["audit"]["fresh"],
     }
@@ -119,11 +118,7 @@ def _record(folder: Path, name: str, config: RunConfig, before: Path, after: Pat
         entries.setdefault(name, {**entry, "seeds": {}})["seeds"][str(config.seed)] = scores
 
     run_folder.amend_result(folder, change)
-    what = f"{config.task.name}, {config.method.name}"
-    log(f"{what}: {scores['before']:.3f} from the base, {scores['after']:.3f} from {folder}")
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    result = run_folder.read_result(folder)
-    assert result is not None
-    return result
+    log(
+        f"{config.task.name}, {config.method.name}: {scores['before']:.3f} from the base, {scores['after']:.3f} from "
+        f"{folder}"
+    )

@@ -8,27 +8,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted
-from peftkit.config.source import Source
+from peftkit.config import RunConfig, TaskConfig, is_prompted, kind_of, refuse
 from peftkit.data.datasets import load_task_dataset
 from peftkit.paths import safe_name
-from peftkit.pipeline.evaluate import evaluate_splits
+from peftkit.pipeline.evaluate import score_splits
 from peftkit.pipeline.inference import (
     base_source,
     join_names,
     load_bundle,
-    recorded_config,
-    recorded_label_names,
-    recorded_source,
     run_tokenizer_source,
     with_eval_batch_size,
 )
 from peftkit.pipeline.prompting import format_for, read_shots
 from peftkit.pipeline.reference import score_reference
 from peftkit.pipeline.sources import warn_substitutions
-from peftkit.pipeline.trainers import predictor
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
+from peftkit.results.run_result import RunResult
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ def evaluate(config: RunConfig) -> Path:
         if not found.scores:
             log(f"{found.task}: the labels are hidden, so there is no score; the predictions are kept")
         log(f"-> {found.file}")
-    return Path(str(config.run))
+    return found.file.parent
 
 
 def evaluate_run(config: RunConfig) -> Evaluation:
@@ -59,55 +55,38 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     Raises:
         UserError: the task is of another kind or has other labels.
     """
-    folder = Path(str(config.run))
-    trained = recorded_config(folder)
-    names = recorded_label_names(folder)
-    task = _task_of(config.task, trained.task, names, config.overrides)
-    if task.kind != trained.task.kind:
-        raise UserError(f"the run answers {trained.task.kind}, task={task.name} is {task.kind}; name one of its kind")
-    trained_on = run_folder.read_result(folder)["audit"]["sources"]["data"]["revision"]  # type: ignore[index]
-    rows = load_task_dataset(_only_evaluation(task), config.data_root, config.source, trained_on)
-    if rows.label_names != names:
-        raise UserError(
-            f"the run has the labels {join_names(names)}, task={task.name} has {join_names(rows.label_names)}"
-        )
-    chosen = with_eval_batch_size(config, replace(trained, task=task))
-    warn_substitutions(recorded_source(folder), rows.source)
-    reference = score_reference(
-        chosen, base_source(trained, folder), rows.splits, run_tokenizer_source(trained, folder)
-    )
-    bundle = load_bundle(trained, folder)
-    bundle.format = format_for(
-        chosen, names, bundle.tokenizer, read_shots(folder) if is_prompted(trained) else (), bundle.model
-    )
-    splits = {name: reference.beside(name, bundle.format.encode(table)) for name, table in rows.splits.items()}
-    is_other = rows.source.revision != trained_on and (task.suite == "own" or task.name == trained.task.name)
-    name = f"{task.name}-{_data_name(rows.source)}" if is_other else task.name
-    with predictor(chosen, bundle) as trainer:
-        file = folder / f"predictions-{name}.parquet"
-        scores, costs = evaluate_splits(chosen, bundle, trainer, splits, rows, file)
-    record = folder / f"evaluation-{name}.json"
+    run = RunResult.finished(config.run)
+    kind, names = run.config.task.kind, run.label_names
+    task = _task_of(config.task, run.config.task, names, config.overrides)
+    refuse((task.kind != kind, f"the run answers {kind}, task={task.name} is {task.kind}; name one of its kind"))
+    trained_on = run.record["audit"]["sources"]["data"]["revision"]
+    evaluated = replace(task, splits={**task.splits, "train": None})
+    data = load_task_dataset(evaluated, config.data_root, config.source, trained_on)
+    have = f"the run has the labels {join_names(names)}, task={task.name} has {join_names(data.label_names)}"
+    refuse((data.label_names != names, have))
+    chosen = with_eval_batch_size(config, replace(run.config, task=task))
+    warn_substitutions(run.source, data.source)
+    reference = score_reference(chosen, base_source(run), data.splits, run_tokenizer_source(run))
+    bundle = load_bundle(run)
+    shots = read_shots(run.folder) if is_prompted(chosen) else ()
+    bundle.format = format_for(chosen, names, bundle.tokenizer, shots, bundle.model)
+    name, source = task.name, data.source
+    if source.revision != trained_on and (task.suite == "own" or name == run.config.task.name):
+        # evaluations on other data, named by the file and the start of its revision, lie side by side
+        name = f"{name}-{safe_name(Path(source.name).stem)}-{str(source.revision)[:8]}"
+    scores, costs = score_splits(chosen, bundle, data, run.folder / f"predictions-{name}.parquet", reference)
+    record = run.folder / f"evaluation-{name}.json"
     if is_main_process():
-        found = {"scores": scores, "costs": costs, "source": rows.source.__dict__, "task": asdict(task)}
+        found = {"scores": scores, "costs": costs, "source": asdict(source), "task": asdict(task)}
         run_folder.write_text(record, json.dumps(found, indent=1) + "\n")
     return Evaluation(task.name, scores, costs, record)
 
 
 def _task_of(chosen: TaskConfig, trained: TaskConfig, names: list[str] | None, overrides: Sequence[str]) -> TaskConfig:
     """Return the task that the overrides choose, or the run's own with the keys that they set."""
-    overrides = [override.lstrip("+") for override in overrides]
+    keys = [override.lstrip("+").partition("=")[0] for override in overrides]
     task = chosen
-    if not any(override.startswith("task=") for override in overrides):
-        keys = {name.partition("=")[0].split(".")[1] for name in overrides if name.startswith("task.")}
-        task = replace(trained, **{key: getattr(chosen, key) for key in keys})
-    is_own = task.labels is None and task.kind in ("classification", "token_classification")
-    return replace(task, labels=names) if is_own else task
-
-
-def _data_name(source: Source) -> str:
-    """Return the part of a file's name that identifies the data: its name and the start of its revision."""
-    return f"{safe_name(Path(source.name).stem)}-{str(source.revision)[:8]}"
-
-
-def _only_evaluation(task: TaskConfig) -> TaskConfig:
-    return replace(task, splits={**task.splits, "train": None})
+    if "task" not in keys:
+        own = {key.split(".")[1] for key in keys if key.startswith("task.")}
+        task = replace(trained, **{key: getattr(chosen, key) for key in own})
+    return replace(task, labels=names) if task.labels is None and kind_of(task).has_label_names else task

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
+from collections import Counter
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,9 +19,11 @@ from peftkit.models.language_model import load_language_model
 from peftkit.models.load import load_tokenizer
 from peftkit.models.vocabulary import Extension, as_read, extend_tokenizer, piece_counts
 from peftkit.paths import safe_name
-from peftkit.pipeline.sources import device_name, find_model
+from peftkit.pipeline.inference import base_source
+from peftkit.pipeline.sources import device_name, find_model, warn_substitutions
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
+from peftkit.results.run_result import RunResult
 
 LETTERS = 1 << 20  # of text tokenized at a time
 SHOWN = 10  # refused terms on the console
@@ -34,15 +35,12 @@ def extend(config: RunConfig) -> Path:
     Raises:
         UserError: the list or the corpus cannot be read, or no term can become a token.
     """
-    settings = config.extend
-    assert settings is not None  # its section is in config.yaml
-    source = find_model(config.model, config.source)
+    settings, source = config.extend, find_model(config.model, config.source)
     folder = _folder(config, settings, source)
     if run_folder.is_finished(folder) and not config.force:
         log(f"finished already: {folder} (force=true repeats it)")
         return folder
-    if warning := source.substitution("MODEL"):
-        log(f"!! {warning}")
+    warn_substitutions(source)
     meta = run_folder.meta(config.seed, device_name(), "fp32") | {"status": "finished"}
     tokenizer = load_tokenizer(source)
     listed = read_terms(Path(settings.terms)) if settings.terms else []
@@ -53,7 +51,9 @@ def extend(config: RunConfig) -> Path:
     if not extension.tokens:
         reasons = "; ".join(f"{term!r}: {reason}" for term, reason in extension.refused[:3])
         raise UserError(f"no term became a token ({reasons or 'the corpus has none'}); use other terms or more text")
-    vocabulary = _vocabulary(extension, source, old_rows, settings.pad_to_multiple_of or 1)
+    first, count, multiple = extension.tokens[0].id, len(extension.tokens), settings.pad_to_multiple_of or 1
+    padded = -(-(first + count) // multiple) * multiple
+    vocabulary = Vocabulary(first, count, padded, old_rows, source.name, source.revision)
     trained_rows = min(max(tokenizer.get_vocab().values()) + 1, old_rows)
     weights = first_rows(model, extension.tokens, trained_rows, settings.init, config.seed)
     if no_head:  # the output layer is newly initialized: its rows carry no information
@@ -91,36 +91,21 @@ def load_extended(folder: Path) -> tuple[Any, Any]:
 
     The model has the language modeling head of its checkpoint, or is the base alone where the checkpoint has none.
     """
-    result = run_folder.read_finished(folder)
-    entry: Any = result["audit"]["sources"]["model"]
-    source = Source(**entry)
-    if source.kind == "offline":
-        source = find_model(RunConfig.from_config(result["run"]["config"]).model, "offline")
-    elif source.kind == "folder":
-        source = Source("folder", source.name, source.revision, folder=source.name)
+    source = base_source(RunResult.finished(folder))
     model, no_head = load_language_model(source, load_tokenizer(source))
     extended = model.base_model if no_head else model
     grow(extended, folder)
     return extended.eval(), load_tokenizer(Source("folder", str(folder), folder=str(folder)))
 
 
-def write_checkpoint(folder: Path, target: Path) -> None:
-    """Write the base with the new embedding rows as a checkpoint that transformers loads."""
-    model, tokenizer = load_extended(folder)
-    model.save_pretrained(str(target))
-    tokenizer.save_pretrained(str(target))
-    log(f"merged -> {target}")
-
-
 def _folder(config: RunConfig, settings: Extend, source: Source) -> Path:
     """Return out/extend/<model>/<id>: the id depends on what determines the tokens and their embedding rows."""
     options = {key: value for key, value in asdict(settings).items() if key not in ("terms", "corpus")}
     files = corpus_files(settings.corpus) if settings.corpus else []
-    contents = [fingerprint(Path(settings.terms)) if settings.terms else None]
-    contents += [settings.corpus] if files is None else [fingerprint(file) for file in files]
+    corpus = [settings.corpus] if files is None else [fingerprint(file) for file in files]
+    contents = [fingerprint(Path(settings.terms)) if settings.terms else None, *corpus]
     base = None if source.kind == "folder" else source.name
-    text = json.dumps([options, contents, base, source.revision, config.seed], sort_keys=True)
-    run_id = hashlib.sha256(text.encode()).hexdigest()[:8]
+    run_id = run_folder.digest([options, contents, base, source.revision, config.seed])
     return Path(config.out, "extend", safe_name(config.model.name), run_id)
 
 
@@ -136,27 +121,23 @@ def _mine(settings: Extend, tokenizer: Any, listed: set[str]) -> tuple[list[Cand
     return rank_candidates(counts, pieces, settings.budget, settings.min_count), counts
 
 
-def _vocabulary(extension: Extension, source: Source, old_rows: int, multiple_of: int) -> Vocabulary:
-    first, count = extension.tokens[0].id, len(extension.tokens)
-    rows = -(-(first + count) // multiple_of) * multiple_of
-    return Vocabulary(first, count, rows, old_rows, source.name, source.revision)
-
-
 def _terms(extension: Extension, tokenizer: Any, mined: dict[str, Candidate]) -> dict[str, Any]:
     """Return the added terms, with their new ids and old pieces, and the refused ones with their reasons."""
-    added: dict[str, dict[str, Any]] = {}
+    ids: dict[str, list[int]] = {}
     for token in extension.tokens:
-        entry = added.setdefault(
-            token.term, {"term": token.term, "ids": [], "count": None, "pieces": None, "pieces_before": []}
-        )
-        entry["ids"].append(token.id)
-        if token.term in mined:
-            entry["count"] = mined[token.term].count
-    for entry, pieces in zip(added.values(), piece_counts(tokenizer, list(added)), strict=True):
-        entry["pieces"] = pieces
-        entry["pieces_before"] = tokenizer.tokenize(entry["term"])
+        ids.setdefault(token.term, []).append(token.id)
+    added = [
+        {
+            "term": term,
+            "ids": ids[term],
+            "count": mined[term].count if term in mined else None,
+            "pieces": pieces,
+            "pieces_before": tokenizer.tokenize(term),
+        }
+        for term, pieces in zip(ids, piece_counts(tokenizer, list(ids)), strict=True)
+    ]
     refused = [{"term": term, "reason": reason} for term, reason in extension.refused]
-    return {"added": list(added.values()), "refused": refused}
+    return {"added": added, "refused": refused}
 
 
 def _measure(settings: Extend, before: Any, extension: Extension, counts: WordCounts | None) -> dict[str, Any] | None:
@@ -168,18 +149,22 @@ def _measure(settings: Extend, before: Any, extension: Extension, counts: WordCo
         return None
     new = {token.id for token in extension.tokens}
     texts = (text for text, is_held_out in stream_documents(settings.corpus, settings.column) if is_held_out)
-    counted = dict.fromkeys(("documents", "words", "pieces_before", "pieces_after", "with_terms", "changed"), 0)
+    counted = Counter(
+        dict.fromkeys(("documents", "words", "pieces_before", "pieces_after", "with_terms", "changed"), 0)
+    )
     for batch in batch_by_letters(texts, LETTERS, sys.maxsize, str):
-        old_ids = before(batch, add_special_tokens=False)["input_ids"]
-        new_ids = extension.tokenizer(batch, add_special_tokens=False)["input_ids"]
-        counted["documents"] += len(batch)
-        counted["words"] += sum(len(text.split()) for text in batch)
-        counted["pieces_before"] += sum(map(len, old_ids))
-        counted["pieces_after"] += sum(map(len, new_ids))
-        for old, now in zip(old_ids, new_ids, strict=True):
-            has_term = not new.isdisjoint(now)
-            counted["with_terms"] += has_term
-            counted["changed"] += not has_term and old != now
+        old_ids, new_ids = (
+            each(batch, add_special_tokens=False)["input_ids"] for each in (before, extension.tokenizer)
+        )
+        has_term = [not new.isdisjoint(ids) for ids in new_ids]
+        counted.update(
+            documents=len(batch),
+            words=sum(len(text.split()) for text in batch),
+            pieces_before=sum(map(len, old_ids)),
+            pieces_after=sum(map(len, new_ids)),
+            with_terms=sum(has_term),
+            changed=sum(old != now for old, now, has in zip(old_ids, new_ids, has_term, strict=True) if not has),
+        )
     words = max(counted["words"], 1)
     return {
         "held_out": counted,

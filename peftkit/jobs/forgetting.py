@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from peft.tuners.tuners_utils import BaseTuner
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peftkit.compat.peft import adapters_off
-from peftkit.config import RunConfig, UserError, is_prompted
+from peftkit.config import RunConfig, UserError, is_prompted, refuse
+from peftkit.config.source import Source
 from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.files import read_file
 from peftkit.data.offline_corpus import (
@@ -26,6 +27,7 @@ from peftkit.data.offline_corpus import (
     pack,
     span_pairs,
 )
+from peftkit.data.streaming import stream_texts
 from peftkit.leaderboard.stats import task_score
 from peftkit.methods.scaling import Ends, adapter_ends, scaled, weight_ends
 from peftkit.models.language_model import (
@@ -37,21 +39,15 @@ from peftkit.models.language_model import (
 )
 from peftkit.models.offline import mean_loss, sentinel_ids
 from peftkit.pipeline.build import TrainingBundle
-from peftkit.pipeline.evaluate import evaluate_splits
-from peftkit.pipeline.inference import (
-    base_source,
-    load_bundle,
-    recorded_config,
-    recorded_source,
-    run_tokenizer_source,
-)
-from peftkit.pipeline.reference import Reference, score_reference
+from peftkit.pipeline.evaluate import score_splits
+from peftkit.pipeline.inference import base_source, load_bundle, run_tokenizer_source
+from peftkit.pipeline.reference import score_reference
 from peftkit.pipeline.sources import warn_substitutions
-from peftkit.pipeline.trainers import predictor
 from peftkit.pipeline.verify import GateError
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.record import ForgettingRecord
+from peftkit.results.run_result import RunResult
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 TOLERANCE = 1e-5  # nats per token, in fp32, between a disabled method and its base
@@ -78,25 +74,6 @@ class Probe:
         return state_drift(self.states, token_states(model, [ids for ids, _ in self.pairs], BATCH))
 
 
-@dataclass(frozen=True)
-class TunedRun:
-    """A finished run, loaded, with the examples it was scored on."""
-
-    config: RunConfig
-    bundle: TrainingBundle
-    data: TaskDataset
-    reference: Reference
-
-    def score(self) -> float:
-        """Return the validation score of the model at its current scale."""
-        tables = self.data.splits.items()
-        splits = {name: self.reference.beside(name, self.bundle.format.encode(table)) for name, table in tables}
-        with predictor(self.config, self.bundle) as trainer, tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / "predictions.parquet"
-            scores, _ = evaluate_splits(self.config, self.bundle, trainer, splits, self.data, file)
-        return task_score(scores)
-
-
 def forgetting(config: RunConfig) -> Path:
     """Measure a finished run's language modeling before, after and in between, and record it in result.json.
 
@@ -104,32 +81,40 @@ def forgetting(config: RunConfig) -> Path:
         UserError: the text or the run's data cannot be read, or the method changes no layer of its base.
         GateError: the method cannot be disabled.
     """
-    folder = Path(str(config.run))
-    trained = recorded_config(folder)
-    if is_prompted(trained):
-        raise UserError(f"{folder}: nothing was trained, so nothing is forgotten; use a run that trained")
-    if trained.vocab is not None:
-        raise UserError(f"{folder}: it has tokens that its base lacks (vocab=); use a run without new tokens")
+    run = RunResult.finished(config.run)
+    folder, trained = run.folder, run.config
+    refuse(
+        (is_prompted(trained), f"{folder}: nothing was trained, so nothing is forgotten; use a run that trained"),
+        (
+            trained.vocab is not None,
+            f"{folder}: it has tokens that its base lacks (vocab=); use a run without new tokens",
+        ),
+    )
     text, documents = _read_text(config)
-    data = _scored_examples(config, trained, folder)
-    warn_substitutions(recorded_source(folder), data.source)
-    source = base_source(trained, folder)
-    reference = score_reference(trained, source, data.splits, run_tokenizer_source(trained, folder))
-    bundle = load_bundle(trained, folder)
-    _check_method(bundle.model)
-    untouched, no_head = load_language_model(source, bundle.tokenizer, trained.method.quantization)
-    if torch.cuda.is_available() and not trained.method.quantization:  # a quantized base is on it already
-        untouched.to("cuda")  # type: ignore[arg-type]
-        bundle.model.to("cuda")
+    data = _scored_examples(config, run)
+    warn_substitutions(run.source, data.source)
+    source = base_source(run)
+    reference = score_reference(trained, source, data.splits, run_tokenizer_source(run))
+    bundle, untouched, no_head = _load(run, source)
     probe = _probe(untouched, bundle, documents, trained.model.family, no_head)
     if no_head is not None:
         log(f"!! {no_head}: measures the drift of token states (1 - cosine) instead of a loss")
     base = probe.measure_on(untouched)
     tuned, ends = _tuned_model(untouched, bundle)
-    with _disabled(bundle.model, ends):
+    with bundle.model.disable_adapter() if isinstance(bundle.model, PeftModel) else scaled(ends or [], 0):
         before = probe.measure_on(tuned)
     _check_off(abs(before - base), "disabled")
-    curve = _curve(TunedRun(trained, bundle, data, reference), probe, tuned, ends, before)
+
+    def score() -> float:
+        with tempfile.TemporaryDirectory() as scratch:
+            return task_score(score_splits(trained, bundle, data, Path(scratch, "scores.parquet"), reference)[0])
+
+    curve = []
+    for scale in SCALES if ends is not None else (0.0, 1.0):
+        with nullcontext() if scale == 1 else adapters_off(bundle.model) if ends is None else scaled(ends, scale):
+            curve.append({"scale": scale, "loss": probe.measure_on(tuned), "score": score()})
+        if scale == 0:
+            _check_off(abs(curve[0]["loss"] - before), "scaled to 0")
     record: ForgettingRecord = {
         "measure": probe.measure,
         "unit": "1 - cosine" if probe.measure == DRIFT else "nats per token",
@@ -156,78 +141,71 @@ def _read_text(config: RunConfig) -> tuple[str, list[str]]:
         return "offline, held out: generated sentences and Python's language reference", offline_documents()[1]
     file = Path(config.input)
     if file.suffix == ".txt":
-        try:
-            lines = file.read_text(encoding="utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}: not UTF-8; convert it: iconv -f latin1 -t utf-8 {file}") from error
+        texts = [record.text for record in stream_texts(file, "text")]
     else:
         table = read_file(file)
-        if "text" not in table.column_names:
-            raise UserError(f"{file}: no column text; rename the column with the texts")
-        lines = ["" if text is None else str(text) for text in table["text"]]
-    documents = [line.strip() for line in lines if line.strip()]
-    if not documents:
-        raise UserError(f"{file}: no text in it; use another file, or drop input= for the offline text")
+        refuse(("text" not in table.column_names, f"{file}: no column text; rename the column with the texts"))
+        texts = ["" if text is None else str(text) for text in table["text"]]
+    documents = [text.strip() for text in texts if text.strip()]
+    refuse((not documents, f"{file}: no text in it; use another file, or drop input= for the offline text"))
     return file.name, documents
 
 
-def _scored_examples(config: RunConfig, trained: RunConfig, folder: Path) -> TaskDataset:
+def _scored_examples(config: RunConfig, run: RunResult) -> TaskDataset:
     """Load the examples the run was scored on."""
-    recorded = run_folder.read_finished(folder)["audit"]["sources"]["data"]
-    task = replace(trained.task, splits={**trained.task.splits, "train": None})
+    recorded = run.record["audit"]["sources"]["data"]
+    task = replace(run.config.task, splits={**run.config.task.splits, "train": None})
     data = load_task_dataset(task, config.data_root, config.source, recorded["revision"])
     if data.source.revision != recorded["revision"]:
         raise UserError(
-            f"{folder}: scored on {recorded['name']} {recorded['revision']}, the data is {data.source.name} "
+            f"{run.folder}: scored on {recorded['name']} {recorded['revision']}, the data is {data.source.name} "
             f"{data.source.revision}; set source= and data_root= as the run did"
         )
     return data
 
 
-def _check_method(model: Any) -> None:
-    if isinstance(model, PeftModel) and not isinstance(model.base_model, BaseTuner):
+def _load(run: RunResult, source: Source) -> tuple[TrainingBundle, PreTrainedModel, str | None]:
+    """Load the run and its untouched language model, with the reason why that has no loss, on a GPU if there is one."""
+    bundle, quantization = load_bundle(run), run.config.method.quantization
+    if isinstance(bundle.model, PeftModel) and not isinstance(bundle.model.base_model, BaseTuner):
         raise UserError(
             "PEFT's own soft prompts are outside of the base, so its language model cannot use them; "
             "use a run of method=prompt or method=prefix"
         )
+    untouched, no_head = load_language_model(source, bundle.tokenizer, quantization)
+    if torch.cuda.is_available() and not quantization:  # a quantized base is on it already
+        untouched.to("cuda")  # type: ignore[arg-type]
+        bundle.model.to("cuda")
+    return bundle, untouched, no_head
 
 
 def _probe(untouched: Any, bundle: TrainingBundle, documents: list[str], family: str, no_head: str | None) -> Probe:
     """Cut the text into blocks with the targets of the base's pretraining objective."""
-    tokenizer = bundle.tokenizer
+    tokenizer, has_head = bundle.tokenizer, no_head is None
     family = "seq2seq" if untouched.config.is_encoder_decoder else family
-    block = min(BLOCK, _room(untouched, tokenizer, bundle.model) - (2 if family == "encoder" else 0))
-    end = tokenizer.sep_token_id if family == "encoder" else tokenizer.eos_token_id
-    stream = [
-        token
-        for ids in tokenizer(documents, add_special_tokens=False, verbose=False)["input_ids"]
-        for token in (*ids, end)
-    ]
+    first, last, end = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.eos_token_id
+    separator, frame = (last, 2) if family == "encoder" else (end, 0)  # an encoder's block lies between two tokens
+    token_ids = tokenizer(documents, add_special_tokens=False, verbose=False)["input_ids"]
+    stream = [token for ids in token_ids for token in (*ids, separator)]
+    block = min(BLOCK, _room(untouched, tokenizer, bundle.model) - frame)
     if len(stream) < min(16, block):
         raise UserError(f"input=: the text has {len(stream)} tokens, too few to measure a loss on; use a longer one")
     block = min(block, len(stream))
-    whole = [stream[: len(stream) // block * block - 1]]  # full blocks only, the last one ends with the end token
-    pairs = _pairs(whole, block, family, tokenizer, has_head=no_head is None)
+    whole = [stream[: len(stream) // block * block - 1]]  # full blocks only, the last one ends with the separator
+    if family == "encoder" and has_head:
+        pairs = masked_pairs(whole, block, first, last, tokenizer.mask_token_id)
+    elif family == "encoder":  # without a head to predict, the inputs are not corrupted
+        pairs = [([first, *ids, last], ids) for ids in pack(whole, block, last)]
+    elif family == "seq2seq" and has_head:
+        pairs = span_pairs(whole, block, end, sentinel_ids(tokenizer))
+    else:
+        pairs = causal_pairs(whole, block, end)
     pairs = pairs[:: -(-len(pairs) // BLOCKS)]
-    if no_head is not None:
-        ids = [ids for ids, _ in pairs]
-        return Probe(DRIFT, pairs, sum(map(len, ids)), token_states(untouched, ids, BATCH))
+    if not has_head:
+        inputs = [ids for ids, _ in pairs]
+        return Probe(DRIFT, pairs, sum(map(len, inputs)), token_states(untouched, inputs, BATCH))
     tokens = sum(token >= 0 for _, targets in pairs for token in targets) - (len(pairs) if family == "decoder" else 0)
     return Probe(MEASURES[family], pairs, tokens, None)
-
-
-def _pairs(
-    stream: list[list[int]], block: int, family: str, tokenizer: PreTrainedTokenizerBase, has_head: bool
-) -> list[TokenPair]:
-    """Return inputs and targets of the base's objective; without a head to predict, the inputs are not corrupted."""
-    first, last, end = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.eos_token_id
-    if family == "encoder" and has_head:
-        return masked_pairs(stream, block, first, last, tokenizer.mask_token_id)
-    if family == "encoder":
-        return [([first, *ids, last], ids) for ids in pack(stream, block, last)]
-    if family == "seq2seq" and has_head:
-        return span_pairs(stream, block, end, sentinel_ids(tokenizer))
-    return causal_pairs(stream, block, end)
 
 
 def _room(model: Any, tokenizer: PreTrainedTokenizerBase, tuned: Any) -> int:
@@ -246,27 +224,9 @@ def _tuned_model(untouched: PreTrainedModel, bundle: TrainingBundle) -> tuple[Pr
     return with_tuned_part(untouched, plain).eval(), ends
 
 
-def _disabled(model: Any, ends: Ends | None) -> AbstractContextManager[Any]:
-    return model.disable_adapter() if isinstance(model, PeftModel) else scaled(ends or [], 0)  # type: ignore[no-any-return]
-
-
 def _check_off(difference: float, how: str) -> None:
     if not difference <= TOLERANCE:
         raise GateError(f"the method {how} is not its base: their measures differ by {difference:.2g}")
-
-
-def _curve(
-    run: TunedRun, probe: Probe, tuned: PreTrainedModel, ends: Ends | None, before: float
-) -> list[dict[str, float]]:
-    """Return loss and validation score, with the trained head, for each scale of the method's change."""
-    curve = []
-    for scale in SCALES if ends is not None else (0.0, 1.0):
-        with nullcontext() if scale == 1 else adapters_off(run.bundle.model) if ends is None else scaled(ends, scale):
-            loss = probe.measure_on(tuned)
-            curve.append({"scale": scale, "loss": loss, "score": run.score()})
-        if scale == 0:
-            _check_off(abs(loss - before), "scaled to 0")
-    return curve
 
 
 def _table(record: ForgettingRecord) -> list[str]:

@@ -23,7 +23,7 @@ from peftkit.generation.self_instruct import self_instruct
 from peftkit.generation.tasks import SEEDS, Task, read_tasks
 from peftkit.paths import safe_name
 from peftkit.pipeline.evaluation_sets import EvaluationSet, load_evaluation_sets
-from peftkit.pipeline.generation_session import digest, generation_session
+from peftkit.pipeline.generation_session import generation_session
 from peftkit.pipeline.generators import resolve_generator
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log, progress_logger
@@ -107,7 +107,7 @@ def _inputs(config: RunConfig) -> GenerationInputs:
     sets, records = load_evaluation_sets(settings.decontaminate, config)
     determining = {key: value for key, value in asdict(settings).items() if key not in INCIDENTAL}
     revisions = sorted(record.revision for record in records)
-    run_id = digest([determining, fingerprint(file), revisions, model.name, model.revision, config.seed])
+    run_id = run_folder.digest([determining, fingerprint(file), revisions, model.name, model.revision, config.seed])
     name = safe_name(model.name.strip("/"))[-60:]
     folder = Path(config.out, "generate", settings.algorithm, name, f"seed-{config.seed}-{run_id}")
     return GenerationInputs(model, seeds, sets, records, folder)

@@ -15,7 +15,7 @@ from peftkit.generation.client import GenerationClient, describe_costs
 from peftkit.generation.judging import AnswerPair
 from peftkit.paths import safe_name
 from peftkit.pipeline.answer_pairs import pair_runs, pair_with_references
-from peftkit.pipeline.generation_session import digest, generation_session
+from peftkit.pipeline.generation_session import generation_session
 from peftkit.pipeline.generators import resolve_generator
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log, progress_logger
@@ -93,7 +93,7 @@ def _identity(config: RunConfig, model: Source) -> dict[str, Any]:
         "seed": config.seed,
         **{key: settings[key] for key in IDENTITY},
     }
-    return {**identity, "id": digest(identity)}
+    return {**identity, "id": run_folder.digest(identity)}
 
 
 def _folder(config: RunConfig, runs: Sequence[Path], identity: Mapping[str, Any], pairs: Sequence[AnswerPair]) -> Path:
@@ -101,7 +101,7 @@ def _folder(config: RunConfig, runs: Sequence[Path], identity: Mapping[str, Any]
 
     The number of pairs to judge is not part of it: a higher one continues.
     """
-    run_id = digest([identity, [asdict(pair) for pair in pairs]])
+    run_id = run_folder.digest([identity, [asdict(pair) for pair in pairs]])
     if len(runs) == 1:
         return runs[0] / "judged" / f"{safe_name(identity['name'].strip('/'))[-60:]}-{run_id}"
     return Path(config.out, "judge", f"{'--'.join(safe_name(_run_name(run))[-60:] for run in runs)}-{run_id}")

@@ -13,8 +13,7 @@ from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.config.source import Source
 from peftkit.data.datasets import load_task_dataset
 from peftkit.generation.judging import AnswerPair
-from peftkit.pipeline.inference import recorded_config
-from peftkit.results import run_folder
+from peftkit.results.run_result import RunResult
 
 Key = tuple[str, str]  # split and id
 
@@ -65,10 +64,9 @@ def pair_runs(config: RunConfig, folders: list[Path]) -> list[AnswerPair]:
 
 def _read_answers(config: RunConfig, folder: Path) -> RunAnswers:
     """Read a run's predictions, and the questions from the data that it was scored on."""
-    trained = recorded_config(folder)
-    result: Any = run_folder.read_result(folder)
-    task = replace(trained.task, splits={**trained.task.splits, "train": None})
-    recorded = result["audit"]["sources"]["data"]
+    run = RunResult.finished(folder)
+    task = replace(run.config.task, splits={**run.config.task.splits, "train": None})
+    recorded = run.record["audit"]["sources"]["data"]
     if recorded["kind"] == "hub":  # the same commit, whatever the Hub has now
         task = replace(task, revision=recorded["revision"])
     data = load_task_dataset(task, config.data_root, config.source, recorded["revision"])

@@ -14,6 +14,8 @@ from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics import score
 from peftkit.pipeline.build import TrainingBundle
+from peftkit.pipeline.reference import Reference
+from peftkit.pipeline.trainers import predictor
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process
 
@@ -45,6 +47,17 @@ def evaluate_splits(
     if is_main_process():
         run_folder.write_predictions(file, columns)
     return scores, {"eval_seconds": seconds, "eval_peak_bytes": max(peaks) or None}
+
+
+def score_splits(
+    config: RunConfig, bundle: TrainingBundle, data: TaskDataset, file: Path, reference: Reference | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Encode and score every split of data with a loaded run, and return scores and costs as `evaluate_splits` does."""
+    splits = {name: bundle.format.encode(table) for name, table in data.splits.items()}
+    if reference is not None:
+        splits = {name: reference.beside(name, encoded) for name, encoded in splits.items()}
+    with predictor(config, bundle) as trainer:
+        return evaluate_splits(config, bundle, trainer, splits, data, file)
 
 
 def answer(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -50,8 +49,3 @@ def generation_session(
         finally:
             text = json.dumps({"schema": SCHEMA, **result}, indent=1, default=str)
             run_folder.write_text(folder / files[-1], text + "\n")
-
-
-def digest(values: Any) -> str:
-    """Return eight hex digits over values, for the name of a folder."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]

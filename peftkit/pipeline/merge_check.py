@@ -17,6 +17,7 @@ from peftkit.pipeline.inference import load_bundle
 from peftkit.pipeline.trainers import predictor
 from peftkit.results.console import log
 from peftkit.results.model_card import describe_merge
+from peftkit.results.run_result import RunResult
 
 ROWS = 200
 
@@ -42,7 +43,7 @@ def _compare(config: RunConfig, bundle: TrainingBundle, rows: Any, folder: Path)
     encoded = bundle.format.encode(rows)
     trained = _answers(config, bundle, encoded)
     _check_memory(5 * count_parameters(bundle.model).total)
-    whole = load_bundle(config, folder, quantized=False)
+    whole = load_bundle(RunResult(folder), quantized=False)
     whole.model = merge(whole.model)
     merged = _answers(config, whole, encoded)
     moved = np.concatenate(

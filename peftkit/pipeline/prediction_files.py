@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from peftkit.config import RunConfig, UserError
 from peftkit.pipeline.inference import join_names
 
 
-def answer_table(table: Any, labels: list[Any], scores: list[Any]) -> Any:
-    """Return the table with a prediction and its scores in each row."""
-    return table.add_column("prediction", labels).add_column("scores", scores)
+def answer_table(table: Any, answers: Mapping[int, tuple[Any, Any]]) -> Any:
+    """Return the table with the prediction and the scores of each row, both None where a row has no answer."""
+    predictions, scores = zip(*(answers.get(row, (None, None)) for row in range(len(table))), strict=True)
+    return table.add_column("prediction", list(predictions)).add_column("scores", list(scores))
 
 
 def answers_file(config: RunConfig, given: Path) -> Path:

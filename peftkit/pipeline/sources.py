@@ -28,12 +28,10 @@ def find_model(model: ModelConfig, source: str) -> Source:
     return found
 
 
-def warn_substitutions(model: Source, data: Source) -> list[str]:
-    """Warn about substituted models and data, and return the messages."""
-    sentences = [s for s in (model.substitution("MODEL"), data.substitution("DATA")) if s]
-    for sentence in sentences:
+def warn_substitutions(model: Source, data: Source | None = None) -> None:
+    """Warn about a substituted model, and about substituted data."""
+    for sentence in filter(None, (model.substitution("MODEL"), data and data.substitution("DATA"))):
         log(f"!! {sentence}")
-    return sentences
 
 
 def describe_sources(config: RunConfig, model: Source, data: Source) -> dict[str, Any]:

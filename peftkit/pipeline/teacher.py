@@ -15,10 +15,11 @@ from peftkit.config import RunConfig, UserError, generates_text, is_prompted
 from peftkit.data.formats import Encoded
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import answer
-from peftkit.pipeline.inference import load_bundle, recorded_config, recorded_label_names
+from peftkit.pipeline.inference import load_bundle
 from peftkit.pipeline.trainers import predictor
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
+from peftkit.results.run_result import RunResult
 
 
 def add_teacher_scores(config: RunConfig, encoded: Encoded, rows: Dataset, names: list[str] | None) -> Encoded:
@@ -27,13 +28,12 @@ def add_teacher_scores(config: RunConfig, encoded: Encoded, rows: Dataset, names
     Raises:
         UserError: the teacher has other labels, or reads other columns.
     """
-    folder = Path(str(config.distill.teacher))
-    trained = recorded_config(folder)
-    labels = recorded_label_names(folder)
+    teacher = RunResult.finished(config.distill.teacher)
+    trained, labels = teacher.config, teacher.label_names
     if trained.task.kind != config.task.kind or (names is None and trained.model.family == "seq2seq"):
         raise UserError(
-            f"{folder} answers {trained.task.kind} as a {trained.model.family}, which teaches no {config.task.kind}; "
-            "name a run with a head of this task"
+            f"{teacher.folder} answers {trained.task.kind} as a {trained.model.family}, which teaches no "
+            f"{config.task.kind}; name a run with a head of this task"
         )
     if labels != names:
         raise UserError(
@@ -41,8 +41,8 @@ def add_teacher_scores(config: RunConfig, encoded: Encoded, rows: Dataset, names
             "set distill.teacher= to a run of this task"
         )
     _check_columns(config, trained)
-    log(f"   taught by {trained.method.name} of {trained.model.name}, {folder}")
-    bundle = load_bundle(trained, folder)
+    log(f"   taught by {trained.method.name} of {trained.model.name}, {teacher.folder}")
+    bundle = load_bundle(teacher)
     inputs = bundle.format.encode(rows)
     with predictor(trained, bundle) as trainer:
         scores = training.predict(trainer, inputs.inputs, inputs.lengths).scores
@@ -113,16 +113,17 @@ def _kept(file: Path, rows: Dataset) -> list[dict[str, Any]] | None:
 
 
 def _answers(config: RunConfig, rows: Dataset) -> list[dict[str, Any]]:
-    folder = Path(str(config.distill.teacher))
-    trained = recorded_config(folder)
+    teacher = RunResult.finished(config.distill.teacher)
+    trained = teacher.config
     of_turns = {task.kind == "instructions" for task in (trained.task, config.task)}
     if not generates_text(trained.task) or len(of_turns) > 1:
         raise UserError(
-            f"{folder} answers {trained.task.kind}, which teaches no {config.task.kind}; use a run that generates text"
+            f"{teacher.folder} answers {trained.task.kind}, which teaches no {config.task.kind}; "
+            "use a run that generates text"
         )
     _check_columns(config, trained)
-    log(f"   taught by {trained.method.name} of {trained.model.name}, {folder}")
-    bundle = load_bundle(trained, folder)
+    log(f"   taught by {trained.method.name} of {trained.model.name}, {teacher.folder}")
+    bundle = load_bundle(teacher)
     with predictor(trained, bundle) as trainer:
         answers, costs = answer(bundle, trainer, bundle.format.encode(rows))
     log(f"   it answered {len(rows)} examples in {costs['seconds']:.0f} s")

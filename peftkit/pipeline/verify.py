@@ -24,8 +24,8 @@ from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.inference import load_bundle
 from peftkit.pipeline.libraries import configure_libraries
 from peftkit.pipeline.trainers import output_reader, predictor
-from peftkit.results import run_folder
 from peftkit.results.console import is_main_process
+from peftkit.results.run_result import RunResult
 
 ROWS = 16
 PADDED_ROWS = 8
@@ -149,23 +149,20 @@ def _fresh_process() -> _Fresh:
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
     from datasets import Dataset
 
-    folder = Path(question["folder"])
+    run = RunResult(Path(question["folder"]))
     try:
-        result = run_folder.read_result(folder)
-        assert result is not None
-        config = RunConfig.from_config(result["run"]["config"])
-        configure_libraries(config.source)
-        bundle = load_bundle(config, folder)
-        scores = flat_scores(config, bundle, Dataset.from_list(question["rows"]))
+        configure_libraries(run.config.source)
+        bundle = load_bundle(run)
+        scores = flat_scores(run.config, bundle, Dataset.from_list(question["rows"]))
     except Exception as error:  # the run that sent the request fails with it
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-    return {"scores": scores.astype(float).tolist(), "label_names": _label_names(bundle, result)}
+    return {"scores": scores.astype(float).tolist(), "label_names": _label_names(bundle, run)}
 
 
-def _label_names(bundle: TrainingBundle, result: dict[str, Any]) -> list[str] | None:
+def _label_names(bundle: TrainingBundle, run: RunResult) -> list[str] | None:
     """Return the label names of the loaded model's config; of a text-to-text model those of the result."""
     if bundle.format.verbalizer_ids is not None or bundle.format.names is None:
-        return result["audit"]["label_names"]  # type: ignore[no-any-return]
+        return run.label_names
     config = bundle.model.config
     return [config.id2label[number] for number in range(config.num_labels)]
 

@@ -13,14 +13,14 @@ from contextlib import ExitStack
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 
 from peftkit.config import INCIDENTAL, RunConfig, UserError
 from peftkit.paths import safe_name
-from peftkit.results.record import SCHEMA, MetaRecord, RunRecord
+from peftkit.results.record import SCHEMA, MetaRecord
 
 LOCATIONS = {"model": ("model", ("checkpoint", "revision")), "data": ("task", ("dataset", "subset", "revision"))}
 PACKAGES = ("peftkit", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes")
@@ -54,8 +54,12 @@ def run_id(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: M
             contents[part] |= {"name": None, "substituted_for": None}
         dropped = {"folder": keys, "hub": ("revision",)}.get(kind, ())
         settings[section] = {key: value for key, value in settings[section].items() if key not in dropped}
-    text = json.dumps([_without_nulls(settings), contents, setup], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return digest([_without_nulls(settings), contents, setup])
+
+
+def digest(values: Any) -> str:
+    """Return eight hex digits over values, for the name of a folder."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def _without_nulls(values: Any) -> Any:
@@ -100,20 +104,6 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     if result.get("schema") != SCHEMA:
         raise UserError(f"{folder}: written by another version of peftkit, only job=leaderboard reads it; run it again")
     return result
-
-
-def read_finished(folder: Path) -> RunRecord:
-    """Return the result of a finished run.
-
-    Raises:
-        UserError: there is none, it has not finished, or an earlier version of peftkit wrote it.
-    """
-    result = read_result(folder)
-    if result is None:
-        raise UserError(f"{folder}: no result.json in it; set run= to a run folder (outputs/glue/mrpc/.../seed-0-...)")
-    if result["meta"]["status"] != "finished":
-        raise UserError(f"{folder}: {result['meta']['status']}, {result['meta']['reason']}; finish that run first")
-    return cast(RunRecord, result)
 
 
 def is_finished(folder: Path) -> bool:
@@ -177,19 +167,15 @@ def write_predictions(file: Path, columns: Mapping[str, list]) -> None:
     part.replace(file)
 
 
-def meta(seed: int, device: str, precision: str, started: str | None = None) -> MetaRecord:
-    """Return what is needed to run it again: versions, machine, seed; no environment, no secret.
-
-    Args:
-        started: UTC as ISO 8601; now where it is missing.
-    """
+def meta(seed: int, device: str, precision: str) -> MetaRecord:
+    """Return what is needed to run it again: versions, machine, seed and start (now); no environment, no secret."""
     return {
         "seed": seed,
         "git": _git(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "device": device,
         "precision": precision,
-        "started": started or datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "status": "running",
         "reason": None,
     }

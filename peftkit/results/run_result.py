@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.config import UserError
+from peftkit.config import RunConfig, UserError
+from peftkit.config.source import Source
 from peftkit.results import run_folder
 
 if TYPE_CHECKING:
@@ -20,6 +21,19 @@ class RunResult:
 
     folder: Path
 
+    @classmethod
+    def finished(cls, folder: str | Path | None) -> RunResult:
+        """Return the run of a folder.
+
+        Raises:
+            UserError: there is no result, the run is not finished, or an earlier version of peftkit wrote it.
+        """
+        run = cls(Path(str(folder)))
+        meta = run.record["meta"]
+        if meta["status"] != "finished":
+            raise UserError(f"{folder}: {meta['status']}, {meta['reason']}; finish that run first")
+        return run
+
     @cached_property
     def record(self) -> dict[str, Any]:
         """The whole result.json.
@@ -29,8 +43,25 @@ class RunResult:
         """
         record = run_folder.read_result(self.folder)
         if record is None:
-            raise UserError(f"{self.folder} has no result.json; name a run folder")
+            hint = "set run= to a run folder (outputs/glue/mrpc/.../seed-0-...)"
+            raise UserError(f"{self.folder}: no result.json in it; {hint}")
         return record
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The config of the run."""
+        return RunConfig.from_config(self.record["run"]["config"])
+
+    @property
+    def label_names(self) -> list[str] | None:
+        """The names of the labels, None where the task has none."""
+        return self.record["audit"]["label_names"]  # type: ignore[no-any-return]
+
+    @property
+    def source(self) -> Source:
+        """Where the base came from."""
+        entry = self.record["audit"]["sources"]["model"]
+        return Source(**{name: value for name, value in entry.items() if name != "pooling"})
 
     @property
     def scores(self) -> dict[str, float]:

@@ -165,7 +165,7 @@ def test_a_file_without_enough_text_is_refused_and_no_file_is_the_embedded_text(
         ("few.txt", b"one word\n", "too few"),
         ("none.txt", b"\n \n", "no text in it"),
         ("rows.jsonl", b'{"words": "a film"}\n', "no column text"),
-        ("latin.txt", b"caf\xe9", "not UTF-8"),
+        ("latin.txt", b"caf\xe9", "not in UTF-8"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=sentence):

@@ -57,7 +57,7 @@ def recorded(folder: Path, words: list[str], said: list[str]) -> Path:
     columns = {"id": list(table["id"]), "split": ["validation"] * len(said), "label": labels, "prediction": said}
     run_folder.write_predictions(folder / "predictions.parquet", {**columns, "scores": [None] * len(said)})
     sources = {"model": asdict(Source("hub", "t5", "1")) | {"pooling": None}, "data": asdict(rows.source)}
-    meta = run_folder.meta(0, "cpu", "fp32", "2026-01-01") | {"status": "finished"}
+    meta = run_folder.meta(0, "cpu", "fp32") | {"status": "finished", "started": "2026-01-01"}
     scores = {"rouge_l": {"value": 0.5, "higher_is_better": True}}
     audit = {"sources": sources, "rows": {"train": 8}}
     run_folder.write_result(folder, {"run": {"config": config}, "audit": audit, "scores": scores, "meta": meta})
