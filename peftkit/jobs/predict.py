@@ -1,28 +1,31 @@
-"""Prediction with a finished run: for a file, for one text, or for texts from Python."""
+"""Prediction for a file, one text, or texts from Python: with one run, or with several in batches that mix tasks."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 from peftkit import training
-from peftkit.config import FILES, RunConfig, TaskConfig, UserError
+from peftkit.config import FILES, RunConfig, TaskConfig, UserError, kind_of, refuse
 from peftkit.data.conversations import open_conversations
 from peftkit.data.datasets import example_reader
 from peftkit.data.files import read_file
+from peftkit.data.formats import Encoded, format_of
 from peftkit.data.formats.preferences import PreferenceFormat
 from peftkit.data.preference_pairs import parse_preference, parse_prompt
-from peftkit.jobs.predict_mixed import predict_mixed
+from peftkit.methods import load_adapters
+from peftkit.models.load import load_model, load_tokenizer
+from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import answer
 from peftkit.pipeline.inference import (
     base_source,
     join_names,
     load_bundle,
-    recorded_config,
     run_tokenizer_source,
     with_eval_batch_size,
 )
@@ -30,8 +33,10 @@ from peftkit.pipeline.prediction_files import answer_table, answers_file, check_
 from peftkit.pipeline.reference import score_reference
 from peftkit.pipeline.trainers import predictor
 from peftkit.results.console import is_main_process, log
+from peftkit.results.run_result import RunResult
 
 SEPARATOR = "||"  # between two texts of one input
+Answers = dict[int, tuple[Any, Any]]  # row -> prediction, scores
 
 
 def predict(config: RunConfig) -> None:
@@ -39,18 +44,16 @@ def predict(config: RunConfig) -> None:
 
     With several runs the column `task` names the run of each row.
     """
-    if config.runs:
-        predict_mixed(config)
-        return
-    given = Path(str(config.input))
+    given, of = Path(str(config.input)), ""
     is_file = given.suffix in FILES
-    if is_file and not given.is_file():
-        raise UserError(f"input={given}: no such file; name a file, or write the text itself: input='a fine film'")
-    trained = recorded_config(Path(str(config.run)))
-    table = read_file(given) if is_file else text_table(trained.task, [str(config.input)])
-    table, empty = predict_table(config, table, str(given))
-    if empty:
-        log(f"{empty} of {len(table)} rows have no text and get no prediction")
+    if config.runs:
+        table, of = predict_mixed(config, read_file(given), given)
+    else:
+        task = RunResult.finished(config.run).config.task
+        table = read_file(given) if is_file else text_table(task, [str(config.input)])
+        table, empty = predict_table(config, table, str(given))
+        if empty:
+            log(f"{empty} of {len(table)} rows have no text and get no prediction")
     if not is_main_process():
         return
     if not is_file and not config.output:
@@ -58,7 +61,7 @@ def predict(config: RunConfig) -> None:
         return
     target = answers_file(config, given)
     write_table(table, target)
-    log(f"{len(table)} rows -> {target}")
+    log(f"{len(table)} rows{of} -> {target}")
 
 
 def predict_table(config: RunConfig, table: Dataset, name: str) -> tuple[Dataset, int]:
@@ -70,36 +73,19 @@ def predict_table(config: RunConfig, table: Dataset, name: str) -> tuple[Dataset
     Raises:
         UserError: columns are missing, or have the names of the new ones.
     """
-    folder = Path(str(config.run))
-    trained = recorded_config(folder)
-    needed = trained.task.text[:1] if trained.task.kind == "preferences" else trained.task.text
-    if missing := [column for column in needed if column not in table.column_names]:
+    run = RunResult.finished(config.run)
+    trained = with_eval_batch_size(config, run.config)
+    task, is_preference = trained.task, trained.task.kind == "preferences"
+    if missing := [column for column in _columns(task) if column not in table.column_names]:
         raise UserError(f"{name} lacks the columns {join_names(missing)} that the run reads; rename its columns")
     check_reserved_columns(table, Path(name))
-    if trained.task.kind == "preferences":
-        return _predict_preferences(config, trained, table, name)
-    bundle = load_bundle(trained, folder)
-    columns = list(trained.task.text)
-    if trained.task.kind == "instructions":
-        examples, empty, answered = open_conversations(trained.task, table)
-        if answered:
-            log(f"{answered} of {len(table)} conversations end with an answer, which is dropped and generated again")
+    if is_preference and set(task.text) <= set(table.column_names):
+        answers = _margins(run, trained, table, name)
+    elif is_preference:
+        answers = _generated(run, trained, table)
     else:
-        texts = {
-            column: [example_reader(trained.task).parse_text(text) for text in table[column]] for column in columns
-        }
-        empty = [row for row in range(len(table)) if not all(texts[column][row] for column in columns)]
-        examples = Dataset.from_dict({"id": range(len(table)), **texts, "label": [None] * len(table)})
-    encoded = bundle.format.encode(examples)
-    with predictor(with_eval_batch_size(config, trained), bundle) as trainer:
-        answers, _ = answer(bundle, trainer, encoded)
-    labels: list[Any] = [bundle.format.describe(prediction) for prediction in answers.predictions]
-    scores: list[Any] = [row.astype(float).tolist() or None for row in answers.scores]
-    for row in empty:
-        labels[row] = scores[row] = None
-    if encoded.truncated:
-        log(f"{encoded.truncated} of {len(table)} rows were longer than {trained.task.max_length} tokens and were cut")
-    return answer_table(table, labels, scores), len(empty)
+        answers = _answers(run, trained, table)
+    return answer_table(table, answers), len(table) - len(answers)
 
 
 def text_table(task: TaskConfig, texts: Sequence[str | Sequence[str]], split: bool = True) -> Dataset:
@@ -108,8 +94,7 @@ def text_table(task: TaskConfig, texts: Sequence[str | Sequence[str]], split: bo
     Raises:
         UserError: a text has too few or too many parts.
     """
-    columns = list(task.text) if task.kind != "preferences" else list(task.text[:1])
-    rows = []
+    columns, rows = _columns(task), []
     for text in texts:
         if not isinstance(text, str):
             parts = list(text)
@@ -126,48 +111,187 @@ def text_table(task: TaskConfig, texts: Sequence[str | Sequence[str]], split: bo
     return Dataset.from_list(rows)
 
 
-def _predict_preferences(config: RunConfig, trained: RunConfig, table: Dataset, name: str) -> tuple[Dataset, int]:
-    """Predict the reward margin of each pair of answers, or generate an answer where there are prompts alone."""
-    folder, values = Path(str(config.run)), trained.task.text
-    if set(values) <= set(table.column_names):
-        columns = [list(table[column]) for column in values]
-        rows: list[Any] = [parse_preference(list(row), name) for row in zip(*columns, strict=True)]
-        places = [place for place, row in enumerate(rows) if all(row)]
-        found: Any = _margins(config, trained, folder, [rows[place] for place in places]) if places else []
+def _columns(task: TaskConfig) -> list[str]:
+    """Return the columns that a prediction needs: of preferences the prompt alone."""
+    return task.text[:1] if task.kind == "preferences" else list(task.text)
+
+
+def _answers(run: RunResult, trained: RunConfig, table: Dataset) -> Answers:
+    bundle = load_bundle(run)
+    if trained.task.kind == "instructions":
+        examples, empty, answered = open_conversations(trained.task, table)
+        if answered:
+            log(f"{answered} of {len(table)} conversations end with an answer, which is dropped and generated again")
     else:
-        rows = [parse_prompt(value) for value in table[values[0]]]
-        places = [place for place, row in enumerate(rows) if row]
-        found = _answers(config, trained, folder, [rows[place] for place in places]) if places else []
-    labels: list[Any] = [None] * len(table)
-    scores: list[Any] = [None] * len(table)
-    for place, (label, numbers) in zip(places, found, strict=True):
-        labels[place], scores[place] = label, numbers
-    return answer_table(table, labels, scores), len(table) - len(places)
-
-
-def _margins(config: RunConfig, trained: RunConfig, folder: Path, rows: list[Any]) -> list[tuple[float, list[float]]]:
-    """Return the margin of each pair, and the rewards of both answers."""
-    table = Dataset.from_dict(dict(zip(trained.task.text, zip(*rows, strict=True), strict=True)))
-    trained = with_eval_batch_size(config, trained)
-    reference = score_reference(
-        trained, base_source(trained, folder), {"rows": table}, run_tokenizer_source(trained, folder)
-    )
-    bundle = load_bundle(trained, folder)
-    encoded = reference.beside("rows", bundle.format.encode(table))
+        examples = _examples(trained.task, table, range(len(table)))
+        empty = [row for row, each in enumerate(examples) if not all(each[column] for column in trained.task.text)]
+    encoded, lost = bundle.format.encode(examples), set(empty)
     with predictor(trained, bundle) as trainer:
-        answers, _ = answer(bundle, trainer, encoded)
+        found, _ = answer(bundle, trainer, encoded)
+    if encoded.truncated:
+        log(f"{encoded.truncated} of {len(table)} rows were longer than {trained.task.max_length} tokens and were cut")
+    return {
+        row: (bundle.format.describe(prediction), scores.astype(float).tolist() or None)
+        for row, (prediction, scores) in enumerate(zip(found.predictions, found.scores, strict=True))
+        if row not in lost
+    }
+
+
+def _examples(task: TaskConfig, table: Dataset, rows: Sequence[int]) -> Dataset:
+    """Return rows of a table as examples of the task, without labels."""
+    parse = example_reader(task).parse_text
+    texts = {column: [parse(table[row].get(column)) for row in rows] for column in task.text}
+    return Dataset.from_dict({"id": rows, **texts, "label": [None] * len(rows)})
+
+
+def _margins(run: RunResult, trained: RunConfig, table: Dataset, name: str) -> Answers:
+    """Return the margin of each pair of answers, and the rewards of both."""
+    columns = trained.task.text
+    pairs = [parse_preference([row[column] for column in columns], name) for row in table]
+    rows = [row for row, pair in enumerate(pairs) if all(pair)]
+    if not rows:
+        return {}
+    complete = Dataset.from_list([dict(zip(columns, pairs[row], strict=True)) for row in rows])
+    reference = score_reference(trained, base_source(run), {"rows": complete}, run_tokenizer_source(run))
+    bundle = load_bundle(run)
+    encoded = reference.beside("rows", bundle.format.encode(complete))
+    with predictor(trained, bundle) as trainer:
+        found, _ = answer(bundle, trainer, encoded)
     if encoded.truncated:
         log(f"{encoded.truncated} of {len(rows)} pairs were too long and were cut")
-    return [(float(m), row[:2].tolist()) for m, row in zip(answers.predictions, answers.scores, strict=True)]
+    margins = zip(rows, found.predictions, found.scores, strict=True)
+    return {row: (float(margin), scores[:2].tolist()) for row, margin, scores in margins}
 
 
-def _answers(config: RunConfig, trained: RunConfig, folder: Path, prompts: list[Any]) -> list[tuple[str, None]]:
+def _generated(run: RunResult, trained: RunConfig, table: Dataset) -> Answers:
     """Return the text that the model generates after each prompt, by greedy decoding."""
-    bundle = load_bundle(trained, folder)
+    prompts = {row: prompt for row, cell in enumerate(table[trained.task.text[0]]) if (prompt := parse_prompt(cell))}
+    if not prompts:
+        return {}
+    bundle = load_bundle(run)
     assert isinstance(bundle.format, PreferenceFormat)
-    ids, tokenizer = bundle.format.prompts(prompts), bundle.tokenizer
-    with predictor(with_eval_batch_size(config, trained), bundle) as trainer:
+    ids, tokenizer = bundle.format.prompts([*prompts.values()]), bundle.tokenizer
+    with predictor(trained, bundle) as trainer:
         generated, _ = training.generate(
             trainer, ids, tokenizer.pad_token_id, bundle.format.max_answer_tokens, tokenizer.eos_token_id
         )
-    return [(text.strip(), None) for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]
+    texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
+    return {row: (text.strip(), None) for row, text in zip(prompts, texts, strict=True)}
+
+
+def predict_mixed(config: RunConfig, table: Dataset, file: Path) -> tuple[Dataset, str]:
+    """Predict for a table whose column `task` names the run of each row; return it, and a phrase with the tasks.
+
+    Raises:
+        UserError: the runs do not fit together, or a row names none of them or lacks a text.
+    """
+    runs = [RunResult.finished(folder) for folder in config.runs or []]
+    check_reserved_columns(table, file)
+    bundles = _mixed_bundles(runs)
+    rows = _rows_of(table, [run.config.task for run in runs], file)
+    bundles = {name: bundle for name, bundle in bundles.items() if rows[name]}
+    encoded = {
+        name: bundle.format.encode(_examples(bundle.format.task, table, rows[name])) for name, bundle in bundles.items()
+    }
+    if cut := sum(each.truncated for each in encoded.values()):
+        log(f"{cut} of {len(table)} rows were longer than their run's task.max_length and were cut")
+    size = int(config.train.get("per_device_eval_batch_size") or 64)
+    scores = _mixed_scores({run.config.task.name: run.config for run in runs}, bundles, encoded, size)
+    answers: Answers = {}
+    for name, bundle in bundles.items():
+        found = bundle.format.decode(bundle.format.unpad(scores[name], encoded[name]), encoded[name])
+        for row, prediction, each in zip(rows[name], found.predictions, found.scores, strict=True):
+            answers[row] = bundle.format.describe(prediction), each.astype(float).tolist()
+    if len({type(label) for label, _ in answers.values()}) > 1:  # a column has one type: numbers beside names are text
+        answers = {row: (str(label), each) for row, (label, each) in answers.items()}
+    return answer_table(table, answers), f" of {', '.join(bundles)}"
+
+
+def _mixed_bundles(runs: Sequence[RunResult]) -> dict[str, TrainingBundle]:
+    """Return the bundle of each run by its task, all with one model: a base, and an adapter named after each task."""
+    _check_mix(runs)
+    first, source = runs[0].config, base_source(runs[0])
+    tokenizer = load_tokenizer(source)
+    most = max(len(run.label_names or [0]) for run in runs)
+    head = [str(number) for number in range(most)] if most > 1 else None  # a smaller head fills a part of it
+    base = load_model(first.model, source, tokenizer, "classification", head, first.method.quantization)
+    model = load_adapters(base, {run.config.task.name: run.folder / "adapter" for run in runs}).eval()
+    return {
+        run.config.task.name: TrainingBundle(
+            model, tokenizer, format_of(run.config.task, run.config.model.family, run.label_names, tokenizer)
+        )
+        for run in runs
+    }
+
+
+def _check_mix(runs: Sequence[RunResult]) -> None:
+    bases = [(run.source, run.config.model.pooling, run.config.method.quantization) for run in runs]
+    tasks: set[str] = set()
+    for run, base in zip(runs, bases, strict=True):
+        folder, config = run.folder, run.config
+        refuse(
+            (
+                not kind_of(config.task).sequence_label or config.model.family == "seq2seq",
+                f"{folder} has no classification head; batches mix classifiers and regressors: use run=",
+            ),
+            (
+                not (folder / "adapter").is_dir() or not config.method.traits.mixed_batch,
+                f"{folder} is {config.method.name}, whose weights cannot differ from row to row; "
+                "mix runs of lora, adapter, prompt, p_tuning, prefix, mam or unipelt",
+            ),
+            (
+                config.vocab is not None,
+                f"{folder} has words that the base has not (vocab=); use run=, one after the other",
+            ),
+            (base != bases[0], f"{folder} has another base than {runs[0].folder}; mix runs over one base"),
+            (
+                config.task.name in tasks,
+                f"two of the runs are of task={config.task.name}; name one a task, or train with its own task.name=",
+            ),
+        )
+        tasks.add(config.task.name)
+
+
+def _rows_of(table: Dataset, tasks: Sequence[TaskConfig], file: Path) -> dict[str, list[int]]:
+    """Return the numbers of the rows of each task."""
+    if "task" not in table.column_names:
+        raise UserError(f"{file} has no column task; write into it which run's task each row is for")
+    by_name = {task.name: task for task in tasks}
+    rows: dict[str, list[int]] = {name: [] for name in by_name}
+    for number, row in enumerate(table):
+        name, place = str(row["task"]), f"row {number + 1} of {file} is of task {row['task']}"
+        if name not in rows:
+            raise UserError(f"{place}; the runs are of {', '.join(rows)}")
+        parse = example_reader(by_name[name]).parse_text
+        if missing := [column for column in by_name[name].text if not parse(row.get(column))]:
+            raise UserError(f"{place} and lacks {', '.join(missing)}")
+        rows[name].append(number)
+    return rows
+
+
+def _mixed_scores(
+    runs: Mapping[str, RunConfig], bundles: Mapping[str, TrainingBundle], encoded: Mapping[str, Encoded], size: int
+) -> dict[str, np.ndarray]:
+    """Return the scores (rows, labels) of each task's rows, in its run's precision; batches go by length alone."""
+    widths = {name: len(bundle.format.names or [0]) for name, bundle in bundles.items()}
+    found = {name: np.empty((len(each.lengths), widths[name])) for name, each in encoded.items()}
+    precisions = {name: training.precision_of(runs[name].train) for name in bundles}
+    for precision in dict.fromkeys(precisions.values()):
+        tasks = [name for name in bundles if precisions[name] == precision]
+        collate = bundles[tasks[0]].format.collator()
+        with predictor(runs[tasks[0]], bundles[tasks[0]]) as trainer:
+            for batch in _batches({name: encoded[name].lengths for name in tasks}, size):
+                inputs = [dict(encoded[name].inputs[number]) for name, number in batch]
+                for each in inputs:
+                    each.pop("labels", None)
+                scores = training.mixed_batch_logits(trainer, collate(inputs), [name for name, _ in batch])
+                for (name, number), row in zip(batch, scores, strict=True):
+                    found[name][number] = row[: widths[name]]
+    return found
+
+
+def _batches(lengths: Mapping[str, Any], size: int) -> Iterator[list[tuple[str, int]]]:
+    """Yield the task and the number of each row, a batch at a time, the longest first."""
+    rows = [(name, number) for name, each in lengths.items() for number in range(len(each))]
+    rows.sort(key=lambda row: -lengths[row[0]][row[1]])
+    yield from (rows[first : first + size] for first in range(0, len(rows), size))

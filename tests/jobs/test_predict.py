@@ -1,7 +1,8 @@
-"""A finished run is used on other data, and what it says of one file leaves what it said of another."""
+"""Prediction: evaluations and predictions of one run, and of several runs in one batch."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import commands
 
+from peftkit.config import UserError
 from peftkit.data.files import read_file
+from peftkit.data.miniglue import miniglue
 
 Words = Callable[..., list[str]]
+TEXTS = {"sst2": ["sentence"], "stsb": ["sentence1", "sentence2"], "mnli": ["premise", "hypothesis"]}
 
 
 @pytest.fixture
@@ -54,3 +58,117 @@ def test_what_is_written_to_new_text_has_no_likelihood(tiny: Words, tmp_path: Pa
         commands.predict(folder, data / "validation.jsonl", f"output={tmp_path}/told.{ending}")
         told = read_file(tmp_path / f"told.{ending}").to_list()
         assert [row["scores"] for row in told] == [None, None] and all("prediction" in row for row in told)
+
+
+@pytest.fixture(scope="module")
+def trained(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return the folder of a run, trained once a module: trained("bert", "lora", "sst2")."""
+    out, done = tmp_path_factory.mktemp("runs"), {}
+
+    def find(model: str, method: str, task: str, is_half: bool = False) -> Path:
+        key = (model, method, task, is_half)
+        if key not in done:
+            (done[key],) = commands.finetune(
+                f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=offline", f"out={out}",
+                f"method={method}", f"task={task}", "task.max_train_samples=24", "task.max_eval_samples=8",
+                "train.num_train_epochs=1", "train.per_device_train_batch_size=8", "train.disable_tqdm=true",
+                f"train.bf16={str(is_half).lower()}",
+            )  # fmt: skip
+        return done[key]
+
+    return find
+
+
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [
+        pytest.param("bert", "lora", marks=pytest.mark.slow), pytest.param("gpt2", "prefix", marks=pytest.mark.slow),
+        pytest.param("bert", "prompt", marks=pytest.mark.slow), pytest.param("gpt2", "adapter", marks=pytest.mark.slow),
+        pytest.param("bert", "unipelt", marks=pytest.mark.slow),
+        pytest.param("bert", "qlora", marks=pytest.mark.slow), pytest.param("gpt2", "mam", marks=pytest.mark.slow),
+        pytest.param("bert", "linear_probe_mix", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_each_row_is_answered_as_by_its_own_run(
+    trained: Callable[..., Path], tmp_path: Path, model: str, method: str
+) -> None:
+    folders, alone, rows = [], {}, []
+    for task, columns in TEXTS.items():
+        folder = trained(model, method, task)
+        folders.append(folder)
+        first = list(miniglue(task).values())[1][:7]  # validation, or the first of two
+        texts = [{column: row[column] for column in columns} for row in first]
+        file = tmp_path / f"{task}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in texts))
+        commands.predict(folder, file, f"output={tmp_path}/{task}.out.jsonl")
+        alone[task] = [json.loads(line) for line in (tmp_path / f"{task}.out.jsonl").read_text().splitlines()]
+        rows += [{"task": task, "number": number, **row} for number, row in enumerate(texts)]
+    mixed = tmp_path / "mixed.jsonl"
+    rows = rows[::3] + rows[1::3] + rows[2::3]
+    mixed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    commands.predict(folders, mixed, f"output={tmp_path}/out.jsonl", "train.per_device_eval_batch_size=5")
+    for line in (tmp_path / "out.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        wanted = alone[row["task"]][row["number"]]
+        assert row["scores"] == pytest.approx(wanted["scores"], abs=3e-3 if method == "qlora" else 1e-5)
+        if isinstance(wanted["prediction"], str):
+            assert row["prediction"] == wanted["prediction"]
+
+
+@pytest.mark.slow
+def test_runs_that_do_not_fit_are_refused(trained: Callable[..., Path], tmp_path: Path) -> None:
+    lora, mnli = trained("bert", "lora", "sst2"), trained("bert", "lora", "mnli")
+    other, full, ia3 = trained("bert", "prefix", "mrpc"), trained("bert", "full", "rte"), trained("bert", "ia3", "cola")
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"task": "sst2", "sentence": "a film ."}) + "\n")
+    for folders, says in (
+        ([lora, other], "by different methods"), ([lora, full], "cannot differ from row to row"),
+        ([lora, ia3], "cannot differ from row to row"), ([lora, lora], "name one a task"),
+        ([lora], "two run folders or more"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=says):
+            commands.predict(folders, file)
+    file.write_text(json.dumps({"task": "wnli", "sentence": "a film ."}) + "\n")
+    with pytest.raises(UserError, match=r"row 1 .* is of task wnli; the runs are of sst2, mnli"):
+        commands.predict([lora, mnli], file)
+    file.write_text(json.dumps({"task": "sst2", "sentence": "a film ."}) + "\n")
+    commands.predict([lora, mnli], file)  # no row for one of them
+    assert (tmp_path / "rows.predictions.jsonl").is_file()
+
+
+@pytest.mark.slow
+def test_a_head_of_several_layers_is_refused(trained: Callable[..., Path], tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"task": "sst2", "sentence": "the film is great ."}) + "\n")
+    runs = [trained("roberta", "lora", task) for task in ("sst2", "stsb")]
+    with pytest.raises(UserError, match="RobertaClassificationHead has several layers"):
+        commands.predict(runs, file)
+
+
+@pytest.mark.slow
+def test_each_row_is_answered_in_its_runs_precision(trained: Callable[..., Path], tmp_path: Path) -> None:
+    folders, alone, rows = [], [], []
+    for task, is_half in {"sst2": True, "stsb": False}.items():
+        folders.append(trained("bert", "lora", task, is_half))
+        texts = [{"task": task} | {name: row[name] for name in TEXTS[task]} for row in miniglue(task)["validation"][:4]]
+        rows += texts
+        alone += answers(folders[-1], texts, tmp_path)
+    together = answers(folders, rows, tmp_path)
+    for row, wanted in zip(together, alone, strict=True):
+        assert row["scores"] == pytest.approx(wanted["scores"], abs=1e-6)  # bf16 and fp32 are 1e-4 or more apart
+
+
+def answers(run: Path | list[Path], rows: list[dict], scratch: Path) -> list[dict]:
+    """Return a run's answers to rows, a row at a time: in bf16, a batch of another shape rounds otherwise."""
+    (scratch / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    commands.predict(run, scratch / "in.jsonl", f"output={scratch}/out.jsonl", "train.per_device_eval_batch_size=1")
+    return [json.loads(line) for line in (scratch / "out.jsonl").read_text().splitlines()]
+
+
+def test_the_kinds_that_mix_are_those_that_the_matrix_found() -> None:
+    cells = json.loads((Path(__file__).parents[2] / "docs" / "reference" / "matrix.json").read_text())
+    found = {cell["method"] for cell in cells if cell["extras"].get("mixed")}
+    assert found == {
+        "lora", "rslora", "qlora", "adapter", "adapter_pfeiffer", "adapter_parallel", "prompt", "p_tuning",
+        "prefix", "mam", "unipelt", "linear_probe_mix",
+    }  # fmt: skip
