@@ -3,24 +3,65 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-from peftkit.config import INCIDENTAL, RunConfig, UserError
-from peftkit.jobs.submission_files import FILES, invalid_reason, prediction_file
+from peftkit.config import INCIDENTAL, RunConfig, UserError, refuse
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardRun
 from peftkit.leaderboard.settings import flatten
 from peftkit.leaderboard.stats import GLUE, task_score
 from peftkit.paths import safe_name
+from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
+from peftkit.results.run_result import RunResult
 
 if TYPE_CHECKING:
     from peftkit.data.datasets import TaskDataset
+
+
+@dataclass(frozen=True)
+class SubmissionFile:
+    """One file of the zip: a header, then an index and a prediction for each example of a test split.
+
+    File names, labels and the range of numbers are those of gluebenchmark.com/faq and of its sample submission. `size`
+    is the number of examples in the benchmark's test set. `labels` maps label names to their text in the file;
+    None for numbers.
+    """
+
+    name: str
+    task: str  # of the test split
+    split: str
+    size: int
+    labels: Mapping[str, str] | None
+    trained_on: str
+
+
+def _by_number(*labels: str) -> dict[str, str]:
+    return {label: str(number) for number, label in enumerate(labels)}
+
+
+NLI = {label: label for label in ("entailment", "neutral", "contradiction")}
+TWO_WAY = {label: label for label in ("entailment", "not_entailment")}
+FILES = (
+    SubmissionFile("AX", "ax", "test", 1104, NLI, "mnli"),
+    SubmissionFile("CoLA", "cola", "test", 1063, _by_number("unacceptable", "acceptable"), "cola"),
+    SubmissionFile("MNLI-m", "mnli", "test_matched", 9796, NLI, "mnli"),
+    SubmissionFile("MNLI-mm", "mnli", "test_mismatched", 9847, NLI, "mnli"),
+    SubmissionFile("MRPC", "mrpc", "test", 1725, _by_number("not_equivalent", "equivalent"), "mrpc"),
+    SubmissionFile("QNLI", "qnli", "test", 5463, TWO_WAY, "qnli"),
+    SubmissionFile("QQP", "qqp", "test", 390965, _by_number("not_duplicate", "duplicate"), "qqp"),
+    SubmissionFile("RTE", "rte", "test", 3000, TWO_WAY, "rte"),
+    SubmissionFile("SST-2", "sst2", "test", 1821, _by_number("negative", "positive"), "sst2"),
+    SubmissionFile("STS-B", "stsb", "test", 1379, None, "stsb"),
+    SubmissionFile("WNLI", "wnli", "test", 146, _by_number("not_entailment", "entailment"), "wnli"),
+)  # fmt: skip
+STSB_MAX = 5.0  # from 0; the site refuses numbers out of range
 
 
 def submission(config: RunConfig) -> None:
@@ -39,19 +80,18 @@ def submission(config: RunConfig) -> None:
     substituted = {(run.model, run.model_substituted_for) for run in chosen if run.model_substituted_for}
     for model, replaced in sorted(substituted):
         log(f"!! MODEL: {model} (offline) replaces {replaced}; this is a submission of {model}")
+    runs = {run.task: run for run in chosen}
+    tested = {file.task: runs[file.trained_on] for file in FILES}
     # read all test sets before the first prediction, so that a missing one is refused at once
-    tests = {run.folder: read_test_sets(config, run) for run in chosen}
-    texts: dict[str, str] = {}
-    invalid: dict[str, list[str]] = {}
-    for run in chosen:
-        for task, data in tests[run.folder].items():
-            predictions = predict_test_set(config, run, task, data)
-            for file in (file for file in FILES if is_main_process() and file.task == task):
-                texts[f"{file.name}.tsv"] = prediction_file(file, run, data, predictions)
-                if (reason := invalid_reason(file, data)) is not None:
-                    invalid.setdefault(reason, []).append(f"{file.name}.tsv")
+    tests = {task: read_test_set(config, run, task) for task, run in tested.items()}
+    predictions = {task: predict_test_set(config, run, task, tests[task]) for task, run in tested.items()}
     if is_main_process():
-        _write(texts, _target(config, chosen, bool(invalid)), invalid)
+        texts = {
+            f"{file.name}.tsv": prediction_file(file, tested[file.task], tests[file.task], predictions[file.task])
+            for file in FILES
+        }
+        reasons = {f"{file.name}.tsv": invalid_reason(file, tests[file.task]) for file in FILES}
+        _write(config, chosen, texts, {name: reason for name, reason in reasons.items() if reason})
 
 
 def choose_runs(config: RunConfig) -> list[BoardRun]:
@@ -66,14 +106,13 @@ def choose_runs(config: RunConfig) -> list[BoardRun]:
 def _named_runs(folders: Sequence[str]) -> list[BoardRun]:
     by_task: dict[str, BoardRun] = {}
     for folder in map(Path, folders):
-        run = next((r for r in collect([folder]) if r.folder == folder and isinstance(r, BoardRun)), None)
-        if run is None or run.suite != "glue" or run.task not in GLUE:
+        run = next((run for run in _glue_runs(folder) if run.folder == folder), None)
+        if run is None:
             raise UserError(
                 f"runs={folder}: not a run of a GLUE task; set runs= to one run of each of {', '.join(GLUE)}"
             )
-        if run.task in by_task:
-            raise UserError(f"runs=: two runs of {run.task}, {by_task[run.task].folder} and {folder}; drop one")
-        by_task[run.task] = run
+        if (known := by_task.setdefault(run.task, run)) is not run:
+            raise UserError(f"runs=: two runs of {run.task}, {known.folder} and {folder}; drop one")
     if missing := [task for task in GLUE if task not in by_task]:
         raise UserError(
             f"runs=: no run of {', '.join(missing)}, and a submission has all nine tasks; add one of each, "
@@ -84,18 +123,15 @@ def _named_runs(folders: Sequence[str]) -> list[BoardRun]:
 
 def _best_runs(config: RunConfig) -> list[BoardRun]:
     """Return for each task the run with the best validation score, all of one model and method."""
-    below = [r for r in collect([Path(config.out)]) if isinstance(r, BoardRun) and r.suite == "glue"]
-    below = [run for run in below if run.task in GLUE]
+    below = _glue_runs(Path(config.out))
     real = [run for run in below if not run.data_substituted_for]  # generated data only if there is no real data
     matching = [run for run in real or below if _matches(run, config)]
     finished = [run for run in matching if run.problem is None]
     if not finished:
         which = " with these settings" if below else ""
-        command = shlex.join(["recipe=lora_glue", *_out(config)])
-        raise UserError(
-            f"{config.out}: no finished run of a GLUE task{which}; train first: python -m peftkit {command}"
-        )
-    kinds = list(dict.fromkeys((r.settings.get("model.name", r.model), r.method, r.model) for r in finished))
+        command = f"python -m peftkit {shlex.join(['recipe=lora_glue', *_out(config)])}"
+        raise UserError(f"{config.out}: no finished run of a GLUE task{which}; train first: {command}")
+    kinds = [*dict.fromkeys((r.settings.get("model.name", r.model), r.method, r.model) for r in finished)]
     if len(kinds) > 1:
         named = ", ".join(f"model={name} method={method} ({model})" for name, method, model in kinds[:6])
         raise UserError(
@@ -105,6 +141,10 @@ def _best_runs(config: RunConfig) -> list[BoardRun]:
     if missing := [task for task in GLUE if task not in {run.task for run in finished}]:
         raise UserError(_missing(config, missing, matching, finished[0]))
     return [_best_of(task, [run for run in finished if run.task == task]) for task in GLUE]
+
+
+def _glue_runs(place: Path) -> list[BoardRun]:
+    return [run for run in collect([place]) if isinstance(run, BoardRun) and run.suite == "glue" and run.task in GLUE]
 
 
 def _out(config: RunConfig) -> list[str]:
@@ -124,7 +164,7 @@ def _matches(run: BoardRun, config: RunConfig) -> bool:
     return all(recorded.get(name, "null") == flat[name] for name in typed)
 
 
-def _missing(config: RunConfig, missing: Sequence[str], matching: Iterable[BoardRun], like: BoardRun) -> str:
+def _missing(config: RunConfig, missing: Sequence[str], matching: Sequence[BoardRun], like: BoardRun) -> str:
     """Return a message about tasks without a finished run: the reasons, and the command that trains them."""
     problems = {run.task: run.problem for run in matching if run.problem}
     listed = ", ".join(task + (f" ({problems[task]})" if task in problems else "") for task in missing)
@@ -138,37 +178,27 @@ def _missing(config: RunConfig, missing: Sequence[str], matching: Iterable[Board
 
 
 def _best_of(task: str, runs: Sequence[BoardRun]) -> BoardRun:
-    example_counts = {
-        json.dumps(
-            {split: run.examples.get(split) for split in json.loads(run.settings.get("task.splits.validation", "[]"))}
-        )
-        for run in runs
-    }
-    if len(example_counts) > 1:
+    splits = [json.loads(run.settings.get("task.splits.validation", "[]")) for run in runs]
+    counts = {json.dumps({n: run.examples.get(n) for n in names}) for run, names in zip(runs, splits, strict=True)}
+    if len(counts) > 1:
         raise UserError(
-            f"the runs of {task} were scored on different examples ({'; '.join(sorted(example_counts))}), so their "
-            "scores are not comparable; name one run a task: runs=[DIR,...]"
+            f"the runs of {task} were scored on different examples ({'; '.join(sorted(counts))}), so their scores are "
+            "not comparable; name one run a task: runs=[DIR,...]"
         )
     best = max(runs, key=lambda run: task_score(run.scores))
     log(f"{task}: {best.folder}, {task_score(best.scores):.4f} on validation, best of {len(runs)}")
     return best
 
 
-def read_test_sets(config: RunConfig, run: BoardRun) -> dict[str, TaskDataset]:
-    """Read the test sets that a run predicts (of MNLI also AX), from the source of its data, or from data_root.
+def read_test_set(config: RunConfig, run: BoardRun, task: str) -> TaskDataset:
+    """Read a test set that a run predicts, from the source of its data, or from data_root.
 
     Raises:
-        UserError: a test set is missing.
+        UserError: the test set is missing.
     """
-    tasks = list(dict.fromkeys(file.task for file in FILES if file.trained_on == run.task))
-    return {task: _read_test_set(config, run, task) for task in tasks}
-
-
-def _read_test_set(config: RunConfig, run: BoardRun, task: str) -> TaskDataset:
     from peftkit.data.datasets import load_task_dataset
-    from peftkit.pipeline.inference import recorded_config
 
-    trained = recorded_config(run.folder)
+    trained = RunResult(run.folder).config
     is_offline = run.audit["sources"]["data"]["kind"] == "offline"
     root = None if is_offline else config.data_root or trained.data_root
     splits = [file.split for file in FILES if file.task == task]
@@ -183,45 +213,87 @@ def _read_test_set(config: RunConfig, run: BoardRun, task: str) -> TaskDataset:
 
 def predict_test_set(config: RunConfig, run: BoardRun, task: str, data: TaskDataset) -> Path:
     """Return the file with a run's predictions of a test set, in the run's folder; written if missing."""
-    from peftkit.pipeline.evaluate import evaluate_splits
-    from peftkit.pipeline.inference import load_bundle, recorded_config, with_eval_batch_size
-    from peftkit.pipeline.trainers import predictor
-    from peftkit.results import run_folder
+    from peftkit.pipeline.evaluate import score_splits
+    from peftkit.pipeline.inference import load_bundle, with_eval_batch_size
 
-    predictions, note = (
-        run.folder / name for name in (f"predictions-{task}-test.parquet", f"evaluation-{task}-test.json")
-    )
+    predictions, note = run.folder / f"predictions-{task}-test.parquet", run.folder / f"evaluation-{task}-test.json"
     source = {name: getattr(data.source, name) for name in ("kind", "name", "revision")}
     if note.is_file() and json.loads(note.read_text(encoding="utf-8"))["source"] == source:
         log(f"{task}: predicted already, in {run.folder}")
         return predictions
-    trained = recorded_config(run.folder)
     log(f"{task}: {sum(map(len, data.splits.values()))} test examples, {run.folder}")
-    bundle = load_bundle(trained, run.folder)
-    splits = {name: bundle.format.encode(table) for name, table in data.splits.items()}
-    with predictor(with_eval_batch_size(config, trained), bundle) as trainer:
-        _, costs = evaluate_splits(trained, bundle, trainer, splits, data, predictions)
+    trained = RunResult(run.folder)
+    _, costs = score_splits(with_eval_batch_size(config, trained.config), load_bundle(trained), data, predictions)
     if is_main_process():
         run_folder.write_text(note, json.dumps({"source": source, "costs": costs}) + "\n")
     return predictions
 
 
-def _target(config: RunConfig, chosen: Sequence[BoardRun], is_invalid: bool) -> Path:
+def prediction_file(file: SubmissionFile, run: BoardRun, data: TaskDataset, predictions: Path) -> str:
+    """Return the text of one file of the zip, in the order of the benchmark's own index.
+
+    An example without text gets the most common label of training, or the mean.
+
+    Raises:
+        UserError: the run has other labels than the task, or the examples are not numbered from 0 up.
+    """
+    import pyarrow.parquet as pq
+
+    names, size = run.audit["label_names"], len(data.splits[file.split]) + data.dropped[file.split]
+    table = pq.read_table(predictions, columns=["id", "split", "prediction"]).to_pylist()
+    predicted = {entry["id"]: entry["prediction"] for entry in table if entry["split"] == file.split}
+    refuse(
+        (
+            file.labels is not None and set(names or ()) != set(file.labels),
+            f"{run.folder}: has labels {', '.join(names or ['numbers'])}, the benchmark has "
+            f"{', '.join(file.labels or ())}; train task={run.task} with the task's own labels",
+        ),
+        (
+            len(predicted) + data.dropped[file.split] != size or not set(predicted) <= set(range(size)),
+            f"{data.source.name}, {file.split}: column idx does not number the examples from 0 to {size - 1}, as the "
+            "benchmark does; number them so",
+        ),
+    )
+    if len(predicted) < size:
+        log(f"!! {file.name}: {size - len(predicted)} examples without text get the most common label of training")
+        counts = run.audit["label_counts"]["train"]
+        usual = counts["mean"] if names is None else max(range(len(names)), key=lambda number: counts[names[number]])
+        predicted = dict.fromkeys(range(size), usual) | predicted
+    lines = [f"{number}\t{_entry(file, predicted[number], names)}\n" for number in range(size)]
+    return "index\tprediction\n" + "".join(lines)
+
+
+def invalid_reason(file: SubmissionFile, data: TaskDataset) -> str | None:
+    """Return why the site would refuse a file, or why its score would be meaningless; None if the file is valid."""
+    size = len(data.splits[file.split]) + data.dropped[file.split]
+    if data.source.kind == "offline":
+        return f"{data.source.name} replaces the benchmark's test set"
+    return None if size == file.size else f"there are {size} examples, and {file.size} in the benchmark's test set"
+
+
+def _entry(file: SubmissionFile, prediction: Any, names: Sequence[str]) -> str:
+    """Return a prediction in the format of the site."""
+    if file.labels is not None:
+        return file.labels[names[int(prediction)]]
+    if not math.isfinite(prediction):
+        raise UserError(f"the run of {file.task} predicts {prediction}; train it with a lower train.learning_rate")
+    return f"{min(max(prediction, 0.0), STSB_MAX):.3f}"
+
+
+def _write(config: RunConfig, chosen: Sequence[BoardRun], texts: Mapping[str, str], invalid: Mapping[str, str]) -> None:
     kinds = {(run.model.split("/")[-1], run.method) for run in chosen}
     stem = "-".join(["submission", *next(iter(kinds))] if len(kinds) == 1 else ["submission"])
     file = Path(config.output) if config.output else Path(config.out, f"{safe_name(stem)}.zip")
-    return file.with_name(f"not-for-upload-{file.name}") if is_invalid else file
-
-
-def _write(texts: Mapping[str, str], file: Path, invalid: Mapping[str, Sequence[str]]) -> None:
+    if invalid:
+        file = file.with_name(f"not-for-upload-{file.name}")
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.part")
     with ZipFile(part, "w", ZIP_DEFLATED) as archive:
         for name, text in sorted(texts.items()):
             archive.writestr(ZipInfo(name), text, ZIP_DEFLATED)  # no date: equal predictions, equal bytes
     part.replace(file)
-    for reason, names in invalid.items():
-        log(f"!! {', '.join(names)}: {reason}")
+    for reason in dict.fromkeys(invalid.values()):
+        log(f"!! {', '.join(name for name, each in invalid.items() if each == reason)}: {reason}")
     if invalid:
         log("!! NOT FOR UPLOAD: the format is right, but the scores would be meaningless; the file name warns too")
     log(f"-> {file}")

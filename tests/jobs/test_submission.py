@@ -19,8 +19,14 @@ from peftkit.config import RunConfig, UserError
 from peftkit.config.source import Source
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.miniglue import miniglue
-from peftkit.jobs.submission import choose_runs, predict_test_set, read_test_sets
-from peftkit.jobs.submission_files import FILES, invalid_reason, prediction_file
+from peftkit.jobs.submission import (
+    FILES,
+    choose_runs,
+    invalid_reason,
+    predict_test_set,
+    prediction_file,
+    read_test_set,
+)
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardRun
 from peftkit.results.run_folder import write_predictions
@@ -104,9 +110,8 @@ def choice(*words: str) -> RunConfig:
 
 
 def test_the_diagnostics_are_answered_by_the_mnli_run_as_it_predicts(mnli: BoardRun, tmp_path: Path) -> None:
-    tests = read_test_sets(choice(), mnli)
-    assert list(tests) == ["ax", "mnli"]
-    text = prediction_file(SHEET["AX"], mnli, tests["ax"], predict_test_set(choice(), mnli, "ax", tests["ax"]))
+    test = read_test_set(choice(), mnli, "ax")
+    text = prediction_file(SHEET["AX"], mnli, test, predict_test_set(choice(), mnli, "ax", test))
     file = tmp_path / "rows.jsonl"
     texts = [{name: row[name] for name in ("premise", "hypothesis")} for row in miniglue("ax")["test"]]
     file.write_text("".join(json.dumps(row) + "\n" for row in texts))
@@ -116,7 +121,7 @@ def test_the_diagnostics_are_answered_by_the_mnli_run_as_it_predicts(mnli: Board
 
 
 def test_what_was_answered_is_not_answered_again(mnli: BoardRun) -> None:
-    rows = read_test_sets(choice(), mnli)["mnli"]
+    rows = read_test_set(choice(), mnli, "mnli")
     file = predict_test_set(choice(), mnli, "mnli", rows)
     before = file.stat().st_mtime_ns
     assert predict_test_set(choice(), mnli, "mnli", rows).stat().st_mtime_ns == before
