@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import shutil
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from peftkit.config import RunConfig, error_summary, is_prompted
 from peftkit.data.datasets import SEARCH_SPLIT, load_task_dataset
-from peftkit.jobs.search import no_search, search
+from peftkit.jobs.search import search
 from peftkit.pipeline import verify
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.context import EncodedSplits, RunContext
@@ -29,6 +27,7 @@ from peftkit.pipeline.train import TrainedRun, train
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.model_card import model_card
+from peftkit.results.run_result import RunResult
 
 
 def finetune(config: RunConfig, begin: Callable[[Path], None] | None = None, is_nested: bool = False) -> Path:
@@ -45,9 +44,9 @@ def finetune(config: RunConfig, begin: Callable[[Path], None] | None = None, is_
     folder = context.folder
     if begin is not None:
         begin(folder)
-    if not config.force and (known := run_folder.read_result(folder)) and known["meta"]["status"] == "finished":
+    if not config.force and run_folder.is_finished(folder):
         if not is_nested:
-            log(f"finished already: {folder}, {_scores(known)} (force=true trains it again)")
+            log(f"finished already: {folder}, {_scores(RunResult(folder).record)} (force=true trains it again)")
         return folder
     if not is_nested:
         warn_substitutions(context.model_source, context.dataset.source)
@@ -58,9 +57,12 @@ def finetune(config: RunConfig, begin: Callable[[Path], None] | None = None, is_
             _empty(folder)
         folder.mkdir(parents=True, exist_ok=True)
         run_folder.write_config(folder, config)
-    with _recorded_failure(context):
+    try:
         _search_learning_rate(context)
         _run_stages(context)
+    except BaseException as error:
+        _record_failure(context, error)
+        raise
     return folder
 
 
@@ -70,7 +72,6 @@ def _open(config: RunConfig) -> RunContext:
     samples = config.search.samples if config.trial else 0
     dataset = load_task_dataset(config.task, config.data_root, config.source, search_samples=samples)
     sources, setup = describe_sources(config, source, dataset.source), execution_setup(config)
-    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     result: dict[str, Any] = {
         "run": {
             "recipe": config.recipe,
@@ -83,7 +84,7 @@ def _open(config: RunConfig) -> RunContext:
         "audit": {"sources": sources},
         "search": None,
         "forgetting": None,
-        "meta": run_folder.meta(config.seed, device_name(), setup["precision"], started),
+        "meta": run_folder.meta(config.seed, device_name(), setup["precision"]),
     }
     return RunContext(config, source, dataset, run_folder.run_folder(config, sources, setup), result)
 
@@ -91,11 +92,10 @@ def _open(config: RunConfig) -> RunContext:
 def _search_learning_rate(context: RunContext) -> None:
     """Choose the learning rate by trials where a search is set; a trial itself is scored on the examples set apart."""
     config, result = context.config, context.result
-    if config.search.lr_multipliers is not None and is_prompted(config):
-        result["search"] = no_search(config)
-    elif config.search.lr_multipliers is not None:
+    if config.search.lr_multipliers is not None:
         result["search"] = search(config, lambda trial: finetune(trial, is_nested=True))
-        config = replace(config, train={**config.train, "learning_rate": result["search"]["chosen"]})
+        rate = result["search"]["chosen"] or config.train["learning_rate"]  # a method without weights has no trials
+        config = replace(config, train={**config.train, "learning_rate": rate})
         result["run"]["config"] = config.to_dict()
     if config.trial:
         task = replace(config.task, splits={**config.task.splits, "validation": [SEARCH_SPLIT]})
@@ -104,38 +104,31 @@ def _search_learning_rate(context: RunContext) -> None:
 
 
 def _run_stages(context: RunContext) -> None:
+    config, folder = context.config, context.folder
     examples = load_examples(context)
     bundle, splits = build_and_encode(context, examples)
     if is_main_process():
-        run_folder.write_result(context.folder, context.result)
+        run_folder.write_result(folder, context.result)
     trained = train(context, bundle, splits)
-    if not context.config.trial:
+    if not config.trial:
         verify.prewarm_verifier()
-    predictions = context.folder / "predictions.parquet"
-    scores, costs = evaluate_splits(
-        context.config, bundle, trained.trainer, splits.validation, context.dataset, predictions
+    context.result["scores"], costs = evaluate_splits(
+        config, bundle, trained.trainer, splits.validation, context.dataset, folder / "predictions.parquet"
     )
-    context.result["scores"] = scores
     artifact = None
-    if not context.config.trial:
-        artifact = _export(context, bundle)
+    if not config.trial:
+        if is_main_process() and is_prompted(config):
+            artifact = save_prompt(bundle.format, context.model_source, folder)
+        elif is_main_process():
+            artifact = export_artifact(bundle, folder, context.model_source, config.vocab)
         costs |= _verify(context, bundle, trained, splits)
     if is_main_process():
-        costs |= examples.reference.costs
         size = None if artifact is None else artifact_bytes(bundle, artifact)
-        context.result["costs"] = run_costs(trained, splits.train, size, costs)
+        context.result["costs"] = run_costs(trained, splits.train, size, costs | examples.reference.costs)
         _record(context, artifact)
         log(f"   {_scores(context.result)} in {trained.fit.seconds:.0f} s")
     # a search and job=downstream read in every process what one has written
     trained.trainer.accelerator.wait_for_everyone()
-
-
-def _export(context: RunContext, bundle: TrainingBundle) -> Path:
-    if not is_main_process():
-        return context.folder
-    if is_prompted(context.config):
-        return save_prompt(bundle.format, context.model_source, context.folder)
-    return export_artifact(bundle, context.folder, context.model_source, context.config.vocab)
 
 
 def _verify(context: RunContext, bundle: TrainingBundle, trained: TrainedRun, splits: EncodedSplits) -> dict[str, Any]:
@@ -168,29 +161,23 @@ def _record(context: RunContext, artifact: Path | None) -> None:
     run_folder.write_result(folder, context.result)
 
 
-@contextmanager
-def _recorded_failure(context: RunContext) -> Iterator[None]:
+def _record_failure(context: RunContext, error: BaseException) -> None:
     """Record in the run folder why a run failed or was interrupted."""
-    try:
-        yield
-    except BaseException as error:
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        context.result["meta"] |= {"status": status, "reason": error_summary(error)}
-        if is_main_process():
-            with (context.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(run_folder.line({"error": traceback.format_exc()}))
-            run_folder.write_result(context.folder, context.result)
-        raise
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    context.result["meta"] |= {"status": status, "reason": error_summary(error)}
+    if is_main_process():
+        with (context.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(run_folder.line({"error": traceback.format_exc()}))
+        run_folder.write_result(context.folder, context.result)
 
 
 def _empty(folder: Path) -> None:
     """Delete what a run left, except for paid replies of judges, which are stored by the answers they are about."""
     for entry in folder.iterdir() if folder.is_dir() else ():
-        if entry.is_dir() and not entry.is_symlink():
-            if entry.name != "judged":
-                shutil.rmtree(entry, ignore_errors=True)
-        else:
+        if entry.is_symlink() or not entry.is_dir():
             entry.unlink(missing_ok=True)
+        elif entry.name != "judged":
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _scores(result: dict[str, Any]) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from peftkit.config import RunConfig, UserError, error_summary
+from peftkit.config import RunConfig, UserError, error_summary, is_prompted
 from peftkit.leaderboard.stats import task_score
 from peftkit.results import run_folder
 from peftkit.results.console import log
+from peftkit.results.run_result import RunResult
 
 SEED = 0  # of every trial: all seeds of a comparison share them
 
@@ -34,7 +35,7 @@ def search(config: RunConfig, train: Callable[[RunConfig], Path]) -> dict[str, A
     """Try each learning rate on examples set apart from the training split; return the trials and the best rate.
 
     A finished trial, of whichever seed or process, is not run again; one that fails counts as tried, and the next seed
-    tries it again. `train` trains one trial and returns its run folder.
+    tries it again. `train` trains one trial and returns its run folder. A method without trained weights has no trials.
 
     Returns:
         trials (learning_rate, score, status), chosen (a rate), its curve (epoch, seconds, score), the number of
@@ -43,22 +44,26 @@ def search(config: RunConfig, train: Callable[[RunConfig], Path]) -> dict[str, A
     Raises:
         RuntimeError: every trial failed.
     """
-    trials = [_run_trial(trial_config(config, rate), train) for rate in rates(config)]
+    trials = [] if is_prompted(config) else [_run_trial(trial_config(config, rate), train) for rate in rates(config)]
     finished = [(trial.score, trial) for trial in trials if trial.score is not None]
-    if not finished:
+    if trials and not finished:
         raise RuntimeError(f"every trial failed, so no learning rate can be chosen: {trials[0].status}")
-    own = float(config.train["learning_rate"])
-    # of equal scores the nearest to the method's own rate, which comes first where it is not worse
-    _, best = max(finished, key=lambda scored: (scored[0], -abs(scored[1].learning_rate - own)))
-    name = f"{config.method.name} on {config.task.name}"
-    log(f"   best of {len(trials)} learning rates for {name}: {best.learning_rate:g}")
-    return _record(config, trials, best)
-
-
-def no_search(config: RunConfig) -> dict[str, Any]:
-    """Return the record of a search for a method without trained weights: it has no trials."""
-    log(f"   {config.method.name} trains nothing: no trials")
-    return _record(config, [], None)
+    own, best = float(config.train["learning_rate"]), None
+    if finished:
+        # of equal scores the nearest to the method's own rate, which comes first where it is not worse
+        _, best = max(finished, key=lambda scored: (scored[0], -abs(scored[1].learning_rate - own)))
+        name = f"{config.method.name} on {config.task.name}"
+        log(f"   best of {len(trials)} learning rates for {name}: {best.learning_rate:g}")
+    else:
+        log(f"   {config.method.name} trains nothing: no trials")
+    return {
+        "trials": [{"learning_rate": t.learning_rate, "score": t.score, "status": t.status} for t in trials],
+        "chosen": None if best is None else best.learning_rate,
+        "curve": None if best is None else best.curve,
+        "rows": config.search.samples,
+        "seed": SEED,
+        "seconds": sum(trial.seconds for trial in trials),
+    }
 
 
 def rates(config: RunConfig) -> list[float]:
@@ -101,18 +106,6 @@ def _run_trial(config: RunConfig, train: Callable[[RunConfig], Path]) -> Trial:
             status = f"failed: {error_summary(error)}"
             log(f"   the trial of {rate:g} {status}")
             return Trial(rate, None, status)
-    result: Any = run_folder.read_result(folder)
+    result = RunResult(folder).record
     seconds = result["costs"]["train_seconds"] + result["costs"]["eval_seconds"]
     return Trial(rate, task_score(result["scores"]), "finished", seconds, result.get("curve"))
-
-
-def _record(config: RunConfig, trials: list[Trial], best: Trial | None) -> dict[str, Any]:
-    shown = ("learning_rate", "score", "status")
-    return {
-        "trials": [{name: value for name, value in asdict(trial).items() if name in shown} for trial in trials],
-        "chosen": None if best is None else best.learning_rate,
-        "curve": None if best is None else best.curve,
-        "rows": config.search.samples,
-        "seed": SEED,
-        "seconds": sum(trial.seconds for trial in trials),
-    }
