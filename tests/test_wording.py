@@ -34,8 +34,8 @@ ALLOWED = [  # path, text, reason
     (r"^docs/(leaderboard/index\.html|results/)", r"", "output of job=leaderboard"),
     (r"^docs/notebooks/", r"\bwriter\b", "the csv module's writer"),
     (r"^peftkit/generation/generators/offline\.py|^docs/how-to/generate\.md", r"mini-writer", "name of a generator"),
-    (r"^peftkit/generation/(evol|self_instruct)_prompts\.py", r"^(?!.*\"\"\")", "prompts that are sent to models"),
-    (r"^peftkit/generation/dataset_statistics\.py", r"\b(say score|tell test)\b", "a list of English verbs"),
+    (r"^peftkit/generation/(evol|self)_instruct\.py", r"^\s+(how=)?f?\"", "prompts that are sent to models"),
+    (r"^peftkit/generation/dataset_card\.py", r"\b(say score|tell test)\b", "a list of English verbs"),
     (
         r"^peftkit/leaderboard/legacy\.py",
         r"max_train_rows|embedded",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from peftkit.config import Generate, UserError
 from peftkit.generation.generators import GenerationPrompt, Generator, Reply, Request
-from peftkit.generation.journal import Journal
 
 REPLY_LIMITS = ("max_tokens", "max_completion_tokens")  # fields of generate.request that override our own
 OVERHEAD = 64  # tokens that a chat template may add to a prompt
@@ -22,47 +24,77 @@ class BudgetExceeded(Exception):
     """The next request could exceed the budget; the message is the name of the setting."""
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How many tokens, read and written, and how much money a run may use; prices are per million tokens."""
+class Journal:
+    """An append-only jsonl file that survives a kill; a torn last line is cut when it is opened.
 
-    max_tokens: int | None = None
-    max_cost: float | None = None
-    price_in: float | None = None
-    price_out: float | None = None
-    longest_reply: int = 0  # tokens, where generate.request overrides the prompt's limit
+    `rows` are those it had then. The lines of a replayed file follow from the journal of replies: a resumed run has to
+    write the same ones again.
+    """
 
-    @classmethod
-    def from_settings(cls, settings: Generate) -> Budget:
-        limits = [size for name in REPLY_LIMITS if isinstance(size := settings.request.get(name), int)]
-        prices = (settings.price_in, settings.price_out)
-        return cls(settings.max_tokens, settings.max_cost, *prices, longest_reply=max(limits, default=0))
+    def __init__(self, file: Path, is_replayed: bool = False) -> None:
+        self.file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._handle = file.open("a+b")
+        data = file.read_bytes()
+        end = data.rfind(b"\n") + 1
+        if end < len(data):
+            self._handle.truncate(end)
+            self.sync()
+        self.lines = [f"{line}\n" for line in data[:end].decode().split("\n")[:-1]]
+        self.rows = [self._parse(number, line) for number, line in enumerate(self.lines, start=1)]
+        self._position = 0 if is_replayed else len(self.lines)
 
-    def cost(self, tokens_in: int, tokens_out: int) -> float | None:
-        """Return the cost; None without prices."""
-        if self.price_in is None and self.price_out is None:
-            return None
-        return (tokens_in * (self.price_in or 0) + tokens_out * (self.price_out or 0)) / 1e6
+    def append(self, *rows: Mapping[str, Any]) -> None:
+        """Write the rows that the file does not have yet; they survive this process, and after `sync` the machine.
 
-    def exceeded(self, tokens_in: int, tokens_out: int) -> str | None:
-        """Return the setting that so many tokens would exceed."""
-        if self.max_tokens is not None and tokens_in + tokens_out > self.max_tokens:
-            return "max_tokens"
-        cost = self.cost(tokens_in, tokens_out)
-        return "max_cost" if self.max_cost is not None and (cost or 0) > self.max_cost else None
+        Raises:
+            UserError: a replayed file has another line at this place.
+        """
+        # one line a row: line breaks within its texts are escaped
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        old_lines = self.lines[self._position : self._position + len(lines)]
+        for number, (old, new) in enumerate(zip(old_lines, lines, strict=False), start=self._position + 1):
+            if old != new:
+                raise UserError(
+                    f"{self.file}: line {number} does not follow from journal.jsonl: the folder was changed, or "
+                    "another version of peftkit wrote it; start again with force=true"
+                )
+        self._position += len(lines)
+        self._handle.write("".join(lines[len(old_lines) :]).encode())
+        self._handle.flush()
+
+    def sync(self) -> None:
+        os.fsync(self._handle.fileno())
+
+    def close(self) -> None:
+        self._handle.close()
+
+    def check_end(self) -> None:
+        """Refuse lines that these settings do not lead to, as with a lower patience than before."""
+        if self._position < len(self.lines):
+            raise UserError(
+                f"{self.file}: has more lines than these settings lead to; use the earlier settings, or force=true"
+            )
+
+    def _parse(self, number: int, line: str) -> dict[str, Any]:
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{self.file}: line {number} is damaged ({error.msg}); repair it, or start again with force=true"
+            ) from error
 
 
 class GenerationClient:
     """Sends the prompts of one run; a request whose reply is in the journal is not sent again."""
 
-    def __init__(self, generator: Generator, journal: Journal, budget: Budget, seed: int) -> None:
-        self.generator, self.journal, self.budget, self.seed = generator, journal, budget, seed
+    def __init__(self, generator: Generator, journal: Journal, settings: Generate, seed: int) -> None:
+        self.generator, self.journal, self.settings, self.seed = generator, journal, settings, seed
         self.next_number = 0
-        self.usage: Counter[str] = Counter()  # by names of USAGE
+        self.usage = Counter(dict.fromkeys(USAGE, 0))
         self._replies: dict[int, tuple[str, Reply]] = {}
         for row in journal.rows:
-            for entry in row["replies"]:
-                self._add(entry["prompt"], Reply(**{name: entry[name] for name in entry if name != "prompt"}))
+            self._add(row["replies"])
 
     def __call__(self, prompts: Sequence[GenerationPrompt]) -> list[Reply]:
         """Return the replies in the order of the prompts.
@@ -86,8 +118,7 @@ class GenerationClient:
             for group in self.generator.replies(self._affordable(missing)):
                 rows = [{"prompt": fingerprints[reply.number], **asdict(reply)} for reply in group]
                 self.journal.append({"replies": rows})
-                for reply in group:
-                    self._add(fingerprints[reply.number], reply)
+                self._add(rows)
             self.journal.sync()
         self.next_number += len(requests)
         return [self._replies[request.number][1] for request in requests]
@@ -98,25 +129,36 @@ class GenerationClient:
 
     def costs(self) -> dict[str, Any]:
         """Return the usage and its cost, None without prices."""
-        counts = {name: self.usage[name] for name in USAGE}
-        return {**counts, "cost": self.budget.cost(counts["tokens_in"], counts["tokens_out"])}
+        return {**self.usage, "cost": self._cost(self.usage["tokens_in"], self.usage["tokens_out"])}
 
-    def _add(self, fingerprint: str, reply: Reply) -> None:
-        self._replies[reply.number] = (fingerprint, reply)
-        counts = (1, reply.attempts, reply.tokens_in, reply.tokens_out, int(reply.dropped > 0))
-        self.usage.update(dict(zip(USAGE, counts, strict=True)))
+    def _add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            reply = Reply(**{name: value for name, value in row.items() if name != "prompt"})
+            self._replies[reply.number] = (row["prompt"], reply)
+            counts = (1, reply.attempts, reply.tokens_in, reply.tokens_out, int(reply.dropped > 0))
+            self.usage.update(dict(zip(USAGE, counts, strict=True)))
 
     def _affordable(self, requests: Sequence[Request]) -> Sequence[Request]:
         """Return the first requests that together cannot exceed the budget: a token has at least a byte."""
+        limits = [size for name in REPLY_LIMITS if isinstance(size := self.settings.request.get(name), int)]
         tokens_in, tokens_out = self.usage["tokens_in"], self.usage["tokens_out"]
         for count, request in enumerate(requests):
             tokens_in += len(request.prompt.text().encode()) + OVERHEAD
-            tokens_out += max(request.prompt.max_new_tokens, self.budget.longest_reply)
-            if (setting := self.budget.exceeded(tokens_in, tokens_out)) is not None:
-                if count == 0:
-                    raise BudgetExceeded(setting)
+            tokens_out += max([request.prompt.max_new_tokens, *limits])
+            used = {"max_tokens": tokens_in + tokens_out, "max_cost": self._cost(tokens_in, tokens_out) or 0}
+            exceeded = [name for name in used if used[name] > (getattr(self.settings, name) or float("inf"))]
+            if exceeded and count == 0:
+                raise BudgetExceeded(exceeded[0])
+            if exceeded:
                 return requests[:count]
         return requests
+
+    def _cost(self, tokens_in: int, tokens_out: int) -> float | None:
+        """Return the cost; None without prices, which are per million tokens."""
+        price_in, price_out = self.settings.price_in, self.settings.price_out
+        if price_in is None and price_out is None:
+            return None
+        return (tokens_in * (price_in or 0) + tokens_out * (price_out or 0)) / 1e6
 
 
 def describe_costs(costs: Mapping[str, Any]) -> str:

@@ -1,13 +1,68 @@
-"""Filters of instructions and instances (Wang et al. 2023, section 2.2)."""
+"""Filters of instructions and instances (Wang et al. 2023, section 2.2), and the reasons for rejections."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from peftkit.generation.rejection import Rejection
-from peftkit.generation.tasks import Instance
+from peftkit.generation.generators import Reply
+from peftkit.generation.instruction_tasks import Instance
+
+REASONS = {
+    "similar": "ROUGE-L to a kept instruction is too high",
+    "too_short": "fewer words than `generate.instruction_length` allows",
+    "too_long": "more words than `generate.instruction_length` allows",
+    "blacklist": "mentions what a text model can neither see nor do",
+    "starts_with_punctuation": "starts with punctuation",
+    "not_latin": "starts in another script, or is mostly written in one",
+    "contaminated": "overlaps an evaluation set",
+    "cut_off": "the reply was cut off within it",
+    "empty_reply": "the reply is empty",
+    "preamble": "an introduction, not an instruction",
+    "not_asked_for": "more instructions than the prompt requested",
+    "refused": "the endpoint refused the prompt",
+    "type_unclear": "the reply does not state whether it is a classification",
+    "no_instance": "all of its instances were rejected",
+    "malformed_instance": "an input without an output, or an output without an input",
+    "empty_output": "the output is empty",
+    "output_is_input": "the output equals the input",
+    "output_is_instruction": "the output equals the instruction",
+    "same_input_other_output": "one input with different outputs",
+    "same_instance": "a duplicate instance",
+    "unchanged": "the evolution changed nothing",
+    "words_of_the_prompt": "contains a phrase of the evolution prompt",
+    "nothing_new": "the model finds it equal to its origin",
+    "cannot_answer": "the answer only apologizes",
+    "says_nothing": "the answer has only punctuation and stop words",
+}
+
+
+class Rejection(NamedTuple):
+    """A key of REASONS, and the details of this case."""
+
+    reason: str
+    detail: str = ""
+
+
+def first_rejection(*checks: tuple[str, object, str]) -> Rejection | None:
+    """Return the first of these that applies: a reason, whether it applies, and the details."""
+    return next((Rejection(reason, detail) for reason, applies, detail in checks if applies), None)
+
+
+def incomplete(reply: Reply) -> Rejection | None:
+    """Return why a reply is incomplete; None if it is complete."""
+    return first_rejection(
+        ("refused", reply.finish == "refused", reply.note or ""),
+        ("cut_off", reply.finish == "length", f"after {reply.tokens_out} tokens"),
+        ("cut_off", reply.finish != "stop", reply.finish),
+    )
+
+
+def refused(reply: Reply) -> Rejection | None:
+    """Return the refusal of a prompt; None where there is a reply, complete or not."""
+    return incomplete(reply) if reply.finish == "refused" else None
 
 
 def check_instruction(text: str, length: Sequence[int], blacklist: Sequence[str]) -> Rejection | None:
@@ -17,58 +72,45 @@ def check_instruction(text: str, length: Sequence[int], blacklist: Sequence[str]
         length: the fewest and the most words.
     """
     count = len(text.split())
-    if count < length[0]:
-        return Rejection("too_short", f"{count} words")
-    if count > length[1]:
-        return Rejection("too_long", f"{count} words")
-    if unicodedata.category(text[0])[0] in "PS":
-        return Rejection("starts_with_punctuation", text[0])
-    if (rejection := _check_script(text)) is not None:
-        return rejection
+    first = text[:1] or " "
+    letters = [letter for letter in text if letter.isalpha()]
+    latin = [letter for letter in letters if unicodedata.name(letter, "").startswith("LATIN")]
     words = {word.lower() for word in re.findall(r"\w+", text)}
-    for entry in blacklist:
-        if (entry.lower() in words) if entry.isalnum() else (entry.lower() in text.lower()):
-            return Rejection("blacklist", entry)
-    return None
+    listed = [entry for entry in blacklist if entry.lower() in (words if entry.isalnum() else text.lower())]
+    return first_rejection(
+        ("too_short", count < length[0], f"{count} words"),
+        ("too_long", count > length[1], f"{count} words"),
+        ("starts_with_punctuation", unicodedata.category(first)[0] in "PS", first),
+        ("not_latin", not letters, "no letters"),
+        ("not_latin", first.isalpha() and first not in latin, f"starts with {first}"),
+        ("not_latin", 2 * len(latin) < len(letters), f"{len(latin)} of {len(letters)} letters"),
+        ("blacklist", listed, "".join(listed[:1])),
+    )
 
 
 def check_instances(
     instances: Sequence[Instance], instruction: str
 ) -> tuple[list[Instance], list[tuple[Instance, Rejection]]]:
     """Return the instances to keep, and the others with why they are rejected."""
-    outputs: dict[str, set[str]] = {}
-    for instance in instances:
-        outputs.setdefault(normalize_text(instance.input), set()).add(normalize_text(instance.output))
+    texts = [(normalize_text(instance.input), normalize_text(instance.output)) for instance in instances]
     kept: list[Instance] = []
     rejected: list[tuple[Instance, Rejection]] = []
-    for instance in instances:
-        given, output = normalize_text(instance.input), normalize_text(instance.output)
-        reasons = {
-            "empty_output": not output,
-            "output_is_input": given == output,
-            "output_is_instruction": output == normalize_text(instruction),
-            "same_input_other_output": given and len(outputs[given]) > 1,
-            "same_instance": instance in kept,
-        }
-        reason = next((reason for reason, applies in reasons.items() if applies), None)
-        if reason is None:
+    for instance, (given, output) in zip(instances, texts, strict=True):
+        count = len({other for same, other in texts if same == given})
+        rejection = first_rejection(
+            ("empty_output", not output, ""),
+            ("output_is_input", given == output, ""),
+            ("output_is_instruction", output == normalize_text(instruction), ""),
+            ("same_input_other_output", given and count > 1, f"{count} outputs"),
+            ("same_instance", instance in kept, ""),
+        )
+        if rejection is None:
             kept.append(instance)
         else:
-            detail = f"{len(outputs[given])} outputs" if reason == "same_input_other_output" else ""
-            rejected.append((instance, Rejection(reason, detail)))
+            rejected.append((instance, rejection))
     return kept, rejected
 
 
 def normalize_text(text: str) -> str:
     """Return a text in lower case, its words separated by single spaces."""
     return " ".join(text.lower().split())
-
-
-def _check_script(text: str) -> Rejection | None:
-    letters = [letter for letter in text if letter.isalpha()]
-    latin = [letter for letter in letters if unicodedata.name(letter, "").startswith("LATIN")]
-    if not letters:
-        return Rejection("not_latin", "no letters")
-    if text[0].isalpha() and text[0] not in latin:
-        return Rejection("not_latin", f"starts with {text[0]}")
-    return Rejection("not_latin", f"{len(latin)} of {len(letters)} letters") if 2 * len(latin) < len(letters) else None

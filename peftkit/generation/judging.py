@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate, groupby
 from typing import Any
 
 from peftkit.generation.client import BudgetExceeded, GenerationClient
@@ -77,11 +78,9 @@ class PairVerdict:
 
     def row(self) -> dict[str, Any]:
         """Return a line of judged.jsonl."""
-        pair = asdict(self.pair)
-        return {
-            "id": pair.pop("id"), "split": pair.pop("split"), "verdict": self.verdict, "orders": list(self.orders),
-            **pair, "replies": [reply.text for reply in self.replies],
-        }  # fmt: skip
+        names = ("id", "split", "verdict", "orders", "question", "first", "second")
+        known = {**asdict(self.pair), "verdict": self.verdict, "orders": list(self.orders)}
+        return {**{name: known[name] for name in names}, "replies": [reply.text for reply in self.replies]}
 
 
 def judge_pairs(
@@ -97,33 +96,30 @@ def judge_pairs(
         The verdicts in the order of the pairs, and the budget setting that ended judging early, else None.
     """
     verdicts: list[PairVerdict] = []
-    for group in _groups(pairs, max(1, batch // 2)):
+    earlier = accumulate((not pair.is_same for pair in pairs), initial=0)  # pairs before each that need requests
+    for _, group in groupby(zip(pairs, earlier, strict=False), lambda each: each[1] // max(1, batch // 2)):
+        batched = [pair for pair, _ in group]
         try:
-            replies = iter(
-                client([prompt for pair in group if not pair.is_same for prompt in pair.prompts(max_tokens)])
-            )
+            replies = iter(client([text for pair in batched if not pair.is_same for text in pair.prompts(max_tokens)]))
         except BudgetExceeded as error:
             return verdicts, str(error)
-        for pair in group:
-            if pair.is_same:
-                verdicts.append(PairVerdict(pair))
-            else:
-                straight, swapped = next(replies), next(replies)
-                orders = (_read_order(straight, FIRST, SECOND), _read_order(swapped, SECOND, FIRST))
-                verdicts.append(PairVerdict(pair, (straight, swapped), orders))
+        for pair in batched:
+            both = () if pair.is_same else (next(replies), next(replies))
+            named = zip(both, ((FIRST, SECOND), (SECOND, FIRST)), strict=False)
+            orders = tuple(read_verdict(reply.text, reply.finish != "length", names) for reply, names in named)
+            verdicts.append(PairVerdict(pair, both, orders))
         log_progress(len(verdicts))
     return verdicts, None
 
 
-def read_verdict(text: str, is_complete: bool = True) -> str | None:
-    """Return A, B or tie; None where a reply has no verdict, or two different ones.
+def read_verdict(text: str, is_complete: bool = True, names: Sequence[str] = ("A", "B")) -> str | None:
+    """Return the name of answer A or B, or tie; None where a reply has no verdict, or two different ones.
 
     A bare letter counts at the end of a complete reply alone: in a cut one it may begin a sentence.
     """
     matches = VERDICT.findall(text) or (BARE.findall(text.rstrip()) if is_complete else [])
-    verdicts = {match.lower() for match in matches}
-    verdict = verdicts.pop() if len(verdicts) == 1 else None
-    return verdict.upper() if verdict in ("a", "b") else verdict
+    verdicts = {{"a": names[0], "b": names[1]}.get(match.lower(), TIE) for match in matches}
+    return verdicts.pop() if len(verdicts) == 1 else None
 
 
 def judging_statistics(verdicts: Sequence[PairVerdict]) -> dict[str, Any]:
@@ -134,6 +130,8 @@ def judging_statistics(verdicts: Sequence[PairVerdict]) -> dict[str, Any]:
     orders: how many disagree, and in how many of those the judge chose the first position, or the second, both times.
     `cut` counts replies to prompts that were longer than the context.
     """
+    from scipy.stats import binomtest
+
     wins, ties, losses = (sum(each.verdict == outcome for each in verdicts) for outcome in (FIRST, TIE, SECOND))
     rate = (wins + ties / 2) / len(verdicts) if verdicts else None
     both = Counter(each.orders for each in verdicts if each.orders and None not in each.orders)
@@ -148,7 +146,7 @@ def judging_statistics(verdicts: Sequence[PairVerdict]) -> dict[str, Any]:
         "identical": sum(each.pair.is_same for each in verdicts),
         "win_rate": rate,
         "interval": None if rate is None else list(wilson_interval(rate, len(verdicts))),
-        "sign_test_p": sign_test(wins, losses),
+        "sign_test_p": float(binomtest(wins, wins + losses).pvalue) if wins + losses else None,
         "swapped": {
             "pairs": both.total(),
             "disagree": disagree,
@@ -169,25 +167,3 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
     return max(middle - half, 0.0), min(middle + half, 1.0)
-
-
-def sign_test(wins: int, losses: int) -> float | None:
-    """Return the exact two-sided p-value of equal chances; None without decided pairs."""
-    from scipy.stats import binomtest
-
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else None
-
-
-def _groups(pairs: Sequence[AnswerPair], size: int) -> Iterator[list[AnswerPair]]:
-    """Yield pairs in their order, in groups of which `size` pairs need requests."""
-    open_pairs, start = 0, 0
-    for end, pair in enumerate(pairs, start=1):
-        open_pairs += not pair.is_same
-        if open_pairs == size or end == len(pairs):
-            yield [*pairs[start:end]]
-            open_pairs, start = 0, end
-
-
-def _read_order(reply: Reply, a: str, b: str) -> str | None:
-    verdict = read_verdict(reply.text, reply.finish != "length")
-    return {"A": a, "B": b, TIE: TIE, None: None}[verdict]

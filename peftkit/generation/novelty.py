@@ -2,126 +2,94 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from peftkit.generation.filters import normalize_text
 
 TOKEN = re.compile(r"[a-z0-9]+")  # as rouge_score tokenizes, without its stemmer
 SLACK = 1e-9  # rouge_score computes in floats: a score exactly at the threshold may come out on either side of it
-FIRST_REBUILD = 64  # texts
-
-
-class Match(NamedTuple):
-    """The number of an indexed text, and its ROUGE-L F-measure."""
-
-    number: int
-    score: float
+Element = tuple[str, int]  # a token and the number of its occurrence in the text, so that sets count as bags
 
 
 class NoveltyIndex:
-    """An index of texts that finds the nearest one at or above a threshold, without approximation.
+    """An index of named texts that finds the nearest one at or above a threshold, without approximation.
 
-    The longest common subsequence is no longer than the tokens that two texts have in common as bags, so three bounds
-    come first: the lengths differ too much; none of the rarest tokens of each in common, as in set-similarity joins
-    (Chaudhuri et al. 2006, "prefix filter"); too few tokens in common.
+    The longest common subsequence is no longer than the tokens that two texts have in common as bags: an inverted index
+    counts these, and the subsequence is computed only where they are enough for the threshold.
     """
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
         self.compared = 0  # pairs whose subsequence was computed
-        self._least = threshold - SLACK
+        self._names: list[str] = []
         self._tokens: list[list[str]] = []
-        self._bags: list[frozenset[int]] = []
-        self._ids: dict[tuple[str, int], int] = {}  # of a token's first, second, ... occurrence in a text
-        self._counts: Counter[int] = Counter()  # texts that contain it, by id
-        self._ranks: dict[int, int] = {}  # rarest first, as of the last rebuild
-        self._postings: dict[int, list[int]] = {}  # id -> the texts that have it among their rarest
-        self._rebuild_at = FIRST_REBUILD
+        self._lengths = array("l")
+        self._postings: defaultdict[Element, array[int]] = defaultdict(partial(array, "l"))  # -> numbers of texts
+        self._same: dict[str, str] = {}  # normalized text -> name
 
-    def add(self, text: str) -> None:
+    def add(self, text: str, name: str = "") -> None:
         tokens = rouge_tokens(text)
-        bag = [self._ids.setdefault(element, len(self._ids)) for element in _occurrences(tokens)]
+        for element in _bag(tokens):
+            self._postings[element].append(len(self._tokens))
+        self._names.append(name)
         self._tokens.append(tokens)
-        self._bags.append(frozenset(bag))
-        self._counts.update(bag)
-        self._index(len(self._bags) - 1)
-        if len(self._bags) >= self._rebuild_at:
-            self._rebuild()
+        self._lengths.append(len(tokens))
+        self._same.setdefault(normalize_text(text), name)
 
-    def nearest(self, text: str) -> Match | None:
-        """Return the nearest indexed text at or above the threshold; None where the text is new.
+    def describe_similar(self, text: str) -> str | None:
+        """Return the score and name of the nearest text, or the name of an equal one; None where the text is new."""
+        if (match := self.nearest(text)) is not None:
+            return f"{match[1]:.4f} to {self._names[match[0]]}"
+        same = self._same.get(normalize_text(text))  # ROUGE-L ignores letters other than a to z
+        return None if same is None else f"the same as {same}"
 
-        A text without tokens, as in a script other than Latin, always counts as new.
+    def nearest(self, text: str) -> tuple[int, float] | None:
+        """Return the number and score of the first nearest text at or above the threshold; None where there is none.
+
+        A text without tokens, as in a script other than Latin, has none.
         """
         tokens = rouge_tokens(text)
-        matcher, best = LcsMatcher(tokens), None
-        for number in self._candidates(tokens) if tokens else ():
-            self.compared += 1
-            other = self._tokens[number]
-            score = f_measure(matcher.length(other), len(other), len(tokens))
-            if score >= self.threshold and (best is None or score > best.score):
-                best = Match(number, score)
-        return best
+        candidates = self._candidates(tokens)
+        self.compared += len(candidates)
+        scores = rouge_l_scores(tokens, [self._tokens[number] for number in candidates])
+        best = max(scores, default=0.0)
+        return (candidates[scores.index(best)], best) if best >= self.threshold else None
 
-    def _candidates(self, tokens: list[str]) -> Iterator[int]:
-        """Yield, in order, the texts that have enough tokens in common with this one, in any order."""
-        length = len(tokens)
-        bag = {self._ids[element] for element in _occurrences(tokens) if element in self._ids}
-        # tokens that no indexed text has are the rarest, and lead to none
-        rarest = sorted(bag, key=self._rarity)[: max(self._prefix(length) - (length - len(bag)), 0)]
-        for number in sorted({number for element in rarest for number in self._postings.get(element, ())}):
-            other = self._bags[number]
-            common = self._least * (length + len(other)) / 2  # at least
-            if min(length, len(other)) >= common and len(bag & other) >= common:
-                yield number
-
-    def _rarity(self, element: int) -> tuple[int, int]:
-        return self._ranks.get(element, -1), element  # tokens newer than the last rebuild are rarer than all others
-
-    def _prefix(self, length: int) -> int:
-        """Return how many of its rarest tokens a text of this length is indexed by.
-
-        Another text with F >= t shares at least t / (2 - t) of its tokens, since F <= 2 s / (length + s) with s shared.
-        """
-        shared = max(math.ceil(length * self._least / (2 - self._least) - SLACK), 1)
-        return length - shared + 1
-
-    def _index(self, number: int) -> None:
-        bag = self._bags[number]
-        for element in sorted(bag, key=self._rarity)[: self._prefix(len(bag))] if bag else ():
-            self._postings.setdefault(element, []).append(number)
-
-    def _rebuild(self) -> None:
-        """Rank tokens by the number of texts that contain them; done at each doubling, it costs a constant per text."""
-        rarest_first = sorted(self._ids.values(), key=self._counts.__getitem__)
-        self._ranks = {element: rank for rank, element in enumerate(rarest_first)}
-        self._postings = {}
-        for number in range(len(self._bags)):
-            self._index(number)
-        self._rebuild_at = 2 * len(self._bags)
+    def _candidates(self, tokens: list[str]) -> list[int]:
+        """Return, in order, the texts that have enough tokens in common with this one, in any order."""
+        postings = [self._postings[element] for element in _bag(tokens) if element in self._postings]
+        if not postings:
+            return []
+        common = np.bincount(np.concatenate(postings), minlength=len(self._tokens))
+        least = (self.threshold - SLACK) * (len(tokens) + np.asarray(self._lengths)) / 2
+        return np.flatnonzero(common >= least).tolist()
 
 
-def rouge_l(first: str, second: str) -> float:
-    """Return the ROUGE-L F-measure of two texts, bit for bit as rouge_score computes it."""
-    tokens, other = rouge_tokens(first), rouge_tokens(second)
-    return f_measure(LcsMatcher(tokens).length(other), len(other), len(tokens))
+def rouge_l_scores(tokens: list[str], others: Sequence[list[str]]) -> list[float]:
+    """Return the ROUGE-L F-measures of a tokenized text with each other one, bit for bit as rouge_score computes them.
 
-
-def nearest_text(text: str, others: Sequence[list[str]]) -> Match | None:
-    """Return the nearest of some tokenized texts at any distance; None where it shares no token with any."""
-    tokens = rouge_tokens(text)
-    matcher, bag = LcsMatcher(tokens), Counter(tokens)
-    best: Match | None = None
-    for number, other in enumerate(others):
-        common = (bag & Counter(other)).total()
-        if not common or (best is not None and f_measure(common, len(other), len(tokens)) <= best.score):
-            continue
-        score = f_measure(matcher.length(other), len(other), len(tokens))
-        if best is None or score > best.score:
-            best = Match(number, score)
-    return best
+    A row of the table of the longest common subsequence is the bits of an integer (Hyyrö 2004).
+    """
+    places: dict[str, int] = {}
+    for place, token in enumerate(tokens):
+        places[token] = places.get(token, 0) | 1 << place
+    unmatched = (1 << len(tokens)) - 1
+    scores = []
+    for other in others:
+        row = unmatched
+        for token in other:
+            if (matched := row & places.get(token, 0)) != 0:
+                row = ((row + matched) | (row - matched)) & unmatched
+        common = (~row & unmatched).bit_count()
+        precision, recall = common / max(len(tokens), 1), common / max(len(other), 1)
+        scores.append(2 * precision * recall / (precision + recall) if common else 0.0)
+    return scores
 
 
 def rouge_tokens(text: str) -> list[str]:
@@ -129,35 +97,5 @@ def rouge_tokens(text: str) -> list[str]:
     return TOKEN.findall(text.lower())
 
 
-def f_measure(common: int, target: int, prediction: int) -> float:
-    """Return F from the length of the common subsequence and two lengths, in rouge_score's order of operations."""
-    if not common:
-        return 0.0
-    precision, recall = common / prediction, common / target
-    return 2 * precision * recall / (precision + recall)
-
-
-class LcsMatcher:
-    """The longest common subsequence of one text with many: a table row is the bits of an integer (Hyyrö 2004)."""
-
-    def __init__(self, tokens: Sequence[str]) -> None:
-        self._places: dict[str, int] = {}
-        for place, token in enumerate(tokens):
-            self._places[token] = self._places.get(token, 0) | 1 << place
-        self._all = (1 << len(tokens)) - 1
-
-    def length(self, other: Sequence[str]) -> int:
-        """Return the length of the longest common subsequence."""
-        row = self._all
-        for token in other:
-            if (matched := row & self._places.get(token, 0)) != 0:
-                row = ((row + matched) | (row - matched)) & self._all
-        return (~row & self._all).bit_count()
-
-
-def _occurrences(tokens: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Yield each token with the number of its occurrence in the text, so that sets count as bags."""
-    seen: Counter[str] = Counter()
-    for token in tokens:
-        yield token, seen[token]
-        seen[token] += 1
+def _bag(tokens: Sequence[str]) -> list[Element]:
+    return [(token, number) for token, count in Counter(tokens).items() for number in range(count)]

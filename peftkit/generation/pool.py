@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from peftkit.config import Generate
-from peftkit.generation.client import BudgetExceeded, GenerationClient
-from peftkit.generation.filters import check_instances, check_instruction, normalize_text
-from peftkit.generation.journal import Journal
+from peftkit.generation.client import BudgetExceeded, GenerationClient, Journal
+from peftkit.generation.filters import Rejection, check_instances, check_instruction
+from peftkit.generation.generators import GenerationPrompt, Reply
+from peftkit.generation.instruction_tasks import Instance, InstructionTask
 from peftkit.generation.novelty import NoveltyIndex
-from peftkit.generation.rejection import Rejection
-from peftkit.generation.tasks import Instance, Task
-
-Overlap = Callable[[Sequence[str]], "str | None"]  # texts -> a description of their overlap with evaluation sets
 
 
 @dataclass
@@ -30,25 +27,26 @@ class Candidate:
 
 @dataclass
 class TaskPool:
-    """The seeds, the kept tasks, and the counts of rejections by reason."""
+    """The seeds, the kept tasks, and the counts of rejections by reason.
 
-    seeds: Sequence[Task]
+    `overlap` returns what texts have in common with evaluation sets, None where nothing.
+    """
+
+    seeds: Sequence[InstructionTask]
     settings: Generate
-    overlap: Overlap
+    overlap: Callable[[Sequence[str]], object]
     kept_file: Journal
     rejected_file: Journal
     prefix: str = "generated"  # of the ids of new tasks
-    kept: list[Task] = field(default_factory=list)
+    kept: list[InstructionTask] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     instance_reasons: Counter[str] = field(default_factory=Counter)
     undecided: int = 0  # candidates that were left when the pool was full
 
     def __post_init__(self) -> None:
         self.novelty = NoveltyIndex(self.settings.max_rouge_l)
-        self.tasks: list[Task] = []  # seeds and kept ones, numbered as in the index
-        self._ids: dict[str, str] = {}  # by normalized instruction
         for task in self.seeds:
-            self._add(task)
+            self.novelty.add(task.instruction, task.id)
 
     @property
     def is_full(self) -> bool:
@@ -59,46 +57,41 @@ class TaskPool:
         return (
             check_instruction(instruction, self.settings.instruction_length, self.settings.blacklist)
             or self.check_novelty(instruction)
-            or self._check_contamination([instruction])
+            or self._check_contamination(instruction)
         )
 
     def check_novelty(self, instruction: str) -> Rejection | None:
-        if (match := self.novelty.nearest(instruction)) is not None:
-            return Rejection("similar", f"{match.score:.4f} to {self.tasks[match.number].id}")
-        same = self._ids.get(normalize_text(instruction))  # ROUGE-L ignores letters other than a to z
-        return None if same is None else Rejection("similar", f"the same as {same}")
+        similar = self.novelty.describe_similar(instruction)
+        return None if similar is None else Rejection("similar", similar)
 
-    def keep(self, candidate: Candidate) -> Task | None:
+    def keep(self, candidate: Candidate) -> InstructionTask | None:
         """Keep a candidate with its valid instances; reject it and return None where it has none."""
         valid, rejected = check_instances(candidate.instances, candidate.instruction)
-        for instance in list(valid):
-            if (rejection := self._check_contamination([instance.input, instance.output])) is not None:
-                valid.remove(instance)
-                rejected.append((instance, rejection))
+        checked = [(instance, self._check_contamination(instance.input, instance.output)) for instance in valid]
+        rejected += [(instance, overlap) for instance, overlap in checked if overlap is not None]
         for instance, rejection in rejected:
-            self.reject_instance(candidate, rejection, instance)
-        if not valid:
+            self.reject(candidate, rejection, "instance", instance)
+        instances = tuple(instance for instance, overlap in checked if overlap is None)
+        if not instances:
             self.reject(candidate, Rejection("no_instance", f"{len(rejected)} faulty"))
             return None
-        task = Task(
-            f"{self.prefix}_{len(self.kept):06d}",
-            short_name(candidate.instruction),
-            candidate.instruction,
-            tuple(valid),
-            candidate.is_classification,
-        )
+        text = candidate.instruction
+        words = "".join(letter if letter.isalnum() else " " for letter in text.lower()).split()
+        name = "_".join(words[:5])
+        number = f"{self.prefix}_{len(self.kept):06d}"
+        task = InstructionTask(number, name, text, instances, candidate.is_classification)
         self.kept_file.append({**asdict(task), "made": candidate.provenance})
         self.kept.append(task)
-        self._add(task)
+        self.novelty.add(text, task.id)
         return task
 
-    def reject(self, candidate: Candidate, rejection: Rejection) -> None:
-        self.reasons[rejection.reason] += 1
-        self._write_rejection("task", candidate, rejection, {})
-
-    def reject_instance(self, candidate: Candidate, rejection: Rejection, instance: Instance | None = None) -> None:
-        self.instance_reasons[rejection.reason] += 1
-        self._write_rejection("instance", candidate, rejection, asdict(instance) if instance else {})
+    def reject(
+        self, candidate: Candidate, rejection: Rejection, what: str = "task", instance: Instance | None = None
+    ) -> None:
+        (self.reasons if what == "task" else self.instance_reasons)[rejection.reason] += 1
+        texts = {} if instance is None else asdict(instance)
+        row = {"what": what, "instruction": candidate.instruction, **texts, **rejection._asdict()}
+        self.rejected_file.append({**row, "made": candidate.provenance})
 
     def counts(self) -> dict[str, Any]:
         return {
@@ -115,18 +108,9 @@ class TaskPool:
         self.kept_file.sync()
         self.rejected_file.sync()
 
-    def _check_contamination(self, texts: Sequence[str]) -> Rejection | None:
+    def _check_contamination(self, *texts: str) -> Rejection | None:
         overlap = self.overlap(texts)
-        return None if overlap is None else Rejection("contaminated", overlap)
-
-    def _add(self, task: Task) -> None:
-        self.novelty.add(task.instruction)
-        self.tasks.append(task)
-        self._ids.setdefault(normalize_text(task.instruction), task.id)
-
-    def _write_rejection(self, what: str, candidate: Candidate, rejection: Rejection, more: dict[str, str]) -> None:
-        row = {"what": what, "instruction": candidate.instruction, **more, **rejection._asdict()}
-        self.rejected_file.append({**row, "made": candidate.provenance})
+        return None if overlap is None else Rejection("contaminated", str(overlap))
 
 
 def fill_pool(
@@ -140,7 +124,7 @@ def fill_pool(
     Args:
         algorithm: yields after each round, and ends after the last one.
     """
-    rounds, fruitless = algorithm(pool, client), 0
+    fruitless, rounds = 0, algorithm(pool, client)
     try:
         while not pool.is_full:
             if fruitless >= pool.settings.patience:
@@ -156,15 +140,10 @@ def fill_pool(
     return "num_instructions"
 
 
-def short_name(instruction: str) -> str:
-    """Return the first five words of an instruction as a name."""
-    words = "".join(letter if letter.isalnum() else " " for letter in instruction.lower()).split()
-    return "_".join(words[:5])
-
-
-def merge_first_input(task: Task) -> Task:
-    """Return a task with its first input as part of the instruction, which is what Evol-Instruct evolves."""
-    first = task.instances[0]
-    if not first.input:
-        return task
-    return replace(task, instruction=f"{task.instruction}\n\n{first.input}", instances=(Instance("", first.output),))
+def replies_to(
+    client: GenerationClient, candidates: Sequence[Candidate], prompts: Sequence[GenerationPrompt], step: str
+) -> Iterator[tuple[Candidate, Reply]]:
+    """Yield each candidate with the reply to its prompt, whose number its provenance gets as `step`."""
+    for candidate, reply in zip(candidates, client(prompts), strict=True):
+        candidate.provenance[step] = reply.number
+        yield candidate, reply

@@ -1,73 +1,105 @@
-"""Self-Instruct: new instructions from a pool, their type, their instances, and filters (Wang et al. 2023)."""
+"""Self-Instruct: new instructions from a pool, their type, and their instances (Wang et al. 2023, section 2.2)."""
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Iterator, Sequence
 
-from peftkit.generation import parse
-from peftkit.generation import self_instruct_prompts as prompts
+from peftkit.config import Generate
 from peftkit.generation.client import GenerationClient
-from peftkit.generation.filters import normalize_text
-from peftkit.generation.generators import GenerationPrompt
-from peftkit.generation.novelty import rouge_l
-from peftkit.generation.pool import Candidate, TaskPool
-from peftkit.generation.rejection import Rejection
+from peftkit.generation.filters import Rejection, first_rejection, incomplete, refused
+from peftkit.generation.generators import GenerationPrompt, Reply
+from peftkit.generation.instruction_tasks import Instance, InstructionTask
+from peftkit.generation.novelty import NoveltyIndex
+from peftkit.generation.pool import Candidate, TaskPool, replies_to
+
+FROM_SEEDS, FROM_GENERATED, NEW = 6, 2, 8  # tasks shown, and tasks requested
+YES, NO = 12, 19  # example tasks that are classifications, and that are not
+WORKED, LONGEST = 6, 120  # worked example tasks, and the most words of each
+NOTHING = "none"  # the input of an instruction that needs none
+
+# The prompts (appendix A of the paper) in our own wording
+INVITE = (
+    "This is a list of {count} tasks for a language model. No two are alike: each asks for another kind of work, about "
+    "another matter, in other words. Some are questions and some are orders; some want one of a few labels, some a "
+    "line, some a whole text. Each can be done by reading and writing alone, and each is said in one or two sentences."
+)
+CLASSIFY = (
+    "A classification task has a small set of possible answers that is known before its input is read. "
+    "Of each task below it is said whether it is one, Yes or No."
+)
+INPUT_FIRST = (
+    "Each task below is followed by cases of it: an input, and the output that does the task well. "
+    f"Where the instruction says all that is needed, the input is: {NOTHING}"
+)
+OUTPUT_FIRST = (
+    "Each classification task below is followed by cases of it: first one of its labels, then an input that has this "
+    "label. Every label of a task has its turn."
+)
+FORMATS = {  # by whether the task is a classification: the opening, the first field, and an instance
+    True: (OUTPUT_FIRST, "Label", "Label: {output}\nInput: {input}\n"),
+    False: (INPUT_FIRST, "Input", "Input: {input}\nOutput: {output}\n"),
+}
+ITEM = re.compile(
+    r"(?:^|\n)[ \t]*(?:[*_#]{1,3}[ \t]*)?(?:Task[ \t]+\d+[ \t]*[:.)]|\d+[.)](?=[ \t]))[*_]{0,3}[ \t]*", re.IGNORECASE
+)
+FIELD = re.compile(r"^[ \t]*[*_]{0,2}(Input|Output|Label)[*_]{0,2}[ \t]*:[*_]{0,2}[ \t]*", re.IGNORECASE | re.MULTILINE)
+EMPTY = {NOTHING, "", "n/a", "<noinput>", "no input", "(none)", "none."}
 
 
 def self_instruct(pool: TaskPool, client: GenerationClient) -> Iterator[None]:
-    """Fill the pool round by round (section 2.2); yield after each.
+    """Fill the pool round by round; yield after each.
 
     All requests of a round see the pool as it was at the start of the round, and their replies are processed in the
     order of the requests: what is kept does not depend on which reply arrives first.
     """
-    settings = pool.settings
-    sampling = GenerationPrompt("", (), "", (), settings.max_new_tokens, settings.temperature, settings.top_p)
     while True:
         requests = [
-            prompts.new_tasks_prompt(pool.seeds, pool.kept, client.stream(f"draw {number}"), sampling)
-            for number in range(client.next_number, client.next_number + settings.batch)
+            new_tasks_prompt(pool.seeds, pool.kept, client.stream(f"draw {number}"), pool.settings)
+            for number in range(client.next_number, client.next_number + pool.settings.batch)
         ]
-        candidates = _candidates(pool, client, requests)
+        candidates = []
+        for reply in client(requests):
+            for place, (text, fault) in enumerate(parse_instructions(reply)):
+                candidate = Candidate(text, {"request": reply.number, "place": place})
+                if (rejection := fault or pool.check(text)) is not None:
+                    pool.reject(candidate, rejection)
+                else:
+                    candidates.append(candidate)
         while candidates and not pool.is_full:
             candidates = _decide(pool, client, candidates)
         pool.undecided = len(candidates)
         yield
 
 
-def _candidates(pool: TaskPool, client: GenerationClient, requests: Sequence[GenerationPrompt]) -> list[Candidate]:
-    """Generate instructions, and reject those that fail on their own."""
-    candidates = []
-    for reply in client(requests):
-        for place, item in enumerate(parse.parse_instructions(reply)):
-            candidate = Candidate(item.text, {"request": reply.number, "place": place})
-            if (rejection := item.rejection or pool.check(item.text)) is not None:
-                pool.reject(candidate, rejection)
-            else:
-                candidates.append(candidate)
-    return candidates
-
-
 def _decide(pool: TaskPool, client: GenerationClient, candidates: Sequence[Candidate]) -> list[Candidate]:
     """Keep or reject the first candidates, at most a batch; return the remaining ones."""
     batch, remaining = _take_dissimilar(pool, candidates)
-    batch = _classify(pool, client, batch)
-    replies = client(
-        [
-            prompts.instances_prompt(
-                candidate.instruction,
-                candidate.is_classification,
-                pool.seeds,
-                client.stream(f"instances {candidate.is_classification}"),
-                pool.settings.max_answer_tokens,
-            )
-            for candidate in batch
-        ]
-    )
-    for candidate, reply in zip(batch, replies, strict=True):
-        candidate.provenance["instances_request"] = reply.number
-        candidate.instances, rejections = parse.parse_instances(reply, candidate.is_classification)
+    # the same examples for all: a server that caches prompts reads them once
+    prompts = [classification_prompt(each.instruction, pool.seeds, client.stream("type")) for each in batch]
+    classified = []
+    for candidate, reply in replies_to(client, batch, prompts, "type_request"):
+        answer = parse_yes_no(reply)
+        if isinstance(answer, Rejection):
+            pool.reject(candidate, answer)
+        else:
+            candidate.is_classification = answer
+            classified.append(candidate)
+    prompts = [
+        instances_prompt(
+            each.instruction,
+            each.is_classification,
+            pool.seeds,
+            client.stream(f"instances {each.is_classification}"),
+            pool.settings.max_answer_tokens,
+        )
+        for each in classified
+    ]
+    for candidate, reply in replies_to(client, classified, prompts, "instances_request"):
+        candidate.instances, rejections = parse_instances(reply, candidate.is_classification)
         for rejection in rejections:
-            pool.reject_instance(candidate, rejection)
+            pool.reject(candidate, rejection, "instance")
         pool.keep(candidate)
     return remaining
 
@@ -79,37 +111,127 @@ def _take_dissimilar(pool: TaskPool, candidates: Sequence[Candidate]) -> tuple[l
     """
     batch: list[Candidate] = []
     remaining = []
+    index = NoveltyIndex(pool.settings.max_rouge_l)
     for candidate in candidates:
-        if len(batch) == pool.settings.batch or any(_is_similar(candidate, other, pool) for other in batch):
+        text = candidate.instruction
+        if len(batch) == pool.settings.batch or index.describe_similar(text) is not None:
             remaining.append(candidate)
-        elif (rejection := pool.check_novelty(candidate.instruction)) is not None:
+        elif (rejection := pool.check_novelty(text)) is not None:
             pool.reject(candidate, rejection)
         else:
             batch.append(candidate)
+            index.add(text)
     return batch, remaining
 
 
-def _is_similar(candidate: Candidate, other: Candidate, pool: TaskPool) -> bool:
-    one, two = candidate.instruction, other.instruction
-    return rouge_l(one, two) >= pool.settings.max_rouge_l or normalize_text(one) == normalize_text(two)
-
-
-def _classify(pool: TaskPool, client: GenerationClient, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates with whether each is a classification; reject those without a clear reply."""
-    classified = []
-    # the same examples for all: a server that caches prompts reads them once
-    replies = client(
-        [
-            prompts.classification_prompt(candidate.instruction, pool.seeds, client.stream("type"))
-            for candidate in candidates
-        ]
+def new_tasks_prompt(
+    seeds: Sequence[InstructionTask], kept: Sequence[InstructionTask], draw: random.Random, settings: Generate
+) -> GenerationPrompt:
+    """Return the prompt for eight new instructions after eight existing ones: six seeds and two kept tasks, if any."""
+    generated = draw.sample(list(kept), min(FROM_GENERATED, len(kept)))
+    count = min(FROM_SEEDS + FROM_GENERATED - len(generated), len(seeds))
+    shown = [*draw.sample(list(seeds), count), *generated]
+    draw.shuffle(shown)
+    return GenerationPrompt(
+        opening=INVITE.format(count=len(shown) + NEW) + "\n",
+        examples=tuple(f"Task {place}: {one_line(task.instruction)}" for place, task in enumerate(shown, start=1)),
+        question=f"Task {len(shown) + 1}:",
+        stop=(f"Task {len(shown) + NEW + 1}:",),
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
     )
-    for candidate, reply in zip(candidates, replies, strict=True):
-        candidate.provenance["type_request"] = reply.number
-        answer = parse.parse_yes_no(reply)
-        if isinstance(answer, Rejection):
-            pool.reject(candidate, answer)
+
+
+def classification_prompt(instruction: str, seeds: Sequence[InstructionTask], draw: random.Random) -> GenerationPrompt:
+    """Return the prompt for whether an instruction is a classification."""
+    yes = [task for task in seeds if task.is_classification]
+    no = [task for task in seeds if not task.is_classification]
+    shown = draw.sample(yes, min(YES, len(yes))) + draw.sample(no, min(NO, len(no)))
+    draw.shuffle(shown)
+    return GenerationPrompt(
+        opening=CLASSIFY + "\n",
+        examples=tuple(
+            f"Task: {one_line(task.instruction)}\nClassification: {'Yes' if task.is_classification else 'No'}\n"
+            for task in shown
+        ),
+        question=f"Task: {instruction}\nClassification:",
+        stop=("\nTask:",),
+        max_new_tokens=8,
+    )
+
+
+def instances_prompt(
+    instruction: str, by_label: bool, seeds: Sequence[InstructionTask], draw: random.Random, length: int
+) -> GenerationPrompt:
+    """Return the prompt for instances: label first for classifications (else all would have one label)."""
+    opening, first, case = FORMATS[by_label]
+    worked = [
+        f"Task: {one_line(task.instruction)}\n"
+        + "".join(case.format(input=each.input or NOTHING, output=each.output) for each in task.instances[:3])
+        for task in seeds
+        if task.is_classification == by_label
+    ]
+    short = [text for text in worked if len(text.split()) <= LONGEST] or worked
+    return GenerationPrompt(
+        opening=opening + "\n",
+        examples=tuple(draw.sample(short, min(WORKED, len(short)))),
+        question=f"Task: {instruction}\n{first}:",
+        stop=("\nTask:",),
+        max_new_tokens=length,
+    )
+
+
+def parse_instructions(reply: Reply) -> list[tuple[str, Rejection | None]]:
+    """Return the instructions of a reply; those beyond the requested number, and a cut last one, are rejected."""
+    cut = incomplete(reply)
+    texts = [text for item in ITEM.split(reply.text) if (text := one_line(item))]
+    if not texts:
+        return [("", cut or Rejection("empty_reply"))]
+    last = len(texts) - 1
+    return [
+        (
+            text,
+            (cut if place == last else None)
+            or first_rejection(  # "Here are eight more:", as chat models begin
+                ("preamble", place == 0 < last and text.endswith(":"), ""), ("not_asked_for", place >= NEW, "")
+            ),
+        )
+        for place, text in enumerate(texts)
+    ]
+
+
+def parse_yes_no(reply: Reply) -> bool | Rejection:
+    """Return the answer to whether a task is a classification."""
+    answer = re.match(r"\W*(?:classification\W+)?(yes|no)\b", reply.text, re.IGNORECASE)
+    if answer is not None:
+        return answer[1].lower() == "yes"
+    return refused(reply) or Rejection("type_unclear", reply.text.strip()[:80])
+
+
+def parse_instances(reply: Reply, by_label: bool) -> tuple[list[Instance], list[Rejection]]:
+    """Return the complete instances of a reply, and why the others are rejected."""
+    first, second = ("label", "input") if by_label else ("input", "output")
+    text = reply.text if FIELD.match(reply.text.lstrip()) else f"{first}:{reply.text}"
+    parts = FIELD.split(text.strip())[1:]
+    # a chat model may call a label the output
+    names = ["label" if by_label and name.lower() == "output" else name.lower() for name in parts[::2]]
+    fields = [*zip(names, map(str.strip, parts[1::2]), strict=True)]
+    cut = incomplete(reply)
+    instances: list[Instance] = []
+    rejections: list[Rejection] = []
+    while fields:
+        size = 2 if [name for name, _ in fields[:2]] == [first, second] else 1
+        values, fields = fields[:size], fields[size:]
+        if cut is not None and not fields:
+            rejections.append(cut)
+        elif size == 2:
+            given, output = reversed(values) if by_label else values
+            instances.append(Instance("" if given[1].lower() in EMPTY else given[1], output[1]))
         else:
-            candidate.is_classification = answer
-            classified.append(candidate)
-    return classified
+            rejections.append(Rejection("malformed_instance", f"{values[0][0]}: {values[0][1][:60]}"))
+    return instances, rejections
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())

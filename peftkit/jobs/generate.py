@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,15 +11,12 @@ from typing import Any
 from peftkit.config import Generate, RunConfig, UserError
 from peftkit.config.source import Source, fingerprint
 from peftkit.data.contamination import EvaluationSets
-from peftkit.generation.card import dataset_card, plot_similarity
-from peftkit.generation.client import GenerationClient, describe_costs
-from peftkit.generation.dataset import write_dataset
-from peftkit.generation.dataset_statistics import dataset_statistics
+from peftkit.generation.client import GenerationClient, Journal, describe_costs
+from peftkit.generation.dataset_card import dataset_card, dataset_statistics, plot_similarity
 from peftkit.generation.evol_instruct import evol_instruct
-from peftkit.generation.journal import ReplayedJournal
+from peftkit.generation.instruction_tasks import SEEDS, InstructionTask, read_tasks, write_dataset
 from peftkit.generation.pool import TaskPool, fill_pool
 from peftkit.generation.self_instruct import self_instruct
-from peftkit.generation.tasks import SEEDS, Task, read_tasks
 from peftkit.paths import safe_name
 from peftkit.pipeline.evaluation_sets import EvaluationSet, load_evaluation_sets
 from peftkit.pipeline.generation_session import generation_session
@@ -40,7 +36,7 @@ class GenerationInputs:
     """What determines the data beside the settings, and the folder that is named after all of it."""
 
     model: Source
-    seeds: list[Task]
+    seeds: list[InstructionTask]
     sets: EvaluationSets
     records: list[EvaluationSet]
     folder: Path
@@ -116,16 +112,11 @@ def _inputs(config: RunConfig) -> GenerationInputs:
 def _fill(inputs: GenerationInputs, settings: Generate, client: GenerationClient, result: dict[str, Any]) -> None:
     """Replay what the folder has, continue from there, and write the dataset and its statistics."""
     folder, seeds = inputs.folder, inputs.seeds
-
-    def overlap(texts: Sequence[str]) -> str | None:
-        found = inputs.sets.overlap(texts)
-        return None if found is None else str(found)
-
     with ExitStack() as stack:
-        kept, rejected = (stack.enter_context(closing(ReplayedJournal(folder / name))) for name in FILES[1:3])
+        kept, rejected = (stack.enter_context(closing(Journal(folder / name, is_replayed=True))) for name in FILES[1:3])
         # a lower number than before removes no task
         settings = replace(settings, num_instructions=max(settings.num_instructions, len(kept.rows)))
-        pool = TaskPool(seeds, settings, overlap, kept, rejected, _id_prefix(settings, seeds))
+        pool = TaskPool(seeds, settings, inputs.sets.overlap, kept, rejected, _id_prefix(settings, seeds))
         log_progress = progress_logger(lambda: _progress(pool, client))
         result["ended"] = fill_pool(pool, client, ALGORITHMS[settings.algorithm], log_progress)
         pool.sync()
@@ -138,7 +129,7 @@ def _fill(inputs: GenerationInputs, settings: Generate, client: GenerationClient
     run_folder.write_text(folder / "README.md", dataset_card(result))
 
 
-def _id_prefix(settings: Generate, seeds: list[Task]) -> str:
+def _id_prefix(settings: Generate, seeds: list[InstructionTask]) -> str:
     """Return the prefix of new ids: self, or self2 where the seeds have that prefix already."""
     name = settings.algorithm.partition("_")[0]
     names = (name if number == 1 else f"{name}{number}" for number in itertools.count(1))

@@ -10,8 +10,7 @@ from typing import Any
 
 from peftkit.config import RunConfig, error_summary
 from peftkit.config.source import Source
-from peftkit.generation.client import Budget, GenerationClient
-from peftkit.generation.journal import Journal
+from peftkit.generation.client import GenerationClient, Journal
 from peftkit.pipeline.generators import generator_device, generator_precision, load_generator
 from peftkit.results import run_folder
 from peftkit.results.console import log
@@ -38,7 +37,7 @@ def generation_session(
         try:
             journal = stack.enter_context(closing(Journal(folder / "journal.jsonl")))
             generator = load_generator(settings, model, bool(journal.rows))
-            client = GenerationClient(generator, journal, Budget.from_settings(settings), config.seed)
+            client = GenerationClient(generator, journal, settings, config.seed)
             if journal.rows:
                 log(f"continuing in {folder}: {client.usage['requests']:,} replies so far")
             yield client

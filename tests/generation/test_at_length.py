@@ -18,9 +18,8 @@ import pytest
 from helpers.scripted_server import serving
 from rouge_score import rouge_scorer, tokenizers
 
-from peftkit.generation.filters import check_instruction
-from peftkit.generation.rejection import REASONS
-from peftkit.generation.tasks import SEEDS, read_tasks
+from peftkit.generation.filters import REASONS, check_instruction
+from peftkit.generation.instruction_tasks import SEEDS, read_tasks
 
 KILLS = 100
 SEED_FILE = Path(os.environ.get("SELF_INSTRUCT_SEEDS", SEEDS))  # any file in the paper's format

@@ -16,7 +16,6 @@ from helpers.scripted import SETTINGS, fill, written
 from helpers.scripted_server import serving
 
 from peftkit.config import UserError
-from peftkit.generation.client import Budget
 from peftkit.generation.generators import GenerationPrompt, GeneratorError, Reply, Request
 from peftkit.generation.generators.endpoint import EndpointGenerator, retry_after
 from peftkit.generation.self_instruct import self_instruct
@@ -205,6 +204,6 @@ def test_a_budget_holds_with_parallel_requests(tmp_path: Path) -> None:
             self_instruct,
             endpoint(server.address),
             num_instructions=500,
-            budget=Budget(max_tokens=40_000),
+            max_tokens=40_000,
         )
     assert ended == "max_tokens" and 10_000 < client.usage["tokens_in"] + client.usage["tokens_out"] <= 40_000

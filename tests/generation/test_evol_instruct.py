@@ -7,12 +7,13 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from helpers.scripted import Scripted, fill, written
 
-from peftkit.generation.evol_instruct import evol_instruct
-from peftkit.generation.evol_prompts import OPERATIONS
+from peftkit.generation.evol_instruct import OPERATIONS, check_answer, check_difference, check_evolution, evol_instruct
+from peftkit.generation.filters import Rejection
 from peftkit.generation.generators import Reply
-from peftkit.generation.tasks import SEEDS, read_tasks
+from peftkit.generation.instruction_tasks import SEEDS, read_tasks
 
 WIDE = {"max_rouge_l": 1.0, "instruction_length": [3, 400], "blacklist": []}
 
@@ -47,3 +48,31 @@ def test_phrases_of_the_prompt_eliminate_an_evolution(tmp_path: Path) -> None:
 
     pool, _, ended = fill(tmp_path, evol_instruct, Scripted(changed=changed), patience=3, **WIDE)
     assert (ended, pool.reasons) == ("patience", Counter(words_of_the_prompt=3 * pool.settings.batch))
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "reason"),
+    [
+        ("I'm sorry, I can't help with that.", "stop", "cannot_answer"),
+        ("Sorry is a word of one line. " + "It is old. " * 40, "stop", None),
+        ("... and the!", "stop", "says_nothing"),
+        ("", "stop", "empty_reply"),
+        ("A good answer that", "length", "cut_off"),
+        ("42", "stop", None),
+    ],
+)
+def test_answers_that_show_inability(text: str, finish: str, reason: str | None) -> None:
+    rejection = check_answer(Reply(0, text, finish, 1, 1))
+    assert (rejection.reason if rejection else None) == reason
+
+
+def test_failed_evolutions() -> None:
+    def check(text: str) -> Rejection | None:
+        return check_evolution(Reply(0, text, "stop", 1, 1), text, "Name a river.")
+
+    assert check("Name a long river.") is None
+    assert check("name a  river.") == Rejection("unchanged")
+    assert check("The evolved task is to name two.") == Rejection("words_of_the_prompt", "evolved task")
+    assert check("") == Rejection("empty_reply")
+    assert check_difference(Reply(0, " Equal.", "stop", 1, 1)) is not None
+    assert check_difference(Reply(0, "Different", "stop", 1, 1)) is None

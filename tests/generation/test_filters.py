@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from peftkit.generation import elimination
 from peftkit.generation.filters import check_instances, check_instruction
-from peftkit.generation.generators import Reply
-from peftkit.generation.rejection import Rejection
-from peftkit.generation.tasks import Instance
+from peftkit.generation.instruction_tasks import Instance
 
 
 @pytest.mark.parametrize(
@@ -45,31 +42,3 @@ def test_instances() -> None:
         ("2", "same_input_other_output"), ("2", "same_input_other_output"), ("3", "output_is_input"), ("4", "empty_output"),
         ("5", "output_is_instruction"), ("1", "same_instance"),
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("text", "finish", "reason"),
-    [
-        ("I'm sorry, I can't help with that.", "stop", "cannot_answer"),
-        ("Sorry is a word of one line. " + "It is old. " * 40, "stop", None),
-        ("... and the!", "stop", "says_nothing"),
-        ("", "stop", "empty_reply"),
-        ("A good answer that", "length", "cut_off"),
-        ("42", "stop", None),
-    ],
-)
-def test_answers_that_show_inability(text: str, finish: str, reason: str | None) -> None:
-    rejection = elimination.check_answer(Reply(0, text, finish, 1, 1))
-    assert (rejection.reason if rejection else None) == reason
-
-
-def test_failed_evolutions() -> None:
-    def parse(text: str) -> object:
-        return elimination.parse_evolution(Reply(0, text, "stop", 1, 1), "Name a river.")
-
-    assert parse("### Evolved task:\nName a long river.") == "Name a long river."
-    assert parse("name a  river.") == Rejection("unchanged")
-    assert parse("The evolved task is to name two.") == Rejection("words_of_the_prompt", "evolved task")
-    assert parse(" ") == Rejection("empty_reply")
-    assert elimination.check_difference(Reply(0, " Equal.", "stop", 1, 1)) is not None
-    assert elimination.check_difference(Reply(0, "Different", "stop", 1, 1)) is None

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from peftkit.config import UserError
-from peftkit.generation.journal import Journal, ReplayedJournal, json_line
+from peftkit.generation.client import Journal
 
 ROWS = [{"text": "été\u2028\n"}, {"text": "b"}, {"text": "c"}]
 
 
+def text(rows: list[dict]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def test_a_file_cut_anywhere_keeps_its_complete_lines(tmp_path: Path) -> None:
-    whole = "".join(map(json_line, ROWS)).encode()
+    whole = text(ROWS).encode()
     file = tmp_path / "rows.jsonl"
     for size in range(len(whole) + 1):
         file.write_bytes(whole[:size])
@@ -27,23 +32,23 @@ def test_a_file_cut_anywhere_keeps_its_complete_lines(tmp_path: Path) -> None:
 
 def test_existing_lines_are_not_written_twice(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(map(json_line, ROWS[:2])))
-    with closing(ReplayedJournal(file)) as journal:
+    file.write_text(text(ROWS[:2]))
+    with closing(Journal(file, is_replayed=True)) as journal:
         journal.append(ROWS[0])
         journal.append(*ROWS[1:])
-    assert file.read_text() == "".join(map(json_line, ROWS))
+    assert file.read_text() == text(ROWS)
 
 
 def test_a_changed_folder_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(map(json_line, ROWS)))
+    file.write_text(text(ROWS))
     with (
-        closing(ReplayedJournal(file)) as journal,
+        closing(Journal(file, is_replayed=True)) as journal,
         pytest.raises(UserError, match=r"line 2 does not follow from .* force=true"),
     ):
         journal.append(ROWS[0], ROWS[2])
     with (
-        closing(ReplayedJournal(file)) as journal,
+        closing(Journal(file, is_replayed=True)) as journal,
         pytest.raises(UserError, match="more lines than these settings lead to"),
     ):
         journal.check_end()

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.scripted import SETTINGS
 from scipy.stats import binomtest
 
-from peftkit.generation.client import Budget, GenerationClient
+from peftkit.generation.client import GenerationClient, Journal
 from peftkit.generation.generators import Reply, Request
-from peftkit.generation.journal import Journal
 from peftkit.generation.judging import (
     AnswerPair,
     PairVerdict,
@@ -133,7 +133,7 @@ def test_equal_answers_need_no_request_and_replies_match_their_pairs(tmp_path: P
     pairs = [AnswerPair(str(n), "validation", "q", "m", "amz"[n % 3]) for n in range(9)]
     with closing(Journal(tmp_path / "journal.jsonl")) as journal:
         judged, ended = judge_pairs(
-            pairs, GenerationClient(generator := Alphabetical(), journal, Budget(), 0), 8, batch=4
+            pairs, GenerationClient(generator := Alphabetical(), journal, SETTINGS, 0), 8, batch=4
         )
     assert ended is None and [each.pair for each in judged] == pairs
     assert [each.verdict for each in judged] == ["second", "tie", "first"] * 3

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from helpers import commands
-from helpers.scripted import fill, written
+from helpers.scripted import SETTINGS, fill, written
 
 from peftkit.cli import check
 from peftkit.data import minitasks
@@ -20,11 +20,16 @@ from peftkit.data.contamination import EvaluationSets
 from peftkit.data.miniglue.lexicon import WordSampler
 from peftkit.data.minitasks import FAMILIES, TaskFamily, parse_instruction
 from peftkit.data.minitasks.cases import COUNTED, SLOTS
-from peftkit.generation import parse, self_instruct_prompts
 from peftkit.generation.generators import GenerationPrompt, Reply, Request
 from peftkit.generation.generators.offline import OfflineGenerator, offline_revision
-from peftkit.generation.self_instruct import self_instruct
-from peftkit.generation.tasks import SEEDS, Instance, read_tasks
+from peftkit.generation.instruction_tasks import SEEDS, Instance, read_tasks
+from peftkit.generation.self_instruct import (
+    instances_prompt,
+    new_tasks_prompt,
+    parse_instances,
+    parse_instructions,
+    self_instruct,
+)
 
 
 def send(prompt: GenerationPrompt, seed: int = 0) -> Reply:
@@ -33,18 +38,16 @@ def send(prompt: GenerationPrompt, seed: int = 0) -> Reply:
 
 
 def cases(instruction: str, by_label: bool = False) -> list[Instance]:
-    prompt = self_instruct_prompts.instances_prompt(instruction, by_label, read_tasks(SEEDS), random.Random(0), 512)
-    found, _ = parse.parse_instances(send(prompt), by_label)
+    prompt = instances_prompt(instruction, by_label, read_tasks(SEEDS), random.Random(0), 512)
+    found, _ = parse_instances(send(prompt), by_label)
     assert found
     return found
 
 
 def test_a_reply_depends_on_prompt_and_seed() -> None:
-    prompt = self_instruct_prompts.new_tasks_prompt(
-        read_tasks(SEEDS), [], random.Random(0), GenerationPrompt("", (), "", (), 1024, 0.7, 0.5)
-    )
+    prompt = new_tasks_prompt(read_tasks(SEEDS), [], random.Random(0), SETTINGS)
     assert send(prompt, 1) == send(prompt, 1) != send(prompt, 2)
-    assert len(parse.parse_instructions(send(prompt, 1))) == 8
+    assert len(parse_instructions(send(prompt, 1))) == 8
 
 
 def test_the_revision_depends_on_the_output_and_not_on_the_hash_seed() -> None:

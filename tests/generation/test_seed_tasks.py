@@ -9,8 +9,8 @@ import pytest
 
 from peftkit.config import UserError
 from peftkit.generation.filters import check_instances, check_instruction
+from peftkit.generation.instruction_tasks import SEEDS, read_tasks
 from peftkit.generation.novelty import NoveltyIndex
-from peftkit.generation.tasks import SEEDS, read_tasks
 
 
 def test_the_shipped_seeds_pass_the_filters() -> None:

@@ -13,14 +13,10 @@ from helpers.scripted import SETTINGS, Scripted, fill, written
 from rouge_score import rouge_scorer
 
 from peftkit.config import UserError
-from peftkit.generation import self_instruct_prompts
-from peftkit.generation.client import Budget
-from peftkit.generation.generators import GenerationPrompt, Reply
-from peftkit.generation.rejection import REASONS
-from peftkit.generation.self_instruct import self_instruct
-from peftkit.generation.tasks import SEEDS, Instance, Task, read_tasks
-
-SAMPLING = GenerationPrompt("", (), "", (), 9)
+from peftkit.generation.filters import REASONS
+from peftkit.generation.generators import Reply
+from peftkit.generation.instruction_tasks import SEEDS, Instance, InstructionTask, read_tasks
+from peftkit.generation.self_instruct import classification_prompt, instances_prompt, new_tasks_prompt, self_instruct
 
 
 def rows(folder: Path, name: str) -> list[dict]:
@@ -29,9 +25,9 @@ def rows(folder: Path, name: str) -> list[dict]:
 
 def test_six_seeds_and_two_kept_tasks_are_shown() -> None:
     seeds = read_tasks(SEEDS)
-    kept = [Task(f"k{n}", "k", f"Kept {n}.", (Instance("", "x"),), False) for n in range(5)]
+    kept = [InstructionTask(f"k{n}", "k", f"Kept {n}.", (Instance("", "x"),), False) for n in range(5)]
     for count, made in ((0, 0), (1, 1), (5, 2)):
-        prompt = self_instruct_prompts.new_tasks_prompt(seeds, kept[:count], random.Random(1), SAMPLING)
+        prompt = new_tasks_prompt(seeds, kept[:count], random.Random(1), SETTINGS)
         assert len(prompt.examples) == 8
         assert sum(": Kept" in example for example in prompt.examples) == made
         assert prompt.question == "Task 9:"
@@ -39,11 +35,11 @@ def test_six_seeds_and_two_kept_tasks_are_shown() -> None:
 
 def test_a_classification_shows_labels_first_and_others_inputs_first() -> None:
     seeds = read_tasks(SEEDS)
-    by_label = self_instruct_prompts.instances_prompt("Judge it.", True, seeds, random.Random(0), 9).text()
+    by_label = instances_prompt("Judge it.", True, seeds, random.Random(0), 9).text()
     assert by_label.endswith("Task: Judge it.\nLabel:") and "\nLabel: " in by_label and "Output:" not in by_label
-    by_input = self_instruct_prompts.instances_prompt("Say it.", False, seeds, random.Random(0), 9).text()
+    by_input = instances_prompt("Say it.", False, seeds, random.Random(0), 9).text()
     assert by_input.endswith("Task: Say it.\nInput:") and "\nOutput: " in by_input and "Label:" not in by_input
-    asked = self_instruct_prompts.classification_prompt("Say it.", seeds, random.Random(0)).text()
+    asked = classification_prompt("Say it.", seeds, random.Random(0)).text()
     assert (asked.count("Classification: Yes"), asked.count("Classification: No")) == (12, 19)
 
 
@@ -124,12 +120,10 @@ def test_a_candidate_similar_to_a_rejected_one_is_kept(tmp_path: Path) -> None:
 
 
 def test_budgets_hold_and_are_named(tmp_path: Path) -> None:
-    _, client, ended = fill(
-        tmp_path / "tokens", self_instruct, Scripted(), budget=Budget(max_tokens=60_000), num_instructions=900
-    )
+    _, client, ended = fill(tmp_path / "tokens", self_instruct, Scripted(), max_tokens=60_000, num_instructions=900)
     assert ended == "max_tokens" and 20_000 < client.usage["tokens_in"] + client.usage["tokens_out"] <= 60_000
-    budget = Budget(max_cost=0.05, price_in=1.0, price_out=2.0)
-    _, client, ended = fill(tmp_path / "cost", self_instruct, Scripted(), budget=budget, num_instructions=900)
+    budget = {"max_cost": 0.05, "price_in": 1.0, "price_out": 2.0}
+    _, client, ended = fill(tmp_path / "cost", self_instruct, Scripted(), num_instructions=900, **budget)
     assert ended == "max_cost" and 0.01 < client.costs()["cost"] <= 0.05
     pool, _, ended = fill(
         tmp_path / "cost", self_instruct, Scripted(), num_instructions=50

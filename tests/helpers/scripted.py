@@ -12,11 +12,10 @@ from helpers.grammar import instructions
 from helpers.scripted_server import answer
 from peftkit.cli import compose_config
 from peftkit.config import Generate
-from peftkit.generation.client import Budget, GenerationClient
+from peftkit.generation.client import GenerationClient, Journal
 from peftkit.generation.generators import Reply, Request
-from peftkit.generation.journal import Journal, ReplayedJournal
+from peftkit.generation.instruction_tasks import SEEDS, read_tasks
 from peftkit.generation.pool import TaskPool, fill_pool
-from peftkit.generation.tasks import SEEDS, read_tasks
 
 TEXTS = instructions(1500)
 SETTINGS = Generate(**compose_config(["job=generate"]).generate)
@@ -40,16 +39,15 @@ class Scripted:
 
 
 def fill(folder: Path, algorithm: Any, generator: Any, **settings: Any) -> tuple[TaskPool, GenerationClient, str]:
-    """Run an algorithm in a folder, as the job does; besides settings, takes overlap=function and budget=Budget()."""
+    """Run an algorithm in a folder, as the job does; besides settings, takes overlap=function."""
     overlap = settings.pop("overlap", lambda texts: None)
-    budget = settings.pop("budget", Budget())
     chosen = replace(SETTINGS, **{"num_instructions": 40, **settings})
     with (
         closing(Journal(folder / "journal.jsonl")) as journal,
-        closing(ReplayedJournal(folder / "kept.jsonl")) as kept,
-        closing(ReplayedJournal(folder / "rejected.jsonl")) as rejected,
+        closing(Journal(folder / "kept.jsonl", is_replayed=True)) as kept,
+        closing(Journal(folder / "rejected.jsonl", is_replayed=True)) as rejected,
     ):
-        client = GenerationClient(generator, journal, budget, seed=0)
+        client = GenerationClient(generator, journal, chosen, seed=0)
         pool = TaskPool(read_tasks(SEEDS), chosen, overlap, kept, rejected)
         ended = fill_pool(pool, client, algorithm)
         kept.check_end()

@@ -221,8 +221,7 @@ def test_a_run_is_scored_reloaded_and_asked(
 
 
 def test_the_paper_s_seed_tasks_and_what_generate_left_are_data(tmp_path: Path) -> None:
-    from peftkit.generation.dataset import write_dataset
-    from peftkit.generation.tasks import SEEDS, read_tasks
+    from peftkit.generation.instruction_tasks import SEEDS, read_tasks, write_dataset
 
     task = RunConfig.from_config(OmegaConf.to_container(compose_config(["task=instructions", "task.dataset=x"]))).task  # type: ignore[arg-type]
     tasks = read_tasks(SEEDS)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from peftkit.generation.generators import GenerationPrompt, Reply, Request
-from peftkit.generation.self_instruct_prompts import NEW, NOTHING, OUTPUT_FIRST
+from peftkit.generation.self_instruct import NEW, NOTHING, OUTPUT_FIRST
 
 NAME = "mini-writer"
 CUT, UNCLEAR, WRONG = 0.02, 0.01, 0.08  # shares of replies that are cut, that are neither yes nor no, with a bad case

@@ -1,15 +1,34 @@
-"""Tasks and their instances, and the jsonl format of Self-Instruct that holds them."""
+"""Tasks of an instruction with instances: read from the jsonl format of Self-Instruct, written as parquet files."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from peftkit.config import UserError
 
 SEEDS = Path(__file__).resolve().parent / "seeds" / "tasks.jsonl"
 EXAMPLE = '{"id": "1", "instruction": "Name a prime.", "instances": [{"input": "", "output": "7"}]}'
+TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
+INSTANCE = pa.struct([("input", pa.string()), ("output", pa.string())])
+SCHEMAS = {
+    "chat": pa.schema({"id": pa.string(), "messages": pa.list_(TURN)}),
+    "tasks": pa.schema(
+        {
+            "id": pa.string(),
+            "name": pa.string(),
+            "instruction": pa.string(),
+            "instances": pa.list_(INSTANCE),
+            "is_classification": pa.bool_(),
+        }
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +40,7 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class Task:
+class InstructionTask:
     """An instruction with instances (Wang et al. 2023, section 2.1)."""
 
     id: str
@@ -31,7 +50,7 @@ class Task:
     is_classification: bool
 
 
-def read_tasks(file: Path) -> list[Task]:
+def read_tasks(file: Path) -> list[InstructionTask]:
     """Read tasks, one JSON object a line: id, name, instruction, instances [{input, output}], is_classification.
 
     Names and is_classification are optional; without the latter no task counts as a classification.
@@ -51,12 +70,12 @@ def read_tasks(file: Path) -> list[Task]:
     return tasks
 
 
-def _parse(line: str, place: str) -> Task:
+def _parse(line: str, place: str) -> InstructionTask:
     try:
         row = json.loads(line)
         instances = tuple(Instance(str(case.get("input") or ""), str(case["output"])) for case in row["instances"])
         instruction, name = str(row["instruction"]).strip(), str(row.get("name") or row["id"])
-        task = Task(str(row["id"]), name, instruction, instances, bool(row.get("is_classification")))
+        task = InstructionTask(str(row["id"]), name, instruction, instances, bool(row.get("is_classification")))
     except json.JSONDecodeError as error:
         raise UserError(f"{place}: not JSON ({error.msg}); write one object a line: {EXAMPLE}") from error
     except (AttributeError, KeyError, TypeError) as error:
@@ -64,3 +83,21 @@ def _parse(line: str, place: str) -> Task:
     if not task.instruction or not any(instance.output.strip() for instance in task.instances):
         raise UserError(f"{place}: no instruction, or no instance with an output; write {EXAMPLE}")
     return task
+
+
+def write_dataset(folder: Path, tasks: Sequence[InstructionTask]) -> None:
+    """Write chat/train.parquet, conversations, and tasks/train.parquet, in the paper's format, each atomically."""
+    conversations = [conversation for task in tasks for conversation in to_conversations(task)]
+    for name, rows in (("chat", conversations), ("tasks", [asdict(task) for task in tasks])):
+        part = folder / name / ".train.parquet.part"
+        part.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMAS[name]), part)
+        part.replace(folder / name / "train.parquet")
+
+
+def to_conversations(task: InstructionTask) -> Iterator[dict[str, Any]]:
+    """Yield a user turn and an assistant turn for each instance; the input follows the instruction."""
+    for instance in task.instances:
+        prompt = "\n\n".join(text for text in (task.instruction, instance.input) if text)
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": instance.output}]
+        yield {"id": task.id, "messages": turns}
