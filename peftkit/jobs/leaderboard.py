@@ -76,7 +76,7 @@ def show_claim(board: Board, name: str) -> bool:
     """Print a claim, what was measured, and the verdict; return whether it is decided."""
     from peftkit.leaderboard.claims import OPEN, judge_claim
 
-    finding = judge_claim(name, board.entries, board.verdict(), [r for r in board.runs if isinstance(r, BoardRun)])
+    finding = judge_claim(name, board.entries, board.verdict())
     lines = [f"Claim: {finding.claim}", *(f"  {line}" for line in finding.lines)]
     print(*lines, f"Verdict: {finding.verdict}. {finding.reason[:1].upper()}{finding.reason[1:]}.", sep="\n")
     return finding.verdict != OPEN

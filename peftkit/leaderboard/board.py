@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.reading import collect
-from peftkit.leaderboard.runs import BoardRun, UnreadableRun
-from peftkit.leaderboard.verdict import Verdict, judged
+from peftkit.leaderboard.runs import BoardEntry, BoardRun, UnreadableRun
+from peftkit.leaderboard.stats import board_entries
+from peftkit.leaderboard.verdict import Verdict, judge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,29 +30,29 @@ class Board:
         return cls(tuple(collect(folders)))
 
     @cached_property
-    def _judged(self) -> tuple[list[BoardEntry], Verdict]:
-        return judged(self.runs)
-
-    @property
     def entries(self) -> list[BoardEntry]:
         """One entry for each method, its settings, and task."""
-        return self._judged[0]
+        return board_entries(self.runs)
+
+    @cached_property
+    def _verdict(self) -> Verdict:
+        return judge(self.entries, self.runs)
 
     def verdict(self) -> Verdict:
         """Return the tests of all pairs of entries: which differ, which are tied, what could not be detected."""
-        return self._judged[1]
+        return self._verdict
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a row for each entry: names, mean and spread of each metric, seeds, group of tied entries, costs."""
         import pandas as pd
 
-        rows = []
-        for entry, group in zip(self.entries, self.verdict().groups, strict=True):
-            scores = {name: summary.mean for name, summary in entry.scores.items()}
-            spreads = {f"{name}_std": summary.spread for name, summary in entry.scores.items()}
-            names = {name: getattr(entry, name) for name in ("board", "task", "model", "method", "settings")}
-            rows.append({**names, **scores, **spreads, "seeds": len(entry.seeds), "group": group, **entry.costs})
-        return pd.DataFrame(rows)
+        return pd.DataFrame(
+            {name: getattr(entry, name) for name in ("board", "task", "model", "method", "settings")}
+            | {name: summary.mean for name, summary in entry.scores.items()}
+            | {f"{name}_std": summary.spread for name, summary in entry.scores.items()}
+            | {"seeds": len(entry.seeds), "group": group, **entry.costs}
+            for entry, group in zip(self.entries, self.verdict().groups, strict=True)
+        )
 
     def plot(self) -> Figure:
         """Return the figure of scores over trained weights, of the first board that has any score.

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from peftkit.leaderboard.costs import COSTS, Cost
-from peftkit.leaderboard.entries import BoardEntry, GlueEntry
-from peftkit.leaderboard.runs import BoardRun, UnreadableRun
+from peftkit.leaderboard.runs import BoardEntry, BoardRun, GlueEntry, UnreadableRun
 from peftkit.leaderboard.stats import BESIDE, GLUE
 from peftkit.leaderboard.verdict import Records
 
@@ -111,6 +110,11 @@ def _problem(result: BoardRun | UnreadableRun) -> str:
     if isinstance(result, BoardRun):
         what = f"{result.task} {result.model} {result.method} seed {result.seed}: "
     return f"{what}{result.problem}  ({result.folder})"
+
+
+def figure(entry: BoardEntry, value: float) -> str:
+    """Format a score times 100, an error unchanged."""
+    return f"{100 * value:.1f}" if entry.is_up else f"{abs(value):.4g}"
 
 
 def metrics_of(ranked: Sequence[Ranked]) -> list[str]:

@@ -3,120 +3,102 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from peftkit.leaderboard.seeds import prior_states, totals
+from peftkit.leaderboard.seeds import BINS, PriorState, prior_states, totals
 
 Array = np.ndarray
 ALPHA, POWER = 0.05, 0.8
 SEEDS_AND_EXAMPLES, EXAMPLES, SEEDS, MCNEMAR = "seeds, examples", "bootstrap", "seeds alone", "McNemar"
+TESTS = {  # by whether they generalize to new seeds, to new examples
+    (True, True): SEEDS_AND_EXAMPLES, (True, False): SEEDS, (False, True): EXAMPLES, (False, False): "",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Entry:
+class EntrySample:
     """The task score of a board's entry by seed, and by resample of its examples where its predictions are known."""
 
     values: Array  # (seeds,)
-    resampled: Array | None  # (resamples, seeds)
+    resampled: Array | None = None  # (resamples, seeds)
+    right: Array | None = None  # (examples,) where the score is the accuracy of one seed
 
 
 @dataclass(frozen=True)
-class Cell:
-    """The entries of one task that have a score, best first."""
+class TaskSample:
+    """The entries of one task that have a score, best first, and why some are left out of a test over examples."""
 
-    entries: list[Entry]
+    entries: list[EntrySample]
     examples: int  # common to the predictions, 0 without any
     first: Array  # (pairs,) the pairs to test
     second: Array
-    right: list[Array | None] | None = None  # (examples,) of each entry, where the score is the accuracy of one seed
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # reason -> entries
+    not_resampled: list[str] = field(default_factory=list)  # metrics that cannot be resampled
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """The tests of a cell's pairs."""
+    """The tests of a task's pairs."""
 
-    first: Array
-    second: Array
+    sample: TaskSample
     difference: Array
     variances: Array  # (pairs, bins) possible values of the variance of the difference
     weights: Array  # (pairs, bins)
     freedom: Array  # (pairs,)
     p: Array
     test: list[str]
-    over_examples: Array  # (pairs,) whether the test generalizes to new examples
 
 
-def contrast(cells: Sequence[Cell]) -> list[Contrast]:
-    """Test the pairs of every cell of a board; pairs that cannot be tested have p = nan and no test.
+def contrast(samples: Sequence[TaskSample]) -> list[Contrast]:
+    """Test the pairs of every task of a board; pairs that cannot be tested have p = nan and no test.
 
     The difference of two mean scores is compared with its standard error over new examples (paired bootstrap) and new
     seeds; the seeds' variance is a distribution, from `seeds.prior_states`, and p the mean over it (Behrens-Fisher).
     """
-    variances = [np.array([_variance(e.values, cell.examples) for e in cell.entries]) for cell in cells]
-    counts = [np.array([len(e.values) for e in cell.entries]) for cell in cells]
+    variances = [np.array([_variance(e.values, sample.examples) for e in sample.entries]) for sample in samples]
+    counts = [np.array([len(e.values) for e in sample.entries]) for sample in samples]
     states = prior_states(variances, counts)
-    return [_contrast(*each) for each in zip(cells, states, variances, counts, strict=True)]
+    return [_contrast(*each) for each in zip(samples, states, variances, counts, strict=True)]
 
 
-def _contrast(cell: Cell, states: list, variances: Array, seeds: Array) -> Contrast:
-    means = np.array([e.values.mean() for e in cell.entries])
-    inner, among, known = _over_examples(cell)
-    both = known[cell.first] & known[cell.second]
-    variance = among[cell.first, cell.first] + among[cell.second, cell.second] - 2 * among[cell.first, cell.second]
+def _contrast(sample: TaskSample, states: list[PriorState], variances: Array, seeds: Array) -> Contrast:
+    first, second = sample.first, sample.second
+    known = np.array([e.resampled is not None for e in sample.entries])
+    both = known[first] & known[second]
+    inner, among = _over_examples(sample, known)
+    variance = among[first, first] + among[second, second] - 2 * among[first, second]
     variance = np.where(both, np.maximum(variance, 0), 0.0)
-    width = [len(e.resampled) for e in cell.entries if e.resampled is not None]
+    width = [len(e.resampled) for e in sample.entries if e.resampled is not None]
     # the bootstrap's variance is itself an estimate, from that many resamples of that many examples
-    freedom = np.where(both, max(min([cell.examples, *width]) - 1, 1), 1e9)
-    middle, weights = np.zeros((len(both), 1)), np.ones((len(both), 1))
-    if len(both):
-        # without predictions of both, the whole variance over seeds counts as that of the seeds
-        middle, weights = _totals(cell, states, variances, seeds, inner, variance, both)
-    difference = means[cell.first] - means[cell.second]
-    names = [_name(bool(states), bool(b)) for b in both]
-    p = tail(np.abs(difference), middle, weights, freedom)
-    p = np.where([bool(name) for name in names], np.where(np.abs(difference) < 1e-12, 1.0, np.minimum(p, 1.0)), np.nan)
-    if not states and cell.right is not None:
-        for place in np.flatnonzero(both):
-            p[place] = _mcnemar(cell.right[cell.first[place]], cell.right[cell.second[place]])
-            names[place] = MCNEMAR
-    return Contrast(cell.first, cell.second, difference, middle, weights, freedom, p, names, both)
-
-
-def _totals(
-    cell: Cell, states: list, variances: Array, seeds: Array, inner: Array, variance: Array, both: Array
-) -> tuple[Array, Array]:
-    middle: Array | None = None
-    weights: Array | None = None
+    freedom = np.where(both, max(min([sample.examples, *width]) - 1, 1), 1e9)
+    middle, weights = np.empty((2, len(both), BINS if states else 1))
+    # without predictions of both, the whole variance over seeds counts as that of the seeds
     for pairs, within in ((both, inner), (~both, np.zeros_like(inner))):
         if pairs.any():
-            some, chance = totals(
-                states, variances, seeds, within, variance[pairs], cell.first[pairs], cell.second[pairs]
+            middle[pairs], weights[pairs] = totals(
+                states, variances, seeds, within, variance[pairs], first[pairs], second[pairs]
             )
-            if middle is None or weights is None:
-                middle, weights = np.zeros((len(both), some.shape[1])), np.zeros((len(both), some.shape[1]))
-            middle[pairs], weights[pairs] = some, chance
-    assert middle is not None and weights is not None
-    return middle, weights
+    means = np.array([e.values.mean() for e in sample.entries])
+    difference = means[first] - means[second]
+    names = [TESTS[bool(states), bool(each)] for each in both]
+    p = tail(np.abs(difference), middle, weights, freedom)
+    p = np.where([bool(name) for name in names], np.where(np.abs(difference) < 1e-12, 1.0, np.minimum(p, 1.0)), np.nan)
+    for place in np.flatnonzero(both) if not states else []:
+        one, other = (sample.entries[pair[place]].right for pair in (first, second))
+        if one is not None and other is not None:
+            p[place] = _mcnemar(one, other)
+            names[place] = MCNEMAR
+    return Contrast(sample, difference, middle, weights, freedom, p, names)
 
 
-def _name(has_seeds: bool, has_examples: bool) -> str:
-    if has_seeds:
-        return SEEDS_AND_EXAMPLES if has_examples else SEEDS
-    return EXAMPLES if has_examples else ""
-
-
-def _mcnemar(first: Array | None, second: Array | None) -> float:
+def _mcnemar(first: Array, second: Array) -> float:
     """Return the exact p-value of two runs having the same accuracy (Dietterich 1998, section 3.1)."""
     from statsmodels.stats.contingency_tables import mcnemar
 
-    assert first is not None and second is not None
-    counts: Any = [
-        [(first & second).sum(), (first & ~second).sum()],
-        [(~first & second).sum(), (~first & ~second).sum()],
-    ]
+    counts: Any = [[np.sum((first == a) & (second == b)) for b in (True, False)] for a in (True, False)]
     return min(float(mcnemar(counts, exact=True).pvalue), 1.0)
 
 
@@ -126,19 +108,17 @@ def _variance(values: Array, examples: int) -> float:
     return float(np.var(values, ddof=1)) + step**2 / 12 if len(values) > 1 else np.nan
 
 
-def _over_examples(cell: Cell) -> tuple[Array, Array, Array]:
-    """Return (entries,) the variance of a seed over examples, (entries, entries) covariances, (entries,) known."""
-    known = np.array([e.resampled is not None for e in cell.entries])
-    inner = np.zeros(len(cell.entries))
-    among = np.zeros((len(cell.entries),) * 2)
-    means = [e.resampled.mean(1) for e in cell.entries if e.resampled is not None]
-    if means:
+def _over_examples(sample: TaskSample, known: Array) -> tuple[Array, Array]:
+    """Return (entries,) the variance of a seed over examples and (entries, entries) covariances, 0 where not known."""
+    inner, among = np.zeros(len(known)), np.zeros((len(known),) * 2)
+    if known.any():
+        means = [e.resampled.mean(1) for e in sample.entries if e.resampled is not None]
         among[np.ix_(known, known)] = np.atleast_2d(np.cov(np.array(means)))
-    for place, entry in enumerate(cell.entries):
+    for place, entry in enumerate(sample.entries):
         if entry.resampled is not None and len(entry.values) > 1:
             inner[place] = np.var(entry.resampled - entry.resampled.mean(1, keepdims=True), axis=0, ddof=1).sum()
             inner[place] /= len(entry.values) - 1  # not shared by seeds
-    return inner, among, known
+    return inner, among
 
 
 def tail(distance: Array, variances: Array, weights: Array, freedom: Array) -> Array:
@@ -163,7 +143,7 @@ def reach(level: float, contrast: Contrast) -> Array:
 
 
 def detectable(contrast: Contrast, comparisons: int) -> float | None:
-    """Return the minimum detectable difference of this cell's tests at 80 % power, None where nothing is tested.
+    """Return the minimum detectable difference of this task's tests at 80 % power, None where nothing is tested.
 
     It is the median over pairs, at Holm's first step: the one difference among `comparisons` (Card et al. 2020).
     """

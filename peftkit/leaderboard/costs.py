@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from peftkit.leaderboard.entries import BoardEntry
+from peftkit.leaderboard.runs import BoardEntry
 
 QUALITY = 0.95  # of the score of full fine-tuning on the held-out training examples
 

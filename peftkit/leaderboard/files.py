@@ -25,10 +25,10 @@ from peftkit.leaderboard.cells import (
     without_constants,
 )
 from peftkit.leaderboard.costs import TIMED, UNTIMED
-from peftkit.leaderboard.entries import BoardEntry, GlueEntry
 from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_columns, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
+from peftkit.leaderboard.runs import BoardEntry, GlueEntry
 from peftkit.leaderboard.stats import GLUE, glue_entries
 from peftkit.leaderboard.verdict import Comparison
 

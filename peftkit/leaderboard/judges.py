@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from peftkit.leaderboard.entries import BoardEntry
+from peftkit.leaderboard.runs import BoardEntry
 
 WIN_RATE = "judge_win_rate"
 JUDGE_NOTE = (
@@ -18,57 +19,39 @@ JUDGE_NOTE = (
 )
 MAX_UNPARSABLE = 0.5  # share of replies without a verdict, which count as ties, above which there is no rate
 Judgement = dict[str, Any]  # the judge.json of one seed
-JudgementsByJudge = dict[str, list[Judgement]]  # by the id of the judge
 
 
 def judge_tables(entries: Sequence[BoardEntry], title: str) -> list[tuple[str, list[dict[str, str]]]]:
     """Return a heading and a line per entry, highest win rate first, for each judge of the board `title`."""
-    judgements = _judgements(entries)
     tables = []
-    for judge, name in _names(judgements).items():
-        lines = []
-        for entry, by_judge in zip(entries, judgements, strict=True):
-            if entry.board == title and (seeds := by_judge.get(judge)):
-                rate = _rate(seeds)
-                lines.append((entry.task, 1.0 if rate is None else -rate, _cells(entry, seeds)))
-        if lines:
-            lines.sort(key=lambda line: line[:2])
-            tables.append((f"Against the references, judged by {name}", [cells for *_, cells in lines]))
+    for name, judgements in _by_judge(entries).items():
+        pairs = zip(entries, judgements, strict=True)
+        here = [(entry, seeds) for entry, seeds in pairs if seeds and entry.board == title]
+        here.sort(key=lambda each: (each[0].task, _rate(each[1]) is None, -(_rate(each[1]) or 0)))
+        if here:
+            tables.append((f"Against the references, judged by {name}", [_cells(*each) for each in here]))
     return tables
 
 
 def judge_columns(entries: Sequence[BoardEntry]) -> list[dict[str, float | None]]:
     """Return the win rate of each entry by each judge; None without judgement or with too few verdicts."""
-    judgements = _judgements(entries)
-    names = _names(judgements)
+    by_judge = _by_judge(entries)
     return [
-        {
-            f"{WIN_RATE} by {name}": _rate(by_judge[judge]) if judge in by_judge else None
-            for judge, name in names.items()
-        }
-        for by_judge in judgements
+        {f"{WIN_RATE} by {name}": _rate(judgements[place]) for name, judgements in by_judge.items()}
+        for place in range(len(entries))
     ]
 
 
-def _judgements(entries: Sequence[BoardEntry]) -> list[JudgementsByJudge]:
-    """Return the judgements of each entry's runs."""
-    judgements: list[JudgementsByJudge] = []
-    for entry in entries:
-        by_judge: JudgementsByJudge = {}
-        for run in entry.scored_runs:
-            for judge, judgement in (run.judged or {}).items():
-                if _is_complete(judgement):
-                    by_judge.setdefault(judge, []).append(judgement)
-        judgements.append(by_judge)
-    return judgements
-
-
-def _names(judgements: Sequence[JudgementsByJudge]) -> dict[str, str]:
-    """Return the name of each judge, with its id where another judge of that name had other settings."""
-    plain = {judge: _name(seeds[0]["judge"]) for by_judge in judgements for judge, seeds in by_judge.items()}
-    all_names = list(plain.values())
-    names = {judge: name if all_names.count(name) == 1 else f"{name} ({judge})" for judge, name in plain.items()}
-    return dict(sorted(names.items(), key=lambda pair: (pair[1], pair[0])))
+def _by_judge(entries: Sequence[BoardEntry]) -> dict[str, list[list[Judgement]]]:
+    """Return the judgements of each entry's seeds by judge: its name, with its id where another has that name too."""
+    complete = [
+        [{judge: each for judge, each in (run.judged or {}).items() if _is_complete(each)} for run in entry.scored_runs]
+        for entry in entries
+    ]
+    names = {judge: _name(each["judge"]) for runs in complete for run in runs for judge, each in run.items()}
+    counts = Counter(names.values())
+    judges = sorted((name if counts[name] == 1 else f"{name} ({judge})", judge) for judge, name in names.items())
+    return {name: [[run[judge] for run in runs if judge in run] for runs in complete] for name, judge in judges}
 
 
 def _name(judge: dict[str, Any]) -> str:
@@ -90,7 +73,7 @@ def _is_complete(judgement: Any) -> bool:
 
 
 def _rate(seeds: Sequence[Judgement]) -> float | None:
-    if any((seed.get("unparsable_share") or 0) > MAX_UNPARSABLE for seed in seeds):
+    if not seeds or any((seed.get("unparsable_share") or 0) > MAX_UNPARSABLE for seed in seeds):
         return None
     return fmean(seed["win_rate"] for seed in seeds)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from peftkit.leaderboard.entries import BoardEntry
+from peftkit.leaderboard.runs import BoardEntry
 
 NOTE = (
     "Bits per byte are comparable across vocabularies; ± is the sample standard deviation over seeds. General text is "

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from statistics import stdev
 
-from peftkit.leaderboard.entries import BoardEntry
-from peftkit.leaderboard.ties import Cell, cells, figure
+from peftkit.leaderboard.cells import figure
+from peftkit.leaderboard.runs import BoardEntry
+from peftkit.leaderboard.verdict import Ranking, rank_tasks
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -23,7 +23,7 @@ def write_latex(entries: Sequence[BoardEntry], groups: Sequence[str], file: Path
     The best is bold only where it differs significantly from every other entry of its task. Needs
     \usepackage{booktabs}; names in other scripts than Latin need XeLaTeX or LuaLaTeX and a font that has them.
     """
-    boards = groupby(cells(entries, groups), key=lambda cell: cell.board)
+    boards = groupby(rank_tasks(entries, groups), key=lambda cell: cell.board)
     text = "% \\usepackage{booktabs}\n" + "".join(
         _table(board, list(members), entries, groups) for board, members in boards
     )
@@ -31,14 +31,13 @@ def write_latex(entries: Sequence[BoardEntry], groups: Sequence[str], file: Path
     file.write_text(text, encoding="utf-8")
 
 
-def _table(board: str, members: Sequence[Cell], entries: Sequence[BoardEntry], groups: Sequence[str]) -> str:
-    several = len({entries[number].model for cell in members for number in cell.ranked + cell.failed}) > 1
+def _table(board: str, members: Sequence[Ranking], entries: Sequence[BoardEntry], groups: Sequence[str]) -> str:
     lines: dict[str, dict[str, str]] = {}
     for cell in members:
         is_sole_best = cell.is_tested and len(cell.top) == 1
         for number in [*cell.ranked, *cell.failed]:
             text = _value(entries[number], groups[number], is_bold=is_sole_best and number == cell.top[0])
-            lines.setdefault(entries[number].label(several), {})[cell.task] = text
+            lines.setdefault(entries[number].label, {})[cell.task] = text
     body = "".join(
         f"{_escaped(name)} & {' & '.join(values.get(cell.task, '--') for cell in members)} \\\\\n"
         for name, values in lines.items()
@@ -62,10 +61,9 @@ def _value(entry: BoardEntry, letters: str, is_bold: bool) -> str:
     if entry.score is None:
         return entry.without_score
     score = figure(entry, entry.score)
-    values = list(entry.by_seed.values())
     spread = ""
-    if len(values) > 1:
-        shown = figure(entry, stdev(values)) if entry.is_up else f"{stdev(values):.2g}"
+    if entry.spread is not None:
+        shown = figure(entry, entry.spread) if entry.is_up else f"{entry.spread:.2g}"
         spread = f" $\\pm$ {shown}"
     mark = f"\\textsuperscript{{{_escaped(letters)}}}" if letters else ""
     if is_bold:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from peftkit.leaderboard.archive import read_predictions
-from peftkit.leaderboard.contrast import Cell, Entry, all_pairs
-from peftkit.leaderboard.entries import BoardEntry
+from peftkit.leaderboard.contrast import EntrySample, TaskSample, all_pairs
+from peftkit.leaderboard.runs import BoardEntry
 from peftkit.leaderboard.stats import counting
-from peftkit.metrics import METRICS, RECORDED
+from peftkit.metrics import METRICS, RECORDED, Metric
 
 Array = np.ndarray
 MOST, LEAST, WORK = 1000, 200, 80_000_000  # resamples: at most, at least; examples x runs x resamples at most
@@ -42,15 +42,7 @@ class RunPredictions:
         return hash(tuple(sorted(zip(self.ids.tolist(), map(str, self.labels.tolist()), strict=True))))
 
 
-@dataclass
-class Notes:
-    """Why entries are left out of a test over examples: reason -> entries."""
-
-    left_out: dict[str, list[str]] = field(default_factory=dict)
-    not_resampled: list[str] = field(default_factory=list)  # metrics that cannot be resampled
-
-
-def cell_of(entries: Sequence[BoardEntry], limit: int = LIMIT, most: int = FARTHEST) -> tuple[Cell, Notes]:
+def sample_of(entries: Sequence[BoardEntry], limit: int = LIMIT, most: int = FARTHEST) -> TaskSample:
     """Return a task's entries with their resampled scores, best first; those of a single entry are not read.
 
     Entries whose metrics differ from those of most are in no pair.
@@ -58,53 +50,47 @@ def cell_of(entries: Sequence[BoardEntry], limit: int = LIMIT, most: int = FARTH
     first, second = all_pairs(len(entries), limit, most)
     metrics = Counter(tuple(entry.scores) for entry in entries).most_common(1)[0][0]
     alike = np.array([tuple(entry.scores) == metrics for entry in entries])
-    alike[most:] = False
-    first, second = first[alike[first] & alike[second]], second[alike[first] & alike[second]]
-    notes = Notes()
-    if not len(first):
-        return Cell([Entry(_values(entry), None) for entry in entries], 0, first, second), notes
-    predictions_of = _predictions_by_entry(
-        [entry if same else None for entry, same in zip(entries, alike, strict=True)], metrics, notes
-    )
-    if len(predictions_of) < 2:
-        return Cell([Entry(_values(entry), None) for entry in entries], 0, first, second), notes
-    reference = next(iter(predictions_of.values()))[0]
-    runs = [run for each in predictions_of.values() for run in each]
-    predictions = _stacked([run.predictions for run in runs])
-    count = int(np.clip(WORK // (len(runs) * len(reference.labels)), LEAST, MOST))
-    whole, resampled = scores_by_resample(metrics, reference.labels, predictions, reference.splits, count)
+    pairs = alike[first] & alike[second]
+    samples = [EntrySample(np.array([*entry.by_seed.values()])) for entry in entries]
+    sample = TaskSample(samples, 0, first[pairs], second[pairs], defaultdict(list))
+    tested = {n: entry for n, entry in enumerate(entries[:most]) if alike[n]} if pairs.any() else {}
+    runs_of = _predictions_by_entry(tested, metrics, sample)
+    if len(runs_of) < 2:
+        return sample
+    runs = [run for each in runs_of.values() for run in each]
+    labels, predictions = runs[0].labels, np.stack([run.predictions for run in runs])
+    count = int(np.clip(WORK // predictions.size, LEAST, MOST))
+    whole, resampled = scores_by_resample(metrics, labels, predictions, runs[0].splits, count)
     is_plain = metrics == ("accuracy",) and all(len(entry.by_seed) == 1 for entry in entries)
-    scores, start = [], 0
-    rights: list[Array | None] = []
-    for place, entry in enumerate(entries):
-        own = slice(start, start + len(predictions_of.get(place, [])))
+    start = 0
+    for place, each in runs_of.items():
+        own = slice(start, start + len(each))
         start = own.stop
-        agrees = place in predictions_of and bool(np.allclose(whole[own], _values(entry), rtol=0, atol=CLOSE))
-        if place in predictions_of and not agrees:
-            notes.left_out.setdefault(WRONG, []).append(entry.name)
-        scores.append(Entry(_values(entry), resampled[:, own] if agrees else None))
-        rights.append(predictions[own][0] == reference.labels if agrees and is_plain else None)
-    return Cell(scores, len(reference.labels), first, second, rights if is_plain else None), notes
+        if np.allclose(whole[own], samples[place].values, rtol=0, atol=CLOSE):
+            right = predictions[own][0] == labels if is_plain else None
+            samples[place] = EntrySample(samples[place].values, resampled[:, own], right)
+        else:
+            sample.left_out[WRONG].append(entries[place].name)
+    return replace(sample, examples=len(labels))
 
 
 def _predictions_by_entry(
-    entries: Sequence[BoardEntry | None], metrics: Sequence[str], notes: Notes
+    entries: Mapping[int, BoardEntry], metrics: Sequence[str], sample: TaskSample
 ) -> dict[int, list[RunPredictions]]:
     """Return the predictions by seed of the entries that have all of them, on the examples that most entries share."""
     complete: dict[int, list[RunPredictions]] = {}
-    for place, entry in enumerate(entries):
-        if entry is not None:
-            runs = [run for seed in entry.by_seed if (run := read_run_predictions(entry.folders[seed])) is not None]
-            if len(runs) == len(entry.by_seed):
-                complete[place] = runs
-            else:
-                notes.left_out.setdefault(ABSENT, []).append(entry.name)
+    for place, entry in entries.items():
+        runs = [each for run in entry.scored_runs if (each := read_run_predictions(run.folder)) is not None]
+        if len(runs) == len(entry.scored_runs):
+            complete[place] = runs
+        else:
+            sample.left_out[ABSENT].append(entry.name)
     if not complete:
         return {}
     common = Counter(runs[0].key for runs in complete.values()).most_common(1)[0][0]
     reference = next(runs[0] for runs in complete.values() if runs[0].key == common)
     if not can_resample(metrics, reference):
-        notes.not_resampled = list(metrics)
+        sample.not_resampled.extend(metrics)
         return {}
     aligned: dict[int, list[RunPredictions]] = {}
     for place, runs in complete.items():
@@ -112,7 +98,7 @@ def _predictions_by_entry(
         if len(ordered) == len(runs):
             aligned[place] = ordered
         else:
-            notes.left_out.setdefault(OTHER, []).append(entries[place].name)  # type: ignore[union-attr]
+            sample.left_out[OTHER].append(entries[place].name)
     return aligned
 
 
@@ -120,15 +106,12 @@ def _in_order(run: RunPredictions, reference: RunPredictions) -> RunPredictions 
     """Return the predictions in the order of the reference; None where examples or labels differ."""
     if len(run.ids) != len(reference.ids) or run.predictions.dtype.kind != reference.predictions.dtype.kind:
         return None
-    if not np.array_equal(run.ids, reference.ids):
-        mine, its = np.argsort(run.ids, kind="stable"), np.argsort(reference.ids, kind="stable")
-        if not np.array_equal(run.ids[mine], reference.ids[its]):
-            return None
-        order = np.empty_like(mine)
-        order[its] = mine
-        run = RunPredictions(run.ids[order], run.splits[order], run.labels[order], run.predictions[order])
+    order: Array = np.empty(len(run.ids), int)
+    order[np.argsort(reference.ids, kind="stable")] = np.argsort(run.ids, kind="stable")
+    run = RunPredictions(run.ids[order], run.splits[order], run.labels[order], run.predictions[order])
     same = all(map(np.array_equal, run.labels, reference.labels)) if _is_list(run.labels) else None
-    return run if (np.array_equal(run.labels, reference.labels) if same is None else same) else None
+    same = np.array_equal(run.labels, reference.labels) if same is None else same
+    return run if same and np.array_equal(run.ids, reference.ids) else None
 
 
 def read_run_predictions(folder: Path) -> RunPredictions | None:
@@ -139,22 +122,20 @@ def read_run_predictions(folder: Path) -> RunPredictions | None:
         table = read_predictions(folder)
         if table is None:
             return None
-        if table["label"].null_count:
-            table = table.filter(table["label"].is_valid())
+        table = table.filter(table["label"].is_valid())
         splits, ids, labels, predictions = (np.asarray(table[name]) for name in ("split", "id", "label", "prediction"))
     except (OSError, ValueError, KeyError, pa.ArrowException):
         return None
-    if set(splits.tolist()) == {"validation"}:
-        return RunPredictions(ids.astype(str), splits, labels, predictions)
-    return RunPredictions(
-        np.char.add(np.char.add(splits.astype(str), "/"), ids.astype(str)), splits, labels, predictions
-    )
+    ids = ids.astype(str)
+    if set(splits.tolist()) != {"validation"}:
+        ids = np.char.add(np.char.add(splits.astype(str), "/"), ids)
+    return RunPredictions(ids, splits, labels, predictions)
 
 
 def can_resample(metrics: Sequence[str], run: RunPredictions) -> bool:
     """Return whether all of a task's metrics can be computed from these predictions."""
-    resolved = [_resolve(name, sorted(set(run.splits.tolist()))) for name in counting(metrics)]
-    wants_lists = any(each is not None and METRICS[each[0]].input == "tags" for each in resolved)
+    resolved = [_resolve(name, run.splits) for name in counting(metrics)]
+    wants_lists = any(each is not None and each[0].input == "tags" for each in resolved)
     return None not in resolved and wants_lists == _is_list(run.labels) == _is_list(run.predictions)
 
 
@@ -174,7 +155,7 @@ def scores_by_resample(
     Returns:
         (runs,) and (count, runs), in the units of `task_score`.
     """
-    found = [(METRICS[name], split) for name, split in _all_resolved(counting(metrics), splits)]
+    found = [each for name in counting(metrics) if (each := _resolve(name, splits)) is not None]
     counted = [each for each in found if each[0].higher_is_better] or found
     sign = 1 if counted[0][0].higher_is_better else -1
     places = [slice(None) if split is None else np.flatnonzero(splits == split) for _, split in counted]
@@ -186,11 +167,9 @@ def scores_by_resample(
         total = sum(scorer(weights[:, here]) for scorer, here in zip(scorers, places, strict=True))
         return np.asarray(sign * total / len(counted))
 
-    random, parts, left = np.random.default_rng(seed), [], count
-    while left > 0:
-        size = min(left, max(1, CHUNK // len(labels)))
-        parts.append(task_scores(_resamples(len(labels), size, random)))
-        left -= size
+    random = np.random.default_rng(seed)
+    size = max(1, CHUNK // len(labels))
+    parts = [task_scores(_resamples(len(labels), min(size, count - start), random)) for start in range(0, count, size)]
     return task_scores(np.ones((1, len(labels))))[0], np.concatenate(parts)
 
 
@@ -200,36 +179,14 @@ def _resamples(examples: int, count: int, random: np.random.Generator) -> Array:
     return np.bincount(drawn.ravel(), minlength=count * examples).reshape(count, examples).astype(float)
 
 
-def _all_resolved(metrics: Sequence[str], splits: Array) -> list[tuple[str, str | None]]:
-    names = sorted(set(splits.tolist()))
-    return [each for name in metrics if (each := _resolve(name, names)) is not None]
-
-
-def _resolve(name: str, splits: Sequence[str]) -> tuple[str, str | None] | None:
+def _resolve(name: str, splits: Array) -> tuple[Metric, str | None] | None:
     """Return the metric and the split of a recorded name: accuracy_matched is accuracy on validation_matched."""
-    known = {metric.name for metric in METRICS.values() if metric.input in RECORDED}
-    if name in known and len(splits) == 1:
-        return name, None
-    for split in splits:
-        suffix = split.removeprefix("validation")
-        if suffix and name.endswith(suffix) and name.removesuffix(suffix) in known:
-            return name.removesuffix(suffix), split
-    return None
-
-
-def _values(entry: BoardEntry) -> Array:
-    return np.array(list(entry.by_seed.values()))
-
-
-def _stacked(runs: Sequence[Array]) -> Array:
-    if not _is_list(runs[0]):
-        return np.stack(runs)
-    found: Array = np.empty(
-        (len(runs), len(runs[0])), dtype=object
-    )  # numpy would make lists of one length another dimension
-    for place, run in enumerate(runs):
-        found[place, :] = run
-    return found
+    known = {metric.name: metric for metric in METRICS.values() if metric.input in RECORDED}
+    names = sorted(set(splits.tolist()))
+    if name in known and len(names) == 1:
+        return known[name], None
+    plain = {split: name.removesuffix(split.removeprefix("validation")) for split in names}
+    return next(((known[n], split) for split, n in plain.items() if n != name and n in known), None)
 
 
 def _is_list(values: Array) -> bool:

@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
+from peftkit.leaderboard.cells import figure
 from peftkit.leaderboard.costs import amount
-from peftkit.leaderboard.entries import BoardEntry
-from peftkit.leaderboard.ties import Cell, cells, figure
+from peftkit.leaderboard.runs import BoardEntry
+from peftkit.leaderboard.verdict import Ranking, rank_tasks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def write_plots(entries: Sequence[BoardEntry], groups: Sequence[str], folder: Pa
 
     If no entry has a score, the plots of an earlier board are removed.
     """
-    rankings = [cell for cell in cells(entries, groups) if cell.board == entries[0].board and cell.ranked]
+    rankings = [cell for cell in rank_tasks(entries, groups) if cell.board == entries[0].board and cell.ranked]
     names = ("pareto", "heatmap")
     if not rankings:
         for name in names:
@@ -71,7 +71,7 @@ def pareto_figure(entries: Sequence[BoardEntry], groups: Sequence[str]) -> Figur
     """
     import matplotlib
 
-    rankings = [cell for cell in cells(entries, groups) if cell.board == entries[0].board and cell.ranked]
+    rankings = [cell for cell in rank_tasks(entries, groups) if cell.board == entries[0].board and cell.ranked]
     if not rankings:
         raise ValueError("no entry has a score, so there is nothing to plot")
     with matplotlib.rc_context(STYLE):
@@ -90,7 +90,7 @@ def _is_offline(title: str) -> bool:
     return title.startswith("OFFLINE")
 
 
-def _pareto(rankings: Sequence[Cell], entries: Sequence[BoardEntry]) -> Figure:
+def _pareto(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) -> Figure:
     """Draw a panel for each task: scores with their spread over seeds, and the Pareto front."""
     shown = rankings[:PANELS]
     columns = min(3, len(shown))
@@ -123,7 +123,7 @@ class Dot:
     is_front: bool
 
 
-def _dots(cell: Cell, entries: Sequence[BoardEntry], methods: Sequence[str]) -> list[Dot]:
+def _dots(cell: Ranking, entries: Sequence[BoardEntry], methods: Sequence[str]) -> list[Dot]:
     """Return the Pareto front and then the best of the other entries, DOTS at most."""
     known = [number for number in cell.ranked if entries[number].costs.get(COST, 0) > 0]
     front = _front(known, entries)
@@ -149,7 +149,7 @@ def _front(known: Sequence[int], entries: Sequence[BoardEntry]) -> list[int]:
     return front
 
 
-def _panel(panel: Axes, cell: Cell, entries: Sequence[BoardEntry], methods: Sequence[str]) -> None:
+def _panel(panel: Axes, cell: Ranking, entries: Sequence[BoardEntry], methods: Sequence[str]) -> None:
     from matplotlib.ticker import NullLocator
 
     dots = _dots(cell, entries, methods)
@@ -203,11 +203,10 @@ def _name_dots(panel: Axes, dots: Sequence[Dot]) -> None:
             break
 
 
-def _heatmap(rankings: Sequence[Cell], entries: Sequence[BoardEntry]) -> Figure:
+def _heatmap(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) -> Figure:
     """Draw the scores of methods on tasks; frames mark those without a significant difference from the best."""
     from matplotlib.patches import Rectangle
 
-    several = len({entries[number].model for cell in rankings for number in cell.ranked}) > 1
     table: dict[str, dict[int, int]] = {}
     shades: list[dict[int, float]] = []
     for column, cell in enumerate(rankings):
@@ -215,7 +214,7 @@ def _heatmap(rankings: Sequence[Cell], entries: Sequence[BoardEntry]) -> Figure:
         low, high = min(scores), max(scores)
         shades.append({n: ((entries[n].score or 0) - low) / (high - low) if high > low else 1.0 for n in cell.ranked})
         for number in cell.ranked:
-            table.setdefault(entries[number].label(several), {})[column] = number
+            table.setdefault(entries[number].label, {})[column] = number
     standing = {n: sum(shades[c][i] for c, i in here.items()) / len(here) + len(here) for n, here in table.items()}
     order = sorted(table, key=lambda name: -standing[name])
     names = order[:LINES]
@@ -228,7 +227,7 @@ def _heatmap(rankings: Sequence[Cell], entries: Sequence[BoardEntry]) -> Figure:
             _tile(panel, column, line, shades[column][number])
             is_top = number in rankings[column].top
             weight: Any = "bold" if is_top else "normal"
-            text = figure(entries[number], entries[number].score)
+            text = figure(entries[number], entries[number].score or 0.0)
             panel.text(column, line, text, ha="center", va="center", fontsize=7.5, fontweight=weight)
             if is_top:
                 panel.add_patch(Rectangle((column - 0.46, line - 0.44), 0.92, 0.88, fill=False, lw=1.3, ec=INK))
@@ -260,8 +259,7 @@ def _shown(entry: BoardEntry) -> float:
 
 def _spread(entry: BoardEntry) -> float:
     """Return the standard deviation over seeds in the units of the plot; 0 for a single seed."""
-    values = list(entry.by_seed.values())
-    return (100 if entry.is_up else 1) * stdev(values) if len(values) > 1 else 0.0
+    return (100 if entry.is_up else 1) * (entry.spread or 0.0)
 
 
 def _short(text: str, most: int) -> str:

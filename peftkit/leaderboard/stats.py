@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from statistics import fmean, median_high, stdev
 from typing import Any
 
 from peftkit.leaderboard.costs import TIMED, UNTIMED, with_relative_costs
-from peftkit.leaderboard.entries import BoardEntry, GlueEntry, Summary
-from peftkit.leaderboard.runs import BoardRun, UnreadableRun
+from peftkit.leaderboard.runs import BoardEntry, BoardRun, GlueEntry, Summary, UnreadableRun, grouped
 from peftkit.metrics import METRICS
 
 BESIDE = tuple(metric.name for metric in METRICS.values() if metric.diagnostic)  # reported beside a task's score
@@ -27,17 +26,12 @@ def summarize(values: Sequence[float]) -> Summary:
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Return the 95 % interval of the mean over new seeds (Student's t), None for a single value."""
+    from scipy.special import stdtrit
+
     if len(values) < 2:
         return None
-    half = _t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
-
-
-@cache
-def _t_quantile(freedom: int) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, freedom))
 
 
 def task_score(scores: Mapping[str, Mapping[str, Any]]) -> float:
@@ -59,25 +53,17 @@ def counting(metrics: Iterable[str]) -> list[str]:
 
 def glue_average(task_scores: Mapping[str, float]) -> float | None:
     """Return the macro-average over the nine tasks, or None where one is missing (GLUE, section 3.4)."""
-    return None if missing_tasks(task_scores) else fmean(task_scores[task] for task in GLUE)
-
-
-def missing_tasks(tasks: Iterable[str]) -> list[str]:
-    known = set(tasks)
-    return [task for task in GLUE if task not in known]
+    return fmean(task_scores[task] for task in GLUE) if task_scores.keys() >= set(GLUE) else None
 
 
 def board_entries(results: Iterable[BoardRun | UnreadableRun]) -> list[BoardEntry]:
     """Return an entry for each task, model, method and settings: real data first, in GLUE's order, best score first."""
-    readable = [result for result in results if isinstance(result, BoardRun)]
-    titles = _titles(readable)
+    runs = [result for result in results if isinstance(result, BoardRun)]
+    titles = _titles(runs)
     # a run that failed before counting its examples has those of its siblings
-    known = {r.group: r.examples for r in reversed(readable) if r.examples}
-    groups: dict[tuple, list[BoardRun]] = {}
-    for r in readable:
-        examples = r.examples or known.get(r.group, {})
-        groups.setdefault((*r.group, tuple(sorted(examples.items()))), []).append(replace(r, examples=examples))
-    members = list(groups.values())
+    known = {run.group: run.examples for run in reversed(runs) if run.examples}
+    runs = [replace(run, examples=run.examples or known.get(run.group, {})) for run in runs]
+    members = list(grouped(runs, lambda run: run.identity[:-1]).values())
     full = [
         {**each[0].settings, **{f"examples.{name}": str(n) for name, n in each[0].examples.items()}} for each in members
     ]
@@ -85,7 +71,7 @@ def board_entries(results: Iterable[BoardRun | UnreadableRun]) -> list[BoardEntr
     entries = [_entry(titles[r[0].source], r, text, flat) for r, text, flat in zip(members, shown, full, strict=True)]
     order = {task: number for number, task in enumerate(GLUE)}
     return sorted(
-        _with_plans(_with_composites(_with_deltas(entries))),
+        _with_plans(_with_reference(entries)),
         key=lambda r: (
             r.board.startswith("OFFLINE"), r.board, order.get(r.task, len(GLUE)), r.task, r.model,
             math.inf if r.score is None else -r.score, r.method, r.settings,
@@ -93,34 +79,30 @@ def board_entries(results: Iterable[BoardRun | UnreadableRun]) -> list[BoardEntr
     )  # fmt: skip
 
 
-def glue_table(results: Iterable[BoardRun | UnreadableRun]) -> list[GlueEntry]:
-    """Return a line for each method, model and settings shared by the tasks, with GLUE's average of all nine."""
-    return glue_entries(board_entries(results))
-
-
 def glue_entries(entries: Iterable[BoardEntry]) -> list[GlueEntry]:
     """Return the GLUE table of these entries.
 
     A limit of examples splits lines only where one task of the method has several: limits may differ between tasks.
     """
-    lines: dict[tuple, dict[str, BoardEntry]] = {}
     chosen = [entry for entry in entries if entry.suite == "glue" and entry.task in GLUE and entry.score is not None]
-    limits: dict[tuple, set[tuple]] = {}
-    for entry in chosen:
-        task_limits = tuple(entry.all_settings.get(name) for name in TASK_LIMITS)
-        limits.setdefault((entry.board, entry.model, entry.method, entry.task), set()).add(task_limits)
-    limited = {key[:3] for key, each in limits.items() if len(each) > 1}
+    limits = {
+        (e.board, e.model, e.method, e.task, tuple(e.all_settings.get(name) for name in TASK_LIMITS)) for e in chosen
+    }
+    limited = {key[:3] for key, count in Counter(each[:4] for each in limits).items() if count > 1}
+    lines: dict[tuple, dict[str, BoardEntry]] = {}
     for entry in chosen:
         family = (entry.board, entry.model, entry.method)
         shared = {
-            n: v for n, v in entry.all_settings.items() if _is_shared(n) and (n not in TASK_LIMITS or family in limited)
+            name: value
+            for name, value in entry.all_settings.items()
+            if (name in TASK_LIMITS and family in limited)
+            or not name.startswith(("task.", "examples.", "sources.data."))
         }
         key: tuple = (*family, json.dumps(shared, sort_keys=True))
         if entry.task in lines.get(key, {}):  # differs in a setting of this task alone, such as its template
             key = (*key, entry.settings)
         lines.setdefault(key, {})[entry.task] = entry
-    families = [key[:3] for key in lines]
-    shown = _differences(families, [json.loads(key[3]) for key in lines])
+    shown = _differences([key[:3] for key in lines], [json.loads(key[3]) for key in lines])
     table = [
         _glue_line(key, " ".join(filter(None, [text, *key[4:]])), tasks)
         for (key, tasks), text in zip(lines.items(), shown, strict=True)
@@ -129,13 +111,11 @@ def glue_entries(entries: Iterable[BoardEntry]) -> list[GlueEntry]:
     return sorted(table, key=lambda x: (boards.index(x.board), len(x.missing), -(x.average or 0), x.method, x.settings))
 
 
-def _titles(results: Sequence[BoardRun]) -> dict[tuple, str]:
+def _titles(runs: Sequence[BoardRun]) -> dict[tuple, str]:
     titles = {}
-    for source in dict.fromkeys(result.source for result in results):
+    for source, members in grouped(runs, lambda run: run.source).items():
         suite, data, data_for, _ = source
-        pairs = sorted(
-            {(r.model, r.model_substituted_for) for r in results if r.source == source and r.model_substituted_for}
-        )
+        pairs = sorted({(r.model, r.model_substituted_for) for r in members if r.model_substituted_for})
         parts = [f"model {name} substitutes {replaced}" for name, replaced in pairs]
         parts += [f"data {data} substitutes {data_for}"] if data_for else []
         titles[source] = "OFFLINE: " + ", ".join(parts) if parts else f"{suite}, data from {data}"
@@ -145,10 +125,9 @@ def _titles(results: Sequence[BoardRun]) -> dict[tuple, str]:
 def _differences(families: Sequence[tuple], settings: Sequence[Mapping[str, str]]) -> list[str]:
     """Label the members of a family by the settings in which they differ, each named once."""
     shown = [""] * len(families)
-    for family in set(families):
-        members = [number for number, each in enumerate(families) if each == family]
-        names = {name for number in members for name in settings[number]}
-        columns = {name: tuple(settings[number].get(name, "null") for number in members) for name in sorted(names)}
+    for members in grouped(range(len(families)), families.__getitem__).values():
+        names = sorted({name for number in members for name in settings[number]})
+        columns = {name: tuple(settings[number].get(name, "null") for number in members) for name in names}
         differing = {name: values for name, values in columns.items() if len(set(values)) > 1}
         if "model.name" in differing:  # it determines its checkpoint and the rest
             differing = {n: v for n, v in differing.items() if n == "model.name" or not n.startswith("model.")}
@@ -156,14 +135,13 @@ def _differences(families: Sequence[tuple], settings: Sequence[Mapping[str, str]
         is_enough = len(set(zip(*chosen.values(), strict=True))) == len(members)
         # an interpolated rate occurs twice; the later name, train.learning_rate, is the one in effect
         once = {(n.split(".")[-1], v): n for n, v in (chosen if is_enough else differing).items()}
-        last = [name for name, _ in once]
-        for place, number in enumerate(members):
-            parts = []
-            for (name, values), full in once.items():
-                is_plain = last.count(name) == 1 and full.startswith(("train.", "method.", "task."))
-                if values[place] != "null":  # a label has only settings that the entry has
-                    parts.append(f"{name if is_plain else full}={values[place]}")
-            shown[number] = " ".join(parts)
+        counts = Counter(last for last, _ in once)
+        labels = [
+            (last if counts[last] == 1 and full.startswith(("train.", "method.", "task.")) else full, values)
+            for (last, values), full in once.items()
+        ]
+        for place, number in enumerate(members):  # a label has only settings that the entry has
+            shown[number] = " ".join(f"{label}={each[place]}" for label, each in labels if each[place] != "null")
     return shown
 
 
@@ -196,58 +174,52 @@ def _means(results: Sequence[BoardRun], names: Iterable[str]) -> dict[str, float
     return {name: fmean(values) for name, values in values_of.items() if values}
 
 
-def _with_deltas(entries: list[BoardEntry]) -> list[BoardEntry]:
-    best: dict[tuple, BoardEntry] = {}
-    for entry in entries:
-        if entry.method == REFERENCE and entry.score is not None:
-            kept = best.setdefault(_cell(entry), entry)
-            if entry.score > (kept.score or 0):
-                best[_cell(entry)] = entry
-    out = []
-    for entry in entries:
-        reference = best.get(_cell(entry))
-        if entry is reference:
-            entry = replace(entry, is_reference=True)
-        elif reference is not None and entry.score is not None:
-            entry = replace(entry, delta=entry.score - (reference.score or 0))
-        out.append(entry)
-    return out
-
-
-def _with_composites(entries: list[BoardEntry]) -> list[BoardEntry]:
-    """Add the costs relative to full fine-tuning on the same task, model and examples."""
-    cells: dict[tuple, list[BoardEntry]] = {}
-    for entry in entries:
-        cells.setdefault(_cell(entry), []).append(entry)
-    result = []
-    for members in cells.values():
-        reference = next((entry for entry in members if entry.is_reference), None)
+def _with_reference(entries: list[BoardEntry]) -> list[BoardEntry]:
+    """Add the difference from and the costs relative to full fine-tuning on the same task, model and examples."""
+    result: list[BoardEntry] = []
+    for members in grouped(entries, _comparable).values():
+        full = [entry for entry in members if entry.method == REFERENCE and entry.score is not None]
+        reference = max(full, key=lambda entry: entry.score or 0.0, default=None)
+        best = reference.score if reference else None
+        members = [
+            replace(entry, is_reference=True)
+            if entry is reference
+            else replace(entry, delta=None if best is None or entry.score is None else entry.score - best)
+            for entry in members
+        ]
         result += with_relative_costs(members, reference)
     return result
 
 
-def _with_plans(entries: list[BoardEntry]) -> list[BoardEntry]:
-    """Add the number of planned seeds: the median of the task's entries, or the entry's own attempts if more."""
-    attempts: dict[tuple, list[int]] = {}
-    for entry in entries:
-        attempts.setdefault((entry.board, entry.task), []).append(entry.attempted)
-    usual = {key: median_high(counts) for key, counts in attempts.items()}
-    return [replace(entry, planned=max(entry.attempted, usual[entry.board, entry.task])) for entry in entries]
-
-
-def _cell(entry: BoardEntry) -> tuple:
+def _comparable(entry: BoardEntry) -> tuple:
     data = entry.all_settings.get("sources.data.revision")
     return entry.board, entry.task, entry.model, data, tuple(sorted(entry.examples.items()))
 
 
-def _is_shared(name: str) -> bool:
-    return name in TASK_LIMITS or not name.startswith(("task.", "examples.", "sources.data."))
+def _with_plans(entries: list[BoardEntry]) -> list[BoardEntry]:
+    """Add the label, and the planned seeds: the median of the task's entries, or the entry's own attempts if more."""
+    models = {board: {e.model for e in members} for board, members in grouped(entries, lambda e: e.board).items()}
+    result = []
+    for members in grouped(entries, lambda entry: (entry.board, entry.task)).values():
+        attempts = [len({run.seed for run in entry.runs}) for entry in members]
+        usual = median_high(attempts)
+        result += [
+            replace(
+                entry,
+                planned=max(count, usual),
+                label=f"{entry.name} {entry.model.split('/')[-1]}" if len(models[entry.board]) > 1 else entry.name,
+            )
+            for entry, count in zip(members, attempts, strict=True)
+        ]
+    return result
 
 
 def _glue_line(key: tuple, settings: str, tasks: Mapping[str, BoardEntry]) -> GlueEntry:
+    board, model, method = key[:3]
     scores = {task: entry.score for task, entry in tasks.items() if entry.score is not None}
     seeds = set.intersection(*(set(entry.by_seed) for entry in tasks.values()))
     averages = [glue_average({task: entry.by_seed[seed] for task, entry in tasks.items()}) for seed in seeds]
     whole = [average for average in averages if average is not None]
     spread = stdev(whole) if len(whole) > 1 else None
-    return GlueEntry(key[0], key[2], key[1], settings, scores, glue_average(scores), spread, missing_tasks(scores))
+    missing = [task for task in GLUE if task not in scores]
+    return GlueEntry(board, method, model, settings, scores, glue_average(scores), spread, missing)

@@ -22,10 +22,10 @@ from peftkit.leaderboard.cells import (
     tasks_of,
     totals_cells,
 )
-from peftkit.leaderboard.entries import GlueEntry
 from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
+from peftkit.leaderboard.runs import GlueEntry
 from peftkit.leaderboard.stats import GLUE, glue_entries
 
 if TYPE_CHECKING:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
 
-from peftkit.leaderboard.contrast import ALPHA, EXAMPLES, MCNEMAR, Cell, Contrast, contrast, detectable, holm, reach
-from peftkit.leaderboard.entries import BoardEntry
-from peftkit.leaderboard.letters import letters
-from peftkit.leaderboard.paired import FARTHEST, LIMIT, Notes, cell_of
-from peftkit.leaderboard.runs import BoardRun, UnreadableRun
-from peftkit.leaderboard.stats import board_entries
+from peftkit.leaderboard.contrast import ALPHA, EXAMPLES, MCNEMAR, SEEDS, Contrast, contrast, detectable, holm, reach
+from peftkit.leaderboard.paired import FARTHEST, LIMIT, sample_of
+from peftkit.leaderboard.runs import BoardEntry, BoardRun, UnreadableRun, grouped
 
 NAMED = 4  # entries in a sentence
+LATIN, GREEK = string.ascii_letters, 0x3B1  # letters of groups; where Latin ones do not suffice, those from alpha
 Records = dict[tuple[str, str, str], tuple[int, int, int]]
 
 
@@ -47,6 +46,22 @@ class Verdict:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """The entries of one task on one board, best first, as positions.
+
+    `top` has no significant difference from the best, `worse` has one.
+    """
+
+    board: str
+    task: str
+    ranked: list[int]
+    top: list[int]
+    worse: list[int]
+    failed: list[int]
+    is_tested: bool
+
+
 def judge(entries: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]) -> Verdict:
     """Test all pairs of entries within each task of each board, with Holm's correction over the board.
 
@@ -57,52 +72,54 @@ def judge(entries: Sequence[BoardEntry], results: Iterable[BoardRun | Unreadable
     comparisons: list[Comparison] = []
     power: dict[tuple[str, str], float] = {}
     groups = [""] * len(entries)
-    notes: list[str] = []
-    for title, tasks in _boards(entries).items():
-        read = [cell_of([entries[number] for number in members]) for members in tasks.values()]
-        contrasts = contrast([cell for cell, _ in read])
-        adjusted = holm(np.concatenate([each.p for each in contrasts]))
+    notes = [
+        f"{entry.task}: {entry.name} has {len(entry.seeds)} of {entry.planned} seeds."
+        for entry in entries
+        if len(entry.seeds) < entry.planned
+    ]
+    scored = [ranking for ranking in rank_tasks(entries, groups) if ranking.ranked]
+    for title, members in groupby(scored, key=lambda ranking: ranking.board):
+        tasks = {ranking.task: ranking.ranked for ranking in members}
+        contrasts = contrast([sample_of([entries[number] for number in ranked]) for ranked in tasks.values()])
+        adjusted = holm(np.concatenate([tests.p for tests in contrasts]))
         tested = int(np.sum(~np.isnan(adjusted)))
-        parts = np.split(adjusted, np.cumsum([len(each.p) for each in contrasts])[:-1])
-        for (task, members), (cell, left_out), tests, p in zip(tasks.items(), read, contrasts, parts, strict=True):
-            tested_pairs = _comparisons(members, cell, tests, p)
+        parts = np.split(adjusted, np.cumsum([len(tests.p) for tests in contrasts])[:-1])
+        for (task, ranked), tests, p in zip(tasks.items(), contrasts, parts, strict=True):
+            tested_pairs = _comparisons(ranked, tests, p)
             comparisons += tested_pairs
-            _set_groups(groups, members, tested_pairs)
+            _set_groups(groups, ranked, tested_pairs)
             least = detectable(tests, tested)
             if least is not None:
                 power[title, task] = least
-            notes += [f"{task}: {text}" for text in _notes([entries[number] for number in members], tests, left_out)]
-    missing = [f"{entry.task}: {_missing(entry)}" for entry in entries if len(entry.seeds) < entry.planned]
+            notes += [f"{task}: {text}" for text in _notes([entries[number] for number in ranked], tests)]
     unread = sum(isinstance(result, UnreadableRun) for result in results)
     notes += [f"{unread} results cannot be read and are in no table."] if unread else []
-    return Verdict(comparisons, groups, power, _records(entries, comparisons), list(dict.fromkeys(missing + notes)))
+    return Verdict(comparisons, groups, power, _records(entries, comparisons), list(dict.fromkeys(notes)))
 
 
-def judged(results: Sequence[BoardRun | UnreadableRun]) -> tuple[list[BoardEntry], Verdict]:
-    """Return the entries of results and their tests."""
-    entries = board_entries(results)
-    return entries, judge(entries, results)
+def rank_tasks(entries: Sequence[BoardEntry], groups: Sequence[str]) -> list[Ranking]:
+    """Return the ranking of each board and task, in the entries' order; without letters `top` has only the best."""
+    places = grouped(range(len(entries)), lambda number: (entries[number].board, entries[number].task))
+    return [_ranking(members, entries, groups) for members in places.values()]
 
 
-def _boards(entries: Sequence[BoardEntry]) -> dict[str, dict[str, list[int]]]:
-    """Return board -> task -> the entries with a score, best first; boards without any are absent."""
-    scored = [number for number, entry in enumerate(entries) if entry.score is not None]
-    boards: dict[str, dict[str, list[int]]] = {}
-    for number in sorted(scored, key=lambda number: -(entries[number].score or 0)):
-        boards.setdefault(entries[number].board, {}).setdefault(entries[number].task, []).append(number)
-    order = list(dict.fromkeys((entry.board, entry.task) for entry in entries))
-    return {
-        title: {task: boards[title][task] for _, task in pairs if task in boards.get(title, {})}
-        for title, pairs in groupby(order, key=lambda pair: pair[0])
-        if title in boards
-    }
+def _ranking(members: Sequence[int], entries: Sequence[BoardEntry], groups: Sequence[str]) -> Ranking:
+    failed = [number for number in members if entries[number].score is None]
+    scored = [number for number in members if entries[number].score is not None]
+    ranked = sorted(scored, key=lambda number: -(entries[number].score or 0))  # an error's score is negative
+    letters = set(groups[ranked[0]]) if ranked else set()
+    top = [number for number in ranked if letters & set(groups[number])] or ranked[:1]
+    worse = [number for number in ranked if groups[number] and number not in top] if letters else []
+    board, task = entries[members[0]].board, entries[members[0]].task
+    return Ranking(board, task, ranked, top, worse, failed, is_tested=bool(letters))
 
 
-def _comparisons(members: Sequence[int], cell: Cell, tests: Contrast, adjusted: np.ndarray) -> list[Comparison]:
-    half = reach(ALPHA, tests) if len(tests.p) else np.zeros(0)
+def _comparisons(members: Sequence[int], tests: Contrast, adjusted: np.ndarray) -> list[Comparison]:
+    sample = tests.sample
+    half = reach(ALPHA, tests)
     comparisons = []
     for n in np.flatnonzero(~np.isnan(tests.p)):
-        first, second, difference = int(tests.first[n]), int(tests.second[n]), float(tests.difference[n])
+        first, second, difference = int(sample.first[n]), int(sample.second[n]), float(tests.difference[n])
         comparisons.append(
             Comparison(
                 first=members[first],
@@ -114,8 +131,8 @@ def _comparisons(members: Sequence[int], cell: Cell, tests: Contrast, adjusted: 
                 p_holm=float(adjusted[n]),
                 differs=bool(adjusted[n] <= ALPHA),
                 test=tests.test[n],
-                examples=cell.examples if tests.over_examples[n] else 0,
-                seeds=min(len(cell.entries[first].values), len(cell.entries[second].values)),
+                examples=0 if tests.test[n] == SEEDS else sample.examples,
+                seeds=min(len(sample.entries[first].values), len(sample.entries[second].values)),
             )
         )
     return comparisons
@@ -124,52 +141,71 @@ def _comparisons(members: Sequence[int], cell: Cell, tests: Contrast, adjusted: 
 def _set_groups(groups: list[str], members: Sequence[int], comparisons: Sequence[Comparison]) -> None:
     compared = {number for c in comparisons for number in (c.first, c.second)}
     ranked = [number for number in members if number in compared]
-    place = {number: rank for rank, number in enumerate(ranked)}
-    letter_groups = letters(len(ranked), [(place[c.first], place[c.second]) for c in comparisons if c.differs])
-    for number, text in zip(ranked, letter_groups, strict=False):
+    differing = [(ranked.index(c.first), ranked.index(c.second)) for c in comparisons if c.differs]
+    for number, text in zip(ranked, compact_letters(len(ranked), differing), strict=True):
         groups[number] = text
 
 
+def compact_letters(count: int, differing: Iterable[tuple[int, int]]) -> list[str]:
+    """Return each entry's letters by insertion and absorption (Piepho 2004); the first entry has "a".
+
+    Two entries share a letter if and only if `differing` does not contain the pair.
+    """
+    columns: list[set[int]] = [set(range(count))]
+    for pair in differing:
+        split = [column for column in columns if column.issuperset(pair)]
+        columns = [column for column in columns if column not in split]
+        for part in (column - {entry} for column in split for entry in pair):
+            if not any(part <= kept for kept in columns):
+                columns = [kept for kept in columns if not kept <= part] + [part]
+    columns.sort(key=sorted)
+    names = [LATIN[n] if n < len(LATIN) else chr(GREEK + n - len(LATIN)) for n in range(len(columns))]
+    return [
+        "".join(name for name, column in zip(names, columns, strict=True) if entry in column) for entry in range(count)
+    ]
+
+
 def _records(entries: Sequence[BoardEntry], comparisons: Sequence[Comparison]) -> Records:
-    models = {
-        title: len({entry.model for entry in members}) > 1
-        for title, members in groupby(entries, key=lambda entry: entry.board)
-    }
     records: Records = {}
     for c in comparisons:
-        title = entries[c.first].board
-        one, other = (entries[number].label(models[title]) for number in (c.first, c.second))
-        for key, result in (((title, one, other), 0), ((title, other, one), 2)):
+        one, other = entries[c.first], entries[c.second]
+        for key, result in (((one.board, one.label, other.label), 0), ((one.board, other.label, one.label), 2)):
             count = list(records.get(key, (0, 0, 0)))
             count[result if c.differs else 1] += 1
             records[key] = (count[0], count[1], count[2])
     return records
 
 
-def _notes(entries: Sequence[BoardEntry], tests: Contrast, left_out: Notes) -> list[str]:
+def _notes(entries: Sequence[BoardEntry], tests: Contrast) -> list[str]:
     """Return sentences about what a task's tests leave out."""
-    notes = []
     kinds = set(tests.test)
-    if kinds & {EXAMPLES, MCNEMAR}:
-        notes.append("one seed per entry, so these tests generalize to other examples, not to other seeds.")
     single = [entry.name for entry in entries if len(entry.seeds) == 1]
-    if single and not kinds <= {EXAMPLES, MCNEMAR, ""}:
-        notes.append(f"one seed: {listed(single)}; the spread of the other entries is used instead.")
-    if left_out.not_resampled:
-        metrics = ", ".join(left_out.not_resampled)
-        notes.append(f"{metrics} cannot be resampled, so these tests generalize to other seeds, not to other examples.")
-    for reason, names in left_out.left_out.items():
-        notes.append(f"{reason}, so tested over seeds alone: {listed(names)}.")
-    if "" in kinds:
-        notes.append("one seed and no paired predictions: some entries were not tested.")
-    if len(entries) > LIMIT:
-        beyond = f"; the last {len(entries) - FARTHEST} are not tested" if len(entries) > FARTHEST else ""
-        notes.append(f"the best {LIMIT} entries are tested in all pairs, the others only against the best{beyond}.")
-    return notes
-
-
-def _missing(entry: BoardEntry) -> str:
-    return f"{entry.name} has {len(entry.seeds)} of {entry.planned} seeds."
+    metrics = ", ".join(tests.sample.not_resampled)
+    beyond = f"; the last {len(entries) - FARTHEST} are not tested" if len(entries) > FARTHEST else ""
+    notes: list[tuple[object, str]] = [
+        (
+            kinds & {EXAMPLES, MCNEMAR},
+            "one seed per entry, so these tests generalize to other examples, not to other seeds.",
+        ),
+        (
+            single and not kinds <= {EXAMPLES, MCNEMAR, ""},
+            f"one seed: {listed(single)}; the spread of the other entries is used instead.",
+        ),
+        (
+            metrics,
+            f"{metrics} cannot be resampled, so these tests generalize to other seeds, not to other examples.",
+        ),
+        *(
+            (names, f"{reason}, so tested over seeds alone: {listed(names)}.")
+            for reason, names in tests.sample.left_out.items()
+        ),
+        ("" in kinds, "one seed and no paired predictions: some entries were not tested."),
+        (
+            len(entries) > LIMIT,
+            f"the best {LIMIT} entries are tested in all pairs, the others only against the best{beyond}.",
+        ),
+    ]
+    return [text for is_true, text in notes if is_true]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import optimize, stats
 
-from peftkit.leaderboard.contrast import Cell, Contrast, Entry, all_pairs
+from peftkit.leaderboard.contrast import Contrast, EntrySample, TaskSample, all_pairs
 from peftkit.leaderboard.paired import scores_by_resample
 
 # task: metrics, validation examples, share of class 1 (None: numbers), share right or correlation
@@ -35,10 +35,10 @@ class World:
     tasks: tuple[str, ...] = tuple(TASKS)
 
 
-def draw(world: World, random: np.random.Generator, resamples: int = 1000) -> list[Cell]:
+def draw(world: World, random: np.random.Generator, resamples: int = 1000) -> list[TaskSample]:
     """Return one table: the scores of each task."""
     methods = np.exp(world.unlike * random.normal(size=world.methods))
-    cells = []
+    samples = []
     for task in world.tasks:
         noise = world.noise * methods * np.exp(0.3 * world.unlike * random.normal(size=world.methods))
         gains = np.zeros(world.methods)
@@ -54,12 +54,13 @@ def draw(world: World, random: np.random.Generator, resamples: int = 1000) -> li
         whole, resampled = scores_by_resample(metrics, labels, flat, splits, resamples, int(random.integers(1 << 30)))
         values = whole.reshape(world.methods, world.seeds)
         parts = resampled.reshape(-1, world.methods, world.seeds)
-        entries = [Entry(values[m], parts[:, m]) for m in range(world.methods)]
-        right = None
-        if metrics == ["accuracy"] and world.seeds == 1:
-            right = [predictions[m, 0] == labels for m in range(world.methods)]
-        cells.append(Cell(entries, examples, *all_pairs(world.methods, world.methods, world.methods), right))
-    return cells
+        is_plain = metrics == ["accuracy"] and world.seeds == 1
+        entries = [
+            EntrySample(values[m], parts[:, m], predictions[m, 0] == labels if is_plain else None)
+            for m in range(world.methods)
+        ]
+        samples.append(TaskSample(entries, examples, *all_pairs(world.methods, world.methods, world.methods)))
+    return samples
 
 
 def _classes(
@@ -128,12 +129,12 @@ def smallest_p(tests: Sequence[Contrast]) -> float:
     return float(min(1.0, p.min() * len(p)))
 
 
-def naive(cells: Sequence[Cell]) -> dict[str, float]:
+def naive(samples: Sequence[TaskSample]) -> dict[str, float]:
     """Return the smallest p, times the pairs, of tests with only one source of noise: examples, or seeds."""
     over: dict[str, list[float]] = {"examples alone": [], "seeds alone": []}
-    for cell in cells:
-        for one, other in zip(cell.first, cell.second, strict=True):
-            a, b = cell.entries[one], cell.entries[other]
+    for sample in samples:
+        for one, other in zip(sample.first, sample.second, strict=True):
+            a, b = sample.entries[one], sample.entries[other]
             assert a.resampled is not None and b.resampled is not None
             gap, spread = a.values.mean() - b.values.mean(), (a.resampled.mean(1) - b.resampled.mean(1)).std(ddof=1)
             over["examples alone"].append(2 * stats.norm.sf(abs(gap) / spread))

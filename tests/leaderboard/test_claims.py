@@ -15,7 +15,6 @@ from helpers.recorded_runs import write_run
 from peftkit.config.checks.values import CHOICES
 from peftkit.leaderboard.claims import CLAIMS, OPEN, REFUSED, SUPPORTED, Finding, judge_claim
 from peftkit.leaderboard.reading import collect
-from peftkit.leaderboard.runs import BoardRun
 from peftkit.leaderboard.stats import board_entries
 from peftkit.leaderboard.verdict import judge
 
@@ -47,7 +46,7 @@ def run(
 def find(root: Path, claim: str) -> Finding:
     results = collect([root])
     rows = board_entries(results)
-    return judge_claim(claim, rows, judge(rows, results), [r for r in results if isinstance(r, BoardRun)])
+    return judge_claim(claim, rows, judge(rows, results))
 
 
 def test_the_claims_are_those_that_may_be_typed() -> None:

@@ -10,7 +10,17 @@ from helpers.simulation import World, draw, smallest_p
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from peftkit.leaderboard.contrast import ALPHA, Cell, Contrast, Entry, all_pairs, contrast, detectable, holm, reach
+from peftkit.leaderboard.contrast import (
+    ALPHA,
+    Contrast,
+    EntrySample,
+    TaskSample,
+    all_pairs,
+    contrast,
+    detectable,
+    holm,
+    reach,
+)
 
 SMALL = World(methods=5, tasks=("rte", "mrpc", "sst2"))
 PAIRS = 30
@@ -48,7 +58,7 @@ def test_a_difference_is_found_at_the_stated_power() -> None:
 def alone(values: np.ndarray) -> list[Contrast]:
     """Test methods x seeds without predictions."""
     rows = len(values)
-    return contrast([Cell([Entry(each, None) for each in values], 0, *all_pairs(rows, rows, rows))])
+    return contrast([TaskSample([EntrySample(each) for each in values], 0, *all_pairs(rows, rows, rows))])
 
 
 def test_many_entries_of_equal_spread_agree_with_a_pooled_t_test() -> None:
@@ -74,16 +84,16 @@ def test_without_noise_of_seeds_it_is_a_paired_test_over_examples() -> None:
     random = np.random.default_rng(3)
     one, other = right(400, 0.8, random), right(400, 0.74, random)
     weights = random.multinomial(400, np.full(400, 1 / 400), 4000) / 400
-    entries = [Entry(np.full(3, v.mean()), np.repeat((weights @ v)[:, None], 3, 1)) for v in (one, other)]
-    (tests,) = contrast([Cell(entries, 400, *all_pairs(2, 2, 2))])
+    entries = [EntrySample(np.full(3, v.mean()), np.repeat((weights @ v)[:, None], 3, 1)) for v in (one, other)]
+    (tests,) = contrast([TaskSample(entries, 400, *all_pairs(2, 2, 2))])
     assert tests.p[0] == pytest.approx(stats.ttest_rel(one, other).pvalue, rel=0.15)
 
 
 def test_one_seed_of_accuracy_is_an_exact_mcnemar() -> None:
     random = np.random.default_rng(3)
     rights = [right(100, share, random).astype(bool) for share in (0.8, 0.6)]
-    entries = [Entry(np.array([each.mean()]), np.full((10, 1), each.mean())) for each in rights]
-    (tests,) = contrast([Cell(entries, 100, *all_pairs(2, 2, 2), right=list(rights))])
+    entries = [EntrySample(np.array([each.mean()]), np.full((10, 1), each.mean()), each) for each in rights]
+    (tests,) = contrast([TaskSample(entries, 100, *all_pairs(2, 2, 2))])
     counts = [[np.sum((rights[0] == a) & (rights[1] == b)) for b in (True, False)] for a in (True, False)]
     assert (tests.test, tests.p[0]) == (["McNemar"], pytest.approx(mcnemar(counts, exact=True).pvalue))
 
@@ -92,8 +102,8 @@ def test_the_variance_is_never_below_that_of_examples() -> None:
     """A method whose three seeds happen to agree on the score is as uncertain over examples as any other."""
     random = np.random.default_rng(0)
     resampled = 0.8 + 0.02 * random.normal(size=(500, 2, 3))
-    entries = [Entry(np.full(3, 0.8 + 0.01 * row), resampled[:, row]) for row in range(2)]
-    (tests,) = contrast([Cell(entries, 300, *all_pairs(2, 2, 2))])
+    entries = [EntrySample(np.full(3, 0.8 + 0.01 * row), resampled[:, row]) for row in range(2)]
+    (tests,) = contrast([TaskSample(entries, 300, *all_pairs(2, 2, 2))])
     examples = (resampled[:, 0].mean(1) - resampled[:, 1].mean(1)).var(ddof=1)
     assert tests.variances[tests.weights > 0].min() >= 0.999 * examples
 

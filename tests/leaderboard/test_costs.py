@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from helpers.recorded_runs import write_run
 
-from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.runs import BoardEntry
 from peftkit.leaderboard.stats import board_entries
 
 

@@ -12,9 +12,9 @@ import pytest
 from helpers.recorded_runs import write_run
 from scipy import stats
 
-from peftkit.leaderboard.entries import BoardEntry
-from peftkit.leaderboard.paired import OTHER, WRONG, cell_of, scores_by_resample
+from peftkit.leaderboard.paired import OTHER, WRONG, sample_of, scores_by_resample
 from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.runs import BoardEntry
 from peftkit.leaderboard.stats import board_entries, task_score
 from peftkit.metrics import score
 
@@ -143,9 +143,9 @@ def rows_of(
 
 
 def test_examples_are_paired_by_id_whatever_their_order(tmp_path: Path) -> None:
-    cell, notes = cell_of(rows_of(tmp_path))
-    assert [None if e.resampled is None else e.resampled.shape[1] for e in cell.entries] == [3, 3]
-    assert (cell.examples, notes.left_out) == (50, {})
+    sample = sample_of(rows_of(tmp_path))
+    assert [None if e.resampled is None else e.resampled.shape[1] for e in sample.entries] == [3, 3]
+    assert (sample.examples, sample.left_out) == (50, {})
 
 
 @pytest.mark.parametrize(
@@ -158,29 +158,29 @@ def test_examples_are_paired_by_id_whatever_their_order(tmp_path: Path) -> None:
 )
 def test_predictions_that_cannot_be_paired_are_noted(tmp_path: Path, changes: dict, reason: str) -> None:
     rows = rows_of(tmp_path, changes)
-    cell, notes = cell_of(rows)
-    assert notes.left_out == {reason: ["lora"]}
-    assert cell.entries[[row.method for row in rows].index("lora")].resampled is None
+    sample = sample_of(rows)
+    assert sample.left_out == {reason: ["lora"]}
+    assert sample.entries[[row.method for row in rows].index("lora")].resampled is None
 
 
 def test_a_torn_file_counts_as_none(tmp_path: Path) -> None:
     rows = rows_of(tmp_path)
     (tmp_path / "lora0" / "predictions.parquet").write_bytes(b"PAR1")
-    _, notes = cell_of(rows)
-    assert notes.left_out == {"no predictions": ["lora"]}
+    sample = sample_of(rows)
+    assert sample.left_out == {"no predictions": ["lora"]}
 
 
 def test_metrics_without_a_weighted_form_are_noted(tmp_path: Path) -> None:
-    cell, notes = cell_of(rows_of(tmp_path, metrics=("exact_match",)))
-    assert notes.not_resampled == ["exact_match"]
-    assert cell.examples == 0
+    sample = sample_of(rows_of(tmp_path, metrics=("exact_match",)))
+    assert sample.not_resampled == ["exact_match"]
+    assert sample.examples == 0
 
 
 def test_predictions_of_a_single_entry_are_not_read(tmp_path: Path) -> None:
     (row, *_) = rows_of(tmp_path)
-    (row.folders[0] / "predictions.parquet").write_bytes(b"never read")
-    cell, notes = cell_of([row])
-    assert (len(cell.first), notes.left_out) == (0, {})
+    (row.runs[0].folder / "predictions.parquet").write_bytes(b"never read")
+    sample = sample_of([row])
+    assert (len(sample.first), sample.left_out) == (0, {})
 
 
 def test_tagged_words_are_paired_by_sentence(tmp_path: Path) -> None:
@@ -195,6 +195,6 @@ def test_tagged_words_are_paired_by_sentence(tmp_path: Path) -> None:
             )
             columns = {"id": [0, 1, 2], "split": ["validation"] * 3, "label": labels, "prediction": said}
             pq.write_table(pa.table(columns), tmp_path / f"{method}{seed}" / "predictions.parquet")
-    cell, notes = cell_of(board_entries(collect([tmp_path])))
-    assert (cell.examples, notes.left_out, notes.not_resampled) == (3, {}, [])
-    assert all(entry.resampled is not None for entry in cell.entries)
+    sample = sample_of(board_entries(collect([tmp_path])))
+    assert (sample.examples, sample.left_out, sample.not_resampled) == (3, {}, [])
+    assert all(entry.resampled is not None for entry in sample.entries)

@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 from helpers.recorded_runs import write_run
 
-from peftkit.leaderboard.entries import Summary
 from peftkit.leaderboard.reading import collect
-from peftkit.leaderboard.runs import UnreadableRun
+from peftkit.leaderboard.runs import Summary, UnreadableRun
 from peftkit.leaderboard.stats import (
     GLUE,
     board_entries,
     glue_average,
-    glue_table,
-    missing_tasks,
+    glue_entries,
     summarize,
     task_score,
 )
@@ -45,7 +43,6 @@ def test_glue_average_is_the_mean_over_nine_tasks_or_none() -> None:
     assert glue_average({**scores, "ax": 9.0}) == pytest.approx(0.4)  # a diagnostic, not counted
     del scores["wnli"]
     assert glue_average(scores) is None
-    assert missing_tasks(scores) == ["wnli"]
 
 
 def test_seeds_become_one_entry_with_mean_spread_and_delta(tmp_path: Path) -> None:
@@ -78,7 +75,7 @@ def test_a_failed_seed_stays_with_its_siblings(tmp_path: Path) -> None:
     write_run(tmp_path, "a", seed=0)
     write_run(tmp_path, "b", seed=1, status="failed", reason="out of memory")
     (row,) = board_entries(collect([tmp_path]))
-    assert (row.seeds, row.attempted, row.problems) == ([0], 2, ["seed 1 failed: out of memory"])
+    assert (row.seeds, row.planned, row.problems) == ([0], 2, ["seed 1 failed: out of memory"])
 
 
 def test_what_does_not_change_a_result_does_not_split_an_entry(tmp_path: Path) -> None:
@@ -149,7 +146,7 @@ def test_a_task_tuned_apart_leaves_the_glue_average_whole(tmp_path: Path) -> Non
         for number, task in enumerate(GLUE):
             write_run(tmp_path, f"{task}{seed}", task=task, seed=seed, value=number / 10 + seed / 100)
     write_run(tmp_path, "tuned", task="cola", rate=2)
-    whole, tuned = glue_table(collect([tmp_path]))
+    whole, tuned = glue_entries(board_entries(collect([tmp_path])))
     assert (whole.average, whole.spread) == (pytest.approx(0.405), pytest.approx(0.01 / math.sqrt(2)))
     assert (tuned.average, tuned.missing) == (None, list(GLUE[1:]))
     assert (whole.settings, tuned.settings) == ("learning_rate=1", "learning_rate=2")
@@ -158,15 +155,15 @@ def test_a_task_tuned_apart_leaves_the_glue_average_whole(tmp_path: Path) -> Non
 def test_tasks_of_unlike_limits_share_a_line_unless_one_has_several(tmp_path: Path) -> None:
     for task in GLUE:
         write_run(tmp_path, task, task=task, limit=400 if task == "rte" else 1000)
-    (line,) = glue_table(collect([tmp_path]))
+    (line,) = glue_entries(board_entries(collect([tmp_path])))
     assert (line.missing, line.settings) == ([], "")
     write_run(tmp_path, "again", task="cola", limit=500)
-    assert len(glue_table(collect([tmp_path]))) == 3
+    assert len(glue_entries(board_entries(collect([tmp_path])))) == 3
 
 
 def test_own_data_of_a_glue_name_is_not_glue(tmp_path: Path) -> None:
     write_run(tmp_path, "own", task="rte", suite="own")
-    assert glue_table(collect([tmp_path])) == []
+    assert glue_entries(board_entries(collect([tmp_path]))) == []
 
 
 def test_an_entry_is_labeled_by_the_settings_it_has_alone(tmp_path: Path) -> None:
@@ -182,4 +179,4 @@ def test_a_suite_and_tasks_of_ones_own_share_a_board(tmp_path: Path) -> None:
     entries = board_entries(collect([tmp_path]))
     assert {(entry.board, entry.suite) for entry in entries} == {("mine, data from data/tickets.csv", "mine")}
     assert [entry.task for entry in entries] == ["mails", "mails", "tickets", "tickets"]
-    assert glue_table(collect([tmp_path])) == []
+    assert glue_entries(board_entries(collect([tmp_path]))) == []

@@ -14,12 +14,11 @@ import pytest
 from helpers.recorded_runs import write_run
 from statsmodels.stats.multitest import multipletests
 
-from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.headlines import sentences
-from peftkit.leaderboard.letters import letters
 from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.runs import BoardEntry
 from peftkit.leaderboard.stats import board_entries
-from peftkit.leaderboard.verdict import Verdict, judge
+from peftkit.leaderboard.verdict import Verdict, compact_letters, judge
 
 SKILL = {"full": 0.9, "lora": 0.89, "prompt": 0.6}
 
@@ -155,14 +154,14 @@ def test_nothing_to_judge_is_an_empty_verdict() -> None:
 def test_letters_are_shared_by_those_and_only_those_that_do_not_differ(seed: int) -> None:
     random = np.random.default_rng(seed)
     pairs = [pair for pair in combinations(range(9), 2) if random.random() < 0.4]
-    found = letters(9, pairs)
+    found = compact_letters(9, pairs)
     assert all((not set(found[a]) & set(found[b])) == ((a, b) in pairs) for a, b in combinations(range(9), 2))
     assert "a" in found[0]
 
 
 def test_equal_entries_share_one_letter() -> None:
-    assert letters(3, []) == ["a", "a", "a"]
-    assert letters(3, [(0, 1), (0, 2), (1, 2)]) == ["a", "b", "c"]
+    assert compact_letters(3, []) == ["a", "a", "a"]
+    assert compact_letters(3, [(0, 1), (0, 2), (1, 2)]) == ["a", "b", "c"]
 
 
 def test_thousands_of_entries_are_tested_in_seconds(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftkit.leaderboard.archive import read_text
-from peftkit.leaderboard.entries import BoardEntry
+from peftkit.leaderboard.runs import BoardEntry
 
 POINTS = 60  # of a curve
 RUNS = 1000  # of a page

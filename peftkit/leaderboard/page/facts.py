@@ -5,18 +5,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from statistics import stdev
 from typing import Any
 
 from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.costs import COSTS
-from peftkit.leaderboard.entries import BoardEntry
 from peftkit.leaderboard.headlines import headlines
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.page.curves import curves_of
-from peftkit.leaderboard.runs import BoardRun, UnreadableRun
-from peftkit.leaderboard.ties import cells
+from peftkit.leaderboard.runs import BoardEntry, BoardRun, UnreadableRun
+from peftkit.leaderboard.verdict import rank_tasks
 
 SHOWN = ("truncated", "dropped", "label_counts")  # of an audit
 COMPARED = 20_000  # comparisons of a page at most; of more, those with the best and the reference are kept
@@ -31,7 +29,7 @@ def facts(board: Board, command: str = "") -> dict[str, Any]:
     verdict = board.verdict()
     curves, curve_note = curves_of(board.entries)
     comparisons, comparison_note = _comparisons(board)
-    top = {number for cell in cells(board.entries, verdict.groups) for number in cell.top}
+    top = {number for cell in rank_tasks(board.entries, verdict.groups) for number in cell.top}
     return {
         "boards": _boards(board),
         "entries": [
@@ -70,12 +68,11 @@ def _boards(board: Board) -> list[dict[str, Any]]:
 
 def _entry(entry: BoardEntry) -> dict[str, Any]:
     low, high = entry.interval or (None, None)
-    values = list(entry.by_seed.values())
     shared = next(iter(entry.scored_runs), entry.runs[0])  # what seeds share is that of the first finished run
     return {
         "board": entry.board, "task": entry.task, "model": entry.model, "method": entry.method,
         "settings": entry.settings, "label": entry.name, "up": entry.is_up, "score": entry.score,
-        "low": low, "high": high, "spread": stdev(values) if len(values) > 1 else None,
+        "low": low, "high": high, "spread": entry.spread,
         "metrics": [[name, each.mean, each.spread] for name, each in entry.scores.items()],
         "delta": entry.delta, "reference": entry.is_reference, "planned": entry.planned, "seeds": entry.seeds,
         "trials": entry.trials, "costs": entry.costs,
@@ -109,7 +106,7 @@ def _comparisons(board: Board) -> tuple[list[list[Any]], str | None]:
     entries, verdict = board.entries, board.verdict()
     kept, note = verdict.comparisons, None
     if len(kept) > COMPARED:
-        best = {cell.ranked[0] for cell in cells(entries, verdict.groups) if cell.ranked}
+        best = {cell.ranked[0] for cell in rank_tasks(entries, verdict.groups) if cell.ranked}
         anchors = best | {number for number, entry in enumerate(entries) if entry.is_reference}
         kept = [each for each in kept if anchors & {each.first, each.second}][:COMPARED]
         note = (
