@@ -90,7 +90,7 @@ def file_texts(path: Path) -> Iterator[list[str]]:
     elif path.suffix == ".txt":
         yield from ([line] for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
     else:
-        from peftkit.data.files import read_file
+        from peftkit.data.tables import read_file
 
         for example in read_file(path):
             yield list(iter_texts(example))

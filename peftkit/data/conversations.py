@@ -11,7 +11,7 @@ from datasets import Dataset, Features, List, Value
 
 from peftkit.config import TaskConfig, UserError
 from peftkit.data.chat import Turn
-from peftkit.data.examples import OWN_HOLDOUT, SUBSET_SEED, ExampleReader, require_columns
+from peftkit.data.datasets import OWN_HOLDOUT, SUBSET_SEED, ExampleReader, require_columns
 
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 EXAMPLE = Features({"id": Value("string"), "messages": MESSAGES, "label": Value("string"), "group": Value("int64")})

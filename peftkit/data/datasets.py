@@ -1,20 +1,37 @@
-"""Loading of a task's examples by the reader that its kind names."""
+"""Loading of a task's labelled examples by the reader of its kind, with counts of everything that is left out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from peftkit.config import TaskConfig, kind_of
-from peftkit.data.examples import SEARCH_SPLIT, ExampleReader, TaskDataset
-from peftkit.data.sources import evaluation_tables
+from datasets import Dataset, Features, Value
 
-if TYPE_CHECKING:
-    from peftkit.data.formats.base import Format
+from peftkit.config import TaskConfig, UserError, kind_of
+from peftkit.config.source import Source
+from peftkit.data.tables import read_tables
 
-__all__ = [
-    "SEARCH_SPLIT", "TaskDataset", "evaluation_tables", "example_reader", "format_class", "load_task_dataset",
-]  # fmt: skip
+SEARCH_SPLIT = "search_holdout"  # the training examples that trials of a search are scored on
+SUBSET_SEED = 0  # the examples of max_train_samples are the same for every seed of a comparison
+OWN_HOLDOUT = 0.1  # share of train that validates where own data has no other split
+
+
+@dataclass(frozen=True)
+class TaskDataset:
+    """The examples of a task: `splits` hold the columns id, those of `task.text`, and label.
+
+    A label is an int that counts into `label_names` (classification), a list of them (one for each word of the text,
+    which then is a list of words), a float (regression), {text, answer_start} (question answering) or a text; it is
+    None where it is hidden, which no training example's is. `dropped` counts each split's examples without text, and
+    the training split's without label.
+    """
+
+    splits: dict[str, Dataset]
+    label_names: list[str] | None
+    source: Source
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 def load_task_dataset(
@@ -34,11 +51,175 @@ def load_task_dataset(
 
 def example_reader(task: TaskConfig) -> ExampleReader:
     """Return the reader of a task's examples, which is the same for every architecture."""
-    return format_class(task, next(iter(kind_of(task).formats))).reader(task)
+    return format_class(task, next(iter(kind_of(task).formats))).reader(task)  # type: ignore[no-any-return]
 
 
-def format_class(task: TaskConfig, architecture: str) -> type[Format]:
-    """Return the format class that the record of the task's kind names for an architecture."""
+def format_class(task: TaskConfig, architecture: str) -> Any:
+    """Return the `Format` class that the record of the task's kind names for an architecture."""
     module, name = kind_of(task).formats[architecture].split(":")
-    found: Any = getattr(import_module(f"peftkit.data.formats.{module}"), name)
-    return found  # type: ignore[no-any-return]
+    return getattr(import_module(f"peftkit.data.formats.{module}"), name)
+
+
+@dataclass(frozen=True)
+class ExampleReader:
+    """How the examples of a kind of task are read; this class itself reads texts with a text as label.
+
+    A format class names its reader. Subclasses override what differs: labels, texts, and how examples are split.
+    """
+
+    task: TaskConfig
+
+    @property
+    def label_feature(self) -> Any:
+        """The type of the labels in `datasets`, also where all are hidden."""
+        return Value("string")
+
+    def label_names(self, tables: Mapping[str, Dataset]) -> list[str] | None:
+        """Return the names of the classes; None where the kind has none."""
+        return None
+
+    def raw_labels(self, table: Dataset) -> list[Any]:
+        """Return the label column as it is written, None where a label is missing or hidden."""
+        return [None if label is None or not str(label).strip() else str(label) for label in self._label_column(table)]
+
+    def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
+        """Return a function from a raw label and the texts of its example to the label.
+
+        Raises (when called):
+            UserError: the label is unknown, not a number, or does not fit the text.
+        """
+        return lambda label, texts: label
+
+    def parse_text(self, cell: Any) -> Any:
+        """Return the text of a cell; empty where there is none."""
+        return "" if cell is None or not str(cell).strip() else str(cell)
+
+    def parse_texts(self, cells: Sequence[Any], split: str) -> list[Any]:
+        """Return the texts of an example; an empty one, or an empty list, drops the example."""
+        return [self.parse_text(cell) for cell in cells]
+
+    def read(self, table: Dataset, names: list[str] | None, split: str) -> tuple[Dataset, int]:
+        """Return the examples with text, of training those with a label too, and how many were dropped."""
+        columns, task = list(self.task.text), self.task
+        is_train = split == task.splits["train"] and task.label is not None
+        require_columns(task, table, columns + ([str(task.label)] if is_train else []))
+        parse = self.label_parser(table, names, split)
+        rows: list[tuple] = []
+        cells = zip(table["idx"], *(table[column] for column in columns), self.raw_labels(table), strict=True)
+        for number, *values, label in cells:
+            texts = self.parse_texts(values, split)
+            if texts and all(texts) and not (is_train and label is None):
+                rows.append((number, *texts, None if label is None else parse(label, texts)))
+        if not rows:
+            raise UserError(f"no example of task={task.name} has both text and label; check task.text and task.label")
+        examples = Dataset.from_dict(
+            {name: [row[place] for row in rows] for place, name in enumerate(("id", *columns, "label"))}
+        )
+        features = Features({**examples.features, "label": self.label_feature})
+        return examples.cast(features), len(table) - len(rows)
+
+    def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
+        """Split a number or a share of examples off, the same for every seed."""
+        parts = examples.train_test_split(test_size=size, seed=SUBSET_SEED)
+        return parts["train"], parts["test"]
+
+    def search_split(self, examples: Dataset, number: int, limit: int) -> tuple[Dataset, Dataset]:
+        """Return at most `limit` examples to train on, and `number` others; the former are those of `subset`."""
+        shuffled = examples.shuffle(seed=SUBSET_SEED)
+        held_out = shuffled.select(range(limit, limit + number))
+        return shuffled.select(range(limit)).flatten_indices(), held_out.flatten_indices()
+
+    def evaluation_examples(self, examples: Dataset) -> Dataset:
+        """Return examples to evaluate on, made of some that could be trained on."""
+        return examples
+
+    def load(self, data_root: str | None, source: str, trained_on: str | None, search_samples: int) -> TaskDataset:
+        """Read the splits of the task; the arguments are those of `load_task_dataset`."""
+        task = self.task
+        tables, origin = read_tables(task, data_root, source)
+        tables = {name: _numbered(table) for name, table in tables.items()}
+        train, validation = task.splits["train"], list(task.splits["validation"])
+        # an evaluation reads no training examples, but their labels name the classes
+        names_from = train or "train"
+        is_alone = task.suite == "own" and list(tables) == [names_from] and validation == ["validation"]
+        wanted = [name for name in (train, *validation) if name]
+        if missing := [name for name in wanted if name not in tables and not is_alone]:
+            raise UserError(_missing_split(task, missing[0], list(tables), origin.name))
+        names = self.label_names({name: tables[name] for name in (names_from, *validation) if name in tables})
+        if is_alone and (train is not None or origin.revision == trained_on):
+            splits, dropped = self.read_alone(tables[names_from], names, wanted)
+        else:
+            tables = {"validation": tables[names_from]} if is_alone else tables
+            splits, dropped = self.read_all(
+                {name: tables[name] for name in wanted[: 1 if search_samples else None]}, names
+            )
+        if search_samples:
+            rest, held_out = self.set_apart(splits[str(train)], search_samples)
+            return TaskDataset({str(train): rest, SEARCH_SPLIT: held_out}, names, origin, dropped)
+        limits = {name: task.max_train_samples if name == train else task.max_eval_samples for name in wanted}
+        return TaskDataset(
+            {name: subset(splits[name], limit) for name, limit in limits.items()}, names, origin, dropped
+        )
+
+    def read_all(
+        self, tables: Mapping[str, Dataset], names: list[str] | None
+    ) -> tuple[dict[str, Dataset], dict[str, int]]:
+        """Return the examples of each table, and how many were dropped."""
+        read = {name: self.read(table, names, name) for name, table in tables.items()}
+        return {name: each for name, (each, _) in read.items()}, {name: lost for name, (_, lost) in read.items()}
+
+    def read_alone(
+        self, table: Dataset, names: list[str] | None, wanted: Sequence[str]
+    ) -> tuple[dict[str, Dataset], dict[str, int]]:
+        """Return the splits of a table without a validation split, a tenth of which becomes one."""
+        if len(table) < 2:
+            raise UserError(f"{self.task.dataset}: one example cannot be both train and validation; add examples")
+        *train, validation = wanted
+        rest, held_out = self.split(table, OWN_HOLDOUT)
+        return self.read_all({**dict.fromkeys(train, rest), validation: held_out}, names)
+
+    def set_apart(self, examples: Dataset, number: int) -> tuple[Dataset, Dataset]:
+        """Return the training examples of a trial of a search, and `number` others to score it on."""
+        room = len(examples) - number
+        if room < number / 4:
+            raise UserError(
+                f"search.samples={number} of {len(examples)} training examples leaves too few to train on; "
+                f"set search.samples={len(examples) // 4}"
+            )
+        return self.search_split(examples, number, min(self.task.max_train_samples or room, room))
+
+    def _label_column(self, table: Dataset) -> Iterable[Any]:
+        has_labels = self.task.label in table.column_names
+        return list(table[str(self.task.label)]) if has_labels else [None] * len(table)
+
+
+def subset(examples: Dataset, limit: int | None) -> Dataset:
+    """Return `limit` examples, the same for every seed."""
+    if limit is None or limit >= len(examples):
+        return examples
+    return examples.shuffle(seed=SUBSET_SEED).select(range(limit)).flatten_indices()
+
+
+def require_columns(task: TaskConfig, table: Dataset, columns: Sequence[str]) -> None:
+    """Raise UserError where a column is missing."""
+    if missing := [column for column in columns if column not in table.column_names]:
+        raise UserError(
+            f"task={task.name} reads the columns {', '.join(missing)}, but there are {', '.join(table.column_names)}; "
+            "set task.text and task.label"
+        )
+
+
+def _numbered(table: Dataset) -> Dataset:
+    """Add the column idx, the id of each example: its data's, else its number in the file."""
+    ids = table["id"] if "id" in table.column_names else range(len(table))
+    return table if "idx" in table.column_names else table.add_column("idx", list(ids))
+
+
+def _missing_split(task: TaskConfig, name: str, there: list[str], origin: str) -> str:
+    """Return the message, with the likeliest split instead: dev before test."""
+    is_train = name == task.splits["train"]
+    others = [other for other in there if is_train or other != task.splits["train"]]
+    starts = "train" if is_train else ("val", "dev")
+    best = min(others, key=lambda other: (not other.startswith(starts), other), default="...")
+    example = f"train={best}" if is_train else f"validation=[{best}]"
+    return f"{origin} has the splits {', '.join(there)}, not {name}; set task.splits.{example}"

@@ -11,7 +11,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Value
 
 from peftkit.config import TaskConfig, UserError, kind_of
-from peftkit.data.examples import ExampleReader, require_columns
+from peftkit.data.datasets import ExampleReader, require_columns
 
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 MAX_CLASSES = 1000

@@ -14,10 +14,9 @@ from datasets.exceptions import DatasetGenerationError
 
 from peftkit.config import TaskConfig, UserError, error_summary
 from peftkit.config.source import Source, fingerprint
-from peftkit.data.corpus import corpus_files, stream_documents
-from peftkit.data.examples import SEARCH_SPLIT, ExampleReader, TaskDataset, subset
+from peftkit.data.datasets import SEARCH_SPLIT, ExampleReader, TaskDataset, subset
+from peftkit.data.streaming import corpus_files, stream_documents
 
-COLUMN = "task.text"  # the key that selects the column of text
 PASSAGE, LONGEST = 3, 480  # bytes of a passage: per token of task.max_length, at most; models read 512 tokens
 DOCUMENT = 1 << 14  # bytes; a longer document is split
 VERSION = 1  # of the way documents are cut; a change of it invalidates the cache of `datasets`
@@ -61,8 +60,10 @@ def read_corpus(
         UserError: the corpus does not exist, cannot be read, or has too few documents for a held-out tenth.
     """
     name = str(Path(data_root) / task.name) if data_root else task.dataset
-    files = corpus_files(name)
-    source = Source("hub", name, _commit(task)) if files is None else Source("folder", name, _revision(files))
+    if (files := corpus_files(name)) is None:
+        source = Source("hub", name, _commit(task))
+    else:
+        source = Source("folder", name, hashlib.sha256("".join(map(fingerprint, files)).encode()).hexdigest()[:12])
     arguments: dict[str, Any] = {
         "corpus": name, "column": task.text[0], "sample_by": task.sample_by or "line", "revision": source.revision,
         "version": VERSION,
@@ -89,8 +90,10 @@ def split_passages(documents: Dataset, task: TaskConfig) -> Dataset:
 
 def passage_dataset(texts: Sequence[tuple[str, str]]) -> Dataset:
     """Return (id, text) pairs as examples without labels."""
-    columns = {"id": [name for name, _ in texts], "text": [text for _, text in texts], "label": [None] * len(texts)}
-    return Dataset.from_dict(columns, features=FEATURES)
+    return Dataset.from_dict(
+        {"id": [name for name, _ in texts], "text": [text for _, text in texts], "label": [None] * len(texts)},
+        features=FEATURES,
+    )
 
 
 def cut_passages(text: str, size: int) -> list[str]:
@@ -110,13 +113,11 @@ def _cached(arguments: dict[str, Any]) -> Dataset:
     if next(_passages(**arguments), None) is None:  # from_generator raises where there is nothing
         return passage_dataset([])
     try:
-        dataset = Dataset.from_generator(_passages, features=FEATURES, gen_kwargs=arguments)
+        return Dataset.from_generator(_passages, features=FEATURES, gen_kwargs=arguments)  # type: ignore[return-value]
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, UserError):  # a later file cannot be read
             raise error.__cause__ from None
         raise
-    assert isinstance(dataset, Dataset)
-    return dataset
 
 
 def _passages(
@@ -126,14 +127,10 @@ def _passages(
 
     `revision` and `version` are part of the fingerprint in the cache of `datasets`.
     """
-    for number, (text, is_held_out) in enumerate(stream_documents(corpus, column, sample_by, COLUMN, revision)):
+    for number, (text, is_held_out) in enumerate(stream_documents(corpus, column, sample_by, "task.text", revision)):
         if held_out is None or is_held_out == held_out:
             for index, part in enumerate(cut_passages(text, size)):
                 yield {"id": f"{number}.{index}", "text": part, "label": None}
-
-
-def _revision(files: list[Path]) -> str:
-    return hashlib.sha256("".join(map(fingerprint, files)).encode()).hexdigest()[:12]
 
 
 def _commit(task: TaskConfig) -> str:
@@ -143,11 +140,10 @@ def _commit(task: TaskConfig) -> str:
         UserError: the Hub does not answer, or has no such dataset.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         return str(HfApi().dataset_info(task.dataset, revision=task.revision, timeout=10).sha)
-    except (OSError, ValueError, HfHubHTTPError, OfflineModeIsEnabled) as error:
+    except (OSError, ValueError) as error:  # which the errors of the Hub are, too
         raise UserError(
             f"{task.dataset} is not a file or folder, and not found on the Hub ({error_summary(error)}); use a file"
         ) from error

@@ -12,7 +12,7 @@ from datasets import Dataset
 from peftkit.config import UserError
 from peftkit.data.chat import Turn
 from peftkit.data.conversations import parse_turns
-from peftkit.data.examples import SUBSET_SEED, ExampleReader, require_columns, subset
+from peftkit.data.datasets import SUBSET_SEED, ExampleReader, require_columns, subset
 
 Prompt = str | list[Turn]
 

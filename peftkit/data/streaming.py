@@ -1,4 +1,4 @@
-"""Streaming of texts from files that may be larger than memory, and errors for files that cannot be read."""
+"""Streaming of texts, documents and their vectors from and to files that may be larger than memory."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from peftkit.config import UserError, error_summary
+from peftkit.config import TEXTS, UserError, error_summary
 
 IDS = ("id", "idx")  # columns with the id of a row
+LONGEST_LINE = 1 << 20  # characters; a document without line ends is read in parts of this size
+TENTH = 10
 
 
 class TextRecord(NamedTuple):
@@ -34,7 +38,50 @@ def stream_texts(file: Path, column: str, key: str = "embed.column") -> Iterator
     """
     readers = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv, ".tsv": _csv}
     with reading(file):
-        yield from readers.get(file.suffix, _lines)(file, column, key)
+        if file.suffix in readers:
+            yield from readers[file.suffix](file, column, key)
+        else:
+            yield from (TextRecord(None, line) for line in _lines(file))
+
+
+def stream_documents(
+    corpus: str, column: str = "text", sample_by: str = "line", key: str = "extend.column", revision: str | None = None
+) -> Iterator[tuple[str, bool]]:
+    """Yield each document of a file, a folder or a Hub dataset, and whether it is held out, in constant memory.
+
+    A document is a line of a .txt file, or, with sample_by="document", the whole file; of .jsonl, .parquet and the Hub
+    it is the value of `column` in a row. Every tenth document is held out; of ten files or more, every tenth file, so
+    that the terms of a file are in one part only. `key` is the configuration key that selects the column; `revision`
+    is that of a Hub dataset.
+
+    Raises:
+        UserError: the corpus does not exist, or a file of it cannot be read.
+    """
+    files = corpus_files(corpus)
+    by_file = files is not None and len(files) >= TENTH
+    texts = (
+        (index, text)
+        for index, file in enumerate(files or [None], start=1)
+        for text in (_file_texts(file, column, sample_by, key) if file else _hub_texts(corpus, column, key, revision))
+        if text.strip()
+    )
+    for number, (index, text) in enumerate(texts, start=1):
+        yield text, (index if by_file else number) % TENTH == 0
+
+
+def corpus_files(corpus: str) -> list[Path] | None:
+    """Return the files of a corpus in a fixed order; None where its name is neither a file nor a folder.
+
+    Raises:
+        UserError: the folder has no text files.
+    """
+    path = Path(corpus)
+    if not path.is_dir():
+        return [path] if path.is_file() else None
+    files = sorted(file for file in path.rglob("*") if file.suffix in TEXTS and file.is_file())
+    if not files:
+        raise UserError(f"{corpus} has no {', '.join(TEXTS)} files; use another folder, or a file")
+    return files
 
 
 @contextmanager
@@ -86,50 +133,117 @@ def parse_json_lines(file: Path, lines: Iterable[str]) -> Iterator[tuple[int, An
                 ) from error
 
 
-def _lines(file: Path, column: str, key: str) -> Iterator[TextRecord]:
+def _lines(file: Path) -> Iterator[str]:
     with file.open(encoding="utf-8-sig", newline="\n") as lines:
-        for line in lines:
-            yield TextRecord(None, line.rstrip("\r\n"))
+        yield from (line.rstrip("\r\n") for line in lines)
 
 
 def _jsonl(file: Path, column: str, key: str) -> Iterator[TextRecord]:
-    with file.open(encoding="utf-8-sig", newline="\n") as lines:
-        for number, row in parse_json_lines(file, lines):
-            names = list(row) if isinstance(row, dict) else []
-            _require(f"{file}: line {number}", names, column, key)
-            name = _id_column(names)
-            yield TextRecord(None if name is None else _text(row[name]), _text(row[column]))
+    for number, row in parse_json_lines(file, _lines(file)):
+        name = _id_column(f"{file}: line {number}", list(row) if isinstance(row, dict) else [], column, key)
+        yield _record(row, name, column)
 
 
 def _csv(file: Path, column: str, key: str) -> Iterator[TextRecord]:
     rows = read_cells(file)
     header = next(rows)
-    _require(str(file), header, column, key)
-    index, name = header.index(column), _id_column(header)
+    name = _id_column(str(file), header, column, key)
     for cells in rows:
-        yield TextRecord(None if name is None else cells[header.index(name)], cells[index])
+        yield TextRecord(None if name is None else cells[header.index(name)], cells[header.index(column)])
 
 
 def _parquet(file: Path, column: str, key: str) -> Iterator[TextRecord]:
     table = pq.ParquetFile(file)
-    _require(str(file), table.schema_arrow.names, column, key)
-    name = _id_column(table.schema_arrow.names)
-    for batch in table.iter_batches(batch_size=256, columns=[column, *([] if name in (None, column) else [name])]):
-        texts = batch[column].to_pylist()
-        ids = [None] * len(texts) if name is None else batch[name].to_pylist()
-        yield from (
-            TextRecord(None if name is None else _text(row), _text(text)) for row, text in zip(ids, texts, strict=True)
-        )
+    name = _id_column(str(file), table.schema_arrow.names, column, key)
+    for batch in table.iter_batches(batch_size=256, columns=list({column, name or column})):
+        yield from (_record(row, name, column) for row in batch.to_pylist())
 
 
-def _require(place: str, names: Sequence[str], column: str, key: str) -> None:
+def _id_column(place: str, names: Sequence[str], column: str, key: str) -> str | None:
+    """Return the column of the ids, None where there is none; refuse a table without the column of the texts."""
     if column not in names:
         raise UserError(f"{place} has no column {column} (columns: {', '.join(names) or 'none'}); set {key}=NAME")
-
-
-def _id_column(names: Sequence[str]) -> str | None:
     return next((name for name in IDS if name in names), None)
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
+def _record(row: dict[str, Any], name: str | None, column: str) -> TextRecord:
+    texts = {each: "" if row[each] is None else str(row[each]) for each in (name, column) if each is not None}
+    return TextRecord(None if name is None else texts[name], texts[column])
+
+
+def _file_texts(file: Path, column: str, sample_by: str, key: str) -> Iterator[str]:
+    """Yield the texts of rows or lines, or a whole file; in parts of LONGEST_LINE where a line or file is longer."""
+    if file.suffix != ".txt":
+        yield from (row.text for row in stream_texts(file, column, key))
+        return
+    by_line = sample_by == "line"
+    with reading(file), file.open(encoding="utf-8-sig", newline="\n" if by_line else None) as lines:
+        while part := lines.readline(LONGEST_LINE) if by_line else lines.read(LONGEST_LINE):
+            yield part.rstrip("\r\n") if by_line else part
+
+
+def _hub_texts(name: str, column: str, key: str, revision: str | None) -> Iterator[str]:
+    from datasets import load_dataset
+
+    try:
+        for row in load_dataset(name, split="train", streaming=True, revision=revision):
+            _id_column(name, list(row), column, key)
+            yield str(row[column] or "")
+    except (OSError, ValueError) as error:  # what datasets raises for an unknown name
+        raise UserError(
+            f"{name} is not a file or folder, and cannot be read from the Hub ({error_summary(error)}); use a file"
+        ) from error
+
+
+class VectorFileWriter:
+    """Writer of a parquet or npy file in parts; the file appears when it is complete.
+
+    A .parquet has the columns id, text and vector: lists of one length in fp32, null for a text without a vector. A
+    .npy is an fp32 array (texts, width), with zeros for a text without a vector.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.part = file, file.with_name(f".{file.name}.part")
+        self.count, self.width = 0, 0
+        self._out: Any = None  # a ParquetWriter, or the open .npy
+
+    def __enter__(self) -> VectorFileWriter:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def add(self, ids: list[Any], texts: list[str], vectors: np.ndarray, known: np.ndarray) -> None:
+        """Append vectors (texts, width); those that are not `known` (texts,) are written as null or zeros."""
+        self.width = vectors.shape[1]
+        vectors = np.where(known[:, None], vectors, 0).astype("<f4")
+        self.count += len(vectors)
+        if self.file.suffix == ".npy":
+            if self._out is None:
+                self._out = self.part.open("wb+")
+                self._write_header()
+            self._out.write(vectors.tobytes())
+            return
+        lists = pa.FixedSizeListArray.from_arrays(
+            pa.array(vectors.ravel(), pa.float32()), self.width, mask=pa.array(~known)
+        )
+        if self._out is None:
+            kind = pa.int64() if isinstance(ids[0], int) else pa.string()
+            schema = pa.schema([("id", kind), ("text", pa.string()), ("vector", lists.type)])
+            self._out = pq.ParquetWriter(self.part, schema)
+        schema = self._out.schema
+        self._out.write_table(pa.table([pa.array(ids, schema.field("id").type), pa.array(texts), lists], schema=schema))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._out is not None:
+            if self.file.suffix == ".npy":
+                self._out.seek(0)
+                self._write_header()
+            self._out.close()
+        if kind is None:
+            self.part.replace(self.file)
+        else:
+            self.part.unlink(missing_ok=True)
+
+    def _write_header(self) -> None:
+        """Write the header of a .npy; numpy pads it, so that a larger count fits later."""
+        shape = {"descr": "<f4", "fortran_order": False, "shape": (self.count, self.width)}
+        np.lib.format.write_array_header_1_0(self._out, shape)

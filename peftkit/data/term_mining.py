@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftkit.config import UserError
+from peftkit.data.streaming import reading
 
 # letters and digits, and the punctuation inside of terms: apt-get, TCP/IP, resolv.conf, LD_PRELOAD, D-Bus
 WORD = re.compile(r"[^\W_]+(?:[-_./+#]+[^\W_]+)*")
@@ -44,12 +44,9 @@ def read_terms(file: Path) -> list[str]:
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        return file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: the file is not in UTF-8; convert it: iconv -f latin1 -t utf-8 {file}") from error
-    except OSError as error:
-        raise UserError(f"extend.terms={file}: {error.strerror}; use a text file with one term per line") from error
+    with reading(file):
+        text = file.read_text(encoding="utf-8-sig")
+    return text.splitlines()
 
 
 def count_words(texts: Iterable[str], kept: int = KEPT) -> WordCounts:
@@ -61,12 +58,13 @@ def count_words(texts: Iterable[str], kept: int = KEPT) -> WordCounts:
     counts: Counter[str] = Counter()
     total = missed = 0
     for text in texts:
-        words = [word for word in WORD.findall(text) if _is_candidate(word)]
+        words = [w for w in WORD.findall(text) if SHORTEST <= len(w) <= LONGEST and any(map(str.isalpha, w))]
         total += len(words)
         counts.update(words)
         if len(counts) > 2 * kept:
-            counts, dropped = _prune(counts, kept)
-            missed += dropped
+            largest_dropped = heapq.nlargest(kept + 1, counts.values())[-1]
+            counts = Counter({word: count for word, count in counts.items() if count > largest_dropped})
+            missed += largest_dropped
     return WordCounts(dict(counts), total, missed)
 
 
@@ -84,14 +82,3 @@ def rank_candidates(
         if number > 1
     )
     return heapq.nsmallest(budget, candidates, key=lambda word: (-word.count * (word.pieces - 1), word.term))
-
-
-def _is_candidate(word: str) -> bool:
-    return SHORTEST <= len(word) <= LONGEST and any(letter.isalpha() for letter in word)
-
-
-def _prune(counts: Counter[str], kept: int) -> tuple[Counter[str], int]:
-    """Return the `kept` largest counts, and the largest dropped count."""
-    limit = heapq.nlargest(kept + 1, counts.values())[-1]
-    survivors = Counter({word: count for word, count in counts.items() if count > limit})
-    return survivors, limit

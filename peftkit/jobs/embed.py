@@ -17,9 +17,8 @@ from peftkit.config import TEXT_FILES, ModelConfig, RunConfig, UserError, refuse
 from peftkit.config.source import Source
 from peftkit.data.collate import padding_collator
 from peftkit.data.formats.base import tokenize
-from peftkit.data.streaming import TextRecord, stream_texts
+from peftkit.data.streaming import TextRecord, VectorFileWriter, stream_texts
 from peftkit.data.text_batches import batch_by_letters
-from peftkit.data.vector_file import VectorFileWriter
 from peftkit.jobs import extend
 from peftkit.models.embedding_rows import grow
 from peftkit.models.load import load_model, load_tokenizer

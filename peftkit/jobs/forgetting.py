@@ -17,7 +17,6 @@ from peftkit.compat.peft import adapters_off
 from peftkit.config import RunConfig, UserError, is_prompted, refuse
 from peftkit.config.source import Source
 from peftkit.data.datasets import TaskDataset, load_task_dataset
-from peftkit.data.files import read_file
 from peftkit.data.offline_corpus import (
     TokenPair,
     causal_pairs,
@@ -28,6 +27,7 @@ from peftkit.data.offline_corpus import (
     span_pairs,
 )
 from peftkit.data.streaming import stream_texts
+from peftkit.data.tables import read_file
 from peftkit.leaderboard.stats import task_score
 from peftkit.methods.scaling import Ends, adapter_ends, scaled, weight_ends
 from peftkit.models.language_model import (

@@ -35,7 +35,7 @@ def load_evaluation_sets(names: list[str], config: RunConfig) -> tuple[Evaluatio
             files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
             records.append(EvaluationSet(name, ",".join(map(fingerprint, files)), sets.examples - before))
             continue
-        from peftkit.data.datasets import evaluation_tables
+        from peftkit.data.tables import evaluation_tables
         from peftkit.pipeline.libraries import configure_libraries
 
         configure_libraries(config.source)

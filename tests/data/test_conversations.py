@@ -17,7 +17,7 @@ from peftkit.data.conversations import (
     open_conversations,
     split_by_instruction,
 )
-from peftkit.data.datasets import evaluation_tables
+from peftkit.data.tables import evaluation_tables
 
 COLUMNS = replace(TASK, text=["instruction", "input"], label="output")
 

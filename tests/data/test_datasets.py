@@ -15,9 +15,9 @@ from datasets import ClassLabel, Dataset, Features, Value
 from peftkit.cli import compose_config
 from peftkit.config import TaskConfig, UserError
 from peftkit.data.datasets import TaskDataset, load_task_dataset
-from peftkit.data.files import read_file
 from peftkit.data.formats.classification import SequenceClassificationFormat
 from peftkit.data.formats.text_to_text import TextToTextFormat
+from peftkit.data.tables import read_file
 
 
 def task_of(data: Path, *overrides: str, kind: str = "classification") -> TaskConfig:

@@ -14,11 +14,11 @@ from transformers import AutoTokenizer
 
 from peftkit.config import TaskConfig, UserError
 from peftkit.data.datasets import TaskDataset, load_task_dataset
-from peftkit.data.files import read_file
 from peftkit.data.formats import question_answering as spans_module
 from peftkit.data.formats.question_answering import QuestionAnsweringFormat
 from peftkit.data.formats.text_generation import TextGenerationFormat
 from peftkit.data.formats.token_classification import TokenClassificationFormat
+from peftkit.data.tables import read_file
 
 BASE: dict[str, Any] = {
     "suite": "own", "subset": None, "revision": "main", "labels": None, "template": None, "metrics": ["accuracy"],

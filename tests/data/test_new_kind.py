@@ -16,8 +16,7 @@ from datasets import Dataset, Value
 from transformers import AutoTokenizer
 
 from peftkit.config import KINDS, TaskConfig, TaskKind
-from peftkit.data.datasets import example_reader, load_task_dataset
-from peftkit.data.examples import ExampleReader
+from peftkit.data.datasets import ExampleReader, example_reader, load_task_dataset
 from peftkit.data.formats import Encoded, Format, Predictions, format_of
 
 

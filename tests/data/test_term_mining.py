@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from peftkit.config import UserError
-from peftkit.data.corpus import corpus_files, stream_documents
+from peftkit.data.streaming import corpus_files, stream_documents
 from peftkit.data.term_mining import WordCounts, count_words, rank_candidates, read_terms
 
 

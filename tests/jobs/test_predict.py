@@ -11,8 +11,8 @@ import pytest
 from helpers import commands
 
 from peftkit.config import UserError
-from peftkit.data.files import read_file
 from peftkit.data.miniglue import miniglue
+from peftkit.data.tables import read_file
 
 Words = Callable[..., list[str]]
 TEXTS = {"sst2": ["sentence"], "stsb": ["sentence1", "sentence2"], "mnli": ["premise", "hypothesis"]}

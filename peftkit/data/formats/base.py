@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from peftkit.config import TaskConfig, UserError
 from peftkit.data.answer_format import AnswerFormat
 from peftkit.data.collate import padding_collator
-from peftkit.data.examples import ExampleReader
+from peftkit.data.datasets import ExampleReader
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from datasets import Dataset, List, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError
-from peftkit.data.examples import ExampleReader
+from peftkit.data.datasets import ExampleReader
 from peftkit.data.formats.base import Encoded, Format, Predictions, hidden_count, label_mask
 
 BEST = 20  # starts and ends that are paired (Devlin et al. 2019, their run_squad.py)

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import UserError
 from peftkit.data.collate import token_label_collator
-from peftkit.data.files import parse_list
 from peftkit.data.formats.base import Encoded, Format, Predictions, hidden_count, label_mask
 from peftkit.data.labels import ClassLabelReader, class_feature, label_text
+from peftkit.data.tables import parse_list
 
 SPAN = re.compile(r"O|[BIESLU]-.+")
 UNTAGGED = -1  # for a word that was truncated or that the tokenizer drops; it counts as wrong
