@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.data.contamination import EvaluationSets, file_texts, split_contaminated
+from peftkit.data.contamination import EvaluationSets, file_texts
 from peftkit.pipeline.evaluation_sets import load_task_config
 
 ROW = "The quick brown fox jumps over the lazy dog while seven wizards watch quietly from the hill"
@@ -39,10 +39,8 @@ def test_each_kind_of_overlap(sets: EvaluationSets, text: str, kind: str | None)
         assert (found.source, found.example) == ("dev", 1)
 
 
-def test_contaminated_examples_are_dropped_and_listed(sets: EvaluationSets) -> None:
-    clean, dropped = split_contaminated([["a clean example"], [ROW], ["another", "Is it a fox?"]], sets)
-    assert clean == [0] and {number: found.kind for number, found in dropped.items()} == {1: "exact", 2: "exact"}
-    assert str(dropped[1]).startswith("exact of dev example 1: the quick brown fox")
+def test_an_overlap_is_described_with_its_source(sets: EvaluationSets) -> None:
+    assert str(sets.overlap(["another", ROW])).startswith("exact of dev example 1: the quick brown fox")
 
 
 def test_files_of_any_shape_give_their_texts(tmp_path: Path) -> None:
