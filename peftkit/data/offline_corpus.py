@@ -25,8 +25,10 @@ def offline_documents(seed: int = 0) -> tuple[list[str], list[str]]:
     Half of the generated documents are in lower case, like the text of some tasks (SST-2).
     """
     rng = random.Random(seed)
-    documents = dict.fromkeys(miniglue.sentences(GENERATED_DOCUMENTS + HELD_OUT_DOCUMENTS, seed))
-    generated = [document.lower() if rng.random() < 0.5 else document for document in documents]
+    generated = [
+        document.lower() if rng.random() < 0.5 else document
+        for document in dict.fromkeys(miniglue.sentences(GENERATED_DOCUMENTS + HELD_OUT_DOCUMENTS, seed))
+    ]
     held_out, train = generated[:HELD_OUT_DOCUMENTS], generated[HELD_OUT_DOCUMENTS:]
     for number, paragraphs in enumerate(python_manual()):
         (train if number % HELD_OUT_TOPICS else held_out).extend(paragraphs)
@@ -44,9 +46,8 @@ def python_manual() -> list[list[str]]:
     seen: set[str] = set()
     manual = []
     for name in sorted(topics):
-        paragraphs = [paragraph for paragraph in dict.fromkeys(_prose(topics[name])) if paragraph not in seen]
-        seen.update(paragraphs)
-        manual.append(paragraphs)
+        manual.append([p for p in dict.fromkeys(_prose(topics[name])) if p not in seen])
+        seen.update(manual[-1])
     return manual
 
 
@@ -64,10 +65,7 @@ def _prose(topic: str) -> Iterator[str]:
 
 def documents_fingerprint(documents: Iterable[str]) -> str:
     """Return a short hash of the documents in their order; Python's manual, and so the corpus, differs by version."""
-    digest = hashlib.sha256()
-    for document in documents:
-        digest.update(document.encode() + b"\0")
-    return digest.hexdigest()[:12]
+    return hashlib.sha256(b"".join(document.encode() + b"\0" for document in documents)).hexdigest()[:12]
 
 
 def causal_pairs(token_ids: Iterable[list[int]], block: int, eos: int) -> list[TokenPair]:
@@ -130,16 +128,10 @@ def span_corrupt(
     starts = noise & ~np.concatenate(([False], noise[:-1]))
     if starts.sum() > len(sentinel_ids):
         raise ValueError(f"{starts.sum()} spans but {len(sentinel_ids)} sentinels; use a smaller block")
-    inputs: list[int] = []
-    targets: list[int] = []
-    sentinels = iter(sentinel_ids)
-    for token, is_noise, starts_span in zip(ids, noise, starts, strict=True):
-        if starts_span:
-            sentinel = next(sentinels)
-            inputs.append(sentinel)
-            targets.append(sentinel)
-        (targets if is_noise else inputs).append(token)
-    return [*inputs, eos], [*targets, eos]
+    tokens, sentinels = np.array(ids), sentinel_ids[: starts.sum()]
+    inputs: np.ndarray = np.insert(tokens[~noise], np.cumsum(~noise)[starts], sentinels)
+    targets: np.ndarray = np.insert(tokens[noise], np.flatnonzero(starts[noise]), sentinels)
+    return [*inputs.tolist(), eos], [*targets.tolist(), eos]
 
 
 def random_spans_mask(
@@ -163,5 +155,4 @@ def _segments(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
 def unigram_loss(train_ids: Iterable[int], held_out_ids: Iterable[int], vocab_size: int) -> float:
     """Return the nats per held-out token of a unigram model with add-one smoothing."""
     counts = np.bincount(np.fromiter(train_ids, dtype=np.int64), minlength=vocab_size) + 1
-    held_out = np.fromiter(held_out_ids, dtype=np.int64)
-    return float(math.log(counts.sum()) - np.log(counts[held_out]).mean())
+    return float(math.log(counts.sum()) - np.log(counts[np.fromiter(held_out_ids, dtype=np.int64)]).mean())

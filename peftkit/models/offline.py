@@ -85,10 +85,8 @@ def mini_path(kind: str, cache: Path, corpus: str) -> Path:
 
 def train_tokenizer(kind: str, documents: Sequence[str], vocab_size: int | None = None) -> PreTrainedTokenizerBase:
     """Train GPT-2's byte-level BPE, or T5's unigram model with its 100 sentinels, on the documents."""
-    size = vocab_size or MINIS[kind].vocab_size
-    if kind == "gpt2-mini":
-        return _train_bpe(documents, size, MINIS[kind].positions)
-    return _train_unigram(documents, size, MINIS[kind].positions)
+    train = _train_bpe if kind == "gpt2-mini" else _train_unigram
+    return train(documents, vocab_size or MINIS[kind].vocab_size, MINIS[kind].positions)
 
 
 def sentinel_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -123,12 +121,10 @@ def pretrain(
     The same seed and machine give the same weights. Losses are in nats per token.
     """
     mini = MINIS[kind] if steps is None else replace(MINIS[kind], steps=steps)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     started = time.perf_counter()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: Any = build(kind, tokenizer)
-        model.to(device)
+        model = build(kind, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
         fit(model, mini, data.train, seed, label=f"pretraining {kind}")
     seconds = time.perf_counter() - started
     facts = {
@@ -156,7 +152,6 @@ def build(kind: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     mini = MINIS[kind]
     vocab_size = -(-len(tokenizer) // 64) * 64
     if kind == "gpt2-mini":
-        eos = tokenizer.eos_token_id
         return GPT2LMHeadModel(
             GPT2Config(
                 vocab_size=vocab_size,
@@ -164,11 +159,11 @@ def build(kind: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
                 n_embd=mini.width,
                 n_layer=mini.layers,
                 n_head=mini.heads,
-                bos_token_id=eos,
-                eos_token_id=eos,
+                bos_token_id=tokenizer.eos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
             )
         )
-    config: Any = T5Config(
+    config = T5Config(
         vocab_size=vocab_size,
         d_model=mini.width,
         d_kv=mini.width // mini.heads,
@@ -177,8 +172,8 @@ def build(kind: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         num_heads=mini.heads,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
     )
-    config.decoder_start_token_id = tokenizer.pad_token_id
     return T5ForConditionalGeneration(config)
 
 
@@ -191,10 +186,9 @@ def fit(model: PreTrainedModel, mini: Mini, train: Sequence[Pair], seed: int, la
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, (mini.steps - step) / max(1, mini.steps - warmup))
     )
-    batches = _shuffled_batches(train, mini.batch_size, seed)
     bar = tqdm(range(mini.steps), desc=label, unit="step")
-    for step in bar:
-        loss = _loss(model, next(batches))
+    for step, batch in zip(bar, _shuffled_batches(train, mini.batch_size, seed), strict=False):
+        loss = _loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -250,30 +244,24 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: di
 
 
 def _train_bpe(documents: Sequence[str], vocab_size: int, max_length: int) -> GPT2Tokenizer:
-    learner = tokenizers.Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=["<|endoftext|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    learner.train_from_iterator(documents, trainer)
-    learned = json.loads(learner.to_str())["model"]
+    learned = _learn(models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False), trainer, documents)
     merges: Any = [tuple(merge) for merge in learned["merges"]]
     # no pad token, as in the real GPT-2: `load_tokenizer` sets one
     return GPT2Tokenizer(vocab=learned["vocab"], merges=merges, model_max_length=max_length)
 
 
 def _train_unigram(documents: Sequence[str], vocab_size: int, max_length: int) -> T5Tokenizer:
-    learner = tokenizers.Tokenizer(models.Unigram())
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Metaspace(),
-            pre_tokenizers.Digits(individual_digits=True),  # digit by digit, as STS-B's scores need
-        ]
-    )
+    splitters = [
+        pre_tokenizers.WhitespaceSplit(),
+        pre_tokenizers.Metaspace(),
+        pre_tokenizers.Digits(individual_digits=True),  # digit by digit, as STS-B's scores need
+    ]
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size - SENTINELS,
         special_tokens=["<pad>", "</s>", "<unk>"],
@@ -281,10 +269,18 @@ def _train_unigram(documents: Sequence[str], vocab_size: int, max_length: int) -
         initial_alphabet=[chr(code) for code in range(33, 127)],
         show_progress=False,
     )
-    learner.train_from_iterator(documents, trainer)
-    pieces = _in_fixed_order(json.loads(learner.to_str())["model"]["vocab"])
+    learned = _learn(models.Unigram(), pre_tokenizers.Sequence(splitters), trainer, documents)
     sentinels = [(f"<extra_id_{number}>", 0.0) for number in reversed(range(SENTINELS))]
-    return T5Tokenizer(vocab=[*pieces, *sentinels], extra_ids=SENTINELS, model_max_length=max_length)
+    vocab = [*_in_fixed_order(learned["vocab"]), *sentinels]
+    return T5Tokenizer(vocab=vocab, extra_ids=SENTINELS, model_max_length=max_length)
+
+
+def _learn(model: Any, splitter: Any, trainer: Any, documents: Sequence[str]) -> dict[str, Any]:
+    """Return the trained model of a tokenizer, as in tokenizer.json."""
+    learner = tokenizers.Tokenizer(model)
+    learner.pre_tokenizer = splitter
+    learner.train_from_iterator(documents, trainer)
+    return json.loads(learner.to_str())["model"]  # type: ignore[no-any-return]
 
 
 def _in_fixed_order(vocab: list[tuple[str, float]]) -> list[tuple[str, float]]:

@@ -14,6 +14,7 @@ from transformers import (
     DistilBertModel,
     GPT2Config,
     GPT2LMHeadModel,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -28,52 +29,53 @@ from peftkit.models.offline import train_tokenizer
 def tiny_checkpoints(root: Path, documents: Sequence[str]) -> dict[str, Path]:
     """Write models of two layers, 64 wide, of each family, with tokenizers of the documents; return the folders."""
     torch.manual_seed(0)
-    bert_tokenizer, typeless_tokenizer = _word_tokenizer(documents), _word_tokenizer(documents, has_types=False)
-    bert = BertModel(
-        BertConfig(
-            vocab_size=len(bert_tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=64, max_position_embeddings=64,
-        )
-    )  # fmt: skip
-    gpt2_tokenizer = train_tokenizer("gpt2-mini", documents, 600)
-    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=len(gpt2_tokenizer), n_embd=64, n_layer=2, n_head=2, n_positions=128))
-    t5_tokenizer = train_tokenizer("t5-mini", documents, 600)
-    t5 = T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=len(t5_tokenizer), d_model=64, d_kv=32, d_ff=64, num_layers=2, num_heads=2,
-            decoder_start_token_id=t5_tokenizer.pad_token_id,
-        )
-    )  # fmt: skip
-    distilbert = DistilBertModel(
-        DistilBertConfig(
-            vocab_size=len(bert_tokenizer), dim=64, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=64
-        )
-    )
-    roberta = RobertaModel(
-        RobertaConfig(
-            vocab_size=len(bert_tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=64, max_position_embeddings=66, type_vocab_size=1, pad_token_id=0,
+    words, typeless_words = _word_tokenizer(documents), _word_tokenizer(documents, has_types=False)
+    pieces, sentence_pieces = (train_tokenizer(kind, documents, 600) for kind in ("gpt2-mini", "t5-mini"))
+    bert = {
+        "vocab_size": len(words), "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }  # fmt: skip
+    checkpoints: dict[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {
+        "bert": (BertModel(BertConfig(**bert, max_position_embeddings=64)), words),
+        "gpt2": (
+            GPT2LMHeadModel(GPT2Config(vocab_size=len(pieces), n_embd=64, n_layer=2, n_head=2, n_positions=128)),
+            pieces,
         ),
-        add_pooling_layer=False,
-    )  # fmt: skip
-    folders = {}
-    for name, model, tokenizer in (
-        ("bert", bert, bert_tokenizer),
-        ("distilbert", distilbert, typeless_tokenizer),
-        ("roberta", roberta, typeless_tokenizer),
-        ("gpt2", gpt2, gpt2_tokenizer),
-        ("t5", t5, t5_tokenizer),
-    ):
-        folders[name] = root / name
-        model.save_pretrained(str(folders[name]))
-        tokenizer.save_pretrained(str(folders[name]))
-    return folders
+        "t5": (
+            T5ForConditionalGeneration(
+                T5Config(
+                    vocab_size=len(sentence_pieces), d_model=64, d_kv=32, d_ff=64, num_layers=2, num_heads=2,
+                    decoder_start_token_id=sentence_pieces.pad_token_id,
+                )
+            ),
+            sentence_pieces,
+        ),
+        "distilbert": (
+            DistilBertModel(
+                DistilBertConfig(
+                    vocab_size=len(words), dim=64, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=64
+                )
+            ),
+            typeless_words,
+        ),
+        "roberta": (
+            RobertaModel(
+                RobertaConfig(**bert, max_position_embeddings=66, type_vocab_size=1, pad_token_id=0),
+                add_pooling_layer=False,
+            ),
+            typeless_words,
+        ),
+    }  # fmt: skip
+    for name, parts in checkpoints.items():
+        for part in parts:
+            part.save_pretrained(str(root / name))
+    return {name: root / name for name in checkpoints}
 
 
 def _word_tokenizer(documents: Sequence[str], has_types: bool = True) -> PreTrainedTokenizerBase:
-    words = sorted({word.strip(".,").lower() for document in documents for word in document.split()})
-    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", ".", ",", *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words = {word.strip(".,").lower() for document in documents for word in document.split()}
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", ".", ",", *sorted(words)]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
