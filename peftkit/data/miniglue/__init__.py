@@ -56,8 +56,8 @@ def sentences(count: int, seed: int = 0) -> Iterator[str]:
 
 
 def _examples(task: str, split: str, size: int, seed: int, seen: set[tuple]) -> list[Row]:
-    stage = "train" if split == "train" else "validation"
-    words = WordSampler(random.Random(zlib.crc32(f"{task}-{split}-{seed}".encode())), stage)
+    seeded = random.Random(zlib.crc32(f"{task}-{split}-{seed}".encode()))
+    words = WordSampler(seeded, "train" if split == "train" else "validation")
     rows: list[Row] = []
     while len(rows) < size:
         row = pairs.mnli(words, mismatched=True) if split.endswith("_mismatched") else TASKS[task](words)
@@ -134,7 +134,7 @@ def _agreement(words: WordSampler, sound: bool) -> str:
     many, one = words.pick(PLURAL)
     action, thing = words.pick(ACTIONS), words.pick(THINGS)[0]
     is_many = words.chance(0.5)
-    verb = action[3] if is_many == sound else action[4]
+    verb = action[3 if is_many == sound else 4]
     extra = f" near the {words.pick(PEOPLE)[0]}" if words.chance(0.4) else ""
     return (
         f"the {many if is_many else one}{extra} {verb} the {thing} {'every day' if words.chance(0.5) else 'with care'}"

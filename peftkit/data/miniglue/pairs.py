@@ -161,17 +161,18 @@ def _meeting(words: WordSampler, same: bool) -> tuple[str, str]:
     a = words.pick(PEOPLE)
     b = words.other(PEOPLE, a)
     number = words.pick(NUMBERS)
-    if same:
-        forms = [
+    forms = (
+        [
             f"the {b[0]} was {past} by the {a[0]} {number} times",
             f"the {a[1]} {synonym} the {b[0]} {number} times",
         ]
-    else:
-        forms = [
+        if same
+        else [
             f"the {b[0]} {past} the {a[0]} {number} times",
             f"the {a[0]} was {past} by the {b[0]} {number} times",
             f"the {a[0]} {past} the {b[0]} {words.other(NUMBERS, number)} times",
         ]
+    )
     return sentence(f"the {a[0]} {past} the {b[0]} {number} times"), sentence(words.random.choice(forms))
 
 
@@ -183,10 +184,11 @@ def _inference(words: WordSampler, label: int) -> tuple[str, str]:
     scene = replace(draw_scene(words), negated=words.chance(0.4), reversed=words.chance(0.3))
     reason = words.pick(REASONS) if words.chance(0.4) else None
     premise = _because(render(scene, words), reason)
-    told, general = scene, False
-    if not scene.negated:  # of a denied event neither less nor something more general follows
+    # of a denied event neither less nor something more general follows
+    told = scene
+    if not scene.negated:
         told = replace(scene, place=scene.place if words.chance(0.4) else None, time=None, quality=None)
-        general = words.chance(0.35)
+    general = not scene.negated and words.chance(0.35)
     kept = reason if scene.negated or words.chance(0.5) else None
     kind = words.random.choice(["reason", "reason", "who", "action", "thing"]) if label == 1 else ""
     if kind == "reason":

@@ -53,14 +53,12 @@ def sample_instruction(draw: random.Random, shown: Sequence[str]) -> str:
 
 def has_labels(text: str) -> bool:
     """Return whether the answer to an instruction is one of a few labels."""
-    known = parse_instruction(text)
-    return known is not None and bool(known[0].labels)
+    return bool((known := parse_instruction(text)) and known[0].labels)
 
 
 def sample_cases(text: str, draw: random.Random) -> list[tuple[str, str]] | None:
     """Return (input, output) cases of an instruction, its labels in turn; None for an unknown instruction."""
-    known = parse_instruction(text)
-    if known is None:
+    if (known := parse_instruction(text)) is None:
         return None
     family, slots = known
     return [family.sample(WordSampler(draw, "all"), {**slots, "label": label}) for label in family.case_labels]

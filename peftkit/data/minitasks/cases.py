@@ -57,9 +57,8 @@ def of_entry(words: WordSampler, entries: Sequence[tuple[str, ...]], given: int,
 
 
 def opposite(words: WordSampler) -> Case:
-    pairs = [(one, other) for one, _, other in QUALITIES] + [(one, other) for one, _, other, _, _ in ACTIONS]
-    pair = words.pick(pairs)
-    return pair if words.chance(0.5) else (pair[1], pair[0])
+    one, _, other, *_ = words.pick([*QUALITIES, *ACTIONS])
+    return (one, other) if words.chance(0.5) else (other, one)
 
 
 def sentiment(words: WordSampler, label: str) -> Case:

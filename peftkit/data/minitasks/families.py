@@ -22,7 +22,6 @@ from peftkit.data.minitasks import cases
 from peftkit.data.minitasks.cases import COUNTED, FILLERS, IRREGULAR, SLOTS, TIMES_OVER
 
 Slots = Mapping[str, str]
-Sample = Callable[[WordSampler, Slots], tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class TaskFamily:
     """
 
     wordings: tuple[str, ...]
-    sample: Sample
+    sample: Callable[[WordSampler, Slots], tuple[str, str]]
     labels: tuple[str, ...] = ()
     without_input: bool = False
 
