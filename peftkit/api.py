@@ -199,7 +199,7 @@ def load(run: str | Path | RunResult) -> tuple[PreTrainedModel, PreTrainedTokeni
     A folder of job=extend gives the base with the new tokens. Nothing global changes in the caller's process.
     """
     from peftkit.jobs import extend
-    from peftkit.pipeline.inference import load_run
+    from peftkit.pipeline.artifacts import load_run
     from peftkit.pipeline.libraries import library_settings
     from peftkit.results.console import log_records
 

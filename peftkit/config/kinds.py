@@ -46,6 +46,7 @@ class TaskKind:
     unlabelled_metrics: tuple[str, ...] = ()  # without task.label the text itself is modelled, scored by these alone
     has_label_names: bool = False
     sequence_label: bool = False  # one class or number for the whole input
+    chat_template: bool = False  # its tokenizer formats turns, and is saved with what trained
     generators: tuple[str, ...] = ()  # values of task.dataset that generate the data first
     refused_as: str | None = None  # methods that refuse this other kind refuse this one too
     loss: str | None = None  # what replaces the model's own loss
@@ -155,6 +156,7 @@ _KINDS = (
         label="optional",
         keys=("max_target_length", "packing"),
         generates=True,
+        chat_template=True,
         generators=("self_instruct", "evol_instruct"),
     ),
     TaskKind(
@@ -199,6 +201,7 @@ _KINDS = (
         label="no",
         keys=("max_target_length", "beta", "loss_type", "label_smoothing", "chat"),
         needs={"beta": "0.1", "loss_type": "sigmoid"},
+        chat_template=True,
         refused_as="causal_lm",
         loss="DPO",
     ),

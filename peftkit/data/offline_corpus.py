@@ -7,6 +7,7 @@ import math
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -19,6 +20,7 @@ HELD_OUT_DOCUMENTS = 600
 HELD_OUT_TOPICS = 10  # one topic in ten of the Python manual
 
 
+@lru_cache(maxsize=1)
 def offline_documents(seed: int = 0) -> tuple[list[str], list[str]]:
     """Return disjoint training and held-out documents: generated ones and the Python manual.
 

@@ -24,7 +24,7 @@ from peftkit.models.embedding_rows import grow
 from peftkit.models.load import load_model, load_tokenizer
 from peftkit.models.pooling import Vectors, stack_of
 from peftkit.models.sentence import longest_text, vector_pooling
-from peftkit.pipeline.inference import base_source, load_bundle
+from peftkit.pipeline.artifacts import base_source, load_bundle
 from peftkit.pipeline.sources import device_name, find_model, tokenizer_source, warn_substitutions
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log

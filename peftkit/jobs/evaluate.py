@@ -8,19 +8,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peftkit.config import RunConfig, TaskConfig, is_prompted, kind_of, refuse
+from peftkit.config import RunConfig, TaskConfig, kind_of, refuse
 from peftkit.data.datasets import load_task_dataset
 from peftkit.paths import safe_name
-from peftkit.pipeline.evaluate import score_splits
-from peftkit.pipeline.inference import (
+from peftkit.pipeline.artifacts import (
     base_source,
     join_names,
     load_bundle,
+    read_shots,
     run_tokenizer_source,
     with_eval_batch_size,
 )
-from peftkit.pipeline.prompting import format_for, read_shots
-from peftkit.pipeline.reference import score_reference
+from peftkit.pipeline.build import format_for
+from peftkit.pipeline.examples import score_reference, score_splits
 from peftkit.pipeline.sources import warn_substitutions
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
@@ -68,8 +68,7 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     warn_substitutions(run.source, data.source)
     reference = score_reference(chosen, base_source(run), data.splits, run_tokenizer_source(run))
     bundle = load_bundle(run)
-    shots = read_shots(run.folder) if is_prompted(chosen) else ()
-    bundle.format = format_for(chosen, names, bundle.tokenizer, shots, bundle.model)
+    bundle.format = format_for(chosen, names, bundle.tokenizer, read_shots(run.folder), bundle.model)
     name, source = task.name, data.source
     if source.revision != trained_on and (task.suite == "own" or name == run.config.task.name):
         # evaluations on other data, named by the file and the start of its revision, lie side by side

@@ -19,7 +19,7 @@ from peftkit.models.language_model import load_language_model
 from peftkit.models.load import load_tokenizer
 from peftkit.models.vocabulary import Extension, as_read, extend_tokenizer, piece_counts
 from peftkit.paths import safe_name
-from peftkit.pipeline.inference import base_source
+from peftkit.pipeline.artifacts import base_source
 from peftkit.pipeline.sources import device_name, find_model, warn_substitutions
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log

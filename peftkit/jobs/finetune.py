@@ -13,17 +13,14 @@ from peftkit.config import RunConfig, error_summary, is_prompted
 from peftkit.data.datasets import SEARCH_SPLIT, load_task_dataset
 from peftkit.jobs.search import search
 from peftkit.pipeline import verify
+from peftkit.pipeline.artifacts import artifact_bytes, export_artifact, save_prompt
 from peftkit.pipeline.build import TrainingBundle
-from peftkit.pipeline.context import EncodedSplits, RunContext
-from peftkit.pipeline.costs import measure_latency, run_costs
 from peftkit.pipeline.evaluate import answer, evaluate_splits
-from peftkit.pipeline.examples import build_and_encode, load_examples
-from peftkit.pipeline.export import artifact_bytes, export_artifact
-from peftkit.pipeline.language_model import bits_per_byte, compare_language
-from peftkit.pipeline.merge_check import check_merge
-from peftkit.pipeline.prompting import save_prompt
+from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encode, load_examples
+from peftkit.pipeline.measures import bits_per_byte, compare_language, measure_latency
 from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, find_model, warn_substitutions
-from peftkit.pipeline.train import TrainedRun, train
+from peftkit.pipeline.train import TrainedRun, run_costs, train
+from peftkit.pipeline.verify import check_merge
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.model_card import model_card

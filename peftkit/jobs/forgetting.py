@@ -38,10 +38,9 @@ from peftkit.models.language_model import (
     with_tuned_part,
 )
 from peftkit.models.offline import mean_loss, sentinel_ids
+from peftkit.pipeline.artifacts import base_source, load_bundle, run_tokenizer_source
 from peftkit.pipeline.build import TrainingBundle
-from peftkit.pipeline.evaluate import score_splits
-from peftkit.pipeline.inference import base_source, load_bundle, run_tokenizer_source
-from peftkit.pipeline.reference import score_reference
+from peftkit.pipeline.examples import score_reference, score_splits
 from peftkit.pipeline.sources import warn_substitutions
 from peftkit.pipeline.verify import GateError
 from peftkit.results import run_folder

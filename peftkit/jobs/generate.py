@@ -18,9 +18,7 @@ from peftkit.generation.instruction_tasks import SEEDS, InstructionTask, read_ta
 from peftkit.generation.pool import TaskPool, fill_pool
 from peftkit.generation.self_instruct import self_instruct
 from peftkit.paths import safe_name
-from peftkit.pipeline.evaluation_sets import EvaluationSet, load_evaluation_sets
-from peftkit.pipeline.generation_session import generation_session
-from peftkit.pipeline.generators import resolve_generator
+from peftkit.pipeline.generation import EvaluationSet, generation_session, load_evaluation_sets, resolve_generator
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log, progress_logger
 

@@ -15,8 +15,7 @@ from peftkit.generation.client import GenerationClient, describe_costs
 from peftkit.generation.judging import AnswerPair
 from peftkit.paths import safe_name
 from peftkit.pipeline.answer_pairs import pair_runs, pair_with_references
-from peftkit.pipeline.generation_session import generation_session
-from peftkit.pipeline.generators import resolve_generator
+from peftkit.pipeline.generation import generation_session, resolve_generator
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log, progress_logger
 

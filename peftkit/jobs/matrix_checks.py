@@ -26,10 +26,9 @@ from peftkit.models.load import auto_class, load_model
 from peftkit.models.tiny import tiny_checkpoints
 from peftkit.paths import conf_folder
 from peftkit.pipeline import verify
-from peftkit.pipeline.build import TrainingBundle, build
-from peftkit.pipeline.export import export_artifact
-from peftkit.pipeline.prompting import format_for, read_shots, save_prompt
-from peftkit.pipeline.trainers import output_reader
+from peftkit.pipeline.artifacts import export_artifact, read_shots, save_prompt
+from peftkit.pipeline.build import TrainingBundle, build, format_for
+from peftkit.pipeline.evaluate import output_reader
 from peftkit.pipeline.verify import GateError
 
 HEADS = ("classification", "regression", "token_classification", "question_answering", "causal_lm", "seq2seq")

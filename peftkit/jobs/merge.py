@@ -8,8 +8,7 @@ from peftkit.config import RunConfig, UserError, is_prompted
 from peftkit.config.families import base_type
 from peftkit.jobs import extend
 from peftkit.methods import merge as merge_adapter
-from peftkit.pipeline.export import export_sentence_files
-from peftkit.pipeline.inference import load_bundle
+from peftkit.pipeline.artifacts import export_sentence_files, load_bundle
 from peftkit.results.console import log
 from peftkit.results.model_card import describe_merge
 from peftkit.results.run_result import RunResult

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +13,10 @@ from peftkit.data.collate import LengthGroupedSampler, padding_waste
 from peftkit.data.datasets import load_task_dataset
 from peftkit.methods import Parameters, count_parameters
 from peftkit.pipeline.build import build, split_holdout, steps_of
-from peftkit.pipeline.costs import Memory, predict_memory
-from peftkit.pipeline.reference import final_states
+from peftkit.pipeline.examples import final_states
+from peftkit.pipeline.measures import Memory, predict_memory
 from peftkit.pipeline.sources import find_model, warn_substitutions
-from peftkit.pipeline.trainers import own_loss
+from peftkit.pipeline.train import own_loss
 from peftkit.results.console import is_main_process
 
 
@@ -78,8 +76,7 @@ def make_plan(config: RunConfig) -> Plan:
     if config.early_stopping.patience is not None:
         examples, _ = split_holdout(dataset, config.task, config.early_stopping.holdout)
     bundle, encoded = build(config, source, dataset.label_names, examples)
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = training.training_arguments(config.train, config.seed, Path(scratch), select_best=False, save=False)
+    arguments = training.training_arguments(config.train, config.seed)
     batch_size = arguments.train_batch_size
     order = LengthGroupedSampler(encoded.lengths, batch_size, config.seed).order(0)
     longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]

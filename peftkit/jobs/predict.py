@@ -20,18 +20,16 @@ from peftkit.data.preference_pairs import parse_preference, parse_prompt
 from peftkit.data.tables import read_file
 from peftkit.methods import load_adapters
 from peftkit.models.load import load_model, load_tokenizer
-from peftkit.pipeline.build import TrainingBundle
-from peftkit.pipeline.evaluate import answer
-from peftkit.pipeline.inference import (
+from peftkit.pipeline.artifacts import (
     base_source,
     join_names,
     load_bundle,
     run_tokenizer_source,
     with_eval_batch_size,
 )
-from peftkit.pipeline.prediction_files import answer_table, answers_file, check_reserved_columns, write_table
-from peftkit.pipeline.reference import score_reference
-from peftkit.pipeline.trainers import predictor
+from peftkit.pipeline.build import TrainingBundle
+from peftkit.pipeline.evaluate import answer, answer_table, answers_file, check_reserved_columns, predictor, write_table
+from peftkit.pipeline.examples import score_reference
 from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
@@ -126,8 +124,7 @@ def _answers(run: RunResult, trained: RunConfig, table: Dataset) -> Answers:
         examples = _examples(trained.task, table, range(len(table)))
         empty = [row for row, each in enumerate(examples) if not all(each[column] for column in trained.task.text)]
     encoded, lost = bundle.format.encode(examples), set(empty)
-    with predictor(trained, bundle) as trainer:
-        found, _ = answer(bundle, trainer, encoded)
+    found, _ = answer(bundle, predictor(trained, bundle), encoded)
     if encoded.truncated:
         log(f"{encoded.truncated} of {len(table)} rows were longer than {trained.task.max_length} tokens and were cut")
     return {
@@ -155,8 +152,7 @@ def _margins(run: RunResult, trained: RunConfig, table: Dataset, name: str) -> A
     reference = score_reference(trained, base_source(run), {"rows": complete}, run_tokenizer_source(run))
     bundle = load_bundle(run)
     encoded = reference.beside("rows", bundle.format.encode(complete))
-    with predictor(trained, bundle) as trainer:
-        found, _ = answer(bundle, trainer, encoded)
+    found, _ = answer(bundle, predictor(trained, bundle), encoded)
     if encoded.truncated:
         log(f"{encoded.truncated} of {len(rows)} pairs were too long and were cut")
     margins = zip(rows, found.predictions, found.scores, strict=True)
@@ -171,10 +167,9 @@ def _generated(run: RunResult, trained: RunConfig, table: Dataset) -> Answers:
     bundle = load_bundle(run)
     assert isinstance(bundle.format, PreferenceFormat)
     ids, tokenizer = bundle.format.prompts([*prompts.values()]), bundle.tokenizer
-    with predictor(trained, bundle) as trainer:
-        generated, _ = training.generate(
-            trainer, ids, tokenizer.pad_token_id, bundle.format.max_answer_tokens, tokenizer.eos_token_id
-        )
+    generated, _ = training.generate(
+        predictor(trained, bundle), ids, tokenizer.pad_token_id, bundle.format.max_answer_tokens, tokenizer.eos_token_id
+    )
     texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
     return {row: (text.strip(), None) for row, text in zip(prompts, texts, strict=True)}
 
@@ -279,14 +274,14 @@ def _mixed_scores(
     for precision in dict.fromkeys(precisions.values()):
         tasks = [name for name in bundles if precisions[name] == precision]
         collate = bundles[tasks[0]].format.collator()
-        with predictor(runs[tasks[0]], bundles[tasks[0]]) as trainer:
-            for batch in _batches({name: encoded[name].lengths for name in tasks}, size):
-                inputs = [dict(encoded[name].inputs[number]) for name, number in batch]
-                for each in inputs:
-                    each.pop("labels", None)
-                scores = training.mixed_batch_logits(trainer, collate(inputs), [name for name, _ in batch])
-                for (name, number), row in zip(batch, scores, strict=True):
-                    found[name][number] = row[: widths[name]]
+        trainer = predictor(runs[tasks[0]], bundles[tasks[0]])
+        for batch in _batches({name: encoded[name].lengths for name in tasks}, size):
+            inputs = [dict(encoded[name].inputs[number]) for name, number in batch]
+            for each in inputs:
+                each.pop("labels", None)
+            scores = training.mixed_batch_logits(trainer, collate(inputs), [name for name, _ in batch])
+            for (name, number), row in zip(batch, scores, strict=True):
+                found[name][number] = row[: widths[name]]
     return found
 
 

@@ -6,7 +6,7 @@ import json
 
 from peftkit.config import RunConfig, UserError
 from peftkit.models import offline
-from peftkit.pipeline.pretraining import ensure_mini
+from peftkit.pipeline.sources import ensure_mini
 from peftkit.results.console import is_main_process
 
 

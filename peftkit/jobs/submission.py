@@ -213,8 +213,8 @@ def read_test_set(config: RunConfig, run: BoardRun, task: str) -> TaskDataset:
 
 def predict_test_set(config: RunConfig, run: BoardRun, task: str, data: TaskDataset) -> Path:
     """Return the file with a run's predictions of a test set, in the run's folder; written if missing."""
-    from peftkit.pipeline.evaluate import score_splits
-    from peftkit.pipeline.inference import load_bundle, with_eval_batch_size
+    from peftkit.pipeline.artifacts import load_bundle, with_eval_batch_size
+    from peftkit.pipeline.examples import score_splits
 
     predictions, note = run.folder / f"predictions-{task}-test.parquet", run.folder / f"evaluation-{task}-test.json"
     source = {name: getattr(data.source, name) for name in ("kind", "name", "revision")}

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peftkit.config import RunConfig, TaskConfig, UserError
-from peftkit.config.source import Source
+from peftkit.config import RunConfig, TaskConfig, UserError, refuse
 from peftkit.data.datasets import load_task_dataset
 from peftkit.generation.judging import AnswerPair
 from peftkit.results.run_result import RunResult
@@ -22,7 +21,6 @@ Key = tuple[str, str]  # split and id
 class RunAnswers:
     """The held-out questions of a run, their references (None where hidden), and its answers."""
 
-    folder: Path
     questions: dict[Key, str]
     references: dict[Key, str | None]
     answers: dict[Key, str]
@@ -31,14 +29,10 @@ class RunAnswers:
 def pair_with_references(config: RunConfig, folder: Path) -> tuple[list[AnswerPair], int]:
     """Return pairs of the run's answers and the references, and the number of examples without a reference."""
     run = _read_answers(config, folder)
-    pairs = [
-        AnswerPair(key[1], key[0], run.questions[key], answer, str(run.references[key]))
-        for key, answer in run.answers.items()
-        if run.references[key] is not None
-    ]
+    pairs = _pairs(run, run.references)
     if not pairs:
         raise UserError(f"{folder}: the references are hidden; set runs=[A,B] to compare two runs")
-    return _shuffled(pairs), len(run.answers) - len(pairs)
+    return pairs, len(run.answers) - len(pairs)
 
 
 def pair_runs(config: RunConfig, folders: list[Path]) -> list[AnswerPair]:
@@ -48,22 +42,37 @@ def pair_runs(config: RunConfig, folders: list[Path]) -> list[AnswerPair]:
         UserError: they have other examples, references or prompts.
     """
     one, other = (_read_answers(config, folder) for folder in folders)
-    names = f"{one.folder} and {other.folder}"
-    shared = one.answers.keys() & other.answers.keys()
-    if len(shared) < max(len(one.answers), len(other.answers)):
-        raise UserError(
-            f"{names}: scored on {len(one.answers)} and {len(other.answers)} examples, of which {len(shared)} are the "
-            "same; set runs= to two runs that were scored on the same examples of the same task"
-        )
-    if one.references != other.references:
-        raise UserError(f"{names}: different references; set runs= to two runs of the same task and data")
-    if one.questions != other.questions:
-        raise UserError(f"{names}: different prompts; set runs= to two runs with the same task.text and task.template")
-    return _shuffled([AnswerPair(k[1], k[0], one.questions[k], one.answers[k], other.answers[k]) for k in one.answers])
+    sizes, shared = (len(one.answers), len(other.answers)), len(one.answers.keys() & other.answers.keys())
+    examples = f"scored on {sizes[0]} and {sizes[1]} examples, of which {shared} are the same"
+    names, these = f"{folders[0]} and {folders[1]}", "set runs= to two runs"
+    refuse(
+        (shared < max(sizes), f"{names}: {examples}; {these} that were scored on the same examples of the same task"),
+        (one.references != other.references, f"{names}: different references; {these} of the same task and data"),
+        (
+            one.questions != other.questions,
+            f"{names}: different prompts; {these} with the same task.text and task.template",
+        ),
+    )
+    return _pairs(one, other.answers)
+
+
+def _pairs(run: RunAnswers, others: Mapping[Key, str | None]) -> list[AnswerPair]:
+    """Return pairs of a run's answers and other texts where there are any.
+
+    Their order depends on their ids alone: the first n are the same sample for all runs.
+    """
+    pairs = [
+        AnswerPair(key[1], key[0], run.questions[key], answer, other)
+        for key, answer in run.answers.items()
+        if (other := others[key]) is not None
+    ]
+    return sorted(pairs, key=lambda pair: hashlib.sha256(f"{pair.split}/{pair.id}".encode()).digest())
 
 
 def _read_answers(config: RunConfig, folder: Path) -> RunAnswers:
     """Read a run's predictions, and the questions from the data that it was scored on."""
+    import pyarrow.parquet as pq
+
     run = RunResult.finished(folder)
     task = replace(run.config.task, splits={**run.config.task.splits, "train": None})
     recorded = run.record["audit"]["sources"]["data"]
@@ -75,20 +84,22 @@ def _read_answers(config: RunConfig, folder: Path) -> RunAnswers:
     for split, table in data.splits.items():
         for key, row in zip(_keys([split] * len(table), table["id"]), table, strict=True):
             questions[key], labels[key] = _question(task, row), row["label"]
-    references, answers = _read_predictions(folder / "predictions.parquet")
-    is_other = answers.keys() - questions.keys() or any(labels[key] != text for key, text in references.items())
-    if is_other or _has_changed(recorded, data.source):
+    columns = ["id", "split", "label", "prediction"]
+    scored = pq.read_table(folder / "predictions.parquet", columns=columns).to_pydict()
+    keys = _keys(scored["split"], scored["id"])
+    known = (None if label is None else str(label[0]) for label in scored["label"])
+    references = dict(zip(keys, known, strict=True))
+    # Hub commits or hashes of files; data of another kind has another kind of revision
+    revisions = {recorded["revision"], data.source.revision}
+    has_changed = recorded["kind"] == data.source.kind and None not in revisions and len(revisions) > 1
+    is_other = references.keys() - questions.keys() or any(labels[key] != text for key, text in references.items())
+    if is_other or has_changed:
         raise UserError(
             f"{folder}: scored on other examples than {data.source.name} has now (then {recorded['name']}, revision "
             f"{recorded['revision']}); set source= and data_root= as for the run, or restore that data"
         )
-    return RunAnswers(folder, {key: questions[key] for key in answers}, references, answers)
-
-
-def _has_changed(recorded: Mapping[str, Any], now: Source) -> bool:
-    """Return whether data of the same kind, Hub commits or hashes of files, has another revision now."""
-    revisions = (recorded["revision"], now.revision)
-    return recorded["kind"] == now.kind and None not in revisions and revisions[0] != revisions[1]
+    answers = {key: text or "" for key, text in zip(keys, scored["prediction"], strict=True)}
+    return RunAnswers({key: questions[key] for key in keys}, references, answers)
 
 
 def _question(task: TaskConfig, row: Mapping[str, Any]) -> str:
@@ -101,17 +112,6 @@ def _question(task: TaskConfig, row: Mapping[str, Any]) -> str:
     return "\n".join(texts.values()) if task.template is None else task.template.format(**texts)
 
 
-def _read_predictions(file: Path) -> tuple[dict[Key, str | None], dict[Key, str]]:
-    """Return the references and the predictions."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(file, columns=["id", "split", "label", "prediction"]).to_pydict()
-    keys = _keys(table["split"], table["id"])
-    references = (None if label is None else str(label[0]) for label in table["label"])
-    predictions = (text or "" for text in table["prediction"])
-    return dict(zip(keys, references, strict=True)), dict(zip(keys, predictions, strict=True))
-
-
 def _keys(splits: Sequence[str], ids: Sequence[Any]) -> list[Key]:
     """Return split and id of each example; repeated ids are numbered."""
     seen: Counter[Key] = Counter()
@@ -120,8 +120,3 @@ def _keys(splits: Sequence[str], ids: Sequence[Any]) -> list[Key]:
         seen[key] += 1
         keys.append(key if seen[key] == 1 else (key[0], f"{key[1]} ({seen[key]})"))
     return keys
-
-
-def _shuffled(pairs: list[AnswerPair]) -> list[AnswerPair]:
-    """Return the pairs in an order that depends on their ids alone: the first n are the same sample for all runs."""
-    return sorted(pairs, key=lambda pair: hashlib.sha256(f"{pair.split}/{pair.id}".encode()).digest())

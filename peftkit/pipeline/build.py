@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import inspect
 import math
-import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, set_seed
 
-from peftkit.config import RunConfig, TaskConfig, UserError
+from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted, kind_of
 from peftkit.config.source import Source
 from peftkit.data.datasets import TaskDataset, example_reader
-from peftkit.data.formats import Encoded, Format
+from peftkit.data.formats import Encoded, Format, format_of
+from peftkit.data.formats.few_shot import sample_balanced
+from peftkit.data.formats.prompted import PromptedFormat
+from peftkit.data.formats.text_generation import TextGenerationFormat
 from peftkit.methods import Gradual, Unfreezing, wrap
 from peftkit.models.embedding_rows import grow
 from peftkit.models.load import load_model, load_tokenizer
-from peftkit.pipeline.prompting import add_shots, format_for, head_kind
 from peftkit.pipeline.sources import tokenizer_source
 from peftkit.results.console import log
 from peftkit.training import training_arguments
@@ -34,16 +36,6 @@ class TrainingBundle:
     schedule: Unfreezing | None = None  # of gradual unfreezing
 
 
-def _warn_new_weights(model: Any, source: Source, task: TaskConfig) -> None:
-    """Warn about weights that the checkpoint lacks and that are therefore newly initialized."""
-    if getattr(model, "fresh_head", None) and task.kind == "language_modeling":
-        log(f"!! {source.name} has no masked language model head: it is newly initialized and trained")
-    elif any(name.startswith(f"{model.base_model_prefix}.") for name in getattr(model, "fresh_head", [])):
-        log(f"!! {source.name} has no pooler: it is newly initialized and trained with the head")
-    if missing := getattr(model, "fresh_base", None):
-        log(f"!! {source.name} lacks {len(missing)} base weights, such as {missing[0]}: they are newly initialized")
-
-
 def build(
     config: RunConfig, model_source: Source, names: list[str] | None, rows: Dataset
 ) -> tuple[TrainingBundle, Encoded]:
@@ -51,8 +43,6 @@ def build(
 
     The seed is set before the model is loaded, since head and adapter are initialized from it.
     """
-    from transformers import set_seed
-
     tokenizer = load_tokenizer(tokenizer_source(config.vocab, model_source))
     task_format = format_for(config, names, tokenizer)
     encoded = task_format.encode_training(rows, config.seed)
@@ -71,8 +61,46 @@ def build(
     model = wrap(model, method, config.task.kind, config.method.quantization is not None, checkpointing, new_rows)
     if checkpointing and hasattr(model, "enable_input_require_grads"):
         model.enable_input_require_grads()  # frozen embeddings would cut the graph at the first checkpoint
+    if is_prompted(config):
+        task_format = _add_shots(config, task_format, rows, model)
     schedule = method.unfreezing(model) if isinstance(method, Gradual) else None
-    return TrainingBundle(model, tokenizer, add_shots(config, task_format, rows, model), schedule), encoded
+    return TrainingBundle(model, tokenizer, task_format, schedule), encoded
+
+
+def format_for(
+    config: RunConfig,
+    names: list[str] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    shots: tuple[str, ...] = (),
+    model: Any = None,
+) -> Format:
+    """Return the format of a run; of a prompted run with these few-shot examples, within the model's context."""
+    if is_prompted(config) and kind_of(config.task).sequence_label:
+        calibrate = bool(config.method.config.get("calibrate"))
+        found: Any = PromptedFormat(config.task, tokenizer, config.model.family, names, calibrate)
+    else:
+        found = format_of(config.task, config.model.family, names, tokenizer)
+    if not is_prompted(config) or model is None:
+        return found  # type: ignore[no-any-return]
+    return replace(found, shots=shots, context=getattr(model.config, "max_position_embeddings", None))
+
+
+def head_kind(config: RunConfig) -> str:
+    """Return the kind of task whose head is loaded: a prompted classifier has a language model head."""
+    if not is_prompted(config) or not kind_of(config.task).sequence_label:
+        return config.task.kind
+    return "seq2seq" if config.model.family == "seq2seq" else "causal_lm"
+
+
+def _warn_new_weights(model: Any, source: Source, task: TaskConfig) -> None:
+    """Warn about weights that the checkpoint lacks and that are therefore newly initialized."""
+    head, base = getattr(model, "fresh_head", None) or [], getattr(model, "fresh_base", None) or []
+    if head and task.kind == "language_modeling":
+        log(f"!! {source.name} has no masked language model head: it is newly initialized and trained")
+    elif any(name.startswith(f"{model.base_model_prefix}.") for name in head):
+        log(f"!! {source.name} has no pooler: it is newly initialized and trained with the head")
+    if base:
+        log(f"!! {source.name} lacks {len(base)} base weights, such as {base[0]}: they are newly initialized")
 
 
 def _schedule(config: RunConfig, inputs: int) -> dict[str, int]:
@@ -83,9 +111,7 @@ def _schedule(config: RunConfig, inputs: int) -> dict[str, int]:
     """
     if not config.method.traits.scheduled:
         return {}
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = training_arguments(config.train, config.seed, Path(scratch), select_best=False, save=False)
-    steps = steps_of(arguments, inputs)
+    steps = steps_of(training_arguments(config.train, config.seed), inputs)
     settings = {"total_step": steps, "tinit": steps // 10, "tfinal": steps // 3}
     return {name: value for name, value in settings.items() if name not in config.method.config}
 
@@ -112,6 +138,17 @@ def instantiate_method(settings: dict[str, Any]) -> Any:
         return instantiate(settings, _convert_="all")
     except InstantiationException as error:
         raise UserError(f"method.config: {error.__cause__ or error}") from error
+
+
+def _add_shots(config: RunConfig, task_format: Format, rows: Dataset, model: Any) -> Format:
+    """Return the format with few-shot examples of the training split, which depend on the seed alone."""
+    number = int(config.method.config.get("shots") or 0)
+    assert isinstance(task_format, PromptedFormat | TextGenerationFormat)
+    drawn = sample_balanced([task_format.shot_group(label) for label in rows["label"]], number, config.seed)
+    if len(drawn) < number:
+        log(f"   shots={number}, but only {len(drawn)} training examples are available")
+    shots = tuple(task_format.render_shot(dict(rows[row])) for row in drawn)
+    return format_for(config, task_format.names, task_format.tokenizer, shots, model)
 
 
 def split_holdout(rows: TaskDataset, task: TaskConfig, holdout: float) -> tuple[Any, Any]:

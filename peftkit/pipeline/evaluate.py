@@ -1,23 +1,43 @@
-"""Evaluation of a model: its predictions on encoded examples, and their scores."""
+"""Predictions of a model on encoded examples: their scores, and the files that hold them."""
 
 from __future__ import annotations
 
+import csv
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import List
 
 from peftkit import training
-from peftkit.config import RunConfig
+from peftkit.config import RunConfig, UserError
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics import score
+from peftkit.models.pooling import Vectors
 from peftkit.pipeline.build import TrainingBundle
-from peftkit.pipeline.reference import Reference
-from peftkit.pipeline.trainers import predictor
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process
+
+
+def output_reader(bundle: TrainingBundle) -> training.OutputReader | Vectors:
+    """Return what reads a model's scores, of which vectors are one kind."""
+    if bundle.format.output_kind == "vectors":
+        return Vectors(bundle.model.config.vector_pooling)
+    return training.OutputReader(bundle.format.output_kind, bundle.format.verbalizer_ids)
+
+
+def predictor(config: RunConfig, bundle: TrainingBundle) -> training.ScoringTrainer:
+    """Return a trainer that only predicts, in the precision and batches of the run."""
+    return training.ScoringTrainer(
+        model=bundle.model,
+        args=training.training_arguments(config.train, config.seed),
+        data_collator=bundle.format.collator(),
+        reader=output_reader(bundle),
+    )
 
 
 def evaluate_splits(
@@ -29,58 +49,42 @@ def evaluate_splits(
     """
     scores: dict[str, Any] = {}
     columns: dict[str, list] = {"id": [], "split": [], "label": [], "prediction": [], "scores": []}
-    seconds, peaks = 0.0, [0]
+    costs = []
     for name, encoded in splits.items():
-        answers, costs = answer(bundle, trainer, encoded)
-        seconds += costs["seconds"]
-        peaks.append(costs["peak_bytes"] or 0)
-        suffix = name.removeprefix("validation") if len(splits) > 1 else ""
+        answers, cost = answer(bundle, trainer, encoded)
+        costs.append(cost)
         if encoded.has_label.any():
+            suffix = name.removeprefix("validation") if len(splits) > 1 else ""
             scores |= _score(config, bundle, answers, encoded, suffix)
+        labels = zip(_plain(encoded.labels), encoded.has_label, strict=True)
         columns["id"] += list(rows.splits[name]["id"])
         columns["split"] += [name] * len(answers.predictions)
-        columns["label"] += [
-            label if known else None for label, known in zip(_plain(encoded.labels), encoded.has_label, strict=True)
-        ]
+        columns["label"] += [label if known else None for label, known in labels]
         columns["prediction"] += _plain(answers.predictions)
         columns["scores"] += [_plain(row.astype(float)) or None for row in answers.scores]
     if is_main_process():
         run_folder.write_predictions(file, columns)
-    return scores, {"eval_seconds": seconds, "eval_peak_bytes": max(peaks) or None}
-
-
-def score_splits(
-    config: RunConfig, bundle: TrainingBundle, data: TaskDataset, file: Path, reference: Reference | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Encode and score every split of data with a loaded run, and return scores and costs as `evaluate_splits` does."""
-    splits = {name: bundle.format.encode(table) for name, table in data.splits.items()}
-    if reference is not None:
-        splits = {name: reference.beside(name, encoded) for name, encoded in splits.items()}
-    with predictor(config, bundle) as trainer:
-        return evaluate_splits(config, bundle, trainer, splits, data, file)
+    peak = max((cost["peak_bytes"] or 0 for cost in costs), default=0)
+    return scores, {"eval_seconds": sum(cost["seconds"] for cost in costs), "eval_peak_bytes": peak or None}
 
 
 def answer(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:
     """Return a model's predictions for encoded examples, with the seconds and the peak in bytes that they took."""
     found = training.predict(trainer, encoded.inputs, encoded.lengths)
-    scores, texts, seconds = bundle.format.unpad(found.scores, encoded), None, found.seconds
-    has_ended: list[bool] | None = None
-    if bundle.format.max_new_tokens is not None:
-        prompts, ids = [prompt for _, prompt in encoded.positions], bundle.tokenizer
-        written, more = training.generate(
-            trainer, prompts, ids.pad_token_id, bundle.format.max_new_tokens, ids.eos_token_id
-        )
-        texts = [text.lstrip() for text in ids.batch_decode(written, skip_special_tokens=True)]
-        stop = bundle.format.stop_text if getattr(bundle.format, "shots", ()) else ""
-        has_ended = [
-            ids.eos_token_id in row or bool(stop and stop in text) for row, text in zip(written, texts, strict=True)
-        ]
-        texts = [text.strip() for text in texts]
-        seconds += more
-    answers = replace(bundle.format.decode(scores, encoded, texts), has_ended=has_ended)
-    if has_ended is not None:
-        answers = bundle.format.check_answers(answers, has_ended, encoded)
-    return answers, {"seconds": seconds, "peak_bytes": found.peak_bytes}
+    scores, ids, length = bundle.format.unpad(found.scores, encoded), bundle.tokenizer, bundle.format.max_new_tokens
+    costs: dict[str, Any] = {"seconds": found.seconds, "peak_bytes": found.peak_bytes}
+    if length is None:
+        return bundle.format.decode(scores, encoded), costs
+    prompts = [prompt for _, prompt in encoded.positions]
+    written, seconds = training.generate(trainer, prompts, ids.pad_token_id, length, ids.eos_token_id)
+    texts = [text.lstrip() for text in ids.batch_decode(written, skip_special_tokens=True)]
+    stop = bundle.format.stop_text if getattr(bundle.format, "shots", ()) else ""
+    has_ended = [
+        ids.eos_token_id in row or bool(stop and stop in text) for row, text in zip(written, texts, strict=True)
+    ]
+    answers = replace(bundle.format.decode(scores, encoded, [text.strip() for text in texts]), has_ended=has_ended)
+    costs["seconds"] += seconds
+    return bundle.format.check_answers(answers, has_ended, encoded), costs
 
 
 def _score(
@@ -88,14 +92,11 @@ def _score(
 ) -> dict[str, Any]:
     """Score the examples whose label is known."""
     known = np.flatnonzero(encoded.has_label)
-    predictions = [answers.predictions[row] for row in known]
-    labels = [encoded.labels[row] for row in known]
-    likelihoods = None
-    if answers.likelihoods is not None:
-        nats, tokens = answers.likelihoods
-        likelihoods = (nats[known], tokens[known])
-    in_form = None if answers.follows_format is None else answers.follows_format[known]
-    return score(list(config.task.metrics), predictions, labels, suffix, bundle.format.names, likelihoods, in_form)
+    predictions, labels = ([values[row] for row in known] for values in (answers.predictions, encoded.labels))
+    nats, tokens = answers.likelihoods or (None, None)
+    likelihoods = None if nats is None or tokens is None else (nats[known], tokens[known])
+    follows = None if answers.follows_format is None else answers.follows_format[known]
+    return score(list(config.task.metrics), predictions, labels, suffix, bundle.format.names, likelihoods, follows)
 
 
 def holdout_score(config: RunConfig, bundle: TrainingBundle, scores: np.ndarray, held: Encoded) -> float:
@@ -117,3 +118,40 @@ def holdout_score(config: RunConfig, bundle: TrainingBundle, scores: np.ndarray,
 def _plain(values: Any) -> Any:
     """Return a numpy array as lists of Python numbers."""
     return values.tolist() if isinstance(values, np.ndarray) else values
+
+
+def answer_table(table: Any, answers: Mapping[int, tuple[Any, Any]]) -> Any:
+    """Return the table with the prediction and the scores of each row, both None where a row has no answer."""
+    predictions, scores = zip(*(answers.get(row, (None, None)) for row in range(len(table))), strict=True)
+    return table.add_column("prediction", list(predictions)).add_column("scores", list(scores))
+
+
+def check_reserved_columns(table: Any, given: Path) -> None:
+    """Refuse a table that has a column where the answers go."""
+    if taken := [column for column in ("prediction", "scores") if column in table.column_names]:
+        raise UserError(f"{given} has {', '.join(taken)} already, where the answers go; rename it")
+
+
+def answers_file(config: RunConfig, given: Path) -> Path:
+    """Return where the answers to a file go: output=, or beside it, as jsonl where its own kind holds no answers."""
+    suffix = given.suffix if given.suffix in (".csv", ".tsv", ".jsonl", ".parquet") else ".jsonl"
+    return Path(config.output or f"{given.with_suffix('')}.predictions{suffix}")
+
+
+def write_table(table: Any, file: Path) -> None:
+    """Write a table in the format of the file's ending: jsonl, parquet, csv or tsv."""
+    if file.suffix == ".jsonl":
+        table.to_json(str(file), force_ascii=False)
+    elif file.suffix == ".parquet":
+        table.to_parquet(str(file))
+    else:
+        lists = [name for name in table.column_names if isinstance(table.features[name], List)]
+        table = table.map(lambda row: {name: _cell(row[name]) for name in lists})
+        is_tsv = file.suffix == ".tsv"  # read_file takes no quotes off a tsv
+        table.to_csv(str(file), **({"sep": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if is_tsv else {}))
+
+
+def _cell(values: Any) -> str | None:
+    """Return a list as the text of one cell: words apart by spaces, as they are read, anything else as JSON."""
+    is_words = values is not None and all(isinstance(value, str) for value in values)
+    return None if values is None else " ".join(values) if is_words else json.dumps(values)

@@ -1,20 +1,85 @@
-"""The examples of a run: loaded, encoded beside its model, and counted."""
+"""The examples of a run: loaded, scored by a reference where there is one, encoded beside its model, and counted."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from peftkit.config import generates_text, is_prompted
-from peftkit.data.datasets import SEARCH_SPLIT
-from peftkit.data.formats import Encoded
+import numpy as np
+import torch
+from datasets import Dataset
+
+from peftkit import training
+from peftkit.config import RunConfig, generates_text, is_prompted
+from peftkit.config.source import Source
+from peftkit.data.datasets import SEARCH_SPLIT, TaskDataset
+from peftkit.data.formats import Encoded, Format, format_of
+from peftkit.data.formats.preferences import REFERENCE_COLUMNS
+from peftkit.models.load import load_model, load_tokenizer
 from peftkit.pipeline.build import TrainingBundle, build, split_holdout
-from peftkit.pipeline.context import EncodedSplits, Examples, RunContext
-from peftkit.pipeline.language_model import plain_model
-from peftkit.pipeline.prompting import count_shots
-from peftkit.pipeline.reference import score_reference
+from peftkit.pipeline.evaluate import evaluate_splits, predictor
 from peftkit.pipeline.teacher import add_teacher_scores, teacher_answers
+from peftkit.results.console import log
 
 TRAINED, CHOSEN_ON = "trained on", "chosen on"  # names of examples that are no split of the data
+
+
+@dataclass
+class RunContext:
+    """A run: its config, where its model comes from, its data, its folder, and the result that the stages fill."""
+
+    config: RunConfig
+    model_source: Source
+    dataset: TaskDataset
+    folder: Path
+    result: dict[str, Any]
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def first_validation(self) -> str:
+        """The name of the validation split on which the trained model is verified."""
+        return str(self.config.task.splits["validation"][0])
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Log-likelihoods (pairs, 2) of chosen and rejected answers, by split; none for other kinds of task."""
+
+    likelihoods: dict[str, np.ndarray] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+
+    def beside(self, name: str, encoded: Encoded) -> Encoded:
+        """Return encoded examples with the log-likelihoods of their split."""
+        rows, columns = encoded.inputs, self.likelihoods[name].T if name in self.likelihoods else ()
+        for column, values in zip(REFERENCE_COLUMNS, columns, strict=False):
+            rows = rows.add_column(column, values.tolist())
+        return replace(encoded, inputs=rows)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The examples of a run before they are encoded."""
+
+    train: Dataset
+    requested: int  # training examples of the task, before a teacher drops or adds any
+    validation: dict[str, Dataset]
+    holdout: Dataset | None  # of the training split; the best epoch is chosen on it
+    reference: Reference
+
+
+@dataclass(frozen=True)
+class EncodedSplits:
+    """The encoded examples of a run. `holdout` is scored after each epoch."""
+
+    train: Encoded
+    validation: dict[str, Encoded]
+    holdout: Encoded | None
 
 
 def load_examples(context: RunContext) -> Examples:
@@ -32,6 +97,65 @@ def load_examples(context: RunContext) -> Examples:
     return Examples(train, requested, validation, holdout, reference)
 
 
+def score_reference(
+    config: RunConfig, source: Source, tables: Mapping[str, Dataset | None], tokenizer_source: Source | None = None
+) -> Reference:
+    """Score pairs of answers under the base of a run, before any method is applied, in the run's precision.
+
+    The base is in memory for this one pass alone. Disabling an adapter would give the same, but full fine-tuning
+    overwrites the base. Other kinds of task than preferences have no reference, and nothing is loaded.
+
+    Args:
+        tokenizer_source: None is the base's own.
+    """
+    if config.task.kind != "preferences":
+        return Reference()
+    log(f"   scoring every pair by the reference, {source.name}")
+    tokenizer = load_tokenizer(tokenizer_source or source)
+    task_format = format_of(config.task, config.model.family, None, tokenizer)
+    model: Any = load_model(config.model, source, tokenizer, config.task.kind, None, config.method.quantization).eval()
+    if config.method.quantization is None and torch.accelerator.is_available():  # a quantized base is there already
+        model.to(torch.accelerator.current_accelerator())
+    started = time.perf_counter()
+    encoded = {name: task_format.encode(table) for name, table in tables.items() if table is not None}
+    found = {name: _likelihoods(config, model, task_format, each) for name, each in encoded.items()}
+    return Reference(found, {"reference_seconds": time.perf_counter() - started})
+
+
+@torch.no_grad()
+def _likelihoods(config: RunConfig, model: Any, task_format: Format, encoded: Encoded) -> np.ndarray:
+    """Return (pairs, 2), in the batches of `training.predict`, so that an untrained adapter gives the same.
+
+    HF's Trainer refuses a quantized base without an adapter.
+    """
+    found: np.ndarray = np.zeros((len(encoded.lengths), 2), dtype=np.float32)
+    order = np.argsort(-np.asarray(encoded.lengths), kind="stable")
+    reader, size = training.OutputReader("preferences"), config.train["per_device_eval_batch_size"]
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision_of(config.train))
+    for first in range(0, len(order), size):
+        rows = order[first : first + size]
+        batch = task_format.collator()([encoded.inputs[int(row)] for row in rows])
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        with torch.autocast(model.device.type, kind, enabled=kind is not None):
+            found[rows] = reader(model, batch).float().cpu().numpy()
+    return found
+
+
+def score_splits(
+    config: RunConfig, bundle: TrainingBundle, data: TaskDataset, file: Path, reference: Reference | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Encode and score every split of data with a loaded run, and return scores and costs as `evaluate_splits` does."""
+    beside = (reference or Reference()).beside
+    splits = {name: beside(name, bundle.format.encode(table)) for name, table in data.splits.items()}
+    return evaluate_splits(config, bundle, predictor(config, bundle), splits, data, file)
+
+
+def final_states(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+    """Return the last hidden states of a batch: TRL applies the head in chunks and stores no more."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]  # type: ignore[no-any-return]
+
+
 def build_and_encode(context: RunContext, examples: Examples) -> tuple[TrainingBundle, EncodedSplits]:
     """Build the model with its method, encode every split for it, and record the counts under `audit`."""
     config, names, reference = context.config, context.dataset.label_names, examples.reference
@@ -39,31 +163,36 @@ def build_and_encode(context: RunContext, examples: Examples) -> tuple[TrainingB
     train = reference.beside(TRAINED, train)
     if config.distill.teacher is not None and not generates_text(config.task):
         train = add_teacher_scores(config, train, examples.train, names)
-    holdout = None
-    if examples.holdout is not None:
-        holdout = reference.beside(CHOSEN_ON, bundle.format.encode(examples.holdout))
-    validation = {
-        name: reference.beside(name, bundle.format.encode(table)) for name, table in examples.validation.items()
-    }
-    splits = {config.task.splits["train"]: train, **validation}
-    context.result["audit"] |= audit(context, bundle, splits if holdout is None else {**splits, CHOSEN_ON: holdout})
+    tables = examples.validation if examples.holdout is None else {**examples.validation, CHOSEN_ON: examples.holdout}
+    encoded = {name: reference.beside(name, bundle.format.encode(table)) for name, table in tables.items()}
+    context.result["audit"] |= audit(context, bundle, {config.task.splits["train"]: train, **encoded})
     context.result["audit"]["rows"][config.task.splits["train"]] = examples.requested
+    holdout = encoded.pop(CHOSEN_ON, encoded[SEARCH_SPLIT] if config.trial else None)
     if is_prompted(config):
-        context.result["audit"]["shots"] = count_shots(config, bundle.format, validation)
+        context.result["audit"]["shots"] = _count_shots(config, bundle.format, encoded)
     train.positions.clear()  # only predictions need them, and training would keep them in memory
-    if config.trial and holdout is None:
-        holdout = validation[SEARCH_SPLIT]
-    return bundle, EncodedSplits(train, validation, holdout)
+    return bundle, EncodedSplits(train, encoded, holdout)
 
 
 def audit(context: RunContext, bundle: TrainingBundle, splits: dict[str, Encoded]) -> dict[str, Any]:
     """Count examples, truncated and dropped examples and labels of each split; name newly initialized weights."""
-    model, dataset = plain_model(bundle.model), context.dataset
     return {
-        "fresh": [*getattr(model, "fresh_head", ()), *getattr(model, "fresh_base", ())],
-        "label_names": dataset.label_names,
+        "fresh": [*getattr(bundle.model, "fresh_head", ()), *getattr(bundle.model, "fresh_base", ())],
+        "label_names": context.dataset.label_names,
         "rows": {name: len(encoded.has_label) for name, encoded in splits.items()},
         "truncated": {name: encoded.truncated for name, encoded in splits.items()},
-        "dropped": dataset.dropped,
+        "dropped": context.dataset.dropped,
         "label_counts": {name: bundle.format.label_counts(encoded) for name, encoded in splits.items()},
     }
+
+
+def _count_shots(config: RunConfig, task_format: Format, splits: dict[str, Encoded]) -> dict[str, Any]:
+    """Return the number of few-shot examples requested, drawn, and left out where the prompt had no room for them."""
+    drawn = len(getattr(task_format, "shots", ()))
+    for name, encoded in splits.items():
+        if encoded.dropped_shots:
+            rows = len(encoded.has_label)
+            wanted = f"{encoded.dropped_shots} of {drawn * rows} few-shot examples"
+            log(f"   {wanted} did not fit into the {rows} prompts of {name}")
+    left_out = {name: encoded.dropped_shots for name, encoded in splits.items()}
+    return {"requested": int(config.method.config.get("shots") or 0), "drawn": drawn, "left_out": left_out}

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from peftkit.config import ModelConfig, RunConfig, UserError
 from peftkit.config.source import Source, fingerprint
+from peftkit.data import offline_corpus
+from peftkit.models import offline
 from peftkit.models.checkpoints import locate
 from peftkit.models.embedding_rows import FACTS, WEIGHTS, read_vocabulary
 from peftkit.models.load import pooling_of
 from peftkit.models.sentence import vector_pooling
-from peftkit.pipeline.pretraining import ensure_mini
-from peftkit.pipeline.prompting import FOLDER
-from peftkit.results.console import log
+from peftkit.paths import cache_folder
+from peftkit.results.console import is_main_process, log
 from peftkit.training import precision_of
+
+PROMPT_FOLDER = "prompt"  # the artifact of a run that trains nothing
+VOCABULARY_FILES = (FACTS, WEIGHTS, "tokenizer.json")  # what decides of a folder of job=extend
 
 
 def find_model(model: ModelConfig, source: str) -> Source:
@@ -24,8 +31,35 @@ def find_model(model: ModelConfig, source: str) -> Source:
     found = locate(model, source)
     if found.kind == "offline" and found.name != "minilm":
         folder = ensure_mini(found.name)
-        found = replace(found, revision=folder.name.removeprefix(f"{found.name}-"), folder=str(folder))
+        return replace(found, revision=folder.name.removeprefix(f"{found.name}-"), folder=str(folder))
     return found
+
+
+def ensure_mini(kind: str) -> Path:
+    """Return the folder of the small GPT-2 or T5 of source=offline, training it first where it is not cached."""
+    train, held_out = offline_corpus.offline_documents()
+    folder = offline.mini_path(kind, cache_folder(), offline_corpus.documents_fingerprint(train))
+    while not (folder / "pretraining.json").is_file():
+        if is_main_process():
+            log(f"!! {kind} is pretrained once on offline text, about two minutes on 2 cores, and kept in {folder}")
+            _pretrain_mini(kind, train, held_out, folder)
+        else:
+            time.sleep(1)  # under torchrun one process trains and the others wait for its folder
+    return folder
+
+
+def _pretrain_mini(kind: str, train: list[str], held_out: list[str], folder: Path) -> None:
+    tokenizer = offline.train_tokenizer(kind, train)
+    block, eos = offline.MINIS[kind].block, tokenizer.eos_token_id
+    parts = [tokenizer(documents, add_special_tokens=False)["input_ids"] for documents in (train, held_out)]
+    if kind == "gpt2-mini":
+        pairs, held = (offline_corpus.causal_pairs(ids, block, eos) for ids in parts)
+    else:
+        sentinels = offline.sentinel_ids(tokenizer)
+        pairs, held = (offline_corpus.span_pairs(ids, block, eos, sentinels) for ids in parts)
+    targets, held_targets = ([token for _, target in part for token in target] for part in (pairs, held))
+    unigram = offline_corpus.unigram_loss(targets, held_targets, len(tokenizer))
+    offline.pretrain(kind, tokenizer, offline.PretrainingData(pairs, held, unigram), folder)
 
 
 def warn_substitutions(model: Source, data: Source | None = None) -> None:
@@ -52,8 +86,7 @@ def tokenizer_source(vocab: str | None, model: Source) -> Source:
     if vocab is None:
         return model
     base = read_vocabulary(Path(vocab))
-    is_same = base.revision == model.revision and (base.base == model.name or model.kind == "folder")
-    if not is_same:
+    if base.revision != model.revision or (base.base != model.name and model.kind != "folder"):
         raise UserError(
             f"vocab={vocab} was made for {base.base} ({base.revision}), this is {model.name} ({model.revision}); "
             "make one for this model with job=extend"
@@ -68,7 +101,7 @@ def execution_setup(config: RunConfig) -> dict[str, Any]:
         "precision": precision_of(config.train),
     }
     if config.distill.teacher is not None:
-        folders = (Path(config.distill.teacher) / name for name in ("adapter", "model", FOLDER))
+        folders = (Path(config.distill.teacher) / name for name in ("adapter", "model", PROMPT_FOLDER))
         kept = next((folder for folder in folders if folder.is_dir()), None)
         if kept is None:
             raise UserError(
@@ -78,13 +111,7 @@ def execution_setup(config: RunConfig) -> dict[str, Any]:
     return found if config.vocab is None else {**found, "vocab": fingerprint(Path(config.vocab), VOCABULARY_FILES)}
 
 
-VOCABULARY_FILES = (FACTS, WEIGHTS, "tokenizer.json")  # what decides of a folder of job=extend
-
-
 def device_name() -> str:
-    import torch
-
     if torch.cuda.is_available():
         return f"cuda: {torch.cuda.get_device_name()} x {torch.cuda.device_count()}"
-    cpu = torch.cpu.get_capabilities().get("cpu_name") or "unknown"
-    return f"cpu: {cpu}, {os.cpu_count()} cores"
+    return f"cpu: {torch.cpu.get_capabilities().get('cpu_name') or 'unknown'}, {os.cpu_count()} cores"

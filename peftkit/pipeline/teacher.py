@@ -11,12 +11,11 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from peftkit import training
-from peftkit.config import RunConfig, UserError, generates_text, is_prompted
+from peftkit.config import RunConfig, UserError, generates_text, is_prompted, kind_of, refuse
 from peftkit.data.formats import Encoded
+from peftkit.pipeline.artifacts import load_bundle
 from peftkit.pipeline.build import TrainingBundle
-from peftkit.pipeline.evaluate import answer
-from peftkit.pipeline.inference import load_bundle
-from peftkit.pipeline.trainers import predictor
+from peftkit.pipeline.evaluate import answer, predictor
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
@@ -28,37 +27,43 @@ def add_teacher_scores(config: RunConfig, encoded: Encoded, rows: Dataset, names
     Raises:
         UserError: the teacher has other labels, or reads other columns.
     """
-    teacher = RunResult.finished(config.distill.teacher)
-    trained, labels = teacher.config, teacher.label_names
-    if trained.task.kind != config.task.kind or (names is None and trained.model.family == "seq2seq"):
-        raise UserError(
-            f"{teacher.folder} answers {trained.task.kind} as a {trained.model.family}, which teaches no "
-            f"{config.task.kind}; name a run with a head of this task"
-        )
-    if labels != names:
-        raise UserError(
-            f"the teacher has labels {labels}, task={config.task.name} has {names}; "
-            "set distill.teacher= to a run of this task"
-        )
-    _check_columns(config, trained)
-    log(f"   taught by {trained.method.name} of {trained.model.name}, {teacher.folder}")
-    bundle = load_bundle(teacher)
+    trained, bundle = _load_teacher(config, names)
     inputs = bundle.format.encode(rows)
-    with predictor(trained, bundle) as trainer:
-        scores = training.predict(trainer, inputs.inputs, inputs.lengths).scores
+    scores = training.predict(predictor(trained, bundle), inputs.inputs, inputs.lengths).scores
     if is_prompted(trained):
         scores = answer_scores(bundle, scores, inputs)
-    return replace(
-        encoded, inputs=encoded.inputs.add_column(training.TEACHER_COLUMN, scores.astype("float32").tolist())
+    taught = encoded.inputs.add_column(training.TEACHER_COLUMN, scores.astype("float32").tolist())
+    return replace(encoded, inputs=taught)
+
+
+def _load_teacher(config: RunConfig, names: list[str] | None = None) -> tuple[RunConfig, TrainingBundle]:
+    """Return the config and the model of the run that teaches.
+
+    Args:
+        names: the labels of the student's task, None where it has none.
+
+    Raises:
+        UserError: the teacher answers another kind of task, has other labels, or reads other columns.
+    """
+    teacher, student = RunResult.finished(config.distill.teacher), config.task
+    trained, labels = teacher.config, teacher.label_names
+    of_turns = {kind_of(task).chat_template for task in (trained.task, student)}
+    kind, needed = trained.task.kind, "use a run that generates text"
+    is_other = not generates_text(trained.task) or len(of_turns) > 1
+    if not generates_text(student):
+        is_other = kind != student.kind or (names is None and trained.model.family == "seq2seq")
+        kind, needed = f"{kind} as a {trained.model.family}", "name a run with a head of this task"
+    this = "set distill.teacher= to a run of this task"
+    refuse(
+        (is_other, f"{teacher.folder} answers {kind}, which teaches no {student.kind}; {needed}"),
+        (labels != names, f"the teacher has labels {labels}, task={student.name} has {names}; {this}"),
+        (
+            list(trained.task.text) != list(student.text),
+            f"the teacher reads {trained.task.text}, task={student.name} has {student.text}; {this}",
+        ),
     )
-
-
-def _check_columns(config: RunConfig, trained: RunConfig) -> None:
-    if list(trained.task.text) != list(config.task.text):
-        raise UserError(
-            f"the teacher reads {trained.task.text}, task={config.task.name} has {config.task.text}; "
-            "set distill.teacher= to a run of this task"
-        )
+    log(f"   taught by {trained.method.name} of {trained.model.name}, {teacher.folder}")
+    return trained, load_bundle(teacher)
 
 
 def answer_scores(bundle: TrainingBundle, scores: np.ndarray, encoded: Encoded) -> np.ndarray:
@@ -83,21 +88,19 @@ def teacher_answers(config: RunConfig, rows: Dataset, folder: Path) -> tuple[Dat
         lines = _answers(config, rows)
         if is_main_process():
             run_folder.write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    answers = [line["answer"] for line in lines]
     kept = [number for number, line in enumerate(lines) if line["answer"] and line["has_ended"]]
-    empty = sum(not text for text in answers)
+    empty = sum(not line["answer"] for line in lines)
     cut = len(rows) - len(kept) - empty
     if not kept:
         raise UserError(
             f"{config.distill.teacher} generated no text for {empty} training examples and "
             f"ended its answers to none of the other {cut}; use a run with a longer task.max_target_length"
         )
-    taught = rows.select(kept).remove_columns("label").add_column("label", [answers[number] for number in kept])
-    taught = taught.cast(rows.features)
-    if empty:
-        log(f"   {empty} of {len(rows)} examples are dropped: the teacher generated no text")
-    if cut:
-        log(f"   {cut} of {len(rows)} examples are dropped: the teacher's answer was cut at its length limit")
+    answers = [lines[number]["answer"] for number in kept]
+    taught = rows.select(kept).remove_columns("label").add_column("label", answers).cast(rows.features)
+    for count, why in ((empty, " generated no text"), (cut, "'s answer was cut at its length limit")):
+        if count:
+            log(f"   {count} of {len(rows)} examples are dropped: the teacher{why}")
     counts = {"examples": len(rows), "empty": empty, "cut": cut, "own_labels": config.distill.alpha != 1}
     return taught if config.distill.alpha == 1 else concatenate_datasets([rows, taught]), counts
 
@@ -113,19 +116,8 @@ def _kept(file: Path, rows: Dataset) -> list[dict[str, Any]] | None:
 
 
 def _answers(config: RunConfig, rows: Dataset) -> list[dict[str, Any]]:
-    teacher = RunResult.finished(config.distill.teacher)
-    trained = teacher.config
-    of_turns = {task.kind == "instructions" for task in (trained.task, config.task)}
-    if not generates_text(trained.task) or len(of_turns) > 1:
-        raise UserError(
-            f"{teacher.folder} answers {trained.task.kind}, which teaches no {config.task.kind}; "
-            "use a run that generates text"
-        )
-    _check_columns(config, trained)
-    log(f"   taught by {trained.method.name} of {trained.model.name}, {teacher.folder}")
-    bundle = load_bundle(teacher)
-    with predictor(trained, bundle) as trainer:
-        answers, costs = answer(bundle, trainer, bundle.format.encode(rows))
+    trained, bundle = _load_teacher(config)
+    answers, costs = answer(bundle, predictor(trained, bundle), bundle.format.encode(rows))
     log(f"   it answered {len(rows)} examples in {costs['seconds']:.0f} s")
     assert answers.has_ended is not None  # set for generated text
     each = zip(rows["id"], answers.predictions, answers.has_ended, strict=True)

@@ -1,21 +1,27 @@
-"""Training of a run's model."""
+"""Training of a run's model: its loss, whose training loop runs, and what it costs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from peftkit import training
-from peftkit.data.collate import LengthGroupedSampler
+from peftkit.config import RunConfig, UserError, generates_text
+from peftkit.data.collate import LengthGroupedSampler, padding_waste
 from peftkit.data.formats import Encoded
+from peftkit.data.formats.instructions import InstructionFormat
 from peftkit.data.formats.language_modeling import LanguageModelingFormat
 from peftkit.methods import Parameters, count_parameters, fold
+from peftkit.models.pooling import Vectors
 from peftkit.pipeline.build import TrainingBundle
-from peftkit.pipeline.context import EncodedSplits, RunContext
-from peftkit.pipeline.evaluate import answer, holdout_score
-from peftkit.pipeline.language_model import bits_per_byte, general_text
-from peftkit.pipeline.trainers import output_reader, own_loss, trainer_factory
+from peftkit.pipeline.evaluate import answer, holdout_score, output_reader
+from peftkit.pipeline.examples import EncodedSplits, RunContext
+from peftkit.pipeline.measures import bits_per_byte, general_text
+from peftkit.results.console import log
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class TrainedRun:
     trainer: training.ScoringTrainer
     fit: training.TrainingSummary
     parameters: Parameters
-    order: np.ndarray  # of the training examples in the first epoch
+    padding_waste: float  # share of padding tokens in the first epoch
     texts: dict[str, Encoded] = field(default_factory=dict)  # of language modeling, measured before and after
     bits_before: dict[str, float] = field(default_factory=dict)  # bits per byte of these texts before training
 
@@ -45,22 +51,25 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
     sampler = None
     if arguments.train_sampling_strategy == "group_by_length":
         sampler = LengthGroupedSampler(encoded.lengths, arguments.train_batch_size, config.seed)
-    setup = training.TrainerSetup(
-        bundle.model,
-        arguments,
-        bundle.format.collator(),
-        output_reader(bundle),
-        encoded.inputs,
-        holdout=None if holdout is None else holdout.inputs,
-        sampler=sampler,
-        score=None if holdout is None else lambda scores: {"score": holdout_score(config, bundle, scores, holdout)},
-        patience=patience,
-        log_file=context.folder / "log.jsonl",
+
+    def score(evaluation: Any) -> dict[str, float]:
+        assert holdout is not None
+        return {"score": holdout_score(config, bundle, training.scores_of(evaluation.predictions), holdout)}
+
+    trainer = trainer_factory(config, bundle, arguments)(
+        model=bundle.model,
+        args=arguments,
+        data_collator=bundle.format.collator(),
+        train_dataset=encoded.inputs,
+        eval_dataset=None if holdout is None else holdout.inputs,
+        compute_metrics=None if holdout is None else score,
+        reader=output_reader(bundle),
+        train_sampler=sampler,
         schedule=bundle.schedule,
         loss=own_loss(config, bundle),
-        make=trainer_factory(config, bundle, arguments),
+        patience=patience,
+        log_file=context.folder / "log.jsonl",
     )
-    trainer = training.make_trainer(setup)
     texts = {}
     if isinstance(bundle.format, LanguageModelingFormat) and not config.trial:
         held_out = splits.validation[context.first_validation]
@@ -74,7 +83,44 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
     parameters = count_parameters(bundle.model)
     fold(bundle.model)
     order = np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0)
-    return TrainedRun(trainer, fit, parameters, order, texts, before)
+    waste = padding_waste(encoded.lengths, order, arguments.train_batch_size)
+    return TrainedRun(trainer, fit, parameters, waste, texts, before)
+
+
+def own_loss(config: RunConfig, bundle: TrainingBundle) -> training.ContrastiveLoss | training.Distillation | None:
+    """Return what training lowers where it is not the model's own loss.
+
+    Raises:
+        UserError: a width is none of the model's.
+    """
+    if config.distill.teacher is not None and not generates_text(config.task):
+        return training.Distillation(config.distill.temperature, config.distill.alpha)
+    reads, task = output_reader(bundle), bundle.format.task
+    if not isinstance(reads, Vectors):
+        return None
+    assert task.scale is not None  # required for this kind of task
+    width, widths = bundle.model.config.hidden_size, task.matryoshka_dims or []
+    if max(widths, default=0) > width:
+        raise UserError(
+            f"task.matryoshka_dims={widths}: the model's vectors have {width} dimensions; "
+            f"use task.matryoshka_dims=[{width // 4}]"
+        )
+    return training.ContrastiveLoss(reads, task.scale, sorted({*widths, width}) if widths else [])
+
+
+def trainer_factory(
+    config: RunConfig, bundle: TrainingBundle, arguments: Any
+) -> Callable[..., training.ScoringTrainer]:
+    """Return what makes the trainer: TRL's for preferences, and for instructions to a decoder where its loss fits."""
+    task, trains = config.task, any(weight.requires_grad for weight in bundle.model.parameters())
+    if bundle.format.output_kind == "preferences":
+        own = {"beta": task.beta, "loss_type": [task.loss_type], "label_smoothing": task.label_smoothing or 0.0}
+        return partial(training.dpo_trainer, bundle.tokenizer, own)
+    if not isinstance(bundle.format, InstructionFormat) or not bundle.format.is_decoder or not trains:
+        return training.ScoringTrainer
+    if (reason := training.sft_obstacle(bundle.model, arguments)) is not None:
+        log(f"   trained without TRL: {reason}")
+    return partial(training.sft_trainer, bundle.tokenizer)
 
 
 def _curve(fit: training.TrainingSummary) -> list[dict[str, float]]:
@@ -85,3 +131,25 @@ def _curve(fit: training.TrainingSummary) -> list[dict[str, float]]:
         {"epoch": entry["epoch"], "seconds": seconds * entry["epoch"] / fit.epochs, "score": entry["eval_score"]}
         for entry in entries
     ]
+
+
+def run_costs(
+    trained: TrainedRun, train: Encoded, artifact_bytes: int | None, measured: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the costs of a result: weights, bytes, seconds, tokens and steps, and those measured elsewhere."""
+    fit, tokens = trained.fit, round(train.tokens * trained.fit.epochs)
+    return {
+        "trainable_params": trained.parameters.trainable,
+        "head_params": trained.parameters.head,
+        "total_params": trained.parameters.total,
+        "adapter_bytes": artifact_bytes,
+        "train_seconds": fit.seconds,
+        "train_peak_bytes": fit.peak_bytes,
+        "train_reserved_bytes": fit.reserved_bytes,
+        **measured,
+        "tokens": tokens,
+        "padding_waste": trained.padding_waste,
+        "tokens_per_second": tokens / fit.seconds if tokens else 0.0,
+        "steps": fit.steps,
+        "epochs": fit.epochs,
+    }

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from peftkit.compat.trainer import reset_preparation
-from peftkit.training.arguments import precision_of, supports_bf16, training_arguments
-from peftkit.training.callbacks import Schedule
-from peftkit.training.contrastive import ContrastiveLoss
-from peftkit.training.distillation import TEACHER_COLUMN, Distillation
 from peftkit.training.loop import ModelScores, TrainingSummary, fit, generate, mixed_batch_logits, predict
+from peftkit.training.losses import TEACHER_COLUMN, ContrastiveLoss, Distillation
 from peftkit.training.outputs import OutputReader
-from peftkit.training.resources import peak_memory
-from peftkit.training.trainer import ScoringTrainer, TrainerSetup, make_trainer
+from peftkit.training.trainer import ScoringTrainer, precision_of, scores_of, training_arguments
 from peftkit.training.trl import dpo_trainer, sft_obstacle, sft_trainer
 
 __all__ = [
@@ -19,21 +15,17 @@ __all__ = [
     "Distillation",
     "ModelScores",
     "OutputReader",
-    "Schedule",
     "ScoringTrainer",
-    "TrainerSetup",
     "TrainingSummary",
     "dpo_trainer",
     "fit",
     "generate",
-    "make_trainer",
     "mixed_batch_logits",
-    "peak_memory",
     "precision_of",
     "predict",
     "reset_preparation",
+    "scores_of",
     "sft_obstacle",
     "sft_trainer",
-    "supports_bf16",
     "training_arguments",
 ]

@@ -1,9 +1,13 @@
-"""Training, scoring and generating with a trainer, and what each cost."""
+"""Training, scoring and generating with a trainer, and the seconds and the memory that each took."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from peftkit.training.resources import ResourceTracker, peak_memory
 from peftkit.training.trainer import scores_of
+
+RESOURCES = "resources.json"  # in the folder of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ def fit(trainer: Trainer, checkpoints: Path) -> TrainingSummary:
     trainable weight stays unchanged.
     """
     if not any(weight.requires_grad for weight in trainer.model.parameters()):
-        return TrainingSummary(seconds=0.0, peak_bytes=None, reserved_bytes=None, steps=0, epochs=0.0)
+        return TrainingSummary(0.0, None, None, steps=0, epochs=0.0)
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
     with peak_memory() as peak:
         tracker = ResourceTracker(Path(last) if last else None, peak)
@@ -57,6 +63,50 @@ def fit(trainer: Trainer, checkpoints: Path) -> TrainingSummary:
         reserved = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
     state = trainer.state
     return TrainingSummary(seconds, peak_bytes, reserved, state.global_step, float(state.epoch or 0), state.log_history)
+
+
+class ResourceTracker(TrainerCallback):
+    """Write the seconds and the peak memory until a checkpoint into its folder."""
+
+    def __init__(self, last: Path | None, peak: Callable[[], int | None]) -> None:
+        self.started, self.peak = time.perf_counter(), peak
+        file = None if last is None else last / RESOURCES
+        self.before = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.is_file() else {}
+
+    def totals(self) -> tuple[float, int | None]:
+        """Return seconds and bytes, including those before the resumption."""
+        seconds = time.perf_counter() - self.started + self.before.get("seconds", 0.0)
+        peak = self.peak()
+        return seconds, None if peak is None else max(peak, self.before.get("peak_bytes") or 0)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            totals = dict(zip(("seconds", "peak_bytes"), self.totals(), strict=True))
+            (folder / RESOURCES).write_text(json.dumps(totals), encoding="utf-8")
+
+
+@contextmanager
+def peak_memory() -> Iterator[Callable[[], int | None]]:
+    """Measure the peak memory of the block in bytes: allocated on the GPU, resident on the CPU (Linux; else None)."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what earlier runs of this process left reserved does not count
+        torch.cuda.reset_peak_memory_stats()
+        yield torch.cuda.max_memory_allocated
+        return
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # returns freed memory of earlier runs to the system
+    is_reset = False
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM, see man 5 proc
+        is_reset = True
+    yield _resident_peak if is_reset else lambda: None
+
+
+def _resident_peak() -> int:
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
 
 
 def predict(trainer: Trainer, examples: Dataset, lengths: Sequence[int] | np.ndarray) -> ModelScores:
@@ -95,19 +145,18 @@ def generate(
     started = time.perf_counter()
     for first in range(0, len(order), size):
         batch = order[first : first + size]
-        width = max(len(prompts[number]) for number in batch)
-        ids = torch.full((len(batch), width), pad)
-        mask = torch.zeros_like(ids)
-        for row, number in enumerate(batch):
-            length = len(prompts[number])
-            place = slice(width - length, width) if is_decoder else slice(0, length)
-            ids[row, place], mask[row, place] = torch.tensor(prompts[number]), 1
+        rows = [torch.tensor(prompts[number], dtype=torch.long) for number in batch]
+        ids, mask = (
+            pad_sequence(each, batch_first=True, padding_value=value, padding_side="left" if is_decoder else "right")
+            for each, value in ((rows, pad), ([torch.ones_like(row) for row in rows], 0))
+        )
         with torch.no_grad(), trainer.compute_loss_context_manager():
             out = model.generate(
                 input_ids=ids.to(trainer.args.device), attention_mask=mask.to(trainer.args.device),
                 max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad, eos_token_id=end,
             )  # fmt: skip
-        generated |= dict(zip(batch.tolist(), out[:, width if is_decoder else 1 :].tolist(), strict=True))
+        answers = out[:, ids.shape[1] if is_decoder else 1 :].tolist()
+        generated |= dict(zip(batch.tolist(), answers, strict=True))
     return [generated[number] for number in range(len(prompts))], time.perf_counter() - started
 
 

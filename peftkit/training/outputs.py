@@ -33,16 +33,12 @@ class OutputReader:
             is_seq2seq = extract_model_from_parallel(model).config.is_encoder_decoder
             likelihoods = label_likelihoods if is_seq2seq else continuation_likelihoods
             return likelihoods(model, batch["input_ids"], batch["attention_mask"], self.verbalizer_ids)
-        if self.kind == "likelihoods":
-            return token_likelihoods(model, batch)
-        if self.kind == "preferences":
-            return answer_likelihoods(model, batch)
+        if self.kind in ("likelihoods", "preferences"):
+            return (token_likelihoods if self.kind == "likelihoods" else answer_likelihoods)(model, batch)
         out = model(**{name: value for name, value in batch.items() if name not in LABELS})
         if self.kind == "masked":
             return _target_log_probs(out.logits, batch["labels"])
-        if self.kind == "spans":
-            return torch.stack([out.start_logits, out.end_logits], dim=-1)
-        return out.logits  # type: ignore[no-any-return]
+        return torch.stack([out.start_logits, out.end_logits], dim=-1) if self.kind == "spans" else out.logits
 
 
 def label_likelihoods(
@@ -57,13 +53,12 @@ def label_likelihoods(
         label_ids: (labels, tokens), padded with -100.
     """
     examples, labels = len(input_ids), len(label_ids)
-    label_ids = label_ids.to(input_ids.device)
-    first = label_ids[:1].repeat(examples, 1)
-    states = model(input_ids=input_ids, attention_mask=attention_mask, labels=first).encoder_last_hidden_state
-    prompt = states.shape[1] - attention_mask.shape[1]
-    mask = torch.cat([attention_mask.new_ones(examples, prompt), attention_mask], dim=1)
+    targets = label_ids.to(input_ids.device).repeat(examples, 1)
+    first = model(input_ids=input_ids, attention_mask=attention_mask, labels=targets[:1].repeat(examples, 1))
+    states = first.encoder_last_hidden_state
+    prompt = attention_mask.new_ones(examples, states.shape[1] - attention_mask.shape[1])
+    mask = torch.cat([prompt, attention_mask], dim=1)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    targets = label_ids.repeat(examples, 1)
     out = base(
         encoder_outputs=BaseModelOutput(last_hidden_state=states.repeat_interleave(labels, dim=0)),
         attention_mask=mask.repeat_interleave(labels, dim=0),
@@ -126,8 +121,8 @@ def answer_likelihoods(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
 
     `completion_mask` (2 x pairs, tokens) is 1 at the tokens of answers.
     """
-    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    inputs["labels"] = inputs["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
     return torch.stack(token_likelihoods(model, inputs).sum(dim=-1).chunk(2), dim=-1)
 
 

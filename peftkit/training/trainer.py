@@ -1,16 +1,16 @@
-"""HF's Trainer on Accelerate, the one training loop of every method."""
+"""HF's Trainer on Accelerate, the one training loop of every method, and its arguments."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments
 
 from peftkit.compat.trainer import SamplerTrainer
@@ -30,30 +30,50 @@ class ScoringTrainer(SamplerTrainer):
     """HF's Trainer whose order of examples depends on (seed, epoch) alone, so that a resumed run repeats it.
 
     It predicts what `reader` computes from the model, and minimizes `loss` or, without one, the model's own loss.
+
+    Args:
+        patience: epochs without a better score until training stops.
+        settings: the keyword arguments of HF's Trainer.
     """
 
     def __init__(
         self,
-        *args: Any,
+        *,
         reader: ModelFunction,
         train_sampler: Sampler | None = None,
-        rates: Mapping[str, float] | None = None,
+        schedule: Schedule | None = None,
         loss: ModelFunction | None = None,
-        **kwargs: Any,
+        patience: int | None = None,
+        log_file: Path | None = None,
+        **settings: Any,
     ) -> None:
-        self.reader, self.train_sampler, self.rates, self.loss = reader, train_sampler, rates, loss
-        super().__init__(*args, **kwargs)
+        self.reader, self.train_sampler, self.schedule, self.loss = reader, train_sampler, schedule, loss
+        super().__init__(callbacks=[] if patience is None else [EarlyStoppingCallback(patience)], **settings)
         if loss is not None or not self.loss_shifts_labels:
             # such a loss is a mean over its batch, which gradient accumulation has to divide; many models accept any
             # keyword, which transformers takes for a loss that is divided already
             self.model_accepts_loss_kwargs = False
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        if not self.args.disable_tqdm:
+            self.add_callback(ProgressBarCallback)
+        if log_file is not None:
+            self.add_callback(JsonLogCallback(log_file))
+        train = settings.get("train_dataset")
+        if train is not None and is_adalora(settings["model"]):
+            self.add_callback(RankAllocationCallback(settings["model"].base_model))
+        if hasattr(train, "epoch"):
+            self.add_callback(SetEpochCallback(train))
+        if schedule is not None:
+            self.add_callback(ScheduleCallback(schedule, self.log))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Give each weight its share of the learning rate; weights that are frozen for now are included."""
-        if self.rates is not None and self.optimizer is None:
+        if self.schedule is not None and self.optimizer is None:
             module = self.model if model is None else model
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, module)
-            groups = _parameter_groups(module, self.rates, set(self.get_decay_parameter_names(module)), self.args)
+            decaying = set(self.get_decay_parameter_names(module))
+            groups = _parameter_groups(module, self.schedule.rates, decaying, self.args)
             self.optimizer_cls_and_kwargs = kind, {**settings, "params": groups}
         return super().create_optimizer(model)
 
@@ -66,56 +86,6 @@ class ScoringTrainer(SamplerTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             scores = self.reader(model, self.prepare_inputs(inputs)).float()
         return None, scores, scores.new_zeros(len(scores))  # the labels are not used: the caller has them
-
-
-@dataclass(frozen=True)
-class TrainerSetup:
-    """What a trainer is made of; without `train` it only predicts."""
-
-    model: nn.Module
-    arguments: TrainingArguments
-    collate: Callable
-    reader: ModelFunction
-    train: Dataset | None = None
-    holdout: Dataset | None = None
-    sampler: Sampler | None = None
-    score: Callable[[np.ndarray], dict[str, float]] | None = None  # of what `reader` returns on the holdout
-    patience: int | None = None  # epochs without a better score, until training stops
-    log_file: Path | None = None
-    schedule: Schedule | None = None
-    loss: ModelFunction | None = None
-    make: Callable[..., ScoringTrainer] = ScoringTrainer  # the class, or a factory with the same arguments
-
-
-def make_trainer(setup: TrainerSetup) -> ScoringTrainer:
-    """Build the trainer and add its callbacks."""
-    score, schedule, train = setup.score, setup.schedule, setup.train
-    trainer = setup.make(
-        model=setup.model,
-        args=setup.arguments,
-        data_collator=setup.collate,
-        train_dataset=train,
-        eval_dataset=setup.holdout,
-        compute_metrics=None if score is None else lambda evaluation: score(scores_of(evaluation.predictions)),
-        callbacks=[] if setup.patience is None else [EarlyStoppingCallback(setup.patience)],
-        reader=setup.reader,
-        train_sampler=setup.sampler,
-        rates=None if schedule is None else schedule.rates,
-        loss=setup.loss,
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    if not setup.arguments.disable_tqdm:
-        trainer.add_callback(ProgressBarCallback)
-    if setup.log_file is not None:
-        trainer.add_callback(JsonLogCallback(setup.log_file))
-    if train is not None and is_adalora(setup.model):
-        trainer.add_callback(RankAllocationCallback(setup.model.base_model))
-    if hasattr(train, "epoch"):
-        trainer.add_callback(SetEpochCallback(train))
-    if schedule is not None:
-        trainer.add_callback(ScheduleCallback(schedule, trainer.log))
-    return trainer
 
 
 def is_adalora(model: Any) -> bool:
@@ -133,14 +103,57 @@ def _parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return groups of weights of one rate and one weight decay, in the order of the rates."""
     weights = dict(model.named_parameters())
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, rate in rates.items():
-        groups.setdefault((rate, name in decaying), []).append(weights[name])
-    return [
-        {
-            "params": members,
-            "lr": arguments.learning_rate * rate,
-            "weight_decay": arguments.weight_decay if decays else 0.0,
-        }
-        for (rate, decays), members in groups.items()
-    ]
+        settings = arguments.learning_rate * rate, arguments.weight_decay if name in decaying else 0.0
+        groups.setdefault(settings, []).append(weights[name])
+    return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
+
+
+def training_arguments(
+    settings: dict[str, Any],
+    seed: int,
+    folder: Path | None = None,
+    select_best: bool = False,
+    unused_parameters: bool = False,
+    evaluate_epochs: bool = False,
+) -> TrainingArguments:
+    """Return HF's arguments: the user's unchanged, and bf16 where the hardware has it and no precision is set.
+
+    Args:
+        folder: of the checkpoints; None saves and evaluates nothing, whatever the settings, as for predictions.
+        select_best: evaluate the holdout after each epoch, and load the best one at the end.
+        unused_parameters: some of the weights that train are frozen for a time.
+        evaluate_epochs: evaluate the holdout after each epoch without selecting by it.
+    """
+    own: dict[str, Any] = {
+        "output_dir": str(folder or tempfile.gettempdir()),
+        "seed": seed,
+        "data_seed": seed,
+        "bf16": precision_of(settings) == "bf16",
+        "remove_unused_columns": False,
+        "eval_strategy": "epoch" if select_best or evaluate_epochs else "no",
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "load_best_model_at_end": select_best,
+        "metric_for_best_model": "score" if select_best else None,
+        "greater_is_better": select_best or None,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": not torch.accelerator.is_available(),
+        "ddp_find_unused_parameters": unused_parameters,
+    }
+    nothing = {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
+    return TrainingArguments(**{**own, **settings, **({} if folder else nothing)})
+
+
+def precision_of(settings: dict[str, Any]) -> str:
+    """Return bf16, fp16 or fp32: as set, else bf16 where this machine multiplies in it.
+
+    Those are GPUs from Ampere on, and CPUs with AVX512-BF16 or AMX.
+    """
+    if {"bf16", "fp16"} & settings.keys():
+        return next((name for name in ("bf16", "fp16") if settings.get(name)), "fp32")
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -15,20 +13,31 @@ from peftkit.config import UserError
 from peftkit.training.trainer import ScoringTrainer, is_adalora
 
 
-def sft_trainer(tokenizer: PreTrainedTokenizerBase, **settings: Any) -> ScoringTrainer:
+def sft_trainer(
+    tokenizer: PreTrainedTokenizerBase, *, args: TrainingArguments, model: Any, **settings: Any
+) -> ScoringTrainer:
     """Return SFTTrainer joined with ScoringTrainer, or ScoringTrainer alone where `sft_obstacle` returns a reason.
+
+    SFTTrainer computes its loss over examples that peftkit tokenized and truncated.
 
     Raises:
         UserError: one process sees several GPUs; TRL needs one process for each.
     """
-    model = settings["model"]
-    if sft_obstacle(model, settings["args"]) is None:
-        return _sft_class()(processing_class=tokenizer, **settings)  # type: ignore[no-any-return]
-    trainer = ScoringTrainer(**settings)
-    # The losses of transformers' models can be divided by the tokens of all accumulated batches; GPT-2 does not declare
-    # it (no loss_type). AdaLoRA adds its term to the loss of each batch, which would then be divided by nothing.
-    base = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
-    trainer.model_accepts_loss_kwargs = base.__module__.startswith("transformers.") and not is_adalora(model)
+    if sft_obstacle(model, args) is not None:
+        trainer = ScoringTrainer(args=args, model=model, **settings)
+        # The losses of transformers' models can be divided by the tokens of all accumulated batches; GPT-2 does not
+        # declare it (no loss_type). AdaLoRA adds its term to each batch's loss, which would be divided by nothing.
+        base = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
+        trainer.model_accepts_loss_kwargs = base.__module__.startswith("transformers.") and not is_adalora(model)
+        return trainer
+    from trl import SFTConfig, SFTTrainer  # six seconds
+
+    class InstructionTrainer(_TRLTrainer, SFTTrainer):  # type: ignore[misc]
+        """ScoringTrainer with SFTTrainer's loss."""
+
+    chosen = trl_arguments(SFTConfig, args, dataset_kwargs={"skip_prepare_dataset": True})
+    trainer = InstructionTrainer(args=chosen, model=model, processing_class=tokenizer, **settings)
+    trainer.model_accepts_loss_kwargs = True  # TRL divides by the tokens of all accumulated batches
     return trainer
 
 
@@ -48,26 +57,30 @@ def sft_obstacle(model: Any, arguments: TrainingArguments) -> str | None:
 
 
 def dpo_trainer(
-    tokenizer: PreTrainedTokenizerBase, beta: float, loss_type: str, label_smoothing: float
-) -> Callable[..., ScoringTrainer]:
-    """Return a factory of DPO trainers (Rafailov et al. 2023); `loss_type` is TRL's name of the loss.
+    tokenizer: PreTrainedTokenizerBase, own: dict[str, Any], *, args: TrainingArguments, model: Any, **settings: Any
+) -> ScoringTrainer:
+    """Return DPOTrainer joined with ScoringTrainer (Rafailov et al. 2023).
 
-    The dataset has the columns that `chosen_and_rejected` collates, the reference's log-likelihoods among them.
+    Args:
+        own: TRL's beta, loss_type and label_smoothing.
+        settings: the dataset has the columns that `chosen_and_rejected` collates, the reference's log-likelihoods
+            among them.
 
-    Raises (when the factory is called):
+    Raises:
         UserError: the method changes the output layer, whose weight alone TRL uses to compute likelihoods; or one
             process sees several GPUs.
     """
+    if _changes_head(model):
+        raise UserError("TRL's DPO ignores what a method adds to the output layer; remove lm_head from method.config")
+    from trl import DPOConfig, DPOTrainer  # six seconds
 
-    def make(args: TrainingArguments, model: nn.Module, **settings: Any) -> ScoringTrainer:
-        if _changes_head(model):
-            raise UserError(
-                "TRL's DPO ignores what a method adds to the output layer; remove lm_head from method.config"
-            )
-        own = {"beta": beta, "loss_type": [loss_type], "label_smoothing": label_smoothing}
-        return _dpo_class()(args=args, own=own, model=model, processing_class=tokenizer, **settings)  # type: ignore[no-any-return]
+    class PreferenceTrainer(_TRLTrainer, PreparedPreferences, DPOTrainer):  # type: ignore[misc]
+        """ScoringTrainer with DPOTrainer's loss over tokenized examples with the reference's log-likelihoods."""
 
-    return make
+    settings |= {"model": model, "ref_model": _PrecomputedReference(), "processing_class": tokenizer}
+    trainer = PreferenceTrainer(args=trl_arguments(DPOConfig, args, precompute_ref_log_probs=True, **own), **settings)
+    trainer.ref_model = None
+    return trainer
 
 
 def trl_arguments(kind: type, arguments: TrainingArguments, **own: Any) -> Any:
@@ -105,33 +118,3 @@ class _PrecomputedReference(nn.Module):
 
 def _changes_head(model: Any) -> bool:
     return type(model.get_output_embeddings()) is not nn.Linear
-
-
-@lru_cache(maxsize=1)
-def _sft_class() -> type:
-    from trl import SFTConfig, SFTTrainer  # six seconds
-
-    class InstructionTrainer(_TRLTrainer, SFTTrainer):  # type: ignore[misc]
-        """SFTTrainer's loss over examples that peftkit tokenized and truncated."""
-
-        def __init__(self, *, args: TrainingArguments, **settings: Any) -> None:
-            chosen = trl_arguments(SFTConfig, args, dataset_kwargs={"skip_prepare_dataset": True})
-            super().__init__(args=chosen, **settings)
-            self.model_accepts_loss_kwargs = True  # TRL divides by the tokens of all accumulated batches
-
-    return InstructionTrainer
-
-
-@lru_cache(maxsize=1)
-def _dpo_class() -> type:
-    from trl import DPOConfig, DPOTrainer  # six seconds
-
-    class PreferenceTrainer(_TRLTrainer, PreparedPreferences, DPOTrainer):  # type: ignore[misc]
-        """DPOTrainer's loss over tokenized examples with the reference's log-likelihoods."""
-
-        def __init__(self, *, args: TrainingArguments, own: dict[str, Any], **settings: Any) -> None:
-            chosen = trl_arguments(DPOConfig, args, precompute_ref_log_probs=True, **own)
-            super().__init__(args=chosen, ref_model=_PrecomputedReference(), **settings)
-            self.ref_model = None
-
-    return PreferenceTrainer

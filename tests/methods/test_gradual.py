@@ -87,19 +87,18 @@ def trainer_of(
 
     settings = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "weight_decay": 0.1, "bf16": False} | settings
     arguments = training.training_arguments(
-        {"disable_tqdm": True, "report_to": "none", **settings},
-        0,
-        folder,
-        select_best=False,
-        save=save,
-        unused_parameters=True,
+        {"disable_tqdm": True, "report_to": "none", **settings}, 0, folder if save else None, unused_parameters=True
     )
     model = gradual.apply(build(name))
-    setup = training.TrainerSetup(
-        model, arguments, default_data_collator, lambda net, inputs: net(**inputs).logits, rows(name),
-        schedule=gradual.unfreezing(model), log_file=folder / "log.jsonl",
-    )  # fmt: skip
-    return training.make_trainer(setup)
+    return training.ScoringTrainer(
+        model=model,
+        args=arguments,
+        data_collator=default_data_collator,
+        train_dataset=rows(name),
+        reader=lambda net, inputs: net(**inputs).logits,
+        schedule=gradual.unfreezing(model),
+        log_file=folder / "log.jsonl",
+    )
 
 
 class Snapshots(TrainerCallback):

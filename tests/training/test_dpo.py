@@ -26,10 +26,10 @@ from peftkit.config import RunConfig
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS, PreferenceFormat
 from peftkit.metrics import score
 from peftkit.pipeline.build import build
-from peftkit.pipeline.evaluate import answer
-from peftkit.pipeline.reference import score_reference
+from peftkit.pipeline.evaluate import answer, output_reader, predictor
+from peftkit.pipeline.examples import score_reference
 from peftkit.pipeline.sources import find_model
-from peftkit.pipeline.trainers import output_reader, predictor, trainer_factory
+from peftkit.pipeline.train import trainer_factory
 
 Words = Callable[..., list[str]]
 SOURCES = (
@@ -132,15 +132,13 @@ def test_loss_and_gradients_are_those_of_a_loop_by_hand(pairs: Words, tmp_path: 
             if weight.requires_grad:
                 weight += 0.05 * torch.randn_like(weight)
     arguments = training.training_arguments(run.train, 0, tmp_path, select_best=False)
-    setup = training.TrainerSetup(
-        parts.model,
-        arguments,
-        parts.format.collator(),
-        output_reader(parts),
-        encoded.inputs,
-        make=trainer_factory(run, parts, arguments),
+    trainer = trainer_factory(run, parts, arguments)(
+        model=parts.model,
+        args=arguments,
+        data_collator=parts.format.collator(),
+        train_dataset=encoded.inputs,
+        reader=output_reader(parts),
     )
-    trainer = training.make_trainer(setup)
     batch = trainer.prepare_inputs(parts.format.collator()(list(encoded.inputs)))
     assert len({len(row["prompt_ids"]) for row in encoded.inputs}) == 5  # so that there is padding
     parts.model.train()
@@ -171,8 +169,7 @@ def test_loss_and_gradients_are_those_of_a_loop_by_hand(pairs: Words, tmp_path: 
 def test_an_untrained_adapter_has_no_margin_and_half_of_the_pairs_right(pairs: Words, precision: str) -> None:
     words = pairs("method=lora", f"train.{precision}", "train.per_device_eval_batch_size=4")
     run, parts, encoded, _ = set_up(words, Dataset.from_list(rows(9)))
-    with predictor(run, parts) as trainer:
-        answers, _ = answer(parts, trainer, encoded)
+    answers, _ = answer(parts, predictor(run, parts), encoded)
     assert np.array_equal(answers.predictions, np.zeros(9))
     assert score(["reward_accuracy"], answers.predictions, encoded.labels)["reward_accuracy"]["value"] == 0.5
 

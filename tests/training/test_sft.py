@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +113,10 @@ class Setting:
             "train_sampling_strategy": "sequential", "disable_tqdm": True, "report_to": "none", **settings,
         }  # fmt: skip
         before = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
-        trainer = training.make_trainer(training.TrainerSetup(
-            self.model, training.training_arguments(known, 0, folder, False, save=False), self.format.collator(),
-            OutputReader("likelihoods"), encoded.inputs, make=partial(training.sft_trainer, self.tokenizer),
-        ))  # fmt: skip
+        trainer = training.sft_trainer(
+            self.tokenizer, model=self.model, args=training.training_arguments(known, 0),
+            data_collator=self.format.collator(), reader=OutputReader("likelihoods"), train_dataset=encoded.inputs,
+        )  # fmt: skip
         training.fit(trainer, folder / "none")
         after = dict(self.model.named_parameters())
         moved = {name: before[name] - after[name].detach() for name in before if after[name].requires_grad}
@@ -286,11 +285,11 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
                 "learning_rate": 0.01, "num_train_epochs": 4, "per_device_train_batch_size": 3, "bf16": False,
                 "save_strategy": "steps", "save_steps": 1, "disable_tqdm": True, "report_to": "none",
             }  # fmt: skip
-            trainer = training.make_trainer(training.TrainerSetup(
-                setting.model, training.training_arguments(settings, 0, folder, False), setting.format.collator(),
-                OutputReader("likelihoods"), encoded.inputs, sampler=LengthGroupedSampler(encoded.lengths, 3, 0),
-                make=partial(training.sft_trainer, setting.tokenizer),
-            ))  # fmt: skip
+            trainer = training.sft_trainer(
+                setting.tokenizer, model=setting.model, args=training.training_arguments(settings, 0, folder),
+                data_collator=setting.format.collator(), reader=OutputReader("likelihoods"),
+                train_dataset=encoded.inputs, train_sampler=LengthGroupedSampler(encoded.lengths, 3, 0),
+            )  # fmt: skip
             if stop is not None:
                 trainer.add_callback(StopAt(stop))
             training.fit(trainer, folder)

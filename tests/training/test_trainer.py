@@ -35,10 +35,14 @@ def adalora(folder: Path, score: Any = None) -> training.ScoringTrainer:
     )
     ids = torch.randint(3, 50, (12, 6), generator=torch.Generator().manual_seed(0)).tolist()
     rows = Dataset.from_dict({"input_ids": ids, "labels": [row % 2 for row in range(12)]})
-    return training.make_trainer(
-        training.TrainerSetup(
-            model, arguments, default_data_collator, OutputReader("logits"), rows, holdout=rows, score=score
-        )
+    return training.ScoringTrainer(
+        model=model,
+        args=arguments,
+        data_collator=default_data_collator,
+        train_dataset=rows,
+        eval_dataset=rows,
+        compute_metrics=score and (lambda evaluation: score(training.scores_of(evaluation.predictions))),
+        reader=OutputReader("logits"),
     )
 
 
@@ -106,17 +110,14 @@ def test_batches_that_add_up_give_the_gradient_of_one(tmp_path: Path, own: bool)
             "optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, "bf16": False, "disable_tqdm": True,
             "report_to": "none", "train_sampling_strategy": "sequential", "lr_scheduler_type": "constant",
         }  # fmt: skip
-        arguments = training.training_arguments(settings, 0, tmp_path, select_best=False, save=False)
-        loss = (lambda model, batch: model(**batch).loss) if own else None
-        setup = training.TrainerSetup(
-            BertForSequenceClassification(bert),
-            arguments,
-            default_data_collator,
-            OutputReader("logits"),
-            rows,
-            loss=loss,
+        trainer = training.ScoringTrainer(
+            model=BertForSequenceClassification(bert),
+            args=training.training_arguments(settings, 0),
+            data_collator=default_data_collator,
+            train_dataset=rows,
+            reader=OutputReader("logits"),
+            loss=(lambda model, batch: model(**batch).loss) if own else None,
         )
-        trainer = training.make_trainer(setup)
         trainer.train()
         found.append({name: weight.detach().clone() for name, weight in trainer.model.named_parameters()})
     for name, weight in found[0].items():

@@ -1,22 +1,25 @@
-"""The contrastive loss of embedding models: right documents near their query, the batch's other documents far."""
+"""Losses in place of the model's own: contrastive, and distillation from the scores of a teacher."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss, normalize
 
 from peftkit.config import UserError
 from peftkit.models.pooling import Vectors
 
 EMBEDDING_KEY = "sentence_embedding"  # where sentence-transformers' losses look for it
+TEACHER_COLUMN = "teacher"  # of the teacher's scores (examples, labels)
 
 
 class ContrastiveLoss:
-    """MultipleNegativesRankingLoss of sentence-transformers.
+    """The contrastive loss of embedding models, MultipleNegativesRankingLoss of sentence-transformers.
 
     Cross-entropy of `scale` times the cosines of a query with all documents of the batch, of which its own is the right
     one (Henderson et al. 2017, section 4.4; van den Oord et al. 2018). With `dims`, the sum of that loss over the
@@ -49,8 +52,7 @@ class ContrastiveLoss:
 
     def _cosines(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
         """Return (queries, documents), minus infinity of a false negative."""
-        queries, documents = nn.functional.normalize(queries, dim=-1), nn.functional.normalize(documents, dim=-1)
-        return (queries @ documents.T).masked_fill(self.masked, -torch.inf)
+        return (normalize(queries, dim=-1) @ normalize(documents, dim=-1).T).masked_fill(self.masked, -torch.inf)
 
 
 def false_negatives(texts: torch.Tensor) -> torch.Tensor:
@@ -62,12 +64,9 @@ def false_negatives(texts: torch.Tensor) -> torch.Tensor:
         texts: (examples, texts), equal numbers for equal texts: query, document, hard negatives. The documents of the
             result are ordered column by column.
     """
-    count = len(texts)
-    documents = texts[:, 1:].T.reshape(-1)
-    same = texts[:, 1, None] == documents[None]
-    same[:, :count] |= texts[:, 0, None] == texts[None, :, 0]
-    same[torch.arange(count), torch.arange(count)] = False
-    return same
+    same = texts[:, 1, None] == texts[:, 1:].T.reshape(1, -1)
+    same[:, : len(texts)] |= texts[:, 0, None] == texts[None, :, 0]
+    return same.fill_diagonal_(False)
 
 
 class _PrecomputedEmbeddings(nn.Module):
@@ -78,3 +77,28 @@ class _PrecomputedEmbeddings(nn.Module):
 
     def get_embedding_dimension(self) -> None:
         return None
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The loss on labels and on a teacher's scores of the same examples (Hinton et al. 2015, section 2).
+
+    For classes: the cross-entropy of the labels, and the KL divergence of both softmaxes at a temperature, times its
+    square, which keeps the scale of its gradients. For a number: the squared differences from label and teacher.
+    `alpha` (0 to 1) is the teacher's share.
+    """
+
+    temperature: float
+    alpha: float
+
+    def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
+        inputs = {name: value for name, value in batch.items() if name not in ("labels", TEACHER_COLUMN)}
+        logits = model(**inputs).logits.float()
+        labels, teacher = batch["labels"], batch[TEACHER_COLUMN].float()
+        if logits.shape[-1] == 1:
+            hard, soft = mse_loss(logits[:, 0], labels.float()), mse_loss(logits, teacher)
+        else:
+            hard = cross_entropy(logits, labels)
+            student, target = (log_softmax(each / self.temperature, dim=-1) for each in (logits, teacher))
+            soft = self.temperature**2 * kl_div(student, target, reduction="batchmean", log_target=True)
+        return (1 - self.alpha) * hard + self.alpha * soft

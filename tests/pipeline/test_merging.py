@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 import peftkit
 from peftkit.data.miniglue import miniglue
-from peftkit.pipeline import merge_check
+from peftkit.pipeline import verify
 
 Words = Callable[..., list[str]]
 FIGURES = {"rows", "max_difference", "mean_difference", "changed_predictions", "dtype"}
@@ -72,11 +72,11 @@ def test_a_base_too_large_to_load_whole_leaves_a_reason(tiny: Words, monkeypatch
     def refuse(needed: int) -> None:
         raise MemoryError(f"{needed} bytes are not free")
 
-    monkeypatch.setattr(merge_check, "_check_memory", refuse)
+    monkeypatch.setattr(verify, "_check_memory", refuse)
     folder, result = finetune(tiny("bert", "method=qlora"))
     assert result["meta"]["status"] == "finished"
     assert result["merge"]["rows"] == 0 and "bytes are not free" in result["merge"]["reason"]
     assert "changes by merging were not measured" in (folder / "README.md").read_text()
     monkeypatch.undo()
     with pytest.raises(MemoryError, match="GiB, and"):
-        merge_check._check_memory(2**60)
+        verify._check_memory(2**60)

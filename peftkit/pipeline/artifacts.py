@@ -1,0 +1,147 @@
+"""Artifacts of runs: the folder with the trained weights, written after training and loaded for inference."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+
+from peftkit.config import RunConfig, is_prompted, kind_of
+from peftkit.config.source import Source
+from peftkit.data.formats import Format
+from peftkit.methods import is_mergeable, load_adapter
+from peftkit.models.embedding_rows import grow, read_vocabulary, rest_of, save_rows
+from peftkit.models.load import auto_class, load_model, load_tokenizer, round_as
+from peftkit.models.sentence import write_sentence_files
+from peftkit.pipeline.build import TrainingBundle, format_for, head_kind
+from peftkit.pipeline.sources import PROMPT_FOLDER, find_model
+from peftkit.results import run_folder
+from peftkit.results.run_result import RunResult
+
+
+def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab: str | None = None) -> Path:
+    """Save in PEFT's format (adapter/) or, for methods that train the base's own weights, as a checkpoint (model/).
+
+    Args:
+        source: of the base; adapter_config.json names it.
+        vocab: a folder of job=extend whose tokens were trained.
+    """
+    is_peft = isinstance(bundle.model, PeftModel)
+    artifact = folder / ("adapter" if is_peft else "model")
+    if not is_peft or (vocab is None and is_mergeable(bundle.model)):  # else sentence-transformers cannot load it
+        export_sentence_files(bundle, artifact)
+    bundle.tokenizer.save_pretrained(str(artifact))
+    if not is_peft:
+        bundle.model.save_pretrained(str(artifact))
+        return artifact
+    # label names and pooling: AutoConfig.from_pretrained("adapter/base") builds the very base that was trained
+    config = copy.deepcopy(bundle.model.get_base_model().config)
+    if vocab is None:
+        bundle.model.save_pretrained(str(artifact))
+    else:
+        # "auto" would save all embedding rows, not only the trained ones
+        bundle.model.save_pretrained(str(artifact), save_embedding_layers=False)
+        vocabulary = read_vocabulary(Path(vocab))
+        save_rows(artifact, vocabulary, rest_of(Path(vocab)))
+        config.vocab_size = vocabulary.base_rows  # the base has no rows for new tokens
+    config.save_pretrained(str(artifact / "base"))
+    _name_base(artifact / "adapter_config.json", source)
+    (artifact / "README.md").unlink(missing_ok=True)  # PEFT's blank card; ours lies beside the folder
+    return artifact
+
+
+def _name_base(file: Path, source: Source) -> None:
+    """Name the base by its Hub id, or by the name of its folder: PEFT writes the path on this machine."""
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    is_folder = source.kind == "folder"
+    settings["base_model_name_or_path"] = run_folder.checkpoint_name(asdict(source)) if is_folder else source.name
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def export_sentence_files(bundle: TrainingBundle, folder: Path) -> None:
+    """Write the files with which sentence-transformers loads an embedding model."""
+    if bundle.format.output_kind == "vectors":
+        config = bundle.model.config
+        write_sentence_files(folder, config.vector_pooling, config.hidden_size, bundle.format.task.max_length)
+
+
+def save_prompt(task_format: Format, source: Source, folder: Path) -> Path:
+    """Save the prompt and its few-shot examples; the model itself is the unchanged base."""
+    artifact = folder / PROMPT_FOLDER
+    record = {
+        "base": {name: value for name, value in asdict(source).items() if name != "folder"},
+        "prompt": getattr(task_format, "template", task_format.task.template),
+        "verbalizer": getattr(task_format, "verbalizer", None),
+        "shots": list(getattr(task_format, "shots", ())),
+    }
+    run_folder.write_text(artifact / "prompt.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return artifact
+
+
+def read_shots(folder: Path) -> tuple[str, ...]:
+    """Return the few-shot examples of a run; none where it trained."""
+    file = folder / PROMPT_FOLDER / "prompt.json"
+    return tuple(json.loads(file.read_text(encoding="utf-8"))["shots"]) if file.is_file() else ()
+
+
+def artifact_bytes(bundle: TrainingBundle, artifact: Path) -> int:
+    """Return the bytes of the trained weights, head included: what to send to somebody who has the base."""
+    if artifact.name in ("adapter", PROMPT_FOLDER):
+        return run_folder.folder_bytes(artifact, (".safetensors", ".bin") if artifact.name == "adapter" else (".json",))
+    return sum(w.nbytes for w in bundle.model.parameters() if w.requires_grad)
+
+
+def load_run(folder: Path) -> tuple[Any, Any]:
+    """Return the model and the tokenizer of a run folder, ready to predict."""
+    bundle = load_bundle(RunResult.finished(folder))
+    return bundle.model, bundle.tokenizer
+
+
+def base_source(run: RunResult) -> Source:
+    """Return where to load a run's base from."""
+    return find_model(run.config.model, "offline") if run.source.kind == "offline" else run.source
+
+
+def load_bundle(run: RunResult, quantized: bool = True) -> TrainingBundle:
+    """Load the model of a run, over the same base as in training; of a prompted run with its few-shot examples.
+
+    With `quantized=False` the base of a 4-bit run has its dequantized weights, in full precision.
+    """
+    config, names, tokenizer = run.config, run.label_names, load_tokenizer(run_tokenizer_source(run))
+    if (run.folder / "model").is_dir():
+        model: Any = auto_class(config.model.family, config.task.kind).from_pretrained(str(run.folder / "model"))
+    else:
+        choice = (config.model, base_source(run), tokenizer, head_kind(config), names)
+        model = load_model(*choice, config.method.quantization)
+        if config.method.quantization and not quantized:
+            model = round_as(load_model(*choice), model)
+        if config.vocab is not None:
+            grow(model, run.folder / "adapter")
+        if not is_prompted(config):
+            model = load_adapter(model, run.folder / "adapter")
+    model.eval()
+    return TrainingBundle(model, tokenizer, format_for(config, names, tokenizer, read_shots(run.folder), model))
+
+
+def run_tokenizer_source(run: RunResult) -> Source:
+    """Return where a run's tokenizer is: in its artifact where it has new tokens or a chat template, or at the base."""
+    artifact = run.folder / ("model" if (run.folder / "model").is_dir() else "adapter")
+    has_own = artifact.name == "model" or run.config.vocab is not None or kind_of(run.config.task).chat_template
+    if is_prompted(run.config) or not has_own:
+        return base_source(run)
+    return Source("folder", str(artifact), folder=str(artifact))
+
+
+def with_eval_batch_size(config: RunConfig, trained: RunConfig) -> RunConfig:
+    """Return the config of the trained run with the evaluation batch size of this command."""
+    size = "per_device_eval_batch_size"
+    return replace(trained, train=trained.train | ({size: config.train[size]} if size in config.train else {}))
+
+
+def join_names(names: Sequence[str] | None) -> str:
+    return "numbers" if names is None else ", ".join(names)

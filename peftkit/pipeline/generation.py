@@ -1,0 +1,161 @@
+"""What jobs that call a generator share: its model, the session with its journal, and the evaluation sets to avoid."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from peftkit.config import Generate, RunConfig, TaskConfig, UserError, error_summary
+from peftkit.config.source import Source, fingerprint
+from peftkit.data import minitasks
+from peftkit.data.contamination import EvaluationSets, file_texts, iter_texts
+from peftkit.generation.client import GenerationClient, Journal
+from peftkit.generation.generators import Generator, offline
+from peftkit.paths import group_files
+from peftkit.results import run_folder
+from peftkit.results.console import log
+from peftkit.results.record import SCHEMA
+
+# job=generate with an endpoint starts without torch: what loads it is imported where it is needed
+
+
+def resolve_generator(config: RunConfig) -> Source:
+    """Return the model that generates, without loading it.
+
+    Where it would be the offline GPT-2 or T5, which generate no useful text, the offline generator replaces it in
+    Self-Instruct, whose prompts it can answer; it cannot judge.
+    """
+    settings, model = config.generate, config.model
+    if settings.generator == "endpoint":
+        return Source("endpoint", str(settings.endpoint_model))
+    from peftkit.models.checkpoints import locate
+    from peftkit.pipeline.libraries import configure_libraries
+    from peftkit.pipeline.sources import find_model
+
+    configure_libraries(config.source)
+    if settings.model is not None:
+        model = replace(model, checkpoint=settings.model, revision="main", stand_in="gpt2-mini", keep_layers=None)
+    if config.job != "judge" and settings.algorithm == "self_instruct":
+        found = locate(model, config.source)
+        if found.kind == "offline":
+            return Source("offline", offline.NAME, offline.offline_revision(minitasks), found.substituted_for)
+    return find_model(model, config.source)
+
+
+@contextmanager
+def generation_session(
+    config: RunConfig, model: Source, folder: Path, files: Sequence[str], result: dict[str, Any]
+) -> Iterator[GenerationClient]:
+    """Lock a folder and yield a client whose journal is in it; at the end, write the result with its status.
+
+    Args:
+        files: what the job writes, the result file last; force=true deletes them first.
+        result: filled by the job; a status that the job sets is kept.
+    """
+    settings, device, precision = config.generate, "endpoint", "unknown"
+    if settings.generator != "endpoint":
+        from peftkit.pipeline.sources import device_name
+
+        device, precision = device_name(), "quantized" if settings.quantization else "fp32"
+    meta = run_folder.meta(config.seed, device, precision)
+    result |= {"run": {"config": config.to_dict(), "overrides": [*config.overrides]}, "meta": meta}
+    with ExitStack() as stack:
+        run_folder.lock(stack, folder)
+        for name in files if config.force else ():
+            (folder / name).unlink(missing_ok=True)
+        try:
+            journal = stack.enter_context(closing(Journal(folder / "journal.jsonl")))
+            generator = _load_generator(settings, model, bool(journal.rows))
+            client = GenerationClient(generator, journal, settings, config.seed)
+            if journal.rows:
+                log(f"continuing in {folder}: {client.usage['requests']:,} replies so far")
+            yield client
+            meta["status"] = "finished" if meta["status"] == "running" else meta["status"]
+        except BaseException as error:
+            meta |= {"status": "failed", "reason": error_summary(error)}
+            raise
+        finally:
+            text = json.dumps({"schema": SCHEMA, **result}, indent=1, default=str)
+            run_folder.write_text(folder / files[-1], text + "\n")
+
+
+def _load_generator(settings: Generate, model: Source, has_answered: bool) -> Generator:
+    """Return the generator, with its model loaded.
+
+    Args:
+        has_answered: whether the endpoint has answered in this run already.
+    """
+    if settings.generator == "endpoint":
+        from peftkit.generation.generators.endpoint import EndpointGenerator
+
+        return EndpointGenerator(settings, os.environ.get(settings.key_env), has_answered)
+    if (model.kind, model.name) == ("offline", offline.NAME):
+        return offline.OfflineGenerator(minitasks)
+    import torch
+
+    from peftkit.generation.generators.local import LocalGenerator
+    from peftkit.models.language_model import load_language_model
+    from peftkit.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    loaded, why_no_head = load_language_model(model, tokenizer, settings.quantization)
+    if why_no_head and not loaded.config.is_encoder_decoder:
+        raise UserError(
+            f"{model.name} cannot generate: {why_no_head}; set generate.model= to a causal or seq2seq checkpoint"
+        )
+    if torch.cuda.is_available() and not settings.quantization:
+        loaded = loaded.to("cuda")  # type: ignore[arg-type]
+    return LocalGenerator(loaded, tokenizer, settings.batch, settings.chat)
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """What was read of one evaluation set."""
+
+    name: str
+    revision: str
+    rows: int
+    warning: str  # what was substituted for it
+
+
+def load_evaluation_sets(names: list[str], config: RunConfig) -> tuple[EvaluationSets, list[EvaluationSet]]:
+    """Read files, folders and tasks whose examples must stay out of generated data, and return a record of each."""
+    sets, records = EvaluationSets(), []
+    for name in names:
+        before, path = sets.examples, Path(name)
+        if path.exists():
+            sets.add(name, file_texts(path))
+            files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+            revision, warning = ",".join(map(fingerprint, files)), ""
+        else:
+            from peftkit.data.tables import evaluation_tables
+            from peftkit.pipeline.libraries import configure_libraries
+
+            configure_libraries(config.source)
+            task = load_task_config(name, config.config_dir)
+            tables, origin = evaluation_tables(task, config.data_root, config.source)
+            for split, table in tables.items():
+                sets.add(f"{name}/{split}", (list(iter_texts(dict(row))) for row in table))
+            revision, warning = origin.revision or origin.name, origin.substitution(f"EVALUATION SET {name}")
+        records.append(EvaluationSet(name, revision, sets.examples - before, warning))
+    return sets, records
+
+
+def load_task_config(name: str, config_dir: str | None = None) -> TaskConfig:
+    """Return a task of conf/task, or of -cd DIR, by its name."""
+    files = group_files("task", config_dir)
+
+    def load(option: str) -> Any:
+        part: Any = OmegaConf.load(files[option])
+        bases = [load(str(base)) for base in part.pop("defaults", []) if base != "_self_"]
+        return OmegaConf.merge(*bases, part)
+
+    values: Any = OmegaConf.to_container(OmegaConf.create({"task": load(name)}), resolve=True)
+    return TaskConfig(**values["task"])

@@ -1,0 +1,182 @@
+"""What is measured of a model beside its scores: memory, latency, bits per byte, and the effect of new tokens."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import nn
+
+from peftkit.config import RunConfig, TaskConfig
+from peftkit.config.source import Source
+from peftkit.data.formats import Encoded, Predictions
+from peftkit.data.offline_corpus import offline_documents
+from peftkit.data.passages import passage_dataset, split_passages
+from peftkit.methods import embedding_rows, is_mergeable, merge
+from peftkit.models.embedding_rows import read_vocabulary
+from peftkit.models.load import load_tokenizer
+from peftkit.pipeline.build import TrainingBundle
+from peftkit.pipeline.evaluate import predictor
+
+LATENCY_EXAMPLES, WARM_UP = 32, 3
+ADAM_STATES = 2  # the two moments that AdamW keeps for each trained weight
+GENERAL = "offline, held out: generated sentences and Python's language reference"
+PASSAGES = 200  # of the general text, evenly spread
+TERMS, NEIGHBOURS = 20, 5
+WORD = re.compile(r"\S+")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Predicted bytes while training; `activations` are measured on one forward pass, the rest is counted."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+Loss = Callable[[nn.Module, Mapping[str, Any]], torch.Tensor]
+
+
+def predict_memory(model: nn.Module, batch: Mapping[str, Any], bf16: bool, loss: Loss | None = None) -> Memory:
+    """Count weights, gradients and AdamW's states, and measure what one forward pass keeps for the backward.
+
+    That is what autograd saves, each storage once, weights left out. `loss` is that of a model that has none of its
+    own.
+    """
+    weights = {w.untyped_storage().data_ptr() for w in model.parameters()}
+    saved: dict[int, Any] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage  # held, so that no address is used twice
+        return tensor
+
+    device = next(model.parameters()).device
+    inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+    precision = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision:
+        _ = model(**inputs).loss if loss is None else loss(model, inputs)
+    trained = sum(w.nbytes for w in model.parameters() if w.requires_grad)
+    activations = sum(storage.nbytes() for storage in saved.values())
+    return Memory(sum(w.nbytes for w in model.parameters()), trained, ADAM_STATES * trained, activations)
+
+
+def measure_latency(config: RunConfig, bundle: TrainingBundle, encoded: Encoded) -> dict[str, float | None]:
+    """Return milliseconds a row, one at a time: the median over the first rows of a split, in the run's precision.
+
+    The model is merged for the second figure and stays so; None where there is nothing to merge, the method does not
+    merge, or its base is quantised.
+    """
+    found: dict[str, float | None] = {"latency_ms": _milliseconds(config, bundle, encoded), "merged_latency_ms": None}
+    if isinstance(bundle.model, PeftModel) and is_mergeable(bundle.model) and config.method.quantization is None:
+        bundle.model = merge(bundle.model)
+        found["merged_latency_ms"] = _milliseconds(config, bundle, encoded)
+    return found
+
+
+def _milliseconds(config: RunConfig, bundle: TrainingBundle, encoded: Encoded) -> float:
+    rows = [encoded.inputs[row] for row in range(min(LATENCY_EXAMPLES, len(encoded.inputs)))]
+    trainer, spent = predictor(config, bundle), []
+    model = trainer.model.eval()
+    for row in rows[:WARM_UP] + rows:
+        inputs: Any = trainer.prepare_inputs(bundle.format.collator()([row]))
+        started = time.perf_counter()
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            trainer.reader(model, inputs).float().cpu()  # to the CPU: a GPU has then done its work
+        spent.append(1000 * (time.perf_counter() - started))
+    return median(spent[len(rows[:WARM_UP]) :])
+
+
+def general_text(bundle: TrainingBundle, task: TaskConfig) -> Encoded:
+    """Return encoded text that is unrelated to the corpus, to measure forgetting."""
+    rows = passage_dataset([(str(number), text) for number, text in enumerate(offline_documents()[1])])
+    whole = split_passages(rows, replace(task, max_eval_samples=None))
+    return bundle.format.encode(whole.select(range(0, len(whole), -(-len(whole) // PASSAGES))))
+
+
+def bits_per_byte(answers: Predictions) -> float:
+    """Return bits per byte over all passages together."""
+    assert answers.likelihoods is not None
+    nats, sizes = answers.likelihoods
+    return float(nats.sum() / sizes.sum() / np.log(2))
+
+
+def compare_language(
+    config: RunConfig,
+    bundle: TrainingBundle,
+    base: Source,
+    held_out: Any,
+    before: dict[str, float],
+    after: dict[str, float],
+) -> dict[str, Any]:
+    """Return `language` of result.json: bits per byte before and after, and the effect of new tokens."""
+    found: dict[str, Any] = {name: {"before": before[name], "after": after[name]} for name in after}
+    found["general"]["text"] = GENERAL
+    found["fresh_head"] = bool(getattr(bundle.model, "fresh_head", None))
+    if config.vocab is not None:
+        texts, tokenizers = list(held_out["text"]), {"before": load_tokenizer(base), "after": bundle.tokenizer}
+        found["pieces"] = {when: count_pieces(tokenizer, texts) for when, tokenizer in tokenizers.items()}
+        found["neighbours"] = nearest_tokens(bundle, Path(config.vocab))
+    return found
+
+
+def count_pieces(tokenizer: Any, texts: list[str]) -> dict[str, float]:
+    """Return how a tokenizer splits texts: tokens per word (between spaces), share of words split, and tokens."""
+    words = split = tokens = 0
+    offsets = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    for text, spans in zip(texts, offsets, strict=True):
+        word_of: np.ndarray = np.zeros(len(text) + 1, dtype=int)
+        for number, match in enumerate(WORD.finditer(text), start=1):
+            word_of[slice(*match.span())] = number
+        counts = Counter(int(word_of[end - 1]) for start, end in spans if end > start)
+        words += int(word_of.max())
+        split += sum(count > 1 for number, count in counts.items() if number)  # 0: spaces
+        tokens += len(spans)
+    return {"pieces_a_word": tokens / max(words, 1), "split_words": split / max(words, 1), "tokens": tokens}
+
+
+@torch.no_grad()
+def nearest_tokens(bundle: TrainingBundle, vocab: Path) -> list[dict[str, Any]]:
+    """Return the tokens whose embedding rows are nearest to those of the most frequent new terms, by cosine."""
+    rows = nn.functional.normalize(embedding_rows(bundle.model).float(), dim=-1)
+    new, known = set(read_vocabulary(vocab).ids), max(bundle.tokenizer.get_vocab().values()) + 1
+    found = []
+    for entry in sorted(_terms(bundle, vocab), key=lambda entry: -(entry["count"] or 0))[:TERMS]:
+        cosines = rows[:known] @ rows[entry["ids"][0]]
+        cosines[entry["ids"]] = -1  # itself, with the space before it and without
+        best = cosines.topk(NEIGHBOURS)
+        names = bundle.tokenizer.convert_ids_to_tokens(best.indices.tolist())
+        neighbours = [
+            {"token": name, "cosine": float(cosine), "is_new": int(place) in new}
+            for name, cosine, place in zip(names, best.values, best.indices, strict=True)
+        ]
+        found.append({"term": entry["term"], "neighbours": neighbours})
+    return found
+
+
+def _terms(bundle: TrainingBundle, vocab: Path) -> list[dict[str, Any]]:
+    """Return the terms that job=extend recorded in its folder, or the new tokens where nothing is recorded."""
+    if (vocab / "result.json").is_file():
+        return json.loads((vocab / "result.json").read_text(encoding="utf-8"))["terms"]["added"]  # type: ignore[no-any-return]
+    ids = read_vocabulary(vocab).ids
+    names = bundle.tokenizer.convert_ids_to_tokens(ids)
+    return [{"term": name, "ids": [number], "count": None} for name, number in zip(names, ids, strict=True)]
