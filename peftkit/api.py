@@ -243,7 +243,7 @@ def run_job(config: RunConfig, begin: Callable[[Path], None] | None = None) -> A
 
             stack.enter_context(library_settings(config.source))
         if config.generates_data:
-            from peftkit.jobs.generated_data import with_generated_data
+            from peftkit.jobs.generate import with_generated_data
 
             config = with_generated_data(config)
         module, _, name = job.entry.partition(":")

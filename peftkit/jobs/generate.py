@@ -1,12 +1,21 @@
-"""job=generate: instruction data from seed tasks, as a folder that `datasets` loads, with every rejection recorded."""
+"""job=generate: instruction data from seed tasks, as a folder that `datasets` loads, with every rejection recorded.
+
+A training run whose dataset is generated (task.dataset=self_instruct) runs this job first.
+"""
 
 from __future__ import annotations
 
 import itertools
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from peftkit.config import Generate, RunConfig, UserError
 from peftkit.config.source import Source, fingerprint
@@ -21,6 +30,7 @@ from peftkit.paths import safe_name
 from peftkit.pipeline.generation import EvaluationSet, generation_session, load_evaluation_sets, resolve_generator
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log, progress_logger
+from peftkit.results.run_result import RunResult
 
 ALGORITHMS = {"self_instruct": self_instruct, "evol_instruct": evol_instruct}
 ENDINGS = ("num_instructions", "max_tokens", "max_cost", "price_in", "price_out", "evolutions", "patience")
@@ -29,15 +39,9 @@ INCIDENTAL = (*ENDINGS, "model", "base_url", "key_env", "seeds", "decontaminate"
 FILES = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
 
 
-@dataclass(frozen=True)
-class GenerationInputs:
-    """What determines the data beside the settings, and the folder that is named after all of it."""
-
-    model: Source
-    seeds: list[InstructionTask]
-    sets: EvaluationSets
-    records: list[EvaluationSet]
-    folder: Path
+SEED = 0  # of the data of a training run: runs of other seeds train on the same
+PATIENCE = 2 * 3600.0  # seconds without a reply after which a waiting process gives up: a model may be downloaded first
+RELEVANT = ("recipe=", "generate.", "source=", "data_root=", "out=")  # overrides that determine the data
 
 
 def generate(config: RunConfig, may_generate: bool = True) -> Path:
@@ -50,8 +54,11 @@ def generate(config: RunConfig, may_generate: bool = True) -> Path:
         UserError: a file cannot be read, the endpoint refuses, or another process writes the folder.
         GeneratorError: the endpoint no longer replies.
     """
-    settings, inputs = config.generate, _inputs(config)
-    folder, model = inputs.folder, inputs.model
+    settings, model = config.generate, resolve_generator(config)
+    file = Path(settings.seeds) if settings.seeds else SEEDS
+    seeds = read_tasks(file)
+    sets, records = load_evaluation_sets(settings.decontaminate, config)
+    folder = _folder(config, model, file, records)
     if not config.force and (note := finished_note(folder, settings)) is not None:
         log(f"finished already: {folder}{note}")
         return folder
@@ -59,23 +66,26 @@ def generate(config: RunConfig, may_generate: bool = True) -> Path:
         raise UserError(f"{folder}: its tasks are not generated yet; run job=generate seed={config.seed} first")
     if not is_main_process():  # under torchrun one process generates
         return folder
-    warnings = [model.substitution("MODEL"), *(record.warning for record in inputs.records)]
-    for warning in filter(None, warnings):
+    substitution = model.substitution("MODEL")
+    for warning in filter(None, (substitution, *(record.warning for record in records))):
         log(f"!! {warning}")
     log(
-        f"{settings.algorithm}: {len(inputs.seeds)} seeds, {model.name}, {settings.num_instructions:,} tasks to "
-        f"generate -> {folder}"
+        f"{settings.algorithm}: {len(seeds)} seeds, {model.name}, {settings.num_instructions:,} tasks to generate -> "
+        f"{folder}"
     )
-    sets = [{key: getattr(record, key) for key in ("name", "revision", "rows")} for record in inputs.records]
-    seeds = {"file": settings.seeds or "peftkit", "tasks": len(inputs.seeds), "overlaps": _seed_overlaps(inputs)}
-    sources = {"model": {**asdict(model), "folder": None}}
-    result: dict[str, Any] = {"audit": {"sources": sources, "seeds": seeds, "evaluation_sets": sets}}
+    result: dict[str, Any] = {
+        "audit": {
+            "sources": {"model": {**asdict(model), "folder": None}},
+            "seeds": {"file": settings.seeds or "peftkit", "tasks": len(seeds), "overlaps": _overlaps(seeds, sets)},
+            "evaluation_sets": [{"name": each.name, "revision": each.revision, "rows": each.rows} for each in records],
+        }
+    }
     with generation_session(config, model, folder, FILES, result) as client:
         run_folder.write_config(folder, config)
-        _fill(inputs, settings, client, result)
+        _fill(folder, settings, seeds, sets, client, result)
     _report(folder, result, settings)
-    if warnings[0]:
-        log(f"!! {warnings[0]}")
+    if substitution:
+        log(f"!! {substitution}")
     return folder
 
 
@@ -83,8 +93,7 @@ def finished_note(folder: Path, settings: Generate) -> str | None:
     """Return how to continue a folder that has all tasks, or ended as this run would; None where tasks are missing."""
     if not run_folder.is_finished(folder):
         return None
-    result = run_folder.read_result(folder)
-    assert result is not None
+    result = RunResult(folder).record
     count, before = result["counts"]["kept"], result["run"]["config"]["generate"]
     if count >= settings.num_instructions:
         return f" ({count:,} tasks; generate.num_instructions={2 * count} continues, force=true starts again)"
@@ -93,30 +102,31 @@ def finished_note(folder: Path, settings: Generate) -> str | None:
     return None
 
 
-def _inputs(config: RunConfig) -> GenerationInputs:
-    """Read the seeds and evaluation sets; the folder's id is a hash of all that determines the data."""
-    settings, model = config.generate, resolve_generator(config)
-    file = Path(settings.seeds) if settings.seeds else SEEDS
-    seeds = read_tasks(file)
-    sets, records = load_evaluation_sets(settings.decontaminate, config)
+def _folder(config: RunConfig, model: Source, seeds: Path, sets: Sequence[EvaluationSet]) -> Path:
+    """Return out/generate/<algorithm>/<model>/seed-<n>-<id>: the id is a hash of all that determines the data."""
+    settings = config.generate
     determining = {key: value for key, value in asdict(settings).items() if key not in INCIDENTAL}
-    revisions = sorted(record.revision for record in records)
-    run_id = run_folder.digest([determining, fingerprint(file), revisions, model.name, model.revision, config.seed])
-    name = safe_name(model.name.strip("/"))[-60:]
-    folder = Path(config.out, "generate", settings.algorithm, name, f"seed-{config.seed}-{run_id}")
-    return GenerationInputs(model, seeds, sets, records, folder)
+    contents = [fingerprint(seeds), sorted(each.revision for each in sets), model.name, model.revision, config.seed]
+    name = safe_name(model.name.strip("/"))[-60:], f"seed-{config.seed}-{run_folder.digest([determining, *contents])}"
+    return Path(config.out, "generate", settings.algorithm, *name)
 
 
-def _fill(inputs: GenerationInputs, settings: Generate, client: GenerationClient, result: dict[str, Any]) -> None:
+def _fill(
+    folder: Path,
+    settings: Generate,
+    seeds: list[InstructionTask],
+    sets: EvaluationSets,
+    client: GenerationClient,
+    result: dict[str, Any],
+) -> None:
     """Replay what the folder has, continue from there, and write the dataset and its statistics."""
-    folder, seeds = inputs.folder, inputs.seeds
     with ExitStack() as stack:
         kept, rejected = (stack.enter_context(closing(Journal(folder / name, is_replayed=True))) for name in FILES[1:3])
         # a lower number than before removes no task
         settings = replace(settings, num_instructions=max(settings.num_instructions, len(kept.rows)))
-        pool = TaskPool(seeds, settings, inputs.sets.overlap, kept, rejected, _id_prefix(settings, seeds))
-        log_progress = progress_logger(lambda: _progress(pool, client))
-        result["ended"] = fill_pool(pool, client, ALGORITHMS[settings.algorithm], log_progress)
+        pool = TaskPool(seeds, settings, sets.overlap, kept, rejected, _id_prefix(settings, seeds))
+        progress = progress_logger(lambda: _progress(pool, client))
+        result["ended"] = fill_pool(pool, client, ALGORITHMS[settings.algorithm], progress)
         pool.sync()
         for file in (kept, rejected):
             file.check_end()
@@ -134,16 +144,16 @@ def _id_prefix(settings: Generate, seeds: list[InstructionTask]) -> str:
     return next(name for name in names if not any(seed.id.startswith(f"{name}_") for seed in seeds))
 
 
-def _seed_overlaps(inputs: GenerationInputs) -> list[str]:
+def _overlaps(seeds: Sequence[InstructionTask], sets: EvaluationSets) -> list[str]:
     """Return the seeds that overlap evaluation sets: they are used all the same, and reported."""
     overlaps = []
-    for seed in inputs.seeds:
+    for seed in seeds:
         texts = [seed.instruction, *(text for case in seed.instances for text in (case.input, case.output))]
-        if (overlap := inputs.sets.overlap(texts)) is not None:
+        if (overlap := sets.overlap(texts)) is not None:
             overlaps.append(f"{seed.id}: {overlap}")
     if overlaps:
         log(
-            f"!! {len(overlaps)} of {len(inputs.seeds)} seeds overlap evaluation sets, the first: {overlaps[0]}; "
+            f"!! {len(overlaps)} of {len(seeds)} seeds overlap evaluation sets, the first: {overlaps[0]}; "
             "result.json lists all"
         )
     return overlaps
@@ -164,8 +174,72 @@ def _report(folder: Path, result: dict[str, Any], settings: Generate) -> None:
             f"!! {counts['kept']:,} of {settings.num_instructions:,} tasks: generate.{result['ended']} ended it; "
             "raise it to continue"
         )
-    print(f"{counts['kept']:,} tasks kept, {result['kept']['instances']:,} instances; {counts['rejected']:,} rejected:")
-    for reason, count in counts["reasons"].items():
-        print(f"  {count:>7,}  {reason}")
-    print(describe_costs(result["costs"]))
+    print(
+        f"{counts['kept']:,} tasks kept, {result['kept']['instances']:,} instances; {counts['rejected']:,} rejected:",
+        *(f"  {count:>7,}  {reason}" for reason, count in counts["reasons"].items()),
+        describe_costs(result["costs"]),
+        sep="\n",
+    )
     log(f"-> {folder}; dataset card: {folder / 'README.md'}")
+
+
+def with_generated_data(config: RunConfig) -> RunConfig:
+    """Return the config with a folder of generated tasks as its dataset.
+
+    A finished folder is used, an unfinished one is continued. Processes that need the same data wait for each other.
+
+    Raises:
+        UserError: no task was kept, the folder has more tasks than requested, or job=plan would have to generate.
+    """
+    settings = config.generate
+    # without generate.model the run's own model generates
+    relevant = RELEVANT if settings.model is not None else (*RELEVANT, "model=", "model.")
+    overrides = ("job=generate", *(override for override in config.overrides if override.startswith(relevant)))
+    lock = Path(config.out, "generate", ".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    generating = replace(config, job="generate", seed=SEED, force=False, overrides=overrides)
+    with FileLock(lock) if is_main_process() else nullcontext():
+        folder = generate(generating, may_generate=config.job != "plan")
+    _wait(folder, settings)
+    result = RunResult(folder).record
+    _check_count(folder, result, settings)
+    if not result["counts"]["kept"]:
+        raise UserError(
+            f"{folder}: no task of {result['audit']['sources']['model']['name']} was kept, rejected.jsonl has the "
+            "reasons; set generate.model=ID_OR_DIR or generate.generator=endpoint to use another generator"
+        )
+    return replace(config, task=replace(config.task, dataset=str(folder)), data_root=None)
+
+
+def _wait(folder: Path, settings: Generate) -> None:
+    """Wait until the folder is finished: under torchrun the main process writes it, and the others wait here.
+
+    Raises:
+        UserError: the main process failed, or has received no reply for a long time.
+    """
+    start, result, journal = time.time(), folder / "result.json", folder / "journal.jsonl"
+    if finished_note(folder, settings) is None:
+        print(
+            f"process {os.environ.get('RANK', '0')} waits for process 0 to fill {folder}", file=sys.stderr, flush=True
+        )
+    while finished_note(folder, settings) is None:
+        if result.is_file() and result.stat().st_mtime > start:
+            meta = RunResult(folder).record["meta"]
+            if meta["status"] == "failed":
+                raise UserError(f"{folder}: generation failed: {meta['reason']}; run job=generate seed={SEED}")
+        last = max(start, journal.stat().st_mtime) if journal.is_file() else start
+        if time.time() - last > PATIENCE:
+            raise UserError(f"{folder}: no reply for {PATIENCE / 3600:g} hours; run job=generate seed={SEED} first")
+        time.sleep(1)
+
+
+def _check_count(folder: Path, result: Mapping[str, Any], settings: Generate) -> None:
+    """Refuse a folder with more tasks than requested: a run would train on all of them."""
+    count, overshoot = result["counts"]["kept"], settings.batch - 1  # the last round may keep as many more
+    if count <= settings.num_instructions + overshoot:
+        return
+    before = result["run"]["config"]["generate"]["num_instructions"]
+    raise UserError(
+        f"{folder}: has {count:,} tasks, more than generate.num_instructions={settings.num_instructions}; use generate."
+        f"num_instructions={before if before >= count - overshoot else count}, or out=FOLDER for separate tasks"
+    )
