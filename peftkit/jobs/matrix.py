@@ -10,7 +10,7 @@ from pathlib import Path
 
 from peftkit.config import RunConfig
 from peftkit.jobs.matrix_checks import FAILED, HEADS, REFUSED, SUPPORTED, Combination, check_method
-from peftkit.paths import conf_folder
+from peftkit.paths import group_files
 from peftkit.pipeline.verify import GateError
 from peftkit.results.console import log
 from peftkit.results.run_folder import write_text
@@ -44,9 +44,8 @@ def matrix(config: RunConfig) -> None:
     target = Path(config.output or "docs/reference")
     results: list[Combination] = []
     for method in methods():
-        combinations = [each for model, (tiny, _) in MODELS.items() for each in check_method(method, model, tiny)]
-        results += combinations
-        counts = Counter(each.status for each in combinations)
+        results += (each for model, (tiny, _) in MODELS.items() for each in check_method(method, model, tiny))
+        counts = Counter(each.status for each in results if each.method == method)
         log(f"{method:>20}  " + ", ".join(f"{counts[s]} {s}" for s in (SUPPORTED, REFUSED, FAILED) if counts[s]))
     write_text(target / "matrix.json", json.dumps([asdict(each) for each in results], indent=1) + "\n")
     write_text(target / "matrix.md", page(results))
@@ -57,7 +56,7 @@ def matrix(config: RunConfig) -> None:
 
 def methods() -> list[str]:
     """Return the names of the methods in conf/method."""
-    return sorted({file.stem for file in (conf_folder() / "method").glob("*.yaml")} - {NOT_A_METHOD})
+    return sorted(group_files("method").keys() - {NOT_A_METHOD})
 
 
 def page(results: Sequence[Combination]) -> str:
@@ -70,14 +69,14 @@ def page(results: Sequence[Combination]) -> str:
         heads = [head for head in HEADS if (names[0], head) in cells]
         entries = [[name, *(cells[name, head] for head in heads)] for name in names]
         sections.append(f"## {title}\n\n" + _table(["method", *(head.replace("_", " ") for head in heads)], entries))
-    entries = []
-    for name in names:
-        supported = [each for each in results if each.method == name and each.status == SUPPORTED]
-        entries.append([name, *(_where(supported, extra) for extra in EXTRAS)])
+    supported = [each for each in results if each.status == SUPPORTED]
+    entries = [
+        [name, *(_where([each for each in supported if each.method == name], extra) for extra in EXTRAS)]
+        for name in names
+    ]
     sections.append("## What else a supported combination can do\n\n" + _table(["method", *EXTRAS.values()], entries))
-    if reasons:
-        notes = [f"{number}. {reason}" for reason, number in reasons.items()]
-        sections.append("\n".join(["## Reasons of the refused combinations", "", *notes]))
+    notes = [f"{number}. {reason}" for reason, number in reasons.items()]
+    sections += ["\n".join(["## Reasons of the refused combinations", "", *notes])] if notes else []
     return "\n\n".join(sections) + "\n"
 
 

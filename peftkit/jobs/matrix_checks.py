@@ -85,16 +85,15 @@ def compose(method: str, model: str, head: str, checkpoint: Path) -> RunConfig:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    text = {"question_answering": "[question,text]"}.get(head, "[text]")
     overrides = [
         f"method={method}", f"model={model}", f"task={head}", f"model.checkpoint='{checkpoint}'", "source=offline",
-        f"task.dataset='{checkpoint}/config.json'", f"task.text={text}", "task.max_length=32",
+        f"task.dataset='{checkpoint}/config.json'", "task.text=[text]", "task.max_length=32",
         f"train.num_train_epochs={STEPS}", "train.per_device_train_batch_size=8", "+train.bf16=false",
         "train.learning_rate=1e-2",
     ]  # fmt: skip
     overrides += {
         "token_classification": ["task.metrics=[token_accuracy]"],
-        "question_answering": ["task.stride=4"],
+        "question_answering": ["task.stride=4", "task.text=[question,text]"],
         "seq2seq": ["task.label=label"],
     }.get(head, [])
     is_composing = GlobalHydra.instance().is_initialized()  # below the command line
@@ -108,19 +107,18 @@ def compose(method: str, model: str, head: str, checkpoint: Path) -> RunConfig:
 
 def examples_of(task: TaskConfig) -> Dataset:
     """Return six examples of different lengths."""
-    columns: dict[str, list] = {name: [] for name in ("id", *task.text, "label")}
+    examples = []
     for number in range(6):
         words = [*(["the", NOUNS[number % 3], VERBS[number // 2], "the", "film"] * (1 + number % 3)), "."]
-        tags = [1 if word in VERBS else 0 if word in (*NOUNS, "film") else 2 for word in words]
         labels: dict[str, Any] = {
-            "classification": number % 2, "regression": number / 2, "token_classification": tags,
+            "classification": number % 2, "regression": number / 2,
+            "token_classification": [1 if word in VERBS else 0 if word in (*NOUNS, "film") else 2 for word in words],
             "question_answering": {"text": [words[1]], "answer_start": [4]}, "seq2seq": words[1],
         }  # fmt: skip
         text = words if task.kind == "token_classification" else " ".join(words)
-        example = {"id": number, "text": text, "question": "who saw it ?", "label": labels.get(task.kind)}
-        for name, values in columns.items():
-            values.append(example[name])
-    return Dataset.from_dict(columns).cast_column("label", example_reader(task).label_feature)
+        examples.append({"id": number, "text": text, "question": "who saw it ?", "label": labels.get(task.kind)})
+    table = Dataset.from_list(examples).select_columns(["id", *task.text, "label"])
+    return table.cast_column("label", example_reader(task).label_feature)
 
 
 def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool]:
@@ -130,34 +128,38 @@ def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool
         GateError: a check failed.
         UserError: the combination is refused.
     """
-    source = Source("folder", str(checkpoint), folder=str(checkpoint))
+    source, is_trained = Source("folder", str(checkpoint), folder=str(checkpoint)), not is_prompted(config)
     names, examples = LABELS.get(config.task.kind), examples_of(config.task)
     bundle, encoded = build(config, source, names, examples)
-    if is_prompted(config):
-        return _check_prompt(config, bundle, examples, scratch)
 
     def load_base() -> Any:
         torch.manual_seed(1)  # so that the head differs from the trained one
         return load_model(config.model, source, bundle.tokenizer, config.task.kind, names, config.method.quantization)
 
-    def bundle_of(model: Any) -> TrainingBundle:
-        return TrainingBundle(model.eval(), bundle.tokenizer, bundle.format)
-
     limit = IN_4_BITS if config.method.quantization else EXACT
-    _train(bundle, encoded)
-    _expect("the padding of a batch", verify.padding_difference(bundle, examples), limit)
+    if is_trained:
+        _train(bundle, encoded)
+    elif any(weight.requires_grad for weight in bundle.model.parameters()):
+        raise GateError("weights are trainable")
+    if not (difference := verify.padding_difference(bundle, examples)) <= limit:
+        raise GateError(f"scores change by {difference:.2g} with the padding of a batch")
+    encoded = bundle.format.encode(examples)
     trained = _scores(bundle, encoded)
-    artifact = export_artifact(bundle, scratch, source)
-    if artifact.name == "model":
-        again = bundle_of(auto_class(config.model.family, config.task.kind).from_pretrained(str(artifact)))
+    if is_trained:
+        artifact, auto = export_artifact(bundle, scratch, source), auto_class(config.model.family, config.task.kind)
+        is_whole = artifact.name == "model"
+        model = auto.from_pretrained(str(artifact)) if is_whole else load_adapter(load_base(), artifact)
+        again = replace(bundle, model=model)
     else:
-        again = bundle_of(load_adapter(load_base(), artifact))
-    _expect("saving and loading", verify.max_difference(trained, _scores(again, encoded)), limit)
+        save_prompt(bundle.format, source, scratch)
+        loaded = format_for(config, names, bundle.tokenizer, read_shots(scratch), bundle.model)
+        again = replace(bundle, format=loaded)
+    _expect("saving and loading", trained, _scores(again, again.format.encode(examples)), limit)
     if not isinstance(again.model, PeftModel):
-        return {"merges": True, "several": False, "mixed": False, "4-bit": False}
-    untouched = _scores(bundle_of(load_base()), encoded)
+        return {"merges": is_trained, "several": False, "mixed": False, "4-bit": False}
+    untouched = replace(bundle, model=load_base())
     with again.model.disable_adapter():
-        _expect("a disabled adapter", verify.max_difference(untouched, _scores(again, encoded)), limit)
+        _expect("a disabled adapter", _scores(untouched, encoded), _scores(again, encoded), limit)
     extras = {
         "several": _has_several(again, encoded, trained),
         "mixed": _has_mixed(again, encoded),
@@ -165,21 +167,8 @@ def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool
         "merges": is_mergeable(again.model),
     }
     if extras["merges"] and not config.method.quantization:
-        _expect("merging", verify.max_difference(trained, _scores(bundle_of(merge(again.model)), encoded)), 1e-4)
+        _expect("merging", trained, _scores(replace(bundle, model=merge(again.model)), encoded), 1e-4)
     return extras
-
-
-def _check_prompt(config: RunConfig, bundle: TrainingBundle, examples: Dataset, scratch: Path) -> dict[str, bool]:
-    """Check a method that prompts the untouched model: padding, and that the prompt is saved and loaded."""
-    if any(weight.requires_grad for weight in bundle.model.parameters()):
-        raise GateError("weights are trainable")
-    _expect("the padding of a batch", verify.padding_difference(bundle, examples))
-    scores = _scores(bundle, bundle.format.encode(examples))
-    save_prompt(bundle.format, Source("folder", str(scratch)), scratch)
-    loaded = format_for(config, bundle.format.names, bundle.tokenizer, read_shots(scratch), bundle.model)
-    again = TrainingBundle(bundle.model, bundle.tokenizer, loaded)
-    _expect("saving and loading", verify.max_difference(scores, _scores(again, loaded.encode(examples))))
-    return dict.fromkeys(("merges", "several", "mixed", "4-bit"), False)
 
 
 def _train(bundle: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None:
@@ -187,7 +176,7 @@ def _train(bundle: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None
     model = bundle.model.train()
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     frozen = {name: weight.detach().clone() for name, weight in model.named_parameters() if name not in trained}
-    batch = _batch(bundle, _inputs(encoded))
+    batch = _batch(bundle, list(encoded.inputs))
     optimizer = torch.optim.AdamW(trained.values(), lr=1e-2, weight_decay=0.01)
     allocate: Callable[[int], Any] = getattr(getattr(model, "base_model", None), "update_and_allocate", lambda _: None)
     reached: set[str] = set()
@@ -206,8 +195,7 @@ def _train(bundle: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None
         optimizer.zero_grad()
     if missed := sorted(trained.keys() - reached):
         raise GateError(f"{len(missed)} trainable weights get no gradient, the first is {missed[0]}")
-    now = dict(model.named_parameters())
-    if changed := [name for name, weight in frozen.items() if not torch.equal(weight, now[name])]:
+    if changed := [name for name, weight in frozen.items() if not torch.equal(weight, model.get_parameter(name))]:
         raise GateError(f"{len(changed)} frozen weights changed, the first is {changed[0]}")
     model.eval()
 
@@ -222,7 +210,7 @@ def _has_several(bundle: TrainingBundle, encoded: Encoded, trained: np.ndarray) 
         return False
     other = _scores(bundle, encoded)
     model.set_adapter("default")
-    _expect("a second adapter", verify.max_difference(trained, _scores(bundle, encoded)))
+    _expect("a second adapter", trained, _scores(bundle, encoded))
     if verify.max_difference(trained, other) < EXACT:
         raise GateError("a second, untrained adapter gives the same scores")
     return True
@@ -232,49 +220,43 @@ def _has_mixed(bundle: TrainingBundle, encoded: Encoded) -> bool:
     """Return whether each example of a batch can use its own adapter, with the same scores as in a batch of its own."""
     if bundle.format.verbalizer_ids is not None or "other" not in bundle.model.peft_config:
         return False
-    inputs = _inputs(encoded)
+    inputs = list(encoded.inputs)
     names = ["default" if number % 2 else "other" for number in range(len(inputs))]
     try:
         mixed = _batch_scores(bundle, inputs, adapter_names=names)
     except (ValueError, TypeError, NotImplementedError):
         return False
-    alone = {}
-    for name in ("other", "default"):
+    expected = np.empty_like(mixed)
+    for number, name in enumerate(("other", "default")):
         bundle.model.set_adapter(name)
-        alone[name] = _batch_scores(bundle, inputs)
-    expected = np.stack([alone[name][number] for number, name in enumerate(names)])
+        expected[number::2] = _batch_scores(bundle, inputs)[number::2]
     return verify.max_difference(expected, mixed) <= EXACT  # BOFT and OFT accept the names and ignore them
 
 
 def _trains_in_4_bits(config: RunConfig, source: Source, names: list[str] | None, examples: Dataset) -> bool:
+    """Return whether the method trains over a 4-bit base; False where peftkit or PEFT refuses one."""
     try:
         quantized = replace(config, method=replace(config.method, quantization=NF4))
         _train(*build(quantized, source, names, examples), steps=4)
-    except (UserError, ValueError, TypeError, RuntimeError):
+    except (UserError, ValueError):
         return False
     return True
 
 
-def _inputs(encoded: Encoded) -> list[dict[str, Any]]:
-    return [encoded.inputs[number] for number in range(len(encoded.inputs))]
-
-
 def _scores(bundle: TrainingBundle, encoded: Encoded) -> np.ndarray:
-    return verify.flat(bundle, _batch_scores(bundle, _inputs(encoded)), encoded)
+    return verify.flat(bundle, _batch_scores(bundle, list(encoded.inputs)), encoded)
 
 
 def _batch_scores(bundle: TrainingBundle, inputs: list[dict[str, Any]], **more: Any) -> np.ndarray:
     with torch.no_grad():
-        scores = output_reader(bundle)(bundle.model.eval(), {**_batch(bundle, inputs), **more})
-    return scores.float().cpu().numpy()
+        return output_reader(bundle)(bundle.model.eval(), {**_batch(bundle, inputs), **more}).float().cpu().numpy()
 
 
 def _batch(bundle: TrainingBundle, inputs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a batch on the device of the model: a 4-bit one is on a GPU where there is one."""
-    batch = bundle.format.collator()(inputs)
-    return {name: value.to(bundle.model.device) for name, value in batch.items()}
+    return {name: value.to(bundle.model.device) for name, value in bundle.format.collator()(inputs).items()}
 
 
-def _expect(cause: str, difference: float, limit: float = EXACT) -> None:
-    if not difference <= limit:
+def _expect(cause: str, expected: np.ndarray, found: np.ndarray, limit: float = EXACT) -> None:
+    if not (difference := verify.max_difference(expected, found)) <= limit:
         raise GateError(f"scores change by {difference:.2g} with {cause}")

@@ -52,7 +52,7 @@ def test_a_method_with_defaults_is_composed_as_on_the_command_line(
     conf = tmp_path / "conf"
     shutil.copytree(paths.conf_folder(), conf)
     (conf / "method" / "mine.yaml").write_text("defaults: [lora]\nname: mine\nconfig: {r: 2}\n")
-    for module in (matrix, matrix_checks):
+    for module in (paths, matrix_checks):
         monkeypatch.setattr(module, "conf_folder", lambda: conf)
     assert "mine" in matrix.methods()
     method = compose("mine", "bert", "classification", tmp_path).method
