@@ -11,9 +11,8 @@ from typing import Any
 from filelock import FileLock
 
 from peftkit.config import RunConfig, UserError, kind_of
-from peftkit.jobs.finetune import finetune
+from peftkit.jobs.finetune import finetune, run_lock
 from peftkit.jobs.merge import merge
-from peftkit.jobs.search import run_lock
 from peftkit.leaderboard.stats import task_score
 from peftkit.pipeline.sources import find_model
 from peftkit.results import run_folder
@@ -54,12 +53,8 @@ def downstream(config: RunConfig, begin: Callable[[Path], None] | None = None) -
     if config.model.family == "encoder" and kind_of(config.task).sequence_label:
         # pooled as the base is: the merged folder does not record how it was trained
         changes["pooling"] = result["audit"]["sources"]["model"]["pooling"]
-    second = replace(
-        first,
-        model=replace(first.model, **changes),
-        overrides=(*overrides, *(f"model.{name}={value}" for name, value in changes.items())),
-    )
-    after = finetune(second, begin)
+    overrides += tuple(f"model.{name}={value}" for name, value in changes.items())
+    after = finetune(replace(first, model=replace(first.model, **changes), overrides=overrides), begin)
     if is_main_process():
         settings = run_folder.run_id(replace(first, seed=0), result["audit"]["sources"], result["run"]["setup"])
         _record(folder, f"{config.task.name}-{config.method.name}-{settings}", config, before, after)
@@ -71,11 +66,13 @@ def _check_base(config: RunConfig, run: RunResult) -> None:
     is_same = base.revision == chosen.revision and (base.name == chosen.name or base.kind == chosen.kind == "folder")
     if is_same and adapted.model.keep_layers == config.model.keep_layers:
         return
-    overrides = [f"model={adapted.model.name}", f"model.checkpoint={adapted.model.checkpoint}"]
-    where = "source=offline" if base.kind == "offline" else f"model.revision={base.revision}"
-    overrides += [where] if base.kind != "folder" else []
-    if adapted.model.keep_layers is not None:
-        overrides.append(f"model.keep_layers=[{','.join(map(str, adapted.model.keep_layers))}]")
+    overrides = [
+        f"model={adapted.model.name}",
+        f"model.checkpoint={adapted.model.checkpoint}",
+        *([f"model.revision={base.revision}"] if base.kind in ("hub", "cache") else []),
+        *(["source=offline"] if base.kind == "offline" else []),
+        *([f"model.keep_layers={adapted.model.keep_layers}".replace(" ", "")] if adapted.model.keep_layers else []),
+    ]
     raise UserError(
         f"{run.folder} was trained from {base.name} ({base.revision}), but the base of this command is {chosen.name} "
         f"({chosen.revision}); use {' '.join(overrides)}"

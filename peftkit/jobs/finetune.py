@@ -1,17 +1,24 @@
-"""Fine-tuning: one model, method and task, trained, scored, verified and recorded in a run folder."""
+"""Fine-tuning: one model, method and task, trained, scored, verified and recorded in a run folder.
+
+Where a learning rate is searched, every method gets the same number of trials.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peftkit.config import RunConfig, error_summary, is_prompted
+from filelock import FileLock
+
+from peftkit.config import RunConfig, UserError, error_summary, is_prompted
 from peftkit.data.datasets import SEARCH_SPLIT, load_task_dataset
-from peftkit.jobs.search import search
+from peftkit.leaderboard.stats import task_score
 from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import artifact_bytes, export_artifact, save_prompt
 from peftkit.pipeline.build import TrainingBundle
@@ -25,6 +32,8 @@ from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.model_card import model_card
 from peftkit.results.run_result import RunResult
+
+SEED = 0  # of every trial: all seeds of a comparison share them
 
 
 def finetune(config: RunConfig, begin: Callable[[Path], None] | None = None, is_nested: bool = False) -> Path:
@@ -55,7 +64,7 @@ def finetune(config: RunConfig, begin: Callable[[Path], None] | None = None, is_
         folder.mkdir(parents=True, exist_ok=True)
         run_folder.write_config(folder, config)
     try:
-        _search_learning_rate(context)
+        _choose_learning_rate(context)
         _run_stages(context)
     except BaseException as error:
         _record_failure(context, error)
@@ -66,8 +75,8 @@ def finetune(config: RunConfig, begin: Callable[[Path], None] | None = None, is_
 def _open(config: RunConfig) -> RunContext:
     """Find model and data, and with them the run folder; nothing is written yet."""
     source = find_model(config.model, config.source)
-    samples = config.search.samples if config.trial else 0
-    dataset = load_task_dataset(config.task, config.data_root, config.source, search_samples=samples)
+    search_samples = config.search.samples if config.trial else 0
+    dataset = load_task_dataset(config.task, config.data_root, config.source, search_samples=search_samples)
     sources, setup = describe_sources(config, source, dataset.source), execution_setup(config)
     result: dict[str, Any] = {
         "run": {
@@ -86,18 +95,96 @@ def _open(config: RunConfig) -> RunContext:
     return RunContext(config, source, dataset, run_folder.run_folder(config, sources, setup), result)
 
 
-def _search_learning_rate(context: RunContext) -> None:
+def _choose_learning_rate(context: RunContext) -> None:
     """Choose the learning rate by trials where a search is set; a trial itself is scored on the examples set apart."""
     config, result = context.config, context.result
     if config.search.lr_multipliers is not None:
-        result["search"] = search(config, lambda trial: finetune(trial, is_nested=True))
+        result["search"] = _search(config)
         rate = result["search"]["chosen"] or config.train["learning_rate"]  # a method without weights has no trials
         config = replace(config, train={**config.train, "learning_rate": rate})
         result["run"]["config"] = config.to_dict()
     if config.trial:
-        task = replace(config.task, splits={**config.task.splits, "validation": [SEARCH_SPLIT]})
-        config = replace(config, task=task)
+        splits = {**config.task.splits, "validation": [SEARCH_SPLIT]}
+        config = replace(config, task=replace(config.task, splits=splits))
     context.config = config
+
+
+def _search(config: RunConfig) -> dict[str, Any]:
+    """Try each learning rate on examples set apart from the training split; return the trials and the best rate.
+
+    A finished trial, of whichever seed or process, is not run again; one that fails counts as tried, and the next seed
+    tries it again. A method without trained weights has no trials.
+
+    Returns:
+        trials (learning_rate, score, status), chosen (a rate), its curve (epoch, seconds, score), the number of
+        examples that scored them, seed, seconds of all trials.
+
+    Raises:
+        RuntimeError: every trial failed.
+    """
+    own = float(config.train["learning_rate"])
+    trials = [] if is_prompted(config) else [_run_trial(trial_config(config, rate)) for rate in rates(config)]
+    finished = [trial for trial in trials if trial["score"] is not None]
+    if trials and not finished:
+        raise RuntimeError(f"every trial failed, so no learning rate can be chosen: {trials[0]['status']}")
+    # of equal scores the nearest to the method's own rate, which comes first where it is not worse
+    best: Any = max(finished, key=lambda t: (t["score"], -abs(t["learning_rate"] - own)), default={})
+    found = f"best of {len(trials)} learning rates for {config.method.name} on {config.task.name}"
+    log(f"   {found}: {best['learning_rate']:g}" if best else f"   {config.method.name} trains nothing: no trials")
+    return {
+        "trials": [{name: trial[name] for name in ("learning_rate", "score", "status")} for trial in trials],
+        "chosen": best.get("learning_rate"),
+        "curve": best.get("curve"),
+        "rows": config.search.samples,
+        "seed": SEED,
+        "seconds": sum(trial["seconds"] for trial in trials),
+    }
+
+
+def rates(config: RunConfig) -> list[float]:
+    """Return the learning rates to try, rounded to three digits."""
+    own = float(config.train["learning_rate"])
+    return [float(f"{own * multiplier:.3g}") for multiplier in config.search.lr_multipliers or []]
+
+
+def trial_config(config: RunConfig, rate: float) -> RunConfig:
+    """Return the config that tries one learning rate."""
+    changes = ("trial=true", f"seed={SEED}", "search.lr_multipliers=null", f"train.learning_rate={rate}")
+    return replace(
+        config,
+        trial=True,
+        seed=SEED,
+        force=False,
+        search=replace(config.search, lr_multipliers=None),
+        train={**config.train, "learning_rate": rate},
+        overrides=(*config.overrides, *changes),
+    )
+
+
+def _run_trial(config: RunConfig) -> dict[str, Any]:
+    """Return the learning rate of a trial, its score (None where it failed), status, seconds, and score by epoch."""
+    trial = {"learning_rate": config.train["learning_rate"], "score": None, "seconds": 0.0}
+    with run_lock(config):
+        try:
+            result = RunResult(finetune(config, is_nested=True)).record
+        except UserError:
+            raise
+        except Exception as error:
+            status = f"failed: {error_summary(error)}"
+            log(f"   the trial of {trial['learning_rate']:g} {status}")
+            return {**trial, "status": status}
+    seconds = result["costs"]["train_seconds"] + result["costs"]["eval_seconds"]
+    scored = {"score": task_score(result["scores"]), "seconds": seconds, "curve": result.get("curve")}
+    return {**trial, **scored, "status": "finished"}
+
+
+def run_lock(config: RunConfig) -> AbstractContextManager:
+    """Let one process at a time do a run that several need, such as a trial that several seeds share."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return nullcontext()  # the processes of one run train together
+    folder = Path(config.out, ".locks")
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{run_folder.run_id(config, {}, {})}.lock")
 
 
 def _run_stages(context: RunContext) -> None:
@@ -134,12 +221,13 @@ def _verify(context: RunContext, bundle: TrainingBundle, trained: TrainedRun, sp
     Measuring latency merges the model, so it comes last.
     """
     config, result, name = context.config, context.result, context.first_validation
-    table = context.dataset.splits[name]
-    precision = result["run"]["setup"]["precision"]
+    table, precision = context.dataset.splits[name], result["run"]["setup"]["precision"]
     result["gates"] = verify.verify_run(config, bundle, table, context.folder, context.dataset.label_names, precision)
     if trained.texts:
-        general = bits_per_byte(answer(bundle, trained.trainer, trained.texts["general"])[0])
-        after = {"held_out": result["scores"]["bits_per_byte"]["value"], "general": general}
+        after = {
+            "held_out": result["scores"]["bits_per_byte"]["value"],
+            "general": bits_per_byte(answer(bundle, trained.trainer, trained.texts["general"])[0]),
+        }
         result["language"] = compare_language(config, bundle, context.model_source, table, trained.bits_before, after)
     if (merged := check_merge(config, bundle, table, context.folder)) is not None:
         result["merge"] = merged
@@ -178,5 +266,5 @@ def _empty(folder: Path) -> None:
 
 
 def _scores(result: dict[str, Any]) -> str:
-    scores = ", ".join(f"{name} {entry['value']:.3f}" for name, entry in result["scores"].items())
-    return scores or "hidden labels, no score"
+    scores = (f"{name} {entry['value']:.3f}" for name, entry in result["scores"].items())
+    return ", ".join(scores) or "hidden labels, no score"

@@ -14,7 +14,7 @@ from helpers import commands
 from peftkit.cli import check
 from peftkit.config import RunConfig, UserError
 from peftkit.data.datasets import SEARCH_SPLIT, load_task_dataset
-from peftkit.jobs.search import rates, trial_config
+from peftkit.jobs.finetune import rates, trial_config
 from peftkit.leaderboard.stats import task_score
 from peftkit.results.run_folder import run_id
 
