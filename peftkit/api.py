@@ -159,7 +159,7 @@ def embed(
     chosen = {} if run is None else {"run": _folder(run)}
     config = _config(model=model, job="embed", input="texts", **chosen, **settings)
     with _quiet(config):
-        return encode(load_encoder(config), list(texts)).vectors
+        return encode(load_encoder(config), list(texts))[0]
 
 
 def merge(run: str | Path | RunResult, *, output: str | Path | None = None) -> Path:

@@ -51,19 +51,6 @@ class Encoder:
         return min(self.vectors.width or whole, whole)
 
 
-@dataclass(frozen=True)
-class Embeddings:
-    """Vectors (texts, width), whether each text has one (texts,), and the number of truncated texts."""
-
-    vectors: np.ndarray
-    known: np.ndarray
-    truncated: int
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return {"rows": len(self.known), "without_text": int((~self.known).sum()), "truncated": self.truncated}
-
-
 def embed(config: RunConfig) -> None:
     """Write the vectors of the texts of a file, in their order, or print the vector of one text.
 
@@ -76,14 +63,14 @@ def embed(config: RunConfig) -> None:
     file = Path(text) if Path(text).suffix in TEXT_FILES else None
     encoder = load_encoder(config)
     if file is None and config.output is None:
-        found = encode(encoder, [text])
-        vector = found.vectors[0].tolist() if found.known[0] else None
-        print(json.dumps({"text": text, "vector": vector}, ensure_ascii=False))
-        _report(found.counts, encoder, None)
+        vectors, known, cut = encode(encoder, [text])
+        answer = {"text": text, "vector": vectors[0].tolist() if known[0] else None}
+        print(json.dumps(answer, ensure_ascii=False))
+        _report({"rows": 1, "without_text": int(not known[0]), "truncated": cut}, encoder, None)
         return
     meta = run_folder.meta(config.seed, device_name(), "bf16" if encoder.bf16 else "fp32")
     target = Path(config.output or f"{Path(text).with_suffix('')}.vectors.parquet")
-    texts = iter([TextRecord(None, text)]) if file is None else stream_texts(file, config.embed.column)
+    texts = [TextRecord(None, text)] if file is None else stream_texts(file, config.embed.column)
     counts = _write_vectors(target, encoder, texts)
     facts = {
         "input": None if file is None else str(file),
@@ -108,20 +95,21 @@ def _write_vectors(target: Path, encoder: Encoder, texts: Iterable[TextRecord]) 
     counts: Counter[str] = Counter()
     with VectorFileWriter(target) as file:
         for batch in batch_by_letters(texts, LETTERS, TEXTS, lambda record: record.text):
-            found = encode(encoder, [record.text for record in batch])
+            vectors, known, cut = encode(encoder, [record.text for record in batch])
             ids = [counts["rows"] + n if record.id is None else record.id for n, record in enumerate(batch)]
-            file.add(ids, [record.text for record in batch], found.vectors, found.known)
-            counts.update(found.counts)
+            file.add(ids, [record.text for record in batch], vectors, known)
+            counts.update(rows=len(batch), without_text=int((~known).sum()), truncated=cut)
         if not counts:
             raise UserError("input=FILE: the file has no texts; use another file")
     return counts
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, texts: list[str]) -> Embeddings:
-    """Return the vectors of texts in their order; batches go from the longest to the shortest.
+def encode(encoder: Encoder, texts: list[str]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Encode texts in batches, from the longest to the shortest; a text without tokens has a vector of zeros.
 
-    A text without tokens has a vector of zeros.
+    Returns:
+        The vectors (texts, width), whether each text has one (texts,), and the number of truncated texts.
     """
     model, device = encoder.model, next(encoder.model.parameters()).device
     numbers = [number for number, text in enumerate(texts) if text.strip()]
@@ -136,11 +124,10 @@ def encode(encoder: Encoder, texts: list[str]) -> Embeddings:
         batch = collate([{name: values[place] for name, values in tokens.items()} for place in places])
         inputs = {name: values.to(device) for name, values in batch.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=encoder.bf16):
-            pooled = encoder.vectors.of(model, inputs).float().cpu().numpy()
-        vectors[[numbers[place] for place in places]] = pooled
+            vectors[[numbers[place] for place in places]] = encoder.vectors.of(model, inputs).float().cpu().numpy()
     if not np.isfinite(vectors).all():
         raise ValueError("the vectors contain NaN or inf; check the training, or drop train.bf16=true")
-    return Embeddings(vectors, known, sum(cut))
+    return vectors, known, sum(cut)
 
 
 def load_encoder(config: RunConfig) -> Encoder:
@@ -191,8 +178,8 @@ def _load_pretrained(choice: ModelConfig, kind: str, vocab: str | None) -> Encod
     model = load_model(choice, source, tokenizer, "retrieval", None)
     if vocab is not None:
         grow(model, Path(vocab))
-    longest = longest_text(source, tokenizer, model.config)
-    return Encoder(model, tokenizer, source, Vectors(model.config.vector_pooling), longest)
+    vectors = Vectors(model.config.vector_pooling)
+    return Encoder(model, tokenizer, source, vectors, longest_text(source, tokenizer, model.config))
 
 
 def _load_run(run: RunResult) -> Encoder:
