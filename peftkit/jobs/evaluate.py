@@ -41,9 +41,9 @@ def evaluate(config: RunConfig) -> Path:
     """Score a finished run, print the scores, and return the run folder."""
     found = evaluate_run(config)
     if is_main_process():
-        for metric, entry in found.scores.items():
-            print(f"{found.task} {metric} {entry['value']:.4f}")
-        if not found.scores:
+        if found.scores:
+            print(*(f"{found.task} {name} {each['value']:.4f}" for name, each in found.scores.items()), sep="\n")
+        else:
             log(f"{found.task}: the labels are hidden, so there is no score; the predictions are kept")
         log(f"-> {found.file}")
     return found.file.parent
@@ -60,8 +60,8 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     task = _task_of(config.task, run.config.task, names, config.overrides)
     refuse((task.kind != kind, f"the run answers {kind}, task={task.name} is {task.kind}; name one of its kind"))
     trained_on = run.record["audit"]["sources"]["data"]["revision"]
-    evaluated = replace(task, splits={**task.splits, "train": None})
-    data = load_task_dataset(evaluated, config.data_root, config.source, trained_on)
+    scored = replace(task, splits={**task.splits, "train": None})
+    data = load_task_dataset(scored, config.data_root, config.source, trained_on)
     have = f"the run has the labels {join_names(names)}, task={task.name} has {join_names(data.label_names)}"
     refuse((data.label_names != names, have))
     chosen = with_eval_batch_size(config, replace(run.config, task=task))
@@ -84,8 +84,6 @@ def evaluate_run(config: RunConfig) -> Evaluation:
 def _task_of(chosen: TaskConfig, trained: TaskConfig, names: list[str] | None, overrides: Sequence[str]) -> TaskConfig:
     """Return the task that the overrides choose, or the run's own with the keys that they set."""
     keys = [override.lstrip("+").partition("=")[0] for override in overrides]
-    task = chosen
-    if "task" not in keys:
-        own = {key.split(".")[1] for key in keys if key.startswith("task.")}
-        task = replace(trained, **{key: getattr(chosen, key) for key in own})
+    own = {key.split(".")[1] for key in keys if key.startswith("task.")}
+    task = chosen if "task" in keys else replace(trained, **{key: getattr(chosen, key) for key in own})
     return replace(task, labels=names) if task.labels is None and kind_of(task).has_label_names else task

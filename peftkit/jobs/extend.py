@@ -102,11 +102,10 @@ def _folder(config: RunConfig, settings: Extend, source: Source) -> Path:
     """Return out/extend/<model>/<id>: the id depends on what determines the tokens and their embedding rows."""
     options = {key: value for key, value in asdict(settings).items() if key not in ("terms", "corpus")}
     files = corpus_files(settings.corpus) if settings.corpus else []
-    corpus = [settings.corpus] if files is None else [fingerprint(file) for file in files]
-    contents = [fingerprint(Path(settings.terms)) if settings.terms else None, *corpus]
-    base = None if source.kind == "folder" else source.name
-    run_id = run_folder.digest([options, contents, base, source.revision, config.seed])
-    return Path(config.out, "extend", safe_name(config.model.name), run_id)
+    contents = [fingerprint(Path(settings.terms)) if settings.terms else None]
+    contents += [settings.corpus] if files is None else map(fingerprint, files)
+    determining = [options, contents, source.name if source.kind != "folder" else None, source.revision, config.seed]
+    return Path(config.out, "extend", safe_name(config.model.name), run_folder.digest(determining))
 
 
 def _mine(settings: Extend, tokenizer: Any, listed: set[str]) -> tuple[list[Candidate], WordCounts | None]:
@@ -117,8 +116,7 @@ def _mine(settings: Extend, tokenizer: Any, listed: set[str]) -> tuple[list[Cand
     counts = count_words(as_read(tokenizer, text) for text in texts)
     for term in listed:
         counts.words.pop(term, None)
-    pieces = partial(piece_counts, tokenizer)
-    return rank_candidates(counts, pieces, settings.budget, settings.min_count), counts
+    return rank_candidates(counts, partial(piece_counts, tokenizer), settings.budget, settings.min_count), counts
 
 
 def _terms(extension: Extension, tokenizer: Any, mined: dict[str, Candidate]) -> dict[str, Any]:
@@ -136,8 +134,7 @@ def _terms(extension: Extension, tokenizer: Any, mined: dict[str, Candidate]) ->
         }
         for term, pieces in zip(ids, piece_counts(tokenizer, list(ids)), strict=True)
     ]
-    refused = [{"term": term, "reason": reason} for term, reason in extension.refused]
-    return {"added": added, "refused": refused}
+    return {"added": added, "refused": [{"term": term, "reason": reason} for term, reason in extension.refused]}
 
 
 def _measure(settings: Extend, before: Any, extension: Extension, counts: WordCounts | None) -> dict[str, Any] | None:

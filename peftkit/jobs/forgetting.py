@@ -184,8 +184,8 @@ def _probe(untouched: Any, bundle: TrainingBundle, documents: list[str], family:
     family = "seq2seq" if untouched.config.is_encoder_decoder else family
     first, last, end = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.eos_token_id
     separator, frame = (last, 2) if family == "encoder" else (end, 0)  # an encoder's block lies between two tokens
-    token_ids = tokenizer(documents, add_special_tokens=False, verbose=False)["input_ids"]
-    stream = [token for ids in token_ids for token in (*ids, separator)]
+    encoded = tokenizer(documents, add_special_tokens=False, verbose=False)
+    stream = [token for ids in encoded["input_ids"] for token in (*ids, separator)]
     block = min(BLOCK, _room(untouched, tokenizer, bundle.model) - frame)
     if len(stream) < min(16, block):
         raise UserError(f"input=: the text has {len(stream)} tokens, too few to measure a loss on; use a longer one")
@@ -229,10 +229,10 @@ def _check_off(difference: float, how: str) -> None:
 
 
 def _table(record: ForgettingRecord) -> list[str]:
-    change = record["after"] - record["before"]
     return [
         f"{record['measure']} ({record['unit']}) on {record['tokens']} tokens of text {record['text']}",
-        f"before {record['before']:.4f}   after {record['after']:.4f}   change {change:+.4f}   "
+        f"before {record['before']:.4f}   after {record['after']:.4f}   "
+        f"change {record['after'] - record['before']:+.4f}   "
         f"disabled method against the untouched base {record['off_difference']:.1g}",
         f"scale {'drift' if record['measure'] == DRIFT else 'loss':>7}   score",
         *(f"{point['scale']:5.2f} {point['loss']:7.4f} {point['score']:7.4f}" for point in record["curve"]),

@@ -16,6 +16,7 @@ from peftkit.generation.judging import AnswerPair
 from peftkit.paths import safe_name
 from peftkit.pipeline.answer_pairs import pair_runs, pair_with_references
 from peftkit.pipeline.generation import generation_session, resolve_generator
+from peftkit.pipeline.sources import warn_substitutions
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log, progress_logger
 
@@ -38,21 +39,20 @@ def judge(config: RunConfig) -> Path:
     is_single = len(runs) == 1
     pairs, hidden = pair_with_references(config, runs[0]) if is_single else (pair_runs(config, runs), 0)
     model = resolve_generator(config)
-    identity = _identity(config, model)
-    folder, wanted = _folder(config, runs, identity, pairs), pairs[: config.task.max_eval_samples]
+    identity, wanted = _identity(config, model), pairs[: config.task.max_eval_samples]
+    folder = _folder(config, runs, identity, pairs)
+    if not is_main_process():  # under torchrun one process judges
+        return folder
     if not config.force and (finished := _finished(folder, len(wanted))):
         log(f"finished already: {folder} (force=true judges again)")
-        if is_single and is_main_process():  # the run may have been trained again since
+        if is_single:  # the run may have been trained again since
             _record(runs[0], finished)
         _report(finished)
         return folder
-    if not is_main_process():  # under torchrun one process judges
-        return folder
-    if warning := model.substitution("MODEL"):
-        log(f"!! {warning}")
+    warn_substitutions(model)
     if hidden:
         log(f"!! {hidden} examples have no reference and are not judged")
-    first, second = _run_name(runs[0]), REFERENCES if is_single else _run_name(runs[1])
+    first, second = [*map(_run_name, runs), REFERENCES][:2]
     log(f"{first} vs. {second}, {len(wanted)} of {len(pairs)} examples, judged by {identity['name']} -> {folder}")
     result = {"first": first, "second": second, "judge": identity, "of": len(pairs), "asked_for": len(wanted)}
     with generation_session(config, model, folder, FILES, result) as client:
@@ -82,15 +82,15 @@ def _judge_pairs(
 
 def _identity(config: RunConfig, model: Source) -> dict[str, Any]:
     """Return what verdicts depend on beside the answers; judges with the same `id` are the same judge."""
-    settings = asdict(config.generate)
+    settings = config.generate
     identity: dict[str, Any] = {
         "name": Path(model.name).name if model.kind == "folder" else model.name,
-        "generator": settings["generator"],
+        "generator": settings.generator,
         "revision": model.revision,
         "stands_in_for": model.substituted_for,
         "wording": judging.PROMPT_ID,
         "seed": config.seed,
-        **{key: settings[key] for key in IDENTITY},
+        **{key: getattr(settings, key) for key in IDENTITY},
     }
     return {**identity, "id": run_folder.digest(identity)}
 
@@ -115,18 +115,16 @@ def _run_name(folder: Path) -> str:
 def _finished(folder: Path, count: int) -> dict[str, Any] | None:
     """Return the result of a folder that has at least so many verdicts."""
     file = folder / "judge.json"
-    if not file.is_file():
-        return None
-    result = json.loads(file.read_text(encoding="utf-8"))
-    return result if result["meta"]["status"] == "finished" and result["rows"] >= count else None
+    result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return result if result and result["meta"]["status"] == "finished" and result["rows"] >= count else None
 
 
 def _record(folder: Path, result: Mapping[str, Any]) -> None:
     """Write the statistics into the run's result.json, beside those of other judges; two may finish at once."""
     left_out = ("schema", "run", "first", "second", "meta", "ended")
-    entry = {name: value for name, value in result.items() if name not in left_out}
 
     def add(recorded: dict[str, Any]) -> None:
+        entry = {name: value for name, value in result.items() if name not in left_out}
         recorded["judged"] = {**(recorded.get("judged") or {}), result["judge"]["id"]: entry}
 
     run_folder.amend_result(folder, add)
@@ -137,7 +135,7 @@ def _report(result: Mapping[str, Any]) -> None:
     rows = result["rows"]
     if result["ended"] is not None:
         log(f"!! {rows:,} of {result['asked_for']:,} examples: raise generate.{result['ended']} to continue")
-    if not rows or not is_main_process():
+    if not rows:
         return
     if (share := result["unparsable_share"]) is not None and share > MOSTLY:
         log(
@@ -146,29 +144,27 @@ def _report(result: Mapping[str, Any]) -> None:
         )
     if result["cut"]:
         log(f"!! {result['cut']:,} prompts were longer than the judge's context and lost their start")
-    print(f"{result['first']} vs. {result['second']}, judged by {result['judge']['name']}")
-    for name, text in _table(result).items():
-        print(f"  {name:<14}{text}")
+    print(
+        f"{result['first']} vs. {result['second']}, judged by {result['judge']['name']}",
+        *(f"  {name:<14}{text}" for name, text in _table(result).items()),
+        sep="\n",
+    )
 
 
 def _table(result: Mapping[str, Any]) -> dict[str, str]:
     low, high = result["interval"]
     p_value, bias, swapped = result["sign_test_p"], result["position_bias"], result["swapped"]
-    decided = "no decided examples"
-    if p_value is not None:
-        decided = f"p = {p_value:.3g} over {result['wins'] + result['losses']:,} decided examples"
-    changed = "no pair has two verdicts"
-    if bias is not None:
-        changed = (
-            f"{bias:.1%} of {swapped['pairs']:,} verdicts changed with the order "
-            f"({swapped['for_the_first']:,} for the first position, {swapped['for_the_second']:,} for the second)"
-        )
     return {
         "win rate": f"{result['win_rate']:.1%}, 95 % interval {low:.1%} to {high:.1%}; ties count half",
         "examples": f"{result['rows']:,}: {result['wins']:,} won, {result['ties']:,} tied ({result['identical']:,} "
         f"identical), {result['losses']:,} lost",
-        "sign test": decided,
-        "position bias": changed,
+        "sign test": "no decided examples"
+        if p_value is None
+        else f"p = {p_value:.3g} over {result['wins'] + result['losses']:,} decided examples",
+        "position bias": "no pair has two verdicts"
+        if bias is None
+        else f"{bias:.1%} of {swapped['pairs']:,} verdicts changed with the order "
+        f"({swapped['for_the_first']:,} for the first position, {swapped['for_the_second']:,} for the second)",
         "unparsable": f"{result['unparsable']:,} of {result['replies']:,} replies",
         "costs": describe_costs(result["costs"]),
     }

@@ -61,10 +61,9 @@ class Plan:
 
 def plan(config: RunConfig) -> None:
     """Print what a run would train, cost and need."""
-    lines = make_plan(config).lines()
-    if is_main_process():
-        for name, text in lines.items():
-            print(f"{name:>16}  {text}")
+    found = make_plan(config)
+    for name, text in found.lines().items() if is_main_process() else ():
+        print(f"{name:>16}  {text}")
 
 
 def make_plan(config: RunConfig) -> Plan:
@@ -78,18 +77,15 @@ def make_plan(config: RunConfig) -> Plan:
     bundle, encoded = build(config, source, dataset.label_names, examples)
     arguments = training.training_arguments(config.train, config.seed)
     batch_size = arguments.train_batch_size
-    order = LengthGroupedSampler(encoded.lengths, batch_size, config.seed).order(0)
+    sampler = LengthGroupedSampler(encoded.lengths, batch_size, config.seed)
     longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]
     batch = bundle.format.collator()([encoded.inputs[int(place)] for place in longest])
     # a teacher's scores are computed by the run alone
-    loss: Any = own_loss(config, bundle) if config.distill.teacher is None else None
-    if config.task.kind == "preferences":
-        loss = final_states
+    own: Any = own_loss(config, bundle) if config.distill.teacher is None else None
     parameters = count_parameters(bundle.model)
     epochs = arguments.num_train_epochs if parameters.trainable else 0
-    name = f"{config.method.name} of {source.name} on {config.task.name} ({dataset.source.name}), seed {config.seed}"
     return Plan(
-        run=name,
+        run=f"{config.method.name} of {source.name} on {config.task.name} ({dataset.source.name}), seed {config.seed}",
         parameters=parameters,
         examples=len(examples),
         dropped=sum(dataset.dropped.values()),
@@ -100,10 +96,12 @@ def make_plan(config: RunConfig) -> Plan:
         accumulation=arguments.gradient_accumulation_steps,
         epochs=epochs,
         tokens=encoded.tokens * epochs,
-        padding_waste=padding_waste(encoded.lengths, order, batch_size),
+        padding_waste=padding_waste(encoded.lengths, sampler.order(0), batch_size),
         learning_rate=arguments.learning_rate,
         bf16=arguments.bf16,
-        memory=predict_memory(bundle.model, batch, arguments.bf16, loss),
+        memory=predict_memory(
+            bundle.model, batch, arguments.bf16, final_states if config.task.kind == "preferences" else own
+        ),
     )
 
 

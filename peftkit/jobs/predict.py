@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +155,10 @@ def _margins(run: RunResult, trained: RunConfig, table: Dataset, name: str) -> A
     found, _ = answer(bundle, predictor(trained, bundle), encoded)
     if encoded.truncated:
         log(f"{encoded.truncated} of {len(rows)} pairs were too long and were cut")
-    margins = zip(rows, found.predictions, found.scores, strict=True)
-    return {row: (float(margin), scores[:2].tolist()) for row, margin, scores in margins}
+    return {
+        row: (float(margin), scores[:2].tolist())
+        for row, margin, scores in zip(rows, found.predictions, found.scores, strict=True)
+    }
 
 
 def _generated(run: RunResult, trained: RunConfig, table: Dataset) -> Answers:
@@ -275,18 +277,15 @@ def _mixed_scores(
         tasks = [name for name in bundles if precisions[name] == precision]
         collate = bundles[tasks[0]].format.collator()
         trainer = predictor(runs[tasks[0]], bundles[tasks[0]])
-        for batch in _batches({name: encoded[name].lengths for name in tasks}, size):
-            inputs = [dict(encoded[name].inputs[number]) for name, number in batch]
-            for each in inputs:
-                each.pop("labels", None)
+        rows = [(name, number) for name in tasks for number in range(len(encoded[name].lengths))]
+        rows.sort(key=lambda row: -encoded[row[0]].lengths[row[1]])
+        for first in range(0, len(rows), size):
+            batch = rows[first : first + size]
+            inputs = [
+                {key: value for key, value in encoded[name].inputs[number].items() if key != "labels"}
+                for name, number in batch
+            ]
             scores = training.mixed_batch_logits(trainer, collate(inputs), [name for name, _ in batch])
             for (name, number), row in zip(batch, scores, strict=True):
                 found[name][number] = row[: widths[name]]
     return found
-
-
-def _batches(lengths: Mapping[str, Any], size: int) -> Iterator[list[tuple[str, int]]]:
-    """Yield the task and the number of each row, a batch at a time, the longest first."""
-    rows = [(name, number) for name, each in lengths.items() for number in range(len(each))]
-    rows.sort(key=lambda row: -lengths[row[0]][row[1]])
-    yield from (rows[first : first + size] for first in range(0, len(rows), size))

@@ -18,6 +18,9 @@ def pretrain(config: RunConfig) -> None:
     folder = ensure_mini(kind)
     facts = json.loads((folder / "pretraining.json").read_text(encoding="utf-8"))
     if is_main_process():
-        print(f"{kind}: {facts['parameters'] / 1e6:.1f} M parameters, {facts['tokens'] / 1e6:.1f} M tokens")
-        print(f"held-out loss {facts['held_out_loss']:.3f} nats per token, a unigram model {facts['unigram_loss']:.3f}")
-        print(f"-> {folder}")
+        print(
+            f"{kind}: {facts['parameters'] / 1e6:.1f} M parameters, {facts['tokens'] / 1e6:.1f} M tokens",
+            f"held-out loss {facts['held_out_loss']:.3f} nats per token, a unigram model {facts['unigram_loss']:.3f}",
+            f"-> {folder}",
+            sep="\n",
+        )

@@ -87,11 +87,11 @@ def submission(config: RunConfig) -> None:
     predictions = {task: predict_test_set(config, run, task, tests[task]) for task, run in tested.items()}
     if is_main_process():
         texts = {
-            f"{file.name}.tsv": prediction_file(file, tested[file.task], tests[file.task], predictions[file.task])
+            file.name: prediction_file(file, tested[file.task], tests[file.task], predictions[file.task])
             for file in FILES
         }
-        reasons = {f"{file.name}.tsv": invalid_reason(file, tests[file.task]) for file in FILES}
-        _write(config, chosen, texts, {name: reason for name, reason in reasons.items() if reason})
+        invalid = {file.name: reason for file in FILES if (reason := invalid_reason(file, tests[file.task]))}
+        _write(config, chosen, texts, invalid)
 
 
 def choose_runs(config: RunConfig) -> list[BoardRun]:
@@ -198,8 +198,7 @@ def read_test_set(config: RunConfig, run: BoardRun, task: str) -> TaskDataset:
     """
     from peftkit.data.datasets import load_task_dataset
 
-    trained = RunResult(run.folder).config
-    is_offline = run.audit["sources"]["data"]["kind"] == "offline"
+    trained, is_offline = RunResult(run.folder).config, run.audit["sources"]["data"]["kind"] == "offline"
     root = None if is_offline else config.data_root or trained.data_root
     splits = [file.split for file in FILES if file.task == task]
     if root is not None and (missing := [split for split in splits if not any(Path(root, task).glob(f"{split}.*"))]):
@@ -283,17 +282,17 @@ def _entry(file: SubmissionFile, prediction: Any, names: Sequence[str]) -> str:
 def _write(config: RunConfig, chosen: Sequence[BoardRun], texts: Mapping[str, str], invalid: Mapping[str, str]) -> None:
     kinds = {(run.model.split("/")[-1], run.method) for run in chosen}
     stem = "-".join(["submission", *next(iter(kinds))] if len(kinds) == 1 else ["submission"])
-    file = Path(config.output) if config.output else Path(config.out, f"{safe_name(stem)}.zip")
+    file = Path(config.output or Path(config.out, f"{safe_name(stem)}.zip"))
     if invalid:
         file = file.with_name(f"not-for-upload-{file.name}")
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.part")
     with ZipFile(part, "w", ZIP_DEFLATED) as archive:
         for name, text in sorted(texts.items()):
-            archive.writestr(ZipInfo(name), text, ZIP_DEFLATED)  # no date: equal predictions, equal bytes
+            archive.writestr(ZipInfo(f"{name}.tsv"), text, ZIP_DEFLATED)  # no date: equal predictions, equal bytes
     part.replace(file)
     for reason in dict.fromkeys(invalid.values()):
-        log(f"!! {', '.join(name for name, each in invalid.items() if each == reason)}: {reason}")
+        log(f"!! {', '.join(f'{name}.tsv' for name, each in invalid.items() if each == reason)}: {reason}")
     if invalid:
         log("!! NOT FOR UPLOAD: the format is right, but the scores would be meaningless; the file name warns too")
     log(f"-> {file}")
