@@ -37,7 +37,7 @@ ALLOWED = [  # path, text, reason
     (r"^peftkit/generation/(evol|self)_instruct\.py", r"^\s+(how=)?f?\"", "prompts that are sent to models"),
     (r"^peftkit/generation/dataset_card\.py", r"\b(say score|tell test)\b", "a list of English verbs"),
     (
-        r"^peftkit/leaderboard/legacy\.py",
+        r"^peftkit/leaderboard/settings\.py",
         r"max_train_rows|embedded",
         "names in results of version 0.1, which boards read",
     ),

@@ -57,9 +57,8 @@ def archived_runs(file: Path) -> list[Path]:
 
 def read_text(folder: Path, name: str) -> str | None:
     """Return the text of a run's result.json or log.jsonl, or None where there is none."""
-    archive = _archive_of(folder)
-    if archive is not None:
-        return _cell(archive, folder, FILES[name])
+    if (run := _archived(folder)) is not None:
+        return run[FILES[name]]
     file = folder / name
     return file.read_text(encoding="utf-8") if file.is_file() else None
 
@@ -69,20 +68,16 @@ def read_predictions(folder: Path) -> pa.Table | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    archive = _archive_of(folder)
-    if archive is not None:
-        stream = _cell(archive, folder, "predictions")
-        return None if stream is None else pa.ipc.open_stream(stream).read_all()
+    if (run := _archived(folder)) is not None:
+        return None if run["predictions"] is None else pa.ipc.open_stream(run["predictions"]).read_all()
     file = folder / "predictions.parquet"
     return pq.ParquetFile(file).read(columns=PREDICTION_COLUMNS, use_threads=False) if file.is_file() else None
 
 
-def _archive_of(folder: Path) -> Path | None:
-    return next((path for path in folder.parents if path.suffix == ".parquet" and path.is_file()), None)
-
-
-def _cell(archive: Path, folder: Path, column: str) -> Any:
-    return _load(archive, archive.stat().st_mtime_ns)[folder.relative_to(archive).as_posix()][column]
+def _archived(folder: Path) -> dict[str, Any] | None:
+    """Return the columns of a run in an archive, None for a run folder."""
+    file = next((path for path in folder.parents if path.suffix == ".parquet" and path.is_file()), None)
+    return None if file is None else _load(file, file.stat().st_mtime_ns)[folder.relative_to(file).as_posix()]
 
 
 @lru_cache(maxsize=8)

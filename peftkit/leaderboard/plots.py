@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, cycle, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.leaderboard.cells import figure
+from peftkit.leaderboard.cells import figure, plain
 from peftkit.leaderboard.costs import amount
 from peftkit.leaderboard.runs import BoardEntry
 from peftkit.leaderboard.verdict import Ranking, rank_tasks
@@ -46,18 +46,16 @@ def write_plots(entries: Sequence[BoardEntry], groups: Sequence[str], folder: Pa
     If no entry has a score, the plots of an earlier board are removed.
     """
     rankings = [cell for cell in rank_tasks(entries, groups) if cell.board == entries[0].board and cell.ranked]
-    names = ("pareto", "heatmap")
     if not rankings:
-        for name in names:
-            for ending in ("png", "svg"):
-                (folder / f"{name}.{ending}").unlink(missing_ok=True)
+        for name in ("pareto.png", "pareto.svg", "heatmap.png", "heatmap.svg"):
+            (folder / name).unlink(missing_ok=True)
         return
     import matplotlib
 
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in other scripts become boxes
-        for name, picture in zip(names, (_pareto(rankings, entries), _heatmap(rankings, entries)), strict=True):
+        for name, picture in (("pareto", _pareto(rankings, entries)), ("heatmap", _heatmap(rankings, entries))):
             picture.savefig(folder / f"{name}.png", dpi=160)
             picture.set_layout_engine("none")  # keep the layout; computing it again takes a second
             picture.savefig(folder / f"{name}.svg", metadata={"Date": None})
@@ -82,12 +80,9 @@ def _figure(width: float, height: float, title: str) -> Figure:
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=(width, height), layout="constrained")
-    picture.suptitle(_short(title, 110), x=0.01, ha="left", fontsize=9, color="#a63d00" if _is_offline(title) else INK)
+    color = "#a63d00" if title.startswith("OFFLINE") else INK
+    picture.suptitle(_short(title, 110), x=0.01, ha="left", fontsize=9, color=color)
     return picture
-
-
-def _is_offline(title: str) -> bool:
-    return title.startswith("OFFLINE")
 
 
 def _pareto(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) -> Figure:
@@ -99,106 +94,86 @@ def _pareto(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) -> Figur
     picture = _figure(0.6 + 3.3 * columns, 0.6 + 2.6 * lines, f"{rankings[0].board}{left_out}")
     panels = picture.subplots(lines, columns, squeeze=False).ravel()
     methods = sorted({entries[number].method for cell in shown for number in cell.ranked})
+    looks = dict(zip(methods, cycle(product(MARKERS, COLOURS)), strict=False))
     for panel, cell in zip(panels, shown, strict=False):
-        _panel(panel, cell, entries, methods)
+        _panel(panel, cell, entries, looks)
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
     picture.supylabel("Score", fontsize=8)
-    picture.supxlabel(
-        "Trained parameters; filled and connected: Pareto-optimal means; bars: standard deviation", fontsize=8
-    )
+    caption = "Trained parameters; filled and connected: Pareto-optimal means; bars: standard deviation"
+    picture.supxlabel(caption, fontsize=8)
     return picture
 
 
-@dataclass(frozen=True)
-class Dot:
-    """An entry in a plot: its cost, its score with the spread over seeds, and its color and marker."""
-
-    cost: float
-    score: float
-    spread: float
-    name: str
-    colour: str
-    marker: str
-    is_front: bool
-
-
-def _dots(cell: Ranking, entries: Sequence[BoardEntry], methods: Sequence[str]) -> list[Dot]:
-    """Return the Pareto front and then the best of the other entries, DOTS at most."""
-    known = [number for number in cell.ranked if entries[number].costs.get(COST, 0) > 0]
-    front = _front(known, entries)
-    chosen = front + [number for number in known if number not in front][: max(0, DOTS - len(front))]
-    dots = []
-    for number in chosen:
-        entry, place = entries[number], methods.index(entries[number].method)
-        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)]
-        name = _short(entry.method, 16)
-        dots.append(Dot(entry.costs[COST], _shown(entry), _spread(entry), name, colour, marker, number in front))
-    return dots
-
-
-def _front(known: Sequence[int], entries: Sequence[BoardEntry]) -> list[int]:
-    """Return the positions of the Pareto-optimal entries, cheapest first."""
-    front: list[int] = []
-    best = -math.inf
-    for number in sorted(known, key=lambda number: (entries[number].costs[COST], -(entries[number].score or 0))):
-        score = entries[number].score or 0
-        if score > best:
-            front.append(number)
-            best = score
-    return front
-
-
-def _panel(panel: Axes, cell: Ranking, entries: Sequence[BoardEntry], methods: Sequence[str]) -> None:
+def _panel(panel: Axes, cell: Ranking, entries: Sequence[BoardEntry], looks: Mapping[str, tuple[str, str]]) -> None:
+    """Draw the Pareto front and then the best of the other entries, DOTS at most; `looks` has marker and color."""
     from matplotlib.ticker import NullLocator
 
-    dots = _dots(cell, entries, methods)
+    known = [number for number in cell.ranked if entries[number].costs.get(COST, 0) > 0]
+    front = _front(known, entries)
+    chosen = [*front, *(number for number in known if number not in front)][: max(DOTS, len(front))]
+    dots = {  # cost and score
+        number: (entries[number].costs[COST], (100 if entries[number].is_up else -1) * (entries[number].score or 0.0))
+        for number in chosen
+    }
     rest = f", {len(dots)} of {len(cell.ranked)} entries" if len(dots) < len(cell.ranked) else ""
     panel.set_title(f"{_short(cell.task, NAMED)}{rest}", loc="left", fontsize=9)
     if not dots:
         panel.set_axis_off()
         return
-    panel.set_xscale("log")
+    least, most = min(cost for cost, _ in dots.values()), max(cost for cost, _ in dots.values())
+    room = (most / least) ** 0.16 if most > least else 3.0  # for names, and where all costs are equal
+    panel.set(xscale="log", axisbelow=True, xlim=(least / room, most * room))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(lambda value, _: amount(value))
     panel.grid(color="#dedad0", linewidth=0.5)
-    panel.set_axisbelow(True)
     panel.margins(y=0.12)
-    least, most = min(dot.cost for dot in dots), max(dot.cost for dot in dots)
-    room = (most / least) ** 0.16 if most > least else 3.0  # for names, and where all costs are equal
-    panel.set_xlim(least / room, most * room)
-    for dot in reversed(dots):
-        ends = dot.score - dot.spread, dot.score + dot.spread
-        panel.plot([dot.cost, dot.cost], ends, color=dot.colour, alpha=0.5, lw=1.2)
-        filled = dot.colour if dot.is_front else "white"
-        panel.plot(dot.cost, dot.score, dot.marker, color=dot.colour, markerfacecolor=filled, markersize=4.5)
-    front = [dot for dot in dots if dot.is_front]
-    panel.step([dot.cost for dot in front], [dot.score for dot in front], where="post", color=INK, lw=0.8)
+    for number, (cost, score) in reversed(dots.items()):
+        entry = entries[number]
+        marker, color = looks[entry.method]
+        spread = (100 if entry.is_up else 1) * (entry.spread or 0.0)
+        panel.plot([cost, cost], [score - spread, score + spread], color=color, alpha=0.5, lw=1.2)
+        filled = color if number in front else "white"
+        panel.plot(cost, score, marker, color=color, markerfacecolor=filled, markersize=4.5)
+    panel.step(*zip(*(dots[number] for number in front), strict=True), where="post", color=INK, lw=0.8)
     if not entries[cell.ranked[0]].is_up:
         panel.invert_yaxis()  # so that better is up for an error too
-    _name_dots(panel, dots)
+    _name_dots(panel, dots, {number: _short(entries[number].method, 16) for number in dots}, front)
 
 
-def _name_dots(panel: Axes, dots: Sequence[Dot]) -> None:
+def _front(known: Sequence[int], entries: Sequence[BoardEntry]) -> list[int]:
+    """Return the positions of the Pareto-optimal entries, cheapest first."""
+    scores = {number: entries[number].score or 0.0 for number in known}
+    order = sorted(known, key=lambda number: (entries[number].costs[COST], -scores[number]))
+    best = accumulate((scores[number] for number in order), max, initial=-math.inf)
+    return [number for number, before in zip(order, best, strict=False) if scores[number] > before]
+
+
+def _name_dots(
+    panel: Axes, dots: Mapping[int, tuple[float, float]], names: Mapping[int, str], front: Sequence[int]
+) -> None:
     """Label the dots, those of the front first, each where it covers no dot and no other label."""
     from matplotlib.patheffects import withStroke
 
     # positions as shares of the panel; a letter is about 0.022 wide, a line 0.06 high
     (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
-    places = [(math.log(dot.cost / left) / math.log(right / left), (dot.score - low) / (high - low)) for dot in dots]
-    taken = [(x - 0.015, y - 0.02, x + 0.015, y + 0.02) for x, y in places]
-    for dot, (x, y) in zip(dots, places, strict=True):
-        width = 0.022 * len(dot.name)
+    places = {
+        number: (math.log(cost / left) / math.log(right / left), (score - low) / (high - low))
+        for number, (cost, score) in dots.items()
+    }
+    taken = [(-9.0, -9.0, 0.0, 9.0), (1.05, -9.0, 9.0, 9.0), (-9.0, -9.0, 9.0, 0.0), (-9.0, 1.02, 9.0, 9.0)]  # beyond
+    taken += [(x - 0.015, y - 0.02, x + 0.015, y + 0.02) for x, y in places.values()]
+    for number, (x, y) in places.items():
+        width = 0.022 * len(names[number])
         for move, rise, side in PLACES:
             start = x + move if side == "left" else x + move - width
             area = (start, y + rise, start + width, y + rise + 0.06)
-            is_out = area[0] < 0 or area[2] > 1.05 or area[1] < 0 or area[3] > 1.02
-            if is_out or any(t[0] < area[2] and area[0] < t[2] and t[1] < area[3] and area[1] < t[3] for t in taken):
+            if any(t[0] < area[2] and area[0] < t[2] and t[1] < area[3] and area[1] < t[3] for t in taken):
                 continue
             taken.append(area)
             panel.text(
-                x + move, y + rise + 0.005, dot.name, transform=panel.transAxes, ha=side, fontsize=6.5,
-                color=INK if dot.is_front else MUTED, path_effects=[withStroke(linewidth=2, foreground="white")],
+                x + move, y + rise + 0.005, names[number], transform=panel.transAxes, ha=side, fontsize=6.5,
+                color=INK if number in front else MUTED, path_effects=[withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
             break
 
@@ -208,60 +183,39 @@ def _heatmap(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) -> Figu
     from matplotlib.patches import Rectangle
 
     table: dict[str, dict[int, int]] = {}
-    shades: list[dict[int, float]] = []
+    shades: dict[int, float] = {}
     for column, cell in enumerate(rankings):
-        scores = [entries[number].score or 0 for number in cell.ranked]
-        low, high = min(scores), max(scores)
-        shades.append({n: ((entries[n].score or 0) - low) / (high - low) if high > low else 1.0 for n in cell.ranked})
-        for number in cell.ranked:
+        scores = {number: entries[number].score or 0.0 for number in cell.ranked}
+        low, high = min(scores.values()), max(scores.values())
+        for number, score in scores.items():
+            shades[number] = (score - low) / (high - low) if high > low else 1.0
             table.setdefault(entries[number].label, {})[column] = number
-    standing = {n: sum(shades[c][i] for c, i in here.items()) / len(here) + len(here) for n, here in table.items()}
-    order = sorted(table, key=lambda name: -standing[name])
-    names = order[:LINES]
-    left_out = f" (the best {len(names)} of {len(order)} entries)" if len(order) > len(names) else ""
+    standing = {name: sum(shades[n] for n in here.values()) / len(here) + len(here) for name, here in table.items()}
+    names = sorted(table, key=lambda name: -standing[name])[:LINES]
+    left_out = f" (the best {len(names)} of {len(table)} entries)" if len(table) > len(names) else ""
     picture = _figure(2.6 + 0.75 * len(rankings), 1.2 + 0.26 * len(names), f"{rankings[0].board}{left_out}")
     panel = picture.subplots()
-    tested = any(cell.is_tested for cell in rankings)
     for line, name in enumerate(names):
         for column, number in table[name].items():
-            _tile(panel, column, line, shades[column][number])
+            place, alpha = (column - 0.48, line - 0.46), 0.45 * shades[number]
+            panel.add_patch(Rectangle(place, 0.96, 0.92, color=COLOURS[0], alpha=alpha, lw=0))
             is_top = number in rankings[column].top
             weight: Any = "bold" if is_top else "normal"
             text = figure(entries[number], entries[number].score or 0.0)
             panel.text(column, line, text, ha="center", va="center", fontsize=7.5, fontweight=weight)
             if is_top:
                 panel.add_patch(Rectangle((column - 0.46, line - 0.44), 0.92, 0.88, fill=False, lw=1.3, ec=INK))
-    panel.set_xlim(-0.5, len(rankings) - 0.5)
-    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.set(xlim=(-0.5, len(rankings) - 0.5), ylim=(len(names) - 0.5, -0.5))
     panel.set_xticks(range(len(rankings)), [_short(cell.task, 12) for cell in rankings])
     panel.set_yticks(range(len(names)), [_short(name, 36) for name in names])
     panel.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, labelcolor=INK)
     panel.spines[:].set_visible(False)
-    framed = (
-        "no significant difference from the best of the task"
-        if tested
-        else "the best mean of the task; differences were not tested"
-    )
+    framed = "the best mean of the task; differences were not tested"
+    if any(cell.is_tested for cell in rankings):
+        framed = "no significant difference from the best of the task"
     picture.supxlabel(f"Framed: {framed}", fontsize=8)
     return picture
 
 
-def _tile(panel: Axes, column: int, line: int, shade: float) -> None:
-    from matplotlib.patches import Rectangle
-
-    panel.add_patch(Rectangle((column - 0.48, line - 0.46), 0.96, 0.92, color=COLOURS[0], alpha=0.45 * shade, lw=0))
-
-
-def _shown(entry: BoardEntry) -> float:
-    score = entry.score or 0.0
-    return 100 * score if entry.is_up else -score
-
-
-def _spread(entry: BoardEntry) -> float:
-    """Return the standard deviation over seeds in the units of the plot; 0 for a single seed."""
-    return (100 if entry.is_up else 1) * (entry.spread or 0.0)
-
-
 def _short(text: str, most: int) -> str:
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    return plain if len(plain) <= most else f"{plain[: most - 1]}…"
+    return plain(text) if len(text) <= most else f"{plain(text)[: most - 1]}…"

@@ -8,15 +8,16 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from peftkit.config.kinds import KINDS
 from peftkit.leaderboard.archive import archived_runs, read_text
 from peftkit.leaderboard.costs import COSTS
-from peftkit.leaderboard.legacy import in_current_terms
 from peftkit.leaderboard.runs import BoardRun, UnreadableRun
-from peftkit.leaderboard.settings import settings_of
+from peftkit.leaderboard.settings import in_current_terms, settings_of
 
 INSIDE_A_RUN = {"adapter", "model", "checkpoints", "merged", "tensorboard"}  # folders of a run folder
 IN_A_FOLDER = "a folder"  # name of local data, whose path differs between machines
@@ -33,14 +34,15 @@ def collect(places: Iterable[Path]) -> list[BoardRun | UnreadableRun]:
     read = [run for folder in sorted(run_folders(places)) if (run := _read(folder)) is not None]
     unreadable = [run for run in read if isinstance(run, UnreadableRun)]
     runs = _named_by_content([run for run in read if isinstance(run, BoardRun)])
-    latest: dict[tuple, BoardRun] = {}
-    for run in runs:
-        kept = latest.setdefault(run.identity, run)
-        if (run.problem is None, run.started) > (kept.problem is None, kept.started):
-            latest[run.identity] = run
-    for number, run in enumerate(runs):
-        if (kept := latest[run.identity]) is not run and run.problem is None:
-            runs[number] = replace(run, problem=f"the same run as {kept.folder}, which counts")
+    # the latest counts, of equal ones the first
+    order = sorted(enumerate(runs), key=lambda pair: (pair[1].problem is None, pair[1].started, -pair[0]))
+    counted = {run.identity: run for _, run in order}
+    runs = [
+        run
+        if run.problem is not None or (kept := counted[run.identity]) is run
+        else replace(run, problem=f"the same run as {kept.folder}, which counts")
+        for run in runs
+    ]
     return sorted([*runs, *unreadable], key=lambda run: run.folder)
 
 
@@ -59,16 +61,14 @@ def run_folders(places: Iterable[Path]) -> list[Path]:
 
 def version_notes(runs: Iterable[BoardRun | UnreadableRun]) -> list[str]:
     """Return a note on packages whose versions differ between seeds of one entry."""
-    versions: dict[tuple[tuple, str], set[str]] = {}
-    for run in runs:
-        if isinstance(run, BoardRun) and run.problem is None:
-            for package, version in run.versions.items():
-                versions.setdefault((run.group, package), set()).add(version)
-    mixed: dict[str, set[str]] = {}
-    for (_, package), seen in versions.items():
-        if len(seen) > 1:
-            mixed.setdefault(package, set()).update(seen)
-    named = ", ".join(f"{package} ({', '.join(sorted(seen))})" for package, seen in sorted(mixed.items()))
+    counted = [run for run in runs if isinstance(run, BoardRun) and run.problem is None]
+    versions = {(run.group, package, version) for run in counted for package, version in run.versions.items()}
+    numbers = Counter((group, package) for group, package, _ in versions)
+    mixed = {(package, version) for group, package, version in versions if numbers[group, package] > 1}
+    named = ", ".join(
+        f"{package} ({', '.join(version for _, version in pairs)})"
+        for package, pairs in groupby(sorted(mixed), key=itemgetter(0))
+    )
     return [f"Seeds of one entry ran with different versions of {named}."] if named else []
 
 
@@ -87,7 +87,7 @@ def _read(folder: Path) -> BoardRun | UnreadableRun | None:
 def _parse(folder: Path, record: dict[str, Any]) -> BoardRun:
     config, meta, audit = record["run"]["config"], record["meta"], record["audit"]
     model, data, task = audit["sources"]["model"], audit["sources"]["data"], config["task"]
-    sections = {name: _section(record, name) for name in SECTIONS}
+    sections = {name: dict(record[name]) if isinstance(record.get(name), dict) else None for name in SECTIONS}
     _check_search(sections["search"] or {})
     versions = {str(name): str(text) for name, text in (meta.get("versions") or {}).items() if text is not None}
     scores = {
@@ -98,7 +98,6 @@ def _parse(folder: Path, record: dict[str, Any]) -> BoardRun:
     data_for = data.get("substituted_for") or (task["suite"] if data.get("kind") == "offline" else None)
     # a suite on disk has one folder per task, each with its revision among the settings
     is_suite = data.get("kind") == "folder" and task["suite"] != "own"
-    costs = {cost: record.get("costs", {}).get(cost) for cost in COSTS}
     return BoardRun(
         folder=folder,
         problem=problem,
@@ -115,7 +114,7 @@ def _parse(folder: Path, record: dict[str, Any]) -> BoardRun:
         settings=settings_of(record, versions),
         examples={str(split): int(n) for split, n in audit.get("rows", {}).items()},
         scores={} if problem else scores,
-        costs={cost: float(value) for cost, value in costs.items() if value is not None},
+        costs={cost: float(value) for cost in COSTS if (value := record.get("costs", {}).get(cost)) is not None},
         overrides=[str(text) for text in record["run"].get("overrides") or []],
         versions=versions,
         audit=dict(audit),
@@ -143,11 +142,6 @@ def _task_name(task: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, (str(task["name"]), objective)))
 
 
-def _section(record: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    value = record.get(name)
-    return dict(value) if isinstance(value, dict) else None
-
-
 def _check_search(search: Mapping[str, Any]) -> None:
     """Check the numbers that tables are computed from.
 
@@ -162,30 +156,26 @@ def _check_search(search: Mapping[str, Any]) -> None:
 
 
 def _named_by_content(runs: list[BoardRun]) -> list[BoardRun]:
-    """Name models and data in local files by their content: equal content has equal names in any folder."""
-    names = {part: _names(filter(None, (_local_source(run, part) for run in runs))) for part in ("model", "data")}
+    """Name models and data in local files by their content: equal content has equal names in any folder.
 
-    def changes(run: BoardRun) -> dict[str, Any]:
-        sources = {part: _local_source(run, part) for part in names}
-        return {part: names[part][source["revision"]] for part, source in sources.items() if source is not None}
-
-    return [replace(run, **changes(run)) for run in runs]
+    A name is the file's own, with the revision where files of one name differ.
+    """
+    for part in ("model", "data"):
+        sources = [_local_source(run, part) for run in runs]
+        names: dict[str, Any] = {}
+        for source in filter(None, sources):
+            path = Path(str(source["name"]))  # a model in a run folder is named after the run
+            is_of_run = path.name in ("model", "merged") and path.parent.name
+            names.setdefault(source["revision"], path.parent.name if is_of_run else path.name)
+        counts = Counter(names.values())
+        names = {revision: name if counts[name] == 1 else f"{name} ({revision})" for revision, name in names.items()}
+        pairs = zip(runs, sources, strict=True)
+        runs = [replace(run, **{part: names[s["revision"]]}) if s is not None else run for run, s in pairs]
+    return runs
 
 
 def _local_source(run: BoardRun, part: str) -> dict[str, str] | None:
     source = run.audit["sources"][part]
     is_suite = part == "data" and run.data == IN_A_FOLDER
-    return (
-        source if source.get("kind") == "folder" and isinstance(source.get("revision"), str) and not is_suite else None
-    )
-
-
-def _names(sources: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Return a name for each revision: the file's own, with the revision where files of one name differ."""
-    names: dict[str, str] = {}
-    for source in sources:
-        path = Path(str(source["name"]))  # a model in a run folder is named after the run
-        file = path.parent.name if path.name in ("model", "merged") and path.parent.name else path.name
-        names.setdefault(source["revision"], file)
-    counts = Counter(names.values())
-    return {revision: name if counts[name] == 1 else f"{name} ({revision})" for revision, name in names.items()}
+    is_known = source.get("kind") == "folder" and isinstance(source.get("revision"), str)
+    return source if is_known and not is_suite else None

@@ -1,12 +1,14 @@
-"""The settings of a recorded run that must be equal for two runs to be seeds of one entry."""
+"""The settings of a recorded run that must be equal for two runs to be seeds of one entry, in current terms."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from typing import Any
 
 from peftkit.config import INCIDENTAL
+from peftkit.config.run import TaskConfig
 
 # minor versions of these may change the trained model; those of other packages are only noted
 DECIDING = ("peftkit", "transformers", "peft")
@@ -15,23 +17,63 @@ LEFT_OUT = INCIDENTAL | {
     "distill.teacher",  # a path; the set-up has its hash
 }  # fmt: skip
 PATHS = {"data": ("task.dataset", "task.subset", "task.revision"), "model": ("model.checkpoint",)}
+# keys of version 0.1
+RENAMED = {
+    "task": {
+        "max_train_rows": "max_train_samples", "max_eval_rows": "max_eval_samples", "words": "verbalizer",
+        "widths": "matryoshka_dims", "noise": "noise_density", "mean_span": "mean_noise_span_length",
+    },
+    "model": {"layers": "keep_layers"},
+    "search": {"factors": "lr_multipliers", "rows": "samples"},
+    "embed": {"width": "truncate_dim"},
+    "extend": {"rows": "init", "pad_to": "pad_to_multiple_of"},
+    "generate": {
+        "target": "num_instructions", "served_model": "endpoint_model", "similarity": "max_rouge_l",
+        "words": "instruction_length",
+    },
+    "distill": {"weight": "alpha"},
+}  # fmt: skip
+OVERRIDES = {f"{section}.{old}": f"{section}.{new}" for section, keys in RENAMED.items() for old, new in keys.items()}
+
+
+def in_current_terms(record: dict[str, Any]) -> dict[str, Any]:
+    """Return result.json with today's names of keys and values, so that results of version 0.1 compare with new ones.
+
+    A record with a schema has them already.
+    """
+    config, sources = record["run"]["config"], record["audit"]["sources"]
+    if "schema" in record:
+        return record
+    for section, keys in RENAMED.items():
+        if config.get(section):
+            config[section] = {keys.get(name, name): value for name, value in config[section].items()}
+    # keys that were added since, at the value that changes nothing
+    added = {field.name: field.default for field in fields(TaskConfig) if field.default is not MISSING}
+    config["task"] = added | config["task"]
+    for place in (config, *sources.values()):
+        place |= {key: "offline" for key in ("source", "kind") if place.get(key) == "embedded"}
+    record["run"]["overrides"] = [_override(text) for text in record["run"].get("overrides") or []]
+    return record
+
+
+def _override(text: str) -> str:
+    key, equals, value = text.partition("=")
+    return f"{OVERRIDES.get(key, key)}{equals}{'offline' if (key, value) == ('source', 'embedded') else value}"
 
 
 def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, str]:
     """Return what determines a result; local files by revision, which is their hash, instead of their path."""
     config, sources = record["run"]["config"], record["audit"]["sources"]
-    left_out = {*LEFT_OUT}
-    if not (config.get("distill") or {}).get("teacher"):
-        left_out.add("distill")
+    is_search = bool((config.get("search") or {}).get("lr_multipliers"))
+    left_out = {*LEFT_OUT, *([] if is_search else ["search"])}
+    left_out |= set() if (config.get("distill") or {}).get("teacher") else {"distill"}
     for part, names in PATHS.items():
         if sources[part].get("kind") == "folder" and sources[part].get("revision"):
-            left_out |= {*names}
-    is_search = bool((config.get("search") or {}).get("lr_multipliers"))
-    if not is_search:
-        left_out.add("search")
+            left_out.update(names)
+    dropped = tuple(f"{name}." for name in left_out)
     # null counts as absent, as in the id of a run, so that keys added later split no entry
     settings = {
-        name: value for name, value in flatten(config).items() if value != "null" and not _prefixes(name) & left_out
+        name: value for name, value in flatten(config).items() if value != "null" and not f"{name}.".startswith(dropped)
     }
     if is_search:  # the search chooses the rate, a different one for each task
         settings["train.learning_rate"] = f"around {_middle_rate(config, record.get('search')):g}"
@@ -42,17 +84,11 @@ def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[
     return settings | flatten({"setup": record["run"].get("setup", {}), "versions": minor})
 
 
-def _prefixes(name: str) -> set[str]:
-    parts = name.split(".")
-    return {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
-
-
 def _middle_rate(config: Mapping[str, Any], search: Mapping[str, Any] | None) -> float:
     """Return the learning rate that a search multiplied."""
-    if not (search or {}).get("trials"):
+    if not search or not search.get("trials"):
         return float(config["train"]["learning_rate"])
-    first = float(search["trials"][0]["learning_rate"]) / config["search"]["lr_multipliers"][0]  # type: ignore[index]
-    return float(f"{first:.3g}")
+    return float(f"{float(search['trials'][0]['learning_rate']) / config['search']['lr_multipliers'][0]:.3g}")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

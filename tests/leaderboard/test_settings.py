@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.leaderboard.legacy import RENAMED, in_current_terms
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardRun
+from peftkit.leaderboard.settings import RENAMED, in_current_terms
 from peftkit.leaderboard.stats import board_entries
 
 OLD = json.loads((Path(__file__).parent / "result_0.1.json").read_text(encoding="utf-8"))  # LoRA on MRPC, seed 0
