@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -41,6 +43,15 @@ def cache_folder() -> Path:
 def safe_name(text: str) -> str:
     """Return a text as the name of a file or folder: other characters than letters, digits and ._- become hyphens."""
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in text)
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Yield a path beside a file that becomes the file at the end, so that a reader never sees half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}-{os.urandom(4).hex()}")
+    yield part
+    part.replace(file)
 
 
 def _shipped(name: str) -> Path:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from peftkit.leaderboard.reading import run_folders
 from peftkit.results.console import log
 
 HOST, PORT = "127.0.0.1", 8420  # if it is free, so that a browser tab stays valid after a restart
@@ -49,7 +50,7 @@ def watch(folders: Sequence[Path], target: Path, write: Callable[[], None]) -> N
     """Serve `target` and call `write` whenever a result below the folders changes, until Ctrl-C."""
     seen = fingerprint(folders)
     write()
-    server = serve(target, lambda: seen)
+    server = serve(target, lambda: str(seen))
     log(greeting(server.server_port, folders[0], seen))
     try:
         while True:
@@ -58,7 +59,7 @@ def watch(folders: Sequence[Path], target: Path, write: Callable[[], None]) -> N
             if now != seen:
                 write()
                 seen = now
-                log(f"updated: {count_of(now)} results")
+                log(f"updated: {now[0]} results")
     except KeyboardInterrupt:
         log("stopped")
     finally:
@@ -66,9 +67,9 @@ def watch(folders: Sequence[Path], target: Path, write: Callable[[], None]) -> N
         server.server_close()
 
 
-def greeting(port: int, out: Path, seen: str) -> str:
+def greeting(port: int, out: Path, seen: tuple[int, int]) -> str:
     """Return a message with the address, and whether `out` has results yet, since it may be mistyped."""
-    nothing = "" if count_of(seen) else f"; {out} has no results yet; set out=FOLDER if your runs are elsewhere"
+    nothing = "" if seen[0] else f"; {out} has no results yet; set out=FOLDER if your runs are elsewhere"
     return f"http://{HOST}:{port}/ shows the runs in {out}; Ctrl-C stops it{nothing}"
 
 
@@ -83,18 +84,10 @@ def serve(target: Path, version: Callable[[], str]) -> ThreadingHTTPServer:
     return server
 
 
-def fingerprint(folders: Sequence[Path]) -> str:
+def fingerprint(folders: Sequence[Path]) -> tuple[int, int]:
     """Return the number of results below the folders and the time of the latest."""
     times = []
-    for top in folders:
-        for place, _, files in os.walk(top):
-            if "result.json" in files:
-                try:
-                    times.append(Path(place, "result.json").stat().st_mtime_ns)
-                except OSError:  # removed in between
-                    continue
-    return f"{len(times)}-{max(times, default=0)}"
-
-
-def count_of(fingerprint: str) -> int:
-    return int(fingerprint.split("-")[0])
+    for folder in run_folders(folders):
+        with suppress(OSError):  # removed in between, or of an archive, which does not change
+            times.append((folder / "result.json").stat().st_mtime_ns)
+    return len(times), max(times, default=0)

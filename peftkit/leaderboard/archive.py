@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.config import UserError
+from peftkit.paths import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,12 +34,10 @@ def write_archive(folders: Sequence[Path], file: Path) -> None:
         **{column: [read_text(folder, name) for folder in folders] for name, column in FILES.items()},
         "predictions": pa.array([_ipc(read_predictions(folder)) for folder in folders], pa.binary()),
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.part")
     # a page holds many runs, so that ids and labels, which runs share, compress well
     options = {"compression": "zstd", "compression_level": 19, "use_dictionary": False, "data_page_size": 1 << 26}
-    pq.write_table(pa.table(columns), part, **options)
-    part.replace(file)
+    with replacing(file) as part:
+        pq.write_table(pa.table(columns), part, **options)
 
 
 def archived_runs(file: Path) -> list[Path]:

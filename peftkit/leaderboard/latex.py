@@ -27,7 +27,6 @@ def write_latex(entries: Sequence[BoardEntry], groups: Sequence[str], file: Path
     text = "% \\usepackage{booktabs}\n" + "".join(
         _table(board, list(members), entries, groups) for board, members in boards
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
 
 
@@ -60,15 +59,10 @@ def _table(board: str, members: Sequence[Ranking], entries: Sequence[BoardEntry]
 def _value(entry: BoardEntry, letters: str, is_bold: bool) -> str:
     if entry.score is None:
         return entry.without_score
-    score = figure(entry, entry.score)
-    spread = ""
-    if entry.spread is not None:
-        shown = figure(entry, entry.spread) if entry.is_up else f"{entry.spread:.2g}"
-        spread = f" $\\pm$ {shown}"
+    score, spread = figure(entry, entry.score), entry.spread
+    shown = "" if spread is None else f" $\\pm$ {figure(entry, spread) if entry.is_up else f'{spread:.2g}'}"
     mark = f"\\textsuperscript{{{_escaped(letters)}}}" if letters else ""
-    if is_bold:
-        score = f"\\textbf{{{score}}}"
-    return f"{score}{spread}{mark}"
+    return (f"\\textbf{{{score}}}" if is_bold else score) + shown + mark
 
 
 def _escaped(text: str) -> str:

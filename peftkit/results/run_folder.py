@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import datetime, timezone
@@ -19,7 +17,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from peftkit.config import INCIDENTAL, RunConfig, UserError
-from peftkit.paths import safe_name
+from peftkit.paths import replacing, safe_name
 from peftkit.results.record import SCHEMA, MetaRecord
 
 LOCATIONS = {"model": ("model", ("checkpoint", "revision")), "data": ("task", ("dataset", "subset", "revision"))}
@@ -125,13 +123,9 @@ def amend_result(folder: Path, change: Callable[[dict[str, Any]], None]) -> None
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a UTF-8 file beside its target and rename it, so that a reader never sees half of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-    with os.fdopen(handle, "w", encoding="utf-8") as out:
-        out.write(text)
-    Path(name).chmod(0o644)
-    Path(name).replace(file)
+    """Write a UTF-8 file, whole or not at all."""
+    with replacing(file) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def lock(stack: ExitStack, folder: Path) -> None:
@@ -161,10 +155,8 @@ def write_predictions(file: Path, columns: Mapping[str, list]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.part")
-    pq.write_table(pa.table(dict(columns)), part)
-    part.replace(file)
+    with replacing(file) as part:
+        pq.write_table(pa.table(dict(columns)), part)
 
 
 def meta(seed: int, device: str, precision: str) -> MetaRecord:

@@ -17,7 +17,7 @@ from helpers.synthetic_board import HOSTILE, MACHINES, make_board
 from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.headlines import headlines
 from peftkit.leaderboard.page import facts, render
-from peftkit.leaderboard.page.curves import POINTS
+from peftkit.leaderboard.page.facts import POINTS
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardRun
 from peftkit.leaderboard.stats import board_entries

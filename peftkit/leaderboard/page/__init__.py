@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.leaderboard.page.facts import facts
+from peftkit.paths import replacing
 
 __all__ = ["facts", "render", "write_page"]
 
@@ -24,15 +24,14 @@ UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 def write_page(content: Mapping[str, Any], file: Path) -> None:
     """Write what `facts` returns as a page, atomically."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(render(content), encoding="utf-8")
-    part.replace(file)
+    with replacing(file) as part:
+        part.write_text(render(content), encoding="utf-8")
 
 
 def render(content: Mapping[str, Any]) -> str:
     """Return the page: markup, style, scripts and data in one text without external resources."""
-    scripts = [_read("vendor/d3.min.js"), _read("vendor/plot.min.js"), _app()]
+    app = "".join(_read(f"assets/{name}.js") for name in SCRIPTS)
+    scripts = [_read("vendor/d3.min.js"), _read("vendor/plot.min.js"), app]
     parts = {
         "policy": _policy(scripts),
         "style": _read("assets/style.css"),
@@ -40,7 +39,7 @@ def render(content: Mapping[str, Any]) -> str:
         "data": _embedded(content),
         "d3": scripts[0],
         "plot": scripts[1],
-        "app": scripts[2],
+        "app": app,
     }
     # in one pass, so that inserted text is not substituted again
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _read("assets/page.html"))
@@ -49,10 +48,6 @@ def render(content: Mapping[str, Any]) -> str:
 @cache
 def _read(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
-
-
-def _app() -> str:
-    return "".join(_read(f"assets/{name}.js") for name in SCRIPTS)
 
 
 def _policy(scripts: list[str]) -> str:
@@ -66,16 +61,6 @@ def _policy(scripts: list[str]) -> str:
 
 
 def _embedded(content: Mapping[str, Any]) -> str:
-    text = json.dumps(_finite(content), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.translate(UNSAFE).encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be encoded
-
-
-def _finite(value: Any) -> Any:
-    """Return the value with None for NaN and infinity, which JSON lacks."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return value
+    finite = json.loads(json.dumps(content), parse_constant=lambda _: None)  # JSON lacks NaN and infinity
+    text = json.dumps(finite, ensure_ascii=False, separators=(",", ":")).translate(UNSAFE)
+    return text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be encoded

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shlex
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
+from itertools import count
+from pathlib import Path
 from typing import Any
 
+from peftkit.leaderboard.archive import read_text
 from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.costs import COSTS
 from peftkit.leaderboard.headlines import headlines
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
-from peftkit.leaderboard.page.curves import curves_of
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, UnreadableRun
 from peftkit.leaderboard.verdict import rank_tasks
 
 SHOWN = ("truncated", "dropped", "label_counts")  # of an audit
+POINTS = 60  # of a learning curve
+RUNS = 1000  # with a learning curve
 COMPARED = 20_000  # comparisons of a page at most; of more, those with the best and the reference are kept
+
+
+Curve = tuple[int, list[int], list[float]]  # seed, steps, losses
 
 
 def facts(board: Board, command: str = "") -> dict[str, Any]:
@@ -27,7 +37,7 @@ def facts(board: Board, command: str = "") -> dict[str, Any]:
         command: the command that wrote the page, shown in its footer.
     """
     verdict = board.verdict()
-    curves, curve_note = curves_of(board.entries)
+    curves, curve_note = _curves(board.entries)
     comparisons, comparison_note = _comparisons(board)
     top = {number for cell in rank_tasks(board.entries, verdict.groups) for number in cell.top}
     return {
@@ -127,3 +137,43 @@ def _failure(result: BoardRun | UnreadableRun) -> dict[str, Any]:
         "folder": str(result.folder),
         "unfinished": result.is_unfinished,
     }
+
+
+def _curves(entries: Sequence[BoardEntry]) -> tuple[dict[int, list[Curve]], str | None]:
+    """Return the training losses of each entry's runs, the best of each task first, and a note on what is left out."""
+    ranks: dict[tuple[str, str], Iterator[int]] = defaultdict(count)  # entries are best first within a task
+    order = sorted((next(ranks[entry.board, entry.task]), number) for number, entry in enumerate(entries))
+    curves: dict[int, list[Curve]] = {}
+    room = RUNS
+    for _, number in order:
+        runs = entries[number].scored_runs
+        if len(runs) > room:
+            break
+        curves[number] = sorted((run.seed, *points) for run in runs if (points := _losses(run.folder)))
+        room -= len(curves[number])
+    finished = sum(len(entry.scored_runs) for entry in entries)
+    note = f"Learning curves: only the best entries of each task have them, {RUNS - room} of {finished} runs."
+    return curves, note if finished > RUNS else None
+
+
+def _losses(folder: Path) -> tuple[list[int], list[float]] | None:
+    """Return steps and losses, evenly sampled; None where the log has fewer than two."""
+    points: list[tuple[int, float]] = []
+    try:
+        lines = (read_text(folder, "log.jsonl") or "").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            step, loss = int(entry["step"]), float(entry["loss"])
+        except (ValueError, KeyError, TypeError):  # another kind of line, or one truncated by a kill
+            continue
+        if math.isfinite(loss):
+            points.append((step, float(f"{loss:.4g}")))
+    if len(points) < 2:
+        return None
+    every = (len(points) - 1) / (POINTS - 1)
+    if every > 1:
+        points = [points[round(number * every)] for number in range(POINTS)]
+    return [step for step, _ in points], [loss for _, loss in points]
