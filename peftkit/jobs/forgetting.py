@@ -45,7 +45,6 @@ from peftkit.pipeline.sources import warn_substitutions
 from peftkit.pipeline.verify import GateError
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
-from peftkit.results.record import ForgettingRecord
 from peftkit.results.run_result import RunResult
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -114,7 +113,7 @@ def forgetting(config: RunConfig) -> Path:
             curve.append({"scale": scale, "loss": probe.measure_on(tuned), "score": score()})
         if scale == 0:
             _check_off(abs(curve[0]["loss"] - before), "scaled to 0")
-    record: ForgettingRecord = {
+    record = {
         "measure": probe.measure,
         "unit": "1 - cosine" if probe.measure == DRIFT else "nats per token",
         "reason": no_head,
@@ -228,7 +227,7 @@ def _check_off(difference: float, how: str) -> None:
         raise GateError(f"the method {how} is not its base: their measures differ by {difference:.2g}")
 
 
-def _table(record: ForgettingRecord) -> list[str]:
+def _table(record: dict[str, Any]) -> list[str]:
     return [
         f"{record['measure']} ({record['unit']}) on {record['tokens']} tokens of text {record['text']}",
         f"before {record['before']:.4f}   after {record['after']:.4f}   "

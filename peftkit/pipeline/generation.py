@@ -21,7 +21,6 @@ from peftkit.generation.generators import Generator, offline
 from peftkit.paths import group_files
 from peftkit.results import run_folder
 from peftkit.results.console import log
-from peftkit.results.record import SCHEMA
 
 # job=generate with an endpoint starts without torch: what loads it is imported where it is needed
 
@@ -82,7 +81,7 @@ def generation_session(
             meta |= {"status": "failed", "reason": error_summary(error)}
             raise
         finally:
-            text = json.dumps({"schema": SCHEMA, **result}, indent=1, default=str)
+            text = json.dumps({"schema": run_folder.SCHEMA, **result}, indent=1, default=str)
             run_folder.write_text(folder / files[-1], text + "\n")
 
 

@@ -19,7 +19,7 @@ def model_card(result: Mapping[str, Any], artifact: str) -> str:
     """Return the card as Markdown.
 
     Args:
-        result: the `RunRecord` of a finished run.
+        result: result.json of a finished run.
         artifact: the folder beside the card: adapter, model or prompt.
     """
     config = RunConfig.from_config(result["run"]["config"])

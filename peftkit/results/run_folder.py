@@ -18,8 +18,8 @@ from filelock import FileLock, Timeout
 
 from peftkit.config import INCIDENTAL, RunConfig, UserError
 from peftkit.paths import replacing, safe_name
-from peftkit.results.record import SCHEMA, MetaRecord
 
+SCHEMA = 2  # of result.json, see docs/reference/run-folder.md; version 0.1 wrote none
 LOCATIONS = {"model": ("model", ("checkpoint", "revision")), "data": ("task", ("dataset", "subset", "revision"))}
 PACKAGES = ("peftkit", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes")
 
@@ -159,7 +159,7 @@ def write_predictions(file: Path, columns: Mapping[str, list]) -> None:
         pq.write_table(pa.table(dict(columns)), part)
 
 
-def meta(seed: int, device: str, precision: str) -> MetaRecord:
+def meta(seed: int, device: str, precision: str) -> dict[str, Any]:
     """Return what is needed to run it again: versions, machine, seed and start (now); no environment, no secret."""
     return {
         "seed": seed,
