@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from peftkit.leaderboard.seeds import BINS, PriorState, prior_states, totals
+from peftkit.leaderboard.seeds import BINS, Array, PriorState, prior_states, totals
 
-Array = np.ndarray
 ALPHA, POWER = 0.05, 0.8
 SEEDS_AND_EXAMPLES, EXAMPLES, SEEDS, MCNEMAR = "seeds, examples", "bootstrap", "seeds alone", "McNemar"
 TESTS = {  # by whether they generalize to new seeds, to new examples
@@ -71,9 +70,9 @@ def _contrast(sample: TaskSample, states: list[PriorState], variances: Array, se
     inner, among = _over_examples(sample, known)
     variance = among[first, first] + among[second, second] - 2 * among[first, second]
     variance = np.where(both, np.maximum(variance, 0), 0.0)
-    width = [len(e.resampled) for e in sample.entries if e.resampled is not None]
     # the bootstrap's variance is itself an estimate, from that many resamples of that many examples
-    freedom = np.where(both, max(min([sample.examples, *width]) - 1, 1), 1e9)
+    least = min([sample.examples, *(len(e.resampled) for e in sample.entries if e.resampled is not None)])
+    freedom = np.where(both, max(least - 1, 1), 1e9)
     middle, weights = np.empty((2, len(both), BINS if states else 1))
     # without predictions of both, the whole variance over seeds counts as that of the seeds
     for pairs, within in ((both, inner), (~both, np.zeros_like(inner))):

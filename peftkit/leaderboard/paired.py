@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +52,7 @@ def sample_of(entries: Sequence[BoardEntry], limit: int = LIMIT, most: int = FAR
     alike = np.array([tuple(entry.scores) == metrics for entry in entries])
     pairs = alike[first] & alike[second]
     samples = [EntrySample(np.array([*entry.by_seed.values()])) for entry in entries]
-    sample = TaskSample(samples, 0, first[pairs], second[pairs], defaultdict(list))
+    sample = TaskSample(samples, 0, first[pairs], second[pairs])
     tested = {n: entry for n, entry in enumerate(entries[:most]) if alike[n]} if pairs.any() else {}
     runs_of = _predictions_by_entry(tested, metrics, sample)
     if len(runs_of) < 2:
@@ -70,7 +70,7 @@ def sample_of(entries: Sequence[BoardEntry], limit: int = LIMIT, most: int = FAR
             right = predictions[own][0] == labels if is_plain else None
             samples[place] = EntrySample(samples[place].values, resampled[:, own], right)
         else:
-            sample.left_out[WRONG].append(entries[place].name)
+            sample.left_out.setdefault(WRONG, []).append(entries[place].name)
     return replace(sample, examples=len(labels))
 
 
@@ -78,13 +78,8 @@ def _predictions_by_entry(
     entries: Mapping[int, BoardEntry], metrics: Sequence[str], sample: TaskSample
 ) -> dict[int, list[RunPredictions]]:
     """Return the predictions by seed of the entries that have all of them, on the examples that most entries share."""
-    complete: dict[int, list[RunPredictions]] = {}
-    for place, entry in entries.items():
-        runs = [each for run in entry.scored_runs if (each := read_run_predictions(run.folder)) is not None]
-        if len(runs) == len(entry.scored_runs):
-            complete[place] = runs
-        else:
-            sample.left_out[ABSENT].append(entry.name)
+    read = {place: [read_run_predictions(run.folder) for run in entry.scored_runs] for place, entry in entries.items()}
+    complete = _without_gaps(read, entries, sample.left_out, ABSENT)
     if not complete:
         return {}
     common = Counter(runs[0].key for runs in complete.values()).most_common(1)[0][0]
@@ -92,14 +87,21 @@ def _predictions_by_entry(
     if not can_resample(metrics, reference):
         sample.not_resampled.extend(metrics)
         return {}
-    aligned: dict[int, list[RunPredictions]] = {}
-    for place, runs in complete.items():
-        ordered = [same for run in runs if (same := _in_order(run, reference)) is not None]
-        if len(ordered) == len(runs):
-            aligned[place] = ordered
-        else:
-            sample.left_out[OTHER].append(entries[place].name)
-    return aligned
+    aligned = {place: [_in_order(run, reference) for run in runs] for place, runs in complete.items()}
+    return _without_gaps(aligned, entries, sample.left_out, OTHER)
+
+
+def _without_gaps(
+    found: Mapping[int, Sequence[RunPredictions | None]],
+    entries: Mapping[int, BoardEntry],
+    left_out: dict[str, list[str]],
+    reason: str,
+) -> dict[int, list[RunPredictions]]:
+    """Return the entries that have predictions for every seed; the names of the others are added to `left_out`."""
+    known = {place: [run for run in runs if run is not None] for place, runs in found.items()}
+    if gaps := [entries[place].name for place, runs in found.items() if len(known[place]) < len(runs)]:
+        left_out[reason] = gaps
+    return {place: runs for place, runs in known.items() if len(runs) == len(found[place])}
 
 
 def _in_order(run: RunPredictions, reference: RunPredictions) -> RunPredictions | None:

@@ -38,22 +38,16 @@ def prior_states(variances: Sequence[Array], seeds: Sequence[Array]) -> list[lis
         seeds: a task's (entries,) numbers of seeds.
     """
     grids = [_likelihoods(v[n > 1], n[n > 1] - 1) for v, n in zip(variances, seeds, strict=True)]
-    shared = -np.log(DEGREES)  # the hyperprior 1 / degrees prefers different variances
-    for grid in grids:
-        if grid is not None:
-            shared = shared + np.logaddexp.reduce(grid[1], axis=1)
+    # the hyperprior 1 / degrees prefers different variances
+    shared = sum((np.logaddexp.reduce(grid[1], axis=1) for grid in grids if grid), start=-np.log(DEGREES))
     shared = np.exp(shared - shared.max())
-    states: list[list[PriorState]] = []
-    for grid in grids:
-        if grid is None:
-            states.append([])
-            continue
-        scales, likelihood = grid
-        within = np.exp(likelihood - np.logaddexp.reduce(likelihood, axis=1)[:, None])
-        weights = within * (shared / shared.sum())[:, None]
-        kept = np.argwhere(weights > LEAST)
-        states.append([PriorState(float(weights[d, s]), DEGREES[d], float(scales[s])) for d, s in kept])
-    return states
+    return [_states(*grid, shared / shared.sum()) if grid else [] for grid in grids]
+
+
+def _states(scales: Array, likelihood: Array, shared: Array) -> list[PriorState]:
+    within = np.exp(likelihood - np.logaddexp.reduce(likelihood, axis=1)[:, None])
+    weights = within * shared[:, None]
+    return [PriorState(float(weights[d, s]), DEGREES[d], float(scales[s])) for d, s in np.argwhere(weights > LEAST)]
 
 
 def _likelihoods(variances: Array, freedom: Array) -> tuple[Array, Array] | None:
@@ -64,15 +58,10 @@ def _likelihoods(variances: Array, freedom: Array) -> tuple[Array, Array] | None
         return None
     logs = np.log(variances)
     scales = np.linspace(logs.min() - 3, logs.max() + 5, SCALES)
-    ratio = np.exp(logs[:, None] - scales)
-    n = freedom[:, None]
-    likelihoods = []
-    for d in DEGREES:
-        each = (
-            n / 2 * np.log(n * ratio) + d / 2 * np.log(d) - (n + d) / 2 * np.log(n * ratio + d) - betaln(n / 2, d / 2)
-        )
-        likelihoods.append(each.sum(0))
-    return np.exp(scales), np.array(likelihoods)
+    d, n = np.array(DEGREES)[:, None, None], freedom[:, None]
+    ratio = n * np.exp(logs[:, None] - scales)
+    each = n / 2 * np.log(ratio) + d / 2 * np.log(d) - (n + d) / 2 * np.log(ratio + d) - betaln(n / 2, d / 2)
+    return np.exp(scales), each.sum(1)
 
 
 def totals(
@@ -97,12 +86,12 @@ def totals(
     """
     if not states:
         return examples[:, None], np.ones((len(examples), 1))
-    cells = [_excess(state, variances, seeds, inner) for state in states]
-    least = min((examples + excess.min(1)[first] + excess.min(1)[second]).min() for excess, _ in cells)
+    added = [_excess(state, variances, seeds, inner) for state in states]
+    least = min((examples + excess.min(1)[first] + excess.min(1)[second]).min() for excess, _ in added)
     least = max(float(least), 1e-15)
     mass, sums = np.zeros(len(first) * BINS), np.zeros(len(first) * BINS)
     starts: Array = np.arange(len(first))[:, None, None] * BINS
-    for state, (excess, chance) in zip(states, cells, strict=True):
+    for state, (excess, chance) in zip(states, added, strict=True):
         total = np.maximum(examples[:, None, None] + excess[first][:, :, None] + excess[second][:, None, :], least)
         weight = state.weight * chance[first][:, :, None] * chance[second][:, None, :]
         place = (starts + np.minimum((np.log(total / least) / STEP).astype(int), BINS - 1)).ravel()
@@ -118,8 +107,7 @@ def _excess(state: PriorState, variances: Array, seeds: Array, inner: Array) -> 
     own = np.where(seeds > 1, (seeds - 1) * variances, 0.0)
     freedom = state.degrees + seeds - 1
     expected = (state.degrees * state.scale + own) / freedom
-    nodes = [_inverse_chi_square(float(each)) for each in freedom]
-    values, weights = np.array([n[0] for n in nodes]), np.array([n[1] for n in nodes])
+    values, weights = np.array([_inverse_chi_square(float(each)) for each in freedom]).swapaxes(0, 1)
     return np.maximum(expected[:, None] * values - inner[:, None], 0) / seeds[:, None], weights
 
 

@@ -82,14 +82,12 @@ def judge(entries: Sequence[BoardEntry], results: Iterable[BoardRun | Unreadable
         tasks = {ranking.task: ranking.ranked for ranking in members}
         contrasts = contrast([sample_of([entries[number] for number in ranked]) for ranked in tasks.values()])
         adjusted = holm(np.concatenate([tests.p for tests in contrasts]))
-        tested = int(np.sum(~np.isnan(adjusted)))
         parts = np.split(adjusted, np.cumsum([len(tests.p) for tests in contrasts])[:-1])
         for (task, ranked), tests, p in zip(tasks.items(), contrasts, parts, strict=True):
             tested_pairs = _comparisons(ranked, tests, p)
             comparisons += tested_pairs
             _set_groups(groups, ranked, tested_pairs)
-            least = detectable(tests, tested)
-            if least is not None:
+            if (least := detectable(tests, int(np.sum(~np.isnan(adjusted))))) is not None:
                 power[title, task] = least
             notes += [f"{task}: {text}" for text in _notes([entries[number] for number in ranked], tests)]
     unread = sum(isinstance(result, UnreadableRun) for result in results)
