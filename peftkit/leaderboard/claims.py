@@ -79,12 +79,12 @@ def small_data(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
         ordered = sorted(sizes, key=lambda setting: setting.train)
         least, most = gaps[ordered[0]], gaps[ordered[-1]]
         if len(sizes) > 1 and (shared := least.keys() & most.keys()):
-            leads.append(correlated_mean([least[method] for method in shared]))
-            changes.append(correlated_mean([difference_of(least[method], most[method]) for method in shared]))
+            leads.append(mean_of([least[method] for method in shared], share_runs=True))
+            changes.append(mean_of([difference_of(least[method], most[method]) for method in shared], share_runs=True))
     if not leads:
         needs = "needs full and an adapter or lora at two or more numbers of training examples"
         return lines, OPEN, f"{needs}; {_sizes(entries)}"
-    lead, change = independent_mean(leads), independent_mean(changes)
+    lead, change = mean_of(leads), mean_of(changes)
     reason = f"with the fewest examples the lead is {lead}; with the most it is smaller by {change}"
     return lines, _sign([lead, change]), reason
 
@@ -114,7 +114,7 @@ def prompt_scale(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
     ends = [sorted(settings, key=size.__getitem__) for settings in families.values() if len(settings) > 1]
     if not ends:
         return lines, OPEN, "needs prompt and full on two or more sizes of one family of models"
-    change = independent_mean([difference_of(gaps[settings[-1]], gaps[settings[0]]) for settings in ends])
+    change = mean_of([difference_of(gaps[settings[-1]], gaps[settings[0]]) for settings in ends])
     return lines, _sign([change]), f"from the smallest to the largest the gap changes by {change}"
 
 
@@ -139,7 +139,7 @@ def quantization(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
     lines = [f"{setting}: qlora - lora {gap}" for setting, gap in gaps.items()]
     if not gaps:
         return lines, OPEN, "needs lora and qlora on one task"
-    whole = independent_mean(list(gaps.values()))
+    whole = mean_of(list(gaps.values()))
     return lines, _sign([Gap(whole.value + LOSS, whole.error)]), f"on average {whole}"
 
 
@@ -185,10 +185,10 @@ def judge_claim(name: str, entries: Sequence[BoardEntry], verdict: Verdict) -> F
     """Return the verdict on a claim; undecided where one method has several settings for the same task and model."""
     claim, measure = CLAIMS[name]
     methods = Counter((_setting(entry), entry.method) for entry in entries if entry.score is not None)
-    for (setting, method), count in methods.items():
-        if count > 1:
-            reason = f"there are {count} settings of {method} on {setting}; show the runs of only one"
-            return Finding(claim, [], OPEN, reason)
+    if several := [each for each in methods.items() if each[1] > 1]:
+        (setting, method), count = several[0]
+        reason = f"there are {count} settings of {method} on {setting}; show the runs of only one"
+        return Finding(claim, [], OPEN, reason)
     lines, outcome, reason = measure(entries, verdict)
     more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     return Finding(claim, lines[:SHOWN] + more, outcome, reason)
@@ -217,14 +217,10 @@ def difference_of(one: Gap, other: Gap) -> Gap:
     return Gap(one.value - other.value, math.hypot(one.error, other.error))
 
 
-def correlated_mean(gaps: Sequence[Gap]) -> Gap:
-    """Return the mean of gaps that share an entry and its examples: their errors may be correlated."""
-    return Gap(fmean(gap.value for gap in gaps), fmean(gap.error for gap in gaps))
-
-
-def independent_mean(gaps: Sequence[Gap]) -> Gap:
-    """Return the mean of gaps of independent runs on different tasks."""
-    return Gap(fmean(gap.value for gap in gaps), math.hypot(*(gap.error for gap in gaps)) / len(gaps))
+def mean_of(gaps: Sequence[Gap], share_runs: bool = False) -> Gap:
+    """Return the mean of gaps on different tasks, or of gaps that share runs: then their errors may be correlated."""
+    errors = [gap.error for gap in gaps]
+    return Gap(fmean(gap.value for gap in gaps), fmean(errors) if share_runs else math.hypot(*errors) / len(gaps))
 
 
 def _sign(gaps: Sequence[Gap]) -> str:

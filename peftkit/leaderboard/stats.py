@@ -166,6 +166,7 @@ def _entry(title: str, members: list[BoardRun], settings: str, flat: dict[str, s
         },
         all_settings=flat,
         interval=interval(list(by_seed.values())),
+        planned=len({run.seed for run in members}),
     )
 
 
@@ -198,20 +199,17 @@ def _comparable(entry: BoardEntry) -> tuple:
 
 def _with_plans(entries: list[BoardEntry]) -> list[BoardEntry]:
     """Add the label, and the planned seeds: the median of the task's entries, or the entry's own attempts if more."""
-    models = {board: {e.model for e in members} for board, members in grouped(entries, lambda e: e.board).items()}
-    result = []
-    for members in grouped(entries, lambda entry: (entry.board, entry.task)).values():
-        attempts = [len({run.seed for run in entry.runs}) for entry in members]
-        usual = median_high(attempts)
-        result += [
-            replace(
-                entry,
-                planned=max(count, usual),
-                label=f"{entry.name} {entry.model.split('/')[-1]}" if len(models[entry.board]) > 1 else entry.name,
-            )
-            for entry, count in zip(members, attempts, strict=True)
-        ]
-    return result
+    models = Counter(board for board, _ in {(entry.board, entry.model) for entry in entries})
+    tasks = grouped(entries, lambda entry: (entry.board, entry.task))
+    usual = {task: median_high(entry.planned for entry in members) for task, members in tasks.items()}
+    return [
+        replace(
+            entry,
+            planned=max(entry.planned, usual[entry.board, entry.task]),
+            label=f"{entry.name} {entry.model.split('/')[-1]}" if models[entry.board] > 1 else entry.name,
+        )
+        for entry in entries
+    ]
 
 
 def _glue_line(key: tuple, settings: str, tasks: Mapping[str, BoardEntry]) -> GlueEntry:
@@ -220,6 +218,6 @@ def _glue_line(key: tuple, settings: str, tasks: Mapping[str, BoardEntry]) -> Gl
     seeds = set.intersection(*(set(entry.by_seed) for entry in tasks.values()))
     averages = [glue_average({task: entry.by_seed[seed] for task, entry in tasks.items()}) for seed in seeds]
     whole = [average for average in averages if average is not None]
-    spread = stdev(whole) if len(whole) > 1 else None
+    spread = summarize(whole).spread if whole else None
     missing = [task for task in GLUE if task not in scores]
     return GlueEntry(board, method, model, settings, scores, glue_average(scores), spread, missing)
