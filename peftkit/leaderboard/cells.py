@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from peftkit.leaderboard.costs import COSTS, Cost
-from peftkit.leaderboard.runs import BoardEntry, BoardRun, GlueEntry, UnreadableRun
+from peftkit.leaderboard.runs import BoardEntry, BoardRun, GlueEntry, UnreadableRun, grouped
 from peftkit.leaderboard.stats import BESIDE, GLUE
 from peftkit.leaderboard.verdict import Records
 
@@ -16,8 +16,6 @@ SPREAD = "± is the sample standard deviation over seeds; a single seed has none
 LETTERS = "group: entries of a task that share a letter do not differ significantly."
 INTERVAL = "95 %: interval of the task's score (mean of its metrics) over seeds, for these examples."
 MATRIX = 12  # entries of a table of all pairs, at most
-
-
 Ranked = tuple[BoardEntry, str]  # an entry, and the letters of its groups
 
 
@@ -72,44 +70,44 @@ def marks_of(ranked: Sequence[Ranked]) -> dict[str, str]:
 
 def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
     entries = [entry for entry, _ in ranked]
-    sizes: dict[str, set[int]] = {}
-    for entry in entries:
-        if entry.examples.get("train"):
-            sizes.setdefault(entry.task, set()).add(entry.examples["train"])
-    counts = {task: " and ".join(map(str, sorted(each))) for task, each in sizes.items()}
-    models = sorted({entry.model for entry in entries})
-    notes = [f"Model: {models[0]}."] if len(models) == 1 else []
-    if counts:
-        same = len(set(counts.values())) == 1
-        each = f"{next(iter(counts.values()))} each" if same else ", ".join(f"{task} {n}" for task, n in counts.items())
-        notes.append(f"Training examples: {each}. {SPREAD}")
-    notes += [LETTERS] if any(letters for _, letters in ranked) else []
-    notes += [INTERVAL] if any(entry.interval for entry in entries) else []
-    if not all(up for entry in entries for up in entry.higher_is_better.values()):
-        notes.append("↓ lower is better; in its own unit, not times 100.")
-    if marks:
-        named = "; ".join(f"{mark} = {device}" for device, mark in marks.items())
-        notes.append(f"Machines (their times, memory and tokens/s do not compare): {named}.")
-    return notes
+    tasks = grouped([entry for entry in entries if entry.examples.get("train")], lambda entry: entry.task)
+    sizes = {task: sorted({entry.examples["train"] for entry in members}) for task, members in tasks.items()}
+    counts = {task: " and ".join(map(str, each)) for task, each in sizes.items()}
+    is_same = len(set(counts.values())) == 1
+    train = f"{next(iter(counts.values()))} each" if is_same else ", ".join(f"{task} {n}" for task, n in counts.items())
+    named = "; ".join(f"{mark} = {device}" for device, mark in marks.items())
+    notes = [
+        (len({entry.model for entry in entries}) == 1, f"Model: {entries[0].model}."),
+        (counts, f"Training examples: {train}. {SPREAD}"),
+        (any(letters for _, letters in ranked), LETTERS),
+        (any(entry.interval for entry in entries), INTERVAL),
+        (
+            not all(up for entry in entries for up in entry.higher_is_better.values()),
+            "↓ lower is better; in its own unit, not times 100.",
+        ),
+        (marks, f"Machines (their times, memory and tokens/s do not compare): {named}."),
+    ]
+    return [text for is_true, text in notes if is_true]
 
 
-def problems_of(results: Iterable[BoardRun | UnreadableRun]) -> dict[str, list[str]]:
+def problems_of(results: Sequence[BoardRun | UnreadableRun]) -> dict[str, list[str]]:
     """Return a line for each unfinished run and each run without valid scores, below one headline per group."""
-    all_runs = list(results)
-    unfinished = [_problem(result) for result in all_runs if result.is_unfinished]
-    wrong = [_problem(result) for result in all_runs if result.problem and not result.is_unfinished]
     groups = {
-        f"{len(unfinished)} of {len(all_runs)} runs unfinished; their commands, typed again, resume them:": unfinished,
-        f"{len(wrong)} of {len(all_runs)} runs without valid scores:": wrong,
+        "unfinished; their commands, typed again, resume them": [r for r in results if r.is_unfinished],
+        "without valid scores": [r for r in results if r.problem and not r.is_unfinished],
     }
-    return {headline: lines for headline, lines in groups.items() if lines}
+    return {
+        f"{len(group)} of {len(results)} runs {what}:": [_problem(result) for result in group]
+        for what, group in groups.items()
+        if group
+    }
 
 
 def _problem(result: BoardRun | UnreadableRun) -> str:
-    what = ""
-    if isinstance(result, BoardRun):
-        what = f"{result.task} {result.model} {result.method} seed {result.seed}: "
-    return f"{what}{result.problem}  ({result.folder})"
+    where = f"{result.problem}  ({result.folder})"
+    if isinstance(result, UnreadableRun):
+        return where
+    return f"{result.task} {result.model} {result.method} seed {result.seed}: {where}"
 
 
 def figure(entry: BoardEntry, value: float) -> str:
@@ -158,9 +156,8 @@ def tasks_of(ranked: Sequence[Ranked]) -> list[list[Ranked]]:
 
 def without_constants(lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Drop the column of learning-rate trials where every entry has one."""
-    if any(line["learning-rate trials"] != "1" for line in lines):
-        return list(lines)
-    return [{name: cell for name, cell in line.items() if name != "learning-rate trials"} for line in lines]
+    constant = "learning-rate trials" if all(line["learning-rate trials"] == "1" for line in lines) else None
+    return [{name: cell for name, cell in line.items() if name != constant} for line in lines]
 
 
 def totals_cells(records: Records, title: str) -> list[dict[str, str]]:
@@ -179,11 +176,11 @@ def records_cells(records: Records, title: str) -> list[dict[str, str]]:
     names = [line["method"] for line in totals]
     if len(names) > MATRIX:
         return totals
-    lines = []
-    for one in names:
-        cells = {other: "-".join(map(str, records.get((title, one, other), ()))) for other in names}
-        lines.append({"": one, **{other: "" if one == other else cell for other, cell in cells.items()}})
-    return lines
+    return [
+        {"": one}
+        | {other: "" if one == other else "-".join(map(str, records.get((title, one, other), ()))) for other in names}
+        for one in names
+    ]
 
 
 def plain(text: str) -> str:

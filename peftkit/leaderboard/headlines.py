@@ -36,9 +36,9 @@ def _overall(tasks: Sequence[Ranking], entries: Sequence[BoardEntry]) -> list[tu
     counts = Counter(name for each in tested for name in {entries[number].label for number in each.top})
     most = max(counts.values())
     names = sorted(name for name, count in counts.items() if count == most)
-    verb = "is" if len(names) == 1 else "are"
     text = (
-        f"{listed(names)} {verb} best, or not significantly different from the best, on {most} of {len(tested)} tasks."
+        f"{listed(names)} {'is' if len(names) == 1 else 'are'} best, or not significantly different from the best, "
+        f"on {most} of {len(tested)} tasks."
     )
     undecided = [each.task for each in tested if len(each.top) == len(each.ranked)]
     text += f" On {listed(undecided)} no methods differ significantly." if undecided else ""
@@ -58,8 +58,7 @@ def _sentence(task: Ranking, entries: Sequence[BoardEntry], detectable: float | 
     if len(task.ranked) == 1:
         return f"{name} scores {score}; there is no other entry to compare with."
     if not task.is_tested:
-        extreme = "highest" if best.is_up else "lowest"
-        return f"{name} has the {extreme} mean, {score}; differences were not tested."
+        return f"{name} has the {'highest' if best.is_up else 'lowest'} mean, {score}; differences were not tested."
     if len(task.top) == len(task.ranked):
         return f"no significant differences among {len(task.ranked)} entries; {name} has {score}.{power}"
     if not tied:

@@ -82,7 +82,6 @@ def _cells(entry: BoardEntry, seeds: Sequence[Judgement]) -> dict[str, str]:
     rates = [100 * seed["win_rate"] for seed in seeds]
     low, high = (100 * fmean(seed["interval"][end] for seed in seeds) for end in (0, 1))
     has_rate = _rate(seeds) is not None
-    counts = sorted({f"{seed['rows']} of {seed['of']}" for seed in seeds})
     return {
         "task": entry.task,
         "model": entry.model,
@@ -91,7 +90,7 @@ def _cells(entry: BoardEntry, seeds: Sequence[Judgement]) -> dict[str, str]:
         "95 %": f"{low:.1f} to {high:.1f}" if has_rate else "",
         "position bias": _mean_share(seeds, "position_bias"),
         "unparsable": _mean_share(seeds, "unparsable_share"),
-        "examples": " and ".join(counts),
+        "examples": " and ".join(sorted({f"{seed['rows']} of {seed['of']}" for seed in seeds})),
         "seeds": str(len(seeds)),
     }
 
