@@ -57,18 +57,13 @@ def _register_classifiers(_: Any) -> None:
     needed += [f"transformers.models.{name}.modeling_{name}" for name in types]
 
     def register(imported: Any) -> None:
-        others = {*needed, "peftkit.models.backbone"} - {imported.__name__}
-        specs = [getattr(sys.modules.get(name), "__spec__", None) for name in others]
-        if not any(getattr(spec, "_initializing", False) for spec in specs):
-            _import_heads(imported)
+        specs = [getattr(sys.modules.get(name), "__spec__", None) for name in {*needed} - {imported.__name__}]
+        is_ready = not any(getattr(spec, "_initializing", False) for spec in specs)
+        if is_ready and "peftkit.models.heads" not in sys.modules:  # else that module is importing transformers
+            import_module("peftkit.models.heads")
 
     for name in needed:
         wrapt.register_post_import_hook(register, name)
-
-
-def _import_heads(_: Any) -> None:
-    if "peftkit.models.heads" not in sys.modules:  # else that module is importing transformers
-        import_module("peftkit.models.heads")
 
 
 class _Leaderboard(ModuleType):
@@ -86,4 +81,3 @@ wrapt.register_post_import_hook(_make_callable, "peftkit.leaderboard")
 # so that PeftModel.from_pretrained and transformers.pipeline load what peftkit saved
 wrapt.register_post_import_hook(_register_tuners, "peft")
 wrapt.register_post_import_hook(_register_classifiers, "transformers")
-wrapt.register_post_import_hook(_import_heads, "peftkit.models.backbone")

@@ -75,7 +75,6 @@ def test_the_check_sees_a_planted_fault(tmp_path: Path, file: str, line: str) ->
         pytest.param("from peftkit.models import heads", marks=pytest.mark.slow),
         pytest.param("from peftkit.methods.adapter import BottleneckConfig", marks=pytest.mark.slow),
         pytest.param("from peft import PeftModel; import peftkit", marks=pytest.mark.slow),
-        pytest.param("from peftkit.models import backbone", marks=pytest.mark.slow),
         pytest.param("import peftkit; from transformers import Trainer", marks=pytest.mark.slow),
         "import peftkit; from transformers import T5EncoderModel",
         pytest.param("import peftkit; from transformers import BertModel", marks=pytest.mark.slow),

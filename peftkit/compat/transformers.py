@@ -1,4 +1,4 @@
-"""Undocumented parts of transformers: attention functions, ties between weights, poolers."""
+"""Undocumented parts of transformers and bitsandbytes: attention functions, ties between weights, packed weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
+from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.t5.modeling_t5 import T5Stack
@@ -17,12 +18,18 @@ __all__ = [
     "Conv1D",
     "T5Stack",
     "attention_implementation",
+    "dequantized",
+    "is_quantized",
     "keep_untied",
+    "never_pack",
+    "number_of_weights",
     "pooled",
     "register_sdpa_attention",
     "sdpa_attention_forward",
     "set_attention_implementation",
 ]
+
+PACKED = ("Params4bit", "Int8Params")  # by name: bitsandbytes need not be installed
 
 
 def register_sdpa_attention(name: str, attention: Callable[..., Any]) -> None:
@@ -58,3 +65,25 @@ def pooled(stack: Any, states: torch.Tensor) -> torch.Tensor:
     if hasattr(stack, "pooler_activation"):
         return stack.pooler_activation(stack.pooler(states[:, 0]))  # type: ignore[no-any-return]
     return stack.pooler(states)  # type: ignore[no-any-return]
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Return whether a module's weight is held in 4 or 8 bits."""
+    return type(getattr(module, "weight", None)).__name__ in PACKED
+
+
+def dequantized(module: nn.Module) -> torch.Tensor:
+    """Return the values (out, in) of a weight in 4 or 8 bits."""
+    return dequantize_bnb_weight(module.weight, getattr(module, "state", None))  # type: ignore[no-any-return]
+
+
+def number_of_weights(parameter: nn.Parameter) -> int:
+    """Count the weights of a parameter; a byte of `Params4bit` holds two."""
+    return parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)
+
+
+def never_pack(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights on CPU in eval mode: packed weights pass no gradient on."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

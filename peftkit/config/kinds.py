@@ -11,7 +11,7 @@ ENCODER, DECODER, SEQ2SEQ = "encoder", "decoder", "seq2seq"
 _TEXT = ("exact_match", "token_f1", "rouge_l")
 _SEQUENCE = "AutoModelForSequenceClassification"
 _CAUSAL, _TO_TEXT = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
-_BACKBONE = "peftkit.models.backbone:Backbone"
+_BACKBONE = "peftkit.models.heads:Backbone"
 
 
 class HasKind(Protocol):

@@ -20,10 +20,10 @@ from peftkit.data.formats.base import tokenize
 from peftkit.data.streaming import TextRecord, VectorFileWriter, stream_texts
 from peftkit.data.text_batches import batch_by_letters
 from peftkit.jobs import extend
+from peftkit.models.checkpoints import longest_text, vector_pooling
 from peftkit.models.embedding_rows import grow
 from peftkit.models.load import load_model, load_tokenizer
 from peftkit.models.pooling import Vectors, stack_of
-from peftkit.models.sentence import longest_text, vector_pooling
 from peftkit.pipeline.artifacts import base_source, load_bundle
 from peftkit.pipeline.sources import device_name, find_model, tokenizer_source, warn_substitutions
 from peftkit.results import run_folder

@@ -30,14 +30,10 @@ from peftkit.data.streaming import stream_texts
 from peftkit.data.tables import read_file
 from peftkit.leaderboard.stats import task_score
 from peftkit.methods.scaling import Ends, adapter_ends, scaled, weight_ends
-from peftkit.models.language_model import (
-    load_language_model,
-    shared_parts,
-    state_drift,
-    token_states,
-    with_tuned_part,
-)
+from peftkit.models.heads import shared_parts, with_tuned_part
+from peftkit.models.load import load_language_model
 from peftkit.models.offline import mean_loss, sentinel_ids
+from peftkit.models.pooling import state_drift, token_states
 from peftkit.pipeline.artifacts import base_source, load_bundle, run_tokenizer_source
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.examples import score_reference, score_splits

@@ -5,8 +5,7 @@ from __future__ import annotations
 import peft  # noqa: F401  # first: its import hook in peftkit/__init__ registers the tuners
 
 from peftkit.methods.gradual import Gradual, Unfreezing
-from peftkit.methods.native import BitFit, Full, LinearProbe, Prompting, Untuned
-from peftkit.methods.new_tokens import embedding_rows
+from peftkit.methods.native import BitFit, Full, LinearProbe, Prompting, Untuned, embedding_rows
 from peftkit.methods.peft import (
     Parameters,
     count_parameters,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import nn
 from transformers import PreTrainedModel
 
+from peftkit.compat.tuner import check_values
 from peftkit.config import UserError
 
 Weights = dict[str, nn.Parameter]  # by their full names
@@ -30,16 +31,16 @@ class Gradual:
     decay: float
 
     def __post_init__(self) -> None:
-        if self.every != "epoch" and self.every <= 0:
-            raise ValueError(f"every={self.every}: use every=epoch, a number of steps, or a share below 1")
-        if self.decay < 1:
-            raise ValueError(f"decay={self.decay} gives lower layers larger rates; set it to 1 or more")
+        is_never = self.every != "epoch" and self.every <= 0
+        check_values(
+            (is_never, f"every={self.every}: use every=epoch, a number of steps, or a share below 1"),
+            (self.decay < 1, f"decay={self.decay} gives lower layers larger rates; set it to 1 or more"),
+        )
 
     def apply(self, model: PreTrainedModel) -> PreTrainedModel:
         """Let every weight train; `Unfreezing` freezes them when training starts, after DDP has registered them all."""
         groups_of(model)  # refuses a model without layers before the data is encoded
-        model.requires_grad_(True)
-        return model
+        return model.requires_grad_(True)
 
     def unfreezing(self, model: PreTrainedModel) -> Unfreezing:
         """Return the schedule that unfreezes this model's groups of weights."""
@@ -62,9 +63,8 @@ class Unfreezing:
         """Freeze what does not train yet after this step of `steps`; return log entries of what trains first."""
         starts = start_steps(len(self.groups), self.every, steps, epoch)
         self.starts = dict(zip(self.groups, starts, strict=True))
-        for weights in self.groups.values():
-            for weight in weights.values():
-                weight.requires_grad_(False)  # without a gradient AdamW leaves it alone, weight decay included
+        for weight in [weight for weights in self.groups.values() for weight in weights.values()]:
+            weight.requires_grad_(False)  # without a gradient AdamW leaves it alone, weight decay included
         entries = self.after(step)
         return entries if step == 0 else []  # before a resumption they were logged already
 
@@ -87,13 +87,10 @@ def start_steps(groups: int, every: str | float, steps: int, epoch: int) -> list
     Raises:
         UserError: the last group would never train.
     """
-    if every != "epoch":
-        assert not isinstance(every, str)
+    if not isinstance(every, str):
         interval = every if every >= 1 else every * steps
-    elif (groups - 1) * epoch < steps:
-        interval = epoch
     else:
-        interval = steps / 2 / (groups - 1)
+        interval = epoch if (groups - 1) * epoch < steps else steps / 2 / (groups - 1)
     starts = [int(number * interval) for number in range(groups)]
     if starts[-1] >= steps:
         raise UserError(

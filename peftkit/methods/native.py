@@ -1,11 +1,20 @@
-"""Methods that add no weights: full fine-tuning, linear probe, BitFit, and none that train."""
+"""Methods that add no weights: full fine-tuning, linear probe, BitFit, and none that train.
+
+Beside any method, the embedding rows of new tokens can train, and no other row.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+from peft import LoraConfig, PeftConfig, TrainableTokensConfig
 from torch import nn
+from transformers import PreTrainedModel
 
+from peftkit.compat.peft import DUMMY_TARGET_MODULES, TrainableTokensLayer
 from peftkit.config import UserError
 from peftkit.config.families import HEADS, LANGUAGE_MODEL_HEADS
 
@@ -18,8 +27,7 @@ class Full:
     """Full fine-tuning: every weight trains (Devlin et al. 2019, section 3.2)."""
 
     def apply(self, model: nn.Module) -> nn.Module:
-        model.requires_grad_(True)
-        return model
+        return model.requires_grad_(True)
 
 
 @dataclass(frozen=True)
@@ -27,12 +35,11 @@ class Untuned:
     """Train nothing: the baseline of every other method."""
 
     def apply(self, model: nn.Module) -> nn.Module:
-        model.requires_grad_(False)
-        return model
+        return model.requires_grad_(False)
 
 
 @dataclass(frozen=True)
-class Prompting:
+class Prompting(Untuned):
     """Train nothing, and prompt the pretrained language model (Brown et al. 2020, section 2).
 
     `shots` training examples precede each input. `calibrate` divides the likelihood of a label by its likelihood after
@@ -41,10 +48,6 @@ class Prompting:
 
     shots: int = 0
     calibrate: bool = False
-
-    def apply(self, model: nn.Module) -> nn.Module:
-        model.requires_grad_(False)
-        return model
 
 
 @dataclass(frozen=True)
@@ -77,3 +80,50 @@ def _is_new(name: str, model: nn.Module) -> bool:
 def is_head(name: str) -> bool:
     """Return whether a parameter belongs to a module above the pretrained base."""
     return not HEAD_NAMES.isdisjoint(name.split("."))
+
+
+def with_rows(config: Any, model: PreTrainedModel, new_rows: Sequence[int]) -> Any:
+    """Return a config that also trains these rows of the input embeddings and of an output layer not tied to them.
+
+    Full fine-tuning trains every row anyway. PEFT's TrainableTokensConfig cannot save a head; a LoRA on no layer trains
+    the same rows, and can.
+
+    Raises:
+        UserError: the method cannot train single rows.
+    """
+    if isinstance(config, Full):
+        return config
+    if isinstance(config, TrainableTokensConfig):
+        config = LoraConfig(r=1, target_modules=DUMMY_TARGET_MODULES, task_type=config.task_type)
+    if not isinstance(config, PeftConfig) or not hasattr(config, "trainable_token_indices"):
+        raise UserError("this method cannot train the rows of vocab=; use method=lora, adapter, qlora or full")
+    inputs, output, ids = model.get_input_embeddings(), model.get_output_embeddings(), list(new_rows)
+    layers = [inputs] if output is None or output.weight is inputs.weight else [inputs, output]
+    names = {name: ids for name, module in model.named_modules() if module in layers}
+    config.trainable_token_indices = ids if len(names) == 1 else names
+    return config
+
+
+def keep_bias(model: nn.Module) -> nn.Module:
+    """Add the bias of an output layer that is tied to trained rows, which PEFT 0.21's layer for it omits.
+
+    BERT's masked language model head has such a bias; where the rows are merged or off, PEFT calls the layer itself.
+    """
+    for layer in model.modules():
+        if isinstance(layer, TrainableTokensLayer) and getattr(layer.base_layer, "bias", None) is not None:
+            layer.register_forward_hook(_with_bias)
+    return model
+
+
+def _with_bias(layer: Any, inputs: Any, out: torch.Tensor) -> torch.Tensor:
+    is_on = layer.active_adapters and not layer.disable_adapters and not layer.merged
+    return out + layer.base_layer.bias.to(out.dtype) if is_on else out
+
+
+def embedding_rows(model: Any) -> torch.Tensor:
+    """Return the input embeddings (vocabulary, width), with the trained rows."""
+    layers = (module for module in model.modules() if isinstance(module, TrainableTokensLayer))
+    layer = next((layer for layer in layers if isinstance(layer.base_layer, nn.Embedding)), None)
+    if layer is None or layer.merged:
+        return model.get_input_embeddings().weight.detach()
+    return layer.get_merged_weights(layer.active_adapters).detach()

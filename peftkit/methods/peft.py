@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import (
     AdaLoraModel,
     PeftConfig,
@@ -25,14 +24,12 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from transformers import PreTrainedModel
 
-from peftkit.compat.bitsandbytes import number_of_weights
 from peftkit.compat.peft import ModulesToSaveWrapper, fill_target_modules, merge_refusal, unwrap_saved_module
-from peftkit.compat.transformers import Conv1D
+from peftkit.compat.transformers import Conv1D, number_of_weights
 from peftkit.config import UserError
 from peftkit.config.families import base_type, family_of
 from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ
-from peftkit.methods.native import is_head
-from peftkit.methods.new_tokens import keep_bias, with_rows
+from peftkit.methods.native import is_head, keep_bias, with_rows
 
 
 @dataclass(frozen=True)
@@ -80,9 +77,8 @@ def wrap(
 
 
 def _architecture(model: PreTrainedModel) -> str:
-    if model.config.is_encoder_decoder:
-        return SEQ2SEQ
-    return DECODER if model.can_generate() else ENCODER
+    one_stack = DECODER if model.can_generate() else ENCODER
+    return SEQ2SEQ if model.config.is_encoder_decoder else one_stack
 
 
 def _save_heads_whole(config: PeftConfig, model: PreTrainedModel) -> None:
@@ -184,13 +180,12 @@ def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel
                 _check_head(loaded)
             else:
                 loaded.add_adapter(name, config)
-            wanted = loaded.state_dict()
-            weights = load_peft_weights(str(folders[name]), device="cpu")
-            for key in weights:
+            wanted, weights = loaded.state_dict(), load_peft_weights(str(folders[name]), device="cpu")
+            for key, weight in weights.items():
                 parent, _, leaf = key.rpartition(".")
-                head = wanted.get(f"{parent}.modules_to_save.{name}.{leaf}")
-                if head is not None:
-                    weights[key] = _filled(weights[key], head)
+                if (head := wanted.get(f"{parent}.modules_to_save.{name}.{leaf}")) is not None:
+                    lacking = [0, 0] * (weight.dim() - 1) + [0, len(head) - len(weight)]
+                    weights[key] = nn.functional.pad(weight, lacking)  # zeros for the labels that it lacks
             set_peft_model_state_dict(loaded, weights, adapter_name=name)
     except ValueError as error:
         raise UserError(f"the runs' adapters cannot share a base: {error}") from error
@@ -206,32 +201,22 @@ def _check_head(model: nn.Module) -> None:
         )
 
 
-def _filled(weight: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return a head's weight (labels, ...), padded with zeros for the labels that it lacks."""
-    out = torch.zeros(wanted.shape, dtype=weight.dtype)
-    out[: len(weight)] = weight
-    return out
-
-
 def count_parameters(model: nn.Module) -> Parameters:
     """Count weights, also of packed bytes that hold two."""
-    trainable = head = total = 0
-    for name, weight in model.named_parameters():
-        if "original_module" in name:  # PEFT's untouched copy of the head, neither trained nor saved
-            continue
-        size = number_of_weights(weight)
-        total += size
-        if weight.requires_grad:
-            trainable += size
-            head += size if is_head(name) else 0
-    return Parameters(trainable, head, total)
+    # but PEFT's untouched copy of the head, neither trained nor saved
+    weights = [(name, weight) for name, weight in model.named_parameters() if "original_module" not in name]
+    sizes = [(name, weight.requires_grad, number_of_weights(weight)) for name, weight in weights]
+    return Parameters(
+        trainable=sum(size for _, trains, size in sizes if trains),
+        head=sum(size for name, trains, size in sizes if trains and is_head(name)),
+        total=sum(size for *_, size in sizes),
+    )
 
 
 def is_mergeable(model: nn.Module) -> bool:
     """Return whether the method's weights can be folded into the base."""
-    if not isinstance(model, PeftModel):
-        return True
-    return isinstance(model.base_model, BaseTuner) and merge_refusal(model.base_model) is None
+    tuner = model.base_model if isinstance(model, PeftModel) else None
+    return tuner is None or (isinstance(tuner, BaseTuner) and merge_refusal(tuner) is None)
 
 
 def merge(model: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from peftkit.compat.transformers import keep_untied
-from peftkit.config import EMBEDDING_INITS, UserError
+from peftkit.config import UserError
 from peftkit.models.vocabulary import NewToken
 
 FACTS, WEIGHTS = "vocabulary.json", "rows.safetensors"
@@ -50,20 +50,15 @@ def first_rows(
     `random`, a draw around zero with the standard deviation of the model's config. A token without any known piece has
     the mean of all. `rest.input` and the like are that mean (1, width), for rows of no token: zeros would be the
     likeliest token of a model whose logits are all negative.
-
-    Raises:
-        ValueError: the rule is unknown.
     """
-    if rule not in EMBEDDING_INITS:
-        raise ValueError(f"{rule} is none of {', '.join(EMBEDDING_INITS)}")
     generator = torch.Generator().manual_seed(seed)
     found = {}
     for name, table in tables(model).items():
         old = table[:known].detach().float().cpu().reshape(known, -1)
         chosen = "mean" if name == "bias" and rule != "pieces" else rule
-        shape = table.shape[1:]
-        found[name] = _rows(old, tokens, chosen, _spread(model, old), generator).reshape(len(tokens), *shape)
-        found[f"rest.{name}"] = old.mean(dim=0).reshape(1, *shape)
+        spread = float(getattr(model.config, "initializer_range", None) or old.std())
+        found[name] = _rows(old, tokens, chosen, spread, generator).reshape(-1, *table.shape[1:])
+        found[f"rest.{name}"] = old.mean(dim=0).reshape(1, *table.shape[1:])
     return found
 
 
@@ -115,23 +110,16 @@ def grow(model: PreTrainedModel, folder: Path) -> list[int]:
         raise UserError(
             f"the rows of {folder} start at {vocabulary.first}, but the model has {old}; it is of another model"
         )
-    _keep_own_output(model)
+    output = model.get_output_embeddings()
+    if output is not None and not is_tied(model):
+        # T5 v1.1's, which its class in transformers 5 declares tied: resizing would tie it, and PEFT train it as tied
+        keep_untied(model, output)
     model.resize_token_embeddings(vocabulary.rows, mean_resizing=False)
     for name, table in tables(model).items():
         table[old:] = weights[f"rest.{name}"].to(table) if f"rest.{name}" in weights else table[:old].mean(dim=0)
         if name in weights:
             table[vocabulary.first : vocabulary.first + vocabulary.count] = weights[name].to(table)
     return vocabulary.ids
-
-
-def _keep_own_output(model: PreTrainedModel) -> None:
-    """Record that an output layer has weights of its own.
-
-    T5 v1.1's has, while its class in transformers 5 declares it tied: resizing would tie it, and PEFT train it as tied.
-    """
-    output = model.get_output_embeddings()
-    if output is not None and not is_tied(model):
-        keep_untied(model, output)
 
 
 def rest_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -156,8 +144,3 @@ def _rows(
     _, sizes, directions = torch.linalg.svd(old - mean, full_matrices=False)
     noise = noise[:, : len(sizes)]
     return mean + (noise * sizes / len(old) ** 0.5) @ directions
-
-
-def _spread(model: PreTrainedModel, old: torch.Tensor) -> float:
-    """Return the standard deviation of the config's initialization, else that of the old rows."""
-    return float(getattr(model.config, "initializer_range", None) or old.std())

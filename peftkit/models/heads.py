@@ -1,11 +1,13 @@
-"""Classifiers that transformers lacks: encoders that pool the mean of their real tokens, and heads on T5's encoder.
+"""Classifiers that transformers lacks, and the backbone alone, which computes the states of tokens.
 
-Importing this module registers them with transformers' Auto classes.
+The classifiers are encoders that pool the mean of their real tokens, and heads on T5's encoder. Importing this module
+registers them with transformers' Auto classes.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from transformers import (
     CONFIG_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
+    AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -25,9 +28,34 @@ from transformers import (
 )
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
-from peftkit.config.families import FAMILIES, MEAN_POOLING
-from peftkit.models.backbone import settings_of, without_pooler
+from peftkit.config.families import FAMILIES, MEAN_POOLING, base_type
 from peftkit.models.pooling import mean_of_real_tokens
+
+
+class Backbone:
+    """Loads the backbone; it takes the place of an Auto class of transformers."""
+
+    @staticmethod
+    def from_pretrained(name: str, config: PretrainedConfig | None = None, **arguments: Any) -> PreTrainedModel:
+        """Load as `AutoModel` does, without a pooler, which nothing would train: no vector is read from it."""
+        config = AutoConfig.from_pretrained(name) if config is None else config
+        if (model_type := base_type(config.model_type)) != config.model_type:  # of one of the classifiers below
+            config = AutoConfig.for_model(model_type, **settings_of(config))
+        if config.model_type == "t5":
+            return T5EncoderModel.from_pretrained(name, config=config, **arguments)
+        arguments |= without_pooler(MODEL_MAPPING[type(config)])
+        return AutoModel.from_pretrained(name, config=config, **arguments)  # type: ignore[no-any-return]
+
+
+def without_pooler(model: type[PreTrainedModel]) -> dict[str, bool]:
+    """Return the arguments of a backbone's constructor that leave its pooler out, where it has one."""
+    takes = "add_pooling_layer" in inspect.signature(model.__init__).parameters
+    return {"add_pooling_layer": False} if takes else {}
+
+
+def settings_of(config: PretrainedConfig) -> dict[str, Any]:
+    """Return the settings of a config, to build that of another class with."""
+    return {name: value for name, value in config.to_dict().items() if name not in ("model_type", "architectures")}
 
 
 class MeanPooling:
@@ -36,8 +64,9 @@ class MeanPooling:
     def build(self, config: PretrainedConfig, encoder: nn.Module) -> None:
         self.num_labels = config.num_labels
         setattr(self, self.base_model_prefix, encoder)  # type: ignore[attr-defined]
-        dropout = getattr(config, "seq_classif_dropout", None) or getattr(config, "hidden_dropout_prob", 0.1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(
+            getattr(config, "seq_classif_dropout", None) or getattr(config, "hidden_dropout_prob", 0.1)
+        )
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()  # type: ignore[attr-defined]
 
@@ -116,37 +145,29 @@ class T5EncoderConfig(T5Config):
         self.is_encoder_decoder = False
 
 
-def t5_encoder_config(config: PretrainedConfig) -> T5EncoderConfig:
-    """Return the config of a T5 checkpoint's encoder alone."""
-    return T5EncoderConfig(**settings_of(config))
-
-
-# both modules read one matrix; PEFT, which would otherwise train the new tokens' rows of one of them, reads this table
-T5_TIED = {"transformer.encoder.embed_tokens.weight": "transformer.shared.weight"}
-
-
-class T5EncoderForSequenceClassification(MeanPooling, T5PreTrainedModel):
-    """The mean of the encoder's states (Ni et al. 2022, Sentence-T5, section 3), and a linear layer."""
+class T5EncoderPreTrainedModel(T5PreTrainedModel):
+    """T5's encoder below a head."""
 
     config_class = T5EncoderConfig
     base_model_prefix = "transformer"
-    _tied_weights_keys = T5_TIED
+    # both modules read one matrix; PEFT, which would otherwise train the new tokens' rows of one of them, reads this
+    _tied_weights_keys: ClassVar = {"transformer.encoder.embed_tokens.weight": "transformer.shared.weight"}
+
+
+class T5EncoderForSequenceClassification(MeanPooling, T5EncoderPreTrainedModel):
+    """The mean of the encoder's states (Ni et al. 2022, Sentence-T5, section 3), and a linear layer."""
 
     def __init__(self, config: T5EncoderConfig) -> None:
         super().__init__(config)
         self.build(config, T5EncoderModel(config))
 
 
-class T5EncoderForTokenClassification(T5ForTokenClassification):
-    config_class = T5EncoderConfig
-    base_model_prefix = "transformer"
-    _tied_weights_keys = T5_TIED
+class T5EncoderForTokenClassification(T5EncoderPreTrainedModel, T5ForTokenClassification):
+    """A linear layer over each token's state."""
 
 
-class T5EncoderForQuestionAnswering(T5PreTrainedModel):
-    config_class = T5EncoderConfig
-    base_model_prefix = "transformer"
-    _tied_weights_keys = T5_TIED
+class T5EncoderForQuestionAnswering(T5EncoderPreTrainedModel):
+    """A linear layer that scores each token as the start and as the end of the answer."""
 
     def __init__(self, config: T5EncoderConfig) -> None:
         super().__init__(config)
@@ -174,14 +195,38 @@ class T5EncoderForQuestionAnswering(T5PreTrainedModel):
         )
 
 
-def register() -> None:
-    """Register the models of this file with transformers' Auto classes. Calling it twice changes nothing."""
-    classifiers: list[tuple[Any, type]] = [*CLASSIFIERS.values(), (T5EncoderConfig, T5EncoderForSequenceClassification)]
-    for config, model in classifiers:
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModelForSequenceClassification.register(config, model, exist_ok=True)
-    AutoModelForTokenClassification.register(T5EncoderConfig, T5EncoderForTokenClassification, exist_ok=True)
-    AutoModelForQuestionAnswering.register(T5EncoderConfig, T5EncoderForQuestionAnswering, exist_ok=True)
+def shared_parts(language_model: PreTrainedModel, tuned: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
+    """Return the common part of a language model and a model tuned from the same checkpoint, of each.
+
+    The whole model where both have one class; the backbone under different heads; T5's encoder where only that was
+    tuned.
+    """
+    if type(tuned) is type(language_model):
+        return language_model, tuned
+    if language_model.config.is_encoder_decoder:
+        return language_model.encoder, tuned.base_model.encoder  # type: ignore[return-value]
+    return language_model.base_model, tuned.base_model
 
 
-register()
+def with_tuned_part(language_model: PreTrainedModel, tuned: PreTrainedModel) -> PreTrainedModel:
+    """Return the language model over the tuned model's layers, which both share from now on.
+
+    A head that is tied to the embeddings stays tied.
+    """
+    base, tuned_base = shared_parts(language_model, tuned)
+    if base is language_model:
+        return tuned
+    output, inputs = language_model.get_output_embeddings(), language_model.get_input_embeddings()
+    is_tied = output is not None and output.weight is inputs.weight
+    setattr(language_model, next(name for name, each in language_model.named_children() if each is base), tuned_base)
+    if is_tied:
+        output.weight = language_model.get_input_embeddings().weight  # type: ignore[union-attr]
+    return language_model
+
+
+_CLASSIFIERS: list[tuple[Any, type]] = [*CLASSIFIERS.values(), (T5EncoderConfig, T5EncoderForSequenceClassification)]
+for own_config, own_model in _CLASSIFIERS:
+    AutoConfig.register(own_config.model_type, own_config, exist_ok=True)
+    AutoModelForSequenceClassification.register(own_config, own_model, exist_ok=True)
+AutoModelForTokenClassification.register(T5EncoderConfig, T5EncoderForTokenClassification, exist_ok=True)
+AutoModelForQuestionAnswering.register(T5EncoderConfig, T5EncoderForQuestionAnswering, exist_ok=True)

@@ -17,8 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from peftkit.compat.bitsandbytes import dequantized, is_quantized, never_pack
-from peftkit.compat.transformers import Conv1D
+from peftkit.compat.transformers import Conv1D, dequantized, is_quantized, never_pack
 from peftkit.config import ModelConfig, UserError
 from peftkit.config.families import (
     BELOW_HEADS,
@@ -30,10 +29,8 @@ from peftkit.config.families import (
 )
 from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ, TaskKind
 from peftkit.config.source import Source
-from peftkit.models.backbone import Backbone
-from peftkit.models.checkpoints import checkpoint_path, hub_arguments
-from peftkit.models.heads import mean_pooling_config, t5_encoder_config
-from peftkit.models.sentence import pooled_as, vector_pooling
+from peftkit.models.checkpoints import checkpoint_path, hub_arguments, vector_pooling
+from peftkit.models.heads import Backbone, T5EncoderConfig, mean_pooling_config, settings_of
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
@@ -56,7 +53,7 @@ def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
     if model_type in UNSUPPORTED:
         raise UserError(f"{source.name} is not supported: {UNSUPPORTED[model_type]}; use model=roberta or model=gpt2")
     if model_type == "t5" and model.family == ENCODER and model.stand_in == "t5-mini":
-        return t5_encoder_config(config)
+        return T5EncoderConfig(**settings_of(config))
     architecture = architecture_of(config)
     if architecture != model.family:
         raise UserError(
@@ -79,9 +76,7 @@ def pooling_of(model: ModelConfig, source: Source) -> str | None:
     """Return cls or mean for an encoder: of the config, of the checkpoint's own pooling file, otherwise cls."""
     if model.family != ENCODER:
         return None
-    if model.pooling in ("cls", "mean"):
-        return model.pooling
-    return "mean" if pooled_as(source) == "mean" else "cls"
+    return "mean" if vector_pooling(model, source) == "mean" else "cls"
 
 
 def load_model(
@@ -123,6 +118,33 @@ def load_model(
     base = (name for name in missing if name.startswith(f"{loaded.base_model_prefix}."))
     loaded.fresh_base = sorted(name for name in base if not _is_below_head(name))  # type: ignore[assignment]
     return loaded
+
+
+def load_language_model(
+    source: Source, tokenizer: PreTrainedTokenizerBase, quantization: dict[str, Any] | None = None
+) -> tuple[PreTrainedModel, str | None]:
+    """Load a checkpoint with the language model head that it was pretrained with, in fp32, or its base in 4 or 8 bits.
+
+    Returns:
+        The model, and the reason why its loss is meaningless, None if it is not.
+    """
+    config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
+    architecture = architecture_of(config)
+    model, missing = read_checkpoint(auto_class(architecture, "language_modeling"), source, config, quantization)
+    # a head that is not in the checkpoint is newly initialized
+    fresh = min((name for name in missing if not name.startswith(f"{model.base_model_prefix}.")), default=None)
+    faults = (
+        (fresh is not None, f"{source.name} has no language model head ({fresh} is not in the checkpoint)"),
+        (
+            architecture == ENCODER and tokenizer.mask_token_id is None,
+            f"the tokenizer of {source.name} has no mask token",
+        ),
+        (
+            architecture == SEQ2SEQ and "<extra_id_0>" not in tokenizer.get_vocab(),
+            f"the tokenizer of {source.name} has no sentinels for corrupted spans",
+        ),
+    )
+    return model.eval(), next((reason for is_fault, reason in faults if is_fault), None)
 
 
 def auto_class(architecture: str, kind: str) -> Any:
@@ -186,15 +208,13 @@ def round_as(model: PreTrainedModel, quantized: PreTrainedModel) -> PreTrainedMo
 
 
 def _size_head(config: PretrainedConfig, kind: TaskKind, label_names: list[str] | None) -> None:
-    if label_names is not None:
+    if label_names is None:
+        config.num_labels = 1 if kind.sequence_label else 2  # one number, or start and end of a span
+    else:
         config.id2label = dict(enumerate(label_names))
         config.label2id = {name: number for number, name in enumerate(label_names)}
-        if kind.sequence_label:
-            config.problem_type = "single_label_classification"
-    elif kind.sequence_label:
-        config.num_labels, config.problem_type = 1, "regression"
-    else:
-        config.num_labels = 2  # start and end of a span
+    if kind.sequence_label:
+        config.problem_type = "regression" if label_names is None else "single_label_classification"
 
 
 def _fresh_head(model: PreTrainedModel, missing: set[str]) -> list[str]:
@@ -204,11 +224,9 @@ def _fresh_head(model: PreTrainedModel, missing: set[str]) -> list[str]:
     """
     output = model.get_output_embeddings()
     names = {name.rpartition(".")[0] for name in missing if not name.startswith(f"{model.base_model_prefix}.")}
-    modules = {name: model.get_submodule(name) for name in sorted(names) if name}
+    modules = ((name, model.get_submodule(name)) for name in sorted(names) if name)
     return [
-        name
-        for name, module in modules.items()
-        if module is not output and isinstance(getattr(module, "weight", None), torch.Tensor)
+        name for name, each in modules if each is not output and isinstance(getattr(each, "weight", None), torch.Tensor)
     ]
 
 

@@ -1,12 +1,13 @@
-"""Vectors of texts, pooled from the states of their tokens."""
+"""States of tokens, and the vectors of texts that are pooled from them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 
 class Vectors:
@@ -72,3 +73,21 @@ def stack_of(model: Any) -> Any:
     """Return the backbone below a model's head, with the layers of a method; of T5 the encoder."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return base.get_encoder() if base.config.is_encoder_decoder else base.base_model
+
+
+@torch.no_grad()
+def token_states(model: PreTrainedModel, blocks: Sequence[list[int]], batch_size: int = 8) -> torch.Tensor:
+    """Return the last hidden state of each token of blocks of one length (blocks, tokens, width), of T5 its encoder's.
+
+    The states are on the CPU, in fp32.
+    """
+    stack = stack_of(model)
+    batches = [blocks[first : first + batch_size] for first in range(0, len(blocks), batch_size)]
+    states = [stack(input_ids=torch.tensor(batch, device=model.device))[0].float().cpu() for batch in batches]
+    return torch.cat(states)
+
+
+def state_drift(before: torch.Tensor, after: torch.Tensor) -> float:
+    """Return the mean over tokens of 1 - cosine between two states of each (..., width): 0 where they are parallel."""
+    cosines = nn.functional.cosine_similarity(before.double(), after.double(), dim=-1)
+    return float((1 - cosines).clamp(min=0).mean())  # the cosine of equal states may exceed 1 in the last digit

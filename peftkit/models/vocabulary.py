@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import PreTrainedTokenizerBase, TokenizersBackend
 
 from peftkit.config import UserError
@@ -86,24 +86,19 @@ def tokenizer_kind(tokenizer: PreTrainedTokenizerBase) -> str:
         UserError: it is none of these.
     """
     settings = json.loads(_backend(tokenizer).to_str())
-    model = settings["model"]["type"]
-    if model in ("WordPiece", "WordLevel"):
-        return WORDS
-    if model == "Unigram":
-        return UNIGRAM
-    if model == "BPE" and _word_pattern(settings["pre_tokenizer"]) is not None:
-        return BYTES
-    raise UserError(f"its tokenizer is a {model} that cannot be extended; use model=bert, model=gpt2 or model=t5")
+    model, pattern = settings["model"]["type"], _word_pattern(settings["pre_tokenizer"])
+    kinds = {"WordPiece": WORDS, "WordLevel": WORDS, "Unigram": UNIGRAM} | ({} if pattern is None else {"BPE": BYTES})
+    if model not in kinds:
+        raise UserError(f"its tokenizer is a {model} that cannot be extended; use model=bert, model=gpt2 or model=t5")
+    return kinds[model]
 
 
 def piece_counts(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], batch: int = 10_000) -> list[int]:
     """Return the number of tokens of each word after a space."""
     before = " " if tokenizer_kind(tokenizer) == BYTES else ""
-    counts: list[int] = []
-    for first in range(0, len(words), batch):
-        part = [before + word for word in words[first : first + batch]]
-        counts += [len(ids) for ids in tokenizer(part, add_special_tokens=False)["input_ids"]]
-    return counts
+    texts = [before + word for word in words]
+    parts = (texts[first : first + batch] for first in range(0, len(texts), batch))
+    return [len(ids) for part in parts for ids in tokenizer(part, add_special_tokens=False)["input_ids"]]
 
 
 def as_read(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -118,19 +113,19 @@ def _split_terms(tokenizer: PreTrainedTokenizerBase, terms: Sequence[str]) -> tu
     refused = []
     special = sorted(tokenizer.all_special_tokens)
     for term in terms:
-        read = as_read(tokenizer, term)
-        if not term.strip():
-            refused.append((term, "it is blank"))
-        elif not read:
-            refused.append((term, "it is blank after normalization"))
-        elif used := next((token for token in special if token in term), None):
-            refused.append((term, f"it contains the special token {used}"))
-        elif read in accepted:
-            refused.append((term, f"it is a duplicate of {read}"))
-        elif _is_token(tokenizer, read):
-            refused.append((term, "it is already one token"))
-        else:
+        read, used = as_read(tokenizer, term), next((token for token in special if token in term), None)
+        faults = (
+            (not term.strip(), "it is blank"),
+            (not read, "it is blank after normalization"),
+            (used is not None, f"it contains the special token {used}"),
+            (read in accepted, f"it is a duplicate of {read}"),
+            (_is_token(tokenizer, read), "it is already one token"),
+        )
+        reason = next((reason for is_fault, reason in faults if is_fault), None)
+        if reason is None:
             accepted[read] = None
+        else:
+            refused.append((term, reason))
     return list(accepted), refused
 
 
@@ -150,7 +145,7 @@ def _new_forms(tokenizer: PreTrainedTokenizerBase, term: str, kind: str) -> list
     joined = term.replace(" ", SPACE)
     forms = {
         WORDS: [(term, term)],
-        BYTES: [(text, "".join(BYTE_LETTERS[byte] for byte in text.encode())) for text in (f" {term}", term)],
+        BYTES: [(text, normalizers.ByteLevel().normalize_str(text)) for text in (f" {term}", term)],
         UNIGRAM: [(term, SPACE + joined), (term, joined)],
     }[kind]
     return [Form(text, spelling, term) for text, spelling in forms if _backend(tokenizer).token_to_id(spelling) is None]
@@ -288,13 +283,3 @@ def _word_pattern(pre_tokenizer: Any) -> str | None:
 
 def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     return tokenizer.backend_tokenizer  # type: ignore[attr-defined, no-any-return]
-
-
-def _byte_letters() -> list[str]:
-    """Return the character of each byte: itself if printable, else the next one beyond Latin-1 (GPT-2's table)."""
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    beyond = iter(range(256, 512))
-    return [chr(byte if byte in printable else next(beyond)) for byte in range(256)]
-
-
-BYTE_LETTERS = _byte_letters()

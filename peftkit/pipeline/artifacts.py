@@ -15,9 +15,9 @@ from peftkit.config import RunConfig, is_prompted, kind_of
 from peftkit.config.source import Source
 from peftkit.data.formats import Format
 from peftkit.methods import is_mergeable, load_adapter
+from peftkit.models.checkpoints import write_sentence_files
 from peftkit.models.embedding_rows import grow, read_vocabulary, rest_of, save_rows
 from peftkit.models.load import auto_class, load_model, load_tokenizer, round_as
-from peftkit.models.sentence import write_sentence_files
 from peftkit.pipeline.build import TrainingBundle, format_for, head_kind
 from peftkit.pipeline.sources import PROMPT_FOLDER, find_model
 from peftkit.results import run_folder

@@ -14,10 +14,9 @@ from peftkit.config import ModelConfig, RunConfig, UserError
 from peftkit.config.source import Source, fingerprint
 from peftkit.data import offline_corpus
 from peftkit.models import offline
-from peftkit.models.checkpoints import locate
+from peftkit.models.checkpoints import locate, vector_pooling
 from peftkit.models.embedding_rows import FACTS, WEIGHTS, read_vocabulary
 from peftkit.models.load import pooling_of
-from peftkit.models.sentence import vector_pooling
 from peftkit.paths import cache_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.training import precision_of

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
-from peftkit.compat.trl import PreparedPreferences, QuietTrainer
+from peftkit.compat.trainer import PreparedPreferences, QuietTrainer
 from peftkit.config import UserError
 from peftkit.training.trainer import ScoringTrainer, is_adalora
 

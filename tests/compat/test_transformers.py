@@ -19,7 +19,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from peftkit.compat import bitsandbytes, transformers
+from peftkit.compat import transformers
 
 SIZES = {"vocab_size": 40, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 T5 = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
@@ -78,10 +78,10 @@ def test_the_weights_of_quantized_layers(bits: str, tmp_path: Path) -> None:
         tmp_path, quantization_config=BitsAndBytesConfig(**{bits: True}), device_map="cpu"
     )
     layer, exact = (model.bert.encoder.layer[0].attention.self.query for model in (quantized, plain))
-    assert bitsandbytes.is_quantized(layer)
-    assert not bitsandbytes.is_quantized(exact)
-    assert bitsandbytes.number_of_weights(layer.weight) == exact.weight.numel()
-    torch.testing.assert_close(bitsandbytes.dequantized(layer).float(), exact.weight.detach(), rtol=0, atol=0.05)
+    assert transformers.is_quantized(layer)
+    assert not transformers.is_quantized(exact)
+    assert transformers.number_of_weights(layer.weight) == exact.weight.numel()
+    torch.testing.assert_close(transformers.dequantized(layer).float(), exact.weight.detach(), rtol=0, atol=0.05)
 
 
 def test_four_bit_layers_are_not_packed_on_the_cpu(tmp_path: Path) -> None:
@@ -91,5 +91,5 @@ def test_four_bit_layers_are_not_packed_on_the_cpu(tmp_path: Path) -> None:
     )
     layers = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
     assert layers
-    bitsandbytes.never_pack(model)
+    transformers.never_pack(model)
     assert not any(layer.support_avx512bf16_for_cpu for layer in layers)

@@ -7,7 +7,7 @@ import inspect
 from trl import DPOTrainer, SFTTrainer
 from trl.trainer.base_trainer import _BaseTrainer
 
-from peftkit.compat.trl import PreparedPreferences, QuietTrainer
+from peftkit.compat.trainer import PreparedPreferences, QuietTrainer
 
 
 def test_every_override_has_a_method_to_override() -> None:
