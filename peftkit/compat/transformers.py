@@ -29,8 +29,6 @@ __all__ = [
     "set_attention_implementation",
 ]
 
-PACKED = ("Params4bit", "Int8Params")  # by name: bitsandbytes need not be installed
-
 
 def register_sdpa_attention(name: str, attention: Callable[..., Any]) -> None:
     """Register an attention function that reads the masks of sdpa."""
@@ -62,14 +60,14 @@ def pooled(stack: Any, states: torch.Tensor) -> torch.Tensor:
 
     ALBERT's consists of two modules.
     """
-    if hasattr(stack, "pooler_activation"):
-        return stack.pooler_activation(stack.pooler(states[:, 0]))  # type: ignore[no-any-return]
-    return stack.pooler(states)  # type: ignore[no-any-return]
+    is_split = hasattr(stack, "pooler_activation")
+    return stack.pooler_activation(stack.pooler(states[:, 0])) if is_split else stack.pooler(states)  # type: ignore[no-any-return]
 
 
 def is_quantized(module: nn.Module) -> bool:
     """Return whether a module's weight is held in 4 or 8 bits."""
-    return type(getattr(module, "weight", None)).__name__ in PACKED
+    # by name: bitsandbytes need not be installed
+    return type(getattr(module, "weight", None)).__name__ in ("Params4bit", "Int8Params")
 
 
 def dequantized(module: nn.Module) -> torch.Tensor:

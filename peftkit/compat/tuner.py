@@ -60,9 +60,8 @@ class HookingLayer(TunerLayer):
     def example_numbers(self, names: list[str], batch: int, device: torch.device) -> torch.Tensor:
         """Return for each example the index of its adapter, or -1; beam search repeats examples in their order."""
         assert self.example_names is not None
-        index = {name: number for number, name in enumerate(names)}
-        numbers = torch.tensor([index.get(name, -1) for name in self.example_names], device=device)
-        return numbers.repeat_interleave(_repeats(batch, self.example_names))
+        each = _repeated(self.example_names, batch)
+        return torch.tensor([names.index(name) if name in names else -1 for name in each], device=device)
 
 
 class Tuner(BaseTuner):
@@ -199,19 +198,18 @@ def check_values(*faults: tuple[bool, str]) -> None:
             raise ValueError(message)
 
 
-def _repeats(examples: int, names: Sequence[str]) -> int:
-    """Return how many examples of a batch share each name: beam search repeats every example.
+def _repeated(names: Sequence[str], examples: int) -> list[str]:
+    """Return the name of each example of a batch: beam search repeats every example.
 
     Raises:
         ValueError: the batch is no multiple of the names.
     """
     if examples % len(names):
         raise ValueError(f"adapter_names has {len(names)} names for a batch of {examples}; use one an example")
-    return examples // len(names)
+    return [name for name in names for _ in range(examples // len(names))]
 
 
 def _add_names(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    times = _repeats(len(args[0]), names)
-    return args, {**kwargs, "adapter_names": [name for name in names for _ in range(times)]}
+    return args, {**kwargs, "adapter_names": _repeated(names, len(args[0]))}

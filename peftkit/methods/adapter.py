@@ -9,8 +9,6 @@ from peftkit.compat.peft import register_tuner
 from peftkit.compat.tuner import Tuner
 from peftkit.methods.adapter_layers import BottleneckConfig, BottleneckLayer, ParallelLayer, PostNormLayer
 
-NORMS = ("ln_2", "post_attention_layernorm")  # before a feed-forward, in GPT-2 and Llama
-
 
 class BottleneckModel(Tuner):
     """PEFT's tuner for `BottleneckConfig`."""
@@ -58,8 +56,8 @@ class BottleneckModel(Tuner):
 
 
 def norm_before(parent: nn.Module) -> nn.Module | None:
-    """Return the norm before a layer's feed-forward, None where it comes after."""
-    return next((getattr(parent, name) for name in NORMS if hasattr(parent, name)), None)
+    """Return the norm before a layer's feed-forward, as in GPT-2 and Llama, None where it comes after."""
+    return getattr(parent, "ln_2", getattr(parent, "post_attention_layernorm", None))
 
 
 def layer_index(name: str) -> int | None:

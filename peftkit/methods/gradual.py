@@ -75,8 +75,8 @@ class Unfreezing:
             del self.starts[name]
             for weight in self.groups[name].values():
                 weight.requires_grad_(True)
-            training = [weights for other, weights in self.groups.items() if other not in self.starts]
-            size = sum(weight.numel() for weights in training for weight in weights.values())
+            training = [weights.values() for other, weights in self.groups.items() if other not in self.starts]
+            size = sum(weight.numel() for weights in training for weight in weights)
             entries.append({"unfrozen": name, "share_of_learning_rate": self.shares[name], "trainable_params": size})
         return entries
 

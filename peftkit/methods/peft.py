@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,11 @@ def wrap(
     config.task_type = config.task_type or KINDS[kind].task_types.get(_architecture(model))
     _save_heads_whole(config, model)
     _fill_targets(config, model)
-    if isinstance(config, PrefixTuningConfig):
-        _check_prefix(model)
+    backbone = getattr(model, model.base_model_prefix, model)
+    if isinstance(config, PrefixTuningConfig) and "past_key_values" not in signature(backbone.forward).parameters:
+        raise UserError(
+            f"PEFT's prefix tuning needs past_key_values, which {model.config.model_type} lacks; use method=prefix"
+        )
     try:
         return keep_bias(get_peft_model(model, config))
     except (ValueError, TypeError) as error:
@@ -90,13 +93,11 @@ def _save_heads_whole(config: PeftConfig, model: PreTrainedModel) -> None:
     Raises:
         UserError: one of PEFT's own soft prompts for question answering.
     """
-    whole = {*getattr(model, "fresh_head", ())}  # newly initialized, and no base contains it
-    if hasattr(model, "pre_classifier"):  # PEFT saves it whole by its name, and would still wrap it
-        whole.add("pre_classifier")
-    if hasattr(model, "qa_outputs"):
-        if not hasattr(config, "modules_to_save"):
-            raise UserError("PEFT's own soft prompts shift the spans of answers; use method=prompt or method=prefix")
-        whole.add("qa_outputs")
+    if hasattr(model, "qa_outputs") and not hasattr(config, "modules_to_save"):
+        raise UserError("PEFT's own soft prompts shift the spans of answers; use method=prompt or method=prefix")
+    # pre_classifier: PEFT saves it whole by its name, and would still wrap it
+    named = [name for name in ("pre_classifier", "qa_outputs") if hasattr(model, name)]
+    whole = {*named, *getattr(model, "fresh_head", ())}  # newly initialized, and no base contains it
     if whole:
         config.modules_to_save = sorted({*(getattr(config, "modules_to_save", None) or ()), *whole})
 
@@ -123,29 +124,16 @@ def _name_linear_layers(config: Any, model: PreTrainedModel) -> None:
     """Replace "all-linear" where PEFT would take heads for layers: it excludes a sequence classifier's alone."""
     if config.task_type == "FEATURE_EXTRACTION":
         # a plain AutoModel, over which others load the adapter, has a pooler, which the adapter does not cover
-        config.target_modules = rf"(?!.*pooler).*\b({'|'.join(_last_names(_linear_layers(model)))})"
+        config.target_modules = rf"(?!.*pooler).*\b({'|'.join(_linear_layers(model))})"
     # of a language model PEFT excludes the output layer
     elif config.task_type in ("TOKEN_CLS", None) and model.get_output_embeddings() is None:
-        config.target_modules = _last_names(_linear_layers(model))
+        config.target_modules = _linear_layers(model)
 
 
 def _linear_layers(model: nn.Module) -> list[str]:
-    """Return the names of all linear layers below the head."""
-    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)))
-    return [name for name, _ in modules if not is_head(f"{name}.weight")]
-
-
-def _last_names(names: Iterable[str]) -> list[str]:
-    return sorted({name.rpartition(".")[2] for name in names})
-
-
-def _check_prefix(model: PreTrainedModel) -> None:
-    """Refuse PEFT's own prefix tuning where the model takes no cache; method=prefix needs none."""
-    backbone = getattr(model, model.base_model_prefix, model)
-    if "past_key_values" not in inspect.signature(backbone.forward).parameters:
-        raise UserError(
-            f"PEFT's prefix tuning needs past_key_values, which {model.config.model_type} lacks; use method=prefix"
-        )
+    """Return the last parts of the names of all linear layers below the head."""
+    names = (name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)))
+    return sorted({name.rpartition(".")[2] for name in names if not is_head(f"{name}.weight")})
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
@@ -177,7 +165,12 @@ def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel
             config.base_model_name_or_path = None  # PEFT warns where the base has another path than in training
             if loaded is None:
                 loaded = get_peft_model(model, config, adapter_name=name)  # type: ignore[arg-type]
-                _check_head(loaded)
+                heads = [module for module in loaded.modules() if isinstance(module, ModulesToSaveWrapper)]
+                if several := next((head for head in heads if any(head.original_module.children())), None):
+                    raise UserError(
+                        f"{type(several.original_module).__name__} has several layers, which PEFT cannot choose for "
+                        "each example; use run=DIR for each run"
+                    )
             else:
                 loaded.add_adapter(name, config)
             wanted, weights = loaded.state_dict(), load_peft_weights(str(folders[name]), device="cpu")
@@ -190,15 +183,6 @@ def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel
     except ValueError as error:
         raise UserError(f"the runs' adapters cannot share a base: {error}") from error
     return loaded  # type: ignore[no-any-return]
-
-
-def _check_head(model: nn.Module) -> None:
-    saved = (module.original_module for module in model.modules() if isinstance(module, ModulesToSaveWrapper))
-    if several := next((module for module in saved if any(module.children())), None):
-        raise UserError(
-            f"{type(several).__name__} has several layers, which PEFT cannot choose for each example; "
-            "use run=DIR for each run"
-        )
 
 
 def count_parameters(model: nn.Module) -> Parameters:

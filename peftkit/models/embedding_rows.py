@@ -133,14 +133,12 @@ def _rows(
     old: torch.Tensor, tokens: Sequence[NewToken], rule: str, spread: float, generator: torch.Generator
 ) -> torch.Tensor:
     mean = old.mean(dim=0)
-    if rule == "pieces":
-        return torch.stack([old[token.pieces].mean(dim=0) if token.pieces else mean for token in tokens])
-    if rule == "mean":
-        return mean.repeat(len(tokens), 1)
+    if rule in ("pieces", "mean"):
+        known = [token.pieces if rule == "pieces" else [] for token in tokens]
+        return torch.stack([old[pieces].mean(dim=0) if pieces else mean for pieces in known])
     noise = torch.randn(len(tokens), old.shape[1], generator=generator)
     if rule == "random":
         return spread * noise
     # with the factors U S V of the centred rows, V S N / sqrt(n) has their covariance
     _, sizes, directions = torch.linalg.svd(old - mean, full_matrices=False)
-    noise = noise[:, : len(sizes)]
-    return mean + (noise * sizes / len(old) ** 0.5) @ directions
+    return mean + (noise[:, : len(sizes)] * sizes / len(old) ** 0.5) @ directions

@@ -6,7 +6,7 @@ registers them with transformers' Auto classes.
 
 from __future__ import annotations
 
-import inspect
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -49,8 +49,7 @@ class Backbone:
 
 def without_pooler(model: type[PreTrainedModel]) -> dict[str, bool]:
     """Return the arguments of a backbone's constructor that leave its pooler out, where it has one."""
-    takes = "add_pooling_layer" in inspect.signature(model.__init__).parameters
-    return {"add_pooling_layer": False} if takes else {}
+    return {"add_pooling_layer": False} if "add_pooling_layer" in signature(model.__init__).parameters else {}
 
 
 def settings_of(config: PretrainedConfig) -> dict[str, Any]:

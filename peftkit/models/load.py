@@ -113,10 +113,11 @@ def load_model(
         )
     if model.keep_layers is not None:
         keep_layers(loaded, model.keep_layers)
-    fresh = _fresh_head(loaded, missing) if auto.__name__.endswith("MaskedLM") else _fresh_below_head(missing)
-    loaded.fresh_head = fresh  # type: ignore[assignment]
-    base = (name for name in missing if name.startswith(f"{loaded.base_model_prefix}."))
-    loaded.fresh_base = sorted(name for name in base if not _is_below_head(name))  # type: ignore[assignment]
+    below = {name for name in missing if not BELOW_HEADS.isdisjoint(name.split("."))}
+    base = {name for name in missing - below if name.startswith(f"{loaded.base_model_prefix}.")}
+    is_masked = auto.__name__.endswith("MaskedLM")
+    loaded.fresh_head = _fresh_head(loaded, missing) if is_masked else _modules_of(below)  # type: ignore[assignment]
+    loaded.fresh_base = sorted(base)  # type: ignore[assignment]
     return loaded
 
 
@@ -163,8 +164,8 @@ def read_checkpoint(
 
         # a quantized head inside modules_to_save fails an assertion in its first forward pass. They are patterns: what
         # lies within a pooler is not named after it
-        heads = {".*pooler" if name == "pooler" else name for name in HEADS | LANGUAGE_MODEL_HEADS}
-        kept = [*sorted(heads), *(quantization.get("llm_int8_skip_modules") or [])]
+        heads = sorted({".*pooler" if name == "pooler" else name for name in HEADS | LANGUAGE_MODEL_HEADS})
+        kept = [*heads, *(quantization.get("llm_int8_skip_modules") or [])]
         arguments["quantization_config"] = BitsAndBytesConfig(**{**quantization, "llm_int8_skip_modules": kept})
     model, info = auto.from_pretrained(checkpoint_path(source), output_loading_info=True, **arguments)
     never_pack(model)
@@ -223,17 +224,13 @@ def _fresh_head(model: PreTrainedModel, missing: set[str]) -> list[str]:
     The output layer's weights are the embeddings', and its bias starts at zero.
     """
     output = model.get_output_embeddings()
-    names = {name.rpartition(".")[0] for name in missing if not name.startswith(f"{model.base_model_prefix}.")}
-    modules = ((name, model.get_submodule(name)) for name in sorted(names) if name)
+    names = _modules_of({name for name in missing if not name.startswith(f"{model.base_model_prefix}.")})
+    modules = ((name, model.get_submodule(name)) for name in names if name)
     return [
         name for name, each in modules if each is not output and isinstance(getattr(each, "weight", None), torch.Tensor)
     ]
 
 
-def _fresh_below_head(missing: set[str]) -> list[str]:
-    """Return the modules between base and classifier that the checkpoint lacks."""
-    return sorted({name.rpartition(".")[0] for name in missing if _is_below_head(name)})
-
-
-def _is_below_head(name: str) -> bool:
-    return not set(BELOW_HEADS).isdisjoint(name.split("."))
+def _modules_of(weights: set[str]) -> list[str]:
+    """Return the names of the modules with these weights."""
+    return sorted({name.rpartition(".")[0] for name in weights})

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Tokenizer, normalizers
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.normalizers import ByteLevel
 from transformers import PreTrainedTokenizerBase, TokenizersBackend
 
 from peftkit.config import UserError
@@ -145,17 +146,18 @@ def _new_forms(tokenizer: PreTrainedTokenizerBase, term: str, kind: str) -> list
     joined = term.replace(" ", SPACE)
     forms = {
         WORDS: [(term, term)],
-        BYTES: [(text, normalizers.ByteLevel().normalize_str(text)) for text in (f" {term}", term)],
+        BYTES: [(text, ByteLevel().normalize_str(text)) for text in (f" {term}", term)],
         UNIGRAM: [(term, SPACE + joined), (term, joined)],
     }[kind]
     return [Form(text, spelling, term) for text, spelling in forms if _backend(tokenizer).token_to_id(spelling) is None]
 
 
 def _pieces_of(tokenizer: PreTrainedTokenizerBase, form: Form, kind: str) -> list[int]:
-    if kind == UNIGRAM:  # by its spelling: here every text starts with a space
-        ids = [token.id for token in _backend(tokenizer).model.tokenize(form.spelling)]
-    else:
-        ids = tokenizer(form.text, add_special_tokens=False)["input_ids"]
+    ids = (
+        [token.id for token in _backend(tokenizer).model.tokenize(form.spelling)]
+        if kind == UNIGRAM  # by its spelling: here every text starts with a space
+        else tokenizer(form.text, add_special_tokens=False)["input_ids"]
+    )
     return [number for number in ids if number != tokenizer.unk_token_id]
 
 
@@ -175,17 +177,17 @@ def _extend_bytes(tokenizer: PreTrainedTokenizerBase, unused: list[str], forms: 
     """
     settings = json.loads(_backend(tokenizer).to_str())
     vocab = settings["model"]["vocab"]
-    first = max(tokenizer.get_vocab().values()) + 1
     # tokens outside the vocabulary, as Llama 3's and Qwen's special tokens, would get new ids after the terms
     vocab.update({token["content"]: token["id"] for token in settings["added_tokens"]})
-    vocab.update({name: first + n for n, name in enumerate([*unused, *(form.spelling for form in forms)])})
+    names, last = [*unused, *(form.spelling for form in forms)], max(tokenizer.get_vocab().values())
+    vocab.update({name: number for number, name in enumerate(names, start=last + 1)})
     settings["model"]["ignore_merges"] = True
     split = _backend(tokenizer).pre_tokenizer.pre_tokenize_str
     several = sorted(
         {form.term for form in forms if len(split(f" {form.term}")) > 1}, key=lambda term: (-len(term), term)
     )
-    is_prefixed = "'add_prefix_space': True" in str(settings["pre_tokenizer"])
-    if several and not is_prefixed:  # else every split part of a text would get a space
+    # with add_prefix_space every split part of a text would get a space
+    if several and "'add_prefix_space': True" not in str(settings["pre_tokenizer"]):
         ends = [re.escape(term) + (r"(?![\p{L}\p{N}])" if term[-1].isalnum() else "") for term in several]
         pattern = f" ?(?:{'|'.join(ends)})|{_word_pattern(settings['pre_tokenizer'])}"
         settings["pre_tokenizer"] = {
@@ -212,9 +214,8 @@ def _extend_unigram(
     rarest = min(scores.values())
     added = {token["id"]: token["content"] for token in settings["added_tokens"]}
     names = [added[number] for number in range(len(pieces), max(tokenizer.get_vocab().values()) + 1)]
-    pieces += [
-        [name, rarest] for name in (*names, *unused)
-    ]  # no less likely: the rarest piece sets the score of unknown characters
+    # no less likely: the rarest piece sets the score of unknown characters
+    pieces += [[name, rarest] for name in (*names, *unused)]
     for form in forms:
         old = [token.value for token in _backend(tokenizer).model.tokenize(form.spelling)]
         score = sum(scores.get(piece, rarest - UNKNOWN_PENALTY) for piece in old)
@@ -226,20 +227,22 @@ def _extend_unigram(
 
 def _read_across_spaces(settings: dict[str, Any]) -> None:
     """Disable splitting at spaces before the unigram model: no old piece contains a space, but a term may."""
-    old = settings["normalizer"]
-    steps = [] if old is None else old["normalizers"] if old["type"] == "Sequence" else [old]
-    space = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
-    strip = {"type": "Strip", "strip_left": True, "strip_right": True}
-    settings["normalizer"] = {"type": "Sequence", "normalizers": [*steps, space, strip]}
-    settings["pre_tokenizer"] = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": False}
+    old = settings["normalizer"] or {"type": "Sequence", "normalizers": []}
+    normalizers = [
+        *(old["normalizers"] if old["type"] == "Sequence" else [old]),
+        {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+        {"type": "Strip", "strip_left": True, "strip_right": True},
+    ]
     # Metaspace's own decoder drops every space of a text's first token, a term's too
-    settings["decoder"] = {
-        "type": "Sequence",
-        "decoders": [
-            {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
-            {"type": "Fuse"},
-            {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-        ],
+    decoders = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ]
+    settings |= {
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": False},
+        "decoder": {"type": "Sequence", "decoders": decoders},
     }
 
 

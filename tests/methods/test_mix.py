@@ -18,7 +18,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from peftkit.cli import compose_config
 from peftkit.compat.peft import adapters_off
 from peftkit.methods.adapter_layers import BottleneckLayer
-from peftkit.methods.mix_layers import GatedPrefixLayer, LowRankLayer
+from peftkit.methods.mix import GatedPrefixLayer, LowRankLayer
 from peftkit.methods.soft_prompt import SoftPromptConfig
 from peftkit.methods.soft_prompt.prefix import Prefix, prefix_attention
 from peftkit.models.heads import CLASSIFIERS, mean_pooling_config

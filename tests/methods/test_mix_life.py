@@ -15,8 +15,7 @@ from torch import nn
 
 from peftkit.config import UserError
 from peftkit.methods import fold, merge
-from peftkit.methods.mix import MixConfig
-from peftkit.methods.mix_layers import GatedPrefixLayer
+from peftkit.methods.mix import GatedPrefixLayer, MixConfig
 
 FEW = [pytest.param(name, mix, id=f"{name}-{mix}") for name in ("bert-cls", "gpt2-cls", "t5-lm") for mix in MIXES]
 

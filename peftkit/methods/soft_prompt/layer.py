@@ -61,14 +61,13 @@ class SoftPromptConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = peft_type("SOFT_PROMPT")
-        chosen = {name: getattr(self, name) for name in CHOICES}
         check_values(
             *(
                 (
-                    value not in CHOICES[name],
-                    f"{name}={value} is unknown; choose one of {', '.join(map(str, CHOICES[name]))}",
+                    getattr(self, name) not in known,
+                    f"{name}={getattr(self, name)} is unknown; choose one of {', '.join(map(str, known))}",
                 )
-                for name, value in chosen.items()
+                for name, known in CHOICES.items()
             ),
             (
                 self.num_virtual_tokens < 1,
