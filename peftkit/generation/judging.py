@@ -11,7 +11,7 @@ from itertools import accumulate, groupby
 from typing import Any
 
 from peftkit.generation.client import BudgetExceeded, GenerationClient
-from peftkit.generation.generators import GenerationPrompt, Reply
+from peftkit.generation.generators import TRUNCATED, GenerationPrompt, Reply
 
 OPENING = (
     "Two assistants answered the same request. Decide which answer serves the person who asked better: whether it does "
@@ -53,14 +53,11 @@ class AnswerPair:
 
     def prompts(self, max_tokens: int) -> list[GenerationPrompt]:
         """Return the prompts in both orders: the first answer as A, then the second as A."""
-        return [self._prompt(a, b, max_tokens) for a, b in ((self.first, self.second), (self.second, self.first))]
-
-    def _prompt(self, a: str, b: str, max_tokens: int) -> GenerationPrompt:
-        texts = [text.strip() or NOTHING for text in (self.question, a, b)]
+        question, first, second = (text.strip() or NOTHING for text in (self.question, self.first, self.second))
         # longer than any in the texts, so that no answer can forge the end of itself
-        longest = max((len(run) for text in texts for run in re.findall("=+", text)), default=0)
-        question = QUESTION.format(bar="=" * max(3, longest + 1), question=texts[0], a=texts[1], b=texts[2])
-        return GenerationPrompt(OPENING, (), question, (), max_tokens)
+        bar = max(["==", *re.findall("=+", f"{question}\n{first}\n{second}")], key=len) + "="
+        texts = [QUESTION.format(bar=bar, question=question, a=a, b=b) for a, b in ((first, second), (second, first))]
+        return [GenerationPrompt(OPENING, (), text, (), max_tokens) for text in texts]
 
 
 @dataclass(frozen=True)
@@ -131,6 +128,7 @@ def judging_statistics(verdicts: Sequence[PairVerdict]) -> dict[str, Any]:
     `cut` counts replies to prompts that were longer than the context.
     """
     from scipy.stats import binomtest
+    from statsmodels.stats.proportion import proportion_confint
 
     wins, ties, losses = (sum(each.verdict == outcome for each in verdicts) for outcome in (FIRST, TIE, SECOND))
     rate = (wins + ties / 2) / len(verdicts) if verdicts else None
@@ -145,7 +143,9 @@ def judging_statistics(verdicts: Sequence[PairVerdict]) -> dict[str, Any]:
         "losses": losses,
         "identical": sum(each.pair.is_same for each in verdicts),
         "win_rate": rate,
-        "interval": None if rate is None else list(wilson_interval(rate, len(verdicts))),
+        "interval": None
+        if rate is None
+        else [*proportion_confint(rate * len(verdicts), len(verdicts), method="wilson")],
         "sign_test_p": float(binomtest(wins, wins + losses).pvalue) if wins + losses else None,
         "swapped": {
             "pairs": both.total(),
@@ -157,13 +157,5 @@ def judging_statistics(verdicts: Sequence[PairVerdict]) -> dict[str, Any]:
         "replies": len(replies),
         "unparsable": unparsable,
         "unparsable_share": unparsable / len(replies) if replies else None,
-        "cut": sum(reply.lost_question for reply in replies),
+        "cut": sum(reply.note == TRUNCATED for reply in replies),
     }
-
-
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a share (Wilson 1927)."""
-    z = 1.959963984540054
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
-    return max(middle - half, 0.0), min(middle + half, 1.0)

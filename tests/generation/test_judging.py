@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers.scripted import SETTINGS
 from scipy.stats import binomtest
+from statsmodels.stats.proportion import proportion_confint
 
 from peftkit.generation.client import GenerationClient, Journal
 from peftkit.generation.generators import Reply, Request
@@ -20,7 +21,6 @@ from peftkit.generation.judging import (
     judge_pairs,
     judging_statistics,
     read_verdict,
-    wilson_interval,
 )
 
 
@@ -99,14 +99,15 @@ def test_the_statistics_count_ties_as_half_and_unparsable_replies() -> None:
 def test_the_interval_is_wilsons_and_conservative_with_ties() -> None:
     for wins, rows in ((0, 5), (3, 10), (40, 40), (70, 200)):
         expected = binomtest(wins, rows).proportion_ci(method="wilson")
-        assert wilson_interval(wins / rows, rows) == pytest.approx((expected.low, expected.high), abs=1e-12)
+        verdicts = [verdict_of("first", "first")] * wins + [verdict_of("second", "second")] * (rows - wins)
+        low, high = judging_statistics(verdicts)["interval"]
+        assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
     random = np.random.default_rng(0)
     for wins, ties in ((0.4, 0.3), (0.1, 0.1), (0.2, 0.7)):
         drawn = random.multinomial(60, [wins, ties, 1 - wins - ties], 4000)
-        rates = (drawn[:, 0] + drawn[:, 1] / 2) / 60
-        ends = np.array([wilson_interval(rate, 60) for rate in rates])
+        low, high = proportion_confint(drawn[:, 0] + drawn[:, 1] / 2, 60, method="wilson")
         truth = wins + ties / 2
-        assert np.mean((ends[:, 0] <= truth) & (truth <= ends[:, 1])) > 0.94
+        assert np.mean((low <= truth) & (truth <= high)) > 0.94
 
 
 def test_an_answer_cannot_forge_separators() -> None:

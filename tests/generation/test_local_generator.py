@@ -12,7 +12,7 @@ import torch
 from helpers.scripted import fill, written
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from peftkit.generation.generators import GenerationPrompt, Reply, Request
+from peftkit.generation.generators import TRUNCATED, GenerationPrompt, Reply, Request
 from peftkit.generation.generators.local import LocalGenerator, _GumbelNoise
 from peftkit.generation.self_instruct import self_instruct
 
@@ -107,7 +107,7 @@ def test_a_truncated_prompt_is_marked(checkpoints: dict[str, Path]) -> None:
         local(checkpoints["gpt2"]),
         [GenerationPrompt("the film " * 400, (), "is", (), 4), GenerationPrompt("a", (), "b", (), 4)],
     )
-    assert long.lost_question and not short.lost_question
+    assert (long.note, short.note) == (TRUNCATED, None)
 
 
 def test_a_long_prompt_shortens_no_other_reply(checkpoints: dict[str, Path]) -> None:

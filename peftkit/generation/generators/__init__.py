@@ -59,11 +59,6 @@ class Reply:
     dropped: int = 0  # examples left out for lack of context
     note: str | None = None
 
-    @property
-    def lost_question(self) -> bool:
-        """Return whether the model did not read the whole question."""
-        return self.note == TRUNCATED
-
 
 class Generator(Protocol):
     """A source of replies: a local model, an endpoint, or the offline generator."""

@@ -30,7 +30,6 @@ class EndpointGenerator:
     def __init__(
         self, settings: Generate, key: str | None, has_answered: bool = False, first_delay: float = 1.0
     ) -> None:
-        assert settings.base_url is not None and settings.endpoint_model is not None  # validated before
         self.settings, self.first_delay = settings, first_delay
         self._key = key
         self._client = openai.OpenAI(
@@ -67,7 +66,6 @@ class EndpointGenerator:
 
     def _request(self, request: Request) -> Reply:
         attempts, jitter = self.settings.retries + 1, random.Random(request.seed)
-        reason = ""
         for attempt in range(attempts):
             if attempt:
                 delay = min(self.first_delay * 2 ** (attempt - 1), LONGEST_DELAY)
@@ -97,45 +95,45 @@ class EndpointGenerator:
     def _send(self, request: Request) -> Any:
         """Send a request; the user's own fields override ours."""
         prompt, settings = request.prompt, self.settings
-        ours: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "max_tokens": prompt.max_new_tokens,
             "temperature": prompt.temperature,
             "top_p": prompt.top_p,
             "stop": list(prompt.stop),
             "seed": request.seed,
+            **settings.request,
         }
-        fields = {name: value for name, value in {**ours, **settings.request}.items() if value is not None}
-        model = str(settings.endpoint_model)
+        common: Any = {
+            "model": settings.endpoint_model,
+            "extra_body": {name: value for name, value in fields.items() if value is not None},
+        }
         if settings.chat is False:
-            return self._client.completions.create(model=model, prompt=prompt.text(), extra_body=fields)
-        messages: Any = [{"role": "user", "content": prompt.text()}]
-        return self._client.chat.completions.create(model=model, messages=messages, extra_body=fields)
+            return self._client.completions.create(prompt=prompt.text(), **common)
+        return self._client.chat.completions.create(messages=[{"role": "user", "content": prompt.text()}], **common)
 
     def _handle_status(self, error: openai.APIStatusError, request: Request, attempts: int) -> Reply | None:
         """Return None if the request may be retried, or the refusal of this prompt; raise what no retry can change."""
         code, summary, settings = error.status_code, self._summary(error), self.settings
-        if code in (401, 403):
-            raise UserError(f"generate.key_env={settings.key_env}: the endpoint refuses the key ({code}: {summary})")
-        if code == 404:
-            raise UserError(
-                f"generate.endpoint_model={settings.endpoint_model}: not found at {settings.base_url} ({summary}); "
-                "check both; generate.base_url usually ends in /v1"
-            )
         if code == 429 and error.code == "insufficient_quota":
             raise GeneratorError(f"the endpoint's quota is exhausted ({summary}); the same command continues later")
         if code in RETRIED or code >= 500:
-            self._wait(retry_after(error.response.headers) or 0.0)
+            seconds = retry_after(error.response.headers) or 0.0
+            if seconds > LONGEST_WAIT:
+                raise GeneratorError(f"the endpoint requests a wait of {seconds:.0f} s; run the same command after it")
+            self._not_before = max(self._not_before, time.monotonic() + seconds)
             return None
-        if self._has_answered:  # it accepts our requests, but not this prompt: too long, or filtered
+        wrong_key = f"generate.key_env={settings.key_env}: the endpoint refuses the key ({code}: {summary})"
+        messages = {
+            401: wrong_key,
+            403: wrong_key,
+            404: f"generate.endpoint_model={settings.endpoint_model}: not found at {settings.base_url} ({summary}); "
+            "check both; generate.base_url usually ends in /v1",
+        }
+        # it accepts our requests, but not this prompt: too long, or filtered
+        if self._has_answered and code not in messages:
             return Reply(request.number, "", "refused", 0, 0, attempts, note=f"{code}: {summary}")
-        raise UserError(
-            f"the endpoint refuses the request ({code}: {summary}); generate.request={{NAME: null}} removes a field"
-        )
-
-    def _wait(self, seconds: float) -> None:
-        if seconds > LONGEST_WAIT:
-            raise GeneratorError(f"the endpoint requests a wait of {seconds:.0f} s; run the same command after it")
-        self._not_before = max(self._not_before, time.monotonic() + seconds)
+        hint = "generate.request={NAME: null} removes a field"
+        raise UserError(messages.get(code, f"the endpoint refuses the request ({code}: {summary}); {hint}"))
 
     def _summary(self, error: Exception) -> str:
         """Return the first line of a message, without the key."""
@@ -160,11 +158,12 @@ def read_completion(completion: Any, request: Request, attempts: int) -> Reply:
     if not isinstance(text, str | None):
         raise ValueError(f"no text in it: {str(text)[:80]!r}")
     text = (text or "").encode("utf-8", "replace").decode()  # half a surrogate pair cannot be written
-    usage = getattr(completion, "usage", None)
-    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    bounds = [len(written.encode()) for written in (request.prompt.text(), text)]
+    counts = [
+        getattr(getattr(completion, "usage", None), name, None) for name in ("prompt_tokens", "completion_tokens")
+    ]
     tokens_in, tokens_out = (
-        count if isinstance(count, int) else bound for count, bound in zip(counts, bounds, strict=True)
+        count if isinstance(count, int) else len(written.encode())
+        for count, written in zip(counts, (request.prompt.text(), text), strict=True)
     )
     note = None if isinstance(counts[0], int) else "tokens not counted by the server"
     return Reply(request.number, text, finish, tokens_in, tokens_out, attempts, note=note)

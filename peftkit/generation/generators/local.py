@@ -33,17 +33,15 @@ class LocalGenerator:
     ) -> None:
         self.model, self.tokenizer, self.batch = model.eval(), tokenizer, batch
         tokenizer.padding_side = "left"
-        has_template = getattr(tokenizer, "chat_template", None) is not None
-        self.chat = has_template if chat is None else chat
+        self.chat = getattr(tokenizer, "chat_template", None) is not None if chat is None else chat
         self.is_seq2seq = bool(model.config.is_encoder_decoder)
-        self.context: int | None = None  # tokens of prompt and reply together; None with relative positions
-        if not self.is_seq2seq:
-            names = ("n_positions", "max_position_embeddings")
-            self.context = next((size for name in names if (size := getattr(model.config, name, None))), None)
+        names = () if self.is_seq2seq else ("n_positions", "max_position_embeddings")
+        # tokens of prompt and reply together; None with relative positions
+        self.context = next((size for name in names if (size := getattr(model.config, name, None))), None)
         configured: Any = model.generation_config.eos_token_id
+        ends = configured if isinstance(configured, list) else [configured]
         # a sequence that ended at a stop string continues with padding
-        ends = (*(configured if isinstance(configured, list) else [configured]), tokenizer.eos_token_id)
-        self._ends = {*ends, tokenizer.pad_token_id} - {None}
+        self._ends = {*ends, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
 
     def replies(self, requests: Sequence[Request]) -> Iterator[list[Reply]]:
         """Yield the replies of each batch together: a resumed run generates whole batches."""
@@ -57,41 +55,44 @@ class LocalGenerator:
         batches = [fitting] * bool(fitting) + [[place] for place, (*_, fits) in enumerate(fitted) if not fits]
         replies: dict[int, Reply] = {}
         for batch in batches:
-            generated = self._generate([requests[place] for place in batch], [fitted[place][:2] for place in batch])
-            replies |= zip(batch, generated, strict=True)
+            replies |= zip(
+                batch, self._generate([(requests[place], *fitted[place][:2]) for place in batch]), strict=True
+            )
         return [replies[place] for place in range(len(requests))]
 
     @torch.inference_mode()
-    def _generate(self, requests: Sequence[Request], fitted: Sequence[tuple[str, int]]) -> list[Reply]:
-        prompt = requests[0].prompt  # all prompts of a call have the same settings
+    def _generate(self, fitted: Sequence[tuple[Request, str, int]]) -> list[Reply]:
+        """Return the replies to requests whose prompts have these texts, without so many examples."""
+        requests, texts, dropped = zip(*fitted, strict=True)
+        prompt, context = requests[0].prompt, self.context  # all prompts of a call have the same settings
         inputs = self.tokenizer(
-            [text for text, _ in fitted],
+            [*texts],
             return_tensors="pt",
             padding=True,
             add_special_tokens=not self.chat,  # a template has its own
         )
-        context, untruncated = self.context, inputs["attention_mask"].sum(1).tolist()
-        if context is not None and inputs["input_ids"].shape[1] > context - LEAST:  # no examples left to drop
-            inputs = {name: values[:, LEAST - context :] for name, values in inputs.items()}
-        inputs = {name: inputs[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        untruncated = inputs["attention_mask"].sum(1).tolist()
         width = inputs["input_ids"].shape[1]
-        start = 1 if self.is_seq2seq else width  # of the reply
+        limit = width if context is None else min(width, context - LEAST)  # where no examples are left to drop
+        tensors = {
+            name: inputs[name][:, width - limit :].to(self.model.device) for name in ("input_ids", "attention_mask")
+        }
+        start = 1 if self.is_seq2seq else limit  # of the reply
         sequences = self.model.generate(
-            **inputs,
-            max_new_tokens=prompt.max_new_tokens if context is None else min(prompt.max_new_tokens, context - width),
+            **tensors,
+            max_new_tokens=prompt.max_new_tokens if context is None else min(prompt.max_new_tokens, context - limit),
             do_sample=False,
             num_beams=1,
             pad_token_id=self.tokenizer.pad_token_id,
             logits_processor=LogitsProcessorList(_sampling(requests)),
             stopping_criteria=StoppingCriteriaList([_StopStrings(self.tokenizer, prompt.stop, start)]),
         )
-        sizes = inputs["attention_mask"].sum(1).tolist()
-        replies = []
-        for place, (request, tokens) in enumerate(zip(requests, sequences[:, start:].tolist(), strict=True)):
-            note = TRUNCATED if sizes[place] < untruncated[place] else None
-            reply = self._reply(request, tokens)
-            replies.append(replace(reply, tokens_in=int(sizes[place]), dropped=fitted[place][1], note=note))
-        return replies
+        replies = map(self._reply, requests, sequences[:, start:].tolist())
+        sizes = tensors["attention_mask"].sum(1).tolist()
+        return [
+            replace(reply, tokens_in=int(size), dropped=count, note=TRUNCATED if size < before else None)
+            for reply, size, before, count in zip(replies, sizes, untruncated, dropped, strict=True)
+        ]
 
     def _reply(self, request: Request, tokens: list[int]) -> Reply:
         """Return the text up to the first end of sequence or stop string."""
@@ -110,8 +111,8 @@ class LocalGenerator:
         for dropped in range(len(prompt.examples) + 1):
             text = prompt.text(dropped)
             if self.chat:
-                messages = [{"role": "user", "content": text}]
-                text = str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+                turns = [{"role": "user", "content": text}]
+                text = str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
             length = len(self.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
             fits = context is None or length <= context - min(prompt.max_new_tokens, context // 4)
             if fits:
@@ -123,10 +124,8 @@ def _sampling(requests: Sequence[Request]) -> list[LogitsProcessor]:
     prompt = requests[0].prompt
     if prompt.temperature == 0:
         return []
-    warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(prompt.temperature)]
-    if prompt.top_p < 1:
-        warpers.append(TopPLogitsWarper(prompt.top_p))
-    return [*warpers, _GumbelNoise([request.seed for request in requests])]
+    nucleus = [TopPLogitsWarper(prompt.top_p)] if prompt.top_p < 1 else []
+    return [TemperatureLogitsWarper(prompt.temperature), *nucleus, _GumbelNoise([request.seed for request in requests])]
 
 
 class _GumbelNoise(LogitsProcessor):
@@ -152,5 +151,4 @@ class _StopStrings(StoppingCriteria):
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **_: Any) -> torch.Tensor:
         tails = self.tokenizer.batch_decode(input_ids[:, max(self.start, input_ids.shape[1] - TAIL) :])
-        ended = [any(stop in tail for stop in self.stop) for tail in tails]
-        return torch.tensor(ended, device=input_ids.device)
+        return torch.tensor([any(stop in tail for stop in self.stop) for tail in tails], device=input_ids.device)

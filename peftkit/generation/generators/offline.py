@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from peftkit.generation.generators import GenerationPrompt, Reply, Request
-from peftkit.generation.self_instruct import NEW, NOTHING, OUTPUT_FIRST
+from peftkit.generation.self_instruct import FORMATS, NEW, NOTHING, OUTPUT_FIRST
 
 NAME = "mini-writer"
 CUT, UNCLEAR, WRONG = 0.02, 0.01, 0.08  # shares of replies that are cut, that are neither yes nor no, with a bad case
@@ -36,8 +36,7 @@ class OfflineGenerator:
     def replies(self, requests: Sequence[Request]) -> Iterator[list[Reply]]:
         for request in requests:
             text, finish = self._reply(request.prompt, request.seed)
-            tokens = request.prompt.text().split()
-            yield [Reply(request.number, text, finish, len(tokens), len(text.split()))]
+            yield [Reply(request.number, text, finish, len(request.prompt.text().split()), len(text.split()))]
 
     def _reply(self, prompt: GenerationPrompt, seed: int) -> tuple[str, str]:
         """Return the reply to a prompt, and how it finished."""
@@ -78,10 +77,9 @@ def offline_revision(tasks: TaskSource) -> str:
 
 
 def _format_cases(cases: Sequence[tuple[str, str]] | None, by_label: bool) -> str:
-    """Return cases label first or input first; for an unknown task a refusal."""
+    """Return cases label first or input first, without the name of the first field; for an unknown task a refusal."""
     if cases is None:
         return " I cannot do this."
-    pairs = [(given or NOTHING, answer) for given, answer in cases]
-    if by_label:
-        return " " + "\nLabel: ".join(f"{answer}\nInput: {given}" for given, answer in pairs)
-    return " " + "\nInput: ".join(f"{given}\nOutput: {answer}" for given, answer in pairs)
+    _, first, case = FORMATS[by_label]
+    text = "".join(case.format(input=given or NOTHING, output=answer) for given, answer in cases)
+    return text[len(first) + 1 : -1]
