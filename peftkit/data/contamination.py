@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,6 @@ from peftkit.config import FILES, UserError
 NGRAMS = {"13-gram": 13, "8-gram": 8}  # words; 13 is GPT-3's (Brown et al. 2020, appendix C)
 MIN_WORDS = 3  # of a text whose exact match counts: shorter ones, as "yes", match by chance
 WORD = re.compile(r"[^\W_]+")
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """What a text shares with an example of an evaluation set: `kind` is exact, 13-gram or 8-gram."""
-
-    kind: str
-    source: str
-    example: int
-    words: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} of {self.source} example {self.example}: {self.words[:160]}"
 
 
 class EvaluationSets:
@@ -45,12 +31,13 @@ class EvaluationSets:
                 for part in _parts(split, kind):
                     known.setdefault(part, (name, number))
 
-    def overlap(self, texts: Sequence[str]) -> Overlap | None:
-        """Return the largest overlap of any of the texts: exact, else 13-gram, else 8-gram; None without overlap."""
+    def overlap(self, texts: Sequence[str]) -> str | None:
+        """Describe the largest overlap of any of the texts: exact, else 13-gram, else 8-gram; None without overlap."""
         split = [normalized_words(text) for text in texts]
         for kind, known in self._known.items():
             if found := next((part for part in _parts(split, kind) if part in known), None):
-                return Overlap(kind, *known[found], found)
+                source, number = known[found]
+                return f"{kind} of {source} example {number}: {found[:160]}"
         return None
 
 

@@ -12,10 +12,11 @@ from typing import Any
 from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 
-from peftkit.config import TaskConfig, UserError, error_summary
+from peftkit.config import TaskConfig, UserError
 from peftkit.config.source import Source, fingerprint
 from peftkit.data.datasets import SEARCH_SPLIT, ExampleReader, TaskDataset, subset
 from peftkit.data.streaming import corpus_files, stream_documents
+from peftkit.data.tables import dataset_commit
 
 PASSAGE, LONGEST = 3, 480  # bytes of a passage: per token of task.max_length, at most; models read 512 tokens
 DOCUMENT = 1 << 14  # bytes; a longer document is split
@@ -33,49 +34,43 @@ class CorpusReader(ExampleReader):
     """Reads a corpus: documents to train on, and passages of the held-out ones."""
 
     def load(self, data_root: str | None, source: str, trained_on: str | None, search_samples: int) -> TaskDataset:
+        """Read the corpus into the cache of `datasets` on disk, so that it may be larger than memory.
+
+        An evaluation on a corpus that the run was not trained on takes all of it (`trained_on` is the revision of the
+        training corpus).
+
+        Raises:
+            UserError: the corpus does not exist, cannot be read, or has too few documents for a held-out tenth.
+        """
         task = self.task
-        documents, held_out, origin = read_corpus(task, data_root, trained_on)
-        train, (validation,) = str(task.splits["train"]), task.splits["validation"]
+        train, (validation,) = task.splits["train"], task.splits["validation"]
+        name = str(Path(data_root) / task.name) if data_root else task.dataset
+        if (files := corpus_files(name)) is None:
+            origin = Source("hub", name, dataset_commit(task))
+        else:
+            origin = Source("folder", name, hashlib.sha256("".join(map(fingerprint, files)).encode()).hexdigest()[:12])
+        arguments: dict[str, Any] = {
+            "corpus": name, "column": task.text[0], "sample_by": task.sample_by or "line", "revision": origin.revision,
+            "version": VERSION,
+        }  # fmt: skip
+        is_foreign = train is None and trained_on != origin.revision
+        held_out = _cached({**arguments, "held_out": None if is_foreign else True, "size": passage_size(task)})
+        splits = {validation: subset(held_out, task.max_eval_samples)}
+        if is_foreign:
+            return TaskDataset(splits, None, origin, {validation: 0})
+        documents = _cached({**arguments, "held_out": False, "size": DOCUMENT})
+        if not len(held_out) or not len(documents):
+            hint = " (or task.sample_by=line)" if task.sample_by == "document" else ""
+            raise UserError(f"{name} has {len(documents)} documents, too few for a held-out tenth; add more text{hint}")
         if search_samples:
             rest, apart = self.set_apart(documents, search_samples)
-            return TaskDataset({train: rest, SEARCH_SPLIT: self.evaluation_examples(apart)}, None, origin)
-        splits = {validation: subset(held_out, task.max_eval_samples)}
-        if task.splits["train"] is not None:
+            return TaskDataset({str(train): rest, SEARCH_SPLIT: self.evaluation_examples(apart)}, None, origin)
+        if train is not None:
             splits[train] = subset(documents, task.max_train_samples)
         return TaskDataset(splits, None, origin, dict.fromkeys(splits, 0))
 
     def evaluation_examples(self, examples: Dataset) -> Dataset:
         return split_passages(examples, self.task)
-
-
-def read_corpus(
-    task: TaskConfig, data_root: str | None, trained_on: str | None = None
-) -> tuple[Dataset, Dataset, Source]:
-    """Return the documents to train on, the passages of the held-out ones, and their source.
-
-    An evaluation on a corpus that the run was not trained on takes all of it (`trained_on` is the revision of the
-    training corpus). Both are in the cache of `datasets` on disk, so a corpus may be larger than memory.
-
-    Raises:
-        UserError: the corpus does not exist, cannot be read, or has too few documents for a held-out tenth.
-    """
-    name = str(Path(data_root) / task.name) if data_root else task.dataset
-    if (files := corpus_files(name)) is None:
-        source = Source("hub", name, _commit(task))
-    else:
-        source = Source("folder", name, hashlib.sha256("".join(map(fingerprint, files)).encode()).hexdigest()[:12])
-    arguments: dict[str, Any] = {
-        "corpus": name, "column": task.text[0], "sample_by": task.sample_by or "line", "revision": source.revision,
-        "version": VERSION,
-    }  # fmt: skip
-    if task.splits["train"] is None and trained_on != source.revision:
-        return passage_dataset([]), _cached({**arguments, "held_out": None, "size": passage_size(task)}), source
-    train = _cached({**arguments, "held_out": False, "size": DOCUMENT})
-    held_out = _cached({**arguments, "held_out": True, "size": passage_size(task)})
-    if not len(held_out) or not len(train):
-        hint = " (or task.sample_by=line)" if task.sample_by == "document" else ""
-        raise UserError(f"{name} has {len(train)} documents, too few for a held-out tenth; add more text{hint}")
-    return train, held_out, source
 
 
 def split_passages(documents: Dataset, task: TaskConfig) -> Dataset:
@@ -115,9 +110,8 @@ def _cached(arguments: dict[str, Any]) -> Dataset:
     try:
         return Dataset.from_generator(_passages, features=FEATURES, gen_kwargs=arguments)  # type: ignore[return-value]
     except DatasetGenerationError as error:
-        if isinstance(error.__cause__, UserError):  # a later file cannot be read
-            raise error.__cause__ from None
-        raise
+        cause = error.__cause__
+        raise (cause if isinstance(cause, UserError) else error) from None  # a later file cannot be read
 
 
 def _passages(
@@ -131,19 +125,3 @@ def _passages(
         if held_out is None or is_held_out == held_out:
             for index, part in enumerate(cut_passages(text, size)):
                 yield {"id": f"{number}.{index}", "text": part, "label": None}
-
-
-def _commit(task: TaskConfig) -> str:
-    """Return the commit of the revision.
-
-    Raises:
-        UserError: the Hub does not answer, or has no such dataset.
-    """
-    from huggingface_hub import HfApi
-
-    try:
-        return str(HfApi().dataset_info(task.dataset, revision=task.revision, timeout=10).sha)
-    except (OSError, ValueError) as error:  # which the errors of the Hub are, too
-        raise UserError(
-            f"{task.dataset} is not a file or folder, and not found on the Hub ({error_summary(error)}); use a file"
-        ) from error

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 
-from peftkit.config import FILES, TaskConfig, UserError, kind_of
+from peftkit.config import FILES, TaskConfig, UserError, error_summary, kind_of
 from peftkit.config.source import Source, fingerprint, hub_answers
 from peftkit.data.streaming import parse_json_lines, read_cells, reading
 
@@ -40,7 +40,7 @@ def read_tables(task: TaskConfig, data_root: str | None, source: str) -> tuple[d
         tables = {"train": read_file(path)} if path.is_file() else _read_folder(path)
         return tables, Source("folder", str(path), fingerprint(path, FILES), _replaces(path))
     if source != "offline" and hub_answers():
-        task = replace(task, revision=_commit(task))
+        task = replace(task, revision=dataset_commit(task))
         return _from_hub(task), Source("hub", task.dataset, task.revision)
     if source != "offline":  # the libraries are in offline mode by now
         with suppress(OSError, ValueError):  # what datasets raises for a dataset that is not cached
@@ -86,16 +86,20 @@ def _from_hub(task: TaskConfig) -> dict[str, Dataset]:
     return {str(name): table for name, table in loaded.items()}
 
 
-def _commit(task: TaskConfig) -> str:
-    """Return the commit of the revision."""
+def dataset_commit(task: TaskConfig) -> str:
+    """Return the commit that the revision of the dataset points to today.
+
+    Raises:
+        UserError: the Hub does not answer, or has no such dataset or revision.
+    """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         return str(HfApi().dataset_info(task.dataset, revision=task.revision, timeout=10).sha)
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+    except (OSError, ValueError) as error:  # which the errors of the Hub are, too
         raise UserError(
-            f"the Hub has no dataset {task.dataset} at revision {task.revision}; check task.dataset and task.revision"
+            f"{task.dataset} is not a file or folder, and not found on the Hub at revision {task.revision} "
+            f"({error_summary(error)}); check task.dataset and task.revision, or use a file"
         ) from error
 
 

@@ -34,13 +34,7 @@ def sets() -> EvaluationSets:
 )
 def test_each_kind_of_overlap(sets: EvaluationSets, text: str, kind: str | None) -> None:
     found = sets.overlap(["something else", text])
-    assert (found.kind if found else None) == kind
-    if found:
-        assert (found.source, found.example) == ("dev", 1)
-
-
-def test_an_overlap_is_described_with_its_source(sets: EvaluationSets) -> None:
-    assert str(sets.overlap(["another", ROW])).startswith("exact of dev example 1: the quick brown fox")
+    assert found is None if kind is None else str(found).startswith(f"{kind} of dev example 1: ")
 
 
 def test_files_of_any_shape_give_their_texts(tmp_path: Path) -> None:
