@@ -195,9 +195,11 @@ class ExampleReader:
 
 def subset(examples: Dataset, limit: int | None) -> Dataset:
     """Return `limit` examples, the same for every seed."""
-    if limit is None or limit >= len(examples):
-        return examples
-    return examples.shuffle(seed=SUBSET_SEED).select(range(limit)).flatten_indices()
+    return (
+        examples
+        if limit is None or limit >= len(examples)
+        else examples.shuffle(seed=SUBSET_SEED).select(range(limit)).flatten_indices()
+    )
 
 
 def require_columns(task: TaskConfig, table: Dataset, columns: Sequence[str]) -> None:

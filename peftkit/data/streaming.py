@@ -204,7 +204,7 @@ class VectorFileWriter:
 
     def __init__(self, file: Path) -> None:
         self.file, self.part = file, file.with_name(f".{file.name}.part")
-        self.count, self.width = 0, 0
+        self.count = 0
         self._out: Any = None  # a ParquetWriter, or the open .npy
 
     def __enter__(self) -> VectorFileWriter:
@@ -213,18 +213,19 @@ class VectorFileWriter:
 
     def add(self, ids: list[Any], texts: list[str], vectors: np.ndarray, known: np.ndarray) -> None:
         """Append vectors (texts, width); those that are not `known` (texts,) are written as null or zeros."""
-        self.width = vectors.shape[1]
+        width = vectors.shape[1]
         vectors = np.where(known[:, None], vectors, 0).astype("<f4")
         self.count += len(vectors)
         if self.file.suffix == ".npy":
             if self._out is None:
-                self._out = self.part.open("wb+")
-                self._write_header()
+                self._out = self.part.open("wb")
+            self._out.seek(0)  # the header has the new count; numpy pads it to one length
+            shape = {"descr": "<f4", "fortran_order": False, "shape": (self.count, width)}
+            np.lib.format.write_array_header_1_0(self._out, shape)
+            self._out.seek(0, 2)
             self._out.write(vectors.tobytes())
             return
-        lists = pa.FixedSizeListArray.from_arrays(
-            pa.array(vectors.ravel(), pa.float32()), self.width, mask=pa.array(~known)
-        )
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), width, mask=pa.array(~known))
         if self._out is None:
             kind = pa.int64() if isinstance(ids[0], int) else pa.string()
             schema = pa.schema([("id", kind), ("text", pa.string()), ("vector", lists.type)])
@@ -234,16 +235,8 @@ class VectorFileWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._out is not None:
-            if self.file.suffix == ".npy":
-                self._out.seek(0)
-                self._write_header()
             self._out.close()
         if kind is None:
             self.part.replace(self.file)
         else:
             self.part.unlink(missing_ok=True)
-
-    def _write_header(self) -> None:
-        """Write the header of a .npy; numpy pads it, so that a larger count fits later."""
-        shape = {"descr": "<f4", "fortran_order": False, "shape": (self.count, self.width)}
-        np.lib.format.write_array_header_1_0(self._out, shape)
