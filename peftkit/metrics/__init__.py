@@ -5,8 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pkgutil import iter_modules
 
-from peftkit.metrics.registry import METRICS, RECORDED, Metric
-from peftkit.metrics.scoring import as_evaluate, find_metric, score
+from peftkit.metrics.registry import METRICS, RECORDED, Metric, as_evaluate, find_metric, score
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

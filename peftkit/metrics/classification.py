@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from peftkit.metrics.registry import Array, Scorer, divide, mean, metric
+from peftkit.metrics.registry import Array, Scorer, divide, mean, metric, ratio
 
 
 @metric("classes")
@@ -51,9 +51,4 @@ def matthews_correlation(labels: Array, predictions: Array) -> Scorer:
 
 def _f1_of(which: int, labels: Array, predictions: Array, absent: float) -> Scorer:
     predicted, true = predictions == which, labels == which
-
-    def scores(weights: Array) -> Array:
-        both = weights @ predicted.T + (weights @ true)[:, None]
-        return divide(2 * (weights @ (predicted & true).T), both, absent)
-
-    return scores
+    return ratio(2 * (predicted & true), predicted.astype(int) + true, absent)

@@ -1,9 +1,10 @@
-"""The record of a metric, and the decorator that makes one of a function."""
+"""The record of a metric, the decorator that makes one of a function, and scores of predictions by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ Scorer = Callable[[Array], Array]
 LISTS = ("tags", "tag_names", "texts")  # inputs that have a list or a text for each example
 RECORDED = ("classes", "numbers", "tags", "ranks", "margins", "bytes")  # inputs that predictions.parquet has
 METRICS: dict[str, Metric] = {}
+NO_TAG = "-"  # of a word without a prediction
+PREFIX = "evaluate:"  # of metrics of evaluate, in task.metrics
+ERRORS = ("mae", "mse", "mape", "smape", "mase", "wer", "cer", "ter", "perplexity", "brier_score")  # of evaluate
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class Metric:
     def score(self, labels: Any, predictions: Any) -> float:
         """Return the score of one run."""
         is_list = self.input in LISTS
-        scorer = self.function(*((labels, [predictions]) if is_list else (np.asarray(labels), np.array([predictions]))))
-        return float(scorer(np.ones((1, len(labels))))[0, 0])
+        given = (labels, [predictions]) if is_list else (np.asarray(labels), np.array([predictions]))
+        return float(self.function(*given)(np.ones((1, len(labels))))[0, 0])
 
 
 def metric(
@@ -66,12 +70,119 @@ def mean(values: Array) -> Scorer:
     return lambda weights: divide(weights @ np.asarray(values, float).T, weights.sum(1, keepdims=True))
 
 
-def ratio(parts: Array, wholes: Array) -> Scorer:
+def ratio(parts: Array, wholes: Array, otherwise: float = 0.0) -> Scorer:
     """Return the scorer of the sum of parts (runs, examples) over the sum of wholes (examples,) or (runs, examples)."""
-    return lambda weights: divide(weights @ parts.T, weights @ np.atleast_2d(wholes).T)
+    return lambda weights: divide(weights @ parts.T, weights @ np.atleast_2d(wholes).T, otherwise)
 
 
 def divide(part: Array, whole: Array, otherwise: float = 0.0) -> Array:
     """Return part / whole, and `otherwise` where the whole is 0."""
     part, whole = np.broadcast_arrays(part, whole)
     return np.divide(part, whole, out=np.full(part.shape, otherwise), where=whole > 0)
+
+
+def score(
+    names: Sequence[str],
+    predictions: Any,
+    labels: Any,
+    suffix: str = "",
+    label_names: list[str] | None = None,
+    likelihoods: tuple[np.ndarray, np.ndarray] | None = None,
+    follows_format: np.ndarray | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Return {metric: {value, higher_is_better}} of the metrics of `names`.
+
+    Args:
+        names: metrics of METRICS, or `evaluate:NAME[:KEY][:lower|:higher]` for one of Hugging Face's evaluate: KEY is
+            the value of its result, of which a lower or a higher one is better.
+        predictions: (examples,) class ids, numbers, texts, or lists of the tags' ids, -1 for none.
+        labels: (examples,), of the same kind; of texts, lists of those that are right, empty where none is.
+        suffix: of the names in the result, for one of several splits (accuracy_matched).
+        label_names: the names of tag ids.
+        likelihoods: negative log-likelihoods in nats (examples,) of the labels, and their tokens (examples,).
+        follows_format: (examples,), 1 for a text with the format of its labels, else 0.
+
+    Raises:
+        ValueError: a metric is unknown or cannot be loaded, there are no examples, or a prediction is NaN or infinite.
+    """
+    if len(labels) == 0:
+        raise ValueError("the split has no examples to score")
+    if any(isinstance(each, (float, np.floating)) and not np.isfinite(each) for each in predictions):
+        raise ValueError("a prediction is NaN or infinite: training diverged; set a lower train.learning_rate")
+    scores = {}
+    for name in names:
+        if name.startswith(PREFIX):
+            value, is_up = _score_by_evaluate(name, predictions, labels)
+        else:
+            metric = find_metric(name)
+            wanted, given = labels, predictions
+            if metric.input == "likelihoods" and likelihoods is not None:
+                given, wanted = likelihoods
+            elif metric.input == "format" and follows_format is not None:
+                wanted, given = np.ones_like(follows_format), follows_format
+            elif metric.input == "tag_names":
+                wanted, given = (
+                    [[NO_TAG if tag < 0 else (label_names or [])[tag] for tag in tags] for tags in each]
+                    for each in (labels, predictions)
+                )
+            value, is_up = metric.score(wanted, given), metric.higher_is_better
+        scores[name + suffix] = {"value": value, "higher_is_better": is_up}
+    return scores
+
+
+def find_metric(name: str) -> Metric:
+    """Return the metric of a name.
+
+    Raises:
+        ValueError: there is none; the message names the nearest.
+    """
+    if name not in METRICS:
+        close = get_close_matches(name, METRICS, n=1) or list(METRICS)
+        raise ValueError(f"task.metrics=[{name}]: unknown metric; did you mean {', '.join(close)}?")
+    return METRICS[name]
+
+
+def as_evaluate(name: str) -> Any:
+    """Return a metric as an `evaluate.Metric`, whose `compute(predictions=, references=)` returns {name: score}."""
+    import datasets
+    import evaluate
+
+    metric = find_metric(name)
+    value = datasets.Value("string" if metric.input in ("texts", "tag_names") else "float64")
+    column = datasets.List(value) if metric.input in LISTS else value
+    predictions = value if metric.input == "texts" else column
+
+    class Module(evaluate.Metric):
+        def _info(self) -> evaluate.MetricInfo:
+            return evaluate.MetricInfo(
+                description=metric.summary,
+                citation="",
+                inputs_description=f"predictions and references, one for each example; {Metric.__doc__}",
+                features=datasets.Features({"predictions": predictions, "references": column}),
+            )
+
+        def _compute(self, predictions: Any, references: Any) -> dict[str, float]:  # type: ignore[override]
+            return {name: metric.score(references, predictions)}
+
+    return Module(config_name=name)
+
+
+def _score_by_evaluate(name: str, predictions: Any, labels: Any) -> tuple[float, bool]:
+    """Return the value of a metric of evaluate, and whether a higher one is better."""
+    import evaluate
+
+    module, *options = name.removeprefix(PREFIX).split(":")
+    short = module.rstrip("/").split("/")[-1].removesuffix(".py")
+    is_up = "higher" in options or ("lower" not in options and short not in ERRORS)
+    try:
+        result = evaluate.load(module).compute(predictions=predictions, references=labels) or {}
+    except (OSError, ImportError, ValueError) as error:
+        raise ValueError(
+            f"task.metrics=[{name}]: evaluate cannot load or compute it; it comes from the Hub or its cache: {error}"
+        ) from error
+    numbers = {key: float(value) for key, value in result.items() if np.ndim(value) == 0}
+    keys = [key for key in options if key not in ("lower", "higher")] or [short]
+    key = keys[0] if keys[0] in numbers else next(iter(numbers)) if len(numbers) == 1 and keys == [short] else None
+    if key is None:
+        raise ValueError(f"task.metrics=[{name}]: it has the values {', '.join(numbers)}; use {PREFIX}{module}:KEY")
+    return numbers[key], is_up

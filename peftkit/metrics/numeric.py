@@ -1,0 +1,125 @@
+"""Metrics of numbers: likelihoods, preferences, ranks of the one right document for each query, and regression."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from peftkit.metrics.registry import Array, Scorer, divide, mean, metric, ratio
+
+LARGEST_EXPONENT = 700.0  # beyond it, a float overflows
+NOISE = 1e-18  # product of the variances of standardized numbers below which a resample is constant
+
+
+@metric("likelihoods", range=(1, np.inf), higher_is_better=False)
+def perplexity(tokens: Array, nats: Array) -> Scorer:
+    """Exponential of the mean negative log-likelihood of a token."""
+    return lambda weights: np.exp(np.minimum(ratio(nats, tokens)(weights), LARGEST_EXPONENT))
+
+
+@metric("likelihoods", range=(1, np.inf), higher_is_better=False, diagnostic=True)
+def chosen_perplexity(tokens: Array, nats: Array) -> Scorer:
+    """Perplexity of the chosen answers: it may rise while margins grow."""
+    return perplexity(tokens, nats)
+
+
+@metric("bytes", range=(0, np.inf), higher_is_better=False)
+def bits_per_byte(sizes: Array, bits: Array) -> Scorer:
+    """Bits for each byte of text, which compares models of different vocabularies."""
+    return ratio(bits * sizes, sizes)
+
+
+@metric("margins")
+def reward_accuracy(labels: Array, margins: Array) -> Scorer:
+    """Share of pairs whose chosen answer has the higher implicit reward; a tie counts half."""
+    return mean((np.sign(margins) + 1) / 2)
+
+
+@metric("margins", range=(-np.inf, np.inf), diagnostic=True)
+def reward_margin(labels: Array, margins: Array) -> Scorer:
+    """Mean of the chosen answer's implicit reward less the rejected one's (Rafailov et al. 2023, section 4).
+
+    It grows with every training step, so it is no part of a task's score.
+    """
+    return mean(margins)
+
+
+@metric("ranks")
+def recall_at_1(labels: Array, ranks: Array) -> Scorer:
+    """Share of queries whose right document is the first."""
+    return mean(ranks <= 1)
+
+
+@metric("ranks")
+def recall_at_5(labels: Array, ranks: Array) -> Scorer:
+    """Share of queries whose right document is among the first five."""
+    return mean(ranks <= 5)
+
+
+@metric("ranks")
+def recall_at_10(labels: Array, ranks: Array) -> Scorer:
+    """Share of queries whose right document is among the first ten."""
+    return mean(ranks <= 10)
+
+
+@metric("ranks")
+def mrr(labels: Array, ranks: Array) -> Scorer:
+    """Mean reciprocal rank of the right document (Voorhees 1999)."""
+    return mean(1 / ranks)
+
+
+@metric("ranks")
+def ndcg_at_10(labels: Array, ranks: Array) -> Scorer:
+    """Mean of 1 / log2(1 + rank), 0 beyond the tenth (Järvelin and Kekäläinen 2002)."""
+    return mean((ranks <= 10) / np.log2(1 + ranks))
+
+
+@metric("numbers", range=(-1, 1))
+def pearson(labels: Array, predictions: Array) -> Scorer:
+    """Pearson correlation; 0 where labels or predictions are constant."""
+    x, y = _standardized(labels[None]), _standardized(predictions)
+
+    def scores(weights: Array) -> Array:
+        n = weights.sum(1, keepdims=True)
+        mean_x, mean_y = weights @ x.T / n, weights @ y.T / n
+        spread = (weights @ x.T**2 / n - mean_x**2) * (weights @ y.T**2 / n - mean_y**2)
+        return divide(weights @ (x * y).T / n - mean_x * mean_y, np.sqrt(np.where(spread > NOISE, spread, 0)))
+
+    return scores
+
+
+@metric("numbers", range=(-1, 1))
+def spearman(labels: Array, predictions: Array) -> Scorer:
+    """Spearman rank correlation, ties at their mean rank; 0 where labels or predictions are constant."""
+
+    def scores(weights: Array) -> Array:
+        middle = (weights.sum(1, keepdims=True) + 1) / 2  # the mean of n ranks, tied or not
+        true = _ranks(labels, weights) - middle
+        columns = []
+        for run in predictions:
+            ranks = _ranks(run, weights) - middle
+            spread = (weights * true**2).sum(1) * (weights * ranks**2).sum(1)
+            columns.append(divide((weights * true * ranks).sum(1), np.sqrt(spread)))
+        return np.stack(columns, 1)
+
+    return scores
+
+
+@metric("numbers", range=(0, np.inf), higher_is_better=False)
+def mean_squared_error(labels: Array, predictions: Array) -> Scorer:
+    """Mean of the squared differences, in the label's unit squared."""
+    return mean((predictions - labels) ** 2)
+
+
+def _standardized(values: Array) -> Array:
+    """Return each row of (runs, examples) with mean 0 and variance 1, or 0s where it is constant."""
+    centered = values - values.mean(1, keepdims=True)
+    return divide(centered, np.where(np.ptp(values, 1) > 0, centered.std(1), 0)[:, None])
+
+
+def _ranks(values: Array, weights: Array) -> Array:
+    """Return (resamples, examples): the mean rank of each example's value in each resample."""
+    _, where = np.unique(values, return_inverse=True)
+    order = np.argsort(where, kind="stable")
+    starts = np.flatnonzero(np.diff(where[order], prepend=-1))
+    counts = np.add.reduceat(weights[:, order], starts, axis=1)
+    return (np.cumsum(counts, axis=1) - (counts - 1) / 2)[:, where]
