@@ -103,8 +103,8 @@ def _mcnemar(first: Array, second: Array) -> float:
 
 def _variance(values: Array, examples: int) -> float:
     """Return the sample variance over seeds, plus that of rounding: discrete scores may have a variance of zero."""
-    step = 1 / max(examples, 1000)
-    return float(np.var(values, ddof=1)) + step**2 / 12 if len(values) > 1 else np.nan
+    rounding = (1 / max(examples, 1000)) ** 2 / 12
+    return float(np.var(values, ddof=1)) + rounding if len(values) > 1 else np.nan
 
 
 def _over_examples(sample: TaskSample, known: Array) -> tuple[Array, Array]:

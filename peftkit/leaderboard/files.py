@@ -21,11 +21,11 @@ from peftkit.leaderboard.cells import (
     plain,
     problems_of,
     records_cells,
+    sentences,
     tasks_of,
     without_constants,
 )
 from peftkit.leaderboard.costs import TIMED, UNTIMED
-from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_columns, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.runs import BoardEntry, GlueEntry

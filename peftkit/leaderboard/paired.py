@@ -111,9 +111,9 @@ def _in_order(run: RunPredictions, reference: RunPredictions) -> RunPredictions 
     order: Array = np.empty(len(run.ids), int)
     order[np.argsort(reference.ids, kind="stable")] = np.argsort(run.ids, kind="stable")
     run = RunPredictions(run.ids[order], run.splits[order], run.labels[order], run.predictions[order])
-    same = all(map(np.array_equal, run.labels, reference.labels)) if _is_list(run.labels) else None
-    same = np.array_equal(run.labels, reference.labels) if same is None else same
-    return run if same and np.array_equal(run.ids, reference.ids) else None
+    pair = run.labels, reference.labels
+    is_same = all(map(np.array_equal, *pair)) if _is_list(run.labels) else np.array_equal(*pair)
+    return run if is_same and np.array_equal(run.ids, reference.ids) else None
 
 
 def read_run_predictions(folder: Path) -> RunPredictions | None:

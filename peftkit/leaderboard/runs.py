@@ -81,11 +81,10 @@ class UnreadableRun:
 
 @dataclass(frozen=True)
 class Summary:
-    """A mean over `n` seeds and its sample standard deviation (n - 1), None for a single seed."""
+    """A mean over seeds and its sample standard deviation (n - 1), None for a single seed."""
 
     mean: float
     spread: float | None
-    n: int
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,8 @@ def totals(
     if not states:
         return examples[:, None], np.ones((len(examples), 1))
     added = [_excess(state, variances, seeds, inner) for state in states]
-    least = min((examples + excess.min(1)[first] + excess.min(1)[second]).min() for excess, _ in added)
-    least = max(float(least), 1e-15)
+    lowest = [float((examples + excess.min(1)[first] + excess.min(1)[second]).min()) for excess, _ in added]
+    least = max(min(lowest), 1e-15)
     mass, sums = np.zeros(len(first) * BINS), np.zeros(len(first) * BINS)
     starts: Array = np.arange(len(first))[:, None, None] * BINS
     for state, (excess, chance) in zip(states, added, strict=True):

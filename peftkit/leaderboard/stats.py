@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, median_high, stdev
 from typing import Any
@@ -21,7 +21,7 @@ TASK_LIMITS = ("task.max_length", "task.max_train_samples", "task.max_eval_sampl
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    return Summary(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+    return Summary(fmean(values), stdev(values) if len(values) > 1 else None)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -45,10 +45,9 @@ def task_score(scores: Mapping[str, Mapping[str, Any]]) -> float:
     return fmean(up) if up else -fmean(scores[name]["value"] for name in counted)
 
 
-def counting(metrics: Iterable[str]) -> list[str]:
+def counting(metrics: Collection[str]) -> list[str]:
     """Return the metrics of a task's score, without diagnostic ones: a reward margin grows with every step."""
-    names = list(metrics)
-    return [name for name in names if not name.startswith(BESIDE)] or names
+    return [name for name in metrics if not name.startswith(BESIDE)] or list(metrics)
 
 
 def glue_average(task_scores: Mapping[str, float]) -> float | None:

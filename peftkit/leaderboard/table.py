@@ -19,10 +19,10 @@ from peftkit.leaderboard.cells import (
     notes_of,
     plain,
     problems_of,
+    sentences,
     tasks_of,
     totals_cells,
 )
-from peftkit.leaderboard.headlines import sentences
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.runs import GlueEntry

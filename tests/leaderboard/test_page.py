@@ -15,7 +15,7 @@ from helpers.recorded_runs import write_run
 from helpers.synthetic_board import HOSTILE, MACHINES, make_board
 
 from peftkit.leaderboard.board import Board
-from peftkit.leaderboard.headlines import headlines
+from peftkit.leaderboard.cells import headlines
 from peftkit.leaderboard.page import facts, render
 from peftkit.leaderboard.page.facts import POINTS
 from peftkit.leaderboard.reading import collect

@@ -14,7 +14,7 @@ import pytest
 from helpers.recorded_runs import write_run
 from statsmodels.stats.multitest import multipletests
 
-from peftkit.leaderboard.headlines import sentences
+from peftkit.leaderboard.cells import sentences
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardEntry
 from peftkit.leaderboard.stats import board_entries

@@ -14,8 +14,8 @@ from typing import Any
 
 from peftkit.leaderboard.archive import read_text
 from peftkit.leaderboard.board import Board
+from peftkit.leaderboard.cells import headlines
 from peftkit.leaderboard.costs import COSTS
-from peftkit.leaderboard.headlines import headlines
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, UnreadableRun
