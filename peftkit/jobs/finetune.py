@@ -23,7 +23,7 @@ from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import artifact_bytes, export_artifact, save_prompt
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import answer, evaluate_splits
-from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encode, load_examples
+from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encode
 from peftkit.pipeline.measures import bits_per_byte, compare_language, measure_latency
 from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, find_model, warn_substitutions
 from peftkit.pipeline.train import TrainedRun, run_costs, train
@@ -189,8 +189,7 @@ def run_lock(config: RunConfig) -> AbstractContextManager:
 
 def _run_stages(context: RunContext) -> None:
     config, folder = context.config, context.folder
-    examples = load_examples(context)
-    bundle, splits = build_and_encode(context, examples)
+    bundle, splits = build_and_encode(context)
     if is_main_process():
         run_folder.write_result(folder, context.result)
     trained = train(context, bundle, splits)
@@ -208,7 +207,7 @@ def _run_stages(context: RunContext) -> None:
         costs |= _verify(context, bundle, trained, splits)
     if is_main_process():
         size = None if artifact is None else artifact_bytes(bundle, artifact)
-        context.result["costs"] = run_costs(trained, splits.train, size, costs | examples.reference.costs)
+        context.result["costs"] = run_costs(trained, splits.train, size, costs | splits.costs)
         _record(context, artifact)
         log(f"   {_scores(context.result)} in {trained.fit.seconds:.0f} s")
     # a search and job=downstream read in every process what one has written
@@ -220,7 +219,7 @@ def _verify(context: RunContext, bundle: TrainingBundle, trained: TrainedRun, sp
 
     Measuring latency merges the model, so it comes last.
     """
-    config, result, name = context.config, context.result, context.first_validation
+    config, result, name = context.config, context.result, context.config.task.splits["validation"][0]
     table, precision = context.dataset.splits[name], result["run"]["setup"]["precision"]
     result["gates"] = verify.verify_run(config, bundle, table, context.folder, context.dataset.label_names, precision)
     if trained.texts:

@@ -84,8 +84,7 @@ def _read_answers(config: RunConfig, folder: Path) -> RunAnswers:
     for split, table in data.splits.items():
         for key, row in zip(_keys([split] * len(table), table["id"]), table, strict=True):
             questions[key], labels[key] = _question(task, row), row["label"]
-    columns = ["id", "split", "label", "prediction"]
-    scored = pq.read_table(folder / "predictions.parquet", columns=columns).to_pydict()
+    scored = pq.read_table(folder / "predictions.parquet", columns=["id", "split", "label", "prediction"]).to_pydict()
     keys = _keys(scored["split"], scored["id"])
     known = (None if label is None else str(label[0]) for label in scored["label"])
     references = dict(zip(keys, known, strict=True))
@@ -106,8 +105,9 @@ def _question(task: TaskConfig, row: Mapping[str, Any]) -> str:
     """Return the question of an example: its texts as in the prompt, or the turns of a conversation."""
     if "messages" in row:
         turns = row["messages"]
-        is_single = len(turns) == 1
-        return "\n\n".join(turn["content"] if is_single else f"{turn['role']}: {turn['content']}" for turn in turns)
+        return "\n\n".join(
+            turn["content"] if len(turns) == 1 else f"{turn['role']}: {turn['content']}" for turn in turns
+        )
     texts = {name: row[name] for name in task.text}
     return "\n".join(texts.values()) if task.template is None else task.template.format(**texts)
 

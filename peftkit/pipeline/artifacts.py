@@ -50,17 +50,13 @@ def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab:
         save_rows(artifact, vocabulary, rest_of(Path(vocab)))
         config.vocab_size = vocabulary.base_rows  # the base has no rows for new tokens
     config.save_pretrained(str(artifact / "base"))
-    _name_base(artifact / "adapter_config.json", source)
+    # the base by its Hub id, or by the name of its folder: PEFT writes the path on this machine
+    base = run_folder.checkpoint_name(asdict(source)) if source.kind == "folder" else source.name
+    file = artifact / "adapter_config.json"
+    settings = {**json.loads(file.read_text(encoding="utf-8")), "base_model_name_or_path": base}
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
     (artifact / "README.md").unlink(missing_ok=True)  # PEFT's blank card; ours lies beside the folder
     return artifact
-
-
-def _name_base(file: Path, source: Source) -> None:
-    """Name the base by its Hub id, or by the name of its folder: PEFT writes the path on this machine."""
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    is_folder = source.kind == "folder"
-    settings["base_model_name_or_path"] = run_folder.checkpoint_name(asdict(source)) if is_folder else source.name
-    file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def export_sentence_files(bundle: TrainingBundle, folder: Path) -> None:

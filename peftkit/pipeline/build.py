@@ -76,8 +76,9 @@ def format_for(
 ) -> Format:
     """Return the format of a run; of a prompted run with these few-shot examples, within the model's context."""
     if is_prompted(config) and kind_of(config.task).sequence_label:
-        calibrate = bool(config.method.config.get("calibrate"))
-        found: Any = PromptedFormat(config.task, tokenizer, config.model.family, names, calibrate)
+        found: Any = PromptedFormat(
+            config.task, tokenizer, config.model.family, names, bool(config.method.config.get("calibrate"))
+        )
     else:
         found = format_of(config.task, config.model.family, names, tokenizer)
     if not is_prompted(config) or model is None:

@@ -48,21 +48,27 @@ def evaluate_splits(
     A split without any label has no score; a hidden label is null in the file.
     """
     scores: dict[str, Any] = {}
-    columns: dict[str, list] = {"id": [], "split": [], "label": [], "prediction": [], "scores": []}
+    parts: list[dict[str, list]] = []
     costs = []
     for name, encoded in splits.items():
         answers, cost = answer(bundle, trainer, encoded)
         costs.append(cost)
         if encoded.has_label.any():
-            suffix = name.removeprefix("validation") if len(splits) > 1 else ""
-            scores |= _score(config, bundle, answers, encoded, suffix)
+            scores |= _score(
+                config, bundle, answers, encoded, name.removeprefix("validation") if len(splits) > 1 else ""
+            )
         labels = zip(_plain(encoded.labels), encoded.has_label, strict=True)
-        columns["id"] += list(rows.splits[name]["id"])
-        columns["split"] += [name] * len(answers.predictions)
-        columns["label"] += [label if known else None for label, known in labels]
-        columns["prediction"] += _plain(answers.predictions)
-        columns["scores"] += [_plain(row.astype(float)) or None for row in answers.scores]
+        parts.append(
+            {
+                "id": list(rows.splits[name]["id"]),
+                "split": [name] * len(answers.predictions),
+                "label": [label if known else None for label, known in labels],
+                "prediction": _plain(answers.predictions),
+                "scores": [_plain(row.astype(float)) or None for row in answers.scores],
+            }
+        )
     if is_main_process():
+        columns = {name: [value for part in parts for value in part[name]] for name in parts[0]}
         run_folder.write_predictions(file, columns)
     peak = max((cost["peak_bytes"] or 0 for cost in costs), default=0)
     return scores, {"eval_seconds": sum(cost["seconds"] for cost in costs), "eval_peak_bytes": peak or None}
@@ -71,11 +77,11 @@ def evaluate_splits(
 def answer(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:
     """Return a model's predictions for encoded examples, with the seconds and the peak in bytes that they took."""
     found = training.predict(trainer, encoded.inputs, encoded.lengths)
-    scores, ids, length = bundle.format.unpad(found.scores, encoded), bundle.tokenizer, bundle.format.max_new_tokens
+    scores = bundle.format.unpad(found.scores, encoded)
     costs: dict[str, Any] = {"seconds": found.seconds, "peak_bytes": found.peak_bytes}
-    if length is None:
+    if (length := bundle.format.max_new_tokens) is None:
         return bundle.format.decode(scores, encoded), costs
-    prompts = [prompt for _, prompt in encoded.positions]
+    ids, prompts = bundle.tokenizer, [prompt for _, prompt in encoded.positions]
     written, seconds = training.generate(trainer, prompts, ids.pad_token_id, length, ids.eos_token_id)
     texts = [text.lstrip() for text in ids.batch_decode(written, skip_special_tokens=True)]
     stop = bundle.format.stop_text if getattr(bundle.format, "shots", ()) else ""

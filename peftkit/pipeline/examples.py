@@ -41,11 +41,6 @@ class RunContext:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
-    @property
-    def first_validation(self) -> str:
-        """The name of the validation split on which the trained model is verified."""
-        return str(self.config.task.splits["validation"][0])
-
 
 @dataclass(frozen=True)
 class Reference:
@@ -63,42 +58,46 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Examples:
-    """The examples of a run before they are encoded."""
-
-    train: Dataset
-    requested: int  # training examples of the task, before a teacher drops or adds any
-    validation: dict[str, Dataset]
-    holdout: Dataset | None  # of the training split; the best epoch is chosen on it
-    reference: Reference
-
-
-@dataclass(frozen=True)
 class EncodedSplits:
     """The encoded examples of a run. `holdout` is scored after each epoch."""
 
     train: Encoded
     validation: dict[str, Encoded]
     holdout: Encoded | None
+    costs: dict[str, float]  # of the reference
 
 
-def load_examples(context: RunContext) -> Examples:
-    """Return the examples to train on and to score, and what the reference and the teacher add to them."""
-    config, splits = context.config, context.dataset.splits
-    train, holdout = splits[config.task.splits["train"]], None
+def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits]:
+    """Build the model with its method, encode the examples of every split for it, and record the counts under `audit`.
+
+    Before it is loaded, so that one model at a time is in memory, the reference scores the examples, or a teacher
+    generates answers.
+    """
+    config, data, audit = context.config, context.dataset, context.result["audit"]
+    trained_on, is_taught = config.task.splits["train"], config.distill.teacher is not None
+    rows, tables = data.splits[trained_on], {name: data.splits[name] for name in config.task.splits["validation"]}
     if config.early_stopping.patience is not None:
-        train, holdout = split_holdout(context.dataset, config.task, config.early_stopping.holdout)
-    validation = {name: splits[name] for name in config.task.splits["validation"]}
-    # before the model to train is loaded, so that one model at a time is in memory
-    reference = score_reference(config, context.model_source, {**validation, TRAINED: train, CHOSEN_ON: holdout})
-    requested = len(train)
-    if config.distill.teacher is not None and generates_text(config.task):
-        train, context.result["audit"]["taught"] = teacher_answers(config, train, context.folder)
-    return Examples(train, requested, validation, holdout, reference)
+        rows, tables[CHOSEN_ON] = split_holdout(data, config.task, config.early_stopping.holdout)
+    requested = len(rows)
+    reference = score_reference(config, context.model_source, {**tables, TRAINED: rows})
+    if is_taught and generates_text(config.task):
+        rows, audit["taught"] = teacher_answers(config, rows, context.folder)
+    bundle, train = build(config, context.model_source, data.label_names, rows)
+    train = reference.beside(TRAINED, train)
+    if is_taught and not generates_text(config.task):
+        train = add_teacher_scores(config, train, rows, data.label_names)
+    encoded = {name: reference.beside(name, bundle.format.encode(table)) for name, table in tables.items()}
+    audit |= _counts(data, bundle, {trained_on: train, **encoded})
+    audit["rows"][trained_on] = requested  # before a teacher dropped or added any
+    holdout = encoded.pop(CHOSEN_ON, encoded[SEARCH_SPLIT] if config.trial else None)
+    if is_prompted(config):
+        audit["shots"] = _count_shots(config, bundle.format, encoded)
+    train.positions.clear()  # only predictions need them, and training would keep them in memory
+    return bundle, EncodedSplits(train, encoded, holdout, reference.costs)
 
 
 def score_reference(
-    config: RunConfig, source: Source, tables: Mapping[str, Dataset | None], tokenizer_source: Source | None = None
+    config: RunConfig, source: Source, tables: Mapping[str, Dataset], tokenizer_source: Source | None = None
 ) -> Reference:
     """Score pairs of answers under the base of a run, before any method is applied, in the run's precision.
 
@@ -117,17 +116,17 @@ def score_reference(
     if config.method.quantization is None and torch.accelerator.is_available():  # a quantized base is there already
         model.to(torch.accelerator.current_accelerator())
     started = time.perf_counter()
-    encoded = {name: task_format.encode(table) for name, table in tables.items() if table is not None}
-    found = {name: _likelihoods(config, model, task_format, each) for name, each in encoded.items()}
+    found = {name: _likelihoods(config, model, task_format, table) for name, table in tables.items()}
     return Reference(found, {"reference_seconds": time.perf_counter() - started})
 
 
 @torch.no_grad()
-def _likelihoods(config: RunConfig, model: Any, task_format: Format, encoded: Encoded) -> np.ndarray:
+def _likelihoods(config: RunConfig, model: Any, task_format: Format, table: Dataset) -> np.ndarray:
     """Return (pairs, 2), in the batches of `training.predict`, so that an untrained adapter gives the same.
 
     HF's Trainer refuses a quantized base without an adapter.
     """
+    encoded = task_format.encode(table)
     found: np.ndarray = np.zeros((len(encoded.lengths), 2), dtype=np.float32)
     order = np.argsort(-np.asarray(encoded.lengths), kind="stable")
     reader, size = training.OutputReader("preferences"), config.train["per_device_eval_batch_size"]
@@ -156,32 +155,14 @@ def final_states(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
     return base.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]  # type: ignore[no-any-return]
 
 
-def build_and_encode(context: RunContext, examples: Examples) -> tuple[TrainingBundle, EncodedSplits]:
-    """Build the model with its method, encode every split for it, and record the counts under `audit`."""
-    config, names, reference = context.config, context.dataset.label_names, examples.reference
-    bundle, train = build(config, context.model_source, names, examples.train)
-    train = reference.beside(TRAINED, train)
-    if config.distill.teacher is not None and not generates_text(config.task):
-        train = add_teacher_scores(config, train, examples.train, names)
-    tables = examples.validation if examples.holdout is None else {**examples.validation, CHOSEN_ON: examples.holdout}
-    encoded = {name: reference.beside(name, bundle.format.encode(table)) for name, table in tables.items()}
-    context.result["audit"] |= audit(context, bundle, {config.task.splits["train"]: train, **encoded})
-    context.result["audit"]["rows"][config.task.splits["train"]] = examples.requested
-    holdout = encoded.pop(CHOSEN_ON, encoded[SEARCH_SPLIT] if config.trial else None)
-    if is_prompted(config):
-        context.result["audit"]["shots"] = _count_shots(config, bundle.format, encoded)
-    train.positions.clear()  # only predictions need them, and training would keep them in memory
-    return bundle, EncodedSplits(train, encoded, holdout)
-
-
-def audit(context: RunContext, bundle: TrainingBundle, splits: dict[str, Encoded]) -> dict[str, Any]:
+def _counts(data: TaskDataset, bundle: TrainingBundle, splits: dict[str, Encoded]) -> dict[str, Any]:
     """Count examples, truncated and dropped examples and labels of each split; name newly initialized weights."""
     return {
         "fresh": [*getattr(bundle.model, "fresh_head", ()), *getattr(bundle.model, "fresh_base", ())],
-        "label_names": context.dataset.label_names,
+        "label_names": data.label_names,
         "rows": {name: len(encoded.has_label) for name, encoded in splits.items()},
         "truncated": {name: encoded.truncated for name, encoded in splits.items()},
-        "dropped": context.dataset.dropped,
+        "dropped": data.dropped,
         "label_counts": {name: bundle.format.label_counts(encoded) for name, encoded in splits.items()},
     }
 
@@ -192,7 +173,12 @@ def _count_shots(config: RunConfig, task_format: Format, splits: dict[str, Encod
     for name, encoded in splits.items():
         if encoded.dropped_shots:
             rows = len(encoded.has_label)
-            wanted = f"{encoded.dropped_shots} of {drawn * rows} few-shot examples"
-            log(f"   {wanted} did not fit into the {rows} prompts of {name}")
-    left_out = {name: encoded.dropped_shots for name, encoded in splits.items()}
-    return {"requested": int(config.method.config.get("shots") or 0), "drawn": drawn, "left_out": left_out}
+            log(
+                f"   {encoded.dropped_shots} of {drawn * rows} few-shot examples did not fit into the {rows} prompts "
+                f"of {name}"
+            )
+    return {
+        "requested": int(config.method.config.get("shots") or 0),
+        "drawn": drawn,
+        "left_out": {name: encoded.dropped_shots for name, encoded in splits.items()},
+    }

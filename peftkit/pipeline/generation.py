@@ -71,8 +71,9 @@ def generation_session(
             (folder / name).unlink(missing_ok=True)
         try:
             journal = stack.enter_context(closing(Journal(folder / "journal.jsonl")))
-            generator = _load_generator(settings, model, bool(journal.rows))
-            client = GenerationClient(generator, journal, settings, config.seed)
+            client = GenerationClient(
+                _load_generator(settings, model, bool(journal.rows)), journal, settings, config.seed
+            )
             if journal.rows:
                 log(f"continuing in {folder}: {client.usage['requests']:,} replies so far")
             yield client
@@ -137,8 +138,9 @@ def load_evaluation_sets(names: list[str], config: RunConfig) -> tuple[Evaluatio
             from peftkit.pipeline.libraries import configure_libraries
 
             configure_libraries(config.source)
-            task = load_task_config(name, config.config_dir)
-            tables, origin = evaluation_tables(task, config.data_root, config.source)
+            tables, origin = evaluation_tables(
+                load_task_config(name, config.config_dir), config.data_root, config.source
+            )
             for split, table in tables.items():
                 sets.add(f"{name}/{split}", (list(iter_texts(dict(row))) for row in table))
             revision, warning = origin.revision or origin.name, origin.substitution(f"EVALUATION SET {name}")

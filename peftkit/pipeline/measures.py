@@ -7,7 +7,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -71,9 +70,11 @@ def predict_memory(model: nn.Module, batch: Mapping[str, Any], bf16: bool, loss:
 
     device = next(model.parameters()).device
     inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
-    precision = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
     model.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision:
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast(device.type, torch.bfloat16, enabled=bf16),
+    ):
         _ = model(**inputs).loss if loss is None else loss(model, inputs)
     trained = sum(w.nbytes for w in model.parameters() if w.requires_grad)
     activations = sum(storage.nbytes() for storage in saved.values())
@@ -108,8 +109,8 @@ def _milliseconds(config: RunConfig, bundle: TrainingBundle, encoded: Encoded) -
 
 def general_text(bundle: TrainingBundle, task: TaskConfig) -> Encoded:
     """Return encoded text that is unrelated to the corpus, to measure forgetting."""
-    rows = passage_dataset([(str(number), text) for number, text in enumerate(offline_documents()[1])])
-    whole = split_passages(rows, replace(task, max_eval_samples=None))
+    documents = [(str(number), text) for number, text in enumerate(offline_documents()[1])]
+    whole = split_passages(passage_dataset(documents), replace(task, max_eval_samples=None))
     return bundle.format.encode(whole.select(range(0, len(whole), -(-len(whole) // PASSAGES))))
 
 

@@ -54,8 +54,7 @@ def _pretrain_mini(kind: str, train: list[str], held_out: list[str], folder: Pat
     if kind == "gpt2-mini":
         pairs, held = (offline_corpus.causal_pairs(ids, block, eos) for ids in parts)
     else:
-        sentinels = offline.sentinel_ids(tokenizer)
-        pairs, held = (offline_corpus.span_pairs(ids, block, eos, sentinels) for ids in parts)
+        pairs, held = (offline_corpus.span_pairs(ids, block, eos, offline.sentinel_ids(tokenizer)) for ids in parts)
     targets, held_targets = ([token for _, target in part for token in target] for part in (pairs, held))
     unigram = offline_corpus.unigram_loss(targets, held_targets, len(tokenizer))
     offline.pretrain(kind, tokenizer, offline.PretrainingData(pairs, held, unigram), folder)
@@ -71,9 +70,7 @@ def describe_sources(config: RunConfig, model: Source, data: Source) -> dict[str
     """Return where both came from, as the result records it: without the folders of this machine."""
     pooling = (vector_pooling if config.task.kind == "retrieval" else pooling_of)(config.model, model)
     entries = {"model": {**asdict(model), "pooling": pooling}, "data": asdict(data)}
-    for entry in entries.values():
-        del entry["folder"]
-    return entries
+    return {part: {name: entry[name] for name in entry if name != "folder"} for part, entry in entries.items()}
 
 
 def tokenizer_source(vocab: str | None, model: Source) -> Source:

@@ -32,8 +32,9 @@ def add_teacher_scores(config: RunConfig, encoded: Encoded, rows: Dataset, names
     scores = training.predict(predictor(trained, bundle), inputs.inputs, inputs.lengths).scores
     if is_prompted(trained):
         scores = answer_scores(bundle, scores, inputs)
-    taught = encoded.inputs.add_column(training.TEACHER_COLUMN, scores.astype("float32").tolist())
-    return replace(encoded, inputs=taught)
+    return replace(
+        encoded, inputs=encoded.inputs.add_column(training.TEACHER_COLUMN, scores.astype("float32").tolist())
+    )
 
 
 def _load_teacher(config: RunConfig, names: list[str] | None = None) -> tuple[RunConfig, TrainingBundle]:
@@ -85,7 +86,12 @@ def teacher_answers(config: RunConfig, rows: Dataset, folder: Path) -> tuple[Dat
     file = folder / "taught.jsonl"
     lines = _kept(file, rows)
     if lines is None:
-        lines = _answers(config, rows)
+        trained, bundle = _load_teacher(config)
+        answers, costs = answer(bundle, predictor(trained, bundle), bundle.format.encode(rows))
+        log(f"   it answered {len(rows)} examples in {costs['seconds']:.0f} s")
+        assert answers.has_ended is not None  # set for generated text
+        each = zip(rows["id"], answers.predictions, answers.has_ended, strict=True)
+        lines = [{"id": row, "answer": str(text).strip(), "has_ended": ended} for row, text, ended in each]
         if is_main_process():
             run_folder.write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     kept = [number for number, line in enumerate(lines) if line["answer"] and line["has_ended"]]
@@ -96,8 +102,8 @@ def teacher_answers(config: RunConfig, rows: Dataset, folder: Path) -> tuple[Dat
             f"{config.distill.teacher} generated no text for {empty} training examples and "
             f"ended its answers to none of the other {cut}; use a run with a longer task.max_target_length"
         )
-    answers = [lines[number]["answer"] for number in kept]
-    taught = rows.select(kept).remove_columns("label").add_column("label", answers).cast(rows.features)
+    texts = [lines[number]["answer"] for number in kept]
+    taught = rows.select(kept).remove_columns("label").add_column("label", texts).cast(rows.features)
     for count, why in ((empty, " generated no text"), (cut, "'s answer was cut at its length limit")):
         if count:
             log(f"   {count} of {len(rows)} examples are dropped: the teacher{why}")
@@ -113,12 +119,3 @@ def _kept(file: Path, rows: Dataset) -> list[dict[str, Any]] | None:
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
     fits = [line["id"] for line in lines] == list(rows["id"]) and all("has_ended" in line for line in lines)
     return lines if fits else None
-
-
-def _answers(config: RunConfig, rows: Dataset) -> list[dict[str, Any]]:
-    trained, bundle = _load_teacher(config)
-    answers, costs = answer(bundle, predictor(trained, bundle), bundle.format.encode(rows))
-    log(f"   it answered {len(rows)} examples in {costs['seconds']:.0f} s")
-    assert answers.has_ended is not None  # set for generated text
-    each = zip(rows["id"], answers.predictions, answers.has_ended, strict=True)
-    return [{"id": row, "answer": str(text).strip(), "has_ended": ended} for row, text, ended in each]

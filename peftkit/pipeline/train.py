@@ -72,7 +72,7 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
     )
     texts = {}
     if isinstance(bundle.format, LanguageModelingFormat) and not config.trial:
-        held_out = splits.validation[context.first_validation]
+        held_out = splits.validation[config.task.splits["validation"][0]]
         texts = {"held_out": held_out, "general": general_text(bundle, config.task)}
     before = {name: bits_per_byte(answer(bundle, trainer, text)[0]) for name, text in texts.items()}
     if before:

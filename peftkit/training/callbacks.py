@@ -6,24 +6,14 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import ProgressCallback, TrainerCallback
 
+from peftkit.methods import Unfreezing
+
 IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of weights in AdaLoRA (Zhang et al. 2023, section 3.2)
-
-
-class Schedule(Protocol):
-    """Changes to the model while it trains. Each method returns entries for the log."""
-
-    rates: dict[str, float]  # each weight's factor of the learning rate, by the weight's name
-
-    def begin(self, step: int, steps: int, epoch: int) -> list[dict[str, Any]]:
-        """Set the model to its state after `step` of `steps` steps, of which an epoch has `epoch`."""
-
-    def after(self, step: int) -> list[dict[str, Any]]:
-        """Change the model after a step."""
 
 
 class RankAllocationCallback(TrainerCallback):
@@ -76,9 +66,9 @@ class SetEpochCallback(TrainerCallback):
 
 
 class ScheduleCallback(TrainerCallback):
-    """Advance a schedule with training, and log its entries."""
+    """Unfreeze groups of weights by a schedule, and log its entries."""
 
-    def __init__(self, schedule: Schedule, log: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, schedule: Unfreezing, log: Callable[[dict[str, Any]], None]) -> None:
         self.schedule, self.log = schedule, log
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
@@ -93,21 +83,19 @@ class ScheduleCallback(TrainerCallback):
 
 
 class JsonLogCallback(TrainerCallback):
-    """Append each log entry as a line of JSON; a resumed run deletes the lines after its checkpoint."""
+    """Write each log entry as a line of JSON; a resumed run starts with the entries before its checkpoint."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero and self.file.is_file():
-            lines = self.file.read_text(encoding="utf-8").splitlines() if state.global_step else []
-            kept = [f"{line}\n" for line in lines if _step(line) <= state.global_step]
-            self.file.write_text("".join(kept), encoding="utf-8")
+        if state.is_world_process_zero:
+            self.file.write_text("".join(map(_line, state.log_history)), encoding="utf-8")
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if state.is_world_process_zero and logs:
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
             with self.file.open("a", encoding="utf-8") as out:
-                out.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                out.write(_line(state.log_history[-1]))
 
 
 class ProgressBarCallback(ProgressCallback):
@@ -118,9 +106,5 @@ class ProgressBarCallback(ProgressCallback):
             self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
 
 
-def _step(line: str) -> float:
-    """Return the step of a line of the log, infinity of a line that an interruption truncated."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps({"step": entry["step"], **entry}) + "\n"

@@ -14,7 +14,6 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss, no
 from peftkit.config import UserError
 from peftkit.models.pooling import Vectors
 
-EMBEDDING_KEY = "sentence_embedding"  # where sentence-transformers' losses look for it
 TEACHER_COLUMN = "teacher"  # of the teacher's scores (examples, labels)
 
 
@@ -48,7 +47,7 @@ class ContrastiveLoss:
         columns = self.vectors(model, batch).unbind(dim=1)
         self.masked = false_negatives(batch["texts"])
         with torch.autocast(columns[0].device.type, enabled=False):
-            return self.loss([{EMBEDDING_KEY: column} for column in columns], None)  # type: ignore[no-any-return]
+            return self.loss([{"sentence_embedding": column} for column in columns], None)  # type: ignore[no-any-return]
 
     def _cosines(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
         """Return (queries, documents), minus infinity of a false negative."""

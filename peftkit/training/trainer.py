@@ -14,11 +14,11 @@ from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments
 
 from peftkit.compat.trainer import SamplerTrainer
+from peftkit.methods import Unfreezing
 from peftkit.training.callbacks import (
     JsonLogCallback,
     ProgressBarCallback,
     RankAllocationCallback,
-    Schedule,
     ScheduleCallback,
     SetEpochCallback,
 )
@@ -41,7 +41,7 @@ class ScoringTrainer(SamplerTrainer):
         *,
         reader: ModelFunction,
         train_sampler: Sampler | None = None,
-        schedule: Schedule | None = None,
+        schedule: Unfreezing | None = None,
         loss: ModelFunction | None = None,
         patience: int | None = None,
         log_file: Path | None = None,
@@ -72,10 +72,18 @@ class ScoringTrainer(SamplerTrainer):
         if self.schedule is not None and self.optimizer is None:
             module = self.model if model is None else model
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, module)
-            decaying = set(self.get_decay_parameter_names(module))
-            groups = _parameter_groups(module, self.schedule.rates, decaying, self.args)
+            groups = self._parameter_groups(module, self.schedule.rates)
             self.optimizer_cls_and_kwargs = kind, {**settings, "params": groups}
         return super().create_optimizer(model)
+
+    def _parameter_groups(self, model: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+        """Return groups of weights of one rate and one weight decay, in the order of the rates."""
+        weights, decaying = dict(model.named_parameters()), set(self.get_decay_parameter_names(model))
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, rate in rates.items():
+            settings = self.args.learning_rate * rate, self.args.weight_decay if name in decaying else 0.0
+            groups.setdefault(settings, []).append(weights[name])
+        return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return super().compute_loss(model, inputs, *args, **kwargs) if self.loss is None else self.loss(model, inputs)
@@ -96,18 +104,6 @@ def is_adalora(model: Any) -> bool:
 def scores_of(predictions: Any) -> np.ndarray:
     """Return the scores alone where a prediction holds more."""
     return np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)
-
-
-def _parameter_groups(
-    model: nn.Module, rates: Mapping[str, float], decaying: set[str], arguments: TrainingArguments
-) -> list[dict[str, Any]]:
-    """Return groups of weights of one rate and one weight decay, in the order of the rates."""
-    weights = dict(model.named_parameters())
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, rate in rates.items():
-        settings = arguments.learning_rate * rate, arguments.weight_decay if name in decaying else 0.0
-        groups.setdefault(settings, []).append(weights[name])
-    return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
 
 
 def training_arguments(
