@@ -78,10 +78,9 @@ def _read(folder: Path) -> BoardRun | UnreadableRun | None:
         record = in_current_terms(json.loads(read_text(folder, "result.json") or ""))
         config = record["run"]["config"]
         return None if config.get("trial") or config.get("job") in ("extend", "generate") else _parse(folder, record)
-    except KeyError as error:
-        return UnreadableRun(folder, f"cannot be read: {error} is missing")
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        return UnreadableRun(folder, f"cannot be read: {error}")
+    except (KeyError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        missing = " is missing" if isinstance(error, KeyError) else ""
+        return UnreadableRun(folder, f"cannot be read: {error}{missing}")
 
 
 def _parse(folder: Path, record: dict[str, Any]) -> BoardRun:

@@ -91,14 +91,12 @@ prompt = json.load(open("prompt/prompt.json", encoding="utf-8"))  # template, ve
     auto, pipeline = kind.heads[family], kind.pipelines.get(family)
     if has_vectors:
         auto = "T5EncoderModel" if config.model.stand_in == "t5-mini" else "AutoModel"
-    lines = []
-    if "peftkit." in config.method.config["_target_"] or (base.get("pooling") == "mean" and not has_vectors):
-        lines.append("import peftkit  # registers the mean-pooling classifier and peftkit's own tuners")
-    lines.append(f"from transformers import AutoConfig, AutoTokenizer, {auto}" + (", pipeline" if pipeline else ""))
+    is_ours = "peftkit." in config.method.config["_target_"] or (base.get("pooling") == "mean" and not has_vectors)
+    loading = ["", f'model = {auto}.from_pretrained("{artifact}").eval()']
     if artifact == "adapter":
         folder = "  # its folder" if base["kind"] == "offline" else ""
         resize = f'base.resize_token_embeddings(len(AutoTokenizer.from_pretrained("{artifact}")), mean_resizing=False)'
-        lines += [
+        loading = [
             "from peft import PeftModel",
             "",
             f'config = AutoConfig.from_pretrained("{artifact}/base")',
@@ -106,16 +104,21 @@ prompt = json.load(open("prompt/prompt.json", encoding="utf-8"))  # template, ve
             *([f"{resize}  # new tokens"] if config.vocab else []),
             f'model = PeftModel.from_pretrained(base, "{artifact}").eval()',
         ]
-    else:
-        lines += ["", f'model = {auto}.from_pretrained("{artifact}").eval()']
-    lines.append(f'tokenizer = AutoTokenizer.from_pretrained("{artifact}")')
-    if has_vectors:
-        lines += ['states = model(**tokenizer("a text", return_tensors="pt"))[0]', POOLED[base["pooling"]]]
-        is_on_hub = base["kind"] in ("hub", "cache")  # sentence-transformers loads the base that the adapter names
-        if config.vocab is None and (artifact == "model" or (is_on_hub and config.method.traits.mergeable)):
-            encode = f'sentence_transformers.SentenceTransformer("{artifact}").encode("a text")'
-            lines.append(f"# or, normalized to length one: {encode}")
-    if pipeline:
-        text = FILL_MASK if pipeline == "fill-mask" else CHAT if kind.name == "instructions" else '"a text"'
-        lines.append(f'print(pipeline("{pipeline}", model=model, tokenizer=tokenizer)({text}))')
+    is_on_hub = base["kind"] in ("hub", "cache")  # sentence-transformers loads the base that the adapter names
+    is_encoder = config.vocab is None and (artifact == "model" or (is_on_hub and config.method.traits.mergeable))
+    encode = f'sentence_transformers.SentenceTransformer("{artifact}").encode("a text")'
+    vectors = [
+        'states = model(**tokenizer("a text", return_tensors="pt"))[0]',
+        POOLED[base["pooling"]] if has_vectors else "",
+        *([f"# or, normalized to length one: {encode}"] if is_encoder else []),
+    ]
+    text = FILL_MASK if pipeline == "fill-mask" else CHAT if kind.name == "instructions" else '"a text"'
+    lines = [
+        *(["import peftkit  # registers the mean-pooling classifier and peftkit's own tuners"] if is_ours else []),
+        f"from transformers import AutoConfig, AutoTokenizer, {auto}{', pipeline' if pipeline else ''}",
+        *loading,
+        f'tokenizer = AutoTokenizer.from_pretrained("{artifact}")',
+        *(vectors if has_vectors else []),
+        *([f'print(pipeline("{pipeline}", model=model, tokenizer=tokenizer)({text}))'] if pipeline else []),
+    ]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ import math
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
@@ -158,19 +159,15 @@ def _curves(entries: Sequence[BoardEntry]) -> tuple[dict[int, list[Curve]], str 
 
 def _losses(folder: Path) -> tuple[list[int], list[float]] | None:
     """Return steps and losses, evenly sampled; None where the log has fewer than two."""
-    points: list[tuple[int, float]] = []
-    try:
+    lines: list[str] = []
+    with suppress(OSError, UnicodeDecodeError):
         lines = (read_text(folder, "log.jsonl") or "").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return None
+    points: list[tuple[int, float]] = []
     for line in lines:
-        try:
+        with suppress(ValueError, KeyError, TypeError):  # another kind of line, or one truncated by a kill
             entry = json.loads(line)
-            step, loss = int(entry["step"]), float(entry["loss"])
-        except (ValueError, KeyError, TypeError):  # another kind of line, or one truncated by a kill
-            continue
-        if math.isfinite(loss):
-            points.append((step, float(f"{loss:.4g}")))
+            points.append((int(entry["step"]), float(f"{float(entry['loss']):.4g}")))
+    points = [(step, loss) for step, loss in points if math.isfinite(loss)]
     if len(points) < 2:
         return None
     every = (len(points) - 1) / (POINTS - 1)
