@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from peftkit.config.checks import config_errors, run_errors
-from peftkit.config.checks.values import EMBEDDING_INITS
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
 from peftkit.config.errors import UserError, error_summary, refuse
 from peftkit.config.jobs import JOBS, Job
@@ -25,7 +24,7 @@ from peftkit.config.run import (
 from peftkit.config.suggestions import nearest
 
 __all__ = [
-    "EMBEDDING_INITS", "FILES", "INCIDENTAL", "JOBS", "KINDS", "SECTIONS", "TEXTS", "TEXT_FILES", "EarlyStopping",
+    "FILES", "INCIDENTAL", "JOBS", "KINDS", "SECTIONS", "TEXTS", "TEXT_FILES", "EarlyStopping",
     "Embed", "Extend", "Generate", "Job", "MethodConfig", "ModelConfig", "RunConfig", "Search", "TaskConfig",
     "TaskKind", "UserError", "config_errors", "error_summary", "generates_text", "is_prompted", "kind_of", "nearest",
     "refuse", "run_errors",

@@ -31,9 +31,11 @@ class Gradual:
     decay: float
 
     def __post_init__(self) -> None:
-        is_never = self.every != "epoch" and self.every <= 0
         check_values(
-            (is_never, f"every={self.every}: use every=epoch, a number of steps, or a share below 1"),
+            (
+                self.every != "epoch" and self.every <= 0,
+                f"every={self.every}: use every=epoch, a number of steps, or a share below 1",
+            ),
             (self.decay < 1, f"decay={self.decay} gives lower layers larger rates; set it to 1 or more"),
         )
 
@@ -61,8 +63,7 @@ class Unfreezing:
 
     def begin(self, step: int, steps: int, epoch: int) -> list[dict[str, Any]]:
         """Freeze what does not train yet after this step of `steps`; return log entries of what trains first."""
-        starts = start_steps(len(self.groups), self.every, steps, epoch)
-        self.starts = dict(zip(self.groups, starts, strict=True))
+        self.starts = dict(zip(self.groups, start_steps(len(self.groups), self.every, steps, epoch), strict=True))
         for weight in [weight for weights in self.groups.values() for weight in weights.values()]:
             weight.requires_grad_(False)  # without a gradient AdamW leaves it alone, weight decay included
         entries = self.after(step)

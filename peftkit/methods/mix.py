@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -147,15 +147,15 @@ class MixModel(BottleneckModel):
         has_mean = not prefix.is_causal or (
             isinstance(layer, LowRankLayer) and not parent.is_causal and target_name.startswith("v")
         )
-        gate = Gate(weight.shape[1], prefix.tokens if has_mean else None)
-        layer.bottleneck_gate[adapter_name] = gate.to(weight.device)
+        layer.bottleneck_gate[adapter_name] = Gate(weight.shape[1], prefix.tokens if has_mean else None).to(
+            weight.device
+        )
 
     def new_layer(
         self, config: BottleneckConfig, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module
     ) -> BottleneckLayer:
         if is_attention(parent):
-            kind = QueryValueLayer if target_name == "c_attn" else LowRankLayer
-            return kind(target, adapter_name, config)
+            return (QueryValueLayer if target_name == "c_attn" else LowRankLayer)(target, adapter_name, config)
         if config.kind == "pfeiffer" and (norm := norm_before(parent)) is not None:
             return BehindLayer(target, adapter_name, config, norm)
         return super().new_layer(config, adapter_name, target, target_name, parent)
@@ -222,8 +222,7 @@ class GatedPrefixLayer(PrefixLayer):
         self.is_causal = is_causal(stack)
         self._gates: dict[int, torch.Tensor] = {}  # of the current attention
         for number, attention in enumerate(self._attentions):
-            names = list(inspect.signature(attention.forward).parameters)
-            read = partial(self._read, number=number, argument_names=names)
+            read = partial(self._read, number=number, argument_names=list(signature(attention.forward).parameters))
             self._handles.append(attention.register_forward_pre_hook(read, with_kwargs=True))
 
     def add(self, name: str, config: SoftPromptConfig, read: int, vectors: torch.Tensor) -> None:

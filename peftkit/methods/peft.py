@@ -63,7 +63,9 @@ def wrap(
         return config.apply(model)
     if quantized:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=gradient_checkpointing)
-    config.task_type = config.task_type or KINDS[kind].task_types.get(_architecture(model))
+    architecture = DECODER if model.can_generate() else ENCODER
+    architecture = SEQ2SEQ if model.config.is_encoder_decoder else architecture
+    config.task_type = config.task_type or KINDS[kind].task_types.get(architecture)
     _save_heads_whole(config, model)
     _fill_targets(config, model)
     backbone = getattr(model, model.base_model_prefix, model)
@@ -77,11 +79,6 @@ def wrap(
         method = str(getattr(config.peft_type, "value", config.peft_type)).lower()
         other = "full" if config.peft_type == PeftType.LORA else "lora"
         raise UserError(f"{method} does not fit {model.config.model_type}: {error}; use method={other}") from error
-
-
-def _architecture(model: PreTrainedModel) -> str:
-    one_stack = DECODER if model.can_generate() else ENCODER
-    return SEQ2SEQ if model.config.is_encoder_decoder else one_stack
 
 
 def _save_heads_whole(config: PeftConfig, model: PreTrainedModel) -> None:

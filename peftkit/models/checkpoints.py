@@ -73,14 +73,9 @@ def vector_pooling(model: ModelConfig, source: Source) -> str:
     """
     if model.family == "encoder" and model.pooling in ("cls", "mean"):
         return model.pooling
-    return _pooled_as(source) or {"encoder": "cls", "decoder": "last", "seq2seq": "mean"}[model.family]
-
-
-def _pooled_as(source: Source) -> str | None:
-    """Return the pooling in a sentence encoder's own file: mean, cls or last; None without one."""
     settings = _read_beside(source, POOLING_FILE)
     modes = (name for name, mode, old_key in POOLINGS if settings.get("pooling_mode") == mode or settings.get(old_key))
-    return next(modes, None)
+    return next(modes, {"encoder": "cls", "decoder": "last", "seq2seq": "mean"}[model.family])
 
 
 def longest_text(source: Source, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int:

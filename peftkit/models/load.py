@@ -193,6 +193,7 @@ def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
     return model
 
 
+@torch.no_grad()
 def round_as(model: PreTrainedModel, quantized: PreTrainedModel) -> PreTrainedModel:
     """Give a model in full precision the values of the weights in 4 or 8 bits.
 
@@ -203,8 +204,8 @@ def round_as(model: PreTrainedModel, quantized: PreTrainedModel) -> PreTrainedMo
         if is_quantized(module):
             plain: Any = model.get_submodule(name)
             rounded = dequantized(module)
-            with torch.no_grad():  # GPT-2's Conv1D is stored transposed
-                plain.weight.copy_(rounded.T if isinstance(plain, Conv1D) else rounded)
+            # GPT-2's Conv1D is stored transposed
+            plain.weight.copy_(rounded.T if isinstance(plain, Conv1D) else rounded)
     return model
 
 

@@ -28,10 +28,8 @@ class Vectors:
 
     def of(self, model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return (texts, width) in fp32."""
-        if self.layer is None:
-            states = model(**inputs)[0]
-        else:
-            states = model(**inputs, output_hidden_states=True).hidden_states[self.layer]
+        outputs = model(**inputs, output_hidden_states=True) if self.layer is not None else model(**inputs)
+        states = outputs[0] if self.layer is None else outputs.hidden_states[self.layer]
         vectors = pooled(states.float(), inputs["attention_mask"], self.pooling)[:, : self.width]
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 

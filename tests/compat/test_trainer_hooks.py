@@ -1,4 +1,4 @@
-"""Private parts of transformers' Trainer (5.23) and accelerate's Accelerator (1.15) that peftkit uses."""
+"""Private parts of transformers' Trainer (5.23), accelerate's Accelerator (1.15) and TRL's trainers (1.16) that peftkit uses."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from trl import DPOTrainer, SFTTrainer
+from trl.trainer.base_trainer import _BaseTrainer
 
-from peftkit.compat.trainer import SamplerTrainer, reset_preparation
+from peftkit.compat.trainer import PreparedPreferences, QuietTrainer, SamplerTrainer, reset_preparation
 
 SMALL: dict[str, Any] = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 EXAMPLES = [{"input_ids": torch.tensor([number, 4]), "labels": torch.tensor(0)} for number in range(4)]
@@ -72,3 +74,18 @@ def test_a_model_that_predicted_is_prepared_again_after_a_reset(tmp_path: Path, 
         reset_preparation(trainer)
         assert not hasattr(trainer.model, "_is_accelerate_prepared")
         assert not trainer.accelerator._models
+
+
+def test_every_override_has_a_method_to_override() -> None:
+    for name in ("create_model_card", "_send_telemetry"):
+        assert name in vars(QuietTrainer) and name in vars(_BaseTrainer), name
+    for name in ("_prepare_dataset", "_precompute_ref_logps"):
+        assert name in vars(PreparedPreferences) and name in vars(DPOTrainer), name
+    assert next(iter(inspect.signature(DPOTrainer._precompute_ref_logps).parameters)) == "self"
+
+
+def test_logged_metrics_wait_in_a_private_dictionary() -> None:
+    for trainer in (SFTTrainer, DPOTrainer):
+        source = inspect.getsource(trainer)
+        assert 'self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}' in source
+        assert 'self._metrics[mode]["num_tokens"]' in source

@@ -126,8 +126,9 @@ class Encoder(nn.Module):
         if kind == "lstm":
             self.lstm = nn.LSTM(read, hidden // 2, num_layers=2, bidirectional=True)
             read = 2 * (hidden // 2)
-        between = nn.Tanh() if kind == "mlp" else nn.ReLU()
-        self.mlp = nn.Sequential(nn.Linear(read, hidden), between, nn.Linear(hidden, written))
+        self.mlp = nn.Sequential(
+            nn.Linear(read, hidden), nn.Tanh() if kind == "mlp" else nn.ReLU(), nn.Linear(hidden, written)
+        )
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         if self.lstm is not None:

@@ -88,9 +88,8 @@ class PrefixLayer(SoftPromptLayer):
         if self.example_names is None:
             return Prefix(both[0], both[1])
         # every example receives all prefixes, and sees its own
-        lengths = torch.tensor([len(each) for each in vectors], device=key.device)
-        owner = torch.arange(len(vectors), device=key.device).repeat_interleave(lengths)
-        seen = self.example_numbers(names, len(key), key.device)[:, None] == owner[None, :]
+        owner = [number for number, each in enumerate(vectors) for _ in range(len(each))]
+        seen = self.example_numbers(names, len(key), key.device)[:, None] == torch.tensor(owner, device=key.device)
         return Prefix(both[0], both[1], seen[:, None, None, :])
 
     def _begin(
