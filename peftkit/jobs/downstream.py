@@ -100,21 +100,18 @@ def _record(folder: Path, name: str, config: RunConfig, before: Path, after: Pat
     """Add both scores to the result of the language modeling run; two seeds may end at the same time."""
     first, second = RunResult(before).record, RunResult(after).record
     scores = {"before": task_score(first["scores"]), "after": task_score(second["scores"])}
+    rate = "each its own" if config.search.lr_multipliers else f"{float(config.train['learning_rate']):g}"
     entry = {
         "task": config.task.name,
         "method": config.method.name,
-        "learning_rate": "each its own"
-        if config.search.lr_multipliers
-        else f"{float(config.train['learning_rate']):g}",
+        "learning_rate": rate,
         "rows": first["audit"]["rows"].get(str(config.task.splits["train"])),
         "fresh": second["audit"]["fresh"],
+        "seeds": {},
     }
-
-    def change(result: dict[str, Any]) -> None:
+    with run_folder.amended_result(folder) as result:
         entries = result["language"].setdefault("downstream", {})
-        entries.setdefault(name, {**entry, "seeds": {}})["seeds"][str(config.seed)] = scores
-
-    run_folder.amend_result(folder, change)
+        entries.setdefault(name, entry)["seeds"][str(config.seed)] = scores
     log(
         f"{config.task.name}, {config.method.name}: {scores['before']:.3f} from the base, {scores['after']:.3f} from "
         f"{folder}"

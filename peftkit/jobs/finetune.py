@@ -27,7 +27,6 @@ from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encod
 from peftkit.pipeline.measures import bits_per_byte, compare_language, measure_latency
 from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, find_model, warn_substitutions
 from peftkit.pipeline.train import TrainedRun, run_costs, train
-from peftkit.pipeline.verify import check_merge
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.model_card import model_card
@@ -75,8 +74,9 @@ def finetune(config: RunConfig, begin: Callable[[Path], None] | None = None, is_
 def _open(config: RunConfig) -> RunContext:
     """Find model and data, and with them the run folder; nothing is written yet."""
     source = find_model(config.model, config.source)
-    search_samples = config.search.samples if config.trial else 0
-    dataset = load_task_dataset(config.task, config.data_root, config.source, search_samples=search_samples)
+    dataset = load_task_dataset(
+        config.task, config.data_root, config.source, search_samples=config.search.samples if config.trial else 0
+    )
     sources, setup = describe_sources(config, source, dataset.source), execution_setup(config)
     result: dict[str, Any] = {
         "run": {
@@ -228,7 +228,7 @@ def _verify(context: RunContext, bundle: TrainingBundle, trained: TrainedRun, sp
             "general": bits_per_byte(answer(bundle, trained.trainer, trained.texts["general"])[0]),
         }
         result["language"] = compare_language(config, bundle, context.model_source, table, trained.bits_before, after)
-    if (merged := check_merge(config, bundle, table, context.folder)) is not None:
+    if (merged := verify.check_merge(config, bundle, table, context.folder)) is not None:
         result["merge"] = merged
     return dict(measure_latency(config, bundle, splits.validation[name])) if is_main_process() else {}
 

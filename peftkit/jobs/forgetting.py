@@ -123,7 +123,8 @@ def forgetting(config: RunConfig) -> Path:
         "curve_reason": None if ends is not None else f"{trained.method.name} has no scale between off and on",
     }
     if is_main_process():
-        run_folder.amend_result(folder, lambda result: result.update(forgetting=record))
+        with run_folder.amended_result(folder) as result:
+            result["forgetting"] = record
         print("\n".join(_table(record)))
         log(f"-> {folder / 'result.json'}")
     return folder

@@ -146,11 +146,11 @@ def _id_prefix(settings: Generate, seeds: list[InstructionTask]) -> str:
 
 def _overlaps(seeds: Sequence[InstructionTask], sets: EvaluationSets) -> list[str]:
     """Return the seeds that overlap evaluation sets: they are used all the same, and reported."""
-    overlaps = []
-    for seed in seeds:
-        texts = [seed.instruction, *(text for case in seed.instances for text in (case.input, case.output))]
-        if (overlap := sets.overlap(texts)) is not None:
-            overlaps.append(f"{seed.id}: {overlap}")
+    texts = [
+        (seed.id, [seed.instruction, *(text for case in seed.instances for text in (case.input, case.output))])
+        for seed in seeds
+    ]
+    overlaps = [f"{name}: {overlap}" for name, parts in texts if (overlap := sets.overlap(parts)) is not None]
     if overlaps:
         log(
             f"!! {len(overlaps)} of {len(seeds)} seeds overlap evaluation sets, the first: {overlaps[0]}; "
@@ -160,10 +160,10 @@ def _overlaps(seeds: Sequence[InstructionTask], sets: EvaluationSets) -> list[st
 
 
 def _progress(pool: TaskPool, client: GenerationClient) -> str:
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in pool.reasons.most_common(4))
+    reasons = (f"{reason} {count:,}" for reason, count in pool.reasons.most_common(4))
     return (
         f"{len(pool.kept):,} of {pool.settings.num_instructions:,} kept, {pool.reasons.total():,} rejected "
-        f"({reasons}), {describe_costs(client.costs())}"
+        f"({', '.join(reasons)}), {describe_costs(client.costs())}"
     )
 
 

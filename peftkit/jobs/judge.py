@@ -76,8 +76,9 @@ def _judge_pairs(
     result |= {**judging.judging_statistics(verdicts), "ended": ended, "costs": client.costs()}
     if ended is not None:
         result["meta"]["status"] = "ended"
-    lines = (json.dumps(each.row(), ensure_ascii=False) + "\n" for each in verdicts)
-    run_folder.write_text(folder / "judged.jsonl", "".join(lines))
+    run_folder.write_text(
+        folder / "judged.jsonl", "".join(json.dumps(each.row(), ensure_ascii=False) + "\n" for each in verdicts)
+    )
 
 
 def _identity(config: RunConfig, model: Source) -> dict[str, Any]:
@@ -122,12 +123,9 @@ def _finished(folder: Path, count: int) -> dict[str, Any] | None:
 def _record(folder: Path, result: Mapping[str, Any]) -> None:
     """Write the statistics into the run's result.json, beside those of other judges; two may finish at once."""
     left_out = ("schema", "run", "first", "second", "meta", "ended")
-
-    def add(recorded: dict[str, Any]) -> None:
-        entry = {name: value for name, value in result.items() if name not in left_out}
+    entry = {name: value for name, value in result.items() if name not in left_out}
+    with run_folder.amended_result(folder) as recorded:
         recorded["judged"] = {**(recorded.get("judged") or {}), result["judge"]["id"]: entry}
-
-    run_folder.amend_result(folder, add)
 
 
 def _report(result: Mapping[str, Any]) -> None:

@@ -94,7 +94,7 @@ def _where(supported: Sequence[Combination], extra: str) -> str:
         return "yes" if having else "no"
     without = {each.model for each in supported if not each.extras[extra]}
     whole = dict.fromkeys(each.model for each in having if each.model not in without)
-    others = [f"{each.model} {each.head.replace('_', ' ')}" for each in having if each.model in without]
+    others = (f"{each.model} {each.head.replace('_', ' ')}" for each in having if each.model in without)
     return ", ".join([*whole, *others])
 
 

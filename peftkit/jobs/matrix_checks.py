@@ -28,7 +28,6 @@ from peftkit.paths import conf_folder
 from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import export_artifact, read_shots, save_prompt
 from peftkit.pipeline.build import TrainingBundle, build, format_for
-from peftkit.pipeline.evaluate import output_reader
 from peftkit.pipeline.verify import GateError
 
 HEADS = ("classification", "regression", "token_classification", "question_answering", "causal_lm", "seq2seq")
@@ -70,13 +69,11 @@ def check_method(method: str, model: str, tiny: str, heads: Sequence[str] = HEAD
             try:
                 if reasons := run_errors(config):
                     raise UserError("; ".join(reasons))
-                extras = _check(config, checkpoint, Path(scratch, head))
-                yield Combination(method, model, head, SUPPORTED, extras=extras)
+                yield Combination(method, model, head, SUPPORTED, None, _check(config, checkpoint, Path(scratch, head)))
             except UserError as error:
                 yield Combination(method, model, head, REFUSED, str(error))
             except Exception as error:  # any error of any library is a result
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                yield Combination(method, model, head, FAILED, reason)
+                yield Combination(method, model, head, FAILED, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def compose(method: str, model: str, head: str, checkpoint: Path) -> RunConfig:
@@ -117,8 +114,8 @@ def examples_of(task: TaskConfig) -> Dataset:
         }  # fmt: skip
         text = words if task.kind == "token_classification" else " ".join(words)
         examples.append({"id": number, "text": text, "question": "who saw it ?", "label": labels.get(task.kind)})
-    table = Dataset.from_list(examples).select_columns(["id", *task.text, "label"])
-    return table.cast_column("label", example_reader(task).label_feature)
+    columns = ["id", *task.text, "label"]
+    return Dataset.from_list(examples).select_columns(columns).cast_column("label", example_reader(task).label_feature)
 
 
 def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool]:
@@ -176,7 +173,8 @@ def _train(bundle: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None
     model = bundle.model.train()
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     frozen = {name: weight.detach().clone() for name, weight in model.named_parameters() if name not in trained}
-    batch = _batch(bundle, list(encoded.inputs))
+    # a 4-bit model is on a GPU where there is one
+    batch = {name: value.to(model.device) for name, value in bundle.format.collator()(list(encoded.inputs)).items()}
     optimizer = torch.optim.AdamW(trained.values(), lr=1e-2, weight_decay=0.01)
     allocate: Callable[[int], Any] = getattr(getattr(model, "base_model", None), "update_and_allocate", lambda _: None)
     reached: set[str] = set()
@@ -223,13 +221,13 @@ def _has_mixed(bundle: TrainingBundle, encoded: Encoded) -> bool:
     inputs = list(encoded.inputs)
     names = ["default" if number % 2 else "other" for number in range(len(inputs))]
     try:
-        mixed = _batch_scores(bundle, inputs, adapter_names=names)
+        mixed = verify.fp32_scores(bundle, inputs, adapter_names=names)
     except (ValueError, TypeError, NotImplementedError):
         return False
     expected = np.empty_like(mixed)
     for number, name in enumerate(("other", "default")):
         bundle.model.set_adapter(name)
-        expected[number::2] = _batch_scores(bundle, inputs)[number::2]
+        expected[number::2] = verify.fp32_scores(bundle, inputs)[number::2]
     return verify.max_difference(expected, mixed) <= EXACT  # BOFT and OFT accept the names and ignore them
 
 
@@ -244,17 +242,7 @@ def _trains_in_4_bits(config: RunConfig, source: Source, names: list[str] | None
 
 
 def _scores(bundle: TrainingBundle, encoded: Encoded) -> np.ndarray:
-    return verify.flat(bundle, _batch_scores(bundle, list(encoded.inputs)), encoded)
-
-
-def _batch_scores(bundle: TrainingBundle, inputs: list[dict[str, Any]], **more: Any) -> np.ndarray:
-    with torch.no_grad():
-        return output_reader(bundle)(bundle.model.eval(), {**_batch(bundle, inputs), **more}).float().cpu().numpy()
-
-
-def _batch(bundle: TrainingBundle, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a batch on the device of the model: a 4-bit one is on a GPU where there is one."""
-    return {name: value.to(bundle.model.device) for name, value in bundle.format.collator()(inputs).items()}
+    return verify.flat(bundle, verify.fp32_scores(bundle, list(encoded.inputs)), encoded)
 
 
 def _expect(cause: str, expected: np.ndarray, found: np.ndarray, limit: float = EXACT) -> None:

@@ -94,10 +94,9 @@ def text_table(task: TaskConfig, texts: Sequence[str | Sequence[str]], split: bo
     """
     columns, rows = _columns(task), []
     for text in texts:
-        if not isinstance(text, str):
-            parts = list(text)
-        else:
-            parts = [part.strip() for part in text.split(SEPARATOR)] if split and len(columns) > 1 else [text]
+        parts = [text] if isinstance(text, str) else list(text)
+        if isinstance(text, str) and split and len(columns) > 1:
+            parts = [part.strip() for part in text.split(SEPARATOR)]
         if task.kind == "instructions":
             parts += [""] * (len(columns) - len(parts))  # an instruction may have no input
         if len(parts) != len(columns):
@@ -192,8 +191,12 @@ def predict_mixed(config: RunConfig, table: Dataset, file: Path) -> tuple[Datase
     }
     if cut := sum(each.truncated for each in encoded.values()):
         log(f"{cut} of {len(table)} rows were longer than their run's task.max_length and were cut")
-    size = int(config.train.get("per_device_eval_batch_size") or 64)
-    scores = _mixed_scores({run.config.task.name: run.config for run in runs}, bundles, encoded, size)
+    scores = _mixed_scores(
+        {run.config.task.name: run.config for run in runs},
+        bundles,
+        encoded,
+        int(config.train.get("per_device_eval_batch_size") or 64),
+    )
     answers: Answers = {}
     for name, bundle in bundles.items():
         found = bundle.format.decode(bundle.format.unpad(scores[name], encoded[name]), encoded[name])

@@ -128,9 +128,10 @@ def _best_runs(config: RunConfig) -> list[BoardRun]:
     matching = [run for run in real or below if _matches(run, config)]
     finished = [run for run in matching if run.problem is None]
     if not finished:
-        which = " with these settings" if below else ""
-        command = f"python -m peftkit {shlex.join(['recipe=lora_glue', *_out(config)])}"
-        raise UserError(f"{config.out}: no finished run of a GLUE task{which}; train first: {command}")
+        raise UserError(
+            f"{config.out}: no finished run of a GLUE task{' with these settings' if below else ''}; "
+            f"train first: python -m peftkit {shlex.join(['recipe=lora_glue', *_out(config)])}"
+        )
     kinds = [*dict.fromkeys((r.settings.get("model.name", r.model), r.method, r.model) for r in finished)]
     if len(kinds) > 1:
         named = ", ".join(f"model={name} method={method} ({model})" for name, method, model in kinds[:6])
@@ -168,9 +169,9 @@ def _missing(config: RunConfig, missing: Sequence[str], matching: Sequence[Board
     """Return a message about tasks without a finished run: the reasons, and the command that trains them."""
     problems = {run.task: run.problem for run in matching if run.problem}
     listed = ", ".join(task + (f" ({problems[task]})" if task in problems else "") for task in missing)
-    overrides = [each for each in like.overrides if not each.startswith(("task=", "seed=", "out=", "force="))]
-    overrides = overrides or [f"model={like.settings.get('model.name', like.model)}", f"method={like.method}"]
-    overrides += [f"task={','.join(missing)}", f"seed={like.seed}", *_out(config)]
+    typed = [each for each in like.overrides if not each.startswith(("task=", "seed=", "out=", "force="))]
+    choice = typed or [f"model={like.settings.get('model.name', like.model)}", f"method={like.method}"]
+    overrides = [*choice, f"task={','.join(missing)}", f"seed={like.seed}", *_out(config)]
     return (
         f"{config.out}: no finished run of {like.method} on {listed}, and a submission has all nine tasks; "
         f"train: python -m peftkit {'-m ' if len(missing) > 1 else ''}{shlex.join(overrides)}"

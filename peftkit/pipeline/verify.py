@@ -90,10 +90,10 @@ def padding_difference(bundle: TrainingBundle, rows: Any) -> float:
     """Return the largest difference of fp32 scores between an example alone and in a padded batch."""
     encoded = bundle.format.encode(rows.select(range(min(PADDED_ROWS, len(rows)))))
     inputs = list(encoded.inputs)
-    together = _fp32_scores(bundle, inputs)
+    together = fp32_scores(bundle, inputs)
     alone = np.full_like(together, -100)
     for row, each in enumerate(inputs):
-        found = _fp32_scores(bundle, [each])[0]
+        found = fp32_scores(bundle, [each])[0]
         alone[(row, *(slice(size) for size in found.shape))] = found
     return max_difference(flat(bundle, alone, encoded), flat(bundle, together, encoded))
 
@@ -103,12 +103,12 @@ def flat(bundle: TrainingBundle, scores: np.ndarray, encoded: Encoded) -> np.nda
 
 
 @torch.no_grad()
-def _fp32_scores(bundle: TrainingBundle, rows: list[dict[str, Any]]) -> np.ndarray:
-    """Return the scores of one batch, without the autocast that training wraps the model in."""
+def fp32_scores(bundle: TrainingBundle, rows: list[dict[str, Any]], **more: Any) -> np.ndarray:
+    """Return the scores of one batch, without the autocast that training wraps the model in; `more` are inputs."""
     model = extract_model_from_parallel(bundle.model, keep_fp32_wrapper=False).eval()
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in bundle.format.collator()(rows).items() if value is not None}
-    return output_reader(bundle)(model, batch).float().cpu().numpy()
+    return output_reader(bundle)(model, {**batch, **more}).float().cpu().numpy()
 
 
 def max_difference(first: np.ndarray, second: np.ndarray) -> float:

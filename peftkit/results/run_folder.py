@@ -6,8 +6,8 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -114,11 +114,12 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     write_text(folder / "result.json", json.dumps({"schema": SCHEMA, **result}, indent=1, default=str) + "\n")
 
 
-def amend_result(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change a finished run's result.json, as one of several processes that may do so at once."""
+@contextmanager
+def amended_result(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield a finished run's result, and write it with its changes; of several processes, one at a time."""
     with FileLock(folder / ".amending"):
         result = read_result(folder) or {}
-        change(result)
+        yield result
         write_result(folder, result)
 
 
