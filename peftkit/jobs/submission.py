@@ -16,7 +16,7 @@ from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardRun
 from peftkit.leaderboard.settings import flatten
 from peftkit.leaderboard.stats import GLUE, task_score
-from peftkit.paths import safe_name
+from peftkit.paths import replacing, safe_name
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
@@ -286,12 +286,9 @@ def _write(config: RunConfig, chosen: Sequence[BoardRun], texts: Mapping[str, st
     file = Path(config.output or Path(config.out, f"{safe_name(stem)}.zip"))
     if invalid:
         file = file.with_name(f"not-for-upload-{file.name}")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.part")
-    with ZipFile(part, "w", ZIP_DEFLATED) as archive:
+    with replacing(file) as part, ZipFile(part, "w", ZIP_DEFLATED) as archive:
         for name, text in sorted(texts.items()):
             archive.writestr(ZipInfo(f"{name}.tsv"), text, ZIP_DEFLATED)  # no date: equal predictions, equal bytes
-    part.replace(file)
     for reason in dict.fromkeys(invalid.values()):
         log(f"!! {', '.join(f'{name}.tsv' for name, each in invalid.items() if each == reason)}: {reason}")
     if invalid:
