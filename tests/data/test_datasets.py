@@ -312,7 +312,8 @@ def test_only_labelled_examples_are_scored_and_all_are_predicted(tmp_path: Path,
     run = SimpleNamespace(task=SimpleNamespace(kind=kind, metrics=metrics))
     rows = SimpleNamespace(splits={name: {"id": [0, 1, 2]} for name in splits})
     bundle = SimpleNamespace(
-        format=SequenceClassificationFormat(run.task, None, names=["a", "b"] if kind == "classification" else None)
+        format=SequenceClassificationFormat(run.task, None, names=["a", "b"] if kind == "classification" else None),
+        tokenizer=None,
     )  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:  # a model with these logits
         patch.setattr(training, "predict", lambda *_: training.ModelScores(logits, 1.0, None))
