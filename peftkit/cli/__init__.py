@@ -9,23 +9,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from peftkit import paths
-from peftkit.cli.compose import (
-    Composer,
-    compose_config,
-    compose_runs,
-    expand_sweep,
-    open_composer,
-    plan_sweep,
-    register_recipes,
-)
+from peftkit.cli.compose import Composer, open_composer, plan_sweep, register_recipes
 from peftkit.cli.help import help_text
-from peftkit.cli.overrides import CommandLine, normalize, read_command
+from peftkit.cli.overrides import CommandLine, read_command
 from peftkit.cli.runner import SweepRunner
 from peftkit.cli.sweep_status import open_status_folder
-from peftkit.cli.validate import check, command_errors
-from peftkit.config import RunConfig, UserError
+from peftkit.cli.validate import command_errors
+from peftkit.config import UserError
 
-__all__ = ["check", "choose", "compose_config", "expand_sweep", "main"]
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -57,19 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         runner.exit_code = 130 if isinstance(stopped, KeyboardInterrupt) else 1
     runner.finish()
-
-
-def choose(overrides: Sequence[str]) -> list[RunConfig]:
-    """Return the config of each run of these overrides.
-
-    Raises:
-        UserError: every error of them.
-    """
-    overrides = [normalize(override) for override in overrides]
-    with open_composer(None) as composer:
-        if messages := command_errors(overrides, composer, None, multirun=True):
-            raise UserError("; ".join(messages))
-        return compose_runs(overrides, composer)
 
 
 def _print_and_exit(text: str) -> NoReturn:

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from peftkit import paths
-from peftkit.cli.overrides import normalize, parse
+from peftkit.cli.overrides import parse
 from peftkit.config import RunConfig, UserError
 
 if TYPE_CHECKING:
@@ -29,27 +29,6 @@ class Sweep:
 
     overrides: list[str]
     runs: list[list[str]]
-
-
-def compose_config(overrides: Sequence[str], extra: Path | None = None) -> DictConfig:
-    """Compose the config of one run."""
-    with open_composer(extra) as composer:
-        return without_hydra(composer([normalize(override) for override in overrides]))
-
-
-def compose_runs(overrides: Sequence[str], composer: Composer) -> list[RunConfig]:
-    """Return the typed config of each run of valid overrides."""
-    return [
-        build_run(without_hydra(cfg), cfg.hydra.runtime.choices.get("recipe"), run)
-        for run in plan_sweep(overrides, composer).runs
-        for cfg in (composer(run),)
-    ]
-
-
-def expand_sweep(overrides: Sequence[str], extra: Path | None = None) -> list[list[str]]:
-    """Return the overrides of each run: one list, or the product of the sweeps of command line and recipe."""
-    with open_composer(extra) as composer:
-        return plan_sweep([normalize(override) for override in overrides], composer).runs
 
 
 def plan_sweep(overrides: Sequence[str], composer: Composer, multirun: bool = False) -> Sweep:

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from peftkit import paths
-from peftkit.cli.compose import Composer, open_composer, plan_sweep, read_recipe, without_hydra, yaml_error
+from peftkit.cli.compose import Composer, plan_sweep, read_recipe, without_hydra, yaml_error
 from peftkit.cli.overrides import OPEN, normalize, parse
 from peftkit.config import JOBS, SECTIONS, UserError, config_errors, nearest
 from peftkit.config.checks.job import ignored_errors
@@ -25,12 +25,6 @@ GROUPS = ("model", "method", "task", "recipe")
 HYDRA_PACKAGES = ("hydra.", "hydra_plugins.", "optuna.")
 NO_HANDLER = {"version", "root", "disable_existing_loggers"}  # a logging config with only these builds no handler
 SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
-
-
-def check(overrides: Sequence[str], extra: Path | None = None, multirun: bool = True) -> list[str]:
-    """Return every error of the command's runs; empty where they can start."""
-    with open_composer(extra) as composer:
-        return command_errors(overrides, composer, extra, multirun)
 
 
 def command_errors(overrides: Sequence[str], composer: Composer, extra: Path | None, multirun: bool) -> list[str]:

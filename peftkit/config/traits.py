@@ -49,7 +49,7 @@ def traits_of(config: Mapping[str, Any], given: Mapping[str, bool]) -> Traits:
     has_virtual_tokens = target.startswith("peft.") and "num_virtual_tokens" in fields
     derived = {
         "mergeable": not has_virtual_tokens and "adapter_len" not in fields,
-        # of PEFT's tuners only LoRA's layers apply `adapter_names`, and not with DoRA: docs/matrix.md
+        # of PEFT's tuners only LoRA's layers apply `adapter_names`, and not with DoRA: docs/reference/matrix.md
         "mixed_batch": "use_dora" in fields and "total_step" not in fields and not config.get("use_dora"),
         "packable": not has_virtual_tokens,
         "lengthens_text": has_virtual_tokens,

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.commands import check, compose_config, expand_sweep
 
 from peftkit import paths
-from peftkit.cli import check, compose_config, expand_sweep
 from peftkit.cli.help import help_text
 from peftkit.cli.validate import options_of
 from peftkit.config import JOBS

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from helpers.commands import check
 
-from peftkit.cli import check
 from peftkit.config.kinds import KINDS
 from peftkit.config.metric_names import metric_inputs, metrics_for
 from peftkit.metrics import METRICS

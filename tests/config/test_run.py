@@ -7,10 +7,10 @@ import json
 
 import pytest
 import yaml
+from helpers.commands import choose, compose_config
 from omegaconf import OmegaConf
 
 from peftkit import paths
-from peftkit.cli import choose, compose_config
 from peftkit.config import JOBS, SECTIONS, RunConfig, UserError
 from peftkit.config.run import PROVENANCE
 from peftkit.config.suggestions import key_names

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
+from helpers.commands import compose_config
 
-from peftkit.cli import compose_config
 from peftkit.config import TaskConfig, UserError
 from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.formats.classification import SequenceClassificationFormat

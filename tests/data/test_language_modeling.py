@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from helpers.commands import check, compose_config
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats.language_modeling import LanguageModelingFormat

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from helpers.commands import compose_config
 
-from peftkit.cli import compose_config
 from peftkit.data.miniglue import TASKS, miniglue, sentences
 from peftkit.data.miniglue.lexicon import PEOPLE, THINGS
 

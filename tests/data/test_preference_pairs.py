@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.commands import compose_config
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from peftkit.cli import compose_config
 from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.data.chat import encode_prompt
 from peftkit.data.datasets import example_reader, load_task_dataset

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from helpers import commands
+from helpers.commands import check
 from helpers.scripted import SETTINGS, fill, written
 
-from peftkit.cli import check
 from peftkit.data import minitasks
 from peftkit.data.contamination import EvaluationSets
 from peftkit.data.miniglue.lexicon import WordSampler

@@ -6,9 +6,48 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from peftkit import api
-from peftkit.cli import choose, compose_config
-from peftkit.cli.compose import build_run
+from peftkit.cli.compose import build_run, open_composer, plan_sweep, without_hydra
+from peftkit.cli.overrides import normalize
+from peftkit.cli.validate import command_errors
+from peftkit.config import RunConfig, UserError
+
+
+def check(overrides: Sequence[str], extra: Path | None = None, multirun: bool = True) -> list[str]:
+    """Return every error of the command's runs; empty where they can start."""
+    with open_composer(extra) as composer:
+        return command_errors(overrides, composer, extra, multirun)
+
+
+def choose(overrides: Sequence[str]) -> list[RunConfig]:
+    """Return the config of each run of these overrides.
+
+    Raises:
+        UserError: every error of them.
+    """
+    overrides = [normalize(override) for override in overrides]
+    with open_composer(None) as composer:
+        if messages := command_errors(overrides, composer, None, multirun=True):
+            raise UserError("; ".join(messages))
+        return [
+            build_run(without_hydra(cfg), cfg.hydra.runtime.choices.get("recipe"), run)
+            for run in plan_sweep(overrides, composer).runs
+            for cfg in (composer(run),)
+        ]
+
+
+def compose_config(overrides: Sequence[str], extra: Path | None = None) -> DictConfig:
+    """Compose the config of one run."""
+    with open_composer(extra) as composer:
+        return without_hydra(composer([normalize(override) for override in overrides]))
+
+
+def expand_sweep(overrides: Sequence[str], extra: Path | None = None) -> list[list[str]]:
+    """Return the overrides of each run: one list, or the product of the sweeps of command line and recipe."""
+    with open_composer(extra) as composer:
+        return plan_sweep([normalize(override) for override in overrides], composer).runs
 
 
 def run(overrides: Sequence[str], recipe: str | None = None, begin: Callable[[Path], None] | None = None) -> Any:

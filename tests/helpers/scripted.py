@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from helpers.commands import compose_config
 from helpers.grammar import instructions
 from helpers.scripted_server import answer
-from peftkit.cli import compose_config
 from peftkit.config import Generate
 from peftkit.generation.client import GenerationClient, Journal
 from peftkit.generation.generators import Reply, Request

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from helpers import commands
+from helpers.commands import check
 
-from peftkit.cli import check
 from peftkit.config import UserError
 from peftkit.leaderboard.language import language_cells
 from peftkit.leaderboard.reading import collect

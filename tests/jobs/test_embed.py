@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers import commands
+from helpers.commands import check
 
 import peftkit
-from peftkit.cli import check
 from peftkit.cli.validate import options_of
 from peftkit.config import UserError
 from peftkit.data.miniglue import sentences

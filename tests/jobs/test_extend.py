@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from helpers import commands
+from helpers.commands import check, compose_config
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import peftkit
-from peftkit.cli import check, compose_config
 from peftkit.config import UserError
 
 Words = Callable[..., list[str]]

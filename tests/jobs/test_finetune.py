@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers import commands
+from helpers.commands import check
 from helpers.interruption import broken_off
 
 import peftkit
-from peftkit.cli import check
 from peftkit.cli.validate import options_of
 from peftkit.config import RunConfig, UserError
 from peftkit.results import run_folder

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from helpers import commands
+from helpers.commands import check
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from peftkit.cli import check
 from peftkit.config import UserError
 from peftkit.config.source import Source
 from peftkit.data.miniglue import sentences

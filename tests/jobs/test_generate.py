@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from helpers import commands
+from helpers.commands import check, compose_config
 from helpers.scripted_server import serving
 from omegaconf import OmegaConf
 
-from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, UserError
 from peftkit.jobs.generate import _wait
 from peftkit.leaderboard.reading import collect

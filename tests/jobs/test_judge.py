@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers import commands
+from helpers.commands import check, compose_config
 from helpers.scripted_server import Server, serving
 from omegaconf import OmegaConf
 
-from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, UserError, config_errors
 from peftkit.config.source import Source
 from peftkit.data.datasets import load_task_dataset

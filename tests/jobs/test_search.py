@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from helpers import commands
+from helpers.commands import check
 
-from peftkit.cli import check
 from peftkit.config import RunConfig, UserError
 from peftkit.data.datasets import SEARCH_SPLIT, load_task_dataset
 from peftkit.jobs.finetune import rates, trial_config
@@ -23,9 +23,8 @@ SEARCH = ("task=mrpc", "method=ia3", "search.lr_multipliers=[0.1,1,10]", "search
 
 
 def config(words: list[str]) -> dict:
+    from helpers.commands import compose_config
     from omegaconf import OmegaConf
-
-    from peftkit.cli import compose_config
 
     return OmegaConf.to_container(compose_config(words), resolve=True)  # type: ignore[return-value]
 

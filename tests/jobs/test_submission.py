@@ -11,10 +11,10 @@ from zipfile import ZipFile
 import pytest
 from datasets import Dataset
 from helpers import commands
+from helpers.commands import check, compose_config
 from helpers.glue_site import PUBLISHED, faults
 from omegaconf import OmegaConf
 
-from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, UserError
 from peftkit.config.source import Source
 from peftkit.data.datasets import TaskDataset

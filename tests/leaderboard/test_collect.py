@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from helpers import commands
+from helpers.commands import check
 from helpers.recorded_runs import write_run
 
-from peftkit.cli import check
 from peftkit.leaderboard.reading import collect, version_notes
 from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 from peftkit.leaderboard.stats import board_entries

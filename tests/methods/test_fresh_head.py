@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.commands import compose_config
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from transformers import (
@@ -20,7 +21,6 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from peftkit.cli import compose_config
 from peftkit.config import RunConfig, UserError
 from peftkit.config.source import Source
 from peftkit.methods import load_adapter, wrap

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import commands
+from helpers.commands import check
 from peft import PeftModel, get_peft_model
 from transformers import (
     BertConfig,
@@ -32,7 +33,6 @@ from transformers import (
 )
 
 import peftkit
-from peftkit.cli import check
 from peftkit.config import UserError
 from peftkit.methods import merge, wrap
 from peftkit.methods.layer_mix import LayerMix, LayerMixConfig

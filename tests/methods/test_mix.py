@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.commands import compose_config
 from helpers.mix_models import CELLS, MIXES, own_weights, strong, wrapped
 from helpers.soft_prompt_models import LONG, MODELS, SHORT, answer, batch, build
 from hydra.utils import instantiate
@@ -15,7 +16,6 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
-from peftkit.cli import compose_config
 from peftkit.compat.peft import adapters_off
 from peftkit.methods.adapter_layers import BottleneckLayer
 from peftkit.methods.mix import GatedPrefixLayer, LowRankLayer

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.commands import check, compose_config
 from helpers.soft_prompt_models import LONG, MODELS, SHORT, answer, batch, build, wrapped
 from omegaconf import OmegaConf
 from peft import (
@@ -36,7 +37,6 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, UserError
 from peftkit.methods import load_adapter, merge, wrap
 from peftkit.models.checkpoints import locate

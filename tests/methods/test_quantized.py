@@ -13,11 +13,11 @@ import pytest
 import torch
 from bitsandbytes.functional import has_avx512bf16
 from helpers import commands
+from helpers.commands import compose_config
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from transformers import set_seed
 
-from peftkit.cli import compose_config
 from peftkit.config import RunConfig
 from peftkit.methods import wrap
 from peftkit.models.checkpoints import locate

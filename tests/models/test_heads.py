@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from helpers import commands
+from helpers.commands import check
 
-from peftkit.cli import check
 from peftkit.cli.validate import options_of
 from peftkit.config import UserError
 

@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from helpers.commands import compose_config
 from omegaconf import OmegaConf
 
-from peftkit.cli import compose_config
 from peftkit.config import RunConfig
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -25,7 +25,7 @@ ASK = """
 import json, os, sys
 from huggingface_hub import constants
 from omegaconf import OmegaConf
-from peftkit.cli import compose_config as compose
+from helpers.commands import compose_config as compose
 from peftkit.models.checkpoints import locate
 from peftkit.config import RunConfig, UserError
 from peftkit.config.source import hub_answers

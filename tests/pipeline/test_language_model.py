@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from helpers import commands
+from helpers.commands import check
 from helpers.interruption import broken_off
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import peftkit
-from peftkit.cli import check
 from peftkit.leaderboard.language import language_cells
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.stats import board_entries

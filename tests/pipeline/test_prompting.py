@@ -14,8 +14,8 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers import commands
+from helpers.commands import check, compose_config
 
-from peftkit.cli import check, compose_config
 from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.config.source import Source
 from peftkit.data.formats.few_shot import prepend_shots, sample_balanced

@@ -13,10 +13,10 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers import commands
+from helpers.commands import check, compose_config
 from omegaconf import OmegaConf
 
 import peftkit
-from peftkit.cli import check, compose_config
 from peftkit.config import UserError
 from peftkit.training import Distillation
 

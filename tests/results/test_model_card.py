@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from helpers.commands import compose_config
 from omegaconf import OmegaConf
 
-from peftkit.cli import compose_config
 from peftkit.results.model_card import describe_merge, model_card
 
 

@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from helpers.commands import compose_config
 from omegaconf import OmegaConf
 
-from peftkit.cli import compose_config
 from peftkit.config import RunConfig, UserError
 from peftkit.config import source as sources_module
 from peftkit.config.source import Source, fingerprint

@@ -14,13 +14,13 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers import commands
+from helpers.commands import check, compose_config
 from helpers.interruption import broken_off
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 import peftkit
 from peftkit import training
-from peftkit.cli import check, compose_config
 from peftkit.cli.validate import options_of
 from peftkit.config import RunConfig
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS, PreferenceFormat

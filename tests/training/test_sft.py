@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers import commands
+from helpers.commands import check, compose_config
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from peftkit import training
-from peftkit.cli import check, compose_config
 from peftkit.cli.validate import options_of
 from peftkit.config import RunConfig, TaskConfig
 from peftkit.config.source import Source
