@@ -21,8 +21,9 @@ from peftkit.leaderboard.verdict import Verdict
 SUPPORTED, REFUSED, OPEN = "supported", "refused", "undecided"
 LOSS, SLOWER = 0.01, 1.1  # one point, ten percent: smaller differences do not matter
 ADAPTERS = ("adapter", "adapter_pfeiffer", "adapter_parallel", "lora")
-WIDTH = 2 * NormalDist().inv_cdf(0.975)  # of a 95 % interval, in standard errors
+TAIL = ALPHA / 2  # beyond either end of a 95 % interval
 SHOWN = 40  # lines
+Gap = NormalDist  # a difference of task scores, with its standard error over new seeds and examples
 Evidence = tuple[list[str], str, str]  # lines of what was measured, the verdict, and its reason
 
 
@@ -34,25 +35,6 @@ class Finding:
     lines: list[str]
     verdict: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A difference of task scores, with its standard error over new seeds and examples."""
-
-    value: float
-    error: float
-
-    @property
-    def low(self) -> float:
-        return self.value - WIDTH / 2 * self.error
-
-    @property
-    def high(self) -> float:
-        return self.value + WIDTH / 2 * self.error
-
-    def __str__(self) -> str:
-        return f"{100 * self.value:+.1f} points (95 %: {100 * self.low:+.1f} to {100 * self.high:+.1f})"
 
 
 class Setting(NamedTuple):
@@ -73,19 +55,21 @@ def small_data(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
         setting: {method: found[method] for method in ADAPTERS if method in found}
         for setting, found in gaps_to(REFERENCE, entries).items()
     }
-    lines = [f"{setting}: {method} - full {gap}" for setting, found in gaps.items() for method, gap in found.items()]
+    lines = [
+        f"{setting}: {method} - full {_points(gap)}" for setting, found in gaps.items() for method, gap in found.items()
+    ]
     leads, changes = [], []
     for sizes in grouped(gaps, lambda setting: setting[:3]).values():
         ordered = sorted(sizes, key=lambda setting: setting.train)
         least, most = gaps[ordered[0]], gaps[ordered[-1]]
         if len(sizes) > 1 and (shared := least.keys() & most.keys()):
             leads.append(mean_of([least[method] for method in shared], share_runs=True))
-            changes.append(mean_of([difference_of(least[method], most[method]) for method in shared], share_runs=True))
+            changes.append(mean_of([least[method] - most[method] for method in shared], share_runs=True))
     if not leads:
         needs = "needs full and an adapter or lora at two or more numbers of training examples"
         return lines, OPEN, f"{needs}; {_sizes(entries)}"
     lead, change = mean_of(leads), mean_of(changes)
-    reason = f"with the fewest examples the lead is {lead}; with the most it is smaller by {change}"
+    reason = f"with the fewest examples the lead is {_points(lead)}; with the most it is smaller by {_points(change)}"
     return lines, _sign([lead, change]), reason
 
 
@@ -109,13 +93,13 @@ def prompt_scale(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
     gaps = {setting: found["prompt"] for setting, found in gaps_to(REFERENCE, entries).items() if "prompt" in found}
     known = {_setting(entry): entry for entry in entries}
     size = {setting: known[setting].costs.get("total_params", 0.0) for setting in gaps}
-    lines = [f"{setting}, {size[setting] / 1e6:.0f} M: prompt - full {gap}" for setting, gap in gaps.items()]
+    lines = [f"{setting}, {size[setting] / 1e6:.0f} M: prompt - full {_points(gap)}" for setting, gap in gaps.items()]
     families = grouped(gaps, lambda each: (each._replace(model=""), known[each].all_settings.get("model.family")))
     ends = [sorted(settings, key=size.__getitem__) for settings in families.values() if len(settings) > 1]
     if not ends:
         return lines, OPEN, "needs prompt and full on two or more sizes of one family of models"
-    change = mean_of([difference_of(gaps[settings[-1]], gaps[settings[0]]) for settings in ends])
-    return lines, _sign([change]), f"from the smallest to the largest the gap changes by {change}"
+    change = mean_of([gaps[settings[-1]] - gaps[settings[0]] for settings in ends])
+    return lines, _sign([change]), f"from the smallest to the largest the gap changes by {_points(change)}"
 
 
 def lora_merge(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
@@ -136,11 +120,11 @@ def lora_merge(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
 def quantization(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
     """Compare LoRA on a 4-bit base with LoRA on the unquantized base (Dettmers et al. 2023, section 4)."""
     gaps = {setting: found["qlora"] for setting, found in gaps_to("lora", entries).items() if "qlora" in found}
-    lines = [f"{setting}: qlora - lora {gap}" for setting, gap in gaps.items()]
+    lines = [f"{setting}: qlora - lora {_points(gap)}" for setting, gap in gaps.items()]
     if not gaps:
         return lines, OPEN, "needs lora and qlora on one task"
     whole = mean_of(list(gaps.values()))
-    return lines, _sign([Gap(whole.value + LOSS, whole.error)]), f"on average {whole}"
+    return lines, _sign([whole + LOSS]), f"on average {_points(whole)}"
 
 
 def by_task(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
@@ -203,7 +187,7 @@ def gaps_to(method: str, entries: Sequence[BoardEntry]) -> dict[Setting, dict[st
         if method not in names or len(names) < 2:
             continue
         (tests,) = contrast([sample_of(members)])
-        errors = reach(ALPHA, tests) * 2 / WIDTH
+        errors = reach(ALPHA, tests) / NormalDist().inv_cdf(1 - TAIL)
         for pair in np.flatnonzero(~np.isnan(tests.p)):
             first, second = names[tests.sample.first[pair]], names[tests.sample.second[pair]]
             sign, other = (1, first) if second == method else (-1, second)
@@ -212,22 +196,23 @@ def gaps_to(method: str, entries: Sequence[BoardEntry]) -> dict[Setting, dict[st
     return found
 
 
-def difference_of(one: Gap, other: Gap) -> Gap:
-    """Return the difference of two gaps of independent runs."""
-    return Gap(one.value - other.value, math.hypot(one.error, other.error))
-
-
 def mean_of(gaps: Sequence[Gap], share_runs: bool = False) -> Gap:
     """Return the mean of gaps on different tasks, or of gaps that share runs: then their errors may be correlated."""
-    errors = [gap.error for gap in gaps]
-    return Gap(fmean(gap.value for gap in gaps), fmean(errors) if share_runs else math.hypot(*errors) / len(gaps))
+    if share_runs:
+        return Gap(fmean(gap.mean for gap in gaps), fmean(gap.stdev for gap in gaps))
+    return sum(gaps, Gap(0, 0)) / len(gaps)
+
+
+def _points(gap: Gap) -> str:
+    low, high = 100 * gap.inv_cdf(TAIL), 100 * gap.inv_cdf(1 - TAIL)
+    return f"{100 * gap.mean:+.1f} points (95 %: {low:+.1f} to {high:+.1f})"
 
 
 def _sign(gaps: Sequence[Gap]) -> str:
     """Return the verdict on the claim that all gaps are above zero."""
-    if all(gap.low > 0 for gap in gaps):
+    if all(gap.cdf(0) < TAIL for gap in gaps):
         return SUPPORTED
-    return REFUSED if any(gap.high < 0 for gap in gaps) else OPEN
+    return REFUSED if any(gap.cdf(0) > 1 - TAIL for gap in gaps) else OPEN
 
 
 def _log_ratios(entries: Sequence[BoardEntry], name: str) -> list[float]:
