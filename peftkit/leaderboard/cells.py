@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 
 from peftkit.leaderboard.costs import COSTS, Cost
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, GlueEntry, UnreadableRun, grouped
@@ -147,12 +146,11 @@ def glue_cells(line: GlueEntry) -> dict[str, str]:
 
 
 def boards_of(entries: Sequence[BoardEntry], groups: Sequence[str]) -> list[tuple[str, list[Ranked]]]:
-    ranked = zip(entries, groups, strict=True)
-    return [(title, list(members)) for title, members in groupby(ranked, key=lambda each: each[0].board)]
+    return list(grouped(zip(entries, groups, strict=True), lambda each: each[0].board).items())
 
 
 def tasks_of(ranked: Sequence[Ranked]) -> list[list[Ranked]]:
-    return [list(members) for _, members in groupby(ranked, key=lambda each: each[0].task)]
+    return list(grouped(ranked, lambda each: each[0].task).values())
 
 
 def without_constants(lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
@@ -163,10 +161,8 @@ def without_constants(lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 def totals_cells(records: Records, title: str) -> list[dict[str, str]]:
     """Return how often each entry of a board won, tied and lost against the others over tasks, best first."""
-    counts: dict[str, list[int]] = {}
-    for (board, one, _), record in records.items():
-        if board == title:
-            counts[one] = [a + b for a, b in zip(counts.get(one, [0, 0, 0]), record, strict=True)]
+    here = grouped([key for key in records if key[0] == title], lambda key: key[1])
+    counts = {one: [sum(n) for n in zip(*map(records.__getitem__, keys), strict=True)] for one, keys in here.items()}
     ordered = sorted(counts.items(), key=lambda each: (each[1][2] - each[1][0], each[0]))
     return [dict(zip(("method", "won", "tied", "lost"), (one, *map(str, n)), strict=True)) for one, n in ordered]
 
