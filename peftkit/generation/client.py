@@ -37,11 +37,16 @@ class Journal:
         self._handle = file.open("a+b")
         data = file.read_bytes()
         end = data.rfind(b"\n") + 1
-        if end < len(data):
-            self._handle.truncate(end)
-            self.sync()
+        self._handle.truncate(end)
+        self.sync()
         self.lines = [f"{line}\n" for line in data[:end].decode().split("\n")[:-1]]
-        self.rows = [self._parse(number, line) for number, line in enumerate(self.lines, start=1)]
+        self.rows: list[dict[str, Any]] = []
+        try:
+            self.rows.extend(map(json.loads, self.lines))
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{file}: line {len(self.rows) + 1} is damaged ({error.msg}); repair it, or start again with force=true"
+            ) from error
         self._position = 0 if is_replayed else len(self.lines)
 
     def append(self, *rows: Mapping[str, Any]) -> None:
@@ -75,14 +80,6 @@ class Journal:
             raise UserError(
                 f"{self.file}: has more lines than these settings lead to; use the earlier settings, or force=true"
             )
-
-    def _parse(self, number: int, line: str) -> dict[str, Any]:
-        try:
-            return json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{self.file}: line {number} is damaged ({error.msg}); repair it, or start again with force=true"
-            ) from error
 
 
 class GenerationClient:
@@ -155,10 +152,9 @@ class GenerationClient:
 
     def _cost(self, tokens_in: int, tokens_out: int) -> float | None:
         """Return the cost; None without prices, which are per million tokens."""
-        price_in, price_out = self.settings.price_in, self.settings.price_out
-        if price_in is None and price_out is None:
-            return None
-        return (tokens_in * (price_in or 0) + tokens_out * (price_out or 0)) / 1e6
+        prices = (self.settings.price_in, self.settings.price_out)
+        cost = (tokens_in * (prices[0] or 0) + tokens_out * (prices[1] or 0)) / 1e6
+        return None if prices == (None, None) else cost
 
 
 def describe_costs(costs: Mapping[str, Any]) -> str:

@@ -88,27 +88,20 @@ def check_instruction(text: str, length: Sequence[int], blacklist: Sequence[str]
     )
 
 
-def check_instances(
-    instances: Sequence[Instance], instruction: str
-) -> tuple[list[Instance], list[tuple[Instance, Rejection]]]:
-    """Return the instances to keep, and the others with why they are rejected."""
+def check_instances(instances: Sequence[Instance], instruction: str) -> list[Rejection | None]:
+    """Return why each instance is rejected, None where it is not."""
     texts = [(normalize_text(instance.input), normalize_text(instance.output)) for instance in instances]
-    kept: list[Instance] = []
-    rejected: list[tuple[Instance, Rejection]] = []
-    for instance, (given, output) in zip(instances, texts, strict=True):
-        count = len({other for same, other in texts if same == given})
-        rejection = first_rejection(
+    counts = {given: len({output for other, output in texts if other == given}) for given, _ in texts}
+    return [
+        first_rejection(
             ("empty_output", not output, ""),
             ("output_is_input", given == output, ""),
             ("output_is_instruction", output == normalize_text(instruction), ""),
-            ("same_input_other_output", given and count > 1, f"{count} outputs"),
-            ("same_instance", instance in kept, ""),
+            ("same_input_other_output", given and counts[given] > 1, f"{counts[given]} outputs"),
+            ("same_instance", instances[place] in instances[:place], ""),
         )
-        if rejection is None:
-            kept.append(instance)
-        else:
-            rejected.append((instance, rejection))
-    return kept, rejected
+        for place, (given, output) in enumerate(texts)
+    ]
 
 
 def normalize_text(text: str) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,18 +85,21 @@ def _parse(line: str, place: str) -> InstructionTask:
 
 
 def write_dataset(folder: Path, tasks: Sequence[InstructionTask]) -> None:
-    """Write chat/train.parquet, conversations, and tasks/train.parquet, in the paper's format, each atomically."""
-    conversations = [conversation for task in tasks for conversation in to_conversations(task)]
+    """Write chat/train.parquet and tasks/train.parquet, in the paper's format, each atomically.
+
+    A conversation has a user turn and an assistant turn for an instance; the input follows the instruction.
+    """
+    turns = [
+        (task.id, "\n\n".join(filter(None, (task.instruction, instance.input))), instance.output)
+        for task in tasks
+        for instance in task.instances
+    ]
+    conversations = [
+        {"id": id, "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
+        for id, prompt, answer in turns
+    ]
     for name, rows in (("chat", conversations), ("tasks", [asdict(task) for task in tasks])):
         part = folder / name / ".train.parquet.part"
         part.parent.mkdir(exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows, SCHEMAS[name]), part)
         part.replace(folder / name / "train.parquet")
-
-
-def to_conversations(task: InstructionTask) -> Iterator[dict[str, Any]]:
-    """Yield a user turn and an assistant turn for each instance; the input follows the instruction."""
-    for instance in task.instances:
-        prompt = "\n\n".join(text for text in (task.instruction, instance.input) if text)
-        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": instance.output}]
-        yield {"id": task.id, "messages": turns}

@@ -66,12 +66,14 @@ class TaskPool:
 
     def keep(self, candidate: Candidate) -> InstructionTask | None:
         """Keep a candidate with its valid instances; reject it and return None where it has none."""
-        valid, rejected = check_instances(candidate.instances, candidate.instruction)
-        checked = [(instance, self._check_contamination(instance.input, instance.output)) for instance in valid]
-        rejected += [(instance, overlap) for instance, overlap in checked if overlap is not None]
+        faults = check_instances(candidate.instances, candidate.instruction)
+        checked = [*zip(candidate.instances, faults, strict=True)]
+        valid = [instance for instance, fault in checked if fault is None]
+        checked += [(instance, self._check_contamination(instance.input, instance.output)) for instance in valid]
+        rejected = [(instance, fault) for instance, fault in checked if fault is not None]
         for instance, rejection in rejected:
             self.reject(candidate, rejection, "instance", instance)
-        instances = tuple(instance for instance, overlap in checked if overlap is None)
+        instances = tuple(instance for instance, overlap in checked[len(faults) :] if overlap is None)
         if not instances:
             self.reject(candidate, Rejection("no_instance", f"{len(rejected)} faulty"))
             return None

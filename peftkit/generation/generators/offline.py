@@ -44,7 +44,8 @@ class OfflineGenerator:
             return self._instructions(prompt, int(match[1]), random.Random(seed))
         task = prompt.question.partition("Task: ")[2].split("\n")[0]
         if prompt.question.endswith("Classification:"):
-            return self._classification(task), "stop"
+            answer = " Yes" if self.tasks.has_labels(task) else " No"
+            return (" It may be one." if random.Random(task).random() < UNCLEAR else answer), "stop"
         return _format_cases(self._cases(task), prompt.opening.startswith(OUTPUT_FIRST)), "stop"
 
     def _instructions(self, prompt: GenerationPrompt, first: int, draw: random.Random) -> tuple[str, str]:
@@ -52,11 +53,6 @@ class OfflineGenerator:
         items = [self.tasks.sample_instruction(draw, shown) for _ in range(NEW)]
         text = f" {items[0]}\n" + "\n".join(f"Task {first + place}: {item}" for place, item in enumerate(items[1:], 1))
         return (text[: -len(items[-1]) // 2], "length") if draw.random() < CUT else (text, "stop")
-
-    def _classification(self, task: str) -> str:
-        if random.Random(task).random() < UNCLEAR:
-            return " It may be one."
-        return " Yes" if self.tasks.has_labels(task) else " No"
 
     def _cases(self, task: str) -> list[tuple[str, str]] | None:
         """Return a task's cases, sometimes with a faulty one; the same task always has the same cases."""
