@@ -10,7 +10,7 @@ from peftkit.config import RunConfig, UserError
 from peftkit.leaderboard import table
 from peftkit.leaderboard.archive import write_archive
 from peftkit.leaderboard.board import Board
-from peftkit.leaderboard.files import write_tables
+from peftkit.leaderboard.files import write_latex, write_tables
 from peftkit.leaderboard.reading import version_notes
 from peftkit.leaderboard.runs import BoardRun
 from peftkit.results.console import is_main_process, log
@@ -53,7 +53,6 @@ def leaderboard(config: RunConfig) -> None:
 
 def write(board: Board, target: Path, command: str) -> None:
     """Write the tables, index.html, leaderboard.tex, and pareto and heatmap as PNG and SVG."""
-    from peftkit.leaderboard.latex import write_latex
     from peftkit.leaderboard.page import facts, write_page
     from peftkit.leaderboard.plots import write_plots
 

@@ -1,10 +1,11 @@
-"""The leaderboard as CSV, for a spreadsheet, and Markdown."""
+"""The leaderboard as CSV, for a spreadsheet, Markdown and LaTeX."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from peftkit.leaderboard.cells import (
     SPREAD,
     boards_of,
     cells_of,
+    figure,
     glue_cells,
     marks_of,
     metric_name,
@@ -30,9 +32,16 @@ from peftkit.leaderboard.judges import JUDGE_NOTE, judge_columns, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.runs import BoardEntry, GlueEntry
 from peftkit.leaderboard.stats import GLUE, glue_entries
-from peftkit.leaderboard.verdict import Comparison
+from peftkit.leaderboard.verdict import Comparison, Ranking, rank_tasks
 
 MARKDOWN = {c: f"\\{c}" for c in "\\|`*_[]#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", **{c: f"\\{c}" for c in "#$%&_{}"},
+    **{c: f"{{{c}}}" for c in "[]*"},  # at the start of a line they would be arguments of the preceding line break
+}  # fmt: skip
 
 
 def write_tables(board: Board, folder: Path) -> None:
@@ -156,5 +165,50 @@ def _table(lines: Sequence[dict[str, str]]) -> str:
     return head + "".join(f"| {' | '.join(_escaped(line[name]) for name in names)} |\n" for line in lines)
 
 
-def _escaped(text: str) -> str:
-    return "".join(MARKDOWN.get(c, c) for c in plain(text))
+def write_latex(entries: Sequence[BoardEntry], groups: Sequence[str], file: Path) -> None:
+    r"""Write a booktabs table for each board: mean and spread over seeds, letters of tied groups, the best in bold.
+
+    The best is bold only where it differs significantly from every other entry of its task. Needs
+    \usepackage{booktabs}; names in other scripts than Latin need XeLaTeX or LuaLaTeX and a font that has them.
+    """
+    boards = groupby(rank_tasks(entries, groups), key=lambda cell: cell.board)
+    text = "% \\usepackage{booktabs}\n" + "".join(
+        _latex_table(board, list(members), entries, groups) for board, members in boards
+    )
+    file.write_text(text, encoding="utf-8")
+
+
+def _latex_table(board: str, members: Sequence[Ranking], entries: Sequence[BoardEntry], groups: Sequence[str]) -> str:
+    lines: dict[str, dict[str, str]] = {}
+    for cell in members:
+        is_sole_best = cell.is_tested and len(cell.top) == 1
+        for number in [*cell.ranked, *cell.failed]:
+            text = _latex_value(entries[number], groups[number], is_bold=is_sole_best and number == cell.top[0])
+            lines.setdefault(entries[number].label, {})[cell.task] = text
+    body = "".join(
+        f"{_escaped(name, LATEX)} & {' & '.join(values.get(cell.task, '--') for cell in members)} \\\\\n"
+        for name, values in lines.items()
+    )
+    letters = "Differences were not tested."
+    if any(cell.is_tested for cell in members):
+        letters = "Entries of a task that share a letter do not differ significantly."
+    caption = f"{_escaped(board, LATEX)}. Scores times 100, mean $\\pm$ standard deviation over seeds. {letters}"
+    return (
+        f"\n\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n"
+        f"\\begin{{tabular}}{{l{'r' * len(members)}}}\n\\toprule\n"
+        f"Method & {' & '.join(_escaped(cell.task, LATEX) for cell in members)} \\\\\n\\midrule\n{body}"
+        "\\bottomrule\n\\end{tabular}\n\\end{table}\n"
+    )
+
+
+def _latex_value(entry: BoardEntry, letters: str, is_bold: bool) -> str:
+    if entry.score is None:
+        return entry.without_score
+    score, spread = figure(entry, entry.score), entry.spread
+    shown = "" if spread is None else f" $\\pm$ {figure(entry, spread) if entry.is_up else f'{spread:.2g}'}"
+    mark = f"\\textsuperscript{{{_escaped(letters, LATEX)}}}" if letters else ""
+    return (f"\\textbf{{{score}}}" if is_bold else score) + shown + mark
+
+
+def _escaped(text: str, signs: Mapping[str, str] = MARKDOWN) -> str:
+    return "".join(signs.get(c, c) for c in plain(text))

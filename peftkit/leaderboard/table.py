@@ -90,8 +90,7 @@ def _show_board(console: Console, ranked: Sequence[Ranked]) -> None:
     sections: list[list[dict[str, str]]] = []
     for same_task in tasks:
         names = metrics_of(same_task)
-        shown_metrics = dict(zip(slots, names or [""], strict=False))
-        lines = [cells_of(each, marks, shown_metrics) for each in same_task[:SHOWN]]
+        lines = [cells_of(each, marks, dict(zip(slots, names or [""], strict=False))) for each in same_task[:SHOWN]]
         head = {"method": same_task[0][0].task, **dict(zip(slots, map(metric_name, names), strict=False))}
         sections.append([head, *({**line, "method": f"  {line['method']}"} for line in lines)])
     columns = _columns([line for section in sections for line in section], slots)
@@ -103,8 +102,8 @@ def _show_board(console: Console, ranked: Sequence[Ranked]) -> None:
     for section in sections:
         for number, line in enumerate(section):
             style = "bold" if number == 0 else "red" if line["seeds"].startswith("0 ") else None
-            table.add_row(*(_text(line.get(name, "")) for name in shown), style=style)
-        table.add_section()
+            cells = (_text(line.get(name, "")) for name in shown)
+            table.add_row(*cells, style=style, end_section=line is section[-1])
     console.print(table)
     notes, longest = notes_of(ranked, marks), max(map(len, tasks))
     if longest > SHOWN:
