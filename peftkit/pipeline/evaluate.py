@@ -14,6 +14,7 @@ from datasets import List
 
 from peftkit import training
 from peftkit.config import RunConfig, UserError
+from peftkit.config.endings import TABLES
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics import score
@@ -70,8 +71,10 @@ def evaluate_splits(
     if is_main_process():
         columns = {name: [value for part in parts for value in part[name]] for name in parts[0]}
         run_folder.write_predictions(file, columns)
-    peak = max((cost["peak_bytes"] or 0 for cost in costs), default=0)
-    return scores, {"eval_seconds": sum(cost["seconds"] for cost in costs), "eval_peak_bytes": peak or None}
+    return scores, {
+        "eval_seconds": sum(cost["seconds"] for cost in costs),
+        "eval_peak_bytes": max(cost["peak_bytes"] or 0 for cost in costs) or None,
+    }
 
 
 def answer(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:
@@ -105,13 +108,13 @@ def _score(
     return score(list(config.task.metrics), predictions, labels, suffix, bundle.format.names, likelihoods, follows)
 
 
-def holdout_score(config: RunConfig, bundle: TrainingBundle, scores: np.ndarray, held: Encoded) -> float:
+def holdout_score(config: RunConfig, bundle: TrainingBundle, predictions: Any, held: Encoded) -> float:
     """Return the score by which the best epoch is chosen, larger is better: the mean of the task's metrics.
 
     For a model that generates text it is the log-likelihood of a label's token, for preferences the mean log sigmoid
-    of the margins.
+    of the margins. `predictions` are those of HF's Trainer.
     """
-    answers = bundle.format.decode(bundle.format.unpad(scores, held), held)
+    answers = bundle.format.decode(bundle.format.unpad(training.scores_of(predictions), held), held)
     if bundle.format.output_kind == "preferences":
         return -float(np.logaddexp(0, -np.asarray(answers.predictions)).mean())
     if answers.likelihoods is not None:
@@ -140,7 +143,7 @@ def check_reserved_columns(table: Any, given: Path) -> None:
 
 def answers_file(config: RunConfig, given: Path) -> Path:
     """Return where the answers to a file go: output=, or beside it, as jsonl where its own kind holds no answers."""
-    suffix = given.suffix if given.suffix in (".csv", ".tsv", ".jsonl", ".parquet") else ".jsonl"
+    suffix = given.suffix if given.suffix in TABLES else ".jsonl"
     return Path(config.output or f"{given.with_suffix('')}.predictions{suffix}")
 
 

@@ -50,10 +50,12 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-Loss = Callable[[nn.Module, Mapping[str, Any]], torch.Tensor]
-
-
-def predict_memory(model: nn.Module, batch: Mapping[str, Any], bf16: bool, loss: Loss | None = None) -> Memory:
+def predict_memory(
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    bf16: bool,
+    loss: Callable[[nn.Module, Mapping[str, Any]], torch.Tensor] | None = None,
+) -> Memory:
     """Count weights, gradients and AdamW's states, and measure what one forward pass keeps for the backward.
 
     That is what autograd saves, each storage once, weights left out. `loss` is that of a model that has none of its

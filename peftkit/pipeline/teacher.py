@@ -113,9 +113,7 @@ def teacher_answers(config: RunConfig, rows: Dataset, folder: Path) -> tuple[Dat
 
 def _kept(file: Path, rows: Dataset) -> list[dict[str, Any]] | None:
     """Return the answers that an interrupted run stored, None where they belong to other examples."""
-    if not file.is_file():
-        return None
-    # a text may hold U+2028, at which splitlines would break it
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    lines = [json.loads(line) for line in text.split("\n") if line]  # splitlines would break a text with U+2028
     fits = [line["id"] for line in lines] == list(rows["id"]) and all("has_ended" in line for line in lines)
     return lines if fits else None

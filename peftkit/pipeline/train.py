@@ -48,13 +48,8 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
         unused_parameters=bundle.schedule is not None,
         evaluate_epochs=config.trial and patience is None,
     )
-    sampler = None
-    if arguments.train_sampling_strategy == "group_by_length":
-        sampler = LengthGroupedSampler(encoded.lengths, arguments.train_batch_size, config.seed)
-
-    def score(evaluation: Any) -> dict[str, float]:
-        assert holdout is not None
-        return {"score": holdout_score(config, bundle, training.scores_of(evaluation.predictions), holdout)}
+    grouped = LengthGroupedSampler(encoded.lengths, arguments.train_batch_size, config.seed)
+    sampler = grouped if arguments.train_sampling_strategy == "group_by_length" else None
 
     trainer = trainer_factory(config, bundle, arguments)(
         model=bundle.model,
@@ -62,7 +57,9 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
         data_collator=bundle.format.collator(),
         train_dataset=encoded.inputs,
         eval_dataset=None if holdout is None else holdout.inputs,
-        compute_metrics=None if holdout is None else score,
+        compute_metrics=None
+        if holdout is None
+        else lambda evaluation: {"score": holdout_score(config, bundle, evaluation.predictions, holdout)},
         reader=output_reader(bundle),
         train_sampler=sampler,
         schedule=bundle.schedule,

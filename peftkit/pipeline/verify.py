@@ -180,15 +180,14 @@ def _compare(config: RunConfig, bundle: TrainingBundle, rows: Any, folder: Path)
     merged = _decoded(config, whole, encoded)
     pairs = zip(trained.scores, merged.scores, strict=True)
     moved = np.concatenate([np.ravel(np.abs(after - before)) for before, after in pairs])
-    changed = None
-    if bundle.format.output_kind == "spans" or bundle.format.names is not None:  # else a prediction is a number
-        predictions = zip(trained.predictions, merged.predictions, strict=True)
-        changed = sum(not np.array_equal(before, after) for before, after in predictions)
+    is_number = bundle.format.output_kind != "spans" and bundle.format.names is None
+    predictions = zip(trained.predictions, merged.predictions, strict=True)
+    changed = sum(not np.array_equal(before, after) for before, after in predictions)
     return {
         "rows": len(rows),
         "max_difference": float(np.nanmax(moved)),
         "mean_difference": float(np.nanmean(moved)),
-        "changed_predictions": changed,
+        "changed_predictions": None if is_number else changed,
         "dtype": str(whole.model.dtype).removeprefix("torch."),
     }
 

@@ -54,8 +54,9 @@ def label_likelihoods(
     """
     examples, labels = len(input_ids), len(label_ids)
     targets = label_ids.to(input_ids.device).repeat(examples, 1)
-    first = model(input_ids=input_ids, attention_mask=attention_mask, labels=targets[:1].repeat(examples, 1))
-    states = first.encoder_last_hidden_state
+    states = model(
+        input_ids=input_ids, attention_mask=attention_mask, labels=targets[:1].repeat(examples, 1)
+    ).encoder_last_hidden_state
     prompt = attention_mask.new_ones(examples, states.shape[1] - attention_mask.shape[1])
     mask = torch.cat([prompt, attention_mask], dim=1)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -35,8 +35,12 @@ def sft_trainer(
     class InstructionTrainer(_TRLTrainer, SFTTrainer):  # type: ignore[misc]
         """ScoringTrainer with SFTTrainer's loss."""
 
-    chosen = trl_arguments(SFTConfig, args, dataset_kwargs={"skip_prepare_dataset": True})
-    trainer = InstructionTrainer(args=chosen, model=model, processing_class=tokenizer, **settings)
+    trainer = InstructionTrainer(
+        args=trl_arguments(SFTConfig, args, dataset_kwargs={"skip_prepare_dataset": True}),
+        model=model,
+        processing_class=tokenizer,
+        **settings,
+    )
     trainer.model_accepts_loss_kwargs = True  # TRL divides by the tokens of all accumulated batches
     return trainer
 
