@@ -29,7 +29,7 @@ PRIVATE = {
 ALLOWED = [  # path, text, reason
     (r"^peftkit/data/(miniglue|minitasks)/", r"", "generated English sentences"),
     (r"^peftkit/generation/(judging|seeds/.*)", r"", "prompts that are sent to models"),
-    (r"^peftkit/data/prompts\.py", r"", "prompts that are sent to models"),
+    (r"^peftkit/data/formats/prompted\.py", r"", "prompts that are sent to models"),
     (r"^peftkit/leaderboard/page/vendor/", r"", "code of others"),
     (r"^docs/(leaderboard/index\.html|results/)", r"", "output of job=leaderboard"),
     (r"^docs/notebooks/", r"\bwriter\b", "the csv module's writer"),

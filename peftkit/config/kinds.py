@@ -61,7 +61,7 @@ _CLASSIFIER = {ENCODER: _SEQUENCE, DECODER: _SEQUENCE, SEQ2SEQ: _TO_TEXT}
 _LABEL_FORMATS = {
     ENCODER: "classification:SequenceClassificationFormat",
     DECODER: "classification:SequenceClassificationFormat",
-    SEQ2SEQ: "text_to_text:TextToTextFormat",
+    SEQ2SEQ: "classification:TextToTextFormat",
 }
 _LABEL_TYPES: dict[str, str | None] = {ENCODER: "SEQ_CLS", DECODER: "SEQ_CLS", SEQ2SEQ: "SEQ_2_SEQ_LM"}
 

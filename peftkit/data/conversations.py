@@ -1,28 +1,68 @@
-"""Reading of conversations: chat turns, instruction columns, or tasks in the format of Self-Instruct."""
+"""Conversations: read from chat turns, columns or tasks of Self-Instruct, and tokenized by a chat template."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, dropwhile
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, List, Value
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError
-from peftkit.data.chat import Turn
 from peftkit.data.datasets import OWN_HOLDOUT, SUBSET_SEED, ExampleReader, require_columns
 
+Turn = dict[str, str]  # role (system, user or assistant) and content
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 EXAMPLE = Features({"id": Value("string"), "messages": MESSAGES, "label": Value("string"), "group": Value("int64")})
 HINT = 'write messages as [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "The Elbe."}]'
+
+# for tokenizers without a template; a user turn always ends with the header of the answer
+TEMPLATE = (
+    "{% for turn in messages %}"
+    "{% if turn.role == 'user' %}{{ '### Instruction:\n' + turn.content + '\n\n### Response:\n' }}"
+    "{% elif turn.role == 'assistant' %}{{ turn.content + eos_token }}{% if not loop.last %}{{ '\n\n' }}{% endif %}"
+    "{% else %}{{ turn.content + '\n\n' }}{% endif %}"
+    "{% endfor %}"
+)
 
 
 class ConversationReader(ExampleReader):
     """Reads one example for each answer of an assistant; splits keep all examples of an instruction together."""
 
     def read(self, table: Dataset, names: list[str] | None, split: str) -> tuple[Dataset, int]:
-        return conversation_examples(self.task, table)
+        """Return one example for each assistant turn, and the number of dropped ones, whose prompt or answer is empty.
+
+        An example has the turns before it (messages), the turn itself (label), and the number of its instruction
+        (group): rows with equal instructions, or with equal ids, have one number. A row without an assistant turn
+        counts as one dropped example.
+
+        Raises:
+            UserError: the table has none of the supported formats, or no prompt with an answer.
+        """
+        found: list[tuple[str, list[Turn], str, tuple[int, str, str]]] = []
+        lost = 0
+        names = [str(name) for name in table["idx"]]
+        row_ids = [_text(name) for name in table["id"]] if "id" in table.column_names else [""] * len(table)
+        for number, instruction, turns in conversations(self.task, table):
+            answers = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
+            kept = [index for index in answers if turns[index]["content"].strip() and _has_prompt(turns[:index])]
+            lost += len(answers) - len(kept) if answers else 1
+            key = (number, row_ids[number], instruction)
+            found += [(names[number], turns[:index], turns[index]["content"].strip(), key) for index in kept]
+        if not found:
+            raise UserError(
+                f"no row of task={self.task.name} has both a prompt and an answer; check task.text and task.label"
+            )
+        ids, messages, labels, keys = (list(column) for column in zip(*found, strict=True))
+        counts = Counter(ids)
+        numbers: dict[str, Iterator[int]] = defaultdict(count)
+        ids = [f"{name}-{next(numbers[name])}" if counts[name] > 1 else name for name in ids]
+        columns = {"id": ids, "messages": messages, "label": labels, "group": _components(keys)}
+        return Dataset.from_dict(columns, features=EXAMPLE), lost
 
     def read_alone(
         self, table: Dataset, names: list[str] | None, wanted: Sequence[str]
@@ -33,50 +73,28 @@ class ConversationReader(ExampleReader):
         return {**dict.fromkeys(train, rest), validation: held_out}, dict.fromkeys(train or [validation], lost)
 
     def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
-        return split_by_instruction(examples, size, SUBSET_SEED)
+        """Split off a share of the instructions, at least one, with all their examples.
+
+        Raises:
+            UserError: there is only one instruction.
+        """
+        groups = np.asarray(examples["group"])
+        unique = np.unique(groups)
+        if len(unique) < 2:
+            raise UserError("one instruction cannot be both train and validation; add examples with other instructions")
+        chosen = np.random.default_rng(SUBSET_SEED).permutation(unique)[: max(1, round(size * len(unique)))]
+        is_held_out = np.isin(groups, chosen)
+        return examples.select(np.flatnonzero(~is_held_out)), examples.select(np.flatnonzero(is_held_out))
 
     def search_split(self, examples: Dataset, number: int, limit: int) -> tuple[Dataset, Dataset]:
         shuffled = examples.shuffle(seed=SUBSET_SEED)
-        rest, held_out = _whole_groups(shuffled["group"], number)
+        rest, held_out = _whole_groups(list(shuffled["group"]), number)
         if len(rest) < number / 4:
             raise UserError(
                 f"search.samples={number} of {len(examples)} training examples leaves {len(rest)} of other "
                 f"instructions to train on; set search.samples={max(1, number // 4)}, or add other instructions"
             )
         return shuffled.select(rest[:limit]).flatten_indices(), shuffled.select(held_out).flatten_indices()
-
-
-def conversation_examples(task: TaskConfig, table: Dataset) -> tuple[Dataset, int]:
-    """Return one example for each assistant turn, and the number of dropped ones, whose prompt or answer is empty.
-
-    An example has the turns before it (messages), the turn itself (label), and the number of its instruction (group):
-    rows with equal instructions, or with equal ids, have one number. A row without an assistant turn counts as one
-    dropped example.
-
-    Raises:
-        UserError: the table has none of the supported formats, or no prompt with an answer.
-    """
-    columns: dict[str, list[Any]] = {name: [] for name in EXAMPLE}
-    instructions, lost = [], 0
-    names = [str(name) for name in table["idx"]]
-    row_ids = [_text(name) for name in table["id"]] if "id" in table.column_names else [""] * len(table)
-    for number, instruction, turns in conversations(task, table):
-        answers = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
-        kept = [index for index in answers if turns[index]["content"].strip() and _has_prompt(turns[:index])]
-        lost += len(answers) - len(kept) if answers else 1
-        for index in kept:
-            columns["id"].append(names[number])
-            columns["messages"].append(turns[:index])
-            columns["label"].append(turns[index]["content"].strip())
-            instructions.append((number, row_ids[number], instruction))
-    if not instructions:
-        raise UserError(f"no row of task={task.name} has both a prompt and an answer; check task.text and task.label")
-    counts, seen = Counter(columns["id"]), Counter[str]()
-    for index, name in enumerate(columns["id"]):
-        columns["id"][index] = f"{name}-{seen[name]}" if counts[name] > 1 else name
-        seen[name] += 1
-    columns["group"] = _components(instructions)
-    return Dataset.from_dict(columns, features=EXAMPLE), lost
 
 
 def conversations(task: TaskConfig, table: Dataset) -> Iterator[tuple[int, str, list[Turn]]]:
@@ -86,9 +104,9 @@ def conversations(task: TaskConfig, table: Dataset) -> Iterator[tuple[int, str, 
     Otherwise `task.text` is a column of turns; where the table lacks it, the rows are tasks in the format of
     Self-Instruct, and each instance is a conversation.
     """
-    first, *_ = task.text
+    first = task.text[0]
     if task.label is not None:
-        require_columns(task, table, [*task.text, str(task.label)])
+        require_columns(task, table, [*task.text, task.label])
         for number, row in enumerate(table):
             yield number, _text(row[first]), [*user_turn(task, row), _turn("assistant", row[task.label])]
     elif first not in table.column_names and {"instruction", "instances"} <= set(table.column_names):
@@ -107,9 +125,9 @@ def conversations(task: TaskConfig, table: Dataset) -> Iterator[tuple[int, str, 
                 f"set task.text=[{columns}] task.label=output"
             )
         require_columns(task, table, [first])
-        for number, turns in enumerate(table[first]):
-            read = parse_turns(turns)
-            yield number, next((turn["content"] for turn in read if turn["role"] == "user"), ""), read
+        for number, cell in enumerate(table[first]):
+            turns = parse_turns(cell)
+            yield number, next((turn["content"] for turn in turns if turn["role"] == "user"), ""), turns
 
 
 def open_conversations(task: TaskConfig, table: Dataset) -> tuple[Dataset, list[int], int]:
@@ -117,18 +135,20 @@ def open_conversations(task: TaskConfig, table: Dataset) -> tuple[Dataset, list[
 
     A text instead of turns is a user turn. Assistant turns at the end are removed.
     """
-    messages, empty, answered = [], [], 0
-    for number, row in enumerate(table):
-        cell = row[task.text[0]]
-        turns = user_turn(task, row) if task.label is not None or isinstance(cell, str) else parse_turns(cell)
-        answered += bool(turns) and turns[-1]["role"] == "assistant"
-        while turns and turns[-1]["role"] == "assistant":
-            turns = turns[:-1]
-        if not _has_prompt(turns):
-            empty.append(number)
-        messages.append(turns or [_turn("user", "")])
-    count = len(messages)
-    columns = {"id": [*map(str, range(count))], "messages": messages, "label": [None] * count, "group": range(count)}
+    first = task.text[0]
+    given = [
+        user_turn(task, row) if task.label is not None or isinstance(row[first], str) else parse_turns(row[first])
+        for row in table
+    ]
+    messages = [[*dropwhile(lambda turn: turn["role"] == "assistant", turns[::-1])][::-1] for turns in given]
+    empty = [number for number, turns in enumerate(messages) if not _has_prompt(turns)]
+    columns = {
+        "id": list(map(str, range(len(messages)))),
+        "messages": [turns or [_turn("user", "")] for turns in messages],
+        "label": [None] * len(messages),
+        "group": range(len(messages)),
+    }
+    answered = sum(len(before) < len(turns) for before, turns in zip(messages, given, strict=True))
     return Dataset.from_dict(columns, features=EXAMPLE), empty, answered
 
 
@@ -142,24 +162,46 @@ def parse_turns(cell: Any) -> list[Turn]:
     """Return the turns in a cell, with role and content only."""
     if cell is None:
         return []
-    if not isinstance(cell, Sequence) or isinstance(cell, str) or not all(_is_turn(turn) for turn in cell):
+    is_valid = (
+        isinstance(cell, Sequence) and not isinstance(cell, str) and all(isinstance(turn, Mapping) for turn in cell)
+    )
+    if not is_valid or not all(
+        isinstance(turn.get("role"), str) and isinstance(turn.get("content", 0), str | None) for turn in cell
+    ):
         raise UserError(f"{cell!r:.60} is not a conversation; {HINT}")
-    return [_turn(str(turn["role"]), turn["content"]) for turn in cell]
+    return [_turn(turn["role"], turn["content"]) for turn in cell]
 
 
-def split_by_instruction(examples: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Split off a share of the instructions, at least one, with all their examples.
+def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Set the chat template of peftkit on a tokenizer without one; it is saved with the tokenizer."""
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = TEMPLATE
+
+
+def encode_answered(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) -> tuple[list[int], list[int]]:
+    """Return the tokens of the prompt and those of the last turn, with the end of turn of the template.
 
     Raises:
-        UserError: there is only one instruction.
+        UserError: the template does not support the roles of the turns, such as system.
     """
-    groups = np.asarray(examples["group"])
-    unique = np.unique(groups)
-    if len(unique) < 2:
-        raise UserError("one instruction cannot be both train and validation; add examples with other instructions")
-    chosen = np.random.default_rng(seed).permutation(unique)[: max(1, round(share * len(unique)))]
-    is_held_out = np.isin(groups, chosen)
-    return examples.select(np.flatnonzero(~is_held_out)), examples.select(np.flatnonzero(is_held_out))
+    before, whole = encode_prompt(tokenizer, turns[:-1]), encode_prompt(tokenizer, turns, add_header=False)
+    if whole[: len(before)] == before:
+        return before, whole[len(before) :]
+    # the template renders an open turn differently from a finished one
+    answer = tokenizer(turns[-1]["content"], add_special_tokens=False)["input_ids"]
+    return before, [*answer, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, turns: list[Turn], add_header: bool = True) -> list[int]:
+    """Return the tokens of all turns, and of the header of the answer."""
+    try:
+        out: Any = tokenizer.apply_chat_template(turns, add_generation_prompt=add_header, return_dict=True)
+    except TemplateError as error:
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise UserError(
+            f"the tokenizer's chat template refuses turns of {roles}: {error}; remove such turns"
+        ) from error
+    return list(out["input_ids"])
 
 
 def _whole_groups(groups: Sequence[int], number: int) -> tuple[list[int], list[int]]:
@@ -167,33 +209,22 @@ def _whole_groups(groups: Sequence[int], number: int) -> tuple[list[int], list[i
 
     Whole groups are held out as long as they fit; of one more, the smallest, surplus examples are dropped.
     """
-    members: dict[int, list[int]] = {}
-    for index, group in enumerate(groups):
-        members.setdefault(group, []).append(index)
-    held_out: list[int] = []
-    chosen: set[int] = set()
-    for group, indices in members.items():
-        if len(held_out) + len(indices) <= number:
-            held_out += indices
+    sizes = Counter(groups)
+    room = number
+    chosen: set[int | None] = set()
+    for group, size in sizes.items():
+        if size <= room:
             chosen.add(group)
-    if len(held_out) < number:
-        smallest = min(members.keys() - chosen, key=lambda group: (len(members[group]), group))
-        held_out += members[smallest][: number - len(held_out)]
-        chosen.add(smallest)
-    return [index for index, group in enumerate(groups) if group not in chosen], sorted(held_out)
+            room -= size
+    divided = min(sizes.keys() - chosen, key=lambda group: (sizes[group], group)) if room else None
+    held_out = [index for index, group in enumerate(groups) if group in chosen]
+    surplus = [index for index, group in enumerate(groups) if group == divided]
+    taken = {*held_out, *surplus}
+    return [index for index in range(len(groups)) if index not in taken], sorted(held_out + surplus[:room])
 
 
 def _turn(role: str, content: Any) -> Turn:
     return {"role": role, "content": _text(content)}
-
-
-def _is_turn(turn: Any) -> bool:
-    return (
-        isinstance(turn, Mapping)
-        and isinstance(turn.get("role"), str)
-        and isinstance(turn.get("content"), (str, type(None)))
-        and "content" in turn
-    )
 
 
 def _has_prompt(turns: list[Turn]) -> bool:
@@ -209,17 +240,15 @@ def _components(keys: Sequence[tuple[int, str, str]]) -> list[int]:
 
     Empty ids and instructions connect nothing.
     """
-    parent = list(range(len(keys)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = index = parent[parent[index]]
-        return index
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
     first: dict[tuple[str, str | int], int] = {}
-    for index, (row, name, instruction) in enumerate(keys):
-        for key in (("row", row), ("id", name), ("instruction", " ".join(instruction.casefold().split()))):
-            if key[1] != "":
-                parent[root(index)] = root(first.setdefault(key, index))
-    numbers: dict[int, int] = {}
-    return [numbers.setdefault(root(index), len(numbers)) for index in range(len(keys))]
+    edges = [
+        (index, first.setdefault(key, index))
+        for index, (row, name, instruction) in enumerate(keys)
+        for key in (("row", row), ("id", name), ("instruction", " ".join(instruction.casefold().split())))
+        if key[1] != ""
+    ]
+    graph = coo_array((np.ones(len(edges)), tuple(zip(*edges, strict=True))), shape=(len(keys), len(keys)))
+    return connected_components(graph, directed=False)[1].tolist()  # type: ignore[no-any-return]

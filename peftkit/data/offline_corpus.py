@@ -1,4 +1,4 @@
-"""The offline pretraining corpus, and its causal, span-corrupted and masked blocks."""
+"""The offline pretraining corpus, and causal, span-corrupted and masked blocks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from peftkit.data import miniglue
 
@@ -18,6 +20,7 @@ TokenPair = tuple[list[int], list[int]]  # input tokens, target tokens
 GENERATED_DOCUMENTS = 24_000  # with the manual, about as many tokens as two CPU cores train on in 90 seconds
 HELD_OUT_DOCUMENTS = 600
 HELD_OUT_TOPICS = 10  # one topic in ten of the Python manual
+MASKED, SWAPPED = 0.8, 0.1  # shares of the selected tokens; the rest stay unchanged
 
 
 @lru_cache(maxsize=1)
@@ -126,7 +129,17 @@ def span_corrupt(
     Raises:
         ValueError: there are more spans than sentinels, or fewer than two tokens.
     """
-    noise = random_spans_mask(len(ids), rng, noise_density, mean_noise_span_length)
+    return replace_spans(
+        ids, random_spans_mask(len(ids), rng, noise_density, mean_noise_span_length), sentinel_ids, eos
+    )
+
+
+def replace_spans(ids: Sequence[int], noise: np.ndarray, sentinel_ids: Sequence[int], eos: int) -> TokenPair:
+    """Replace the spans of a mask (tokens,) by sentinels, as `span_corrupt` does.
+
+    Raises:
+        ValueError: there are more spans than sentinels.
+    """
     starts = noise & ~np.concatenate(([False], noise[:-1]))
     if starts.sum() > len(sentinel_ids):
         raise ValueError(f"{starts.sum()} spans but {len(sentinel_ids)} sentinels; use a smaller block")
@@ -152,6 +165,43 @@ def _segments(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """Return `count` random lengths of at least 1 with the sum `total`, all combinations equally likely."""
     cuts = np.sort(rng.choice(total - 1, size=count - 1, replace=False)) + 1
     return np.diff(np.concatenate(([0], cuts, [total])))
+
+
+def mask_tokens(
+    ids: Sequence[int], rng: np.random.Generator, share: float, mask_id: int, known: np.ndarray, groups: np.ndarray
+) -> TokenPair:
+    """Select a share of the tokens of a block; return the inputs and the targets, -100 where not selected.
+
+    80 % of the selected tokens become the mask, 10 % a random token of `known`, and 10 % stay (Devlin et al. 2019,
+    section 3.1). Tokens with equal numbers in `groups` (tokens,) are selected together, those with -1 never.
+    """
+    kinds = np.unique(groups[groups >= 0])
+    inputs, targets = np.array(ids), np.full(len(ids), -100)
+    if len(kinds):
+        budget, order = max(1, round(share * int((groups >= 0).sum()))), rng.permutation(kinds)
+        sizes = np.cumsum([np.count_nonzero(groups == kind) for kind in order])
+        selected = np.flatnonzero(np.isin(groups, order[: int(np.searchsorted(sizes, budget)) + 1]))
+        targets[selected] = inputs[selected]
+        draws = rng.random(len(selected))
+        inputs[selected[draws < MASKED]] = mask_id
+        swapped = selected[(draws >= MASKED) & (draws < MASKED + SWAPPED)]
+        inputs[swapped] = rng.choice(known, size=len(swapped))
+    return inputs.tolist(), targets.tolist()
+
+
+def word_starts(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Return whether each token (vocabulary,) starts a word, for WordPiece, byte-level BPE and SentencePiece."""
+    pieces: Any = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    spaced = next((mark for mark in ("Ġ", "▁") if sum(str(piece).startswith(mark) for piece in pieces) > 100), None)
+    # those of WordPiece mark what continues a word instead
+    return np.array([str(piece).startswith(spaced) if spaced else not str(piece).startswith("##") for piece in pieces])
+
+
+def token_groups(ids: Sequence[int], special: set[int], starts: np.ndarray | None = None) -> np.ndarray:
+    """Return the number of each token (tokens,), or of its word by `starts` of `word_starts`; -1 for special tokens."""
+    begins = np.ones(len(ids), dtype=bool) if starts is None else starts[np.array(ids, dtype=int)]
+    begins[:1] = True
+    return np.where([token in special for token in ids], -1, np.cumsum(begins))
 
 
 def unigram_loss(train_ids: Iterable[int], held_out_ids: Iterable[int], vocab_size: int) -> float:

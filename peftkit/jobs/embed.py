@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import DataCollatorWithPadding
 
 from peftkit.config import TEXT_FILES, ModelConfig, RunConfig, UserError, refuse
 from peftkit.config.source import Source
-from peftkit.data.collate import padding_collator
+from peftkit.data.batches import batch_by_letters, padding_multiple
 from peftkit.data.formats.base import tokenize
 from peftkit.data.streaming import TextRecord, VectorFileWriter, stream_texts
-from peftkit.data.text_batches import batch_by_letters
 from peftkit.jobs import extend
 from peftkit.models.checkpoints import longest_text, vector_pooling
 from peftkit.models.embedding_rows import grow
@@ -118,7 +118,7 @@ def encode(encoder: Encoder, texts: list[str]) -> tuple[np.ndarray, np.ndarray, 
     vectors: np.ndarray = np.zeros((len(texts), encoder.width), dtype=np.float32)
     order = [place for place in np.argsort(lengths, kind="stable")[::-1] if lengths[place]]
     known = np.isin(np.arange(len(texts)), [numbers[place] for place in order])
-    collate = padding_collator(encoder.tokenizer)
+    collate = DataCollatorWithPadding(encoder.tokenizer, pad_to_multiple_of=padding_multiple())
     for first in range(0, len(order), encoder.batch_size):
         places = order[first : first + encoder.batch_size]
         batch = collate([{name: values[place] for name, values in tokens.items()} for place in places])

@@ -11,9 +11,9 @@ from typing import Any
 
 from peftkit.config import Extend, RunConfig, UserError
 from peftkit.config.source import Source, fingerprint
+from peftkit.data.batches import batch_by_letters
 from peftkit.data.streaming import corpus_files, stream_documents
 from peftkit.data.term_mining import Candidate, WordCounts, count_words, rank_candidates, read_terms
-from peftkit.data.text_batches import batch_by_letters
 from peftkit.models.embedding_rows import FACTS, WEIGHTS, Vocabulary, first_rows, grow, save_rows
 from peftkit.models.load import load_language_model, load_tokenizer
 from peftkit.models.vocabulary import Extension, as_read, extend_tokenizer, piece_counts

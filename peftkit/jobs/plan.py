@@ -9,7 +9,7 @@ import numpy as np
 
 from peftkit import training
 from peftkit.config import RunConfig
-from peftkit.data.collate import LengthGroupedSampler, padding_waste
+from peftkit.data.batches import LengthGroupedSampler, padding_waste
 from peftkit.data.datasets import load_task_dataset
 from peftkit.methods import Parameters, count_parameters
 from peftkit.pipeline.build import build, split_holdout, steps_of

@@ -15,8 +15,7 @@ from peftkit.config import FILES, RunConfig, TaskConfig, UserError, kind_of, ref
 from peftkit.data.conversations import open_conversations
 from peftkit.data.datasets import example_reader
 from peftkit.data.formats import Encoded, format_of
-from peftkit.data.formats.preferences import PreferenceFormat
-from peftkit.data.preference_pairs import parse_preference, parse_prompt
+from peftkit.data.formats.preferences import PreferenceFormat, parse_preference, parse_prompt
 from peftkit.data.tables import read_file
 from peftkit.methods import load_adapters
 from peftkit.models.load import load_model, load_tokenizer

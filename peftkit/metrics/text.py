@@ -72,7 +72,7 @@ def format_rate(labels: Array, follows_format: Array) -> Scorer:
     """Share of answers with the format of their references.
 
     Such an answer ended by itself, before task.max_target_length, is not empty, and is a number, JSON, a list or one of
-    a few labels where all references of its instruction are (peftkit/data/answer_format.py).
+    a few labels where all references of its instruction are (peftkit/data/formats/instructions.py).
     """
     return mean(follows_format == labels)
 

@@ -69,11 +69,12 @@ def export_sentence_files(bundle: TrainingBundle, folder: Path) -> None:
 def save_prompt(task_format: Format, source: Source, folder: Path) -> Path:
     """Save the prompt and its few-shot examples; the model itself is the unchanged base."""
     artifact = folder / PROMPT_FOLDER
+    prompt = getattr(task_format, "prompt", None)
     record = {
         "base": {name: value for name, value in asdict(source).items() if name != "folder"},
-        "prompt": getattr(task_format, "template", task_format.task.template),
-        "verbalizer": getattr(task_format, "verbalizer", None),
-        "shots": list(getattr(task_format, "shots", ())),
+        "prompt": task_format.task.template if prompt is None else prompt.text,
+        "verbalizer": None if prompt is None else prompt.verbalizer,
+        "shots": list(task_format.shots),
     }
     run_folder.write_text(artifact / "prompt.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return artifact

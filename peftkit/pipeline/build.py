@@ -15,8 +15,7 @@ from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted, kind_o
 from peftkit.config.source import Source
 from peftkit.data.datasets import TaskDataset, example_reader
 from peftkit.data.formats import Encoded, Format, format_of
-from peftkit.data.formats.few_shot import sample_balanced
-from peftkit.data.formats.prompted import PromptedFormat
+from peftkit.data.formats.prompted import PromptedFormat, sample_balanced
 from peftkit.data.formats.text_generation import TextGenerationFormat
 from peftkit.methods import Gradual, Unfreezing, wrap
 from peftkit.models.embedding_rows import grow
@@ -76,13 +75,17 @@ def format_for(
 ) -> Format:
     """Return the format of a run; of a prompted run with these few-shot examples, within the model's context."""
     if is_prompted(config) and kind_of(config.task).sequence_label:
-        found: Any = PromptedFormat(
-            config.task, tokenizer, config.model.family, names, bool(config.method.config.get("calibrate"))
+        found: Format = PromptedFormat(
+            config.task,
+            tokenizer,
+            config.model.family,
+            names,
+            calibrate=bool(config.method.config.get("calibrate")),
         )
     else:
         found = format_of(config.task, config.model.family, names, tokenizer)
     if not is_prompted(config) or model is None:
-        return found  # type: ignore[no-any-return]
+        return found
     return replace(found, shots=shots, context=getattr(model.config, "max_position_embeddings", None))
 
 

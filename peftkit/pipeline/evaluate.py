@@ -87,7 +87,7 @@ def answer(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Pred
     ids, prompts = bundle.tokenizer, [prompt for _, prompt in encoded.positions]
     written, seconds = training.generate(trainer, prompts, ids.pad_token_id, length, ids.eos_token_id)
     texts = [text.lstrip() for text in ids.batch_decode(written, skip_special_tokens=True)]
-    stop = bundle.format.stop_text if getattr(bundle.format, "shots", ()) else ""
+    stop = bundle.format.stop_text if bundle.format.shots else ""
     has_ended = [
         ids.eos_token_id in row or bool(stop and stop in text) for row, text in zip(written, texts, strict=True)
     ]

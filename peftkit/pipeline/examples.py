@@ -169,7 +169,7 @@ def _counts(data: TaskDataset, bundle: TrainingBundle, splits: dict[str, Encoded
 
 def _count_shots(config: RunConfig, task_format: Format, splits: dict[str, Encoded]) -> dict[str, Any]:
     """Return the number of few-shot examples requested, drawn, and left out where the prompt had no room for them."""
-    drawn = len(getattr(task_format, "shots", ()))
+    drawn = len(task_format.shots)
     for name, encoded in splits.items():
         if encoded.dropped_shots:
             rows = len(encoded.has_label)

@@ -11,7 +11,7 @@ import numpy as np
 
 from peftkit import training
 from peftkit.config import RunConfig, UserError, generates_text
-from peftkit.data.collate import LengthGroupedSampler, padding_waste
+from peftkit.data.batches import LengthGroupedSampler, padding_waste
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.instructions import InstructionFormat
 from peftkit.data.formats.language_modeling import LanguageModelingFormat

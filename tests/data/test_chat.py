@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import UserError
-from peftkit.data.chat import encode_answered, encode_prompt, ensure_chat_template
+from peftkit.data.conversations import encode_answered, encode_prompt, ensure_chat_template
 from peftkit.models.offline import train_tokenizer
 
 TURNS = [

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from helpers.conversations import TASK, table, turns
+from helpers.conversations import TASK, conversation_examples, table, turns
 
 from peftkit.config import UserError
 from peftkit.data.conversations import (
     ConversationReader,
-    conversation_examples,
     open_conversations,
-    split_by_instruction,
 )
 from peftkit.data.tables import evaluation_tables
 
@@ -61,12 +59,12 @@ def test_one_instruction_is_never_in_both_splits() -> None:
     rows = [{"id": f"task_{number // 3}", "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     rows[7]["messages"] = turns("  say 59. ", "no")  # the instruction of another task connects both tasks
     examples, _ = conversation_examples(TASK, table(*rows))
-    train, held = split_by_instruction(examples, 0.1, seed=0)
+    train, held = ConversationReader(TASK).split(examples, 0.1)
     assert not set(train["group"]) & set(held["group"]) and len(train) + len(held) == 60
     assert examples["group"][7] == examples["group"][59] == examples["group"][6] == examples["group"][57]
     assert len(set(held["group"])) == 2
     with pytest.raises(UserError, match="one instruction cannot be both"):
-        split_by_instruction(examples.select(range(3)), 0.1, seed=0)
+        ConversationReader(TASK).split(examples.select(range(3)), 0.1)
 
 
 def test_examples_without_an_id_or_an_instruction_are_separate_groups() -> None:

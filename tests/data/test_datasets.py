@@ -15,8 +15,7 @@ from helpers.commands import compose_config
 
 from peftkit.config import TaskConfig, UserError
 from peftkit.data.datasets import TaskDataset, load_task_dataset
-from peftkit.data.formats.classification import SequenceClassificationFormat
-from peftkit.data.formats.text_to_text import TextToTextFormat
+from peftkit.data.formats.classification import SequenceClassificationFormat, TextToTextFormat
 from peftkit.data.tables import read_file
 
 

@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset
-from helpers.conversations import TASK, table, turns
+from helpers.conversations import TASK, conversation_examples, table, turns
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.data.answer_format import answer_format_of
-from peftkit.data.conversations import conversation_examples
+from peftkit.data.batches import best_fit_decreasing
 from peftkit.data.formats import Predictions
-from peftkit.data.formats.instructions import InstructionFormat
-from peftkit.data.packing import best_fit_decreasing
+from peftkit.data.formats.instructions import InstructionFormat, answer_format_of
 from peftkit.models.offline import train_tokenizer
 
 TEXTS = ["Name a river. Be brief. The Elbe. ### Instruction: Response: user: assistant: 1 2 3 yes no"]

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats.language_modeling import LanguageModelingFormat
-from peftkit.data.masking import mask_tokens, single_tokens, whole_words, word_starts
+from peftkit.data.offline_corpus import mask_tokens, token_groups, word_starts
 from peftkit.data.passages import cut_passages
 from peftkit.models.vocabulary import extend_tokenizer
 from peftkit.training.outputs import token_likelihoods
@@ -81,7 +81,7 @@ def test_masking_takes_its_share_and_swaps_as_the_paper_does() -> None:
     ids, special = [1, *range(10, 210), 2], {1, 2}
     rng, counts = np.random.default_rng(0), np.zeros(3)
     for _ in range(200):
-        inputs, targets = mask_tokens(ids, rng, 0.15, 5, np.arange(10, 210), single_tokens(ids, special))
+        inputs, targets = mask_tokens(ids, rng, 0.15, 5, np.arange(10, 210), token_groups(ids, special))
         chosen = [place for place, target in enumerate(targets) if target >= 0]
         assert len(chosen) == 30 and not {0, 201} & set(chosen)
         assert all(targets[place] == ids[place] for place in chosen)
@@ -95,7 +95,7 @@ def test_masking_takes_its_share_and_swaps_as_the_paper_does() -> None:
 def test_whole_words_are_masked_together(checkpoints: dict[str, Path]) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoints["gpt2"]))
     ids = tokenizer(DOCUMENTS[0])["input_ids"]
-    groups = whole_words(ids, word_starts(tokenizer), set())
+    groups = token_groups(ids, set(), word_starts(tokenizer))
     assert len(set(groups.tolist())) == len(DOCUMENTS[0].split())
     _, targets = mask_tokens(ids, np.random.default_rng(1), 0.3, 0, np.arange(5), groups)
     for group in set(groups.tolist()):

@@ -13,7 +13,7 @@ from helpers.commands import compose_config
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from peftkit.config import RunConfig, TaskConfig, UserError
-from peftkit.data.chat import encode_prompt
+from peftkit.data.conversations import encode_prompt
 from peftkit.data.datasets import example_reader, load_task_dataset
 from peftkit.data.formats.preferences import PreferenceFormat
 

@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from peftkit.config import TaskConfig
+from peftkit.data.conversations import ConversationReader
 
 TASK = TaskConfig(
     name="instructions", suite="own", dataset="rows.jsonl", subset=None, revision="main", kind="instructions",
@@ -24,3 +25,8 @@ def turns(*contents: str, system: str | None = None) -> list[dict[str, str]]:
 
 def table(*rows: dict[str, Any]) -> Dataset:
     return Dataset.from_list([{"idx": number, **row} for number, row in enumerate(rows)])
+
+
+def conversation_examples(task: TaskConfig, rows: Dataset) -> tuple[Dataset, int]:
+    """Return the examples of a table, and how many were dropped."""
+    return ConversationReader(task).read(rows, None, "train")

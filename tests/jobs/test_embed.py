@@ -17,8 +17,8 @@ from helpers.commands import check
 import peftkit
 from peftkit.cli.validate import options_of
 from peftkit.config import UserError
+from peftkit.data.formats.retrieval import rank_documents
 from peftkit.data.miniglue import sentences
-from peftkit.data.ranking import rank_documents
 from peftkit.metrics import score
 from peftkit.models.pooling import Vectors, pooled
 

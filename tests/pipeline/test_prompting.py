@@ -18,10 +18,9 @@ from helpers.commands import check, compose_config
 
 from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.config.source import Source
-from peftkit.data.formats.few_shot import prepend_shots, sample_balanced
-from peftkit.data.formats.prompted import PromptedFormat
+from peftkit.data.formats.base import prepend_shots
+from peftkit.data.formats.prompted import PromptedFormat, PromptTemplate, prompt_template, sample_balanced
 from peftkit.data.formats.text_generation import TextGenerationFormat
-from peftkit.data.prompts import PromptTemplate, prompt_template
 from peftkit.models.load import load_tokenizer
 from peftkit.pipeline.sources import execution_setup
 from peftkit.training.outputs import continuation_likelihoods, label_likelihoods

@@ -22,7 +22,7 @@ from peftkit import training
 from peftkit.cli.validate import options_of
 from peftkit.config import RunConfig, TaskConfig
 from peftkit.config.source import Source
-from peftkit.data.collate import LengthGroupedSampler
+from peftkit.data.batches import LengthGroupedSampler
 from peftkit.data.conversations import conversation_examples
 from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats.instructions import InstructionFormat

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError
-from peftkit.data.answer_format import AnswerFormat
-from peftkit.data.collate import padding_collator
-from peftkit.data.datasets import ExampleReader
+from peftkit.data.batches import padding_multiple
+from peftkit.data.datasets import ExampleReader, format_class
+
+SHOT_SEPARATOR = "\n\n"  # after each few-shot example (Brown et al. 2020, section 2.4: one or two line breaks)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Encoded:
         has_label: (examples,) False where the label is hidden.
         example_of: (inputs,) the example of each input; None where each example is one input.
         positions: data of each input for `decode`, documented by the `encode` of each format.
-        answer_formats: (examples,) the expected format of the answer.
+        answer_formats: (examples,) of instructions, the expected `AnswerFormat`.
         dropped_shots: few-shot examples that did not fit, over the whole split.
     """
 
@@ -39,7 +40,7 @@ class Encoded:
     has_label: np.ndarray
     example_of: np.ndarray | None = None
     positions: list[Any] = field(default_factory=list)
-    answer_formats: list[AnswerFormat] = field(default_factory=list)
+    answer_formats: list[Any] = field(default_factory=list)
     dropped_shots: int = 0
 
     @property
@@ -73,14 +74,18 @@ class Format:
 
     The record of a kind (config/kinds.py) names its format classes. Subclasses define `encode` and `decode`, and
     override what differs: `output_kind` selects how outputs become scores (logits, verbalizer, spans, likelihoods,
-    masked, preferences or vectors); `reader` reads the examples of the kind from tables.
+    masked, preferences or vectors); `reader` reads the examples of the kind from tables; `collator_class` pads batches.
+    `shots` are whole examples before each prompt, as many as fit.
     """
 
     task: TaskConfig
     tokenizer: PreTrainedTokenizerBase
     architecture: str = "encoder"
     names: list[str] | None = None
+    shots: tuple[str, ...] = ()
+    context: int | None = None  # positions of the model, where they are fewer than the tokenizer's limit
     reader: ClassVar[type[ExampleReader]] = ExampleReader
+    collator_class: ClassVar[Callable[..., Any]] = DataCollatorWithPadding
     stop_text: ClassVar[str] = ""  # ends a generated answer after few-shot examples
 
     @property
@@ -101,6 +106,11 @@ class Format:
         """The most tokens that are generated for an answer; None where scores alone give the prediction."""
         return None
 
+    @property
+    def context_length(self) -> int:
+        """The maximum number of prompt and answer tokens: the smaller limit of model and tokenizer."""
+        return min(self.tokenizer.model_max_length, self.context or self.tokenizer.model_max_length)
+
     def encode(self, examples: Dataset) -> Encoded:
         raise NotImplementedError
 
@@ -109,7 +119,8 @@ class Format:
         return self.encode(examples)
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        return padding_collator(self.tokenizer)
+        """Return what makes a batch of examples."""
+        return self.collator_class(self.tokenizer, pad_to_multiple_of=padding_multiple())  # type: ignore[no-any-return]
 
     def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return the scores of each input without those of padding."""
@@ -124,24 +135,58 @@ class Format:
         return answers
 
     def describe(self, prediction: Any) -> Any:
-        """Return a prediction as users write it: names instead of class ids."""
-        return float(prediction) if self.names is None else self.names[int(prediction)]
+        """Return a prediction as users write it: names instead of class ids, Python's numbers, or a text."""
+        if self.names is not None:
+            return self.names[int(prediction)]
+        return prediction.item() if isinstance(prediction, np.generic) else prediction
 
     def label_counts(self, encoded: Encoded) -> dict[str, Any]:
         """Return counts of each class; of numbers their range and mean."""
         known = encoded.labels[encoded.has_label]
-        counts: dict[str, Any] = {}
-        if self.names is not None:
-            counts = {name: int((known == number).sum()) for number, name in enumerate(self.names)}
-        elif len(known):
-            counts = {"minimum": float(known.min()), "maximum": float(known.max()), "mean": float(known.mean())}
-        return counts | hidden_count(encoded)
+        if self.names is None:
+            counts = {"minimum": known.min(), "maximum": known.max(), "mean": known.mean()} if len(known) else {}
+            return {name: float(count) for name, count in counts.items()} | hidden_count(encoded)
+        return {name: int((known == number).sum()) for number, name in enumerate(self.names)} | hidden_count(encoded)
+
+    def prompt_room(self, max_new_tokens: int) -> int:
+        """Return the tokens of a prompt that fit beside an answer of `max_new_tokens`.
+
+        Raises:
+            UserError: there is no room for a prompt.
+        """
+        room = min(self.task.max_length, self.context_length - max_new_tokens)
+        if room < 1:
+            raise UserError(
+                f"task.max_target_length={max_new_tokens} leaves no room for a prompt among the model's "
+                f"{self.context_length} tokens; set task.max_target_length={max(1, self.context_length // 2)}"
+            )
+        return room
+
+    def with_shots(self, prompts: Sequence[list[int]], max_new_tokens: int) -> tuple[list[list[int]], int]:
+        """Return the prompts with few-shot examples, and the total number that did not fit."""
+        texts = [f"{shot}{SHOT_SEPARATOR}" for shot in self.shots]
+        shots = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        room, begin = self.context_length - max_new_tokens, self.tokenizer.bos_token_id
+        filled = [prepend_shots(shots, ids, room, begin) for ids in prompts]
+        return [ids for ids, _ in filled], sum(missing for _, missing in filled)
+
+
+def format_of(
+    task: TaskConfig, architecture: str, names: list[str] | None, tokenizer: PreTrainedTokenizerBase
+) -> Format:
+    """Return the format of a task whose classes are `names` for an encoder, a decoder or a seq2seq model."""
+    return format_class(task, architecture)(task, tokenizer, architecture, names)
 
 
 def hidden_count(encoded: Encoded) -> dict[str, int]:
     """Return how many labels are hidden, nothing where none is."""
     hidden = int((~encoded.has_label).sum())
     return {"hidden": hidden} if hidden else {}
+
+
+def label_mask(examples: Dataset) -> np.ndarray:
+    """Return which examples have a label (examples,)."""
+    return np.array([label is not None for label in examples["label"]], dtype=bool)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[list[str]], max_length: int) -> dict[str, Any]:
@@ -156,29 +201,16 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[list[str]], max
     return out
 
 
-def tokenize_column(
-    examples: Dataset, columns: Sequence[str], tokens: Callable[[dict[str, list]], dict[str, Any]]
-) -> tuple[Dataset, Dataset]:
-    """Return the examples with the tokens of each batch, and their model inputs alone."""
-    out = examples.map(tokens, batched=True, keep_in_memory=True)
-    return out, out.remove_columns(["id", "label", "truncated", *columns])
+def prepend_shots(
+    shots: Sequence[list[int]], question: list[int], room: int, begin: int | None
+) -> tuple[list[int], int]:
+    """Return the prompt of the last examples that fit into `room` tokens with the question, and the number of others.
 
-
-def label_mask(examples: Dataset) -> np.ndarray:
-    """Return which examples have a label (examples,)."""
-    return np.array([label is not None for label in examples["label"]], dtype=bool)
-
-
-def prompt_room(max_length: int, context: int, max_new_tokens: int) -> int:
-    """Return the tokens of a prompt that fit beside an answer of `max_new_tokens` into `context` tokens.
-
-    Raises:
-        UserError: there is no room for a prompt.
+    `begin` is the beginning-of-text token, None where the tokenizer has none.
     """
-    room = min(max_length, context - max_new_tokens)
-    if room < 1:
-        raise UserError(
-            f"task.max_target_length={max_new_tokens} leaves no room for a prompt among the model's {context} tokens; "
-            f"set task.max_target_length={max(1, context // 2)}"
-        )
-    return room
+    lead = 1 if begin is not None and question[:1] == [begin] else 0
+    # of the last examples, the tokens of 1, 2, ... of them: as many fit as there are sums within the room
+    sizes = np.cumsum([len(shot) for shot in reversed(shots)])
+    left_out = int((sizes > room - len(question)).sum())
+    kept = [token for shot in shots[left_out:] for token in shot]
+    return [*question[:lead], *kept, *question[lead:]], left_out

@@ -1,16 +1,96 @@
-"""Sequence classification and regression with a head on one vector of the input."""
+"""Sequence classification and regression: labels, and formats with a head on one vector of the input, or as text."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Value
+from transformers import DataCollatorForSeq2Seq
 
-from peftkit.data.formats.base import Encoded, Format, Predictions, label_mask, tokenize, tokenize_column
-from peftkit.data.labels import SequenceLabelReader
+from peftkit.config import TaskConfig, UserError, kind_of
+from peftkit.data.datasets import ExampleReader, require_columns
+from peftkit.data.formats.base import Encoded, Format, Predictions, label_mask, tokenize
+
+STSB_STEP = 0.2  # T5 paper, section 2.4: scores are rounded to the nearest increment of 0.2 and written as text
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+MAX_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class ClassLabelReader(ExampleReader):
+    """Reads labels that are names of classes: one for each example here, a list of them in subclasses."""
+
+    def label_names(self, tables: Mapping[str, Dataset]) -> list[str]:
+        """Return the names of `task.labels`, else those of a ClassLabel, else those that occur.
+
+        Raises:
+            UserError: no table has the label column, there are too many classes, or splits number them differently.
+        """
+        task = self.task
+        if task.labels is not None:
+            return [str(name) for name in task.labels]
+        labelled = {name: table for name, table in tables.items() if task.label in table.column_names}
+        for table in tables.values() if not labelled else ():
+            require_columns(task, table, [str(task.label)])
+        for table in labelled.values():
+            if (feature := class_feature(task, table)) is not None:
+                return list(feature.names)
+        names: set[str] = set()
+        for split, table in labelled.items():
+            labels = [label for label in self.raw_labels(table) if label is not None]
+            more = {name for label in labels for name in ([label] if isinstance(label, str) else label)} - names
+            if len(names) + len(more) > MAX_CLASSES:
+                raise UserError(
+                    f"column {task.label} has over {MAX_CLASSES} classes; use task=regression, or set task.label"
+                )
+            if names and more and all(NUMBER.fullmatch(name) for name in names):
+                # 0 to 2 and 1 to 3 are two numberings, and no rare class
+                raise UserError(
+                    f"label {join_names(more)} of {split} is not among {next(iter(labelled))}'s {join_names(names)}; "
+                    f"use one numbering, or set task.labels=[{join_names(names | more, ',')}]"
+                )
+            names |= more
+        return sort_names(names)
+
+    def raw_labels(self, table: Dataset) -> list[Any]:
+        has_hidden = self.task.suite == "glue" or class_feature(self.task, table) is not None
+        labels = [label_text(label) for label in self._label_column(table)]
+        return [None if has_hidden and label == "-1" else label for label in labels]
+
+    def class_id(self, table: Dataset, names: list[str], split: str) -> Callable[[str], int]:
+        """Return a function from a class name to its id."""
+        classes = _class_ids(self.task, table, names)
+
+        def number(label: str) -> int:
+            if label not in classes:
+                raise UserError(
+                    f"label {label} of {split} is not among {join_names(names)}; correct it, or set task.labels=[...]"
+                )
+            return classes[label]
+
+        return number
+
+
+@dataclass(frozen=True)
+class SequenceLabelReader(ClassLabelReader):
+    """Reads one class for each example, or one number where the kind has no classes."""
+
+    @property
+    def label_feature(self) -> Any:
+        return Value("int64" if kind_of(self.task).has_label_names else "float64")
+
+    def label_names(self, tables: Mapping[str, Dataset]) -> list[str] | None:  # type: ignore[override]
+        return super().label_names(tables) if kind_of(self.task).has_label_names else None
+
+    def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
+        parse: Callable[[str], Any] = _number if names is None else self.class_id(table, names, split)
+        return lambda label, texts: parse(label)
 
 
 @dataclass(frozen=True)
@@ -21,26 +101,154 @@ class SequenceClassificationFormat(Format):
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize at most `task.max_length` tokens an example."""
-        columns = list(self.task.text)
-
-        def tokens(batch: dict[str, list]) -> dict[str, Any]:
-            texts = [batch[column] for column in columns]
-            if self.is_decoder:  # GPT-2 has no format for a pair of texts
-                texts = [["\n".join(parts) for parts in zip(*texts, strict=True)]]
-            return tokenize(self.tokenizer, texts, self.task.max_length)
-
-        out, inputs = tokenize_column(examples, columns, tokens)
-        labels = label_array(examples)
-        inputs = inputs.add_column("labels", labels.tolist())
-        lengths = [len(ids) for ids in out["input_ids"]]
-        return Encoded(inputs, lengths, sum(out["truncated"]), labels, label_mask(examples))
+        out = examples.map(
+            lambda batch: tokenize(self.tokenizer, self._texts(batch), self.task.max_length),
+            batched=True,
+            keep_in_memory=True,
+        )
+        inputs = out.remove_columns(["id", "label", "truncated", *self.task.text])
+        return Encoded(
+            inputs.add_column("labels", self._targets(examples)),
+            [len(ids) for ids in inputs["input_ids"]],
+            sum(out["truncated"]),
+            label_array(examples),
+            label_mask(examples),
+        )
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         logits = np.stack(scores)
         return Predictions(logits[:, 0] if self.names is None else logits.argmax(axis=-1), scores)
+
+    def _texts(self, batch: dict[str, list]) -> list[list[str]]:
+        """Return the columns of texts that are tokenized together."""
+        texts = [batch[column] for column in self.task.text]
+        # GPT-2 has no format for a pair of texts
+        return [["\n".join(parts) for parts in zip(*texts, strict=True)]] if self.is_decoder else texts
+
+    def _targets(self, examples: Dataset) -> list[Any]:
+        """Return what the model is trained on; it is never read where the label is hidden."""
+        return label_array(examples).tolist()  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class TextToTextFormat(SequenceClassificationFormat):
+    """Classification and regression as text (T5 paper, section 2.4 and appendix D), read by `task.template`.
+
+    `values` holds the class ids, or the numbers 0.0, 0.2 ... 5.0 of a regression; `verbalizer_ids` their tokens.
+    """
+
+    output_kind = "verbalizer"
+    collator_class = DataCollatorForSeq2Seq
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        return similarity_scores() if self.names is None else np.arange(len(self.names))
+
+    @cached_property
+    def verbalizer_ids(self) -> np.ndarray:
+        words = [f"{value:.1f}" for value in self.values] if self.names is None else self.names
+        return pad_verbalizer([self.tokenizer(text_target=word)["input_ids"] for word in words], "task.labels")
+
+    def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
+        return Predictions(self.values[np.stack(scores).argmax(axis=-1)], scores)
+
+    def _texts(self, batch: dict[str, list]) -> list[list[str]]:
+        return [fill_template(text_to_text_template(self.task), self.task.text, batch)]
+
+    def _targets(self, examples: Dataset) -> list[Any]:
+        targets = [[int(token) for token in row if token >= 0] for row in self.verbalizer_ids]
+        return [targets[0 if label is None else self._nearest(label)] for label in examples["label"]]
+
+    def _nearest(self, label: float) -> int:
+        if not self.values.min() <= label <= self.values.max():
+            raise UserError(
+                f"label {label} is outside 0 to 5, the scores that a text-to-text model generates; "
+                "rescale it, or use model=bert or model=gpt2"
+            )
+        return int(np.abs(self.values - label).argmin())
 
 
 def label_array(examples: Dataset) -> np.ndarray:
     """Return class ids or numbers (examples,); -1 or NaN where the label is hidden."""
     hidden = math.nan if examples.features["label"].dtype == "float64" else -1
     return np.array([hidden if label is None else label for label in examples["label"]])
+
+
+def similarity_scores() -> np.ndarray:
+    """Return the numbers 0.0, 0.2 ... 5.0."""
+    return np.round(np.arange(0, 5 + STSB_STEP / 2, STSB_STEP), 1)
+
+
+def text_to_text_template(task: TaskConfig) -> str:
+    """Return the input template of T5 (T5 paper, appendix D)."""
+    return task.template or f"{task.name} " + " ".join(f"{name}: {{{name}}}" for name in task.text)
+
+
+def fill_template(template: str, columns: list[str], batch: Any) -> list[str]:
+    """Return the template filled with the columns of each example."""
+    values = zip(*(batch[column] for column in columns), strict=True)
+    return [template.format(**dict(zip(columns, row, strict=True))) for row in values]
+
+
+def pad_verbalizer(ids: list[list[int]], key: str) -> np.ndarray:
+    """Return token ids as an array (labels, tokens), padded with -100.
+
+    Raises:
+        UserError: two labels have the same tokens.
+    """
+    if len({tuple(row) for row in ids}) < len(ids):
+        raise UserError(f"two labels have the same tokens in this tokenizer; set {key} to different words")
+    longest = max(len(row) for row in ids)
+    return np.array([row + [-100] * (longest - len(row)) for row in ids])
+
+
+def class_feature(task: TaskConfig, table: Dataset) -> ClassLabel | None:
+    """Return the ClassLabel of the label column, or of the tags in it."""
+    feature = table.features.get(task.label)
+    feature = getattr(feature, "feature", feature)
+    return feature if isinstance(feature, ClassLabel) else None
+
+
+def label_text(label: Any) -> str | None:
+    """Return a label as text, None where it is missing; 1.0, which pandas writes for 1 beside empty cells, is 1."""
+    if label is None or (isinstance(label, float) and math.isnan(label)):
+        return None
+    return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", str(label).strip()) or None
+
+
+def join_names(names: Sequence[str] | set[str], comma: str = ", ") -> str:
+    """Return names in one line; those of a set are sorted."""
+    return comma.join(sort_names(names) if isinstance(names, set) else names)
+
+
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Sort numbers by value, so that 2 comes before 10, and before words."""
+    return sorted(names, key=lambda name: (0, float(name), name) if NUMBER.fullmatch(name) else (1, 0.0, name))
+
+
+def _class_ids(task: TaskConfig, table: Dataset, names: list[str]) -> dict[str, int]:
+    """Return the class id of every possible label: a name, or a number that is unambiguously an id."""
+    feature = class_feature(task, table)
+    if feature is not None:
+        if set(feature.names) <= set(names):
+            return {str(number): names.index(name) for number, name in enumerate(feature.names)}
+        if len(feature.names) != len(names) or set(feature.names) & set(names):
+            raise UserError(
+                f"column {task.label} has the classes {join_names(feature.names)}, task.labels has "
+                f"{join_names(names)}; name all of them, or rename every one in their order"
+            )
+        return {str(number): number for number in range(len(names))}
+    classes = {str(label_text(name)): number for number, name in enumerate(names)}
+    if task.labels is not None and not any(NUMBER.fullmatch(name) for name in names):
+        classes |= {str(number): number for number in range(len(names))}
+    return classes
+
+
+def _number(label: str) -> float:
+    try:
+        value = float(label)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"label {label} is not a number; leave it empty where it is hidden, or use task=classification")
+    return value

@@ -1,7 +1,10 @@
-"""Instruction tuning: chat turns as the prompt, the last answer as the target."""
+"""Instruction tuning: chat turns as the prompt, the last answer as the target, and the expected format of answers."""
 
 from __future__ import annotations
 
+import json
+import re
+import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,13 +13,14 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from peftkit.data.answer_format import answer_formats
-from peftkit.data.chat import Turn, encode_answered, encode_prompt, ensure_chat_template
-from peftkit.data.collate import stack_blocks
-from peftkit.data.conversations import ConversationReader
+from peftkit.data.batches import pack_examples
+from peftkit.data.conversations import ConversationReader, Turn, encode_answered, encode_prompt, ensure_chat_template
 from peftkit.data.formats.base import Encoded, Predictions
-from peftkit.data.formats.text_generation import ANSWER_TOKENS, TextGenerationFormat, encode_pairs
-from peftkit.data.packing import pack_examples
+from peftkit.data.formats.text_generation import ANSWER_TOKENS, TextGenerationFormat
+
+NUMBER = re.compile(r"[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d+)? ?%?\.?")
+ITEM = re.compile(r"([-*•]|\(?\d+[.)])\s+\S")
+CHOICE_WORDS = 3  # at most, in a label of a closed set
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,12 @@ class InstructionFormat(TextGenerationFormat):
         `positions` are the mask of scored tokens, and the prompt (tokens,).
         """
         pairs = [self._pair(turns, label) for turns, label in zip(examples["messages"], examples["label"], strict=True)]
-        cut = [len(prompt) > self.room or len(answer) > self.max_new_tokens for prompt, answer in pairs]
-        prompts, dropped = self._with_shots([prompt[-self.room :] for prompt, _ in pairs])
-        answers = [answer[: self.max_new_tokens] for _, answer in pairs]
-        return replace(
-            encode_pairs(examples, prompts, answers, cut, self.is_decoder),
+        return self.encode_pairs(
+            examples,
+            [prompt[-self.room :] for prompt, _ in pairs],
+            [answer for _, answer in pairs],
+            [len(prompt) > self.room for prompt, _ in pairs],
             answer_formats=answer_formats(examples["group"], examples["label"], has_lines=self.is_decoder),
-            dropped_shots=dropped,
         )
 
     def render_shot(self, row: dict[str, Any]) -> str:
@@ -70,10 +73,6 @@ class InstructionFormat(TextGenerationFormat):
         blocks, lengths = pack_examples(encoded.inputs, self.room + self.max_new_tokens, self.tokenizer.eos_token_id)
         return replace(encoded, inputs=blocks, lengths=lengths)
 
-    def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        pad = super().collator()
-        return lambda examples: stack_blocks(examples) if "position_ids" in examples[0] else pad(examples)
-
     def check_answers(self, answers: Predictions, has_ended: Sequence[bool], encoded: Encoded) -> Predictions:
         """Return the answers with `follows_format`: 1 where one is complete and has the format of its references.
 
@@ -86,10 +85,9 @@ class InstructionFormat(TextGenerationFormat):
         return replace(answers, scores=scores, follows_format=follows_format)
 
     def label_counts(self, encoded: Encoded) -> dict[str, Any]:
-        is_packed = "position_ids" in encoded.inputs.column_names
-        blocks = {"blocks": len(encoded.lengths)} if is_packed else {}
-        formats = dict(Counter(each.name for each in encoded.answer_formats))
-        return super().label_counts(encoded) | blocks | {"forms": formats}
+        blocks = {"blocks": len(encoded.lengths)} if "position_ids" in encoded.inputs.column_names else {}
+        formats = Counter(each.name for each in encoded.answer_formats)
+        return super().label_counts(encoded) | blocks | {"forms": dict(formats)}
 
     def _pair(self, turns: list[Turn], label: str | None) -> tuple[list[int], list[int]]:
         """Return the tokens of the prompt and those of the answer, which ends the text at once where it is missing."""
@@ -101,5 +99,67 @@ class InstructionFormat(TextGenerationFormat):
             return prompt, answer if end in answer else [*answer, end]
         has_answers = any(turn["role"] == "assistant" for turn in turns)
         text = "\n".join(f"{turn['role']}: {turn['content']}" if has_answers else turn["content"] for turn in turns)
-        prompt = list(self.tokenizer(text, verbose=False)["input_ids"])
-        return prompt, list(self.tokenizer(text_target=label or "", verbose=False)["input_ids"])
+        return list(self.tokenizer(text, verbose=False)["input_ids"]), self._answer_ids(label or "")
+
+
+@dataclass(frozen=True)
+class AnswerFormat:
+    """`name` is choice, number, json, list or text; `choices` are the normalized labels of a closed set."""
+
+    name: str
+    choices: frozenset[str] = frozenset()
+
+    def matches(self, text: str) -> bool:
+        """Return whether a text has this format; an empty text has none."""
+        return _plain(text) in self.choices if self.name == "choice" else bool(CHECKS[self.name](text))
+
+
+def answer_format_of(references: Sequence[str], has_lines: bool = True) -> AnswerFormat:
+    """Return the first of these formats that all references of an instruction have.
+
+    number: a number only (1,200.5, -3, 40 %). json: an object or an array. list: two lines or more, each starting with
+    -, *, • or a number; skipped with has_lines=False, for models whose vocabulary has no line break. choice: a small
+    closed set, that is three references or more, of at most three words, at most half of which differ (ignoring case
+    and punctuation). text: any text that is not empty.
+    """
+    for name in ("number", "json", "list") if has_lines else ("number", "json"):
+        if references and all(map(CHECKS[name], references)):
+            return AnswerFormat(name)
+    choices = frozenset(map(_plain, references))
+    is_short = all(text and len(text.split()) <= CHOICE_WORDS for text in choices)
+    is_closed = len(references) > 2 and is_short and 2 * len(choices) <= len(references)
+    return AnswerFormat("choice", choices) if is_closed else AnswerFormat("text")
+
+
+def answer_formats(groups: Sequence[int], labels: Sequence[str | None], has_lines: bool) -> list[AnswerFormat]:
+    """Return the format of each example, which is that of all labels of its group, i.e. its instruction."""
+    references: dict[int, list[str]] = {}
+    for group, label in zip(groups, labels, strict=True):
+        references.setdefault(group, []).extend([] if label is None else [label])
+    formats = {group: answer_format_of(texts, has_lines) for group, texts in references.items()}
+    return [formats[group] for group in groups]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(string.punctuation + " ")
+
+
+def _is_number(text: str) -> bool:
+    return NUMBER.fullmatch(text.strip()) is not None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), (dict, list))
+    except (ValueError, RecursionError):  # RecursionError: too deeply nested brackets
+        return False
+
+
+def _is_list(text: str) -> bool:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return len(lines) > 1 and all(ITEM.match(line) for line in lines)
+
+
+CHECKS: dict[str, Callable[[str], object]] = {
+    "number": _is_number, "json": _is_json, "list": _is_list, "text": str.strip,
+}  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +10,47 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from peftkit.data.chat import Turn, encode_answered, encode_prompt, ensure_chat_template
-from peftkit.data.collate import preference_collator
-from peftkit.data.formats.base import Encoded, Format, Predictions, prompt_room
-from peftkit.data.preference_pairs import PreferenceReader
+from peftkit.config import UserError
+from peftkit.data.batches import padding_multiple
+from peftkit.data.conversations import Turn, encode_answered, encode_prompt, ensure_chat_template, parse_turns
+from peftkit.data.datasets import SUBSET_SEED, ExampleReader, require_columns, subset
+from peftkit.data.formats.base import Encoded, Format, Predictions
 
 ANSWER_TOKENS = 64  # maximum length of an answer where task.max_target_length is not set
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # log-likelihoods of the reference, under TRL's names
+Prompt = str | list[Turn]
+
+
+class PreferenceReader(ExampleReader):
+    """Reads a prompt and two answers; splits keep all pairs of a prompt together."""
+
+    def parse_texts(self, cells: Sequence[Any], split: str) -> list[Any]:
+        texts = parse_preference(cells, split)
+        return [] if texts[1] == texts[2] else texts
+
+    def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
+        """Split off a number of examples, or a share below 1, rounded up to whole prompts.
+
+        Raises:
+            UserError: there is only one prompt.
+        """
+        require_columns(self.task, examples, self.task.text[:1])
+        numbers: dict[str, int] = {}
+        keys = (json.dumps(prompt, sort_keys=True, default=str) for prompt in examples[self.task.text[0]])
+        groups = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+        if len(numbers) < 2:
+            raise UserError(
+                "all examples have one prompt, which cannot be both train and validation; add other prompts"
+            )
+        order = np.random.default_rng(SUBSET_SEED).permutation(len(numbers))
+        totals = np.cumsum(np.bincount(groups)[order])
+        count = int(np.searchsorted(totals, size * len(examples) if size < 1 else size)) + 1
+        is_held_out = np.isin(groups, order[: min(count, len(numbers) - 1)])
+        return examples.select(np.flatnonzero(~is_held_out)), examples.select(np.flatnonzero(is_held_out))
+
+    def search_split(self, examples: Dataset, number: int, limit: int) -> tuple[Dataset, Dataset]:
+        rest, held_out = self.split(examples, number)
+        return subset(rest, limit), held_out
 
 
 @dataclass(frozen=True)
@@ -43,29 +78,33 @@ class PreferenceFormat(Format):
 
         `positions` are the lengths of both answers, and whether they are equal after truncation.
         """
-        prompts, *answers = (list(examples[column]) for column in self.task.text)
-        columns: dict[str, list[list[int]]] = {"prompt_ids": [], "chosen_ids": [], "rejected_ids": []}
-        truncated = 0
-        for prompt, *both in zip(prompts, *answers, strict=True):
-            pairs = [self._ids(prompt, answer) for answer in both]
-            before, (chosen, rejected) = pairs[0][0], [ids for _, ids in pairs]
-            truncated += len(before) > self._room or max(len(chosen), len(rejected)) > self.max_answer_tokens
-            cut = (before[-self._room :], chosen[: self.max_answer_tokens], rejected[: self.max_answer_tokens])
-            for name, ids in zip(columns, cut, strict=True):
-                columns[name].append(ids)
-        ids_of = list(zip(*columns.values(), strict=True))
-        lengths = [2 * len(before) + len(chosen) + len(rejected) for before, chosen, rejected in ids_of]
-        positions = [(len(chosen), len(rejected), chosen == rejected) for _, chosen, rejected in ids_of]
-        labels = np.zeros(len(examples))
-        known: np.ndarray = np.ones(len(examples), dtype=bool)
-        return Encoded(Dataset.from_dict(columns), lengths, truncated, labels, known, None, positions)
+        room, longest = self.prompt_room(self.max_answer_tokens), self.max_answer_tokens
+        rows, truncated = [], 0
+        for prompt, *answers in zip(*(examples[column] for column in self.task.text), strict=True):
+            (before, chosen), (_, rejected) = (self._ids(prompt, answer) for answer in answers)
+            truncated += len(before) > room or max(len(chosen), len(rejected)) > longest
+            rows.append((before[-room:], chosen[:longest], rejected[:longest]))
+        names = ("prompt_ids", "chosen_ids", "rejected_ids")
+        columns = {name: [row[part] for row in rows] for part, name in enumerate(names)}
+        return Encoded(
+            Dataset.from_dict(columns),
+            [2 * len(before) + len(chosen) + len(rejected) for before, chosen, rejected in rows],
+            truncated,
+            np.zeros(len(rows)),
+            np.full(len(rows), True),
+            positions=[(len(chosen), len(rejected), chosen == rejected) for _, chosen, rejected in rows],
+        )
 
     def prompts(self, values: Sequence[Any]) -> list[list[int]]:
         """Return the tokens of each prompt, which an answer follows."""
-        return [self._prompt_ids(value)[-self._room :] for value in values]
+        return [self._ids(value)[0][-self.prompt_room(self.max_answer_tokens) :] for value in values]
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        return preference_collator(self.tokenizer)
+        """Return TRL's collator: all prompts with chosen answers, then all with rejected answers."""
+        from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+        assert isinstance(self.tokenizer.pad_token_id, int)
+        return DataCollatorForPreference(self.tokenizer.pad_token_id, pad_to_multiple_of=padding_multiple())
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         """Return margins; the scores are both rewards, the log-likelihood of the chosen answer, and its tokens.
@@ -85,35 +124,60 @@ class PreferenceFormat(Format):
         alike = sum(is_alike for _, _, is_alike in encoded.positions)
         return {"pairs": len(encoded.positions)} | ({"alike once cut": alike} if alike else {})
 
-    @property
-    def _room(self) -> int:
-        """The tokens of a prompt that leave room for an answer."""
-        return prompt_room(self.task.max_length, self.tokenizer.model_max_length, self.max_answer_tokens)
-
-    def _turns(self, prompt: Any) -> list[Turn] | None:
-        """Return the turns for the chat template; None for a text without it."""
+    def _ids(self, prompt: Prompt, answer: str | None = None) -> tuple[list[int], list[int]]:
+        """Return the tokens of a prompt, and those of an answer, none without one."""
         if isinstance(prompt, str):
+            template = self.task.template
+            text = prompt if template is None else template.format(**{self.task.text[0]: prompt})
             is_chat = self.task.chat if self.task.chat is not None else self.tokenizer.chat_template is not None
             if not is_chat:
-                return None
-            prompt = [{"role": "user", "content": self._text(prompt)}]
+                before = self.tokenizer(text if template else f"{text}\n", verbose=False)["input_ids"]
+                ids = self.tokenizer(answer or "", add_special_tokens=False, verbose=False)["input_ids"]
+                return list(before), [*ids, self.tokenizer.eos_token_id]
+            prompt = [{"role": "user", "content": text}]
         ensure_chat_template(self.tokenizer)
-        return list(prompt)
+        if answer is None:
+            return encode_prompt(self.tokenizer, prompt), []
+        return encode_answered(self.tokenizer, [*prompt, {"role": "assistant", "content": answer}])
 
-    def _prompt_ids(self, prompt: Any) -> list[int]:
-        turns = self._turns(prompt)
-        if turns is not None:
-            return encode_prompt(self.tokenizer, turns)
-        text = self._text(prompt)
-        return list(self.tokenizer(text if self.task.template else f"{text}\n", verbose=False)["input_ids"])
 
-    def _ids(self, prompt: Any, answer: str) -> tuple[list[int], list[int]]:
-        turns = self._turns(prompt)
-        if turns is not None:
-            return encode_answered(self.tokenizer, [*turns, {"role": "assistant", "content": answer}])
-        ids = self.tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"]
-        return self._prompt_ids(prompt), [*ids, self.tokenizer.eos_token_id]
+def parse_preference(values: Sequence[Any], split: str) -> list[Any]:
+    """Return the prompt, the chosen and the rejected answer, each empty where it is missing.
 
-    def _text(self, prompt: str) -> str:
-        """Return a text formatted by `task.template`."""
-        return prompt if self.task.template is None else self.task.template.format(**{self.task.text[0]: prompt})
+    An answer becomes the text of one assistant turn; where an answer is turns, the prompt becomes turns too. An answer
+    may be the whole conversation, with the turns of the prompt before its last turn, as in UltraFeedback.
+
+    Raises:
+        UserError: a list has other items than turns, an answer does not end with an assistant turn, or its first turns
+            differ from the prompt.
+    """
+    prompt, *answers = (parse_prompt(value) for value in values)
+    if not any(isinstance(answer, list) for answer in answers):
+        return [prompt, *answers]
+    turns: list[Turn] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) and prompt else list(prompt)  # type: ignore[arg-type]
+    return [turns, *(_answer_text(answer, turns, split) for answer in answers)]
+
+
+def parse_prompt(cell: Any) -> Prompt:
+    """Return the text or the turns in a cell; empty where it is missing.
+
+    Raises:
+        UserError: a list has other items than turns.
+    """
+    if isinstance(cell, (list, tuple)):
+        return parse_turns(cell)
+    return "" if cell is None or not str(cell).strip() else str(cell)
+
+
+def _answer_text(answer: Prompt, prompt: list[Turn], split: str) -> str:
+    """Return the text of an answer, which is that of its last turn."""
+    if isinstance(answer, str) or not answer:
+        return answer or ""  # type: ignore[return-value]
+    *before, last = answer
+    if last["role"] != "assistant":
+        raise UserError(f"an answer of {split} ends with a turn of {last['role']}; end it with a turn of assistant")
+    if before and before != prompt:
+        raise UserError(
+            f"the turns before an answer of {split} are not those of its prompt; write the turn of the answer only"
+        )
+    return last["content"] if last["content"].strip() else ""

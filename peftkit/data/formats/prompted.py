@@ -1,7 +1,8 @@
-"""Prompting: classes and numbers by the likelihoods of their verbalizers, without training."""
+"""Prompting without training: the prompts of tasks, and classes and numbers by likelihood of their verbalizers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,63 +10,89 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from peftkit.config import TaskConfig, UserError, nearest
 from peftkit.data.formats.base import Encoded, Format, Predictions, label_mask
-from peftkit.data.formats.classification import label_array
-from peftkit.data.formats.few_shot import context_length, prepend_shots, shot_ids
-from peftkit.data.formats.text_to_text import (
+from peftkit.data.formats.classification import (
     fill_template,
+    label_array,
     pad_verbalizer,
     similarity_scores,
     text_to_text_template,
 )
-from peftkit.data.prompts import prompt_template, verbalizer_of
 
 ANCHOR = "answer:"  # precedes a word to find its tokens: many tokenizers encode the first word of a text differently
+TRUTH = {"entailment": "True", "neutral": "Neither", "contradiction": "False", "not_entailment": "False"}
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A template of the columns, and the verbalizer: a word for each label, or for some numbers of a regression."""
+
+    text: str
+    verbalizer: dict[str, str]
+
+
+# sst2 and cola: Gao et al. 2021 (LM-BFF), table 1, whose mask is near the end; entailment: Brown et al. 2020, appendix
+# G (RTE, ANLI). The others use its format, since a decoder answers at the end. The verbalizer of STS-B has
+# the ends of its range, between which scores are interpolated (Gao et al. 2021, section 4.2).
+PROMPTS = {
+    "sst2": PromptTemplate("{sentence} It was", {"negative": "terrible", "positive": "great"}),
+    "cola": PromptTemplate("{sentence} This is", {"unacceptable": "incorrect", "acceptable": "correct"}),
+    "mrpc": PromptTemplate(
+        "{sentence1}\n{sentence2}\nquestion: Do both sentences say the same? Yes or No?\nanswer:",
+        {"not_equivalent": "No", "equivalent": "Yes"},
+    ),
+    "qqp": PromptTemplate(
+        "{question1}\n{question2}\nquestion: Do both questions ask the same? Yes or No?\nanswer:",
+        {"not_duplicate": "No", "duplicate": "Yes"},
+    ),
+    "stsb": PromptTemplate(
+        "{sentence1}\n{sentence2}\nquestion: Do both sentences say the same? Yes or No?\nanswer:",
+        {"0": "No", "5": "Yes"},
+    ),
+    "mnli": PromptTemplate("{premise}\nquestion: {hypothesis} True, False, or Neither?\nanswer:", TRUTH),
+    "ax": PromptTemplate("{premise}\nquestion: {hypothesis} True, False, or Neither?\nanswer:", TRUTH),
+    "qnli": PromptTemplate(
+        "{sentence}\nquestion: {question} Is the answer there? Yes or No?\nanswer:",
+        {"entailment": "Yes", "not_entailment": "No"},
+    ),
+    "rte": PromptTemplate("{sentence1}\nquestion: {sentence2} True or False?\nanswer:", TRUTH),
+    "wnli": PromptTemplate("{sentence1}\nquestion: {sentence2} True or False?\nanswer:", TRUTH),
+}
 
 
 @dataclass(frozen=True)
 class PromptedFormat(Format):
     """Classes and numbers from a prompted language model without training (Brown et al. 2020, section 2).
 
-    A decoder reads `task.prompt`; an encoder-decoder its text-to-text template unless that is set. `shots` are whole
-    examples before it. The score of a label is the mean log-likelihood of the tokens of its verbalizer; with
-    `calibrate`, the log-likelihood minus that after the last words of the prompt only (section 2.4). A number is the
-    average of those with a verbalizer, weighted by their likelihoods (Gao et al. 2021, section 4.2).
+    A decoder reads `task.prompt`; an encoder-decoder its text-to-text template unless that is set. The score of a
+    label is the mean log-likelihood of the tokens of its verbalizer; with `calibrate`, the log-likelihood minus that
+    after the last words of the prompt only (section 2.4). A number is the average of those with a verbalizer, weighted
+    by their likelihoods (Gao et al. 2021, section 4.2).
     """
 
     calibrate: bool = False
-    shots: tuple[str, ...] = ()
-    context: int | None = None  # positions of the model, where they are fewer than the tokenizer's limit
     output_kind = "verbalizer"
 
     @cached_property
-    def template(self) -> str:
+    def prompt(self) -> PromptTemplate:
+        """The template, and the text of each label, or of some numbers."""
         if self.is_decoder:
-            return prompt_template(self.task, self.names).text
-        return self.task.prompt or text_to_text_template(self.task)
-
-    @cached_property
-    def verbalizer(self) -> dict[str, str]:
-        """The text of each label, or of some numbers."""
-        if self.is_decoder:
-            return prompt_template(self.task, self.names).verbalizer
-        if self.names is None and not self.task.verbalizer:
-            return {f"{value:.1f}": f"{value:.1f}" for value in similarity_scores()}
-        return verbalizer_of(self.task, self.names, {name: name for name in self.names or []})
+            return prompt_template(self.task, self.names)
+        usual = self.names if self.names is not None else [f"{value:.1f}" for value in similarity_scores()]
+        words = verbalizer_of(self.task, self.names, {name: name for name in usual})
+        return PromptTemplate(self.task.prompt or text_to_text_template(self.task), words)
 
     @cached_property
     def values(self) -> np.ndarray:
         """The class ids or numbers (labels,) of the verbalizer."""
-        return (
-            np.array([float(number) for number in self.verbalizer])
-            if self.names is None
-            else np.arange(len(self.names))
-        )
+        numbers = map(float, self.prompt.verbalizer) if self.names is None else range(len(self.names))
+        return np.array(list(numbers))
 
     @cached_property
     def verbalizer_ids(self) -> np.ndarray:
         """The token ids (labels, tokens) of the verbalizer, padded with -100."""
-        return pad_verbalizer([self._word_ids(word) for word in self.verbalizer.values()], "task.verbalizer")
+        return pad_verbalizer([self._word_ids(word) for word in self.prompt.verbalizer.values()], "task.verbalizer")
 
     def shot_group(self, label: Any) -> int:
         """Return the index of the value nearest to a label."""
@@ -73,8 +100,8 @@ class PromptedFormat(Format):
 
     def render_shot(self, row: dict[str, Any]) -> str:
         """Return an example with its answer as a few-shot example."""
-        word = list(self.verbalizer.values())[self.shot_group(row["label"])]
-        return f"{self.template.format(**{name: row[name] for name in self.task.text})} {word}"
+        word = list(self.prompt.verbalizer.values())[self.shot_group(row["label"])]
+        return f"{self.prompt.text.format(**{name: row[name] for name in self.task.text})} {word}"
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize at most `task.max_length` tokens of each prompt, with as many few-shot examples before it as fit.
@@ -82,21 +109,24 @@ class PromptedFormat(Format):
         Truncation removes the start of a decoder's prompt, and the end of an encoder-decoder's. With `calibrate`, one
         more input has the last words of the prompt only.
         """
-        columns, shots = list(self.task.text), shot_ids(self.tokenizer, self.shots)
-        texts = fill_template(self.template, columns, examples)
-        room = context_length(self.tokenizer, self.context) - (self.verbalizer_ids.shape[1] if self.is_decoder else 0)
-        limit = min(self.task.max_length, room)
-        begin, inputs, truncated, dropped = self.tokenizer.bos_token_id, [], 0, 0
-        for ids in self.tokenizer(texts, verbose=False)["input_ids"] if texts else []:
-            truncated += len(ids) > limit
-            ids, missing = prepend_shots(shots, self._cut(list(ids), limit), room, begin)
-            inputs.append(ids)
-            dropped += missing
+        texts = fill_template(self.prompt.text, self.task.text, examples)
+        answer = self.verbalizer_ids.shape[1] if self.is_decoder else 0
+        limit = min(self.task.max_length, self.context_length - answer)
+        whole = self.tokenizer(texts, verbose=False)["input_ids"] if texts else []
+        inputs, dropped = self.with_shots([self._cut(list(ids), limit) for ids in whole], answer)
         if self.calibrate:
-            inputs.append(self._context())
+            # the prompt after its last column; the end-of-text token where there is nothing
+            text = self.prompt.text.rpartition("}")[2].strip()
+            inputs.append((self.tokenizer(text)["input_ids"] if text else []) or [self.tokenizer.eos_token_id])
         table = Dataset.from_dict({"input_ids": inputs, "attention_mask": [[1] * len(ids) for ids in inputs]})
-        lengths = [len(ids) for ids in inputs]
-        return Encoded(table, lengths, truncated, label_array(examples), label_mask(examples), dropped_shots=dropped)
+        return Encoded(
+            table,
+            [len(ids) for ids in inputs],
+            sum(len(ids) > limit for ids in whole),
+            label_array(examples),
+            label_mask(examples),
+            dropped_shots=dropped,
+        )
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         logps = np.stack(scores).astype(float)
@@ -110,22 +140,54 @@ class PromptedFormat(Format):
         if len(ids) <= limit:
             return ids
         lead = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
-        if self.is_decoder:
-            return lead + ids[len(lead) - limit :]
-        return [*ids[: limit - 1], ids[-1]]  # keep the end-of-text token
-
-    def _context(self) -> list[int]:
-        """Return the tokens of the prompt after its last column; the end-of-text token where there are none."""
-        text = self.template.rpartition("}")[2].strip()
-        ids = list(self.tokenizer(text)["input_ids"]) if text else []
-        return ids or [self.tokenizer.eos_token_id]
+        # an encoder-decoder reads an end-of-text token
+        return lead + ids[len(lead) - limit :] if self.is_decoder else [*ids[: limit - 1], ids[-1]]
 
     def _word_ids(self, word: str) -> list[int]:
         if not self.is_decoder:
             return list(self.tokenizer(text_target=word)["input_ids"])
-        before, whole = (
-            self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (ANCHOR, f"{ANCHOR} {word}")
-        )
-        if whole[: len(before)] == before:
-            return list(whole[len(before) :])
-        return list(self.tokenizer(f" {word}", add_special_tokens=False)["input_ids"])
+        before, whole, alone = self.tokenizer([ANCHOR, f"{ANCHOR} {word}", f" {word}"], add_special_tokens=False)[
+            "input_ids"
+        ]
+        return list(whole[len(before) :] if whole[: len(before)] == before else alone)
+
+
+def prompt_template(task: TaskConfig, names: list[str] | None) -> PromptTemplate:
+    """Return the prompt of a decoder: `task.prompt`, else that of the GLUE task, else the columns with their names.
+
+    The word of a label is that of `task.verbalizer`, else that of the GLUE prompt, else its name. Spaces at the end of
+    the prompt are removed, since the word brings its own.
+    """
+    columns = "".join(f"{column}: {{{column}}}\n" for column in task.text)
+    usual = PromptTemplate(f"{columns}{task.label}:", {})
+    known = PROMPTS.get(task.name, usual) if task.suite == "glue" else usual
+    text = (task.prompt or "").rstrip(" ") or known.text
+    return PromptTemplate(text, verbalizer_of(task, names, known.verbalizer))
+
+
+def verbalizer_of(task: TaskConfig, names: list[str] | None, usual: dict[str, str]) -> dict[str, str]:
+    """Return the word of each label; of a regression only the numbers that have one.
+
+    Raises:
+        UserError: `task.verbalizer` has an unknown label.
+    """
+    given = {str(label): str(word) for label, word in (task.verbalizer or {}).items()}
+    if names is None:
+        return given or usual
+    for label in given.keys() - {*names}:
+        raise UserError(f"task.verbalizer: the data has no label {label}{nearest(label, names)}")
+    return {name: given.get(name) or usual.get(name) or name.replace("_", " ") for name in names}
+
+
+def sample_balanced(groups: Sequence[int], number: int, seed: int) -> list[int]:
+    """Return the indices (number,) of a sample with equally many examples of each group, ordered by the seed.
+
+    Each round takes one example of each group with examples left, so that any last rounds are balanced too.
+    """
+    random = np.random.default_rng(seed)
+    kinds = np.asarray(groups)
+    left = [random.permutation(np.flatnonzero(kinds == kind)).tolist() for kind in np.unique(kinds)]
+    sampled: list[int] = []
+    while len(sampled) < number and any(left):
+        sampled += [left[group].pop() for group in random.permutation(len(left)) if left[group]]
+    return sampled[:number][::-1]  # prompts drop the first ones where they don't fit: those of the incomplete round

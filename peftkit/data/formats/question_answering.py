@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, List, Value, concatenate_datasets
-from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError
 from peftkit.data.datasets import ExampleReader
@@ -50,26 +50,27 @@ class QuestionAnsweringFormat(Format):
 
         A span is a token of the passage: its index in the window, and its start and end character in the passage.
         """
-        is_decoder = not _has_specials(self.tokenizer)
+        # without special tokens between a pair of texts, the texts are separated by a line break
+        is_decoder = not any(self.tokenizer("a", "b", return_special_tokens_mask=True)["special_tokens_mask"])
         limit = min(self.task.max_length, self.tokenizer.model_max_length) - is_decoder
-        question, passage = self.task.text
-        questions, cut = self._questions([text.strip() for text in examples[question]], limit, is_decoder)
-        passages, answers = list(examples[passage]), list(examples["label"])
-        tables: list[Dataset] = []
-        owner: list[np.ndarray] = []
-        positions: list[Any] = []
+        questions, cut = self._questions([text.strip() for text in examples[self.task.text[0]]], limit, is_decoder)
+        passages, answers = list(examples[self.task.text[1]]), list(examples["label"])
+        parts: list[tuple[Dataset, np.ndarray, list[Any]]] = []
         for first in range(0, len(examples), AT_ONCE):
             part = slice(first, first + AT_ONCE)
-            inputs, examples_of, spans = self._windows(
-                questions[part], passages[part], answers[part], limit, is_decoder
-            )
-            tables.append(Dataset.from_dict(inputs))
-            owner.append(examples_of + first)
-            positions += spans
-        table = concatenate_datasets(tables)
-        lengths = [len(ids) for ids in table["input_ids"]]
-        labels = [None if label is None else list(label["text"]) for label in answers]
-        return Encoded(table, lengths, cut, labels, label_mask(examples), np.concatenate(owner), positions)
+            inputs, rows, positions = self._windows(questions[part], passages[part], answers[part], limit, is_decoder)
+            parts.append((Dataset.from_dict(inputs), rows + first, positions))
+        tables, owners, places = zip(*parts, strict=True)
+        table = concatenate_datasets(list(tables))
+        return Encoded(
+            table,
+            [len(ids) for ids in table["input_ids"]],
+            cut,
+            [None if label is None else list(label["text"]) for label in answers],
+            label_mask(examples),
+            np.concatenate(owners),
+            list(chain.from_iterable(places)),
+        )
 
     def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return start and end scores (tokens, 2) of each window."""
@@ -90,13 +91,14 @@ class QuestionAnsweringFormat(Format):
         ]
         return Predictions(predictions, [np.array([score, cls]) for (score, _), cls in zip(best, none, strict=True)])
 
-    def describe(self, prediction: Any) -> Any:
-        return prediction
-
     def label_counts(self, encoded: Encoded) -> dict[str, Any]:
         known = [label for label in encoded.labels if label is not None]
-        found = {"answered": sum(bool(texts) for texts in known), "no answer": sum(not texts for texts in known)}
-        return found | {"windows": len(encoded.lengths)} | hidden_count(encoded)
+        return {
+            "answered": sum(bool(texts) for texts in known),
+            "no answer": sum(not texts for texts in known),
+            "windows": len(encoded.lengths),
+            **hidden_count(encoded),
+        }
 
     def _windows(
         self, questions: list[str], passages: list[str], labels: list[Any], limit: int, is_decoder: bool
@@ -107,39 +109,35 @@ class QuestionAnsweringFormat(Format):
             return_overflowing_tokens=True, return_offsets_mapping=True,
         )  # fmt: skip
         owner, offsets = np.array(out.pop("overflow_to_sample_mapping")), out.pop("offset_mapping")
-        inputs: dict[str, list] = {**out, "start_positions": [], "end_positions": []}
-        positions = []
+        positions, borders = [], []
         for number, row in enumerate(owner):
             if is_decoder:
-                inputs["input_ids"][number] = [*inputs["input_ids"][number], self.tokenizer.eos_token_id]
-                inputs["attention_mask"][number] = [*inputs["attention_mask"][number], 1]
-            ids, parts = inputs["input_ids"][number], out.sequence_ids(number)
-            cls = self.tokenizer.cls_token_id
+                out["input_ids"][number].append(self.tokenizer.eos_token_id)
+                out["attention_mask"][number].append(1)
+            ids, cls = out["input_ids"][number], self.tokenizer.cls_token_id
             none = ids.index(cls) if cls in ids else len(ids) - 1
-            tokens = [(at, *offsets[number][at]) for at, part in enumerate(parts) if part == 1]
+            tokens = [(at, *offsets[number][at]) for at, part in enumerate(out.sequence_ids(number)) if part == 1]
             spans = np.array(tokens, dtype=np.int32).reshape(-1, 3)  # a tenth of the memory of Python's integers
             positions.append((passages[row], spans, none))
-            start, end = _tokens_of(labels[row], spans) or (none, none)
-            inputs["start_positions"].append(start)
-            inputs["end_positions"].append(end)
-        return inputs, owner, positions
+            borders.append(_tokens_of(labels[row], spans) or (none, none))
+        starts, ends = zip(*borders, strict=True)
+        return {**out, "start_positions": list(starts), "end_positions": list(ends)}, owner, positions
 
     def _questions(self, questions: list[str], limit: int, is_decoder: bool) -> tuple[list[str], int]:
         """Truncate questions to half of the limit; return them and how many were truncated."""
-        end = "\n" if is_decoder else ""
-        room = limit // 2 - 3
+        end, room = "\n" if is_decoder else "", limit // 2 - 3
         if (self.task.stride or 0) >= limit - room - 3:
             raise UserError(
                 f"task.stride={self.task.stride} leaves no step between two windows of {limit} tokens "
                 "(task.max_length, or the limit of the model), half of which may be the question; "
                 f"set task.stride={limit // 4}"
             )
-        ids = self.tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)
-        cut, kept = 0, []
-        for text, offsets in zip(questions, ids["offset_mapping"], strict=True):
-            cut += len(offsets) > room
-            kept.append((text[: offsets[room - 1][1]] if len(offsets) > room else text) + end)
-        return kept, cut
+        offsets = self.tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        kept = [
+            (text[: spans[room - 1][1]] if len(spans) > room else text) + end
+            for text, spans in zip(questions, offsets, strict=True)
+        ]
+        return kept, sum(len(spans) > room for spans in offsets)
 
 
 def _parse_answer(task: TaskConfig, label: Any, passage: str, split: str) -> dict[str, list]:
@@ -166,18 +164,11 @@ def _parse_answer(task: TaskConfig, label: Any, passage: str, split: str) -> dic
             f"a question of {split} has no answer, and task.no_answer=false; set task.no_answer=true, or remove it"
         )
     for text, start in zip(texts, starts, strict=True):
-        if start < 0:
-            raise UserError(f"the answer {text!r:.60} of {split} is not in its passage; copy it from there")
-        if passage[start : start + len(text)] != text:
-            raise UserError(
-                f"the answer {text!r:.60} of {split} is not at character {start} of its passage; "
-                "count answer_start in characters from 0, as SQuAD does"
-            )
+        if start < 0 or passage[start : start + len(text)] != text:
+            place = f"at character {start} of its passage; count answer_start in characters from 0, as SQuAD does"
+            hint = "in its passage; copy it from there" if start < 0 else place
+            raise UserError(f"the answer {text!r:.60} of {split} is not {hint}")
     return {"text": texts, "answer_start": starts}
-
-
-def _has_specials(tokenizer: PreTrainedTokenizerBase) -> bool:
-    return any(tokenizer("a", "b", return_special_tokens_mask=True)["special_tokens_mask"])
 
 
 def _tokens_of(label: dict[str, Any] | None, spans: np.ndarray) -> tuple[int, int] | None:
@@ -197,12 +188,11 @@ def _best_span(scores: np.ndarray, spans: np.ndarray, passage: str) -> tuple[flo
     """Return the score and the text of the best span of at most LONGEST tokens in a window (tokens, 2)."""
     if not len(spans):
         return -np.inf, ""
-    first = spans[0][0]
-    starts, ends = scores[first : first + len(spans)].T
-    best = (-np.inf, "")
-    for start in np.argsort(-starts, kind="stable")[:BEST]:
-        for end in np.argsort(-ends, kind="stable")[:BEST]:
-            score = float(starts[start] + ends[end])
-            if start <= end < start + LONGEST and score > best[0]:
-                best = (score, passage[spans[start][1] : spans[end][2]].strip())
-    return best
+    scores = scores[spans[0][0] :][: len(spans)]
+    starts, ends = np.argsort(-scores, axis=0, kind="stable")[:BEST].T
+    lengths = ends - starts[:, None]  # every start with every end
+    sums = np.where((lengths >= 0) & (lengths < LONGEST), scores[starts, :1] + scores[ends, 1], -np.inf)
+    start, end = np.unravel_index(sums.argmax(), sums.shape)
+    if sums[start, end] == -np.inf:
+        return -np.inf, ""
+    return float(sums[start, end]), passage[spans[starts[start]][1] : spans[ends[end]][2]].strip()

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, List, Value
-from transformers import PreTrainedTokenizerBase
+from transformers import DataCollatorForTokenClassification
 
 from peftkit.config import UserError
-from peftkit.data.collate import token_label_collator
 from peftkit.data.formats.base import Encoded, Format, Predictions, hidden_count, label_mask
-from peftkit.data.labels import ClassLabelReader, class_feature, label_text
+from peftkit.data.formats.classification import ClassLabelReader, class_feature, label_text
 from peftkit.data.tables import parse_list
 
 SPAN = re.compile(r"O|[BIESLU]-.+")
@@ -28,9 +27,6 @@ class TagReader(ClassLabelReader):
     @property
     def label_feature(self) -> Any:
         return List(Value("int64"))
-
-    def class_names(self, label: Any) -> Iterable[str]:
-        return list(label)
 
     def parse_text(self, cell: Any) -> Any:
         """Return the words of a cell."""
@@ -59,6 +55,7 @@ class TokenClassificationFormat(Format):
     """Token classification: the first sub-word of each word is labelled (Devlin et al. 2019, section 5.3)."""
 
     reader = TagReader
+    collator_class = DataCollatorForTokenClassification
 
     def __post_init__(self) -> None:
         wrong = [name for name in self.names or [] if not SPAN.fullmatch(name)]
@@ -70,37 +67,34 @@ class TokenClassificationFormat(Format):
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize word by word, at most `task.max_length` tokens; `positions` are the words' first tokens."""
-        column, needs_spaces = self.task.text[0], _needs_spaces(self.tokenizer)
         limit = min(self.task.max_length, self.tokenizer.model_max_length)
+        # words one by one lack the space before them with byte-level tokenizers
+        separate = self.tokenizer(["a", "film"], is_split_into_words=True)["input_ids"]
+        space = " " if separate != self.tokenizer("a film")["input_ids"] else ""
         words = [
-            [f" {word}" if needs_spaces and n else word for n, word in enumerate(each)] for each in examples[column]
+            [f"{space}{word}" if n else word for n, word in enumerate(each)] for each in examples[self.task.text[0]]
         ]
         out = self.tokenizer(words, is_split_into_words=True, truncation=True, max_length=limit)
+        labels = list(examples["label"])
         positions, targets, truncated = [], [], 0
-        for number, (sentence, tags) in enumerate(zip(words, examples["label"], strict=True)):
+        for number, (sentence, tags) in enumerate(zip(words, labels, strict=True)):
             word_of = out.word_ids(number)
             first = {word: token for token, word in reversed(list(enumerate(word_of))) if word is not None}
             positions.append([first.get(word, UNTAGGED) for word in range(len(sentence))])
             truncated += max(first, default=-1) < len(sentence) - 1 and len(word_of) >= limit
-            target = [-100] * len(word_of)
-            for word, token in first.items():
-                target[token] = -100 if tags is None else tags[word]
-            targets.append(target)
-        inputs, lengths = Dataset.from_dict({**out, "labels": targets}), [len(target) for target in targets]
-        labels = list(examples["label"])
-        return Encoded(inputs, lengths, truncated, labels, label_mask(examples), positions=positions)
-
-    def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        return token_label_collator(self.tokenizer)
+            is_first = [first.get(word) == token for token, word in enumerate(word_of)]
+            targets.append(
+                [tags[word] if tags and is_tag else -100 for word, is_tag in zip(word_of, is_first, strict=True)]
+            )
+        inputs = Dataset.from_dict({**out, "labels": targets})
+        return Encoded(inputs, list(map(len, targets)), truncated, labels, label_mask(examples), positions=positions)
 
     def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return the scores (words, tags) of each sentence; NaN for a word without a token."""
-        unpadded = []
-        for row, positions in zip(scores, map(np.asarray, encoded.positions), strict=True):
-            of_words = row[np.maximum(positions.astype(int), 0)].astype(float)
-            of_words[positions == UNTAGGED] = np.nan
-            unpadded.append(of_words)
-        return unpadded
+        return [
+            np.where(tokens[:, None] == UNTAGGED, np.nan, row[np.maximum(tokens, 0)].astype(float))
+            for row, tokens in zip(scores, (np.array(each, dtype=int) for each in encoded.positions), strict=True)
+        ]
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         return Predictions([_best_tags(each) for each in scores], scores)
@@ -123,9 +117,3 @@ def _tags(cell: Any, has_hidden: bool) -> list[str] | None:
 def _best_tags(scores: np.ndarray) -> list[int]:
     best = np.nan_to_num(scores, nan=-np.inf).argmax(axis=-1)
     return np.where(np.isnan(scores).any(axis=-1), UNTAGGED, best).tolist()  # type: ignore[no-any-return]
-
-
-def _needs_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether words given one by one lack the space before them, as with byte-level tokenizers."""
-    separate = tokenizer(["a", "film"], is_split_into_words=True)["input_ids"]
-    return bool(separate != tokenizer("a film")["input_ids"])
