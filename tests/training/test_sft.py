@@ -23,7 +23,6 @@ from peftkit.cli.validate import options_of
 from peftkit.config import RunConfig, TaskConfig
 from peftkit.config.source import Source
 from peftkit.data.batches import LengthGroupedSampler
-from peftkit.data.conversations import conversation_examples
 from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats.instructions import InstructionFormat
 from peftkit.methods import wrap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -69,7 +70,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Format:
+class Format(ABC):
     """How the examples of one kind of task are encoded for one architecture, and how its outputs are decoded.
 
     The record of a kind (config/kinds.py) names its format classes. Subclasses define `encode` and `decode`, and
@@ -111,8 +112,9 @@ class Format:
         """The maximum number of prompt and answer tokens: the smaller limit of model and tokenizer."""
         return min(self.tokenizer.model_max_length, self.context or self.tokenizer.model_max_length)
 
+    @abstractmethod
     def encode(self, examples: Dataset) -> Encoded:
-        raise NotImplementedError
+        """Return the model inputs of examples."""
 
     def encode_training(self, examples: Dataset, seed: int) -> Encoded:
         """Encode the examples to train on; formats that pack or corrupt text override this."""
@@ -126,9 +128,9 @@ class Format:
         """Return the scores of each input without those of padding."""
         return list(scores)
 
+    @abstractmethod
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         """Return the predictions; `texts` holds the generated text of each example."""
-        raise NotImplementedError
 
     def check_answers(self, answers: Predictions, has_ended: Sequence[bool], encoded: Encoded) -> Predictions:
         """Return the predictions, with `follows_format` where the kind checks the format of answers."""

@@ -22,17 +22,22 @@ NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 MAX_CLASSES = 1000
 
 
-@dataclass(frozen=True)
 class ClassLabelReader(ExampleReader):
-    """Reads labels that are names of classes: one for each example here, a list of them in subclasses."""
+    """Reads one class for each example, a list of them in subclasses, or a number where the kind has no classes."""
 
-    def label_names(self, tables: Mapping[str, Dataset]) -> list[str]:
-        """Return the names of `task.labels`, else those of a ClassLabel, else those that occur.
+    @property
+    def label_feature(self) -> Any:
+        return Value("int64" if kind_of(self.task).has_label_names else "float64")
+
+    def label_names(self, tables: Mapping[str, Dataset]) -> list[str] | None:
+        """Return the names of `task.labels`, else those of a ClassLabel, else those that occur; None for numbers.
 
         Raises:
             UserError: no table has the label column, there are too many classes, or splits number them differently.
         """
         task = self.task
+        if not kind_of(task).has_label_names:
+            return None
         if task.labels is not None:
             return [str(name) for name in task.labels]
         labelled = {name: table for name, table in tables.items() if task.label in table.column_names}
@@ -63,6 +68,10 @@ class ClassLabelReader(ExampleReader):
         labels = [label_text(label) for label in self._label_column(table)]
         return [None if has_hidden and label == "-1" else label for label in labels]
 
+    def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
+        parse: Callable[[str], Any] = _number if names is None else self.class_id(table, names, split)
+        return lambda label, texts: parse(label)
+
     def class_id(self, table: Dataset, names: list[str], split: str) -> Callable[[str], int]:
         """Return a function from a class name to its id."""
         classes = _class_ids(self.task, table, names)
@@ -78,26 +87,10 @@ class ClassLabelReader(ExampleReader):
 
 
 @dataclass(frozen=True)
-class SequenceLabelReader(ClassLabelReader):
-    """Reads one class for each example, or one number where the kind has no classes."""
-
-    @property
-    def label_feature(self) -> Any:
-        return Value("int64" if kind_of(self.task).has_label_names else "float64")
-
-    def label_names(self, tables: Mapping[str, Dataset]) -> list[str] | None:  # type: ignore[override]
-        return super().label_names(tables) if kind_of(self.task).has_label_names else None
-
-    def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
-        parse: Callable[[str], Any] = _number if names is None else self.class_id(table, names, split)
-        return lambda label, texts: parse(label)
-
-
-@dataclass(frozen=True)
 class SequenceClassificationFormat(Format):
     """Sequence classification, and regression where `names` is None."""
 
-    reader = SequenceLabelReader
+    reader = ClassLabelReader
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize at most `task.max_length` tokens an example."""
