@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import commands
 from helpers.commands import check, compose_config
+from helpers.conversations import conversation_examples
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
