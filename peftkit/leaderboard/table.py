@@ -165,14 +165,14 @@ def _show_lines(
 
 def _table(names: Sequence[str]) -> Table:
     from rich import box
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    for name in names:
-        is_text = name in ("task", "method", "model", "settings")
-        # too wide a number folds: truncated, it would read as another number
-        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
-    return table
+    texts = ("task", "method", "model", "settings")
+    # too wide a number folds: truncated, it would read as another number
+    columns = [Column(name, justify="left" if name in texts else "right", overflow="fold") for name in names]
+    return Table(
+        *columns, box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0), show_edge=False
+    )
 
 
 def _text(text: str, style: str = "") -> Any:
