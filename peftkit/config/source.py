@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from peftkit.paths import cache_folder
+from peftkit.paths import cache_folder, replacing
 
 HUB_TIMEOUT = 3.0  # seconds; the Hub is contacted once a process
 CACHED_FROM = 16 << 20  # bytes: smaller files are hashed anew, which is as fast as reading the cache
@@ -40,11 +40,8 @@ def fingerprint(path: Path, endings: tuple[str, ...] = ("",)) -> str:
         return cached.read_text(encoding="utf-8")
     digest = _sha256(files, is_folder)
     if max(changed for *_, changed in stats) < (time.time() - SETTLED) * 1e9:
-        with suppress(OSError):  # a cache that cannot be written costs time alone
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            part = cached.with_name(f".{key}.{os.getpid()}")
+        with suppress(OSError), replacing(cached) as part:  # a cache that cannot be written costs time alone
             part.write_text(digest, encoding="utf-8")
-            part.replace(cached)
     return digest
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from peftkit.config import UserError
+from peftkit.paths import replacing
 
 SEEDS = Path(__file__).resolve().parent / "seeds" / "tasks.jsonl"
 EXAMPLE = '{"id": "1", "instruction": "Name a prime.", "instances": [{"input": "", "output": "7"}]}'
@@ -99,7 +100,5 @@ def write_dataset(folder: Path, tasks: Sequence[InstructionTask]) -> None:
         for id, prompt, answer in turns
     ]
     for name, rows in (("chat", conversations), ("tasks", [asdict(task) for task in tasks])):
-        part = folder / name / ".train.parquet.part"
-        part.parent.mkdir(exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMAS[name]), part)
-        part.replace(folder / name / "train.parquet")
+        with replacing(folder / name / "train.parquet") as part:
+            pq.write_table(pa.Table.from_pylist(rows, SCHEMAS[name]), part)
