@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
+
+from peftkit.config.metric_names import EVALUATE
+from peftkit.config.suggestions import nearest
 
 Array = np.ndarray
 # How often each resample has each example (resamples, examples), to scores (resamples, runs)
@@ -17,7 +19,6 @@ LISTS = ("tags", "tag_names", "texts")  # inputs that have a list or a text for 
 RECORDED = ("classes", "numbers", "tags", "ranks", "margins", "bytes")  # inputs that predictions.parquet has
 METRICS: dict[str, Metric] = {}
 NO_TAG = "-"  # of a word without a prediction
-PREFIX = "evaluate:"  # of metrics of evaluate, in task.metrics
 ERRORS = ("mae", "mse", "mape", "smape", "mase", "wer", "cer", "ter", "perplexity", "brier_score")  # of evaluate
 
 
@@ -111,7 +112,7 @@ def score(
         raise ValueError("a prediction is NaN or infinite: training diverged; set a lower train.learning_rate")
     scores = {}
     for name in names:
-        if name.startswith(PREFIX):
+        if name.startswith(EVALUATE):
             value, is_up = _score_by_evaluate(name, predictions, labels)
         else:
             metric = find_metric(name)
@@ -137,8 +138,7 @@ def find_metric(name: str) -> Metric:
         ValueError: there is none; the message names the nearest.
     """
     if name not in METRICS:
-        close = get_close_matches(name, METRICS, n=1) or list(METRICS)
-        raise ValueError(f"task.metrics=[{name}]: unknown metric; did you mean {', '.join(close)}?")
+        raise ValueError(f"task.metrics=[{name}]: unknown metric{nearest(name, METRICS)}")
     return METRICS[name]
 
 
@@ -171,7 +171,7 @@ def _score_by_evaluate(name: str, predictions: Any, labels: Any) -> tuple[float,
     """Return the value of a metric of evaluate, and whether a higher one is better."""
     import evaluate
 
-    module, *options = name.removeprefix(PREFIX).split(":")
+    module, *options = name.removeprefix(EVALUATE).split(":")
     short = module.rstrip("/").split("/")[-1].removesuffix(".py")
     is_up = "higher" in options or ("lower" not in options and short not in ERRORS)
     try:
@@ -184,5 +184,5 @@ def _score_by_evaluate(name: str, predictions: Any, labels: Any) -> tuple[float,
     keys = [key for key in options if key not in ("lower", "higher")] or [short]
     key = keys[0] if keys[0] in numbers else next(iter(numbers)) if len(numbers) == 1 and keys == [short] else None
     if key is None:
-        raise ValueError(f"task.metrics=[{name}]: it has the values {', '.join(numbers)}; use {PREFIX}{module}:KEY")
+        raise ValueError(f"task.metrics=[{name}]: it has the values {', '.join(numbers)}; use {EVALUATE}{module}:KEY")
     return numbers[key], is_up
