@@ -66,22 +66,26 @@ class TaskPool:
 
     def keep(self, candidate: Candidate) -> InstructionTask | None:
         """Keep a candidate with its valid instances; reject it and return None where it has none."""
-        faults = check_instances(candidate.instances, candidate.instruction)
-        checked = [*zip(candidate.instances, faults, strict=True)]
-        valid = [instance for instance, fault in checked if fault is None]
-        checked += [(instance, self._check_contamination(instance.input, instance.output)) for instance in valid]
-        rejected = [(instance, fault) for instance, fault in checked if fault is not None]
+        faults = [*zip(candidate.instances, check_instances(candidate.instances, candidate.instruction), strict=True)]
+        overlaps = [
+            (each, self._check_contamination(each.input, each.output)) for each, fault in faults if fault is None
+        ]
+        rejected = [(each, fault) for each, fault in faults + overlaps if fault is not None]
         for instance, rejection in rejected:
             self.reject(candidate, rejection, "instance", instance)
-        instances = tuple(instance for instance, overlap in checked[len(faults) :] if overlap is None)
+        instances = tuple(each for each, overlap in overlaps if overlap is None)
         if not instances:
             self.reject(candidate, Rejection("no_instance", f"{len(rejected)} faulty"))
             return None
         text = candidate.instruction
         words = "".join(letter if letter.isalnum() else " " for letter in text.lower()).split()
-        name = "_".join(words[:5])
-        number = f"{self.prefix}_{len(self.kept):06d}"
-        task = InstructionTask(number, name, text, instances, candidate.is_classification)
+        task = InstructionTask(
+            id=f"{self.prefix}_{len(self.kept):06d}",
+            name="_".join(words[:5]),
+            instruction=text,
+            instances=instances,
+            is_classification=candidate.is_classification,
+        )
         self.kept_file.append({**asdict(task), "made": candidate.provenance})
         self.kept.append(task)
         self.novelty.add(text, task.id)
