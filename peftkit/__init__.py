@@ -4,8 +4,6 @@ Importing this package loads nothing heavy: the verbs are imported when they are
 are registered with PEFT and transformers when these are imported.
 """
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version

@@ -1,7 +1,5 @@
 """The folders that peftkit reads and writes, in a checkout or an installed wheel."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The command line: overrides are validated before torch loads, then the runs start."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The help pages: one screen by default, and one for each job, method, model, task and recipe."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Status files of a sweep, by which runs in other processes report to the command that waits for them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

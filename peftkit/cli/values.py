@@ -1,7 +1,5 @@
 """Composition of a config from Python values: no value is ever parsed as an override."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Undocumented parts of peft: registration of tuners, known target modules, switched off layers, saved heads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any

@@ -3,8 +3,6 @@
 Those of TRL are mixins that go before them in a class's bases.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch.utils.data import Sampler, SequentialSampler

@@ -1,7 +1,5 @@
 """Undocumented parts of transformers and bitsandbytes: attention functions, ties between weights, packed weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ A tuner subclasses `Tuner`; its layers replace modules (`TunerLayer`). Those of 
 (`HookingLayer`).
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

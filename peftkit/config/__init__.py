@@ -1,7 +1,5 @@
 """The typed config of a run, its records of kinds and jobs, and its validation before anything loads."""
 
-from __future__ import annotations
-
 from peftkit.config.checks import config_errors, run_errors
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
 from peftkit.config.errors import UserError, error_summary, refuse

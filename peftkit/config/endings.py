@@ -1,7 +1,5 @@
 """File endings that peftkit reads and writes."""
 
-from __future__ import annotations
-
 FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".conll", ".conllu")  # data sets
 TEXTS = (".txt", ".jsonl", ".parquet")  # corpora
 TEXT_FILES = (*TEXTS, ".csv", ".tsv")  # inputs of job=embed

@@ -1,7 +1,5 @@
 """The error that users can fix, and one-line summaries of errors."""
 
-from __future__ import annotations
-
 
 class UserError(Exception):
     """An error that the user can fix: the message states what is wrong, where, and what to type."""

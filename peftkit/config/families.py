@@ -1,7 +1,5 @@
 """Families of models: their architecture, and the names of the modules that methods and heads attach to."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

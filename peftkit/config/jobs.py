@@ -1,7 +1,5 @@
 """The jobs: what each does, which keys it reads, what it writes, and the function that runs it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The kinds of task: data, metrics, heads, PEFT task types and answer formats of each."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Protocol
 

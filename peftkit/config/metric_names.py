@@ -1,7 +1,5 @@
 """The names of the metrics and what each reads, from the source of peftkit.metrics: importing it would load numpy."""
 
-from __future__ import annotations
-
 import ast
 from functools import cache
 

@@ -1,7 +1,5 @@
 """The fields of a class and their types, from its source: importing torch would take seconds."""
 
-from __future__ import annotations
-
 import ast
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Where models and data come from (the Hub, its cache, a folder, or offline), and the hashes of local files."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

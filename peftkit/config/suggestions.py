@@ -1,7 +1,5 @@
 """Hints at the right name of a key, an option or a value."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """Batches: sampling by length, batches of streamed texts, packing into blocks, and collators."""
 
-from __future__ import annotations
-
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """Contamination: overlaps of texts with evaluation sets, by n-grams of 13 and 8 words and by whole texts."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Conversations: read from chat turns, columns or tasks of Self-Instruct, and tokenized by a chat template."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, dropwhile

@@ -1,7 +1,5 @@
 """The offline pretraining corpus, and causal, span-corrupted and masked blocks."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import random

@@ -1,7 +1,5 @@
 """Corpora on disk: documents to train on, and passages of the held-out tenth to evaluate on."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Tables of a task: from files and folders, the Hub, its cache, or the offline substitute of GLUE."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

@@ -1,7 +1,5 @@
 """Mining of terms that a tokenizer splits into many tokens."""
 
-from __future__ import annotations
-
 import heapq
 import re
 from collections import Counter

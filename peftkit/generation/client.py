@@ -1,7 +1,5 @@
 """The client of a generator: numbers and journals requests, counts tokens and cost, and enforces the budget."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The dataset card of generated data, with the configs that `datasets` reads in its header, and its statistics."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import textwrap

@@ -1,7 +1,5 @@
 """Evol-Instruct: harder and rarer instructions out of a pool, with an answer to each (Xu et al. 2023)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Filters of instructions and instances (Wang et al. 2023, section 2.2), and the reasons for rejections."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Tasks of an instruction with instances: read from the jsonl format of Self-Instruct, written as parquet files."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Pairwise judging of answers in both orders (Zheng et al. 2023, section 3), and its statistics."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter

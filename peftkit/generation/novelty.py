@@ -1,7 +1,5 @@
 """Exact near-duplicate search by ROUGE-L: an index of kept instructions that compares a new one with few of them."""
 
-from __future__ import annotations
-
 import re
 from array import array
 from collections import Counter, defaultdict

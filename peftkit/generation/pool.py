@@ -1,7 +1,5 @@
 """The pool of tasks: filters candidates, and records every kept and rejected one with its reason."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """Self-Instruct: new instructions from a pool, their type, and their instances (Wang et al. 2023, section 2.2)."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """What continued pretraining is worth for a task: the task is trained from the base and from the adapted model."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Vectors of texts: of a file, streamed in constant memory, or of one text on the command line."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """Score a finished run on its own validation split or on another task."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

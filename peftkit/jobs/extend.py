@@ -1,7 +1,5 @@
 """Extended vocabularies: listed and mined terms as tokens of a model, each with its own embedding row."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from dataclasses import asdict

@@ -3,8 +3,6 @@
 Where a learning rate is searched, every method gets the same number of trials.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import traceback

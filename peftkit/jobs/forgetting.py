@@ -1,7 +1,5 @@
 """Forgetting: the language modeling loss of a finished run with its method off, on, and scaled in between."""
 
-from __future__ import annotations
-
 import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass, replace

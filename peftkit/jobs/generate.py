@@ -3,8 +3,6 @@
 A training run whose dataset is generated (task.dataset=self_instruct) runs this job first.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import sys

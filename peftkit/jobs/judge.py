@@ -1,7 +1,5 @@
 """job=judge: a language model compares a run's answers with the references, or with those of another run."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

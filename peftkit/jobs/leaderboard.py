@@ -1,7 +1,5 @@
 """job=leaderboard: tables, a page and plots that compare recorded runs."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from pathlib import Path

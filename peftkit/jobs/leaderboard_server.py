@@ -1,7 +1,5 @@
 """A local web server for the leaderboard's page, which reloads when a run finishes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Which methods work on which models and heads: checked on tiny models, written as Markdown and JSON."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """The checks of job=matrix: what must hold of a method on a tiny model with a head, and its extras."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Merge an adapter into its base and write a plain checkpoint."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from peftkit.config import RunConfig, UserError, is_prompted

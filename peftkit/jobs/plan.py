@@ -1,7 +1,5 @@
 """The plan of a run: what it would train, cost and need, before any step."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Prediction for a file, one text, or texts from Python: with one run, or with several in batches that mix tasks."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pretraining of the small GPT-2 or T5 of source=offline, with its losses."""
 
-from __future__ import annotations
-
 import json
 
 from peftkit.config import RunConfig, UserError

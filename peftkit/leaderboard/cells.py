@@ -1,7 +1,5 @@
 """A board as text: the cells of tables in the terminal and Markdown, notes, and sentences that summarize the tests."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 

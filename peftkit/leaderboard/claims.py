@@ -1,7 +1,5 @@
 """Claims of papers about the methods, and whether a board's runs support them."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence

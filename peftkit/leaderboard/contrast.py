@@ -1,7 +1,5 @@
 """Tests of every pair of a task's entries, over new seeds and new examples at once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

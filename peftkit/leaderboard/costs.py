@@ -1,7 +1,5 @@
 """The costs of a run as tables, files and the page show them, and two that are relative to full fine-tuning."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """The leaderboard as CSV, for a spreadsheet, Markdown and LaTeX."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Win rates against the references, one table for each judge of a board."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean, stdev

@@ -1,7 +1,5 @@
 """Continued pretraining on a board: bits per byte of corpus and general text, tokens per word, downstream gains."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from statistics import fmean, stdev
 from typing import Any

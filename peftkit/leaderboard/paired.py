@@ -1,7 +1,5 @@
 """Paired bootstrap resamples of the scores of a task's entries, from their predictions on the same examples."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

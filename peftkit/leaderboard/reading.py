@@ -1,7 +1,5 @@
 """Reading of recorded runs: every result.json below folders and in archives, as `BoardRun`s."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Recorded runs, the typed content of result.json, and the entries that they form on a board."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ true variance has a scaled inverse chi-square prior around its task's, and the p
 themselves integrated over, weighted by the likelihood of the board's sample variances.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache

@@ -1,7 +1,5 @@
 """The settings of a recorded run that must be equal for two runs to be seeds of one entry, in current terms."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields

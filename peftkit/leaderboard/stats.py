@@ -1,7 +1,5 @@
 """The entries of a board: mean and spread over the seeds of a task, and GLUE's average over tasks."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """The tests of a board: which entries differ, which are tied, and the minimum detectable difference of each task."""
 
-from __future__ import annotations
-
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Methods: which weights of a model train, and what is added to it."""
 
-from __future__ import annotations
-
 import peft  # noqa: F401  # first: its import hook in peftkit/__init__ registers the tuners
 
 from peftkit.methods.gradual import Gradual, Unfreezing

@@ -1,7 +1,5 @@
 """Bottleneck adapters as a PEFT tuner: which layer replaces which module. Importing this module registers it."""
 
-from __future__ import annotations
-
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 

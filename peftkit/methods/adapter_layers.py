@@ -1,7 +1,5 @@
 """Layers that pass the output of a sub-layer through a bottleneck, or run a bottleneck beside it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A learned mix of all layers for the head to read, as a PEFT tuner; importing this module registers it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

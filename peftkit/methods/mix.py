@@ -1,7 +1,5 @@
 """Mixes of prefix, adapter and LoRA as a PEFT tuner; importing this module registers it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature

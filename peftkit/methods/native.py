@@ -3,8 +3,6 @@
 Beside any method, the embedding rows of new tokens can train, and no other row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

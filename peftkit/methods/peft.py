@@ -1,7 +1,5 @@
 """Applying a method to a model, loading what it saved, and folding it into its base."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Scaling of what a method changed: anywhere between the base and the trained model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Metrics: one decorated function each, in any module of this folder."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pkgutil import iter_modules
 

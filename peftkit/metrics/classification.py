@@ -1,7 +1,5 @@
 """Metrics of class ids."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from peftkit.metrics.registry import Array, Scorer, divide, mean, metric, ratio

@@ -1,7 +1,5 @@
 """Metrics of numbers: likelihoods, preferences, ranks of the one right document for each query, and regression."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from peftkit.metrics.registry import Array, Scorer, divide, mean, metric, ratio

@@ -1,7 +1,5 @@
 """Metrics of texts, each compared with the best of its references, and of a tag for each word."""
 
-from __future__ import annotations
-
 import re
 import string
 from collections import Counter

@@ -3,8 +3,6 @@
 Also the files that sentence-transformers keeps beside its weights: pooling and maximal length.
 """
 
-from __future__ import annotations
-
 import json
 from importlib.metadata import version
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """Embedding rows of new tokens: their initialization, the file that holds them, and a model with them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

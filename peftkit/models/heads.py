@@ -4,8 +4,6 @@ The classifiers are encoders that pool the mean of their real tokens, and heads 
 registers them with transformers' Auto classes.
 """
 
-from __future__ import annotations
-
 from inspect import signature
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Loading a checkpoint: its tokenizer, its config, and the model with the head of a kind of task."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

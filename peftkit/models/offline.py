@@ -1,7 +1,5 @@
 """Pretraining of a tiny GPT-2 or T5 checkpoint on a corpus, for use without a network."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform

@@ -1,7 +1,5 @@
 """States of tokens, and the vectors of texts that are pooled from them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tiny untrained checkpoints of every family, for checks and tests."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Extension of a tokenizer by terms that become single tokens; existing token ids stay."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re

@@ -1,7 +1,5 @@
 """Pairs of answers to the same held-out questions, from the predictions of one run or two."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Artifacts of runs: the folder with the trained weights, written after training and loaded for inference."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Build a run: load its tokenizer and model, apply its method, and encode its training examples."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Predictions of a model on encoded examples: their scores, and the files that hold them."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The examples of a run: loaded, scored by a reference where there is one, encoded beside its model, and counted."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

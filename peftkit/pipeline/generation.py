@@ -1,7 +1,5 @@
 """What jobs that call a generator share: its model, the session with its journal, and the evaluation sets to avoid."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Sequence

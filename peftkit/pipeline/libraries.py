@@ -1,7 +1,5 @@
 """Settings of Hugging Face's libraries while a job runs: quiet, and offline where the Hub cannot be reached."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterator

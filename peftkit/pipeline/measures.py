@@ -1,7 +1,5 @@
 """What is measured of a model beside its scores: memory, latency, bits per byte, and the effect of new tokens."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -1,7 +1,5 @@
 """Where a run's model and data come from, and what else determines its result."""
 
-from __future__ import annotations
-
 import os
 import time
 from dataclasses import asdict, replace

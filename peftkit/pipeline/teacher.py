@@ -1,7 +1,5 @@
 """Distillation from a finished run: its scores of a student's training examples, or the text it generates for them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

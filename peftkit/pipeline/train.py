@@ -1,7 +1,5 @@
 """Training of a run's model: its loss, whose training loop runs, and what it costs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial

@@ -5,8 +5,6 @@ Over a quantized base, also how far the merged checkpoint's predictions differ f
 stdout, a line of JSON each.
 """
 
-from __future__ import annotations
-
 import atexit
 import json
 import os

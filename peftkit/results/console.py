@@ -1,7 +1,5 @@
 """Console output of one or several processes: messages on stderr, from the main process alone."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

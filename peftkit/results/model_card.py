@@ -1,7 +1,5 @@
 """The model card of a run: its scores and costs, and code that loads and repeats it."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Run folders: their names, and atomic reading and writing of their files."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform

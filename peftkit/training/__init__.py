@@ -1,7 +1,5 @@
 """Training: HF's Trainer and TRL's, losses, callbacks, scores of a model's outputs, and what they cost."""
 
-from __future__ import annotations
-
 from peftkit.compat.trainer import reset_preparation
 from peftkit.training.loop import ModelScores, TrainingSummary, fit, generate, mixed_batch_logits, predict
 from peftkit.training.losses import TEACHER_COLUMN, ContrastiveLoss, Distillation

@@ -1,7 +1,5 @@
 """Callbacks of the Trainer: AdaLoRA's ranks, the epoch of a dataset, schedules, the log file and the progress bar."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Training, scoring and generating with a trainer, and the seconds and the memory that each took."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import json

@@ -1,7 +1,5 @@
 """Losses in place of the model's own: contrastive, and distillation from the scores of a teacher."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec

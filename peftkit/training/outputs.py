@@ -1,7 +1,5 @@
 """Scores of examples from a model's outputs: logits, or log-likelihoods of labels and texts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """HF's Trainer on Accelerate, the one training loop of every method, and its arguments."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """TRL's SFTTrainer and DPOTrainer with the scores, order of examples, log and resumption of ScoringTrainer."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Validation of a composed config before anything loads."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checks of model, method, task and training settings against each other."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from peftkit.config.checks.rules import broken

@@ -1,7 +1,5 @@
 """Checks of the section `generate`."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Checks of what a job needs, of settings that it would ignore, and of the runs that job=judge compares."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence

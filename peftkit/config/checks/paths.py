@@ -1,7 +1,5 @@
 """Checks of the files and folders that a run names."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checks of methods that train nothing and prompt the pretrained model, and of the keys that only they read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from peftkit.config.checks.rules import broken

@@ -1,7 +1,5 @@
 """Tables of rules: a condition that makes a config wrong, and its message."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 

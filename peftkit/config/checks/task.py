@@ -1,7 +1,5 @@
 """Checks of a task against the record of its kind, and the rules of single kinds."""
 
-from __future__ import annotations
-
 import string
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec

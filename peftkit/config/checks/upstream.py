@@ -1,7 +1,5 @@
 """Checks of options of transformers, PEFT and bitsandbytes against the source of their classes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any

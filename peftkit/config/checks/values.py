@@ -1,7 +1,5 @@
 """Checks of each value: its type, its choices, its range."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The base class of formats, with the model inputs of a split and the predictions from model outputs."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Sequence classification and regression: labels, and formats with a head on one vector of the input, or as text."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Instruction tuning: chat turns as the prompt, the last answer as the target, and the expected format of answers."""
 
-from __future__ import annotations
-
 import json
 import re
 import string

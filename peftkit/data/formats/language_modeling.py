@@ -1,7 +1,5 @@
 """Language modeling: training blocks, and bits per byte of passages."""
 
-from __future__ import annotations
-
 import re
 import zlib
 from dataclasses import dataclass

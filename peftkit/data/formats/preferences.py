@@ -1,7 +1,5 @@
 """Preferences: a prompt with a chosen and a rejected answer, scored by the margin of their rewards."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Prompting without training: the prompts of tasks, and classes and numbers by likelihood of their verbalizers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

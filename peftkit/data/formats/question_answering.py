@@ -1,7 +1,5 @@
 """Extractive question answering: windows of a passage, and the best span over all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain

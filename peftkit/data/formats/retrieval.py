@@ -1,7 +1,5 @@
 """Retrieval: queries and documents encoded separately, scored by the rank of the right document."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple

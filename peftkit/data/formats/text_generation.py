@@ -1,7 +1,5 @@
 """Text generation: causal language modelling, and text to text."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any

@@ -1,7 +1,5 @@
 """Token classification: the first sub-word of each word carries the word's tag."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence

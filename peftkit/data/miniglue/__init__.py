@@ -1,7 +1,5 @@
 """miniglue: the columns, labels and splits of all GLUE tasks, generated from templates."""
 
-from __future__ import annotations
-
 import random
 import re
 import zlib

@@ -1,7 +1,5 @@
 """Words of miniglue, some of them held out of training, and scenes made of them, with their sentences."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Labelled pairs of miniglue: paraphrase, similarity, entailment, answers and pronouns."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tasks with computed answers, made of miniglue's words: the tasks of the offline generator."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Cases sampled from miniglue's word lists: an input and its one correct output."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The families of tasks: their wordings, their cases, and the parser of an instruction."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Prompts, requests and replies, and the protocol that local models and endpoints implement."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """An endpoint that speaks OpenAI's protocol as a generator, with counted retries."""
 
-from __future__ import annotations
-
 import random
 import threading
 import time

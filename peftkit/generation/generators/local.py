@@ -1,7 +1,5 @@
 """A model in this process as a generator: batched, each reply sampled from its own random stream."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile

@@ -1,7 +1,5 @@
 """The offline generator: computed replies to the prompts of Self-Instruct, where no model is available."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 import re

@@ -1,7 +1,5 @@
 """The leaderboard as one self-contained HTML file."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The data of the page: boards, entries with their runs, comparisons and failed runs as plain values."""
 
-from __future__ import annotations
-
 import json
 import math
 import shlex

@@ -1,7 +1,5 @@
 """Soft prompts that work with every head, as a PEFT tuner; importing this package registers it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """What prompts and prefixes share: their config, vectors by adapter, encoders, attentions, and positions."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass

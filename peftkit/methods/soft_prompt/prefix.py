@@ -1,7 +1,5 @@
 """Prefix tuning: keys and values beside those of every attention."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Prompt tuning and P-tuning: vectors before the embeddings of a text."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 
