@@ -113,7 +113,7 @@ def evaluate(run: str | Path | RunResult, *, task: str | None = None, **settings
     from peftkit.jobs.evaluate import evaluate_run
 
     config = _config(task=task, job="evaluate", run=_folder(run), **settings)
-    with _quiet(config):
+    with _library_settings(config):
         return evaluate_run(config)
 
 
@@ -139,7 +139,7 @@ def predict(
     if not values:
         return []
     config = _config(job="predict", run=_folder(run), input="texts", **settings)
-    with _quiet(config):
+    with _library_settings(config):
         task = RunResult.finished(config.run).config.task
         table, _ = predict_table(config, text_table(task, values, split=isinstance(texts, str)), "texts")
     found = [Prediction(row["prediction"], row["scores"]) for row in table]
@@ -158,7 +158,7 @@ def embed(
 
     chosen = {} if run is None else {"run": _folder(run)}
     config = _config(model=model, job="embed", input="texts", **chosen, **settings)
-    with _quiet(config):
+    with _library_settings(config):
         return encode(load_encoder(config), list(texts))[0]
 
 
@@ -189,7 +189,7 @@ def plan(
 
     chosen = {"recipe": recipe, "model": model, "method": method, "task": task, "seed": seed, "train": train}
     config = _config(job="plan", **chosen, **settings)
-    with _quiet(config):
+    with _library_settings(config):
         return make_plan(config)
 
 
@@ -225,13 +225,13 @@ def _config(**values: Any) -> RunConfig:
     return _configs([values])[0]
 
 
-def run_job(config: RunConfig, begin: Callable[[Path], None] | None = None) -> Any:
+def run_job(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Any:
     """Run the job that a config names, and return what its entry point returns: a run folder where it has one.
 
     The command line calls this for each run of a command; the functions above for jobs that leave a folder.
 
     Args:
-        begin: called with the folder of each training run before it starts; a failed one is never returned.
+        on_start: called with the folder of each training run before it starts; a failed one is never returned.
 
     Raises:
         UserError: the input is wrong in a way that only loading could show.
@@ -248,19 +248,19 @@ def run_job(config: RunConfig, begin: Callable[[Path], None] | None = None) -> A
             config = with_generated_data(config)
         module, _, name = job.entry.partition(":")
         function = getattr(import_module(module), name)
-        arguments = {"begin": begin} if "begin" in inspect.signature(function).parameters else {}
+        arguments = {"on_start": on_start} if "on_start" in inspect.signature(function).parameters else {}
         return function(config, **arguments)
 
 
-def _run(config: RunConfig, begin: Callable[[Path], None] | None = None) -> Path:
+def _run(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Path:
     from peftkit.results.console import log_records
 
     with log_records():
-        return Path(run_job(config, begin))
+        return Path(run_job(config, on_start))
 
 
 @contextmanager
-def _quiet(config: RunConfig) -> Iterator[None]:
+def _library_settings(config: RunConfig) -> Iterator[None]:
     from peftkit.pipeline.libraries import library_settings
     from peftkit.results.console import log_records
 

@@ -10,12 +10,12 @@ PACKAGE = Path(__file__).resolve().parent
 
 def conf_folder() -> Path:
     """Return the folder of config groups: inside the package in a wheel, beside it in a checkout."""
-    return _shipped("conf")
+    return _packaged("conf")
 
 
 def recipes(extra: Path | None = None) -> dict[str, Path]:
     """Return the recipe files by name; a later folder's wins: shipped, ./recipes, recipes/ and recipe/ of -cd DIR."""
-    folders = [_shipped("recipes"), Path.cwd() / "recipes"]
+    folders = [_packaged("recipes"), Path.cwd() / "recipes"]
     if extra is not None:
         folders += [extra / "recipes", extra / "recipe"]
     return {
@@ -44,7 +44,7 @@ def safe_name(text: str) -> str:
 
 
 @contextmanager
-def replacing(file: Path) -> Iterator[Path]:
+def atomic_write(file: Path) -> Iterator[Path]:
     """Yield a path beside a file that becomes the file at the end, so that a reader never sees half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}-{os.urandom(4).hex()}")
@@ -52,6 +52,6 @@ def replacing(file: Path) -> Iterator[Path]:
     part.replace(file)
 
 
-def _shipped(name: str) -> Path:
+def _packaged(name: str) -> Path:
     inside = PACKAGE / name
     return inside if inside.is_dir() else PACKAGE.parent / name

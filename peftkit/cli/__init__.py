@@ -34,11 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if not arguments or {"-h", "--help"} & {*arguments}:
             _print_and_exit(help_text(command.overrides, command.extra))
     except UserError as error:
-        _refuse([str(error)])
+        _exit_with_errors([str(error)])
     runner = SweepRunner(["-cd", str(command.extra)] if command.extra else [])
     with open_composer(command.extra) as composer:
         if messages := command_errors(command.overrides, composer, command.extra, command.multirun):
-            _refuse(messages)
+            _exit_with_errors(messages)
         hydra_arguments = _hydra_arguments(command, composer, runner)
     try:
         _run_hydra(hydra_arguments, runner)
@@ -57,7 +57,7 @@ def _print_and_exit(text: str) -> NoReturn:
     sys.exit(0)
 
 
-def _refuse(messages: list[str]) -> NoReturn:
+def _exit_with_errors(messages: list[str]) -> NoReturn:
     if os.environ.get("RANK", "0") == "0":  # under torchrun only one process prints
         print("\n".join(f"peftkit: {message}" for message in messages), file=sys.stderr)
     sys.exit(2)

@@ -11,8 +11,8 @@ import yaml
 from peftkit import paths
 from peftkit.cli.validate import GROUPS, options_of
 from peftkit.config import JOBS, UserError, nearest
-from peftkit.config.checks.job import PLACES, ignored
-from peftkit.config.checks.values import shown
+from peftkit.config.checks.job import PATH_KEYS, ignored
+from peftkit.config.checks.values import as_typed
 from peftkit.config.signatures import fields_of
 from peftkit.config.traits import traits_of
 
@@ -101,7 +101,7 @@ def _option_page(group: str, name: str, extra: Path | None) -> str:
 def _job_page(name: str) -> str:
     job, documented = JOBS[name], _documented_keys()
     places = {"run": job.run, "runs": job.runs, "input": job.input, "output": job.writes or "no"}
-    unused = {*ignored(job, [key for key in documented if key not in PLACES]), "job"}
+    unused = {*ignored(job, [key for key in documented if key not in PATH_KEYS]), "job"}
     keys = [key for key in documented if key not in unused and places.get(key) != "no"]
     reads = GROUPS[:3] if job.reads is None else (*job.reads, *job.reads_without_run)
     keys += [key for key in reads if key in GROUPS[:3] or ("." in key and key not in documented)]
@@ -113,7 +113,7 @@ def _method_facts(file: Path) -> str:
     values, comments = yaml.safe_load(text), _comments(text)
     config = dict(values["config"])
     target = config.pop("_target_")
-    given = {f"{name}={shown(value)}": comments.get(f"config.{name}", "") for name, value in config.items()}
+    given = {f"{name}={as_typed(value)}": comments.get(f"config.{name}", "") for name, value in config.items()}
     traits = [name for name, holds in vars(traits_of(values["config"], values["traits"])).items() if holds]
     rest = [name for name in fields_of(target) or {} if name not in config]
     facts = {
@@ -163,7 +163,7 @@ def _keys(names: list[str]) -> dict[str, str]:
 
 
 def _literal(value: Any) -> str:
-    text = str(shown(value)) if not isinstance(value, bool) else str(value).lower()
+    text = str(as_typed(value)) if not isinstance(value, bool) else str(value).lower()
     return text if len(text) < 26 and "${" not in text else "..."
 
 

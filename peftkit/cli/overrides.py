@@ -14,15 +14,15 @@ from peftkit.config import UserError, nearest
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-PLAIN = ("-m", "--multirun", "--resolve", "--help", "--version", "-sc", "--shell-completion", "--hydra-help")
-SHOWS = {
+FLAGS = ("-m", "--multirun", "--resolve", "--help", "--version", "-sc", "--shell-completion", "--hydra-help")
+INSPECTION_FLAGS = {
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
 SHORT = {"-c": "--cfg", "-i": "--info", "-p": "--package", "-cd": "--config-dir"}
-VALUED = (*SHOWS, "--package", "--config-dir")
+VALUED = (*INSPECTION_FLAGS, "--package", "--config-dir")
 # sections with upstream's options: new names need no + of Hydra, and are checked against upstream
-OPEN = (
+UPSTREAM_SECTIONS = (
     "train.",
     "method.config.",
     "method.quantization.",
@@ -58,7 +58,7 @@ def read_command(arguments: Sequence[str]) -> CommandLine:
         flag, _, value = argument.partition("=")
         flag = SHORT.get(flag, flag)
         if not argument.startswith("-"):
-            overrides.append(normalize(argument))
+            overrides.append(normalize_override(argument))
         elif flag in VALUED:
             if not value and queue and "=" not in queue[0]:
                 value = queue.pop(0)
@@ -66,13 +66,13 @@ def read_command(arguments: Sequence[str]) -> CommandLine:
             _check_value(flag, value)
             extra = Path(value) if flag == "--config-dir" else extra
             flags += [flag, value]
-        elif flag in PLAIN:
+        elif flag in FLAGS:
             flags.append(flag)
         else:
             raise UserError(f"unknown flag {flag}{_flag_hint(flag)}")
     multirun = bool({"-m", "--multirun"} & {*flags})
     flags = [flag for flag in flags if flag not in ("-m", "--multirun")]
-    shows = [flag for flag in flags if flag in SHOWS]
+    shows = [flag for flag in flags if flag in INSPECTION_FLAGS]
     if len(shows) > 1:
         raise UserError(f"{' and '.join(shows)} exclude each other; use one at a time")
     if not shows and {"--resolve", "--package"} & {*flags}:
@@ -90,14 +90,14 @@ def parse(override: str) -> Override:
     return parser.parse_overrides([override])[0]
 
 
-def normalize(override: str) -> str:
+def normalize_override(override: str) -> str:
     """Return an override in Hydra's grammar: the text of input= in quotes, and ++ for options that no YAML lists.
 
     Normalizing twice changes nothing.
     """
     if override.startswith("input="):
         return f"input={_quoted(override.removeprefix('input='))}"
-    return f"++{override}" if override.startswith(OPEN) else override
+    return f"++{override}" if override.startswith(UPSTREAM_SECTIONS) else override
 
 
 def _quoted(text: str) -> str:
@@ -111,8 +111,8 @@ def _quoted(text: str) -> str:
 
 
 def _check_value(flag: str, value: str) -> None:
-    if flag in SHOWS and value not in SHOWS[flag]:
-        raise UserError(f"{flag} {value}: unknown value{nearest(value, SHOWS[flag], f'{flag} ')}")
+    if flag in INSPECTION_FLAGS and value not in INSPECTION_FLAGS[flag]:
+        raise UserError(f"{flag} {value}: unknown value{nearest(value, INSPECTION_FLAGS[flag], f'{flag} ')}")
     if flag == "--config-dir" and not Path(value).is_dir():
         raise UserError(f"-cd {value} is not a folder; name one with recipes/, model/, method/ or task/")
 
@@ -121,6 +121,6 @@ def _flag_hint(flag: str) -> str:
     name = flag.lstrip("-").replace("-", "_")
     if flag in ("-cp", "--config-path", "-cn", "--config-name"):
         return "; -cd DIR adds your own models, methods, tasks and recipes"
-    if close := get_close_matches(flag, [*PLAIN, *VALUED], n=1, cutoff=0.75):
+    if close := get_close_matches(flag, [*FLAGS, *VALUED], n=1, cutoff=0.75):
         return f"; did you mean {close[0]}?"
     return f"; a key is written without dashes: {name}=..."

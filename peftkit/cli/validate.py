@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 from peftkit import paths
 from peftkit.cli.compose import Composer, plan_sweep, read_recipe, without_hydra, yaml_error
-from peftkit.cli.overrides import OPEN, normalize, parse
+from peftkit.cli.overrides import UPSTREAM_SECTIONS, normalize_override, parse
 from peftkit.config import JOBS, SECTIONS, UserError, config_errors, nearest
 from peftkit.config.checks.job import ignored_errors
 from peftkit.config.suggestions import RENAMED, key_names, section_error, takes_list, unknown_key
@@ -29,9 +29,9 @@ SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
 
 def command_errors(overrides: Sequence[str], composer: Composer, extra: Path | None, multirun: bool) -> list[str]:
     """Return every error of the command's runs, composed with an open composer, which caches their configs."""
-    errors = {override: list(_override_errors(override, extra)) for override in map(normalize, overrides)}
+    errors = {override: list(_override_errors(override, extra)) for override in map(normalize_override, overrides)}
     messages = [message for wrong in errors.values() for message in wrong]
-    valid = [override for override in map(normalize, overrides) if not errors[override]]
+    valid = [override for override in map(normalize_override, overrides) if not errors[override]]
     return [*dict.fromkeys([*messages, *_composition_errors(valid, composer, extra, multirun, bool(messages))])]
 
 
@@ -57,7 +57,8 @@ def _override_errors(text: str, extra: Path | None) -> Iterable[str]:
         return _option_errors(key, override, extra)
     if key in (*SECTIONS, "train") or takes_list(key):
         return _list_errors(override)
-    if key.startswith(("hydra.", "hydra/")) or (key.startswith(OPEN) and key not in RENAMED) or key in key_names(""):
+    is_upstream = key.startswith(UPSTREAM_SECTIONS) and key not in RENAMED
+    if is_upstream or key.startswith(("hydra.", "hydra/")) or key in key_names(""):
         return []
     if section in key_names("") - {*SECTIONS, "train"}:
         return [f"unknown key {key}: {section} takes one value; use {section}=..."]

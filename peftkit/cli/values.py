@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftkit.cli.compose import Composer, build_run, without_hydra
-from peftkit.cli.overrides import OPEN
+from peftkit.cli.overrides import UPSTREAM_SECTIONS
 from peftkit.cli.validate import GROUPS, options_of
 from peftkit.config import RunConfig, UserError, config_errors, nearest
 from peftkit.config.suggestions import unknown_key
@@ -49,7 +49,7 @@ def compose_values(composer: Composer, values: Mapping[str, Any]) -> RunConfig:
     if errors := config_errors(resolved):
         raise UserError("; ".join(errors))
     overrides = [f"{group}={name}" for group, name in chosen.items()]
-    overrides += [f"{key}={_typed(value)}" for key, value in flat.items()]
+    overrides += [f"{key}={_as_override(value)}" for key, value in flat.items()]
     return build_run(cfg, composed.hydra.runtime.choices.get("recipe"), overrides)
 
 
@@ -67,7 +67,7 @@ def _flat(cfg: DictConfig, values: Mapping[str, Any], prefix: str = "") -> Itera
 def _set(cfg: DictConfig, key: str, value: Any) -> None:
     parent, _, name = key.rpartition(".")
     section = OmegaConf.select(cfg, parent) if parent else cfg
-    if not key.startswith(OPEN) and (section is None or name not in list(section)):
+    if not key.startswith(UPSTREAM_SECTIONS) and (section is None or name not in list(section)):
         raise UserError(unknown_key(key))
     OmegaConf.update(cfg, key, _literal(value), force_add=True, merge=False)
 
@@ -83,12 +83,12 @@ def _literal(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _typed(value: Any) -> str:
+def _as_override(value: Any) -> str:
     """Return a value as it would be typed on the command line, for the record of the run."""
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{name}:{_typed(each)}" for name, each in value.items()) + "}"
+        return "{" + ",".join(f"{name}:{_as_override(each)}" for name, each in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_typed, value)) + "]"
+        return "[" + ",".join(map(_as_override, value)) + "]"
     if not isinstance(value, str | Path):
         return json.dumps(value)
     text = str(value)

@@ -6,7 +6,7 @@ from peftkit.config.errors import UserError, error_summary, refuse
 from peftkit.config.jobs import JOBS, Job
 from peftkit.config.kinds import KINDS, TaskKind, generates_text, kind_of
 from peftkit.config.run import (
-    INCIDENTAL,
+    NON_RESULT_KEYS,
     SECTIONS,
     EarlyStopping,
     Embed,
@@ -22,7 +22,7 @@ from peftkit.config.run import (
 from peftkit.config.suggestions import nearest
 
 __all__ = [
-    "FILES", "INCIDENTAL", "JOBS", "KINDS", "SECTIONS", "TEXTS", "TEXT_FILES", "EarlyStopping",
+    "FILES", "NON_RESULT_KEYS", "JOBS", "KINDS", "SECTIONS", "TEXTS", "TEXT_FILES", "EarlyStopping",
     "Embed", "Extend", "Generate", "Job", "MethodConfig", "ModelConfig", "RunConfig", "Search", "TaskConfig",
     "TaskKind", "UserError", "config_errors", "error_summary", "generates_text", "is_prompted", "kind_of", "nearest",
     "refuse", "run_errors",

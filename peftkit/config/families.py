@@ -187,7 +187,7 @@ UNSUPPORTED = {"xlnet": "XLNet reads its tokens in permuted orders, neither as a
 
 HEADS = frozenset(name for family in _FAMILIES for name in family.heads)
 LANGUAGE_MODEL_HEADS = frozenset(name for family in _FAMILIES for name in family.language_model_head)
-BELOW_HEADS = frozenset(("pooler", "pre_classifier"))  # heads' lower layers, which some checkpoints have
+HEAD_SUBMODULES = frozenset(("pooler", "pre_classifier"))  # heads' lower layers, which some checkpoints have
 
 
 def family_of(model_type: str) -> Family | None:

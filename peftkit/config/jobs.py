@@ -5,7 +5,7 @@ from typing import Literal
 
 from peftkit.config.endings import TABLES, VECTORS
 
-Need = Literal["required", "optional", "no"]
+Requirement = Literal["required", "optional", "no"]
 
 _GENERATOR = tuple(  # the keys of `generate` that choose and call a model, without those that generate tasks
     f"generate.{name}"
@@ -33,9 +33,9 @@ class Job:
     keys: tuple[str, ...] = ()
     reads_without_run: tuple[str, ...] = ()
     ignores: str = "the rest comes from run=DIR"
-    run: Need = "no"  # a finished run folder
-    runs: Need = "no"  # several of them
-    input: Need = "no"
+    run: Requirement = "no"  # a finished run folder
+    runs: Requirement = "no"  # several of them
+    input: Requirement = "no"
     writes: tuple[str, ...] | Literal["folder"] | None = None
     loads_model: bool = True  # False: it starts without torch
     trains: bool = False  # trains the chosen model, method and task, or shows what that would take

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from peftkit.config.jobs import Need
+from peftkit.config.jobs import Requirement
 
 ENCODER, DECODER, SEQ2SEQ = "encoder", "decoder", "seq2seq"
 _TEXT = ("exact_match", "token_f1", "rouge_l")
@@ -37,7 +37,7 @@ class TaskKind:
     task_types: dict[str, str | None] = field(default_factory=dict)  # PEFT's TaskType; None where PEFT has none
     pipelines: dict[str, str] = field(default_factory=dict)  # of transformers, for model cards
     objectives: dict[str, str] = field(default_factory=dict)  # named on boards: their scores do not compare
-    label: Need = "required"  # task.label
+    label: Requirement = "required"  # task.label
     keys: tuple[str, ...] = ()  # keys of `task` that only the kinds that list them read
     needs: dict[str, str] = field(default_factory=dict)  # of those, the keys that have to be set, with an example
     generates: bool = False  # answered by generated text
@@ -46,7 +46,7 @@ class TaskKind:
     sequence_label: bool = False  # one class or number for the whole input
     chat_template: bool = False  # its tokenizer formats turns, and is saved with what trained
     generators: tuple[str, ...] = ()  # values of task.dataset that generate the data first
-    refused_as: str | None = None  # methods that refuse this other kind refuse this one too
+    refusal_alias: str | None = None  # methods that refuse this other kind refuse this one too
     loss: str | None = None  # what replaces the model's own loss
     package: tuple[str, str] | None = None  # a package that training needs, and the extra that installs it
 
@@ -200,7 +200,7 @@ _KINDS = (
         keys=("max_target_length", "beta", "loss_type", "label_smoothing", "chat"),
         needs={"beta": "0.1", "loss_type": "sigmoid"},
         chat_template=True,
-        refused_as="causal_lm",
+        refusal_alias="causal_lm",
         loss="DPO",
     ),
 )

@@ -229,7 +229,7 @@ PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that a
 # keys that do not change a result, so they are no part of its id or of its entry on a board
 BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend", "embed", "generate")
 FACTS = ("paper", "traits")  # of a method: they describe it, and choose nothing
-INCIDENTAL = {"job", "out", "force", "run", *BESIDE, "input", "output", "source", "data_root"} | {
+NON_RESULT_KEYS = {"job", "out", "force", "run", *BESIDE, "input", "output", "source", "data_root"} | {
     *(f"method.{name}" for name in FACTS),
     *(f"method.traits.{each.name}" for each in dataclasses.fields(Traits)),
 } | {

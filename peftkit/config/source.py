@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from peftkit.paths import cache_folder, replacing
+from peftkit.paths import atomic_write, cache_folder
 
 HUB_TIMEOUT = 3.0  # seconds; the Hub is contacted once a process
 CACHED_FROM = 16 << 20  # bytes: smaller files are hashed anew, which is as fast as reading the cache
-SETTLED = 2.0  # seconds: a file that changed since may change again without another size or time
+MIN_AGE = 2.0  # seconds: a file that changed since may change again without another size or time
 
 
 def fingerprint(path: Path, endings: tuple[str, ...] = ("",)) -> str:
@@ -37,8 +37,8 @@ def fingerprint(path: Path, endings: tuple[str, ...] = ("",)) -> str:
     if cached.is_file():
         return cached.read_text(encoding="utf-8")
     digest = _sha256(files, is_folder)
-    if max(changed for *_, changed in stats) < (time.time() - SETTLED) * 1e9:
-        with suppress(OSError), replacing(cached) as part:  # a cache that cannot be written costs time alone
+    if max(changed for *_, changed in stats) < (time.time() - MIN_AGE) * 1e9:
+        with suppress(OSError), atomic_write(cached) as part:  # a cache that cannot be written costs time alone
             part.write_text(digest, encoding="utf-8")
     return digest
 
@@ -75,7 +75,7 @@ class Source:
 
 
 @lru_cache(maxsize=1)
-def hub_answers() -> bool:
+def hub_is_reachable() -> bool:
     """Contact the Hub, for three seconds at most, and return whether it answered; once a process."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
         return False

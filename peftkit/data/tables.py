@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 
 from peftkit.config import FILES, TaskConfig, UserError, error_summary, kind_of
-from peftkit.config.source import Source, fingerprint, hub_answers
+from peftkit.config.source import Source, fingerprint, hub_is_reachable
 from peftkit.data.streaming import parse_json_lines, read_cells, reading
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # integers that int64 reproduces character by character
@@ -37,7 +37,7 @@ def read_tables(task: TaskConfig, data_root: str | None, source: str) -> tuple[d
     if data_root is not None or path.exists():
         tables = {"train": read_file(path)} if path.is_file() else _read_folder(path)
         return tables, Source("folder", str(path), fingerprint(path, FILES), _replaces(path))
-    if source != "offline" and hub_answers():
+    if source != "offline" and hub_is_reachable():
         task = replace(task, revision=dataset_commit(task))
         return _from_hub(task), Source("hub", task.dataset, task.revision)
     if source != "offline":  # the libraries are in offline mode by now

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from peftkit.config import UserError
-from peftkit.paths import replacing
+from peftkit.paths import atomic_write
 
 SEEDS = Path(__file__).resolve().parent / "seeds" / "tasks.jsonl"
 EXAMPLE = '{"id": "1", "instruction": "Name a prime.", "instances": [{"input": "", "output": "7"}]}'
@@ -98,5 +98,5 @@ def write_dataset(folder: Path, tasks: Sequence[InstructionTask]) -> None:
         for id, prompt, answer in turns
     ]
     for name, rows in (("chat", conversations), ("tasks", [asdict(task) for task in tasks])):
-        with replacing(folder / name / "train.parquet") as part:
+        with atomic_write(folder / name / "train.parquet") as part:
             pq.write_table(pa.Table.from_pylist(rows, SCHEMAS[name]), part)

@@ -20,7 +20,7 @@ from peftkit.results.run_result import RunResult
 OWN = ("job=", "run=")  # overrides that the two runs do not have
 
 
-def downstream(config: RunConfig, begin: Callable[[Path], None] | None = None) -> Path:
+def downstream(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Path:
     """Train a task from the base of a language modeling run and from the model that this run left.
 
     Both are runs of job=finetune with the same seed and settings; where learning rates are searched, each gets its own.
@@ -43,7 +43,7 @@ def downstream(config: RunConfig, begin: Callable[[Path], None] | None = None) -
     overrides = tuple(override for override in config.overrides if not override.lstrip("+").startswith(OWN))
     first = replace(config, job="finetune", run=None, overrides=overrides)
     with run_lock(first):  # other adapted models may be compared with the same base
-        before = finetune(first, begin)
+        before = finetune(first, on_start)
     result = RunResult(before).record
     if not result["scores"]:
         raise UserError(f"task={config.task.name} has hidden labels, so nothing can be compared; use another task")
@@ -52,7 +52,7 @@ def downstream(config: RunConfig, begin: Callable[[Path], None] | None = None) -
         # pooled as the base is: the merged folder does not record how it was trained
         changes["pooling"] = result["audit"]["sources"]["model"]["pooling"]
     overrides += tuple(f"model.{name}={value}" for name, value in changes.items())
-    after = finetune(replace(first, model=replace(first.model, **changes), overrides=overrides), begin)
+    after = finetune(replace(first, model=replace(first.model, **changes), overrides=overrides), on_start)
     if is_main_process():
         settings = run_folder.run_id(replace(first, seed=0), result["audit"]["sources"], result["run"]["setup"])
         _record(folder, f"{config.task.name}-{config.method.name}-{settings}", config, before, after)
@@ -107,7 +107,7 @@ def _record(folder: Path, name: str, config: RunConfig, before: Path, after: Pat
         "fresh": second["audit"]["fresh"],
         "seeds": {},
     }
-    with run_folder.amended_result(folder) as result:
+    with run_folder.updated_result(folder) as result:
         entries = result["language"].setdefault("downstream", {})
         entries.setdefault(name, entry)["seeds"][str(config.seed)] = scores
     log(

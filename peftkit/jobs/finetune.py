@@ -33,11 +33,11 @@ from peftkit.results.run_result import RunResult
 SEED = 0  # of every trial: all seeds of a comparison share them
 
 
-def finetune(config: RunConfig, begin: Callable[[Path], None] | None = None, is_nested: bool = False) -> Path:
+def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, is_nested: bool = False) -> Path:
     """Train once and leave a run folder; a finished one is left as it is, an unfinished one is resumed.
 
     Args:
-        begin: called with the run folder before training.
+        on_start: called with the run folder before training.
         is_nested: True for a trial of a search, which logs for its trials.
 
     Raises:
@@ -45,8 +45,8 @@ def finetune(config: RunConfig, begin: Callable[[Path], None] | None = None, is_
     """
     context = _open(config)
     folder = context.folder
-    if begin is not None:
-        begin(folder)
+    if on_start is not None:
+        on_start(folder)
     if not config.force and run_folder.is_finished(folder):
         if not is_nested:
             log(f"finished already: {folder}, {_scores(RunResult(folder).record)} (force=true trains it again)")

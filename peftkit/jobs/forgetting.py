@@ -121,7 +121,7 @@ def forgetting(config: RunConfig) -> Path:
         "curve_reason": None if ends is not None else f"{trained.method.name} has no scale between off and on",
     }
     if is_main_process():
-        with run_folder.amended_result(folder) as result:
+        with run_folder.updated_result(folder) as result:
             result["forgetting"] = record
         print("\n".join(_table(record)))
         log(f"-> {folder / 'result.json'}")

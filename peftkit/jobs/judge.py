@@ -122,7 +122,7 @@ def _record(folder: Path, result: Mapping[str, Any]) -> None:
     """Write the statistics into the run's result.json, beside those of other judges; two may finish at once."""
     left_out = ("schema", "run", "first", "second", "meta", "ended")
     entry = {name: value for name, value in result.items() if name not in left_out}
-    with run_folder.amended_result(folder) as recorded:
+    with run_folder.updated_result(folder) as recorded:
         recorded["judged"] = {**(recorded.get("judged") or {}), result["judge"]["id"]: entry}
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-from peftkit.config import INCIDENTAL, RunConfig, UserError, refuse
+from peftkit.config import NON_RESULT_KEYS, RunConfig, UserError, refuse
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardRun
 from peftkit.leaderboard.settings import flatten
 from peftkit.leaderboard.stats import GLUE, task_score
-from peftkit.paths import replacing, safe_name
+from peftkit.paths import atomic_write, safe_name
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
@@ -160,9 +160,9 @@ def _matches(run: BoardRun, config: RunConfig) -> bool:
     keys = [f"{key}.name" if key in ("model", "method") else key for key in keys]
     if "seed" in keys and run.seed != config.seed:
         return False
-    typed = {name for key in keys for name in flat if name == key or name.startswith(f"{key}.")} - INCIDENTAL - {"seed"}
+    typed = {name for key in keys for name in flat if name == key or name.startswith(f"{key}.")}
     recorded = {"model.checkpoint": run.audit["sources"]["model"]["name"], **run.settings}
-    return all(recorded.get(name, "null") == flat[name] for name in typed)
+    return all(recorded.get(name, "null") == flat[name] for name in typed - NON_RESULT_KEYS - {"seed"})
 
 
 def _missing(config: RunConfig, missing: Sequence[str], matching: Sequence[BoardRun], like: BoardRun) -> str:
@@ -286,7 +286,7 @@ def _write(config: RunConfig, chosen: Sequence[BoardRun], texts: Mapping[str, st
     file = Path(config.output or Path(config.out, f"{safe_name(stem)}.zip"))
     if invalid:
         file = file.with_name(f"not-for-upload-{file.name}")
-    with replacing(file) as part, ZipFile(part, "w", ZIP_DEFLATED) as archive:
+    with atomic_write(file) as part, ZipFile(part, "w", ZIP_DEFLATED) as archive:
         for name, text in sorted(texts.items()):
             archive.writestr(ZipInfo(f"{name}.tsv"), text, ZIP_DEFLATED)  # no date: equal predictions, equal bytes
     for reason in dict.fromkeys(invalid.values()):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.config import UserError
-from peftkit.paths import replacing
+from peftkit.paths import atomic_write
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +36,7 @@ def write_archive(folders: Sequence[Path], file: Path) -> None:
     }
     # a page holds many runs, so that ids and labels, which runs share, compress well
     options = {"compression": "zstd", "compression_level": 19, "use_dictionary": False, "data_page_size": 1 << 26}
-    with replacing(file) as part:
+    with atomic_write(file) as part:
         pq.write_table(pa.table(columns), part, **options)
 
 

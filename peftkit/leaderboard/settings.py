@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from peftkit.config import INCIDENTAL
+from peftkit.config import NON_RESULT_KEYS
 from peftkit.config.run import TaskConfig
 
 # minor versions of these may change the trained model; those of other packages are only noted
 DECIDING = ("peftkit", "transformers", "peft")
-LEFT_OUT = INCIDENTAL | {
+LEFT_OUT = NON_RESULT_KEYS | {
     "seed", "trial", "method.refuses", "model.stand_in",  # the last two: messages, and the model of source=offline
     "distill.teacher",  # a path; the set-up has its hash
 }  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from peftkit.config import ModelConfig, UserError
-from peftkit.config.source import Source, fingerprint, hub_answers
+from peftkit.config.source import Source, fingerprint, hub_is_reachable
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 LENGTH_FILE, POOLING_FILE = "sentence_bert_config.json", "1_Pooling/config.json"
@@ -34,7 +34,7 @@ def locate(model: ModelConfig, source: str) -> Source:
     if Path(model.checkpoint).is_dir():
         revision = fingerprint(Path(model.checkpoint), (".safetensors", ".bin", ".json", ".txt", ".model"))
         return Source("folder", model.checkpoint, revision, _substituted_for(Path(model.checkpoint)), model.checkpoint)
-    if source != "offline" and hub_answers():
+    if source != "offline" and hub_is_reachable():
         return Source("hub", model.checkpoint, _commit(model))
     if source != "offline" and (commit := _cached_commit(model)) is not None:
         return Source("cache", model.checkpoint, commit)

@@ -18,7 +18,7 @@ from transformers import (
 from peftkit.compat.transformers import Conv1D, dequantized, is_quantized, never_pack
 from peftkit.config import ModelConfig, UserError
 from peftkit.config.families import (
-    BELOW_HEADS,
+    HEAD_SUBMODULES,
     HEADS,
     LANGUAGE_MODEL_HEADS,
     UNSUPPORTED,
@@ -111,7 +111,7 @@ def load_model(
         )
     if model.keep_layers is not None:
         keep_layers(loaded, model.keep_layers)
-    below = {name for name in missing if not BELOW_HEADS.isdisjoint(name.split("."))}
+    below = {name for name in missing if not HEAD_SUBMODULES.isdisjoint(name.split("."))}
     base = {name for name in missing - below if name.startswith(f"{loaded.base_model_prefix}.")}
     is_masked = auto.__name__.endswith("MaskedLM")
     loaded.fresh_head = _fresh_head(loaded, missing) if is_masked else _modules_of(below)  # type: ignore[assignment]

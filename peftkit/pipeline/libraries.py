@@ -9,7 +9,7 @@ import datasets
 import transformers
 from huggingface_hub import constants
 
-from peftkit.config.source import hub_answers
+from peftkit.config.source import hub_is_reachable
 
 # when it is imported it recommends a faster 4-bit kernel, whatever the run needs
 _BITSANDBYTES = logging.getLogger("bitsandbytes.backends.cpu.ops")
@@ -24,7 +24,7 @@ def configure_libraries(source: str) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|torch")
     # it concerns the checkpoints to resume from, not what export_artifact saves
     warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True` as the embedding layer has been res")
-    if source == "offline" or not hub_answers():
+    if source == "offline" or not hub_is_reachable():
         constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
 
 

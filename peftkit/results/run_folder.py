@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from peftkit.config import INCIDENTAL, RunConfig, UserError
-from peftkit.paths import replacing, safe_name
+from peftkit.config import NON_RESULT_KEYS, RunConfig, UserError
+from peftkit.paths import atomic_write, safe_name
 
 SCHEMA = 2  # of result.json, see docs/reference/run-folder.md; version 0.1 wrote none
 LOCATIONS = {"model": ("model", ("checkpoint", "revision")), "data": ("task", ("dataset", "subset", "revision"))}
@@ -32,9 +32,9 @@ def run_id(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: M
         sources: the records of model and data; where they are missing, their locations count.
         setup: what else determines the result, as `execution_setup` returns it.
     """
-    settings = {key: value for key, value in config.to_dict().items() if key not in INCIDENTAL}
+    settings = {key: value for key, value in config.to_dict().items() if key not in NON_RESULT_KEYS}
     for part in ("method", "train"):
-        settings[part] = {key: value for key, value in settings[part].items() if f"{part}.{key}" not in INCIDENTAL}
+        settings[part] = {key: value for key, value in settings[part].items() if f"{part}.{key}" not in NON_RESULT_KEYS}
     if not config.trial and config.search.lr_multipliers is None:
         del settings["trial"], settings["search"]
     if config.distill.teacher is None:
@@ -113,7 +113,7 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def amended_result(folder: Path) -> Iterator[dict[str, Any]]:
+def updated_result(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield a finished run's result, and write it with its changes; of several processes, one at a time."""
     with FileLock(folder / ".amending"):
         result = read_result(folder) or {}
@@ -123,7 +123,7 @@ def amended_result(folder: Path) -> Iterator[dict[str, Any]]:
 
 def write_text(file: Path, text: str) -> None:
     """Write a UTF-8 file, whole or not at all."""
-    with replacing(file) as part:
+    with atomic_write(file) as part:
         part.write_text(text, encoding="utf-8")
 
 
@@ -154,7 +154,7 @@ def write_predictions(file: Path, columns: Mapping[str, list]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with replacing(file) as part:
+    with atomic_write(file) as part:
         pq.write_table(pa.table(dict(columns)), part)
 
 

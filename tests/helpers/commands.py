@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from peftkit import api
 from peftkit.cli.compose import build_run, open_composer, plan_sweep, without_hydra
-from peftkit.cli.overrides import normalize
+from peftkit.cli.overrides import normalize_override
 from peftkit.cli.validate import command_errors
 from peftkit.config import RunConfig, UserError
 
@@ -27,7 +27,7 @@ def choose(overrides: Sequence[str]) -> list[RunConfig]:
     Raises:
         UserError: every error of them.
     """
-    overrides = [normalize(override) for override in overrides]
+    overrides = [normalize_override(override) for override in overrides]
     with open_composer(None) as composer:
         if messages := command_errors(overrides, composer, None, multirun=True):
             raise UserError("; ".join(messages))
@@ -41,18 +41,18 @@ def choose(overrides: Sequence[str]) -> list[RunConfig]:
 def compose_config(overrides: Sequence[str], extra: Path | None = None) -> DictConfig:
     """Compose the config of one run."""
     with open_composer(extra) as composer:
-        return without_hydra(composer([normalize(override) for override in overrides]))
+        return without_hydra(composer([normalize_override(override) for override in overrides]))
 
 
 def expand_sweep(overrides: Sequence[str], extra: Path | None = None) -> list[list[str]]:
     """Return the overrides of each run: one list, or the product of the sweeps of command line and recipe."""
     with open_composer(extra) as composer:
-        return plan_sweep([normalize(override) for override in overrides], composer).runs
+        return plan_sweep([normalize_override(override) for override in overrides], composer).runs
 
 
-def run(overrides: Sequence[str], recipe: str | None = None, begin: Callable[[Path], None] | None = None) -> Any:
-    """Run one job and return what it returns; `begin` is called with the folder of a run that trains."""
-    return api.run_job(build_run(compose_config(overrides), recipe, overrides), begin)
+def run(overrides: Sequence[str], recipe: str | None = None, on_start: Callable[[Path], None] | None = None) -> Any:
+    """Run one job and return what it returns; `on_start` is called with the folder of a run that trains."""
+    return api.run_job(build_run(compose_config(overrides), recipe, overrides), on_start)
 
 
 def finetune(*overrides: str) -> list[Path]:

@@ -112,7 +112,7 @@ def test_a_finished_run_is_left_as_it_is_and_told(tiny: Words, capsys: pytest.Ca
     folder, first = finetune(tiny("bert"))
     before = (folder / "result.json").stat().st_mtime_ns
     told: list[Path] = []
-    commands.run(tiny("bert"), begin=told.append)
+    commands.run(tiny("bert"), on_start=told.append)
     assert told == [folder]
     assert (folder / "result.json").stat().st_mtime_ns == before
     score = first["scores"]["accuracy"]["value"]

@@ -28,10 +28,10 @@ from omegaconf import OmegaConf
 from helpers.commands import compose_config as compose
 from peftkit.models.checkpoints import locate
 from peftkit.config import RunConfig, UserError
-from peftkit.config.source import hub_answers
+from peftkit.config.source import hub_is_reachable
 for endpoint, *words in json.load(sys.stdin):
     os.environ["HF_ENDPOINT"] = constants.ENDPOINT = endpoint
-    hub_answers.cache_clear()
+    hub_is_reachable.cache_clear()
     run = RunConfig.from_config(OmegaConf.to_container(compose(words), resolve=True))
     try: print(locate(run.model, run.source))
     except UserError as error: print("UserError:", error)

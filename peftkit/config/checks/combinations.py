@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from peftkit.config.checks.rules import broken
+from peftkit.config.checks.rules import messages_of
 from peftkit.config.families import suggested_model
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import DECODER, ENCODER, SEQ2SEQ, generates_text, kind_of
@@ -21,7 +21,7 @@ def _method_errors(run: RunConfig) -> Iterator[str]:
     method, kind = run.method, kind_of(run.task)
     for refused, choice in (
         (run.model.family, f"model={run.model.name}"),
-        (kind.refused_as or kind.name, f"task={run.task.name}"),
+        (kind.refusal_alias or kind.name, f"task={run.task.name}"),
     ):
         # "seq2seq" in `refuses` is the architecture, which the kind of that name needs anyway
         if (reason := method.refuses.get(refused)) and not (choice.startswith("task") and refused == SEQ2SEQ):
@@ -33,7 +33,7 @@ def _method_errors(run: RunConfig) -> Iterator[str]:
 def _architecture_errors(run: RunConfig) -> Iterator[str]:
     kind, model, method = kind_of(run.task), run.model, run.method
     needs_encoder = model.family == SEQ2SEQ and ENCODER in kind.heads
-    return broken(
+    return messages_of(
         (
             model.family not in kind.heads,
             f"model={model.name} ({model.family}) has no head for task={run.task.name} ({kind.name}); "
@@ -59,7 +59,7 @@ def _loss_errors(run: RunConfig) -> Iterator[str]:
     distills = run.distill.teacher is not None and not generates_text(run.task)
     loss = "distillation" if distills else kind_of(run.task).loss
     own = f"the model's own loss, which {loss} replaces"
-    return broken(
+    return messages_of(
         (
             loss and run.method.traits.regularized,
             f"method={run.method.name} adds a regularizer to {own}; use method=lora",
@@ -74,7 +74,7 @@ def _loss_errors(run: RunConfig) -> Iterator[str]:
 
 def _model_errors(run: RunConfig) -> Iterator[str]:
     model, keeps_layers = run.model, run.model.keep_layers is not None
-    return broken(
+    return messages_of(
         (
             model.family != ENCODER and model.pooling in ("cls", "mean"),
             f"model.pooling={model.pooling} is for encoders, model={model.name} is none; set model.pooling=null",
@@ -102,7 +102,7 @@ def _is_t5_encoder(run: RunConfig) -> bool:
 
 def _teacher_errors(run: RunConfig) -> Iterator[str]:
     teaches, is_text = run.distill.teacher is not None, generates_text(run.task)
-    return broken(
+    return messages_of(
         (
             teaches and is_text and run.distill.alpha not in (0.5, 1),
             f"distill.alpha={run.distill.alpha:g}: expected 1 (the teacher's answers only) or 0.5 (both answers to "
@@ -119,7 +119,7 @@ def _teacher_errors(run: RunConfig) -> Iterator[str]:
 def _training_errors(run: RunConfig) -> Iterator[str]:
     train, stops_early = run.train, run.early_stopping.patience is not None
     evaluates, saves = train.get("eval_strategy"), train.get("save_strategy")
-    return broken(
+    return messages_of(
         (
             run.trial and run.search.lr_multipliers is not None,
             "trial=true trains with one learning rate and searches none; drop trial=true or search.lr_multipliers",

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from peftkit.config.checks.rules import broken
+from peftkit.config.checks.rules import messages_of
 from peftkit.config.endings import FILES
 from peftkit.config.kinds import ENCODER, kind_of
 from peftkit.config.run import Generate, RunConfig
@@ -28,7 +28,7 @@ def generation_errors(run: RunConfig) -> list[str]:
     return [
         *generator,
         *(() if is_judge else _data_errors(run)),
-        *broken(
+        *messages_of(
             (is_judge and settings.seeds is not None, f"generate.seeds= is not for job={run.job}; drop it"),
             (
                 settings.max_cost is not None and None in (settings.price_in, settings.price_out),
@@ -41,7 +41,7 @@ def generation_errors(run: RunConfig) -> list[str]:
 def _unused_errors(run: RunConfig) -> Iterator[str]:
     """Yield a message for each setting of a generator that the job does not use."""
     dataset, generators = run.task.dataset, kind_of(run.task).generators
-    return broken(
+    return messages_of(
         *(
             (
                 getattr(run.generate, name) is not None,
@@ -59,7 +59,7 @@ def _unused_errors(run: RunConfig) -> Iterator[str]:
 def _data_errors(run: RunConfig) -> Iterator[str]:
     settings, dataset = run.generate, run.task.dataset
     tasks = [name for name in group_files("task", run.config_dir) if not name.startswith("_")]
-    return broken(
+    return messages_of(
         (
             run.generates_data and dataset != settings.algorithm,
             f"task.dataset={dataset} does not match generate.algorithm={settings.algorithm}; "
@@ -89,7 +89,7 @@ def _endpoint_errors(settings: Generate) -> Iterator[str]:
     is_address = address.scheme in ("http", "https") and address.hostname
     has_secret = address.username or address.password or address.query
     is_openai = is_address and str(address.hostname).endswith("openai.com")
-    return broken(
+    return messages_of(
         (find_spec("openai") is None, f"{needs} the package openai; pip install 'peftkit[endpoint]'"),
         (settings.base_url is None, f"{needs} an address; set generate.base_url=http://127.0.0.1:8000/v1"),
         (
@@ -117,7 +117,7 @@ def _endpoint_errors(settings: Generate) -> Iterator[str]:
 
 def _local_errors(run: RunConfig) -> Iterator[str]:
     settings, generator = run.generate, run.generate.model or ""
-    return broken(
+    return messages_of(
         *(
             (
                 getattr(settings, name),

@@ -6,22 +6,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftkit.config.checks.rules import broken
+from peftkit.config.checks.rules import messages_of
 from peftkit.config.endings import FILES
 from peftkit.config.jobs import JOBS, Job
 from peftkit.config.kinds import generates_text
 from peftkit.config.run import RunConfig, TaskConfig
 
-PLACES = ("run", "runs", "input", "output")  # checked by the job's record, with a message of their own
+PATH_KEYS = ("run", "runs", "input", "output")  # checked by the job's record, with a message of their own
 
 
 def job_errors(run: RunConfig) -> list[str]:
     """Return a message for each setting that the job lacks, or would ignore."""
     job = JOBS[run.job]
-    others = {key.partition(".")[0] for key in own_keys()} - {"generate", *job.keys, *job.reads_without_run}
+    others = {key.partition(".")[0] for key in job_specific_keys()} - {"generate", *job.keys, *job.reads_without_run}
     return [
         *_run_errors(run),
-        *broken(
+        *messages_of(
             (job.input == "required" and run.input is None, f"job={job.name} needs input=FILE or input='a text'"),
             (
                 job.input == "no" and run.input is not None,
@@ -29,7 +29,7 @@ def job_errors(run: RunConfig) -> list[str]:
             ),
         ),
         *_output_errors(run),
-        *(not_for(name, job) for key in sorted(others) for name in _given(key, getattr(run, key))),
+        *(unused_key_message(name, job) for key in sorted(others) for name in _given(key, getattr(run, key))),
     ]
 
 
@@ -37,34 +37,36 @@ def ignored_errors(job_name: str, typed: Mapping[str, str]) -> list[str]:
     """Return a message for each typed override, by key, that a job does not read."""
     job = JOBS[job_name]
     return [
-        not_for(key, job) if job.reads is None else f"job={job.name} ignores {typed[key]}: {job.ignores}; drop it"
+        f"job={job.name} ignores {typed[key]}: {job.ignores}; drop it"
+        if job.reads is not None
+        else unused_key_message(key, job)
         for key in ignored(job, list(typed))
     ]
 
 
 def ignored(job: Job, keys: Sequence[str]) -> list[str]:
     """Return the keys that a job does not read."""
-    shared = {key for key in keys if not is_below(key, own_keys())}  # what a training run reads
-    known = {*(shared if job.reads is None else job.reads), *job.keys, *PLACES, "job", "hydra"}
+    shared = {key for key in keys if not is_in_section(key, job_specific_keys())}  # what a training run reads
+    known = {*(shared if job.reads is None else job.reads), *job.keys, *PATH_KEYS, "job", "hydra"}
     if "run" not in keys:
         known.update(job.reads_without_run)
     if "job" not in keys:  # the recipe chose it
         known.add("recipe")
-    return [key for key in keys if not is_below(key, known)]
+    return [key for key in keys if not is_in_section(key, known)]
 
 
-def not_for(key: str, job: Job) -> str:
+def unused_key_message(key: str, job: Job) -> str:
     """Return the message about a key that only other jobs read."""
-    others = [other.name for other in JOBS.values() if is_below(key, {*other.keys, *other.reads_without_run})]
+    others = [other.name for other in JOBS.values() if is_in_section(key, {*other.keys, *other.reads_without_run})]
     return f"{key}= is not for job={job.name}, only for {_listed(others)}; drop it"
 
 
-def own_keys() -> set[str]:
+def job_specific_keys() -> set[str]:
     """Return the keys that only some jobs read."""
     return {key for job in JOBS.values() for key in job.keys}
 
 
-def is_below(key: str, sections: set[str]) -> bool:
+def is_in_section(key: str, sections: set[str]) -> bool:
     """Return whether a key is one of the keys, or lies in one of the sections."""
     return any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in sections)
 
@@ -90,7 +92,7 @@ def _run_errors(run: RunConfig) -> Iterator[str]:
     job, runs = JOBS[run.job], run.runs
     mixes = runs is not None and job.name == "predict"
     is_alone = run.run is not None or len(runs or ()) < 2
-    return broken(
+    return messages_of(
         (runs is not None and job.runs == "no", f"runs= {_only('runs', job.name)}"),
         (mixes and is_alone, "runs= takes two run folders or more, in place of run=; use runs=[DIR,DIR]"),
         (
@@ -118,7 +120,7 @@ def _output_errors(run: RunConfig) -> Iterator[str]:
     if output is None:
         return iter(())
     endings = job.writes if isinstance(job.writes, tuple) else ()
-    return broken(
+    return messages_of(
         (job.writes is None, f"output= {_only('writes', job.name)}; run folders are written below out=FOLDER"),
         (
             job.writes == "folder" and Path(output).is_file(),
@@ -155,7 +157,7 @@ def _answer_errors(folder: Path) -> Iterator[str]:
         return iter(())
     kind = f"{task.kind} without a label" if task.kind == "causal_lm" else task.kind
     is_answered = is_trial or generates_text(task)
-    return broken(
+    return messages_of(
         (is_trial, f"{folder} is a trial, scored on training examples; name a run"),
         (
             not is_answered,

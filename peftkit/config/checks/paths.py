@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from peftkit.config.checks.rules import broken
+from peftkit.config.checks.rules import messages_of
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
 from peftkit.config.jobs import JOBS
 from peftkit.config.run import RunConfig
@@ -14,7 +14,7 @@ from peftkit.config.suggestions import nearest
 def path_errors(run: RunConfig) -> Iterator[str]:
     """Yield a message for each path that is missing or of the wrong kind; no file is read but result.json."""
     checkpoint, reads_data = run.model.checkpoint, JOBS[run.job].trains or run.job == "evaluate"
-    yield from broken(
+    yield from messages_of(
         (
             _is_path(checkpoint) and not Path(checkpoint).is_dir(),
             f"model.checkpoint={checkpoint}: no such folder{_tilde(checkpoint)}",
@@ -49,7 +49,7 @@ def run_folder_errors(key: str, folder: str) -> list[str]:
     except (ValueError, KeyError, TypeError):
         return [f"{file} cannot be read as a result; name another run folder"]
     return [
-        *broken(
+        *messages_of(
             (
                 status != "finished",
                 f"{key}={folder} is {status}; finish it first: the command that started it resumes it",
@@ -84,7 +84,7 @@ def _input_errors(run: RunConfig) -> Iterator[str]:
     if Path(name).suffix in endings:
         return _file_errors("input", name)
     is_file = Path(name).suffix in (".txt", *FILES) or (len(name) < 256 and Path(name).exists())
-    return broken(
+    return messages_of(
         (
             run.job == "forgetting",
             f"input={name} is not a file of texts; use input=FILE, a text per line (.txt), or a column text (.jsonl)",
@@ -99,7 +99,7 @@ def _input_errors(run: RunConfig) -> Iterator[str]:
 def _data_root_errors(run: RunConfig, root: Path) -> Iterator[str]:
     folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     name = run.task.name
-    return broken(
+    return messages_of(
         (not root.is_dir(), f"data_root={run.data_root}: no such folder{_tilde(str(root))}"),
         (
             root.is_dir() and JOBS[run.job].trains and name not in folders,
@@ -114,7 +114,7 @@ def _dataset_errors(run: RunConfig) -> Iterator[str]:
         return _corpus_errors("task.dataset", dataset)
     if dataset.endswith(FILES) or _is_path(dataset):
         return _file_errors("task.dataset", dataset)
-    return broken(
+    return messages_of(
         (
             run.source == "offline" and run.task.suite != "glue" and not Path(dataset).exists(),
             f"task.dataset={dataset} is not a file or folder, and source=offline reads none from the Hub",
@@ -130,7 +130,7 @@ def _vocabulary_errors(run: RunConfig) -> Iterator[str]:
         yield from _file_errors("extend.terms", extend.terms)
         yield from _corpus_errors("extend.corpus", extend.corpus or "")
     elif vocab is not None and run.job in ("finetune", "plan", "embed"):  # else refused by the job's record
-        yield from broken(
+        yield from messages_of(
             (
                 not (Path(vocab) / "vocabulary.json").is_file(),
                 f"vocab={vocab} contains no vocabulary.json"

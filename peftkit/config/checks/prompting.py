@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from peftkit.config.checks.rules import broken
+from peftkit.config.checks.rules import messages_of
 from peftkit.config.checks.task import template_errors
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import DECODER, generates_text, kind_of
@@ -31,7 +31,7 @@ def prompting_errors(run: RunConfig) -> list[str]:
     }  # fmt: skip
     is_labelled = kind_of(task).sequence_label
     example = " ".join(f"{{{name}}}" for name in task.text)
-    rules = broken(
+    rules = messages_of(
         *(
             (value, f"{key} is for methods that train, method={method.name} does not; drop it")
             for key, value in trained.items()
@@ -60,7 +60,7 @@ def _shot_errors(run: RunConfig) -> Iterator[str]:
     method, shots = run.method, run.method.config.get("shots") or 0
     if not isinstance(shots, int):  # refused by its type
         return iter(())
-    return broken(
+    return messages_of(
         (shots < 0, f"method.config.shots={shots}: expected 0 or more; use method.config.shots=4"),
         (
             (method.name, shots > 0) in (("zero_shot", True), ("few_shot", False)),
@@ -78,14 +78,14 @@ def _verbalizer_errors(run: RunConfig) -> Iterator[str]:
     task, verbalizer = run.task, run.task.verbalizer
     is_number = task.kind == "regression"
     if verbalizer is None:
-        return broken(
+        return messages_of(
             (
                 is_number and run.model.family == DECODER and task.suite != "glue",
                 "task.verbalizer is not set; give the words of two numbers: task.verbalizer={0: No, 5: Yes}",
             )
         )
     labels = [*verbalizer] if is_number or task.labels is None else task.labels
-    return broken(
+    return messages_of(
         *(
             (
                 not isinstance(word, str) or not word.strip(),

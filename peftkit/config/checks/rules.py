@@ -3,6 +3,6 @@
 from collections.abc import Iterator
 
 
-def broken(*rules: tuple[object, str]) -> Iterator[str]:
+def messages_of(*rules: tuple[object, str]) -> Iterator[str]:
     """Yield the message of each rule whose condition holds."""
     return (message for is_broken, message in rules if is_broken)

@@ -4,7 +4,7 @@ import string
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
-from peftkit.config.checks.rules import broken
+from peftkit.config.checks.rules import messages_of
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import ENCODER, KINDS, kind_of
 from peftkit.config.metric_names import metric_error
@@ -23,7 +23,7 @@ def task_errors(run: RunConfig) -> list[str]:
     count = f"{fewest}" if most == fewest else f"{fewest} or more" if most is None else f"{fewest} or {most}"
     other_keys = {key for other in KINDS.values() for key in other.keys} - {*kind.keys}
     package, extra = kind.package or ("", "")
-    rules = broken(
+    rules = messages_of(
         (
             not unknown_metrics and task.label is None and needs_label,
             f"task.metrics=[{','.join(task.metrics)}] need a label; "
@@ -66,7 +66,7 @@ def template_errors(key: str, template: str | None, columns: list[str]) -> list[
 def _split_errors(run: RunConfig) -> Iterator[str]:
     splits = run.task.splits
     train, held_out = splits.get("train"), splits.get("validation", [])
-    return broken(
+    return messages_of(
         *(
             (name not in SPLITS, f"unknown key task.splits.{name}{nearest(str(name), SPLITS, 'task.splits.')}")
             for name in splits
@@ -93,7 +93,7 @@ def kind_errors(run: RunConfig) -> list[str]:
 
 
 def _classification(run: RunConfig) -> Iterator[str]:
-    return broken(
+    return messages_of(
         (
             "f1" in run.task.metrics and run.task.labels is not None and len(run.task.labels) != 2,
             "f1 is for two labels; set task.metrics=[accuracy,macro_f1]",
@@ -103,7 +103,7 @@ def _classification(run: RunConfig) -> Iterator[str]:
 
 def _language_modeling(run: RunConfig) -> Iterator[str]:
     task = run.task
-    return broken(
+    return messages_of(
         (
             task.packing and task.join_documents,
             "task.packing separates documents, task.join_documents joins them; drop one",
@@ -126,7 +126,7 @@ def _language_modeling(run: RunConfig) -> Iterator[str]:
 
 def _instructions(run: RunConfig) -> Iterator[str]:
     task = run.task
-    return broken(
+    return messages_of(
         (
             task.label is None and len(task.text) > 1,
             "columns of instructions need a column of answers; set task.label=output",
@@ -143,7 +143,7 @@ def _instructions(run: RunConfig) -> Iterator[str]:
 
 
 def _retrieval(run: RunConfig) -> Iterator[str]:
-    return broken(
+    return messages_of(
         (
             JOBS[run.job].trains and run.train.get("per_device_train_batch_size") == 1 and len(run.task.text) == 2,
             "a batch of one query has no negative document; set train.per_device_train_batch_size=32",
@@ -153,7 +153,7 @@ def _retrieval(run: RunConfig) -> Iterator[str]:
 
 def _preferences(run: RunConfig) -> Iterator[str]:
     task, method, trains = run.task, run.method, JOBS[run.job].trains
-    return broken(
+    return messages_of(
         (
             task.loss_type == "robust" and not task.label_smoothing,
             "task.loss_type=robust needs the share of swapped pairs; set task.label_smoothing=0.1",

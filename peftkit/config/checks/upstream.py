@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from peftkit.config.checks.values import Found, shown, value_of
+from peftkit.config.checks.values import Found, as_typed, value_of
 from peftkit.config.signatures import Field, fields_of, names_in
 from peftkit.config.suggestions import TRAINING, nearest
 
@@ -20,7 +20,7 @@ TRACKERS = {
     "flyte": "flytekit",
 }
 EXTRA = ("tensorboard", "wandb", "mlflow")  # installed by peftkit[trackers]
-OWNED = {  # TrainingArguments that peftkit sets itself
+RESERVED = {  # TrainingArguments that peftkit sets itself
     "output_dir": "out=",
     "seed": "seed=",
     "data_seed": "seed=",
@@ -45,8 +45,8 @@ def upstream_errors(config: Mapping[str, Any]) -> Iterator[Found]:
     ):  # fmt: skip
         values, fields = value_of(config, section), fields_of(owner) or {}
         for name, value in values.items() if isinstance(values, Mapping) else []:
-            if section == "train" and name in OWNED:
-                yield f"train.{name}", f"train.{name} is set by peftkit; use {OWNED[name]}"
+            if section == "train" and name in RESERVED:
+                yield f"train.{name}", f"train.{name} is set by peftkit; use {RESERVED[name]}"
             else:
                 yield from _option_errors(name, value, fields, f"{section}.", f"transformers.{owner.split('.')[-1]}")
     yield from _tracker_errors(value_of(config, "train.report_to"))
@@ -58,7 +58,7 @@ def _option_errors(name: str, value: Any, fields: Mapping[str, Field], prefix: s
     if name not in fields:
         yield key, f"{key}: unknown option of {owner}{nearest(str(name), fields, prefix)}"
     elif (expected := fields[name].refuses(value)) is not None:
-        yield key, f"{key}={shown(value)}: expected {expected}"
+        yield key, f"{key}={as_typed(value)}: expected {expected}"
 
 
 def _tracker_errors(named: Any) -> Iterator[Found]:
@@ -66,7 +66,7 @@ def _tracker_errors(named: Any) -> Iterator[Found]:
     for name in [named] if isinstance(named, str) else named if isinstance(named, list) else []:
         package = TRACKERS.get(name)
         if package is None:
-            yield key, f"{key}={shown(name)}: unknown tracker{nearest(str(name), TRACKERS)}"
+            yield key, f"{key}={as_typed(name)}: unknown tracker{nearest(str(name), TRACKERS)}"
         elif package and find_spec(package) is None:
             hint = "'peftkit[trackers]'" if name in EXTRA else package.replace("_", "-")
             yield key, f"{key}={name} needs the package {package}; pip install {hint}"

@@ -102,7 +102,7 @@ def range_errors(config: Mapping[str, Any], wrong: set[str]) -> Iterator[Found]:
     for key, (holds, expected) in RANGES.items():
         value = None if key in wrong else value_of(config, key)
         if value is not None and not holds(value):
-            yield key, f"{key}={shown(value)}: expected {expected}"
+            yield key, f"{key}={as_typed(value)}: expected {expected}"
 
 
 def value_of(config: Mapping[str, Any], key: str) -> Any:
@@ -112,7 +112,7 @@ def value_of(config: Mapping[str, Any], key: str) -> Any:
     return config
 
 
-def shown(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """Return a value as the user would type it."""
     if value is None:
         return "null"
@@ -132,10 +132,10 @@ def _type_errors(values: Mapping[str, Any], owner: type, prefix: str) -> Iterato
             yield key, f"{key} is not set; set {key}=..."
         elif not prefix and name in (*SECTIONS, "train"):
             if not isinstance(value, Mapping):
-                yield key, section_error(name, shown(value))
+                yield key, section_error(name, as_typed(value))
         elif (expected := annotation(str(field.type), __name__).refuses(value)) is not None:
             is_one = isinstance(value, (str, int, float)) and takes_list(key)
-            yield key, f"{key}={shown(value)}: expected {expected}{f'; use {key}=[{value}]' if is_one else ''}"
+            yield key, f"{key}={as_typed(value)}: expected {expected}{f'; use {key}=[{value}]' if is_one else ''}"
 
 
 def _choice_errors(config: Mapping[str, Any]) -> Iterator[Found]:
@@ -143,5 +143,5 @@ def _choice_errors(config: Mapping[str, Any]) -> Iterator[Found]:
         value = value_of(config, key)
         if isinstance(value, str) and value not in (*known, "???"):
             new = RENAMED.get(f"{key}={value}")
-            unknown = f"{key}={shown(value)}: unknown value{nearest(value, map(shown, known), f'{key}=')}"
+            unknown = f"{key}={as_typed(value)}: unknown value{nearest(value, map(as_typed, known), f'{key}=')}"
             yield key, f"{key}={value} was renamed; use {new}" if new else unknown

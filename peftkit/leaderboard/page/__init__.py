@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.leaderboard.page.facts import facts
-from peftkit.paths import replacing
+from peftkit.paths import atomic_write
 
 __all__ = ["facts", "render", "write_page"]
 
@@ -22,7 +22,7 @@ UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 def write_page(content: Mapping[str, Any], file: Path) -> None:
     """Write what `facts` returns as a page, atomically."""
-    with replacing(file) as part:
+    with atomic_write(file) as part:
         part.write_text(render(content), encoding="utf-8")
 
 
