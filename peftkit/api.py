@@ -154,12 +154,12 @@ def embed(
     Raises:
         UserError: the model has no such layer, or its method works outside its layers.
     """
-    from peftkit.jobs.embed import encode, load_encoder
+    from peftkit.jobs.embed import encode, load_embedding_model
 
     chosen = {} if run is None else {"run": _folder(run)}
     config = _config(model=model, job="embed", input="texts", **chosen, **settings)
     with _library_settings(config):
-        return encode(load_encoder(config), list(texts))[0]
+        return encode(load_embedding_model(config), list(texts))[0]
 
 
 def merge(run: str | Path | RunResult, *, output: str | Path | None = None) -> Path:

@@ -17,7 +17,7 @@ from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
-OWN = ("job=", "run=")  # overrides that the two runs do not have
+JOB_OVERRIDES = ("job=", "run=")  # overrides that the two runs do not have
 
 
 def downstream(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Path:
@@ -40,7 +40,7 @@ def downstream(config: RunConfig, on_start: Callable[[Path], None] | None = None
         raise UserError(f"{folder} {what}; name a finished run of recipe=adapt_bert, adapt_gpt2 or adapt_t5")
     _check_base(config, run)
     checkpoint = _checkpoint(config, folder)
-    overrides = tuple(override for override in config.overrides if not override.lstrip("+").startswith(OWN))
+    overrides = tuple(override for override in config.overrides if not override.lstrip("+").startswith(JOB_OVERRIDES))
     first = replace(config, job="finetune", run=None, overrides=overrides)
     with run_lock(first):  # other adapted models may be compared with the same base
         before = finetune(first, on_start)

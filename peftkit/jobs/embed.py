@@ -28,11 +28,11 @@ from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
-TEXTS, LETTERS = 4096, 1 << 22  # of a block that is sorted by length, at most
+BLOCK_TEXTS, BLOCK_CHARACTERS = 4096, 1 << 22  # of a block that is sorted by length, at most
 
 
 @dataclass(frozen=True)
-class Encoder:
+class EmbeddingModel:
     """A model that returns vectors, with its tokenizer, where it came from, pooling and limits."""
 
     model: Any
@@ -59,7 +59,7 @@ def embed(config: RunConfig) -> None:
         return
     clock, text = time.perf_counter(), str(config.input)
     file = Path(text) if Path(text).suffix in TEXT_FILES else None
-    encoder = load_encoder(config)
+    encoder = load_embedding_model(config)
     if file is None and config.output is None:
         vectors, known, cut = encode(encoder, [text])
         answer = {"text": text, "vector": vectors[0].tolist() if known[0] else None}
@@ -88,11 +88,11 @@ def embed(config: RunConfig) -> None:
     _report(counts, encoder, target)
 
 
-def _write_vectors(target: Path, encoder: Encoder, texts: Iterable[TextRecord]) -> Counter[str]:
+def _write_vectors(target: Path, encoder: EmbeddingModel, texts: Iterable[TextRecord]) -> Counter[str]:
     """Write the vectors with the ids of the texts, or their numbers if the file has no ids, and return the counts."""
     counts: Counter[str] = Counter()
     with VectorFileWriter(target) as file:
-        for batch in batch_by_letters(texts, LETTERS, TEXTS, lambda record: record.text):
+        for batch in batch_by_letters(texts, BLOCK_CHARACTERS, BLOCK_TEXTS, lambda record: record.text):
             vectors, known, cut = encode(encoder, [record.text for record in batch])
             ids = [counts["rows"] + n if record.id is None else record.id for n, record in enumerate(batch)]
             file.add(ids, [record.text for record in batch], vectors, known)
@@ -103,7 +103,7 @@ def _write_vectors(target: Path, encoder: Encoder, texts: Iterable[TextRecord]) 
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, texts: list[str]) -> tuple[np.ndarray, np.ndarray, int]:
+def encode(encoder: EmbeddingModel, texts: list[str]) -> tuple[np.ndarray, np.ndarray, int]:
     """Encode texts in batches, from the longest to the shortest; a text without tokens has a vector of zeros.
 
     Returns:
@@ -128,7 +128,7 @@ def encode(encoder: Encoder, texts: list[str]) -> tuple[np.ndarray, np.ndarray, 
     return vectors, known, sum(cut)
 
 
-def load_encoder(config: RunConfig) -> Encoder:
+def load_embedding_model(config: RunConfig) -> EmbeddingModel:
     """Load a finished run, a vocabulary of job=extend, or a pretrained model."""
     settings = config.embed
     if config.run is None:
@@ -165,22 +165,22 @@ def load_encoder(config: RunConfig) -> Encoder:
         model=model.eval(),
         vectors=Vectors(settings.pooling or trained, settings.layer, settings.normalize, settings.truncate_dim),
         max_length=max_length,
-        batch_size=int(config.train.get("per_device_eval_batch_size") or Encoder.batch_size),
+        batch_size=int(config.train.get("per_device_eval_batch_size") or EmbeddingModel.batch_size),
         bf16=bool(config.train.get("bf16")),
     )
 
 
-def _load_pretrained(choice: ModelConfig, kind: str, vocab: str | None) -> Encoder:
+def _load_pretrained(choice: ModelConfig, kind: str, vocab: str | None) -> EmbeddingModel:
     source = find_model(choice, kind)
     tokenizer = load_tokenizer(tokenizer_source(vocab, source))
     model = load_model(choice, source, tokenizer, "retrieval", None)
     if vocab is not None:
         grow(model, Path(vocab))
     vectors = Vectors(model.config.vector_pooling)
-    return Encoder(model, tokenizer, source, vectors, longest_text(source, tokenizer, model.config))
+    return EmbeddingModel(model, tokenizer, source, vectors, longest_text(source, tokenizer, model.config))
 
 
-def _load_run(run: RunResult) -> Encoder:
+def _load_run(run: RunResult) -> EmbeddingModel:
     """Load a trained model; if it has a head, the base below it with its adapters and soft prompts."""
     bundle, trained, source = load_bundle(run), run.config, base_source(run)
     if trained.task.kind == "retrieval":
@@ -191,10 +191,10 @@ def _load_run(run: RunResult) -> Encoder:
         )
     else:
         model, pooling = stack_of(bundle.model), vector_pooling(trained.model, source)
-    return Encoder(model, bundle.tokenizer, source, Vectors(pooling), trained.task.max_length)
+    return EmbeddingModel(model, bundle.tokenizer, source, Vectors(pooling), trained.task.max_length)
 
 
-def _report(counts: Mapping[str, int], encoder: Encoder, target: Path | None) -> None:
+def _report(counts: Mapping[str, int], encoder: EmbeddingModel, target: Path | None) -> None:
     if counts["without_text"]:
         vector = "zeros for a vector" if target is not None and target.suffix == ".npy" else "no vector"
         log(f"{counts['without_text']} of {counts['rows']} texts are empty; they have {vector}")

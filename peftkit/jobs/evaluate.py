@@ -11,7 +11,7 @@ from peftkit.data.datasets import load_task_dataset
 from peftkit.paths import safe_name
 from peftkit.pipeline.artifacts import (
     base_source,
-    join_names,
+    describe_labels,
     load_bundle,
     read_shots,
     run_tokenizer_source,
@@ -60,7 +60,7 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     trained_on = run.record["audit"]["sources"]["data"]["revision"]
     scored = replace(task, splits={**task.splits, "train": None})
     data = load_task_dataset(scored, config.data_root, config.source, trained_on)
-    have = f"the run has the labels {join_names(names)}, task={task.name} has {join_names(data.label_names)}"
+    have = f"the run has the labels {describe_labels(names)}, task={task.name} has {describe_labels(data.label_names)}"
     refuse((data.label_names != names, have))
     chosen = with_eval_batch_size(config, replace(run.config, task=task))
     warn_substitutions(run.source, data.source)

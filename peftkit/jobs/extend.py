@@ -22,8 +22,8 @@ from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
-LETTERS = 1 << 20  # of text tokenized at a time
-SHOWN = 10  # refused terms on the console
+BATCH_CHARACTERS = 1 << 20  # of text tokenized at a time
+MAX_SHOWN = 10  # refused terms on the console
 
 
 def extend(config: RunConfig) -> Path:
@@ -146,7 +146,7 @@ def _measure(settings: Extend, before: Any, extension: Extension, counts: WordCo
     counted = Counter(
         dict.fromkeys(("documents", "words", "pieces_before", "pieces_after", "with_terms", "changed"), 0)
     )
-    for batch in batch_by_letters(texts, LETTERS, sys.maxsize, str):
+    for batch in batch_by_letters(texts, BATCH_CHARACTERS, sys.maxsize, str):
         old_ids, new_ids = (
             each(batch, add_special_tokens=False)["input_ids"] for each in (before, extension.tokenizer)
         )
@@ -169,9 +169,9 @@ def _measure(settings: Extend, before: Any, extension: Extension, counts: WordCo
 
 def _report(folder: Path, result: dict[str, Any]) -> None:
     terms, rows = result["terms"], result["rows"]
-    for entry in terms["refused"][:SHOWN]:
+    for entry in terms["refused"][:MAX_SHOWN]:
         log(f"   not {entry['term']!r}: {entry['reason']}")
-    if (more := len(terms["refused"]) - SHOWN) > 0:
+    if (more := len(terms["refused"]) - MAX_SHOWN) > 0:
         log(f"   and {more} more; result.json has all reasons")
     print(f"{len(terms['added'])} terms, {rows['count']} of {rows['rows']:,} embedding rows, {rows['bytes']:,} bytes")
     if corpus := result["corpus"]:

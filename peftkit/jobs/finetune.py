@@ -20,9 +20,9 @@ from peftkit.leaderboard.stats import task_score
 from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import artifact_bytes, export_artifact, save_prompt
 from peftkit.pipeline.build import TrainingBundle
-from peftkit.pipeline.evaluate import answer, evaluate_splits
+from peftkit.pipeline.evaluate import evaluate_splits, predict_encoded
 from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encode
-from peftkit.pipeline.measures import bits_per_byte, compare_language, measure_latency
+from peftkit.pipeline.measures import compare_language, mean_bits_per_byte, measure_latency
 from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, find_model, warn_substitutions
 from peftkit.pipeline.train import TrainedRun, run_costs, train
 from peftkit.results import run_folder
@@ -30,7 +30,7 @@ from peftkit.results.console import is_main_process, log
 from peftkit.results.model_card import model_card
 from peftkit.results.run_result import RunResult
 
-SEED = 0  # of every trial: all seeds of a comparison share them
+TRIAL_SEED = 0  # of every trial: all seeds of a comparison share them
 
 
 def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, is_nested: bool = False) -> Path:
@@ -43,7 +43,7 @@ def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, 
     Raises:
         UserError: the data or the checkpoint do not fit the config.
     """
-    context = _open(config)
+    context = _new_context(config)
     folder = context.folder
     if on_start is not None:
         on_start(folder)
@@ -57,7 +57,7 @@ def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, 
     log(f"{config.method.name} on {config.task.name}, {context.model_source.name}, {what} -> {folder}")
     if is_main_process():
         if config.force:
-            _empty(folder)
+            _delete_files(folder)
         folder.mkdir(parents=True, exist_ok=True)
         run_folder.write_config(folder, config)
     try:
@@ -69,7 +69,7 @@ def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, 
     return folder
 
 
-def _open(config: RunConfig) -> RunContext:
+def _new_context(config: RunConfig) -> RunContext:
     """Find model and data, and with them the run folder; nothing is written yet."""
     source = find_model(config.model, config.source)
     dataset = load_task_dataset(
@@ -134,7 +134,7 @@ def _search(config: RunConfig) -> dict[str, Any]:
         "chosen": best.get("learning_rate"),
         "curve": best.get("curve"),
         "rows": config.search.samples,
-        "seed": SEED,
+        "seed": TRIAL_SEED,
         "seconds": sum(trial["seconds"] for trial in trials),
     }
 
@@ -147,11 +147,11 @@ def rates(config: RunConfig) -> list[float]:
 
 def trial_config(config: RunConfig, rate: float) -> RunConfig:
     """Return the config that tries one learning rate."""
-    changes = ("trial=true", f"seed={SEED}", "search.lr_multipliers=null", f"train.learning_rate={rate}")
+    changes = ("trial=true", f"seed={TRIAL_SEED}", "search.lr_multipliers=null", f"train.learning_rate={rate}")
     return replace(
         config,
         trial=True,
-        seed=SEED,
+        seed=TRIAL_SEED,
         force=False,
         search=replace(config.search, lr_multipliers=None),
         train={**config.train, "learning_rate": rate},
@@ -192,7 +192,7 @@ def _run_stages(context: RunContext) -> None:
         run_folder.write_result(folder, context.result)
     trained = train(context, bundle, splits)
     if not config.trial:
-        verify.prewarm_verifier()
+        verify.start_verifier()
     context.result["scores"], costs = evaluate_splits(
         config, bundle, trained.trainer, splits.validation, context.dataset, folder / "predictions.parquet"
     )
@@ -223,7 +223,7 @@ def _verify(context: RunContext, bundle: TrainingBundle, trained: TrainedRun, sp
     if trained.texts:
         after = {
             "held_out": result["scores"]["bits_per_byte"]["value"],
-            "general": bits_per_byte(answer(bundle, trained.trainer, trained.texts["general"])[0]),
+            "general": mean_bits_per_byte(predict_encoded(bundle, trained.trainer, trained.texts["general"])[0]),
         }
         result["language"] = compare_language(config, bundle, context.model_source, table, trained.bits_before, after)
     if (merged := verify.check_merge(config, bundle, table, context.folder)) is not None:
@@ -253,7 +253,7 @@ def _record_failure(context: RunContext, error: BaseException) -> None:
         run_folder.write_result(context.folder, context.result)
 
 
-def _empty(folder: Path) -> None:
+def _delete_files(folder: Path) -> None:
     """Delete what a run left, except for paid replies of judges, which are stored by the answers they are about."""
     for entry in folder.iterdir() if folder.is_dir() else ():
         if entry.is_symlink() or not entry.is_dir():

@@ -36,22 +36,22 @@ from peftkit.pipeline.artifacts import base_source, load_bundle, run_tokenizer_s
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.examples import score_reference, score_splits
 from peftkit.pipeline.sources import warn_substitutions
-from peftkit.pipeline.verify import GateError
+from peftkit.pipeline.verify import VerificationError
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
-TOLERANCE = 1e-5  # nats per token, in fp32, between a disabled method and its base
-BLOCK = 128  # tokens, as the small models are pretrained on
-BLOCKS = 200  # at most, evenly spread over the text; the offline text has fewer
-BATCH = 8  # blocks: a batch's logits over GPT-2's vocabulary are 200 MB
+LOSS_TOLERANCE = 1e-5  # nats per token, in fp32, between a disabled method and its base
+BLOCK_TOKENS = 128  # tokens, as the small models are pretrained on
+MAX_BLOCKS = 200  # at most, evenly spread over the text; the offline text has fewer
+BATCH_BLOCKS = 8  # blocks: a batch's logits over GPT-2's vocabulary are 200 MB
 MEASURES = {"encoder": "masked_lm_loss", "decoder": "causal_lm_loss", "seq2seq": "span_corruption_loss"}
 DRIFT = "state_drift"
 
 
 @dataclass(frozen=True)
-class Probe:
+class TextMeasurement:
     """A text in blocks of equal length, and the measure computed on it."""
 
     measure: str
@@ -62,8 +62,8 @@ class Probe:
     def measure_on(self, model: PreTrainedModel) -> float:
         """Return the loss in nats per token, in fp32, or the drift of the states from the base's."""
         if self.states is None:
-            return mean_loss(model, self.pairs, BATCH, in_fp32=True)
-        return state_drift(self.states, token_states(model, [ids for ids, _ in self.pairs], BATCH))
+            return mean_loss(model, self.pairs, BATCH_BLOCKS, in_fp32=True)
+        return state_drift(self.states, token_states(model, [ids for ids, _ in self.pairs], BATCH_BLOCKS))
 
 
 def forgetting(config: RunConfig) -> Path:
@@ -71,7 +71,7 @@ def forgetting(config: RunConfig) -> Path:
 
     Raises:
         UserError: the text or the run's data cannot be read, or the method changes no layer of its base.
-        GateError: the method cannot be disabled.
+        VerificationError: the method cannot be disabled.
     """
     run = RunResult.finished(config.run)
     folder, trained = run.folder, run.config
@@ -88,14 +88,14 @@ def forgetting(config: RunConfig) -> Path:
     source = base_source(run)
     reference = score_reference(trained, source, data.splits, run_tokenizer_source(run))
     bundle, untouched, no_head = _load(run, source)
-    probe = _probe(untouched, bundle, documents, trained.model.family, no_head)
+    probe = _text_measurement(untouched, bundle, documents, trained.model.family, no_head)
     if no_head is not None:
         log(f"!! {no_head}: measures the drift of token states (1 - cosine) instead of a loss")
     base = probe.measure_on(untouched)
     tuned, ends = _tuned_model(untouched, bundle)
     with bundle.model.disable_adapter() if isinstance(bundle.model, PeftModel) else scaled(ends or [], 0):
         before = probe.measure_on(tuned)
-    _check_off(abs(before - base), "disabled")
+    _check_equals_base(abs(before - base), "disabled")
 
     def score() -> float:
         with tempfile.TemporaryDirectory() as scratch:
@@ -106,7 +106,7 @@ def forgetting(config: RunConfig) -> Path:
         with nullcontext() if scale == 1 else adapters_off(bundle.model) if ends is None else scaled(ends, scale):
             curve.append({"scale": scale, "loss": probe.measure_on(tuned), "score": score()})
         if scale == 0:
-            _check_off(abs(curve[0]["loss"] - before), "scaled to 0")
+            _check_equals_base(abs(curve[0]["loss"] - before), "scaled to 0")
     record = {
         "measure": probe.measure,
         "unit": "1 - cosine" if probe.measure == DRIFT else "nats per token",
@@ -172,7 +172,9 @@ def _load(run: RunResult, source: Source) -> tuple[TrainingBundle, PreTrainedMod
     return bundle, untouched, no_head
 
 
-def _probe(untouched: Any, bundle: TrainingBundle, documents: list[str], family: str, no_head: str | None) -> Probe:
+def _text_measurement(
+    untouched: Any, bundle: TrainingBundle, documents: list[str], family: str, no_head: str | None
+) -> TextMeasurement:
     """Cut the text into blocks with the targets of the base's pretraining objective."""
     tokenizer, has_head = bundle.tokenizer, no_head is None
     family = "seq2seq" if untouched.config.is_encoder_decoder else family
@@ -180,7 +182,7 @@ def _probe(untouched: Any, bundle: TrainingBundle, documents: list[str], family:
     separator, frame = (last, 2) if family == "encoder" else (end, 0)  # an encoder's block lies between two tokens
     encoded = tokenizer(documents, add_special_tokens=False, verbose=False)
     stream = [token for ids in encoded["input_ids"] for token in (*ids, separator)]
-    block = min(BLOCK, _room(untouched, tokenizer, bundle.model) - frame)
+    block = min(BLOCK_TOKENS, _max_text_tokens(untouched, tokenizer, bundle.model) - frame)
     if len(stream) < min(16, block):
         raise UserError(f"input=: the text has {len(stream)} tokens, too few to measure a loss on; use a longer one")
     block = min(block, len(stream))
@@ -193,17 +195,17 @@ def _probe(untouched: Any, bundle: TrainingBundle, documents: list[str], family:
         pairs = span_pairs(whole, block, end, sentinel_ids(tokenizer))
     else:
         pairs = causal_pairs(whole, block, end)
-    pairs = pairs[:: -(-len(pairs) // BLOCKS)]
+    pairs = pairs[:: -(-len(pairs) // MAX_BLOCKS)]
     if not has_head:
         inputs = [ids for ids, _ in pairs]
-        return Probe(DRIFT, pairs, sum(map(len, inputs)), token_states(untouched, inputs, BATCH))
+        return TextMeasurement(DRIFT, pairs, sum(map(len, inputs)), token_states(untouched, inputs, BATCH_BLOCKS))
     tokens = sum(token >= 0 for _, targets in pairs for token in targets) - (len(pairs) if family == "decoder" else 0)
-    return Probe(MEASURES[family], pairs, tokens, None)
+    return TextMeasurement(MEASURES[family], pairs, tokens, None)
 
 
-def _room(model: Any, tokenizer: PreTrainedTokenizerBase, tuned: Any) -> int:
+def _max_text_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, tuned: Any) -> int:
     """Return the number of text tokens the model accepts; virtual tokens take up positions."""
-    positions = getattr(model.config, "max_position_embeddings", None) or BLOCK
+    positions = getattr(model.config, "max_position_embeddings", None) or BLOCK_TOKENS
     prompt = getattr(tuned.active_peft_config, "num_virtual_tokens", 0) if isinstance(tuned, PeftModel) else 0
     return int(min(positions, tokenizer.model_max_length) - prompt)
 
@@ -217,9 +219,9 @@ def _tuned_model(untouched: PreTrainedModel, bundle: TrainingBundle) -> tuple[Pr
     return with_tuned_part(untouched, plain).eval(), ends
 
 
-def _check_off(difference: float, how: str) -> None:
-    if not difference <= TOLERANCE:
-        raise GateError(f"the method {how} is not its base: their measures differ by {difference:.2g}")
+def _check_equals_base(difference: float, how: str) -> None:
+    if not difference <= LOSS_TOLERANCE:
+        raise VerificationError(f"the method {how} is not its base: their measures differ by {difference:.2g}")
 
 
 def _table(record: dict[str, Any]) -> list[str]:

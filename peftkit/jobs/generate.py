@@ -31,15 +31,17 @@ from peftkit.results.console import is_main_process, log, progress_logger
 from peftkit.results.run_result import RunResult
 
 ALGORITHMS = {"self_instruct": self_instruct, "evol_instruct": evol_instruct}
-ENDINGS = ("num_instructions", "max_tokens", "max_cost", "price_in", "price_out", "evolutions", "patience")
+STOP_SETTINGS = ("num_instructions", "max_tokens", "max_cost", "price_in", "price_out", "evolutions", "patience")
 # what else does not determine the data: a run may continue with another address or more patience
-INCIDENTAL = (*ENDINGS, "model", "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
-FILES = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
+NOT_IN_ID = (*STOP_SETTINGS, "model", "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
+GENERATED_FILES = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
 
 
-SEED = 0  # of the data of a training run: runs of other seeds train on the same
-PATIENCE = 2 * 3600.0  # seconds without a reply after which a waiting process gives up: a model may be downloaded first
-RELEVANT = ("recipe=", "generate.", "source=", "data_root=", "out=")  # overrides that determine the data
+DATA_SEED = 0  # of the data of a training run: runs of other seeds train on the same
+REPLY_TIMEOUT = (
+    2 * 3600.0
+)  # seconds without a reply after which a waiting process gives up: a model may be downloaded first
+DATA_OVERRIDES = ("recipe=", "generate.", "source=", "data_root=", "out=")  # overrides that determine the data
 
 
 def generate(config: RunConfig, may_generate: bool = True) -> Path:
@@ -78,7 +80,7 @@ def generate(config: RunConfig, may_generate: bool = True) -> Path:
             "evaluation_sets": [{"name": each.name, "revision": each.revision, "rows": each.rows} for each in records],
         }
     }
-    with generation_session(config, model, folder, FILES, result) as client:
+    with generation_session(config, model, folder, GENERATED_FILES, result) as client:
         run_folder.write_config(folder, config)
         _fill(folder, settings, seeds, sets, client, result)
     _report(folder, result, settings)
@@ -95,7 +97,7 @@ def finished_note(folder: Path, settings: Generate) -> str | None:
     count, before = result["counts"]["kept"], result["run"]["config"]["generate"]
     if count >= settings.num_instructions:
         return f" ({count:,} tasks; generate.num_instructions={2 * count} continues, force=true starts again)"
-    if all(before[name] == getattr(settings, name) for name in ENDINGS):
+    if all(before[name] == getattr(settings, name) for name in STOP_SETTINGS):
         return f" ({count:,} tasks, generate.{result['ended']} ended it; raise it to continue)"
     return None
 
@@ -103,7 +105,7 @@ def finished_note(folder: Path, settings: Generate) -> str | None:
 def _folder(config: RunConfig, model: Source, seeds: Path, sets: Sequence[EvaluationSet]) -> Path:
     """Return out/generate/<algorithm>/<model>/seed-<n>-<id>: the id is a hash of all that determines the data."""
     settings = config.generate
-    determining = {key: value for key, value in asdict(settings).items() if key not in INCIDENTAL}
+    determining = {key: value for key, value in asdict(settings).items() if key not in NOT_IN_ID}
     contents = [fingerprint(seeds), sorted(each.revision for each in sets), model.name, model.revision, config.seed]
     name = safe_name(model.name.strip("/"))[-60:], f"seed-{config.seed}-{run_folder.digest([determining, *contents])}"
     return Path(config.out, "generate", settings.algorithm, *name)
@@ -119,7 +121,9 @@ def _fill(
 ) -> None:
     """Replay what the folder has, continue from there, and write the dataset and its statistics."""
     with ExitStack() as stack:
-        kept, rejected = (stack.enter_context(closing(Journal(folder / name, is_replayed=True))) for name in FILES[1:3])
+        kept, rejected = (
+            stack.enter_context(closing(Journal(folder / name, is_replayed=True))) for name in GENERATED_FILES[1:3]
+        )
         # a lower number than before removes no task
         settings = replace(settings, num_instructions=max(settings.num_instructions, len(kept.rows)))
         pool = TaskPool(seeds, settings, sets.overlap, kept, rejected, _id_prefix(settings, seeds))
@@ -191,14 +195,14 @@ def with_generated_data(config: RunConfig) -> RunConfig:
     """
     settings = config.generate
     # without generate.model the run's own model generates
-    relevant = RELEVANT if settings.model is not None else (*RELEVANT, "model=", "model.")
+    relevant = DATA_OVERRIDES if settings.model is not None else (*DATA_OVERRIDES, "model=", "model.")
     overrides = ("job=generate", *(override for override in config.overrides if override.startswith(relevant)))
     lock = Path(config.out, "generate", ".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
-    generating = replace(config, job="generate", seed=SEED, force=False, overrides=overrides)
+    generating = replace(config, job="generate", seed=DATA_SEED, force=False, overrides=overrides)
     with FileLock(lock) if is_main_process() else nullcontext():
         folder = generate(generating, may_generate=config.job != "plan")
-    _wait(folder, settings)
+    _wait_until_finished(folder, settings)
     result = RunResult(folder).record
     _check_count(folder, result, settings)
     if not result["counts"]["kept"]:
@@ -209,7 +213,7 @@ def with_generated_data(config: RunConfig) -> RunConfig:
     return replace(config, task=replace(config.task, dataset=str(folder)), data_root=None)
 
 
-def _wait(folder: Path, settings: Generate) -> None:
+def _wait_until_finished(folder: Path, settings: Generate) -> None:
     """Wait until the folder is finished: under torchrun the main process writes it, and the others wait here.
 
     Raises:
@@ -224,10 +228,12 @@ def _wait(folder: Path, settings: Generate) -> None:
         if result.is_file() and result.stat().st_mtime > start:
             meta = RunResult(folder).record["meta"]
             if meta["status"] == "failed":
-                raise UserError(f"{folder}: generation failed: {meta['reason']}; run job=generate seed={SEED}")
+                raise UserError(f"{folder}: generation failed: {meta['reason']}; run job=generate seed={DATA_SEED}")
         last = max(start, journal.stat().st_mtime) if journal.is_file() else start
-        if time.time() - last > PATIENCE:
-            raise UserError(f"{folder}: no reply for {PATIENCE / 3600:g} hours; run job=generate seed={SEED} first")
+        if time.time() - last > REPLY_TIMEOUT:
+            raise UserError(
+                f"{folder}: no reply for {REPLY_TIMEOUT / 3600:g} hours; run job=generate seed={DATA_SEED} first"
+            )
         time.sleep(1)
 
 

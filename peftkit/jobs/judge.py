@@ -19,9 +19,9 @@ from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log, progress_logger
 
 REFERENCES = "the references"
-IDENTITY = ("max_answer_tokens", "chat", "quantization", "request")  # keys of generate that make another judge
-FILES = ("journal.jsonl", "judged.jsonl", "judge.json")
-MOSTLY = 0.5  # share of unparsable replies above which the figures are meaningless
+IDENTITY_KEYS = ("max_answer_tokens", "chat", "quantization", "request")  # keys of generate that make another judge
+JUDGE_FILES = ("journal.jsonl", "judged.jsonl", "judge.json")
+MAX_UNPARSABLE = 0.5  # share of unparsable replies above which the figures are meaningless
 
 
 def judge(config: RunConfig) -> Path:
@@ -53,7 +53,7 @@ def judge(config: RunConfig) -> Path:
     first, second = [*map(_run_name, runs), REFERENCES][:2]
     log(f"{first} vs. {second}, {len(wanted)} of {len(pairs)} examples, judged by {identity['name']} -> {folder}")
     result = {"first": first, "second": second, "judge": identity, "of": len(pairs), "asked_for": len(wanted)}
-    with generation_session(config, model, folder, FILES, result) as client:
+    with generation_session(config, model, folder, JUDGE_FILES, result) as client:
         _judge_pairs(config, client, wanted, folder, result)
     if is_single and result["ended"] is None:
         _record(runs[0], result)
@@ -89,7 +89,7 @@ def _identity(config: RunConfig, model: Source) -> dict[str, Any]:
         "stands_in_for": model.substituted_for,
         "wording": judging.PROMPT_ID,
         "seed": config.seed,
-        **{key: getattr(settings, key) for key in IDENTITY},
+        **{key: getattr(settings, key) for key in IDENTITY_KEYS},
     }
     return {**identity, "id": run_folder.digest(identity)}
 
@@ -133,7 +133,7 @@ def _report(result: Mapping[str, Any]) -> None:
         log(f"!! {rows:,} of {result['asked_for']:,} examples: raise generate.{result['ended']} to continue")
     if not rows:
         return
-    if (share := result["unparsable_share"]) is not None and share > MOSTLY:
+    if (share := result["unparsable_share"]) is not None and share > MAX_UNPARSABLE:
         log(
             f"!! {share:.0%} of the replies have no verdict and count as ties: {result['judge']['name']} does not "
             "follow the requested format; these figures are meaningless"

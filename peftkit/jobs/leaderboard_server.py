@@ -13,7 +13,7 @@ from peftkit.leaderboard.reading import run_folders
 from peftkit.results.console import log
 
 HOST, PORT = "127.0.0.1", 8420  # if it is free, so that a browser tab stays valid after a restart
-PAUSE = 2.0  # seconds between two checks of the folders
+CHECK_SECONDS = 2.0  # seconds between two checks of the folders
 
 
 class PageHandler(SimpleHTTPRequestHandler):
@@ -46,14 +46,14 @@ class PageHandler(SimpleHTTPRequestHandler):
 
 def watch(folders: Sequence[Path], target: Path, write: Callable[[], None]) -> None:
     """Serve `target` and call `write` whenever a result below the folders changes, until Ctrl-C."""
-    seen = fingerprint(folders)
+    seen = results_version(folders)
     write()
     server = serve(target, lambda: str(seen))
-    log(greeting(server.server_port, folders[0], seen))
+    log(start_message(server.server_port, folders[0], seen))
     try:
         while True:
-            time.sleep(PAUSE)
-            now = fingerprint(folders)
+            time.sleep(CHECK_SECONDS)
+            now = results_version(folders)
             if now != seen:
                 write()
                 seen = now
@@ -65,7 +65,7 @@ def watch(folders: Sequence[Path], target: Path, write: Callable[[], None]) -> N
         server.server_close()
 
 
-def greeting(port: int, out: Path, seen: tuple[int, int]) -> str:
+def start_message(port: int, out: Path, seen: tuple[int, int]) -> str:
     """Return a message with the address, and whether `out` has results yet, since it may be mistyped."""
     nothing = "" if seen[0] else f"; {out} has no results yet; set out=FOLDER if your runs are elsewhere"
     return f"http://{HOST}:{port}/ shows the runs in {out}; Ctrl-C stops it{nothing}"
@@ -82,7 +82,7 @@ def serve(target: Path, version: Callable[[], str]) -> ThreadingHTTPServer:
     return server
 
 
-def fingerprint(folders: Sequence[Path]) -> tuple[int, int]:
+def results_version(folders: Sequence[Path]) -> tuple[int, int]:
     """Return the number of results below the folders and the time of the latest."""
     times = []
     for folder in run_folders(folders):

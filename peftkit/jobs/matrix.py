@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from peftkit.config import RunConfig
-from peftkit.jobs.matrix_checks import FAILED, HEADS, REFUSED, SUPPORTED, Combination, check_method
+from peftkit.jobs.matrix_checks import FAILED, HEAD_TASKS, REFUSED, SUPPORTED, Combination, check_method
 from peftkit.paths import group_files
-from peftkit.pipeline.verify import GateError
+from peftkit.pipeline.verify import VerificationError
 from peftkit.results.console import log
 from peftkit.results.run_folder import write_text
 
@@ -22,7 +22,7 @@ MODELS = {  # in conf/model: its tiny checkpoint, and its title on the page
     "t5": ("t5", "T5 (sequence to sequence)"),
     "t5_encoder": ("t5", "T5, the encoder alone"),
 }
-NOT_A_METHOD = "peft"  # conf/method/peft.yaml leaves the config's class to the user
+GENERIC_METHOD = "peft"  # conf/method/peft.yaml leaves the config's class to the user
 EXTRAS = {"merges": "merges", "several": "several adapters", "mixed": "mixed batches", "4-bit": "on a 4-bit base"}
 HEADER = """# Every method on every model and head
 
@@ -37,7 +37,7 @@ def matrix(config: RunConfig) -> None:
     """Check every method on every model and head, and write matrix.md and matrix.json to `output` or docs/reference.
 
     Raises:
-        GateError: a check failed.
+        VerificationError: a check failed.
     """
     target = Path(config.output or "docs/reference")
     results: list[Combination] = []
@@ -49,12 +49,14 @@ def matrix(config: RunConfig) -> None:
     write_text(target / "matrix.md", page(results))
     log(f"-> {target / 'matrix.md'}, {target / 'matrix.json'}")
     if failed := [each for each in results if each.status == FAILED]:
-        raise GateError(f"{len(failed)} combinations failed, the first is {failed[0].method} on {failed[0].model}")
+        raise VerificationError(
+            f"{len(failed)} combinations failed, the first is {failed[0].method} on {failed[0].model}"
+        )
 
 
 def methods() -> list[str]:
     """Return the names of the methods in conf/method."""
-    return sorted(group_files("method").keys() - {NOT_A_METHOD})
+    return sorted(group_files("method").keys() - {GENERIC_METHOD})
 
 
 def page(results: Sequence[Combination]) -> str:
@@ -64,7 +66,7 @@ def page(results: Sequence[Combination]) -> str:
     sections = [HEADER]
     for model, (_, title) in MODELS.items():
         cells = {(each.method, each.head): _cell(each, reasons) for each in results if each.model == model}
-        heads = [head for head in HEADS if (names[0], head) in cells]
+        heads = [head for head in HEAD_TASKS if (names[0], head) in cells]
         entries = [[name, *(cells[name, head] for head in heads)] for name in names]
         sections.append(f"## {title}\n\n" + _table(["method", *(head.replace("_", " ") for head in heads)], entries))
     supported = [each for each in results if each.status == SUPPORTED]

@@ -26,14 +26,14 @@ from peftkit.paths import conf_folder
 from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import export_artifact, read_shots, save_prompt
 from peftkit.pipeline.build import TrainingBundle, build, format_for
-from peftkit.pipeline.verify import GateError
+from peftkit.pipeline.verify import VerificationError
 
-HEADS = ("classification", "regression", "token_classification", "question_answering", "causal_lm", "seq2seq")
+HEAD_TASKS = ("classification", "regression", "token_classification", "question_answering", "causal_lm", "seq2seq")
 SUPPORTED, REFUSED, FAILED = "supported", "refused", "failed"
 STEPS, EXACT, IN_4_BITS = 8, 1e-5, 3e-2  # tolerances in units of a score's size, in fp32 and over a 4-bit base
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
 NOUNS, VERBS = ("actor", "director", "critic"), ("praised", "saw", "left")
-LABELS = {"classification": ["no", "yes"], "token_classification": ["NOUN", "VERB", "X"]}
+LABEL_NAMES = {"classification": ["no", "yes"], "token_classification": ["NOUN", "VERB", "X"]}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Combination:
     extras: dict[str, bool] = field(default_factory=dict)
 
 
-def check_method(method: str, model: str, tiny: str, heads: Sequence[str] = HEADS) -> Iterator[Combination]:
+def check_method(method: str, model: str, tiny: str, heads: Sequence[str] = HEAD_TASKS) -> Iterator[Combination]:
     """Check a method with each head that the model has.
 
     Args:
@@ -120,11 +120,11 @@ def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool
     """Check one combination and return what else it supports.
 
     Raises:
-        GateError: a check failed.
+        VerificationError: a check failed.
         UserError: the combination is refused.
     """
     source, is_trained = Source("folder", str(checkpoint), folder=str(checkpoint)), not is_prompted(config)
-    names, examples = LABELS.get(config.task.kind), examples_of(config.task)
+    names, examples = LABEL_NAMES.get(config.task.kind), examples_of(config.task)
     bundle, encoded = build(config, source, names, examples)
 
     def load_base() -> Any:
@@ -135,9 +135,9 @@ def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool
     if is_trained:
         _train(bundle, encoded)
     elif any(weight.requires_grad for weight in bundle.model.parameters()):
-        raise GateError("weights are trainable")
+        raise VerificationError("weights are trainable")
     if not (difference := verify.padding_difference(bundle, examples)) <= limit:
-        raise GateError(f"scores change by {difference:.2g} with the padding of a batch")
+        raise VerificationError(f"scores change by {difference:.2g} with the padding of a batch")
     encoded = bundle.format.encode(examples)
     trained = _scores(bundle, encoded)
     if is_trained:
@@ -181,7 +181,7 @@ def _train(bundle: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None
     for step in range(1, steps + 1):
         loss = model(**batch).loss
         if not math.isfinite(loss.item()):
-            raise GateError("the loss is NaN or inf")
+            raise VerificationError("the loss is NaN or inf")
         loss.backward()
         reached |= {name for name, weight in trained.items() if weight.grad is not None and weight.grad.any()}
         optimizer.step()
@@ -190,9 +190,9 @@ def _train(bundle: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None
             bundle.schedule.after(step)
         optimizer.zero_grad()
     if missed := sorted(trained.keys() - reached):
-        raise GateError(f"{len(missed)} trainable weights get no gradient, the first is {missed[0]}")
+        raise VerificationError(f"{len(missed)} trainable weights get no gradient, the first is {missed[0]}")
     if changed := [name for name, weight in frozen.items() if not torch.equal(weight, model.get_parameter(name))]:
-        raise GateError(f"{len(changed)} frozen weights changed, the first is {changed[0]}")
+        raise VerificationError(f"{len(changed)} frozen weights changed, the first is {changed[0]}")
     model.eval()
 
 
@@ -208,7 +208,7 @@ def _has_several(bundle: TrainingBundle, encoded: Encoded, trained: np.ndarray) 
     model.set_adapter("default")
     _expect("a second adapter", trained, _scores(bundle, encoded))
     if verify.max_difference(trained, other) < EXACT:
-        raise GateError("a second, untrained adapter gives the same scores")
+        raise VerificationError("a second, untrained adapter gives the same scores")
     return True
 
 
@@ -245,4 +245,4 @@ def _scores(bundle: TrainingBundle, encoded: Encoded) -> np.ndarray:
 
 def _expect(cause: str, expected: np.ndarray, found: np.ndarray, limit: float = EXACT) -> None:
     if not (difference := verify.max_difference(expected, found)) <= limit:
-        raise GateError(f"scores change by {difference:.2g} with {cause}")
+        raise VerificationError(f"scores change by {difference:.2g} with {cause}")

@@ -10,11 +10,11 @@ from peftkit.config import RunConfig
 from peftkit.data.batches import LengthGroupedSampler, padding_waste
 from peftkit.data.datasets import load_task_dataset
 from peftkit.methods import Parameters, count_parameters
-from peftkit.pipeline.build import build, split_holdout, steps_of
+from peftkit.pipeline.build import build, optimizer_steps, split_holdout
 from peftkit.pipeline.examples import final_states
 from peftkit.pipeline.measures import Memory, predict_memory
 from peftkit.pipeline.sources import find_model, warn_substitutions
-from peftkit.pipeline.train import own_loss
+from peftkit.pipeline.train import custom_loss
 from peftkit.results.console import is_main_process
 
 
@@ -79,7 +79,7 @@ def make_plan(config: RunConfig) -> Plan:
     longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]
     batch = bundle.format.collator()([encoded.inputs[int(place)] for place in longest])
     # a teacher's scores are computed by the run alone
-    own: Any = own_loss(config, bundle) if config.distill.teacher is None else None
+    own: Any = custom_loss(config, bundle) if config.distill.teacher is None else None
     parameters = count_parameters(bundle.model)
     epochs = arguments.num_train_epochs if parameters.trainable else 0
     return Plan(
@@ -89,7 +89,7 @@ def make_plan(config: RunConfig) -> Plan:
         dropped=sum(dataset.dropped.values()),
         truncated=encoded.truncated,
         max_length=config.task.max_length,
-        steps=steps_of(arguments, len(encoded.lengths)) if parameters.trainable else 0,
+        steps=optimizer_steps(arguments, len(encoded.lengths)) if parameters.trainable else 0,
         batch_size=batch_size,
         accumulation=arguments.gradient_accumulation_steps,
         epochs=epochs,

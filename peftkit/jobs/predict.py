@@ -19,19 +19,26 @@ from peftkit.methods import load_adapters
 from peftkit.models.load import load_model, load_tokenizer
 from peftkit.pipeline.artifacts import (
     base_source,
-    join_names,
+    describe_labels,
     load_bundle,
     run_tokenizer_source,
     with_eval_batch_size,
 )
 from peftkit.pipeline.build import TrainingBundle
-from peftkit.pipeline.evaluate import answer, answer_table, answers_file, check_reserved_columns, predictor, write_table
+from peftkit.pipeline.evaluate import (
+    check_reserved_columns,
+    predict_encoded,
+    predictions_file,
+    predictor,
+    with_predictions,
+    write_table,
+)
 from peftkit.pipeline.examples import score_reference
 from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
 SEPARATOR = "||"  # between two texts of one input
-Answers = dict[int, tuple[Any, Any]]  # row -> prediction, scores
+RowPredictions = dict[int, tuple[Any, Any]]  # row -> prediction, scores
 
 
 def predict(config: RunConfig) -> None:
@@ -54,7 +61,7 @@ def predict(config: RunConfig) -> None:
     if not is_file and not config.output:
         print(json.dumps(table[0], ensure_ascii=False))
         return
-    target = answers_file(config, given)
+    target = predictions_file(config, given)
     write_table(table, target)
     log(f"{len(table)} rows{of} -> {target}")
 
@@ -72,15 +79,15 @@ def predict_table(config: RunConfig, table: Dataset, name: str) -> tuple[Dataset
     trained = with_eval_batch_size(config, run.config)
     task, is_preference = trained.task, trained.task.kind == "preferences"
     if missing := [column for column in _columns(task) if column not in table.column_names]:
-        raise UserError(f"{name} lacks the columns {join_names(missing)} that the run reads; rename its columns")
+        raise UserError(f"{name} lacks the columns {describe_labels(missing)} that the run reads; rename its columns")
     check_reserved_columns(table, Path(name))
     if is_preference and set(task.text) <= set(table.column_names):
         answers = _margins(run, trained, table, name)
     elif is_preference:
         answers = _generated(run, trained, table)
     else:
-        answers = _answers(run, trained, table)
-    return answer_table(table, answers), len(table) - len(answers)
+        answers = _predictions(run, trained, table)
+    return with_predictions(table, answers), len(table) - len(answers)
 
 
 def text_table(task: TaskConfig, texts: Sequence[str | Sequence[str]], split: bool = True) -> Dataset:
@@ -98,7 +105,7 @@ def text_table(task: TaskConfig, texts: Sequence[str | Sequence[str]], split: bo
             parts += [""] * (len(columns) - len(parts))  # an instruction may have no input
         if len(parts) != len(columns):
             raise UserError(
-                f"the run reads {join_names(columns)}; write both, with {SEPARATOR} between: "
+                f"the run reads {describe_labels(columns)}; write both, with {SEPARATOR} between: "
                 f"input='first {SEPARATOR} second'"
             )
         rows.append(dict(zip(columns, parts, strict=True)))
@@ -110,7 +117,7 @@ def _columns(task: TaskConfig) -> list[str]:
     return task.text[:1] if task.kind == "preferences" else list(task.text)
 
 
-def _answers(run: RunResult, trained: RunConfig, table: Dataset) -> Answers:
+def _predictions(run: RunResult, trained: RunConfig, table: Dataset) -> RowPredictions:
     bundle = load_bundle(run)
     if trained.task.kind == "instructions":
         examples, empty, answered = open_conversations(trained.task, table)
@@ -120,7 +127,7 @@ def _answers(run: RunResult, trained: RunConfig, table: Dataset) -> Answers:
         examples = _examples(trained.task, table, range(len(table)))
         empty = [row for row, each in enumerate(examples) if not all(each[column] for column in trained.task.text)]
     encoded, lost = bundle.format.encode(examples), set(empty)
-    found, _ = answer(bundle, predictor(trained, bundle), encoded)
+    found, _ = predict_encoded(bundle, predictor(trained, bundle), encoded)
     if encoded.truncated:
         log(f"{encoded.truncated} of {len(table)} rows were longer than {trained.task.max_length} tokens and were cut")
     return {
@@ -137,7 +144,7 @@ def _examples(task: TaskConfig, table: Dataset, rows: Sequence[int]) -> Dataset:
     return Dataset.from_dict({"id": rows, **texts, "label": [None] * len(rows)})
 
 
-def _margins(run: RunResult, trained: RunConfig, table: Dataset, name: str) -> Answers:
+def _margins(run: RunResult, trained: RunConfig, table: Dataset, name: str) -> RowPredictions:
     """Return the margin of each pair of answers, and the rewards of both."""
     columns = trained.task.text
     pairs = [parse_preference([row[column] for column in columns], name) for row in table]
@@ -147,8 +154,8 @@ def _margins(run: RunResult, trained: RunConfig, table: Dataset, name: str) -> A
     complete = Dataset.from_list([dict(zip(columns, pairs[row], strict=True)) for row in rows])
     reference = score_reference(trained, base_source(run), {"rows": complete}, run_tokenizer_source(run))
     bundle = load_bundle(run)
-    encoded = reference.beside("rows", bundle.format.encode(complete))
-    found, _ = answer(bundle, predictor(trained, bundle), encoded)
+    encoded = reference.add_likelihoods("rows", bundle.format.encode(complete))
+    found, _ = predict_encoded(bundle, predictor(trained, bundle), encoded)
     if encoded.truncated:
         log(f"{encoded.truncated} of {len(rows)} pairs were too long and were cut")
     return {
@@ -157,7 +164,7 @@ def _margins(run: RunResult, trained: RunConfig, table: Dataset, name: str) -> A
     }
 
 
-def _generated(run: RunResult, trained: RunConfig, table: Dataset) -> Answers:
+def _generated(run: RunResult, trained: RunConfig, table: Dataset) -> RowPredictions:
     """Return the text that the model generates after each prompt, by greedy decoding."""
     prompts = {row: prompt for row, cell in enumerate(table[trained.task.text[0]]) if (prompt := parse_prompt(cell))}
     if not prompts:
@@ -165,7 +172,7 @@ def _generated(run: RunResult, trained: RunConfig, table: Dataset) -> Answers:
     bundle = load_bundle(run)
     assert isinstance(bundle.format, PreferenceFormat)
     ids, tokenizer = bundle.format.prompts([*prompts.values()]), bundle.tokenizer
-    generated, _ = training.generate(
+    generated, _ = training.generate_greedily(
         predictor(trained, bundle), ids, tokenizer.pad_token_id, bundle.format.max_answer_tokens, tokenizer.eos_token_id
     )
     texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
@@ -194,14 +201,14 @@ def predict_mixed(config: RunConfig, table: Dataset, file: Path) -> tuple[Datase
         encoded,
         int(config.train.get("per_device_eval_batch_size") or 64),
     )
-    answers: Answers = {}
+    answers: RowPredictions = {}
     for name, bundle in bundles.items():
         found = bundle.format.decode(bundle.format.unpad(scores[name], encoded[name]), encoded[name])
         for row, prediction, each in zip(rows[name], found.predictions, found.scores, strict=True):
             answers[row] = bundle.format.describe(prediction), each.astype(float).tolist()
     if len({type(label) for label, _ in answers.values()}) > 1:  # a column has one type: numbers beside names are text
         answers = {row: (str(label), each) for row, (label, each) in answers.items()}
-    return answer_table(table, answers), f" of {', '.join(bundles)}"
+    return with_predictions(table, answers), f" of {', '.join(bundles)}"
 
 
 def _mixed_bundles(runs: Sequence[RunResult]) -> dict[str, TrainingBundle]:

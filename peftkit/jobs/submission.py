@@ -48,7 +48,7 @@ def _by_number(*labels: str) -> dict[str, str]:
 
 NLI = {label: label for label in ("entailment", "neutral", "contradiction")}
 TWO_WAY = {label: label for label in ("entailment", "not_entailment")}
-FILES = (
+SUBMISSION_FILES = (
     SubmissionFile("AX", "ax", "test", 1104, NLI, "mnli"),
     SubmissionFile("CoLA", "cola", "test", 1063, _by_number("unacceptable", "acceptable"), "cola"),
     SubmissionFile("MNLI-m", "mnli", "test_matched", 9796, NLI, "mnli"),
@@ -81,16 +81,16 @@ def submission(config: RunConfig) -> None:
     for model, replaced in sorted(substituted):
         log(f"!! MODEL: {model} (offline) replaces {replaced}; this is a submission of {model}")
     runs = {run.task: run for run in chosen}
-    tested = {file.task: runs[file.trained_on] for file in FILES}
+    tested = {file.task: runs[file.trained_on] for file in SUBMISSION_FILES}
     # read all test sets before the first prediction, so that a missing one is refused at once
     tests = {task: read_test_set(config, run, task) for task, run in tested.items()}
     predictions = {task: predict_test_set(config, run, task, tests[task]) for task, run in tested.items()}
     if is_main_process():
         texts = {
             file.name: prediction_file(file, tested[file.task], tests[file.task], predictions[file.task])
-            for file in FILES
+            for file in SUBMISSION_FILES
         }
-        invalid = {file.name: reason for file in FILES if (reason := invalid_reason(file, tests[file.task]))}
+        invalid = {file.name: reason for file in SUBMISSION_FILES if (reason := invalid_reason(file, tests[file.task]))}
         _write(config, chosen, texts, invalid)
 
 
@@ -201,7 +201,7 @@ def read_test_set(config: RunConfig, run: BoardRun, task: str) -> TaskDataset:
 
     trained, is_offline = RunResult(run.folder).config, run.audit["sources"]["data"]["kind"] == "offline"
     root = None if is_offline else config.data_root or trained.data_root
-    splits = [file.split for file in FILES if file.task == task]
+    splits = [file.split for file in SUBMISSION_FILES if file.task == task]
     if root is not None and (missing := [split for split in splits if not any(Path(root, task).glob(f"{split}.*"))]):
         files = ", ".join(f"{task}/{split}.parquet" for split in missing)
         raise UserError(f"data_root={root}: the test set {files} is missing; add it, or set data_root=DIR")

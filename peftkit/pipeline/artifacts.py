@@ -138,5 +138,5 @@ def with_eval_batch_size(config: RunConfig, trained: RunConfig) -> RunConfig:
     return replace(trained, train=trained.train | ({size: config.train[size]} if size in config.train else {}))
 
 
-def join_names(names: Sequence[str] | None) -> str:
+def describe_labels(names: Sequence[str] | None) -> str:
     return "numbers" if names is None else ", ".join(names)

@@ -113,12 +113,12 @@ def _schedule(config: RunConfig, inputs: int) -> dict[str, int]:
     """
     if not config.method.traits.scheduled:
         return {}
-    steps = steps_of(training_arguments(config.train, config.seed), inputs)
+    steps = optimizer_steps(training_arguments(config.train, config.seed), inputs)
     settings = {"total_step": steps, "tinit": steps // 10, "tfinal": steps // 3}
     return {name: value for name, value in settings.items() if name not in config.method.config}
 
 
-def steps_of(arguments: Any, inputs: int) -> int:
+def optimizer_steps(arguments: Any, inputs: int) -> int:
     """Return the number of optimizer steps of training on this number of inputs."""
     if arguments.max_steps > 0:
         return int(arguments.max_steps)

@@ -50,7 +50,7 @@ def evaluate_splits(
     parts: list[dict[str, list]] = []
     costs = []
     for name, encoded in splits.items():
-        answers, cost = answer(bundle, trainer, encoded)
+        answers, cost = predict_encoded(bundle, trainer, encoded)
         costs.append(cost)
         if encoded.has_label.any():
             scores |= _score(
@@ -75,15 +75,15 @@ def evaluate_splits(
     }
 
 
-def answer(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:
+def predict_encoded(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:
     """Return a model's predictions for encoded examples, with the seconds and the peak in bytes that they took."""
-    found = training.predict(trainer, encoded.inputs, encoded.lengths)
+    found = training.predict_scores(trainer, encoded.inputs, encoded.lengths)
     scores = bundle.format.unpad(found.scores, encoded)
     costs: dict[str, Any] = {"seconds": found.seconds, "peak_bytes": found.peak_bytes}
     if (length := bundle.format.max_new_tokens) is None:
         return bundle.format.decode(scores, encoded), costs
     ids, prompts = bundle.tokenizer, [prompt for _, prompt in encoded.positions]
-    written, seconds = training.generate(trainer, prompts, ids.pad_token_id, length, ids.eos_token_id)
+    written, seconds = training.generate_greedily(trainer, prompts, ids.pad_token_id, length, ids.eos_token_id)
     texts = [text.lstrip() for text in ids.batch_decode(written, skip_special_tokens=True)]
     stop = bundle.format.stop_text if bundle.format.shots else ""
     has_ended = [
@@ -127,7 +127,7 @@ def _plain(values: Any) -> Any:
     return values.tolist() if isinstance(values, np.ndarray) else values
 
 
-def answer_table(table: Any, answers: Mapping[int, tuple[Any, Any]]) -> Any:
+def with_predictions(table: Any, answers: Mapping[int, tuple[Any, Any]]) -> Any:
     """Return the table with the prediction and the scores of each row, both None where a row has no answer."""
     predictions, scores = zip(*(answers.get(row, (None, None)) for row in range(len(table))), strict=True)
     return table.add_column("prediction", list(predictions)).add_column("scores", list(scores))
@@ -139,7 +139,7 @@ def check_reserved_columns(table: Any, given: Path) -> None:
         raise UserError(f"{given} has {', '.join(taken)} already, where the answers go; rename it")
 
 
-def answers_file(config: RunConfig, given: Path) -> Path:
+def predictions_file(config: RunConfig, given: Path) -> Path:
     """Return where the answers to a file go: output=, or beside it, as jsonl where its own kind holds no answers."""
     suffix = given.suffix if given.suffix in TABLES else ".jsonl"
     return Path(config.output or f"{given.with_suffix('')}.predictions{suffix}")

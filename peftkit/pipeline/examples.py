@@ -22,7 +22,7 @@ from peftkit.pipeline.evaluate import evaluate_splits, predictor
 from peftkit.pipeline.teacher import add_teacher_scores, teacher_answers
 from peftkit.results.console import log
 
-TRAINED, CHOSEN_ON = "trained on", "chosen on"  # names of examples that are no split of the data
+TRAINING_EXAMPLES, HOLDOUT_EXAMPLES = "trained on", "chosen on"  # names of examples that are no split of the data
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Reference:
     likelihoods: dict[str, np.ndarray] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
 
-    def beside(self, name: str, encoded: Encoded) -> Encoded:
+    def add_likelihoods(self, name: str, encoded: Encoded) -> Encoded:
         """Return encoded examples with the log-likelihoods of their split."""
         rows, columns = encoded.inputs, self.likelihoods[name].T if name in self.likelihoods else ()
         for column, values in zip(REFERENCE_COLUMNS, columns, strict=False):
@@ -75,19 +75,19 @@ def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits
     trained_on, is_taught = config.task.splits["train"], config.distill.teacher is not None
     rows, tables = data.splits[trained_on], {name: data.splits[name] for name in config.task.splits["validation"]}
     if config.early_stopping.patience is not None:
-        rows, tables[CHOSEN_ON] = split_holdout(data, config.task, config.early_stopping.holdout)
+        rows, tables[HOLDOUT_EXAMPLES] = split_holdout(data, config.task, config.early_stopping.holdout)
     requested = len(rows)
-    reference = score_reference(config, context.model_source, {**tables, TRAINED: rows})
+    reference = score_reference(config, context.model_source, {**tables, TRAINING_EXAMPLES: rows})
     if is_taught and generates_text(config.task):
         rows, audit["taught"] = teacher_answers(config, rows, context.folder)
     bundle, train = build(config, context.model_source, data.label_names, rows)
-    train = reference.beside(TRAINED, train)
+    train = reference.add_likelihoods(TRAINING_EXAMPLES, train)
     if is_taught and not generates_text(config.task):
         train = add_teacher_scores(config, train, rows, data.label_names)
-    encoded = {name: reference.beside(name, bundle.format.encode(table)) for name, table in tables.items()}
+    encoded = {name: reference.add_likelihoods(name, bundle.format.encode(table)) for name, table in tables.items()}
     audit |= _counts(data, bundle, {trained_on: train, **encoded})
     audit["rows"][trained_on] = requested  # before a teacher dropped or added any
-    holdout = encoded.pop(CHOSEN_ON, encoded[SEARCH_SPLIT] if config.trial else None)
+    holdout = encoded.pop(HOLDOUT_EXAMPLES, encoded[SEARCH_SPLIT] if config.trial else None)
     if is_prompted(config):
         audit["shots"] = _count_shots(config, bundle.format, encoded)
     train.positions.clear()  # only predictions need them, and training would keep them in memory
@@ -120,7 +120,7 @@ def score_reference(
 
 @torch.no_grad()
 def _likelihoods(config: RunConfig, model: Any, task_format: Format, table: Dataset) -> np.ndarray:
-    """Return (pairs, 2), in the batches of `training.predict`, so that an untrained adapter gives the same.
+    """Return (pairs, 2), in the batches of `training.predict_scores`, so that an untrained adapter gives the same.
 
     HF's Trainer refuses a quantized base without an adapter.
     """
@@ -142,8 +142,8 @@ def score_splits(
     config: RunConfig, bundle: TrainingBundle, data: TaskDataset, file: Path, reference: Reference | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Encode and score every split of data with a loaded run, and return scores and costs as `evaluate_splits` does."""
-    beside = (reference or Reference()).beside
-    splits = {name: beside(name, bundle.format.encode(table)) for name, table in data.splits.items()}
+    add_likelihoods = (reference or Reference()).add_likelihoods
+    splits = {name: add_likelihoods(name, bundle.format.encode(table)) for name, table in data.splits.items()}
     return evaluate_splits(config, bundle, predictor(config, bundle), splits, data, file)
 
 

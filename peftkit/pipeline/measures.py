@@ -29,8 +29,8 @@ from peftkit.pipeline.evaluate import predictor
 LATENCY_EXAMPLES, WARM_UP = 32, 3
 ADAM_STATES = 2  # the two moments that AdamW keeps for each trained weight
 GENERAL = "offline, held out: generated sentences and Python's language reference"
-PASSAGES = 200  # of the general text, evenly spread
-TERMS, NEIGHBOURS = 20, 5
+MAX_PASSAGES = 200  # of the general text, evenly spread
+MAX_TERMS, NEIGHBORS = 20, 5
 WORD = re.compile(r"\S+")
 
 
@@ -111,10 +111,10 @@ def general_text(bundle: TrainingBundle, task: TaskConfig) -> Encoded:
     """Return encoded text that is unrelated to the corpus, to measure forgetting."""
     documents = [(str(number), text) for number, text in enumerate(offline_documents()[1])]
     whole = split_passages(passage_dataset(documents), replace(task, max_eval_samples=None))
-    return bundle.format.encode(whole.select(range(0, len(whole), -(-len(whole) // PASSAGES))))
+    return bundle.format.encode(whole.select(range(0, len(whole), -(-len(whole) // MAX_PASSAGES))))
 
 
-def bits_per_byte(answers: Predictions) -> float:
+def mean_bits_per_byte(answers: Predictions) -> float:
     """Return bits per byte over all passages together."""
     assert answers.likelihoods is not None
     nats, sizes = answers.likelihoods
@@ -135,12 +135,12 @@ def compare_language(
     found["fresh_head"] = bool(getattr(bundle.model, "fresh_head", None))
     if config.vocab is not None:
         texts, tokenizers = list(held_out["text"]), {"before": load_tokenizer(base), "after": bundle.tokenizer}
-        found["pieces"] = {when: count_pieces(tokenizer, texts) for when, tokenizer in tokenizers.items()}
+        found["pieces"] = {when: tokenization_counts(tokenizer, texts) for when, tokenizer in tokenizers.items()}
         found["neighbours"] = nearest_tokens(bundle, Path(config.vocab))
     return found
 
 
-def count_pieces(tokenizer: Any, texts: list[str]) -> dict[str, float]:
+def tokenization_counts(tokenizer: Any, texts: list[str]) -> dict[str, float]:
     """Return how a tokenizer splits texts: tokens per word (between spaces), share of words split, and tokens."""
     words = split = tokens = 0
     offsets = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
@@ -161,10 +161,10 @@ def nearest_tokens(bundle: TrainingBundle, vocab: Path) -> list[dict[str, Any]]:
     rows = nn.functional.normalize(embedding_rows(bundle.model).float(), dim=-1)
     new, known = set(read_vocabulary(vocab).ids), max(bundle.tokenizer.get_vocab().values()) + 1
     found = []
-    for entry in sorted(_terms(bundle, vocab), key=lambda entry: -(entry["count"] or 0))[:TERMS]:
+    for entry in sorted(_terms(bundle, vocab), key=lambda entry: -(entry["count"] or 0))[:MAX_TERMS]:
         cosines = rows[:known] @ rows[entry["ids"][0]]
         cosines[entry["ids"]] = -1  # itself, with the space before it and without
-        best = cosines.topk(NEIGHBOURS)
+        best = cosines.topk(NEIGHBORS)
         names = bundle.tokenizer.convert_ids_to_tokens(best.indices.tolist())
         neighbours = [
             {"token": name, "cosine": float(cosine), "is_new": int(place) in new}

@@ -13,7 +13,7 @@ from peftkit.config import RunConfig, UserError, generates_text, is_prompted, ki
 from peftkit.data.formats import Encoded
 from peftkit.pipeline.artifacts import load_bundle
 from peftkit.pipeline.build import TrainingBundle
-from peftkit.pipeline.evaluate import answer, predictor
+from peftkit.pipeline.evaluate import predict_encoded, predictor
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
@@ -27,9 +27,9 @@ def add_teacher_scores(config: RunConfig, encoded: Encoded, rows: Dataset, names
     """
     trained, bundle = _load_teacher(config, names)
     inputs = bundle.format.encode(rows)
-    scores = training.predict(predictor(trained, bundle), inputs.inputs, inputs.lengths).scores
+    scores = training.predict_scores(predictor(trained, bundle), inputs.inputs, inputs.lengths).scores
     if is_prompted(trained):
-        scores = answer_scores(bundle, scores, inputs)
+        scores = label_scores(bundle, scores, inputs)
     return replace(
         encoded, inputs=encoded.inputs.add_column(training.TEACHER_COLUMN, scores.astype("float32").tolist())
     )
@@ -65,7 +65,7 @@ def _load_teacher(config: RunConfig, names: list[str] | None = None) -> tuple[Ru
     return trained, load_bundle(teacher)
 
 
-def answer_scores(bundle: TrainingBundle, scores: np.ndarray, encoded: Encoded) -> np.ndarray:
+def label_scores(bundle: TrainingBundle, scores: np.ndarray, encoded: Encoded) -> np.ndarray:
     """Return a prompted teacher's scores of its labels: (examples, classes), or numbers (examples, 1)."""
     answers = bundle.format.decode(bundle.format.unpad(scores, encoded), encoded)
     return np.asarray(answers.predictions)[:, None] if bundle.format.names is None else np.stack(answers.scores)
@@ -82,10 +82,10 @@ def teacher_answers(config: RunConfig, rows: Dataset, folder: Path) -> tuple[Dat
         UserError: no answer of the teacher ends, or it reads other columns.
     """
     file = folder / "taught.jsonl"
-    lines = _kept(file, rows)
+    lines = _stored_answers(file, rows)
     if lines is None:
         trained, bundle = _load_teacher(config)
-        answers, costs = answer(bundle, predictor(trained, bundle), bundle.format.encode(rows))
+        answers, costs = predict_encoded(bundle, predictor(trained, bundle), bundle.format.encode(rows))
         log(f"   it answered {len(rows)} examples in {costs['seconds']:.0f} s")
         assert answers.has_ended is not None  # set for generated text
         each = zip(rows["id"], answers.predictions, answers.has_ended, strict=True)
@@ -109,7 +109,7 @@ def teacher_answers(config: RunConfig, rows: Dataset, folder: Path) -> tuple[Dat
     return taught if config.distill.alpha == 1 else concatenate_datasets([rows, taught]), counts
 
 
-def _kept(file: Path, rows: Dataset) -> list[dict[str, Any]] | None:
+def _stored_answers(file: Path, rows: Dataset) -> list[dict[str, Any]] | None:
     """Return the answers that an interrupted run stored, None where they belong to other examples."""
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     lines = [json.loads(line) for line in text.split("\n") if line]  # splitlines would break a text with U+2028

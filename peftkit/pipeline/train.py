@@ -16,9 +16,9 @@ from peftkit.data.formats.language_modeling import LanguageModelingFormat
 from peftkit.methods import Parameters, count_parameters, fold
 from peftkit.models.pooling import Vectors
 from peftkit.pipeline.build import TrainingBundle
-from peftkit.pipeline.evaluate import answer, holdout_score, output_reader
+from peftkit.pipeline.evaluate import holdout_score, output_reader, predict_encoded
 from peftkit.pipeline.examples import EncodedSplits, RunContext
-from peftkit.pipeline.measures import bits_per_byte, general_text
+from peftkit.pipeline.measures import general_text, mean_bits_per_byte
 from peftkit.results.console import log
 
 
@@ -61,7 +61,7 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
         reader=output_reader(bundle),
         train_sampler=sampler,
         schedule=bundle.schedule,
-        loss=own_loss(config, bundle),
+        loss=custom_loss(config, bundle),
         patience=patience,
         log_file=context.folder / "log.jsonl",
     )
@@ -69,7 +69,7 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
     if isinstance(bundle.format, LanguageModelingFormat) and not config.trial:
         held_out = splits.validation[config.task.splits["validation"][0]]
         texts = {"held_out": held_out, "general": general_text(bundle, config.task)}
-    before = {name: bits_per_byte(answer(bundle, trainer, text)[0]) for name, text in texts.items()}
+    before = {name: mean_bits_per_byte(predict_encoded(bundle, trainer, text)[0]) for name, text in texts.items()}
     if before:
         training.reset_preparation(trainer)
     fit = training.fit(trainer, context.checkpoints)
@@ -82,7 +82,7 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
     return TrainedRun(trainer, fit, parameters, waste, texts, before)
 
 
-def own_loss(config: RunConfig, bundle: TrainingBundle) -> training.ContrastiveLoss | training.Distillation | None:
+def custom_loss(config: RunConfig, bundle: TrainingBundle) -> training.ContrastiveLoss | training.Distillation | None:
     """Return what training lowers where it is not the model's own loss.
 
     Raises:
@@ -113,7 +113,7 @@ def trainer_factory(
         return partial(training.dpo_trainer, bundle.tokenizer, own)
     if not isinstance(bundle.format, InstructionFormat) or not bundle.format.is_decoder or not trains:
         return training.ScoringTrainer
-    if (reason := training.sft_obstacle(bundle.model, arguments)) is not None:
+    if (reason := training.sft_unsupported_reason(bundle.model, arguments)) is not None:
         log(f"   trained without TRL: {reason}")
     return partial(training.sft_trainer, bundle.tokenizer)
 

@@ -32,20 +32,20 @@ from peftkit.results.console import is_main_process, log
 from peftkit.results.model_card import describe_merge
 from peftkit.results.run_result import RunResult
 
-ROWS, PADDED_ROWS, MERGED_ROWS = 16, 8, 200
+EXAMPLES, PADDED_EXAMPLES, MERGED_EXAMPLES = 16, 8, 200
 # of scores about one in size; in bf16 a batch of another shape rounds otherwise
 TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 3e-2}
 DISTRIBUTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-class GateError(Exception):
+class VerificationError(Exception):
     """A check of the trained model failed; the message has the difference."""
 
 
-def prewarm_verifier() -> None:
+def start_verifier() -> None:
     """Start the fresh process, so that its imports are done when it is needed."""
     if is_main_process():
-        _fresh_process()
+        _verifier_process()
 
 
 def verify_run(
@@ -54,23 +54,23 @@ def verify_run(
     """Compare a run's reloaded artifact with its model on some examples of a split; return the differences.
 
     Raises:
-        GateError: the saved artifact gives other scores than the trained model, or an example's scores depend on the
-            padding of its batch.
+        VerificationError: the scores of the saved artifact differ from the trained model's, or an example's scores
+            depend on the padding of its batch.
     """
-    rows = table.select(range(min(ROWS, len(table))))
+    rows = table.select(range(min(EXAMPLES, len(table))))
     answers = _flat_scores(config, bundle, rows)  # by all processes of a distributed run together
     padded, reloaded = padding_difference(bundle, rows), 0.0
     if padded > TOLERANCE["bf16" if config.method.quantization else "fp32"]:
-        raise GateError(f"an example's scores change by {padded:.2g} with the padding of its batch")
+        raise VerificationError(f"an example's scores change by {padded:.2g} with the padding of its batch")
     if is_main_process():
         answer = _request({"folder": str(folder.resolve()), "rows": rows.to_list()})
         if "error" in answer:
-            raise GateError(f"the saved artifact cannot be loaded in a fresh process: {answer['error']}")
+            raise VerificationError(f"the saved artifact cannot be loaded in a fresh process: {answer['error']}")
         if answer["label_names"] != names:
-            raise GateError(f"the saved artifact has labels {answer['label_names']}, not {names}")
+            raise VerificationError(f"the saved artifact has labels {answer['label_names']}, not {names}")
         reloaded = max_difference(answers, np.asarray(answer["scores"]))
     if reloaded > TOLERANCE[precision]:
-        raise GateError(f"the saved artifact's scores differ from the trained model's by {reloaded:.2g}")
+        raise VerificationError(f"the saved artifact's scores differ from the trained model's by {reloaded:.2g}")
     return {"rows": len(rows), "reload_difference": reloaded, "padding_difference": padded}
 
 
@@ -81,12 +81,12 @@ def _flat_scores(config: RunConfig, bundle: TrainingBundle, table: Any) -> np.nd
 
 
 def _scores(config: RunConfig, bundle: TrainingBundle, encoded: Encoded) -> np.ndarray:
-    return training.predict(predictor(config, bundle), encoded.inputs, encoded.lengths).scores
+    return training.predict_scores(predictor(config, bundle), encoded.inputs, encoded.lengths).scores
 
 
 def padding_difference(bundle: TrainingBundle, rows: Any) -> float:
     """Return the largest difference of fp32 scores between an example alone and in a padded batch."""
-    encoded = bundle.format.encode(rows.select(range(min(PADDED_ROWS, len(rows)))))
+    encoded = bundle.format.encode(rows.select(range(min(PADDED_EXAMPLES, len(rows)))))
     inputs = list(encoded.inputs)
     together = fp32_scores(bundle, inputs)
     alone = np.full_like(together, -100)
@@ -115,7 +115,7 @@ def max_difference(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @lru_cache(maxsize=1)
-def _fresh_process() -> subprocess.Popen[str]:
+def _verifier_process() -> subprocess.Popen[str]:
     """Start a process that has never seen the trained model, kept for all runs of a command."""
     process = subprocess.Popen(
         [sys.executable, "-m", "peftkit.pipeline.verify"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -127,18 +127,18 @@ def _fresh_process() -> subprocess.Popen[str]:
 
 def _request(message: dict[str, Any]) -> dict[str, Any]:
     """Return the fresh process's answer, or the reason why it has none."""
-    process, line = _fresh_process(), ""
+    process, line = _verifier_process(), ""
     assert process.stdin is not None and process.stdout is not None
     with suppress(OSError):
         process.stdin.write(json.dumps(message) + "\n")
         process.stdin.flush()
         line = process.stdout.readline()
     if not line:
-        _fresh_process.cache_clear()
+        _verifier_process.cache_clear()
     return json.loads(line) if line else {"error": f"the process ended with exit code {process.wait()}"}  # type: ignore[no-any-return]
 
 
-def _answer(question: dict[str, Any]) -> dict[str, Any]:
+def _response(question: dict[str, Any]) -> dict[str, Any]:
     run = RunResult(Path(question["folder"]))
     try:
         configure_libraries(run.config.source)
@@ -162,7 +162,7 @@ def check_merge(config: RunConfig, bundle: TrainingBundle, table: Any, folder: P
     if config.method.quantization is None or is_prompted(config) or not is_mergeable(bundle.model):
         return None
     try:
-        found = _compare(config, bundle, table.select(range(min(MERGED_ROWS, len(table)))), folder)
+        found = _compare(config, bundle, table.select(range(min(MERGED_EXAMPLES, len(table)))), folder)
     except (torch.OutOfMemoryError, MemoryError) as error:
         found = {"rows": 0, "reason": (str(error) or "no memory").splitlines()[0]}
     log(f"   {describe_merge(found)}")
@@ -213,7 +213,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin:
-        answers.write(json.dumps(_answer(json.loads(line))) + "\n")
+        answers.write(json.dumps(_response(json.loads(line))) + "\n")
         answers.flush()
 
 

@@ -1,11 +1,18 @@
 """Training: HF's Trainer and TRL's, losses, callbacks, scores of a model's outputs, and what they cost."""
 
 from peftkit.compat.trainer import reset_preparation
-from peftkit.training.loop import ModelScores, TrainingSummary, fit, generate, mixed_batch_logits, predict
+from peftkit.training.loop import (
+    ModelScores,
+    TrainingSummary,
+    fit,
+    generate_greedily,
+    mixed_batch_logits,
+    predict_scores,
+)
 from peftkit.training.losses import TEACHER_COLUMN, ContrastiveLoss, Distillation
 from peftkit.training.outputs import OutputReader
 from peftkit.training.trainer import ScoringTrainer, precision_of, scores_of, training_arguments
-from peftkit.training.trl import dpo_trainer, sft_obstacle, sft_trainer
+from peftkit.training.trl import dpo_trainer, sft_trainer, sft_unsupported_reason
 
 __all__ = [
     "TEACHER_COLUMN",
@@ -17,13 +24,13 @@ __all__ = [
     "TrainingSummary",
     "dpo_trainer",
     "fit",
-    "generate",
+    "generate_greedily",
     "mixed_batch_logits",
     "precision_of",
-    "predict",
+    "predict_scores",
     "reset_preparation",
     "scores_of",
-    "sft_obstacle",
+    "sft_unsupported_reason",
     "sft_trainer",
     "training_arguments",
 ]

@@ -107,7 +107,7 @@ def _resident_peak() -> int:
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
 
 
-def predict(trainer: Trainer, examples: Dataset, lengths: Sequence[int] | np.ndarray) -> ModelScores:
+def predict_scores(trainer: Trainer, examples: Dataset, lengths: Sequence[int] | np.ndarray) -> ModelScores:
     """Score examples, the longest first so that batches have little padding; the result is in the given order.
 
     Raises:
@@ -129,7 +129,7 @@ def predict(trainer: Trainer, examples: Dataset, lengths: Sequence[int] | np.nda
     return ModelScores(restored, seconds, peak())
 
 
-def generate(
+def generate_greedily(
     trainer: Trainer, prompts: list[list[int]], pad: int, max_new_tokens: int, end: int | None
 ) -> tuple[list[list[int]], float]:
     """Return the token ids that the model generates greedily after each prompt, and the seconds it took.

@@ -8,8 +8,10 @@ from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
-LABELS = ("labels", "start_positions", "end_positions")
-CHUNK = 256  # tokens whose logits are in fp32 at once: 50 MB with GPT-2's vocabulary; a batch of them is gigabytes
+LABEL_INPUTS = ("labels", "start_positions", "end_positions")
+CHUNK_TOKENS = (
+    256  # tokens whose logits are in fp32 at once: 50 MB with GPT-2's vocabulary; a batch of them is gigabytes
+)
 
 
 class OutputReader:
@@ -33,7 +35,7 @@ class OutputReader:
             return likelihoods(model, batch["input_ids"], batch["attention_mask"], self.verbalizer_ids)
         if self.kind in ("likelihoods", "preferences"):
             return (token_likelihoods if self.kind == "likelihoods" else answer_likelihoods)(model, batch)
-        out = model(**{name: value for name, value in batch.items() if name not in LABELS})
+        out = model(**{name: value for name, value in batch.items() if name not in LABEL_INPUTS})
         if self.kind == "masked":
             return _target_log_probs(out.logits, batch["labels"])
         return torch.stack([out.start_logits, out.end_logits], dim=-1) if self.kind == "spans" else out.logits
@@ -110,7 +112,7 @@ def token_likelihoods(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
     if extract_model_from_parallel(model).config.is_encoder_decoder:
         inputs = {name: value for name, value in batch.items() if name != "decoder_input_ids"}
         return _target_log_probs(model(**inputs).logits, labels)
-    logits = model(**{name: value for name, value in batch.items() if name not in LABELS}).logits
+    logits = model(**{name: value for name, value in batch.items() if name not in LABEL_INPUTS}).logits
     likelihoods = _target_log_probs(logits[:, :-1], labels[:, 1:])
     return torch.cat([likelihoods.new_zeros(len(labels), 1), likelihoods], dim=1)
 
@@ -128,7 +130,9 @@ def answer_likelihoods(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
 def _target_log_probs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the log-probability of each target (examples, tokens), 0 where it is -100."""
     log_probs = torch.zeros(targets.shape, dtype=torch.float32, device=logits.device)
-    for example, token in zip(*(where.split(CHUNK) for where in (targets >= 0).nonzero(as_tuple=True)), strict=True):
+    for example, token in zip(
+        *(where.split(CHUNK_TOKENS) for where in (targets >= 0).nonzero(as_tuple=True)), strict=True
+    ):
         chunk = logits[example, token].float()
         chosen = chunk.gather(-1, targets[example, token].unsqueeze(-1)).squeeze(-1)
         log_probs[example, token] = chosen - chunk.logsumexp(dim=-1)

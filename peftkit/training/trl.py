@@ -14,14 +14,14 @@ from peftkit.training.trainer import ScoringTrainer, is_adalora
 def sft_trainer(
     tokenizer: PreTrainedTokenizerBase, *, args: TrainingArguments, model: Any, **settings: Any
 ) -> ScoringTrainer:
-    """Return SFTTrainer joined with ScoringTrainer, or ScoringTrainer alone where `sft_obstacle` returns a reason.
+    """Return SFTTrainer combined with ScoringTrainer; where SFTTrainer is unsupported, a plain ScoringTrainer.
 
     SFTTrainer computes its loss over examples that peftkit tokenized and truncated.
 
     Raises:
         UserError: one process sees several GPUs; TRL needs one process for each.
     """
-    if sft_obstacle(model, args) is not None:
+    if sft_unsupported_reason(model, args) is not None:
         trainer = ScoringTrainer(args=args, model=model, **settings)
         # The losses of transformers' models can be divided by the tokens of all accumulated batches; GPT-2 does not
         # declare it (no loss_type). AdaLoRA adds its term to each batch's loss, which would be divided by nothing.
@@ -43,7 +43,7 @@ def sft_trainer(
     return trainer
 
 
-def sft_obstacle(model: Any, arguments: TrainingArguments) -> str | None:
+def sft_unsupported_reason(model: Any, arguments: TrainingArguments) -> str | None:
     """Return why a model cannot train with SFTTrainer's loss, None where it can.
 
     SFTTrainer multiplies the last hidden states with the weight of the output layer chunk by chunk, so that the logits

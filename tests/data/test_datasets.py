@@ -315,7 +315,7 @@ def test_only_labelled_examples_are_scored_and_all_are_predicted(tmp_path: Path,
         tokenizer=None,
     )  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:  # a model with these logits
-        patch.setattr(training, "predict", lambda *_: training.ModelScores(logits, 1.0, None))
+        patch.setattr(training, "predict_scores", lambda *_: training.ModelScores(logits, 1.0, None))
         scores, _ = evaluate_splits(run, bundle, None, splits, rows, tmp_path / "p.parquet")  # type: ignore[arg-type]
     wanted = {"accuracysome": 1.0} if kind == "classification" else {"pearsonsome": 1.0, "mean_squared_errorsome": 0.0}
     assert {name: entry["value"] for name, entry in scores.items()} == pytest.approx(wanted)

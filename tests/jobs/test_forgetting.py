@@ -20,7 +20,7 @@ from peftkit.data.offline_corpus import causal_pairs, masked_pairs
 from peftkit.models.heads import T5EncoderConfig, T5EncoderForSequenceClassification, settings_of, with_tuned_part
 from peftkit.models.load import load_language_model
 from peftkit.models.pooling import state_drift
-from peftkit.pipeline.verify import GateError
+from peftkit.pipeline.verify import VerificationError
 
 Words = Callable[..., list[str]]
 RATE = "train.learning_rate=0.1"
@@ -153,7 +153,7 @@ def test_every_other_kind_of_method_is_its_base_when_it_is_off(
 
 def test_what_cannot_be_switched_off_is_not_called_forgetting(tiny: Words, text: Path) -> None:
     words = tiny("gpt2", "method=lora", "task=sst2", "method.config.bias=all", RATE)  # PEFT trains the base's own
-    with pytest.raises(GateError, match="disabled is not its base"):
+    with pytest.raises(VerificationError, match="disabled is not its base"):
         measured(words, text)
 
 

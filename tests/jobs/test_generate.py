@@ -18,7 +18,7 @@ from helpers.scripted_server import serving
 from omegaconf import OmegaConf
 
 from peftkit.config import RunConfig, UserError
-from peftkit.jobs.generate import _wait
+from peftkit.jobs.generate import _wait_until_finished
 from peftkit.leaderboard.reading import collect
 from peftkit.results import run_folder
 
@@ -270,7 +270,7 @@ def test_waiting_ends_when_the_main_process_fails(tmp_path: Path, capsys: pytest
     later = time.time() + 60  # an older failure does not count
     os.utime(tmp_path / "result.json", (later, later))
     with pytest.raises(UserError, match="generation failed: the server is gone"):
-        _wait(tmp_path, settings)
+        _wait_until_finished(tmp_path, settings)
     assert "waits for process 0" in capsys.readouterr().err
 
 

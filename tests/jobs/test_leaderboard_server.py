@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.jobs.leaderboard_server import fingerprint, greeting, serve
+from peftkit.jobs.leaderboard_server import results_version, serve, start_message
 
 RESULT = Path("glue/rte/bert/lora/seed-0/result.json")
 
@@ -31,12 +31,12 @@ def land(root: Path, text: str = "{}") -> None:
 
 
 def test_a_result_that_lands_changes_the_fingerprint(tmp_path: Path) -> None:
-    before = fingerprint([tmp_path])
+    before = results_version([tmp_path])
     land(tmp_path)
-    after = fingerprint([tmp_path])
+    after = results_version([tmp_path])
     (tmp_path / "leaderboard").mkdir()
     (tmp_path / "leaderboard" / "index.html").write_text("x")
-    assert before != after == fingerprint([tmp_path])
+    assert before != after == results_version([tmp_path])
 
 
 def test_the_folder_is_served_with_its_version_to_this_machine_alone(tmp_path: Path) -> None:
@@ -53,10 +53,10 @@ def test_the_folder_is_served_with_its_version_to_this_machine_alone(tmp_path: P
 
 
 def test_a_folder_without_results_is_told_to_who_mistyped_it(tmp_path: Path) -> None:
-    assert f"; {tmp_path} has no results yet; set out=FOLDER" in greeting(1, tmp_path, fingerprint([tmp_path]))
+    assert f"; {tmp_path} has no results yet; set out=FOLDER" in start_message(1, tmp_path, results_version([tmp_path]))
     land(tmp_path)
     assert (
-        greeting(1, tmp_path, fingerprint([tmp_path]))
+        start_message(1, tmp_path, results_version([tmp_path]))
         == f"http://127.0.0.1:1/ shows the runs in {tmp_path}; Ctrl-C stops it"
     )
 

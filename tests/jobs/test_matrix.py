@@ -12,7 +12,7 @@ from peftkit import paths
 from peftkit.cli.validate import options_of
 from peftkit.jobs import matrix, matrix_checks
 from peftkit.jobs.matrix_checks import FAILED, REFUSED, SUPPORTED, Combination, check_method, compose
-from peftkit.pipeline.verify import GateError
+from peftkit.pipeline.verify import VerificationError
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference"
 RECORDED = [Combination(**each) for each in json.loads((DOCS / "matrix.json").read_text(encoding="utf-8"))]
@@ -28,7 +28,7 @@ def test_the_page_shows_the_recorded_results_and_none_failed() -> None:
 
 def test_every_shipped_method_is_recorded_on_every_shipped_model() -> None:
     assert matrix.MODELS.keys() == options_of("model").keys()
-    assert {*METHODS, matrix.NOT_A_METHOD} == options_of("method").keys()
+    assert {*METHODS, matrix.GENERIC_METHOD} == options_of("method").keys()
     recorded = {(each.method, each.model) for each in RECORDED}
     assert recorded == {(method, model) for method in METHODS for model in matrix.MODELS}
 
@@ -83,5 +83,5 @@ def test_a_weight_without_a_gradient_is_found(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(LinearProbe, "apply", apply)
     (result,) = check_method("linear_probe", "gpt2", "gpt2", ("classification",))
-    reason = f"{GateError.__name__}: 1 trainable weights get no gradient, the first is unused"
+    reason = f"{VerificationError.__name__}: 1 trainable weights get no gradient, the first is unused"
     assert (result.status, result.reason) == (FAILED, reason)

@@ -20,7 +20,7 @@ from peftkit.config.source import Source
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.miniglue import miniglue
 from peftkit.jobs.submission import (
-    FILES,
+    SUBMISSION_FILES,
     choose_runs,
     invalid_reason,
     predict_test_set,
@@ -32,7 +32,7 @@ from peftkit.leaderboard.runs import BoardRun
 from peftkit.results.run_folder import write_predictions
 
 TASKS = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
-SHEET = {sheet.name: sheet for sheet in FILES}
+SHEET = {sheet.name: sheet for sheet in SUBMISSION_FILES}
 
 
 def submit(*words: str) -> None:

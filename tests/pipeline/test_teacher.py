@@ -146,7 +146,7 @@ def test_a_student_writes_what_its_teacher_always_writes(tiny: Words, tmp_path: 
 
 
 def test_rows_to_which_a_teacher_wrote_nothing_are_dropped(tmp_path: Path) -> None:
-    from peftkit.pipeline.teacher import _kept, teacher_answers
+    from peftkit.pipeline.teacher import _stored_answers, teacher_answers
 
     said = [("", True), ("so\u2028it is", True), ("so it", False)]
     lines = [{"id": row, "answer": text, "has_ended": ended} for row, (text, ended) in enumerate(said)]
@@ -159,7 +159,7 @@ def test_rows_to_which_a_teacher_wrote_nothing_are_dropped(tmp_path: Path) -> No
     assert (counts["empty"], counts["cut"]) == (1, 1)
     run.distill.alpha = 0.5
     assert [row["label"] for row in teacher_answers(run, rows, tmp_path)[0]] == ["x", "y", "z", "so\u2028it is"]
-    assert _kept(file, rows.select([0, 2])) is None
+    assert _stored_answers(file, rows.select([0, 2])) is None
     file.write_text(json.dumps({"id": 0, "answer": "so", "has_ended": False}))
     with pytest.raises(UserError, match="ended its answers to none of the other 1"):
         teacher_answers(run, rows.select([0]), tmp_path)
@@ -176,7 +176,7 @@ def test_a_teacher_that_nothing_trained_teaches_what_it_answers(
     from peftkit.data.formats.prompted import PromptedFormat
     from peftkit.models.load import load_tokenizer
     from peftkit.pipeline.build import TrainingBundle
-    from peftkit.pipeline.teacher import answer_scores
+    from peftkit.pipeline.teacher import label_scores
 
     config: Any = OmegaConf.to_container(compose_config([f"task={task}"]), resolve=True)
     chosen, place = RunConfig.from_config(config).task, str(checkpoints["gpt2"])
@@ -185,7 +185,7 @@ def test_a_teacher_that_nothing_trained_teaches_what_it_answers(
     columns = {name: ["a film", "no", "it is"] for name in chosen.text}
     asked = prompted.encode(Dataset.from_dict({"id": [0, 1, 2], **columns, "label": [None] * 3}))
     scores = -np.random.default_rng(0).random((3 + calibrate, 2)).astype("float32")
-    told = answer_scores(TrainingBundle(None, tokenizer, prompted), scores, asked)
+    told = label_scores(TrainingBundle(None, tokenizer, prompted), scores, asked)
     if task == "stsb":
         assert told.shape == (3, 1) and (told > 0).all() and (told < 5).all()
     else:

@@ -26,7 +26,7 @@ from peftkit.config import RunConfig
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS, PreferenceFormat
 from peftkit.metrics import score
 from peftkit.pipeline.build import build
-from peftkit.pipeline.evaluate import answer, output_reader, predictor
+from peftkit.pipeline.evaluate import output_reader, predict_encoded, predictor
 from peftkit.pipeline.examples import score_reference
 from peftkit.pipeline.sources import find_model
 from peftkit.pipeline.train import trainer_factory
@@ -85,7 +85,7 @@ def set_up(words: list[str], table: Dataset) -> tuple[RunConfig, Any, Any, Any]:
     parts, encoded = build(run, source, None, table)
     base = AutoModelForCausalLM.from_pretrained(run.model.checkpoint, dtype=torch.float32).eval()
     base.to("cuda" if torch.cuda.is_available() else "cpu")  # the Trainer's device
-    return run, parts, reference.beside("all", encoded), base
+    return run, parts, reference.add_likelihoods("all", encoded), base
 
 
 def by_hand(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
@@ -169,7 +169,7 @@ def test_loss_and_gradients_are_those_of_a_loop_by_hand(pairs: Words, tmp_path: 
 def test_an_untrained_adapter_has_no_margin_and_half_of_the_pairs_right(pairs: Words, precision: str) -> None:
     words = pairs("method=lora", f"train.{precision}", "train.per_device_eval_batch_size=4")
     run, parts, encoded, _ = set_up(words, Dataset.from_list(rows(9)))
-    answers, _ = answer(parts, predictor(run, parts), encoded)
+    answers, _ = predict_encoded(parts, predictor(run, parts), encoded)
     assert np.array_equal(answers.predictions, np.zeros(9))
     assert score(["reward_accuracy"], answers.predictions, encoded.labels)["reward_accuracy"]["value"] == 0.5
 

@@ -85,13 +85,13 @@ def test_the_best_epoch_comes_back_with_its_own_ranks(tmp_path: Path, best: int)
 
     trainer = adalora(tmp_path, score)
     training.fit(trainer, tmp_path)
-    found = training.predict(trainer, trainer.train_dataset, [6] * 12).scores
+    found = training.predict_scores(trainer, trainer.train_dataset, [6] * 12).scores
     np.testing.assert_allclose(found, seen[best - 1], atol=1e-6)
     trainer.model.save_pretrained(str(tmp_path / "saved"))
     again = adalora(tmp_path / "again")
     again.model.peft_config["default"].rank_pattern = trainer.model.peft_config["default"].rank_pattern
     again.model.load_adapter(str(tmp_path / "saved"), "default", is_trainable=True)
-    np.testing.assert_allclose(training.predict(again, again.train_dataset, [6] * 12).scores, found, atol=1e-6)
+    np.testing.assert_allclose(training.predict_scores(again, again.train_dataset, [6] * 12).scores, found, atol=1e-6)
 
 
 @pytest.mark.parametrize("own", [False, True])
