@@ -54,16 +54,16 @@ def padding_waste(lengths: Sequence[int] | np.ndarray, order: np.ndarray, batch_
     return float(1 - sizes.sum() / cells) if cells else 0.0
 
 
-def batch_by_letters(
-    items: Iterable[Item], letters: int, count: int, text_of: Callable[[Item], str]
+def batch_by_characters(
+    items: Iterable[Item], characters: int, count: int, text_of: Callable[[Item], str]
 ) -> Iterator[list[Item]]:
-    """Yield batches that end at `letters` characters or `count` items; the longest text bounds the memory."""
+    """Yield batches that end at `characters` characters or `count` items; the longest text bounds the memory."""
     batch: list[Item] = []
     size = 0
     for item in items:
         batch.append(item)
         size += len(text_of(item))
-        if size >= letters or len(batch) >= count:
+        if size >= characters or len(batch) >= count:
             yield batch
             batch, size = [], 0
     if batch:
@@ -134,7 +134,7 @@ class BlockCollator(DataCollatorForSeq2Seq):
         return {name: torch.tensor([block[name] for block in features]) for name in features[0]} | {"use_cache": False}
 
 
-class NoisedBlocks(torch.utils.data.Dataset):
+class CorruptedBlocks(torch.utils.data.Dataset):
     """Blocks with new noise in each epoch, a function of (seed, epoch, block), so that a resumed run reads the same."""
 
     def __init__(

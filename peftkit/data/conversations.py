@@ -62,7 +62,7 @@ class ConversationReader(ExampleReader):
         columns = {"id": ids, "messages": messages, "label": labels, "group": _components(keys)}
         return Dataset.from_dict(columns, features=EXAMPLE), lost
 
-    def read_alone(
+    def read_single_table(
         self, table: Dataset, names: list[str] | None, wanted: Sequence[str]
     ) -> tuple[dict[str, Dataset], dict[str, int]]:
         *train, validation = wanted
@@ -128,7 +128,7 @@ def conversations(task: TaskConfig, table: Dataset) -> Iterator[tuple[int, str, 
             yield number, next((turn["content"] for turn in turns if turn["role"] == "user"), ""), turns
 
 
-def open_conversations(task: TaskConfig, table: Dataset) -> tuple[Dataset, list[int], int]:
+def unanswered_conversations(task: TaskConfig, table: Dataset) -> tuple[Dataset, list[int], int]:
     """Return the conversations to answer, the indices of those without a prompt, and how many ended with an answer.
 
     A text instead of turns is a user turn. Assistant turns at the end are removed.
@@ -176,7 +176,7 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.chat_template = TEMPLATE
 
 
-def encode_answered(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) -> tuple[list[int], list[int]]:
+def encode_with_answer(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) -> tuple[list[int], list[int]]:
     """Return the tokens of the prompt and those of the last turn, with the end of turn of the template.
 
     Raises:

@@ -147,14 +147,14 @@ class ExampleReader:
             raise UserError(_missing_split(task, missing[0], list(tables), origin.name))
         names = self.label_names({name: tables[name] for name in (names_from, *validation) if name in tables})
         if is_alone and (train is not None or origin.revision == trained_on):
-            splits, dropped = self.read_alone(tables[names_from], names, wanted)
+            splits, dropped = self.read_single_table(tables[names_from], names, wanted)
         else:
             tables = {"validation": tables[names_from]} if is_alone else tables
             splits, dropped = self.read_all(
                 {name: tables[name] for name in wanted[: 1 if search_samples else None]}, names
             )
         if search_samples:
-            rest, held_out = self.set_apart(splits[str(train)], search_samples)
+            rest, held_out = self.hold_out(splits[str(train)], search_samples)
             return TaskDataset({str(train): rest, SEARCH_SPLIT: held_out}, names, origin, dropped)
         limits = {name: task.max_train_samples if name == train else task.max_eval_samples for name in wanted}
         return TaskDataset(
@@ -168,7 +168,7 @@ class ExampleReader:
         read = {name: self.read(table, names, name) for name, table in tables.items()}
         return {name: each for name, (each, _) in read.items()}, {name: lost for name, (_, lost) in read.items()}
 
-    def read_alone(
+    def read_single_table(
         self, table: Dataset, names: list[str] | None, wanted: Sequence[str]
     ) -> tuple[dict[str, Dataset], dict[str, int]]:
         """Return the splits of a table without a validation split, a tenth of which becomes one."""
@@ -178,7 +178,7 @@ class ExampleReader:
         rest, held_out = self.split(table, OWN_HOLDOUT)
         return self.read_all({**dict.fromkeys(train, rest), validation: held_out}, names)
 
-    def set_apart(self, examples: Dataset, number: int) -> tuple[Dataset, Dataset]:
+    def hold_out(self, examples: Dataset, number: int) -> tuple[Dataset, Dataset]:
         """Return the training examples of a trial of a search, and `number` others to score it on."""
         room = len(examples) - number
         if room < number / 4:

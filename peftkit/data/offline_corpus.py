@@ -18,7 +18,7 @@ TokenPair = tuple[list[int], list[int]]  # input tokens, target tokens
 GENERATED_DOCUMENTS = 24_000  # with the manual, about as many tokens as two CPU cores train on in 90 seconds
 HELD_OUT_DOCUMENTS = 600
 HELD_OUT_TOPICS = 10  # one topic in ten of the Python manual
-MASKED, SWAPPED = 0.8, 0.1  # shares of the selected tokens; the rest stay unchanged
+MASKED, REPLACED = 0.8, 0.1  # shares of the selected tokens; the rest stay unchanged
 
 
 @lru_cache(maxsize=1)
@@ -182,7 +182,7 @@ def mask_tokens(
         targets[selected] = inputs[selected]
         draws = rng.random(len(selected))
         inputs[selected[draws < MASKED]] = mask_id
-        swapped = selected[(draws >= MASKED) & (draws < MASKED + SWAPPED)]
+        swapped = selected[(draws >= MASKED) & (draws < MASKED + REPLACED)]
         inputs[swapped] = rng.choice(known, size=len(swapped))
     return inputs.tolist(), targets.tolist()
 

@@ -61,7 +61,7 @@ class CorpusReader(ExampleReader):
             hint = " (or task.sample_by=line)" if task.sample_by == "document" else ""
             raise UserError(f"{name} has {len(documents)} documents, too few for a held-out tenth; add more text{hint}")
         if search_samples:
-            rest, apart = self.set_apart(documents, search_samples)
+            rest, apart = self.hold_out(documents, search_samples)
             return TaskDataset({str(train): rest, SEARCH_SPLIT: self.evaluation_examples(apart)}, None, origin)
         if train is not None:
             splits[train] = subset(documents, task.max_train_samples)

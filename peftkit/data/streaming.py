@@ -195,7 +195,7 @@ def _hub_texts(name: str, column: str, key: str, revision: str | None) -> Iterat
         ) from error
 
 
-class VectorFileWriter:
+class EmbeddingFileWriter:
     """Writer of a parquet or npy file in parts; the file appears when it is complete.
 
     A .parquet has the columns id, text and vector: lists of one length in fp32, null for a text without a vector. A
@@ -207,7 +207,7 @@ class VectorFileWriter:
         self.count = 0
         self._out: Any = None  # a ParquetWriter, or the open .npy
 
-    def __enter__(self) -> VectorFileWriter:
+    def __enter__(self) -> EmbeddingFileWriter:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         return self
 

@@ -19,16 +19,16 @@ KEPT = 250_000  # words whose counts survive a pruning
 class WordCounts:
     """Counts of words, with the bound of their error.
 
-    A count is too low by `missed` at most, and a word without a count occurred `missed` times at most.
+    A count is too low by `max_undercount` at most, and a word without a count occurred at most that often.
     """
 
     words: dict[str, int]
     total: int
-    missed: int
+    max_undercount: int
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TermCandidate:
     """A word that could become one token; it has `pieces` tokens now, so it saves count * (pieces - 1) of them."""
 
     term: str
@@ -54,7 +54,7 @@ def count_words(texts: Iterable[str], kept: int = KEPT) -> WordCounts:
     at most its largest dropped count of a word.
     """
     counts: Counter[str] = Counter()
-    total = missed = 0
+    total = max_undercount = 0
     for text in texts:
         words = [w for w in WORD.findall(text) if SHORTEST <= len(w) <= LONGEST and any(map(str.isalpha, w))]
         total += len(words)
@@ -62,20 +62,20 @@ def count_words(texts: Iterable[str], kept: int = KEPT) -> WordCounts:
         if len(counts) > 2 * kept:
             largest_dropped = heapq.nlargest(kept + 1, counts.values())[-1]
             counts = Counter({word: count for word, count in counts.items() if count > largest_dropped})
-            missed += largest_dropped
-    return WordCounts(dict(counts), total, missed)
+            max_undercount += largest_dropped
+    return WordCounts(dict(counts), total, max_undercount)
 
 
 def rank_candidates(
     counts: WordCounts, pieces: Callable[[Sequence[str]], Sequence[int]], budget: int, min_count: int
-) -> list[Candidate]:
+) -> list[TermCandidate]:
     """Return the `budget` words that save the most tokens, best first, of those that occur `min_count` times or more.
 
     `pieces` returns the number of tokens of each word; words of one token save nothing.
     """
     words = [word for word, count in counts.words.items() if count >= min_count]
     candidates = (
-        Candidate(word, counts.words[word], number)
+        TermCandidate(word, counts.words[word], number)
         for word, number in zip(words, pieces(words), strict=True)
         if number > 1
     )

@@ -39,7 +39,7 @@ class TaskPool:
     kept: list[InstructionTask] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     instance_reasons: Counter[str] = field(default_factory=Counter)
-    undecided: int = 0  # candidates that were left when the pool was full
+    unprocessed: int = 0  # candidates that were left when the pool was full
 
     def __post_init__(self) -> None:
         self.novelty = NoveltyIndex(self.settings.max_rouge_l)
@@ -104,7 +104,7 @@ class TaskPool:
             "rejected_instances": self.instance_reasons.total(),
             "reasons": dict(self.reasons.most_common()),
             "instance_reasons": dict(self.instance_reasons.most_common()),
-            "undecided": self.undecided,
+            "undecided": self.unprocessed,
             "compared_pairs": self.novelty.compared,
         }
 

@@ -67,7 +67,7 @@ def self_instruct(pool: TaskPool, client: GenerationClient) -> Iterator[None]:
                     candidates.append(candidate)
         while candidates and not pool.is_full:
             candidates = _decide(pool, client, candidates)
-        pool.undecided = len(candidates)
+        pool.unprocessed = len(candidates)
         yield
 
 

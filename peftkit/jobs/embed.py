@@ -14,9 +14,9 @@ from transformers import DataCollatorWithPadding
 
 from peftkit.config import TEXT_FILES, ModelConfig, RunConfig, UserError, refuse
 from peftkit.config.source import Source
-from peftkit.data.batches import batch_by_letters, padding_multiple
+from peftkit.data.batches import batch_by_characters, padding_multiple
 from peftkit.data.formats.base import tokenize
-from peftkit.data.streaming import TextRecord, VectorFileWriter, stream_texts
+from peftkit.data.streaming import EmbeddingFileWriter, TextRecord, stream_texts
 from peftkit.jobs import extend
 from peftkit.models.checkpoints import longest_text, vector_pooling
 from peftkit.models.embedding_rows import grow
@@ -91,8 +91,8 @@ def embed(config: RunConfig) -> None:
 def _write_vectors(target: Path, encoder: EmbeddingModel, texts: Iterable[TextRecord]) -> Counter[str]:
     """Write the vectors with the ids of the texts, or their numbers if the file has no ids, and return the counts."""
     counts: Counter[str] = Counter()
-    with VectorFileWriter(target) as file:
-        for batch in batch_by_letters(texts, BLOCK_CHARACTERS, BLOCK_TEXTS, lambda record: record.text):
+    with EmbeddingFileWriter(target) as file:
+        for batch in batch_by_characters(texts, BLOCK_CHARACTERS, BLOCK_TEXTS, lambda record: record.text):
             vectors, known, cut = encode(encoder, [record.text for record in batch])
             ids = [counts["rows"] + n if record.id is None else record.id for n, record in enumerate(batch)]
             file.add(ids, [record.text for record in batch], vectors, known)

@@ -9,9 +9,9 @@ from typing import Any
 
 from peftkit.config import Extend, RunConfig, UserError
 from peftkit.config.source import Source, fingerprint
-from peftkit.data.batches import batch_by_letters
+from peftkit.data.batches import batch_by_characters
 from peftkit.data.streaming import corpus_files, stream_documents
-from peftkit.data.term_mining import Candidate, WordCounts, count_words, rank_candidates, read_terms
+from peftkit.data.term_mining import TermCandidate, WordCounts, count_words, rank_candidates, read_terms
 from peftkit.models.embedding_rows import FACTS, WEIGHTS, Vocabulary, first_rows, grow, save_rows
 from peftkit.models.load import load_language_model, load_tokenizer
 from peftkit.models.vocabulary import Extension, as_read, extend_tokenizer, piece_counts
@@ -105,7 +105,7 @@ def _folder(config: RunConfig, settings: Extend, source: Source) -> Path:
     return Path(config.out, "extend", safe_name(config.model.name), run_folder.digest(determining))
 
 
-def _mine(settings: Extend, tokenizer: Any, listed: set[str]) -> tuple[list[Candidate], WordCounts | None]:
+def _mine(settings: Extend, tokenizer: Any, listed: set[str]) -> tuple[list[TermCandidate], WordCounts | None]:
     """Return the terms of the corpus, best first, and its word counts; the held-out tenth is skipped."""
     if settings.corpus is None or settings.budget == 0:
         return [], None
@@ -116,7 +116,7 @@ def _mine(settings: Extend, tokenizer: Any, listed: set[str]) -> tuple[list[Cand
     return rank_candidates(counts, partial(piece_counts, tokenizer), settings.budget, settings.min_count), counts
 
 
-def _terms(extension: Extension, tokenizer: Any, mined: dict[str, Candidate]) -> dict[str, Any]:
+def _terms(extension: Extension, tokenizer: Any, mined: dict[str, TermCandidate]) -> dict[str, Any]:
     """Return the added terms, with their new ids and old pieces, and the refused ones with their reasons."""
     ids: dict[str, list[int]] = {}
     for token in extension.tokens:
@@ -146,7 +146,7 @@ def _measure(settings: Extend, before: Any, extension: Extension, counts: WordCo
     counted = Counter(
         dict.fromkeys(("documents", "words", "pieces_before", "pieces_after", "with_terms", "changed"), 0)
     )
-    for batch in batch_by_letters(texts, BATCH_CHARACTERS, sys.maxsize, str):
+    for batch in batch_by_characters(texts, BATCH_CHARACTERS, sys.maxsize, str):
         old_ids, new_ids = (
             each(batch, add_special_tokens=False)["input_ids"] for each in (before, extension.tokenizer)
         )
@@ -163,7 +163,7 @@ def _measure(settings: Extend, before: Any, extension: Extension, counts: WordCo
     return {
         "held_out": counted,
         "pieces_a_word": {"before": counted["pieces_before"] / words, "after": counted["pieces_after"] / words},
-        "mined_from": None if counts is None else {"words": counts.total, "missed": counts.missed},
+        "mined_from": None if counts is None else {"words": counts.total, "missed": counts.max_undercount},
     }
 
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from peftkit import training
 from peftkit.config import FILES, RunConfig, TaskConfig, UserError, kind_of, refuse
-from peftkit.data.conversations import open_conversations
+from peftkit.data.conversations import unanswered_conversations
 from peftkit.data.datasets import example_reader
 from peftkit.data.formats import Encoded, format_of
 from peftkit.data.formats.preferences import PreferenceFormat, parse_preference, parse_prompt
@@ -120,7 +120,7 @@ def _columns(task: TaskConfig) -> list[str]:
 def _predictions(run: RunResult, trained: RunConfig, table: Dataset) -> RowPredictions:
     bundle = load_bundle(run)
     if trained.task.kind == "instructions":
-        examples, empty, answered = open_conversations(trained.task, table)
+        examples, empty, answered = unanswered_conversations(trained.task, table)
         if answered:
             log(f"{answered} of {len(table)} conversations end with an answer, which is dropped and generated again")
     else:

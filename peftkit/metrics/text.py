@@ -40,7 +40,7 @@ def _spans(tags: Sequence[str]) -> set[tuple]:
 @metric("texts")
 def exact_match(references: References, texts: Texts) -> Scorer:
     """Share of texts that equal one of their references, ignoring articles, case and punctuation (SQuAD)."""
-    return _best(lambda reference, text: normalize(reference) == normalize(text), references, texts)
+    return _best(lambda reference, text: normalize_answer(reference) == normalize_answer(text), references, texts)
 
 
 @metric("texts")
@@ -48,7 +48,7 @@ def token_f1(references: References, texts: Texts) -> Scorer:
     """Mean F1 of the words that a text shares with its best reference (SQuAD, section 6.1)."""
 
     def overlap(reference: str, text: str) -> float:
-        expected, words = normalize(reference).split(), normalize(text).split()
+        expected, words = normalize_answer(reference).split(), normalize_answer(text).split()
         if not expected or not words:
             return float(expected == words)
         return 2 * sum((Counter(expected) & Counter(words)).values()) / (len(expected) + len(words))
@@ -75,7 +75,7 @@ def format_rate(labels: Array, follows_format: Array) -> Scorer:
     return mean(follows_format == labels)
 
 
-def normalize(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """Return a text without articles, punctuation, case and double spaces, as SQuAD compares them."""
     kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())

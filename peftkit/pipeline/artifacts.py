@@ -59,7 +59,7 @@ def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab:
 
 def export_sentence_files(bundle: TrainingBundle, folder: Path) -> None:
     """Write the files with which sentence-transformers loads an embedding model."""
-    if bundle.format.output_kind == "vectors":
+    if bundle.format.output_kind == "embeddings":
         config = bundle.model.config
         write_sentence_files(folder, config.vector_pooling, config.hidden_size, bundle.format.task.max_length)
 

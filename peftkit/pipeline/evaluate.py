@@ -24,7 +24,7 @@ from peftkit.results.console import is_main_process
 
 def output_reader(bundle: TrainingBundle) -> training.OutputReader | Vectors:
     """Return what reads a model's scores, of which vectors are one kind."""
-    if bundle.format.output_kind == "vectors":
+    if bundle.format.output_kind == "embeddings":
         return Vectors(bundle.model.config.vector_pooling)
     return training.OutputReader(bundle.format.output_kind, bundle.format.verbalizer_ids)
 

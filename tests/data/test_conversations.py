@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from peftkit.config import UserError
 from peftkit.data.conversations import (
     ConversationReader,
-    encode_answered,
     encode_prompt,
+    encode_with_answer,
     ensure_chat_template,
-    open_conversations,
+    unanswered_conversations,
 )
 from peftkit.data.tables import evaluation_tables
 from peftkit.models.offline import train_tokenizer
@@ -90,11 +90,11 @@ def test_an_error_shows_the_format_of_conversations() -> None:
 
 
 def test_an_answer_at_the_end_is_removed_from_the_prompt() -> None:
-    rows, empty, answered = open_conversations(
+    rows, empty, answered = unanswered_conversations(
         TASK, table({"messages": turns("a?", "b", "c?", "d")}, {"messages": turns(" ")})
     )
     assert [turn["content"] for turn in rows["messages"][0]] == ["a?", "b", "c?"] and (empty, answered) == ([1], 1)
-    rows, *_ = open_conversations(TASK, Dataset.from_list([{"messages": "Name a river."}]))
+    rows, *_ = unanswered_conversations(TASK, Dataset.from_list([{"messages": "Name a river."}]))
     assert rows["messages"][0] == turns("Name a river.")
 
 
@@ -102,7 +102,7 @@ def test_search_splits_share_no_instruction() -> None:
     rows = [{"id": f"task_{number // 3}", "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     examples, _ = conversation_examples(TASK, table(*rows))
     for limit in (None, 20):
-        train, held_out = ConversationReader(replace(TASK, max_train_samples=limit)).set_apart(examples, 12)
+        train, held_out = ConversationReader(replace(TASK, max_train_samples=limit)).hold_out(examples, 12)
         assert len(held_out) == 12 and 0 < len(train) <= (limit or 48)
         assert not set(train["group"]) & set(held_out["group"])
 
@@ -111,14 +111,14 @@ def test_the_instruction_of_most_examples_stays_in_train() -> None:
     rows = [{"id": str(max(number, 40)), "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     examples, _ = conversation_examples(TASK, table(*rows))
     for number in (10, 12):
-        train, held_out = ConversationReader(TASK).set_apart(examples, number)
+        train, held_out = ConversationReader(TASK).hold_out(examples, number)
         assert (len(train), len(held_out)) == (60 - number, number)
     rows = [{"id": str(number // 50), "messages": turns(f"Say {number}.", "yes")} for number in range(60)]
     examples, _ = conversation_examples(TASK, table(*rows))
-    train, held_out = ConversationReader(replace(TASK, max_train_samples=20)).set_apart(examples, 8)
+    train, held_out = ConversationReader(replace(TASK, max_train_samples=20)).hold_out(examples, 8)
     assert (len(train), len(held_out)) == (20, 8)
     with pytest.raises(UserError, match=r"leaves 0 of other instructions to train on; set search\.samples=3"):
-        ConversationReader(TASK).set_apart(examples, 12)
+        ConversationReader(TASK).hold_out(examples, 12)
 
 
 @pytest.mark.parametrize("named", ["", "chat", "chat/train.parquet"])
@@ -158,7 +158,7 @@ def test_a_tokenizer_without_a_template_gets_the_default_and_the_answer_ends_the
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     ensure_chat_template(tokenizer)
-    read, written = encode_answered(tokenizer, TURNS)
+    read, written = encode_with_answer(tokenizer, TURNS)
     assert tokenizer.decode(read) == "Be brief.\n\n### Instruction:\nName a river.\n\n### Response:\n"
     assert tokenizer.decode(written[:-1]) == "The Elbe." and written[-1] == tokenizer.eos_token_id
     assert read == encode_prompt(tokenizer, TURNS[:-1])
@@ -167,7 +167,7 @@ def test_a_tokenizer_without_a_template_gets_the_default_and_the_answer_ends_the
 def test_an_existing_template_is_kept(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = STRICT
     ensure_chat_template(tokenizer)
-    read, written = encode_answered(tokenizer, TURNS[1:])
+    read, written = encode_with_answer(tokenizer, TURNS[1:])
     assert tokenizer.decode(read) == "<user>Name a river.</><assistant>"
     assert tokenizer.decode(written) == "The Elbe.</>"
 
@@ -176,7 +176,7 @@ def test_an_answer_follows_the_header_of_a_template_that_renders_open_turns_diff
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     tokenizer.chat_template = REWRITES
-    read, written = encode_answered(tokenizer, TURNS[1:])
+    read, written = encode_with_answer(tokenizer, TURNS[1:])
     assert tokenizer.decode(read).endswith("<assistant>think:")
     assert tokenizer.decode(written[:-1]) == "The Elbe." and written[-1] == tokenizer.eos_token_id
 

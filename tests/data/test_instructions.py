@@ -84,7 +84,9 @@ def test_blocks_contain_every_example_whole_and_once(gpt2: PreTrainedTokenizerBa
         starts = [place for place, position in enumerate(block["position_ids"][:size]) if position == 0]
         for start, stop in zip(starts, [*starts[1:], size], strict=True):
             found.append((block["input_ids"][start:stop], block["labels"][start:stop]))
-        assert set(block["labels"][size:]) <= {-100} and len(block["input_ids"]) == talk.room + talk.max_new_tokens
+        assert (
+            set(block["labels"][size:]) <= {-100} and len(block["input_ids"]) == talk.prompt_limit + talk.max_new_tokens
+        )
     assert sorted(found) == sorted(zip(alone.inputs["input_ids"], alone.inputs["labels"], strict=True))
     assert talk.label_counts(blocks)["blocks"] == len(blocks.lengths) < 9 == len(blocks.has_label)
 

@@ -86,8 +86,8 @@ def test_the_error_of_counts_in_bounded_memory_is_bounded() -> None:
     true = Counter(words)
     found = count_words((word for word in words), kept=500)
     assert len(true) > 5_000 and len(found.words) <= 1_001  # so that much had to be forgotten
-    assert found.total == 60_000 and 0 < found.missed < 60_000
-    assert all(0 <= true[word] - found.words.get(word, 0) <= found.missed for word in true)
+    assert found.total == 60_000 and 0 < found.max_undercount < 60_000
+    assert all(0 <= true[word] - found.words.get(word, 0) <= found.max_undercount for word in true)
     frequent = [word for word, count in true.most_common(20)]
     assert all(found.words[word] > 0.9 * true[word] for word in frequent[:10])
 

@@ -73,8 +73,8 @@ class Format(ABC):
 
     The record of a kind (config/kinds.py) names its format classes. Subclasses define `encode` and `decode`, and
     override what differs: `output_kind` selects how outputs become scores (logits, verbalizer, spans, likelihoods,
-    masked, preferences or vectors); `reader` reads the examples of the kind from tables; `collator_class` pads batches.
-    `shots` are whole examples before each prompt, as many as fit.
+    masked, preferences or embeddings); `reader` reads the examples of the kind from tables; `collator_class` pads
+    batches. `shots` are whole examples before each prompt, as many as fit.
     """
 
     task: TaskConfig
@@ -148,7 +148,7 @@ class Format(ABC):
             return {name: float(count) for name, count in counts.items()} | hidden_count(encoded)
         return {name: int((known == number).sum()) for number, name in enumerate(self.names)} | hidden_count(encoded)
 
-    def prompt_room(self, max_new_tokens: int) -> int:
+    def max_prompt_tokens(self, max_new_tokens: int) -> int:
         """Return the tokens of a prompt that fit beside an answer of `max_new_tokens`.
 
         Raises:

@@ -55,8 +55,8 @@ class ClassLabelReader(ExampleReader):
             if names and more and all(NUMBER.fullmatch(name) for name in names):
                 # 0 to 2 and 1 to 3 are two numberings, and no rare class
                 raise UserError(
-                    f"label {join_names(more)} of {split} is not among {next(iter(labelled))}'s {join_names(names)}; "
-                    f"use one numbering, or set task.labels=[{join_names(names | more, ',')}]"
+                    f"label {join_labels(more)} of {split} is not among {next(iter(labelled))}'s {join_labels(names)}; "
+                    f"use one numbering, or set task.labels=[{join_labels(names | more, ',')}]"
                 )
             names |= more
         return sort_names(names)
@@ -77,7 +77,7 @@ class ClassLabelReader(ExampleReader):
         def number(label: str) -> int:
             if label not in classes:
                 raise UserError(
-                    f"label {label} of {split} is not among {join_names(names)}; correct it, or set task.labels=[...]"
+                    f"label {label} of {split} is not among {join_labels(names)}; correct it, or set task.labels=[...]"
                 )
             return classes[label]
 
@@ -207,7 +207,7 @@ def label_text(label: Any) -> str | None:
     return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", str(label).strip()) or None
 
 
-def join_names(names: Sequence[str] | set[str], comma: str = ", ") -> str:
+def join_labels(names: Sequence[str] | set[str], comma: str = ", ") -> str:
     """Return names in one line; those of a set are sorted."""
     return comma.join(sort_names(names) if isinstance(names, set) else names)
 
@@ -225,8 +225,8 @@ def _class_ids(task: TaskConfig, table: Dataset, names: list[str]) -> dict[str, 
             return {str(number): names.index(name) for number, name in enumerate(feature.names)}
         if len(feature.names) != len(names) or set(feature.names) & set(names):
             raise UserError(
-                f"column {task.label} has the classes {join_names(feature.names)}, task.labels has "
-                f"{join_names(names)}; name all of them, or rename every one in their order"
+                f"column {task.label} has the classes {join_labels(feature.names)}, task.labels has "
+                f"{join_labels(names)}; name all of them, or rename every one in their order"
             )
         return {str(number): number for number in range(len(names))}
     classes = {str(label_text(name)): number for number, name in enumerate(names)}

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from peftkit.data.batches import pack_examples
-from peftkit.data.conversations import ConversationReader, Turn, encode_answered, encode_prompt, ensure_chat_template
+from peftkit.data.conversations import ConversationReader, Turn, encode_prompt, encode_with_answer, ensure_chat_template
 from peftkit.data.formats.base import Encoded, Predictions
 from peftkit.data.formats.text_generation import ANSWER_TOKENS, TextGenerationFormat
 
@@ -49,9 +49,9 @@ class InstructionFormat(TextGenerationFormat):
         pairs = [self._pair(turns, label) for turns, label in zip(examples["messages"], examples["label"], strict=True)]
         return self.encode_pairs(
             examples,
-            [prompt[-self.room :] for prompt, _ in pairs],
+            [prompt[-self.prompt_limit :] for prompt, _ in pairs],
             [answer for _, answer in pairs],
-            [len(prompt) > self.room for prompt, _ in pairs],
+            [len(prompt) > self.prompt_limit for prompt, _ in pairs],
             answer_formats=answer_formats(examples["group"], examples["label"], has_lines=self.is_decoder),
         )
 
@@ -68,7 +68,9 @@ class InstructionFormat(TextGenerationFormat):
         encoded = self.encode(examples)
         if not self.task.packing:
             return encoded
-        blocks, lengths = pack_examples(encoded.inputs, self.room + self.max_new_tokens, self.tokenizer.eos_token_id)
+        blocks, lengths = pack_examples(
+            encoded.inputs, self.prompt_limit + self.max_new_tokens, self.tokenizer.eos_token_id
+        )
         return replace(encoded, inputs=blocks, lengths=lengths)
 
     def check_answers(self, answers: Predictions, has_ended: Sequence[bool], encoded: Encoded) -> Predictions:
@@ -93,7 +95,7 @@ class InstructionFormat(TextGenerationFormat):
         if self.is_decoder and label is None:
             return encode_prompt(self.tokenizer, turns), [end]
         if self.is_decoder:
-            prompt, answer = encode_answered(self.tokenizer, [*turns, {"role": "assistant", "content": str(label)}])
+            prompt, answer = encode_with_answer(self.tokenizer, [*turns, {"role": "assistant", "content": str(label)}])
             return prompt, answer if end in answer else [*answer, end]
         has_answers = any(turn["role"] == "assistant" for turn in turns)
         text = "\n".join(f"{turn['role']}: {turn['content']}" if has_answers else turn["content"] for turn in turns)

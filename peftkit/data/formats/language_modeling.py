@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 
 from peftkit.config import UserError
-from peftkit.data.batches import BlockCollator, NoisedBlocks, pack_in_order
+from peftkit.data.batches import BlockCollator, CorruptedBlocks, pack_in_order
 from peftkit.data.formats.base import Encoded, Format, Predictions
 from peftkit.data.offline_corpus import (
     TokenPair,
@@ -60,7 +60,7 @@ class LanguageModelingFormat(Format):
         if not len(blocks):
             raise UserError("the text has no block of two tokens to train on; use more text")
         lengths = blocks.data.column("length").to_numpy()  # four bytes per block, without Python's integers
-        noised: Any = NoisedBlocks(blocks, self._noised, seed)  # a torch dataset; other formats use datasets
+        noised: Any = CorruptedBlocks(blocks, self._noised, seed)  # a torch dataset; other formats use datasets
         return Encoded(noised, lengths, 0, None, np.ones(len(examples), dtype=bool))
 
     def encode(self, examples: Dataset) -> Encoded:

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from peftkit.config import UserError
 from peftkit.data.batches import padding_multiple
-from peftkit.data.conversations import Turn, encode_answered, encode_prompt, ensure_chat_template, parse_turns
+from peftkit.data.conversations import Turn, encode_prompt, encode_with_answer, ensure_chat_template, parse_turns
 from peftkit.data.datasets import SUBSET_SEED, ExampleReader, require_columns, subset
 from peftkit.data.formats.base import Encoded, Format, Predictions
 
@@ -76,7 +76,7 @@ class PreferenceFormat(Format):
 
         `positions` are the lengths of both answers, and whether they are equal after truncation.
         """
-        room, longest = self.prompt_room(self.max_answer_tokens), self.max_answer_tokens
+        room, longest = self.max_prompt_tokens(self.max_answer_tokens), self.max_answer_tokens
         rows, truncated = [], 0
         for prompt, *answers in zip(*(examples[column] for column in self.task.text), strict=True):
             (before, chosen), (_, rejected) = (self._ids(prompt, answer) for answer in answers)
@@ -95,7 +95,7 @@ class PreferenceFormat(Format):
 
     def prompts(self, values: Sequence[Any]) -> list[list[int]]:
         """Return the tokens of each prompt, which an answer follows."""
-        return [self._ids(value)[0][-self.prompt_room(self.max_answer_tokens) :] for value in values]
+        return [self._ids(value)[0][-self.max_prompt_tokens(self.max_answer_tokens) :] for value in values]
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """Return TRL's collator: all prompts with chosen answers, then all with rejected answers."""
@@ -136,7 +136,7 @@ class PreferenceFormat(Format):
         ensure_chat_template(self.tokenizer)
         if answer is None:
             return encode_prompt(self.tokenizer, prompt), []
-        return encode_answered(self.tokenizer, [*prompt, {"role": "assistant", "content": answer}])
+        return encode_with_answer(self.tokenizer, [*prompt, {"role": "assistant", "content": answer}])
 
 
 def parse_preference(values: Sequence[Any], split: str) -> list[Any]:

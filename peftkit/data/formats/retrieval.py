@@ -16,7 +16,7 @@ TIE = 1e-6  # between two cosines, which differ that much with the padding of a 
 NONE = -1.0  # the cosine where there is no wrong document
 
 
-class Ranked(NamedTuple):
+class DocumentRanks(NamedTuple):
     """For each pair (pairs,): the rank of its document from 1, its cosine, and that of the best wrong document."""
 
     ranks: np.ndarray
@@ -31,7 +31,7 @@ class RetrievalFormat(Format):
     The prediction is the rank of the right document among all documents of the split.
     """
 
-    output_kind = "vectors"
+    output_kind = "embeddings"
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize each text separately, at most `task.max_length` tokens; `positions` are the texts of each pair."""
@@ -94,7 +94,7 @@ class RetrievalFormat(Format):
         return columns | {"truncated": list(map(any, truncated))}
 
 
-def rank_documents(texts: Sequence[Sequence[str]], vectors: np.ndarray) -> Ranked:
+def rank_documents(texts: Sequence[Sequence[str]], vectors: np.ndarray) -> DocumentRanks:
     """Rank the documents of all pairs for each query; equal texts count once.
 
     A tie counts against the right document, so that a model with constant vectors scores zero. Right documents of other
@@ -123,5 +123,5 @@ def rank_documents(texts: Sequence[Sequence[str]], vectors: np.ndarray) -> Ranke
             cosines[row, right_for[query]] = -np.inf
         wrong = cosines.max(axis=1)
         ranks = 1 + (cosines >= right[:, None] - TIE).sum(axis=1)
-        parts.append(Ranked(ranks, right, np.where(np.isfinite(wrong), wrong, NONE)))
-    return Ranked(*map(np.concatenate, zip(*parts, strict=True)))
+        parts.append(DocumentRanks(ranks, right, np.where(np.isfinite(wrong), wrong, NONE)))
+    return DocumentRanks(*map(np.concatenate, zip(*parts, strict=True)))

@@ -45,9 +45,9 @@ class TextGenerationFormat(Format):
         return (self.max_new_tokens or 0) if self.is_decoder else 0
 
     @cached_property
-    def room(self) -> int:
+    def prompt_limit(self) -> int:
         """The maximum number of tokens of a prompt."""
-        return self.prompt_room(self.reserved)
+        return self.max_prompt_tokens(self.reserved)
 
     def shot_group(self, label: Any) -> int:
         """Return the group that few-shot examples are balanced over: all texts are in one."""
@@ -68,7 +68,10 @@ class TextGenerationFormat(Format):
         if self.is_decoder and self.max_new_tokens is not None:
             # the model continues from the end of a prompt, so its start is truncated
             whole = self.tokenizer(texts, verbose=False)["input_ids"]
-            prompts, is_cut = [ids[-self.room :] for ids in whole], [len(ids) > self.room for ids in whole]
+            prompts, is_cut = (
+                [ids[-self.prompt_limit :] for ids in whole],
+                [len(ids) > self.prompt_limit for ids in whole],
+            )
         else:
             out = tokenize(self.tokenizer, [texts], self.task.max_length)
             prompts, is_cut = out["input_ids"], out["truncated"]

@@ -24,7 +24,7 @@ from peftkit.data.miniglue.lexicon import (
     article,
     change_facets,
     draw_scene,
-    render,
+    render_scene,
     sentence,
 )
 from peftkit.data.miniglue.pairs import Row
@@ -72,14 +72,14 @@ def _document(words: WordSampler) -> str:
     if kind < 0.25:
         return _opinion(words)
     scene = draw_scene(words)
-    lines = [render(scene, words), render(scene, words, vary=0.7)]
+    lines = [render_scene(scene, words), render_scene(scene, words, vary=0.7)]
     if kind < 0.5:
-        lines.append(render(change_facets(scene, words, "reversed", "negated"), words))
+        lines.append(render_scene(change_facets(scene, words, "reversed", "negated"), words))
     elif kind < 0.75:
         thing, synonym, category = words.pick(THINGS)
         lines.append(sentence(f"{article(thing)} {thing}, or {synonym}, is {article(category)} {category}"))
     else:
-        lines += [render(scene, words, vary=0.5, general=True), render(draw_scene(words), words)]
+        lines += [render_scene(scene, words, vary=0.5, general=True), render_scene(draw_scene(words), words)]
     return " ".join(lines)
 
 
@@ -178,7 +178,7 @@ def _determiner(words: WordSampler, sound: bool) -> str:
 
 
 def _scene(words: WordSampler, sound: bool) -> str:
-    text = render(draw_scene(words), words)[:-1]
+    text = render_scene(draw_scene(words), words)[:-1]
     text = text[0].lower() + text[1:]
     return text if sound else re.sub(r"\bthe (\S+)", r"\1 the", text, count=1)
 

@@ -146,7 +146,7 @@ def draw_scene(words: WordSampler, full: bool = False) -> Scene:
     )
 
 
-def render(scene: Scene, words: WordSampler, vary: float = 0.0, general: bool = False) -> str:
+def render_scene(scene: Scene, words: WordSampler, vary: float = 0.0, general: bool = False) -> str:
     """Return a sentence for a scene; with probability `vary` each word becomes its synonym, and the order changes.
 
     `general` names what the thing is one of, and a person instead of the profession.

@@ -17,7 +17,7 @@ from peftkit.data.miniglue.lexicon import (
     WordSampler,
     change_facets,
     draw_scene,
-    render,
+    render_scene,
     sentence,
 )
 
@@ -67,8 +67,8 @@ def stsb(words: WordSampler) -> Row:
     if words.chance(0.5):
         scene, other = replace(scene, quality=None), replace(other, quality=None)
     return {
-        "sentence1": render(scene, words),
-        "sentence2": render(other, words, vary=0.6),
+        "sentence1": render_scene(scene, words),
+        "sentence2": render_scene(other, words, vary=0.6),
         "label": round(score * 5) / 5,
     }
 
@@ -89,7 +89,7 @@ def rte(words: WordSampler) -> Row:
     """Entailment or not, with neutral and contradiction as one class; premises are longer than in MNLI."""
     label = int(words.chance(0.5))
     premise, hypothesis = _inference(words, words.random.choice([1, 2]) if label else 0)
-    more = render(draw_scene(words), words)
+    more = render_scene(draw_scene(words), words)
     premise = f"{premise} {more}" if words.chance(0.5) else f"{more} {premise}"
     return {"sentence1": premise, "sentence2": hypothesis, "label": label}
 
@@ -106,7 +106,7 @@ def qnli(words: WordSampler) -> Row:
         described = unanswered if words.chance(0.5) else change_facets(described, words, "who")
     elif words.chance(0.4):
         described = replace(scene, **{**facts, other: None})
-    text = _because(render(described, words, vary=0.4), words.pick(REASONS) if words.chance(0.4) else None)
+    text = _because(render_scene(described, words, vary=0.4), words.pick(REASONS) if words.chance(0.4) else None)
     return {"question": _question(scene, question, words), "sentence": text, "label": label}
 
 
@@ -150,7 +150,7 @@ def _paraphrase(words: WordSampler, same: bool) -> tuple[str, str]:
     scene = draw_scene(words)
     facets = ["reversed", "negated", "thing", "who", "action"] + (["place"] if scene.place else [])
     other = scene if same else change_facets(scene, words, words.random.choice(facets))
-    return render(scene, words), render(other, words, vary=0.6 if same else 0.3)
+    return render_scene(scene, words), render_scene(other, words, vary=0.6 if same else 0.3)
 
 
 def _meeting(words: WordSampler, same: bool) -> tuple[str, str]:
@@ -181,7 +181,7 @@ def _inference(words: WordSampler, label: int) -> tuple[str, str]:
     """
     scene = replace(draw_scene(words), negated=words.chance(0.4), reversed=words.chance(0.3))
     reason = words.pick(REASONS) if words.chance(0.4) else None
-    premise = _because(render(scene, words), reason)
+    premise = _because(render_scene(scene, words), reason)
     # of a denied event neither less nor something more general follows
     told = scene
     if not scene.negated:
@@ -196,7 +196,7 @@ def _inference(words: WordSampler, label: int) -> tuple[str, str]:
     elif label == 2:
         flips_verb = not scene.negated and not general and words.chance(0.4)
         told = change_facets(told, words, "reversed" if flips_verb else "negated")
-    return premise, _because(render(told, words, vary=0.5, general=general), kept)
+    return premise, _because(render_scene(told, words, vary=0.5, general=general), kept)
 
 
 def _because(text: str, reason: str | None) -> str:

@@ -17,7 +17,7 @@ from peftkit.data.miniglue.lexicon import (
     WordSampler,
     change_facets,
     draw_scene,
-    render,
+    render_scene,
 )
 
 Case = tuple[str, str]
@@ -67,7 +67,7 @@ def sentiment(words: WordSampler, label: str) -> Case:
 
 def yes_no_question(words: WordSampler, label: str) -> Case:
     scene = draw_scene(words, full=True)
-    report = render(scene, words)
+    report = render_scene(scene, words)
     asked = change_facets(scene, words, "place", "time", "who") if label == "no" else scene
     questions = [f"Was it {asked.place}?", f"Was it {asked.time}?", f"Was it the {asked.who[0]}?"]
     return f"{report} {words.random.choice(questions)}", label
@@ -77,7 +77,7 @@ def scene_detail(words: WordSampler, name: str) -> Case:
     """Return a scene and one attribute of it (who, thing, place or time), as the scene's sentence spells it."""
     scene = draw_scene(words, full=True)
     value = getattr(scene, name)
-    return render(scene, words), value if isinstance(value, str) else f"the {value[0]}"
+    return render_scene(scene, words), value if isinstance(value, str) else f"the {value[0]}"
 
 
 def larger(words: WordSampler) -> Case:
@@ -93,4 +93,4 @@ def next_number(words: WordSampler) -> Case:
 def scene_sentence(words: WordSampler, who: str, thing: str) -> Case:
     entries = {entry[0]: entry for entry in (*PEOPLE, *THINGS)}
     scene = replace(draw_scene(words), who=entries[who], thing=entries[thing], quality=None)
-    return "", render(scene, words)
+    return "", render_scene(scene, words)

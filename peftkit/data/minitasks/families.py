@@ -14,7 +14,7 @@ from peftkit.data.miniglue.lexicon import (
     VERY,
     WordSampler,
     draw_scene,
-    render,
+    render_scene,
 )
 from peftkit.data.minitasks import cases
 from peftkit.data.minitasks.cases import COUNTED, FILLERS, IRREGULAR, SLOTS, TIMES_OVER
@@ -219,7 +219,7 @@ FAMILIES = (
             "say yes where the text holds not or never, and no elsewhere",
         ),
         lambda words, slots: (
-            render(replace(draw_scene(words), negated=slots["label"] == "yes"), words), slots["label"],
+            render_scene(replace(draw_scene(words), negated=slots["label"] == "yes"), words), slots["label"],
         ),
         labels=("yes", "no"),
     ),
