@@ -1,4 +1,4 @@
-"""Undocumented parts of peft: registration of tuners, known target modules, switched off layers, saved heads."""
+"""Undocumented parts of peft: registration of tuners, known target modules, disabled layers, saved heads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,10 +21,10 @@ __all__ = [
     "AuxiliaryTrainingWrapper",
     "ModulesToSaveWrapper",
     "TrainableTokensLayer",
-    "adapters_off",
+    "disabled_adapters",
     "dequantize_module_weight",
     "fill_target_modules",
-    "merge_refusal",
+    "merge_error",
     "peft_type",
     "register_tuner",
     "unwrap_saved_module",
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def peft_type(name: str) -> PeftType:
-    """Return PEFT's type of a tuner of peftkit's own, added to the enum first: register_peft_method needs it there."""
+    """Return PEFT's type of one of peftkit's tuners, added to the enum first, as register_peft_method requires."""
     if name not in PeftType.__members__:
         extend_enum(PeftType, name, name)
     return PeftType[name]
@@ -52,8 +52,8 @@ def fill_target_modules(config: PeftConfig, model_type: str) -> None:
             object.__new__(tuner)._prepare_adapter_config(config, {"model_type": model_type})
 
 
-def merge_refusal(tuner: BaseTuner) -> str | None:
-    """Return why a tuner refuses to merge its adapters into the base, None where it does not."""
+def merge_error(tuner: BaseTuner) -> str | None:
+    """Return why a tuner cannot merge its adapters into the base, None where it can."""
     try:
         tuner._check_merge_allowed()  # type: ignore[no-untyped-call]
     except ValueError as error:
@@ -62,14 +62,16 @@ def merge_refusal(tuner: BaseTuner) -> str | None:
 
 
 def unwrap_saved_module(wrapper: ModulesToSaveWrapper) -> nn.Module:
-    """Return the trained copy of a module that was saved whole."""
+    """Return the trained copy of a module that was fully trained and saved."""
     return wrapper.unload_and_optionally_merge_module(True, False, None)  # type: ignore[no-any-return]
 
 
 @contextmanager
-def adapters_off(model: nn.Module, kind: type[nn.Module] | type[BaseTunerLayer] = BaseTunerLayer) -> Iterator[None]:
-    """Switch off the adapters of these layers; unlike in `disable_adapter()`, heads stay as they were trained."""
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, kind)]
+def disabled_adapters(
+    model: nn.Module, layer_type: type[nn.Module] | type[BaseTunerLayer] = BaseTunerLayer
+) -> Iterator[None]:
+    """Disable the adapters of these layers; unlike in `disable_adapter()`, heads keep their trained weights."""
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, layer_type)]
     before = [layer._disable_adapters for layer in layers]
     try:
         for layer in layers:
@@ -81,7 +83,7 @@ def adapters_off(model: nn.Module, kind: type[nn.Module] | type[BaseTunerLayer] 
 
 
 def dora_magnitude(layer: Any, adapter: str) -> tuple[nn.Parameter, torch.Tensor]:
-    """Return DoRA's magnitudes, and the norms of the base's weight that they start from (Liu et al. 2024, 4.1)."""
+    """Return DoRA's magnitudes, and the norms of the base's weight, their initial values (Liu et al. 2024, 4.1)."""
     dora = layer.lora_magnitude_vector[adapter]
     weight = dequantize_module_weight(layer.get_base_layer())
     return dora.weight, dora.get_weight_norm(weight, torch.zeros_like(weight[:1, :1]), 0).detach()

@@ -10,7 +10,7 @@ from transformers import Trainer
 
 
 class SamplerTrainer(Trainer):
-    """A Trainer that takes its order of training examples from `train_sampler`, and evaluates in the given order."""
+    """A Trainer that takes its order of training examples from `train_sampler`, and evaluates in dataset order."""
 
     train_sampler: Sampler | None = None
 
@@ -41,12 +41,12 @@ def reset_preparation(trainer: Trainer) -> None:
     trainer.model_wrapped = trainer.model  # type: ignore[assignment]
 
 
-class QuietTrainer:
-    """A TRL trainer that writes no model card, sends no telemetry and logs no count of tokens."""
+class NoTelemetryMixin:
+    """Keeps a TRL trainer from writing a model card, sending telemetry and logging a count of tokens."""
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         for metrics in self._metrics.values():  # type: ignore[attr-defined]
-            metrics.pop("num_tokens", None)  # a resumed run would restart the count; result.json has the right one
+            metrics.pop("num_tokens", None)  # a resumed run would restart the count; result.json has the correct one
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
@@ -56,8 +56,8 @@ class QuietTrainer:
         """Do nothing."""
 
 
-class PreparedPreferences:
-    """A DPOTrainer whose dataset is tokenized and has the reference's log-likelihoods already."""
+class PretokenizedDPOMixin:
+    """Lets a DPOTrainer use a dataset that is tokenized and has the reference model's log-likelihoods."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset

@@ -1,4 +1,4 @@
-"""Undocumented parts of transformers and bitsandbytes: attention functions, ties between weights, packed weights."""
+"""Undocumented parts of transformers and bitsandbytes: attention functions, tied weights, packed weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +19,9 @@ __all__ = [
     "dequantized",
     "is_quantized",
     "keep_untied",
-    "never_pack",
+    "disable_weight_packing",
     "number_of_weights",
-    "pooled",
+    "apply_pooler",
     "register_sdpa_attention",
     "sdpa_attention_forward",
     "set_attention_implementation",
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def register_sdpa_attention(name: str, attention: Callable[..., Any]) -> None:
-    """Register an attention function that reads the masks of sdpa."""
+    """Register an attention function that receives sdpa's masks."""
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, sdpa_mask)
 
@@ -40,12 +40,12 @@ def attention_implementation(config: PretrainedConfig) -> str:
 
 
 def set_attention_implementation(config: PretrainedConfig, name: str) -> None:
-    """Choose the attention function; a model's own method would refuse what its class does not list."""
+    """Set the attention function; a model's own method accepts only those that its class lists."""
     config._attn_implementation_internal = name
 
 
 def keep_untied(model: PreTrainedModel, layer: nn.Module) -> None:
-    """Record that a layer has weights of its own, against what the model's class declares."""
+    """Record that a layer's weights are not tied, although the model's class declares them tied."""
     own = {f"{name}.weight" for name, module in model.named_modules() if module is layer}
     if isinstance(tied := getattr(model, "_tied_weights_keys", None), dict):
         model._tied_weights_keys = {target: source for target, source in tied.items() if target not in own}
@@ -53,8 +53,8 @@ def keep_untied(model: PreTrainedModel, layer: nn.Module) -> None:
             model.all_tied_weights_keys.pop(name, None)
 
 
-def pooled(stack: Any, states: torch.Tensor) -> torch.Tensor:
-    """Apply a backbone's own pooler to states (batch, tokens, width) that a tuner changed.
+def apply_pooler(stack: Any, states: torch.Tensor) -> torch.Tensor:
+    """Apply a backbone's own pooler to states (batch, tokens, dim) that a tuner changed.
 
     ALBERT's consists of two modules.
     """
@@ -63,7 +63,7 @@ def pooled(stack: Any, states: torch.Tensor) -> torch.Tensor:
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Return whether a module's weight is held in 4 or 8 bits."""
+    """Return whether a module's weight is stored in 4 or 8 bits."""
     # by name: bitsandbytes need not be installed
     return type(getattr(module, "weight", None)).__name__ in ("Params4bit", "Int8Params")
 
@@ -78,8 +78,8 @@ def number_of_weights(parameter: nn.Parameter) -> int:
     return parameter.numel() * (2 if type(parameter).__name__ == "Params4bit" else 1)
 
 
-def never_pack(model: nn.Module) -> None:
-    """Keep bitsandbytes from packing 4-bit weights on CPU in eval mode: packed weights pass no gradient on."""
+def disable_weight_packing(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights on CPU in eval mode: packed weights do not propagate gradients."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

@@ -1,7 +1,7 @@
 """Base classes of peftkit's own PEFT tuners: private hooks of BaseTuner and BaseTunerLayer under public names.
 
 A tuner subclasses `Tuner`; its layers replace modules (`TunerLayer`). Those of a `HookedTuner` hook whole stacks
-(`HookingLayer`).
+(`HookLayer`).
 """
 
 from abc import abstractmethod
@@ -19,14 +19,14 @@ from torch.utils.hooks import RemovableHandle
 
 
 class TunerLayer(nn.Module, BaseTunerLayer):
-    """A layer with adapters by name; it is frozen, off, or on with its active adapters, as PEFT sets it."""
+    """A layer with adapters by name; PEFT sets which are frozen, disabled or active."""
 
     def __init__(self, active_adapters: str | Sequence[str] = ()) -> None:
         super().__init__()
         self._active_adapter = active_adapters if isinstance(active_adapters, str) else list(active_adapters)
         self._handles: list[RemovableHandle] = []  # of hooks on the base
 
-    def release(self) -> None:
+    def remove_hooks(self) -> None:
         """Restore the base: remove the hooks on it."""
         for handle in self._handles:
             handle.remove()
@@ -41,21 +41,21 @@ class TunerLayer(nn.Module, BaseTunerLayer):
         return self._cast_input_dtype(x, dtype)  # type: ignore[no-any-return]
 
 
-class HookingLayer(TunerLayer):
-    """A child of a stack whose hooks change what the stack computes; it is not called itself."""
+class HookLayer(TunerLayer):
+    """A child of a stack whose hooks change the stack's computation; it is not called itself."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.example_names: list[str] | None = None  # an adapter for each example of the batch
+        self.example_names: list[str] | None = None  # the adapter of each example of the batch
 
-    def used_names(self) -> list[str]:
-        """Return the names of the adapters for the current batch, in order; none where they are disabled."""
+    def active_names(self) -> list[str]:
+        """Return the names of the adapters for the current batch, in order; an empty list where they are disabled."""
         if self.disable_adapters:
             return []
         names = self.active_adapters if self.example_names is None else dict.fromkeys(self.example_names)
         return [name for name in names if name in getattr(self, self.adapter_layer_names[0])]
 
-    def example_numbers(self, names: list[str], batch: int, device: torch.device) -> torch.Tensor:
+    def adapter_indices(self, names: list[str], batch: int, device: torch.device) -> torch.Tensor:
         """Return for each example the index of its adapter, or -1; beam search repeats examples in their order."""
         assert self.example_names is not None
         each = _repeated(self.example_names, batch)
@@ -65,17 +65,17 @@ class HookingLayer(TunerLayer):
 class Tuner(BaseTuner):
     """A tuner whose layers replace modules, and cannot be merged."""
 
-    merge_refusal: str  # why its weights cannot be folded into the base
+    merge_error: str  # why its weights cannot be merged into the base
     tuner_layer_cls = TunerLayer
 
     def add_layer(self, config: Any, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module) -> None:
-        """Give a target an adapter, in a layer that replaces it unless it is one already."""
+        """Add an adapter to a target, replaced by a layer that has it unless it is one already."""
 
     def prepare(self, config: Any, model: nn.Module) -> None:
-        """Check and complete a config before the model changes; `peft_config` has those that are there, and it.
+        """Check and complete a config before the model changes; `peft_config` has it and the existing ones.
 
         Raises:
-            ValueError: it does not fit the model, or the other adapters.
+            ValueError: it does not match the model or the other adapters.
         """
 
     @classmethod
@@ -88,8 +88,8 @@ class Tuner(BaseTuner):
         for parent in list(self.model.modules()):
             for name, layer in list(parent.named_children()):
                 if isinstance(layer, TunerLayer):
-                    layer.release()
-                if isinstance(layer, HookingLayer):
+                    layer.remove_hooks()
+                if isinstance(layer, HookLayer):
                     delattr(parent, name)
         return super().unload()
 
@@ -106,7 +106,7 @@ class Tuner(BaseTuner):
         self.add_layer(peft_config, adapter_name, target, target_name, parent)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        """Restore a module on unload; PEFT would pass on its weight, which one of several layers does not have."""
+        """Restore a module on unload; PEFT would copy its weight, which a module of several layers does not have."""
         setattr(parent, child_name, new_module)
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict[str, Any]) -> PeftConfig:
@@ -120,14 +120,14 @@ class Tuner(BaseTuner):
         return bool(super()._check_target_module_exists(peft_config, key)) and cls.is_target(peft_config, key)
 
     def _check_merge_allowed(self) -> None:
-        raise ValueError(f"{self.merge_refusal}; use unload()")
+        raise ValueError(f"{self.merge_error}; use unload()")
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *_: Any, **kwargs: Any) -> Iterator[None]:
-        """Let each example of a batch have the adapter of its name in `adapter_names`; without names change nothing.
+        """Apply to each example of a batch the adapter that `adapter_names` gives; without names change nothing.
 
-        Layers and modules saved whole receive the names with every call. Those that hook a stack, and so are not called
-        themselves, read them from their attribute `example_names`.
+        Layers and fully trained modules receive the names with every call. Layers that hook a stack are not called
+        themselves and read them from their attribute `example_names`.
 
         Raises:
             ValueError: the model is in training mode, or a name is unknown.
@@ -141,7 +141,7 @@ class Tuner(BaseTuner):
             (self.training, "adapter_names mixes adapters in inference only; call model.eval() first"),
             (bool(unknown), f"adapter_names={', '.join(unknown)}: unknown; loaded are {', '.join(self.peft_config)}"),
         )
-        hooking = [module for module in self.modules() if isinstance(module, HookingLayer)]
+        hooking = [module for module in self.modules() if isinstance(module, HookLayer)]
         called = [module for module in self.modules() if isinstance(module, (TunerLayer, AuxiliaryTrainingWrapper))]
         add_names = partial(_add_names, names=list(names))
         handles = [module.register_forward_pre_hook(add_names, with_kwargs=True) for module in called]
@@ -157,13 +157,13 @@ class Tuner(BaseTuner):
 
 
 class HookedTuner(Tuner):
-    """A tuner whose layers hook the stacks of a model (soft prompts, mixes of layers), and replace nothing."""
+    """A tuner whose layers hook the stacks of a model (soft prompts, weighted sums of layers) and replace nothing."""
 
     @abstractmethod
-    def hook(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
-        """Give the stacks, which may have adapters already, a fresh one; return those that were reached.
+    def attach(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
+        """Add a newly initialized adapter to the stacks, which may have others; return those that were modified.
 
-        `is_loaded`: saved weights will replace the fresh ones.
+        `is_loaded`: saved weights will replace the initial ones.
         """
 
     def inject_adapter(
@@ -174,9 +174,9 @@ class HookedTuner(Tuner):
         low_cpu_mem_usage: bool = False,
         state_dict: dict[str, torch.Tensor] | None = None,
     ) -> None:
-        """Give the model, which may have some already, a fresh adapter."""
+        """Add a newly initialized adapter to the model, which may have others."""
         config = self.peft_config[adapter_name]
-        reached = self.hook(model, adapter_name, config, is_loaded=low_cpu_mem_usage or bool(state_dict))
+        modified = self.attach(model, adapter_name, config, is_loaded=low_cpu_mem_usage or bool(state_dict))
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
         self._mark_only_adapters_as_trainable(model)
         set_additional_trainable_modules(
@@ -186,7 +186,7 @@ class HookedTuner(Tuner):
             adapter_name=adapter_name,
             activate_adapter=adapter_name in self.active_adapters,
         )
-        self.targeted_module_names = [name for name, module in model.named_modules() if module in reached]
+        self.targeted_module_names = [name for name, module in model.named_modules() if module in modified]
 
 
 def check_values(*faults: tuple[bool, str]) -> None:
@@ -200,10 +200,10 @@ def _repeated(names: Sequence[str], examples: int) -> list[str]:
     """Return the name of each example of a batch: beam search repeats every example.
 
     Raises:
-        ValueError: the batch is no multiple of the names.
+        ValueError: the batch size is not a multiple of the number of names.
     """
     if examples % len(names):
-        raise ValueError(f"adapter_names has {len(names)} names for a batch of {examples}; use one an example")
+        raise ValueError(f"adapter_names has {len(names)} names for a batch of {examples}; pass one name per example")
     return [name for name in names for _ in range(examples // len(names))]
 
 

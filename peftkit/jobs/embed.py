@@ -1,4 +1,4 @@
-"""Vectors of texts: of a file, streamed in constant memory, or of one text on the command line."""
+"""Embeddings of texts: of a file, streamed in constant memory, or of one text on the command line."""
 
 import json
 import time
@@ -18,10 +18,10 @@ from peftkit.data.batches import batch_by_characters, padding_multiple
 from peftkit.data.formats.base import tokenize
 from peftkit.data.streaming import EmbeddingFileWriter, TextRecord, stream_texts
 from peftkit.jobs import extend
-from peftkit.models.checkpoints import longest_text, vector_pooling
-from peftkit.models.embedding_rows import grow
+from peftkit.models.checkpoints import max_text_length, vector_pooling
+from peftkit.models.embedding_rows import add_new_rows
 from peftkit.models.load import load_model, load_tokenizer
-from peftkit.models.pooling import Vectors, stack_of
+from peftkit.models.pooling import TextEmbedder, stack_of
 from peftkit.pipeline.artifacts import base_source, load_bundle
 from peftkit.pipeline.sources import device_name, find_model, tokenizer_source, warn_substitutions
 from peftkit.results import run_folder
@@ -38,7 +38,7 @@ class EmbeddingModel:
     model: Any
     tokenizer: Any
     source: Source
-    vectors: Vectors
+    vectors: TextEmbedder
     max_length: int
     batch_size: int = 64
     bf16: bool = False
@@ -46,7 +46,7 @@ class EmbeddingModel:
     @property
     def width(self) -> int:
         whole = int(self.model.config.hidden_size)
-        return min(self.vectors.width or whole, whole)
+        return min(self.vectors.dim or whole, whole)
 
 
 def embed(config: RunConfig) -> None:
@@ -163,7 +163,7 @@ def load_embedding_model(config: RunConfig) -> EmbeddingModel:
     return replace(
         encoder,
         model=model.eval(),
-        vectors=Vectors(settings.pooling or trained, settings.layer, settings.normalize, settings.truncate_dim),
+        vectors=TextEmbedder(settings.pooling or trained, settings.layer, settings.normalize, settings.truncate_dim),
         max_length=max_length,
         batch_size=int(config.train.get("per_device_eval_batch_size") or EmbeddingModel.batch_size),
         bf16=bool(config.train.get("bf16")),
@@ -175,9 +175,9 @@ def _load_pretrained(choice: ModelConfig, kind: str, vocab: str | None) -> Embed
     tokenizer = load_tokenizer(tokenizer_source(vocab, source))
     model = load_model(choice, source, tokenizer, "retrieval", None)
     if vocab is not None:
-        grow(model, Path(vocab))
-    vectors = Vectors(model.config.vector_pooling)
-    return EmbeddingModel(model, tokenizer, source, vectors, longest_text(source, tokenizer, model.config))
+        add_new_rows(model, Path(vocab))
+    vectors = TextEmbedder(model.config.vector_pooling)
+    return EmbeddingModel(model, tokenizer, source, vectors, max_text_length(source, tokenizer, model.config))
 
 
 def _load_run(run: RunResult) -> EmbeddingModel:
@@ -191,7 +191,7 @@ def _load_run(run: RunResult) -> EmbeddingModel:
         )
     else:
         model, pooling = stack_of(bundle.model), vector_pooling(trained.model, source)
-    return EmbeddingModel(model, bundle.tokenizer, source, Vectors(pooling), trained.task.max_length)
+    return EmbeddingModel(model, bundle.tokenizer, source, TextEmbedder(pooling), trained.task.max_length)
 
 
 def _report(counts: Mapping[str, int], encoder: EmbeddingModel, target: Path | None) -> None:

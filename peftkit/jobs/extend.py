@@ -12,9 +12,9 @@ from peftkit.config.source import Source, fingerprint
 from peftkit.data.batches import batch_by_characters
 from peftkit.data.streaming import corpus_files, stream_documents
 from peftkit.data.term_mining import TermCandidate, WordCounts, count_words, rank_candidates, read_terms
-from peftkit.models.embedding_rows import FACTS, WEIGHTS, Vocabulary, first_rows, grow, save_rows
+from peftkit.models.embedding_rows import RECORD_FILE, ROWS_FILE, Vocabulary, add_new_rows, initial_rows, save_rows
 from peftkit.models.load import load_language_model, load_tokenizer
-from peftkit.models.vocabulary import Extension, as_read, extend_tokenizer, piece_counts
+from peftkit.models.vocabulary import Extension, extend_tokenizer, normalized_term, piece_counts
 from peftkit.paths import safe_name
 from peftkit.pipeline.artifacts import base_source
 from peftkit.pipeline.sources import device_name, find_model, warn_substitutions
@@ -41,7 +41,7 @@ def extend(config: RunConfig) -> Path:
     meta = run_folder.meta(config.seed, device_name(), "fp32") | {"status": "finished"}
     tokenizer = load_tokenizer(source)
     listed = read_terms(Path(settings.terms)) if settings.terms else []
-    mined, counts = _mine(settings, tokenizer, {as_read(tokenizer, term) for term in listed})
+    mined, counts = _mine(settings, tokenizer, {normalized_term(tokenizer, term) for term in listed})
     model, no_head = load_language_model(source, tokenizer)
     old_rows = model.get_input_embeddings().weight.shape[0]
     extension = extend_tokenizer(tokenizer, [*listed, *(candidate.term for candidate in mined)], old_rows)
@@ -52,7 +52,7 @@ def extend(config: RunConfig) -> Path:
     padded = -(-(first + count) // multiple) * multiple
     vocabulary = Vocabulary(first, count, padded, old_rows, source.name, source.revision)
     trained_rows = min(max(tokenizer.get_vocab().values()) + 1, old_rows)
-    weights = first_rows(model, extension.tokens, trained_rows, settings.init, config.seed)
+    weights = initial_rows(model, extension.tokens, trained_rows, settings.init, config.seed)
     if no_head:  # the output layer is newly initialized: its rows carry no information
         weights = {name: rows for name, rows in weights.items() if name.removeprefix("rest.") == "input"}
     if not is_main_process():
@@ -66,7 +66,7 @@ def extend(config: RunConfig) -> Path:
             **asdict(vocabulary),
             "rule": settings.init,
             "tables": sorted(name for name in weights if not name.startswith("rest.")),
-            "bytes": (folder / WEIGHTS).stat().st_size,
+            "bytes": (folder / ROWS_FILE).stat().st_size,
         },
         "corpus": _measure(settings, tokenizer, extension, counts),
         "audit": {"sources": {"model": {**asdict(source), "folder": None}}},
@@ -80,7 +80,7 @@ def extend(config: RunConfig) -> Path:
 
 def is_vocabulary(folder: Path) -> bool:
     """Return whether job=extend wrote a folder."""
-    return (folder / FACTS).is_file()
+    return (folder / RECORD_FILE).is_file()
 
 
 def load_extended(folder: Path) -> tuple[Any, Any]:
@@ -91,7 +91,7 @@ def load_extended(folder: Path) -> tuple[Any, Any]:
     source = base_source(RunResult.finished(folder))
     model, no_head = load_language_model(source, load_tokenizer(source))
     extended = model.base_model if no_head else model
-    grow(extended, folder)
+    add_new_rows(extended, folder)
     return extended.eval(), load_tokenizer(Source("folder", str(folder), folder=str(folder)))
 
 
@@ -110,7 +110,7 @@ def _mine(settings: Extend, tokenizer: Any, listed: set[str]) -> tuple[list[Term
     if settings.corpus is None or settings.budget == 0:
         return [], None
     texts = (text for text, is_held_out in stream_documents(settings.corpus, settings.column) if not is_held_out)
-    counts = count_words(as_read(tokenizer, text) for text in texts)
+    counts = count_words(normalized_term(tokenizer, text) for text in texts)
     for term in listed:
         counts.words.pop(term, None)
     return rank_candidates(counts, partial(piece_counts, tokenizer), settings.budget, settings.min_count), counts

@@ -11,7 +11,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from peftkit.compat.peft import adapters_off
+from peftkit.compat.peft import disabled_adapters
 from peftkit.config import RunConfig, UserError, is_prompted, refuse
 from peftkit.config.source import Source
 from peftkit.data.datasets import TaskDataset, load_task_dataset
@@ -28,7 +28,7 @@ from peftkit.data.streaming import stream_texts
 from peftkit.data.tables import read_file
 from peftkit.leaderboard.stats import task_score
 from peftkit.methods.scaling import Ends, adapter_ends, scaled, weight_ends
-from peftkit.models.heads import shared_parts, with_tuned_part
+from peftkit.models.heads import shared_modules, with_tuned_module
 from peftkit.models.load import load_language_model
 from peftkit.models.offline import mean_loss, sentinel_ids
 from peftkit.models.pooling import state_drift, token_states
@@ -103,7 +103,7 @@ def forgetting(config: RunConfig) -> Path:
 
     curve = []
     for scale in SCALES if ends is not None else (0.0, 1.0):
-        with nullcontext() if scale == 1 else adapters_off(bundle.model) if ends is None else scaled(ends, scale):
+        with nullcontext() if scale == 1 else disabled_adapters(bundle.model) if ends is None else scaled(ends, scale):
             curve.append({"scale": scale, "loss": probe.measure_on(tuned), "score": score()})
         if scale == 0:
             _check_equals_base(abs(curve[0]["loss"] - before), "scaled to 0")
@@ -214,9 +214,9 @@ def _tuned_model(untouched: PreTrainedModel, bundle: TrainingBundle) -> tuple[Pr
     """Return the language model on top of the tuned layers, and the weights that scale the method."""
     is_peft = isinstance(bundle.model, PeftModel)
     plain = bundle.model.get_base_model() if is_peft else bundle.model
-    base, part = shared_parts(untouched, plain)
+    base, part = shared_modules(untouched, plain)
     ends = adapter_ends(bundle.model) if is_peft else weight_ends(part, base)
-    return with_tuned_part(untouched, plain).eval(), ends
+    return with_tuned_module(untouched, plain).eval(), ends
 
 
 def _check_equals_base(difference: float, how: str) -> None:

@@ -11,7 +11,7 @@ from peftkit.results.console import is_main_process
 def pretrain(config: RunConfig) -> None:
     """Pretrain the offline substitute of the chosen model once, and print its held-out loss and a unigram model's."""
     kind = config.model.stand_in
-    if kind not in offline.MINIS:
+    if kind not in offline.MINI_MODELS:
         raise UserError(f"model={config.model.name}: nothing to pretrain; use model=gpt2 or model=t5")
     folder = ensure_mini(kind)
     facts = json.loads((folder / "pretraining.json").read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ class BottleneckModel(Tuner):
     """PEFT's tuner for `BottleneckConfig`."""
 
     prefix = "bottleneck_"
-    merge_refusal = "bottleneck adapters are not linear and cannot be merged into their base"
+    merge_error = "bottleneck adapters are not linear and cannot be merged into their base"
 
     def add_layer(
         self, config: BottleneckConfig, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module

@@ -9,8 +9,8 @@ from peft import PeftConfig
 from torch import nn
 
 from peftkit.compat.peft import peft_type, register_tuner
-from peftkit.compat.transformers import pooled
-from peftkit.compat.tuner import HookedTuner, HookingLayer
+from peftkit.compat.transformers import apply_pooler
+from peftkit.compat.tuner import HookedTuner, HookLayer
 
 
 @dataclass
@@ -37,9 +37,9 @@ class LayerMixModel(HookedTuner):
     """PEFT's tuner for `LayerMixConfig`."""
 
     prefix = "layer_mix_"
-    merge_refusal = "a mix of layers does not change the base's weights and cannot be merged"
+    merge_error = "a mix of layers does not change the base's weights and cannot be merged"
 
-    def hook(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
+    def attach(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
         stack: Any = getattr(model, getattr(model, "base_model_prefix", ""), model)
         if stack.config.is_encoder_decoder:
             raise ValueError("a mix of layers is read by a head, which a text-to-text model lacks")
@@ -50,7 +50,7 @@ class LayerMixModel(HookedTuner):
         return [stack]
 
 
-class LayerMix(HookingLayer):
+class LayerMix(HookLayer):
     """The mixes of one stack by name; its hooks replace the last hidden state by the active mix."""
 
     adapter_layer_names = ("layer_mix_scores", "layer_mix_gamma")
@@ -84,7 +84,7 @@ class LayerMix(HookingLayer):
     def _request_states(
         self, stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        names = self.used_names()
+        names = self.active_names()
         if not names:
             return args, kwargs
         if self.example_names is None and len(names) > 1:
@@ -97,20 +97,20 @@ class LayerMix(HookingLayer):
         return args, {**kwargs, "output_hidden_states": True, "return_dict": True}
 
     def _replace_last_state(self, stack: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:
-        names = self.used_names()
+        names = self.active_names()
         if not names:
             return outputs
         states = outputs.hidden_states
         mixes = [self.mixed(name, states) for name in names]
         mix = mixes[0]
         if self.example_names is not None:  # those without a mix have the last state
-            numbers = self.example_numbers(names, len(mix), mix.device)
+            numbers = self.adapter_indices(names, len(mix), mix.device)
             mix = torch.stack([*mixes, states[-1]])[numbers, torch.arange(len(mix), device=mix.device)]
         with_states, as_dict = self._requested
         found = {name: value for name, value in outputs.items() if name != "hidden_states" or with_states}
         found["last_hidden_state"] = mix
         if "pooler_output" in found:
-            found["pooler_output"] = pooled(stack, mix)
+            found["pooler_output"] = apply_pooler(stack, mix)
         outputs = type(outputs)(**found)
         return outputs if as_dict else outputs.to_tuple()
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from peftkit.compat.peft import adapters_off, peft_type, register_tuner
+from peftkit.compat.peft import disabled_adapters, peft_type, register_tuner
 from peftkit.compat.tuner import TunerLayer, check_values
 from peftkit.config.families import family_of
 from peftkit.methods.adapter import BottleneckModel, norm_before
@@ -105,7 +105,7 @@ class MixModel(BottleneckModel):
     """PEFT's tuner for `MixConfig`: adapters and LoRA replace modules, a prefix hooks the stacks."""
 
     prefix = "mix_"
-    merge_refusal = "a mix is no linear change of the base's weights and cannot be merged"
+    merge_error = "a mix is not a linear change of the base's weights and cannot be merged"
 
     def inject_adapter(
         self,
@@ -123,7 +123,7 @@ class MixModel(BottleneckModel):
         for stack in stacks(model) if config.gated else []:
             if not isinstance(getattr(stack, "soft_prompt", None), GatedPrefixLayer):
                 stack.soft_prompt = GatedPrefixLayer(stack)
-        with adapters_off(model, BottleneckLayer):  # a prefix starts from the base's keys and values
+        with disabled_adapters(model, BottleneckLayer):  # a prefix starts from the base's keys and values
             add_prompts(model, adapter_name, config.prefix(), is_loaded=low_cpu_mem_usage or bool(state_dict))
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
 
@@ -242,7 +242,7 @@ class GatedPrefixLayer(PrefixLayer):
         arguments = dict(zip(argument_names, args, strict=False)) | kwargs
         mask = arguments.get("mask", arguments.get("attention_mask"))  # (batch, 1, queries, keys), None: no mask
         self.tokens.seen = None if mask is None else mask[:, 0].any(dim=1)
-        names = self.used_names()
+        names = self.active_names()
         if not names or self.recorded is not None:
             return
         if self.example_names is None and len(names) > 1:
@@ -250,7 +250,7 @@ class GatedPrefixLayer(PrefixLayer):
         states = arguments["hidden_states"]
         gates = torch.stack([self.soft_prompt_gate[name](states, number=number) for name in names])
         owner = (
-            0 if self.example_names is None else self.example_numbers(names, len(states), states.device).clamp(min=0)
+            0 if self.example_names is None else self.adapter_indices(names, len(states), states.device).clamp(min=0)
         )
         self._gates[number] = gates[owner, torch.arange(len(states), device=states.device)].unsqueeze(1)
 

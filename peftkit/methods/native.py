@@ -72,7 +72,7 @@ class BitFit:
 
 def _is_new(name: str, model: nn.Module) -> bool:
     """Return whether a parameter is the head's, or a newly initialized pooler's."""
-    return is_head(name) and ("pooler" not in name or name.rpartition(".")[0] in getattr(model, "fresh_head", ()))
+    return is_head(name) and ("pooler" not in name or name.rpartition(".")[0] in getattr(model, "new_head", ()))
 
 
 def is_head(name: str) -> bool:

@@ -22,7 +22,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from transformers import PreTrainedModel
 
-from peftkit.compat.peft import ModulesToSaveWrapper, fill_target_modules, merge_refusal, unwrap_saved_module
+from peftkit.compat.peft import ModulesToSaveWrapper, fill_target_modules, merge_error, unwrap_saved_module
 from peftkit.compat.transformers import Conv1D, number_of_weights
 from peftkit.config import UserError
 from peftkit.config.families import base_type, family_of
@@ -92,7 +92,7 @@ def _save_heads_whole(config: PeftConfig, model: PreTrainedModel) -> None:
         raise UserError("PEFT's own soft prompts shift the spans of answers; use method=prompt or method=prefix")
     # pre_classifier: PEFT saves it whole by its name, and would still wrap it
     named = [name for name in ("pre_classifier", "qa_outputs") if hasattr(model, name)]
-    whole = {*named, *getattr(model, "fresh_head", ())}  # newly initialized, and no base contains it
+    whole = {*named, *getattr(model, "new_head", ())}  # newly initialized, and no base contains it
     if whole:
         config.modules_to_save = sorted({*(getattr(config, "modules_to_save", None) or ()), *whole})
 
@@ -195,7 +195,7 @@ def count_parameters(model: nn.Module) -> Parameters:
 def is_mergeable(model: nn.Module) -> bool:
     """Return whether the method's weights can be folded into the base."""
     tuner = model.base_model if isinstance(model, PeftModel) else None
-    return tuner is None or (isinstance(tuner, BaseTuner) and merge_refusal(tuner) is None)
+    return tuner is None or (isinstance(tuner, BaseTuner) and merge_error(tuner) is None)
 
 
 def merge(model: nn.Module) -> nn.Module:
@@ -207,7 +207,7 @@ def merge(model: nn.Module) -> nn.Module:
     if not is_mergeable(model):
         kind = str(model.active_peft_config.peft_type.value).lower()  # type: ignore[union-attr, operator]
         raise UserError(
-            f"{kind} cannot be merged: it is no linear change of the base's weights; "
+            f"{kind} cannot be merged: it is not a linear change of the base's weights; "
             "keep the adapter folder, or train method=lora or method=ia3"
         )
     if not isinstance(model, PeftModel):

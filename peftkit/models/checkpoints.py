@@ -1,6 +1,6 @@
 """Where a checkpoint comes from: a folder, the Hub, its cache, or the substitute of source=offline.
 
-Also the files that sentence-transformers keeps beside its weights: pooling and maximal length.
+Also the files that sentence-transformers saves with the weights: pooling and maximal length.
 """
 
 import json
@@ -22,14 +22,14 @@ POOLINGS = (
     ("cls", "cls", "pooling_mode_cls_token"),
     ("last", "lasttoken", "pooling_mode_lasttoken"),
 )
-LONGEST = 512  # tokens, where a checkpoint has no limit
+DEFAULT_MAX_LENGTH = 512  # tokens, where a checkpoint has no limit
 
 
 def locate(model: ModelConfig, source: str) -> Source:
     """Return where the checkpoint comes from; nothing is loaded.
 
     Raises:
-        UserError: source=hub, and the Hub neither answers nor has the checkpoint in its cache.
+        UserError: source=hub, and the Hub does not answer and the checkpoint is not in its cache.
     """
     if Path(model.checkpoint).is_dir():
         revision = fingerprint(Path(model.checkpoint), (".safetensors", ".bin", ".json", ".txt", ".model"))
@@ -65,25 +65,25 @@ def hub_arguments(source: Source) -> dict[str, Any]:
 
 
 def vector_pooling(model: ModelConfig, source: Source) -> str:
-    """Return the pooling of a text's vector, cls, mean or last: of the checkpoint's file, else of its architecture.
+    """Return the pooling of text embeddings, cls, mean or last: of the checkpoint's file, else of its architecture.
 
     Only a decoder's last token attends to the whole text; T5 pools the mean (Ni et al. 2022, Sentence-T5).
     """
     if model.family == "encoder" and model.pooling in ("cls", "mean"):
         return model.pooling
-    settings = _read_beside(source, POOLING_FILE)
+    settings = _read_checkpoint_json(source, POOLING_FILE)
     modes = (name for name, mode, old_key in POOLINGS if settings.get("pooling_mode") == mode or settings.get(old_key))
     return next(modes, {"encoder": "cls", "decoder": "last", "seq2seq": "mean"}[model.family])
 
 
-def longest_text(source: Source, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int:
-    """Return the maximal number of tokens of a text: of a sentence encoder's own file, else of its tokenizer."""
-    limit = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or LONGEST)
-    return int(min(_read_beside(source, LENGTH_FILE).get("max_seq_length") or limit, limit))
+def max_text_length(source: Source, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int:
+    """Return the maximal number of tokens per text: of a sentence encoder's own file, else of its tokenizer."""
+    limit = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH)
+    return int(min(_read_checkpoint_json(source, LENGTH_FILE).get("max_seq_length") or limit, limit))
 
 
-def write_sentence_files(folder: Path, pooling: str, width: int, max_length: int) -> None:
-    """Write the files with which SentenceTransformer(folder) loads a checkpoint or adapter, with normalized vectors."""
+def write_sentence_files(folder: Path, pooling: str, dim: int, max_length: int) -> None:
+    """Write the files with which SentenceTransformer(folder) loads a checkpoint or adapter, normalizing."""
     old_key = next(key for name, _, key in POOLINGS if name == pooling)
     files: dict[str, Any] = {
         "modules.json": [
@@ -94,7 +94,7 @@ def write_sentence_files(folder: Path, pooling: str, width: int, max_length: int
         ],
         LENGTH_FILE: {"max_seq_length": max_length, "do_lower_case": False},
         POOLING_FILE: {
-            "word_embedding_dimension": width,
+            "word_embedding_dimension": dim,
             **{key: key == old_key for _, _, key in POOLINGS},
             "pooling_mode_max_tokens": False,
             "pooling_mode_mean_sqrt_len_tokens": False,
@@ -107,14 +107,14 @@ def write_sentence_files(folder: Path, pooling: str, width: int, max_length: int
 
 
 def _substituted_for(folder: Path) -> str | None:
-    """Return the checkpoint that the base of a run's own model was a substitute for."""
+    """Return the checkpoint that the base of a run's own model substitutes."""
     result = folder.absolute().parent / "result.json"
     audit = json.loads(result.read_text(encoding="utf-8")).get("audit", {}) if result.is_file() else {}
     return ((audit.get("sources") or {}).get("model") or {}).get("substituted_for")  # type: ignore[no-any-return]
 
 
 def _commit(model: ModelConfig) -> str:
-    """Return the commit that the revision points to today: the record names weights, not a moving branch."""
+    """Return the commit that the revision points to: the record pins a commit, because branches move."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
@@ -129,15 +129,15 @@ def _commit(model: ModelConfig) -> str:
 
 
 def _cached_commit(model: ModelConfig) -> str | None:
-    """Return the commit that the Hub's cache holds for the revision; None if there is none."""
+    """Return the commit that the Hub's cache has for the revision; None if there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(model.checkpoint, "config.json", revision=model.revision)
     return Path(found).parent.name if isinstance(found, str) else None
 
 
-def _read_beside(source: Source, name: str) -> dict[str, Any]:
-    """Read a JSON file beside a checkpoint's weights; empty where there is none."""
+def _read_checkpoint_json(source: Source, name: str) -> dict[str, Any]:
+    """Read a JSON file from a checkpoint's folder; empty where there is none."""
     file = Path(checkpoint_path(source)) / name
     if source.kind in ("hub", "cache"):
         from huggingface_hub import hf_hub_download

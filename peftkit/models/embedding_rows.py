@@ -14,21 +14,21 @@ from peftkit.compat.transformers import keep_untied
 from peftkit.config import UserError
 from peftkit.models.vocabulary import NewToken
 
-FACTS, WEIGHTS = "vocabulary.json", "rows.safetensors"
+RECORD_FILE, ROWS_FILE = "vocabulary.json", "rows.safetensors"
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Which embedding rows are new: `count` from `first` on, of `rows` in all.
+    """Which embedding rows are new: `count` from `first` on, of `rows` in total.
 
-    The checkpoint has the first `base_rows`; rows after the new ones only pad to a multiple.
+    The checkpoint has the first `base_rows`; rows after the new ones are padding to a multiple.
     """
 
     first: int
     count: int
     rows: int
     base_rows: int
-    base: str  # the checkpoint that it belongs to
+    base: str  # the checkpoint that is extended
     revision: str | None
 
     @property
@@ -37,30 +37,30 @@ class Vocabulary:
 
 
 @torch.no_grad()
-def first_rows(
+def initial_rows(
     model: PreTrainedModel, tokens: Sequence[NewToken], known: int, rule: str, seed: int
 ) -> dict[str, torch.Tensor]:
-    """Return the initial rows (tokens, width) of the new tokens, on the CPU in fp32.
+    """Return the initial rows (tokens, dim) of the new tokens, on the CPU in fp32.
 
-    Of the input embeddings, and of an output layer that is not tied to them, by one of four rules: `pieces`, the mean
-    of the rows of a token's old pieces; `mean`, that of all `known` tokens' rows; `normal`, a draw from the normal
+    They belong to the input embeddings, and to an output layer that is not tied to them. Rules: `pieces`, the mean of
+    the rows of a token's old pieces; `mean`, that of all `known` tokens' rows; `normal`, a sample of the normal
     distribution fitted to those (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models");
-    `random`, a draw around zero with the standard deviation of the model's config. A token without any known piece has
-    the mean of all. `rest.input` and the like are that mean (1, width), for rows of no token: zeros would be the
-    likeliest token of a model whose logits are all negative.
+    `random`, a normal sample around zero with the standard deviation of the model's config. A token without any known
+    piece gets the mean of all. `rest.input` and the like are that mean (1, dim), for padding rows: with zeros their
+    logit would be 0, the highest of a model whose logits are all negative.
     """
     generator = torch.Generator().manual_seed(seed)
     found = {}
-    for name, table in tables(model).items():
+    for name, table in vocabulary_tensors(model).items():
         old = table[:known].detach().float().cpu().reshape(known, -1)
         chosen = "mean" if name == "bias" and rule != "pieces" else rule
-        spread = float(getattr(model.config, "initializer_range", None) or old.std())
-        found[name] = _rows(old, tokens, chosen, spread, generator).reshape(-1, *table.shape[1:])
+        std = float(getattr(model.config, "initializer_range", None) or old.std())
+        found[name] = _rows(old, tokens, chosen, std, generator).reshape(-1, *table.shape[1:])
         found[f"rest.{name}"] = old.mean(dim=0).reshape(1, *table.shape[1:])
     return found
 
 
-def tables(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+def vocabulary_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return the tensors with a row per token: `input`; of an output layer `output`, unless tied, and `bias`."""
     found: dict[str, Any] = {"input": model.get_input_embeddings().weight}
     output: Any = model.get_output_embeddings()
@@ -80,8 +80,8 @@ def is_tied(model: PreTrainedModel) -> bool:
 def save_rows(folder: Path, vocabulary: Vocabulary, weights: dict[str, torch.Tensor]) -> None:
     """Write the rows and their record into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
-    (folder / FACTS).write_text(json.dumps(vocabulary.__dict__, indent=1) + "\n", encoding="utf-8")
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / ROWS_FILE)
+    (folder / RECORD_FILE).write_text(json.dumps(vocabulary.__dict__, indent=1) + "\n", encoding="utf-8")
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
@@ -90,45 +90,45 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     Raises:
         UserError: there is none.
     """
-    file = folder / FACTS
+    file = folder / RECORD_FILE
     if not file.is_file():
-        raise UserError(f"{folder} has no {FACTS}; use a folder that job=extend wrote")
+        raise UserError(f"{folder} has no {RECORD_FILE}; use a folder that job=extend wrote")
     return Vocabulary(**json.loads(file.read_text(encoding="utf-8")))
 
 
 @torch.no_grad()
-def grow(model: PreTrainedModel, folder: Path) -> list[int]:
+def add_new_rows(model: PreTrainedModel, folder: Path) -> list[int]:
     """Add the rows of a folder to a model, newly loaded from the base; return the new tokens' ids.
 
-    Old rows stay equal to the bit. The same folder always gives the same model: no row is drawn at random.
+    Old rows stay bitwise identical. The same folder always gives the same model: no row is sampled.
     """
-    vocabulary, weights = read_vocabulary(folder), load_file(folder / WEIGHTS)
+    vocabulary, weights = read_vocabulary(folder), load_file(folder / ROWS_FILE)
     old = model.get_input_embeddings().weight.shape[0]
     if old > vocabulary.first:
         raise UserError(
-            f"the rows of {folder} start at {vocabulary.first}, but the model has {old}; it is of another model"
+            f"the rows of {folder} start at {vocabulary.first}, but the model has {old}; they belong to another model"
         )
     output = model.get_output_embeddings()
     if output is not None and not is_tied(model):
-        # T5 v1.1's, which its class in transformers 5 declares tied: resizing would tie it, and PEFT train it as tied
+        # T5 v1.1's is declared tied by its class in transformers 5: resizing would tie it, and PEFT train it as tied
         keep_untied(model, output)
     model.resize_token_embeddings(vocabulary.rows, mean_resizing=False)
-    for name, table in tables(model).items():
+    for name, table in vocabulary_tensors(model).items():
         table[old:] = weights[f"rest.{name}"].to(table) if f"rest.{name}" in weights else table[:old].mean(dim=0)
         if name in weights:
             table[vocabulary.first : vocabulary.first + vocabulary.count] = weights[name].to(table)
     return vocabulary.ids
 
 
-def rest_of(folder: Path) -> dict[str, torch.Tensor]:
-    """Return what an artifact needs beside the trained rows: those of no token, and those of a bias."""
+def padding_rows(folder: Path) -> dict[str, torch.Tensor]:
+    """Return what an artifact needs in addition to the trained rows: padding rows, and those of a bias."""
     return {
-        name: rows for name, rows in load_file(folder / WEIGHTS).items() if name.startswith("rest.") or name == "bias"
+        name: rows for name, rows in load_file(folder / ROWS_FILE).items() if name.startswith("rest.") or name == "bias"
     }
 
 
 def _rows(
-    old: torch.Tensor, tokens: Sequence[NewToken], rule: str, spread: float, generator: torch.Generator
+    old: torch.Tensor, tokens: Sequence[NewToken], rule: str, std: float, generator: torch.Generator
 ) -> torch.Tensor:
     mean = old.mean(dim=0)
     if rule in ("pieces", "mean"):
@@ -136,7 +136,7 @@ def _rows(
         return torch.stack([old[pieces].mean(dim=0) if pieces else mean for pieces in known])
     noise = torch.randn(len(tokens), old.shape[1], generator=generator)
     if rule == "random":
-        return spread * noise
-    # with the factors U S V of the centred rows, V S N / sqrt(n) has their covariance
-    _, sizes, directions = torch.linalg.svd(old - mean, full_matrices=False)
-    return mean + (noise[:, : len(sizes)] * sizes / len(old) ** 0.5) @ directions
+        return std * noise
+    # with the factors U S V of the centered rows, V S N / sqrt(n) has their covariance
+    _, singular, directions = torch.linalg.svd(old - mean, full_matrices=False)
+    return mean + (noise[:, : len(singular)] * singular / len(old) ** 0.5) @ directions

@@ -1,6 +1,6 @@
-"""Classifiers that transformers lacks, and the backbone alone, which computes the states of tokens.
+"""Classifiers that transformers lacks, and the backbone without a head.
 
-The classifiers are encoders that pool the mean of their real tokens, and heads on T5's encoder. Importing this module
+The classifiers are encoders with mean pooling over non-padding tokens, and heads on T5's encoder. Importing this module
 registers them with transformers' Auto classes.
 """
 
@@ -27,18 +27,18 @@ from transformers import (
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
 from peftkit.config.families import FAMILIES, MEAN_POOLING, base_type
-from peftkit.models.pooling import mean_of_real_tokens
+from peftkit.models.pooling import masked_mean
 
 
 class Backbone:
-    """Loads the backbone; it takes the place of an Auto class of transformers."""
+    """Loads the backbone; used like an Auto class of transformers."""
 
     @staticmethod
     def from_pretrained(name: str, config: PretrainedConfig | None = None, **arguments: Any) -> PreTrainedModel:
-        """Load as `AutoModel` does, without a pooler, which nothing would train: no vector is read from it."""
+        """Load as `AutoModel` does, without a pooler, whose output is not used and which no loss would train."""
         config = AutoConfig.from_pretrained(name) if config is None else config
         if (model_type := base_type(config.model_type)) != config.model_type:  # of one of the classifiers below
-            config = AutoConfig.for_model(model_type, **settings_of(config))
+            config = AutoConfig.for_model(model_type, **config_arguments(config))
         if config.model_type == "t5":
             return T5EncoderModel.from_pretrained(name, config=config, **arguments)
         arguments |= without_pooler(MODEL_MAPPING[type(config)])
@@ -46,17 +46,17 @@ class Backbone:
 
 
 def without_pooler(model: type[PreTrainedModel]) -> dict[str, bool]:
-    """Return the arguments of a backbone's constructor that leave its pooler out, where it has one."""
+    """Return the arguments of a backbone's constructor that omit its pooler, where it has one."""
     return {"add_pooling_layer": False} if "add_pooling_layer" in signature(model.__init__).parameters else {}
 
 
-def settings_of(config: PretrainedConfig) -> dict[str, Any]:
-    """Return the settings of a config, to build that of another class with."""
+def config_arguments(config: PretrainedConfig) -> dict[str, Any]:
+    """Return the settings of a config, for the constructor of another config class."""
     return {name: value for name, value in config.to_dict().items() if name not in ("model_type", "architectures")}
 
 
 class MeanPooling:
-    """Sequence classification: encoder, mean over real tokens, dropout, linear layer (SBERT, section 3)."""
+    """Sequence classification: encoder, mean over non-padding tokens, dropout, linear layer (SBERT, section 3)."""
 
     def build(self, config: PretrainedConfig, encoder: nn.Module) -> None:
         self.num_labels = config.num_labels
@@ -83,7 +83,7 @@ class MeanPooling:
             inputs["past_key_values"] = past_key_values
         encoder = getattr(self, self.base_model_prefix)  # type: ignore[attr-defined]
         outputs = encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs)
-        logits = self.classifier(self.dropout(mean_of_real_tokens(outputs[0], attention_mask)))
+        logits = self.classifier(self.dropout(masked_mean(outputs[0], attention_mask)))
         loss = None
         if labels is not None and self.num_labels == 1:
             loss = nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float())
@@ -129,7 +129,7 @@ def mean_pooling_config(config: PretrainedConfig) -> PretrainedConfig:
         raise ValueError(
             f"mean pooling supports {', '.join(CLASSIFIERS)}, not {config.model_type}; set model.pooling=cls"
         )
-    return CLASSIFIERS[config.model_type][0](**settings_of(config))
+    return CLASSIFIERS[config.model_type][0](**config_arguments(config))
 
 
 class T5EncoderConfig(T5Config):
@@ -147,7 +147,7 @@ class T5EncoderPreTrainedModel(T5PreTrainedModel):
 
     config_class = T5EncoderConfig
     base_model_prefix = "transformer"
-    # both modules read one matrix; PEFT, which would otherwise train the new tokens' rows of one of them, reads this
+    # both modules share one matrix; without this PEFT would train the new tokens' rows of only one of them
     _tied_weights_keys: ClassVar = {"transformer.encoder.embed_tokens.weight": "transformer.shared.weight"}
 
 
@@ -192,11 +192,11 @@ class T5EncoderForQuestionAnswering(T5EncoderPreTrainedModel):
         )
 
 
-def shared_parts(language_model: PreTrainedModel, tuned: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
-    """Return the common part of a language model and a model tuned from the same checkpoint, of each.
+def shared_modules(language_model: PreTrainedModel, tuned: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
+    """Return the corresponding modules of a language model and of a model tuned from the same checkpoint.
 
-    The whole model where both have one class; the backbone under different heads; T5's encoder where only that was
-    tuned.
+    The whole models where both are of one class; the backbones under different heads; T5's encoders where only the
+    encoder was tuned.
     """
     if type(tuned) is type(language_model):
         return language_model, tuned
@@ -205,12 +205,12 @@ def shared_parts(language_model: PreTrainedModel, tuned: PreTrainedModel) -> tup
     return language_model.base_model, tuned.base_model
 
 
-def with_tuned_part(language_model: PreTrainedModel, tuned: PreTrainedModel) -> PreTrainedModel:
-    """Return the language model over the tuned model's layers, which both share from now on.
+def with_tuned_module(language_model: PreTrainedModel, tuned: PreTrainedModel) -> PreTrainedModel:
+    """Return the language model with the tuned model's layers, which both share from now on.
 
     A head that is tied to the embeddings stays tied.
     """
-    base, tuned_base = shared_parts(language_model, tuned)
+    base, tuned_base = shared_modules(language_model, tuned)
     if base is language_model:
         return tuned
     output, inputs = language_model.get_output_embeddings(), language_model.get_input_embeddings()

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from peftkit.compat.transformers import Conv1D, dequantized, is_quantized, never_pack
+from peftkit.compat.transformers import Conv1D, dequantized, disable_weight_packing, is_quantized
 from peftkit.config import ModelConfig, UserError
 from peftkit.config.families import (
     HEAD_SUBMODULES,
@@ -28,7 +28,7 @@ from peftkit.config.families import (
 from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ, TaskKind
 from peftkit.config.source import Source
 from peftkit.models.checkpoints import checkpoint_path, hub_arguments, vector_pooling
-from peftkit.models.heads import Backbone, T5EncoderConfig, mean_pooling_config, settings_of
+from peftkit.models.heads import Backbone, T5EncoderConfig, config_arguments, mean_pooling_config
 
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
@@ -41,17 +41,17 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 
 
 def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
-    """Load the checkpoint's config; T5's encoder alone where the model is an encoder.
+    """Load the checkpoint's config; T5's encoder only where the model is an encoder.
 
     Raises:
-        UserError: the checkpoint has another architecture than `model.family`.
+        UserError: the checkpoint's architecture is not `model.family`.
     """
     config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
     model_type = config.model_type
     if model_type in UNSUPPORTED:
         raise UserError(f"{source.name} is not supported: {UNSUPPORTED[model_type]}; use model=roberta or model=gpt2")
     if model_type == "t5" and model.family == ENCODER and model.stand_in == "t5-mini":
-        return T5EncoderConfig(**settings_of(config))
+        return T5EncoderConfig(**config_arguments(config))
     architecture = architecture_of(config)
     if architecture != model.family:
         raise UserError(
@@ -62,7 +62,7 @@ def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
 
 
 def architecture_of(config: PretrainedConfig) -> str:
-    """Return encoder, decoder or seq2seq: of a family's record, otherwise by transformers' masked language models."""
+    """Return encoder, decoder or seq2seq: by the family's record, or by transformers' masked language models."""
     if config.is_encoder_decoder:
         return SEQ2SEQ
     if family := family_of(config.model_type):
@@ -85,10 +85,10 @@ def load_model(
     label_names: list[str] | None,
     quantization: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """Load a model with the head of a kind of task: over `label_names`, or one number where they are None.
+    """Load a model with the head of a kind of task: over `label_names`, or with one output where they are None.
 
-    A new head is drawn from torch's global generator: set the seed first. With `quantization` (the arguments of
-    transformers' BitsAndBytesConfig) the linear layers of the base are held in 4 or 8 bits, the head is not.
+    A new head is initialized from torch's global generator: set the seed first. With `quantization` (the arguments of
+    transformers' BitsAndBytesConfig) the linear layers of the base are stored in 4 or 8 bits; the head is not.
 
     Raises:
         UserError: the checkpoint has another architecture, or none of the model's weights.
@@ -114,8 +114,8 @@ def load_model(
     below = {name for name in missing if not HEAD_SUBMODULES.isdisjoint(name.split("."))}
     base = {name for name in missing - below if name.startswith(f"{loaded.base_model_prefix}.")}
     is_masked = auto.__name__.endswith("MaskedLM")
-    loaded.fresh_head = _fresh_head(loaded, missing) if is_masked else _modules_of(below)  # type: ignore[assignment]
-    loaded.fresh_base = sorted(base)  # type: ignore[assignment]
+    loaded.new_head = _new_head_modules(loaded, missing) if is_masked else _modules_of(below)  # type: ignore[assignment]
+    loaded.new_base_weights = sorted(base)  # type: ignore[assignment]
     return loaded
 
 
@@ -166,7 +166,7 @@ def read_checkpoint(
         kept = [*heads, *(quantization.get("llm_int8_skip_modules") or [])]
         arguments["quantization_config"] = BitsAndBytesConfig(**{**quantization, "llm_int8_skip_modules": kept})
     model, info = auto.from_pretrained(checkpoint_path(source), output_loading_info=True, **arguments)
-    never_pack(model)
+    disable_weight_packing(model)
     return model, set(info["missing_keys"])
 
 
@@ -174,13 +174,14 @@ def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
     """Keep only these layers of a model's stack, the initialization of a student (Sanh et al. 2019, section 2).
 
     Raises:
-        UserError: the model has fewer.
+        UserError: the model has fewer layers.
     """
     stacks = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.ModuleList)]
     name, stack = max(stacks, key=lambda each: len(each[1]))
     if layers[-1] >= len(stack):
         raise UserError(
-            f"model.keep_layers={layers}: there are {len(stack)}, from 0 on; use model.keep_layers=[{len(stack) - 1}]"
+            f"model.keep_layers={layers}: the model has {len(stack)} layers, counted from 0; "
+            f"use model.keep_layers=[{len(stack) - 1}]"
         )
     model.set_submodule(name, nn.ModuleList(stack[number] for number in layers))
     for number, layer in enumerate(model.get_submodule(name).children()):
@@ -192,11 +193,11 @@ def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def round_as(model: PreTrainedModel, quantized: PreTrainedModel) -> PreTrainedModel:
-    """Give a model in full precision the values of the weights in 4 or 8 bits.
+def copy_dequantized(model: PreTrainedModel, quantized: PreTrainedModel) -> PreTrainedModel:
+    """Copy the dequantized weights of a model in 4 or 8 bits into the same model in full precision.
 
-    An adapter that was trained beside rounded weights is merged into these: with the exact ones the sum would be a
-    model that was never trained.
+    An adapter that was trained on quantized weights is merged into these: merged into the original weights it would
+    be a model that was never trained.
     """
     for name, module in quantized.named_modules():
         if is_quantized(module):
@@ -209,7 +210,7 @@ def round_as(model: PreTrainedModel, quantized: PreTrainedModel) -> PreTrainedMo
 
 def _size_head(config: PretrainedConfig, kind: TaskKind, label_names: list[str] | None) -> None:
     if label_names is None:
-        config.num_labels = 1 if kind.sequence_label else 2  # one number, or start and end of a span
+        config.num_labels = 1 if kind.sequence_label else 2  # one output, or start and end of a span
     else:
         config.id2label = dict(enumerate(label_names))
         config.label2id = {name: number for number, name in enumerate(label_names)}
@@ -217,10 +218,10 @@ def _size_head(config: PretrainedConfig, kind: TaskKind, label_names: list[str] 
         config.problem_type = "regression" if label_names is None else "single_label_classification"
 
 
-def _fresh_head(model: PreTrainedModel, missing: set[str]) -> list[str]:
+def _new_head_modules(model: PreTrainedModel, missing: set[str]) -> list[str]:
     """Return the modules of a masked language model head that the checkpoint lacks, without the output layer.
 
-    The output layer's weights are the embeddings', and its bias starts at zero.
+    The output layer shares the embeddings' weights, and its bias starts at zero.
     """
     output = model.get_output_embeddings()
     names = _modules_of({name for name in missing if not name.startswith(f"{model.base_model_prefix}.")})

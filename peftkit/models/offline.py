@@ -31,24 +31,24 @@ Pair = tuple[list[int], list[int]]  # input ids, target ids
 
 
 @dataclass(frozen=True)
-class Mini:
+class MiniModel:
     """The architecture and the training of one tiny model."""
 
     layers: int  # of T5: in the encoder and in the decoder each
-    width: int
+    width: int  # hidden size
     heads: int
     vocab_size: int
-    positions: int  # the longest input; for T5, with relative positions, a recommendation
+    positions: int  # maximal input length; for T5, which has relative positions, a recommendation
     block: int  # tokens per training example
     batch_size: int  # blocks per step
     steps: int
-    optimizer: str  # T5 with Adafactor, as published: a loss of 2.4 after the steps that give AdamW 2.6
+    optimizer: str  # T5 uses Adafactor, as published: a loss of 2.4 after as many steps as give AdamW 2.6
     learning_rate: float
     warmup: float = 0.1  # share of the steps
 
 
-MINIS = {
-    "gpt2-mini": Mini(
+MINI_MODELS = {
+    "gpt2-mini": MiniModel(
         layers=4,
         width=256,
         heads=4,
@@ -60,7 +60,7 @@ MINIS = {
         optimizer="adamw",
         learning_rate=2e-3,
     ),
-    "t5-mini": Mini(
+    "t5-mini": MiniModel(
         layers=3,
         width=256,
         heads=4,
@@ -77,14 +77,14 @@ MINIS = {
 
 def mini_path(kind: str, cache: Path, corpus: str) -> Path:
     """Return the folder of the model by its settings and the fingerprint of the corpus."""
-    settings = json.dumps([asdict(MINIS[kind]), corpus], sort_keys=True)
+    settings = json.dumps([asdict(MINI_MODELS[kind]), corpus], sort_keys=True)
     return cache / f"{kind}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
 
 
 def train_tokenizer(kind: str, documents: Sequence[str], vocab_size: int | None = None) -> PreTrainedTokenizerBase:
     """Train GPT-2's byte-level BPE, or T5's unigram model with its 100 sentinels, on the documents."""
     train = _train_bpe if kind == "gpt2-mini" else _train_unigram
-    return train(documents, vocab_size or MINIS[kind].vocab_size, MINIS[kind].positions)
+    return train(documents, vocab_size or MINI_MODELS[kind].vocab_size, MINI_MODELS[kind].positions)
 
 
 def sentinel_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -102,10 +102,10 @@ class PretrainingData:
 
 
 SENTINELS = 100
-SHOWN_EVERY = 10  # steps between losses on the progress bar, each of which synchronizes the device
+PROGRESS_INTERVAL = 10  # steps between losses on the progress bar, each of which synchronizes the device
 
 
-def pretrain(
+def pretrain_mini(
     kind: str,
     tokenizer: PreTrainedTokenizerBase,
     data: PretrainingData,
@@ -118,14 +118,14 @@ def pretrain(
 
     The same seed and machine give the same weights. Losses are in nats per token.
     """
-    mini = MINIS[kind] if steps is None else replace(MINIS[kind], steps=steps)
+    mini = MINI_MODELS[kind] if steps is None else replace(MINI_MODELS[kind], steps=steps)
     started = time.perf_counter()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = build(kind, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
-        fit(model, mini, data.train, seed, label=f"pretraining {kind}")
+        model = untrained_mini(kind, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+        train_mini(model, mini, data.train, seed, label=f"pretraining {kind}")
     seconds = time.perf_counter() - started
-    facts = {
+    record = {
         "held_out_loss": mean_loss(model, data.held_out),
         "unigram_loss": data.unigram_loss,
         "parameters": model.num_parameters(),
@@ -141,13 +141,13 @@ def pretrain(
             "tokenizers": tokenizers.__version__,
         },
     }
-    _write(model, tokenizer, facts, out)
-    return facts
+    _write(model, tokenizer, record, out)
+    return record
 
 
-def build(kind: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def untrained_mini(kind: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Return an untrained model for the tokenizer; its weights are sampled from torch's global generator."""
-    mini = MINIS[kind]
+    mini = MINI_MODELS[kind]
     vocab_size = -(-len(tokenizer) // 64) * 64
     if kind == "gpt2-mini":
         return GPT2LMHeadModel(
@@ -175,7 +175,7 @@ def build(kind: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     return T5ForConditionalGeneration(config)
 
 
-def fit(model: PreTrainedModel, mini: Mini, train: Sequence[Pair], seed: int, label: str) -> None:
+def train_mini(model: PreTrainedModel, mini: MiniModel, train: Sequence[Pair], seed: int, label: str) -> None:
     """Train in place; the learning rate warms up, then decays linearly to zero."""
     model.eval()  # no dropout: few blocks are seen twice, and the model is too small to memorize them
     optimizers: dict[str, Any] = {"adamw": torch.optim.AdamW, "adafactor": torch.optim.Adafactor}
@@ -192,7 +192,7 @@ def fit(model: PreTrainedModel, mini: Mini, train: Sequence[Pair], seed: int, la
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step % SHOWN_EVERY == 0:
+        if step % PROGRESS_INTERVAL == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
 
 
@@ -228,17 +228,17 @@ def _shuffled_batches(pairs: Sequence[Pair], batch_size: int, seed: int) -> Iter
             yield [pairs[index] for index in order[start : start + batch_size]]
 
 
-def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: dict[str, Any], out: Path) -> None:
-    """Write beside `out`, then rename: a folder that exists is complete."""
+def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, record: dict[str, Any], out: Path) -> None:
+    """Write to a temporary folder, then rename: a folder that exists is complete."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
-        fresh = Path(folder) / "fresh"
-        model.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
-        (fresh / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        new = Path(folder) / "new"
+        model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        (new / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if out.exists():
             shutil.move(out, Path(folder) / "old")
-        fresh.replace(out)
+        new.replace(out)
 
 
 def _train_bpe(documents: Sequence[str], vocab_size: int, max_length: int) -> GPT2Tokenizer:

@@ -25,7 +25,7 @@ from peftkit.models.offline import train_tokenizer
 
 
 def tiny_checkpoints(root: Path, documents: Sequence[str]) -> dict[str, Path]:
-    """Write models of two layers, 64 wide, of each family, with tokenizers of the documents; return the folders."""
+    """Write a model of each family, with two layers and hidden size 64, and its tokenizer; return the folders."""
     torch.manual_seed(0)
     words, typeless_words = _word_tokenizer(documents), _word_tokenizer(documents, has_types=False)
     pieces, sentence_pieces = (train_tokenizer(kind, documents, 600) for kind in ("gpt2-mini", "t5-mini"))

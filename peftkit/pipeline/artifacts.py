@@ -14,8 +14,8 @@ from peftkit.config.source import Source
 from peftkit.data.formats import Format
 from peftkit.methods import is_mergeable, load_adapter
 from peftkit.models.checkpoints import write_sentence_files
-from peftkit.models.embedding_rows import grow, read_vocabulary, rest_of, save_rows
-from peftkit.models.load import auto_class, load_model, load_tokenizer, round_as
+from peftkit.models.embedding_rows import add_new_rows, padding_rows, read_vocabulary, save_rows
+from peftkit.models.load import auto_class, copy_dequantized, load_model, load_tokenizer
 from peftkit.pipeline.build import TrainingBundle, format_for, head_kind
 from peftkit.pipeline.sources import PROMPT_FOLDER, find_model
 from peftkit.results import run_folder
@@ -45,7 +45,7 @@ def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab:
         # "auto" would save all embedding rows, not only the trained ones
         bundle.model.save_pretrained(str(artifact), save_embedding_layers=False)
         vocabulary = read_vocabulary(Path(vocab))
-        save_rows(artifact, vocabulary, rest_of(Path(vocab)))
+        save_rows(artifact, vocabulary, padding_rows(Path(vocab)))
         config.vocab_size = vocabulary.base_rows  # the base has no rows for new tokens
     config.save_pretrained(str(artifact / "base"))
     # the base by its Hub id, or by the name of its folder: PEFT writes the path on this machine
@@ -114,9 +114,9 @@ def load_bundle(run: RunResult, quantized: bool = True) -> TrainingBundle:
         choice = (config.model, base_source(run), tokenizer, head_kind(config), names)
         model = load_model(*choice, config.method.quantization)
         if config.method.quantization and not quantized:
-            model = round_as(load_model(*choice), model)
+            model = copy_dequantized(load_model(*choice), model)
         if config.vocab is not None:
-            grow(model, run.folder / "adapter")
+            add_new_rows(model, run.folder / "adapter")
         if not is_prompted(config):
             model = load_adapter(model, run.folder / "adapter")
     model.eval()

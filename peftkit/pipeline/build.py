@@ -16,7 +16,7 @@ from peftkit.data.formats import Encoded, Format, format_of
 from peftkit.data.formats.prompted import PromptedFormat, sample_balanced
 from peftkit.data.formats.text_generation import TextGenerationFormat
 from peftkit.methods import Gradual, Unfreezing, wrap
-from peftkit.models.embedding_rows import grow
+from peftkit.models.embedding_rows import add_new_rows
 from peftkit.models.load import load_model, load_tokenizer
 from peftkit.pipeline.sources import tokenizer_source
 from peftkit.results.console import log
@@ -50,7 +50,7 @@ def build(
         raise UserError(
             f"{model_source.name} takes no position_ids, which separate packed documents; set task.packing=false"
         )
-    new_rows = grow(model, Path(config.vocab)) if config.vocab else []
+    new_rows = add_new_rows(model, Path(config.vocab)) if config.vocab else []
     method = instantiate_method({**config.method.config, **_schedule(config, len(encoded.lengths))})
     if hasattr(method, "revision") and model_source.kind in ("hub", "cache"):
         method.revision = model_source.revision
@@ -96,7 +96,7 @@ def head_kind(config: RunConfig) -> str:
 
 def _warn_new_weights(model: Any, source: Source, task: TaskConfig) -> None:
     """Warn about weights that the checkpoint lacks and that are therefore newly initialized."""
-    head, base = getattr(model, "fresh_head", None) or [], getattr(model, "fresh_base", None) or []
+    head, base = getattr(model, "new_head", None) or [], getattr(model, "new_base_weights", None) or []
     if head and task.kind == "language_modeling":
         log(f"!! {source.name} has no masked language model head: it is newly initialized and trained")
     elif any(name.startswith(f"{model.base_model_prefix}.") for name in head):

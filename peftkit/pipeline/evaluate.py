@@ -16,16 +16,16 @@ from peftkit.config.endings import TABLES
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics import score
-from peftkit.models.pooling import Vectors
+from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.results import run_folder
 from peftkit.results.console import is_main_process
 
 
-def output_reader(bundle: TrainingBundle) -> training.OutputReader | Vectors:
+def output_reader(bundle: TrainingBundle) -> training.OutputReader | TextEmbedder:
     """Return what reads a model's scores, of which vectors are one kind."""
     if bundle.format.output_kind == "embeddings":
-        return Vectors(bundle.model.config.vector_pooling)
+        return TextEmbedder(bundle.model.config.vector_pooling)
     return training.OutputReader(bundle.format.output_kind, bundle.format.verbalizer_ids)
 
 

@@ -156,7 +156,7 @@ def final_states(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
 def _counts(data: TaskDataset, bundle: TrainingBundle, splits: dict[str, Encoded]) -> dict[str, Any]:
     """Count examples, truncated and dropped examples and labels of each split; name newly initialized weights."""
     return {
-        "fresh": [*getattr(bundle.model, "fresh_head", ()), *getattr(bundle.model, "fresh_base", ())],
+        "fresh": [*getattr(bundle.model, "new_head", ()), *getattr(bundle.model, "new_base_weights", ())],
         "label_names": data.label_names,
         "rows": {name: len(encoded.has_label) for name, encoded in splits.items()},
         "truncated": {name: encoded.truncated for name, encoded in splits.items()},

@@ -132,7 +132,7 @@ def compare_language(
     """Return `language` of result.json: bits per byte before and after, and the effect of new tokens."""
     found: dict[str, Any] = {name: {"before": before[name], "after": after[name]} for name in after}
     found["general"]["text"] = GENERAL
-    found["fresh_head"] = bool(getattr(bundle.model, "fresh_head", None))
+    found["fresh_head"] = bool(getattr(bundle.model, "new_head", None))
     if config.vocab is not None:
         texts, tokenizers = list(held_out["text"]), {"before": load_tokenizer(base), "after": bundle.tokenizer}
         found["pieces"] = {when: tokenization_counts(tokenizer, texts) for when, tokenizer in tokenizers.items()}

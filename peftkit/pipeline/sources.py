@@ -13,14 +13,14 @@ from peftkit.config.source import Source, fingerprint
 from peftkit.data import offline_corpus
 from peftkit.models import offline
 from peftkit.models.checkpoints import locate, vector_pooling
-from peftkit.models.embedding_rows import FACTS, WEIGHTS, read_vocabulary
+from peftkit.models.embedding_rows import RECORD_FILE, ROWS_FILE, read_vocabulary
 from peftkit.models.load import pooling_of
 from peftkit.paths import cache_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.training import precision_of
 
 PROMPT_FOLDER = "prompt"  # the artifact of a run that trains nothing
-VOCABULARY_FILES = (FACTS, WEIGHTS, "tokenizer.json")  # what decides of a folder of job=extend
+VOCABULARY_FILES = (RECORD_FILE, ROWS_FILE, "tokenizer.json")  # what decides of a folder of job=extend
 
 
 def find_model(model: ModelConfig, source: str) -> Source:
@@ -47,7 +47,7 @@ def ensure_mini(kind: str) -> Path:
 
 def _pretrain_mini(kind: str, train: list[str], held_out: list[str], folder: Path) -> None:
     tokenizer = offline.train_tokenizer(kind, train)
-    block, eos = offline.MINIS[kind].block, tokenizer.eos_token_id
+    block, eos = offline.MINI_MODELS[kind].block, tokenizer.eos_token_id
     parts = [tokenizer(documents, add_special_tokens=False)["input_ids"] for documents in (train, held_out)]
     if kind == "gpt2-mini":
         pairs, held = (offline_corpus.causal_pairs(ids, block, eos) for ids in parts)
@@ -55,7 +55,7 @@ def _pretrain_mini(kind: str, train: list[str], held_out: list[str], folder: Pat
         pairs, held = (offline_corpus.span_pairs(ids, block, eos, offline.sentinel_ids(tokenizer)) for ids in parts)
     targets, held_targets = ([token for _, target in part for token in target] for part in (pairs, held))
     unigram = offline_corpus.unigram_loss(targets, held_targets, len(tokenizer))
-    offline.pretrain(kind, tokenizer, offline.PretrainingData(pairs, held, unigram), folder)
+    offline.pretrain_mini(kind, tokenizer, offline.PretrainingData(pairs, held, unigram), folder)
 
 
 def warn_substitutions(model: Source, data: Source | None = None) -> None:

@@ -14,7 +14,7 @@ from peftkit.data.formats import Encoded
 from peftkit.data.formats.instructions import InstructionFormat
 from peftkit.data.formats.language_modeling import LanguageModelingFormat
 from peftkit.methods import Parameters, count_parameters, fold
-from peftkit.models.pooling import Vectors
+from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import holdout_score, output_reader, predict_encoded
 from peftkit.pipeline.examples import EncodedSplits, RunContext
@@ -91,7 +91,7 @@ def custom_loss(config: RunConfig, bundle: TrainingBundle) -> training.Contrasti
     if config.distill.teacher is not None and not generates_text(config.task):
         return training.Distillation(config.distill.temperature, config.distill.alpha)
     reads, task = output_reader(bundle), bundle.format.task
-    if not isinstance(reads, Vectors):
+    if not isinstance(reads, TextEmbedder):
         return None
     assert task.scale is not None  # required for this kind of task
     width, widths = bundle.model.config.hidden_size, task.matryoshka_dims or []

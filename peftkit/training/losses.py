@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss, normalize
 
 from peftkit.config import UserError
-from peftkit.models.pooling import Vectors
+from peftkit.models.pooling import TextEmbedder
 
 TEACHER_COLUMN = "teacher"  # of the teacher's scores (examples, labels)
 
@@ -28,7 +28,7 @@ class ContrastiveLoss:
         UserError: sentence-transformers is not installed.
     """
 
-    def __init__(self, vectors: Vectors, scale: float, dims: Sequence[int] = ()) -> None:
+    def __init__(self, vectors: TextEmbedder, scale: float, dims: Sequence[int] = ()) -> None:
         if find_spec("sentence_transformers") is None:
             raise UserError("contrastive training needs sentence-transformers; pip install 'peftkit[embed]'")
         from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase, TrainingArguments
 
-from peftkit.compat.trainer import PreparedPreferences, QuietTrainer
+from peftkit.compat.trainer import NoTelemetryMixin, PretokenizedDPOMixin
 from peftkit.config import UserError
 from peftkit.training.trainer import ScoringTrainer, is_adalora
 
@@ -76,7 +76,7 @@ def dpo_trainer(
         raise UserError("TRL's DPO ignores what a method adds to the output layer; remove lm_head from method.config")
     from trl import DPOConfig, DPOTrainer  # six seconds
 
-    class PreferenceTrainer(_TRLTrainer, PreparedPreferences, DPOTrainer):  # type: ignore[misc]
+    class PreferenceTrainer(_TRLTrainer, PretokenizedDPOMixin, DPOTrainer):  # type: ignore[misc]
         """ScoringTrainer with DPOTrainer's loss over tokenized examples with the reference's log-likelihoods."""
 
     settings |= {"model": model, "ref_model": _PrecomputedReference(), "processing_class": tokenizer}
@@ -99,7 +99,7 @@ def trl_arguments(kind: type, arguments: TrainingArguments, **own: Any) -> Any:
     return kind(**same, **own, max_length=None)
 
 
-class _TRLTrainer(QuietTrainer, ScoringTrainer):
+class _TRLTrainer(NoTelemetryMixin, ScoringTrainer):
     """What ScoringTrainer does, before a trainer of TRL in the bases of a class."""
 
     def __init__(self, *, model: nn.Module, **settings: Any) -> None:

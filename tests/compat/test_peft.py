@@ -65,7 +65,7 @@ def test_the_switch_of_tuner_layers() -> None:
     with torch.no_grad():
         model.base_model.model.classifier.modules_to_save["default"].weight.add_(1)
         tuned = model(**inputs).logits
-        with compat.adapters_off(model):
+        with compat.disabled_adapters(model):
             off = model(**inputs).logits
             assert all(layer.disable_adapters for layer in model.modules() if isinstance(layer, BaseTunerLayer))
         again = model(**inputs).logits
@@ -77,8 +77,8 @@ def test_the_switch_of_tuner_layers() -> None:
 
 
 def test_the_refusal_to_merge() -> None:
-    assert compat.merge_refusal(wrap(bert(), LoraConfig()).base_model) is None
-    assert "cannot be merged" in str(compat.merge_refusal(wrap(bert(), BottleneckConfig()).base_model))
+    assert compat.merge_error(wrap(bert(), LoraConfig()).base_model) is None
+    assert "cannot be merged" in str(compat.merge_error(wrap(bert(), BottleneckConfig()).base_model))
 
 
 def test_a_saved_module_is_unwrapped_to_its_trained_copy() -> None:
@@ -139,7 +139,7 @@ def test_a_tuner_calls_its_public_hooks() -> None:
             return self.base_layer(x)
 
     class SpyTuner(Tuner):
-        prefix, merge_refusal = "spy", "never"
+        prefix, merge_error = "spy", "never"
 
         def add_layer(self, config, adapter_name, target, target_name, parent) -> None:
             setattr(parent, target_name, Spy(target, adapter_name))
@@ -167,9 +167,9 @@ def test_a_hooked_tuner_replaces_nothing() -> None:
     reached = []
 
     class Hooking(HookedTuner):
-        prefix, merge_refusal = "hooking", "never"
+        prefix, merge_error = "hooking", "never"
 
-        def hook(self, model, adapter_name, config, is_loaded) -> list[nn.Module]:
+        def attach(self, model, adapter_name, config, is_loaded) -> list[nn.Module]:
             reached.append((adapter_name, is_loaded))
             return [model.bert]
 

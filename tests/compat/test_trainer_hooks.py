@@ -20,7 +20,7 @@ from transformers import (
 from trl import DPOTrainer, SFTTrainer
 from trl.trainer.base_trainer import _BaseTrainer
 
-from peftkit.compat.trainer import PreparedPreferences, QuietTrainer, SamplerTrainer, reset_preparation
+from peftkit.compat.trainer import NoTelemetryMixin, PretokenizedDPOMixin, SamplerTrainer, reset_preparation
 
 SMALL: dict[str, Any] = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 EXAMPLES = [{"input_ids": torch.tensor([number, 4]), "labels": torch.tensor(0)} for number in range(4)]
@@ -78,9 +78,9 @@ def test_a_model_that_predicted_is_prepared_again_after_a_reset(tmp_path: Path, 
 
 def test_every_override_has_a_method_to_override() -> None:
     for name in ("create_model_card", "_send_telemetry"):
-        assert name in vars(QuietTrainer) and name in vars(_BaseTrainer), name
+        assert name in vars(NoTelemetryMixin) and name in vars(_BaseTrainer), name
     for name in ("_prepare_dataset", "_precompute_ref_logps"):
-        assert name in vars(PreparedPreferences) and name in vars(DPOTrainer), name
+        assert name in vars(PretokenizedDPOMixin) and name in vars(DPOTrainer), name
     assert next(iter(inspect.signature(DPOTrainer._precompute_ref_logps).parameters)) == "self"
 
 

@@ -91,5 +91,5 @@ def test_four_bit_layers_are_not_packed_on_the_cpu(tmp_path: Path) -> None:
     )
     layers = [module for module in model.modules() if hasattr(module, "support_avx512bf16_for_cpu")]
     assert layers
-    transformers.never_pack(model)
+    transformers.disable_weight_packing(model)
     assert not any(layer.support_avx512bf16_for_cpu for layer in layers)

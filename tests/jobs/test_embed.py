@@ -1,4 +1,4 @@
-"""Vectors are what the model says of a text alone, trained on pairs they find the right document, and all is counted."""
+"""An embedding depends on its text only; embeddings trained on pairs find the right document; all texts are counted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from peftkit.config import UserError
 from peftkit.data.formats.retrieval import rank_documents
 from peftkit.data.miniglue import sentences
 from peftkit.metrics import score
-from peftkit.models.pooling import Vectors, pooled
+from peftkit.models.pooling import TextEmbedder, pool_states
 
 Words = Callable[..., list[str]]
 METHODS = sorted(options_of("method").keys() - {"peft"})
@@ -88,9 +88,9 @@ def test_each_pooling_takes_real_tokens_alone_whatever_side_the_pads_are_on() ->
             ("last", lambda r: r[-1]),
         ):
             wanted = torch.stack([of(row[real.bool()]) for row, real in zip(states, mask, strict=True)])
-            torch.testing.assert_close(pooled(states, mask, pooling), wanted)
+            torch.testing.assert_close(pool_states(states, mask, pooling), wanted)
             behind_prompt = torch.cat([torch.full((2, 5, 3), 99.0), states], dim=1)
-            torch.testing.assert_close(pooled(behind_prompt, mask, pooling), wanted)
+            torch.testing.assert_close(pool_states(behind_prompt, mask, pooling), wanted)
 
 
 def test_layers_and_poolings_are_those_of_the_model_itself(checkpoints: dict[str, Path], tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_the_loss_is_cross_entropy_over_the_similarity_matrix(texts: list[list[s
 
     columns = torch.randn(3, len(texts[0]), 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
 
-    class Given(Vectors):
+    class Given(TextEmbedder):
         def __call__(self, model: Any, batch: Any) -> torch.Tensor:
             return columns
 
@@ -223,7 +223,7 @@ def test_the_loss_is_that_of_sentence_transformers_where_no_text_is_there_twice(
 
     columns = torch.randn(4, 2, 6, generator=torch.Generator().manual_seed(0))
 
-    class Given(Vectors):
+    class Given(TextEmbedder):
         def __call__(self, model: Any, batch: Any) -> torch.Tensor:
             return columns
 

@@ -139,7 +139,7 @@ def test_new_rows_train_alone_and_merge_while_every_old_row_stays(
         inputs["decoder_input_ids"] = inputs["input_ids"]
     told = tuned(**inputs).logits
     if {"method=adapter", "method=mam", "method=prompt"} & {*method}:
-        return  # is no linear change of the base: it does not merge
+        return  # is not a linear change of the base: it cannot be merged
     if "qlora" not in str(method):
         again = tuned.merge_and_unload()
         torch.testing.assert_close(again(**inputs).logits, told, rtol=0, atol=1e-5)

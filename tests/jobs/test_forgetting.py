@@ -17,7 +17,12 @@ from peftkit.config import UserError
 from peftkit.config.source import Source
 from peftkit.data.miniglue import sentences
 from peftkit.data.offline_corpus import causal_pairs, masked_pairs
-from peftkit.models.heads import T5EncoderConfig, T5EncoderForSequenceClassification, settings_of, with_tuned_part
+from peftkit.models.heads import (
+    T5EncoderConfig,
+    T5EncoderForSequenceClassification,
+    config_arguments,
+    with_tuned_module,
+)
 from peftkit.models.load import load_language_model
 from peftkit.models.pooling import state_drift
 from peftkit.pipeline.verify import VerificationError
@@ -132,9 +137,9 @@ def test_t5_s_spans_are_lost_and_a_soft_prompt_has_no_point_between(tiny: Words,
 
 def test_the_encoder_of_t5_tuned_alone_is_read_by_its_untouched_decoder(checkpoints: dict[str, Path]) -> None:
     whole = AutoModelForSeq2SeqLM.from_pretrained(checkpoints["t5"])
-    tuned = T5EncoderForSequenceClassification(T5EncoderConfig(**settings_of(whole.config)))
+    tuned = T5EncoderForSequenceClassification(T5EncoderConfig(**config_arguments(whole.config)))
     decoder, head = whole.decoder, whole.lm_head
-    found = with_tuned_part(whole, tuned)
+    found = with_tuned_module(whole, tuned)
     assert found.encoder is tuned.transformer.encoder and found.decoder is decoder and found.lm_head is head
 
 

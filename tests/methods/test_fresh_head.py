@@ -67,7 +67,7 @@ def method(name: str) -> Any:
 def test_an_adapter_has_it_whole_over_another_draw(name: str, checkpoint: Path, tmp_path: Path) -> None:
     config = method(name)
     base = begun(checkpoint, seed=0)
-    assert base.fresh_head == FRESH[checkpoint.name] and base.fresh_base == []
+    assert base.new_head == FRESH[checkpoint.name] and base.new_base_weights == []
     model = wrap(base, config)
     batch = {"input_ids": torch.randint(6, 30, (3, 7)), "labels": torch.tensor([0, 1, 0])}
     optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)
@@ -104,7 +104,7 @@ def test_weights_that_a_base_lacks_are_named(checkpoint: Path, tmp_path: Path) -
         tmp_path / "model.safetensors",
         {"format": "pt"},
     )
-    assert begun(tmp_path, seed=0).fresh_base == [lost]
+    assert begun(tmp_path, seed=0).new_base_weights == [lost]
 
 
 def test_a_checkpoint_that_gives_no_weight_is_refused(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
@@ -114,6 +114,6 @@ def test_a_checkpoint_that_gives_no_weight_is_refused(tmp_path: Path, checkpoint
     LlamaForCausalLM(config).save_pretrained(str(tmp_path))
     run = RunConfig.from_config(OmegaConf.to_container(compose_config(["model=gpt2", "task=mrpc"]), resolve=True))  # type: ignore[arg-type]
     source = Source("folder", str(tmp_path), folder=str(tmp_path))
-    assert load_model(run.model, source, tokenizer, "classification", ["no", "yes"]).fresh_base == []
+    assert load_model(run.model, source, tokenizer, "classification", ["no", "yes"]).new_base_weights == []
     with pytest.raises(UserError, match="has none of the weights of LlamaForQuestionAnswering"):
         load_model(run.model, source, tokenizer, "question_answering", None)

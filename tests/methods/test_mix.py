@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
-from peftkit.compat.peft import adapters_off
+from peftkit.compat.peft import disabled_adapters
 from peftkit.methods.adapter_layers import BottleneckLayer
 from peftkit.methods.mix import GatedPrefixLayer, LowRankLayer
 from peftkit.methods.soft_prompt import SoftPromptConfig
@@ -47,7 +47,7 @@ def test_mean_pooling_classifiers_see_no_padding_either(mix: str) -> None:
 def test_disabled_it_is_its_base_and_fresh_its_adapter_and_lora_change_nothing(name: str, mix: str) -> None:
     model, inputs = wrapped(name, mix), batch(name, [LONG, SHORT])
     fresh, plain = answer(model, inputs), answer(build(name), inputs)
-    with adapters_off(model, BottleneckLayer):  # the prefix alone
+    with disabled_adapters(model, BottleneckLayer):  # the prefix alone
         torch.testing.assert_close(answer(model, inputs), fresh, rtol=0, atol=1e-5)
     with model.disable_adapter():
         torch.testing.assert_close(answer(model, inputs), plain, rtol=0, atol=1e-5)

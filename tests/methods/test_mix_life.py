@@ -156,7 +156,7 @@ def test_a_copy_of_the_model_is_its_own(name: str) -> None:
 @pytest.mark.parametrize("mix", MIXES)
 def test_merging_is_refused_with_what_to_do(mix: str) -> None:
     model = wrapped("bert-cls", mix)
-    with pytest.raises(ValueError, match=r"a mix is no linear change .* use unload"):
+    with pytest.raises(ValueError, match=r"a mix is not a linear change .* use unload"):
         model.merge_and_unload()
     with pytest.raises(UserError, match=r"mix cannot be merged: .* keep the adapter folder"):
         merge(model)

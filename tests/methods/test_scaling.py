@@ -9,7 +9,7 @@ import torch
 from helpers.adapter_models import MODELS, inputs
 from helpers.merge_models import FAMILY, MERGES, part, wrapped
 
-from peftkit.compat.peft import adapters_off
+from peftkit.compat.peft import disabled_adapters
 from peftkit.methods.scaling import adapter_ends, scaled, weight_ends
 
 SCALED = tuple(name for name in MERGES if name not in ("qlora", "rslora")) + (
@@ -97,7 +97,7 @@ def test_the_head_stays_as_it_was_trained() -> None:
     model = wrapped("prefix", MODELS["bert"])
     with model.disable_adapter(), torch.no_grad():
         base = model(**inputs("bert")).logits
-    with adapters_off(model), torch.no_grad():
+    with disabled_adapters(model), torch.no_grad():
         assert not torch.allclose(model(**inputs("bert")).logits, base)
 
 
@@ -118,6 +118,6 @@ def test_what_has_no_half_way_is_switched_off_under_its_head(method: str) -> Non
     with model.disable_adapter():
         off = states(model, "bert")
     assert not torch.allclose(on, off, atol=1e-3)
-    with adapters_off(model):
+    with disabled_adapters(model):
         assert torch.equal(states(model, "bert"), off)
     assert torch.equal(states(model, "bert"), on)

@@ -7,14 +7,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from peftkit.models.offline import (
-    MINIS,
+    MINI_MODELS,
     PretrainingData,
-    build,
     mean_loss,
     mini_path,
-    pretrain,
+    pretrain_mini,
     sentinel_ids,
     train_tokenizer,
+    untrained_mini,
 )
 
 KINDS = ["gpt2-mini", "t5-mini"]
@@ -48,7 +48,7 @@ def pairs_of(kind, tokenizer, length=16):
 def trained(kind, tokenizer, tmp_path_factory):
     out = tmp_path_factory.mktemp("cache") / "nested" / kind
     pairs = pairs_of(kind, tokenizer)
-    facts = pretrain(kind, tokenizer, PretrainingData(pairs[20:], pairs[:20], 4.0), out, steps=8)
+    facts = pretrain_mini(kind, tokenizer, PretrainingData(pairs[20:], pairs[:20], 4.0), out, steps=8)
     return out, facts
 
 
@@ -92,7 +92,7 @@ def test_pretraining_lowers_the_loss_and_its_folder_loads(kind, tokenizer, train
     out, facts = trained
     pairs = pairs_of(kind, tokenizer)[:20]
     torch.manual_seed(0)
-    start = mean_loss(build(kind, tokenizer), pairs)
+    start = mean_loss(untrained_mini(kind, tokenizer), pairs)
     assert facts["held_out_loss"] < start - 0.2
     loaded = AUTO[kind].from_pretrained(out, local_files_only=True)
     assert mean_loss(loaded, pairs) == pytest.approx(facts["held_out_loss"], rel=1e-3)
@@ -112,7 +112,7 @@ def test_same_seed_same_weights_and_it_replaces_what_was_there(kind, tokenizer, 
     weights = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed + len(weights))  # the state before must not matter
-        pretrain(kind, tokenizer, PretrainingData(pairs, pairs[:8], 4.0), tmp_path / "m", seed=seed, steps=2)
+        pretrain_mini(kind, tokenizer, PretrainingData(pairs, pairs[:8], 4.0), tmp_path / "m", seed=seed, steps=2)
         weights.append((tmp_path / "m" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert weights[0] != weights[2]
@@ -123,12 +123,12 @@ def test_pretraining_leaves_the_global_generator_alone(kind, tokenizer, tmp_path
     torch.manual_seed(11)
     expected = torch.rand(1)
     torch.manual_seed(11)
-    pretrain(kind, tokenizer, PretrainingData(pairs, pairs[:8], 4.0), tmp_path / "m", steps=1)
+    pretrain_mini(kind, tokenizer, PretrainingData(pairs, pairs[:8], 4.0), tmp_path / "m", steps=1)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_the_folder_names_kind_settings_and_corpus(tmp_path):
-    names = {mini_path(kind, tmp_path, corpus).name for kind in MINIS for corpus in ("a", "b")}
+    names = {mini_path(kind, tmp_path, corpus).name for kind in MINI_MODELS for corpus in ("a", "b")}
     assert len(names) == 4
     assert all(name.startswith(tuple(KINDS)) for name in names)
 
@@ -136,5 +136,5 @@ def test_the_folder_names_kind_settings_and_corpus(tmp_path):
 def test_too_little_text_is_refused(kind, tokenizer, tmp_path):
     pairs = pairs_of(kind, tokenizer)
     with pytest.raises(ValueError, match="more text"):
-        pretrain(kind, tokenizer, PretrainingData(pairs[:1], pairs[:1], 4.0), tmp_path / "m", steps=1)
+        pretrain_mini(kind, tokenizer, PretrainingData(pairs[:1], pairs[:1], 4.0), tmp_path / "m", steps=1)
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from peftkit.config import UserError
 from peftkit.data.miniglue import sentences
-from peftkit.models.embedding_rows import Vocabulary, first_rows, grow, save_rows, tables
+from peftkit.models.embedding_rows import Vocabulary, add_new_rows, initial_rows, save_rows, vocabulary_tensors
 from peftkit.models.vocabulary import NewToken, extend_tokenizer, piece_counts
 
 FAMILIES = ("wordpiece", "bert", "gpt2", "t5")
@@ -181,10 +181,10 @@ TOKENS = [NewToken(0, "x", "x", [3, 5]), NewToken(1, "y", "y", [])]
 def test_a_new_row_is_the_mean_of_its_old_pieces_or_of_all(checkpoints: dict[str, Path]) -> None:
     model = GPT2LMHeadModel.from_pretrained(str(checkpoints["gpt2"]))
     old = model.get_input_embeddings().weight.detach()
-    rows = first_rows(model, TOKENS, 500, "pieces", 0)
+    rows = initial_rows(model, TOKENS, 500, "pieces", 0)
     assert set(rows) == {"input", "rest.input"}  # tied: the output has no rows of its own
     torch.testing.assert_close(rows["input"], torch.stack([(old[3] + old[5]) / 2, old[:500].mean(dim=0)]))
-    torch.testing.assert_close(first_rows(model, TOKENS, 500, "mean", 0)["input"], old[:500].mean(0).repeat(2, 1))
+    torch.testing.assert_close(initial_rows(model, TOKENS, 500, "mean", 0)["input"], old[:500].mean(0).repeat(2, 1))
 
 
 def test_normal_rows_have_mean_and_covariance_of_the_old(checkpoints: dict[str, Path]) -> None:
@@ -192,10 +192,10 @@ def test_normal_rows_have_mean_and_covariance_of_the_old(checkpoints: dict[str, 
     old = model.get_input_embeddings().weight.detach()
     old[:, 0] += 3 * old[:, 1] + 1
     many = [NewToken(number, "x", "x", []) for number in range(20_000)]
-    drawn = first_rows(model, many, len(old), "normal", 0)["input"]
+    drawn = initial_rows(model, many, len(old), "normal", 0)["input"]
     assert (drawn.mean(dim=0) - old.mean(dim=0)).abs().max() < 0.002  # the spread is 0.02, 0.06 of the first
     assert (drawn.T.cov() - old.T.cov(correction=0)).abs().max() < 1e-4  # of 4e-3 at most
-    spread = first_rows(model, many, len(old), "random", 0)["input"].std()
+    spread = initial_rows(model, many, len(old), "random", 0)["input"].std()
     assert abs(float(spread) - model.config.initializer_range) < 1e-3
 
 
@@ -204,14 +204,14 @@ def test_an_output_layer_of_its_own_has_rows_of_its_own(checkpoints: dict[str, P
     torch.manual_seed(0)
     model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))  # as T5 v1.1 has it
     config = model.config
-    before = {name: table.detach().clone() for name, table in tables(model).items()}
-    rows = first_rows(model, TOKENS, 500, "pieces", 0)
+    before = {name: table.detach().clone() for name, table in vocabulary_tensors(model).items()}
+    rows = initial_rows(model, TOKENS, 500, "pieces", 0)
     first = config.vocab_size
     save_rows(tmp_path, Vocabulary(first, 2, first + 6, first, "t5", None), rows)
-    assert grow(model, tmp_path) == [first, first + 1]
+    assert add_new_rows(model, tmp_path) == [first, first + 1]
     assert model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight is model.shared.weight
     for name in ("input", "output"):
-        table = tables(model)[name]
+        table = vocabulary_tensors(model)[name]
         assert torch.equal(table[:first], before[name])
         assert torch.equal(table[first : first + 2], rows[name])
         assert torch.equal(table[first + 2 :], rows[f"rest.{name}"].repeat(4, 1))
@@ -220,6 +220,6 @@ def test_an_output_layer_of_its_own_has_rows_of_its_own(checkpoints: dict[str, P
 
 def test_rows_of_another_model_are_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     model = GPT2LMHeadModel.from_pretrained(str(checkpoints["gpt2"]))
-    save_rows(tmp_path, Vocabulary(100, 2, 102, 100, "gpt2", None), first_rows(model, TOKENS, 100, "mean", 0))
-    with pytest.raises(UserError, match="it is of another model"):
-        grow(model, tmp_path)
+    save_rows(tmp_path, Vocabulary(100, 2, 102, 100, "gpt2", None), initial_rows(model, TOKENS, 100, "mean", 0))
+    with pytest.raises(UserError, match="they belong to another model"):
+        add_new_rows(model, tmp_path)

@@ -70,7 +70,7 @@ def test_a_student_of_one_layer_learns_from_a_teacher_and_loads(model: str, task
 
 
 def test_layers_beyond_the_checkpoint_are_named(tiny: Words) -> None:
-    with pytest.raises(UserError, match=r"there are 2, from 0 on; use model.keep_layers=\[1\]"):
+    with pytest.raises(UserError, match=r"the model has 2 layers, counted from 0; use model.keep_layers=\[1\]"):
         commands.finetune(*tiny("bert", "method=full", "model.keep_layers=[1,7]"))
 
 

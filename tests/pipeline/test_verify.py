@@ -72,7 +72,7 @@ def test_an_artifact_that_cannot_be_loaded_fails_the_run(tiny: Words, monkeypatc
 
 
 def test_a_model_that_reads_its_padding_fails_the_run(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "mean_of_real_tokens", lambda hidden, mask: torch.mean(hidden, dim=1))
+    monkeypatch.setattr(heads, "masked_mean", lambda hidden, mask: torch.mean(hidden, dim=1))
     assert "with the padding of its batch" in failed(tiny("bert", "model.pooling=mean", "train.bf16=false"))
 
 

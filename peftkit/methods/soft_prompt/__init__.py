@@ -17,9 +17,9 @@ class SoftPromptModel(HookedTuner):
     """PEFT's tuner for `SoftPromptConfig`."""
 
     prefix = "soft_prompt_"
-    merge_refusal = "a soft prompt does not change the base's weights and cannot be merged"
+    merge_error = "a soft prompt does not change the base's weights and cannot be merged"
 
-    def hook(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
+    def attach(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
         if len({other.kind == "prefix" for other in self.peft_config.values()}) > 1:  # type: ignore[union-attr, attr-defined]
             raise ValueError("prompts and prefixes cannot share a model; load them over separate bases")
         return add_prompts(model, adapter_name, config, is_loaded)

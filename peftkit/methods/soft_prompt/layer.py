@@ -9,7 +9,7 @@ from peft import PeftConfig
 from torch import nn
 
 from peftkit.compat.peft import peft_type
-from peftkit.compat.tuner import HookingLayer, check_values
+from peftkit.compat.tuner import HookLayer, check_values
 
 CHOICES = {
     "kind": ("prompt", "p_tuning", "prefix"),
@@ -81,7 +81,7 @@ class SoftPromptConfig(PeftConfig):
             self.init = "random"  # the encoder's input is no embedding
 
 
-class SoftPromptLayer(HookingLayer):
+class SoftPromptLayer(HookLayer):
     """The soft prompts of one stack: their vectors by name, and the encoders that compute them in training."""
 
     adapter_layer_names: tuple[str, ...] = ("soft_prompt_vectors", "soft_prompt_encoder")

@@ -63,8 +63,8 @@ class PrefixLayer(SoftPromptLayer):
         """The number of values of a virtual token, in all attentions together."""
         return sum(2 * heads * size for heads, size in self._shapes)
 
-    def release(self) -> None:
-        super().release()
+    def remove_hooks(self) -> None:
+        super().remove_hooks()
         for attention, implementation in zip(self._attentions, self._replaced, strict=True):
             del attention.prefix_source
             set_attention_implementation(attention.config, implementation)
@@ -74,7 +74,7 @@ class PrefixLayer(SoftPromptLayer):
         if self.recorded is not None:
             self.recorded[number] = torch.stack([key[0], value[0]]).detach().permute(2, 0, 1, 3).flatten(1)
             return None
-        names = self.used_names()
+        names = self.active_names()
         if not names:
             return None
         heads, size = self._shapes[number]
@@ -87,14 +87,14 @@ class PrefixLayer(SoftPromptLayer):
             return Prefix(both[0], both[1])
         # every example receives all prefixes, and sees its own
         owner = [number for number, each in enumerate(vectors) for _ in range(len(each))]
-        seen = self.example_numbers(names, len(key), key.device)[:, None] == torch.tensor(owner, device=key.device)
+        seen = self.adapter_indices(names, len(key), key.device)[:, None] == torch.tensor(owner, device=key.device)
         return Prefix(both[0], both[1], seen[:, None, None, :])
 
     def _begin(
         self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Run encoders once for all layers, outside of what gradient checkpointing recomputes."""
-        names, mask = self.used_names(), kwargs.get("attention_mask")
+        names, mask = self.active_names(), kwargs.get("attention_mask")
         self._written = {name: self.vectors(name) for name in names if name in self.soft_prompt_encoder}
         needs_positions = self._counts_positions and kwargs.get("position_ids") is None and bool(names)
         if not needs_positions or mask is None or mask.dim() != 2:

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftkit.compat.transformers import pooled
+from peftkit.compat.transformers import apply_pooler
 from peftkit.compat.tuner import check_values
 from peftkit.config.families import family_of
 from peftkit.methods.soft_prompt.layer import SoftPromptLayer, positions_of
 
 
 class PromptLayer(SoftPromptLayer):
-    """Vectors before the text's embeddings; heads receive the states of the text only.
+    """TextEmbedder before the text's embeddings; heads receive the states of the text only.
 
     A T5 encoder before a decoder keeps the prompt's states, as in the paper, and the decoder's mask is lengthened; the
     states of any other stack are cut to the text.
@@ -32,11 +32,11 @@ class PromptLayer(SoftPromptLayer):
 
     def prompt(self, batch: int, device: torch.device) -> torch.Tensor | None:
         """Return the prompts of a batch (batch, tokens, width): several active ones follow one another."""
-        names = self.used_names()
+        names = self.active_names()
         vectors = [self.vectors(name) for name in names]
         if self.example_names is None:
             return torch.cat(vectors).unsqueeze(0).expand(batch, -1, -1) if names else None
-        numbers = self.example_numbers(names, batch, device)
+        numbers = self.adapter_indices(names, batch, device)
         check_values(
             (
                 bool((numbers < 0).any()),
@@ -91,7 +91,7 @@ class PromptLayer(SoftPromptLayer):
         if outputs.get("hidden_states") is not None:
             outputs.hidden_states = tuple(states[:, added:] for states in outputs.hidden_states)
         if outputs.get("pooler_output") is not None:
-            outputs.pooler_output = pooled(stack, outputs.last_hidden_state)
+            outputs.pooler_output = apply_pooler(stack, outputs.last_hidden_state)
         return outputs
 
     def _lengthen_cross_mask(
