@@ -1,4 +1,4 @@
-"""What continued pretraining is worth for a task: the task is trained from the base and from the adapted model."""
+"""Downstream gain of continued pretraining: a task is trained from the base and from the adapted model."""
 
 import shutil
 from collections.abc import Callable
@@ -21,23 +21,24 @@ JOB_OVERRIDES = ("job=", "run=")  # overrides that the two runs do not have
 
 
 def downstream(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Path:
-    """Train a task from the base of a language modeling run and from the model that this run left.
+    """Train a task from the base of a language modeling run and from the model that this run trained.
 
-    Both are runs of job=finetune with the same seed and settings; where learning rates are searched, each gets its own.
+    Both are runs of job=finetune with the same seed and settings; a learning rate is searched separately for each.
     Masked language modeling drops BERT's pooler: where [CLS] is pooled, the second run newly initializes it. Both
-    scores go into the result of the language modeling run, under `language`, beside those of other tasks and seeds.
+    scores are added to those of other tasks and seeds, under `language` in the result of the language modeling run.
 
     Returns:
         The folder of the second run.
 
     Raises:
-        UserError: `run` is no such run or cannot be merged, the config has another base, or the labels are hidden.
+        UserError: `run` is not a language modeling run or cannot be merged, its base is not the base of the config,
+            or the labels are hidden.
     """
     run = RunResult.finished(config.run)
     folder, adapted = run.folder, run.config
     if adapted.task.kind != "language_modeling" or adapted.trial:
-        what = "is a trial" if adapted.trial else f"trained {adapted.task.name}, not a language model"
-        raise UserError(f"{folder} {what}; name a finished run of recipe=adapt_bert, adapt_gpt2 or adapt_t5")
+        problem = "is a trial" if adapted.trial else f"trained {adapted.task.name}, not a language model"
+        raise UserError(f"{folder} {problem}; set run= to a finished run of recipe=adapt_bert, adapt_gpt2 or adapt_t5")
     _check_base(config, run)
     checkpoint = _checkpoint(config, folder)
     overrides = tuple(override for override in config.overrides if not override.lstrip("+").startswith(JOB_OVERRIDES))
@@ -49,7 +50,7 @@ def downstream(config: RunConfig, on_start: Callable[[Path], None] | None = None
         raise UserError(f"task={config.task.name} has hidden labels, so nothing can be compared; use another task")
     changes: dict[str, Any] = {"checkpoint": str(checkpoint), "revision": "main"}
     if config.model.family == "encoder" and kind_of(config.task).sequence_label:
-        # pooled as the base is: the merged folder does not record how it was trained
+        # the pooling of the base: the merged folder does not record how it was trained
         changes["pooling"] = result["audit"]["sources"]["model"]["pooling"]
     overrides += tuple(f"model.{name}={value}" for name, value in changes.items())
     after = finetune(replace(first, model=replace(first.model, **changes), overrides=overrides), on_start)
@@ -78,7 +79,7 @@ def _check_base(config: RunConfig, run: RunResult) -> None:
 
 
 def _checkpoint(config: RunConfig, folder: Path) -> Path:
-    """Return the folder of the whole model of a run; an adapter is merged once."""
+    """Return the folder of the full model of a run; an adapter is merged once."""
     if (folder / "model").is_dir():
         return folder / "model"
     merged, part = folder / "merged", folder / ".merged.part"
@@ -95,10 +96,10 @@ def _checkpoint(config: RunConfig, folder: Path) -> Path:
 
 
 def _record(folder: Path, name: str, config: RunConfig, before: Path, after: Path) -> None:
-    """Add both scores to the result of the language modeling run; two seeds may end at the same time."""
+    """Add both scores to the result of the language modeling run, which several seeds may update at the same time."""
     first, second = RunResult(before).record, RunResult(after).record
     scores = {"before": task_score(first["scores"]), "after": task_score(second["scores"])}
-    rate = "each its own" if config.search.lr_multipliers else f"{float(config.train['learning_rate']):g}"
+    rate = "searched separately" if config.search.lr_multipliers else f"{float(config.train['learning_rate']):g}"
     entry = {
         "task": config.task.name,
         "method": config.method.name,

@@ -1,4 +1,4 @@
-"""Embeddings of texts: of a file, streamed in constant memory, or of one text on the command line."""
+"""Embeddings of the texts of a file, streamed in constant memory, or of one text on the command line."""
 
 import json
 import time
@@ -28,12 +28,12 @@ from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
-BLOCK_TEXTS, BLOCK_CHARACTERS = 4096, 1 << 22  # of a block that is sorted by length, at most
+BLOCK_TEXTS, BLOCK_CHARACTERS = 4096, 1 << 22  # maximum size of a block that is sorted by length
 
 
 @dataclass(frozen=True)
 class EmbeddingModel:
-    """A model that returns vectors, with its tokenizer, where it came from, pooling and limits."""
+    """A model that returns embeddings, with its tokenizer, source, pooling and limits."""
 
     model: Any
     tokenizer: Any
@@ -44,116 +44,116 @@ class EmbeddingModel:
     bf16: bool = False
 
     @property
-    def width(self) -> int:
-        whole = int(self.model.config.hidden_size)
-        return min(self.vectors.dim or whole, whole)
+    def dim(self) -> int:
+        hidden_size = int(self.model.config.hidden_size)
+        return min(self.vectors.dim or hidden_size, hidden_size)
 
 
 def embed(config: RunConfig) -> None:
-    """Write the vectors of the texts of a file, in their order, or print the vector of one text.
+    """Write the embeddings of the texts of a file, in their order, or print the embedding of one text.
 
     Raises:
-        UserError: the file cannot be read, the model lacks the layer, or the method changes none of its layers.
+        UserError: the file cannot be read, the model lacks the layer, or the method does not modify its layers.
     """
     if not is_main_process():  # one process reads one file
         return
-    clock, text = time.perf_counter(), str(config.input)
+    started, text = time.perf_counter(), str(config.input)
     file = Path(text) if Path(text).suffix in TEXT_FILES else None
-    encoder = load_embedding_model(config)
+    embedder = load_embedding_model(config)
     if file is None and config.output is None:
-        vectors, known, cut = encode(encoder, [text])
-        answer = {"text": text, "vector": vectors[0].tolist() if known[0] else None}
-        print(json.dumps(answer, ensure_ascii=False))
-        _report({"rows": 1, "without_text": int(not known[0]), "truncated": cut}, encoder, None)
+        embeddings, has_text, truncated = encode(embedder, [text])
+        line = {"text": text, "vector": embeddings[0].tolist() if has_text[0] else None}
+        print(json.dumps(line, ensure_ascii=False))
+        _report({"rows": 1, "without_text": int(not has_text[0]), "truncated": truncated}, embedder, None)
         return
-    meta = run_folder.meta(config.seed, device_name(), "bf16" if encoder.bf16 else "fp32")
+    meta = run_folder.meta(config.seed, device_name(), "bf16" if embedder.bf16 else "fp32")
     target = Path(config.output or f"{Path(text).with_suffix('')}.vectors.parquet")
     texts = [TextRecord(None, text)] if file is None else stream_texts(file, config.embed.column)
-    counts = _write_vectors(target, encoder, texts)
-    facts = {
+    counts = _write_vectors(target, embedder, texts)
+    metadata = {
         "input": None if file is None else str(file),
         **counts,
-        "max_length": encoder.max_length,
-        "width": encoder.width,
-        "pooling": encoder.vectors.pooling,
-        "layer": encoder.vectors.layer,
-        "normalize": encoder.vectors.normalize,
-        "model": {**asdict(encoder.source), "folder": None},
+        "max_length": embedder.max_length,
+        "width": embedder.dim,
+        "pooling": embedder.vectors.pooling,
+        "layer": embedder.vectors.layer,
+        "normalize": embedder.vectors.normalize,
+        "model": {**asdict(embedder.source), "folder": None},
         "run": config.run,
         "vocab": config.vocab,
-        "seconds": time.perf_counter() - clock,
+        "seconds": time.perf_counter() - started,
         "meta": {**meta, "status": "finished"},
     }
-    run_folder.write_text(target.with_name(f"{target.name}.json"), json.dumps(facts, indent=1) + "\n")
-    _report(counts, encoder, target)
+    run_folder.write_text(target.with_name(f"{target.name}.json"), json.dumps(metadata, indent=1) + "\n")
+    _report(counts, embedder, target)
 
 
-def _write_vectors(target: Path, encoder: EmbeddingModel, texts: Iterable[TextRecord]) -> Counter[str]:
-    """Write the vectors with the ids of the texts, or their numbers if the file has no ids, and return the counts."""
+def _write_vectors(target: Path, embedder: EmbeddingModel, texts: Iterable[TextRecord]) -> Counter[str]:
+    """Write the embeddings with the ids of the texts, or their numbers if the file has no ids; return the counts."""
     counts: Counter[str] = Counter()
     with EmbeddingFileWriter(target) as file:
         for batch in batch_by_characters(texts, BLOCK_CHARACTERS, BLOCK_TEXTS, lambda record: record.text):
-            vectors, known, cut = encode(encoder, [record.text for record in batch])
+            embeddings, has_text, truncated = encode(embedder, [record.text for record in batch])
             ids = [counts["rows"] + n if record.id is None else record.id for n, record in enumerate(batch)]
-            file.add(ids, [record.text for record in batch], vectors, known)
-            counts.update(rows=len(batch), without_text=int((~known).sum()), truncated=cut)
+            file.add(ids, [record.text for record in batch], embeddings, has_text)
+            counts.update(rows=len(batch), without_text=int((~has_text).sum()), truncated=truncated)
         if not counts:
             raise UserError("input=FILE: the file has no texts; use another file")
     return counts
 
 
 @torch.no_grad()
-def encode(encoder: EmbeddingModel, texts: list[str]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Encode texts in batches, from the longest to the shortest; a text without tokens has a vector of zeros.
+def encode(embedder: EmbeddingModel, texts: list[str]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Encode texts in batches, from the longest to the shortest; the embedding of a text without tokens is zero.
 
     Returns:
-        The vectors (texts, width), whether each text has one (texts,), and the number of truncated texts.
+        The embeddings (texts, dim), whether each text has tokens (texts,), and the number of truncated texts.
     """
-    model, device = encoder.model, next(encoder.model.parameters()).device
+    model, device = embedder.model, next(embedder.model.parameters()).device
     numbers = [number for number, text in enumerate(texts) if text.strip()]
-    tokens = tokenize(encoder.tokenizer, [[texts[n] for n in numbers]], encoder.max_length) if numbers else {}
-    cut, lengths = tokens.pop("truncated", []), [len(ids) for ids in tokens.get("input_ids", [])]
-    vectors: np.ndarray = np.zeros((len(texts), encoder.width), dtype=np.float32)
-    order = [place for place in np.argsort(lengths, kind="stable")[::-1] if lengths[place]]
-    known = np.isin(np.arange(len(texts)), [numbers[place] for place in order])
-    collate = DataCollatorWithPadding(encoder.tokenizer, pad_to_multiple_of=padding_multiple())
-    for first in range(0, len(order), encoder.batch_size):
-        places = order[first : first + encoder.batch_size]
-        batch = collate([{name: values[place] for name, values in tokens.items()} for place in places])
+    tokens = tokenize(embedder.tokenizer, [[texts[n] for n in numbers]], embedder.max_length) if numbers else {}
+    truncated, lengths = tokens.pop("truncated", []), [len(ids) for ids in tokens.get("input_ids", [])]
+    embeddings: np.ndarray = np.zeros((len(texts), embedder.dim), dtype=np.float32)
+    order = [index for index in np.argsort(lengths, kind="stable")[::-1] if lengths[index]]
+    has_text = np.isin(np.arange(len(texts)), [numbers[index] for index in order])
+    collate = DataCollatorWithPadding(embedder.tokenizer, pad_to_multiple_of=padding_multiple())
+    for first in range(0, len(order), embedder.batch_size):
+        indices = order[first : first + embedder.batch_size]
+        batch = collate([{name: values[index] for name, values in tokens.items()} for index in indices])
         inputs = {name: values.to(device) for name, values in batch.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=encoder.bf16):
-            vectors[[numbers[place] for place in places]] = encoder.vectors.of(model, inputs).float().cpu().numpy()
-    if not np.isfinite(vectors).all():
-        raise ValueError("the vectors contain NaN or inf; check the training, or drop train.bf16=true")
-    return vectors, known, sum(cut)
+        with torch.autocast(device.type, torch.bfloat16, enabled=embedder.bf16):
+            embeddings[[numbers[index] for index in indices]] = embedder.vectors.of(model, inputs).float().cpu().numpy()
+    if not np.isfinite(embeddings).all():
+        raise ValueError("the embeddings contain NaN or inf; check the training, or drop train.bf16=true")
+    return embeddings, has_text, sum(truncated)
 
 
 def load_embedding_model(config: RunConfig) -> EmbeddingModel:
     """Load a finished run, a vocabulary of job=extend, or a pretrained model."""
     settings = config.embed
     if config.run is None:
-        encoder = _load_pretrained(config.model, config.source, config.vocab)
+        embedder = _load_pretrained(config.model, config.source, config.vocab)
     elif extend.is_vocabulary(Path(config.run)):
         recorded = RunResult.finished(config.run).config
-        encoder = _load_pretrained(recorded.model, recorded.source, config.run)
+        embedder = _load_pretrained(recorded.model, recorded.source, config.run)
     else:
-        encoder = _load_run(RunResult.finished(config.run))
-    warn_substitutions(encoder.source)
-    model, trained = encoder.model, encoder.vectors.pooling
-    layers, width = model.config.num_hidden_layers, model.config.hidden_size
+        embedder = _load_run(RunResult.finished(config.run))
+    warn_substitutions(embedder.source)
+    model, trained = embedder.model, embedder.vectors.pooling
+    layers, hidden_size = model.config.num_hidden_layers, model.config.hidden_size
     refuse(
         (
             not -layers - 1 <= (settings.layer or 0) <= layers,
             f"embed.layer={settings.layer}: expected 0 (the embeddings) to {layers}, or -1 for the last",
         ),
         (
-            (settings.truncate_dim or 1) > width,
-            f"embed.truncate_dim={settings.truncate_dim}: the model's vectors have {width}; drop it",
+            (settings.truncate_dim or 1) > hidden_size,
+            f"embed.truncate_dim={settings.truncate_dim}: the embeddings have {hidden_size} dimensions; drop it",
         ),
     )
     if settings.pooling not in (None, trained):
         log(f"!! embed.pooling={settings.pooling}: the model was trained with {trained}")
-    max_length = encoder.max_length
+    max_length = embedder.max_length
     if settings.max_length is not None:
         max_length = min(
             settings.max_length, getattr(model.config, "max_position_embeddings", None) or settings.max_length
@@ -161,7 +161,7 @@ def load_embedding_model(config: RunConfig) -> EmbeddingModel:
     if torch.cuda.is_available() and not getattr(model, "is_quantized", False):
         model.to("cuda")
     return replace(
-        encoder,
+        embedder,
         model=model.eval(),
         vectors=TextEmbedder(settings.pooling or trained, settings.layer, settings.normalize, settings.truncate_dim),
         max_length=max_length,
@@ -181,26 +181,28 @@ def _load_pretrained(choice: ModelConfig, kind: str, vocab: str | None) -> Embed
 
 
 def _load_run(run: RunResult) -> EmbeddingModel:
-    """Load a trained model; if it has a head, the base below it with its adapters and soft prompts."""
+    """Load a trained model; of a model with a head only its base, with adapters and soft prompts."""
     bundle, trained, source = load_bundle(run), run.config, base_source(run)
     if trained.task.kind == "retrieval":
         model, pooling = bundle.model, bundle.model.config.vector_pooling
     elif trained.method.traits.lengthens_text:
         raise UserError(
-            f"method={trained.method.name} changes no layer of the base, which computes the vectors; use method=prompt"
+            f"method={trained.method.name} does not modify the layers of the base, so its embeddings are those of the "
+            "base; use method=prompt"
         )
     else:
         model, pooling = stack_of(bundle.model), vector_pooling(trained.model, source)
     return EmbeddingModel(model, bundle.tokenizer, source, TextEmbedder(pooling), trained.task.max_length)
 
 
-def _report(counts: Mapping[str, int], encoder: EmbeddingModel, target: Path | None) -> None:
+def _report(counts: Mapping[str, int], embedder: EmbeddingModel, target: Path | None) -> None:
     if counts["without_text"]:
-        vector = "zeros for a vector" if target is not None and target.suffix == ".npy" else "no vector"
-        log(f"{counts['without_text']} of {counts['rows']} texts are empty; they have {vector}")
+        embedding = "a zero vector" if target is not None and target.suffix == ".npy" else "no embedding"
+        log(f"{counts['without_text']} of {counts['rows']} texts are empty; they have {embedding}")
     if counts["truncated"]:
-        log(f"{counts['truncated']} of {counts['rows']} texts were truncated to {encoder.max_length} tokens")
+        log(f"{counts['truncated']} of {counts['rows']} texts were truncated to {embedder.max_length} tokens")
     if target is not None:
-        vectors = encoder.vectors
+        vectors = embedder.vectors
         layer = "" if vectors.layer is None else f" of layer {vectors.layer}"
-        log(f"{counts['rows']} vectors of {encoder.width}, {vectors.pooling}{layer} -> {target}, {target.name}.json")
+        what = f"{counts['rows']} embeddings of {embedder.dim} dimensions, {vectors.pooling}{layer}"
+        log(f"{what} -> {target}, {target.name}.json")

@@ -32,7 +32,7 @@ class Evaluation:
     task: str
     scores: dict[str, dict[str, Any]]  # metric: value, higher_is_better
     costs: dict[str, Any]
-    file: Path  # evaluation-NAME.json, beside the predictions
+    file: Path  # evaluation-NAME.json, in the folder of the predictions
 
 
 def evaluate(config: RunConfig) -> Path:
@@ -42,7 +42,7 @@ def evaluate(config: RunConfig) -> Path:
         if found.scores:
             print(*(f"{found.task} {name} {each['value']:.4f}" for name, each in found.scores.items()), sep="\n")
         else:
-            log(f"{found.task}: the labels are hidden, so there is no score; the predictions are kept")
+            log(f"{found.task}: the labels are hidden, so there is no score; the predictions are saved")
         log(f"-> {found.file}")
     return found.file.parent
 
@@ -51,17 +51,24 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     """Score a finished run on its own validation split, or on another task with the same labels (task=ax).
 
     Raises:
-        UserError: the task is of another kind or has other labels.
+        UserError: the kind or the labels of the task differ from those of the run.
     """
     run = RunResult.finished(config.run)
     kind, names = run.config.task.kind, run.label_names
     task = _task_of(config.task, run.config.task, names, config.overrides)
-    refuse((task.kind != kind, f"the run answers {kind}, task={task.name} is {task.kind}; name one of its kind"))
+    refuse(
+        (
+            task.kind != kind,
+            f"the run was trained on {kind}, task={task.name} is {task.kind}; use a task of kind {kind}",
+        )
+    )
     trained_on = run.record["audit"]["sources"]["data"]["revision"]
     scored = replace(task, splits={**task.splits, "train": None})
     data = load_task_dataset(scored, config.data_root, config.source, trained_on)
-    have = f"the run has the labels {describe_labels(names)}, task={task.name} has {describe_labels(data.label_names)}"
-    refuse((data.label_names != names, have))
+    message = (
+        f"the run has the labels {describe_labels(names)}, task={task.name} has {describe_labels(data.label_names)}"
+    )
+    refuse((data.label_names != names, message))
     chosen = with_eval_batch_size(config, replace(run.config, task=task))
     warn_substitutions(run.source, data.source)
     reference = score_reference(chosen, base_source(run), data.splits, run_tokenizer_source(run))
@@ -69,7 +76,7 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     bundle.format = format_for(chosen, names, bundle.tokenizer, read_shots(run.folder), bundle.model)
     name, source = task.name, data.source
     if source.revision != trained_on and (task.suite == "own" or name == run.config.task.name):
-        # evaluations on other data, named by the file and the start of its revision, lie side by side
+        # each evaluation on other data has its own file, named by the data and the start of its revision
         name = f"{name}-{safe_name(Path(source.name).stem)}-{str(source.revision)[:8]}"
     scores, costs = score_splits(chosen, bundle, data, run.folder / f"predictions-{name}.parquet", reference)
     record = run.folder / f"evaluation-{name}.json"

@@ -1,4 +1,4 @@
-"""Extended vocabularies: listed and mined terms as tokens of a model, each with its own embedding row."""
+"""Extended vocabularies: listed and mined terms as new tokens of a model, each with an embedding row."""
 
 import sys
 from collections import Counter
@@ -22,7 +22,7 @@ from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
-BATCH_CHARACTERS = 1 << 20  # of text tokenized at a time
+BATCH_CHARACTERS = 1 << 20  # tokenized at a time
 MAX_SHOWN = 10  # refused terms on the console
 
 
@@ -49,8 +49,8 @@ def extend(config: RunConfig) -> Path:
         reasons = "; ".join(f"{term!r}: {reason}" for term, reason in extension.refused[:3])
         raise UserError(f"no term became a token ({reasons or 'the corpus has none'}); use other terms or more text")
     first, count, multiple = extension.tokens[0].id, len(extension.tokens), settings.pad_to_multiple_of or 1
-    padded = -(-(first + count) // multiple) * multiple
-    vocabulary = Vocabulary(first, count, padded, old_rows, source.name, source.revision)
+    padded_rows = -(-(first + count) // multiple) * multiple
+    vocabulary = Vocabulary(first, count, padded_rows, old_rows, source.name, source.revision)
     trained_rows = min(max(tokenizer.get_vocab().values()) + 1, old_rows)
     weights = initial_rows(model, extension.tokens, trained_rows, settings.init, config.seed)
     if no_head:  # the output layer is newly initialized: its rows carry no information
@@ -79,14 +79,14 @@ def extend(config: RunConfig) -> Path:
 
 
 def is_vocabulary(folder: Path) -> bool:
-    """Return whether job=extend wrote a folder."""
+    """Return whether a folder was written by job=extend."""
     return (folder / RECORD_FILE).is_file()
 
 
 def load_extended(folder: Path) -> tuple[Any, Any]:
     """Return the untrained model of an extended vocabulary and its tokenizer.
 
-    The model has the language modeling head of its checkpoint, or is the base alone where the checkpoint has none.
+    The model has the language modeling head of its checkpoint, or only the base if the checkpoint has none.
     """
     source = base_source(RunResult.finished(folder))
     model, no_head = load_language_model(source, load_tokenizer(source))
@@ -117,7 +117,7 @@ def _mine(settings: Extend, tokenizer: Any, listed: set[str]) -> tuple[list[Term
 
 
 def _terms(extension: Extension, tokenizer: Any, mined: dict[str, TermCandidate]) -> dict[str, Any]:
-    """Return the added terms, with their new ids and old pieces, and the refused ones with their reasons."""
+    """Return the added terms, with their new ids and former sub-words, and the refused ones with their reasons."""
     ids: dict[str, list[int]] = {}
     for token in extension.tokens:
         ids.setdefault(token.term, []).append(token.id)
@@ -170,13 +170,13 @@ def _measure(settings: Extend, before: Any, extension: Extension, counts: WordCo
 def _report(folder: Path, result: dict[str, Any]) -> None:
     terms, rows = result["terms"], result["rows"]
     for entry in terms["refused"][:MAX_SHOWN]:
-        log(f"   not {entry['term']!r}: {entry['reason']}")
+        log(f"   refused {entry['term']!r}: {entry['reason']}")
     if (more := len(terms["refused"]) - MAX_SHOWN) > 0:
         log(f"   and {more} more; result.json has all reasons")
     print(f"{len(terms['added'])} terms, {rows['count']} of {rows['rows']:,} embedding rows, {rows['bytes']:,} bytes")
     if corpus := result["corpus"]:
-        pieces = corpus["pieces_a_word"]
-        print(f"tokens per word on the held-out tenth: {pieces['before']:.3f} before, {pieces['after']:.3f} after")
+        ratio = corpus["pieces_a_word"]
+        print(f"tokens per word on the held-out tenth: {ratio['before']:.3f} before, {ratio['after']:.3f} after")
         if changed := corpus["held_out"]["changed"]:
-            log(f"!! {changed} held-out documents without a new token have other tokens than before")
+            log(f"!! {changed} held-out documents without a new token are tokenized differently than before")
     log(f"-> {folder}; train with it: vocab={folder}")

@@ -30,18 +30,18 @@ from peftkit.results.console import is_main_process, log
 from peftkit.results.model_card import model_card
 from peftkit.results.run_result import RunResult
 
-TRIAL_SEED = 0  # of every trial: all seeds of a comparison share them
+TRIAL_SEED = 0  # of every trial; the seeds of a comparison share their trials
 
 
 def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, is_nested: bool = False) -> Path:
-    """Train once and leave a run folder; a finished one is left as it is, an unfinished one is resumed.
+    """Train once and write a run folder; a finished run is skipped, an unfinished one is resumed.
 
     Args:
         on_start: called with the run folder before training.
-        is_nested: True for a trial of a search, which logs for its trials.
+        is_nested: True for a trial, since the search logs the status of its trials.
 
     Raises:
-        UserError: the data or the checkpoint do not fit the config.
+        UserError: the data or the checkpoint do not match the config.
     """
     context = _new_context(config)
     folder = context.folder
@@ -53,8 +53,8 @@ def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, 
         return folder
     if not is_nested:
         warn_substitutions(context.model_source, context.dataset.source)
-    what = f"trial of {config.train['learning_rate']:g}" if config.trial else f"seed {config.seed}"
-    log(f"{config.method.name} on {config.task.name}, {context.model_source.name}, {what} -> {folder}")
+    label = f"trial with learning rate {config.train['learning_rate']:g}" if config.trial else f"seed {config.seed}"
+    log(f"{config.method.name} on {config.task.name}, {context.model_source.name}, {label} -> {folder}")
     if is_main_process():
         if config.force:
             _delete_files(folder)
@@ -70,7 +70,7 @@ def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, 
 
 
 def _new_context(config: RunConfig) -> RunContext:
-    """Find model and data, and with them the run folder; nothing is written yet."""
+    """Find model, data and the run folder; nothing is written yet."""
     source = find_model(config.model, config.source)
     dataset = load_task_dataset(
         config.task, config.data_root, config.source, search_samples=config.search.samples if config.trial else 0
@@ -94,7 +94,7 @@ def _new_context(config: RunConfig) -> RunContext:
 
 
 def _choose_learning_rate(context: RunContext) -> None:
-    """Choose the learning rate by trials where a search is set; a trial itself is scored on the examples set apart."""
+    """Choose the learning rate by trials if a search is set; trials are scored on examples held out from training."""
     config, result = context.config, context.result
     if config.search.lr_multipliers is not None:
         result["search"] = _search(config)
@@ -108,13 +108,13 @@ def _choose_learning_rate(context: RunContext) -> None:
 
 
 def _search(config: RunConfig) -> dict[str, Any]:
-    """Try each learning rate on examples set apart from the training split; return the trials and the best rate.
+    """Try each learning rate, scored on examples held out from the training split; return trials and best rate.
 
-    A finished trial, of whichever seed or process, is not run again; one that fails counts as tried, and the next seed
-    tries it again. A method without trained weights has no trials.
+    A trial that another seed or process finished is not run again. A failed trial does not stop the search, and the
+    next seed repeats it. A method without trained weights has no trials.
 
     Returns:
-        trials (learning_rate, score, status), chosen (a rate), its curve (epoch, seconds, score), the number of
+        trials (learning_rate, score, status), chosen (the best rate), its curve (epoch, seconds, score), the number of
         examples that scored them, seed, seconds of all trials.
 
     Raises:
@@ -125,7 +125,7 @@ def _search(config: RunConfig) -> dict[str, Any]:
     finished = [trial for trial in trials if trial["score"] is not None]
     if trials and not finished:
         raise RuntimeError(f"every trial failed, so no learning rate can be chosen: {trials[0]['status']}")
-    # of equal scores the nearest to the method's own rate, which comes first where it is not worse
+    # ties: the rate nearest to the method's own
     best: Any = max(finished, key=lambda t: (t["score"], -abs(t["learning_rate"] - own)), default={})
     found = f"best of {len(trials)} learning rates for {config.method.name} on {config.task.name}"
     log(f"   {found}: {best['learning_rate']:g}" if best else f"   {config.method.name} trains nothing: no trials")
@@ -160,7 +160,7 @@ def trial_config(config: RunConfig, rate: float) -> RunConfig:
 
 
 def _run_trial(config: RunConfig) -> dict[str, Any]:
-    """Return the learning rate of a trial, its score (None where it failed), status, seconds, and score by epoch."""
+    """Return the learning rate of a trial, its score (None if it failed), status, seconds, and score by epoch."""
     trial = {"learning_rate": config.train["learning_rate"], "score": None, "seconds": 0.0}
     with run_lock(config):
         try:
@@ -169,7 +169,7 @@ def _run_trial(config: RunConfig) -> dict[str, Any]:
             raise
         except Exception as error:
             status = f"failed: {error_summary(error)}"
-            log(f"   the trial of {trial['learning_rate']:g} {status}")
+            log(f"   trial with learning rate {trial['learning_rate']:g} {status}")
             return {**trial, "status": status}
     seconds = result["costs"]["train_seconds"] + result["costs"]["eval_seconds"]
     scored = {"score": task_score(result["scores"]), "seconds": seconds, "curve": result.get("curve")}
@@ -177,7 +177,7 @@ def _run_trial(config: RunConfig) -> dict[str, Any]:
 
 
 def run_lock(config: RunConfig) -> AbstractContextManager:
-    """Let one process at a time do a run that several need, such as a trial that several seeds share."""
+    """Lock a run that several processes need, such as a trial that several seeds share."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return nullcontext()  # the processes of one run train together
     folder = Path(config.out, ".locks")
@@ -208,12 +208,12 @@ def _run_stages(context: RunContext) -> None:
         context.result["costs"] = run_costs(trained, splits.train, size, costs | splits.costs)
         _record(context, artifact)
         log(f"   {_scores(context.result)} in {trained.fit.seconds:.0f} s")
-    # a search and job=downstream read in every process what one has written
+    # in a search and in job=downstream all processes read the result that the main process writes
     trained.trainer.accelerator.wait_for_everyone()
 
 
 def _verify(context: RunContext, bundle: TrainingBundle, trained: TrainedRun, splits: EncodedSplits) -> dict[str, Any]:
-    """Check the artifact, what merging changes and what was forgotten; return the latencies.
+    """Check the artifact, the effect of merging and the change of language modeling; return the latencies.
 
     Measuring latency merges the model, so it comes last.
     """
@@ -234,7 +234,7 @@ def _verify(context: RunContext, bundle: TrainingBundle, trained: TrainedRun, sp
 def _record(context: RunContext, artifact: Path | None) -> None:
     """Write the result and the model card, and remove the checkpoints."""
     folder, checkpoints = context.folder, context.checkpoints
-    if (checkpoints / "runs").is_dir():  # where transformers puts TensorBoard's files
+    if (checkpoints / "runs").is_dir():  # TensorBoard's files, written by transformers
         shutil.move(checkpoints / "runs", folder / "tensorboard")
     shutil.rmtree(checkpoints, ignore_errors=True)
     context.result["meta"]["status"] = "finished"
@@ -254,7 +254,7 @@ def _record_failure(context: RunContext, error: BaseException) -> None:
 
 
 def _delete_files(folder: Path) -> None:
-    """Delete what a run left, except for paid replies of judges, which are stored by the answers they are about."""
+    """Delete the run's files except judge replies, which are stored by a hash of the judged answers."""
     for entry in folder.iterdir() if folder.is_dir() else ():
         if entry.is_symlink() or not entry.is_dir():
             entry.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Forgetting: the language modeling loss of a finished run with its method off, on, and scaled in between."""
+"""Forgetting: the language modeling loss of a finished run with its method disabled, enabled and interpolated."""
 
 import tempfile
 from contextlib import nullcontext
@@ -43,9 +43,9 @@ from peftkit.results.run_result import RunResult
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 LOSS_TOLERANCE = 1e-5  # nats per token, in fp32, between a disabled method and its base
-BLOCK_TOKENS = 128  # tokens, as the small models are pretrained on
-MAX_BLOCKS = 200  # at most, evenly spread over the text; the offline text has fewer
-BATCH_BLOCKS = 8  # blocks: a batch's logits over GPT-2's vocabulary are 200 MB
+BLOCK_TOKENS = 128  # the block size that the offline models are pretrained with
+MAX_BLOCKS = 200  # evenly spaced over the text; the offline text has fewer
+BATCH_BLOCKS = 8  # the logits of a batch over GPT-2's vocabulary take 200 MB
 MEASURES = {"encoder": "masked_lm_loss", "decoder": "causal_lm_loss", "seq2seq": "span_corruption_loss"}
 DRIFT = "state_drift"
 
@@ -56,30 +56,33 @@ class TextMeasurement:
 
     measure: str
     pairs: list[TokenPair]
-    tokens: int  # with a target
-    states: torch.Tensor | None  # of the untouched base, if the measure is their drift
+    tokens: int  # that have a target
+    states: torch.Tensor | None  # token states of the base model, if the measure is their drift
 
     def measure_on(self, model: PreTrainedModel) -> float:
-        """Return the loss in nats per token, in fp32, or the drift of the states from the base's."""
+        """Return the loss in nats per token, in fp32, or the drift of the states from those of the base."""
         if self.states is None:
             return mean_loss(model, self.pairs, BATCH_BLOCKS, in_fp32=True)
         return state_drift(self.states, token_states(model, [ids for ids, _ in self.pairs], BATCH_BLOCKS))
 
 
 def forgetting(config: RunConfig) -> Path:
-    """Measure a finished run's language modeling before, after and in between, and record it in result.json.
+    """Measure a finished run's language modeling before and after training and in between; record it in result.json.
 
     Raises:
-        UserError: the text or the run's data cannot be read, or the method changes no layer of its base.
+        UserError: the text or the run's data cannot be read, or the method does not modify its base.
         VerificationError: the method cannot be disabled.
     """
     run = RunResult.finished(config.run)
     folder, trained = run.folder, run.config
     refuse(
-        (is_prompted(trained), f"{folder}: nothing was trained, so nothing is forgotten; use a run that trained"),
+        (
+            is_prompted(trained),
+            f"{folder}: no weights were trained, so there is no forgetting; use a run with trained weights",
+        ),
         (
             trained.vocab is not None,
-            f"{folder}: it has tokens that its base lacks (vocab=); use a run without new tokens",
+            f"{folder}: has tokens that its base lacks (vocab=); use a run without new tokens",
         ),
     )
     text, documents = _read_text(config)
@@ -87,14 +90,14 @@ def forgetting(config: RunConfig) -> Path:
     warn_substitutions(run.source, data.source)
     source = base_source(run)
     reference = score_reference(trained, source, data.splits, run_tokenizer_source(run))
-    bundle, untouched, no_head = _load(run, source)
-    probe = _text_measurement(untouched, bundle, documents, trained.model.family, no_head)
+    bundle, base_model, no_head = _load(run, source)
+    measurement = _text_measurement(base_model, bundle, documents, trained.model.family, no_head)
     if no_head is not None:
         log(f"!! {no_head}: measures the drift of token states (1 - cosine) instead of a loss")
-    base = probe.measure_on(untouched)
-    tuned, ends = _tuned_model(untouched, bundle)
+    base = measurement.measure_on(base_model)
+    tuned, ends = _tuned_model(base_model, bundle)
     with bundle.model.disable_adapter() if isinstance(bundle.model, PeftModel) else scaled(ends or [], 0):
-        before = probe.measure_on(tuned)
+        before = measurement.measure_on(tuned)
     _check_equals_base(abs(before - base), "disabled")
 
     def score() -> float:
@@ -104,21 +107,21 @@ def forgetting(config: RunConfig) -> Path:
     curve = []
     for scale in SCALES if ends is not None else (0.0, 1.0):
         with nullcontext() if scale == 1 else disabled_adapters(bundle.model) if ends is None else scaled(ends, scale):
-            curve.append({"scale": scale, "loss": probe.measure_on(tuned), "score": score()})
+            curve.append({"scale": scale, "loss": measurement.measure_on(tuned), "score": score()})
         if scale == 0:
             _check_equals_base(abs(curve[0]["loss"] - before), "scaled to 0")
     record = {
-        "measure": probe.measure,
-        "unit": "1 - cosine" if probe.measure == DRIFT else "nats per token",
+        "measure": measurement.measure,
+        "unit": "1 - cosine" if measurement.measure == DRIFT else "nats per token",
         "reason": no_head,
         "text": text,
         "text_revision": documents_fingerprint(documents),
-        "tokens": probe.tokens,
+        "tokens": measurement.tokens,
         "before": before,
         "after": curve[-1]["loss"],
         "off_difference": abs(before - base),
         "curve": curve,
-        "curve_reason": None if ends is not None else f"{trained.method.name} has no scale between off and on",
+        "curve_reason": None if ends is not None else f"{trained.method.name} cannot be interpolated",
     }
     if is_main_process():
         with run_folder.updated_result(folder) as result:
@@ -129,7 +132,7 @@ def forgetting(config: RunConfig) -> Path:
 
 
 def _read_text(config: RunConfig) -> tuple[str, list[str]]:
-    """Return the name of the text and its documents: a file's lines or its column text, by default offline ones."""
+    """Return the name and the documents of the text: lines or column text of a file; by default the offline text."""
     if config.input is None:
         return "offline, held out: generated sentences and Python's language reference", offline_documents()[1]
     file = Path(config.input)
@@ -137,7 +140,7 @@ def _read_text(config: RunConfig) -> tuple[str, list[str]]:
         texts = [record.text for record in stream_texts(file, "text")]
     else:
         table = read_file(file)
-        refuse(("text" not in table.column_names, f"{file}: no column text; rename the column with the texts"))
+        refuse(("text" not in table.column_names, f"{file}: no column text; rename the column that has the texts"))
         texts = ["" if text is None else str(text) for text in table["text"]]
     documents = [text.strip() for text in texts if text.strip()]
     refuse((not documents, f"{file}: no text in it; use another file, or drop input= for the offline text"))
@@ -145,51 +148,51 @@ def _read_text(config: RunConfig) -> tuple[str, list[str]]:
 
 
 def _scored_examples(config: RunConfig, run: RunResult) -> TaskDataset:
-    """Load the examples the run was scored on."""
+    """Load the examples that the run was scored on."""
     recorded = run.record["audit"]["sources"]["data"]
     task = replace(run.config.task, splits={**run.config.task.splits, "train": None})
     data = load_task_dataset(task, config.data_root, config.source, recorded["revision"])
     if data.source.revision != recorded["revision"]:
         raise UserError(
             f"{run.folder}: scored on {recorded['name']} {recorded['revision']}, the data is {data.source.name} "
-            f"{data.source.revision}; set source= and data_root= as the run did"
+            f"{data.source.revision}; set source= and data_root= as for the run"
         )
     return data
 
 
 def _load(run: RunResult, source: Source) -> tuple[TrainingBundle, PreTrainedModel, str | None]:
-    """Load the run and its untouched language model, with the reason why that has no loss, on a GPU if there is one."""
+    """Load the run and its base language model, on a GPU if there is one; also the reason if that has no loss."""
     bundle, quantization = load_bundle(run), run.config.method.quantization
     if isinstance(bundle.model, PeftModel) and not isinstance(bundle.model.base_model, BaseTuner):
         raise UserError(
-            "PEFT's own soft prompts are outside of the base, so its language model cannot use them; "
+            "PEFT's soft prompts are not part of the base, so its language model cannot use them; "
             "use a run of method=prompt or method=prefix"
         )
-    untouched, no_head = load_language_model(source, bundle.tokenizer, quantization)
-    if torch.cuda.is_available() and not quantization:  # a quantized base is on it already
-        untouched.to("cuda")  # type: ignore[arg-type]
+    base_model, no_head = load_language_model(source, bundle.tokenizer, quantization)
+    if torch.cuda.is_available() and not quantization:  # a quantized base is already there
+        base_model.to("cuda")  # type: ignore[arg-type]
         bundle.model.to("cuda")
-    return bundle, untouched, no_head
+    return bundle, base_model, no_head
 
 
 def _text_measurement(
-    untouched: Any, bundle: TrainingBundle, documents: list[str], family: str, no_head: str | None
+    base_model: Any, bundle: TrainingBundle, documents: list[str], family: str, no_head: str | None
 ) -> TextMeasurement:
-    """Cut the text into blocks with the targets of the base's pretraining objective."""
+    """Split the text into blocks with the targets of the base's pretraining objective."""
     tokenizer, has_head = bundle.tokenizer, no_head is None
-    family = "seq2seq" if untouched.config.is_encoder_decoder else family
+    family = "seq2seq" if base_model.config.is_encoder_decoder else family
     first, last, end = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.eos_token_id
-    separator, frame = (last, 2) if family == "encoder" else (end, 0)  # an encoder's block lies between two tokens
+    separator, frame = (last, 2) if family == "encoder" else (end, 0)  # an encoder's block has two special tokens
     encoded = tokenizer(documents, add_special_tokens=False, verbose=False)
     stream = [token for ids in encoded["input_ids"] for token in (*ids, separator)]
-    block = min(BLOCK_TOKENS, _max_text_tokens(untouched, tokenizer, bundle.model) - frame)
+    block = min(BLOCK_TOKENS, _max_text_tokens(base_model, tokenizer, bundle.model) - frame)
     if len(stream) < min(16, block):
         raise UserError(f"input=: the text has {len(stream)} tokens, too few to measure a loss on; use a longer one")
     block = min(block, len(stream))
-    whole = [stream[: len(stream) // block * block - 1]]  # full blocks only, the last one ends with the separator
+    whole = [stream[: len(stream) // block * block - 1]]  # only full blocks; the last one ends with the separator
     if family == "encoder" and has_head:
         pairs = masked_pairs(whole, block, first, last, tokenizer.mask_token_id)
-    elif family == "encoder":  # without a head to predict, the inputs are not corrupted
+    elif family == "encoder":  # without a head there are no predictions, so inputs are not corrupted
         pairs = [([first, *ids, last], ids) for ids in pack(whole, block, last)]
     elif family == "seq2seq" and has_head:
         pairs = span_pairs(whole, block, end, sentinel_ids(tokenizer))
@@ -198,7 +201,7 @@ def _text_measurement(
     pairs = pairs[:: -(-len(pairs) // MAX_BLOCKS)]
     if not has_head:
         inputs = [ids for ids, _ in pairs]
-        return TextMeasurement(DRIFT, pairs, sum(map(len, inputs)), token_states(untouched, inputs, BATCH_BLOCKS))
+        return TextMeasurement(DRIFT, pairs, sum(map(len, inputs)), token_states(base_model, inputs, BATCH_BLOCKS))
     tokens = sum(token >= 0 for _, targets in pairs for token in targets) - (len(pairs) if family == "decoder" else 0)
     return TextMeasurement(MEASURES[family], pairs, tokens, None)
 
@@ -210,18 +213,18 @@ def _max_text_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, tuned: Any)
     return int(min(positions, tokenizer.model_max_length) - prompt)
 
 
-def _tuned_model(untouched: PreTrainedModel, bundle: TrainingBundle) -> tuple[PreTrainedModel, Ends | None]:
-    """Return the language model on top of the tuned layers, and the weights that scale the method."""
+def _tuned_model(base_model: PreTrainedModel, bundle: TrainingBundle) -> tuple[PreTrainedModel, Ends | None]:
+    """Return the language model with the tuned layers, and the weight pairs that interpolate the method."""
     is_peft = isinstance(bundle.model, PeftModel)
     plain = bundle.model.get_base_model() if is_peft else bundle.model
-    base, part = shared_modules(untouched, plain)
+    base, part = shared_modules(base_model, plain)
     ends = adapter_ends(bundle.model) if is_peft else weight_ends(part, base)
-    return with_tuned_module(untouched, plain).eval(), ends
+    return with_tuned_module(base_model, plain).eval(), ends
 
 
 def _check_equals_base(difference: float, how: str) -> None:
     if not difference <= LOSS_TOLERANCE:
-        raise VerificationError(f"the method {how} is not its base: their measures differ by {difference:.2g}")
+        raise VerificationError(f"the model with its method {how} differs from its base by {difference:.2g}")
 
 
 def _table(record: dict[str, Any]) -> list[str]:
@@ -229,7 +232,7 @@ def _table(record: dict[str, Any]) -> list[str]:
         f"{record['measure']} ({record['unit']}) on {record['tokens']} tokens of text {record['text']}",
         f"before {record['before']:.4f}   after {record['after']:.4f}   "
         f"change {record['after'] - record['before']:+.4f}   "
-        f"disabled method against the untouched base {record['off_difference']:.1g}",
+        f"difference of the disabled method from the base {record['off_difference']:.1g}",
         f"scale {'drift' if record['measure'] == DRIFT else 'loss':>7}   score",
         *(f"{point['scale']:5.2f} {point['loss']:7.4f} {point['score']:7.4f}" for point in record["curve"]),
         *([record["curve_reason"]] if record["curve_reason"] else []),

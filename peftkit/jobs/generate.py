@@ -1,4 +1,4 @@
-"""job=generate: instruction data from seed tasks, as a folder that `datasets` loads, with every rejection recorded.
+"""job=generate: instruction data from seed tasks, as a folder that `datasets` loads, with all rejections recorded.
 
 A training run whose dataset is generated (task.dataset=self_instruct) runs this job first.
 """
@@ -32,15 +32,13 @@ from peftkit.results.run_result import RunResult
 
 ALGORITHMS = {"self_instruct": self_instruct, "evol_instruct": evol_instruct}
 STOP_SETTINGS = ("num_instructions", "max_tokens", "max_cost", "price_in", "price_out", "evolutions", "patience")
-# what else does not determine the data: a run may continue with another address or more patience
+# settings that are not part of the id: an interrupted run may continue with another address or more patience
 NOT_IN_ID = (*STOP_SETTINGS, "model", "base_url", "key_env", "seeds", "decontaminate", "retries", "timeout")
 GENERATED_FILES = ("journal.jsonl", "kept.jsonl", "rejected.jsonl", "result.json")
 
 
-DATA_SEED = 0  # of the data of a training run: runs of other seeds train on the same
-REPLY_TIMEOUT = (
-    2 * 3600.0
-)  # seconds without a reply after which a waiting process gives up: a model may be downloaded first
+DATA_SEED = 0  # of the data of training runs; runs with other seeds train on the same data
+REPLY_TIMEOUT = 2 * 3600.0  # seconds that a process waits for a reply; a model may be downloaded first
 DATA_OVERRIDES = ("recipe=", "generate.", "source=", "data_root=", "out=")  # overrides that determine the data
 
 
@@ -48,7 +46,7 @@ def generate(config: RunConfig, may_generate: bool = True) -> Path:
     """Generate tasks from seeds until there are `generate.num_instructions`; return the folder.
 
     Args:
-        may_generate: False to return a finished folder, or else fail.
+        may_generate: False to fail if the folder is not finished.
 
     Raises:
         UserError: a file cannot be read, the endpoint refuses, or another process writes the folder.
@@ -90,7 +88,7 @@ def generate(config: RunConfig, may_generate: bool = True) -> Path:
 
 
 def finished_note(folder: Path, settings: Generate) -> str | None:
-    """Return how to continue a folder that has all tasks, or ended as this run would; None where tasks are missing."""
+    """Return how to continue a folder that has all tasks or reached the same limits; None if tasks are missing."""
     if not run_folder.is_finished(folder):
         return None
     result = RunResult(folder).record
@@ -98,12 +96,12 @@ def finished_note(folder: Path, settings: Generate) -> str | None:
     if count >= settings.num_instructions:
         return f" ({count:,} tasks; generate.num_instructions={2 * count} continues, force=true starts again)"
     if all(before[name] == getattr(settings, name) for name in STOP_SETTINGS):
-        return f" ({count:,} tasks, generate.{result['ended']} ended it; raise it to continue)"
+        return f" ({count:,} tasks, stopped by generate.{result['ended']}; raise it to continue)"
     return None
 
 
 def _folder(config: RunConfig, model: Source, seeds: Path, sets: Sequence[EvaluationSet]) -> Path:
-    """Return out/generate/<algorithm>/<model>/seed-<n>-<id>: the id is a hash of all that determines the data."""
+    """Return out/generate/<algorithm>/<model>/seed-<n>-<id>, where the id is a hash of what determines the data."""
     settings = config.generate
     determining = {key: value for key, value in asdict(settings).items() if key not in NOT_IN_ID}
     contents = [fingerprint(seeds), sorted(each.revision for each in sets), model.name, model.revision, config.seed]
@@ -119,12 +117,12 @@ def _fill(
     client: GenerationClient,
     result: dict[str, Any],
 ) -> None:
-    """Replay what the folder has, continue from there, and write the dataset and its statistics."""
+    """Replay the journal of the folder, continue from there, and write the dataset and its statistics."""
     with ExitStack() as stack:
         kept, rejected = (
             stack.enter_context(closing(Journal(folder / name, is_replayed=True))) for name in GENERATED_FILES[1:3]
         )
-        # a lower number than before removes no task
+        # tasks are kept if a later command requests fewer
         settings = replace(settings, num_instructions=max(settings.num_instructions, len(kept.rows)))
         pool = TaskPool(seeds, settings, sets.overlap, kept, rejected, _id_prefix(settings, seeds))
         progress = progress_logger(lambda: _progress(pool, client))
@@ -140,14 +138,14 @@ def _fill(
 
 
 def _id_prefix(settings: Generate, seeds: list[InstructionTask]) -> str:
-    """Return the prefix of new ids: self, or self2 where the seeds have that prefix already."""
+    """Return the prefix of new ids: self, or self2 if ids of the seeds have that prefix."""
     name = settings.algorithm.partition("_")[0]
     names = (name if number == 1 else f"{name}{number}" for number in itertools.count(1))
     return next(name for name in names if not any(seed.id.startswith(f"{name}_") for seed in seeds))
 
 
 def _overlaps(seeds: Sequence[InstructionTask], sets: EvaluationSets) -> list[str]:
-    """Return the seeds that overlap evaluation sets: they are used all the same, and reported."""
+    """Return and report the seeds that overlap evaluation sets; they are used nevertheless."""
     texts = [
         (seed.id, [seed.instruction, *(text for case in seed.instances for text in (case.input, case.output))])
         for seed in seeds
@@ -173,7 +171,7 @@ def _report(folder: Path, result: dict[str, Any], settings: Generate) -> None:
     counts = result["counts"]
     if result["ended"] != "num_instructions":
         log(
-            f"!! {counts['kept']:,} of {settings.num_instructions:,} tasks: generate.{result['ended']} ended it; "
+            f"!! {counts['kept']:,} of {settings.num_instructions:,} tasks: stopped by generate.{result['ended']}; "
             "raise it to continue"
         )
     print(
@@ -188,13 +186,14 @@ def _report(folder: Path, result: dict[str, Any], settings: Generate) -> None:
 def with_generated_data(config: RunConfig) -> RunConfig:
     """Return the config with a folder of generated tasks as its dataset.
 
-    A finished folder is used, an unfinished one is continued. Processes that need the same data wait for each other.
+    An unfinished folder is continued. Processes that need the same data wait for each other.
 
     Raises:
-        UserError: no task was kept, the folder has more tasks than requested, or job=plan would have to generate.
+        UserError: no task was kept, the folder has more tasks than requested, or its tasks are missing and job=plan
+            does not generate them.
     """
     settings = config.generate
-    # without generate.model the run's own model generates
+    # by default the model of the run generates
     relevant = DATA_OVERRIDES if settings.model is not None else (*DATA_OVERRIDES, "model=", "model.")
     overrides = ("job=generate", *(override for override in config.overrides if override.startswith(relevant)))
     lock = Path(config.out, "generate", ".lock")
@@ -214,10 +213,10 @@ def with_generated_data(config: RunConfig) -> RunConfig:
 
 
 def _wait_until_finished(folder: Path, settings: Generate) -> None:
-    """Wait until the folder is finished: under torchrun the main process writes it, and the others wait here.
+    """Wait until the folder is finished: under torchrun only the main process writes it.
 
     Raises:
-        UserError: the main process failed, or has received no reply for a long time.
+        UserError: the main process failed, or has received no reply within REPLY_TIMEOUT.
     """
     start, result, journal = time.time(), folder / "result.json", folder / "journal.jsonl"
     if finished_note(folder, settings) is None:
@@ -238,8 +237,8 @@ def _wait_until_finished(folder: Path, settings: Generate) -> None:
 
 
 def _check_count(folder: Path, result: Mapping[str, Any], settings: Generate) -> None:
-    """Refuse a folder with more tasks than requested: a run would train on all of them."""
-    count, overshoot = result["counts"]["kept"], settings.batch - 1  # the last round may keep as many more
+    """Refuse a folder with more tasks than requested, since a run would train on all of them."""
+    count, overshoot = result["counts"]["kept"], settings.batch - 1  # the last round may exceed the number
     if count <= settings.num_instructions + overshoot:
         return
     before = result["run"]["config"]["generate"]["num_instructions"]

@@ -1,4 +1,4 @@
-"""job=judge: a language model compares a run's answers with the references, or with those of another run."""
+"""job=judge: a language model compares the answers of a run with the references or with those of another run."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ from peftkit.results import run_folder
 from peftkit.results.console import is_main_process, log, progress_logger
 
 REFERENCES = "the references"
-IDENTITY_KEYS = ("max_answer_tokens", "chat", "quantization", "request")  # keys of generate that make another judge
+IDENTITY_KEYS = ("max_answer_tokens", "chat", "quantization", "request")  # keys of generate that identify a judge
 JUDGE_FILES = ("journal.jsonl", "judged.jsonl", "judge.json")
-MAX_UNPARSABLE = 0.5  # share of unparsable replies above which the figures are meaningless
+MAX_UNPARSABLE = 0.5  # share of unparsable replies; above it the results are meaningless
 
 
 def judge(config: RunConfig) -> Path:
     """Judge every pair of answers in both orders; return the folder of the verdicts.
 
-    The folder is below the run's, or below out/judge with two runs.
+    The folder is in the run folder, or in out/judge if two runs are compared.
 
     Raises:
         UserError: the runs do not match, their data has changed, or the endpoint refuses.
@@ -37,13 +37,13 @@ def judge(config: RunConfig) -> Path:
     is_single = len(runs) == 1
     pairs, hidden = pair_with_references(config, runs[0]) if is_single else (pair_runs(config, runs), 0)
     model = resolve_generator(config)
-    identity, wanted = _identity(config, model), pairs[: config.task.max_eval_samples]
+    identity, selected = _identity(config, model), pairs[: config.task.max_eval_samples]
     folder = _folder(config, runs, identity, pairs)
     if not is_main_process():  # under torchrun one process judges
         return folder
-    if not config.force and (finished := _finished(folder, len(wanted))):
+    if not config.force and (finished := _finished(folder, len(selected))):
         log(f"finished already: {folder} (force=true judges again)")
-        if is_single:  # the run may have been trained again since
+        if is_single:  # the run may have been trained again
             _record(runs[0], finished)
         _report(finished)
         return folder
@@ -51,10 +51,10 @@ def judge(config: RunConfig) -> Path:
     if hidden:
         log(f"!! {hidden} examples have no reference and are not judged")
     first, second = [*map(_run_name, runs), REFERENCES][:2]
-    log(f"{first} vs. {second}, {len(wanted)} of {len(pairs)} examples, judged by {identity['name']} -> {folder}")
-    result = {"first": first, "second": second, "judge": identity, "of": len(pairs), "asked_for": len(wanted)}
+    log(f"{first} vs. {second}, {len(selected)} of {len(pairs)} examples, judged by {identity['name']} -> {folder}")
+    result = {"first": first, "second": second, "judge": identity, "of": len(pairs), "asked_for": len(selected)}
     with generation_session(config, model, folder, JUDGE_FILES, result) as client:
-        _judge_pairs(config, client, wanted, folder, result)
+        _judge_pairs(config, client, selected, folder, result)
     if is_single and result["ended"] is None:
         _record(runs[0], result)
     _report(result)
@@ -80,7 +80,7 @@ def _judge_pairs(
 
 
 def _identity(config: RunConfig, model: Source) -> dict[str, Any]:
-    """Return what verdicts depend on beside the answers; judges with the same `id` are the same judge."""
+    """Return what verdicts depend on besides the answers; the `id` identifies a judge."""
     settings = config.generate
     identity: dict[str, Any] = {
         "name": Path(model.name).name if model.kind == "folder" else model.name,
@@ -97,7 +97,7 @@ def _identity(config: RunConfig, model: Source) -> dict[str, Any]:
 def _folder(config: RunConfig, runs: Sequence[Path], identity: Mapping[str, Any], pairs: Sequence[AnswerPair]) -> Path:
     """Return RUN/judged/<judge>-<id>, or out/judge/<A>--<B>-<id>; the id is a hash of the judge and all pairs.
 
-    The number of pairs to judge is not part of it: a higher one continues.
+    The number of pairs to judge is not part of the id, so that a higher number continues.
     """
     run_id = run_folder.digest([identity, [asdict(pair) for pair in pairs]])
     if len(runs) == 1:
@@ -112,22 +112,22 @@ def _run_name(folder: Path) -> str:
 
 
 def _finished(folder: Path, count: int) -> dict[str, Any] | None:
-    """Return the result of a folder that has at least so many verdicts."""
+    """Return the result of a finished folder with at least this number of verdicts."""
     file = folder / "judge.json"
     result = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     return result if result and result["meta"]["status"] == "finished" and result["rows"] >= count else None
 
 
 def _record(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write the statistics into the run's result.json, beside those of other judges; two may finish at once."""
-    left_out = ("schema", "run", "first", "second", "meta", "ended")
-    entry = {name: value for name, value in result.items() if name not in left_out}
+    """Add the statistics to those of other judges in the run's result.json."""
+    excluded = ("schema", "run", "first", "second", "meta", "ended")
+    entry = {name: value for name, value in result.items() if name not in excluded}
     with run_folder.updated_result(folder) as recorded:
         recorded["judged"] = {**(recorded.get("judged") or {}), result["judge"]["id"]: entry}
 
 
 def _report(result: Mapping[str, Any]) -> None:
-    """Print the statistics, and warn where they mean little."""
+    """Print the statistics, with warnings if they are unreliable."""
     rows = result["rows"]
     if result["ended"] is not None:
         log(f"!! {rows:,} of {result['asked_for']:,} examples: raise generate.{result['ended']} to continue")
@@ -136,10 +136,10 @@ def _report(result: Mapping[str, Any]) -> None:
     if (share := result["unparsable_share"]) is not None and share > MAX_UNPARSABLE:
         log(
             f"!! {share:.0%} of the replies have no verdict and count as ties: {result['judge']['name']} does not "
-            "follow the requested format; these figures are meaningless"
+            "follow the requested format; these results are meaningless"
         )
     if result["cut"]:
-        log(f"!! {result['cut']:,} prompts were longer than the judge's context and lost their start")
+        log(f"!! {result['cut']:,} prompts were longer than the judge's context and were truncated at their start")
     print(
         f"{result['first']} vs. {result['second']}, judged by {result['judge']['name']}",
         *(f"  {name:<14}{text}" for name, text in _table(result).items()),

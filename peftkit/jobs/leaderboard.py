@@ -15,7 +15,7 @@ from peftkit.results.console import is_main_process, log
 
 
 def leaderboard(config: RunConfig) -> None:
-    """Show every run below `out` and in `results`; write tables, page and plots to `output`, else below `out`.
+    """Show every run below `out` and in `results`; write tables, page and plots to `output`, by default below `out`.
 
     If `output` ends in .parquet, write an archive of the runs instead, which `results` of another command reads. With
     `watch`, serve the page and update it whenever a run finishes, until interrupted.
@@ -61,7 +61,7 @@ def write(board: Board, target: Path, command: str) -> None:
 
 
 def show_runs(folders: Sequence[Path], claim: str | None = None) -> None:
-    """Show the table of these run folders only, and the verdict on a claim."""
+    """Show the table of only these run folders, and the verdict on a claim."""
     if folders and is_main_process():
         board = Board.read(folders)
         table.show(board)
@@ -70,7 +70,7 @@ def show_runs(folders: Sequence[Path], claim: str | None = None) -> None:
 
 
 def show_claim(board: Board, name: str) -> bool:
-    """Print a claim, what was measured, and the verdict; return whether it is decided."""
+    """Print a claim, the measurements and the verdict; return whether the verdict is conclusive."""
     from peftkit.leaderboard.claims import OPEN, judge_claim
 
     finding = judge_claim(name, board.entries, board.verdict())

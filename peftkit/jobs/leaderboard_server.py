@@ -12,12 +12,12 @@ from typing import Any
 from peftkit.leaderboard.reading import run_folders
 from peftkit.results.console import log
 
-HOST, PORT = "127.0.0.1", 8420  # if it is free, so that a browser tab stays valid after a restart
-CHECK_SECONDS = 2.0  # seconds between two checks of the folders
+HOST, PORT = "127.0.0.1", 8420  # a fixed port, so that a browser tab stays valid after a restart
+CHECK_SECONDS = 2.0  # between two checks of the folders
 
 
 class PageHandler(SimpleHTTPRequestHandler):
-    """Serves the files of one folder, and at /version a text that changes when they do."""
+    """Serves the files of one folder, and at /version a text that changes with them."""
 
     def __init__(self, *args: Any, version: Callable[[], str], **kwargs: Any) -> None:
         self.version = version
@@ -66,13 +66,13 @@ def watch(folders: Sequence[Path], target: Path, write: Callable[[], None]) -> N
 
 
 def start_message(port: int, out: Path, seen: tuple[int, int]) -> str:
-    """Return a message with the address, and whether `out` has results yet, since it may be mistyped."""
-    nothing = "" if seen[0] else f"; {out} has no results yet; set out=FOLDER if your runs are elsewhere"
-    return f"http://{HOST}:{port}/ shows the runs in {out}; Ctrl-C stops it{nothing}"
+    """Return a message with the address, and a hint if `out` has no results, since it may be mistyped."""
+    hint = "" if seen[0] else f"; {out} has no results yet; set out=FOLDER if your runs are elsewhere"
+    return f"http://{HOST}:{port}/ shows the runs in {out}; Ctrl-C stops it{hint}"
 
 
 def serve(target: Path, version: Callable[[], str]) -> ThreadingHTTPServer:
-    """Serve a folder from a new thread, at PORT or else at a free port."""
+    """Serve a folder from a new thread, at PORT if it is free, otherwise at another port."""
     handler = partial(PageHandler, directory=str(target), version=version)
     try:
         server = ThreadingHTTPServer((HOST, PORT), handler)
@@ -86,6 +86,6 @@ def results_version(folders: Sequence[Path]) -> tuple[int, int]:
     """Return the number of results below the folders and the time of the latest."""
     times = []
     for folder in run_folders(folders):
-        with suppress(OSError):  # removed in between, or of an archive, which does not change
+        with suppress(OSError):  # removed in the meantime, or read from an archive, which does not change
             times.append((folder / "result.json").stat().st_mtime_ns)
     return len(times), max(times, default=0)

@@ -1,4 +1,4 @@
-"""Which methods work on which models and heads: checked on tiny models, written as Markdown and JSON."""
+"""Which methods work with which models and heads: checked on tiny models, written as Markdown and JSON."""
 
 import json
 from collections import Counter
@@ -13,28 +13,28 @@ from peftkit.pipeline.verify import VerificationError
 from peftkit.results.console import log
 from peftkit.results.run_folder import write_text
 
-MODELS = {  # in conf/model: its tiny checkpoint, and its title on the page
+MODELS = {  # name in conf/model: name of its tiny checkpoint, title on the page
     "bert": ("bert", "BERT (encoders)"),
     "minilm": ("bert", "MiniLM (mean-pooling encoders)"),
     "distilbert": ("distilbert", "DistilBERT"),
     "roberta": ("roberta", "RoBERTa"),
     "gpt2": ("gpt2", "GPT-2 (decoders)"),
     "t5": ("t5", "T5 (sequence to sequence)"),
-    "t5_encoder": ("t5", "T5, the encoder alone"),
+    "t5_encoder": ("t5", "T5, only the encoder"),
 }
-GENERIC_METHOD = "peft"  # conf/method/peft.yaml leaves the config's class to the user
+GENERIC_METHOD = "peft"  # conf/method/peft.yaml, whose config class the user sets
 EXTRAS = {"merges": "merges", "several": "several adapters", "mixed": "mixed batches", "4-bit": "on a 4-bit base"}
-HEADER = """# Every method on every model and head
+HEADER = """# Every method with every model and head
 
 Written by `python -m peftkit job=matrix`, which checks each combination on a tiny model of the family: it trains, every
-trainable weight gets a gradient, no frozen weight changes by a bit, an example alone and in a padded batch has the same
-scores, a saved and loaded model has the same scores, a disabled adapter leaves the base as it was, a second adapter
-changes nothing, and merging changes nothing (all in fp32, to 1e-5 of a score's size; merging to 1e-4; on a 4-bit base
-in bf16, to 3e-2). A number refers to a reason below. matrix.json has all results."""
+trainable weight gets a gradient, and every frozen weight stays bitwise identical. The same scores are required of an
+example by itself and in a padded batch, of a saved and loaded model, of the base and a model with its adapter disabled,
+and of the model before and after adding a second adapter or merging (all in fp32, with a relative tolerance of 1e-5;
+merging 1e-4; a 4-bit base in bf16 3e-2). A number refers to a reason below. matrix.json has all results."""
 
 
 def matrix(config: RunConfig) -> None:
-    """Check every method on every model and head, and write matrix.md and matrix.json to `output` or docs/reference.
+    """Check every method with every model and head, and write matrix.md and matrix.json to `output` or docs/reference.
 
     Raises:
         VerificationError: a check failed.
@@ -60,7 +60,7 @@ def methods() -> list[str]:
 
 
 def page(results: Sequence[Combination]) -> str:
-    """Return the results as Markdown: a table for each model, the extras, and the reasons of refused ones."""
+    """Return the results as Markdown: a table per model, the capabilities, and the reasons of refused combinations."""
     reasons: dict[str, int] = {}
     names = list(dict.fromkeys(each.method for each in results))
     sections = [HEADER]
@@ -74,21 +74,21 @@ def page(results: Sequence[Combination]) -> str:
         [name, *(_where([each for each in supported if each.method == name], extra) for extra in EXTRAS)]
         for name in names
     ]
-    sections.append("## What else a supported combination can do\n\n" + _table(["method", *EXTRAS.values()], entries))
+    sections.append("## Capabilities of the supported combinations\n\n" + _table(["method", *EXTRAS.values()], entries))
     notes = [f"{number}. {reason}" for reason, number in reasons.items()]
     sections += ["\n".join(["## Reasons of the refused combinations", "", *notes])] if notes else []
     return "\n\n".join(sections) + "\n"
 
 
 def _cell(result: Combination, reasons: dict[str, int]) -> str:
-    """Return the status, with the number of its reason, which is added where it is new."""
+    """Return the status with the number of its reason; a new reason is added to `reasons`."""
     if result.status == SUPPORTED:
         return SUPPORTED
     return f"{result.status} [{reasons.setdefault(str(result.reason), len(reasons) + 1)}]"
 
 
 def _where(supported: Sequence[Combination], extra: str) -> str:
-    """Return yes, no, or the models and heads that have the extra."""
+    """Return yes, no, or the models and heads that have the capability."""
     having = [each for each in supported if each.extras[extra]]
     if len(having) in (0, len(supported)):
         return "yes" if having else "no"

@@ -1,4 +1,4 @@
-"""The checks of job=matrix: what must hold of a method on a tiny model with a head, and its extras."""
+"""The checks of job=matrix for a method on a tiny model with a head, and its capabilities."""
 
 import math
 import tempfile
@@ -30,7 +30,7 @@ from peftkit.pipeline.verify import VerificationError
 
 HEAD_TASKS = ("classification", "regression", "token_classification", "question_answering", "causal_lm", "seq2seq")
 SUPPORTED, REFUSED, FAILED = "supported", "refused", "failed"
-STEPS, EXACT, IN_4_BITS = 8, 1e-5, 3e-2  # tolerances in units of a score's size, in fp32 and over a 4-bit base
+STEPS, EXACT, IN_4_BITS = 8, 1e-5, 3e-2  # steps; relative tolerances of scores, in fp32 and on a 4-bit base
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
 NOUNS, VERBS = ("actor", "director", "critic"), ("praised", "saw", "left")
 LABEL_NAMES = {"classification": ["no", "yes"], "token_classification": ["NOUN", "VERB", "X"]}
@@ -40,7 +40,8 @@ LABEL_NAMES = {"classification": ["no", "yes"], "token_classification": ["NOUN",
 class Combination:
     """A method on a model with a head, whether it is supported, and the reason if not.
 
-    `extras` of a supported one: merges, several (adapters at once), mixed (an adapter for each example), 4-bit.
+    `extras` are the capabilities of a supported combination: merges, several (adapters at once), mixed (an adapter per
+    example), 4-bit.
     """
 
     method: str
@@ -52,11 +53,11 @@ class Combination:
 
 
 def check_method(method: str, model: str, tiny: str, heads: Sequence[str] = HEAD_TASKS) -> Iterator[Combination]:
-    """Check a method with each head that the model has.
+    """Check a method with each head that the model supports.
 
     Args:
         method, model: names in conf/method and conf/model.
-        tiny: the name of the tiny checkpoint that replaces the model's own.
+        tiny: the name of the tiny checkpoint that is used for the model.
     """
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = tiny_checkpoints(Path(scratch), list(sentences(300)))[tiny]
@@ -117,7 +118,7 @@ def examples_of(task: TaskConfig) -> Dataset:
 
 
 def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool]:
-    """Check one combination and return what else it supports.
+    """Check one combination and return its capabilities.
 
     Raises:
         VerificationError: a check failed.
@@ -135,7 +136,7 @@ def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool
     if is_trained:
         _train(bundle, encoded)
     elif any(weight.requires_grad for weight in bundle.model.parameters()):
-        raise VerificationError("weights are trainable")
+        raise VerificationError("weights of a prompted run are trainable")
     if not (difference := verify.padding_difference(bundle, examples)) <= limit:
         raise VerificationError(f"scores change by {difference:.2g} with the padding of a batch")
     encoded = bundle.format.encode(examples)
@@ -144,38 +145,38 @@ def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool
         artifact, auto = export_artifact(bundle, scratch, source), auto_class(config.model.family, config.task.kind)
         is_whole = artifact.name == "model"
         model = auto.from_pretrained(str(artifact)) if is_whole else load_adapter(load_base(), artifact)
-        again = replace(bundle, model=model)
+        loaded = replace(bundle, model=model)
     else:
         save_prompt(bundle.format, source, scratch)
-        loaded = format_for(config, names, bundle.tokenizer, read_shots(scratch), bundle.model)
-        again = replace(bundle, format=loaded)
-    _expect("saving and loading", trained, _scores(again, again.format.encode(examples)), limit)
-    if not isinstance(again.model, PeftModel):
+        loaded_format = format_for(config, names, bundle.tokenizer, read_shots(scratch), bundle.model)
+        loaded = replace(bundle, format=loaded_format)
+    _expect("saving and loading", trained, _scores(loaded, loaded.format.encode(examples)), limit)
+    if not isinstance(loaded.model, PeftModel):
         return {"merges": is_trained, "several": False, "mixed": False, "4-bit": False}
-    untouched = replace(bundle, model=load_base())
-    with again.model.disable_adapter():
-        _expect("a disabled adapter", _scores(untouched, encoded), _scores(again, encoded), limit)
+    base = replace(bundle, model=load_base())
+    with loaded.model.disable_adapter():
+        _expect("a disabled adapter", _scores(base, encoded), _scores(loaded, encoded), limit)
     extras = {
-        "several": _has_several(again, encoded, trained),
-        "mixed": _has_mixed(again, encoded),
+        "several": _has_several(loaded, encoded, trained),
+        "mixed": _has_mixed(loaded, encoded),
         "4-bit": _trains_in_4_bits(config, source, names, examples),
-        "merges": is_mergeable(again.model),
+        "merges": is_mergeable(loaded.model),
     }
     if extras["merges"] and not config.method.quantization:
-        _expect("merging", trained, _scores(replace(bundle, model=merge(again.model)), encoded), 1e-4)
+        _expect("merging", trained, _scores(replace(bundle, model=merge(loaded.model)), encoded), 1e-4)
     return extras
 
 
 def _train(bundle: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None:
-    """Train for some steps; check that every trainable weight gets a gradient and no frozen one changes by a bit."""
+    """Train a few steps; check that all trainable weights get gradients and frozen ones stay bitwise identical."""
     model = bundle.model.train()
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     frozen = {name: weight.detach().clone() for name, weight in model.named_parameters() if name not in trained}
-    # a 4-bit model is on a GPU where there is one
+    # a 4-bit model is on a GPU if there is one
     batch = {name: value.to(model.device) for name, value in bundle.format.collator()(list(encoded.inputs)).items()}
     optimizer = torch.optim.AdamW(trained.values(), lr=1e-2, weight_decay=0.01)
     allocate: Callable[[int], Any] = getattr(getattr(model, "base_model", None), "update_and_allocate", lambda _: None)
-    reached: set[str] = set()
+    with_gradient: set[str] = set()
     if bundle.schedule is not None:
         bundle.schedule.begin(0, steps, 1)
     for step in range(1, steps + 1):
@@ -183,14 +184,14 @@ def _train(bundle: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None
         if not math.isfinite(loss.item()):
             raise VerificationError("the loss is NaN or inf")
         loss.backward()
-        reached |= {name for name, weight in trained.items() if weight.grad is not None and weight.grad.any()}
+        with_gradient |= {name for name, weight in trained.items() if weight.grad is not None and weight.grad.any()}
         optimizer.step()
         allocate(step)  # AdaLoRA's ranks, from the gradients
         if bundle.schedule is not None:
             bundle.schedule.after(step)
         optimizer.zero_grad()
-    if missed := sorted(trained.keys() - reached):
-        raise VerificationError(f"{len(missed)} trainable weights get no gradient, the first is {missed[0]}")
+    if missing := sorted(trained.keys() - with_gradient):
+        raise VerificationError(f"{len(missing)} trainable weights get no gradient, the first is {missing[0]}")
     if changed := [name for name, weight in frozen.items() if not torch.equal(weight, model.get_parameter(name))]:
         raise VerificationError(f"{len(changed)} frozen weights changed, the first is {changed[0]}")
     model.eval()
@@ -213,7 +214,7 @@ def _has_several(bundle: TrainingBundle, encoded: Encoded, trained: np.ndarray) 
 
 
 def _has_mixed(bundle: TrainingBundle, encoded: Encoded) -> bool:
-    """Return whether each example of a batch can use its own adapter, with the same scores as in a batch of its own."""
+    """Return whether each example of a batch can use its own adapter, with the scores of a batch with one adapter."""
     if bundle.format.verbalizer_ids is not None or "other" not in bundle.model.peft_config:
         return False
     inputs = list(encoded.inputs)
@@ -226,11 +227,11 @@ def _has_mixed(bundle: TrainingBundle, encoded: Encoded) -> bool:
     for number, name in enumerate(("other", "default")):
         bundle.model.set_adapter(name)
         expected[number::2] = verify.fp32_scores(bundle, inputs)[number::2]
-    return verify.max_difference(expected, mixed) <= EXACT  # BOFT and OFT accept the names and ignore them
+    return verify.max_difference(expected, mixed) <= EXACT  # BOFT and OFT ignore the names
 
 
 def _trains_in_4_bits(config: RunConfig, source: Source, names: list[str] | None, examples: Dataset) -> bool:
-    """Return whether the method trains over a 4-bit base; False where peftkit or PEFT refuses one."""
+    """Return whether the method trains on a 4-bit base; False if peftkit or PEFT refuses it."""
     try:
         quantized = replace(config, method=replace(config.method, quantization=NF4))
         _train(*build(quantized, source, names, examples), steps=4)

@@ -13,7 +13,7 @@ from peftkit.results.run_result import RunResult
 
 
 def merge(config: RunConfig) -> Path:
-    """Fold the adapter, or the rows of a vocabulary, into its base and write a checkpoint that transformers loads."""
+    """Merge the adapter or new embedding rows into the base; write a checkpoint that transformers loads."""
     folder = Path(str(config.run))
     target = Path(config.output or folder / "merged")
     if extend.is_vocabulary(folder):
@@ -21,15 +21,18 @@ def merge(config: RunConfig) -> Path:
     else:
         run = RunResult.finished(folder)
         if is_prompted(run.config):
-            raise UserError(f"{folder} trained nothing, so there is nothing to merge; its base is as it was")
+            raise UserError(f"{folder}: no weights were trained, so there is nothing to merge; use its base")
         bundle = load_bundle(run, quantized=False)
         model, tokenizer = merge_adapter(bundle.model), bundle.tokenizer
         if run.config.method.quantization:
-            measured = run.record.get("merge") or {"rows": 0, "reason": "its run was older"}
+            measured = run.record.get("merge") or {"rows": 0, "reason": "an earlier version of peftkit trained the run"}
             log(f"trained on a quantized base; {describe_merge(measured)}")
         export_sentence_files(bundle, target)
     model.save_pretrained(str(target))
     tokenizer.save_pretrained(str(target))
-    ours = base_type(model.config.model_type) != model.config.model_type
-    log(f"merged -> {target}" + (" (import peftkit before transformers loads it: its head is ours)" if ours else ""))
+    is_custom = base_type(model.config.model_type) != model.config.model_type
+    log(
+        f"merged -> {target}"
+        + (" (import peftkit before transformers loads it: its head class is defined in peftkit)" if is_custom else "")
+    )
     return folder

@@ -1,4 +1,4 @@
-"""The plan of a run: what it would train, cost and need, before any step."""
+"""The plan of a run: its trainable parameters, steps and memory, without training."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from peftkit.results.console import is_main_process
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would train, cost and need."""
+    """Trainable parameters, data, steps and memory of a run."""
 
     run: str  # method, model, task, data and seed
     parameters: Parameters
@@ -30,13 +30,13 @@ class Plan:
     max_length: int  # tokens
     steps: int
     batch_size: int
-    accumulation: int  # batches a step
+    accumulation: int  # batches per optimizer step
     epochs: float
     tokens: float  # over all epochs
-    padding_waste: float  # share of what is computed
+    padding_waste: float  # share of padding in all computed tokens
     learning_rate: float
     bf16: bool
-    memory: Memory  # bytes at the longest batch, without the program itself
+    memory: Memory  # bytes for the longest batch, without the Python process
 
     def lines(self) -> dict[str, str]:
         """Return the plan as text, by headings."""
@@ -49,23 +49,23 @@ class Plan:
             "steps": f"{self.steps:,.0f} of {self.batch_size} examples x {self.accumulation}",
             "tokens": f"{self.tokens:,.0f} over {self.epochs:g} epochs",
             "truncated": f"{self.truncated} of {self.examples} examples, at {self.max_length} tokens",
-            "padding": f"{self.padding_waste:.1%} of what is computed",
+            "padding": f"{self.padding_waste:.1%} of all computed tokens",
             "learning rate": f"{self.learning_rate:g}, {'bf16' if self.bf16 else 'fp32'}",
-            "memory": f"{_mb(memory.total)} predicted at the longest batch: weights {_mb(memory.weights)}, gradients "
+            "memory": f"{_mb(memory.total)} predicted for the longest batch: weights {_mb(memory.weights)}, gradients "
             f"{_mb(memory.gradients)}, AdamW {_mb(memory.optimizer)}, activations {_mb(memory.activations)}; "
-            "the program itself comes on top",
+            "the Python process needs more",
         }
 
 
 def plan(config: RunConfig) -> None:
-    """Print what a run would train, cost and need."""
-    found = make_plan(config)
-    for name, text in found.lines().items() if is_main_process() else ():
+    """Print trainable parameters, steps and memory of a run."""
+    lines = make_plan(config).lines()
+    for name, text in lines.items() if is_main_process() else ():
         print(f"{name:>16}  {text}")
 
 
 def make_plan(config: RunConfig) -> Plan:
-    """Load data and model, and count without a step: weights, steps, tokens, truncation, padding and memory."""
+    """Load data and model, and count parameters, steps, tokens, truncation, padding and memory without training."""
     source = find_model(config.model, config.source)
     dataset = load_task_dataset(config.task, config.data_root, config.source)
     warn_substitutions(source, dataset.source)
@@ -77,9 +77,9 @@ def make_plan(config: RunConfig) -> Plan:
     batch_size = arguments.train_batch_size
     sampler = LengthGroupedSampler(encoded.lengths, batch_size, config.seed)
     longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]
-    batch = bundle.format.collator()([encoded.inputs[int(place)] for place in longest])
-    # a teacher's scores are computed by the run alone
-    own: Any = custom_loss(config, bundle) if config.distill.teacher is None else None
+    batch = bundle.format.collator()([encoded.inputs[int(index)] for index in longest])
+    # only the run itself computes the scores of a teacher
+    loss: Any = custom_loss(config, bundle) if config.distill.teacher is None else None
     parameters = count_parameters(bundle.model)
     epochs = arguments.num_train_epochs if parameters.trainable else 0
     return Plan(
@@ -98,7 +98,7 @@ def make_plan(config: RunConfig) -> Plan:
         learning_rate=arguments.learning_rate,
         bf16=arguments.bf16,
         memory=predict_memory(
-            bundle.model, batch, arguments.bf16, final_states if config.task.kind == "preferences" else own
+            bundle.model, batch, arguments.bf16, final_states if config.task.kind == "preferences" else loss
         ),
     )
 

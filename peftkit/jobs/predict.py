@@ -1,4 +1,4 @@
-"""Prediction for a file, one text, or texts from Python: with one run, or with several in batches that mix tasks."""
+"""Predictions for a file, one text, or texts from Python: with one run, or with several in mixed-task batches."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -38,13 +38,13 @@ from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
 SEPARATOR = "||"  # between two texts of one input
-RowPredictions = dict[int, tuple[Any, Any]]  # row -> prediction, scores
+RowPredictions = dict[int, tuple[Any, Any]]  # row of the table: prediction, scores
 
 
 def predict(config: RunConfig) -> None:
-    """Predict for the rows of a file, or for one text, and write or print them with prediction and scores.
+    """Predict for the rows of a file or for one text, and write or print them with predictions and scores.
 
-    With several runs the column `task` names the run of each row.
+    With several runs, the column `task` selects the run of each row.
     """
     given, of = Path(str(config.input)), ""
     is_file = given.suffix in FILES
@@ -67,13 +67,13 @@ def predict(config: RunConfig) -> None:
 
 
 def predict_table(config: RunConfig, table: Dataset, name: str) -> tuple[Dataset, int]:
-    """Return the table with the columns prediction and scores, and how many rows have no text and so no prediction.
+    """Return the table with columns prediction and scores, and the number of rows without text, which have neither.
 
     Args:
         name: of the table, for messages.
 
     Raises:
-        UserError: columns are missing, or have the names of the new ones.
+        UserError: columns are missing, or the table has columns of the new names.
     """
     run = RunResult.finished(config.run)
     trained = with_eval_batch_size(config, run.config)
@@ -82,16 +82,16 @@ def predict_table(config: RunConfig, table: Dataset, name: str) -> tuple[Dataset
         raise UserError(f"{name} lacks the columns {describe_labels(missing)} that the run reads; rename its columns")
     check_reserved_columns(table, Path(name))
     if is_preference and set(task.text) <= set(table.column_names):
-        answers = _margins(run, trained, table, name)
+        predictions = _margins(run, trained, table, name)
     elif is_preference:
-        answers = _generated(run, trained, table)
+        predictions = _generated(run, trained, table)
     else:
-        answers = _predictions(run, trained, table)
-    return with_predictions(table, answers), len(table) - len(answers)
+        predictions = _predictions(run, trained, table)
+    return with_predictions(table, predictions), len(table) - len(predictions)
 
 
 def text_table(task: TaskConfig, texts: Sequence[str | Sequence[str]], split: bool = True) -> Dataset:
-    """Return texts as a table of the task's columns; a pair is a sequence, or, with `split`, a text with || between.
+    """Return texts as a table of the task's columns; a pair is a sequence or, with `split`, two texts separated by ||.
 
     Raises:
         UserError: a text has too few or too many parts.
@@ -105,7 +105,7 @@ def text_table(task: TaskConfig, texts: Sequence[str | Sequence[str]], split: bo
             parts += [""] * (len(columns) - len(parts))  # an instruction may have no input
         if len(parts) != len(columns):
             raise UserError(
-                f"the run reads {describe_labels(columns)}; write both, with {SEPARATOR} between: "
+                f"the run reads {describe_labels(columns)}; separate them by {SEPARATOR}: "
                 f"input='first {SEPARATOR} second'"
             )
         rows.append(dict(zip(columns, parts, strict=True)))
@@ -113,7 +113,7 @@ def text_table(task: TaskConfig, texts: Sequence[str | Sequence[str]], split: bo
 
 
 def _columns(task: TaskConfig) -> list[str]:
-    """Return the columns that a prediction needs: of preferences the prompt alone."""
+    """Return the columns that predictions need; for preferences only the prompt."""
     return task.text[:1] if task.kind == "preferences" else list(task.text)
 
 
@@ -126,14 +126,14 @@ def _predictions(run: RunResult, trained: RunConfig, table: Dataset) -> RowPredi
     else:
         examples = _examples(trained.task, table, range(len(table)))
         empty = [row for row, each in enumerate(examples) if not all(each[column] for column in trained.task.text)]
-    encoded, lost = bundle.format.encode(examples), set(empty)
+    encoded, without_text = bundle.format.encode(examples), set(empty)
     found, _ = predict_encoded(bundle, predictor(trained, bundle), encoded)
     if encoded.truncated:
-        log(f"{encoded.truncated} of {len(table)} rows were longer than {trained.task.max_length} tokens and were cut")
+        log(f"{encoded.truncated} of {len(table)} rows were truncated to {trained.task.max_length} tokens")
     return {
         row: (bundle.format.describe(prediction), scores.astype(float).tolist() or None)
         for row, (prediction, scores) in enumerate(zip(found.predictions, found.scores, strict=True))
-        if row not in lost
+        if row not in without_text
     }
 
 
@@ -157,7 +157,7 @@ def _margins(run: RunResult, trained: RunConfig, table: Dataset, name: str) -> R
     encoded = reference.add_likelihoods("rows", bundle.format.encode(complete))
     found, _ = predict_encoded(bundle, predictor(trained, bundle), encoded)
     if encoded.truncated:
-        log(f"{encoded.truncated} of {len(rows)} pairs were too long and were cut")
+        log(f"{encoded.truncated} of {len(rows)} pairs were truncated")
     return {
         row: (float(margin), scores[:2].tolist())
         for row, margin, scores in zip(rows, found.predictions, found.scores, strict=True)
@@ -180,10 +180,10 @@ def _generated(run: RunResult, trained: RunConfig, table: Dataset) -> RowPredict
 
 
 def predict_mixed(config: RunConfig, table: Dataset, file: Path) -> tuple[Dataset, str]:
-    """Predict for a table whose column `task` names the run of each row; return it, and a phrase with the tasks.
+    """Predict for a table whose column `task` selects the run of each row; return it, and the tasks as text.
 
     Raises:
-        UserError: the runs do not fit together, or a row names none of them or lacks a text.
+        UserError: the runs cannot be mixed, or a row has another task or lacks a text.
     """
     runs = [RunResult.finished(folder) for folder in config.runs or []]
     check_reserved_columns(table, file)
@@ -193,22 +193,22 @@ def predict_mixed(config: RunConfig, table: Dataset, file: Path) -> tuple[Datase
     encoded = {
         name: bundle.format.encode(_examples(bundle.format.task, table, rows[name])) for name, bundle in bundles.items()
     }
-    if cut := sum(each.truncated for each in encoded.values()):
-        log(f"{cut} of {len(table)} rows were longer than their run's task.max_length and were cut")
+    if truncated := sum(each.truncated for each in encoded.values()):
+        log(f"{truncated} of {len(table)} rows were truncated to the task.max_length of their run")
     scores = _mixed_scores(
         {run.config.task.name: run.config for run in runs},
         bundles,
         encoded,
         int(config.train.get("per_device_eval_batch_size") or 64),
     )
-    answers: RowPredictions = {}
+    predictions: RowPredictions = {}
     for name, bundle in bundles.items():
         found = bundle.format.decode(bundle.format.unpad(scores[name], encoded[name]), encoded[name])
         for row, prediction, each in zip(rows[name], found.predictions, found.scores, strict=True):
-            answers[row] = bundle.format.describe(prediction), each.astype(float).tolist()
-    if len({type(label) for label, _ in answers.values()}) > 1:  # a column has one type: numbers beside names are text
-        answers = {row: (str(label), each) for row, (label, each) in answers.items()}
-    return with_predictions(table, answers), f" of {', '.join(bundles)}"
+            predictions[row] = bundle.format.describe(prediction), each.astype(float).tolist()
+    if len({type(label) for label, _ in predictions.values()}) > 1:  # a column has one type: of names and numbers, text
+        predictions = {row: (str(label), each) for row, (label, each) in predictions.items()}
+    return with_predictions(table, predictions), f" of {', '.join(bundles)}"
 
 
 def _mixed_bundles(runs: Sequence[RunResult]) -> dict[str, TrainingBundle]:
@@ -217,7 +217,7 @@ def _mixed_bundles(runs: Sequence[RunResult]) -> dict[str, TrainingBundle]:
     first, source = runs[0].config, base_source(runs[0])
     tokenizer = load_tokenizer(source)
     most = max(len(run.label_names or [0]) for run in runs)
-    head = [str(number) for number in range(most)] if most > 1 else None  # a smaller head fills a part of it
+    head = [str(number) for number in range(most)] if most > 1 else None  # a smaller head uses a part of it
     base = load_model(first.model, source, tokenizer, "classification", head, first.method.quantization)
     model = load_adapters(base, {run.config.task.name: run.folder / "adapter" for run in runs}).eval()
     return {
@@ -236,39 +236,39 @@ def _check_mix(runs: Sequence[RunResult]) -> None:
         refuse(
             (
                 not kind_of(config.task).sequence_label or config.model.family == "seq2seq",
-                f"{folder} has no classification head; batches mix classifiers and regressors: use run=",
+                f"{folder} has no classification head; only classifiers and regressors can be mixed: use run=",
             ),
             (
                 not (folder / "adapter").is_dir() or not config.method.traits.mixed_batch,
-                f"{folder} is {config.method.name}, whose weights cannot differ from row to row; "
-                "mix runs of lora, adapter, prompt, p_tuning, prefix, mam or unipelt",
+                f"{folder} is {config.method.name}, whose weights are the same for all examples of a batch; "
+                "mix runs of methods with the trait mixed_batch, such as lora",
             ),
             (
                 config.vocab is not None,
-                f"{folder} has words that the base has not (vocab=); use run=, one after the other",
+                f"{folder} has tokens that the base lacks (vocab=); use run= for each run",
             ),
-            (base != bases[0], f"{folder} has another base than {runs[0].folder}; mix runs over one base"),
+            (base != bases[0], f"{folder} has another base than {runs[0].folder}; mix runs on one base"),
             (
                 config.task.name in tasks,
-                f"two of the runs are of task={config.task.name}; name one a task, or train with its own task.name=",
+                f"two runs are of task={config.task.name}; use one run per task, or train with another task.name=",
             ),
         )
         tasks.add(config.task.name)
 
 
 def _rows_of(table: Dataset, tasks: Sequence[TaskConfig], file: Path) -> dict[str, list[int]]:
-    """Return the numbers of the rows of each task."""
+    """Return the row numbers of each task."""
     if "task" not in table.column_names:
-        raise UserError(f"{file} has no column task; write into it which run's task each row is for")
+        raise UserError(f"{file} has no column task; add it with the task of each row")
     by_name = {task.name: task for task in tasks}
     rows: dict[str, list[int]] = {name: [] for name in by_name}
     for number, row in enumerate(table):
-        name, place = str(row["task"]), f"row {number + 1} of {file} is of task {row['task']}"
+        name, position = str(row["task"]), f"row {number + 1} of {file} is of task {row['task']}"
         if name not in rows:
-            raise UserError(f"{place}; the runs are of {', '.join(rows)}")
+            raise UserError(f"{position}; the runs are of {', '.join(rows)}")
         parse = example_reader(by_name[name]).parse_text
         if missing := [column for column in by_name[name].text if not parse(row.get(column))]:
-            raise UserError(f"{place} and lacks {', '.join(missing)}")
+            raise UserError(f"{position} and lacks {', '.join(missing)}")
         rows[name].append(number)
     return rows
 
@@ -276,9 +276,9 @@ def _rows_of(table: Dataset, tasks: Sequence[TaskConfig], file: Path) -> dict[st
 def _mixed_scores(
     runs: Mapping[str, RunConfig], bundles: Mapping[str, TrainingBundle], encoded: Mapping[str, Encoded], size: int
 ) -> dict[str, np.ndarray]:
-    """Return the scores (rows, labels) of each task's rows, in its run's precision; batches go by length alone."""
-    widths = {name: len(bundle.format.names or [0]) for name, bundle in bundles.items()}
-    found = {name: np.empty((len(each.lengths), widths[name])) for name, each in encoded.items()}
+    """Return the scores (rows, labels) of each task, in its run's precision; batches are grouped only by length."""
+    label_counts = {name: len(bundle.format.names or [0]) for name, bundle in bundles.items()}
+    found = {name: np.empty((len(each.lengths), label_counts[name])) for name, each in encoded.items()}
     precisions = {name: training.precision_of(runs[name].train) for name in bundles}
     for precision in dict.fromkeys(precisions.values()):
         tasks = [name for name in bundles if precisions[name] == precision]
@@ -294,5 +294,5 @@ def _mixed_scores(
             ]
             scores = training.mixed_batch_logits(trainer, collate(inputs), [name for name, _ in batch])
             for (name, number), row in zip(batch, scores, strict=True):
-                found[name][number] = row[: widths[name]]
+                found[name][number] = row[: label_counts[name]]
     return found

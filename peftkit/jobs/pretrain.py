@@ -9,16 +9,16 @@ from peftkit.results.console import is_main_process
 
 
 def pretrain(config: RunConfig) -> None:
-    """Pretrain the offline substitute of the chosen model once, and print its held-out loss and a unigram model's."""
+    """Pretrain the offline substitute of the model once; print its held-out loss and that of a unigram model."""
     kind = config.model.stand_in
     if kind not in offline.MINI_MODELS:
         raise UserError(f"model={config.model.name}: nothing to pretrain; use model=gpt2 or model=t5")
     folder = ensure_mini(kind)
-    facts = json.loads((folder / "pretraining.json").read_text(encoding="utf-8"))
+    entry = json.loads((folder / "pretraining.json").read_text(encoding="utf-8"))
     if is_main_process():
         print(
-            f"{kind}: {facts['parameters'] / 1e6:.1f} M parameters, {facts['tokens'] / 1e6:.1f} M tokens",
-            f"held-out loss {facts['held_out_loss']:.3f} nats per token, a unigram model {facts['unigram_loss']:.3f}",
+            f"{kind}: {entry['parameters'] / 1e6:.1f} M parameters, {entry['tokens'] / 1e6:.1f} M tokens",
+            f"held-out loss {entry['held_out_loss']:.3f} nats per token, a unigram model {entry['unigram_loss']:.3f}",
             f"-> {folder}",
             sep="\n",
         )

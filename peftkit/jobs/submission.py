@@ -1,4 +1,4 @@
-"""The zip of test predictions that the GLUE benchmark's site takes, from finished runs of every GLUE task."""
+"""The zip of test predictions that the GLUE benchmark's site accepts, from finished runs of every GLUE task."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ SUBMISSION_FILES = (
     SubmissionFile("STS-B", "stsb", "test", 1379, None, "stsb"),
     SubmissionFile("WNLI", "wnli", "test", 146, _by_number("not_entailment", "entailment"), "wnli"),
 )  # fmt: skip
-STSB_MAX = 5.0  # from 0; the site refuses numbers out of range
+STSB_MAX = 5.0  # the range is 0 to 5; the site rejects other numbers
 
 
 def submission(config: RunConfig) -> None:
-    """Predict every test set of GLUE with one run a task, and write the zip.
+    """Predict every test set of GLUE with one run per task, and write the zip.
 
     Predictions are written to the run folders, so that a second call resumes.
 
@@ -73,7 +73,7 @@ def submission(config: RunConfig) -> None:
         UserError: a task or its test set is missing, or there are runs of several models or methods.
     """
     chosen = choose_runs(config)
-    # imported late, so that missing runs are refused before torch loads
+    # imported late, so that missing runs are refused before torch is loaded
     from peftkit.pipeline.libraries import configure_libraries
 
     configure_libraries(config.source)
@@ -82,7 +82,7 @@ def submission(config: RunConfig) -> None:
         log(f"!! MODEL: {model} (offline) replaces {replaced}; this is a submission of {model}")
     runs = {run.task: run for run in chosen}
     tested = {file.task: runs[file.trained_on] for file in SUBMISSION_FILES}
-    # read all test sets before the first prediction, so that a missing one is refused at once
+    # read all test sets before the first prediction, so that a missing one is refused immediately
     tests = {task: read_test_set(config, run, task) for task, run in tested.items()}
     predictions = {task: predict_test_set(config, run, task, tests[task]) for task, run in tested.items()}
     if is_main_process():
@@ -95,7 +95,7 @@ def submission(config: RunConfig) -> None:
 
 
 def choose_runs(config: RunConfig) -> list[BoardRun]:
-    """Return a run for each task: those of `runs`, or the best on validation of one model and method.
+    """Return a run per task: those of `runs`, or the best on validation of one model and method.
 
     Raises:
         UserError: a task has no finished run, or the runs below `out` are of several models or methods.
@@ -124,7 +124,7 @@ def _named_runs(folders: Sequence[str]) -> list[BoardRun]:
 def _best_runs(config: RunConfig) -> list[BoardRun]:
     """Return for each task the run with the best validation score, all of one model and method."""
     below = _glue_runs(Path(config.out))
-    real = [run for run in below if not run.data_substituted_for]  # generated data only if there is no real data
+    real = [run for run in below if not run.data_substituted_for]  # runs on generated data only if there are no others
     matching = [run for run in real or below if _matches(run, config)]
     finished = [run for run in matching if run.problem is None]
     if not finished:
@@ -137,15 +137,15 @@ def _best_runs(config: RunConfig) -> list[BoardRun]:
         named = ", ".join(f"model={name} method={method} ({model})" for name, method, model in kinds[:6])
         raise UserError(
             f"{config.out} has {named}{', ...' if len(kinds) > 6 else ''}; a submission is of one model and method; "
-            "set model= and method=, or name one run a task: runs=[DIR,...]"
+            "set model= and method=, or runs= to one run per task"
         )
     if missing := [task for task in GLUE if task not in {run.task for run in finished}]:
         raise UserError(_missing(config, missing, matching, finished[0]))
     return [_best_of(task, [run for run in finished if run.task == task]) for task in GLUE]
 
 
-def _glue_runs(place: Path) -> list[BoardRun]:
-    return [run for run in collect([place]) if isinstance(run, BoardRun) and run.suite == "glue" and run.task in GLUE]
+def _glue_runs(folder: Path) -> list[BoardRun]:
+    return [run for run in collect([folder]) if isinstance(run, BoardRun) and run.suite == "glue" and run.task in GLUE]
 
 
 def _out(config: RunConfig) -> list[str]:
@@ -184,7 +184,7 @@ def _best_of(task: str, runs: Sequence[BoardRun]) -> BoardRun:
     if len(counts) > 1:
         raise UserError(
             f"the runs of {task} were scored on different examples ({'; '.join(sorted(counts))}), so their scores are "
-            "not comparable; name one run a task: runs=[DIR,...]"
+            "not comparable; set runs= to one run per task"
         )
     best = max(runs, key=lambda run: task_score(run.scores))
     log(f"{task}: {best.folder}, {task_score(best.scores):.4f} on validation, best of {len(runs)}")
@@ -212,7 +212,7 @@ def read_test_set(config: RunConfig, run: BoardRun, task: str) -> TaskDataset:
 
 
 def predict_test_set(config: RunConfig, run: BoardRun, task: str, data: TaskDataset) -> Path:
-    """Return the file with a run's predictions of a test set, in the run's folder; written if missing."""
+    """Return the file of a run's predictions for a test set, in the run's folder; it is written if missing."""
     from peftkit.pipeline.artifacts import load_bundle, with_eval_batch_size
     from peftkit.pipeline.examples import score_splits
 
@@ -235,7 +235,7 @@ def prediction_file(file: SubmissionFile, run: BoardRun, data: TaskDataset, pred
     An example without text gets the most common label of training, or the mean.
 
     Raises:
-        UserError: the run has other labels than the task, or the examples are not numbered from 0 up.
+        UserError: the labels of run and task differ, or the examples are not numbered from 0.
     """
     import pyarrow.parquet as pq
 
@@ -251,20 +251,20 @@ def prediction_file(file: SubmissionFile, run: BoardRun, data: TaskDataset, pred
         (
             len(predicted) + data.dropped[file.split] != size or not set(predicted) <= set(range(size)),
             f"{data.source.name}, {file.split}: column idx does not number the examples from 0 to {size - 1}, as the "
-            "benchmark does; number them so",
+            "benchmark does; renumber them",
         ),
     )
     if len(predicted) < size:
         log(f"!! {file.name}: {size - len(predicted)} examples without text get the most common label of training")
         counts = run.audit["label_counts"]["train"]
-        usual = counts["mean"] if names is None else max(range(len(names)), key=lambda number: counts[names[number]])
-        predicted = dict.fromkeys(range(size), usual) | predicted
+        default = counts["mean"] if names is None else max(range(len(names)), key=lambda number: counts[names[number]])
+        predicted = dict.fromkeys(range(size), default) | predicted
     lines = [f"{number}\t{_entry(file, predicted[number], names)}\n" for number in range(size)]
     return "index\tprediction\n" + "".join(lines)
 
 
 def invalid_reason(file: SubmissionFile, data: TaskDataset) -> str | None:
-    """Return why the site would refuse a file, or why its score would be meaningless; None if the file is valid."""
+    """Return why the site would reject a file, or why its score would be meaningless; None if the file is valid."""
     size = len(data.splits[file.split]) + data.dropped[file.split]
     if data.source.kind == "offline":
         return f"{data.source.name} replaces the benchmark's test set"
@@ -292,5 +292,5 @@ def _write(config: RunConfig, chosen: Sequence[BoardRun], texts: Mapping[str, st
     for reason in dict.fromkeys(invalid.values()):
         log(f"!! {', '.join(f'{name}.tsv' for name, each in invalid.items() if each == reason)}: {reason}")
     if invalid:
-        log("!! NOT FOR UPLOAD: the format is right, but the scores would be meaningless; the file name warns too")
+        log("!! NOT FOR UPLOAD: the format is valid, but the scores would be meaningless; the file name warns too")
     log(f"-> {file}")

@@ -97,7 +97,7 @@ def custom_loss(config: RunConfig, bundle: TrainingBundle) -> training.Contrasti
     width, widths = bundle.model.config.hidden_size, task.matryoshka_dims or []
     if max(widths, default=0) > width:
         raise UserError(
-            f"task.matryoshka_dims={widths}: the model's vectors have {width} dimensions; "
+            f"task.matryoshka_dims={widths}: the embeddings have {width} dimensions; "
             f"use task.matryoshka_dims=[{width // 4}]"
         )
     return training.ContrastiveLoss(reads, task.scale, sorted({*widths, width}) if widths else [])

@@ -134,7 +134,7 @@ def test_rows_keep_their_order_and_their_names_and_what_is_lost_is_counted(
     assert told == {"rows": 5, "without_text": 2, "truncated": 1, "pooling": "last", "width": 64, "max_length": 8}
     assert facts["model"]["name"] == str(checkpoints["gpt2"]) and facts["model"]["revision"]
     said = capsys.readouterr().err
-    assert "2 of 5 texts are empty; they have no vector" in said
+    assert "2 of 5 texts are empty; they have no embedding" in said
     assert "1 of 5 texts were truncated to 8 tokens" in said
 
 
@@ -393,5 +393,5 @@ def test_what_does_not_go_together_is_refused_with_what_to_type(words: list[str]
 
 
 def test_a_width_beyond_the_models_is_refused(tiny: Words, pairs: Path) -> None:
-    with pytest.raises(UserError, match=r"task.matryoshka_dims=\[128\]: the model's vectors have 64 dimensions"):
+    with pytest.raises(UserError, match=r"task.matryoshka_dims=\[128\]: the embeddings have 64 dimensions"):
         contrastive(tiny, "bert", pairs, "task.matryoshka_dims=[128]")

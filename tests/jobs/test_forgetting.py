@@ -131,7 +131,7 @@ def test_t5_s_spans_are_lost_and_a_soft_prompt_has_no_point_between(tiny: Words,
     _, _, found = measured(tiny("t5", f"method={method}", "task=sst2", "train.learning_rate=3"), text)
     assert found["measure"] == "span_corruption_loss" and found["off_difference"] < 1e-5
     assert [point["scale"] for point in found["curve"]] == [0, 1]
-    assert f"{method} has no scale between" in found["curve_reason"]
+    assert f"{method} cannot be interpolated" in found["curve_reason"]
     assert found["after"] != found["before"]
 
 
@@ -158,7 +158,7 @@ def test_every_other_kind_of_method_is_its_base_when_it_is_off(
 
 def test_what_cannot_be_switched_off_is_not_called_forgetting(tiny: Words, text: Path) -> None:
     words = tiny("gpt2", "method=lora", "task=sst2", "method.config.bias=all", RATE)  # PEFT trains the base's own
-    with pytest.raises(VerificationError, match="disabled is not its base"):
+    with pytest.raises(VerificationError, match="disabled differs from its base"):
         measured(words, text)
 
 
@@ -205,7 +205,7 @@ def test_other_rows_than_those_it_was_scored_on_are_refused(tiny: Words, tmp_pat
     words = ["task=classification", f"task.dataset={rows}", "task.text=[text]", "task.label=label"]
     (folder,) = commands.finetune(*tiny("gpt2", *words))
     rows.write_text("text,label\n" + "a fine film,1\na poor film,0\n" * 10)
-    with pytest.raises(UserError, match="set source= and data_root= as the run did"):
+    with pytest.raises(UserError, match="set source= and data_root= as for the run"):
         commands.run(["job=forgetting", f"run={folder}", "source=offline", f"input={text}"])
 
 

@@ -122,8 +122,8 @@ def test_runs_that_do_not_fit_are_refused(trained: Callable[..., Path], tmp_path
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"task": "sst2", "sentence": "a film ."}) + "\n")
     for folders, says in (
-        ([lora, other], "by different methods"), ([lora, full], "cannot differ from row to row"),
-        ([lora, ia3], "cannot differ from row to row"), ([lora, lora], "name one a task"),
+        ([lora, other], "by different methods"), ([lora, full], "same for all examples of a batch"),
+        ([lora, ia3], "same for all examples of a batch"), ([lora, lora], "use one run per task"),
         ([lora], "two run folders or more"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=says):

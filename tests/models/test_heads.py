@@ -134,7 +134,7 @@ def test_the_file_that_trained_it_can_be_answered_and_another_kind_is_refused(ce
     commands.predict(folder, empty)
     first, _ = (tmp_path / "empty.predictions.jsonl").read_text().splitlines()
     assert json.loads(first)["prediction"] is None
-    with pytest.raises(UserError, match="name one of its kind"):
+    with pytest.raises(UserError, match="use a task of kind"):
         commands.evaluate(folder, "task=sst2")
     assert "AutoModelForTokenClassification" in (folder / "README.md").read_text()
 
