@@ -96,18 +96,23 @@ def normalize_override(override: str) -> str:
     Normalizing twice changes nothing.
     """
     if override.startswith("input="):
-        return f"input={_quoted(override.removeprefix('input='))}"
+        return f"input={_as_text(override.removeprefix('input='))}"
     return f"++{override}" if override.startswith(UPSTREAM_SECTIONS) else override
 
 
-def _quoted(text: str) -> str:
-    """Quote a text with commas, braces and apostrophes, so that it is that text and not a list or sweep."""
+def quote(text: str) -> str:
+    """Return a text in the quotes of Hydra's grammar, in which it is no list, sweep or interpolation."""
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
+    return "'" + escaped.replace("${", "\\${") + "'"
+
+
+def _as_text(text: str) -> str:
+    """Quote a text unless it is empty, null, or already quoted."""
     if text in ("", "null") or re.fullmatch(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", text, re.DOTALL):
         return text
     if len(text) > 1 and text[0] == text[-1] == "'":  # quoted, with apostrophes inside that are not escaped
-        text = text[1:-1]
-    text = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
-    return "'" + text.replace("${", "\\${") + "'"
+        return quote(text[1:-1])
+    return quote(text)
 
 
 def _check_value(flag: str, value: str) -> None:

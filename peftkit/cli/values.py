@@ -10,12 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftkit.cli.compose import Composer, build_run, without_hydra
-from peftkit.cli.overrides import UPSTREAM_SECTIONS
+from peftkit.cli.overrides import UPSTREAM_SECTIONS, quote
 from peftkit.cli.validate import GROUPS, options_of
 from peftkit.config import RunConfig, UserError, config_errors, nearest
 from peftkit.config.suggestions import unknown_key
 
-PLAIN = re.compile(r"[\w./-]+")
+UNQUOTED = re.compile(r"[\w./-]+")  # texts that need no quotes
 
 
 def compose_values(composer: Composer, values: Mapping[str, Any]) -> RunConfig:
@@ -92,6 +92,4 @@ def _as_override(value: Any) -> str:
     if not isinstance(value, str | Path):
         return json.dumps(value)
     text = str(value)
-    if PLAIN.fullmatch(text) and text not in ("null", "true", "false"):
-        return text
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text).replace("${", "\\${") + "'"
+    return text if UNQUOTED.fullmatch(text) and text not in ("null", "true", "false") else quote(text)

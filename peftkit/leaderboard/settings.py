@@ -7,6 +7,7 @@ from typing import Any
 
 from peftkit.config import NON_RESULT_KEYS
 from peftkit.config.run import TaskConfig
+from peftkit.config.suggestions import RENAMED
 
 # minor versions of these may change the trained model; those of other packages are only noted
 DECIDING = ("peftkit", "transformers", "peft")
@@ -15,23 +16,6 @@ LEFT_OUT = NON_RESULT_KEYS | {
     "distill.teacher",  # a path; the set-up has its hash
 }  # fmt: skip
 PATHS = {"data": ("task.dataset", "task.subset", "task.revision"), "model": ("model.checkpoint",)}
-# keys of version 0.1
-RENAMED = {
-    "task": {
-        "max_train_rows": "max_train_samples", "max_eval_rows": "max_eval_samples", "words": "verbalizer",
-        "widths": "matryoshka_dims", "noise": "noise_density", "mean_span": "mean_noise_span_length",
-    },
-    "model": {"layers": "keep_layers"},
-    "search": {"factors": "lr_multipliers", "rows": "samples"},
-    "embed": {"width": "truncate_dim"},
-    "extend": {"rows": "init", "pad_to": "pad_to_multiple_of"},
-    "generate": {
-        "target": "num_instructions", "served_model": "endpoint_model", "similarity": "max_rouge_l",
-        "words": "instruction_length",
-    },
-    "distill": {"weight": "alpha"},
-}  # fmt: skip
-OVERRIDES = {f"{section}.{old}": f"{section}.{new}" for section, keys in RENAMED.items() for old, new in keys.items()}
 
 
 def in_current_terms(record: dict[str, Any]) -> dict[str, Any]:
@@ -42,9 +26,10 @@ def in_current_terms(record: dict[str, Any]) -> dict[str, Any]:
     config, sources = record["run"]["config"], record["audit"]["sources"]
     if "schema" in record:
         return record
-    for section, keys in RENAMED.items():
-        if config.get(section):
-            config[section] = {keys.get(name, name): value for name, value in config[section].items()}
+    for old, new in RENAMED.items():
+        section, _, name = old.partition(".")
+        if name in (config.get(section) or {}):
+            config[section][new.rpartition(".")[2]] = config[section].pop(name)
     # keys that were added since, at the value that changes nothing
     added = {field.name: field.default for field in fields(TaskConfig) if field.default is not MISSING}
     config["task"] = added | config["task"]
@@ -56,7 +41,7 @@ def in_current_terms(record: dict[str, Any]) -> dict[str, Any]:
 
 def _override(text: str) -> str:
     key, equals, value = text.partition("=")
-    return f"{OVERRIDES.get(key, key)}{equals}{'offline' if (key, value) == ('source', 'embedded') else value}"
+    return RENAMED.get(text) or f"{RENAMED.get(key, key)}{equals}{value}"
 
 
 def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, str]:
