@@ -48,13 +48,16 @@ class Family:
         heads: modules above the base that a checkpoint may lack.
         language_model_head: modules of the pretrained head over the vocabulary.
         modules: names of the modules in its layers.
+        stand_in: the small model that replaces its checkpoints offline, as `model.stand_in` names it.
         is_norm_first: a norm precedes the feed-forward.
         is_transposed: linear layers are transformers' Conv1D, which stores its weight transposed.
         norms: layer norms, where PEFT's LN tuning does not know them.
         ia3: targets and feed-forward modules of IA3, where PEFT's differ from the paper's.
         reserved_positions: how many learned absolute positions belong to no token; None where positions are relative.
-        pools_mean: the mean-pooling classifier exists.
-        encoder_of: model type of which this is the encoder alone.
+        pools_mean: has a mean-pooling classifier.
+        encoder_of: model type of which this is only the encoder.
+        shares_position_biases: the first layer computes the position biases of all layers.
+        backbone: the class of transformers that loads it without a head, for embeddings.
         suggested: another YAML in conf/model, for a family without one.
     """
 
@@ -64,6 +67,7 @@ class Family:
     heads: tuple[str, ...]
     language_model_head: tuple[str, ...]
     modules: Modules
+    stand_in: str
     is_norm_first: bool = False
     is_transposed: bool = False
     norms: tuple[str, ...] = ()
@@ -71,6 +75,8 @@ class Family:
     reserved_positions: int | None = None
     pools_mean: bool = False
     encoder_of: str | None = None
+    shares_position_biases: bool = False
+    backbone: str = "AutoModel"
     suggested: str | None = None
 
 
@@ -101,6 +107,7 @@ _FAMILIES = (
         heads=("classifier", "pooler", "qa_outputs"),
         language_model_head=("cls",),
         modules=_BERT_MODULES,
+        stand_in="minilm",
         norms=("LayerNorm",),
         ia3=_BERT_IA3,
         reserved_positions=0,
@@ -113,6 +120,7 @@ _FAMILIES = (
         heads=("classifier", "pooler", "qa_outputs"),
         language_model_head=("lm_head",),
         modules=_BERT_MODULES,
+        stand_in="minilm",
         norms=("LayerNorm",),
         ia3=_BERT_IA3,
         reserved_positions=2,
@@ -131,6 +139,7 @@ _FAMILIES = (
             layer_output=r".*\.layer\.\d+\.output_layer_norm",
             feed_forward=r".*\.ffn",
         ),
+        stand_in="minilm",
         norms=("LayerNorm", "sa_layer_norm", "output_layer_norm"),
         ia3=(r".*\.(k_lin|v_lin|lin2)", r".*\.lin2"),
         reserved_positions=0,
@@ -149,6 +158,7 @@ _FAMILIES = (
             layer_output=r"(.*\.)?h\.\d+",
             feed_forward=r".*\.mlp",
         ),
+        stand_in="gpt2-mini",
         is_norm_first=True,
         is_transposed=True,
         reserved_positions=0,
@@ -166,10 +176,21 @@ _FAMILIES = (
             layer_output=r"(.*\.)?layers\.\d+",
             feed_forward=r".*\.mlp",
         ),
+        stand_in="gpt2-mini",
         is_norm_first=True,
         suggested="gpt2",
     ),
-    Family("t5", SEQ2SEQ, ("t5",), heads=(), language_model_head=("lm_head",), modules=_T5_MODULES),
+    Family(
+        "t5",
+        SEQ2SEQ,
+        ("t5",),
+        heads=(),
+        language_model_head=("lm_head",),
+        modules=_T5_MODULES,
+        stand_in="t5-mini",
+        shares_position_biases=True,
+        backbone="T5EncoderModel",
+    ),
     Family(
         "t5_encoder",
         ENCODER,
@@ -177,22 +198,31 @@ _FAMILIES = (
         heads=("classifier", "qa_outputs"),
         language_model_head=(),
         modules=_T5_MODULES,
+        stand_in="t5-mini",
         encoder_of="t5",
+        shares_position_biases=True,
+        backbone="T5EncoderModel",
     ),
 )
 FAMILIES: dict[str, Family] = {model_type: family for family in _FAMILIES for model_type in family.model_types}
 
-# models of no architecture that peftkit trains, with the reason
+# model types of an architecture that peftkit does not train, with the reason
 UNSUPPORTED = {"xlnet": "XLNet reads its tokens in permuted orders, neither as an encoder nor as a decoder"}
 
 HEADS = frozenset(name for family in _FAMILIES for name in family.heads)
 LANGUAGE_MODEL_HEADS = frozenset(name for family in _FAMILIES for name in family.language_model_head)
-HEAD_SUBMODULES = frozenset(("pooler", "pre_classifier"))  # heads' lower layers, which some checkpoints have
+HEAD_SUBMODULES = frozenset(("pooler", "pre_classifier"))  # parts of heads that some checkpoints contain
 
 
 def family_of(model_type: str) -> Family | None:
     """Return the family of a model type, also of peftkit's own classifiers; None where there is no record."""
     return FAMILIES.get(model_type.removeprefix(MEAN_POOLING))
+
+
+def declared_family(architecture: str, stand_in: str) -> Family:
+    """Return the family that a YAML in conf/model declares by `family` and `stand_in`, before a checkpoint loads."""
+    families = [family for family in _FAMILIES if family.architecture == architecture]
+    return next((family for family in families if family.stand_in == stand_in), families[0])
 
 
 def base_type(model_type: str) -> str:

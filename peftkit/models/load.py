@@ -22,6 +22,7 @@ from peftkit.config.families import (
     HEADS,
     LANGUAGE_MODEL_HEADS,
     UNSUPPORTED,
+    declared_family,
     family_of,
     suggested_model,
 )
@@ -41,7 +42,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 
 
 def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
-    """Load the checkpoint's config; T5's encoder only where the model is an encoder.
+    """Load the checkpoint's config; only T5's encoder where the model is an encoder.
 
     Raises:
         UserError: the checkpoint's architecture is not `model.family`.
@@ -50,7 +51,7 @@ def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
     model_type = config.model_type
     if model_type in UNSUPPORTED:
         raise UserError(f"{source.name} is not supported: {UNSUPPORTED[model_type]}; use model=roberta or model=gpt2")
-    if model_type == "t5" and model.family == ENCODER and model.stand_in == "t5-mini":
+    if declared_family(model.family, model.stand_in).encoder_of == model_type:
         return T5EncoderConfig(**config_arguments(config))
     architecture = architecture_of(config)
     if architecture != model.family:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftkit.config import RunConfig
+from peftkit.config.families import declared_family
 from peftkit.config.kinds import kind_of
 
 # of one text, without padding
@@ -88,7 +89,7 @@ model = {auto}.from_pretrained("{base["name"]}"{revision})  # nothing was traine
 prompt = json.load(open("prompt/prompt.json", encoding="utf-8"))  # template, verbalizer and examples"""
     auto, pipeline = kind.heads[family], kind.pipelines.get(family)
     if has_vectors:
-        auto = "T5EncoderModel" if config.model.stand_in == "t5-mini" else "AutoModel"
+        auto = declared_family(family, config.model.stand_in).backbone
     is_ours = "peftkit." in config.method.config["_target_"] or (base.get("pooling") == "mean" and not has_vectors)
     loading = ["", f'model = {auto}.from_pretrained("{artifact}").eval()']
     if artifact == "adapter":

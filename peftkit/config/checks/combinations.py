@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from peftkit.config.checks.rules import messages_of
-from peftkit.config.families import suggested_model
+from peftkit.config.families import declared_family, suggested_model
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import DECODER, ENCODER, SEQ2SEQ, generates_text, kind_of
 from peftkit.config.run import RunConfig
@@ -40,7 +40,7 @@ def _architecture_errors(run: RunConfig) -> Iterator[str]:
             f"use model={'t5_encoder' if needs_encoder else suggested_model(next(iter(kind.heads)))}",
         ),
         (
-            kind.name == "language_modeling" and _is_t5_encoder(run),
+            kind.name == "language_modeling" and declared_family(model.family, model.stand_in).encoder_of,
             f"model={model.name} has no decoder to fill in spans with; use model=t5",
         ),
         (
@@ -74,17 +74,18 @@ def _loss_errors(run: RunConfig) -> Iterator[str]:
 
 def _model_errors(run: RunConfig) -> Iterator[str]:
     model, keeps_layers = run.model, run.model.keep_layers is not None
+    family = declared_family(model.family, model.stand_in)
     return messages_of(
         (
             model.family != ENCODER and model.pooling in ("cls", "mean"),
             f"model.pooling={model.pooling} is for encoders, model={model.name} is none; set model.pooling=null",
         ),
         (
-            _is_t5_encoder(run) and model.pooling == "cls",
+            family.encoder_of and model.pooling == "cls",
             f"model={model.name} has no [CLS] token; set model.pooling=mean",
         ),
         (
-            keeps_layers and model.stand_in == "t5-mini",
+            keeps_layers and family.shares_position_biases,
             f"model.keep_layers does not work with model={model.name}, whose first layer computes the position biases "
             "of all layers; drop it",
         ),
@@ -94,10 +95,6 @@ def _model_errors(run: RunConfig) -> Iterator[str]:
             "loaded over; use method=full",
         ),
     )
-
-
-def _is_t5_encoder(run: RunConfig) -> bool:
-    return run.model.stand_in == "t5-mini" and run.model.family == ENCODER
 
 
 def _teacher_errors(run: RunConfig) -> Iterator[str]:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from peftkit.config.families import FAMILIES
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import KINDS
 from peftkit.config.run import PROVENANCE, SECTIONS, RunConfig
@@ -20,7 +21,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "claim": ("small_data", "prompt_scale", "lora_merge", "quantization", "by_task", None),
     "model.family": ("encoder", "decoder", "seq2seq"),
     "model.pooling": ("auto", "cls", "mean", None),
-    "model.stand_in": ("minilm", "gpt2-mini", "t5-mini"),
+    "model.stand_in": tuple({family.stand_in for family in FAMILIES.values()}),
     "task.kind": tuple(KINDS),
     "task.sample_by": ("line", "document", None),
     "task.loss_type": (*LOSSES, None),
