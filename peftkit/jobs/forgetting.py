@@ -27,7 +27,7 @@ from peftkit.data.offline_corpus import (
 from peftkit.data.streaming import stream_texts
 from peftkit.data.tables import read_file
 from peftkit.leaderboard.stats import task_score
-from peftkit.methods.scaling import Ends, adapter_ends, scaled, weight_ends
+from peftkit.methods.scaling import WeightPairs, adapter_pairs, scaled, weight_pairs
 from peftkit.models.heads import shared_modules, with_tuned_module
 from peftkit.models.load import load_language_model
 from peftkit.models.offline import mean_loss, sentinel_ids
@@ -95,8 +95,8 @@ def forgetting(config: RunConfig) -> Path:
     if no_head is not None:
         log(f"!! {no_head}: measures the drift of token states (1 - cosine) instead of a loss")
     base = measurement.measure_on(base_model)
-    tuned, ends = _tuned_model(base_model, bundle)
-    with bundle.model.disable_adapter() if isinstance(bundle.model, PeftModel) else scaled(ends or [], 0):
+    tuned, pairs = _tuned_model(base_model, bundle)
+    with bundle.model.disable_adapter() if isinstance(bundle.model, PeftModel) else scaled(pairs or [], 0):
         before = measurement.measure_on(tuned)
     _check_equals_base(abs(before - base), "disabled")
 
@@ -105,8 +105,10 @@ def forgetting(config: RunConfig) -> Path:
             return task_score(score_splits(trained, bundle, data, Path(scratch, "scores.parquet"), reference)[0])
 
     curve = []
-    for scale in SCALES if ends is not None else (0.0, 1.0):
-        with nullcontext() if scale == 1 else disabled_adapters(bundle.model) if ends is None else scaled(ends, scale):
+    for scale in SCALES if pairs is not None else (0.0, 1.0):
+        with (
+            nullcontext() if scale == 1 else disabled_adapters(bundle.model) if pairs is None else scaled(pairs, scale)
+        ):
             curve.append({"scale": scale, "loss": measurement.measure_on(tuned), "score": score()})
         if scale == 0:
             _check_equals_base(abs(curve[0]["loss"] - before), "scaled to 0")
@@ -121,7 +123,7 @@ def forgetting(config: RunConfig) -> Path:
         "after": curve[-1]["loss"],
         "off_difference": abs(before - base),
         "curve": curve,
-        "curve_reason": None if ends is not None else f"{trained.method.name} cannot be interpolated",
+        "curve_reason": None if pairs is not None else f"{trained.method.name} cannot be interpolated",
     }
     if is_main_process():
         with run_folder.updated_result(folder) as result:
@@ -189,7 +191,7 @@ def _text_measurement(
     if len(stream) < min(16, block):
         raise UserError(f"input=: the text has {len(stream)} tokens, too few to measure a loss on; use a longer one")
     block = min(block, len(stream))
-    whole = [stream[: len(stream) // block * block - 1]]  # only full blocks; the last one ends with the separator
+    whole = [stream[: len(stream) // block * block - 1]]  # only full blocks; the last one pairs with the separator
     if family == "encoder" and has_head:
         pairs = masked_pairs(whole, block, first, last, tokenizer.mask_token_id)
     elif family == "encoder":  # without a head there are no predictions, so inputs are not corrupted
@@ -213,13 +215,13 @@ def _max_text_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, tuned: Any)
     return int(min(positions, tokenizer.model_max_length) - prompt)
 
 
-def _tuned_model(base_model: PreTrainedModel, bundle: TrainingBundle) -> tuple[PreTrainedModel, Ends | None]:
+def _tuned_model(base_model: PreTrainedModel, bundle: TrainingBundle) -> tuple[PreTrainedModel, WeightPairs | None]:
     """Return the language model with the tuned layers, and the weight pairs that interpolate the method."""
     is_peft = isinstance(bundle.model, PeftModel)
     plain = bundle.model.get_base_model() if is_peft else bundle.model
     base, part = shared_modules(base_model, plain)
-    ends = adapter_ends(bundle.model) if is_peft else weight_ends(part, base)
-    return with_tuned_module(base_model, plain).eval(), ends
+    pairs = adapter_pairs(bundle.model) if is_peft else weight_pairs(part, base)
+    return with_tuned_module(base_model, plain).eval(), pairs
 
 
 def _check_equals_base(difference: float, how: str) -> None:

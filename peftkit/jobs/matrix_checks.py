@@ -19,7 +19,7 @@ from peftkit.config.source import Source
 from peftkit.data.datasets import example_reader
 from peftkit.data.formats import Encoded
 from peftkit.data.miniglue import sentences
-from peftkit.methods import is_mergeable, load_adapter, merge
+from peftkit.methods import is_mergeable, load_adapter, merge_adapter
 from peftkit.models.load import auto_class, load_model
 from peftkit.models.tiny import tiny_checkpoints
 from peftkit.paths import conf_folder
@@ -163,7 +163,7 @@ def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool
         "merges": is_mergeable(loaded.model),
     }
     if extras["merges"] and not config.method.quantization:
-        _expect("merging", trained, _scores(replace(bundle, model=merge(loaded.model)), encoded), 1e-4)
+        _expect("merging", trained, _scores(replace(bundle, model=merge_adapter(loaded.model)), encoded), 1e-4)
     return extras
 
 

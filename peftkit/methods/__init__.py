@@ -6,14 +6,14 @@ from peftkit.methods.gradual import Gradual, Unfreezing
 from peftkit.methods.native import BitFit, Full, LinearProbe, Prompting, Untuned, embedding_rows
 from peftkit.methods.peft import (
     Parameters,
+    apply_method,
     count_parameters,
     is_mergeable,
     load_adapter,
     load_adapters,
-    merge,
-    wrap,
+    merge_adapter,
 )
-from peftkit.methods.soft_prompt import fold
+from peftkit.methods.soft_prompt import replace_prompt_encoders
 
 __all__ = [
     "BitFit",
@@ -26,10 +26,10 @@ __all__ = [
     "Untuned",
     "count_parameters",
     "embedding_rows",
-    "fold",
+    "replace_prompt_encoders",
     "is_mergeable",
     "load_adapter",
     "load_adapters",
-    "merge",
-    "wrap",
+    "merge_adapter",
+    "apply_method",
 ]

@@ -22,7 +22,7 @@ class BottleneckModel(Tuner):
             return
         layer = self.new_layer(config, adapter_name, target, target_name, parent)
         if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)  # a further adapter trains once it is activated
+            layer.requires_grad_(False)  # another adapter trains once it is activated
         setattr(parent, target_name, layer)
 
     def new_layer(
@@ -34,13 +34,15 @@ class BottleneckModel(Tuner):
         return (PostNormLayer if isinstance(target, nn.LayerNorm) else BottleneckLayer)(target, adapter_name, config)
 
     def prepare(self, config: BottleneckConfig, model: nn.Module) -> None:
-        """Choose the targets; refuse layers that the model lacks, which PEFT would leave out silently."""
-        # some replace modules around those that others replace: the later would rename the earlier's weights
+        """Choose the targets; reject layers that the model lacks, which PEFT would ignore silently."""
+        # one kind wraps modules that contain those of another: adding it would rename the saved weights of the other
         kinds = sorted({other.kind for other in self.peft_config.values()})  # type: ignore[union-attr, attr-defined]
         if len(kinds) > 1:
             raise ValueError(f"{' and '.join(kinds)} adapters cannot share a model; load them over separate bases")
         if config.target_modules is None:
-            config.target_modules = config.places(self.get_model_config(model).get("model_type", "a custom model"))
+            config.target_modules = config.default_targets(
+                self.get_model_config(model).get("model_type", "a custom model")
+            )
         if config.layers is None:
             return
         names = [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)]
@@ -59,7 +61,7 @@ def norm_before(parent: nn.Module) -> nn.Module | None:
 
 
 def layer_index(name: str) -> int | None:
-    """Return the number of the layer that a module is in: 3 for "encoder.layer.3.output.dense"."""
+    """Return the index of the layer that a module is in: 3 for "encoder.layer.3.output.dense"."""
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 

@@ -1,4 +1,4 @@
-"""Gradual unfreezing: training from the head down, one more layer at a time, lower layers at smaller rates."""
+"""Gradual unfreezing: layers train from the head down, one more at a time, lower ones at smaller rates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from peftkit.compat.tuner import check_values
 from peftkit.config import UserError
 
-Weights = dict[str, nn.Parameter]  # by their full names
+NamedParameters = dict[str, nn.Parameter]  # by full name
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Gradual:
 
     Args:
         every: the time until the next lower layer trains: a number of steps; below 1, a share of all steps; epoch, one
-            epoch each or, with too few epochs for all layers, evenly over the first half of training.
+            epoch per layer or, with too few epochs for all layers, evenly over the first half of training.
         decay: a layer's learning rate is that of the layer above divided by this.
 
     Raises:
@@ -52,20 +52,20 @@ class Gradual:
 class Unfreezing:
     """Freezes all groups of weights but the first when training starts, and unfreezes one after the other.
 
-    What trains depends on the step alone, so that a resumed run continues correctly.
+    What trains depends on the step only, so that a resumed run continues correctly.
     """
 
-    def __init__(self, groups: dict[str, Weights], gradual: Gradual) -> None:
+    def __init__(self, groups: dict[str, NamedParameters], gradual: Gradual) -> None:
         self.groups, self.every = groups, gradual.every
-        self.shares = {name: gradual.decay**-depth for depth, name in enumerate(groups)}
-        self.rates = {weight: self.shares[name] for name, weights in groups.items() for weight in weights}
-        self.starts: dict[str, int] = {}  # the step after which each frozen group trains
+        self.factors = {name: gradual.decay**-depth for depth, name in enumerate(groups)}
+        self.rates = {weight: self.factors[name] for name, weights in groups.items() for weight in weights}
+        self.starts: dict[str, int] = {}  # by frozen group, the step after which it trains
 
     def begin(self, step: int, steps: int, epoch: int) -> list[dict[str, Any]]:
-        """Freeze what does not train yet after this step of `steps`; return log entries of what trains first."""
+        """Freeze what does not train yet after this step of `steps`; return log entries for what does."""
         self.starts = dict(zip(self.groups, start_steps(len(self.groups), self.every, steps, epoch), strict=True))
         for weight in [weight for weights in self.groups.values() for weight in weights.values()]:
-            weight.requires_grad_(False)  # without a gradient AdamW leaves it alone, weight decay included
+            weight.requires_grad_(False)  # without a gradient AdamW does not change it, not even by weight decay
         entries = self.after(step)
         return entries if step == 0 else []  # before a resumption they were logged already
 
@@ -78,12 +78,12 @@ class Unfreezing:
                 weight.requires_grad_(True)
             training = [weights.values() for other, weights in self.groups.items() if other not in self.starts]
             size = sum(weight.numel() for weights in training for weight in weights)
-            entries.append({"unfrozen": name, "share_of_learning_rate": self.shares[name], "trainable_params": size})
+            entries.append({"unfrozen": name, "share_of_learning_rate": self.factors[name], "trainable_params": size})
         return entries
 
 
 def start_steps(groups: int, every: str | float, steps: int, epoch: int) -> list[int]:
-    """Return the step after which each group trains, 0 for the first, out of `steps`, with `epoch` steps an epoch.
+    """Return the step after which each group trains, 0 for the first, out of `steps`, with `epoch` steps per epoch.
 
     Raises:
         UserError: the last group would never train.
@@ -101,11 +101,11 @@ def start_steps(groups: int, every: str | float, steps: int, epoch: int) -> list
     return starts
 
 
-def groups_of(model: PreTrainedModel) -> dict[str, Weights]:
+def groups_of(model: PreTrainedModel) -> dict[str, NamedParameters]:
     """Return the model's weights by group, in the order in which they are unfrozen.
 
-    First the head with everything else behind the layers; then the layers from the last, a decoder's before its
-    encoder's; then the embeddings with everything else before the layers. An output projection is no new head: it
+    First the head with all other modules after the layers; then the layers from the last, a decoder's before its
+    encoder's; then the embeddings with all other modules before the layers. An output projection is not a new head: it
     trains with the last layer or, tied, with the embeddings.
 
     Raises:
@@ -115,21 +115,23 @@ def groups_of(model: PreTrainedModel) -> dict[str, Weights]:
     output = model.get_output_embeddings()
     projection = set() if output is None else {id(weight) for weight in output.parameters()}
     top = {name: f"{name}.{length - 1}" for name, length in lists.items()}
-    layers: dict[str, Weights] = {f"{name}.{number}": {} for name, length in lists.items() for number in range(length)}
-    groups: dict[str, Weights] = {"embeddings": {}, **layers, "head": {}}
-    passed: list[str] = []  # lists so far: weights come in the order in which the model was built
+    layers: dict[str, NamedParameters] = {
+        f"{name}.{number}": {} for name, length in lists.items() for number in range(length)
+    }
+    groups: dict[str, NamedParameters] = {"embeddings": {}, **layers, "head": {}}
+    visited: list[str] = []  # lists so far: named_parameters() has the order in which the model was built
     for name, weight in model.named_parameters():
         layer = next((each for each in layers if name.startswith(f"{each}.")), None)
         stack = next((each for each in lists if f".{name}".startswith(f".{each}".rpartition(".")[0] + ".")), None)
         if layer is not None:
-            passed.append(layer.rpartition(".")[0])
+            visited.append(layer.rpartition(".")[0])
             group = layer
-        elif not passed or (stack is not None and stack not in passed):
+        elif not visited or (stack is not None and stack not in visited):
             group = "embeddings"
         elif stack is not None:
             group = top[stack]
         else:
-            group = top[passed[-1]] if id(weight) in projection else "head"
+            group = top[visited[-1]] if id(weight) in projection else "head"
         groups[group][name] = weight
     return {name: groups[name] for name in reversed(groups) if groups[name]}
 
@@ -137,7 +139,7 @@ def groups_of(model: PreTrainedModel) -> dict[str, Weights]:
 def layer_lists(model: PreTrainedModel) -> dict[str, int]:
     """Return the names and lengths of the lists of layers, an encoder's before its decoder's.
 
-    A list inside a layer, as in T5, does not count.
+    Lists inside a layer, as in T5, are ignored.
     """
     names = {module: name for name, module in model.named_modules()}
     lengths = {}

@@ -1,4 +1,4 @@
-"""A learned mix of all layers for the head to read, as a PEFT tuner; importing this module registers it."""
+"""A learned weighted sum of all layers as input of the head, as a PEFT tuner; importing this module registers it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from peftkit.compat.tuner import HookedTuner, HookLayer
 class LayerMixConfig(PeftConfig):
     """The scalar mix: gamma * sum_j softmax(s)_j h_j over the embeddings and every layer (Peters et al. 2018, eq. 1).
 
-    A pooler and any head read the mix instead of the last layer. A fresh mix is the mean of all layers.
+    Pooler and head get the mix instead of the last layer. Initially it is the mean of all layers.
 
     Args:
-        layer_norm: normalize each layer's states to mean 0 and variance 1 first (section 3.2): those of GPT-2 differ in
-            size.
-        modules_to_save: modules that train whole and are saved with the mix, such as a head.
+        layer_norm: normalize each layer's states to mean 0 and variance 1 first (section 3.2): those of GPT-2 differ
+            in scale.
+        modules_to_save: modules that are fully trained and saved with the mix, such as a head.
     """
 
     layer_norm: bool = False
@@ -42,7 +42,7 @@ class LayerMixModel(HookedTuner):
     def attach(self, model: nn.Module, adapter_name: str, config: Any, is_loaded: bool) -> list[nn.Module]:
         stack: Any = getattr(model, getattr(model, "base_model_prefix", ""), model)
         if stack.config.is_encoder_decoder:
-            raise ValueError("a mix of layers is read by a head, which a text-to-text model lacks")
+            raise ValueError("a mix of layers is the input of a head, which a text-to-text model lacks")
         if not hasattr(stack, "layer_mix"):
             stack.layer_mix = LayerMix(stack)
         stack.layer_mix.add(adapter_name, config.layer_norm)
@@ -57,11 +57,14 @@ class LayerMix(HookLayer):
 
     def __init__(self, stack: Any) -> None:
         super().__init__()
-        self.layer_mix_scores = nn.ParameterDict()  # s, (embeddings and layers)
+        self.layer_mix_scores = nn.ParameterDict()  # s, (1 + layers,)
         self.layer_mix_gamma = nn.ParameterDict()  # a scalar
         self._states = stack.config.num_hidden_layers + 1
         self._is_normed: dict[str, bool] = {}
-        self._requested = (False, True)  # by the current call: all hidden states, a dict instead of a tuple
+        self._requested = (
+            False,
+            True,
+        )  # in this call: all hidden states, a dict instead of a tuple
         self._handles = [
             stack.register_forward_pre_hook(self._request_states, with_kwargs=True),
             stack.register_forward_hook(self._replace_last_state),
@@ -73,7 +76,7 @@ class LayerMix(HookLayer):
         self._is_normed[name] = is_normed
 
     def mixed(self, name: str, states: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Mix states of (batch, tokens, width) each."""
+        """Return the weighted sum of states of (batch, tokens, dim) each."""
         weights = self.layer_mix_gamma[name] * self.layer_mix_scores[name].softmax(dim=0)
         if self._is_normed[name]:
             states = [nn.functional.layer_norm(state, state.shape[-1:]) for state in states]
@@ -104,8 +107,8 @@ class LayerMix(HookLayer):
         mixes = [self.mixed(name, states) for name in names]
         mix = mixes[0]
         if self.example_names is not None:  # those without a mix have the last state
-            numbers = self.adapter_indices(names, len(mix), mix.device)
-            mix = torch.stack([*mixes, states[-1]])[numbers, torch.arange(len(mix), device=mix.device)]
+            indices = self.adapter_indices(names, len(mix), mix.device)
+            mix = torch.stack([*mixes, states[-1]])[indices, torch.arange(len(mix), device=mix.device)]
         with_states, as_dict = self._requested
         found = {name: value for name, value in outputs.items() if name != "hidden_states" or with_states}
         found["last_hidden_state"] = mix

@@ -21,28 +21,28 @@ from peftkit.methods.soft_prompt.prefix import Prefix, PrefixLayer
 
 @dataclass
 class MixConfig(BottleneckConfig):
-    """A prefix at every attention, an adapter, and LoRA at queries and values, in one method.
+    """A prefix at every attention, an adapter, and LoRA for queries and values, in one method.
 
     Mix-and-Match (He et al. 2022, section 4.6) is a short prefix and a scaled parallel adapter. UniPELT (Mao et al.
-    2022, section 3.2) is a prefix, a Pfeiffer adapter and LoRA, each behind a gate of every layer: a factor in (0, 1)
+    2022, section 3.2) is a prefix, a Pfeiffer adapter and LoRA, each with a gate per layer: a factor in (0, 1)
     that a small learned layer computes from the part's own input, averaged over the tokens.
 
     Where the paper, its authors' code and the `adapters` library 1.3.0 differ, peftkit does this:
-    the mean leaves out padding, which both programs count, so that a text's gates do not depend on its batch;
+    the mean ignores padding, which both implementations include, so that a text's gates do not depend on its batch;
     a stack with causal attention (GPT-2, Llama, T5's decoder) has a gate for each token instead of the mean, which
-    would leak later tokens and which generation from a cache could not repeat;
-    the adapter's gate has the adapter's input, as in both programs: the feed-forward's output with residual, in
-    BERT normed; query and value have a gate each, as in both programs, where the paper has one a layer;
-    LoRA's gate replaces its alpha / rank, as in the paper and in both programs; keys and values of a prefix
+    would leak later tokens and could not be computed in generation from a cache;
+    the adapter's gate has the adapter's input, as in both implementations: the feed-forward's output with residual, in
+    BERT normed; query and value have a gate each, as in both implementations; the paper has one per layer;
+    LoRA's gate replaces its alpha / rank, as in the paper and in both implementations; keys and values of a prefix
     share one gate; GPT-2, which computes queries, keys and values at once, has one LoRA and one gate for both.
 
     Args:
-        kind: the adapter's, as in `BottleneckConfig`, whose other arguments are the adapter's too. `layers` is for
-            adapter and LoRA; the prefix stays in all.
+        kind: the adapter's, as in `BottleneckConfig`, whose other arguments are the adapter's too. `layers` applies
+            to adapter and LoRA; the prefix is in all layers.
         num_virtual_tokens: length of the prefix.
         encoder: mlp or lstm, as in `SoftPromptConfig`; null: the prefix trains directly, from the keys and values of
             random tokens.
-        encoder_hidden_size: width within the encoder; null: the model's.
+        encoder_hidden_size: hidden size of the encoder; null: the model's.
         rank: of LoRA; null: no LoRA.
         alpha: LoRA's output is scaled by alpha / rank; null: by 1.
         gated: whether every part has its gates.
@@ -72,9 +72,9 @@ class MixConfig(BottleneckConfig):
                 f"alpha={self.alpha} scales LoRA, which rank=null leaves out; set rank=8",
             ),
         )
-        self.prefix()
+        self.prefix_config()  # checks its values
 
-    def prefix(self) -> SoftPromptConfig:
+    def prefix_config(self) -> SoftPromptConfig:
         """Return the prefix's own config."""
         return SoftPromptConfig(
             kind="prefix",
@@ -83,19 +83,19 @@ class MixConfig(BottleneckConfig):
             encoder_hidden_size=self.encoder_hidden_size,
         )
 
-    def low_rank(self) -> BottleneckConfig:
-        """Return LoRA's config: to He et al. (2022, table 1) a parallel adapter without activation."""
+    def lora_config(self) -> BottleneckConfig:
+        """Return LoRA's config: a parallel adapter without activation, as in He et al. (2022, table 1)."""
         assert self.rank is not None
         scaling = 1.0 if self.alpha is None else self.alpha / self.rank
         return BottleneckConfig(
             bottleneck_dim=self.rank, activation="linear", scaling=scaling, inference_mode=self.inference_mode
         )
 
-    def places(self, model_type: str) -> str:
-        adapter = super().places(model_type)
+    def default_targets(self, model_type: str) -> str:
+        adapter = super().default_targets(model_type)
         family = family_of(model_type)
-        assert family is not None  # or the adapter had no places
-        # a Pfeiffer adapter there follows the whole layer, which must not wrap the mix's own LoRA
+        assert family is not None  # super().default_targets() has checked it
+        # here a Pfeiffer adapter follows the whole layer, but must not wrap the mix's own LoRA
         if self.kind == "pfeiffer" and family.is_norm_first:
             adapter = family.modules.feed_forward
         return adapter if self.rank is None else f"{adapter}|{family.modules.query_value}"
@@ -115,16 +115,16 @@ class MixModel(BottleneckModel):
         low_cpu_mem_usage: bool = False,
         state_dict: dict[str, torch.Tensor] | None = None,
     ) -> None:
-        """Give the model, which may have some already, a fresh mix."""
+        """Add a newly initialized mix to the model, which may have others."""
         config: MixConfig = self.peft_config[adapter_name]  # type: ignore[assignment]
         self.prepare(config, model)  # before the first change
         if not any(isinstance(module, TunerLayer) for module in model.modules()):
-            model.requires_grad_(False)  # PEFT does it only where it finds no tuner's layer, such as a prefix
+            model.requires_grad_(False)  # PEFT omits it where it finds a tuner's layer, such as a prefix
         for stack in stacks(model) if config.gated else []:
             if not isinstance(getattr(stack, "soft_prompt", None), GatedPrefixLayer):
                 stack.soft_prompt = GatedPrefixLayer(stack)
         with disabled_adapters(model, BottleneckLayer):  # a prefix starts from the base's keys and values
-            add_prompts(model, adapter_name, config.prefix(), is_loaded=low_cpu_mem_usage or bool(state_dict))
+            add_prompts(model, adapter_name, config.prefix_config(), is_loaded=low_cpu_mem_usage or bool(state_dict))
         super().inject_adapter(model, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
 
     def add_layer(
@@ -145,7 +145,7 @@ class MixModel(BottleneckModel):
         has_mean = not prefix.is_causal or (
             isinstance(layer, LowRankLayer) and not parent.is_causal and target_name.startswith("v")
         )
-        layer.bottleneck_gate[adapter_name] = Gate(weight.shape[1], prefix.tokens if has_mean else None).to(
+        layer.bottleneck_gate[adapter_name] = Gate(weight.shape[1], prefix.token_mask if has_mean else None).to(
             weight.device
         )
 
@@ -155,7 +155,7 @@ class MixModel(BottleneckModel):
         if is_attention(parent):
             return (QueryValueLayer if target_name == "c_attn" else LowRankLayer)(target, adapter_name, config)
         if config.kind == "pfeiffer" and (norm := norm_before(parent)) is not None:
-            return BehindLayer(target, adapter_name, config, norm)
+            return SequentialPreNormLayer(target, adapter_name, config, norm)
         return super().new_layer(config, adapter_name, target, target_name, parent)
 
     def prepare(self, config: MixConfig, model: Any) -> None:  # type: ignore[override]
@@ -172,66 +172,69 @@ class MixModel(BottleneckModel):
         )
 
 
-class Tokens:
-    """The tokens that count in the means of one stack: those that the mask of its latest attention shows.
+class TokenMask:
+    """The mask of the tokens over which the gates of one stack are averaged, from its latest attention.
 
-    The mask is the attention's, not the batch's, so that a layer which gradient checkpointing recomputes gets its own.
+    It is the attention's mask, not the batch's, so that a layer which gradient checkpointing recomputes gets its own.
     """
 
     def __init__(self) -> None:
-        self.seen: torch.Tensor | None = None  # (batch, tokens), None: all
+        self.mask: torch.Tensor | None = None  # (batch, tokens), None: all
 
     def mean(self, gates: torch.Tensor, examples: torch.Tensor | None) -> torch.Tensor:
         """Return the mean (batch, 1, 1) over tokens of gates (batch, tokens, 1) of these examples of the batch."""
-        if self.seen is None:
+        if self.mask is None:
             return gates.mean(dim=1, keepdim=True)
-        seen = (self.seen if examples is None else self.seen[examples])[..., None]
-        return (gates * seen).sum(dim=1, keepdim=True) / seen.sum(dim=1, keepdim=True).clamp(min=1)
+        mask = (self.mask if examples is None else self.mask[examples])[..., None]
+        return (gates * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 class Gate(nn.Linear):
-    """A part's factors in (0, 1), near one half at the start; of every token, or their mean over `tokens`."""
+    """A part's factors in (0, 1), initially near one half: per token, or their mean over the tokens of `token_mask`."""
 
-    def __init__(self, width: int, tokens: Tokens | None, count: int = 1) -> None:
-        super().__init__(width, count)
+    def __init__(self, input_dim: int, token_mask: TokenMask | None, count: int = 1) -> None:
+        super().__init__(input_dim, count)
         nn.init.normal_(self.weight, std=0.02)
         nn.init.zeros_(self.bias)
-        self.tokens = tokens
+        self.token_mask = token_mask
 
     def forward(self, x: torch.Tensor, examples: torch.Tensor | None = None, number: int = 0) -> torch.Tensor:
-        """Return the factors (batch, tokens or 1, 1) of a part with this input (batch, tokens, width).
+        """Return the factors (batch, tokens or 1, 1) of a part with this input (batch, tokens, dim).
 
         `number` chooses one of several gates; `examples` are those of the batch in the input, None: all.
         """
         weight, bias = self.weight[number : number + 1], self.bias[number : number + 1]
         gates = torch.sigmoid(functional.linear(x.to(weight.dtype), weight, bias).float())
-        return gates if self.tokens is None else self.tokens.mean(gates, examples)
+        return gates if self.token_mask is None else self.token_mask.mean(gates, examples)
 
 
 class GatedPrefixLayer(PrefixLayer):
-    """A prefix with a gate at every attention of the stack, which reads the attention's input."""
+    """A prefix with a gate at every attention of the stack, computed from the attention's input."""
 
     adapter_layer_names = (*PrefixLayer.adapter_layer_names, "soft_prompt_gate")
 
     def __init__(self, stack: nn.Module) -> None:
         super().__init__(stack)
         self.soft_prompt_gate = nn.ModuleDict()
-        self.tokens = Tokens()
+        self.token_mask = TokenMask()
         self.is_causal = is_causal(stack)
-        self._gates: dict[int, torch.Tensor] = {}  # of the current attention
+        self._gates: dict[int, torch.Tensor] = {}  # by number of the attention, until it uses them
         for number, attention in enumerate(self._attentions):
-            read = partial(self._read, number=number, argument_names=list(signature(attention.forward).parameters))
-            self._handles.append(attention.register_forward_pre_hook(read, with_kwargs=True))
+            names = list(signature(attention.forward).parameters)
+            hook = partial(self._compute_gates, number=number, argument_names=names)
+            self._handles.append(attention.register_forward_pre_hook(hook, with_kwargs=True))
 
-    def add(self, name: str, config: SoftPromptConfig, read: int, vectors: torch.Tensor) -> None:
-        super().add(name, config, read, vectors)
-        self.soft_prompt_gate[name] = Gate(read, None if self.is_causal else self.tokens, len(self._attentions))
+    def add(self, name: str, config: SoftPromptConfig, input_dim: int, vectors: torch.Tensor) -> None:
+        super().add(name, config, input_dim, vectors)
+        self.soft_prompt_gate[name] = Gate(
+            input_dim, None if self.is_causal else self.token_mask, len(self._attentions)
+        )
 
     def prefix(self, number: int, key: torch.Tensor, value: torch.Tensor) -> Prefix | None:
         prefix, gate = super().prefix(number, key, value), self._gates.pop(number, None)
         return None if prefix is None else prefix._replace(gate=gate)
 
-    def _read(
+    def _compute_gates(
         self,
         attention: nn.Module,
         args: tuple[Any, ...],
@@ -241,7 +244,7 @@ class GatedPrefixLayer(PrefixLayer):
     ) -> None:
         arguments = dict(zip(argument_names, args, strict=False)) | kwargs
         mask = arguments.get("mask", arguments.get("attention_mask"))  # (batch, 1, queries, keys), None: no mask
-        self.tokens.seen = None if mask is None else mask[:, 0].any(dim=1)
+        self.token_mask.mask = None if mask is None else mask[:, 0].any(dim=1)
         names = self.active_names()
         if not names or self.recorded is not None:
             return
@@ -249,38 +252,38 @@ class GatedPrefixLayer(PrefixLayer):
             raise ValueError(f"gated prefixes cannot be active together, as {', '.join(names)} are; activate one")
         states = arguments["hidden_states"]
         gates = torch.stack([self.soft_prompt_gate[name](states, number=number) for name in names])
-        owner = (
+        indices = (
             0 if self.example_names is None else self.adapter_indices(names, len(states), states.device).clamp(min=0)
         )
-        self._gates[number] = gates[owner, torch.arange(len(states), device=states.device)].unsqueeze(1)
+        self._gates[number] = gates[indices, torch.arange(len(states), device=states.device)].unsqueeze(1)
 
 
 class LowRankLayer(ParallelLayer):
-    """A frozen projection and, by name, the LoRA beside it (Hu et al. 2022, section 4.1)."""
+    """A frozen projection and, by name, the LoRA parallel to it (Hu et al. 2022, section 4.1)."""
 
     has_bias = False
 
     def add(self, adapter_name: str, config: Any) -> None:
-        super().add(adapter_name, config.low_rank())
+        super().add(adapter_name, config.lora_config())
         nn.init.kaiming_uniform_(self.bottleneck_down[adapter_name].weight, a=5**0.5)
 
 
 class QueryValueLayer(LowRankLayer):
     """GPT-2's one projection to queries, keys and values, with LoRA for queries and values."""
 
-    def widths(self) -> tuple[int, int]:
-        read, written = super().widths()
-        return read, written // 3 * 2
+    def dims(self) -> tuple[int, int]:
+        input_dim, output_dim = super().dims()
+        return input_dim, output_dim // 3 * 2
 
-    def _change(self, read: torch.Tensor, name: str, examples: torch.Tensor | None) -> torch.Tensor:
-        query, value = super()._change(read, name, examples).chunk(2, dim=-1)
+    def _delta(self, inputs: torch.Tensor, name: str, examples: torch.Tensor | None) -> torch.Tensor:
+        query, value = super()._delta(inputs, name, examples).chunk(2, dim=-1)
         return torch.cat([query, torch.zeros_like(query), value], dim=-1)
 
 
-class BehindLayer(ParallelLayer):
-    """A feed-forward after its norm, and the adapters behind it, which read its output plus residual."""
+class SequentialPreNormLayer(ParallelLayer):
+    """A feed-forward that follows its norm, and the adapters after it, whose input is its output plus residual."""
 
-    def _read(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    def _adapter_input(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         assert self._norm_input is not None  # the norm has just run
         return self._norm_input + out
 

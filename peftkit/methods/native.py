@@ -1,6 +1,6 @@
-"""Methods that add no weights: full fine-tuning, linear probe, BitFit, and none that train.
+"""Methods that add no weights: full fine-tuning, linear probe, BitFit, and untrained baselines.
 
-Beside any method, the embedding rows of new tokens can train, and no other row.
+With any of them, the embedding rows of new tokens can train, without the other rows.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from peftkit.compat.peft import DUMMY_TARGET_MODULES, TrainableTokensLayer
 from peftkit.config import UserError
 from peftkit.config.families import HEADS, LANGUAGE_MODEL_HEADS
 
-# an output layer over the vocabulary, lm_head, is no fresh head: it was pretrained, or is tied to the embeddings
+# an output layer over the vocabulary, lm_head, is not a new head: it was pretrained, or is tied to the embeddings
 HEAD_NAMES = HEADS | (LANGUAGE_MODEL_HEADS - {"lm_head"})
 
 
@@ -41,7 +41,7 @@ class Prompting(Untuned):
     """Train nothing, and prompt the pretrained language model (Brown et al. 2020, section 2).
 
     `shots` training examples precede each input. `calibrate` divides the likelihood of a label by its likelihood after
-    the end of the prompt alone, without the input (section 2.4).
+    the end of the prompt only, without the input (section 2.4).
     """
 
     shots: int = 0
@@ -50,11 +50,11 @@ class Prompting(Untuned):
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Train the head alone; a pooler in the checkpoint counts as base and stays as it was pretrained."""
+    """Train the head only; a pooler that is in the checkpoint counts as base and stays unchanged."""
 
     def apply(self, model: nn.Module) -> nn.Module:
         for name, weight in model.named_parameters():
-            weight.requires_grad_(_is_new(name, model))
+            weight.requires_grad_(_is_new_head(name, model))
         return model
 
 
@@ -66,11 +66,11 @@ class BitFit:
         if not any(name.endswith("bias") and not is_head(name) for name, _ in model.named_parameters()):
             raise UserError("no bias term below the head; use method=ln_tuning or method=lora")
         for name, weight in model.named_parameters():
-            weight.requires_grad_(name.endswith("bias") or _is_new(name, model))
+            weight.requires_grad_(name.endswith("bias") or _is_new_head(name, model))
         return model
 
 
-def _is_new(name: str, model: nn.Module) -> bool:
+def _is_new_head(name: str, model: nn.Module) -> bool:
     """Return whether a parameter is the head's, or a newly initialized pooler's."""
     return is_head(name) and ("pooler" not in name or name.rpartition(".")[0] in getattr(model, "new_head", ()))
 
@@ -80,11 +80,11 @@ def is_head(name: str) -> bool:
     return not HEAD_NAMES.isdisjoint(name.split("."))
 
 
-def with_rows(config: Any, model: PreTrainedModel, new_rows: Sequence[int]) -> Any:
-    """Return a config that also trains these rows of the input embeddings and of an output layer not tied to them.
+def with_new_token_rows(config: Any, model: PreTrainedModel, new_rows: Sequence[int]) -> Any:
+    """Return a config that also trains these rows of the input embeddings and of an untied output layer.
 
-    Full fine-tuning trains every row anyway. PEFT's TrainableTokensConfig cannot save a head; a LoRA on no layer trains
-    the same rows, and can.
+    Full fine-tuning trains every row anyway. PEFT's TrainableTokensConfig cannot save a head; a LoRA without
+    target layers trains the same rows, and can.
 
     Raises:
         UserError: the method cannot train single rows.
@@ -105,7 +105,7 @@ def with_rows(config: Any, model: PreTrainedModel, new_rows: Sequence[int]) -> A
 def keep_bias(model: nn.Module) -> nn.Module:
     """Add the bias of an output layer that is tied to trained rows, which PEFT 0.21's layer for it omits.
 
-    BERT's masked language model head has such a bias; where the rows are merged or off, PEFT calls the layer itself.
+    BERT's masked language model head has such a bias. Where rows are merged or disabled, PEFT calls the layer itself.
     """
     for layer in model.modules():
         if isinstance(layer, TrainableTokensLayer) and getattr(layer.base_layer, "bias", None) is not None:
@@ -114,12 +114,12 @@ def keep_bias(model: nn.Module) -> nn.Module:
 
 
 def _with_bias(layer: Any, inputs: Any, out: torch.Tensor) -> torch.Tensor:
-    is_on = layer.active_adapters and not layer.disable_adapters and not layer.merged
-    return out + layer.base_layer.bias.to(out.dtype) if is_on else out
+    is_active = layer.active_adapters and not layer.disable_adapters and not layer.merged
+    return out + layer.base_layer.bias.to(out.dtype) if is_active else out
 
 
 def embedding_rows(model: Any) -> torch.Tensor:
-    """Return the input embeddings (vocabulary, width), with the trained rows."""
+    """Return the input embeddings (vocabulary, dim), with the trained rows."""
     layers = (module for module in model.modules() if isinstance(module, TrainableTokensLayer))
     layer = next((layer for layer in layers if isinstance(layer.base_layer, nn.Embedding)), None)
     if layer is None or layer.merged:

@@ -1,4 +1,4 @@
-"""Applying a method to a model, loading what it saved, and folding it into its base."""
+"""Applying a method to a model, loading its saved weights, and merging them into the base."""
 
 import warnings
 from collections.abc import Sequence
@@ -27,19 +27,19 @@ from peftkit.compat.transformers import Conv1D, number_of_weights
 from peftkit.config import UserError
 from peftkit.config.families import base_type, family_of
 from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ
-from peftkit.methods.native import is_head, keep_bias, with_rows
+from peftkit.methods.native import is_head, keep_bias, with_new_token_rows
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of weights: those that train (the head's among them), the head's, and all."""
+    """Numbers of weights: those that train (including the head's), the head's, and all."""
 
     trainable: int
     head: int
     total: int
 
 
-def wrap(
+def apply_method(
     model: PreTrainedModel,
     config: Any,
     kind: str = "classification",
@@ -47,16 +47,16 @@ def wrap(
     gradient_checkpointing: bool = False,
     new_rows: Sequence[int] = (),
 ) -> nn.Module:
-    """Apply a method for a kind of task: a PEFT config, or one of peftkit's own that has `apply(model)`.
+    """Apply a method for a kind of task: a PEFT config, or one of peftkit's that has `apply(model)`.
 
     The embedding rows `new_rows`, ids of tokens that the base lacks, train too and are saved with the adapter.
-    New weights are drawn from torch's global generator: set the seed first.
+    New weights are initialized from torch's global generator: set the seed first.
 
     Raises:
         UserError: the method does not work on this model.
     """
     if new_rows:
-        config = with_rows(config, model, new_rows)
+        config = with_new_token_rows(config, model, new_rows)
     if not isinstance(config, PeftConfig):
         return config.apply(model)
     if quantized:
@@ -64,7 +64,7 @@ def wrap(
     architecture = DECODER if model.can_generate() else ENCODER
     architecture = SEQ2SEQ if model.config.is_encoder_decoder else architecture
     config.task_type = config.task_type or KINDS[kind].task_types.get(architecture)
-    _save_heads_whole(config, model)
+    _set_modules_to_save(config, model)
     _fill_targets(config, model)
     backbone = getattr(model, model.base_model_prefix, model)
     if isinstance(config, PrefixTuningConfig) and "past_key_values" not in signature(backbone.forward).parameters:
@@ -79,18 +79,18 @@ def wrap(
         raise UserError(f"{method} does not fit {model.config.model_type}: {error}; use method={other}") from error
 
 
-def _save_heads_whole(config: PeftConfig, model: PreTrainedModel) -> None:
-    """Name the modules that train whole and that PEFT does not add by the type of the task.
+def _set_modules_to_save(config: PeftConfig, model: PreTrainedModel) -> None:
+    """Add the fully trained modules that PEFT does not add by the type of the task.
 
     PEFT's model for questions drops token_type_ids, by which BERT separates question and passage: that kind of task
-    has no type, and its head is named here.
+    has no type in PEFT, and its head is added here.
 
     Raises:
-        UserError: one of PEFT's own soft prompts for question answering.
+        UserError: PEFT's own soft prompts do not support question answering.
     """
     if hasattr(model, "qa_outputs") and not hasattr(config, "modules_to_save"):
         raise UserError("PEFT's own soft prompts shift the spans of answers; use method=prompt or method=prefix")
-    # pre_classifier: PEFT saves it whole by its name, and would still wrap it
+    # pre_classifier: PEFT would save it by its name, but also add its own layers to it
     named = [name for name in ("pre_classifier", "qa_outputs") if hasattr(model, name)]
     whole = {*named, *getattr(model, "new_head", ())}  # newly initialized, and no base contains it
     if whole:
@@ -105,8 +105,8 @@ def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
         config.fan_in_fan_out = True
     if getattr(config, "target_modules", None) == "all-linear":
         _name_linear_layers(config, model)
-    if getattr(config, "target_modules", "") is not None or hasattr(config, "places"):
-        return  # `places`: peftkit's own tuners choose theirs
+    if getattr(config, "target_modules", "") is not None or hasattr(config, "default_targets"):
+        return  # peftkit's own tuners set their default targets
     if config.peft_type == PeftType.IA3 and family is not None and family.ia3 is not None:
         config.target_modules, config.feedforward_modules = family.ia3
     elif config.peft_type == PeftType.LN_TUNING and family is not None and family.norms:
@@ -116,9 +116,9 @@ def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:
 
 
 def _name_linear_layers(config: Any, model: PreTrainedModel) -> None:
-    """Replace "all-linear" where PEFT would take heads for layers: it excludes a sequence classifier's alone."""
+    """Replace "all-linear" where PEFT would include heads: it excludes only that of a sequence classifier."""
     if config.task_type == "FEATURE_EXTRACTION":
-        # a plain AutoModel, over which others load the adapter, has a pooler, which the adapter does not cover
+        # a plain AutoModel, into which users load the adapter, has a pooler, which the adapter does not include
         config.target_modules = rf"(?!.*pooler).*\b({'|'.join(_linear_layers(model))})"
     # of a language model PEFT excludes the output layer
     elif config.task_type in ("TOKEN_CLS", None) and model.get_output_embeddings() is None:
@@ -146,7 +146,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
 def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel:
     """Load several saved adapters over one base, each with its head, under the names for `adapter_names`.
 
-    A head with fewer labels than the base's fills its first rows.
+    A head with fewer labels than the base's is padded with rows of zeros.
 
     Raises:
         UserError: they cannot share a base.
@@ -172,8 +172,8 @@ def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel
             for key, weight in weights.items():
                 parent, _, leaf = key.rpartition(".")
                 if (head := wanted.get(f"{parent}.modules_to_save.{name}.{leaf}")) is not None:
-                    lacking = [0, 0] * (weight.dim() - 1) + [0, len(head) - len(weight)]
-                    weights[key] = nn.functional.pad(weight, lacking)  # zeros for the labels that it lacks
+                    padding = [0, 0] * (weight.dim() - 1) + [0, len(head) - len(weight)]
+                    weights[key] = nn.functional.pad(weight, padding)  # zeros for the missing labels
             set_peft_model_state_dict(loaded, weights, adapter_name=name)
     except ValueError as error:
         raise UserError(f"the runs' adapters cannot share a base: {error}") from error
@@ -181,8 +181,8 @@ def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel
 
 
 def count_parameters(model: nn.Module) -> Parameters:
-    """Count weights, also of packed bytes that hold two."""
-    # but PEFT's untouched copy of the head, neither trained nor saved
+    """Count weights; packed bytes hold two."""
+    # without PEFT's unchanged copy of the head, which is neither trained nor saved
     weights = [(name, weight) for name, weight in model.named_parameters() if "original_module" not in name]
     sizes = [(name, weight.requires_grad, number_of_weights(weight)) for name, weight in weights]
     return Parameters(
@@ -193,16 +193,16 @@ def count_parameters(model: nn.Module) -> Parameters:
 
 
 def is_mergeable(model: nn.Module) -> bool:
-    """Return whether the method's weights can be folded into the base."""
+    """Return whether the method's weights can be merged into the base."""
     tuner = model.base_model if isinstance(model, PeftModel) else None
     return tuner is None or (isinstance(tuner, BaseTuner) and merge_error(tuner) is None)
 
 
-def merge(model: nn.Module) -> nn.Module:
-    """Fold the adapter into its base and return a plain model.
+def merge_adapter(model: nn.Module) -> nn.Module:
+    """Merge the adapter into its base and return a plain model.
 
     Raises:
-        UserError: the method's weights cannot be folded into the base.
+        UserError: the method's weights cannot be merged into the base.
     """
     if not is_mergeable(model):
         kind = str(model.active_peft_config.peft_type.value).lower()  # type: ignore[union-attr, operator]

@@ -15,7 +15,7 @@ from peftkit.data.datasets import TaskDataset, example_reader
 from peftkit.data.formats import Encoded, Format, format_of
 from peftkit.data.formats.prompted import PromptedFormat, sample_balanced
 from peftkit.data.formats.text_generation import TextGenerationFormat
-from peftkit.methods import Gradual, Unfreezing, wrap
+from peftkit.methods import Gradual, Unfreezing, apply_method
 from peftkit.models.embedding_rows import add_new_rows
 from peftkit.models.load import load_model, load_tokenizer
 from peftkit.pipeline.sources import tokenizer_source
@@ -55,7 +55,9 @@ def build(
     if hasattr(method, "revision") and model_source.kind in ("hub", "cache"):
         method.revision = model_source.revision
     checkpointing = bool(config.train.get("activation_checkpointing"))
-    model = wrap(model, method, config.task.kind, config.method.quantization is not None, checkpointing, new_rows)
+    model = apply_method(
+        model, method, config.task.kind, config.method.quantization is not None, checkpointing, new_rows
+    )
     if checkpointing and hasattr(model, "enable_input_require_grads"):
         model.enable_input_require_grads()  # frozen embeddings would cut the graph at the first checkpoint
     if is_prompted(config):

@@ -20,7 +20,7 @@ from peftkit.config.source import Source
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.data.offline_corpus import offline_documents
 from peftkit.data.passages import passage_dataset, split_passages
-from peftkit.methods import embedding_rows, is_mergeable, merge
+from peftkit.methods import embedding_rows, is_mergeable, merge_adapter
 from peftkit.models.embedding_rows import read_vocabulary
 from peftkit.models.load import load_tokenizer
 from peftkit.pipeline.build import TrainingBundle
@@ -89,7 +89,7 @@ def measure_latency(config: RunConfig, bundle: TrainingBundle, encoded: Encoded)
     """
     found: dict[str, float | None] = {"latency_ms": _milliseconds(config, bundle, encoded), "merged_latency_ms": None}
     if isinstance(bundle.model, PeftModel) and is_mergeable(bundle.model) and config.method.quantization is None:
-        bundle.model = merge(bundle.model)
+        bundle.model = merge_adapter(bundle.model)
         found["merged_latency_ms"] = _milliseconds(config, bundle, encoded)
     return found
 

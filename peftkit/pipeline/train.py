@@ -13,7 +13,7 @@ from peftkit.data.batches import LengthGroupedSampler, padding_waste
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.instructions import InstructionFormat
 from peftkit.data.formats.language_modeling import LanguageModelingFormat
-from peftkit.methods import Parameters, count_parameters, fold
+from peftkit.methods import Parameters, count_parameters, replace_prompt_encoders
 from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import holdout_score, output_reader, predict_encoded
@@ -76,7 +76,7 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
     if config.trial:
         context.result["curve"] = _curve(fit)
     parameters = count_parameters(bundle.model)
-    fold(bundle.model)
+    replace_prompt_encoders(bundle.model)
     order = np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0)
     waste = padding_waste(encoded.lengths, order, arguments.train_batch_size)
     return TrainedRun(trainer, fit, parameters, waste, texts, before)

@@ -23,7 +23,7 @@ from datasets import Dataset
 from peftkit import training
 from peftkit.config import RunConfig, is_prompted
 from peftkit.data.formats import Encoded, Predictions
-from peftkit.methods import count_parameters, is_mergeable, merge
+from peftkit.methods import count_parameters, is_mergeable, merge_adapter
 from peftkit.pipeline.artifacts import load_bundle
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import output_reader, predictor
@@ -174,7 +174,7 @@ def _compare(config: RunConfig, bundle: TrainingBundle, rows: Any, folder: Path)
     trained = _decoded(config, bundle, encoded)
     _check_memory(5 * count_parameters(bundle.model).total)
     whole = load_bundle(RunResult(folder), quantized=False)
-    whole.model = merge(whole.model)
+    whole.model = merge_adapter(whole.model)
     merged = _decoded(config, whole, encoded)
     pairs = zip(trained.scores, merged.scores, strict=True)
     moved = np.concatenate([np.ravel(np.abs(after - before)) for before, after in pairs])

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from peftkit.compat import peft as compat
 from peftkit.compat.tuner import HookedTuner, Tuner, TunerLayer
-from peftkit.methods import wrap
+from peftkit.methods import apply_method
 from peftkit.methods.adapter import BottleneckConfig
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -77,8 +77,8 @@ def test_the_switch_of_tuner_layers() -> None:
 
 
 def test_the_refusal_to_merge() -> None:
-    assert compat.merge_error(wrap(bert(), LoraConfig()).base_model) is None
-    assert "cannot be merged" in str(compat.merge_error(wrap(bert(), BottleneckConfig()).base_model))
+    assert compat.merge_error(apply_method(bert(), LoraConfig()).base_model) is None
+    assert "cannot be merged" in str(compat.merge_error(apply_method(bert(), BottleneckConfig()).base_model))
 
 
 def test_a_saved_module_is_unwrapped_to_its_trained_copy() -> None:

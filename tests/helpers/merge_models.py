@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from helpers.commands import compose_config
-from peftkit.methods import wrap
+from peftkit.methods import apply_method
 
 MERGES = ("lora", "qlora", "dora", "rslora", "adalora", "vera", "ia3", "oft", "boft", "ln_tuning")
 FAMILY = {"gpt2": "decoder", "t5": "seq2seq"}
@@ -27,7 +27,7 @@ def wrapped(method: str, build: Any) -> Any:
     steps = {"total_step": 10} if method == "adalora" else {}
     torch.manual_seed(0)
     config = instantiate({**part(method)["config"], **steps}, _convert_="all")
-    model = wrap(build(), config).eval()
+    model = apply_method(build(), config).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.requires_grad:

@@ -262,8 +262,8 @@ def test_pefts_own_prefix_is_refused_where_the_model_cannot_read_it() -> None:
     from peft import PrefixTuningConfig
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-    from peftkit.methods import wrap
+    from peftkit.methods import apply_method
 
     model = DistilBertForSequenceClassification(DistilBertConfig(vocab_size=50, dim=32, n_layers=2, n_heads=2))
     with pytest.raises(UserError, match="use method=prefix"):
-        wrap(model, PrefixTuningConfig(num_virtual_tokens=4))
+        apply_method(model, PrefixTuningConfig(num_virtual_tokens=4))

@@ -208,4 +208,4 @@ def test_merging_is_refused() -> None:
 
 def test_unknown_family_names_what_to_set() -> None:
     with pytest.raises(ValueError, match="set target_modules"):
-        BottleneckConfig().places("bloom")
+        BottleneckConfig().default_targets("bloom")

@@ -23,7 +23,7 @@ from transformers import (
 
 from peftkit.config import RunConfig, UserError
 from peftkit.config.source import Source
-from peftkit.methods import load_adapter, wrap
+from peftkit.methods import apply_method, load_adapter
 from peftkit.models.load import load_model
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -68,7 +68,7 @@ def test_an_adapter_has_it_whole_over_another_draw(name: str, checkpoint: Path, 
     config = method(name)
     base = begun(checkpoint, seed=0)
     assert base.new_head == FRESH[checkpoint.name] and base.new_base_weights == []
-    model = wrap(base, config)
+    model = apply_method(base, config)
     batch = {"input_ids": torch.randint(6, 30, (3, 7)), "labels": torch.tensor([0, 1, 0])}
     optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)
     before = {key: weight.clone() for key, weight in model.state_dict().items()}
@@ -86,9 +86,9 @@ def test_an_adapter_has_it_whole_over_another_draw(name: str, checkpoint: Path, 
 def test_a_probe_trains_it_and_a_pooler_that_was_pretrained_not(
     name: str, checkpoint: Path, checkpoints: dict[str, Path]
 ) -> None:
-    model = wrap(begun(checkpoint, seed=0), method(name))
+    model = apply_method(begun(checkpoint, seed=0), method(name))
     assert model.get_submodule(FRESH[checkpoint.name][0]).weight.requires_grad
-    pretrained = wrap(begun(checkpoints["bert"], seed=0), method(name))
+    pretrained = apply_method(begun(checkpoints["bert"], seed=0), method(name))
     assert not pretrained.bert.pooler.dense.weight.requires_grad  # type: ignore[union-attr]
 
 

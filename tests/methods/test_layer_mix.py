@@ -34,7 +34,7 @@ from transformers import (
 
 import peftkit
 from peftkit.config import UserError
-from peftkit.methods import merge, wrap
+from peftkit.methods import apply_method, merge_adapter
 from peftkit.methods.layer_mix import LayerMix, LayerMixConfig
 from peftkit.models.heads import CLASSIFIERS
 
@@ -219,12 +219,12 @@ def test_a_model_without_a_head_is_refused() -> None:
     assert "a text-to-text model has none; use method=lora" in check(["model=t5", "method=linear_probe_mix"])[0]
     t5 = T5ForConditionalGeneration(T5Config(vocab_size=50, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2))
     with pytest.raises(UserError, match="use method=lora"):
-        wrap(t5, LayerMixConfig())
+        apply_method(t5, LayerMixConfig())
 
 
 def test_a_mix_is_not_merged() -> None:
     with pytest.raises(UserError, match="layer_mix cannot be merged"):
-        merge(wrapped("bert"))
+        merge_adapter(wrapped("bert"))
 
 
 @pytest.mark.slow

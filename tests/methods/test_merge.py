@@ -12,7 +12,7 @@ from peft import LoraConfig
 
 from peftkit.cli.validate import options_of
 from peftkit.config import UserError
-from peftkit.methods import is_mergeable, merge, wrap
+from peftkit.methods import apply_method, is_mergeable, merge_adapter
 from peftkit.models.heads import CLASSIFIERS, mean_pooling_config
 
 BUILDS = {
@@ -40,7 +40,7 @@ def test_merged_it_says_what_it_said(method: str, name: str) -> None:
         with model.disable_adapter():
             base = model(**batch).logits
         before = model(**batch).logits
-        merged = merge(model)
+        merged = merge_adapter(model)
         after = merged(**batch).logits
     size = before.abs().max().clamp(min=1)
     assert float((before - base).abs().max() / size) > 1e-2  # else nothing is shown
@@ -53,10 +53,10 @@ def test_every_method_merges_or_says_why_not() -> None:
     for method in sorted(options_of("method").keys() - {"peft"} - {*MERGES}):
         model = wrapped(method, MODELS["bert"])
         if is_mergeable(model):  # it trains the base's own weights
-            assert merge(model) is model, method
+            assert merge_adapter(model) is model, method
         else:
             with pytest.raises(UserError, match="cannot be merged"):
-                merge(model)
+                merge_adapter(model)
 
 
 # Liu et al. 2022, section 3.3: keys and values of every attention, and the input of a feed-forward's second layer.
@@ -93,4 +93,4 @@ def test_ia3_scales_keys_values_and_the_inner_feed_forward(name: str) -> None:
 
 def test_lora_that_does_not_fit_is_not_offered_again() -> None:
     with pytest.raises(UserError, match=r"lora does not fit bert: .*; use method=full"):
-        wrap(MODELS["bert"](), LoraConfig(r=2, target_modules=["c_attn"]))
+        apply_method(MODELS["bert"](), LoraConfig(r=2, target_modules=["c_attn"]))

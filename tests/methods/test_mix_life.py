@@ -14,7 +14,7 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 
 from peftkit.config import UserError
-from peftkit.methods import fold, merge
+from peftkit.methods import merge_adapter, replace_prompt_encoders
 from peftkit.methods.mix import GatedPrefixLayer, MixConfig
 
 FEW = [pytest.param(name, mix, id=f"{name}-{mix}") for name in ("bert-cls", "gpt2-cls", "t5-lm") for mix in MIXES]
@@ -125,7 +125,7 @@ def test_it_trains_over_a_4_bit_base(mix: str) -> None:
         if isinstance(layer, nn.Linear):
             packed = bnb.nn.Linear4bit(layer.in_features, layer.out_features, quant_type="nf4")
             packed.load_state_dict(layer.state_dict())
-            packed.support_avx512bf16_for_cpu = False  # as wrap() does: packed for inference it passes no gradient on
+            packed.support_avx512bf16_for_cpu = False  # packed weights do not propagate gradients
             base.bert.encoder.set_submodule(name, packed.to("cpu"))
     model = strong(wrapped("bert-cls", mix, base)).train()
     answer(model, batch("bert-cls", [LONG, SHORT])).square().sum().backward()
@@ -137,7 +137,7 @@ def test_folded_and_saved_a_prefix_that_an_encoder_made_says_the_same(name: str,
     model = strong(wrapped(name, mix, encoder="mlp", encoder_hidden_size=4))
     inputs = batch(name, [LONG, SHORT])
     expected = answer(model, inputs)
-    fold(model)
+    replace_prompt_encoders(model)
     assert not any("encoder.default" in n for n in own_weights(model)) and model.peft_config["default"].encoder is None
     model.save_pretrained(str(tmp_path))
     again = PeftModel.from_pretrained(build(name), str(tmp_path)).eval()
@@ -159,7 +159,7 @@ def test_merging_is_refused_with_what_to_do(mix: str) -> None:
     with pytest.raises(ValueError, match=r"a mix is not a linear change .* use unload"):
         model.merge_and_unload()
     with pytest.raises(UserError, match=r"mix cannot be merged: .* keep the adapter folder"):
-        merge(model)
+        merge_adapter(model)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_what_cannot_go_together_is_refused_before_anything_changes() -> None:
     with pytest.raises(ValueError, match=r"layers=\[5\] must name some"):
         wrapped("bert-cls", "unipelt", base, layers=[5])
     with pytest.raises(ValueError, match="set target_modules"):
-        MixConfig(rank=8).places("bloom")
+        MixConfig(rank=8).default_targets("bloom")
     assert not own_weights(base) and all(w.requires_grad for w in base.parameters())
     model = wrapped("bert-cls", "unipelt")
     with pytest.raises(ValueError, match="gated and ungated mixes cannot share"):

@@ -38,7 +38,7 @@ from transformers import (
 )
 
 from peftkit.config import RunConfig, UserError
-from peftkit.methods import load_adapter, merge, wrap
+from peftkit.methods import apply_method, load_adapter, merge_adapter
 from peftkit.models.checkpoints import locate
 from peftkit.models.load import load_model, load_tokenizer
 from peftkit.pipeline.build import instantiate_method
@@ -105,7 +105,7 @@ def test_bert_qa_loses_which_tokens_are_the_questions() -> None:
     base = answer(build("bert-qa"), inputs)
     fresh = {"r": 2, "target_modules": ["query"]}  # LoRA's B is zero: nothing changes yet
     theirs = get_peft_model(build("bert-qa"), LoraConfig(task_type="QUESTION_ANS", **fresh)).eval()
-    ours = wrap(build("bert-qa"), LoraConfig(**fresh), "question_answering").eval()
+    ours = apply_method(build("bert-qa"), LoraConfig(**fresh), "question_answering").eval()
     with torch.no_grad():
         assert (answer(theirs, inputs) - base).abs().max() > 1e-3
         torch.testing.assert_close(answer(ours, inputs), base, rtol=0, atol=1e-6)
@@ -188,7 +188,7 @@ def test_oft_and_boft_cannot_wrap_gpt2(method: str, config: type) -> None:
     (sentence,) = check([f"method={method}", "model=gpt2"])
     assert "Conv1D; use method=lora" in sentence
     with pytest.raises(UserError, match=f"{method} does not fit gpt2: .* use method=lora"):
-        wrap(build("gpt2-cls"), config(target_modules=["c_attn"]))
+        apply_method(build("gpt2-cls"), config(target_modules=["c_attn"]))
 
 
 def test_oft_takes_its_blocks_number_or_their_size_and_not_both() -> None:
@@ -224,9 +224,9 @@ def test_adalora_on_t5_cannot_infer_once_it_is_loaded(tmp_path: Path) -> None:
 def test_ia3_on_bert_also_meets_the_attentions_output() -> None:
     theirs = get_peft_model(build("bert-cls"), IA3Config(task_type="SEQ_CLS"))
     assert sum("attention.output.dense.ia3_l" in name for name, _ in theirs.named_parameters()) == 2
-    ours = wrap(build("bert-cls"), IA3Config())
+    ours = apply_method(build("bert-cls"), IA3Config())
     assert not any("attention.output" in name and "ia3_l" in name for name, _ in ours.named_parameters())
-    assert sum("ia3_l" in name for name, _ in ours.named_parameters()) == 6  # three places in each of two layers
+    assert sum("ia3_l" in name for name, _ in ours.named_parameters()) == 6  # three targets in each of two layers
 
 
 def test_a_config_with_omegaconf_in_it_cannot_be_saved(tmp_path: Path) -> None:
@@ -241,10 +241,10 @@ def test_a_config_with_omegaconf_in_it_cannot_be_saved(tmp_path: Path) -> None:
 
 def test_merging_ln_tuning_leaves_the_head_under_names_that_none_loads() -> None:
     def tuned() -> Any:
-        return wrap(build("gpt2-cls"), LNTuningConfig())
+        return apply_method(build("gpt2-cls"), LNTuningConfig())
 
     assert "score.modules_to_save.default.weight" in tuned().merge_and_unload().state_dict()
-    assert merge(tuned()).state_dict().keys() == build("gpt2-cls").state_dict().keys()
+    assert merge_adapter(tuned()).state_dict().keys() == build("gpt2-cls").state_dict().keys()
 
 
 def test_all_linear_wraps_a_layer_of_distilbert_that_peft_saves_whole() -> None:
@@ -254,7 +254,7 @@ def test_all_linear_wraps_a_layer_of_distilbert_that_peft_saves_whole() -> None:
     config = {"target_modules": "all-linear", "task_type": "SEQ_CLS"}
     with pytest.raises(TypeError, match="modules_to_save cannot be applied"):  # by its name it is a classifier
         get_peft_model(small(), LoraConfig(**config))
-    ours = wrap(small(), LoraConfig(**config))
+    ours = apply_method(small(), LoraConfig(**config))
     trained = {name for name, weight in ours.named_parameters() if weight.requires_grad}
     assert not any("pre_classifier" in name and "lora_" in name for name in trained)
     assert {name.rpartition(".")[2] for name in trained if "pre_classifier" in name} == {"weight", "bias"}
@@ -264,10 +264,12 @@ def test_merging_gives_the_head_of_roberta_a_weight_that_it_has_none_of() -> Non
     def tuned() -> Any:
         settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
         torch.manual_seed(0)
-        return wrap(RobertaForSequenceClassification(RobertaConfig(vocab_size=50, **settings)), IA3Config()).eval()
+        return apply_method(
+            RobertaForSequenceClassification(RobertaConfig(vocab_size=50, **settings)), IA3Config()
+        ).eval()
 
     with pytest.raises(AttributeError, match="has no attribute 'weight'"):
         tuned().merge_and_unload()
     ids = torch.randint(3, 50, (2, 6), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(merge(tuned())(ids).logits, tuned()(ids).logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(merge_adapter(tuned())(ids).logits, tuned()(ids).logits, rtol=0, atol=1e-6)

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from transformers import set_seed
 
 from peftkit.config import RunConfig
-from peftkit.methods import wrap
+from peftkit.methods import apply_method
 from peftkit.models.checkpoints import locate
 from peftkit.models.load import load_model, load_tokenizer
 
@@ -37,7 +37,7 @@ def load(checkpoints: dict[str, Path], model: str, method: str, **quantization: 
     tokenizer = load_tokenizer(source)
     set_seed(0)
     base = load_model(run.model, source, tokenizer, run.task.kind, ["negative", "positive"], quantization)
-    net = wrap(base, instantiate(run.method.config, _convert_="all"), quantized=True)
+    net = apply_method(base, instantiate(run.method.config, _convert_="all"), quantized=True)
     batch = dict(tokenizer(TEXTS, return_tensors="pt", padding=True))
     labels = tokenizer(TEXTS[::-1], return_tensors="pt", padding=True)["input_ids"] if model == "t5" else None
     batch["labels"] = torch.tensor([1, 0]) if labels is None else labels

@@ -10,7 +10,7 @@ from helpers.adapter_models import MODELS, inputs
 from helpers.merge_models import FAMILY, MERGES, part, wrapped
 
 from peftkit.compat.peft import disabled_adapters
-from peftkit.methods.scaling import adapter_ends, scaled, weight_ends
+from peftkit.methods.scaling import adapter_pairs, scaled, weight_pairs
 
 SCALED = tuple(name for name in MERGES if name not in ("qlora", "rslora")) + (
     "adapter",
@@ -43,15 +43,15 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("method", "name"), CELLS)
 def test_at_0_a_method_is_off_and_at_1_as_trained(method: str, name: str) -> None:
     model = wrapped(method, MODELS[name])
-    ends, before, on = adapter_ends(model), weights(model), states(model, name)
-    assert ends
+    pairs, before, on = adapter_pairs(model), weights(model), states(model, name)
+    assert pairs
     with model.disable_adapter():
         off = states(model, name)
-    with scaled(ends, 0):
+    with scaled(pairs, 0):
         torch.testing.assert_close(states(model, name), off, atol=1e-6, rtol=1e-5)
-    with scaled(ends, 1):
+    with scaled(pairs, 1):
         assert torch.equal(states(model, name), on)
-    with scaled(ends, 0.5):
+    with scaled(pairs, 0.5):
         half = states(model, name)
     assert min((half - end).abs().max() for end in (on, off)) > 1e-3
     assert all(torch.equal(weight, before[key]) for key, weight in model.named_parameters())
@@ -59,7 +59,7 @@ def test_at_0_a_method_is_off_and_at_1_as_trained(method: str, name: str) -> Non
 
 def test_half_of_lora_is_half_its_delta_merged_by_hand() -> None:
     model = wrapped("lora", MODELS["bert"])
-    with scaled(adapter_ends(model), 0.5):
+    with scaled(adapter_pairs(model), 0.5):
         half = states(model, "bert")
     with torch.no_grad():
         layers = [module for module in model.modules() if hasattr(module, "lora_B")]
@@ -74,13 +74,13 @@ def test_half_of_ia3_is_half_way_from_one_to_its_vectors() -> None:
     model = wrapped("ia3", MODELS["bert"])
     vector = model.get_base_model().bert.encoder.layer[0].attention.self.key.ia3_l["default"]
     halfway = 1 + 0.5 * (vector.detach().clone() - 1)
-    with scaled(adapter_ends(model), 0.5):
+    with scaled(adapter_pairs(model), 0.5):
         torch.testing.assert_close(vector, halfway)
 
 
 def test_half_of_an_adapter_is_half_its_scaling() -> None:
     model = wrapped("adapter", MODELS["gpt2"])
-    with scaled(adapter_ends(model), 0.5):
+    with scaled(adapter_pairs(model), 0.5):
         half = states(model, "gpt2")
     for module in model.modules():
         if hasattr(module, "bottleneck_scaling"):
@@ -92,7 +92,7 @@ def test_the_head_stays_as_it_was_trained() -> None:
     model = wrapped("lora", MODELS["bert"])
     head = model.get_base_model().classifier.modules_to_save["default"].weight
     trained = head.detach().clone()
-    with scaled(adapter_ends(model), 0):
+    with scaled(adapter_pairs(model), 0):
         assert torch.equal(head, trained)
     model = wrapped("prefix", MODELS["bert"])
     with model.disable_adapter(), torch.no_grad():
@@ -105,7 +105,7 @@ def test_halfway_between_base_and_tuned_weights_is_their_mean() -> None:
     torch.manual_seed(0)
     base, tuned = MODELS["gpt2"](), MODELS["gpt2"]()
     mean = (base.transformer.wte.weight + tuned.transformer.wte.weight) / 2
-    with scaled(weight_ends(tuned.transformer, base.transformer), 0.5):
+    with scaled(weight_pairs(tuned.transformer, base.transformer), 0.5):
         torch.testing.assert_close(tuned.transformer.wte.weight, mean)
     assert not torch.allclose(tuned.transformer.wte.weight, mean)
 
@@ -113,7 +113,7 @@ def test_halfway_between_base_and_tuned_weights_is_their_mean() -> None:
 @pytest.mark.parametrize("method", ["prompt", "prefix", "mam", "unipelt", "linear_probe_mix"])
 def test_what_has_no_half_way_is_switched_off_under_its_head(method: str) -> None:
     model = wrapped(method, MODELS["bert"])
-    assert adapter_ends(model) is None
+    assert adapter_pairs(model) is None
     on = states(model, "bert")
     with model.disable_adapter():
         off = states(model, "bert")

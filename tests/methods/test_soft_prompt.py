@@ -10,7 +10,7 @@ import torch
 from helpers.soft_prompt_models import KINDS, LONG, MODELS, SHORT, answer, batch, build, wrapped
 from peft import PeftModel
 
-from peftkit.methods.soft_prompt import SoftPromptConfig, fold, keys_and_values
+from peftkit.methods.soft_prompt import SoftPromptConfig, keys_and_values, replace_prompt_encoders
 from peftkit.methods.soft_prompt.prefix import PrefixLayer
 
 CELLS = [pytest.param(name, kind, id=f"{name}-{kind}") for name in MODELS for kind in KINDS]
@@ -59,7 +59,7 @@ def test_folded_saved_and_loaded_by_plain_peft_it_says_the_same(name: str, kind:
     model = wrapped(name, kind)
     inputs = batch(name, [LONG, SHORT])
     expected = answer(model, inputs)
-    fold(model)
+    replace_prompt_encoders(model)
     assert not any("encoder.default" in n for n, _ in model.named_parameters())
     torch.testing.assert_close(answer(model, inputs), expected)
     model.save_pretrained(str(tmp_path))

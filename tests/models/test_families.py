@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassif
 from peftkit.config import ModelConfig, UserError
 from peftkit.config.families import FAMILIES, base_type, family_of, suggested_model
 from peftkit.config.source import Source
-from peftkit.methods import wrap
+from peftkit.methods import apply_method
 from peftkit.methods.adapter import BottleneckConfig
 from peftkit.methods.mix import MixConfig
 from peftkit.methods.soft_prompt import SoftPromptConfig
@@ -122,7 +122,7 @@ def test_mean_pooling_of_any_such_encoder_ignores_padding_and_reloads(model_type
 def test_peftkits_own_tuners_reach_every_layer_of_every_encoder_with_a_record(
     model_type: str, config: BottleneckConfig
 ) -> None:
-    tuned = wrap(classifier(model_type), replace(config))
+    tuned = apply_method(classifier(model_type), replace(config))
     tuned(input_ids=torch.arange(5, 10)[None], labels=torch.tensor([1])).loss.backward()
     without = [name for name, weight in tuned.named_parameters() if weight.requires_grad and weight.grad is None]
     assert without == []

@@ -26,7 +26,7 @@ from peftkit.config.source import Source
 from peftkit.data.batches import LengthGroupedSampler
 from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats.instructions import InstructionFormat
-from peftkit.methods import wrap
+from peftkit.methods import apply_method
 from peftkit.models.load import load_tokenizer
 from peftkit.pipeline.build import instantiate_method
 from peftkit.training.outputs import OutputReader
@@ -83,7 +83,7 @@ class Setting:
         torch.manual_seed(0)
         self.tokenizer = load_tokenizer(Source("folder", str(checkpoint), folder=str(checkpoint)))
         config = instantiate_method(chosen)  # type: ignore[arg-type]
-        self.model: Any = wrap(AutoModelForCausalLM.from_pretrained(checkpoint), config, "instructions")
+        self.model: Any = apply_method(AutoModelForCausalLM.from_pretrained(checkpoint), config, "instructions")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # the Trainer's
         self.model.to(self.device)
         for module in self.model.modules():

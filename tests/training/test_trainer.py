@@ -15,7 +15,7 @@ from peft.utils import get_peft_model_state_dict
 from transformers import BertConfig, BertForSequenceClassification, default_data_collator
 
 from peftkit import training
-from peftkit.methods import wrap
+from peftkit.methods import apply_method
 from peftkit.training.outputs import OutputReader
 
 STEPS = 30  # 3 an epoch
@@ -28,7 +28,7 @@ def adalora(folder: Path, score: Any = None) -> training.ScoringTrainer:
         vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48
     )  # fmt: skip
     config = AdaLoraConfig(init_r=8, target_r=3, total_step=STEPS, tinit=3, tfinal=10, deltaT=1)
-    model = wrap(BertForSequenceClassification(bert), config)
+    model = apply_method(BertForSequenceClassification(bert), config)
     settings = {"num_train_epochs": STEPS // 3, "per_device_train_batch_size": 4, "learning_rate": 0.05, "bf16": False}
     arguments = training.training_arguments(
         {"disable_tqdm": True, "report_to": "none", **settings}, 0, folder, select_best=score is not None

@@ -26,24 +26,24 @@ class SoftPromptModel(HookedTuner):
 
 
 def add_prompts(model: Any, adapter_name: str, config: SoftPromptConfig, is_loaded: bool = False) -> list[Any]:
-    """Give a fresh prompt to the stacks that the kind reaches, and return them.
+    """Add a new prompt to the stacks that the kind modifies, and return them.
 
-    `is_loaded`: saved vectors will replace the fresh ones, which then need no initialization from tokens.
+    `is_loaded`: saved vectors will replace the initial ones, which then need no initialization from tokens.
     """
     encoder, *decoder = stacks(model)
     is_prefix = config.kind == "prefix"
-    reached: list[Any] = [encoder, *decoder] if is_prefix else [encoder]
-    for stack in reached:
+    modified: list[Any] = [encoder, *decoder] if is_prefix else [encoder]
+    for stack in modified:
         if not hasattr(stack, "soft_prompt"):
             stack.soft_prompt = PrefixLayer(stack) if is_prefix else PromptLayer(stack, *decoder)
-    start = [] if config.init == "random" or is_loaded else _start(model, config, reached)
-    for number, stack in enumerate(reached):
-        read = int(stack.get_input_embeddings().weight.shape[1])
-        size = (config.num_virtual_tokens, stack.soft_prompt.width if is_prefix else read)
-        vectors = start[number] if start else torch.randn(size) * config.init_std
-        stack.soft_prompt.add(adapter_name, config, read, vectors)
+    initial = [] if config.init == "random" or is_loaded else _initial_vectors(model, config, modified)
+    for number, stack in enumerate(modified):
+        input_dim = int(stack.get_input_embeddings().weight.shape[1])
+        size = (config.num_virtual_tokens, stack.soft_prompt.vector_dim if is_prefix else input_dim)
+        vectors = initial[number] if initial else torch.randn(size) * config.init_std
+        stack.soft_prompt.add(adapter_name, config, input_dim, vectors)
         stack.soft_prompt.to(next(model.parameters()).device)
-    return reached
+    return modified
 
 
 def stacks(model: nn.Module) -> list[nn.Module]:
@@ -53,20 +53,20 @@ def stacks(model: nn.Module) -> list[nn.Module]:
     return sorted(t5, key=lambda stack: bool(stack.config.is_decoder)) or [backbone]  # type: ignore[union-attr]
 
 
-def fold(model: nn.Module) -> None:
-    """Replace every encoder of prompts by its output, at the end of training: only the vectors are saved."""
+def replace_prompt_encoders(model: nn.Module) -> None:
+    """Replace every prompt encoder by its output, at the end of training: only the vectors are saved."""
     for module in model.modules():
         if isinstance(module, SoftPromptLayer):
-            module.fold()
+            module.replace_encoders()
     for config in getattr(model, "peft_config", {}).values():
         if hasattr(config, "encoder"):  # a soft prompt's, or that of a mix
             config.encoder = None
 
 
 @torch.no_grad()
-def _start(model: Any, config: SoftPromptConfig, reached: list[Any]) -> list[torch.Tensor]:
+def _initial_vectors(model: Any, config: SoftPromptConfig, modified: list[Any]) -> list[torch.Tensor]:
     """Return the initial vectors of each stack, from tokens."""
-    embeddings, length = reached[0].get_input_embeddings(), config.num_virtual_tokens
+    embeddings, length = modified[0].get_input_embeddings(), config.num_virtual_tokens
     if config.init == "text":
         from transformers import AutoTokenizer
 
@@ -75,15 +75,15 @@ def _start(model: Any, config: SoftPromptConfig, reached: list[Any]) -> list[tor
     else:
         ids = torch.randperm(embeddings.weight.shape[0])[:length]
     ids = ids[torch.arange(length) % len(ids)].to(embeddings.weight.device)
-    return keys_and_values(ids[None], reached) if config.kind == "prefix" else [embeddings(ids).float().clone()]
+    return keys_and_values(ids[None], modified) if config.kind == "prefix" else [embeddings(ids).float().clone()]
 
 
 @torch.no_grad()
-def keys_and_values(ids: torch.Tensor, reached: list[Any]) -> list[torch.Tensor]:
-    """Run tokens (1, tokens) through each stack and return their keys and values (tokens, width) in it."""
+def keys_and_values(ids: torch.Tensor, modified: list[Any]) -> list[torch.Tensor]:
+    """Run tokens (1, tokens) through each stack and return their keys and values (tokens, dim) in it."""
     vectors: list[torch.Tensor] = []
     arguments = {"input_ids": ids}
-    for stack in reached:
+    for stack in modified:
         was_training, stack.soft_prompt.recorded = stack.training, {}
         arguments["encoder_hidden_states"] = stack.eval()(**arguments)[0]  # for T5's decoder, which comes second
         stack.train(was_training)
@@ -94,4 +94,4 @@ def keys_and_values(ids: torch.Tensor, reached: list[Any]) -> list[torch.Tensor]
 
 register_tuner("SOFT_PROMPT", SoftPromptConfig, SoftPromptModel)
 
-__all__ = ["SoftPromptConfig", "SoftPromptModel", "add_prompts", "fold", "stacks"]
+__all__ = ["SoftPromptConfig", "SoftPromptModel", "add_prompts", "replace_prompt_encoders", "stacks"]

@@ -15,44 +15,44 @@ from peftkit.methods.soft_prompt.layer import SoftPromptLayer, positions_of
 class PromptLayer(SoftPromptLayer):
     """TextEmbedder before the text's embeddings; heads receive the states of the text only.
 
-    A T5 encoder before a decoder keeps the prompt's states, as in the paper, and the decoder's mask is lengthened; the
-    states of any other stack are cut to the text.
+    A T5 encoder before a decoder keeps the prompt's states, as in the paper, and the decoder's mask is extended; those
+    of any other stack are removed.
     """
 
     def __init__(self, stack: nn.Module, decoder: nn.Module | None = None) -> None:
         super().__init__(stack)
-        self._added = 0  # positions before the text in the current call
+        self._prompt_length = 0  # in the current call
         self._argument_names = list(inspect.signature(stack.forward).parameters)
         self._handles = [
-            stack.register_forward_pre_hook(self._lengthen, with_kwargs=True),
-            stack.register_forward_hook(self._cut)
+            stack.register_forward_pre_hook(self._add_prompt, with_kwargs=True),
+            stack.register_forward_hook(self._remove_prompt)
             if decoder is None
-            else decoder.register_forward_pre_hook(self._lengthen_cross_mask, with_kwargs=True),
+            else decoder.register_forward_pre_hook(self._extend_cross_mask, with_kwargs=True),
         ]
 
     def prompt(self, batch: int, device: torch.device) -> torch.Tensor | None:
-        """Return the prompts of a batch (batch, tokens, width): several active ones follow one another."""
+        """Return the prompts of a batch (batch, tokens, dim): several active ones are concatenated."""
         names = self.active_names()
         vectors = [self.vectors(name) for name in names]
         if self.example_names is None:
             return torch.cat(vectors).unsqueeze(0).expand(batch, -1, -1) if names else None
-        numbers = self.adapter_indices(names, batch, device)
+        indices = self.adapter_indices(names, batch, device)
         check_values(
             (
-                bool((numbers < 0).any()),
-                "a batch cannot mix examples with and without a soft prompt; predict them apart",
+                bool((indices < 0).any()),
+                "a batch cannot mix examples with and without a soft prompt; predict them separately",
             ),
             (
                 len({len(vector) for vector in vectors}) > 1,
                 "prompts of one batch must have one length; use one num_virtual_tokens",
             ),
         )
-        return torch.stack(vectors)[numbers]
+        return torch.stack(vectors)[indices]
 
-    def _lengthen(
+    def _add_prompt(
         self, stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        self._added = 0
+        self._prompt_length = 0
         inputs = dict(zip(self._argument_names, args, strict=False)) | kwargs
         ids, states, mask = inputs.get("input_ids"), inputs.get("inputs_embeds"), inputs.get("attention_mask")
         tokens: torch.Tensor = ids if states is None else states  # type: ignore[assignment]
@@ -74,34 +74,34 @@ class PromptLayer(SoftPromptLayer):
         if (types := inputs.get("token_type_ids")) is not None:
             inputs["token_type_ids"] = torch.cat([types[:, :1].repeat(1, length), types], dim=1)
         if positions is not None:
-            front = torch.arange(length, device=positions.device).expand(len(positions), -1)
-            inputs["position_ids"] = torch.cat([front, positions + length], dim=1)
+            of_prompt = torch.arange(length, device=positions.device).expand(len(positions), -1)
+            inputs["position_ids"] = torch.cat([of_prompt, positions + length], dim=1)
         elif self._counts_positions:
             inputs["position_ids"] = positions_of(inputs["attention_mask"])
-        self._added = length
+        self._prompt_length = length
         return (), inputs
 
-    def _cut(self, stack: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:
-        added, self._added = self._added, 0
-        if not added:
+    def _remove_prompt(self, stack: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:
+        length, self._prompt_length = self._prompt_length, 0
+        if not length:
             return outputs
         if isinstance(outputs, tuple):
-            return (outputs[0][:, added:], *outputs[1:])
-        outputs.last_hidden_state = outputs.last_hidden_state[:, added:]
+            return (outputs[0][:, length:], *outputs[1:])
+        outputs.last_hidden_state = outputs.last_hidden_state[:, length:]
         if outputs.get("hidden_states") is not None:
-            outputs.hidden_states = tuple(states[:, added:] for states in outputs.hidden_states)
+            outputs.hidden_states = tuple(states[:, length:] for states in outputs.hidden_states)
         if outputs.get("pooler_output") is not None:
             outputs.pooler_output = apply_pooler(stack, outputs.last_hidden_state)
         return outputs
 
-    def _lengthen_cross_mask(
+    def _extend_cross_mask(
         self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         states, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
         if states is None or mask is None or mask.shape[1] == states.shape[1]:
             return args, kwargs
-        front = mask.new_ones(len(mask), states.shape[1] - mask.shape[1])
-        return args, {**kwargs, "encoder_attention_mask": torch.cat([front, mask], dim=1)}
+        of_prompt = mask.new_ones(len(mask), states.shape[1] - mask.shape[1])
+        return args, {**kwargs, "encoder_attention_mask": torch.cat([of_prompt, mask], dim=1)}
 
     @staticmethod
     def _check_positions(config: Any, tokens: int, prompt: int) -> None:
