@@ -16,8 +16,8 @@ PARTS = {"data", "models", "methods", "metrics", "compat"}  # below the stages
 MIDDLE = {"training", "generation", "results", "leaderboard"}
 ALLOWED = {
     "": {"api"} | FREE, "__main__": {"cli"}, "cli": {"api", "jobs"} | FREE, "api": {"cli", "jobs", "pipeline", "results", "leaderboard"} | FREE,
-    "jobs": {"pipeline"} | MIDDLE | PARTS | FREE, "pipeline": {"jobs"} | MIDDLE | PARTS | FREE,
-    **dict.fromkeys(MIDDLE, PARTS | FREE), **dict.fromkeys(PARTS, FREE | {"data", "models", "compat"}), **dict.fromkeys(FREE, FREE),
+    "jobs": {"pipeline"} | MIDDLE | PARTS | FREE, "pipeline": MIDDLE | PARTS | FREE,
+    **dict.fromkeys(MIDDLE, PARTS | FREE), **dict.fromkeys(PARTS, FREE | {"compat"}), **dict.fromkeys(FREE, FREE),
     "compat": set(),
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "datasets", "sklearn", "pandas"}
