@@ -34,7 +34,7 @@ class LengthGroupedSampler(Sampler[int]):
         return map(int, self.order(self.epoch))  # not a list, which takes 140 MB for 3.5 million examples
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the indices (examples,) in the order of an epoch; only the last batch may be short."""
+        """Return the indices (examples,) in the order of an epoch; only the last batch may be incomplete."""
         random = np.random.default_rng([self.seed, epoch])
         indices = random.permutation(np.arange(len(self.lengths), dtype=np.int32))
         size = self.batch_size * MEGABATCH
@@ -50,8 +50,8 @@ def padding_waste(lengths: Sequence[int] | np.ndarray, order: np.ndarray, batch_
     """Return the share of padding tokens (0 to 1) when examples are batched in this order."""
     sizes = np.asarray(lengths)[order]
     batches = (sizes[start : start + batch_size] for start in range(0, len(sizes), batch_size))
-    cells = sum(len(batch) * int(batch.max()) for batch in batches)
-    return float(1 - sizes.sum() / cells) if cells else 0.0
+    padded = sum(len(batch) * int(batch.max()) for batch in batches)
+    return float(1 - sizes.sum() / padded) if padded else 0.0
 
 
 def batch_by_characters(
@@ -72,16 +72,16 @@ def batch_by_characters(
 
 # trl.pack_dataset does not replace this: it packs each batch of `map` by itself, breaks ties by an unstable sort,
 # and leaves padding, position ids and the labels of first tokens to its own collator.
-def best_fit_decreasing(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Return the example indices of each block: longest first, each where it leaves the least room (Ding et al. 2024).
+def best_fit_decreasing(lengths: Sequence[int], block_size: int) -> list[list[int]]:
+    """Return the example indices of each block: longest first, each into the fullest block it fits (Ding et al. 2024).
 
     Ties go to the earlier example and the later block, so the result is deterministic.
     """
     blocks: list[list[int]] = []
-    free: list[tuple[int, int]] = []  # room left and the number of the block, sorted
+    free: list[tuple[int, int]] = []  # remaining tokens and index of each block, sorted
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
         slot = bisect_left(free, (lengths[index], -1))
-        left, number = free.pop(slot) if slot < len(free) else (room, len(blocks))
+        left, number = free.pop(slot) if slot < len(free) else (block_size, len(blocks))
         if number == len(blocks):
             blocks.append([])
         blocks[number].append(index)
@@ -89,39 +89,41 @@ def best_fit_decreasing(lengths: Sequence[int], room: int) -> list[list[int]]:
     return blocks
 
 
-def pack_examples(examples: Dataset, room: int, fill: int) -> tuple[Dataset, list[int]]:
-    """Return examples (input_ids, labels) as blocks of `room` tokens, and the length of each without padding.
+def pack_examples(examples: Dataset, block_size: int, fill: int) -> tuple[Dataset, list[int]]:
+    """Return examples (input_ids, labels) as blocks of `block_size` tokens, and the length of each without padding.
 
     The first token of an example and the padding have no label.
     """
     inputs, targets = list(examples["input_ids"]), list(examples["labels"])
-    members = best_fit_decreasing([len(ids) for ids in inputs], room)
-    columns = fill_blocks([[inputs[index] for index in each] for each in members], room, fill)
-    labels = fill_blocks([[[-100, *targets[index][1:]] for index in each] for each in members], room, -100)["input_ids"]
+    members = best_fit_decreasing([len(ids) for ids in inputs], block_size)
+    columns = fill_blocks([[inputs[index] for index in each] for each in members], block_size, fill)
+    labels = fill_blocks([[[-100, *targets[index][1:]] for index in each] for each in members], block_size, -100)[
+        "input_ids"
+    ]
     return Dataset.from_dict({**columns, "labels": labels}), [sum(len(inputs[i]) for i in each) for each in members]
 
 
-def fill_blocks(blocks: Sequence[Sequence[Sequence[int]]], room: int, fill: int) -> dict[str, list[list[int]]]:
+def fill_blocks(blocks: Sequence[Sequence[Sequence[int]]], block_size: int, fill: int) -> dict[str, list[list[int]]]:
     """Join the texts of each block, and pad it; position ids restart with each text, which separates attention."""
     tokens = [[token for ids in block for token in ids] for block in blocks]
     positions = [[position for ids in block for position in range(len(ids))] for block in blocks]
     return {
-        "input_ids": [row + [fill] * (room - len(row)) for row in tokens],
-        "position_ids": [row + [0] * (room - len(row)) for row in positions],
+        "input_ids": [row + [fill] * (block_size - len(row)) for row in tokens],
+        "position_ids": [row + [0] * (block_size - len(row)) for row in positions],
     }
 
 
-def pack_in_order(texts: Sequence[list[int]], room: int, fill: int) -> dict[str, list[Any]]:
+def pack_in_order(texts: Sequence[list[int]], block_size: int, fill: int) -> dict[str, list[Any]]:
     """Return blocks of whole texts in their order, and the length of each without padding."""
     blocks: list[list[list[int]]] = []
     lengths: list[int] = []
     for text in texts:
-        if not lengths or lengths[-1] + len(text) > room:
+        if not lengths or lengths[-1] + len(text) > block_size:
             blocks.append([])
             lengths.append(0)
         blocks[-1].append(text)
         lengths[-1] += len(text)
-    return {**fill_blocks(blocks, room, fill), "length": lengths}
+    return {**fill_blocks(blocks, block_size, fill), "length": lengths}
 
 
 class BlockCollator(DataCollatorForSeq2Seq):
@@ -130,24 +132,24 @@ class BlockCollator(DataCollatorForSeq2Seq):
     def __call__(self, features: list[dict[str, Any]], return_tensors: str | None = None) -> dict[str, Any]:
         if "position_ids" not in features[0]:
             return super().__call__(features, return_tensors)  # type: ignore[no-any-return]
-        # with a cache or a mask, transformers ignores the borders of examples
+        # with a cache or a mask, transformers ignores the boundaries of examples
         return {name: torch.tensor([block[name] for block in features]) for name in features[0]} | {"use_cache": False}
 
 
 class CorruptedBlocks(torch.utils.data.Dataset):
-    """Blocks with new noise in each epoch, a function of (seed, epoch, block), so that a resumed run reads the same."""
+    """Blocks with new noise in each epoch, a function of (seed, epoch, block), so that a resumed run repeats it."""
 
     def __init__(
-        self, blocks: Dataset, add_noise: Callable[[Any, np.random.Generator], dict[str, Any]], seed: int
+        self, blocks: Dataset, corrupt: Callable[[Any, np.random.Generator], dict[str, Any]], seed: int
     ) -> None:
-        self.blocks, self.add_noise, self.seed, self.epoch = blocks, add_noise, seed, 0
+        self.blocks, self.corrupt, self.seed, self.epoch = blocks, corrupt, seed, 0
 
     def __len__(self) -> int:
         return len(self.blocks)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, self.epoch, int(number)])
-        return self.add_noise(self.blocks[int(number)], rng)
+        return self.corrupt(self.blocks[int(number)], rng)
 
 
 def padding_multiple() -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 from peftkit.config import FILES, UserError
 
 NGRAMS = {"13-gram": 13, "8-gram": 8}  # words; 13 is GPT-3's (Brown et al. 2020, appendix C)
-MIN_WORDS = 3  # of a text whose exact match counts: shorter ones, as "yes", match by chance
+MIN_WORDS = 3  # of a text whose exact match counts: shorter ones, such as "yes", match by chance
 WORD = re.compile(r"[^\W_]+")
 
 
@@ -17,25 +17,25 @@ class EvaluationSets:
     """Indexed texts of evaluation sets, which no training example may contain."""
 
     def __init__(self) -> None:
-        self._known: dict[str, dict[str, tuple[str, int]]] = {kind: {} for kind in ("exact", *NGRAMS)}
+        self._known: dict[str, dict[str, tuple[str, int]]] = {match_type: {} for match_type in ("exact", *NGRAMS)}
         self.examples = 0
 
     def add(self, name: str, examples: Iterable[Sequence[str]]) -> None:
         """Add the texts of each example of a set."""
         for number, texts in enumerate(examples):
             self.examples += 1
-            split = [normalized_words(text) for text in texts]
-            for kind, known in self._known.items():
-                for part in _parts(split, kind):
+            words = [normalized_words(text) for text in texts]
+            for match_type, known in self._known.items():
+                for part in _parts(words, match_type):
                     known.setdefault(part, (name, number))
 
     def overlap(self, texts: Sequence[str]) -> str | None:
         """Describe the largest overlap of any of the texts: exact, else 13-gram, else 8-gram; None without overlap."""
-        split = [normalized_words(text) for text in texts]
-        for kind, known in self._known.items():
-            if found := next((part for part in _parts(split, kind) if part in known), None):
+        words = [normalized_words(text) for text in texts]
+        for match_type, known in self._known.items():
+            if found := next((part for part in _parts(words, match_type) if part in known), None):
                 source, number = known[found]
-                return f"{kind} of {source} example {number}: {found[:160]}"
+                return f"{match_type} of {source} example {number}: {found[:160]}"
         return None
 
 
@@ -74,8 +74,8 @@ def normalized_words(text: str) -> list[str]:
     return WORD.findall(unicodedata.normalize("NFKC", text).lower())
 
 
-def _parts(texts: Sequence[list[str]], kind: str) -> Iterator[str]:
+def _parts(texts: Sequence[list[str]], match_type: str) -> Iterator[str]:
     """Yield the texts themselves, unless they are short, or their n-grams."""
     for words in texts:
-        size = NGRAMS.get(kind, max(len(words), MIN_WORDS))
+        size = NGRAMS.get(match_type, max(len(words), MIN_WORDS))
         yield from (" ".join(words[first : first + size]) for first in range(len(words) - size + 1))

@@ -11,7 +11,7 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError
-from peftkit.data.datasets import OWN_HOLDOUT, SUBSET_SEED, ExampleReader, require_columns
+from peftkit.data.datasets import SUBSET_SEED, VALIDATION_SHARE, ExampleReader, require_columns
 
 Turn = dict[str, str]  # role (system, user or assistant) and content
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
@@ -42,13 +42,13 @@ class ConversationReader(ExampleReader):
             UserError: the table has none of the supported formats, or no prompt with an answer.
         """
         found: list[tuple[str, list[Turn], str, tuple[int, str, str]]] = []
-        lost = 0
+        dropped = 0
         names = [str(name) for name in table["idx"]]
         row_ids = [_text(name) for name in table["id"]] if "id" in table.column_names else [""] * len(table)
         for number, instruction, turns in conversations(self.task, table):
             answers = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
             kept = [index for index in answers if turns[index]["content"].strip() and _has_prompt(turns[:index])]
-            lost += len(answers) - len(kept) if answers else 1
+            dropped += len(answers) - len(kept) if answers else 1
             key = (number, row_ids[number], instruction)
             found += [(names[number], turns[:index], turns[index]["content"].strip(), key) for index in kept]
         if not found:
@@ -60,15 +60,15 @@ class ConversationReader(ExampleReader):
         numbers: dict[str, Iterator[int]] = defaultdict(count)
         ids = [f"{name}-{next(numbers[name])}" if counts[name] > 1 else name for name in ids]
         columns = {"id": ids, "messages": messages, "label": labels, "group": _components(keys)}
-        return Dataset.from_dict(columns, features=EXAMPLE), lost
+        return Dataset.from_dict(columns, features=EXAMPLE), dropped
 
     def read_single_table(
         self, table: Dataset, names: list[str] | None, wanted: Sequence[str]
     ) -> tuple[dict[str, Dataset], dict[str, int]]:
         *train, validation = wanted
-        examples, lost = self.read(table, names, validation)
-        rest, held_out = self.split(examples, OWN_HOLDOUT)
-        return {**dict.fromkeys(train, rest), validation: held_out}, dict.fromkeys(train or [validation], lost)
+        examples, dropped = self.read(table, names, validation)
+        rest, held_out = self.split(examples, VALIDATION_SHARE)
+        return {**dict.fromkeys(train, rest), validation: held_out}, dict.fromkeys(train or [validation], dropped)
 
     def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
         """Split off a share of the instructions, at least one, with all their examples.
@@ -134,11 +134,11 @@ def unanswered_conversations(task: TaskConfig, table: Dataset) -> tuple[Dataset,
     A text instead of turns is a user turn. Assistant turns at the end are removed.
     """
     first = task.text[0]
-    given = [
+    parsed = [
         user_turn(task, row) if task.label is not None or isinstance(row[first], str) else parse_turns(row[first])
         for row in table
     ]
-    messages = [[*dropwhile(lambda turn: turn["role"] == "assistant", turns[::-1])][::-1] for turns in given]
+    messages = [[*dropwhile(lambda turn: turn["role"] == "assistant", turns[::-1])][::-1] for turns in parsed]
     empty = [number for number, turns in enumerate(messages) if not _has_prompt(turns)]
     columns = {
         "id": list(map(str, range(len(messages)))),
@@ -146,7 +146,7 @@ def unanswered_conversations(task: TaskConfig, table: Dataset) -> tuple[Dataset,
         "label": [None] * len(messages),
         "group": range(len(messages)),
     }
-    answered = sum(len(before) < len(turns) for before, turns in zip(messages, given, strict=True))
+    answered = sum(len(before) < len(turns) for before, turns in zip(messages, parsed, strict=True))
     return Dataset.from_dict(columns, features=EXAMPLE), empty, answered
 
 
@@ -185,7 +185,7 @@ def encode_with_answer(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) ->
     before, whole = encode_prompt(tokenizer, turns[:-1]), encode_prompt(tokenizer, turns, add_header=False)
     if whole[: len(before)] == before:
         return before, whole[len(before) :]
-    # the template renders an open turn differently from a finished one
+    # the template renders an incomplete turn differently from a complete one
     answer = tokenizer(turns[-1]["content"], add_special_tokens=False)["input_ids"]
     return before, [*answer, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]
 
@@ -197,7 +197,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, turns: list[Turn], add_hea
     except TemplateError as error:
         roles = ", ".join(turn["role"] for turn in turns)
         raise UserError(
-            f"the tokenizer's chat template refuses turns of {roles}: {error}; remove such turns"
+            f"the tokenizer's chat template rejects turns of {roles}: {error}; remove such turns"
         ) from error
     return list(out["input_ids"])
 
@@ -208,17 +208,17 @@ def _whole_groups(groups: Sequence[int], number: int) -> tuple[list[int], list[i
     Whole groups are held out as long as they fit; of one more, the smallest, surplus examples are dropped.
     """
     sizes = Counter(groups)
-    room = number
+    remaining = number
     chosen: set[int | None] = set()
     for group, size in sizes.items():
-        if size <= room:
+        if size <= remaining:
             chosen.add(group)
-            room -= size
-    divided = min(sizes.keys() - chosen, key=lambda group: (sizes[group], group)) if room else None
+            remaining -= size
+    divided = min(sizes.keys() - chosen, key=lambda group: (sizes[group], group)) if remaining else None
     held_out = [index for index, group in enumerate(groups) if group in chosen]
     surplus = [index for index, group in enumerate(groups) if group == divided]
     taken = {*held_out, *surplus}
-    return [index for index in range(len(groups)) if index not in taken], sorted(held_out + surplus[:room])
+    return [index for index in range(len(groups)) if index not in taken], sorted(held_out + surplus[:remaining])
 
 
 def _turn(role: str, content: Any) -> Turn:

@@ -1,4 +1,4 @@
-"""Loading of a task's labelled examples by the reader of its kind, with counts of everything that is left out."""
+"""Loading of a task's labeled examples by the reader of its kind, with counts of dropped examples."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from peftkit.data.tables import read_tables
 
 SEARCH_SPLIT = "search_holdout"  # the training examples that trials of a search are scored on
 SUBSET_SEED = 0  # the examples of max_train_samples are the same for every seed of a comparison
-OWN_HOLDOUT = 0.1  # share of train that validates where own data has no other split
+VALIDATION_SHARE = 0.1  # share of train that becomes validation where the user's data has no other split
 
 
 @dataclass(frozen=True)
 class TaskDataset:
     """The examples of a task: `splits` hold the columns id, those of `task.text`, and label.
 
-    A label is an int that counts into `label_names` (classification), a list of them (one for each word of the text,
+    A label is an index into `label_names` (classification), a list of them (one for each word of the text,
     which then is a list of words), a float (regression), {text, answer_start} (question answering) or a text; it is
-    None where it is hidden, which no training example's is. `dropped` counts each split's examples without text, and
+    None where it is hidden; every training example has one. `dropped` counts each split's examples without text, and
     the training split's without label.
     """
 
@@ -39,9 +39,9 @@ def load_task_dataset(
 ) -> TaskDataset:
     """Read the splits that the task names; drop and count examples without text or label; map labels to ids.
 
-    A tenth of train becomes the validation split of own data that has no other split. An evaluation of a run that
-    trained on other data than this (`trained_on` is its revision) takes all of it. With `search_samples`, so many
-    training examples become SEARCH_SPLIT and the others train; no validation split is read.
+    A tenth of train becomes the validation split where the user's data has no other split; an evaluation of a run that
+    was trained on other data (`trained_on` is its revision) uses all of train. With `search_samples`, that many
+    training examples become SEARCH_SPLIT, the others are trained on, and no validation split is read.
 
     Raises:
         UserError: a file cannot be read, a column or a split is missing, or a label is unknown.
@@ -79,7 +79,7 @@ class ExampleReader:
         return None
 
     def raw_labels(self, table: Dataset) -> list[Any]:
-        """Return the label column as it is written, None where a label is missing or hidden."""
+        """Return the label column unchanged, None where a label is missing or hidden."""
         return [None if label is None or not str(label).strip() else str(label) for label in self._label_column(table)]
 
     def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
@@ -91,7 +91,7 @@ class ExampleReader:
         return lambda label, texts: label
 
     def parse_text(self, cell: Any) -> Any:
-        """Return the text of a cell; empty where there is none."""
+        """Return the text of a cell; empty where it is missing."""
         return "" if cell is None or not str(cell).strip() else str(cell)
 
     def parse_texts(self, cells: Sequence[Any], split: str) -> list[Any]:
@@ -99,38 +99,38 @@ class ExampleReader:
         return [self.parse_text(cell) for cell in cells]
 
     def read(self, table: Dataset, names: list[str] | None, split: str) -> tuple[Dataset, int]:
-        """Return the examples with text, of training those with a label too, and how many were dropped."""
+        """Return the examples with text (and label, in the training split), and the number of dropped ones."""
         columns, task = list(self.task.text), self.task
         is_train = split == task.splits["train"] and task.label is not None
         require_columns(task, table, columns + ([str(task.label)] if is_train else []))
         parse = self.label_parser(table, names, split)
-        rows: list[tuple] = []
+        parsed: list[tuple] = []
         cells = zip(table["idx"], *(table[column] for column in columns), self.raw_labels(table), strict=True)
         for number, *values, label in cells:
             texts = self.parse_texts(values, split)
             if texts and all(texts) and not (is_train and label is None):
-                rows.append((number, *texts, None if label is None else parse(label, texts)))
-        if not rows:
+                parsed.append((number, *texts, None if label is None else parse(label, texts)))
+        if not parsed:
             raise UserError(f"no example of task={task.name} has both text and label; check task.text and task.label")
         examples = Dataset.from_dict(
-            {name: [row[place] for row in rows] for place, name in enumerate(("id", *columns, "label"))}
+            {name: [each[index] for each in parsed] for index, name in enumerate(("id", *columns, "label"))}
         )
         features = Features({**examples.features, "label": self.label_feature})
-        return examples.cast(features), len(table) - len(rows)
+        return examples.cast(features), len(table) - len(parsed)
 
     def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
-        """Split a number or a share of examples off, the same for every seed."""
+        """Split off a number or a share of examples, the same for every seed."""
         parts = examples.train_test_split(test_size=size, seed=SUBSET_SEED)
         return parts["train"], parts["test"]
 
     def search_split(self, examples: Dataset, number: int, limit: int) -> tuple[Dataset, Dataset]:
-        """Return at most `limit` examples to train on, and `number` others; the former are those of `subset`."""
+        """Return at most `limit` examples to train on, and `number` others; the former equal those of `subset`."""
         shuffled = examples.shuffle(seed=SUBSET_SEED)
         held_out = shuffled.select(range(limit, limit + number))
         return shuffled.select(range(limit)).flatten_indices(), held_out.flatten_indices()
 
     def evaluation_examples(self, examples: Dataset) -> Dataset:
-        """Return examples to evaluate on, made of some that could be trained on."""
+        """Return training examples in the form that is evaluated."""
         return examples
 
     def load(self, data_root: str | None, source: str, trained_on: str | None, search_samples: int) -> TaskDataset:
@@ -139,17 +139,17 @@ class ExampleReader:
         tables, origin = read_tables(task, data_root, source)
         tables = {name: _numbered(table) for name, table in tables.items()}
         train, validation = task.splits["train"], list(task.splits["validation"])
-        # an evaluation reads no training examples, but their labels name the classes
+        # an evaluation needs the class names in the training split, but not its examples
         names_from = train or "train"
-        is_alone = task.suite == "own" and list(tables) == [names_from] and validation == ["validation"]
+        has_only_train = task.suite == "own" and list(tables) == [names_from] and validation == ["validation"]
         wanted = [name for name in (train, *validation) if name]
-        if missing := [name for name in wanted if name not in tables and not is_alone]:
+        if missing := [name for name in wanted if name not in tables and not has_only_train]:
             raise UserError(_missing_split(task, missing[0], list(tables), origin.name))
         names = self.label_names({name: tables[name] for name in (names_from, *validation) if name in tables})
-        if is_alone and (train is not None or origin.revision == trained_on):
+        if has_only_train and (train is not None or origin.revision == trained_on):
             splits, dropped = self.read_single_table(tables[names_from], names, wanted)
         else:
-            tables = {"validation": tables[names_from]} if is_alone else tables
+            tables = {"validation": tables[names_from]} if has_only_train else tables
             splits, dropped = self.read_all(
                 {name: tables[name] for name in wanted[: 1 if search_samples else None]}, names
             )
@@ -166,7 +166,7 @@ class ExampleReader:
     ) -> tuple[dict[str, Dataset], dict[str, int]]:
         """Return the examples of each table, and how many were dropped."""
         read = {name: self.read(table, names, name) for name, table in tables.items()}
-        return {name: each for name, (each, _) in read.items()}, {name: lost for name, (_, lost) in read.items()}
+        return {name: each for name, (each, _) in read.items()}, {name: dropped for name, (_, dropped) in read.items()}
 
     def read_single_table(
         self, table: Dataset, names: list[str] | None, wanted: Sequence[str]
@@ -175,18 +175,18 @@ class ExampleReader:
         if len(table) < 2:
             raise UserError(f"{self.task.dataset}: one example cannot be both train and validation; add examples")
         *train, validation = wanted
-        rest, held_out = self.split(table, OWN_HOLDOUT)
+        rest, held_out = self.split(table, VALIDATION_SHARE)
         return self.read_all({**dict.fromkeys(train, rest), validation: held_out}, names)
 
     def hold_out(self, examples: Dataset, number: int) -> tuple[Dataset, Dataset]:
         """Return the training examples of a trial of a search, and `number` others to score it on."""
-        room = len(examples) - number
-        if room < number / 4:
+        remaining = len(examples) - number
+        if remaining < number / 4:
             raise UserError(
                 f"search.samples={number} of {len(examples)} training examples leaves too few to train on; "
                 f"set search.samples={len(examples) // 4}"
             )
-        return self.search_split(examples, number, min(self.task.max_train_samples or room, room))
+        return self.search_split(examples, number, min(self.task.max_train_samples or remaining, remaining))
 
     def _label_column(self, table: Dataset) -> Iterable[Any]:
         has_labels = self.task.label in table.column_names
@@ -212,16 +212,16 @@ def require_columns(task: TaskConfig, table: Dataset, columns: Sequence[str]) ->
 
 
 def _numbered(table: Dataset) -> Dataset:
-    """Add the column idx, the id of each example: its data's, else its number in the file."""
+    """Add the column idx, the id of each example: from the data, else its index in the file."""
     ids = table["id"] if "id" in table.column_names else range(len(table))
     return table if "idx" in table.column_names else table.add_column("idx", list(ids))
 
 
-def _missing_split(task: TaskConfig, name: str, there: list[str], origin: str) -> str:
-    """Return the message, with the likeliest split instead: dev before test."""
+def _missing_split(task: TaskConfig, name: str, available: list[str], origin: str) -> str:
+    """Return the message, which suggests the likeliest split: dev before test."""
     is_train = name == task.splits["train"]
-    others = [other for other in there if is_train or other != task.splits["train"]]
-    starts = "train" if is_train else ("val", "dev")
-    best = min(others, key=lambda other: (not other.startswith(starts), other), default="...")
+    others = [other for other in available if is_train or other != task.splits["train"]]
+    prefixes = "train" if is_train else ("val", "dev")
+    best = min(others, key=lambda other: (not other.startswith(prefixes), other), default="...")
     example = f"train={best}" if is_train else f"validation=[{best}]"
-    return f"{origin} has the splits {', '.join(there)}, not {name}; set task.splits.{example}"
+    return f"{origin} has the splits {', '.join(available)}, not {name}; set task.splits.{example}"

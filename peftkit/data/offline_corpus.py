@@ -18,7 +18,7 @@ TokenPair = tuple[list[int], list[int]]  # input tokens, target tokens
 GENERATED_DOCUMENTS = 24_000  # with the manual, about as many tokens as two CPU cores train on in 90 seconds
 HELD_OUT_DOCUMENTS = 600
 HELD_OUT_TOPICS = 10  # one topic in ten of the Python manual
-MASKED, REPLACED = 0.8, 0.1  # shares of the selected tokens; the rest stay unchanged
+MASKED_SHARE, REPLACED_SHARE = 0.8, 0.1  # shares of the selected tokens; the rest stay unchanged
 
 
 @lru_cache(maxsize=1)
@@ -55,7 +55,7 @@ def python_manual() -> list[list[str]]:
 
 
 def _prose(topic: str) -> Iterator[str]:
-    """Yield paragraphs of whole sentences: no headings, code, grammar or mark-up."""
+    """Yield paragraphs of whole sentences: no headings, code, grammar or markup."""
     for paragraph in re.split(r"\n\s*\n", topic):
         text = re.sub(r"(\w-)\n\s*", r"\1", paragraph.strip())  # words broken at a hyphen
         text = re.sub(r"^(\* |\d+\. |\[\d+\] )|\[\d+\]", "", text)  # bullets and footnote marks
@@ -166,40 +166,45 @@ def _segments(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def mask_tokens(
-    ids: Sequence[int], rng: np.random.Generator, share: float, mask_id: int, known: np.ndarray, groups: np.ndarray
+    ids: Sequence[int],
+    rng: np.random.Generator,
+    share: float,
+    mask_id: int,
+    replacements: np.ndarray,
+    groups: np.ndarray,
 ) -> TokenPair:
     """Select a share of the tokens of a block; return the inputs and the targets, -100 where not selected.
 
-    80 % of the selected tokens become the mask, 10 % a random token of `known`, and 10 % stay (Devlin et al. 2019,
-    section 3.1). Tokens with equal numbers in `groups` (tokens,) are selected together, those with -1 never.
+    80 % of the selected tokens become the mask, 10 % a random one of `replacements`, and 10 % stay unchanged (Devlin et
+    al. 2019, section 3.1). Tokens with equal numbers in `groups` (tokens,) are selected together, those with -1 never.
     """
-    kinds = np.unique(groups[groups >= 0])
+    units = np.unique(groups[groups >= 0])
     inputs, targets = np.array(ids), np.full(len(ids), -100)
-    if len(kinds):
-        budget, order = max(1, round(share * int((groups >= 0).sum()))), rng.permutation(kinds)
-        sizes = np.cumsum([np.count_nonzero(groups == kind) for kind in order])
+    if len(units):
+        budget, order = max(1, round(share * int((groups >= 0).sum()))), rng.permutation(units)
+        sizes = np.cumsum([np.count_nonzero(groups == unit) for unit in order])
         selected = np.flatnonzero(np.isin(groups, order[: int(np.searchsorted(sizes, budget)) + 1]))
         targets[selected] = inputs[selected]
         draws = rng.random(len(selected))
-        inputs[selected[draws < MASKED]] = mask_id
-        swapped = selected[(draws >= MASKED) & (draws < MASKED + REPLACED)]
-        inputs[swapped] = rng.choice(known, size=len(swapped))
+        inputs[selected[draws < MASKED_SHARE]] = mask_id
+        replaced = selected[(draws >= MASKED_SHARE) & (draws < MASKED_SHARE + REPLACED_SHARE)]
+        inputs[replaced] = rng.choice(replacements, size=len(replaced))
     return inputs.tolist(), targets.tolist()
 
 
 def word_starts(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Return whether each token (vocabulary,) starts a word, for WordPiece, byte-level BPE and SentencePiece."""
     pieces: Any = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    spaced = next((mark for mark in ("Ġ", "▁") if sum(str(piece).startswith(mark) for piece in pieces) > 100), None)
-    # those of WordPiece mark what continues a word instead
-    return np.array([str(piece).startswith(spaced) if spaced else not str(piece).startswith("##") for piece in pieces])
+    prefix = next((mark for mark in ("Ġ", "▁") if sum(str(piece).startswith(mark) for piece in pieces) > 100), None)
+    # WordPiece marks the pieces that continue a word instead
+    return np.array([str(piece).startswith(prefix) if prefix else not str(piece).startswith("##") for piece in pieces])
 
 
 def token_groups(ids: Sequence[int], special: set[int], starts: np.ndarray | None = None) -> np.ndarray:
-    """Return the number of each token (tokens,), or of its word by `starts` of `word_starts`; -1 for special tokens."""
-    begins = np.ones(len(ids), dtype=bool) if starts is None else starts[np.array(ids, dtype=int)]
-    begins[:1] = True
-    return np.where([token in special for token in ids], -1, np.cumsum(begins))
+    """Return the index of each token (tokens,), or of its word with `starts` of `word_starts`; -1 where special."""
+    is_start = np.ones(len(ids), dtype=bool) if starts is None else starts[np.array(ids, dtype=int)]
+    is_start[:1] = True
+    return np.where([token in special for token in ids], -1, np.cumsum(is_start))
 
 
 def unigram_loss(train_ids: Iterable[int], held_out_ids: Iterable[int], vocab_size: int) -> float:

@@ -16,16 +16,17 @@ from peftkit.data.datasets import SEARCH_SPLIT, ExampleReader, TaskDataset, subs
 from peftkit.data.streaming import corpus_files, stream_documents
 from peftkit.data.tables import dataset_commit
 
-PASSAGE, LONGEST = 3, 480  # bytes of a passage: per token of task.max_length, at most; models read 512 tokens
-DOCUMENT = 1 << 14  # bytes; a longer document is split
-VERSION = 1  # of the way documents are cut; a change of it invalidates the cache of `datasets`
+BYTES_PER_TOKEN = 3  # of a passage, for each token of task.max_length
+MAX_PASSAGE_BYTES = 480  # models read 512 tokens
+MAX_DOCUMENT_BYTES = 1 << 14  # a longer document is split
+VERSION = 1  # of the splitting of documents; a change invalidates the cache of `datasets`
 FEATURES = Features({"id": Value("string"), "text": Value("string"), "label": Value("null")})
 WORD = re.compile(r"\s*\S+")  # with the space before it
 
 
 def passage_size(task: TaskConfig) -> int:
     """Return the maximum bytes of a passage, the same for all tokenizers."""
-    return min(PASSAGE * task.max_length, LONGEST)
+    return min(BYTES_PER_TOKEN * task.max_length, MAX_PASSAGE_BYTES)
 
 
 class CorpusReader(ExampleReader):
@@ -34,7 +35,7 @@ class CorpusReader(ExampleReader):
     def load(self, data_root: str | None, source: str, trained_on: str | None, search_samples: int) -> TaskDataset:
         """Read the corpus into the cache of `datasets` on disk, so that it may be larger than memory.
 
-        An evaluation on a corpus that the run was not trained on takes all of it (`trained_on` is the revision of the
+        An evaluation on a corpus that the run was not trained on uses all of it (`trained_on` is the revision of the
         training corpus).
 
         Raises:
@@ -51,18 +52,18 @@ class CorpusReader(ExampleReader):
             "corpus": name, "column": task.text[0], "sample_by": task.sample_by or "line", "revision": origin.revision,
             "version": VERSION,
         }  # fmt: skip
-        is_foreign = train is None and trained_on != origin.revision
-        held_out = _cached({**arguments, "held_out": None if is_foreign else True, "size": passage_size(task)})
+        is_other_corpus = train is None and trained_on != origin.revision
+        held_out = _cached({**arguments, "held_out": None if is_other_corpus else True, "size": passage_size(task)})
         splits = {validation: subset(held_out, task.max_eval_samples)}
-        if is_foreign:
+        if is_other_corpus:
             return TaskDataset(splits, None, origin, {validation: 0})
-        documents = _cached({**arguments, "held_out": False, "size": DOCUMENT})
+        documents = _cached({**arguments, "held_out": False, "size": MAX_DOCUMENT_BYTES})
         if not len(held_out) or not len(documents):
             hint = " (or task.sample_by=line)" if task.sample_by == "document" else ""
             raise UserError(f"{name} has {len(documents)} documents, too few for a held-out tenth; add more text{hint}")
         if search_samples:
-            rest, apart = self.hold_out(documents, search_samples)
-            return TaskDataset({str(train): rest, SEARCH_SPLIT: self.evaluation_examples(apart)}, None, origin)
+            rest, search_holdout = self.hold_out(documents, search_samples)
+            return TaskDataset({str(train): rest, SEARCH_SPLIT: self.evaluation_examples(search_holdout)}, None, origin)
         if train is not None:
             splits[train] = subset(documents, task.max_train_samples)
         return TaskDataset(splits, None, origin, dict.fromkeys(splits, 0))
@@ -102,7 +103,7 @@ def cut_passages(text: str, size: int) -> list[str]:
 
 
 def _cached(arguments: dict[str, Any]) -> Dataset:
-    """Return the passages that `_passages` yields, from the cache of `datasets` where they are there."""
+    """Return the passages that `_passages` yields, from the cache of `datasets` where it has them."""
     if next(_passages(**arguments), None) is None:  # from_generator raises where there is nothing
         return passage_dataset([])
     try:

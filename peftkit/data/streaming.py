@@ -1,4 +1,4 @@
-"""Streaming of texts, documents and their vectors from and to files that may be larger than memory."""
+"""Streaming of texts, documents and their embeddings from and to files that may be larger than memory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from peftkit.config import TEXTS, UserError, error_summary
 
 IDS = ("id", "idx")  # columns with the id of a row
-LONGEST_LINE = 1 << 20  # characters; a document without line ends is read in parts of this size
-TENTH = 10
+MAX_LINE = 1 << 20  # characters; a longer line or file is read in parts of this size
+HELD_OUT_EVERY = 10  # one document, or file, of so many
 
 
 class TextRecord(NamedTuple):
@@ -58,7 +58,7 @@ def stream_documents(
         UserError: the corpus does not exist, or a file of it cannot be read.
     """
     files = corpus_files(corpus)
-    by_file = files is not None and len(files) >= TENTH
+    by_file = files is not None and len(files) >= HELD_OUT_EVERY
     texts = (
         (index, text)
         for index, file in enumerate(files or [None], start=1)
@@ -66,7 +66,7 @@ def stream_documents(
         if text.strip()
     )
     for number, (index, text) in enumerate(texts, start=1):
-        yield text, (index if by_file else number) % TENTH == 0
+        yield text, (index if by_file else number) % HELD_OUT_EVERY == 0
 
 
 def corpus_files(corpus: str) -> list[Path] | None:
@@ -98,9 +98,10 @@ def reading(file: Path) -> Iterator[None]:
 
 
 def read_cells(file: Path) -> Iterator[list[str]]:
-    """Yield the header of a .csv or .tsv, and then the cells of each row, as they are written.
+    """Yield the header of a .csv or .tsv, and then the cells of each row, unchanged.
 
-    A quote in a .tsv is an ordinary character: as a quotation mark, one at the start of a cell would swallow lines.
+    A quote in a .tsv is an ordinary character: as a quotation mark, one at the start of a cell would
+    consume the following lines.
 
     Raises:
         UserError: a row differs from the header in length, or a quotation does not end.
@@ -159,10 +160,10 @@ def _parquet(file: Path, column: str, key: str) -> Iterator[TextRecord]:
         yield from (_record(row, name, column) for row in batch.to_pylist())
 
 
-def _id_column(place: str, names: Sequence[str], column: str, key: str) -> str | None:
-    """Return the column of the ids, None where there is none; refuse a table without the column of the texts."""
+def _id_column(location: str, names: Sequence[str], column: str, key: str) -> str | None:
+    """Return the column of the ids, None where there is none; raise UserError without the column of the texts."""
     if column not in names:
-        raise UserError(f"{place} has no column {column} (columns: {', '.join(names) or 'none'}); set {key}=NAME")
+        raise UserError(f"{location} has no column {column} (columns: {', '.join(names) or 'none'}); set {key}=NAME")
     return next((name for name in IDS if name in names), None)
 
 
@@ -172,13 +173,13 @@ def _record(row: dict[str, Any], name: str | None, column: str) -> TextRecord:
 
 
 def _file_texts(file: Path, column: str, sample_by: str, key: str) -> Iterator[str]:
-    """Yield the texts of rows or lines, or a whole file; in parts of LONGEST_LINE where a line or file is longer."""
+    """Yield the texts of rows or lines, or a whole file; in parts of MAX_LINE where a line or file is longer."""
     if file.suffix != ".txt":
         yield from (row.text for row in stream_texts(file, column, key))
         return
     by_line = sample_by == "line"
     with reading(file), file.open(encoding="utf-8-sig", newline="\n" if by_line else None) as lines:
-        while part := lines.readline(LONGEST_LINE) if by_line else lines.read(LONGEST_LINE):
+        while part := lines.readline(MAX_LINE) if by_line else lines.read(MAX_LINE):
             yield part.rstrip("\r\n") if by_line else part
 
 
@@ -198,8 +199,8 @@ def _hub_texts(name: str, column: str, key: str, revision: str | None) -> Iterat
 class EmbeddingFileWriter:
     """Writer of a parquet or npy file in parts; the file appears when it is complete.
 
-    A .parquet has the columns id, text and vector: lists of one length in fp32, null for a text without a vector. A
-    .npy is an fp32 array (texts, width), with zeros for a text without a vector.
+    A .parquet has the columns id, text and vector: fp32 lists of one length, null for a text without an embedding. A
+    .npy is an fp32 array (texts, dim), with zeros for a text without an embedding.
     """
 
     def __init__(self, file: Path) -> None:
@@ -211,32 +212,36 @@ class EmbeddingFileWriter:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         return self
 
-    def add(self, ids: list[Any], texts: list[str], vectors: np.ndarray, known: np.ndarray) -> None:
-        """Append vectors (texts, width); those that are not `known` (texts,) are written as null or zeros."""
-        width = vectors.shape[1]
-        vectors = np.where(known[:, None], vectors, 0).astype("<f4")
-        self.count += len(vectors)
+    def add(self, ids: list[Any], texts: list[str], embeddings: np.ndarray, known: np.ndarray) -> None:
+        """Append embeddings (texts, dim); those that are not `known` (texts,) are written as null or zeros."""
+        dim = embeddings.shape[1]
+        embeddings = np.where(known[:, None], embeddings, 0).astype("<f4")
+        self.count += len(embeddings)
         if self.file.suffix == ".npy":
             if self._out is None:
                 self._out = self.part.open("wb")
             self._out.seek(0)  # the header has the new count; numpy pads it to one length
-            shape = {"descr": "<f4", "fortran_order": False, "shape": (self.count, width)}
+            shape = {"descr": "<f4", "fortran_order": False, "shape": (self.count, dim)}
             np.lib.format.write_array_header_1_0(self._out, shape)
             self._out.seek(0, 2)
-            self._out.write(vectors.tobytes())
+            self._out.write(embeddings.tobytes())
             return
-        lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), width, mask=pa.array(~known))
+        lists = pa.FixedSizeListArray.from_arrays(
+            pa.array(embeddings.ravel(), pa.float32()), dim, mask=pa.array(~known)
+        )
         if self._out is None:
-            kind = pa.int64() if isinstance(ids[0], int) else pa.string()
-            schema = pa.schema([("id", kind), ("text", pa.string()), ("vector", lists.type)])
+            id_type = pa.int64() if isinstance(ids[0], int) else pa.string()
+            schema = pa.schema([("id", id_type), ("text", pa.string()), ("vector", lists.type)])
             self._out = pq.ParquetWriter(self.part, schema)
         schema = self._out.schema
         self._out.write_table(pa.table([pa.array(ids, schema.field("id").type), pa.array(texts), lists], schema=schema))
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         if self._out is not None:
             self._out.close()
-        if kind is None:
+        if error_type is None:
             self.part.replace(self.file)
         else:
             self.part.unlink(missing_ok=True)

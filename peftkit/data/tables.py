@@ -17,9 +17,9 @@ from peftkit.data.streaming import parse_json_lines, read_cells, reading
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # integers that int64 reproduces character by character
 # a list of words or numbers in a cell, as pandas or json write it; numpy arrays have no commas
-WORDS = re.compile(r"\[(\s*['\"].*['\"]\s*)?\]", re.DOTALL)
-NUMBERS = re.compile(r"\[[-0-9.,\s]*\]")
-ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?<!\d)-?(?:0|[1-9][0-9]*)(?!\d)""")
+WORD_LIST = re.compile(r"\[(\s*['\"].*['\"]\s*)?\]", re.DOTALL)
+NUMBER_LIST = re.compile(r"\[[-0-9.,\s]*\]")
+LIST_ITEM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?<!\d)-?(?:0|[1-9][0-9]*)(?!\d)""")
 
 
 def evaluation_tables(task: TaskConfig, data_root: str | None, source: str) -> tuple[dict[str, Dataset], Source]:
@@ -45,7 +45,7 @@ def read_tables(task: TaskConfig, data_root: str | None, source: str) -> tuple[d
             return _from_hub(task), Source("cache", task.dataset, task.revision)
     if source == "hub" or task.suite != "glue" or task.dataset != "nyu-mll/glue":
         raise UserError(
-            f"{task.dataset} is not a file or folder, the Hub does not answer, and its cache lacks it; "
+            f"{task.dataset} is not a file or folder, the Hub is unreachable, and its cache does not contain it; "
             "connect to a network, set data_root=FOLDER, or use an unchanged GLUE task"
         )
     from peftkit.data.miniglue import miniglue
@@ -57,7 +57,7 @@ def read_tables(task: TaskConfig, data_root: str | None, source: str) -> tuple[d
 def _replaces(path: Path) -> str | None:
     """Return what generated data replaces, where an offline generator replaced a model; else None.
 
-    `path` is a folder of job=generate, a folder in it, or a file there.
+    `path` is a folder of job=generate, or a folder or file in it.
     """
     for folder in (path, *path.absolute().parents[:2]):
         if (folder / "result.json").is_file() and (folder / "kept.jsonl").is_file():
@@ -88,7 +88,7 @@ def dataset_commit(task: TaskConfig) -> str:
     """Return the commit that the revision of the dataset points to today.
 
     Raises:
-        UserError: the Hub does not answer, or has no such dataset or revision.
+        UserError: the Hub is unreachable, or has no such dataset or revision.
     """
     from huggingface_hub import HfApi
 
@@ -108,7 +108,7 @@ def read_file(path: Path) -> Dataset:
     between them, column_2 ...; a CoNLL-U file has the columns of universal_dependencies on the Hub.
 
     Raises:
-        UserError: the file has another ending, cannot be read, or has no rows.
+        UserError: the file has another extension, cannot be read, or has no rows.
     """
     if path.suffix not in FILES:
         raise UserError(
@@ -134,24 +134,24 @@ def parse_list(cell: Any, may_be_numbers: bool = False) -> list[Any]:
     if isinstance(cell, list):
         return cell
     text = str("" if cell is None else cell).strip()
-    if not WORDS.fullmatch(text) and not (may_be_numbers and NUMBERS.fullmatch(text)):
+    if not WORD_LIST.fullmatch(text) and not (may_be_numbers and NUMBER_LIST.fullmatch(text)):
         return text.split()
     with suppress(ValueError):  # JSON's escapes of characters beyond 16 bits differ from Python's
         return list(json.loads(text))
     try:
-        if re.sub(r"[\s,]", "", ITEM.sub("", text)) != "[]":
+        if re.sub(r"[\s,]", "", LIST_ITEM.sub("", text)) != "[]":
             raise ValueError(text)
-        return [ast.literal_eval(item) for item in ITEM.findall(text)]
-    except (SyntaxError, ValueError) as error:  # text beside the items, or an invalid escape
+        return [ast.literal_eval(item) for item in LIST_ITEM.findall(text)]
+    except (SyntaxError, ValueError) as error:  # text besides the items, or an invalid escape
         raise UserError(f"{text:.60} is not a list; write ['a', 'b'], or words separated by spaces") from error
 
 
 def _csv_columns(path: Path) -> dict[str, list]:
-    """Read cells as they are written: pandas would read None, NA and nan as empty, and 007 as 7."""
+    """Read cells unchanged: pandas would read None, NA and nan as empty, and 007 as 7."""
     header, *rows = read_cells(path)
     names = [name or f"Unnamed: {number}" for number, name in enumerate(header)]  # pandas' name for an index
-    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
-        raise UserError(f"{path}: there are two columns {twice[0]}; rename one")
+    if duplicates := [name for number, name in enumerate(names) if name in names[:number]]:
+        raise UserError(f"{path}: there are two columns {duplicates[0]}; rename one")
     return {name: _integers([row[number] for row in rows]) for number, name in enumerate(names)}
 
 
@@ -169,7 +169,7 @@ def _json_columns(path: Path) -> dict[str, list]:
         is_list = text.lstrip().startswith("[")
         rows = json.loads(text) if is_list else [row for _, row in parse_json_lines(path, text.split("\n"))]
     if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f'{path}: a row is not an object; write one object per line, as {{"text": "a fine film"}}')
+        raise UserError(f'{path}: a row is not an object; write one object per line, such as {{"text": "a fine film"}}')
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 
@@ -194,24 +194,28 @@ def _squad_rows(text: str) -> list[dict[str, Any]] | None:
     return None
 
 
-CONLLU = ("id", "tokens", "lemmas", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+CONLLU_COLUMNS = ("id", "tokens", "lemmas", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 
 
 def _conll_columns(path: Path) -> dict[str, list]:
     """Read one word per line, columns separated by spaces (CoNLL-2003) or tabs (CoNLL-U); blank lines end sentences."""
     is_universal = path.suffix == ".conllu"
-    width = len(CONLLU) if is_universal else 0
+    column_count = len(CONLLU_COLUMNS) if is_universal else 0
     sentences: list[list[list[str]]] = [[]]
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         cells = line.rstrip("\r").split("\t") if is_universal or "\t" in line else line.split()
         if not line.strip():
             sentences.append([])
-        # what has no number in CoNLL-U is a comment, a multiword token, or an empty node
+        # in CoNLL-U, lines without a number are comments, multiword tokens or empty nodes
         elif cells[0].isdigit() if is_universal else cells[0] != "-DOCSTART-":
-            width = width or len(cells)
-            if len(cells) != width or width < 2:
-                raise UserError(f"{path}: line {number} has {len(cells)} columns, not {max(width, 2)}; correct it")
+            column_count = column_count or len(cells)
+            if len(cells) != column_count or column_count < 2:
+                raise UserError(
+                    f"{path}: line {number} has {len(cells)} columns, not {max(column_count, 2)}; correct it"
+                )
             sentences[-1].append(cells)
     columns = [list(zip(*sentence, strict=True)) for sentence in sentences if sentence]
-    names = CONLLU if is_universal else ("tokens", *(f"column_{index}" for index in range(2, width)), "tags")
+    names = (
+        CONLLU_COLUMNS if is_universal else ("tokens", *(f"column_{index}" for index in range(2, column_count)), "tags")
+    )
     return {name: [list(each[index]) for each in columns] for index, name in enumerate(names) if name != "id"}

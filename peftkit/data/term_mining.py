@@ -9,10 +9,10 @@ from pathlib import Path
 
 from peftkit.data.streaming import reading
 
-# letters and digits, and the punctuation inside of terms: apt-get, TCP/IP, resolv.conf, LD_PRELOAD, D-Bus
+# letters and digits, and the punctuation inside terms: apt-get, TCP/IP, resolv.conf, LD_PRELOAD, D-Bus
 WORD = re.compile(r"[^\W_]+(?:[-_./+#]+[^\W_]+)*")
-SHORTEST, LONGEST = 3, 60  # characters
-KEPT = 250_000  # words whose counts survive a pruning
+MIN_CHARACTERS, MAX_CHARACTERS = 3, 60  # of a word
+KEPT_WORDS = 250_000  # words whose counts are kept by a pruning
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TermCandidate:
 
 
 def read_terms(file: Path) -> list[str]:
-    """Return the lines of a list of terms unchanged, with blank ones; the caller validates the terms.
+    """Return the lines of a list of terms unchanged, including blank ones; the caller validates the terms.
 
     Raises:
         UserError: the file cannot be read.
@@ -47,7 +47,7 @@ def read_terms(file: Path) -> list[str]:
     return text.splitlines()
 
 
-def count_words(texts: Iterable[str], kept: int = KEPT) -> WordCounts:
+def count_words(texts: Iterable[str], kept: int = KEPT_WORDS) -> WordCounts:
     """Count words in bounded memory: beyond twice `kept` different words, the rarer ones are dropped.
 
     The error is bounded as in lossy counting (Manku and Motwani 2002, section 4.2), and returned: each pruning drops
@@ -56,7 +56,9 @@ def count_words(texts: Iterable[str], kept: int = KEPT) -> WordCounts:
     counts: Counter[str] = Counter()
     total = max_undercount = 0
     for text in texts:
-        words = [w for w in WORD.findall(text) if SHORTEST <= len(w) <= LONGEST and any(map(str.isalpha, w))]
+        words = [
+            w for w in WORD.findall(text) if MIN_CHARACTERS <= len(w) <= MAX_CHARACTERS and any(map(str.isalpha, w))
+        ]
         total += len(words)
         counts.update(words)
         if len(counts) > 2 * kept:

@@ -183,5 +183,5 @@ def test_an_answer_follows_the_header_of_a_template_that_renders_open_turns_diff
 
 def test_turns_that_a_template_refuses_raise_an_error(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = STRICT
-    with pytest.raises(UserError, match="refuses turns of system, user: no system"):
+    with pytest.raises(UserError, match="rejects turns of system, user: no system"):
         encode_prompt(tokenizer, TURNS[:-1])
