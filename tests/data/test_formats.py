@@ -214,7 +214,7 @@ def test_windows_do_not_depend_on_how_many_examples_are_read_at_once(
         rows_of(task).splits["train"],
     )
     whole = reads.encode(rows)
-    monkeypatch.setattr(spans_module, "AT_ONCE", 3)
+    monkeypatch.setattr(spans_module, "BATCH_EXAMPLES", 3)
     parts = reads.encode(rows)
     assert whole.example_of is not None and parts.example_of is not None
     assert parts.inputs.to_list() == whole.inputs.to_list() and parts.example_of.tolist() == whole.example_of.tolist()
@@ -280,7 +280,9 @@ def test_an_answer_length_that_leaves_no_room_for_a_prompt_is_refused(
     tokenizer.model_max_length = 40
     path = folder(tmp_path, {"text": "the actor sang", "more": "sang"})
     task = task_of(path, kind="causal_lm", text=["text"], label="more", max_length=64, max_target_length=target)
-    with pytest.raises(UserError, match=rf"max_target_length={target} leaves no room .*set task.max_target_length=20"):
+    with pytest.raises(
+        UserError, match=rf"max_target_length={target} leaves no tokens .*set task.max_target_length=20"
+    ):
         TextGenerationFormat(task, tokenizer, "decoder").encode(rows_of(task).splits["train"])
 
 

@@ -137,8 +137,8 @@ def test_examples_hang_on_the_seed_alone_and_are_balanced() -> None:
 
 
 def test_examples_without_room_are_left_out_from_the_front_and_counted(checkpoints: dict[str, Path]) -> None:
-    assert prepend_shots([[1, 1], [2, 2, 2], [3]], [9, 8], 6, begin=9) == ([9, 2, 2, 2, 3, 8], 1)
-    assert prepend_shots([[1, 1]], [8], 2, begin=None) == ([8], 1)
+    assert prepend_shots([[1, 1], [2, 2, 2], [3]], [9, 8], 6, bos=9) == ([9, 2, 2, 2, 3, 8], 1)
+    assert prepend_shots([[1, 1]], [8], 2, bos=None) == ([8], 1)
     prompted = asked(checkpoints["gpt2"], "sst2", shots=tuple(f"{'a film ' * 30}It was great" for _ in range(40)))
     encoded = prompted.encode(rows_of(prompted, TEXTS, [0, 1, 1, 0]))
     room = prompted.tokenizer.model_max_length - prompted.verbalizer_ids.shape[1]

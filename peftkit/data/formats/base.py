@@ -102,7 +102,7 @@ class Format(ABC):
 
     @property
     def max_new_tokens(self) -> int | None:
-        """The most tokens that are generated for an answer; None where scores alone give the prediction."""
+        """The most tokens that are generated for an answer; None where the scores give the prediction."""
         return None
 
     @property
@@ -119,7 +119,7 @@ class Format(ABC):
         return self.encode(examples)
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-        """Return what makes a batch of examples."""
+        """Return a function that pads examples and returns a batch."""
         return self.collator_class(self.tokenizer, pad_to_multiple_of=padding_multiple())  # type: ignore[no-any-return]
 
     def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
@@ -130,12 +130,12 @@ class Format(ABC):
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         """Return the predictions; `texts` holds the generated text of each example."""
 
-    def check_answers(self, answers: Predictions, has_ended: Sequence[bool], encoded: Encoded) -> Predictions:
+    def check_answers(self, predictions: Predictions, has_ended: Sequence[bool], encoded: Encoded) -> Predictions:
         """Return the predictions, with `follows_format` where the kind checks the format of answers."""
-        return answers
+        return predictions
 
     def describe(self, prediction: Any) -> Any:
-        """Return a prediction as users write it: names instead of class ids, Python's numbers, or a text."""
+        """Return a prediction as in a file of labels: a class name, a Python number, or a text."""
         if self.names is not None:
             return self.names[int(prediction)]
         return prediction.item() if isinstance(prediction, np.generic) else prediction
@@ -149,26 +149,26 @@ class Format(ABC):
         return {name: int((known == number).sum()) for number, name in enumerate(self.names)} | hidden_count(encoded)
 
     def max_prompt_tokens(self, max_new_tokens: int) -> int:
-        """Return the tokens of a prompt that fit beside an answer of `max_new_tokens`.
+        """Return the maximum number of prompt tokens before an answer of `max_new_tokens`.
 
         Raises:
-            UserError: there is no room for a prompt.
+            UserError: no token is left for a prompt.
         """
-        room = min(self.task.max_length, self.context_length - max_new_tokens)
-        if room < 1:
+        limit = min(self.task.max_length, self.context_length - max_new_tokens)
+        if limit < 1:
             raise UserError(
-                f"task.max_target_length={max_new_tokens} leaves no room for a prompt among the model's "
-                f"{self.context_length} tokens; set task.max_target_length={max(1, self.context_length // 2)}"
+                f"task.max_target_length={max_new_tokens} leaves no tokens for a prompt of the model's "
+                f"{self.context_length}; set task.max_target_length={max(1, self.context_length // 2)}"
             )
-        return room
+        return limit
 
     def with_shots(self, prompts: Sequence[list[int]], max_new_tokens: int) -> tuple[list[list[int]], int]:
         """Return the prompts with few-shot examples, and the total number that did not fit."""
         texts = [f"{shot}{SHOT_SEPARATOR}" for shot in self.shots]
         shots = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        room, begin = self.context_length - max_new_tokens, self.tokenizer.bos_token_id
-        filled = [prepend_shots(shots, ids, room, begin) for ids in prompts]
-        return [ids for ids, _ in filled], sum(missing for _, missing in filled)
+        limit, bos = self.context_length - max_new_tokens, self.tokenizer.bos_token_id
+        filled = [prepend_shots(shots, ids, limit, bos) for ids in prompts]
+        return [ids for ids, _ in filled], sum(dropped for _, dropped in filled)
 
 
 def format_of(
@@ -179,7 +179,7 @@ def format_of(
 
 
 def hidden_count(encoded: Encoded) -> dict[str, int]:
-    """Return how many labels are hidden, nothing where none is."""
+    """Return the number of hidden labels; empty where no label is hidden."""
     hidden = int((~encoded.has_label).sum())
     return {"hidden": hidden} if hidden else {}
 
@@ -194,23 +194,23 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[list[str]], max
     out = dict(tokenizer(*texts, verbose=False))
     limit = min(max_length, tokenizer.model_max_length)
     out["truncated"] = [len(ids) > limit for ids in out["input_ids"]]
-    for row in np.flatnonzero(out["truncated"]):
-        short = tokenizer(*(column[row] for column in texts), truncation=True, max_length=limit)
+    for index in np.flatnonzero(out["truncated"]):
+        short = tokenizer(*(column[index] for column in texts), truncation=True, max_length=limit)
         for key, ids in short.items():
-            out[key][row] = ids
+            out[key][index] = ids
     return out
 
 
 def prepend_shots(
-    shots: Sequence[list[int]], question: list[int], room: int, begin: int | None
+    shots: Sequence[list[int]], question: list[int], limit: int, bos: int | None
 ) -> tuple[list[int], int]:
-    """Return the prompt of the last examples that fit into `room` tokens with the question, and the number of others.
+    """Return the question after the last examples that fit into `limit` tokens with it, and the number dropped.
 
-    `begin` is the beginning-of-text token, None where the tokenizer has none.
+    `bos` is the beginning-of-text token, None where the tokenizer has none.
     """
-    lead = 1 if begin is not None and question[:1] == [begin] else 0
-    # of the last examples, the tokens of 1, 2, ... of them: as many fit as there are sums within the room
+    lead = 1 if bos is not None and question[:1] == [bos] else 0
+    # of the last examples, the tokens of 1, 2, ... of them: as many fit as there are sums within the limit
     sizes = np.cumsum([len(shot) for shot in reversed(shots)])
-    left_out = int((sizes > room - len(question)).sum())
-    kept = [token for shot in shots[left_out:] for token in shot]
-    return [*question[:lead], *kept, *question[lead:]], left_out
+    dropped = int((sizes > limit - len(question)).sum())
+    kept = [token for shot in shots[dropped:] for token in shot]
+    return [*question[:lead], *kept, *question[lead:]], dropped

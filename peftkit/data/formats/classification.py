@@ -1,4 +1,4 @@
-"""Sequence classification and regression: labels, and formats with a head on one vector of the input, or as text."""
+"""Sequence classification and regression: labels, and formats with a classification head, or as text."""
 
 import math
 import re
@@ -38,14 +38,14 @@ class ClassLabelReader(ExampleReader):
             return None
         if task.labels is not None:
             return [str(name) for name in task.labels]
-        labelled = {name: table for name, table in tables.items() if task.label in table.column_names}
-        for table in tables.values() if not labelled else ():
+        labeled = {name: table for name, table in tables.items() if task.label in table.column_names}
+        for table in tables.values() if not labeled else ():
             require_columns(task, table, [str(task.label)])
-        for table in labelled.values():
+        for table in labeled.values():
             if (feature := class_feature(task, table)) is not None:
                 return list(feature.names)
         names: set[str] = set()
-        for split, table in labelled.items():
+        for split, table in labeled.items():
             labels = [label for label in self.raw_labels(table) if label is not None]
             more = {name for label in labels for name in ([label] if isinstance(label, str) else label)} - names
             if len(names) + len(more) > MAX_CLASSES:
@@ -53,9 +53,9 @@ class ClassLabelReader(ExampleReader):
                     f"column {task.label} has over {MAX_CLASSES} classes; use task=regression, or set task.label"
                 )
             if names and more and all(NUMBER.fullmatch(name) for name in names):
-                # 0 to 2 and 1 to 3 are two numberings, and no rare class
+                # 0 to 2 and 1 to 3 are two numberings, not a class that one split lacks
                 raise UserError(
-                    f"label {join_labels(more)} of {split} is not among {next(iter(labelled))}'s {join_labels(names)}; "
+                    f"label {join_labels(more)} of {split} is not among {next(iter(labeled))}'s {join_labels(names)}; "
                     f"use one numbering, or set task.labels=[{join_labels(names | more, ',')}]"
                 )
             names |= more
@@ -74,14 +74,14 @@ class ClassLabelReader(ExampleReader):
         """Return a function from a class name to its id."""
         classes = _class_ids(self.task, table, names)
 
-        def number(label: str) -> int:
+        def id_of(label: str) -> int:
             if label not in classes:
                 raise UserError(
                     f"label {label} of {split} is not among {join_labels(names)}; correct it, or set task.labels=[...]"
                 )
             return classes[label]
 
-        return number
+        return id_of
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class SequenceClassificationFormat(Format):
     reader = ClassLabelReader
 
     def encode(self, examples: Dataset) -> Encoded:
-        """Tokenize at most `task.max_length` tokens an example."""
+        """Tokenize at most `task.max_length` tokens per example."""
         out = examples.map(
             lambda batch: tokenize(self.tokenizer, self._texts(batch), self.task.max_length),
             batched=True,
@@ -117,13 +117,13 @@ class SequenceClassificationFormat(Format):
         return [["\n".join(parts) for parts in zip(*texts, strict=True)]] if self.is_decoder else texts
 
     def _targets(self, examples: Dataset) -> list[Any]:
-        """Return what the model is trained on; it is never read where the label is hidden."""
+        """Return the training targets; they are not used where the label is hidden."""
         return label_array(examples).tolist()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
 class TextToTextFormat(SequenceClassificationFormat):
-    """Classification and regression as text (T5 paper, section 2.4 and appendix D), read by `task.template`.
+    """Classification and regression as text (T5 paper, section 2.4 and appendix D), in the format of `task.template`.
 
     `values` holds the class ids, or the numbers 0.0, 0.2 ... 5.0 of a regression; `verbalizer_ids` their tokens.
     """
@@ -201,14 +201,14 @@ def class_feature(task: TaskConfig, table: Dataset) -> ClassLabel | None:
 
 
 def label_text(label: Any) -> str | None:
-    """Return a label as text, None where it is missing; 1.0, which pandas writes for 1 beside empty cells, is 1."""
+    """Return a label as text, None where it is missing; 1.0 is 1, as pandas writes it in a column with empty cells."""
     if label is None or (isinstance(label, float) and math.isnan(label)):
         return None
     return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", str(label).strip()) or None
 
 
 def join_labels(names: Sequence[str] | set[str], comma: str = ", ") -> str:
-    """Return names in one line; those of a set are sorted."""
+    """Join the names of labels; those of a set are sorted."""
     return comma.join(sort_names(names) if isinstance(names, set) else names)
 
 

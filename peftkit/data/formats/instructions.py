@@ -17,8 +17,8 @@ from peftkit.data.formats.base import Encoded, Predictions
 from peftkit.data.formats.text_generation import ANSWER_TOKENS, TextGenerationFormat
 
 NUMBER = re.compile(r"[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d+)? ?%?\.?")
-ITEM = re.compile(r"([-*•]|\(?\d+[.)])\s+\S")
-CHOICE_WORDS = 3  # at most, in a label of a closed set
+LIST_ITEM = re.compile(r"([-*•]|\(?\d+[.)])\s+\S")
+MAX_CHOICE_WORDS = 3  # of a label of a closed set
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,16 @@ class InstructionFormat(TextGenerationFormat):
         )
         return replace(encoded, inputs=blocks, lengths=lengths)
 
-    def check_answers(self, answers: Predictions, has_ended: Sequence[bool], encoded: Encoded) -> Predictions:
-        """Return the answers with `follows_format`: 1 where one is complete and has the format of its references.
+    def check_answers(self, predictions: Predictions, has_ended: Sequence[bool], encoded: Encoded) -> Predictions:
+        """Return the predictions with `follows_format`: 1 where one is complete and in the format of its references.
 
         It is also appended to the scores, after nats and tokens.
         """
-        each = zip(answers.predictions, has_ended, encoded.answer_formats, strict=True)
+        each = zip(predictions.predictions, has_ended, encoded.answer_formats, strict=True)
         follows_format = np.array([ended and expected.matches(text) for text, ended, expected in each], dtype=np.int64)
-        rows = zip(answers.scores, follows_format, strict=True)
+        rows = zip(predictions.scores, follows_format, strict=True)
         scores = [np.append(row, follows) if len(row) else row for row, follows in rows]
-        return replace(answers, scores=scores, follows_format=follows_format)
+        return replace(predictions, scores=scores, follows_format=follows_format)
 
     def label_counts(self, encoded: Encoded) -> dict[str, Any]:
         blocks = {"blocks": len(encoded.lengths)} if "position_ids" in encoded.inputs.column_names else {}
@@ -90,7 +90,7 @@ class InstructionFormat(TextGenerationFormat):
         return super().label_counts(encoded) | blocks | {"forms": dict(formats)}
 
     def _pair(self, turns: list[Turn], label: str | None) -> tuple[list[int], list[int]]:
-        """Return the tokens of the prompt and those of the answer, which ends the text at once where it is missing."""
+        """Return the tokens of the prompt and those of the answer: only the end-of-text token if it is missing."""
         end = self.tokenizer.eos_token_id
         if self.is_decoder and label is None:
             return encode_prompt(self.tokenizer, turns), [end]
@@ -126,7 +126,7 @@ def answer_format_of(references: Sequence[str], has_lines: bool = True) -> Answe
         if references and all(map(CHECKS[name], references)):
             return AnswerFormat(name)
     choices = frozenset(map(_plain, references))
-    is_short = all(text and len(text.split()) <= CHOICE_WORDS for text in choices)
+    is_short = all(text and len(text.split()) <= MAX_CHOICE_WORDS for text in choices)
     is_closed = len(references) > 2 and is_short and 2 * len(choices) <= len(references)
     return AnswerFormat("choice", choices) if is_closed else AnswerFormat("text")
 
@@ -157,7 +157,7 @@ def _is_json(text: str) -> bool:
 
 def _is_list(text: str) -> bool:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return len(lines) > 1 and all(ITEM.match(line) for line in lines)
+    return len(lines) > 1 and all(LIST_ITEM.match(line) for line in lines)
 
 
 CHECKS: dict[str, Callable[[str], object]] = {

@@ -52,16 +52,16 @@ class LanguageModelingFormat(Format):
         """Tokenize documents and cut them into blocks on disk; the last block of a document is shorter."""
         self._check()
         columns = ["input_ids", "position_ids"] if self.task.packing else ["input_ids"]
-        kinds = Features({**dict.fromkeys(columns, List(Value("int32"))), "length": Value("int32")})
+        features = Features({**dict.fromkeys(columns, List(Value("int32"))), "length": Value("int32")})
         blocks = examples.map(
-            self._cut, batched=True, batch_size=PACKING_BATCH, remove_columns=examples.column_names, features=kinds,
-            load_from_cache_file=False,
+            self._cut_blocks, batched=True, batch_size=PACKING_BATCH, remove_columns=examples.column_names,
+            features=features, load_from_cache_file=False,
         )  # fmt: skip
         if not len(blocks):
             raise UserError("the text has no block of two tokens to train on; use more text")
         lengths = blocks.data.column("length").to_numpy()  # four bytes per block, without Python's integers
-        noised: Any = CorruptedBlocks(blocks, self._noised, seed)  # a torch dataset; other formats use datasets
-        return Encoded(noised, lengths, 0, None, np.ones(len(examples), dtype=bool))
+        corrupted: Any = CorruptedBlocks(blocks, self._corrupted, seed)  # a torch dataset; other formats use datasets
+        return Encoded(corrupted, lengths, 0, None, np.ones(len(examples), dtype=bool))
 
     def encode(self, examples: Dataset) -> Encoded:
         """Mask words of each passage, the same for every tokenizer; `labels` are their bytes (passages,).
@@ -72,9 +72,9 @@ class LanguageModelingFormat(Format):
         out = self.tokenizer(
             list(examples["text"]), add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )  # fmt: skip
-        room = min(self.tokenizer.model_max_length, 1 << 20) - 2  # beside the special tokens
+        limit = min(self.tokenizer.model_max_length, 1 << 20) - 2  # less the special tokens
         passages = [
-            self._masked(text, ids[:room], spans[:room])
+            self._masked(text, ids[:limit], spans[:limit])
             for text, ids, spans in zip(examples["text"], out["input_ids"], out["offset_mapping"], strict=True)
         ]
         sizes = np.array([size for _, _, size, _ in passages])
@@ -90,7 +90,7 @@ class LanguageModelingFormat(Format):
         return Encoded(
             Dataset.from_dict(table),
             [len(inputs) for inputs, *_ in passages],
-            sum(len(ids) > room for ids in out["input_ids"]),
+            sum(len(ids) > limit for ids in out["input_ids"]),
             sizes,
             sizes > 0,
             positions=positions,
@@ -121,7 +121,7 @@ class LanguageModelingFormat(Format):
         for is_wrong, message in (
             (
                 self.architecture == "encoder" and self.tokenizer.mask_token_id is None,
-                "the tokenizer has no mask token, so no word can be masked; use model=gpt2 or model=t5",
+                "the tokenizer has no mask token, so words cannot be masked; use model=gpt2 or model=t5",
             ),
             (
                 is_seq2seq and not sentinels,
@@ -150,8 +150,8 @@ class LanguageModelingFormat(Format):
         return set(self.tokenizer.all_special_ids)
 
     @cached_property
-    def _known(self) -> np.ndarray:
-        """The ids that replace swapped tokens: all but special tokens, which Devlin et al. include."""
+    def _replacements(self) -> np.ndarray:
+        """The ids that replace selected tokens: all but special tokens, which Devlin et al. include."""
         return np.array(sorted(set(self.tokenizer.get_vocab().values()) - self._special))
 
     @cached_property
@@ -164,7 +164,7 @@ class LanguageModelingFormat(Format):
         first = self.tokenizer.bos_token_id
         return self.tokenizer.eos_token_id if first is None else first
 
-    def _cut(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def _cut_blocks(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Return the blocks of documents; with `packing`, position ids that restart with each document."""
         streams = self.tokenizer(rows["text"], add_special_tokens=False, verbose=False)["input_ids"]
         is_encoder, is_decoder = self.architecture == "encoder", self.is_decoder
@@ -184,7 +184,7 @@ class LanguageModelingFormat(Format):
             parts = [part for part in parts if not self._special.issuperset(part)]
         return {"input_ids": parts, "length": [len(part) for part in parts]}
 
-    def _noised(self, block: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    def _corrupted(self, block: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         ids, positions = block["input_ids"], block.get("position_ids")
         if positions is not None:  # the first token of a document has no context
             targets = [token if position else -100 for token, position in zip(ids, positions, strict=True)]
@@ -198,9 +198,9 @@ class LanguageModelingFormat(Format):
             return ids, ids
         if self.architecture == "seq2seq":
             return span_corrupt(ids, self._sentinels, rng, share, self.task.mean_noise_span_length or 1, eos=end)
-        framed = [self.tokenizer.cls_token_id, *ids, self.tokenizer.sep_token_id]
-        groups = token_groups(framed, self._special, self._starts)
-        return mask_tokens(framed, rng, share, self.tokenizer.mask_token_id, self._known, groups)
+        inputs = [self.tokenizer.cls_token_id, *ids, self.tokenizer.sep_token_id]
+        groups = token_groups(inputs, self._special, self._starts)
+        return mask_tokens(inputs, rng, share, self.tokenizer.mask_token_id, self._replacements, groups)
 
     def _masked(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> tuple[list[int], list[int], int, int]:
         """Return the inputs and targets of a passage, the bytes of the targets, and of those the unknown bytes."""
@@ -220,8 +220,8 @@ class LanguageModelingFormat(Format):
         if self.architecture == "encoder":
             masked = [self.tokenizer.mask_token_id if mask else token for token, mask in zip(ids, hidden, strict=True)]
             targets = [token if mask else -100 for token, mask in zip(ids, hidden, strict=True)]
-            framed = [self.tokenizer.cls_token_id, *masked, self.tokenizer.sep_token_id]
-            return framed, [-100, *targets, -100], size, unknown
+            inputs = [self.tokenizer.cls_token_id, *masked, self.tokenizer.sep_token_id]
+            return inputs, [-100, *targets, -100], size, unknown
         try:
             pair = replace_spans(ids, np.array(hidden, dtype=bool), self._sentinels, self.tokenizer.eos_token_id)
         except ValueError as error:

@@ -76,12 +76,12 @@ class PreferenceFormat(Format):
 
         `positions` are the lengths of both answers, and whether they are equal after truncation.
         """
-        room, longest = self.max_prompt_tokens(self.max_answer_tokens), self.max_answer_tokens
+        max_prompt, max_answer = self.max_prompt_tokens(self.max_answer_tokens), self.max_answer_tokens
         rows, truncated = [], 0
         for prompt, *answers in zip(*(examples[column] for column in self.task.text), strict=True):
             (before, chosen), (_, rejected) = (self._ids(prompt, answer) for answer in answers)
-            truncated += len(before) > room or max(len(chosen), len(rejected)) > longest
-            rows.append((before[-room:], chosen[:longest], rejected[:longest]))
+            truncated += len(before) > max_prompt or max(len(chosen), len(rejected)) > max_answer
+            rows.append((before[-max_prompt:], chosen[:max_answer], rejected[:max_answer]))
         names = ("prompt_ids", "chosen_ids", "rejected_ids")
         columns = {name: [row[part] for row in rows] for part, name in enumerate(names)}
         return Encoded(
@@ -119,11 +119,11 @@ class PreferenceFormat(Format):
         return Predictions(margins, list(summary), (-logps[:, 0], sizes))
 
     def label_counts(self, encoded: Encoded) -> dict[str, Any]:
-        alike = sum(is_alike for _, _, is_alike in encoded.positions)
-        return {"pairs": len(encoded.positions)} | ({"alike once cut": alike} if alike else {})
+        equal = sum(is_equal for _, _, is_equal in encoded.positions)
+        return {"pairs": len(encoded.positions)} | ({"alike once cut": equal} if equal else {})
 
     def _ids(self, prompt: Prompt, answer: str | None = None) -> tuple[list[int], list[int]]:
-        """Return the tokens of a prompt, and those of an answer, none without one."""
+        """Return the tokens of a prompt, and those of an answer, empty without one."""
         if isinstance(prompt, str):
             template = self.task.template
             text = prompt if template is None else template.format(**{self.task.text[0]: prompt})

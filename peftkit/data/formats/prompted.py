@@ -19,7 +19,7 @@ from peftkit.data.formats.classification import (
 )
 
 ANCHOR = "answer:"  # precedes a word to find its tokens: many tokenizers encode the first word of a text differently
-TRUTH = {"entailment": "True", "neutral": "Neither", "contradiction": "False", "not_entailment": "False"}
+NLI_VERBALIZER = {"entailment": "True", "neutral": "Neither", "contradiction": "False", "not_entailment": "False"}
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ PROMPTS = {
         "{sentence1}\n{sentence2}\nquestion: Do both sentences say the same? Yes or No?\nanswer:",
         {"0": "No", "5": "Yes"},
     ),
-    "mnli": PromptTemplate("{premise}\nquestion: {hypothesis} True, False, or Neither?\nanswer:", TRUTH),
-    "ax": PromptTemplate("{premise}\nquestion: {hypothesis} True, False, or Neither?\nanswer:", TRUTH),
+    "mnli": PromptTemplate("{premise}\nquestion: {hypothesis} True, False, or Neither?\nanswer:", NLI_VERBALIZER),
+    "ax": PromptTemplate("{premise}\nquestion: {hypothesis} True, False, or Neither?\nanswer:", NLI_VERBALIZER),
     "qnli": PromptTemplate(
         "{sentence}\nquestion: {question} Is the answer there? Yes or No?\nanswer:",
         {"entailment": "Yes", "not_entailment": "No"},
     ),
-    "rte": PromptTemplate("{sentence1}\nquestion: {sentence2} True or False?\nanswer:", TRUTH),
-    "wnli": PromptTemplate("{sentence1}\nquestion: {sentence2} True or False?\nanswer:", TRUTH),
+    "rte": PromptTemplate("{sentence1}\nquestion: {sentence2} True or False?\nanswer:", NLI_VERBALIZER),
+    "wnli": PromptTemplate("{sentence1}\nquestion: {sentence2} True or False?\nanswer:", NLI_VERBALIZER),
 }
 
 
@@ -77,8 +77,8 @@ class PromptedFormat(Format):
         """The template, and the text of each label, or of some numbers."""
         if self.is_decoder:
             return prompt_template(self.task, self.names)
-        usual = self.names if self.names is not None else [f"{value:.1f}" for value in similarity_scores()]
-        words = verbalizer_of(self.task, self.names, {name: name for name in usual})
+        default = self.names if self.names is not None else [f"{value:.1f}" for value in similarity_scores()]
+        words = verbalizer_of(self.task, self.names, {name: name for name in default})
         return PromptTemplate(self.task.prompt or text_to_text_template(self.task), words)
 
     @cached_property
@@ -108,12 +108,12 @@ class PromptedFormat(Format):
         more input has the last words of the prompt only.
         """
         texts = fill_template(self.prompt.text, self.task.text, examples)
-        answer = self.verbalizer_ids.shape[1] if self.is_decoder else 0
-        limit = min(self.task.max_length, self.context_length - answer)
+        answer_tokens = self.verbalizer_ids.shape[1] if self.is_decoder else 0
+        limit = min(self.task.max_length, self.context_length - answer_tokens)
         whole = self.tokenizer(texts, verbose=False)["input_ids"] if texts else []
-        inputs, dropped = self.with_shots([self._cut(list(ids), limit) for ids in whole], answer)
+        inputs, dropped = self.with_shots([self._truncate(list(ids), limit) for ids in whole], answer_tokens)
         if self.calibrate:
-            # the prompt after its last column; the end-of-text token where there is nothing
+            # the prompt after its last column; the end-of-text token where that is empty
             text = self.prompt.text.rpartition("}")[2].strip()
             inputs.append((self.tokenizer(text)["input_ids"] if text else []) or [self.tokenizer.eos_token_id])
         table = Dataset.from_dict({"input_ids": inputs, "attention_mask": [[1] * len(ids) for ids in inputs]})
@@ -134,7 +134,7 @@ class PromptedFormat(Format):
         shares = np.exp(logps - logps.max(axis=-1, keepdims=True))
         return Predictions(shares @ self.values / shares.sum(axis=-1), list(logps))
 
-    def _cut(self, ids: list[int], limit: int) -> list[int]:
+    def _truncate(self, ids: list[int], limit: int) -> list[int]:
         if len(ids) <= limit:
             return ids
         lead = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
@@ -144,37 +144,37 @@ class PromptedFormat(Format):
     def _word_ids(self, word: str) -> list[int]:
         if not self.is_decoder:
             return list(self.tokenizer(text_target=word)["input_ids"])
-        before, whole, alone = self.tokenizer([ANCHOR, f"{ANCHOR} {word}", f" {word}"], add_special_tokens=False)[
+        before, whole, single = self.tokenizer([ANCHOR, f"{ANCHOR} {word}", f" {word}"], add_special_tokens=False)[
             "input_ids"
         ]
-        return list(whole[len(before) :] if whole[: len(before)] == before else alone)
+        return list(whole[len(before) :] if whole[: len(before)] == before else single)
 
 
 def prompt_template(task: TaskConfig, names: list[str] | None) -> PromptTemplate:
     """Return the prompt of a decoder: `task.prompt`, else that of the GLUE task, else the columns with their names.
 
     The word of a label is that of `task.verbalizer`, else that of the GLUE prompt, else its name. Spaces at the end of
-    the prompt are removed, since the word brings its own.
+    the prompt are removed, since the word starts with one.
     """
     columns = "".join(f"{column}: {{{column}}}\n" for column in task.text)
-    usual = PromptTemplate(f"{columns}{task.label}:", {})
-    known = PROMPTS.get(task.name, usual) if task.suite == "glue" else usual
+    default = PromptTemplate(f"{columns}{task.label}:", {})
+    known = PROMPTS.get(task.name, default) if task.suite == "glue" else default
     text = (task.prompt or "").rstrip(" ") or known.text
     return PromptTemplate(text, verbalizer_of(task, names, known.verbalizer))
 
 
-def verbalizer_of(task: TaskConfig, names: list[str] | None, usual: dict[str, str]) -> dict[str, str]:
+def verbalizer_of(task: TaskConfig, names: list[str] | None, default: dict[str, str]) -> dict[str, str]:
     """Return the word of each label; of a regression only the numbers that have one.
 
     Raises:
         UserError: `task.verbalizer` has an unknown label.
     """
-    given = {str(label): str(word) for label, word in (task.verbalizer or {}).items()}
+    configured = {str(label): str(word) for label, word in (task.verbalizer or {}).items()}
     if names is None:
-        return given or usual
-    for label in given.keys() - {*names}:
+        return configured or default
+    for label in configured.keys() - {*names}:
         raise UserError(f"task.verbalizer: the data has no label {label}{nearest(label, names)}")
-    return {name: given.get(name) or usual.get(name) or name.replace("_", " ") for name in names}
+    return {name: configured.get(name) or default.get(name) or name.replace("_", " ") for name in names}
 
 
 def sample_balanced(groups: Sequence[int], number: int, seed: int) -> list[int]:
@@ -183,8 +183,8 @@ def sample_balanced(groups: Sequence[int], number: int, seed: int) -> list[int]:
     Each round takes one example of each group with examples left, so that any last rounds are balanced too.
     """
     random = np.random.default_rng(seed)
-    kinds = np.asarray(groups)
-    left = [random.permutation(np.flatnonzero(kinds == kind)).tolist() for kind in np.unique(kinds)]
+    labels = np.asarray(groups)
+    left = [random.permutation(np.flatnonzero(labels == label)).tolist() for label in np.unique(labels)]
     sampled: list[int] = []
     while len(sampled) < number and any(left):
         sampled += [left[group].pop() for group in random.permutation(len(left)) if left[group]]

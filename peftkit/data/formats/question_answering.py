@@ -12,9 +12,9 @@ from peftkit.config import TaskConfig, UserError
 from peftkit.data.datasets import ExampleReader
 from peftkit.data.formats.base import Encoded, Format, Predictions, hidden_count, label_mask
 
-BEST = 20  # starts and ends that are paired (Devlin et al. 2019, their run_squad.py)
-LONGEST = 30  # tokens of an answer, as there
-AT_ONCE = 200  # examples per batch of windows in Python lists, which take more memory than a table
+MAX_CANDIDATES = 20  # best starts and ends, of which all pairs are scored (Devlin et al. 2019, their run_squad.py)
+MAX_ANSWER_TOKENS = 30  # as in run_squad.py
+BATCH_EXAMPLES = 200  # per batch of windows in Python lists, which take more memory than a table
 
 
 class SpanReader(ExampleReader):
@@ -51,23 +51,25 @@ class QuestionAnsweringFormat(Format):
         # without special tokens between a pair of texts, the texts are separated by a line break
         is_decoder = not any(self.tokenizer("a", "b", return_special_tokens_mask=True)["special_tokens_mask"])
         limit = min(self.task.max_length, self.tokenizer.model_max_length) - is_decoder
-        questions, cut = self._questions([text.strip() for text in examples[self.task.text[0]]], limit, is_decoder)
+        questions, truncated = self._questions(
+            [text.strip() for text in examples[self.task.text[0]]], limit, is_decoder
+        )
         passages, answers = list(examples[self.task.text[1]]), list(examples["label"])
         parts: list[tuple[Dataset, np.ndarray, list[Any]]] = []
-        for first in range(0, len(examples), AT_ONCE):
-            part = slice(first, first + AT_ONCE)
+        for first in range(0, len(examples), BATCH_EXAMPLES):
+            part = slice(first, first + BATCH_EXAMPLES)
             inputs, rows, positions = self._windows(questions[part], passages[part], answers[part], limit, is_decoder)
             parts.append((Dataset.from_dict(inputs), rows + first, positions))
-        tables, owners, places = zip(*parts, strict=True)
+        tables, examples_of, all_positions = zip(*parts, strict=True)
         table = concatenate_datasets(list(tables))
         return Encoded(
             table,
             [len(ids) for ids in table["input_ids"]],
-            cut,
+            truncated,
             [None if label is None else list(label["text"]) for label in answers],
             label_mask(examples),
-            np.concatenate(owners),
-            list(chain.from_iterable(places)),
+            np.concatenate(examples_of),
+            list(chain.from_iterable(all_positions)),
         )
 
     def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
@@ -79,15 +81,17 @@ class QuestionAnsweringFormat(Format):
         assert encoded.example_of is not None
         count = len(encoded.has_label)
         best: list[tuple[float, str]] = [(-np.inf, "")] * count
-        none = np.full(count, np.inf)
+        no_answer = np.full(count, np.inf)
         for row, window, (passage, spans, cls) in zip(encoded.example_of, scores, encoded.positions, strict=True):
             best[row] = max(best[row], _best_span(window, spans, passage))
-            none[row] = min(none[row], window[cls].sum())  # no answer needs the least score of all windows
+            no_answer[row] = min(no_answer[row], window[cls].sum())  # "no answer" has its lowest score over all windows
         predictions = [
-            "" if self.task.no_answer and nothing >= score else text
-            for (score, text), nothing in zip(best, none, strict=True)
+            "" if self.task.no_answer and null_score >= score else text
+            for (score, text), null_score in zip(best, no_answer, strict=True)
         ]
-        return Predictions(predictions, [np.array([score, cls]) for (score, _), cls in zip(best, none, strict=True)])
+        return Predictions(
+            predictions, [np.array([score, cls]) for (score, _), cls in zip(best, no_answer, strict=True)]
+        )
 
     def label_counts(self, encoded: Encoded) -> dict[str, Any]:
         known = [label for label in encoded.labels if label is not None]
@@ -106,36 +110,36 @@ class QuestionAnsweringFormat(Format):
             questions, passages, truncation="only_second", max_length=limit, stride=self.task.stride or 0,
             return_overflowing_tokens=True, return_offsets_mapping=True,
         )  # fmt: skip
-        owner, offsets = np.array(out.pop("overflow_to_sample_mapping")), out.pop("offset_mapping")
-        positions, borders = [], []
-        for number, row in enumerate(owner):
+        example_of, offsets = np.array(out.pop("overflow_to_sample_mapping")), out.pop("offset_mapping")
+        positions, targets = [], []
+        for number, row in enumerate(example_of):
             if is_decoder:
                 out["input_ids"][number].append(self.tokenizer.eos_token_id)
                 out["attention_mask"][number].append(1)
             ids, cls = out["input_ids"][number], self.tokenizer.cls_token_id
-            none = ids.index(cls) if cls in ids else len(ids) - 1
+            no_answer = ids.index(cls) if cls in ids else len(ids) - 1
             tokens = [(at, *offsets[number][at]) for at, part in enumerate(out.sequence_ids(number)) if part == 1]
             spans = np.array(tokens, dtype=np.int32).reshape(-1, 3)  # a tenth of the memory of Python's integers
-            positions.append((passages[row], spans, none))
-            borders.append(_tokens_of(labels[row], spans) or (none, none))
-        starts, ends = zip(*borders, strict=True)
-        return {**out, "start_positions": list(starts), "end_positions": list(ends)}, owner, positions
+            positions.append((passages[row], spans, no_answer))
+            targets.append(_tokens_of(labels[row], spans) or (no_answer, no_answer))
+        starts, ends = zip(*targets, strict=True)
+        return {**out, "start_positions": list(starts), "end_positions": list(ends)}, example_of, positions
 
     def _questions(self, questions: list[str], limit: int, is_decoder: bool) -> tuple[list[str], int]:
         """Truncate questions to half of the limit; return them and how many were truncated."""
-        end, room = "\n" if is_decoder else "", limit // 2 - 3
-        if (self.task.stride or 0) >= limit - room - 3:
+        end, longest = "\n" if is_decoder else "", limit // 2 - 3
+        if (self.task.stride or 0) >= limit - longest - 3:
             raise UserError(
-                f"task.stride={self.task.stride} leaves no step between two windows of {limit} tokens "
+                f"task.stride={self.task.stride} is too large an overlap of windows of {limit} tokens "
                 "(task.max_length, or the limit of the model), half of which may be the question; "
                 f"set task.stride={limit // 4}"
             )
         offsets = self.tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         kept = [
-            (text[: spans[room - 1][1]] if len(spans) > room else text) + end
+            (text[: spans[longest - 1][1]] if len(spans) > longest else text) + end
             for text, spans in zip(questions, offsets, strict=True)
         ]
-        return kept, sum(len(spans) > room for spans in offsets)
+        return kept, sum(len(spans) > longest for spans in offsets)
 
 
 def _parse_answer(task: TaskConfig, label: Any, passage: str, split: str) -> dict[str, list]:
@@ -163,8 +167,8 @@ def _parse_answer(task: TaskConfig, label: Any, passage: str, split: str) -> dic
         )
     for text, start in zip(texts, starts, strict=True):
         if start < 0 or passage[start : start + len(text)] != text:
-            place = f"at character {start} of its passage; count answer_start in characters from 0, as SQuAD does"
-            hint = "in its passage; copy it from there" if start < 0 else place
+            wrong_start = f"at character {start} of its passage; count answer_start in characters from 0, as SQuAD does"
+            hint = "in its passage; copy it from there" if start < 0 else wrong_start
             raise UserError(f"the answer {text!r:.60} of {split} is not {hint}")
     return {"text": texts, "answer_start": starts}
 
@@ -183,13 +187,13 @@ def _tokens_of(label: dict[str, Any] | None, spans: np.ndarray) -> tuple[int, in
 
 
 def _best_span(scores: np.ndarray, spans: np.ndarray, passage: str) -> tuple[float, str]:
-    """Return the score and the text of the best span of at most LONGEST tokens in a window (tokens, 2)."""
+    """Return the score and the text of the best span of at most MAX_ANSWER_TOKENS tokens in a window (tokens, 2)."""
     if not len(spans):
         return -np.inf, ""
     scores = scores[spans[0][0] :][: len(spans)]
-    starts, ends = np.argsort(-scores, axis=0, kind="stable")[:BEST].T
+    starts, ends = np.argsort(-scores, axis=0, kind="stable")[:MAX_CANDIDATES].T
     lengths = ends - starts[:, None]  # every start with every end
-    sums = np.where((lengths >= 0) & (lengths < LONGEST), scores[starts, :1] + scores[ends, 1], -np.inf)
+    sums = np.where((lengths >= 0) & (lengths < MAX_ANSWER_TOKENS), scores[starts, :1] + scores[ends, 1], -np.inf)
     start, end = np.unravel_index(sums.argmax(), sums.shape)
     if sums[start, end] == -np.inf:
         return -np.inf, ""

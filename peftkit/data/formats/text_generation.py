@@ -1,4 +1,4 @@
-"""Text generation: causal language modelling, and text to text."""
+"""Text generation: causal language modeling, and text to text."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,11 +23,11 @@ ANSWER_TOKENS = 64  # the longest label, where task.max_target_length is not set
 
 @dataclass(frozen=True)
 class TextGenerationFormat(Format):
-    """Causal language modelling and text to text.
+    """Causal language modeling and text to text.
 
     A decoder without a label column models its text, token by token; with one, the label after the text, and only the
     label counts. An encoder-decoder reads the text and generates the label. The text is `task.template`, else the
-    columns separated by line breaks. An answer that is generated after few-shot examples ends at a blank line, as
+    columns separated by line breaks. An answer generated after few-shot examples ends at a blank line, as
     theirs do.
     """
 
@@ -54,7 +54,7 @@ class TextGenerationFormat(Format):
         return 0
 
     def render_shot(self, row: dict[str, Any]) -> str:
-        """Return an example with its answer, to show before others."""
+        """Return an example with its answer as a few-shot example."""
         text = self._text({name: row[name] for name in self.task.text})
         return f"{text}{'' if text.endswith(chr(10)) else chr(10)}{row['label']}"
 
@@ -68,44 +68,46 @@ class TextGenerationFormat(Format):
         if self.is_decoder and self.max_new_tokens is not None:
             # the model continues from the end of a prompt, so its start is truncated
             whole = self.tokenizer(texts, verbose=False)["input_ids"]
-            prompts, is_cut = (
+            prompts, is_truncated = (
                 [ids[-self.prompt_limit :] for ids in whole],
                 [len(ids) > self.prompt_limit for ids in whole],
             )
         else:
             out = tokenize(self.tokenizer, [texts], self.task.max_length)
-            prompts, is_cut = out["input_ids"], out["truncated"]
+            prompts, is_truncated = out["input_ids"], out["truncated"]
         answers = [self._answer_ids(label or "") for label in examples["label"]] if self.max_new_tokens else None
-        return self.encode_pairs(examples, prompts, answers, is_cut)
+        return self.encode_pairs(examples, prompts, answers, is_truncated)
 
     def encode_pairs(
         self,
         examples: Dataset,
         prompts: list[list[int]],
         answers: list[list[int]] | None,
-        is_cut: list[bool],
+        is_truncated: list[bool],
         **more: Any,
     ) -> Encoded:
         """Return inputs of prompts and answers, where only the answers have labels; without answers all tokens have."""
         prompts, dropped = self.with_shots(prompts, self.reserved)
         inputs, targets, known = prompts, prompts, np.full(len(prompts), True)
-        counted = [np.arange(len(row)) > 0 for row in prompts]  # the first token of a text has no context
+        is_scored = [np.arange(len(row)) > 0 for row in prompts]  # the first token of a text has no context
         if answers is not None:
-            is_cut = [cut or len(ids) > (self.max_new_tokens or 0) for cut, ids in zip(is_cut, answers, strict=True)]
+            is_truncated = [
+                cut or len(ids) > (self.max_new_tokens or 0) for cut, ids in zip(is_truncated, answers, strict=True)
+            ]
             targets, known = [ids[: self.max_new_tokens] for ids in answers], label_mask(examples)
             if self.is_decoder:
                 inputs = [[*row, *ids] for row, ids in zip(prompts, targets, strict=True)]
                 targets = [[-100] * len(row) + ids for row, ids in zip(prompts, targets, strict=True)]
-            counted = [np.array(row) >= 0 for row in targets]
+            is_scored = [np.array(row) >= 0 for row in targets]
         masks = [[1] * len(row) for row in inputs]
         table = Dataset.from_dict({"input_ids": inputs, "attention_mask": masks, "labels": targets})
         return Encoded(
             table,
             [len(row) for row in inputs],
-            sum(is_cut),
+            sum(is_truncated),
             [None if label is None else [label] for label in examples["label"]],
             known,
-            positions=list(zip(counted, prompts, strict=True)),
+            positions=list(zip(is_scored, prompts, strict=True)),
             dropped_shots=dropped,
             **more,
         )
@@ -115,7 +117,7 @@ class TextGenerationFormat(Format):
         return [row[: len(seen)][seen] for row, (seen, _) in zip(scores, encoded.positions, strict=True)]
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
-        known = encoded.has_label  # the substitute of a hidden label is not scored
+        known = encoded.has_label  # the empty text in place of a hidden label is not scored
         nats = np.where(known, [-row.sum() for row in scores], 0.0)
         tokens = np.where(known, [len(row) for row in scores], 0)
         summary = [np.array(pair if is_known else []) for is_known, *pair in zip(known, nats, tokens, strict=True)]

@@ -1,4 +1,4 @@
-"""Token classification: the first sub-word of each word carries the word's tag."""
+"""Token classification: the first sub-word of each word gets the word's tag."""
 
 import re
 from collections import Counter
@@ -50,7 +50,7 @@ class TagReader(ClassLabelReader):
 
 @dataclass(frozen=True)
 class TokenClassificationFormat(Format):
-    """Token classification: the first sub-word of each word is labelled (Devlin et al. 2019, section 5.3)."""
+    """Token classification: the first sub-word of each word is labeled (Devlin et al. 2019, section 5.3)."""
 
     reader = TagReader
     collator_class = DataCollatorForTokenClassification
@@ -59,7 +59,7 @@ class TokenClassificationFormat(Format):
         wrong = [name for name in self.names or [] if not SPAN.fullmatch(name)]
         if "entity_f1" in self.task.metrics and wrong:
             raise UserError(
-                f"task.metrics=[entity_f1] needs span tags as B-PER, I-PER and O, which {wrong[0]} is not; "
+                f"task.metrics=[entity_f1] needs span tags such as B-PER, I-PER and O, not {wrong[0]}; "
                 "set task.metrics=[token_accuracy]"
             )
 
