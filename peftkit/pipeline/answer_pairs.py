@@ -37,7 +37,7 @@ def pair_runs(config: RunConfig, folders: list[Path]) -> list[AnswerPair]:
     """Return pairs of the answers of two runs to the same examples.
 
     Raises:
-        UserError: they have other examples, references or prompts.
+        UserError: their examples, references or prompts differ.
     """
     one, other = (_read_answers(config, folder) for folder in folders)
     sizes, shared = (len(one.answers), len(other.answers)), len(one.answers.keys() & other.answers.keys())
@@ -57,7 +57,7 @@ def pair_runs(config: RunConfig, folders: list[Path]) -> list[AnswerPair]:
 def _pairs(run: RunAnswers, others: Mapping[Key, str | None]) -> list[AnswerPair]:
     """Return pairs of a run's answers and other texts where there are any.
 
-    Their order depends on their ids alone: the first n are the same sample for all runs.
+    Their order depends only on their ids, so that the first n are the same sample for all runs.
     """
     pairs = [
         AnswerPair(key[1], key[0], run.questions[key], answer, other)
@@ -74,7 +74,7 @@ def _read_answers(config: RunConfig, folder: Path) -> RunAnswers:
     run = RunResult.finished(folder)
     task = replace(run.config.task, splits={**run.config.task.splits, "train": None})
     recorded = run.record["audit"]["sources"]["data"]
-    if recorded["kind"] == "hub":  # the same commit, whatever the Hub has now
+    if recorded["kind"] == "hub":  # the commit of the run, not the latest one
         task = replace(task, revision=recorded["revision"])
     data = load_task_dataset(task, config.data_root, config.source, recorded["revision"])
     questions: dict[Key, str] = {}
@@ -84,9 +84,9 @@ def _read_answers(config: RunConfig, folder: Path) -> RunAnswers:
             questions[key], labels[key] = _question(task, row), row["label"]
     scored = pq.read_table(folder / "predictions.parquet", columns=["id", "split", "label", "prediction"]).to_pydict()
     keys = _keys(scored["split"], scored["id"])
-    known = (None if label is None else str(label[0]) for label in scored["label"])
-    references = dict(zip(keys, known, strict=True))
-    # Hub commits or hashes of files; data of another kind has another kind of revision
+    texts = (None if label is None else str(label[0]) for label in scored["label"])
+    references = dict(zip(keys, texts, strict=True))
+    # Hub commits or hashes of files, which are comparable only for sources of the same kind
     revisions = {recorded["revision"], data.source.revision}
     has_changed = recorded["kind"] == data.source.kind and None not in revisions and len(revisions) > 1
     is_other = references.keys() - questions.keys() or any(labels[key] != text for key, text in references.items())

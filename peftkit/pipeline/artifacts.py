@@ -23,7 +23,7 @@ from peftkit.results.run_result import RunResult
 
 
 def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab: str | None = None) -> Path:
-    """Save in PEFT's format (adapter/) or, for methods that train the base's own weights, as a checkpoint (model/).
+    """Save in PEFT's format (adapter/) or, for methods that train weights of the base, as a checkpoint (model/).
 
     Args:
         source: of the base; adapter_config.json names it.
@@ -31,13 +31,13 @@ def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab:
     """
     is_peft = isinstance(bundle.model, PeftModel)
     artifact = folder / ("adapter" if is_peft else "model")
-    if not is_peft or (vocab is None and is_mergeable(bundle.model)):  # else sentence-transformers cannot load it
+    if not is_peft or (vocab is None and is_mergeable(bundle.model)):  # sentence-transformers loads no other
         export_sentence_files(bundle, artifact)
     bundle.tokenizer.save_pretrained(str(artifact))
     if not is_peft:
         bundle.model.save_pretrained(str(artifact))
         return artifact
-    # label names and pooling: AutoConfig.from_pretrained("adapter/base") builds the very base that was trained
+    # label names and pooling: AutoConfig.from_pretrained("adapter/base") builds exactly the base that was trained
     config = copy.deepcopy(bundle.model.get_base_model().config)
     if vocab is None:
         bundle.model.save_pretrained(str(artifact))
@@ -53,7 +53,7 @@ def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab:
     file = artifact / "adapter_config.json"
     settings = {**json.loads(file.read_text(encoding="utf-8")), "base_model_name_or_path": base}
     file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
-    (artifact / "README.md").unlink(missing_ok=True)  # PEFT's blank card; ours lies beside the folder
+    (artifact / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the run folder has the model card
     return artifact
 
 
@@ -65,7 +65,7 @@ def export_sentence_files(bundle: TrainingBundle, folder: Path) -> None:
 
 
 def save_prompt(task_format: Format, source: Source, folder: Path) -> Path:
-    """Save the prompt and its few-shot examples; the model itself is the unchanged base."""
+    """Save the prompt and its few-shot examples; the model is the unchanged base."""
     artifact = folder / PROMPT_FOLDER
     prompt = getattr(task_format, "prompt", None)
     record = {
@@ -79,13 +79,13 @@ def save_prompt(task_format: Format, source: Source, folder: Path) -> Path:
 
 
 def read_shots(folder: Path) -> tuple[str, ...]:
-    """Return the few-shot examples of a run; none where it trained."""
+    """Return the few-shot examples of a prompted run, no examples for other runs."""
     file = folder / PROMPT_FOLDER / "prompt.json"
     return tuple(json.loads(file.read_text(encoding="utf-8"))["shots"]) if file.is_file() else ()
 
 
 def artifact_bytes(bundle: TrainingBundle, artifact: Path) -> int:
-    """Return the bytes of the trained weights, head included: what to send to somebody who has the base."""
+    """Return the bytes of the trained weights and the head: what a user needs in addition to the base."""
     if artifact.name in ("adapter", PROMPT_FOLDER):
         return run_folder.folder_bytes(artifact, (".safetensors", ".bin") if artifact.name == "adapter" else (".json",))
     return sum(w.nbytes for w in bundle.model.parameters() if w.requires_grad)
@@ -103,9 +103,9 @@ def base_source(run: RunResult) -> Source:
 
 
 def load_bundle(run: RunResult, quantized: bool = True) -> TrainingBundle:
-    """Load the model of a run, over the same base as in training; of a prompted run with its few-shot examples.
+    """Load the model of a run on the base of its training; of a prompted run with its few-shot examples.
 
-    With `quantized=False` the base of a 4-bit run has its dequantized weights, in full precision.
+    With `quantized=False` the base of a 4-bit run has the dequantized weights, in full precision.
     """
     config, names, tokenizer = run.config, run.label_names, load_tokenizer(run_tokenizer_source(run))
     if (run.folder / "model").is_dir():
@@ -124,7 +124,7 @@ def load_bundle(run: RunResult, quantized: bool = True) -> TrainingBundle:
 
 
 def run_tokenizer_source(run: RunResult) -> Source:
-    """Return where a run's tokenizer is: in its artifact where it has new tokens or a chat template, or at the base."""
+    """Return where a run's tokenizer is: in its artifact if it has new tokens or a chat template, else at the base."""
     artifact = run.folder / ("model" if (run.folder / "model").is_dir() else "adapter")
     has_own = artifact.name == "model" or run.config.vocab is not None or kind_of(run.config.task).chat_template
     if is_prompted(run.config) or not has_own:

@@ -25,7 +25,7 @@ from peftkit.training import training_arguments
 
 @dataclass
 class TrainingBundle:
-    """A model that is ready to train, with the tokenizer and format of its batches."""
+    """A model that is ready to train, with its tokenizer and the format of its examples."""
 
     model: Any
     tokenizer: Any
@@ -34,7 +34,7 @@ class TrainingBundle:
 
 
 def build(
-    config: RunConfig, model_source: Source, names: list[str] | None, rows: Dataset
+    config: RunConfig, model_source: Source, names: list[str] | None, examples: Dataset
 ) -> tuple[TrainingBundle, Encoded]:
     """Load tokenizer and model, apply the method, and return them with the encoded training examples.
 
@@ -42,13 +42,13 @@ def build(
     """
     tokenizer = load_tokenizer(tokenizer_source(config.vocab, model_source))
     task_format = format_for(config, names, tokenizer)
-    encoded = task_format.encode_training(rows, config.seed)
+    encoded = task_format.encode_training(examples, config.seed)
     set_seed(config.seed)
     model = load_model(config.model, model_source, tokenizer, head_kind(config), names, config.method.quantization)
     _warn_new_weights(model, model_source, config.task)
     if config.task.packing and "position_ids" not in inspect.signature(model.forward).parameters:
         raise UserError(
-            f"{model_source.name} takes no position_ids, which separate packed documents; set task.packing=false"
+            f"{model_source.name} does not accept position_ids, which separate packed documents; set task.packing=false"
         )
     new_rows = add_new_rows(model, Path(config.vocab)) if config.vocab else []
     method = instantiate_method({**config.method.config, **_schedule(config, len(encoded.lengths))})
@@ -59,9 +59,9 @@ def build(
         model, method, config.task.kind, config.method.quantization is not None, checkpointing, new_rows
     )
     if checkpointing and hasattr(model, "enable_input_require_grads"):
-        model.enable_input_require_grads()  # frozen embeddings would cut the graph at the first checkpoint
+        model.enable_input_require_grads()  # frozen embeddings would end the graph at the first checkpoint
     if is_prompted(config):
-        task_format = _add_shots(config, task_format, rows, model)
+        task_format = _add_shots(config, task_format, examples, model)
     schedule = method.unfreezing(model) if isinstance(method, Gradual) else None
     return TrainingBundle(model, tokenizer, task_format, schedule), encoded
 
@@ -73,7 +73,7 @@ def format_for(
     shots: tuple[str, ...] = (),
     model: Any = None,
 ) -> Format:
-    """Return the format of a run; of a prompted run with these few-shot examples, within the model's context."""
+    """Return the format of a run; for a prompted run with these few-shot examples, within the model's context."""
     if is_prompted(config) and kind_of(config.task).sequence_label:
         found: Format = PromptedFormat(
             config.task,
@@ -90,14 +90,14 @@ def format_for(
 
 
 def head_kind(config: RunConfig) -> str:
-    """Return the kind of task whose head is loaded: a prompted classifier has a language model head."""
+    """Return the kind of task that selects the head; a prompted classifier has a language model head."""
     if not is_prompted(config) or not kind_of(config.task).sequence_label:
         return config.task.kind
     return "seq2seq" if config.model.family == "seq2seq" else "causal_lm"
 
 
 def _warn_new_weights(model: Any, source: Source, task: TaskConfig) -> None:
-    """Warn about weights that the checkpoint lacks and that are therefore newly initialized."""
+    """Warn about newly initialized weights, which the checkpoint lacks."""
     head, base = getattr(model, "new_head", None) or [], getattr(model, "new_base_weights", None) or []
     if head and task.kind == "language_modeling":
         log(f"!! {source.name} has no masked language model head: it is newly initialized and trained")
@@ -111,7 +111,7 @@ def _schedule(config: RunConfig, inputs: int) -> dict[str, int]:
     """Return AdaLoRA's steps (Zhang et al. 2023, section 3.3), except those that the user sets.
 
     Args:
-        inputs: how many there are to train on; a long example is several.
+        inputs: number of training inputs; a long example has several.
     """
     if not config.method.traits.scheduled:
         return {}
@@ -144,19 +144,19 @@ def instantiate_method(settings: dict[str, Any]) -> Any:
         raise UserError(f"method.config: {error.__cause__ or error}") from error
 
 
-def _add_shots(config: RunConfig, task_format: Format, rows: Dataset, model: Any) -> Format:
-    """Return the format with few-shot examples of the training split, which depend on the seed alone."""
+def _add_shots(config: RunConfig, task_format: Format, examples: Dataset, model: Any) -> Format:
+    """Return the format with few-shot examples of the training split, which depend only on the seed."""
     number = int(config.method.config.get("shots") or 0)
     assert isinstance(task_format, PromptedFormat | TextGenerationFormat)
-    drawn = sample_balanced([task_format.shot_group(label) for label in rows["label"]], number, config.seed)
+    drawn = sample_balanced([task_format.shot_group(label) for label in examples["label"]], number, config.seed)
     if len(drawn) < number:
         log(f"   shots={number}, but only {len(drawn)} training examples are available")
-    shots = tuple(task_format.render_shot(dict(rows[row])) for row in drawn)
+    shots = tuple(task_format.render_shot(dict(examples[index])) for index in drawn)
     return format_for(config, task_format.names, task_format.tokenizer, shots, model)
 
 
-def split_holdout(rows: TaskDataset, task: TaskConfig, holdout: float) -> tuple[Any, Any]:
-    """Split examples off the training split, on which the best epoch is chosen; the same for every seed."""
+def split_holdout(data: TaskDataset, task: TaskConfig, holdout: float) -> tuple[Any, Any]:
+    """Hold out training examples, on which the best epoch is selected; the same for every seed."""
     reader = example_reader(task)
-    rest, held_out = reader.split(rows.splits[str(task.splits["train"])], holdout)
+    rest, held_out = reader.split(data.splits[str(task.splits["train"])], holdout)
     return rest, reader.evaluation_examples(held_out)

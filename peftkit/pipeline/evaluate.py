@@ -1,4 +1,4 @@
-"""Predictions of a model on encoded examples: their scores, and the files that hold them."""
+"""Predictions of a model on encoded examples, their scores, and the files that contain them."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ from peftkit.results.console import is_main_process
 
 
 def output_reader(bundle: TrainingBundle) -> training.OutputReader | TextEmbedder:
-    """Return what reads a model's scores, of which vectors are one kind."""
+    """Return the function that computes a model's scores, which may be embeddings."""
     if bundle.format.output_kind == "embeddings":
         return TextEmbedder(bundle.model.config.vector_pooling)
     return training.OutputReader(bundle.format.output_kind, bundle.format.verbalizer_ids)
@@ -40,30 +40,30 @@ def predictor(config: RunConfig, bundle: TrainingBundle) -> training.ScoringTrai
 
 
 def evaluate_splits(
-    config: RunConfig, bundle: TrainingBundle, trainer: Any, splits: dict[str, Encoded], rows: TaskDataset, file: Path
+    config: RunConfig, bundle: TrainingBundle, trainer: Any, splits: dict[str, Encoded], data: TaskDataset, file: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Score the labelled examples of each validation split, write all predictions, and return scores and costs.
+    """Score the labeled examples of each validation split, write all predictions, and return scores and costs.
 
-    A split without any label has no score; a hidden label is null in the file.
+    A split without labels has no score; a hidden label is null in the file.
     """
     scores: dict[str, Any] = {}
     parts: list[dict[str, list]] = []
     costs = []
     for name, encoded in splits.items():
-        answers, cost = predict_encoded(bundle, trainer, encoded)
+        predictions, cost = predict_encoded(bundle, trainer, encoded)
         costs.append(cost)
         if encoded.has_label.any():
             scores |= _score(
-                config, bundle, answers, encoded, name.removeprefix("validation") if len(splits) > 1 else ""
+                config, bundle, predictions, encoded, name.removeprefix("validation") if len(splits) > 1 else ""
             )
         labels = zip(_plain(encoded.labels), encoded.has_label, strict=True)
         parts.append(
             {
-                "id": list(rows.splits[name]["id"]),
-                "split": [name] * len(answers.predictions),
+                "id": list(data.splits[name]["id"]),
+                "split": [name] * len(predictions.predictions),
                 "label": [label if known else None for label, known in labels],
-                "prediction": _plain(answers.predictions),
-                "scores": [_plain(row.astype(float)) or None for row in answers.scores],
+                "prediction": _plain(predictions.predictions),
+                "scores": [_plain(row.astype(float)) or None for row in predictions.scores],
             }
         )
     if is_main_process():
@@ -76,22 +76,24 @@ def evaluate_splits(
 
 
 def predict_encoded(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:
-    """Return a model's predictions for encoded examples, with the seconds and the peak in bytes that they took."""
+    """Return a model's predictions for encoded examples, with the seconds and the peak memory in bytes."""
     found = training.predict_scores(trainer, encoded.inputs, encoded.lengths)
     scores = bundle.format.unpad(found.scores, encoded)
     costs: dict[str, Any] = {"seconds": found.seconds, "peak_bytes": found.peak_bytes}
     if (length := bundle.format.max_new_tokens) is None:
         return bundle.format.decode(scores, encoded), costs
-    ids, prompts = bundle.tokenizer, [prompt for _, prompt in encoded.positions]
-    written, seconds = training.generate_greedily(trainer, prompts, ids.pad_token_id, length, ids.eos_token_id)
-    texts = [text.lstrip() for text in ids.batch_decode(written, skip_special_tokens=True)]
+    tokenizer, prompts = bundle.tokenizer, [prompt for _, prompt in encoded.positions]
+    generated, seconds = training.generate_greedily(
+        trainer, prompts, tokenizer.pad_token_id, length, tokenizer.eos_token_id
+    )
+    texts = [text.lstrip() for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]
     stop = bundle.format.stop_text if bundle.format.shots else ""
     has_ended = [
-        ids.eos_token_id in row or bool(stop and stop in text) for row, text in zip(written, texts, strict=True)
+        tokenizer.eos_token_id in ids or bool(stop and stop in text) for ids, text in zip(generated, texts, strict=True)
     ]
-    answers = replace(bundle.format.decode(scores, encoded, [text.strip() for text in texts]), has_ended=has_ended)
+    predictions = replace(bundle.format.decode(scores, encoded, [text.strip() for text in texts]), has_ended=has_ended)
     costs["seconds"] += seconds
-    return bundle.format.check_answers(answers, has_ended, encoded), costs
+    return bundle.format.check_answers(predictions, has_ended, encoded), costs
 
 
 def _score(
@@ -107,7 +109,7 @@ def _score(
 
 
 def holdout_score(config: RunConfig, bundle: TrainingBundle, predictions: Any, held: Encoded) -> float:
-    """Return the score by which the best epoch is chosen, larger is better: the mean of the task's metrics.
+    """Return the score that selects the best epoch, higher is better: the mean of the task's metrics.
 
     For a model that generates text it is the log-likelihood of a label's token, for preferences the mean log sigmoid
     of the margins. `predictions` are those of HF's Trainer.
@@ -127,20 +129,20 @@ def _plain(values: Any) -> Any:
     return values.tolist() if isinstance(values, np.ndarray) else values
 
 
-def with_predictions(table: Any, answers: Mapping[int, tuple[Any, Any]]) -> Any:
-    """Return the table with the prediction and the scores of each row, both None where a row has no answer."""
-    predictions, scores = zip(*(answers.get(row, (None, None)) for row in range(len(table))), strict=True)
-    return table.add_column("prediction", list(predictions)).add_column("scores", list(scores))
+def with_predictions(table: Any, predictions: Mapping[int, tuple[Any, Any]]) -> Any:
+    """Return the table with the prediction and the scores of each row, both None for a row without prediction."""
+    labels, scores = zip(*(predictions.get(row, (None, None)) for row in range(len(table))), strict=True)
+    return table.add_column("prediction", list(labels)).add_column("scores", list(scores))
 
 
 def check_reserved_columns(table: Any, given: Path) -> None:
-    """Refuse a table that has a column where the answers go."""
+    """Refuse a table that has columns of the names of new ones."""
     if taken := [column for column in ("prediction", "scores") if column in table.column_names]:
-        raise UserError(f"{given} has {', '.join(taken)} already, where the answers go; rename it")
+        raise UserError(f"{given} has {', '.join(taken)} already, which predictions add; rename it")
 
 
 def predictions_file(config: RunConfig, given: Path) -> Path:
-    """Return where the answers to a file go: output=, or beside it, as jsonl where its own kind holds no answers."""
+    """Return the file of predictions: output=, or next to the input, as jsonl unless the input is a table."""
     suffix = given.suffix if given.suffix in TABLES else ".jsonl"
     return Path(config.output or f"{given.with_suffix('')}.predictions{suffix}")
 
@@ -154,11 +156,11 @@ def write_table(table: Any, file: Path) -> None:
     else:
         lists = [name for name in table.column_names if isinstance(table.features[name], List)]
         table = table.map(lambda row: {name: _cell(row[name]) for name in lists})
-        is_tsv = file.suffix == ".tsv"  # read_file takes no quotes off a tsv
+        is_tsv = file.suffix == ".tsv"  # read_file does not unquote a tsv
         table.to_csv(str(file), **({"sep": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if is_tsv else {}))
 
 
 def _cell(values: Any) -> str | None:
-    """Return a list as the text of one cell: words apart by spaces, as they are read, anything else as JSON."""
+    """Return a list as the text of one cell: words separated by spaces, as `read_file` reads them, others as JSON."""
     is_words = values is not None and all(isinstance(value, str) for value in values)
     return None if values is None else " ".join(values) if is_words else json.dumps(values)

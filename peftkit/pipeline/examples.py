@@ -1,4 +1,4 @@
-"""The examples of a run: loaded, scored by a reference where there is one, encoded beside its model, and counted."""
+"""The examples of a run: scored by a reference for preferences, encoded for the model, and counted."""
 
 import time
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ from peftkit.pipeline.evaluate import evaluate_splits, predictor
 from peftkit.pipeline.teacher import add_teacher_scores, teacher_answers
 from peftkit.results.console import log
 
-TRAINING_EXAMPLES, HOLDOUT_EXAMPLES = "trained on", "chosen on"  # names of examples that are no split of the data
+TRAINING_EXAMPLES, HOLDOUT_EXAMPLES = "trained on", "chosen on"  # names of examples that are not a split of the data
 
 
 @dataclass
 class RunContext:
-    """A run: its config, where its model comes from, its data, its folder, and the result that the stages fill."""
+    """A run: its config, model source, data and folder, and the result that the stages fill."""
 
     config: RunConfig
     model_source: Source
@@ -42,17 +42,17 @@ class RunContext:
 
 @dataclass(frozen=True)
 class Reference:
-    """Log-likelihoods (pairs, 2) of chosen and rejected answers, by split; none for other kinds of task."""
+    """Log-likelihoods (pairs, 2) of chosen and rejected answers, by split; empty for other kinds of task."""
 
     likelihoods: dict[str, np.ndarray] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
 
     def add_likelihoods(self, name: str, encoded: Encoded) -> Encoded:
         """Return encoded examples with the log-likelihoods of their split."""
-        rows, columns = encoded.inputs, self.likelihoods[name].T if name in self.likelihoods else ()
+        inputs, columns = encoded.inputs, self.likelihoods[name].T if name in self.likelihoods else ()
         for column, values in zip(REFERENCE_COLUMNS, columns, strict=False):
-            rows = rows.add_column(column, values.tolist())
-        return replace(encoded, inputs=rows)
+            inputs = inputs.add_column(column, values.tolist())
+        return replace(encoded, inputs=inputs)
 
 
 @dataclass(frozen=True)
@@ -68,25 +68,25 @@ class EncodedSplits:
 def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits]:
     """Build the model with its method, encode the examples of every split for it, and record the counts under `audit`.
 
-    Before it is loaded, so that one model at a time is in memory, the reference scores the examples, or a teacher
-    generates answers.
+    A reference scores the examples, or a teacher generates answers, before the model is loaded, so that only one model
+    is in memory.
     """
     config, data, audit = context.config, context.dataset, context.result["audit"]
-    trained_on, is_taught = config.task.splits["train"], config.distill.teacher is not None
-    rows, tables = data.splits[trained_on], {name: data.splits[name] for name in config.task.splits["validation"]}
+    trained_on, has_teacher = config.task.splits["train"], config.distill.teacher is not None
+    examples, tables = data.splits[trained_on], {name: data.splits[name] for name in config.task.splits["validation"]}
     if config.early_stopping.patience is not None:
-        rows, tables[HOLDOUT_EXAMPLES] = split_holdout(data, config.task, config.early_stopping.holdout)
-    requested = len(rows)
-    reference = score_reference(config, context.model_source, {**tables, TRAINING_EXAMPLES: rows})
-    if is_taught and generates_text(config.task):
-        rows, audit["taught"] = teacher_answers(config, rows, context.folder)
-    bundle, train = build(config, context.model_source, data.label_names, rows)
+        examples, tables[HOLDOUT_EXAMPLES] = split_holdout(data, config.task, config.early_stopping.holdout)
+    requested = len(examples)
+    reference = score_reference(config, context.model_source, {**tables, TRAINING_EXAMPLES: examples})
+    if has_teacher and generates_text(config.task):
+        examples, audit["taught"] = teacher_answers(config, examples, context.folder)
+    bundle, train = build(config, context.model_source, data.label_names, examples)
     train = reference.add_likelihoods(TRAINING_EXAMPLES, train)
-    if is_taught and not generates_text(config.task):
-        train = add_teacher_scores(config, train, rows, data.label_names)
+    if has_teacher and not generates_text(config.task):
+        train = add_teacher_scores(config, train, examples, data.label_names)
     encoded = {name: reference.add_likelihoods(name, bundle.format.encode(table)) for name, table in tables.items()}
     audit |= _counts(data, bundle, {trained_on: train, **encoded})
-    audit["rows"][trained_on] = requested  # before a teacher dropped or added any
+    audit["rows"][trained_on] = requested  # before a teacher drops or adds any
     holdout = encoded.pop(HOLDOUT_EXAMPLES, encoded[SEARCH_SPLIT] if config.trial else None)
     if is_prompted(config):
         audit["shots"] = _count_shots(config, bundle.format, encoded)
@@ -97,21 +97,21 @@ def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits
 def score_reference(
     config: RunConfig, source: Source, tables: Mapping[str, Dataset], tokenizer_source: Source | None = None
 ) -> Reference:
-    """Score pairs of answers under the base of a run, before any method is applied, in the run's precision.
+    """Score pairs of answers with the base of a run, before its method is applied, in the precision of the run.
 
-    The base is in memory for this one pass alone. Disabling an adapter would give the same, but full fine-tuning
-    overwrites the base. Other kinds of task than preferences have no reference, and nothing is loaded.
+    The base is in memory only for this pass. A disabled adapter would give the same scores, but full fine-tuning
+    overwrites the base. Only preferences have a reference; for other kinds of task nothing is loaded.
 
     Args:
-        tokenizer_source: None is the base's own.
+        tokenizer_source: by default the base.
     """
     if config.task.kind != "preferences":
         return Reference()
-    log(f"   scoring every pair by the reference, {source.name}")
+    log(f"   scoring every pair with the reference, {source.name}")
     tokenizer = load_tokenizer(tokenizer_source or source)
     task_format = format_of(config.task, config.model.family, None, tokenizer)
     model: Any = load_model(config.model, source, tokenizer, config.task.kind, None, config.method.quantization).eval()
-    if config.method.quantization is None and torch.accelerator.is_available():  # a quantized base is there already
+    if config.method.quantization is None and torch.accelerator.is_available():  # a quantized base is already there
         model.to(torch.accelerator.current_accelerator())
     started = time.perf_counter()
     found = {name: _likelihoods(config, model, task_format, table) for name, table in tables.items()}
@@ -122,19 +122,19 @@ def score_reference(
 def _likelihoods(config: RunConfig, model: Any, task_format: Format, table: Dataset) -> np.ndarray:
     """Return (pairs, 2), in the batches of `training.predict_scores`, so that an untrained adapter gives the same.
 
-    HF's Trainer refuses a quantized base without an adapter.
+    HF's Trainer does not accept a quantized base without an adapter.
     """
     encoded = task_format.encode(table)
     found: np.ndarray = np.zeros((len(encoded.lengths), 2), dtype=np.float32)
     order = np.argsort(-np.asarray(encoded.lengths), kind="stable")
     reader, size = training.OutputReader("preferences"), config.train["per_device_eval_batch_size"]
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision_of(config.train))
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision_of(config.train))
     for first in range(0, len(order), size):
-        rows = order[first : first + size]
-        batch = task_format.collator()([encoded.inputs[int(row)] for row in rows])
+        indices = order[first : first + size]
+        batch = task_format.collator()([encoded.inputs[int(index)] for index in indices])
         batch = {name: value.to(model.device) for name, value in batch.items()}
-        with torch.autocast(model.device.type, kind, enabled=kind is not None):
-            found[rows] = reader(model, batch).float().cpu().numpy()
+        with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
+            found[indices] = reader(model, batch).float().cpu().numpy()
     return found
 
 
@@ -148,7 +148,7 @@ def score_splits(
 
 
 def final_states(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
-    """Return the last hidden states of a batch: TRL applies the head in chunks and stores no more."""
+    """Return the last hidden states of a batch: TRL applies the head in chunks and stores nothing else."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return base.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]  # type: ignore[no-any-return]
 
@@ -166,13 +166,13 @@ def _counts(data: TaskDataset, bundle: TrainingBundle, splits: dict[str, Encoded
 
 
 def _count_shots(config: RunConfig, task_format: Format, splits: dict[str, Encoded]) -> dict[str, Any]:
-    """Return the number of few-shot examples requested, drawn, and left out where the prompt had no room for them."""
+    """Return the number of few-shot examples requested, drawn, and left out because the prompt was too long."""
     drawn = len(task_format.shots)
     for name, encoded in splits.items():
         if encoded.dropped_shots:
-            rows = len(encoded.has_label)
+            count = len(encoded.has_label)
             log(
-                f"   {encoded.dropped_shots} of {drawn * rows} few-shot examples did not fit into the {rows} prompts "
+                f"   {encoded.dropped_shots} of {drawn * count} few-shot examples did not fit into the {count} prompts "
                 f"of {name}"
             )
     return {

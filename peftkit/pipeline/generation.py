@@ -1,4 +1,4 @@
-"""What jobs that call a generator share: its model, the session with its journal, and the evaluation sets to avoid."""
+"""Shared by jobs that call a generator: its model, the session with its journal, and evaluation sets to exclude."""
 
 import json
 import os
@@ -20,14 +20,14 @@ from peftkit.paths import group_files
 from peftkit.results import run_folder
 from peftkit.results.console import log
 
-# job=generate with an endpoint starts without torch: what loads it is imported where it is needed
+# job=generate with an endpoint runs without torch, so imports that load it are inside the functions
 
 
 def resolve_generator(config: RunConfig) -> Source:
     """Return the model that generates, without loading it.
 
-    Where it would be the offline GPT-2 or T5, which generate no useful text, the offline generator replaces it in
-    Self-Instruct, whose prompts it can answer; it cannot judge.
+    The offline GPT-2 and T5 generate no useful text: in Self-Instruct the offline generator replaces them, which
+    answers only its prompts.
     """
     settings, model = config.generate, config.model
     if settings.generator == "endpoint":
@@ -53,8 +53,8 @@ def generation_session(
     """Lock a folder and yield a client whose journal is in it; at the end, write the result with its status.
 
     Args:
-        files: what the job writes, the result file last; force=true deletes them first.
-        result: filled by the job; a status that the job sets is kept.
+        files: files that the job writes, the result file last; force=true deletes them first.
+        result: filled by the job, which may set the status.
     """
     settings, device, precision = config.generate, "endpoint", "unknown"
     if settings.generator != "endpoint":
@@ -114,16 +114,16 @@ def _load_generator(settings: Generate, model: Source, has_answered: bool) -> Ge
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """What was read of one evaluation set."""
+    """A record of an evaluation set that was read."""
 
     name: str
     revision: str
     rows: int
-    warning: str  # what was substituted for it
+    warning: str  # about data that replaces it; empty if it was read itself
 
 
 def load_evaluation_sets(names: list[str], config: RunConfig) -> tuple[EvaluationSets, list[EvaluationSet]]:
-    """Read files, folders and tasks whose examples must stay out of generated data, and return a record of each."""
+    """Read files, folders and tasks whose examples must not be in generated data, and return a record of each."""
     sets, records = EvaluationSets(), []
     for name in names:
         before, path = sets.examples, Path(name)
@@ -147,7 +147,7 @@ def load_evaluation_sets(names: list[str], config: RunConfig) -> tuple[Evaluatio
 
 
 def load_task_config(name: str, config_dir: str | None = None) -> TaskConfig:
-    """Return a task of conf/task, or of -cd DIR, by its name."""
+    """Return a task of conf/task or of -cd DIR by name."""
     files = group_files("task", config_dir)
 
     def load(option: str) -> Any:

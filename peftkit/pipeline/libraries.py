@@ -1,4 +1,4 @@
-"""Settings of Hugging Face's libraries while a job runs: quiet, and offline where the Hub cannot be reached."""
+"""Settings of Hugging Face's libraries while a job runs: without logs, and offline if the Hub is unreachable."""
 
 import logging
 import warnings
@@ -11,18 +11,18 @@ from huggingface_hub import constants
 
 from peftkit.config.source import hub_is_reachable
 
-# when it is imported it recommends a faster 4-bit kernel, whatever the run needs
+# it recommends a faster 4-bit kernel when it is imported, even if the run needs none
 _BITSANDBYTES = logging.getLogger("bitsandbytes.backends.cpu.ops")
 
 
 def configure_libraries(source: str) -> None:
-    """Turn off progress bars, logs and known warnings; stay off the network if `source` is offline or the Hub is."""
+    """Turn off progress bars, logs and known warnings; disable the network if `source` is offline or the Hub is unreachable."""
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
     _BITSANDBYTES.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft|torch")
-    # it concerns the checkpoints to resume from, not what export_artifact saves
+    # it concerns training checkpoints, not what export_artifact saves
     warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True` as the embedding layer has been res")
     if source == "offline" or not hub_is_reachable():
         constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True

@@ -1,4 +1,4 @@
-"""What is measured of a model beside its scores: memory, latency, bits per byte, and the effect of new tokens."""
+"""Measurements of a model in addition to its scores: memory, latency, bits per byte, and the effect of new tokens."""
 
 import json
 import re
@@ -27,9 +27,9 @@ from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import predictor
 
 LATENCY_EXAMPLES, WARM_UP = 32, 3
-ADAM_STATES = 2  # the two moments that AdamW keeps for each trained weight
+ADAM_STATES = 2  # moments per trained weight
 GENERAL = "offline, held out: generated sentences and Python's language reference"
-MAX_PASSAGES = 200  # of the general text, evenly spread
+MAX_PASSAGES = 200  # of the general text, evenly spaced
 MAX_TERMS, NEIGHBORS = 20, 5
 WORD = re.compile(r"\S+")
 
@@ -54,10 +54,10 @@ def predict_memory(
     bf16: bool,
     loss: Callable[[nn.Module, Mapping[str, Any]], torch.Tensor] | None = None,
 ) -> Memory:
-    """Count weights, gradients and AdamW's states, and measure what one forward pass keeps for the backward.
+    """Count weights, gradients and AdamW's states, and measure the activations of one forward pass.
 
-    That is what autograd saves, each storage once, weights left out. `loss` is that of a model that has none of its
-    own.
+    Activations are the tensors that autograd saves for the backward pass, each storage once, without weights. `loss`
+    replaces the loss of the model.
     """
     weights = {w.untyped_storage().data_ptr() for w in model.parameters()}
     saved: dict[int, Any] = {}
@@ -65,7 +65,7 @@ def predict_memory(
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage  # held, so that no address is used twice
+            saved[storage.data_ptr()] = storage  # referenced, so that its address is not reused
         return tensor
 
     device = next(model.parameters()).device
@@ -82,10 +82,10 @@ def predict_memory(
 
 
 def measure_latency(config: RunConfig, bundle: TrainingBundle, encoded: Encoded) -> dict[str, float | None]:
-    """Return milliseconds a row, one at a time: the median over the first rows of a split, in the run's precision.
+    """Return milliseconds per example in batches of one: the median over the first examples of a split.
 
-    The model is merged for the second figure and stays so; None where there is nothing to merge, the method does not
-    merge, or its base is quantised.
+    The run's precision is used. The model is merged for the second number and remains merged; None if it has no
+    adapter, the adapter cannot be merged, or the base is quantized.
     """
     found: dict[str, float | None] = {"latency_ms": _milliseconds(config, bundle, encoded), "merged_latency_ms": None}
     if isinstance(bundle.model, PeftModel) and is_mergeable(bundle.model) and config.method.quantization is None:
@@ -95,29 +95,29 @@ def measure_latency(config: RunConfig, bundle: TrainingBundle, encoded: Encoded)
 
 
 def _milliseconds(config: RunConfig, bundle: TrainingBundle, encoded: Encoded) -> float:
-    rows = [encoded.inputs[row] for row in range(min(LATENCY_EXAMPLES, len(encoded.inputs)))]
-    trainer, spent = predictor(config, bundle), []
+    examples = [encoded.inputs[index] for index in range(min(LATENCY_EXAMPLES, len(encoded.inputs)))]
+    trainer, milliseconds = predictor(config, bundle), []
     model = trainer.model.eval()
-    for row in rows[:WARM_UP] + rows:
-        inputs: Any = trainer.prepare_inputs(bundle.format.collator()([row]))
+    for example in examples[:WARM_UP] + examples:
+        inputs: Any = trainer.prepare_inputs(bundle.format.collator()([example]))
         started = time.perf_counter()
         with torch.no_grad(), trainer.compute_loss_context_manager():
-            trainer.reader(model, inputs).float().cpu()  # to the CPU: a GPU has then done its work
-        spent.append(1000 * (time.perf_counter() - started))
-    return median(spent[len(rows[:WARM_UP]) :])
+            trainer.reader(model, inputs).float().cpu()  # to the CPU, which waits for the GPU
+        milliseconds.append(1000 * (time.perf_counter() - started))
+    return median(milliseconds[len(examples[:WARM_UP]) :])
 
 
 def general_text(bundle: TrainingBundle, task: TaskConfig) -> Encoded:
-    """Return encoded text that is unrelated to the corpus, to measure forgetting."""
+    """Return encoded text that is unrelated to the corpus, on which forgetting is measured."""
     documents = [(str(number), text) for number, text in enumerate(offline_documents()[1])]
     whole = split_passages(passage_dataset(documents), replace(task, max_eval_samples=None))
     return bundle.format.encode(whole.select(range(0, len(whole), -(-len(whole) // MAX_PASSAGES))))
 
 
-def mean_bits_per_byte(answers: Predictions) -> float:
-    """Return bits per byte over all passages together."""
-    assert answers.likelihoods is not None
-    nats, sizes = answers.likelihoods
+def mean_bits_per_byte(predictions: Predictions) -> float:
+    """Return bits per byte over all passages, weighted by their bytes."""
+    assert predictions.likelihoods is not None
+    nats, sizes = predictions.likelihoods
     return float(nats.sum() / sizes.sum() / np.log(2))
 
 
@@ -141,7 +141,7 @@ def compare_language(
 
 
 def tokenization_counts(tokenizer: Any, texts: list[str]) -> dict[str, float]:
-    """Return how a tokenizer splits texts: tokens per word (between spaces), share of words split, and tokens."""
+    """Return tokens per word (between spaces), the share of words that are split, and the number of tokens."""
     words = split = tokens = 0
     offsets = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     for text, spans in zip(texts, offsets, strict=True):
@@ -163,19 +163,19 @@ def nearest_tokens(bundle: TrainingBundle, vocab: Path) -> list[dict[str, Any]]:
     found = []
     for entry in sorted(_terms(bundle, vocab), key=lambda entry: -(entry["count"] or 0))[:MAX_TERMS]:
         cosines = rows[:known] @ rows[entry["ids"][0]]
-        cosines[entry["ids"]] = -1  # itself, with the space before it and without
+        cosines[entry["ids"]] = -1  # the term itself, with and without a space before it
         best = cosines.topk(NEIGHBORS)
         names = bundle.tokenizer.convert_ids_to_tokens(best.indices.tolist())
-        neighbours = [
-            {"token": name, "cosine": float(cosine), "is_new": int(place) in new}
-            for name, cosine, place in zip(names, best.values, best.indices, strict=True)
+        neighbors = [
+            {"token": name, "cosine": float(cosine), "is_new": int(index) in new}
+            for name, cosine, index in zip(names, best.values, best.indices, strict=True)
         ]
-        found.append({"term": entry["term"], "neighbours": neighbours})
+        found.append({"term": entry["term"], "neighbours": neighbors})
     return found
 
 
 def _terms(bundle: TrainingBundle, vocab: Path) -> list[dict[str, Any]]:
-    """Return the terms that job=extend recorded in its folder, or the new tokens where nothing is recorded."""
+    """Return the terms that job=extend recorded in its folder, or the new tokens if nothing is recorded."""
     if (vocab / "result.json").is_file():
         return json.loads((vocab / "result.json").read_text(encoding="utf-8"))["terms"]["added"]  # type: ignore[no-any-return]
     ids = read_vocabulary(vocab).ids

@@ -1,4 +1,4 @@
-"""Where a run's model and data come from, and what else determines its result."""
+"""Sources of a run's model and data, and other properties that determine its result."""
 
 import os
 import time
@@ -20,11 +20,15 @@ from peftkit.results.console import is_main_process, log
 from peftkit.training import precision_of
 
 PROMPT_FOLDER = "prompt"  # the artifact of a run that trains nothing
-VOCABULARY_FILES = (RECORD_FILE, ROWS_FILE, "tokenizer.json")  # what decides of a folder of job=extend
+VOCABULARY_FILES = (
+    RECORD_FILE,
+    ROWS_FILE,
+    "tokenizer.json",
+)  # of a folder of job=extend, those that determine a result
 
 
 def find_model(model: ModelConfig, source: str) -> Source:
-    """Decide where the checkpoint comes from; pretrain the offline model if it is not cached."""
+    """Return the source of the checkpoint; pretrain the offline model if it is not cached."""
     found = locate(model, source)
     if found.kind == "offline" and found.name != "minilm":
         folder = ensure_mini(found.name)
@@ -33,15 +37,15 @@ def find_model(model: ModelConfig, source: str) -> Source:
 
 
 def ensure_mini(kind: str) -> Path:
-    """Return the folder of the small GPT-2 or T5 of source=offline, training it first where it is not cached."""
+    """Return the folder of the small GPT-2 or T5 of source=offline; it is pretrained first if it is not cached."""
     train, held_out = offline_corpus.offline_documents()
     folder = offline.mini_path(kind, cache_folder(), offline_corpus.documents_fingerprint(train))
     while not (folder / "pretraining.json").is_file():
         if is_main_process():
-            log(f"!! {kind} is pretrained once on offline text, about two minutes on 2 cores, and kept in {folder}")
+            log(f"!! {kind} is pretrained once on offline text, about two minutes on 2 cores, and cached in {folder}")
             _pretrain_mini(kind, train, held_out, folder)
         else:
-            time.sleep(1)  # under torchrun one process trains and the others wait for its folder
+            time.sleep(1)  # under torchrun one process trains and the others wait
     return folder
 
 
@@ -65,17 +69,17 @@ def warn_substitutions(model: Source, data: Source | None = None) -> None:
 
 
 def describe_sources(config: RunConfig, model: Source, data: Source) -> dict[str, Any]:
-    """Return where both came from, as the result records it: without the folders of this machine."""
+    """Return the sources of model and data for the result, without folders of this machine."""
     pooling = (vector_pooling if config.task.kind == "retrieval" else pooling_of)(config.model, model)
     entries = {"model": {**asdict(model), "pooling": pooling}, "data": asdict(data)}
     return {part: {name: entry[name] for name in entry if name != "folder"} for part, entry in entries.items()}
 
 
 def tokenizer_source(vocab: str | None, model: Source) -> Source:
-    """Return where the tokenizer comes from: the base, or a folder that job=extend made of this very base.
+    """Return the source of the tokenizer: the base, or a folder that job=extend made for exactly this base.
 
     Raises:
-        UserError: it was made of another.
+        UserError: the folder was made for another base.
     """
     if vocab is None:
         return model
@@ -89,19 +93,19 @@ def tokenizer_source(vocab: str | None, model: Source) -> Source:
 
 
 def execution_setup(config: RunConfig) -> dict[str, Any]:
-    """Return what else than settings and sources determines a result: processes a step, precision."""
+    """Return what determines a result besides settings and sources: number of processes, precision, hashes."""
     found: dict[str, Any] = {
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "precision": precision_of(config.train),
     }
     if config.distill.teacher is not None:
         folders = (Path(config.distill.teacher) / name for name in ("adapter", "model", PROMPT_FOLDER))
-        kept = next((folder for folder in folders if folder.is_dir()), None)
-        if kept is None:
+        artifact = next((folder for folder in folders if folder.is_dir()), None)
+        if artifact is None:
             raise UserError(
                 f"distill.teacher={config.distill.teacher} has no model, as a trial has; use a run without trial=true"
             )
-        found["teacher"] = fingerprint(kept, (".safetensors", "prompt.json"))
+        found["teacher"] = fingerprint(artifact, (".safetensors", "prompt.json"))
     return found if config.vocab is None else {**found, "vocab": fingerprint(Path(config.vocab), VOCABULARY_FILES)}
 
 

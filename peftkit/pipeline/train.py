@@ -1,4 +1,4 @@
-"""Training of a run's model: its loss, whose training loop runs, and what it costs."""
+"""Training of a run's model: its loss, its trainer and its costs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,8 +30,8 @@ class TrainedRun:
     fit: training.TrainingSummary
     parameters: Parameters
     padding_waste: float  # share of padding tokens in the first epoch
-    texts: dict[str, Encoded] = field(default_factory=dict)  # of language modeling, measured before and after
-    bits_before: dict[str, float] = field(default_factory=dict)  # bits per byte of these texts before training
+    texts: dict[str, Encoded] = field(default_factory=dict)  # of language modeling, scored before and after training
+    bits_before: dict[str, float] = field(default_factory=dict)  # bits per byte of the texts before training
 
 
 def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) -> TrainedRun:
@@ -83,35 +83,35 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
 
 
 def custom_loss(config: RunConfig, bundle: TrainingBundle) -> training.ContrastiveLoss | training.Distillation | None:
-    """Return what training lowers where it is not the model's own loss.
+    """Return the loss that replaces the model's own, or None.
 
     Raises:
-        UserError: a width is none of the model's.
+        UserError: task.matryoshka_dims exceeds the dimensions of the embeddings.
     """
     if config.distill.teacher is not None and not generates_text(config.task):
         return training.Distillation(config.distill.temperature, config.distill.alpha)
-    reads, task = output_reader(bundle), bundle.format.task
-    if not isinstance(reads, TextEmbedder):
+    reader, task = output_reader(bundle), bundle.format.task
+    if not isinstance(reader, TextEmbedder):
         return None
     assert task.scale is not None  # required for this kind of task
-    width, widths = bundle.model.config.hidden_size, task.matryoshka_dims or []
-    if max(widths, default=0) > width:
+    hidden_size, dims = bundle.model.config.hidden_size, task.matryoshka_dims or []
+    if max(dims, default=0) > hidden_size:
         raise UserError(
-            f"task.matryoshka_dims={widths}: the embeddings have {width} dimensions; "
-            f"use task.matryoshka_dims=[{width // 4}]"
+            f"task.matryoshka_dims={dims}: the embeddings have {hidden_size} dimensions; "
+            f"use task.matryoshka_dims=[{hidden_size // 4}]"
         )
-    return training.ContrastiveLoss(reads, task.scale, sorted({*widths, width}) if widths else [])
+    return training.ContrastiveLoss(reader, task.scale, sorted({*dims, hidden_size}) if dims else [])
 
 
 def trainer_factory(
     config: RunConfig, bundle: TrainingBundle, arguments: Any
 ) -> Callable[..., training.ScoringTrainer]:
-    """Return what makes the trainer: TRL's for preferences, and for instructions to a decoder where its loss fits."""
-    task, trains = config.task, any(weight.requires_grad for weight in bundle.model.parameters())
+    """Return the constructor of the trainer: TRL's for preferences, and for instructions of a decoder if supported."""
+    task, is_trained = config.task, any(weight.requires_grad for weight in bundle.model.parameters())
     if bundle.format.output_kind == "preferences":
         own = {"beta": task.beta, "loss_type": [task.loss_type], "label_smoothing": task.label_smoothing or 0.0}
         return partial(training.dpo_trainer, bundle.tokenizer, own)
-    if not isinstance(bundle.format, InstructionFormat) or not bundle.format.is_decoder or not trains:
+    if not isinstance(bundle.format, InstructionFormat) or not bundle.format.is_decoder or not is_trained:
         return training.ScoringTrainer
     if (reason := training.sft_unsupported_reason(bundle.model, arguments)) is not None:
         log(f"   trained without TRL: {reason}")
@@ -119,7 +119,7 @@ def trainer_factory(
 
 
 def _curve(fit: training.TrainingSummary) -> list[dict[str, float]]:
-    """Return the score after each epoch by the seconds of training, without those of evaluation."""
+    """Return the score after each epoch and the seconds of training until then, without those of evaluation."""
     entries = [entry for entry in fit.history if "eval_score" in entry]
     seconds = fit.seconds - sum(entry["eval_runtime"] for entry in entries)
     return [

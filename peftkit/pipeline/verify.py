@@ -1,8 +1,8 @@
 """Verification of a trained run: the reloaded artifact gives the same scores, and padding does not change them.
 
-Over a quantized base, also how far the merged checkpoint's predictions differ from the run's. As a process of its own,
+For a quantized base, the predictions of the merged checkpoint are compared as well. In a separate process,
 `python -m peftkit.pipeline.verify`, it reads requests from stdin, loads their run folders and writes the scores to
-stdout, a line of JSON each.
+stdout, one line of JSON per request.
 """
 
 import atexit
@@ -33,17 +33,17 @@ from peftkit.results.model_card import describe_merge
 from peftkit.results.run_result import RunResult
 
 EXAMPLES, PADDED_EXAMPLES, MERGED_EXAMPLES = 16, 8, 200
-# of scores about one in size; in bf16 a batch of another shape rounds otherwise
+# absolute up to scores of magnitude 1, else relative; bf16 rounding depends on the shape of the batch
 TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 3e-2}
 DISTRIBUTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class VerificationError(Exception):
-    """A check of the trained model failed; the message has the difference."""
+    """A check of the trained model failed; the message states the difference."""
 
 
 def start_verifier() -> None:
-    """Start the fresh process, so that its imports are done when it is needed."""
+    """Start the verifier process early, so that its imports are done when it is needed."""
     if is_main_process():
         _verifier_process()
 
@@ -57,21 +57,21 @@ def verify_run(
         VerificationError: the scores of the saved artifact differ from the trained model's, or an example's scores
             depend on the padding of its batch.
     """
-    rows = table.select(range(min(EXAMPLES, len(table))))
-    answers = _flat_scores(config, bundle, rows)  # by all processes of a distributed run together
-    padded, reloaded = padding_difference(bundle, rows), 0.0
+    examples = table.select(range(min(EXAMPLES, len(table))))
+    scores = _flat_scores(config, bundle, examples)  # all processes of a distributed run take part
+    padded, reloaded = padding_difference(bundle, examples), 0.0
     if padded > TOLERANCE["bf16" if config.method.quantization else "fp32"]:
         raise VerificationError(f"an example's scores change by {padded:.2g} with the padding of its batch")
     if is_main_process():
-        answer = _request({"folder": str(folder.resolve()), "rows": rows.to_list()})
-        if "error" in answer:
-            raise VerificationError(f"the saved artifact cannot be loaded in a fresh process: {answer['error']}")
-        if answer["label_names"] != names:
-            raise VerificationError(f"the saved artifact has labels {answer['label_names']}, not {names}")
-        reloaded = max_difference(answers, np.asarray(answer["scores"]))
+        response = _request({"folder": str(folder.resolve()), "rows": examples.to_list()})
+        if "error" in response:
+            raise VerificationError(f"the saved artifact cannot be loaded in a new process: {response['error']}")
+        if response["label_names"] != names:
+            raise VerificationError(f"the saved artifact has labels {response['label_names']}, not {names}")
+        reloaded = max_difference(scores, np.asarray(response["scores"]))
     if reloaded > TOLERANCE[precision]:
         raise VerificationError(f"the saved artifact's scores differ from the trained model's by {reloaded:.2g}")
-    return {"rows": len(rows), "reload_difference": reloaded, "padding_difference": padded}
+    return {"rows": len(examples), "reload_difference": reloaded, "padding_difference": padded}
 
 
 def _flat_scores(config: RunConfig, bundle: TrainingBundle, table: Any) -> np.ndarray:
@@ -84,16 +84,16 @@ def _scores(config: RunConfig, bundle: TrainingBundle, encoded: Encoded) -> np.n
     return training.predict_scores(predictor(config, bundle), encoded.inputs, encoded.lengths).scores
 
 
-def padding_difference(bundle: TrainingBundle, rows: Any) -> float:
-    """Return the largest difference of fp32 scores between an example alone and in a padded batch."""
-    encoded = bundle.format.encode(rows.select(range(min(PADDED_EXAMPLES, len(rows)))))
+def padding_difference(bundle: TrainingBundle, examples: Any) -> float:
+    """Return the largest difference of fp32 scores between examples in batches of one and in a padded batch."""
+    encoded = bundle.format.encode(examples.select(range(min(PADDED_EXAMPLES, len(examples)))))
     inputs = list(encoded.inputs)
-    together = fp32_scores(bundle, inputs)
-    alone = np.full_like(together, -100)
-    for row, each in enumerate(inputs):
+    batched = fp32_scores(bundle, inputs)
+    single = np.full_like(batched, -100)
+    for index, each in enumerate(inputs):
         found = fp32_scores(bundle, [each])[0]
-        alone[(row, *(slice(size) for size in found.shape))] = found
-    return max_difference(flat(bundle, alone, encoded), flat(bundle, together, encoded))
+        single[(index, *(slice(size) for size in found.shape))] = found
+    return max_difference(flat(bundle, single, encoded), flat(bundle, batched, encoded))
 
 
 def flat(bundle: TrainingBundle, scores: np.ndarray, encoded: Encoded) -> np.ndarray:
@@ -101,22 +101,22 @@ def flat(bundle: TrainingBundle, scores: np.ndarray, encoded: Encoded) -> np.nda
 
 
 @torch.no_grad()
-def fp32_scores(bundle: TrainingBundle, rows: list[dict[str, Any]], **more: Any) -> np.ndarray:
-    """Return the scores of one batch, without the autocast that training wraps the model in; `more` are inputs."""
+def fp32_scores(bundle: TrainingBundle, inputs: list[dict[str, Any]], **more: Any) -> np.ndarray:
+    """Return the scores of one batch, without the autocast wrapper of training; `more` are further inputs."""
     model = extract_model_from_parallel(bundle.model, keep_fp32_wrapper=False).eval()
     device = next(model.parameters()).device
-    batch = {name: value.to(device) for name, value in bundle.format.collator()(rows).items() if value is not None}
+    batch = {name: value.to(device) for name, value in bundle.format.collator()(inputs).items() if value is not None}
     return output_reader(bundle)(model, {**batch, **more}).float().cpu().numpy()
 
 
 def max_difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the largest difference, relative to a score's magnitude where that is above one."""
+    """Return the largest difference, relative to the magnitude of scores above one."""
     return float((np.abs(first - second) / np.maximum(1.0, np.abs(first))).max())
 
 
 @lru_cache(maxsize=1)
 def _verifier_process() -> subprocess.Popen[str]:
-    """Start a process that has never seen the trained model, kept for all runs of a command."""
+    """Start a process that did not train the model; all runs of a command share it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "peftkit.pipeline.verify"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={name: value for name, value in os.environ.items() if name not in DISTRIBUTED},
@@ -126,7 +126,7 @@ def _verifier_process() -> subprocess.Popen[str]:
 
 
 def _request(message: dict[str, Any]) -> dict[str, Any]:
-    """Return the fresh process's answer, or the reason why it has none."""
+    """Return the response of the verifier process, or the reason why there is none."""
     process, line = _verifier_process(), ""
     assert process.stdin is not None and process.stdout is not None
     with suppress(OSError):
@@ -138,26 +138,26 @@ def _request(message: dict[str, Any]) -> dict[str, Any]:
     return json.loads(line) if line else {"error": f"the process ended with exit code {process.wait()}"}  # type: ignore[no-any-return]
 
 
-def _response(question: dict[str, Any]) -> dict[str, Any]:
-    run = RunResult(Path(question["folder"]))
+def _response(request: dict[str, Any]) -> dict[str, Any]:
+    run = RunResult(Path(request["folder"]))
     try:
         configure_libraries(run.config.source)
         bundle = load_bundle(run)
-        scores = _flat_scores(run.config, bundle, Dataset.from_list(question["rows"]))
+        scores = _flat_scores(run.config, bundle, Dataset.from_list(request["rows"]))
     except Exception as error:  # the run that sent the request fails with it
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-    names, loaded = run.label_names, bundle.model.config  # a text-to-text model's names no labels
+    names, loaded = run.label_names, bundle.model.config  # the config of a text-to-text model has no label names
     if bundle.format.verbalizer_ids is None and bundle.format.names is not None:
         names = [loaded.id2label[number] for number in range(loaded.num_labels)]
     return {"scores": scores.astype(float).tolist(), "label_names": names}
 
 
 def check_merge(config: RunConfig, bundle: TrainingBundle, table: Any, folder: Path) -> dict[str, Any] | None:
-    """Compare, on a split's first examples, the trained model with its merged checkpoint; None where it cannot merge.
+    """Compare the trained model with its merged checkpoint on the first examples of a split; None if it cannot merge.
 
-    The adapter was trained over weights rounded to 4 or 8 bits, and is merged into their dequantized values, so only
-    the arithmetic differs. A base too large to load in full precision gives a reason instead. All processes of a
-    distributed run call this together.
+    The adapter was trained on weights rounded to 4 or 8 bits and is merged into their dequantized values, so that only
+    the arithmetic differs. If the base does not fit into memory in full precision, the reason is recorded. All
+    processes of a distributed run must call this.
     """
     if config.method.quantization is None or is_prompted(config) or not is_mergeable(bundle.model):
         return None
@@ -169,34 +169,34 @@ def check_merge(config: RunConfig, bundle: TrainingBundle, table: Any, folder: P
     return found
 
 
-def _compare(config: RunConfig, bundle: TrainingBundle, rows: Any, folder: Path) -> dict[str, Any]:
-    encoded = bundle.format.encode(rows)
+def _compare(config: RunConfig, bundle: TrainingBundle, examples: Any, folder: Path) -> dict[str, Any]:
+    encoded = bundle.format.encode(examples)
     trained = _decoded(config, bundle, encoded)
     _check_memory(5 * count_parameters(bundle.model).total)
-    whole = load_bundle(RunResult(folder), quantized=False)
-    whole.model = merge_adapter(whole.model)
-    merged = _decoded(config, whole, encoded)
+    full = load_bundle(RunResult(folder), quantized=False)
+    full.model = merge_adapter(full.model)
+    merged = _decoded(config, full, encoded)
     pairs = zip(trained.scores, merged.scores, strict=True)
-    moved = np.concatenate([np.ravel(np.abs(after - before)) for before, after in pairs])
+    differences = np.concatenate([np.ravel(np.abs(after - before)) for before, after in pairs])
     is_number = bundle.format.output_kind != "spans" and bundle.format.names is None
     predictions = zip(trained.predictions, merged.predictions, strict=True)
     changed = sum(not np.array_equal(before, after) for before, after in predictions)
     return {
-        "rows": len(rows),
-        "max_difference": float(np.nanmax(moved)),
-        "mean_difference": float(np.nanmean(moved)),
+        "rows": len(examples),
+        "max_difference": float(np.nanmax(differences)),
+        "mean_difference": float(np.nanmean(differences)),
         "changed_predictions": None if is_number else changed,
-        "dtype": str(whole.model.dtype).removeprefix("torch."),
+        "dtype": str(full.model.dtype).removeprefix("torch."),
     }
 
 
 def _decoded(config: RunConfig, bundle: TrainingBundle, encoded: Encoded) -> Predictions:
-    """Return a model's predictions for encoded examples, in the precision of the run; no text is generated."""
+    """Return a model's predictions for encoded examples, in the precision of the run, without generating text."""
     return bundle.format.decode(bundle.format.unpad(_scores(config, bundle, encoded), encoded), encoded)
 
 
 def _check_memory(needed: int) -> None:
-    """Refuse to load what does not fit, before the kernel kills the trained run. Only Linux reports free memory.
+    """Raise an error if the weights do not fit, before the kernel kills the run. Only Linux reports free memory.
 
     Raises:
         MemoryError: the weights do not fit.
@@ -205,16 +205,16 @@ def _check_memory(needed: int) -> None:
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), needed)
     if free < needed:
-        raise MemoryError(f"the whole base takes {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free")
+        raise MemoryError(f"the full base needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
 
 
 def main() -> None:
-    """Answer each line of stdin with a line of stdout; whatever else is printed goes to stderr."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    """Write a line to stdout for each line of stdin; other output of this process goes to stderr."""
+    responses = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     for line in sys.stdin:
-        answers.write(json.dumps(_response(json.loads(line))) + "\n")
-        answers.flush()
+        responses.write(json.dumps(_response(json.loads(line))) + "\n")
+        responses.flush()
 
 
 if __name__ == "__main__":
