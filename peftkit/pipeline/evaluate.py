@@ -138,7 +138,7 @@ def with_predictions(table: Any, predictions: Mapping[int, tuple[Any, Any]]) -> 
 def check_reserved_columns(table: Any, given: Path) -> None:
     """Refuse a table that has columns of the names of new ones."""
     if taken := [column for column in ("prediction", "scores") if column in table.column_names]:
-        raise UserError(f"{given} has {', '.join(taken)} already, which predictions add; rename it")
+        raise UserError(f"{given} already has {', '.join(taken)}, which predictions add; rename it")
 
 
 def predictions_file(config: RunConfig, given: Path) -> Path:

@@ -16,7 +16,7 @@ _BITSANDBYTES = logging.getLogger("bitsandbytes.backends.cpu.ops")
 
 
 def configure_libraries(source: str) -> None:
-    """Turn off progress bars, logs and known warnings; disable the network if `source` is offline or the Hub is unreachable."""
+    """Disable progress bars, logs and known warnings, and the network if `source` is offline or the Hub unreachable."""
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()

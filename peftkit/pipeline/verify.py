@@ -65,7 +65,7 @@ def verify_run(
     if is_main_process():
         response = _request({"folder": str(folder.resolve()), "rows": examples.to_list()})
         if "error" in response:
-            raise VerificationError(f"the saved artifact cannot be loaded in a new process: {response['error']}")
+            raise VerificationError(f"the saved artifact cannot be loaded in a fresh process: {response['error']}")
         if response["label_names"] != names:
             raise VerificationError(f"the saved artifact has labels {response['label_names']}, not {names}")
         reloaded = max_difference(scores, np.asarray(response["scores"]))

@@ -1,4 +1,4 @@
-"""Console output of one or several processes: messages on stderr, from the main process alone."""
+"""Console output of one or several processes: messages on stderr, only from the main process."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ def is_main_process() -> bool:
 def log(text: str) -> None:
     """Print a line to stderr, once for all processes; stdout is for tables and predictions.
 
-    Calls from Python log it as `peftkit` instead, what begins with !! as a warning.
+    Calls from Python use the logger `peftkit` instead, and warnings for lines that start with !!.
     """
     if not is_main_process():
         return

@@ -19,7 +19,7 @@ def model_card(result: Mapping[str, Any], artifact: str) -> str:
 
     Args:
         result: result.json of a finished run.
-        artifact: the folder beside the card: adapter, model or prompt.
+        artifact: the folder next to the card: adapter, model or prompt.
     """
     config = RunConfig.from_config(result["run"]["config"])
     audit, costs, meta = result["audit"], result["costs"], result["meta"]
@@ -70,14 +70,14 @@ def describe_merge(merge: Mapping[str, Any]) -> str:
     predictions = "" if changed is None else f"{changed} of {merge['rows']} predictions change; "
     return (
         f"merged into the {merge['dtype']} base, {predictions}"
-        f"scores move by {merge['max_difference']:.2g} at most, {merge['mean_difference']:.2g} on average"
+        f"scores change by {merge['max_difference']:.2g} at most, {merge['mean_difference']:.2g} on average"
     )
 
 
 def _loading_code(config: RunConfig, base: Mapping[str, Any], artifact: str) -> str:
-    """Return Python that loads the artifact with transformers and PEFT alone where they know all of its classes."""
+    """Return Python code that loads the artifact, with only transformers and PEFT if they define its classes."""
     kind, family = kind_of(config.task), config.model.family
-    has_vectors = kind.name == "retrieval"
+    has_embeddings = kind.name == "retrieval"
     revision = f', revision="{base["revision"]}"' if base["kind"] in ("hub", "cache") else ""
     if artifact == "prompt":
         auto = "AutoModelForSeq2SeqLM" if family == "seq2seq" else "AutoModelForCausalLM"
@@ -88,9 +88,9 @@ from transformers import {auto}
 model = {auto}.from_pretrained("{base["name"]}"{revision})  # nothing was trained
 prompt = json.load(open("prompt/prompt.json", encoding="utf-8"))  # template, verbalizer and examples"""
     auto, pipeline = kind.heads[family], kind.pipelines.get(family)
-    if has_vectors:
+    if has_embeddings:
         auto = declared_family(family, config.model.stand_in).backbone
-    is_ours = "peftkit." in config.method.config["_target_"] or (base.get("pooling") == "mean" and not has_vectors)
+    is_custom = "peftkit." in config.method.config["_target_"] or (base.get("pooling") == "mean" and not has_embeddings)
     loading = ["", f'model = {auto}.from_pretrained("{artifact}").eval()']
     if artifact == "adapter":
         folder = "  # its folder" if base["kind"] == "offline" else ""
@@ -106,18 +106,18 @@ prompt = json.load(open("prompt/prompt.json", encoding="utf-8"))  # template, ve
     is_on_hub = base["kind"] in ("hub", "cache")  # sentence-transformers loads the base that the adapter names
     is_encoder = config.vocab is None and (artifact == "model" or (is_on_hub and config.method.traits.mergeable))
     encode = f'sentence_transformers.SentenceTransformer("{artifact}").encode("a text")'
-    vectors = [
+    embedding = [
         'states = model(**tokenizer("a text", return_tensors="pt"))[0]',
-        POOLED[base["pooling"]] if has_vectors else "",
+        POOLED[base["pooling"]] if has_embeddings else "",
         *([f"# or, normalized to length one: {encode}"] if is_encoder else []),
     ]
     text = FILL_MASK if pipeline == "fill-mask" else CHAT if kind.name == "instructions" else '"a text"'
     lines = [
-        *(["import peftkit  # registers the mean-pooling classifier and peftkit's own tuners"] if is_ours else []),
+        *(["import peftkit  # registers the mean-pooling classifier and peftkit's own tuners"] if is_custom else []),
         f"from transformers import AutoConfig, AutoTokenizer, {auto}{', pipeline' if pipeline else ''}",
         *loading,
         f'tokenizer = AutoTokenizer.from_pretrained("{artifact}")',
-        *(vectors if has_vectors else []),
+        *(embedding if has_embeddings else []),
         *([f'print(pipeline("{pipeline}", model=model, tokenizer=tokenizer)({text}))'] if pipeline else []),
     ]
     return "\n".join(lines)

@@ -23,14 +23,14 @@ PACKAGES = ("peftkit", "torch", "transformers", "peft", "accelerate", "datasets"
 
 
 def run_id(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: Mapping[str, Any]) -> str:
-    """Return eight hex digits over what determines the result: settings, contents of model and data, processes.
+    """Return an eight-digit hash of what determines the result: settings, contents of model and data, processes.
 
-    Contents of local files count by their hash, those of the Hub by their commit; where they lie does not. A setting
-    that is null counts as absent, and so does a search without candidates: keys added later change no id.
+    Contents are identified by the hash of local files and the commit of Hub data, not by their location. Null settings
+    and a search without candidates count as absent, so that keys added later do not change ids.
 
     Args:
-        sources: the records of model and data; where they are missing, their locations count.
-        setup: what else determines the result, as `execution_setup` returns it.
+        sources: the records of model and data; if they are missing, their locations count.
+        setup: further properties that determine the result, from `execution_setup`.
     """
     settings = {key: value for key, value in config.to_dict().items() if key not in NON_RESULT_KEYS}
     for part in ("method", "train"):
@@ -54,7 +54,7 @@ def run_id(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: M
 
 
 def digest(values: Any) -> str:
-    """Return eight hex digits over values, for the name of a folder."""
+    """Return an eight-digit hash of values, for the name of a folder."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
@@ -67,7 +67,7 @@ def _without_nulls(values: Any) -> Any:
 def run_folder(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: Mapping[str, Any]) -> Path:
     """Return <out>/<suite>/<task>/<model>/<method>/seed-<n>-<id>, or trial-<n>-<id> for a trial of a search.
 
-    <model> is the checkpoint that is trained.
+    <model> is the trained checkpoint.
     """
     data = sources["data"]
     suite = data["name"] if data["kind"] == "offline" else config.task.suite
@@ -79,7 +79,7 @@ def run_folder(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setu
 def checkpoint_name(source: Mapping[str, Any]) -> str:
     """Return the name of a checkpoint in paths: a Hub id with -- for /, or a folder's name.
 
-    A model that a run left is named after the run.
+    The model of a run is named after the run.
     """
     if source["kind"] != "folder":
         return str(source["name"]).replace("/", "--")
@@ -88,7 +88,7 @@ def checkpoint_name(source: Mapping[str, Any]) -> str:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """Return the folder's result, or None where there is none.
+    """Return the folder's result, or None if there is none.
 
     Raises:
         UserError: an earlier version of peftkit wrote it.
@@ -108,13 +108,13 @@ def is_finished(folder: Path) -> bool:
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write result.json, with the version of its schema, whole or not at all."""
+    """Write result.json with its schema version, atomically."""
     write_text(folder / "result.json", json.dumps({"schema": SCHEMA, **result}, indent=1, default=str) + "\n")
 
 
 @contextmanager
 def updated_result(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield a finished run's result, and write it with its changes; of several processes, one at a time."""
+    """Yield a finished run's result, and write it with its changes; a lock excludes other processes."""
     with FileLock(folder / ".amending"):
         result = read_result(folder) or {}
         yield result
@@ -122,7 +122,7 @@ def updated_result(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a UTF-8 file, whole or not at all."""
+    """Write a UTF-8 file atomically."""
     with atomic_write(file) as part:
         part.write_text(text, encoding="utf-8")
 
@@ -150,7 +150,7 @@ def write_config(folder: Path, config: RunConfig) -> None:
 
 
 def write_predictions(file: Path, columns: Mapping[str, list]) -> None:
-    """Write the columns id, split, label, prediction and scores, one row an example, as parquet."""
+    """Write the columns id, split, label, prediction and scores, one row per example, as parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -159,7 +159,7 @@ def write_predictions(file: Path, columns: Mapping[str, list]) -> None:
 
 
 def meta(seed: int, device: str, precision: str) -> dict[str, Any]:
-    """Return what is needed to run it again: versions, machine, seed and start (now); no environment, no secret."""
+    """Return metadata for reproduction: versions, machine, seed and start time; no environment variables or secrets."""
     return {
         "seed": seed,
         "git": _git(),

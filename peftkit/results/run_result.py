@@ -36,7 +36,7 @@ class RunResult:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """The whole result.json.
+        """The content of result.json.
 
         Raises:
             UserError: there is none.
@@ -54,12 +54,12 @@ class RunResult:
 
     @property
     def label_names(self) -> list[str] | None:
-        """The names of the labels, None where the task has none."""
+        """The names of the labels, None if the task has none."""
         return self.record["audit"]["label_names"]  # type: ignore[no-any-return]
 
     @property
     def source(self) -> Source:
-        """Where the base came from."""
+        """The source of the base."""
         entry = self.record["audit"]["sources"]["model"]
         return Source(**{name: value for name, value in entry.items() if name != "pooling"})
 

@@ -1,4 +1,4 @@
-"""Training: HF's Trainer and TRL's, losses, callbacks, scores of a model's outputs, and what they cost."""
+"""Training: HF's Trainer and TRL's, losses, callbacks, scores of a model's outputs, and costs."""
 
 from peftkit.compat.trainer import reset_preparation
 from peftkit.training.loop import (

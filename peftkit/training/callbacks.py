@@ -15,10 +15,10 @@ IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of weights in AdaLoRA (Zha
 
 
 class RankAllocationCallback(TrainerCallback):
-    """Reallocate AdaLoRA's ranks after each step, while the step's gradients still exist.
+    """Reallocate AdaLoRA's ranks after each step, before its gradients are deleted.
 
-    PEFT saves only the ranks in its config's `rank_pattern`, but a pruned rank can come back. So `rank_pattern` is None
-    until training ends, checkpoints have all ranks, and `ranks.pt` beside them has the pattern and the importances.
+    PEFT saves only the ranks in its config's `rank_pattern`, but a pruned rank can be restored later. So `rank_pattern`
+    is None until training ends, checkpoints have all ranks, and their `ranks.pt` has the pattern and the importances.
     """
 
     def __init__(self, tuner: Any) -> None:
@@ -54,7 +54,7 @@ class RankAllocationCallback(TrainerCallback):
 
 
 class SetEpochCallback(TrainerCallback):
-    """Set the epoch of a dataset that differs from epoch to epoch; a resumed run starts in the middle of one."""
+    """Set the epoch of a dataset that differs from epoch to epoch; a resumed run may start within an epoch."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -64,7 +64,7 @@ class SetEpochCallback(TrainerCallback):
 
 
 class ScheduleCallback(TrainerCallback):
-    """Unfreeze groups of weights by a schedule, and log its entries."""
+    """Unfreeze groups of weights by a schedule, and log the entries of the schedule."""
 
     def __init__(self, schedule: Unfreezing, log: Callable[[dict[str, Any]], None]) -> None:
         self.schedule, self.log = schedule, log
@@ -75,7 +75,7 @@ class ScheduleCallback(TrainerCallback):
             self.log(entry)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # before the step's checkpoint is written: a run resumed from it keeps what is logged here
+        # before the checkpoint is written, so that a resumed run keeps these log entries
         for entry in self.schedule.after(state.global_step):
             self.log(entry)
 
@@ -97,7 +97,7 @@ class JsonLogCallback(TrainerCallback):
 
 
 class ProgressBarCallback(ProgressCallback):
-    """A progress bar that shows the loss; log entries go to the log file alone."""
+    """A progress bar that shows the loss; log entries are written only to the log file."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if self.training_bar is not None and logs and "loss" in logs:

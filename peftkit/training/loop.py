@@ -1,4 +1,4 @@
-"""Training, scoring and generating with a trainer, and the seconds and the memory that each took."""
+"""Training, scoring and generation with a trainer, with their seconds and peak memory."""
 
 import ctypes
 import gc
@@ -25,7 +25,7 @@ RESOURCES = "resources.json"  # in the folder of a checkpoint
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What training cost (seconds, bytes at its peak, optimizer steps), and the trainer's log."""
+    """Costs of training (seconds, peak bytes, optimizer steps), and the trainer's log."""
 
     seconds: float
     peak_bytes: int | None
@@ -37,7 +37,7 @@ class TrainingSummary:
 
 @dataclass(frozen=True)
 class ModelScores:
-    """Scores (examples, ...) in the order of the examples, padded with -100 to the longest, and what they cost."""
+    """Scores (examples, ...) in the order of the examples, padded with -100 to the longest, and their costs."""
 
     scores: np.ndarray
     seconds: float
@@ -45,10 +45,10 @@ class ModelScores:
 
 
 def fit(trainer: Trainer, checkpoints: Path) -> TrainingSummary:
-    """Train from the last checkpoint in the folder, or from the start where there is none.
+    """Train from the last checkpoint in the folder, or from the start if there is none.
 
-    The costs of a resumed run include those before the interruption, up to the last checkpoint. A model without a
-    trainable weight stays unchanged.
+    The costs of a resumed run include those before the interruption, up to the last checkpoint. A model without
+    trainable weights is not trained.
     """
     if not any(weight.requires_grad for weight in trainer.model.parameters()):
         return TrainingSummary(0.0, None, None, steps=0, epochs=0.0)
@@ -64,7 +64,7 @@ def fit(trainer: Trainer, checkpoints: Path) -> TrainingSummary:
 
 
 class ResourceTracker(TrainerCallback):
-    """Write the seconds and the peak memory until a checkpoint into its folder."""
+    """Write the seconds and the peak memory of training until a checkpoint into the checkpoint's folder."""
 
     def __init__(self, last: Path | None, peak: Callable[[], int | None]) -> None:
         self.started, self.peak = time.perf_counter(), peak
@@ -89,7 +89,7 @@ def peak_memory() -> Iterator[Callable[[], int | None]]:
     """Measure the peak memory of the block in bytes: allocated on the GPU, resident on the CPU (Linux; else None)."""
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # what earlier runs of this process left reserved does not count
+        torch.cuda.empty_cache()  # without memory that earlier runs reserved
         torch.cuda.reset_peak_memory_stats()
         yield torch.cuda.max_memory_allocated
         return
@@ -108,13 +108,13 @@ def _resident_peak() -> int:
 
 
 def predict_scores(trainer: Trainer, examples: Dataset, lengths: Sequence[int] | np.ndarray) -> ModelScores:
-    """Score examples, the longest first so that batches have little padding; the result is in the given order.
+    """Score examples, sorted by length so that batches have little padding; the result is in the given order.
 
     Raises:
         ValueError: a score is NaN or infinite.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
-    metrics, trainer.compute_metrics = trainer.compute_metrics, None  # those score the holdout, not these examples
+    metrics, trainer.compute_metrics = trainer.compute_metrics, None  # the metrics are for the holdout
     try:
         with peak_memory() as peak:
             started = time.perf_counter()
@@ -143,23 +143,23 @@ def generate_greedily(
     started = time.perf_counter()
     for first in range(0, len(order), size):
         batch = order[first : first + size]
-        rows = [torch.tensor(prompts[number], dtype=torch.long) for number in batch]
+        sequences = [torch.tensor(prompts[number], dtype=torch.long) for number in batch]
         ids, mask = (
             pad_sequence(each, batch_first=True, padding_value=value, padding_side="left" if is_decoder else "right")
-            for each, value in ((rows, pad), ([torch.ones_like(row) for row in rows], 0))
+            for each, value in ((sequences, pad), ([torch.ones_like(each) for each in sequences], 0))
         )
         with torch.no_grad(), trainer.compute_loss_context_manager():
             out = model.generate(
                 input_ids=ids.to(trainer.args.device), attention_mask=mask.to(trainer.args.device),
                 max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad, eos_token_id=end,
             )  # fmt: skip
-        answers = out[:, ids.shape[1] if is_decoder else 1 :].tolist()
-        generated |= dict(zip(batch.tolist(), answers, strict=True))
+        new_tokens = out[:, ids.shape[1] if is_decoder else 1 :].tolist()
+        generated |= dict(zip(batch.tolist(), new_tokens, strict=True))
     return [generated[number] for number in range(len(prompts))], time.perf_counter() - started
 
 
 def mixed_batch_logits(trainer: Trainer, batch: dict[str, Any], adapters: list[str]) -> np.ndarray:
-    """Return logits (examples, labels) of a batch with an adapter for each example, in the trainer's precision."""
+    """Return logits (examples, labels) of a batch with one adapter per example, in the trainer's precision."""
     model = extract_model_from_parallel(trainer.model).eval()
     inputs = {name: value.to(trainer.args.device) for name, value in batch.items()}
     with torch.no_grad(), trainer.accelerator.autocast():

@@ -1,4 +1,4 @@
-"""Losses in place of the model's own: contrastive, and distillation from the scores of a teacher."""
+"""Losses that replace the model's own: contrastive, and distillation from the scores of a teacher."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ TEACHER_COLUMN = "teacher"  # of the teacher's scores (examples, labels)
 class ContrastiveLoss:
     """The contrastive loss of embedding models, MultipleNegativesRankingLoss of sentence-transformers.
 
-    Cross-entropy of `scale` times the cosines of a query with all documents of the batch, of which its own is the right
-    one (Henderson et al. 2017, section 4.4; van den Oord et al. 2018). With `dims`, the sum of that loss over the
-    vectors truncated to each of them (Matryoshka, Kusupati et al. 2022, section 3).
+    Cross-entropy of `scale` times the cosines of a query with all documents of the batch, where its own document is the
+    target (Henderson et al. 2017, section 4.4; van den Oord et al. 2018). With `dims`, the sum of that loss over the
+    embeddings truncated to each of them (Matryoshka, Kusupati et al. 2022, section 3).
 
-    False negatives are masked: a document that is right for a query in another example, or the same text twice.
+    False negatives are masked: relevant documents of the same query in other examples, and equal texts.
 
     Raises:
         UserError: sentence-transformers is not installed.
@@ -48,12 +48,12 @@ class ContrastiveLoss:
             return self.loss([{"sentence_embedding": column} for column in columns], None)  # type: ignore[no-any-return]
 
     def _cosines(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
-        """Return (queries, documents), minus infinity of a false negative."""
+        """Return (queries, documents), minus infinity for false negatives."""
         return (normalize(queries, dim=-1) @ normalize(documents, dim=-1).T).masked_fill(self.masked, -torch.inf)
 
 
 def false_negatives(texts: torch.Tensor) -> torch.Tensor:
-    """Return (queries, documents): which documents of other examples are no wrong answers to a query.
+    """Return (queries, documents): which documents of other examples are relevant to a query.
 
     Those are texts equal to the query's own document, and documents of the same query in another example.
 
@@ -67,7 +67,7 @@ def false_negatives(texts: torch.Tensor) -> torch.Tensor:
 
 
 class _PrecomputedEmbeddings(nn.Module):
-    """The model of a sentence-transformers loss; returns the embeddings that it gets."""
+    """The model of a sentence-transformers loss; returns its input embeddings."""
 
     def forward(self, features: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return dict(features)

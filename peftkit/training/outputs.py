@@ -9,19 +9,17 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 LABEL_INPUTS = ("labels", "start_positions", "end_positions")
-CHUNK_TOKENS = (
-    256  # tokens whose logits are in fp32 at once: 50 MB with GPT-2's vocabulary; a batch of them is gigabytes
-)
+CHUNK_TOKENS = 256  # per conversion of logits to fp32: 50 MB with GPT-2's vocabulary; a whole batch takes gigabytes
 
 
 class OutputReader:
-    """Computes scores from a model and a batch, by `kind`:
+    """Computes the scores of a model for a batch, by `kind`:
 
     logits: those of a head for an example (examples, labels) or for each token (examples, tokens, labels).
     spans: start and end logits (examples, tokens, 2).
     verbalizer: log-likelihoods (examples, labels) of the labels' texts, `verbalizer_ids` (labels, tokens).
-    likelihoods: log-likelihoods of the example's own labels (examples, tokens), 0 where there is none.
-    masked: the same of labels at the places where a masked language model sees a mask.
+    likelihoods: log-likelihoods of the example's labels (examples, tokens), 0 where there is no label.
+    masked: the same for the labels of masked positions.
     preferences: those of a chosen and a rejected answer, each summed over its tokens (pairs, 2).
     """
 
@@ -46,7 +44,7 @@ def label_likelihoods(
 ) -> torch.Tensor:
     """Return log p(label | input), (examples, labels), summed over the label's tokens (T5 paper, section 2.4).
 
-    The encoder runs once for each example. A soft prompt, which only the whole model adds, is part of its states.
+    The encoder runs once for each example. The full model adds soft prompts to its states.
 
     Args:
         input_ids: (examples, tokens). attention_mask: (examples, tokens).
@@ -71,20 +69,20 @@ def label_likelihoods(
 def continuation_likelihoods(
     model: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, label_ids: torch.Tensor
 ) -> torch.Tensor:
-    """Return log p(label | text before it), (examples, labels), summed over the label's tokens, of a decoder.
+    """Return log p(label | text before it), (examples, labels), summed over the label's tokens, for a decoder.
 
-    Each example runs once, moved to the end of its batch; labels of several tokens continue from its cache.
+    Each example runs once, with its padding moved to the left; labels of several tokens continue from its cache.
 
     Args:
         input_ids: (examples, tokens), padded on the right. attention_mask: (examples, tokens).
         label_ids: (labels, tokens), padded with -100.
     """
-    (examples, width), label_ids = input_ids.shape, label_ids.to(input_ids.device)
+    (examples, length), label_ids = input_ids.shape, label_ids.to(input_ids.device)
     lengths = attention_mask.sum(dim=1, keepdim=True)
-    moved = (torch.arange(width, device=input_ids.device) + lengths) % width  # the padding comes first
-    mask = attention_mask.gather(1, moved)
+    order = (torch.arange(length, device=input_ids.device) + lengths) % length  # padding first
+    mask = attention_mask.gather(1, order)
     out = model(
-        input_ids=input_ids.gather(1, moved),
+        input_ids=input_ids.gather(1, order),
         attention_mask=mask,
         position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
         use_cache=True,
@@ -107,7 +105,7 @@ def continuation_likelihoods(
 
 
 def token_likelihoods(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-    """Return log p(label token | all tokens before it), (examples, tokens), each at the place of its label."""
+    """Return log p(label token | all tokens before it), (examples, tokens), each at the position of its label."""
     labels = batch["labels"]
     if extract_model_from_parallel(model).config.is_encoder_decoder:
         inputs = {name: value for name, value in batch.items() if name != "decoder_input_ids"}
@@ -130,9 +128,8 @@ def answer_likelihoods(model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
 def _target_log_probs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the log-probability of each target (examples, tokens), 0 where it is -100."""
     log_probs = torch.zeros(targets.shape, dtype=torch.float32, device=logits.device)
-    for example, token in zip(
-        *(where.split(CHUNK_TOKENS) for where in (targets >= 0).nonzero(as_tuple=True)), strict=True
-    ):
+    chunks = [where.split(CHUNK_TOKENS) for where in (targets >= 0).nonzero(as_tuple=True)]
+    for example, token in zip(*chunks, strict=True):
         chunk = logits[example, token].float()
         chosen = chunk.gather(-1, targets[example, token].unsqueeze(-1)).squeeze(-1)
         log_probs[example, token] = chosen - chunk.logsumexp(dim=-1)

@@ -1,4 +1,4 @@
-"""HF's Trainer on Accelerate, the one training loop of every method, and its arguments."""
+"""HF's Trainer on Accelerate, the training loop of all methods, and its arguments."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -21,11 +21,11 @@ from peftkit.training.callbacks import (
     SetEpochCallback,
 )
 
-ModelFunction = Callable[[nn.Module, dict[str, Any]], torch.Tensor]  # of a model and a batch: scores, or a loss
+ModelFunction = Callable[[nn.Module, dict[str, Any]], torch.Tensor]  # of model and batch; returns scores or a loss
 
 
 class ScoringTrainer(SamplerTrainer):
-    """HF's Trainer whose order of examples depends on (seed, epoch) alone, so that a resumed run repeats it.
+    """HF's Trainer whose order of examples depends only on (seed, epoch), so that a resumed run repeats it.
 
     It predicts what `reader` computes from the model, and minimizes `loss` or, without one, the model's own loss.
 
@@ -48,8 +48,8 @@ class ScoringTrainer(SamplerTrainer):
         self.reader, self.train_sampler, self.schedule, self.loss = reader, train_sampler, schedule, loss
         super().__init__(callbacks=[] if patience is None else [EarlyStoppingCallback(patience)], **settings)
         if loss is not None or not self.loss_shifts_labels:
-            # such a loss is a mean over its batch, which gradient accumulation has to divide; many models accept any
-            # keyword, which transformers takes for a loss that is divided already
+            # the loss is a mean over its batch, which gradient accumulation has to divide; transformers assumes a loss
+            # that is already divided if the model accepts any keyword, as many models do
             self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
@@ -66,7 +66,7 @@ class ScoringTrainer(SamplerTrainer):
             self.add_callback(ScheduleCallback(schedule, self.log))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Give each weight its share of the learning rate; weights that are frozen for now are included."""
+        """Scale the learning rate for each weight; temporarily frozen weights are included."""
         if self.schedule is not None and self.optimizer is None:
             module = self.model if model is None else model
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, module)
@@ -75,7 +75,7 @@ class ScoringTrainer(SamplerTrainer):
         return super().create_optimizer(model)
 
     def _parameter_groups(self, model: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
-        """Return groups of weights of one rate and one weight decay, in the order of the rates."""
+        """Return groups of weights with the same rate and weight decay, in the order of the rates."""
         weights, decaying = dict(model.named_parameters()), set(self.get_decay_parameter_names(model))
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, rate in rates.items():
@@ -91,16 +91,16 @@ class ScoringTrainer(SamplerTrainer):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         with torch.no_grad(), self.compute_loss_context_manager():
             scores = self.reader(model, self.prepare_inputs(inputs)).float()
-        return None, scores, scores.new_zeros(len(scores))  # the labels are not used: the caller has them
+        return None, scores, scores.new_zeros(len(scores))  # labels are not used; the caller has them
 
 
 def is_adalora(model: Any) -> bool:
-    """Return whether AdaLoRA reallocates the model's ranks while it trains."""
+    """Return whether AdaLoRA reallocates the model's ranks during training."""
     return hasattr(getattr(model, "base_model", None), "update_and_allocate")
 
 
 def scores_of(predictions: Any) -> np.ndarray:
-    """Return the scores alone where a prediction holds more."""
+    """Return the scores of predictions, which may be a tuple with more."""
     return np.asarray(predictions[0] if isinstance(predictions, tuple) else predictions)
 
 
@@ -112,15 +112,15 @@ def training_arguments(
     unused_parameters: bool = False,
     evaluate_epochs: bool = False,
 ) -> TrainingArguments:
-    """Return HF's arguments: the user's unchanged, and bf16 where the hardware has it and no precision is set.
+    """Return HF's arguments: the user's unchanged, and bf16 if the hardware supports it and no precision is set.
 
     Args:
-        folder: of the checkpoints; None saves and evaluates nothing, whatever the settings, as for predictions.
+        folder: of the checkpoints; None disables saving and evaluation, as for predictions.
         select_best: evaluate the holdout after each epoch, and load the best one at the end.
-        unused_parameters: some of the weights that train are frozen for a time.
-        evaluate_epochs: evaluate the holdout after each epoch without selecting by it.
+        unused_parameters: some trainable weights are temporarily frozen.
+        evaluate_epochs: evaluate the holdout after each epoch, without selecting the best.
     """
-    own: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "output_dir": str(folder or tempfile.gettempdir()),
         "seed": seed,
         "data_seed": seed,
@@ -136,14 +136,14 @@ def training_arguments(
         "use_cpu": not torch.accelerator.is_available(),
         "ddp_find_unused_parameters": unused_parameters,
     }
-    nothing = {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
-    return TrainingArguments(**{**own, **settings, **({} if folder else nothing)})
+    disabled = {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
+    return TrainingArguments(**{**defaults, **settings, **({} if folder else disabled)})
 
 
 def precision_of(settings: dict[str, Any]) -> str:
-    """Return bf16, fp16 or fp32: as set, else bf16 where this machine multiplies in it.
+    """Return bf16, fp16 or fp32: as set, else bf16 if the hardware supports it.
 
-    Those are GPUs from Ampere on, and CPUs with AVX512-BF16 or AMX.
+    Supported are GPUs since Ampere, and CPUs with AVX512-BF16 or AMX.
     """
     if {"bf16", "fp16"} & settings.keys():
         return next((name for name in ("bf16", "fp16") if settings.get(name)), "fp32")

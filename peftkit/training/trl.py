@@ -19,12 +19,12 @@ def sft_trainer(
     SFTTrainer computes its loss over examples that peftkit tokenized and truncated.
 
     Raises:
-        UserError: one process sees several GPUs; TRL needs one process for each.
+        UserError: one process has several GPUs; TRL needs one process per GPU.
     """
     if sft_unsupported_reason(model, args) is not None:
         trainer = ScoringTrainer(args=args, model=model, **settings)
-        # The losses of transformers' models can be divided by the tokens of all accumulated batches; GPT-2 does not
-        # declare it (no loss_type). AdaLoRA adds its term to each batch's loss, which would be divided by nothing.
+        # The losses of transformers' models support division by the tokens of all accumulated batches; GPT-2 does not
+        # declare it (no loss_type). AdaLoRA adds a term to the loss of each batch, which would not be divided.
         base = type(model.get_base_model() if hasattr(model, "get_base_model") else model)
         trainer.model_accepts_loss_kwargs = base.__module__.startswith("transformers.") and not is_adalora(model)
         return trainer
@@ -44,10 +44,10 @@ def sft_trainer(
 
 
 def sft_unsupported_reason(model: Any, arguments: TrainingArguments) -> str | None:
-    """Return why a model cannot train with SFTTrainer's loss, None where it can.
+    """Return why SFTTrainer's loss does not support a model, None if it does.
 
     SFTTrainer multiplies the last hidden states with the weight of the output layer chunk by chunk, so that the logits
-    over the vocabulary never exist at once. It thereby skips what a method adds to the output layer or to the loss.
+    over the vocabulary never exist at once. This ignores what a method adds to the output layer or to the loss.
     """
     if is_adalora(model):
         return "AdaLoRA adds an orthogonality regularizer to the model's loss"
@@ -65,12 +65,12 @@ def dpo_trainer(
 
     Args:
         own: TRL's beta, loss_type and label_smoothing.
-        settings: the dataset has the columns that `chosen_and_rejected` collates, the reference's log-likelihoods
-            among them.
+        settings: the dataset has the columns that `chosen_and_rejected` collates, including the log-likelihoods of the
+            reference.
 
     Raises:
-        UserError: the method changes the output layer, whose weight alone TRL uses to compute likelihoods; or one
-            process sees several GPUs.
+        UserError: the method changes the output layer, of which TRL uses only the weight; or one process has several
+            GPUs.
     """
     if _changes_head(model):
         raise UserError("TRL's DPO ignores what a method adds to the output layer; remove lm_head from method.config")
@@ -86,10 +86,10 @@ def dpo_trainer(
 
 
 def trl_arguments(kind: type, arguments: TrainingArguments, **own: Any) -> Any:
-    """Return the arguments as TRL's `kind`, without TRL's own defaults and without truncation.
+    """Return the arguments as TRL's `kind`, without TRL's defaults and without truncation.
 
     Raises:
-        UserError: one process sees several GPUs; TRL needs one process for each.
+        UserError: one process has several GPUs; TRL needs one process per GPU.
     """
     if arguments.n_gpu > 1:
         raise UserError(
@@ -100,7 +100,7 @@ def trl_arguments(kind: type, arguments: TrainingArguments, **own: Any) -> Any:
 
 
 class _TRLTrainer(NoTelemetryMixin, ScoringTrainer):
-    """What ScoringTrainer does, before a trainer of TRL in the bases of a class."""
+    """ScoringTrainer as a mixin, before a trainer of TRL in the bases of a class."""
 
     def __init__(self, *, model: nn.Module, **settings: Any) -> None:
         trained = [(weight, weight.data) for weight in model.parameters() if weight.requires_grad]

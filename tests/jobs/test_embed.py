@@ -72,7 +72,7 @@ def test_a_vector_depends_neither_on_padding_nor_on_its_batch(
 
     words = [f"model={model}", f"model.checkpoint={checkpoints[model]}"]
     together = offline(lines(tmp_path / "all.txt", TEXTS), *words)
-    monkeypatch.setattr(embed, "TEXTS", 3)  # in two parts
+    monkeypatch.setattr(embed, "BLOCK_TEXTS", 3)  # in two parts
     alone = offline(lines(tmp_path / "one.txt", TEXTS), *words, "train.per_device_eval_batch_size=1")
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)

@@ -161,7 +161,7 @@ def test_rows_to_which_a_teacher_wrote_nothing_are_dropped(tmp_path: Path) -> No
     assert [row["label"] for row in teacher_answers(run, rows, tmp_path)[0]] == ["x", "y", "z", "so\u2028it is"]
     assert _stored_answers(file, rows.select([0, 2])) is None
     file.write_text(json.dumps({"id": 0, "answer": "so", "has_ended": False}))
-    with pytest.raises(UserError, match="ended its answers to none of the other 1"):
+    with pytest.raises(UserError, match="truncated answers for the other 1"):
         teacher_answers(run, rows.select([0]), tmp_path)
 
 

@@ -58,6 +58,6 @@ def test_a_card_shows_scores_substitutions_and_the_command() -> None:
 
 def test_a_merged_quantized_base_is_described_or_why_it_was_not_measured() -> None:
     merge = {"rows": 9, "dtype": "float32", "changed_predictions": 2, "max_difference": 0.123, "mean_difference": 0.01}
-    text = "merged into the float32 base, 2 of 9 predictions change; scores move by 0.12 at most, 0.01 on average"
+    text = "merged into the float32 base, 2 of 9 predictions change; scores change by 0.12 at most, 0.01 on average"
     assert describe_merge(merge) == text and f"quantized base; {text}." in card("task=sst2", merge=merge)
     assert describe_merge({"rows": 0, "reason": "no memory"}) == "changes by merging were not measured: no memory"
