@@ -76,14 +76,8 @@ def forgetting(config: RunConfig) -> Path:
     run = RunResult.finished(config.run)
     folder, trained = run.folder, run.config
     refuse(
-        (
-            is_prompted(trained),
-            f"{folder}: no weights were trained, so there is no forgetting; use a run with trained weights",
-        ),
-        (
-            trained.vocab is not None,
-            f"{folder}: has tokens that its base lacks (vocab=); use a run without new tokens",
-        ),
+        (is_prompted(trained), f"{folder}: no weights were trained; use a run with trained weights"),
+        (trained.vocab is not None, f"{folder}: has tokens that its base lacks (vocab=); use a run without new tokens"),
     )
     text, documents = _read_text(config)
     data = _scored_examples(config, run)
