@@ -7,7 +7,7 @@ from peftkit.metrics.registry import Array, Scorer, divide, mean, metric, ratio
 
 @metric("classes")
 def accuracy(labels: Array, predictions: Array) -> Scorer:
-    """Share of examples that are right."""
+    """Share of correct predictions."""
     return mean(predictions == labels)
 
 

@@ -1,4 +1,4 @@
-"""Metrics of numbers: likelihoods, preferences, ranks of the one right document for each query, and regression."""
+"""Metrics of numbers: likelihoods, preferences, ranks of the one relevant document for each query, and regression."""
 
 import numpy as np
 
@@ -34,28 +34,28 @@ def reward_accuracy(labels: Array, margins: Array) -> Scorer:
 
 @metric("margins", range=(-np.inf, np.inf), diagnostic=True)
 def reward_margin(labels: Array, margins: Array) -> Scorer:
-    """Mean of the chosen answer's implicit reward less the rejected one's (Rafailov et al. 2023, section 4).
+    """Mean of the chosen answer's implicit reward minus the rejected one's (Rafailov et al. 2023, section 4).
 
-    It grows with every training step, so it is no part of a task's score.
+    It grows with every training step, so it is not part of a task's score.
     """
     return mean(margins)
 
 
 @metric("ranks")
 def recall_at_1(labels: Array, ranks: Array) -> Scorer:
-    """Share of queries whose right document is the first."""
+    """Share of queries whose relevant document is the first."""
     return mean(ranks <= 1)
 
 
 @metric("ranks")
 def recall_at_5(labels: Array, ranks: Array) -> Scorer:
-    """Share of queries whose right document is among the first five."""
+    """Share of queries whose relevant document is among the first five."""
     return mean(ranks <= 5)
 
 
 @metric("ranks")
 def recall_at_10(labels: Array, ranks: Array) -> Scorer:
-    """Share of queries whose right document is among the first ten."""
+    """Share of queries whose relevant document is among the first ten."""
     return mean(ranks <= 10)
 
 
@@ -90,11 +90,11 @@ def spearman(labels: Array, predictions: Array) -> Scorer:
     """Spearman rank correlation, ties at their mean rank; 0 where labels or predictions are constant."""
 
     def scores(weights: Array) -> Array:
-        middle = (weights.sum(1, keepdims=True) + 1) / 2  # the mean of n ranks, tied or not
-        true = _ranks(labels, weights) - middle
+        mean_rank = (weights.sum(1, keepdims=True) + 1) / 2  # the mean of n ranks, tied or not
+        true = _ranks(labels, weights) - mean_rank
         columns = []
         for run in predictions:
-            ranks = _ranks(run, weights) - middle
+            ranks = _ranks(run, weights) - mean_rank
             spread = (weights * true**2).sum(1) * (weights * ranks**2).sum(1)
             columns.append(divide((weights * true * ranks).sum(1), np.sqrt(spread)))
         return np.stack(columns, 1)

@@ -31,10 +31,10 @@ class Metric:
     classes: class ids. numbers: numbers. tags: a list of tag ids for each example, -1 for none.
     tag_names: the same by name, `NO_TAG` for none. texts: a list of references, and a text.
     likelihoods: counts of tokens, and nats. bytes: counts of bytes, and bits for each of them.
-    format: 1s, and 1 where an answer has the format of its references. ranks: 1s, and ranks of the right document.
-    margins: 0s, and implicit rewards of the chosen less the rejected answer.
+    format: 1s, and 1 where an answer has the format of its references. ranks: 1s, and ranks of the relevant document.
+    margins: 0s, and implicit rewards of the chosen minus the rejected answer.
 
-    `diagnostic` metrics are reported beside a task's score and are no part of it.
+    `diagnostic` metrics are reported in addition to a task's score, and are not part of it.
     """
 
     name: str
@@ -48,8 +48,8 @@ class Metric:
     def score(self, labels: Any, predictions: Any) -> float:
         """Return the score of one run."""
         is_list = self.input in LISTS
-        given = (labels, [predictions]) if is_list else (np.asarray(labels), np.array([predictions]))
-        return float(self.function(*given)(np.ones((1, len(labels))))[0, 0])
+        arguments = (labels, [predictions]) if is_list else (np.asarray(labels), np.array([predictions]))
+        return float(self.function(*arguments)(np.ones((1, len(labels))))[0, 0])
 
 
 def metric(
@@ -71,15 +71,15 @@ def mean(values: Array) -> Scorer:
     return lambda weights: divide(weights @ np.asarray(values, float).T, weights.sum(1, keepdims=True))
 
 
-def ratio(parts: Array, wholes: Array, otherwise: float = 0.0) -> Scorer:
-    """Return the scorer of the sum of parts (runs, examples) over the sum of wholes (examples,) or (runs, examples)."""
-    return lambda weights: divide(weights @ parts.T, weights @ np.atleast_2d(wholes).T, otherwise)
+def ratio(numerators: Array, denominators: Array, default: float = 0.0) -> Scorer:
+    """Return the scorer of the sum of numerators over the sum of denominators, each (runs, examples) or (examples,)."""
+    return lambda weights: divide(weights @ numerators.T, weights @ np.atleast_2d(denominators).T, default)
 
 
-def divide(part: Array, whole: Array, otherwise: float = 0.0) -> Array:
-    """Return part / whole, and `otherwise` where the whole is 0."""
-    part, whole = np.broadcast_arrays(part, whole)
-    return np.divide(part, whole, out=np.full(part.shape, otherwise), where=whole > 0)
+def divide(numerator: Array, denominator: Array, default: float = 0.0) -> Array:
+    """Return numerator / denominator, or `default` where the denominator is 0."""
+    numerator, denominator = np.broadcast_arrays(numerator, denominator)
+    return np.divide(numerator, denominator, out=np.full(numerator.shape, default), where=denominator > 0)
 
 
 def score(
@@ -97,7 +97,7 @@ def score(
         names: metrics of METRICS, or `evaluate:NAME[:KEY][:lower|:higher]` for one of Hugging Face's evaluate: KEY is
             the value of its result, of which a lower or a higher one is better.
         predictions: (examples,) class ids, numbers, texts, or lists of the tags' ids, -1 for none.
-        labels: (examples,), of the same kind; of texts, lists of those that are right, empty where none is.
+        labels: (examples,), of the same type; of texts, lists of the correct ones, empty where there is none.
         suffix: of the names in the result, for one of several splits (accuracy_matched).
         label_names: the names of tag ids.
         likelihoods: negative log-likelihoods in nats (examples,) of the labels, and their tokens (examples,).
@@ -113,21 +113,21 @@ def score(
     scores = {}
     for name in names:
         if name.startswith(EVALUATE):
-            value, is_up = _score_by_evaluate(name, predictions, labels)
+            value, higher_is_better = _score_by_evaluate(name, predictions, labels)
         else:
             metric = find_metric(name)
-            wanted, given = labels, predictions
+            expected, predicted = labels, predictions
             if metric.input == "likelihoods" and likelihoods is not None:
-                given, wanted = likelihoods
+                predicted, expected = likelihoods
             elif metric.input == "format" and follows_format is not None:
-                wanted, given = np.ones_like(follows_format), follows_format
+                expected, predicted = np.ones_like(follows_format), follows_format
             elif metric.input == "tag_names":
-                wanted, given = (
+                expected, predicted = (
                     [[NO_TAG if tag < 0 else (label_names or [])[tag] for tag in tags] for tags in each]
                     for each in (labels, predictions)
                 )
-            value, is_up = metric.score(wanted, given), metric.higher_is_better
-        scores[name + suffix] = {"value": value, "higher_is_better": is_up}
+            value, higher_is_better = metric.score(expected, predicted), metric.higher_is_better
+        scores[name + suffix] = {"value": value, "higher_is_better": higher_is_better}
     return scores
 
 
@@ -135,7 +135,7 @@ def find_metric(name: str) -> Metric:
     """Return the metric of a name.
 
     Raises:
-        ValueError: there is none; the message names the nearest.
+        ValueError: the metric is unknown; the message suggests the nearest name.
     """
     if name not in METRICS:
         raise ValueError(f"task.metrics=[{name}]: unknown metric{nearest(name, METRICS)}")
@@ -173,7 +173,7 @@ def _score_by_evaluate(name: str, predictions: Any, labels: Any) -> tuple[float,
 
     module, *options = name.removeprefix(EVALUATE).split(":")
     short = module.rstrip("/").split("/")[-1].removesuffix(".py")
-    is_up = "higher" in options or ("lower" not in options and short not in ERRORS)
+    higher_is_better = "higher" in options or ("lower" not in options and short not in ERRORS)
     try:
         result = evaluate.load(module).compute(predictions=predictions, references=labels) or {}
     except (OSError, ImportError, ValueError) as error:
@@ -185,4 +185,4 @@ def _score_by_evaluate(name: str, predictions: Any, labels: Any) -> tuple[float,
     key = keys[0] if keys[0] in numbers else next(iter(numbers)) if len(numbers) == 1 and keys == [short] else None
     if key is None:
         raise ValueError(f"task.metrics=[{name}]: it has the values {', '.join(numbers)}; use {EVALUATE}{module}:KEY")
-    return numbers[key], is_up
+    return numbers[key], higher_is_better

@@ -9,16 +9,16 @@ import numpy as np
 
 from peftkit.metrics.registry import NO_TAG, Array, Scorer, mean, metric, ratio
 
-References = Sequence[Sequence[str]]  # of examples; empty where no answer is right
+References = Sequence[Sequence[str]]  # of examples; empty for an unanswerable question
 Texts = Sequence[Sequence[str]]  # of runs
 Tags = Sequence[Sequence]  # of examples
 
 
 @metric("tags")
 def token_accuracy(labels: Tags, predictions: Sequence[Tags]) -> Scorer:
-    """Share of words whose tag is right, as Universal Dependencies reports it for parts of speech."""
-    right = [[sum(np.equal(a, b)) for a, b in zip(labels, run, strict=True)] for run in predictions]
-    return ratio(np.array(right, float), np.array([len(example) for example in labels], float))
+    """Share of words whose tag is correct, as Universal Dependencies reports it for parts of speech."""
+    correct = [[sum(np.equal(a, b)) for a, b in zip(labels, run, strict=True)] for run in predictions]
+    return ratio(np.array(correct, float), np.array([len(example) for example in labels], float))
 
 
 @metric("tag_names")
@@ -82,7 +82,7 @@ def normalize_answer(text: str) -> str:
 
 
 class _WordTokenizer:
-    """Splits a text into words of any script; rouge-score's own tokenizer knows unaccented Latin letters only."""
+    """Splits a text into words of any script; rouge-score's tokenizer handles unaccented Latin letters only."""
 
     def tokenize(self, text: str) -> list[str]:
         return re.findall(r"\w+", text.lower())
@@ -90,4 +90,4 @@ class _WordTokenizer:
 
 def _best(of: Callable[[str, str], float], references: References, runs: Texts) -> Scorer:
     pairs = [zip(references, texts, strict=True) for texts in runs]
-    return mean(np.array([[max(of(each, text) for each in right or [""]) for right, text in run] for run in pairs]))
+    return mean(np.array([[max(of(each, text) for each in known or [""]) for known, text in run] for run in pairs]))

@@ -19,7 +19,7 @@ from peftkit.data import minitasks
 from peftkit.data.contamination import EvaluationSets
 from peftkit.data.miniglue.lexicon import WordSampler
 from peftkit.data.minitasks import FAMILIES, TaskFamily, parse_instruction
-from peftkit.data.minitasks.cases import COUNTED, SLOTS
+from peftkit.data.minitasks.cases import NUMBER_WORDS, SLOTS
 from peftkit.generation.generators import GenerationPrompt, Reply, Request
 from peftkit.generation.generators.offline import OfflineGenerator, offline_revision
 from peftkit.generation.instruction_tasks import SEEDS, Instance, read_tasks
@@ -82,7 +82,7 @@ def test_answers_are_correct() -> None:
     for case in cases("As a judge would do it, is the number even or odd?", by_label=True):
         assert case.output == ("even", "odd")[int(case.input) % 2]
     for case in cases("Count the words. One line will do."):
-        assert case.output == COUNTED[len(case.input.split()) - 1]
+        assert case.output == NUMBER_WORDS[len(case.input.split()) - 1]
     for case in cases("Read the row from its end."):
         assert case.output.split() == case.input.split()[::-1]
     for case in cases("Which of the two words comes first in the alphabet?"):

@@ -13,7 +13,7 @@ class WordSampler:
     """A sampler of words: `stage` train never samples the held-out quarter, validation samples it half of the time."""
 
     random: random.Random
-    stage: str  # train, validation, or all (unlabelled text)
+    stage: str  # train, validation, or all (unlabeled text)
 
     def pick(self, entries: Sequence[T]) -> T:
         if self.stage == "all":
@@ -32,7 +32,7 @@ class WordSampler:
         return self.random.random() < probability
 
 
-# (word, synonym, what it is one of)
+# (word, synonym, hypernym)
 PEOPLE = [
     ("doctor", "physician", "person"), ("teacher", "instructor", "person"), ("lawyer", "attorney", "person"),
     ("singer", "vocalist", "person"), ("farmer", "grower", "person"), ("child", "kid", "person"),
@@ -115,8 +115,8 @@ PLURAL = [("children", "child"), ("students", "student"), ("doctors", "doctor"),
           ("singers", "singer"), ("drivers", "driver"), ("visitors", "visitor")]  # fmt: skip
 REFLEXIVE = [("boy", "himself", "herself"), ("girl", "herself", "himself"), ("king", "himself", "themselves"),
              ("queen", "herself", "themselves")]  # fmt: skip
-ALONE = ["slept", "arrived", "laughed", "vanished", "coughed", "smiled", "fell", "waited"]  # take no object
-NEEDY = ["devoured", "resembled", "abandoned", "possessed"]  # need one
+INTRANSITIVE = ["slept", "arrived", "laughed", "vanished", "coughed", "smiled", "fell", "waited"]
+TRANSITIVE = ["devoured", "resembled", "abandoned", "possessed"]
 FACETS: dict[str, Sequence[Any]] = {"who": PEOPLE, "action": ACTIONS, "thing": THINGS, "place": PLACES, "time": TIMES}
 
 
@@ -149,7 +149,7 @@ def draw_scene(words: WordSampler, full: bool = False) -> Scene:
 def render_scene(scene: Scene, words: WordSampler, vary: float = 0.0, general: bool = False) -> str:
     """Return a sentence for a scene; with probability `vary` each word becomes its synonym, and the order changes.
 
-    `general` names what the thing is one of, and a person instead of the profession.
+    `general` replaces the thing by its hypernym, and half of the professions by "person".
     """
     who = scene.who[1] if words.chance(vary) else scene.who[0]
     thing = scene.thing[1] if words.chance(vary) else scene.thing[0]
@@ -159,8 +159,8 @@ def render_scene(scene: Scene, words: WordSampler, vary: float = 0.0, general: b
         thing = f"{scene.quality[1] if words.chance(vary) else scene.quality[0]} {thing}"
     subject, target = f"the {who}", f"{article(thing)} {thing}" if general else f"the {thing}"
     verb = scene.action[2] if scene.reversed else scene.action[1] if words.chance(vary) else scene.action[0]
-    facts = [part for part in (scene.place, scene.time) if part]
-    tail = facts[::-1] if words.chance(0.5) else facts
+    adverbials = [part for part in (scene.place, scene.time) if part]
+    tail = adverbials[::-1] if words.chance(0.5) else adverbials
     form = _form(words, bool(tail), vary)
     denied = f"did not {BASES[verb]}" if verb in BASES else f"never {verb}"
     predicate = denied if scene.negated else verb

@@ -1,4 +1,4 @@
-"""Labelled pairs of miniglue: paraphrase, similarity, entailment, answers and pronouns."""
+"""Labeled pairs of miniglue: paraphrase, similarity, entailment, answers and pronouns."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ from peftkit.data.miniglue.lexicon import (
     sentence,
 )
 
-Row = dict[str, Any]
+Example = dict[str, Any]
 QUESTIONS = {  # the short and the long form; the answer to "who" is the subject
     "where": ("Where", "In which place"),
     "when": ("When", "At what time"),
@@ -31,14 +31,14 @@ QUESTIONS = {  # the short and the long form; the answer to "who" is the subject
 WEIGHTS = {"who": 1.1, "action": 1.5, "thing": 1.2, "place": 0.6, "time": 0.6}  # of the 5 points of similarity
 
 
-def mrpc(words: WordSampler) -> Row:
+def mrpc(words: WordSampler) -> Example:
     """Paraphrases in two thirds of the pairs; the other pairs differ in one fact."""
     same = words.chance(0.66)
     first, second = _meeting(words, same) if words.chance(0.3) else _paraphrase(words, same)
     return {"sentence1": first, "sentence2": second, "label": int(same)}
 
 
-def qqp(words: WordSampler) -> Row:
+def qqp(words: WordSampler) -> Example:
     """Duplicate questions, and questions that differ in one facet or in what they request."""
     same = words.chance(0.42)
     scene = draw_scene(words)
@@ -56,7 +56,7 @@ def qqp(words: WordSampler) -> Row:
     }
 
 
-def stsb(words: WordSampler) -> Row:
+def stsb(words: WordSampler) -> Example:
     """The score is the weight of the equal facets; the opposite action or a negation halves it."""
     scene = draw_scene(words, full=True)
     different = words.random.sample(list(WEIGHTS), words.random.choice([0, 0, 1, 1, 2, 3, 4, 5]))
@@ -73,7 +73,7 @@ def stsb(words: WordSampler) -> Row:
     }
 
 
-def mnli(words: WordSampler, mismatched: bool = False) -> Row:
+def mnli(words: WordSampler, mismatched: bool = False) -> Example:
     """Premise and hypothesis; the mismatched split has another genre."""
     label = words.random.choice([0, 1, 2])
     premise, hypothesis = _inference(words, label)
@@ -85,7 +85,7 @@ def mnli(words: WordSampler, mismatched: bool = False) -> Row:
     return {"premise": premise, "hypothesis": hypothesis, "label": label}
 
 
-def rte(words: WordSampler) -> Row:
+def rte(words: WordSampler) -> Example:
     """Entailment or not, with neutral and contradiction as one class; premises are longer than in MNLI."""
     label = int(words.chance(0.5))
     premise, hypothesis = _inference(words, words.random.choice([1, 2]) if label else 0)
@@ -94,7 +94,7 @@ def rte(words: WordSampler) -> Row:
     return {"sentence1": premise, "sentence2": hypothesis, "label": label}
 
 
-def qnli(words: WordSampler) -> Row:
+def qnli(words: WordSampler) -> Example:
     """Whether the sentence contains the answer; a wrong one describes the same event without the answer."""
     label = int(words.chance(0.5))
     scene = draw_scene(words)
@@ -110,7 +110,7 @@ def qnli(words: WordSampler) -> Row:
     return {"question": _question(scene, question, words), "sentence": text, "label": label}
 
 
-def wnli(words: WordSampler) -> Row:
+def wnli(words: WordSampler) -> Example:
     """Winograd schemas: one word of the ending decides what the pronoun refers to."""
     template, endings = words.pick(_SCHEMAS)
     ending, means_first = words.random.choice(endings)
@@ -177,37 +177,37 @@ def _meeting(words: WordSampler, same: bool) -> tuple[str, str]:
 def _inference(words: WordSampler, label: int) -> tuple[str, str]:
     """Return a premise and a hypothesis: entailed (0), neutral (1) or contradicted (2).
 
-    Negations, opposite verbs, reasons and general words come with every label, so that no word gives it away.
+    Negations, opposite verbs, reasons and general words come with every label, so that no word predicts the label.
     """
     scene = replace(draw_scene(words), negated=words.chance(0.4), reversed=words.chance(0.3))
     reason = words.pick(REASONS) if words.chance(0.4) else None
     premise = _because(render_scene(scene, words), reason)
-    # of a denied event neither less nor something more general follows
-    told = scene
+    # a negated event entails neither a shorter nor a more general one
+    conclusion = scene
     if not scene.negated:
-        told = replace(scene, place=scene.place if words.chance(0.4) else None, time=None, quality=None)
+        conclusion = replace(scene, place=scene.place if words.chance(0.4) else None, time=None, quality=None)
     general = not scene.negated and words.chance(0.35)
     kept = reason if scene.negated or words.chance(0.5) else None
-    kind = words.random.choice(["reason", "reason", "who", "action", "thing"]) if label == 1 else ""
-    if kind == "reason":
+    change = words.random.choice(["reason", "reason", "who", "action", "thing"]) if label == 1 else ""
+    if change == "reason":
         kept = words.other(REASONS, reason)
     elif label == 1:
-        told, general = change_facets(told, words, kind), False
+        conclusion, general = change_facets(conclusion, words, change), False
     elif label == 2:
         flips_verb = not scene.negated and not general and words.chance(0.4)
-        told = change_facets(told, words, "reversed" if flips_verb else "negated")
-    return premise, _because(render_scene(told, words, vary=0.5, general=general), kept)
+        conclusion = change_facets(conclusion, words, "reversed" if flips_verb else "negated")
+    return premise, _because(render_scene(conclusion, words, vary=0.5, general=general), kept)
 
 
 def _because(text: str, reason: str | None) -> str:
     return text if reason is None else f"{text[:-1]} {reason}."
 
 
-def _question(scene: Scene, asked: str, words: WordSampler, varies: bool = False) -> str:
+def _question(scene: Scene, interrogative: str, words: WordSampler, varies: bool = False) -> str:
     synonym = int(varies and words.chance(0.6))
     who, thing, verb = scene.who[synonym], scene.thing[synonym], scene.action[2 if scene.reversed else 0]
-    short, long = QUESTIONS[asked]
-    if asked == "who":
+    short, long = QUESTIONS[interrogative]
+    if interrogative == "who":
         return (
             f"{short} {verb} the {thing}?"
             if words.chance(0.5)

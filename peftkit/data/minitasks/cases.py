@@ -22,10 +22,10 @@ from peftkit.data.miniglue.lexicon import (
 
 Case = tuple[str, str]
 FILLERS = ("please", "simply", "kindly", "surely", "now")  # ignored in an instruction
-TIMES_OVER = {"two": 2, "three": 3, "four": 4}
-COUNTED = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+REPETITIONS = {"two": 2, "three": 3, "four": 4}
+NUMBER_WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 SLOTS: dict[str, list[str]] = {  # values of the slots of a text
-    "times": list(TIMES_OVER),
+    "times": list(REPETITIONS),
     "who": [who for who, _, _ in PEOPLE],
     "thing": [thing for thing, _, _ in THINGS],
     "place": PLACES,
@@ -68,13 +68,13 @@ def sentiment(words: WordSampler, label: str) -> Case:
 def yes_no_question(words: WordSampler, label: str) -> Case:
     scene = draw_scene(words, full=True)
     report = render_scene(scene, words)
-    asked = change_facets(scene, words, "place", "time", "who") if label == "no" else scene
-    questions = [f"Was it {asked.place}?", f"Was it {asked.time}?", f"Was it the {asked.who[0]}?"]
+    described = change_facets(scene, words, "place", "time", "who") if label == "no" else scene
+    questions = [f"Was it {described.place}?", f"Was it {described.time}?", f"Was it the {described.who[0]}?"]
     return f"{report} {words.random.choice(questions)}", label
 
 
 def scene_detail(words: WordSampler, name: str) -> Case:
-    """Return a scene and one attribute of it (who, thing, place or time), as the scene's sentence spells it."""
+    """Return a scene and one attribute of it (who, thing, place or time), as in the sentence."""
     scene = draw_scene(words, full=True)
     value = getattr(scene, name)
     return render_scene(scene, words), value if isinstance(value, str) else f"the {value[0]}"
@@ -86,8 +86,8 @@ def larger(words: WordSampler) -> Case:
 
 
 def next_number(words: WordSampler) -> Case:
-    place = words.random.randrange(len(COUNTED) - 1)
-    return COUNTED[place], COUNTED[place + 1]
+    index = words.random.randrange(len(NUMBER_WORDS) - 1)
+    return NUMBER_WORDS[index], NUMBER_WORDS[index + 1]
 
 
 def scene_sentence(words: WordSampler, who: str, thing: str) -> Case:

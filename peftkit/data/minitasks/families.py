@@ -17,7 +17,7 @@ from peftkit.data.miniglue.lexicon import (
     render_scene,
 )
 from peftkit.data.minitasks import cases
-from peftkit.data.minitasks.cases import COUNTED, FILLERS, IRREGULAR, SLOTS, TIMES_OVER
+from peftkit.data.minitasks.cases import FILLERS, IRREGULAR, NUMBER_WORDS, REPETITIONS, SLOTS
 
 Slots = Mapping[str, str]
 
@@ -113,7 +113,7 @@ FAMILIES = (
             "tell of how many words this is made", "write as a word how long the list is",
             "what is the size of the row, in words",
         ),
-        lambda words, slots: cases.of_words(words, words.random.randrange(2, 8), lambda row: COUNTED[len(row) - 1]),
+        lambda words, slots: cases.of_words(words, words.random.randrange(2, 8), lambda ws: NUMBER_WORDS[len(ws) - 1]),
     ),
     TaskFamily(
         (
@@ -178,7 +178,7 @@ FAMILIES = (
             "say it {times} times over, with spaces between", "echo the input, {times} times in all",
             "make a row of the word, {times} of them",
         ),
-        lambda words, slots: cases.of_noun(words, lambda noun: " ".join([noun] * TIMES_OVER[slots["times"]])),
+        lambda words, slots: cases.of_noun(words, lambda noun: " ".join([noun] * REPETITIONS[slots["times"]])),
     ),
     TaskFamily(
         (
@@ -277,8 +277,8 @@ def _pattern(wording: str) -> re.Pattern[str]:
     """Return the pattern of a wording in a normalized text."""
     parts = re.split(r"\{(\w+)\}", wording)
     text = "".join(
-        f"(?P<{part}>{'|'.join(map(re.escape, SLOTS[part]))})" if place % 2 else re.escape(part.lower())
-        for place, part in enumerate(parts)
+        f"(?P<{part}>{'|'.join(map(re.escape, SLOTS[part]))})" if index % 2 else re.escape(part.lower())
+        for index, part in enumerate(parts)
     )
     return re.compile(rf"\b{text}(?!\w)")
 
