@@ -12,7 +12,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 THREE_WAY = "entailment|neutral|contradiction"
-PUBLISHED = {  # rows of the test set, and what may be said of each
+PUBLISHED = {  # rows of the test set, and the pattern of a prediction
     "AX.tsv": (1104, THREE_WAY), "CoLA.tsv": (1063, "0|1"), "MNLI-m.tsv": (9796, THREE_WAY),
     "MNLI-mm.tsv": (9847, THREE_WAY), "MRPC.tsv": (1725, "0|1"), "QNLI.tsv": (5463, "entailment|not_entailment"),
     "QQP.tsv": (390965, "0|1"), "RTE.tsv": (3000, "entailment|not_entailment"), "SST-2.tsv": (1821, "0|1"),
@@ -33,7 +33,7 @@ def faults(file: Path) -> list[str]:
     return found
 
 
-def _faults_of(text: str, size: int, words: str) -> list[str]:
+def _faults_of(text: str, size: int, pattern: str) -> list[str]:
     found = []
     head, *lines = text.removesuffix("\n").split("\n")
     cells = [line.split("\t") for line in lines]
@@ -43,8 +43,10 @@ def _faults_of(text: str, size: int, words: str) -> list[str]:
         found.append(f"has {len(lines)} rows, not {size}")
     if [cell[0] for cell in cells] != [str(number) for number in range(len(lines))]:
         found.append("is not numbered from 0 up")
-    odd = [line for line, cell in zip(lines, cells, strict=True) if len(cell) != 2 or not re.fullmatch(words, cell[1])]
-    return [*found, f"says {odd[0]!r}"] if odd else found
+    odd = [
+        line for line, cell in zip(lines, cells, strict=True) if len(cell) != 2 or not re.fullmatch(pattern, cell[1])
+    ]
+    return [*found, f"has {odd[0]!r}"] if odd else found
 
 
 if __name__ == "__main__":

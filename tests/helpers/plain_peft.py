@@ -55,14 +55,14 @@ def write_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def by_peftkit(model: str, checkpoint: Path, method: str, data: Path, out: Path) -> tuple[Any, Any, Any]:
     """Return the losses (steps,), the scores (rows, labels) and the trained weights by name of peftkit's run."""
-    words = [
+    overrides = [
         f"model={model}", f"model.checkpoint={checkpoint}", f"method={method}", "task=sst2", f"task.dataset={data}",
         "task.suite=own", "task.subset=null", f"task.template='{TEMPLATE}'", "source=offline", f"seed={SEED}",
         f"out={out}", f"train.learning_rate={RATES[method]}", f"train.max_steps={STEPS}",
         f"train.per_device_train_batch_size={BATCH}", "train.train_sampling_strategy=sequential",
         "train.logging_steps=1", "train.bf16=false", "train.disable_tqdm=true",
     ]  # fmt: skip
-    (folder,) = commands.finetune(*words, *(["model.pooling=cls"] if model == "bert" else []))
+    (folder,) = commands.finetune(*overrides, *(["model.pooling=cls"] if model == "bert" else []))
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     scores = np.array(pq.read_table(folder / "predictions.parquet")["scores"].to_pylist())
     losses = np.array([entry["loss"] for entry in log if "loss" in entry])
@@ -176,7 +176,10 @@ def soft_prompt_difference(case: str, checkpoint: Path) -> dict[str, float]:
     mine.copy_(vectors)
     # PEFT's prefix takes the first positions, ours none: given the same positions both are the same
     shifted = {"position_ids": torch.arange(TOKENS, TOKENS + 12).expand(2, -1)} if kind == "prefix" else {}
-    said, told = ours(**inputs, **shifted).logits, theirs(**inputs).logits
-    if told.shape[1] == TOKENS + 12:
-        told = told[:, TOKENS:]
-    return {"logits": float((said - told).abs().max()), "moved": float((told - plain).abs().max())}
+    our_logits, their_logits = ours(**inputs, **shifted).logits, theirs(**inputs).logits
+    if their_logits.shape[1] == TOKENS + 12:
+        their_logits = their_logits[:, TOKENS:]
+    return {
+        "logits": float((our_logits - their_logits).abs().max()),
+        "moved": float((their_logits - plain).abs().max()),
+    }

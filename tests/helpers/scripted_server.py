@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(data)
             self.wfile.flush()
-        except OSError:  # who asked has gone
+        except OSError:  # the client has disconnected
             self.close_connection = True
 
     def log_message(self, *_: object) -> None:

@@ -103,7 +103,7 @@ def batch(name: str, rows: list[list[int]], side: str = "right") -> dict[str, to
 
 
 def answer(model: Any, inputs: dict[str, torch.Tensor], **more: Any) -> torch.Tensor:
-    """Return what the head says (rows, tokens or labels, ...)."""
+    """Return the logits of the head (rows, tokens or labels, ...)."""
     out = model(**inputs, **more)
     if "start_logits" in out:
         return torch.stack([out.start_logits, out.end_logits], dim=-1)

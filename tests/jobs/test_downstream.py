@@ -35,16 +35,16 @@ def adapt(model: str, place: Path, corpus: Path, out: Path, *more: str) -> Path:
     return folder
 
 
-def downstream(*words: str) -> Path:
-    assert check(list(words)) == []
+def downstream(*overrides: str) -> Path:
+    assert check(list(overrides)) == []
     begun: list[Path] = []
-    commands.run(words, None, begun.append)
+    commands.run(overrides, None, begun.append)
     before, after = begun
     assert before != after
     return before
 
 
-def told(folder: Path) -> dict[str, Any]:
+def result_of(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return found
 
@@ -56,8 +56,8 @@ def test_both_runs_are_alike_but_for_their_base_and_the_board_shows_them(
 ) -> None:
     out = tmp_path / "outputs"
     folder = adapt(model, places[model], corpus, out, f"method={method}")
-    known = told(folder)
-    words = tiny(
+    known = result_of(folder)
+    overrides = tiny(
         model,
         f"model.checkpoint={places[model]}",
         "job=downstream",
@@ -68,18 +68,18 @@ def test_both_runs_are_alike_but_for_their_base_and_the_board_shows_them(
     )
     ends = {}
     for seed in (0, 1):
-        before = downstream(*words, f"seed={seed}")
+        before = downstream(*overrides, f"seed={seed}")
         (after,) = [each for each in before.parents[2].glob(f"*/*/seed-{seed}-*") if each != before]
-        configs = [told(each)["run"]["config"] for each in (before, after)]
+        configs = [result_of(each)["run"]["config"] for each in (before, after)]
         assert configs[0]["job"] == configs[1]["job"] == "finetune"
         assert {name for name in configs[0] if configs[0][name] != configs[1][name]} == {"model"}
-        pooling = [told(each)["audit"]["sources"]["model"]["pooling"] for each in (before, after)]
+        pooling = [result_of(each)["audit"]["sources"]["model"]["pooling"] for each in (before, after)]
         assert pooling[0] == pooling[1]
         ends[str(seed)] = {
-            "before": task_score(told(before)["scores"]),
-            "after": task_score(told(after)["scores"]),
+            "before": task_score(result_of(before)["scores"]),
+            "after": task_score(result_of(after)["scores"]),
         }
-    now = told(folder)
+    now = result_of(folder)
     ((_, entry),) = now["language"].pop("downstream").items()
     assert entry.pop("seeds") == ends
     assert entry == {
@@ -99,13 +99,13 @@ def test_another_base_and_another_kind_of_run_are_refused(
     tiny: Any, places: dict[str, Path], corpus: Path, tmp_path: Path
 ) -> None:
     folder = adapt("gpt2", places["gpt2"], corpus, tmp_path)
-    words = tiny("bert", "job=downstream", f"run={folder}", "task=mrpc")
+    overrides = tiny("bert", "job=downstream", f"run={folder}", "task=mrpc")
     with pytest.raises(UserError, match=r"use model=gpt2 model\.checkpoint="):
-        commands.run(words)
+        commands.run(overrides)
     (other,) = commands.finetune(*tiny("bert", "task=mrpc", "method=ia3"))
-    words = tiny("bert", "job=downstream", f"run={other}", "task=mrpc")
+    overrides = tiny("bert", "job=downstream", f"run={other}", "task=mrpc")
     with pytest.raises(UserError, match="trained mrpc, not a language model"):
-        commands.run(words)
+        commands.run(overrides)
 
 
 @pytest.mark.slow
@@ -113,14 +113,14 @@ def test_what_cannot_be_merged_is_refused_before_anything_trains(
     tiny: Any, places: dict[str, Path], corpus: Path, tmp_path: Path
 ) -> None:
     folder = adapt("gpt2", places["gpt2"], corpus, tmp_path, "method=adapter")
-    words = tiny("gpt2", "job=downstream", f"run={folder}", "task=mrpc")
+    overrides = tiny("gpt2", "job=downstream", f"run={folder}", "task=mrpc")
     with pytest.raises(UserError, match="cannot be merged: bottleneck"):
-        commands.run(words)
+        commands.run(overrides)
     assert not list(tmp_path.rglob("mrpc"))
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (["job=downstream"], "job=downstream needs a run folder"),
         (
@@ -131,5 +131,5 @@ def test_what_cannot_be_merged_is_refused_before_anything_trains(
         (["job=downstream", "run=x", "vocab=y"], "vocab= is not for job=downstream"),
     ],
 )
-def test_what_fits_no_run_is_refused_before_anything_loads(words: list[str], sentence: str) -> None:
-    assert any(sentence in complaint for complaint in check([*words, "source=offline"]))
+def test_what_fits_no_run_is_refused_before_anything_loads(overrides: list[str], sentence: str) -> None:
+    assert any(sentence in message for message in check([*overrides, "source=offline"]))

@@ -22,16 +22,16 @@ from peftkit.data.miniglue import sentences
 from peftkit.metrics import score
 from peftkit.models.pooling import TextEmbedder, pool_states
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 METHODS = sorted(options_of("method").keys() - {"peft"})
 TEXTS = ["the film is good .", "a film", "the actor sang and the writer slept and the film is truly great today .", "."]
 PAIRS = 12
 
 
-def offline(file: Path, *words: str) -> np.ndarray:
+def offline(file: Path, *overrides: str) -> np.ndarray:
     """Run job=embed on a file, or a text, and return the vectors of the npy file that it writes."""
     out = file.with_suffix(".npy")
-    given = ["job=embed", f"input={file}", f"output={out}", "source=offline", *words]
+    given = ["job=embed", f"input={file}", f"output={out}", "source=offline", *overrides]
     assert check(given) == []
     commands.run(given)
     return np.load(out)
@@ -44,7 +44,7 @@ def lines(file: Path, texts: list[str]) -> Path:
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """Return a folder of pairs that nothing but learning tells, the same to train on and to be asked."""
+    """Return a folder of pairs that only training can match; training and validation examples are the same."""
     texts = list(sentences(2 * PAIRS))
     rows = [{"id": f"p{n}", "query": texts[n], "document": texts[PAIRS + n]} for n in range(PAIRS)]
     folder = tmp_path / "pairs"
@@ -54,7 +54,7 @@ def pairs(tmp_path: Path) -> Path:
     return folder
 
 
-def contrastive(tiny: Words, model: str, pairs: Path, *more: str) -> tuple[Path, dict[str, Any]]:
+def contrastive(tiny: Overrides, model: str, pairs: Path, *more: str) -> tuple[Path, dict[str, Any]]:
     (folder,) = commands.finetune(
         *tiny(
             model, "task=retrieval", f"task.dataset={pairs}", "task.max_length=32", "train.bf16=false",
@@ -70,10 +70,10 @@ def test_a_vector_depends_neither_on_padding_nor_on_its_batch(
 ) -> None:
     from peftkit.jobs import embed
 
-    words = [f"model={model}", f"model.checkpoint={checkpoints[model]}"]
-    together = offline(lines(tmp_path / "all.txt", TEXTS), *words)
+    overrides = [f"model={model}", f"model.checkpoint={checkpoints[model]}"]
+    together = offline(lines(tmp_path / "all.txt", TEXTS), *overrides)
     monkeypatch.setattr(embed, "BLOCK_TEXTS", 3)  # in two parts
-    alone = offline(lines(tmp_path / "one.txt", TEXTS), *words, "train.per_device_eval_batch_size=1")
+    alone = offline(lines(tmp_path / "one.txt", TEXTS), *overrides, "train.per_device_eval_batch_size=1")
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
     assert together.shape == (4, 64) and np.abs(together[0] - together[2]).max() > 1e-3
@@ -96,21 +96,23 @@ def test_each_pooling_takes_real_tokens_alone_whatever_side_the_pads_are_on() ->
 def test_layers_and_poolings_are_those_of_the_model_itself(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 
-    words = ["model=bert", f"model.checkpoint={checkpoints['bert']}", "embed.normalize=false"]
+    overrides = ["model=bert", f"model.checkpoint={checkpoints['bert']}", "embed.normalize=false"]
     file = lines(tmp_path / "texts.txt", TEXTS[:1])
     model = AutoModel.from_pretrained(checkpoints["bert"]).eval()
     inputs = AutoTokenizer.from_pretrained(checkpoints["bert"])(TEXTS[0], return_tensors="pt")
     with torch.no_grad():
         states = model(**inputs, output_hidden_states=True).hidden_states
     for layer in (0, 1, -1):
-        found = offline(file, *words, f"embed.layer={layer}", "embed.pooling=mean")
+        found = offline(file, *overrides, f"embed.layer={layer}", "embed.pooling=mean")
         np.testing.assert_allclose(found[0], states[layer][0].mean(dim=0), atol=1e-5)
-    np.testing.assert_allclose(offline(file, *words)[0], states[-1][0, 0], atol=1e-5)  # cls, as the part says
     np.testing.assert_allclose(
-        offline(file, *words, "embed.pooling=last", "embed.truncate_dim=8")[0], states[-1][0, -1, :8], atol=1e-5
+        offline(file, *overrides)[0], states[-1][0, 0], atol=1e-5
+    )  # cls is the default of the model
+    np.testing.assert_allclose(
+        offline(file, *overrides, "embed.pooling=last", "embed.truncate_dim=8")[0], states[-1][0, -1, :8], atol=1e-5
     )
     with pytest.raises(UserError, match=r"embed\.layer=3: expected 0 \(the embeddings\) to 2"):
-        offline(file, *words, "embed.layer=3")
+        offline(file, *overrides, "embed.layer=3")
 
 
 def test_rows_keep_their_order_and_their_names_and_what_is_lost_is_counted(
@@ -120,27 +122,27 @@ def test_rows_keep_their_order_and_their_names_and_what_is_lost_is_counted(
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "vectors.parquet"
-    words = [
+    overrides = [
         "job=embed", "model=gpt2", f"model.checkpoint={checkpoints['gpt2']}", "source=offline", f"input={file}",
         f"output={out}", "embed.column=body", "embed.max_length=8",
     ]  # fmt: skip
-    commands.run(words)
+    commands.run(overrides)
     table = pq.read_table(out)
     assert table["id"].to_pylist() == ["7", "8", "9", "10", "11"]
     assert [vector is None for vector in table["vector"].to_pylist()] == [False, True, False, True, False]
     assert str(table.schema.field("vector").type) == "fixed_size_list<element: float>[64]"
     facts = json.loads((tmp_path / "vectors.parquet.json").read_text())
-    told = {name: facts[name] for name in ("rows", "without_text", "truncated", "pooling", "width", "max_length")}
-    assert told == {"rows": 5, "without_text": 2, "truncated": 1, "pooling": "last", "width": 64, "max_length": 8}
+    recorded = {name: facts[name] for name in ("rows", "without_text", "truncated", "pooling", "width", "max_length")}
+    assert recorded == {"rows": 5, "without_text": 2, "truncated": 1, "pooling": "last", "width": 64, "max_length": 8}
     assert facts["model"]["name"] == str(checkpoints["gpt2"]) and facts["model"]["revision"]
-    said = capsys.readouterr().err
-    assert "2 of 5 texts are empty; they have no embedding" in said
-    assert "1 of 5 texts were truncated to 8 tokens" in said
+    messages = capsys.readouterr().err
+    assert "2 of 5 texts are empty; they have no embedding" in messages
+    assert "1 of 5 texts were truncated to 8 tokens" in messages
 
 
 def test_one_text_is_answered_in_one_line(checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["job=embed", "model=t5", f"model.checkpoint={checkpoints['t5']}", "source=offline", "input='a film'"]
-    commands.run(words)
+    overrides = ["job=embed", "model=t5", f"model.checkpoint={checkpoints['t5']}", "source=offline", "input='a film'"]
+    commands.run(overrides)
     answer = json.loads(capsys.readouterr().out)
     assert answer["text"] == "a film" and len(answer["vector"]) == 64
 
@@ -173,16 +175,16 @@ def test_a_model_that_says_the_same_of_all_finds_nothing() -> None:
 
 
 def by_hand(columns: torch.Tensor, texts: list[list[str]], scale: float) -> torch.Tensor:
-    """Return the cross-entropy over a batch's similarity matrix, (rows, columns, width) and what stands there."""
+    """Return the cross-entropy over a batch's similarity matrix, from embeddings (rows, columns, dim) and their texts."""
     queries, documents = columns[:, 0], columns[:, 1:].transpose(0, 1).flatten(0, 1)
-    said = [row[column] for column in range(1, len(texts[0])) for row in texts]
+    candidates = [row[column] for column in range(1, len(texts[0])) for row in texts]
     losses = []
     for row, query in enumerate(queries):
         logits = [
             scale * torch.cosine_similarity(query, document, dim=0)
             for place, document in enumerate(documents)
             if place == row
-            or (said[place] != texts[row][1] and not (place < len(texts) and texts[place][0] == texts[row][0]))
+            or (candidates[place] != texts[row][1] and not (place < len(texts) and texts[place][0] == texts[row][0]))
         ]
         right = scale * torch.cosine_similarity(query, documents[row], dim=0)
         losses.append(torch.logsumexp(torch.stack(logits), dim=0) - right)
@@ -236,31 +238,36 @@ def test_the_loss_is_that_of_sentence_transformers_where_no_text_is_there_twice(
 
 @pytest.mark.slow
 def test_training_on_pairs_finds_them_and_leaves_ranks_that_give_its_scores(
-    tiny: Words, pairs: Path, tmp_path: Path
+    tiny: Overrides, pairs: Path, tmp_path: Path
 ) -> None:
     _, before = contrastive(tiny, "bert", pairs, "method=untuned", "model.pooling=mean")
-    words = ["model.pooling=mean", "train.num_train_epochs=40", "train.learning_rate=1e-2", "task.matryoshka_dims=[16]"]
-    folder, after = contrastive(tiny, "bert", pairs, *words)
+    overrides = [
+        "model.pooling=mean",
+        "train.num_train_epochs=40",
+        "train.learning_rate=1e-2",
+        "task.matryoshka_dims=[16]",
+    ]
+    folder, after = contrastive(tiny, "bert", pairs, *overrides)
     assert after["scores"]["mrr"]["value"] > before["scores"]["mrr"]["value"] + 0.3
     assert before["costs"]["trainable_params"] == 0 and before["costs"]["train_seconds"] == 0
     assert after["gates"]["reload_difference"] <= 1e-6 and after["audit"]["label_counts"]["train"]["documents"] == PAIRS
-    told = pq.read_table(folder / "predictions.parquet").to_pydict()
-    assert told["id"] == [f"p{n}" for n in range(PAIRS)] and told["label"] == [1] * PAIRS
-    assert np.mean(1 / np.array(told["prediction"])) == pytest.approx(after["scores"]["mrr"]["value"])
+    predictions = pq.read_table(folder / "predictions.parquet").to_pydict()
+    assert predictions["id"] == [f"p{n}" for n in range(PAIRS)] and predictions["label"] == [1] * PAIRS
+    assert np.mean(1 / np.array(predictions["prediction"])) == pytest.approx(after["scores"]["mrr"]["value"])
 
     rows = [json.loads(line) for line in (pairs / "validation.jsonl").read_text().splitlines()]
     queries = offline(lines(tmp_path / "queries.txt", [row["query"] for row in rows]), f"run={folder}")
     documents = offline(lines(tmp_path / "documents.txt", [row["document"] for row in rows]), f"run={folder}")
     cosines = queries @ documents.T
     ranks = 1 + (cosines > np.diag(cosines)[:, None] + 1e-5).sum(axis=1)
-    assert ranks.tolist() == told["prediction"]
-    np.testing.assert_allclose(np.diag(cosines), [right for right, _ in told["scores"]], atol=1e-5)
+    assert ranks.tolist() == predictions["prediction"]
+    np.testing.assert_allclose(np.diag(cosines), [right for right, _ in predictions["scores"]], atol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["bert", "gpt2", "t5"])
 def test_sentence_transformers_loads_adapter_and_merged_checkpoint(
-    tiny: Words, pairs: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+    tiny: Overrides, pairs: Path, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -279,7 +286,7 @@ def test_sentence_transformers_loads_adapter_and_merged_checkpoint(
 
 @pytest.mark.slow
 def test_plan_evaluate_and_predict_know_pairs(
-    tiny: Words, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Overrides, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands.plan(*tiny("bert", "task=retrieval", f"task.dataset={pairs}", "task.max_length=32"))
     assert "memory" in capsys.readouterr().out
@@ -287,16 +294,16 @@ def test_plan_evaluate_and_predict_know_pairs(
     commands.evaluate(folder)
     (found,) = folder.glob("evaluation-*.json")
     assert json.loads(found.read_text())["scores"] == result["scores"]
-    commands.predict(folder, pairs / "validation.jsonl", f"output={tmp_path}/told.jsonl")
-    told = [json.loads(line)["prediction"] for line in (tmp_path / "told.jsonl").read_text().splitlines()]
-    assert told == pq.read_table(folder / "predictions.parquet")["prediction"].to_pylist()
+    commands.predict(folder, pairs / "validation.jsonl", f"output={tmp_path}/predicted.jsonl")
+    predicted = [json.loads(line)["prediction"] for line in (tmp_path / "predicted.jsonl").read_text().splitlines()]
+    assert predicted == pq.read_table(folder / "predictions.parquet")["prediction"].to_pylist()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["bert", "gpt2", "t5", "t5_encoder"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_vectors_or_refuses(
-    checkpoints: dict[str, Path], tiny: Words, pairs: Path, tmp_path: Path, method: str, model: str
+    checkpoints: dict[str, Path], tiny: Overrides, pairs: Path, tmp_path: Path, method: str, model: str
 ) -> None:
     more = [f"method={method}", "train.num_train_epochs=4", "task.max_length=48"]  # no text is truncated
     checkpoints.setdefault("t5_encoder", checkpoints["t5"])
@@ -326,7 +333,7 @@ def test_every_method_trains_vectors_or_refuses(
         ),
     ],
 )
-def test_a_run_with_a_head_gives_the_states_below_it(tiny: Words, tmp_path: Path, model: str, method: str) -> None:
+def test_a_run_with_a_head_gives_the_states_below_it(tiny: Overrides, tmp_path: Path, model: str, method: str) -> None:
     (folder,) = commands.finetune(*tiny(model, f"method={method}", "task=sst2", "train.learning_rate=1e-2"))
     tuned, tokenizer = peftkit.load(folder)
     with torch.no_grad():
@@ -338,14 +345,14 @@ def test_a_run_with_a_head_gives_the_states_below_it(tiny: Words, tmp_path: Path
 @pytest.mark.slow
 def test_words_of_an_extended_vocabulary_have_their_rows(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     terms = lines(tmp_path / "terms.txt", ["zyxwort"])
-    words = [
+    overrides = [
         "job=extend",
         "model=gpt2",
         f"model.checkpoint={checkpoints['gpt2']}",
         f"extend.terms={terms}",
         f"out={tmp_path}",
     ]
-    vocab = commands.run(words)
+    vocab = commands.run(overrides)
     model, tokenizer = peftkit.load(vocab)  # type: ignore[arg-type]
     with torch.no_grad():
         state = model.transformer(**tokenizer("the zyxwort", return_tensors="pt"))[0][0, -1]
@@ -372,7 +379,7 @@ def test_minilms_vectors_are_those_of_sentence_transformers(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (["job=embed"], "job=embed needs input=FILE"),
         (["job=embed", "input=pyproject.toml"], "expected a file that ends in .txt, .jsonl"),
@@ -388,10 +395,10 @@ def test_minilms_vectors_are_those_of_sentence_transformers(tmp_path: Path) -> N
         (["method=untuned"], "is for task=retrieval only"),
     ],
 )
-def test_what_does_not_go_together_is_refused_with_what_to_type(words: list[str], sentence: str) -> None:
-    assert any(sentence in found for found in check(words))
+def test_what_does_not_go_together_is_refused_with_what_to_type(overrides: list[str], sentence: str) -> None:
+    assert any(sentence in found for found in check(overrides))
 
 
-def test_a_width_beyond_the_models_is_refused(tiny: Words, pairs: Path) -> None:
+def test_a_width_beyond_the_models_is_refused(tiny: Overrides, pairs: Path) -> None:
     with pytest.raises(UserError, match=r"task.matryoshka_dims=\[128\]: the embeddings have 64 dimensions"):
         contrastive(tiny, "bert", pairs, "task.matryoshka_dims=[128]")

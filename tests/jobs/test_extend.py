@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 import peftkit
 from peftkit.config import UserError
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 TEXT = "the film is {} zyxwort blau and qux/zed zyxwort today"
 TERMS = ("zyxwort", "zyxwort blau", "qux/zed")
 AUTO: dict[str, Any] = {"gpt2": AutoModelForCausalLM, "t5": AutoModelForSeq2SeqLM}
@@ -47,7 +47,7 @@ def checkpoint(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFa
             model = AUTO[name].from_pretrained(str(checkpoints[name]))
             torch.manual_seed(1)
             model.lm_head.weight = torch.nn.Parameter(0.1 * torch.randn_like(model.lm_head.weight))
-            # T5 v1.1 is told by its weights alone: in transformers 5 its config says that they are tied
+            # T5 v1.1 is recognized only by its weights: in transformers 5 its config has them tied
             model.config.tie_word_embeddings = name == "t5"
             model.config.scale_decoder_outputs = False
             model.all_tied_weights_keys.pop("lm_head.weight")
@@ -60,12 +60,12 @@ def checkpoint(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFa
 
 
 def extended(base: Path, model: str, data: Path, out: Path, *more: str) -> Path:
-    words = [
+    overrides = [
         "job=extend", f"model={model}", f"model.checkpoint={base}", "source=offline", f"out={out}",
         *(more or (f"extend.terms={data}/terms.txt",)),
     ]  # fmt: skip
-    assert check(words) == []
-    folder = commands.run(words)
+    assert check(overrides) == []
+    folder = commands.run(overrides)
     assert folder is not None
     return folder
 
@@ -137,12 +137,12 @@ def test_new_rows_train_alone_and_merge_while_every_old_row_stays(
     inputs = dict(tokenizer("the zyxwort blau, qux/zed", return_tensors="pt"))
     if model == "t5":
         inputs["decoder_input_ids"] = inputs["input_ids"]
-    told = tuned(**inputs).logits
+    expected = tuned(**inputs).logits
     if {"method=adapter", "method=mam", "method=prompt"} & {*method}:
         return  # is not a linear change of the base: it cannot be merged
     if "qlora" not in str(method):
         again = tuned.merge_and_unload()
-        torch.testing.assert_close(again(**inputs).logits, told, rtol=0, atol=1e-5)
+        torch.testing.assert_close(again(**inputs).logits, expected, rtol=0, atol=1e-5)
     commands.merge(folder)
     if model != "bert":
         merged = AUTO[model].from_pretrained(str(folder / "merged"))
@@ -155,7 +155,7 @@ def test_new_rows_train_alone_and_merge_while_every_old_row_stays(
             assert torch.equal(output(merged)[:first], output(peftkit.load(vocab)[0])[:first])
             assert not torch.equal(output(merged)[first:], output(peftkit.load(vocab)[0])[first:])
         limit = 0.05 if "qlora" in str(method) else 1e-5
-        torch.testing.assert_close(merged(**inputs).logits, told, rtol=0, atol=limit)
+        torch.testing.assert_close(merged(**inputs).logits, expected, rtol=0, atol=limit)
         again = AutoTokenizer.from_pretrained(str(folder / "merged"))
         assert again("the zyxwort blau")["input_ids"] == tokenizer("the zyxwort blau")["input_ids"]
 
@@ -284,7 +284,7 @@ def test_a_run_with_a_vocabulary_has_its_own_id(
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (["job=extend"], "set extend.terms=FILE"),
         (["job=extend", "extend.terms=nowhere.txt"], "extend.terms=nowhere.txt: no such file"),
@@ -297,8 +297,8 @@ def test_a_run_with_a_vocabulary_has_its_own_id(
         (["job=leaderboard", "vocab=/nowhere"], "vocab= is not for job=leaderboard"),
     ],
 )
-def test_what_does_not_go_together_is_refused_with_what_to_type(words: list[str], sentence: str) -> None:
-    assert any(sentence in found for found in check(words))
+def test_what_does_not_go_together_is_refused_with_what_to_type(overrides: list[str], sentence: str) -> None:
+    assert any(sentence in found for found in check(overrides))
 
 
 def test_words_are_no_result_on_the_board_and_no_run_to_predict_with(

@@ -27,11 +27,11 @@ FAST = {
 }  # fmt: skip
 UNTRAINED = ("zero_shot", "few_shot")
 METHODS = sorted(options_of("method").keys() - {"peft"})
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 
 
-def finetune(words: list[str]) -> tuple[Path, dict]:
-    (folder,) = commands.finetune(*words)
+def finetune(overrides: list[str]) -> tuple[Path, dict]:
+    (folder,) = commands.finetune(*overrides)
     return folder, json.loads((folder / "result.json").read_text())
 
 
@@ -44,12 +44,12 @@ def finetune(words: list[str]) -> tuple[Path, dict]:
         for model in FAST
     ],
 )
-def test_every_cell_runs_or_refuses_with_its_reason(tiny: Words, method: str, model: str, task: str) -> None:
-    words = tiny(model, f"method={method}", f"task={task}", "task.max_train_samples=16")
-    if refused := check(words):
+def test_every_cell_runs_or_refuses_with_its_reason(tiny: Overrides, method: str, model: str, task: str) -> None:
+    overrides = tiny(model, f"method={method}", f"task={task}", "task.max_train_samples=16")
+    if refused := check(overrides):
         assert all("use method=" in sentence for sentence in refused)
         return
-    folder, result = finetune(words)
+    folder, result = finetune(overrides)
     assert result["meta"]["status"] == "finished"
     assert all(np.isfinite(entry["value"]) for entry in result["scores"].values())
     again, _ = peftkit.load(folder)
@@ -67,21 +67,21 @@ def test_every_cell_runs_or_refuses_with_its_reason(tiny: Words, method: str, mo
         ("t5", "prompt"),
     ],
 )
-def test_a_reloaded_run_predicts_what_it_predicted(tiny: Words, tmp_path: Path, model: str, method: str) -> None:
+def test_a_reloaded_run_predicts_what_it_predicted(tiny: Overrides, tmp_path: Path, model: str, method: str) -> None:
     folder, _ = finetune(tiny(model, f"method={method}", "task=sst2", "train.bf16=false"))
-    told = pq.read_table(folder / "predictions.parquet").to_pylist()
+    predictions = pq.read_table(folder / "predictions.parquet").to_pylist()
     from peftkit.data.miniglue import miniglue
 
     texts = {row["idx"]: row["sentence"] for row in miniglue("sst2")["validation"]}
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"sentence": texts[row["id"]]}) + "\n" for row in told))
+    rows.write_text("".join(json.dumps({"sentence": texts[row["id"]]}) + "\n" for row in predictions))
     commands.predict(folder, rows, f"output={tmp_path}/out.jsonl")
     again = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [row["prediction"] for row in again] == [["negative", "positive"][row["prediction"]] for row in told]
-    np.testing.assert_allclose([row["scores"] for row in again], [row["scores"] for row in told], atol=1e-4)
+    assert [row["prediction"] for row in again] == [["negative", "positive"][row["prediction"]] for row in predictions]
+    np.testing.assert_allclose([row["scores"] for row in again], [row["scores"] for row in predictions], atol=1e-4)
 
 
-def test_run_folder_holds_all_and_no_checkpoint_is_left(tiny: Words) -> None:
+def test_run_folder_holds_all_and_no_checkpoint_is_left(tiny: Overrides) -> None:
     folder, result = finetune(tiny("bert", "task=mnli"))
     assert {path.name for path in folder.iterdir()} == {
         "README.md", "adapter", "config.yaml", "log.jsonl", "predictions.parquet", "result.json"
@@ -92,7 +92,7 @@ def test_run_folder_holds_all_and_no_checkpoint_is_left(tiny: Words) -> None:
     assert sum(result["audit"]["label_counts"]["train"].values()) == 24
 
 
-def test_plain_peft_loads_the_adapter_with_its_head(tiny: Words, checkpoints: dict[str, Path]) -> None:
+def test_plain_peft_loads_the_adapter_with_its_head(tiny: Overrides, checkpoints: dict[str, Path]) -> None:
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -108,18 +108,18 @@ def test_plain_peft_loads_the_adapter_with_its_head(tiny: Words, checkpoints: di
     assert answer["label"] in ("negative", "positive")
 
 
-def test_a_finished_run_is_left_as_it_is_and_told(tiny: Words, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_left_as_it_is_and_told(tiny: Overrides, capsys: pytest.CaptureFixture[str]) -> None:
     folder, first = finetune(tiny("bert"))
     before = (folder / "result.json").stat().st_mtime_ns
-    told: list[Path] = []
-    commands.run(tiny("bert"), on_start=told.append)
-    assert told == [folder]
+    started: list[Path] = []
+    commands.run(tiny("bert"), on_start=started.append)
+    assert started == [folder]
     assert (folder / "result.json").stat().st_mtime_ns == before
     score = first["scores"]["accuracy"]["value"]
     assert f"finished already: {folder}, accuracy {score:.3f}, f1 " in capsys.readouterr().err
 
 
-def test_the_same_seed_gives_the_same_scores_and_another_seed_another_folder(tiny: Words) -> None:
+def test_the_same_seed_gives_the_same_scores_and_another_seed_another_folder(tiny: Overrides) -> None:
     folder, result = finetune(tiny("bert", "seed=1"))
     first = pq.read_table(folder / "predictions.parquet")
     again, _ = finetune(tiny("bert", "seed=1", "force=true"))
@@ -132,19 +132,19 @@ def test_the_same_seed_gives_the_same_scores_and_another_seed_another_folder(tin
     assert pq.read_table(again / "predictions.parquet").equals(first)
 
 
-def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tiny: Words) -> None:
-    words = tiny("bert", "train.num_train_epochs=3", "train.bf16=false")
-    whole, _ = finetune([*words, "seed=5"])
+def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tiny: Overrides) -> None:
+    overrides = tiny("bert", "train.num_train_epochs=3", "train.bf16=false")
+    whole, _ = finetune([*overrides, "seed=5"])
     expected = pq.read_table(whole / "predictions.parquet")
     with broken_off(step=6):  # of 9
-        commands.finetune(*words, "seed=5", "force=true")
+        commands.finetune(*overrides, "seed=5", "force=true")
     assert json.loads((whole / "result.json").read_text())["meta"]["status"] == "interrupted"
     assert list((whole / "checkpoints").glob("checkpoint-*"))
     (spent,) = (whole / "checkpoints").glob("*/resources.json")
     spent.write_text(json.dumps({"seconds": 1000.0, "peak_bytes": 10**15}))
     with (whole / "log.jsonl").open("a") as log:
         log.write('{"step": 10000, "loss": 1.0}\n{"step": 1')
-    resumed, result = finetune([*words, "seed=5"])
+    resumed, result = finetune([*overrides, "seed=5"])
     assert result["meta"]["status"] == "finished"
     assert 1000 < result["costs"]["train_seconds"] < 1100 and result["costs"]["train_peak_bytes"] == 10**15
     steps = [json.loads(line)["step"] for line in (whole / "log.jsonl").read_text().splitlines()]
@@ -154,7 +154,7 @@ def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(tiny: Words) -> None:
     np.testing.assert_allclose(np.array(got["scores"].to_pylist()), np.array(expected["scores"].to_pylist()), atol=1e-5)
 
 
-def test_a_failed_run_leaves_its_reason(tiny: Words, tmp_path: Path) -> None:
+def test_a_failed_run_leaves_its_reason(tiny: Overrides, tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"lr_scheduler_kwargs|unexpected"):
         commands.finetune(*tiny("bert", "train.lr_scheduler_kwargs={nonsense:1}"))
     (file,) = (tmp_path / "outputs").rglob("result.json")
@@ -164,19 +164,19 @@ def test_a_failed_run_leaves_its_reason(tiny: Words, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_early_stopping_chooses_on_rows_of_train(tiny: Words) -> None:
+def test_early_stopping_chooses_on_rows_of_train(tiny: Overrides) -> None:
     _, result = finetune(
         tiny("bert", "early_stopping.patience=1", "early_stopping.holdout=0.25", "train.num_train_epochs=2")
     )
     assert result["audit"]["rows"] == {"train": 18, "validation": 24, "chosen on": 6}
 
 
-def test_truncation_is_counted(tiny: Words) -> None:
+def test_truncation_is_counted(tiny: Overrides) -> None:
     _, result = finetune(tiny("bert", "task.max_length=8"))
     assert result["audit"]["truncated"]["train"] == 24
 
 
-def test_merge_gives_a_plain_checkpoint_with_the_same_answers(tiny: Words) -> None:
+def test_merge_gives_a_plain_checkpoint_with_the_same_answers(tiny: Overrides) -> None:
     from transformers import AutoModelForSequenceClassification
 
     folder, _ = finetune(tiny("bert", "task=sst2"))
@@ -187,21 +187,21 @@ def test_merge_gives_a_plain_checkpoint_with_the_same_answers(tiny: Words) -> No
     torch.testing.assert_close(merged(**batch).logits, model(**batch).logits, rtol=0, atol=1e-5)
 
 
-def test_merge_of_an_adapter_says_why_not(tiny: Words) -> None:
+def test_merge_of_an_adapter_says_why_not(tiny: Overrides) -> None:
     folder, _ = finetune(tiny("bert", "method=adapter"))
     with pytest.raises(UserError, match="cannot be merged"):
         commands.merge(folder)
 
 
 @pytest.mark.slow
-def test_evaluate_takes_mnli_to_the_diagnostics(tiny: Words) -> None:
+def test_evaluate_takes_mnli_to_the_diagnostics(tiny: Overrides) -> None:
     folder, _ = finetune(tiny("bert", "task=mnli"))
     commands.evaluate(folder, "task=ax", "source=offline")
     found = json.loads((folder / "evaluation-ax.json").read_text())
     assert set(found["scores"]) == {"matthews_correlation"}
 
 
-def test_plan_takes_no_step(tiny: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_takes_no_step(tiny: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands.plan(*tiny("bert"))
     text = capsys.readouterr().out
     for word in ("trained weights", "steps", "tokens", "truncated", "padding", "memory"):
@@ -209,14 +209,14 @@ def test_plan_takes_no_step(tiny: Words, tmp_path: Path, capsys: pytest.CaptureF
     assert not (tmp_path / "outputs").exists()
 
 
-def test_own_data_keeps_its_label_names(tiny: Words, tmp_path: Path) -> None:
+def test_own_data_keeps_its_label_names(tiny: Overrides, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text(
         "text,mood\n"
         + "".join(f"the film is {'great' if n % 2 else 'bad'} {n},{['sad', 'glad'][n % 2]}\n" for n in range(40))
     )
-    words = tiny("bert", "task=classification", f"task.dataset={file}", "task.text=[text]", "task.label=mood")
-    folder, result = finetune(words)
+    overrides = tiny("bert", "task=classification", f"task.dataset={file}", "task.text=[text]", "task.label=mood")
+    folder, result = finetune(overrides)
     assert result["audit"]["label_names"] == ["glad", "sad"]
     assert result["audit"]["rows"] == {"train": 24, "validation": 4}
     model, _ = peftkit.load(folder)
@@ -224,7 +224,7 @@ def test_own_data_keeps_its_label_names(tiny: Words, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["bert", "gpt2", "t5"])
-def test_an_example_alone_and_in_a_padded_batch_score_the_same(tiny: Words, model: str) -> None:
+def test_an_example_alone_and_in_a_padded_batch_score_the_same(tiny: Overrides, model: str) -> None:
     folder, _ = finetune(tiny(model, "task=sst2", "train.bf16=false"))
     net, tokenizer = peftkit.load(folder)
     texts = ["the film is bad .", "although the plot is dull, the cast makes it a truly great and moving experience ."]
@@ -236,7 +236,7 @@ def test_an_example_alone_and_in_a_padded_batch_score_the_same(tiny: Words, mode
     torch.testing.assert_close(batch[:1], alone, rtol=0, atol=1e-5)
 
 
-def test_mean_pooling_ignores_padding_and_is_kept_on_reload(tiny: Words) -> None:
+def test_mean_pooling_ignores_padding_and_is_kept_on_reload(tiny: Overrides) -> None:
     folder, _ = finetune(tiny("bert", "model.pooling=mean", "task=sst2", "train.bf16=false"))
     net, tokenizer = peftkit.load(folder)
     assert net.get_base_model().config.model_type == "mean_pooling_bert"
@@ -248,9 +248,9 @@ def test_mean_pooling_ignores_padding_and_is_kept_on_reload(tiny: Words) -> None
 
 
 @pytest.mark.slow
-def test_adalora_moves_its_ranks_over_the_steps_of_the_run(tiny: Words) -> None:
-    words = tiny("bert", "method=adalora", "train.per_device_train_batch_size=4", "train.num_train_epochs=5")
-    folder, result = finetune([*words, "method.config.deltaT=1"])
+def test_adalora_moves_its_ranks_over_the_steps_of_the_run(tiny: Overrides) -> None:
+    overrides = tiny("bert", "method=adalora", "train.per_device_train_batch_size=4", "train.num_train_epochs=5")
+    folder, result = finetune([*overrides, "method.config.deltaT=1"])
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     assert (config["total_step"], config["tinit"], config["tfinal"]) == (30, 3, 10) and result["costs"]["steps"] == 30
     ranks = [sum(kept) for kept in config["rank_pattern"].values()]

@@ -27,7 +27,7 @@ from peftkit.models.load import load_language_model
 from peftkit.models.pooling import state_drift
 from peftkit.pipeline.verify import VerificationError
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 RATE = "train.learning_rate=0.1"
 
 
@@ -38,9 +38,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def measured(words: list[str], text: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+def measured(overrides: list[str], text: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """Return a run's folder, its result before, and what was found."""
-    (folder,) = commands.finetune(*words)
+    (folder,) = commands.finetune(*overrides)
     before = json.loads((folder / "result.json").read_text())
     commands.run(["job=forgetting", f"run={folder}", "source=offline", f"input={text}"])
     after = json.loads((folder / "result.json").read_text())
@@ -64,7 +64,7 @@ def causal_loss(model: Any, checkpoint: Path, text: Path) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_gpt2_s_losses_are_those_of_its_base_and_of_the_merged_model(
-    tiny: Words, checkpoints: dict[str, Path], text: Path, method: str, capsys: pytest.CaptureFixture[str]
+    tiny: Overrides, checkpoints: dict[str, Path], text: Path, method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, result, found = measured(tiny("gpt2", f"method={method}", "task=sst2", RATE), text)
     base = AutoModelForCausalLM.from_pretrained(checkpoints["gpt2"])
@@ -79,13 +79,13 @@ def test_gpt2_s_losses_are_those_of_its_base_and_of_the_merged_model(
     assert [point["scale"] for point in curve] == [0, 0.25, 0.5, 0.75, 1]
     assert (curve[0]["loss"], curve[-1]["loss"]) == (pytest.approx(found["before"]), found["after"])
     assert curve[-1]["score"] == pytest.approx(result["scores"]["accuracy"]["value"])
-    said = capsys.readouterr().out
-    assert f"{found['before']:.4f}" in said and f"{found['tokens']} tokens of text held_out.txt" in said
+    output = capsys.readouterr().out
+    assert f"{found['before']:.4f}" in output and f"{found['tokens']} tokens of text held_out.txt" in output
 
 
 @pytest.mark.slow
 def test_an_encoder_without_a_language_model_head_is_given_no_loss_but_the_drift_of_its_states(
-    tiny: Words, text: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Overrides, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, _, found = measured(tiny("bert", "method=adapter", "task=sst2", RATE), text)
     assert found["measure"] == "state_drift" and "no language model head" in found["reason"]
@@ -96,9 +96,9 @@ def test_an_encoder_without_a_language_model_head_is_given_no_loss_but_the_drift
 
 
 @pytest.mark.slow
-def test_bert_s_masked_loss_is_that_of_transformers(tiny: Words, masked: Path, text: Path) -> None:
-    words = tiny("bert", "method=ia3", "task=sst2", f"model.checkpoint={masked}", "model.pooling=mean", RATE)
-    _, _, found = measured(words, text)
+def test_bert_s_masked_loss_is_that_of_transformers(tiny: Overrides, masked: Path, text: Path) -> None:
+    overrides = tiny("bert", "method=ia3", "task=sst2", f"model.checkpoint={masked}", "model.pooling=mean", RATE)
+    _, _, found = measured(overrides, text)
     assert found["measure"] == "masked_lm_loss" and found["reason"] is None
     tokenizer = AutoTokenizer.from_pretrained(masked)
     lines = tokenizer(text.read_text().split("\n"), add_special_tokens=False)["input_ids"]
@@ -127,7 +127,7 @@ def masked(checkpoints: dict[str, Path], tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("method", ["prefix", pytest.param("prompt", marks=pytest.mark.slow)])
 @pytest.mark.slow
-def test_t5_s_spans_are_lost_and_a_soft_prompt_has_no_point_between(tiny: Words, text: Path, method: str) -> None:
+def test_t5_s_spans_are_lost_and_a_soft_prompt_has_no_point_between(tiny: Overrides, text: Path, method: str) -> None:
     _, _, found = measured(tiny("t5", f"method={method}", "task=sst2", "train.learning_rate=3"), text)
     assert found["measure"] == "span_corruption_loss" and found["off_difference"] < 1e-5
     assert [point["scale"] for point in found["curve"]] == [0, 1]
@@ -149,23 +149,25 @@ def test_the_encoder_of_t5_tuned_alone_is_read_by_its_untouched_decoder(checkpoi
     "method", ["qlora", "dora", "vera", "ln_tuning", "bitfit", "gradual", "mam", "linear_probe_mix"]
 )
 def test_every_other_kind_of_method_is_its_base_when_it_is_off(
-    tiny: Words, text: Path, method: str, model: str
+    tiny: Overrides, text: Path, method: str, model: str
 ) -> None:
-    words = tiny(model, f"method={method}", "task=sst2")
-    if not check(words):
-        assert measured(words, text)[2]["off_difference"] < 1e-5
+    overrides = tiny(model, f"method={method}", "task=sst2")
+    if not check(overrides):
+        assert measured(overrides, text)[2]["off_difference"] < 1e-5
 
 
-def test_what_cannot_be_switched_off_is_not_called_forgetting(tiny: Words, text: Path) -> None:
-    words = tiny("gpt2", "method=lora", "task=sst2", "method.config.bias=all", RATE)  # PEFT trains the base's own
+def test_what_cannot_be_switched_off_is_not_called_forgetting(tiny: Overrides, text: Path) -> None:
+    overrides = tiny("gpt2", "method=lora", "task=sst2", "method.config.bias=all", RATE)  # PEFT trains the base's own
     with pytest.raises(VerificationError, match="disabled differs from its base"):
-        measured(words, text)
+        measured(overrides, text)
 
 
 @pytest.mark.slow
-def test_a_file_without_enough_text_is_refused_and_no_file_is_the_embedded_text(tiny: Words, tmp_path: Path) -> None:
+def test_a_file_without_enough_text_is_refused_and_no_file_is_the_embedded_text(
+    tiny: Overrides, tmp_path: Path
+) -> None:
     (folder,) = commands.finetune(*tiny("gpt2", "task=sst2", "task.max_train_samples=8"))
-    words = ["job=forgetting", f"run={folder}", "source=offline"]
+    overrides = ["job=forgetting", f"run={folder}", "source=offline"]
     for name, content, sentence in (
         ("few.txt", b"one word\n", "too few"),
         ("none.txt", b"\n \n", "no text in it"),
@@ -174,19 +176,19 @@ def test_a_file_without_enough_text_is_refused_and_no_file_is_the_embedded_text(
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=sentence):
-            commands.run([*words, f"input={tmp_path / name}"])
-    commands.run(words)
+            commands.run([*overrides, f"input={tmp_path / name}"])
+    commands.run(overrides)
     result = json.loads((folder / "result.json").read_text())
     found = result["forgetting"]
     assert found["text"].startswith("offline, held out") and found["tokens"] > 10_000
     result["run"]["config"]["vocab"] = "outputs/extend/gpt2/0"
     (folder / "result.json").write_text(json.dumps(result))
     with pytest.raises(UserError, match="tokens that its base lacks"):
-        commands.run(words)
+        commands.run(overrides)
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (["job=forgetting"], "job=forgetting needs a run folder"),
         (["job=forgetting", "run=x", "input=some words"], "input=some words is not a file of texts"),
@@ -194,16 +196,16 @@ def test_a_file_without_enough_text_is_refused_and_no_file_is_the_embedded_text(
         (["job=forgetting", "run=x", "seed=3"], "job=forgetting ignores seed=3"),
     ],
 )
-def test_a_wrong_word_is_refused_before_anything_loads(words: list[str], sentence: str) -> None:
-    assert any(sentence in each for each in check(words))
+def test_wrong_overrides_are_refused_before_anything_loads(overrides: list[str], sentence: str) -> None:
+    assert any(sentence in each for each in check(overrides))
 
 
 @pytest.mark.slow
-def test_other_rows_than_those_it_was_scored_on_are_refused(tiny: Words, tmp_path: Path, text: Path) -> None:
+def test_other_rows_than_those_it_was_scored_on_are_refused(tiny: Overrides, tmp_path: Path, text: Path) -> None:
     rows = tmp_path / "films.csv"
     rows.write_text("text,label\n" + "a good film,1\na bad film,0\n" * 10)
-    words = ["task=classification", f"task.dataset={rows}", "task.text=[text]", "task.label=label"]
-    (folder,) = commands.finetune(*tiny("gpt2", *words))
+    overrides = ["task=classification", f"task.dataset={rows}", "task.text=[text]", "task.label=label"]
+    (folder,) = commands.finetune(*tiny("gpt2", *overrides))
     rows.write_text("text,label\n" + "a fine film,1\na poor film,0\n" * 10)
     with pytest.raises(UserError, match="set source= and data_root= as for the run"):
         commands.run(["job=forgetting", f"run={folder}", "source=offline", f"input={text}"])

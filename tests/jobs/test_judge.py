@@ -26,7 +26,7 @@ from peftkit.data.datasets import load_task_dataset
 from peftkit.jobs.finetune import _delete_files
 from peftkit.results import run_folder
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 ENDPOINT = ["job=judge", "generate.generator=endpoint", "generate.endpoint_model=scripted"]
 LONG = "the film is great and the actor sings a long song"
 
@@ -35,27 +35,27 @@ LONG = "the film is great and the actor sings a long song"
 def answered(tmp_path: Path) -> Path:
     """Return a run with three answers longer than the reference, four shorter, and one equal to it."""
     rows = [{"text": f"the film {number}", "more": f"is great {number}"} for number in range(8)]
-    words = data_of(tmp_path, rows, "task=seq2seq", "task.text=[text]", "task.label=more")
-    said = [LONG, LONG, LONG, "x", "x", "x", "", "is great 7"]
-    return recorded(tmp_path / "runs/t5/lora/seed-0-aaaaaaaa", words, said)
+    overrides = data_of(tmp_path, rows, "task=seq2seq", "task.text=[text]", "task.label=more")
+    answers = [LONG, LONG, LONG, "x", "x", "x", "", "is great 7"]
+    return recorded(tmp_path / "runs/t5/lora/seed-0-aaaaaaaa", overrides, answers)
 
 
-def data_of(folder: Path, rows: list[dict[str, Any]], *words: str) -> list[str]:
+def data_of(folder: Path, rows: list[dict[str, Any]], *overrides: str) -> list[str]:
     """Write both splits, and return the overrides of a task that reads them."""
     (folder / "data").mkdir()
     for split in ("train", "validation"):
         (folder / f"data/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return [*words, f"task.dataset={folder}/data", "source=offline"]
+    return [*overrides, f"task.dataset={folder}/data", "source=offline"]
 
 
-def recorded(folder: Path, words: list[str], said: list[str]) -> Path:
+def recorded(folder: Path, overrides: list[str], answers: list[str]) -> Path:
     """Write what judging reads of a run: its result, and its predictions for the validation split."""
-    config: Any = OmegaConf.to_container(compose_config([*words, "model=t5"]), resolve=True)
+    config: Any = OmegaConf.to_container(compose_config([*overrides, "model=t5"]), resolve=True)
     rows = load_task_dataset(RunConfig.from_config(config).task, None, "offline")
     table = rows.splits["validation"]
     labels = [[label] for label in table["label"]]
-    columns = {"id": list(table["id"]), "split": ["validation"] * len(said), "label": labels, "prediction": said}
-    run_folder.write_predictions(folder / "predictions.parquet", {**columns, "scores": [None] * len(said)})
+    columns = {"id": list(table["id"]), "split": ["validation"] * len(answers), "label": labels, "prediction": answers}
+    run_folder.write_predictions(folder / "predictions.parquet", {**columns, "scores": [None] * len(answers)})
     sources = {"model": asdict(Source("hub", "t5", "1")) | {"pooling": None}, "data": asdict(rows.source)}
     meta = run_folder.meta(0, "cpu", "fp32") | {"status": "finished", "started": "2026-01-01"}
     scores = {"rouge_l": {"value": 0.5, "higher_is_better": True}}
@@ -64,12 +64,12 @@ def recorded(folder: Path, words: list[str], said: list[str]) -> Path:
     return folder
 
 
-def rewritten(folder: Path, target: Path, said: list[str]) -> Path:
+def rewritten(folder: Path, target: Path, answers: list[str]) -> Path:
     """Copy a run, with other answers."""
     shutil.copytree(folder, target)
     table = pq.read_table(folder / "predictions.parquet")
     place = table.column_names.index("prediction")
-    pq.write_table(table.set_column(place, "prediction", pa.array(said)), target / "predictions.parquet")
+    pq.write_table(table.set_column(place, "prediction", pa.array(answers)), target / "predictions.parquet")
     return target
 
 
@@ -98,11 +98,11 @@ def serving_judge(prefers: Callable[[str, str], str], fault: Callable[[int], Any
         yield server
 
 
-def judged(server: Server, *words: str) -> tuple[Path, dict[str, Any]]:
-    words = (*ENDPOINT, f"generate.base_url={server.address}", *words)
-    cfg = compose_config(words)
+def judged(server: Server, *overrides: str) -> tuple[Path, dict[str, Any]]:
+    overrides = (*ENDPOINT, f"generate.base_url={server.address}", *overrides)
+    cfg = compose_config(overrides)
     assert config_errors(OmegaConf.to_container(cfg, resolve=True)) == []  # type: ignore[arg-type]
-    folder = commands.run(words)
+    folder = commands.run(overrides)
     return folder, json.loads((folder / "judge.json").read_text())
 
 
@@ -146,9 +146,9 @@ def test_replies_without_a_verdict_are_ties_with_a_warning(answered: Path, capsy
 def test_an_interrupted_judge_continues_and_pays_for_no_reply_twice(answered: Path) -> None:
     stops = {"now": True}
     with serving_judge(longer, lambda number: {"status": 500} if stops["now"] and number >= 6 else None) as server:
-        words = [f"run={answered}", "generate.retries=0", "generate.batch=2"]
+        overrides = [f"run={answered}", "generate.retries=0", "generate.batch=2"]
         with pytest.raises(Exception, match="no reply in"):
-            judged(server, *words)
+            judged(server, *overrides)
         (file,) = answered.rglob("judge.json")
         assert json.loads(file.read_text())["meta"]["status"] == "failed"
         journal = file.with_name("journal.jsonl")
@@ -156,26 +156,26 @@ def test_an_interrupted_judge_continues_and_pays_for_no_reply_twice(answered: Pa
             torn.write('{"replies": [{"prom')
         assert "judged" not in json.loads((answered / "result.json").read_text())
         stops["now"], before = False, len(server.seen)
-        folder, found = judged(server, *words)
+        folder, found = judged(server, *overrides)
         assert folder == file.parent and len(server.seen) - before == 14 - 6
-        judged(server, *words)
+        judged(server, *overrides)
         assert len(server.seen) - before == 14 - 6  # finished already
     with serving_judge(longer) as server:
-        _, whole = judged(server, *words, "force=true")
+        _, whole = judged(server, *overrides, "force=true")
         assert len(server.seen) == 14
     assert {**whole, "run": 0, "meta": 0} == {**found, "run": 0, "meta": 0}
 
 
 def test_a_budget_holds_and_a_higher_one_continues(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving_judge(longer) as server:
-        words = [f"run={answered}", "generate.batch=2", "generate.max_answer_tokens=16"]
-        _, found = judged(server, *words, "generate.max_tokens=1900")
+        overrides = [f"run={answered}", "generate.batch=2", "generate.max_answer_tokens=16"]
+        _, found = judged(server, *overrides, "generate.max_tokens=1900")
         sent = len(server.seen)
         assert found["ended"] == "max_tokens" and 0 < found["rows"] < 8 and sent < 14
         assert found["costs"]["tokens_in"] + found["costs"]["tokens_out"] <= 1900
         assert "raise generate.max_tokens to continue" in capsys.readouterr().err
         assert "judged" not in json.loads((answered / "result.json").read_text())  # a part is not recorded in the run
-        _, found = judged(server, *words, "generate.price_in=1", "generate.price_out=2", "generate.max_cost=1")
+        _, found = judged(server, *overrides, "generate.price_in=1", "generate.price_out=2", "generate.max_cost=1")
     assert found["rows"] == 8 and len(server.seen) == 14 and found["costs"]["cost"] > 0
 
 
@@ -195,9 +195,9 @@ def test_fewer_examples_are_the_first_of_more(answered: Path) -> None:
 def test_a_run_trained_again_gets_its_statistics_back_without_requests(answered: Path) -> None:
     with serving_judge(longer) as server:
         judged(server, f"run={answered}")
-        told = run_folder.read_result(answered) or {}
-        noted = told.pop("judged")
-        run_folder.write_result(answered, told)
+        result = run_folder.read_result(answered) or {}
+        noted = result.pop("judged")
+        run_folder.write_result(answered, result)
         sent = len(server.seen)
         judged(server, f"run={answered}")
         assert len(server.seen) == sent and (run_folder.read_result(answered) or {})["judged"] == noted
@@ -288,12 +288,12 @@ def test_one_name_with_two_settings_is_two_judges(answered: Path) -> None:
 
 @pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
 def test_a_local_model_judges(answered: Path, checkpoints: dict[str, Path], model: str) -> None:
-    words = (
+    overrides = (
         "job=judge", f"run={answered}", f"model={model}", f"model.checkpoint={checkpoints[model]}", "source=offline",
         "generate.max_answer_tokens=4", "task.max_eval_samples=3",
     )  # fmt: skip
-    assert check(words) == []
-    folder = commands.run(words)
+    assert check(overrides) == []
+    folder = commands.run(overrides)
     assert folder is not None
     found = json.loads((folder / "judge.json").read_text())
     assert (
@@ -377,11 +377,11 @@ def test_each_mistake_has_its_message(answered: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_instruction_tuned_run_is_judged(tiny: Words, tmp_path: Path) -> None:
+def test_an_instruction_tuned_run_is_judged(tiny: Overrides, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Name a film."}, {"role": "assistant", "content": "the great film"}]
     more = [*turns, {"role": "user", "content": "And a song."}, {"role": "assistant", "content": "the song"}]
-    words = data_of(tmp_path, [{"messages": turns}, {"messages": more}] * 4, "task=instructions")
-    (folder,) = commands.finetune(*tiny("gpt2", *words, "method=lora", "task.max_target_length=4"))
+    overrides = data_of(tmp_path, [{"messages": turns}, {"messages": more}] * 4, "task=instructions")
+    (folder,) = commands.finetune(*tiny("gpt2", *overrides, "method=lora", "task.max_target_length=4"))
     with serving_judge(longer) as server:
         place, found = judged(server, f"run={folder}", "source=offline")
     rows = [json.loads(line) for line in (place / "judged.jsonl").read_text().splitlines()]

@@ -14,16 +14,16 @@ from peftkit.config import UserError
 from peftkit.data.miniglue import miniglue
 from peftkit.data.tables import read_file
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 TEXTS = {"sst2": ["sentence"], "stsb": ["sentence1", "sentence2"], "mnli": ["premise", "hypothesis"]}
 
 
 @pytest.fixture
-def rated(tiny: Words, tmp_path: Path) -> Path:
+def rated(tiny: Overrides, tmp_path: Path) -> Path:
     """Return the folder of a run that tells good films from bad."""
     file = films(tmp_path / "films.csv", 20)
-    words = ["task=classification", f"task.dataset={file}", "task.text=[text]", "task.label=label"]
-    return commands.finetune(*tiny("bert", *words))[0]
+    overrides = ["task=classification", f"task.dataset={file}", "task.text=[text]", "task.label=label"]
+    return commands.finetune(*tiny("bert", *overrides))[0]
 
 
 def films(file: Path, number: int) -> Path:
@@ -45,19 +45,19 @@ def test_evaluations_on_two_files_lie_side_by_side(rated: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_what_is_written_to_new_text_has_no_likelihood(tiny: Words, tmp_path: Path) -> None:
+def test_what_is_written_to_new_text_has_no_likelihood(tiny: Overrides, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / "train.jsonl").write_text('{"text": "the film", "more": "is great"}\n' * 8)
     (data / "validation.jsonl").write_text('{"text": "a film", "more": "is bad"}\n{"text": "the film"}\n')
-    words = ["task=seq2seq", f"task.dataset={data}", "task.text=[text]", "task.label=more"]
-    (folder,) = commands.finetune(*tiny("t5", *words, "task.max_target_length=3"))
+    overrides = ["task=seq2seq", f"task.dataset={data}", "task.text=[text]", "task.label=more"]
+    (folder,) = commands.finetune(*tiny("t5", *overrides, "task.max_target_length=3"))
     known, hidden = pq.read_table(folder / "predictions.parquet")["scores"].to_pylist()
     assert len(known) == 2 and hidden is None
     for ending in ("jsonl", "csv", "parquet"):
-        commands.predict(folder, data / "validation.jsonl", f"output={tmp_path}/told.{ending}")
-        told = read_file(tmp_path / f"told.{ending}").to_list()
-        assert [row["scores"] for row in told] == [None, None] and all("prediction" in row for row in told)
+        commands.predict(folder, data / "validation.jsonl", f"output={tmp_path}/predicted.{ending}")
+        predicted = read_file(tmp_path / f"predicted.{ending}").to_list()
+        assert [row["scores"] for row in predicted] == [None, None] and all("prediction" in row for row in predicted)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def trained(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 def test_each_row_is_answered_as_by_its_own_run(
     trained: Callable[..., Path], tmp_path: Path, model: str, method: str
 ) -> None:
-    folders, alone, rows = [], {}, []
+    folders, single, rows = [], {}, []
     for task, columns in TEXTS.items():
         folder = trained(model, method, task)
         folders.append(folder)
@@ -101,7 +101,7 @@ def test_each_row_is_answered_as_by_its_own_run(
         file = tmp_path / f"{task}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in texts))
         commands.predict(folder, file, f"output={tmp_path}/{task}.out.jsonl")
-        alone[task] = [json.loads(line) for line in (tmp_path / f"{task}.out.jsonl").read_text().splitlines()]
+        single[task] = [json.loads(line) for line in (tmp_path / f"{task}.out.jsonl").read_text().splitlines()]
         rows += [{"task": task, "number": number, **row} for number, row in enumerate(texts)]
     mixed = tmp_path / "mixed.jsonl"
     rows = rows[::3] + rows[1::3] + rows[2::3]
@@ -109,10 +109,10 @@ def test_each_row_is_answered_as_by_its_own_run(
     commands.predict(folders, mixed, f"output={tmp_path}/out.jsonl", "train.per_device_eval_batch_size=5")
     for line in (tmp_path / "out.jsonl").read_text().splitlines():
         row = json.loads(line)
-        wanted = alone[row["task"]][row["number"]]
-        assert row["scores"] == pytest.approx(wanted["scores"], abs=3e-3 if method == "qlora" else 1e-5)
-        if isinstance(wanted["prediction"], str):
-            assert row["prediction"] == wanted["prediction"]
+        expected = single[row["task"]][row["number"]]
+        assert row["scores"] == pytest.approx(expected["scores"], abs=3e-3 if method == "qlora" else 1e-5)
+        if isinstance(expected["prediction"], str):
+            assert row["prediction"] == expected["prediction"]
 
 
 @pytest.mark.slow
@@ -121,12 +121,12 @@ def test_runs_that_do_not_fit_are_refused(trained: Callable[..., Path], tmp_path
     other, full, ia3 = trained("bert", "prefix", "mrpc"), trained("bert", "full", "rte"), trained("bert", "ia3", "cola")
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"task": "sst2", "sentence": "a film ."}) + "\n")
-    for folders, says in (
+    for folders, message in (
         ([lora, other], "by different methods"), ([lora, full], "same for all examples of a batch"),
         ([lora, ia3], "same for all examples of a batch"), ([lora, lora], "use one run per task"),
         ([lora], "two run folders or more"),
     ):  # fmt: skip
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             commands.predict(folders, file)
     file.write_text(json.dumps({"task": "wnli", "sentence": "a film ."}) + "\n")
     with pytest.raises(UserError, match=r"row 1 .* is of task wnli; the runs are of sst2, mnli"):
@@ -146,16 +146,16 @@ def test_a_head_of_several_layers_is_refused(trained: Callable[..., Path], tmp_p
 
 
 @pytest.mark.slow
-def test_each_row_is_answered_in_its_runs_precision(trained: Callable[..., Path], tmp_path: Path) -> None:
-    folders, alone, rows = [], [], []
+def test_each_row_is_predicted_in_its_runs_precision(trained: Callable[..., Path], tmp_path: Path) -> None:
+    folders, single, rows = [], [], []
     for task, is_half in {"sst2": True, "stsb": False}.items():
         folders.append(trained("bert", "lora", task, is_half))
         texts = [{"task": task} | {name: row[name] for name in TEXTS[task]} for row in miniglue(task)["validation"][:4]]
         rows += texts
-        alone += answers(folders[-1], texts, tmp_path)
+        single += answers(folders[-1], texts, tmp_path)
     together = answers(folders, rows, tmp_path)
-    for row, wanted in zip(together, alone, strict=True):
-        assert row["scores"] == pytest.approx(wanted["scores"], abs=1e-6)  # bf16 and fp32 are 1e-4 or more apart
+    for row, expected in zip(together, single, strict=True):
+        assert row["scores"] == pytest.approx(expected["scores"], abs=1e-6)  # bf16 and fp32 are 1e-4 or more apart
 
 
 def answers(run: Path | list[Path], rows: list[dict], scratch: Path) -> list[dict]:

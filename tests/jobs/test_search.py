@@ -18,18 +18,18 @@ from peftkit.jobs.finetune import rates, trial_config
 from peftkit.leaderboard.stats import task_score
 from peftkit.results.run_folder import run_id
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 SEARCH = ("task=mrpc", "method=ia3", "search.lr_multipliers=[0.1,1,10]", "search.samples=20")
 
 
-def config(words: list[str]) -> dict:
+def config(overrides: list[str]) -> dict:
     from helpers.commands import compose_config
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_container(compose_config(words), resolve=True)  # type: ignore[return-value]
+    return OmegaConf.to_container(compose_config(overrides), resolve=True)  # type: ignore[return-value]
 
 
-def test_the_seeds_of_a_row_share_their_trials_and_take_the_best_rate(tiny: Words) -> None:
+def test_the_seeds_of_a_row_share_their_trials_and_take_the_best_rate(tiny: Overrides) -> None:
     commands.finetune(*tiny("bert", *SEARCH, "seed=0"))
     before = {file: file.stat().st_mtime_ns for file in trials(tiny)}
     (folder,) = commands.finetune(*tiny("bert", *SEARCH, "seed=1"))
@@ -44,7 +44,7 @@ def test_the_seeds_of_a_row_share_their_trials_and_take_the_best_rate(tiny: Word
 
 
 @pytest.mark.slow
-def test_two_processes_search_together(tiny: Words, tmp_path: Path) -> None:
+def test_two_processes_search_together(tiny: Overrides, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "peftkit"]
     done = subprocess.run([*command, *tiny("bert", *SEARCH)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -61,14 +61,14 @@ def check_trial(file: Path) -> None:
     assert result["curve"][0]["score"] == pytest.approx(task_score(result["scores"]))
 
 
-def trials(tiny: Words) -> list[Path]:
+def trials(tiny: Overrides) -> list[Path]:
     (out,) = [word.removeprefix("out=") for word in tiny("bert") if word.startswith("out=")]
     found = sorted(Path(out).rglob("trial-*/result.json"))
     assert len(found) == 3
     return found
 
 
-def test_a_trial_is_scored_on_training_rows_it_was_not_trained_on(tiny: Words) -> None:
+def test_a_trial_is_scored_on_training_rows_it_was_not_trained_on(tiny: Overrides) -> None:
     run = RunConfig.from_config(config(tiny("bert", "task=mrpc")))
     whole = load_task_dataset(run.task, None, "offline")
     tried = load_task_dataset(run.task, None, "offline", search_samples=100)
@@ -79,7 +79,7 @@ def test_a_trial_is_scored_on_training_rows_it_was_not_trained_on(tiny: Words) -
 
 
 @pytest.mark.slow
-def test_a_rate_that_fails_counts_as_tried_and_is_not_chosen(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_that_fails_counts_as_tried_and_is_not_chosen(tiny: Overrides, monkeypatch: pytest.MonkeyPatch) -> None:
     from peftkit import training
 
     whole = training.fit
@@ -97,23 +97,23 @@ def test_a_rate_that_fails_counts_as_tried_and_is_not_chosen(tiny: Words, monkey
 
 
 def test_a_trial_of_ones_own_says_what_stands_in_and_its_score_again(
-    tiny: Words, capsys: pytest.CaptureFixture[str]
+    tiny: Overrides, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = tiny("bert", "task=mrpc", "method=ia3", "trial=true", "search.samples=20")
-    (folder,) = commands.finetune(*words)
+    overrides = tiny("bert", "task=mrpc", "method=ia3", "trial=true", "search.samples=20")
+    (folder,) = commands.finetune(*overrides)
     assert "!! DATA: " in capsys.readouterr().err
-    assert commands.finetune(*words) == [folder]
+    assert commands.finetune(*overrides) == [folder]
     score = json.loads((folder / "result.json").read_text())["scores"]["accuracy"]["value"]
     assert f"finished already: {folder}, accuracy {score:.3f}" in capsys.readouterr().err
 
 
-def test_the_trials_of_all_seeds_are_one_choice(tiny: Words) -> None:
+def test_the_trials_of_all_seeds_are_one_choice(tiny: Overrides) -> None:
     first, second = (RunConfig.from_config(config(tiny("bert", *SEARCH, f"seed={seed}"))) for seed in (0, 1))
     assert rates(first) == [0.003, 0.03, 0.3]
     assert trial_config(first, 0.03) == trial_config(second, 0.03)
 
 
-def test_rows_that_leave_too_few_to_train_on_are_refused(tiny: Words) -> None:
+def test_rows_that_leave_too_few_to_train_on_are_refused(tiny: Overrides) -> None:
     run = RunConfig.from_config(config(tiny("bert", "task=mrpc")))
     with pytest.raises(UserError, match=r"leaves too few to train on; set search\.samples="):
         load_task_dataset(run.task, None, "offline", search_samples=10_000)
@@ -124,7 +124,7 @@ def test_a_trial_that_searches_and_a_factor_of_nothing_are_refused() -> None:
     assert any("search.lr_multipliers" in sentence for sentence in check(["search.lr_multipliers=[0,1]"]))
 
 
-def test_a_search_that_is_none_is_no_part_of_a_run_s_id(tiny: Words) -> None:
+def test_a_search_that_is_none_is_no_part_of_a_run_s_id(tiny: Overrides) -> None:
     plain, other = (config(tiny("bert", "task=mrpc", f"search.samples={rows}")) for rows in (20, 30))
     ids = [run_id(RunConfig.from_config(each), {}, {}) for each in (plain, other, {**plain, "trial": True})]
     assert ids[0] == ids[1] != ids[2]

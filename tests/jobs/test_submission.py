@@ -1,4 +1,4 @@
-"""The zip is what the GLUE benchmark's site takes, and what would be none is refused or says so."""
+"""The zip has the format of the GLUE benchmark's site; otherwise it is refused or marked."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from peftkit.leaderboard.runs import BoardRun
 from peftkit.results.run_folder import write_predictions
 
 TASKS = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
-SHEET = {sheet.name: sheet for sheet in SUBMISSION_FILES}
+FILES = {file.name: file for file in SUBMISSION_FILES}
 
 
-def submit(*words: str) -> None:
-    given = ["job=submission", *words]
+def submit(*overrides: str) -> None:
+    given = ["job=submission", *overrides]
     if refused := check(given):
         raise UserError("; ".join(refused))
     commands.run(given)
@@ -76,23 +76,23 @@ def made(
     return folder
 
 
-def sheet_text(
+def file_text(
     tmp_path: Path, name: str, ids: Sequence[Any], predictions: Sequence[Any], labels: list[str] | None = None,
     dropped: int = 0, counts: dict[str, Any] | None = None,
 ) -> str:  # fmt: skip
-    """Return the file that a run writes which says these predictions of rows with these ids."""
-    sheet = SHEET[name]
-    made(tmp_path, sheet.trained_on)
+    """Return the prediction file of a run with these predictions for rows with these ids."""
+    spec = FILES[name]
+    made(tmp_path, spec.trained_on)
     (result,) = collect([tmp_path])
     assert isinstance(result, BoardRun)
-    names = labels or (None if sheet.labels is None else list(sheet.labels))
+    names = labels or (None if spec.labels is None else list(spec.labels))
     result.audit.update(label_names=names, label_counts={"train": counts or {}})
     file = tmp_path / "predictions.parquet"
-    write_predictions(file, {"id": list(ids), "split": [sheet.split] * len(ids), "prediction": list(predictions)})
+    write_predictions(file, {"id": list(ids), "split": [spec.split] * len(ids), "prediction": list(predictions)})
     rows = TaskDataset(
-        {sheet.split: Dataset.from_dict({"id": list(ids)})}, names, Source("folder", "x"), {sheet.split: dropped}
+        {spec.split: Dataset.from_dict({"id": list(ids)})}, names, Source("folder", "x"), {spec.split: dropped}
     )
-    return prediction_file(sheet, result, rows, file)
+    return prediction_file(spec, result, rows, file)
 
 
 @pytest.fixture(scope="module")
@@ -104,20 +104,20 @@ def mnli(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     return result
 
 
-def choice(*words: str) -> RunConfig:
-    config = OmegaConf.to_container(compose_config(["job=submission", *words]), resolve=True)
-    return RunConfig.from_config(config, overrides=words)  # type: ignore[arg-type]
+def choice(*overrides: str) -> RunConfig:
+    config = OmegaConf.to_container(compose_config(["job=submission", *overrides]), resolve=True)
+    return RunConfig.from_config(config, overrides=overrides)  # type: ignore[arg-type]
 
 
 def test_the_diagnostics_are_answered_by_the_mnli_run_as_it_predicts(mnli: BoardRun, tmp_path: Path) -> None:
     test = read_test_set(choice(), mnli, "ax")
-    text = prediction_file(SHEET["AX"], mnli, test, predict_test_set(choice(), mnli, "ax", test))
+    text = prediction_file(FILES["AX"], mnli, test, predict_test_set(choice(), mnli, "ax", test))
     file = tmp_path / "rows.jsonl"
     texts = [{name: row[name] for name in ("premise", "hypothesis")} for row in miniglue("ax")["test"]]
     file.write_text("".join(json.dumps(row) + "\n" for row in texts))
     commands.predict(mnli.folder, file, f"output={tmp_path}/out.jsonl")
-    told = [json.loads(line)["prediction"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert text.splitlines() == ["index\tprediction", *(f"{number}\t{label}" for number, label in enumerate(told))]
+    predicted = [json.loads(line)["prediction"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert text.splitlines() == ["index\tprediction", *(f"{number}\t{label}" for number, label in enumerate(predicted))]
 
 
 def test_what_was_answered_is_not_answered_again(mnli: BoardRun) -> None:
@@ -130,7 +130,7 @@ def test_what_was_answered_is_not_answered_again(mnli: BoardRun) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "predictions", "said"),
+    ("name", "predictions", "expected"),
     [
         ("CoLA", [0, 1], ["0", "1"]), ("SST-2", [1, 0], ["1", "0"]), ("WNLI", [0, 1], ["0", "1"]),
         ("RTE", [0, 1], ["entailment", "not_entailment"]), ("QNLI", [1, 0], ["not_entailment", "entailment"]),
@@ -139,24 +139,24 @@ def test_what_was_answered_is_not_answered_again(mnli: BoardRun) -> None:
     ],
 )  # fmt: skip
 def test_answers_are_written_in_the_words_of_the_site(
-    tmp_path: Path, name: str, predictions: list, said: list[str]
+    tmp_path: Path, name: str, predictions: list, expected: list[str]
 ) -> None:
-    lines = sheet_text(tmp_path, name, range(len(said)), predictions).splitlines()
-    assert [line.split("\t")[1] for line in lines[1:]] == said
+    lines = file_text(tmp_path, name, range(len(expected)), predictions).splitlines()
+    assert [line.split("\t")[1] for line in lines[1:]] == expected
 
 
 def test_rows_stand_in_the_order_of_the_benchmark(tmp_path: Path) -> None:
-    assert sheet_text(tmp_path, "CoLA", [2, 0, 1], [0, 1, 1]) == "index\tprediction\n0\t1\n1\t1\n2\t0\n"
+    assert file_text(tmp_path, "CoLA", [2, 0, 1], [0, 1, 1]) == "index\tprediction\n0\t1\n1\t1\n2\t0\n"
 
 
 def test_labels_are_taken_by_name_whatever_their_order(tmp_path: Path) -> None:
-    text = sheet_text(tmp_path, "CoLA", [0, 1], [0, 1], labels=["acceptable", "unacceptable"])
+    text = file_text(tmp_path, "CoLA", [0, 1], [0, 1], labels=["acceptable", "unacceptable"])
     assert text == "index\tprediction\n0\t1\n1\t0\n"
 
 
 def test_a_row_without_text_is_given_the_usual_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     counts = {"not_duplicate": 7, "duplicate": 5}
-    text = sheet_text(tmp_path, "QQP", [0, 2], [1, 1], dropped=1, counts=counts)
+    text = file_text(tmp_path, "QQP", [0, 2], [1, 1], dropped=1, counts=counts)
     assert text == "index\tprediction\n0\t1\n1\t0\n2\t1\n"
     assert "QQP: 1 examples without text" in capsys.readouterr().err
 
@@ -164,22 +164,22 @@ def test_a_row_without_text_is_given_the_usual_answer(tmp_path: Path, capsys: py
 @pytest.mark.parametrize("ids", [[1, 2], [0, 0], ["a", "b"]])
 def test_rows_that_the_benchmark_would_not_know_are_refused(tmp_path: Path, ids: list) -> None:
     with pytest.raises(UserError, match="column idx does not number the examples from 0 to 1"):
-        sheet_text(tmp_path, "CoLA", ids, [0, 1])
+        file_text(tmp_path, "CoLA", ids, [0, 1])
 
 
 def test_labels_of_ones_own_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has labels bad, good, the benchmark has unacceptable, acceptable"):
-        sheet_text(tmp_path, "CoLA", [0], [0], labels=["bad", "good"])
+        file_text(tmp_path, "CoLA", [0], [0], labels=["bad", "good"])
 
 
 def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="predicts nan; train it"):
-        sheet_text(tmp_path, "STS-B", [0], [float("nan")])
+        file_text(tmp_path, "STS-B", [0], [float("nan")])
 
 
 def test_a_test_set_of_another_size_is_no_benchmark() -> None:
     rows = TaskDataset({"test": Dataset.from_dict({"id": [0, 1]})}, None, Source("folder", "x"), {"test": 0})
-    assert invalid_reason(SHEET["WNLI"], rows) == "there are 2 examples, and 146 in the benchmark's test set"
+    assert invalid_reason(FILES["WNLI"], rows) == "there are 2 examples, and 146 in the benchmark's test set"
 
 
 def test_a_missing_task_is_named_with_its_reason_and_the_command(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_missing_task_is_named_with_its_reason_and_the_command(tmp_path: Path)
         "no finished run of lora on rte (failed: out of memory), wnli, and a submission has all nine tasks; train: "
         in str(refused.value)
     )
-    # where this command looks, whatever the runs said of where they went
+    # where this command looks, whatever out= the runs had
     assert str(refused.value).endswith(f"python -m peftkit -m method=lora task=rte,wnli seed=0 out={tmp_path}")
 
 
@@ -214,8 +214,8 @@ def test_the_best_seed_on_validation_is_chosen(tmp_path: Path, capsys: pytest.Ca
             made(tmp_path, task, seed=seed, value=value)
     with pytest.raises(UserError, match="no finished run of a GLUE task with these settings"):
         submit(f"out={tmp_path}", "train.learning_rate=0.002")
-    words = [f"out={tmp_path}", "train.learning_rate=0.001"]
-    chosen = choose_runs(choice(*words))
+    overrides = [f"out={tmp_path}", "train.learning_rate=0.001"]
+    chosen = choose_runs(choice(*overrides))
     assert [(result.task, result.seed) for result in chosen] == [(task, 1) for task in TASKS]
     assert capsys.readouterr().err.count("0.8000 on validation, best of 3") == 9
 
@@ -240,7 +240,7 @@ def test_runs_that_the_user_names_are_one_of_each_task(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "answer"),
+    ("overrides", "answer"),
     [
         (["output=answers.txt"], "expected a file that ends in .zip"),
         (["recipe=lora_glue"], "job=submission ignores recipe=lora_glue"),
@@ -249,15 +249,15 @@ def test_runs_that_the_user_names_are_one_of_each_task(tmp_path: Path) -> None:
         (["results=[x]"], "job=submission ignores results=[x]"),
     ],
 )
-def test_what_the_job_cannot_use_is_refused(words: list[str], answer: str) -> None:
-    assert any(answer in sentence for sentence in check(["job=submission", *words]))
+def test_what_the_job_cannot_use_is_refused(overrides: list[str], answer: str) -> None:
+    assert any(answer in sentence for sentence in check(["job=submission", *overrides]))
 
 
 def test_the_checker_takes_what_is_published_and_sees_planted_faults(tmp_path: Path) -> None:
     word = {"0|1": "1", r"[0-4]\.\d+|5\.0+": "2.500"}
     texts = {
-        name: "index\tprediction\n" + "".join(f"{n}\t{word.get(words, 'entailment')}\n" for n in range(size))
-        for name, (size, words) in PUBLISHED.items()
+        name: "index\tprediction\n" + "".join(f"{n}\t{word.get(labels, 'entailment')}\n" for n in range(size))
+        for name, (size, labels) in PUBLISHED.items()
     }
     planted = {
         "STS-B.tsv": texts["STS-B.tsv"].replace("2.500", "5.001", 1), "RTE.tsv": texts["RTE.tsv"] + "3000\tentailment\n",

@@ -10,14 +10,14 @@ from helpers import commands
 
 import peftkit
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 
 
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [([], "bert"), (["model=minilm", "model.checkpoint=sentence-transformers/all-MiniLM-L6-v2"], "minilm")],
 )
-def test_an_adapter_names_its_base_without_a_path(tiny: Words, overrides: list[str], name: str) -> None:
+def test_an_adapter_names_its_base_without_a_path(tiny: Overrides, overrides: list[str], name: str) -> None:
     (folder,) = commands.finetune(*tiny("bert", "task=sst2", "task.max_train_samples=8", *overrides))
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == name

@@ -23,7 +23,7 @@ from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.stats import board_entries
 from peftkit.methods import embedding_rows
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 TEXT = "the zyxwort of the {} is {} and the people of the city like the zyxwort of the {}"
 METHODS = {"bert": "full", "gpt2": "lora", "t5": "adapter"}
 
@@ -37,7 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def words_of(model: str, folder: Path, corpus: Path, out: Path, *more: str) -> list[str]:
+def overrides_of(model: str, folder: Path, corpus: Path, out: Path, *more: str) -> list[str]:
     return [
         f"recipe=adapt_{model}", f"model.checkpoint={folder}", f"task.dataset={corpus}", "source=offline", f"out={out}",
         "task.max_length=32", "train.per_device_train_batch_size=8", "train.bf16=false", "train.disable_tqdm=true",
@@ -45,8 +45,8 @@ def words_of(model: str, folder: Path, corpus: Path, out: Path, *more: str) -> l
     ]  # fmt: skip
 
 
-def adapted(*words: str) -> tuple[Path, dict[str, Any]]:
-    (folder,) = commands.finetune(*words)
+def adapted(*overrides: str) -> tuple[Path, dict[str, Any]]:
+    (folder,) = commands.finetune(*overrides)
     return folder, json.loads((folder / "result.json").read_text())
 
 
@@ -54,12 +54,12 @@ def extended(model: str, folder: Path, out: Path) -> Path:
     terms = out / "terms.txt"
     out.mkdir(parents=True, exist_ok=True)
     terms.write_text("zyxwort\n")
-    words = [
+    overrides = [
         "job=extend", f"model={model}", f"model.checkpoint={folder}", "source=offline", f"out={out}",
         f"extend.terms={terms}",
     ]  # fmt: skip
-    assert check(words) == []
-    made = commands.run(words)
+    assert check(overrides) == []
+    made = commands.run(overrides)
     assert made is not None
     return made
 
@@ -72,17 +72,17 @@ def test_its_text_gets_cheaper_and_the_board_says_so(
     model: str, places: dict[str, Path], corpus: Path, tmp_path: Path
 ) -> None:
     vocab = extended(model, places[model], tmp_path)
-    words = words_of(model, places[model], corpus, tmp_path, f"method={METHODS[model]}", f"vocab={vocab}")
-    folder, result = adapted(*words)
-    told = result["language"]
-    assert told["held_out"]["after"] < told["held_out"]["before"] - 0.1
-    assert told["held_out"]["after"] == result["scores"]["bits_per_byte"]["value"]
-    assert told["pieces"]["after"]["tokens"] <= told["pieces"]["before"]["tokens"]
-    assert [entry["term"] for entry in told["neighbours"]] == ["zyxwort"]
-    assert len(told["neighbours"][0]["neighbours"]) == 5
+    overrides = overrides_of(model, places[model], corpus, tmp_path, f"method={METHODS[model]}", f"vocab={vocab}")
+    folder, result = adapted(*overrides)
+    language = result["language"]
+    assert language["held_out"]["after"] < language["held_out"]["before"] - 0.1
+    assert language["held_out"]["after"] == result["scores"]["bits_per_byte"]["value"]
+    assert language["pieces"]["after"]["tokens"] <= language["pieces"]["before"]["tokens"]
+    assert [entry["term"] for entry in language["neighbours"]] == ["zyxwort"]
+    assert len(language["neighbours"][0]["neighbours"]) == 5
     rows = board_entries(collect([tmp_path]))
     (line,) = language_cells(rows, rows[0].board)
-    assert line["bits per byte"].endswith(f"→ {told['held_out']['after']:.3f}")
+    assert line["bits per byte"].endswith(f"→ {language['held_out']['after']:.3f}")
     model_, tokenizer = peftkit.load(folder)
     number = tokenizer.convert_tokens_to_ids(tokenizer.tokenize("zyxwort")[0])
     assert torch.isfinite(embedding_rows(model_)[number]).all()
@@ -93,7 +93,7 @@ def test_its_text_gets_cheaper_and_the_board_says_so(
 def test_a_head_that_the_checkpoint_lacks_is_trained_and_saved(
     method: str, places: dict[str, Path], corpus: Path, tmp_path: Path
 ) -> None:
-    _, result = adapted(*words_of("bert", places["bert"], corpus, tmp_path, f"method={method}"))
+    _, result = adapted(*overrides_of("bert", places["bert"], corpus, tmp_path, f"method={method}"))
     assert result["costs"]["head_params"] >= 64 * 64
     assert result["language"]["held_out"]["after"] < result["language"]["held_out"]["before"] - 0.1
 
@@ -101,16 +101,16 @@ def test_a_head_that_the_checkpoint_lacks_is_trained_and_saved(
 @pytest.mark.slow
 def test_new_rows_of_a_tied_head_keep_its_bias(places: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
     vocab = extended("bert", places["bert_head"], tmp_path)
-    words = words_of(
+    overrides = overrides_of(
         "bert", places["bert_head"], corpus, tmp_path, "method=lora", f"vocab={vocab}", "train.max_steps=3"
     )
-    folder, _ = adapted(*words)
+    folder, _ = adapted(*overrides)
     model, tokenizer = peftkit.load(folder)
     batch = tokenizer(["the zyxwort of the city"], return_tensors="pt")
     with torch.no_grad():
-        told = model(**batch).logits
+        expected = model(**batch).logits
         merged = model.merge_and_unload()
-        torch.testing.assert_close(merged(**batch).logits, told, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(merged(**batch).logits, expected, atol=1e-5, rtol=1e-5)
         off = merged.cls.predictions.decoder.bias.abs().max()
     assert off > 0.5
 
@@ -119,11 +119,11 @@ def test_new_rows_of_a_tied_head_keep_its_bias(places: dict[str, Path], corpus: 
 def test_a_run_broken_off_in_an_epoch_ends_as_an_unbroken_one(
     places: dict[str, Path], corpus: Path, tmp_path: Path
 ) -> None:
-    words = words_of("bert", places["bert_head"], corpus, tmp_path, "method=full", "train.save_steps=5")
-    _, whole = adapted(*words)
+    overrides = overrides_of("bert", places["bert_head"], corpus, tmp_path, "method=full", "train.save_steps=5")
+    _, whole = adapted(*overrides)
     with broken_off(step=22):  # of 28, in the second epoch, after the checkpoint of step 20
-        commands.finetune(*words, "force=true")
-    _, resumed = adapted(*words)
+        commands.finetune(*overrides, "force=true")
+    _, resumed = adapted(*overrides)
     assert resumed["costs"]["steps"] == whole["costs"]["steps"] == 28
     assert resumed["scores"]["bits_per_byte"]["value"] == pytest.approx(
         whole["scores"]["bits_per_byte"]["value"], rel=1e-5
@@ -132,7 +132,7 @@ def test_a_run_broken_off_in_an_epoch_ends_as_an_unbroken_one(
 
 @pytest.mark.slow
 def test_a_base_in_four_bits_keeps_its_masked_head_whole(places: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
-    _, result = adapted(*words_of("bert", places["bert_head"], corpus, tmp_path, "method=qlora"))
+    _, result = adapted(*overrides_of("bert", places["bert_head"], corpus, tmp_path, "method=qlora"))
     assert result["language"]["held_out"]["after"] < result["language"]["held_out"]["before"] - 0.1
 
 
@@ -148,13 +148,17 @@ def test_two_processes_train_together_after_measuring_the_text(
         part.save_pretrained(str(tmp_path / "still"))  # processes drop out unlike cells
     for processes, batch in ((1, 8), (2, 4)):
         out = tmp_path / str(processes)
-        words = words_of(
+        overrides = overrides_of(
             "gpt2", tmp_path / "still", corpus, out, "method=full", f"train.per_device_train_batch_size={batch}",
             "train.train_sampling_strategy=sequential", "train.max_steps=20",
         )  # fmt: skip
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "-m", "peftkit"]
         done = subprocess.run(
-            [*command, *words], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            [*command, *overrides],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert done.returncode == 0, done.stderr
         (file,) = out.rglob("result.json")
@@ -166,7 +170,7 @@ def test_two_processes_train_together_after_measuring_the_text(
 @pytest.mark.parametrize(
     ("method", "merges"), [("lora", True), ("adapter", False), pytest.param("full", False, marks=pytest.mark.slow)]
 )
-def test_latency_is_there_merged_where_there_is_something_to_merge(tiny: Words, method: str, merges: bool) -> None:
+def test_latency_is_there_merged_where_there_is_something_to_merge(tiny: Overrides, method: str, merges: bool) -> None:
     (folder,) = commands.finetune(*tiny("bert", f"method={method}"))
     costs = json.loads((folder / "result.json").read_text())["costs"]
     assert costs["latency_ms"] > 0

@@ -1,4 +1,4 @@
-"""A model is asked as it is: words by their likelihood, behind examples that the seed draws."""
+"""The pretrained model is prompted: verbalizers by their likelihood, after examples that the seed draws."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from peftkit.models.load import load_tokenizer
 from peftkit.pipeline.sources import execution_setup
 from peftkit.training.outputs import continuation_likelihoods, label_likelihoods
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 
 
-def finetune(words: list[str]) -> tuple[Path, dict[str, Any]]:
-    (folder,) = commands.finetune(*words)
+def finetune(overrides: list[str]) -> tuple[Path, dict[str, Any]]:
+    (folder,) = commands.finetune(*overrides)
     return folder, json.loads((folder / "result.json").read_text())
 
 
-def run_of(words: list[str]) -> RunConfig:
+def run_of(overrides: list[str]) -> RunConfig:
     from omegaconf import OmegaConf
 
-    return RunConfig.from_config(OmegaConf.to_container(compose_config(words), resolve=True))  # type: ignore[arg-type]
+    return RunConfig.from_config(OmegaConf.to_container(compose_config(overrides), resolve=True))  # type: ignore[arg-type]
 
 
-def asked(checkpoint: Path, task: str, family: str = "decoder", **more: Any) -> PromptedFormat:
+def prompted_format(checkpoint: Path, task: str, family: str = "decoder", **more: Any) -> PromptedFormat:
     chosen: TaskConfig = run_of([f"task={task}"]).task
     tokenizer = load_tokenizer(Source("folder", str(checkpoint), folder=str(checkpoint)))
     return PromptedFormat(chosen, tokenizer, family, chosen.labels, **more)
@@ -65,16 +65,16 @@ def test_a_decoders_likelihoods_are_those_of_a_loop_over_single_rows(
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(checkpoints["gpt2"], dtype=torch.float32).eval()
-    prompted = asked(checkpoints["gpt2"], "sst2", shots=shots)
+    prompted = prompted_format(checkpoints["gpt2"], "sst2", shots=shots)
     assert (prompted.verbalizer_ids >= 0).sum(axis=-1).max() > 1  # else the cache is not read
     rows = rows_of(prompted, TEXTS, [0, 1, 1, 0])
     batch = batch_of(prompted, rows)
-    words = torch.as_tensor(prompted.verbalizer_ids)
+    label_ids = torch.as_tensor(prompted.verbalizer_ids)
     with torch.no_grad():
-        found = continuation_likelihoods(model, batch["input_ids"], batch["attention_mask"], words)
+        found = continuation_likelihoods(model, batch["input_ids"], batch["attention_mask"], label_ids)
         for row in range(len(rows)):
             start = batch["input_ids"][row][batch["attention_mask"][row].bool()]
-            for label, word in enumerate(words):
+            for label, word in enumerate(label_ids):
                 word = word[word >= 0]
                 logits = model(input_ids=torch.cat([start, word])[None]).logits[0].double().log_softmax(-1)
                 wanted = sum(logits[len(start) + place - 1, token] for place, token in enumerate(word.tolist()))
@@ -85,21 +85,23 @@ def test_t5s_likelihoods_are_those_of_a_loop_over_single_rows(checkpoints: dict[
     from transformers import AutoModelForSeq2SeqLM
 
     model = AutoModelForSeq2SeqLM.from_pretrained(checkpoints["t5"], dtype=torch.float32).eval()
-    prompted = asked(checkpoints["t5"], "mrpc", "seq2seq", shots=("mrpc sentence1: a sentence2: a equivalent",))
+    prompted = prompted_format(
+        checkpoints["t5"], "mrpc", "seq2seq", shots=("mrpc sentence1: a sentence2: a equivalent",)
+    )
     batch = batch_of(prompted, rows_of(prompted, TEXTS, [0, 1, 1, 0]))
     with torch.no_grad():
-        words = torch.as_tensor(prompted.verbalizer_ids)
-        found = label_likelihoods(model, batch["input_ids"], batch["attention_mask"], words)
+        label_ids = torch.as_tensor(prompted.verbalizer_ids)
+        found = label_likelihoods(model, batch["input_ids"], batch["attention_mask"], label_ids)
         for row in range(len(TEXTS)):
             ids = batch["input_ids"][row][batch["attention_mask"][row].bool()][None]
-            for label, word in enumerate(words):
+            for label, word in enumerate(label_ids):
                 word = word[word >= 0][None]
                 wanted = -model(input_ids=ids, labels=word).loss.double() * word.shape[1]
                 assert float(found[row, label]) == pytest.approx(float(wanted), abs=1e-4)
 
 
 def test_a_word_counts_by_its_mean_token_or_by_what_the_row_adds_to_it(checkpoints: dict[str, Path]) -> None:
-    prompted = asked(checkpoints["gpt2"], "sst2")
+    prompted = prompted_format(checkpoints["gpt2"], "sst2")
     sizes = (prompted.verbalizer_ids >= 0).sum(axis=-1)
     rows = rows_of(prompted, TEXTS, [0, 1, 1, 0])
     sums = np.array([[-8.0, -9.0], [-2.0, -1.0], [-3.0, -4.0], [-5.0, -5.5]])
@@ -114,7 +116,7 @@ def test_a_word_counts_by_its_mean_token_or_by_what_the_row_adds_to_it(checkpoin
 
 
 def test_numbers_lie_between_their_words_by_likelihood(checkpoints: dict[str, Path]) -> None:
-    prompted = asked(checkpoints["gpt2"], "stsb")
+    prompted = prompted_format(checkpoints["gpt2"], "stsb")
     assert prompted.values.tolist() == [0, 5]
     sizes = (prompted.verbalizer_ids >= 0).sum(axis=-1)
     rows = rows_of(prompted, TEXTS[:2], [0.0, 5.0])
@@ -139,7 +141,9 @@ def test_examples_hang_on_the_seed_alone_and_are_balanced() -> None:
 def test_examples_without_room_are_left_out_from_the_front_and_counted(checkpoints: dict[str, Path]) -> None:
     assert prepend_shots([[1, 1], [2, 2, 2], [3]], [9, 8], 6, bos=9) == ([9, 2, 2, 2, 3, 8], 1)
     assert prepend_shots([[1, 1]], [8], 2, bos=None) == ([8], 1)
-    prompted = asked(checkpoints["gpt2"], "sst2", shots=tuple(f"{'a film ' * 30}It was great" for _ in range(40)))
+    prompted = prompted_format(
+        checkpoints["gpt2"], "sst2", shots=tuple(f"{'a film ' * 30}It was great" for _ in range(40))
+    )
     encoded = prompted.encode(rows_of(prompted, TEXTS, [0, 1, 1, 0]))
     room = prompted.tokenizer.model_max_length - prompted.verbalizer_ids.shape[1]
     assert encoded.dropped_shots > 0 and max(encoded.lengths) <= room
@@ -157,25 +161,25 @@ def test_examples_without_room_are_left_out_from_the_front_and_counted(checkpoin
     ],
 )
 def test_a_run_trains_nothing_and_is_one_of_the_others_otherwise(
-    tiny: Words, tmp_path: Path, model: str, method: str, task: str
+    tiny: Overrides, tmp_path: Path, model: str, method: str, task: str
 ) -> None:
-    words = tiny(model, f"method={method}", f"task={task}", "search.lr_multipliers=[0.3,1]")
-    folder, result = finetune(words)
+    overrides = tiny(model, f"method={method}", f"task={task}", "search.lr_multipliers=[0.3,1]")
+    folder, result = finetune(overrides)
     assert result["search"]["trials"] == [] and not list(tmp_path.rglob("trial-*"))
     assert (result["costs"]["trainable_params"], result["costs"]["train_seconds"]) == (0, 0.0)
     assert result["audit"]["shots"]["drawn"] == (4 if method == "few_shot" else 0)
     assert result["audit"]["rows"]["train"] == 24  # as of those that it stands beside
     assert result["gates"]["padding_difference"] < 1e-4 and result["gates"]["reload_difference"] < 1e-4
     assert {path.name for path in (folder / "prompt").iterdir()} == {"prompt.json"}
-    told = pq.read_table(folder / "predictions.parquet").to_pylist()
+    predictions = pq.read_table(folder / "predictions.parquet").to_pylist()
     commands.evaluate(folder, *(["task=ax", "task.max_eval_samples=20"] if task == "mnli" else []))
     if task != "mnli":
         again = pq.read_table(folder / f"predictions-{task}.parquet").to_pylist()
-        assert [row["prediction"] for row in again] == [row["prediction"] for row in told]
+        assert [row["prediction"] for row in again] == [row["prediction"] for row in predictions]
 
 
 def test_a_words_likelihood_is_what_is_told_of_a_new_text(
-    tiny: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = finetune(tiny("gpt2", "method=few_shot", "task=sst2", "task.prompt='{sentence} So:'"))
     shots = json.loads((folder / "prompt" / "prompt.json").read_text())["shots"]
@@ -188,18 +192,18 @@ def test_a_words_likelihood_is_what_is_told_of_a_new_text(
 
 @pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
 def test_texts_are_written_behind_examples_up_to_a_blank_line(
-    tiny: Words, tmp_path: Path, checkpoints: dict[str, Path], model: str
+    tiny: Overrides, tmp_path: Path, checkpoints: dict[str, Path], model: str
 ) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"q": f"the film {n}", "a": f"great {n}"}) + "\n" for n in range(20)))
     kind = {"gpt2": "causal_lm", "t5": "seq2seq"}[model]
-    words = tiny(model, f"task={kind}", f"task.dataset={file}", "task.text=[q]", "task.label=a", "method=few_shot")
-    folder, _ = finetune([*words, "task.metrics=[rouge_l]", "task.max_target_length=4"])
+    overrides = tiny(model, f"task={kind}", f"task.dataset={file}", "task.text=[q]", "task.label=a", "method=few_shot")
+    folder, _ = finetune([*overrides, "task.metrics=[rouge_l]", "task.max_target_length=4"])
     shots = tuple(json.loads((folder / "prompt" / "prompt.json").read_text())["shots"])
     assert len(shots) == 4 and all(shot.split("\n")[1].startswith("great") for shot in shots)
     tokenizer = load_tokenizer(Source("folder", str(checkpoints[model]), folder=str(checkpoints[model])))
     texts = TextGenerationFormat(
-        run_of(words).task, tokenizer, "decoder" if model == "gpt2" else "seq2seq", shots=shots
+        run_of(overrides).task, tokenizer, "decoder" if model == "gpt2" else "seq2seq", shots=shots
     )
     encoded = texts.encode(Dataset.from_dict({"id": [0], "q": ["the film"], "label": ["great"]}))
     read = tokenizer.decode(encoded.positions[0][1], skip_special_tokens=True)
@@ -209,18 +213,18 @@ def test_texts_are_written_behind_examples_up_to_a_blank_line(
 
 
 @pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
-def test_instructions_are_asked_behind_answered_ones(tiny: Words, tmp_path: Path, model: str) -> None:
+def test_instructions_are_asked_behind_answered_ones(tiny: Overrides, tmp_path: Path, model: str) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"q": f"the film {n}", "a": f"great {n}"}) + "\n" for n in range(20)))
-    words = tiny(model, "task=instructions", f"task.dataset={file}", "task.text=[q]", "task.label=a")
-    folder, result = finetune([*words, "method=few_shot", "method.config.shots=2", "task.max_target_length=4"])
+    overrides = tiny(model, "task=instructions", f"task.dataset={file}", "task.text=[q]", "task.label=a")
+    folder, result = finetune([*overrides, "method=few_shot", "method.config.shots=2", "task.max_target_length=4"])
     shots = json.loads((folder / "prompt" / "prompt.json").read_text())["shots"]
     assert len(shots) == 2 and all(" film " in shot and "great" in shot for shot in shots)
     assert result["audit"]["shots"]["requested"] == 2
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (["model=bert"], "an encoder generates no text"),
         (["model=gpt2", "method.config.shots=0"], "is not for method=few_shot; use method=zero_shot"),
@@ -241,8 +245,8 @@ def test_instructions_are_asked_behind_answered_ones(tiny: Words, tmp_path: Path
         (["model=gpt2", "task=causal_lm", "task.dataset=rows.csv", "task.text=[a]"], "needs answers for its examples"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(words: list[str], sentence: str) -> None:
-    found = check(["method=few_shot", "task=mrpc", "source=offline", *words])
+def test_unsupported_prompting_is_refused(overrides: list[str], sentence: str) -> None:
+    found = check(["method=few_shot", "task=mrpc", "source=offline", *overrides])
     assert any(sentence in each for each in found), found
 
 

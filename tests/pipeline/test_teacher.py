@@ -20,7 +20,7 @@ import peftkit
 from peftkit.config import UserError
 from peftkit.training import Distillation
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 
 
 class _Fixed(torch.nn.Module):
@@ -38,8 +38,8 @@ def test_the_loss_of_classes_is_that_of_the_paper() -> None:
     student, teacher, labels = torch.randn(5, 3), torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
     batch = {"input_ids": labels, "labels": labels, "teacher": teacher}
     hard = -torch.log(torch.softmax(student, -1))[range(5), labels].mean()
-    taught, said = torch.softmax(teacher / 4, -1), torch.softmax(student / 4, -1)
-    soft = (taught * (taught.log() - said.log())).sum(-1).mean()
+    teacher_probs, student_probs = torch.softmax(teacher / 4, -1), torch.softmax(student / 4, -1)
+    soft = (teacher_probs * (teacher_probs.log() - student_probs.log())).sum(-1).mean()
     for weight in (0.0, 0.3, 1.0):
         expected = (1 - weight) * hard + weight * 16 * soft
         torch.testing.assert_close(Distillation(4.0, weight)(_Fixed(student), batch), expected)
@@ -53,10 +53,10 @@ def test_the_loss_of_numbers_is_the_squared_difference_from_both() -> None:
 
 @pytest.mark.parametrize(("model", "task"), [("bert", "mrpc"), pytest.param("gpt2", "stsb", marks=pytest.mark.slow)])
 @pytest.mark.slow
-def test_a_student_of_one_layer_learns_from_a_teacher_and_loads(model: str, task: str, tiny: Words) -> None:
-    words = tiny(model, "method=full", f"task={task}", "train.bf16=false")
-    (teacher,) = commands.finetune(*words)
-    student = [*words, "model.keep_layers=[1]", "train.learning_rate=1e-3", "train.num_train_epochs=3"]
+def test_a_student_of_one_layer_learns_from_a_teacher_and_loads(model: str, task: str, tiny: Overrides) -> None:
+    overrides = tiny(model, "method=full", f"task={task}", "train.bf16=false")
+    (teacher,) = commands.finetune(*overrides)
+    student = [*overrides, "model.keep_layers=[1]", "train.learning_rate=1e-3", "train.num_train_epochs=3"]
     (alone,) = commands.finetune(*student)
     (folder,) = commands.finetune(*student, f"distill.teacher={teacher}", "distill.alpha=1")
     assert folder != alone
@@ -69,13 +69,13 @@ def test_a_student_of_one_layer_learns_from_a_teacher_and_loads(model: str, task
     assert again == folder
 
 
-def test_layers_beyond_the_checkpoint_are_named(tiny: Words) -> None:
+def test_layers_beyond_the_checkpoint_are_named(tiny: Overrides) -> None:
     with pytest.raises(UserError, match=r"the model has 2 layers, counted from 0; use model.keep_layers=\[1\]"):
         commands.finetune(*tiny("bert", "method=full", "model.keep_layers=[1,7]"))
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (["method=lora", "model.keep_layers=[0]"], "model.keep_layers changes the base"),
         (["model=t5", "method=full", "model.keep_layers=[0]"], "model.keep_layers does not work with model=t5"),
@@ -97,12 +97,12 @@ def test_layers_beyond_the_checkpoint_are_named(tiny: Words) -> None:
         (["method=full", "distill.temperature=0"], "distill.temperature=0: expected a number above 0"),
     ],
 )
-def test_what_cannot_be_taught_is_refused(words: list[str], sentence: str) -> None:
-    found = check(["model=minilm", "task=mrpc", "source=offline", *words])
+def test_unsupported_teachers_are_refused(overrides: list[str], sentence: str) -> None:
+    found = check(["model=minilm", "task=mrpc", "source=offline", *overrides])
     assert any(sentence in each for each in found), found
 
 
-def test_a_teacher_of_other_labels_is_refused(tiny: Words, tmp_path: Path) -> None:
+def test_a_teacher_of_other_labels_is_refused(tiny: Overrides, tmp_path: Path) -> None:
     (teacher,) = commands.finetune(*tiny("bert", "method=linear_probe", "task=mrpc"))
     with pytest.raises(UserError, match="to a run of this task"):
         commands.finetune(*tiny("bert", "method=full", "task=rte", f"distill.teacher={teacher}"))
@@ -121,26 +121,33 @@ def _rows(file: Path, label: str) -> str:
         pytest.param("causal_lm", 0.5, marks=pytest.mark.slow),
     ],
 )
-def test_a_student_writes_what_its_teacher_always_writes(tiny: Words, tmp_path: Path, kind: str, weight: float) -> None:
+def test_a_student_writes_what_its_teacher_always_writes(
+    tiny: Overrides, tmp_path: Path, kind: str, weight: float
+) -> None:
     model = {"causal_lm": "gpt2", "seq2seq": "t5"}[kind]
-    words = tiny(model, f"task={kind}", "task.text=[q]", "task.label=a", "task.max_target_length=8", "method=full")
-    words += ["train.num_train_epochs=12", "train.learning_rate=1e-2", "task.metrics=[exact_match]", "train.bf16=false"]
-    (teacher,) = commands.finetune(*words, _rows(tmp_path / "teacher.jsonl", "great"))
+    overrides = tiny(model, f"task={kind}", "task.text=[q]", "task.label=a", "task.max_target_length=8", "method=full")
+    overrides += [
+        "train.num_train_epochs=12",
+        "train.learning_rate=1e-2",
+        "task.metrics=[exact_match]",
+        "train.bf16=false",
+    ]
+    (teacher,) = commands.finetune(*overrides, _rows(tmp_path / "teacher.jsonl", "great"))
     assert json.loads((teacher / "result.json").read_text())["scores"]["exact_match"]["value"] == 1
     taught = [f"distill.teacher={teacher}", f"distill.alpha={weight}"]
-    (student,) = commands.finetune(*words, _rows(tmp_path / "student.jsonl", "film"), *taught)
+    (student,) = commands.finetune(*overrides, _rows(tmp_path / "student.jsonl", "film"), *taught)
     result = json.loads((student / "result.json").read_text())
     lines = [json.loads(line) for line in (student / "taught.jsonl").read_text().splitlines()]
     rows = result["audit"]["rows"]["train"]
     assert [line["answer"] for line in lines] == ["great"] * rows
     assert result["audit"]["taught"] == {"examples": rows, "empty": 0, "cut": 0, "own_labels": weight != 1}
-    if weight == 1:  # validation stays as it was: it says film
-        said = pq.read_table(student / "predictions.parquet").to_pylist()
-        assert {row["prediction"] for row in said} == {"great"}
-        assert {row["label"][0] for row in said} == {"film"}
+    if weight == 1:  # validation is unchanged: its label is film
+        predictions = pq.read_table(student / "predictions.parquet").to_pylist()
+        assert {row["prediction"] for row in predictions} == {"great"}
+        assert {row["label"][0] for row in predictions} == {"film"}
     else:
         own, counts = (json.loads((each / "result.json").read_text())["audit"] for each in (teacher, student))
-        films = counts["label_counts"]["validation"]["tokens"] // counts["rows"]["validation"]  # each says film
+        films = counts["label_counts"]["validation"]["tokens"] // counts["rows"]["validation"]  # each label is film
         greats = own["label_counts"]["train"]["tokens"] // own["rows"]["train"]
         assert counts["label_counts"]["train"]["tokens"] == rows * (films + greats)
 
@@ -148,8 +155,8 @@ def test_a_student_writes_what_its_teacher_always_writes(tiny: Words, tmp_path: 
 def test_rows_to_which_a_teacher_wrote_nothing_are_dropped(tmp_path: Path) -> None:
     from peftkit.pipeline.teacher import _stored_answers, teacher_answers
 
-    said = [("", True), ("so\u2028it is", True), ("so it", False)]
-    lines = [{"id": row, "answer": text, "has_ended": ended} for row, (text, ended) in enumerate(said)]
+    answers = [("", True), ("so\u2028it is", True), ("so it", False)]
+    lines = [{"id": row, "answer": text, "has_ended": ended} for row, (text, ended) in enumerate(answers)]
     file = tmp_path / "taught.jsonl"
     file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     rows = Dataset.from_dict({"id": [0, 1, 2], "q": ["a", "b", "c"], "label": ["x", "y", "z"]})
@@ -183,10 +190,10 @@ def test_a_teacher_that_nothing_trained_teaches_what_it_answers(
     tokenizer = load_tokenizer(Source("folder", place, folder=place))
     prompted = PromptedFormat(chosen, tokenizer, "decoder", chosen.labels, calibrate=calibrate)
     columns = {name: ["a film", "no", "it is"] for name in chosen.text}
-    asked = prompted.encode(Dataset.from_dict({"id": [0, 1, 2], **columns, "label": [None] * 3}))
+    encoded = prompted.encode(Dataset.from_dict({"id": [0, 1, 2], **columns, "label": [None] * 3}))
     scores = -np.random.default_rng(0).random((3 + calibrate, 2)).astype("float32")
-    told = label_scores(TrainingBundle(None, tokenizer, prompted), scores, asked)
+    found = label_scores(TrainingBundle(None, tokenizer, prompted), scores, encoded)
     if task == "stsb":
-        assert told.shape == (3, 1) and (told > 0).all() and (told < 5).all()
+        assert found.shape == (3, 1) and (found > 0).all() and (found < 5).all()
     else:
-        np.testing.assert_allclose(told, scores[:3] - scores[3], rtol=1e-6)
+        np.testing.assert_allclose(found, scores[:3] - scores[3], rtol=1e-6)

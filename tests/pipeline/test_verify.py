@@ -1,4 +1,4 @@
-"""A run whose artifact or model is not what it seems fails; over a quantized base it says what merging changes."""
+"""A run with a wrong artifact or model fails; on a quantized base the effect of merging is reported."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from peftkit.jobs import finetune
 from peftkit.models import heads
 from peftkit.pipeline import verify
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 
 
-def failed(words: list[str]) -> str:
-    out = Path(next(word for word in words if word.startswith("out=")).removeprefix("out="))
+def failed(overrides: list[str]) -> str:
+    out = Path(next(word for word in overrides if word.startswith("out=")).removeprefix("out="))
     with pytest.raises(Exception, match=r".") as error:
-        commands.finetune(*words)
+        commands.finetune(*overrides)
     (file,) = out.rglob("result.json")
     meta = json.loads(file.read_text())["meta"]
     assert meta["status"] == "failed"
@@ -36,7 +36,7 @@ def failed(words: list[str]) -> str:
 @pytest.mark.parametrize(
     "method", ["lora", pytest.param("prefix", marks=pytest.mark.slow), pytest.param("full", marks=pytest.mark.slow)]
 )
-def test_what_was_measured_stands_in_the_result(tiny: Words, method: str) -> None:
+def test_what_was_measured_stands_in_the_result(tiny: Overrides, method: str) -> None:
     (folder,) = commands.finetune(*tiny("bert", f"method={method}", "train.bf16=false"))
     gates = json.loads((folder / "result.json").read_text())["gates"]
     assert gates["rows"] == 16
@@ -44,7 +44,9 @@ def test_what_was_measured_stands_in_the_result(tiny: Words, method: str) -> Non
 
 
 @pytest.mark.parametrize("lost", [pytest.param("classifier", marks=pytest.mark.slow), "lora_B"])
-def test_an_artifact_that_lost_weights_fails_the_run(tiny: Words, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+def test_an_artifact_that_lost_weights_fails_the_run(
+    tiny: Overrides, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
     save = finetune.export_artifact
 
     def losing(*arguments):
@@ -55,11 +57,11 @@ def test_an_artifact_that_lost_weights_fails_the_run(tiny: Words, monkeypatch: p
         return artifact
 
     monkeypatch.setattr(finetune, "export_artifact", losing)
-    words = tiny("bert", "train.learning_rate=0.1", "train.bf16=false")
-    assert "the saved artifact's scores differ from the trained model's by" in failed(words)
+    overrides = tiny("bert", "train.learning_rate=0.1", "train.bf16=false")
+    assert "the saved artifact's scores differ from the trained model's by" in failed(overrides)
 
 
-def test_an_artifact_that_cannot_be_loaded_fails_the_run(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_artifact_that_cannot_be_loaded_fails_the_run(tiny: Overrides, monkeypatch: pytest.MonkeyPatch) -> None:
     save = finetune.export_artifact
 
     def losing(*arguments):
@@ -71,7 +73,7 @@ def test_an_artifact_that_cannot_be_loaded_fails_the_run(tiny: Words, monkeypatc
     assert "cannot be loaded in a fresh process" in failed(tiny("bert"))
 
 
-def test_a_model_that_reads_its_padding_fails_the_run(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_reads_its_padding_fails_the_run(tiny: Overrides, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heads, "masked_mean", lambda hidden, mask: torch.mean(hidden, dim=1))
     assert "with the padding of its batch" in failed(tiny("bert", "model.pooling=mean", "train.bf16=false"))
 
@@ -79,8 +81,8 @@ def test_a_model_that_reads_its_padding_fails_the_run(tiny: Words, monkeypatch: 
 FIGURES = {"rows", "max_difference", "mean_difference", "changed_predictions", "dtype"}
 
 
-def finetuned(words: list[str]) -> tuple[Path, dict]:
-    (folder,) = commands.finetune(*words)
+def finetuned(overrides: list[str]) -> tuple[Path, dict]:
+    (folder,) = commands.finetune(*overrides)
     return folder, json.loads((folder / "result.json").read_text())
 
 
@@ -89,47 +91,47 @@ def finetuned(words: list[str]) -> tuple[Path, dict]:
     [("gpt2", "qlora"), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("t5", "qlora"), ("gpt2", "ia3")))],
 )
 def test_the_drift_of_a_mergeable_method_stands_in_result_card_and_console(
-    tiny: Words, capsys: pytest.CaptureFixture[str], model: str, method: str
+    tiny: Overrides, capsys: pytest.CaptureFixture[str], model: str, method: str
 ) -> None:
-    words = tiny(model, f"method={method}", "task=sst2", "++method.quantization.load_in_4bit=true")
-    folder, result = finetuned(words)
+    overrides = tiny(model, f"method={method}", "task=sst2", "++method.quantization.load_in_4bit=true")
+    folder, result = finetuned(overrides)
     found = result["merge"]
     assert set(found) == FIGURES
     assert found["rows"] == 24 and 0 <= found["changed_predictions"] <= 24 and found["dtype"] == "float32"
     assert 0 < found["mean_difference"] < found["max_difference"]
-    said = f"merged into the float32 base, {found['changed_predictions']} of 24 predictions change"
-    assert said in (folder / "README.md").read_text()
-    assert said in capsys.readouterr().err
+    message = f"merged into the float32 base, {found['changed_predictions']} of 24 predictions change"
+    assert message in (folder / "README.md").read_text()
+    assert message in capsys.readouterr().err
     commands.merge(folder)
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_what_is_told_is_what_job_merge_writes(tiny: Words) -> None:
+def test_what_is_told_is_what_job_merge_writes(tiny: Overrides) -> None:
     folder, result = finetuned(
         tiny("bert", "method=qlora", "task=sst2", "train.bf16=false", "train.learning_rate=0.01")
     )
     commands.merge(folder)
     merged = AutoModelForSequenceClassification.from_pretrained(folder / "merged").eval()
     _, tokenizer = peftkit.load(folder)
-    told = pq.read_table(folder / "predictions.parquet").to_pylist()
+    predictions = pq.read_table(folder / "predictions.parquet").to_pylist()
     texts = {row["idx"]: row["sentence"] for row in miniglue("sst2")["validation"]}
-    batch = tokenizer([texts[row["id"]] for row in told], return_tensors="pt", padding=True)
+    batch = tokenizer([texts[row["id"]] for row in predictions], return_tensors="pt", padding=True)
     with torch.no_grad():
-        moved = (merged(**batch).logits - torch.tensor([row["scores"] for row in told])).abs()
+        moved = (merged(**batch).logits - torch.tensor([row["scores"] for row in predictions])).abs()
     assert result["merge"]["max_difference"] == pytest.approx(float(moved.max()), rel=0.05)
     assert result["merge"]["mean_difference"] == pytest.approx(float(moved.mean()), rel=0.05)
 
 
 @pytest.mark.slow
-def test_a_method_that_does_not_merge_and_a_base_in_full_precision_have_no_such_entry(tiny: Words) -> None:
+def test_a_method_that_does_not_merge_and_a_base_in_full_precision_have_no_such_entry(tiny: Overrides) -> None:
     _, result = finetuned(tiny("bert", "method=adapter", "+method.quantization.load_in_4bit=true"))
     assert "merge" not in result
     _, result = finetuned(tiny("bert", "method=lora"))
     assert "merge" not in result
 
 
-def test_a_base_too_large_to_load_whole_leaves_a_reason(tiny: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_too_large_to_load_whole_leaves_a_reason(tiny: Overrides, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(needed: int) -> None:
         raise MemoryError(f"{needed} bytes are not free")
 

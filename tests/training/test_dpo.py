@@ -31,7 +31,7 @@ from peftkit.pipeline.examples import score_reference
 from peftkit.pipeline.sources import find_model
 from peftkit.pipeline.train import trainer_factory
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 SOURCES = (
     "linear_probe",
     "linear_probe_mix",
@@ -60,32 +60,32 @@ def rows(count: int, prompts: int | None = None) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def pairs(tiny: Words, tmp_path: Path) -> Words:
-    """Return the words of a run on pairs: pairs("method=lora", ...)."""
+def pairs(tiny: Overrides, tmp_path: Path) -> Overrides:
+    """Return the overrides of a run on pairs: pairs("method=lora", ...)."""
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows(24)))
 
-    def words(*more: str) -> list[str]:
+    def overrides(*more: str) -> list[str]:
         own = ["task=preferences", f"task.dataset={file}", "task.max_length=60", "task.max_target_length=40"]
         return [*tiny("gpt2", *own), "train.bf16=false", *more]
 
-    return words
+    return overrides
 
 
-def finetune(words: list[str]) -> tuple[Path, dict]:
-    (folder,) = commands.finetune(*words)
+def finetune(overrides: list[str]) -> tuple[Path, dict]:
+    (folder,) = commands.finetune(*overrides)
     return folder, json.loads((folder / "result.json").read_text())
 
 
-def set_up(words: list[str], table: Dataset) -> tuple[RunConfig, Any, Any, Any]:
-    """Return a run's parts, its rows with the reference beside them, and an untouched copy of its base."""
-    run = RunConfig.from_config(OmegaConf.to_container(compose_config(words), resolve=True))  # type: ignore[arg-type]
+def set_up(overrides: list[str], table: Dataset) -> tuple[RunConfig, Any, Any, Any]:
+    """Return a run's bundle, its rows with the reference beside them, and an untouched copy of its base."""
+    run = RunConfig.from_config(OmegaConf.to_container(compose_config(overrides), resolve=True))  # type: ignore[arg-type]
     source = find_model(run.model, "offline")
     reference = score_reference(run, source, {"all": table})
-    parts, encoded = build(run, source, None, table)
+    bundle, encoded = build(run, source, None, table)
     base = AutoModelForCausalLM.from_pretrained(run.model.checkpoint, dtype=torch.float32).eval()
     base.to("cuda" if torch.cuda.is_available() else "cpu")  # the Trainer's device
-    return run, parts, reference.add_likelihoods("all", encoded), base
+    return run, bundle, reference.add_likelihoods("all", encoded), base
 
 
 def by_hand(model: Any, prompt: list[int], answer: list[int]) -> torch.Tensor:
@@ -122,40 +122,42 @@ def losses(name: str, margin: torch.Tensor, chosen: torch.Tensor, rejected: torc
         *(("full", loss) for loss in ("ipo", "hinge", "robust", "apo_zero")),
     ],
 )
-def test_loss_and_gradients_are_those_of_a_loop_by_hand(pairs: Words, tmp_path: Path, method: str, loss: str) -> None:
-    words = pairs(f"method={method}", "task.beta=0.3", f"task.loss_type={loss}", "seed=3")
-    words += ["task.label_smoothing=0.1"] if loss == "robust" else []
-    run, parts, encoded, base = set_up(words, Dataset.from_list(rows(5)))
+def test_loss_and_gradients_are_those_of_a_loop_by_hand(
+    pairs: Overrides, tmp_path: Path, method: str, loss: str
+) -> None:
+    overrides = pairs(f"method={method}", "task.beta=0.3", f"task.loss_type={loss}", "seed=3")
+    overrides += ["task.label_smoothing=0.1"] if loss == "robust" else []
+    run, bundle, encoded, base = set_up(overrides, Dataset.from_list(rows(5)))
     torch.manual_seed(0)
     with torch.no_grad():  # away from where the reference is
-        for weight in parts.model.parameters():
+        for weight in bundle.model.parameters():
             if weight.requires_grad:
                 weight += 0.05 * torch.randn_like(weight)
     arguments = training.training_arguments(run.train, 0, tmp_path, select_best=False)
-    trainer = trainer_factory(run, parts, arguments)(
-        model=parts.model,
+    trainer = trainer_factory(run, bundle, arguments)(
+        model=bundle.model,
         args=arguments,
-        data_collator=parts.format.collator(),
+        data_collator=bundle.format.collator(),
         train_dataset=encoded.inputs,
-        reader=output_reader(parts),
+        reader=output_reader(bundle),
     )
-    batch = trainer.prepare_inputs(parts.format.collator()(list(encoded.inputs)))
+    batch = trainer.prepare_inputs(bundle.format.collator()(list(encoded.inputs)))
     assert len({len(row["prompt_ids"]) for row in encoded.inputs}) == 5  # so that there is padding
-    parts.model.train()
-    found = trainer.compute_loss(parts.model, batch)
+    bundle.model.train()
+    found = trainer.compute_loss(bundle.model, batch)
     found.backward()
-    weights = {name: weight for name, weight in parts.model.named_parameters() if weight.requires_grad}
+    weights = {name: weight for name, weight in bundle.model.named_parameters() if weight.requires_grad}
     gradients = {name: weight.grad.clone() for name, weight in weights.items() if weight.grad is not None}
-    parts.model.zero_grad()
+    bundle.model.zero_grad()
     total = []
     for row in encoded.inputs:
         answers = [(row["prompt_ids"], row[name]) for name in ("chosen_ids", "rejected_ids")]
-        assert all(answer[-1] == parts.tokenizer.eos_token_id for _, answer in answers)
+        assert all(answer[-1] == bundle.tokenizer.eos_token_id for _, answer in answers)
         with torch.no_grad():
             reference = [by_hand(base, *each) for each in answers]
         recorded = torch.tensor([row[name] for name in REFERENCE_COLUMNS])
         torch.testing.assert_close(recorded, torch.stack(reference).cpu())
-        ratios = [by_hand(parts.model, *each) - known for each, known in zip(answers, reference, strict=True)]
+        ratios = [by_hand(bundle.model, *each) - known for each, known in zip(answers, reference, strict=True)]
         total.append(losses(loss, ratios[0] - ratios[1], *ratios, [len(each) for _, each in answers]))
     wanted = torch.stack(total).mean()
     wanted.backward()
@@ -166,19 +168,19 @@ def test_loss_and_gradients_are_those_of_a_loop_by_hand(pairs: Words, tmp_path: 
 
 
 @pytest.mark.parametrize("precision", ["bf16=false", "bf16=true"])
-def test_an_untrained_adapter_has_no_margin_and_half_of_the_pairs_right(pairs: Words, precision: str) -> None:
-    words = pairs("method=lora", f"train.{precision}", "train.per_device_eval_batch_size=4")
-    run, parts, encoded, _ = set_up(words, Dataset.from_list(rows(9)))
-    answers, _ = predict_encoded(parts, predictor(run, parts), encoded)
+def test_an_untrained_adapter_has_no_margin_and_half_of_the_pairs_right(pairs: Overrides, precision: str) -> None:
+    overrides = pairs("method=lora", f"train.{precision}", "train.per_device_eval_batch_size=4")
+    run, bundle, encoded, _ = set_up(overrides, Dataset.from_list(rows(9)))
+    answers, _ = predict_encoded(bundle, predictor(run, bundle), encoded)
     assert np.array_equal(answers.predictions, np.zeros(9))
     assert score(["reward_accuracy"], answers.predictions, encoded.labels)["reward_accuracy"]["value"] == 0.5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_preference_is_learned_and_its_folder_tells_all(pairs: Words, method: str) -> None:
-    words = ["train.num_train_epochs=8", "train.learning_rate=5e-3", "early_stopping.patience=8"]
-    folder, result = finetune(pairs(f"method={method}", *words))
+def test_a_preference_is_learned_and_its_folder_tells_all(pairs: Overrides, method: str) -> None:
+    overrides = ["train.num_train_epochs=8", "train.learning_rate=5e-3", "early_stopping.patience=8"]
+    folder, result = finetune(pairs(f"method={method}", *overrides))
     scores = {name: entry["value"] for name, entry in result["scores"].items()}
     assert scores["reward_accuracy"] == 1.0 and scores["reward_margin"] > 0.5
     assert sum(result["audit"]["rows"].values()) == 24
@@ -193,13 +195,13 @@ def test_a_preference_is_learned_and_its_folder_tells_all(pairs: Words, method: 
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(pairs: Words) -> None:
-    words = pairs("method=lora", "train.num_train_epochs=3", "train.learning_rate=5e-3")
-    whole, result = finetune(words)
+def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(pairs: Overrides) -> None:
+    overrides = pairs("method=lora", "train.num_train_epochs=3", "train.learning_rate=5e-3")
+    whole, result = finetune(overrides)
     expected = pq.read_table(whole / "predictions.parquet")
     with broken_off(step=result["costs"]["steps"] * 2 // 3):  # as the third epoch begins
-        finetune([*words, "force=true"])
-    resumed, result = finetune(words)
+        finetune([*overrides, "force=true"])
+    resumed, result = finetune(overrides)
     assert resumed == whole and result["meta"]["status"] == "finished"
     got = pq.read_table(resumed / "predictions.parquet")
     np.testing.assert_allclose(np.array(got["scores"].to_pylist()), np.array(expected["scores"].to_pylist()), atol=1e-5)
@@ -207,18 +209,18 @@ def test_a_killed_run_resumes_and_ends_as_an_unbroken_one(pairs: Words) -> None:
 
 @pytest.mark.slow
 def test_a_run_is_evaluated_again_answers_and_merges(
-    pairs: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pairs: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, result = finetune(pairs("method=lora", "train.learning_rate=5e-3"))
     commands.evaluate(folder, "source=offline")
     (file,) = folder.glob("evaluation-*.json")
     for name, entry in json.loads(file.read_text())["scores"].items():
         assert entry["value"] == pytest.approx(result["scores"][name]["value"], abs=1e-6)
-    told = pq.read_table(folder / "predictions.parquet").to_pylist()
-    known = {row["id"]: row for row in told}
-    asked = tmp_path / "asked.jsonl"
-    asked.write_text("".join(json.dumps(row) + "\n" for number, row in enumerate(rows(24)) if number in known))
-    commands.predict(folder, asked, f"output={tmp_path}/out.jsonl")
+    predictions = pq.read_table(folder / "predictions.parquet").to_pylist()
+    known = {row["id"]: row for row in predictions}
+    examples = tmp_path / "examples.jsonl"
+    examples.write_text("".join(json.dumps(row) + "\n" for number, row in enumerate(rows(24)) if number in known))
+    commands.predict(folder, examples, f"output={tmp_path}/out.jsonl")
     again = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     np.testing.assert_allclose(
         [row["prediction"] for row in again], [known[number]["prediction"] for number in sorted(known)], atol=1e-5
@@ -239,28 +241,28 @@ def test_a_run_is_evaluated_again_answers_and_merges(
     torch.testing.assert_close(merged(**batch).logits, ours(**batch).logits, atol=1e-5, rtol=1e-5)
 
 
-def test_a_plan_counts_without_a_step(pairs: Words, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_counts_without_a_step(pairs: Overrides, capsys: pytest.CaptureFixture[str]) -> None:
     commands.run(pairs("job=plan"))
     assert "memory" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_runs_and_its_gates_hold(pairs: Words, method: str) -> None:
+def test_every_method_runs_and_its_gates_hold(pairs: Overrides, method: str) -> None:
     _, result = finetune(pairs(f"method={method}"))
     assert result["meta"]["status"] == "finished" and result["gates"]["rows"] == 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["adapter", "adapter_parallel", "prompt", "prefix", "p_tuning", "mam", "unipelt"])
-def test_a_tuner_of_ours_that_is_switched_off_is_the_reference(pairs: Words, method: str) -> None:
-    _, parts, encoded, _ = set_up(pairs(f"method={method}"), Dataset.from_list(rows(5)))
-    batch = parts.format.collator()(list(encoded.inputs))
-    batch = {name: values.to(parts.model.device) for name, values in batch.items()}
-    with torch.no_grad(), parts.model.eval().disable_adapter():
-        said = output_reader(parts)(parts.model, batch)
+def test_a_tuner_of_ours_that_is_switched_off_is_the_reference(pairs: Overrides, method: str) -> None:
+    _, bundle, encoded, _ = set_up(pairs(f"method={method}"), Dataset.from_list(rows(5)))
+    batch = bundle.format.collator()(list(encoded.inputs))
+    batch = {name: values.to(bundle.model.device) for name, values in batch.items()}
+    with torch.no_grad(), bundle.model.eval().disable_adapter():
+        found = output_reader(bundle)(bundle.model, batch)
     known = torch.stack([batch[name] for name in REFERENCE_COLUMNS], dim=1)
-    torch.testing.assert_close(said, known, atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(found, known, atol=1e-5, rtol=1e-6)
 
 
 def test_trl_gets_our_arguments_and_none_of_its_own(tmp_path: Path) -> None:
@@ -296,7 +298,7 @@ def test_the_batch_is_that_of_trl(checkpoints: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (["model=t5"], "has no head for task=preferences (preferences); use model=gpt2"),
         (["model=bert"], "has no head for task=preferences (preferences); use model=gpt2"),
@@ -315,8 +317,8 @@ def test_the_batch_is_that_of_trl(checkpoints: dict[str, Path]) -> None:
         (["task=causal_lm", "task.text=[a]", "+task.beta=0.1"], "task.beta is not for task.kind=causal_lm; drop it"),
     ],
 )
-def test_what_does_not_go_together_is_refused(words: list[str], sentence: str, tmp_path: Path) -> None:
+def test_what_does_not_go_together_is_refused(overrides: list[str], sentence: str, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text("{}\n")
-    found = check(["recipe=dpo", f"task.dataset={file}", "source=offline", *words])
+    found = check(["recipe=dpo", f"task.dataset={file}", "source=offline", *overrides])
     assert any(sentence in each for each in found), found

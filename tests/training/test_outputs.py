@@ -50,11 +50,11 @@ def test_likelihoods_are_those_of_the_whole_softmax(family: str, dtype: torch.dt
         found = OutputReader("likelihoods")(model, batch)
         logits = model(**batch).logits.float().double().log_softmax(dim=-1)
     shift = family == "gpt2"
-    wanted = torch.zeros(found.shape, dtype=torch.float64)
+    expected = torch.zeros(found.shape, dtype=torch.float64)
     for row, label in (batch["labels"] >= 0).nonzero().tolist():
         if label >= shift:
-            wanted[row, label] = logits[row, label - shift, batch["labels"][row, label]]
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=1e-6)
+            expected[row, label] = logits[row, label - shift, batch["labels"][row, label]]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5"])

@@ -31,7 +31,7 @@ from peftkit.models.load import load_tokenizer
 from peftkit.pipeline.build import instantiate_method
 from peftkit.training.outputs import OutputReader
 
-Words = Callable[..., list[str]]
+Overrides = Callable[..., list[str]]
 FAST = ("full", "lora", "prompt", "prefix")
 METHODS = sorted(
     options_of("method").keys()
@@ -143,9 +143,9 @@ class Setting:
         }
 
 
-def agree(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert got.keys() == wanted.keys() and any(gradient.abs().max() > 1e-6 for gradient in wanted.values())
-    for name, gradient in wanted.items():
+def agree(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert got.keys() == expected.keys() and any(gradient.abs().max() > 1e-6 for gradient in expected.values())
+    for name, gradient in expected.items():
         torch.testing.assert_close(got[name], gradient, rtol=1e-3, atol=2e-5, msg=lambda text, name=name: name + text)
 
 
@@ -198,7 +198,7 @@ SMALL = ["task.max_length=48", "task.max_target_length=8", "train.bf16=false"]
 
 @pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
 def test_a_run_is_scored_reloaded_and_asked(
-    tiny: Words, data: Path, model: str, capsys: pytest.CaptureFixture[str]
+    tiny: Overrides, data: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder,) = commands.finetune(*tiny(model, "task=instructions", f"task.dataset={data}", *SMALL))
     result = result_of(folder)
@@ -237,7 +237,7 @@ def test_the_paper_s_seed_tasks_and_what_generate_left_are_data(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("overrides", "sentence"),
     [
         (["task.text=[instruction,input]"], "set task.label=output"),
         (["task.label=output"], "drop task.label"),
@@ -249,15 +249,15 @@ def test_the_paper_s_seed_tasks_and_what_generate_left_are_data(tmp_path: Path) 
         (["task.metrics=[accuracy]"], "unknown metric of task.kind=instructions"),
     ],
 )
-def test_what_does_not_go_together_is_refused(words: list[str], sentence: str) -> None:
-    known = ["task=instructions", "task.dataset=README.md", *words]
+def test_what_does_not_go_together_is_refused(overrides: list[str], sentence: str) -> None:
+    known = ["task=instructions", "task.dataset=README.md", *overrides]
     assert any(sentence in complaint for complaint in check(known)), check(known)
 
 
 @pytest.mark.slow
-def test_a_base_in_four_bits_trains_an_adapter_in_full_precision(tiny: Words, data: Path) -> None:
-    words = [f"task.dataset={data}", "method=qlora", "task.packing=true", *SMALL]
-    (folder,) = commands.finetune(*tiny("gpt2", "task=instructions", *words))
+def test_a_base_in_four_bits_trains_an_adapter_in_full_precision(tiny: Overrides, data: Path) -> None:
+    overrides = [f"task.dataset={data}", "method=qlora", "task.packing=true", *SMALL]
+    (folder,) = commands.finetune(*tiny("gpt2", "task=instructions", *overrides))
     result = result_of(folder)
     assert result["meta"]["status"] == "finished" and result["merge"]["rows"] == 4
     weights = load_file(folder / "adapter" / "adapter_model.safetensors")
@@ -308,18 +308,18 @@ class StopAt(TrainerCallback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["gpt2", "t5"])
-def test_columns_early_stopping_search_and_several_turns_run(tiny: Words, tmp_path: Path, model: str) -> None:
+def test_columns_early_stopping_search_and_several_turns_run(tiny: Overrides, tmp_path: Path, model: str) -> None:
     columns = tmp_path / "columns.jsonl"
     rows = [{"instruction": f"{QUESTIONS[n % 4]} {n}", "input": "x" * (n % 2), "output": str(n)} for n in range(40)]
     columns.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = tiny(model, "task=instructions", f"task.dataset={columns}", *SMALL)
-    words += ["task.text=[instruction,input]", "task.label=output", "early_stopping.patience=1"]
-    words += ["search.lr_multipliers=[1,3]", "search.samples=6", "train.num_train_epochs=2"]
-    (folder,) = commands.finetune(*words)
+    overrides = tiny(model, "task=instructions", f"task.dataset={columns}", *SMALL)
+    overrides += ["task.text=[instruction,input]", "task.label=output", "early_stopping.patience=1"]
+    overrides += ["search.lr_multipliers=[1,3]", "search.samples=6", "train.num_train_epochs=2"]
+    (folder,) = commands.finetune(*overrides)
     result = result_of(folder)
     assert result["audit"]["label_counts"]["validation"]["forms"] == {"number": 4}
     assert len(result["search"]["trials"]) == 2
     commands.predict(folder, columns)
     answers = [json.loads(line) for line in (tmp_path / "columns.predictions.jsonl").read_text().splitlines()]
     assert len(answers) == 40 and all(isinstance(row["prediction"], str) for row in answers)
-    commands.plan(*words)
+    commands.plan(*overrides)

@@ -69,9 +69,9 @@ def test_adalora_resumes_with_every_rank_and_what_each_was_worth(tmp_path: Path,
         training.fit(broken, tmp_path / "broken")
     resumed = adalora(tmp_path / "broken")
     training.fit(resumed, tmp_path / "broken")
-    wanted, found = weights(whole), weights(resumed)
-    assert found.keys() == wanted.keys()
-    for name, weight in wanted.items():
+    expected, found = weights(whole), weights(resumed)
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
         assert torch.equal(found[name], weight), name
 
 
