@@ -13,8 +13,8 @@ from typing import Any
 from peftkit.config import Generate, UserError
 from peftkit.generation.generators import GenerationPrompt, Generator, Reply, Request
 
-REPLY_LIMITS = ("max_tokens", "max_completion_tokens")  # fields of generate.request that override our own
-OVERHEAD = 64  # tokens that a chat template may add to a prompt
+REPLY_LIMITS = ("max_tokens", "max_completion_tokens")  # fields of generate.request that override peftkit's limit
+TEMPLATE_TOKENS = 64  # that a chat template may add to a prompt
 USAGE = ("requests", "attempts", "tokens_in", "tokens_out", "shortened_prompts")
 
 
@@ -23,10 +23,10 @@ class BudgetExceeded(Exception):
 
 
 class Journal:
-    """An append-only jsonl file that survives a kill; a torn last line is cut when it is opened.
+    """A durable, append-only jsonl file; a truncated last line is removed when it is opened.
 
-    `rows` are those it had then. The lines of a replayed file follow from the journal of replies: a resumed run has to
-    write the same ones again.
+    `rows` are those it had when opened. The lines of a replayed file follow from the journal of replies: a resumed run
+    has to write the same ones again.
     """
 
     def __init__(self, file: Path, is_replayed: bool = False) -> None:
@@ -48,12 +48,12 @@ class Journal:
         self._position = 0 if is_replayed else len(self.lines)
 
     def append(self, *rows: Mapping[str, Any]) -> None:
-        """Write the rows that the file does not have yet; they survive this process, and after `sync` the machine.
+        """Write the rows that the file does not have yet: flushed to the OS, and by `sync` to disk.
 
         Raises:
-            UserError: a replayed file has another line at this place.
+            UserError: a replayed file has another line at this position.
         """
-        # one line a row: line breaks within its texts are escaped
+        # one line per row: line breaks in its texts are escaped
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         old_lines = self.lines[self._position : self._position + len(lines)]
         for number, (old, new) in enumerate(zip(old_lines, lines, strict=False), start=self._position + 1):
@@ -73,10 +73,10 @@ class Journal:
         self._handle.close()
 
     def check_end(self) -> None:
-        """Refuse lines that these settings do not lead to, as with a lower patience than before."""
+        """Raise UserError where the file has more lines than were replayed, such as with a lower patience."""
         if self._position < len(self.lines):
             raise UserError(
-                f"{self.file}: has more lines than these settings lead to; use the earlier settings, or force=true"
+                f"{self.file}: has more lines than these settings produce; use the earlier settings, or force=true"
             )
 
 
@@ -138,7 +138,7 @@ class GenerationClient:
         limits = [size for name in REPLY_LIMITS if isinstance(size := self.settings.request.get(name), int)]
         tokens_in, tokens_out = self.usage["tokens_in"], self.usage["tokens_out"]
         for count, request in enumerate(requests):
-            tokens_in += len(request.prompt.text().encode()) + OVERHEAD
+            tokens_in += len(request.prompt.text().encode()) + TEMPLATE_TOKENS
             tokens_out += max([request.prompt.max_new_tokens, *limits])
             used = {"max_tokens": tokens_in + tokens_out, "max_cost": self._cost(tokens_in, tokens_out) or 0}
             exceeded = [name for name in used if used[name] > (getattr(self.settings, name) or float("inf"))]
@@ -158,7 +158,9 @@ class GenerationClient:
 def describe_costs(costs: Mapping[str, Any]) -> str:
     """Return the costs of `GenerationClient.costs` as a phrase."""
     money = "" if costs["cost"] is None else f", cost {costs['cost']:.4f}"
-    return f"{costs['requests']:,} requests, {costs['tokens_in']:,} tokens read, {costs['tokens_out']:,} written{money}"
+    return (
+        f"{costs['requests']:,} requests, {costs['tokens_in']:,} tokens read, {costs['tokens_out']:,} generated{money}"
+    )
 
 
 def derive_seed(seed: int, name: object) -> int:

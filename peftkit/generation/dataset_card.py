@@ -43,7 +43,7 @@ _ENDS = (
 _FILLERS = "please then and now can could would you to"
 VERBS, ARTICLES, ENDS, FILLERS = (frozenset(words.split()) for words in (_VERBS, _ARTICLES, _ENDS, _FILLERS))
 BARS = 20  # of the histogram
-MOST_VERBS, MOST_NOUNS = 20, 4  # shown
+SHOWN_VERBS, SHOWN_NOUNS = 20, 4  # nouns per verb
 
 CARD = """---
 configs:
@@ -116,7 +116,7 @@ def dataset_statistics(tasks: Sequence[InstructionTask], seeds: Sequence[Instruc
     }
     lengths = {name: [len(text.split()) for text in values] for name, values in texts.items() if values}
     pairs = [pair for task in tasks if (pair := verb_and_noun(task.instruction)) is not None]
-    verbs = _ranked(Counter(verb for verb, _ in pairs))[:MOST_VERBS]
+    verbs = _ranked(Counter(verb for verb, _ in pairs))[:SHOWN_VERBS]
     nouns = {verb: Counter(noun for other, noun in pairs if other == verb and noun) for verb, _ in verbs}
     seed_tokens = [rouge_tokens(seed.instruction) for seed in seeds]
     similarity = [max(rouge_l_scores(rouge_tokens(task.instruction), seed_tokens), default=0.0) for task in tasks]
@@ -130,7 +130,7 @@ def dataset_statistics(tasks: Sequence[InstructionTask], seeds: Sequence[Instruc
         },
         "with_verb": len(pairs),
         "verbs": [
-            {"verb": verb, "count": count, "nouns": dict(_ranked(nouns[verb])[:MOST_NOUNS])} for verb, count in verbs
+            {"verb": verb, "count": count, "nouns": dict(_ranked(nouns[verb])[:SHOWN_NOUNS])} for verb, count in verbs
         ],
         "nearest_seed": {
             "mean": mean(similarity or [0.0]),
@@ -197,7 +197,7 @@ def plot_similarity(bars: Sequence[int], file: Path) -> None:
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.add_subplot()
     width = 1 / len(bars)
-    axes.bar([(place + 0.5) * width for place in range(len(bars))], bars, width=0.9 * width, color="#0072B2")
+    axes.bar([(index + 0.5) * width for index in range(len(bars))], bars, width=0.9 * width, color="#0072B2")
     axes.set(xlim=(0, 1), xlabel="ROUGE-L to the most similar seed", ylabel="instructions")
     axes.spines[["top", "right"]].set_visible(False)
     part = file.with_name(f".{file.name}.part")

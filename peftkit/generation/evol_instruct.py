@@ -1,4 +1,4 @@
-"""Evol-Instruct: harder and rarer instructions out of a pool, with an answer to each (Xu et al. 2023)."""
+"""Evol-Instruct: harder and rarer instructions from a pool, with an answer to each (Xu et al. 2023)."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from peftkit.generation.generators import GenerationPrompt, Reply
 from peftkit.generation.instruction_tasks import Instance, InstructionTask
 from peftkit.generation.pool import Candidate, TaskPool, replies_to
 
-# The prompts (section 3.2) in our own wording
+# The prompts (section 3.2) in peftkit's wording
 HEAD = "### Evolved task:"
 IN_DEPTH = (
     "Below is a task for a language model. Make it somewhat harder, so that even a strong model must take care with "
@@ -55,7 +55,7 @@ STOP_WORDS = frozenset(_STOP.split())
 
 
 def evol_instruct(pool: TaskPool, client: GenerationClient) -> Iterator[None]:
-    """Evolve every task of the pool `generate.evolutions` times, a batch a round; yield after each round.
+    """Evolve every task of the pool `generate.evolutions` times, one batch per round; yield after each round.
 
     An evolved task replaces its origin; where an evolution is eliminated, the origin is tried again in the next one.
     Every evolved task is kept.
@@ -76,7 +76,7 @@ def _evolve(
     """Evolve each of a few tasks once; return the evolved ones, or their origins where they were eliminated."""
     settings = pool.settings
     evolved = {task.id: task for task in tasks}
-    draws = [client.stream(f"draw {client.next_number + place}") for place in range(len(tasks))]
+    draws = [client.stream(f"draw {client.next_number + index}") for index in range(len(tasks))]
     operations = [draw.choice(list(OPERATIONS)) for draw in draws]
     prompts = [
         GenerationPrompt(
@@ -144,7 +144,7 @@ def check_difference(reply: Reply) -> Rejection | None:
 
 
 def check_answer(reply: Reply) -> Rejection | None:
-    """Return why an answer shows that the model cannot do the task."""
+    """Return why an answer is rejected: incomplete, empty, an apology, or without content."""
     text = reply.text.strip()
     words = re.findall(r"\w+", text.lower())
     apology = APOLOGY.search(text) if len(words) < APOLOGY_LENGTH else None

@@ -12,7 +12,7 @@ REASONS = {
     "similar": "ROUGE-L to a kept instruction is too high",
     "too_short": "fewer words than `generate.instruction_length` allows",
     "too_long": "more words than `generate.instruction_length` allows",
-    "blacklist": "mentions what a text model can neither see nor do",
+    "blacklist": "requires inputs or actions that a text model lacks",
     "starts_with_punctuation": "starts with punctuation",
     "not_latin": "starts in another script, or is mostly written in one",
     "contaminated": "overlaps an evaluation set",
@@ -45,7 +45,7 @@ class Rejection(NamedTuple):
 
 
 def first_rejection(*checks: tuple[str, object, str]) -> Rejection | None:
-    """Return the first of these that applies: a reason, whether it applies, and the details."""
+    """Return the first check that applies; a check is a reason, whether it applies, and the details."""
     return next((Rejection(reason, detail) for reason, applies, detail in checks if applies), None)
 
 
@@ -96,9 +96,9 @@ def check_instances(instances: Sequence[Instance], instruction: str) -> list[Rej
             ("output_is_input", given == output, ""),
             ("output_is_instruction", output == normalize_text(instruction), ""),
             ("same_input_other_output", given and counts[given] > 1, f"{counts[given]} outputs"),
-            ("same_instance", instances[place] in instances[:place], ""),
+            ("same_instance", instances[index] in instances[:index], ""),
         )
-        for place, (given, output) in enumerate(texts)
+        for index, (given, output) in enumerate(texts)
     ]
 
 

@@ -49,7 +49,7 @@ class InstructionTask:
 
 
 def read_tasks(file: Path) -> list[InstructionTask]:
-    """Read tasks, one JSON object a line: id, name, instruction, instances [{input, output}], is_classification.
+    """Read tasks, one JSON object per line: id, name, instruction, instances [{input, output}], is_classification.
 
     Names and is_classification are optional; without the latter no task counts as a classification.
 
@@ -62,24 +62,24 @@ def read_tasks(file: Path) -> list[InstructionTask]:
         raise UserError(f"{file}: cannot be read as UTF-8 ({error}); set generate.seeds= to a jsonl file") from error
     tasks = [_parse(line, f"{file}: line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
     if not tasks:
-        raise UserError(f"{file}: no tasks in it; write one JSON object a line: {EXAMPLE}")
+        raise UserError(f"{file}: no tasks in it; write one JSON object per line: {EXAMPLE}")
     if len({task.id for task in tasks}) < len(tasks):
         raise UserError(f"{file}: two tasks have the same id; ids must be unique")
     return tasks
 
 
-def _parse(line: str, place: str) -> InstructionTask:
+def _parse(line: str, location: str) -> InstructionTask:
     try:
         row = json.loads(line)
         instances = tuple(Instance(str(case.get("input") or ""), str(case["output"])) for case in row["instances"])
         instruction, name = str(row["instruction"]).strip(), str(row.get("name") or row["id"])
         task = InstructionTask(str(row["id"]), name, instruction, instances, bool(row.get("is_classification")))
     except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not JSON ({error.msg}); write one object a line: {EXAMPLE}") from error
+        raise UserError(f"{location}: not JSON ({error.msg}); write one object per line: {EXAMPLE}") from error
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{place}: not a task (missing or wrong: {error}); write {EXAMPLE}") from error
+        raise UserError(f"{location}: not a task (missing or wrong: {error}); write {EXAMPLE}") from error
     if not task.instruction or not any(instance.output.strip() for instance in task.instances):
-        raise UserError(f"{place}: no instruction, or no instance with an output; write {EXAMPLE}")
+        raise UserError(f"{location}: no instruction, or no instance with an output; write {EXAMPLE}")
     return task
 
 

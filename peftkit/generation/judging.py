@@ -22,7 +22,7 @@ QUESTION = (
     "Verdict: A, or Verdict: B, or Verdict: tie where neither is better."
 )
 PROMPT_ID = hashlib.sha256(f"{OPENING}\n{QUESTION}".encode()).hexdigest()[:8]  # part of a judge's id
-NOTHING = "(nothing)"  # in place of an empty answer
+EMPTY_ANSWER = "(nothing)"  # replaces an empty text
 # VERDICT: a line that is a verdict, apart from punctuation; BARE: a last line that is only the letter. The gaps between
 # words are bounded, because a reply of many line breaks would take quadratic time
 VERDICT = re.compile(
@@ -51,8 +51,8 @@ class AnswerPair:
 
     def prompts(self, max_tokens: int) -> list[GenerationPrompt]:
         """Return the prompts in both orders: the first answer as A, then the second as A."""
-        question, first, second = (text.strip() or NOTHING for text in (self.question, self.first, self.second))
-        # longer than any in the texts, so that no answer can forge the end of itself
+        question, first, second = (text.strip() or EMPTY_ANSWER for text in (self.question, self.first, self.second))
+        # longer than any in the texts: an answer cannot imitate a separator
         bar = max(["==", *re.findall("=+", f"{question}\n{first}\n{second}")], key=len) + "="
         texts = [QUESTION.format(bar=bar, question=question, a=a, b=b) for a, b in ((first, second), (second, first))]
         return [GenerationPrompt(OPENING, (), text, (), max_tokens) for text in texts]
@@ -91,8 +91,8 @@ def judge_pairs(
         The verdicts in the order of the pairs, and the budget setting that ended judging early, else None.
     """
     verdicts: list[PairVerdict] = []
-    earlier = accumulate((not pair.is_same for pair in pairs), initial=0)  # pairs before each that need requests
-    for _, group in groupby(zip(pairs, earlier, strict=False), lambda each: each[1] // max(1, batch // 2)):
+    pairs_before = accumulate((not pair.is_same for pair in pairs), initial=0)  # that need requests
+    for _, group in groupby(zip(pairs, pairs_before, strict=False), lambda each: each[1] // max(1, batch // 2)):
         batched = [pair for pair, _ in group]
         try:
             replies = iter(client([text for pair in batched if not pair.is_same for text in pair.prompts(max_tokens)]))
@@ -110,7 +110,7 @@ def judge_pairs(
 def read_verdict(text: str, is_complete: bool = True, names: Sequence[str] = ("A", "B")) -> str | None:
     """Return the name of answer A or B, or tie; None where a reply has no verdict, or two different ones.
 
-    A bare letter counts at the end of a complete reply alone: in a cut one it may begin a sentence.
+    A bare letter counts only at the end of a complete reply: in a truncated one it may begin a sentence.
     """
     matches = VERDICT.findall(text) or (BARE.findall(text.rstrip()) if is_complete else [])
     verdicts = {{"a": names[0], "b": names[1]}.get(match.lower(), TIE) for match in matches}
@@ -131,7 +131,7 @@ def judging_statistics(verdicts: Sequence[PairVerdict]) -> dict[str, Any]:
     wins, ties, losses = (sum(each.verdict == outcome for each in verdicts) for outcome in (FIRST, TIE, SECOND))
     rate = (wins + ties / 2) / len(verdicts) if verdicts else None
     both = Counter(each.orders for each in verdicts if each.orders and None not in each.orders)
-    disagree = sum(count for (straight, swapped), count in both.items() if straight != swapped)
+    disagree = sum(count for (unswapped, swapped), count in both.items() if unswapped != swapped)
     replies = [reply for each in verdicts for reply in each.replies]
     unparsable = sum(order is None for each in verdicts for order in each.orders)
     return {

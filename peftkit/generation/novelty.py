@@ -12,14 +12,14 @@ from peftkit.generation.filters import normalize_text
 
 TOKEN = re.compile(r"[a-z0-9]+")  # as rouge_score tokenizes, without its stemmer
 SLACK = 1e-9  # rouge_score computes in floats: a score exactly at the threshold may come out on either side of it
-Element = tuple[str, int]  # a token and the number of its occurrence in the text, so that sets count as bags
+Element = tuple[str, int]  # a token and the number of its occurrence in the text, so that a set of them is a multiset
 
 
 class NoveltyIndex:
-    """An index of named texts that finds the nearest one at or above a threshold, without approximation.
+    """An index of texts with names that finds the nearest one at or above a threshold, without approximation.
 
-    The longest common subsequence is no longer than the tokens that two texts have in common as bags: an inverted index
-    counts these, and the subsequence is computed only where they are enough for the threshold.
+    The longest common subsequence is no longer than the tokens that two texts have in common as multisets: an inverted
+    index counts these, and the subsequence is computed only where they are enough for the threshold.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -33,7 +33,7 @@ class NoveltyIndex:
 
     def add(self, text: str, name: str = "") -> None:
         tokens = rouge_tokens(text)
-        for element in _bag(tokens):
+        for element in _multiset(tokens):
             self._postings[element].append(len(self._tokens))
         self._names.append(name)
         self._tokens.append(tokens)
@@ -61,28 +61,28 @@ class NoveltyIndex:
 
     def _candidates(self, tokens: list[str]) -> list[int]:
         """Return, in order, the texts that have enough tokens in common with this one, in any order."""
-        postings = [self._postings[element] for element in _bag(tokens) if element in self._postings]
+        postings = [self._postings[element] for element in _multiset(tokens) if element in self._postings]
         if not postings:
             return []
         common = np.bincount(np.concatenate(postings), minlength=len(self._tokens))
-        least = (self.threshold - SLACK) * (len(tokens) + np.asarray(self._lengths)) / 2
-        return np.flatnonzero(common >= least).tolist()
+        required = (self.threshold - SLACK) * (len(tokens) + np.asarray(self._lengths)) / 2
+        return np.flatnonzero(common >= required).tolist()
 
 
 def rouge_l_scores(tokens: list[str], others: Sequence[list[str]]) -> list[float]:
-    """Return the ROUGE-L F-measures of a tokenized text with each other one, bit for bit as rouge_score computes them.
+    """Return the ROUGE-L F-measures of a tokenized text with each other one, bitwise identical to rouge_score.
 
     A row of the table of the longest common subsequence is the bits of an integer (Hyyrö 2004).
     """
-    places: dict[str, int] = {}
-    for place, token in enumerate(tokens):
-        places[token] = places.get(token, 0) | 1 << place
+    positions: dict[str, int] = {}
+    for position, token in enumerate(tokens):
+        positions[token] = positions.get(token, 0) | 1 << position
     unmatched = (1 << len(tokens)) - 1
     scores = []
     for other in others:
         row = unmatched
         for token in other:
-            if (matched := row & places.get(token, 0)) != 0:
+            if (matched := row & positions.get(token, 0)) != 0:
                 row = ((row + matched) | (row - matched)) & unmatched
         common = (~row & unmatched).bit_count()
         precision, recall = common / max(len(tokens), 1), common / max(len(other), 1)
@@ -95,5 +95,5 @@ def rouge_tokens(text: str) -> list[str]:
     return TOKEN.findall(text.lower())
 
 
-def _bag(tokens: Sequence[str]) -> list[Element]:
+def _multiset(tokens: Sequence[str]) -> list[Element]:
     return [(token, number) for token, count in Counter(tokens).items() for number in range(count)]

@@ -27,7 +27,7 @@ class Candidate:
 class TaskPool:
     """The seeds, the kept tasks, and the counts of rejections by reason.
 
-    `overlap` returns what texts have in common with evaluation sets, None where nothing.
+    `overlap` returns the overlap of texts with evaluation sets, None without overlap.
     """
 
     seeds: Sequence[InstructionTask]
@@ -51,7 +51,7 @@ class TaskPool:
         return len(self.kept) >= self.settings.num_instructions
 
     def check(self, instruction: str) -> Rejection | None:
-        """Return why an instruction is rejected, on its own or beside the tasks of the pool."""
+        """Return why an instruction is rejected, by itself or in comparison with the pool."""
         return (
             check_instruction(instruction, self.settings.instruction_length, self.settings.blacklist)
             or self.check_novelty(instruction)
@@ -123,21 +123,21 @@ def fill_pool(
     algorithm: Callable[[TaskPool, GenerationClient], Iterator[None]],
     log_progress: Callable[[], None] = lambda: None,
 ) -> str:
-    """Run the rounds of an algorithm until the pool is full or a limit is reached; return the setting that ended it.
+    """Run the rounds of an algorithm until the pool is full or a limit is reached; return the name of what ended it.
 
     Args:
         algorithm: yields after each round, and ends after the last one.
     """
-    fruitless, rounds = 0, algorithm(pool, client)
+    rounds_without_new, rounds = 0, algorithm(pool, client)
     try:
         while not pool.is_full:
-            if fruitless >= pool.settings.patience:
+            if rounds_without_new >= pool.settings.patience:
                 return "patience"
             count = len(pool.kept)
             if next(rounds, "end") is not None:
                 return "evolutions"
             pool.sync()
-            fruitless = 0 if len(pool.kept) > count else fruitless + 1
+            rounds_without_new = 0 if len(pool.kept) > count else rounds_without_new + 1
             log_progress()
     except BudgetExceeded as error:
         return str(error)

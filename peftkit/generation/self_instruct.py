@@ -12,13 +12,13 @@ from peftkit.generation.instruction_tasks import Instance, InstructionTask
 from peftkit.generation.novelty import NoveltyIndex
 from peftkit.generation.pool import Candidate, TaskPool, replies_to
 
-FROM_SEEDS, FROM_GENERATED, NEW = 6, 2, 8  # tasks shown, and tasks requested
-YES, NO = 12, 19  # example tasks that are classifications, and that are not
-WORKED, LONGEST = 6, 120  # worked example tasks, and the most words of each
+FROM_SEEDS, FROM_GENERATED, REQUESTED = 6, 2, 8  # tasks shown, and tasks requested
+CLASSIFICATIONS, OTHERS = 12, 19  # example tasks that are classifications, and that are not
+WORKED_TASKS, MAX_WORKED_WORDS = 6, 120  # example tasks with instances; words of each
 NOTHING = "none"  # the input of an instruction that needs none
 
-# The prompts (appendix A of the paper) in our own wording
-INVITE = (
+# The prompts (appendix A of the paper) in peftkit's wording
+NEW_TASKS = (
     "This is a list of {count} tasks for a language model. No two are alike: each asks for another kind of work, about "
     "another matter, in other words. Some are questions and some are orders; some want one of a few labels, some a "
     "line, some a whole text. Each can be done by reading and writing alone, and each is said in one or two sentences."
@@ -49,7 +49,7 @@ EMPTY = {NOTHING, "", "n/a", "<noinput>", "no input", "(none)", "none."}
 def self_instruct(pool: TaskPool, client: GenerationClient) -> Iterator[None]:
     """Fill the pool round by round; yield after each.
 
-    All requests of a round see the pool as it was at the start of the round, and their replies are processed in the
+    All requests of a round use the pool at the start of the round, and their replies are processed in the
     order of the requests: what is kept does not depend on which reply arrives first.
     """
     while True:
@@ -59,19 +59,19 @@ def self_instruct(pool: TaskPool, client: GenerationClient) -> Iterator[None]:
         ]
         candidates = []
         for reply in client(requests):
-            for place, (text, fault) in enumerate(parse_instructions(reply)):
-                candidate = Candidate(text, {"request": reply.number, "place": place})
+            for index, (text, fault) in enumerate(parse_instructions(reply)):
+                candidate = Candidate(text, {"request": reply.number, "place": index})
                 if (rejection := fault or pool.check(text)) is not None:
                     pool.reject(candidate, rejection)
                 else:
                     candidates.append(candidate)
         while candidates and not pool.is_full:
-            candidates = _decide(pool, client, candidates)
+            candidates = _process_batch(pool, client, candidates)
         pool.unprocessed = len(candidates)
         yield
 
 
-def _decide(pool: TaskPool, client: GenerationClient, candidates: Sequence[Candidate]) -> list[Candidate]:
+def _process_batch(pool: TaskPool, client: GenerationClient, candidates: Sequence[Candidate]) -> list[Candidate]:
     """Keep or reject the first candidates, at most a batch; return the remaining ones."""
     batch, remaining = _take_dissimilar(pool, candidates)
     # the same examples for all: a server that caches prompts reads them once
@@ -103,9 +103,9 @@ def _decide(pool: TaskPool, client: GenerationClient, candidates: Sequence[Candi
 
 
 def _take_dissimilar(pool: TaskPool, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    """Return the first candidates that resemble neither the pool nor each other, and those that have to wait.
+    """Return the first candidates that resemble neither the pool nor each other, and the deferred ones.
 
-    A candidate that resembles one of the batch waits for its result: that one may turn out to have no valid instance.
+    A candidate that resembles one of the batch is deferred, since that one may have no valid instance.
     """
     batch: list[Candidate] = []
     remaining = []
@@ -131,10 +131,10 @@ def new_tasks_prompt(
     shown = [*draw.sample(list(seeds), count), *generated]
     draw.shuffle(shown)
     return GenerationPrompt(
-        opening=INVITE.format(count=len(shown) + NEW) + "\n",
-        examples=tuple(f"Task {place}: {one_line(task.instruction)}" for place, task in enumerate(shown, start=1)),
+        opening=NEW_TASKS.format(count=len(shown) + REQUESTED) + "\n",
+        examples=tuple(f"Task {number}: {one_line(task.instruction)}" for number, task in enumerate(shown, start=1)),
         question=f"Task {len(shown) + 1}:",
-        stop=(f"Task {len(shown) + NEW + 1}:",),
+        stop=(f"Task {len(shown) + REQUESTED + 1}:",),
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
         top_p=settings.top_p,
@@ -145,7 +145,7 @@ def classification_prompt(instruction: str, seeds: Sequence[InstructionTask], dr
     """Return the prompt for whether an instruction is a classification."""
     yes = [task for task in seeds if task.is_classification]
     no = [task for task in seeds if not task.is_classification]
-    shown = draw.sample(yes, min(YES, len(yes))) + draw.sample(no, min(NO, len(no)))
+    shown = draw.sample(yes, min(CLASSIFICATIONS, len(yes))) + draw.sample(no, min(OTHERS, len(no)))
     draw.shuffle(shown)
     return GenerationPrompt(
         opening=CLASSIFY + "\n",
@@ -170,10 +170,10 @@ def instances_prompt(
         for task in seeds
         if task.is_classification == by_label
     ]
-    short = [text for text in worked if len(text.split()) <= LONGEST] or worked
+    short = [text for text in worked if len(text.split()) <= MAX_WORKED_WORDS] or worked
     return GenerationPrompt(
         opening=opening + "\n",
-        examples=tuple(draw.sample(short, min(WORKED, len(short)))),
+        examples=tuple(draw.sample(short, min(WORKED_TASKS, len(short)))),
         question=f"Task: {instruction}\n{first}:",
         stop=("\nTask:",),
         max_new_tokens=length,
@@ -190,12 +190,12 @@ def parse_instructions(reply: Reply) -> list[tuple[str, Rejection | None]]:
     return [
         (
             text,
-            (cut if place == last else None)
+            (cut if index == last else None)
             or first_rejection(  # "Here are eight more:", as chat models begin
-                ("preamble", place == 0 < last and text.endswith(":"), ""), ("not_asked_for", place >= NEW, "")
+                ("preamble", index == 0 < last and text.endswith(":"), ""), ("not_asked_for", index >= REQUESTED, "")
             ),
         )
-        for place, text in enumerate(texts)
+        for index, text in enumerate(texts)
     ]
 
 

@@ -49,7 +49,7 @@ def test_a_changed_folder_is_refused(tmp_path: Path) -> None:
         journal.append(ROWS[0], ROWS[2])
     with (
         closing(Journal(file, is_replayed=True)) as journal,
-        pytest.raises(UserError, match="more lines than these settings lead to"),
+        pytest.raises(UserError, match="more lines than these settings produce"),
     ):
         journal.check_end()
     file.write_text('{"a": 1}\n{"b"\n')

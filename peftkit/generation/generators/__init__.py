@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-TRUNCATED = "the prompt was longer than the context and lost its start"  # a note of replies
+TRUNCATED = "the prompt was longer than the context and was truncated at its start"  # a note of replies
 
 
 class GeneratorError(Exception):
-    """The generator returns no replies, and will not soon; the same command continues later."""
+    """The generator is unavailable; the same command resumes the run later."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Reply:
     tokens_in: int
     tokens_out: int
     attempts: int = 1
-    dropped: int = 0  # examples left out for lack of context
+    dropped: int = 0  # examples removed for lack of context
     note: str | None = None
 
 
@@ -65,7 +65,7 @@ class Generator(Protocol):
         """Yield replies in any order; those of one list were generated together and are journaled together.
 
         Raises:
-            GeneratorError: no more replies will come.
-            UserError: the user has to change something first.
+            GeneratorError: the generator is unavailable.
+            UserError: the settings have to change first.
         """
         ...

@@ -1,4 +1,4 @@
-"""An endpoint that speaks OpenAI's protocol as a generator, with counted retries."""
+"""An OpenAI-compatible endpoint as a generator, with counted retries."""
 
 import random
 import threading
@@ -15,14 +15,14 @@ from peftkit.config import Generate, UserError, error_summary
 from peftkit.generation.generators import GeneratorError, Reply, Request
 
 RETRIED = (408, 409, 429)  # and 5xx: the same request may succeed later
-LONGEST_WAIT = 300.0  # seconds; a longer Retry-After ends the run
-LONGEST_DELAY = 60.0
+MAX_RETRY_AFTER = 300.0  # seconds; a longer Retry-After ends the run
+MAX_DELAY = 60.0  # seconds between two attempts
 
 
 class EndpointGenerator:
     """A client of an endpoint with `generate.batch` threads.
 
-    Retries are our own, so that each is counted. A Retry-After applies to all threads.
+    It retries instead of the openai client, so that each attempt is counted. A Retry-After applies to all threads.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class EndpointGenerator:
         attempts, jitter = self.settings.retries + 1, random.Random(request.seed)
         for attempt in range(attempts):
             if attempt:
-                delay = min(self.first_delay * 2 ** (attempt - 1), LONGEST_DELAY)
+                delay = min(self.first_delay * 2 ** (attempt - 1), MAX_DELAY)
                 self._stop.wait(delay * jitter.uniform(0.5, 1.0))
             while (wait := self._not_before - time.monotonic()) > 0 and not self._stop.is_set():
                 self._stop.wait(wait)
@@ -91,7 +91,7 @@ class EndpointGenerator:
         )
 
     def _send(self, request: Request) -> Any:
-        """Send a request; the user's own fields override ours."""
+        """Send a request; the user's fields override peftkit's."""
         prompt, settings = request.prompt, self.settings
         fields: dict[str, Any] = {
             "max_tokens": prompt.max_new_tokens,
@@ -113,10 +113,10 @@ class EndpointGenerator:
         """Return None if the request may be retried, or the refusal of this prompt; raise what no retry can change."""
         code, summary, settings = error.status_code, self._summary(error), self.settings
         if code == 429 and error.code == "insufficient_quota":
-            raise GeneratorError(f"the endpoint's quota is exhausted ({summary}); the same command continues later")
+            raise GeneratorError(f"the endpoint's quota is exhausted ({summary}); run the same command later")
         if code in RETRIED or code >= 500:
             seconds = retry_after(error.response.headers) or 0.0
-            if seconds > LONGEST_WAIT:
+            if seconds > MAX_RETRY_AFTER:
                 raise GeneratorError(f"the endpoint requests a wait of {seconds:.0f} s; run the same command after it")
             self._not_before = max(self._not_before, time.monotonic() + seconds)
             return None
@@ -127,7 +127,7 @@ class EndpointGenerator:
             404: f"generate.endpoint_model={settings.endpoint_model}: not found at {settings.base_url} ({summary}); "
             "check both; generate.base_url usually ends in /v1",
         }
-        # it accepts our requests, but not this prompt: too long, or filtered
+        # it accepts requests, but not this prompt: too long, or filtered
         if self._has_answered and code not in messages:
             return Reply(request.number, "", "refused", 0, 0, attempts, note=f"{code}: {summary}")
         hint = "generate.request={NAME: null} removes a field"
@@ -145,7 +145,7 @@ def read_completion(completion: Any, request: Request, attempts: int) -> Reply:
     If the server counts no tokens, one per byte is assumed, an upper bound.
 
     Raises:
-        ValueError: it has no reply.
+        ValueError: there is no reply in it.
     """
     try:
         choice = completion.choices[0]
@@ -160,8 +160,8 @@ def read_completion(completion: Any, request: Request, attempts: int) -> Reply:
         getattr(getattr(completion, "usage", None), name, None) for name in ("prompt_tokens", "completion_tokens")
     ]
     tokens_in, tokens_out = (
-        count if isinstance(count, int) else len(written.encode())
-        for count, written in zip(counts, (request.prompt.text(), text), strict=True)
+        count if isinstance(count, int) else len(counted.encode())
+        for count, counted in zip(counts, (request.prompt.text(), text), strict=True)
     )
     note = None if isinstance(counts[0], int) else "tokens not counted by the server"
     return Reply(request.number, text, finish, tokens_in, tokens_out, attempts, note=note)

@@ -19,8 +19,8 @@ from transformers import (
 
 from peftkit.generation.generators import TRUNCATED, Reply, Request
 
-TAIL = 16  # tokens at the end that are searched for stop strings
-LEAST = 32  # tokens reserved for the reply where the prompt is truncated
+STOP_WINDOW = 16  # last tokens, which are searched for stop strings
+MIN_REPLY_TOKENS = 32  # reserved for the reply where the prompt is truncated
 
 
 class LocalGenerator:
@@ -49,18 +49,18 @@ class LocalGenerator:
     def _batch(self, requests: Sequence[Request]) -> list[Reply]:
         """Generate the replies; a prompt that is too long gets its own batch: padding would shorten the others."""
         fitted = [self._fit(request) for request in requests]
-        fitting = [place for place, (*_, fits) in enumerate(fitted) if fits]
-        batches = [fitting] * bool(fitting) + [[place] for place, (*_, fits) in enumerate(fitted) if not fits]
+        fitting = [index for index, (*_, fits) in enumerate(fitted) if fits]
+        batches = [fitting] * bool(fitting) + [[index] for index, (*_, fits) in enumerate(fitted) if not fits]
         replies: dict[int, Reply] = {}
         for batch in batches:
             replies |= zip(
-                batch, self._generate([(requests[place], *fitted[place][:2]) for place in batch]), strict=True
+                batch, self._generate([(requests[index], *fitted[index][:2]) for index in batch]), strict=True
             )
-        return [replies[place] for place in range(len(requests))]
+        return [replies[index] for index in range(len(requests))]
 
     @torch.inference_mode()
     def _generate(self, fitted: Sequence[tuple[Request, str, int]]) -> list[Reply]:
-        """Return the replies to requests whose prompts have these texts, without so many examples."""
+        """Return the replies to requests with these prompt texts, from which so many examples were removed."""
         requests, texts, dropped = zip(*fitted, strict=True)
         prompt, context = requests[0].prompt, self.context  # all prompts of a call have the same settings
         inputs = self.tokenizer(
@@ -70,10 +70,10 @@ class LocalGenerator:
             add_special_tokens=not self.chat,  # a template has its own
         )
         untruncated = inputs["attention_mask"].sum(1).tolist()
-        width = inputs["input_ids"].shape[1]
-        limit = width if context is None else min(width, context - LEAST)  # where no examples are left to drop
+        longest = inputs["input_ids"].shape[1]
+        limit = longest if context is None else min(longest, context - MIN_REPLY_TOKENS)  # no example is left
         tensors = {
-            name: inputs[name][:, width - limit :].to(self.model.device) for name in ("input_ids", "attention_mask")
+            name: inputs[name][:, longest - limit :].to(self.model.device) for name in ("input_ids", "attention_mask")
         }
         start = 1 if self.is_seq2seq else limit  # of the reply
         sequences = self.model.generate(
@@ -101,7 +101,7 @@ class LocalGenerator:
         return Reply(request.number, text[:stop], finish, 0, len(kept))
 
     def _fit(self, request: Request) -> tuple[str, int, bool]:
-        """Return the prompt's text, how many examples were dropped from its start, and whether it fits.
+        """Return the prompt's text, how many examples were removed from its start, and whether it fits.
 
         A quarter of the context is reserved for the reply, or its maximal length if that is less.
         """
@@ -148,5 +148,5 @@ class _StopStrings(StoppingCriteria):
         self.tokenizer, self.stop, self.start = tokenizer, stop, start
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **_: Any) -> torch.Tensor:
-        tails = self.tokenizer.batch_decode(input_ids[:, max(self.start, input_ids.shape[1] - TAIL) :])
+        tails = self.tokenizer.batch_decode(input_ids[:, max(self.start, input_ids.shape[1] - STOP_WINDOW) :])
         return torch.tensor([any(stop in tail for stop in self.stop) for tail in tails], device=input_ids.device)

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from peftkit.generation.generators import GenerationPrompt, Reply, Request
-from peftkit.generation.self_instruct import FORMATS, NEW, NOTHING, OUTPUT_FIRST
+from peftkit.generation.self_instruct import FORMATS, NOTHING, OUTPUT_FIRST, REQUESTED
 
 NAME = "mini-writer"
-CUT, UNCLEAR, WRONG = 0.02, 0.01, 0.08  # shares of replies that are cut, that are neither yes nor no, with a bad case
+CUT_SHARE, UNCLEAR_SHARE, WRONG_SHARE = 0.02, 0.01, 0.08  # of replies: cut off; neither yes nor no; with a faulty case
 
 
 class TaskSource(Protocol):
-    """The tasks to write; implemented by `peftkit.data.minitasks`."""
+    """The source of tasks; implemented by `peftkit.data.minitasks`."""
 
     def sample_instruction(self, draw: random.Random, shown: Sequence[str]) -> str: ...
     def has_labels(self, text: str) -> bool: ...
@@ -43,20 +43,20 @@ class OfflineGenerator:
         task = prompt.question.partition("Task: ")[2].split("\n")[0]
         if prompt.question.endswith("Classification:"):
             answer = " Yes" if self.tasks.has_labels(task) else " No"
-            return (" It may be one." if random.Random(task).random() < UNCLEAR else answer), "stop"
+            return (" It may be one." if random.Random(task).random() < UNCLEAR_SHARE else answer), "stop"
         return _format_cases(self._cases(task), prompt.opening.startswith(OUTPUT_FIRST)), "stop"
 
     def _instructions(self, prompt: GenerationPrompt, first: int, draw: random.Random) -> tuple[str, str]:
         shown = [example.partition(": ")[2] for example in prompt.examples]
-        items = [self.tasks.sample_instruction(draw, shown) for _ in range(NEW)]
-        text = f" {items[0]}\n" + "\n".join(f"Task {first + place}: {item}" for place, item in enumerate(items[1:], 1))
-        return (text[: -len(items[-1]) // 2], "length") if draw.random() < CUT else (text, "stop")
+        items = [self.tasks.sample_instruction(draw, shown) for _ in range(REQUESTED)]
+        text = f" {items[0]}\n" + "\n".join(f"Task {first + n}: {item}" for n, item in enumerate(items[1:], 1))
+        return (text[: -len(items[-1]) // 2], "length") if draw.random() < CUT_SHARE else (text, "stop")
 
     def _cases(self, task: str) -> list[tuple[str, str]] | None:
         """Return a task's cases, sometimes with a faulty one; the same task always has the same cases."""
         draw = random.Random(task)
         cases = self.tasks.sample_cases(task, draw)
-        if cases is not None and draw.random() < WRONG:
+        if cases is not None and draw.random() < WRONG_SHARE:
             given, answer = cases[0]
             cases.append((given, draw.choice([answer, given, ""])))
         return cases
@@ -71,7 +71,7 @@ def offline_revision(tasks: TaskSource) -> str:
 
 
 def _format_cases(cases: Sequence[tuple[str, str]] | None, by_label: bool) -> str:
-    """Return cases label first or input first, without the name of the first field; for an unknown task a refusal."""
+    """Return cases label first or input first, without the name of the first field; for an unknown task an apology."""
     if cases is None:
         return " I cannot do this."
     _, first, case = FORMATS[by_label]
