@@ -51,11 +51,11 @@ def leaderboard(config: RunConfig) -> None:
 
 def write(board: Board, target: Path, command: str) -> None:
     """Write the tables, index.html, leaderboard.tex, and pareto and heatmap as PNG and SVG."""
-    from peftkit.leaderboard.page import facts, write_page
+    from peftkit.leaderboard.page import page_data, write_page
     from peftkit.leaderboard.plots import write_plots
 
     write_tables(board, target)
-    write_page(facts(board, command), target / "index.html")
+    write_page(page_data(board, command), target / "index.html")
     write_latex(board.entries, board.verdict().groups, target / "leaderboard.tex")
     write_plots(board.entries, board.verdict().groups, target)
 
@@ -71,12 +71,12 @@ def show_runs(folders: Sequence[Path], claim: str | None = None) -> None:
 
 def show_claim(board: Board, name: str) -> bool:
     """Print a claim, the measurements and the verdict; return whether the verdict is conclusive."""
-    from peftkit.leaderboard.claims import OPEN, judge_claim
+    from peftkit.leaderboard.claims import INCONCLUSIVE, judge_claim
 
     finding = judge_claim(name, board.entries, board.verdict())
     lines = [f"Claim: {finding.claim}", *(f"  {line}" for line in finding.lines)]
     print(*lines, f"Verdict: {finding.verdict}. {finding.reason[:1].upper()}{finding.reason[1:]}.", sep="\n")
-    return finding.verdict != OPEN
+    return finding.verdict != INCONCLUSIVE
 
 
 def _command(config: RunConfig) -> str:

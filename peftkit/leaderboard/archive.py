@@ -1,4 +1,4 @@
-"""Archives: one parquet file with the recorded runs of a board, read like the run folders it was made of.
+"""Archives: one parquet file with the recorded runs of a board, read like the run folders from which it was written.
 
 One parquet row per run: `folder` (below the archive), `result` (text of result.json), `predictions` (Arrow IPC stream
 of the columns id, split, label, prediction; null without predictions) and `log` (text of log.jsonl, null without). A

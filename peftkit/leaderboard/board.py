@@ -1,4 +1,4 @@
-"""A board as a value: its entries, tests and figures."""
+"""A board: its entries, tests and figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, UnreadableRun
 from peftkit.leaderboard.stats import board_entries
-from peftkit.leaderboard.verdict import Verdict, judge
+from peftkit.leaderboard.verdict import Verdict, compare_entries
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,14 +36,14 @@ class Board:
 
     @cached_property
     def _verdict(self) -> Verdict:
-        return judge(self.entries, self.runs)
+        return compare_entries(self.entries, self.runs)
 
     def verdict(self) -> Verdict:
-        """Return the tests of all pairs of entries: which differ, which are tied, what could not be detected."""
+        """Return the tests of all pairs of entries: significant and minimum detectable differences."""
         return self._verdict
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a row for each entry: names, mean and spread of each metric, seeds, group of tied entries, costs."""
+        """Return a row for each entry: names, mean and spread of each metric, seeds, letters of groups, costs."""
         import pandas as pd
 
         return pd.DataFrame(

@@ -10,24 +10,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from peftkit.leaderboard.contrast import ALPHA, contrast, reach
+from peftkit.leaderboard.contrast import ALPHA, contrast, half_width
 from peftkit.leaderboard.paired import sample_of
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, grouped
 from peftkit.leaderboard.stats import REFERENCE, interval
 from peftkit.leaderboard.verdict import Verdict
 
-SUPPORTED, REFUSED, OPEN = "supported", "refused", "undecided"
-LOSS, SLOWER = 0.01, 1.1  # one point, ten percent: smaller differences do not matter
+SUPPORTED, REJECTED, INCONCLUSIVE = "supported", "rejected", "inconclusive"
+MAX_LOSS, MAX_SLOWDOWN = 0.01, 1.1  # of a score, one point; of a latency, ten percent
 ADAPTERS = ("adapter", "adapter_pfeiffer", "adapter_parallel", "lora")
-TAIL = ALPHA / 2  # beyond either end of a 95 % interval
-SHOWN = 40  # lines
+TAIL = ALPHA / 2  # probability outside a 95 % interval, on each side
+MAX_LINES = 40
 Gap = NormalDist  # a difference of task scores, with its standard error over new seeds and examples
-Evidence = tuple[list[str], str, str]  # lines of what was measured, the verdict, and its reason
+Evidence = tuple[list[str], str, str]  # lines with measurements, the verdict, and its reason
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim, the lines of what was measured, and the verdict with its reason."""
+    """A claim, lines with measurements, and the verdict with its reason."""
 
     claim: str
     lines: list[str]
@@ -36,7 +36,7 @@ class Finding:
 
 
 class Setting(NamedTuple):
-    """What entries that differ by their method alone have in common."""
+    """The common part of entries that differ only in their method."""
 
     board: str
     task: str
@@ -56,19 +56,19 @@ def small_data(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
     lines = [
         f"{setting}: {method} - full {_points(gap)}" for setting, found in gaps.items() for method, gap in found.items()
     ]
-    leads, changes = [], []
+    advantages, changes = [], []
     for sizes in grouped(gaps, lambda setting: setting[:3]).values():
         ordered = sorted(sizes, key=lambda setting: setting.train)
         least, most = gaps[ordered[0]], gaps[ordered[-1]]
         if len(sizes) > 1 and (shared := least.keys() & most.keys()):
-            leads.append(mean_of([least[method] for method in shared], share_runs=True))
+            advantages.append(mean_of([least[method] for method in shared], share_runs=True))
             changes.append(mean_of([least[method] - most[method] for method in shared], share_runs=True))
-    if not leads:
+    if not advantages:
         needs = "needs full and an adapter or lora at two or more numbers of training examples"
-        return lines, OPEN, f"{needs}; {_sizes(entries)}"
-    lead, change = mean_of(leads), mean_of(changes)
-    reason = f"with the fewest examples the lead is {_points(lead)}; with the most it is smaller by {_points(change)}"
-    return lines, _sign([lead, change]), reason
+        return lines, INCONCLUSIVE, f"{needs}; {_sizes(entries)}"
+    advantage, change = mean_of(advantages), mean_of(changes)
+    reason = f"with the fewest examples the advantage is {_points(advantage)}; with the most it is smaller by "
+    return lines, _sign([advantage, change]), reason + _points(change)
 
 
 def _sizes(entries: Sequence[BoardEntry]) -> str:
@@ -93,10 +93,10 @@ def prompt_scale(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
     size = {setting: known[setting].costs.get("total_params", 0.0) for setting in gaps}
     lines = [f"{setting}, {size[setting] / 1e6:.0f} M: prompt - full {_points(gap)}" for setting, gap in gaps.items()]
     families = grouped(gaps, lambda each: (each._replace(model=""), known[each].all_settings.get("model.family")))
-    ends = [sorted(settings, key=size.__getitem__) for settings in families.values() if len(settings) > 1]
-    if not ends:
-        return lines, OPEN, "needs prompt and full on two or more sizes of one family of models"
-    change = mean_of([gaps[settings[-1]] - gaps[settings[0]] for settings in ends])
+    by_size = [sorted(settings, key=size.__getitem__) for settings in families.values() if len(settings) > 1]
+    if not by_size:
+        return lines, INCONCLUSIVE, "needs prompt and full on two or more sizes of one family of models"
+    change = mean_of([gaps[settings[-1]] - gaps[settings[0]] for settings in by_size])
     return lines, _sign([change]), f"from the smallest to the largest the gap changes by {_points(change)}"
 
 
@@ -109,10 +109,10 @@ def lora_merge(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
             ratios = [math.exp(each) for each in (fmean(found), *spread)]
             lines.append("an example takes {:.3f} times as long (95 %: {:.3f} to {:.3f}) ".format(*ratios) + text)
     if len(lines) < 2:
-        return lines, OPEN, "needs lora and full on one machine, with two seeds or more"
+        return lines, INCONCLUSIVE, "needs lora and full on one machine, with two seeds or more"
     low, high = ratios[1:]
-    outcome = SUPPORTED if high < SLOWER else REFUSED if low > SLOWER else OPEN
-    return lines, outcome, f"merged it takes {low:.2f} to {high:.2f} times as long; slower is above {SLOWER:g}"
+    outcome = SUPPORTED if high < MAX_SLOWDOWN else REJECTED if low > MAX_SLOWDOWN else INCONCLUSIVE
+    return lines, outcome, f"merged it takes {low:.2f} to {high:.2f} times as long; slower is above {MAX_SLOWDOWN:g}"
 
 
 def quantization(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
@@ -120,19 +120,19 @@ def quantization(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
     gaps = {setting: found["qlora"] for setting, found in gaps_to("lora", entries).items() if "qlora" in found}
     lines = [f"{setting}: qlora - lora {_points(gap)}" for setting, gap in gaps.items()]
     if not gaps:
-        return lines, OPEN, "needs lora and qlora on one task"
+        return lines, INCONCLUSIVE, "needs lora and qlora on one task"
     whole = mean_of(list(gaps.values()))
-    return lines, _sign([whole + LOSS]), f"on average {_points(whole)}"
+    return lines, _sign([whole + MAX_LOSS]), f"on average {_points(whole)}"
 
 
 def by_task(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
-    """Search for two methods of which each is better on another task."""
+    """Search for two methods whose order is reversed between two tasks."""
     wins = {
         (_setting(better), better.method, worse.method)
         for better, worse in ((entries[c.first], entries[c.second]) for c in verdict.comparisons if c.differs)
         if _setting(better) == _setting(worse) and better.method != worse.method
     }
-    turned = [
+    reversals = [
         f"{one} beats {other} on {first.task}, {other} beats {one} on {second.task}"
         for (first, one, other), (second, again, back) in combinations(sorted(wins), 2)
         if (one, other) == (back, again)
@@ -147,13 +147,13 @@ def by_task(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
     lines = [
         f"{setting}: highest mean {entry.method}, {100 * (entry.score or 0.0):.1f}" for setting, entry in best.items()
     ]
-    open_reason = "no two methods change places with both differences significant after Holm"
-    return lines, SUPPORTED if turned else OPEN, "; ".join(turned) or open_reason
+    no_reversal = "no two methods change their order with both differences significant after Holm"
+    return lines, SUPPORTED if reversals else INCONCLUSIVE, "; ".join(reversals) or no_reversal
 
 
 CLAIMS: dict[str, tuple[str, Callable[[Sequence[BoardEntry], Verdict], Evidence]]] = {
     "small_data": (
-        "With few training examples adapters and LoRA beat full fine-tuning, and with more the lead shrinks.",
+        "With few training examples adapters and LoRA beat full fine-tuning, and with more the advantage shrinks.",
         small_data,
     ),
     "prompt_scale": ("Prompt tuning comes closer to full fine-tuning the larger the model is.", prompt_scale),
@@ -164,16 +164,16 @@ CLAIMS: dict[str, tuple[str, Callable[[Sequence[BoardEntry], Verdict], Evidence]
 
 
 def judge_claim(name: str, entries: Sequence[BoardEntry], verdict: Verdict) -> Finding:
-    """Return the verdict on a claim; undecided where one method has several settings for the same task and model."""
+    """Return the verdict on a claim; inconclusive where one method has several settings for the same task and model."""
     claim, measure = CLAIMS[name]
     methods = Counter((_setting(entry), entry.method) for entry in entries if entry.score is not None)
     if several := [each for each in methods.items() if each[1] > 1]:
         (setting, method), count = several[0]
         reason = f"there are {count} settings of {method} on {setting}; show the runs of only one"
-        return Finding(claim, [], OPEN, reason)
+        return Finding(claim, [], INCONCLUSIVE, reason)
     lines, outcome, reason = measure(entries, verdict)
-    more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return Finding(claim, lines[:SHOWN] + more, outcome, reason)
+    more = [f"... and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+    return Finding(claim, lines[:MAX_LINES] + more, outcome, reason)
 
 
 def gaps_to(method: str, entries: Sequence[BoardEntry]) -> dict[Setting, dict[str, Gap]]:
@@ -185,7 +185,7 @@ def gaps_to(method: str, entries: Sequence[BoardEntry]) -> dict[Setting, dict[st
         if method not in names or len(names) < 2:
             continue
         (tests,) = contrast([sample_of(members)])
-        errors = reach(ALPHA, tests) / NormalDist().inv_cdf(1 - TAIL)
+        errors = half_width(ALPHA, tests) / NormalDist().inv_cdf(1 - TAIL)
         for pair in np.flatnonzero(~np.isnan(tests.p)):
             first, second = names[tests.sample.first[pair]], names[tests.sample.second[pair]]
             sign, other = (1, first) if second == method else (-1, second)
@@ -210,21 +210,21 @@ def _sign(gaps: Sequence[Gap]) -> str:
     """Return the verdict on the claim that all gaps are above zero."""
     if all(gap.cdf(0) < TAIL for gap in gaps):
         return SUPPORTED
-    return REFUSED if any(gap.cdf(0) > 1 - TAIL for gap in gaps) else OPEN
+    return REJECTED if any(gap.cdf(0) > 1 - TAIL for gap in gaps) else INCONCLUSIVE
 
 
 def _log_ratios(entries: Sequence[BoardEntry], name: str) -> list[float]:
     """Return the logarithm of LoRA's latency over full fine-tuning's, of each task and seed on one machine."""
     finished = [run for entry in entries for run in entry.scored_runs]
-    full = {_place(r): r.costs["latency_ms"] for r in finished if r.method == REFERENCE and "latency_ms" in r.costs}
+    full = {_run_key(r): r.costs["latency_ms"] for r in finished if r.method == REFERENCE and "latency_ms" in r.costs}
     return [
-        math.log(r.costs[name] / full[_place(r)])
+        math.log(r.costs[name] / full[_run_key(r)])
         for r in finished
-        if r.method == "lora" and name in r.costs and _place(r) in full
+        if r.method == "lora" and name in r.costs and _run_key(r) in full
     ]
 
 
-def _place(run: BoardRun) -> tuple:
+def _run_key(run: BoardRun) -> tuple:
     return run.source, run.task, run.model, run.device, run.seed, run.examples.get("train")
 
 

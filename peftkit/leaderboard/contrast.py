@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from peftkit.leaderboard.seeds import BINS, Array, PriorState, prior_states, totals
+from peftkit.leaderboard.seeds import BINS, Array, PriorState, difference_variances, prior_states
 
 ALPHA, POWER = 0.05, 0.8
-SEEDS_AND_EXAMPLES, EXAMPLES, SEEDS, MCNEMAR = "seeds, examples", "bootstrap", "seeds alone", "McNemar"
-TESTS = {  # by whether they generalize to new seeds, to new examples
+SEEDS_AND_EXAMPLES, EXAMPLES, SEEDS, MCNEMAR = "seeds, examples", "bootstrap", "seeds only", "McNemar"
+TESTS = {  # by (generalizes to new seeds, generalizes to new examples)
     (True, True): SEEDS_AND_EXAMPLES, (True, False): SEEDS, (False, True): EXAMPLES, (False, False): "",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class EntrySample:
-    """The task score of a board's entry by seed, and by resample of its examples where its predictions are known."""
+    """The task score of an entry by seed, and by resample of its examples where its predictions are known."""
 
     values: Array  # (seeds,)
     resampled: Array | None = None  # (resamples, seeds)
@@ -26,7 +26,7 @@ class EntrySample:
 
 @dataclass(frozen=True)
 class TaskSample:
-    """The entries of one task that have a score, best first, and why some are left out of a test over examples."""
+    """The entries of one task that have a score, best first, and why some are excluded from tests over examples."""
 
     entries: list[EntrySample]
     examples: int  # common to the predictions, 0 without any
@@ -65,30 +65,30 @@ def _contrast(sample: TaskSample, states: list[PriorState], variances: Array, se
     first, second = sample.first, sample.second
     known = np.array([e.resampled is not None for e in sample.entries])
     both = known[first] & known[second]
-    inner, among = _over_examples(sample, known)
-    variance = among[first, first] + among[second, second] - 2 * among[first, second]
+    shared, between = _over_examples(sample, known)
+    variance = between[first, first] + between[second, second] - 2 * between[first, second]
     variance = np.where(both, np.maximum(variance, 0), 0.0)
     # the bootstrap's variance is itself an estimate, from that many resamples of that many examples
     least = min([sample.examples, *(len(e.resampled) for e in sample.entries if e.resampled is not None)])
     freedom = np.where(both, max(least - 1, 1), 1e9)
-    middle, weights = np.empty((2, len(both), BINS if states else 1))
-    # without predictions of both, the whole variance over seeds counts as that of the seeds
-    for pairs, within in ((both, inner), (~both, np.zeros_like(inner))):
+    bin_means, weights = np.empty((2, len(both), BINS if states else 1))
+    # without predictions of both, the whole variance over seeds is attributed to the seeds
+    for pairs, within in ((both, shared), (~both, np.zeros_like(shared))):
         if pairs.any():
-            middle[pairs], weights[pairs] = totals(
+            bin_means[pairs], weights[pairs] = difference_variances(
                 states, variances, seeds, within, variance[pairs], first[pairs], second[pairs]
             )
     means = np.array([e.values.mean() for e in sample.entries])
     difference = means[first] - means[second]
     names = [TESTS[bool(states), bool(each)] for each in both]
-    p = tail(np.abs(difference), middle, weights, freedom)
+    p = p_value(np.abs(difference), bin_means, weights, freedom)
     p = np.where([bool(name) for name in names], np.where(np.abs(difference) < 1e-12, 1.0, np.minimum(p, 1.0)), np.nan)
-    for place in np.flatnonzero(both) if not states else []:
-        one, other = (sample.entries[pair[place]].right for pair in (first, second))
+    for index in np.flatnonzero(both) if not states else []:
+        one, other = (sample.entries[pair[index]].right for pair in (first, second))
         if one is not None and other is not None:
-            p[place] = _mcnemar(one, other)
-            names[place] = MCNEMAR
-    return Contrast(sample, difference, middle, weights, freedom, p, names)
+            p[index] = _mcnemar(one, other)
+            names[index] = MCNEMAR
+    return Contrast(sample, difference, bin_means, weights, freedom, p, names)
 
 
 def _mcnemar(first: Array, second: Array) -> float:
@@ -107,18 +107,18 @@ def _variance(values: Array, examples: int) -> float:
 
 def _over_examples(sample: TaskSample, known: Array) -> tuple[Array, Array]:
     """Return (entries,) the variance of a seed over examples and (entries, entries) covariances, 0 where not known."""
-    inner, among = np.zeros(len(known)), np.zeros((len(known),) * 2)
+    within, between = np.zeros(len(known)), np.zeros((len(known),) * 2)
     if known.any():
         means = [e.resampled.mean(1) for e in sample.entries if e.resampled is not None]
-        among[np.ix_(known, known)] = np.atleast_2d(np.cov(np.array(means)))
-    for place, entry in enumerate(sample.entries):
+        between[np.ix_(known, known)] = np.atleast_2d(np.cov(np.array(means)))
+    for index, entry in enumerate(sample.entries):
         if entry.resampled is not None and len(entry.values) > 1:
-            inner[place] = np.var(entry.resampled - entry.resampled.mean(1, keepdims=True), axis=0, ddof=1).sum()
-            inner[place] /= len(entry.values) - 1  # not shared by seeds
-    return inner, among
+            within[index] = np.var(entry.resampled - entry.resampled.mean(1, keepdims=True), axis=0, ddof=1).sum()
+            within[index] /= len(entry.values) - 1  # not shared by seeds
+    return within, between
 
 
-def tail(distance: Array, variances: Array, weights: Array, freedom: Array) -> Array:
+def p_value(distance: Array, variances: Array, weights: Array, freedom: Array) -> Array:
     """Return the two-sided p-value of a difference at this distance under the null hypothesis."""
     from scipy.special import ndtr
 
@@ -128,26 +128,26 @@ def tail(distance: Array, variances: Array, weights: Array, freedom: Array) -> A
     return 2 * (weights * ndtr(-z * (1 - 1 / (4 * n)) / np.sqrt(1 + z**2 / (2 * n)))).sum(1)
 
 
-def reach(level: float, contrast: Contrast) -> Array:
-    """Return the distance (pairs,) whose `tail` is `level`: an interval's half width."""
+def half_width(level: float, contrast: Contrast) -> Array:
+    """Return the half width (pairs,) of the interval: the distance whose p-value is `level`."""
     spread = np.sqrt(np.maximum(contrast.variances, 1e-30))
     low, high = spread.min(1) * 1e-3, spread.max(1) * 1e3
     for _ in range(50):
         middle = np.sqrt(low * high)
-        beyond = tail(middle, contrast.variances, contrast.weights, contrast.freedom) > level
+        beyond = p_value(middle, contrast.variances, contrast.weights, contrast.freedom) > level
         low, high = np.where(beyond, middle, low), np.where(beyond, high, middle)
     return high
 
 
 def detectable(contrast: Contrast, comparisons: int) -> float | None:
-    """Return the minimum detectable difference of this task's tests at 80 % power, None where nothing is tested.
+    """Return the minimum detectable difference of this task's tests at 80 % power, None where no pair is tested.
 
     It is the median over pairs, at Holm's first step: the one difference among `comparisons` (Card et al. 2020).
     """
     tested = ~np.isnan(contrast.p)
     if not tested.any():
         return None
-    differences = reach(ALPHA / comparisons, contrast) + reach(2 * (1 - POWER), contrast)
+    differences = half_width(ALPHA / comparisons, contrast) + half_width(2 * (1 - POWER), contrast)
     return float(np.median(differences[tested]))
 
 
@@ -162,7 +162,7 @@ def holm(p: Array) -> Array:
 
 
 def all_pairs(count: int, limit: int, most: int) -> tuple[Array, Array]:
-    """Return all pairs of the first `limit` entries; the others, up to `most`, are paired with the best alone."""
+    """Return all pairs of the first `limit` entries; the others, up to `most`, are paired with the best only."""
     first, second = np.triu_indices(min(count, limit), 1)
     beyond = np.arange(limit, min(count, most))
     return np.concatenate([first, np.zeros_like(beyond)]), np.concatenate([second, beyond])

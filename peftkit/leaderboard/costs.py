@@ -1,11 +1,11 @@
-"""The costs of a run as tables, files and the page show them, and two that are relative to full fine-tuning."""
+"""The costs of a run with their names and units, and two costs relative to full fine-tuning."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from peftkit.leaderboard.runs import BoardEntry
 
-QUALITY = 0.95  # of the score of full fine-tuning on the held-out training examples
+TARGET_QUALITY = 0.95  # of the score of full fine-tuning on the held-out training examples
 
 
 @dataclass(frozen=True)
@@ -13,10 +13,10 @@ class Cost:
     """A cost, with how it is named and formatted."""
 
     label: str  # on the page
-    unit: str = ""  # B, s, ms, % (of a share), or none for a count
+    unit: str = ""  # B, s, ms, % (of a share), or empty for a count
     heading: str = ""  # in the terminal and in Markdown; costs without one are not shown there
-    is_timed: bool = True  # comparable on one machine only
-    is_up: bool = False  # higher is better
+    is_timed: bool = True  # comparable only on the same machine
+    higher_is_better: bool = False
 
     def text(self, value: float) -> str:
         """Return a value in the terminal and in Markdown."""
@@ -37,14 +37,14 @@ COSTS = {  # by the name in result.json and in the CSV file, in the order of col
     "padding_waste": Cost("Padding", "%", is_timed=False),
     "train_seconds": Cost("Training time", "s", "training time"),
     "train_peak_bytes": Cost("Peak memory", "B", "peak memory"),
-    "tokens_per_second": Cost("Tokens per second", heading="tokens/s", is_up=True),
+    "tokens_per_second": Cost("Tokens per second", heading="tokens/s", higher_is_better=True),
     "latency_ms": Cost("Latency per example", "ms", "latency per example"),
     "merged_latency_ms": Cost("Latency per example, merged", "ms", "merged latency"),
     "train_reserved_bytes": Cost("Reserved GPU memory", "B"),
     "eval_seconds": Cost("Evaluation time", "s"),
     "eval_peak_bytes": Cost("Peak memory, evaluation", "B"),
     "seconds_to_quality": Cost("Time to 95 % of full", "s", "time to 95 %"),
-    "pscp": Cost("PSCP", is_up=True),
+    "pscp": Cost("PSCP", higher_is_better=True),
 }
 TIMED = [name for name, cost in COSTS.items() if cost.is_timed]
 UNTIMED = [name for name, cost in COSTS.items() if not cost.is_timed]
@@ -66,18 +66,19 @@ def with_relative_costs(entries: Sequence[BoardEntry], reference: BoardEntry | N
     training. It is missing where the level is never reached or there is no curve. Without a reference the best entry
     replaces it.
 
-    pscp: the score, divided by 1 + cost / constant for each of three costs (Belanec et al. 2025, PEFT-Bench). The
-    formula is the paper's with all exponents 1. The constants are ours, so that they suit a model of any size: all
-    parameters of the model for the trained ones, and full fine-tuning's latency and peak memory on the same machine.
+    pscp: the score, divided by 1 + cost / constant for each of three costs (PEFT Soft Cost Penalties, Belanec et
+    al. 2025). The formula is the paper's with all exponents 1. The constants are peftkit's and relative, for models of
+    any size: all parameters of the model for the trained ones, and full fine-tuning's latency and peak memory on the
+    same machine.
     The value of full fine-tuning is therefore an eighth of its score; without it there are no constants.
 
     Args:
         entries: those of one task, model and training split.
     """
     if not all(all(entry.higher_is_better.values()) for entry in entries):
-        return list(entries)  # shares of an error are meaningless
-    ends = [entry.curve[-1][1] for entry in (entries if reference is None else [reference]) if entry.curve]
-    level = QUALITY * max(ends, default=0.0)
+        return list(entries)  # ratios of errors are meaningless
+    last = [entry.curve[-1][1] for entry in (entries if reference is None else [reference]) if entry.curve]
+    level = TARGET_QUALITY * max(last, default=0.0)
     full = reference.timed if reference is not None else {}
     result = []
     for entry in entries:

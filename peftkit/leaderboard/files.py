@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.leaderboard.board import Board
-from peftkit.leaderboard.cells import (
+from peftkit.leaderboard.costs import TIMED, UNTIMED
+from peftkit.leaderboard.judges import JUDGE_NOTE, judge_columns, judge_tables
+from peftkit.leaderboard.language import NOTE, language_cells
+from peftkit.leaderboard.rendering import (
     SPREAD,
     boards_of,
-    cells_of,
+    entry_cells,
     figure,
     glue_cells,
     marks_of,
@@ -21,13 +24,10 @@ from peftkit.leaderboard.cells import (
     plain,
     problems_of,
     records_cells,
-    sentences,
+    summary_sentences,
     tasks_of,
     without_constants,
 )
-from peftkit.leaderboard.costs import TIMED, UNTIMED
-from peftkit.leaderboard.judges import JUDGE_NOTE, judge_columns, judge_tables
-from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.runs import BoardEntry, GlueEntry
 from peftkit.leaderboard.stats import GLUE, glue_entries
 from peftkit.leaderboard.verdict import Comparison, Ranking, rank_tasks
@@ -66,11 +66,11 @@ def _markdown(board: Board) -> str:
     glue = glue_entries(entries)
     text = f"# Leaderboard\n\nScores are times 100. {SPREAD}\n"
     for title, ranked in boards_of(entries, verdict.groups):
-        marks, summaries = marks_of(ranked), sentences(entries, verdict, title)
+        marks, summaries = marks_of(ranked), summary_sentences(entries, verdict, title)
         text += f"\n## {_escaped(title)}\n"
         for same_task in tasks_of(ranked):
             task, metrics = same_task[0][0].task, {metric_name(name): name for name in metrics_of(same_task)}
-            cells = without_constants([cells_of(each, marks, metrics) for each in same_task])
+            cells = without_constants([entry_cells(each, marks, metrics) for each in same_task])
             text += f"\n### {_escaped(task)}\n\n{_table(cells)}"
             text += f"\n{_escaped(summaries[task])}\n" if task in summaries else ""
         text += "".join(f"\n{_escaped(note)}\n" for note in notes_of(ranked, marks))
@@ -140,14 +140,14 @@ def _values(entry: BoardEntry, group: str, metrics: Iterable[str], detectable: f
 
 def _write_csv(lines: Sequence[dict[str, Any]], file: Path) -> None:
     if not lines:
-        file.unlink(missing_ok=True)  # of an earlier board
+        file.unlink(missing_ok=True)  # written for an earlier board
         return
     with file.open("w", encoding="utf-8", newline="") as out:
         table, header = csv.DictWriter(out, lines[0]), {name: name for name in lines[0]}
-        table.writerows({name: _harmless(value) for name, value in line.items()} for line in (header, *lines))
+        table.writerows({name: _not_a_formula(value) for name, value in line.items()} for line in (header, *lines))
 
 
-def _harmless(value: Any) -> Any:
+def _not_a_formula(value: Any) -> Any:
     """Return the value as text that no spreadsheet evaluates as a formula."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -164,12 +164,12 @@ def _table(lines: Sequence[dict[str, str]]) -> str:
 
 
 def write_latex(entries: Sequence[BoardEntry], groups: Sequence[str], file: Path) -> None:
-    r"""Write a booktabs table for each board: mean and spread over seeds, letters of tied groups, the best in bold.
+    r"""Write a booktabs table for each board: mean and spread over seeds, letters of groups, the best in bold.
 
     The best is bold only where it differs significantly from every other entry of its task. Needs
     \usepackage{booktabs}; names in other scripts than Latin need XeLaTeX or LuaLaTeX and a font that has them.
     """
-    boards = groupby(rank_tasks(entries, groups), key=lambda cell: cell.board)
+    boards = groupby(rank_tasks(entries, groups), key=lambda ranking: ranking.board)
     text = "% \\usepackage{booktabs}\n" + "".join(
         _latex_table(board, list(members), entries, groups) for board, members in boards
     )
@@ -178,23 +178,23 @@ def write_latex(entries: Sequence[BoardEntry], groups: Sequence[str], file: Path
 
 def _latex_table(board: str, members: Sequence[Ranking], entries: Sequence[BoardEntry], groups: Sequence[str]) -> str:
     lines: dict[str, dict[str, str]] = {}
-    for cell in members:
-        is_sole_best = cell.is_tested and len(cell.top) == 1
-        for number in [*cell.ranked, *cell.failed]:
-            text = _latex_value(entries[number], groups[number], is_bold=is_sole_best and number == cell.top[0])
-            lines.setdefault(entries[number].label, {})[cell.task] = text
+    for ranking in members:
+        is_sole_best = ranking.is_tested and len(ranking.top) == 1
+        for number in [*ranking.ranked, *ranking.failed]:
+            text = _latex_value(entries[number], groups[number], is_bold=is_sole_best and number == ranking.top[0])
+            lines.setdefault(entries[number].label, {})[ranking.task] = text
     body = "".join(
-        f"{_escaped(name, LATEX)} & {' & '.join(values.get(cell.task, '--') for cell in members)} \\\\\n"
+        f"{_escaped(name, LATEX)} & {' & '.join(values.get(ranking.task, '--') for ranking in members)} \\\\\n"
         for name, values in lines.items()
     )
     letters = "Differences were not tested."
-    if any(cell.is_tested for cell in members):
+    if any(ranking.is_tested for ranking in members):
         letters = "Entries of a task that share a letter do not differ significantly."
     caption = f"{_escaped(board, LATEX)}. Scores times 100, mean $\\pm$ standard deviation over seeds. {letters}"
     return (
         f"\n\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n"
         f"\\begin{{tabular}}{{l{'r' * len(members)}}}\n\\toprule\n"
-        f"Method & {' & '.join(_escaped(cell.task, LATEX) for cell in members)} \\\\\n\\midrule\n{body}"
+        f"Method & {' & '.join(_escaped(ranking.task, LATEX) for ranking in members)} \\\\\n\\midrule\n{body}"
         "\\bottomrule\n\\end{tabular}\n\\end{table}\n"
     )
 
@@ -203,7 +203,7 @@ def _latex_value(entry: BoardEntry, letters: str, is_bold: bool) -> str:
     if entry.score is None:
         return entry.without_score
     score, spread = figure(entry, entry.score), entry.spread
-    shown = "" if spread is None else f" $\\pm$ {figure(entry, spread) if entry.is_up else f'{spread:.2g}'}"
+    shown = "" if spread is None else f" $\\pm$ {figure(entry, spread) if entry.greater_is_better else f'{spread:.2g}'}"
     mark = f"\\textsuperscript{{{_escaped(letters, LATEX)}}}" if letters else ""
     return (f"\\textbf{{{score}}}" if is_bold else score) + shown + mark
 

@@ -12,8 +12,8 @@ JUDGE_NOTE = (
     "judge_win_rate: share of held-out examples in which the judge preferred the answer to the reference, in both "
     "orders, ties as half, times 100; ± is the sample standard deviation over seeds, the interval is over examples. "
     "Position bias: share of verdicts that changed with the order. Where more than half of a seed's replies have no "
-    "verdict, the rate is left out. The interval takes examples as independent; several examples of one instruction "
-    "are not, and it is too narrow for them. Rates of different judges are not comparable."
+    "verdict, the rate is omitted. The interval assumes independent examples; where several examples share an "
+    "instruction, it is too narrow. Rates of different judges are not comparable."
 )
 MAX_UNPARSABLE = 0.5  # share of replies without a verdict, which count as ties, above which there is no rate
 Judgement = dict[str, Any]  # the judge.json of one seed
@@ -24,10 +24,10 @@ def judge_tables(entries: Sequence[BoardEntry], title: str) -> list[tuple[str, l
     tables = []
     for name, judgements in _by_judge(entries).items():
         pairs = zip(entries, judgements, strict=True)
-        here = [(entry, seeds) for entry, seeds in pairs if seeds and entry.board == title]
-        here.sort(key=lambda each: (each[0].task, _rate(each[1]) is None, -(_rate(each[1]) or 0)))
-        if here:
-            tables.append((f"Against the references, judged by {name}", [_cells(*each) for each in here]))
+        judged = [(entry, seeds) for entry, seeds in pairs if seeds and entry.board == title]
+        judged.sort(key=lambda each: (each[0].task, _rate(each[1]) is None, -(_rate(each[1]) or 0)))
+        if judged:
+            tables.append((f"Against the references, judged by {name}", [_cells(*each) for each in judged]))
     return tables
 
 
@@ -35,13 +35,13 @@ def judge_columns(entries: Sequence[BoardEntry]) -> list[dict[str, float | None]
     """Return the win rate of each entry by each judge; None without judgement or with too few verdicts."""
     by_judge = _by_judge(entries)
     return [
-        {f"{WIN_RATE} by {name}": _rate(judgements[place]) for name, judgements in by_judge.items()}
-        for place in range(len(entries))
+        {f"{WIN_RATE} by {name}": _rate(judgements[index]) for name, judgements in by_judge.items()}
+        for index in range(len(entries))
     ]
 
 
 def _by_judge(entries: Sequence[BoardEntry]) -> dict[str, list[list[Judgement]]]:
-    """Return the judgements of each entry's seeds by judge: its name, with its id where another has that name too."""
+    """Return the judgements of each entry's seeds by judge: its name, with its id where several have that name."""
     complete = [
         [{judge: each for judge, each in (run.judged or {}).items() if _is_complete(each)} for run in entry.scored_runs]
         for entry in entries

@@ -6,16 +6,17 @@ from typing import Any
 
 from peftkit.leaderboard.runs import BoardEntry
 
-ENDS = ("before", "after")
+STAGES = ("before", "after")
 NOTE = (
     "Bits per byte are comparable across vocabularies; ± is the sample standard deviation over seeds. General text is "
-    "not from the corpus; tokens per word and split words are of the held-out text. A newly initialized head scores at "
-    "chance before training. Downstream: a task's score from the base and from this model, and the gain, ± over seeds."
+    "not from the corpus; tokens per word and split words are measured on the held-out text. A newly initialized head "
+    "scores at chance before training. Downstream: a task's score from the base and from this model, and the gain, ± "
+    "over seeds."
 )
 
 
 def language_cells(entries: Sequence[BoardEntry], title: str) -> list[dict[str, str]]:
-    """Return a line for each entry of continued pretraining, fewest bits per byte first; empty if a board has none."""
+    """Return a line for each entry of continued pretraining, fewest bits per byte first; none if a board has none."""
     adapted = [(entry, [run.language for run in entry.scored_runs if run.language]) for entry in entries]
     adapted = [(entry, records) for entry, records in adapted if entry.board == title and records]
     adapted.sort(key=lambda pair: fmean(each["held_out"]["after"] for each in pair[1]))
@@ -27,13 +28,15 @@ def language_cells(entries: Sequence[BoardEntry], title: str) -> list[dict[str, 
 
 def _cells(records: Sequence[dict[str, Any]]) -> dict[str, str]:
     bits, general = ([each[text] for each in records] for text in ("held_out", "general"))
-    cut = [each["pieces"] for each in records if each.get("pieces")]
-    saved = [1 - each["after"]["tokens"] / each["before"]["tokens"] for each in cut]
+    pieces = [each["pieces"] for each in records if each.get("pieces")]
+    saved = [1 - each["after"]["tokens"] / each["before"]["tokens"] for each in pieces]
     return {
         "bits per byte": _change(bits) + _spread([each["after"] for each in bits]),
         "general text": _change(general) + _spread([each["after"] for each in general]),
-        "tokens per word": _change([{end: each[end]["pieces_a_word"] for end in ENDS} for each in cut], ".2f"),
-        "split words": _change([{end: each[end]["split_words"] for end in ENDS} for each in cut], ".1%"),
+        "tokens per word": _change(
+            [{stage: each[stage]["pieces_a_word"] for stage in STAGES} for each in pieces], ".2f"
+        ),
+        "split words": _change([{stage: each[stage]["split_words"] for stage in STAGES} for each in pieces], ".1%"),
         "head": "newly initialized" if any(each.get("fresh_head") for each in records) else "",
         "tokens saved": f"{fmean(saved):.1%}" if saved else "",
         "downstream": "; ".join(_gains(records)),
@@ -51,7 +54,7 @@ def _gains(records: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _change(pairs: Sequence[dict[str, float]], form: str = ".3f") -> str:
-    return " → ".join(format(fmean(pair[end] for pair in pairs), form) for end in ENDS) if pairs else ""
+    return " → ".join(format(fmean(pair[stage] for pair in pairs), form) for stage in STAGES) if pairs else ""
 
 
 def _spread(values: Sequence[float]) -> str:

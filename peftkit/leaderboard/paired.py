@@ -10,15 +10,15 @@ import numpy as np
 from peftkit.leaderboard.archive import read_predictions
 from peftkit.leaderboard.contrast import EntrySample, TaskSample, all_pairs
 from peftkit.leaderboard.runs import BoardEntry
-from peftkit.leaderboard.stats import counting
+from peftkit.leaderboard.stats import score_metrics
 from peftkit.metrics import METRICS, RECORDED, Metric
 
 Array = np.ndarray
-MOST, LEAST, WORK = 1000, 200, 80_000_000  # resamples: at most, at least; examples x runs x resamples at most
-CHUNK = 150_000  # numbers in a block of resamples, which fits in the cache
-LIMIT, FARTHEST = 40, 100  # entries tested in all pairs; entries tested against the best
-CLOSE = 1e-4  # tolerance between a score from the predictions and the recorded one
-ABSENT, OTHER, WRONG = (
+MAX_RESAMPLES, MIN_RESAMPLES, MAX_NUMBERS = 1000, 200, 80_000_000  # the last: examples x runs x resamples
+CHUNK = 150_000  # weights in a block of resamples, which fits in the CPU's cache
+MAX_ALL_PAIRS, MAX_TESTED = 40, 100  # entries tested in all pairs; entries tested at least against the best
+SCORE_TOLERANCE = 1e-4  # between a score computed from the predictions and the recorded one
+NO_PREDICTIONS, OTHER_EXAMPLES, NOT_REPRODUCED = (
     "no predictions",
     "predictions on other examples",
     "predictions that do not reproduce the recorded score",
@@ -40,44 +40,44 @@ class RunPredictions:
         return hash(tuple(sorted(zip(self.ids.tolist(), map(str, self.labels.tolist()), strict=True))))
 
 
-def sample_of(entries: Sequence[BoardEntry], limit: int = LIMIT, most: int = FARTHEST) -> TaskSample:
-    """Return a task's entries with their resampled scores, best first; those of a single entry are not read.
+def sample_of(entries: Sequence[BoardEntry], limit: int = MAX_ALL_PAIRS, most: int = MAX_TESTED) -> TaskSample:
+    """Return a task's entries with their resampled scores, best first; the predictions of a single entry are not read.
 
     Entries whose metrics differ from those of most are in no pair.
     """
     first, second = all_pairs(len(entries), limit, most)
     metrics = Counter(tuple(entry.scores) for entry in entries).most_common(1)[0][0]
-    alike = np.array([tuple(entry.scores) == metrics for entry in entries])
-    pairs = alike[first] & alike[second]
+    has_metrics = np.array([tuple(entry.scores) == metrics for entry in entries])
+    pairs = has_metrics[first] & has_metrics[second]
     samples = [EntrySample(np.array([*entry.by_seed.values()])) for entry in entries]
     sample = TaskSample(samples, 0, first[pairs], second[pairs])
-    tested = {n: entry for n, entry in enumerate(entries[:most]) if alike[n]} if pairs.any() else {}
+    tested = {n: entry for n, entry in enumerate(entries[:most]) if has_metrics[n]} if pairs.any() else {}
     runs_of = _predictions_by_entry(tested, metrics, sample)
     if len(runs_of) < 2:
         return sample
     runs = [run for each in runs_of.values() for run in each]
     labels, predictions = runs[0].labels, np.stack([run.predictions for run in runs])
-    count = int(np.clip(WORK // predictions.size, LEAST, MOST))
+    count = int(np.clip(MAX_NUMBERS // predictions.size, MIN_RESAMPLES, MAX_RESAMPLES))
     whole, resampled = scores_by_resample(metrics, labels, predictions, runs[0].splits, count)
     is_plain = metrics == ("accuracy",) and all(len(entry.by_seed) == 1 for entry in entries)
     start = 0
-    for place, each in runs_of.items():
+    for index, each in runs_of.items():
         own = slice(start, start + len(each))
         start = own.stop
-        if np.allclose(whole[own], samples[place].values, rtol=0, atol=CLOSE):
+        if np.allclose(whole[own], samples[index].values, rtol=0, atol=SCORE_TOLERANCE):
             right = predictions[own][0] == labels if is_plain else None
-            samples[place] = EntrySample(samples[place].values, resampled[:, own], right)
+            samples[index] = EntrySample(samples[index].values, resampled[:, own], right)
         else:
-            sample.left_out.setdefault(WRONG, []).append(entries[place].name)
+            sample.left_out.setdefault(NOT_REPRODUCED, []).append(entries[index].name)
     return replace(sample, examples=len(labels))
 
 
 def _predictions_by_entry(
     entries: Mapping[int, BoardEntry], metrics: Sequence[str], sample: TaskSample
 ) -> dict[int, list[RunPredictions]]:
-    """Return the predictions by seed of the entries that have all of them, on the examples that most entries share."""
-    read = {place: [read_run_predictions(run.folder) for run in entry.scored_runs] for place, entry in entries.items()}
-    complete = _without_gaps(read, entries, sample.left_out, ABSENT)
+    """Return the predictions by seed of the entries that have all of them, on the examples that most entries have."""
+    read = {index: [read_run_predictions(run.folder) for run in entry.scored_runs] for index, entry in entries.items()}
+    complete = _complete_only(read, entries, sample.left_out, NO_PREDICTIONS)
     if not complete:
         return {}
     common = Counter(runs[0].key for runs in complete.values()).most_common(1)[0][0]
@@ -85,21 +85,21 @@ def _predictions_by_entry(
     if not can_resample(metrics, reference):
         sample.not_resampled.extend(metrics)
         return {}
-    aligned = {place: [_in_order(run, reference) for run in runs] for place, runs in complete.items()}
-    return _without_gaps(aligned, entries, sample.left_out, OTHER)
+    aligned = {index: [_in_order(run, reference) for run in runs] for index, runs in complete.items()}
+    return _complete_only(aligned, entries, sample.left_out, OTHER_EXAMPLES)
 
 
-def _without_gaps(
+def _complete_only(
     found: Mapping[int, Sequence[RunPredictions | None]],
     entries: Mapping[int, BoardEntry],
     left_out: dict[str, list[str]],
     reason: str,
 ) -> dict[int, list[RunPredictions]]:
-    """Return the entries that have predictions for every seed; the names of the others are added to `left_out`."""
-    known = {place: [run for run in runs if run is not None] for place, runs in found.items()}
-    if gaps := [entries[place].name for place, runs in found.items() if len(known[place]) < len(runs)]:
-        left_out[reason] = gaps
-    return {place: runs for place, runs in known.items() if len(runs) == len(found[place])}
+    """Return the entries with predictions for every seed; add the names of the others to `left_out`."""
+    known = {index: [run for run in runs if run is not None] for index, runs in found.items()}
+    if incomplete := [entries[index].name for index, runs in found.items() if len(known[index]) < len(runs)]:
+        left_out[reason] = incomplete
+    return {index: runs for index, runs in known.items() if len(runs) == len(found[index])}
 
 
 def _in_order(run: RunPredictions, reference: RunPredictions) -> RunPredictions | None:
@@ -134,7 +134,7 @@ def read_run_predictions(folder: Path) -> RunPredictions | None:
 
 def can_resample(metrics: Sequence[str], run: RunPredictions) -> bool:
     """Return whether all of a task's metrics can be computed from these predictions."""
-    resolved = [_resolve(name, run.splits) for name in counting(metrics)]
+    resolved = [_resolve(name, run.splits) for name in score_metrics(metrics)]
     wants_lists = any(each is not None and each[0].input == "tags" for each in resolved)
     return None not in resolved and wants_lists == _is_list(run.labels) == _is_list(run.predictions)
 
@@ -155,26 +155,26 @@ def scores_by_resample(
     Returns:
         (runs,) and (count, runs), in the units of `task_score`.
     """
-    found = [each for name in counting(metrics) if (each := _resolve(name, splits)) is not None]
+    found = [each for name in score_metrics(metrics) if (each := _resolve(name, splits)) is not None]
     counted = [each for each in found if each[0].higher_is_better] or found
     sign = 1 if counted[0][0].higher_is_better else -1
-    places = [slice(None) if split is None else np.flatnonzero(splits == split) for _, split in counted]
+    parts = [slice(None) if split is None else np.flatnonzero(splits == split) for _, split in counted]
     scorers = [
-        metric.function(labels[here], predictions[:, here]) for (metric, _), here in zip(counted, places, strict=True)
+        metric.function(labels[part], predictions[:, part]) for (metric, _), part in zip(counted, parts, strict=True)
     ]
 
     def task_scores(weights: Array) -> Array:
-        total = sum(scorer(weights[:, here]) for scorer, here in zip(scorers, places, strict=True))
+        total = sum(scorer(weights[:, part]) for scorer, part in zip(scorers, parts, strict=True))
         return np.asarray(sign * total / len(counted))
 
     random = np.random.default_rng(seed)
     size = max(1, CHUNK // len(labels))
-    parts = [task_scores(_resamples(len(labels), min(size, count - start), random)) for start in range(0, count, size)]
-    return task_scores(np.ones((1, len(labels))))[0], np.concatenate(parts)
+    blocks = [task_scores(_resamples(len(labels), min(size, count - start), random)) for start in range(0, count, size)]
+    return task_scores(np.ones((1, len(labels))))[0], np.concatenate(blocks)
 
 
 def _resamples(examples: int, count: int, random: np.random.Generator) -> Array:
-    """Return (count, examples): how often each resample drew each example."""
+    """Return (count, examples): how often each resample contains each example."""
     drawn = random.integers(0, examples, (count, examples)) + examples * np.arange(count)[:, None]
     return np.bincount(drawn.ravel(), minlength=count * examples).reshape(count, examples).astype(float)
 

@@ -9,8 +9,8 @@ from itertools import accumulate, cycle, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.leaderboard.cells import figure, plain
 from peftkit.leaderboard.costs import amount
+from peftkit.leaderboard.rendering import figure, plain
 from peftkit.leaderboard.runs import BoardEntry
 from peftkit.leaderboard.verdict import Ranking, rank_tasks
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito (2008), darkest first; distinguishable with every kind of color vision
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A900")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A900")
 MARKERS = ("o", "D", "^", "s", "P", "*")
 COST = "trainable_params"
-PANELS, DOTS, LINES, NAMED = 9, 30, 40, 28  # tasks of a figure, entries of a panel, lines of the heat map, letters
-PLACES = [(side * 0.02, rise, "left" if side > 0 else "right") for rise in (-0.02, 0.025, -0.08) for side in (1, -1)]
+MAX_PANELS, MAX_POINTS, MAX_LINES, MAX_TITLE = 9, 30, 40, 28  # tasks, entries per panel, heat map lines, letters
+LABEL_OFFSETS = [(side * 0.02, dy, "left" if side > 0 else "right") for dy in (-0.02, 0.025, -0.08) for side in (1, -1)]
 INK, MUTED = "#1c1b18", "#65625a"
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # text of a run may contain a dollar sign
@@ -45,7 +45,9 @@ def write_plots(entries: Sequence[BoardEntry], groups: Sequence[str], folder: Pa
 
     If no entry has a score, the plots of an earlier board are removed.
     """
-    rankings = [cell for cell in rank_tasks(entries, groups) if cell.board == entries[0].board and cell.ranked]
+    rankings = [
+        ranking for ranking in rank_tasks(entries, groups) if ranking.board == entries[0].board and ranking.ranked
+    ]
     if not rankings:
         for name in ("pareto.png", "pareto.svg", "heatmap.png", "heatmap.svg"):
             (folder / name).unlink(missing_ok=True)
@@ -69,7 +71,9 @@ def pareto_figure(entries: Sequence[BoardEntry], groups: Sequence[str]) -> Figur
     """
     import matplotlib
 
-    rankings = [cell for cell in rank_tasks(entries, groups) if cell.board == entries[0].board and cell.ranked]
+    rankings = [
+        ranking for ranking in rank_tasks(entries, groups) if ranking.board == entries[0].board and ranking.ranked
+    ]
     if not rankings:
         raise ValueError("no entry has a score, so there is nothing to plot")
     with matplotlib.rc_context(STYLE):
@@ -87,16 +91,16 @@ def _figure(width: float, height: float, title: str) -> Figure:
 
 def _pareto(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) -> Figure:
     """Draw a panel for each task: scores with their spread over seeds, and the Pareto front."""
-    shown = rankings[:PANELS]
+    shown = rankings[:MAX_PANELS]
     columns = min(3, len(shown))
     lines = math.ceil(len(shown) / columns)
     left_out = f" ({len(shown)} of {len(rankings)} tasks)" if len(rankings) > len(shown) else ""
     picture = _figure(0.6 + 3.3 * columns, 0.6 + 2.6 * lines, f"{rankings[0].board}{left_out}")
     panels = picture.subplots(lines, columns, squeeze=False).ravel()
-    methods = sorted({entries[number].method for cell in shown for number in cell.ranked})
-    looks = dict(zip(methods, cycle(product(MARKERS, COLOURS)), strict=False))
-    for panel, cell in zip(panels, shown, strict=False):
-        _panel(panel, cell, entries, looks)
+    methods = sorted({entries[number].method for ranking in shown for number in ranking.ranked})
+    styles = dict(zip(methods, cycle(product(MARKERS, COLORS)), strict=False))
+    for panel, ranking in zip(panels, shown, strict=False):
+        _panel(panel, ranking, entries, styles)
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
     picture.supylabel("Score", fontsize=8)
@@ -105,40 +109,43 @@ def _pareto(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) -> Figur
     return picture
 
 
-def _panel(panel: Axes, cell: Ranking, entries: Sequence[BoardEntry], looks: Mapping[str, tuple[str, str]]) -> None:
-    """Draw the Pareto front and then the best of the other entries, DOTS at most; `looks` has marker and color."""
+def _panel(panel: Axes, ranking: Ranking, entries: Sequence[BoardEntry], styles: Mapping[str, tuple[str, str]]) -> None:
+    """Draw the Pareto front and the best other entries, MAX_POINTS at most; `styles` has marker and color."""
     from matplotlib.ticker import NullLocator
 
-    known = [number for number in cell.ranked if entries[number].costs.get(COST, 0) > 0]
+    known = [number for number in ranking.ranked if entries[number].costs.get(COST, 0) > 0]
     front = _front(known, entries)
-    chosen = [*front, *(number for number in known if number not in front)][: max(DOTS, len(front))]
-    dots = {  # cost and score
-        number: (entries[number].costs[COST], (100 if entries[number].is_up else -1) * (entries[number].score or 0.0))
+    chosen = [*front, *(number for number in known if number not in front)][: max(MAX_POINTS, len(front))]
+    points = {  # cost and score
+        number: (
+            entries[number].costs[COST],
+            (100 if entries[number].greater_is_better else -1) * (entries[number].score or 0.0),
+        )
         for number in chosen
     }
-    rest = f", {len(dots)} of {len(cell.ranked)} entries" if len(dots) < len(cell.ranked) else ""
-    panel.set_title(f"{_short(cell.task, NAMED)}{rest}", loc="left", fontsize=9)
-    if not dots:
+    rest = f", {len(points)} of {len(ranking.ranked)} entries" if len(points) < len(ranking.ranked) else ""
+    panel.set_title(f"{_short(ranking.task, MAX_TITLE)}{rest}", loc="left", fontsize=9)
+    if not points:
         panel.set_axis_off()
         return
-    least, most = min(cost for cost, _ in dots.values()), max(cost for cost, _ in dots.values())
-    room = (most / least) ** 0.16 if most > least else 3.0  # for names, and where all costs are equal
-    panel.set(xscale="log", axisbelow=True, xlim=(least / room, most * room))
+    least, most = min(cost for cost, _ in points.values()), max(cost for cost, _ in points.values())
+    margin = (most / least) ** 0.16 if most > least else 3.0  # for labels, and where all costs are equal
+    panel.set(xscale="log", axisbelow=True, xlim=(least / margin, most * margin))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(lambda value, _: amount(value))
     panel.grid(color="#dedad0", linewidth=0.5)
     panel.margins(y=0.12)
-    for number, (cost, score) in reversed(dots.items()):
+    for number, (cost, score) in reversed(points.items()):
         entry = entries[number]
-        marker, color = looks[entry.method]
-        spread = (100 if entry.is_up else 1) * (entry.spread or 0.0)
+        marker, color = styles[entry.method]
+        spread = (100 if entry.greater_is_better else 1) * (entry.spread or 0.0)
         panel.plot([cost, cost], [score - spread, score + spread], color=color, alpha=0.5, lw=1.2)
         filled = color if number in front else "white"
         panel.plot(cost, score, marker, color=color, markerfacecolor=filled, markersize=4.5)
-    panel.step(*zip(*(dots[number] for number in front), strict=True), where="post", color=INK, lw=0.8)
-    if not entries[cell.ranked[0]].is_up:
+    panel.step(*zip(*(points[number] for number in front), strict=True), where="post", color=INK, lw=0.8)
+    if not entries[ranking.ranked[0]].greater_is_better:
         panel.invert_yaxis()  # so that better is up for an error too
-    _name_dots(panel, dots, {number: _short(entries[number].method, 16) for number in dots}, front)
+    _label_points(panel, points, {number: _short(entries[number].method, 16) for number in points}, front)
 
 
 def _front(known: Sequence[int], entries: Sequence[BoardEntry]) -> list[int]:
@@ -149,30 +156,31 @@ def _front(known: Sequence[int], entries: Sequence[BoardEntry]) -> list[int]:
     return [number for number, before in zip(order, best, strict=False) if scores[number] > before]
 
 
-def _name_dots(
-    panel: Axes, dots: Mapping[int, tuple[float, float]], names: Mapping[int, str], front: Sequence[int]
+def _label_points(
+    panel: Axes, points: Mapping[int, tuple[float, float]], names: Mapping[int, str], front: Sequence[int]
 ) -> None:
-    """Label the dots, those of the front first, each where it covers no dot and no other label."""
+    """Label the points, those of the front first, each at a position without points and other labels."""
     from matplotlib.patheffects import withStroke
 
     # positions as shares of the panel; a letter is about 0.022 wide, a line 0.06 high
     (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
-    places = {
+    positions = {
         number: (math.log(cost / left) / math.log(right / left), (score - low) / (high - low))
-        for number, (cost, score) in dots.items()
+        for number, (cost, score) in points.items()
     }
-    taken = [(-9.0, -9.0, 0.0, 9.0), (1.05, -9.0, 9.0, 9.0), (-9.0, -9.0, 9.0, 0.0), (-9.0, 1.02, 9.0, 9.0)]  # beyond
-    taken += [(x - 0.015, y - 0.02, x + 0.015, y + 0.02) for x, y in places.values()]
-    for number, (x, y) in places.items():
+    # the outside of the panel, and the points
+    occupied = [(-9.0, -9.0, 0.0, 9.0), (1.05, -9.0, 9.0, 9.0), (-9.0, -9.0, 9.0, 0.0), (-9.0, 1.02, 9.0, 9.0)]
+    occupied += [(x - 0.015, y - 0.02, x + 0.015, y + 0.02) for x, y in positions.values()]
+    for number, (x, y) in positions.items():
         width = 0.022 * len(names[number])
-        for move, rise, side in PLACES:
-            start = x + move if side == "left" else x + move - width
-            area = (start, y + rise, start + width, y + rise + 0.06)
-            if any(t[0] < area[2] and area[0] < t[2] and t[1] < area[3] and area[1] < t[3] for t in taken):
+        for dx, dy, side in LABEL_OFFSETS:
+            start = x + dx if side == "left" else x + dx - width
+            area = (start, y + dy, start + width, y + dy + 0.06)
+            if any(t[0] < area[2] and area[0] < t[2] and t[1] < area[3] and area[1] < t[3] for t in occupied):
                 continue
-            taken.append(area)
+            occupied.append(area)
             panel.text(
-                x + move, y + rise + 0.005, names[number], transform=panel.transAxes, ha=side, fontsize=6.5,
+                x + dx, y + dy + 0.005, names[number], transform=panel.transAxes, ha=side, fontsize=6.5,
                 color=INK if number in front else MUTED, path_effects=[withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
             break
@@ -184,21 +192,23 @@ def _heatmap(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) -> Figu
 
     table: dict[str, dict[int, int]] = {}
     shades: dict[int, float] = {}
-    for column, cell in enumerate(rankings):
-        scores = {number: entries[number].score or 0.0 for number in cell.ranked}
+    for column, ranking in enumerate(rankings):
+        scores = {number: entries[number].score or 0.0 for number in ranking.ranked}
         low, high = min(scores.values()), max(scores.values())
         for number, score in scores.items():
             shades[number] = (score - low) / (high - low) if high > low else 1.0
             table.setdefault(entries[number].label, {})[column] = number
-    standing = {name: sum(shades[n] for n in here.values()) / len(here) + len(here) for name, here in table.items()}
-    names = sorted(table, key=lambda name: -standing[name])[:LINES]
+    rank_score = {
+        name: sum(shades[n] for n in cells.values()) / len(cells) + len(cells) for name, cells in table.items()
+    }
+    names = sorted(table, key=lambda name: -rank_score[name])[:MAX_LINES]
     left_out = f" (the best {len(names)} of {len(table)} entries)" if len(table) > len(names) else ""
     picture = _figure(2.6 + 0.75 * len(rankings), 1.2 + 0.26 * len(names), f"{rankings[0].board}{left_out}")
     panel = picture.subplots()
     for line, name in enumerate(names):
         for column, number in table[name].items():
-            place, alpha = (column - 0.48, line - 0.46), 0.45 * shades[number]
-            panel.add_patch(Rectangle(place, 0.96, 0.92, color=COLOURS[0], alpha=alpha, lw=0))
+            corner, alpha = (column - 0.48, line - 0.46), 0.45 * shades[number]
+            panel.add_patch(Rectangle(corner, 0.96, 0.92, color=COLORS[0], alpha=alpha, lw=0))
             is_top = number in rankings[column].top
             weight: Any = "bold" if is_top else "normal"
             text = figure(entries[number], entries[number].score or 0.0)
@@ -206,12 +216,12 @@ def _heatmap(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) -> Figu
             if is_top:
                 panel.add_patch(Rectangle((column - 0.46, line - 0.44), 0.92, 0.88, fill=False, lw=1.3, ec=INK))
     panel.set(xlim=(-0.5, len(rankings) - 0.5), ylim=(len(names) - 0.5, -0.5))
-    panel.set_xticks(range(len(rankings)), [_short(cell.task, 12) for cell in rankings])
+    panel.set_xticks(range(len(rankings)), [_short(ranking.task, 12) for ranking in rankings])
     panel.set_yticks(range(len(names)), [_short(name, 36) for name in names])
     panel.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, labelcolor=INK)
     panel.spines[:].set_visible(False)
     framed = "the best mean of the task; differences were not tested"
-    if any(cell.is_tested for cell in rankings):
+    if any(ranking.is_tested for ranking in rankings):
         framed = "no significant difference from the best of the task"
     picture.supxlabel(f"Framed: {framed}", fontsize=8)
     return picture

@@ -15,24 +15,23 @@ from peftkit.config.kinds import KINDS
 from peftkit.leaderboard.archive import archived_runs, read_text
 from peftkit.leaderboard.costs import COSTS
 from peftkit.leaderboard.runs import BoardRun, UnreadableRun
-from peftkit.leaderboard.settings import in_current_terms, settings_of
+from peftkit.leaderboard.settings import migrate_v01, settings_of
 
 INSIDE_A_RUN = {"adapter", "model", "checkpoints", "merged", "tensorboard"}  # folders of a run folder
 IN_A_FOLDER = "a folder"  # name of local data, whose path differs between machines
-SECTIONS = ("search", "gates", "merge", "forgetting", "language", "judged")  # of result.json, kept as they are
+SECTIONS = ("search", "gates", "merge", "forgetting", "language", "judged")  # of result.json, kept unchanged
 
 
-def collect(places: Iterable[Path]) -> list[BoardRun | UnreadableRun]:
+def collect(paths: Iterable[Path]) -> list[BoardRun | UnreadableRun]:
     """Read every run below these folders, in these archives, and of these result.json files.
 
-    A run that cannot be read, or did not finish, is kept with its problem. A copy of a run counts once, since it
-    would count as another seed otherwise. Trials of a search are not results: their scores are in the `search` of the
-    runs they belong to.
+    A run that cannot be read, or did not finish, is kept with its problem. Copies of a run are counted once, not as
+    further seeds. Trials of a search are not results: their scores are in the `search` of the runs they belong to.
     """
-    read = [run for folder in sorted(run_folders(places)) if (run := _read(folder)) is not None]
+    read = [run for folder in sorted(run_folders(paths)) if (run := _read(folder)) is not None]
     unreadable = [run for run in read if isinstance(run, UnreadableRun)]
     runs = _named_by_content([run for run in read if isinstance(run, BoardRun)])
-    # the latest counts, of equal ones the first
+    # the latest is counted, of equal ones the first
     order = sorted(enumerate(runs), key=lambda pair: (pair[1].problem is None, pair[1].started, -pair[0]))
     counted = {run.identity: run for _, run in order}
     runs = [
@@ -44,13 +43,13 @@ def collect(places: Iterable[Path]) -> list[BoardRun | UnreadableRun]:
     return sorted([*runs, *unreadable], key=lambda run: run.folder)
 
 
-def run_folders(places: Iterable[Path]) -> list[Path]:
-    """Return each folder with a result.json once, also where the places overlap, and the paths of archived runs."""
+def run_folders(paths: Iterable[Path]) -> list[Path]:
+    """Return each folder with a result.json once, also where the paths overlap, and the paths of archived runs."""
     folders: dict[str, Path] = {}
-    for place in places:
-        if place.suffix == ".parquet" and place.is_file():
-            folders |= {os.path.realpath(folder): folder for folder in archived_runs(place)}
-        for folder, below, files in os.walk(place.parent if place.name == "result.json" else place):
+    for path in paths:
+        if path.suffix == ".parquet" and path.is_file():
+            folders |= {os.path.realpath(folder): folder for folder in archived_runs(path)}
+        for folder, below, files in os.walk(path.parent if path.name == "result.json" else path):
             if "result.json" in files:
                 folders.setdefault(os.path.realpath(folder), Path(folder))
                 below[:] = [name for name in below if name not in INSIDE_A_RUN]
@@ -73,7 +72,7 @@ def version_notes(runs: Iterable[BoardRun | UnreadableRun]) -> list[str]:
 def _read(folder: Path) -> BoardRun | UnreadableRun | None:
     """Return the run of a folder; None for a trial and for jobs without scores (extend, generate)."""
     try:
-        record = in_current_terms(json.loads(read_text(folder, "result.json") or ""))
+        record = migrate_v01(json.loads(read_text(folder, "result.json") or ""))
         config = record["run"]["config"]
         return None if config.get("trial") or config.get("job") in ("extend", "generate") else _parse(folder, record)
     except (KeyError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -133,7 +132,7 @@ def _problem(meta: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]])
 
 
 def _task_name(task: Mapping[str, Any], model: Mapping[str, Any]) -> str:
-    """Return the name of a task; of language modeling with its objective, since bits compare within one only."""
+    """Return the name of a task; for language modeling with its objective: bits are comparable only within one."""
     kind = KINDS.get(str(task.get("kind")))
     objective = kind.objectives.get(str(model.get("family"))) if kind is not None else None
     return ", ".join(filter(None, (str(task["name"]), objective)))

@@ -21,11 +21,11 @@ class BoardRun:
     """
 
     folder: Path  # of a run in an archive ARCHIVE.parquet/FOLDER
-    problem: str | None  # why the scores do not count
+    problem: str | None  # why the scores are excluded
     suite: str
     task: str
     model: str
-    model_substituted_for: str | None  # what the config names, where something offline replaces it
+    model_substituted_for: str | None  # the model of the config, where an offline substitute replaces it
     data: str
     data_substituted_for: str | None
     method: str
@@ -53,18 +53,18 @@ class BoardRun:
 
     @property
     def source(self) -> tuple:
-        """Return what must be equal for two runs to be on one board; substitutes never are with what they replace."""
+        """Return the values that must be equal for two runs to be on one board; substitutes have their own."""
         return self.suite, self.data, self.data_substituted_for, self.model_substituted_for is not None
 
     @cached_property
     def group(self) -> tuple:
-        """Return what must be equal for two runs to be seeds of one entry, except the number of examples."""
+        """Return the values that must be equal for two runs to be seeds of one entry, except the number of examples."""
         settings = json.dumps(self.settings, sort_keys=True)
         return *self.source, self.task, self.model, self.model_substituted_for, self.method, settings
 
     @property
     def identity(self) -> tuple:
-        """Return what two records of the same run have in common."""
+        """Return the values that identify a run: equal for two records of the same run."""
         return *self.group, tuple(sorted(self.examples.items())), self.seed
 
 
@@ -122,13 +122,13 @@ class BoardEntry:
         return stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
 
     @property
-    def is_up(self) -> bool:
+    def greater_is_better(self) -> bool:
         """Return whether a higher score is better; otherwise it is an error, kept negative."""
         return not self.higher_is_better or any(self.higher_is_better.values())
 
     @property
     def without_score(self) -> str:
-        """Return what tables show where a score is missing."""
+        """Return the text that tables show where a score is missing."""
         return "unfinished" if all(run.is_unfinished for run in self.runs if run.problem) else "failed"
 
     @property

@@ -1,9 +1,9 @@
 """The posterior of the variance over seeds, from the sample variances of all entries of a board.
 
-Three seeds estimate a variance badly, methods differ in variance, and a test with the plug-in estimate has too many
-false positives. Therefore the entries of a task share information, as genes do in Smyth 2004 (section 3): an entry's
-true variance has a scaled inverse chi-square prior around its task's, and the prior's degrees of freedom are
-themselves integrated over, weighted by the likelihood of the board's sample variances.
+Three seeds give a poor estimate of a variance, methods differ in variance, and a test with the plug-in estimate has too
+many false positives. Therefore variances are shrunk by empirical Bayes as in Smyth 2004 (section 3): an entry's true
+variance has a scaled inverse chi-square prior around its task's variance. The prior's degrees of freedom are integrated
+out, weighted by the likelihood of the board's sample variances.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ import numpy as np
 
 Array = np.ndarray
 DEGREES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # of the prior, in degrees of freedom
-SCALES, NODES = 17, 25  # of the sums that approximate integrals
+SCALES, NODES = 17, 25  # numbers of grid points of the numerical integrals
 BINS, STEP = 160, 0.15  # of variances, in steps of their logarithm; the last bin has all larger ones
-LEAST = 1e-6  # nodes of less weight are dropped, far below any p-value of interest
+MIN_WEIGHT = 1e-6  # states of less weight are dropped, far below any p-value of interest
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ def prior_states(variances: Sequence[Array], seeds: Sequence[Array]) -> list[lis
 def _states(scales: Array, likelihood: Array, shared: Array) -> list[PriorState]:
     within = np.exp(likelihood - np.logaddexp.reduce(likelihood, axis=1)[:, None])
     weights = within * shared[:, None]
-    return [PriorState(float(weights[d, s]), DEGREES[d], float(scales[s])) for d, s in np.argwhere(weights > LEAST)]
+    return [
+        PriorState(float(weights[d, s]), DEGREES[d], float(scales[s])) for d, s in np.argwhere(weights > MIN_WEIGHT)
+    ]
 
 
 def _likelihoods(variances: Array, freedom: Array) -> tuple[Array, Array] | None:
@@ -62,51 +64,51 @@ def _likelihoods(variances: Array, freedom: Array) -> tuple[Array, Array] | None
     return np.exp(scales), each.sum(1)
 
 
-def totals(
+def difference_variances(
     states: Sequence[PriorState],
     variances: Array,
     seeds: Array,
-    inner: Array,
+    within: Array,
     examples: Array,
     first: Array,
     second: Array,
 ) -> tuple[Array, Array]:
     """Return the possible variances of each pair's difference and their weights: two times (pairs, bins).
 
-    Each is the variance of examples plus, for each entry, the variance of seeds beyond what its examples explain (the
-    two-way split of Obuchowski & Rockette 1995 for readers and cases; never below the variance of examples alone).
+    Each is the variance of examples plus, for each entry, the variance of seeds that its examples do not explain (the
+    two-way split of Obuchowski & Rockette 1995 for readers and cases; at least the variance of the examples).
 
     Args:
         variances, seeds: (entries,) as in `prior_states`.
-        inner: (entries,) the part of a seed's variance that comes from the examples, to be counted once.
+        within: (entries,) the part of the variance over seeds that is due to the examples, to be counted once.
         examples: (pairs,) variance of the difference over examples.
         first, second: (pairs,) entries.
     """
     if not states:
         return examples[:, None], np.ones((len(examples), 1))
-    added = [_excess(state, variances, seeds, inner) for state in states]
-    lowest = [float((examples + excess.min(1)[first] + excess.min(1)[second]).min()) for excess, _ in added]
+    added = [_seed_variance(state, variances, seeds, within) for state in states]
+    lowest = [float((examples + variance.min(1)[first] + variance.min(1)[second]).min()) for variance, _ in added]
     least = max(min(lowest), 1e-15)
-    mass, sums = np.zeros(len(first) * BINS), np.zeros(len(first) * BINS)
+    weight_sums, sums = np.zeros(len(first) * BINS), np.zeros(len(first) * BINS)
     starts: Array = np.arange(len(first))[:, None, None] * BINS
-    for state, (excess, chance) in zip(states, added, strict=True):
-        total = np.maximum(examples[:, None, None] + excess[first][:, :, None] + excess[second][:, None, :], least)
-        weight = state.weight * chance[first][:, :, None] * chance[second][:, None, :]
-        place = (starts + np.minimum((np.log(total / least) / STEP).astype(int), BINS - 1)).ravel()
-        mass += np.bincount(place, weight.ravel(), len(mass))
-        sums += np.bincount(place, (weight * total).ravel(), len(mass))
-    middle = np.divide(sums, mass, out=np.full(sums.shape, least), where=mass > 0).reshape(-1, BINS)
-    weights = mass.reshape(-1, BINS)
-    return middle, weights / weights.sum(1, keepdims=True)
+    for state, (variance, node_weights) in zip(states, added, strict=True):
+        total = np.maximum(examples[:, None, None] + variance[first][:, :, None] + variance[second][:, None, :], least)
+        weight = state.weight * node_weights[first][:, :, None] * node_weights[second][:, None, :]
+        bins = (starts + np.minimum((np.log(total / least) / STEP).astype(int), BINS - 1)).ravel()
+        weight_sums += np.bincount(bins, weight.ravel(), len(weight_sums))
+        sums += np.bincount(bins, (weight * total).ravel(), len(weight_sums))
+    bin_means = np.divide(sums, weight_sums, out=np.full(sums.shape, least), where=weight_sums > 0).reshape(-1, BINS)
+    weights = weight_sums.reshape(-1, BINS)
+    return bin_means, weights / weights.sum(1, keepdims=True)
 
 
-def _excess(state: PriorState, variances: Array, seeds: Array, inner: Array) -> tuple[Array, Array]:
-    """Return (entries, nodes): what the seeds of an entry add to the variance of its mean, and the weights."""
-    own = np.where(seeds > 1, (seeds - 1) * variances, 0.0)
+def _seed_variance(state: PriorState, variances: Array, seeds: Array, within: Array) -> tuple[Array, Array]:
+    """Return (entries, nodes): the variance that an entry's seeds add to that of its mean score, and the weights."""
+    squares = np.where(seeds > 1, (seeds - 1) * variances, 0.0)
     freedom = state.degrees + seeds - 1
-    expected = (state.degrees * state.scale + own) / freedom
+    expected = (state.degrees * state.scale + squares) / freedom
     values, weights = np.array([_inverse_chi_square(float(each)) for each in freedom]).swapaxes(0, 1)
-    return np.maximum(expected[:, None] * values - inner[:, None], 0) / seeds[:, None], weights
+    return np.maximum(expected[:, None] * values - within[:, None], 0) / seeds[:, None], weights
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The settings of a recorded run that must be equal for two runs to be seeds of one entry, in current terms."""
+"""The settings of a recorded run that must be equal for two runs to be seeds of one entry, with current key names."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from peftkit.config.run import TaskConfig
 from peftkit.config.suggestions import RENAMED
 
 # minor versions of these may change the trained model; those of other packages are only noted
-DECIDING = ("peftkit", "transformers", "peft")
+RESULT_PACKAGES = ("peftkit", "transformers", "peft")
 LEFT_OUT = NON_RESULT_KEYS | {
     "seed", "trial", "method.refuses", "model.stand_in",  # the last two: messages, and the model of source=offline
     "distill.teacher",  # a path; the set-up has its hash
@@ -18,8 +18,8 @@ LEFT_OUT = NON_RESULT_KEYS | {
 PATHS = {"data": ("task.dataset", "task.subset", "task.revision"), "model": ("model.checkpoint",)}
 
 
-def in_current_terms(record: dict[str, Any]) -> dict[str, Any]:
-    """Return result.json with today's names of keys and values, so that results of version 0.1 compare with new ones.
+def migrate_v01(record: dict[str, Any]) -> dict[str, Any]:
+    """Return result.json with the current names of keys and values, so that results of version 0.1 are comparable.
 
     A record with a schema has them already.
     """
@@ -30,11 +30,11 @@ def in_current_terms(record: dict[str, Any]) -> dict[str, Any]:
         section, _, name = old.partition(".")
         if name in (config.get(section) or {}):
             config[section][new.rpartition(".")[2]] = config[section].pop(name)
-    # keys that were added since, at the value that changes nothing
+    # keys that were added later, with defaults that change nothing
     added = {field.name: field.default for field in fields(TaskConfig) if field.default is not MISSING}
     config["task"] = added | config["task"]
-    for place in (config, *sources.values()):
-        place |= {key: "offline" for key in ("source", "kind") if place.get(key) == "embedded"}
+    for part in (config, *sources.values()):
+        part |= {key: "offline" for key in ("source", "kind") if part.get(key) == "embedded"}
     record["run"]["overrides"] = [_override(text) for text in record["run"].get("overrides") or []]
     return record
 
@@ -54,20 +54,20 @@ def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[
         if sources[part].get("kind") == "folder" and sources[part].get("revision"):
             left_out.update(names)
     dropped = tuple(f"{name}." for name in left_out)
-    # null counts as absent, as in the id of a run, so that keys added later split no entry
+    # null counts as absent, as in the id of a run, so that keys added later do not split entries
     settings = {
         name: value for name, value in flatten(config).items() if value != "null" and not f"{name}.".startswith(dropped)
     }
     if is_search:  # the search chooses the rate, a different one for each task
-        settings["train.learning_rate"] = f"around {_middle_rate(config, record.get('search')):g}"
+        settings["train.learning_rate"] = f"around {_base_rate(config, record.get('search')):g}"
     # the commit of `main` and the pooling of `auto` at the time of the run
     settings |= flatten({"sources.model": {name: sources["model"].get(name) for name in ("revision", "pooling")}})
     settings["sources.data.revision"] = str(sources["data"].get("revision"))
-    minor = {name: ".".join(versions[name].split(".")[:2]) for name in DECIDING if name in versions}
+    minor = {name: ".".join(versions[name].split(".")[:2]) for name in RESULT_PACKAGES if name in versions}
     return settings | flatten({"setup": record["run"].get("setup", {}), "versions": minor})
 
 
-def _middle_rate(config: Mapping[str, Any], search: Mapping[str, Any] | None) -> float:
+def _base_rate(config: Mapping[str, Any], search: Mapping[str, Any] | None) -> float:
     """Return the learning rate that a search multiplied."""
     if not search or not search.get("trials"):
         return float(config["train"]["learning_rate"])
@@ -75,7 +75,7 @@ def _middle_rate(config: Mapping[str, Any], search: Mapping[str, Any] | None) ->
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested values as one text for each key, as {"train.learning_rate": "0.001"}; nulls are left out."""
+    """Return nested values as one text for each key, as {"train.learning_rate": "0.001"}; nulls are omitted."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, dict):

@@ -12,9 +12,9 @@ from peftkit.leaderboard.costs import TIMED, UNTIMED, with_relative_costs
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, GlueEntry, Summary, UnreadableRun, grouped
 from peftkit.metrics import METRICS
 
-BESIDE = tuple(metric.name for metric in METRICS.values() if metric.diagnostic)  # reported beside a task's score
+DIAGNOSTIC = tuple(metric.name for metric in METRICS.values() if metric.diagnostic)  # not in a task's score
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # AX is a diagnostic, not counted
-REFERENCE = "full"  # the method that the others are compared with
+REFERENCE = "full"  # the method with which the others are compared
 TASK_LIMITS = ("task.max_length", "task.max_train_samples", "task.max_eval_samples")  # mostly equal for all tasks
 
 
@@ -36,16 +36,16 @@ def task_score(scores: Mapping[str, Mapping[str, Any]]) -> float:
     """Return a task's score, higher is better: the plain mean of its metrics (GLUE, Wang et al. 2019, section 3.4).
 
     Metrics of which lower is better are not in that mean; without any others, their negative mean is returned.
-    Diagnostic metrics are left out.
+    Diagnostic metrics are ignored.
     """
-    counted = counting(scores)
+    counted = score_metrics(scores)
     up = [scores[name]["value"] for name in counted if scores[name]["higher_is_better"]]
     return fmean(up) if up else -fmean(scores[name]["value"] for name in counted)
 
 
-def counting(metrics: Collection[str]) -> list[str]:
+def score_metrics(metrics: Collection[str]) -> list[str]:
     """Return the metrics of a task's score, without diagnostic ones: a reward margin grows with every step."""
-    return [name for name in metrics if not name.startswith(BESIDE)] or list(metrics)
+    return [name for name in metrics if not name.startswith(DIAGNOSTIC)] or list(metrics)
 
 
 def glue_average(task_scores: Mapping[str, float]) -> float | None:
@@ -57,7 +57,7 @@ def board_entries(results: Iterable[BoardRun | UnreadableRun]) -> list[BoardEntr
     """Return an entry for each task, model, method and settings: real data first, in GLUE's order, best score first."""
     runs = [result for result in results if isinstance(result, BoardRun)]
     titles = _titles(runs)
-    # a run that failed before counting its examples has those of its siblings
+    # a run that failed before it counted its examples has the counts of the entry's other seeds
     known = {run.group: run.examples for run in reversed(runs) if run.examples}
     runs = [replace(run, examples=run.examples or known.get(run.group, {})) for run in runs]
     members = list(grouped(runs, lambda run: run.identity[:-1]).values())
@@ -96,7 +96,7 @@ def glue_entries(entries: Iterable[BoardEntry]) -> list[GlueEntry]:
             or not name.startswith(("task.", "examples.", "sources.data."))
         }
         key: tuple = (*family, json.dumps(shared, sort_keys=True))
-        if entry.task in lines.get(key, {}):  # differs in a setting of this task alone, such as its template
+        if entry.task in lines.get(key, {}):  # differs only in a setting of this task, such as its template
             key = (*key, entry.settings)
         lines.setdefault(key, {})[entry.task] = entry
     shown = _differences([key[:3] for key in lines], [json.loads(key[3]) for key in lines])
@@ -137,8 +137,8 @@ def _differences(families: Sequence[tuple], settings: Sequence[Mapping[str, str]
             (last if counts[last] == 1 and full.startswith(("train.", "method.", "task.")) else full, values)
             for (last, values), full in once.items()
         ]
-        for place, number in enumerate(members):  # a label has only settings that the entry has
-            shown[number] = " ".join(f"{label}={each[place]}" for label, each in labels if each[place] != "null")
+        for column, number in enumerate(members):  # a label has only settings that the entry has
+            shown[number] = " ".join(f"{label}={each[column]}" for label, each in labels if each[column] != "null")
     return shown
 
 

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftkit.leaderboard.board import Board
-from peftkit.leaderboard.cells import (
+from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
+from peftkit.leaderboard.language import NOTE, language_cells
+from peftkit.leaderboard.rendering import (
     Ranked,
     boards_of,
-    cells_of,
+    entry_cells,
     glue_cells,
     marks_of,
     metric_name,
@@ -19,12 +21,10 @@ from peftkit.leaderboard.cells import (
     notes_of,
     plain,
     problems_of,
-    sentences,
+    summary_sentences,
     tasks_of,
     totals_cells,
 )
-from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
-from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.runs import GlueEntry
 from peftkit.leaderboard.stats import GLUE, glue_entries
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-SHOWN = 40  # entries of a task
-NARROW = 100  # characters, without a terminal
+SHOWN = 40  # entries per task, at most
+DEFAULT_WIDTH = 100  # characters, without a terminal
 DROPPED_FIRST = (
     "time to 95 %",
     "merged latency",
@@ -56,13 +56,13 @@ def show(board: Board, console: Console | None = None) -> None:
     from rich.console import Console
 
     has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = console or Console(width=None if has_width else NARROW, highlight=False)
+    console = console or Console(width=None if has_width else DEFAULT_WIDTH, highlight=False)
     verdict, glue = board.verdict(), glue_entries(board.entries)
     for title, ranked in boards_of(board.entries, verdict.groups):
         style = "bold yellow" if title.startswith("OFFLINE") else "bold"
         console.print(_text(title, style))
         _show_board(console, ranked)
-        summaries = sentences(board.entries, verdict, title)
+        summaries = summary_sentences(board.entries, verdict, title)
         for task, text in summaries.items():
             console.print(_text(f"{task}: {text}"))
         records = totals_cells(verdict.records, title) if len(summaries) > 1 else []
@@ -90,7 +90,7 @@ def _show_board(console: Console, ranked: Sequence[Ranked]) -> None:
     sections: list[list[dict[str, str]]] = []
     for same_task in tasks:
         names = metrics_of(same_task)
-        lines = [cells_of(each, marks, dict(zip(slots, names or [""], strict=False))) for each in same_task[:SHOWN]]
+        lines = [entry_cells(each, marks, dict(zip(slots, names or [""], strict=False))) for each in same_task[:SHOWN]]
         head = {"method": same_task[0][0].task, **dict(zip(slots, map(metric_name, names), strict=False))}
         sections.append([head, *({**line, "method": f"  {line['method']}"} for line in lines)])
     columns = _columns([line for section in sections for line in section], slots)
@@ -109,7 +109,9 @@ def _show_board(console: Console, ranked: Sequence[Ranked]) -> None:
     if longest > SHOWN:
         notes.append(f"The best {SHOWN} of up to {longest} entries of a task; the files of job=leaderboard have all.")
     if hidden := ", ".join(name for name in columns if name not in shown):
-        notes.append(f"Hidden for lack of width: {hidden}: all need {_width(columns, columns)} characters.")
+        notes.append(
+            f"Hidden because the terminal is narrow: {hidden}. All columns need {_width(columns, columns)} characters."
+        )
     for note in notes:
         console.print(_text(note, "dim"))
 
@@ -168,7 +170,7 @@ def _table(names: Sequence[str]) -> Table:
     from rich.table import Column, Table
 
     texts = ("task", "method", "model", "settings")
-    # too wide a number folds: truncated, it would read as another number
+    # too long numbers fold: truncated, they would look like other numbers
     columns = [Column(name, justify="left" if name in texts else "right", overflow="fold") for name in names]
     return Table(
         *columns, box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0), show_edge=False

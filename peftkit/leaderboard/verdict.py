@@ -1,4 +1,4 @@
-"""The tests of a board: which entries differ, which are tied, and the minimum detectable difference of each task."""
+"""The tests of a board: which entries differ significantly, and the minimum detectable difference of each task."""
 
 import string
 from collections.abc import Iterable, Sequence
@@ -7,11 +7,21 @@ from itertools import groupby
 
 import numpy as np
 
-from peftkit.leaderboard.contrast import ALPHA, EXAMPLES, MCNEMAR, SEEDS, Contrast, contrast, detectable, holm, reach
-from peftkit.leaderboard.paired import FARTHEST, LIMIT, sample_of
+from peftkit.leaderboard.contrast import (
+    ALPHA,
+    EXAMPLES,
+    MCNEMAR,
+    SEEDS,
+    Contrast,
+    contrast,
+    detectable,
+    half_width,
+    holm,
+)
+from peftkit.leaderboard.paired import MAX_ALL_PAIRS, MAX_TESTED, sample_of
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, UnreadableRun, grouped
 
-NAMED = 4  # entries in a sentence
+MAX_LISTED = 4  # entries in a sentence
 LATIN, GREEK = string.ascii_letters, 0x3B1  # letters of groups; where Latin ones do not suffice, those from alpha
 Records = dict[tuple[str, str, str], tuple[int, int, int]]
 
@@ -23,7 +33,7 @@ class Comparison:
     first: int
     second: int
     difference: float  # first minus second, in the units of `task_score`
-    low: float  # 95 %, of this pair alone
+    low: float  # 95 %, of this pair only
     high: float
     p: float
     p_holm: float  # over all pairs of all tasks of the board
@@ -35,10 +45,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The tests of all boards, and what they leave out."""
+    """The tests of all boards, and notes on what they do not include."""
 
     comparisons: list[Comparison]
-    groups: list[str]  # letters of each entry; entries of a task that share one are tied, "" without a test
+    groups: list[str]  # letters by entry: entries that share one do not differ significantly; "" if not tested
     detectable: dict[tuple[str, str], float]  # (board, task): minimum detectable difference at 80 % power
     records: Records  # (board, entry, other entry): tasks won, tied, lost
     notes: list[str]
@@ -60,7 +70,7 @@ class Ranking:
     is_tested: bool
 
 
-def judge(entries: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]) -> Verdict:
+def compare_entries(entries: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]) -> Verdict:
     """Test all pairs of entries within each task of each board, with Holm's correction over the board.
 
     Args:
@@ -95,8 +105,8 @@ def judge(entries: Sequence[BoardEntry], results: Iterable[BoardRun | Unreadable
 
 def rank_tasks(entries: Sequence[BoardEntry], groups: Sequence[str]) -> list[Ranking]:
     """Return the ranking of each board and task, in the entries' order; without letters `top` has only the best."""
-    places = grouped(range(len(entries)), lambda number: (entries[number].board, entries[number].task))
-    return [_ranking(members, entries, groups) for members in places.values()]
+    tasks = grouped(range(len(entries)), lambda number: (entries[number].board, entries[number].task))
+    return [_ranking(members, entries, groups) for members in tasks.values()]
 
 
 def _ranking(members: Sequence[int], entries: Sequence[BoardEntry], groups: Sequence[str]) -> Ranking:
@@ -112,7 +122,7 @@ def _ranking(members: Sequence[int], entries: Sequence[BoardEntry], groups: Sequ
 
 def _comparisons(members: Sequence[int], tests: Contrast, adjusted: np.ndarray) -> list[Comparison]:
     sample = tests.sample
-    half = reach(ALPHA, tests)
+    half = half_width(ALPHA, tests)
     comparisons = []
     for n in np.flatnonzero(~np.isnan(tests.p)):
         first, second, difference = int(sample.first[n]), int(sample.second[n]), float(tests.difference[n])
@@ -173,11 +183,11 @@ def _records(entries: Sequence[BoardEntry], comparisons: Sequence[Comparison]) -
 
 
 def _notes(entries: Sequence[BoardEntry], tests: Contrast) -> list[str]:
-    """Return sentences about what a task's tests leave out."""
+    """Return sentences about what a task's tests do not include."""
     kinds = set(tests.test)
     single = [entry.name for entry in entries if len(entry.seeds) == 1]
     metrics = ", ".join(tests.sample.not_resampled)
-    beyond = f"; the last {len(entries) - FARTHEST} are not tested" if len(entries) > FARTHEST else ""
+    beyond = f"; the last {len(entries) - MAX_TESTED} are not tested" if len(entries) > MAX_TESTED else ""
     notes: list[tuple[object, str]] = [
         (
             kinds & {EXAMPLES, MCNEMAR},
@@ -192,13 +202,13 @@ def _notes(entries: Sequence[BoardEntry], tests: Contrast) -> list[str]:
             f"{metrics} cannot be resampled, so these tests generalize to other seeds, not to other examples.",
         ),
         *(
-            (names, f"{reason}, so tested over seeds alone: {listed(names)}.")
+            (names, f"{reason}, so tested over seeds only: {listed(names)}.")
             for reason, names in tests.sample.left_out.items()
         ),
         ("" in kinds, "one seed and no paired predictions: some entries were not tested."),
         (
-            len(entries) > LIMIT,
-            f"the best {LIMIT} entries are tested in all pairs, the others only against the best{beyond}.",
+            len(entries) > MAX_ALL_PAIRS,
+            f"the best {MAX_ALL_PAIRS} entries are tested in all pairs, the others only against the best{beyond}.",
         ),
     ]
     return [text for is_true, text in notes if is_true]
@@ -206,6 +216,6 @@ def _notes(entries: Sequence[BoardEntry], tests: Contrast) -> list[str]:
 
 def listed(names: Sequence[str]) -> str:
     """Join the first names and count the others."""
-    if len(names) > NAMED + 1:
-        return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
+    if len(names) > MAX_LISTED + 1:
+        return f"{', '.join(names[:MAX_LISTED])} and {len(names) - MAX_LISTED} more"
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -76,8 +76,8 @@ def _run(pool: Any, draws: Callable, world: int, count: int) -> list:
 
 def false_claim_table(results: list) -> list[str]:
     """Return the share of tables with any claim, per world and test."""
-    names = ["peftkit", "examples alone", "seeds alone"]
-    lines = ["| no difference | tables | peftkit | examples alone | seeds alone |", "|---|---|---|---|---|"]
+    names = ["peftkit", "examples only", "seeds only"]
+    lines = ["| no difference | tables | peftkit | examples only | seeds only |", "|---|---|---|---|---|"]
     for world, tables in results:
         rates = [_rate([p[test] <= ALPHA for p in tables]) if test in tables[0] else "" for test in names]
         lines.append(f"| {world} | {len(tables):,} | {' | '.join(rates)} |")

@@ -131,15 +131,15 @@ def smallest_p(tests: Sequence[Contrast]) -> float:
 
 def naive(samples: Sequence[TaskSample]) -> dict[str, float]:
     """Return the smallest p, times the pairs, of tests with only one source of noise: examples, or seeds."""
-    over: dict[str, list[float]] = {"examples alone": [], "seeds alone": []}
+    over: dict[str, list[float]] = {"examples only": [], "seeds only": []}
     for sample in samples:
         for one, other in zip(sample.first, sample.second, strict=True):
             a, b = sample.entries[one], sample.entries[other]
             assert a.resampled is not None and b.resampled is not None
             gap, spread = a.values.mean() - b.values.mean(), (a.resampled.mean(1) - b.resampled.mean(1)).std(ddof=1)
-            over["examples alone"].append(2 * stats.norm.sf(abs(gap) / spread))
+            over["examples only"].append(2 * stats.norm.sf(abs(gap) / spread))
             if len(a.values) > 1:
-                over["seeds alone"].append(_paired_t(a.values - b.values))
+                over["seeds only"].append(_paired_t(a.values - b.values))
     return {name: float(np.nanmin(p) * len(p)) for name, p in over.items() if p}
 
 

@@ -238,7 +238,7 @@ def test_each_judge_has_its_own_table_on_the_board(answered: Path, tmp_path: Pat
 
     from peftkit.leaderboard.board import Board
     from peftkit.leaderboard.files import write_tables
-    from peftkit.leaderboard.page import facts
+    from peftkit.leaderboard.page import page_data
     from peftkit.leaderboard.table import show
 
     with serving_judge(longer) as server:
@@ -255,7 +255,7 @@ def test_each_judge_has_its_own_table_on_the_board(answered: Path, tmp_path: Pat
     assert "Against the references, judged by other" in (tmp_path / "leaderboard.md").read_text()
     (columns,) = csv.DictReader((tmp_path / "leaderboard.csv").read_text().splitlines())
     assert columns["judge_win_rate by scripted"] == "0.4375" and "judge_win_rate by other" in columns
-    (here,) = facts(board)["boards"]
+    (here,) = page_data(board)["boards"]
     assert [heading for heading, _ in here["judged"]] == [
         f"Against the references, judged by {n}" for n in ("other", "scripted")
     ]

@@ -12,7 +12,7 @@ from peftkit.config import UserError
 from peftkit.jobs.leaderboard import write
 from peftkit.leaderboard.archive import read_predictions, write_archive
 from peftkit.leaderboard.board import Board
-from peftkit.leaderboard.page import facts
+from peftkit.leaderboard.page import page_data
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardRun
 
@@ -39,7 +39,7 @@ def test_tables_tests_plots_and_page_are_the_same_from_an_archive(tmp_path: Path
     for name, place in (("folders", tmp_path / "runs"), ("archive", file)):
         board = Board.read([place])
         write(board, tmp_path / name, "")
-        pages.append(without_places(facts(board)))
+        pages.append(without_places(page_data(board)))
     assert pages[0] == pages[1]
     assert any(row["curves"] for row in pages[1]["entries"])
     for name in FILES:

@@ -1,4 +1,4 @@
-"""Claims are supported, refused or undecided by the runs of a board, with the runs that are missing."""
+"""Claims are supported, rejected or inconclusive by the runs of a board, with the runs that are missing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from helpers.recorded_runs import write_run
 
 from peftkit.config.checks.values import CHOICES
-from peftkit.leaderboard.claims import CLAIMS, OPEN, REFUSED, SUPPORTED, Finding, judge_claim
+from peftkit.leaderboard.claims import CLAIMS, INCONCLUSIVE, REJECTED, SUPPORTED, Finding, judge_claim
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.stats import board_entries
-from peftkit.leaderboard.verdict import judge
+from peftkit.leaderboard.verdict import compare_entries
 
 EXAMPLES = 10_000
 
@@ -46,7 +46,7 @@ def run(
 def find(root: Path, claim: str) -> Finding:
     results = collect([root])
     rows = board_entries(results)
-    return judge_claim(claim, rows, judge(rows, results))
+    return judge_claim(claim, rows, compare_entries(rows, results))
 
 
 def test_the_claims_are_those_that_may_be_typed() -> None:
@@ -54,13 +54,13 @@ def test_the_claims_are_those_that_may_be_typed() -> None:
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_a_claim_without_its_runs_is_undecided_and_names_what_is_missing(tmp_path: Path, claim: str) -> None:
+def test_a_claim_without_its_runs_is_inconclusive_and_names_what_is_missing(tmp_path: Path, claim: str) -> None:
     run(tmp_path, "full", 0.8)
     finding = find(tmp_path, claim)
-    assert finding.verdict == OPEN and finding.reason
+    assert finding.verdict == INCONCLUSIVE and finding.reason
 
 
-@pytest.mark.parametrize(("lead", "verdict"), [(0.1, SUPPORTED), (-0.1, REFUSED), (0.0, OPEN)])
+@pytest.mark.parametrize(("lead", "verdict"), [(0.1, SUPPORTED), (-0.1, REJECTED), (0.0, INCONCLUSIVE)])
 def test_small_data_favours_adapters_only_where_they_lead_there(tmp_path: Path, lead: float, verdict: str) -> None:
     run(tmp_path, "full", 0.6, rows=100)
     run(tmp_path, "adapter", 0.6 + lead, rows=100)
@@ -80,7 +80,7 @@ def test_small_data_names_missing_runs_and_is_decided_with_the_last(tmp_path: Pa
     assert find(tmp_path, "small_data").verdict == SUPPORTED
 
 
-@pytest.mark.parametrize(("loss", "verdict"), [(0.0, SUPPORTED), (0.1, REFUSED)])
+@pytest.mark.parametrize(("loss", "verdict"), [(0.0, SUPPORTED), (0.1, REJECTED)])
 def test_a_4_bit_base_loses_little_or_much(tmp_path: Path, loss: float, verdict: str) -> None:
     for task in ("sst2", "rte", "cola"):
         run(tmp_path, "lora", 0.8, task)
@@ -88,7 +88,7 @@ def test_a_4_bit_base_loses_little_or_much(tmp_path: Path, loss: float, verdict:
     assert find(tmp_path, "quantization").verdict == verdict
 
 
-@pytest.mark.parametrize(("merged", "verdict"), [(10.0, SUPPORTED), (13.0, REFUSED)])
+@pytest.mark.parametrize(("merged", "verdict"), [(10.0, SUPPORTED), (13.0, REJECTED)])
 def test_merged_lora_is_compared_with_full_on_the_same_machine(tmp_path: Path, merged: float, verdict: str) -> None:
     run(tmp_path, "full", 0.8, costs={"latency_ms": 10.0})
     run(tmp_path, "lora", 0.8, costs={"latency_ms": 14.0, "merged_latency_ms": merged})
@@ -111,7 +111,7 @@ def test_a_method_on_two_models_is_no_change_of_places(tmp_path: Path) -> None:
         for task in ("sst2", "rte"):
             run(tmp_path, "lora", 0.9 if task == ahead else 0.7, task, model=model)
             run(tmp_path, "full", 0.95 if task == ahead else 0.75, task, model=model)
-    assert find(tmp_path, "by_task").verdict == OPEN
+    assert find(tmp_path, "by_task").verdict == INCONCLUSIVE
 
 
 def test_two_models_both_count_for_small_data(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_two_models_both_count_for_small_data(tmp_path: Path) -> None:
             run(tmp_path, "full", 0.7, rows=rows, model=model)
             run(tmp_path, "adapter", 0.7 + its, rows=rows, model=model)
     finding = find(tmp_path, "small_data")
-    assert finding.verdict == OPEN and len(finding.lines) == 4
+    assert finding.verdict == INCONCLUSIVE and len(finding.lines) == 4
 
 
 def test_several_methods_on_one_task_make_no_narrower_interval_than_one(tmp_path: Path) -> None:
@@ -147,10 +147,10 @@ def test_a_copy_of_a_run_is_no_further_seed(tmp_path: Path) -> None:
     assert find(tmp_path, "lora_merge") == once
 
 
-def test_two_settings_of_a_method_leave_a_claim_open(tmp_path: Path) -> None:
+def test_two_settings_of_a_method_leave_a_claim_inconclusive(tmp_path: Path) -> None:
     run(tmp_path, "full", 0.8)
     write_run(
         tmp_path, "other", method="full", task="sst2", value=0.7, rate=7, rows={"train": 1000, "validation": 10_000}
     )
     finding = find(tmp_path, "quantization")
-    assert finding.verdict == OPEN and "2 settings of full" in finding.reason
+    assert finding.verdict == INCONCLUSIVE and "2 settings of full" in finding.reason

@@ -18,8 +18,8 @@ from peftkit.leaderboard.contrast import (
     all_pairs,
     contrast,
     detectable,
+    half_width,
     holm,
-    reach,
 )
 
 SMALL = World(methods=5, tasks=("rte", "mrpc", "sst2"))
@@ -120,5 +120,5 @@ def test_equal_scores_do_not_differ() -> None:
 
 def test_an_interval_excludes_zero_where_p_is_below_its_level() -> None:
     tests = table(replace(SMALL, gains={"sst2": 0.05}), 0)[2]
-    assert ((np.abs(tests.difference) > reach(ALPHA, tests)) == (tests.p < ALPHA)).all()
+    assert ((np.abs(tests.difference) > half_width(ALPHA, tests)) == (tests.p < ALPHA)).all()
     assert 0 < (tests.p < ALPHA).sum() < len(tests.p)

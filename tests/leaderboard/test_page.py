@@ -15,17 +15,17 @@ from helpers.recorded_runs import write_run
 from helpers.synthetic_board import HOSTILE, MACHINES, make_board
 
 from peftkit.leaderboard.board import Board
-from peftkit.leaderboard.cells import headlines
-from peftkit.leaderboard.page import facts, render
-from peftkit.leaderboard.page.facts import POINTS
+from peftkit.leaderboard.page import page_data, render_page
+from peftkit.leaderboard.page.data import POINTS
 from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.rendering import headlines
 from peftkit.leaderboard.runs import BoardRun
 from peftkit.leaderboard.stats import board_entries
 from peftkit.metrics import score
 
 
 def shown(root: Path) -> dict[str, Any]:
-    return facts(Board.read([root]))
+    return page_data(Board.read([root]))
 
 
 class Elements(html.parser.HTMLParser):
@@ -72,7 +72,7 @@ def test_what_is_made_up_is_scored_as_it_predicts(tmp_path: Path) -> None:
 
 
 def test_text_of_a_run_stays_data(made_up: Path) -> None:
-    page = Elements(render(shown(made_up)))
+    page = Elements(render_page(shown(made_up)))
     assert page.tags.count("script") == 4  # data, two libraries, the page's own
     assert "img" not in page.tags
     offline = json.loads(page.scripts[0])
@@ -80,7 +80,7 @@ def test_text_of_a_run_stays_data(made_up: Path) -> None:
 
 
 def test_the_page_loads_nothing_else(made_up: Path) -> None:
-    page = render(shown(made_up))
+    page = render_page(shown(made_up))
     assert not [address for address in Elements(page).addresses if re.match("(https?:)?//", address)]
     assert "default-src 'none'" in page
 
@@ -89,7 +89,7 @@ def test_only_the_scripts_of_the_page_may_run(made_up: Path) -> None:
     import base64
     import hashlib
 
-    page = render(shown(made_up))
+    page = render_page(shown(made_up))
     _, *scripts = Elements(page).scripts
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     assert re.findall(r"'sha256-(.+?)'", page[:2000]) == hashes
@@ -140,11 +140,11 @@ def test_an_entry_without_anything_optional_is_shown(tmp_path: Path) -> None:
 
 def test_nothing_but_a_broken_result_makes_a_page(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{")
-    assert json.loads(Elements(render(shown(tmp_path))).scripts[0])["failed"][0]["folder"] == str(tmp_path)
+    assert json.loads(Elements(render_page(shown(tmp_path))).scripts[0])["failed"][0]["folder"] == str(tmp_path)
 
 
 def test_a_number_that_json_lacks_becomes_null() -> None:
-    page = render({"rows": [float("nan"), float("inf"), 1.5, "\ud800"]})
+    page = render_page({"rows": [float("nan"), float("inf"), 1.5, "\ud800"]})
     assert json.loads(Elements(page).scripts[0]) == {"rows": [None, None, 1.5, "?"]}
 
 

@@ -12,7 +12,7 @@ import pytest
 from helpers.recorded_runs import write_run
 from scipy import stats
 
-from peftkit.leaderboard.paired import OTHER, WRONG, sample_of, scores_by_resample
+from peftkit.leaderboard.paired import NOT_REPRODUCED, OTHER_EXAMPLES, sample_of, scores_by_resample
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardEntry
 from peftkit.leaderboard.stats import board_entries, task_score
@@ -151,9 +151,9 @@ def test_examples_are_paired_by_id_whatever_their_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"id": np.arange(50) + 7}, OTHER),
-        ({"label": np.ones(50, int)}, OTHER),
-        ({"prediction": np.zeros(50, int)}, WRONG),
+        ({"id": np.arange(50) + 7}, OTHER_EXAMPLES),
+        ({"label": np.ones(50, int)}, OTHER_EXAMPLES),
+        ({"prediction": np.zeros(50, int)}, NOT_REPRODUCED),
     ],
 )
 def test_predictions_that_cannot_be_paired_are_noted(tmp_path: Path, changes: dict, reason: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from peftkit.config.suggestions import RENAMED
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardRun
-from peftkit.leaderboard.settings import in_current_terms
+from peftkit.leaderboard.settings import migrate_v01
 from peftkit.leaderboard.stats import board_entries
 
 OLD = json.loads((Path(__file__).parent / "result_0.1.json").read_text(encoding="utf-8"))  # LoRA on MRPC, seed 0
@@ -77,11 +77,11 @@ def test_every_renamed_key_is_mapped_in_config_and_command(key: str) -> None:
         "run": {"config": {"task": {}, section: {old: 7}}, "overrides": [f"{section}.{old}=7", "seed=1"]},
         "audit": {"sources": {}},
     }
-    run = in_current_terms(record)["run"]
+    run = migrate_v01(record)["run"]
     assert run["config"][section][new] == 7 and old not in run["config"][section]
     assert run["overrides"] == [f"{section}.{new}=7", "seed=1"]
 
 
 def test_a_result_with_a_schema_keeps_its_names() -> None:
     record = renewed(seed=0)
-    assert in_current_terms(json.loads(json.dumps(record))) == record
+    assert migrate_v01(json.loads(json.dumps(record))) == record

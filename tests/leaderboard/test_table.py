@@ -69,7 +69,7 @@ def test_lines_fit_and_what_does_not_is_named(tmp_path: Path, width: int) -> Non
     write_run(tmp_path, "tuned", task="mrpc", rate=2, metrics={"accuracy": True, "f1": True})
     text = shown(tmp_path, width)
     assert max(map(len, text.splitlines())) <= width
-    assert ("Hidden for lack of width" in text) == (width == 70)
+    assert ("Hidden because the terminal is narrow" in text) == (width == 70)
     assert "learning_rate=2" in text
 
 

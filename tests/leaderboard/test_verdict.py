@@ -14,11 +14,11 @@ import pytest
 from helpers.recorded_runs import write_run
 from statsmodels.stats.multitest import multipletests
 
-from peftkit.leaderboard.cells import sentences
 from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.rendering import summary_sentences
 from peftkit.leaderboard.runs import BoardEntry
 from peftkit.leaderboard.stats import board_entries
-from peftkit.leaderboard.verdict import Verdict, compact_letters, judge
+from peftkit.leaderboard.verdict import Verdict, compact_letters, compare_entries
 
 SKILL = {"full": 0.9, "lora": 0.89, "prompt": 0.6}
 
@@ -44,7 +44,7 @@ def made(
 def judged(root: Path) -> tuple[list[BoardEntry], Verdict]:
     results = collect([root])
     rows = board_entries(results)
-    return rows, judge(rows, results)
+    return rows, compare_entries(rows, results)
 
 
 def test_a_worse_method_differs_and_equals_are_tied(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_tasks_are_won_tied_and_lost(tmp_path: Path) -> None:
 
 def test_sentences_name_top_and_worse(tmp_path: Path) -> None:
     rows, verdict = made(tmp_path)
-    told = sentences(rows, verdict, rows[0].board)
+    told = summary_sentences(rows, verdict, rows[0].board)
     assert list(told) == ["sst2", "rte"]
     for text in told.values():
         assert "; significantly worse: prompt. Among these, " in text
@@ -95,14 +95,14 @@ def test_one_seed_is_tested_over_examples_with_a_note(tmp_path: Path) -> None:
 
 def test_without_predictions_seeds_alone_are_tested_with_a_note(tmp_path: Path) -> None:
     _, verdict = made(tmp_path, predictions=False)
-    assert {(c.test, c.examples) for c in verdict.comparisons} == {("seeds alone", 0)}
-    assert verdict.notes[0] == "sst2: no predictions, so tested over seeds alone: full, lora and prompt."
+    assert {(c.test, c.examples) for c in verdict.comparisons} == {("seeds only", 0)}
+    assert verdict.notes[0] == "sst2: no predictions, so tested over seeds only: full, lora and prompt."
 
 
 def test_one_seed_without_predictions_claims_nothing(tmp_path: Path) -> None:
     rows, verdict = made(tmp_path, seeds=1, predictions=False)
     assert (verdict.comparisons, verdict.groups, verdict.detectable) == ([], [""] * len(rows), {})
-    assert sentences(rows, verdict, rows[0].board) == {}
+    assert summary_sentences(rows, verdict, rows[0].board) == {}
 
 
 def test_missing_seeds_are_noted(tmp_path: Path) -> None:
@@ -143,11 +143,11 @@ def test_a_board_on_which_every_run_failed_has_a_note(tmp_path: Path) -> None:
         write_run(tmp_path, f"{seed}", seed=seed, status="failed", reason="out of memory")
     rows, verdict = judged(tmp_path)
     assert (verdict.comparisons, verdict.groups, verdict.notes) == ([], [""], ["rte: lora has 0 of 2 seeds."])
-    assert sentences(rows, verdict, rows[0].board) == {}
+    assert summary_sentences(rows, verdict, rows[0].board) == {}
 
 
 def test_nothing_to_judge_is_an_empty_verdict() -> None:
-    assert judge([], []) == Verdict([], [], {}, {}, [])
+    assert compare_entries([], []) == Verdict([], [], {}, {}, [])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -169,7 +169,7 @@ def test_thousands_of_entries_are_tested_in_seconds(tmp_path: Path) -> None:
     results = collect([tmp_path])
     rows = board_entries(results) * 1000
     start = time.process_time()
-    verdict = judge(rows, results)
+    verdict = compare_entries(rows, results)
     assert time.process_time() - start < 10
     assert "rte: the best 40 entries are tested in all pairs" in " ".join(verdict.notes)
     assert len(verdict.comparisons) == 40 * 39 // 2 + 60

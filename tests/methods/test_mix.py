@@ -197,7 +197,7 @@ def test_unipelt_reaches_every_attention_and_feed_forward_of_t5_once() -> None:
     means = {
         n.partition(".bottleneck_gate")[0].removeprefix("base_model.model.")
         for n, module in model.named_modules()
-        if n.endswith("bottleneck_gate.default") and module.tokens is not None
+        if n.endswith("bottleneck_gate.default") and module.token_mask is not None
     }
     layers = [
         f"encoder.block.{i}.layer.{part}" for i in (0, 1) for part in ("0.SelfAttention.q", "0.SelfAttention.v", "1")

@@ -148,7 +148,7 @@ def test_each_row_of_a_batch_may_have_its_own_prompt(name: str, kind: str) -> No
     model.set_adapter("second")
     torch.testing.assert_close(answer(model, inputs)[0], mixed[0], rtol=0, atol=1e-5)
     if kind == "prompt":
-        with pytest.raises(ValueError, match="predict them apart"):
+        with pytest.raises(ValueError, match="predict them separately"):
             answer(model, inputs, adapter_names=["second", "__base__", "second"])
 
 
@@ -175,8 +175,8 @@ def test_gradient_checkpointing_changes_no_gradient(name: str, kind: str) -> Non
 def test_t5_prefixes_reach_encoder_decoder_and_cross_attention() -> None:
     model = wrapped("t5-lm", "prefix")
     encoder, decoder = (m for m in model.modules() if isinstance(m, PrefixLayer))
-    assert encoder.width == 2 * 2 * 32  # keys and values of two layers
-    assert decoder.width == 2 * 2 * 2 * 32  # of self-attention and cross-attention
+    assert encoder.vector_dim == 2 * 2 * 32  # keys and values of two layers
+    assert decoder.vector_dim == 2 * 2 * 2 * 32  # of self-attention and cross-attention
 
 
 def test_a_text_too_long_for_prompt_and_positions_is_refused_with_what_to_set() -> None:

@@ -9,38 +9,39 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from peftkit.leaderboard.page.facts import facts
+from peftkit.leaderboard.page.data import page_data
 from peftkit.paths import atomic_write
 
-__all__ = ["facts", "render", "write_page"]
+__all__ = ["page_data", "render_page", "write_page"]
 
 HERE = Path(__file__).parent
-SCRIPTS = ("elements", "state", "table", "charts", "heatmap", "details", "main")  # each may use those before it
+# in this order: later ones use earlier ones
+SCRIPTS = ("elements", "state", "table", "charts", "heatmap", "details", "main")
 # escaped, so that text of a run can neither close its element nor open another
 UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
 def write_page(content: Mapping[str, Any], file: Path) -> None:
-    """Write what `facts` returns as a page, atomically."""
+    """Write what `page_data` returns as a page, atomically."""
     with atomic_write(file) as part:
-        part.write_text(render(content), encoding="utf-8")
+        part.write_text(render_page(content), encoding="utf-8")
 
 
-def render(content: Mapping[str, Any]) -> str:
+def render_page(content: Mapping[str, Any]) -> str:
     """Return the page: markup, style, scripts and data in one text without external resources."""
     app = "".join(_read(f"assets/{name}.js") for name in SCRIPTS)
     scripts = [_read("vendor/d3.min.js"), _read("vendor/plot.min.js"), app]
     parts = {
         "policy": _policy(scripts),
         "style": _read("assets/style.css"),
-        "licences": _read("vendor/LICENSES.txt").replace("&", "&amp;").replace("<", "&lt;"),
-        "data": _embedded(content),
+        "licenses": _read("vendor/LICENSES.txt").replace("&", "&amp;").replace("<", "&lt;"),
+        "data": _as_json(content),
         "d3": scripts[0],
         "plot": scripts[1],
         "app": app,
     }
     # in one pass, so that inserted text is not substituted again
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _read("assets/page.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read("assets/page.html"))
 
 
 @cache
@@ -58,7 +59,7 @@ def _policy(scripts: list[str]) -> str:
     )
 
 
-def _embedded(content: Mapping[str, Any]) -> str:
+def _as_json(content: Mapping[str, Any]) -> str:
     finite = json.loads(json.dumps(content), parse_constant=lambda _: None)  # JSON lacks NaN and infinity
     text = json.dumps(finite, ensure_ascii=False, separators=(",", ":")).translate(UNSAFE)
     return text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates cannot be encoded

@@ -14,7 +14,7 @@ function openDetails(entry) {
   byId("close").addEventListener("click", () => panel.close());
   panel.showModal();
   panel.scrollTop = 0;
-  if (entry.curves.length) byId("details-curve").append(curvePlot([entry], colourOf, Math.max(260, byId("details-curve").clientWidth)));
+  if (entry.curves.length) byId("details-curve").append(curvePlot([entry], colorOf, Math.max(260, byId("details-curve").clientWidth)));
 }
 
 function headline(entry) {
@@ -87,17 +87,17 @@ function comparisonPart(entry) {
   const lines = mine.map(([first, second, difference, low, high, p, holm, differs, test]) => {
     const isFirst = first === entry.number;
     const sign = isFirst ? 1 : -1;
-    const ends = isNumber(low) && isNumber(high) ? [sign * low, sign * high].sort((a, b) => a - b) : null;
-    return { other: data.entries[isFirst ? second : first], difference: isNumber(difference) ? sign * difference : null, ends, p, holm, differs, test };
+    const bounds = isNumber(low) && isNumber(high) ? [sign * low, sign * high].sort((a, b) => a - b) : null;
+    return { other: data.entries[isFirst ? second : first], difference: isNumber(difference) ? sign * difference : null, bounds, p, holm, differs, test };
   });
   lines.sort((a, b) => (a.difference ?? 0) - (b.difference ?? 0));
   const cells = lines.map((line) => [
     line.other.label, differenceText(entry, line.difference),
-    line.ends ? (entry.up ? line.ends : [...line.ends].reverse()).map((end) => differenceText(entry, end)).join(" to ") : "–",
+    line.bounds ? (entry.up ? line.bounds : [...line.bounds].reverse()).map((bound) => differenceText(entry, bound)).join(" to ") : "–",
     probability(line.p), probability(line.holm), line.differs ? "significant" : "not significant",
   ]);
   const tests = [...new Set(lines.map((line) => line.test))].join(", ");
-  return part("Compared with the other entries", el("p", { class: "muted" }, `This entry minus the other; ${tests}.`), tableOf(["Other", "Difference", "95 % interval", "p", "p, Holm", "Verdict"], cells));
+  return part("Compared with the other entries", el("p", { class: "muted" }, `This entry minus the other; ${tests}.`), tableOf(["Other", "Difference", "95 % interval", "p", "p, Holm", "Result"], cells));
 }
 
 const list = (pairs) => el("dl", {}, pairs.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));

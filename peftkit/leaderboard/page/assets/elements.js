@@ -1,5 +1,5 @@
 "use strict";
-// Values as text and elements. Text of a run only ever becomes a text node.
+// Formatting of values, and elements. Text of a run is inserted only as text nodes.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -70,5 +70,5 @@ function moreIsBetter(name) {
 
 const METHODS = [...new Set(data.entries.map((entry) => entry.method))].sort();
 const SYMBOLS = ["circle", "diamond", "triangle", "square", "cross", "star"];
-const colourOf = (entry) => `var(--c${METHODS.indexOf(entry.method) % 8})`;
+const colorOf = (entry) => `var(--c${METHODS.indexOf(entry.method) % 8})`;
 const symbolOf = (entry) => SYMBOLS[Math.floor(METHODS.indexOf(entry.method) / 8) % SYMBOLS.length];

@@ -1,4 +1,4 @@
-// Draws the page, again after each choice of the reader.
+// Draws the page, and updates it after each change of a control.
 
 const SECTIONS = ["verdict", "table", "trade", "heat", "curves", "language", "judged", "failed"];
 let pending = 0;
@@ -14,14 +14,14 @@ function drawEntries() {
   drawTable(entries);
   const all = boardEntries().length;
   byId("count").textContent = entries.length === all ? `${all} entries` : `${entries.length} of ${all} entries`;
-  cancelAnimationFrame(pending); // no plots while the reader is typing
+  cancelAnimationFrame(pending); // no plots while the user is typing
   pending = requestAnimationFrame(() => {
-    drawTrade(entries);
+    drawTradeOff(entries);
     byId("trade-plots").before(legendBox(entries));
     drawHeat(entries);
     drawCurves();
   });
-  writeAddress();
+  writeHash();
 }
 
 function legendBox(entries) {
@@ -34,14 +34,14 @@ function drawBoard() {
   byId("board-line").hidden = data.boards.length < 2;
   const warning = byId("substitute");
   warning.hidden = !here?.offline;
-  warning.textContent = here?.offline ? `${here.title}. These entries are not comparable with the real model or data, and share no table with them.` : "";
+  warning.textContent = here?.offline ? `${here.title}. These entries are not comparable with the real model or data, and are in tables of their own.` : "";
   const lines = here?.headlines ?? [];
   const overall = lines.filter(([task]) => !task).map(([, text]) => text).join(" ");
   byId("overall").hidden = !overall;
   byId("overall").textContent = overall;
   byId("headlines").replaceChildren(...lines.filter(([task]) => task).flatMap(([task, text]) => [el("dt", {}, task), el("dd", {}, text)]));
   if (!data.entries.length) byId("headlines").replaceChildren(el("dt", {}, "No entries yet"), el("dd", {}, "train first: python -m peftkit recipe=lora_glue"));
-  drawReading(here);
+  drawNotes(here);
   drawLanguage(here?.language ?? []);
   drawJudged(here?.judged ?? []);
 }
@@ -65,13 +65,13 @@ function linesOf(lines) {
   return tableOf(order.map((name) => name[0].toUpperCase() + name.slice(1)), lines.map((line) => order.map((name) => line[name])));
 }
 
-function drawReading(here) {
+function drawNotes(here) {
   const notes = [
     "A score is the plain mean of the task's metrics, times 100; ± is the standard deviation over seeds, the bar below it the 95 % interval of the mean.",
     "Entries that share a letter do not differ significantly; the shaded ones have no significant difference from the best of their task.",
     here?.models.length === 1 ? `Model: ${here.models[0]}.` : null,
-    "Time to 95 % of full: seconds of training until the chosen trial scored 95 % of what full fine-tuning reached, on held-out training examples.",
-    "PSCP: score / (1 + trained / all parameters) / (1 + latency / full's) / (1 + peak memory / full's), the form of Belanec et al. 2025 with constants of this board.",
+    "Time to 95 % of full: seconds of training until the chosen trial scored 95 % of full fine-tuning's score, on held-out training examples.",
+    "PSCP (PEFT Soft Cost Penalties, Belanec et al. 2025): score / (1 + trained / all parameters) / (1 + latency / full's) / (1 + peak memory / full's), with constants of this board.",
     ...data.notes,
   ].filter(Boolean);
   const records = here?.records ?? [];
@@ -118,8 +118,8 @@ function drawFailed() {
   const runs = data.failed;
   byId("failed").hidden = !runs.length;
   const shown = runs.slice(0, 300);
-  const going = runs.filter((run) => run.unfinished).length;
-  byId("failed-note").textContent = `${runs.length} of ${data.runs} runs${going ? `, ${going} of them unfinished` : ""}${shown.length < runs.length ? `; the first ${shown.length} are listed` : ""}.`;
+  const unfinished = runs.filter((run) => run.unfinished).length;
+  byId("failed-note").textContent = `${runs.length} of ${data.runs} runs${unfinished ? `, ${unfinished} of them unfinished` : ""}${shown.length < runs.length ? `; the first ${shown.length} are listed` : ""}.`;
   const heads = ["Method", "Task", "Reason", "Seed", "Model", "Folder"];
   const lines = shown.map((run) =>
     el("tr", {},
@@ -152,7 +152,7 @@ function listen() {
     if (!id) return;
     chooseSort(id);
     drawTable(filteredEntries());
-    writeAddress();
+    writeHash();
     byId("entries").tHead.querySelector(`[data-sort="${CSS.escape(id)}"]`).focus();
   });
   byId("entries").tBodies[0].addEventListener("click", (event) => {
@@ -165,7 +165,7 @@ function listen() {
     pickCurve(data.entries[Number(event.target.dataset.pick)], event.target.checked);
     for (const box of document.querySelectorAll("[data-pick]")) box.checked = pickedEntries().includes(data.entries[Number(box.dataset.pick)]);
     drawCurves();
-    writeAddress();
+    writeHash();
   });
   byId("heat-table").addEventListener("click", (event) => {
     const cell = event.target.closest("[data-entry]");
@@ -175,7 +175,7 @@ function listen() {
   byId("details").addEventListener("click", (event) => event.target === byId("details") && event.offsetX < 0 && byId("details").close());
   let width = innerWidth;
   addEventListener("resize", () => {
-    if (innerWidth === width) return; // the bars of a phone change the height alone
+    if (innerWidth === width) return; // the toolbars of a phone change only the height
     width = innerWidth;
     drawEntries();
   });
@@ -221,7 +221,7 @@ async function watch() {
   }
 }
 
-readAddress();
+readHash();
 startTheme();
 byId("made").textContent = `${data.entries.length} entries of ${data.runs} runs, written ${data.written.replace("T", " ").replace("+00:00", " UTC")}`;
 byId("command").textContent = data.command;
@@ -231,7 +231,7 @@ document.querySelector("nav").replaceChildren(
 document.querySelector("nav").addEventListener("click", (event) => {
   const id = event.target.dataset.to;
   if (!id) return;
-  event.preventDefault(); // the address holds the reader's choices
+  event.preventDefault(); // the URL hash has the state of the controls
   byId(id).setAttribute("tabindex", "-1");
   byId(id).focus({ preventScroll: true });
   byId(id).scrollIntoView();

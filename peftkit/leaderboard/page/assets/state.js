@@ -1,4 +1,4 @@
-// The filters and choices of the page, kept in the address so that a reload or a link shows the same.
+// The state of the controls, stored in the URL hash so that a reload or a link restores it.
 
 const DEFAULTS = {
   board: "0", q: "", task: "", model: "", method: "", machine: "", tied: "",
@@ -6,13 +6,13 @@ const DEFAULTS = {
 };
 const state = { ...DEFAULTS };
 
-function readAddress() {
+function readHash() {
   const given = new URLSearchParams(location.hash.slice(1));
   for (const name of Object.keys(DEFAULTS)) state[name] = given.get(name) ?? DEFAULTS[name];
   if (!data.boards[Number(state.board)]) state.board = DEFAULTS.board;
 }
 
-function writeAddress() {
+function writeHash() {
   const kept = Object.entries(state).filter(([name, value]) => value !== DEFAULTS[name]);
   const text = new URLSearchParams(kept).toString();
   history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
@@ -21,7 +21,7 @@ function writeAddress() {
 const board = () => data.boards[Number(state.board)];
 data.entries.forEach((entry, number) => {
   entry.number = number;
-  entry.searchable = [entry.method, entry.settings, entry.task, entry.model].join(" ").toLowerCase();
+  entry.searchText = [entry.method, entry.settings, entry.task, entry.model].join(" ").toLowerCase();
 });
 const boardEntries = () => data.entries.filter((entry) => entry.board === board()?.title);
 
@@ -33,11 +33,11 @@ function filteredEntries() {
       (!state.model || entry.model === state.model) &&
       (!state.method || entry.method === state.method) &&
       (!state.tied || entry.top) &&
-      terms.every((term) => entry.searchable.includes(term)),
+      terms.every((term) => entry.searchText.includes(term)),
   );
 }
 
-// machines of the board, the one with the most entries first; times are of one machine at a time
+// machines of the board, the one with the most entries first; times are shown for one machine at a time
 function machines() {
   const counts = new Map();
   for (const entry of boardEntries()) for (const name of Object.keys(entry.timed)) counts.set(name, (counts.get(name) ?? 0) + 1);
@@ -50,7 +50,7 @@ function timedNames(entries) {
   return new Set(entries.flatMap((entry) => Object.values(entry.timed).flatMap((costs) => Object.keys(costs))));
 }
 
-// a cost or the score; times are of the chosen machine
+// a cost or the score; times are those of the selected machine
 function valueOf(entry, name, on) {
   if (name === SCORE) return entry.score;
   return entry.costs[name] ?? entry.timed[on]?.[name] ?? null;

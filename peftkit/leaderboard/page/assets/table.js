@@ -1,11 +1,11 @@
-// The table of entries: sorted and filtered as chosen, drawn a chunk at a time.
+// The table of entries, sorted and filtered, drawn in chunks.
 
 const CHUNK = 100;
 const SHOWN_COSTS = [
   "trainable_params", "adapter_bytes", "train_seconds", "train_peak_bytes", "tokens_per_second", "seconds_to_quality",
   "latency_ms", "merged_latency_ms", "pscp",
 ];
-const SLOTS = 8; // with more letters no stripes are drawn
+const MAX_LETTER_COLUMNS = 8; // with more letters, they are shown as text
 let drawn = 0;
 let sorted = [];
 
@@ -52,25 +52,25 @@ function methodCell(entry) {
 
 // each letter has its own column, so that a group shows as a vertical stripe
 function lettersCell(entry) {
-  const places = lettersOf(entry);
+  const letters = lettersOf(entry);
   const own = new Set(entry.letters);
-  if (places.length > SLOTS) return el("td", {}, entry.letters || "–");
-  const spans = places.map((letter) => el("span", { class: own.has(letter) ? "on" : null }, own.has(letter) ? letter : "\u00a0"));
+  if (letters.length > MAX_LETTER_COLUMNS) return el("td", {}, entry.letters || "–");
+  const spans = letters.map((letter) => el("span", { class: own.has(letter) ? "on" : null }, own.has(letter) ? letter : "\u00a0"));
   return el("td", { class: "letter-cell" }, el("span", { class: "hidden" }, [...own].join(" ")), el("span", { class: "letters", "aria-hidden": "true" }, spans));
 }
 
-const cellCache = new Map();
-function cellOf(entry) {
+const rangeCache = new Map();
+function taskRange(entry) {
   const key = JSON.stringify([entry.board, entry.task]);
-  if (!cellCache.has(key)) {
+  if (!rangeCache.has(key)) {
     const entries = data.entries.filter((each) => each.board === entry.board && each.task === entry.task);
     const ends = entries.flatMap((each) => [each.low, each.high, each.score]).filter(isNumber);
     const letters = [...new Set(entries.flatMap((each) => [...each.letters]))].sort();
-    cellCache.set(key, { letters, low: Math.min(...ends), high: Math.max(...ends) });
+    rangeCache.set(key, { letters, low: Math.min(...ends), high: Math.max(...ends) });
   }
-  return cellCache.get(key);
+  return rangeCache.get(key);
 }
-const lettersOf = (entry) => cellOf(entry).letters;
+const lettersOf = (entry) => taskRange(entry).letters;
 
 function scoreCell(entry) {
   if (!isNumber(entry.score)) return number(entry.problems.length ? entry.without : "–");
@@ -84,7 +84,7 @@ function interval(entry) {
 }
 
 function range(entry) {
-  const { low, high } = cellOf(entry);
+  const { low, high } = taskRange(entry);
   const at = (value) => `${(100 * (value - low)) / (high - low || 1)}%`;
   const bar = el("i");
   if (isNumber(entry.low)) {

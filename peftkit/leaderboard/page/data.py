@@ -13,24 +13,24 @@ from typing import Any
 
 from peftkit.leaderboard.archive import read_text
 from peftkit.leaderboard.board import Board
-from peftkit.leaderboard.cells import headlines
 from peftkit.leaderboard.costs import COSTS
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
+from peftkit.leaderboard.rendering import headlines
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, UnreadableRun
 from peftkit.leaderboard.verdict import rank_tasks
 
-SHOWN = ("truncated", "dropped", "label_counts")  # of an audit
-POINTS = 60  # of a learning curve
-RUNS = 1000  # with a learning curve
-COMPARED = 20_000  # comparisons of a page at most; of more, those with the best and the reference are kept
+AUDIT_KEYS = ("truncated", "dropped", "label_counts")  # keys of an audit that are shown
+POINTS = 60  # per learning curve, at most
+RUNS = 1000  # with a learning curve, at most
+MAX_COMPARISONS = 20_000  # of more, those with the best entry or the reference are kept
 
 
 Curve = tuple[int, list[int], list[float]]  # seed, steps, losses
 
 
-def facts(board: Board, command: str = "") -> dict[str, Any]:
-    """Return the data of the page: boards, entries with their runs, comparisons, failed runs, and what is left out.
+def page_data(board: Board, command: str = "") -> dict[str, Any]:
+    """Return the data of the page: boards, entries with their runs, comparisons, failed runs, and notes.
 
     Args:
         command: the command that wrote the page, shown in its footer.
@@ -38,14 +38,14 @@ def facts(board: Board, command: str = "") -> dict[str, Any]:
     verdict = board.verdict()
     curves, curve_note = _curves(board.entries)
     comparisons, comparison_note = _comparisons(board)
-    top = {number for cell in rank_tasks(board.entries, verdict.groups) for number in cell.top}
+    top = {number for ranking in rank_tasks(board.entries, verdict.groups) for number in ranking.top}
     return {
         "boards": _boards(board),
         "entries": [
             {**_entry(entry), "letters": letters, "top": number in top, "curves": curves.get(number, [])}
             for number, (entry, letters) in enumerate(zip(board.entries, verdict.groups, strict=True))
         ],
-        "costs": {name: [cost.label, cost.unit, cost.is_up] for name, cost in COSTS.items()},
+        "costs": {name: [cost.label, cost.unit, cost.higher_is_better] for name, cost in COSTS.items()},
         "comparisons": comparisons,
         "failed": [_failure(each) for each in sorted(board.runs, key=lambda r: r.is_unfinished) if each.problem],
         "runs": len(board.runs),
@@ -77,17 +77,17 @@ def _boards(board: Board) -> list[dict[str, Any]]:
 
 def _entry(entry: BoardEntry) -> dict[str, Any]:
     low, high = entry.interval or (None, None)
-    shared = next(iter(entry.scored_runs), entry.runs[0])  # what seeds share is that of the first finished run
+    shared = next(iter(entry.scored_runs), entry.runs[0])  # the first finished run has what seeds share
     return {
         "board": entry.board, "task": entry.task, "model": entry.model, "method": entry.method,
-        "settings": entry.settings, "label": entry.name, "up": entry.is_up, "score": entry.score,
+        "settings": entry.settings, "label": entry.name, "up": entry.greater_is_better, "score": entry.score,
         "low": low, "high": high, "spread": entry.spread,
         "metrics": [[name, each.mean, each.spread] for name, each in entry.scores.items()],
         "delta": entry.delta, "reference": entry.is_reference, "planned": entry.planned, "seeds": entry.seeds,
         "trials": entry.trials, "costs": entry.costs,
         "timed": entry.timed, "examples": entry.examples, "problems": entry.problems, "without": entry.without_score,
         "runs": [_run(result, entry) for result in entry.runs],
-        "audit": {name: shared.audit[name] for name in SHOWN if shared.audit.get(name)},
+        "audit": {name: shared.audit[name] for name in AUDIT_KEYS if shared.audit.get(name)},
         "sources": {
             name: {key: value for key, value in source.items() if value is not None}
             for name, source in shared.audit["sources"].items()
@@ -111,13 +111,13 @@ def _run(result: BoardRun, entry: BoardEntry) -> dict[str, Any]:
 
 
 def _comparisons(board: Board) -> tuple[list[list[Any]], str | None]:
-    """Return comparisons as lists, in the order of details.js, and a note on what is left out."""
+    """Return comparisons as lists, in the order of details.js, and a note on what is omitted."""
     entries, verdict = board.entries, board.verdict()
     kept, note = verdict.comparisons, None
-    if len(kept) > COMPARED:
-        best = {cell.ranked[0] for cell in rank_tasks(entries, verdict.groups) if cell.ranked}
+    if len(kept) > MAX_COMPARISONS:
+        best = {ranking.ranked[0] for ranking in rank_tasks(entries, verdict.groups) if ranking.ranked}
         anchors = best | {number for number, entry in enumerate(entries) if entry.is_reference}
-        kept = [each for each in kept if anchors & {each.first, each.second}][:COMPARED]
+        kept = [each for each in kept if anchors & {each.first, each.second}][:MAX_COMPARISONS]
         note = (
             f"Of {len(verdict.comparisons)} comparisons, the page has the {len(kept)} with a task's best entry "
             "or with full fine-tuning."
@@ -139,19 +139,19 @@ def _failure(result: BoardRun | UnreadableRun) -> dict[str, Any]:
 
 
 def _curves(entries: Sequence[BoardEntry]) -> tuple[dict[int, list[Curve]], str | None]:
-    """Return the training losses of each entry's runs, the best of each task first, and a note on what is left out."""
+    """Return the training losses of each entry's runs, the best of each task first, and a note on what is omitted."""
     ranks: dict[tuple[str, str], Iterator[int]] = defaultdict(count)  # entries are best first within a task
     order = sorted((next(ranks[entry.board, entry.task]), number) for number, entry in enumerate(entries))
     curves: dict[int, list[Curve]] = {}
-    room = RUNS
+    remaining = RUNS
     for _, number in order:
         runs = entries[number].scored_runs
-        if len(runs) > room:
+        if len(runs) > remaining:
             break
         curves[number] = sorted((run.seed, *points) for run in runs if (points := _losses(run.folder)))
-        room -= len(curves[number])
+        remaining -= len(curves[number])
     finished = sum(len(entry.scored_runs) for entry in entries)
-    note = f"Learning curves: only the best entries of each task have them, {RUNS - room} of {finished} runs."
+    note = f"Learning curves: only the best entries of each task have them, {RUNS - remaining} of {finished} runs."
     return curves, note if finished > RUNS else None
 
 

@@ -1,26 +1,32 @@
-"""A board as text: the cells of tables in the terminal and Markdown, notes, and sentences that summarize the tests."""
+"""A board as text: table cells for terminal and Markdown, notes, and sentences that summarize the tests."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from peftkit.leaderboard.costs import COSTS, Cost
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, GlueEntry, UnreadableRun, grouped
-from peftkit.leaderboard.stats import BESIDE, GLUE
+from peftkit.leaderboard.stats import DIAGNOSTIC, GLUE
 from peftkit.leaderboard.verdict import Ranking, Records, Verdict, listed, rank_tasks
 
-SHORT = {"matthews_correlation": "matthews", "mean_squared_error": "mse ↓", "perplexity": "perplexity ↓",
+METRIC_LABELS = {"matthews_correlation": "matthews", "mean_squared_error": "mse ↓", "perplexity": "perplexity ↓",
          "reward_margin": "margin", "chosen_perplexity": "perplexity of chosen ↓"}  # fmt: skip
 SPREAD = "± is the sample standard deviation over seeds; a single seed has none."
 LETTERS = "group: entries of a task that share a letter do not differ significantly."
 INTERVAL = "95 %: interval of the task's score (mean of its metrics) over seeds, for these examples."
-MATRIX = 12  # entries of a table of all pairs, at most
+MAX_MATRIX_ENTRIES = 12  # in a table of all pairs
 Ranked = tuple[BoardEntry, str]  # an entry, and the letters of its groups
 
 
-def cells_of(ranked: Ranked, marks: dict[str, str], metrics: Mapping[str, str]) -> dict[str, str]:
+def entry_cells(ranked: Ranked, marks: dict[str, str], metrics: Mapping[str, str]) -> dict[str, str]:
     """Return the cells of an entry in the terminal and in Markdown; `metrics` are those shown, by their headings."""
     entry, letters = ranked
-    delta = "" if entry.delta is None else f"{100 * entry.delta:+.1f}" if entry.is_up else f"{-entry.delta:+.3g}"
+    delta = (
+        ""
+        if entry.delta is None
+        else f"{100 * entry.delta:+.1f}"
+        if entry.greater_is_better
+        else f"{-entry.delta:+.3g}"
+    )
     return {
         "method": entry.method,
         "model": entry.model.split("/")[-1],
@@ -42,11 +48,11 @@ def _interval(entry: BoardEntry) -> str:
     if entry.interval is None:
         return ""
     low, high = entry.interval
-    return f"{100 * low:.1f} to {100 * high:.1f}" if entry.is_up else f"{-high:.4g} to {-low:.4g}"
+    return f"{100 * low:.1f} to {100 * high:.1f}" if entry.greater_is_better else f"{-high:.4g} to {-low:.4g}"
 
 
 def _cost_cell(entry: BoardEntry, name: str, cost: Cost, marks: dict[str, str]) -> str:
-    """Return a cost, by machine with the machine's mark where the board has several."""
+    """Return a cost, for each machine with its mark where the board has several."""
     total = entry.costs.get("total_params")
     if name == "trainable_params" and name in entry.costs and total:
         share = entry.costs[name] / total
@@ -110,7 +116,7 @@ def _problem(result: BoardRun | UnreadableRun) -> str:
 
 def figure(entry: BoardEntry, value: float) -> str:
     """Format a score times 100, an error unchanged."""
-    return f"{100 * value:.1f}" if entry.is_up else f"{abs(value):.4g}"
+    return f"{100 * value:.1f}" if entry.greater_is_better else f"{abs(value):.4g}"
 
 
 def metrics_of(ranked: Sequence[Ranked]) -> list[str]:
@@ -118,14 +124,14 @@ def metrics_of(ranked: Sequence[Ranked]) -> list[str]:
 
 
 def metric_name(name: str) -> str:
-    return SHORT.get(name, name.removeprefix("accuracy_"))
+    return METRIC_LABELS.get(name, name.removeprefix("accuracy_"))
 
 
 def score_cell(entry: BoardEntry, name: str) -> str:
     summary = entry.scores.get(name)
     if summary is None:
         return "–"
-    if not entry.higher_is_better[name] or name.startswith(BESIDE):  # an error has the unit of its labels
+    if not entry.higher_is_better[name] or name.startswith(DIAGNOSTIC):  # errors have the unit of the labels
         return f"{summary.mean:.4g}" + ("" if summary.spread is None else f" ± {summary.spread:.2g}")
     return f"{100 * summary.mean:.1f}" + ("" if summary.spread is None else f" ± {100 * summary.spread:.1f}")
 
@@ -159,17 +165,19 @@ def without_constants(lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 def totals_cells(records: Records, title: str) -> list[dict[str, str]]:
     """Return how often each entry of a board won, tied and lost against the others over tasks, best first."""
-    here = grouped([key for key in records if key[0] == title], lambda key: key[1])
-    counts = {one: [sum(n) for n in zip(*map(records.__getitem__, keys), strict=True)] for one, keys in here.items()}
+    of_board = grouped([key for key in records if key[0] == title], lambda key: key[1])
+    counts = {
+        one: [sum(n) for n in zip(*map(records.__getitem__, keys), strict=True)] for one, keys in of_board.items()
+    }
     ordered = sorted(counts.items(), key=lambda each: (each[1][2] - each[1][0], each[0]))
     return [dict(zip(("method", "won", "tied", "lost"), (one, *map(str, n)), strict=True)) for one, n in ordered]
 
 
 def records_cells(records: Records, title: str) -> list[dict[str, str]]:
-    """Return won-tied-lost of each pair of entries; only the totals above MATRIX entries."""
+    """Return won-tied-lost of each pair of entries; with more than MAX_MATRIX_ENTRIES entries only the totals."""
     totals = totals_cells(records, title)
     names = [line["method"] for line in totals]
-    if len(names) > MATRIX:
+    if len(names) > MAX_MATRIX_ENTRIES:
         return totals
     return [
         {"": one}
@@ -189,15 +197,15 @@ def headlines(
     }
 
 
-def sentences(entries: Sequence[BoardEntry], verdict: Verdict, title: str) -> dict[str, str]:
-    """Return the sentence of each tested task of a board; the table of an untested one shows as much."""
+def summary_sentences(entries: Sequence[BoardEntry], verdict: Verdict, title: str) -> dict[str, str]:
+    """Return the sentence of each tested task of a board."""
     tested = {each.task for each in rank_tasks(entries, verdict.groups) if each.board == title and each.is_tested}
     summaries = headlines(entries, verdict.groups, verdict.detectable).get(title, [])
     return {task: text for task, text in summaries if task in tested}
 
 
 def _overall(tasks: Sequence[Ranking], entries: Sequence[BoardEntry]) -> list[tuple[str, str]]:
-    """Return which entries are tied for best on the most tasks, of those that were tested."""
+    """Return which entries are among the best on the most tested tasks."""
     tested = [each for each in tasks if each.is_tested and len(each.ranked) > 1]
     if len(tested) < 2:
         return []
@@ -208,8 +216,8 @@ def _overall(tasks: Sequence[Ranking], entries: Sequence[BoardEntry]) -> list[tu
         f"{listed(names)} {'is' if len(names) == 1 else 'are'} best, or not significantly different from the best, "
         f"on {most} of {len(tested)} tasks."
     )
-    undecided = [each.task for each in tested if len(each.top) == len(each.ranked)]
-    text += f" On {listed(undecided)} no methods differ significantly." if undecided else ""
+    without = [each.task for each in tested if len(each.top) == len(each.ranked)]
+    text += f" On {listed(without)} no methods differ significantly." if without else ""
     return [("", text)]
 
 
@@ -219,13 +227,14 @@ def _sentence(task: Ranking, entries: Sequence[BoardEntry], detectable: float) -
     name, *tied = (entries[number].label for number in task.top)
     best = entries[task.top[0]]
     score = figure(best, best.score or 0)
-    size = f"{100 * detectable:.1f} points" if best.is_up else f"{detectable:.3g}"
-    # zero where all predictions are equal
+    size = f"{100 * detectable:.1f} points" if best.greater_is_better else f"{detectable:.3g}"
+    # it is zero where all predictions are equal
     power = f" Minimum detectable difference (80 % power): {size}." if detectable else ""
     if len(task.ranked) == 1:
         return f"{name} scores {score}; there is no other entry to compare with."
     if not task.is_tested:
-        return f"{name} has the {'highest' if best.is_up else 'lowest'} mean, {score}; differences were not tested."
+        extreme = "highest" if best.greater_is_better else "lowest"
+        return f"{name} has the {extreme} mean, {score}; differences were not tested."
     if len(task.top) == len(task.ranked):
         return f"no significant differences among {len(task.ranked)} entries; {name} has {score}.{power}"
     if not tied:
@@ -234,13 +243,13 @@ def _sentence(task: Ranking, entries: Sequence[BoardEntry], detectable: float) -
     worse = f"; significantly worse: {listed([entries[number].label for number in task.worse])}" if task.worse else ""
     return (
         f"{name} has the best mean, {score}. No significant difference from the best: {listed(tied)}{worse}."
-        f"{_lightest([entries[number] for number in task.top])}{power}"
+        f"{_fewest_parameters([entries[number] for number in task.top])}{power}"
     )
 
 
-def _lightest(tied: Sequence[BoardEntry]) -> str:
-    """Return which of the tied entries trains the fewest parameters."""
-    known = [(entry.costs["trainable_params"], entry.label) for entry in tied if "trainable_params" in entry.costs]
+def _fewest_parameters(best: Sequence[BoardEntry]) -> str:
+    """Return which of the best entries trains the fewest parameters."""
+    known = [(entry.costs["trainable_params"], entry.label) for entry in best if "trainable_params" in entry.costs]
     if len(known) < 2:
         return ""
     least, name = min(known, key=lambda pair: pair[0])
