@@ -20,13 +20,13 @@ WIDTH = 118
 COMMANDS = {
     "peftkit recipe=lora_glue": "LoRA on every GLUE task, then the table",
     "peftkit -m task=mrpc method=lora,ia3 seed=0,1": "a comparison: every combination of the values",
-    "peftkit recipe=lora_glue task=mrpc job=plan": "what a run would train, cost and need",
+    "peftkit recipe=lora_glue task=mrpc job=plan": "without training: trained parameters, steps, memory",
     "peftkit job=predict run=DIR input=FILE": "use a trained run",
     "peftkit job=leaderboard": "all results so far",
 }
 MORE = {
     "peftkit job=predict --help": "a job and its keys; likewise method=lora, model=bert, task=sst2, recipe=dpo",
-    "peftkit method --help": "every method, a line each; likewise job, model, task, recipe, and keys",
+    "peftkit method --help": "all methods; likewise job, model, task, recipe, and keys",
     "-cd DIR": "adds your own models, methods, tasks and recipes; --cfg job prints the config; --version",
 }
 
@@ -58,11 +58,11 @@ def _overview(extra: Path | None) -> str:
     recipes = {name: header(file) for name, file in paths.recipes().items()}
     claims = [name for name in recipes if name.startswith("claims/")]
     short = {name: text.split(": recipe=")[0] for name, text in recipes.items() if name not in claims}
-    short["claims/..."] = f"checks of published claims: {', '.join(name.removeprefix('claims/') for name in claims)}"
+    short["claims/..."] = f"tests of published claims: {', '.join(name.removeprefix('claims/') for name in claims)}"
     pages = [
         "peftkit: fine-tune BERT, GPT-2 and T5 with every PEFT method, and find out which method to use.",
         "COMMANDS\n" + _table(COMMANDS),
-        "RECIPES   peftkit recipe=NAME [key=value ...]\n" + _table(short, wrap=False),
+        "RECIPES   peftkit recipe=NAME [key=value ...]\n" + _table(short),
         "MORE\n" + _table(MORE),
     ]
     for group in GROUPS if extra is not None else ():
@@ -168,25 +168,21 @@ def _literal(value: Any) -> str:
 
 
 def _body(file: Path) -> str:
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return "\n".join(f"  {line}".rstrip() for line in lines if not re.match(r"#|defaults: \[\w+\]", line))
+    """Return the lines of a file without its header, Hydra's directives and its base, which the page shows too."""
+    lines = file.read_text(encoding="utf-8").removeprefix(f"# {header(file)}\n").splitlines()
+    return "\n".join(f"  {line}".rstrip() for line in lines if not re.match(r"# @package|defaults: \[\w+\]", line))
 
 
 def _wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _table(entries: Mapping[str, str], wrap: bool = True) -> str:
-    """Return lines of name and text; longer texts continue below themselves, or end with three dots."""
+def _table(entries: Mapping[str, str]) -> str:
+    """Return lines of name and text; longer texts continue below themselves."""
     width = max((len(name) for name in entries if len(name) < 50), default=0)
     lines = []
     for name, text in entries.items():
-        room = max(WIDTH - width - 4, 40)
-        pieces = (
-            textwrap.wrap(text, room, break_on_hyphens=False)
-            if wrap
-            else [textwrap.shorten(text, room, placeholder=" ...")]
-        )
+        pieces = textwrap.wrap(text, max(WIDTH - width - 4, 40), break_on_hyphens=False)
         lines.append(f"  {name:<{width}}  {pieces[0] if pieces else ''}".rstrip())
         lines += [f"  {'':<{width}}  {piece}" for piece in pieces[1:]]
     return "\n".join(lines)
