@@ -38,7 +38,7 @@ class EmbeddingModel:
     model: Any
     tokenizer: Any
     source: Source
-    vectors: TextEmbedder
+    reader: TextEmbedder
     max_length: int
     batch_size: int = 64
     bf16: bool = False
@@ -46,7 +46,7 @@ class EmbeddingModel:
     @property
     def dim(self) -> int:
         hidden_size = int(self.model.config.hidden_size)
-        return min(self.vectors.dim or hidden_size, hidden_size)
+        return min(self.reader.dim or hidden_size, hidden_size)
 
 
 def embed(config: RunConfig) -> None:
@@ -69,15 +69,15 @@ def embed(config: RunConfig) -> None:
     meta = run_folder.meta(config.seed, device_name(), "bf16" if embedder.bf16 else "fp32")
     target = Path(config.output or f"{Path(text).with_suffix('')}.vectors.parquet")
     texts = [TextRecord(None, text)] if file is None else stream_texts(file, config.embed.column)
-    counts = _write_vectors(target, embedder, texts)
+    counts = _write_embeddings(target, embedder, texts)
     metadata = {
         "input": None if file is None else str(file),
         **counts,
         "max_length": embedder.max_length,
         "width": embedder.dim,
-        "pooling": embedder.vectors.pooling,
-        "layer": embedder.vectors.layer,
-        "normalize": embedder.vectors.normalize,
+        "pooling": embedder.reader.pooling,
+        "layer": embedder.reader.layer,
+        "normalize": embedder.reader.normalize,
         "model": {**asdict(embedder.source), "folder": None},
         "run": config.run,
         "vocab": config.vocab,
@@ -88,7 +88,7 @@ def embed(config: RunConfig) -> None:
     _report(counts, embedder, target)
 
 
-def _write_vectors(target: Path, embedder: EmbeddingModel, texts: Iterable[TextRecord]) -> Counter[str]:
+def _write_embeddings(target: Path, embedder: EmbeddingModel, texts: Iterable[TextRecord]) -> Counter[str]:
     """Write the embeddings with the ids of the texts, or their numbers if the file has no ids; return the counts."""
     counts: Counter[str] = Counter()
     with EmbeddingFileWriter(target) as file:
@@ -122,7 +122,7 @@ def encode(embedder: EmbeddingModel, texts: list[str]) -> tuple[np.ndarray, np.n
         batch = collate([{name: values[index] for name, values in tokens.items()} for index in indices])
         inputs = {name: values.to(device) for name, values in batch.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=embedder.bf16):
-            embeddings[[numbers[index] for index in indices]] = embedder.vectors.of(model, inputs).float().cpu().numpy()
+            embeddings[[numbers[index] for index in indices]] = embedder.reader.of(model, inputs).float().cpu().numpy()
     if not np.isfinite(embeddings).all():
         raise ValueError("the embeddings contain NaN or inf; check the training, or drop train.bf16=true")
     return embeddings, has_text, sum(truncated)
@@ -139,7 +139,7 @@ def load_embedding_model(config: RunConfig) -> EmbeddingModel:
     else:
         embedder = _load_run(RunResult.finished(config.run))
     warn_substitutions(embedder.source)
-    model, trained = embedder.model, embedder.vectors.pooling
+    model, trained = embedder.model, embedder.reader.pooling
     layers, hidden_size = model.config.num_hidden_layers, model.config.hidden_size
     refuse(
         (
@@ -163,7 +163,7 @@ def load_embedding_model(config: RunConfig) -> EmbeddingModel:
     return replace(
         embedder,
         model=model.eval(),
-        vectors=TextEmbedder(settings.pooling or trained, settings.layer, settings.normalize, settings.truncate_dim),
+        reader=TextEmbedder(settings.pooling or trained, settings.layer, settings.normalize, settings.truncate_dim),
         max_length=max_length,
         batch_size=int(config.train.get("per_device_eval_batch_size") or EmbeddingModel.batch_size),
         bf16=bool(config.train.get("bf16")),
@@ -176,8 +176,8 @@ def _load_pretrained(choice: ModelConfig, kind: str, vocab: str | None) -> Embed
     model = load_model(choice, source, tokenizer, "retrieval", None)
     if vocab is not None:
         add_new_rows(model, Path(vocab))
-    vectors = TextEmbedder(model.config.vector_pooling)
-    return EmbeddingModel(model, tokenizer, source, vectors, max_text_length(source, tokenizer, model.config))
+    reader = TextEmbedder(model.config.vector_pooling)
+    return EmbeddingModel(model, tokenizer, source, reader, max_text_length(source, tokenizer, model.config))
 
 
 def _load_run(run: RunResult) -> EmbeddingModel:
@@ -202,7 +202,7 @@ def _report(counts: Mapping[str, int], embedder: EmbeddingModel, target: Path | 
     if counts["truncated"]:
         log(f"{counts['truncated']} of {counts['rows']} texts were truncated to {embedder.max_length} tokens")
     if target is not None:
-        vectors = embedder.vectors
-        layer = "" if vectors.layer is None else f" of layer {vectors.layer}"
-        what = f"{counts['rows']} embeddings of {embedder.dim} dimensions, {vectors.pooling}{layer}"
+        reader = embedder.reader
+        layer = "" if reader.layer is None else f" of layer {reader.layer}"
+        what = f"{counts['rows']} embeddings of {embedder.dim} dimensions, {reader.pooling}{layer}"
         log(f"{what} -> {target}, {target.name}.json")

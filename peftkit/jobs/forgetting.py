@@ -185,15 +185,15 @@ def _text_measurement(
     if len(stream) < min(16, block):
         raise UserError(f"input=: the text has {len(stream)} tokens, too few to measure a loss on; use a longer one")
     block = min(block, len(stream))
-    whole = [stream[: len(stream) // block * block - 1]]  # only full blocks; the last one pairs with the separator
+    streams = [stream[: len(stream) // block * block - 1]]  # only full blocks; the last one ends with the separator
     if family == "encoder" and has_head:
-        pairs = masked_pairs(whole, block, first, last, tokenizer.mask_token_id)
+        pairs = masked_pairs(streams, block, first, last, tokenizer.mask_token_id)
     elif family == "encoder":  # without a head there are no predictions, so inputs are not corrupted
-        pairs = [([first, *ids, last], ids) for ids in pack(whole, block, last)]
+        pairs = [([first, *ids, last], ids) for ids in pack(streams, block, last)]
     elif family == "seq2seq" and has_head:
-        pairs = span_pairs(whole, block, end, sentinel_ids(tokenizer))
+        pairs = span_pairs(streams, block, end, sentinel_ids(tokenizer))
     else:
-        pairs = causal_pairs(whole, block, end)
+        pairs = causal_pairs(streams, block, end)
     pairs = pairs[:: -(-len(pairs) // MAX_BLOCKS)]
     if not has_head:
         inputs = [ids for ids, _ in pairs]

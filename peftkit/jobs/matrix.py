@@ -93,9 +93,9 @@ def _where(supported: Sequence[Combination], extra: str) -> str:
     if len(having) in (0, len(supported)):
         return "yes" if having else "no"
     without = {each.model for each in supported if not each.extras[extra]}
-    whole = dict.fromkeys(each.model for each in having if each.model not in without)
+    complete = dict.fromkeys(each.model for each in having if each.model not in without)
     others = (f"{each.model} {each.head.replace('_', ' ')}" for each in having if each.model in without)
-    return ", ".join([*whole, *others])
+    return ", ".join([*complete, *others])
 
 
 def _table(header: Sequence[str], entries: Iterable[Sequence[str]]) -> str:

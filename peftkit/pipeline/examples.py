@@ -166,7 +166,7 @@ def _counts(data: TaskDataset, bundle: TrainingBundle, splits: dict[str, Encoded
 
 
 def _count_shots(config: RunConfig, task_format: Format, splits: dict[str, Encoded]) -> dict[str, Any]:
-    """Return the number of few-shot examples requested, drawn, and left out because the prompt was too long."""
+    """Return the number of few-shot examples requested, drawn, and omitted because the prompt was too long."""
     drawn = len(task_format.shots)
     for name, encoded in splits.items():
         if encoded.dropped_shots:

@@ -110,8 +110,8 @@ def _milliseconds(config: RunConfig, bundle: TrainingBundle, encoded: Encoded) -
 def general_text(bundle: TrainingBundle, task: TaskConfig) -> Encoded:
     """Return encoded text that is unrelated to the corpus, on which forgetting is measured."""
     documents = [(str(number), text) for number, text in enumerate(offline_documents()[1])]
-    whole = split_passages(passage_dataset(documents), replace(task, max_eval_samples=None))
-    return bundle.format.encode(whole.select(range(0, len(whole), -(-len(whole) // MAX_PASSAGES))))
+    passages = split_passages(passage_dataset(documents), replace(task, max_eval_samples=None))
+    return bundle.format.encode(passages.select(range(0, len(passages), -(-len(passages) // MAX_PASSAGES))))
 
 
 def mean_bits_per_byte(predictions: Predictions) -> float:

@@ -28,12 +28,12 @@ class ContrastiveLoss:
         UserError: sentence-transformers is not installed.
     """
 
-    def __init__(self, vectors: TextEmbedder, scale: float, dims: Sequence[int] = ()) -> None:
+    def __init__(self, embedder: TextEmbedder, scale: float, dims: Sequence[int] = ()) -> None:
         if find_spec("sentence_transformers") is None:
             raise UserError("contrastive training needs sentence-transformers; pip install 'peftkit[embed]'")
         from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 
-        self.vectors = vectors
+        self.embedder = embedder
         self.masked = torch.zeros(0)  # (queries, documents) of the current batch
         model: Any = _PrecomputedEmbeddings()
         self.loss: nn.Module = MultipleNegativesRankingLoss(model, scale, self._cosines)
@@ -42,7 +42,7 @@ class ContrastiveLoss:
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
         """Return the loss, in fp32 whatever the model's precision."""
-        columns = self.vectors(model, batch).unbind(dim=1)
+        columns = self.embedder(model, batch).unbind(dim=1)
         self.masked = false_negatives(batch["texts"])
         with torch.autocast(columns[0].device.type, enabled=False):
             return self.loss([{"sentence_embedding": column} for column in columns], None)  # type: ignore[no-any-return]
