@@ -1,4 +1,4 @@
-"""Give our bottleneck adapters and mixes the weights of the `adapters` library, and measure how far they are from it.
+"""Load weights of the `adapters` library into peftkit's bottleneck adapters and mixes, and measure the difference.
 
 The library pins an older transformers, so it runs in an environment of its own: PEFTKIT_ADAPTERS_PYTHON names its
 Python, else one is made by pip.

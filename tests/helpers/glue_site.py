@@ -1,4 +1,4 @@
-"""Turn a zip into what the GLUE benchmark's site would find wrong with it: python tests/helpers/glue_site.py submission.zip
+"""List what the GLUE benchmark's site would reject in a zip: python tests/helpers/glue_site.py submission.zip
 
 The published format (gluebenchmark.com/faq, question 1, and the site's sample submission) written down a second time:
 nothing here is read from peftkit.

@@ -1,4 +1,4 @@
-"""A fixed pool of instructions, put together from words: what the scripted server answers from."""
+"""A fixed pool of instructions composed from words, from which the scripted server replies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Break a training off before a step, as Ctrl-C would."""
+"""Interrupt training before a step, like Ctrl-C."""
 
 from __future__ import annotations
 

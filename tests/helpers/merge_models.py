@@ -1,4 +1,4 @@
-"""Models with the shipped settings of a method, whose trainable weights are random."""
+"""Models with the shipped settings of a method and random trainable weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train and ask models by hand with plain transformers and PEFT, and measure how far peftkit is from that."""
+"""Train and score models with plain transformers and PEFT, and measure the difference from peftkit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's protocol and answers from a fixed pool; a reply follows from its request alone.
+"""An OpenAI-compatible server that replies from a fixed pool; a reply depends only on its request.
 
 Run it: python tests/helpers/scripted_server.py [PORT]
 """

@@ -1,4 +1,4 @@
-"""Tiny models that both libraries build alike."""
+"""Tiny models that both libraries build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task gains by language modelling: one training from the base, one from what became of it."""
+"""Downstream gain of continued pretraining: one run from the base, one from the adapted model."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def test_ranks_and_metrics_are_those_of_a_search_by_hand() -> None:
         assert found["ndcg_at_10"]["value"] == pytest.approx(np.mean(gains))
 
 
-def test_a_model_that_says_the_same_of_all_finds_nothing() -> None:
+def test_equal_embeddings_have_the_last_rank() -> None:
     texts = [(f"q{n}", f"d{n}") for n in range(5)]
     assert rank_documents(texts, np.ones((5, 2, 3)) / 3**0.5).ranks.tolist() == [5] * 5
 
@@ -343,7 +343,7 @@ def test_a_run_with_a_head_gives_the_states_below_it(tiny: Overrides, tmp_path: 
 
 
 @pytest.mark.slow
-def test_words_of_an_extended_vocabulary_have_their_rows(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_new_tokens_have_their_embedding_rows(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     terms = lines(tmp_path / "terms.txt", ["zyxwort"])
     overrides = [
         "job=extend",

@@ -1,4 +1,4 @@
-"""New words: tokens and rows of their own, which train, are saved and merge, and leave every old row as it was."""
+"""New tokens have embedding rows that train, are saved and merged; old rows stay bitwise identical."""
 
 from __future__ import annotations
 
@@ -263,7 +263,9 @@ def test_t5_without_its_decoder_trains_the_rows_that_it_reads(
     assert (moved > 1e-4) == (task == "token_classification")  # the other's texts have no term
 
 
-def test_words_of_another_base_are_refused(checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_of_another_base_is_refused(
+    checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path
+) -> None:
     vocab = extended(checkpoint("gpt2", True), "gpt2", data, tmp_path)
     with pytest.raises(UserError, match="make one for this model with job=extend"):
         trained(checkpoint("gpt2", False), "gpt2", vocab, data, tmp_path)
@@ -301,7 +303,7 @@ def test_what_does_not_go_together_is_refused_with_what_to_type(overrides: list[
     assert any(sentence in found for found in check(overrides))
 
 
-def test_words_are_no_result_on_the_board_and_no_run_to_predict_with(
+def test_a_vocabulary_is_neither_on_the_board_nor_a_run_to_predict_with(
     checkpoint: Callable[[str, bool], Path], data: Path, tmp_path: Path
 ) -> None:
     from peftkit.leaderboard.reading import collect

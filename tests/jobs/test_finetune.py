@@ -1,4 +1,4 @@
-"""A run leaves one folder that holds all it learned, and every promise about it."""
+"""A run writes one folder with its results, its artifact and everything that reproduces it."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_plain_peft_loads_the_adapter_with_its_head(tiny: Overrides, checkpoints
     assert answer["label"] in ("negative", "positive")
 
 
-def test_a_finished_run_is_left_as_it_is_and_told(tiny: Overrides, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_skipped_and_reported(tiny: Overrides, capsys: pytest.CaptureFixture[str]) -> None:
     folder, first = finetune(tiny("bert"))
     before = (folder / "result.json").stat().st_mtime_ns
     started: list[Path] = []
@@ -187,7 +187,7 @@ def test_merge_gives_a_plain_checkpoint_with_the_same_answers(tiny: Overrides) -
     torch.testing.assert_close(merged(**batch).logits, model(**batch).logits, rtol=0, atol=1e-5)
 
 
-def test_merge_of_an_adapter_says_why_not(tiny: Overrides) -> None:
+def test_a_refused_merge_has_a_reason(tiny: Overrides) -> None:
     folder, _ = finetune(tiny("bert", "method=adapter"))
     with pytest.raises(UserError, match="cannot be merged"):
         commands.merge(folder)

@@ -1,4 +1,4 @@
-"""What a run forgot of its language is measured with the method truly off, truly on, and in between."""
+"""Forgetting is measured with the method disabled, enabled and interpolated."""
 
 from __future__ import annotations
 
@@ -148,9 +148,7 @@ def test_the_encoder_of_t5_tuned_alone_is_read_by_its_untouched_decoder(checkpoi
 @pytest.mark.parametrize(
     "method", ["qlora", "dora", "vera", "ln_tuning", "bitfit", "gradual", "mam", "linear_probe_mix"]
 )
-def test_every_other_kind_of_method_is_its_base_when_it_is_off(
-    tiny: Overrides, text: Path, method: str, model: str
-) -> None:
+def test_other_methods_equal_their_base_when_disabled(tiny: Overrides, text: Path, method: str, model: str) -> None:
     overrides = tiny(model, f"method={method}", "task=sst2")
     if not check(overrides):
         assert measured(overrides, text)[2]["off_difference"] < 1e-5
@@ -211,7 +209,7 @@ def test_other_rows_than_those_it_was_scored_on_are_refused(tiny: Overrides, tmp
         commands.run(["job=forgetting", f"run={folder}", "source=offline", f"input={text}"])
 
 
-def test_a_random_head_is_found_out_and_a_learned_one_is_not(checkpoints: dict[str, Path], masked: Path) -> None:
+def test_only_a_newly_initialized_head_is_reported(checkpoints: dict[str, Path], masked: Path) -> None:
     for name, lacks in (("bert", True), ("gpt2", False), ("t5", False)):
         folder = str(checkpoints[name])
         source = Source("folder", folder, folder=folder)

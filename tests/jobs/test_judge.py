@@ -1,4 +1,4 @@
-"""job=judge: a model compares answers in both orders, behind a local server or in this process."""
+"""job=judge: a model compares answers in both orders, with a local server or in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A watched board is served to this machine alone, and is written anew when a run lands."""
+"""A watched board is served only to this machine, and is updated when a run finishes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_folder_is_served_with_its_version_to_this_machine_alone(tmp_path: P
         server.server_close()
 
 
-def test_a_folder_without_results_is_told_to_who_mistyped_it(tmp_path: Path) -> None:
+def test_a_folder_without_results_gives_a_hint(tmp_path: Path) -> None:
     assert f"; {tmp_path} has no results yet; set out=FOLDER" in start_message(1, tmp_path, results_version([tmp_path]))
     land(tmp_path)
     assert (

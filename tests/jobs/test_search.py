@@ -1,4 +1,4 @@
-"""Every method gets as many trials as every other, scored on training rows set apart."""
+"""Every method gets the same number of trials, scored on held-out training examples."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_rate_that_fails_counts_as_tried_and_is_not_chosen(tiny: Overrides, mo
     assert found["trials"][0]["score"] is None and found["chosen"] == 0.03
 
 
-def test_a_trial_of_ones_own_says_what_stands_in_and_its_score_again(
+def test_a_trial_by_itself_warns_of_substitutes_and_repeats_its_score(
     tiny: Overrides, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = tiny("bert", "task=mrpc", "method=ia3", "trial=true", "search.samples=20")

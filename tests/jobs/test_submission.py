@@ -138,7 +138,7 @@ def test_what_was_answered_is_not_answered_again(mnli: BoardRun) -> None:
         ("STS-B", [-0.25, 2.34567, 5.2], ["0.000", "2.346", "5.000"]),
     ],
 )  # fmt: skip
-def test_answers_are_written_in_the_words_of_the_site(
+def test_predictions_are_written_with_the_labels_of_the_site(
     tmp_path: Path, name: str, predictions: list, expected: list[str]
 ) -> None:
     lines = file_text(tmp_path, name, range(len(expected)), predictions).splitlines()
@@ -273,7 +273,7 @@ def test_the_checker_takes_what_is_published_and_sees_planted_faults(tmp_path: P
 
 
 @pytest.mark.slow
-def test_generated_data_makes_a_zip_of_the_right_form_that_says_it_is_none(
+def test_generated_data_makes_a_valid_zip_that_is_marked(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for task in TASKS:

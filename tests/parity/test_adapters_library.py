@@ -1,4 +1,4 @@
-"""Our bottleneck adapters and mixes compute what the `adapters` library computes with the same weights."""
+"""peftkit's bottleneck adapters and mixes compute the same as the `adapters` library with the same weights."""
 
 from __future__ import annotations
 

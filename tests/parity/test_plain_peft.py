@@ -1,4 +1,4 @@
-"""Where plain PEFT is right, peftkit computes what it computes."""
+"""Where plain PEFT is right, peftkit computes the same."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_run_trains_as_a_loop_by_hand_does(
 
 
 @pytest.mark.parametrize("case", SOFT)
-def test_a_soft_prompt_says_what_pefts_own_says(checkpoints: dict[str, Path], case: str) -> None:
+def test_a_soft_prompt_equals_pefts(checkpoints: dict[str, Path], case: str) -> None:
     found = soft_prompt_difference(case, checkpoints[SOFT[case][3]])
     assert found["logits"] < 1e-5
     assert found["moved"] > 1e-2

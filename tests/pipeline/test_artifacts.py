@@ -1,4 +1,4 @@
-"""The files of an adapter name its base and hold no path of the machine that trained it."""
+"""The files of an adapter name its base and contain no path of the machine that trained it."""
 
 from __future__ import annotations
 

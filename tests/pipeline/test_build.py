@@ -1,4 +1,4 @@
-"""A method is made for the training that it will meet."""
+"""A method is configured for the steps of its training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one row costs; and going on with pretraining: the text gets cheaper, a broken run goes on where it stopped."""
+"""Latency per example; and continued pretraining: bits per byte decrease, an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def extended(model: str, folder: Path, out: Path) -> Path:
     "model", [pytest.param("bert", marks=pytest.mark.slow), "gpt2", pytest.param("t5", marks=pytest.mark.slow)]
 )
 @pytest.mark.slow
-def test_its_text_gets_cheaper_and_the_board_says_so(
+def test_bits_per_byte_decrease_and_are_on_the_board(
     model: str, places: dict[str, Path], corpus: Path, tmp_path: Path
 ) -> None:
     vocab = extended(model, places[model], tmp_path)

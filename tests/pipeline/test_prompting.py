@@ -115,7 +115,7 @@ def test_a_word_counts_by_its_mean_token_or_by_what_the_row_adds_to_it(checkpoin
     assert answers.predictions.tolist() == [1, 1, 1, 1]
 
 
-def test_numbers_lie_between_their_words_by_likelihood(checkpoints: dict[str, Path]) -> None:
+def test_numbers_are_interpolated_between_verbalizers_by_likelihood(checkpoints: dict[str, Path]) -> None:
     prompted = prompted_format(checkpoints["gpt2"], "stsb")
     assert prompted.values.tolist() == [0, 5]
     sizes = (prompted.verbalizer_ids >= 0).sum(axis=-1)
@@ -178,7 +178,7 @@ def test_a_run_trains_nothing_and_is_one_of_the_others_otherwise(
         assert [row["prediction"] for row in again] == [row["prediction"] for row in predictions]
 
 
-def test_a_words_likelihood_is_what_is_told_of_a_new_text(
+def test_the_likelihood_of_a_verbalizer_is_predicted_for_a_new_text(
     tiny: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = finetune(tiny("gpt2", "method=few_shot", "task=sst2", "task.prompt='{sentence} So:'"))
@@ -213,7 +213,7 @@ def test_texts_are_written_behind_examples_up_to_a_blank_line(
 
 
 @pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
-def test_instructions_are_asked_behind_answered_ones(tiny: Overrides, tmp_path: Path, model: str) -> None:
+def test_instructions_are_prompted_after_answered_ones(tiny: Overrides, tmp_path: Path, model: str) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"q": f"the film {n}", "a": f"great {n}"}) + "\n" for n in range(20)))
     overrides = tiny(model, "task=instructions", f"task.dataset={file}", "task.text=[q]", "task.label=a")

@@ -1,4 +1,4 @@
-"""A student learns from a teacher's scores: the loss is the paper's, and the student is of fewer layers."""
+"""A student learns from a teacher: the loss is that of the paper, and the student may have fewer layers."""
 
 from __future__ import annotations
 

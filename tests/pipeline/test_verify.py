@@ -36,7 +36,7 @@ def failed(overrides: list[str]) -> str:
 @pytest.mark.parametrize(
     "method", ["lora", pytest.param("prefix", marks=pytest.mark.slow), pytest.param("full", marks=pytest.mark.slow)]
 )
-def test_what_was_measured_stands_in_the_result(tiny: Overrides, method: str) -> None:
+def test_measured_differences_are_in_the_result(tiny: Overrides, method: str) -> None:
     (folder,) = commands.finetune(*tiny("bert", f"method={method}", "train.bf16=false"))
     gates = json.loads((folder / "result.json").read_text())["gates"]
     assert gates["rows"] == 16
@@ -90,7 +90,7 @@ def finetuned(overrides: list[str]) -> tuple[Path, dict]:
     ("model", "method"),
     [("gpt2", "qlora"), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("t5", "qlora"), ("gpt2", "ia3")))],
 )
-def test_the_drift_of_a_mergeable_method_stands_in_result_card_and_console(
+def test_the_drift_of_a_mergeable_method_is_in_result_card_and_console(
     tiny: Overrides, capsys: pytest.CaptureFixture[str], model: str, method: str
 ) -> None:
     overrides = tiny(model, f"method={method}", "task=sst2", "++method.quantization.load_in_4bit=true")
@@ -107,7 +107,7 @@ def test_the_drift_of_a_mergeable_method_stands_in_result_card_and_console(
 
 
 @pytest.mark.slow
-def test_what_is_told_is_what_job_merge_writes(tiny: Overrides) -> None:
+def test_the_reported_drift_is_that_of_the_merged_checkpoint(tiny: Overrides) -> None:
     folder, result = finetuned(
         tiny("bert", "method=qlora", "task=sst2", "train.bf16=false", "train.learning_rate=0.01")
     )

@@ -1,4 +1,4 @@
-"""Direct preference optimisation: TRL's loss is the paper's, the reference is the base, and a run learns and resumes."""
+"""Direct preference optimization: TRL's loss is the paper's, the reference is the base, and a run learns and resumes."""
 
 from __future__ import annotations
 

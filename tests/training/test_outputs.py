@@ -1,4 +1,4 @@
-"""A model's output is read as scores, exactly and in little memory."""
+"""Scores are computed from a model's outputs, exactly and in little memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Instruction tuning by TRL is what a hand-written loop would do, with any method, padded, accumulated and packed."""
+"""Instruction tuning by TRL equals a hand-written loop, with any method, padded, accumulated and packed."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ SMALL = ["task.max_length=48", "task.max_target_length=8", "train.bf16=false"]
 
 
 @pytest.mark.parametrize("model", ["gpt2", pytest.param("t5", marks=pytest.mark.slow)])
-def test_a_run_is_scored_reloaded_and_asked(
+def test_a_run_is_scored_reloaded_and_predicts(
     tiny: Overrides, data: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder,) = commands.finetune(*tiny(model, "task=instructions", f"task.dataset={data}", *SMALL))

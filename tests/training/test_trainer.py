@@ -1,4 +1,4 @@
-"""A training that is broken off goes on as if it had not been."""
+"""An interrupted training resumes as if it had not been interrupted."""
 
 from __future__ import annotations
 
