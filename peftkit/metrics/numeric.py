@@ -61,7 +61,7 @@ def recall_at_10(labels: Array, ranks: Array) -> Scorer:
 
 @metric("ranks")
 def mrr(labels: Array, ranks: Array) -> Scorer:
-    """Mean reciprocal rank of the right document (Voorhees 1999)."""
+    """Mean reciprocal rank of the relevant document (Voorhees 1999)."""
     return mean(1 / ranks)
 
 

@@ -26,21 +26,21 @@ COLUMNS = replace(TASK, text=["instruction", "input"], label="output")
 
 
 def test_every_assistant_turn_is_an_example_with_all_turns_before_it() -> None:
-    rows, lost = conversation_examples(TASK, table({"messages": turns("a?", "b", "c?", "d", system="Be brief.")}))
-    assert [row["label"] for row in rows] == ["b", "d"] and lost == 0
+    rows, dropped = conversation_examples(TASK, table({"messages": turns("a?", "b", "c?", "d", system="Be brief.")}))
+    assert [row["label"] for row in rows] == ["b", "d"] and dropped == 0
     assert [len(row["messages"]) for row in rows] == [2, 4]
     assert rows["id"] == ["0-0", "0-1"] and rows["group"] == [0, 0]
 
 
 def test_conversations_without_an_answer_are_dropped_and_counted() -> None:
-    rows, lost = conversation_examples(
+    rows, dropped = conversation_examples(
         TASK,
         table(
             {"messages": turns("a?", "b")}, {"messages": turns("a?")}, {"messages": turns("a?", " ")},
             {"messages": None}, {"messages": turns("", "b")},
         ),
     )  # fmt: skip
-    assert (len(rows), lost) == (1, 4)
+    assert (len(rows), dropped) == (1, 4)
     with pytest.raises(UserError, match="both a prompt and an answer"):
         conversation_examples(TASK, table({"messages": turns("a?")}))
 
@@ -77,8 +77,8 @@ def test_examples_without_an_id_or_an_instruction_are_separate_groups() -> None:
     examples, _ = conversation_examples(TASK, table(*rows))
     assert examples["group"] == [0, 1, 2]
     tasks = [{"instruction": "", "instances": [{"input": text, "output": "yes"}] * 2} for text in ("a", "b")]
-    examples, lost = conversation_examples(TASK, table(*tasks, {"instruction": "Go.", "instances": []}))
-    assert (examples["group"], lost) == ([0, 0, 1, 1], 1)
+    examples, dropped = conversation_examples(TASK, table(*tasks, {"instruction": "Go.", "instances": []}))
+    assert (examples["group"], dropped) == ([0, 0, 1, 1], 1)
 
 
 def test_an_error_shows_the_format_of_conversations() -> None:
@@ -143,7 +143,7 @@ STRICT = (
     "{% for turn in messages %}{% if turn.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     "<{{ turn.role }}>{{ turn.content }}</>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-REWRITES = (  # an open turn is told to think, a finished one is not
+REWRITES = (  # an incomplete turn starts with a thought, a complete one does not
     "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}</>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>think:{% endif %}"
 )
@@ -158,30 +158,30 @@ def test_a_tokenizer_without_a_template_gets_the_default_and_the_answer_ends_the
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     ensure_chat_template(tokenizer)
-    read, written = encode_with_answer(tokenizer, TURNS)
-    assert tokenizer.decode(read) == "Be brief.\n\n### Instruction:\nName a river.\n\n### Response:\n"
-    assert tokenizer.decode(written[:-1]) == "The Elbe." and written[-1] == tokenizer.eos_token_id
-    assert read == encode_prompt(tokenizer, TURNS[:-1])
+    prompt, answer = encode_with_answer(tokenizer, TURNS)
+    assert tokenizer.decode(prompt) == "Be brief.\n\n### Instruction:\nName a river.\n\n### Response:\n"
+    assert tokenizer.decode(answer[:-1]) == "The Elbe." and answer[-1] == tokenizer.eos_token_id
+    assert prompt == encode_prompt(tokenizer, TURNS[:-1])
 
 
 def test_an_existing_template_is_kept(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = STRICT
     ensure_chat_template(tokenizer)
-    read, written = encode_with_answer(tokenizer, TURNS[1:])
-    assert tokenizer.decode(read) == "<user>Name a river.</><assistant>"
-    assert tokenizer.decode(written) == "The Elbe.</>"
+    prompt, answer = encode_with_answer(tokenizer, TURNS[1:])
+    assert tokenizer.decode(prompt) == "<user>Name a river.</><assistant>"
+    assert tokenizer.decode(answer) == "The Elbe.</>"
 
 
-def test_an_answer_follows_the_header_of_a_template_that_renders_open_turns_differently(
+def test_an_answer_follows_the_header_of_a_template_that_renders_incomplete_turns_differently(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     tokenizer.chat_template = REWRITES
-    read, written = encode_with_answer(tokenizer, TURNS[1:])
-    assert tokenizer.decode(read).endswith("<assistant>think:")
-    assert tokenizer.decode(written[:-1]) == "The Elbe." and written[-1] == tokenizer.eos_token_id
+    prompt, answer = encode_with_answer(tokenizer, TURNS[1:])
+    assert tokenizer.decode(prompt).endswith("<assistant>think:")
+    assert tokenizer.decode(answer[:-1]) == "The Elbe." and answer[-1] == tokenizer.eos_token_id
 
 
-def test_turns_that_a_template_refuses_raise_an_error(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_turns_that_a_template_rejects_raise_an_error(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = STRICT
     with pytest.raises(UserError, match="rejects turns of system, user: no system"):
         encode_prompt(tokenizer, TURNS[:-1])

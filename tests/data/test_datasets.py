@@ -1,4 +1,4 @@
-"""Own data as labelled examples: labels stay unchanged, dropped examples are counted, and file errors state the cause."""
+"""User data as labeled examples: labels stay unchanged, dropped examples are counted, and file errors state the cause."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_an_empty_validation_label_is_hidden_and_an_empty_training_example_is_dr
     assert rows.dropped == {"train": 1, "validation": 1}
 
 
-def test_minus_one_is_a_label_of_a_regression_on_own_data(tmp_path: Path) -> None:
+def test_minus_one_is_a_label_of_a_regression_on_user_data(tmp_path: Path) -> None:
     rows = rows_of(
         folder(tmp_path, train="text,label\na,-1\nb,0.5\n", validation="text,label\na,-1.0\nb,\n"), kind="regression"
     )
@@ -84,7 +84,7 @@ def test_a_class_label_of_minus_one_is_hidden(tmp_path: Path) -> None:
     assert named(rows, "validation") == ["2", None]
 
 
-def test_hidden_labels_have_a_mask_beside_them(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+def test_hidden_labels_have_a_mask(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
@@ -123,7 +123,7 @@ def test_text_to_text_refuses_minus_one_and_skips_only_a_hidden_label(
 # names of classes
 
 
-def test_a_number_that_train_lacks_is_no_class_id(tmp_path: Path) -> None:
+def test_a_number_that_train_lacks_is_not_a_class_id(tmp_path: Path) -> None:
     folder(tmp_path, train="text,label\na,1\nb,2\nc,3\n", validation="text,label\na,0\nb,1\n")
     with pytest.raises(
         UserError, match=r"label 0 of validation is not among train's 1, 2, 3; .*task.labels=\[0,1,2,3\]"
@@ -134,7 +134,7 @@ def test_a_number_that_train_lacks_is_no_class_id(tmp_path: Path) -> None:
         rows_of(tmp_path, "task.labels=[1,2,3]")
 
 
-def test_one_empty_cell_renames_no_class(tmp_path: Path) -> None:
+def test_an_empty_cell_does_not_rename_classes(tmp_path: Path) -> None:
     folder(tmp_path, train="text,label\na,10\nb,2\nc,\n", validation="text,label\na,2\nb,10\n")
     rows = rows_of(tmp_path)
     assert rows.label_names == ["2", "10"]
@@ -232,20 +232,20 @@ def test_words_that_pandas_reads_as_empty_stay_words(tmp_path: Path, ending: str
     assert rows.dropped == {"train": 0, "validation": 0}
 
 
-def test_cells_are_read_as_they_are_written(tmp_path: Path) -> None:
+def test_cells_are_read_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text('\ufefftext,idx,n\r\n007,1,\r\n"a ""b"",\nc",2,3\r\n\r\n', encoding="utf-8", newline="")
     table = read_file(file)
     assert table.to_dict() == {"text": ["007", 'a "b",\nc'], "idx": [1, 2], "n": [None, 3]}
 
 
-def test_a_quote_in_a_tsv_swallows_no_line(tmp_path: Path) -> None:
+def test_a_quote_in_a_tsv_does_not_consume_lines(tmp_path: Path) -> None:
     file = tmp_path / "rows.tsv"
     file.write_text('text\tlabel\n"twas late\tx\nb\ty\n"so" he said\tx\n')
     assert list(read_file(file)["text"]) == ['"twas late', "b", '"so" he said']
 
 
-def test_json_lines_are_read_as_they_are_written(tmp_path: Path) -> None:
+def test_json_lines_are_read_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "2020-01-01"}\n{"text": "a\u2028b", "label": "x"}\n\n', encoding="utf-8")
     assert read_file(file).to_dict() == {"text": ["2020-01-01", "a\u2028b"], "label": [None, "x"]}
@@ -293,7 +293,7 @@ def test_one_example_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression"])
-def test_only_labelled_examples_are_scored_and_all_are_predicted(tmp_path: Path, kind: str) -> None:
+def test_only_labeled_examples_are_scored_and_all_are_predicted(tmp_path: Path, kind: str) -> None:
     from types import SimpleNamespace
 
     from peftkit import training

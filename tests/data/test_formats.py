@@ -57,21 +57,21 @@ SENTENCE = {"tokens": ["films", "\u200b", "shine", "brightly"], "tags": ["NOUN",
 
 
 @pytest.mark.parametrize("model", ["bert", "gpt2", "t5"])
-def test_the_first_token_of_each_word_carries_its_tag(tmp_path: Path, checkpoints: dict[str, Path], model: str) -> None:
+def test_the_first_token_of_each_word_gets_its_tag(tmp_path: Path, checkpoints: dict[str, Path], model: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints[model])
     task = tags_of(folder(tmp_path, SENTENCE, {"tokens": ["the", "actor", "sang"], "tags": ["X", "NOUN", "VERB"]}))
     rows = rows_of(task)
     assert rows.label_names == ["ADV", "NOUN", "VERB", "X"]
     encoded = TokenClassificationFormat(task, tokenizer, names=rows.label_names).encode(rows.splits["train"])
-    for row, places in enumerate(encoded.positions):
+    for row, first_tokens in enumerate(encoded.positions):
         words, tags = rows.splits["train"][row]["tokens"], rows.splits["train"][row]["label"]
         targets, ids = encoded.inputs[row]["labels"], encoded.inputs[row]["input_ids"]
-        for word, place, tag in zip(words, places, tags, strict=True):
+        for word, place, tag in zip(words, first_tokens, tags, strict=True):
             if place >= 0:
                 assert targets[place] == tag
                 start = tokenizer.decode(ids[place : place + 9]).strip().lower()
                 assert start.startswith(word[:1]) or "[UNK]" in start.upper() or word == "\u200b"
-        assert sum(target >= 0 for target in targets) == sum(place >= 0 for place in places)
+        assert sum(target >= 0 for target in targets) == sum(place >= 0 for place in first_tokens)
 
 
 def test_words_of_a_byte_level_tokenizer_are_encoded_as_in_a_text(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
@@ -90,9 +90,9 @@ def test_a_word_that_was_cut_is_counted_and_gets_no_tag(tmp_path: Path, checkpoi
     encoded = reads.encode(rows_of(task).splits["train"])
     assert encoded.truncated == 1
     assert encoded.positions == [[1, 2, 3, 4, *[-1] * 6]]
-    (said,) = reads.decode(reads.unpad(np.zeros((1, 8, 1)), encoded), encoded).predictions
-    assert said == [0, 0, 0, 0, *[-1] * 6]
-    assert reads.describe(said)[3:5] == ["X", None]
+    (tags,) = reads.decode(reads.unpad(np.zeros((1, 8, 1)), encoded), encoded).predictions
+    assert tags == [0, 0, 0, 0, *[-1] * 6]
+    assert reads.describe(tags)[3:5] == ["X", None]
 
 
 def test_different_numbers_of_tags_and_words_are_refused(tmp_path: Path) -> None:
@@ -187,11 +187,13 @@ def test_each_answer_is_found_again_in_the_windows_of_a_long_passage(
         ids = row["input_ids"]
         assert ids[none] in (tokenizer.cls_token_id, tokenizer.eos_token_id)
         at, left, right = spans[2]
-        said = tokenizer.decode([ids[at]]).strip().lower()
-        assert said in (passage[left:right].strip(), "", "[unk]")
+        piece = tokenizer.decode([ids[at]]).strip().lower()
+        assert piece in (passage[left:right].strip(), "", "[unk]")
 
 
-def test_a_window_keeps_a_few_bytes_a_token_and_its_passage_once(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+def test_a_window_keeps_a_few_bytes_per_token_and_its_passage_once(
+    tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
     task = spans_of(folder(tmp_path, *[ANSWERED] * 30), max_length=48, stride=20)
     tracemalloc.start()
@@ -260,7 +262,7 @@ def test_entity_f1_is_refused_for_tags_that_are_not_spans(tmp_path: Path, checkp
     TokenClassificationFormat(task, AutoTokenizer.from_pretrained(checkpoints["bert"]), names=["O", "B-PER", "I-PER"])
 
 
-def test_a_long_prompt_keeps_its_end_and_leaves_room_for_the_answer(
+def test_a_long_prompt_keeps_its_end_and_leaves_tokens_for_the_answer(
     tmp_path: Path, checkpoints: dict[str, Path]
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["gpt2"])
@@ -273,7 +275,7 @@ def test_a_long_prompt_keeps_its_end_and_leaves_room_for_the_answer(
 
 
 @pytest.mark.parametrize("target", [40, 64])
-def test_an_answer_length_that_leaves_no_room_for_a_prompt_is_refused(
+def test_an_answer_length_that_leaves_no_tokens_for_a_prompt_is_refused(
     target: int, tmp_path: Path, checkpoints: dict[str, Path]
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(checkpoints["gpt2"])

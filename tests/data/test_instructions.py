@@ -128,8 +128,8 @@ def test_a_truncated_answer_does_not_follow_the_format(gpt2: PreTrainedTokenizer
     rows = rows_of(turns("Count.", "1"), turns("Name a river.", "The Elbe."))
     encoded = talk.encode(rows)
     nothing: list[Any] = [np.array([1.0, 2.0]), np.array([1.0, 2.0])]
-    said = Predictions(["3", "The"], nothing)
-    assert talk.check_answers(said, [True, False], encoded).follows_format.tolist() == [1, 0]  # type: ignore[union-attr]
+    predictions = Predictions(["3", "The"], nothing)
+    assert talk.check_answers(predictions, [True, False], encoded).follows_format.tolist() == [1, 0]  # type: ignore[union-attr]
     assert talk.check_answers(Predictions(["three", "No."], nothing), [True, True], encoded).scores[0].tolist() == [
         1.0,
         2.0,

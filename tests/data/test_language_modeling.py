@@ -77,7 +77,7 @@ def test_bits_of_a_decoder_are_those_of_the_whole_text(checkpoints: dict[str, Pa
         assert bits == pytest.approx(float(loss) / np.log(2) / len(text.encode()), rel=1e-4)
 
 
-def test_masking_takes_its_share_and_swaps_as_the_paper_does() -> None:
+def test_masking_selects_its_share_and_replaces_as_in_the_paper() -> None:
     ids, special = [1, *range(10, 210), 2], {1, 2}
     rng, counts = np.random.default_rng(0), np.zeros(3)
     for _ in range(200):

@@ -25,8 +25,10 @@ def test_columns_and_labels_are_those_of_the_task_part(task: str) -> None:
 
 @pytest.mark.parametrize("task", GLUE)
 def test_no_example_occurs_twice_or_in_two_splits(task: str) -> None:
-    rows = [tuple(v for k, v in row.items() if k not in ("idx", "label")) for s in miniglue(task).values() for row in s]
-    assert len(rows) == len(set(rows))
+    examples = [
+        tuple(v for k, v in row.items() if k not in ("idx", "label")) for s in miniglue(task).values() for row in s
+    ]
+    assert len(examples) == len(set(examples))
 
 
 @pytest.mark.parametrize("task", GLUE)
@@ -36,9 +38,9 @@ def test_the_same_seed_gives_the_same_examples(task: str) -> None:
 
 @pytest.mark.parametrize("task", sorted(set(GLUE) - {"stsb"}))
 def test_no_class_is_rare(task: str) -> None:
-    rows = miniglue(task)["train"]
-    counts = Counter(row["label"] for row in rows)
-    assert min(counts.values()) > 0.25 * len(rows)
+    examples = miniglue(task)["train"]
+    counts = Counter(row["label"] for row in examples)
+    assert min(counts.values()) > 0.25 * len(examples)
 
 
 def test_a_quarter_of_the_words_is_not_in_train() -> None:
@@ -53,7 +55,7 @@ def test_test_labels_are_hidden_as_in_glue() -> None:
     assert {row["label"] for row in miniglue("rte")["test"]} == {-1}
 
 
-def test_unlabelled_documents_differ_and_have_several_sentences() -> None:
+def test_unlabeled_documents_differ_and_have_several_sentences() -> None:
     documents = list(sentences(500))
     assert len(set(documents)) > 490
     assert all(document.count(".") >= 2 for document in documents)

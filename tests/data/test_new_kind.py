@@ -1,4 +1,4 @@
-"""A kind of task with columns and labels of its own is a record and a module of data.formats."""
+"""A kind of task with new columns and labels is a record and a module of data.formats."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ def test_no_prompt_is_in_two_splits(task: Callable[..., TaskConfig]) -> None:
     train, held = (set(splits[name]["prompt"]) for name in ("train", "validation"))
     assert train | held == {f"p{row}" for row in range(10)} and not train & held
     assert len(splits["validation"]) == 6
-    rest, apart = example_reader(chosen).split(splits["train"], 0.3)
-    assert not set(rest["prompt"]) & set(apart["prompt"]) and len(rest) + len(apart) == 54
+    rest, held_out = example_reader(chosen).split(splits["train"], 0.3)
+    assert not set(rest["prompt"]) & set(held_out["prompt"]) and len(rest) + len(held_out) == 54
     apart_rows = load_task_dataset(chosen, None, "offline", search_samples=6).splits
     first, second = (set(table["prompt"]) for table in apart_rows.values())
     assert not first & second

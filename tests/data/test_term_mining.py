@@ -66,7 +66,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         list(stream_documents(str(tmp_path)))
 
 
-def test_words_keep_the_punctuation_inside_of_terms() -> None:
+def test_words_keep_the_punctuation_inside_terms() -> None:
     text = "Run apt-get, see systemd.unit and TCP/IP (LD_PRELOAD); 1999 is no word, nor is it."
     assert set(count_words([text]).words) == {
         "Run", "apt-get", "see", "systemd.unit", "and", "TCP/IP", "LD_PRELOAD", "word", "nor",
@@ -108,7 +108,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     assert peak(40_000) < 1.2 * peak(4_000)
 
 
-def test_a_text_without_line_ends_is_read_in_parts(tmp_path: Path) -> None:
+def test_a_text_without_line_breaks_is_read_in_parts(tmp_path: Path) -> None:
     file = tmp_path / "long.txt"
     file.write_text("word " * 500_000)
     assert max(len(text) for text, _ in stream_documents(str(file))) <= 1 << 20

@@ -1,4 +1,4 @@
-"""Torn lines are cut, and a resumed run must write the same lines again."""
+"""A truncated last line is removed, and a resumed run must write the same lines again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The novelty index decides like a comparison of all pairs with rouge-score, bit for bit."""
+"""The novelty index decides like a comparison of all pairs with rouge-score, with bitwise identical scores."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_decisions_equal_those_of_all_pairs(reference: rouge_scorer.RougeScorer,
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_scores_are_equal_to_the_last_bit(reference: rouge_scorer.RougeScorer, seed: int) -> None:
+def test_scores_are_bitwise_identical(reference: rouge_scorer.RougeScorer, seed: int) -> None:
     draw = random.Random(seed)
     some = texts(seed)
     for _ in range(150):

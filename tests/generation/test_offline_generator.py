@@ -1,4 +1,4 @@
-"""The offline generator replies by prompt and seed alone, its answers are correct, and it exercises the filters."""
+"""The offline generator replies by prompt and seed only, its answers are correct, and it exercises the filters."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def test_a_list_is_parsed_in_all_its_formats(text: str) -> None:
     assert not any(rejection for _, rejection in found)
 
 
-def test_items_that_are_no_instructions_are_rejected() -> None:
+def test_items_that_are_not_instructions_are_rejected() -> None:
     cut = parse_instructions(reply(" Name a river.\nTask 10: Sing of", "length"))
     assert [rejection and rejection.reason for _, rejection in cut] == [None, "cut_off"]
     assert parse_instructions(reply(" "))[0][1] == Rejection("empty_reply")

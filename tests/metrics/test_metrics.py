@@ -1,4 +1,4 @@
-"""Scores agree with numbers worked out by hand."""
+"""Scores equal numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ def test_scores_by_hand() -> None:
 
 def test_tags_are_scored_as_words_and_as_spans() -> None:
     names = ["O", "B-PER", "I-PER", "B-LOC"]
-    labels, said = (
+    labels, predictions = (
         [[1, 2, 0, 3], [0, 3]],
         [[1, 0, 0, 3], [-1, 3]],
     )  # one span of three is cut short, one word has no tag
-    found = score(["token_accuracy", "entity_f1"], said, labels, label_names=names)
+    found = score(["token_accuracy", "entity_f1"], predictions, labels, label_names=names)
     assert found["token_accuracy"]["value"] == pytest.approx(4 / 6)  # no tag is wrong, also where O was right
     assert found["entity_f1"]["value"] == pytest.approx(2 * 2 / (3 + 3))
 
 
 def test_texts_are_scored_by_the_best_reference() -> None:
-    said, right = ["The Eiffel tower!", "", "in Rome"], [["eiffel tower", "tower"], [], ["Rome"]]
-    assert value("exact_match", said, right) == pytest.approx(2 / 3)
-    assert value("token_f1", said, right) == pytest.approx((1 + 1 + 2 / 3) / 3)
+    predictions, right = ["The Eiffel tower!", "", "in Rome"], [["eiffel tower", "tower"], [], ["Rome"]]
+    assert value("exact_match", predictions, right) == pytest.approx(2 / 3)
+    assert value("token_f1", predictions, right) == pytest.approx((1 + 1 + 2 / 3) / 3)
     assert value("rouge_l", ["東京 に 行く", "Zoë"], [["東京 に 行く"], ["Zoë"]]) == 1.0
     assert value("rouge_l", ["a b c d"], [["a c d"]]) == pytest.approx(2 * (3 / 4) / (1 + 3 / 4))
 
 
-def test_perplexity_weighs_tokens_alike() -> None:
+def test_perplexity_weights_tokens_equally() -> None:
     likelihoods = (np.array([2.0, 12.0]), np.array([1, 6]))
     found = score(["perplexity"], [2.0, 2.0], [[], []], likelihoods=likelihoods)
     assert found["perplexity"]["value"] == pytest.approx(np.exp(2))
@@ -68,7 +68,7 @@ def test_a_tie_of_rewards_counts_half() -> None:
     assert value("reward_margin", [0.5, -0.1], [0.0] * 2) == pytest.approx(0.2)
 
 
-def test_every_metric_knows_its_direction() -> None:
+def test_every_metric_has_a_direction() -> None:
     assert {name for name, metric in METRICS.items() if not metric.higher_is_better} == {
         "mean_squared_error",
         "perplexity",
@@ -82,7 +82,7 @@ def test_an_unknown_metric_names_the_nearest() -> None:
         score(["acuracy"], [1], [1])
 
 
-def test_splits_of_one_task_are_told_apart() -> None:
+def test_splits_of_one_task_have_different_names() -> None:
     assert list(score(["accuracy"], [1], [1], suffix="_matched")) == ["accuracy_matched"]
 
 
@@ -96,7 +96,7 @@ def test_predictions_of_a_diverged_model_are_refused() -> None:
         score(["pearson"], [float("nan"), 1.0], [0.0, 1.0])
 
 
-def test_a_single_row_scores_without_a_warning() -> None:
+def test_a_single_example_scores_without_a_warning() -> None:
     assert [value(name, [1], [1]) for name in ("matthews_correlation", "pearson", "accuracy")] == [0.0, 0.0, 1.0]
 
 

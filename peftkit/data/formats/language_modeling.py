@@ -146,20 +146,20 @@ class LanguageModelingFormat(Format):
         return [known[f"<extra_id_{number}>"] for number in range(100) if f"<extra_id_{number}>" in known]
 
     @cached_property
-    def _special(self) -> set[int]:
+    def _special_ids(self) -> set[int]:
         return set(self.tokenizer.all_special_ids)
 
     @cached_property
     def _replacements(self) -> np.ndarray:
         """The ids that replace selected tokens: all but special tokens, which Devlin et al. include."""
-        return np.array(sorted(set(self.tokenizer.get_vocab().values()) - self._special))
+        return np.array(sorted(set(self.tokenizer.get_vocab().values()) - self._special_ids))
 
     @cached_property
-    def _starts(self) -> np.ndarray | None:
+    def _word_starts(self) -> np.ndarray | None:
         return word_starts(self.tokenizer) if self.task.whole_words else None
 
     @property
-    def _start(self) -> int:
+    def _start_id(self) -> int:
         """The token before the text of a decoder: end of text for GPT-2, beginning of text for Llama."""
         first = self.tokenizer.bos_token_id
         return self.tokenizer.eos_token_id if first is None else first
@@ -175,13 +175,13 @@ class LanguageModelingFormat(Format):
         if self.task.join_documents:
             streams = [[token for ids in streams for token in ids]]
         if is_decoder:  # GPT-2 predicts the first token of a document too, after an end-of-text token
-            streams = [[self._start, *ids] for ids in streams]
+            streams = [[self._start_id, *ids] for ids in streams]
         parts = [ids[start : start + block] for ids in streams for start in range(0, len(ids), block)]
         parts = [part for part in parts if len(part) > 1]
         if self.task.packing:
             return pack_in_order(parts, block, end)
         if is_encoder:  # blocks of unknown tokens only have nothing to predict
-            parts = [part for part in parts if not self._special.issuperset(part)]
+            parts = [part for part in parts if not self._special_ids.issuperset(part)]
         return {"input_ids": parts, "length": [len(part) for part in parts]}
 
     def _corrupted(self, block: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
@@ -199,14 +199,14 @@ class LanguageModelingFormat(Format):
         if self.architecture == "seq2seq":
             return span_corrupt(ids, self._sentinels, rng, share, self.task.mean_noise_span_length or 1, eos=end)
         inputs = [self.tokenizer.cls_token_id, *ids, self.tokenizer.sep_token_id]
-        groups = token_groups(inputs, self._special, self._starts)
+        groups = token_groups(inputs, self._special_ids, self._word_starts)
         return mask_tokens(inputs, rng, share, self.tokenizer.mask_token_id, self._replacements, groups)
 
     def _masked(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> tuple[list[int], list[int], int, int]:
         """Return the inputs and targets of a passage, the bytes of the targets, and of those the unknown bytes."""
         read = text[: spans[-1][1]] if spans else ""  # words after the truncation are not predicted
         if self.is_decoder:
-            return [self._start, *ids], [-100, *ids], len(read.encode()), 0
+            return [self._start_id, *ids], [-100, *ids], len(read.encode()), 0
         chosen = self._chosen(text)
         size = sum(len(character.encode()) for character, is_chosen in zip(read, chosen, strict=False) if is_chosen)
         unknown = sum(
