@@ -69,7 +69,7 @@ class Tuner(BaseTuner):
     tuner_layer_cls = TunerLayer
 
     def add_layer(self, config: Any, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module) -> None:
-        """Add an adapter to a target, replaced by a layer that has it unless it is one already."""
+        """Add an adapter to a target; a target that is not a `TunerLayer` yet is replaced by one."""
 
     def prepare(self, config: Any, model: nn.Module) -> None:
         """Check and complete a config before the model changes; `peft_config` has it and the existing ones.

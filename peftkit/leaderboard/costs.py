@@ -63,7 +63,7 @@ def with_relative_costs(entries: Sequence[BoardEntry], reference: BoardEntry | N
 
     seconds_to_quality: training time until the chosen trial scored 95 % of the reference's last score. The curve is
     the trial's, scored after each epoch on held-out training examples; the seconds are those of the entry's own
-    training. It is missing where the level is never reached or there is no curve. Without a reference the best entry
+    training. It is missing if that score is never reached or there is no curve. Without a reference the best entry
     replaces it.
 
     pscp: the score, divided by 1 + cost / constant for each of three costs (PEFT Soft Cost Penalties, Belanec et

@@ -132,9 +132,9 @@ def load_language_model(
     architecture = architecture_of(config)
     model, missing = read_checkpoint(auto_class(architecture, "language_modeling"), source, config, quantization)
     # a head that is not in the checkpoint is newly initialized
-    fresh = min((name for name in missing if not name.startswith(f"{model.base_model_prefix}.")), default=None)
+    absent = min((name for name in missing if not name.startswith(f"{model.base_model_prefix}.")), default=None)
     faults = (
-        (fresh is not None, f"{source.name} has no language model head ({fresh} is not in the checkpoint)"),
+        (absent is not None, f"{source.name} has no language model head ({absent} is not in the checkpoint)"),
         (
             architecture == ENCODER and tokenizer.mask_token_id is None,
             f"the tokenizer of {source.name} has no mask token",
@@ -161,8 +161,8 @@ def read_checkpoint(
     if quantization:
         from transformers import BitsAndBytesConfig
 
-        # a quantized head inside modules_to_save fails an assertion in its first forward pass. They are patterns: what
-        # lies within a pooler is not named after it
+        # a quantized head inside modules_to_save fails an assertion in its first forward pass. The names are patterns:
+        # the linear layer of a pooler has another name
         heads = sorted({".*pooler" if name == "pooler" else name for name in HEADS | LANGUAGE_MODEL_HEADS})
         kept = [*heads, *(quantization.get("llm_int8_skip_modules") or [])]
         arguments["quantization_config"] = BitsAndBytesConfig(**{**quantization, "llm_int8_skip_modules": kept})

@@ -85,9 +85,9 @@ def test_nothing_is_cut_off(opened: Any, width: int, scheme: str) -> None:
 def test_a_column_sorts_both_ways_and_back(opened: Any) -> None:
     page = opened()
     before = column(page, 1)
-    head = page.get_by_role("button", name="Trained weights")
+    head = page.get_by_role("button", name="Trained parameters")
     head.click()
-    assert page.locator("th[aria-sort=ascending]").inner_text() == "Trained weights"
+    assert page.locator("th[aria-sort=ascending]").inner_text() == "Trained parameters"
     assert column(page, 1)[0] == "linear_probe"
     head.click()
     assert page.locator("th[aria-sort=descending]").count() == 1
@@ -111,12 +111,12 @@ def test_filters_narrow_the_entries_and_show_how_many(opened: Any) -> None:
 
 def test_axes_are_the_readers_choice_and_times_of_one_machine(opened: Any) -> None:
     page = opened()
-    assert "Trained weights" in page.locator("#trade-plots svg").first.get_attribute("aria-label")
-    page.get_by_label("Across").select_option(label="Training time")
+    assert "Score against Trained parameters" in page.locator("#trade-plots svg").first.get_attribute("aria-label")
+    page.get_by_label("x axis").select_option(label="Training time")
     page.wait_for_function(
         "document.querySelector('#trade-plots svg').getAttribute('aria-label').includes('Training time')"
     )
-    assert "Only what ran on cpu: AMD EPYC" in page.locator("#trade-note").inner_text()
+    assert "Only runs on cpu: AMD EPYC" in page.locator("#trade-note").inner_text()
     page.get_by_label("Machine").select_option(label="cuda: NVIDIA H200")
     page.wait_for_function("document.querySelectorAll('#trade-plots svg').length === 1")
     assert "of 1 entries" in page.locator("#trade-plots svg").get_attribute("aria-label")
@@ -132,9 +132,9 @@ def test_details_open_by_keyboard_and_give_focus_back(opened: Any) -> None:
     for part in (
         "Scores of each seed",
         "Costs",
-        "Rows truncated",
+        "Examples truncated",
         "revision bcdcba79d07b",
-        "Tried before",
+        "Learning-rate trials",
         "Training loss",
     ):
         assert part in text

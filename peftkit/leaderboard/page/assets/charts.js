@@ -96,7 +96,7 @@ function tradeOffPlot(task, entries, on, width, single, most) {
   labelDots(chart, points, isFront, width);
   const named = best.map((p) => p.entry.label).join(", ");
   chart.setAttribute("role", "img");
-  chart.setAttribute("aria-label", `${task}: ${axis(state.y).label} against ${axis(state.x).label} of ${entries.length} entries. Pareto-optimal: ${named}.`);
+  chart.setAttribute("aria-label", `${task}: ${axis(state.y, log.y, up).label} against ${axis(state.x, log.x, up).label} of ${entries.length} entries. Pareto-optimal: ${named}.`);
   chart.addEventListener("click", () => chart.value && openDetails(chart.value.entry));
   return figureOf(task, `${best.length} of ${entries.length} Pareto-optimal`, chart);
 }
