@@ -1,7 +1,7 @@
-"""Fine-tuning of BERT, GPT-2 and T5 with the methods of PEFT, and honest comparisons of them.
+"""Fine-tuning of BERT, GPT-2 and T5 with the methods of PEFT, and comparisons with statistical tests.
 
-Importing this package loads nothing heavy: the verbs are imported when they are used, and our tuners and classifiers
-are registered with PEFT and transformers when these are imported.
+Importing this package imports no torch: the functions of the API are imported when they are used, and the tuners and
+classifiers of peftkit are registered with PEFT and transformers when these are imported.
 """
 
 import sys
@@ -47,7 +47,7 @@ def _register_tuners(_: Any) -> None:
 def _register_classifiers(_: Any) -> None:
     """Import `peftkit.models.heads` as soon as all modules that it needs can be imported.
 
-    transformers' modules import one another in cycles, so this waits for those that are half imported.
+    transformers' modules import one another in cycles, so this waits for those that are partially initialized.
     """
     families = import_module("peftkit.config.families").FAMILIES
     types = ["t5", *(name.replace("-", "_") for name, family in families.items() if family.pools_mean)]
@@ -65,7 +65,7 @@ def _register_classifiers(_: Any) -> None:
 
 
 class _Leaderboard(ModuleType):
-    """The package `peftkit.leaderboard`, which has the name of a verb: once it is imported, it is that verb too."""
+    """The package `peftkit.leaderboard`, which can also be called: as the function `peftkit.leaderboard()`."""
 
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
         return import_module("peftkit.api").leaderboard(*arguments, **settings)

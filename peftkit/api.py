@@ -1,7 +1,7 @@
 """The Python API. Every function returns values and prints nothing; messages go to the logger `peftkit`.
 
-Values are passed as values: no path or text is parsed as an override of the command line. Keys have the names that the
-command line has: `train={"num_train_epochs": 1}`, `search={"lr_multipliers": [0.3, 1, 3]}`, or a dotted key,
+Values are never parsed as overrides of the command line, so a path or text needs no quotes. Keys are those of the
+command line: `train={"num_train_epochs": 1}`, `search={"lr_multipliers": [0.3, 1, 3]}`, or a dotted key,
 `**{"task.dataset": "my data/train.csv"}`.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Prediction(NamedTuple):
     """The prediction for one text; both are None where a text is empty."""
 
-    prediction: Any  # a label, a number, tags, or a text, as the task has it
+    prediction: Any  # a label, a number, tags, or a text, by the kind of task
     scores: list[float] | None  # per label, in the order of the labels; a single number of a regression
 
 
@@ -45,7 +45,7 @@ def finetune(
     train: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> RunResult:
-    """Fine-tune once; a finished run is not repeated, unless with force=True.
+    """Fine-tune once; a finished run is repeated only with force=True.
 
     Args:
         model, method, task, recipe: names of conf/ and recipes/; None is the default, or the recipe's choice.
@@ -77,7 +77,7 @@ def compare(
         seeds: seeds, or how many from 0 on.
 
     Raises:
-        UserError: a name, key or value is wrong, before any run begins. A run that fails later is on the board.
+        UserError: a name, key or value is wrong, before any run starts. A run that fails later is on the board.
     """
     from peftkit.leaderboard.board import Board
 
@@ -149,10 +149,10 @@ def predict(
 def embed(
     texts: Sequence[str], *, run: str | Path | RunResult | None = None, model: str | None = None, **settings: Any
 ) -> np.ndarray:
-    """Return the vectors (texts, width) of a run's model, or of a checkpoint; an empty text has zeros.
+    """Return the embeddings (texts, dim) of a run's model, or of a checkpoint; an empty text gets a zero vector.
 
     Raises:
-        UserError: the model has no such layer, or its method works outside its layers.
+        UserError: the model has no such layer, or the method is not part of the model's layers.
     """
     from peftkit.jobs.embed import encode, load_embedding_model
 
@@ -184,7 +184,7 @@ def plan(
     train: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Plan:
-    """Return what a run would train, cost and need; no step is taken."""
+    """Return the trainable parameters, steps and memory of a run, without training."""
     from peftkit.jobs.plan import make_plan
 
     chosen = {"recipe": recipe, "model": model, "method": method, "task": task, "seed": seed, "train": train}
@@ -196,7 +196,7 @@ def plan(
 def load(run: str | Path | RunResult) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the trained model, adapter and head included, and its tokenizer.
 
-    A folder of job=extend gives the base with the new tokens. Nothing global changes in the caller's process.
+    A folder of job=extend gives the base with the new tokens. Global settings of the process stay unchanged.
     """
     from peftkit.jobs import extend
     from peftkit.pipeline.artifacts import load_run
@@ -216,7 +216,7 @@ def leaderboard(out: str | Path = "outputs", *, results: Sequence[str | Path] = 
 
 
 def _configs(runs: Sequence[Mapping[str, Any]]) -> list[RunConfig]:
-    """Compose and check the config of each run, all before the first begins."""
+    """Compose and check the config of each run, all before the first starts."""
     with open_composer(None) as composer:
         return [compose_values(composer, values) for values in runs]
 
@@ -228,7 +228,7 @@ def _config(**values: Any) -> RunConfig:
 def run_job(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Any:
     """Run the job that a config names, and return what its entry point returns: a run folder where it has one.
 
-    The command line calls this for each run of a command; the functions above for jobs that leave a folder.
+    The command line calls this for each run of a command; the functions above call it for jobs that write a folder.
 
     Args:
         on_start: called with the folder of each training run before it starts; a failed one is never returned.

@@ -9,12 +9,12 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def conf_folder() -> Path:
-    """Return the folder of config groups: inside the package in a wheel, beside it in a checkout."""
+    """Return the folder of config groups: inside the package in a wheel, next to it in a checkout."""
     return _packaged("conf")
 
 
 def recipes(extra: Path | None = None) -> dict[str, Path]:
-    """Return the recipe files by name; a later folder's wins: shipped, ./recipes, recipes/ and recipe/ of -cd DIR."""
+    """Return the recipe files by name, from the package, ./recipes, recipes/ and recipe/ of -cd DIR; the last wins."""
     folders = [_packaged("recipes"), Path.cwd() / "recipes"]
     if extra is not None:
         folders += [extra / "recipes", extra / "recipe"]
@@ -45,7 +45,7 @@ def safe_name(text: str) -> str:
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """Yield a path beside a file that becomes the file at the end, so that a reader never sees half of it."""
+    """Yield a temporary path that replaces the file at the end, so that readers never see a partial file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}-{os.urandom(4).hex()}")
     yield part

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         hydra_arguments = _hydra_arguments(command, composer, runner)
     try:
         _run_hydra(hydra_arguments, runner)
-    except (SystemExit, KeyboardInterrupt) as stopped:  # a launcher that gives up prints the reason itself
+    except (SystemExit, KeyboardInterrupt) as stopped:  # a launcher that aborts prints the reason itself
         if runner.status_folder is None:
             raise
         runner.exit_code = 130 if isinstance(stopped, KeyboardInterrupt) else 1

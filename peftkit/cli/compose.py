@@ -32,7 +32,7 @@ class Sweep:
 
 
 def plan_sweep(overrides: Sequence[str], composer: Composer, multirun: bool = False) -> Sweep:
-    """Join the sweep of a recipe and that of the command line, which wins where both have a key.
+    """Join the sweep of a recipe and that of the command line, which has precedence.
 
     Raises:
         UserError: the recipes of one command sweep different keys.
@@ -42,8 +42,10 @@ def plan_sweep(overrides: Sequence[str], composer: Composer, multirun: bool = Fa
     if params is None:  # another sweeper than Hydra's own, which applies its params itself
         finite = [each for each in parsed if not each.is_sweep_override() or each.is_choice_sweep()]
         return Sweep([*overrides, *(["hydra.mode=MULTIRUN"] if multirun else [])], _product(finite))
-    if endless := [each.input_line for each in parsed if each.is_sweep_override() and not each.is_discrete_sweep()]:
-        raise UserError(f"{endless[0]} has no end; set hydra/sweeper=optuna too (pip install 'peftkit[optuna]')")
+    if unbounded := [each.input_line for each in parsed if each.is_sweep_override() and not each.is_discrete_sweep()]:
+        raise UserError(
+            f"{unbounded[0]} is an unbounded sweep; set hydra/sweeper=optuna too (pip install 'peftkit[optuna]')"
+        )
     added = [f"{key}={value}" for key, value in params.items()]
     runs = _product([*parsed, *map(parse, added)])
     mode = "RUN" if len(runs) == 1 and not multirun else "MULTIRUN"
@@ -57,7 +59,7 @@ def open_composer(extra: Path | None) -> Iterator[Composer]:
     from hydra.core.override_parser.types import Quote, QuotedString
 
     register_recipes(extra)
-    cache: dict[tuple[str, ...], DictConfig] = {}  # a config takes 60 ms
+    cache: dict[tuple[str, ...], DictConfig] = {}  # composing takes 60 ms
     search = []
     if extra is not None:
         search = [f"hydra.searchpath=[{QuotedString(f'file://{extra.resolve()}', Quote.single).with_quotes()}]"]

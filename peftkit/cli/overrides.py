@@ -19,9 +19,9 @@ INSPECTION_FLAGS = {
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
-SHORT = {"-c": "--cfg", "-i": "--info", "-p": "--package", "-cd": "--config-dir"}
-VALUED = (*INSPECTION_FLAGS, "--package", "--config-dir")
-# sections with upstream's options: new names need no + of Hydra, and are checked against upstream
+SHORT_FLAGS = {"-c": "--cfg", "-i": "--info", "-p": "--package", "-cd": "--config-dir"}
+FLAGS_WITH_VALUE = (*INSPECTION_FLAGS, "--package", "--config-dir")
+# sections of upstream's options, which are checked against upstream and need no + of Hydra
 UPSTREAM_SECTIONS = (
     "train.",
     "method.config.",
@@ -56,10 +56,10 @@ def read_command(arguments: Sequence[str]) -> CommandLine:
     while queue:
         argument = queue.pop(0)
         flag, _, value = argument.partition("=")
-        flag = SHORT.get(flag, flag)
+        flag = SHORT_FLAGS.get(flag, flag)
         if not argument.startswith("-"):
             overrides.append(normalize_override(argument))
-        elif flag in VALUED:
+        elif flag in FLAGS_WITH_VALUE:
             if not value and queue and "=" not in queue[0]:
                 value = queue.pop(0)
             value = value or ("all" if flag == "--info" else "")
@@ -76,7 +76,7 @@ def read_command(arguments: Sequence[str]) -> CommandLine:
     if len(shows) > 1:
         raise UserError(f"{' and '.join(shows)} exclude each other; use one at a time")
     if not shows and {"--resolve", "--package"} & {*flags}:
-        raise UserError("--resolve and --package go with --cfg job")
+        raise UserError("--resolve and --package require --cfg job")
     return CommandLine(flags, overrides, extra, multirun, bool(shows))
 
 
@@ -126,6 +126,6 @@ def _flag_hint(flag: str) -> str:
     name = flag.lstrip("-").replace("-", "_")
     if flag in ("-cp", "--config-path", "-cn", "--config-name"):
         return "; -cd DIR adds your own models, methods, tasks and recipes"
-    if close := get_close_matches(flag, [*FLAGS, *VALUED], n=1, cutoff=0.75):
+    if close := get_close_matches(flag, [*FLAGS, *FLAGS_WITH_VALUE], n=1, cutoff=0.75):
         return f"; did you mean {close[0]}?"
-    return f"; a key is written without dashes: {name}=..."
+    return f"; overrides have no dashes: {name}=..."

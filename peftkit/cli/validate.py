@@ -49,7 +49,7 @@ def _override_errors(text: str, extra: Path | None) -> Iterable[str]:
     try:
         override = parse(text)
     except HydraException:
-        hint = "$HOME for ~" if "=~" in text else "\"key='a value'\" where the value contains spaces or signs"
+        hint = "$HOME for ~" if "=~" in text else "\"key='a value'\" where the value contains special characters"
         return [f"cannot parse {text.lstrip('+')!r}; write key=value, and {hint}"]
     key = override.key_or_group
     section, _, name = key.partition(".")
@@ -79,10 +79,10 @@ def _list_errors(override: Override) -> Iterator[str]:
 
 def _option_errors(group: str, override: Override, extra: Path | None) -> Iterator[str]:
     value = str(override.input_line).partition("=")[2]
-    if not override.is_sweep_override() and isinstance(override.value(), list):  # Hydra would compose the last alone
+    if not override.is_sweep_override() and isinstance(override.value(), list):  # Hydra would compose only the last
         names = value.strip("[]").replace(" ", "")
         hint = f"use -m {group}={names}" if "," in names else f"use {group}={names}"
-        yield f"{group}={value}: one run trains one {group}; {hint}"
+        yield f"{group}={value}: expected one {group}; {hint}"
         return
     options = options_of(group, extra)
     for name in _values(override):
@@ -99,10 +99,10 @@ def _recipe_errors(name: str, file: Path) -> Iterator[str]:
         return
     for default in recipe.get("defaults") or []:
         for group, option in default.items() if isinstance(default, Mapping) else ():
-            if isinstance(option, Sequence) and not isinstance(option, str):  # Hydra would compose the last alone
+            if isinstance(option, Sequence) and not isinstance(option, str):  # Hydra would compose only the last
                 group = str(group).rpartition("/")[2]
                 sweep = f"hydra: {{mode: MULTIRUN, sweeper: {{params: {{{group}: '{','.join(option)}'}}}}}}"
-                yield f"recipe={name}: one run trains one {group}; to sweep, use {sweep}"
+                yield f"recipe={name}: expected one {group}; to sweep, use {sweep}"
 
 
 def _values(override: Override) -> list[str]:
@@ -197,14 +197,14 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _secret_errors(node: Any) -> Iterator[str]:
-    """Refuse values from the environment's secrets: a run folder keeps its config, and a Hub id is sent out."""
+    """Refuse secrets from the environment: a run folder contains its config, and Hub ids are sent to the Hub."""
     if isinstance(node, (Mapping, list)):
         for value in node.values() if isinstance(node, Mapping) else node:
             yield from _secret_errors(value)
     elif isinstance(node, str):
         for name in re.findall(r"oc\.env\s*:([^}]*)", node):
             if SECRET.search(name) or "$" in name:
-                yield f"${{oc.env:{name}}} is refused: a config keeps no secret; transformers reads HF_TOKEN by itself"
+                yield f"${{oc.env:{name}}}: configs must not contain secrets; transformers reads HF_TOKEN by itself"
 
 
 def _message(error: Exception, overrides: Sequence[str]) -> str:
@@ -212,7 +212,7 @@ def _message(error: Exception, overrides: Sequence[str]) -> str:
     from hydra.core.global_hydra import GlobalHydra
 
     text = str(error)
-    place = match[1] + ": " if (match := re.search(r"In '((?!config'|hydra/config')[^']*)'", text)) else ""
+    prefix = match[1] + ": " if (match := re.search(r"In '((?!config'|hydra/config')[^']*)'", text)) else ""
     if match := re.search(r"Could not find '([^']*)/([^'/]*)'", text):
         group, name = match[1], match[2]
         options = GlobalHydra.instance().config_loader().get_group_options(group)
@@ -220,12 +220,12 @@ def _message(error: Exception, overrides: Sequence[str]) -> str:
         if group.startswith("hydra/"):
             hint += "; more come with pip install 'peftkit[slurm]', 'peftkit[ray]' or 'peftkit[optuna]'"
         is_typed = any(override.startswith(f"{group}=") for override in overrides)
-        return f"{place}unknown {group}={name}{'' if is_typed else ', which the recipe or YAML chooses'}{hint}"
+        return f"{prefix}unknown {group}={name}{'' if is_typed else ', which the recipe or YAML chooses'}{hint}"
     if "Cannot merge DictConfig with ListConfig" in text:
-        return f"{place}a list in place of a section's keys; use, for example, search: {{lr_multipliers: [0.3, 1, 3]}}"
+        return f"{prefix}a list in place of a section's keys; use, for example, search: {{lr_multipliers: [0.3, 1, 3]}}"
     if match := re.search(r"Could not override '([^']*)'", text):
-        return f"{place}{unknown_key(match[1])}"
+        return f"{prefix}{unknown_key(match[1])}"
     key = f"{full_key}: " if (full_key := getattr(error, "full_key", None)) else ""
     cause = str(error.__cause__) if type(error).__name__ == "ConfigCompositionException" and error.__cause__ else text
     lines = [line.strip() for line in cause.splitlines() if line.strip() and not line.endswith(":")]
-    return f"{place}{key}{lines[0] if lines else type(error).__name__}"
+    return f"{prefix}{key}{lines[0] if lines else type(error).__name__}"

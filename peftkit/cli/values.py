@@ -23,7 +23,7 @@ def compose_values(composer: Composer, values: Mapping[str, Any]) -> RunConfig:
 
     Args:
         values: by key; a key may be dotted, and a mapping sets the keys below it. A text chooses an option of recipe,
-            model, method or task, and None leaves these and `train` as they are.
+            model, method or task, and None keeps the default of these and of `train`.
 
     Raises:
         UserError: every error of the values.

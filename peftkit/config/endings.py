@@ -4,4 +4,4 @@ FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".conll", ".conllu")  # 
 TEXTS = (".txt", ".jsonl", ".parquet")  # corpora
 TEXT_FILES = (*TEXTS, ".csv", ".tsv")  # inputs of job=embed
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # predictions
-VECTORS = (".parquet", ".npy")
+EMBEDDINGS = (".parquet", ".npy")

@@ -7,8 +7,8 @@ class UserError(Exception):
 
 def refuse(*rules: tuple[object, str]) -> None:
     """Raise a `UserError` with the message of the first rule whose condition holds."""
-    for is_broken, message in rules:
-        if is_broken:
+    for holds, message in rules:
+        if holds:
             raise UserError(message)
 
 

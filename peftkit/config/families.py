@@ -16,8 +16,8 @@ class Modules(NamedTuple):
         attention_output: projection that ends an attention, before the residual is added.
         feed_forward_output: projection that ends a feed-forward, before the residual is added.
         layer_output: module whose output includes the residual: the norm where it comes last, otherwise the layer.
-        feed_forward: module that a parallel adapter goes around. BERT splits its feed-forward in two; its second half
-            also receives the input of the first, see `methods.adapter_layers.ParallelLayer`.
+        feed_forward: module that a parallel adapter runs in parallel to. BERT splits its feed-forward in two; the
+            second half also receives the input of the first, see `methods.adapter_layers.ParallelLayer`.
     """
 
     query_value: str
@@ -53,7 +53,7 @@ class Family:
         is_transposed: linear layers are transformers' Conv1D, which stores its weight transposed.
         norms: layer norms, where PEFT's LN tuning does not know them.
         ia3: targets and feed-forward modules of IA3, where PEFT's differ from the paper's.
-        reserved_positions: how many learned absolute positions belong to no token; None where positions are relative.
+        reserved_positions: number of learned absolute positions without a token; None where positions are relative.
         pools_mean: has a mean-pooling classifier.
         encoder_of: model type of which this is only the encoder.
         shares_position_biases: the first layer computes the position biases of all layers.
@@ -226,7 +226,7 @@ def declared_family(architecture: str, stand_in: str) -> Family:
 
 
 def base_type(model_type: str) -> str:
-    """Return transformers' model type of the base below one of peftkit's own classifiers, any other as it is."""
+    """Return transformers' model type of the base below one of peftkit's own classifiers, any other type unchanged."""
     family = family_of(model_type)
     return (family.encoder_of if family else None) or model_type.removeprefix(MEAN_POOLING)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from peftkit.config.endings import TABLES, VECTORS
+from peftkit.config.endings import EMBEDDINGS, TABLES
 
 Requirement = Literal["required", "optional", "no"]
 
@@ -22,7 +22,7 @@ class Job:
 
     `reads` lists the keys and sections that the job reads; None means those of a training run. `keys` are read only by
     the jobs that list them. Any other key that the user sets is refused, with `ignores` as the reason.
-    `reads_without_run` come on top where `run=` is not set. `writes` is "folder", the allowed endings of `output=`, or
+    `reads_without_run` are added where `run=` is not set. `writes` is "folder", the allowed endings of `output=`, or
     None where there is no `output=`.
     """
 
@@ -38,7 +38,7 @@ class Job:
     input: Requirement = "no"
     writes: tuple[str, ...] | Literal["folder"] | None = None
     loads_model: bool = True  # False: it starts without torch
-    trains: bool = False  # trains the chosen model, method and task, or shows what that would take
+    trains: bool = False  # trains the chosen model, method and task, or plans it
 
 
 _JOBS = (
@@ -51,7 +51,7 @@ _JOBS = (
     ),
     Job(
         "plan",
-        "show what a run would train, cost and need, before any step",
+        "show the trainable parameters, steps and memory of a run, without training",
         "peftkit.jobs.plan:plan",
         keys=("claim", "vocab", "generate"),
         trains=True,
@@ -83,7 +83,7 @@ _JOBS = (
     ),
     Job(
         "forgetting",
-        "measure how much of its language a run's model forgot: run=DIR",
+        "measure the change in language modeling loss by a run: run=DIR",
         "peftkit.jobs.forgetting:forgetting",
         reads=("source", "data_root"),
         run="required",
@@ -107,14 +107,14 @@ _JOBS = (
     ),
     Job(
         "embed",
-        "write the vectors of texts: input=FILE output=vectors.parquet; of a trained model: run=DIR",
+        "write embeddings of texts: input=FILE output=vectors.parquet; of a trained model: run=DIR",
         "peftkit.jobs.embed:embed",
         keys=("embed",),
         reads=("source", "train.per_device_eval_batch_size", "train.bf16"),
         reads_without_run=("model", "vocab"),
         run="optional",
         input="required",
-        writes=VECTORS,
+        writes=EMBEDDINGS,
     ),
     Job(
         "generate",
@@ -127,7 +127,7 @@ _JOBS = (
     ),
     Job(
         "judge",
-        "let a model compare answers with the references, run=DIR, or of two runs, runs=[A,B]",
+        "compare answers by an LLM judge: with the references, run=DIR, or of two runs, runs=[A,B]",
         "peftkit.jobs.judge:judge",
         reads=("model", "source", "data_root", "out", "seed", "force", "task.max_eval_samples"),
         keys=_GENERATOR,

@@ -13,7 +13,7 @@ _BACKBONE = "peftkit.models.heads:Backbone"
 
 
 class HasKind(Protocol):
-    """What a record is chosen by: `TaskConfig` has it, which is defined above this module."""
+    """The fields that select a record, as `TaskConfig` has them: this module cannot import it."""
 
     kind: str
     label: str | None
@@ -36,15 +36,17 @@ class TaskKind:
     formats: dict[str, str]
     task_types: dict[str, str | None] = field(default_factory=dict)  # PEFT's TaskType; None where PEFT has none
     pipelines: dict[str, str] = field(default_factory=dict)  # of transformers, for model cards
-    objectives: dict[str, str] = field(default_factory=dict)  # named on boards: their scores do not compare
+    objectives: dict[str, str] = field(
+        default_factory=dict
+    )  # named on boards: scores of different objectives are not comparable
     label: Requirement = "required"  # task.label
     keys: tuple[str, ...] = ()  # keys of `task` that only the kinds that list them read
     needs: dict[str, str] = field(default_factory=dict)  # of those, the keys that have to be set, with an example
     generates: bool = False  # answered by generated text
-    unlabelled_metrics: tuple[str, ...] = ()  # without task.label the text itself is modelled, scored by these alone
+    unlabeled_metrics: tuple[str, ...] = ()  # without task.label the text itself is modeled, scored only by these
     has_label_names: bool = False
     sequence_label: bool = False  # one class or number for the whole input
-    chat_template: bool = False  # its tokenizer formats turns, and is saved with what trained
+    chat_template: bool = False  # its tokenizer formats turns, and is saved with the adapter
     generators: tuple[str, ...] = ()  # values of task.dataset that generate the data first
     refusal_alias: str | None = None  # methods that refuse this other kind refuse this one too
     loss: str | None = None  # what replaces the model's own loss
@@ -127,11 +129,11 @@ _KINDS = (
         label="optional",
         keys=("max_target_length",),
         generates=True,
-        unlabelled_metrics=("perplexity",),
+        unlabeled_metrics=("perplexity",),
     ),
     TaskKind(
         "seq2seq",
-        "write one text for another",
+        "sequence-to-sequence generation",
         metrics=("perplexity", *_TEXT),
         columns=("first", "second"),
         column_count=(1, 2),
@@ -173,7 +175,7 @@ _KINDS = (
     ),
     TaskKind(
         "retrieval",
-        "vectors that place a query near its document",
+        "embed queries and documents for search",
         metrics=("recall_at_1", "recall_at_5", "recall_at_10", "mrr", "ndcg_at_10"),
         columns=("query", "document"),
         column_count=(2, None),
@@ -188,7 +190,7 @@ _KINDS = (
     ),
     TaskKind(
         "preferences",
-        "prefer one of two answers (DPO)",
+        "preference optimization (DPO)",
         metrics=("reward_accuracy", "reward_margin", "chosen_perplexity"),
         columns=("prompt", "chosen", "rejected"),
         column_count=(3, 3),
@@ -216,4 +218,4 @@ def kind_of(task: HasKind) -> TaskKind:
 def generates_text(task: HasKind) -> bool:
     """Return whether a task is answered by text that the model generates."""
     kind = kind_of(task)
-    return kind.generates and (task.label is not None or not kind.unlabelled_metrics)
+    return kind.generates and (task.label is not None or not kind.unlabeled_metrics)

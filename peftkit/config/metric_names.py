@@ -31,9 +31,9 @@ def metrics_for(kind: TaskKind) -> list[str]:
 
 
 def metric_error(name: str, kind: TaskKind) -> str | None:
-    """Return what is wrong with a name in task.metrics, None where nothing is.
+    """Return the message about a wrong name in task.metrics, None where it is right.
 
-    Modules of evaluate run their own code, so a recipe may name those that evaluate's authors publish alone.
+    Modules of evaluate run their own code, so a recipe may name only those that evaluate's authors publish.
     """
     if name.startswith(EVALUATE):
         module = name.removeprefix(EVALUATE).split(":")[0]
@@ -42,7 +42,7 @@ def metric_error(name: str, kind: TaskKind) -> str | None:
         if "/" in module or "\\" in module or module.endswith(".py"):
             return (
                 f"task.metrics=[{name}]: it would run code that evaluate's authors did not publish; "
-                f"use a metric of theirs, such as {EVALUATE}mae"
+                f"use an official evaluate metric, such as {EVALUATE}mae"
             )
     elif name not in (known := metrics_for(kind)):
         return f"task.metrics=[{name}]: unknown metric of task.kind={kind.name}{nearest(name, known)}"

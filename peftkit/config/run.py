@@ -152,7 +152,7 @@ class Generate:
 
 @dataclass
 class RunConfig:
-    """One run, as the user chose it: the keys of config.yaml, and where the choice came from."""
+    """The settings of one run, which are the keys of config.yaml, and their provenance."""
 
     job: str
     source: str
@@ -196,10 +196,10 @@ class RunConfig:
         overrides: Sequence[str] = (),
         config_dir: str | None = None,
     ) -> RunConfig:
-        """Return the run of a resolved config, and where it came from.
+        """Return the typed form of a resolved config.
 
         Raises:
-            UserError: the config has other keys than this version of peftkit, as those of earlier versions do.
+            UserError: the config has other keys than this version of peftkit, such as those of earlier versions.
         """
         try:
             sections = {name: section(**config[name]) for name, section in SECTIONS.items()}
@@ -210,7 +210,7 @@ class RunConfig:
             ) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the config as plain values, for config.yaml and result.json; provenance is recorded beside it."""
+        """Return the config as plain values, for config.yaml and result.json; provenance is recorded separately."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in PROVENANCE}
 
 
@@ -224,13 +224,12 @@ SECTIONS: dict[str, type] = {
     "extend": Extend, "embed": Embed, "generate": Generate, "distill": Distill,
 }  # fmt: skip
 
-PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are no keys
+PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
 
-# keys that do not change a result, so they are no part of its id or of its entry on a board
-BESIDE = ("runs", "results", "watch", "claim", "vocab", "extend", "embed", "generate")
-FACTS = ("paper", "traits")  # of a method: they describe it, and choose nothing
-NON_RESULT_KEYS = {"job", "out", "force", "run", *BESIDE, "input", "output", "source", "data_root"} | {
-    *(f"method.{name}" for name in FACTS),
+# keys that do not change a result, so they are not part of its id or of its entry on a board
+NON_RESULT_KEYS = {
+    "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "generate", "input",
+    "output", "source", "data_root", "method.paper", "method.traits",
     *(f"method.traits.{each.name}" for each in dataclasses.fields(Traits)),
 } | {
     f"train.{name}"

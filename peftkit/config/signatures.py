@@ -62,7 +62,7 @@ def names_in(package: str, ending: str) -> list[str]:
 
 
 def annotation(text: str, module: str) -> Field:
-    """Return a field of our own from its annotation's text."""
+    """Return a field of one of peftkit's classes from the text of its annotation."""
     return Field(ast.parse(text, mode="eval").body, module)
 
 
@@ -137,7 +137,7 @@ def _accepts_one(node: ast.expr, value: Any, module: str) -> bool:
         return value is None
     if name == "Literal":
         return value in [_literal(part) for part in inner]
-    if name in SIMPLE:  # bool is an int to Python, not to a reader
+    if name in SIMPLE:  # exclude bool, a subclass of int
         items = value if inner and isinstance(value, (list, tuple)) else ()
         is_type = isinstance(value, SIMPLE[name]) and (name == "bool" or not isinstance(value, bool))
         return is_type and all(_accepts(inner[0], item, module) for item in items)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from peftkit.paths import atomic_write, cache_folder
 
-HUB_TIMEOUT = 3.0  # seconds; the Hub is contacted once a process
-CACHED_FROM = 16 << 20  # bytes: smaller files are hashed anew, which is as fast as reading the cache
+HUB_TIMEOUT = 3.0  # seconds; the Hub is contacted once per process
+MIN_CACHED_SIZE = 16 << 20  # bytes: hashing smaller files is as fast as reading the cache
 MIN_AGE = 2.0  # seconds: a file that changed since may change again without another size or time
 
 
@@ -30,7 +30,7 @@ def fingerprint(path: Path, endings: tuple[str, ...] = ("",)) -> str:
     is_folder = path.is_dir()
     files = [f for f in (sorted(path.iterdir()) if is_folder else [path]) if f.is_file() and f.name.endswith(endings)]
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    if sum(size for _, size, _ in stats) < CACHED_FROM:
+    if sum(size for _, size, _ in stats) < MIN_CACHED_SIZE:
         return _sha256(files, is_folder)
     key = hashlib.sha256(json.dumps([is_folder, stats]).encode()).hexdigest()
     cached = cache_folder() / "fingerprints" / key
@@ -38,7 +38,7 @@ def fingerprint(path: Path, endings: tuple[str, ...] = ("",)) -> str:
         return cached.read_text(encoding="utf-8")
     digest = _sha256(files, is_folder)
     if max(changed for *_, changed in stats) < (time.time() - MIN_AGE) * 1e9:
-        with suppress(OSError), atomic_write(cached) as part:  # a cache that cannot be written costs time alone
+        with suppress(OSError), atomic_write(cached) as part:  # a cache that cannot be written only costs time
             part.write_text(digest, encoding="utf-8")
     return digest
 
@@ -64,7 +64,7 @@ class Source:
     name: str
     revision: str | None = None
     substituted_for: str | None = None
-    folder: str | None = None  # its path on this machine; no part of a result
+    folder: str | None = None  # its path on this machine, not part of a result
 
     def substitution(self, what: str) -> str:
         """Return a warning about what replaces what; empty where nothing was substituted."""
@@ -76,7 +76,7 @@ class Source:
 
 @lru_cache(maxsize=1)
 def hub_is_reachable() -> bool:
-    """Contact the Hub, for three seconds at most, and return whether it answered; once a process."""
+    """Contact the Hub, for three seconds at most, and return whether it answered; once per process."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
         return False
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")

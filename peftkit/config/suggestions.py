@@ -28,7 +28,7 @@ RENAMED = {  # old key or value: the new one, before 1.0
     "generate.words": "generate.instruction_length",  # renamed
     "distill.weight": "distill.alpha",  # renamed
 }
-ALIASES = {  # names of keys elsewhere, and names too short for a close match
+ALIASES = {  # names of keys in other tools, and names too short for a close match
     "lr": "train.learning_rate",
     "epochs": "train.num_train_epochs",
     "num_epochs": "train.num_train_epochs",
@@ -39,7 +39,7 @@ ALIASES = {  # names of keys elsewhere, and names too short for a close match
     "dataset": "task.dataset",
     "output_dir": "out",
 }
-SHOWN = 16
+MAX_SHOWN = 16
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
@@ -47,7 +47,7 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     known = sorted(known)
     if close := get_close_matches(name, known, n=1, cutoff=0.6 if len(name) > 3 else 0.5):
         return f"; did you mean {prefix}{close[0]}?"
-    return f"; use one of {', '.join(known[:SHOWN])}{', ...' if len(known) > SHOWN else ''}"
+    return f"; use one of {', '.join(known[:MAX_SHOWN])}{', ...' if len(known) > MAX_SHOWN else ''}"
 
 
 def key_names(section: str) -> set[str]:
@@ -56,7 +56,7 @@ def key_names(section: str) -> set[str]:
 
 
 def takes_list(key: str) -> bool:
-    """Return whether the value of a key, as task.metrics, is a list."""
+    """Return whether the value of a key, such as task.metrics, is a list."""
     section, _, name = key.rpartition(".")
     owner = SECTIONS.get(section) if section else RunConfig
     return owner is not None and any(f.name == name and "list" in str(f.type) for f in dataclasses.fields(owner))
@@ -67,7 +67,7 @@ def section_error(section: str, value: str) -> str:
     text = f"{section}={value}: {section} has keys of its own"
     if section == "search" and value != "null":
         return f"{text}; use search.lr_multipliers={value if value.startswith('[') else f'[{value}]'}"
-    return f"{text}, as {section}.{'learning_rate' if section == 'train' else min(key_names(section))}=..."
+    return f"{text}, such as {section}.{'learning_rate' if section == 'train' else min(key_names(section))}=..."
 
 
 def unknown_key(key: str) -> str:
@@ -84,8 +84,8 @@ def _nearest_key(key: str) -> str:
     top = key_names("") | {"recipe"}
     if close := get_close_matches(section, top, n=1, cutoff=0.75):
         return f"; did you mean {close[0]}?"
-    places = {leaf: f"{owner}.{leaf}" for owner in SECTIONS for leaf in key_names(owner)}
-    places |= {leaf: f"train.{leaf}" for leaf in fields_of(TRAINING) or {}}
-    if close := get_close_matches(name or key, places, n=1, cutoff=0.8):
-        return f"; did you mean {places[close[0]]}?"
+    full_keys = {leaf: f"{owner}.{leaf}" for owner in SECTIONS for leaf in key_names(owner)}
+    full_keys |= {leaf: f"train.{leaf}" for leaf in fields_of(TRAINING) or {}}
+    if close := get_close_matches(name or key, full_keys, n=1, cutoff=0.8):
+        return f"; did you mean {full_keys[close[0]]}?"
     return nearest(section, top)

@@ -1,4 +1,4 @@
-"""Traits of a method: facts that validation, training and export depend on, in place of the class of its config."""
+"""Traits of a method: properties on which validation, training and export depend, and not on its class."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from peftkit.config.signatures import fields_of
 
 @dataclass(frozen=True)
 class Traits:
-    """What a method does. `conf/method/*.yaml` lists the traits that `traits_of` cannot derive.
+    """Properties of a method. `conf/method/*.yaml` lists the traits that `traits_of` cannot derive.
 
     Args:
-        trains: weights train; otherwise the pretrained model is scored as it is.
+        trains: weights train; otherwise the pretrained model is scored unchanged.
         prompted: the pretrained language model answers a prompt, and nothing trains.
-        adapter: saved in PEFT's format beside its base; otherwise as a whole checkpoint.
-        mergeable: the trained weights can be folded into the base.
+        adapter: saved in PEFT's format, without its base; otherwise as a whole checkpoint.
+        mergeable: the trained weights can be merged into the base.
         mixed_batch: each example of a batch can have its own adapter (PEFT's `adapter_names`).
-        packable: trains on several examples packed in one sequence; a soft prompt belongs before each of them.
+        packable: trains on several examples packed in one sequence; with a soft prompt, each of them needs its own.
         lengthens_text: virtual tokens are part of the sequence that the head and the loss receive (PEFT's own prompts).
         new_tokens: can train the embedding rows of new tokens (`vocab=`).
         regularized: adds a regularizer to the loss that the model itself computes, so no other loss can replace it.
-        scheduled: needs the number of optimizer steps in its config, and takes part in each step.
+        scheduled: needs the number of optimizer steps in its config, and updates every step.
     """
 
     trains: bool = True

@@ -8,8 +8,8 @@ from peftkit.config import RunConfig
 from peftkit.config.families import declared_family
 from peftkit.config.kinds import kind_of
 
-# of one text, without padding
-POOLED = {"mean": "states.mean(dim=1)", "cls": "states[:, 0]", "last": "states[:, -1]"}
+# of the hidden states of one text, without padding
+POOLING_CODE = {"mean": "states.mean(dim=1)", "cls": "states[:, 0]", "last": "states[:, -1]"}
 FILL_MASK = 'f"a {tokenizer.mask_token} text"'
 CHAT = '[{"role": "user", "content": "Name three rivers."}]'
 
@@ -108,7 +108,7 @@ prompt = json.load(open("prompt/prompt.json", encoding="utf-8"))  # template, ve
     encode = f'sentence_transformers.SentenceTransformer("{artifact}").encode("a text")'
     embedding = [
         'states = model(**tokenizer("a text", return_tensors="pt"))[0]',
-        POOLED[base["pooling"]] if has_embeddings else "",
+        POOLING_CODE[base["pooling"]] if has_embeddings else "",
         *([f"# or, normalized to length one: {encode}"] if is_encoder else []),
     ]
     text = FILL_MASK if pipeline == "fill-mask" else CHAT if kind.name == "instructions" else '"a text"'

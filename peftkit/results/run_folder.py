@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from peftkit.config import NON_RESULT_KEYS, RunConfig, UserError
 from peftkit.paths import atomic_write, safe_name
 
-SCHEMA = 2  # of result.json, see docs/reference/run-folder.md; version 0.1 wrote none
+SCHEMA = 2  # of result.json, see docs/reference/run-folder.md; version 0.1 has none
 LOCATIONS = {"model": ("model", ("checkpoint", "revision")), "data": ("task", ("dataset", "subset", "revision"))}
 PACKAGES = ("peftkit", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes")
 
@@ -186,10 +186,10 @@ def _version(package: str) -> str | None:
 
 def _git() -> str | None:
     """Return the commit of peftkit's own checkout, with a + where files differ from it; None in an installed wheel."""
-    here = Path(__file__).resolve().parents[1]
-    if not (here / "pyproject.toml").is_file():
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / "pyproject.toml").is_file():
         return None
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"]
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):

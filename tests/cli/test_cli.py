@@ -115,9 +115,9 @@ def test_renamed_keys_are_refused_with_the_new_name(old: str, new: str, tmp_path
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("task=[cola,rte]", "task=[cola,rte]: one run trains one task; use -m task=cola,rte"),
-        ("model=[bert]", "model=[bert]: one run trains one model; use model=bert"),
-        ("method=[lora, ia3]", "method=[lora, ia3]: one run trains one method; use -m method=lora,ia3"),
+        ("task=[cola,rte]", "task=[cola,rte]: expected one task; use -m task=cola,rte"),
+        ("model=[bert]", "model=[bert]: expected one model; use model=bert"),
+        ("method=[lora, ia3]", "method=[lora, ia3]: expected one method; use -m method=lora,ia3"),
     ],
 )
 def test_a_list_of_options_is_refused(override: str, message: str) -> None:
@@ -128,7 +128,7 @@ def test_a_recipe_that_lists_tasks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "two.yaml").write_text("defaults:\n  - override /task: [cola, rte]\n")
     (message,) = check(["recipe=two"], tmp_path)
-    assert message.startswith("recipe=two: one run trains one task; to sweep, use hydra: {mode: MULTIRUN, sweeper:")
+    assert message.startswith("recipe=two: expected one task; to sweep, use hydra: {mode: MULTIRUN, sweeper:")
 
 
 def test_a_typo_exits_with_2_and_no_traceback() -> None:

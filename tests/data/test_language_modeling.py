@@ -209,11 +209,11 @@ def test_a_broken_file_of_a_corpus_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["model=bert", "task.packing=true"], "task.packing is for decoders, model=bert is none"),
+        (["model=bert", "task.packing=true"], "task.packing is for decoders, and model=bert is not a decoder"),
         (["model=gpt2", "method=prompt", "task.packing=true"], "method=prompt puts a soft prompt before each example"),
         (["model=gpt2", "task.packing=true", "task.join_documents=true"], "task.packing separates documents"),
         (["model=gpt2", "task.whole_words=true"], "task.whole_words is for encoders"),
-        (["model=t5_encoder"], "has no decoder to fill in spans with"),
+        (["model=t5_encoder"], "has no decoder to predict the spans"),
         (["model=bert", "task.noise_density=1"], "task.noise_density=1: expected a number above 0 and below 1"),
         (["model=bert", "method=linear_probe"], "method=linear_probe does not work on task=language_modeling"),
         (

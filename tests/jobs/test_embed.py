@@ -390,7 +390,7 @@ def test_minilms_vectors_are_those_of_sentence_transformers(tmp_path: Path) -> N
         (["task=retrieval", "task.dataset=a.csv", "method=linear_probe"], "embeddings have no head to probe; use method="),
         (["task=retrieval", "task.dataset=a.csv", "method=adalora"], "use method=lora"),
         (["task=retrieval", "task.dataset=a.csv", "task.text=[a]"], "use task.text=[query,document]"),
-        (["task=retrieval", "task.dataset=a.csv", "train.per_device_train_batch_size=1"], "has no negative document"),
+        (["task=retrieval", "task.dataset=a.csv", "train.per_device_train_batch_size=1"], "has no in-batch negatives"),
         (["task=sst2", "task.text=[a,b,c]"], "takes 1 or 2 columns"),
         (["method=untuned"], "is for task=retrieval only"),
     ],

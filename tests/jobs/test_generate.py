@@ -42,8 +42,8 @@ def run(*overrides: str) -> Path:
              "takes the name of a variable", "generate.request.api_key is refused", "needs prices",
              "nowhere.jsonl: no such file", "did you mean mrpc?", "x.jsonl: no such file, folder or task"],
         ),
-        ([*ENDPOINT, "generate.base_url=localhost:8000"], ["is not an address"]),
-        ([*ENDPOINT, "generate.base_url=http://me:secret@x/v1"], ["keeps no secret"]),
+        ([*ENDPOINT, "generate.base_url=localhost:8000"], ["is not a URL"]),
+        ([*ENDPOINT, "generate.base_url=http://me:secret@x/v1"], ["must not contain secrets"]),
         ([*ENDPOINT, "generate.base_url=https://api.openai.com/v1", "generate.key_env=NO_SUCH"], ["export NO_SUCH="]),
         (
             ["job=generate", "generate.endpoint_model=x", "task=mrpc"],

@@ -241,7 +241,10 @@ def test_instructions_are_prompted_after_answered_ones(tiny: Overrides, tmp_path
             "task.packing is for methods that train",
         ),
         (["job=evaluate", "run=nowhere", "task.prompt='{nope}'"], "task.prompt is not for job=evaluate"),
-        (["model=gpt2", "task=regression", "task.dataset=rows.csv", "task.text=[a]"], "give the words of two numbers"),
+        (
+            ["model=gpt2", "task=regression", "task.dataset=rows.csv", "task.text=[a]"],
+            "give a verbalizer for two numbers",
+        ),
         (["model=gpt2", "task=causal_lm", "task.dataset=rows.csv", "task.text=[a]"], "needs answers for its examples"),
     ],
 )

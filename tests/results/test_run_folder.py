@@ -105,7 +105,7 @@ def test_the_hash_of_a_large_file_is_cached_until_the_file_changes(
     file.write_bytes(b"abc")
     os.utime(file, (1, 1))
     small = fingerprint(file)
-    monkeypatch.setattr(sources_module, "CACHED_FROM", 2)
+    monkeypatch.setattr(sources_module, "MIN_CACHED_SIZE", 2)
     assert fingerprint(file) == small
     (cached,) = (tmp_path / "home" / "fingerprints").iterdir()
     cached.write_text("from cache")

@@ -310,7 +310,7 @@ def test_the_batch_is_that_of_trl(checkpoints: dict[str, Path]) -> None:
         (["task.label=x"], "task.label is not for task.kind=preferences"),
         (["task.text=[prompt,chosen]"], "use task.text=[prompt,chosen,rejected]"),
         (["method=adalora"], "use method=lora"),
-        (["method=few_shot"], "prefers no answer; use method=lora"),
+        (["method=few_shot"], "cannot be trained on preferences; use method=lora"),
         (["method=linear_probe"], "use method=bitfit or method=lora"),
         (["method=peft", "method.config._target_=peft.PrefixTuningConfig"], "use method=prompt"),
         (["train.label_smoothing_factor=0.1"], "use task.loss_type=robust"),

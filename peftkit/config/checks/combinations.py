@@ -41,11 +41,11 @@ def _architecture_errors(run: RunConfig) -> Iterator[str]:
         ),
         (
             kind.name == "language_modeling" and declared_family(model.family, model.stand_in).encoder_of,
-            f"model={model.name} has no decoder to fill in spans with; use model=t5",
+            f"model={model.name} has no decoder to predict the spans; use model=t5",
         ),
         (
             run.task.packing and DECODER in kind.heads and model.family != DECODER,
-            f"task.packing is for decoders, model={model.name} is none; use task.packing=false",
+            f"task.packing is for decoders, and model={model.name} is not a decoder; use task.packing=false",
         ),
         (
             run.task.packing and not method.traits.packable,
@@ -78,7 +78,8 @@ def _model_errors(run: RunConfig) -> Iterator[str]:
     return messages_of(
         (
             model.family != ENCODER and model.pooling in ("cls", "mean"),
-            f"model.pooling={model.pooling} is for encoders, model={model.name} is none; set model.pooling=null",
+            f"model.pooling={model.pooling} is for encoders, and model={model.name} is not an encoder; "
+            "set model.pooling=null",
         ),
         (
             family.encoder_of and model.pooling == "cls",
@@ -92,21 +93,21 @@ def _model_errors(run: RunConfig) -> Iterator[str]:
         (
             keeps_layers and run.method.traits.adapter,
             f"model.keep_layers changes the base, which a saved adapter of method={run.method.name} could not be "
-            "loaded over; use method=full",
+            "loaded on; use method=full",
         ),
     )
 
 
 def _teacher_errors(run: RunConfig) -> Iterator[str]:
-    teaches, is_text = run.distill.teacher is not None, generates_text(run.task)
+    distills, is_text = run.distill.teacher is not None, generates_text(run.task)
     return messages_of(
         (
-            teaches and is_text and run.distill.alpha not in (0.5, 1),
+            distills and is_text and run.distill.alpha not in (0.5, 1),
             f"distill.alpha={run.distill.alpha:g}: expected 1 (the teacher's answers only) or 0.5 (both answers to "
             "each example) for generated text",
         ),
         (
-            teaches and not is_text and not (kind_of(run.task).sequence_label and run.model.family != SEQ2SEQ),
+            distills and not is_text and not (kind_of(run.task).sequence_label and run.model.family != SEQ2SEQ),
             "distill.teacher is for classification and regression with a head, and for generated text; "
             "drop it, or use model=minilm",
         ),

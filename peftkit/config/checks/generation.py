@@ -16,7 +16,7 @@ from peftkit.paths import group_files
 
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")  # the name of an environment variable, unlike a key itself
 SECRET = re.compile(r"api.?key|secret|password|authorization|bearer", re.IGNORECASE)
-NO_SECRET = "is refused: a run folder keeps no secret; set generate.key_env=NAME"
+NO_SECRET = "is refused: run folders must not contain secrets; set generate.key_env=NAME"
 
 
 def generation_errors(run: RunConfig) -> list[str]:
@@ -67,7 +67,7 @@ def _data_errors(run: RunConfig) -> Iterator[str]:
         ),
         (
             settings.seeds is not None and not Path(settings.seeds).is_file(),
-            f"generate.seeds={settings.seeds}: no such file; null uses the seed tasks that peftkit ships",
+            f"generate.seeds={settings.seeds}: no such file; null uses the seed tasks that peftkit includes",
         ),
         *(
             (
@@ -85,32 +85,32 @@ def _endpoint_errors(settings: Generate) -> Iterator[str]:
     secrets = [name for name in fields if SECRET.search(str(name))]
     is_unbounded = "max_tokens" in fields and not (fields["max_tokens"] or fields.get("max_completion_tokens"))
     needs = "generate.generator=endpoint needs"
-    address = urlsplit(settings.base_url or "http://unset")
-    is_address = address.scheme in ("http", "https") and address.hostname
-    has_secret = address.username or address.password or address.query
-    is_openai = is_address and str(address.hostname).endswith("openai.com")
+    url = urlsplit(settings.base_url or "http://unset")
+    is_url = url.scheme in ("http", "https") and url.hostname
+    has_secret = url.username or url.password or url.query
+    is_openai = is_url and str(url.hostname).endswith("openai.com")
     return messages_of(
         (find_spec("openai") is None, f"{needs} the package openai; pip install 'peftkit[endpoint]'"),
-        (settings.base_url is None, f"{needs} an address; set generate.base_url=http://127.0.0.1:8000/v1"),
+        (settings.base_url is None, f"{needs} a URL; set generate.base_url=http://127.0.0.1:8000/v1"),
         (
             settings.endpoint_model is None,
             f"{needs} a model; set generate.endpoint_model=NAME, the server's name for it",
         ),
         (
             not VARIABLE.fullmatch(settings.key_env),  # not shown: it may be the key itself
-            "generate.key_env takes the name of a variable, as OPENAI_API_KEY; a run folder keeps no key",
+            "generate.key_env takes the name of a variable, such as OPENAI_API_KEY, and not the key",
         ),
         (secrets, f"generate.request.{(secrets or [''])[0]} {NO_SECRET}"),
         (
             (settings.max_tokens or settings.max_cost) and is_unbounded,
-            "a limit needs a longest reply; set generate.request.max_completion_tokens=2048 too",
+            "a budget needs a maximum reply length; set generate.request.max_completion_tokens=2048 too",
         ),
         (settings.quantization is not None, "generate.quantization is for generate.generator=local; drop it"),
-        (not is_address, "generate.base_url is not an address; set generate.base_url=http://127.0.0.1:8000/v1"),
-        (is_address and has_secret, f"generate.base_url {NO_SECRET}"),
+        (not is_url, "generate.base_url is not a URL; set generate.base_url=http://127.0.0.1:8000/v1"),
+        (is_url and has_secret, f"generate.base_url {NO_SECRET}"),
         (
             is_openai and not has_secret and not os.environ.get(settings.key_env),
-            f"{address.hostname} needs a key; put it into the environment: export {settings.key_env}=...",
+            f"{url.hostname} needs an API key; export {settings.key_env}=...",
         ),
     )
 

@@ -67,7 +67,7 @@ def job_specific_keys() -> set[str]:
 
 
 def is_in_section(key: str, sections: set[str]) -> bool:
-    """Return whether a key is one of the keys, or lies in one of the sections."""
+    """Return whether a key is one of the keys, or is in one of the sections."""
     return any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in sections)
 
 
@@ -91,12 +91,12 @@ def _listed(jobs: Sequence[str]) -> str:
 def _run_errors(run: RunConfig) -> Iterator[str]:
     job, runs = JOBS[run.job], run.runs
     mixes = runs is not None and job.name == "predict"
-    is_alone = run.run is not None or len(runs or ()) < 2
+    is_single = run.run is not None or len(runs or ()) < 2
     return messages_of(
         (runs is not None and job.runs == "no", f"runs= {_only('runs', job.name)}"),
-        (mixes and is_alone, "runs= takes two run folders or more, in place of run=; use runs=[DIR,DIR]"),
+        (mixes and is_single, "runs= takes two run folders or more, in place of run=; use runs=[DIR,DIR]"),
         (
-            mixes and not is_alone and run.input is not None and Path(run.input).suffix not in FILES,
+            mixes and not is_single and run.input is not None and Path(run.input).suffix not in FILES,
             "runs= needs a file with a column task; use input=FILE, or run=DIR for one text",
         ),
         (
@@ -156,15 +156,16 @@ def _answer_errors(folder: Path) -> Iterator[str]:
     except (OSError, ValueError, KeyError, TypeError):
         return iter(())
     kind = f"{task.kind} without a label" if task.kind == "causal_lm" else task.kind
-    is_answered = is_trial or generates_text(task)
+    has_answers = is_trial or generates_text(task)
     return messages_of(
         (is_trial, f"{folder} is a trial, scored on training examples; name a run"),
         (
-            not is_answered,
-            f"{folder} is a run of {kind}, which generates no answers; name one of task=seq2seq, or of another text",
+            not has_answers,
+            f"{folder} is a run of {kind}, which generates no answers; "
+            "name one of task=seq2seq, or of another text-generation task",
         ),
         (
-            is_answered and not is_trial and not (folder / "predictions.parquet").is_file(),
+            has_answers and not is_trial and not (folder / "predictions.parquet").is_file(),
             f"{folder} contains no predictions.parquet with its answers; set force=true to train it again",
         ),
     )

@@ -12,7 +12,7 @@ from peftkit.config.suggestions import nearest
 
 
 def path_errors(run: RunConfig) -> Iterator[str]:
-    """Yield a message for each path that is missing or of the wrong kind; no file is read but result.json."""
+    """Yield a message for each path that is missing or of the wrong type; no file is read but result.json."""
     checkpoint, reads_data = run.model.checkpoint, JOBS[run.job].trains or run.job == "evaluate"
     yield from messages_of(
         (
@@ -23,7 +23,7 @@ def path_errors(run: RunConfig) -> Iterator[str]:
             (
                 not _has_results(folder),
                 f"results={folder} contains no result.json"
-                + (_tilde(folder) or "; name a folder of runs, as outputs, or an archive"),
+                + (_tilde(folder) or "; name a folder of runs, such as outputs, or an archive"),
             )
             for folder in (run.results if run.job == "leaderboard" and run.results else ())
         ),
@@ -77,7 +77,7 @@ def _run_folder_errors(run: RunConfig) -> Iterator[str]:
 
 
 def _input_errors(run: RunConfig) -> Iterator[str]:
-    """Yield a message for a file that is missing or of a kind that the job does not read; anything else is a text."""
+    """Yield a message for a file that is missing or of a type that the job does not read; anything else is a text."""
     name, endings = run.input, {"predict": FILES, "embed": TEXT_FILES, "forgetting": (".txt", *FILES)}.get(run.job)
     if name is None or endings is None:
         return iter(())
@@ -87,7 +87,7 @@ def _input_errors(run: RunConfig) -> Iterator[str]:
     return messages_of(
         (
             run.job == "forgetting",
-            f"input={name} is not a file of texts; use input=FILE, a text per line (.txt), or a column text (.jsonl)",
+            f"input={name} is not a file of texts; use input=FILE, one text per line (.txt), or a column text (.jsonl)",
         ),
         (
             run.job != "forgetting" and is_file,
@@ -117,7 +117,7 @@ def _dataset_errors(run: RunConfig) -> Iterator[str]:
     return messages_of(
         (
             run.source == "offline" and run.task.suite != "glue" and not Path(dataset).exists(),
-            f"task.dataset={dataset} is not a file or folder, and source=offline reads none from the Hub",
+            f"task.dataset={dataset} is not a file or folder, and source=offline does not read from the Hub",
         )
     )
 
@@ -126,7 +126,7 @@ def _vocabulary_errors(run: RunConfig) -> Iterator[str]:
     extend, vocab = run.extend, run.vocab
     if run.job == "extend":
         if extend.terms is None and extend.corpus is None:
-            yield "job=extend needs terms; set extend.terms=FILE, a term per line, or extend.corpus=FILE_OR_FOLDER"
+            yield "job=extend needs terms; set extend.terms=FILE, one term per line, or extend.corpus=FILE_OR_FOLDER"
         yield from _file_errors("extend.terms", extend.terms)
         yield from _corpus_errors("extend.corpus", extend.corpus or "")
     elif vocab is not None and run.job in ("finetune", "plan", "embed"):  # else refused by the job's record
@@ -134,7 +134,7 @@ def _vocabulary_errors(run: RunConfig) -> Iterator[str]:
             (
                 not (Path(vocab) / "vocabulary.json").is_file(),
                 f"vocab={vocab} contains no vocabulary.json"
-                + (_tilde(vocab) or "; name a folder written by job=extend, as outputs/extend/..."),
+                + (_tilde(vocab) or "; name a folder written by job=extend, such as outputs/extend/..."),
             ),
             (
                 run.job == "embed" and run.run is not None,

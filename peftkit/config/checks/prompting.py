@@ -29,7 +29,7 @@ def prompting_errors(run: RunConfig) -> list[str]:
         "vocab": run.vocab, "distill.teacher": run.distill.teacher, "task.packing": task.packing,
         "early_stopping.patience": run.early_stopping.patience,
     }  # fmt: skip
-    is_labelled = kind_of(task).sequence_label
+    is_labeled = kind_of(task).sequence_label
     example = " ".join(f"{{{name}}}" for name in task.text)
     rules = messages_of(
         *(
@@ -37,19 +37,19 @@ def prompting_errors(run: RunConfig) -> list[str]:
             for key, value in trained.items()
         ),
         (
-            not is_labelled and method.config.get("calibrate"),
+            not is_labeled and method.config.get("calibrate"),
             f"method.config.calibrate is for classification and regression, task={task.name} is neither; drop it",
         ),
         (
-            is_labelled and run.model.family == DECODER and task.template is not None and task.name not in T5_TEMPLATES,
+            is_labeled and run.model.family == DECODER and task.template is not None and task.name not in T5_TEMPLATES,
             "task.template is the input of T5 for classification and regression; use task.prompt=... instead",
         ),
         (
-            is_labelled and task.prompt is not None and "{" not in task.prompt,
+            is_labeled and task.prompt is not None and "{" not in task.prompt,
             f"task.prompt={task.prompt!r} contains no column; use task.prompt='{example} ...'",
         ),
     )
-    if not is_labelled:
+    if not is_labeled:
         return [*_shot_errors(run), *rules]
     return [
         *_shot_errors(run), *rules, *template_errors("task.prompt", task.prompt, task.text), *_verbalizer_errors(run),
@@ -81,17 +81,17 @@ def _verbalizer_errors(run: RunConfig) -> Iterator[str]:
         return messages_of(
             (
                 is_number and run.model.family == DECODER and task.suite != "glue",
-                "task.verbalizer is not set; give the words of two numbers: task.verbalizer={0: No, 5: Yes}",
+                "task.verbalizer is not set; give a verbalizer for two numbers: task.verbalizer={0: No, 5: Yes}",
             )
         )
     labels = [*verbalizer] if is_number or task.labels is None else task.labels
     return messages_of(
         *(
             (
-                not isinstance(word, str) or not word.strip(),
-                f"task.verbalizer.{label}={word}: expected a word; use quotes: task.verbalizer={{{label}: '{word}'}}",
+                not isinstance(text, str) or not text.strip(),
+                f"task.verbalizer.{label}={text}: expected a text; use quotes: task.verbalizer={{{label}: '{text}'}}",
             )
-            for label, word in verbalizer.items()
+            for label, text in verbalizer.items()
         ),
         *(
             (True, f"task.verbalizer: unknown label {label}{nearest(str(label), labels)}")
@@ -100,7 +100,7 @@ def _verbalizer_errors(run: RunConfig) -> Iterator[str]:
         ),
         (
             is_number and (len(verbalizer) < 2 or not all(_is_number(label) for label in verbalizer)),
-            "task.verbalizer: expected two numbers or more, with a word each; use task.verbalizer={0: No, 5: Yes}",
+            "task.verbalizer: expected two numbers or more, one text per number; use task.verbalizer={0: No, 5: Yes}",
         ),
     )
 

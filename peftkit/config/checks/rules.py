@@ -5,4 +5,4 @@ from collections.abc import Iterator
 
 def messages_of(*rules: tuple[object, str]) -> Iterator[str]:
     """Yield the message of each rule whose condition holds."""
-    return (message for is_broken, message in rules if is_broken)
+    return (message for holds, message in rules if holds)

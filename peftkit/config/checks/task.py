@@ -18,7 +18,7 @@ def task_errors(run: RunConfig) -> list[str]:
     """Return a message for each key of the task that does not fit its kind."""
     task, kind = run.task, kind_of(run.task)
     unknown_metrics = [error for name in task.metrics if (error := metric_error(name, kind)) is not None]
-    needs_label = kind.unlabelled_metrics and not {*task.metrics} <= {*kind.unlabelled_metrics}
+    needs_label = kind.unlabeled_metrics and not {*task.metrics} <= {*kind.unlabeled_metrics}
     fewest, most = kind.column_count
     count = f"{fewest}" if most == fewest else f"{fewest} or more" if most is None else f"{fewest} or {most}"
     other_keys = {key for other in KINDS.values() for key in other.keys} - {*kind.keys}
@@ -27,7 +27,7 @@ def task_errors(run: RunConfig) -> list[str]:
         (
             not unknown_metrics and task.label is None and needs_label,
             f"task.metrics=[{','.join(task.metrics)}] need a label; "
-            f"set task.metrics=[{','.join(kind.unlabelled_metrics)}], or task.label=...",
+            f"set task.metrics=[{','.join(kind.unlabeled_metrics)}], or task.label=...",
         ),
         (
             task.label is None and kind.label == "required",
@@ -110,7 +110,7 @@ def _language_modeling(run: RunConfig) -> Iterator[str]:
         ),
         (
             task.whole_words and run.model.family != ENCODER,
-            f"task.whole_words is for encoders, model={run.model.name} is none; drop it",
+            f"task.whole_words is for encoders, and model={run.model.name} is not an encoder; drop it",
         ),
         (
             len(task.splits.get("validation") or []) != 1,
@@ -146,7 +146,7 @@ def _retrieval(run: RunConfig) -> Iterator[str]:
     return messages_of(
         (
             JOBS[run.job].trains and run.train.get("per_device_train_batch_size") == 1 and len(run.task.text) == 2,
-            "a batch of one query has no negative document; set train.per_device_train_batch_size=32",
+            "a batch of one query has no in-batch negatives; set train.per_device_train_batch_size=32",
         )
     )
 
@@ -164,7 +164,7 @@ def _preferences(run: RunConfig) -> Iterator[str]:
         ),
         (
             trains and method.traits.prompted,
-            f"method={method.name} trains nothing, so it prefers no answer; use method=lora",
+            f"method={method.name} trains nothing, so it cannot be trained on preferences; use method=lora",
         ),
         (
             trains and run.vocab is not None,

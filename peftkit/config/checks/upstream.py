@@ -20,20 +20,20 @@ TRACKERS = {
     "flyte": "flytekit",
 }
 EXTRA = ("tensorboard", "wandb", "mlflow")  # installed by peftkit[trackers]
-RESERVED = {  # TrainingArguments that peftkit sets itself
-    "output_dir": "out=",
-    "seed": "seed=",
-    "data_seed": "seed=",
-    "remove_unused_columns": "nothing: peftkit chooses the columns",
-    "resume_from_checkpoint": "nothing: the same command resumes an unfinished run",
-    "do_train": "job=",
-    "do_eval": "job=",
-    "do_predict": "job=",
-    "load_best_model_at_end": "early_stopping.patience=",
-    "metric_for_best_model": "task.metrics=",
-    "greater_is_better": "task.metrics=",
-    "gradient_checkpointing": "train.activation_checkpointing=",
-    "hub_token": "the environment variable HF_TOKEN: a run folder keeps no secret",
+RESERVED = {  # TrainingArguments that peftkit sets itself, with what to do instead
+    "output_dir": "use out=",
+    "seed": "use seed=",
+    "data_seed": "use seed=",
+    "remove_unused_columns": "it is not configurable",
+    "resume_from_checkpoint": "the same command resumes an unfinished run",
+    "do_train": "use job=",
+    "do_eval": "use job=",
+    "do_predict": "use job=",
+    "load_best_model_at_end": "use early_stopping.patience=",
+    "metric_for_best_model": "use task.metrics=",
+    "greater_is_better": "use task.metrics=",
+    "gradient_checkpointing": "use train.activation_checkpointing=",
+    "hub_token": "use the environment variable HF_TOKEN: run folders must not contain secrets",
 }
 
 
@@ -46,7 +46,7 @@ def upstream_errors(config: Mapping[str, Any]) -> Iterator[Found]:
         values, fields = value_of(config, section), fields_of(owner) or {}
         for name, value in values.items() if isinstance(values, Mapping) else []:
             if section == "train" and name in RESERVED:
-                yield f"train.{name}", f"train.{name} is set by peftkit; use {RESERVED[name]}"
+                yield f"train.{name}", f"train.{name} is set by peftkit; {RESERVED[name]}"
             else:
                 yield from _option_errors(name, value, fields, f"{section}.", f"transformers.{owner.split('.')[-1]}")
     yield from _tracker_errors(value_of(config, "train.report_to"))
@@ -73,7 +73,7 @@ def _tracker_errors(named: Any) -> Iterator[Found]:
 
 
 def _target_errors(node: Any, path: str = "") -> Iterator[Found]:
-    """Refuse a _target_ outside the allowed packages: a recipe from a stranger must not run code."""
+    """Refuse a _target_ outside the allowed packages: third-party recipes must not run code."""
     if isinstance(node, (list, tuple)):
         for item in node:
             yield from _target_errors(item, path)

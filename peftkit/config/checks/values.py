@@ -98,16 +98,16 @@ def value_errors(config: Mapping[str, Any]) -> Iterator[Found]:
     yield from _choice_errors(config)
 
 
-def range_errors(config: Mapping[str, Any], wrong: set[str]) -> Iterator[Found]:
-    """Yield a message for each value out of its range, apart from keys that are wrong otherwise."""
+def range_errors(config: Mapping[str, Any], invalid: set[str]) -> Iterator[Found]:
+    """Yield a message for each value out of its range, apart from keys that are already invalid."""
     for key, (holds, expected) in RANGES.items():
-        value = None if key in wrong else value_of(config, key)
+        value = None if key in invalid else value_of(config, key)
         if value is not None and not holds(value):
             yield key, f"{key}={as_typed(value)}: expected {expected}"
 
 
 def value_of(config: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a key as task.metrics, None where a section on the way is none."""
+    """Return the value of a key such as task.metrics, None if a parent is not a mapping."""
     for name in key.split("."):
         config = config.get(name) if isinstance(config, Mapping) else None  # type: ignore[assignment]
     return config
