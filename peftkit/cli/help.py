@@ -18,15 +18,15 @@ from peftkit.config.traits import traits_of
 
 WIDTH = 118
 COMMANDS = {
-    "peftkit recipe=lora_glue": "LoRA on every GLUE task, then the table",
-    "peftkit -m task=mrpc method=lora,ia3 seed=0,1": "a comparison: every combination of the values",
-    "peftkit recipe=lora_glue task=mrpc job=plan": "without training: trained parameters, steps, memory",
+    "peftkit recipe=lora_glue": "LoRA on every GLUE task, then print the table",
+    "peftkit -m task=mrpc method=lora,ia3 seed=0,1": "compare all combinations of the values",
+    "peftkit recipe=lora_glue task=mrpc job=plan": "trained parameters, steps and memory, without training",
     "peftkit job=predict run=DIR input=FILE": "use a trained run",
     "peftkit job=leaderboard": "all results so far",
 }
 MORE = {
-    "peftkit job=predict --help": "a job and its keys; likewise method=lora, model=bert, task=sst2, recipe=dpo",
-    "peftkit method --help": "all methods; likewise job, model, task, recipe, and keys",
+    "peftkit job=predict --help": "a job and its keys; also method=lora, model=bert, task=sst2, recipe=dpo",
+    "peftkit method --help": "all methods, one per line; also job, model, task, recipe, and keys",
     "-cd DIR": "adds your own models, methods, tasks and recipes; --cfg job prints the config; --version",
 }
 
