@@ -195,7 +195,7 @@ def test_a_list_is_extended_with_what_is_mined_and_every_refusal_is_kept(
         "it is blank",
         "it is a duplicate of qux/zed",
     ]
-    assert "not 'qux/zed': it is a duplicate" in capsys.readouterr().err
+    assert "refused 'qux/zed': it is a duplicate" in capsys.readouterr().err
     assert extended(checkpoint("gpt2", True), "gpt2", data, tmp_path, *more) == folder
     assert "finished already" in capsys.readouterr().err
 

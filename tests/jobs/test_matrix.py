@@ -66,7 +66,7 @@ def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     (result,) = check_method("prompt", "bert", "bert", ("token_classification",))
     assert result.status == SUPPORTED
-    monkeypatch.setattr(PromptLayer, "_cut", lambda self, stack, args, kwargs, outputs: outputs)
+    monkeypatch.setattr(PromptLayer, "_remove_prompt", lambda self, stack, args, outputs: outputs)
     (result,) = check_method("prompt", "bert", "bert", ("token_classification",))
     assert result.status == FAILED
 
