@@ -90,7 +90,7 @@ def _option_page(group: str, name: str, extra: Path | None) -> str:
     file = options_of(group, extra)[name]
     title = f"{group}={name}: {header(file)}"
     if group == "method":
-        return f"{title}\n{_method_facts(file)}"
+        return f"{title}\n{_method_table(file)}"
     bodies = [_body(file)]
     for base in (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", []):
         if isinstance(base, str) and (path := file.with_name(f"{base}.yaml")).is_file():
@@ -100,15 +100,15 @@ def _option_page(group: str, name: str, extra: Path | None) -> str:
 
 def _job_page(name: str) -> str:
     job, documented = JOBS[name], _documented_keys()
-    places = {"run": job.run, "runs": job.runs, "input": job.input, "output": job.writes or "no"}
+    requirements = {"run": job.run, "runs": job.runs, "input": job.input, "output": job.writes or "no"}
     unused = {*ignored(job, [key for key in documented if key not in PATH_KEYS]), "job"}
-    keys = [key for key in documented if key not in unused and places.get(key) != "no"]
+    keys = [key for key in documented if key not in unused and requirements.get(key) != "no"]
     reads = GROUPS[:3] if job.reads is None else (*job.reads, *job.reads_without_run)
     keys += [key for key in reads if key in GROUPS[:3] or ("." in key and key not in documented)]
     return f"job={name}: {job.summary}\n\nKEYS   key=value\n{_table(_keys(keys))}"
 
 
-def _method_facts(file: Path) -> str:
+def _method_table(file: Path) -> str:
     text = file.read_text(encoding="utf-8")
     values, comments = yaml.safe_load(text), _comments(text)
     config = dict(values["config"])
@@ -116,13 +116,13 @@ def _method_facts(file: Path) -> str:
     given = {f"{name}={as_typed(value)}": comments.get(f"config.{name}", "") for name, value in config.items()}
     traits = [name for name, holds in vars(traits_of(values["config"], values["traits"])).items() if holds]
     rest = [name for name in fields_of(target) or {} if name not in config]
-    facts = {
+    properties = {
         "config": target,
         "paper": values["paper"] or "none",
         "traits": ", ".join(traits) or "none",
         "learning_rate": f"{values['learning_rate']}",
     } | {f"not on {name}": reason for name, reason in values["refuses"].items()}
-    pages = [_table(facts), "OPTIONS   method.config.NAME=VALUE\n" + _table(given)]
+    pages = [_table(properties), "OPTIONS   method.config.NAME=VALUE\n" + _table(given)]
     pages += [f"more options of {target}:\n{_wrapped(', '.join(rest))}"] if rest else []
     return "\n\n".join(pages)
 

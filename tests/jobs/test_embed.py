@@ -387,7 +387,10 @@ def test_minilms_vectors_are_those_of_sentence_transformers(tmp_path: Path) -> N
         (["job=embed", "input='a'", "embed.pooling=max"], "embed.pooling=max: unknown value"),
         (["job=embed", "input='a'", "run=/x", "model=bert"], "job=embed ignores model=bert"),
         (["embed.layer=3"], "embed.layer= is not for job=finetune, only for job=embed"),
-        (["task=retrieval", "task.dataset=a.csv", "method=linear_probe"], "embeddings have no head to probe; use method="),
+        (
+            ["task=retrieval", "task.dataset=a.csv", "method=linear_probe"],
+            "embeddings have no head to probe; use method=",
+        ),
         (["task=retrieval", "task.dataset=a.csv", "method=adalora"], "use method=lora"),
         (["task=retrieval", "task.dataset=a.csv", "task.text=[a]"], "use task.text=[query,document]"),
         (["task=retrieval", "task.dataset=a.csv", "train.per_device_train_batch_size=1"], "has no in-batch negatives"),
