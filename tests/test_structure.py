@@ -101,3 +101,33 @@ def test_a_planted_cycle_is_found(tmp_path: Path, text: str, is_found: bool) -> 
     (package / "a.py").write_text(text)
     (package / "b.py").write_text("from demo.a import x\n")
     assert bool(cycle(imports(package))) == is_found
+
+
+PUBLIC = {"_replace", "_asdict", "_fields", "_target_", "_convert_"}  # of named tuples and of Hydra's configs
+
+
+def private_names(package: Path) -> list[str]:
+    """Return the private attributes of other libraries that modules outside compat read."""
+    found = []
+    for name, file in modules(package).items():
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        own = {node.name for node in nodes if isinstance(node, (Function, ast.ClassDef))} | PUBLIC
+        found += [
+            f"{name}: {ast.unparse(node)}"
+            for node in nodes
+            if isinstance(node, ast.Attribute)
+            and node.attr.startswith("_")
+            and not node.attr.startswith("__")
+            and node.attr not in own
+            and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+            and ".compat." not in name
+        ]
+    return found
+
+
+def test_private_names_of_other_libraries_are_read_in_compat_only(tmp_path: Path) -> None:
+    assert private_names(PACKAGE) == []
+    file = tmp_path / "planted" / "module.py"
+    file.parent.mkdir()
+    file.write_text("import peft\nprint(peft._x)\n")
+    assert private_names(file.parent) == ["planted.module: peft._x"]
