@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# scripts that tests start in other processes import tests/helpers too
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ROWS = 24

@@ -73,8 +73,7 @@ def answers(hub: str) -> dict[str, str]:
         "no hub, source=hub": [NOWHERE, "source=hub"],
         "no hub, source=auto": [NOWHERE, "source=auto"],
     }
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "HF_ENDPOINT": hub}
-    environment |= {"HF_HUB_OFFLINE": "0", "HF_HOME": "/nonexistent"}
+    environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_HOME": "/nonexistent"}
     done = subprocess.run(
         [sys.executable, "-c", ASK], input=json.dumps([*questions.values()]), capture_output=True, text=True,
         env=environment,
