@@ -30,7 +30,8 @@ Written by `python -m peftkit job=matrix`, which checks each combination on a ti
 trainable weight gets a gradient, and every frozen weight stays bitwise identical. The same scores are required of an
 example by itself and in a padded batch, of a saved and loaded model, of the base and a model with its adapter disabled,
 and of the model before and after adding a second adapter or merging (in fp32, of padding in fp64, with a relative
-tolerance of 1e-5; merging 1e-4; a 4-bit base in bf16 3e-2). A number refers to a reason below. matrix.json has all results."""
+tolerance of 1e-5; merging 1e-4; a 4-bit base in bf16 3e-2). A number refers to a reason below.
+matrix.json has all results."""
 
 
 def matrix(config: RunConfig) -> None:
