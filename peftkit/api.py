@@ -97,7 +97,7 @@ def compare(
         except UserError:
             raise
         except Exception as error:
-            from peftkit.results.console import log, log_records
+            from peftkit.config.console import log, log_records
 
             with log_records():
                 log(f"!! {config.method.name} on {config.task.name}, seed {config.seed}: {error}")
@@ -198,10 +198,10 @@ def load(run: str | Path | RunResult) -> tuple[PreTrainedModel, PreTrainedTokeni
 
     A folder of job=extend gives the base with the new tokens. Global settings of the process stay unchanged.
     """
+    from peftkit.config.console import log_records
     from peftkit.jobs import extend
     from peftkit.pipeline.artifacts import load_run
     from peftkit.pipeline.libraries import library_settings
-    from peftkit.results.console import log_records
 
     folder = Path(_folder(run))
     with library_settings("auto"), log_records():
@@ -253,7 +253,7 @@ def run_job(config: RunConfig, on_start: Callable[[Path], None] | None = None) -
 
 
 def _run(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Path:
-    from peftkit.results.console import log_records
+    from peftkit.config.console import log_records
 
     with log_records():
         return Path(run_job(config, on_start))
@@ -261,8 +261,8 @@ def _run(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> P
 
 @contextmanager
 def _library_settings(config: RunConfig) -> Iterator[None]:
+    from peftkit.config.console import log_records
     from peftkit.pipeline.libraries import library_settings
-    from peftkit.results.console import log_records
 
     with library_settings(config.source), log_records():
         yield

@@ -9,12 +9,12 @@ from typing import Any
 from filelock import FileLock
 
 from peftkit.config import RunConfig, UserError, kind_of
+from peftkit.config.console import is_main_process, log
 from peftkit.jobs.finetune import finetune, run_lock
 from peftkit.jobs.merge import merge
 from peftkit.leaderboard.stats import task_score
 from peftkit.pipeline.sources import find_model
 from peftkit.results import run_folder
-from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
 JOB_OVERRIDES = ("job=", "run=")  # overrides that the two runs do not have

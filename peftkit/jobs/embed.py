@@ -13,6 +13,7 @@ import torch
 from transformers import DataCollatorWithPadding
 
 from peftkit.config import TEXT_FILES, ModelConfig, RunConfig, UserError, refuse
+from peftkit.config.console import is_main_process, log
 from peftkit.config.source import Source
 from peftkit.data.batches import batch_by_characters, padding_multiple
 from peftkit.data.formats.base import tokenize
@@ -25,7 +26,6 @@ from peftkit.models.pooling import TextEmbedder, stack_of
 from peftkit.pipeline.artifacts import base_source, load_bundle
 from peftkit.pipeline.sources import device_name, find_model, tokenizer_source, warn_substitutions
 from peftkit.results import run_folder
-from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
 BLOCK_TEXTS, BLOCK_CHARACTERS = 4096, 1 << 22  # maximum size of a block that is sorted by length

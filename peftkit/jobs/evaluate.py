@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config import RunConfig, TaskConfig, kind_of, refuse
+from peftkit.config.console import is_main_process, log
 from peftkit.data.datasets import load_task_dataset
 from peftkit.paths import safe_name
 from peftkit.pipeline.artifacts import (
@@ -21,7 +22,6 @@ from peftkit.pipeline.build import format_for
 from peftkit.pipeline.examples import score_reference, score_splits
 from peftkit.pipeline.sources import warn_substitutions
 from peftkit.results import run_folder
-from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config import Extend, RunConfig, UserError
+from peftkit.config.console import is_main_process, log
 from peftkit.config.source import Source, fingerprint
 from peftkit.data.batches import batch_by_characters
 from peftkit.data.streaming import corpus_files, stream_documents
@@ -19,7 +20,6 @@ from peftkit.paths import safe_name
 from peftkit.pipeline.artifacts import base_source
 from peftkit.pipeline.sources import device_name, find_model, warn_substitutions
 from peftkit.results import run_folder
-from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
 BATCH_CHARACTERS = 1 << 20  # tokenized at a time

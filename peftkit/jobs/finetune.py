@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from peftkit.config import RunConfig, UserError, error_summary, is_prompted
+from peftkit.config.console import is_main_process, log
 from peftkit.data.datasets import SEARCH_SPLIT, load_task_dataset
 from peftkit.leaderboard.stats import task_score
 from peftkit.pipeline import verify
@@ -26,7 +27,6 @@ from peftkit.pipeline.measures import compare_language, mean_bits_per_byte, meas
 from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, find_model, warn_substitutions
 from peftkit.pipeline.train import TrainedRun, run_costs, train
 from peftkit.results import run_folder
-from peftkit.results.console import is_main_process, log
 from peftkit.results.model_card import model_card
 from peftkit.results.run_result import RunResult
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peftkit.compat.peft import disabled_adapters
 from peftkit.config import RunConfig, UserError, is_prompted, refuse
+from peftkit.config.console import is_main_process, log
 from peftkit.config.source import Source
 from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.offline_corpus import (
@@ -38,7 +39,6 @@ from peftkit.pipeline.examples import score_reference, score_splits
 from peftkit.pipeline.sources import warn_substitutions
 from peftkit.pipeline.verify import VerificationError
 from peftkit.results import run_folder
-from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)

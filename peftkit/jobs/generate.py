@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 from peftkit.config import Generate, RunConfig, UserError
+from peftkit.config.console import is_main_process, log, progress_logger
 from peftkit.config.source import Source, fingerprint
 from peftkit.data.contamination import EvaluationSets
 from peftkit.generation.client import GenerationClient, Journal, describe_costs
@@ -27,7 +28,6 @@ from peftkit.generation.self_instruct import self_instruct
 from peftkit.paths import safe_name
 from peftkit.pipeline.generation import EvaluationSet, generation_session, load_evaluation_sets, resolve_generator
 from peftkit.results import run_folder
-from peftkit.results.console import is_main_process, log, progress_logger
 from peftkit.results.run_result import RunResult
 
 ALGORITHMS = {"self_instruct": self_instruct, "evol_instruct": evol_instruct}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config import RunConfig
+from peftkit.config.console import is_main_process, log, progress_logger
 from peftkit.config.source import Source
 from peftkit.generation import judging
 from peftkit.generation.client import GenerationClient, describe_costs
@@ -16,7 +17,6 @@ from peftkit.pipeline.answer_pairs import pair_runs, pair_with_references
 from peftkit.pipeline.generation import generation_session, resolve_generator
 from peftkit.pipeline.sources import warn_substitutions
 from peftkit.results import run_folder
-from peftkit.results.console import is_main_process, log, progress_logger
 
 REFERENCES = "the references"
 IDENTITY_KEYS = ("max_answer_tokens", "chat", "quantization", "request")  # keys of generate that identify a judge

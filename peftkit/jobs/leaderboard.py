@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftkit.config import RunConfig, UserError
+from peftkit.config.console import is_main_process, log
 from peftkit.leaderboard import table
 from peftkit.leaderboard.archive import write_archive
 from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.files import write_latex, write_tables
 from peftkit.leaderboard.reading import version_notes
 from peftkit.leaderboard.runs import BoardRun
-from peftkit.results.console import is_main_process, log
 
 
 def leaderboard(config: RunConfig) -> None:

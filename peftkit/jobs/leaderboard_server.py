@@ -9,8 +9,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from peftkit.config.console import log
 from peftkit.leaderboard.reading import run_folders
-from peftkit.results.console import log
 
 HOST, PORT = "127.0.0.1", 8420  # a fixed port, so that a browser tab stays valid after a restart
 CHECK_SECONDS = 2.0  # between two checks of the folders

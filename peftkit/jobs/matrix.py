@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from peftkit.config import RunConfig
+from peftkit.config.console import log
 from peftkit.jobs.matrix_checks import FAILED, HEAD_TASKS, REFUSED, SUPPORTED, Combination, check_method
 from peftkit.paths import group_files
 from peftkit.pipeline.verify import VerificationError
-from peftkit.results.console import log
 from peftkit.results.run_folder import write_text
 
 MODELS = {  # name in conf/model: name of its tiny checkpoint, title on the page

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from peftkit.config import RunConfig, UserError, is_prompted
+from peftkit.config.console import log
 from peftkit.config.families import base_type
 from peftkit.jobs import extend
 from peftkit.methods import merge_adapter
 from peftkit.pipeline.artifacts import export_sentence_files, load_bundle
-from peftkit.results.console import log
 from peftkit.results.model_card import describe_merge
 from peftkit.results.run_result import RunResult
 

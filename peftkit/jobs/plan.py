@@ -7,6 +7,7 @@ import numpy as np
 
 from peftkit import training
 from peftkit.config import RunConfig
+from peftkit.config.console import is_main_process
 from peftkit.data.batches import LengthGroupedSampler, padding_waste
 from peftkit.data.datasets import load_task_dataset
 from peftkit.methods import Parameters, count_parameters
@@ -15,7 +16,6 @@ from peftkit.pipeline.examples import final_states
 from peftkit.pipeline.measures import Memory, predict_memory
 from peftkit.pipeline.sources import find_model, warn_substitutions
 from peftkit.pipeline.train import custom_loss
-from peftkit.results.console import is_main_process
 
 
 @dataclass(frozen=True)

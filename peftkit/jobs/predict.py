@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from peftkit import training
 from peftkit.config import FILES, RunConfig, TaskConfig, UserError, kind_of, refuse
+from peftkit.config.console import is_main_process, log
 from peftkit.data.conversations import unanswered_conversations
 from peftkit.data.datasets import example_reader
 from peftkit.data.formats import Encoded, format_of
@@ -34,7 +35,6 @@ from peftkit.pipeline.evaluate import (
     write_table,
 )
 from peftkit.pipeline.examples import score_reference
-from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
 SEPARATOR = "||"  # between two texts of one input

@@ -3,9 +3,9 @@
 import json
 
 from peftkit.config import RunConfig, UserError
+from peftkit.config.console import is_main_process
 from peftkit.models import offline
 from peftkit.pipeline.sources import ensure_mini
-from peftkit.results.console import is_main_process
 
 
 def pretrain(config: RunConfig) -> None:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from peftkit.config import NON_RESULT_KEYS, RunConfig, UserError, refuse
+from peftkit.config.console import is_main_process, log
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardRun
 from peftkit.leaderboard.settings import flatten
 from peftkit.leaderboard.stats import GLUE, task_score
 from peftkit.paths import atomic_write, safe_name
 from peftkit.results import run_folder
-from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted, kind_of
+from peftkit.config.console import log
 from peftkit.config.source import Source
 from peftkit.data.datasets import TaskDataset, example_reader
 from peftkit.data.formats import Encoded, Format, format_of
@@ -19,7 +20,6 @@ from peftkit.methods import Gradual, Unfreezing, apply_method
 from peftkit.models.embedding_rows import add_new_rows
 from peftkit.models.load import load_model, load_tokenizer
 from peftkit.pipeline.sources import tokenizer_source
-from peftkit.results.console import log
 from peftkit.training import training_arguments
 
 

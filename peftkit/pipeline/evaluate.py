@@ -12,6 +12,7 @@ from datasets import List
 
 from peftkit import training
 from peftkit.config import RunConfig, UserError
+from peftkit.config.console import is_main_process
 from peftkit.config.endings import TABLES
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
@@ -19,7 +20,6 @@ from peftkit.metrics import score
 from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.results import run_folder
-from peftkit.results.console import is_main_process
 
 
 def output_reader(bundle: TrainingBundle) -> training.OutputReader | TextEmbedder:

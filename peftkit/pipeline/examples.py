@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from peftkit import training
 from peftkit.config import RunConfig, generates_text, is_prompted
+from peftkit.config.console import log
 from peftkit.config.source import Source
 from peftkit.data.datasets import SEARCH_SPLIT, TaskDataset
 from peftkit.data.formats import Encoded, Format, format_of
@@ -20,7 +21,6 @@ from peftkit.models.load import load_model, load_tokenizer
 from peftkit.pipeline.build import TrainingBundle, build, split_holdout
 from peftkit.pipeline.evaluate import evaluate_splits, predictor
 from peftkit.pipeline.teacher import add_teacher_scores, teacher_answers
-from peftkit.results.console import log
 
 TRAINING_EXAMPLES, HOLDOUT_EXAMPLES = "trained on", "chosen on"  # names of examples that are not a split of the data
 

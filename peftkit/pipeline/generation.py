@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from peftkit.config import Generate, RunConfig, TaskConfig, UserError, error_summary
+from peftkit.config.console import log
 from peftkit.config.source import Source, fingerprint
 from peftkit.data import minitasks
 from peftkit.data.contamination import EvaluationSets, file_texts, iter_texts
@@ -18,7 +19,6 @@ from peftkit.generation.client import GenerationClient, Journal
 from peftkit.generation.generators import Generator, offline
 from peftkit.paths import group_files
 from peftkit.results import run_folder
-from peftkit.results.console import log
 
 # job=generate with an endpoint runs without torch, so imports that load it are inside the functions
 

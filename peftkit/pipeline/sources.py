@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from peftkit.config import ModelConfig, RunConfig, UserError
+from peftkit.config.console import is_main_process, log
 from peftkit.config.source import Source, fingerprint
 from peftkit.data import offline_corpus
 from peftkit.models import offline
@@ -16,7 +17,6 @@ from peftkit.models.checkpoints import locate, vector_pooling
 from peftkit.models.embedding_rows import RECORD_FILE, ROWS_FILE, read_vocabulary
 from peftkit.models.load import pooling_of
 from peftkit.paths import cache_folder
-from peftkit.results.console import is_main_process, log
 from peftkit.training import precision_of
 
 PROMPT_FOLDER = "prompt"  # the artifact of a run that trains nothing

@@ -10,12 +10,12 @@ from datasets import Dataset, concatenate_datasets
 
 from peftkit import training
 from peftkit.config import RunConfig, UserError, generates_text, is_prompted, kind_of, refuse
+from peftkit.config.console import is_main_process, log
 from peftkit.data.formats import Encoded
 from peftkit.pipeline.artifacts import load_bundle
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import predict_encoded, predictor
 from peftkit.results import run_folder
-from peftkit.results.console import is_main_process, log
 from peftkit.results.run_result import RunResult
 
 

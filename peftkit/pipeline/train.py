@@ -9,6 +9,7 @@ import numpy as np
 
 from peftkit import training
 from peftkit.config import RunConfig, UserError, generates_text
+from peftkit.config.console import log
 from peftkit.data.batches import LengthGroupedSampler, padding_waste
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.instructions import InstructionFormat
@@ -19,7 +20,6 @@ from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import holdout_score, output_reader, predict_encoded
 from peftkit.pipeline.examples import EncodedSplits, RunContext
 from peftkit.pipeline.measures import general_text, mean_bits_per_byte
-from peftkit.results.console import log
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from datasets import Dataset
 
 from peftkit import training
 from peftkit.config import RunConfig, is_prompted
+from peftkit.config.console import is_main_process, log
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.methods import count_parameters, is_mergeable, merge_adapter
 from peftkit.pipeline.artifacts import load_bundle
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import output_reader, predictor
 from peftkit.pipeline.libraries import configure_libraries
-from peftkit.results.console import is_main_process, log
 from peftkit.results.model_card import describe_merge
 from peftkit.results.run_result import RunResult
 
