@@ -305,7 +305,7 @@ def test_plan_evaluate_and_predict_know_pairs(
 def test_every_method_trains_vectors_or_refuses(
     checkpoints: dict[str, Path], tiny: Overrides, pairs: Path, tmp_path: Path, method: str, model: str
 ) -> None:
-    more = [f"method={method}", "train.num_train_epochs=4", "task.max_length=48"]  # no text is truncated
+    more = [f"method={method}", "train.num_train_epochs=4", "task.max_length=44"]  # no text is truncated
     checkpoints.setdefault("t5_encoder", checkpoints["t5"])
     if refused := check(tiny(model, "task=retrieval", f"task.dataset={pairs}", *more)):
         assert all("use method=" in sentence for sentence in refused)
