@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.fork_server import ForkServer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # scripts that tests start in other processes import tests/helpers too
@@ -59,3 +61,11 @@ def tiny(checkpoints: dict[str, Path], tmp_path: Path):
         ]  # fmt: skip
 
     return words
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Return a process that has imported peftkit and runs each command in a child."""
+    server = ForkServer(tmp_path_factory.mktemp("fork_server"))
+    yield server
+    server.close()

@@ -1,0 +1,196 @@
+"""Commands of peftkit, each in a child forked from one process that has imported the libraries once.
+
+A command costs what it does instead of 11 s of imports. `python -m helpers.fork_server` is the process; a `ForkServer`
+starts it and sends it commands.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+LIMIT = 60.0  # seconds for a command
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended. `code` is -9 where it ran past the limit."""
+
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+
+class ForkServer:
+    """Run commands, one after the other; `folder` holds HOME of all of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        home = folder / "home"
+        home.mkdir(parents=True)
+        environment = {**os.environ, **ENVIRONMENT, "HOME": str(home)}
+        for name in ("HF_HOME", "XDG_CACHE_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "PEFTKIT_CACHE"):
+            environment.pop(name, None)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "helpers.fork_server"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        self._read()
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        cwd: Path,
+        environment: Mapping[str, str] | None = None,
+        limit: float = LIMIT,
+    ) -> Finished:
+        """Run `peftkit ARGUMENTS` in the folder `cwd`."""
+        request = {
+            "arguments": list(arguments), "cwd": str(cwd), "environment": dict(environment or {}), "limit": limit,
+            "stdout": str(self.folder / "stdout"), "stderr": str(self.folder / "stderr"),
+        }  # fmt: skip
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        reply = self._read()
+        stdout, stderr = (
+            Path(request[name]).read_text(encoding="utf-8", errors="replace") for name in ("stdout", "stderr")
+        )
+        return Finished(reply["code"], stdout, stderr, reply["seconds"])
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+    def _read(self) -> Any:
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
+
+
+def serve() -> None:
+    """Import the libraries, then run the commands that arrive on stdin as lines of JSON."""
+    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    _import_libraries()
+    gc.collect()
+    gc.freeze()  # a collection in a child must not copy the pages of what the parent has imported
+    print(json.dumps({"ready": True}), file=replies, flush=True)
+    while line := requests.readline():
+        request = json.loads(line)
+        started = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            _run(request)
+        code = _wait(child, request["limit"])
+        reply = {"code": code, "seconds": time.monotonic() - started}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+def _import_libraries() -> None:
+    import importlib
+    import pkgutil
+
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+    import sklearn.metrics  # noqa: F401
+    import trl  # noqa: F401
+    from hydra.core.plugins import Plugins
+    from transformers import (  # noqa: F401  loaded on access
+        AutoModel,
+        AutoModelForSequenceClassification,
+        BertForSequenceClassification,
+        BertTokenizerFast,
+        GPT2LMHeadModel,
+        GPT2TokenizerFast,
+        RobertaForSequenceClassification,
+        T5ForConditionalGeneration,
+        T5TokenizerFast,
+        Trainer,
+    )
+
+    import peftkit
+
+    Plugins.instance()  # looks for plugins in all packages
+    for module in pkgutil.walk_packages(peftkit.__path__, "peftkit."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+
+def _fork_verifier() -> None:
+    """Let the command check its artifact in a process that is forked here, before it trains, instead of a fresh one."""
+    from peftkit.pipeline import verify
+
+    (requests, to_verifier), (from_verifier, responses) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(requests, 0)
+        os.dup2(responses, 1)
+        os.closerange(3, max(requests, to_verifier, from_verifier, responses) + 1)
+        sys.stdin = os.fdopen(0)
+        verify.main()
+        os._exit(0)
+    os.close(requests)
+    os.close(responses)
+    process = SimpleNamespace(
+        stdin=os.fdopen(to_verifier, "w"),
+        stdout=os.fdopen(from_verifier),
+        wait=lambda: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]),
+    )
+    verify._verifier_process = lru_cache(lambda: process)
+
+
+def _run(request: dict[str, Any]) -> None:
+    """Run one command in this child and exit as the interpreter does."""
+    code = 1
+    try:
+        os.setsid()
+        for name, number in (("stdout", 1), ("stderr", 2)):
+            os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.environ.update(request["environment"])
+        os.chdir(request["cwd"])
+        _fork_verifier()
+        from peftkit.cli import main
+
+        main(request["arguments"])
+    except SystemExit as stopped:
+        code = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+
+
+def _wait(child: int, limit: float) -> int:
+    """Return the exit code of the child; past the limit it is killed with all that it started."""
+    descriptor = os.pidfd_open(child)
+    if not select.select([descriptor], [], [], limit)[0]:
+        os.killpg(child, signal.SIGKILL)
+    os.close(descriptor)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+if __name__ == "__main__":
+    serve()
