@@ -90,9 +90,13 @@ def test_every_head_trains_and_its_saved_run_answers_the_same(
 ) -> None:
     words = cell(kind, model, f"method={method}", "train.bf16=false")
     if refused := check(words):
-        assert all("try m" in sentence or "use m" in sentence for sentence in refused)
+        assert all("use method=" in sentence for sentence in refused)
         return
-    (folder,) = commands.finetune(*words)
+    try:
+        (folder,) = commands.finetune(*words)
+    except UserError as error:  # only the loaded model shows it: T5's encoder has no biases
+        assert "use method=" in str(error)
+        return
     result = json.loads((folder / "result.json").read_text())
     assert result["meta"]["status"] == "finished"
     assert all(np.isfinite(entry["value"]) for entry in result["scores"].values())
