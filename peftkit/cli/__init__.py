@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from peftkit import paths
-from peftkit.cli.compose import Composer, open_composer, plan_sweep, register_recipes
+from peftkit.cli.compose import Composer, open_composer, plan_sweep
+from peftkit.cli.files import register_files
 from peftkit.cli.help import help_text
 from peftkit.cli.overrides import CommandLine, read_command
 from peftkit.cli.runner import SweepRunner
@@ -26,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
         _print_and_exit(f"peftkit {__version__}")
     if {"-sc", "--shell-completion", "--hydra-help"} & {*arguments}:
-        register_recipes()
-        _run_hydra(arguments, SweepRunner([]))
+        register_files()
+        _run_hydra([argument for argument in arguments if not argument.startswith(("-c", "--config"))], SweepRunner([]))
         sys.exit(0)
     try:
         command = read_command([argument for argument in arguments if argument not in ("-h", "--help")])

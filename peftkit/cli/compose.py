@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError, YAMLError
 
 from peftkit import paths
+from peftkit.cli.files import register_files
 from peftkit.cli.overrides import parse
 from peftkit.config import RunConfig, UserError
 
@@ -56,18 +55,14 @@ def plan_sweep(overrides: Sequence[str], composer: Composer, multirun: bool = Fa
 def open_composer(extra: Path | None) -> Iterator[Composer]:
     """Initialize Hydra with conf/, the recipes and the folder of -cd; one opening composes many configs."""
     import hydra
-    from hydra.core.override_parser.types import Quote, QuotedString
 
-    register_recipes(extra)
+    register_files(extra)
     cache: dict[tuple[str, ...], DictConfig] = {}  # composing takes 60 ms
-    search = []
-    if extra is not None:
-        search = [f"hydra.searchpath=[{QuotedString(f'file://{extra.resolve()}', Quote.single).with_quotes()}]"]
 
     def compose(overrides: Sequence[str]) -> DictConfig:
         key = tuple(overrides)
         if key not in cache:
-            cache[key] = hydra.compose("config", [*overrides, *search], return_hydra_config=True)
+            cache[key] = hydra.compose("config", [*overrides], return_hydra_config=True)
         return cache[key]
 
     with hydra.initialize_config_dir(str(paths.conf_folder()), version_base="1.3"):
@@ -85,37 +80,6 @@ def build_run(
 def without_hydra(cfg: DictConfig) -> DictConfig:
     """Return a config without Hydra's own section."""
     return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-
-
-def register_recipes(extra: Path | None = None) -> None:
-    """Register every recipe with Hydra as recipe=NAME; files that are not valid YAML are skipped until chosen."""
-    from hydra.core.config_store import ConfigStore
-
-    for name, file in paths.recipes(extra).items():
-        if extra is not None and file.is_relative_to(extra / "recipe"):  # on Hydra's own search path
-            continue
-        node = read_recipe(file)
-        if not isinstance(node, str):
-            group, _, leaf = f"recipe/{name}".rpartition("/")
-            ConfigStore.instance().store(group=group, name=leaf, node=node, package="_global_")
-
-
-def read_recipe(file: Path) -> DictConfig | str:
-    """Return a recipe, or the message about an invalid one."""
-    try:
-        node = OmegaConf.load(file)
-    except YAMLError as error:
-        return yaml_error(error)
-    except (OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        return f"{file}: {str(error).splitlines()[0]}"
-    return node if isinstance(node, DictConfig) else f"{file} contains no keys; a recipe consists of key: value"
-
-
-def yaml_error(error: Exception) -> str:
-    """Return file, line and cause of invalid YAML."""
-    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
-        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
-    return str(error).splitlines()[0]
 
 
 def _recipe_sweep(overrides: Sequence[Override], composer: Composer, multirun: bool) -> dict[str, str] | None:

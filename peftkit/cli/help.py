@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from peftkit import paths
-from peftkit.cli.validate import GROUPS, options_of
+from peftkit.cli.files import GROUPS, options_of
 from peftkit.config import JOBS, UserError, nearest
 from peftkit.config.checks.job import PATH_KEYS, ignored
 from peftkit.config.checks.values import as_typed

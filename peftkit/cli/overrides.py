@@ -64,8 +64,10 @@ def read_command(arguments: Sequence[str]) -> CommandLine:
                 value = queue.pop(0)
             value = value or ("all" if flag == "--info" else "")
             _check_value(flag, value)
-            extra = Path(value) if flag == "--config-dir" else extra
-            flags += [flag, value]
+            if flag == "--config-dir":  # Hydra does not search it: see cli/files.py
+                extra = Path(value)
+            else:
+                flags += [flag, value]
         elif flag in FLAGS:
             flags.append(flag)
         else:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from peftkit import paths
-from peftkit.cli.compose import Composer, plan_sweep, read_recipe, without_hydra, yaml_error
+from peftkit.cli.compose import Composer, plan_sweep, without_hydra
+from peftkit.cli.files import GROUPS, file_error, option_errors
 from peftkit.cli.overrides import UPSTREAM_SECTIONS, normalize_override, parse
 from peftkit.config import JOBS, SECTIONS, UserError, config_errors, nearest
 from peftkit.config.checks.job import ignored_errors
@@ -21,7 +20,6 @@ from peftkit.config.suggestions import RENAMED, key_names, section_error, takes_
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-GROUPS = ("model", "method", "task", "recipe")
 HYDRA_PACKAGES = ("hydra.", "hydra_plugins.", "optuna.")
 NO_HANDLER = {"version", "root", "disable_existing_loggers"}  # a logging config with only these builds no handler
 SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
@@ -33,13 +31,6 @@ def command_errors(overrides: Sequence[str], composer: Composer, extra: Path | N
     messages = [message for wrong in errors.values() for message in wrong]
     valid = [override for override in map(normalize_override, overrides) if not errors[override]]
     return [*dict.fromkeys([*messages, *_composition_errors(valid, composer, extra, multirun, bool(messages))])]
-
-
-def options_of(group: str, extra: Path | None = None) -> dict[str, Path]:
-    """Return the files of a config group by option, those of -cd DIR included."""
-    if group == "recipe":
-        return paths.recipes(extra)
-    return {name: file for name, file in paths.group_files(group, extra).items() if not name.startswith("_")}
 
 
 def _override_errors(text: str, extra: Path | None) -> Iterable[str]:
@@ -58,6 +49,8 @@ def _override_errors(text: str, extra: Path | None) -> Iterable[str]:
     if key in (*SECTIONS, "train") or takes_list(key):
         return _list_errors(override)
     is_upstream = key.startswith(UPSTREAM_SECTIONS) and key not in RENAMED
+    if key == "hydra.searchpath":
+        return [f"{text}: Hydra searches no other folders; use -cd DIR"]
     if is_upstream or key.startswith(("hydra.", "hydra/")) or key in key_names(""):
         return []
     if section in key_names("") - {*SECTIONS, "train"}:
@@ -84,25 +77,9 @@ def _option_errors(group: str, override: Override, extra: Path | None) -> Iterat
         hint = f"use -m {group}={names}" if "," in names else f"use {group}={names}"
         yield f"{group}={value}: expected one {group}; {hint}"
         return
-    options = options_of(group, extra)
     for name in _values(override):
-        if name not in options and name != "null":
-            yield f"unknown {group}={name}{nearest(name, options, f'{group}=')}"
-        elif group == "recipe" and name in options:
-            yield from _recipe_errors(name, options[name])
-
-
-def _recipe_errors(name: str, file: Path) -> Iterator[str]:
-    recipe = read_recipe(file)
-    if isinstance(recipe, str):
-        yield f"recipe={name} cannot be read: {recipe}"
-        return
-    for default in recipe.get("defaults") or []:
-        for group, option in default.items() if isinstance(default, Mapping) else ():
-            if isinstance(option, Sequence) and not isinstance(option, str):  # Hydra would compose only the last
-                group = str(group).rpartition("/")[2]
-                sweep = f"hydra: {{mode: MULTIRUN, sweeper: {{params: {{{group}: '{','.join(option)}'}}}}}}"
-                yield f"recipe={name}: expected one {group}; to sweep, use {sweep}"
+        if name != "null":
+            yield from option_errors(group, name, extra)
 
 
 def _values(override: Override) -> list[str]:
@@ -126,10 +103,10 @@ def _composition_errors(
             yield from _run_errors(composer(run), run, extra)
     except UserError as error:
         yield str(error)
-    except YAMLError as error:
-        yield yaml_error(error)
+    except RecursionError:
+        yield "the defaults of the recipe, or of a file on which it builds, lead back to itself; remove that entry"
     except (HydraException, OmegaConfBaseException) as error:
-        message = _message(error, overrides)
+        message = _message(error, overrides, extra)
         if not has_errors or "unknown" in message:  # else it may follow from the other errors
             yield message
 
@@ -138,9 +115,7 @@ def _run_errors(composed: DictConfig, overrides: Sequence[str], extra: Path | No
     cfg = without_hydra(composed)
     secrets = list(_secret_errors(OmegaConf.to_container(cfg)))
     yield from secrets
-    if "recipe" in cfg:  # Hydra put it below the name of its group
-        yield "a recipe in DIR/recipe of -cd DIR starts with '# @package _global_'; or move it to DIR/recipes"
-    elif not secrets:
+    if not secrets:
         values: Any = OmegaConf.to_container(cfg, resolve=True)
         if (job := values.get("job")) in JOBS:
             yield from ignored_errors(job, {parse(text).key_or_group: text.lstrip("+") for text in overrides})
@@ -207,14 +182,17 @@ def _secret_errors(node: Any) -> Iterator[str]:
                 yield f"${{oc.env:{name}}}: configs must not contain secrets; transformers reads HF_TOKEN by itself"
 
 
-def _message(error: Exception, overrides: Sequence[str]) -> str:
+def _message(error: Exception, overrides: Sequence[str], extra: Path | None) -> str:
     """Return an error of Hydra or OmegaConf as one line, with the nearest right name where one is unknown."""
     from hydra.core.global_hydra import GlobalHydra
 
     text = str(error)
     prefix = match[1] + ": " if (match := re.search(r"In '((?!config'|hydra/config')[^']*)'", text)) else ""
-    if match := re.search(r"Could not find '([^']*)/([^'/]*)'", text):
+    if match := re.search(r"Could not (?:find|load) '([^']*)/([^'/]*)'", text):
         group, name = match[1], match[2]
+        top, _, rest = f"{group}/{name}".partition("/")
+        if top in GROUPS and (invalid := file_error(top, rest, extra)):  # chosen by another file
+            return invalid
         options = GlobalHydra.instance().config_loader().get_group_options(group)
         hint = nearest(name, options, f"{group}=")
         if group.startswith("hydra/"):

@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftkit.cli.compose import Composer, build_run, without_hydra
+from peftkit.cli.files import GROUPS, option_errors
 from peftkit.cli.overrides import UPSTREAM_SECTIONS, quote
-from peftkit.cli.validate import GROUPS, options_of
-from peftkit.config import RunConfig, UserError, config_errors, nearest
+from peftkit.config import RunConfig, UserError, config_errors
 from peftkit.config.suggestions import unknown_key
 
 UNQUOTED = re.compile(r"[\w./-]+")  # texts that need no quotes
@@ -29,11 +29,7 @@ def compose_values(composer: Composer, values: Mapping[str, Any]) -> RunConfig:
         UserError: every error of the values.
     """
     chosen = {group: values[group] for group in GROUPS if isinstance(values.get(group), str)}
-    errors = [
-        f"unknown {group}={name}{nearest(name, options, f'{group}=')}"
-        for group, name in chosen.items()
-        if name not in (options := options_of(group))
-    ]
+    errors = [message for group, name in chosen.items() for message in option_errors(group, name, None)]
     if errors:
         raise UserError("; ".join(errors))
     composed = composer([f"{group}={name}" for group, name in chosen.items()])

@@ -10,8 +10,8 @@ import pytest
 from helpers.commands import check, compose_config, expand_sweep
 
 from peftkit import paths
+from peftkit.cli.files import options_of
 from peftkit.cli.help import help_text
-from peftkit.cli.validate import options_of
 from peftkit.config import JOBS
 from peftkit.config.suggestions import RENAMED
 

@@ -15,7 +15,7 @@ from helpers import commands
 from helpers.commands import check
 
 import peftkit
-from peftkit.cli.validate import options_of
+from peftkit.cli.files import options_of
 from peftkit.config import UserError
 from peftkit.data.formats.retrieval import rank_documents
 from peftkit.data.miniglue import sentences

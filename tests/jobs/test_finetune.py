@@ -16,7 +16,7 @@ from helpers.commands import check
 from helpers.interruption import broken_off
 
 import peftkit
-from peftkit.cli.validate import options_of
+from peftkit.cli.files import options_of
 from peftkit.config import RunConfig, UserError
 from peftkit.results import run_folder
 

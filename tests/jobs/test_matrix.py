@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from peftkit import paths
-from peftkit.cli.validate import options_of
+from peftkit.cli.files import options_of
 from peftkit.jobs import matrix, matrix_checks
 from peftkit.jobs.matrix_checks import FAILED, REFUSED, SUPPORTED, Combination, check_method, compose
 from peftkit.pipeline.verify import VerificationError

@@ -10,7 +10,7 @@ from helpers.adapter_models import MODELS, inputs
 from helpers.merge_models import FAMILY, MERGES, part, wrapped
 from peft import LoraConfig
 
-from peftkit.cli.validate import options_of
+from peftkit.cli.files import options_of
 from peftkit.config import UserError
 from peftkit.methods import apply_method, is_mergeable, merge_adapter
 from peftkit.models.heads import CLASSIFIERS, mean_pooling_config

@@ -13,7 +13,7 @@ import pytest
 from helpers import commands
 from helpers.commands import check
 
-from peftkit.cli.validate import options_of
+from peftkit.cli.files import options_of
 from peftkit.config import UserError
 
 Words = Callable[..., list[str]]

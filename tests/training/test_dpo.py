@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 import peftkit
 from peftkit import training
-from peftkit.cli.validate import options_of
+from peftkit.cli.files import options_of
 from peftkit.config import RunConfig
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS, PreferenceFormat
 from peftkit.metrics import score

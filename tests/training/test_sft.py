@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from peftkit import training
-from peftkit.cli.validate import options_of
+from peftkit.cli.files import options_of
 from peftkit.config import RunConfig, TaskConfig
 from peftkit.config.source import Source
 from peftkit.data.batches import LengthGroupedSampler
