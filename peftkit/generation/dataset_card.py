@@ -13,7 +13,7 @@ from typing import Any
 from peftkit.generation.client import describe_costs
 from peftkit.generation.filters import REASONS
 from peftkit.generation.instruction_tasks import InstructionTask
-from peftkit.generation.novelty import rouge_l_scores, rouge_tokens
+from peftkit.metrics.words import rouge_l_scores, text_words
 
 # the verbs that imperative instructions begin with; others are not counted
 _VERBS = (
@@ -118,8 +118,8 @@ def dataset_statistics(tasks: Sequence[InstructionTask], seeds: Sequence[Instruc
     pairs = [pair for task in tasks if (pair := verb_and_noun(task.instruction)) is not None]
     verbs = _ranked(Counter(verb for verb, _ in pairs))[:SHOWN_VERBS]
     nouns = {verb: Counter(noun for other, noun in pairs if other == verb and noun) for verb, _ in verbs}
-    seed_tokens = [rouge_tokens(seed.instruction) for seed in seeds]
-    similarity = [max(rouge_l_scores(rouge_tokens(task.instruction), seed_tokens), default=0.0) for task in tasks]
+    seed_tokens = [text_words(seed.instruction) for seed in seeds]
+    similarity = [max(rouge_l_scores(text_words(task.instruction), seed_tokens), default=0.0) for task in tasks]
     bars = Counter(min(int(score * BARS), BARS - 1) for score in similarity)
     return {
         "instances": len(instances),

@@ -103,5 +103,5 @@ def check_instances(instances: Sequence[Instance], instruction: str) -> list[Rej
 
 
 def normalize_text(text: str) -> str:
-    """Return a text in lower case, its words separated by single spaces."""
-    return " ".join(text.lower().split())
+    """Return a text in NFC and lower case, its words separated by single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text).lower().split())

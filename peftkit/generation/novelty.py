@@ -1,6 +1,5 @@
 """Exact near-duplicate search by ROUGE-L: an index of kept instructions that compares a new one with few of them."""
 
-import re
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -8,9 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from peftkit.generation.filters import normalize_text
+from peftkit.metrics.words import rouge_l_scores, text_words
 
-TOKEN = re.compile(r"[a-z0-9]+")  # as rouge_score tokenizes, without its stemmer
 SLACK = 1e-9  # rouge_score computes in floats: a score exactly at the threshold may come out on either side of it
 Element = tuple[str, int]  # a token and the number of its occurrence in the text, so that a set of them is a multiset
 
@@ -29,30 +27,23 @@ class NoveltyIndex:
         self._tokens: list[list[str]] = []
         self._lengths = array("l")
         self._postings: defaultdict[Element, array[int]] = defaultdict(partial(array, "l"))  # -> numbers of texts
-        self._same: dict[str, str] = {}  # normalized text -> name
 
     def add(self, text: str, name: str = "") -> None:
-        tokens = rouge_tokens(text)
+        tokens = text_words(text)
         for element in _multiset(tokens):
             self._postings[element].append(len(self._tokens))
         self._names.append(name)
         self._tokens.append(tokens)
         self._lengths.append(len(tokens))
-        self._same.setdefault(normalize_text(text), name)
 
     def describe_similar(self, text: str) -> str | None:
-        """Return the score and name of the nearest text, or the name of an equal one; None where the text is new."""
-        if (match := self.nearest(text)) is not None:
-            return f"{match[1]:.4f} to {self._names[match[0]]}"
-        same = self._same.get(normalize_text(text))  # ROUGE-L ignores letters other than a to z
-        return None if same is None else f"the same as {same}"
+        """Return the score and name of the nearest text; None where the text is new."""
+        match = self.nearest(text)
+        return None if match is None else f"{match[1]:.4f} to {self._names[match[0]]}"
 
     def nearest(self, text: str) -> tuple[int, float] | None:
-        """Return the number and score of the first nearest text at or above the threshold; None where there is none.
-
-        A text without tokens, as in a script other than Latin, has none.
-        """
-        tokens = rouge_tokens(text)
+        """Return the number and score of the first nearest text at or above the threshold; None where there is none."""
+        tokens = text_words(text)
         candidates = self._candidates(tokens)
         self.compared += len(candidates)
         scores = rouge_l_scores(tokens, [self._tokens[number] for number in candidates])
@@ -67,32 +58,6 @@ class NoveltyIndex:
         common = np.bincount(np.concatenate(postings), minlength=len(self._tokens))
         required = (self.threshold - SLACK) * (len(tokens) + np.asarray(self._lengths)) / 2
         return np.flatnonzero(common >= required).tolist()
-
-
-def rouge_l_scores(tokens: list[str], others: Sequence[list[str]]) -> list[float]:
-    """Return the ROUGE-L F-measures of a tokenized text with each other one, bitwise identical to rouge_score.
-
-    A row of the table of the longest common subsequence is the bits of an integer (Hyyrö 2004).
-    """
-    positions: dict[str, int] = {}
-    for position, token in enumerate(tokens):
-        positions[token] = positions.get(token, 0) | 1 << position
-    unmatched = (1 << len(tokens)) - 1
-    scores = []
-    for other in others:
-        row = unmatched
-        for token in other:
-            if (matched := row & positions.get(token, 0)) != 0:
-                row = ((row + matched) | (row - matched)) & unmatched
-        common = (~row & unmatched).bit_count()
-        precision, recall = common / max(len(tokens), 1), common / max(len(other), 1)
-        scores.append(2 * precision * recall / (precision + recall) if common else 0.0)
-    return scores
-
-
-def rouge_tokens(text: str) -> list[str]:
-    """Return the tokens of rouge_score: runs of a to z and digits in the lower-cased text."""
-    return TOKEN.findall(text.lower())
 
 
 def _multiset(tokens: Sequence[str]) -> list[Element]:

@@ -18,8 +18,8 @@ from filelock import FileLock
 from peftkit.config import Generate, RunConfig, UserError
 from peftkit.config.console import is_main_process, log, progress_logger
 from peftkit.config.source import Source, fingerprint
-from peftkit.data.contamination import EvaluationSets
 from peftkit.generation.client import GenerationClient, Journal, describe_costs
+from peftkit.generation.contamination import EvaluationSets
 from peftkit.generation.dataset_card import dataset_card, dataset_statistics, plot_similarity
 from peftkit.generation.evol_instruct import evol_instruct
 from peftkit.generation.instruction_tasks import SEEDS, InstructionTask, read_tasks, write_dataset

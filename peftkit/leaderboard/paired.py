@@ -58,7 +58,9 @@ def sample_of(entries: Sequence[BoardEntry], limit: int = MAX_ALL_PAIRS, most: i
     runs = [run for each in runs_of.values() for run in each]
     labels, predictions = runs[0].labels, np.stack([run.predictions for run in runs])
     count = int(np.clip(MAX_NUMBERS // predictions.size, MIN_RESAMPLES, MAX_RESAMPLES))
-    whole, resampled = scores_by_resample(metrics, labels, predictions, runs[0].splits, count)
+    names = entries[next(iter(runs_of))].scored_runs[0].audit.get("label_names")
+    classes = len(names) if names else None
+    whole, resampled = scores_by_resample(metrics, labels, predictions, runs[0].splits, count, classes=classes)
     is_plain = metrics == ("accuracy",) and all(len(entry.by_seed) == 1 for entry in entries)
     start = 0
     for index, each in runs_of.items():
@@ -140,7 +142,13 @@ def can_resample(metrics: Sequence[str], run: RunPredictions) -> bool:
 
 
 def scores_by_resample(
-    metrics: Sequence[str], labels: Array, predictions: Array, splits: Array, count: int, seed: int = 0
+    metrics: Sequence[str],
+    labels: Array,
+    predictions: Array,
+    splits: Array,
+    count: int,
+    seed: int = 0,
+    classes: int | None = None,
 ) -> tuple[Array, Array]:
     """Return the task's score of every run, and the same over `count` bootstrap resamples of the examples.
 
@@ -151,6 +159,7 @@ def scores_by_resample(
         metrics: names as in result.json, with the suffix of their split, if any.
         labels, splits: (examples,).
         predictions: (runs, examples).
+        classes: the number of the task's classes, where it has any.
 
     Returns:
         (runs,) and (count, runs), in the units of `task_score`.
@@ -160,7 +169,8 @@ def scores_by_resample(
     sign = 1 if counted[0][0].higher_is_better else -1
     parts = [slice(None) if split is None else np.flatnonzero(splits == split) for _, split in counted]
     scorers = [
-        metric.function(labels[part], predictions[:, part]) for (metric, _), part in zip(counted, parts, strict=True)
+        metric.scorer(labels[part], predictions[:, part], classes)
+        for (metric, _), part in zip(counted, parts, strict=True)
     ]
 
     def task_scores(weights: Array) -> Array:

@@ -12,20 +12,19 @@ def accuracy(labels: Array, predictions: Array) -> Scorer:
 
 
 @metric("classes")
-def f1(labels: Array, predictions: Array) -> Scorer:
-    """F1 of class 1, as GLUE reports for MRPC and QQP; macro F1 of a run with other classes than 0 and 1."""
-    is_binary = np.isin(labels, (0, 1)).all() & np.isin(predictions, (0, 1)).all(1)
-    of_one, of_all = _f1_of(1, labels, predictions, 0.0), macro_f1(labels, predictions)
-    return lambda weights: of_one(weights) if is_binary.all() else np.where(is_binary, of_one(weights), of_all(weights))
+def f1(labels: Array, predictions: Array, classes: int) -> Scorer:
+    """F1 of the second class of two, as GLUE reports for MRPC and QQP; of other numbers of classes macro F1."""
+    return _f1_of(1, labels, predictions, 0.0) if classes == 2 else macro_f1(labels, predictions, classes)
 
 
 @metric("classes")
-def macro_f1(labels: Array, predictions: Array) -> Scorer:
-    """Mean of the F1 of each class among the labels or the run's predictions."""
-    classes = [_f1_of(each, labels, predictions, np.nan) for each in np.union1d(labels, predictions)]
+def macro_f1(labels: Array, predictions: Array, classes: int) -> Scorer:
+    """Mean of the F1 of all classes of the task; 0 for one that no example has."""
+    # a resample without the examples of a class leaves it out
+    scorers = [_f1_of(each, labels, predictions, np.nan if each in labels else 0.0) for each in range(classes)]
 
     def scores(weights: Array) -> Array:
-        each = np.stack([scorer(weights) for scorer in classes])
+        each = np.stack([scorer(weights) for scorer in scorers])
         return np.nansum(each, 0) / np.maximum((~np.isnan(each)).sum(0), 1)
 
     return scores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ ERRORS = ("mae", "mse", "mape", "smape", "mase", "wer", "cer", "ter", "perplexit
 class Metric:
     """A function of labels (examples,) and the predictions of several runs (runs, examples), which returns a Scorer.
 
+    A function with a third parameter `classes` gets the number of the task's classes, whichever of them occur.
     `input` is what the labels and predictions are:
 
     classes: class ids. numbers: numbers. tags: a list of tag ids for each example, -1 for none.
@@ -39,25 +41,33 @@ class Metric:
 
     name: str
     summary: str
-    function: Callable[[Any, Any], Scorer]
+    function: Callable[..., Scorer]
     input: str
     range: tuple[float, float]
     higher_is_better: bool
     diagnostic: bool
 
-    def score(self, labels: Any, predictions: Any) -> float:
+    def scorer(self, labels: Any, predictions: Any, classes: int | None = None) -> Scorer:
+        """Return the scorer of several runs; where the number of classes is unknown, it is that of the largest id."""
+        if "classes" not in signature(self.function).parameters:
+            return self.function(labels, predictions)
+        return self.function(labels, predictions, classes or max(2, 1 + int(np.max([labels.max(), predictions.max()]))))
+
+    def score(self, labels: Any, predictions: Any, classes: int | None = None) -> float:
         """Return the score of one run."""
         is_list = self.input in LISTS
-        arguments = (labels, [predictions]) if is_list else (np.asarray(labels), np.array([predictions]))
-        return float(self.function(*arguments)(np.ones((1, len(labels))))[0, 0])
+        scorer = self.scorer(
+            labels if is_list else np.asarray(labels), [predictions] if is_list else np.array([predictions]), classes
+        )
+        return float(scorer(np.ones((1, len(labels))))[0, 0])
 
 
 def metric(
     input: str, range: tuple[float, float] = (0, 1), higher_is_better: bool = True, diagnostic: bool = False
-) -> Callable[[Callable[[Any, Any], Scorer]], Callable[[Any, Any], Scorer]]:
+) -> Callable[[Callable[..., Scorer]], Callable[..., Scorer]]:
     """Register a function as the metric of its name; see `Metric`."""
 
-    def register(function: Callable[[Any, Any], Scorer]) -> Callable[[Any, Any], Scorer]:
+    def register(function: Callable[..., Scorer]) -> Callable[..., Scorer]:
         name = function.__name__
         assert name not in METRICS, f"two metrics are named {name}"
         METRICS[name] = Metric(name, function.__doc__ or "", function, input, range, higher_is_better, diagnostic)
@@ -99,16 +109,18 @@ def score(
         predictions: (examples,) class ids, numbers, texts, or lists of the tags' ids, -1 for none.
         labels: (examples,), of the same type; of texts, lists of the correct ones, empty where there is none.
         suffix: of the names in the result, for one of several splits (accuracy_matched).
-        label_names: the names of tag ids.
+        label_names: the names of all classes, or of tag ids.
         likelihoods: negative log-likelihoods in nats (examples,) of the labels, and their tokens (examples,).
         follows_format: (examples,), 1 for a text with the format of its labels, else 0.
 
     Raises:
-        ValueError: a metric is unknown or cannot be loaded, there are no examples, or a prediction is NaN or infinite.
+        ValueError: a metric is unknown or cannot be loaded, there are no examples or no tokens, or a prediction is NaN
+            or infinite.
     """
-    if len(labels) == 0:
-        raise ValueError("the split has no examples to score")
-    if any(isinstance(each, (float, np.floating)) and not np.isfinite(each) for each in predictions):
+    if len(labels) == 0 or (likelihoods is not None and not np.sum(likelihoods[1])):
+        raise ValueError(f"the split has no {'examples' if likelihoods is None else 'tokens'} to score")
+    numbers = predictions if likelihoods is None else [*predictions, *likelihoods[0]]
+    if any(isinstance(each, (float, np.floating)) and not np.isfinite(each) for each in numbers):
         raise ValueError("a prediction is NaN or infinite: training diverged; set a lower train.learning_rate")
     scores = {}
     for name in names:
@@ -126,7 +138,8 @@ def score(
                     [[NO_TAG if tag < 0 else (label_names or [])[tag] for tag in tags] for tags in each]
                     for each in (labels, predictions)
                 )
-            value, higher_is_better = metric.score(expected, predicted), metric.higher_is_better
+            classes = len(label_names) if label_names and metric.input == "classes" else None
+            value, higher_is_better = metric.score(expected, predicted, classes), metric.higher_is_better
         scores[name + suffix] = {"value": value, "higher_is_better": higher_is_better}
     return scores
 

@@ -1,13 +1,12 @@
 """Metrics of texts, each compared with the best of its references, and of a tag for each word."""
 
-import re
-import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from peftkit.metrics.registry import NO_TAG, Array, Scorer, mean, metric, ratio
+from peftkit.metrics.words import answer_words, rouge_l_scores, text_words
 
 References = Sequence[Sequence[str]]  # of examples; empty for an unanswerable question
 Texts = Sequence[Sequence[str]]  # of runs
@@ -40,7 +39,7 @@ def _spans(tags: Sequence[str]) -> set[tuple]:
 @metric("texts")
 def exact_match(references: References, texts: Texts) -> Scorer:
     """Share of texts that equal one of their references, ignoring articles, case and punctuation (SQuAD)."""
-    return _best(lambda reference, text: normalize_answer(reference) == normalize_answer(text), references, texts)
+    return _best(lambda reference, text: answer_words(reference) == answer_words(text), references, texts)
 
 
 @metric("texts")
@@ -48,7 +47,7 @@ def token_f1(references: References, texts: Texts) -> Scorer:
     """Mean F1 of the words that a text shares with its best reference (SQuAD, section 6.1)."""
 
     def overlap(reference: str, text: str) -> float:
-        expected, words = normalize_answer(reference).split(), normalize_answer(text).split()
+        expected, words = answer_words(reference), answer_words(text)
         if not expected or not words:
             return float(expected == words)
         return 2 * sum((Counter(expected) & Counter(words)).values()) / (len(expected) + len(words))
@@ -59,10 +58,7 @@ def token_f1(references: References, texts: Texts) -> Scorer:
 @metric("texts")
 def rouge_l(references: References, texts: Texts) -> Scorer:
     """Mean F1 of the longest common subsequence of words with the best reference (Lin 2004, section 3)."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"], tokenizer=_WordTokenizer())
-    return _best(lambda reference, text: scorer.score(reference, text)["rougeL"].fmeasure, references, texts)
+    return _best(lambda known, text: rouge_l_scores(text_words(known), [text_words(text)])[0], references, texts)
 
 
 @metric("format")
@@ -73,19 +69,6 @@ def format_rate(labels: Array, follows_format: Array) -> Scorer:
     a few labels where all references of its instruction are (peftkit/data/formats/instructions.py).
     """
     return mean(follows_format == labels)
-
-
-def normalize_answer(text: str) -> str:
-    """Return a text without articles, punctuation, case and double spaces, as SQuAD compares them."""
-    kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
-
-
-class _WordTokenizer:
-    """Splits a text into words of any script; rouge-score's tokenizer handles unaccented Latin letters only."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return re.findall(r"\w+", text.lower())
 
 
 def _best(of: Callable[[str, str], float], references: References, runs: Texts) -> Scorer:

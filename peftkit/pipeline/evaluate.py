@@ -12,12 +12,13 @@ from datasets import List
 
 from peftkit import training
 from peftkit.config import RunConfig, UserError
-from peftkit.config.console import is_main_process
+from peftkit.config.console import is_main_process, log
 from peftkit.config.endings import TABLES
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics import score
 from peftkit.models.pooling import TextEmbedder
+from peftkit.pipeline.artifacts import describe_labels
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.results import run_folder
 
@@ -53,6 +54,7 @@ def evaluate_splits(
         predictions, cost = predict_encoded(bundle, trainer, encoded)
         costs.append(cost)
         if encoded.has_label.any():
+            _log_absent_classes(config, bundle, encoded, name)
             scores |= _score(
                 config, bundle, predictions, encoded, name.removeprefix("validation") if len(splits) > 1 else ""
             )
@@ -106,6 +108,18 @@ def _score(
     likelihoods = None if nats is None or tokens is None else (nats[known], tokens[known])
     follows = None if answers.follows_format is None else answers.follows_format[known]
     return score(list(config.task.metrics), predictions, labels, suffix, bundle.format.names, likelihoods, follows)
+
+
+def _log_absent_classes(config: RunConfig, bundle: TrainingBundle, encoded: Encoded, split: str) -> None:
+    """Log the classes without an example in a split, where a metric averages over all classes."""
+    names, averaged = bundle.format.names, [each for each in config.task.metrics if each in ("f1", "macro_f1")]
+    if names is None or not averaged or (averaged == ["f1"] and len(names) == 2):
+        return
+    if absent := [name for number, name in enumerate(names) if number not in encoded.labels[encoded.has_label]]:
+        log(
+            f"!! {split} has no example of {describe_labels(absent)}: their F1 counts as 0 in {averaged[-1]}; "
+            "add examples, or set task.metrics=[accuracy]"
+        )
 
 
 def holdout_score(config: RunConfig, bundle: TrainingBundle, predictions: Any, held: Encoded) -> float:

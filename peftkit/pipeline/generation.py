@@ -14,8 +14,8 @@ from peftkit.config import Generate, RunConfig, TaskConfig, UserError, error_sum
 from peftkit.config.console import log
 from peftkit.config.source import Source, fingerprint
 from peftkit.data import minitasks
-from peftkit.data.contamination import EvaluationSets, file_texts, iter_texts
 from peftkit.generation.client import GenerationClient, Journal
+from peftkit.generation.contamination import EvaluationSets, file_texts, iter_texts
 from peftkit.generation.generators import Generator, offline
 from peftkit.paths import group_files
 from peftkit.results import run_folder

@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from helpers.grammar import instructions
 
-from peftkit.generation.novelty import NoveltyIndex, rouge_tokens
+from peftkit.generation.novelty import NoveltyIndex
+from peftkit.metrics.words import text_words
 
 THRESHOLD = 0.7
 
@@ -40,7 +41,7 @@ def main(count: int = 50_000, file: str | None = None, sample: int = 40) -> None
             index.add(text)
             kept.append(text)
     ours = time.process_time() - start
-    words = sum(len(rouge_tokens(text)) for text in texts) / len(texts)
+    words = sum(len(text_words(text)) for text in texts) / len(texts)
     print(f"{len(texts):,} texts of {words:.1f} words, {len(kept):,} kept, {sum(before):,} pairs")
     print(f"index: {ours:.1f} CPU seconds, {index.compared:,} pairs whose subsequence was computed")
     drawn = sorted(random.Random(0).sample(range(len(texts)), min(sample, len(texts))))

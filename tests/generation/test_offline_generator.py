@@ -16,10 +16,10 @@ from helpers.commands import check
 from helpers.scripted import SETTINGS, fill, written
 
 from peftkit.data import minitasks
-from peftkit.data.contamination import EvaluationSets
 from peftkit.data.miniglue.lexicon import WordSampler
 from peftkit.data.minitasks import FAMILIES, TaskFamily, parse_instruction
 from peftkit.data.minitasks.cases import NUMBER_WORDS, SLOTS
+from peftkit.generation.contamination import EvaluationSets
 from peftkit.generation.generators import GenerationPrompt, Reply, Request
 from peftkit.generation.generators.offline import OfflineGenerator, offline_revision
 from peftkit.generation.instruction_tasks import SEEDS, Instance, read_tasks

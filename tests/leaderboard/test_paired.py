@@ -73,10 +73,13 @@ def test_weighted_bits_per_byte_are_those_of_all_passages_together() -> None:
     assert resampled[4] == pytest.approx(expected(again[4]), abs=1e-12)
 
 
-def test_f1_of_three_classes_is_the_mean_over_them() -> None:
-    labels, runs = drawn("macro_f1")
-    whole, _ = scores_by_resample(["f1"], labels, runs, np.full(60, "validation"), 1)
-    assert whole == pytest.approx([task_score(score(["f1"], run, labels)) for run in runs], abs=1e-12)
+@pytest.mark.parametrize("metric", ["f1", "macro_f1"])
+def test_f1_is_that_of_the_labels_of_the_task(metric: str) -> None:
+    labels, runs = drawn("f1")  # two of three classes
+    names = ["a", "b", "c"]
+    whole, resampled = scores_by_resample([metric], labels, runs, np.full(60, "validation"), 20, classes=3)
+    expected = [task_score(score([metric], run, labels, label_names=names)) for run in runs]
+    assert whole == pytest.approx(expected, abs=1e-12) and (resampled < 0.67).all()
 
 
 @pytest.mark.parametrize("metric", ["f1", "matthews_correlation", "pearson", "spearman"])

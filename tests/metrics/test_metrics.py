@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -86,9 +87,38 @@ def test_splits_of_one_task_have_different_names() -> None:
     assert list(score(["accuracy"], [1], [1], suffix="_matched")) == ["accuracy_matched"]
 
 
-def test_f1_of_three_classes_is_the_mean_over_them() -> None:
-    predictions, labels = [0, 1, 2, 2], [0, 1, 1, 2]  # F1 of 1, 2/3 and 2/3
-    assert value("f1", predictions, labels) == pytest.approx(7 / 9)
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_f1_is_that_of_the_labels_of_the_task(classes: int) -> None:
+    random = np.random.default_rng(classes)
+    names = [f"label {number}" for number in range(classes)]
+    for _ in range(30):
+        present = random.choice(classes, random.integers(1, classes + 1), replace=False)  # the others have no example
+        labels, predictions = random.choice(present, 12), random.choice(random.choice(classes, 2), 12)
+        found = score(["f1", "macro_f1"], predictions, labels, label_names=names)
+        options = {"labels": range(classes), "zero_division": 0}
+        macro = sklearn_metrics.f1_score(labels, predictions, average="macro", **options)
+        binary = sklearn_metrics.f1_score(labels, predictions, labels=[1], average=None, zero_division=0)[0]
+        assert found["macro_f1"]["value"] == pytest.approx(macro)
+        assert found["f1"]["value"] == pytest.approx(binary if classes == 2 else macro)
+
+
+def test_without_tokens_there_is_no_perplexity() -> None:
+    with pytest.raises(ValueError, match="no tokens"):
+        score(["perplexity"], [0.0], [[]], likelihoods=(np.zeros(1), np.zeros(1)))
+    with pytest.raises(ValueError, match="diverged"):
+        score(["perplexity"], [0.0], [[]], likelihoods=(np.array([np.inf]), np.ones(1)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions"), [([0, 1, 2, 0], [1] * 4), ([1] * 4, [0, 1, 2, 1]), ([1] * 4, [1] * 4)]
+)
+def test_degenerate_predictions_score_as_in_scikit_learn(labels: list[int], predictions: list[int]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = sklearn_metrics.matthews_corrcoef(labels, predictions)
+    assert value("matthews_correlation", predictions, labels) == pytest.approx(expected)
+    for name in ("pearson", "spearman"):
+        assert value(name, [each / 10 for each in predictions], [each / 7 for each in labels]) == 0.0
 
 
 def test_predictions_of_a_diverged_model_are_refused() -> None:

@@ -1,16 +1,15 @@
 """Contamination: overlaps of texts with evaluation sets, by n-grams of 13 and 8 words and by whole texts."""
 
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from peftkit.config import FILES, UserError
+from peftkit.metrics.words import text_words
 
 NGRAMS = {"13-gram": 13, "8-gram": 8}  # words; 13 is GPT-3's (Brown et al. 2020, appendix C)
 MIN_WORDS = 3  # of a text whose exact match counts: shorter ones, such as "yes", match by chance
-WORD = re.compile(r"[^\W_]+")
 
 
 class EvaluationSets:
@@ -70,8 +69,8 @@ def iter_texts(value: Any) -> Iterator[str]:
 
 
 def normalized_words(text: str) -> list[str]:
-    """Return the words of a text in lower case and Unicode's NFKC form, without punctuation."""
-    return WORD.findall(unicodedata.normalize("NFKC", text).lower())
+    """Return the words of a text in Unicode's NFKC form, in which full-width letters and ligatures are plain ones."""
+    return text_words(unicodedata.normalize("NFKC", text))
 
 
 def _parts(texts: Sequence[list[str]], match_type: str) -> Iterator[str]:

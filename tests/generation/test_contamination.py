@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from peftkit.data.contamination import EvaluationSets, file_texts
+from peftkit.generation.contamination import EvaluationSets, file_texts
 from peftkit.pipeline.generation import load_task_config
 
 ROW = "The quick brown fox jumps over the lazy dog while seven wizards watch quietly from the hill"
@@ -35,6 +35,14 @@ def sets() -> EvaluationSets:
 def test_each_kind_of_overlap(sets: EvaluationSets, text: str, kind: str | None) -> None:
     found = sets.overlap(["something else", text])
     assert found is None if kind is None else str(found).startswith(f"{kind} of dev example 1: ")
+
+
+def test_overlaps_are_found_in_any_script() -> None:
+    found = EvaluationSets()
+    found.add("dev", [["小猫坐在垫子上，看着窗外的大雨。"], ["मैं कल बाज़ार गया"]])
+    assert str(found.overlap(["据说小猫坐在垫子上看着窗外的大雨停了"])).startswith("13-gram of dev example 0")
+    assert str(found.overlap(["मैं कल बाज़ार गया।"])).startswith("exact of dev example 1")
+    assert found.overlap(["猫在垫子上看着外面的雨", "मैं कल बाज़ार गयी"]) is None
 
 
 def test_files_of_any_shape_give_their_texts(tmp_path: Path) -> None:
