@@ -21,8 +21,9 @@ from peftkit.data.streaming import EmbeddingFileWriter, TextRecord, stream_texts
 from peftkit.jobs import extend
 from peftkit.models.checkpoints import max_text_length, vector_pooling
 from peftkit.models.embedding_rows import add_new_rows
-from peftkit.models.load import load_model, load_tokenizer
+from peftkit.models.load import load_model
 from peftkit.models.pooling import TextEmbedder, stack_of
+from peftkit.models.tokenizer import load_tokenizer
 from peftkit.pipeline.artifacts import base_source, load_bundle
 from peftkit.pipeline.sources import device_name, find_model, tokenizer_source, warn_substitutions
 from peftkit.results import run_folder
@@ -172,7 +173,7 @@ def load_embedding_model(config: RunConfig) -> EmbeddingModel:
 
 def _load_pretrained(choice: ModelConfig, kind: str, vocab: str | None) -> EmbeddingModel:
     source = find_model(choice, kind)
-    tokenizer = load_tokenizer(tokenizer_source(vocab, source))
+    tokenizer = load_tokenizer(tokenizer_source(vocab, source), None if vocab is None else source)
     model = load_model(choice, source, tokenizer, "retrieval", None)
     if vocab is not None:
         add_new_rows(model, Path(vocab))

@@ -73,7 +73,7 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     warn_substitutions(run.source, data.source)
     reference = score_reference(chosen, base_source(run), data.splits, run_tokenizer_source(run))
     bundle = load_bundle(run)
-    bundle.format = format_for(chosen, names, bundle.tokenizer, read_shots(run.folder), bundle.model)
+    bundle.format = format_for(chosen, names, bundle.tokenizer, read_shots(run.folder))
     name, source = task.name, data.source
     if source.revision != trained_on and (task.suite == "own" or name == run.config.task.name):
         # each evaluation on other data has its own file, named by the data and the start of its revision

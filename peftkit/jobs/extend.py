@@ -14,7 +14,8 @@ from peftkit.data.batches import batch_by_characters
 from peftkit.data.streaming import corpus_files, stream_documents
 from peftkit.data.term_mining import TermCandidate, WordCounts, count_words, rank_candidates, read_terms
 from peftkit.models.embedding_rows import RECORD_FILE, ROWS_FILE, Vocabulary, add_new_rows, initial_rows, save_rows
-from peftkit.models.load import load_language_model, load_tokenizer
+from peftkit.models.load import load_language_model
+from peftkit.models.tokenizer import load_tokenizer
 from peftkit.models.vocabulary import Extension, extend_tokenizer, normalized_term, piece_counts
 from peftkit.paths import safe_name
 from peftkit.pipeline.artifacts import base_source

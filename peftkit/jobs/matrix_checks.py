@@ -62,18 +62,25 @@ def check_method(method: str, model: str, tiny: str, heads: Sequence[str] = HEAD
     """
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = tiny_checkpoints(Path(scratch), list(sentences(300)))[tiny]
-        for head in heads:
-            config = compose(method, model, head, checkpoint)
-            if config.model.family not in kind_of(config.task).heads:
-                continue
-            try:
-                if reasons := run_errors(config):
-                    raise UserError("; ".join(reasons))
-                yield Combination(method, model, head, SUPPORTED, None, _check(config, checkpoint, Path(scratch, head)))
-            except UserError as error:
-                yield Combination(method, model, head, REFUSED, str(error))
-            except Exception as error:  # any error of any library is a result
-                yield Combination(method, model, head, FAILED, f"{type(error).__name__}: {error}".splitlines()[0])
+        yield from check_checkpoint(method, model, checkpoint, Path(scratch), heads)
+
+
+def check_checkpoint(
+    method: str, model: str, checkpoint: Path, scratch: Path, heads: Sequence[str] = HEAD_TASKS
+) -> Iterator[Combination]:
+    """Check a method on a checkpoint with each head that its architecture supports; `scratch` is an empty folder."""
+    for head in heads:
+        config = compose(method, model, head, checkpoint)
+        if config.model.family not in kind_of(config.task).heads:
+            continue
+        try:
+            if reasons := run_errors(config):
+                raise UserError("; ".join(reasons))
+            yield Combination(method, model, head, SUPPORTED, None, _check(config, checkpoint, scratch / head))
+        except UserError as error:
+            yield Combination(method, model, head, REFUSED, str(error))
+        except Exception as error:  # any error of any library is a result
+            yield Combination(method, model, head, FAILED, f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def compose(method: str, model: str, head: str, checkpoint: Path) -> RunConfig:
@@ -149,7 +156,7 @@ def _check(config: RunConfig, checkpoint: Path, scratch: Path) -> dict[str, bool
         loaded = replace(bundle, model=model)
     else:
         save_prompt(bundle.format, source, scratch)
-        loaded_format = format_for(config, names, bundle.tokenizer, read_shots(scratch), bundle.model)
+        loaded_format = format_for(config, names, bundle.tokenizer, read_shots(scratch))
         loaded = replace(bundle, format=loaded_format)
     _expect("saving and loading", trained, _scores(loaded, loaded.format.encode(examples)), limit)
     if not isinstance(loaded.model, PeftModel):

@@ -17,7 +17,7 @@ from peftkit.data.formats import Encoded, format_of
 from peftkit.data.formats.preferences import PreferenceFormat, parse_preference, parse_prompt
 from peftkit.data.tables import read_file
 from peftkit.methods import load_adapters
-from peftkit.models.load import load_model, load_tokenizer
+from peftkit.models.load import load_model
 from peftkit.pipeline.artifacts import (
     base_source,
     describe_labels,
@@ -35,6 +35,11 @@ from peftkit.pipeline.evaluate import (
     write_table,
 )
 from peftkit.pipeline.examples import score_reference
+<<<<<<< HEAD
+=======
+from peftkit.pipeline.sources import run_tokenizer
+from peftkit.results.console import is_main_process, log
+>>>>>>> d7256c3 (Limit texts to the positions of the model, and replace pad tokens without an embedding row)
 from peftkit.results.run_result import RunResult
 
 SEPARATOR = "||"  # between two texts of one input
@@ -215,7 +220,7 @@ def _mixed_bundles(runs: Sequence[RunResult]) -> dict[str, TrainingBundle]:
     """Return the bundle of each run by its task, all with one model: a base, and an adapter named after each task."""
     _check_mix(runs)
     first, source = runs[0].config, base_source(runs[0])
-    tokenizer = load_tokenizer(source)
+    tokenizer = run_tokenizer(first, source, source)
     most = max(len(run.label_names or [0]) for run in runs)
     head = [str(number) for number in range(most)] if most > 1 else None  # a smaller head uses a part of it
     base = load_model(first.model, source, tokenizer, "classification", head, first.method.quantization)

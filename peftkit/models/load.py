@@ -1,4 +1,4 @@
-"""Loading a checkpoint: its tokenizer, its config, and the model with the head of a kind of task."""
+"""Loading a checkpoint: its config, and the model with the head of a kind of task."""
 
 from importlib import import_module
 from typing import Any
@@ -9,7 +9,6 @@ from torch import nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -30,15 +29,6 @@ from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ, TaskKind
 from peftkit.config.source import Source
 from peftkit.models.checkpoints import checkpoint_path, hub_arguments, vector_pooling
 from peftkit.models.heads import Backbone, T5EncoderConfig, config_arguments, mean_pooling_config
-
-
-def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    """Load the tokenizer; one without a pad token (GPT-2) pads with its end-of-text token."""
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint_path(source), **hub_arguments(source))
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"
-    return tokenizer
 
 
 def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
@@ -103,7 +93,8 @@ def load_model(
         config = mean_pooling_config(config)
     if not auto.__name__.endswith("LM"):
         _size_head(config, KINDS[kind], label_names)
-        config.pad_token_id = tokenizer.pad_token_id
+        if model.family == DECODER:  # its head reads the last token that is no padding; RoBERTa counts positions by it
+            config.pad_token_id = tokenizer.pad_token_id
     loaded, missing = read_checkpoint(auto, source, config, quantization)
     if all(name in missing for name, _ in loaded.named_parameters()):
         raise UserError(
@@ -156,7 +147,13 @@ def auto_class(architecture: str, kind: str) -> Any:
 def read_checkpoint(
     auto: Any, source: Source, config: PretrainedConfig, quantization: dict[str, Any] | None
 ) -> tuple[PreTrainedModel, set[str]]:
-    """Load a model by an Auto class; return it with the names of the weights that the checkpoint lacks."""
+    """Load a model by an Auto class; return it with the names of the weights that the checkpoint lacks.
+
+    BigBird's sparse attention depends on the padding of a batch, and changes to full attention for good at the first
+    short batch: it is loaded with full attention.
+    """
+    if getattr(config, "attention_type", None) == "block_sparse":
+        config.attention_type = "original_full"  # type: ignore[attr-defined]
     arguments: dict[str, Any] = {"config": config, "dtype": torch.float32, **hub_arguments(source)}
     if quantization:
         from transformers import BitsAndBytesConfig

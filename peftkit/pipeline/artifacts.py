@@ -15,9 +15,9 @@ from peftkit.data.formats import Format
 from peftkit.methods import is_mergeable, load_adapter
 from peftkit.models.checkpoints import write_sentence_files
 from peftkit.models.embedding_rows import add_new_rows, padding_rows, read_vocabulary, save_rows
-from peftkit.models.load import auto_class, copy_dequantized, load_model, load_tokenizer
+from peftkit.models.load import auto_class, copy_dequantized, load_model
 from peftkit.pipeline.build import TrainingBundle, format_for, head_kind
-from peftkit.pipeline.sources import PROMPT_FOLDER, find_model
+from peftkit.pipeline.sources import PROMPT_FOLDER, find_model, run_tokenizer
 from peftkit.results import run_folder
 from peftkit.results.run_result import RunResult
 
@@ -107,7 +107,8 @@ def load_bundle(run: RunResult, quantized: bool = True) -> TrainingBundle:
 
     With `quantized=False` the base of a 4-bit run has the dequantized weights, in full precision.
     """
-    config, names, tokenizer = run.config, run.label_names, load_tokenizer(run_tokenizer_source(run))
+    config, names = run.config, run.label_names
+    tokenizer = run_tokenizer(config, run_tokenizer_source(run), base_source(run))
     if (run.folder / "model").is_dir():
         model: Any = auto_class(config.model.family, config.task.kind).from_pretrained(str(run.folder / "model"))
     else:
@@ -120,7 +121,7 @@ def load_bundle(run: RunResult, quantized: bool = True) -> TrainingBundle:
         if not is_prompted(config):
             model = load_adapter(model, run.folder / "adapter")
     model.eval()
-    return TrainingBundle(model, tokenizer, format_for(config, names, tokenizer, read_shots(run.folder), model))
+    return TrainingBundle(model, tokenizer, format_for(config, names, tokenizer, read_shots(run.folder)))
 
 
 def run_tokenizer_source(run: RunResult) -> Source:

@@ -18,8 +18,8 @@ from peftkit.data.formats.prompted import PromptedFormat, sample_balanced
 from peftkit.data.formats.text_generation import TextGenerationFormat
 from peftkit.methods import Gradual, Unfreezing, apply_method
 from peftkit.models.embedding_rows import add_new_rows
-from peftkit.models.load import load_model, load_tokenizer
-from peftkit.pipeline.sources import tokenizer_source
+from peftkit.models.load import load_model
+from peftkit.pipeline.sources import prompt_positions, run_tokenizer, tokenizer_source
 from peftkit.training import training_arguments
 
 
@@ -40,8 +40,11 @@ def build(
 
     The seed is set before the model is loaded, since head and adapter are initialized from it.
     """
-    tokenizer = load_tokenizer(tokenizer_source(config.vocab, model_source))
+    tokenizer = run_tokenizer(config, tokenizer_source(config.vocab, model_source), model_source)
+    for sentence in tokenizer.adjustments:
+        log(f"!! {model_source.name}: {sentence}")
     task_format = format_for(config, names, tokenizer)
+    _log_max_length(config, task_format, model_source)
     encoded = task_format.encode_training(examples, config.seed)
     set_seed(config.seed)
     model = load_model(config.model, model_source, tokenizer, head_kind(config), names, config.method.quantization)
@@ -61,19 +64,15 @@ def build(
     if checkpointing and hasattr(model, "enable_input_require_grads"):
         model.enable_input_require_grads()  # frozen embeddings would end the graph at the first checkpoint
     if is_prompted(config):
-        task_format = _add_shots(config, task_format, examples, model)
+        task_format = _add_shots(config, task_format, examples)
     schedule = method.unfreezing(model) if isinstance(method, Gradual) else None
     return TrainingBundle(model, tokenizer, task_format, schedule), encoded
 
 
 def format_for(
-    config: RunConfig,
-    names: list[str] | None,
-    tokenizer: PreTrainedTokenizerBase,
-    shots: tuple[str, ...] = (),
-    model: Any = None,
+    config: RunConfig, names: list[str] | None, tokenizer: PreTrainedTokenizerBase, shots: tuple[str, ...] = ()
 ) -> Format:
-    """Return the format of a run; for a prompted run with these few-shot examples, within the model's context."""
+    """Return the format of a run; for a prompted run with these few-shot examples."""
     if is_prompted(config) and kind_of(config.task).sequence_label:
         found: Format = PromptedFormat(
             config.task,
@@ -84,9 +83,7 @@ def format_for(
         )
     else:
         found = format_of(config.task, config.model.family, names, tokenizer)
-    if not is_prompted(config) or model is None:
-        return found
-    return replace(found, shots=shots, context=getattr(model.config, "max_position_embeddings", None))
+    return replace(found, shots=shots) if is_prompted(config) else found
 
 
 def head_kind(config: RunConfig) -> str:
@@ -94,6 +91,21 @@ def head_kind(config: RunConfig) -> str:
     if not is_prompted(config) or not kind_of(config.task).sequence_label:
         return config.task.kind
     return "seq2seq" if config.model.family == "seq2seq" else "causal_lm"
+
+
+def _log_max_length(config: RunConfig, task_format: Format, source: Source) -> None:
+    """Log the number of tokens that are read where it is less than `task.max_length`."""
+    limit, virtual_tokens = task_format.tokenizer.model_max_length, prompt_positions(config.method)
+    answer = task_format.max_new_tokens if task_format.is_decoder else None
+    room = limit - (answer or 0)
+    if room < config.task.max_length:
+        less = [f"{virtual_tokens} virtual tokens"] if virtual_tokens else []
+        less += [f"{answer} tokens of an answer"] if answer else []
+        log(
+            f"   task.max_length={config.task.max_length}: {source.name} reads {limit + virtual_tokens} tokens"
+            + (f", with {' and '.join(less)}" if less else "")
+            + f"; longer texts are truncated to {room}"
+        )
 
 
 def _warn_new_weights(model: Any, source: Source, task: TaskConfig) -> None:
@@ -144,7 +156,7 @@ def instantiate_method(settings: dict[str, Any]) -> Any:
         raise UserError(f"method.config: {error.__cause__ or error}") from error
 
 
-def _add_shots(config: RunConfig, task_format: Format, examples: Dataset, model: Any) -> Format:
+def _add_shots(config: RunConfig, task_format: Format, examples: Dataset) -> Format:
     """Return the format with few-shot examples of the training split, which depend only on the seed."""
     number = int(config.method.config.get("shots") or 0)
     assert isinstance(task_format, PromptedFormat | TextGenerationFormat)
@@ -152,7 +164,7 @@ def _add_shots(config: RunConfig, task_format: Format, examples: Dataset, model:
     if len(drawn) < number:
         log(f"   shots={number}, but only {len(drawn)} training examples are available")
     shots = tuple(task_format.render_shot(dict(examples[index])) for index in drawn)
-    return format_for(config, task_format.names, task_format.tokenizer, shots, model)
+    return format_for(config, task_format.names, task_format.tokenizer, shots)
 
 
 def split_holdout(data: TaskDataset, task: TaskConfig, holdout: float) -> tuple[Any, Any]:

@@ -17,9 +17,10 @@ from peftkit.config.source import Source
 from peftkit.data.datasets import SEARCH_SPLIT, TaskDataset
 from peftkit.data.formats import Encoded, Format, format_of
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS
-from peftkit.models.load import load_model, load_tokenizer
+from peftkit.models.load import load_model
 from peftkit.pipeline.build import TrainingBundle, build, split_holdout
 from peftkit.pipeline.evaluate import evaluate_splits, predictor
+from peftkit.pipeline.sources import run_tokenizer
 from peftkit.pipeline.teacher import add_teacher_scores, teacher_answers
 
 TRAINING_EXAMPLES, HOLDOUT_EXAMPLES = "trained on", "chosen on"  # names of examples that are not a split of the data
@@ -108,7 +109,7 @@ def score_reference(
     if config.task.kind != "preferences":
         return Reference()
     log(f"   scoring every pair with the reference, {source.name}")
-    tokenizer = load_tokenizer(tokenizer_source or source)
+    tokenizer = run_tokenizer(config, tokenizer_source or source, source)
     task_format = format_of(config.task, config.model.family, None, tokenizer)
     model: Any = load_model(config.model, source, tokenizer, config.task.kind, None, config.method.quantization).eval()
     if config.method.quantization is None and torch.accelerator.is_available():  # a quantized base is already there

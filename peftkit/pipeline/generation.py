@@ -99,7 +99,8 @@ def _load_generator(settings: Generate, model: Source, has_answered: bool) -> Ge
     import torch
 
     from peftkit.generation.generators.local import LocalGenerator
-    from peftkit.models.load import load_language_model, load_tokenizer
+    from peftkit.models.load import load_language_model
+    from peftkit.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(model)
     loaded, why_no_head = load_language_model(model, tokenizer, settings.quantization)

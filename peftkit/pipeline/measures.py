@@ -22,7 +22,7 @@ from peftkit.data.offline_corpus import offline_documents
 from peftkit.data.passages import passage_dataset, split_passages
 from peftkit.methods import embedding_rows, is_mergeable, merge_adapter
 from peftkit.models.embedding_rows import read_vocabulary
-from peftkit.models.load import load_tokenizer
+from peftkit.models.tokenizer import load_tokenizer
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import predictor
 

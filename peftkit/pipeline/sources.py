@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from peftkit.config import ModelConfig, RunConfig, UserError
+from peftkit.config import MethodConfig, ModelConfig, RunConfig, UserError
 from peftkit.config.console import is_main_process, log
 from peftkit.config.source import Source, fingerprint
 from peftkit.data import offline_corpus
@@ -16,6 +16,7 @@ from peftkit.models import offline
 from peftkit.models.checkpoints import locate, vector_pooling
 from peftkit.models.embedding_rows import RECORD_FILE, ROWS_FILE, read_vocabulary
 from peftkit.models.load import pooling_of
+from peftkit.models.tokenizer import load_tokenizer
 from peftkit.paths import cache_folder
 from peftkit.training import precision_of
 
@@ -90,6 +91,19 @@ def tokenizer_source(vocab: str | None, model: Source) -> Source:
             "make one for this model with job=extend"
         )
     return Source("folder", vocab, folder=vocab)
+
+
+def run_tokenizer(config: RunConfig, source: Source, base: Source) -> Any:
+    """Load the tokenizer of a run from a source, limited to the tokens that the run's base reads with its method."""
+    virtual_tokens = prompt_positions(config.method)
+    return load_tokenizer(source, None if source == base else base, virtual_tokens)
+
+
+def prompt_positions(method: MethodConfig) -> int:
+    """Return how many of the model's positions a method's soft prompt takes; peftkit's prefixes take none."""
+    is_prompt = method.config.get("kind") in ("prompt", "p_tuning")
+    takes = method.traits.lengthens_text or is_prompt
+    return int(method.config.get("num_virtual_tokens") or 0) if takes else 0
 
 
 def execution_setup(config: RunConfig) -> dict[str, Any]:

@@ -40,7 +40,8 @@ from transformers import (
 from peftkit.config import RunConfig, UserError
 from peftkit.methods import apply_method, load_adapter, merge_adapter
 from peftkit.models.checkpoints import locate
-from peftkit.models.load import load_model, load_tokenizer
+from peftkit.models.load import load_model
+from peftkit.models.tokenizer import load_tokenizer
 from peftkit.pipeline.build import instantiate_method
 
 THEIRS = {"prompt": PromptTuningConfig, "prefix": PrefixTuningConfig}

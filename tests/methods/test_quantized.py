@@ -21,7 +21,8 @@ from transformers import set_seed
 from peftkit.config import RunConfig
 from peftkit.methods import apply_method
 from peftkit.models.checkpoints import locate
-from peftkit.models.load import load_model, load_tokenizer
+from peftkit.models.load import load_model
+from peftkit.models.tokenizer import load_tokenizer
 
 MODELS = ("bert", "gpt2", "t5")
 OVER_4_BITS = ("lora", "dora", "ia3", "adapter", "prompt", "p_tuning", "prefix", "vera", "oft", "ln_tuning")

@@ -21,7 +21,7 @@ from peftkit.config.source import Source
 from peftkit.data.formats.base import prepend_shots
 from peftkit.data.formats.prompted import PromptedFormat, PromptTemplate, prompt_template, sample_balanced
 from peftkit.data.formats.text_generation import TextGenerationFormat
-from peftkit.models.load import load_tokenizer
+from peftkit.models.tokenizer import load_tokenizer
 from peftkit.pipeline.sources import execution_setup
 from peftkit.training.outputs import continuation_likelihoods, label_likelihoods
 

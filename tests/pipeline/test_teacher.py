@@ -181,7 +181,7 @@ def test_a_teacher_that_nothing_trained_teaches_what_it_answers(
     from peftkit.config import RunConfig
     from peftkit.config.source import Source
     from peftkit.data.formats.prompted import PromptedFormat
-    from peftkit.models.load import load_tokenizer
+    from peftkit.models.tokenizer import load_tokenizer
     from peftkit.pipeline.build import TrainingBundle
     from peftkit.pipeline.teacher import label_scores
 

@@ -27,7 +27,7 @@ from peftkit.data.batches import LengthGroupedSampler
 from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats.instructions import InstructionFormat
 from peftkit.methods import apply_method
-from peftkit.models.load import load_tokenizer
+from peftkit.models.tokenizer import load_tokenizer
 from peftkit.pipeline.build import instantiate_method
 from peftkit.training.outputs import OutputReader
 

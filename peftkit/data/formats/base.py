@@ -82,7 +82,6 @@ class Format(ABC):
     architecture: str = "encoder"
     names: list[str] | None = None
     shots: tuple[str, ...] = ()
-    context: int | None = None  # positions of the model, where they are fewer than the tokenizer's limit
     reader: ClassVar[type[ExampleReader]] = ExampleReader
     collator_class: ClassVar[Callable[..., Any]] = DataCollatorWithPadding
     stop_text: ClassVar[str] = ""  # ends a generated answer after few-shot examples
@@ -107,8 +106,8 @@ class Format(ABC):
 
     @property
     def context_length(self) -> int:
-        """The maximum number of prompt and answer tokens: the smaller limit of model and tokenizer."""
-        return min(self.tokenizer.model_max_length, self.context or self.tokenizer.model_max_length)
+        """The maximum number of prompt and answer tokens."""
+        return self.tokenizer.model_max_length
 
     @abstractmethod
     def encode(self, examples: Dataset) -> Encoded:
