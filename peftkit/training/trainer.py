@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments
@@ -84,7 +85,11 @@ class ScoringTrainer(SamplerTrainer):
         return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        return super().compute_loss(model, inputs, *args, **kwargs) if self.loss is None else self.loss(model, inputs)
+        if self.loss is not None:
+            return self.loss(model, inputs)
+        if self.label_smoother is not None:
+            inputs = with_decoder_inputs(model, inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -92,6 +97,18 @@ class ScoringTrainer(SamplerTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             scores = self.reader(model, self.prepare_inputs(inputs)).float()
         return None, scores, scores.new_zeros(len(scores))  # labels are not used; the caller has them
+
+
+def with_decoder_inputs(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch with the decoder's inputs: HF's label smoothing removes the labels, from which a model makes them.
+
+    Batches of a model without an encoder and a decoder are returned unchanged.
+    """
+    base: Any = extract_model_from_parallel(model)
+    base = base.get_base_model() if hasattr(base, "get_base_model") else base
+    if not base.config.is_encoder_decoder or "decoder_input_ids" in inputs:
+        return inputs
+    return {**inputs, "decoder_input_ids": base.prepare_decoder_input_ids_from_labels(labels=inputs["labels"])}
 
 
 def is_adalora(model: Any) -> bool:

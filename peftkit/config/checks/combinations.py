@@ -11,7 +11,9 @@ from peftkit.config.run import RunConfig
 
 def combination_errors(run: RunConfig) -> list[str]:
     """Return a message for each combination that does not work."""
-    training = (_method_errors, _architecture_errors, _loss_errors) if JOBS[run.job].trains else ()
+    training = (
+        (_method_errors, _architecture_errors, _loss_errors, _smoothing_errors) if JOBS[run.job].trains else ()
+    )
     return [
         message for check in (*training, _model_errors, _teacher_errors, _training_errors) for message in check(run)
     ]
@@ -68,6 +70,34 @@ def _loss_errors(run: RunConfig) -> Iterator[str]:
             loss and run.train.get("label_smoothing_factor"),
             f"train.label_smoothing_factor belongs to {own}; "
             + ("use task.loss_type=robust" if loss == "DPO" else "drop it"),
+        ),
+    )
+
+
+def _smoothing_errors(run: RunConfig) -> Iterator[str]:
+    """Yield a message where HF's label smoothing, which computes its loss from logits and labels, would be wrong."""
+    kind, method = kind_of(run.task), run.method
+    if not run.train.get("label_smoothing_factor") or kind.loss or run.distill.teacher is not None:
+        return iter(())
+    is_number = kind.sequence_label and not kind.has_label_names and run.model.family != SEQ2SEQ
+    return messages_of(
+        (
+            is_number,
+            f"train.label_smoothing_factor spreads probability over classes, and task={run.task.name} has numbers; "
+            "drop it",
+        ),
+        (
+            kind.name == "question_answering",
+            "train.label_smoothing_factor has no effect on the starts and ends of answers; drop it",
+        ),
+        (
+            method.traits.regularized,
+            f"train.label_smoothing_factor would drop the regularizer of method={method.name}; use method=lora",
+        ),
+        (
+            method.traits.lengthens_text and not kind.sequence_label and run.model.family != SEQ2SEQ,
+            f"train.label_smoothing_factor does not fit {method.config.get('_target_')}, whose virtual tokens have no "
+            "labels; use method=prompt",
         ),
     )
 
