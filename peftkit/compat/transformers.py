@@ -25,6 +25,7 @@ __all__ = [
     "register_sdpa_attention",
     "sdpa_attention_forward",
     "set_attention_implementation",
+    "uses_reentrant_checkpointing",
 ]
 
 
@@ -42,6 +43,16 @@ def attention_implementation(config: PretrainedConfig) -> str:
 def set_attention_implementation(config: PretrainedConfig, name: str) -> None:
     """Set the attention function; a model's own method accepts only those that its class lists."""
     config._attn_implementation_internal = name
+
+
+def uses_reentrant_checkpointing(model: nn.Module) -> bool:
+    """Return whether a layer of a model recomputes its activations in a backward pass of its own."""
+    functions = (
+        getattr(module, "_gradient_checkpointing_func", None)
+        for module in model.modules()
+        if module.training and getattr(module, "gradient_checkpointing", False)
+    )
+    return any(bool(getattr(each, "keywords", {}).get("use_reentrant")) for each in functions)
 
 
 def keep_untied(model: PreTrainedModel, layer: nn.Module) -> None:

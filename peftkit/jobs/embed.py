@@ -156,9 +156,7 @@ def load_embedding_model(config: RunConfig) -> EmbeddingModel:
         log(f"!! embed.pooling={settings.pooling}: the model was trained with {trained}")
     max_length = embedder.max_length
     if settings.max_length is not None:
-        max_length = min(
-            settings.max_length, getattr(model.config, "max_position_embeddings", None) or settings.max_length
-        )
+        max_length = min(settings.max_length, embedder.tokenizer.model_max_length)
     if torch.cuda.is_available() and not getattr(model, "is_quantized", False):
         model.to("cuda")
     return replace(

@@ -35,11 +35,7 @@ from peftkit.pipeline.evaluate import (
     write_table,
 )
 from peftkit.pipeline.examples import score_reference
-<<<<<<< HEAD
-=======
 from peftkit.pipeline.sources import run_tokenizer
-from peftkit.results.console import is_main_process, log
->>>>>>> d7256c3 (Limit texts to the positions of the model, and replace pad tokens without an embedding row)
 from peftkit.results.run_result import RunResult
 
 SEPARATOR = "||"  # between two texts of one input

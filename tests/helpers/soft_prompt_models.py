@@ -7,11 +7,15 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
+    BigBirdConfig,
+    BigBirdForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     GPT2Config,
@@ -21,8 +25,14 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LongformerConfig,
+    LongformerForSequenceClassification,
+    MT5Config,
+    MT5ForConditionalGeneration,
     RobertaConfig,
     RobertaForSequenceClassification,
+    RoFormerConfig,
+    RoFormerForSequenceClassification,
     T5Config,
     T5EncoderModel,
     T5ForConditionalGeneration,
@@ -44,6 +54,12 @@ GPT2 = {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions"
 GPT2 |= {"bos_token_id": 1, "eos_token_id": 1}
 T5 = {"vocab_size": 60, "d_model": 32, "d_kv": 16, "num_layers": 2, "num_heads": 2, "d_ff": 48}
 T5 |= {"decoder_start_token_id": 0, "eos_token_id": 1}
+BART = {
+    "vocab_size": 60, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 40,
+    "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1, "decoder_start_token_id": 1, "forced_eos_token_id": None,
+    "scale_embedding": True,
+}  # fmt: skip
 MODELS: dict[str, tuple[Any, Any, str | None]] = {
     "bert-cls": (BertForSequenceClassification, BertConfig(**BERT), "SEQ_CLS"),
     "bert-token": (BertForTokenClassification, BertConfig(**BERT, num_labels=3), "TOKEN_CLS"),
@@ -64,6 +80,15 @@ MODELS: dict[str, tuple[Any, Any, str | None]] = {
     "t5-cls": (T5ForSequenceClassification, T5Config(**T5), "SEQ_CLS"),
     "t5-token": (T5ForTokenClassification, T5Config(**T5, num_labels=3), "TOKEN_CLS"),
     "t5-encoder": (T5EncoderModel, T5Config(**T5), None),
+    "mt5-lm": (MT5ForConditionalGeneration, MT5Config(**T5), "SEQ_2_SEQ_LM"),
+    "bart-lm": (BartForConditionalGeneration, BartConfig(**BART), "SEQ_2_SEQ_LM"),
+    "roformer-cls": (RoFormerForSequenceClassification, RoFormerConfig(**BERT), "SEQ_CLS"),
+    "longformer-cls": (
+        LongformerForSequenceClassification,
+        LongformerConfig(**BERT, pad_token_id=0, attention_window=[4, 4]),
+        "SEQ_CLS",
+    ),
+    "bigbird-cls": (BigBirdForSequenceClassification, BigBirdConfig(**BERT, attention_type="original_full"), "SEQ_CLS"),
 }
 KINDS: dict[str, dict[str, Any]] = {
     "prompt": {"kind": "prompt"},
@@ -71,6 +96,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "prefix": {"kind": "prefix"},
     "prefix_mlp": {"kind": "prefix", "encoder": "mlp", "encoder_hidden_size": 8},
 }
+# their attention is of another kind: prefixes are refused
+NO_PREFIX = ("roformer-cls", "longformer-cls", "bigbird-cls")
 LONG, SHORT = [5, 6, 7, 8, 9, 1], [10, 11, 12, 1]
 
 
@@ -97,7 +124,7 @@ def batch(name: str, rows: list[list[int]], side: str = "right") -> dict[str, to
     ids = [pad + row if side == "left" else row + pad for row, pad in zip(rows, pads, strict=True)]
     seen = [[int(token > 0) for token in row] for row in ids]
     inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(seen)}
-    if name == "t5-lm":
+    if name in ("t5-lm", "mt5-lm", "bart-lm"):
         inputs["labels"] = torch.tensor([[3, 4, 1]] * len(rows))
     return inputs
 

@@ -7,13 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.soft_prompt_models import KINDS, LONG, MODELS, SHORT, answer, batch, build, wrapped
+from helpers.soft_prompt_models import KINDS, LONG, MODELS, NO_PREFIX, SHORT, answer, batch, build, wrapped
 from peft import PeftModel
 
 from peftkit.methods.soft_prompt import SoftPromptConfig, keys_and_values, replace_prompt_encoders
 from peftkit.methods.soft_prompt.prefix import PrefixLayer
 
-CELLS = [pytest.param(name, kind, id=f"{name}-{kind}") for name in MODELS for kind in KINDS]
+CELLS = [
+    pytest.param(name, kind, id=f"{name}-{kind}")
+    for name in MODELS
+    for kind in KINDS
+    if name not in NO_PREFIX or not kind.startswith("prefix")
+]
 
 
 @pytest.mark.parametrize(("name", "kind"), CELLS)
@@ -82,16 +87,17 @@ def test_unfolded_weights_are_saved_and_loaded_so_that_training_goes_on(name: st
     torch.testing.assert_close(answer(again, inputs), expected)
 
 
-@pytest.mark.parametrize("name", ["bert-cls", "gpt2-cls", "gpt2-lm", "t5-lm"])
+@pytest.mark.parametrize("name", ["bert-cls", "gpt2-cls", "gpt2-lm", "t5-lm", "mt5-lm", "bart-lm"])
 def test_a_prompt_is_what_the_same_embeddings_before_the_text_are(name: str) -> None:
     """By hand: the base is given the prompt's vectors and the text's embeddings, and its states are cut."""
     model, base = wrapped(name, "prompt"), build(name)
     inputs = batch(name, [LONG])
-    backbone = base.encoder if name == "t5-lm" else getattr(base, base.base_model_prefix)
+    is_seq2seq = base.config.is_encoder_decoder
+    backbone = base.get_encoder() if is_seq2seq else getattr(base, base.base_model_prefix)
     vectors = next(w for n, w in model.named_parameters() if "soft_prompt_vectors" in n)
     states = torch.cat([vectors[None], backbone.get_input_embeddings()(inputs["input_ids"])], dim=1)
     said = answer(model, inputs)
-    if name == "t5-lm":
+    if is_seq2seq:
         by_hand = base(inputs_embeds=states, labels=inputs["labels"]).logits
     else:
         hidden = backbone(inputs_embeds=states).last_hidden_state[:, 3:]
@@ -121,7 +127,7 @@ def test_a_prefix_of_real_tokens_keys_and_values_is_those_tokens(name: str) -> N
 
 
 @pytest.mark.parametrize("kind", ["prompt", "prefix"])
-@pytest.mark.parametrize("name", ["gpt2-lm", "llama-lm", "t5-lm"])
+@pytest.mark.parametrize("name", ["gpt2-lm", "llama-lm", "t5-lm", "mt5-lm", "bart-lm"])
 def test_generation_reads_the_prompt_once_with_and_without_a_cache(name: str, kind: str) -> None:
     model = wrapped(name, kind)
     inputs = {key: rows for key, rows in batch(name, [LONG, SHORT], "left").items() if key != "labels"}
@@ -152,9 +158,10 @@ def test_each_row_of_a_batch_may_have_its_own_prompt(name: str, kind: str) -> No
             answer(model, inputs, adapter_names=["second", "__base__", "second"])
 
 
+@pytest.mark.parametrize("is_reentrant", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["bert-cls", "gpt2-lm", "t5-lm"])
-def test_gradient_checkpointing_changes_no_gradient(name: str, kind: str) -> None:
+def test_gradient_checkpointing_changes_no_gradient(name: str, kind: str, is_reentrant: bool) -> None:
     def gradients(checkpoint: bool) -> dict[str, Any]:
         model = wrapped(name, kind).train()
         for module in model.modules():
@@ -163,13 +170,20 @@ def test_gradient_checkpointing_changes_no_gradient(name: str, kind: str) -> Non
             if hasattr(module, "dropout") and isinstance(module.dropout, float):
                 module.dropout = 0.0
         if checkpoint:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.gradient_checkpointing_enable({"use_reentrant": is_reentrant})
+            model.enable_input_require_grads()
         answer(model, batch(name, [LONG, SHORT])).square().sum().backward()
         return {n: w.grad for n, w in model.named_parameters() if "soft_prompt_" in n}
 
     plain, saved = gradients(False), gradients(True)
     for n, gradient in plain.items():
         torch.testing.assert_close(saved[n], gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NO_PREFIX)
+def test_a_prefix_of_another_attention_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"prefix tuning supports no attention of .*; use another method"):
+        wrapped(name, "prefix")
 
 
 def test_t5_prefixes_reach_encoder_decoder_and_cross_attention() -> None:

@@ -11,9 +11,7 @@ from peftkit.config.run import RunConfig
 
 def combination_errors(run: RunConfig) -> list[str]:
     """Return a message for each combination that does not work."""
-    training = (
-        (_method_errors, _architecture_errors, _loss_errors, _smoothing_errors) if JOBS[run.job].trains else ()
-    )
+    training = (_method_errors, _architecture_errors, _loss_errors, _smoothing_errors) if JOBS[run.job].trains else ()
     return [
         message for check in (*training, _model_errors, _teacher_errors, _training_errors) for message in check(run)
     ]

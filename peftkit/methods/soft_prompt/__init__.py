@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from peftkit.compat.peft import register_tuner
 from peftkit.compat.transformers import T5Stack
@@ -46,11 +47,16 @@ def add_prompts(model: Any, adapter_name: str, config: SoftPromptConfig, is_load
     return modified
 
 
-def stacks(model: nn.Module) -> list[nn.Module]:
-    """Return a model's backbone, or T5's encoder and, where it has one, its decoder."""
-    t5 = [module for module in model.modules() if isinstance(module, T5Stack)]
-    backbone = getattr(model, getattr(model, "base_model_prefix", ""), model)
-    return sorted(t5, key=lambda stack: bool(stack.config.is_decoder)) or [backbone]  # type: ignore[union-attr]
+def stacks(model: Any) -> list[Any]:
+    """Return a model's backbone, or the encoder and, where it has one, the decoder of T5, BART and the like."""
+    is_seq2seq = model.config.is_encoder_decoder
+    parts = {
+        module: name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, T5Stack) or (is_seq2seq and isinstance(module, PreTrainedModel))
+    }
+    found = [part for name in ("encoder", "decoder") for part, each in parts.items() if each == name]
+    return found or [getattr(model, model.base_model_prefix, model)]
 
 
 def replace_prompt_encoders(model: nn.Module) -> None:

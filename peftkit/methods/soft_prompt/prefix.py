@@ -12,6 +12,7 @@ from peftkit.compat.transformers import (
     register_sdpa_attention,
     sdpa_attention_forward,
     set_attention_implementation,
+    uses_reentrant_checkpointing,
 )
 from peftkit.compat.tuner import check_values
 from peftkit.methods.soft_prompt.layer import KEYS, SoftPromptLayer, attentions, positions_of
@@ -93,9 +94,14 @@ class PrefixLayer(SoftPromptLayer):
     def _run_encoders(
         self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Run encoders once for all layers, outside of what gradient checkpointing recomputes."""
+        """Run encoders once for all layers, outside of what gradient checkpointing recomputes.
+
+        Reentrant checkpointing runs backward for each layer by itself, which frees the graph that layers would share:
+        then every attention runs the encoders.
+        """
         names, mask = self.active_names(), kwargs.get("attention_mask")
-        self._encoded = {name: self.vectors(name) for name in names if name in self.soft_prompt_encoder}
+        shared = [] if uses_reentrant_checkpointing(stack) else names
+        self._encoded = {name: self.vectors(name) for name in shared if name in self.soft_prompt_encoder}
         needs_positions = self._counts_positions and kwargs.get("position_ids") is None and bool(names)
         if not needs_positions or mask is None or mask.dim() != 2:
             return args, kwargs

@@ -71,6 +71,8 @@ class PromptLayer(SoftPromptLayer):
             states = stack.get_input_embeddings()(ids)
         inputs |= {"input_ids": None, "inputs_embeds": torch.cat([prompt.to(states.dtype), states], dim=1)}
         self._check_positions(stack.config, inputs["inputs_embeds"].shape[1], length)
+        if (is_global := inputs.get("global_attention_mask")) is not None:  # Longformer's; prompts attend locally
+            inputs["global_attention_mask"] = torch.cat([is_global.new_zeros(len(prompt), length), is_global], dim=1)
         if (types := inputs.get("token_type_ids")) is not None:
             inputs["token_type_ids"] = torch.cat([types[:, :1].repeat(1, length), types], dim=1)
         if positions is not None:
