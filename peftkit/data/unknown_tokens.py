@@ -1,0 +1,72 @@
+"""Counts of the tokens of encoded examples that stand for text which the tokenizer does not know."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from peftkit.data.formats.base import Encoded, Format
+
+MAX_SHARE = 0.05  # of unknown tokens
+MAX_TEXTS, MOSTLY = 0.2, 0.5  # share of texts in which over half of the tokens are unknown
+ANSWERS = ("prompt_ids", "chosen_ids", "rejected_ids")  # of preferences
+
+
+@dataclass(frozen=True)
+class UnknownTokens:
+    """Numbers of tokens without the special ones, of those that are unknown, of texts, and of mostly unknown ones."""
+
+    tokens: int
+    unknown: int
+    texts: int
+    mostly_unknown: int
+
+    @property
+    def share(self) -> float:
+        return self.unknown / max(self.tokens, 1)
+
+    @property
+    def is_high(self) -> bool:
+        """Whether many tokens are unknown, or many texts consist of them."""
+        return self.share > MAX_SHARE or self.mostly_unknown > MAX_TEXTS * self.texts
+
+
+def count_unknown_tokens(task_format: Format, encoded: Encoded) -> UnknownTokens | None:
+    """Count the unknown tokens of a split's inputs, and of the texts that an encoder-decoder generates.
+
+    None where no text becomes an unknown token, as with bytes.
+    """
+    tokenizer = task_format.tokenizer
+    unknown_id = tokenizer.unk_token_id
+    names = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+    if unknown_id is None or unknown_id in {getattr(tokenizer, name) for name in names}:  # GPT-2's is its end of text
+        return None
+    generates = task_format.architecture == "seq2seq" and task_format.output_kind == "likelihoods"
+    tokens, unknown = [0], [0]
+    for rows in _batches(encoded.inputs, generates):
+        for counted, is_unknown in _counts(rows, tokenizer):
+            tokens.append(counted)
+            unknown.append(is_unknown)
+    counts, missing = np.array(tokens), np.array(unknown)
+    return UnknownTokens(
+        int(counts.sum()), int(missing.sum()), int((counts > 0).sum()), int((missing > MOSTLY * counts).sum())
+    )
+
+
+def _batches(inputs: Any, generates: bool) -> Iterator[list[list[int]]]:
+    """Yield the token ids of some texts at a time; a pair of texts is one."""
+    table = getattr(inputs, "blocks", inputs)  # of language modeling, before noise
+    for name in table.column_names:
+        if name.endswith("input_ids") or name in ANSWERS or (generates and name == "labels"):
+            for batch in table.select_columns([name]).iter(1000):
+                yield batch[name]
+
+
+def _counts(rows: list[list[int]], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[int, int]]:
+    """Yield the number of tokens of each text, without special ones, and how many are unknown."""
+    special = np.array([-100, *{*tokenizer.all_special_ids} - {tokenizer.unk_token_id}])
+    for row in rows:
+        ids = np.asarray(row, dtype=np.int64)
+        yield int((~np.isin(ids, special)).sum()), int((ids == tokenizer.unk_token_id).sum())
