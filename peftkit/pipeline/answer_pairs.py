@@ -9,6 +9,7 @@ from typing import Any
 
 from peftkit.config import RunConfig, TaskConfig, UserError, refuse
 from peftkit.data.datasets import load_task_dataset
+from peftkit.data.formats.base import fill_template
 from peftkit.generation.judging import AnswerPair
 from peftkit.results.run_result import RunResult
 
@@ -107,7 +108,7 @@ def _question(task: TaskConfig, row: Mapping[str, Any]) -> str:
             turn["content"] if len(turns) == 1 else f"{turn['role']}: {turn['content']}" for turn in turns
         )
     texts = {name: row[name] for name in task.text}
-    return "\n".join(texts.values()) if task.template is None else task.template.format(**texts)
+    return "\n".join(texts.values()) if task.template is None else fill_template(task.template, texts)
 
 
 def _keys(splits: Sequence[str], ids: Sequence[Any]) -> list[Key]:

@@ -213,6 +213,27 @@ def test_recipe_sweeps_all_nine_tasks_and_the_command_line_narrows_it() -> None:
     assert len(expand_sweep(["recipe=claims/small_data", "task.max_train_samples=500", "method=full,lora"])) == 6
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task=stsb"], "spreads probability over classes, and task=stsb has numbers; drop it"),
+        (["task=stsb", "model=gpt2"], "spreads probability over classes"),
+        (["task=stsb", "model=t5"], None),
+        (["task=sst2"], None),
+        (["task=sst2", "method=adalora"], "would drop the regularizer of method=adalora; use method=lora"),
+        (["task=question_answering", "task.dataset=config.json"], "no effect on the starts and ends of answers"),
+        (
+            ["task=causal_lm", "task.dataset=config.json", "task.text=[a]", "model=gpt2", "method=peft",
+             "method.config._target_=peft.PromptTuningConfig", "+method.config.num_virtual_tokens=4"],
+            "whose virtual tokens have no labels; use method=prompt",
+        ),
+    ],
+)  # fmt: skip
+def test_label_smoothing_is_refused_where_it_would_be_wrong(overrides: list[str], message: str | None) -> None:
+    found = [each for each in check(["train.label_smoothing_factor=0.1", *overrides]) if "label_smoothing" in each]
+    assert len(found) == (message is not None) and all(str(message) in each for each in found), found
+
+
 def test_a_sweep_without_m_is_refused() -> None:
     assert any("add -m" in message for message in check(["method=lora,ia3"], multirun=False))
 

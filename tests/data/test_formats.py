@@ -14,11 +14,14 @@ from transformers import AutoTokenizer
 
 from peftkit.config import TaskConfig, UserError
 from peftkit.data.datasets import TaskDataset, load_task_dataset
+from peftkit.data.formats import format_of
 from peftkit.data.formats import question_answering as spans_module
+from peftkit.data.formats.base import fill_template
 from peftkit.data.formats.question_answering import QuestionAnsweringFormat
 from peftkit.data.formats.text_generation import TextGenerationFormat
 from peftkit.data.formats.token_classification import TokenClassificationFormat
 from peftkit.data.tables import read_file
+from peftkit.data.unknown_tokens import UnknownTokens, count_unknown_tokens
 
 BASE: dict[str, Any] = {
     "suite": "own", "subset": None, "revision": "main", "labels": None, "template": None, "metrics": ["accuracy"],
@@ -271,7 +274,7 @@ def test_a_long_prompt_keeps_its_end_and_leaves_tokens_for_the_answer(
     task = task_of(path, kind="causal_lm", text=["text"], label="more", max_length=64, max_target_length=8)
     encoded = TextGenerationFormat(task, tokenizer, "decoder").encode(rows_of(task).splits["train"])
     assert encoded.truncated == 1 and encoded.lengths[0] <= 40
-    assert tokenizer.decode(encoded.positions[0][1]).endswith("\n")
+    assert tokenizer.decode(encoded.positions[0][1]).endswith("the actor sang")
 
 
 @pytest.mark.parametrize("target", [40, 64])
@@ -302,8 +305,88 @@ def test_only_the_label_counts_where_there_is_one(tmp_path: Path, checkpoints: d
     assert counted[-1] == tokenizer.eos_token_id
     if model == "gpt2":
         assert tokenizer.decode(row["input_ids"], skip_special_tokens=True) == "the actor\nsang"
-        assert encoded.positions[0][1] == tokenizer("the actor\n")["input_ids"]
+        assert encoded.positions[0][1] == tokenizer("the actor")["input_ids"]
+        assert row["input_ids"][:-1] == tokenizer("the actor\nsang")["input_ids"]
     assert encoded.labels == [["sang"]]
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "answer"),
+    [(None, "the actor", "\nsang"), ("{text} It: ", "the actor It:", " sang"), ("{text}\n\n", "the actor", "\n\nsang")],
+)
+def test_a_prompt_has_no_whitespace_at_its_end_and_its_answer_starts_with_it(
+    tmp_path: Path, checkpoints: dict[str, Path], template: str | None, prompt: str, answer: str
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["gpt2"])
+    path = folder(tmp_path, {"text": "the actor \n", "more": "sang"})
+    task = task_of(path, kind="causal_lm", text=["text"], label="more", template=template)
+    encoded = TextGenerationFormat(task, tokenizer, "decoder").encode(rows_of(task).splits["train"])
+    assert tokenizer.decode(encoded.positions[0][1]) == prompt
+    whole = [*tokenizer(prompt + answer)["input_ids"], tokenizer.eos_token_id]
+    assert encoded.inputs[0]["input_ids"] == whole
+
+
+@pytest.mark.parametrize(
+    ("template", "values", "filled"),
+    [
+        ("{a} It was", {"a": "a fine film "}, "a fine film It was"),
+        ("{a} and {b} end", {"a": "", "b": "x"}, "and x end"),
+        ("{a}: {b} end", {"a": "x", "b": " \n"}, "x: end"),
+        ("{a}\n{b}\n", {"a": "x", "b": ""}, "x"),
+        ("{{{a.b}}} {a}", {"a.b": "x  y", "a": "z"}, "{x  y} z"),
+    ],
+)
+def test_a_filled_template_has_no_doubled_or_trailing_whitespace(
+    template: str, values: dict[str, str], filled: str
+) -> None:
+    assert fill_template(template, values) == filled
+
+
+def test_answers_need_an_end_of_text_token(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["gpt2"])
+    tokenizer.eos_token = None
+    task = task_of(folder(tmp_path, {"text": "a", "more": "b"}), kind="causal_lm", text=["text"], label="more")
+    with pytest.raises(UserError, match=r"no end-of-text token.*set eos_token in its tokenizer_config\.json"):
+        TextGenerationFormat(task, tokenizer, "decoder").encode(rows_of(task).splits["train"])
+
+
+@pytest.mark.parametrize("model", ["bert", "t5", "gpt2"])
+def test_unknown_tokens_are_counted(model: str, tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints[model])
+    path = folder(
+        tmp_path, {"text": "the actor \u6f22 \u5b57 \u7a7a", "label": "\u597d"}, {"text": "the actor", "label": "the"}
+    )
+    kinds = {"bert": ("classification", "encoder"), "t5": ("seq2seq", "seq2seq"), "gpt2": ("causal_lm", "decoder")}
+    kind, architecture = kinds[model]
+    task = task_of(path, kind=kind, text=["text"], label="label")
+    names = ["the", "\u597d"] if model == "bert" else None
+    task_format = format_of(task, architecture, names, tokenizer)
+    found = count_unknown_tokens(task_format, task_format.encode(rows_of(task).splits["train"]))
+    if model == "gpt2":
+        assert found is None
+        return
+    unknown = tokenizer.unk_token_id
+    texts = [
+        tokenizer(text, add_special_tokens=False)["input_ids"]
+        for text in ("the actor \u6f22 \u5b57 \u7a7a", "the actor")
+    ]
+    texts += (
+        [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("\u597d", "the")] if model == "t5" else []
+    )
+    assert found is not None
+    assert (found.tokens, found.unknown) == (sum(map(len, texts)), sum(text.count(unknown) for text in texts))
+    assert (found.texts, found.mostly_unknown) == (len(texts), sum(2 * t.count(unknown) > len(t) for t in texts))
+    assert found.is_high and found.share > 0.2
+
+
+@pytest.mark.parametrize(
+    ("counts", "is_high"),
+    [((100, 5, 10, 0), False), ((100, 6, 10, 0), True), ((1000, 40, 10, 2), False), ((1000, 40, 10, 3), True)],
+)
+def test_many_unknown_tokens_are_over_five_percent_or_most_of_a_fifth_of_the_texts(
+    counts: tuple[int, int, int, int], is_high: bool
+) -> None:
+    assert UnknownTokens(*counts).is_high is is_high
 
 
 def test_text_without_a_label_counts_from_its_second_token(tmp_path: Path, checkpoints: dict[str, Path]) -> None:

@@ -19,6 +19,7 @@ from helpers.commands import check, compose_config
 from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.config.source import Source
 from peftkit.data.formats.base import prepend_shots
+from peftkit.data.formats.classification import TextToTextFormat
 from peftkit.data.formats.prompted import PromptedFormat, PromptTemplate, prompt_template, sample_balanced
 from peftkit.data.formats.text_generation import TextGenerationFormat
 from peftkit.models.tokenizer import load_tokenizer
@@ -53,6 +54,32 @@ def rows_of(prompted: PromptedFormat, texts: list[str], labels: list[Any]) -> Da
 def batch_of(prompted: PromptedFormat, rows: Dataset) -> dict[str, Any]:
     encoded = prompted.encode(rows)
     return prompted.collator()([encoded.inputs[row] for row in range(len(encoded.inputs))])
+
+
+def test_no_prompt_has_doubled_or_trailing_whitespace(checkpoints: dict[str, Path]) -> None:
+    for task in ("sst2", "mnli", "rte"):
+        prompted = prompted_format(checkpoints["gpt2"], task)
+        columns = {name: ["a film "] for name in prompted.task.text}
+        rows = Dataset.from_dict({"id": [0], **columns, "label": [0]})
+        text = prompted.tokenizer.decode(prompted.encode(rows).inputs[0]["input_ids"])
+        assert "  " not in text and " \n" not in text and text == text.rstrip(), text
+
+
+def test_labels_with_the_same_tokens_are_refused_by_name(checkpoints: dict[str, Path]) -> None:
+    task = run_of(["task=classification"]).task
+    tokenizer = load_tokenizer(Source("folder", "t5", folder=str(checkpoints["t5"])))
+    names = ["good", "\u597d\u8bc4", "\u5dee\u8bc4"]
+    for found in (
+        TextToTextFormat(task, tokenizer, "seq2seq", names),
+        PromptedFormat(task, tokenizer, "seq2seq", names),
+    ):
+        with pytest.raises(
+            UserError, match=r"\u597d\u8bc4 and \u5dee\u8bc4 have the same tokens.*<unk>.*words that differ"
+        ):
+            _ = found.verbalizer_ids
+    task.verbalizer = {"no": "bad", "yes": "bad"}
+    with pytest.raises(UserError, match=r"task.verbalizer has 'bad' for no, yes"):
+        _ = PromptedFormat(task, tokenizer, "decoder", ["no", "yes"]).verbalizer_ids
 
 
 TEXTS = ["a film", "the actor saw the very long film and left", "it is great", "no"]
@@ -198,7 +225,8 @@ def test_texts_are_written_behind_examples_up_to_a_blank_line(
     file.write_text("".join(json.dumps({"q": f"the film {n}", "a": f"great {n}"}) + "\n" for n in range(20)))
     kind = {"gpt2": "causal_lm", "t5": "seq2seq"}[model]
     overrides = tiny(model, f"task={kind}", f"task.dataset={file}", "task.text=[q]", "task.label=a", "method=few_shot")
-    folder, _ = finetune([*overrides, "task.metrics=[rouge_l]", "task.max_target_length=4"])
+    overrides.append("task.max_target_length=4")
+    folder, _ = finetune([*overrides, "task.metrics=[rouge_l]"])
     shots = tuple(json.loads((folder / "prompt" / "prompt.json").read_text())["shots"])
     assert len(shots) == 4 and all(shot.split("\n")[1].startswith("great") for shot in shots)
     tokenizer = load_tokenizer(Source("folder", str(checkpoints[model]), folder=str(checkpoints[model])))

@@ -10,9 +10,17 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers.interruption import BreakOff
-from peft import AdaLoraConfig, AdaLoraModel
+from peft import AdaLoraConfig, AdaLoraModel, LoraConfig
 from peft.utils import get_peft_model_state_dict
-from transformers import BertConfig, BertForSequenceClassification, default_data_collator
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    default_data_collator,
+)
 
 from peftkit import training
 from peftkit.methods import apply_method
@@ -122,3 +130,27 @@ def test_batches_that_add_up_give_the_gradient_of_one(tmp_path: Path, own: bool)
         found.append({name: weight.detach().clone() for name, weight in trainer.model.named_parameters()})
     for name, weight in found[0].items():
         torch.testing.assert_close(found[1][name], weight, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+@pytest.mark.parametrize("has_adapter", [False, True])
+def test_label_smoothing_of_encoder_decoders_is_that_of_a_hand_written_loss(name: str, has_adapter: bool) -> None:
+    torch.manual_seed(0)
+    t5 = T5Config(vocab_size=50, d_model=16, d_kv=8, num_layers=1, num_heads=2, d_ff=16, decoder_start_token_id=0)
+    bart = BartConfig(
+        vocab_size=50, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
+    )  # fmt: skip
+    base: Any = T5ForConditionalGeneration(t5) if name == "t5" else BartForConditionalGeneration(bart)
+    model: Any = apply_method(base, LoraConfig(r=2), "seq2seq") if has_adapter else base
+    settings = {"disable_tqdm": True, "report_to": "none", "bf16": False, "label_smoothing_factor": 0.2}
+    arguments = training.training_arguments(settings, 0)
+    trainer = training.ScoringTrainer(
+        model=model, args=arguments, data_collator=default_data_collator, reader=OutputReader("likelihoods")
+    )
+    batch = {"input_ids": torch.tensor([[5, 6, 7, 1]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    batch["labels"] = torch.tensor([[9, 8, 1, -100]])
+    loss = trainer.compute_loss(model.eval(), dict(batch))
+    log_probs = base(**batch).logits[0, :3].log_softmax(dim=-1)
+    right = -log_probs[range(3), batch["labels"][0, :3]].mean()
+    torch.testing.assert_close(loss, 0.8 * right - 0.2 * log_probs.mean())

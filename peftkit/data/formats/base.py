@@ -1,8 +1,9 @@
 """The base class of formats, with the model inputs of a split and the predictions from model outputs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from string import Formatter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from peftkit.data.batches import padding_multiple
 from peftkit.data.datasets import ExampleReader, format_class
 
 SHOT_SEPARATOR = "\n\n"  # after each few-shot example (Brown et al. 2020, section 2.4: one or two line breaks)
+ANCHOR = "answer:"  # precedes a text to find its tokens: many tokenizers encode the first word of a text differently
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,20 @@ class Format(ABC):
         """Encode the examples to train on; formats that pack or corrupt text override this."""
         return self.encode(examples)
 
+    @property
+    def end_id(self) -> int:
+        """The id of the end-of-text token.
+
+        Raises:
+            UserError: the tokenizer has none.
+        """
+        if self.tokenizer.eos_token_id is None:
+            raise UserError(
+                "the tokenizer has no end-of-text token, which ends a text or an answer; set eos_token in its "
+                "tokenizer_config.json to one of its tokens"
+            )
+        return int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
+
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """Return a function that pads examples and returns a batch."""
         return self.collator_class(self.tokenizer, pad_to_multiple_of=padding_multiple())  # type: ignore[no-any-return]
@@ -186,6 +202,42 @@ def hidden_count(encoded: Encoded) -> dict[str, int]:
 def label_mask(examples: Dataset) -> np.ndarray:
     """Return which examples have a label (examples,)."""
     return np.array([label is not None for label in examples["label"]], dtype=bool)
+
+
+def fill_template(template: str, values: Mapping[str, str]) -> str:
+    """Return a template filled with texts without their outer whitespace; it has no whitespace at its end.
+
+    An empty text does not leave the whitespace on both of its sides.
+    """
+    filled, follows_gap = "", False
+    for literal, name, *_ in Formatter().parse(template):
+        filled += literal.lstrip() if follows_gap and (not filled or filled[-1].isspace()) else literal
+        if name is not None:
+            value = values[name].strip()
+            filled, follows_gap = filled + value, not value
+    return filled.rstrip()
+
+
+def answer_separator(template: str | None) -> str:
+    """Return what separates a prompt from its answer: whitespace at the template's end, else a space.
+
+    It belongs to the tokens of the answer, as everywhere in a text: a line break without a template, whose columns line
+    breaks separate.
+    """
+    return "\n" if template is None else template[len(template.rstrip()) :] or " "
+
+
+def continuations(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of texts that continue another text."""
+    if not texts:
+        return []
+    before, *wholes = tokenizer([ANCHOR, *(f"{ANCHOR}{text}" for text in texts)], add_special_tokens=False)["input_ids"]
+    return [
+        list(whole[len(before) :])
+        if whole[: len(before)] == before
+        else list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        for text, whole in zip(texts, wholes, strict=True)
+    ]
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[list[str]], max_length: int) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
-from transformers import DataCollatorForSeq2Seq
+from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError, kind_of
 from peftkit.data.datasets import ExampleReader, require_columns
-from peftkit.data.formats.base import Encoded, Format, Predictions, label_mask, tokenize
+from peftkit.data.formats.base import Encoded, Format, Predictions, fill_template, label_mask, tokenize
 
 STSB_STEP = 0.2  # T5 paper, section 2.4: scores are rounded to the nearest increment of 0.2 and written as text
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
@@ -138,13 +138,14 @@ class TextToTextFormat(SequenceClassificationFormat):
     @cached_property
     def verbalizer_ids(self) -> np.ndarray:
         words = [f"{value:.1f}" for value in self.values] if self.names is None else self.names
-        return pad_verbalizer([self.tokenizer(text_target=word)["input_ids"] for word in words], "task.labels")
+        ids = {word: list(self.tokenizer(text_target=word)["input_ids"]) for word in words}
+        return pad_verbalizer(ids, self.tokenizer, "task.labels")
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         return Predictions(self.values[np.stack(scores).argmax(axis=-1)], scores)
 
     def _texts(self, batch: dict[str, list]) -> list[list[str]]:
-        return [fill_template(text_to_text_template(self.task), self.task.text, batch)]
+        return [fill_columns(text_to_text_template(self.task), self.task.text, batch)]
 
     def _targets(self, examples: Dataset) -> list[Any]:
         targets = [[int(token) for token in row if token >= 0] for row in self.verbalizer_ids]
@@ -175,22 +176,30 @@ def text_to_text_template(task: TaskConfig) -> str:
     return task.template or f"{task.name} " + " ".join(f"{name}: {{{name}}}" for name in task.text)
 
 
-def fill_template(template: str, columns: list[str], batch: Any) -> list[str]:
+def fill_columns(template: str, columns: list[str], batch: Any) -> list[str]:
     """Return the template filled with the columns of each example."""
     values = zip(*(batch[column] for column in columns), strict=True)
-    return [template.format(**dict(zip(columns, row, strict=True))) for row in values]
+    return [fill_template(template, dict(zip(columns, row, strict=True))) for row in values]
 
 
-def pad_verbalizer(ids: list[list[int]], key: str) -> np.ndarray:
-    """Return token ids as an array (labels, tokens), padded with -100.
+def pad_verbalizer(ids: dict[str, list[int]], tokenizer: PreTrainedTokenizerBase, key: str) -> np.ndarray:
+    """Return the token ids of texts as an array (labels, tokens), padded with -100.
 
     Raises:
-        UserError: two labels have the same tokens.
+        UserError: two texts have the same tokens, or one has none.
     """
-    if len({tuple(row) for row in ids}) < len(ids):
-        raise UserError(f"two labels have the same tokens in this tokenizer; set {key} to different words")
-    longest = max(len(row) for row in ids)
-    return np.array([row + [-100] * (longest - len(row)) for row in ids])
+    first: dict[tuple[int, ...], str] = {}
+    for text, row in ids.items():
+        if not row:
+            raise UserError(f"{text!r} has no tokens in this tokenizer; set {key} to a word that has")
+        if (other := first.setdefault(tuple(row), text)) != text:
+            tokens = " ".join(tokenizer.convert_ids_to_tokens(row))
+            raise UserError(
+                f"{other} and {text} have the same tokens in this tokenizer ({tokens}), so the model could not choose "
+                f"between them; set {key} to words that differ, or use a checkpoint whose tokenizer has them"
+            )
+    longest = max(map(len, ids.values()))
+    return np.array([row + [-100] * (longest - len(row)) for row in ids.values()])
 
 
 def class_feature(task: TaskConfig, table: Dataset) -> ClassLabel | None:

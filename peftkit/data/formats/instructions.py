@@ -68,9 +68,7 @@ class InstructionFormat(TextGenerationFormat):
         encoded = self.encode(examples)
         if not self.task.packing:
             return encoded
-        blocks, lengths = pack_examples(
-            encoded.inputs, self.prompt_limit + self.max_new_tokens, self.tokenizer.eos_token_id
-        )
+        blocks, lengths = pack_examples(encoded.inputs, self.prompt_limit + self.max_new_tokens, self.end_id)
         return replace(encoded, inputs=blocks, lengths=lengths)
 
     def check_answers(self, predictions: Predictions, has_ended: Sequence[bool], encoded: Encoded) -> Predictions:
@@ -91,15 +89,14 @@ class InstructionFormat(TextGenerationFormat):
 
     def _pair(self, turns: list[Turn], label: str | None) -> tuple[list[int], list[int]]:
         """Return the tokens of the prompt and those of the answer: only the end-of-text token if it is missing."""
-        end = self.tokenizer.eos_token_id
         if self.is_decoder and label is None:
-            return encode_prompt(self.tokenizer, turns), [end]
+            return encode_prompt(self.tokenizer, turns), [self.end_id]
         if self.is_decoder:
             prompt, answer = encode_with_answer(self.tokenizer, [*turns, {"role": "assistant", "content": str(label)}])
-            return prompt, answer if end in answer else [*answer, end]
+            return prompt, answer if self.end_id in answer else [*answer, self.end_id]
         has_answers = any(turn["role"] == "assistant" for turn in turns)
         text = "\n".join(f"{turn['role']}: {turn['content']}" if has_answers else turn["content"] for turn in turns)
-        return list(self.tokenizer(text, verbose=False)["input_ids"]), self._answer_ids(label or "")
+        return list(self.tokenizer(text, verbose=False)["input_ids"]), self._answer_ids([label or ""])[0]
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,10 @@ class LanguageModelingFormat(Format):
                 "the tokenizer has no mask token, so words cannot be masked; use model=gpt2 or model=t5",
             ),
             (
+                self.architecture == "encoder" and None in (self.tokenizer.cls_token_id, self.tokenizer.sep_token_id),
+                "the tokenizer has no [CLS] and [SEP] around a text; use model=gpt2 or model=t5",
+            ),
+            (
                 is_seq2seq and not sentinels,
                 "the tokenizer has no sentinels (<extra_id_0>), which replace spans; use model=t5",
             ),
@@ -162,14 +166,14 @@ class LanguageModelingFormat(Format):
     def _start_id(self) -> int:
         """The token before the text of a decoder: end of text for GPT-2, beginning of text for Llama."""
         first = self.tokenizer.bos_token_id
-        return self.tokenizer.eos_token_id if first is None else first
+        return self.end_id if first is None else first
 
     def _cut_blocks(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Return the blocks of documents; with `packing`, position ids that restart with each document."""
         streams = self.tokenizer(rows["text"], add_special_tokens=False, verbose=False)["input_ids"]
         is_encoder, is_decoder = self.architecture == "encoder", self.is_decoder
         block = self.task.max_length - (2 if is_encoder else 0)
-        end = self.tokenizer.sep_token_id if is_encoder else self.tokenizer.eos_token_id
+        end = self.tokenizer.sep_token_id if is_encoder else self.end_id
         if is_decoder or self.task.join_documents:
             streams = [[*ids, end] for ids in streams]
         if self.task.join_documents:
@@ -193,11 +197,13 @@ class LanguageModelingFormat(Format):
         return {"input_ids": inputs, "attention_mask": [1] * len(inputs), "labels": targets}
 
     def _pair(self, ids: list[int], rng: np.random.Generator) -> TokenPair:
-        share, end = self.task.noise_density or 0.0, self.tokenizer.eos_token_id
+        share = self.task.noise_density or 0.0
         if self.is_decoder:
             return ids, ids
         if self.architecture == "seq2seq":
-            return span_corrupt(ids, self._sentinels, rng, share, self.task.mean_noise_span_length or 1, eos=end)
+            return span_corrupt(
+                ids, self._sentinels, rng, share, self.task.mean_noise_span_length or 1, eos=self.end_id
+            )
         inputs = [self.tokenizer.cls_token_id, *ids, self.tokenizer.sep_token_id]
         groups = token_groups(inputs, self._special_ids, self._word_starts)
         return mask_tokens(inputs, rng, share, self.tokenizer.mask_token_id, self._replacements, groups)
@@ -223,7 +229,7 @@ class LanguageModelingFormat(Format):
             inputs = [self.tokenizer.cls_token_id, *masked, self.tokenizer.sep_token_id]
             return inputs, [-100, *targets, -100], size, unknown
         try:
-            pair = replace_spans(ids, np.array(hidden, dtype=bool), self._sentinels, self.tokenizer.eos_token_id)
+            pair = replace_spans(ids, np.array(hidden, dtype=bool), self._sentinels, self.end_id)
         except ValueError as error:
             raise UserError(
                 "a passage has more spans than the tokenizer has sentinels; set task.max_length=128"

@@ -12,7 +12,7 @@ from peftkit.config import UserError
 from peftkit.data.batches import padding_multiple
 from peftkit.data.conversations import Turn, encode_prompt, encode_with_answer, ensure_chat_template, parse_turns
 from peftkit.data.datasets import SUBSET_SEED, ExampleReader, require_columns, subset
-from peftkit.data.formats.base import Encoded, Format, Predictions
+from peftkit.data.formats.base import Encoded, Format, Predictions, answer_separator, continuations, fill_template
 
 ANSWER_TOKENS = 64  # maximum length of an answer where task.max_target_length is not set
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # log-likelihoods of the reference, under TRL's names
@@ -126,12 +126,12 @@ class PreferenceFormat(Format):
         """Return the tokens of a prompt, and those of an answer, empty without one."""
         if isinstance(prompt, str):
             template = self.task.template
-            text = prompt if template is None else template.format(**{self.task.text[0]: prompt})
+            text = prompt.strip() if template is None else fill_template(template, {self.task.text[0]: prompt})
             is_chat = self.task.chat if self.task.chat is not None else self.tokenizer.chat_template is not None
             if not is_chat:
-                before = self.tokenizer(text if template else f"{text}\n", verbose=False)["input_ids"]
-                ids = self.tokenizer(answer or "", add_special_tokens=False, verbose=False)["input_ids"]
-                return list(before), [*ids, self.tokenizer.eos_token_id]
+                before = self.tokenizer(text, verbose=False)["input_ids"]
+                after = f"{answer_separator(template)}{answer.lstrip()}" if answer else ""
+                return list(before), [*continuations(self.tokenizer, [after])[0], self.end_id]
             prompt = [{"role": "user", "content": text}]
         ensure_chat_template(self.tokenizer)
         if answer is None:

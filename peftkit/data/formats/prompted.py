@@ -9,16 +9,15 @@ import numpy as np
 from datasets import Dataset
 
 from peftkit.config import TaskConfig, UserError, nearest
-from peftkit.data.formats.base import Encoded, Format, Predictions, label_mask
+from peftkit.data.formats.base import Encoded, Format, Predictions, continuations, fill_template, label_mask
 from peftkit.data.formats.classification import (
-    fill_template,
+    fill_columns,
     label_array,
     pad_verbalizer,
     similarity_scores,
     text_to_text_template,
 )
 
-ANCHOR = "answer:"  # precedes a word to find its tokens: many tokenizers encode the first word of a text differently
 NLI_VERBALIZER = {"entailment": "True", "neutral": "Neither", "contradiction": "False", "not_entailment": "False"}
 
 
@@ -90,7 +89,11 @@ class PromptedFormat(Format):
     @cached_property
     def verbalizer_ids(self) -> np.ndarray:
         """The token ids (labels, tokens) of the verbalizer, padded with -100."""
-        return pad_verbalizer([self._word_ids(word) for word in self.prompt.verbalizer.values()], "task.verbalizer")
+        words = list(self.prompt.verbalizer.values())
+        if repeated := next((word for word in words if words.count(word) > 1), None):
+            labels = ", ".join(label for label, word in self.prompt.verbalizer.items() if word == repeated)
+            raise UserError(f"task.verbalizer has {repeated!r} for {labels}; set task.verbalizer to words that differ")
+        return pad_verbalizer({word: self._word_ids(word) for word in words}, self.tokenizer, "task.verbalizer")
 
     def shot_group(self, label: Any) -> int:
         """Return the index of the value nearest to a label."""
@@ -99,7 +102,7 @@ class PromptedFormat(Format):
     def render_shot(self, row: dict[str, Any]) -> str:
         """Return an example with its answer as a few-shot example."""
         word = list(self.prompt.verbalizer.values())[self.shot_group(row["label"])]
-        return f"{self.prompt.text.format(**{name: row[name] for name in self.task.text})} {word}"
+        return f"{fill_template(self.prompt.text, row)} {word}"
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize at most `task.max_length` tokens of each prompt, with as many few-shot examples before it as fit.
@@ -107,7 +110,7 @@ class PromptedFormat(Format):
         Truncation removes the start of a decoder's prompt, and the end of an encoder-decoder's. With `calibrate`, one
         more input has the last words of the prompt only.
         """
-        texts = fill_template(self.prompt.text, self.task.text, examples)
+        texts = fill_columns(self.prompt.text, self.task.text, examples)
         answer_tokens = self.verbalizer_ids.shape[1] if self.is_decoder else 0
         limit = min(self.task.max_length, self.context_length - answer_tokens)
         whole = self.tokenizer(texts, verbose=False)["input_ids"] if texts else []
@@ -115,7 +118,7 @@ class PromptedFormat(Format):
         if self.calibrate:
             # the prompt after its last column; the end-of-text token where that is empty
             text = self.prompt.text.rpartition("}")[2].strip()
-            inputs.append((self.tokenizer(text)["input_ids"] if text else []) or [self.tokenizer.eos_token_id])
+            inputs.append((self.tokenizer(text)["input_ids"] if text else []) or [self.end_id])
         table = Dataset.from_dict({"input_ids": inputs, "attention_mask": [[1] * len(ids) for ids in inputs]})
         return Encoded(
             table,
@@ -144,22 +147,19 @@ class PromptedFormat(Format):
     def _word_ids(self, word: str) -> list[int]:
         if not self.is_decoder:
             return list(self.tokenizer(text_target=word)["input_ids"])
-        before, whole, single = self.tokenizer([ANCHOR, f"{ANCHOR} {word}", f" {word}"], add_special_tokens=False)[
-            "input_ids"
-        ]
-        return list(whole[len(before) :] if whole[: len(before)] == before else single)
+        return continuations(self.tokenizer, [f" {word}"])[0]
 
 
 def prompt_template(task: TaskConfig, names: list[str] | None) -> PromptTemplate:
     """Return the prompt of a decoder: `task.prompt`, else that of the GLUE task, else the columns with their names.
 
-    The word of a label is that of `task.verbalizer`, else that of the GLUE prompt, else its name. Spaces at the end of
-    the prompt are removed, since the word starts with one.
+    The word of a label is that of `task.verbalizer`, else that of the GLUE prompt, else its name. Whitespace at the end
+    of the prompt is removed, since the word starts with a space.
     """
     columns = "".join(f"{column}: {{{column}}}\n" for column in task.text)
     default = PromptTemplate(f"{columns}{task.label}:", {})
     known = PROMPTS.get(task.name, default) if task.suite == "glue" else default
-    text = (task.prompt or "").rstrip(" ") or known.text
+    text = (task.prompt or "").rstrip() or known.text
     return PromptTemplate(text, verbalizer_of(task, names, known.verbalizer))
 
 

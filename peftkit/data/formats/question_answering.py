@@ -114,7 +114,7 @@ class QuestionAnsweringFormat(Format):
         positions, targets = [], []
         for number, row in enumerate(example_of):
             if is_decoder:
-                out["input_ids"][number].append(self.tokenizer.eos_token_id)
+                out["input_ids"][number].append(self.end_id)
                 out["attention_mask"][number].append(1)
             ids, cls = out["input_ids"][number], self.tokenizer.cls_token_id
             no_answer = ids.index(cls) if cls in ids else len(ids) - 1

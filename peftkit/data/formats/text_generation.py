@@ -1,5 +1,6 @@
 """Text generation: causal language modeling, and text to text."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,9 @@ from peftkit.data.formats.base import (
     Encoded,
     Format,
     Predictions,
+    answer_separator,
+    continuations,
+    fill_template,
     hidden_count,
     label_mask,
     tokenize,
@@ -27,8 +31,8 @@ class TextGenerationFormat(Format):
 
     A decoder without a label column models its text, token by token; with one, the label after the text, and only the
     label counts. An encoder-decoder reads the text and generates the label. The text is `task.template`, else the
-    columns separated by line breaks. An answer generated after few-shot examples ends at a blank line, as
-    theirs do.
+    columns separated by line breaks. The whitespace between a prompt and its answer belongs to the answer. An answer
+    generated after few-shot examples ends at a blank line, as theirs do.
     """
 
     output_kind = "likelihoods"
@@ -55,8 +59,7 @@ class TextGenerationFormat(Format):
 
     def render_shot(self, row: dict[str, Any]) -> str:
         """Return an example with its answer as a few-shot example."""
-        text = self._text({name: row[name] for name in self.task.text})
-        return f"{text}{'' if text.endswith(chr(10)) else chr(10)}{row['label']}"
+        return f"{self._text({name: row[name] for name in self.task.text})}{self._answer_text(row['label'])}"
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize at most `task.max_length` tokens of text and `task.max_target_length` of label.
@@ -75,7 +78,7 @@ class TextGenerationFormat(Format):
         else:
             out = tokenize(self.tokenizer, [texts], self.task.max_length)
             prompts, is_truncated = out["input_ids"], out["truncated"]
-        answers = [self._answer_ids(label or "") for label in examples["label"]] if self.max_new_tokens else None
+        answers = self._answer_ids([label or "" for label in examples["label"]]) if self.max_new_tokens else None
         return self.encode_pairs(examples, prompts, answers, is_truncated)
 
     def encode_pairs(
@@ -131,11 +134,16 @@ class TextGenerationFormat(Format):
         return {"tokens": int(tokens)} | hidden_count(encoded)
 
     def _text(self, values: dict[str, str]) -> str:
-        joined = "\n".join(values.values()) + ("\n" if self.reserved else "")
-        return joined if self.task.template is None else self.task.template.format(**values)
+        if self.task.template is not None:
+            return fill_template(self.task.template, values)
+        is_prompt = self.max_new_tokens is not None
+        return "\n".join(filter(None, map(str.strip, values.values())) if is_prompt else values.values())
 
-    def _answer_ids(self, label: str) -> list[int]:
-        """Return the tokens of a label with the end-of-text token."""
+    def _answer_text(self, label: str) -> str:
+        return label if label[:1].isspace() else f"{answer_separator(self.task.template)}{label}"
+
+    def _answer_ids(self, labels: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of each label with the end-of-text token."""
         if self.is_decoder:
-            return [*self.tokenizer(label, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
-        return list(self.tokenizer(text_target=label)["input_ids"])
+            return [[*ids, self.end_id] for ids in continuations(self.tokenizer, list(map(self._answer_text, labels)))]
+        return [list(ids) for ids in self.tokenizer(text_target=list(labels))["input_ids"]] if labels else []
