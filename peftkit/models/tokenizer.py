@@ -63,6 +63,13 @@ def read_config(source: Source) -> PretrainedConfig | None:
     return AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
 
 
+def decoder_positions(source: Source) -> int | None:
+    """Return the number of tokens that a decoder can generate after an encoder, None with relative positions."""
+    config = read_config(source)
+    names = ("max_decoder_position_embeddings", "max_position_embeddings")
+    return next((size for name in names if (size := getattr(config, name, None))), None)
+
+
 def usable_positions(config: PretrainedConfig) -> int | None:
     """Return the number of tokens that a model's positions allow, None with relative positions of any distance.
 

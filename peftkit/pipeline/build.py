@@ -9,8 +9,9 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted, kind_of
+from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted, kind_of, refuse
 from peftkit.config.console import log
+from peftkit.config.kinds import SEQ2SEQ
 from peftkit.config.source import Source
 from peftkit.data.datasets import TaskDataset, example_reader
 from peftkit.data.formats import Encoded, Format, format_of
@@ -19,6 +20,7 @@ from peftkit.data.formats.text_generation import TextGenerationFormat
 from peftkit.methods import Gradual, Unfreezing, apply_method
 from peftkit.models.embedding_rows import add_new_rows
 from peftkit.models.load import load_model
+from peftkit.models.tokenizer import decoder_positions
 from peftkit.pipeline.sources import prompt_positions, run_tokenizer, tokenizer_source
 from peftkit.training import training_arguments
 
@@ -45,6 +47,7 @@ def build(
         log(f"!! {model_source.name}: {sentence}")
     task_format = format_for(config, names, tokenizer)
     _log_max_length(config, task_format, model_source)
+    _check_target_length(task_format, model_source)
     encoded = task_format.encode_training(examples, config.seed)
     set_seed(config.seed)
     model = load_model(config.model, model_source, tokenizer, head_kind(config), names, config.method.quantization)
@@ -106,6 +109,19 @@ def _log_max_length(config: RunConfig, task_format: Format, source: Source) -> N
             + (f", with {' and '.join(less)}" if less else "")
             + f"; longer texts are truncated to {room}"
         )
+
+
+def _check_target_length(task_format: Format, source: Source) -> None:
+    """Refuse answers that are longer than the positions of a decoder with an encoder."""
+    length = task_format.max_new_tokens
+    positions = decoder_positions(source) if length and task_format.architecture == SEQ2SEQ else None
+    refuse(
+        (
+            positions is not None and length is not None and length > positions,
+            f"task.max_target_length={length}: {source.name} generates {positions} tokens at most; "
+            f"set task.max_target_length={positions}",
+        )
+    )
 
 
 def _warn_new_weights(model: Any, source: Source, task: TaskConfig) -> None:
