@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 PROGRESS_EVERY = 10.0  # seconds
+ASSUMPTIONS: dict[str, bool] = {}  # whether each is logged
 _AS_RECORDS: ContextVar[bool] = ContextVar("as_records", default=False)
 
 
@@ -17,11 +18,28 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def assume(text: str) -> None:
+    """Record what was assumed about data; it is logged once, with the next message, and not if an error is next."""
+    ASSUMPTIONS.setdefault(text, False)
+
+
+def log_assumptions() -> None:
+    """Log the assumptions that are not logged yet."""
+    for text in [text for text, is_logged in ASSUMPTIONS.items() if not is_logged]:
+        ASSUMPTIONS[text] = True
+        _write(text)
+
+
 def log(text: str) -> None:
     """Print a line to stderr, once for all processes; stdout is for tables and predictions.
 
     Calls from Python use the logger `peftkit` instead, and warnings for lines that start with !!.
     """
+    log_assumptions()
+    _write(text)
+
+
+def _write(text: str) -> None:
     if not is_main_process():
         return
     if _AS_RECORDS.get():

@@ -7,6 +7,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,31 +23,40 @@ MIN_AGE = 2.0  # seconds: a file that changed since may change again without ano
 def fingerprint(path: Path, endings: tuple[str, ...] = ("",)) -> str:
     """Return the first twelve hex digits of the SHA-256 of a file, or of names and bytes of a folder's files.
 
-    The hash of large files is cached by path, size and modification time.
-
     Args:
         endings: of the files that count in a folder.
     """
-    is_folder = path.is_dir()
-    files = [f for f in (sorted(path.iterdir()) if is_folder else [path]) if f.is_file() and f.name.endswith(endings)]
-    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    if not path.is_dir():
+        return fingerprint_of({"": path})
+    return fingerprint_of(
+        {file.name: file for file in path.iterdir() if file.is_file() and file.name.endswith(endings)}
+    )
+
+
+def fingerprint_of(files: Mapping[str, Path]) -> str:
+    """Return the first twelve hex digits of the SHA-256 of names and bytes of files, in the order of their paths.
+
+    The hash of large files is cached by path, size and modification time.
+    """
+    files = dict(sorted(files.items(), key=lambda item: item[1]))
+    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files.values()]
     if sum(size for _, size, _ in stats) < MIN_CACHED_SIZE:
-        return _sha256(files, is_folder)
-    key = hashlib.sha256(json.dumps([is_folder, stats]).encode()).hexdigest()
+        return _sha256(files)
+    key = hashlib.sha256(json.dumps([[*files] != [""], stats]).encode()).hexdigest()
     cached = cache_folder() / "fingerprints" / key
     if cached.is_file():
         return cached.read_text(encoding="utf-8")
-    digest = _sha256(files, is_folder)
+    digest = _sha256(files)
     if max(changed for *_, changed in stats) < (time.time() - MIN_AGE) * 1e9:
         with suppress(OSError), atomic_write(cached) as part:  # a cache that cannot be written only costs time
             part.write_text(digest, encoding="utf-8")
     return digest
 
 
-def _sha256(files: list[Path], with_names: bool) -> str:
+def _sha256(files: Mapping[str, Path]) -> str:
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode() if with_names else b"")
+    for name, file in files.items():
+        digest.update(name.encode())
         with file.open("rb") as data:
             hashlib.file_digest(data, lambda: digest)
     return digest.hexdigest()[:12]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -15,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from peftkit.config import TEXTS, UserError, error_summary
+from peftkit.config.files import ending_of, open_binary, open_text, parse_json_lines, read_cells, reading, visible_files
 
 IDS = ("id", "idx")  # columns with the id of a row
 MAX_LINE = 1 << 20  # characters; a longer line or file is read in parts of this size
@@ -38,8 +37,8 @@ def stream_texts(file: Path, column: str, key: str = "embed.column") -> Iterator
     """
     readers = {".jsonl": _jsonl, ".parquet": _parquet, ".csv": _csv, ".tsv": _csv}
     with reading(file):
-        if file.suffix in readers:
-            yield from readers[file.suffix](file, column, key)
+        if (ending := ending_of(file)) in readers:
+            yield from readers[ending](file, column, key)
         else:
             yield from (TextRecord(None, line) for line in _lines(file))
 
@@ -78,64 +77,14 @@ def corpus_files(corpus: str) -> list[Path] | None:
     path = Path(corpus)
     if not path.is_dir():
         return [path] if path.is_file() else None
-    files = sorted(file for file in path.rglob("*") if file.suffix in TEXTS and file.is_file())
+    files = visible_files(path, TEXTS, is_deep=True)
     if not files:
         raise UserError(f"{corpus} has no {', '.join(TEXTS)} files; use another folder, or a file")
     return files
 
 
-@contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """Raise a UserError with the cause where the file cannot be read."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file}: the file is not in UTF-8; convert it: iconv -f latin1 -t utf-8 {file} > new{file.suffix}"
-        ) from error
-    except (OSError, ValueError, TypeError, OverflowError, csv.Error, pa.ArrowException) as error:
-        raise UserError(f"{file}: {error_summary(error)}; correct the file, or use another one") from error
-
-
-def read_cells(file: Path) -> Iterator[list[str]]:
-    """Yield the header of a .csv or .tsv, and then the cells of each row, unchanged.
-
-    A quote in a .tsv is an ordinary character: as a quotation mark, one at the start of a cell would
-    consume the following lines.
-
-    Raises:
-        UserError: a row differs from the header in length, or a quotation does not end.
-    """
-    csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is too small for a long document
-    is_tsv = file.suffix == ".tsv"
-    with file.open(encoding="utf-8-sig", newline="") as text:
-        lines = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE) if is_tsv else csv.reader(text, strict=True)
-        try:
-            header = next(lines, [])
-            yield header
-            for cells in filter(None, lines):
-                if len(cells) != len(header):
-                    raise csv.Error(f"it has {len(cells)} cells, but the header has {len(header)}")
-                yield cells
-        except csv.Error as error:
-            hint = "remove the tab from the text" if is_tsv else 'quote text as "a, b", and write "" for a quote in it'
-            raise UserError(f"{file}: line {lines.line_num}: {error}; {hint}") from error
-
-
-def parse_json_lines(file: Path, lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
-    """Yield the number and the value of each line that is not blank; a raw U+2028 in a text ends no line."""
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{file}: line {number} is not JSON ({error.msg}); write one object per line"
-                ) from error
-
-
 def _lines(file: Path) -> Iterator[str]:
-    with file.open(encoding="utf-8-sig", newline="\n") as lines:
+    with open_text(file, newline="\n") as lines:
         yield from (line.rstrip("\r\n") for line in lines)
 
 
@@ -154,10 +103,16 @@ def _csv(file: Path, column: str, key: str) -> Iterator[TextRecord]:
 
 
 def _parquet(file: Path, column: str, key: str) -> Iterator[TextRecord]:
-    table = pq.ParquetFile(file)
+    table = pq.ParquetFile(open_parquet(file))
     name = _id_column(str(file), table.schema_arrow.names, column, key)
     for batch in table.iter_batches(batch_size=256, columns=list({column, name or column})):
         yield from (_record(row, name, column) for row in batch.to_pylist())
+
+
+def open_parquet(file: Path) -> Any:
+    """Return what pyarrow reads a parquet file from: its path, or its bytes where it is compressed once more."""
+    with open_binary(file) as data:
+        return io.BytesIO(data.read()) if file.suffix.lower() != ".parquet" else file
 
 
 def _id_column(location: str, names: Sequence[str], column: str, key: str) -> str | None:
@@ -174,11 +129,11 @@ def _record(row: dict[str, Any], name: str | None, column: str) -> TextRecord:
 
 def _file_texts(file: Path, column: str, sample_by: str, key: str) -> Iterator[str]:
     """Yield the texts of rows or lines, or a whole file; in parts of MAX_LINE where a line or file is longer."""
-    if file.suffix != ".txt":
+    if ending_of(file) != ".txt":
         yield from (row.text for row in stream_texts(file, column, key))
         return
     by_line = sample_by == "line"
-    with reading(file), file.open(encoding="utf-8-sig", newline="\n" if by_line else None) as lines:
+    with reading(file), open_text(file, newline="\n" if by_line else None) as lines:
         while part := lines.readline(MAX_LINE) if by_line else lines.read(MAX_LINE):
             yield part.rstrip("\r\n") if by_line else part
 

@@ -3,17 +3,31 @@
 import ast
 import json
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, load_dataset
+from datasets import Dataset, load_dataset, load_from_disk
 
 from peftkit.config import FILES, TaskConfig, UserError, error_summary, kind_of
-from peftkit.config.source import Source, fingerprint, hub_is_reachable
-from peftkit.data.streaming import parse_json_lines, read_cells, reading
+from peftkit.config.files import (
+    ending_of,
+    parse_json_lines,
+    read_cells,
+    read_text,
+    reading,
+    saved_splits,
+    shard_of,
+    split_files,
+)
+from peftkit.config.source import Source, fingerprint_of, hub_is_reachable
+from peftkit.data.conll import read_conll
+from peftkit.data.squad import squad_rows
+from peftkit.data.streaming import open_parquet
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # integers that int64 reproduces character by character
 # a list of words or numbers in a cell, as pandas or json write it; numpy arrays have no commas
@@ -35,8 +49,8 @@ def read_tables(task: TaskConfig, data_root: str | None, source: str) -> tuple[d
     if kind_of(task).generators and (path / "chat" / "train.parquet").is_file():
         path = path / "chat"  # a folder of job=generate holds other files too
     if data_root is not None or path.exists():
-        tables = {"train": read_file(path)} if path.is_file() else _read_folder(path)
-        return tables, Source("folder", str(path), fingerprint(path, FILES), _replaces(path))
+        tables, files = _read_path(path, [task.splits["train"], *task.splits["validation"]])
+        return tables, Source("folder", str(path), fingerprint_of(files), _replaces(path))
     if source != "offline" and hub_is_reachable():
         task = replace(task, revision=dataset_commit(task))
         return _from_hub(task), Source("hub", task.dataset, task.revision)
@@ -66,16 +80,27 @@ def _replaces(path: Path) -> str | None:
     return None
 
 
-def _read_folder(folder: Path) -> dict[str, Dataset]:
-    files: dict[str, Path] = {}
-    for file in sorted(folder.glob("*")):
-        if file.suffix in FILES and (first := files.setdefault(file.stem, file)) is not file:
-            raise UserError(
-                f"{folder} has two files for the split {file.stem}, {first.name} and {file.name}; remove one of them"
-            )
-    if not files:
-        raise UserError(f"{folder} has no csv, tsv, jsonl or parquet files; use a folder with train.*")
-    return {name: read_file(file) for name, file in files.items()}
+def _read_path(path: Path, named: list[str | None]) -> tuple[dict[str, Dataset], dict[str, Path]]:
+    """Return the splits of a file or folder, and its files by their names in it; `named` are splits of the task."""
+    if not path.is_dir():
+        if split := shard_of(path):
+            raise UserError(f"{path} is one of several files of the split {split}; use their folder, {path.parent}")
+        return {"train": read_file(path)}, {"": path}
+    if (saved := saved_splits(path)) is not None:
+        tables = {name: _read_saved(folder) for name, folder in saved.items()}
+        files = [file for folder in saved.values() for file in folder.iterdir() if file.is_file()]
+    else:
+        splits = split_files(path, [name for name in named if name])
+        tables = {name: read_files(shards) for name, shards in splits.items()}
+        files = [file for shards in splits.values() for file in shards]
+    return tables, {file.relative_to(path).as_posix(): file for file in files}
+
+
+def _read_saved(folder: Path) -> Dataset:
+    with reading(folder):
+        table = load_from_disk(str(folder))
+    assert isinstance(table, Dataset)
+    return _not_empty(folder, table.with_format(None))
 
 
 def _from_hub(task: TaskConfig) -> dict[str, Dataset]:
@@ -110,16 +135,54 @@ def read_file(path: Path) -> Dataset:
     Raises:
         UserError: the file has another extension, cannot be read, or has no rows.
     """
-    if path.suffix not in FILES:
+    return read_files([path])
+
+
+def read_files(shards: Sequence[Path]) -> Dataset:
+    """Read the files of one split, in their order, as `read_file` reads one.
+
+    Raises:
+        UserError: as `read_file`, or the files have different columns.
+    """
+    first, ending = shards[0], ending_of(shards[0])
+    if ending not in FILES:
         raise UserError(
-            f"{path}: expected csv, tsv, jsonl, parquet, conll or conllu; convert the file, or use another one"
+            f"{first}: expected csv, tsv, jsonl, parquet, conll or conllu; convert the file, or use another one"
         )
-    with reading(path):
-        if path.suffix == ".parquet":
-            table = Dataset(pq.ParquetFile(path).read())
-        else:
-            readers = {".json": _json_columns, ".conl": _conll_columns}
-            table = Dataset.from_dict(readers.get(path.suffix[:5], _csv_columns)(path))
+    parts: list[Any] = []
+    for path in shards:
+        with reading(path):
+            parts.append(_read_part(path, ending))
+            names, expected = (
+                [*(part.column_names if ending == ".parquet" else part)] for part in (parts[-1], parts[0])
+            )
+            if set(names) != set(expected) and not ending.startswith(".json"):
+                raise UserError(
+                    f"{path} has the columns {', '.join(names)}, and {first.name} {', '.join(expected)}; use one set"
+                )
+    with reading(first):
+        if ending == ".parquet":
+            return _not_empty(first, Dataset(pa.concat_tables(parts, promote_options="permissive")))
+        columns = {
+            name: [cell for part in parts for cell in part.get(name) or [None] * len(next(iter(part.values()), []))]
+            for name in dict.fromkeys(name for part in parts for name in part)
+        }
+        if ending in (".csv", ".tsv"):
+            columns = {name: _integers(cells) for name, cells in columns.items()}
+        return _not_empty(first, Dataset.from_dict(columns))
+
+
+def _read_part(path: Path, ending: str) -> Any:
+    """Return a table of Arrow, or columns of cells; of csv and tsv as texts."""
+    if ending == ".parquet":
+        table = pq.ParquetFile(open_parquet(path)).read()
+        _no_duplicates(path, table.column_names)
+        return table
+    readers = {".json": _json_columns, ".jsonl": _json_columns, ".conll": read_conll, ".conllu": read_conll}
+    return readers.get(ending, _csv_columns)(path)
+
+
+def _not_empty(path: Path, table: Dataset) -> Dataset:
     if len(table) == 0:
         raise UserError(f"{path}: the file has no rows; add some, or use another file")
     return table
@@ -150,9 +213,13 @@ def _csv_columns(path: Path) -> dict[str, list]:
     """Read cells unchanged: pandas would read None, NA and nan as empty, and 007 as 7."""
     header, *rows = read_cells(path)
     names = [name or f"Unnamed: {number}" for number, name in enumerate(header)]  # pandas' name for an index
+    _no_duplicates(path, names)
+    return {name: [row[number] for row in rows] for number, name in enumerate(names)}
+
+
+def _no_duplicates(path: Path, names: Sequence[str]) -> None:
     if duplicates := [name for number, name in enumerate(names) if name in names[:number]]:
         raise UserError(f"{path}: there are two columns {duplicates[0]}; rename one")
-    return {name: _integers([row[number] for row in rows]) for number, name in enumerate(names)}
 
 
 def _integers(cells: list[str]) -> list[Any]:
@@ -163,8 +230,8 @@ def _integers(cells: list[str]) -> list[Any]:
 
 def _json_columns(path: Path) -> dict[str, list]:
     """Read one object per line, a list of objects, or SQuAD's nested articles."""
-    text = path.read_text(encoding="utf-8-sig")
-    rows = _squad_rows(text) if path.suffix == ".json" else None
+    text = read_text(path)
+    rows = squad_rows(path, text) if ending_of(path) == ".json" else None
     if rows is None:
         is_list = text.lstrip().startswith("[")
         rows = json.loads(text) if is_list else [row for _, row in parse_json_lines(path, text.split("\n"))]
@@ -172,50 +239,3 @@ def _json_columns(path: Path) -> dict[str, list]:
         raise UserError(f'{path}: a row is not an object; write one object per line, such as {{"text": "a fine film"}}')
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _squad_rows(text: str) -> list[dict[str, Any]] | None:
-    """Return id, title, context, question and answers of SQuAD's own files; None for other JSON."""
-    with suppress(ValueError, KeyError, TypeError):
-        return [
-            {
-                "id": entry["id"],
-                "title": article.get("title"),
-                "context": paragraph["context"],
-                "question": entry["question"],
-                "answers": None  # of a test file: hidden, and not an unanswerable question
-                if entry.get("answers") is None
-                else {key: [span[key] for span in entry["answers"]] for key in ("text", "answer_start")},
-            }
-            for article in json.loads(text)["data"]
-            for paragraph in article["paragraphs"]
-            for entry in paragraph["qas"]
-        ]
-    return None
-
-
-CONLLU_COLUMNS = ("id", "tokens", "lemmas", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
-
-
-def _conll_columns(path: Path) -> dict[str, list]:
-    """Read one word per line, columns separated by spaces (CoNLL-2003) or tabs (CoNLL-U); blank lines end sentences."""
-    is_universal = path.suffix == ".conllu"
-    column_count = len(CONLLU_COLUMNS) if is_universal else 0
-    sentences: list[list[list[str]]] = [[]]
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        cells = line.rstrip("\r").split("\t") if is_universal or "\t" in line else line.split()
-        if not line.strip():
-            sentences.append([])
-        # in CoNLL-U, lines without a number are comments, multiword tokens or empty nodes
-        elif cells[0].isdigit() if is_universal else cells[0] != "-DOCSTART-":
-            column_count = column_count or len(cells)
-            if len(cells) != column_count or column_count < 2:
-                raise UserError(
-                    f"{path}: line {number} has {len(cells)} columns, not {max(column_count, 2)}; correct it"
-                )
-            sentences[-1].append(cells)
-    columns = [list(zip(*sentence, strict=True)) for sentence in sentences if sentence]
-    names = (
-        CONLLU_COLUMNS if is_universal else ("tokens", *(f"column_{index}" for index in range(2, column_count)), "tags")
-    )
-    return {name: [list(each[index]) for each in columns] for index, name in enumerate(names) if name != "id"}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftkit.data.streaming import reading
+from peftkit.config.files import read_text, reading
 
 # letters and digits, and the punctuation inside terms: apt-get, TCP/IP, resolv.conf, LD_PRELOAD, D-Bus
 WORD = re.compile(r"[^\W_]+(?:[-_./+#]+[^\W_]+)*")
@@ -43,8 +43,7 @@ def read_terms(file: Path) -> list[str]:
         UserError: the file cannot be read.
     """
     with reading(file):
-        text = file.read_text(encoding="utf-8-sig")
-    return text.splitlines()
+        return read_text(file).splitlines()
 
 
 def count_words(texts: Iterable[str], kept: int = KEPT_WORDS) -> WordCounts:

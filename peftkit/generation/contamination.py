@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config import FILES, UserError
+from peftkit.config.files import ending_of, read_text, reading, visible_files
 from peftkit.metrics.words import text_words
 
 NGRAMS = {"13-gram": 13, "8-gram": 8}  # words; 13 is GPT-3's (Brown et al. 2020, appendix C)
@@ -45,12 +46,14 @@ def file_texts(path: Path) -> Iterator[list[str]]:
         UserError: a file cannot be read, or a folder has none.
     """
     if path.is_dir():
-        if not (files := sorted(file for file in path.rglob("*") if file.suffix in (*FILES, ".txt"))):
+        if not (files := visible_files(path, (*FILES, ".txt"), is_deep=True)):
             raise UserError(f"{path} has no txt, csv, jsonl or parquet files; name a folder of evaluation sets")
         for file in files:
             yield from file_texts(file)
-    elif path.suffix == ".txt":
-        yield from ([line] for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    elif ending_of(path) == ".txt":
+        with reading(path):
+            lines = read_text(path).splitlines()
+        yield from ([line] for line in lines)
     else:
         from peftkit.data.tables import read_file
 

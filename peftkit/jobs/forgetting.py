@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from peftkit.compat.peft import disabled_adapters
 from peftkit.config import RunConfig, UserError, is_prompted, refuse
 from peftkit.config.console import is_main_process, log
+from peftkit.config.files import ending_of
 from peftkit.config.source import Source
 from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.offline_corpus import (
@@ -132,7 +133,7 @@ def _read_text(config: RunConfig) -> tuple[str, list[str]]:
     if config.input is None:
         return "offline, held out: generated sentences and Python's language reference", offline_documents()[1]
     file = Path(config.input)
-    if file.suffix == ".txt":
+    if ending_of(file) == ".txt":
         texts = [record.text for record in stream_texts(file, "text")]
     else:
         table = read_file(file)

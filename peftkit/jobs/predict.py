@@ -11,6 +11,7 @@ from datasets import Dataset
 from peftkit import training
 from peftkit.config import FILES, RunConfig, TaskConfig, UserError, kind_of, refuse
 from peftkit.config.console import is_main_process, log
+from peftkit.config.files import ending_of
 from peftkit.data.conversations import unanswered_conversations
 from peftkit.data.datasets import example_reader
 from peftkit.data.formats import Encoded, format_of
@@ -48,7 +49,7 @@ def predict(config: RunConfig) -> None:
     With several runs, the column `task` selects the run of each row.
     """
     given, of = Path(str(config.input)), ""
-    is_file = given.suffix in FILES
+    is_file = ending_of(given) in FILES
     if config.runs:
         table, of = predict_mixed(config, read_file(given), given)
     else:

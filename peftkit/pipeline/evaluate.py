@@ -1,6 +1,5 @@
 """Predictions of a model on encoded examples, their scores, and the files that contain them."""
 
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,6 +13,7 @@ from peftkit import training
 from peftkit.config import RunConfig, UserError
 from peftkit.config.console import is_main_process, log
 from peftkit.config.endings import TABLES
+from peftkit.config.files import ending_of, stem_of
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics import score
@@ -157,8 +157,8 @@ def check_reserved_columns(table: Any, given: Path) -> None:
 
 def predictions_file(config: RunConfig, given: Path) -> Path:
     """Return the file of predictions: output=, or next to the input, as jsonl unless the input is a table."""
-    suffix = given.suffix if given.suffix in TABLES else ".jsonl"
-    return Path(config.output or f"{given.with_suffix('')}.predictions{suffix}")
+    ending = ending_of(given) if ending_of(given) in TABLES else ".jsonl"
+    return Path(config.output or given.with_name(f"{stem_of(given)}.predictions{ending}"))
 
 
 def write_table(table: Any, file: Path) -> None:
@@ -170,8 +170,7 @@ def write_table(table: Any, file: Path) -> None:
     else:
         lists = [name for name in table.column_names if isinstance(table.features[name], List)]
         table = table.map(lambda row: {name: _cell(row[name]) for name in lists})
-        is_tsv = file.suffix == ".tsv"  # read_file does not unquote a tsv
-        table.to_csv(str(file), **({"sep": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if is_tsv else {}))
+        table.to_csv(str(file), sep="\t" if file.suffix == ".tsv" else ",")
 
 
 def _cell(values: Any) -> str | None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.endings import FILES
+from peftkit.config.files import ending_of
 from peftkit.config.kinds import ENCODER, kind_of
 from peftkit.config.run import Generate, RunConfig
 from peftkit.config.suggestions import nearest
@@ -73,7 +74,7 @@ def _data_errors(run: RunConfig) -> Iterator[str]:
             (
                 name not in tasks and not Path(name).exists(),
                 f"generate.decontaminate={name}: no such file, folder or task"
-                + ("" if "/" in name or name.endswith((*FILES, ".txt")) else nearest(name, tasks)),
+                + ("" if "/" in name or ending_of(Path(name)) in (*FILES, ".txt") else nearest(name, tasks)),
             )
             for name in settings.decontaminate
         ),

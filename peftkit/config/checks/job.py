@@ -8,6 +8,7 @@ from typing import Any
 
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.endings import FILES
+from peftkit.config.files import ending_of
 from peftkit.config.jobs import JOBS, Job
 from peftkit.config.kinds import generates_text
 from peftkit.config.run import RunConfig, TaskConfig
@@ -96,7 +97,7 @@ def _run_errors(run: RunConfig) -> Iterator[str]:
         (runs is not None and job.runs == "no", f"runs= {_only('runs', job.name)}"),
         (mixes and is_single, "runs= takes two run folders or more, in place of run=; use runs=[DIR,DIR]"),
         (
-            mixes and not is_single and run.input is not None and Path(run.input).suffix not in FILES,
+            mixes and not is_single and run.input is not None and ending_of(Path(run.input)) not in FILES,
             "runs= needs a file with a column task; use input=FILE, or run=DIR for one text",
         ),
         (

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
+from peftkit.config.files import ending_of
 from peftkit.config.jobs import JOBS
 from peftkit.config.run import RunConfig
 from peftkit.config.suggestions import nearest
@@ -81,9 +82,9 @@ def _input_errors(run: RunConfig) -> Iterator[str]:
     name, endings = run.input, {"predict": FILES, "embed": TEXT_FILES, "forgetting": (".txt", *FILES)}.get(run.job)
     if name is None or endings is None:
         return iter(())
-    if Path(name).suffix in endings:
+    if ending_of(Path(name)) in endings:
         return _file_errors("input", name)
-    is_file = Path(name).suffix in (".txt", *FILES) or (len(name) < 256 and Path(name).exists())
+    is_file = ending_of(Path(name)) in (".txt", *FILES) or (len(name) < 256 and Path(name).exists())
     return messages_of(
         (
             run.job == "forgetting",
@@ -112,7 +113,7 @@ def _dataset_errors(run: RunConfig) -> Iterator[str]:
     dataset = run.task.dataset
     if run.task.kind == "language_modeling":
         return _corpus_errors("task.dataset", dataset)
-    if dataset.endswith(FILES) or _is_path(dataset):
+    if ending_of(Path(dataset)) in FILES or _is_path(dataset):
         return _file_errors("task.dataset", dataset)
     return messages_of(
         (
@@ -149,9 +150,9 @@ def _vocabulary_errors(run: RunConfig) -> Iterator[str]:
 
 def _corpus_errors(key: str, name: str) -> Iterator[str]:
     path = Path(name)
-    if path.is_file() and path.suffix not in TEXTS:
+    if path.is_file() and ending_of(path) not in TEXTS:
         yield f"{key}={name}: expected a file that ends in {', '.join(TEXTS)}"
-    elif path.suffix in (*FILES, *TEXTS) or _is_path(name):
+    elif ending_of(path) in (*FILES, *TEXTS) or _is_path(name):
         yield from _file_errors(key, name)
 
 

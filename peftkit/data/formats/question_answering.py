@@ -1,16 +1,16 @@
 """Extractive question answering: windows of a passage, and the best span over all of them."""
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, List, Value, concatenate_datasets
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 
-from peftkit.config import TaskConfig, UserError
-from peftkit.data.datasets import ExampleReader
+from peftkit.config import UserError
+from peftkit.data.datasets import ExampleReader, require_columns
 from peftkit.data.formats.base import Encoded, Format, Predictions, hidden_count, label_mask
+from peftkit.data.squad import AnswerParser, truth
 
 MAX_CANDIDATES = 20  # best starts and ends, of which all pairs are scored (Devlin et al. 2019, their run_squad.py)
 MAX_ANSWER_TOKENS = 30  # as in run_squad.py
@@ -18,17 +18,32 @@ BATCH_EXAMPLES = 200  # per batch of windows in Python lists, which take more me
 
 
 class SpanReader(ExampleReader):
-    """Reads the answers {text, answer_start} to a question, as SQuAD has them."""
+    """Reads the answers to a question and their positions, as SQuAD has them."""
 
     @property
     def label_feature(self) -> Any:
         return {"text": List(Value("string")), "answer_start": List(Value("int64"))}
 
+    def read(self, table: Dataset, names: list[str] | None, split: str) -> tuple[Dataset, int]:
+        """Return the examples with answers {text, answer_start}; a column is_impossible overrides their answers."""
+        require_columns(self.task, table, self.task.text)
+        if (column := str(self.task.label)) not in table.column_names:
+            return super().read(table, names, split)
+        is_impossible = table["is_impossible"] if "is_impossible" in table.column_names else [None] * len(table)
+        parser = AnswerParser(split, column, allows_none=bool(self.task.no_answer))
+        answers = [
+            parser.parse(cell, self.parse_text(passage), str(number), truth(impossible))
+            for cell, passage, number, impossible in zip(
+                table[column], table[self.task.text[1]], table["idx"], is_impossible, strict=True
+            )
+        ]
+        parser.log_counts()
+        features = Features({column: self.label_feature})
+        parsed = Dataset.from_dict({column: answers}, features=features)
+        return super().read(concatenate_datasets([table.remove_columns(column), parsed], axis=1), names, split)
+
     def raw_labels(self, table: Dataset) -> list[Any]:
         return list(self._label_column(table))
-
-    def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
-        return lambda label, texts: _parse_answer(self.task, label, texts[1], split)
 
 
 @dataclass(frozen=True)
@@ -140,37 +155,6 @@ class QuestionAnsweringFormat(Format):
             for text, spans in zip(questions, offsets, strict=True)
         ]
         return kept, sum(len(spans) > longest for spans in offsets)
-
-
-def _parse_answer(task: TaskConfig, label: Any, passage: str, split: str) -> dict[str, list]:
-    """Return the answers {text, answer_start} to a question; a plain text is searched in the passage."""
-    if isinstance(label, str):
-        label = {"text": [label] if label.strip() else []}
-    texts = label.get("text") if isinstance(label, Mapping) else None
-    if texts is None:
-        raise UserError(
-            f"column {task.label} of {split} has {label!r:.60}; "
-            'write answers as SQuAD does: {"text": ["a word"], "answer_start": [17]}'
-        )
-    starts = label.get("answer_start")
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if starts is None or starts == []:
-        starts = [passage.find(text) for text in texts]
-    starts = [starts] if isinstance(starts, int) else list(starts)
-    if len(starts) != len(texts):
-        raise UserError(
-            f"an answer of {split} has {len(texts)} texts and {len(starts)} starts; write one start for each text"
-        )
-    if not texts and not task.no_answer:
-        raise UserError(
-            f"a question of {split} has no answer, and task.no_answer=false; set task.no_answer=true, or remove it"
-        )
-    for text, start in zip(texts, starts, strict=True):
-        if start < 0 or passage[start : start + len(text)] != text:
-            wrong_start = f"at character {start} of its passage; count answer_start in characters from 0, as SQuAD does"
-            hint = "in its passage; copy it from there" if start < 0 else wrong_start
-            raise UserError(f"the answer {text!r:.60} of {split} is not {hint}")
-    return {"text": texts, "answer_start": starts}
 
 
 def _tokens_of(label: dict[str, Any] | None, spans: np.ndarray) -> tuple[int, int] | None:

@@ -1,0 +1,18 @@
+"""Data files as users have them: compression, encodings, dialects of csv and tsv, and the splits of a folder."""
+
+from peftkit.config.files.content import (
+    ending_of,
+    open_binary,
+    open_text,
+    parse_json_lines,
+    read_text,
+    reading,
+    stem_of,
+)
+from peftkit.config.files.dialect import read_cells
+from peftkit.config.files.splits import saved_splits, shard_of, split_files, visible_files
+
+__all__ = [
+    "ending_of", "open_binary", "open_text", "parse_json_lines", "read_cells", "read_text", "reading", "saved_splits",
+    "shard_of", "split_files", "stem_of", "visible_files",
+]  # fmt: skip
