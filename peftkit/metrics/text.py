@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from peftkit.config.tag_schemes import scheme_of
 from peftkit.metrics.registry import NO_TAG, Array, Scorer, mean, metric, ratio
 from peftkit.metrics.words import answer_words, rouge_l_scores, text_words
 
@@ -22,18 +23,25 @@ def token_accuracy(labels: Tags, predictions: Sequence[Tags]) -> Scorer:
 
 @metric("tag_names")
 def entity_f1(labels: Tags, predictions: Sequence[Tags]) -> Scorer:
-    """F1 of whole spans in BIO tags, as CoNLL-2003 counts them (seqeval)."""
-    true = [_spans(example) for example in labels]
-    predicted = [[_spans(["O" if tag == NO_TAG else tag for tag in example]) for example in run] for run in predictions]
+    """F1 of whole spans in the scheme of the labels (IOB1, IOB2, IOE1, IOE2, IOBES or BILOU), strict as in seqeval.
+
+    A tag that its scheme does not allow, such as I-PER after O in IOB2, is part of no span.
+    """
+    predictions = [[["O" if tag == NO_TAG else tag for tag in example] for example in run] for run in predictions]
+    names = {tag for run in (labels, *predictions) for example in run for tag in example}
+    scheme = scheme_of(labels, names) or "IOB2"
+    true, *predicted = (_spans(examples, scheme) for examples in (labels, *predictions))
     both = [[2 * len(a & b) for a, b in zip(true, run, strict=True)] for run in predicted]
     total = [[len(a) + len(b) for a, b in zip(true, run, strict=True)] for run in predicted]
     return ratio(np.array(both, float), np.array(total, float))
 
 
-def _spans(tags: Sequence[str]) -> set[tuple]:
-    from seqeval.metrics.sequence_labeling import get_entities
+def _spans(sentences: Tags, scheme: str) -> list[set[tuple]]:
+    """Return the spans of each sentence."""
+    from seqeval import scheme as schemes
 
-    return set(get_entities(list(tags)))
+    found = schemes.Entities([list(tags) for tags in sentences], getattr(schemes, scheme)).entities
+    return [{entity.to_tuple() for entity in spans} for spans in found]
 
 
 @metric("texts")

@@ -16,6 +16,8 @@ from scipy import stats
 from seqeval.metrics import f1_score as seqeval_f1
 from sklearn import metrics as sklearn_metrics
 
+from peftkit.config import UserError
+from peftkit.config.tag_schemes import scheme_of
 from peftkit.metrics import METRICS, as_evaluate, score
 
 
@@ -179,12 +181,54 @@ def test_correlations_do_not_depend_on_the_unit() -> None:
     assert value("pearson", list(predictions * 1e-9), list(labels * 1e-9)) == pytest.approx(expected)
 
 
-def test_spans_are_those_of_seqeval() -> None:
-    random, names = np.random.default_rng(0), ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
-    labels, tags = ([random.integers(0, 5, 9).tolist() for _ in range(40)] for _ in range(2))
-    named = [[[names[tag] for tag in example] for example in each] for each in (labels, tags)]
-    found = score(["entity_f1"], tags, labels, label_names=names)["entity_f1"]["value"]
-    assert found == pytest.approx(seqeval_f1(*named))
+def tagged(spans: list[tuple[int, int, str]], length: int, name: str) -> list[str]:
+    """Return the tags of spans (start, end, type), in order, in a scheme."""
+    tags = ["O"] * length
+    for number, (start, end, kind) in enumerate(spans):
+        inner = ["I"] * (end - start)
+        follows = number > 0 and spans[number - 1][1:] == (start, kind)
+        leads = number + 1 < len(spans) and spans[number + 1][::2] == (end, kind)
+        if name in ("IOB2", "IOBES", "BILOU") or (name == "IOB1" and follows):
+            inner[0] = "B"
+        if name == "IOE2" or (name == "IOE1" and leads):
+            inner[-1] = "E"
+        if name in ("IOBES", "BILOU"):
+            last, single = name[3:] if name == "IOBES" else "LU"
+            inner[-1] = last if len(inner) > 1 else single
+        tags[start:end] = [f"{prefix}-{kind}" for prefix in inner]
+    return tags
+
+
+@pytest.mark.parametrize("scheme", ["IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU"])
+def test_spans_are_those_of_seqeval_in_the_scheme_of_the_labels(scheme: str) -> None:
+    from seqeval import scheme as schemes
+
+    random = np.random.default_rng(0)
+    for _ in range(5):
+        labels, predictions = [], []
+        for length in random.integers(1, 12, 30):
+            cuts = sorted({0, *random.integers(0, length, 3).tolist(), int(length)})
+            kinds = random.choice(["PER", "LOC", "O"], len(cuts) - 1)
+            spans = [(a, b, str(kind)) for a, b, kind in zip(cuts, cuts[1:], kinds, strict=False) if kind != "O"]
+            labels.append(tagged(spans, int(length), scheme))
+        names = sorted({tag for tags in labels for tag in tags})
+        for tags in labels:  # also sequences that the scheme does not allow
+            predictions.append([tag if random.random() < 0.7 else str(random.choice(names)) for tag in tags])
+        assert scheme_of(labels, names) == scheme
+        ids = [[[names.index(tag) for tag in tags] for tags in each] for each in (predictions, labels)]
+        found = score(["entity_f1"], *ids, label_names=names)["entity_f1"]["value"]
+        assert found == pytest.approx(seqeval_f1(labels, predictions, mode="strict", scheme=getattr(schemes, scheme)))
+        assert score(["entity_f1"], ids[1], ids[1], label_names=names)["entity_f1"]["value"] == 1.0
+
+
+def test_the_scheme_is_that_of_most_tags() -> None:
+    names = ["O", "B-X", "I-X"]
+    assert scheme_of([["B-X", "I-X", "O", "B-X"], ["I-X"]], names) == "IOB2"  # one tag is wrong
+    assert scheme_of([["I-X", "B-X", "O"]], names) == "IOB1"
+    assert scheme_of([["I-X", "O"]], names[:1] + names[2:]) == "IOB1"
+    assert scheme_of([["O"]], names) is None
+    with pytest.raises(UserError, match="L and U are of BILOU, and S of IOBES"):
+        scheme_of([], ["O", "B-X", "L-X", "S-X"])
 
 
 def test_a_metric_is_a_module_of_evaluate() -> None:

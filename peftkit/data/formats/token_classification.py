@@ -1,8 +1,7 @@
 """Token classification: the first sub-word of each word gets the word's tag."""
 
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,12 @@ from datasets import Dataset, List, Value
 from transformers import DataCollatorForTokenClassification
 
 from peftkit.config import UserError
+from peftkit.config.console import assume
+from peftkit.config.tag_schemes import SPAN_TAG, scheme_of
 from peftkit.data.formats.base import Encoded, Format, Predictions, hidden_count, label_mask
 from peftkit.data.formats.classification import ClassLabelReader, class_feature, label_text
 from peftkit.data.tables import parse_list
 
-SPAN = re.compile(r"O|[BIESLU]-.+")
 UNTAGGED = -1  # for a word that was truncated or that the tokenizer drops; it counts as wrong
 
 
@@ -25,6 +25,29 @@ class TagReader(ClassLabelReader):
     @property
     def label_feature(self) -> Any:
         return List(Value("int64"))
+
+    def read_all(
+        self, tables: Mapping[str, Dataset], names: list[str] | None
+    ) -> tuple[dict[str, Dataset], dict[str, int]]:
+        """Return the examples of each table, and how many were dropped; log the scheme of their tags.
+
+        Raises:
+            UserError: the splits, whose spans are scored, have different schemes.
+        """
+        splits, dropped = super().read_all(tables, names)
+        if "entity_f1" not in self.task.metrics or not names or not all(map(SPAN_TAG.fullmatch, names)):
+            return splits, dropped
+        schemes: dict[str, str] = {}
+        for split, examples in splits.items():
+            tags = [[names[tag] for tag in label] for label in examples["label"] if label is not None]
+            if (scheme := scheme_of(tags, names)) is not None:
+                schemes.setdefault(scheme, split)
+        if len(schemes) > 1:
+            found = " and ".join(f"{split} in {scheme}" for scheme, split in schemes.items())
+            raise UserError(f"task={self.task.name} has tags of two schemes, {found}; convert one of them")
+        for scheme in schemes:
+            assume(f"task={self.task.name}: the tags are in {scheme}, and spans are scored by it")
+        return splits, dropped
 
     def parse_text(self, cell: Any) -> Any:
         """Return the words of a cell."""
@@ -56,7 +79,7 @@ class TokenClassificationFormat(Format):
     collator_class = DataCollatorForTokenClassification
 
     def __post_init__(self) -> None:
-        wrong = [name for name in self.names or [] if not SPAN.fullmatch(name)]
+        wrong = [name for name in self.names or [] if not SPAN_TAG.fullmatch(name)]
         if "entity_f1" in self.task.metrics and wrong:
             raise UserError(
                 f"task.metrics=[entity_f1] needs span tags such as B-PER, I-PER and O, not {wrong[0]}; "
