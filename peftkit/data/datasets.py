@@ -10,6 +10,8 @@ from typing import Any
 from datasets import Dataset, Features, Value
 
 from peftkit.config import TaskConfig, UserError, kind_of
+from peftkit.config.checks.columns import missing_columns
+from peftkit.config.console import log_assumptions
 from peftkit.config.source import Source
 from peftkit.data.tables import read_tables
 
@@ -46,7 +48,9 @@ def load_task_dataset(
     Raises:
         UserError: a file cannot be read, a column or a split is missing, or a label is unknown.
     """
-    return example_reader(task).load(data_root, source, trained_on, search_samples)
+    data = example_reader(task).load(data_root, source, trained_on, search_samples)
+    log_assumptions()
+    return data
 
 
 def example_reader(task: TaskConfig) -> ExampleReader:
@@ -204,11 +208,8 @@ def subset(examples: Dataset, limit: int | None) -> Dataset:
 
 def require_columns(task: TaskConfig, table: Dataset, columns: Sequence[str]) -> None:
     """Raise UserError where a column is missing."""
-    if missing := [column for column in columns if column not in table.column_names]:
-        raise UserError(
-            f"task={task.name} reads the columns {', '.join(missing)}, but there are {', '.join(table.column_names)}; "
-            "set task.text and task.label"
-        )
+    if message := missing_columns(task, table.column_names, columns, task.dataset):
+        raise UserError(message)
 
 
 def _numbered(table: Dataset) -> Dataset:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from peftkit.config.checks.columns import column_errors
 from peftkit.config.checks.combinations import combination_errors
 from peftkit.config.checks.generation import generation_errors
 from peftkit.config.checks.job import job_errors, judging_errors
@@ -27,12 +28,12 @@ def config_errors(config: Mapping[str, Any], config_dir: str | None = None) -> l
 
 
 def run_errors(run: RunConfig) -> list[str]:
-    """Return a message for each combination that does not work; no file is read but result.json."""
+    """Return a message for each combination that does not work; files are read at most at their beginning."""
     return [
         message
         for check in (
-            combination_errors, job_errors, task_errors, kind_errors, prompting_errors, path_errors, generation_errors,
-            judging_errors,
+            combination_errors, job_errors, task_errors, kind_errors, prompting_errors, path_errors, column_errors,
+            generation_errors, judging_errors,
         )
         for message in check(run)
     ]  # fmt: skip

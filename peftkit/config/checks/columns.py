@@ -1,0 +1,147 @@
+"""Checks of the columns of local data files, of which only the first lines are read."""
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from peftkit.config.endings import TEXTS
+from peftkit.config.errors import UserError
+from peftkit.config.files import (
+    ending_of,
+    open_binary,
+    open_text,
+    parse_json_lines,
+    read_cells,
+    reading,
+    saved_splits,
+    split_files,
+    visible_files,
+)
+from peftkit.config.jobs import JOBS
+from peftkit.config.kinds import KINDS, kind_of
+from peftkit.config.run import RunConfig, TaskConfig
+
+FIRST_ROWS = 20_000  # of a .jsonl, whose rows may differ in their columns
+
+
+def column_errors(run: RunConfig) -> Iterator[str]:
+    """Yield a message for each local file that lacks a column which the run reads, or that cannot be read."""
+    try:
+        yield from _task_errors(run) if JOBS[run.job].trains else _input_errors(run)
+    except UserError as error:
+        yield str(error)
+
+
+def _task_errors(run: RunConfig) -> Iterator[str]:
+    task, kind = run.task, kind_of(run.task)
+    path = Path(task.dataset) if run.data_root is None else Path(run.data_root) / task.name
+    has_other_columns = bool(kind.generators) and task.label is None  # conversations may be in several forms
+    if has_other_columns or not path.exists():
+        return
+    for split, file in _first_files(task, path).items():
+        is_train = split == task.splits["train"] and task.label is not None
+        needed = [*task.text, *([str(task.label)] if is_train else [])]
+        names = column_names(file, needed)
+        known = [name for name in needed if any(name.startswith(f"{column}.") for column in names or ())]  # fields
+        if names is not None and (message := missing_columns(task, [*names, *known], needed, str(file))):
+            yield message
+
+
+def _input_errors(run: RunConfig) -> Iterator[str]:
+    """Yield the messages about the input of job=predict and job=embed, and the corpus of job=extend."""
+    key, file = {
+        "embed": ("embed.column", run.input), "extend": ("extend.column", run.extend.corpus),
+        "predict": ("", run.input if run.run else None),
+    }.get(run.job, ("", None))  # fmt: skip
+    if file is None or not Path(file).is_file() or ending_of(Path(file)) == ".txt":
+        return
+    if key:
+        needed = [run.embed.column if key == "embed.column" else run.extend.column]
+    else:
+        needed = _trained_columns(Path(str(run.run)))
+    if (names := column_names(Path(file), needed)) is None:
+        return
+    for missing in (name for name in needed if name not in names):
+        nearest = _nearest(missing, names)
+        fix = f"set {key}={nearest or 'COLUMN'}" if key else f"rename {nearest or 'a column'} to {missing}"
+        yield f"{file} has no column {missing}, but {', '.join(names)}; {fix}"
+
+
+def _trained_columns(folder: Path) -> list[str]:
+    """Return the columns of texts that a run was trained on; none where they may have several forms."""
+    try:
+        task = json.loads((folder / "result.json").read_text(encoding="utf-8"))["run"]["config"]["task"]
+        kind = KINDS[task["kind"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []  # the run folder has its own check
+    return [] if kind.generators else list(task["text"][:1] if kind.name == "preferences" else task["text"])
+
+
+def missing_columns(task: TaskConfig, names: Collection[str], needed: Sequence[str], where: str) -> str | None:
+    """Return the message about the columns of a task that a table lacks, with the overrides that name others."""
+    missing = [name for name in needed if name not in names]
+    if not missing:
+        return None
+    nearest = {name: _nearest(name, names) for name in missing}
+    text = [nearest.get(name, name) for name in task.text]
+    fixes = [f"task.text=[{','.join(name or 'COLUMN' for name in text)}]"] if {*missing} & {*task.text} else []
+    fixes += [f"task.label={nearest[str(task.label)] or 'COLUMN'}"] if task.label in missing else []
+    return (
+        f"{where} has no column {', '.join(missing)}, but {', '.join(names)}; set {' '.join(fixes)} "
+        f"(task={task.name} reads {', '.join(needed)})"
+    )
+
+
+def column_names(file: Path, needed: Collection[str]) -> list[str] | None:
+    """Return the columns of a file, of a .jsonl until the `needed` ones are found; None where they are not known.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    ending = ending_of(file)
+    with reading(file):
+        if file.name == "dataset_info.json":  # of save_to_disk
+            return list(json.loads(file.read_text(encoding="utf-8"))["features"])
+        if ending in (".csv", ".tsv"):
+            return next(read_cells(file))
+        if ending == ".parquet":
+            import pyarrow.parquet as pq
+
+            with open_binary(file) as data:
+                return list(pq.ParquetFile(data).schema_arrow.names)
+        if ending == ".jsonl":
+            return _json_columns(file, needed)
+    return None
+
+
+def _json_columns(file: Path, needed: Collection[str]) -> list[str] | None:
+    names: dict[str, None] = {}
+    with open_text(file, newline="\n") as lines:
+        for number, (_, row) in enumerate(parse_json_lines(file, lines), start=1):
+            if not isinstance(row, dict) or number > FIRST_ROWS:
+                return None
+            names |= dict.fromkeys(row)
+            if names.keys() >= {*needed}:
+                break
+    return list(names)
+
+
+def _first_files(task: TaskConfig, path: Path) -> dict[str, Path]:
+    """Return the first file of each split of the task that there is."""
+    if task.kind == "language_modeling":
+        files = [path] if path.is_file() else visible_files(path, TEXTS, is_deep=True)
+        return {"corpus": files[0]} if files else {}
+    if path.is_file():
+        return {str(task.splits["train"] or "train"): path}
+    wanted = [name for name in (task.splits["train"], *task.splits["validation"]) if name]
+    if (saved := saved_splits(path)) is not None:
+        return {name: folder / "dataset_info.json" for name, folder in saved.items() if name in wanted}
+    return {name: shards[0] for name, shards in split_files(path, wanted).items() if name in wanted}
+
+
+def _nearest(name: str, names: Collection[str]) -> str | None:
+    """Return the name that differs least, ignoring case and spaces around it; None where none is near."""
+    folded = {each.strip().casefold(): each for each in names}
+    close = get_close_matches(name.strip().casefold(), folded, n=1)
+    return folded[close[0]] if close else None

@@ -1,0 +1,82 @@
+"""A column that a local file lacks is found before any library of models is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.commands import compose_config
+
+from peftkit.config import RunConfig
+from peftkit.config.checks.columns import column_errors
+
+ROWS = {"Review": ["a", "b"], "labels": ["x", "y"]}
+
+
+def write(file: Path) -> Path:
+    rows = [dict(zip(ROWS, values, strict=True)) for values in zip(*ROWS.values(), strict=True)]
+    if file.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table(ROWS), file)
+    elif file.suffix == ".jsonl":
+        file.write_text("{}\n" + "\n".join(map(json.dumps, rows)))
+    else:
+        mark = "\t" if file.suffix == ".tsv" else ";"
+        file.write_text("".join(f"{mark.join(row)}\n" for row in [ROWS.keys(), *(row.values() for row in rows)]))
+    return file
+
+
+def errors(data: Path, *overrides: str, task: str = "classification") -> list[str]:
+    words = [f"task={task}", f"task.dataset={data}", "model=bert", "method=lora", *overrides]
+    return list(column_errors(RunConfig.from_config(compose_config(words))))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet"])
+def test_the_message_has_the_nearest_columns_as_overrides(tmp_path: Path, name: str) -> None:
+    file = write(tmp_path / name)
+    for data in (file, tmp_path):
+        if data == tmp_path:
+            file.rename(tmp_path / f"train{file.suffix}")
+        (message,) = errors(data, "task.text=[reviews]", "task.label=label")
+        assert "no column reviews, label, but Review, labels" in message
+        fix = message.split("set ")[1].split(" (")[0].split()
+        assert fix == ["task.text=[Review]", "task.label=labels"] and errors(data, *fix) == []
+
+
+def test_only_the_columns_that_a_split_needs_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na,x\n")
+    (tmp_path / "validation.csv").write_text("text\na\n")
+    (tmp_path / "extra.csv").write_text("other\na\n")
+    assert errors(tmp_path, "task.text=[text]") == []
+    assert errors(tmp_path, "task.text=[text]", "task.splits.validation=[extra]")[0].startswith(f"{tmp_path}/extra.csv")
+
+
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": 1}\nno\n')
+    assert "line 2 is not JSON" in errors(tmp_path / "a.jsonl", "task.text=[words]")[0]
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    assert "a.parquet: " in errors(tmp_path / "a.parquet")[0]
+    (tmp_path / "train-0-of-2.csv").write_text("text,label\n")
+    assert "1 of 2 files of the split train" in errors(tmp_path)[0]
+
+
+def test_columns_of_conversations_and_corpora(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl")
+    assert errors(file, task="instructions") == []  # several forms
+    assert "set task.text=[Review]" in errors(file, "task.text=[reviews]", task="language_modeling")[0]
+
+
+def test_a_wrong_column_is_found_without_importing_torch(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv")
+    code = (
+        "import sys; from peftkit.cli import main\n"
+        f"try: main(['task=classification', 'task.dataset={file}', 'task.text=[reviews]', 'model=bert', 'method=lora'])\n"
+        "except SystemExit as stop: print(stop.code, *{'torch', 'datasets', 'pandas'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n" and done.stderr.count("\n") == 1 and "task.text=[Review]" in done.stderr
