@@ -8,6 +8,7 @@ from pathlib import Path
 from peftkit.config import UserError
 from peftkit.config.console import assume
 from peftkit.config.files import ending_of, read_text
+from peftkit.config.tag_schemes import SPAN_TAG
 
 CONLLU_COLUMNS = ("id", "tokens", "lemmas", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 COUNTER = re.compile(r"(.*?)(\d+)[.):\]]?")  # 3, 3. or s1:3
@@ -41,6 +42,9 @@ def read_conll(path: Path) -> dict[str, list]:
         *([f"{len(comments)} comments"] if comments else []),
     ]:
         assume(f"{path}: left out {' and '.join(left_out)}")
+    if width == len(CONLLU_COLUMNS) and counters == 1:
+        assume(f"{path}: read as CoNLL-U, as it has its {width} columns")
+        return _columns(sentences, CONLLU_COLUMNS[1:])
     names = ("tokens", *(f"column_{number}" for number in range(2, width - counters)), "tags")
     return _columns(sentences, names)
 
@@ -49,17 +53,20 @@ def _comments(lines: dict[int, str]) -> set[int]:
     """Return the numbers of the comment lines, which begin with "# ", or as in CoNLL-2012 with "#begin document".
 
     A "#" may be a token too. It is one where its line has as many columns as the others, and its tag occurs at other
-    words, or it is not at the beginning of a sentence.
+    words, or may be a tag: not at the beginning of a sentence, and of the form of the others if they are tags of spans.
     """
     words = [line for line in lines.values() if line and not line.startswith("#")]
     width, is_tabbed = (len(_cells(words[0])), "\t" in words[0]) if words else (0, False)
     tags = {_cells(line)[-1] for line in words}
+    form = SPAN_TAG if all(map(SPAN_TAG.fullmatch, tags)) else re.compile(".*")
     comments: set[int] = set()
     starts_sentence = True
     for number, line in lines.items():
         cells = _cells(line) or [""]
         is_row = len(cells) == width and ("\t" in line) == is_tabbed
-        is_token = cells[0] == "#" and is_row and (cells[-1] in tags or not starts_sentence)
+        is_token = (
+            cells[0] == "#" and is_row and (cells[-1] in tags or (not starts_sentence and form.fullmatch(cells[-1])))
+        )
         if line.startswith(("# ", "#\t")) or line == "#":
             comments |= set() if is_token else {number}
         elif line.startswith(("#begin document", "#end document")):

@@ -15,7 +15,7 @@ MAX_LISTED = 10  # questions
 
 
 def squad_rows(path: Path, text: str) -> list[dict[str, Any]] | None:
-    """Return id, title, context, question and answers of a file {"data": [...]}; None for other JSON.
+    """Return id, title, context, question and answers of a file {"data": [...]} or a list; None for other JSON.
 
     Articles have paragraphs of questions, or are rows themselves. A question that `is_impossible` has no answer,
     whatever its answers are. Without "answers" its answers are hidden, as in a test file. Ids are left out where a
@@ -24,13 +24,11 @@ def squad_rows(path: Path, text: str) -> list[dict[str, Any]] | None:
     Raises:
         UserError: an article, a paragraph or a question lacks one of its keys.
     """
-    if not text.lstrip().startswith("{"):
-        return None
     try:
         content = json.loads(text)
     except ValueError:  # one object per line
         return None
-    articles = content.get("data")
+    articles = content.get("data") if isinstance(content, dict) else content
     if not isinstance(articles, list) or not articles or not all(isinstance(article, dict) for article in articles):
         return None
     if not any("paragraphs" in article for article in articles):

@@ -119,6 +119,8 @@ def _id_column(location: str, names: Sequence[str], column: str, key: str) -> st
     """Return the column of the ids, None where there is none; raise UserError without the column of the texts."""
     if column not in names:
         raise UserError(f"{location} has no column {column} (columns: {', '.join(names) or 'none'}); set {key}=NAME")
+    if list(names).count(column) > 1:
+        raise UserError(f"{location} has two columns {column}; rename one")
     return next((name for name in IDS if name in names), None)
 
 

@@ -61,8 +61,9 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     assert "line 2 is not JSON" in errors(tmp_path / "a.jsonl", "task.text=[words]")[0]
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     assert "a.parquet: " in errors(tmp_path / "a.parquet")[0]
-    (tmp_path / "train-0-of-2.csv").write_text("text,label\n")
-    assert "1 of 2 files of the split train" in errors(tmp_path)[0]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "train-0-of-2.csv").write_text("text,label\n")
+    assert "1 of 2 files of the split train" in errors(tmp_path / "folder")[0]
 
 
 def test_columns_of_conversations_and_corpora(tmp_path: Path) -> None:

@@ -166,6 +166,14 @@ def test_an_incomplete_folder_is_refused(tmp_path: Path, names: list[str], cause
         split_files(folder_of(tmp_path, *names))
 
 
+def test_subfolders_may_be_splits(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "train/0000.csv", "train/0001.csv", "validation/part-0-of-1.csv", "docs/a.csv")
+    assert split_names(folder) == {"train": ["0000.csv", "0001.csv"], "validation": ["part-0-of-1.csv"]}
+    (folder / "validation" / "part-0-of-1.csv").rename(folder / "validation" / "part-0-of-2.csv")
+    with pytest.raises(UserError, match="validation has 1 of 2 files"):
+        split_files(folder)
+
+
 def test_files_that_are_no_data_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = folder_of(
         tmp_path, "train.csv", "._train.csv", ".DS_Store", "__MACOSX/x.csv", "dataset_info.json", "all_results.json",

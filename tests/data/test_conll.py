@@ -49,7 +49,7 @@ def test_words_and_tags_are_read_without_counters_and_comments(
 
 def test_a_hash_in_a_row_is_a_word(tmp_path: Path) -> None:
     file = tmp_path / "a.conll"
-    file.write_text("# note\n# O\nnlp O\n\n#nlp B-X\n# Y\n")
+    file.write_text("# note\n# O\nnlp O\n# more\n\n#nlp B-X\n# I-X\n")
     assert read_file(file)["tokens"][:] == [["#", "nlp"], ["#nlp", "#"]]
     file.write_text("# sent id\n#\tO\na\tX\n#\t#\nb\tO\n")
     assert read_file(file)["tokens"][:] == [["#", "a", "#", "b"]]
@@ -69,6 +69,12 @@ def test_multiword_tokens_with_numbers_are_no_words(tmp_path: Path) -> None:
     file = tmp_path / "a.conll"
     file.write_text("1-2 don't _\n1 do O\n2 n't O\n3 go B-X\n\n1 so O\n1.1 he O\n2 went B-X\n")
     assert read_file(file)["tokens"][:] == [["do", "n't", "go"], ["so", "went"]]
+
+
+def test_conllu_under_another_name_has_its_columns(tmp_path: Path) -> None:
+    file = tmp_path / "a.conll"
+    file.write_text("".join(f"{n}\t{word}\t_\tNOUN\t_\t_\t0\troot\t_\t_\n" for n, word in enumerate("abc", start=1)))
+    assert read_file(file)["upos"][0] == ["NOUN"] * 3 and read_file(file)["tokens"][0] == ["a", "b", "c"]
 
 
 def test_sentences_of_numbers_stay(tmp_path: Path) -> None:

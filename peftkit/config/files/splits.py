@@ -39,9 +39,7 @@ def split_files(folder: Path, named: Collection[str] = ()) -> dict[str, list[Pat
     files = visible_files(folder, FILES)
     splits, shards = _sharded(folder, _without_stray_json(folder, files, named), named)
     if not splits:
-        folders = sorted({file.parent for file in visible_files(folder, FILES, is_deep=True)})
-        hint = f"use the folder {folders[0]}" if folders else "use a folder with train.*"
-        raise UserError(f"{folder} has no csv, tsv, jsonl or parquet files; {hint}")
+        splits, shards = _split_folders(folder, named)
     for name in shards:
         assume(f"{folder}: {name} has {len(splits[name])} files, {splits[name][0].name} to {splits[name][-1].name}")
     return splits
@@ -107,6 +105,30 @@ def _sharded(folder: Path, files: list[Path], named: Collection[str]) -> tuple[d
             )
         splits[name] = [shards[number] for number in sorted(shards)]
     return splits, [name for name in (*counted, *numbered) if len(splits[name]) > 1]
+
+
+def _split_folders(folder: Path, named: Collection[str]) -> tuple[dict[str, list[Path]], list[str]]:
+    """Return the files of each subfolder that is named as a split, and the splits of several files.
+
+    Raises:
+        UserError: there are none, or a shard is missing.
+    """
+    found: dict[Path, list[Path]] = defaultdict(list)
+    for file in visible_files(folder, FILES, is_deep=True):
+        found[file.parent].append(file)
+    splits = {
+        each.name: files for each, files in found.items() if each.parent == folder and _is_split(each.name, named)
+    }
+    if not splits:
+        hint = f"use the folder {min(found)}" if found else "use a folder with train.*"
+        raise UserError(f"{folder} has no csv, tsv, jsonl or parquet files; {hint}")
+    for name, files in splits.items():
+        # their numbers are those of a split too, whatever their names are
+        parts, _ = _sharded(folder / name, files, ())
+        splits[name] = [file for part in parts.values() for file in part]
+        if len(endings := sorted({ending_of(file) for file in files})) > 1:
+            raise UserError(f"{folder / name} has files of {' and '.join(endings)}; convert them to one of these")
+    return splits, [name for name, files in splits.items() if len(files) > 1]
 
 
 def _add(folder: Path, shards: dict[int, Path], number: int, file: Path, name: str) -> None:
