@@ -127,9 +127,9 @@ def _is_spaced(sample: str, delimiter: str) -> bool:
 
 
 def _is_quoted(file: Path) -> bool:
-    """Return whether quotation marks enclose cells of a tab-separated file, as csv writers write them.
+    """Return whether quotation marks enclose cells of a tab-separated file, as csv files do.
 
-    They do if the whole file can be read so, and some quotation is one for a writer only: around a tab, a line end or a
+    They do if the whole file can be read so, and some quotation has a purpose: around a tab, a line end or a
     doubled quotation mark, around nothing, or around each cell of the header or of a column. A text that merely begins
     and ends with a quotation mark keeps it.
     """
