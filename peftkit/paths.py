@@ -1,10 +1,12 @@
 """The folders that peftkit reads and writes, in a checkout or an installed wheel."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MAX_NAME = 120  # bytes; file systems allow 255, and files of a run add endings
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -39,8 +41,17 @@ def cache_folder() -> Path:
 
 
 def safe_name(text: str) -> str:
-    """Return a text as the name of a file or folder: other characters than letters, digits and ._- become hyphens."""
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in text)
+    """Return a text as the name of a file or folder, which stays in its folder on every system.
+
+    Other characters than letters, digits and ._- become hyphens, as do dots at its start; a long name ends in a hash.
+    """
+    name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in text)
+    kept = name.lstrip(".")
+    name = "-" * (len(name) - len(kept) or not kept) + kept
+    if len(name.encode()) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
+    return f"{name.encode()[: MAX_NAME - 9].decode(errors='ignore')}-{digest}"
 
 
 @contextmanager

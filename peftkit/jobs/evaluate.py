@@ -74,8 +74,8 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     reference = score_reference(chosen, base_source(run), data.splits, run_tokenizer_source(run))
     bundle = load_bundle(run)
     bundle.format = format_for(chosen, names, bundle.tokenizer, read_shots(run.folder))
-    name, source = task.name, data.source
-    if source.revision != trained_on and (task.suite == "own" or name == run.config.task.name):
+    name, source = safe_name(task.name), data.source
+    if source.revision != trained_on and (task.suite == "own" or task.name == run.config.task.name):
         # each evaluation on other data has its own file, named by the data and the start of its revision
         name = f"{name}-{safe_name(Path(source.name).stem)}-{str(source.revision)[:8]}"
     scores, costs = score_splits(chosen, bundle, data, run.folder / f"predictions-{name}.parquet", reference)

@@ -1,6 +1,7 @@
 """Checks of each value: its type, its choices, its range."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from peftkit.config.run import PROVENANCE, SECTIONS, RunConfig
 from peftkit.config.signatures import annotation
 from peftkit.config.suggestions import RENAMED, nearest, section_error, takes_list, unknown_key
 from peftkit.config.traits import Traits
+from peftkit.paths import MAX_NAME
 
 Found = tuple[str, str]  # the key, and the message about it
 EMBEDDING_INITS = ("pieces", "mean", "normal", "random")  # extend.init
@@ -38,6 +40,12 @@ def _rule(keys: str, holds: Callable[[Any], bool], expected: str) -> dict[str, t
 
 def _positive(value: float) -> bool:
     return 0 < value < float("inf")
+
+
+def _is_name(value: str) -> bool:
+    """Return whether a text can be part of a path; `safe_name` replaces other unusual characters, such as spaces."""
+    is_plain = value.strip() and value.isprintable() and not re.search(r"[/\\]", value)
+    return bool(is_plain) and not value.startswith(".") and len(value.encode(errors="replace")) <= MAX_NAME
 
 
 RANGES = (  # of values of the right type; null has no range
@@ -83,6 +91,11 @@ RANGES = (  # of values of the right type; null has no range
         lambda x: len(x) == 2 and 0 < x[0] <= x[1],
         "the shortest and the longest; use generate.instruction_length=[3,150]",
     )
+    | _rule(
+        "model.name method.name task.name task.suite",
+        _is_name,
+        f"a name of at most {MAX_NAME} bytes, without / and control characters, that starts with no dot",
+    )
     | _rule("task.text", bool, "one column or more; use task.text=[first,second]")
     | _rule("task.metrics", bool, "one metric or more; use task.metrics=[accuracy]")
     | _rule("task.labels", lambda x: len(set(x)) > 1, "two names or more; use task.labels=[no,yes], or null")
@@ -117,7 +130,8 @@ def as_typed(value: Any) -> str:
     """Return a value as the user would type it."""
     if value is None:
         return "null"
-    return repr(value) if isinstance(value, str) and (not value or " " in value) else str(value)
+    is_quoted = isinstance(value, str) and (not value or " " in value or not value.isprintable())
+    return repr(value) if is_quoted else str(value)
 
 
 def _type_errors(values: Mapping[str, Any], owner: type, prefix: str) -> Iterator[Found]:
