@@ -59,9 +59,11 @@ def checkpoint_path(source: Source) -> str:
 
 
 def hub_arguments(source: Source) -> dict[str, Any]:
-    """Return the arguments of `from_pretrained` that fix the commit and, without the Hub, forbid the network."""
-    commit = {"revision": source.revision} if source.kind in ("hub", "cache") else {}
-    return commit if source.kind == "hub" else {**commit, "local_files_only": True}
+    """Return the arguments of `from_pretrained` that fix the commit, forbid code and, without the Hub, the network."""
+    arguments: dict[str, Any] = {"trust_remote_code": False}  # else transformers asks on stdin
+    if source.kind in ("hub", "cache"):
+        arguments["revision"] = source.revision
+    return arguments if source.kind == "hub" else {**arguments, "local_files_only": True}
 
 
 def vector_pooling(model: ModelConfig, source: Source) -> str:

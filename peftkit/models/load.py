@@ -14,7 +14,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from peftkit.compat.transformers import Conv1D, dequantized, disable_weight_packing, is_quantized
+from peftkit.compat.transformers import (
+    Conv1D,
+    attention_implementation,
+    dequantized,
+    disable_weight_packing,
+    is_quantized,
+)
 from peftkit.config import ModelConfig, UserError
 from peftkit.config.families import (
     HEAD_SUBMODULES,
@@ -38,6 +44,8 @@ def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
         UserError: the checkpoint's architecture is not `model.family`.
     """
     config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
+    if "/" in (attention := attention_implementation(config)):
+        raise UserError(f"{source.name} asks for attention by code of the Hub ({attention}); use another checkpoint")
     model_type = config.model_type
     if model_type in UNSUPPORTED:
         raise UserError(f"{source.name} is not supported: {UNSUPPORTED[model_type]}; use model=roberta or model=gpt2")

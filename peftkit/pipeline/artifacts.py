@@ -110,7 +110,9 @@ def load_bundle(run: RunResult, quantized: bool = True) -> TrainingBundle:
     config, names = run.config, run.label_names
     tokenizer = run_tokenizer(config, run_tokenizer_source(run), base_source(run))
     if (run.folder / "model").is_dir():
-        model: Any = auto_class(config.model.family, config.task.kind).from_pretrained(str(run.folder / "model"))
+        model: Any = auto_class(config.model.family, config.task.kind).from_pretrained(
+            str(run.folder / "model"), trust_remote_code=False
+        )
     else:
         choice = (config.model, base_source(run), tokenizer, head_kind(config), names)
         model = load_model(*choice, config.method.quantization)

@@ -1,6 +1,7 @@
 """Settings of Hugging Face's libraries while a job runs: without logs, and offline if the Hub is unreachable."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ import datasets
 import transformers
 from huggingface_hub import constants
 
+from peftkit.config import UserError
 from peftkit.config.source import hub_is_reachable
 
 # it recommends a faster 4-bit kernel when it is imported, even if the run needs none
@@ -38,6 +40,14 @@ def library_settings(source: str) -> Iterator[None]:
         try:
             configure_libraries(source)
             yield
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            name = next(iter(re.findall(r"repository (\S+)", str(error))), "the checkpoint")
+            raise UserError(
+                f"{name} has no model or tokenizer class of transformers, and its own code (auto_map) is not run; "
+                "use another checkpoint, such as model.checkpoint=FacebookAI/roberta-base with model=roberta"
+            ) from error
         finally:
             if not data_bars:
                 datasets.enable_progress_bars()

@@ -76,7 +76,8 @@ def _initial_vectors(model: Any, config: SoftPromptConfig, modified: list[Any]) 
     if config.init == "text":
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(config.base_model_name_or_path or model.config.name_or_path)
+        name = config.base_model_name_or_path or model.config.name_or_path
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         ids = torch.tensor(tokenizer(config.init_text, add_special_tokens=False)["input_ids"])
     else:
         ids = torch.randperm(embeddings.weight.shape[0])[:length]
