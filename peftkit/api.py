@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from peftkit.cli.compose import open_composer
 from peftkit.cli.values import compose_values
 from peftkit.config import JOBS, RunConfig, UserError
+from peftkit.config.own_code import open_code
 
 if TYPE_CHECKING:
     import numpy as np
@@ -193,10 +194,15 @@ def plan(
         return make_plan(config)
 
 
-def load(run: str | Path | RunResult) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(
+    run: str | Path | RunResult, *, allow_code: Sequence[str] = ()
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the trained model, adapter and head included, and its tokenizer.
 
     A folder of job=extend gives the base with the new tokens. Global settings of the process stay unchanged.
+
+    Args:
+        allow_code: packages of your own, where the run's method is of one.
     """
     from peftkit.config.console import log_records
     from peftkit.jobs import extend
@@ -204,7 +210,7 @@ def load(run: str | Path | RunResult) -> tuple[PreTrainedModel, PreTrainedTokeni
     from peftkit.pipeline.libraries import library_settings
 
     folder = Path(_folder(run))
-    with library_settings("auto"), log_records():
+    with library_settings("auto"), log_records(), open_code(allow_code):
         return extend.load_extended(folder) if extend.is_vocabulary(folder) else load_run(folder)
 
 
@@ -238,6 +244,7 @@ def run_job(config: RunConfig, on_start: Callable[[Path], None] | None = None) -
     """
     job = JOBS[config.job]
     with ExitStack() as stack:
+        stack.enter_context(open_code(config.allow_code))
         if job.loads_model:
             from peftkit.pipeline.libraries import library_settings
 
@@ -264,7 +271,7 @@ def _library_settings(config: RunConfig) -> Iterator[None]:
     from peftkit.config.console import log_records
     from peftkit.pipeline.libraries import library_settings
 
-    with library_settings(config.source), log_records():
+    with library_settings(config.source), log_records(), open_code(config.allow_code):
         yield
 
 

@@ -1,9 +1,13 @@
 """The names of the metrics and what each reads, from the source of peftkit.metrics: importing it would load numpy."""
 
 import ast
+import re
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 from peftkit.config.kinds import TaskKind
+from peftkit.config.own_code import own_metrics
 from peftkit.config.suggestions import nearest
 from peftkit.paths import PACKAGE
 
@@ -23,14 +27,18 @@ def metric_inputs() -> dict[str, str]:
     }
 
 
-def metrics_for(kind: TaskKind) -> list[str]:
-    """Return the metrics of a kind, its own first, then the others that read the same inputs."""
-    inputs = metric_inputs()
+def metrics_for(kind: TaskKind, packages: Sequence[str] = ()) -> list[str]:
+    """Return the metrics of a kind, its own first, then the others that read the same inputs.
+
+    Args:
+        packages: the user's own, opened by allow_code.
+    """
+    inputs = {name: input for name, (input, _) in own_metrics(packages).items()} | metric_inputs()
     read = {inputs[name] for name in kind.metrics}
     return [*kind.metrics, *(name for name, input in inputs.items() if input in read and name not in kind.metrics)]
 
 
-def metric_error(name: str, kind: TaskKind) -> str | None:
+def metric_error(name: str, kind: TaskKind, packages: Sequence[str] = ()) -> str | None:
     """Return the message about a wrong name in task.metrics, None where it is right.
 
     Modules of evaluate run their own code, so a recipe may name only those that evaluate's authors publish.
@@ -39,11 +47,11 @@ def metric_error(name: str, kind: TaskKind) -> str | None:
         module = name.removeprefix(EVALUATE).split(":")[0]
         if not module:
             return f"task.metrics=[{name}]: expected a name of evaluate, such as {EVALUATE}mae"
-        if "/" in module or "\\" in module or module.endswith(".py"):
+        if not re.fullmatch(r"\w+", module) or Path(module).exists():  # evaluate would run the file of that name
             return (
                 f"task.metrics=[{name}]: it would run code that evaluate's authors did not publish; "
                 f"use an official evaluate metric, such as {EVALUATE}mae"
             )
-    elif name not in (known := metrics_for(kind)):
+    elif name not in (known := metrics_for(kind, packages)):
         return f"task.metrics=[{name}]: unknown metric of task.kind={kind.name}{nearest(name, known)}"
     return None

@@ -179,6 +179,8 @@ class RunConfig:
     embed: Embed
     generate: Generate
     train: dict
+    collator: dict | None = None
+    allow_code: list[str] = field(default_factory=list)
     recipe: str | None = None
     overrides: tuple[str, ...] = ()  # as typed; provenance only
     config_dir: str | None = None  # DIR of -cd DIR
@@ -211,7 +213,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as plain values, for config.yaml and result.json; provenance is recorded separately."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in PROVENANCE}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_RECORDED}
 
 
 def is_prompted(run: RunConfig) -> bool:
@@ -225,6 +227,8 @@ SECTIONS: dict[str, type] = {
 }  # fmt: skip
 
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
+
+NOT_RECORDED = (*PROVENANCE, "allow_code")  # who reads a run folder opens its code, not the folder
 
 # keys that do not change a result, so they are not part of its id or of its entry on a board
 NON_RESULT_KEYS = {

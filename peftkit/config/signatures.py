@@ -1,6 +1,8 @@
 """The fields of a class and their types, from its source: importing torch would take seconds."""
 
 import ast
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec, resolve_name
@@ -61,6 +63,23 @@ def names_in(package: str, ending: str) -> list[str]:
     return sorted({alias.name for node in nodes for alias in node.names if alias.name.endswith(ending)})
 
 
+def clear_caches() -> None:
+    """Forget which modules exist, after Python has another folder to search."""
+    for function in (fields_of, _find, _tree, _file):
+        function.cache_clear()
+
+
+def module_trees(package: str) -> Iterator[tuple[str, ast.Module]]:
+    """Yield the name and the syntax tree of each module of a package, or of a module; unreadable ones are left out."""
+    file = _file(package)
+    is_package = file is not None and file.name == "__init__.py"
+    for each in sorted(file.parent.rglob("*.py")) if file is not None and is_package else [file] if file else []:
+        parts = each.relative_to(file.parent).with_suffix("").parts if is_package and file is not None else ()
+        module = ".".join([package, *(part for part in parts if part != "__init__")])
+        with suppress(OSError, SyntaxError, ValueError):
+            yield module, ast.parse(each.read_text(encoding="utf-8"))
+
+
 def annotation(text: str, module: str) -> Field:
     """Return a field of one of peftkit's classes from the text of its annotation."""
     return Field(ast.parse(text, mode="eval").body, module)
@@ -69,7 +88,8 @@ def annotation(text: str, module: str) -> Field:
 def _fields(module: str, node: ast.ClassDef) -> dict[str, Field]:
     fields: dict[str, Field] = {}
     for base in reversed(node.bases):
-        if isinstance(base, ast.Name) and (found := _find(module, base.id)):
+        package, _, name = ast.unparse(base).rpartition(".")  # `peft.PeftConfig`, or a name of this module
+        if found := _find(package or module, name):
             fields |= _fields(*found)
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
@@ -216,7 +236,8 @@ def _file(module: str) -> Path | None:
     top, *rest = module.split(".")
     spec = find_spec(top) if top else None
     if spec is None or not spec.submodule_search_locations:
-        return None
+        is_source = spec is not None and not rest and str(spec.origin).endswith(".py")
+        return Path(str(spec.origin)) if spec is not None and is_source else None
     path = Path(spec.submodule_search_locations[0], *rest)
     for file in (path / "__init__.py", path.with_suffix(".py")):
         if file.is_file():

@@ -1,5 +1,6 @@
 """Applying a method to a model, loading its saved weights, and merging them into the base."""
 
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from transformers import PreTrainedModel
 from peftkit.compat.peft import ModulesToSaveWrapper, fill_target_modules, merge_error, unwrap_saved_module
 from peftkit.compat.transformers import Conv1D, number_of_weights
 from peftkit.config import UserError
+from peftkit.config.checks.untrusted import adapter_errors
 from peftkit.config.families import base_type, family_of
 from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ
 from peftkit.methods.native import is_head, keep_bias, with_new_token_rows
@@ -132,7 +134,12 @@ def _linear_layers(model: nn.Module) -> list[str]:
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
-    """Load a saved adapter with its head over the base."""
+    """Load a saved adapter with its head over the base.
+
+    Raises:
+        UserError: its config could run code.
+    """
+    _check_config(folder)
     with warnings.catch_warnings():
         # AdaLoRA's rank_pattern has the names of weights, where this warning expects modules
         warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
@@ -141,6 +148,13 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
     if isinstance(loaded.base_model, AdaLoraModel) and "trainable_adapter_name" not in vars(loaded.base_model):
         loaded.base_model.trainable_adapter_name = loaded.active_adapter  # its forward pass reads it, also in inference
     return loaded
+
+
+def _check_config(folder: Path) -> None:
+    file = folder / "adapter_config.json"
+    errors = list(adapter_errors(json.loads(file.read_text(encoding="utf-8")))) if file.is_file() else []
+    if errors:
+        raise UserError(f"{file}: {'; '.join(errors)}")
 
 
 def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel:
@@ -152,6 +166,8 @@ def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel
         UserError: they cannot share a base.
     """
     loaded: Any = None
+    for folder in folders.values():
+        _check_config(folder)
     kinds = {name: PeftConfig.from_pretrained(str(folder)) for name, folder in folders.items()}
     if len({config.peft_type for config in kinds.values()}) > 1:
         raise UserError(f"{', '.join(kinds)} were trained by different methods; choose runs of one method")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from inspect import signature
 from typing import Any
 
 import numpy as np
 
 from peftkit.config.metric_names import EVALUATE
+from peftkit.config.own_code import opened_packages, own_metrics
 from peftkit.config.suggestions import nearest
 
 Array = np.ndarray
@@ -150,6 +152,8 @@ def find_metric(name: str) -> Metric:
     Raises:
         ValueError: the metric is unknown; the message suggests the nearest name.
     """
+    if name not in METRICS and (own := own_metrics(opened_packages()).get(name)):
+        import_module(own[1])  # which registers it
     if name not in METRICS:
         raise ValueError(f"task.metrics=[{name}]: unknown metric{nearest(name, METRICS)}")
     return METRICS[name]

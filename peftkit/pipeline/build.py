@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted, kind_of, refuse
 from peftkit.config.console import log
 from peftkit.config.kinds import SEQ2SEQ
+from peftkit.config.own_code import instantiate
 from peftkit.config.source import Source
 from peftkit.data.datasets import TaskDataset, example_reader
 from peftkit.data.formats import Encoded, Format, format_of
@@ -162,14 +163,10 @@ def instantiate_method(settings: dict[str, Any]) -> Any:
     Raises:
         UserError: its settings are invalid.
     """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
     try:
-        # PEFT cannot save a config that holds omegaconf containers
-        return instantiate(settings, _convert_="all")
-    except InstantiationException as error:
-        raise UserError(f"method.config: {error.__cause__ or error}") from error
+        return instantiate(settings)
+    except UserError as error:
+        raise UserError(f"method.config: {error}") from error
 
 
 def _add_shots(config: RunConfig, task_format: Format, examples: Dataset) -> Format:

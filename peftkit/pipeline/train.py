@@ -10,6 +10,7 @@ import numpy as np
 from peftkit import training
 from peftkit.config import RunConfig, UserError, generates_text
 from peftkit.config.console import log
+from peftkit.config.own_code import import_allowed, instantiate
 from peftkit.data.batches import LengthGroupedSampler, padding_waste
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.instructions import InstructionFormat
@@ -52,7 +53,7 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
     trainer = trainer_factory(config, bundle, arguments)(
         model=bundle.model,
         args=arguments,
-        data_collator=bundle.format.collator(),
+        data_collator=_collator(config, bundle),
         train_dataset=encoded.inputs,
         eval_dataset=None if holdout is None else holdout.inputs,
         compute_metrics=None
@@ -65,6 +66,8 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
         patience=patience,
         log_file=context.folder / "log.jsonl",
     )
+    for tracker in training.own_trackers(config.train):
+        trainer.add_callback(import_allowed(tracker)())
     texts = {}
     if isinstance(bundle.format, LanguageModelingFormat) and not config.trial:
         held_out = splits.validation[config.task.splits["validation"][0]]
@@ -80,6 +83,12 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
     order = np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0)
     waste = padding_waste(encoded.lengths, order, arguments.train_batch_size)
     return TrainedRun(trainer, fit, parameters, waste, texts, before)
+
+
+def _collator(config: RunConfig, bundle: TrainingBundle) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    """Return the collator of training: that of the task, or one of the user's own, which gets it."""
+    collate = bundle.format.collator()
+    return collate if config.collator is None else instantiate(config.collator, collate)  # type: ignore[no-any-return]
 
 
 def custom_loss(config: RunConfig, bundle: TrainingBundle) -> training.ContrastiveLoss | training.Distillation | None:

@@ -23,6 +23,7 @@ from datasets import Dataset
 from peftkit import training
 from peftkit.config import RunConfig, is_prompted
 from peftkit.config.console import is_main_process, log
+from peftkit.config.own_code import open_code, opened_packages
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.methods import count_parameters, is_mergeable, merge_adapter
 from peftkit.pipeline.artifacts import load_bundle
@@ -63,7 +64,8 @@ def verify_run(
     if padded > TOLERANCE["bf16" if config.method.quantization else "fp32"]:
         raise VerificationError(f"an example's scores change by {padded:.2g} with the padding of its batch")
     if is_main_process():
-        response = _request({"folder": str(folder.resolve()), "rows": examples.to_list()})
+        request = {"folder": str(folder.resolve()), "rows": examples.to_list(), "allow_code": opened_packages()}
+        response = _request(request)
         if "error" in response:
             raise VerificationError(f"the saved artifact cannot be loaded in a fresh process: {response['error']}")
         if response["label_names"] != names:
@@ -141,11 +143,16 @@ def _request(message: dict[str, Any]) -> dict[str, Any]:
 def _response(request: dict[str, Any]) -> dict[str, Any]:
     run = RunResult(Path(request["folder"]))
     try:
-        configure_libraries(run.config.source)
-        bundle = load_bundle(run)
-        scores = _flat_scores(run.config, bundle, Dataset.from_list(request["rows"]))
+        with open_code(request["allow_code"]):
+            return _scored(run, request["rows"])
     except Exception as error:  # the run that sent the request fails with it
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+
+
+def _scored(run: RunResult, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    configure_libraries(run.config.source)
+    bundle = load_bundle(run)
+    scores = _flat_scores(run.config, bundle, Dataset.from_list(rows))
     names, loaded = run.label_names, bundle.model.config  # the config of a text-to-text model has no label names
     if bundle.format.verbalizer_ids is None and bundle.format.names is not None:
         names = [loaded.id2label[number] for number in range(loaded.num_labels)]

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftkit.config import RunConfig, UserError
+from peftkit.config.checks.untrusted import stored_errors
+from peftkit.config.own_code import import_allowed, opened_packages
 from peftkit.config.source import Source
 from peftkit.results import run_folder
 
@@ -49,8 +51,17 @@ class RunResult:
 
     @cached_property
     def config(self) -> RunConfig:
-        """The config of the run."""
-        return RunConfig.from_config(self.record["run"]["config"])
+        """The config of the run; the code of its method is imported, if it is the user's own and opened.
+
+        Raises:
+            UserError: it sets what only the command line may set.
+        """
+        stored = self.record["run"]["config"]
+        if errors := list(stored_errors(stored, opened_packages())):
+            raise UserError(f"{self.folder / 'result.json'}: {'; '.join(errors)}")
+        config = RunConfig.from_config(stored)
+        import_allowed(str(config.method.config["_target_"]))  # PEFT loads only methods that are registered
+        return config
 
     @property
     def label_names(self) -> list[str] | None:

@@ -11,7 +11,7 @@ from peftkit.training.loop import (
 )
 from peftkit.training.losses import TEACHER_COLUMN, ContrastiveLoss, Distillation
 from peftkit.training.outputs import OutputReader
-from peftkit.training.trainer import ScoringTrainer, precision_of, scores_of, training_arguments
+from peftkit.training.trainer import ScoringTrainer, own_trackers, precision_of, scores_of, training_arguments
 from peftkit.training.trl import dpo_trainer, sft_trainer, sft_unsupported_reason
 
 __all__ = [
@@ -32,5 +32,6 @@ __all__ = [
     "scores_of",
     "sft_unsupported_reason",
     "sft_trainer",
+    "own_trackers",
     "training_arguments",
 ]

@@ -154,7 +154,21 @@ def training_arguments(
         "ddp_find_unused_parameters": unused_parameters,
     }
     disabled = {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
-    return TrainingArguments(**{**defaults, **settings, **({} if folder else disabled)})
+    trackers = [name for name in listed_trackers(settings) if "." not in name]
+    return TrainingArguments(
+        **{**defaults, **settings, "report_to": trackers or "none", **({} if folder else disabled)}
+    )
+
+
+def listed_trackers(settings: Mapping[str, Any]) -> list[str]:
+    """Return train.report_to as a list."""
+    named = settings.get("report_to") or []
+    return [named] if isinstance(named, str) else list(named)
+
+
+def own_trackers(settings: Mapping[str, Any]) -> list[str]:
+    """Return the trackers of train.report_to that are classes of the user's own, by their full names."""
+    return [name for name in listed_trackers(settings) if "." in name]
 
 
 def precision_of(settings: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ def ignored_errors(job_name: str, typed: Mapping[str, str]) -> list[str]:
 def ignored(job: Job, keys: Sequence[str]) -> list[str]:
     """Return the keys that a job does not read."""
     shared = {key for key in keys if not is_in_section(key, job_specific_keys())}  # what a training run reads
-    known = {*(shared if job.reads is None else job.reads), *job.keys, *PATH_KEYS, "job", "hydra"}
+    known = {*(shared if job.reads is None else job.reads), *job.keys, *PATH_KEYS, "job", "hydra", "allow_code"}
     if "run" not in keys:
         known.update(job.reads_without_run)
     if "job" not in keys:  # the recipe chose it

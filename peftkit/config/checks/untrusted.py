@@ -4,12 +4,13 @@ What is typed on the command line is the user's will and is not checked here.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from peftkit.config.checks.upstream import target_errors
 from peftkit.config.errors import UserError
 from peftkit.config.run import SECTIONS
 from peftkit.config.suggestions import key_names, nearest
@@ -28,7 +29,7 @@ INTERPOLATION = re.compile(r"(?=\$\{\s*(?P<name>[^:}]*)(?P<arguments>:[^}]*)?)")
 # keys at any depth that run code, write elsewhere, publish, or name a secret
 TYPED_ONLY = re.compile(
     r"allow_code|trust_remote_code|key_env|output_dir|logging_dir|push_to_hub|hub_\w+|trackio_\w+|deepspeed|"
-    r"resume_from_checkpoint|megatron_\w+|tokenizer_kwargs|code_revision|auto_map|_(args|partial|recursive|convert)_"
+    r"resume_from_checkpoint|megatron_config|tokenizer_kwargs|code_revision|auto_map|_(args|partial|recursive|convert)_"
 )
 FOLDERS = ("out", "run", "runs")  # keys of folders that are written to
 NOT_SWEPT = (*FOLDERS, "output", "generate.base_url")
@@ -56,10 +57,22 @@ def read_option(group: str, name: str, file: Path, options: Collection[str]) -> 
     return node
 
 
-def stored_errors(config: Mapping[Any, Any]) -> Iterator[str]:
-    """Yield what the config of a run folder may not set, apart from empty values: it lists every key."""
-    sections = {name: config.get(name) for name in (*PARTS, "train")}
-    yield from _typed_only_errors(sections, skip_empty=True)
+def stored_errors(config: Any, packages: Sequence[str]) -> Iterator[str]:
+    """Yield what the config of a run folder may not set, apart from empty values: it lists every key.
+
+    Args:
+        packages: the user's own, opened by allow_code.
+    """
+    kept = {name: value for name, value in config.items() if name != "generate"} if isinstance(config, Mapping) else {}
+    for key in _typed_only(kept):
+        yield f"{key} is refused in the config of a run folder"
+    yield from (message for _, message in target_errors(kept, packages))
+
+
+def adapter_errors(settings: Any) -> Iterator[str]:
+    """Yield what the adapter_config.json of a run folder may not set."""
+    for key in _typed_only(settings):
+        yield f"{key} is refused in adapter_config.json"
 
 
 def _recipe_errors(values: Mapping[Any, Any], recipes: Collection[str]) -> Iterator[str]:
@@ -142,7 +155,7 @@ def _param_errors(key: str, value: Any) -> Iterator[str]:
 
 
 def _key_errors(values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    yield from _typed_only_errors(values, prefix)
+    yield from (f"{key} {REMOVE}" for key in _typed_only(values, prefix, with_empty=True))
     yield from _interpolation_errors(values, prefix)
     if prefix:
         return
@@ -163,18 +176,14 @@ def _leaves_folder(path: str) -> bool:
     return PurePath(path).is_absolute() or ".." in PurePath(path).parts or path.startswith("~") or "$" in path
 
 
-def _typed_only_errors(node: Any, prefix: str = "", skip_empty: bool = False) -> Iterator[str]:
-    """Yield each key, at any depth, that only the command line may set.
-
-    Args:
-        skip_empty: leave out keys without a value, and false ones.
-    """
+def _typed_only(node: Any, prefix: str = "", with_empty: bool = False) -> Iterator[str]:
+    """Yield each key, at any depth, that only the command line may set; with a null or false value if `with_empty`."""
     for item in node if isinstance(node, list | tuple) else ():
-        yield from _typed_only_errors(item, prefix, skip_empty)
+        yield from _typed_only(item, prefix, with_empty)
     for key, value in node.items() if isinstance(node, Mapping) else ():
-        if TYPED_ONLY.fullmatch(str(key)) and not (skip_empty and not value):
-            yield f"{prefix}{key} {REMOVE}"
-        yield from _typed_only_errors(value, f"{prefix}{key}.", skip_empty)
+        if TYPED_ONLY.fullmatch(str(key)) and (value or with_empty):
+            yield f"{prefix}{key}"
+        yield from _typed_only(value, f"{prefix}{key}.", with_empty)
 
 
 def _interpolation_errors(node: Any, prefix: str = "") -> Iterator[str]:

@@ -1,14 +1,14 @@
 """Checks of options of transformers, PEFT and bitsandbytes against the source of their classes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from peftkit.config.checks.values import Found, as_typed, value_of
-from peftkit.config.signatures import Field, fields_of, names_in
+from peftkit.config.own_code import code_errors, is_allowed, shipped_targets
+from peftkit.config.signatures import Field, fields_of
 from peftkit.config.suggestions import TRAINING, nearest
 
-PACKAGES = ("peft", "peftkit")  # whose classes a _target_ may name
 UPSTREAM = ("train.", "method.config.", "method.quantization.", "generate.quantization.")
 QUANTIZATION = "transformers.utils.quantization_config.BitsAndBytesConfig"
 # the trackers of transformers, with the package of each
@@ -39,7 +39,10 @@ RESERVED = {  # TrainingArguments that peftkit sets itself, with what to do inst
 
 def upstream_errors(config: Mapping[str, Any]) -> Iterator[Found]:
     """Yield a message for each unknown option or class, and each value that the option does not take."""
-    yield from _target_errors(config)
+    packages = value_of(config, "allow_code") or []
+    for message in code_errors(packages):
+        yield "allow_code", message
+    yield from target_errors(config, packages)
     for section, owner in (
         ("train", TRAINING), ("method.quantization", QUANTIZATION), ("generate.quantization", QUANTIZATION)
     ):  # fmt: skip
@@ -49,7 +52,7 @@ def upstream_errors(config: Mapping[str, Any]) -> Iterator[Found]:
                 yield f"train.{name}", f"train.{name} is set by peftkit; {RESERVED[name]}"
             else:
                 yield from _option_errors(name, value, fields, f"{section}.", f"transformers.{owner.split('.')[-1]}")
-    yield from _tracker_errors(value_of(config, "train.report_to"))
+    yield from _tracker_errors(value_of(config, "train.report_to"), packages)
     yield from _method_errors(value_of(config, "method.config"))
 
 
@@ -61,40 +64,48 @@ def _option_errors(name: str, value: Any, fields: Mapping[str, Field], prefix: s
         yield key, f"{key}={as_typed(value)}: expected {expected}"
 
 
-def _tracker_errors(named: Any) -> Iterator[Found]:
+def _tracker_errors(named: Any, packages: Sequence[str]) -> Iterator[Found]:
     key = "train.report_to"
     for name in [named] if isinstance(named, str) else named if isinstance(named, list) else []:
         package = TRACKERS.get(name)
-        if package is None:
+        if "." in str(name):  # a callback of one's own
+            yield from _class_errors(str(name), f"{key}=", {}, packages)
+        elif package is None:
             yield key, f"{key}={as_typed(name)}: unknown tracker{nearest(str(name), TRACKERS)}"
         elif package and find_spec(package) is None:
             hint = "'peftkit[trackers]'" if name in EXTRA else package.replace("_", "-")
             yield key, f"{key}={name} needs the package {package}; pip install {hint}"
 
 
-def _target_errors(node: Any, path: str = "") -> Iterator[Found]:
-    """Refuse a _target_ outside the allowed packages: third-party recipes must not run code."""
+def target_errors(node: Any, packages: Sequence[str], path: str = "") -> Iterator[Found]:
+    """Yield a message for each _target_, at any depth, that is no class of `is_allowed`: configs must not run code."""
     if isinstance(node, (list, tuple)):
         for item in node:
-            yield from _target_errors(item, path)
+            yield from target_errors(item, packages, path)
     for key, value in node.items() if isinstance(node, Mapping) else []:
         if key == "_target_" and value != "???":
-            yield from _class_errors(str(value), path, node)
+            yield from _class_errors(str(value), f"{path}_target_=", node, packages)
         else:
-            yield from _target_errors(value, f"{path}{key}.")
+            yield from target_errors(value, packages, f"{path}{key}.")
 
 
-def _class_errors(target: str, path: str, node: Mapping[str, Any]) -> Iterator[Found]:
-    package, _, rest = target.partition(".")
-    key, name = f"{path}_target_", target.rpartition(".")[2]
-    if package not in PACKAGES or not rest:
-        yield key, f"{key}={target} is refused: only classes of peft and peftkit are allowed"
-    elif (fields := fields_of(target)) is None:
-        yield key, f"{key}={target}: unknown class{nearest(name, names_in(package, 'Config'), f'{package}.')}"
-    else:
-        for option, value in node.items():
+def _class_errors(target: str, typed: str, node: Mapping[str, Any], packages: Sequence[str]) -> Iterator[Found]:
+    key, path, (package, _, name) = typed.rstrip("="), typed.removesuffix("_target_="), target.rpartition(".")
+    top = target.partition(".")[0]
+    if is_allowed(target, packages):
+        fields = fields_of(target)
+        if fields is None:
+            yield key, f"{key}={target}: {package} has no class {name}"
+        for option, value in node.items() if fields is not None else ():
             if option != "_target_":
-                yield from _option_errors(option, value, fields, path, target)
+                yield from _option_errors(option, value, fields or {}, path, target)
+    elif top in ("peft", "peftkit"):
+        named = "PEFT" if top == "peft" else "a method of peftkit"
+        hint = nearest(target, [each for each in shipped_targets() if each.startswith(f"{top}.")])
+        yield key, f"{key}={target} is not the config class of {named}{hint}"
+    else:
+        own = f"; if the code is your own, type allow_code=[{top}]" if package else ""
+        yield key, f"{key}={target} is refused: only config classes of peft and peftkit are allowed{own}"
 
 
 def _method_errors(values: Any) -> Iterator[Found]:
@@ -102,6 +113,3 @@ def _method_errors(values: Any) -> Iterator[Found]:
     target = str(values.get("_target_", "???")) if isinstance(values, Mapping) else ""
     if target == "???":
         yield key, f"{key} is not set; set {key}=peft.LoraConfig, or use method=lora"
-    elif target.startswith("peft.") and not target.endswith("Config") and fields_of(target) is not None:
-        hint = nearest(target.rpartition(".")[2], names_in("peft", "Config"), "peft.")
-        yield key, f"{key}={target} is not the config class of a method{hint}"
