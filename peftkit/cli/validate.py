@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,14 @@ from peftkit.cli.files import GROUPS, file_error, option_errors
 from peftkit.cli.overrides import UPSTREAM_SECTIONS, normalize_override, parse
 from peftkit.config import JOBS, SECTIONS, UserError, config_errors, nearest
 from peftkit.config.checks.job import ignored_errors
+from peftkit.config.secrets import secret_errors
 from peftkit.config.suggestions import RENAMED, key_names, section_error, takes_list, unknown_key
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
-HYDRA_PACKAGES = ("hydra.", "hydra_plugins.", "optuna.")
-NO_HANDLER = {"version", "root", "disable_existing_loggers"}  # a logging config with only these builds no handler
-SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
+HYDRA_PACKAGES = ("hydra.", "hydra_plugins.")
+CHOSEN_BY_FILES = ("mode", "sweeper", "launcher", "runtime", "overrides")  # of Hydra's section
 
 
 def command_errors(overrides: Sequence[str], composer: Composer, extra: Path | None, multirun: bool) -> list[str]:
@@ -112,14 +112,13 @@ def _composition_errors(
 
 
 def _run_errors(composed: DictConfig, overrides: Sequence[str], extra: Path | None) -> Iterator[str]:
-    cfg = without_hydra(composed)
-    secrets = list(_secret_errors(OmegaConf.to_container(cfg)))
-    yield from secrets
-    if not secrets:
-        values: Any = OmegaConf.to_container(cfg, resolve=True)
-        if (job := values.get("job")) in JOBS:
-            yield from ignored_errors(job, {parse(text).key_or_group: text.lstrip("+") for text in overrides})
-        yield from config_errors(values, None if extra is None else str(extra))
+    values: Any = OmegaConf.to_container(without_hydra(composed), resolve=True)
+    if secrets := list(secret_errors(values)):
+        yield from secrets
+        return
+    if (job := values.get("job")) in JOBS:
+        yield from ignored_errors(job, {parse(text).key_or_group: text.lstrip("+") for text in overrides})
+    yield from config_errors(values, None if extra is None else str(extra))
 
 
 def _distinct(runs: list[list[str]], has_errors: bool) -> list[list[str]]:
@@ -148,38 +147,29 @@ def _sweep_errors(overrides: Sequence[str], composer: Composer, multirun: bool) 
 
 
 def _hydra_errors(overrides: Sequence[str], composer: Composer) -> Iterator[str]:
-    """Refuse what a recipe or YAML could make Hydra run; Hydra's settings on the command line are the user's own."""
+    """Refuse what a file changed in Hydra's section; Hydra's settings on the command line are the user's own.
+
+    The files were checked before they were composed; this checks the result.
+    """
     parsed = [parse(override) for override in overrides]
-    kept = [o for o in parsed if not o.is_sweep_override() and not o.key_or_group.startswith("hydra.")]
-    section = composer([str(override.input_line) for override in kept]).hydra
-    settings: dict[str, Any] = OmegaConf.to_container(section, resolve=False)  # type: ignore[assignment]
-    risky = {
-        "callbacks": settings["callbacks"],
-        "job.env_set": settings["job"]["env_set"],
-        "launcher.setup": settings["launcher"].get("setup"),
-        **{key: (settings[key] or {}).keys() - NO_HANDLER for key in ("job_logging", "hydra_logging")},
-        **{path: not target.startswith(HYDRA_PACKAGES) for path, target in _targets(settings | {"callbacks": None})},
-    }
-    for key in (key for key, value in risky.items() if value):
-        yield f"hydra.{key} can run code, so a recipe or YAML may not set it; set it on the command line if you mean it"
+    typed = [o for o in parsed if not o.is_sweep_override() and not o.key_or_group.startswith("hydra.")]
+    cfg = composer([str(override.input_line) for override in typed])
+    section, default = (_constant(each.hydra) for each in (cfg, composer([])))
+    changed = [name for name, value in section.items() if value != default.get(name)]
+    for name in changed if not any(override.key_or_group.startswith("hydra/") for override in typed) else ():
+        yield f"hydra.{name} is set by a recipe or YAML and could run code; type it on the command line if you mean it"
+    sweeper, launcher = str(cfg.hydra.sweeper._target_), str(cfg.hydra.launcher._target_)
+    for target in (target for target in (sweeper, launcher) if not target.startswith(HYDRA_PACKAGES)):
+        yield f"{target} is no sweeper or launcher of Hydra; use hydra/launcher=basic hydra/sweeper=basic"
+    if "BasicSweeper" not in sweeper and cfg.job != "finetune":
+        yield f"job={cfg.job} has no score for hydra/sweeper=optuna; use job=finetune, or drop the sweeper"
 
 
-def _targets(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in node.items() if isinstance(node, Mapping) else []:
-        if key == "_target_":
-            yield f"{path}{key}", str(value)
-        yield from _targets(value, f"{path}{key}.")
-
-
-def _secret_errors(node: Any) -> Iterator[str]:
-    """Refuse secrets from the environment: a run folder contains its config, and Hub ids are sent to the Hub."""
-    if isinstance(node, (Mapping, list)):
-        for value in node.values() if isinstance(node, Mapping) else node:
-            yield from _secret_errors(value)
-    elif isinstance(node, str):
-        for name in re.findall(r"oc\.env\s*:([^}]*)", node):
-            if SECRET.search(name) or "$" in name:
-                yield f"${{oc.env:{name}}}: configs must not contain secrets; transformers reads HF_TOKEN by itself"
+def _constant(section: DictConfig) -> dict[str, Any]:
+    """Return what files may not change of Hydra's section."""
+    values: dict[str, Any] = OmegaConf.to_container(section, resolve=False)  # type: ignore[assignment]
+    values["job"].pop("override_dirname", None)
+    return {name: value for name, value in values.items() if name not in CHOSEN_BY_FILES}
 
 
 def _message(error: Exception, overrides: Sequence[str], extra: Path | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from peftkit.config import Generate, RunConfig, TaskConfig, UserError, error_summary
+from peftkit.config import RunConfig, TaskConfig, UserError, error_summary
 from peftkit.config.console import log
 from peftkit.config.source import Source, fingerprint
 from peftkit.data import minitasks
@@ -69,9 +69,8 @@ def generation_session(
             (folder / name).unlink(missing_ok=True)
         try:
             journal = stack.enter_context(closing(Journal(folder / "journal.jsonl")))
-            client = GenerationClient(
-                _load_generator(settings, model, bool(journal.rows)), journal, settings, config.seed
-            )
+            generator = _load_generator(config, model, bool(journal.rows))
+            client = GenerationClient(generator, journal, settings, config.seed)
             if journal.rows:
                 log(f"continuing in {folder}: {client.usage['requests']:,} replies so far")
             yield client
@@ -84,16 +83,17 @@ def generation_session(
             run_folder.write_text(folder / files[-1], text + "\n")
 
 
-def _load_generator(settings: Generate, model: Source, has_answered: bool) -> Generator:
+def _load_generator(config: RunConfig, model: Source, has_answered: bool) -> Generator:
     """Return the generator, with its model loaded.
 
     Args:
         has_answered: whether the endpoint has answered in this run already.
     """
+    settings = config.generate
     if settings.generator == "endpoint":
         from peftkit.generation.generators.endpoint import EndpointGenerator
 
-        return EndpointGenerator(settings, os.environ.get(settings.key_env), has_answered)
+        return EndpointGenerator(settings, _key(config), has_answered)
     if (model.kind, model.name) == ("offline", offline.NAME):
         return offline.OfflineGenerator(minitasks)
     import torch
@@ -111,6 +111,19 @@ def _load_generator(settings: Generate, model: Source, has_answered: bool) -> Ge
     if torch.cuda.is_available() and not settings.quantization:
         loaded = loaded.to("cuda")  # type: ignore[arg-type]
     return LocalGenerator(loaded, tokenizer, settings.batch, settings.chat)
+
+
+def _key(config: RunConfig) -> str | None:
+    """Return the API key, None for a server that the recipe names unless the user types the name of the key."""
+    key = os.environ.get(config.generate.key_env)
+    typed = {override.lstrip("+").partition("=")[0] for override in config.overrides}
+    if key and typed.isdisjoint(("generate.base_url", "generate.key_env")):
+        log(
+            f"no key is sent to {config.generate.base_url}, which the recipe names; "
+            f"to send it, set generate.key_env={config.generate.key_env}"
+        )
+        return None
+    return key
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -207,3 +208,11 @@ def test_a_budget_holds_with_parallel_requests(tmp_path: Path) -> None:
             max_tokens=40_000,
         )
     assert ended == "max_tokens" and 10_000 < client.usage["tokens_in"] + client.usage["tokens_out"] <= 40_000
+
+
+def test_without_a_key_no_variable_of_openai_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"OPENAI_API_KEY": "planted-1", "OPENAI_ORG_ID": "planted-2", "OPENAI_CUSTOM_HEADERS": "X-A: planted-3"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    headers = endpoint("http://127.0.0.1:9/v1", key=None)._client.default_headers
+    assert "planted" not in str(headers) and os.environ["OPENAI_ORG_ID"] == "planted-2"

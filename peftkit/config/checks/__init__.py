@@ -13,12 +13,15 @@ from peftkit.config.checks.task import kind_errors, task_errors
 from peftkit.config.checks.upstream import UPSTREAM, upstream_errors
 from peftkit.config.checks.values import range_errors, value_errors
 from peftkit.config.run import RunConfig
+from peftkit.config.secrets import secret_errors
 
 __all__ = ["config_errors", "run_errors"]
 
 
 def config_errors(config: Mapping[str, Any], config_dir: str | None = None) -> list[str]:
     """Return a message for everything that is wrong with a resolved config."""
+    if secrets := list(secret_errors({**config, "-cd": config_dir})):  # other messages could show the secret
+        return secrets
     found = [*value_errors(config), *upstream_errors(config)]
     found += range_errors(config, {key for key, _ in found})
     messages = [message for _, message in found]

@@ -12,11 +12,11 @@ from peftkit.config.endings import FILES
 from peftkit.config.files import ending_of
 from peftkit.config.kinds import ENCODER, kind_of
 from peftkit.config.run import Generate, RunConfig
+from peftkit.config.secrets import secret_fields
 from peftkit.config.suggestions import nearest
 from peftkit.paths import group_files
 
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")  # the name of an environment variable, unlike a key itself
-SECRET = re.compile(r"api.?key|secret|password|authorization|bearer", re.IGNORECASE)
 NO_SECRET = "is refused: run folders must not contain secrets; set generate.key_env=NAME"
 
 
@@ -83,7 +83,7 @@ def _data_errors(run: RunConfig) -> Iterator[str]:
 
 def _endpoint_errors(settings: Generate) -> Iterator[str]:
     fields = settings.request
-    secrets = [name for name in fields if SECRET.search(str(name))]
+    secrets = list(secret_fields(fields))
     is_unbounded = "max_tokens" in fields and not (fields["max_tokens"] or fields.get("max_completion_tokens"))
     needs = "generate.generator=endpoint needs"
     url = urlsplit(settings.base_url or "http://unset")

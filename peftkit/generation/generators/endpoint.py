@@ -1,11 +1,12 @@
 """An OpenAI-compatible endpoint as a generator, with counted retries."""
 
+import os
 import random
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -30,9 +31,10 @@ class EndpointGenerator:
     ) -> None:
         self.settings, self.first_delay = settings, first_delay
         self._key = key
-        self._client = openai.OpenAI(
-            api_key=key or "none", base_url=settings.base_url, max_retries=0, timeout=settings.timeout
-        )
+        with nullcontext() if key else _without_variables():
+            self._client = openai.OpenAI(
+                api_key=key or "none", base_url=settings.base_url, max_retries=0, timeout=settings.timeout
+            )
         self._stop = threading.Event()
         self._not_before = 0.0  # on the monotonic clock
         self._has_answered = has_answered  # in this run, perhaps before an interruption
@@ -137,6 +139,16 @@ class EndpointGenerator:
         """Return the first line of a message, without the key."""
         text = error_summary(error)[:300]
         return text.replace(self._key, "***") if self._key else text
+
+
+@contextmanager
+def _without_variables() -> Iterator[None]:
+    """Hide the variables OPENAI_*, such as further keys and headers, which the client would send to any server."""
+    hidden = {name: os.environ.pop(name) for name in [*os.environ] if name.startswith("OPENAI_")}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def read_completion(completion: Any, request: Request, attempts: int) -> Reply:

@@ -1,0 +1,58 @@
+"""Secrets of the environment are recognized by value, wherever they are in a config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers.commands import check
+
+from peftkit.config.secrets import secret_errors, secret_fields
+
+VALUE = "planted-secret-0123"
+
+
+@pytest.mark.parametrize(
+    "variable", ["MY_TOKEN", "apiKey", "CLIENT_SECRET", "DB_PASSWORD", "PGPASSFILE", "AWS_CREDENTIALS"]
+)
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"task": {"dataset": f"user/{VALUE}"}},
+        {"generate": {"request": {"a": [{"b": {"c": VALUE}}]}}},
+        {"task": {"verbalizer": {VALUE: "good"}}},
+        {"task": {"labels": ["a", VALUE]}},
+        {"out": f"outputs/{VALUE}/x"},
+    ],
+)
+def test_a_secret_is_found_and_not_shown(config: Any, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, VALUE)
+    messages = list(secret_errors(config))
+    assert messages and all(variable in message and VALUE not in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("MY_TOKEN", "true"), ("TOKENIZERS_PARALLELISM", "false"), ("HOME", "/home/me-myself")]
+)
+def test_short_values_and_other_variables_are_no_secrets(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert list(secret_errors({"out": value, "train": {"bf16": True}})) == []
+
+
+def test_what_is_typed_contains_no_secret_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", VALUE)
+    for typed in ("out=${oc.env:MY_TOKEN}", f"out={VALUE}", "generate.request.a={b:[${oc.env:MY_TOKEN}]}"):
+        (message,) = check([typed])
+        assert "contains the value of the environment variable MY_TOKEN" in message and VALUE not in message
+
+
+def test_fields_of_a_request_are_secrets_at_any_depth() -> None:
+    fields = {
+        "extra": [{"headers": {"Authorization": "x", "X-Api-Key": "y"}}],
+        "max_tokens": 3,
+        "stop_token_ids": [1],
+        "auth_token": "z",
+    }
+    assert list(secret_fields(fields)) == ["extra.headers.Authorization", "extra.headers.X-Api-Key", "auth_token"]
