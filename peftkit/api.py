@@ -259,6 +259,17 @@ def run_job(config: RunConfig, on_start: Callable[[Path], None] | None = None) -
         return function(config, **arguments)
 
 
+def selection_score(found: Any) -> float:
+    """Return the score of a run's folder that a sweeper maximizes: the mean of its metrics; -inf where it has none."""
+    if not isinstance(found, Path) or not (found / "result.json").is_file():
+        return float("-inf")
+    from peftkit.leaderboard.stats import task_score
+    from peftkit.results.run_folder import read_result
+
+    scores = (read_result(found) or {}).get("scores")
+    return task_score(scores) if scores else float("-inf")
+
+
 def _run(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Path:
     from peftkit.config.console import log_records
 

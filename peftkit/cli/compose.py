@@ -40,7 +40,9 @@ def plan_sweep(overrides: Sequence[str], composer: Composer, multirun: bool = Fa
     params = _recipe_sweep(parsed, composer, multirun)
     if params is None:  # another sweeper than Hydra's own, which applies its params itself
         finite = [each for each in parsed if not each.is_sweep_override() or each.is_choice_sweep()]
-        return Sweep([*overrides, *(["hydra.mode=MULTIRUN"] if multirun else [])], _product(finite))
+        typed = {each.key_or_group for each in parsed}
+        added = ["hydra.sweeper.direction=maximize"] if "hydra.sweeper.direction" not in typed else []  # of the score
+        return Sweep([*overrides, *added, *(["hydra.mode=MULTIRUN"] if multirun else [])], _product(finite))
     if unbounded := [each.input_line for each in parsed if each.is_sweep_override() and not each.is_discrete_sweep()]:
         raise UserError(
             f"{unbounded[0]} is an unbounded sweep; set hydra/sweeper=optuna too (pip install 'peftkit[optuna]')"

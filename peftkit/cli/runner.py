@@ -29,8 +29,8 @@ class SweepRunner:
         self.status_folder: Path | None = None
         self.claim: str | None = None
 
-    def run(self, cfg: DictConfig) -> None:
-        """Run one job; a failed one does not stop the others."""
+    def run(self, cfg: DictConfig) -> float:
+        """Run one job and return its score for a sweeper that optimizes it; a failed one does not stop the others."""
         from hydra.core.hydra_config import HydraConfig
 
         from peftkit import api
@@ -42,7 +42,7 @@ class SweepRunner:
         try:
             config_dir = self.flags[1] if self.flags else None
             config = build_run(cfg, hydra.runtime.choices.get("recipe"), overrides, config_dir)
-            api.run_job(config, self.record_folder)
+            return api.selection_score(api.run_job(config, self.record_folder))
         except UserError as error:
             self.fail(2, str(error))
         except KeyboardInterrupt:
@@ -55,6 +55,7 @@ class SweepRunner:
             self.fail(
                 1, f"{error_summary(error)} (PEFTKIT_DEBUG=1 shows the traceback; a run folder keeps it in log.jsonl)"
             )
+        return float("-inf")
 
     def record_folder(self, folder: Path) -> None:
         """Record the folder of a run that starts, so that a failed run is shown too."""
