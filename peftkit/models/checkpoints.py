@@ -60,7 +60,7 @@ def checkpoint_path(source: Source) -> str:
 
 def hub_arguments(source: Source) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` that fix the commit, forbid code and, without the Hub, the network."""
-    arguments: dict[str, Any] = {"trust_remote_code": False}  # else transformers asks on stdin
+    arguments: dict[str, Any] = {"trust_remote_code": False}  # else transformers waits for an answer on stdin
     if source.kind in ("hub", "cache"):
         arguments["revision"] = source.revision
     return arguments if source.kind == "hub" else {**arguments, "local_files_only": True}

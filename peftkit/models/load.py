@@ -45,7 +45,7 @@ def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
     """
     config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
     if "/" in (attention := attention_implementation(config)):
-        raise UserError(f"{source.name} asks for attention by code of the Hub ({attention}); use another checkpoint")
+        raise UserError(f"{source.name} needs attention kernels from the Hub ({attention}); use another checkpoint")
     model_type = config.model_type
     if model_type in UNSUPPORTED:
         raise UserError(f"{source.name} is not supported: {UNSUPPORTED[model_type]}; use model=roberta or model=gpt2")
