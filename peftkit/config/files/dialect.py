@@ -133,6 +133,9 @@ def _is_quoted(file: Path) -> bool:
     doubled quotation mark, around nothing, or around each cell of the header or of a column. A text that merely begins
     and ends with a quotation mark keeps it.
     """
+    with open_text(file) as text:
+        if not any('"' in part for part in iter(lambda: text.read(1 << 20), "")):
+            return False
     lines: list[str] = []
 
     def remember(text: Iterable[str]) -> Iterator[str]:
