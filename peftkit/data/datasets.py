@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset, Features, Value
 
 from peftkit.config import TaskConfig, UserError, kind_of
-from peftkit.config.checks.columns import missing_columns
+from peftkit.config.checks.columns import has_only_training_split, missing_columns, missing_split
 from peftkit.config.console import log_assumptions
 from peftkit.config.source import Source
 from peftkit.data.tables import read_tables
@@ -145,10 +145,10 @@ class ExampleReader:
         train, validation = task.splits["train"], list(task.splits["validation"])
         # an evaluation needs the class names in the training split, but not its examples
         names_from = train or "train"
-        has_only_train = task.suite == "own" and list(tables) == [names_from] and validation == ["validation"]
         wanted = [name for name in (train, *validation) if name]
-        if missing := [name for name in wanted if name not in tables and not has_only_train]:
-            raise UserError(_missing_split(task, missing[0], list(tables), origin.name))
+        if message := missing_split(task, list(tables), origin.name):
+            raise UserError(message)
+        has_only_train = has_only_training_split(task, list(tables))
         names = self.label_names({name: tables[name] for name in (names_from, *validation) if name in tables})
         if has_only_train and (train is not None or origin.revision == trained_on):
             splits, dropped = self.read_single_table(tables[names_from], names, wanted)
@@ -216,13 +216,3 @@ def _numbered(table: Dataset) -> Dataset:
     """Add the column idx, the id of each example: from the data, else its index in the file."""
     ids = table["id"] if "id" in table.column_names else range(len(table))
     return table if "idx" in table.column_names else table.add_column("idx", list(ids))
-
-
-def _missing_split(task: TaskConfig, name: str, available: list[str], origin: str) -> str:
-    """Return the message, which suggests the likeliest split: dev before test."""
-    is_train = name == task.splits["train"]
-    others = [other for other in available if is_train or other != task.splits["train"]]
-    prefixes = "train" if is_train else ("val", "dev")
-    best = min(others, key=lambda other: (not other.startswith(prefixes), other), default="...")
-    example = f"train={best}" if is_train else f"validation=[{best}]"
-    return f"{origin} has the splits {', '.join(available)}, not {name}; set task.splits.{example}"

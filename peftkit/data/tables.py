@@ -15,13 +15,13 @@ from datasets import Dataset, load_dataset, load_from_disk
 
 from peftkit.config import FILES, TaskConfig, UserError, error_summary, kind_of
 from peftkit.config.files import (
+    check_whole,
     ending_of,
     parse_json_lines,
     read_cells,
     read_text,
     reading,
     saved_splits,
-    shard_of,
     split_files,
 )
 from peftkit.config.source import Source, fingerprint_of, hub_is_reachable
@@ -83,8 +83,7 @@ def _replaces(path: Path) -> str | None:
 def _read_path(path: Path, named: list[str | None]) -> tuple[dict[str, Dataset], dict[str, Path]]:
     """Return the splits of a file or folder, and its files by their names in it; `named` are splits of the task."""
     if not path.is_dir():
-        if split := shard_of(path):
-            raise UserError(f"{path} is one of several files of the split {split}; use their folder, {path.parent}")
+        check_whole(path)
         return {"train": read_file(path)}, {"": path}
     if (saved := saved_splits(path)) is not None:
         tables = {name: _read_saved(folder) for name, folder in saved.items()}

@@ -60,10 +60,18 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": 1}\nno\n')
     assert "line 2 is not JSON" in errors(tmp_path / "a.jsonl", "task.text=[words]")[0]
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    assert "a.parquet: " in errors(tmp_path / "a.parquet")[0]
+    assert "a.parquet: " in errors(tmp_path / "a.parquet", "task.text=[text]")[0]
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "train-0-of-2.csv").write_text("text,label\n")
-    assert "1 of 2 files of the split train" in errors(tmp_path / "folder")[0]
+    assert "1 of 2 files of the split train" in errors(tmp_path / "folder", "task.text=[text]")[0]
+
+
+def test_a_split_that_a_folder_lacks_is_named_with_the_likeliest(tmp_path: Path) -> None:
+    for name in ("train", "test", "dev"):
+        (tmp_path / f"{name}.csv").write_text("text,label\na,x\n")
+    assert "not validation; set task.splits.validation=[dev]" in errors(tmp_path, "task.text=[text]")[0]
+    assert errors(tmp_path, "task.text=[text]", "task.splits.validation=[dev]") == []
+    assert errors(tmp_path / "train.csv", "task.text=[text]") == []
 
 
 def test_columns_of_conversations_and_corpora(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_all_shards_are_read_and_one_of_them_alone_is_refused(tmp_path: Path) ->
         (tmp_path / f"validation_{number}.csv").write_text(f"text,label\n{rows[0]},{rows[1]}\n")
     splits = load(tmp_path).splits
     assert sorted(splits["train"]["text"]) == sorted(splits["validation"]["text"]) == ["7", "a", "b"]
-    with pytest.raises(UserError, match="one of several files of the split train; use their folder"):
+    with pytest.raises(UserError, match="one of 3 files of the split train; use their folder"):
         load(tmp_path / "train-0-of-3.parquet")
     (tmp_path / "validation_1.csv").write_text("other,label\na,x\n")
     with pytest.raises(UserError, match=r"has the columns other, label, and validation_0\.csv text, label"):

@@ -1,4 +1,4 @@
-"""Checks of the columns of local data files, of which only the first lines are read."""
+"""Checks of the splits and columns of local data files, of which only the first lines are read."""
 
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -8,6 +8,7 @@ from pathlib import Path
 from peftkit.config.endings import TEXTS
 from peftkit.config.errors import UserError
 from peftkit.config.files import (
+    check_whole,
     ending_of,
     open_binary,
     open_text,
@@ -36,10 +37,19 @@ def column_errors(run: RunConfig) -> Iterator[str]:
 def _task_errors(run: RunConfig) -> Iterator[str]:
     task, kind = run.task, kind_of(run.task)
     path = Path(task.dataset) if run.data_root is None else Path(run.data_root) / task.name
-    has_other_columns = bool(kind.generators) and task.label is None  # conversations may be in several forms
-    if has_other_columns or not path.exists():
+    is_generated = run.generates_data or (kind.generators and (path / "chat").is_dir())  # a folder of job=generate
+    if is_generated or not path.exists():
         return
-    for split, file in _first_files(task, path).items():
+    files = _first_files(task, path)
+    if task.kind != "language_modeling" and (message := missing_split(task, list(files), str(path))):
+        yield message
+        return
+    if kind.generators and task.label is None:  # conversations may be in several forms
+        return
+    wanted = (task.splits["train"], *task.splits["validation"], "corpus")
+    for split, file in files.items():
+        if split not in wanted:
+            continue
         is_train = split == task.splits["train"] and task.label is not None
         needed = [*task.text, *([str(task.label)] if is_train else [])]
         names = column_names(file, needed)
@@ -76,6 +86,30 @@ def _trained_columns(folder: Path) -> list[str]:
     except (OSError, ValueError, LookupError, TypeError):
         return []  # the run folder has its own check
     return [] if kind.generators else list(task["text"][:1] if kind.name == "preferences" else task["text"])
+
+
+def has_only_training_split(task: TaskConfig, available: Collection[str]) -> bool:
+    """Return whether a tenth of train becomes the validation split, as the user's data has no other split."""
+    return (
+        task.suite == "own"
+        and list(available) == [task.splits["train"] or "train"]
+        and list(task.splits["validation"]) == ["validation"]
+    )
+
+
+def missing_split(task: TaskConfig, available: Sequence[str], origin: str) -> str | None:
+    """Return the message about a split that the data lacks, which suggests the likeliest one: dev before test."""
+    wanted = [name for name in (task.splits["train"], *task.splits["validation"]) if name]
+    missing = [name for name in wanted if name not in available]
+    if not missing or has_only_training_split(task, available):
+        return None
+    name = missing[0]
+    is_train = name == task.splits["train"]
+    others = [other for other in available if is_train or other != task.splits["train"]]
+    prefixes = "train" if is_train else ("val", "dev")
+    best = min(others, key=lambda other: (not other.startswith(prefixes), other), default="...")
+    example = f"train={best}" if is_train else f"validation=[{best}]"
+    return f"{origin} has the splits {', '.join(available)}, not {name}; set task.splits.{example}"
 
 
 def missing_columns(task: TaskConfig, names: Collection[str], needed: Sequence[str], where: str) -> str | None:
@@ -128,16 +162,17 @@ def _json_columns(file: Path, needed: Collection[str]) -> list[str] | None:
 
 
 def _first_files(task: TaskConfig, path: Path) -> dict[str, Path]:
-    """Return the first file of each split of the task that there is."""
+    """Return the first file of each split that there is."""
     if task.kind == "language_modeling":
         files = [path] if path.is_file() else visible_files(path, TEXTS, is_deep=True)
         return {"corpus": files[0]} if files else {}
     if path.is_file():
-        return {str(task.splits["train"] or "train"): path}
+        check_whole(path)
+        return {"train": path}
     wanted = [name for name in (task.splits["train"], *task.splits["validation"]) if name]
     if (saved := saved_splits(path)) is not None:
-        return {name: folder / "dataset_info.json" for name, folder in saved.items() if name in wanted}
-    return {name: shards[0] for name, shards in split_files(path, wanted).items() if name in wanted}
+        return {name: folder / "dataset_info.json" for name, folder in saved.items()}
+    return {name: shards[0] for name, shards in split_files(path, wanted).items()}
 
 
 def _nearest(name: str, names: Collection[str]) -> str | None:

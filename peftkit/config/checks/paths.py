@@ -113,13 +113,17 @@ def _dataset_errors(run: RunConfig) -> Iterator[str]:
     dataset = run.task.dataset
     if run.task.kind == "language_modeling":
         return _corpus_errors("task.dataset", dataset)
-    if ending_of(Path(dataset)) in FILES or _is_path(dataset):
+    if ending_of(Path(dataset)) in FILES or (_is_path(dataset) and not Path(dataset).is_file()):
         return _file_errors("task.dataset", dataset)
     return messages_of(
         (
+            Path(dataset).is_file(),
+            f"task.dataset={dataset}: expected a file that ends in {', '.join(FILES)}; convert it",
+        ),
+        (
             run.source == "offline" and run.task.suite != "glue" and not Path(dataset).exists(),
             f"task.dataset={dataset} is not a file or folder, and source=offline does not read from the Hub",
-        )
+        ),
     )
 
 

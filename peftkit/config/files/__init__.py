@@ -10,9 +10,9 @@ from peftkit.config.files.content import (
     stem_of,
 )
 from peftkit.config.files.dialect import read_cells
-from peftkit.config.files.splits import saved_splits, shard_of, split_files, visible_files
+from peftkit.config.files.splits import check_whole, saved_splits, split_files, visible_files
 
 __all__ = [
-    "ending_of", "open_binary", "open_text", "parse_json_lines", "read_cells", "read_text", "reading", "saved_splits",
-    "shard_of", "split_files", "stem_of", "visible_files",
+    "check_whole", "ending_of", "open_binary", "open_text", "parse_json_lines", "read_cells", "read_text", "reading",
+    "saved_splits", "split_files", "stem_of", "visible_files",
 ]  # fmt: skip

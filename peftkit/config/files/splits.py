@@ -66,10 +66,13 @@ def saved_splits(folder: Path) -> dict[str, Path] | None:
     return {name: folder / name for name in names}
 
 
-def shard_of(file: Path) -> str | None:
-    """Return the name of the split that a file is one of several shards of, else None."""
+def check_whole(file: Path) -> None:
+    """Raise UserError where a file is one of several of a split."""
     match = SHARD.fullmatch(stem_of(file))
-    return match[1] if match and int(match[3]) > 1 else None
+    if match and int(match[3]) > 1:
+        raise UserError(
+            f"{file} is one of {int(match[3])} files of the split {match[1]}; use their folder, {file.parent}"
+        )
 
 
 def _sharded(folder: Path, files: list[Path], named: Collection[str]) -> tuple[dict[str, list[Path]], list[str]]:
