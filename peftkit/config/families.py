@@ -209,7 +209,8 @@ FAMILIES: dict[str, Family] = {model_type: family for family in _FAMILIES for mo
 # model types of an architecture that peftkit does not train, with the reason
 UNSUPPORTED = {"xlnet": "XLNet reads its tokens in permuted orders, neither as an encoder nor as a decoder"}
 
-HEADS = frozenset(name for family in _FAMILIES for name in family.heads)
+OTHER_HEADS = ("qa_classifier",)  # of BigBird, which has no record
+HEADS = frozenset((*OTHER_HEADS, *(name for family in _FAMILIES for name in family.heads)))
 LANGUAGE_MODEL_HEADS = frozenset(name for family in _FAMILIES for name in family.language_model_head)
 HEAD_SUBMODULES = frozenset(("pooler", "pre_classifier"))  # parts of heads that some checkpoints contain
 

@@ -11,7 +11,7 @@ from peftkit.config.console import is_main_process
 from peftkit.data.batches import LengthGroupedSampler, padding_waste
 from peftkit.data.datasets import load_task_dataset
 from peftkit.methods import Parameters, count_parameters
-from peftkit.pipeline.build import build, optimizer_steps, split_holdout
+from peftkit.pipeline.build import build, optimizer_steps, split_holdout, text_length
 from peftkit.pipeline.examples import final_states
 from peftkit.pipeline.measures import Memory, predict_memory
 from peftkit.pipeline.sources import find_model, warn_substitutions
@@ -88,7 +88,7 @@ def make_plan(config: RunConfig) -> Plan:
         examples=len(examples),
         dropped=sum(dataset.dropped.values()),
         truncated=encoded.truncated,
-        max_length=config.task.max_length,
+        max_length=min(config.task.max_length, text_length(bundle.format)),
         steps=optimizer_steps(arguments, len(encoded.lengths)) if parameters.trainable else 0,
         batch_size=batch_size,
         accumulation=arguments.gradient_accumulation_steps,

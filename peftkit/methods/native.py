@@ -72,6 +72,8 @@ class BitFit:
 
 def _is_new_head(name: str, model: nn.Module) -> bool:
     """Return whether a parameter is the head's, or a newly initialized pooler's."""
+    if name.partition(".")[0] in getattr(model, "missing_heads", ()):
+        return True
     return is_head(name) and ("pooler" not in name or name.rpartition(".")[0] in getattr(model, "new_head", ()))
 
 

@@ -93,8 +93,10 @@ def _set_modules_to_save(config: PeftConfig, model: PreTrainedModel) -> None:
     if hasattr(model, "qa_outputs") and not hasattr(config, "modules_to_save"):
         raise UserError("PEFT's own soft prompts shift the spans of answers; use method=prompt or method=prefix")
     # pre_classifier: PEFT would save it by its name, but also add its own layers to it
-    named = [name for name in ("pre_classifier", "qa_outputs") if hasattr(model, name)]
-    whole = {*named, *getattr(model, "new_head", ())}  # newly initialized, and no base contains it
+    named = {name for name in ("pre_classifier", "qa_outputs", "qa_classifier") if hasattr(model, name)}
+    # newly initialized, and no base contains them; PEFT adds classifiers by the type of the task
+    new = {*getattr(model, "new_head", ()), *getattr(model, "missing_heads", ())} - {"classifier", "score"}
+    whole = named | new
     if whole:
         config.modules_to_save = sorted({*(getattr(config, "modules_to_save", None) or ()), *whole})
 

@@ -116,6 +116,8 @@ def load_model(
     is_masked = auto.__name__.endswith("MaskedLM")
     loaded.new_head = _new_head_modules(loaded, missing) if is_masked else _modules_of(below)  # type: ignore[assignment]
     loaded.new_base_weights = sorted(base)  # type: ignore[assignment]
+    heads = set() if auto.__name__.endswith("LM") else {name.partition(".")[0] for name in missing - below - base}
+    loaded.missing_heads = sorted(heads)  # type: ignore[assignment]
     return loaded
 
 
@@ -172,6 +174,8 @@ def read_checkpoint(
         kept = [*heads, *(quantization.get("llm_int8_skip_modules") or [])]
         arguments["quantization_config"] = BitsAndBytesConfig(**{**quantization, "llm_int8_skip_modules": kept})
     model, info = auto.from_pretrained(checkpoint_path(source), output_loading_info=True, **arguments)
+    if config.model_type == "big_bird" and hasattr(model.base_model, "pooler"):
+        model.base_model.pooler = None  # no head uses it, so that it would train without a gradient
     disable_weight_packing(model)
     return model, set(info["missing_keys"])
 

@@ -18,6 +18,7 @@ from peftkit.data.datasets import TaskDataset, example_reader
 from peftkit.data.formats import Encoded, Format, format_of
 from peftkit.data.formats.prompted import PromptedFormat, sample_balanced
 from peftkit.data.formats.text_generation import TextGenerationFormat
+from peftkit.data.unknown_tokens import count_unknown_tokens
 from peftkit.methods import Gradual, Unfreezing, apply_method
 from peftkit.models.embedding_rows import add_new_rows
 from peftkit.models.load import load_model
@@ -50,6 +51,7 @@ def build(
     _log_max_length(config, task_format, model_source)
     _check_target_length(task_format, model_source)
     encoded = task_format.encode_training(examples, config.seed)
+    warn_unknown_tokens(task_format, model_source, {str(config.task.splits["train"]): encoded})
     set_seed(config.seed)
     model = load_model(config.model, model_source, tokenizer, head_kind(config), names, config.method.quantization)
     _warn_new_weights(model, model_source, config.task)
@@ -97,11 +99,33 @@ def head_kind(config: RunConfig) -> str:
     return "seq2seq" if config.model.family == "seq2seq" else "causal_lm"
 
 
+def text_length(task_format: Format) -> int:
+    """Return the number of tokens of a text that a model reads, besides those that a decoder generates."""
+    answer = task_format.max_new_tokens if task_format.is_decoder else None
+    return task_format.tokenizer.model_max_length - (answer or 0)
+
+
+def warn_unknown_tokens(task_format: Format, source: Source, splits: dict[str, Encoded]) -> dict[str, float]:
+    """Return the share of unknown tokens of each split, and warn where it is high."""
+    shares = {}
+    for name, encoded in splits.items():
+        if (counts := count_unknown_tokens(task_format, encoded)) is None:
+            continue
+        shares[name] = counts.share
+        if counts.is_high:
+            log(
+                f"!! {counts.unknown:,} of {counts.tokens:,} tokens of {name} ({counts.share:.0%}) are unknown to the "
+                f"tokenizer of {source.name}, in {counts.mostly_unknown:,} of {counts.texts:,} texts over half; use a "
+                "checkpoint whose tokenizer knows them"
+            )
+    return shares
+
+
 def _log_max_length(config: RunConfig, task_format: Format, source: Source) -> None:
     """Log the number of tokens that are read where it is less than `task.max_length`."""
     limit, virtual_tokens = task_format.tokenizer.model_max_length, prompt_positions(config.method)
-    answer = task_format.max_new_tokens if task_format.is_decoder else None
-    room = limit - (answer or 0)
+    room = text_length(task_format)
+    answer = limit - room
     if room < config.task.max_length:
         less = [f"{virtual_tokens} virtual tokens"] if virtual_tokens else []
         less += [f"{answer} tokens of an answer"] if answer else []

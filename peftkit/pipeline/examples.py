@@ -19,7 +19,7 @@ from peftkit.data.formats import Encoded, Format, format_of
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS
 from peftkit.data.unknown_tokens import count_unknown_tokens
 from peftkit.models.load import load_model
-from peftkit.pipeline.build import TrainingBundle, build, split_holdout
+from peftkit.pipeline.build import TrainingBundle, build, split_holdout, warn_unknown_tokens
 from peftkit.pipeline.evaluate import evaluate_splits, predictor
 from peftkit.pipeline.sources import run_tokenizer
 from peftkit.pipeline.teacher import add_teacher_scores, teacher_answers
@@ -88,7 +88,9 @@ def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits
         train = add_teacher_scores(config, train, examples, data.label_names)
     encoded = {name: reference.add_likelihoods(name, bundle.format.encode(table)) for name, table in tables.items()}
     audit |= _counts(data, bundle, {trained_on: train, **encoded})
-    audit["unknown_tokens"] = _count_unknown(bundle, context.model_source, {trained_on: train, **encoded})
+    counts = count_unknown_tokens(bundle.format, train)  # `build` warned about these
+    audit["unknown_tokens"] = {} if counts is None else {trained_on: counts.share}
+    audit["unknown_tokens"] |= warn_unknown_tokens(bundle.format, context.model_source, encoded)
     audit["rows"][trained_on] = requested  # before a teacher drops or adds any
     holdout = encoded.pop(HOLDOUT_EXAMPLES, encoded[SEARCH_SPLIT] if config.trial else None)
     if is_prompted(config):
@@ -166,22 +168,6 @@ def _counts(data: TaskDataset, bundle: TrainingBundle, splits: dict[str, Encoded
         "dropped": data.dropped,
         "label_counts": {name: bundle.format.label_counts(encoded) for name, encoded in splits.items()},
     }
-
-
-def _count_unknown(bundle: TrainingBundle, source: Source, splits: dict[str, Encoded]) -> dict[str, float]:
-    """Return the share of unknown tokens of each split, and warn where it is high."""
-    shares = {}
-    for name, encoded in splits.items():
-        if (counts := count_unknown_tokens(bundle.format, encoded)) is None:
-            continue
-        shares[name] = counts.share
-        if counts.is_high:
-            log(
-                f"!! {counts.unknown:,} of {counts.tokens:,} tokens of {name} ({counts.share:.0%}) are unknown to the "
-                f"tokenizer of {source.name}, in {counts.mostly_unknown:,} of {counts.texts:,} texts over half; use a "
-                "checkpoint whose tokenizer has these characters"
-            )
-    return shares
 
 
 def _count_shots(config: RunConfig, task_format: Format, splits: dict[str, Encoded]) -> dict[str, Any]:

@@ -89,7 +89,8 @@ def write_checkpoint(
 def tokenizer_of(name: str, special: Sequence[str], max_length: int | None) -> PreTrainedTokenizerFast:
     """Return a tokenizer of whole words; of an encoder and BART with <s> and </s>, of T5 with </s>."""
     backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(vocabulary())}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    digits = pre_tokenizers.Digits(individual_digits=True)  # of the scores that T5 generates
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), digits])
     add: Callable[..., Any] = processors.TemplateProcessing
     if CHECKPOINTS[name][0] == "t5":
         start = "" if name == "mt5" else "<s> "
@@ -110,4 +111,11 @@ def tokenizer_of(name: str, special: Sequence[str], max_length: int | None) -> P
 def vocabulary() -> list[str]:
     """Return the special tokens and the words of the generated texts."""
     words = {word.strip(".,").lower() for document in sentences(300) for word in document.split()}
-    return [*SPECIAL, ".", ",", ":", "?", *sorted(words)]
+    return [
+        *SPECIAL,
+        ".",
+        ",",
+        ":",
+        "?",
+        *sorted(words | {"no", "yes", "who", "it", "saw", "actor", "film", *"0123456789"}),
+    ]

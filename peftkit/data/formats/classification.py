@@ -139,7 +139,7 @@ class TextToTextFormat(SequenceClassificationFormat):
     def verbalizer_ids(self) -> np.ndarray:
         words = [f"{value:.1f}" for value in self.values] if self.names is None else self.names
         ids = {word: list(self.tokenizer(text_target=word)["input_ids"]) for word in words}
-        return pad_verbalizer(ids, self.tokenizer, "task.labels")
+        return pad_verbalizer(ids, self.tokenizer, None if self.names is None else "task.labels")
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         return Predictions(self.values[np.stack(scores).argmax(axis=-1)], scores)
@@ -182,21 +182,26 @@ def fill_columns(template: str, columns: list[str], batch: Any) -> list[str]:
     return [fill_template(template, dict(zip(columns, row, strict=True))) for row in values]
 
 
-def pad_verbalizer(ids: dict[str, list[int]], tokenizer: PreTrainedTokenizerBase, key: str) -> np.ndarray:
+def pad_verbalizer(ids: dict[str, list[int]], tokenizer: PreTrainedTokenizerBase, key: str | None) -> np.ndarray:
     """Return the token ids of texts as an array (labels, tokens), padded with -100.
+
+    Args:
+        key: of the texts, None where they are not configurable.
 
     Raises:
         UserError: two texts have the same tokens, or one has none.
     """
+    other = "use a checkpoint whose tokenizer knows them"
+    fix = other if key is None else f"set {key} to words that differ, or {other}"
     first: dict[tuple[int, ...], str] = {}
     for text, row in ids.items():
         if not row:
-            raise UserError(f"{text!r} has no tokens in this tokenizer; set {key} to a word that has")
-        if (other := first.setdefault(tuple(row), text)) != text:
+            raise UserError(f"{text!r} has no tokens in this tokenizer; {fix}")
+        if (same := first.setdefault(tuple(row), text)) != text:
             tokens = " ".join(tokenizer.convert_ids_to_tokens(row))
             raise UserError(
-                f"{other} and {text} have the same tokens in this tokenizer ({tokens}), so the model could not choose "
-                f"between them; set {key} to words that differ, or use a checkpoint whose tokenizer has them"
+                f"{same} and {text} have the same tokens in this tokenizer ({tokens}), so the model could not choose "
+                f"between them; {fix}"
             )
     longest = max(map(len, ids.values()))
     return np.array([row + [-100] * (longest - len(row)) for row in ids.values()])
