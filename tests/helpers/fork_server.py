@@ -7,8 +7,10 @@ starts it and sends it commands.
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -22,7 +24,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+TESTS = Path(__file__).resolve().parents[1]
 LIMIT = 60.0  # seconds for a command
+MEMORY = 16 * 2**30  # bytes of address space
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
 
 
@@ -48,6 +52,7 @@ class ForkServer:
         home = folder / "home"
         home.mkdir(parents=True)
         environment = {**os.environ, **ENVIRONMENT, "HOME": str(home)}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), environment.get("PYTHONPATH"))))
         for name in ("HF_HOME", "XDG_CACHE_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "PEFTKIT_CACHE"):
             environment.pop(name, None)
         self.process = subprocess.Popen(
@@ -62,10 +67,11 @@ class ForkServer:
         cwd: Path,
         environment: Mapping[str, str] | None = None,
         limit: float = LIMIT,
+        entry: str = "peftkit.cli:main",
     ) -> Finished:
-        """Run `peftkit ARGUMENTS` in the folder `cwd`."""
+        """Run `peftkit ARGUMENTS` in the folder `cwd`, or another function "module:name" of a list of arguments."""
         request = {
-            "arguments": list(arguments), "cwd": str(cwd), "environment": dict(environment or {}), "limit": limit,
+            "arguments": list(arguments), "cwd": str(cwd), "environment": dict(environment or {}), "limit": limit, "entry": entry,
             "stdout": str(self.folder / "stdout"), "stderr": str(self.folder / "stderr"),
         }  # fmt: skip
         assert self.process.stdin is not None
@@ -107,7 +113,6 @@ def serve() -> None:
 
 
 def _import_libraries() -> None:
-    import importlib
     import pkgutil
 
     import datasets  # noqa: F401
@@ -165,14 +170,16 @@ def _run(request: dict[str, Any]) -> None:
     code = 1
     try:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         for name, number in (("stdout", 1), ("stderr", 2)):
             os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         os.environ.update(request["environment"])
         os.chdir(request["cwd"])
-        _fork_verifier()
-        from peftkit.cli import main
-
-        main(request["arguments"])
+        module, _, name = request["entry"].partition(":")
+        if name == "main":
+            _fork_verifier()
+        getattr(importlib.import_module(module), name)(request["arguments"])
+        code = 0
     except SystemExit as stopped:
         code = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
     except BaseException:

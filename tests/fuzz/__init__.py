@@ -1,0 +1,1 @@
+"""Random commands, damaged run folders and random data files, and what must hold for each of them."""
