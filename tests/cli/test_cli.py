@@ -150,6 +150,7 @@ def test_a_typo_exits_with_2_and_no_traceback() -> None:
         ("train.lr_scheduler_type=linaer", "one of linear"),
         ("method.config.r=big", "method.config.r=big: expected an int"),
         ("task.max_length=x", "expected an int"),
+        ("method.traits=45", "method.traits=45: expected a mapping; use method.traits={mergeable: false}"),
         ("seed=-1", "expected 0 or more"),
         ("train.learning_rate=abc", "train.learning_rate=abc: expected a float"),
         ("task.metrics=[f2]", "task.metrics=[f2]: unknown metric of task.kind=classification; did you mean f1?"),

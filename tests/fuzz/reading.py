@@ -1,4 +1,4 @@
-"""The parts of a command that cost little: the validation of its overrides, and the reading of a data file."""
+"""The parts of a command that cost little: the validation of overrides, the reading of a data file or of a run folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
-from peftkit import paths
+from peftkit import api, paths
 from peftkit.cli.compose import open_composer
 from peftkit.cli.overrides import read_command
 from peftkit.cli.validate import command_errors
@@ -27,6 +27,19 @@ def read(words: Sequence[str]) -> None:
     task.pop("defaults", None)
     try:
         load_task_dataset(TaskConfig(**OmegaConf.to_container(task)), None, "offline")  # type: ignore[arg-type]
+    except UserError as error:
+        print(f"peftkit: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def open_runs(words: Sequence[str]) -> None:
+    """Load the run that the words name, or read all runs; a command that trains another model is validated."""
+    run = next((word.removeprefix("run=") for word in words if word.startswith("run=")), None)
+    if run is None and "job=plan" in words:
+        validate(words)
+        return
+    try:
+        api.leaderboard() if run is None else api.load(run)
     except UserError as error:
         print(f"peftkit: {error}", file=sys.stderr)
         sys.exit(2)

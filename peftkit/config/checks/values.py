@@ -148,6 +148,9 @@ def _type_errors(values: Mapping[str, Any], owner: type, prefix: str) -> Iterato
         elif not prefix and name in (*SECTIONS, "train"):
             if not isinstance(value, Mapping):
                 yield key, section_error(name, as_typed(value))
+        elif str(field.type) == Traits.__name__:
+            if not isinstance(value, Mapping):
+                yield key, f"{key}={as_typed(value)}: expected a mapping; use {key}={{mergeable: false}}"
         elif (expected := annotation(str(field.type), __name__).refuses(value)) is not None:
             is_one = isinstance(value, (str, int, float)) and takes_list(key)
             yield key, f"{key}={as_typed(value)}: expected {expected}{f'; use {key}=[{value}]' if is_one else ''}"
