@@ -244,7 +244,7 @@ def run_job(config: RunConfig, on_start: Callable[[Path], None] | None = None) -
     """
     job = JOBS[config.job]
     with ExitStack() as stack:
-        stack.enter_context(open_code(config.allow_code))
+        stack.enter_context(open_code(config.allow_code or ()))
         if job.loads_model:
             from peftkit.pipeline.libraries import library_settings
 
@@ -282,7 +282,7 @@ def _library_settings(config: RunConfig) -> Iterator[None]:
     from peftkit.config.console import log_records
     from peftkit.pipeline.libraries import library_settings
 
-    with library_settings(config.source), log_records(), open_code(config.allow_code):
+    with library_settings(config.source), log_records(), open_code(config.allow_code or ()):
         yield
 
 

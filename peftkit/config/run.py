@@ -179,8 +179,8 @@ class RunConfig:
     embed: Embed
     generate: Generate
     train: dict
-    collator: dict | None = None
-    allow_code: list[str] = field(default_factory=list)
+    collator: dict | None
+    allow_code: list[str] | None
     recipe: str | None = None
     overrides: tuple[str, ...] = ()  # as typed; provenance only
     config_dir: str | None = None  # DIR of -cd DIR
@@ -205,7 +205,12 @@ class RunConfig:
         """
         try:
             sections = {name: section(**config[name]) for name, section in SECTIONS.items()}
-            return cls(**{**config, **sections}, recipe=recipe, overrides=tuple(overrides), config_dir=config_dir)
+            return cls(
+                **{**ADDED_LATER, **config, **sections},
+                recipe=recipe,
+                overrides=tuple(overrides),
+                config_dir=config_dir,
+            )
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"this config is of another version of peftkit ({error_summary(error)}); train the run again"
@@ -213,7 +218,8 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as plain values, for config.yaml and result.json; provenance is recorded separately."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_RECORDED}
+        values = {name: value for name, value in dataclasses.asdict(self).items() if name not in PROVENANCE}
+        return values | {"allow_code": None}  # who reads a run folder opens its code, not the folder
 
 
 def is_prompted(run: RunConfig) -> bool:
@@ -228,11 +234,11 @@ SECTIONS: dict[str, type] = {
 
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
 
-NOT_RECORDED = (*PROVENANCE, "allow_code")  # who reads a run folder opens its code, not the folder
+ADDED_LATER = dict.fromkeys(("collator", "allow_code"))  # keys that the configs of earlier run folders lack
 
 # keys that do not change a result, so they are not part of its id or of its entry on a board
 NON_RESULT_KEYS = {
-    "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "generate", "input",
+    "allow_code", "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "generate", "input",
     "output", "source", "data_root", "method.paper", "method.traits",
     *(f"method.traits.{each.name}" for each in dataclasses.fields(Traits)),
 } | {

@@ -62,7 +62,7 @@ REFUSED_RECIPES = {  # content: what its message names
     "allow_code: [evil]": "allow_code may be set",
     "model: {trust_remote_code: true}": "model.trust_remote_code",
     "method: {config: {tokenizer_kwargs: {trust_remote_code: true}}}": "tokenizer_kwargs",
-    "method: {config: {megatron_config: {a: 1}, megatron_core: evil}}": "method.config.megatron_core",
+    "method: {config: {megatron_config: {a: 1}, megatron_core: evil}}": "method.config.megatron_config",
     "method: {config: {target_modules: [{_args_: [a]}]}}": "_args_",
     "train: {push_to_hub: true}": "train.push_to_hub",
     "train: {hub_model_id: evil/copy}": "train.hub_model_id",

@@ -18,7 +18,7 @@ def task_errors(run: RunConfig) -> list[str]:
     """Return a message for each key of the task that does not fit its kind."""
     task, kind = run.task, kind_of(run.task)
     unknown_metrics = [
-        error for name in task.metrics if (error := metric_error(name, kind, run.allow_code)) is not None
+        error for name in task.metrics if (error := metric_error(name, kind, run.allow_code or ())) is not None
     ]
     needs_label = kind.unlabeled_metrics and not {*task.metrics} <= {*kind.unlabeled_metrics}
     fewest, most = kind.column_count

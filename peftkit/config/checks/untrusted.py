@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from peftkit.config.checks.upstream import target_errors
+from peftkit.config.checks.values import NAMES, as_typed, is_name, value_of
 from peftkit.config.errors import UserError
 from peftkit.config.run import SECTIONS
 from peftkit.config.suggestions import key_names, nearest
@@ -23,7 +24,7 @@ SWEEPERS = ("basic", "optuna")
 BY_NAME = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": SWEEPERS}
 VARIABLES = ("HOME", "SCRATCH", "TMPDIR", "SLURM_TMPDIR")  # of the environment, whose values are folders
 NAME = re.compile(r"\w[\w-]*(/\w[\w-]*)*")
-NAMES = re.compile(r"[\w,/()*\s-]+")  # of a sweep
+SWEPT = re.compile(r"[\w,/()*\s-]+")  # names of a sweep
 KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 INTERPOLATION = re.compile(r"(?=\$\{\s*(?P<name>[^:}]*)(?P<arguments>:[^}]*)?)")  # nested ones, too
 # keys at any depth that run code, write elsewhere, publish, or name a secret
@@ -66,6 +67,9 @@ def stored_errors(config: Any, packages: Sequence[str]) -> Iterator[str]:
     kept = {name: value for name, value in config.items() if name != "generate"} if isinstance(config, Mapping) else {}
     for key in _typed_only(kept):
         yield f"{key} is refused in the config of a run folder"
+    for key in NAMES:
+        if isinstance(name := value_of(kept, key), str) and not is_name(name):
+            yield f"{key}={as_typed(name)} is no name"
     yield from (message for _, message in target_errors(kept, packages))
 
 
@@ -145,7 +149,7 @@ def _param_errors(key: str, value: Any) -> Iterator[str]:
         yield f"{where}: {key} is refused: it is not swept; remove it from the file"
     elif isinstance(value, (Mapping, list)):
         yield f"{where}: {key} takes its values as one text, such as '0,1,2'"
-    elif re.search(r"[${}\\\n]", str(value)) or (key in PARTS and not NAMES.fullmatch(str(value))):
+    elif re.search(r"[${}\\\n]", str(value)) or (key in PARTS and not SWEPT.fullmatch(str(value))):
         yield f"{where}: {key}={value} is refused; write plain values with commas between, such as '0,1,2'"
     else:
         node: Any = value

@@ -105,7 +105,7 @@ def _class_errors(target: str, typed: str, node: Mapping[str, Any], packages: Se
         yield key, f"{key}={target} is not the config class of {named}{hint}"
     else:
         own = f"; if the code is your own, type allow_code=[{top}]" if package else ""
-        yield key, f"{key}={target} is refused: only config classes of peft and peftkit are allowed{own}"
+        yield key, f"{key}={target} is refused: only classes of peft and peftkit are allowed{own}"
 
 
 def _method_errors(values: Any) -> Iterator[Found]:

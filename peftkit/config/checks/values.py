@@ -42,12 +42,13 @@ def _positive(value: float) -> bool:
     return 0 < value < float("inf")
 
 
-def _is_name(value: str) -> bool:
+def is_name(value: str) -> bool:
     """Return whether a text can be part of a path; `safe_name` replaces other unusual characters, such as spaces."""
     is_plain = value.strip() and value.isprintable() and not re.search(r"[/\\]", value)
     return bool(is_plain) and not value.startswith(".") and len(value.encode(errors="replace")) <= MAX_NAME
 
 
+NAMES = ("model.name", "method.name", "task.name", "task.suite")  # parts of paths
 RANGES = (  # of values of the right type; null has no range
     _rule(
         "search.samples distill.temperature extend.min_count extend.pad_to_multiple_of embed.truncate_dim "
@@ -92,8 +93,8 @@ RANGES = (  # of values of the right type; null has no range
         "the shortest and the longest; use generate.instruction_length=[3,150]",
     )
     | _rule(
-        "model.name method.name task.name task.suite",
-        _is_name,
+        " ".join(NAMES),
+        is_name,
         f"a name of at most {MAX_NAME} bytes, without / and control characters, that starts with no dot",
     )
     | _rule("task.text", bool, "one column or more; use task.text=[first,second]")
