@@ -238,8 +238,8 @@ ADDED_LATER = dict.fromkeys(("collator", "allow_code"))  # keys that the configs
 
 # keys that do not change a result, so they are not part of its id or of its entry on a board
 NON_RESULT_KEYS = {
-    "allow_code", "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "generate", "input",
-    "output", "source", "data_root", "method.paper", "method.traits",
+    "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "generate", "input",
+    "output", "allow_code", "source", "data_root", "method.paper", "method.traits",
     *(f"method.traits.{each.name}" for each in dataclasses.fields(Traits)),
 } | {
     f"train.{name}"
