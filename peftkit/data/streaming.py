@@ -13,7 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from peftkit.config import TEXTS, UserError, error_summary
-from peftkit.config.files import ending_of, open_binary, open_text, parse_json_lines, read_cells, reading, visible_files
+from peftkit.config.files import (
+    check_names,
+    ending_of,
+    open_binary,
+    open_text,
+    parse_json_lines,
+    read_cells,
+    reading,
+    visible_files,
+)
 
 IDS = ("id", "idx")  # columns with the id of a row
 MAX_LINE = 1 << 20  # characters; a longer line or file is read in parts of this size
@@ -104,6 +113,7 @@ def _csv(file: Path, column: str, key: str) -> Iterator[TextRecord]:
 
 def _parquet(file: Path, column: str, key: str) -> Iterator[TextRecord]:
     table = pq.ParquetFile(open_parquet(file))
+    check_names(file, table.schema_arrow.names)
     name = _id_column(str(file), table.schema_arrow.names, column, key)
     for batch in table.iter_batches(batch_size=256, columns=list({column, name or column})):
         yield from (_record(row, name, column) for row in batch.to_pylist())
@@ -119,8 +129,6 @@ def _id_column(location: str, names: Sequence[str], column: str, key: str) -> st
     """Return the column of the ids, None where there is none; raise UserError without the column of the texts."""
     if column not in names:
         raise UserError(f"{location} has no column {column} (columns: {', '.join(names) or 'none'}); set {key}=NAME")
-    if list(names).count(column) > 1:
-        raise UserError(f"{location} has two columns {column}; rename one")
     return next((name for name in IDS if name in names), None)
 
 

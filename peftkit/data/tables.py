@@ -15,6 +15,7 @@ from datasets import Dataset, load_dataset, load_from_disk
 
 from peftkit.config import FILES, TaskConfig, UserError, error_summary, kind_of
 from peftkit.config.files import (
+    check_names,
     check_whole,
     ending_of,
     parse_json_lines,
@@ -175,7 +176,7 @@ def _read_part(path: Path, ending: str) -> Any:
     """Return a table of Arrow, or columns of cells; of csv and tsv as texts."""
     if ending == ".parquet":
         table = pq.ParquetFile(open_parquet(path)).read()
-        _no_duplicates(path, table.column_names)
+        check_names(path, table.column_names)
         return table
     readers = {".json": _json_columns, ".jsonl": _json_columns, ".conll": read_conll, ".conllu": read_conll}
     return readers.get(ending, _csv_columns)(path)
@@ -210,15 +211,8 @@ def parse_list(cell: Any, may_be_numbers: bool = False) -> list[Any]:
 
 def _csv_columns(path: Path) -> dict[str, list]:
     """Read cells unchanged: pandas would read None, NA and nan as empty, and 007 as 7."""
-    header, *rows = read_cells(path)
-    names = [name or f"Unnamed: {number}" for number, name in enumerate(header)]  # pandas' name for an index
-    _no_duplicates(path, names)
+    names, *rows = read_cells(path)
     return {name: [row[number] for row in rows] for number, name in enumerate(names)}
-
-
-def _no_duplicates(path: Path, names: Sequence[str]) -> None:
-    if duplicates := [name for number, name in enumerate(names) if name in names[:number]]:
-        raise UserError(f"{path}: there are two columns {duplicates[0]}; rename one")
 
 
 def _integers(cells: list[str]) -> list[Any]:

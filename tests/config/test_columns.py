@@ -61,6 +61,10 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     assert "line 2 is not JSON" in errors(tmp_path / "a.jsonl", "task.text=[words]")[0]
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     assert "a.parquet: " in errors(tmp_path / "a.parquet", "task.text=[text]")[0]
+    (tmp_path / "empty.csv").write_text("")
+    assert "the file has no rows" in errors(tmp_path / "empty.csv", "task.text=[text]")[0]
+    (tmp_path / "twice.csv").write_text("text,text,label\na,b,x\n")
+    assert "two columns text; rename one" in errors(tmp_path / "twice.csv", "task.text=[text]")[0]
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "train-0-of-2.csv").write_text("text,label\n")
     assert "1 of 2 files of the split train" in errors(tmp_path / "folder", "task.text=[text]")[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 from peftkit.config.endings import TEXTS
 from peftkit.config.errors import UserError
 from peftkit.config.files import (
+    check_names,
     check_whole,
     ending_of,
     open_binary,
@@ -133,19 +134,27 @@ def column_names(file: Path, needed: Collection[str]) -> list[str] | None:
     Raises:
         UserError: the file cannot be read.
     """
-    ending = ending_of(file)
     with reading(file):
-        if file.name == "dataset_info.json":  # of save_to_disk
-            return list(json.loads(file.read_text(encoding="utf-8"))["features"])
-        if ending in (".csv", ".tsv"):
-            return next(read_cells(file))
-        if ending == ".parquet":
-            import pyarrow.parquet as pq
+        names = _names(file, ending_of(file), needed)
+    if names == []:
+        raise UserError(f"{file}: the file has no rows; add some, or use another file")
+    if names is not None:
+        check_names(file, names)
+    return names
 
-            with open_binary(file) as data:
-                return list(pq.ParquetFile(data).schema_arrow.names)
-        if ending == ".jsonl":
-            return _json_columns(file, needed)
+
+def _names(file: Path, ending: str, needed: Collection[str]) -> list[str] | None:
+    if file.name == "dataset_info.json":  # of save_to_disk
+        return list(json.loads(file.read_text(encoding="utf-8"))["features"])
+    if ending in (".csv", ".tsv"):
+        return next(read_cells(file))
+    if ending == ".parquet":
+        import pyarrow.parquet as pq
+
+        with open_binary(file) as data:
+            return list(pq.ParquetFile(data).schema_arrow.names)
+    if ending == ".jsonl":
+        return _json_columns(file, needed)
     return None
 
 

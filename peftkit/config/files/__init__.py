@@ -9,10 +9,10 @@ from peftkit.config.files.content import (
     reading,
     stem_of,
 )
-from peftkit.config.files.dialect import read_cells
+from peftkit.config.files.dialect import check_names, read_cells
 from peftkit.config.files.splits import check_whole, saved_splits, split_files, visible_files
 
 __all__ = [
-    "check_whole", "ending_of", "open_binary", "open_text", "parse_json_lines", "read_cells", "read_text", "reading",
-    "saved_splits", "split_files", "stem_of", "visible_files",
+    "check_names", "check_whole", "ending_of", "open_binary", "open_text", "parse_json_lines", "read_cells",
+    "read_text", "reading", "saved_splits", "split_files", "stem_of", "visible_files",
 ]  # fmt: skip

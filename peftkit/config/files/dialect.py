@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import StringIO
@@ -33,7 +33,7 @@ def read_cells(file: Path) -> Iterator[list[str]]:
     """Yield the header of a .csv or .tsv, and then the cells of each row, unchanged.
 
     Raises:
-        UserError: a row differs from the header in length, or a quotation does not end.
+        UserError: the header has a name twice, a row differs from it in length, or a quotation does not end.
     """
     csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is too small for a long document
     dialect = _dialect_of(file)
@@ -43,7 +43,10 @@ def read_cells(file: Path) -> Iterator[list[str]]:
         try:
             if dialect.has_directive:
                 next(rows)
-            header: list[str] = next(rows, [])
+            header = [
+                name or f"Unnamed: {number}" for number, name in enumerate(next(rows, []))
+            ]  # as pandas names them
+            check_names(file, header)
             yield header
             for cells in rows:
                 if len(cells) != len(header):
@@ -54,6 +57,12 @@ def read_cells(file: Path) -> Iterator[list[str]]:
             if dialect.delimiter == "\t":
                 hint = "remove the tab from the text" if not dialect.quoted else 'write "" for a quote in a text'
             raise UserError(f"{file}: line {lines.line_num}: {error}; {hint}") from error
+
+
+def check_names(file: Path, names: Sequence[str]) -> None:
+    """Raise UserError where two columns have one name."""
+    if duplicates := [name for number, name in enumerate(names) if name in names[:number]]:
+        raise UserError(f"{file}: there are two columns {duplicates[0]}; rename one")
 
 
 def _dialect_of(file: Path) -> Dialect:
