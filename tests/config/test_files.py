@@ -157,7 +157,7 @@ def test_numbered_files_are_one_split_and_years_are_several(tmp_path: Path) -> N
         (["train-00000-of-00001.csv", "train.csv"], "train.csv and shards of the split train"),
         (["train-0-of-2.csv", "train-1-of-2.tsv"], "as .csv and .tsv"),
         (["train.csv", "train.csv.gz"], "two files for the split train, train.csv and train.csv.gz"),
-        (["data/train.csv"], "use the folder .*data"),
+        (["other/train.csv"], "use the folder .*other"),
         ([".train.csv"], "use a folder with train"),
     ],
 )
@@ -169,6 +169,8 @@ def test_an_incomplete_folder_is_refused(tmp_path: Path, names: list[str], cause
 def test_subfolders_may_be_splits(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "train/0000.csv", "train/0001.csv", "validation/part-0-of-1.csv", "docs/a.csv")
     assert split_names(folder) == {"train": ["0000.csv", "0001.csv"], "validation": ["part-0-of-1.csv"]}
+    copy = folder_of(tmp_path / "clone", "data/train.csv", "data/test.csv", "dataset_infos.json", "train.txt")
+    assert split_names(copy) == {"test": ["test.csv"], "train": ["train.csv"]}
     (folder / "validation" / "part-0-of-1.csv").rename(folder / "validation" / "part-0-of-2.csv")
     with pytest.raises(UserError, match="validation has 1 of 2 files"):
         split_files(folder)

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from peftkit.config.console import assume
@@ -31,15 +31,24 @@ def visible_files(folder: Path, endings: Collection[str], is_deep: bool = False)
 def split_files(folder: Path, named: Collection[str] = ()) -> dict[str, list[Path]]:
     """Return the files of each split of a folder, in the order of their shards.
 
-    A .json next to other files is one only if its name is that of a split, or one of `named`.
+    A .json next to other files is one only if its name is that of a split, or one of `named`. Where there are no files,
+    the subfolders may be splits, or a subfolder data may have them.
 
     Raises:
         UserError: there are no files, a shard is missing, or two files are the same split.
     """
     files = visible_files(folder, FILES)
-    splits, shards = _sharded(folder, _without_stray_json(folder, files, named), named)
+    kept = _without_stray_json(folder, files, named)
+    deeper: dict[Path, list[Path]] = defaultdict(list)
+    for file in () if kept else visible_files(folder, FILES, is_deep=True):
+        deeper[file.parent].append(file)
+    deeper.pop(folder, None)
+    if [*deeper] == [folder / "data"]:
+        return split_files(folder / "data", named)
+    splits, shards = _split_folders(folder, deeper, named) if deeper else _sharded(folder, kept or files, named)
     if not splits:
-        splits, shards = _split_folders(folder, named)
+        hint = f"use the folder {min(deeper)}" if deeper else "use a folder with train.*"
+        raise UserError(f"{folder} has no csv, tsv, jsonl or parquet files; {hint}")
     for name in shards:
         assume(f"{folder}: {name} has {len(splits[name])} files, {splits[name][0].name} to {splits[name][-1].name}")
     return splits
@@ -110,21 +119,15 @@ def _sharded(folder: Path, files: list[Path], named: Collection[str]) -> tuple[d
     return splits, [name for name in (*counted, *numbered) if len(splits[name]) > 1]
 
 
-def _split_folders(folder: Path, named: Collection[str]) -> tuple[dict[str, list[Path]], list[str]]:
-    """Return the files of each subfolder that is named as a split, and the splits of several files.
-
-    Raises:
-        UserError: there are none, or a shard is missing.
-    """
-    found: dict[Path, list[Path]] = defaultdict(list)
-    for file in visible_files(folder, FILES, is_deep=True):
-        found[file.parent].append(file)
+def _split_folders(
+    folder: Path, found: Mapping[Path, list[Path]], named: Collection[str]
+) -> tuple[dict[str, list[Path]], list[str]]:
+    """Return the files of each subfolder that is named as a split, and the splits of several files."""
     splits = {
-        each.name: files for each, files in found.items() if each.parent == folder and _is_split(each.name, named)
+        each.name: _without_stray_json(each, files, named) or files
+        for each, files in found.items()
+        if each.parent == folder and _is_split(each.name, named)
     }
-    if not splits:
-        hint = f"use the folder {min(found)}" if found else "use a folder with train.*"
-        raise UserError(f"{folder} has no csv, tsv, jsonl or parquet files; {hint}")
     for name, files in splits.items():
         # their numbers are those of a split too, whatever their names are
         parts, _ = _sharded(folder / name, files, ())
@@ -160,15 +163,14 @@ def _check_shards(folder: Path, name: str, shards: dict[int, Path], totals: set[
 
 
 def _without_stray_json(folder: Path, files: list[Path], named: Collection[str]) -> list[Path]:
-    """Return the files without .json files that are no splits, such as dataset_info.json, if there are others."""
+    """Return the files without .json files whose names are not those of splits, such as dataset_info.json."""
     stray = [
         file
         for file in files
         if ending_of(file) == ".json" and not USUAL_JSON.fullmatch(_split_name(file)) and _split_name(file) not in named
     ]
-    if not stray or len(stray) == len(files):
-        return files
-    assume(f"{folder}: left out, as they are no splits: {', '.join(file.name for file in stray)}")
+    if stray and len(stray) < len(files):
+        assume(f"{folder}: left out, as they are no splits: {', '.join(file.name for file in stray)}")
     return [file for file in files if file not in stray]
 
 
