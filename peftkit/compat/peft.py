@@ -1,5 +1,6 @@
 """Undocumented parts of peft: registration of tuners, known target modules, disabled layers, saved heads."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "disabled_adapters",
     "dequantize_module_weight",
     "fill_target_modules",
+    "ignored_tie_warnings",
     "merge_error",
     "peft_type",
     "register_tuner",
@@ -55,10 +57,19 @@ def fill_target_modules(config: PeftConfig, model_type: str) -> None:
 def merge_error(tuner: BaseTuner) -> str | None:
     """Return why a tuner cannot merge its adapters into the base, None where it can."""
     try:
-        tuner._check_merge_allowed()  # type: ignore[no-untyped-call]
+        with ignored_tie_warnings():
+            tuner._check_merge_allowed()  # type: ignore[no-untyped-call]
     except ValueError as error:
         return str(error)
     return None
+
+
+@contextmanager
+def ignored_tie_warnings() -> Iterator[None]:
+    """Ignore PEFT's warnings that an adapted matrix is tied to another: `methods.merging` keeps them apart."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*tie_word_embeddings")
+        yield
 
 
 def unwrap_saved_module(wrapper: ModulesToSaveWrapper) -> nn.Module:

@@ -1,6 +1,5 @@
 """Downstream gain of continued pretraining: a task is trained from the base and from the adapted model."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -82,16 +81,13 @@ def _checkpoint(config: RunConfig, folder: Path) -> Path:
     """Return the folder of the full model of a run; an adapter is merged once."""
     if (folder / "model").is_dir():
         return folder / "model"
-    merged, part = folder / "merged", folder / ".merged.part"
+    merged = folder / "merged"
     with FileLock(folder / ".merging"):
         if not (merged / "tokenizer.json").is_file():
-            shutil.rmtree(part, ignore_errors=True)
             try:
-                merge(replace(config, run=str(folder), output=str(part)))
+                merge(replace(config, run=str(folder), output=str(merged)))
             except UserError as error:
                 raise UserError(f"the adapter of {folder} cannot be merged: {error}") from error
-            shutil.rmtree(merged, ignore_errors=True)
-            part.replace(merged)
     return merged
 
 

@@ -6,8 +6,8 @@ from peftkit.config import RunConfig, UserError, is_prompted
 from peftkit.config.console import log
 from peftkit.config.families import base_type
 from peftkit.jobs import extend
-from peftkit.methods import merge_adapter
-from peftkit.pipeline.artifacts import export_sentence_files, load_bundle
+from peftkit.pipeline.artifacts import load_bundle
+from peftkit.pipeline.merged import random_token_scores, write_checkpoint, write_merged
 from peftkit.results.model_card import describe_merge
 from peftkit.results.run_result import RunResult
 
@@ -18,18 +18,18 @@ def merge(config: RunConfig) -> Path:
     target = Path(config.output or folder / "merged")
     if extend.is_vocabulary(folder):
         model, tokenizer = extend.load_extended(folder)
+        before = random_token_scores(model)
+        write_checkpoint(model, before, random_token_scores, target, lambda part: tokenizer.save_pretrained(str(part)))
     else:
         run = RunResult.finished(folder)
         if is_prompted(run.config):
             raise UserError(f"{folder}: no weights were trained, so there is nothing to merge; use its base")
         bundle = load_bundle(run, quantized=False)
-        model, tokenizer = merge_adapter(bundle.model), bundle.tokenizer
+        model = bundle.model
         if run.config.method.quantization:
             measured = run.record.get("merge") or {"rows": 0, "reason": "an earlier version of peftkit trained the run"}
             log(f"trained on a quantized base; {describe_merge(measured)}")
-        export_sentence_files(bundle, target)
-    model.save_pretrained(str(target))
-    tokenizer.save_pretrained(str(target))
+        write_merged(run, bundle, target)
     is_custom = base_type(model.config.model_type) != model.config.model_type
     log(
         f"merged -> {target}"

@@ -3,15 +3,14 @@
 import peft  # noqa: F401  # first: its import hook in peftkit/__init__ registers the tuners
 
 from peftkit.methods.gradual import Gradual, Unfreezing
+from peftkit.methods.merging import is_mergeable, merge_adapter
 from peftkit.methods.native import BitFit, Full, LinearProbe, Prompting, Untuned, embedding_rows
 from peftkit.methods.peft import (
     Parameters,
     apply_method,
     count_parameters,
-    is_mergeable,
     load_adapter,
     load_adapters,
-    merge_adapter,
 )
 from peftkit.methods.soft_prompt import replace_prompt_encoders
 

@@ -1,4 +1,4 @@
-"""Applying a method to a model, loading its saved weights, and merging them into the base."""
+"""Applying a method to a model, and loading its saved weights."""
 
 import json
 import warnings
@@ -19,11 +19,10 @@ from peft import (
     prepare_model_for_kbit_training,
     set_peft_model_state_dict,
 )
-from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from transformers import PreTrainedModel
 
-from peftkit.compat.peft import ModulesToSaveWrapper, fill_target_modules, merge_error, unwrap_saved_module
+from peftkit.compat.peft import ModulesToSaveWrapper, fill_target_modules, ignored_tie_warnings
 from peftkit.compat.transformers import Conv1D, number_of_weights
 from peftkit.config import UserError
 from peftkit.config.checks.untrusted import adapter_errors
@@ -74,7 +73,8 @@ def apply_method(
             f"PEFT's prefix tuning needs past_key_values, which {model.config.model_type} lacks; use method=prefix"
         )
     try:
-        return keep_bias(get_peft_model(model, config))
+        with ignored_tie_warnings():
+            return keep_bias(get_peft_model(model, config))
     except (ValueError, TypeError) as error:
         method = str(getattr(config.peft_type, "value", config.peft_type)).lower()
         other = "full" if config.peft_type == PeftType.LORA else "lora"
@@ -145,7 +145,8 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
     with warnings.catch_warnings():
         # AdaLoRA's rank_pattern has the names of weights, where this warning expects modules
         warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
-        loaded = PeftModel.from_pretrained(model, str(folder))
+        with ignored_tie_warnings():
+            loaded = PeftModel.from_pretrained(model, str(folder))
     keep_bias(loaded)
     if isinstance(loaded.base_model, AdaLoraModel) and "trainable_adapter_name" not in vars(loaded.base_model):
         loaded.base_model.trainable_adapter_name = loaded.active_adapter  # its forward pass reads it, also in inference
@@ -208,31 +209,3 @@ def count_parameters(model: nn.Module) -> Parameters:
         head=sum(size for name, trains, size in sizes if trains and is_head(name)),
         total=sum(size for *_, size in sizes),
     )
-
-
-def is_mergeable(model: nn.Module) -> bool:
-    """Return whether the method's weights can be merged into the base."""
-    tuner = model.base_model if isinstance(model, PeftModel) else None
-    return tuner is None or (isinstance(tuner, BaseTuner) and merge_error(tuner) is None)
-
-
-def merge_adapter(model: nn.Module) -> nn.Module:
-    """Merge the adapter into its base and return a plain model.
-
-    Raises:
-        UserError: the method's weights cannot be merged into the base.
-    """
-    if not is_mergeable(model):
-        kind = str(model.active_peft_config.peft_type.value).lower()  # type: ignore[union-attr, operator]
-        raise UserError(
-            f"{kind} cannot be merged: it is not a linear change of the base's weights; "
-            "keep the adapter folder, or train method=lora or method=ia3"
-        )
-    if not isinstance(model, PeftModel):
-        return model
-    base = model.get_base_model()
-    for name, module in list(base.named_modules()):
-        # PEFT would set a weight on a head, which RoBERTa's does not have; LN tuning would leave it in its wrapper
-        if isinstance(module, ModulesToSaveWrapper):
-            base.set_submodule(name, unwrap_saved_module(module))
-    return model.merge_and_unload()  # type: ignore[operator, no-any-return]

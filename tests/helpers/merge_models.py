@@ -28,8 +28,13 @@ def wrapped(method: str, build: Any) -> Any:
     torch.manual_seed(0)
     config = instantiate({**part(method)["config"], **steps}, _convert_="all")
     model = apply_method(build(), config).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.add_(torch.randn_like(weight) * 0.1)
+    return randomize(model)
+
+
+@torch.no_grad()
+def randomize(model: Any) -> Any:
+    """Change every trainable weight of a model by random numbers; return the model."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.add_(torch.randn_like(weight) * 0.1)
     return model
