@@ -4,6 +4,7 @@ Also the files that sentence-transformers saves with the weights: pooling and ma
 """
 
 import json
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from peftkit.config import ModelConfig, UserError
+from peftkit.config.families import MEAN_POOLING
 from peftkit.config.source import Source, fingerprint, hub_is_reachable
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -33,7 +35,8 @@ def locate(model: ModelConfig, source: str) -> Source:
     """
     if Path(model.checkpoint).is_dir():
         revision = fingerprint(Path(model.checkpoint), (".safetensors", ".bin", ".json", ".txt", ".model"))
-        return Source("folder", model.checkpoint, revision, _substituted_for(Path(model.checkpoint)), model.checkpoint)
+        found = Source("folder", model.checkpoint, revision, folder=model.checkpoint)
+        return replace(found, substituted_for=_run_source(found).get("substituted_for"))
     if source != "offline" and hub_is_reachable():
         return Source("hub", model.checkpoint, _commit(model))
     if source != "offline" and (commit := _cached_commit(model)) is not None:
@@ -67,15 +70,20 @@ def hub_arguments(source: Source) -> dict[str, Any]:
 
 
 def vector_pooling(model: ModelConfig, source: Source) -> str:
-    """Return the pooling of text embeddings, cls, mean or last: of the checkpoint's file, else of its architecture.
+    """Return the pooling of text embeddings, cls, mean or last: of the checkpoint, else of its architecture.
 
+    A checkpoint has it in its own file, in its config (peftkit's mean-pooling classifiers) or in the result of its run.
     Only a decoder's last token attends to the whole text; T5 pools the mean (Ni et al. 2022, Sentence-T5).
     """
     if model.family == "encoder" and model.pooling in ("cls", "mean"):
         return model.pooling
     settings = _read_checkpoint_json(source, POOLING_FILE)
-    modes = (name for name, mode, old_key in POOLINGS if settings.get("pooling_mode") == mode or settings.get(old_key))
-    return next(modes, {"encoder": "cls", "decoder": "last", "seq2seq": "mean"}[model.family])
+    modes = [name for name, mode, old_key in POOLINGS if settings.get("pooling_mode") == mode or settings.get(old_key)]
+    if model.family == "encoder" and not modes:
+        config = _read_checkpoint_json(source, "config.json")
+        is_mean = str(config.get("model_type")).startswith(MEAN_POOLING)
+        modes = ["mean"] if is_mean else [_run_source(source).get("pooling")]
+    return next(filter(None, modes), {"encoder": "cls", "decoder": "last", "seq2seq": "mean"}[model.family])
 
 
 def max_text_length(source: Source, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int:
@@ -108,11 +116,13 @@ def write_sentence_files(folder: Path, pooling: str, dim: int, max_length: int) 
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _substituted_for(folder: Path) -> str | None:
-    """Return the checkpoint that the base of a run's own model substitutes."""
-    result = folder.absolute().parent / "result.json"
-    audit = json.loads(result.read_text(encoding="utf-8")).get("audit", {}) if result.is_file() else {}
-    return ((audit.get("sources") or {}).get("model") or {}).get("substituted_for")  # type: ignore[no-any-return]
+def _run_source(source: Source) -> dict[str, Any]:
+    """Return what result.json records about the base, if the checkpoint is the model of a run; otherwise nothing."""
+    result = Path(source.folder or "").absolute().parent / "result.json"
+    if source.kind != "folder" or not result.is_file():
+        return {}
+    audit = json.loads(result.read_text(encoding="utf-8")).get("audit") or {}
+    return (audit.get("sources") or {}).get("model") or {}
 
 
 def _commit(model: ModelConfig) -> str:

@@ -26,7 +26,9 @@ from peftkit.config.families import (
     HEAD_SUBMODULES,
     HEADS,
     LANGUAGE_MODEL_HEADS,
+    MEAN_POOLING,
     UNSUPPORTED,
+    base_type,
     declared_family,
     family_of,
     suggested_model,
@@ -43,7 +45,7 @@ def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
     Raises:
         UserError: the checkpoint's architecture is not `model.family`.
     """
-    config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
+    config = _read_config(source)
     if "/" in (attention := attention_implementation(config)):
         raise UserError(f"{source.name} needs attention kernels from the Hub ({attention}); use another checkpoint")
     model_type = config.model_type
@@ -60,6 +62,14 @@ def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
     return config
 
 
+def _read_config(source: Source) -> PretrainedConfig:
+    """Return a checkpoint's config; of a mean-pooling classifier that of its encoder, see `pooling_of`."""
+    config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
+    if not config.model_type.startswith(MEAN_POOLING):
+        return config
+    return AutoConfig.for_model(base_type(config.model_type), **config_arguments(config))
+
+
 def architecture_of(config: PretrainedConfig) -> str:
     """Return encoder, decoder or seq2seq: by the family's record, or by transformers' masked language models."""
     if config.is_encoder_decoder:
@@ -70,7 +80,7 @@ def architecture_of(config: PretrainedConfig) -> str:
 
 
 def pooling_of(model: ModelConfig, source: Source) -> str | None:
-    """Return cls or mean for an encoder: of the config, of the checkpoint's own pooling file, otherwise cls."""
+    """Return cls or mean for an encoder: of the config, else of the checkpoint, otherwise cls."""
     if model.family != ENCODER:
         return None
     return "mean" if vector_pooling(model, source) == "mean" else "cls"
@@ -99,6 +109,7 @@ def load_model(
         return backbone if model.keep_layers is None else keep_layers(backbone, model.keep_layers)
     if KINDS[kind].sequence_label and pooling_of(model, source) == "mean":
         config = mean_pooling_config(config)
+    labels = [str(label) for _, label in sorted(config.id2label.items())]
     if not auto.__name__.endswith("LM"):
         _size_head(config, KINDS[kind], label_names)
         if model.family == DECODER:  # its head reads the last token that is no padding; RoBERTa counts positions by it
@@ -118,6 +129,8 @@ def load_model(
     loaded.new_base_weights = sorted(base)  # type: ignore[assignment]
     heads = set() if auto.__name__.endswith("LM") else {name.partition(".")[0] for name in missing - below - base}
     loaded.missing_heads = sorted(heads)  # type: ignore[assignment]
+    if any(name not in missing and _is_head(loaded, name) for name, _ in loaded.named_parameters()):
+        loaded.head_labels = _reorder_head(loaded, labels, label_names or labels)  # type: ignore[assignment]
     return loaded
 
 
@@ -129,7 +142,7 @@ def load_language_model(
     Returns:
         The model, and the reason why its loss is meaningless, None if it is not.
     """
-    config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
+    config = _read_config(source)
     architecture = architecture_of(config)
     model, missing = read_checkpoint(auto_class(architecture, "language_modeling"), source, config, quantization)
     # a head that is not in the checkpoint is newly initialized
@@ -160,7 +173,11 @@ def read_checkpoint(
     """Load a model by an Auto class; return it with the names of the weights that the checkpoint lacks.
 
     BigBird's sparse attention depends on the padding of a batch, and changes to full attention for good at the first
-    short batch: it is loaded with full attention.
+    short batch: it is loaded with full attention. A head of another size counts as missing; `replaced_outputs` of the
+    model is the number of its outputs.
+
+    Raises:
+        UserError: other weights have another size than the config states.
     """
     if getattr(config, "attention_type", None) == "block_sparse":
         config.attention_type = "original_full"  # type: ignore[attr-defined]
@@ -173,11 +190,20 @@ def read_checkpoint(
         heads = sorted({".*pooler" if name == "pooler" else name for name in HEADS | LANGUAGE_MODEL_HEADS})
         kept = [*heads, *(quantization.get("llm_int8_skip_modules") or [])]
         arguments["quantization_config"] = BitsAndBytesConfig(**{**quantization, "llm_int8_skip_modules": kept})
-    model, info = auto.from_pretrained(checkpoint_path(source), output_loading_info=True, **arguments)
+    model, info = auto.from_pretrained(
+        checkpoint_path(source), output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+    )
+    for name, size, expected in sorted(info["mismatched_keys"]):
+        if not _is_head(model, name):
+            raise UserError(
+                f"{source.name}: {name} has the shape {tuple(size)} in its file, but {tuple(expected)} by its "
+                "config.json; use the config.json and the weights of one checkpoint"
+            )
+        model.replaced_outputs = size[0]
     if config.model_type == "big_bird" and hasattr(model.base_model, "pooler"):
         model.base_model.pooler = None  # no head uses it, so that it would train without a gradient
     disable_weight_packing(model)
-    return model, set(info["missing_keys"])
+    return model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
 
 
 def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
@@ -226,6 +252,31 @@ def _size_head(config: PretrainedConfig, kind: TaskKind, label_names: list[str] 
         config.label2id = {name: number for number, name in enumerate(label_names)}
     if kind.sequence_label:
         config.problem_type = "regression" if label_names is None else "single_label_classification"
+
+
+def _is_head(model: PreTrainedModel, name: str) -> bool:
+    """Return whether a weight is above the base, and not in a language model's output layer or a hidden head layer."""
+    parts = name.split(".")
+    is_above = model.base_model is not model and parts[0] != model.base_model_prefix
+    return is_above and (HEAD_SUBMODULES | LANGUAGE_MODEL_HEADS).isdisjoint(parts)
+
+
+@torch.no_grad()
+def _reorder_head(model: PreTrainedModel, labels: list[str], names: list[str]) -> list[str]:
+    """Put the outputs of a checkpoint's head into the order of the task's labels, if they are the same ones.
+
+    Returns:
+        The labels of the checkpoint, in the order of the outputs now.
+    """
+    known = [label.lower() for label in labels]
+    if len(known) != len(names) or {*known} != {name.lower() for name in names} or len({*known}) != len(known):
+        return labels
+    order = [known.index(name.lower()) for name in names]
+    for name, layer in model.named_modules():
+        if _is_head(model, name) and isinstance(layer, nn.Linear) and layer.out_features == len(order):
+            for weight in layer.parameters():
+                weight.copy_(weight[order])
+    return [labels[index] for index in order]
 
 
 def _new_head_modules(model: PreTrainedModel, missing: set[str]) -> list[str]:

@@ -156,6 +156,12 @@ def _warn_new_weights(model: Any, source: Source, task: TaskConfig) -> None:
         log(f"!! {source.name} has no masked language model head: it is newly initialized and trained")
     elif any(name.startswith(f"{model.base_model_prefix}.") for name in head):
         log(f"!! {source.name} has no pooler: it is newly initialized and trained with the head")
+    if (outputs := getattr(model, "replaced_outputs", None)) is not None:
+        needed = f"this task needs {model.config.num_labels}"
+        log(f"!! the head of {source.name} has {outputs} outputs, {needed}: it is newly initialized")
+    labels, names = getattr(model, "head_labels", None), [str(name) for name in model.config.id2label.values()]
+    if labels is not None and labels != names:
+        log(f"!! the head of {source.name} is trained further: {', '.join(labels)} become {', '.join(names)}")
     if base:
         log(f"!! {source.name} lacks {len(base)} base weights, such as {base[0]}: they are newly initialized")
 
