@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from peftkit.config.errors import UserError
 from peftkit.paths import atomic_write, cache_folder
 
 HUB_TIMEOUT = 3.0  # seconds; the Hub is contacted once per process
 MIN_CACHED_SIZE = 16 << 20  # bytes: hashing smaller files is as fast as reading the cache
+ADAPTER_FILE = "adapter_config.json"
 MIN_AGE = 2.0  # seconds: a file that changed since may change again without another size or time
 
 
@@ -60,6 +62,28 @@ def _sha256(files: Mapping[str, Path]) -> str:
         with file.open("rb") as data:
             hashlib.file_digest(data, lambda: digest)
     return digest.hexdigest()[:12]
+
+
+def checkpoint_folder(folder: Path) -> Path:
+    """Return the folder with the weights of a checkpoint: itself, or of a run its trained model, merged or an adapter.
+
+    Raises:
+        UserError: there are no weights in it.
+    """
+    if (folder / "vocabulary.json").is_file() and not (folder / "config.json").is_file():
+        raise UserError(
+            f"model.checkpoint={folder} is a vocabulary of job=extend; use vocab={folder}, or job=merge run={folder} "
+            f"and model.checkpoint={folder}/merged"
+        )
+    if (folder / "prompt" / "prompt.json").is_file():
+        raise UserError(f"model.checkpoint={folder} is a run that trained no weights; use the checkpoint of its base")
+    for found in (folder, *(folder / name for name in ("model", "merged", "adapter"))):
+        if (found / "config.json").is_file() or (found / ADAPTER_FILE).is_file():
+            return found
+    raise UserError(
+        f"model.checkpoint={folder} has no config.json and no {ADAPTER_FILE}; use the folder of a checkpoint, of an "
+        "adapter or of a finished run"
+    )
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from peftkit.config import RunConfig, UserError, kind_of
 from peftkit.config.console import is_main_process, log
 from peftkit.jobs.finetune import finetune, run_lock
-from peftkit.jobs.merge import merge
 from peftkit.leaderboard.stats import task_score
-from peftkit.pipeline.sources import find_model
+from peftkit.pipeline.artifacts import find_model, merged_folder
 from peftkit.results import run_folder
 from peftkit.results.run_result import RunResult
 
@@ -39,7 +36,7 @@ def downstream(config: RunConfig, on_start: Callable[[Path], None] | None = None
         problem = "is a trial" if adapted.trial else f"trained {adapted.task.name}, not a language model"
         raise UserError(f"{folder} {problem}; set run= to a finished run of recipe=adapt_bert, adapt_gpt2 or adapt_t5")
     _check_base(config, run)
-    checkpoint = _checkpoint(config, folder)
+    checkpoint = merged_folder(run)
     overrides = tuple(override for override in config.overrides if not override.lstrip("+").startswith(JOB_OVERRIDES))
     first = replace(config, job="finetune", run=None, overrides=overrides)
     with run_lock(first):  # other adapted models may be compared with the same base
@@ -75,20 +72,6 @@ def _check_base(config: RunConfig, run: RunResult) -> None:
         f"{run.folder} was trained from {base.name} ({base.revision}), but the base of this command is {chosen.name} "
         f"({chosen.revision}); use {' '.join(overrides)}"
     )
-
-
-def _checkpoint(config: RunConfig, folder: Path) -> Path:
-    """Return the folder of the full model of a run; an adapter is merged once."""
-    if (folder / "model").is_dir():
-        return folder / "model"
-    merged = folder / "merged"
-    with FileLock(folder / ".merging"):
-        if not (merged / "tokenizer.json").is_file():
-            try:
-                merge(replace(config, run=str(folder), output=str(merged)))
-            except UserError as error:
-                raise UserError(f"the adapter of {folder} cannot be merged: {error}") from error
-    return merged
 
 
 def _record(folder: Path, name: str, config: RunConfig, before: Path, after: Path) -> None:

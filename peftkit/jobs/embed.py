@@ -25,8 +25,8 @@ from peftkit.models.embedding_rows import add_new_rows
 from peftkit.models.load import load_model
 from peftkit.models.pooling import TextEmbedder, stack_of
 from peftkit.models.tokenizer import load_tokenizer
-from peftkit.pipeline.artifacts import base_source, load_bundle
-from peftkit.pipeline.sources import device_name, find_model, tokenizer_source, warn_substitutions
+from peftkit.pipeline.artifacts import base_source, find_model, load_bundle
+from peftkit.pipeline.sources import device_name, tokenizer_source, warn_substitutions
 from peftkit.results import run_folder
 from peftkit.results.run_result import RunResult
 

@@ -18,8 +18,8 @@ from peftkit.models.load import load_language_model
 from peftkit.models.tokenizer import load_tokenizer
 from peftkit.models.vocabulary import Extension, extend_tokenizer, normalized_term, piece_counts
 from peftkit.paths import safe_name
-from peftkit.pipeline.artifacts import base_source
-from peftkit.pipeline.sources import device_name, find_model, warn_substitutions
+from peftkit.pipeline.artifacts import base_source, find_model
+from peftkit.pipeline.sources import device_name, warn_substitutions
 from peftkit.results import run_folder
 from peftkit.results.run_result import RunResult
 

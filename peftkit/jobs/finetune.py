@@ -19,12 +19,13 @@ from peftkit.config.console import is_main_process, log
 from peftkit.data.datasets import SEARCH_SPLIT, load_task_dataset
 from peftkit.leaderboard.stats import task_score
 from peftkit.pipeline import verify
-from peftkit.pipeline.artifacts import artifact_bytes, export_artifact, save_prompt
+from peftkit.pipeline.artifacts import find_model
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import evaluate_splits, predict_encoded
 from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encode
+from peftkit.pipeline.export import artifact_bytes, export_artifact, save_prompt
 from peftkit.pipeline.measures import compare_language, mean_bits_per_byte, measure_latency
-from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, find_model, warn_substitutions
+from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, warn_substitutions
 from peftkit.pipeline.train import TrainedRun, run_costs, train
 from peftkit.results import run_folder
 from peftkit.results.model_card import model_card

@@ -24,9 +24,10 @@ from peftkit.methods import is_mergeable, load_adapter, merge_adapter
 from peftkit.models.load import auto_class, load_model
 from peftkit.models.tiny import tiny_checkpoints
 from peftkit.paths import conf_folder
-from peftkit.pipeline import verify
-from peftkit.pipeline.artifacts import export_artifact, read_shots, save_prompt
+from peftkit.pipeline import comparison, verify
+from peftkit.pipeline.artifacts import read_shots
 from peftkit.pipeline.build import TrainingBundle, build, format_for
+from peftkit.pipeline.export import export_artifact, save_prompt
 from peftkit.pipeline.verify import VerificationError
 
 HEAD_TASKS = ("classification", "regression", "token_classification", "question_answering", "causal_lm", "seq2seq")
@@ -229,7 +230,7 @@ def _has_several(bundle: TrainingBundle, encoded: Encoded, trained: np.ndarray) 
     other = _scores(bundle, encoded)
     model.set_adapter("default")
     _expect("a second adapter", trained, _scores(bundle, encoded))
-    if verify.max_difference(trained, other) < EXACT:
+    if comparison.max_difference(trained, other) < EXACT:
         raise VerificationError("a second, untrained adapter gives the same scores")
     return True
 
@@ -241,14 +242,14 @@ def _has_mixed(bundle: TrainingBundle, encoded: Encoded) -> bool:
     inputs = list(encoded.inputs)
     names = ["default" if number % 2 else "other" for number in range(len(inputs))]
     try:
-        mixed = verify.fp32_scores(bundle, inputs, adapter_names=names)
+        mixed = comparison.fp32_scores(bundle, inputs, adapter_names=names)
     except (ValueError, TypeError, NotImplementedError):
         return False
     expected = np.empty_like(mixed)
     for number, name in enumerate(("other", "default")):
         bundle.model.set_adapter(name)
-        expected[number::2] = verify.fp32_scores(bundle, inputs)[number::2]
-    return verify.max_difference(expected, mixed) <= EXACT  # BOFT and OFT ignore the names
+        expected[number::2] = comparison.fp32_scores(bundle, inputs)[number::2]
+    return comparison.max_difference(expected, mixed) <= EXACT  # BOFT and OFT ignore the names
 
 
 def _trains_in_4_bits(config: RunConfig, source: Source, names: list[str] | None, examples: Dataset) -> bool:
@@ -262,9 +263,9 @@ def _trains_in_4_bits(config: RunConfig, source: Source, names: list[str] | None
 
 
 def _scores(bundle: TrainingBundle, encoded: Encoded) -> np.ndarray:
-    return verify.flat(bundle, verify.fp32_scores(bundle, list(encoded.inputs)), encoded)
+    return comparison.flat(bundle, comparison.fp32_scores(bundle, list(encoded.inputs)), encoded)
 
 
 def _expect(cause: str, expected: np.ndarray, found: np.ndarray, limit: float = EXACT) -> None:
-    if not (difference := verify.max_difference(expected, found)) <= limit:
+    if not (difference := comparison.max_difference(expected, found)) <= limit:
         raise VerificationError(f"scores change by {difference:.2g} with {cause}")

@@ -11,10 +11,11 @@ from peftkit.config.console import is_main_process
 from peftkit.data.batches import LengthGroupedSampler, padding_waste
 from peftkit.data.datasets import load_task_dataset
 from peftkit.methods import Parameters, count_parameters
+from peftkit.pipeline.artifacts import find_model
 from peftkit.pipeline.build import build, optimizer_steps, split_holdout, text_length
 from peftkit.pipeline.examples import final_states
 from peftkit.pipeline.measures import Memory, predict_memory
-from peftkit.pipeline.sources import find_model, warn_substitutions
+from peftkit.pipeline.sources import warn_substitutions
 from peftkit.pipeline.train import custom_loss
 
 

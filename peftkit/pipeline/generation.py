@@ -33,8 +33,8 @@ def resolve_generator(config: RunConfig) -> Source:
     if settings.generator == "endpoint":
         return Source("endpoint", str(settings.endpoint_model))
     from peftkit.models.checkpoints import locate
+    from peftkit.pipeline.artifacts import find_model
     from peftkit.pipeline.libraries import configure_libraries
-    from peftkit.pipeline.sources import find_model
 
     configure_libraries(config.source)
     if settings.model is not None:

@@ -14,9 +14,9 @@ from peftkit.config import UserError, error_summary
 from peftkit.config.console import log
 from peftkit.data.datasets import load_task_dataset
 from peftkit.methods import merge_adapter
-from peftkit.pipeline.artifacts import export_sentence_files
 from peftkit.pipeline.build import TrainingBundle
-from peftkit.pipeline.verify import EXAMPLES, TOLERANCE, flat, fp32_scores, max_difference
+from peftkit.pipeline.comparison import EXAMPLES, TOLERANCE, flat, fp32_scores, max_difference
+from peftkit.pipeline.export import export_sentence_files
 from peftkit.results.run_result import RunResult
 
 INPUTS, TOKENS = 4, 16  # random tokens, where no example can be read

@@ -2,18 +2,18 @@
 
 import os
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from peftkit.config import MethodConfig, ModelConfig, RunConfig, UserError
+from peftkit.config import MethodConfig, RunConfig, UserError
 from peftkit.config.console import is_main_process, log
 from peftkit.config.source import Source, fingerprint
 from peftkit.data import offline_corpus
 from peftkit.models import offline
-from peftkit.models.checkpoints import locate, vector_pooling
+from peftkit.models.checkpoints import vector_pooling
 from peftkit.models.embedding_rows import RECORD_FILE, ROWS_FILE, read_vocabulary
 from peftkit.models.load import pooling_of
 from peftkit.models.tokenizer import load_tokenizer
@@ -26,15 +26,6 @@ VOCABULARY_FILES = (
     ROWS_FILE,
     "tokenizer.json",
 )  # of a folder of job=extend, those that determine a result
-
-
-def find_model(model: ModelConfig, source: str) -> Source:
-    """Return the source of the checkpoint; pretrain the offline model if it is not cached."""
-    found = locate(model, source)
-    if found.kind == "offline" and found.name != "minilm":
-        folder = ensure_mini(found.name)
-        return replace(found, revision=folder.name.removeprefix(f"{found.name}-"), folder=str(folder))
-    return found
 
 
 def ensure_mini(kind: str) -> Path:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 
 from peftkit import training
@@ -28,14 +27,13 @@ from peftkit.data.formats import Encoded, Predictions
 from peftkit.methods import count_parameters, is_mergeable, merge_adapter
 from peftkit.pipeline.artifacts import load_bundle
 from peftkit.pipeline.build import TrainingBundle
-from peftkit.pipeline.evaluate import output_reader, predictor
+from peftkit.pipeline.comparison import EXAMPLES, TOLERANCE, flat, fp32_scores, max_difference
+from peftkit.pipeline.evaluate import predictor
 from peftkit.pipeline.libraries import configure_libraries
 from peftkit.results.model_card import describe_merge
 from peftkit.results.run_result import RunResult
 
-EXAMPLES, PADDED_EXAMPLES, MERGED_EXAMPLES = 16, 8, 200
-# absolute up to scores of magnitude 1, else relative; bf16 rounding depends on the shape of the batch
-TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 3e-2}
+PADDED_EXAMPLES, MERGED_EXAMPLES = 8, 200
 DISTRIBUTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -96,24 +94,6 @@ def padding_difference(bundle: TrainingBundle, examples: Any) -> float:
         found = fp32_scores(bundle, [each])[0]
         single[(index, *(slice(size) for size in found.shape))] = found
     return max_difference(flat(bundle, single, encoded), flat(bundle, batched, encoded))
-
-
-def flat(bundle: TrainingBundle, scores: np.ndarray, encoded: Encoded) -> np.ndarray:
-    return np.nan_to_num(np.concatenate([row.ravel() for row in bundle.format.unpad(scores, encoded)]))
-
-
-@torch.no_grad()
-def fp32_scores(bundle: TrainingBundle, inputs: list[dict[str, Any]], **more: Any) -> np.ndarray:
-    """Return the scores of one batch, without the autocast wrapper of training; `more` are further inputs."""
-    model = extract_model_from_parallel(bundle.model, keep_fp32_wrapper=False).eval()
-    device = next(model.parameters()).device
-    batch = {name: value.to(device) for name, value in bundle.format.collator()(inputs).items() if value is not None}
-    return output_reader(bundle)(model, {**batch, **more}).float().cpu().numpy()
-
-
-def max_difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the largest difference, relative to the magnitude of scores above one."""
-    return float((np.abs(first - second) / np.maximum(1.0, np.abs(first))).max())
 
 
 @lru_cache(maxsize=1)

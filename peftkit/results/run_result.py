@@ -36,6 +36,10 @@ class RunResult:
             raise UserError(f"{folder}: {meta['status']}, {meta['reason']}; finish that run first")
         return run
 
+    @property
+    def exists(self) -> bool:
+        return (self.folder / "result.json").is_file()
+
     @cached_property
     def record(self) -> dict[str, Any]:
         """The content of result.json.

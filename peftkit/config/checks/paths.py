@@ -6,9 +6,11 @@ from pathlib import Path
 
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
+from peftkit.config.errors import UserError
 from peftkit.config.files import ending_of
 from peftkit.config.jobs import JOBS
 from peftkit.config.run import RunConfig
+from peftkit.config.source import checkpoint_folder
 from peftkit.config.suggestions import nearest
 
 
@@ -29,6 +31,11 @@ def path_errors(run: RunConfig) -> Iterator[str]:
             for folder in (run.results if run.job == "leaderboard" and run.results else ())
         ),
     )
+    if Path(checkpoint).is_dir():
+        try:
+            checkpoint_folder(Path(checkpoint))
+        except UserError as error:
+            yield str(error)
     yield from _run_folder_errors(run)
     yield from _input_errors(run)
     yield from _vocabulary_errors(run)
