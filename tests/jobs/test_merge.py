@@ -34,7 +34,7 @@ def run(tiny: Overrides, tmp_path: Path) -> Path:
 def test_a_merged_output_layer_gives_the_scores_of_its_adapter_or_nothing_is_written(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="has an adapter"):
+    with pytest.raises(UserError, match="would be loaded over"):
         commands.run(["job=merge", f"run={run}", f"output={run}/adapter"])
     merge = merged.merge_adapter
 
