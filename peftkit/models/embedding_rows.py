@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from peftkit.compat.transformers import keep_untied
@@ -61,8 +62,16 @@ def initial_rows(
 
 
 def vocabulary_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Return the tensors with a row per token: `input`; of an output layer `output`, unless tied, and `bias`."""
+    """Return the tensors with a row per token: `input`; of an output layer `output`, unless tied, and `bias`.
+
+    Raises:
+        UserError: the embeddings of an encoder and a decoder differ, as after merging an adapter on one of them.
+    """
     found: dict[str, Any] = {"input": model.get_input_embeddings().weight}
+    for target, source in model.get_expanded_tied_weights_keys(all_submodels=True).items():
+        other = model.get_submodule(target.rpartition(".")[0])
+        if isinstance(other, nn.Embedding) and not torch.equal(other.weight, model.get_parameter(source)):
+            raise UserError(f"{target} differs from {source}, so that tokens cannot be added; use another checkpoint")
     output: Any = model.get_output_embeddings()
     if output is not None and not is_tied(model):
         found["output"] = output.weight

@@ -246,3 +246,10 @@ def test_rows_of_another_model_are_refused(checkpoints: dict[str, Path], tmp_pat
     save_rows(tmp_path, Vocabulary(100, 2, 102, 100, "gpt2", None), initial_rows(model, TOKENS, 100, "mean", 0))
     with pytest.raises(UserError, match="they belong to another model"):
         add_new_rows(model, tmp_path)
+
+
+def test_separate_embeddings_of_encoder_and_decoder_are_refused(checkpoints: dict[str, Path]) -> None:
+    model = T5ForConditionalGeneration.from_pretrained(str(checkpoints["t5"]))
+    model.encoder.embed_tokens.weight = torch.nn.Parameter(model.shared.weight + 1)
+    with pytest.raises(UserError, match=r"encoder\.embed_tokens\.weight differs from shared\.weight"):
+        vocabulary_tensors(model)
