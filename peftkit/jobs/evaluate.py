@@ -12,13 +12,13 @@ from peftkit.data.datasets import load_task_dataset
 from peftkit.paths import safe_name
 from peftkit.pipeline.artifacts import (
     base_source,
-    describe_labels,
     load_bundle,
     read_shots,
     run_tokenizer_source,
     with_eval_batch_size,
 )
 from peftkit.pipeline.build import format_for
+from peftkit.pipeline.evaluate import describe_labels
 from peftkit.pipeline.examples import score_reference, score_splits
 from peftkit.pipeline.sources import warn_substitutions
 from peftkit.results import run_folder

@@ -21,7 +21,6 @@ from peftkit.methods import load_adapters
 from peftkit.models.load import load_model
 from peftkit.pipeline.artifacts import (
     base_source,
-    describe_labels,
     load_bundle,
     run_tokenizer_source,
     with_eval_batch_size,
@@ -29,6 +28,7 @@ from peftkit.pipeline.artifacts import (
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import (
     check_reserved_columns,
+    describe_labels,
     predict_encoded,
     predictions_file,
     predictor,

@@ -129,7 +129,8 @@ def load_model(
     loaded.new_base_weights = sorted(base)  # type: ignore[assignment]
     heads = set() if auto.__name__.endswith("LM") else {name.partition(".")[0] for name in missing - below - base}
     loaded.missing_heads = sorted(heads)  # type: ignore[assignment]
-    if any(name not in missing and _is_head(loaded, name) for name, _ in loaded.named_parameters()):
+    is_same_size = not hasattr(loaded, "replaced_outputs")
+    if is_same_size and any(name not in missing and _is_head(loaded, name) for name, _ in loaded.named_parameters()):
         loaded.head_labels = _reorder_head(loaded, labels, label_names or labels)  # type: ignore[assignment]
     return loaded
 

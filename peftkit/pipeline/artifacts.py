@@ -1,7 +1,6 @@
 """Models of finished runs: their base, which may be the model of another run, and their trained weights."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,7 +114,3 @@ def with_eval_batch_size(config: RunConfig, trained: RunConfig) -> RunConfig:
     """Return the config of the trained run with the evaluation batch size of this command."""
     size = "per_device_eval_batch_size"
     return replace(trained, train=trained.train | ({size: config.train[size]} if size in config.train else {}))
-
-
-def describe_labels(names: Sequence[str] | None) -> str:
-    return "numbers" if names is None else ", ".join(names)

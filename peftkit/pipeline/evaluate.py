@@ -1,7 +1,7 @@
 """Predictions of a model on encoded examples, their scores, and the files that contain them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics import score
 from peftkit.models.pooling import TextEmbedder
-from peftkit.pipeline.artifacts import describe_labels
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.results import run_folder
 
@@ -177,3 +176,7 @@ def _cell(values: Any) -> str | None:
     """Return a list as the text of one cell: words separated by spaces, as `read_file` reads them, others as JSON."""
     is_words = values is not None and all(isinstance(value, str) for value in values)
     return None if values is None else " ".join(values) if is_words else json.dumps(values)
+
+
+def describe_labels(names: Sequence[str] | None) -> str:
+    return "numbers" if names is None else ", ".join(names)
