@@ -118,7 +118,9 @@ def encode(embedder: EmbeddingModel, texts: list[str]) -> tuple[np.ndarray, np.n
     embeddings: np.ndarray = np.zeros((len(texts), embedder.dim), dtype=np.float32)
     order = [index for index in np.argsort(lengths, kind="stable")[::-1] if lengths[index]]
     has_text = np.isin(np.arange(len(texts)), [numbers[index] for index in order])
-    collate = DataCollatorWithPadding(embedder.tokenizer, pad_to_multiple_of=padding_multiple())
+    collate = DataCollatorWithPadding(
+        embedder.tokenizer, pad_to_multiple_of=padding_multiple(embedder.tokenizer.model_max_length)
+    )
     for first in range(0, len(order), embedder.batch_size):
         indices = order[first : first + embedder.batch_size]
         batch = collate([{name: values[index] for name, values in tokens.items()} for index in indices])

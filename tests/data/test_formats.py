@@ -417,3 +417,15 @@ def test_a_hidden_label_has_no_likelihood(tmp_path: Path, checkpoints: dict[str,
     assert answers.likelihoods[0].tolist() == [0, 2.0 * count] and answers.likelihoods[1].tolist() == [0, count]
     assert answers.predictions == ["slept", "sang"]
     assert reads.label_counts(encoded) == {"tokens": count, "hidden": 1}
+
+
+@pytest.mark.parametrize(("limit", "length"), [(64, 16), (44, 11)])
+def test_padding_to_a_multiple_of_8_stays_within_the_limit(
+    limit: int, length: int, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
+    tokenizer.model_max_length = limit
+    task = task_of(tmp_path, kind="classification", text=["text"], label="label")
+    collate = format_of(task, "encoder", ["no", "yes"], tokenizer).collator()
+    assert collate([{"input_ids": [2] * 11, "labels": 0}])["input_ids"].shape[1] == length

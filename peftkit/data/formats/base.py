@@ -135,7 +135,8 @@ class Format(ABC):
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """Return a function that pads examples and returns a batch."""
-        return self.collator_class(self.tokenizer, pad_to_multiple_of=padding_multiple())  # type: ignore[no-any-return]
+        multiple = padding_multiple(self.context_length)
+        return self.collator_class(self.tokenizer, pad_to_multiple_of=multiple)  # type: ignore[no-any-return]
 
     def unpad(self, scores: np.ndarray, encoded: Encoded) -> list[np.ndarray]:
         """Return the scores of each input without those of padding."""

@@ -102,7 +102,9 @@ class PreferenceFormat(Format):
         from trl.trainer.dpo_trainer import DataCollatorForPreference
 
         assert isinstance(self.tokenizer.pad_token_id, int)
-        return DataCollatorForPreference(self.tokenizer.pad_token_id, pad_to_multiple_of=padding_multiple())
+        return DataCollatorForPreference(
+            self.tokenizer.pad_token_id, pad_to_multiple_of=padding_multiple(self.context_length)
+        )
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         """Return margins; the scores are both rewards, the log-likelihood of the chosen answer, and its tokens.
