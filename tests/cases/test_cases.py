@@ -199,7 +199,7 @@ def test_every_example_of_a_file_with_newlines_is_answered(
     assert len(answers) == len(texts) and {row["prediction"] for row in answers} <= {"neg", "pos"}
 
 
-@pytest.mark.parametrize("text", [AS_TYPED, "it's a {b} [c], d=e", "5"])
+@pytest.mark.parametrize("text", [AS_TYPED, "it's a {b} [c], d=e", "5", "汤是凉的" * 30])
 def test_a_text_is_predicted_as_typed(text: str, fork_server: ForkServer, trained: Path, tmp_path: Path) -> None:
     finished = fork_server.run(["job=predict", f"run={trained}", f"input={text}", "output=x.jsonl"], tmp_path)
     check(finished, ())

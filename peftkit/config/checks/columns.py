@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from peftkit.config.checks.paths import path_exists
 from peftkit.config.endings import TEXTS
 from peftkit.config.errors import UserError
 from peftkit.config.files import (
@@ -65,7 +66,7 @@ def _input_errors(run: RunConfig) -> Iterator[str]:
         "embed": ("embed.column", run.input), "extend": ("extend.column", run.extend.corpus),
         "predict": ("", run.input if run.run else None),
     }.get(run.job, ("", None))  # fmt: skip
-    if file is None or not Path(file).is_file() or ending_of(Path(file)) == ".txt":
+    if file is None or not path_exists(file) or not Path(file).is_file() or ending_of(Path(file)) == ".txt":
         return
     if key:
         needed = [run.embed.column if key == "embed.column" else run.extend.column]

@@ -84,6 +84,14 @@ def _run_folder_errors(run: RunConfig) -> Iterator[str]:
             yield f"run={folder} is a vocabulary, not a run; set vocab={folder} to train with it"
 
 
+def path_exists(name: str) -> bool:
+    """Return whether a file or a folder has this name; False for a text that cannot be a name."""
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # too long, or with a null byte
+        return False
+
+
 def _input_errors(run: RunConfig) -> Iterator[str]:
     """Yield a message for a file that is missing or of a type that the job does not read; anything else is a text."""
     name, endings = run.input, {"predict": FILES, "embed": TEXT_FILES, "forgetting": (".txt", *FILES)}.get(run.job)
@@ -91,7 +99,7 @@ def _input_errors(run: RunConfig) -> Iterator[str]:
         return iter(())
     if ending_of(Path(name)) in endings:
         return _file_errors("input", name)
-    is_file = ending_of(Path(name)) in (".txt", *FILES) or (len(name) < 256 and Path(name).exists())
+    is_file = ending_of(Path(name)) in (".txt", *FILES) or path_exists(name)
     return messages_of(
         (
             run.job == "forgetting",
