@@ -133,7 +133,8 @@ def predict(
     Raises:
         UserError: the run is not finished, or the task reads another number of texts.
     """
-    from peftkit.jobs.predict import predict_table, text_table
+    from peftkit.jobs.predict import predict_table
+    from peftkit.pipeline.inputs import text_table
     from peftkit.results.run_result import RunResult
 
     values = [texts] if isinstance(texts, str) else list(texts)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftkit.config import UserError, nearest
+from peftkit.config.quoting import quote
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -30,6 +31,9 @@ UPSTREAM_SECTIONS = (
     "generate.request.",
     "generate.quantization.",
 )
+COLUMN_KEYS = ("task.text=", "task.label=", "embed.column=", "extend.column=")  # names, such as review[0] or текст
+COLUMN = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,'"\[\]][^,\[\]]*(?:\[[^,\]]*\][^,\[\]]*)*""")
+SAFE_NAME = re.compile(r"[\w ./:?%@*+|$-]*", re.ASCII)  # as Hydra's grammar reads it
 
 
 @dataclass(frozen=True)
@@ -93,19 +97,16 @@ def parse(override: str) -> Override:
 
 
 def normalize_override(override: str) -> str:
-    """Return an override in Hydra's grammar: the text of input= in quotes, and ++ for options that no YAML lists.
+    """Return an override in Hydra's grammar: input= and column names in quotes, and ++ for options that no YAML lists.
 
     Normalizing twice changes nothing.
     """
     if override.startswith("input="):
         return f"input={_as_text(override.removeprefix('input='))}"
+    if override.startswith(COLUMN_KEYS):
+        key, _, value = override.partition("=")
+        return f"{key}={_as_columns(value)}"
     return f"++{override}" if override.startswith(UPSTREAM_SECTIONS) else override
-
-
-def quote(text: str) -> str:
-    """Return a text in the quotes of Hydra's grammar, in which it is no list, sweep or interpolation."""
-    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
-    return "'" + escaped.replace("${", "\\${") + "'"
 
 
 def _as_text(text: str) -> str:
@@ -115,6 +116,24 @@ def _as_text(text: str) -> str:
     if len(text) > 1 and text[0] == text[-1] == "'":  # quoted, with apostrophes inside that are not escaped
         return quote(text[1:-1])
     return quote(text)
+
+
+def _as_columns(value: str) -> str:
+    """Quote the names of columns that Hydra's grammar does not read; commas separate names, and sweeps."""
+    from hydra.errors import OverrideParseException
+
+    try:
+        parse(f"name={value}")
+        return value
+    except OverrideParseException:
+        pass
+    is_list = value.startswith("[") and value.endswith("]")
+    names = COLUMN.findall(value[1:-1] if is_list else value)
+    joined = ",".join(names)
+    if joined != (value[1:-1] if is_list else value):
+        return value  # a sweep of lists, or a function
+    quoted = ",".join(name if name[0] in "'\"" or SAFE_NAME.fullmatch(name) else quote(name.strip()) for name in names)
+    return f"[{quoted}]" if is_list else quoted
 
 
 def _check_value(flag: str, value: str) -> None:

@@ -1,6 +1,5 @@
 """Composition of a config from Python values: no value is ever parsed as an override."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,11 +10,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftkit.cli.compose import Composer, build_run, without_hydra
 from peftkit.cli.files import GROUPS, option_errors
-from peftkit.cli.overrides import UPSTREAM_SECTIONS, quote
+from peftkit.cli.overrides import UPSTREAM_SECTIONS
 from peftkit.config import RunConfig, UserError, config_errors
+from peftkit.config.quoting import as_override
 from peftkit.config.suggestions import unknown_key
-
-UNQUOTED = re.compile(r"[\w./-]+")  # texts that need no quotes
 
 
 def compose_values(composer: Composer, values: Mapping[str, Any]) -> RunConfig:
@@ -45,7 +43,7 @@ def compose_values(composer: Composer, values: Mapping[str, Any]) -> RunConfig:
     if errors := config_errors(resolved):
         raise UserError("; ".join(errors))
     overrides = [f"{group}={name}" for group, name in chosen.items()]
-    overrides += [f"{key}={_as_override(value)}" for key, value in flat.items()]
+    overrides += [f"{key}={as_override(value)}" for key, value in flat.items()]
     return build_run(cfg, composed.hydra.runtime.choices.get("recipe"), overrides)
 
 
@@ -77,15 +75,3 @@ def _literal(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_literal(each) for each in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _as_override(value: Any) -> str:
-    """Return a value as it would be typed on the command line, for the record of the run."""
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{name}:{_as_override(each)}" for name, each in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_as_override, value)) + "]"
-    if not isinstance(value, str | Path):
-        return json.dumps(value)
-    text = str(value)
-    return text if UNQUOTED.fullmatch(text) and text not in ("null", "true", "false") else quote(text)

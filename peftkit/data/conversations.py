@@ -11,13 +11,14 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError
-from peftkit.data.datasets import SUBSET_SEED, VALIDATION_SHARE, ExampleReader, require_columns
+from peftkit.config.console import log
+from peftkit.data.cells import ids_of, parse_cells, text_of
+from peftkit.data.columns import ID, ROW, require_columns, text_columns
+from peftkit.data.datasets import SUBSET_SEED, VALIDATION_SHARE, ExampleReader
+from peftkit.data.turns import Turn, as_turn, has_prompt, parse_turns, turn_weights, user_turn
 
-Turn = dict[str, str]  # role (system, user or assistant) and content
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 EXAMPLE = Features({"id": Value("string"), "messages": MESSAGES, "label": Value("string"), "group": Value("int64")})
-HINT = 'write messages as [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "The Elbe."}]'
-
 # for tokenizers without a template; a user turn always ends with the header of the answer
 TEMPLATE = (
     "{% for turn in messages %}"
@@ -42,15 +43,22 @@ class ConversationReader(ExampleReader):
             UserError: the table has none of the supported formats, or no prompt with an answer.
         """
         found: list[tuple[str, list[Turn], str, tuple[int, str, str]]] = []
-        dropped = 0
-        names = [str(name) for name in table["idx"]]
-        row_ids = [_text(name) for name in table["id"]] if "id" in table.column_names else [""] * len(table)
-        for number, instruction, turns in conversations(self.task, table):
+        dropped = without_loss = 0
+        names_of = [str(name) for name in table[ID]]
+        row_ids = ids_of(table["id"], "column id") if "id" in table.column_names else [None] * len(table)
+        for number, instruction, turns, weights in self.conversations(table, split):
             answers = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
-            kept = [index for index in answers if turns[index]["content"].strip() and _has_prompt(turns[:index])]
+            kept = [index for index in answers if turns[index]["content"].strip() and has_prompt(turns[:index])]
             dropped += len(answers) - len(kept) if answers else 1
-            key = (number, row_ids[number], instruction)
-            found += [(names[number], turns[:index], turns[index]["content"].strip(), key) for index in kept]
+            without_loss += sum(weights[index] == 0 for index in kept)
+            key = (number, "" if row_ids[number] is None else str(row_ids[number]), instruction)
+            found += [
+                (names_of[number], turns[:index], turns[index]["content"].strip(), key)
+                for index in kept
+                if weights[index]
+            ]
+        if without_loss:
+            log(f"   {without_loss} answers of {split} have weight 0: they are context, without loss or score")
         if not found:
             raise UserError(
                 f"no row of task={self.task.name} has both a prompt and an answer; check task.text and task.label"
@@ -61,6 +69,49 @@ class ConversationReader(ExampleReader):
         ids = [f"{name}-{next(numbers[name])}" if counts[name] > 1 else name for name in ids]
         columns = {"id": ids, "messages": messages, "label": labels, "group": _components(keys)}
         return Dataset.from_dict(columns, features=EXAMPLE), dropped
+
+    def conversations(self, table: Dataset, split: str) -> Iterator[tuple[int, str, list[Turn], list[int]]]:
+        """Yield the row number from 0, the instruction, the turns and the weights of turns of each conversation.
+
+        With `task.label`, the columns of `task.text` are the user turn, and that of `task.label` is the assistant turn.
+        Otherwise `task.text` is a column of turns; where the table lacks it, the rows are tasks in the format of
+        Self-Instruct, and each instance is a conversation.
+        """
+        task, columns = self.task, text_columns(self.task)
+        if task.label is not None:
+            require_columns(task, table, [*columns, task.label])
+            texts = zip(*(self.parse_column(table, column, split) for column in columns), strict=True)
+            for number, (row, label) in enumerate(zip(texts, self.parse_labels(table, split, text_of), strict=True)):
+                yield number, row[0].strip(), [*user_turn(row), as_turn("assistant", label)], [1, 1]
+        elif columns[0] not in table.column_names and {"instruction", "instances"} <= set(table.column_names):
+            yield from self._self_instruct(table, split)
+        else:
+            if columns[0] not in table.column_names and {"instruction", "output"} <= set(table.column_names):
+                names = ",".join(name for name in ("instruction", "input") if name in table.column_names)
+                raise UserError(
+                    f"task={task.name} reads the column {columns[0]}, but there are {', '.join(table.column_names)}; "
+                    f"set task.text=[{names}] task.label=output"
+                )
+            require_columns(task, table, columns[:1])
+            for number, (turns, weights) in enumerate(self.parse_column(table, columns[0], split)):
+                yield number, next((turn["content"] for turn in turns if turn["role"] == "user"), ""), turns, weights
+
+    def parse_text(self, cell: Any) -> Any:
+        """Return the text of a cell; of a column of turns, the turns and their weights."""
+        return text_of(cell) if self.task.label is not None else (parse_turns(cell), turn_weights(cell))
+
+    def _self_instruct(self, table: Dataset, split: str) -> Iterator[tuple[int, str, list[Turn], list[int]]]:
+        def parse(row: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+            cases = row["instances"] or []
+            pairs = [(text_of(case.get("input")), text_of(case.get("output"))) for case in cases]
+            return text_of(row["instruction"]).strip(), pairs
+
+        place = f"{self.task.dataset}: columns instruction and instances of {split}"
+        for number, (instruction, cases) in enumerate(parse_cells(table, parse, place, table[ROW])):
+            if not cases:
+                yield number, instruction, [], []  # counted as dropped
+            for given, output in cases:
+                yield number, instruction, [*user_turn([instruction, given]), as_turn("assistant", output)], [1, 1]
 
     def read_single_table(
         self, table: Dataset, names: list[str] | None, wanted: Sequence[str]
@@ -95,79 +146,32 @@ class ConversationReader(ExampleReader):
         return shuffled.select(rest[:limit]).flatten_indices(), shuffled.select(held_out).flatten_indices()
 
 
-def conversations(task: TaskConfig, table: Dataset) -> Iterator[tuple[int, str, list[Turn]]]:
-    """Yield the row number, the instruction and the turns of each conversation.
-
-    With `task.label`, the columns of `task.text` are the user turn, and that of `task.label` is the assistant turn.
-    Otherwise `task.text` is a column of turns; where the table lacks it, the rows are tasks in the format of
-    Self-Instruct, and each instance is a conversation.
-    """
-    first = task.text[0]
-    if task.label is not None:
-        require_columns(task, table, [*task.text, task.label])
-        for number, row in enumerate(table):
-            yield number, _text(row[first]), [*user_turn(task, row), _turn("assistant", row[task.label])]
-    elif first not in table.column_names and {"instruction", "instances"} <= set(table.column_names):
-        for number, row in enumerate(table):
-            instruction = _text(row["instruction"])
-            if not row["instances"]:
-                yield number, instruction, []  # counted as dropped
-            for case in row["instances"] or []:
-                prompt = "\n\n".join(text for text in (instruction, _text(case.get("input"))) if text)
-                yield number, instruction, [_turn("user", prompt), _turn("assistant", case.get("output"))]
-    else:
-        if first not in table.column_names and {"instruction", "output"} <= set(table.column_names):
-            columns = ",".join(name for name in ("instruction", "input") if name in table.column_names)
-            raise UserError(
-                f"task={task.name} reads the column {first}, but there are {', '.join(table.column_names)}; "
-                f"set task.text=[{columns}] task.label=output"
-            )
-        require_columns(task, table, [first])
-        for number, cell in enumerate(table[first]):
-            turns = parse_turns(cell)
-            yield number, next((turn["content"] for turn in turns if turn["role"] == "user"), ""), turns
-
-
-def unanswered_conversations(task: TaskConfig, table: Dataset) -> tuple[Dataset, list[int], int]:
+def unanswered_conversations(task: TaskConfig, table: Dataset, place: str) -> tuple[Dataset, list[int], int]:
     """Return the conversations to answer, the indices of those without a prompt, and how many ended with an answer.
 
     A text instead of turns is a user turn. Assistant turns at the end are removed.
+
+    Args:
+        place: of the table, for messages.
     """
-    first = task.text[0]
-    parsed = [
-        user_turn(task, row) if task.label is not None or isinstance(row[first], str) else parse_turns(row[first])
-        for row in table
-    ]
+    columns = text_columns(task)
+
+    def turns_of(cell: Any) -> list[Turn]:
+        return [as_turn("user", cell)] if isinstance(cell, str) else parse_turns(cell)
+
+    parse = text_of if task.label is not None else turns_of
+    cells: list[list[Any]] = [parse_cells(table[name], parse, f"{place}: column {name}") for name in columns]
+    parsed = [user_turn(texts) for texts in zip(*cells, strict=True)] if task.label is not None else cells[0]
     messages = [[*dropwhile(lambda turn: turn["role"] == "assistant", turns[::-1])][::-1] for turns in parsed]
-    empty = [number for number, turns in enumerate(messages) if not _has_prompt(turns)]
-    columns = {
+    empty = [number for number, turns in enumerate(messages) if not has_prompt(turns)]
+    examples = {
         "id": list(map(str, range(len(messages)))),
-        "messages": [turns or [_turn("user", "")] for turns in messages],
+        "messages": [turns or [as_turn("user", "")] for turns in messages],
         "label": [None] * len(messages),
         "group": range(len(messages)),
     }
     answered = sum(len(before) < len(turns) for before, turns in zip(messages, parsed, strict=True))
-    return Dataset.from_dict(columns, features=EXAMPLE), empty, answered
-
-
-def user_turn(task: TaskConfig, row: Mapping[str, Any]) -> list[Turn]:
-    """Return the user turn: the texts of the columns that are not empty, separated by blank lines."""
-    texts = [_text(row[column]) for column in task.text]
-    return [_turn("user", "\n\n".join(text for text in texts if text))]
-
-
-def parse_turns(cell: Any) -> list[Turn]:
-    """Return the turns in a cell, with role and content only."""
-    if cell is None:
-        return []
-    is_valid = (
-        isinstance(cell, Sequence) and not isinstance(cell, str) and all(isinstance(turn, Mapping) for turn in cell)
-    )
-    if not is_valid or not all(
-        isinstance(turn.get("role"), str) and isinstance(turn.get("content", 0), str | None) for turn in cell
-    ):
-        raise UserError(f"{cell!r:.60} is not a conversation; {HINT}")
-    return [_turn(turn["role"], turn["content"]) for turn in cell]
+    return Dataset.from_dict(examples, features=EXAMPLE), empty, answered
 
 
 def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -219,18 +223,6 @@ def _whole_groups(groups: Sequence[int], number: int) -> tuple[list[int], list[i
     surplus = [index for index, group in enumerate(groups) if group == divided]
     taken = {*held_out, *surplus}
     return [index for index in range(len(groups)) if index not in taken], sorted(held_out + surplus[:remaining])
-
-
-def _turn(role: str, content: Any) -> Turn:
-    return {"role": role, "content": _text(content)}
-
-
-def _has_prompt(turns: list[Turn]) -> bool:
-    return any(turn["role"] == "user" and turn["content"].strip() for turn in turns)
-
-
-def _text(cell: Any) -> str:
-    return "" if cell is None else str(cell).strip()
 
 
 def _components(keys: Sequence[tuple[int, str, str]]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -10,9 +10,12 @@ from typing import Any
 from datasets import Dataset, Features, Value
 
 from peftkit.config import TaskConfig, UserError, kind_of
-from peftkit.config.checks.columns import has_only_training_split, missing_columns, missing_split
+from peftkit.config.checks.columns import has_only_training_split, missing_split
 from peftkit.config.console import log_assumptions
 from peftkit.config.source import Source
+from peftkit.data.cells import parse_cells, text_of
+from peftkit.data.columns import ID, ROW, SUFFIX, column_hint, prepare_table, require_columns, text_columns
+from peftkit.data.sanity import check_examples, check_texts
 from peftkit.data.tables import read_tables
 
 SEARCH_SPLIT = "search_holdout"  # the training examples that trials of a search are scored on
@@ -22,7 +25,7 @@ VALIDATION_SHARE = 0.1  # share of train that becomes validation where the user'
 
 @dataclass(frozen=True)
 class TaskDataset:
-    """The examples of a task: `splits` hold the columns id, those of `task.text`, and label.
+    """The examples of a task: `splits` hold the columns id, those of `text_columns(task)`, and label.
 
     A label is an index into `label_names` (classification), a list of them (one for each word of the text,
     which then is a list of words), a float (regression), {text, answer_start} (question answering) or a text; it is
@@ -82,9 +85,9 @@ class ExampleReader:
         """Return the names of the classes; None where the kind has none."""
         return None
 
-    def raw_labels(self, table: Dataset) -> list[Any]:
-        """Return the label column unchanged, None where a label is missing or hidden."""
-        return [None if label is None or not str(label).strip() else str(label) for label in self._label_column(table)]
+    def raw_labels(self, table: Dataset, split: str) -> list[Any]:
+        """Return the labels of the table, None where a label is missing or hidden."""
+        return self.parse_labels(table, split, lambda label: text_of(label) or None)
 
     def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
         """Return a function from a raw label and the texts of its example to the label.
@@ -95,25 +98,47 @@ class ExampleReader:
         return lambda label, texts: label
 
     def parse_text(self, cell: Any) -> Any:
-        """Return the text of a cell; empty where it is missing."""
-        return "" if cell is None or not str(cell).strip() else str(cell)
+        """Return the text of a cell; empty where it is missing.
 
-    def parse_texts(self, cells: Sequence[Any], split: str) -> list[Any]:
+        Raises:
+            CellError: the cell has a type that is not read.
+        """
+        return text_of(cell)
+
+    def combine_texts(self, texts: Sequence[Any], split: str) -> list[Any]:
         """Return the texts of an example; an empty one, or an empty list, drops the example."""
-        return [self.parse_text(cell) for cell in cells]
+        return list(texts)
+
+    def parse_column(self, table: Dataset, column: str, split: str) -> list[Any]:
+        """Return the texts of a column."""
+        name = column.removesuffix(SUFFIX)
+        place, hint = f"{self.task.dataset}: column {name} of {split}", column_hint(self.task, column)
+        return parse_cells(table[column], self.parse_text, place, table[ROW], hint)
+
+    def parse_labels(self, table: Dataset, split: str, parse: Callable[[Any], Any]) -> list[Any]:
+        """Return the parsed labels of a table, None for each example where it has no label column."""
+        label = str(self.task.label)
+        if label not in table.column_names:
+            return [None] * len(table)
+        place, hint = f"{self.task.dataset}: column {label} of {split}", column_hint(self.task, label)
+        return parse_cells(table[label], parse, place, table[ROW], hint)
 
     def read(self, table: Dataset, names: list[str] | None, split: str) -> tuple[Dataset, int]:
         """Return the examples with text (and label, in the training split), and the number of dropped ones."""
-        columns, task = list(self.task.text), self.task
+        columns, task = text_columns(self.task), self.task
         is_train = split == task.splits["train"] and task.label is not None
         require_columns(task, table, columns + ([str(task.label)] if is_train else []))
         parse = self.label_parser(table, names, split)
-        parsed: list[tuple] = []
-        cells = zip(table["idx"], *(table[column] for column in columns), self.raw_labels(table), strict=True)
-        for number, *values, label in cells:
-            texts = self.parse_texts(values, split)
-            if texts and all(texts) and not (is_train and label is None):
-                parsed.append((number, *texts, None if label is None else parse(label, texts)))
+        labels = self.raw_labels(table, split)
+        cells = zip(*(self.parse_column(table, column, split) for column in columns), strict=True)
+        rows = [
+            (number, self.combine_texts(texts, split), label)
+            for number, texts, label in zip(table[ID], cells, labels, strict=True)
+        ]
+        kept = [row for row in rows if row[1] and all(row[1]) and not (is_train and row[2] is None)]
+        if is_train:
+            check_texts(task, [(texts, label) for _, texts, label in kept])
+        parsed = [(number, *texts, None if label is None else parse(label, texts)) for number, texts, label in kept]
         if not parsed:
             raise UserError(f"no example of task={task.name} has both text and label; check task.text and task.label")
         examples = Dataset.from_dict(
@@ -141,7 +166,7 @@ class ExampleReader:
         """Read the splits of the task; the arguments are those of `load_task_dataset`."""
         task = self.task
         tables, origin = read_tables(task, data_root, source)
-        tables = {name: _numbered(table) for name, table in tables.items()}
+        tables = {name: prepare_table(task, table, f"{origin.name}, {name}") for name, table in tables.items()}
         train, validation = task.splits["train"], list(task.splits["validation"])
         # an evaluation needs the class names in the training split, but not its examples
         names_from = train or "train"
@@ -161,6 +186,8 @@ class ExampleReader:
             rest, held_out = self.hold_out(splits[str(train)], search_samples)
             return TaskDataset({str(train): rest, SEARCH_SPLIT: held_out}, names, origin, dropped)
         limits = {name: task.max_train_samples if name == train else task.max_eval_samples for name in wanted}
+        if train is not None:
+            check_examples(task, splits, names, may_overlap=has_only_train)
         return TaskDataset(
             {name: subset(splits[name], limit) for name, limit in limits.items()}, names, origin, dropped
         )
@@ -192,10 +219,6 @@ class ExampleReader:
             )
         return self.search_split(examples, number, min(self.task.max_train_samples or remaining, remaining))
 
-    def _label_column(self, table: Dataset) -> Iterable[Any]:
-        has_labels = self.task.label in table.column_names
-        return list(table[str(self.task.label)]) if has_labels else [None] * len(table)
-
 
 def subset(examples: Dataset, limit: int | None) -> Dataset:
     """Return `limit` examples, the same for every seed."""
@@ -204,15 +227,3 @@ def subset(examples: Dataset, limit: int | None) -> Dataset:
         if limit is None or limit >= len(examples)
         else examples.shuffle(seed=SUBSET_SEED).select(range(limit)).flatten_indices()
     )
-
-
-def require_columns(task: TaskConfig, table: Dataset, columns: Sequence[str]) -> None:
-    """Raise UserError where a column is missing."""
-    if message := missing_columns(task, table.column_names, columns, task.dataset):
-        raise UserError(message)
-
-
-def _numbered(table: Dataset) -> Dataset:
-    """Add the column idx, the id of each example: from the data, else its index in the file."""
-    ids = table["id"] if "id" in table.column_names else range(len(table))
-    return table if "idx" in table.column_names else table.add_column("idx", list(ids))

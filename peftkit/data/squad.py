@@ -9,6 +9,7 @@ from typing import Any
 
 from peftkit.config import UserError
 from peftkit.config.console import assume
+from peftkit.data.cells import text_of
 
 HINT = 'write answers as SQuAD does: {"text": ["a word"], "answer_start": [17]}'
 MAX_LISTED = 10  # questions
@@ -172,6 +173,19 @@ class AnswerParser:
                 "count it in characters from 0"
             )
         return int(number)
+
+
+def answer_texts(cell: Any) -> Any:
+    """Return a cell of answers with its texts decoded and checked; an object or a list of objects without text stays.
+
+    Raises:
+        CellError: a text is none, or is not UTF-8.
+    """
+    if isinstance(cell, Mapping):
+        return {key: answer_texts(value) if key == "text" else value for key, value in cell.items()}
+    if isinstance(cell, list | tuple):
+        return [answer_texts(each) for each in cell]
+    return None if cell is None else text_of(cell)
 
 
 def truth(value: Any) -> bool | None:

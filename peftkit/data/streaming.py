@@ -23,6 +23,7 @@ from peftkit.config.files import (
     reading,
     visible_files,
 )
+from peftkit.data.cells import CellError, id_of, text_of
 
 IDS = ("id", "idx")  # columns with the id of a row
 MAX_LINE = 1 << 20  # characters; a longer line or file is read in parts of this size
@@ -99,8 +100,9 @@ def _lines(file: Path) -> Iterator[str]:
 
 def _jsonl(file: Path, column: str, key: str) -> Iterator[TextRecord]:
     for number, row in parse_json_lines(file, _lines(file)):
-        name = _id_column(f"{file}: line {number}", list(row) if isinstance(row, dict) else [], column, key)
-        yield _record(row, name, column)
+        place = f"{file}: line {number}"
+        name = _id_column(place, list(row) if isinstance(row, dict) else [], column, key)
+        yield _record(row, name, column, place)
 
 
 def _csv(file: Path, column: str, key: str) -> Iterator[TextRecord]:
@@ -115,8 +117,9 @@ def _parquet(file: Path, column: str, key: str) -> Iterator[TextRecord]:
     table = pq.ParquetFile(open_parquet(file))
     check_names(file, table.schema_arrow.names)
     name = _id_column(str(file), table.schema_arrow.names, column, key)
-    for batch in table.iter_batches(batch_size=256, columns=list({column, name or column})):
-        yield from (_record(row, name, column) for row in batch.to_pylist())
+    batches = table.iter_batches(batch_size=256, columns=list({column, name or column}))
+    for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
+        yield _record(row, name, column, f"{file}: row {number}")
 
 
 def open_parquet(file: Path) -> Any:
@@ -132,9 +135,12 @@ def _id_column(location: str, names: Sequence[str], column: str, key: str) -> st
     return next((name for name in IDS if name in names), None)
 
 
-def _record(row: dict[str, Any], name: str | None, column: str) -> TextRecord:
-    texts = {each: "" if row[each] is None else str(row[each]) for each in (name, column) if each is not None}
-    return TextRecord(None if name is None else texts[name], texts[column])
+def _record(row: dict[str, Any], name: str | None, column: str, place: str) -> TextRecord:
+    try:
+        number = None if name is None else id_of(row[name])
+        return TextRecord(None if name is None else str("" if number is None else number), text_of(row[column]))
+    except CellError as error:
+        raise UserError(f"{place}: column {column}: {error}") from None
 
 
 def _file_texts(file: Path, column: str, sample_by: str, key: str) -> Iterator[str]:
@@ -152,9 +158,9 @@ def _hub_texts(name: str, column: str, key: str, revision: str | None) -> Iterat
     from datasets import load_dataset
 
     try:
-        for row in load_dataset(name, split="train", streaming=True, revision=revision):
+        for number, row in enumerate(load_dataset(name, split="train", streaming=True, revision=revision), start=1):
             _id_column(name, list(row), column, key)
-            yield str(row[column] or "")
+            yield _record(row, None, column, f"{name}: row {number}").text
     except (OSError, ValueError) as error:  # what datasets raises for an unknown name
         raise UserError(
             f"{name} is not a file or folder, and cannot be read from the Hub ({error_summary(error)}); use a file"

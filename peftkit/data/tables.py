@@ -26,6 +26,7 @@ from peftkit.config.files import (
     split_files,
 )
 from peftkit.config.source import Source, fingerprint_of, hub_is_reachable
+from peftkit.data.cells import plain_types, table_of, text_of
 from peftkit.data.conll import read_conll
 from peftkit.data.squad import squad_rows
 from peftkit.data.streaming import open_parquet
@@ -169,7 +170,7 @@ def read_files(shards: Sequence[Path]) -> Dataset:
         }
         if ending in (".csv", ".tsv"):
             columns = {name: _integers(cells) for name, cells in columns.items()}
-        return _not_empty(first, Dataset.from_dict(columns))
+        return _not_empty(first, table_of(columns, str(first)))
 
 
 def _read_part(path: Path, ending: str) -> Any:
@@ -177,7 +178,7 @@ def _read_part(path: Path, ending: str) -> Any:
     if ending == ".parquet":
         table = pq.ParquetFile(open_parquet(path)).read()
         check_names(path, table.column_names)
-        return table
+        return plain_types(table)
     readers = {".json": _json_columns, ".jsonl": _json_columns, ".conll": read_conll, ".conllu": read_conll}
     return readers.get(ending, _csv_columns)(path)
 
@@ -188,6 +189,11 @@ def _not_empty(path: Path, table: Dataset) -> Dataset:
     return table
 
 
+def is_list_text(text: str, may_be_numbers: bool = True) -> bool:
+    """Return whether a text is a list of texts, or of numbers, as Python, pandas or JSON write it."""
+    return bool(WORD_LIST.fullmatch(text) or (may_be_numbers and NUMBER_LIST.fullmatch(text)))
+
+
 def parse_list(cell: Any, may_be_numbers: bool = False) -> list[Any]:
     """Return the items of a list, of a list written as text, or the words of a text; an empty list for None.
 
@@ -196,8 +202,8 @@ def parse_list(cell: Any, may_be_numbers: bool = False) -> list[Any]:
     """
     if isinstance(cell, list):
         return cell
-    text = str("" if cell is None else cell).strip()
-    if not WORD_LIST.fullmatch(text) and not (may_be_numbers and NUMBER_LIST.fullmatch(text)):
+    text = text_of(cell).strip()
+    if not is_list_text(text, may_be_numbers):
         return text.split()
     with suppress(ValueError):  # JSON's escapes of characters beyond 16 bits differ from Python's
         return list(json.loads(text))

@@ -16,6 +16,7 @@ from peftkit.config import RunConfig, UserError, is_prompted, refuse
 from peftkit.config.console import is_main_process, log
 from peftkit.config.files import ending_of
 from peftkit.config.source import Source
+from peftkit.data.cells import parse_cells, text_of
 from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.offline_corpus import (
     TokenPair,
@@ -138,7 +139,7 @@ def _read_text(config: RunConfig) -> tuple[str, list[str]]:
     else:
         table = read_file(file)
         refuse(("text" not in table.column_names, f"{file}: no column text; rename the column that has the texts"))
-        texts = ["" if text is None else str(text) for text in table["text"]]
+        texts = parse_cells(table["text"], text_of, f"{file}: column text")
     documents = [text.strip() for text in texts if text.strip()]
     refuse((not documents, f"{file}: no text in it; use another file, or drop input= for the offline text"))
     return file.name, documents

@@ -17,6 +17,7 @@ from peft import AdaLoraConfig, PeftModel
 from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted, run_errors
 from peftkit.config.kinds import kind_of
 from peftkit.config.source import Source
+from peftkit.data.columns import text_columns
 from peftkit.data.datasets import example_reader
 from peftkit.data.formats import Encoded
 from peftkit.data.miniglue import sentences
@@ -122,7 +123,7 @@ def examples_of(task: TaskConfig) -> Dataset:
         }  # fmt: skip
         text = words if task.kind == "token_classification" else " ".join(words)
         examples.append({"id": number, "text": text, "question": "who saw it ?", "label": labels.get(task.kind)})
-    columns = ["id", *task.text, "label"]
+    columns = ["id", *text_columns(task), "label"]
     return Dataset.from_list(examples).select_columns(columns).cast_column("label", example_reader(task).label_feature)
 
 

@@ -12,10 +12,10 @@ from peftkit import training
 from peftkit.config import FILES, RunConfig, TaskConfig, UserError, kind_of, refuse
 from peftkit.config.console import is_main_process, log
 from peftkit.config.files import ending_of
+from peftkit.data.columns import prepare_table, text_columns
 from peftkit.data.conversations import unanswered_conversations
-from peftkit.data.datasets import example_reader
 from peftkit.data.formats import Encoded, format_of
-from peftkit.data.formats.preferences import PreferenceFormat, parse_preference, parse_prompt
+from peftkit.data.formats.preferences import PreferenceFormat, combine_preference
 from peftkit.data.tables import read_file
 from peftkit.methods import load_adapters
 from peftkit.models.load import load_model
@@ -36,10 +36,10 @@ from peftkit.pipeline.evaluate import (
     write_table,
 )
 from peftkit.pipeline.examples import score_reference
+from peftkit.pipeline.inputs import input_columns, parse_texts, text_table, unlabeled_examples
 from peftkit.pipeline.sources import run_tokenizer
 from peftkit.results.run_result import RunResult
 
-SEPARATOR = "||"  # between two texts of one input
 RowPredictions = dict[int, tuple[Any, Any]]  # row of the table: prediction, scores
 
 
@@ -80,54 +80,30 @@ def predict_table(config: RunConfig, table: Dataset, name: str) -> tuple[Dataset
     run = RunResult.finished(config.run)
     trained = with_eval_batch_size(config, run.config)
     task, is_preference = trained.task, trained.task.kind == "preferences"
-    if missing := [column for column in _columns(task) if column not in table.column_names]:
+    rows, columns = prepare_table(task, table, name), text_columns(task)
+    read = zip(input_columns(task), columns, strict=False)
+    if missing := [column for column, known in read if known not in rows.column_names]:
         raise UserError(f"{name} lacks the columns {describe_labels(missing)} that the run reads; rename its columns")
     check_reserved_columns(table, Path(name))
-    if is_preference and set(task.text) <= set(table.column_names):
-        predictions = _margins(run, trained, table, name)
+    if is_preference and set(columns) <= set(rows.column_names):
+        predictions = _margins(run, trained, rows, name)
     elif is_preference:
-        predictions = _generated(run, trained, table)
+        predictions = _generated(run, trained, rows, name)
     else:
-        predictions = _predictions(run, trained, table)
+        predictions = _predictions(run, trained, rows, name)
     return with_predictions(table, predictions), len(table) - len(predictions)
 
 
-def text_table(task: TaskConfig, texts: Sequence[str | Sequence[str]], split: bool = True) -> Dataset:
-    """Return texts as a table of the task's columns; a pair is a sequence or, with `split`, two texts separated by ||.
-
-    Raises:
-        UserError: a text has too few or too many parts.
-    """
-    columns, rows = _columns(task), []
-    for text in texts:
-        parts = [text] if isinstance(text, str) else list(text)
-        if isinstance(text, str) and split and len(columns) > 1:
-            parts = [part.strip() for part in text.split(SEPARATOR)]
-        if task.kind == "instructions":
-            parts += [""] * (len(columns) - len(parts))  # an instruction may have no input
-        if len(parts) != len(columns):
-            raise UserError(
-                f"the run reads {describe_labels(columns)}; separate them by {SEPARATOR}: "
-                f"input='first {SEPARATOR} second'"
-            )
-        rows.append(dict(zip(columns, parts, strict=True)))
-    return Dataset.from_list(rows)
-
-
-def _columns(task: TaskConfig) -> list[str]:
-    """Return the columns that predictions need; for preferences only the prompt."""
-    return task.text[:1] if task.kind == "preferences" else list(task.text)
-
-
-def _predictions(run: RunResult, trained: RunConfig, table: Dataset) -> RowPredictions:
-    bundle = load_bundle(run)
+def _predictions(run: RunResult, trained: RunConfig, table: Dataset, name: str) -> RowPredictions:
     if trained.task.kind == "instructions":
-        examples, empty, answered = unanswered_conversations(trained.task, table)
+        examples, empty, answered = unanswered_conversations(trained.task, table, name)
         if answered:
             log(f"{answered} of {len(table)} conversations end with an answer, which is dropped and generated again")
     else:
-        examples = _examples(trained.task, table, range(len(table)))
-        empty = [row for row, each in enumerate(examples) if not all(each[column] for column in trained.task.text)]
+        examples = unlabeled_examples(trained.task, table, range(len(table)), name)
+        texts = zip(*(examples[column] for column in text_columns(trained.task)), strict=True)
+        empty = [row for row, each in enumerate(texts) if not all(each)]
+    bundle = load_bundle(run)
     encoded, without_text = bundle.format.encode(examples), set(empty)
     found, _ = predict_encoded(bundle, predictor(trained, bundle), encoded)
     if encoded.truncated:
@@ -139,17 +115,10 @@ def _predictions(run: RunResult, trained: RunConfig, table: Dataset) -> RowPredi
     }
 
 
-def _examples(task: TaskConfig, table: Dataset, rows: Sequence[int]) -> Dataset:
-    """Return rows of a table as examples of the task, without labels."""
-    parse = example_reader(task).parse_text
-    texts = {column: [parse(table[row].get(column)) for row in rows] for column in task.text}
-    return Dataset.from_dict({"id": rows, **texts, "label": [None] * len(rows)})
-
-
 def _margins(run: RunResult, trained: RunConfig, table: Dataset, name: str) -> RowPredictions:
     """Return the margin of each pair of answers, and the rewards of both."""
-    columns = trained.task.text
-    pairs = [parse_preference([row[column] for column in columns], name) for row in table]
+    columns = text_columns(trained.task)
+    pairs = [combine_preference(texts, name) for texts in zip(*parse_texts(trained.task, table, name), strict=True)]
     rows = [row for row, pair in enumerate(pairs) if all(pair)]
     if not rows:
         return {}
@@ -166,9 +135,9 @@ def _margins(run: RunResult, trained: RunConfig, table: Dataset, name: str) -> R
     }
 
 
-def _generated(run: RunResult, trained: RunConfig, table: Dataset) -> RowPredictions:
+def _generated(run: RunResult, trained: RunConfig, table: Dataset, name: str) -> RowPredictions:
     """Return the text that the model generates after each prompt, by greedy decoding."""
-    prompts = {row: prompt for row, cell in enumerate(table[trained.task.text[0]]) if (prompt := parse_prompt(cell))}
+    prompts = {row: prompt for row, prompt in enumerate(parse_texts(trained.task, table, name)[0]) if prompt}
     if not prompts:
         return {}
     bundle = load_bundle(run)
@@ -192,9 +161,8 @@ def predict_mixed(config: RunConfig, table: Dataset, file: Path) -> tuple[Datase
     bundles = _mixed_bundles(runs)
     rows = _rows_of(table, [run.config.task for run in runs], file)
     bundles = {name: bundle for name, bundle in bundles.items() if rows[name]}
-    encoded = {
-        name: bundle.format.encode(_examples(bundle.format.task, table, rows[name])) for name, bundle in bundles.items()
-    }
+    examples = {name: _mixed_examples(bundle.format.task, table, rows[name], file) for name, bundle in bundles.items()}
+    encoded = {name: bundle.format.encode(examples[name]) for name, bundle in bundles.items()}
     if truncated := sum(each.truncated for each in encoded.values()):
         log(f"{truncated} of {len(table)} rows were truncated to the task.max_length of their run")
     scores = _mixed_scores(
@@ -211,6 +179,19 @@ def predict_mixed(config: RunConfig, table: Dataset, file: Path) -> tuple[Datase
     if len({type(label) for label, _ in predictions.values()}) > 1:  # a column has one type: of names and numbers, text
         predictions = {row: (str(label), each) for row, (label, each) in predictions.items()}
     return with_predictions(table, predictions), f" of {', '.join(bundles)}"
+
+
+def _mixed_examples(task: TaskConfig, table: Dataset, rows: Sequence[int], file: Path) -> Dataset:
+    """Return the rows of one task as examples.
+
+    Raises:
+        UserError: a row lacks a text.
+    """
+    examples = unlabeled_examples(task, prepare_table(task, table, str(file)), rows, str(file))
+    for row, texts in zip(rows, zip(*(examples[name] for name in text_columns(task)), strict=True), strict=True):
+        if missing := [column for column, text in zip(task.text, texts, strict=True) if not text]:
+            raise UserError(f"row {row + 1} of {file} is of task {task.name} and lacks {', '.join(missing)}")
+    return examples
 
 
 def _mixed_bundles(runs: Sequence[RunResult]) -> dict[str, TrainingBundle]:
@@ -268,9 +249,6 @@ def _rows_of(table: Dataset, tasks: Sequence[TaskConfig], file: Path) -> dict[st
         name, position = str(row["task"]), f"row {number + 1} of {file} is of task {row['task']}"
         if name not in rows:
             raise UserError(f"{position}; the runs are of {', '.join(rows)}")
-        parse = example_reader(by_name[name]).parse_text
-        if missing := [column for column in by_name[name].text if not parse(row.get(column))]:
-            raise UserError(f"{position} and lacks {', '.join(missing)}")
         rows[name].append(number)
     return rows
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config import RunConfig, TaskConfig, UserError, refuse
+from peftkit.data.columns import text_columns
 from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats.base import fill_template
 from peftkit.generation.judging import AnswerPair
@@ -107,7 +108,7 @@ def _question(task: TaskConfig, row: Mapping[str, Any]) -> str:
         return "\n\n".join(
             turn["content"] if len(turns) == 1 else f"{turn['role']}: {turn['content']}" for turn in turns
         )
-    texts = {name: row[name] for name in task.text}
+    texts = dict(zip(task.text, (row[column] for column in text_columns(task)), strict=True))
     return "\n".join(texts.values()) if task.template is None else fill_template(task.template, texts)
 
 

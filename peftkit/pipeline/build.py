@@ -67,6 +67,8 @@ def build(
     model = apply_method(
         model, method, config.task.kind, config.method.quantization is not None, checkpointing, new_rows
     )
+    if not is_prompted(config) and config.method.traits.trains and not any(w.requires_grad for w in model.parameters()):
+        raise UserError(f"method={config.method.name} has no weight to train with its method.config; use the defaults")
     if checkpointing and hasattr(model, "enable_input_require_grads"):
         model.enable_input_require_grads()  # frozen embeddings would end the graph at the first checkpoint
     if is_prompted(config):

@@ -91,10 +91,10 @@ def test_an_error_shows_the_format_of_conversations() -> None:
 
 def test_an_answer_at_the_end_is_removed_from_the_prompt() -> None:
     rows, empty, answered = unanswered_conversations(
-        TASK, table({"messages": turns("a?", "b", "c?", "d")}, {"messages": turns(" ")})
+        TASK, table({"messages": turns("a?", "b", "c?", "d")}, {"messages": turns(" ")}), "rows.jsonl"
     )
     assert [turn["content"] for turn in rows["messages"][0]] == ["a?", "b", "c?"] and (empty, answered) == ([1], 1)
-    rows, *_ = unanswered_conversations(TASK, Dataset.from_list([{"messages": "Name a river."}]))
+    rows, *_ = unanswered_conversations(TASK, Dataset.from_list([{"messages": "Name a river."}]), "rows.jsonl")
     assert rows["messages"][0] == turns("Name a river.")
 
 

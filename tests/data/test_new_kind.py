@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -30,9 +29,8 @@ class ChoiceReader(ExampleReader):
     def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Any:
         return lambda label, texts: "ABCD".index(label)
 
-    def parse_texts(self, cells: Sequence[Any], split: str) -> list[Any]:
-        context, endings = cells
-        return [self.parse_text(context), list(endings)]
+    def parse_text(self, cell: Any) -> Any:
+        return cell if isinstance(cell, list) else super().parse_text(cell)
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,9 @@ def task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TaskConfig:
         formats={"encoder": "multiple_choice:MultipleChoiceFormat"}, task_types={"encoder": None},
     )  # fmt: skip
     monkeypatch.setitem(KINDS, kind.name, kind)
-    rows = [{"context": f"the actor {n}", "endings": ["sang", "slept"], "right": "AB"[n % 2]} for n in range(10)]
-    rows.append({"context": "", "endings": ["sang", "slept"], "right": "A"})
     for split in ("train", "validation"):
+        rows = [{"context": f"{split} {n}", "endings": ["sang", "slept"], "right": "AB"[n % 2]} for n in range(10)]
+        rows.append({"context": "", "endings": ["sang", "slept"], "right": "A"})
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return TaskConfig(
         name="choices", suite="own", dataset=str(tmp_path), subset=None, revision="main", kind=kind.name,

@@ -31,7 +31,7 @@ def test_all_shards_are_read_and_one_of_them_alone_is_refused(tmp_path: Path) ->
         Dataset.from_dict({"text": rows[:1], "label": rows[1:]}).to_parquet(
             str(tmp_path / f"train-{number}-of-3.parquet")
         )
-        (tmp_path / f"validation_{number}.csv").write_text(f"text,label\n{rows[0]},{rows[1]}\n")
+        (tmp_path / f"validation_{number}.csv").write_text(f"text,label\n{rows[0]},{'yx'[rows[1] == 'y']}\n")
     splits = load(tmp_path).splits
     assert sorted(splits["train"]["text"]) == sorted(splits["validation"]["text"]) == ["7", "a", "b"]
     with pytest.raises(UserError, match="one of 3 files of the split train; use their folder"):
@@ -53,7 +53,8 @@ def test_rows_of_json_shards_may_lack_columns(tmp_path: Path) -> None:
 def test_a_dataset_that_was_saved_to_disk_is_read(tmp_path: Path) -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
     table = Dataset.from_dict({"text": ["a", "b"] * 10, "label": [0, 1] * 10}, features=features)
-    DatasetDict(train=table, validation=table.with_format("numpy")).save_to_disk(
+    other = Dataset.from_dict({"text": ["c", "d"] * 10, "label": [0, 1] * 10}, features=features)
+    DatasetDict(train=table, validation=other.with_format("numpy")).save_to_disk(
         str(tmp_path / "all"), num_shards={"train": 2, "validation": 1}
     )
     table.save_to_disk(str(tmp_path / "one"))

@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from peftkit.config import TaskConfig
+from peftkit.data.columns import prepare_table
 from peftkit.data.conversations import ConversationReader
 
 TASK = TaskConfig(
@@ -29,4 +30,4 @@ def table(*rows: dict[str, Any]) -> Dataset:
 
 def conversation_examples(task: TaskConfig, rows: Dataset) -> tuple[Dataset, int]:
     """Return the examples of a table, and how many were dropped."""
-    return ConversationReader(task).read(rows, None, "train")
+    return ConversationReader(task).read(prepare_table(task, rows, "rows.jsonl"), None, "train")

@@ -44,13 +44,14 @@ def lines(file: Path, texts: list[str]) -> Path:
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """Return a folder of pairs that only training can match; training and validation examples are the same."""
+    """Return a folder of pairs that only training can match; validation queries differ by a full stop."""
     texts = list(sentences(2 * PAIRS))
     rows = [{"id": f"p{n}", "query": texts[n], "document": texts[PAIRS + n]} for n in range(PAIRS)]
     folder = tmp_path / "pairs"
     folder.mkdir()
-    for split in ("train", "validation"):
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for split, end in {"train": "", "validation": "."}.items():
+        lines = [json.dumps({**row, "query": f"{row['query']}{end}"}) + "\n" for row in rows]
+        (folder / f"{split}.jsonl").write_text("".join(lines))
     return folder
 
 

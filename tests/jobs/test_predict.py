@@ -48,7 +48,7 @@ def test_evaluations_on_two_files_lie_side_by_side(rated: Path, tmp_path: Path) 
 def test_what_is_written_to_new_text_has_no_likelihood(tiny: Overrides, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    (data / "train.jsonl").write_text('{"text": "the film", "more": "is great"}\n' * 8)
+    (data / "train.jsonl").write_text('{"text": "the film", "more": "is great"}\n{"text": "it", "more": "is"}\n' * 4)
     (data / "validation.jsonl").write_text('{"text": "a film", "more": "is bad"}\n{"text": "the film"}\n')
     overrides = ["task=seq2seq", f"task.dataset={data}", "task.text=[text]", "task.label=more"]
     (folder,) = commands.finetune(*tiny("t5", *overrides, "task.max_target_length=3"))

@@ -23,6 +23,7 @@ from peftkit.config.files import (
 )
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import KINDS, kind_of
+from peftkit.config.quoting import as_override
 from peftkit.config.run import RunConfig, TaskConfig
 
 FIRST_ROWS = 20_000  # of a .jsonl, whose rows may differ in their columns
@@ -55,8 +56,9 @@ def _task_errors(run: RunConfig) -> Iterator[str]:
         is_train = split == task.splits["train"] and task.label is not None
         needed = [*task.text, *([str(task.label)] if is_train else [])]
         names = column_names(file, needed)
-        known = [name for name in needed if any(name.startswith(f"{column}.") for column in names or ())]  # fields
-        if names is not None and (message := missing_columns(task, [*names, *known], needed, str(file))):
+        if names is not None and (
+            message := missing_columns(task, [*names, *_fields(needed, names)], needed, str(file))
+        ):
             yield message
 
 
@@ -74,10 +76,15 @@ def _input_errors(run: RunConfig) -> Iterator[str]:
         needed = _trained_columns(Path(str(run.run)))
     if (names := column_names(Path(file), needed)) is None:
         return
-    for missing in (name for name in needed if name not in names):
+    for missing in (name for name in needed if name not in {*names, *_fields(needed, names)}):
         nearest = _nearest(missing, names)
         fix = f"set {key}={nearest or 'COLUMN'}" if key else f"rename {nearest or 'a column'} to {missing}"
         yield f"{file} has no column {missing}, but {', '.join(names)}; {fix}"
+
+
+def _fields(needed: Sequence[str], names: Collection[str]) -> list[str]:
+    """Return the needed names that may be fields of objects, such as text.body of a column text."""
+    return [name for name in needed if any(name.startswith(f"{column}.") for column in names)]
 
 
 def _trained_columns(folder: Path) -> list[str]:
@@ -121,8 +128,8 @@ def missing_columns(task: TaskConfig, names: Collection[str], needed: Sequence[s
         return None
     nearest = {name: _nearest(name, names) for name in missing}
     text = [nearest.get(name, name) for name in task.text]
-    fixes = [f"task.text=[{','.join(name or 'COLUMN' for name in text)}]"] if {*missing} & {*task.text} else []
-    fixes += [f"task.label={nearest[str(task.label)] or 'COLUMN'}"] if task.label in missing else []
+    fixes = [f"task.text={as_override([name or 'COLUMN' for name in text])}"] if {*missing} & {*task.text} else []
+    fixes += [f"task.label={as_override(nearest[str(task.label)] or 'COLUMN')}"] if task.label in missing else []
     return (
         f"{where} has no column {', '.join(missing)}, but {', '.join(names)}; set {' '.join(fixes)} "
         f"(task={task.name} reads {', '.join(needed)})"

@@ -28,6 +28,8 @@ def _method_errors(run: RunConfig) -> Iterator[str]:
             yield f"method={method.name} does not work on {choice}: {reason}"
     if not method.traits.trains and not method.traits.prompted and kind.name != "retrieval":
         yield f"method={method.name} trains nothing and is for task=retrieval only; use method=lora"
+    if method.config.get("inference_mode"):
+        yield "method.config.inference_mode=true freezes the adapter, so that nothing is trained; drop it"
 
 
 def _architecture_errors(run: RunConfig) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """Checks of a task against the record of its kind, and the rules of single kinds."""
 
-import string
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
@@ -10,6 +9,7 @@ from peftkit.config.kinds import ENCODER, KINDS, kind_of
 from peftkit.config.metric_names import metric_error
 from peftkit.config.run import RunConfig
 from peftkit.config.suggestions import nearest
+from peftkit.config.templates import parse_template
 
 SPLITS = ("train", "validation")
 
@@ -35,6 +35,14 @@ def task_errors(run: RunConfig) -> list[str]:
             task.label is None and kind.label == "required",
             f"task.label is not set; set task.label=... (task.kind={kind.name} needs it)",
         ),
+        (
+            task.label in task.text,
+            f"task.label={task.label} is a column of task.text too, so that the text contains the label; drop it there",
+        ),
+        (
+            len({*task.text}) < len(task.text),
+            f"task.text=[{','.join(task.text)}] names a column twice; drop one",
+        ),
         (task.label is not None and kind.label == "no", f"task.label is not for task.kind={kind.name}; drop it"),
         (
             not fewest <= len(task.text) <= (most or len(task.text)),
@@ -59,7 +67,7 @@ def task_errors(run: RunConfig) -> list[str]:
 def template_errors(key: str, template: str | None, columns: list[str]) -> list[str]:
     """Return a message for a template that cannot be parsed, or that names other columns."""
     try:
-        named = {name for _, name, _, _ in string.Formatter().parse(template or "") if name is not None}
+        named = {name for _, name in parse_template(template or "") if name is not None}
     except ValueError as error:
         return [f"{key}: {error}; write {{column}} where a text belongs"]
     return [f"{key}: unknown column {{{name}}}{nearest(name, columns)}" for name in sorted(named - {*columns})]

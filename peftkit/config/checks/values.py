@@ -56,7 +56,7 @@ RANGES = (  # of values of the right type; null has no range
         "generate.max_answer_tokens generate.evolutions generate.patience generate.timeout early_stopping.patience "
         "method.learning_rate task.max_target_length task.max_train_samples task.max_eval_samples task.scale task.beta "
         "train.learning_rate train.num_train_epochs train.per_device_train_batch_size train.per_device_eval_batch_size "
-        "train.gradient_accumulation_steps train.logging_steps",
+        "train.gradient_accumulation_steps train.logging_steps method.config.lora_alpha",
         _positive,
         "a number above 0",
     )
@@ -65,6 +65,7 @@ RANGES = (  # of values of the right type; null has no range
         lambda value: 0 <= value < float("inf"),
         "a number of 0 or more",
     )
+    | _rule("method.config.lora_dropout", lambda x: 0 <= x < 1, "a number of 0 or more, below 1")
     | _rule("early_stopping.holdout task.noise_density", lambda x: 0 < x < 1, "a number above 0 and below 1")
     | _rule("generate.max_rouge_l generate.top_p", lambda x: 0 < x <= 1, "a number above 0, at most 1")
     | _rule("distill.alpha", lambda x: 0 <= x <= 1, "a number from 0 to 1")
@@ -99,7 +100,11 @@ RANGES = (  # of values of the right type; null has no range
     )
     | _rule("task.text", bool, "one column or more; use task.text=[first,second]")
     | _rule("task.metrics", bool, "one metric or more; use task.metrics=[accuracy]")
-    | _rule("task.labels", lambda x: len(set(x)) > 1, "two names or more; use task.labels=[no,yes], or null")
+    | _rule(
+        "task.labels",
+        lambda x: len({str(name).strip() for name in x}) == len(x) > 1,
+        "two different names or more, each once; use task.labels=[no,yes], or null",
+    )
 )
 
 

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from string import Formatter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError
+from peftkit.config.templates import parse_template
 from peftkit.data.batches import padding_multiple
 from peftkit.data.datasets import ExampleReader, format_class
 
@@ -211,7 +211,7 @@ def fill_template(template: str, values: Mapping[str, str]) -> str:
     An empty text does not leave the whitespace on both of its sides.
     """
     filled, follows_gap = "", False
-    for literal, name, *_ in Formatter().parse(template):
+    for literal, name in parse_template(template):
         filled += literal.lstrip() if follows_gap and (not filled or filled[-1].isspace()) else literal
         if name is not None:
             value = values[name].strip()

@@ -1,8 +1,7 @@
 """Sequence classification and regression: labels, and formats with a classification head, or as text."""
 
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,11 +11,21 @@ from datasets import ClassLabel, Dataset, Value
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError, kind_of
-from peftkit.data.datasets import ExampleReader, require_columns
+from peftkit.config.quoting import as_override
+from peftkit.data.columns import require_columns, text_columns
+from peftkit.data.datasets import ExampleReader
 from peftkit.data.formats.base import Encoded, Format, Predictions, fill_template, label_mask, tokenize
+from peftkit.data.labels import (
+    NUMBER,
+    check_other_labels,
+    difference,
+    join_labels,
+    label_text,
+    log_spellings,
+    sort_names,
+)
 
 STSB_STEP = 0.2  # T5 paper, section 2.4: scores are rounded to the nearest increment of 0.2 and written as text
-NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 MAX_CLASSES = 1000
 
 
@@ -37,7 +46,7 @@ class ClassLabelReader(ExampleReader):
         if not kind_of(task).has_label_names:
             return None
         if task.labels is not None:
-            return [str(name) for name in task.labels]
+            return [str(label_text(name)) for name in task.labels]
         labeled = {name: table for name, table in tables.items() if task.label in table.column_names}
         for table in tables.values() if not labeled else ():
             require_columns(task, table, [str(task.label)])
@@ -46,24 +55,21 @@ class ClassLabelReader(ExampleReader):
                 return list(feature.names)
         names: set[str] = set()
         for split, table in labeled.items():
-            labels = [label for label in self.raw_labels(table) if label is not None]
+            labels = [label for label in self.raw_labels(table, split) if label is not None]
             more = {name for label in labels for name in ([label] if isinstance(label, str) else label)} - names
             if len(names) + len(more) > MAX_CLASSES:
                 raise UserError(
                     f"column {task.label} has over {MAX_CLASSES} classes; use task=regression, or set task.label"
                 )
-            if names and more and all(NUMBER.fullmatch(name) for name in names):
-                # 0 to 2 and 1 to 3 are two numberings, not a class that one split lacks
-                raise UserError(
-                    f"label {join_labels(more)} of {split} is not among {next(iter(labeled))}'s {join_labels(names)}; "
-                    f"use one numbering, or set task.labels=[{join_labels(names | more, ',')}]"
-                )
+            if names and more:
+                check_other_labels(names, more, next(iter(labeled)), split)
             names |= more
+        log_spellings(names)
         return sort_names(names)
 
-    def raw_labels(self, table: Dataset) -> list[Any]:
+    def raw_labels(self, table: Dataset, split: str) -> list[Any]:
         has_hidden = self.task.suite == "glue" or class_feature(self.task, table) is not None
-        labels = [label_text(label) for label in self._label_column(table)]
+        labels = self.parse_labels(table, split, label_text)
         return [None if has_hidden and label == "-1" else label for label in labels]
 
     def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
@@ -77,7 +83,8 @@ class ClassLabelReader(ExampleReader):
         def id_of(label: str) -> int:
             if label not in classes:
                 raise UserError(
-                    f"label {label} of {split} is not among {join_labels(names)}; correct it, or set task.labels=[...]"
+                    f"label {label} of {split} is not among {join_labels(names)}{difference(label, names)}; "
+                    f"correct it, or set task.labels={as_override([*names, label])}"
                 )
             return classes[label]
 
@@ -96,8 +103,9 @@ class SequenceClassificationFormat(Format):
             lambda batch: tokenize(self.tokenizer, self._texts(batch), self.task.max_length),
             batched=True,
             keep_in_memory=True,
+            remove_columns=examples.column_names,
         )
-        inputs = out.remove_columns(["id", "label", "truncated", *self.task.text])
+        inputs = out.remove_columns(["truncated"])
         return Encoded(
             inputs.add_column("labels", self._targets(examples)),
             [len(ids) for ids in inputs["input_ids"]],
@@ -112,7 +120,7 @@ class SequenceClassificationFormat(Format):
 
     def _texts(self, batch: dict[str, list]) -> list[list[str]]:
         """Return the columns of texts that are tokenized together."""
-        texts = [batch[column] for column in self.task.text]
+        texts = [batch[column] for column in text_columns(self.task)]
         # GPT-2 has no format for a pair of texts
         return [["\n".join(parts) for parts in zip(*texts, strict=True)]] if self.is_decoder else texts
 
@@ -145,7 +153,7 @@ class TextToTextFormat(SequenceClassificationFormat):
         return Predictions(self.values[np.stack(scores).argmax(axis=-1)], scores)
 
     def _texts(self, batch: dict[str, list]) -> list[list[str]]:
-        return [fill_columns(text_to_text_template(self.task), self.task.text, batch)]
+        return [fill_columns(text_to_text_template(self.task), self.task, batch)]
 
     def _targets(self, examples: Dataset) -> list[Any]:
         targets = [[int(token) for token in row if token >= 0] for row in self.verbalizer_ids]
@@ -176,10 +184,10 @@ def text_to_text_template(task: TaskConfig) -> str:
     return task.template or f"{task.name} " + " ".join(f"{name}: {{{name}}}" for name in task.text)
 
 
-def fill_columns(template: str, columns: list[str], batch: Any) -> list[str]:
-    """Return the template filled with the columns of each example."""
-    values = zip(*(batch[column] for column in columns), strict=True)
-    return [fill_template(template, dict(zip(columns, row, strict=True))) for row in values]
+def fill_columns(template: str, task: TaskConfig, batch: Any) -> list[str]:
+    """Return the template filled with the texts of each example."""
+    texts = zip(*(batch[column] for column in text_columns(task)), strict=True)
+    return [fill_template(template, dict(zip(task.text, row, strict=True))) for row in texts]
 
 
 def pad_verbalizer(ids: dict[str, list[int]], tokenizer: PreTrainedTokenizerBase, key: str | None) -> np.ndarray:
@@ -212,23 +220,6 @@ def class_feature(task: TaskConfig, table: Dataset) -> ClassLabel | None:
     feature = table.features.get(task.label)
     feature = getattr(feature, "feature", feature)
     return feature if isinstance(feature, ClassLabel) else None
-
-
-def label_text(label: Any) -> str | None:
-    """Return a label as text, None where it is missing; 1.0 is 1, as pandas writes it in a column with empty cells."""
-    if label is None or (isinstance(label, float) and math.isnan(label)):
-        return None
-    return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", str(label).strip()) or None
-
-
-def join_labels(names: Sequence[str] | set[str], comma: str = ", ") -> str:
-    """Join the names of labels; those of a set are sorted."""
-    return comma.join(sort_names(names) if isinstance(names, set) else names)
-
-
-def sort_names(names: Iterable[str]) -> list[str]:
-    """Sort numbers by value, so that 2 comes before 10, and before words."""
-    return sorted(names, key=lambda name: (0, float(name), name) if NUMBER.fullmatch(name) else (1, 0.0, name))
 
 
 def _class_ids(task: TaskConfig, table: Dataset, names: list[str]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Preferences: a prompt with a chosen and a rejected answer, scored by the margin of their rewards."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,10 @@ from datasets import Dataset
 
 from peftkit.config import UserError
 from peftkit.data.batches import padding_multiple
+from peftkit.data.cells import text_of
+from peftkit.data.columns import require_columns, text_columns
 from peftkit.data.conversations import Turn, encode_prompt, encode_with_answer, ensure_chat_template, parse_turns
-from peftkit.data.datasets import SUBSET_SEED, ExampleReader, require_columns, subset
+from peftkit.data.datasets import SUBSET_SEED, ExampleReader, subset
 from peftkit.data.formats.base import Encoded, Format, Predictions, answer_separator, continuations, fill_template
 
 ANSWER_TOKENS = 64  # maximum length of an answer where task.max_target_length is not set
@@ -22,9 +24,13 @@ Prompt = str | list[Turn]
 class PreferenceReader(ExampleReader):
     """Reads a prompt and two answers; splits keep all pairs of a prompt together."""
 
-    def parse_texts(self, cells: Sequence[Any], split: str) -> list[Any]:
-        texts = parse_preference(cells, split)
-        return [] if texts[1] == texts[2] else texts
+    def parse_text(self, cell: Any) -> Any:
+        """Return the text or the turns in a cell."""
+        return parse_prompt(cell)
+
+    def combine_texts(self, texts: Sequence[Any], split: str) -> list[Any]:
+        pair = combine_preference(texts, split)
+        return [] if pair[1] == pair[2] else pair
 
     def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
         """Split off a number of examples, or a share below 1, rounded up to whole prompts.
@@ -32,9 +38,10 @@ class PreferenceReader(ExampleReader):
         Raises:
             UserError: there is only one prompt.
         """
-        require_columns(self.task, examples, self.task.text[:1])
+        prompt_column = text_columns(self.task)[0]
+        require_columns(self.task, examples, [prompt_column])
         numbers: dict[str, int] = {}
-        keys = (json.dumps(prompt, sort_keys=True, default=str) for prompt in examples[self.task.text[0]])
+        keys = (json.dumps(prompt, sort_keys=True, default=str) for prompt in examples[prompt_column])
         groups = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
         if len(numbers) < 2:
             raise UserError(
@@ -78,7 +85,7 @@ class PreferenceFormat(Format):
         """
         max_prompt, max_answer = self.max_prompt_tokens(self.max_answer_tokens), self.max_answer_tokens
         rows, truncated = [], 0
-        for prompt, *answers in zip(*(examples[column] for column in self.task.text), strict=True):
+        for prompt, *answers in zip(*(examples[column] for column in text_columns(self.task)), strict=True):
             (before, chosen), (_, rejected) = (self._ids(prompt, answer) for answer in answers)
             truncated += len(before) > max_prompt or max(len(chosen), len(rejected)) > max_answer
             rows.append((before[-max_prompt:], chosen[:max_answer], rejected[:max_answer]))
@@ -141,17 +148,16 @@ class PreferenceFormat(Format):
         return encode_with_answer(self.tokenizer, [*prompt, {"role": "assistant", "content": answer}])
 
 
-def parse_preference(values: Sequence[Any], split: str) -> list[Any]:
+def combine_preference(values: Sequence[Prompt], split: str) -> list[Any]:
     """Return the prompt, the chosen and the rejected answer, each empty where it is missing.
 
     An answer becomes the text of one assistant turn; where an answer is turns, the prompt becomes turns too. An answer
     may be the whole conversation, with the turns of the prompt before its last turn, as in UltraFeedback.
 
     Raises:
-        UserError: a list has other items than turns, an answer does not end with an assistant turn, or its first turns
-            differ from the prompt.
+        UserError: an answer does not end with an assistant turn, or its first turns differ from the prompt.
     """
-    prompt, *answers = (parse_prompt(value) for value in values)
+    prompt, *answers = values
     if not any(isinstance(answer, list) for answer in answers):
         return [prompt, *answers]
     turns: list[Turn] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) and prompt else list(prompt)  # type: ignore[arg-type]
@@ -162,11 +168,11 @@ def parse_prompt(cell: Any) -> Prompt:
     """Return the text or the turns in a cell; empty where it is missing.
 
     Raises:
-        UserError: a list has other items than turns.
+        CellError: a list has other items than turns, or the cell is no text.
     """
-    if isinstance(cell, (list, tuple)):
-        return parse_turns(cell)
-    return "" if cell is None or not str(cell).strip() else str(cell)
+    if isinstance(cell, Mapping) and "role" in cell:
+        return parse_turns([cell])
+    return parse_turns(cell) if isinstance(cell, (list, tuple)) else text_of(cell)
 
 
 def _answer_text(answer: Prompt, prompt: list[Turn], split: str) -> str:
@@ -176,8 +182,13 @@ def _answer_text(answer: Prompt, prompt: list[Turn], split: str) -> str:
     *before, last = answer
     if last["role"] != "assistant":
         raise UserError(f"an answer of {split} ends with a turn of {last['role']}; end it with a turn of assistant")
-    if before and before != prompt:
+    if before and [_comparable(turn) for turn in before] != [_comparable(turn) for turn in prompt]:
         raise UserError(
             f"the turns before an answer of {split} are not those of its prompt; write the turn of the answer only"
         )
     return last["content"] if last["content"].strip() else ""
+
+
+def _comparable(turn: Turn) -> tuple[str, str]:
+    """Return the role and the words of a turn: copies of a prompt differ in spaces and line breaks."""
+    return turn["role"], " ".join(turn["content"].split())

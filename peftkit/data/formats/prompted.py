@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from peftkit.config import TaskConfig, UserError, nearest
+from peftkit.data.columns import text_columns
 from peftkit.data.formats.base import Encoded, Format, Predictions, continuations, fill_template, label_mask
 from peftkit.data.formats.classification import (
     fill_columns,
@@ -102,7 +103,8 @@ class PromptedFormat(Format):
     def render_shot(self, row: dict[str, Any]) -> str:
         """Return an example with its answer as a few-shot example."""
         word = list(self.prompt.verbalizer.values())[self.shot_group(row["label"])]
-        return f"{fill_template(self.prompt.text, row)} {word}"
+        texts = zip(self.task.text, (row[column] for column in text_columns(self.task)), strict=True)
+        return f"{fill_template(self.prompt.text, dict(texts))} {word}"
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize at most `task.max_length` tokens of each prompt, with as many few-shot examples before it as fit.
@@ -110,7 +112,7 @@ class PromptedFormat(Format):
         Truncation removes the start of a decoder's prompt, and the end of an encoder-decoder's. With `calibrate`, one
         more input has the last words of the prompt only.
         """
-        texts = fill_columns(self.prompt.text, self.task.text, examples)
+        texts = fill_columns(self.prompt.text, self.task, examples)
         answer_tokens = self.verbalizer_ids.shape[1] if self.is_decoder else 0
         limit = min(self.task.max_length, self.context_length - answer_tokens)
         whole = self.tokenizer(texts, verbose=False)["input_ids"] if texts else []

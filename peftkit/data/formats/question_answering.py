@@ -8,9 +8,11 @@ import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from peftkit.config import UserError
-from peftkit.data.datasets import ExampleReader, require_columns
+from peftkit.data.cells import parse_cells
+from peftkit.data.columns import ID, ROW, require_columns, text_columns
+from peftkit.data.datasets import ExampleReader
 from peftkit.data.formats.base import Encoded, Format, Predictions, hidden_count, label_mask
-from peftkit.data.squad import AnswerParser, truth
+from peftkit.data.squad import AnswerParser, answer_texts, truth
 
 MAX_CANDIDATES = 20  # best starts and ends, of which all pairs are scored (Devlin et al. 2019, their run_squad.py)
 MAX_ANSWER_TOKENS = 30  # as in run_squad.py
@@ -26,24 +28,26 @@ class SpanReader(ExampleReader):
 
     def read(self, table: Dataset, names: list[str] | None, split: str) -> tuple[Dataset, int]:
         """Return the examples with answers {text, answer_start}; a column is_impossible overrides their answers."""
-        require_columns(self.task, table, self.task.text)
-        if (column := str(self.task.label)) not in table.column_names:
+        columns, column = text_columns(self.task), str(self.task.label)
+        require_columns(self.task, table, columns)
+        if column not in table.column_names:
             return super().read(table, names, split)
         is_impossible = table["is_impossible"] if "is_impossible" in table.column_names else [None] * len(table)
         parser = AnswerParser(split, column, allows_none=bool(self.task.no_answer))
+        _, passages = (self.parse_column(table, name, split) for name in columns)
+        place = f"{self.task.dataset}: column {column} of {split}"
+        cells = parse_cells(table[column], answer_texts, place, table[ROW])
         answers = [
-            parser.parse(cell, self.parse_text(passage), str(number), truth(impossible))
-            for cell, passage, number, impossible in zip(
-                table[column], table[self.task.text[1]], table["idx"], is_impossible, strict=True
-            )
+            parser.parse(cell, passage, str(number), truth(impossible))
+            for cell, passage, number, impossible in zip(cells, passages, table[ID], is_impossible, strict=True)
         ]
         parser.log_counts()
         features = Features({column: self.label_feature})
         parsed = Dataset.from_dict({column: answers}, features=features)
         return super().read(concatenate_datasets([table.remove_columns(column), parsed], axis=1), names, split)
 
-    def raw_labels(self, table: Dataset) -> list[Any]:
-        return list(self._label_column(table))
+    def raw_labels(self, table: Dataset, split: str) -> list[Any]:
+        return self.parse_labels(table, split, lambda cell: cell)
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,9 @@ class QuestionAnsweringFormat(Format):
         # without special tokens between a pair of texts, the texts are separated by a line break
         is_decoder = not any(self.tokenizer("a", "b", return_special_tokens_mask=True)["special_tokens_mask"])
         limit = min(self.task.max_length, self.tokenizer.model_max_length) - is_decoder
-        questions, truncated = self._questions(
-            [text.strip() for text in examples[self.task.text[0]]], limit, is_decoder
-        )
-        passages, answers = list(examples[self.task.text[1]]), list(examples["label"])
+        question_column, passage_column = text_columns(self.task)
+        questions, truncated = self._questions([text.strip() for text in examples[question_column]], limit, is_decoder)
+        passages, answers = list(examples[passage_column]), list(examples["label"])
         parts: list[tuple[Dataset, np.ndarray, list[Any]]] = []
         for first in range(0, len(examples), BATCH_EXAMPLES):
             part = slice(first, first + BATCH_EXAMPLES)

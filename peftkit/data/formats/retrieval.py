@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from peftkit.data.columns import text_columns
 from peftkit.data.formats.base import Encoded, Format, Predictions, tokenize
 
 BEST_RANK = 1  # the ideal rank of the relevant document
@@ -35,8 +36,8 @@ class RetrievalFormat(Format):
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize each text separately, at most `task.max_length` tokens; `positions` are the texts of each pair."""
-        out = examples.map(self._tokens, batched=True, keep_in_memory=True)
-        inputs = out.remove_columns(["id", "label", "truncated", *self.task.text])
+        out = examples.map(self._tokens, batched=True, keep_in_memory=True, remove_columns=examples.column_names)
+        inputs = out.remove_columns(["truncated"])
         ids = [inputs[f"{prefix}input_ids"] for prefix in self._prefixes()]
         return Encoded(
             inputs,
@@ -44,7 +45,7 @@ class RetrievalFormat(Format):
             sum(out["truncated"]),
             np.full(len(examples), BEST_RANK),
             np.full(len(examples), True),
-            positions=list(zip(*(examples[column] for column in self.task.text), strict=True)),
+            positions=list(zip(*(examples[column] for column in text_columns(self.task)), strict=True)),
         )
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
@@ -85,7 +86,7 @@ class RetrievalFormat(Format):
     def _tokens(self, batch: dict[str, list]) -> dict[str, Any]:
         """Tokenize; a text without tokens becomes one padding token, since models need an input."""
         columns: dict[str, Any] = {}
-        for prefix, column in zip(self._prefixes(), self.task.text, strict=True):
+        for prefix, column in zip(self._prefixes(), text_columns(self.task), strict=True):
             out = tokenize(self.tokenizer, [batch[column]], self.task.max_length)
             for row in [row for row, ids in enumerate(out["input_ids"]) if not ids]:
                 for name in out.keys() - {"truncated"}:

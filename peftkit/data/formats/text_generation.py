@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from peftkit.data.batches import BlockCollator
+from peftkit.data.columns import text_columns
 from peftkit.data.formats.base import (
     SHOT_SEPARATOR,
     Encoded,
@@ -59,15 +60,16 @@ class TextGenerationFormat(Format):
 
     def render_shot(self, row: dict[str, Any]) -> str:
         """Return an example with its answer as a few-shot example."""
-        return f"{self._text({name: row[name] for name in self.task.text})}{self._answer_text(row['label'])}"
+        texts = [row[column] for column in text_columns(self.task)]
+        return f"{self._text(texts)}{self._answer_text(row['label'])}"
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize at most `task.max_length` tokens of text and `task.max_target_length` of label.
 
         `positions` are the mask of scored tokens, and the prompt (tokens,).
         """
-        values = zip(*(examples[column] for column in self.task.text), strict=True)
-        texts = [self._text(dict(zip(self.task.text, row, strict=True))) for row in values]
+        values = zip(*(examples[column] for column in text_columns(self.task)), strict=True)
+        texts = [self._text(row) for row in values]
         if self.is_decoder and self.max_new_tokens is not None:
             # the model continues from the end of a prompt, so its start is truncated
             whole = self.tokenizer(texts, verbose=False)["input_ids"]
@@ -133,11 +135,11 @@ class TextGenerationFormat(Format):
         tokens = sum(seen.sum() for known, (seen, _) in zip(encoded.has_label, encoded.positions, strict=True) if known)
         return {"tokens": int(tokens)} | hidden_count(encoded)
 
-    def _text(self, values: dict[str, str]) -> str:
+    def _text(self, texts: Sequence[str]) -> str:
         if self.task.template is not None:
-            return fill_template(self.task.template, values)
+            return fill_template(self.task.template, dict(zip(self.task.text, texts, strict=True)))
         is_prompt = self.max_new_tokens is not None
-        return "\n".join(filter(None, map(str.strip, values.values())) if is_prompt else values.values())
+        return "\n".join(filter(None, map(str.strip, texts)) if is_prompt else texts)
 
     def _answer_text(self, label: str) -> str:
         return label if label[:1].isspace() else f"{answer_separator(self.task.template)}{label}"

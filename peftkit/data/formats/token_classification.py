@@ -12,8 +12,11 @@ from transformers import DataCollatorForTokenClassification
 from peftkit.config import UserError
 from peftkit.config.console import assume
 from peftkit.config.tag_schemes import SPAN_TAG, scheme_of
+from peftkit.data.cells import CellError, describe, text_of
+from peftkit.data.columns import text_columns
 from peftkit.data.formats.base import Encoded, Format, Predictions, hidden_count, label_mask
-from peftkit.data.formats.classification import ClassLabelReader, class_feature, label_text
+from peftkit.data.formats.classification import ClassLabelReader, class_feature
+from peftkit.data.labels import label_text
 from peftkit.data.tables import parse_list
 
 UNTAGGED = -1  # for a word that was truncated or that the tokenizer drops; it counts as wrong
@@ -51,11 +54,14 @@ class TagReader(ClassLabelReader):
 
     def parse_text(self, cell: Any) -> Any:
         """Return the words of a cell."""
-        return [str(word) for word in parse_list(cell)]
+        words = parse_list(cell)
+        if isinstance(cell, list) and any(isinstance(word, int) for word in words):
+            raise CellError(f'{describe(cell)}, not of words; write texts, such as ["a", "7"]')
+        return [text_of(word) for word in words]
 
-    def raw_labels(self, table: Dataset) -> list[Any]:
+    def raw_labels(self, table: Dataset, split: str) -> list[Any]:
         has_hidden = class_feature(self.task, table) is not None
-        return [_tags(cell, has_hidden) for cell in self._label_column(table)]
+        return self.parse_labels(table, split, lambda cell: _tags(cell, has_hidden))
 
     def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
         class_id = self.class_id(table, names or [], split)
@@ -93,7 +99,8 @@ class TokenClassificationFormat(Format):
         separate = self.tokenizer(["a", "film"], is_split_into_words=True)["input_ids"]
         space = " " if separate != self.tokenizer("a film")["input_ids"] else ""
         words = [
-            [f"{space}{word}" if n else word for n, word in enumerate(each)] for each in examples[self.task.text[0]]
+            [f"{space}{word}" if n else word for n, word in enumerate(each)]
+            for each in examples[text_columns(self.task)[0]]
         ]
         out = self.tokenizer(words, is_split_into_words=True, truncation=True, max_length=limit)
         labels = list(examples["label"])

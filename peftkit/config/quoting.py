@@ -1,0 +1,27 @@
+"""Values and overrides as they are typed on the command line, in the quotes of Hydra's grammar."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+UNQUOTED = re.compile(r"[\w./-]+", re.ASCII)  # texts that need no quotes
+
+
+def quote(text: str) -> str:
+    """Return a text in the quotes of Hydra's grammar, in which it is no list, sweep or interpolation."""
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
+    return "'" + escaped.replace("${", "\\${") + "'"
+
+
+def as_override(value: Any) -> str:
+    """Return a value as the right side of an override."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{as_override(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(as_override, value)) + "]"
+    if not isinstance(value, str | Path):
+        return json.dumps(value)
+    text = str(value)
+    return text if UNQUOTED.fullmatch(text) and text not in ("null", "true", "false") else quote(text)

@@ -1,0 +1,69 @@
+"""The columns that a task reads: found by name or by field, numbered by row, with ids, under names of their own."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from peftkit.config import TaskConfig, UserError
+from peftkit.config.checks.columns import missing_columns
+from peftkit.config.quoting import as_override
+from peftkit.data.cells import ids_of
+
+ID, ROW = "peftkit.id", "peftkit.row"  # columns that are added to a table: the id of an example, and its row from 1
+RESERVED = ("id", "label")  # columns of examples besides the texts
+SUFFIX = " (text)"  # of a text column with the name of one of these
+
+
+def text_columns(task: TaskConfig) -> list[str]:
+    """Return the names of the texts' columns in examples: those of `task.text`, with a suffix for id and label."""
+    return [f"{name}{SUFFIX}" if name in RESERVED else name for name in task.text]
+
+
+def prepare_table(task: TaskConfig, table: Dataset, place: str) -> Dataset:
+    """Return a table with the columns ID and ROW, and the text columns of a task under the names of `text_columns`.
+
+    A name such as text.body reads the field body of the column text, where there is no column of that name. An id is
+    that of the column idx or id, else the number of the row from 0.
+
+    Args:
+        place: of the table, for messages.
+    """
+    for name in (*task.text, task.label):
+        if name is not None and name not in table.column_names and (cells := _field(table, name)) is not None:
+            table = table.add_column(name, cells)
+    source = next((name for name in ("idx", "id") if name in table.column_names), None)
+    ids = range(len(table)) if source is None else ids_of(table[source], f"{place}: column {source}")
+    table = table.add_column(ID, list(ids)).add_column(ROW, list(range(1, len(table) + 1)))
+    renamed = {old: new for old, new in zip(task.text, text_columns(task), strict=True) if old != new}
+    return table.rename_columns({old: new for old, new in renamed.items() if old in table.column_names})
+
+
+def require_columns(task: TaskConfig, table: Dataset, columns: Sequence[str]) -> None:
+    """Raise UserError where a column is missing."""
+    known = [name.removesuffix(SUFFIX) for name in table.column_names if name not in (ID, ROW)]
+    needed = [column.removesuffix(SUFFIX) for column in columns]
+    if message := missing_columns(task, known, needed, task.dataset):
+        raise UserError(message)
+
+
+def column_hint(task: TaskConfig, column: str) -> Callable[[str], str]:
+    """Return a function from a field of the objects in a column to the override that reads it."""
+
+    def override(field: str) -> str:
+        name = f"{column.removesuffix(SUFFIX)}.{field}"
+        if column == task.label:
+            return f"task.label={as_override(name)}"
+        texts = zip(task.text, text_columns(task), strict=True)
+        return f"task.text={as_override([name if known == column else text for text, known in texts])}"
+
+    return override
+
+
+def _field(table: Dataset, name: str) -> list[Any] | None:
+    """Return the values of a field of objects, such as text.body; None where no column has it."""
+    for end in (index for index, character in enumerate(name) if character == "."):
+        column, field = name[:end], name[end + 1 :]
+        if column in table.column_names and isinstance(feature := table.features[column], dict) and field in feature:
+            return [None if cell is None else cell[field] for cell in table[column]]
+    return None

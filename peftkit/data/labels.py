@@ -1,0 +1,92 @@
+"""Names of labels: as texts, in order, and their spellings."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any
+
+from peftkit.config import UserError
+from peftkit.config.console import log
+from peftkit.data.cells import CellError, describe, is_missing, text_of
+from peftkit.data.tables import is_list_text
+
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+
+
+def label_text(label: Any) -> str | None:
+    """Return a label as text, None where it is missing; 1.0 is 1, as pandas writes it in a column with empty cells."""
+    if isinstance(label, list | tuple) or (isinstance(label, str) and is_list_text(label.strip())):
+        found = "a list written as text" if isinstance(label, str) else describe(label)
+        raise CellError(
+            f"{found}, i.e. several labels for one text: multi-label classification is not supported; "
+            "write one label, or one file for each label with 0 and 1"
+        )
+    if isinstance(label, bool | float | Decimal) and not is_missing(label):
+        label = str(label)
+    return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", text_of(label).strip()) or None
+
+
+def check_other_labels(names: set[str], more: set[str], first: str, split: str) -> None:
+    """Refuse labels that a later split has `more` than the first, unless they are words of their own.
+
+    Raises:
+        UserError: they are numbers, as 0 to 2 and 1 to 3 are two numberings, or spellings of the first split's labels.
+    """
+    found = {label: near[0] for label in sort_names(more) if (near := spellings(label, names))}
+    if found:
+        wrong, right = ", ".join(found), ", ".join(dict.fromkeys(found.values()))
+        how = " or ".join(dict.fromkeys(_how(*pair) for pair in found.items()))
+        pairs = ", ".join(f"{right} for {wrong}" for wrong, right in found.items())
+        raise UserError(
+            f"labels {wrong} of {split} never occur in {first}, which has {right}: they differ by {how} alone; "
+            f"write {pairs} in the data"
+        )
+    if all(NUMBER.fullmatch(name) for name in names):
+        raise UserError(
+            f"label {join_labels(more)} of {split} is not among {first}'s {join_labels(names)}; "
+            f"use one numbering, or set task.labels=[{join_labels(names | more, ',')}]"
+        )
+
+
+def log_spellings(names: set[str]) -> None:
+    """State which labels of a split differ by spelling alone."""
+    for name in sort_names(names):
+        if (near := spellings(name, sort_names(names))) and name < near[0]:
+            log(f"!! the labels {name} and {near[0]} differ by {_how(name, near[0])} alone; they are two classes")
+
+
+def spellings(label: str, names: Iterable[str]) -> list[str]:
+    """Return the names that differ from a label by case, spaces, hyphens, underscores or Unicode form alone."""
+    folded = _folded(label)
+    return [name for name in names if name != label and folded and _folded(name) == folded]
+
+
+def _folded(label: str) -> str:
+    text = unicodedata.normalize("NFKC", label).casefold()
+    return text if NUMBER.fullmatch(text) else re.sub(r"[\s_-]+", "", text)
+
+
+def _how(label: str, name: str) -> str:
+    """Return by what two spellings of a label differ."""
+    if label.casefold() == name.casefold():
+        return "case"
+    if "".join(label.split()) == "".join(name.split()):
+        return "spaces"
+    is_form = unicodedata.normalize("NFKC", label) == unicodedata.normalize("NFKC", name)
+    return "Unicode form" if is_form else "case, spaces, hyphens or underscores"
+
+
+def difference(label: str, names: Sequence[str]) -> str:
+    near = spellings(label, names)
+    return f" (it differs from {near[0]} by {_how(label, near[0])} alone)" if near else ""
+
+
+def join_labels(names: Sequence[str] | set[str], comma: str = ", ") -> str:
+    """Join the names of labels; those of a set are sorted."""
+    return comma.join(sort_names(names) if isinstance(names, set) else names)
+
+
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Sort numbers by value, so that 2 comes before 10, and before words."""
+    return sorted(names, key=lambda name: (0, float(name), name) if NUMBER.fullmatch(name) else (1, 0.0, name))

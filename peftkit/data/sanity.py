@@ -1,0 +1,89 @@
+"""Checks for data whose scores mean nothing: constant labels, labels in the text, validation that was trained on."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from peftkit.config import TaskConfig, UserError
+from peftkit.config.console import log
+from peftkit.data.columns import text_columns
+
+
+def check_texts(task: TaskConfig, examples: Sequence[tuple[Sequence[Any], Any]]) -> None:
+    """Refuse training examples (texts, label) whose text is the label.
+
+    Raises:
+        UserError: in every example one column of the texts equals the label.
+    """
+    for index, column in enumerate(task.text):
+        if examples and all(index < len(texts) and _same(texts[index], label) for texts, label in examples):
+            raise UserError(
+                f"{task.dataset}: in every training example the column {column} equals the label {task.label}; "
+                "set task.text to the columns that are read, and task.label to the one that is predicted"
+            )
+
+
+def check_examples(task: TaskConfig, splits: Mapping[str, Dataset], names: list[str] | None, may_overlap: bool) -> None:
+    """Refuse one class or a constant label in the training split, and a validation split that it contains.
+
+    Labels that only the validation split has, and validation examples that were trained on, are stated.
+
+    Args:
+        may_overlap: the validation split is a random part of the training data, whose duplicates are only stated.
+
+    Raises:
+        UserError: training or validation shows nothing.
+    """
+    train = splits[str(task.splits["train"])]
+    labels = _labels(train)
+    if len(train) > 1 and len(labels) == 1:
+        (label,) = labels
+        shown = names[label] if names is not None and isinstance(label, int) else f"{label!s:.60}"
+        raise UserError(
+            f"{task.dataset}: the training examples have only the label {shown}, so there is nothing to learn; "
+            f"add examples with other labels, or set task.label to another column than {task.label}"
+        )
+    trained = set(_keys(task, train))
+    for name, split in ((name, split) for name, split in splits.items() if name != task.splits["train"]):
+        found = _labels(split)
+        if unseen := sorted(found - labels) if names is not None else []:
+            shown = ", ".join(names[label] if isinstance(label, int) else str(label) for label in unseen)  # type: ignore[index]
+            log(f"!! the label {shown} occurs in {name} and never in {task.splits['train']}: it cannot be learned")
+        if labels and len(split) > 1 and len(found) == 1:
+            log(f"!! every labeled example of {name} has one label, so its scores show little")
+        keys = _keys(task, split)
+        repeated = sum(key in trained for key in keys)
+        if repeated == len(keys) and not may_overlap:
+            raise UserError(
+                f"{task.dataset}: every example of {name} is a training example too; use other examples, "
+                "or remove the file so that a tenth of the training examples is held out"
+            )
+        if repeated:
+            log(f"!! {repeated} of {len(keys)} examples of {name} occur in {task.splits['train']} too")
+
+
+def _labels(examples: Dataset) -> set[Any]:
+    """Return the labels that occur; of lists of labels, their items."""
+    found: set[Any] = set()
+    for label in examples["label"]:
+        if isinstance(label, list) and all(isinstance(item, int) for item in label):
+            found.update(label)
+        elif label is not None:
+            found.add(_key(label))
+    return found
+
+
+def _keys(task: TaskConfig, examples: Dataset) -> list[Hashable]:
+    """Return a hash of the texts and the label of each example."""
+    known = examples.column_names
+    columns = [name for name in (*text_columns(task), "messages", "label") if name in known]
+    return [hash(tuple(map(_key, row))) for row in zip(*(examples[name] for name in columns), strict=True)]
+
+
+def _key(value: Any) -> Hashable:
+    return value if isinstance(value, Hashable) else repr(value)
+
+
+def _same(text: Any, label: Any) -> bool:
+    return text == label or (isinstance(text, str) and isinstance(label, str) and text.strip() == label.strip())
