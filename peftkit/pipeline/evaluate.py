@@ -14,12 +14,15 @@ from peftkit.config import RunConfig, UserError
 from peftkit.config.console import is_main_process, log
 from peftkit.config.endings import TABLES
 from peftkit.config.files import ending_of, stem_of
+from peftkit.data.cells import id_of
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics import score
 from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.results import run_folder
+
+NO_JSON = ("timestamp", "date", "time", "duration", "decimal", "binary", "large_binary", "fixed_size_binary")
 
 
 def output_reader(bundle: TrainingBundle) -> training.OutputReader | TextEmbedder:
@@ -161,7 +164,12 @@ def predictions_file(config: RunConfig, given: Path) -> Path:
 
 
 def write_table(table: Any, file: Path) -> None:
-    """Write a table in the format of the file's ending: jsonl, parquet, csv or tsv."""
+    """Write a table in the format of the file's ending: jsonl, parquet, csv or tsv; only parquet has dates."""
+    other = [name for name, feature in table.features.items() if str(getattr(feature, "dtype", "")).startswith(NO_JSON)]
+    if other and file.suffix != ".parquet":
+        for name in other:
+            cells = [id_of(cell) for cell in table[name]]
+            table = table.remove_columns(name).add_column(name, cells).select_columns(table.column_names)
     if file.suffix == ".jsonl":
         table.to_json(str(file), force_ascii=False)
     elif file.suffix == ".parquet":
