@@ -39,7 +39,7 @@ ALIASES = {  # names of keys in other tools, and names too short for a close mat
     "dataset": "task.dataset",
     "output_dir": "out",
 }
-MAX_SHOWN = 16
+MAX_SHOWN, MAX_LENGTH = 16, 60  # names, characters of a name
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
@@ -47,7 +47,14 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     known = sorted(known)
     if close := get_close_matches(name, known, n=1, cutoff=0.6 if len(name) > 3 else 0.5):
         return f"; did you mean {prefix}{close[0]}?"
-    return f"; use one of {', '.join(known[:MAX_SHOWN])}{', ...' if len(known) > MAX_SHOWN else ''}"
+    return f"; use one of {listed(known)}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as one line, of which a long one is cut, and many are left out."""
+    shown = [" ".join(name.split()) for name in names]
+    shown = [name if len(name) <= MAX_LENGTH else f"{name[: MAX_LENGTH - 3]}..." for name in shown]
+    return ", ".join(shown[:MAX_SHOWN]) + (", ..." if len(shown) > MAX_SHOWN else "")
 
 
 def key_names(section: str) -> set[str]:

@@ -23,6 +23,7 @@ from peftkit.config.files import (
     reading,
     visible_files,
 )
+from peftkit.config.suggestions import listed
 from peftkit.data.cells import CellError, id_of, text_of
 
 IDS = ("id", "idx")  # columns with the id of a row
@@ -131,7 +132,7 @@ def open_parquet(file: Path) -> Any:
 def _id_column(location: str, names: Sequence[str], column: str, key: str) -> str | None:
     """Return the column of the ids, None where there is none; raise UserError without the column of the texts."""
     if column not in names:
-        raise UserError(f"{location} has no column {column} (columns: {', '.join(names) or 'none'}); set {key}=NAME")
+        raise UserError(f"{location} has no column {column} (columns: {listed(names) or 'none'}); set {key}=NAME")
     return next((name for name in IDS if name in names), None)
 
 

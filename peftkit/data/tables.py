@@ -26,6 +26,7 @@ from peftkit.config.files import (
     split_files,
 )
 from peftkit.config.source import Source, fingerprint_of, hub_is_reachable
+from peftkit.config.suggestions import listed
 from peftkit.data.cells import plain_types, table_of, text_of
 from peftkit.data.conll import read_conll
 from peftkit.data.squad import squad_rows
@@ -159,7 +160,7 @@ def read_files(shards: Sequence[Path]) -> Dataset:
             )
             if set(names) != set(expected) and not ending.startswith(".json"):
                 raise UserError(
-                    f"{path} has the columns {', '.join(names)}, and {first.name} {', '.join(expected)}; use one set"
+                    f"{path} has the columns {listed(names)}, and {first.name} {listed(expected)}; use one set"
                 )
     with reading(first):
         if ending == ".parquet":

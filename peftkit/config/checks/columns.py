@@ -25,6 +25,7 @@ from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import KINDS, kind_of
 from peftkit.config.quoting import as_override
 from peftkit.config.run import RunConfig, TaskConfig
+from peftkit.config.suggestions import listed
 
 FIRST_ROWS = 20_000  # of a .jsonl, whose rows may differ in their columns
 
@@ -79,7 +80,7 @@ def _input_errors(run: RunConfig) -> Iterator[str]:
     for missing in (name for name in needed if name not in {*names, *_fields(needed, names)}):
         nearest = _nearest(missing, names)
         fix = f"set {key}={nearest or 'COLUMN'}" if key else f"rename {nearest or 'a column'} to {missing}"
-        yield f"{file} has no column {missing}, but {', '.join(names)}; {fix}"
+        yield f"{file} has no column {missing}, but {listed(names)}; {fix}"
 
 
 def _fields(needed: Sequence[str], names: Collection[str]) -> list[str]:
@@ -118,7 +119,7 @@ def missing_split(task: TaskConfig, available: Sequence[str], origin: str) -> st
     prefixes = "train" if is_train else ("val", "dev")
     best = min(others, key=lambda other: (not other.startswith(prefixes), other), default="...")
     example = f"train={best}" if is_train else f"validation=[{best}]"
-    return f"{origin} has the splits {', '.join(available)}, not {name}; set task.splits.{example}"
+    return f"{origin} has the splits {listed(available)}, not {name}; set task.splits.{example}"
 
 
 def missing_columns(task: TaskConfig, names: Collection[str], needed: Sequence[str], where: str) -> str | None:
@@ -131,7 +132,7 @@ def missing_columns(task: TaskConfig, names: Collection[str], needed: Sequence[s
     fixes = [f"task.text={as_override([name or 'COLUMN' for name in text])}"] if {*missing} & {*task.text} else []
     fixes += [f"task.label={as_override(nearest[str(task.label)] or 'COLUMN')}"] if task.label in missing else []
     return (
-        f"{where} has no column {', '.join(missing)}, but {', '.join(names)}; set {' '.join(fixes)} "
+        f"{where} has no column {', '.join(missing)}, but {listed(names)}; set {' '.join(fixes)} "
         f"(task={task.name} reads {', '.join(needed)})"
     )
 

@@ -62,7 +62,8 @@ def read_cells(file: Path) -> Iterator[list[str]]:
 def check_names(file: Path, names: Sequence[str]) -> None:
     """Raise UserError where two columns have one name."""
     if duplicates := [name for number, name in enumerate(names) if name in names[:number]]:
-        raise UserError(f"{file}: there are two columns {duplicates[0]}; rename one")
+        name = " ".join(duplicates[0].split())
+        raise UserError(f"{file}: there are two columns {name:.60}; rename one")
 
 
 def _dialect_of(file: Path) -> Dialect:
