@@ -33,6 +33,7 @@ UPSTREAM_SECTIONS = (
 )
 COLUMN_KEYS = ("task.text=", "task.label=", "embed.column=", "extend.column=")  # names, such as review[0] or текст
 COLUMN = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,'"\[\]][^,\[\]]*(?:\[[^,\]]*\][^,\[\]]*)*""")
+NUMBER_NAME = re.compile(r"[-+]?[0-9._]+|true|false|nan|inf", re.IGNORECASE)  # which Hydra reads as other types
 SAFE_NAME = re.compile(r"[\w ./:?%@*+|$-]*", re.ASCII)  # as Hydra's grammar reads it
 
 
@@ -119,20 +120,25 @@ def _as_text(text: str) -> str:
 
 
 def _as_columns(value: str) -> str:
-    """Quote the names of columns that Hydra's grammar does not read; commas separate names, and sweeps."""
+    """Quote the names of columns that Hydra's grammar does not read as texts; commas separate names, and sweeps."""
     from hydra.errors import OverrideParseException
 
-    try:
-        parse(f"name={value}")
-        return value
-    except OverrideParseException:
-        pass
     is_list = value.startswith("[") and value.endswith("]")
     names = COLUMN.findall(value[1:-1] if is_list else value)
-    joined = ",".join(names)
-    if joined != (value[1:-1] if is_list else value):
+    if not any(NUMBER_NAME.fullmatch(name.strip()) for name in names):
+        try:
+            parse(f"name={value}")
+            return value
+        except OverrideParseException:
+            pass
+    if ",".join(names) != (value[1:-1] if is_list else value):
         return value  # a sweep of lists, or a function
-    quoted = ",".join(name if name[0] in "'\"" or SAFE_NAME.fullmatch(name) else quote(name.strip()) for name in names)
+    quoted = ",".join(
+        name
+        if name[0] in "'\"" or (SAFE_NAME.fullmatch(name) and not NUMBER_NAME.fullmatch(name.strip()))
+        else quote(name.strip())
+        for name in names
+    )
     return f"[{quoted}]" if is_list else quoted
 
 

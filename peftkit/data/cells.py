@@ -84,7 +84,8 @@ def text_of(cell: Any) -> str:
 
 def is_missing(cell: Any) -> bool:
     """Return whether a cell is None, or the NaN or NaT of pandas."""
-    return cell is None or (isinstance(cell, float | Decimal) and math.isnan(cell)) or str(cell) == "NaT"
+    is_nan = isinstance(cell, float | Decimal) and math.isnan(cell)
+    return cell is None or is_nan or type(cell).__name__ == "NaTType"
 
 
 def id_of(cell: Any) -> Any:

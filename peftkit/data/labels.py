@@ -51,9 +51,10 @@ def check_other_labels(names: set[str], more: set[str], first: str, split: str) 
 
 def log_spellings(names: set[str]) -> None:
     """State which labels of a split differ by spelling alone."""
+    first: dict[str, str] = {}
     for name in sort_names(names):
-        if (near := spellings(name, sort_names(names))) and name < near[0]:
-            log(f"!! the labels {name} and {near[0]} differ by {_how(name, near[0])} alone; they are two classes")
+        if (other := first.setdefault(_folded(name) or name, name)) != name:
+            log(f"!! the labels {other} and {name} differ by {_how(other, name)} alone; they are two classes")
 
 
 def spellings(label: str, names: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from peftkit.config import UserError
+from peftkit.data.cells import CellError, text_of
 from peftkit.paths import atomic_write
 
 SEEDS = Path(__file__).resolve().parent / "seeds" / "tasks.jsonl"
@@ -71,12 +72,12 @@ def read_tasks(file: Path) -> list[InstructionTask]:
 def _parse(line: str, location: str) -> InstructionTask:
     try:
         row = json.loads(line)
-        instances = tuple(Instance(str(case.get("input") or ""), str(case["output"])) for case in row["instances"])
-        instruction, name = str(row["instruction"]).strip(), str(row.get("name") or row["id"])
+        instances = tuple(Instance(text_of(case.get("input")), text_of(case["output"])) for case in row["instances"])
+        instruction, name = text_of(row["instruction"]).strip(), text_of(row.get("name") or row["id"])
         task = InstructionTask(str(row["id"]), name, instruction, instances, bool(row.get("is_classification")))
     except json.JSONDecodeError as error:
         raise UserError(f"{location}: not JSON ({error.msg}); write one object per line: {EXAMPLE}") from error
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, CellError) as error:
         raise UserError(f"{location}: not a task (missing or wrong: {error}); write {EXAMPLE}") from error
     if not task.instruction or not any(instance.output.strip() for instance in task.instances):
         raise UserError(f"{location}: no instruction, or no instance with an output; write {EXAMPLE}")

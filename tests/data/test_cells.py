@@ -118,14 +118,8 @@ def test_streams_read_texts_and_refuse_other_values(tmp_path: Path) -> None:
 
 
 def test_texts_stay_as_they_are() -> None:
-    assert [text_of(cell) for cell in (" a ", 7, None, float("nan"), "  ", "ü".encode())] == [
-        " a ",
-        "7",
-        "",
-        "",
-        "",
-        "ü",
-    ]
+    cells = (" a ", 7, None, float("nan"), "  ", "ü".encode(), "NaT", "nan", "None")
+    assert [text_of(cell) for cell in cells] == [" a ", "7", "", "", "", "ü", "NaT", "nan", "None"]
 
 
 # names of columns
@@ -144,7 +138,7 @@ def test_any_name_may_be_a_column_of_texts(name: str, tmp_path: Path) -> None:
     ("typed", "value"),
     [
         ("[a[0]]", ["a[0]"]), ("[a b,c(d)]", ["a b", "c(d)"]), ("['a,b',c[1]]", ["a,b", "c[1]"]),
-        ("[текст]", ["текст"]), ("[don't]", ["don't"]), ("[a,b]", ["a", "b"]), ("[]", []),
+        ("[текст]", ["текст"]), ("[don't]", ["don't"]), ("[0,true]", ["0", "true"]), ("[a,b]", ["a", "b"]), ("[]", []),
     ],
 )  # fmt: skip
 def test_names_of_columns_need_no_quotes(typed: str, value: list[str]) -> None:
