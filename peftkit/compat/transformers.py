@@ -1,6 +1,7 @@
 """Undocumented parts of transformers and bitsandbytes: attention functions, tied weights, packed weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ __all__ = [
     "Conv1D",
     "T5Stack",
     "attention_implementation",
+    "compute_in_fp32",
     "dequantized",
     "is_quantized",
     "keep_untied",
@@ -82,6 +84,20 @@ def is_quantized(module: nn.Module) -> bool:
 def dequantized(module: nn.Module) -> torch.Tensor:
     """Return the values (out, in) of a weight in 4 or 8 bits."""
     return dequantize_bnb_weight(module.weight, getattr(module, "state", None))  # type: ignore[no-any-return]
+
+
+@contextmanager
+def compute_in_fp32(model: nn.Module) -> Iterator[None]:
+    """Compute with the dequantized 4-bit weights in fp32 instead of bf16; does nothing to a model without any."""
+    layers: list[Any] = [each for each in model.modules() if hasattr(each, "compute_type_is_set")]
+    before = [(layer.compute_dtype, layer.compute_type_is_set) for layer in layers]
+    for layer in layers:
+        layer.compute_dtype, layer.compute_type_is_set = torch.float32, True
+    try:
+        yield
+    finally:
+        for layer, (dtype, is_set) in zip(layers, before, strict=True):
+            layer.compute_dtype, layer.compute_type_is_set = dtype, is_set
 
 
 def number_of_weights(parameter: nn.Parameter) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
 
+from peftkit.compat.transformers import compute_in_fp32
 from peftkit.data.formats import Encoded
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import output_reader
@@ -21,11 +22,12 @@ def flat(bundle: TrainingBundle, scores: np.ndarray, encoded: Encoded) -> np.nda
 
 @torch.no_grad()
 def fp32_scores(bundle: TrainingBundle, inputs: list[dict[str, Any]], **more: Any) -> np.ndarray:
-    """Return the scores of one batch, without the autocast wrapper of training; `more` are further inputs."""
+    """Return the scores of one batch, computed in fp32 also by 4-bit weights; `more` are further inputs."""
     model = extract_model_from_parallel(bundle.model, keep_fp32_wrapper=False).eval()
     device = next(model.parameters()).device
     batch = {name: value.to(device) for name, value in bundle.format.collator()(inputs).items() if value is not None}
-    return output_reader(bundle)(model, {**batch, **more}).float().cpu().numpy()
+    with compute_in_fp32(model):
+        return output_reader(bundle)(model, {**batch, **more}).float().cpu().numpy()
 
 
 def max_difference(first: np.ndarray, second: np.ndarray) -> float:

@@ -20,6 +20,7 @@ import torch
 from datasets import Dataset
 
 from peftkit import training
+from peftkit.compat.transformers import compute_in_fp32
 from peftkit.config import RunConfig, is_prompted
 from peftkit.config.console import is_main_process, log
 from peftkit.config.own_code import open_code, opened_packages
@@ -59,7 +60,7 @@ def verify_run(
     examples = table.select(range(min(EXAMPLES, len(table))))
     scores = _flat_scores(config, bundle, examples)  # all processes of a distributed run take part
     padded, reloaded = padding_difference(bundle, examples), 0.0
-    if padded > TOLERANCE["bf16" if config.method.quantization else "fp32"]:
+    if padded > TOLERANCE["fp32"]:
         raise VerificationError(f"an example's scores change by {padded:.2g} with the padding of its batch")
     if is_main_process():
         request = {"folder": str(folder.resolve()), "rows": examples.to_list(), "allow_code": opened_packages()}
@@ -71,7 +72,12 @@ def verify_run(
         reloaded = max_difference(scores, np.asarray(response["scores"]))
     if reloaded > TOLERANCE[precision]:
         raise VerificationError(f"the saved artifact's scores differ from the trained model's by {reloaded:.2g}")
-    return {"rows": len(examples), "reload_difference": reloaded, "padding_difference": padded}
+    differences = {"rows": len(examples), "reload_difference": reloaded, "padding_difference": padded}
+    if config.method.quantization:
+        encoded = bundle.format.encode(examples)
+        in_fp32 = flat(bundle, fp32_scores(bundle, list(encoded.inputs)), encoded)
+        differences["rounding_difference"] = max_difference(in_fp32, scores)
+    return differences
 
 
 def _flat_scores(config: RunConfig, bundle: TrainingBundle, table: Any) -> np.ndarray:
