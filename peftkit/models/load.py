@@ -9,6 +9,7 @@ from torch import nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
+    AutoModel,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -203,8 +204,20 @@ def read_checkpoint(
         model.replaced_outputs = size[0]
     if config.model_type == "big_bird" and hasattr(model.base_model, "pooler"):
         model.base_model.pooler = None  # no head uses it, so that it would train without a gradient
+    missing = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    if _renames_base(model) and missing.issuperset(name for name, _ in model.named_parameters()):
+        base, info = AutoModel.from_pretrained(checkpoint_path(source), output_loading_info=True, **arguments)
+        setattr(model, model.base_model_prefix, base)
+        below = {name for name in missing if name.startswith(f"{model.base_model_prefix}.")}
+        missing = missing - below | {f"{model.base_model_prefix}.{name}" for name in info["missing_keys"]}
     disable_weight_packing(model)
-    return model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    return model, missing
+
+
+def _renames_base(model: PreTrainedModel) -> bool:
+    """Return whether the class calls its base as no other of its family: LlamaForQuestionAnswering's is transformer."""
+    names = {vars(each).get("base_model_prefix") for each in type(model).__mro__} - {None, ""}
+    return len(names) > 1
 
 
 def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:

@@ -20,7 +20,6 @@ import torch
 from datasets import Dataset
 
 from peftkit import training
-from peftkit.compat.transformers import compute_in_fp32
 from peftkit.config import RunConfig, is_prompted
 from peftkit.config.console import is_main_process, log
 from peftkit.config.own_code import open_code, opened_packages

@@ -107,13 +107,29 @@ def test_weights_that_a_base_lacks_are_named(checkpoint: Path, tmp_path: Path) -
     assert begun(tmp_path, seed=0).new_base_weights == [lost]
 
 
+def test_a_base_of_another_name_is_loaded(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    """Llama's base is called transformer where it answers questions, and model elsewhere."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoints["smollm2"]))
+    run = RunConfig.from_config(OmegaConf.to_container(compose_config(["model=gpt2", "task=mrpc"]), resolve=True))  # type: ignore[arg-type]
+    source = Source("folder", str(checkpoints["smollm2"]), folder=str(checkpoints["smollm2"]))
+    model: Any = load_model(run.model, source, tokenizer, "question_answering", None)
+    base: Any = LlamaForCausalLM.from_pretrained(str(checkpoints["smollm2"])).model
+    assert model.new_base_weights == []
+    assert all(torch.equal(weight, model.transformer.get_parameter(name)) for name, weight in base.named_parameters())
+    model.save_pretrained(str(tmp_path))
+    again = type(model).from_pretrained(str(tmp_path))
+    assert all(torch.equal(weight, again.get_parameter(name)) for name, weight in model.named_parameters())
+
+
 def test_a_checkpoint_that_gives_no_weight_is_refused(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
-    """transformers looks for Llama's base under another name where it answers questions."""
+    from safetensors.torch import save_file
+
     tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoints["gpt2"]))
-    config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, **SIZES)
-    LlamaForCausalLM(config).save_pretrained(str(tmp_path))
+    model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), pad_token_id=0, **SIZES))
+    model.config.save_pretrained(str(tmp_path))
+    weights = {f"another.{name}": weight.clone() for name, weight in model.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     run = RunConfig.from_config(OmegaConf.to_container(compose_config(["model=gpt2", "task=mrpc"]), resolve=True))  # type: ignore[arg-type]
     source = Source("folder", str(tmp_path), folder=str(tmp_path))
-    assert load_model(run.model, source, tokenizer, "classification", ["no", "yes"]).new_base_weights == []
-    with pytest.raises(UserError, match="has none of the weights of LlamaForQuestionAnswering"):
-        load_model(run.model, source, tokenizer, "question_answering", None)
+    with pytest.raises(UserError, match="has none of the weights of LlamaForSequenceClassification"):
+        load_model(run.model, source, tokenizer, "classification", ["no", "yes"])
