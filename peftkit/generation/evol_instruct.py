@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from peftkit.generation.client import GenerationClient
-from peftkit.generation.filters import Rejection, first_rejection, incomplete, normalize_text, refused
+from peftkit.generation.filters import APOLOGY, Rejection, first_rejection, incomplete, normalize_text, refused
 from peftkit.generation.generators import GenerationPrompt, Reply
 from peftkit.generation.instruction_tasks import Instance, InstructionTask
 from peftkit.generation.pool import Candidate, TaskPool, replies_to
@@ -39,9 +39,6 @@ COMPARE = (
 )
 COMPARED = "### First task:\n{}\n\n### Second task:\n{}\n\n### Answer:"
 # Elimination (section 3.3)
-APOLOGY = re.compile(
-    r"\b(?:sorry|apologi[sz]e|as an ai\b|(?:can ?not|can't|unable to) (?:help|assist|answer|do that))", re.IGNORECASE
-)
 APOLOGY_LENGTH = 80  # words; a longer answer does more than apologize
 PROMPT_PHRASES = (
     "evolved task", "evolved instruction", "given task", "first task", "second task", "strong model", "###",
@@ -117,7 +114,7 @@ def _drop_equal(
 ) -> list[Candidate]:
     """Return the candidates without those that the model finds equal to their origins."""
     pairs = [(origins[each.provenance["of"]].instruction, each.instruction) for each in candidates]
-    prompts = [GenerationPrompt(COMPARE + "\n", (), COMPARED.format(*pair), ("\n###",), 8) for pair in pairs]
+    prompts = [_comparison(*pair) for pair in pairs]
     different = []
     for candidate, reply in replies_to(client, candidates, prompts, "compare_request"):
         if (rejection := check_difference(reply)) is not None:
@@ -125,6 +122,11 @@ def _drop_equal(
         else:
             different.append(candidate)
     return different
+
+
+def _comparison(origin: str, evolved: str) -> GenerationPrompt:
+    question = COMPARED.format(origin, evolved)
+    return GenerationPrompt(COMPARE + "\n", (), question, ("\n###",), 8, choices=("Equal", "Different"))
 
 
 def check_evolution(reply: Reply, text: str, origin: str) -> Rejection | None:

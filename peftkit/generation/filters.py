@@ -8,6 +8,7 @@ from typing import NamedTuple
 from peftkit.generation.generators import Reply
 from peftkit.generation.instruction_tasks import Instance
 
+ECHO = 5  # words in a row of the prompt that make a text a repetition of it
 REASONS = {
     "similar": "ROUGE-L to a kept instruction is too high",
     "too_short": "fewer words than `generate.instruction_length` allows",
@@ -18,6 +19,8 @@ REASONS = {
     "contaminated": "overlaps an evaluation set",
     "cut_off": "the reply was cut off within it",
     "empty_reply": "the reply is empty",
+    "refusal": "a refusal or an apology, not an instruction",
+    "echo": "repeats the prompt",
     "preamble": "an introduction, not an instruction",
     "not_asked_for": "more instructions than the prompt requested",
     "refused": "the endpoint refused the prompt",
@@ -35,6 +38,11 @@ REASONS = {
     "cannot_answer": "the answer only apologizes",
     "says_nothing": "the answer has only punctuation and stop words",
 }
+
+
+APOLOGY = re.compile(
+    r"\b(?:sorry|apologi[sz]e|as an ai\b|(?:can ?not|can't|unable to) (?:help|assist|answer|do that))", re.IGNORECASE
+)
 
 
 class Rejection(NamedTuple):
@@ -61,6 +69,15 @@ def incomplete(reply: Reply) -> Rejection | None:
 def refused(reply: Reply) -> Rejection | None:
     """Return the refusal of a prompt; None where there is a reply, complete or not."""
     return incomplete(reply) if reply.finish == "refused" else None
+
+
+def refusal_or_echo(text: str, prompt: str) -> Rejection | None:
+    """Return why a chat model's reply is no text of its own: it refuses, or repeats five words of the prompt."""
+    words, requested = (re.findall(r"\w+", each.lower()) for each in (text, prompt))
+    phrases = {tuple(requested[start : start + ECHO]) for start in range(len(requested) - ECHO + 1)}
+    repeated = next((phrase for at in range(len(words)) if (phrase := tuple(words[at : at + ECHO])) in phrases), ())
+    apology = APOLOGY.search(text)
+    return first_rejection(("refusal", apology, apology[0] if apology else ""), ("echo", repeated, " ".join(repeated)))
 
 
 def check_instruction(text: str, length: Sequence[int], blacklist: Sequence[str]) -> Rejection | None:

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -21,7 +21,8 @@ QUESTION = (
     "Compare the two answers in a few sentences. Then write the verdict alone on the last line: "
     "Verdict: A, or Verdict: B, or Verdict: tie where neither is better."
 )
-PROMPT_ID = hashlib.sha256(f"{OPENING}\n{QUESTION}".encode()).hexdigest()[:8]  # part of a judge's id
+PREFIX = "\nVerdict:"  # after a reply without a verdict, before the likeliest one
+PROMPT_ID = hashlib.sha256(f"{OPENING}\n{QUESTION}{PREFIX}".encode()).hexdigest()[:8]  # part of a judge's id
 EMPTY_ANSWER = "(nothing)"  # replaces an empty text
 # VERDICT: a line that is a verdict, apart from punctuation; BARE: a last line that is only the letter. The gaps between
 # words are bounded, because a reply of many line breaks would take quadratic time
@@ -65,6 +66,7 @@ class PairVerdict:
     pair: AnswerPair
     replies: tuple[Reply, ...] = ()  # two, or none where the answers are equal
     orders: tuple[str | None, ...] = ()
+    by_likelihood: int = 0  # replies without a verdict, which a local model chose afterwards
 
     @property
     def verdict(self) -> str:
@@ -95,25 +97,39 @@ def judge_pairs(
     for _, group in groupby(zip(pairs, pairs_before, strict=False), lambda each: each[1] // max(1, batch // 2)):
         batched = [pair for pair, _ in group]
         try:
-            replies = iter(client([text for pair in batched if not pair.is_same for text in pair.prompts(max_tokens)]))
+            prompts = [prompt for pair in batched if not pair.is_same for prompt in pair.prompts(max_tokens)]
+            replies = client(prompts)
+            named = [read_verdict(reply.text, reply.finish != "length") for reply in replies]
+            unclear = [at for at, verdict in enumerate(named) if verdict is None and client.generator.has_likelihoods]
+            chosen = client([_choice(prompts[at], replies[at]) for at in unclear])
         except BudgetExceeded as error:
             return verdicts, str(error)
+        for at, reply in zip(unclear, chosen, strict=True):
+            replies[at] = replace(reply, text=f"{replies[at].text}{PREFIX}{reply.text}")
+            named[at] = reply.text.strip()
+        positions = iter(range(len(replies)))
         for pair in batched:
-            both = () if pair.is_same else (next(replies), next(replies))
-            named = zip(both, ((FIRST, SECOND), (SECOND, FIRST)), strict=False)
-            orders = tuple(read_verdict(reply.text, reply.finish != "length", names) for reply, names in named)
-            verdicts.append(PairVerdict(pair, both, orders))
+            both = () if pair.is_same else (next(positions), next(positions))
+            sides = ({"A": FIRST, "B": SECOND}, {"A": SECOND, "B": FIRST})
+            orders = tuple((name := named[at]) and side.get(name, TIE) for at, side in zip(both, sides, strict=False))
+            count = len({*both}.intersection(unclear))
+            verdicts.append(PairVerdict(pair, tuple(replies[at] for at in both), orders, count))
         log_progress(len(verdicts))
     return verdicts, None
 
 
-def read_verdict(text: str, is_complete: bool = True, names: Sequence[str] = ("A", "B")) -> str | None:
-    """Return the name of answer A or B, or tie; None where a reply has no verdict, or two different ones.
+def _choice(prompt: GenerationPrompt, reply: Reply) -> GenerationPrompt:
+    """Return the prompt for the likeliest verdict after a reply that has none."""
+    return replace(prompt, prefix=f"{reply.text.strip()}{PREFIX}", choices=(" A", " B", " tie"), max_new_tokens=4)
+
+
+def read_verdict(text: str, is_complete: bool = True) -> str | None:
+    """Return A, B or tie; None where a reply has no verdict, or two different ones.
 
     A bare letter counts only at the end of a complete reply: in a truncated one it may begin a sentence.
     """
     matches = VERDICT.findall(text) or (BARE.findall(text.rstrip()) if is_complete else [])
-    verdicts = {{"a": names[0], "b": names[1]}.get(match.lower(), TIE) for match in matches}
+    verdicts = {match.upper() if match.lower() in ("a", "b") else TIE for match in matches}
     return verdicts.pop() if len(verdicts) == 1 else None
 
 
@@ -154,6 +170,7 @@ def judging_statistics(verdicts: Sequence[PairVerdict]) -> dict[str, Any]:
         "position_bias": disagree / both.total() if both else None,
         "replies": len(replies),
         "unparsable": unparsable,
+        "by_likelihood": sum(each.by_likelihood for each in verdicts),
         "unparsable_share": unparsable / len(replies) if replies else None,
         "cut": sum(reply.note == TRUNCATED for reply in replies),
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from peftkit.config import Generate
 from peftkit.generation.client import GenerationClient
-from peftkit.generation.filters import Rejection, first_rejection, incomplete, refused
+from peftkit.generation.filters import Rejection, first_rejection, incomplete, refusal_or_echo, refused
 from peftkit.generation.generators import GenerationPrompt, Reply
 from peftkit.generation.instruction_tasks import Instance, InstructionTask
 from peftkit.generation.novelty import NoveltyIndex
@@ -39,6 +39,19 @@ FORMATS = {  # by whether the task is a classification: the opening, the first f
     True: (OUTPUT_FIRST, "Label", "Label: {output}\nInput: {input}\n"),
     False: (INPUT_FIRST, "Input", "Input: {input}\nOutput: {output}\n"),
 }
+# the prompt of a chat model, for one task: seeds are its earlier answers, and a topic varies the next
+NEW_TASK = (
+    "Write one task for a language model{about}. It can be done by reading and writing alone, and is said in one or "
+    "two sentences. Reply with the task only."
+)
+TOPICS = (
+    "food", "travel", "history", "weather", "health", "music", "school", "money", "animals", "plants", "sport", "law",
+    "the sea", "cities", "work", "family", "machines", "computers", "mathematics", "physics", "chemistry", "language",
+    "poetry", "letters", "news", "art", "houses", "clothes", "time", "holidays", "space", "maps", "games", "names",
+    "friends", "shopping", "books", "films", "safety", "politics",
+)  # fmt: skip
+CHAT_SEEDS = 4  # seed instructions among the earlier turns
+CLASSIFY_ONE = f"{CLASSIFY.partition('. ')[0]}. Is the following task one? Answer Yes or No."
 ITEM = re.compile(
     r"(?:^|\n)[ \t]*(?:[*_#]{1,3}[ \t]*)?(?:Task[ \t]+\d+[ \t]*[:.)]|\d+[.)](?=[ \t]))[*_]{0,3}[ \t]*", re.IGNORECASE
 )
@@ -53,13 +66,14 @@ def self_instruct(pool: TaskPool, client: GenerationClient) -> Iterator[None]:
     order of the requests: what is kept does not depend on which reply arrives first.
     """
     while True:
+        new_tasks = new_task_turns if client.generator.takes_turns else new_tasks_prompt
         requests = [
-            new_tasks_prompt(pool.seeds, pool.kept, client.stream(f"draw {number}"), pool.settings)
+            new_tasks(pool.seeds, pool.kept, client.stream(f"draw {number}"), pool.settings)
             for number in range(client.next_number, client.next_number + pool.settings.batch)
         ]
         candidates = []
         for reply in client(requests):
-            for index, (text, fault) in enumerate(parse_instructions(reply)):
+            for index, (text, fault) in enumerate(parse_instructions(reply, client.generator.takes_turns)):
                 candidate = Candidate(text, {"request": reply.number, "place": index})
                 if (rejection := fault or pool.check(text)) is not None:
                     pool.reject(candidate, rejection)
@@ -75,7 +89,8 @@ def _process_batch(pool: TaskPool, client: GenerationClient, candidates: Sequenc
     """Keep or reject the first candidates, at most a batch; return the remaining ones."""
     batch, remaining = _take_dissimilar(pool, candidates)
     # the same examples for all: a server that caches prompts reads them once
-    prompts = [classification_prompt(each.instruction, pool.seeds, client.stream("type")) for each in batch]
+    by_turns = client.generator.takes_turns
+    prompts = [classification_prompt(each.instruction, pool.seeds, client.stream("type"), by_turns) for each in batch]
     classified = []
     for candidate, reply in replies_to(client, batch, prompts, "type_request"):
         answer = parse_yes_no(reply)
@@ -91,6 +106,7 @@ def _process_batch(pool: TaskPool, client: GenerationClient, candidates: Sequenc
             pool.seeds,
             client.stream(f"instances {each.is_classification}"),
             pool.settings.max_answer_tokens,
+            by_turns,
         )
         for each in classified
     ]
@@ -141,12 +157,36 @@ def new_tasks_prompt(
     )
 
 
-def classification_prompt(instruction: str, seeds: Sequence[InstructionTask], draw: random.Random) -> GenerationPrompt:
+def new_task_turns(
+    seeds: Sequence[InstructionTask], kept: Sequence[InstructionTask], draw: random.Random, settings: Generate
+) -> GenerationPrompt:
+    """Return the prompt of a chat model for one new instruction, after four seeds as its earlier answers."""
+    shown = draw.sample(list(seeds), min(CHAT_SEEDS, len(seeds)))
+    return GenerationPrompt(
+        opening="",
+        examples=(),
+        question=NEW_TASK.format(about=f" about {draw.choice(TOPICS)}"),
+        stop=(),
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        turns=tuple((NEW_TASK.format(about=""), one_line(task.instruction)) for task in shown),
+    )
+
+
+def classification_prompt(
+    instruction: str, seeds: Sequence[InstructionTask], draw: random.Random, by_turns: bool = False
+) -> GenerationPrompt:
     """Return the prompt for whether an instruction is a classification."""
     yes = [task for task in seeds if task.is_classification]
     no = [task for task in seeds if not task.is_classification]
     shown = draw.sample(yes, min(CLASSIFICATIONS, len(yes))) + draw.sample(no, min(OTHERS, len(no)))
     draw.shuffle(shown)
+    if by_turns:
+        answers = {True: "Yes", False: "No"}
+        turns = tuple((f"Task: {one_line(task.instruction)}", answers[task.is_classification]) for task in shown)
+        opening, question = CLASSIFY_ONE + "\n", f"Task: {instruction}"
+        return GenerationPrompt(opening, (), question, ("\n",), 8, turns=turns, choices=("Yes", "No"))
     return GenerationPrompt(
         opening=CLASSIFY + "\n",
         examples=tuple(
@@ -160,29 +200,45 @@ def classification_prompt(instruction: str, seeds: Sequence[InstructionTask], dr
 
 
 def instances_prompt(
-    instruction: str, by_label: bool, seeds: Sequence[InstructionTask], draw: random.Random, length: int
+    instruction: str,
+    by_label: bool,
+    seeds: Sequence[InstructionTask],
+    draw: random.Random,
+    length: int,
+    by_turns: bool = False,
 ) -> GenerationPrompt:
     """Return the prompt for instances: label first for classifications (else all would have one label)."""
     opening, first, case = FORMATS[by_label]
     worked = [
-        f"Task: {one_line(task.instruction)}\n"
-        + "".join(case.format(input=each.input or NOTHING, output=each.output) for each in task.instances[:3])
+        (
+            f"Task: {one_line(task.instruction)}\n",
+            "".join(case.format(input=each.input or NOTHING, output=each.output) for each in task.instances[:3]),
+        )
         for task in seeds
         if task.is_classification == by_label
     ]
-    short = [text for text in worked if len(text.split()) <= MAX_WORKED_WORDS] or worked
+    short = [pair for pair in worked if len("".join(pair).split()) <= MAX_WORKED_WORDS] or worked
+    shown = draw.sample(short, min(WORKED_TASKS, len(short)))
     return GenerationPrompt(
         opening=opening + "\n",
-        examples=tuple(draw.sample(short, min(WORKED_TASKS, len(short)))),
-        question=f"Task: {instruction}\n{first}:",
+        examples=() if by_turns else tuple(map("".join, shown)),
+        question=f"Task: {instruction}\n" + ("" if by_turns else f"{first}:"),
         stop=("\nTask:",),
         max_new_tokens=length,
+        turns=tuple(shown) if by_turns else (),
+        prefix=f"{first}:" if by_turns else "",
     )
 
 
-def parse_instructions(reply: Reply) -> list[tuple[str, Rejection | None]]:
-    """Return the instructions of a reply; those beyond the requested number, and a cut last one, are rejected."""
+def parse_instructions(reply: Reply, by_turns: bool = False) -> list[tuple[str, Rejection | None]]:
+    """Return the instructions of a reply; those beyond the requested number, and a cut last one, are rejected.
+
+    A chat model's reply is one instruction. A refusal, or a repetition of the prompt, is none.
+    """
     cut = incomplete(reply)
+    if by_turns and reply.text.strip():
+        text = one_line(ITEM.sub("", reply.text.strip().strip('"'), count=1).removeprefix("Task:"))
+        return [(text, cut or refusal_or_echo(text, NEW_TASK) or first_rejection(("preamble", text.endswith(":"), "")))]
     texts = [text for item in ITEM.split(reply.text) if (text := one_line(item))]
     if not texts:
         return [("", cut or Rejection("empty_reply"))]

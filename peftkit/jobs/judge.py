@@ -161,6 +161,7 @@ def _table(result: Mapping[str, Any]) -> dict[str, str]:
         if bias is None
         else f"{bias:.1%} of {swapped['pairs']:,} verdicts changed with the order "
         f"({swapped['for_the_first']:,} for the first position, {swapped['for_the_second']:,} for the second)",
-        "unparsable": f"{result['unparsable']:,} of {result['replies']:,} replies",
+        "unparsable": f"{result['unparsable']:,} of {result['replies']:,} replies; {result['by_likelihood']:,} had no "
+        "verdict of their own and got the likeliest",
         "costs": describe_costs(result["costs"]),
     }

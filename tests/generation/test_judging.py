@@ -59,6 +59,30 @@ def test_a_long_reply_is_parsed_in_linear_time(text: str) -> None:
     assert time.process_time() - before < 2
 
 
+def test_a_reply_without_a_verdict_gets_the_likeliest_one_of_a_local_model(tmp_path: Path) -> None:
+    class Rambling:
+        """Writes no verdict; of the choices it prefers the answer that is longer."""
+
+        takes_turns, has_likelihoods = True, True
+
+        def replies(self, requests: Sequence[Request]) -> Iterator[list[Reply]]:
+            for request in requests:
+                text = "Both are fine."
+                if request.prompt.choices:
+                    assert request.prompt.prefix == "Both are fine.\nVerdict:"
+                    text = " A" if "Answer A\nlonger" in request.prompt.text() else " B"
+                yield [Reply(request.number, text, "stop", 1, 1)]
+
+    pairs = [AnswerPair(str(number), "validation", "q", "longer", "x") for number in range(3)]
+    for has_likelihoods, verdict in ((True, "first"), (False, "tie")):
+        Rambling.has_likelihoods = has_likelihoods
+        with closing(Journal(tmp_path / f"{has_likelihoods}.jsonl")) as journal:
+            client = GenerationClient(Rambling(), journal, SETTINGS, seed=0)
+            verdicts, _ = judge_pairs(pairs, client, 64, 4)
+        assert [each.verdict for each in verdicts] == [verdict] * 3
+        assert (judging_statistics(verdicts)["unparsable"] == 0) == has_likelihoods
+
+
 def verdict_of(*orders: str | None) -> PairVerdict:
     return PairVerdict(
         AnswerPair("1", "validation", "q", "a", "b"), (Reply(0, "", "stop", 1, 1),) * len(orders), orders
@@ -122,6 +146,8 @@ class Alphabetical:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+
+    takes_turns = has_likelihoods = False
 
     def replies(self, requests: Sequence[Request]) -> Iterator[list[Reply]]:
         self.batches.append(len(requests))

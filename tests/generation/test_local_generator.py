@@ -116,3 +116,33 @@ def test_a_long_prompt_shortens_no_other_reply(checkpoints: dict[str, Path]) -> 
     _, short = send(generator, prompts)
     (alone,) = generator.replies([Request(1, prompts[1], seed=1)])
     assert [short] == alone
+
+
+CHAT = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+def test_a_choice_is_the_likeliest_reply(checkpoints: dict[str, Path]) -> None:
+    generator = local(checkpoints["smollm2"])
+    generator.tokenizer.chat_template, generator.is_chat = CHAT, True
+    prompt = GenerationPrompt(
+        "Judge.", (), "the film", (), 4, prefix=" Verdict:", choices=(" yes", " the actor left", ".")
+    )
+    (reply,) = send(generator, [prompt])
+    start = generator.tokenizer("<user> Judge.\nthe film\n<assistant> Verdict:")["input_ids"]
+    likelihoods = {}
+    for choice in prompt.choices:
+        ids = generator.tokenizer(choice)["input_ids"]
+        logits = generator.model(torch.tensor([start + ids])).logits[0].double().log_softmax(-1)
+        likelihoods[choice] = sum(logits[len(start) + at - 1, token].item() for at, token in enumerate(ids))
+    assert reply.text == max(likelihoods, key=likelihoods.__getitem__)
+    assert (reply.finish, reply.tokens_in) == ("stop", len(start))
+
+
+def test_turns_that_do_not_fit_are_dropped_from_the_start(checkpoints: dict[str, Path]) -> None:
+    generator = local(checkpoints["smollm2"])  # 128 positions
+    generator.tokenizer.chat_template, generator.is_chat = CHAT, True
+    turns = tuple((f"Question {number}: who left ?", "the actor left the film .") for number in range(9))
+    prompt = GenerationPrompt("Answer.", (), "Question 9: who left ?", (), 8, turns=turns, prefix=" the")
+    text, dropped, fits = generator._fit(Request(0, prompt, 0))
+    assert fits and 0 < dropped < 9
+    assert text.startswith(f"<user> Answer.\nQuestion {dropped}:") and text.endswith("<assistant> the")

@@ -24,6 +24,8 @@ SETTINGS = Generate(**compose_config(["job=generate"]).generate)
 class Scripted:
     """Replies in the order of the requests, or in reverse; `changed` may return another reply in place of each."""
 
+    takes_turns = has_likelihoods = False
+
     def __init__(
         self, backwards: bool = False, changed: Any = lambda reply: reply, pool: Sequence[str] = TEXTS
     ) -> None:

@@ -30,6 +30,7 @@ class EndpointGenerator:
         self, settings: Generate, key: str | None, has_answered: bool = False, first_delay: float = 1.0
     ) -> None:
         self.settings, self.first_delay = settings, first_delay
+        self.takes_turns = self.has_likelihoods = False  # large models list eight tasks in one reply
         self._key = key
         with nullcontext() if key else _without_variables():
             self._client = openai.OpenAI(
@@ -109,7 +110,8 @@ class EndpointGenerator:
         }
         if settings.chat is False:
             return self._client.completions.create(prompt=prompt.text(), **common)
-        return self._client.chat.completions.create(messages=[{"role": "user", "content": prompt.text()}], **common)
+        messages: Any = prompt.messages()
+        return self._client.chat.completions.create(messages=messages, **common)
 
     def _handle_status(self, error: openai.APIStatusError, request: Request, attempts: int) -> Reply | None:
         """Return None if the request may be retried, or the refusal of this prompt; raise what no retry can change."""

@@ -1,5 +1,6 @@
 """A model in this process as a generator: batched, each reply sampled from its own random stream."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -24,15 +25,16 @@ MIN_REPLY_TOKENS = 32  # reserved for the reply where the prompt is truncated
 
 
 class LocalGenerator:
-    """A causal or sequence-to-sequence model and its tokenizer; `chat` applies the tokenizer's chat template."""
+    """A causal or sequence-to-sequence model and its tokenizer; `is_chat` applies the tokenizer's chat template."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int, chat: bool | None = None
     ) -> None:
         self.model, self.tokenizer, self.batch = model.eval(), tokenizer, batch
         tokenizer.padding_side = "left"
-        self.chat = getattr(tokenizer, "chat_template", None) is not None if chat is None else chat
+        self.is_chat = getattr(tokenizer, "chat_template", None) is not None if chat is None else chat
         self.is_seq2seq = bool(model.config.is_encoder_decoder)
+        self.takes_turns, self.has_likelihoods = self.is_chat, not self.is_seq2seq
         names = () if self.is_seq2seq else ("n_positions", "max_position_embeddings")
         # tokens of prompt and reply together; None with relative positions
         self.context = next((size for name in names if (size := getattr(model.config, name, None))), None)
@@ -63,11 +65,13 @@ class LocalGenerator:
         """Return the replies to requests with these prompt texts, from which so many examples were removed."""
         requests, texts, dropped = zip(*fitted, strict=True)
         prompt, context = requests[0].prompt, self.context  # all prompts of a call have the same settings
+        if prompt.choices and self.has_likelihoods:
+            return [self._choose(*each) for each in fitted]
         inputs = self.tokenizer(
             [*texts],
             return_tensors="pt",
             padding=True,
-            add_special_tokens=not self.chat,  # a template has its own
+            add_special_tokens=not self.is_chat,  # a template has its own
         )
         untruncated = inputs["attention_mask"].sum(1).tolist()
         longest = inputs["input_ids"].shape[1]
@@ -92,6 +96,27 @@ class LocalGenerator:
             for reply, size, before, count in zip(replies, sizes, untruncated, dropped, strict=True)
         ]
 
+    def _choose(self, request: Request, text: str, dropped: int) -> Reply:
+        """Return the likeliest of the prompt's choices, by the sum of its tokens' log-likelihoods."""
+        choices = request.prompt.choices
+        start = self.tokenizer(text, add_special_tokens=not self.is_chat)["input_ids"]
+        ends = [self.tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in choices]
+        limit = len(start) if self.context is None else min(len(start), self.context - max(map(len, ends)))
+        ids = torch.tensor([start[-limit:]], device=self.model.device)
+        outputs = self.model(ids, use_cache=True, logits_to_keep=1)
+        likelihoods = []
+        for end in ends:
+            following = torch.tensor([end], device=self.model.device)
+            logits = outputs.logits[0]
+            if len(end) > 1:
+                rest = self.model(following[:, :-1], past_key_values=copy.deepcopy(outputs.past_key_values)).logits[0]
+                logits = torch.cat([logits, rest])
+            scores = logits.float().log_softmax(-1).gather(1, following.T)
+            likelihoods.append(float(scores.sum()))
+        best = choices[max(range(len(choices)), key=likelihoods.__getitem__)]
+        note = TRUNCATED if limit < len(start) else None
+        return Reply(request.number, best, "stop", limit, 1, dropped=dropped, note=note)
+
     def _reply(self, request: Request, tokens: list[int]) -> Reply:
         """Return the text up to the first end of sequence or stop string."""
         kept = [*takewhile(lambda token: token not in self._ends, tokens)]
@@ -106,12 +131,13 @@ class LocalGenerator:
         A quarter of the context is reserved for the reply, or its maximal length if that is less.
         """
         prompt, context = request.prompt, self.context
-        for dropped in range(len(prompt.examples) + 1):
+        for dropped in range(len(prompt.examples or prompt.turns) + 1):
             text = prompt.text(dropped)
-            if self.chat:
-                turns = [{"role": "user", "content": text}]
+            if self.is_chat:
+                turns: Any = prompt.messages(dropped)
                 text = str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-            length = len(self.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
+                text += prompt.prefix
+            length = len(self.tokenizer(text, add_special_tokens=not self.is_chat)["input_ids"])
             fits = context is None or length <= context - min(prompt.max_new_tokens, context // 4)
             if fits:
                 break

@@ -28,6 +28,8 @@ class OfflineGenerator:
     instructions, are cut or have errors, so that the filters are exercised.
     """
 
+    takes_turns = has_likelihoods = False
+
     def __init__(self, tasks: TaskSource) -> None:
         self.tasks = tasks
 
