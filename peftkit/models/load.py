@@ -38,6 +38,7 @@ from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ, TaskKind
 from peftkit.config.source import Source
 from peftkit.models.checkpoints import checkpoint_path, hub_arguments, vector_pooling
 from peftkit.models.heads import Backbone, T5EncoderConfig, config_arguments, mean_pooling_config
+from peftkit.models.layers import keep_layers
 
 
 def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
@@ -218,28 +219,6 @@ def _renames_base(model: PreTrainedModel) -> bool:
     """Return whether the class calls its base as no other of its family: LlamaForQuestionAnswering's is transformer."""
     names = {vars(each).get("base_model_prefix") for each in type(model).__mro__} - {None, ""}
     return len(names) > 1
-
-
-def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
-    """Keep only these layers of a model's stack, the initialization of a student (Sanh et al. 2019, section 2).
-
-    Raises:
-        UserError: the model has fewer layers.
-    """
-    stacks = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.ModuleList)]
-    name, stack = max(stacks, key=lambda each: len(each[1]))
-    if layers[-1] >= len(stack):
-        raise UserError(
-            f"model.keep_layers={layers}: the model has {len(stack)} layers, counted from 0; "
-            f"use model.keep_layers=[{len(stack) - 1}]"
-        )
-    model.set_submodule(name, nn.ModuleList(stack[number] for number in layers))
-    for number, layer in enumerate(model.get_submodule(name).children()):
-        for part in layer.modules():
-            if hasattr(part, "layer_idx"):
-                part.layer_idx = number  # the index of its keys in a decoder's cache
-    model.config.num_hidden_layers = len(layers)
-    return model
 
 
 @torch.no_grad()

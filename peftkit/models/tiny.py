@@ -12,6 +12,8 @@ from transformers import (
     DistilBertModel,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -62,6 +64,16 @@ def tiny_checkpoints(root: Path, documents: Sequence[str]) -> dict[str, Path]:
                 add_pooling_layer=False,
             ),
             typeless_words,
+        ),
+        "smollm2": (
+            LlamaForCausalLM(
+                LlamaConfig(
+                    vocab_size=len(pieces), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+                    num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=128,
+                    tie_word_embeddings=True, bos_token_id=pieces.eos_token_id, eos_token_id=pieces.eos_token_id,
+                )
+            ),
+            pieces,
         ),
     }  # fmt: skip
     for name, parts in checkpoints.items():

@@ -17,7 +17,7 @@ from peftkit.models.load import auto_class, copy_dequantized, load_model
 from peftkit.pipeline.build import TrainingBundle, format_for, head_kind
 from peftkit.pipeline.foreign_adapters import base_of, merge_foreign_adapter
 from peftkit.pipeline.merged import write_merged
-from peftkit.pipeline.sources import PROMPT_FOLDER, ensure_mini, run_tokenizer
+from peftkit.pipeline.sources import PROMPT_FOLDER, dequantized_checkpoint, ensure_mini, run_tokenizer
 from peftkit.results.run_result import RunResult
 
 
@@ -33,7 +33,9 @@ def find_model(model: ModelConfig, source: str) -> Source:
     An adapter is merged into its base once; the source is the merged checkpoint.
     """
     found = locate(model, source)
-    if found.kind == "offline" and found.name != "minilm":
+    if found.folder is not None and Path(found.folder).is_file():
+        return replace(found, folder=str(dequantized_checkpoint(Path(found.folder))))
+    if found.kind == "offline" and found.folder is None:
         folder = ensure_mini(found.name)
         return replace(found, revision=folder.name.removeprefix(f"{found.name}-"), folder=str(folder))
     if found.kind != "folder" or not (adapter := Path(str(found.folder)) / ADAPTER_FILE).is_file():

@@ -41,7 +41,7 @@ def resolve_generator(config: RunConfig) -> Source:
         model = replace(model, checkpoint=settings.model, revision="main", stand_in="gpt2-mini", keep_layers=None)
     if config.job != "judge" and settings.algorithm == "self_instruct":
         found = locate(model, config.source)
-        if found.kind == "offline":
+        if found.kind == "offline" and found.folder is None:
             return Source("offline", offline.NAME, offline.offline_revision(minitasks), found.substituted_for)
     return find_model(model, config.source)
 

@@ -12,12 +12,12 @@ from peftkit.config import MethodConfig, RunConfig, UserError
 from peftkit.config.console import is_main_process, log
 from peftkit.config.source import Source, fingerprint
 from peftkit.data import offline_corpus
-from peftkit.models import offline
+from peftkit.models import gguf, offline
 from peftkit.models.checkpoints import vector_pooling
 from peftkit.models.embedding_rows import RECORD_FILE, ROWS_FILE, read_vocabulary
 from peftkit.models.load import pooling_of
 from peftkit.models.tokenizer import load_tokenizer
-from peftkit.paths import cache_folder
+from peftkit.paths import cache_folder, safe_name
 from peftkit.training import precision_of
 
 PROMPT_FOLDER = "prompt"  # the artifact of a run that trains nothing
@@ -26,6 +26,15 @@ VOCABULARY_FILES = (
     ROWS_FILE,
     "tokenizer.json",
 )  # of a folder of job=extend, those that determine a result
+
+
+def dequantized_checkpoint(file: Path) -> Path:
+    """Return the folder of a GGUF file's checkpoint in fp32; it is written to the cache the first time."""
+    folder = cache_folder() / f"{safe_name(file.stem)}-{fingerprint(file)}"
+    if not folder.is_dir():
+        log(f"{file} is dequantized once to fp32, and cached in {folder}")
+        gguf.dequantize(file, folder)
+    return folder
 
 
 def ensure_mini(kind: str) -> Path:

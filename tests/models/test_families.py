@@ -61,7 +61,7 @@ def model(folder: Path, config: PretrainedConfig, architecture: str) -> tuple[Mo
         ("electra", "decoder", "use model=bert "),
         ("xlm-roberta", "decoder", "use model=roberta "),
         ("deberta-v2", "seq2seq", "use model=bert "),
-        ("llama", "encoder", "use model=gpt2 "),
+        ("llama", "encoder", "use model=smollm2 "),
         ("bart", "encoder", "use model=t5 "),
     ],
 )

@@ -18,9 +18,9 @@ def combination_errors(run: RunConfig) -> list[str]:
 
 
 def _method_errors(run: RunConfig) -> Iterator[str]:
-    method, kind = run.method, kind_of(run.task)
+    method, kind, family = run.method, kind_of(run.task), declared_family(run.model.family, run.model.stand_in)
     for refused, choice in (
-        (run.model.family, f"model={run.model.name}"),
+        (family.name if family.name in method.refuses else family.architecture, f"model={run.model.name}"),
         (kind.refusal_alias or kind.name, f"task={run.task.name}"),
     ):
         # "seq2seq" in `refuses` is the architecture, which the kind of that name needs anyway

@@ -19,8 +19,12 @@ def path_errors(run: RunConfig) -> Iterator[str]:
     checkpoint, reads_data = run.model.checkpoint, JOBS[run.job].trains or run.job == "evaluate"
     yield from messages_of(
         (
-            _is_path(checkpoint) and not Path(checkpoint).is_dir(),
+            _is_path(checkpoint) and not Path(checkpoint).exists(),
             f"model.checkpoint={checkpoint}: no such folder{_tilde(checkpoint)}",
+        ),
+        (
+            Path(checkpoint).is_file() and not checkpoint.lower().endswith(".gguf"),
+            f"model.checkpoint={checkpoint} is a file; name the checkpoint's folder, or a .gguf file",
         ),
         *(
             (
