@@ -125,12 +125,14 @@ class AnswerParser:
     def _pairs(self, cell: Any, question: str) -> list[tuple[str, Any]]:
         """Return the text and the start of each answer, None where the start is unknown."""
         label = {"text": cell} if isinstance(cell, str) else _as_columns(cell)
-        texts = label.get("text") if isinstance(label, Mapping) else None
+        texts: Any = label.get("text") if isinstance(label, Mapping) else None
         texts = [texts] if isinstance(texts, str) else texts
-        if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        starts: Any = label.get("answer_start") if isinstance(label, Mapping) else None
+        starts = [starts] if isinstance(starts, (int, float, str)) else starts or []
+        if not all(isinstance(each, list | tuple) for each in (texts, starts)) or not all(
+            isinstance(text, str) for text in texts
+        ):
             raise UserError(f"column {self.column} of {self.split} has {cell!r:.60} (question {question}); {HINT}")
-        starts = label.get("answer_start")
-        starts = [starts] if isinstance(starts, (int, float, str)) else list(starts or [])
         if starts and len(starts) != len(texts):
             raise UserError(
                 f"question {question} of {self.split} has {len(texts)} answers and {len(starts)} starts; "
@@ -162,12 +164,12 @@ class AnswerParser:
     def _number(self, start: Any, question: str) -> int | None:
         """Return a start as an integer, None where it is unknown: missing, not a number, or negative."""
         try:
-            number = float("nan" if start is None else start)
+            number = float("nan" if start in (None, "") else start)
         except (TypeError, ValueError):
             number = 0.5
         if math.isnan(number) or number < 0:
             return None
-        if number != int(number):
+        if not number.is_integer():
             raise UserError(
                 f"answer_start {start!r:.60} of {self.split} is not a whole number (question {question}); "
                 "count it in characters from 0"
