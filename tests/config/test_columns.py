@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from helpers.commands import compose_config
 
 from peftkit.config import RunConfig
 from peftkit.config.checks.columns import column_errors
+from peftkit.config.checks.paths import path_errors
 
 ROWS = {"Review": ["a", "b"], "labels": ["x", "y"]}
 
@@ -82,6 +84,19 @@ def test_columns_of_conversations_and_corpora(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl")
     assert errors(file, task="instructions") == []  # several forms
     assert "set task.text=[Review]" in errors(file, "task.text=[reviews]", task="language_modeling")[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [(["a.csv", "b.csv"], "unzip it"), (["[Content_Types].xml"], "save it as csv"), (["a.pdf"], "convert it")],
+)
+def test_a_file_of_another_type_states_what_to_do(tmp_path: Path, names: list[str], hint: str) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, "x")
+    words = ["task=classification", f"task.dataset={tmp_path}/a.zip", "task.text=[text]", "model=bert", "method=lora"]
+    (message,) = path_errors(RunConfig.from_config(compose_config(words)))
+    assert hint in message and f"{tmp_path}/a.zip" in message
 
 
 def test_a_wrong_column_is_found_without_importing_torch(tmp_path: Path) -> None:

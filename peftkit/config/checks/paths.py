@@ -7,7 +7,7 @@ from pathlib import Path
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
 from peftkit.config.errors import UserError
-from peftkit.config.files import ending_of
+from peftkit.config.files import ending_of, open_binary, reading
 from peftkit.config.jobs import JOBS
 from peftkit.config.run import RunConfig
 from peftkit.config.source import checkpoint_folder
@@ -134,16 +134,23 @@ def _dataset_errors(run: RunConfig) -> Iterator[str]:
         return _corpus_errors("task.dataset", dataset)
     if ending_of(Path(dataset)) in FILES or (_is_path(dataset) and not Path(dataset).is_file()):
         return _file_errors("task.dataset", dataset)
+    if path_exists(dataset) and Path(dataset).is_file():
+        return _no_data_errors(Path(dataset))
     return messages_of(
-        (
-            Path(dataset).is_file(),
-            f"task.dataset={dataset}: expected a file that ends in {', '.join(FILES)}; convert it",
-        ),
         (
             run.source == "offline" and run.task.suite != "glue" and not Path(dataset).exists(),
             f"task.dataset={dataset} is not a file or folder, and source=offline does not read from the Hub",
         ),
     )
+
+
+def _no_data_errors(file: Path) -> Iterator[str]:
+    """Yield why a file is not read as data: an archive or a workbook states what to do."""
+    try:
+        with reading(file), open_binary(file):
+            yield f"task.dataset={file}: expected a file that ends in {', '.join(FILES)}; convert it"
+    except UserError as error:
+        yield str(error)
 
 
 def _vocabulary_errors(run: RunConfig) -> Iterator[str]:
