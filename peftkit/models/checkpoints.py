@@ -93,7 +93,8 @@ def vector_pooling(model: ModelConfig, source: Source) -> str:
     if model.family == "encoder" and not modes:
         config = _read_checkpoint_json(source, "config.json")
         is_mean = str(config.get("model_type")).startswith(MEAN_POOLING)
-        modes = ["mean"] if is_mean else [_run_source(source).get("pooling") or "cls"]
+        is_mean = is_mean or _run_source(source).get("pooling") == "mean"
+        modes = ["mean" if is_mean else "cls"]
     return next(iter(modes), {"encoder": "cls", "decoder": "last", "seq2seq": "mean"}[model.family])
 
 
@@ -129,11 +130,14 @@ def write_sentence_files(folder: Path, pooling: str, dim: int, max_length: int) 
 
 def _run_source(source: Source) -> dict[str, Any]:
     """Return what result.json records about the base, if the checkpoint is the model of a run; otherwise nothing."""
-    result = Path(source.folder or "").absolute().parent / "result.json"
+    result = Path(checkpoint_path(source)).absolute().parent / "result.json"
     if source.kind != "folder" or not result.is_file():
         return {}
-    audit = json.loads(result.read_text(encoding="utf-8")).get("audit") or {}
-    return (audit.get("sources") or {}).get("model") or {}
+    try:
+        found = json.loads(result.read_text(encoding="utf-8"))["audit"]["sources"]["model"]
+    except (ValueError, KeyError, TypeError, OSError):  # a result of another program
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _commit(model: ModelConfig) -> str:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, PreTrainedModel
 
 from peftkit.config import RunConfig, UserError
+from peftkit.config.source import Source
 from peftkit.models.checkpoints import locate
 from peftkit.models.heads import CLASSIFIERS, mean_pooling_config
 from peftkit.models.load import load_model, pooling_of
@@ -46,7 +47,7 @@ def load(folder: Path, names: list[str] | None, *overrides: str, kind: str = "cl
     )
     source = locate(run.model, "offline")
     model = load_model(run.model, source, load_tokenizer(source), kind, names)
-    model.pooling_of_source = pooling_of(run.model, source)
+    model.choice, model.pooling_of_source = run.model, pooling_of(run.model, source)
     return model
 
 
@@ -101,3 +102,16 @@ def test_weights_are_read_in_every_form(folder: Path, form: str) -> None:
     model = load(folder, ["a", "b"])
     for name, weight in saved.bert.named_parameters():
         assert torch.equal(model.bert.get_parameter(name), weight), name
+
+
+def test_the_pooling_of_a_run_is_read_from_its_result_by_name_or_folder(folder: Path) -> None:
+    model = folder / "model"
+    model.mkdir()
+    for file in folder.glob("tokenizer*"):
+        file.rename(model / file.name)
+    classifier(model, ["a", "b"])
+    for content, pooling in (('{"audit": {"sources": {"model": {"pooling": "mean"}}}}', "mean"), ("[1]", "cls")):
+        (folder / "result.json").write_text(content)
+        found = load(model, ["a", "b"])
+        assert found.pooling_of_source == pooling
+        assert pooling_of(found.choice, Source("folder", str(model))) == pooling
