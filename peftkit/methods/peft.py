@@ -19,6 +19,7 @@ from peft import (
     prepare_model_for_kbit_training,
     set_peft_model_state_dict,
 )
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -73,6 +74,7 @@ def apply_method(
             f"PEFT's prefix tuning needs past_key_values, which {model.config.model_type} lacks; use method=prefix"
         )
     try:
+        _refuse_unused_embeddings(config, model)
         with ignored_tie_warnings():
             return keep_bias(get_peft_model(model, config))
     except (ValueError, TypeError) as error:
@@ -99,6 +101,23 @@ def _set_modules_to_save(config: PeftConfig, model: PreTrainedModel) -> None:
     whole = named | new
     if whole:
         config.modules_to_save = sorted({*(getattr(config, "modules_to_save", None) or ()), *whole})
+
+
+def _refuse_unused_embeddings(config: PeftConfig, model: PreTrainedModel) -> None:
+    """Refuse to adapt T5's or BART's `shared`, which is tied to the embeddings that are looked up, and trains nothing.
+
+    Raises:
+        ValueError: it is among the targets.
+    """
+    if getattr(config, "ensure_weight_tying", False):
+        return  # PEFT adapts all of them
+    saved = getattr(config, "modules_to_save", None) or ()
+    for target, weight in model.get_expanded_tied_weights_keys(all_submodels=True).items():
+        name, source = target.rpartition(".")[0], weight.rpartition(".")[0]
+        is_target = getattr(config, "target_modules", None) and check_target_module_exists(config, source)
+        is_named = is_target or source.rpartition(".")[2] in saved
+        if is_named and isinstance(model.get_submodule(name), nn.Embedding):
+            raise ValueError(f"{source} is never called, tokens are looked up in {name}; use embed_tokens in its place")
 
 
 def _fill_targets(config: PeftConfig, model: PreTrainedModel) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.merge_models import MERGES, part, randomize
 from hydra.utils import instantiate
+from peft import LoraConfig
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -127,3 +128,10 @@ def test_weights_that_stay_equal_stay_tied(tmp_path: Path) -> None:
     randomize(tuned)
     merged: Any = merge_adapter(tuned)
     assert merged.lm_head.weight is merged.transformer.wte.weight and merged.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("settings", [{"target_modules": ["q", "shared"]}, {"modules_to_save": ["shared"]}])
+def test_an_embedding_that_is_never_called_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    _, model = build("t5", True, tmp_path)
+    with pytest.raises(UserError, match=r"shared is never called, tokens are looked up in encoder\.embed_tokens"):
+        apply_method(model, LoraConfig(r=2, **settings), "seq2seq")
