@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 Composer = Callable[[Sequence[str]], DictConfig]  # overrides -> the whole config, Hydra's own section included
+
+
+MAX_RUNS = 5000  # of one command
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,15 @@ def plan_sweep(overrides: Sequence[str], composer: Composer, multirun: bool = Fa
         typed = {each.key_or_group for each in parsed}
         added = ["hydra.sweeper.direction=maximize"] if "hydra.sweeper.direction" not in typed else []  # of the score
         return Sweep([*overrides, *added, *(["hydra.mode=MULTIRUN"] if multirun else [])], _product(finite))
+    added = [f"{key}={value}" for key, value in params.items()]
+    parsed += map(_parse_param, added)
     if unbounded := [each.input_line for each in parsed if each.is_sweep_override() and not each.is_discrete_sweep()]:
         raise UserError(
             f"{unbounded[0]} is an unbounded sweep; set hydra/sweeper=optuna too (pip install 'peftkit[optuna]')"
         )
-    added = [f"{key}={value}" for key, value in params.items()]
-    runs = _product([*parsed, *map(parse, added)])
+    runs = _product(parsed)
+    if not runs:
+        raise UserError("the sweep has no values; write them out, such as seed=0,1,2")
     mode = "RUN" if len(runs) == 1 and not multirun else "MULTIRUN"
     return Sweep([*overrides, *added, "hydra.sweeper.params=null", f"hydra.mode={mode}"], runs)
 
@@ -103,13 +110,25 @@ def _recipe_sweep(overrides: Sequence[Override], composer: Composer, multirun: b
     return found[0]
 
 
+def _parse_param(override: str) -> Override:
+    from hydra.errors import HydraException
+
+    try:
+        return parse(override)
+    except HydraException as error:
+        raise UserError(f"hydra.sweeper.params: cannot parse {override!r}; write values such as '0,1,2'") from error
+
+
 def _product(overrides: Sequence[Override]) -> list[list[str]]:
     """Return the overrides of each run, without those for Hydra itself."""
     factors = []
     for override in overrides:
         if override.is_sweep_override():
             key = override.get_key_element()
-            factors.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            values = itertools.islice(override.sweep_string_iterator(), MAX_RUNS + 1)
+            factors.append([f"{key}={value}" for value in values])
         elif not override.is_hydra_override():
             factors.append([str(override.input_line)])
+    if math.prod(map(len, factors)) > MAX_RUNS:
+        raise UserError(f"a sweep of more than {MAX_RUNS:,} runs; sweep fewer values, such as seed=0,1,2")
     return [list(run) for run in itertools.product(*factors)]

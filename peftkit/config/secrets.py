@@ -12,7 +12,7 @@ MIN_LENGTH = 8  # shorter values, such as true, are no secrets
 
 def secret_errors(config: Any, key: str = "") -> Iterator[str]:
     """Yield a message for each text in a config, at any depth, that contains a secret; it does not show the secret."""
-    secrets = {value: name for name, value in os.environ.items() if VARIABLE.search(name) and len(value) >= MIN_LENGTH}
+    secrets = _secrets()
     yield from (
         f"{where} contains the value of the environment variable {secrets[secret]}, and neither files nor requests may "
         "contain secrets; remove it"
@@ -20,6 +20,18 @@ def secret_errors(config: Any, key: str = "") -> Iterator[str]:
         for secret in secrets
         if secret in text
     )
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with *** in place of secrets."""
+    for secret in _secrets():
+        text = text.replace(secret, "***")
+    return text
+
+
+def _secrets() -> dict[str, str]:
+    """Return the variable of each secret."""
+    return {value: name for name, value in os.environ.items() if VARIABLE.search(name) and len(value) >= MIN_LENGTH}
 
 
 def secret_fields(values: Any) -> Iterator[str]:

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from peftkit.config import RunConfig, UserError, error_summary, is_prompted
 from peftkit.config.console import is_main_process, log
+from peftkit.config.secrets import without_secrets
 from peftkit.data.datasets import SEARCH_SPLIT, load_task_dataset
 from peftkit.leaderboard.stats import task_score
 from peftkit.pipeline import verify
@@ -247,10 +248,10 @@ def _record(context: RunContext, artifact: Path | None) -> None:
 def _record_failure(context: RunContext, error: BaseException) -> None:
     """Record in the run folder why a run failed or was interrupted."""
     status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-    context.result["meta"] |= {"status": status, "reason": error_summary(error)}
+    context.result["meta"] |= {"status": status, "reason": without_secrets(error_summary(error))}
     if is_main_process():
         with (context.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(run_folder.line({"error": traceback.format_exc()}))
+            file.write(run_folder.line({"error": without_secrets(traceback.format_exc())}))
         run_folder.write_result(context.folder, context.result)
 
 

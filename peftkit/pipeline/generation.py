@@ -10,8 +10,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from peftkit.config import RunConfig, TaskConfig, UserError, error_summary
+from peftkit.config import RunConfig, TaskConfig, UserError, error_summary, refuse
+from peftkit.config.checks.untrusted import read_option
 from peftkit.config.console import log
+from peftkit.config.secrets import secret_errors, without_secrets
 from peftkit.config.source import Source, fingerprint
 from peftkit.data import minitasks
 from peftkit.generation.client import GenerationClient, Journal
@@ -76,7 +78,7 @@ def generation_session(
             yield client
             meta["status"] = "finished" if meta["status"] == "running" else meta["status"]
         except BaseException as error:
-            meta |= {"status": "failed", "reason": error_summary(error)}
+            meta |= {"status": "failed", "reason": without_secrets(error_summary(error))}
             raise
         finally:
             text = json.dumps({"schema": run_folder.SCHEMA, **result}, indent=1, default=str)
@@ -164,10 +166,12 @@ def load_task_config(name: str, config_dir: str | None = None) -> TaskConfig:
     """Return a task of conf/task or of -cd DIR by name."""
     files = group_files("task", config_dir)
 
-    def load(option: str) -> Any:
-        part: Any = OmegaConf.load(files[option])
-        bases = [load(str(base)) for base in part.pop("defaults", []) if base != "_self_"]
+    def load(option: str, below: tuple[str, ...] = ()) -> Any:
+        refuse((option in below, f"task={name}: its defaults lead back to itself; remove that entry"))
+        part: Any = read_option("task", option, files[option], files)
+        bases = [load(str(base), (*below, option)) for base in part.pop("defaults", []) if base != "_self_"]
         return OmegaConf.merge(*bases, part)
 
     values: Any = OmegaConf.to_container(OmegaConf.create({"task": load(name)}), resolve=True)
+    refuse(*((True, message) for message in secret_errors(values)))
     return TaskConfig(**values["task"])

@@ -78,6 +78,7 @@ REFUSED_RECIPES = {  # content: what its message names
     "out: outputs/../../elsewhere": "is outside",
     "out: '${oc.env:HOME}'": "is outside",
     "runs: [/tmp/a, /tmp/b]": "runs=/tmp/a is outside",
+    "input: /tmp/elsewhere.csv": "input=/tmp/elsewhere.csv is outside",  # predictions are written beside it
     "output: train.csv": "output may be set",
     # interpolations
     "out: x\ntask: {dataset: '${oc.env:SECRET_KEY}'}": "task.dataset: ${oc.env:SECRET_KEY} is refused",
@@ -195,6 +196,25 @@ def test_recipes_that_include_each_other_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "recipes", "a", "defaults: [b]")
     write(tmp_path / "recipes", "b", "defaults: [a]")
     assert len(check(["recipe=a"], tmp_path)) == 1
+
+
+def test_a_sweep_is_bounded(tmp_path: Path) -> None:
+    write(tmp_path / "recipes", "mine", SWEEP % "seed: 'range(0,1000000000000)'")
+    assert check(["recipe=mine"], tmp_path) == [
+        "a sweep of more than 5,000 runs; sweep fewer values, such as seed=0,1,2"
+    ]
+
+
+def test_a_task_of_cd_to_decontaminate_with_is_checked(tmp_path: Path, secret: str) -> None:
+    from peftkit.config import UserError
+    from peftkit.pipeline.generation import load_task_config
+
+    write(tmp_path / "task", "mine", "defaults: [classification]\ndataset: '${oc.env:SECRET_KEY}'")
+    write(tmp_path / "task", "loop", "defaults: [loop]\nname: loop")
+    with pytest.raises(UserError, match=r"task.dataset: \$\{oc.env:SECRET_KEY\} is refused"):
+        load_task_config("mine", str(tmp_path))
+    with pytest.raises(UserError, match="lead back to itself"):
+        load_task_config("loop", str(tmp_path))
 
 
 def test_everyday_recipes_compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

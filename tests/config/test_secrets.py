@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from helpers.commands import check
 
-from peftkit.config.secrets import secret_errors, secret_fields
+from peftkit.config.secrets import secret_errors, secret_fields, without_secrets
 
 VALUE = "planted-secret-0123"
 
@@ -46,6 +46,11 @@ def test_what_is_typed_contains_no_secret_either(monkeypatch: pytest.MonkeyPatch
     for typed in ("out=${oc.env:MY_TOKEN}", f"out={VALUE}", "generate.request.a={b:[${oc.env:MY_TOKEN}]}"):
         (message,) = check([typed])
         assert "contains the value of the environment variable MY_TOKEN" in message and VALUE not in message
+
+
+def test_secrets_of_an_error_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", VALUE)
+    assert without_secrets(f"wrong key {VALUE}!") == "wrong key ***!"
 
 
 def test_fields_of_a_request_are_secrets_at_any_depth() -> None:

@@ -32,7 +32,7 @@ TYPED_ONLY = re.compile(
     r"allow_code|trust_remote_code|key_env|output_dir|logging_dir|push_to_hub|hub_\w+|trackio_\w+|deepspeed|"
     r"resume_from_checkpoint|megatron_config|tokenizer_kwargs|code_revision|auto_map|_(args|partial|recursive|convert)_"
 )
-FOLDERS = ("out", "run", "runs")  # keys of folders that are written to
+FOLDERS = ("out", "run", "runs", "input")  # keys of folders that are written to, or of files beside which is written
 NOT_SWEPT = (*FOLDERS, "output", "generate.base_url")
 REMOVE = "may be set on the command line only; remove it from the file"
 PRIVATE_TRACKERS = ("none", "tensorboard")  # which write to the run folder only
@@ -177,7 +177,7 @@ def _key_errors(values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _leaves_folder(path: str) -> bool:
-    return PurePath(path).is_absolute() or ".." in PurePath(path).parts or path.startswith("~") or "$" in path
+    return PurePath(path).is_absolute() or ".." in PurePath(path).parts or path.startswith("~") or "${" in path
 
 
 def _typed_only(node: Any, prefix: str = "", with_empty: bool = False) -> Iterator[str]:
