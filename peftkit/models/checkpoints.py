@@ -10,8 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
+from peftkit.compat.transformers import attention_implementation
 from peftkit.config import ModelConfig, UserError
 from peftkit.config.families import MEAN_POOLING
 from peftkit.config.source import Source, checkpoint_folder, fingerprint, hub_is_reachable
@@ -78,6 +79,18 @@ def hub_arguments(source: Source) -> dict[str, Any]:
     if source.kind in ("hub", "cache"):
         arguments["revision"] = source.revision
     return arguments if source.kind == "hub" else {**arguments, "local_files_only": True}
+
+
+def load_pretrained_config(source: Source) -> PretrainedConfig:
+    """Load the config of a checkpoint.
+
+    Raises:
+        UserError: it needs attention kernels from the Hub, which are code.
+    """
+    config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
+    if "/" in (attention := attention_implementation(config)):
+        raise UserError(f"{source.name} needs attention kernels from the Hub ({attention}); use another checkpoint")
+    return config
 
 
 def vector_pooling(model: ModelConfig, source: Source) -> str:

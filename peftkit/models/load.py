@@ -17,7 +17,6 @@ from transformers import (
 
 from peftkit.compat.transformers import (
     Conv1D,
-    attention_implementation,
     dequantized,
     disable_weight_packing,
     is_quantized,
@@ -36,7 +35,7 @@ from peftkit.config.families import (
 )
 from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ, TaskKind
 from peftkit.config.source import Source
-from peftkit.models.checkpoints import checkpoint_path, hub_arguments, vector_pooling
+from peftkit.models.checkpoints import checkpoint_path, hub_arguments, load_pretrained_config, vector_pooling
 from peftkit.models.heads import Backbone, T5EncoderConfig, config_arguments, mean_pooling_config
 from peftkit.models.layers import keep_layers
 
@@ -48,8 +47,6 @@ def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
         UserError: the checkpoint's architecture is not `model.family`.
     """
     config = _read_config(source)
-    if "/" in (attention := attention_implementation(config)):
-        raise UserError(f"{source.name} needs attention kernels from the Hub ({attention}); use another checkpoint")
     model_type = config.model_type
     if model_type in UNSUPPORTED:
         raise UserError(f"{source.name} is not supported: {UNSUPPORTED[model_type]}; use model=roberta or model=gpt2")
@@ -66,7 +63,7 @@ def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
 
 def _read_config(source: Source) -> PretrainedConfig:
     """Return a checkpoint's config; of a mean-pooling classifier that of its encoder, see `pooling_of`."""
-    config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
+    config = load_pretrained_config(source)
     if not config.model_type.startswith(MEAN_POOLING):
         return config
     return AutoConfig.for_model(base_type(config.model_type), **config_arguments(config))

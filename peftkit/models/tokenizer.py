@@ -11,7 +11,7 @@ from peftkit.config import UserError, error_summary
 from peftkit.config.families import base_type
 from peftkit.config.kinds import ENCODER
 from peftkit.config.source import Source
-from peftkit.models.checkpoints import checkpoint_path, hub_arguments
+from peftkit.models.checkpoints import checkpoint_path, hub_arguments, load_pretrained_config
 from peftkit.models.heads import config_arguments
 from peftkit.models.load import architecture_of
 
@@ -60,7 +60,7 @@ def read_config(source: Source) -> PretrainedConfig | None:
     """Return the config of a checkpoint, None for a folder with only a tokenizer."""
     if source.folder is not None and not Path(source.folder, "config.json").is_file():
         return None
-    return AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
+    return load_pretrained_config(source)
 
 
 def decoder_positions(source: Source) -> int | None:
@@ -83,7 +83,7 @@ def usable_positions(config: PretrainedConfig) -> int | None:
         config = AutoConfig.for_model(plain, **config_arguments(config))
     try:
         with torch.device("meta"):
-            model = AutoModel.from_config(config)
+            model = AutoModel.from_config(config, trust_remote_code=False)
     except (TypeError, ValueError, RuntimeError, NotImplementedError):  # it computes with values in its constructor
         return positions
     reserved = (

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -16,7 +17,9 @@ import pytest
 from helpers.commands import compose_config
 from omegaconf import OmegaConf
 
-from peftkit.config import RunConfig
+from peftkit.config import RunConfig, UserError
+from peftkit.config.source import Source
+from peftkit.models.tokenizer import load_tokenizer
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 NOWHERE = "http://127.0.0.1:9"
@@ -112,3 +115,37 @@ def test_what_a_run_made_of_a_stand_in_stands_in_for_it_too(checkpoints: dict[st
         found = locate(run.model, "offline")
         assert (found.kind, found.substituted_for) == ("folder", asked)
         assert ("derived from an offline one" in found.substitution("MODEL")) == (asked is not None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, None),  # transformers has a class for it
+        ({"model_type": "evil"}, "its own code .* is not run"),
+        ({"attn_implementation": "evil/kernel"}, "needs attention kernels from the Hub"),
+    ],
+)
+def test_code_of_a_checkpoint_is_never_run(
+    changes: dict[str, str],
+    message: str | None,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from peftkit.models.checkpoints import load_pretrained_config
+    from peftkit.pipeline.libraries import library_settings
+
+    folder = shutil.copytree(checkpoints["bert"], tmp_path / "model")
+    code = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoTokenizer": ["evil.Tokenizer", None]}
+    for name in ("config.json", "tokenizer_config.json"):
+        settings = (
+            json.loads((folder / name).read_text()) | {"auto_map": code} | (changes if name == "config.json" else {})
+        )
+        (folder / name).write_text(json.dumps(settings))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on stdin"))
+    source = Source("folder", str(folder), folder=str(folder))
+    with nullcontext() if message is None else pytest.raises(UserError, match=message), library_settings("offline"):
+        assert load_pretrained_config(source).model_type == "bert"
+        load_tokenizer(source)
+    assert not (tmp_path / "marker").exists()
