@@ -33,7 +33,7 @@ def prepare_table(task: TaskConfig, table: Dataset, place: str) -> Dataset:
         if name is not None and name not in table.column_names and (cells := _field(table, name)) is not None:
             table = table.add_column(name, cells)
     source = next((name for name in ("idx", "id") if name in table.column_names), None)
-    ids = range(len(table)) if source is None else ids_of(table[source], f"{place}: column {source}")
+    ids = range(len(table)) if source is None else ids_of(table[source][:], f"{place}: column {source}")
     table = table.add_column(ID, list(ids)).add_column(ROW, list(range(1, len(table) + 1)))
     renamed = {old: new for old, new in zip(task.text, text_columns(task), strict=True) if old != new}
     return table.rename_columns({old: new for old, new in renamed.items() if old in table.column_names})
@@ -65,5 +65,5 @@ def _field(table: Dataset, name: str) -> list[Any] | None:
     for end in (index for index, character in enumerate(name) if character == "."):
         column, field = name[:end], name[end + 1 :]
         if column in table.column_names and isinstance(feature := table.features[column], dict) and field in feature:
-            return [None if cell is None else cell[field] for cell in table[column]]
+            return [None if cell is None else cell[field] for cell in table[column][:]]
     return None

@@ -44,7 +44,7 @@ class ConversationReader(ExampleReader):
         """
         found: list[tuple[str, list[Turn], str, tuple[int, str, str]]] = []
         dropped = without_loss = 0
-        names_of = [str(name) for name in table[ID]]
+        names_of = [str(name) for name in table[ID][:]]
         row_ids = ids_of(table["id"], "column id") if "id" in table.column_names else [None] * len(table)
         for number, instruction, turns, weights in self.conversations(table, split):
             answers = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
@@ -107,7 +107,7 @@ class ConversationReader(ExampleReader):
             return text_of(row["instruction"]).strip(), pairs
 
         place = f"{self.task.dataset}: columns instruction and instances of {split}"
-        for number, (instruction, cases) in enumerate(parse_cells(table, parse, place, table[ROW])):
+        for number, (instruction, cases) in enumerate(parse_cells(table, parse, place, table[ROW][:])):
             if not cases:
                 yield number, instruction, [], []  # counted as dropped
             for given, output in cases:
@@ -160,7 +160,7 @@ def unanswered_conversations(task: TaskConfig, table: Dataset, place: str) -> tu
         return [as_turn("user", cell)] if isinstance(cell, str) else parse_turns(cell)
 
     parse = text_of if task.label is not None else turns_of
-    cells: list[list[Any]] = [parse_cells(table[name], parse, f"{place}: column {name}") for name in columns]
+    cells: list[list[Any]] = [parse_cells(table[name][:], parse, f"{place}: column {name}") for name in columns]
     parsed = [user_turn(texts) for texts in zip(*cells, strict=True)] if task.label is not None else cells[0]
     messages = [[*dropwhile(lambda turn: turn["role"] == "assistant", turns[::-1])][::-1] for turns in parsed]
     empty = [number for number, turns in enumerate(messages) if not has_prompt(turns)]

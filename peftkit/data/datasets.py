@@ -113,7 +113,7 @@ class ExampleReader:
         """Return the texts of a column."""
         name = column.removesuffix(SUFFIX)
         place, hint = f"{self.task.dataset}: column {name} of {split}", column_hint(self.task, column)
-        return parse_cells(table[column], self.parse_text, place, table[ROW], hint)
+        return parse_cells(table[column][:], self.parse_text, place, table[ROW][:], hint)
 
     def parse_labels(self, table: Dataset, split: str, parse: Callable[[Any], Any]) -> list[Any]:
         """Return the parsed labels of a table, None for each example where it has no label column."""
@@ -121,7 +121,7 @@ class ExampleReader:
         if label not in table.column_names:
             return [None] * len(table)
         place, hint = f"{self.task.dataset}: column {label} of {split}", column_hint(self.task, label)
-        return parse_cells(table[label], parse, place, table[ROW], hint)
+        return parse_cells(table[label][:], parse, place, table[ROW][:], hint)
 
     def read(self, table: Dataset, names: list[str] | None, split: str) -> tuple[Dataset, int]:
         """Return the examples with text (and label, in the training split), and the number of dropped ones."""
@@ -133,7 +133,7 @@ class ExampleReader:
         cells = zip(*(self.parse_column(table, column, split) for column in columns), strict=True)
         rows = [
             (number, self.combine_texts(texts, split), label)
-            for number, texts, label in zip(table[ID], cells, labels, strict=True)
+            for number, texts, label in zip(table[ID][:], cells, labels, strict=True)
         ]
         kept = [row for row in rows if row[1] and all(row[1]) and not (is_train and row[2] is None)]
         if is_train:

@@ -66,7 +66,7 @@ def check_examples(task: TaskConfig, splits: Mapping[str, Dataset], names: list[
 def _labels(examples: Dataset) -> set[Any]:
     """Return the labels that occur; of lists of labels, their items."""
     found: set[Any] = set()
-    for label in examples["label"]:
+    for label in examples["label"][:]:
         if isinstance(label, list) and all(isinstance(item, int) for item in label):
             found.update(label)
         elif label is not None:
@@ -78,7 +78,7 @@ def _keys(task: TaskConfig, examples: Dataset) -> list[Hashable]:
     """Return a hash of the texts and the label of each example."""
     known = examples.column_names
     columns = [name for name in (*text_columns(task), "messages", "label") if name in known]
-    return [hash(tuple(map(_key, row))) for row in zip(*(examples[name] for name in columns), strict=True)]
+    return [hash(tuple(map(_key, row))) for row in zip(*(examples[name][:] for name in columns), strict=True)]
 
 
 def _key(value: Any) -> Hashable:

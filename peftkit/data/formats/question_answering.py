@@ -36,10 +36,10 @@ class SpanReader(ExampleReader):
         parser = AnswerParser(split, column, allows_none=bool(self.task.no_answer))
         _, passages = (self.parse_column(table, name, split) for name in columns)
         place = f"{self.task.dataset}: column {column} of {split}"
-        cells = parse_cells(table[column], answer_texts, place, table[ROW])
+        cells = parse_cells(table[column][:], answer_texts, place, table[ROW][:])
         answers = [
             parser.parse(cell, passage, str(number), truth(impossible))
-            for cell, passage, number, impossible in zip(cells, passages, table[ID], is_impossible, strict=True)
+            for cell, passage, number, impossible in zip(cells, passages, table[ID][:], is_impossible, strict=True)
         ]
         parser.log_counts()
         features = Features({column: self.label_feature})
