@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MAX_NAME = 120  # bytes; file systems allow 255, and files of a run add endings
@@ -54,13 +55,58 @@ def safe_name(text: str) -> str:
     return f"{name.encode()[: MAX_NAME - 9].decode(errors='ignore')}-{digest}"
 
 
+def is_file(path: str | Path) -> bool:
+    """Return whether a path is a regular file; False also where it cannot be looked up."""
+    try:
+        return Path(path).is_file()
+    except OSError:  # no permission, or a name that is too long
+        return False
+
+
+def is_folder(path: str | Path) -> bool:
+    """Return whether a path is a folder; False also where it cannot be looked up."""
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
+
+
+def exists(path: str | Path) -> bool:
+    """Return whether a path leads to anything; False also where it cannot be looked up."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
+def with_home(path: str) -> str:
+    """Return a path with the home folder for a leading ~."""
+    return str(Path(path).expanduser()) if path == "~" or path.startswith("~/") else path
+
+
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces the file at the end, so that readers never see a partial file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}-{os.urandom(4).hex()}")
-    yield part
-    part.replace(file)
+    """Yield a temporary path that replaces the file at the end; an error leaves the earlier file and nothing else.
+
+    Raises:
+        UserError: the file cannot be written, as on a full disk.
+    """
+    target = Path(os.path.realpath(file))  # a link remains one
+    part = target.with_name(f".part-{os.urandom(4).hex()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        if target.exists():
+            shutil.copymode(target, part)
+        part.replace(target)
+    except OSError as error:
+        from peftkit.config.errors import UserError  # config imports this module
+
+        reason = error.strerror or error
+        raise UserError(f"{file} cannot be written: {reason}; free space, or use another folder") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _packaged(name: str) -> Path:

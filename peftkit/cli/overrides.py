@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from peftkit.config import UserError, nearest
 from peftkit.config.quoting import quote
+from peftkit.paths import is_file, with_home
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -22,6 +23,8 @@ INSPECTION_FLAGS = {
 }
 SHORT_FLAGS = {"-c": "--cfg", "-i": "--info", "-p": "--package", "-cd": "--config-dir"}
 FLAGS_WITH_VALUE = (*INSPECTION_FLAGS, "--package", "--config-dir")
+ODD = re.compile(r"[^\x00-\x7f]|[()&#=;!<>^`]")  # characters that Hydra's grammar reads in quotes only
+FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|int|float|str|bool|json_str|extend_list)\(.*\)")
 # sections of upstream's options, which are checked against upstream and need no + of Hydra
 UPSTREAM_SECTIONS = (
     "train.",
@@ -98,25 +101,21 @@ def parse(override: str) -> Override:
 
 
 def normalize_override(override: str) -> str:
-    """Return an override in Hydra's grammar: input= and column names in quotes, and ++ for options that no YAML lists.
-
-    Normalizing twice changes nothing.
-    """
-    if override.startswith("input="):
-        return f"input={_as_text(override.removeprefix('input='))}"
-    if override.startswith(COLUMN_KEYS):
-        key, _, value = override.partition("=")
-        return f"{key}={_as_columns(value)}"
+    """Return an override in Hydra's grammar: input= and odd texts quoted, ++ for options that no YAML lists."""
+    key, equals, value = override.partition("=")
+    if key == "input" and equals:
+        return f"input={quote(with_home(value) if is_file(with_home(value)) else value)}"
+    if equals:
+        override = f"{key}={_as_columns(value) if override.startswith(COLUMN_KEYS) else _with_quotes(value)}"
     return f"++{override}" if override.startswith(UPSTREAM_SECTIONS) else override
 
 
-def _as_text(text: str) -> str:
-    """Quote a text unless it is empty, null, or already quoted."""
-    if text in ("", "null") or re.fullmatch(r"""'([^'\\]|\\.)*'|"([^"\\]|\\.)*\"""", text, re.DOTALL):
-        return text
-    if len(text) > 1 and text[0] == text[-1] == "'":  # quoted, with apostrophes inside that are not escaped
-        return quote(text[1:-1])
-    return quote(text)
+def _with_quotes(value: str) -> str:
+    """Quote the texts that need it in a value, a list or a sweep, such as names in other scripts and paths below ~."""
+    if {*"'\"${}\\"} & {*value} or FUNCTION.fullmatch(value):
+        return value
+    parts = [(part, with_home(part)) for part in re.split(r"(\s*[\[\],]\s*)", value)]
+    return "".join(quote(path) if ODD.search(part) or path != part else part for part, path in parts)
 
 
 def _as_columns(value: str) -> str:

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftkit.cli.compose import Composer, plan_sweep, without_hydra
 from peftkit.cli.files import GROUPS, file_error, option_errors
-from peftkit.cli.overrides import UPSTREAM_SECTIONS, normalize_override, parse
+from peftkit.cli.overrides import UPSTREAM_SECTIONS, parse
 from peftkit.config import JOBS, SECTIONS, UserError, config_errors, nearest
 from peftkit.config.checks.job import ignored_errors
 from peftkit.config.secrets import secret_errors
@@ -27,9 +27,9 @@ CHOSEN_BY_FILES = ("mode", "sweeper", "launcher", "runtime", "overrides")  # of 
 
 def command_errors(overrides: Sequence[str], composer: Composer, extra: Path | None, multirun: bool) -> list[str]:
     """Return every error of the command's runs, composed with an open composer, which caches their configs."""
-    errors = {override: list(_override_errors(override, extra)) for override in map(normalize_override, overrides)}
+    errors = {override: list(_override_errors(override, extra)) for override in overrides}
     messages = [message for wrong in errors.values() for message in wrong]
-    valid = [override for override in map(normalize_override, overrides) if not errors[override]]
+    valid = [override for override in overrides if not errors[override]]
     return [*dict.fromkeys([*messages, *_composition_errors(valid, composer, extra, multirun, bool(messages))])]
 
 
@@ -40,7 +40,7 @@ def _override_errors(text: str, extra: Path | None) -> Iterable[str]:
     try:
         override = parse(text)
     except HydraException:
-        hint = "$HOME for ~" if "=~" in text else "\"key='a value'\" where the value contains special characters"
+        hint = "\"key='a value'\" where the value contains special characters"
         return [f"cannot parse {text.lstrip('+')!r}; write key=value, and {hint}"]
     key = override.key_or_group
     section, _, name = key.partition(".")

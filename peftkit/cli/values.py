@@ -14,6 +14,7 @@ from peftkit.cli.overrides import UPSTREAM_SECTIONS
 from peftkit.config import RunConfig, UserError, config_errors
 from peftkit.config.quoting import as_override
 from peftkit.config.suggestions import unknown_key
+from peftkit.paths import with_home
 
 
 def compose_values(composer: Composer, values: Mapping[str, Any]) -> RunConfig:
@@ -55,7 +56,14 @@ def _flat(cfg: DictConfig, values: Mapping[str, Any], prefix: str = "") -> Itera
         if isinstance(value, Mapping) and is_section:
             yield from _flat(cfg, value, f"{key}.")
         else:
-            yield key, str(value) if isinstance(value, Path) else value
+            yield key, value if name == "input" else _with_home(value)
+
+
+def _with_home(value: Any) -> Any:
+    """Return paths as texts, with the home folder for ~."""
+    if isinstance(value, list | tuple):
+        return [_with_home(each) for each in value]
+    return with_home(str(value)) if isinstance(value, str | Path) else value
 
 
 def _set(cfg: DictConfig, key: str, value: Any) -> None:

@@ -11,8 +11,9 @@ UNQUOTED = re.compile(r"[\w./-]+", re.ASCII)  # texts that need no quotes
 
 def quote(text: str) -> str:
     """Return a text in the quotes of Hydra's grammar, in which it is no list, sweep or interpolation."""
-    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
-    return "'" + escaped.replace("${", "\\${") + "'"
+    # backslashes are doubled before what they would escape: an interpolation, a quote, the end
+    escaped = re.sub(r"(\\*)(\$\{|'|\Z)", lambda match: match[1] * 2 + (f"\\{match[2]}" if match[2] else ""), text)
+    return f"'{escaped}'"
 
 
 def as_override(value: Any) -> str:

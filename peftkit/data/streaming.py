@@ -25,6 +25,7 @@ from peftkit.config.files import (
 )
 from peftkit.config.suggestions import listed
 from peftkit.data.cells import CellError, id_of, text_of
+from peftkit.paths import atomic_write
 
 IDS = ("id", "idx")  # columns with the id of a row
 MAX_LINE = 1 << 20  # characters; a longer line or file is read in parts of this size
@@ -176,12 +177,12 @@ class EmbeddingFileWriter:
     """
 
     def __init__(self, file: Path) -> None:
-        self.file, self.part = file, file.with_name(f".{file.name}.part")
-        self.count = 0
+        self.file, self.count = file, 0
+        self._writing = atomic_write(file)
         self._out: Any = None  # a ParquetWriter, or the open .npy
 
     def __enter__(self) -> EmbeddingFileWriter:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.part = self._writing.__enter__()
         return self
 
     def add(self, ids: list[Any], texts: list[str], embeddings: np.ndarray, known: np.ndarray) -> None:
@@ -211,9 +212,9 @@ class EmbeddingFileWriter:
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if self._out is not None:
-            self._out.close()
-        if error_type is None:
-            self.part.replace(self.file)
-        else:
-            self.part.unlink(missing_ok=True)
+        try:
+            if self._out is not None:
+                self._out.close()
+        except OSError as failed:  # on a full disk also closing fails
+            error = error or failed
+        self._writing.__exit__(*((None,) * 3 if error is None else (type(error), error, error.__traceback__)))

@@ -14,6 +14,7 @@ from peftkit.generation.client import describe_costs
 from peftkit.generation.filters import REASONS
 from peftkit.generation.instruction_tasks import InstructionTask
 from peftkit.metrics.words import rouge_l_scores, text_words
+from peftkit.paths import atomic_write
 
 # the verbs that imperative instructions begin with; others are not counted
 _VERBS = (
@@ -200,9 +201,8 @@ def plot_similarity(bars: Sequence[int], file: Path) -> None:
     axes.bar([(index + 0.5) * width for index in range(len(bars))], bars, width=0.9 * width, color="#0072B2")
     axes.set(xlim=(0, 1), xlabel="ROUGE-L to the most similar seed", ylabel="instructions")
     axes.spines[["top", "right"]].set_visible(False)
-    part = file.with_name(f".{file.name}.part")
-    figure.savefig(part, format="png", dpi=150, metadata={"Software": None})
-    part.replace(file)
+    with atomic_write(file) as part:
+        figure.savefig(part, format="png", dpi=150, metadata={"Software": None})
 
 
 def _table(rows: Iterable[Sequence[object]]) -> str:

@@ -14,7 +14,7 @@ from transformers import DataCollatorWithPadding
 
 from peftkit.config import TEXT_FILES, ModelConfig, RunConfig, UserError, refuse
 from peftkit.config.console import is_main_process, log
-from peftkit.config.files import ending_of
+from peftkit.config.files import names_file
 from peftkit.config.source import Source
 from peftkit.data.batches import batch_by_characters, padding_multiple
 from peftkit.data.formats.base import tokenize
@@ -60,7 +60,7 @@ def embed(config: RunConfig) -> None:
     if not is_main_process():  # one process reads one file
         return
     started, text = time.perf_counter(), str(config.input)
-    file = Path(text) if ending_of(Path(text)) in TEXT_FILES else None
+    file = Path(text) if names_file(text, TEXT_FILES) else None
     embedder = load_embedding_model(config)
     if file is None and config.output is None:
         embeddings, has_text, truncated = encode(embedder, [text])

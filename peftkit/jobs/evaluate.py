@@ -77,7 +77,8 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     name, source = safe_name(task.name), data.source
     if source.revision != trained_on and (task.suite == "own" or task.name == run.config.task.name):
         # each evaluation on other data has its own file, named by the data and the start of its revision
-        name = f"{name}-{safe_name(Path(source.name).stem)}-{str(source.revision)[:8]}"
+        name = f"{name}-{Path(source.name).stem}-{str(source.revision)[:8]}"
+    name = safe_name(name)
     scores, costs = score_splits(chosen, bundle, data, run.folder / f"predictions-{name}.parquet", reference)
     record = run.folder / f"evaluation-{name}.json"
     if is_main_process():

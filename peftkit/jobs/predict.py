@@ -11,7 +11,7 @@ from datasets import Dataset
 from peftkit import training
 from peftkit.config import FILES, RunConfig, TaskConfig, UserError, kind_of, refuse
 from peftkit.config.console import is_main_process, log
-from peftkit.config.files import ending_of
+from peftkit.config.files import names_file
 from peftkit.data.columns import prepare_table, text_columns
 from peftkit.data.conversations import unanswered_conversations
 from peftkit.data.formats import Encoded, format_of
@@ -33,12 +33,12 @@ from peftkit.pipeline.evaluate import (
     predictions_file,
     predictor,
     with_predictions,
-    write_table,
 )
 from peftkit.pipeline.examples import score_reference
 from peftkit.pipeline.inputs import input_columns, parse_texts, text_table, unlabeled_examples
 from peftkit.pipeline.sources import run_tokenizer
 from peftkit.results.run_result import RunResult
+from peftkit.results.tables import write_table
 
 RowPredictions = dict[int, tuple[Any, Any]]  # row of the table: prediction, scores
 
@@ -49,7 +49,7 @@ def predict(config: RunConfig) -> None:
     With several runs, the column `task` selects the run of each row.
     """
     given, of = Path(str(config.input)), ""
-    is_file = ending_of(given) in FILES
+    is_file = names_file(str(config.input), FILES)
     if config.runs:
         table, of = predict_mixed(config, read_file(given), given)
     else:

@@ -31,6 +31,7 @@ from peftkit.leaderboard.rendering import (
 from peftkit.leaderboard.runs import BoardEntry, GlueEntry
 from peftkit.leaderboard.stats import GLUE, glue_entries
 from peftkit.leaderboard.verdict import Comparison, Ranking, rank_tasks
+from peftkit.paths import atomic_write
 
 MARKDOWN = {c: f"\\{c}" for c in "\\|`*_[]#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
@@ -47,7 +48,6 @@ def write_tables(board: Board, folder: Path) -> None:
 
     The CSV files are in the units of result.json; the Markdown has all entries, as the tables that `show` prints.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     entries, verdict = board.entries, board.verdict()
     metrics = dict.fromkeys(name for entry in entries for name in entry.scores)
     lines = [
@@ -57,7 +57,8 @@ def write_tables(board: Board, folder: Path) -> None:
     _write_csv(lines, folder / "leaderboard.csv")
     _write_csv([_tested(entries, c) for c in verdict.comparisons], folder / "comparisons.csv")
     _write_csv([_glue_values(line) for line in glue_entries(entries)], folder / "glue.csv")
-    (folder / "leaderboard.md").write_text(_markdown(board), encoding="utf-8")
+    with atomic_write(folder / "leaderboard.md") as part:
+        part.write_text(_markdown(board), encoding="utf-8")
 
 
 def _markdown(board: Board) -> str:
@@ -142,7 +143,7 @@ def _write_csv(lines: Sequence[dict[str, Any]], file: Path) -> None:
     if not lines:
         file.unlink(missing_ok=True)  # written for an earlier board
         return
-    with file.open("w", encoding="utf-8", newline="") as out:
+    with atomic_write(file) as part, part.open("w", encoding="utf-8", newline="") as out:
         table, header = csv.DictWriter(out, lines[0]), {name: name for name in lines[0]}
         table.writerows({name: _not_a_formula(value) for name, value in line.items()} for line in (header, *lines))
 
@@ -173,7 +174,8 @@ def write_latex(entries: Sequence[BoardEntry], groups: Sequence[str], file: Path
     text = "% \\usepackage{booktabs}\n" + "".join(
         _latex_table(board, list(members), entries, groups) for board, members in boards
     )
-    file.write_text(text, encoding="utf-8")
+    with atomic_write(file) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _latex_table(board: str, members: Sequence[Ranking], entries: Sequence[BoardEntry], groups: Sequence[str]) -> str:

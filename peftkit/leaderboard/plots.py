@@ -13,6 +13,7 @@ from peftkit.leaderboard.costs import amount
 from peftkit.leaderboard.rendering import figure, plain
 from peftkit.leaderboard.runs import BoardEntry
 from peftkit.leaderboard.verdict import Ranking, rank_tasks
+from peftkit.paths import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,13 +55,14 @@ def write_plots(entries: Sequence[BoardEntry], groups: Sequence[str], folder: Pa
         return
     import matplotlib
 
-    folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in other scripts become boxes
         for name, picture in (("pareto", _pareto(rankings, entries)), ("heatmap", _heatmap(rankings, entries))):
-            picture.savefig(folder / f"{name}.png", dpi=160)
+            with atomic_write(folder / f"{name}.png") as part:
+                picture.savefig(part, format="png", dpi=160)
             picture.set_layout_engine("none")  # keep the layout; computing it again takes a second
-            picture.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            with atomic_write(folder / f"{name}.svg") as part:
+                picture.savefig(part, format="svg", metadata={"Date": None})
 
 
 def pareto_figure(entries: Sequence[BoardEntry], groups: Sequence[str]) -> Figure:

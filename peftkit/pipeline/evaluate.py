@@ -1,28 +1,23 @@
 """Predictions of a model on encoded examples, their scores, and the files that contain them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import List
 
 from peftkit import training
 from peftkit.config import RunConfig, UserError
 from peftkit.config.console import is_main_process, log
 from peftkit.config.endings import TABLES
 from peftkit.config.files import ending_of, stem_of
-from peftkit.data.cells import id_of
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics import score
 from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.results import run_folder
-
-NO_JSON = ("timestamp", "date", "time", "duration", "decimal", "binary", "large_binary", "fixed_size_binary")
 
 
 def output_reader(bundle: TrainingBundle) -> training.OutputReader | TextEmbedder:
@@ -161,29 +156,6 @@ def predictions_file(config: RunConfig, given: Path) -> Path:
     """Return the file of predictions: output=, or next to the input, as jsonl unless the input is a table."""
     ending = ending_of(given) if ending_of(given) in TABLES else ".jsonl"
     return Path(config.output or given.with_name(f"{stem_of(given)}.predictions{ending}"))
-
-
-def write_table(table: Any, file: Path) -> None:
-    """Write a table in the format of the file's ending: jsonl, parquet, csv or tsv; only parquet has dates."""
-    other = [name for name, feature in table.features.items() if str(getattr(feature, "dtype", "")).startswith(NO_JSON)]
-    if other and file.suffix != ".parquet":
-        for name in other:
-            cells = [id_of(cell) for cell in table[name]]
-            table = table.remove_columns(name).add_column(name, cells).select_columns(table.column_names)
-    if file.suffix == ".jsonl":
-        table.to_json(str(file), force_ascii=False)
-    elif file.suffix == ".parquet":
-        table.to_parquet(str(file))
-    else:
-        lists = [name for name in table.column_names if isinstance(table.features[name], List)]
-        table = table.map(lambda row: {name: _cell(row[name]) for name in lists})
-        table.to_csv(str(file), sep="\t" if file.suffix == ".tsv" else ",")
-
-
-def _cell(values: Any) -> str | None:
-    """Return a list as the text of one cell: words separated by spaces, as `read_file` reads them, others as JSON."""
-    is_words = values is not None and all(isinstance(value, str) for value in values)
-    return None if values is None else " ".join(values) if is_words else json.dumps(values)
 
 
 def describe_labels(names: Sequence[str] | None) -> str:

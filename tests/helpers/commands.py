@@ -18,7 +18,7 @@ from peftkit.config import RunConfig, UserError
 def check(overrides: Sequence[str], extra: Path | None = None, multirun: bool = True) -> list[str]:
     """Return every error of the command's runs; empty where they can start."""
     with open_composer(extra) as composer:
-        return command_errors(overrides, composer, extra, multirun)
+        return command_errors([*map(normalize_override, overrides)], composer, extra, multirun)
 
 
 def choose(overrides: Sequence[str]) -> list[RunConfig]:
@@ -74,7 +74,7 @@ def predict(folder: str | Path | Sequence[str | Path], input: str | Path, *overr
     """Predict with a run, or with several runs, each example by the run that its column `task` names."""
     one = isinstance(folder, (str, Path))
     chosen = f"run={folder}" if one else f"runs=[{','.join(map(str, folder))}]"  # type: ignore[arg-type]
-    _run("predict", (chosen, f"input='{input}'", *overrides))
+    _run("predict", (chosen, f"input={input}", *overrides))
 
 
 def merge(folder: str | Path, *overrides: str) -> Path:

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from peftkit.config.checks.paths import path_exists
 from peftkit.config.endings import TEXTS
 from peftkit.config.errors import UserError
 from peftkit.config.files import (
@@ -26,6 +25,7 @@ from peftkit.config.kinds import KINDS, kind_of
 from peftkit.config.quoting import as_override
 from peftkit.config.run import RunConfig, TaskConfig
 from peftkit.config.suggestions import listed
+from peftkit.paths import is_file
 
 FIRST_ROWS = 20_000  # of a .jsonl, whose rows may differ in their columns
 
@@ -69,7 +69,7 @@ def _input_errors(run: RunConfig) -> Iterator[str]:
         "embed": ("embed.column", run.input), "extend": ("extend.column", run.extend.corpus),
         "predict": ("", run.input if run.run else None),
     }.get(run.job, ("", None))  # fmt: skip
-    if file is None or not path_exists(file) or not Path(file).is_file() or ending_of(Path(file)) == ".txt":
+    if file is None or not is_file(file) or ending_of(Path(file)) == ".txt":
         return
     if key:
         needed = [run.embed.column if key == "embed.column" else run.extend.column]

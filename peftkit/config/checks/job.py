@@ -8,7 +8,7 @@ from typing import Any
 
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.endings import FILES
-from peftkit.config.files import ending_of
+from peftkit.config.files import names_file
 from peftkit.config.jobs import JOBS, Job
 from peftkit.config.kinds import generates_text
 from peftkit.config.run import RunConfig, TaskConfig
@@ -97,7 +97,7 @@ def _run_errors(run: RunConfig) -> Iterator[str]:
         (runs is not None and job.runs == "no", f"runs= {_only('runs', job.name)}"),
         (mixes and is_single, "runs= takes two run folders or more, in place of run=; use runs=[DIR,DIR]"),
         (
-            mixes and not is_single and run.input is not None and ending_of(Path(run.input)) not in FILES,
+            mixes and not is_single and run.input is not None and not names_file(run.input, FILES),
             "runs= needs a file with a column task; use input=FILE, or run=DIR for one text",
         ),
         (
@@ -131,7 +131,6 @@ def _output_errors(run: RunConfig) -> Iterator[str]:
             endings and Path(output).suffix not in endings,
             f"output={output}: expected a file that ends in {' or '.join(endings)}",
         ),
-        (job.writes is not None and output == run.input, f"output={output} is the input; name another file"),
     )
 
 

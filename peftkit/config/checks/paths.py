@@ -7,11 +7,12 @@ from pathlib import Path
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
 from peftkit.config.errors import UserError
-from peftkit.config.files import ending_of, open_binary, reading
+from peftkit.config.files import ending_of, names_file, open_binary, reading
 from peftkit.config.jobs import JOBS
 from peftkit.config.run import RunConfig
 from peftkit.config.source import checkpoint_folder
 from peftkit.config.suggestions import nearest
+from peftkit.paths import exists, is_file
 
 
 def path_errors(run: RunConfig) -> Iterator[str]:
@@ -88,29 +89,22 @@ def _run_folder_errors(run: RunConfig) -> Iterator[str]:
             yield f"run={folder} is a vocabulary, not a run; set vocab={folder} to train with it"
 
 
-def path_exists(name: str) -> bool:
-    """Return whether a file or a folder has this name; False for a text that cannot be a name."""
-    try:
-        return Path(name).exists()
-    except (OSError, ValueError):  # too long, or with a null byte
-        return False
-
-
 def _input_errors(run: RunConfig) -> Iterator[str]:
     """Yield a message for a file that is missing or of a type that the job does not read; anything else is a text."""
     name, endings = run.input, {"predict": FILES, "embed": TEXT_FILES, "forgetting": (".txt", *FILES)}.get(run.job)
     if name is None or endings is None:
         return iter(())
-    if ending_of(Path(name)) in endings:
+    if names_file(name, endings):
         return _file_errors("input", name)
-    is_file = ending_of(Path(name)) in (".txt", *FILES) or path_exists(name)
+    # a word may have the name of a folder, or of a file without an ending
+    is_path = names_file(name, (".txt", *FILES)) or (bool(Path(name).suffix) and is_file(name))
     return messages_of(
         (
             run.job == "forgetting",
             f"input={name} is not a file of texts; use input=FILE, one text per line (.txt), or a column text (.jsonl)",
         ),
         (
-            run.job != "forgetting" and is_file,
+            run.job != "forgetting" and is_path,
             f"input={name}: expected a file that ends in {', '.join(endings)}, or a text: input='a fine film'",
         ),
     )
@@ -187,7 +181,7 @@ def _corpus_errors(key: str, name: str) -> Iterator[str]:
 
 
 def _file_errors(key: str, name: str | None) -> Iterator[str]:
-    if name is None or Path(name).exists():
+    if name is None or exists(name):
         return
     folder = Path(name).parent
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []

@@ -2,6 +2,7 @@
 
 from peftkit.config.files.content import (
     ending_of,
+    names_file,
     open_binary,
     open_text,
     parse_json_lines,
@@ -13,6 +14,7 @@ from peftkit.config.files.dialect import check_names, read_cells
 from peftkit.config.files.splits import check_whole, saved_splits, split_files, visible_files
 
 __all__ = [
-    "check_names", "check_whole", "ending_of", "open_binary", "open_text", "parse_json_lines", "read_cells",
+    "check_names", "check_whole", "ending_of", "names_file", "open_binary", "open_text", "parse_json_lines",
+    "read_cells",
     "read_text", "reading", "saved_splits", "split_files", "stem_of", "visible_files",
 ]  # fmt: skip

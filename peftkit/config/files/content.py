@@ -9,13 +9,14 @@ import json
 import lzma
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from peftkit.config.console import assume
 from peftkit.config.errors import UserError, error_summary
+from peftkit.paths import exists
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
 MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
@@ -44,6 +45,15 @@ def ending_of(file: Path) -> str:
             members = _members(archive)
         return Path(members[0].lower()).suffix if len(members) == 1 else name.suffix
     return Path(name.stem).suffix
+
+
+def names_file(text: str, endings: Sequence[str]) -> bool:
+    """Return whether an input is the name of a file, and not a text of several words that ends like one."""
+    has_ending = ending_of(Path(text)) in endings
+    is_name = exists(text) or len(text.split()) == 1
+    if has_ending and not is_name:
+        assume(f"input is read as a text, as there is no file of this name: {text}")
+    return has_ending and is_name
 
 
 def stem_of(file: Path) -> str:
