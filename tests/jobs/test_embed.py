@@ -142,7 +142,7 @@ def test_rows_keep_their_order_and_their_names_and_what_is_lost_is_counted(
 
 
 def test_one_text_is_answered_in_one_line(checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    overrides = ["job=embed", "model=t5", f"model.checkpoint={checkpoints['t5']}", "source=offline", "input='a film'"]
+    overrides = ["job=embed", "model=t5", f"model.checkpoint={checkpoints['t5']}", "source=offline", "input=a film"]
     commands.run(overrides)
     answer = json.loads(capsys.readouterr().out)
     assert answer["text"] == "a film" and len(answer["vector"]) == 64
@@ -384,9 +384,9 @@ def test_minilms_vectors_are_those_of_sentence_transformers(tmp_path: Path) -> N
     [
         (["job=embed"], "job=embed needs input=FILE"),
         (["job=embed", "input=pyproject.toml"], "expected a file that ends in .txt, .jsonl"),
-        (["job=embed", "input='a'", "output=a.csv"], "expected a file that ends in .parquet or .npy"),
-        (["job=embed", "input='a'", "embed.pooling=max"], "embed.pooling=max: unknown value"),
-        (["job=embed", "input='a'", "run=/x", "model=bert"], "job=embed ignores model=bert"),
+        (["job=embed", "input=a", "output=a.csv"], "expected a file that ends in .parquet or .npy"),
+        (["job=embed", "input=a", "embed.pooling=max"], "embed.pooling=max: unknown value"),
+        (["job=embed", "input=a", "run=/x", "model=bert"], "job=embed ignores model=bert"),
         (["embed.layer=3"], "embed.layer= is not for job=finetune, only for job=embed"),
         (
             ["task=retrieval", "task.dataset=a.csv", "method=linear_probe"],

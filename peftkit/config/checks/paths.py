@@ -128,7 +128,7 @@ def _dataset_errors(run: RunConfig) -> Iterator[str]:
         return _corpus_errors("task.dataset", dataset)
     if ending_of(Path(dataset)) in FILES or (_is_path(dataset) and not Path(dataset).is_file()):
         return _file_errors("task.dataset", dataset)
-    if path_exists(dataset) and Path(dataset).is_file():
+    if is_file(dataset):
         return _no_data_errors(Path(dataset))
     return messages_of(
         (
