@@ -3,12 +3,16 @@
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 
 MAX_NAME = 120  # bytes; file systems allow 255, and files of a run add endings
 PACKAGE = Path(__file__).resolve().parent
+UNLISTED = ["?"]  # the names of a folder that cannot be listed
+MAX_BYTES = 2**26  # of a text file that peftkit reads as a whole
 
 
 def conf_folder() -> Path:
@@ -21,17 +25,25 @@ def recipes(extra: Path | None = None) -> dict[str, Path]:
     folders = [_packaged("recipes"), Path.cwd() / "recipes"]
     if extra is not None:
         folders += [extra / "recipes", extra / "recipe"]
-    return {
-        file.relative_to(folder).with_suffix("").as_posix(): file
-        for folder in folders
-        for file in sorted(folder.rglob("*.yaml"))
-    }
+    files = [
+        (top, folder / name)
+        for top in folders
+        for folder, names, _ in walk(top)
+        for name in names
+        if name.endswith(".yaml")
+    ]
+    return {file.relative_to(top).with_suffix("").as_posix(): file for top, file in sorted(files, key=itemgetter(1))}
 
 
 def group_files(group: str, extra: str | Path | None = None) -> dict[str, Path]:
     """Return the YAML files of a config group by name, those of -cd DIR included; names of bases begin with _."""
     folders = [conf_folder()] + ([Path(extra)] if extra is not None else [])
-    return {file.stem: file for folder in folders for file in sorted((folder / group).glob("*.yaml"))}
+    return {
+        name.removesuffix(".yaml"): folder / group / name
+        for folder in folders
+        for name in names_in(folder / group)
+        if name.endswith(".yaml")
+    }
 
 
 def cache_folder() -> Path:
@@ -82,6 +94,51 @@ def exists(path: str | Path) -> bool:
 def with_home(path: str) -> str:
     """Return a path with the home folder for a leading ~."""
     return str(Path(path).expanduser()) if path == "~" or path.startswith("~/") else path
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the sorted names in a folder, none where it cannot be listed."""
+    return next((names for _, names, _ in walk(folder) if names != UNLISTED), [])
+
+
+def walk(top: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield each folder below `top`, the names in it, and those of its folders, which the caller may prune.
+
+    A link to a folder is not followed. The names of a folder that cannot be listed are UNLISTED.
+    """
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL character
+            continue
+        except OSError:
+            yield folder, UNLISTED, []
+            continue
+        below = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        yield folder, [entry.name for entry in entries], below
+        folders += [folder / name for name in reversed(below)]
+
+
+def read_regular(file: str | Path, limit: int = MAX_BYTES) -> bytes:
+    """Return the content of a regular file; a pipe or a device may never end.
+
+    Raises:
+        OSError: it cannot be opened, is of another type, or has more bytes than `limit`.
+    """
+    try:
+        status = Path(file).stat()
+    except ValueError as error:  # a NUL character in the path
+        raise OSError(str(error)) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"it is {'a folder, not a file' if stat.S_ISDIR(status.st_mode) else 'not a regular file'}")
+    with Path(file).open("rb") as opened:
+        content = opened.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(f"it has more than {limit:,} bytes")
+    return content
 
 
 @contextmanager

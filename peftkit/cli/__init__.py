@@ -12,56 +12,85 @@ from peftkit.cli.files import register_files
 from peftkit.cli.help import help_text
 from peftkit.cli.overrides import CommandLine, read_command
 from peftkit.cli.runner import SweepRunner
+from peftkit.cli.streams import discard_output, prepare_streams
 from peftkit.cli.sweep_status import open_status_folder
 from peftkit.cli.validate import command_errors
-from peftkit.config import UserError
+from peftkit.config import UserError, error_summary, is_text
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Validate every run of the command, then run them one after the other."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if "--version" in arguments:
-        from peftkit import __version__
-
-        _print_and_exit(f"peftkit {__version__}")
-    if {"-sc", "--shell-completion", "--hydra-help"} & {*arguments}:
-        register_files()
-        _run_hydra([argument for argument in arguments if not argument.startswith(("-c", "--config"))], SweepRunner([]))
-        sys.exit(0)
+    """Run a command, and exit with 0, with 2 where it is refused, or with 1 where a run failed and left its result."""
+    prepare_streams()
     try:
+        code = _run_command(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        if "PEFTKIT_DEBUG" in os.environ:
+            raise
+        discard_output(error)
+        _print_errors([f"{error_summary(error)} (PEFTKIT_DEBUG=1 shows the traceback)"])
+        code = 2
+    sys.exit(code)
+
+
+def _run_command(arguments: list[str]) -> int:
+    """Validate every run of the command, then run them one after the other; return the exit code."""
+    try:
+        _check_process(arguments)
+        if "--version" in arguments:
+            from peftkit import __version__
+
+            print(f"peftkit {__version__}")
+            return 0
+        if {"-sc", "--shell-completion", "--hydra-help"} & {*arguments}:
+            register_files()
+            _run_hydra([each for each in arguments if not each.startswith(("-c", "--config"))], SweepRunner([]))
+            return 0
         command = read_command([argument for argument in arguments if argument not in ("-h", "--help")])
         if not arguments or {"-h", "--help"} & {*arguments}:
-            _print_and_exit(help_text(command.overrides, command.extra))
+            print(help_text(command.overrides, command.extra))
+            return 0
+        runner = SweepRunner(["-cd", str(command.extra)] if command.extra else [])
+        with open_composer(command.extra) as composer:
+            if messages := command_errors(command.overrides, composer, command.extra, command.multirun):
+                return _print_errors(messages)
+            hydra_arguments = _hydra_arguments(command, composer, runner)
     except UserError as error:
-        _exit_with_errors([str(error)])
-    runner = SweepRunner(["-cd", str(command.extra)] if command.extra else [])
-    with open_composer(command.extra) as composer:
-        if messages := command_errors(command.overrides, composer, command.extra, command.multirun):
-            _exit_with_errors(messages)
-        hydra_arguments = _hydra_arguments(command, composer, runner)
+        return _print_errors([str(error)])
     try:
         _run_hydra(hydra_arguments, runner)
     except (SystemExit, KeyboardInterrupt) as stopped:  # a launcher that aborts prints the reason itself
+        if runner.status_folder is None and stopped.args == (1,):  # an error of Hydra's own, which it printed
+            return 2
         if runner.status_folder is None:
             raise
         runner.exit_code = 130 if isinstance(stopped, KeyboardInterrupt) else 1
-    runner.finish()
+    return runner.finish()
 
 
-def _print_and_exit(text: str) -> NoReturn:
+def _check_process(arguments: Sequence[str]) -> None:
+    """Check what every command needs.
+
+    Raises:
+        UserError: the working folder was deleted, or an argument is not UTF-8.
+    """
     try:
-        print(text, flush=True)
-    except BrokenPipeError:  # `| head` closed the pipe; the interpreter's flush at exit must not fail on it either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
+        Path.cwd()
+    except OSError as error:
+        raise UserError("the working folder does not exist any more; change to another one") from error
+    for number, argument in enumerate(arguments, start=1):
+        if not is_text(argument):
+            raise UserError(f"argument {number}, {argument!r}, is not UTF-8; rename the file or retype the text")
 
 
-def _exit_with_errors(messages: list[str]) -> NoReturn:
+def _print_errors(messages: list[str]) -> int:
     if os.environ.get("RANK", "0") == "0":  # under torchrun only one process prints
         print("\n".join(f"peftkit: {message}" for message in messages), file=sys.stderr)
-    sys.exit(2)
+    return 2
 
 
 def _hydra_arguments(command: CommandLine, composer: Composer, runner: SweepRunner) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from peftkit import paths
 from peftkit.config import UserError, nearest
 from peftkit.config.checks.untrusted import PARTS, read_option
+from peftkit.config.suggestions import with_hint
 
 GROUPS = (*PARTS, "recipe")
 
@@ -44,7 +45,7 @@ def option_errors(group: str, name: str, extra: Path | None) -> Iterator[str]:
     """Yield why an option of recipe, model, method or task cannot be chosen."""
     options = options_of(group, extra)
     if name not in options:
-        yield f"unknown {group}={name}{nearest(name, options, f'{group}=')}"
+        yield with_hint(f"unknown {group}={name}", nearest(name, options, f"{group}="))
     elif error := file_error(group, name, extra):
         yield error
 

@@ -9,12 +9,15 @@ from typing import Any
 import yaml
 
 from peftkit import paths
-from peftkit.cli.files import GROUPS, options_of
-from peftkit.config import JOBS, UserError, nearest
+from peftkit.cli.files import GROUPS, file_error, options_of
+from peftkit.config import JOBS, UserError, error_summary, nearest
 from peftkit.config.checks.job import PATH_KEYS, ignored
 from peftkit.config.checks.values import as_typed
 from peftkit.config.signatures import fields_of
+from peftkit.config.suggestions import with_hint
 from peftkit.config.traits import traits_of
+from peftkit.config.yaml_files import read_yaml
+from peftkit.paths import is_file, read_regular
 
 WIDTH = 118
 COMMANDS = {
@@ -44,12 +47,16 @@ def help_text(arguments: Iterable[str], extra: Path | None = None) -> str:
             pages.append("KEYS   key=value\n" + _table(_keys([*_documented_keys()])))
         elif name in ("job", *GROUPS):
             pages.append(_option_page(name, value, extra) if value else _group_page(name, extra))
-    return "\n\n".join(pages) or _overview(extra)
+    text = "\n\n".join(pages) or _overview(extra)
+    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
 
 
 def header(file: Path) -> str:
     """Return the first comment of a YAML file, apart from Hydra's directives."""
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        lines = read_regular(file).decode(errors="replace").splitlines()
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
     comments = (line for line in lines if line.startswith("#") and not line.startswith("# @package"))
     return next(comments, "").removeprefix("#").strip()
 
@@ -84,16 +91,21 @@ def _group_page(group: str, extra: Path | None) -> str:
 def _option_page(group: str, name: str, extra: Path | None) -> str:
     options = JOBS if group == "job" else options_of(group, extra)
     if name not in options:
-        raise UserError(f"unknown {group}={name}{nearest(name, options, f'{group}=')}")
+        raise UserError(with_hint(f"unknown {group}={name}", nearest(name, options, f"{group}=")))
     if group == "job":
         return _job_page(name)
     file = options_of(group, extra)[name]
+    if (error := file_error(group, name, extra)) is not None:
+        raise UserError(error)
     title = f"{group}={name}: {header(file)}"
     if group == "method":
-        return f"{title}\n{_method_table(file)}"
+        try:
+            return f"{title}\n{_method_table(file)}"
+        except (KeyError, TypeError, AttributeError, ValueError) as invalid:
+            raise UserError(f"{file} is not the file of a method: {error_summary(invalid)}") from invalid
     bodies = [_body(file)]
-    for base in (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", []):
-        if isinstance(base, str) and (path := file.with_name(f"{base}.yaml")).is_file():
+    for base in read_yaml(file).get("defaults") or []:
+        if isinstance(base, str) and is_file(path := file.with_name(f"{base}.yaml")):
             bodies.append(f"from {group}={base}:\n{_body(path)}")
     return f"{title}\n\n" + "\n\n".join(bodies)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from peftkit.config import UserError, nearest
 from peftkit.config.quoting import quote
-from peftkit.paths import is_file, with_home
+from peftkit.paths import is_file, is_folder, with_home
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -144,7 +144,7 @@ def _as_columns(value: str) -> str:
 def _check_value(flag: str, value: str) -> None:
     if flag in INSPECTION_FLAGS and value not in INSPECTION_FLAGS[flag]:
         raise UserError(f"{flag} {value}: unknown value{nearest(value, INSPECTION_FLAGS[flag], f'{flag} ')}")
-    if flag == "--config-dir" and not Path(value).is_dir():
+    if flag == "--config-dir" and not is_folder(value):
         raise UserError(f"-cd {value} is not a folder; name one with recipes/, model/, method/ or task/")
 
 

@@ -6,11 +6,12 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from peftkit.cli.compose import build_run
 from peftkit.cli.sweep_status import RunStatus, collect_statuses, write_status
 from peftkit.config import UserError, error_summary
+from peftkit.config.json_files import read_json
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -48,13 +49,13 @@ class SweepRunner:
         except KeyboardInterrupt:
             self.fail(130, "interrupted; the same command resumes from the last checkpoint")
             if self.status_folder is None:
-                self.finish()
+                sys.exit(self.finish())
         except Exception as error:
             if "PEFTKIT_DEBUG" in os.environ:
                 traceback.print_exc()
-            self.fail(
-                1, f"{error_summary(error)} (PEFTKIT_DEBUG=1 shows the traceback; a run folder keeps it in log.jsonl)"
-            )
+            has_result = self.folders and _is_failed(self.folders[-1])
+            kept = "; the run folder keeps it in log.jsonl" if has_result else ""
+            self.fail(1 if has_result else 2, f"{error_summary(error)} (PEFTKIT_DEBUG=1 shows the traceback{kept})")
         return float("-inf")
 
     def record_folder(self, folder: Path) -> None:
@@ -70,8 +71,8 @@ class SweepRunner:
         if self.status_folder is not None:
             write_status(RunStatus(exit_code=exit_code, message=message), self.status_folder)
 
-    def finish(self) -> NoReturn:
-        """Print one table of all runs, skipped, failed and unfinished ones included, and exit."""
+    def finish(self) -> int:
+        """Print one table of all runs, skipped, failed and unfinished ones included; return the exit code."""
         statuses, self.status_folder = [] if self.status_folder is None else collect_statuses(self.status_folder), None
         for status in statuses:
             if status.folder is not None:
@@ -82,4 +83,12 @@ class SweepRunner:
             from peftkit.jobs.leaderboard import show_runs
 
             show_runs(self.folders, self.claim)
-        sys.exit(self.exit_code)
+        return self.exit_code
+
+
+def _is_failed(folder: Path) -> bool:
+    """Return whether a run folder has the result of a failed run."""
+    try:
+        return bool(read_json(folder / "result.json", "")["meta"]["status"] == "failed")
+    except (UserError, KeyError, TypeError):
+        return False

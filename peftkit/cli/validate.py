@@ -13,10 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 from peftkit.cli.compose import Composer, plan_sweep, without_hydra
 from peftkit.cli.files import GROUPS, file_error, option_errors
 from peftkit.cli.overrides import UPSTREAM_SECTIONS, parse
-from peftkit.config import JOBS, SECTIONS, UserError, config_errors, nearest
+from peftkit.config import JOBS, SECTIONS, UserError, config_errors, nearest, refusal
 from peftkit.config.checks.job import ignored_errors
 from peftkit.config.secrets import secret_errors
-from peftkit.config.suggestions import RENAMED, key_names, section_error, takes_list, unknown_key
+from peftkit.config.suggestions import RENAMED, key_names, renamed_key, section_error, takes_list, unknown_key
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -44,6 +44,9 @@ def _override_errors(text: str, extra: Path | None) -> Iterable[str]:
         return [f"cannot parse {text.lstrip('+')!r}; write key=value, and {hint}"]
     key = override.key_or_group
     section, _, name = key.partition(".")
+    if (key in GROUPS or "/" in key) and not _are_names(override):
+        hint = f"; python -m peftkit {key} --help lists them" if key in GROUPS else ""
+        return [f"{text.lstrip('+')}: expected a name{hint}"]
     if key in GROUPS:
         return _option_errors(key, override, extra)
     if key in (*SECTIONS, "train") or takes_list(key):
@@ -54,9 +57,24 @@ def _override_errors(text: str, extra: Path | None) -> Iterable[str]:
     if is_upstream or key.startswith(("hydra.", "hydra/")) or key in key_names(""):
         return []
     if section in key_names("") - {*SECTIONS, "train"}:
-        return [f"unknown key {key}: {section} takes one value; use {section}=..."]
+        return [refusal(f"unknown key {key}: {section} takes one value", f"{key}->{section}")]
     is_known = key not in RENAMED and section in SECTIONS and name.split(".")[0] in key_names(section)
     return [] if is_known else [unknown_key(key)]
+
+
+def _are_names(override: Override) -> bool:
+    """Return whether each value that an override gives a group is a text."""
+    from hydra.core.override_parser.types import QuotedString
+
+    group, value = override.key_or_group, override.value()
+    names: Any = (str, QuotedString, type(None)) if override.is_delete() else (str, QuotedString)
+    if override.is_sweep_override():
+        is_choice = override.is_choice_sweep()
+        values = getattr(value, "list", ["glob"]) if is_choice else [None]
+        return is_choice and all(isinstance(each, names) for each in values)
+    if isinstance(value, list) and group in GROUPS and value:
+        return all(isinstance(each, str | QuotedString) for each in value)
+    return isinstance(value, names)
 
 
 def _list_errors(override: Override) -> Iterator[str]:
@@ -67,19 +85,17 @@ def _list_errors(override: Override) -> Iterator[str]:
     if key in SECTIONS if is_sweep else isinstance(override.value(), list) and not takes_list(key):
         yield section_error(key, value)
     elif is_sweep and not any(each.startswith("[") for each in values):
-        yield f"{key}={value}: expected a list; use {key}=[{value}]"
+        yield refusal(f"{key}={value}: expected a list", f"{key}=[{value}]")
 
 
 def _option_errors(group: str, override: Override, extra: Path | None) -> Iterator[str]:
     value = str(override.input_line).partition("=")[2]
     if not override.is_sweep_override() and isinstance(override.value(), list):  # Hydra would compose only the last
         names = value.strip("[]").replace(" ", "")
-        hint = f"use -m {group}={names}" if "," in names else f"use {group}={names}"
-        yield f"{group}={value}: expected one {group}; {hint}"
+        yield refusal(f"{group}={value}: expected one {group}", f"{'-m ' * (',' in names)}{group}={names}")
         return
     for name in _values(override):
-        if name != "null":
-            yield from option_errors(group, name, extra)
+        yield from option_errors(group, name, extra)
 
 
 def _values(override: Override) -> list[str]:
@@ -116,7 +132,7 @@ def _run_errors(composed: DictConfig, overrides: Sequence[str], extra: Path | No
     if secrets := list(secret_errors(values)):
         yield from secrets
         return
-    if (job := values.get("job")) in JOBS:
+    if isinstance(job := values.get("job"), str) and job in JOBS:
         yield from ignored_errors(job, {parse(text).key_or_group: text.lstrip("+") for text in overrides})
     yield from config_errors(values, None if extra is None else str(extra))
 
@@ -192,7 +208,11 @@ def _message(error: Exception, overrides: Sequence[str], extra: Path | None) -> 
     if "Cannot merge DictConfig with ListConfig" in text:
         return f"{prefix}a list in place of a section's keys; use, for example, search: {{lr_multipliers: [0.3, 1, 3]}}"
     if match := re.search(r"Could not override '([^']*)'", text):
-        return f"{prefix}{unknown_key(match[1])}"
+        section, _, name = match[1].partition(".")
+        if name in key_names(section) and match[1] not in RENAMED:  # a key that only the YAML of other tasks lists
+            return refusal(f"{match[1]} is not for this {section}", f"~{match[1]}")
+        unknown = unknown_key(match[1])
+        return renamed_key(f"{prefix}{unknown}", match[1], "") if prefix else unknown
     key = f"{full_key}: " if (full_key := getattr(error, "full_key", None)) else ""
     cause = str(error.__cause__) if type(error).__name__ == "ConfigCompositionException" and error.__cause__ else text
     lines = [line.strip() for line in cause.splitlines() if line.strip() and not line.endswith(":")]

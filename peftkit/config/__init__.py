@@ -2,7 +2,7 @@
 
 from peftkit.config.checks import config_errors, run_errors
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
-from peftkit.config.errors import UserError, error_summary, refuse
+from peftkit.config.errors import Refusal, UserError, error_summary, is_text, refusal, refuse
 from peftkit.config.jobs import JOBS, Job
 from peftkit.config.kinds import KINDS, TaskKind, generates_text, kind_of
 from peftkit.config.run import (
@@ -24,6 +24,6 @@ from peftkit.config.suggestions import nearest
 __all__ = [
     "FILES", "NON_RESULT_KEYS", "JOBS", "KINDS", "SECTIONS", "TEXTS", "TEXT_FILES", "EarlyStopping",
     "Embed", "Extend", "Generate", "Job", "MethodConfig", "ModelConfig", "RunConfig", "Search", "TaskConfig",
-    "TaskKind", "UserError", "config_errors", "error_summary", "generates_text", "is_prompted", "kind_of", "nearest",
-    "refuse", "run_errors",
+    "TaskKind", "Refusal", "UserError", "config_errors", "error_summary", "generates_text", "is_prompted", "is_text",
+    "kind_of", "nearest", "refusal", "refuse", "run_errors",
 ]  # fmt: skip

@@ -1,8 +1,38 @@
-"""The error that users can fix, and one-line summaries of errors."""
+"""The error that users can fix, messages with their fix, and one-line summaries of errors."""
+
+
+class Refusal(str):
+    """A message about what is wrong, and the overrides that correct it.
+
+    `fix` has alternatives, each as typed: overrides that replace those of their keys, and ~key for a key to drop.
+    """
+
+    fix: tuple[str, ...] = ()
 
 
 class UserError(Exception):
     """An error that the user can fix: the message states what is wrong, where, and what to type."""
+
+    @property
+    def fix(self) -> tuple[str, ...]:
+        """The alternatives that correct it, empty for what overrides cannot correct."""
+        return getattr(self.args[0], "fix", ()) if self.args else ()
+
+
+def refusal(wrong: str, *fix: str, verb: str = "use") -> Refusal:
+    """Return the message about what is wrong, with each alternative that corrects it."""
+    message = Refusal(f"{wrong}; {', or '.join(_instruction(wrong, each, verb) for each in fix)}")
+    message.fix = fix
+    return message
+
+
+def _instruction(wrong: str, fix: str, verb: str) -> str:
+    parts = fix.split(" ")
+    dropped = [part.removeprefix("~") for part in parts if part.startswith("~")]
+    typed = [part for part in parts if not part.startswith("~")]
+    names = "it" if len(dropped) == 1 and not typed and wrong.startswith(dropped[0]) else " and ".join(dropped)
+    drop = f"drop {names}" if dropped else ""
+    return " and ".join(filter(None, [f"{verb} {' '.join(typed)}" if typed else "", drop]))
 
 
 def refuse(*rules: tuple[object, str]) -> None:
@@ -15,3 +45,8 @@ def refuse(*rules: tuple[object, str]) -> None:
 def error_summary(error: BaseException) -> str:
     """Return the first line of an error's message, or its class name where the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def is_text(value: str) -> bool:
+    """Return whether a text can be written to a file and named in a path: it is valid Unicode without NUL."""
+    return "\0" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from peftkit.config.kinds import TaskKind
 from peftkit.config.own_code import own_metrics
-from peftkit.config.suggestions import nearest
+from peftkit.config.suggestions import nearest, with_hint
 from peftkit.paths import PACKAGE
 
 EVALUATE = "evaluate:"  # before the name of a metric of Hugging Face's evaluate
@@ -53,5 +53,6 @@ def metric_error(name: str, kind: TaskKind, packages: Sequence[str] = ()) -> str
                 f"use an official evaluate metric, such as {EVALUATE}mae"
             )
     elif name not in (known := metrics_for(kind, packages)):
-        return f"task.metrics=[{name}]: unknown metric of task.kind={kind.name}{nearest(name, known)}"
+        wrong = f"task.metrics=[{name}]: unknown metric of task.kind={kind.name}"
+        return with_hint(wrong, nearest(name, known, "task.metrics=[", "]"))
     return None

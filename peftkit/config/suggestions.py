@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from peftkit.config.errors import Refusal, refusal
 from peftkit.config.run import PROVENANCE, SECTIONS, RunConfig
 from peftkit.config.signatures import fields_of
 
@@ -42,11 +43,11 @@ ALIASES = {  # names of keys in other tools, and names too short for a close mat
 MAX_SHOWN, MAX_LENGTH = 16, 60  # names, characters of a name
 
 
-def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+def nearest(name: str, known: Iterable[str], prefix: str = "", suffix: str = "") -> str:
     """Return '; did you mean ...?', or the known names where none is near."""
     known = sorted(known)
     if close := get_close_matches(name, known, n=1, cutoff=0.6 if len(name) > 3 else 0.5):
-        return f"; did you mean {prefix}{close[0]}?"
+        return _hint(f"{prefix}{close[0]}{suffix}")
     return f"; use one of {listed(known)}"
 
 
@@ -55,6 +56,26 @@ def listed(names: Iterable[str]) -> str:
     shown = [" ".join(name.split()) for name in names]
     shown = [name if len(name) <= MAX_LENGTH else f"{name[: MAX_LENGTH - 3]}..." for name in shown]
     return ", ".join(shown[:MAX_SHOWN]) + (", ..." if len(shown) > MAX_SHOWN else "")
+
+
+def _hint(right: str) -> Refusal:
+    hint = Refusal(f"; did you mean {right}?")
+    hint.fix = (right,)
+    return hint
+
+
+def with_hint(wrong: str, hint: str) -> Refusal:
+    """Return a message with a hint of `nearest` at an override, which is its fix."""
+    message = Refusal(f"{wrong}{hint}")
+    message.fix = getattr(hint, "fix", ())
+    return message
+
+
+def renamed_key(wrong: str, key: str, hint: str) -> Refusal:
+    """Return a message with a hint of `nearest` at the right name of a key, whose fix is that name."""
+    message = Refusal(f"{wrong}{hint}")
+    message.fix = tuple(f"{key}->{right}" for right in getattr(hint, "fix", ()))
+    return message
 
 
 def key_names(section: str) -> set[str]:
@@ -73,26 +94,31 @@ def section_error(section: str, value: str) -> str:
     """Return the message about a value, as typed, in place of the keys of a section."""
     text = f"{section}={value}: {section} has keys of its own"
     if section == "search" and value != "null":
-        return f"{text}; use search.lr_multipliers={value if value.startswith('[') else f'[{value}]'}"
+        multipliers = value if value.startswith("[") else f"[{value}]"
+        return refusal(text, f"search.lr_multipliers={multipliers} ~search")
     return f"{text}, such as {section}.{'learning_rate' if section == 'train' else min(key_names(section))}=..."
 
 
-def unknown_key(key: str) -> str:
+def unknown_key(key: str) -> Refusal:
     """Return the message about an unknown key, with its new name or the nearest key of any section."""
-    return f"{key} was renamed; use {RENAMED[key]}" if key in RENAMED else f"unknown key {key}{_nearest_key(key)}"
+    if key in RENAMED:
+        message = Refusal(f"{key} was renamed; use {RENAMED[key]}")
+        message.fix = (f"{key}->{RENAMED[key]}",)
+        return message
+    return renamed_key(f"unknown key {key}", key, _nearest_key(key))
 
 
 def _nearest_key(key: str) -> str:
     section, _, name = key.partition(".")
     if key in ALIASES:
-        return f"; did you mean {ALIASES[key]}?"
+        return _hint(ALIASES[key])
     if section in SECTIONS:
         return nearest(name, key_names(section), f"{section}.")
     top = key_names("") | {"recipe"}
     if close := get_close_matches(section, top, n=1, cutoff=0.75):
-        return f"; did you mean {close[0]}?"
+        return _hint(f"{close[0]}.{name}" if name else close[0])
     full_keys = {leaf: f"{owner}.{leaf}" for owner in SECTIONS for leaf in key_names(owner)}
     full_keys |= {leaf: f"train.{leaf}" for leaf in fields_of(TRAINING) or {}}
     if close := get_close_matches(name or key, full_keys, n=1, cutoff=0.8):
-        return f"; did you mean {full_keys[close[0]]}?"
+        return _hint(full_keys[close[0]])
     return nearest(section, top)

@@ -2,7 +2,6 @@
 
 import io
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftkit.config.errors import UserError, error_summary
+from peftkit.paths import read_regular
 
 MAX_BYTES = 1 << 20
 MAX_VALUES = 20_000  # with every alias expanded
@@ -48,12 +48,7 @@ def package_directive(file: Path) -> str | None:
 
 
 def _read_text(file: Path) -> str:
-    status = file.stat()
-    if not stat.S_ISREG(status.st_mode):  # reading a FIFO would never end
-        raise UserError(f"{file} is not a regular file; name a YAML file")
-    if status.st_size > MAX_BYTES:
-        raise UserError(f"{file} has {status.st_size:,} bytes, more than {MAX_BYTES:,}; a YAML file is smaller")
-    return file.read_text(encoding="utf-8-sig")
+    return read_regular(file, MAX_BYTES).decode("utf-8-sig")
 
 
 def _check_events(text: str, file: Path) -> None:

@@ -62,8 +62,9 @@ def _is_complete(judgement: Any) -> bool:
     return (
         isinstance(judgement, dict)
         and isinstance(judgement.get("judge"), dict)
-        and "name" in judgement["judge"]
+        and isinstance(judgement["judge"].get("name"), str)
         and all(isinstance(judgement.get(name), (int, float)) for name in ("win_rate", "rows", "of"))
+        and isinstance(judgement.get("unparsable_share") or 0, (int, float))
         and isinstance(judgement.get("interval"), list)
         and len(judgement["interval"]) == 2
         and all(isinstance(end, (int, float)) for end in judgement["interval"])

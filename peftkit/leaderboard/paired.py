@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from peftkit.config.record_schema import MAX_NUMBER
 from peftkit.leaderboard.archive import read_predictions
 from peftkit.leaderboard.contrast import EntrySample, TaskSample, all_pairs
 from peftkit.leaderboard.runs import BoardEntry
@@ -118,20 +119,30 @@ def _in_order(run: RunPredictions, reference: RunPredictions) -> RunPredictions 
 
 def read_run_predictions(folder: Path) -> RunPredictions | None:
     """Return the folder's predictions, or None where there are none that can be read."""
-    import pyarrow as pa
-
     try:
         table = read_predictions(folder)
         if table is None:
             return None
         table = table.filter(table["label"].is_valid())
         splits, ids, labels, predictions = (np.asarray(table[name]) for name in ("split", "id", "label", "prediction"))
-    except (OSError, ValueError, KeyError, pa.ArrowException):
+        ids = ids.astype(str)
+        if not len(ids) or not all(isinstance(name, str) for name in splits) or not _is_valid(labels, predictions):
+            return None
+    except Exception:  # a damaged or foreign file; the board has a note on the entries without predictions
         return None
-    ids = ids.astype(str)
     if set(splits.tolist()) != {"validation"}:
         ids = np.char.add(np.char.add(splits.astype(str), "/"), ids)
     return RunPredictions(ids, splits, labels, predictions)
+
+
+def _is_valid(*columns: Array) -> bool:
+    """Return whether each column has finite numbers only, or lists and texts only."""
+    return all(
+        bool(np.isfinite(values).all() and (np.abs(values.astype(float)) < MAX_NUMBER).all())
+        if not _is_list(values)
+        else all(isinstance(each, str | np.ndarray | list) for each in values)
+        for values in columns
+    )
 
 
 def can_resample(metrics: Sequence[str], run: RunPredictions) -> bool:

@@ -11,14 +11,19 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from peftkit.config.checks.values import value_of
+from peftkit.config.errors import error_summary
 from peftkit.config.kinds import KINDS
+from peftkit.config.record_schema import MAX_NAME, MAX_NUMBER, check_record, check_size
 from peftkit.leaderboard.archive import archived_runs, read_text
 from peftkit.leaderboard.costs import COSTS
 from peftkit.leaderboard.runs import BoardRun, UnreadableRun
 from peftkit.leaderboard.settings import migrate_v01, settings_of
+from peftkit.paths import UNLISTED, is_file, walk
 
 INSIDE_A_RUN = {"adapter", "model", "checkpoints", "merged", "tensorboard"}  # folders of a run folder
 IN_A_FOLDER = "a folder"  # name of local data, whose path differs between machines
+MAX_REASON = 1000  # characters of why a run failed
 SECTIONS = ("search", "gates", "merge", "forgetting", "language", "judged")  # of result.json, kept unchanged
 
 
@@ -44,14 +49,17 @@ def collect(paths: Iterable[Path]) -> list[BoardRun | UnreadableRun]:
 
 
 def run_folders(paths: Iterable[Path]) -> list[Path]:
-    """Return each folder with a result.json once, also where the paths overlap, and the paths of archived runs."""
+    """Return each folder with a result.json once, also where the paths overlap, and the paths of archived runs.
+
+    A folder that cannot be listed is among them, so that the board shows it.
+    """
     folders: dict[str, Path] = {}
     for path in paths:
-        if path.suffix == ".parquet" and path.is_file():
+        if path.suffix == ".parquet" and is_file(path):
             folders |= {os.path.realpath(folder): folder for folder in archived_runs(path)}
-        for folder, below, files in os.walk(path.parent if path.name == "result.json" else path):
-            if "result.json" in files:
-                folders.setdefault(os.path.realpath(folder), Path(folder))
+        for folder, names, below in walk(path.parent if path.name == "result.json" else path):
+            if "result.json" in names or names == UNLISTED:
+                folders.setdefault(os.path.realpath(folder), folder)
                 below[:] = [name for name in below if name not in INSIDE_A_RUN]
     return list(folders.values())
 
@@ -72,23 +80,30 @@ def version_notes(runs: Iterable[BoardRun | UnreadableRun]) -> list[str]:
 def _read(folder: Path) -> BoardRun | UnreadableRun | None:
     """Return the run of a folder; None for a trial and for jobs without scores (extend, generate)."""
     try:
-        record = migrate_v01(json.loads(read_text(folder, "result.json") or ""))
-        config = record["run"]["config"]
-        return None if config.get("trial") or config.get("job") in ("extend", "generate") else _parse(folder, record)
-    except (KeyError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        text = read_text(folder, "result.json")
+        if text is None:
+            raise ValueError("result.json is missing")
+        record = json.loads(text)
+        check_size(record)
+        if value_of(record, "run.config.trial") or value_of(record, "run.config.job") in ("extend", "generate"):
+            return None
+        check_record(record)
+        return _parse(folder, migrate_v01(record))
+    except Exception as error:  # whatever is wrong in a file concerns its run only
         missing = " is missing" if isinstance(error, KeyError) else ""
-        return UnreadableRun(folder, f"cannot be read: {error}{missing}")
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error_summary(error)
+        return UnreadableRun(folder, f"broken: {reason[:MAX_NAME]}{missing}")
 
 
 def _parse(folder: Path, record: dict[str, Any]) -> BoardRun:
     config, meta, audit = record["run"]["config"], record["meta"], record["audit"]
     model, data, task = audit["sources"]["model"], audit["sources"]["data"], config["task"]
-    sections = {name: dict(record[name]) if isinstance(record.get(name), dict) else None for name in SECTIONS}
-    _check_search(sections["search"] or {})
+    sections = {name: record[name] if isinstance(record.get(name), dict) else None for name in SECTIONS}
+    _check_curve(sections["search"] or {})
     versions = {str(name): str(text) for name, text in (meta.get("versions") or {}).items() if text is not None}
     scores = {
-        str(name): {"value": float(score["value"]), "higher_is_better": bool(score["higher_is_better"])}
-        for name, score in record.get("scores", {}).items()
+        name: {"value": float(score["value"]), "higher_is_better": score["higher_is_better"]}
+        for name, score in (record.get("scores") or {}).items()
     }
     problem = _problem(meta, scores)
     data_for = data.get("substituted_for") or (task["suite"] if data.get("kind") == "offline" else None)
@@ -97,21 +112,21 @@ def _parse(folder: Path, record: dict[str, Any]) -> BoardRun:
     return BoardRun(
         folder=folder,
         problem=problem,
-        suite=str(task["suite"]),
+        suite=task["suite"],
         task=_task_name(task, config["model"]),
-        model=str(model["name"]),
-        model_substituted_for=str(model["substituted_for"]) if model.get("substituted_for") else None,
-        data=IN_A_FOLDER if is_suite else str(data["name"]),
-        data_substituted_for=str(data_for) if data_for else None,
-        method=str(config["method"]["name"]),
-        seed=int(meta["seed"]),
-        device=str(meta["device"]),
-        started=str(meta.get("started")),
+        model=model["name"],
+        model_substituted_for=model.get("substituted_for") or None,
+        data=IN_A_FOLDER if is_suite else data["name"],
+        data_substituted_for=data_for or None,
+        method=config["method"]["name"],
+        seed=meta["seed"],
+        device=meta["device"],
+        started=str(meta.get("started"))[:MAX_NAME],
         settings=settings_of(record, versions),
-        examples={str(split): int(n) for split, n in audit.get("rows", {}).items()},
+        examples=dict(audit.get("rows") or {}),
         scores={} if problem else scores,
-        costs={cost: float(value) for cost in COSTS if (value := record.get("costs", {}).get(cost)) is not None},
-        overrides=[str(text) for text in record["run"].get("overrides") or []],
+        costs=_costs(record.get("costs") or {}),
+        overrides=list(record["run"].get("overrides") or []),
         versions=versions,
         audit=dict(audit),
         **sections,
@@ -123,12 +138,11 @@ def _problem(meta: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]])
     if meta["status"] == "running":
         return f"running since {str(meta.get('started'))[:16].replace('T', ' ')} UTC"
     if meta["status"] != "finished":
-        return f"{meta['status']}: {meta.get('reason') or 'not finished'}"
+        return f"{meta['status']}: {str(meta.get('reason') or 'not finished')[:MAX_REASON]}"
     if not scores:
         return "no scores: the labels are hidden"
-    return (
-        ", ".join(f"{n} is {each['value']}" for n, each in scores.items() if not math.isfinite(each["value"])) or None
-    )
+    diverged = [f"{n} is {each['value']}" for n, each in scores.items() if not abs(each["value"]) < MAX_NUMBER]
+    return ", ".join(diverged) or None
 
 
 def _task_name(task: Mapping[str, Any], model: Mapping[str, Any]) -> str:
@@ -138,16 +152,27 @@ def _task_name(task: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, (str(task["name"]), objective)))
 
 
-def _check_search(search: Mapping[str, Any]) -> None:
-    """Check the numbers that tables are computed from.
+def _costs(recorded: Mapping[str, Any]) -> dict[str, float]:
+    """Return the known costs that were measured.
 
     Raises:
-        KeyError, TypeError, ValueError: a figure is missing or not a number.
+        ValueError: one is not a number of 0 or more.
     """
-    for trial in search.get("trials") or []:
-        float(trial["learning_rate"])
+    costs = {cost: recorded[cost] for cost in COSTS if recorded.get(cost) is not None}
+    for cost, value in costs.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or MAX_NUMBER < value < math.inf:
+            raise ValueError(f"costs.{cost}: expected a number of 0 or more, below 1e100")
+    return {cost: float(value) for cost, value in costs.items() if math.isfinite(value)}
+
+
+def _check_curve(search: Mapping[str, Any]) -> None:
+    """Check the points from which the time to a score is computed.
+
+    Raises:
+        ValueError: a point has no epoch above 0, or no finite score.
+    """
     for point in search.get("curve") or []:
-        if not (float(point["epoch"]) > 0 and math.isfinite(float(point["score"]))):
+        if not (0 < point["epoch"] < math.inf and math.isfinite(point["score"])):
             raise ValueError("search.curve has a point without epoch or score")
 
 

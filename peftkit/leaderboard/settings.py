@@ -1,5 +1,6 @@
 """The settings of a recorded run that must be equal for two runs to be seeds of one entry, with current key names."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -15,6 +16,7 @@ LEFT_OUT = NON_RESULT_KEYS | {
     "seed", "trial", "method.refuses", "model.stand_in",  # the last two: messages, and the model of source=offline
     "distill.teacher",  # a path; the set-up has its hash
 }  # fmt: skip
+MAX_VALUE = 200  # characters of a setting, which labels entries
 PATHS = {"data": ("task.dataset", "task.subset", "task.revision"), "model": ("model.checkpoint",)}
 
 
@@ -64,7 +66,12 @@ def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[
     settings |= flatten({"sources.model": {name: sources["model"].get(name) for name in ("revision", "pooling")}})
     settings["sources.data.revision"] = str(sources["data"].get("revision"))
     minor = {name: ".".join(versions[name].split(".")[:2]) for name in RESULT_PACKAGES if name in versions}
-    return settings | flatten({"setup": record["run"].get("setup", {}), "versions": minor})
+    settings |= flatten({"setup": record["run"].get("setup") or {}, "versions": minor})
+    return {name: value if len(value) <= MAX_VALUE else _shortened(value) for name, value in settings.items()}
+
+
+def _shortened(value: str) -> str:
+    return f"{value[:MAX_VALUE]}... ({hashlib.sha256(value.encode('utf-8', 'replace')).hexdigest()[:8]})"
 
 
 def _base_rate(config: Mapping[str, Any], search: Mapping[str, Any] | None) -> float:

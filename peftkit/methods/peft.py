@@ -2,7 +2,8 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -30,6 +31,8 @@ from peftkit.config.checks.untrusted import adapter_errors
 from peftkit.config.families import base_type, family_of
 from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ
 from peftkit.methods.native import is_head, keep_bias, with_new_token_rows
+
+MISSING_WEIGHTS = "Found missing adapter keys"  # of PEFT's warning
 
 
 @dataclass(frozen=True)
@@ -158,10 +161,11 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> nn.Module:
     """Load a saved adapter with its head over the base.
 
     Raises:
-        UserError: its config could run code.
+        UserError: its config could run code, or the file lacks some of the adapter's weights.
     """
     _check_config(folder)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _complete(folder):
+        warnings.filterwarnings("error", MISSING_WEIGHTS)
         # AdaLoRA's rank_pattern has the names of weights, where this warning expects modules
         warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
         with ignored_tie_warnings():
@@ -177,6 +181,16 @@ def _check_config(folder: Path) -> None:
     errors = list(adapter_errors(json.loads(file.read_text(encoding="utf-8")))) if file.is_file() else []
     if errors:
         raise UserError(f"{file}: {'; '.join(errors)}")
+
+
+@contextmanager
+def _complete(folder: Path) -> Iterator[None]:
+    """Refuse an adapter that PEFT loads with newly initialized weights in place of missing ones."""
+    try:
+        yield
+    except UserWarning as warning:
+        names = str(warning).partition("checkpoint: ")[2]
+        raise UserError(f"{folder} lacks weights of the adapter: {names[:200]}; train the run again") from warning
 
 
 def load_adapters(model: PreTrainedModel, folders: dict[str, Path]) -> PeftModel:

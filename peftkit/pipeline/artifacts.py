@@ -1,13 +1,17 @@
 """Models of finished runs: their base, which may be the model of another run, and their trained weights."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 
-from peftkit.config import ModelConfig, RunConfig, UserError, is_prompted, kind_of
+from peftkit.config import ModelConfig, RunConfig, UserError, error_summary, is_prompted, kind_of
 from peftkit.config.console import log
 from peftkit.config.source import ADAPTER_FILE, Source
 from peftkit.methods import load_adapter
@@ -64,13 +68,33 @@ def load_bundle(run: RunResult, quantized: bool = True) -> TrainingBundle:
     """Load the model of a run on the base of its training; of a prompted run with its few-shot examples.
 
     With `quantized=False` the base of a 4-bit run has the dequantized weights, in full precision.
+
+    Raises:
+        UserError: the run folder is damaged.
     """
+    with _named_errors(run.folder):
+        return _load_bundle(run, quantized)
+
+
+@contextmanager
+def _named_errors(folder: Path) -> Iterator[None]:
+    """Turn an error of a library that loads a damaged or foreign run folder into one that names the folder."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder} cannot be loaded: {error_summary(error)}; train the run again") from error
+
+
+def _load_bundle(run: RunResult, quantized: bool) -> TrainingBundle:
     config, names = run.config, run.label_names
     tokenizer = run_tokenizer(config, run_tokenizer_source(run), base_source(run))
     if (run.folder / "model").is_dir():
-        model: Any = auto_class(config.model.family, config.task.kind).from_pretrained(
-            str(run.folder / "model"), trust_remote_code=False
-        )
+        auto, trained = auto_class(config.model.family, config.task.kind), str(run.folder / "model")
+        model, found = auto.from_pretrained(trained, trust_remote_code=False, output_loading_info=True)
+        if missing := sorted(found["missing_keys"]):
+            raise UserError(f"{trained} lacks weights: {', '.join(missing[:3])}; train the run again")
     else:
         choice = (config.model, base_source(run), tokenizer, head_kind(config), names)
         model = load_model(*choice, config.method.quantization)

@@ -15,6 +15,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from peftkit.config import NON_RESULT_KEYS, RunConfig, UserError
+from peftkit.config.json_files import read_json
 from peftkit.paths import atomic_write, safe_name
 
 SCHEMA = 2  # of result.json, see docs/reference/run-folder.md; version 0.1 has none
@@ -91,12 +92,14 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     """Return the folder's result, or None if there is none.
 
     Raises:
-        UserError: an earlier version of peftkit wrote it.
+        UserError: it is damaged, or another version of peftkit wrote it.
     """
     file = folder / "result.json"
-    if not file.is_file():
+    if not file.exists():
         return None
-    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    result: dict[str, Any] = read_json(file, "delete it, and train the run again")
+    if not isinstance(result, dict) or not isinstance(result.get("meta"), dict):
+        raise UserError(f"{file} cannot be read as a result; delete it, and train the run again")
     if result.get("schema") != SCHEMA:
         raise UserError(f"{folder}: written by another version of peftkit, only job=leaderboard reads it; run it again")
     return result
@@ -104,7 +107,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 def is_finished(folder: Path) -> bool:
     result = read_result(folder)
-    return result is not None and result["meta"]["status"] == "finished"
+    return result is not None and result["meta"].get("status") == "finished"
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftkit.config import RunConfig, UserError
+from peftkit.config import RunConfig, UserError, error_summary
 from peftkit.config.checks.untrusted import stored_errors
 from peftkit.config.own_code import import_allowed, opened_packages
 from peftkit.config.source import Source
@@ -94,7 +94,15 @@ class RunResult:
         return str(self.record["meta"]["status"])
 
     def predictions(self) -> pd.DataFrame:
-        """Return id, split, label, prediction and scores of each validation example."""
+        """Return id, split, label, prediction and scores of each validation example.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         import pyarrow.parquet as pq
 
-        return pq.read_table(self.folder / "predictions.parquet").to_pandas()
+        file = self.folder / "predictions.parquet"
+        try:
+            return pq.read_table(file).to_pandas()
+        except (OSError, ValueError) as error:  # pyarrow's errors are among these
+            raise UserError(f"{file} cannot be read: {error_summary(error)}; train the run again") from error

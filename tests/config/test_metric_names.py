@@ -24,7 +24,7 @@ def test_every_kind_has_metrics_that_exist() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("acuracy", "unknown metric of task.kind=classification; did you mean accuracy?"),
+        ("acuracy", "unknown metric of task.kind=classification; did you mean task.metrics=[accuracy]?"),
         ("pearson", "unknown metric of task.kind=classification"),
         ("evaluate:someone/metric", "would run code that evaluate's authors did not publish"),
         ("evaluate:./metric.py", "would run code that evaluate's authors did not publish"),

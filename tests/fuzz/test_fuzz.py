@@ -42,7 +42,6 @@ def test_commands_are_refused_or_valid(workspace: Workspace) -> None:
     check(workspace, commands(), 60, "fuzz.reading:validate")
 
 
-@pytest.mark.xfail(reason="a damaged adapter_config.json fails with exit code 1", strict=False)
 def test_damaged_runs_are_used_or_refused(workspace: Workspace) -> None:
     check(workspace, damaged_runs(run_files(workspace)), 40, "fuzz.reading:open_runs")
 

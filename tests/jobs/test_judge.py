@@ -334,7 +334,7 @@ def test_data_with_changed_questions_is_refused(answered: Path, tmp_path: Path) 
 
 
 def test_each_mistake_has_its_message(answered: Path, tmp_path: Path) -> None:
-    kinds = {"classes": ("classification", None), "language": ("causal_lm", None), "trial": ("seq2seq", True)}
+    kinds = {"classes": ("classification", False), "language": ("causal_lm", False), "trial": ("seq2seq", True)}
     for name, (kind, trial) in kinds.items():
         result = json.loads((answered / "result.json").read_text())
         result["run"]["config"]["task"] |= {"kind": kind, "label": None}

@@ -118,9 +118,9 @@ def test_a_broken_result_is_named_and_not_fatal(tmp_path: Path, text: str) -> No
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "result.json").write_text(text)
     results = collect([tmp_path])
-    assert [
-        r.folder.name for r in results if isinstance(r, UnreadableRun) and r.problem.startswith("cannot be read")
-    ] == ["torn"]
+    assert [r.folder.name for r in results if isinstance(r, UnreadableRun) and r.problem.startswith("broken: ")] == [
+        "torn"
+    ]
     assert len(board_entries(results)) == 1
 
 

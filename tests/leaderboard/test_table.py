@@ -101,7 +101,7 @@ def test_failed_and_broken_results_are_shown(tmp_path: Path, capsys: pytest.Capt
     assert "1 of 2" in text
     assert "2 of 3 runs without valid scores" in text
     assert "failed: out of memory" in text
-    assert "cannot be read" in text
+    assert "broken: " in text
     write_tables(Board.read([tmp_path]), tmp_path / "board")
     markdown = (tmp_path / "board" / "leaderboard.md").read_text(encoding="utf-8")
     assert "failed: out of memory" in markdown

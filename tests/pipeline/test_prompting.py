@@ -262,7 +262,7 @@ def test_instructions_are_prompted_after_answered_ones(tiny: Overrides, tmp_path
         (["model=gpt2", "task.prompt='{sentense1} is'"], "did you mean sentence1?"),
         (["model=gpt2", "task.prompt=what"], "contains no column"),
         (["model=gpt2", "task.verbalizer={equal:Yes}"], "unknown label equal"),
-        (["model=gpt2", "task.template='{sentence1}'"], "use task.prompt=... instead"),
+        (["model=gpt2", "task.template='{sentence1}'"], "a prompt is task.prompt"),
         (["model=gpt2", "early_stopping.patience=3"], "early_stopping.patience is for methods that train"),
         (
             ["model=gpt2", "task=instructions", "task.dataset=a.jsonl", "task.packing=true"],

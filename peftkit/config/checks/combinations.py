@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from peftkit.config.checks.rules import messages_of
+from peftkit.config.errors import refusal
 from peftkit.config.families import declared_family, suggested_model
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import DECODER, ENCODER, SEQ2SEQ, generates_text, kind_of
@@ -27,9 +28,12 @@ def _method_errors(run: RunConfig) -> Iterator[str]:
         if (reason := method.refuses.get(refused)) and not (choice.startswith("task") and refused == SEQ2SEQ):
             yield f"method={method.name} does not work on {choice}: {reason}"
     if not method.traits.trains and not method.traits.prompted and kind.name != "retrieval":
-        yield f"method={method.name} trains nothing and is for task=retrieval only; use method=lora"
+        yield refusal(f"method={method.name} trains nothing and is for task=retrieval only", "method=lora")
     if method.config.get("inference_mode"):
-        yield "method.config.inference_mode=true freezes the adapter, so that nothing is trained; drop it"
+        yield refusal(
+            "method.config.inference_mode=true freezes the adapter, so that nothing is trained",
+            "~method.config.inference_mode",
+        )
 
 
 def _architecture_errors(run: RunConfig) -> Iterator[str]:
@@ -38,20 +42,22 @@ def _architecture_errors(run: RunConfig) -> Iterator[str]:
     return messages_of(
         (
             model.family not in kind.heads,
-            f"model={model.name} ({model.family}) has no head for task={run.task.name} ({kind.name}); "
-            f"use model={'t5_encoder' if needs_encoder else suggested_model(next(iter(kind.heads)))}",
+            refusal(
+                f"model={model.name} ({model.family}) has no head for task={run.task.name} ({kind.name})",
+                f"model={'t5_encoder' if needs_encoder else suggested_model(next(iter(kind.heads)))}",
+            ),
         ),
         (
             kind.name == "language_modeling" and declared_family(model.family, model.stand_in).encoder_of,
-            f"model={model.name} has no decoder to predict the spans; use model=t5",
+            refusal(f"model={model.name} has no decoder to predict the spans", "model=t5"),
         ),
         (
             run.task.packing and DECODER in kind.heads and model.family != DECODER,
-            f"task.packing is for decoders, and model={model.name} is not a decoder; use task.packing=false",
+            refusal(f"task.packing is for decoders, and model={model.name} is not a decoder", "task.packing=false"),
         ),
         (
             run.task.packing and not method.traits.packable,
-            f"method={method.name} puts a soft prompt before each example; use task.packing=false",
+            refusal(f"method={method.name} puts a soft prompt before each example", "task.packing=false"),
         ),
     )
 
@@ -64,12 +70,14 @@ def _loss_errors(run: RunConfig) -> Iterator[str]:
     return messages_of(
         (
             loss and run.method.traits.regularized,
-            f"method={run.method.name} adds a regularizer to {own}; use method=lora",
+            refusal(f"method={run.method.name} adds a regularizer to {own}", "method=lora"),
         ),
         (
             loss and run.train.get("label_smoothing_factor"),
-            f"train.label_smoothing_factor belongs to {own}; "
-            + ("use task.loss_type=robust" if loss == "DPO" else "drop it"),
+            refusal(
+                f"train.label_smoothing_factor belongs to {own}",
+                "~train.label_smoothing_factor" + (" task.loss_type=robust" if loss == "DPO" else ""),
+            ),
         ),
     )
 
@@ -83,21 +91,29 @@ def _smoothing_errors(run: RunConfig) -> Iterator[str]:
     return messages_of(
         (
             is_number,
-            f"train.label_smoothing_factor spreads probability over classes, and task={run.task.name} has numbers; "
-            "drop it",
+            refusal(
+                f"train.label_smoothing_factor spreads probability over classes, and task={run.task.name} has numbers",
+                "~train.label_smoothing_factor",
+            ),
         ),
         (
             kind.name == "question_answering",
-            "train.label_smoothing_factor has no effect on the starts and ends of answers; drop it",
+            refusal(
+                "train.label_smoothing_factor has no effect on the starts and ends of answers",
+                "~train.label_smoothing_factor",
+            ),
         ),
         (
             method.traits.regularized,
-            f"train.label_smoothing_factor would drop the regularizer of method={method.name}; use method=lora",
+            refusal(f"train.label_smoothing_factor would drop the regularizer of method={method.name}", "method=lora"),
         ),
         (
             method.traits.lengthens_text and not kind.sequence_label and run.model.family != SEQ2SEQ,
-            f"train.label_smoothing_factor does not fit {method.config.get('_target_')}, whose virtual tokens have no "
-            "labels; use method=prompt",
+            refusal(
+                f"train.label_smoothing_factor does not fit {method.config.get('_target_')}, whose virtual tokens have "
+                "no labels",
+                "method=prompt",
+            ),
         ),
     )
 
@@ -108,22 +124,31 @@ def _model_errors(run: RunConfig) -> Iterator[str]:
     return messages_of(
         (
             model.family != ENCODER and model.pooling in ("cls", "mean"),
-            f"model.pooling={model.pooling} is for encoders, and model={model.name} is not an encoder; "
-            "set model.pooling=null",
+            refusal(
+                f"model.pooling={model.pooling} is for encoders, and model={model.name} is not an encoder",
+                "model.pooling=null",
+                verb="set",
+            ),
         ),
         (
             family.encoder_of and model.pooling == "cls",
-            f"model={model.name} has no [CLS] token; set model.pooling=mean",
+            refusal(f"model={model.name} has no [CLS] token", "model.pooling=mean", verb="set"),
         ),
         (
             keeps_layers and family.shares_position_biases,
-            f"model.keep_layers does not work with model={model.name}, whose first layer computes the position biases "
-            "of all layers; drop it",
+            refusal(
+                f"model.keep_layers does not work with model={model.name}, whose first layer computes the position "
+                "biases of all layers",
+                "~model.keep_layers",
+            ),
         ),
         (
             keeps_layers and run.method.traits.adapter,
-            f"model.keep_layers changes the base, which a saved adapter of method={run.method.name} could not be "
-            "loaded on; use method=full",
+            refusal(
+                f"model.keep_layers changes the base, which a saved adapter of method={run.method.name} could not be "
+                "loaded on",
+                "method=full",
+            ),
         ),
     )
 
@@ -138,8 +163,11 @@ def _teacher_errors(run: RunConfig) -> Iterator[str]:
         ),
         (
             distills and not is_text and not (kind_of(run.task).sequence_label and run.model.family != SEQ2SEQ),
-            "distill.teacher is for classification and regression with a head, and for generated text; "
-            "drop it, or use model=minilm",
+            refusal(
+                "distill.teacher is for classification and regression with a head, and for generated text",
+                "~distill.teacher",
+                "model=minilm",
+            ),
         ),
     )
 
@@ -150,24 +178,34 @@ def _training_errors(run: RunConfig) -> Iterator[str]:
     return messages_of(
         (
             run.trial and run.search.lr_multipliers is not None,
-            "trial=true trains with one learning rate and searches none; drop trial=true or search.lr_multipliers",
+            refusal("trial=true trains with one learning rate and searches none", "~trial", "~search.lr_multipliers"),
         ),
         (
             train.get("bf16") and train.get("fp16"),
-            "train.bf16 and train.fp16 exclude each other; drop both: bf16 is used where the hardware has it",
+            refusal(
+                "train.bf16 and train.fp16 exclude each other; bf16 is used where the hardware has it",
+                "~train.bf16 ~train.fp16",
+            ),
         ),
         (
             not stops_early and evaluates not in (None, "no"),
-            f"train.eval_strategy={evaluates} needs examples held out of train; "
-            "set early_stopping.patience=3, or drop it",
+            refusal(
+                f"train.eval_strategy={evaluates} needs examples held out of train",
+                "early_stopping.patience=3",
+                "~train.eval_strategy",
+                verb="set",
+            ),
         ),
         (
             stops_early and evaluates == "no",
-            "early_stopping.patience needs evaluations; drop train.eval_strategy=no",
+            refusal("early_stopping.patience needs evaluations", "~train.eval_strategy"),
         ),
         (
             stops_early and evaluates != "no" and saves != "best" and (saves or "epoch") != (evaluates or "epoch"),
-            "early_stopping.patience keeps the best epoch, so checkpoints are saved at each evaluation; "
-            f"set train.save_strategy={evaluates or 'epoch'}",
+            refusal(
+                "early_stopping.patience keeps the best epoch, so checkpoints are saved at each evaluation",
+                f"train.save_strategy={evaluates or 'epoch'}",
+                verb="set",
+            ),
         ),
     )

@@ -1,17 +1,20 @@
 """Checks of what a job needs, of settings that it would ignore, and of the runs that job=judge compares."""
 
 import dataclasses
-import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peftkit.config.checks.rules import messages_of
+from peftkit.config.checks.run_folders import recorded_config
 from peftkit.config.endings import FILES
+from peftkit.config.errors import UserError, refusal
 from peftkit.config.files import names_file
 from peftkit.config.jobs import JOBS, Job
 from peftkit.config.kinds import generates_text
-from peftkit.config.run import RunConfig, TaskConfig
+from peftkit.config.run import RunConfig
+from peftkit.paths import is_file, is_folder
 
 PATH_KEYS = ("run", "runs", "input", "output")  # checked by the job's record, with a message of their own
 
@@ -26,7 +29,7 @@ def job_errors(run: RunConfig) -> list[str]:
             (job.input == "required" and run.input is None, f"job={job.name} needs input=FILE or input='a text'"),
             (
                 job.input == "no" and run.input is not None,
-                f"input= {_only('input', job.name)}; to train on a file, set task.dataset=FILE",
+                _only("input", "input", job.name),
             ),
         ),
         *_output_errors(run),
@@ -38,7 +41,7 @@ def ignored_errors(job_name: str, typed: Mapping[str, str]) -> list[str]:
     """Return a message for each typed override, by key, that a job does not read."""
     job = JOBS[job_name]
     return [
-        f"job={job.name} ignores {typed[key]}: {job.ignores}; drop it"
+        refusal(f"job={job.name} ignores {typed[key]}: {job.ignores}", f"~{key}")
         if job.reads is not None
         else unused_key_message(key, job)
         for key in ignored(job, list(typed))
@@ -59,7 +62,7 @@ def ignored(job: Job, keys: Sequence[str]) -> list[str]:
 def unused_key_message(key: str, job: Job) -> str:
     """Return the message about a key that only other jobs read."""
     others = [other.name for other in JOBS.values() if is_in_section(key, {*other.keys, *other.reads_without_run})]
-    return f"{key}= is not for job={job.name}, only for {_listed(others)}; drop it"
+    return refusal(f"{key}= is not for job={job.name}, only for {_listed(others)}", f"~{key}")
 
 
 def job_specific_keys() -> set[str]:
@@ -80,9 +83,9 @@ def _given(key: str, value: Any) -> list[str]:
     return [f"{key}.{name}" for name in nullable if getattr(value, name) is not None]
 
 
-def _only(key: str, job: str) -> str:
-    allowed = [other.name for other in JOBS.values() if getattr(other, key) not in ("no", None)]
-    return f"is not for job={job}, only for {_listed(allowed)}; drop it"
+def _only(key: str, field: str, job: str) -> str:
+    allowed = [other.name for other in JOBS.values() if getattr(other, field) not in ("no", None)]
+    return refusal(f"{key}= is not for job={job}, only for {_listed(allowed)}", f"~{key}")
 
 
 def _listed(jobs: Sequence[str]) -> str:
@@ -94,24 +97,24 @@ def _run_errors(run: RunConfig) -> Iterator[str]:
     mixes = runs is not None and job.name == "predict"
     is_single = run.run is not None or len(runs or ()) < 2
     return messages_of(
-        (runs is not None and job.runs == "no", f"runs= {_only('runs', job.name)}"),
-        (mixes and is_single, "runs= takes two run folders or more, in place of run=; use runs=[DIR,DIR]"),
+        (runs is not None and job.runs == "no", _only("runs", "runs", job.name)),
+        (mixes and is_single, refusal("runs= takes two run folders or more, in place of run=", "runs=[DIR,DIR]")),
         (
             mixes and not is_single and run.input is not None and not names_file(run.input, FILES),
             "runs= needs a file with a column task; use input=FILE, or run=DIR for one text",
         ),
         (
             job.run == "required" and run.run is None and runs is None,
-            f"job={job.name} needs a run folder; set run=outputs/.../seed-0-...",
+            refusal(f"job={job.name} needs a run folder", "run=outputs/.../seed-0-...", verb="set"),
         ),
-        (job.run == "no" and run.run is not None, f"run= {_only('run', job.name)}"),
+        (job.run == "no" and run.run is not None, _only("run", "run", job.name)),
         (
             job.name == "downstream" and run.task.kind == "language_modeling",
-            "job=downstream compares a task with and without language modeling; use task=sst2, or another task",
+            refusal("job=downstream compares a task with and without language modeling", "task=sst2"),
         ),
         (
             job.name == "downstream" and run.trial,
-            "trial=true does not work with job=downstream, which scores other examples; drop it",
+            refusal("trial=true does not work with job=downstream, which scores other examples", "~trial"),
         ),
     )
 
@@ -122,10 +125,14 @@ def _output_errors(run: RunConfig) -> Iterator[str]:
         return iter(())
     endings = job.writes if isinstance(job.writes, tuple) else ()
     return messages_of(
-        (job.writes is None, f"output= {_only('writes', job.name)}; run folders are written below out=FOLDER"),
+        (job.writes is None, _only("output", "writes", job.name)),
         (
-            job.writes == "folder" and Path(output).is_file(),
+            job.writes == "folder" and is_file(output),
             f"output={output} is a file; job={job.name} writes a folder: use output=FOLDER",
+        ),
+        (
+            job.writes not in (None, "folder") and Path(output).suffix and is_folder(output),
+            f"output={output} is a folder; job={job.name} writes a file: use output=FILE",
         ),
         (
             endings and Path(output).suffix not in endings,
@@ -140,21 +147,23 @@ def judging_errors(run: RunConfig) -> list[str]:
     if run.job != "judge":
         return []
     if run.run is not None and run.runs is not None:
-        return ["run= is compared with its references, runs= with each other; drop one of the two"]
+        return [refusal("run= is compared with its references, runs= with each other", "~run", "~runs")]
     if len(folders) != (1 if run.run is not None else 2):
         return ["job=judge needs answers; set run=DIR to compare with its references, or runs=[A,B] with each other"]
-    if len({Path(folder).resolve() for folder in folders}) < len(folders):
-        return [f"runs= names {folders[0]} twice; set run={folders[0]} to compare it with its references"]
+    if len({os.path.realpath(folder) for folder in folders}) < len(folders):
+        return [refusal(f"runs= names {folders[0]} twice", f"run={folders[0]} ~runs")]
     return [message for folder in folders for message in _answer_errors(Path(folder))]
 
 
 def _answer_errors(folder: Path) -> Iterator[str]:
     """Yield a message for a run without generated answers; unfinished runs have a message already."""
     try:
-        config = json.loads((folder / "result.json").read_text(encoding="utf-8"))["run"]["config"]
-        task, is_trial = TaskConfig(**config["task"]), config.get("trial")
-    except (OSError, ValueError, KeyError, TypeError):
+        config = recorded_config(folder)
+    except UserError:
         return iter(())
+    if config is None:
+        return iter(())
+    task, is_trial = config.task, config.trial
     kind = f"{task.kind} without a label" if task.kind == "causal_lm" else task.kind
     has_answers = is_trial or generates_text(task)
     return messages_of(
@@ -165,7 +174,7 @@ def _answer_errors(folder: Path) -> Iterator[str]:
             "name one of task=seq2seq, or of another text-generation task",
         ),
         (
-            has_answers and not is_trial and not (folder / "predictions.parquet").is_file(),
-            f"{folder} contains no predictions.parquet with its answers; set force=true to train it again",
+            has_answers and not is_trial and not is_file(folder / "predictions.parquet"),
+            f"{folder} contains no predictions.parquet with its answers; train it again with force=true",
         ),
     )

@@ -1,18 +1,21 @@
 """Checks of the files and folders that a run names."""
 
-import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from peftkit.config.checks.rules import messages_of
+from peftkit.config.checks.run_folders import run_folder_errors
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
-from peftkit.config.errors import UserError
+from peftkit.config.errors import UserError, refusal
 from peftkit.config.files import ending_of, names_file, open_binary, reading
 from peftkit.config.jobs import JOBS
 from peftkit.config.run import RunConfig
 from peftkit.config.source import checkpoint_folder
-from peftkit.config.suggestions import nearest
-from peftkit.paths import exists, is_file
+from peftkit.config.suggestions import nearest, with_hint
+from peftkit.paths import exists, is_file, is_folder, names_in, walk
+
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 3000  # of most file systems; the names of runs are added to `out`
 
 
 def path_errors(run: RunConfig) -> Iterator[str]:
@@ -20,11 +23,11 @@ def path_errors(run: RunConfig) -> Iterator[str]:
     checkpoint, reads_data = run.model.checkpoint, JOBS[run.job].trains or run.job == "evaluate"
     yield from messages_of(
         (
-            _is_path(checkpoint) and not Path(checkpoint).exists(),
+            _is_path(checkpoint) and not exists(checkpoint),
             f"model.checkpoint={checkpoint}: no such folder{_tilde(checkpoint)}",
         ),
         (
-            Path(checkpoint).is_file() and not checkpoint.lower().endswith(".gguf"),
+            is_file(checkpoint) and not checkpoint.lower().endswith(".gguf"),
             f"model.checkpoint={checkpoint} is a file; name the checkpoint's folder, or a .gguf file",
         ),
         *(
@@ -36,11 +39,16 @@ def path_errors(run: RunConfig) -> Iterator[str]:
             for folder in (run.results if run.job == "leaderboard" and run.results else ())
         ),
     )
-    if Path(checkpoint).is_dir():
+    if is_folder(checkpoint):
         try:
             checkpoint_folder(Path(checkpoint))
         except UserError as error:
             yield str(error)
+    if run.job != "plan":
+        yield from _place_errors("out", run.out)
+    if run.output is not None and JOBS[run.job].writes is not None:
+        writes_folder = JOBS[run.job].writes == "folder" or not Path(run.output).suffix
+        yield from _place_errors("output", run.output if writes_folder else str(Path(run.output).parent))
     yield from _run_folder_errors(run)
     yield from _input_errors(run)
     yield from _vocabulary_errors(run)
@@ -50,43 +58,22 @@ def path_errors(run: RunConfig) -> Iterator[str]:
         yield from _data_root_errors(run, Path(run.data_root))
 
 
-def run_folder_errors(key: str, folder: str) -> list[str]:
-    """Return a message for a folder that is not the folder of a finished run."""
-    file = Path(folder) / "result.json"
-    if not file.is_file():
-        return [
-            f"{key}={folder} contains no result.json" + (_tilde(folder) or "; a run folder is outputs/.../seed-0-...")
-        ]
-    try:
-        status = json.loads(file.read_text(encoding="utf-8"))["meta"]["status"]
-    except (ValueError, KeyError, TypeError):
-        return [f"{file} cannot be read as a result; name another run folder"]
-    return [
-        *messages_of(
-            (
-                status != "finished",
-                f"{key}={folder} is {status}; finish it first: the command that started it resumes it",
-            )
-        )
-    ]
-
-
 def _has_results(path: str) -> bool:
-    is_file = Path(path).is_file() and path.endswith(("result.json", ".parquet"))
-    return is_file or next(Path(path).rglob("result.json"), None) is not None
+    is_result = is_file(path) and path.endswith(("result.json", ".parquet"))
+    return is_result or any("result.json" in names for _, names, _ in walk(Path(path)))
 
 
 def _run_folder_errors(run: RunConfig) -> Iterator[str]:
     job = JOBS[run.job]
     if run.distill.teacher is not None and job.trains:
-        yield from run_folder_errors("distill.teacher", run.distill.teacher)
+        yield from run_folder_errors("distill.teacher", Path(run.distill.teacher), loads=True)
     if job.run == job.runs == "no":
         return
     key, folders = ("run", [run.run]) if run.run is not None else ("runs", run.runs or [])
     for folder in folders:
-        yield from run_folder_errors(key, folder)
-        if job.name not in ("merge", "embed") and (Path(folder) / "vocabulary.json").is_file():
-            yield f"run={folder} is a vocabulary, not a run; set vocab={folder} to train with it"
+        yield from run_folder_errors(key, Path(folder), loads=job.loads_model and job.name != "judge")
+        if job.name not in ("merge", "embed") and is_file(Path(folder) / "vocabulary.json"):
+            yield refusal(f"run={folder} is a vocabulary, not a run", f"~run ~job vocab={folder}")
 
 
 def _input_errors(run: RunConfig) -> Iterator[str]:
@@ -111,13 +98,13 @@ def _input_errors(run: RunConfig) -> Iterator[str]:
 
 
 def _data_root_errors(run: RunConfig, root: Path) -> Iterator[str]:
-    folders = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    folders = [name for name in names_in(root) if is_folder(root / name)]
     name = run.task.name
     return messages_of(
-        (not root.is_dir(), f"data_root={run.data_root}: no such folder{_tilde(str(root))}"),
+        (not is_folder(root), f"data_root={run.data_root}: no such folder{_tilde(str(root))}"),
         (
-            root.is_dir() and JOBS[run.job].trains and name not in folders,
-            f"data_root={run.data_root} has no folder {name}/{nearest(name, folders, 'task=')}",
+            is_folder(root) and JOBS[run.job].trains and name not in folders,
+            with_hint(f"data_root={run.data_root} has no folder {name}/", nearest(name, folders, "task=")),
         ),
     )
 
@@ -126,13 +113,13 @@ def _dataset_errors(run: RunConfig) -> Iterator[str]:
     dataset = run.task.dataset
     if run.task.kind == "language_modeling":
         return _corpus_errors("task.dataset", dataset)
-    if ending_of(Path(dataset)) in FILES or (_is_path(dataset) and not Path(dataset).is_file()):
+    if ending_of(Path(dataset)) in FILES or (_is_path(dataset) and not is_file(dataset)):
         return _file_errors("task.dataset", dataset)
     if is_file(dataset):
         return _no_data_errors(Path(dataset))
     return messages_of(
         (
-            run.source == "offline" and run.task.suite != "glue" and not Path(dataset).exists(),
+            run.source == "offline" and run.task.suite != "glue" and not exists(dataset),
             f"task.dataset={dataset} is not a file or folder, and source=offline does not read from the Hub",
         ),
     )
@@ -157,36 +144,62 @@ def _vocabulary_errors(run: RunConfig) -> Iterator[str]:
     elif vocab is not None and run.job in ("finetune", "plan", "embed"):  # else refused by the job's record
         yield from messages_of(
             (
-                not (Path(vocab) / "vocabulary.json").is_file(),
+                not is_file(Path(vocab) / "vocabulary.json"),
                 f"vocab={vocab} contains no vocabulary.json"
                 + (_tilde(vocab) or "; name a folder written by job=extend, such as outputs/extend/..."),
             ),
             (
                 run.job == "embed" and run.run is not None,
-                "a run folder includes its vocabulary; drop vocab=, or run=",
+                refusal("a run folder includes its vocabulary", "~vocab", "~run"),
             ),
             (
                 run.job != "embed" and not run.method.traits.new_tokens,
-                f"method={run.method.name} cannot train the embedding rows of vocab=; use method=lora, adapter or full",
+                refusal(
+                    f"method={run.method.name} cannot train the embedding rows of vocab=",
+                    "method=lora",
+                    "method=adapter",
+                    "method=full",
+                ),
             ),
         )
 
 
 def _corpus_errors(key: str, name: str) -> Iterator[str]:
     path = Path(name)
-    if path.is_file() and ending_of(path) not in TEXTS:
+    if is_file(path) and ending_of(path) not in TEXTS:
         yield f"{key}={name}: expected a file that ends in {', '.join(TEXTS)}"
     elif ending_of(path) in (*FILES, *TEXTS) or _is_path(name):
         yield from _file_errors(key, name)
 
 
 def _file_errors(key: str, name: str | None) -> Iterator[str]:
-    if name is None or exists(name):
+    if name is None or is_file(name) or is_folder(name):
+        return
+    if exists(name):
+        yield f"{key}={name} is a pipe, a device or a socket; write its content to a file and name that"
         return
     folder = Path(name).parent
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    names = names_in(folder)
     hint = nearest(Path(name).name, names, f"{key}={'' if folder == Path() else f'{folder}/'}") if names else ""
-    yield f"{key}={name}: no such file{_tilde(name) or (hint if 'did you mean' in hint else '')}"
+    yield with_hint(f"{key}={name}: no such file", _tilde(name) or (hint if "did you mean" in hint else ""))
+
+
+def _place_errors(key: str, place: str) -> Iterator[str]:
+    """Yield a message for a path below which nothing can be written."""
+    path = Path(place)
+    parents = [path, *path.parents]
+    existing = next((each for each in parents if exists(each)), Path())
+    return messages_of(
+        (
+            any(len(part.encode()) > MAX_NAME_BYTES for part in path.parts) or len(place.encode()) > MAX_PATH_BYTES,
+            f"{key}: a name has more than {MAX_NAME_BYTES} bytes, or the path {MAX_PATH_BYTES}; use a shorter one",
+        ),
+        (not is_folder(existing), f"{key}={place}: {existing} is not a folder; use another {key}="),
+        (
+            is_folder(existing) and not os.access(existing, os.W_OK | os.X_OK),
+            f"{key}={place}: no permission to write in {existing}; use another {key}=",
+        ),
+    )
 
 
 def _is_path(name: str) -> bool:

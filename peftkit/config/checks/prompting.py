@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.checks.task import template_errors
+from peftkit.config.errors import refusal
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import DECODER, generates_text, kind_of
 from peftkit.config.run import RunConfig, is_prompted
@@ -17,12 +18,17 @@ def prompting_errors(run: RunConfig) -> list[str]:
     task, method = run.task, run.method
     given = [name for name in ("prompt", "verbalizer") if getattr(task, name) is not None]
     if run.job == "evaluate":
-        return [f"task.{name} is not for job=evaluate, which uses the run's prompt; drop it" for name in given]
+        return [
+            refusal(f"task.{name} is not for job=evaluate, which uses the run's prompt", f"~task.{name}")
+            for name in given
+        ]
     if not JOBS[run.job].trains:
         return []
     if not is_prompted(run):
         return [
-            f"task.{name} is for method=zero_shot and method=few_shot, method={method.name} trains; drop it"
+            refusal(
+                f"task.{name} is for method=zero_shot and method=few_shot, method={method.name} trains", f"~task.{name}"
+            )
             for name in given
         ]
     trained = {
@@ -33,20 +39,26 @@ def prompting_errors(run: RunConfig) -> list[str]:
     example = " ".join(f"{{{name}}}" for name in task.text)
     rules = messages_of(
         *(
-            (value, f"{key} is for methods that train, method={method.name} does not; drop it")
+            (value, refusal(f"{key} is for methods that train, method={method.name} does not", f"~{key}"))
             for key, value in trained.items()
         ),
         (
             not is_labeled and method.config.get("calibrate"),
-            f"method.config.calibrate is for classification and regression, task={task.name} is neither; drop it",
+            refusal(
+                f"method.config.calibrate is for classification and regression, task={task.name} is neither",
+                "~method.config.calibrate",
+            ),
         ),
         (
             is_labeled and run.model.family == DECODER and task.template is not None and task.name not in T5_TEMPLATES,
-            "task.template is the input of T5 for classification and regression; use task.prompt=... instead",
+            refusal(
+                "task.template is the input of T5 for classification and regression; a prompt is task.prompt",
+                "~task.template",
+            ),
         ),
         (
             is_labeled and task.prompt is not None and "{" not in task.prompt,
-            f"task.prompt={task.prompt!r} contains no column; use task.prompt='{example} ...'",
+            refusal(f"task.prompt={task.prompt!r} contains no column", f"task.prompt='{example}'"),
         ),
     )
     if not is_labeled:
@@ -61,15 +73,16 @@ def _shot_errors(run: RunConfig) -> Iterator[str]:
     if not isinstance(shots, int):  # refused by its type
         return iter(())
     return messages_of(
-        (shots < 0, f"method.config.shots={shots}: expected 0 or more; use method.config.shots=4"),
         (
-            (method.name, shots > 0) in (("zero_shot", True), ("few_shot", False)),
-            f"method.config.shots={shots} is not for method={method.name}; "
-            f"use method={'few_shot' if shots else 'zero_shot'}",
+            shots >= 0 and (method.name, shots > 0) in (("zero_shot", True), ("few_shot", False)),
+            refusal(
+                f"method.config.shots={shots} is not for method={method.name}",
+                f"method={'few_shot' if shots else 'zero_shot'}",
+            ),
         ),
         (
             shots and kind_of(run.task).generates and not generates_text(run.task),
-            f"method={method.name} needs answers for its examples; set task.label=..., or use method=zero_shot",
+            refusal(f"method={method.name} needs answers for its examples", "method=zero_shot", "task.label=label"),
         ),
     )
 
@@ -81,7 +94,9 @@ def _verbalizer_errors(run: RunConfig) -> Iterator[str]:
         return messages_of(
             (
                 is_number and run.model.family == DECODER and task.suite != "glue",
-                "task.verbalizer is not set; give a verbalizer for two numbers: task.verbalizer={0: No, 5: Yes}",
+                refusal(
+                    "task.verbalizer is not set; it has a text for two numbers or more", "task.verbalizer={0:No,5:Yes}"
+                ),
             )
         )
     labels = [*verbalizer] if is_number or task.labels is None else task.labels
@@ -100,7 +115,9 @@ def _verbalizer_errors(run: RunConfig) -> Iterator[str]:
         ),
         (
             is_number and (len(verbalizer) < 2 or not all(_is_number(label) for label in verbalizer)),
-            "task.verbalizer: expected two numbers or more, one text per number; use task.verbalizer={0: No, 5: Yes}",
+            refusal(
+                "task.verbalizer: expected two numbers or more, one text per number", "task.verbalizer={0:No,5:Yes}"
+            ),
         ),
     )
 

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 from peftkit.config.checks.rules import messages_of
+from peftkit.config.errors import refusal
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import ENCODER, KINDS, kind_of
 from peftkit.config.metric_names import metric_error
 from peftkit.config.run import RunConfig
-from peftkit.config.suggestions import nearest
+from peftkit.config.suggestions import nearest, renamed_key
 from peftkit.config.templates import parse_template
 
 SPLITS = ("train", "validation")
@@ -23,17 +24,24 @@ def task_errors(run: RunConfig) -> list[str]:
     needs_label = kind.unlabeled_metrics and not {*task.metrics} <= {*kind.unlabeled_metrics}
     fewest, most = kind.column_count
     count = f"{fewest}" if most == fewest else f"{fewest} or more" if most is None else f"{fewest} or {most}"
-    other_keys = {key for other in KINDS.values() for key in other.keys} - {*kind.keys}
     package, extra = kind.package or ("", "")
     rules = messages_of(
         (
             not unknown_metrics and task.label is None and needs_label,
-            f"task.metrics=[{','.join(task.metrics)}] need a label; "
-            f"set task.metrics=[{','.join(kind.unlabeled_metrics)}], or task.label=...",
+            refusal(
+                f"task.metrics=[{','.join(task.metrics)}] need a label",
+                f"task.metrics=[{','.join(kind.unlabeled_metrics)}]",
+                "task.label=label",
+                verb="set",
+            ),
         ),
         (
             task.label is None and kind.label == "required",
-            f"task.label is not set; set task.label=... (task.kind={kind.name} needs it)",
+            refusal(f"task.label is not set, which task.kind={kind.name} needs", "task.label=label", verb="set"),
+        ),
+        (
+            task.label is not None and kind.label == "no",
+            refusal(f"task.label is not for task.kind={kind.name}", "~task.label"),
         ),
         (
             task.label in task.text,
@@ -41,18 +49,17 @@ def task_errors(run: RunConfig) -> list[str]:
         ),
         (
             len({*task.text}) < len(task.text),
-            f"task.text=[{','.join(task.text)}] names a column twice; drop one",
+            refusal(
+                f"task.text=[{','.join(task.text)}] names a column twice",
+                f"task.text=[{','.join(dict.fromkeys(task.text))}]",
+            ),
         ),
-        (task.label is not None and kind.label == "no", f"task.label is not for task.kind={kind.name}; drop it"),
         (
             not fewest <= len(task.text) <= (most or len(task.text)),
-            f"task.text=[{','.join(task.text)}]: task.kind={kind.name} takes {count} column{'s' * (count != '1')}; "
-            f"use task.text=[{','.join(kind.columns)}]",
-        ),
-        *((getattr(task, key), f"task.{key} is not for task.kind={kind.name}; drop it") for key in sorted(other_keys)),
-        *(
-            (getattr(task, key) is None, f"task.{key} is not set; set task.{key}={example}")
-            for key, example in kind.needs.items()
+            refusal(
+                f"task.text=[{','.join(task.text)}]: task.kind={kind.name} takes {count} column{'s' * (count != '1')}",
+                f"task.text=[{','.join(kind.columns)}]",
+            ),
         ),
         (
             package and JOBS[run.job].trains and find_spec(package) is None,
@@ -60,8 +67,25 @@ def task_errors(run: RunConfig) -> list[str]:
         ),
     )
     return [
-        *_split_errors(run), *unknown_metrics, *rules, *template_errors("task.template", task.template, task.text),
+        *_split_errors(run), *unknown_metrics, *rules, *_key_errors(run),
+        *template_errors("task.template", task.template, task.text),
     ]  # fmt: skip
+
+
+def _key_errors(run: RunConfig) -> Iterator[str]:
+    """Yield a message for each key of other kinds that is set, and each of this kind that is missing."""
+    task, kind = run.task, kind_of(run.task)
+    other_keys = {key for other in KINDS.values() for key in other.keys} - {*kind.keys}
+    return messages_of(
+        *(
+            (getattr(task, key), refusal(f"task.{key} is not for task.kind={kind.name}", f"~task.{key}"))
+            for key in sorted(other_keys)
+        ),
+        *(
+            (getattr(task, key) is None, refusal(f"task.{key} is not set", f"task.{key}={example}", verb="set"))
+            for key, example in kind.needs.items()
+        ),
+    )
 
 
 def template_errors(key: str, template: str | None, columns: list[str]) -> list[str]:
@@ -78,17 +102,32 @@ def _split_errors(run: RunConfig) -> Iterator[str]:
     train, held_out = splits.get("train"), splits.get("validation", [])
     return messages_of(
         *(
-            (name not in SPLITS, f"unknown key task.splits.{name}{nearest(str(name), SPLITS, 'task.splits.')}")
+            (
+                name not in SPLITS,
+                renamed_key(
+                    f"unknown key task.splits.{name}", f"task.splits.{name}", nearest(str(name), SPLITS, "task.splits.")
+                ),
+            )
             for name in splits
         ),
-        *((name not in splits, f"task.splits.{name} is not set; set task.splits.{name}=...") for name in SPLITS),
+        *(
+            (
+                name not in splits,
+                refusal(
+                    f"task.splits.{name} is not set",
+                    f"task.splits.{name}={'train' if name == 'train' else '[validation]'}",
+                    verb="set",
+                ),
+            )
+            for name in SPLITS
+        ),
         (
             not isinstance(train, (str, type(None))),
-            f"task.splits.train={train}: expected one name; use task.splits.train=train",
+            refusal(f"task.splits.train={train}: expected one name", "task.splits.train=train"),
         ),
         (
             not isinstance(held_out, list) or not all(isinstance(name, str) for name in held_out),
-            f"task.splits.validation={held_out}: expected a list of names; use task.splits.validation=[dev]",
+            refusal(f"task.splits.validation={held_out}: expected a list of names", "task.splits.validation=[dev]"),
         ),
         (
             JOBS[run.job].trains and train is None and "train" in splits,
@@ -106,7 +145,7 @@ def _classification(run: RunConfig) -> Iterator[str]:
     return messages_of(
         (
             "f1" in run.task.metrics and run.task.labels is not None and len(run.task.labels) != 2,
-            "f1 is for two labels; set task.metrics=[accuracy,macro_f1]",
+            refusal("f1 is for two labels", "task.metrics=[accuracy,macro_f1]", verb="set"),
         )
     )
 
@@ -116,21 +155,30 @@ def _language_modeling(run: RunConfig) -> Iterator[str]:
     return messages_of(
         (
             task.packing and task.join_documents,
-            "task.packing separates documents, task.join_documents joins them; drop one",
+            refusal(
+                "task.packing separates documents, task.join_documents joins them",
+                "~task.packing",
+                "~task.join_documents",
+            ),
         ),
         (
             task.whole_words and run.model.family != ENCODER,
-            f"task.whole_words is for encoders, and model={run.model.name} is not an encoder; drop it",
+            refusal(
+                f"task.whole_words is for encoders, and model={run.model.name} is not an encoder", "~task.whole_words"
+            ),
         ),
         (
             len(task.splits.get("validation") or []) != 1,
-            "task.kind=language_modeling holds out one split; set task.splits.validation=[held_out]",
+            refusal("task.kind=language_modeling holds out one split", "task.splits.validation=[held_out]", verb="set"),
         ),
         (
             run.train.get("dataloader_persistent_workers"),
-            "train.dataloader_persistent_workers would mask the same tokens in every epoch; drop it",
+            refusal(
+                "train.dataloader_persistent_workers would mask the same tokens in every epoch",
+                "~train.dataloader_persistent_workers",
+            ),
         ),
-        (task.template is not None, "task.template is not for task.kind=language_modeling; drop it"),
+        (task.template is not None, refusal("task.template is not for task.kind=language_modeling", "~task.template")),
     )
 
 
@@ -139,15 +187,18 @@ def _instructions(run: RunConfig) -> Iterator[str]:
     return messages_of(
         (
             task.label is None and len(task.text) > 1,
-            "columns of instructions need a column of answers; set task.label=output",
+            refusal("columns of instructions need a column of answers", "task.label=output", verb="set"),
         ),
         (
             task.label is not None and "messages" in task.text,
-            "a column of messages contains its answers; drop task.label",
+            refusal("a column of messages contains its answers", "~task.label"),
         ),
         (
             task.template is not None,
-            "task.template is not for task.kind=instructions, which uses the tokenizer's chat template; drop it",
+            refusal(
+                "task.template is not for task.kind=instructions, which uses the tokenizer's chat template",
+                "~task.template",
+            ),
         ),
     )
 
@@ -156,7 +207,9 @@ def _retrieval(run: RunConfig) -> Iterator[str]:
     return messages_of(
         (
             JOBS[run.job].trains and run.train.get("per_device_train_batch_size") == 1 and len(run.task.text) == 2,
-            "a batch of one query has no in-batch negatives; set train.per_device_train_batch_size=32",
+            refusal(
+                "a batch of one query has no in-batch negatives", "train.per_device_train_batch_size=32", verb="set"
+            ),
         )
     )
 
@@ -166,15 +219,15 @@ def _preferences(run: RunConfig) -> Iterator[str]:
     return messages_of(
         (
             task.loss_type == "robust" and not task.label_smoothing,
-            "task.loss_type=robust needs the share of swapped pairs; set task.label_smoothing=0.1",
+            refusal("task.loss_type=robust needs the share of swapped pairs", "task.label_smoothing=0.1", verb="set"),
         ),
         (
             task.loss_type not in ("robust", None) and task.label_smoothing,
-            f"task.loss_type={task.loss_type} ignores task.label_smoothing; use task.loss_type=robust",
+            refusal(f"task.loss_type={task.loss_type} ignores task.label_smoothing", "task.loss_type=robust"),
         ),
         (
             trains and method.traits.prompted,
-            f"method={method.name} trains nothing, so it cannot be trained on preferences; use method=lora",
+            refusal(f"method={method.name} trains nothing, so it cannot be trained on preferences", "method=lora"),
         ),
         (
             trains and run.vocab is not None,

@@ -5,9 +5,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from peftkit.config.checks.values import Found, as_typed, value_of
+from peftkit.config.errors import refusal
 from peftkit.config.own_code import code_errors, is_allowed, shipped_targets
 from peftkit.config.signatures import Field, fields_of
-from peftkit.config.suggestions import TRAINING, nearest
+from peftkit.config.suggestions import TRAINING, nearest, renamed_key, with_hint
 
 UPSTREAM = ("train.", "method.config.", "method.quantization.", "generate.quantization.")
 QUANTIZATION = "transformers.utils.quantization_config.BitsAndBytesConfig"
@@ -59,7 +60,7 @@ def upstream_errors(config: Mapping[str, Any]) -> Iterator[Found]:
 def _option_errors(name: str, value: Any, fields: Mapping[str, Field], prefix: str, owner: str) -> Iterator[Found]:
     key = f"{prefix}{name}"
     if name not in fields:
-        yield key, f"{key}: unknown option of {owner}{nearest(str(name), fields, prefix)}"
+        yield key, renamed_key(f"{key}: unknown option of {owner}", key, nearest(str(name), fields, prefix))
     elif (expected := fields[name].refuses(value)) is not None:
         yield key, f"{key}={as_typed(value)}: expected {expected}"
 
@@ -71,7 +72,7 @@ def _tracker_errors(named: Any, packages: Sequence[str]) -> Iterator[Found]:
         if "." in str(name):  # a callback of one's own
             yield from _class_errors(str(name), f"{key}=", {}, packages)
         elif package is None:
-            yield key, f"{key}={as_typed(name)}: unknown tracker{nearest(str(name), TRACKERS)}"
+            yield key, with_hint(f"{key}={as_typed(name)}: unknown tracker", nearest(str(name), TRACKERS, f"{key}="))
         elif package and find_spec(package) is None:
             hint = "'peftkit[trackers]'" if name in EXTRA else package.replace("_", "-")
             yield key, f"{key}={name} needs the package {package}; pip install {hint}"
@@ -101,8 +102,8 @@ def _class_errors(target: str, typed: str, node: Mapping[str, Any], packages: Se
                 yield from _option_errors(option, value, fields or {}, path, target)
     elif top in ("peft", "peftkit"):
         named = "PEFT" if top == "peft" else "a method of peftkit"
-        hint = nearest(target, [each for each in shipped_targets() if each.startswith(f"{top}.")])
-        yield key, f"{key}={target} is not the config class of {named}{hint}"
+        hint = nearest(target, [each for each in shipped_targets() if each.startswith(f"{top}.")], f"{key}=")
+        yield key, with_hint(f"{key}={target} is not the config class of {named}", hint)
     else:
         own = f"; if the code is your own, type allow_code=[{top}]" if package else ""
         yield key, f"{key}={target} is refused: only classes of peft and peftkit are allowed{own}"
@@ -112,4 +113,4 @@ def _method_errors(values: Any) -> Iterator[Found]:
     key = "method.config._target_"
     target = str(values.get("_target_", "???")) if isinstance(values, Mapping) else ""
     if target == "???":
-        yield key, f"{key} is not set; set {key}=peft.LoraConfig, or use method=lora"
+        yield key, refusal(f"{key} is not set", "method=lora", f"{key}=peft.LoraConfig")

@@ -1,20 +1,23 @@
 """Checks of each value: its type, its choices, its range."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from peftkit.config.errors import is_text, refusal
 from peftkit.config.families import FAMILIES
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import KINDS
 from peftkit.config.run import PROVENANCE, SECTIONS, RunConfig
 from peftkit.config.signatures import annotation
-from peftkit.config.suggestions import RENAMED, nearest, section_error, takes_list, unknown_key
+from peftkit.config.suggestions import RENAMED, nearest, section_error, takes_list, unknown_key, with_hint
 from peftkit.config.traits import Traits
 from peftkit.paths import MAX_NAME
 
 Found = tuple[str, str]  # the key, and the message about it
+MAX_INT = 2**53  # above it, floats are not exact
 EMBEDDING_INITS = ("pieces", "mean", "normal", "random")  # extend.init
 LOSSES = ("sigmoid", "ipo", "hinge", "robust", "apo_zero")  # task.loss_type: TRL's names
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -56,18 +59,29 @@ RANGES = (  # of values of the right type; null has no range
         "generate.max_answer_tokens generate.evolutions generate.patience generate.timeout early_stopping.patience "
         "method.learning_rate task.max_target_length task.max_train_samples task.max_eval_samples task.scale task.beta "
         "train.learning_rate train.num_train_epochs train.per_device_train_batch_size train.per_device_eval_batch_size "
-        "train.gradient_accumulation_steps train.logging_steps method.config.lora_alpha",
+        "train.gradient_accumulation_steps train.logging_steps train.save_steps train.eval_steps "
+        "train.eval_accumulation_steps train.adam_epsilon train.ddp_timeout train.dataloader_prefetch_factor "
+        "train.save_total_limit train.torch_empty_cache_steps "
+        "method.config.r method.config.init_r method.config.target_r method.config.num_virtual_tokens "
+        "method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size",
         _positive,
         "a number above 0",
     )
     | _rule(
-        "extend.budget task.stride generate.temperature generate.retries generate.price_in generate.price_out",
+        "extend.budget task.stride generate.temperature generate.retries generate.price_in generate.price_out "
+        "train.weight_decay train.max_grad_norm train.warmup_steps train.eval_delay train.dataloader_num_workers "
+        "train.neftune_noise_alpha",
         lambda value: 0 <= value < float("inf"),
         "a number of 0 or more",
     )
     | _rule("method.config.lora_dropout", lambda x: 0 <= x < 1, "a number of 0 or more, below 1")
     | _rule("early_stopping.holdout task.noise_density", lambda x: 0 < x < 1, "a number above 0 and below 1")
     | _rule("generate.max_rouge_l generate.top_p", lambda x: 0 < x <= 1, "a number above 0, at most 1")
+    | _rule("train.max_steps", lambda x: x == -1 or x > 0, "a number above 0, or -1")
+    | _rule(
+        "train.adam_beta1 train.adam_beta2 train.label_smoothing_factor", lambda x: 0 <= x < 1, "0 or more, below 1"
+    )
+    | _rule("train.warmup_ratio", lambda x: 0 <= x <= 1, "a number from 0 to 1")
     | _rule("distill.alpha", lambda x: 0 <= x <= 1, "a number from 0 to 1")
     | _rule("seed", lambda x: 0 <= x < 2**32, "0 or more, below 2**32")
     | _rule("task.max_length embed.max_length", lambda x: x > 2, "3 tokens or more")
@@ -76,12 +90,12 @@ RANGES = (  # of values of the right type; null has no range
     | _rule(
         "search.lr_multipliers",
         lambda x: bool(x) and all(map(_positive, x)),
-        "numbers above 0; use search.lr_multipliers=[0.3,1,3], or null",
+        "numbers above 0; use search.lr_multipliers=[0.3,1,3], or search.lr_multipliers=null",
     )
     | _rule(
         "model.keep_layers",
         lambda x: bool(x) and x == sorted(set(x)) and x[0] >= 0,
-        "layer numbers in order, from 0; use model.keep_layers=[1,4], or null",
+        "layer numbers in order, from 0; use model.keep_layers=[1,4], or model.keep_layers=null",
     )
     | _rule(
         "task.matryoshka_dims",
@@ -103,7 +117,7 @@ RANGES = (  # of values of the right type; null has no range
     | _rule(
         "task.labels",
         lambda x: len({str(name).strip() for name in x}) == len(x) > 1,
-        "two different names or more, each once; use task.labels=[no,yes], or null",
+        "two different names or more, each once; use task.labels=[no,yes], or task.labels=null",
     )
 )
 
@@ -114,15 +128,39 @@ def value_errors(config: Mapping[str, Any]) -> Iterator[Found]:
     for name, section in [*SECTIONS.items(), ("method.traits", Traits)]:
         if isinstance(values := value_of(config, name), Mapping):
             yield from _type_errors(values, section, f"{name}.")
+        elif section is Traits and values is not None:
+            yield name, refusal(f"{name}={as_typed(values)}: expected a mapping", f"{name}={{}}")
     yield from _choice_errors(config)
 
 
 def range_errors(config: Mapping[str, Any], invalid: set[str]) -> Iterator[Found]:
     """Yield a message for each value out of its range, apart from keys that are already invalid."""
+    impossible = {key: message for key, message in _leaf_errors(config, "") if key not in invalid}
+    yield from impossible.items()
+    invalid = invalid | impossible.keys()
     for key, (holds, expected) in RANGES.items():
         value = None if key in invalid else value_of(config, key)
         if value is not None and not holds(value):
-            yield key, f"{key}={as_typed(value)}: expected {expected}"
+            yield key, _expected(f"{key}={as_typed(value)}: expected {expected}")
+    yield from _adapter_errors(value_of(config, "method.config"), invalid | RANGES.keys())
+
+
+def _adapter_errors(values: Any, checked: set[str]) -> Iterator[Found]:
+    """Yield a message for each number of PEFT's config that no method takes."""
+    for name, value in values.items() if isinstance(values, Mapping) else []:
+        key = f"method.config.{name}"
+        if key in checked or isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if "dropout" in name and not 0 <= value < 1:
+            yield key, refusal(f"{key}={value}: expected a number of 0 or more, below 1", f"{key}=0.1")
+        elif isinstance(value, int) and value < 0:
+            yield key, refusal(f"{key}={value}: expected 0 or more", f"~{key}")
+
+
+def _expected(message: str) -> str:
+    """Return a message about a range, with the overrides after "; use " as its fix."""
+    wrong, _, fix = message.partition("; use ")
+    return refusal(wrong, *fix.split(", or ")) if fix else message
 
 
 def value_of(config: Mapping[str, Any], key: str) -> Any:
@@ -150,7 +188,7 @@ def _type_errors(values: Mapping[str, Any], owner: type, prefix: str) -> Iterato
         if name not in values and has_default:
             continue
         if value == "???":
-            yield key, f"{key} is not set; set {key}=..."
+            yield key, refusal(f"{key} is not set", f"{key}=...", verb="set")
         elif not prefix and name in (*SECTIONS, "train"):
             if not isinstance(value, Mapping):
                 yield key, section_error(name, as_typed(value))
@@ -159,7 +197,24 @@ def _type_errors(values: Mapping[str, Any], owner: type, prefix: str) -> Iterato
                 yield key, f"{key}={as_typed(value)}: expected a mapping; use {key}={{mergeable: false}}"
         elif (expected := annotation(str(field.type), __name__).refuses(value)) is not None:
             is_one = isinstance(value, (str, int, float)) and takes_list(key)
-            yield key, f"{key}={as_typed(value)}: expected {expected}{f'; use {key}=[{value}]' if is_one else ''}"
+            wrong = f"{key}={as_typed(value)}: expected {expected}"
+            yield key, refusal(wrong, f"{key}=[{value}]") if is_one else wrong
+
+
+def _leaf_errors(value: Any, key: str) -> Iterator[Found]:
+    """Yield a message for each number and each text, at any depth, that no setting can have."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _leaf_errors(each, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for each in value:
+            yield from _leaf_errors(each, key)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield key, refusal(f"{key}={value}: expected a finite number", f"~{key}")
+    elif isinstance(value, int) and abs(value) >= MAX_INT:
+        yield key, refusal(f"{key} has a number of 2**53 or more", f"~{key}")
+    elif isinstance(value, str) and not is_text(value):
+        yield key, f"{key}={value!r}: it contains NUL or a lone surrogate; remove that character"
 
 
 def _choice_errors(config: Mapping[str, Any]) -> Iterator[Found]:
@@ -167,5 +222,5 @@ def _choice_errors(config: Mapping[str, Any]) -> Iterator[Found]:
         value = value_of(config, key)
         if isinstance(value, str) and value not in (*known, "???"):
             new = RENAMED.get(f"{key}={value}")
-            unknown = f"{key}={as_typed(value)}: unknown value{nearest(value, map(as_typed, known), f'{key}=')}"
-            yield key, f"{key}={value} was renamed; use {new}" if new else unknown
+            wrong, hint = f"{key}={as_typed(value)}: unknown value", nearest(value, map(as_typed, known), f"{key}=")
+            yield key, refusal(f"{key}={value} was renamed", new) if new else with_hint(wrong, hint)

@@ -1,7 +1,6 @@
 """The data of the page: boards, entries with their runs, comparisons and failed runs as plain values."""
 
 import json
-import math
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from peftkit.config.record_schema import MAX_COUNT, MAX_NUMBER
 from peftkit.leaderboard.archive import read_text
 from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.costs import COSTS
@@ -158,14 +158,15 @@ def _curves(entries: Sequence[BoardEntry]) -> tuple[dict[int, list[Curve]], str 
 def _losses(folder: Path) -> tuple[list[int], list[float]] | None:
     """Return steps and losses, evenly sampled; None where the log has fewer than two."""
     lines: list[str] = []
-    with suppress(OSError, UnicodeDecodeError):
+    with suppress(OSError, ValueError, KeyError):
         lines = (read_text(folder, "log.jsonl") or "").splitlines()
     points: list[tuple[int, float]] = []
     for line in lines:
-        with suppress(ValueError, KeyError, TypeError):  # another kind of line, or one truncated by a kill
+        # another kind of line, or one truncated by a kill
+        with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
             entry = json.loads(line)
             points.append((int(entry["step"]), float(f"{float(entry['loss']):.4g}")))
-    points = [(step, loss) for step, loss in points if math.isfinite(loss)]
+    points = [(step, loss) for step, loss in points if abs(loss) < MAX_NUMBER and 0 <= step < MAX_COUNT]
     if len(points) < 2:
         return None
     every = (len(points) - 1) / (POINTS - 1)

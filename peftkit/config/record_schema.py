@@ -1,0 +1,132 @@
+"""The types, ranges and sizes of the fields of result.json, which may come from anyone."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+MAX_DEPTH, MAX_VALUES = 30, 200_000  # levels and values of a record
+MAX_NUMBER = 1e100  # so that no sum or square overflows; a score or a loss above it diverged
+MAX_NAME = 300  # characters of names and reasons
+MAX_COUNT = 2**53
+MAX_FIELDS = 5_000  # values of scores, config and audit, which become columns and labels
+
+Shape = Any  # float, int, bool, str (a name), dict (of anything), or one of the following
+# {"key": shape}: these keys, of which those that end in ? may be missing or null; {...: shape}: any keys
+# [shape]: a list
+SOURCE = {"name": str, "kind?": str, "revision?": str, "substituted_for?": str}
+STAGES = {"before": float, "after": float}
+PIECES = {"tokens": float, "pieces_a_word": float, "split_words": float}
+RECORD = {
+    "run": {
+        "config": {
+            "task": {"name": str, "suite": str, "kind?": str},
+            "model": {"name?": str, "family?": str},
+            "method": {"name": str},
+            "search?": {"lr_multipliers?": [float]},
+            "distill?": dict,
+        },
+        "overrides?": [str],
+        "setup?": dict,
+    },
+    "scores?": {...: {"value": float, "higher_is_better": bool}},
+    "costs?": dict,
+    "audit": {
+        "sources": {"model": SOURCE, "data": SOURCE},
+        "rows?": {...: int},
+        "label_names?": [str],
+        "label_counts?": dict,
+    },
+    "meta": {"seed": int, "device": str, "status": str, "versions?": dict},
+    "search?": {
+        "trials?": [{"learning_rate": float}],
+        "curve?": [{"epoch": float, "score": float}],
+    },
+    "language?": {
+        "held_out": STAGES,
+        "general": STAGES,
+        "pieces?": {"before": PIECES, "after": PIECES},
+        "downstream?": {
+            ...: {"task": str, "method": str, "learning_rate": float, "rows": float, "seeds": {...: STAGES}}
+        },
+    },
+}
+
+
+def check_record(record: Any) -> None:
+    """Check the fields that boards and later jobs read.
+
+    Raises:
+        ValueError: a field is missing or has another type, a name is too long, or a count is negative.
+    """
+    _check(record, RECORD, "")
+    counts = {"scores": record.get("scores") or {}, "run.config": record["run"]["config"], "audit": record["audit"]}
+    for path, values in counts.items():
+        if (number := _count(values)) > MAX_FIELDS:
+            raise ValueError(f"{path} has {number:,} values")
+
+
+def check_size(record: Any) -> None:
+    """Check that values can be processed without overflow of the stack, of memory, or of a float.
+
+    Raises:
+        ValueError: they are too many, too deeply nested, or too large.
+    """
+    for count, (value, depth) in enumerate(_values(record)):
+        if depth > MAX_DEPTH or count > MAX_VALUES:
+            raise ValueError("nested too deeply" if depth > MAX_DEPTH else f"more than {MAX_VALUES:,} values")
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:
+            raise ValueError("a number is too large")
+
+
+def _count(values: Any) -> int:
+    return sum(1 for _ in _values(values))
+
+
+def _values(record: Any) -> Iterator[tuple[Any, int]]:
+    """Yield each value and its level, without recursion."""
+    queue = [(record, 0)]
+    while queue:
+        value, depth = queue.pop()
+        yield value, depth
+        children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        queue += [(child, depth + 1) for child in children]
+
+
+def _check(value: Any, shape: Shape, path: str) -> None:
+    if isinstance(shape, dict):
+        _check(value, dict, path)
+        for key, inner in shape.items():
+            if key is ...:
+                for name, each in value.items():
+                    _check(name, str, f"{path} key")
+                    _check(each, inner, f"{path}.{name}")
+                continue
+            name = key.removesuffix("?")
+            if name not in value and name == key:
+                raise ValueError(f"{path}.{name}".lstrip(".") + " is missing")
+            if name == key or value.get(name) is not None:
+                _check(value[name], inner, f"{path}.{name}".lstrip("."))
+    elif isinstance(shape, list):
+        _check(value, list, path)
+        for number, each in enumerate(value):
+            _check(each, shape[0], f"{path}[{number}]")
+    else:
+        accepted, description = _TYPES[shape]
+        if not isinstance(value, accepted) or (shape is not bool and isinstance(value, bool)):
+            raise ValueError(f"{path or 'the content'}: expected {description}")
+        if shape is str and len(value) > MAX_NAME and not path.startswith("run.overrides"):
+            raise ValueError(f"{path} has more than {MAX_NAME} characters")
+        if shape is float and MAX_NUMBER < abs(value) < math.inf and not path.startswith(("scores.", "search.")):
+            raise ValueError(f"{path}: the number is too large")
+        if shape is int and not 0 <= value < MAX_COUNT:
+            raise ValueError(f"{path}: expected a number from 0 to 2**53")
+
+
+_TYPES: Mapping[Any, tuple[Any, str]] = {
+    float: ((int, float), "a number"),
+    int: (int, "a whole number"),
+    bool: (bool, "true or false"),
+    str: (str, "a text"),
+    dict: (dict, "an object"),
+    list: (list, "a list"),
+}

@@ -1,0 +1,171 @@
+"""The fix in a refusal is typed, and that refusal is gone; refusals without one are listed."""
+
+from __future__ import annotations
+
+import ast
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.commands import check
+
+from peftkit.config.errors import refusal
+
+CHECKS = Path(__file__).parents[2] / "peftkit" / "config" / "checks"
+LISTED = Path(__file__).with_name("refusals_without_fix.txt")
+COMMANDS = """
+method=lorra
+method=[lora]
+method=[lora,ia3]
+model=brt
+task=mprc
+recipe=lora_gleu
+sed=3
+learning_rate=1
+epochs=3
+model.checkpont=x
+tsk.text=[a]
+task.words={a:b}
+train.num_train_epoch=3
+method.config.lora_alfa=3
+method.config._target_=peft.LoraConfi
+train.report_to=tensorbord
+task.metrics=accuracy
+task.metrics=[acuracy]
+-m task.metrics=accuracy,f1
+search=[0.3,1]
+seed.x=1
+train.weight_decay=inf
+generate.max_tokens=99999999999999999999
+method.config.layers_to_transform=-1
+source=embedded
+source=ofline
+claim=small_date
+task.loss_type=sigmod task=preferences
+extend.init=pices job=extend
+search.lr_multipliers=[0]
+model.keep_layers=[3,1]
+task.matryoshka_dims=[0]
+generate.instruction_length=[5,3]
+task.labels=[a]
+task.text=[]
+task.metrics=[]
+model=gpt2 model.pooling=mean
+model=t5 task=preferences
+model=bert task=preferences
+model=t5_encoder model.pooling=cls
+model=t5 model.keep_layers=[0,1]
+model.keep_layers=[0] method=lora
+trial=true search.lr_multipliers=[1,3]
+train.bf16=true train.fp16=true
+train.eval_strategy=epoch
+early_stopping.patience=3 train.eval_strategy=no
+early_stopping.patience=3 train.eval_strategy=steps train.save_strategy=epoch
+method=adalora distill.teacher=x
+task=preferences model=gpt2 train.label_smoothing_factor=0.1
+task=preferences model=gpt2 method=adalora
+task=preferences model=gpt2 method=few_shot
+task=preferences model=gpt2 task.loss_type=robust
+task=preferences model=gpt2 task.label_smoothing=0.1
+model=gpt2 distill.teacher=x distill.alpha=0.3 task=seq2seq
+task.packing=true task=sst2
+task=language_modeling task.packing=true task.join_documents=true
+task=language_modeling model=gpt2 task.whole_words=true
+task=language_modeling task.splits.validation=[a,b]
+task=language_modeling train.dataloader_persistent_workers=true
+task=language_modeling task.template=a
+task=instructions model=gpt2 task.text=[a,b]
+task=instructions model=gpt2 task.label=a
+task=instructions model=gpt2 task.template=a task.label=a
+task=retrieval task.text=[a,b] train.per_device_train_batch_size=1
+task=sst2 task.stride=3
+task=sst2 task.label=null
+task=sst2 task.text=[a,b,c]
+task=sst2 task.splits.trian=x
+task=sst2 task.splits.validation=dev
+task=mnli task.metrics=[f1]
+task=sst2 task.prompt='a'
+method=zero_shot model=gpt2 task.prompt='a'
+method=zero_shot model=gpt2 task.packing=true
+method=zero_shot model=gpt2 task.template="'{sentence}'"
+method=zero_shot model=gpt2 method.config.shots=2
+method=few_shot model=gpt2 method.config.shots=0
+method=zero_shot model=gpt2 task=stsb task.verbalizer={0:No}
+method=zero_shot model=gpt2 task=regression task.dataset=x.csv task.text=[a] task.label=b
+method=zero_shot model=gpt2 task=seq2seq method.config.calibrate=true
+method=few_shot model=gpt2 task=causal_lm task.text=[a]
+job=predict task=sst2 input=a run=x
+job=evaluate run=x task.prompt=a
+job=finetune results=[x]
+job=finetune run=x
+job=finetune runs=[x]
+job=finetune input=x
+job=finetune output=x
+job=finetune extend.terms=x
+job=downstream run=x task=language_modeling
+job=judge run=x runs=[x,y]
+job=judge runs=[x,x]
+job=judge run=x generate.seeds=x
+generate.seeds=x
+generate.base_url=http://x
+job=generate recipe=self_instruct model=bert
+job=generate recipe=self_instruct generate.base_url=http://x
+job=generate recipe=self_instruct generate.algorithm=evol_instruc
+job=generate recipe=self_instruct generate.generator=endpoint
+job=generate recipe=self_instruct generate.generator=endpoint generate.base_url=x generate.endpoint_model=y
+job=generate recipe=self_instruct generate.max_cost=1
+job=embed input=a output=x.npy run=x vocab=y
+vocab=x method=ia3
+""".strip().splitlines()
+
+
+def typed(command: list[str], fix: str) -> list[str]:
+    """Return a command with a fix as a user types it in a shell."""
+    for part in shlex.split(fix):
+        old, arrow, new = part.partition("->")
+        if arrow:
+            command = [f"{new}{each.removeprefix(old)}" if each.startswith(f"{old}=") else each for each in command]
+            continue
+        key, _, _ = part.removeprefix("~").partition("=")
+        command = [each for each in command if each.partition("=")[0].lstrip("+") != key]
+        command += [] if part.startswith("~") else [part]
+    return command
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_fix_of_a_refusal_corrects_it(line: str) -> None:
+    command = shlex.split(line)
+    flags, overrides = command[: command[0] == "-m"], command[command[0] == "-m" :]
+    errors = check(overrides, multirun=bool(flags))
+    fixes = [(error, fix) for error in errors for fix in getattr(error, "fix", ())]
+    assert fixes, errors
+    for error, fix in fixes:
+        changed = typed(overrides, fix)
+        left = check([each for each in changed if each != "-m"], multirun="-m" in [*flags, *changed])
+        assert str(error) not in left, fix
+
+
+def test_a_fix_is_rendered() -> None:
+    assert refusal("a is wrong", "a=1", "~a") == "a is wrong; use a=1, or drop it"
+    assert refusal("this is wrong", "a=1 b=2 ~c", verb="set") == "this is wrong; set a=1 b=2 and drop c"
+    assert refusal("a and b exclude each other", "~a ~b").fix == ("~a ~b",)
+
+
+def messages_without_fix() -> Iterator[str]:
+    """Yield the messages of rules and generators in config/checks that are plain texts."""
+    for file in sorted(CHECKS.glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            is_rule = isinstance(node, ast.Tuple) and len(node.elts) == 2
+            found = node.elts[1] if is_rule else node.value if isinstance(node, ast.Yield) else None
+            if isinstance(found, ast.Tuple):
+                found = found.elts[-1]
+            text = ast.unparse(found) if isinstance(found, (ast.JoinedStr, ast.Constant)) else ""
+            if " " in text:
+                yield f"{file.name}: {text[:90]}"
+
+
+def test_refusals_without_a_fix_are_listed_with_a_reason() -> None:
+    lines = [line.rsplit(" | ", 1) for line in LISTED.read_text(encoding="utf-8").splitlines()]
+    assert all(len(line) == 2 and line[1] for line in lines)
+    assert sorted({line[0] for line in lines}) == sorted(set(messages_without_fix()))
