@@ -61,7 +61,7 @@ def test_the_name_of_a_file_is_no_text(composer: Composer, name: str, message: s
     ("typed", "read"),
     [
         ("out=données (1)", "données (1)"), ("out=日本語", "日本語"), ("out=a&b=c", "a&b=c"), ("out='a, b'", "a, b"), ("out=a b", "a b"),
-        ("out=x:y", "x:y"), ("out=100%", "100%"),
+        ("out=x:y", "x:y"), ("out=100%", "100%"), ("out=a~1", "a~1"),
     ],
 )  # fmt: skip
 def test_names_in_any_script_need_no_quotes(composer: Composer, typed: str, read: str) -> None:

@@ -207,4 +207,5 @@ def _is_path(name: str) -> bool:
 
 
 def _tilde(path: str) -> str:
-    return "; write $HOME for ~, which the shell does not expand after =" if path.startswith("~") else ""
+    is_of_user = path.startswith("~") and not path.startswith("~/")  # ~/ is expanded
+    return "; write the whole path in place of ~USER" if is_of_user else ""
