@@ -10,8 +10,9 @@ import torch
 from helpers.everyday_checkpoints import write_checkpoint
 from transformers import AutoModel, AutoTokenizer
 
-from peftkit.config import UserError
+from peftkit.config import ModelConfig, UserError
 from peftkit.config.source import Source
+from peftkit.models.load import load_model
 from peftkit.models.tokenizer import load_tokenizer, read_config, usable_positions
 
 
@@ -106,3 +107,21 @@ def test_an_end_of_text_token_that_only_the_config_names_is_used(tmp_path: Path)
     loaded = load_tokenizer(source(folder))
     assert (loaded.eos_token, loaded.eos_token_id) == ("</s>", 2)
     assert "names no end-of-text token; </s> of the model's config is used" in loaded.adjustments[0]
+
+
+def test_a_replaced_pad_token_does_not_move_the_positions_of_roberta(tmp_path: Path) -> None:
+    """RoBERTa counts positions from the id of its config's pad token on."""
+    folder = write_checkpoint("roberta", tmp_path / "roberta")
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(str(folder))
+    chosen = ModelConfig(
+        "roberta", str(folder), "main", "encoder", "cls", "minilm", learning_rates={}, keep_layers=None
+    )  # fmt: skip
+    loaded = load_tokenizer(source(folder))
+    model = load_model(chosen, source(folder), loaded, "classification", ["no", "yes"]).eval()
+    batch = loaded(["the actor left", "the film"], padding=True, return_tensors="pt")
+    alone = AutoModel.from_pretrained(str(folder)).eval()(input_ids=batch["input_ids"][1:, :4])
+    with torch.no_grad():
+        states = model.base_model(**batch).last_hidden_state[1, :4]
+    torch.testing.assert_close(states, alone.last_hidden_state[0], rtol=0, atol=1e-5)
