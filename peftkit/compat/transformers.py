@@ -10,12 +10,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PretrainedC
 from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from transformers.models.t5.modeling_t5 import T5Stack
 from transformers.pytorch_utils import Conv1D
 
 __all__ = [
     "Conv1D",
-    "T5Stack",
     "attention_implementation",
     "compute_in_fp32",
     "dequantized",

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
     AutoModel,
@@ -26,6 +27,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
+from peftkit.config import UserError
 from peftkit.config.families import FAMILIES, MEAN_POOLING, base_type
 from peftkit.models.pooling import masked_mean
 
@@ -39,8 +41,11 @@ class Backbone:
         config = AutoConfig.from_pretrained(name) if config is None else config
         if (model_type := base_type(config.model_type)) != config.model_type:  # of one of the classifiers below
             config = AutoConfig.for_model(model_type, **config_arguments(config))
-        if config.model_type == "t5":
-            return T5EncoderModel.from_pretrained(name, config=config, **arguments)
+        if config.is_encoder_decoder:
+            if type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
+                raise UserError(f"transformers has no encoder of {model_type} by itself; use model=bert or model=t5")
+            encoder: Any = MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)]
+            return encoder.from_pretrained(name, config=config, **arguments)  # type: ignore[no-any-return]
         arguments |= without_pooler(MODEL_MAPPING[type(config)])
         return AutoModel.from_pretrained(name, config=config, **arguments)  # type: ignore[no-any-return]
 

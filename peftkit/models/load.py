@@ -190,9 +190,17 @@ def read_checkpoint(
         heads = sorted({".*pooler" if name == "pooler" else name for name in HEADS | LANGUAGE_MODEL_HEADS})
         kept = [*heads, *(quantization.get("llm_int8_skip_modules") or [])]
         arguments["quantization_config"] = BitsAndBytesConfig(**{**quantization, "llm_int8_skip_modules": kept})
-    model, info = auto.from_pretrained(
-        checkpoint_path(source), output_loading_info=True, ignore_mismatched_sizes=True, **arguments
-    )
+    try:
+        model, info = auto.from_pretrained(
+            checkpoint_path(source), output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+        )
+    except ValueError as error:
+        if not str(error).startswith("Unrecognized configuration class"):
+            raise
+        raise UserError(
+            f"transformers has no {auto.__name__.removeprefix('Auto')} of {config.model_type}, the family of "
+            f"{source.name}; choose another task or another model.checkpoint"
+        ) from error
     for name, size, expected in sorted(info["mismatched_keys"]):
         if not _is_head(model, name):
             raise UserError(

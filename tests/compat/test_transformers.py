@@ -15,7 +15,6 @@ from transformers import (
     GPT2Config,
     GPT2Model,
     T5Config,
-    T5EncoderModel,
     T5ForConditionalGeneration,
 )
 
@@ -67,7 +66,6 @@ def test_an_output_layer_stays_untied_when_embeddings_are_resized() -> None:
 
 def test_the_classes_of_layers() -> None:
     assert isinstance(GPT2Model(GPT2Config(n_embd=16, n_layer=1, n_head=2)).h[0].mlp.c_fc, transformers.Conv1D)
-    assert isinstance(T5EncoderModel(T5Config(**T5)).encoder, transformers.T5Stack)
 
 
 @pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])

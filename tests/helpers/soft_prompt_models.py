@@ -29,6 +29,8 @@ from transformers import (
     LongformerForSequenceClassification,
     MT5Config,
     MT5ForConditionalGeneration,
+    OPTConfig,
+    OPTForCausalLM,
     RobertaConfig,
     RobertaForSequenceClassification,
     RoFormerConfig,
@@ -82,6 +84,11 @@ MODELS: dict[str, tuple[Any, Any, str | None]] = {
     "t5-encoder": (T5EncoderModel, T5Config(**T5), None),
     "mt5-lm": (MT5ForConditionalGeneration, MT5Config(**T5), "SEQ_2_SEQ_LM"),
     "bart-lm": (BartForConditionalGeneration, BartConfig(**BART), "SEQ_2_SEQ_LM"),
+    "opt-lm": (
+        OPTForCausalLM,
+        OPTConfig(**BERT, ffn_dim=48, word_embed_proj_dim=32, pad_token_id=0, bos_token_id=2, eos_token_id=1),
+        "CAUSAL_LM",
+    ),
     "roformer-cls": (RoFormerForSequenceClassification, RoFormerConfig(**BERT), "SEQ_CLS"),
     "longformer-cls": (
         LongformerForSequenceClassification,

@@ -25,7 +25,7 @@ CELLS = [
 def test_a_row_says_the_same_alone_and_in_a_padded_batch(name: str, kind: str) -> None:
     model = wrapped(name, kind)
     alone = answer(model, batch(name, [SHORT]))[0]
-    for side in ("right", "left") if name.startswith(("gpt2", "llama")) else ("right",):
+    for side in ("right", "left") if name.startswith(("gpt2", "llama", "opt")) else ("right",):
         if side == "left" and name in ("gpt2-token", "gpt2-qa"):
             continue  # transformers gives these no positions for pads on the left: their own base differs
         together = answer(model, batch(name, [LONG, SHORT], side))[1]

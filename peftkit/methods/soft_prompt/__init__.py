@@ -7,7 +7,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from peftkit.compat.peft import register_tuner
-from peftkit.compat.transformers import T5Stack
 from peftkit.compat.tuner import HookedTuner
 from peftkit.methods.soft_prompt.layer import SoftPromptConfig, SoftPromptLayer
 from peftkit.methods.soft_prompt.prefix import PrefixLayer
@@ -48,12 +47,12 @@ def add_prompts(model: Any, adapter_name: str, config: SoftPromptConfig, is_load
 
 
 def stacks(model: Any) -> list[Any]:
-    """Return a model's backbone, or the encoder and, where it has one, the decoder of T5, BART and the like."""
-    is_seq2seq = model.config.is_encoder_decoder
+    """Return a model's backbone, or its encoder and decoder where it has them, as T5 and BART.
+
+    OPT's language model calls the decoder in its backbone, and not the backbone.
+    """
     parts = {
-        module: name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, T5Stack) or (is_seq2seq and isinstance(module, PreTrainedModel))
+        module: name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, PreTrainedModel)
     }
     found = [part for name in ("encoder", "decoder") for part, each in parts.items() if each == name]
     return found or [getattr(model, model.base_model_prefix, model)]
