@@ -103,6 +103,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "prefix": {"kind": "prefix"},
     "prefix_mlp": {"kind": "prefix", "encoder": "mlp", "encoder_hidden_size": 8},
 }
+# families without a record, for which peftkit knows no places of adapters
+WITHOUT_RECORD = ("mt5-lm", "bart-lm", "opt-lm", "roformer-cls", "longformer-cls", "bigbird-cls")
 # their attention is of another kind: prefixes are refused
 NO_PREFIX = ("roformer-cls", "longformer-cls", "bigbird-cls")
 LONG, SHORT = [5, 6, 7, 8, 9, 1], [10, 11, 12, 1]
