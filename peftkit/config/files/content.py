@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import IO, Any
 
 from peftkit.config.console import assume
@@ -71,7 +72,7 @@ def open_binary(file: Path) -> IO[bytes]:
     with file.open("rb") as raw:
         head = raw.read(8)
     if head.startswith(ZSTANDARD):
-        raise UserError(f"{file} is compressed by Zstandard; decompress it: zstd -d {file}")
+        raise UserError(f"{file} is compressed by Zstandard; decompress it: zstd -d {quote(str(file))}")
     if head.startswith(ZIP):
         return _open_member(file)
     return next((open_it for magic, open_it in MAGIC.items() if head.startswith(magic)), Path.open)(file, "rb")  # type: ignore[no-any-return, operator]
@@ -115,10 +116,14 @@ def reading(file: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        convert = f"iconv -f latin1 -t utf-8 {file} > new{ending_of(file)}"
+        convert = f"iconv -f latin1 -t utf-8 {quote(str(file))} > new{ending_of(file)}"
         raise UserError(
             f"{file}: the file is not in UTF-8; "
-            + ("decompress it, and convert it by iconv" if file.suffix in COMPRESSED else f"convert it: {convert}")
+            + (
+                "decompress it, and convert it by iconv"
+                if file.suffix in COMPRESSED
+                else f"convert it, with its encoding in place of latin1: {convert}"
+            )
         ) from error
     except Exception as error:
         # Arrow's own errors have no base class among those of Python, and importing it only for them takes time
@@ -152,6 +157,6 @@ def _open_member(file: Path) -> IO[bytes]:
     if len(members) != 1:
         raise UserError(
             f"{file} has {len(members)} files ({', '.join(members[:4])}), not one; "
-            f"unzip it: unzip {file} -d {file.with_suffix('')}, and use that folder"
+            f"unzip it: unzip {quote(str(file))} -d {quote(str(file.with_suffix('')))}, and use that folder"
         )
     return archive.open(members[0])
