@@ -108,3 +108,22 @@ def test_a_wrong_column_is_found_without_importing_torch(tmp_path: Path) -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "2\n" and done.stderr.count("\n") == 1 and "task.text=[Review]" in done.stderr
+
+
+def test_an_input_lacks_a_column_of_its_run(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv")
+    run = tmp_path / "run"
+    run.mkdir()
+    for kind, text, messages in (
+        ("classification", ["review"], 1),
+        ("preferences", ["Review", "b"], 0),
+        ("instructions", ["x"], 0),
+    ):
+        (run / "result.json").write_text(json.dumps({"run": {"config": {"task": {"kind": kind, "text": text}}}}))
+        words = ["job=predict", f"run={run}", f"input={file}"]
+        found = list(column_errors(RunConfig.from_config(compose_config(words))))
+        assert len(found) == messages and all("rename Review to review" in message for message in found)
+    words = ["job=embed", f"input={file}", "embed.column=reviews", "model=minilm"]
+    assert "set embed.column=Review" in next(column_errors(RunConfig.from_config(compose_config(words))))
+    words = ["job=forgetting", f"run={run}", f"input={file}"]
+    assert "no column text" in next(column_errors(RunConfig.from_config(compose_config(words))))

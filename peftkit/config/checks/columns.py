@@ -64,17 +64,17 @@ def _task_errors(run: RunConfig) -> Iterator[str]:
 
 
 def _input_errors(run: RunConfig) -> Iterator[str]:
-    """Yield the messages about the input of job=predict and job=embed, and the corpus of job=extend."""
+    """Yield the messages about the input of a job, and the corpus of job=extend."""
     key, file = {
         "embed": ("embed.column", run.input), "extend": ("extend.column", run.extend.corpus),
-        "predict": ("", run.input if run.run else None),
+        "predict": ("", run.input if run.run else None), "forgetting": ("", run.input),
     }.get(run.job, ("", None))  # fmt: skip
     if file is None or not is_file(file) or ending_of(Path(file)) == ".txt":
         return
     if key:
         needed = [run.embed.column if key == "embed.column" else run.extend.column]
     else:
-        needed = _trained_columns(Path(str(run.run)))
+        needed = ["text"] if run.job == "forgetting" else _trained_columns(Path(str(run.run)))
     if (names := column_names(Path(file), needed)) is None:
         return
     for missing in (name for name in needed if name not in {*names, *_fields(needed, names)}):
