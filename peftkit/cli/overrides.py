@@ -34,7 +34,7 @@ UPSTREAM_SECTIONS = (
     "generate.request.",
     "generate.quantization.",
 )
-COLUMN_KEYS = ("task.text=", "task.label=", "embed.column=", "extend.column=")  # names, such as review[0] or текст
+COLUMN_KEYS = ("task.text=", "task.label=", "task.labels=", "embed.column=", "extend.column=")  # text[0], текст, 3
 COLUMN = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,'"\[\]][^,\[\]]*(?:\[[^,\]]*\][^,\[\]]*)*""")
 NUMBER_NAME = re.compile(r"[-+]?[0-9._]+|true|false|nan|inf", re.IGNORECASE)  # which Hydra reads as other types
 SAFE_NAME = re.compile(r"[\w ./:?%@*+|$-]*", re.ASCII)  # as Hydra's grammar reads it
