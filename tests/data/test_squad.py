@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from peftkit.data.tables import read_file
 
 PASSAGE = "The car ferry carries cars. It was built in 1911, at pier 1."
 BUILT = {"text": ["1911"], "answer_start": [PASSAGE.index("1911")]}
+FERRY = {"text": ["car ferry"], "answer_start": [4]}
 EMPTY: dict[str, list] = {"text": [], "answer_start": []}
 
 
@@ -33,15 +35,23 @@ def read(file: Path, *overrides: str) -> list[Any]:
 
 def nested(file: Path, *answers: Any, **more: Any) -> Path:
     entries = [
-        {"question": "when ?", "id": f"q{n}", "answers": each, **more} if each != "hidden" else {"question": "when ?"}
+        {"question": "when ?", "id": f"q{n}", "answers": each, **_row(more, n)}
+        if each != "hidden"
+        else {"question": "when ?"}
         for n, each in enumerate(answers)
     ]
     file.write_text(json.dumps({"data": [{"title": "t", "paragraphs": [{"context": PASSAGE, "qas": entries}]}]}))
     return file
 
 
+def _row(more: dict[str, Any], n: int) -> dict[str, Any]:
+    return {name: value[n] if isinstance(value, list) else value for name, value in more.items()}
+
+
 def flat(file: Path, *answers: Any, **more: Any) -> Path:
-    rows = [{"question": "when ?", "context": PASSAGE, "answers": each, **more} for each in answers]
+    rows = [
+        {"question": "when ?", "context": PASSAGE, "answers": each, **_row(more, n)} for n, each in enumerate(answers)
+    ]
     file.write_text("\n".join(map(json.dumps, rows)))
     return file
 
@@ -52,13 +62,15 @@ def test_positions_are_integers_or_found_by_search(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], start: Any, is_nested: bool
 ) -> None:
     given = {} if start == "missing" else {"answer_start": start}
-    answers = [[{"text": "1911", **given}]] * 3
+    answers = [[{"text": "1911", **given}]] * 3 + [
+        [{"text": "car ferry", "answer_start": "4" if start == "44" else 4}]
+    ] * 3
     assert (
         read(nested(tmp_path / "a.json", *answers) if is_nested else flat(tmp_path / "a.jsonl", *answers))
-        == [BUILT] * 3
+        == [BUILT] * 3 + [FERRY] * 3
     )
     is_searched = start in (None, -1, "missing") or start != start
-    assert ("2 answers without answer_start were found by search\n" in logged(capsys)) == is_searched
+    assert bool(re.search("[23] answers without answer_start were found by search\n", logged(capsys))) == is_searched
 
 
 def test_the_columns_of_squad_may_have_single_and_null_starts(tmp_path: Path) -> None:
@@ -84,7 +96,7 @@ def test_ambiguous_positions_are_whole_words_and_listed(tmp_path: Path, capsys: 
     [({"text": "1912"}, "'1912' of train is not in its passage .question q"),
      ({"text": "1911", "answer_start": 3}, "not at character 3 of its passage .question q"),
      ({"text": "1911", "answer_start": 3.5}, "3.5 of train is not a whole number"),
-     ({"text": 1911, "answer_start": 44}, "column answers of train has .* write answers as SQuAD does")],
+     ({"text": {"a": 1}, "answer_start": 44}, "answers of train")],
 )  # fmt: skip
 def test_a_wrong_position_is_refused_by_id(tmp_path: Path, answer: dict, cause: str) -> None:
     with pytest.raises(UserError, match=cause):
@@ -94,12 +106,12 @@ def test_a_wrong_position_is_refused_by_id(tmp_path: Path, answer: dict, cause: 
 def test_is_impossible_overrides_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plausible = [{"text": "1911", "answer_start": 44}]
     for file in (
-        nested(tmp_path / "a.json", *[plausible] * 3, is_impossible=True),
-        flat(tmp_path / "a.jsonl", *[plausible] * 3, is_impossible=True),
-        flat(tmp_path / "b.jsonl", *[plausible] * 3, is_impossible="True"),
+        nested(tmp_path / "a.json", *[plausible] * 6, is_impossible=[True] * 3 + [False] * 3),
+        flat(tmp_path / "a.jsonl", *[plausible] * 6, is_impossible=[True] * 3 + [False] * 3),
+        flat(tmp_path / "b.jsonl", *[plausible] * 6, is_impossible=["True"] * 3 + ["false"] * 3),
     ):
-        assert read(file) == [EMPTY] * 3
-    assert "answers to 2 questions with is_impossible=true are left out" in logged(capsys)
+        assert read(file) == [EMPTY] * 3 + [BUILT] * 3
+    assert re.search("answers to [23] questions with is_impossible=true are left out", logged(capsys))
     with pytest.raises(UserError, match=r"set task.no_answer=true"):
         read(file, "task.no_answer=false")
     with pytest.raises(UserError, match=r"question q. of train has is_impossible=false and no answer"):
