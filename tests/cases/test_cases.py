@@ -156,7 +156,6 @@ def test_a_missing_shard_is_refused(fork_server: ForkServer, tiny: Callable[...,
     )
 
 
-@pytest.mark.xfail(reason="the prompt is counted twice", strict=True)
 def test_a_prompt_repeated_with_other_spaces_is_the_prompt(
     fork_server: ForkServer, tiny: Callable[..., list[str]], tmp_path: Path
 ) -> None:

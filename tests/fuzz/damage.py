@@ -74,9 +74,9 @@ def structure(draw: st.DrawFn, content: bytes, is_yaml: bool) -> bytes:
         elif action == "nest":
             node[path[-1]] = [node[path[-1]]]
         elif action == "add" and isinstance(node, dict):
-            node[draw(st.sampled_from(KEYS))] = draw(st.sampled_from(VALUES))
+            node[draw(st.sampled_from(KEYS))] = copy.deepcopy(draw(st.sampled_from(VALUES)))
         else:
-            node[path[-1]] = draw(st.sampled_from(VALUES))
+            node[path[-1]] = copy.deepcopy(draw(st.sampled_from(VALUES)))
     return json.dumps(tree, ensure_ascii=True).encode()  # JSON is YAML too
 
 

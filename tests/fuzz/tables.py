@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import datetime
 import decimal
@@ -200,7 +201,7 @@ def nested_files(draw: st.DrawFn) -> tuple[str, bytes]:
         while isinstance(node, (dict, list)) and node:
             key = draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
             if not isinstance(node[key], (dict, list)) or draw(st.booleans()):
-                node[key] = draw(st.sampled_from(CELLS))
+                node[key] = copy.deepcopy(draw(st.sampled_from(CELLS)))  # it may be changed next
                 break
             node = node[key]
     if "data" in whole:
