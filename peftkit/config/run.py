@@ -52,7 +52,7 @@ class TaskConfig:
     kind: str
     text: list[str]
     label: str | None
-    labels: list[str] | None
+    labels: list[str | int | float | bool] | None  # as in the data, where they are numbers
     splits: dict
     metrics: list[str]
     template: str | None

@@ -87,7 +87,7 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     return Evaluation(task.name, scores, costs, record)
 
 
-def _task_of(chosen: TaskConfig, trained: TaskConfig, names: list[str] | None, overrides: Sequence[str]) -> TaskConfig:
+def _task_of(chosen: TaskConfig, trained: TaskConfig, names: list[Any] | None, overrides: Sequence[str]) -> TaskConfig:
     """Return the task that the overrides choose, or the run's own with the keys that they set."""
     keys = [override.lstrip("+").partition("=")[0] for override in overrides]
     own = {key.split(".")[1] for key in keys if key.startswith("task.")}

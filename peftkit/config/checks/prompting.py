@@ -99,7 +99,7 @@ def _verbalizer_errors(run: RunConfig) -> Iterator[str]:
                 ),
             )
         )
-    labels = [*verbalizer] if is_number or task.labels is None else task.labels
+    labels = [str(label) for label in (verbalizer if is_number or task.labels is None else task.labels)]
     return messages_of(
         *(
             (
@@ -111,7 +111,7 @@ def _verbalizer_errors(run: RunConfig) -> Iterator[str]:
         *(
             (True, f"task.verbalizer: unknown label {label}{nearest(str(label), labels)}")
             for label in verbalizer
-            if label not in labels and str(label) not in labels
+            if str(label) not in labels
         ),
         (
             is_number and (len(verbalizer) < 2 or not all(_is_number(label) for label in verbalizer)),
