@@ -46,12 +46,12 @@ def main(number: int = 0, commanded: int = 3000, damaged: int = 2000, read: int 
             "data files, read": (data_files(), read),
             "data files, whole commands": (data_files(command=True), planned),
         }
-        lines = [
-            row(name, *tally(workspace, strategy, count, number)) for name, (strategy, count) in kinds.items() if count
-        ]
+        command = f"python tests/benchmarks/robustness.py {number} {commanded} {damaged} {read} {planned}"
+        lines = []
+        for name, (strategy, count) in kinds.items():
+            lines += [row(name, *tally(workspace, strategy, count, number))] if count else []
+            REPORT.write_text(report(command, time.time() - started, lines), encoding="utf-8")
         server.close()
-    command = f"python tests/benchmarks/robustness.py {number} {commanded} {damaged} {read} {planned}"
-    REPORT.write_text(report(command, time.time() - started, lines), encoding="utf-8")
 
 
 def tally(
