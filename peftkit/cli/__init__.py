@@ -48,7 +48,8 @@ def _run_command(arguments: list[str]) -> int:
             return 0
         if {"-sc", "--shell-completion", "--hydra-help"} & {*arguments}:
             register_files()
-            _run_hydra([each for each in arguments if not each.startswith(("-c", "--config"))], SweepRunner([]))
+            completed = ["-sc", *(each for each in arguments if "=" in each and not each.startswith("-"))]
+            _run_hydra(["--hydra-help"] if "--hydra-help" in arguments else completed, SweepRunner([]))
             return 0
         command = read_command([argument for argument in arguments if argument not in ("-h", "--help")])
         if not arguments or {"-h", "--help"} & {*arguments}:
