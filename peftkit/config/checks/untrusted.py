@@ -97,7 +97,7 @@ def _default_errors(defaults: Any, group: str, options: Collection[str]) -> Iter
             if default != "_self_" and not any(option == name or option.endswith(f"/{name}") for option in options):
                 yield f"defaults: {default!r} is no {group}{nearest(default, options)}"
             continue
-        for key, value in default.items() if isinstance(default, Mapping) else [(default, None)]:
+        for key, value in default.items() if isinstance(default, Mapping) and default else [(default, None)]:
             yield from _choice_errors(str(key), value, group)
 
 
@@ -120,13 +120,13 @@ def _hydra_errors(section: Any) -> Iterator[str]:
     """Yield everything but the mode and the params of a sweeper; Hydra's other settings run code or write files."""
     if section is None:
         return
-    if not isinstance(section, Mapping):
+    sweeper = section.get("sweeper", {}) if isinstance(section, Mapping) else None
+    if not isinstance(sweeper, Mapping):
         yield "hydra takes mode and sweeper: {params: ...}"
         return
-    sweeper = section.get("sweeper") or {}
-    params = (sweeper.get("params") if isinstance(sweeper, Mapping) else None) or {}
+    params = sweeper.get("params") or {}
     refused = [f"hydra.{name}" for name in section if name not in ("mode", "sweeper")]
-    refused += [f"hydra.sweeper.{name}" for name in (sweeper if isinstance(sweeper, Mapping) else ["..."])]
+    refused += [f"hydra.sweeper.{name}" for name in sweeper]
     for key in (key for key in refused if key != "hydra.sweeper.params"):
         yield (
             f"{key} is refused: Hydra's settings can run code and write files, so a file may set hydra.mode and "
@@ -159,6 +159,7 @@ def _param_errors(key: str, value: Any) -> Iterator[str]:
 
 
 def _key_errors(values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    yield from (f"{key!r} is no key of peftkit; remove it" for key in values if not isinstance(key, str))
     yield from (f"{key} {REMOVE}" for key in _typed_only(values, prefix, with_empty=True))
     yield from _interpolation_errors(values, prefix)
     if prefix:
