@@ -61,7 +61,7 @@ def test_the_overview_fits_a_screen_and_lists_every_recipe(arguments: list[str])
             ["embed.", "run="],
         ),
         (["method=lora"], ["peft.LoraConfig", "r=8", "Hu et al. 2022", "mergeable", "use_rslora"], ["KEYS"]),
-        (["method=bitfit"], ["not on seq2seq", "peftkit.methods.BitFit"], []),
+        (["method=bitfit"], ["not on t5", "peftkit.methods.BitFit"], []),
         (["task=sst2"], ["Socher", "text: [sentence]", "max_length: 128"], []),
         (["model=t5", "recipe=lora_glue"], ["checkpoint: google-t5/t5-small", "recipe=lora_glue:"], []),
         (["method"], ["lora ", "ia3 "], []),

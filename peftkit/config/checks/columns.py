@@ -25,7 +25,7 @@ from peftkit.config.kinds import KINDS, kind_of
 from peftkit.config.quoting import as_override
 from peftkit.config.run import RunConfig, TaskConfig
 from peftkit.config.suggestions import listed
-from peftkit.paths import is_file
+from peftkit.paths import is_file, is_folder
 
 FIRST_ROWS = 20_000  # of a .jsonl, whose rows may differ in their columns
 
@@ -41,8 +41,8 @@ def column_errors(run: RunConfig) -> Iterator[str]:
 def _task_errors(run: RunConfig) -> Iterator[str]:
     task, kind = run.task, kind_of(run.task)
     path = Path(task.dataset) if run.data_root is None else Path(run.data_root) / task.name
-    is_generated = run.generates_data or (kind.generators and (path / "chat").is_dir())  # a folder of job=generate
-    if is_generated or not path.exists():
+    is_generated = run.generates_data or (kind.generators and is_folder(path / "chat"))  # a folder of job=generate
+    if is_generated or not (is_file(path) or is_folder(path)):  # refused by the checks of paths
         return
     files = _first_files(task, path)
     if task.kind != "language_modeling" and (message := missing_split(task, list(files), str(path))):
