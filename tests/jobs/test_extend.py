@@ -247,7 +247,9 @@ def test_t5_without_its_decoder_trains_the_rows_that_it_reads(
 ) -> None:
     base = checkpoint("t5", True)
     vocab = extended(base, "t5", data, tmp_path)
-    lines = [{"tokens": TEXT.split(), "tags": ["O", "B-X"] * 5, "label": word, "text": f"the {word}"} for word in "ab" * 10]
+    lines = [
+        {"tokens": TEXT.split(), "tags": ["O", "B-X"] * 5, "label": word, "text": f"the {word}"} for word in "ab" * 10
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     column = {"classification": "text", "token_classification": "tokens"}[task]
     (folder,) = commands.finetune(
