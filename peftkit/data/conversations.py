@@ -117,7 +117,7 @@ class ConversationReader(ExampleReader):
         self, table: Dataset, names: list[str] | None, wanted: Sequence[str]
     ) -> tuple[dict[str, Dataset], dict[str, int]]:
         *train, validation = wanted
-        examples, dropped = self.read(table, names, validation)
+        examples, dropped = self.read(table, names, wanted[0])
         rest, held_out = self.split(examples, VALIDATION_SHARE)
         return {**dict.fromkeys(train, rest), validation: held_out}, dict.fromkeys(train or [validation], dropped)
 

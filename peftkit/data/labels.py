@@ -27,24 +27,25 @@ def label_text(label: Any) -> str | None:
     return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", text_of(label).strip()) or None
 
 
-def check_other_labels(names: set[str], more: set[str], first: str, split: str) -> None:
-    """Refuse labels that a later split has `more` than the first, unless they are words of their own.
+def check_other_labels(names: set[str], more: set[str], splits: tuple[str, str], place: str) -> None:
+    """Refuse labels that the second split has `more` than the first, unless they are words of their own.
 
     Raises:
         UserError: they are numbers, as 0 to 2 and 1 to 3 are two numberings, or spellings of the first split's labels.
     """
+    first, split = splits
     found = {label: near[0] for label in sort_names(more) if (near := spellings(label, names))}
     if found:
         wrong, right = ", ".join(found), ", ".join(dict.fromkeys(found.values()))
         how = " or ".join(dict.fromkeys(_how(*pair) for pair in found.items()))
         pairs = ", ".join(f"{right} for {wrong}" for wrong, right in found.items())
         raise UserError(
-            f"labels {wrong} of {split} never occur in {first}, which has {right}: they differ by {how} alone; "
-            f"write {pairs} in the data"
+            f"{place}: labels {wrong} of {split} never occur in {first}, which has {right}: they differ by {how} "
+            f"alone; write {pairs} in the data"
         )
     if all(NUMBER.fullmatch(name) for name in names):
         raise UserError(
-            f"label {join_labels(more)} of {split} is not among {first}'s {join_labels(names)}; "
+            f"{place}: label {join_labels(more)} of {split} is not among {first}'s {join_labels(names)}; "
             f"use one numbering, or set task.labels=[{join_labels(names | more, ',')}]"
         )
 

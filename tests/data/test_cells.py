@@ -290,7 +290,7 @@ def test_an_answer_of_weight_0_has_no_loss(tmp_path: Path, capsys: pytest.Captur
     examples = [*found.splits["train"], *found.splits["validation"]]
     assert len(examples) == 20 and {row["label"] for row in examples} == {"Yes.", "Sure."}
     assert all(row["messages"][1] == {"role": "assistant", "content": "No."} for row in examples)
-    assert "20 answers of validation have weight 0" in capsys.readouterr().err
+    assert "20 answers of train have weight 0" in capsys.readouterr().err
 
 
 def test_an_answer_may_be_one_turn_or_repeat_its_prompt_in_other_spaces(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class ClassLabelReader(ExampleReader):
                     f"column {task.label} has over {MAX_CLASSES} classes; use task=regression, or set task.label"
                 )
             if names and more:
-                check_other_labels(names, more, next(iter(labeled)), split)
+                check_other_labels(names, more, (next(iter(labeled)), split), f"{task.dataset}: column {task.label}")
             names |= more
         log_spellings(names)
         return sort_names(names)
@@ -83,7 +83,8 @@ class ClassLabelReader(ExampleReader):
         def id_of(label: str) -> int:
             if label not in classes:
                 raise UserError(
-                    f"label {label} of {split} is not among {join_labels(names)}{difference(label, names)}; "
+                    f"{self.task.dataset}: label {label} of {split} is not among "
+                    f"{join_labels(names)}{difference(label, names)}; "
                     f"correct it, or set task.labels={as_override([*names, label])}"
                 )
             return classes[label]

@@ -160,7 +160,9 @@ def combine_preference(values: Sequence[Prompt], split: str) -> list[Any]:
     prompt, *answers = values
     if not any(isinstance(answer, list) for answer in answers):
         return [prompt, *answers]
-    turns: list[Turn] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) and prompt else list(prompt)  # type: ignore[arg-type]
+    turns: list[Turn] = (
+        [{"role": "user", "content": prompt.strip()}] if isinstance(prompt, str) and prompt else list(prompt)
+    )  # type: ignore[arg-type]
     return [turns, *(_answer_text(answer, turns, split) for answer in answers)]
 
 
