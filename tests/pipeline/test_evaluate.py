@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 
 from peftkit.data.tables import read_file
-from peftkit.pipeline.evaluate import write_table
+from peftkit.results.tables import write_table
 
 TEXTS = ["a\tb", "c\nd\r\ne", '"f"', 'g "h"', "i; j, k | l", " m ", '""', "n"]
 

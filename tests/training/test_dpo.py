@@ -25,10 +25,10 @@ from peftkit.cli.files import options_of
 from peftkit.config import RunConfig
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS, PreferenceFormat
 from peftkit.metrics import score
+from peftkit.pipeline.artifacts import find_model
 from peftkit.pipeline.build import build
 from peftkit.pipeline.evaluate import output_reader, predict_encoded, predictor
 from peftkit.pipeline.examples import score_reference
-from peftkit.pipeline.sources import find_model
 from peftkit.pipeline.train import trainer_factory
 
 Overrides = Callable[..., list[str]]
