@@ -12,9 +12,10 @@ from peftkit.config import UserError
 from peftkit.data.batches import padding_multiple
 from peftkit.data.cells import text_of
 from peftkit.data.columns import require_columns, text_columns
-from peftkit.data.conversations import Turn, encode_prompt, encode_with_answer, ensure_chat_template, parse_turns
+from peftkit.data.conversations import encode_prompt, encode_with_answer, ensure_chat_template
 from peftkit.data.datasets import SUBSET_SEED, ExampleReader, subset
 from peftkit.data.formats.base import Encoded, Format, Predictions, answer_separator, continuations, fill_template
+from peftkit.data.turns import Turn, as_turn, parse_turns
 
 ANSWER_TOKENS = 64  # maximum length of an answer where task.max_target_length is not set
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # log-likelihoods of the reference, under TRL's names
@@ -160,9 +161,10 @@ def combine_preference(values: Sequence[Prompt], split: str) -> list[Any]:
     prompt, *answers = values
     if not any(isinstance(answer, list) for answer in answers):
         return [prompt, *answers]
-    turns: list[Turn] = (
-        [{"role": "user", "content": prompt.strip()}] if isinstance(prompt, str) and prompt else list(prompt)
-    )  # type: ignore[arg-type]
+    if isinstance(prompt, str):
+        turns: list[Turn] = [as_turn("user", prompt)] if prompt else []
+    else:
+        turns = list(prompt)
     return [turns, *(_answer_text(answer, turns, split) for answer in answers)]
 
 
