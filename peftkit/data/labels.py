@@ -23,7 +23,7 @@ def label_text(label: Any) -> str | None:
             "write one label, or one file for each label with 0 and 1"
         )
     if isinstance(label, bool | float | Decimal) and not is_missing(label):
-        label = str(label)
+        label = str(label).lower() if isinstance(label, bool) else str(label)
     return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", text_of(label).strip()) or None
 
 

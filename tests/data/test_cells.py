@@ -142,8 +142,9 @@ def test_any_name_may_be_a_column_of_texts(name: str, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_names_of_columns_need_no_quotes(typed: str, value: list[str]) -> None:
-    override = normalize_override(f"task.text={typed}")
-    assert parse(override).value() == value and normalize_override(override) == override
+    for key in ("task.text", "task.labels"):
+        override = normalize_override(f"{key}={typed}")
+        assert parse(override).value() == value and normalize_override(override) == override
 
 
 def test_sweeps_and_interpolations_of_columns_stay() -> None:
