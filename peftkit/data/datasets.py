@@ -11,7 +11,7 @@ from datasets import Dataset, Features, Value
 
 from peftkit.config import TaskConfig, UserError, kind_of
 from peftkit.config.checks.columns import has_only_training_split, missing_split
-from peftkit.config.console import log_assumptions
+from peftkit.config.console import assume, log_assumptions
 from peftkit.config.source import Source
 from peftkit.data.cells import parse_cells, text_of
 from peftkit.data.columns import ID, ROW, SUFFIX, column_hint, prepare_table, require_columns, text_columns
@@ -30,13 +30,14 @@ class TaskDataset:
     A label is an index into `label_names` (classification), a list of them (one for each word of the text,
     which then is a list of words), a float (regression), {text, answer_start} (question answering) or a text; it is
     None where it is hidden; every training example has one. `dropped` counts each split's examples without text, and
-    the training split's without label.
+    the training split's without label; `remarks` are logged with the next message.
     """
 
     splits: dict[str, Dataset]
     label_names: list[str] | None
     source: Source
     dropped: dict[str, int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def load_task_dataset(
@@ -53,6 +54,8 @@ def load_task_dataset(
     """
     data = example_reader(task).load(data_root, source, trained_on, search_samples)
     log_assumptions()
+    for remark in data.remarks:
+        assume(remark)
     return data
 
 
@@ -186,10 +189,13 @@ class ExampleReader:
             rest, held_out = self.hold_out(splits[str(train)], search_samples)
             return TaskDataset({str(train): rest, SEARCH_SPLIT: held_out}, names, origin, dropped)
         limits = {name: task.max_train_samples if name == train else task.max_eval_samples for name in wanted}
-        if train is not None:
-            check_examples(task, splits, names, may_overlap=has_only_train)
+        remarks = [] if train is None else check_examples(task, splits, names, may_overlap=has_only_train)
         return TaskDataset(
-            {name: subset(splits[name], limit) for name, limit in limits.items()}, names, origin, dropped
+            {name: subset(splits[name], limit) for name, limit in limits.items()},
+            names,
+            origin,
+            dropped,
+            tuple(remarks),
         )
 
     def read_all(

@@ -6,7 +6,6 @@ from typing import Any
 from datasets import Dataset
 
 from peftkit.config import TaskConfig, UserError
-from peftkit.config.console import log
 from peftkit.data.columns import text_columns
 
 
@@ -24,10 +23,12 @@ def check_texts(task: TaskConfig, examples: Sequence[tuple[Sequence[Any], Any]])
             )
 
 
-def check_examples(task: TaskConfig, splits: Mapping[str, Dataset], names: list[str] | None, may_overlap: bool) -> None:
+def check_examples(
+    task: TaskConfig, splits: Mapping[str, Dataset], names: list[str] | None, may_overlap: bool
+) -> list[str]:
     """Refuse one class or a constant label in the training split, and a validation split that it contains.
 
-    Labels that only the validation split has, and validation examples that were trained on, are stated.
+    Return remarks on labels that only the validation split has, and on validation examples that were trained on.
 
     Args:
         may_overlap: the validation split is a random part of the training data, whose duplicates are only stated.
@@ -36,7 +37,7 @@ def check_examples(task: TaskConfig, splits: Mapping[str, Dataset], names: list[
         UserError: training or validation shows nothing.
     """
     train = splits[str(task.splits["train"])]
-    labels = _labels(train)
+    labels, remarks = _labels(train), []
     if len(train) > 1 and len(labels) == 1:
         (label,) = labels
         shown = names[label] if names is not None and isinstance(label, int) else f"{label!s:.60}"
@@ -49,9 +50,11 @@ def check_examples(task: TaskConfig, splits: Mapping[str, Dataset], names: list[
         found = _labels(split)
         if unseen := sorted(found - labels) if names is not None else []:
             shown = ", ".join(names[label] if isinstance(label, int) else str(label) for label in unseen)  # type: ignore[index]
-            log(f"!! the label {shown} occurs in {name} and never in {task.splits['train']}: it cannot be learned")
+            remarks.append(
+                f"!! the label {shown} occurs in {name} and never in {task.splits['train']}: it cannot be learned"
+            )
         if labels and len(split) > 1 and len(found) == 1:
-            log(f"!! every labeled example of {name} has one label, so its scores show little")
+            remarks.append(f"!! every labeled example of {name} has one label, so its scores show little")
         keys = _keys(task, split)
         repeated = sum(key in trained for key in keys)
         if repeated == len(keys) and not may_overlap:
@@ -60,7 +63,8 @@ def check_examples(task: TaskConfig, splits: Mapping[str, Dataset], names: list[
                 "or remove the file so that a tenth of the training examples is held out"
             )
         if repeated:
-            log(f"!! {repeated} of {len(keys)} examples of {name} occur in {task.splits['train']} too")
+            remarks.append(f"!! {repeated} of {len(keys)} examples of {name} occur in {task.splits['train']} too")
+    return remarks
 
 
 def _labels(examples: Dataset) -> set[Any]:
@@ -69,7 +73,7 @@ def _labels(examples: Dataset) -> set[Any]:
     for label in examples["label"][:]:
         if isinstance(label, list) and all(isinstance(item, int) for item in label):
             found.update(label)
-        elif label is not None:
+        elif label is not None and not isinstance(label, dict):  # answers to questions differ by their positions
             found.add(_key(label))
     return found
 

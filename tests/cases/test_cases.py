@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 EXAMPLES = r"examples\s+{} to train, 0 dropped"
 TRAINS = EXAMPLES.format(43)  # of 48 examples a tenth is held out
 CLASSIFICATION = ("task=classification", "task.text=[text]", "task.label=label")
-PREFERENCES = ("task=preferences",)
+PREFERENCES = ("task=preferences", "task.max_target_length=32")
 QUESTIONS = ("task=question_answering", "task.stride=16")
 TAGS = ("task=token_classification",)
 QUICK = ("train.max_steps=1", "train.per_device_train_batch_size=4")
@@ -94,7 +94,7 @@ CASES = (
     Case("answers whose start is null", "qa_null_starts.jsonl", QUESTIONS, right=("answer_start|found|search",), refused=("answer_start",)),
     Case("plausible answers", "squad_impossible_plausible.json", (*QUESTIONS, "task.no_answer=true"), right=("to train, 0 dropped",)),
     Case("tool calls", "chat_tools.jsonl", ("task=instructions",), "gpt2", right=("to train, 0 dropped",), refused=("tool", r"\b1\b")),
-    Case("turns of weight 0", "chat_weight.jsonl", ("task=instructions",), "gpt2", right=("0 dropped",)),
+    Case("turns of weight 0", "chat_weight.jsonl", ("task=instructions", "task.max_target_length=32"), "gpt2", right=("0 dropped",)),
     Case("chosen is one turn", "dpo_dictturn.jsonl", PREFERENCES, "gpt2", right=("18 to train, 0 dropped",), refused=("chosen", "list|turn"), ),
     Case("the prompt with other spaces", "dpo_ultra_ws.jsonl", PREFERENCES, "gpt2", right=("18 to train, 0 dropped",)),
 )  # fmt: skip

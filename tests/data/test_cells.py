@@ -221,14 +221,15 @@ def test_a_spelling_that_train_lacks_is_refused(train: tuple, validation: tuple,
         load_file(folder)
 
 
-def test_a_label_that_train_lacks_is_stated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    load_file(splits(tmp_path, labeled("a", "b"), labeled("a", "c", start=9)))
-    assert "the label c occurs in validation and never in train" in capsys.readouterr().err
+def test_a_label_that_train_lacks_is_stated(tmp_path: Path) -> None:
+    found = load_file(splits(tmp_path, labeled("a", "b"), labeled("a", "c", start=9)))
+    assert "the label c occurs in validation and never in train" in found.remarks[0]
     folder = splits(tmp_path, labeled(0, 1, 2), labeled(1, 3, start=9))
     with pytest.raises(UserError, match=r"task.labels=\[0,1,2,3\]"):
         load_file(folder)
-    assert load_file(folder, labels=["0", "1", "2", "3"]).label_names == ["0", "1", "2", "3"]
-    assert "the label 3 occurs in validation and never in train" in capsys.readouterr().err
+    found = load_file(folder, labels=["0", "1", "2", "3"])
+    assert found.label_names == ["0", "1", "2", "3"]
+    assert "the label 3 occurs in validation and never in train" in found.remarks[0]
     with pytest.raises(UserError, match=r"task.labels=\[0,1,2,3\]"):
         load_file(folder, labels=["0", "1", "2"])
 
@@ -241,12 +242,12 @@ def test_a_constant_label_is_refused(kind: str, label: Any, tmp_path: Path) -> N
         load(tmp_path, labeled(*[label] * 20), kind=kind)
 
 
-def test_validation_examples_that_were_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validation_examples_that_were_trained_on(tmp_path: Path) -> None:
     rows = labeled(*"abab")
     with pytest.raises(UserError, match="every example of validation is a training example"):
         load_file(splits(tmp_path, rows, rows[:3]))
-    load_file(splits(tmp_path, rows, [*rows[:1], *labeled(*"ab", start=9)]))
-    assert "1 of 3 examples of validation occur in train too" in capsys.readouterr().err
+    found = load_file(splits(tmp_path, rows, [*rows[:1], *labeled(*"ab", start=9)]))
+    assert found.remarks == ("!! 1 of 3 examples of validation occur in train too",)
 
 
 @pytest.mark.parametrize("kind", ["classification", "seq2seq"])
