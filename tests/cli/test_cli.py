@@ -243,9 +243,12 @@ def test_a_sweep_without_m_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(paths.recipes()))
-def test_every_shipped_recipe_is_valid(name: str) -> None:
-    more = ["task.dataset=pyproject.toml"] if name in ("own_data", "contrastive", "sft_self_instruct", "dpo") else []
-    more += ["task.text=[a]"] if name == "own_data" else []
+def test_every_shipped_recipe_is_valid(name: str, tmp_path: Path) -> None:
+    columns = "text,label,query,document,prompt,chosen,rejected,instruction,output"
+    (tmp_path / "own.csv").write_text(f"{columns}\n")
+    takes_data = name in ("own_data", "contrastive", "sft_self_instruct", "dpo")
+    more = [f"task.dataset={tmp_path}/own.csv"] if takes_data else []
+    more += ["task.text=[text]"] if name == "own_data" else []
     more += ["extend.terms=pyproject.toml"] if name.startswith("extend_") else []
     more += ["task.dataset=tests"] if name.startswith("adapt_") else []
     more += (

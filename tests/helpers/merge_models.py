@@ -13,7 +13,7 @@ from helpers.commands import compose_config
 from peftkit.methods import apply_method
 
 MERGES = ("lora", "qlora", "dora", "rslora", "adalora", "vera", "ia3", "oft", "boft", "ln_tuning")
-FAMILY = {"gpt2": "decoder", "t5": "seq2seq"}
+FAMILY = {"gpt2": "gpt2", "t5": "t5"}
 
 
 @cache
