@@ -60,7 +60,13 @@ def load_run(folder: Path) -> tuple[Any, Any]:
 
 
 def base_source(run: RunResult) -> Source:
-    """Return where to load a run's base from."""
+    """Return where to load a run's base from.
+
+    Raises:
+        UserError: its folder is missing.
+    """
+    if run.source.kind == "folder" and not Path(run.source.name).is_dir():
+        raise UserError(f"{run.folder} was trained on the checkpoint {run.source.name}, which is missing; restore it")
     return find_model(run.config.model, "offline") if run.source.kind == "offline" else run.source
 
 
@@ -70,7 +76,7 @@ def load_bundle(run: RunResult, quantized: bool = True) -> TrainingBundle:
     With `quantized=False` the base of a 4-bit run has the dequantized weights, in full precision.
 
     Raises:
-        UserError: the run folder is damaged.
+        UserError: the run folder is damaged, or its base is missing.
     """
     with _named_errors(run.folder):
         return _load_bundle(run, quantized)
@@ -89,6 +95,9 @@ def _named_errors(folder: Path) -> Iterator[None]:
 
 def _load_bundle(run: RunResult, quantized: bool) -> TrainingBundle:
     config, names = run.config, run.label_names
+    has_weights = (run.folder / "model").is_dir() or (run.folder / "adapter" / ADAPTER_FILE).is_file()
+    if not has_weights and not is_prompted(config):
+        raise UserError(f"{run.folder} has neither model/ nor adapter/{ADAPTER_FILE}; train it again with force=true")
     tokenizer = run_tokenizer(config, run_tokenizer_source(run), base_source(run))
     if (run.folder / "model").is_dir():
         auto, trained = auto_class(config.model.family, config.task.kind), str(run.folder / "model")

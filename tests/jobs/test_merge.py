@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,6 @@ def test_a_merged_output_layer_gives_the_scores_of_its_adapter_or_nothing_is_wri
         read = AutoModelForSeq2SeqLM.from_pretrained(run / "merged").eval()
         torch.testing.assert_close(read(input_ids=ids, decoder_input_ids=ids).logits, logits, rtol=1e-5, atol=1e-4)
         assert not torch.equal(read.lm_head.weight, read.shared.weight)
+    shutil.rmtree(run / "adapter")
+    with pytest.raises(UserError, match=r"has neither model/ nor adapter/adapter_config\.json"):
+        commands.merge(run)
