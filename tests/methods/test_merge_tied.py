@@ -117,7 +117,7 @@ CASES = [
 def test_merging_preserves_the_logits(family: str, method: str, tmp_path: Path) -> None:
     for is_tied in (True, False):
         found = list(differences(family, is_tied, method, tmp_path))
-        assert found or method in ("oft", "boft")
+        assert found or method == "lora_bias"  # which most output layers lack
         for targets, in_memory, from_disk in found:
             assert max(in_memory, from_disk) < 1e-5, (is_tied, targets)
 
