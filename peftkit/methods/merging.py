@@ -39,8 +39,11 @@ def merge_adapter(model: nn.Module) -> nn.Module:
         # PEFT would set a weight on a head, which RoBERTa's does not have; LN tuning would leave it in its wrapper
         if isinstance(module, ModulesToSaveWrapper):
             base.set_submodule(name, unwrap_saved_module(module))
-    with ignored_tie_warnings():
-        merged: PreTrainedModel = model.merge_and_unload()  # type: ignore[operator]
+    try:
+        with ignored_tie_warnings():
+            merged: PreTrainedModel = model.merge_and_unload()  # type: ignore[operator]
+    except (RuntimeError, ValueError, NotImplementedError) as error:  # such as a trained bias where the base has none
+        raise UserError(f"the adapter cannot be merged: {error}; use the adapter folder") from error
     merged.config.tie_word_embeddings = is_tied  # PEFT sets it to False, by which UMT5 scales its outputs
     _tie_equal_weights(merged)
     return merged

@@ -5,6 +5,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -15,7 +16,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from peftkit.config import RunConfig, TaskConfig
+from peftkit.config import RunConfig, TaskConfig, UserError
 from peftkit.config.source import Source
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.data.offline_corpus import offline_documents
@@ -89,8 +90,9 @@ def measure_latency(config: RunConfig, bundle: TrainingBundle, encoded: Encoded)
     """
     found: dict[str, float | None] = {"latency_ms": _milliseconds(config, bundle, encoded), "merged_latency_ms": None}
     if isinstance(bundle.model, PeftModel) and is_mergeable(bundle.model) and config.method.quantization is None:
-        bundle.model = merge_adapter(bundle.model)
-        found["merged_latency_ms"] = _milliseconds(config, bundle, encoded)
+        with suppress(UserError):
+            bundle.model = merge_adapter(bundle.model)
+            found["merged_latency_ms"] = _milliseconds(config, bundle, encoded)
     return found
 
 

@@ -97,7 +97,11 @@ def differences(family: str, is_tied: bool, method: str, folder: Path) -> Iterat
         batch = {"input_ids": IDS} | ({"decoder_input_ids": IDS[:, :3]} if model.config.is_encoder_decoder else {})
         with torch.no_grad():
             before = tuned(**batch).logits
-            merged: Any = merge_adapter(tuned)
+            try:
+                merged: Any = merge_adapter(tuned)
+            except UserError:
+                assert method == "lora_bias"  # which most output layers lack
+                continue
             merged.save_pretrained(folder / "merged")
             read = auto.from_pretrained(folder / "merged").eval()
             scale = before.abs().max().clamp(min=1)
@@ -117,7 +121,7 @@ CASES = [
 def test_merging_preserves_the_logits(family: str, method: str, tmp_path: Path) -> None:
     for is_tied in (True, False):
         found = list(differences(family, is_tied, method, tmp_path))
-        assert found or method == "lora_bias"  # which most output layers lack
+        assert found or method == "lora_bias"
         for targets, in_memory, from_disk in found:
             assert max(in_memory, from_disk) < 1e-5, (is_tied, targets)
 
