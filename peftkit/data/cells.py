@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
 from itertools import count
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
-from datasets import Dataset
 
 from peftkit.config import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset  # takes half a second, which generation does not need
 
 T = TypeVar("T")
 MAX_NAMED = 5  # rows, or fields of an object, that a message names
@@ -117,12 +119,14 @@ def ids_of(cells: Iterable[Any], place: str) -> list[Any]:
     return [str(name) if is_mixed and name is not None else name for name in ids]
 
 
-def table_of(columns: Mapping[str, list[Any]], place: str) -> Dataset:
+def table_of(columns: Mapping[str, list[Any]], place: str) -> "Dataset":
     """Return columns of cells as a table.
 
     Raises:
         UserError: a column has values of different types.
     """
+    from datasets import Dataset
+
     try:
         return Dataset.from_dict(dict(columns))
     except (pa.ArrowException, TypeError, OverflowError) as error:
