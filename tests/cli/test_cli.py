@@ -186,7 +186,7 @@ def test_each_mistake_has_its_message(override: str, answer: str) -> None:
 )
 def test_a_list_without_brackets_has_one_message(override: str, right: str, is_sweep: bool) -> None:
     (message,) = check([override], multirun=is_sweep)
-    assert message.startswith(f"{override}: ") and message.endswith(f"; use {right}")
+    assert message.startswith(f"{override}: ") and f"; use {right}" in message
 
 
 def test_a_sweep_over_lists_is_one() -> None:

@@ -125,8 +125,8 @@ def test_a_long_prompt_keeps_its_end_and_a_long_answer_its_start(
     cut, whole = tables[long["prompt"]], tables["a"]
     assert cut.truncated == 1 and whole.truncated == 0
     row = cut.inputs[0]
-    assert row["prompt_ids"] == tokenizer("a b c d e f g h\n")["input_ids"][-4:]
-    assert row["chosen_ids"] == tokenizer("one two three four five six")["input_ids"][:3]
+    assert row["prompt_ids"] == tokenizer("a b c d e f g h")["input_ids"][-4:]
+    assert row["chosen_ids"] == tokenizer("\none two three four five six")["input_ids"][:3]
     assert PreferenceFormat(chosen, tokenizer, "decoder").label_counts(cut) == {"pairs": 1, "alike once cut": 1}
 
 
@@ -136,7 +136,7 @@ def test_a_text_is_a_turn_with_task_chat(task: Callable[..., TaskConfig], tokeni
         PreferenceFormat(task([row], chat=is_chat), tokenizer, "decoder").prompts(["name a city"])
         for is_chat in (None, True)
     )
-    assert plain == [tokenizer("name a city\n")["input_ids"]] and chat == [encode_prompt(tokenizer, [USER])]
+    assert plain == [tokenizer("name a city")["input_ids"]] and chat == [encode_prompt(tokenizer, [USER])]
     again = PreferenceFormat(task([row]), tokenizer, "decoder").prompts(
         ["name a city"]
     )  # the tokenizer has a template now

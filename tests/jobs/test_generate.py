@@ -38,7 +38,7 @@ def run(*overrides: str) -> Path:
         (
             ["job=generate", "generate.generator=endpoint", "generate.key_env=sk-12ab", "generate.request.api_key=x",
              "generate.max_cost=1", "generate.seeds=nowhere.jsonl", "generate.decontaminate=[mrcp,x.jsonl]"],
-            ["set generate.base_url=http://127.0.0.1:8000/v1", "set generate.endpoint_model=NAME",
+            ["set generate.base_url=http://127.0.0.1:8000/v1", "use generate.endpoint_model=NAME",
              "takes the name of a variable", "generate.request.api_key is refused", "needs prices",
              "nowhere.jsonl: no such file", "did you mean mrpc?", "x.jsonl: no such file, folder or task"],
         ),
@@ -47,7 +47,7 @@ def run(*overrides: str) -> Path:
         ([*ENDPOINT, "generate.base_url=https://api.openai.com/v1", "generate.key_env=NO_SUCH"], ["export NO_SUCH="]),
         (
             ["job=generate", "generate.endpoint_model=x", "task=mrpc"],
-            ["set generate.generator=endpoint", "model=bert is an encoder, which generates no text; use model=gpt2", "ignores task=mrpc"],
+            ["use generate.generator=endpoint", "model=bert is an encoder, which generates no text; use model=gpt2", "ignores task=mrpc"],
         ),
         (
             ["recipe=self_instruct", "generate.algorithm=self_instruc", "generate.instruction_length=[5]", "generate.max_rouge_l=0",
@@ -55,7 +55,7 @@ def run(*overrides: str) -> Path:
             ["did you mean generate.algorithm=self_instruct?", "use generate.instruction_length=[3,150]", "above 0",
              "did you mean generate.quantization.load_in_4bit?"],
         ),
-        (["generate.seeds=x"], ["not for job=finetune; use job=generate"]),
+        (["generate.seeds=x"], ["not for job=finetune; drop it, or use job=generate"]),
     ],
 )  # fmt: skip
 def test_each_mistake_has_its_message(overrides: list[str], answers: list[str]) -> None:
