@@ -17,6 +17,13 @@ from peftkit.results.run_folder import SCHEMA
 from peftkit.results.run_result import RunResult
 
 
+RECORD = {
+    "schema": SCHEMA,
+    "audit": {"sources": {"model": {"name": "tiny"}, "data": {"name": "films"}}},
+    "meta": {"seed": 0, "device": "cpu", "status": "finished"},
+}
+
+
 def stored(folder: Path, key: str, value: Any) -> RunResult:
     """Write a run folder with one changed setting."""
     config = json.loads(json.dumps(choose([])[0].to_dict()))
@@ -25,7 +32,7 @@ def stored(folder: Path, key: str, value: Any) -> RunResult:
     for parent in parents:
         section = section[parent]
     section[name] = value
-    (folder / "result.json").write_text(json.dumps({"schema": SCHEMA, "run": {"config": config}}))
+    (folder / "result.json").write_text(json.dumps({**RECORD, "run": {"config": config}}))
     return RunResult(folder)
 
 
@@ -85,6 +92,7 @@ def test_only_opened_packages_are_imported(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_a_sweeper_gets_a_score_to_maximize(scores: dict[str, Any], expected: float, tmp_path: Path) -> None:
-    (tmp_path / "result.json").write_text(json.dumps({"schema": SCHEMA, "scores": scores}))
+    config = choose([])[0].to_dict()
+    (tmp_path / "result.json").write_text(json.dumps({**RECORD, "run": {"config": config}, "scores": scores}))
     assert selection_score(tmp_path) == expected
     assert selection_score(None) == selection_score(tmp_path / "nowhere") == float("-inf")

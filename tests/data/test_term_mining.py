@@ -49,7 +49,7 @@ def test_whole_files_are_held_out_of_ten_or_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.txt", b"caf\xe9\n", "not in UTF-8; convert it: iconv"),
+        ("a.txt", b"caf\xe9\n", "not in UTF-8; convert it, with its encoding"),
         ("a.jsonl", b"{}\n", "line 1 has no column text .*set extend.column="),
         ("a.jsonl", b'{"text": 1\n', "line 1 is not JSON"),
         ("a.parquet", b"no parquet", "correct the file"),

@@ -345,8 +345,8 @@ def test_each_mistake_has_its_message(answered: Path, tmp_path: Path) -> None:
     for keys, answer in (
         ({}, "set run=DIR to compare with its references, or runs=[A,B]"),
         ({"runs": [answered]}, "set run=DIR to compare with its references, or runs=[A,B]"),
-        ({"run": answered, "runs": [answered, answered]}, "drop one of the two"),
-        ({"runs": [answered, answered]}, "twice; set run="),
+        ({"run": answered, "runs": [answered, answered]}, "with each other; drop it, or drop runs"),
+        ({"runs": [answered, answered]}, "twice; use run="),
         ({"runs": [answered, tmp_path / "classes"]}, "is a run of classification, which generates no answers"),
         ({"run": tmp_path / "language"}, "is a run of causal_lm without a label"),
         ({"run": tmp_path / "trial"}, "is a trial"),
@@ -354,7 +354,7 @@ def test_each_mistake_has_its_message(answered: Path, tmp_path: Path) -> None:
         ({"run": answered, "generate": base["generate"] | {"max_cost": 1.0}}, "needs prices"),
         (
             {"run": answered, "generate": base["generate"] | {"endpoint_model": None}},
-            "set generate.endpoint_model=NAME",
+            "use generate.endpoint_model=NAME",
         ),
         ({"run": answered, "generate": base["generate"] | {"seeds": "x"}}, "generate.seeds= is not for job=judge"),
     ):

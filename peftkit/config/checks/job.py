@@ -14,7 +14,7 @@ from peftkit.config.files import names_file
 from peftkit.config.jobs import JOBS, Job
 from peftkit.config.kinds import generates_text
 from peftkit.config.run import RunConfig
-from peftkit.paths import is_file, is_folder
+from peftkit.paths import is_file
 
 PATH_KEYS = ("run", "runs", "input", "output")  # checked by the job's record, with a message of their own
 
@@ -129,10 +129,6 @@ def _output_errors(run: RunConfig) -> Iterator[str]:
         (
             job.writes == "folder" and is_file(output),
             f"output={output} is a file; job={job.name} writes a folder: use output=FOLDER",
-        ),
-        (
-            job.writes not in (None, "folder") and Path(output).suffix and is_folder(output),
-            f"output={output} is a folder; job={job.name} writes a file: use output=FILE",
         ),
         (
             endings and Path(output).suffix not in endings,
