@@ -57,10 +57,9 @@ def made(
     """Write the result of a run that was never trained: enough to choose by."""
     data = {"kind": "folder", "name": f"glue/{task}", "revision": task, "substituted_for": None}
     task_part = {"name": task, "suite": "glue", "splits": {"train": "train", "validation": ["validation"]}}
-    config = {
-        "model": {"name": "bert"}, "method": {"name": method}, "task": task_part, "seed": seed,
-        "train": {"learning_rate": rate},
-    }  # fmt: skip
+    config = json.loads(json.dumps(commands.choose([])[0].to_dict()))
+    config["seed"], config["method"]["name"], config["train"]["learning_rate"] = seed, method, rate
+    config["task"] |= task_part
     record = {
         "run": {"config": config, "overrides": [f"method={method}", f"task={task}", f"seed={seed}", "out=elsewhere"]},
         "scores": {} if reason else {"accuracy": {"value": value, "higher_is_better": True}},
