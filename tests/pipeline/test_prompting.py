@@ -271,7 +271,7 @@ def test_instructions_are_prompted_after_answered_ones(tiny: Overrides, tmp_path
         (["job=evaluate", "run=nowhere", "task.prompt='{nope}'"], "task.prompt is not for job=evaluate"),
         (
             ["model=gpt2", "task=regression", "task.dataset=rows.csv", "task.text=[a]"],
-            "give a verbalizer for two numbers",
+            "it has a text for two numbers or more; use task.verbalizer=",
         ),
         (["model=gpt2", "task=causal_lm", "task.dataset=rows.csv", "task.text=[a]"], "needs answers for its examples"),
     ],

@@ -108,9 +108,13 @@ def test_a_teacher_of_other_labels_is_refused(tiny: Overrides, tmp_path: Path) -
         commands.finetune(*tiny("bert", "method=full", "task=rte", f"distill.teacher={teacher}"))
 
 
-def _rows(file: Path, label: str) -> str:
-    file.write_text("".join(json.dumps({"q": f"the film {n}", "a": label}) + "\n" for n in range(24)))
-    return f"task.dataset={file}"
+def _rows(folder: Path, label: str) -> str:
+    """Write examples with one answer, but for one training example: a constant answer is refused."""
+    folder.mkdir()
+    rows = [{"q": f"the film {n}", "a": label} for n in range(30)]
+    for name, part in (("train", [*rows[:23], *rows[:3], *[rows[0]] * 5, {"q": "the film 0", "a": "actor"}]), ("validation", rows[24:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    return f"task.dataset={folder}"
 
 
 @pytest.mark.parametrize(
@@ -132,10 +136,10 @@ def test_a_student_writes_what_its_teacher_always_writes(
         "task.metrics=[exact_match]",
         "train.bf16=false",
     ]
-    (teacher,) = commands.finetune(*overrides, _rows(tmp_path / "teacher.jsonl", "great"))
+    (teacher,) = commands.finetune(*overrides, _rows(tmp_path / "teacher", "great"))
     assert json.loads((teacher / "result.json").read_text())["scores"]["exact_match"]["value"] == 1
     taught = [f"distill.teacher={teacher}", f"distill.alpha={weight}"]
-    (student,) = commands.finetune(*overrides, _rows(tmp_path / "student.jsonl", "film"), *taught)
+    (student,) = commands.finetune(*overrides, _rows(tmp_path / "student", "film"), *taught)
     result = json.loads((student / "result.json").read_text())
     lines = [json.loads(line) for line in (student / "taught.jsonl").read_text().splitlines()]
     rows = result["audit"]["rows"]["train"]
