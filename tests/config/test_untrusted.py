@@ -16,7 +16,6 @@ from peftkit.config.own_code import instantiate, open_code
 from peftkit.results.run_folder import SCHEMA
 from peftkit.results.run_result import RunResult
 
-
 RECORD = {
     "schema": SCHEMA,
     "audit": {"sources": {"model": {"name": "tiny"}, "data": {"name": "films"}}},

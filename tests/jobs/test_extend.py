@@ -312,7 +312,9 @@ def test_a_vocabulary_is_neither_on_the_board_nor_a_run_to_predict_with(
 
     vocab = extended(checkpoint("gpt2", True), "gpt2", data, tmp_path)
     assert collect([tmp_path]) == []
-    assert any("is a vocabulary, not a run" in found for found in check(["job=predict", f"run={vocab}", "input=a text"]))
+    assert any(
+        "is a vocabulary, not a run" in found for found in check(["job=predict", f"run={vocab}", "input=a text"])
+    )
 
 
 def test_a_list_without_any_new_term_is_refused(

@@ -112,7 +112,10 @@ def _rows(folder: Path, label: str) -> str:
     """Write examples with one answer, but for one training example: a constant answer is refused."""
     folder.mkdir()
     rows = [{"q": f"the film {n}", "a": label} for n in range(30)]
-    for name, part in (("train", [*rows[:23], *rows[:3], *[rows[0]] * 5, {"q": "the film 0", "a": "actor"}]), ("validation", rows[24:])):
+    for name, part in (
+        ("train", [*rows[:23], *rows[:3], *[rows[0]] * 5, {"q": "the film 0", "a": "actor"}]),
+        ("validation", rows[24:]),
+    ):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     return f"task.dataset={folder}"
 
