@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from peftkit.config import UserError
+from peftkit.config import UserError, error_summary
 
 
 def dequantize(file: Path, folder: Path) -> None:
@@ -28,8 +28,8 @@ def dequantize(file: Path, folder: Path) -> None:
             str(file.parent), quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **arguments
         )
     except Exception as error:  # a damaged file ends the reader in any error, such as struct.error
-        reason = str(error).splitlines()[0]
-        raise UserError(f"model.checkpoint={file} cannot be read as a GGUF checkpoint: {reason}") from error
+        summary = error_summary(error)  # some errors have no message
+        raise UserError(f"model.checkpoint={file} cannot be read as a GGUF checkpoint: {summary}") from error
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         new = Path(scratch, "new")
