@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from helpers.scripted import fill, written
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from peftkit.generation.generators import TRUNCATED, GenerationPrompt, Reply, Request
+from peftkit.generation.generators import TRUNCATED, GenerationPrompt, Reply, Request, shared_prefix
 from peftkit.generation.generators.local import LocalGenerator, _GumbelNoise
 from peftkit.generation.self_instruct import self_instruct
 
@@ -116,6 +117,59 @@ def test_a_long_prompt_shortens_no_other_reply(checkpoints: dict[str, Path]) -> 
     _, short = send(generator, prompts)
     (alone,) = generator.replies([Request(1, prompts[1], seed=1)])
     assert [short] == alone
+
+
+@pytest.mark.parametrize("model", ["gpt2", "smollm2"])
+def test_replies_with_a_shared_prefix_equal_those_without(
+    checkpoints: dict[str, Path], model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening = "the critic saw the actor and the writer . " * 3
+    ends = ["the film", "the actor left the film and the writer praised", "a", "the film was"]
+    sampled = [GenerationPrompt(opening, (), end, (), 12, 1.0, 0.9) for end in ends]
+    chosen = [replace(prompt, choices=(" yes", " the actor left", ".")) for prompt in sampled]
+    found = {}
+    for least in (16, 1000):
+        monkeypatch.setattr(shared_prefix, "MIN_SHARED", least)
+        generator = local(checkpoints[model])
+        lengths: list[int] = []  # of the texts that each pass reads
+        generator.model.register_forward_pre_hook(
+            lambda _, args, kwargs, lengths=lengths: lengths.append((*args, kwargs.get("input_ids"))[0].shape[1]),
+            with_kwargs=True,
+        )
+        found[least] = [*send(generator, sampled), *send(generator, chosen)]
+        assert (max(lengths) < 24) == (least == 16)  # without the prefix
+    assert found[16] == found[1000] and len({reply.text for reply in found[16]}) > 2
+
+
+@pytest.mark.parametrize("model", ["gpt2", "smollm2"])
+def test_an_expanded_cache_equals_that_of_the_whole_prompts(checkpoints: dict[str, Path], model: str) -> None:
+    loaded = local(checkpoints[model]).model
+    prompts = [[5, 6, 7, 8] * 5 + end for end in ([9], [10, 11, 12], [13] * 24)]  # the last one: more than the prefix
+    longest = max(map(len, prompts))
+    padding = [longest - len(prompt) for prompt in prompts]
+    ids = torch.tensor([[0] * count + prompt for count, prompt in zip(padding, prompts, strict=True)])
+    mask = torch.tensor([[0] * count + [1] * len(prompt) for count, prompt in zip(padding, prompts, strict=True)])
+    with torch.inference_mode():
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        whole = loaded(ids, attention_mask=mask, position_ids=positions, use_cache=True).past_key_values
+        cache = shared_prefix.prefix_cache(loaded, prompts)
+        assert cache is not None
+        expanded = shared_prefix.expand_left_padded(cache, padding)
+    assert expanded.get_seq_length() == 20
+    for one, other in zip(expanded.layers, whole.layers, strict=True):
+        for row, count in enumerate(padding):
+            for found, right in ((one.keys, other.keys), (one.values, other.values)):
+                assert torch.allclose(found[row, :, count:], right[row, :, count:20], atol=1e-5)
+
+
+def test_other_caches_are_not_shared(checkpoints: dict[str, Path]) -> None:
+    loaded = local(checkpoints["gpt2"]).model
+    assert shared_prefix.shared_length([[1, 2, 3], [1, 2], [1, 2, 4]]) == 1
+    assert shared_prefix.prefix_cache(loaded, [[5] * 40]) is None  # one prompt
+    assert shared_prefix.prefix_cache(loaded, [[5] * 10 + [6], [5] * 10 + [7]]) is None  # few tokens
+    loaded.config.layer_types = ["sliding_attention"] * loaded.config.n_layer
+    loaded.config.sliding_window = 8
+    assert shared_prefix.prefix_cache(loaded, [[5] * 40, [5] * 41]) is None
 
 
 CHAT = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"

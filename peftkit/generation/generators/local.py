@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    DynamicCache,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from peftkit.generation.generators import TRUNCATED, Reply, Request
+from peftkit.generation.generators.shared_prefix import expand_left_padded, prefix_cache
 
 STOP_WINDOW = 16  # last tokens, which are searched for stop strings
 MIN_REPLY_TOKENS = 32  # reserved for the reply where the prompt is truncated
@@ -66,7 +68,7 @@ class LocalGenerator:
         requests, texts, dropped = zip(*fitted, strict=True)
         prompt, context = requests[0].prompt, self.context  # all prompts of a call have the same settings
         if prompt.choices and self.has_likelihoods:
-            return [self._choose(*each) for each in fitted]
+            return self._choose(fitted)
         inputs = self.tokenizer(
             [*texts],
             return_tensors="pt",
@@ -82,6 +84,7 @@ class LocalGenerator:
         start = 1 if self.is_seq2seq else limit  # of the reply
         sequences = self.model.generate(
             **tensors,
+            **self._shared_cache(inputs["input_ids"], untruncated, longest - limit),
             max_new_tokens=prompt.max_new_tokens if context is None else min(prompt.max_new_tokens, context - limit),
             do_sample=False,
             num_beams=1,
@@ -96,14 +99,36 @@ class LocalGenerator:
             for reply, size, before, count in zip(replies, sizes, untruncated, dropped, strict=True)
         ]
 
-    def _choose(self, request: Request, text: str, dropped: int) -> Reply:
-        """Return the likeliest of the prompt's choices, by the sum of its tokens' log-likelihoods."""
-        choices = request.prompt.choices
-        start = self.tokenizer(text, add_special_tokens=not self.is_chat)["input_ids"]
-        ends = [self.tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in choices]
-        limit = len(start) if self.context is None else min(len(start), self.context - max(map(len, ends)))
-        ids = torch.tensor([start[-limit:]], device=self.model.device)
-        outputs = self.model(ids, use_cache=True, logits_to_keep=1)
+    def _shared_cache(self, ids: torch.Tensor, sizes: Sequence[int], truncated: int) -> dict[str, Any]:
+        """Return the argument with the cache of the tokens that left-padded prompts share, if they share enough."""
+        if self.is_seq2seq or truncated:
+            return {}
+        padding = [ids.shape[1] - size for size in sizes]
+        prompts = [row[count:] for row, count in zip(ids.tolist(), padding, strict=True)]
+        cache = prefix_cache(self.model, prompts)
+        return {} if cache is None else {"past_key_values": expand_left_padded(cache, padding)}
+
+    def _choose(self, fitted: Sequence[tuple[Request, str, int]]) -> list[Reply]:
+        """Return the likeliest of each prompt's choices, by the sum of its tokens' log-likelihoods."""
+        choices = fitted[0][0].prompt.choices
+        ends = self.tokenizer([*choices], add_special_tokens=False)["input_ids"]
+        limit = None if self.context is None else self.context - max(map(len, ends))
+        texts = self.tokenizer([text for _, text, _ in fitted], add_special_tokens=not self.is_chat)["input_ids"]
+        prompts = [ids[-limit:] if limit else ids for ids in texts]
+        shared = prefix_cache(self.model, prompts)
+        replies = []
+        for (request, _, dropped), prompt, whole in zip(fitted, prompts, texts, strict=True):
+            likelihoods = self._likelihoods(prompt, ends, shared)
+            best = choices[max(range(len(choices)), key=likelihoods.__getitem__)]
+            note = TRUNCATED if len(prompt) < len(whole) else None
+            replies.append(Reply(request.number, best, "stop", len(prompt), 1, dropped=dropped, note=note))
+        return replies
+
+    def _likelihoods(self, prompt: list[int], ends: list[list[int]], shared: DynamicCache | None) -> list[float]:
+        """Return the log-likelihood of each end of a prompt, whose first tokens may be in a cache."""
+        ids = torch.tensor([prompt], device=self.model.device)
+        known = 0 if shared is None else shared.get_seq_length()
+        outputs = self.model(ids[:, known:], past_key_values=copy.deepcopy(shared), use_cache=True, logits_to_keep=1)
         likelihoods = []
         for end in ends:
             following = torch.tensor([end], device=self.model.device)
@@ -111,11 +136,8 @@ class LocalGenerator:
             if len(end) > 1:
                 rest = self.model(following[:, :-1], past_key_values=copy.deepcopy(outputs.past_key_values)).logits[0]
                 logits = torch.cat([logits, rest])
-            scores = logits.float().log_softmax(-1).gather(1, following.T)
-            likelihoods.append(float(scores.sum()))
-        best = choices[max(range(len(choices)), key=likelihoods.__getitem__)]
-        note = TRUNCATED if limit < len(start) else None
-        return Reply(request.number, best, "stop", limit, 1, dropped=dropped, note=note)
+            likelihoods.append(float(logits.float().log_softmax(-1).gather(1, following.T).sum()))
+        return likelihoods
 
     def _reply(self, request: Request, tokens: list[int]) -> Reply:
         """Return the text up to the first end of sequence or stop string."""
