@@ -5,7 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from peftkit.generation.client import GenerationClient
-from peftkit.generation.filters import APOLOGY, Rejection, first_rejection, incomplete, normalize_text, refused
+from peftkit.generation.filters import (
+    Rejection,
+    first_rejection,
+    incomplete,
+    normalize_text,
+    only_apologizes,
+    refused,
+)
 from peftkit.generation.generators import GenerationPrompt, Reply
 from peftkit.generation.instruction_tasks import Instance, InstructionTask
 from peftkit.generation.pool import Candidate, TaskPool, replies_to
@@ -39,7 +46,6 @@ COMPARE = (
 )
 COMPARED = "### First task:\n{}\n\n### Second task:\n{}\n\n### Answer:"
 # Elimination (section 3.3)
-APOLOGY_LENGTH = 80  # words; a longer answer does more than apologize
 PROMPT_PHRASES = (
     "evolved task", "evolved instruction", "given task", "first task", "second task", "strong model", "###",
 )  # fmt: skip
@@ -149,9 +155,9 @@ def check_answer(reply: Reply) -> Rejection | None:
     """Return why an answer is rejected: incomplete, empty, an apology, or without content."""
     text = reply.text.strip()
     words = re.findall(r"\w+", text.lower())
-    apology = APOLOGY.search(text) if len(words) < APOLOGY_LENGTH else None
-    return incomplete(reply) or first_rejection(
-        ("empty_reply", not text, ""),
-        ("cannot_answer", apology, apology[0] if apology else ""),
-        ("says_nothing", STOP_WORDS.issuperset(words), text[:80]),
+    return (
+        incomplete(reply)
+        or first_rejection(("empty_reply", not text, ""))
+        or only_apologizes(text)
+        or first_rejection(("says_nothing", STOP_WORDS.issuperset(words), text[:80]))
     )

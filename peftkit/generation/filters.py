@@ -26,6 +26,8 @@ REASONS = {
     "refused": "the endpoint refused the prompt",
     "type_unclear": "the reply does not state whether it is a classification",
     "no_instance": "all of its instances were rejected",
+    "no_labels": "the reply is no list of two or more labels",
+    "empty_input": "the input that was requested is empty",
     "malformed_instance": "an input without an output, or an output without an input",
     "empty_output": "the output is empty",
     "output_is_input": "the output equals the input",
@@ -39,7 +41,7 @@ REASONS = {
     "says_nothing": "the answer has only punctuation and stop words",
 }
 
-
+APOLOGY_LENGTH = 80  # words; a longer answer does more than apologize
 APOLOGY = re.compile(
     r"\b(?:sorry|apologi[sz]e|as an ai\b|(?:can ?not|can't|unable to) (?:help|assist|answer|do that))", re.IGNORECASE
 )
@@ -78,6 +80,12 @@ def refusal_or_echo(text: str, prompt: str) -> Rejection | None:
     repeated = next((phrase for at in range(len(words)) if (phrase := tuple(words[at : at + ECHO])) in phrases), ())
     apology = APOLOGY.search(text)
     return first_rejection(("refusal", apology, apology[0] if apology else ""), ("echo", repeated, " ".join(repeated)))
+
+
+def only_apologizes(text: str) -> Rejection | None:
+    """Return a rejection of an answer that is short and apologizes."""
+    apology = APOLOGY.search(text) if len(re.findall(r"\w+", text)) < APOLOGY_LENGTH else None
+    return first_rejection(("cannot_answer", apology, apology[0] if apology else ""))
 
 
 def check_instruction(text: str, length: Sequence[int], blacklist: Sequence[str]) -> Rejection | None:

@@ -101,3 +101,7 @@ def write_dataset(folder: Path, tasks: Sequence[InstructionTask]) -> None:
     for name, rows in (("chat", conversations), ("tasks", [asdict(task) for task in tasks])):
         with atomic_write(folder / name / "train.parquet") as part:
             pq.write_table(pa.Table.from_pylist(rows, SCHEMAS[name]), part)
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -5,10 +5,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 from peftkit.config import Generate
+from peftkit.generation import chat_prompts
 from peftkit.generation.client import GenerationClient
-from peftkit.generation.filters import Rejection, first_rejection, incomplete, refusal_or_echo, refused
+from peftkit.generation.filters import Rejection, first_rejection, incomplete, refused
 from peftkit.generation.generators import GenerationPrompt, Reply
-from peftkit.generation.instruction_tasks import Instance, InstructionTask
+from peftkit.generation.instruction_tasks import Instance, InstructionTask, one_line
 from peftkit.generation.novelty import NoveltyIndex
 from peftkit.generation.pool import Candidate, TaskPool, replies_to
 
@@ -39,19 +40,6 @@ FORMATS = {  # by whether the task is a classification: the opening, the first f
     True: (OUTPUT_FIRST, "Label", "Label: {output}\nInput: {input}\n"),
     False: (INPUT_FIRST, "Input", "Input: {input}\nOutput: {output}\n"),
 }
-# the prompt of a chat model, for one task: seeds are its earlier answers, and a topic varies the next
-NEW_TASK = (
-    "Write one task for a language model{about}. It can be done by reading and writing alone, and is said in one or "
-    "two sentences. Reply with the task only."
-)
-TOPICS = (
-    "food", "travel", "history", "weather", "health", "music", "school", "money", "animals", "plants", "sport", "law",
-    "the sea", "cities", "work", "family", "machines", "computers", "mathematics", "physics", "chemistry", "language",
-    "poetry", "letters", "news", "art", "houses", "clothes", "time", "holidays", "space", "maps", "games", "names",
-    "friends", "shopping", "books", "films", "safety", "politics",
-)  # fmt: skip
-CHAT_SEEDS = 4  # seed instructions among the earlier turns
-CLASSIFY_ONE = f"{CLASSIFY.partition('. ')[0]}. Is the following task one? Answer Yes or No."
 ITEM = re.compile(
     r"(?:^|\n)[ \t]*(?:[*_#]{1,3}[ \t]*)?(?:Task[ \t]+\d+[ \t]*[:.)]|\d+[.)](?=[ \t]))[*_]{0,3}[ \t]*", re.IGNORECASE
 )
@@ -66,14 +54,16 @@ def self_instruct(pool: TaskPool, client: GenerationClient) -> Iterator[None]:
     order of the requests: what is kept does not depend on which reply arrives first.
     """
     while True:
-        new_tasks = new_task_turns if client.generator.takes_turns else new_tasks_prompt
-        requests = [
-            new_tasks(pool.seeds, pool.kept, client.stream(f"draw {number}"), pool.settings)
-            for number in range(client.next_number, client.next_number + pool.settings.batch)
-        ]
+        by_turns, settings = client.generator.takes_turns, pool.settings
+        draws = [client.stream(f"draw {client.next_number + index}") for index in range(settings.batch)]
+        if by_turns:
+            requests = chat_prompts.new_task_prompts(pool.seeds, draws, settings)
+        else:
+            requests = [new_tasks_prompt(pool.seeds, pool.kept, draw, settings) for draw in draws]
         candidates = []
-        for reply in client(requests):
-            for index, (text, fault) in enumerate(parse_instructions(reply, client.generator.takes_turns)):
+        for request, reply in zip(requests, client(requests), strict=True):
+            found = [chat_prompts.parse_new_task(reply, request)] if by_turns else parse_instructions(reply)
+            for index, (text, fault) in enumerate(found):
                 candidate = Candidate(text, {"request": reply.number, "place": index})
                 if (rejection := fault or pool.check(text)) is not None:
                     pool.reject(candidate, rejection)
@@ -88,9 +78,11 @@ def self_instruct(pool: TaskPool, client: GenerationClient) -> Iterator[None]:
 def _process_batch(pool: TaskPool, client: GenerationClient, candidates: Sequence[Candidate]) -> list[Candidate]:
     """Keep or reject the first candidates, at most a batch; return the remaining ones."""
     batch, remaining = _take_dissimilar(pool, candidates)
-    # the same examples for all: a server that caches prompts reads them once
     by_turns = client.generator.takes_turns
-    prompts = [classification_prompt(each.instruction, pool.seeds, client.stream("type"), by_turns) for each in batch]
+    # the same examples for all: they are read once, also by a server that caches prompts
+    shown = classification_examples(pool.seeds, client.stream("type"))
+    to_prompt = chat_prompts.classification_turns if by_turns else classification_prompt
+    prompts = [to_prompt(each.instruction, shown) for each in batch]
     classified = []
     for candidate, reply in replies_to(client, batch, prompts, "type_request"):
         answer = parse_yes_no(reply)
@@ -99,6 +91,17 @@ def _process_batch(pool: TaskPool, client: GenerationClient, candidates: Sequenc
         else:
             candidate.is_classification = answer
             classified.append(candidate)
+    if by_turns:
+        chat_prompts.add_instances(pool, client, classified)
+    else:
+        _add_instances(pool, client, classified)
+    for candidate in classified:
+        pool.keep(candidate)
+    return remaining
+
+
+def _add_instances(pool: TaskPool, client: GenerationClient, candidates: Sequence[Candidate]) -> None:
+    """Set the instances of candidates; those that are faulty are recorded in the pool."""
     prompts = [
         instances_prompt(
             each.instruction,
@@ -106,16 +109,13 @@ def _process_batch(pool: TaskPool, client: GenerationClient, candidates: Sequenc
             pool.seeds,
             client.stream(f"instances {each.is_classification}"),
             pool.settings.max_answer_tokens,
-            by_turns,
         )
-        for each in classified
+        for each in candidates
     ]
-    for candidate, reply in replies_to(client, classified, prompts, "instances_request"):
+    for candidate, reply in replies_to(client, candidates, prompts, "instances_request"):
         candidate.instances, rejections = parse_instances(reply, candidate.is_classification)
         for rejection in rejections:
             pool.reject(candidate, rejection, "instance")
-        pool.keep(candidate)
-    return remaining
 
 
 def _take_dissimilar(pool: TaskPool, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
@@ -157,36 +157,17 @@ def new_tasks_prompt(
     )
 
 
-def new_task_turns(
-    seeds: Sequence[InstructionTask], kept: Sequence[InstructionTask], draw: random.Random, settings: Generate
-) -> GenerationPrompt:
-    """Return the prompt of a chat model for one new instruction, after four seeds as its earlier answers."""
-    shown = draw.sample(list(seeds), min(CHAT_SEEDS, len(seeds)))
-    return GenerationPrompt(
-        opening="",
-        examples=(),
-        question=NEW_TASK.format(about=f" about {draw.choice(TOPICS)}"),
-        stop=(),
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        turns=tuple((NEW_TASK.format(about=""), one_line(task.instruction)) for task in shown),
-    )
-
-
-def classification_prompt(
-    instruction: str, seeds: Sequence[InstructionTask], draw: random.Random, by_turns: bool = False
-) -> GenerationPrompt:
-    """Return the prompt for whether an instruction is a classification."""
+def classification_examples(seeds: Sequence[InstructionTask], draw: random.Random) -> list[InstructionTask]:
+    """Return 12 seeds that are classifications and 19 that are not, or all there are, in random order."""
     yes = [task for task in seeds if task.is_classification]
     no = [task for task in seeds if not task.is_classification]
     shown = draw.sample(yes, min(CLASSIFICATIONS, len(yes))) + draw.sample(no, min(OTHERS, len(no)))
     draw.shuffle(shown)
-    if by_turns:
-        answers = {True: "Yes", False: "No"}
-        turns = tuple((f"Task: {one_line(task.instruction)}", answers[task.is_classification]) for task in shown)
-        opening, question = CLASSIFY_ONE + "\n", f"Task: {instruction}"
-        return GenerationPrompt(opening, (), question, ("\n",), 8, turns=turns, choices=("Yes", "No"))
+    return shown
+
+
+def classification_prompt(instruction: str, shown: Sequence[InstructionTask]) -> GenerationPrompt:
+    """Return the prompt for whether an instruction is a classification, after examples."""
     return GenerationPrompt(
         opening=CLASSIFY + "\n",
         examples=tuple(
@@ -200,45 +181,29 @@ def classification_prompt(
 
 
 def instances_prompt(
-    instruction: str,
-    by_label: bool,
-    seeds: Sequence[InstructionTask],
-    draw: random.Random,
-    length: int,
-    by_turns: bool = False,
+    instruction: str, by_label: bool, seeds: Sequence[InstructionTask], draw: random.Random, length: int
 ) -> GenerationPrompt:
     """Return the prompt for instances: label first for classifications (else all would have one label)."""
     opening, first, case = FORMATS[by_label]
     worked = [
-        (
-            f"Task: {one_line(task.instruction)}\n",
-            "".join(case.format(input=each.input or NOTHING, output=each.output) for each in task.instances[:3]),
-        )
+        f"Task: {one_line(task.instruction)}\n"
+        + "".join(case.format(input=each.input or NOTHING, output=each.output) for each in task.instances[:3])
         for task in seeds
         if task.is_classification == by_label
     ]
-    short = [pair for pair in worked if len("".join(pair).split()) <= MAX_WORKED_WORDS] or worked
-    shown = draw.sample(short, min(WORKED_TASKS, len(short)))
+    short = [text for text in worked if len(text.split()) <= MAX_WORKED_WORDS] or worked
     return GenerationPrompt(
         opening=opening + "\n",
-        examples=() if by_turns else tuple(map("".join, shown)),
-        question=f"Task: {instruction}\n" + ("" if by_turns else f"{first}:"),
+        examples=tuple(draw.sample(short, min(WORKED_TASKS, len(short)))),
+        question=f"Task: {instruction}\n{first}:",
         stop=("\nTask:",),
         max_new_tokens=length,
-        turns=tuple(shown) if by_turns else (),
-        prefix=f"{first}:" if by_turns else "",
     )
 
 
-def parse_instructions(reply: Reply, by_turns: bool = False) -> list[tuple[str, Rejection | None]]:
-    """Return the instructions of a reply; those beyond the requested number, and a cut last one, are rejected.
-
-    A chat model's reply is one instruction. A refusal, or a repetition of the prompt, is none.
-    """
+def parse_instructions(reply: Reply) -> list[tuple[str, Rejection | None]]:
+    """Return the instructions of a reply; those beyond the requested number, and a cut last one, are rejected."""
     cut = incomplete(reply)
-    if by_turns and reply.text.strip():
-        text = one_line(ITEM.sub("", reply.text.strip().strip('"'), count=1).removeprefix("Task:"))
-        return [(text, cut or refusal_or_echo(text, NEW_TASK) or first_rejection(("preamble", text.endswith(":"), "")))]
     texts = [text for item in ITEM.split(reply.text) if (text := one_line(item))]
     if not texts:
         return [("", cut or Rejection("empty_reply"))]
@@ -268,7 +233,7 @@ def parse_instances(reply: Reply, by_label: bool) -> tuple[list[Instance], list[
     first, second = ("label", "input") if by_label else ("input", "output")
     text = reply.text if FIELD.match(reply.text.lstrip()) else f"{first}:{reply.text}"
     parts = FIELD.split(text.strip())[1:]
-    # a chat model may call a label the output
+    # a chat model, at an endpoint, may call a label the output
     names = ["label" if by_label and name.lower() == "output" else name.lower() for name in parts[::2]]
     fields = [*zip(names, map(str.strip, parts[1::2]), strict=True)]
     cut = incomplete(reply)
@@ -285,7 +250,3 @@ def parse_instances(reply: Reply, by_label: bool) -> tuple[list[Instance], list[
         else:
             rejections.append(Rejection("malformed_instance", f"{values[0][0]}: {values[0][1][:60]}"))
     return instances, rejections
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split())

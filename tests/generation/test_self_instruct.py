@@ -17,11 +17,10 @@ from peftkit.generation.filters import REASONS, Rejection
 from peftkit.generation.generators import Reply
 from peftkit.generation.instruction_tasks import SEEDS, Instance, InstructionTask, read_tasks
 from peftkit.generation.self_instruct import (
+    classification_examples,
     classification_prompt,
     instances_prompt,
-    new_task_turns,
     new_tasks_prompt,
-    one_line,
     parse_instances,
     parse_instructions,
     parse_yes_no,
@@ -43,46 +42,13 @@ def test_six_seeds_and_two_kept_tasks_are_shown() -> None:
         assert prompt.question == "Task 9:"
 
 
-def test_a_chat_model_gets_one_request_after_seeds_as_earlier_turns() -> None:
-    seeds = read_tasks(SEEDS)
-    messages = new_task_turns(seeds, [], random.Random(0), SETTINGS).messages()
-    assert [turn["role"] for turn in messages] == ["user", "assistant"] * 4 + ["user"]
-    assert {turn["content"] for turn in messages[1::2]} <= {one_line(seed.instruction) for seed in seeds}
-    assert "Reply with the task only" in messages[-1]["content"] and " about " in messages[-1]["content"]
-    asked = classification_prompt("Say it.", seeds, random.Random(0), by_turns=True)
-    assert asked.choices == ("Yes", "No") and asked.messages()[0]["content"].startswith("A classification task has")
-    assert [turn["content"] for turn in asked.messages()[1::2]].count("Yes") == 12
-    cases = instances_prompt("Say it.", False, seeds, random.Random(0), 9, by_turns=True)
-    assert cases.prefix == "Input:" and cases.messages()[-1]["content"] == "Task: Say it.\n"
-    assert all(turn["content"].startswith("Input: ") for turn in cases.messages()[1::2])
-
-
-@pytest.mark.parametrize(
-    ("text", "rejection"),
-    [
-        ("Task: Name three rivers of Peru.", None),
-        ('"Name three rivers of Peru."', None),
-        ("1. Name three rivers of Peru.", None),
-        ("I'm sorry, but I can't help with that.", "refusal"),
-        ("As an AI language model I have no opinion.", "refusal"),
-        ("Write one task for a language model about rivers.", "echo"),
-        ("Here is a task:", "preamble"),
-        (" ", "empty_reply"),
-    ],
-)
-def test_a_chat_model_s_reply_is_one_instruction_or_rejected(text: str, rejection: str | None) -> None:
-    ((found, fault),) = parse_instructions(reply(text), by_turns=True)
-    assert (fault and fault.reason) == rejection
-    assert rejection is not None or found == "Name three rivers of Peru."
-
-
 def test_a_classification_shows_labels_first_and_others_inputs_first() -> None:
     seeds = read_tasks(SEEDS)
     by_label = instances_prompt("Judge it.", True, seeds, random.Random(0), 9).text()
     assert by_label.endswith("Task: Judge it.\nLabel:") and "\nLabel: " in by_label and "Output:" not in by_label
     by_input = instances_prompt("Say it.", False, seeds, random.Random(0), 9).text()
     assert by_input.endswith("Task: Say it.\nInput:") and "\nOutput: " in by_input and "Label:" not in by_input
-    asked = classification_prompt("Say it.", seeds, random.Random(0)).text()
+    asked = classification_prompt("Say it.", classification_examples(seeds, random.Random(0))).text()
     assert (asked.count("Classification: Yes"), asked.count("Classification: No")) == (12, 19)
 
 
