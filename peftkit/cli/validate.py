@@ -118,7 +118,7 @@ def _composition_errors(
         for run in _distinct(plan_sweep(overrides, composer, multirun).runs, has_errors):
             yield from _run_errors(composer(run), run, extra)
     except UserError as error:
-        yield str(error)
+        yield error.message
     except RecursionError:
         yield "the defaults of the recipe, or of a file on which it builds, lead back to itself; remove that entry"
     except (HydraException, OmegaConfBaseException) as error:

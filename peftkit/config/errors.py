@@ -1,5 +1,7 @@
 """The error that users can fix, messages with their fix, and one-line summaries of errors."""
 
+from typing import Self
+
 
 class Refusal(str):
     """A message about what is wrong, and the overrides that correct it.
@@ -7,11 +9,21 @@ class Refusal(str):
     `fix` has alternatives, each as typed: overrides that replace those of their keys, and ~key for a key to drop.
     """
 
-    fix: tuple[str, ...] = ()
+    fix: tuple[str, ...]
+
+    def __new__(cls, message: str, *fix: str) -> Self:
+        refusal = super().__new__(cls, message)
+        refusal.fix = fix
+        return refusal
 
 
 class UserError(Exception):
     """An error that the user can fix: the message states what is wrong, where, and what to type."""
+
+    @property
+    def message(self) -> Refusal:
+        """The message, with its fix."""
+        return Refusal(str(self), *self.fix)
 
     @property
     def fix(self) -> tuple[str, ...]:
@@ -21,9 +33,7 @@ class UserError(Exception):
 
 def refusal(wrong: str, *fix: str, verb: str = "use") -> Refusal:
     """Return the message about what is wrong, with each alternative that corrects it."""
-    message = Refusal(f"{wrong}; {', or '.join(_instruction(wrong, each, verb) for each in fix)}")
-    message.fix = fix
-    return message
+    return Refusal(f"{wrong}; {', or '.join(_instruction(wrong, each, verb) for each in fix)}", *fix)
 
 
 def _instruction(wrong: str, fix: str, verb: str) -> str:

@@ -2,10 +2,12 @@
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+SHELL = re.compile(r"[\w.,:=/@+-]|\[|\]")  # characters that a shell leaves alone
 UNQUOTED = re.compile(r"[\w./-]+", re.ASCII)  # texts that need no quotes
 
 
@@ -26,3 +28,11 @@ def as_override(value: Any) -> str:
         return json.dumps(value)
     text = str(value)
     return text if UNQUOTED.fullmatch(text) and text not in ("null", "true", "false") else quote(text)
+
+
+def typed(key: str, value: Any) -> str:
+    """Return an override as typed in a shell, in its quotes where it needs them."""
+    override = f"{key}={as_override(value)}"
+    if not SHELL.sub("", override):
+        return override
+    return shlex.quote(override) if re.search(r"[\"$`\\!]", override) else f'"{override}"'

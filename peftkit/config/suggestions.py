@@ -59,23 +59,17 @@ def listed(names: Iterable[str]) -> str:
 
 
 def _hint(right: str) -> Refusal:
-    hint = Refusal(f"; did you mean {right}?")
-    hint.fix = (right,)
-    return hint
+    return Refusal(f"; did you mean {right}?", right)
 
 
 def with_hint(wrong: str, hint: str) -> Refusal:
     """Return a message with a hint of `nearest` at an override, which is its fix."""
-    message = Refusal(f"{wrong}{hint}")
-    message.fix = getattr(hint, "fix", ())
-    return message
+    return Refusal(f"{wrong}{hint}", *getattr(hint, "fix", ()))
 
 
 def renamed_key(wrong: str, key: str, hint: str) -> Refusal:
     """Return a message with a hint of `nearest` at the right name of a key, whose fix is that name."""
-    message = Refusal(f"{wrong}{hint}")
-    message.fix = tuple(f"{key}->{right}" for right in getattr(hint, "fix", ()))
-    return message
+    return Refusal(f"{wrong}{hint}", *(f"{key}->{right}" for right in getattr(hint, "fix", ())))
 
 
 def key_names(section: str) -> set[str]:
@@ -102,9 +96,7 @@ def section_error(section: str, value: str) -> str:
 def unknown_key(key: str) -> Refusal:
     """Return the message about an unknown key, with its new name or the nearest key of any section."""
     if key in RENAMED:
-        message = Refusal(f"{key} was renamed; use {RENAMED[key]}")
-        message.fix = (f"{key}->{RENAMED[key]}",)
-        return message
+        return Refusal(f"{key} was renamed; use {RENAMED[key]}", f"{key}->{RENAMED[key]}")
     return renamed_key(f"unknown key {key}", key, _nearest_key(key))
 
 

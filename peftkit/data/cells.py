@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from peftkit.config import UserError
+from peftkit.config import Refusal, UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset  # takes half a second, which generation does not need
@@ -57,10 +57,11 @@ def parse_cells(
             first = first or error
             failed.append(number)
     if first is not None:
-        fix = f", or set {hint(first.fields[0])}" if hint is not None and first.fields else ""
+        fix = (hint(first.fields[0]),) if hint is not None and first.fields else ()
         shown = ", ".join(map(str, sorted(failed)[:MAX_NAMED]))
         more = ", ..." if len(failed) > MAX_NAMED else ""
-        raise UserError(f"{place}, row{'s' if len(failed) > 1 else ''} {shown}{more}: {first}{fix}")
+        wrong = f"{place}, row{'s' if len(failed) > 1 else ''} {shown}{more}: {first}"
+        raise UserError(Refusal(f"{wrong}{''.join(f', or set {each}' for each in fix)}", *fix))
     return parsed
 
 

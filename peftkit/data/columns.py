@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from peftkit.config import TaskConfig, UserError
 from peftkit.config.checks.columns import missing_columns
-from peftkit.config.quoting import as_override
+from peftkit.config.quoting import typed
 from peftkit.data.cells import ids_of
 
 ID, ROW = "peftkit.id", "peftkit.row"  # columns that are added to a table: the id of an example, and its row from 1
@@ -53,9 +53,9 @@ def column_hint(task: TaskConfig, column: str) -> Callable[[str], str]:
     def override(field: str) -> str:
         name = f"{column.removesuffix(SUFFIX)}.{field}"
         if column == task.label:
-            return f"task.label={as_override(name)}"
+            return typed("task.label", name)
         texts = zip(task.text, text_columns(task), strict=True)
-        return f"task.text={as_override([name if known == column else text for text, known in texts])}"
+        return typed("task.text", [name if known == column else text for text, known in texts])
 
     return override
 

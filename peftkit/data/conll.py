@@ -7,10 +7,9 @@ from pathlib import Path
 
 from peftkit.config import UserError
 from peftkit.config.console import assume
-from peftkit.config.files import ending_of, read_text
+from peftkit.config.files import CONLLU_COLUMNS, ending_of, read_text
 from peftkit.config.tag_schemes import SPAN_TAG
 
-CONLLU_COLUMNS = ("id", "tokens", "lemmas", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 COUNTER = re.compile(r"(.*?)(\d+)[.):\]]?")  # 3, 3. or s1:3
 NO_WORD = re.compile(r"\d+[-.]\d+")  # numbers of a multiword token and of an empty node, as CoNLL-U has them
 MIN_STEPS = 2  # from word to word in all sentences, for a column to be recognized as one that counts

@@ -27,6 +27,8 @@ def write(file: Path) -> Path:
         pq.write_table(pa.table(ROWS), file)
     elif file.suffix == ".jsonl":
         file.write_text("{}\n" + "\n".join(map(json.dumps, rows)))
+    elif file.suffix == ".json":
+        file.write_text(json.dumps(rows))
     else:
         mark = "\t" if file.suffix == ".tsv" else ";"
         file.write_text("".join(f"{mark.join(row)}\n" for row in [ROWS.keys(), *(row.values() for row in rows)]))
@@ -38,7 +40,7 @@ def errors(data: Path, *overrides: str, task: str = "classification") -> list[st
     return list(column_errors(RunConfig.from_config(compose_config(words))))
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "a.parquet"])
 def test_the_message_has_the_nearest_columns_as_overrides(tmp_path: Path, name: str) -> None:
     file = write(tmp_path / name)
     for data in (file, tmp_path):
@@ -48,6 +50,24 @@ def test_the_message_has_the_nearest_columns_as_overrides(tmp_path: Path, name: 
         assert "no column reviews, label, but Review, labels" in message
         fix = message.split("set ")[1].split(" (")[0].split()
         assert fix == ["task.text=[Review]", "task.label=labels"] and errors(data, *fix) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "right", "wrong", "names"),
+    [
+        ("a.conll", "# about\n\nJoren NNP B-PER\nmet VBD O\n", "tokens", "words", "tokens, column_2, tags"),
+        ("a.conllu", "1\tJoren\tJoren\tPROPN\t_\t_\t0\troot\t_\t_\n", "tokens", "form", "id, tokens, lemmas, upos"),
+        ("a.json", '{"data": [{"paragraphs": [{"context": "x", "qas": []}]}]}', "context", "passage", "id, title, context"),
+        ("a.json", '{"text": "a"}\n{"label": "b"}\n', "text", "txt", "text, label"),
+    ],
+)  # fmt: skip
+def test_the_columns_of_nested_files_are_known(
+    tmp_path: Path, name: str, text: str, right: str, wrong: str, names: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    (message,) = errors(tmp_path / name, f"task.text=[{wrong}]", "task.label=null", task="causal_lm")
+    assert f"has no column {wrong}, but {names}" in message
+    assert errors(tmp_path / name, f"task.text=[{right}]", "task.label=null", task="causal_lm") == []
 
 
 def test_only_the_columns_that_a_split_needs_are_missing(tmp_path: Path) -> None:

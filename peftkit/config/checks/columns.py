@@ -6,8 +6,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from peftkit.config.endings import TEXTS
-from peftkit.config.errors import UserError
+from peftkit.config.errors import Refusal, UserError, refusal
 from peftkit.config.files import (
+    CONLLU_COLUMNS,
+    SQUAD_COLUMNS,
     check_names,
     check_whole,
     ending_of,
@@ -15,6 +17,7 @@ from peftkit.config.files import (
     open_text,
     parse_json_lines,
     read_cells,
+    read_text,
     reading,
     saved_splits,
     split_files,
@@ -22,12 +25,13 @@ from peftkit.config.files import (
 )
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import KINDS, kind_of
-from peftkit.config.quoting import as_override
+from peftkit.config.quoting import typed
 from peftkit.config.run import RunConfig, TaskConfig
 from peftkit.config.suggestions import listed
 from peftkit.paths import is_file, is_folder
 
 FIRST_ROWS = 20_000  # of a .jsonl, whose rows may differ in their columns
+MAX_JSON = 1 << 24  # bytes of a .json that is parsed, in a tenth of a second
 
 
 def column_errors(run: RunConfig) -> Iterator[str]:
@@ -35,7 +39,7 @@ def column_errors(run: RunConfig) -> Iterator[str]:
     try:
         yield from _task_errors(run) if JOBS[run.job].trains else _input_errors(run)
     except UserError as error:
-        yield str(error)
+        yield error.message
 
 
 def _task_errors(run: RunConfig) -> Iterator[str]:
@@ -79,8 +83,11 @@ def _input_errors(run: RunConfig) -> Iterator[str]:
         return
     for missing in (name for name in needed if name not in {*names, *_fields(needed, names)}):
         nearest = _nearest(missing, names)
-        fix = f"set {key}={nearest or 'COLUMN'}" if key else f"rename {nearest or 'a column'} to {missing}"
-        yield f"{file} has no column {missing}, but {listed(names)}; {fix}"
+        wrong = f"{file} has no column {missing}, but {listed(names)}"
+        if not key:
+            yield f"{wrong}; rename {nearest or 'a column'} to {missing}"
+        else:
+            yield refusal(wrong, typed(key, nearest), verb="set") if nearest else f"{wrong}; set {key}=COLUMN"
 
 
 def _fields(needed: Sequence[str], names: Collection[str]) -> list[str]:
@@ -117,9 +124,10 @@ def missing_split(task: TaskConfig, available: Sequence[str], origin: str) -> st
     is_train = name == task.splits["train"]
     others = [other for other in available if is_train or other != task.splits["train"]]
     prefixes = "train" if is_train else ("val", "dev")
-    best = min(others, key=lambda other: (not other.startswith(prefixes), other), default="...")
-    example = f"train={best}" if is_train else f"validation=[{best}]"
-    return f"{origin} has the splits {listed(available)}, not {name}; set task.splits.{example}"
+    best = min(others, key=lambda other: (not other.startswith(prefixes), other), default="")
+    fix = typed("task.splits.train", best) if is_train else typed("task.splits.validation", [best])
+    wrong = f"{origin} has the splits {listed(available)}, not {name}"
+    return refusal(wrong, fix, verb="set") if others else f"{wrong}; add it"
 
 
 def missing_columns(task: TaskConfig, names: Collection[str], needed: Sequence[str], where: str) -> str | None:
@@ -129,12 +137,13 @@ def missing_columns(task: TaskConfig, names: Collection[str], needed: Sequence[s
         return None
     nearest = {name: _nearest(name, names) for name in missing}
     text = [nearest.get(name, name) for name in task.text]
-    fixes = [f"task.text={as_override([name or 'COLUMN' for name in text])}"] if {*missing} & {*task.text} else []
-    fixes += [f"task.label={as_override(nearest[str(task.label)] or 'COLUMN')}"] if task.label in missing else []
-    return (
+    fixes = [typed("task.text", [name or "COLUMN" for name in text])] if {*missing} & {*task.text} else []
+    fixes += [typed("task.label", nearest[str(task.label)] or "COLUMN")] if task.label in missing else []
+    message = (
         f"{where} has no column {', '.join(missing)}, but {listed(names)}; set {' '.join(fixes)} "
         f"(task={task.name} reads {', '.join(needed)})"
     )
+    return Refusal(message, " ".join(fixes)) if all(nearest.values()) else message
 
 
 def column_names(file: Path, needed: Collection[str]) -> list[str] | None:
@@ -164,7 +173,33 @@ def _names(file: Path, ending: str, needed: Collection[str]) -> list[str] | None
             return list(pq.ParquetFile(data).schema_arrow.names)
     if ending == ".jsonl":
         return _json_columns(file, needed)
-    return None
+    if ending == ".json" and file.stat().st_size <= MAX_JSON:
+        return _nested_columns(file, needed)
+    return _word_columns(file, ending) if ending in (".conll", ".conllu") else None
+
+
+def _nested_columns(file: Path, needed: Collection[str]) -> list[str] | None:
+    """Return the columns of a list of objects, of SQuAD's articles, or of one object per line."""
+    try:
+        content = json.loads(read_text(file))
+    except json.JSONDecodeError:
+        return _json_columns(file, needed)
+    rows = content.get("data") if isinstance(content, dict) else content
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return None
+    if any("paragraphs" in row for row in rows):
+        return list(SQUAD_COLUMNS)
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _word_columns(file: Path, ending: str) -> list[str] | None:
+    """Return the columns of a CoNLL file by its first word; some of them may number the words."""
+    with open_text(file) as lines:
+        lines_of_words = (line.strip() for line in lines if line.strip() and not line.startswith(("#", "-DOCSTART-")))
+        cells = next((line.split("\t" if "\t" in line else None) for line in lines_of_words), [])
+    if ending == ".conllu" or (len(cells) == len(CONLLU_COLUMNS) and cells[0].isdigit()):
+        return list(CONLLU_COLUMNS)
+    return ["tokens", *(f"column_{number}" for number in range(2, len(cells))), "tags"] if cells else None
 
 
 def _json_columns(file: Path, needed: Collection[str]) -> list[str] | None:

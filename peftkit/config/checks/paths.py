@@ -43,7 +43,7 @@ def path_errors(run: RunConfig) -> Iterator[str]:
         try:
             checkpoint_folder(Path(checkpoint))
         except UserError as error:
-            yield str(error)
+            yield error.message
     if run.job != "plan":
         yield from _place_errors("out", run.out)
     if run.output is not None and JOBS[run.job].writes is not None:
@@ -131,7 +131,7 @@ def _no_data_errors(file: Path) -> Iterator[str]:
         with reading(file), open_binary(file):
             yield f"task.dataset={file}: expected a file that ends in {', '.join(FILES)}; convert it"
     except UserError as error:
-        yield str(error)
+        yield error.message
 
 
 def _vocabulary_errors(run: RunConfig) -> Iterator[str]:

@@ -29,7 +29,7 @@ def run_folder_errors(key: str, folder: Path, loads: bool) -> Iterator[str]:
     try:
         config = recorded_config(folder)
     except UserError as error:
-        yield str(error)
+        yield error.message
         return
     if loads and config is not None:
         yield from _artifact_errors(folder, config)
@@ -80,7 +80,7 @@ def _artifact_errors(folder: Path, config: RunConfig) -> Iterator[str]:
             read_json(path, AGAIN)
         weights = [path for path in sorted((folder / name).iterdir()) if path.suffix in (".safetensors", ".bin")]
     except UserError as error:
-        yield str(error)
+        yield error.message
         return
     if not weights:
         yield f"{folder / name} contains no weights; {AGAIN}"

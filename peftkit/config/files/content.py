@@ -19,6 +19,8 @@ from peftkit.config.console import assume
 from peftkit.config.errors import UserError, error_summary
 from peftkit.paths import exists
 
+CONLLU_COLUMNS = ("id", "tokens", "lemmas", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+SQUAD_COLUMNS = ("id", "title", "context", "question", "answers", "is_impossible")  # of its nested articles
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
 MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 ZIP, ZSTANDARD = b"PK\x03\x04", b"\x28\xb5\x2f\xfd"
