@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from peftkit.config import UserError
+from peftkit.config import Refusal, UserError
 from peftkit.config.console import log
+from peftkit.config.label_names import label_name
 from peftkit.data.cells import CellError, describe, is_missing, text_of
 from peftkit.data.tables import is_list_text
 
@@ -15,7 +16,7 @@ NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 def label_text(label: Any) -> str | None:
-    """Return a label as text, None where it is missing; 1.0 is 1, as pandas writes it in a column with empty cells."""
+    """Return the name of a label, None where it is missing."""
     if isinstance(label, list | tuple) or (isinstance(label, str) and is_list_text(label.strip())):
         found = "a list written as text" if isinstance(label, str) else describe(label)
         raise CellError(
@@ -23,8 +24,8 @@ def label_text(label: Any) -> str | None:
             "write one label, or one file for each label with 0 and 1"
         )
     if isinstance(label, bool | float | Decimal) and not is_missing(label):
-        label = str(label).lower() if isinstance(label, bool) else str(label)
-    return re.sub(r"^(-?[0-9]+)\.0+$", r"\1", text_of(label).strip()) or None
+        label = label_name(label)
+    return label_name(text_of(label)) or None
 
 
 def check_other_labels(names: set[str], more: set[str], splits: tuple[str, str], place: str) -> None:
@@ -44,10 +45,12 @@ def check_other_labels(names: set[str], more: set[str], splits: tuple[str, str],
             f"alone; write {pairs} in the data"
         )
     if all(NUMBER.fullmatch(name) for name in names):
-        raise UserError(
+        both = f"task.labels=[{join_labels(names | more, ',')}]"
+        message = (
             f"{place}: label {join_labels(more)} of {split} is not among {first}'s {join_labels(names)}; "
-            f"use one numbering, or set task.labels=[{join_labels(names | more, ',')}]"
+            f"use one numbering, or set {both}"
         )
+        raise UserError(Refusal(message, both))
 
 
 def log_spellings(names: set[str]) -> None:

@@ -7,6 +7,7 @@ from peftkit.config.checks.task import template_errors
 from peftkit.config.errors import refusal
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import DECODER, generates_text, kind_of
+from peftkit.config.label_names import boolean_hint, label_name
 from peftkit.config.run import RunConfig, is_prompted
 from peftkit.config.suggestions import nearest
 
@@ -99,19 +100,19 @@ def _verbalizer_errors(run: RunConfig) -> Iterator[str]:
                 ),
             )
         )
-    labels = [str(label) for label in (verbalizer if is_number or task.labels is None else task.labels)]
+    labels = [label_name(label) for label in (verbalizer if is_number or task.labels is None else task.labels)]
     return messages_of(
         *(
             (
                 not isinstance(text, str) or not text.strip(),
-                f"task.verbalizer.{label}={text}: expected a text; use quotes: task.verbalizer={{{label}: '{text}'}}",
+                f"task.verbalizer.{label}={text}: expected a text{boolean_hint([text]) or '; put it in quotes'}",
             )
             for label, text in verbalizer.items()
         ),
         *(
-            (True, f"task.verbalizer: unknown label {label}{nearest(str(label), labels)}")
+            (True, f"task.verbalizer: unknown label {label}{boolean_hint([label]) or nearest(str(label), labels)}")
             for label in verbalizer
-            if str(label) not in labels
+            if label_name(label) not in labels
         ),
         (
             is_number and (len(verbalizer) < 2 or not all(_is_number(label) for label in verbalizer)),

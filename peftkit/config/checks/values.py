@@ -10,6 +10,7 @@ from peftkit.config.errors import is_text, refusal
 from peftkit.config.families import FAMILIES
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import KINDS
+from peftkit.config.label_names import label_name
 from peftkit.config.run import PROVENANCE, SECTIONS, RunConfig
 from peftkit.config.signatures import annotation
 from peftkit.config.suggestions import RENAMED, nearest, section_error, takes_list, unknown_key, with_hint
@@ -116,8 +117,8 @@ RANGES = (  # of values of the right type; null has no range
     | _rule("task.metrics", bool, "one metric or more; use task.metrics=[accuracy]")
     | _rule(
         "task.labels",
-        lambda x: len({str(name).strip() for name in x}) == len(x) > 1,
-        "two different names or more, each once; use task.labels=[no,yes], or task.labels=null",
+        lambda x: len({*map(label_name, x)} - {""}) == len(x) > 1,
+        "two different names or more, each once and none empty; use task.labels=[no,yes], or task.labels=null",
     )
 )
 

@@ -10,8 +10,9 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Value
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
-from peftkit.config import TaskConfig, UserError, kind_of
-from peftkit.config.quoting import as_override
+from peftkit.config import Refusal, TaskConfig, UserError, kind_of
+from peftkit.config.label_names import boolean_hint
+from peftkit.config.quoting import typed
 from peftkit.data.columns import require_columns, text_columns
 from peftkit.data.datasets import ExampleReader
 from peftkit.data.formats.base import Encoded, Format, Predictions, fill_template, label_mask, tokenize
@@ -58,9 +59,8 @@ class ClassLabelReader(ExampleReader):
             labels = [label for label in self.raw_labels(table, split) if label is not None]
             more = {name for label in labels for name in ([label] if isinstance(label, str) else label)} - names
             if len(names) + len(more) > MAX_CLASSES:
-                raise UserError(
-                    f"column {task.label} has over {MAX_CLASSES} classes; use task=regression, or set task.label"
-                )
+                wrong = f"column {task.label} has over {MAX_CLASSES} classes"
+                raise UserError(Refusal(f"{wrong}; use task=regression, or set task.label", "task=regression"))
             if names and more:
                 check_other_labels(names, more, (next(iter(labeled)), split), f"{task.dataset}: column {task.label}")
             names |= more
@@ -82,11 +82,14 @@ class ClassLabelReader(ExampleReader):
 
         def id_of(label: str) -> int:
             if label not in classes:
-                raise UserError(
+                wrong = (
                     f"{self.task.dataset}: label {label} of {split} is not among "
-                    f"{join_labels(names)}{difference(label, names)}; "
-                    f"correct it, or set task.labels={as_override([*names, label])}"
+                    f"{join_labels(names)}{difference(label, names)}"
                 )
+                if hint := boolean_hint(self.task.labels or ()):
+                    raise UserError(f"{wrong}{hint}")
+                more = typed("task.labels", [*names, label])
+                raise UserError(Refusal(f"{wrong}; correct it, or set {more}", more))
             return classes[label]
 
         return id_of
@@ -162,10 +165,11 @@ class TextToTextFormat(SequenceClassificationFormat):
 
     def _nearest(self, label: float) -> int:
         if not self.values.min() <= label <= self.values.max():
-            raise UserError(
+            message = (
                 f"label {label} is outside 0 to 5, the scores that a text-to-text model generates; "
                 "rescale it, or use model=bert or model=gpt2"
             )
+            raise UserError(Refusal(message, "model=bert ~model.checkpoint"))
         return int(np.abs(self.values - label).argmin())
 
 
@@ -247,5 +251,6 @@ def _number(label: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f"label {label} is not a number; leave it empty where it is hidden, or use task=classification")
+        message = f"label {label} is not a number; leave it empty where it is hidden, or use task=classification"
+        raise UserError(Refusal(message, "task=classification"))
     return value

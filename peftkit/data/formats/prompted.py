@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from peftkit.config import TaskConfig, UserError, nearest
+from peftkit.config.label_names import boolean_hint, label_name
 from peftkit.data.columns import text_columns
 from peftkit.data.formats.base import Encoded, Format, Predictions, continuations, fill_template, label_mask
 from peftkit.data.formats.classification import (
@@ -171,11 +172,12 @@ def verbalizer_of(task: TaskConfig, names: list[str] | None, default: dict[str, 
     Raises:
         UserError: `task.verbalizer` has an unknown label.
     """
-    configured = {str(label): str(word) for label, word in (task.verbalizer or {}).items()}
+    configured = {label_name(label): str(word) for label, word in (task.verbalizer or {}).items()}
     if names is None:
         return configured or default
     for label in configured.keys() - {*names}:
-        raise UserError(f"task.verbalizer: the data has no label {label}{nearest(label, names)}")
+        hint = boolean_hint(task.verbalizer or {}) or nearest(label, names)
+        raise UserError(f"task.verbalizer: the data has no label {label}{hint}")
     return {name: configured.get(name) or default.get(name) or name.replace("_", " ") for name in names}
 
 
