@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, Features, Value
 
-from peftkit.config import TaskConfig, UserError, kind_of
+from peftkit.config import TaskConfig, UserError, kind_of, refusal
 from peftkit.config.checks.columns import has_only_training_split, missing_split
 from peftkit.config.console import assume, log_assumptions
 from peftkit.config.source import Source
@@ -84,6 +84,10 @@ class ExampleReader:
         """The type of the labels in `datasets`, also where all are hidden."""
         return Value("string")
 
+    def feature_of(self, labels: Sequence[Any]) -> Any:
+        """Return the type of these labels."""
+        return self.label_feature
+
     def label_names(self, tables: Mapping[str, Dataset]) -> list[str] | None:
         """Return the names of the classes; None where the kind has none."""
         return None
@@ -147,7 +151,7 @@ class ExampleReader:
         examples = Dataset.from_dict(
             {name: [each[index] for each in parsed] for index, name in enumerate(("id", *columns, "label"))}
         )
-        features = Features({**examples.features, "label": self.label_feature})
+        features = Features({**examples.features, "label": self.feature_of(examples["label"][:])})
         return examples.cast(features), len(table) - len(parsed)
 
     def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
@@ -219,10 +223,8 @@ class ExampleReader:
         """Return the training examples of a trial of a search, and `number` others to score it on."""
         remaining = len(examples) - number
         if remaining < number / 4:
-            raise UserError(
-                f"search.samples={number} of {len(examples)} training examples leaves too few to train on; "
-                f"set search.samples={len(examples) // 4}"
-            )
+            wrong = f"search.samples={number} of {len(examples)} training examples leaves too few to train on"
+            raise UserError(refusal(wrong, f"search.samples={len(examples) // 4}", verb="set"))
         return self.search_split(examples, number, min(self.task.max_train_samples or remaining, remaining))
 
 

@@ -71,7 +71,7 @@ def _labels(examples: Dataset) -> set[Any]:
     """Return the labels that occur; of lists of labels, their items."""
     found: set[Any] = set()
     for label in examples["label"][:]:
-        if isinstance(label, list) and all(isinstance(item, int) for item in label):
+        if isinstance(label, list) and all(isinstance(item, int | str) for item in label):
             found.update(label)
         elif label is not None and not isinstance(label, dict):  # answers to questions differ by their positions
             found.add(_key(label))
@@ -90,4 +90,6 @@ def _key(value: Any) -> Hashable:
 
 
 def _same(text: Any, label: Any) -> bool:
-    return text == label or (isinstance(text, str) and isinstance(label, str) and text.strip() == label.strip())
+    labels = label if isinstance(label, list) else [label]  # several references
+    is_one = isinstance(text, str) and any(isinstance(each, str) and text.strip() == each.strip() for each in labels)
+    return is_one or text == label

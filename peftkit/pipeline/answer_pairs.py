@@ -11,6 +11,7 @@ from peftkit.config import RunConfig, TaskConfig, UserError, refuse
 from peftkit.data.columns import text_columns
 from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats.base import fill_template
+from peftkit.data.formats.text_generation import first_reference
 from peftkit.generation.judging import AnswerPair
 from peftkit.results.run_result import RunResult
 
@@ -83,7 +84,7 @@ def _read_answers(config: RunConfig, folder: Path) -> RunAnswers:
     labels: dict[Key, str | None] = {}
     for split, table in data.splits.items():
         for key, row in zip(_keys([split] * len(table), table["id"]), table, strict=True):
-            questions[key], labels[key] = _question(task, row), row["label"]
+            questions[key], labels[key] = _question(task, row), first_reference(row["label"])
     scored = pq.read_table(folder / "predictions.parquet", columns=["id", "split", "label", "prediction"]).to_pydict()
     keys = _keys(scored["split"], scored["id"])
     texts = (None if label is None else str(label[0]) for label in scored["label"])

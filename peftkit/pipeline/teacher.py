@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, List, concatenate_datasets
 
 from peftkit import training
 from peftkit.config import RunConfig, UserError, generates_text, is_prompted, kind_of, refuse
@@ -100,7 +100,8 @@ def teacher_answers(config: RunConfig, examples: Dataset, folder: Path) -> tuple
             f"{config.distill.teacher} generated no text for {empty} training examples and "
             f"truncated answers for the other {cut}; use a run with a longer task.max_target_length"
         )
-    texts = [lines[number]["answer"] for number in kept]
+    has_lists = isinstance(examples.features["label"], List)  # several references
+    texts = [[lines[number]["answer"]] if has_lists else lines[number]["answer"] for number in kept]
     labeled = examples.select(kept).remove_columns("label").add_column("label", texts).cast(examples.features)
     for count, why in ((empty, " generated no text"), (cut, "'s answer was truncated at its length limit")):
         if count:

@@ -11,18 +11,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers.commands import compose_config
+from transformers import AutoTokenizer
 
 from peftkit.cli.overrides import normalize_override, parse
 from peftkit.config import TaskConfig, UserError
 from peftkit.config.templates import parse_template
 from peftkit.data.cells import id_of, ids_of, text_of
 from peftkit.data.datasets import TaskDataset, load_task_dataset
-from peftkit.data.formats.base import fill_template
+from peftkit.data.formats.base import fill_template, format_of
 from peftkit.data.streaming import stream_documents, stream_texts
+from peftkit.metrics import METRICS
 
 COLUMNS: dict[str, tuple[list[str], str | None]] = {
     "classification": (["text"], "label"),
@@ -95,6 +98,29 @@ def test_an_object_names_a_field_that_can_be_read(tmp_path: Path) -> None:
         load(tmp_path, rows, text=["text.body"])
     found = load(tmp_path, rows, text=["text.body"], label="label.name")
     assert found.label_names == ["a", "b"] and found.splits["train"]["text.body"][0].startswith("body")
+
+
+def test_a_list_of_labels_is_several_references(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"text {n}", "label": [f"the film {n}", "a story"] if n % 2 else f"a film {n}"} for n in range(20)]
+    examples = load(tmp_path, rows, "seq2seq").splits["train"]
+    assert "several references" in capsys.readouterr().err
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoints["t5"]))
+    references = format_of(task_of("seq2seq"), "seq2seq", None, tokenizer).encode(examples)
+    expected = {row["text"]: row["label"] if isinstance(row["label"], list) else [row["label"]] for row in rows}
+    assert references.labels == [expected[text] for text in examples["text"]]
+    first = [tokenizer(text_target=known[0])["input_ids"] for known in references.labels]
+    assert references.inputs["labels"][:] == first
+    assert METRICS["exact_match"].score(references.labels, ["a story"] * len(first)) == np.mean(
+        ["a story" in known for known in references.labels]
+    )
+
+
+def test_lists_of_one_label_are_texts(tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}", "label": [f"film {n}"]} for n in range(20)]
+    labels = load(tmp_path, rows, "seq2seq").splits["train"]["label"][:]
+    assert all(isinstance(label, str) for label in labels)
 
 
 def test_bytes_are_read_as_utf8_or_refused_by_row(tmp_path: Path) -> None:

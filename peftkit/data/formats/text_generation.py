@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, List, Value
 
+from peftkit.config.console import assume
 from peftkit.data.batches import BlockCollator
+from peftkit.data.cells import CellError, describe, text_of
 from peftkit.data.columns import text_columns
+from peftkit.data.datasets import ExampleReader
 from peftkit.data.formats.base import (
     SHOT_SEPARATOR,
     Encoded,
@@ -26,6 +29,34 @@ from peftkit.data.formats.base import (
 ANSWER_TOKENS = 64  # the longest label, where task.max_target_length is not set
 
 
+class ReferenceReader(ExampleReader):
+    """Reads the label of each example: a text, or a list of texts, which are several references."""
+
+    def raw_labels(self, table: Dataset, split: str) -> list[Any]:
+        labels = self.parse_labels(table, split, _references)
+        if all(len(label) < 2 for label in labels if label):
+            return [label[0] if label else None for label in labels]
+        column = f"{self.task.dataset}: column {self.task.label} of {split}"
+        assume(f"{column} has several references for some texts: training uses the first, scores the best")
+        return [label or None for label in labels]
+
+    def feature_of(self, labels: Sequence[Any]) -> Any:
+        return List(Value("string")) if any(isinstance(label, list) for label in labels) else self.label_feature
+
+
+def _references(cell: Any) -> list[str]:
+    """Return the texts of a cell, without empty ones."""
+    is_list = isinstance(cell, list)
+    if is_list and not all(isinstance(each, str) for each in cell):
+        raise CellError(f"{describe(cell)}, not a text or several references; write texts")
+    return [text for each in (cell if is_list else [cell]) if (text := text_of(each))]
+
+
+def first_reference(label: Any) -> Any:
+    """Return a label that is a text, or the first of several references."""
+    return label[0] if isinstance(label, list) else label
+
+
 @dataclass(frozen=True)
 class TextGenerationFormat(Format):
     """Causal language modeling and text to text.
@@ -36,6 +67,7 @@ class TextGenerationFormat(Format):
     generated after few-shot examples ends at a blank line, as theirs do.
     """
 
+    reader: ClassVar[type[ExampleReader]] = ReferenceReader
     output_kind = "likelihoods"
     collator_class = BlockCollator
     stop_text = SHOT_SEPARATOR
@@ -61,7 +93,7 @@ class TextGenerationFormat(Format):
     def render_shot(self, row: dict[str, Any]) -> str:
         """Return an example with its answer as a few-shot example."""
         texts = [row[column] for column in text_columns(self.task)]
-        return f"{self._text(texts)}{self._answer_text(row['label'])}"
+        return f"{self._text(texts)}{self._answer_text(first_reference(row['label']))}"
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize at most `task.max_length` tokens of text and `task.max_target_length` of label.
@@ -80,7 +112,8 @@ class TextGenerationFormat(Format):
         else:
             out = tokenize(self.tokenizer, [texts], self.task.max_length)
             prompts, is_truncated = out["input_ids"], out["truncated"]
-        answers = self._answer_ids([label or "" for label in examples["label"]]) if self.max_new_tokens else None
+        labels = [first_reference(label) or "" for label in examples["label"]]
+        answers = self._answer_ids(labels) if self.max_new_tokens else None
         return self.encode_pairs(examples, prompts, answers, is_truncated)
 
     def encode_pairs(
@@ -110,7 +143,7 @@ class TextGenerationFormat(Format):
             table,
             [len(row) for row in inputs],
             sum(is_truncated),
-            [None if label is None else [label] for label in examples["label"]],
+            [[label] if isinstance(label, str) else label for label in examples["label"]],
             known,
             positions=list(zip(is_scored, prompts, strict=True)),
             dropped_shots=dropped,
