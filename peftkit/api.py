@@ -8,12 +8,14 @@ command line: `train={"num_train_epochs": 1}`, `search={"lr_multipliers": [0.3, 
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
+from peftkit.cli import arguments
 from peftkit.cli.compose import open_composer
 from peftkit.cli.values import compose_values
 from peftkit.config import JOBS, RunConfig, UserError
@@ -59,7 +61,7 @@ def finetune(
     from peftkit.results.run_result import RunResult
 
     chosen = {"recipe": recipe, "model": model, "method": method, "task": task, "seed": seed, "train": train}
-    return RunResult(_run(_config(**chosen, **settings)))
+    return RunResult(_run(_config(settings, **chosen)))
 
 
 def compare(
@@ -82,15 +84,11 @@ def compare(
     """
     from peftkit.leaderboard.board import Board
 
-    chosen = {"recipe": recipe, "model": model, "train": train, **settings}
-    configs = _configs(
-        [
-            {**chosen, "task": task, "method": method, "seed": seed}
-            for task in tasks
-            for method in methods
-            for seed in (range(seeds) if isinstance(seeds, int) else seeds)
-        ]
-    )
+    tasks, methods = arguments.some("tasks", tasks, "name", str), arguments.some("methods", methods, "name", str)
+    numbers = arguments.some("seeds", range(seeds) if isinstance(seeds, int) else seeds, "seed", int)
+    chosen = {"recipe": recipe, "model": model, "train": train}
+    triples = itertools.product(tasks, methods, numbers)
+    configs = _configs([_values(settings, **chosen, task=t, method=m, seed=number) for t, m, number in triples])
     folders: list[Path] = []
     for config in configs:
         try:
@@ -113,7 +111,7 @@ def evaluate(run: str | Path | RunResult, *, task: str | None = None, **settings
     """
     from peftkit.jobs.evaluate import evaluate_run
 
-    config = _config(task=task, job="evaluate", run=_folder(run), **settings)
+    config = _config(settings, task=task, job="evaluate", run=arguments.run_folder(run))
     with _library_settings(config):
         return evaluate_run(config)
 
@@ -137,10 +135,11 @@ def predict(
     from peftkit.pipeline.inputs import text_table
     from peftkit.results.run_result import RunResult
 
-    values = [texts] if isinstance(texts, str) else list(texts)
+    values = [texts] if isinstance(texts, str) else arguments.items("texts", texts, "text")
+    folder = arguments.run_folder(run)
     if not values:
         return []
-    config = _config(job="predict", run=_folder(run), input="texts", **settings)
+    config = _config(settings, job="predict", run=folder, input="texts")
     with _library_settings(config):
         task = RunResult.finished(config.run).config.task
         table, _ = predict_table(config, text_table(task, values, split=isinstance(texts, str)), "texts")
@@ -158,10 +157,11 @@ def embed(
     """
     from peftkit.jobs.embed import encode, load_embedding_model
 
-    chosen = {} if run is None else {"run": _folder(run)}
-    config = _config(model=model, job="embed", input="texts", **chosen, **settings)
+    values = arguments.items("texts", texts, "text", str)
+    chosen = {} if run is None else {"run": arguments.run_folder(run)}
+    config = _config(settings, model=model, job="embed", input="texts", **chosen)
     with _library_settings(config):
-        return encode(load_embedding_model(config), list(texts))[0]
+        return encode(load_embedding_model(config), values)[0]
 
 
 def merge(run: str | Path | RunResult, *, output: str | Path | None = None) -> Path:
@@ -170,9 +170,9 @@ def merge(run: str | Path | RunResult, *, output: str | Path | None = None) -> P
     Raises:
         UserError: the method's weights cannot be merged.
     """
-    folder = Path(_folder(run))
-    target = folder / "merged" if output is None else Path(output)
-    _run(_config(job="merge", run=str(folder), output=str(target)))
+    folder = arguments.run_folder(run)
+    target = Path(folder, "merged") if output is None else arguments.path("output", output)
+    _run(_config({}, job="merge", run=folder, output=str(target)))
     return target
 
 
@@ -190,7 +190,7 @@ def plan(
     from peftkit.jobs.plan import make_plan
 
     chosen = {"recipe": recipe, "model": model, "method": method, "task": task, "seed": seed, "train": train}
-    config = _config(job="plan", **chosen, **settings)
+    config = _config(settings, job="plan", **chosen)
     with _library_settings(config):
         return make_plan(config)
 
@@ -210,8 +210,9 @@ def load(
     from peftkit.pipeline.artifacts import load_run
     from peftkit.pipeline.libraries import library_settings
 
-    folder = Path(_folder(run))
-    with library_settings("auto"), log_records(), open_code(allow_code):
+    folder = Path(arguments.run_folder(run))
+    packages = arguments.items("allow_code", allow_code, "name of a package", str)
+    with library_settings("auto"), log_records(), open_code(packages):
         return extend.load_extended(folder) if extend.is_vocabulary(folder) else load_run(folder)
 
 
@@ -219,7 +220,8 @@ def leaderboard(out: str | Path = "outputs", *, results: Sequence[str | Path] = 
     """Return the board of all runs below `out` and `results`."""
     from peftkit.leaderboard.board import Board
 
-    return Board.read([Path(out), *map(Path, results)])
+    others = arguments.items("results", results, "path", (str, Path))
+    return Board.read([arguments.path("out", out), *map(Path, others)])
 
 
 def _configs(runs: Sequence[Mapping[str, Any]]) -> list[RunConfig]:
@@ -228,8 +230,15 @@ def _configs(runs: Sequence[Mapping[str, Any]]) -> list[RunConfig]:
         return [compose_values(composer, values) for values in runs]
 
 
-def _config(**values: Any) -> RunConfig:
-    return _configs([values])[0]
+def _config(settings: Mapping[str, Any], **chosen: Any) -> RunConfig:
+    return _configs([_values(settings, **chosen)])[0]
+
+
+def _values(settings: Mapping[str, Any], **chosen: Any) -> dict[str, Any]:
+    """Return the arguments of a function as the values of a config; `settings` may not set those of `chosen`."""
+    for name in settings.keys() & {*chosen, "job"}:
+        raise UserError(f"{name}={settings[name]!r:.60}: this function sets {name}; drop it, or call another one")
+    return {**chosen, **settings}
 
 
 def run_job(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Any:
@@ -285,7 +294,3 @@ def _library_settings(config: RunConfig) -> Iterator[None]:
 
     with library_settings(config.source), log_records(), open_code(config.allow_code or ()):
         yield
-
-
-def _folder(run: str | Path | RunResult) -> str:
-    return str(run if isinstance(run, (str, Path)) else run.folder)

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,32 @@ def test_methods_are_compared_on_a_board(checkpoints: dict[str, Path], tmp_path:
 def test_a_wrong_value_is_refused_before_anything_loads(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(peftkit.UserError, match=message):
         peftkit.finetune(**{"task": "mrpc", "source": "offline", **settings})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: peftkit.finetune(task=3), "task=3: expected a name"),  # type: ignore[arg-type]
+        (lambda: peftkit.plan(model=["bert"]), "model=.*: expected a name"),  # type: ignore[arg-type]
+        (lambda: peftkit.finetune(job="plan"), "job='plan': this function sets job"),
+        (lambda: peftkit.evaluate("nope", run="other"), "run='other': this function sets run"),
+        (lambda: peftkit.evaluate(None), "run=None: expected a run folder"),  # type: ignore[arg-type]
+        (lambda: peftkit.predict(["a", "b"], "x"), "run=.*: expected a run folder"),  # type: ignore[arg-type]
+        (lambda: peftkit.predict("nope", 5), "texts=5: expected a list"),  # type: ignore[call-overload]
+        (lambda: peftkit.predict("nope", {"text": "a"}), "texts=.*: expected a list"),  # type: ignore[call-overload]
+        (lambda: peftkit.embed("a fine film"), "texts='a fine film': expected a list"),
+        (lambda: peftkit.embed([5]), "texts=.*: expected a list, each a text"),  # type: ignore[list-item]
+        (lambda: peftkit.merge("nope", output=3), "output=3: expected a path"),  # type: ignore[arg-type]
+        (lambda: peftkit.load(3), "run=3: expected a run folder"),  # type: ignore[arg-type]
+        (lambda: peftkit.load("nope", allow_code="mine"), "allow_code='mine': expected a list"),
+        (lambda: peftkit.leaderboard(results="x"), "results='x': expected a list"),
+        (lambda: peftkit.leaderboard(None), "out=None: expected a path"),  # type: ignore[arg-type]
+        (lambda: peftkit.compare(methods=[], tasks=["sst2"]), "methods: expected at least one name"),
+        (lambda: peftkit.compare(methods=["lora"], tasks="sst2"), "tasks='sst2': expected a list"),
+        (lambda: peftkit.compare(methods=["lora"], tasks=["sst2"], seeds=0), "seeds: expected at least one seed"),
+        (lambda: peftkit.compare(methods=["lora"], tasks=["sst2"], seeds=1.5), "seeds=1.5: expected a list"),  # type: ignore[arg-type]
+    ],
+)  # fmt: skip
+def test_a_wrong_type_is_refused_by_its_argument(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(peftkit.UserError, match=message):
+        call()

@@ -27,6 +27,9 @@ def compose_values(composer: Composer, values: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: every error of the values.
     """
+    for group in GROUPS:
+        if values.get(group) is not None and not isinstance(values[group], str | Mapping):
+            raise UserError(f"{group}={values[group]!r:.60}: expected a name, as a text")
     chosen = {group: values[group] for group in GROUPS if isinstance(values.get(group), str)}
     errors = [message for group, name in chosen.items() for message in option_errors(group, name, None)]
     if errors:
