@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fuzz.campaign import for_each, make_workspace, run_files
-from fuzz.commands import commands
+from fuzz.commands import RUNS, commands
 from fuzz.damage import damaged_runs
 from fuzz.oracle import Example, Workspace
 from fuzz.tables import data_files
@@ -39,7 +39,7 @@ def main(number: int = 0, commanded: int = 3000, damaged: int = 2000, read: int 
         root = Path(folder)
         tiny_checkpoints(root / "models", list(sentences(300)))
         server = ForkServer(root / "server")
-        workspace = make_workspace(root / "work", server, root / "models")
+        workspace = make_workspace(root / "work", server, root / "models", tuple(RUNS))
         kinds = {
             "commands": (commands(), commanded),
             "damaged runs": (damaged_runs(run_files(workspace)), damaged),
@@ -89,7 +89,7 @@ def report(command: str, seconds: float, lines: list[str]) -> str:
     return "\n".join(
         [
             "# Robustness", "",
-            "Random commands over every key and kind of value, finished runs with one damaged file, and random data files. Right is: exit",
+            "Random commands over every key and kind of value, finished runs with one damaged file (read by every job, as a base and as a teacher), and random data files. Right is: exit",
             "code 0 or 2, or 1 with a result whose status is failed; no traceback; an end within 60 s; no file outside `out`; no value of a",
             "secret environment variable in a file; no planted code runs. `job=pretrain`, `job=matrix` and `watch=true` are left out, since they",
             "run for minutes or until they are interrupted.", "",

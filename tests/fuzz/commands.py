@@ -27,6 +27,13 @@ MODELS = {
     "t5": "t5",
 }
 RUN = "outputs/own/classification/bert/lora/seed-0-run"
+RUNS = {  # folders of finished runs by what they are, of which most commands read the first
+    "classifier": RUN,
+    "full": "outputs/own/classification/bert/full/seed-0-run",
+    "answers": "outputs/own/seq2seq/t5/lora/seed-0-run",
+    "prompted": "outputs/own/classification/gpt2/few_shot/seed-0-run",
+    "vocabulary": "outputs/vocabulary",
+}
 FILES = (
     "data/plain.jsonl",
     "data/plain.csv",

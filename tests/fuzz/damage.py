@@ -10,28 +10,60 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
-from fuzz.commands import CODE, NESTED, RUN, TEXTS
+from fuzz.commands import CODE, NESTED, RUNS, TEXTS
 from fuzz.oracle import FIFO, FOLDER, LOOP, Example
 
 READ_BY_BOARDS = ("result.json", "config.yaml")
-LOADED = (
-    "adapter/adapter_config.json",
-    "adapter/tokenizer.json",
-    "adapter/tokenizer_config.json",
-    "config.yaml",
-    "result.json",
-)
 BOARD_JOBS = (("job=leaderboard",), ("job=submission", "output=outputs/x.zip"))
-RUN_JOBS = (
-    ("job=predict", f"run={RUN}", "input=a fine film"),
-    ("job=evaluate", f"run={RUN}", "out=outputs"),
-    ("job=merge", f"run={RUN}"),
-    ("job=embed", f"run={RUN}", "input=a fine film", "output=outputs/v.npy"),
-    ("job=forgetting", f"run={RUN}", "input=data/texts.txt"),
-    ("job=plan", "model=bert", f"model.checkpoint={RUN}", "source=offline", "task=sst2", "task.max_train_samples=8"),
-    ("job=plan", "model=bert", f"model.checkpoint={RUN}/adapter", "source=offline", "task=sst2", "task.max_train_samples=8"),
-    ("job=plan", "model=bert", "model.checkpoint=models/bert", f"distill.teacher={RUN}", "source=offline", "task=classification", "task.dataset=data/plain.jsonl", "task.text=[text]"),
-)  # fmt: skip
+PLAN = ("job=plan", "model=bert", "source=offline")
+SMALL = (*PLAN, "model.checkpoint=models/bert")
+OWN = ("task=classification", "task.dataset=data/plain.jsonl", "task.text=[text]")
+JUDGE = (
+    "job=judge",
+    "generate.model=models/gpt2",
+    "source=offline",
+    "task.max_eval_samples=1",
+    "generate.max_answer_tokens=8",
+)
+BASE_JOBS = (  # with any trained run as the base of another, and as its teacher
+    (*PLAN, "model.checkpoint={run}", *OWN),
+    (*PLAN, "model.checkpoint={run}/adapter", *OWN),
+    (*SMALL, "distill.teacher={run}", *OWN),
+    (
+        "model=bert",
+        "source=offline",
+        "out=outputs",
+        "train.max_steps=1",
+        "model.checkpoint=models/bert",
+        "distill.teacher={run}",
+        *OWN,
+    ),
+)
+RUN_JOBS = {  # by what the run is: the jobs that read it
+    "classifier": (
+        ("job=predict", "run={run}", "input=a fine film"),
+        ("job=predict", "runs=[{run}]", "input=data/mixed.jsonl", "output=outputs/x.jsonl"),
+        ("job=evaluate", "run={run}", "out=outputs"),
+        ("job=merge", "run={run}"),
+        ("job=embed", "run={run}", "input=a fine film", "output=outputs/v.npy"),
+        ("job=forgetting", "run={run}", "input=data/texts.txt"),
+        *BASE_JOBS,
+    ),
+    "full": (("job=predict", "run={run}", "input=a fine film"), ("job=merge", "run={run}"), ("job=evaluate", "run={run}"), *BASE_JOBS),
+    "answers": (
+        ("job=predict", "run={run}", "input=a fine film"),
+        ("job=evaluate", "run={run}"),
+        (*JUDGE, "run={run}"),
+        (*JUDGE, "runs=[{run},{run}-copy]"),
+    ),
+    "prompted": (("job=predict", "run={run}", "input=a fine film"), ("job=evaluate", "run={run}"), BASE_JOBS[2]),
+    "vocabulary": (
+        (*SMALL, "vocab={run}", *OWN),
+        ("job=embed", "model=bert", "model.checkpoint=models/bert", "vocab={run}", "source=offline", "input=a fine film", "output=outputs/v.npy"),
+        ("job=merge", "run={run}"),
+        ("job=embed", "run={run}", "input=a fine film", "output=outputs/v.npy"),
+    ),
+}  # fmt: skip
 VALUES: tuple[Any, ...] = (
     *NESTED, *TEXTS, 10**30, -(10**30), 1e308, float("inf"), "x" * 100_000, "\0", {"x": {"y": {}}}, [float("nan")], "<script>x</script>",
     "custom.py--Model", "peftkit.jobs", "../../../../x", "a\0b",
@@ -47,7 +79,7 @@ KEYS = (
     "out",
     "__class__",
 )
-CUSTOM = {f"{RUN}/adapter/custom.py": b"import pathlib\npathlib.Path('ran').touch()\nclass Model: pass\n"}
+CUSTOM = b"import pathlib\npathlib.Path('ran').touch()\nclass Model: pass\n"
 
 
 def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -98,14 +130,15 @@ def raw(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 @st.composite
-def damaged_runs(draw: st.DrawFn, run: Mapping[str, bytes]) -> Example:
-    """Return a job on a run folder with one damaged file; `run` has its files by relative name."""
-    is_board = draw(st.booleans())
-    name = draw(st.sampled_from([each for each in (READ_BY_BOARDS if is_board else LOADED) if each in run]))
-    words = draw(st.sampled_from(BOARD_JOBS if is_board else RUN_JOBS))
-    content = draw(
-        st.one_of(
-            structure(run[name], name.endswith(".yaml")), structure(run[name], name.endswith(".yaml")), raw(run[name])
-        )
-    )
-    return Example(words, {f"{RUN}/{name}": content, **CUSTOM})
+def damaged_runs(draw: st.DrawFn, runs: Mapping[str, Mapping[str, bytes]]) -> Example:
+    """Return a job on a run folder with one damaged file; `runs` has their files by what the run is and their name."""
+    kind = draw(st.sampled_from(sorted(runs)))
+    files, folder = runs[kind], RUNS[kind]
+    is_board = kind == "classifier" and draw(st.booleans())
+    name = draw(st.sampled_from([each for each in files if not is_board or each in READ_BY_BOARDS]))
+    words = draw(st.sampled_from(BOARD_JOBS if is_board else RUN_JOBS[kind]))
+    content, has_tree = files[name], name.endswith((".json", ".yaml"))
+    tree = structure(content, name.endswith(".yaml")) if has_tree else raw(content)
+    damage = draw(st.one_of(tree, tree, raw(content)))
+    custom = {f"{folder}/adapter/custom.py": CUSTOM} if kind != "vocabulary" else {}
+    return Example(tuple(word.format(run=folder) for word in words), {f"{folder}/{name}": damage, **custom})
