@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from peftkit.config.errors import UserError, error_summary
+from peftkit.config.errors import Refusal, UserError, error_summary
 from peftkit.config.signatures import clear_caches, module_trees, names_in
 from peftkit.paths import conf_folder
 
@@ -75,7 +75,8 @@ def import_allowed(target: str) -> Any:
         UserError: it is not allowed, or its package cannot be imported.
     """
     if not is_allowed(target, opened_packages()):
-        raise UserError(f"{target} is refused; if the code is your own, type allow_code=[{target.partition('.')[0]}]")
+        own = f"allow_code=[{target.partition('.')[0]}]"
+        raise UserError(Refusal(f"{target} is refused; if the code is your own, type {own}", own))
     module, _, name = target.rpartition(".")
     try:
         return getattr(import_module(module), name)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from peftkit.config.errors import UserError
+from peftkit.config.errors import Refusal, UserError
+from peftkit.config.quoting import typed
 from peftkit.paths import atomic_write, cache_folder
 
 HUB_TIMEOUT = 3.0  # seconds; the Hub is contacted once per process
@@ -71,10 +72,11 @@ def checkpoint_folder(folder: Path) -> Path:
         UserError: there are no weights in it.
     """
     if (folder / "vocabulary.json").is_file() and not (folder / "config.json").is_file():
-        raise UserError(
+        message = (
             f"model.checkpoint={folder} is a vocabulary of job=extend; use vocab={folder}, or job=merge run={folder} "
             f"and model.checkpoint={folder}/merged"
         )
+        raise UserError(Refusal(message, f"{typed('vocab', folder)} ~model.checkpoint"))
     if (folder / "prompt" / "prompt.json").is_file():
         raise UserError(f"model.checkpoint={folder} is a run that trained no weights; use the checkpoint of its base")
     for found in (folder, *(folder / name for name in ("model", "merged", "adapter"))):

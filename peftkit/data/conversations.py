@@ -10,7 +10,7 @@ from datasets import Dataset, Features, List, Value
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.config import TaskConfig, UserError
+from peftkit.config import Refusal, TaskConfig, UserError, refusal
 from peftkit.config.console import log
 from peftkit.data.cells import ids_of, parse_cells, text_of
 from peftkit.data.columns import ID, ROW, require_columns, text_columns
@@ -88,10 +88,9 @@ class ConversationReader(ExampleReader):
         else:
             if columns[0] not in table.column_names and {"instruction", "output"} <= set(table.column_names):
                 names = ",".join(name for name in ("instruction", "input") if name in table.column_names)
-                raise UserError(
-                    f"task={task.name} reads the column {columns[0]}, but there are {', '.join(table.column_names)}; "
-                    f"set task.text=[{names}] task.label=output"
-                )
+                shown = [name for name in table.column_names if name not in (ID, ROW)]
+                wrong = f"task={task.name} reads the column {columns[0]}, but there are {', '.join(shown)}"
+                raise UserError(refusal(wrong, f"task.text=[{names}] task.label=output", verb="set"))
             require_columns(task, table, columns[:1])
             for number, (turns, weights) in enumerate(self.parse_column(table, columns[0], split)):
                 yield number, next((turn["content"] for turn in turns if turn["role"] == "user"), ""), turns, weights
@@ -139,10 +138,12 @@ class ConversationReader(ExampleReader):
         shuffled = examples.shuffle(seed=SUBSET_SEED)
         rest, held_out = _whole_groups(list(shuffled["group"]), number)
         if len(rest) < number / 4:
-            raise UserError(
+            fewer = f"search.samples={max(1, number // 4)}"
+            message = (
                 f"search.samples={number} of {len(examples)} training examples leaves {len(rest)} of other "
-                f"instructions to train on; set search.samples={max(1, number // 4)}, or add other instructions"
+                f"instructions to train on; set {fewer}, or add other instructions"
             )
+            raise UserError(Refusal(message, fewer))
         return shuffled.select(rest[:limit]).flatten_indices(), shuffled.select(held_out).flatten_indices()
 
 

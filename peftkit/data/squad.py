@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftkit.config import UserError
+from peftkit.config import UserError, refusal
 from peftkit.config.console import assume
 from peftkit.data.cells import text_of
 
@@ -106,9 +106,8 @@ class AnswerParser:
                 f"question {question} of {self.split} has is_impossible=false and no answer; add one, or set it to true"
             )
         if not pairs and not self.allows_none:
-            raise UserError(
-                f"question {question} of {self.split} has no answer, and task.no_answer=false; set task.no_answer=true"
-            )
+            wrong = f"question {question} of {self.split} has no answer, and task.no_answer=false"
+            raise UserError(refusal(wrong, "task.no_answer=true", verb="set"))
         starts = [self._start(text, start, passage, question) for text, start in pairs]
         return {"text": [text for text, _ in pairs], "answer_start": starts}
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from peftkit.config import Generate, UserError
+from peftkit.config import Generate, Refusal, UserError
 from peftkit.generation.generators import GenerationPrompt, Generator, Reply, Request
 
 REPLY_LIMITS = ("max_tokens", "max_completion_tokens")  # fields of generate.request that override peftkit's limit
@@ -42,9 +42,10 @@ class Journal:
         try:
             self.rows.extend(map(json.loads, self.lines))
         except json.JSONDecodeError as error:
-            raise UserError(
+            message = (
                 f"{file}: line {len(self.rows) + 1} is damaged ({error.msg}); repair it, or start again with force=true"
-            ) from error
+            )
+            raise UserError(Refusal(message, "force=true")) from error
         self._position = 0 if is_replayed else len(self.lines)
 
     def append(self, *rows: Mapping[str, Any]) -> None:
@@ -58,10 +59,11 @@ class Journal:
         old_lines = self.lines[self._position : self._position + len(lines)]
         for number, (old, new) in enumerate(zip(old_lines, lines, strict=False), start=self._position + 1):
             if old != new:
-                raise UserError(
+                message = (
                     f"{self.file}: line {number} does not follow from journal.jsonl: the folder was changed, or "
                     "another version of peftkit wrote it; start again with force=true"
                 )
+                raise UserError(Refusal(message, "force=true"))
         self._position += len(lines)
         self._handle.write("".join(lines[len(old_lines) :]).encode())
         self._handle.flush()
@@ -75,9 +77,8 @@ class Journal:
     def check_end(self) -> None:
         """Raise UserError where the file has more lines than were replayed, such as with a lower patience."""
         if self._position < len(self.lines):
-            raise UserError(
-                f"{self.file}: has more lines than these settings produce; use the earlier settings, or force=true"
-            )
+            wrong = f"{self.file}: has more lines than these settings produce"
+            raise UserError(Refusal(f"{wrong}; use the earlier settings, or force=true", "force=true"))
 
 
 class GenerationClient:
@@ -105,10 +106,11 @@ class GenerationClient:
         fingerprints = {request.number: request.prompt.fingerprint() for request in requests}
         for number, fingerprint in fingerprints.items():
             if self._replies.get(number, (fingerprint,))[0] != fingerprint:
-                raise UserError(
+                message = (
                     f"{self.journal.file}: reply {number} belongs to another prompt than this run sends: another "
                     "version of peftkit wrote it, or other settings; start again with force=true"
                 )
+                raise UserError(Refusal(message, "force=true"))
         while missing := [request for request in requests if request.number not in self._replies]:
             for group in self.generator.replies(self._affordable(missing)):
                 rows = [{"prompt": fingerprints[reply.number], **asdict(reply)} for reply in group]

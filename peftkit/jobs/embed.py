@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import DataCollatorWithPadding
 
-from peftkit.config import TEXT_FILES, ModelConfig, RunConfig, UserError, refuse
+from peftkit.config import TEXT_FILES, ModelConfig, Refusal, RunConfig, UserError, refusal, refuse
 from peftkit.config.console import is_main_process, log
 from peftkit.config.files import names_file
 from peftkit.config.source import Source
@@ -148,11 +148,17 @@ def load_embedding_model(config: RunConfig) -> EmbeddingModel:
     refuse(
         (
             not -layers - 1 <= (settings.layer or 0) <= layers,
-            f"embed.layer={settings.layer}: expected 0 (the embeddings) to {layers}, or -1 for the last",
+            Refusal(
+                f"embed.layer={settings.layer}: expected 0 (the embeddings) to {layers}, or -1 for the last",
+                "embed.layer=-1",
+            ),
         ),
         (
             (settings.truncate_dim or 1) > hidden_size,
-            f"embed.truncate_dim={settings.truncate_dim}: the embeddings have {hidden_size} dimensions; drop it",
+            refusal(
+                f"embed.truncate_dim={settings.truncate_dim}: the embeddings have {hidden_size} dimensions",
+                "~embed.truncate_dim",
+            ),
         ),
     )
     if settings.pooling not in (None, trained):

@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peftkit.compat.peft import disabled_adapters
-from peftkit.config import RunConfig, UserError, is_prompted, refuse
+from peftkit.config import Refusal, RunConfig, UserError, is_prompted, refuse
 from peftkit.config.console import is_main_process, log
 from peftkit.config.files import ending_of
 from peftkit.config.source import Source
@@ -141,7 +141,8 @@ def _read_text(config: RunConfig) -> tuple[str, list[str]]:
         refuse(("text" not in table.column_names, f"{file}: no column text; rename the column that has the texts"))
         texts = parse_cells(table["text"], text_of, f"{file}: column text")
     documents = [text.strip() for text in texts if text.strip()]
-    refuse((not documents, f"{file}: no text in it; use another file, or drop input= for the offline text"))
+    message = f"{file}: no text in it; use another file, or drop input= for the offline text"
+    refuse((not documents, Refusal(message, "~input")))
     return file.name, documents
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from peftkit.config import Generate, RunConfig, UserError
+from peftkit.config import Generate, Refusal, RunConfig, UserError
 from peftkit.config.console import is_main_process, log, progress_logger
 from peftkit.config.source import Source, fingerprint
 from peftkit.generation.client import GenerationClient, Journal, describe_costs
@@ -242,7 +242,6 @@ def _check_count(folder: Path, result: Mapping[str, Any], settings: Generate) ->
     if count <= settings.num_instructions + overshoot:
         return
     before = result["run"]["config"]["generate"]["num_instructions"]
-    raise UserError(
-        f"{folder}: has {count:,} tasks, more than generate.num_instructions={settings.num_instructions}; use generate."
-        f"num_instructions={before if before >= count - overshoot else count}, or out=FOLDER for separate tasks"
-    )
+    number = f"generate.num_instructions={before if before >= count - overshoot else count}"
+    wrong = f"{folder}: has {count:,} tasks, more than generate.num_instructions={settings.num_instructions}"
+    raise UserError(Refusal(f"{wrong}; use {number}, or out=FOLDER for separate tasks", number))

@@ -2,7 +2,7 @@
 
 import json
 
-from peftkit.config import RunConfig, UserError
+from peftkit.config import RunConfig, UserError, refusal
 from peftkit.config.console import is_main_process
 from peftkit.models import offline
 from peftkit.pipeline.sources import ensure_mini
@@ -12,7 +12,7 @@ def pretrain(config: RunConfig) -> None:
     """Pretrain the offline substitute of the model once; print its held-out loss and that of a unigram model."""
     kind = config.model.stand_in
     if kind not in offline.MINI_MODELS:
-        raise UserError(f"model={config.model.name}: nothing to pretrain; use model=gpt2 or model=t5")
+        raise UserError(refusal(f"model={config.model.name}: nothing to pretrain", "model=gpt2", "model=t5"))
     folder = ensure_mini(kind)
     entry = json.loads((folder / "pretraining.json").read_text(encoding="utf-8"))
     if is_main_process():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-from peftkit.config import NON_RESULT_KEYS, RunConfig, UserError, refuse
+from peftkit.config import NON_RESULT_KEYS, Refusal, RunConfig, UserError, refuse
 from peftkit.config.console import is_main_process, log
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import BoardRun
@@ -114,10 +114,11 @@ def _named_runs(folders: Sequence[str]) -> list[BoardRun]:
         if (known := by_task.setdefault(run.task, run)) is not run:
             raise UserError(f"runs=: two runs of {run.task}, {known.folder} and {folder}; drop one")
     if missing := [task for task in GLUE if task not in by_task]:
-        raise UserError(
+        message = (
             f"runs=: no run of {', '.join(missing)}, and a submission has all nine tasks; add one of each, "
             "or drop runs= to use the best of those below out="
         )
+        raise UserError(Refusal(message, "~runs"))
     return [by_task[task] for task in GLUE]
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from peftkit.compat.tuner import check_values
-from peftkit.config import UserError
+from peftkit.config import Refusal, UserError, refusal
 
 NamedParameters = dict[str, nn.Parameter]  # by full name
 
@@ -94,10 +94,11 @@ def start_steps(groups: int, every: str | float, steps: int, epoch: int) -> list
         interval = epoch if (groups - 1) * epoch < steps else steps / 2 / (groups - 1)
     starts = [int(number * interval) for number in range(groups)]
     if starts[-1] >= steps:
-        raise UserError(
+        message = (
             f"every={every} reaches {sum(start < steps for start in starts)} of {groups} groups of weights in {steps} "
             f"steps; use method.config.every=epoch, or a share of training below {1 / (groups - 1):.2g}"
         )
+        raise UserError(Refusal(message, "method.config.every=epoch"))
     return starts
 
 
@@ -148,6 +149,6 @@ def layer_lists(model: PreTrainedModel) -> dict[str, int]:
         inner = {module for each in lists for module in each.modules() if module is not each}
         longest = max((each for each in lists if each not in inner), key=len, default=None)
         if longest is None:
-            raise UserError(f"gradual unfreezing finds no layers in {type(model).__name__}; use method=full")
+            raise UserError(refusal(f"gradual unfreezing finds no layers in {type(model).__name__}", "method=full"))
         lengths[names[longest]] = len(longest)
     return lengths

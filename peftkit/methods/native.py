@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from peftkit.compat.peft import DUMMY_TARGET_MODULES, TrainableTokensLayer
-from peftkit.config import UserError
+from peftkit.config import UserError, refusal
 from peftkit.config.families import HEADS, LANGUAGE_MODEL_HEADS
 
 # an output layer over the vocabulary, lm_head, is not a new head: it was pretrained, or is tied to the embeddings
@@ -64,7 +64,7 @@ class BitFit:
 
     def apply(self, model: nn.Module) -> nn.Module:
         if not any(name.endswith("bias") and not is_head(name) for name, _ in model.named_parameters()):
-            raise UserError("no bias term below the head; use method=ln_tuning or method=lora")
+            raise UserError(refusal("no bias term below the head", "method=ln_tuning", "method=lora"))
         for name, weight in model.named_parameters():
             weight.requires_grad_(name.endswith("bias") or _is_new_head(name, model))
         return model
@@ -96,7 +96,8 @@ def with_new_token_rows(config: Any, model: PreTrainedModel, new_rows: Sequence[
     if isinstance(config, TrainableTokensConfig):
         config = LoraConfig(r=1, target_modules=DUMMY_TARGET_MODULES, task_type=config.task_type)
     if not isinstance(config, PeftConfig) or not hasattr(config, "trainable_token_indices"):
-        raise UserError("this method cannot train the rows of vocab=; use method=lora, adapter, qlora or full")
+        methods = [f"method={name}" for name in ("lora", "adapter", "qlora", "full")]
+        raise UserError(refusal("this method cannot train the rows of vocab=", *methods))
     inputs, output, ids = model.get_input_embeddings(), model.get_output_embeddings(), list(new_rows)
     layers = [inputs] if output is None or output.weight is inputs.weight else [inputs, output]
     names = {name: ids for name, module in model.named_modules() if module in layers}

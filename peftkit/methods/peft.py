@@ -26,12 +26,13 @@ from transformers import PreTrainedModel
 
 from peftkit.compat.peft import ModulesToSaveWrapper, fill_target_modules, ignored_tie_warnings
 from peftkit.compat.transformers import Conv1D, number_of_weights
-from peftkit.config import UserError
+from peftkit.config import Refusal, UserError
 from peftkit.config.checks.untrusted import adapter_errors
 from peftkit.config.families import base_type, family_of
 from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ
 from peftkit.methods.native import is_head, keep_bias, with_new_token_rows
 
+OWN_CLASS = "~method.config._target_"  # of method=peft, which a fix drops
 MISSING_WEIGHTS = "Found missing adapter keys"  # of PEFT's warning
 
 
@@ -73,9 +74,8 @@ def apply_method(
     _fill_targets(config, model)
     backbone = getattr(model, model.base_model_prefix, model)
     if isinstance(config, PrefixTuningConfig) and "past_key_values" not in signature(backbone.forward).parameters:
-        raise UserError(
-            f"PEFT's prefix tuning needs past_key_values, which {model.config.model_type} lacks; use method=prefix"
-        )
+        wrong = f"PEFT's prefix tuning needs past_key_values, which {model.config.model_type} lacks"
+        raise UserError(Refusal(f"{wrong}; use method=prefix", f"method=prefix {OWN_CLASS}"))
     try:
         _refuse_unused_embeddings(config, model)
         with ignored_tie_warnings():
@@ -83,7 +83,8 @@ def apply_method(
     except (ValueError, TypeError) as error:
         method = str(getattr(config.peft_type, "value", config.peft_type)).lower()
         other = "full" if config.peft_type == PeftType.LORA else "lora"
-        raise UserError(f"{method} does not fit {model.config.model_type}: {error}; use method={other}") from error
+        wrong = f"{method} does not fit {model.config.model_type}: {error}"
+        raise UserError(Refusal(f"{wrong}; use method={other}", f"method={other} {OWN_CLASS}")) from error
 
 
 def _set_modules_to_save(config: PeftConfig, model: PreTrainedModel) -> None:
@@ -96,7 +97,8 @@ def _set_modules_to_save(config: PeftConfig, model: PreTrainedModel) -> None:
         UserError: PEFT's own soft prompts do not support question answering.
     """
     if hasattr(model, "qa_outputs") and not hasattr(config, "modules_to_save"):
-        raise UserError("PEFT's own soft prompts shift the spans of answers; use method=prompt or method=prefix")
+        wrong = "PEFT's own soft prompts shift the spans of answers"
+        raise UserError(Refusal(f"{wrong}; use method=prompt", f"method=prompt {OWN_CLASS}"))
     # pre_classifier: PEFT would save it by its name, but also add its own layers to it
     named = {name for name in ("pre_classifier", "qa_outputs", "qa_classifier") if hasattr(model, name)}
     # newly initialized, and no base contains them; PEFT adds classifiers by the type of the task

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from peftkit.compat.transformers import attention_implementation
-from peftkit.config import ModelConfig, UserError
+from peftkit.config import ModelConfig, Refusal, UserError, refusal
 from peftkit.config.families import MEAN_POOLING
 from peftkit.config.source import Source, checkpoint_folder, fingerprint, hub_is_reachable
 
@@ -53,10 +53,11 @@ def locate(model: ModelConfig, source: str) -> Source:
     if source != "offline" and (commit := _cached_commit(model)) is not None:
         return Source("cache", model.checkpoint, commit)
     if source == "hub":
-        raise UserError(
+        message = (
             f"the Hub does not answer and {model.checkpoint} is not in its cache; "
             "connect to the network, or set source=offline or model.checkpoint=FOLDER"
         )
+        raise UserError(Refusal(message, "source=offline"))
     substituted_for = None if (model.stand_in, model.checkpoint) == ("minilm", MINILM) else model.checkpoint
     if (packaged := PACKAGED.get(model.stand_in)) is None:
         return Source("offline", model.stand_in, substituted_for=substituted_for)
@@ -165,7 +166,8 @@ def _commit(model: ModelConfig) -> str:
             f"the Hub has no model {model.checkpoint} for you; check the name, or set HF_TOKEN if it is private"
         ) from error
     except RevisionNotFoundError as error:
-        raise UserError(f"{model.checkpoint} has no revision {model.revision}; set model.revision=main") from error
+        wrong = f"{model.checkpoint} has no revision {model.revision}"
+        raise UserError(refusal(wrong, "model.revision=main", verb="set")) from error
 
 
 def _cached_commit(model: ModelConfig) -> str | None:

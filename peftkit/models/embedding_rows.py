@@ -12,10 +12,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from peftkit.compat.transformers import keep_untied
-from peftkit.config import UserError
+from peftkit.config import UserError, error_summary
+from peftkit.config.json_files import read_json
 from peftkit.models.vocabulary import NewToken
 
 RECORD_FILE, ROWS_FILE = "vocabulary.json", "rows.safetensors"
+MADE_AGAIN = "make the folder again with job=extend"
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,10 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     file = folder / RECORD_FILE
     if not file.is_file():
         raise UserError(f"{folder} has no {RECORD_FILE}; use a folder that job=extend wrote")
-    return Vocabulary(**json.loads(file.read_text(encoding="utf-8")))
+    try:
+        return Vocabulary(**read_json(file, MADE_AGAIN))
+    except TypeError as error:
+        raise UserError(f"{file}: {error_summary(error)}; {MADE_AGAIN}") from error
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
-from peftkit.config import UserError
+from peftkit.config import UserError, refusal
 from peftkit.config.families import FAMILIES, MEAN_POOLING, base_type
 from peftkit.models.pooling import masked_mean
 
@@ -43,7 +43,8 @@ class Backbone:
             config = AutoConfig.for_model(model_type, **config_arguments(config))
         if config.is_encoder_decoder:
             if type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
-                raise UserError(f"transformers has no encoder of {model_type} by itself; use model=bert or model=t5")
+                wrong = f"transformers has no encoder of {model_type} by itself"
+                raise UserError(refusal(wrong, "model=bert ~model.checkpoint", "model=t5"))
             encoder: Any = MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)]
             return encoder.from_pretrained(name, config=config, **arguments)  # type: ignore[no-any-return]
         arguments |= without_pooler(MODEL_MAPPING[type(config)])

@@ -3,7 +3,7 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-from peftkit.config import UserError
+from peftkit.config import UserError, refusal
 
 
 def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
@@ -15,10 +15,8 @@ def keep_layers(model: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
     stacks = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.ModuleList)]
     name, stack = max(stacks, key=lambda each: len(each[1]))
     if layers[-1] >= len(stack):
-        raise UserError(
-            f"model.keep_layers={layers}: the model has {len(stack)} layers, counted from 0; "
-            f"use model.keep_layers=[{len(stack) - 1}]"
-        )
+        wrong = f"model.keep_layers={layers}: the model has {len(stack)} layers, counted from 0"
+        raise UserError(refusal(wrong, f"model.keep_layers=[{len(stack) - 1}]"))
     model.set_submodule(name, nn.ModuleList(stack[number] for number in layers))
     for number, layer in enumerate(model.get_submodule(name).children()):
         for part in layer.modules():

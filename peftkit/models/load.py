@@ -21,7 +21,7 @@ from peftkit.compat.transformers import (
     disable_weight_packing,
     is_quantized,
 )
-from peftkit.config import ModelConfig, UserError
+from peftkit.config import ModelConfig, UserError, refusal
 from peftkit.config.families import (
     HEAD_SUBMODULES,
     HEADS,
@@ -34,6 +34,7 @@ from peftkit.config.families import (
     suggested_model,
 )
 from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ, TaskKind
+from peftkit.config.quoting import typed
 from peftkit.config.source import Source
 from peftkit.models.checkpoints import checkpoint_path, hub_arguments, load_pretrained_config, vector_pooling
 from peftkit.models.heads import Backbone, T5EncoderConfig, config_arguments, mean_pooling_config
@@ -49,15 +50,15 @@ def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
     config = _read_config(source)
     model_type = config.model_type
     if model_type in UNSUPPORTED:
-        raise UserError(f"{source.name} is not supported: {UNSUPPORTED[model_type]}; use model=roberta or model=gpt2")
+        wrong = f"{source.name} is not supported: {UNSUPPORTED[model_type]}"
+        raise UserError(refusal(wrong, "model=roberta ~model.checkpoint", "model=gpt2 ~model.checkpoint"))
     if declared_family(model.family, model.stand_in).encoder_of == model_type:
         return T5EncoderConfig(**config_arguments(config))
     architecture = architecture_of(config)
     if architecture != model.family:
-        raise UserError(
-            f"{source.name} is a {model_type} ({architecture}), but model={model.name} expects a {model.family}; "
-            f"use model={suggested_model(architecture, model_type)} model.checkpoint={model.checkpoint}"
-        )
+        wrong = f"{source.name} is a {model_type} ({architecture}), but model={model.name} expects a {model.family}"
+        other = suggested_model(architecture, model_type)
+        raise UserError(refusal(wrong, f"model={other} {typed('model.checkpoint', model.checkpoint)}"))
     return config
 
 

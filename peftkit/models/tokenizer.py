@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from peftkit.config import UserError, error_summary
+from peftkit.config import UserError, error_summary, refusal
 from peftkit.config.families import base_type
 from peftkit.config.kinds import ENCODER
 from peftkit.config.source import Source
@@ -49,10 +49,8 @@ def load_tokenizer(source: Source, base: Source | None = None, virtual_tokens: i
     if positions is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions - virtual_tokens)
     if tokenizer.model_max_length < 1:
-        raise UserError(
-            f"{virtual_tokens} virtual tokens leave no position for a text, {source.name} has {positions}; "
-            f"set method.config.num_virtual_tokens={max(1, (positions or 2) // 4)}"
-        )
+        wrong = f"{virtual_tokens} virtual tokens leave no position for a text, {source.name} has {positions}"
+        raise UserError(refusal(wrong, f"method.config.num_virtual_tokens={max(1, (positions or 2) // 4)}", verb="set"))
     return tokenizer  # type: ignore[no-any-return]
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase, TokenizersBackend
 
-from peftkit.config import UserError
+from peftkit.config import UserError, refusal
 
 # WordPiece or WordLevel; byte-level BPE; SentencePiece's two models, of T5 and of Llama 2
 WORD_LEVEL, BYTE_LEVEL, UNIGRAM, SPACE_BPE = "words", "bytes", "unigram", "spaces"
@@ -41,10 +41,9 @@ def tokenizer_kind(tokenizer: PreTrainedTokenizerBase) -> str:
     )
     if model not in kinds:
         steps = (settings["pre_tokenizer"] or {}).get("type", "none")
-        raise UserError(
-            f"its tokenizer is a {model} with the pre-tokenizer {steps}, which cannot be extended; use model=bert, "
-            "model=gpt2 or model=t5"
-        )
+        wrong = f"its tokenizer is a {model} with the pre-tokenizer {steps}, which cannot be extended"
+        others = (f"model={name} ~model.checkpoint" for name in ("bert", "gpt2", "t5"))
+        raise UserError(refusal(wrong, *others))
     return kinds[model]
 
 

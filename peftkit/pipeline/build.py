@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted, kind_of, refuse
+from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted, kind_of, refusal, refuse
 from peftkit.config.console import log
 from peftkit.config.kinds import SEQ2SEQ
 from peftkit.config.own_code import instantiate
@@ -56,9 +56,8 @@ def build(
     model = load_model(config.model, model_source, tokenizer, head_kind(config), names, config.method.quantization)
     _warn_new_weights(model, model_source, config.task)
     if config.task.packing and "position_ids" not in inspect.signature(model.forward).parameters:
-        raise UserError(
-            f"{model_source.name} does not accept position_ids, which separate packed documents; set task.packing=false"
-        )
+        wrong = f"{model_source.name} does not accept position_ids, which separate packed documents"
+        raise UserError(refusal(wrong, "task.packing=false", verb="set"))
     new_rows = add_new_rows(model, Path(config.vocab)) if config.vocab else []
     method = instantiate_method({**config.method.config, **_schedule(config, len(encoded.lengths))})
     if hasattr(method, "revision") and model_source.kind in ("hub", "cache"):
@@ -128,7 +127,7 @@ def _log_max_length(config: RunConfig, task_format: Format, source: Source) -> N
     limit, virtual_tokens = task_format.tokenizer.model_max_length, prompt_positions(config.method)
     room = text_length(task_format)
     answer = limit - room
-    if room < config.task.max_length:
+    if 0 < room < config.task.max_length:
         less = [f"{virtual_tokens} virtual tokens"] if virtual_tokens else []
         less += [f"{answer} tokens of an answer"] if answer else []
         log(
@@ -145,8 +144,11 @@ def _check_target_length(task_format: Format, source: Source) -> None:
     refuse(
         (
             positions is not None and length is not None and length > positions,
-            f"task.max_target_length={length}: {source.name} generates {positions} tokens at most; "
-            f"set task.max_target_length={positions}",
+            refusal(
+                f"task.max_target_length={length}: {source.name} generates {positions} tokens at most",
+                f"task.max_target_length={positions}",
+                verb="set",
+            ),
         )
     )
 

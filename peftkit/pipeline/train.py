@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from peftkit import training
-from peftkit.config import RunConfig, UserError, generates_text
+from peftkit.config import RunConfig, UserError, generates_text, refusal
 from peftkit.config.console import log
 from peftkit.config.own_code import import_allowed, instantiate
 from peftkit.data.batches import LengthGroupedSampler, padding_waste
@@ -105,10 +105,8 @@ def custom_loss(config: RunConfig, bundle: TrainingBundle) -> training.Contrasti
     assert task.scale is not None  # required for this kind of task
     hidden_size, dims = bundle.model.config.hidden_size, task.matryoshka_dims or []
     if max(dims, default=0) > hidden_size:
-        raise UserError(
-            f"task.matryoshka_dims={dims}: the embeddings have {hidden_size} dimensions; "
-            f"use task.matryoshka_dims=[{hidden_size // 4}]"
-        )
+        wrong = f"task.matryoshka_dims={dims}: the embeddings have {hidden_size} dimensions"
+        raise UserError(refusal(wrong, f"task.matryoshka_dims=[{hidden_size // 4}]"))
     return training.ContrastiveLoss(reader, task.scale, sorted({*dims, hidden_size}) if dims else [])
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import ast
+import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from helpers.commands import check
+from helpers.commands import apply_fix, check
 
+from peftkit.config import SECTIONS, RunConfig
 from peftkit.config.errors import refusal
 
-CHECKS = Path(__file__).parents[2] / "peftkit" / "config" / "checks"
+PACKAGE = Path(__file__).parents[2] / "peftkit"
+CHECKS = PACKAGE / "config" / "checks"
+KEYS = "|".join([*(field.name for field in fields(RunConfig)), *SECTIONS])
+SUGGESTION = re.compile(rf"\b(?:use|set|drop|or|and|to|by|type|with|at) (?:\w+=\S+ )*(?:{KEYS})(?:\.[\w.]+)?=")
 LISTED = Path(__file__).with_name("refusals_without_fix.txt")
 COMMANDS = """
 method=lorra
@@ -120,19 +126,6 @@ vocab=x method=ia3
 """.strip().splitlines()
 
 
-def typed(command: list[str], fix: str) -> list[str]:
-    """Return a command with a fix as a user types it in a shell."""
-    for part in shlex.split(fix):
-        old, arrow, new = part.partition("->")
-        if arrow:
-            command = [f"{new}{each.removeprefix(old)}" if each.startswith(f"{old}=") else each for each in command]
-            continue
-        key, _, _ = part.removeprefix("~").partition("=")
-        command = [each for each in command if each.partition("=")[0].lstrip("+") != key]
-        command += [] if part.startswith("~") else [part]
-    return command
-
-
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_fix_of_a_refusal_corrects_it(line: str) -> None:
     command = shlex.split(line)
@@ -141,7 +134,7 @@ def test_the_fix_of_a_refusal_corrects_it(line: str) -> None:
     fixes = [(error, fix) for error in errors for fix in getattr(error, "fix", ())]
     assert fixes, errors
     for error, fix in fixes:
-        changed = typed(overrides, fix)
+        changed = apply_fix(overrides, fix)
         left = check([each for each in changed if each != "-m"], multirun="-m" in [*flags, *changed])
         assert str(error) not in left, fix
 
@@ -153,7 +146,10 @@ def test_a_fix_is_rendered() -> None:
 
 
 def messages_without_fix() -> Iterator[str]:
-    """Yield the messages of rules and generators in config/checks that are plain texts."""
+    """Yield the plain texts of rules and generators in config/checks, and of errors elsewhere that name an override."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        if file.parent != CHECKS:
+            yield from _errors_with_override(file)
     for file in sorted(CHECKS.glob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             is_rule = isinstance(node, ast.Tuple) and len(node.elts) == 2
@@ -163,6 +159,18 @@ def messages_without_fix() -> Iterator[str]:
             text = ast.unparse(found) if isinstance(found, (ast.JoinedStr, ast.Constant)) else ""
             if " " in text:
                 yield f"{file.name}: {text[:90]}"
+
+
+def _errors_with_override(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            continue
+        if node.func.id not in ("UserError", "refuse"):
+            continue
+        for found in [each.elts[-1] if isinstance(each, ast.Tuple) else each for each in node.args]:
+            text = ast.unparse(found) if isinstance(found, (ast.JoinedStr, ast.Constant)) else ""
+            if SUGGESTION.search(text):
+                yield f"{file.relative_to(PACKAGE)}: {text[:90]}"
 
 
 def test_refusals_without_a_fix_are_listed_with_a_reason() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,20 @@ def check(overrides: Sequence[str], extra: Path | None = None, multirun: bool = 
     """Return every error of the command's runs; empty where they can start."""
     with open_composer(extra) as composer:
         return command_errors([*map(normalize_override, overrides)], composer, extra, multirun)
+
+
+def apply_fix(command: Sequence[str], fix: str) -> list[str]:
+    """Return a command with a fix as a user types it in a shell."""
+    command = [*command]
+    for part in shlex.split(fix):
+        old, arrow, new = part.partition("->")
+        if arrow:
+            command = [f"{new}{each.removeprefix(old)}" if each.startswith(f"{old}=") else each for each in command]
+            continue
+        key, _, _ = part.removeprefix("~").partition("=")
+        command = [each for each in command if each.partition("=")[0].lstrip("+") != key]
+        command += [] if part.startswith("~") else [part]
+    return command
 
 
 def choose(overrides: Sequence[str]) -> list[RunConfig]:

@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from peftkit.config import TaskConfig, UserError
+from peftkit.config import TaskConfig, UserError, refusal
 from peftkit.config.templates import parse_template
 from peftkit.data.batches import padding_multiple
 from peftkit.data.datasets import ExampleReader, format_class
@@ -172,10 +172,11 @@ class Format(ABC):
         """
         limit = min(self.task.max_length, self.context_length - max_new_tokens)
         if limit < 1:
-            raise UserError(
+            wrong = (
                 f"task.max_target_length={max_new_tokens} leaves no tokens for a prompt of the model's "
-                f"{self.context_length}; set task.max_target_length={max(1, self.context_length // 2)}"
+                f"{self.context_length}"
             )
+            raise UserError(refusal(wrong, f"task.max_target_length={max(1, self.context_length // 2)}", verb="set"))
         return limit
 
     def with_shots(self, prompts: Sequence[list[int]], max_new_tokens: int) -> tuple[list[list[int]], int]:

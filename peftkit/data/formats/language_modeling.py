@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, List, Value
 
-from peftkit.config import UserError
+from peftkit.config import UserError, refusal
 from peftkit.data.batches import BlockCollator, CorruptedBlocks, pack_in_order
 from peftkit.data.formats.base import Encoded, Format, Predictions
 from peftkit.data.offline_corpus import (
@@ -231,9 +231,8 @@ class LanguageModelingFormat(Format):
         try:
             pair = replace_spans(ids, np.array(hidden, dtype=bool), self._sentinels, self.end_id)
         except ValueError as error:
-            raise UserError(
-                "a passage has more spans than the tokenizer has sentinels; set task.max_length=128"
-            ) from error
+            wrong = "a passage has more spans than the tokenizer has sentinels"
+            raise UserError(refusal(wrong, "task.max_length=128", verb="set")) from error
         return *pair, size, unknown
 
     def _chosen(self, text: str) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
-from peftkit.config import UserError
+from peftkit.config import UserError, refusal
 from peftkit.data.cells import parse_cells
 from peftkit.data.columns import ID, ROW, require_columns, text_columns
 from peftkit.data.datasets import ExampleReader
@@ -147,11 +147,11 @@ class QuestionAnsweringFormat(Format):
         """Truncate questions to half of the limit; return them and how many were truncated."""
         end, longest = "\n" if is_decoder else "", limit // 2 - 3
         if (self.task.stride or 0) >= limit - longest - 3:
-            raise UserError(
+            wrong = (
                 f"task.stride={self.task.stride} is too large an overlap of windows of {limit} tokens "
-                "(task.max_length, or the limit of the model), half of which may be the question; "
-                f"set task.stride={limit // 4}"
+                "(task.max_length, or the limit of the model), half of which may be the question"
             )
+            raise UserError(refusal(wrong, f"task.stride={limit // 4}", verb="set"))
         offsets = self.tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         kept = [
             (text[: spans[longest - 1][1]] if len(spans) > longest else text) + end

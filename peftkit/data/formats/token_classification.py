@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset, List, Value
 from transformers import DataCollatorForTokenClassification
 
-from peftkit.config import UserError
+from peftkit.config import UserError, refusal
 from peftkit.config.console import assume
 from peftkit.config.tag_schemes import SPAN_TAG, scheme_of
 from peftkit.data.cells import CellError, describe, text_of
@@ -87,10 +87,8 @@ class TokenClassificationFormat(Format):
     def __post_init__(self) -> None:
         wrong = [name for name in self.names or [] if not SPAN_TAG.fullmatch(name)]
         if "entity_f1" in self.task.metrics and wrong:
-            raise UserError(
-                f"task.metrics=[entity_f1] needs span tags such as B-PER, I-PER and O, not {wrong[0]}; "
-                "set task.metrics=[token_accuracy]"
-            )
+            message = f"task.metrics=[entity_f1] needs span tags such as B-PER, I-PER and O, not {wrong[0]}"
+            raise UserError(refusal(message, "task.metrics=[token_accuracy]", verb="set"))
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize word by word, at most `task.max_length` tokens; `positions` are the words' first tokens."""
