@@ -92,13 +92,7 @@ def _set_modules_to_save(config: PeftConfig, model: PreTrainedModel) -> None:
 
     PEFT's model for questions drops token_type_ids, by which BERT separates question and passage: that kind of task
     has no type in PEFT, and its head is added here.
-
-    Raises:
-        UserError: PEFT's own soft prompts do not support question answering.
     """
-    if hasattr(model, "qa_outputs") and not hasattr(config, "modules_to_save"):
-        wrong = "PEFT's own soft prompts shift the spans of answers"
-        raise UserError(Refusal(f"{wrong}; use method=prompt", f"method=prompt {OWN_CLASS}"))
     # pre_classifier: PEFT would save it by its name, but also add its own layers to it
     named = {name for name in ("pre_classifier", "qa_outputs", "qa_classifier") if hasattr(model, name)}
     # newly initialized, and no base contains them; PEFT adds classifiers by the type of the task

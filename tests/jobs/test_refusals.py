@@ -61,7 +61,6 @@ REFUSED = [  # the model, and the overrides of a job=plan or of another job
     ("bert", "task=token_classification task.dataset=tags.jsonl task.text=[tokens] task.label=tags"),
     ("bert", f"{QUESTIONS} task.stride=128"),
     ("bert", f"{QUESTIONS} task.dataset=unanswered.jsonl"),
-    ("bert", f"{QUESTIONS} task.text=[question,context] method=peft method.config._target_=peft.PromptTuningConfig +method.config.num_virtual_tokens=4"),
     ("bert", "task=retrieval task.dataset=plain.jsonl task.text=[text,label] task.matryoshka_dims=[9999]"),
     ("bert", f"{EMBED} embed.truncate_dim=9999"),
     ("bert", f"{EMBED} embed.layer=99"),

@@ -59,6 +59,13 @@ def _architecture_errors(run: RunConfig) -> Iterator[str]:
             run.task.packing and not method.traits.packable,
             refusal(f"method={method.name} puts a soft prompt before each example", "task.packing=false"),
         ),
+        (
+            method.traits.lengthens_text and model.family in kind.heads and not kind.task_types.get(model.family),
+            refusal(
+                f"PEFT has no {method.config['_target_']} for task={run.task.name} with model={model.name}",
+                "method=prompt ~method.config._target_",
+            ),
+        ),
     )
 
 
