@@ -39,7 +39,10 @@ CLASSIFY = (
     "A classification task has a small set of possible answers that is known before its input is read. Is the "
     "following task one? Answer Yes or No."
 )
-INPUT_REQUIRED = {True: "Sure! What is the input?", False: "Sure! The answer is:"}  # the reply to an instruction alone
+INPUT_REQUIRED = {
+    True: "Sure! What is the input?",
+    False: "Sure! Here is the answer:",
+}  # replies to an instruction alone
 INPUT_SEEDS = 14  # of either kind
 INPUT = "Task: {task}\nWrite one input for this task, but do not do it. Reply with the input only."
 LABELS = "Task: {task}\nList the possible answers to this task, separated by commas. Reply with the list only."
@@ -47,6 +50,7 @@ LABELED_INPUT = (
     "Task: {task}\nWrite one input for this task to which the right answer is: {label}. Reply with the input only."
 )
 WORKED_TURNS, MAX_TURN_WORDS = 6, 80  # seeds before a request for labels or inputs; words of each
+SHORT_REPLY = 128  # tokens of labels or an input
 LABEL_COUNT, LABEL_WORDS = (2, 4), 4  # labels of a classification, fewest and most used; words of each
 
 
@@ -113,7 +117,6 @@ class _Case:
 
 def add_instances(pool: TaskPool, client: GenerationClient, candidates: Sequence[Candidate]) -> None:
     """Set the instances of candidates; those that are faulty are recorded in the pool."""
-    length = pool.settings.max_answer_tokens
     prompts = input_required_prompts(candidates, pool.seeds, client.stream("input required"))
     required = {
         id(candidate): reply.text == INPUT_REQUIRED[True]
@@ -124,18 +127,19 @@ def add_instances(pool: TaskPool, client: GenerationClient, candidates: Sequence
     requested = [_Case(each) for each in with_input if not each.is_classification]
     labeled = [each for each in with_input if each.is_classification]
     turns = labels_turns(pool.seeds, client.stream("labels"))
-    prompts = [_request(LABELS.format(task=each.instruction), turns, length) for each in labeled]
+    prompts = [_request(LABELS.format(task=each.instruction), turns, SHORT_REPLY) for each in labeled]
     for candidate, reply in replies_to(client, labeled, prompts, "labels_request"):
         labels, rejection = parse_labels(reply)
         if rejection is not None:
             pool.reject(candidate, rejection, "instance")
         requested += [_Case(candidate, label) for label in labels]
     shown = input_turns(pool.seeds, client.stream("inputs"))
-    prompts = [_request(case.request, shown[case.candidate.is_classification], length) for case in requested]
+    prompts = [_request(case.request, shown[case.candidate.is_classification], SHORT_REPLY) for case in requested]
     for case, reply in zip(requested, client(prompts), strict=True):
         case.candidate.provenance.setdefault("input_requests", []).append(reply.number)
+        turns = shown[case.candidate.is_classification]
         case.input = reply.text.strip().removeprefix("Input:").strip()
-        if (fault := incomplete(reply) or _check_input(case)) is not None:
+        if (fault := incomplete(reply) or _check_input(case, turns)) is not None:
             pool.reject(case.candidate, fault, "instance", Instance(case.input, case.label or ""))
         elif case.label is not None:
             case.candidate.instances = [*case.candidate.instances, Instance(case.input, case.label)]
@@ -167,7 +171,10 @@ def input_required_prompts(
     draw.shuffle(shown)
     turns = tuple((one_line(task.instruction), INPUT_REQUIRED[bool(task.instances[0].input)]) for task in shown)
     choices = (INPUT_REQUIRED[True], INPUT_REQUIRED[False])
-    return [GenerationPrompt("", (), each.instruction, (), 8, turns=turns, choices=choices) for each in candidates]
+    return [
+        GenerationPrompt("", (), each.instruction, (), 8, turns=turns, choices=choices, neutral="N/A")
+        for each in candidates
+    ]
 
 
 def labels_turns(seeds: Sequence[InstructionTask], draw: random.Random) -> tuple[tuple[str, str], ...]:
@@ -208,6 +215,8 @@ def parse_labels(reply: Reply) -> tuple[list[str], Rejection | None]:
     return ([], fault) if fault else (labels[: LABEL_COUNT[1]], None)
 
 
-def _check_input(case: _Case) -> Rejection | None:
-    """Return why an input is rejected: empty, a refusal, or a repetition of the request or the instruction."""
-    return first_rejection(("empty_input", not case.input, "")) or refusal_or_echo(case.input, case.request)
+def _check_input(case: _Case, turns: tuple[tuple[str, str], ...]) -> Rejection | None:
+    """Return why an input is rejected: empty, a refusal, or a repetition of the request or of an earlier input."""
+    earlier = [answer for _, answer in turns]
+    faults = (refusal_or_echo(case.input, text) for text in (case.request, *earlier))
+    return first_rejection(("empty_input", not case.input, "")) or next(filter(None, faults), None)

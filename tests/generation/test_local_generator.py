@@ -190,6 +190,9 @@ def test_a_choice_is_the_likeliest_reply(checkpoints: dict[str, Path]) -> None:
         likelihoods[choice] = sum(logits[len(start) + at - 1, token].item() for at, token in enumerate(ids))
     assert reply.text == max(likelihoods, key=likelihoods.__getitem__)
     assert (reply.finish, reply.tokens_in) == ("stop", len(start))
+    # calibrated by the prompt itself all choices are equal: the first one
+    same = replace(prompt, neutral=prompt.question, choices=tuple(sorted(likelihoods, key=likelihoods.__getitem__)))
+    assert [reply.text for reply in send(generator, [same])] == [same.choices[0]] != [reply.text]
 
 
 def test_turns_that_do_not_fit_are_dropped_from_the_start(checkpoints: dict[str, Path]) -> None:

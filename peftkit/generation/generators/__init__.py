@@ -22,6 +22,8 @@ class GenerationPrompt:
     Args:
         prefix: how the reply begins, a part of the prompt.
         choices: the possible replies; a local model returns the likeliest, an endpoint generates.
+        neutral: a question without content. The likelihood of each choice is divided by that after this question, which
+            removes the preference of the model for one of them (Zhao et al. 2021, contextual calibration).
     """
 
     opening: str
@@ -34,6 +36,7 @@ class GenerationPrompt:
     turns: tuple[tuple[str, str], ...] = ()
     prefix: str = ""
     choices: tuple[str, ...] = ()
+    neutral: str = ""
 
     def text(self, dropped: int = 0) -> str:
         turns = (text for turn in self.turns[dropped:] for text in turn)
@@ -50,9 +53,8 @@ class GenerationPrompt:
 
     def fingerprint(self) -> str:
         """Return eight hex digits over all fields; journals record them, so the names of the fields are part of it."""
-        fields = {
-            name: value for name, value in asdict(self).items() if value or name not in ("turns", "prefix", "choices")
-        }
+        later = ("turns", "prefix", "choices", "neutral")  # journals of earlier versions lack them
+        fields = {name: value for name, value in asdict(self).items() if value or name not in later}
         return hashlib.sha256(repr(fields).encode()).hexdigest()[:8]
 
 

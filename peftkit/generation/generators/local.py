@@ -110,15 +110,23 @@ class LocalGenerator:
 
     def _choose(self, fitted: Sequence[tuple[Request, str, int]]) -> list[Reply]:
         """Return the likeliest of each prompt's choices, by the sum of its tokens' log-likelihoods."""
-        choices = fitted[0][0].prompt.choices
+        first = fitted[0][0]
+        choices = first.prompt.choices
         ends = self.tokenizer([*choices], add_special_tokens=False)["input_ids"]
         limit = None if self.context is None else self.context - max(map(len, ends))
         texts = self.tokenizer([text for _, text, _ in fitted], add_special_tokens=not self.is_chat)["input_ids"]
         prompts = [ids[-limit:] if limit else ids for ids in texts]
         shared = prefix_cache(self.model, prompts)
+        prior = [0.0] * len(ends)
+        if first.prompt.neutral:  # all prompts of a call have the same examples
+            neutral = replace(first.prompt, question=first.prompt.neutral, neutral="", choices=())
+            text, *_ = self._fit(replace(first, prompt=neutral))
+            prior = self._likelihoods(
+                self.tokenizer(text, add_special_tokens=not self.is_chat)["input_ids"], ends, None
+            )
         replies = []
         for (request, _, dropped), prompt, whole in zip(fitted, prompts, texts, strict=True):
-            likelihoods = self._likelihoods(prompt, ends, shared)
+            likelihoods = [x - y for x, y in zip(self._likelihoods(prompt, ends, shared), prior, strict=True)]
             best = choices[max(range(len(choices)), key=likelihoods.__getitem__)]
             note = TRUNCATED if len(prompt) < len(whole) else None
             replies.append(Reply(request.number, best, "stop", len(prompt), 1, dropped=dropped, note=note))
