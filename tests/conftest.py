@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).pare
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ROWS = 24
+
+
+def pytest_collection_finish() -> None:
+    """Leave the libraries, which collecting imported, out of garbage collections: these were half of a run's time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

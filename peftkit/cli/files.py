@@ -3,13 +3,20 @@
 Hydra searches no folder but conf/: peftkit reads every other file itself, checks it, and registers its content.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peftkit import paths
 from peftkit.config import UserError, nearest
 from peftkit.config.checks.untrusted import PARTS, read_option
 from peftkit.config.suggestions import with_hint
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 GROUPS = (*PARTS, "recipe")
 
@@ -32,9 +39,7 @@ def register_files(extra: Path | None = None) -> None:
         for name, file in files.items():
             if group != "recipe" and name in paths.group_files(group):  # Hydra would merge the two files
                 continue
-            try:
-                node = read_option(group, name, file, files)
-            except UserError:
+            if (node := _checked_option(group, name, file, frozenset(files), _version(file))) is None:
                 continue
             folder, _, leaf = f"{group}/{name}".rpartition("/")
             package = "_global_" if group == "recipe" else group
@@ -66,6 +71,25 @@ def file_error(group: str, name: str, extra: Path | None) -> str | None:
 
 def _files(group: str, extra: Path | None) -> dict[str, Path]:
     return paths.recipes(extra) if group == "recipe" else paths.group_files(group, extra)
+
+
+@lru_cache(maxsize=1024)
+def _checked_option(
+    group: str, name: str, file: Path, options: frozenset[str], version: tuple[int, int] | None
+) -> DictConfig | None:
+    """Return the content of a file, read once per version of it; None if it is invalid. Hydra copies it."""
+    try:
+        return read_option(group, name, file, options)
+    except UserError:
+        return None
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _is_shipped_part(group: str, file: Path) -> bool:

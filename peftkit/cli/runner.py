@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftkit.cli.compose import build_run
 from peftkit.cli.sweep_status import RunStatus, collect_statuses, write_status
 from peftkit.config import UserError, error_summary
+from peftkit.config.jobs import JOBS
 from peftkit.config.json_files import read_json
 
 if TYPE_CHECKING:
@@ -43,6 +47,7 @@ class SweepRunner:
         try:
             config_dir = self.flags[1] if self.flags else None
             config = build_run(cfg, hydra.runtime.choices.get("recipe"), overrides, config_dir)
+            _freeze_imports(config.job)
             return api.selection_score(api.run_job(config, self.record_folder))
         except UserError as error:
             self.fail(2, str(error))
@@ -84,6 +89,13 @@ class SweepRunner:
 
             show_runs(self.folders, self.claim)
         return self.exit_code
+
+
+@lru_cache(maxsize=1)
+def _freeze_imports(job: str) -> None:
+    """Import what a job needs, and leave it out of later garbage collections, which a run starts at every stage."""
+    import_module(JOBS[job].entry.partition(":")[0])
+    gc.freeze()
 
 
 def _is_failed(folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,7 +171,7 @@ def _hydra_errors(overrides: Sequence[str], composer: Composer) -> Iterator[str]
     parsed = [parse(override) for override in overrides]
     typed = [o for o in parsed if not o.is_sweep_override() and not o.key_or_group.startswith("hydra.")]
     cfg = composer([str(override.input_line) for override in typed])
-    section, default = (_constant(each.hydra) for each in (cfg, composer([])))
+    section, default = _constant(cfg.hydra), _shipped_section()
     changed = [name for name, value in section.items() if value != default.get(name)]
     for name in changed if not any(override.key_or_group.startswith("hydra/") for override in typed) else ():
         yield f"hydra.{name} is set by a recipe or YAML and could run code; type it on the command line if you mean it"
@@ -179,6 +180,14 @@ def _hydra_errors(overrides: Sequence[str], composer: Composer) -> Iterator[str]
         yield f"{target} is no sweeper or launcher of Hydra; use hydra/launcher=basic hydra/sweeper=basic"
     if "BasicSweeper" not in sweeper and cfg.job != "finetune":
         yield f"job={cfg.job} has no score for hydra/sweeper=optuna; use job=finetune, or drop the sweeper"
+
+
+@lru_cache(maxsize=1)
+def _shipped_section() -> dict[str, Any]:
+    """Return Hydra's section as peftkit ships it; a composer must be open."""
+    import hydra
+
+    return _constant(hydra.compose("config", [], return_hydra_config=True).hydra)
 
 
 def _constant(section: DictConfig) -> dict[str, Any]:
