@@ -6,6 +6,7 @@ stdout, one line of JSON per request.
 """
 
 import atexit
+import gc
 import json
 import os
 import subprocess
@@ -204,6 +205,7 @@ def main() -> None:
     """Write a line to stdout for each line of stdin; other output of this process goes to stderr."""
     responses = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    gc.freeze()  # the collection of each request would walk through all that was imported
     for line in sys.stdin:
         responses.write(json.dumps(_response(json.loads(line))) + "\n")
         responses.flush()

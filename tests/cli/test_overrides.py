@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from peftkit.cli.compose import Composer, build_run, open_composer, plan_sweep, without_hydra
-from peftkit.cli.overrides import read_command
+from peftkit.cli.overrides import parse, read_command
 from peftkit.cli.validate import command_errors
 from peftkit.cli.values import compose_values
 from peftkit.config import RunConfig
@@ -44,8 +45,10 @@ def test_a_text_is_the_input_as_typed(composer: Composer, text: str) -> None:
 
 def test_any_text_survives_quoting(composer: Composer) -> None:
     draw = random.Random(0)
-    for _ in range(100):
-        text = "".join(draw.choices("\\'\"${}x[],= ~:\n", k=draw.randrange(1, 9)))
+    texts = ["".join(draw.choices("\\'\"${}x[],= ~:\n", k=draw.randrange(1, 9))) for _ in range(1000)]
+    for text in texts:
+        assert OmegaConf.create({"input": parse(f"input={quote(text)}").value()}).input == text
+    for text in texts[:10]:
         assert composer([f"input={quote(text)}"]).input == text
         assert compose_values(composer, {"job": "embed", "input": text}).input == text
 
