@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -50,6 +51,11 @@ def trained(checkpoints: dict[str, Path], out: Path, task: str, seed: int = 0) -
     )[0]  # fmt: skip
 
 
+@lru_cache
+def default_config() -> str:
+    return json.dumps(commands.choose([])[0].to_dict())
+
+
 def made(
     out: Path, task: str, method: str = "lora", seed: int = 0, value: float = 0.5, rows: int = 8,
     reason: str | None = None, rate: float = 1e-3,
@@ -57,7 +63,7 @@ def made(
     """Write the result of a run that was never trained: enough to choose by."""
     data = {"kind": "folder", "name": f"glue/{task}", "revision": task, "substituted_for": None}
     task_part = {"name": task, "suite": "glue", "splits": {"train": "train", "validation": ["validation"]}}
-    config = json.loads(json.dumps(commands.choose([])[0].to_dict()))
+    config = json.loads(default_config())
     config["seed"], config["method"]["name"], config["train"]["learning_rate"] = seed, method, rate
     config["task"] |= task_part
     record = {
