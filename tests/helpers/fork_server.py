@@ -140,6 +140,19 @@ def _import_libraries() -> None:
     for module in pkgutil.walk_packages(peftkit.__path__, "peftkit."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    _fill_caches()
+
+
+def _fill_caches() -> None:
+    """Do once what the libraries keep: Hydra's grammar, the shipped config, the table of renamed weights."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    from peftkit.cli.compose import open_composer
+    from peftkit.cli.validate import command_errors
+
+    get_checkpoint_conversion_mapping("bert")
+    with open_composer(None) as composer:
+        command_errors(["task=mrpc", "method=lora"], composer, None, False)
 
 
 def _fork_verifier() -> None:
