@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from helpers.fork_server import ForkServer
 
+gc.disable()  # until all is imported
 os.environ["HF_HUB_OFFLINE"] = "1"
 # scripts that tests start in other processes import tests/helpers too
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
@@ -23,6 +24,7 @@ def pytest_collection_finish() -> None:
     """Leave the libraries, which collecting imported, out of garbage collections: these were half of a run's time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

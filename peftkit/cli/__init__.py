@@ -1,5 +1,6 @@
 """The command line: overrides are validated before torch loads, then the runs start."""
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command, and exit with 0, with 2 where it is refused, or with 1 where a run failed and left its result."""
+    gc.disable()  # while the libraries are imported, which takes a quarter less time; the runner enables it
     prepare_streams()
     try:
         code = _run_command(list(sys.argv[1:] if arguments is None else arguments))

@@ -93,9 +93,10 @@ class SweepRunner:
 
 @lru_cache(maxsize=1)
 def _freeze_imports(job: str) -> None:
-    """Import what a job needs, and leave it out of later garbage collections, which a run starts at every stage."""
+    """Import what a job needs, and leave it out of the garbage collections that a run starts at every stage."""
     import_module(JOBS[job].entry.partition(":")[0])
     gc.freeze()
+    gc.enable()
 
 
 def _is_failed(folder: Path) -> bool:

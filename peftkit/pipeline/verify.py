@@ -1,8 +1,7 @@
 """Verification of a trained run: the reloaded artifact gives the same scores, and padding does not change them.
 
-For a quantized base, the predictions of the merged checkpoint are compared as well. In a separate process,
-`python -m peftkit.pipeline.verify`, it reads requests from stdin, loads their run folders and writes the scores to
-stdout, one line of JSON per request.
+For a quantized base, the predictions of the merged checkpoint are compared as well. In a separate process, `main`
+reads requests from stdin, loads their run folders and writes the scores to stdout, one line of JSON per request.
 """
 
 import atexit
@@ -34,6 +33,8 @@ from peftkit.pipeline.libraries import configure_libraries
 from peftkit.results.model_card import describe_merge
 from peftkit.results.run_result import RunResult
 
+# without garbage collections while it imports, which takes a quarter less time
+PROGRAM = "import gc; gc.disable(); from peftkit.pipeline.verify import main; main()"
 PADDED_EXAMPLES, MERGED_EXAMPLES = 8, 200
 DISTRIBUTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -106,7 +107,7 @@ def padding_difference(bundle: TrainingBundle, examples: Any) -> float:
 def _verifier_process() -> subprocess.Popen[str]:
     """Start a process that did not train the model; all runs of a command share it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "peftkit.pipeline.verify"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={name: value for name, value in os.environ.items() if name not in DISTRIBUTED},
     )  # fmt: skip
     atexit.register(process.kill)
@@ -206,10 +207,7 @@ def main() -> None:
     responses = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     gc.freeze()  # the collection of each request would walk through all that was imported
+    gc.enable()
     for line in sys.stdin:
         responses.write(json.dumps(_response(json.loads(line))) + "\n")
         responses.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -43,38 +43,38 @@ class Case:
     trains: bool = False
     labels: tuple[str, ...] | None = None  # those of the result; with `trains`
     rows: tuple[tuple[str, int], ...] = ()  # examples of splits in the result
-    fails: str | None = None  # why it is neither yet
+    slow: bool = False  # where a test of the module that decides is fast
 
 
 CASES = (
     Case("control", "plain.jsonl", right=(TRAINS,)),
     Case("text is a list", "text_list.jsonl", refused=(r"\btext\b", r"\blist")),
-    Case("text is an object", "text_dict.jsonl", refused=(r"\btext\b", "body")),
+    Case("text is an object", "text_dict.jsonl", refused=(r"\btext\b", "body"), slow=True),
     Case(
         "bytes", "binary.parquet", trains=True, right=(), labels=("neg", "pos"), rows=(("train", 43),),
     ),
     Case("label names", "multilabel_names.jsonl", right=(r"\bmulti-?label\b",), refused=(r"\bmulti-?label\b",)),
-    Case("multi-hot labels", "multilabel_hot.jsonl", right=(r"\bmulti-?label\b",), refused=(r"\bmulti-?label\b",)),
+    Case("multi-hot labels", "multilabel_hot.jsonl", right=(r"\bmulti-?label\b",), refused=(r"\bmulti-?label\b",), slow=True),
     Case(
         "a text column named label", "label_text.csv", ("task=classification", "task.text=[label]", "task.label=category"),
         right=(TRAINS, r"tokens\s+418 "),
     ),
     Case(
         "a dotted column", "dotted.csv", ("task=classification", "task.text=[review.text]", "task.label=label"),
-        right=(TRAINS, r"tokens\s+418 "),
+        right=(TRAINS, r"tokens\s+418 "), slow=True,
     ),
     Case("one class", "one_class.csv", refused=("one class|single class|only", "pos")),
     Case("labels differ in case", "typo", refused=("Neg", "case")),
     Case("unknown number", "numfolder", refused=(r"\b3\b", r"task\.labels=\[0,1,2,3\]")),
-    Case("unknown number, fixed", "numfolder", (*CLASSIFICATION, "task.labels=[0,1,2,3]"), right=(EXAMPLES.format(36),)),
+    Case("unknown number, fixed", "numfolder", (*CLASSIFICATION, "task.labels=[0,1,2,3]"), right=(EXAMPLES.format(36),), slow=True),
     Case("shards", "sharded", trains=True, right=(), rows=(("train", 40), ("validation", 8))),
-    Case("save_to_disk", "saved_to_disk", trains=True, right=(), rows=(("train", 40), ("validation", 8))),
-    Case("semicolons", "semicolon_commas.csv", right=(TRAINS, "';'|\";\"|semicolon")),
+    Case("save_to_disk", "saved_to_disk", trains=True, right=(), rows=(("train", 40), ("validation", 8)), slow=True),
+    Case("semicolons", "semicolon_commas.csv", right=(TRAINS, "';'|\";\"|semicolon"), slow=True),
     Case("a sep= line", "excel_sep.csv", right=(TRAINS,)),
     Case("scores", "scored.jsonl", ("task=regression", *CLASSIFICATION[1:]), right=(TRAINS,)),
     Case(
         "smoothed scores", "scored.jsonl", ("task=regression", *CLASSIFICATION[1:], "train.label_smoothing_factor=0.1"),
-        refused=("label_smoothing_factor",),
+        refused=("label_smoothing_factor",), slow=True,
     ),
     *(
         Case(
@@ -84,26 +84,25 @@ CASES = (
         for model, positions in (("bert", 64), ("roberta", 64), ("gpt2", 128))
     ),
     Case("unknown tokens of a word vocabulary", "emoji.jsonl", right=(r"unknown",)),
-    Case("unknown tokens of pieces", "emoji.jsonl", model="t5", right=(r"unknown",), refused=("token", "task.verbalizer")),
+    Case("unknown tokens of pieces", "emoji.jsonl", model="t5", right=(r"unknown",), refused=("token", "task.verbalizer"), slow=True),
     Case("labels of the same tokens", "zh_sum.jsonl", model="t5", refused=("好评", "差评")),
-    Case("Chinese targets", "zh_sum.jsonl", ("task=seq2seq", *CLASSIFICATION[1:]), "t5", right=(EXAMPLES.format(54),)),
+    Case("Chinese targets", "zh_sum.jsonl", ("task=seq2seq", *CLASSIFICATION[1:]), "t5", right=(EXAMPLES.format(54),), slow=True),
     Case("BILOU tags", "bilou.conll", TAGS, right=("BILOU",)),
     Case("a number before each word", "index_first.conll", TAGS, right=(r"\bnumbers?\b",), refused=(r"\bnumbers?\b",)),
     Case("comments", "comment.conll", TAGS, right=(r"40 (lines|comments)|comments\D+40",)),
     Case("answers without a start", "squad_no_start.json", QUESTIONS, right=("answer_start|found|search",), refused=("answer_start", "0-")),
-    Case("answers whose start is null", "qa_null_starts.jsonl", QUESTIONS, right=("answer_start|found|search",), refused=("answer_start",)),
-    Case("plausible answers", "squad_impossible_plausible.json", (*QUESTIONS, "task.no_answer=true"), right=("to train, 0 dropped",)),
+    Case("answers whose start is null", "qa_null_starts.jsonl", QUESTIONS, right=("answer_start|found|search",), refused=("answer_start",), slow=True),
+    Case("plausible answers", "squad_impossible_plausible.json", (*QUESTIONS, "task.no_answer=true"), right=("to train, 0 dropped",), slow=True),
     Case("tool calls", "chat_tools.jsonl", ("task=instructions",), "gpt2", right=("to train, 0 dropped",), refused=("tool", r"\b1\b")),
-    Case("turns of weight 0", "chat_weight.jsonl", ("task=instructions", "task.max_target_length=32"), "gpt2", right=("0 dropped",)),
+    Case("turns of weight 0", "chat_weight.jsonl", ("task=instructions", "task.max_target_length=32"), "gpt2", right=("0 dropped",), slow=True),
     Case("chosen is one turn", "dpo_dictturn.jsonl", PREFERENCES, "gpt2", right=("18 to train, 0 dropped",), refused=("chosen", "list|turn"), ),
-    Case("the prompt with other spaces", "dpo_ultra_ws.jsonl", PREFERENCES, "gpt2", right=("18 to train, 0 dropped",)),
+    Case("the prompt with other spaces", "dpo_ultra_ws.jsonl", PREFERENCES, "gpt2", right=("18 to train, 0 dropped",), slow=True),
 )  # fmt: skip
 
 
 def parameters() -> Iterator[Any]:
     for case in CASES:
-        marks = [pytest.mark.xfail(reason=case.fails, strict=True)] if case.fails else []
-        yield pytest.param(case, id=case.name, marks=marks)
+        yield pytest.param(case, id=case.name, marks=pytest.mark.slow if case.slow else ())
 
 
 @pytest.mark.parametrize("case", parameters())

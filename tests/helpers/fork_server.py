@@ -97,8 +97,10 @@ def serve() -> None:
     requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
+    gc.disable()
     _import_libraries()
     gc.collect()
+    gc.enable()
     gc.freeze()  # a collection in a child must not copy the pages of what the parent has imported
     print(json.dumps({"ready": True}), file=replies, flush=True)
     while line := requests.readline():

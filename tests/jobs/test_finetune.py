@@ -22,8 +22,7 @@ from peftkit.results import run_folder
 
 # the long tests try all
 FAST = {
-    "bert": ("full", "lora", "ia3", "adapter"), "gpt2": ("full", "lora", "qlora", "ia3", "adapter"),
-    "t5": ("full", "lora", "prefix"),
+    "bert": ("full", "adapter"), "gpt2": ("lora", "qlora"), "t5": ("ia3", "prefix"),
 }  # fmt: skip
 UNTRAINED = ("zero_shot", "few_shot")
 METHODS = sorted(options_of("method").keys() - {"peft"})
