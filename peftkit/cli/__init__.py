@@ -1,6 +1,5 @@
 """The command line: overrides are validated before torch loads, then the runs start."""
 
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -17,13 +16,14 @@ from peftkit.cli.streams import discard_output, prepare_streams
 from peftkit.cli.sweep_status import open_status_folder
 from peftkit.cli.validate import command_errors
 from peftkit.config import UserError, error_summary, is_text
+from peftkit.config.imports import start_imports
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command, and exit with 0, with 2 where it is refused, or with 1 where a run failed and left its result."""
-    gc.disable()  # while the libraries are imported, which takes a quarter less time; the runner enables it
+    start_imports()  # which the runner ends
     prepare_streams()
     try:
         code = _run_command(list(sys.argv[1:] if arguments is None else arguments))
@@ -101,6 +101,7 @@ def _hydra_arguments(command: CommandLine, composer: Composer, runner: SweepRunn
     sweep = plan_sweep(command.overrides, composer, command.multirun)
     hydra_overrides = [override for override in command.overrides if override.startswith("hydra")]
     first = composer([*sweep.runs[0], *hydra_overrides])
+    runner.out, runner.number_of_runs = str(first.out), len(sweep.runs)
     if command.shows_config:
         if len(sweep.runs) > 1:
             print(f"# the first of {len(sweep.runs)} runs: {' '.join(sweep.runs[0])}")

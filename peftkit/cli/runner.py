@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import os
+import shlex
 import sys
+import time
 import traceback
 from functools import lru_cache
 from importlib import import_module
@@ -14,11 +15,17 @@ from typing import TYPE_CHECKING
 from peftkit.cli.compose import build_run
 from peftkit.cli.sweep_status import RunStatus, collect_statuses, write_status
 from peftkit.config import UserError, error_summary
+from peftkit.config.console import log
+from peftkit.config.imports import end_imports
 from peftkit.config.jobs import JOBS
 from peftkit.config.json_files import read_json
+from peftkit.config.progress import duration, shown_progress, stage
+from peftkit.config.quoting import as_override
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from peftkit.config import RunConfig
 
 
 class SweepRunner:
@@ -33,6 +40,8 @@ class SweepRunner:
         self.exit_code = 0
         self.status_folder: Path | None = None
         self.claim: str | None = None
+        self.out, self.number_of_runs = "outputs", 1
+        self.seconds: list[float] = []  # of each run that ended
 
     def run(self, cfg: DictConfig) -> float:
         """Run one job and return its score for a sweeper that optimizes it; a failed one does not stop the others."""
@@ -47,8 +56,13 @@ class SweepRunner:
         try:
             config_dir = self.flags[1] if self.flags else None
             config = build_run(cfg, hydra.runtime.choices.get("recipe"), overrides, config_dir)
-            _freeze_imports(config.job)
-            return api.selection_score(api.run_job(config, self.record_folder))
+            with shown_progress(not config.train.get("disable_tqdm", False)):
+                _import_job(config.job)
+                self._announce(config)
+                started = time.monotonic()
+                found = api.run_job(config, self.record_folder)
+                self.seconds.append(time.monotonic() - started)
+            return api.selection_score(found)
         except UserError as error:
             self.fail(2, str(error))
         except KeyboardInterrupt:
@@ -62,6 +76,17 @@ class SweepRunner:
             kept = "; the run folder keeps it in log.jsonl" if has_result else ""
             self.fail(1 if has_result else 2, f"{error_summary(error)} (PEFTKIT_DEBUG=1 shows the traceback{kept})")
         return float("-inf")
+
+    def _announce(self, config: RunConfig) -> None:
+        """Say which run of a sweep starts, and how long the remaining ones take if they are like those before."""
+        if self.number_of_runs == 1:
+            return
+        number = len(self.folders) + 1
+        trained = [seconds for seconds in self.seconds if seconds > 1]  # the others were finished already
+        left = (self.number_of_runs - number + 1) * sum(trained) / len(trained) if trained else 0.0
+        words = [config.task.name, config.method.name, f"seed {config.seed}"]
+        words += [f"about {duration(left)} left"] if left else []
+        log(f"[{number}/{self.number_of_runs}] {' · '.join(words)}")
 
     def record_folder(self, folder: Path) -> None:
         """Record the folder of a run that starts, so that a failed run is shown too."""
@@ -88,15 +113,23 @@ class SweepRunner:
             from peftkit.jobs.leaderboard import show_runs
 
             show_runs(self.folders, self.claim)
+            if not self.exit_code:
+                log(f"next: python -m peftkit {shlex.join(self._next_overrides())}")
         return self.exit_code
+
+    def _next_overrides(self) -> list[str]:
+        """Return the command that most users type after this one."""
+        if len(self.folders) == 1:
+            return ["job=predict", f"run={as_override(self.folders[0])}", "input=FILE"]
+        return ["job=leaderboard", f"out={as_override(self.out)}"]
 
 
 @lru_cache(maxsize=1)
-def _freeze_imports(job: str) -> None:
-    """Import what a job needs, and leave it out of the garbage collections that a run starts at every stage."""
-    import_module(JOBS[job].entry.partition(":")[0])
-    gc.freeze()
-    gc.enable()
+def _import_job(job: str) -> None:
+    """Import what a job needs."""
+    with stage("importing the libraries"):
+        import_module(JOBS[job].entry.partition(":")[0])
+    end_imports()
 
 
 def _is_failed(folder: Path) -> bool:

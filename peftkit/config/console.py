@@ -45,6 +45,8 @@ def _write(text: str) -> None:
     if _AS_RECORDS.get():
         level = logging.WARNING if text.startswith("!!") else logging.INFO
         logging.getLogger("peftkit").log(level, text.removeprefix("!!").strip())
+    elif "tqdm" in sys.modules and sys.stderr.isatty():
+        sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)  # above a bar
     else:
         print(text, file=sys.stderr, flush=True)
 

@@ -12,6 +12,7 @@ from datasets import Dataset, Features, Value
 from peftkit.config import TaskConfig, UserError, kind_of, refusal
 from peftkit.config.checks.columns import has_only_training_split, missing_split
 from peftkit.config.console import assume, log_assumptions
+from peftkit.config.progress import stage
 from peftkit.config.source import Source
 from peftkit.data.cells import parse_cells, text_of
 from peftkit.data.columns import ID, ROW, SUFFIX, column_hint, prepare_table, require_columns, text_columns
@@ -40,6 +41,7 @@ class TaskDataset:
     remarks: tuple[str, ...] = ()
 
 
+@stage("reading the data")
 def load_task_dataset(
     task: TaskConfig, data_root: str | None, source: str, trained_on: str | None = None, search_samples: int = 0
 ) -> TaskDataset:

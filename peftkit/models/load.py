@@ -34,6 +34,7 @@ from peftkit.config.families import (
     suggested_model,
 )
 from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ, TaskKind
+from peftkit.config.progress import stage
 from peftkit.config.quoting import typed
 from peftkit.config.source import Source
 from peftkit.models.checkpoints import checkpoint_path, hub_arguments, load_pretrained_config, vector_pooling
@@ -86,6 +87,7 @@ def pooling_of(model: ModelConfig, source: Source) -> str | None:
     return "mean" if vector_pooling(model, source) == "mean" else "cls"
 
 
+@stage("loading the model")
 def load_model(
     model: ModelConfig,
     source: Source,

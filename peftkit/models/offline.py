@@ -15,7 +15,6 @@ import tokenizers
 import torch
 import transformers
 from tokenizers import models, pre_tokenizers, trainers
-from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -26,6 +25,8 @@ from transformers import (
     T5ForConditionalGeneration,
     T5Tokenizer,
 )
+
+from peftkit.config.progress import stage
 
 Pair = tuple[list[int], list[int]]  # input ids, target ids
 
@@ -102,7 +103,7 @@ class PretrainingData:
 
 
 SENTINELS = 100
-PROGRESS_INTERVAL = 10  # steps between losses on the progress bar, each of which synchronizes the device
+PROGRESS_INTERVAL = 10  # steps between losses that are shown, each of which synchronizes the device
 
 
 def pretrain_mini(
@@ -184,16 +185,17 @@ def train_mini(model: PreTrainedModel, mini: MiniModel, train: Sequence[Pair], s
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, (mini.steps - step) / max(1, mini.steps - warmup))
     )
-    bar = tqdm(range(mini.steps), desc=label, unit="step")
-    for step, batch in zip(bar, _shuffled_batches(train, mini.batch_size, seed), strict=False):
-        loss = _loss(model, batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        if step % PROGRESS_INTERVAL == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    with stage(label, mini.steps, "step") as progress:
+        for step, batch in zip(range(mini.steps), _shuffled_batches(train, mini.batch_size, seed), strict=False):
+            loss = _loss(model, batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            progress.done = step + 1
+            if step % PROGRESS_INTERVAL == 0:
+                progress.note = f"loss {loss.item():.3f}"
 
 
 @torch.no_grad()

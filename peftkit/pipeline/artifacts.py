@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from peftkit.config import ModelConfig, RunConfig, UserError, error_summary, is_prompted, kind_of
 from peftkit.config.console import log
+from peftkit.config.progress import stage
 from peftkit.config.source import ADAPTER_FILE, Source
 from peftkit.methods import load_adapter
 from peftkit.models.checkpoints import locate
@@ -70,6 +71,7 @@ def base_source(run: RunResult) -> Source:
     return find_model(run.config.model, "offline") if run.source.kind == "offline" else run.source
 
 
+@stage("loading the run")
 def load_bundle(run: RunResult, quantized: bool = True) -> TrainingBundle:
     """Load the model of a run on the base of its training; of a prompted run with its few-shot examples.
 

@@ -13,6 +13,7 @@ from peftkit.config import RunConfig, TaskConfig, UserError, is_prompted, kind_o
 from peftkit.config.console import log
 from peftkit.config.kinds import SEQ2SEQ
 from peftkit.config.own_code import instantiate
+from peftkit.config.progress import stage
 from peftkit.config.source import Source
 from peftkit.data.datasets import TaskDataset, example_reader
 from peftkit.data.formats import Encoded, Format, format_of
@@ -50,7 +51,8 @@ def build(
     task_format = format_for(config, names, tokenizer)
     _log_max_length(config, task_format, model_source)
     _check_target_length(task_format, model_source)
-    encoded = task_format.encode_training(examples, config.seed)
+    with stage("tokenizing", len(examples)):
+        encoded = task_format.encode_training(examples, config.seed)
     warn_unknown_tokens(task_format, model_source, {str(config.task.splits["train"]): encoded})
     set_seed(config.seed)
     model = load_model(config.model, model_source, tokenizer, head_kind(config), names, config.method.quantization)

@@ -13,6 +13,7 @@ from datasets import Dataset
 from peftkit import training
 from peftkit.config import RunConfig, generates_text, is_prompted
 from peftkit.config.console import log
+from peftkit.config.progress import stage
 from peftkit.config.source import Source
 from peftkit.data.datasets import SEARCH_SPLIT, TaskDataset
 from peftkit.data.formats import Encoded, Format, format_of
@@ -86,7 +87,8 @@ def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits
     train = reference.add_likelihoods(TRAINING_EXAMPLES, train)
     if has_teacher and not generates_text(config.task):
         train = add_teacher_scores(config, train, examples, data.label_names)
-    encoded = {name: reference.add_likelihoods(name, bundle.format.encode(table)) for name, table in tables.items()}
+    with stage("tokenizing", sum(map(len, tables.values()))):
+        encoded = {name: reference.add_likelihoods(name, bundle.format.encode(table)) for name, table in tables.items()}
     audit |= _counts(data, bundle, {trained_on: train, **encoded})
     counts = count_unknown_tokens(bundle.format, train)  # `build` warned about these
     audit["unknown_tokens"] = {} if counts is None else {trained_on: counts.share}

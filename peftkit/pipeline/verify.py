@@ -5,7 +5,6 @@ reads requests from stdin, loads their run folders and writes the scores to stdo
 """
 
 import atexit
-import gc
 import json
 import os
 import subprocess
@@ -22,7 +21,9 @@ from datasets import Dataset
 from peftkit import training
 from peftkit.config import RunConfig, is_prompted
 from peftkit.config.console import is_main_process, log
+from peftkit.config.imports import end_imports
 from peftkit.config.own_code import open_code, opened_packages
+from peftkit.config.progress import stage
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.methods import count_parameters, is_mergeable, merge_adapter
 from peftkit.pipeline.artifacts import load_bundle
@@ -33,8 +34,7 @@ from peftkit.pipeline.libraries import configure_libraries
 from peftkit.results.model_card import describe_merge
 from peftkit.results.run_result import RunResult
 
-# without garbage collections while it imports, which takes a quarter less time
-PROGRAM = "import gc; gc.disable(); from peftkit.pipeline.verify import main; main()"
+IMPORTS = "from peftkit.config.imports import start_imports; start_imports(); "  # before those of this module
 PADDED_EXAMPLES, MERGED_EXAMPLES = 8, 200
 DISTRIBUTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -49,6 +49,7 @@ def start_verifier() -> None:
         _verifier_process()
 
 
+@stage("verifying the saved model")
 def verify_run(
     config: RunConfig, bundle: TrainingBundle, table: Any, folder: Path, names: list[str] | None, precision: str
 ) -> dict[str, Any]:
@@ -106,8 +107,9 @@ def padding_difference(bundle: TrainingBundle, examples: Any) -> float:
 @lru_cache(maxsize=1)
 def _verifier_process() -> subprocess.Popen[str]:
     """Start a process that did not train the model; all runs of a command share it."""
+    program = f"{IMPORTS}from peftkit.pipeline.verify import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={name: value for name, value in os.environ.items() if name not in DISTRIBUTED},
     )  # fmt: skip
     atexit.register(process.kill)
@@ -146,6 +148,7 @@ def _scored(run: RunResult, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"scores": scores.astype(float).tolist(), "label_names": names}
 
 
+@stage("comparing with the merged model")
 def check_merge(config: RunConfig, bundle: TrainingBundle, table: Any, folder: Path) -> dict[str, Any] | None:
     """Compare the trained model with its merged checkpoint on the first examples of a split; None if it cannot merge.
 
@@ -206,8 +209,7 @@ def main() -> None:
     """Write a line to stdout for each line of stdin; other output of this process goes to stderr."""
     responses = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    gc.freeze()  # the collection of each request would walk through all that was imported
-    gc.enable()
+    end_imports()
     for line in sys.stdin:
         responses.write(json.dumps(_response(json.loads(line))) + "\n")
         responses.flush()

@@ -7,11 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import ProgressCallback, TrainerCallback
+from transformers import TrainerCallback
 
+from peftkit.config.progress import Stage
 from peftkit.methods import Unfreezing
 
 IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of weights in AdaLoRA (Zhang et al. 2023, section 3.2)
+
+
+def allocate_ranks(tuner: Any, step: int) -> None:
+    """Reallocate AdaLoRA's ranks from the gradients, which are zero where the loss does not reach a weight.
+
+    PEFT expects a gradient of each weight; Longformer's projections for global attention may have none.
+    """
+    for name, weight in tuner.named_parameters():
+        if "lora_" in name and weight.requires_grad and weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+    tuner.update_and_allocate(step)
 
 
 class RankAllocationCallback(TrainerCallback):
@@ -22,7 +34,7 @@ class RankAllocationCallback(TrainerCallback):
     """
 
     def __init__(self, tuner: Any) -> None:
-        self.allocator, self.allocate = tuner.rankallocator, tuner.update_and_allocate
+        self.allocator, self.tuner = tuner.rankallocator, tuner
         self.config = tuner.peft_config[tuner.trainable_adapter_name]
         self.pattern = self.config.rank_pattern
 
@@ -32,7 +44,7 @@ class RankAllocationCallback(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.config.rank_pattern = self.pattern
-        self.allocate(state.global_step)
+        allocate_ranks(self.tuner, state.global_step)
         self.pattern, self.config.rank_pattern = self.config.rank_pattern, None
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -96,12 +108,21 @@ class JsonLogCallback(TrainerCallback):
                 out.write(_line(state.log_history[-1]))
 
 
-class ProgressBarCallback(ProgressCallback):
-    """A progress bar that shows the loss; log entries are written only to the log file."""
+class ProgressCallback(TrainerCallback):
+    """Count the steps of a stage, and show the loss in it."""
+
+    def __init__(self, progress: Stage) -> None:
+        self.progress = progress
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress.total, self.resumed_at = state.max_steps - state.global_step, state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress.done = state.global_step - self.resumed_at
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if self.training_bar is not None and logs and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+        if logs and "loss" in logs:
+            self.progress.note = f"loss {float(logs['loss']):.3f}"
 
 
 def _line(entry: dict[str, Any]) -> str:

@@ -18,6 +18,8 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from peftkit.config.progress import counted, stage
+from peftkit.training.callbacks import ProgressCallback
 from peftkit.training.trainer import scores_of
 
 RESOURCES = "resources.json"  # in the folder of a checkpoint
@@ -53,7 +55,8 @@ def fit(trainer: Trainer, checkpoints: Path) -> TrainingSummary:
     if not any(weight.requires_grad for weight in trainer.model.parameters()):
         return TrainingSummary(0.0, None, None, steps=0, epochs=0.0)
     last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    with peak_memory() as peak:
+    with peak_memory() as peak, stage("training", unit="step") as progress:
+        trainer.add_callback(ProgressCallback(progress))
         tracker = ResourceTracker(Path(last) if last else None, peak)
         trainer.add_callback(tracker)
         trainer.train(resume_from_checkpoint=last)
@@ -116,7 +119,7 @@ def predict_scores(trainer: Trainer, examples: Dataset, lengths: Sequence[int] |
     order = np.argsort(-np.asarray(lengths), kind="stable")
     metrics, trainer.compute_metrics = trainer.compute_metrics, None  # the metrics are for the holdout
     try:
-        with peak_memory() as peak:
+        with peak_memory() as peak, stage("scoring", len(order)) as trainer.scoring:  # type: ignore[attr-defined]
             started = time.perf_counter()
             scores = scores_of(trainer.predict(examples.select(order)).predictions)  # type: ignore[attr-defined]
             seconds = time.perf_counter() - started
@@ -141,7 +144,7 @@ def generate_greedily(
     order = np.argsort([-len(prompt) for prompt in prompts], kind="stable")
     generated: dict[int, list[int]] = {}
     started = time.perf_counter()
-    for first in range(0, len(order), size):
+    for first in counted("generating", range(0, len(order), size), "batch"):
         batch = order[first : first + size]
         sequences = [torch.tensor(prompts[number], dtype=torch.long) for number in batch]
         ids, mask = (

@@ -13,10 +13,10 @@ from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments
 
 from peftkit.compat.trainer import SamplerTrainer
+from peftkit.config.progress import Stage
 from peftkit.methods import Unfreezing
 from peftkit.training.callbacks import (
     JsonLogCallback,
-    ProgressBarCallback,
     RankAllocationCallback,
     ScheduleCallback,
     SetEpochCallback,
@@ -47,6 +47,7 @@ class ScoringTrainer(SamplerTrainer):
         **settings: Any,
     ) -> None:
         self.reader, self.train_sampler, self.schedule, self.loss = reader, train_sampler, schedule, loss
+        self.scoring: Stage | None = None  # counts the examples
         super().__init__(callbacks=[] if patience is None else [EarlyStoppingCallback(patience)], **settings)
         if loss is not None or not self.loss_shifts_labels:
             # the loss is a mean over its batch, which gradient accumulation has to divide; transformers assumes a loss
@@ -54,8 +55,6 @@ class ScoringTrainer(SamplerTrainer):
             self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        if not self.args.disable_tqdm:
-            self.add_callback(ProgressBarCallback)
         if log_file is not None:
             self.add_callback(JsonLogCallback(log_file))
         train = settings.get("train_dataset")
@@ -96,6 +95,8 @@ class ScoringTrainer(SamplerTrainer):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         with torch.no_grad(), self.compute_loss_context_manager():
             scores = self.reader(model, self.prepare_inputs(inputs)).float()
+        if self.scoring is not None:
+            self.scoring.done += len(scores) * self.args.world_size
         return None, scores, scores.new_zeros(len(scores))  # labels are not used; the caller has them
 
 

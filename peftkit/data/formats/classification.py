@@ -12,6 +12,7 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
 from peftkit.config import Refusal, TaskConfig, UserError, kind_of
 from peftkit.config.label_names import boolean_hint
+from peftkit.config.progress import advance
 from peftkit.config.quoting import typed
 from peftkit.data.columns import require_columns, text_columns
 from peftkit.data.datasets import ExampleReader
@@ -104,7 +105,7 @@ class SequenceClassificationFormat(Format):
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize at most `task.max_length` tokens per example."""
         out = examples.map(
-            lambda batch: tokenize(self.tokenizer, self._texts(batch), self.task.max_length),
+            self._tokens,
             batched=True,
             keep_in_memory=True,
             remove_columns=examples.column_names,
@@ -121,6 +122,11 @@ class SequenceClassificationFormat(Format):
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         logits = np.stack(scores)
         return Predictions(logits[:, 0] if self.names is None else logits.argmax(axis=-1), scores)
+
+    def _tokens(self, batch: dict[str, list]) -> dict[str, Any]:
+        texts = self._texts(batch)
+        advance(len(texts[0]))
+        return tokenize(self.tokenizer, texts, self.task.max_length)
 
     def _texts(self, batch: dict[str, list]) -> list[list[str]]:
         """Return the columns of texts that are tokenized together."""

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 
 from peftkit.config import UserError, refusal
+from peftkit.config.progress import advance
 from peftkit.data.batches import BlockCollator, CorruptedBlocks, pack_in_order
 from peftkit.data.formats.base import Encoded, Format, Predictions
 from peftkit.data.offline_corpus import (
@@ -170,6 +171,7 @@ class LanguageModelingFormat(Format):
 
     def _cut_blocks(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Return the blocks of documents; with `packing`, position ids that restart with each document."""
+        advance(len(rows["text"]))
         streams = self.tokenizer(rows["text"], add_special_tokens=False, verbose=False)["input_ids"]
         is_encoder, is_decoder = self.architecture == "encoder", self.is_decoder
         block = self.task.max_length - (2 if is_encoder else 0)

@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from peftkit.config import UserError
+from peftkit.config.progress import advance
 from peftkit.data.batches import padding_multiple
 from peftkit.data.cells import text_of
 from peftkit.data.columns import require_columns, text_columns
@@ -90,6 +91,7 @@ class PreferenceFormat(Format):
             (before, chosen), (_, rejected) = (self._ids(prompt, answer) for answer in answers)
             truncated += len(before) > max_prompt or max(len(chosen), len(rejected)) > max_answer
             rows.append((before[-max_prompt:], chosen[:max_answer], rejected[:max_answer]))
+            advance(1)
         names = ("prompt_ids", "chosen_ids", "rejected_ids")
         columns = {name: [row[part] for row in rows] for part, name in enumerate(names)}
         return Encoded(

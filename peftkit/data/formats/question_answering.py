@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from peftkit.config import UserError, refusal
+from peftkit.config.progress import advance
 from peftkit.data.cells import parse_cells
 from peftkit.data.columns import ID, ROW, require_columns, text_columns
 from peftkit.data.datasets import ExampleReader
@@ -78,6 +79,7 @@ class QuestionAnsweringFormat(Format):
             part = slice(first, first + BATCH_EXAMPLES)
             inputs, rows, positions = self._windows(questions[part], passages[part], answers[part], limit, is_decoder)
             parts.append((Dataset.from_dict(inputs), rows + first, positions))
+            advance(len(questions[part]))
         tables, examples_of, all_positions = zip(*parts, strict=True)
         table = concatenate_datasets(list(tables))
         return Encoded(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from peftkit.config.progress import advance
 from peftkit.data.columns import text_columns
 from peftkit.data.formats.base import Encoded, Format, Predictions, tokenize
 
@@ -85,6 +86,7 @@ class RetrievalFormat(Format):
 
     def _tokens(self, batch: dict[str, list]) -> dict[str, Any]:
         """Tokenize; a text without tokens becomes one padding token, since models need an input."""
+        advance(len(batch[text_columns(self.task)[0]]))
         columns: dict[str, Any] = {}
         for prefix, column in zip(self._prefixes(), text_columns(self.task), strict=True):
             out = tokenize(self.tokenizer, [batch[column]], self.task.max_length)
