@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -30,6 +30,8 @@ from peftkit.pipeline.artifacts import read_shots
 from peftkit.pipeline.build import TrainingBundle, build, format_for
 from peftkit.pipeline.export import export_artifact, save_prompt
 from peftkit.pipeline.verify import VerificationError
+from peftkit.training.callbacks import allocate_ranks
+from peftkit.training.trainer import is_adalora
 
 HEAD_TASKS = ("classification", "regression", "token_classification", "question_answering", "causal_lm", "seq2seq")
 SUPPORTED, REFUSED, FAILED = "supported", "refused", "failed"
@@ -184,7 +186,6 @@ def _train(bundle: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None
     # a 4-bit model is on a GPU if there is one
     batch = {name: value.to(model.device) for name, value in bundle.format.collator()(list(encoded.inputs)).items()}
     optimizer = torch.optim.AdamW(trained.values(), lr=1e-2, weight_decay=0.01)
-    allocate: Callable[[int], Any] = getattr(getattr(model, "base_model", None), "update_and_allocate", lambda _: None)
     with_gradient: set[str] = set()
     if bundle.schedule is not None:
         bundle.schedule.begin(0, steps, 1)
@@ -195,7 +196,8 @@ def _train(bundle: TrainingBundle, encoded: Encoded, steps: int = STEPS) -> None
         loss.backward()
         with_gradient |= {name for name, weight in trained.items() if weight.grad is not None and weight.grad.any()}
         optimizer.step()
-        allocate(step)  # AdaLoRA's ranks, from the gradients
+        if is_adalora(model):
+            allocate_ranks(model.base_model, step)
         if bundle.schedule is not None:
             bundle.schedule.after(step)
         optimizer.zero_grad()
