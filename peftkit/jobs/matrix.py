@@ -30,9 +30,9 @@ HEADER = """# Every method with every model and head
 Written by `python -m peftkit job=matrix`, which checks each combination on a tiny model of the family: it trains, every
 trainable weight gets a gradient, and every frozen weight stays bitwise identical. The same scores are required of an
 example by itself and in a padded batch, of a saved and loaded model, of the base and a model with its adapter disabled,
-and of the model before and after adding a second adapter or merging (in fp32, also over a 4-bit base, of padding over
-any other base in fp64, with a relative tolerance of 1e-5; merging 1e-4). A number refers to a reason below.
-matrix.json has all results."""
+and of the model before and after adding a second adapter or merging. They are compared in fp32, also over a 4-bit base,
+and padding over any other base in fp64, with a relative tolerance of 1e-5 (merging: 1e-4). A number refers to a reason
+below. matrix.json has all results."""
 
 
 def matrix(config: RunConfig) -> None:

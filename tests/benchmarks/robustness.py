@@ -89,7 +89,8 @@ def report(command: str, seconds: float, lines: list[str]) -> str:
     return "\n".join(
         [
             "# Robustness", "",
-            "Random commands over every key and kind of value, finished runs with one damaged file (read by every job, as a base and as a teacher), and random data files. Right is: exit",
+            "Random commands over every key and kind of value, finished runs with one damaged file (read by every job, as a base and as a",
+            "teacher), and random data files. Expected: exit",
             "code 0 or 2, or 1 with a result whose status is failed; no traceback; an end within 60 s; no file outside `out`; no value of a",
             "secret environment variable in a file; no planted code runs. `job=pretrain`, `job=matrix` and `watch=true` are left out, since they",
             "run for minutes or until they are interrupted.", "",
