@@ -67,7 +67,7 @@ def _overview(extra: Path | None) -> str:
     short = {name: text.split(": recipe=")[0] for name, text in recipes.items() if name not in claims}
     short["claims/..."] = f"tests of published claims: {', '.join(name.removeprefix('claims/') for name in claims)}"
     pages = [
-        "peftkit: fine-tune BERT, GPT-2 and T5 with every PEFT method, and find out which method to use.",
+        "peftkit: fine-tune BERT, GPT-2 and T5 with the methods of PEFT, and find out which method to use.",
         "COMMANDS\n" + _table(COMMANDS),
         "RECIPES   peftkit recipe=NAME [key=value ...]\n" + _table(short),
         "MORE\n" + _table(MORE),

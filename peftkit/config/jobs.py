@@ -65,7 +65,7 @@ _JOBS = (
     ),
     Job(
         "predict",
-        "label a file or one text: run=DIR input=FILE",
+        "predict for a file or one text: run=DIR input=FILE",
         "peftkit.jobs.predict:predict",
         reads=("train.per_device_eval_batch_size",),
         run="required",

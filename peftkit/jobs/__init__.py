@@ -1,1 +1,1 @@
-"""The jobs: one module a verb, run by the entry point of its record in `config.jobs`."""
+"""The jobs: one module each, run by the entry point of its record in `config.jobs`."""

@@ -1,1 +1,1 @@
-"""Models: checkpoints, heads, embeddings, tokenizers, and the tiny models of offline use."""
+"""Models: checkpoints, heads, embeddings, tokenizers, and the small models of source=offline."""

@@ -1,4 +1,4 @@
-"""Pretraining of a tiny GPT-2 or T5 checkpoint on a corpus, for use without a network."""
+"""Pretraining of a small GPT-2 or T5 checkpoint on a corpus, for use without a network."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ Pair = tuple[list[int], list[int]]  # input ids, target ids
 
 @dataclass(frozen=True)
 class MiniModel:
-    """The architecture and the training of one tiny model."""
+    """The architecture and the training of one small model."""
 
     layers: int  # of T5: in the encoder and in the decoder each
     width: int  # hidden size
@@ -115,7 +115,7 @@ def pretrain_mini(
     seed: int = 0,
     steps: int | None = None,
 ) -> dict[str, Any]:
-    """Train a tiny model and write it, its tokenizer and pretraining.json to `out` atomically.
+    """Train a small model and write it, its tokenizer and pretraining.json to `out` atomically.
 
     The same seed and machine give the same weights. Losses are in nats per token.
     """

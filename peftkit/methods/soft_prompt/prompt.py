@@ -13,7 +13,7 @@ from peftkit.methods.soft_prompt.layer import SoftPromptLayer, positions_of
 
 
 class PromptLayer(SoftPromptLayer):
-    """TextEmbedder before the text's embeddings; heads receive the states of the text only.
+    """Learned vectors before the text's embeddings; heads receive the states of the text only.
 
     A T5 encoder before a decoder keeps the prompt's states, as in the paper, and the decoder's mask is extended; those
     of any other stack are removed.
