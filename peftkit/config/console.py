@@ -3,12 +3,10 @@
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-PROGRESS_EVERY = 10.0  # seconds
 ASSUMPTIONS: dict[str, bool] = {}  # whether each is logged
 _AS_RECORDS: ContextVar[bool] = ContextVar("as_records", default=False)
 
@@ -59,16 +57,3 @@ def log_records() -> Iterator[None]:
         yield
     finally:
         _AS_RECORDS.reset(token)
-
-
-def progress_logger(describe: Callable[..., str]) -> Callable[..., None]:
-    """Return a function that logs `describe(*state)`, at most every ten seconds."""
-    last = time.monotonic()
-
-    def log_progress(*state: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PROGRESS_EVERY:
-            last = time.monotonic()
-            log(f"   {describe(*state)}")
-
-    return log_progress

@@ -85,7 +85,7 @@ def judge_pairs(
     client: GenerationClient,
     max_tokens: int,
     batch: int,
-    log_progress: Callable[[int], None] = lambda done: None,
+    show_progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[PairVerdict], str | None]:
     """Judge every pair in both orders, `batch` requests at once; equal answers are a tie without a request.
 
@@ -114,7 +114,7 @@ def judge_pairs(
             orders = tuple((name := named[at]) and side.get(name, TIE) for at, side in zip(both, sides, strict=False))
             count = len({*both}.intersection(unclear))
             verdicts.append(PairVerdict(pair, tuple(replies[at] for at in both), orders, count))
-        log_progress(len(verdicts))
+        show_progress(len(verdicts))
     return verdicts, None
 
 

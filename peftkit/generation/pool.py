@@ -121,7 +121,7 @@ def fill_pool(
     pool: TaskPool,
     client: GenerationClient,
     algorithm: Callable[[TaskPool, GenerationClient], Iterator[None]],
-    log_progress: Callable[[], None] = lambda: None,
+    show_progress: Callable[[], None] = lambda: None,
 ) -> str:
     """Run the rounds of an algorithm until the pool is full or a limit is reached; return the name of what ended it.
 
@@ -138,7 +138,7 @@ def fill_pool(
                 return "evolutions"
             pool.sync()
             rounds_without_new = 0 if len(pool.kept) > count else rounds_without_new + 1
-            log_progress()
+            show_progress()
     except BudgetExceeded as error:
         return str(error)
     return "num_instructions"

@@ -16,7 +16,8 @@ from typing import Any
 from filelock import FileLock
 
 from peftkit.config import Generate, Refusal, RunConfig, UserError
-from peftkit.config.console import is_main_process, log, progress_logger
+from peftkit.config.console import is_main_process, log
+from peftkit.config.progress import stage
 from peftkit.config.source import Source, fingerprint
 from peftkit.generation.client import GenerationClient, Journal, describe_costs
 from peftkit.generation.contamination import EvaluationSets
@@ -125,8 +126,12 @@ def _fill(
         # tasks are kept if a later command requests fewer
         settings = replace(settings, num_instructions=max(settings.num_instructions, len(kept.rows)))
         pool = TaskPool(seeds, settings, sets.overlap, kept, rejected, _id_prefix(settings, seeds))
-        progress = progress_logger(lambda: _progress(pool, client))
-        result["ended"] = fill_pool(pool, client, ALGORITHMS[settings.algorithm], progress)
+        with stage(settings.algorithm, settings.num_instructions, "task") as progress:
+
+            def show_counts() -> None:
+                progress.done, progress.note = len(pool.kept), _describe_counts(pool, client)
+
+            result["ended"] = fill_pool(pool, client, ALGORITHMS[settings.algorithm], show_counts)
         pool.sync()
         for file in (kept, rejected):
             file.check_end()
@@ -159,12 +164,9 @@ def _overlaps(seeds: Sequence[InstructionTask], sets: EvaluationSets) -> list[st
     return overlaps
 
 
-def _progress(pool: TaskPool, client: GenerationClient) -> str:
+def _describe_counts(pool: TaskPool, client: GenerationClient) -> str:
     reasons = (f"{reason} {count:,}" for reason, count in pool.reasons.most_common(4))
-    return (
-        f"{len(pool.kept):,} of {pool.settings.num_instructions:,} kept, {pool.reasons.total():,} rejected "
-        f"({', '.join(reasons)}), {describe_costs(client.costs())}"
-    )
+    return f"{pool.reasons.total():,} rejected ({', '.join(reasons)}), {describe_costs(client.costs())}"
 
 
 def _report(folder: Path, result: dict[str, Any], settings: Generate) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config import RunConfig
-from peftkit.config.console import is_main_process, log, progress_logger
+from peftkit.config.console import is_main_process, log
+from peftkit.config.progress import stage
 from peftkit.config.source import Source
 from peftkit.generation import judging
 from peftkit.generation.client import GenerationClient, describe_costs
@@ -67,10 +68,12 @@ def _judge_pairs(
 ) -> None:
     """Judge the pairs, and write verdicts and statistics."""
     settings = config.generate
-    log_progress = progress_logger(
-        lambda done: f"{done:,} of {len(pairs):,} examples, {describe_costs(client.costs())}"
-    )
-    verdicts, ended = judging.judge_pairs(pairs, client, settings.max_answer_tokens, settings.batch, log_progress)
+    with stage("judging", len(pairs)) as progress:
+
+        def show_count(done: int) -> None:
+            progress.done, progress.note = done, describe_costs(client.costs())
+
+        verdicts, ended = judging.judge_pairs(pairs, client, settings.max_answer_tokens, settings.batch, show_count)
     result |= {**judging.judging_statistics(verdicts), "ended": ended, "costs": client.costs()}
     if ended is not None:
         result["meta"]["status"] = "ended"
