@@ -154,7 +154,7 @@ def test_a_wrong_value_is_refused_before_anything_loads(settings: dict[str, Any]
         (lambda: peftkit.finetune(task=3), "task=3: expected a name"),  # type: ignore[arg-type]
         (lambda: peftkit.plan(model=["bert"]), "model=.*: expected a name"),  # type: ignore[arg-type]
         (lambda: peftkit.finetune(job="plan"), "job='plan': this function sets job"),
-        (lambda: peftkit.evaluate("nope", run="other"), "run='other': this function sets run"),
+        (lambda: peftkit.predict("nope", "a", input="b"), "input='b': this function sets input"),
         (lambda: peftkit.evaluate(None), "run=None: expected a run folder"),  # type: ignore[arg-type]
         (lambda: peftkit.predict(["a", "b"], "x"), "run=.*: expected a run folder"),  # type: ignore[arg-type]
         (lambda: peftkit.predict("nope", 5), "texts=5: expected a list"),  # type: ignore[call-overload]

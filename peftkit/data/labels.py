@@ -68,8 +68,13 @@ def spellings(label: str, names: Iterable[str]) -> list[str]:
 
 
 def _folded(label: str) -> str:
-    text = unicodedata.normalize("NFKC", label).casefold()
-    return text if NUMBER.fullmatch(text) else re.sub(r"[\s_-]+", "", text)
+    text = _visible(unicodedata.normalize("NFKC", label).casefold())
+    return repr(float(text)) if NUMBER.fullmatch(text) else re.sub(r"[\s_-]+", "", text)
+
+
+def _visible(label: str) -> str:
+    """Return a text without characters that only format it, such as zero-width spaces and byte order marks."""
+    return "".join(character for character in label if unicodedata.category(character) != "Cf")
 
 
 def _how(label: str, name: str) -> str:
@@ -78,6 +83,10 @@ def _how(label: str, name: str) -> str:
         return "case"
     if "".join(label.split()) == "".join(name.split()):
         return "spaces"
+    if _visible(label) == _visible(name):
+        return "invisible characters"
+    if NUMBER.fullmatch(label) and NUMBER.fullmatch(name):
+        return "zeros"
     is_form = unicodedata.normalize("NFKC", label) == unicodedata.normalize("NFKC", name)
     return "Unicode form" if is_form else "case, spaces, hyphens or underscores"
 

@@ -70,6 +70,13 @@ def test_the_columns_of_nested_files_are_known(
     assert errors(tmp_path / name, f"task.text=[{right}]", "task.label=null", task="causal_lm") == []
 
 
+@pytest.mark.parametrize("text", ['{"text": ["a", "b"], "label": ["x", "y"]}', '{"text": {"0": "a", "1": "b"}, "label": {"0": "x", "1": "y"}}'])  # fmt: skip
+def test_an_object_of_columns_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    (message,) = errors(tmp_path / "a.json", "task.text=[text]")
+    assert "orient='records'" in message
+
+
 def test_only_the_columns_that_a_split_needs_are_missing(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\na,x\n")
     (tmp_path / "validation.csv").write_text("text\na\n")

@@ -239,6 +239,8 @@ def labeled(*labels: Any, start: int = 0) -> list[dict[str, Any]]:
         (("very good", "bad"), ("verygood", "bad"), "spaces"),
         (("very_good", "bad"), ("very good", "bad"), "underscores"),
         (("caf\u00e9", "bar"), ("cafe\u0301", "bar"), "Unicode form"),
+        (("pos", "neg"), ("pos\u200b", "neg"), "invisible characters"),
+        (("007", "8"), ("7", "8"), "zeros"),
     ],
 )
 def test_a_spelling_that_train_lacks_is_refused(train: tuple, validation: tuple, how: str, tmp_path: Path) -> None:

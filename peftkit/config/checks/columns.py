@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from peftkit.config.endings import TEXTS
 from peftkit.config.errors import Refusal, UserError, refusal
@@ -184,12 +185,24 @@ def _nested_columns(file: Path, needed: Collection[str]) -> list[str] | None:
         content = json.loads(read_text(file))
     except json.JSONDecodeError:
         return _json_columns(file, needed)
+    if isinstance(content, dict) and _has_columns(content):
+        raise UserError(
+            f"{file}: one object with a list for each column; write one object per row, as pandas does by "
+            "to_json(FILE, orient='records', lines=True)"
+        )
     rows = content.get("data") if isinstance(content, dict) else content
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         return None
     if any("paragraphs" in row for row in rows):
         return list(SQUAD_COLUMNS)
     return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _has_columns(content: dict[str, Any]) -> bool:
+    """Return whether the values of an object are columns: several lists, or objects by row, of one length."""
+    cells = list(content.values())
+    is_column = all(isinstance(each, list) for each in cells) or all(isinstance(each, dict) for each in cells)
+    return is_column and len(cells) > 1 and len({len(each) for each in cells}) == 1 and len(cells[0]) > 1
 
 
 def _word_columns(file: Path, ending: str) -> list[str] | None:
