@@ -75,6 +75,14 @@ def is_file(path: str | Path) -> bool:
         return False
 
 
+def is_link(path: str | Path) -> bool:
+    """Return whether a path is a symbolic link; False also where it cannot be looked up."""
+    try:
+        return Path(path).is_symlink()
+    except OSError:
+        return False
+
+
 def is_folder(path: str | Path) -> bool:
     """Return whether a path is a folder; False also where it cannot be looked up."""
     try:

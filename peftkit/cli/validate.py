@@ -14,8 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from peftkit.cli.compose import Composer, plan_sweep, without_hydra
 from peftkit.cli.files import GROUPS, file_error, option_errors
 from peftkit.cli.overrides import UPSTREAM_SECTIONS, parse
-from peftkit.config import JOBS, SECTIONS, UserError, config_errors, nearest, refusal
+from peftkit.config import JOBS, SECTIONS, Refusal, UserError, config_errors, nearest, refusal
 from peftkit.config.checks.job import ignored_errors
+from peftkit.config.quoting import typed
 from peftkit.config.secrets import secret_errors
 from peftkit.config.suggestions import RENAMED, key_names, renamed_key, section_error, takes_list, unknown_key
 
@@ -160,7 +161,8 @@ def _sweep_errors(overrides: Sequence[str], composer: Composer, multirun: bool) 
         for override in sweeps:
             line = str(override.input_line).lstrip("+")
             key, _, value = line.partition("=")
-            yield f"{line} names several values; add -m to run them all, or write \"{key}='{value}'\" for one value"
+            one = typed(key, value.replace("'", ""))  # normalization quotes parts of a value
+            yield Refusal(f"{line} names several values; add -m to run them all, or write {one} for one value", one)
 
 
 def _hydra_errors(overrides: Sequence[str], composer: Composer) -> Iterator[str]:

@@ -41,6 +41,9 @@ def read_conll(path: Path) -> dict[str, list]:
         *([f"{len(comments)} comments"] if comments else []),
     ]:
         assume(f"{path}: left out {' and '.join(left_out)}")
+    firsts, lasts = ({cells[place] for sentence in sentences for cells in sentence} for place in (0, -1))
+    if len(firsts) < len(lasts) and all(map(SPAN_TAG.fullmatch, firsts)):
+        raise UserError(f"{path}: the first column has the tags, and the last one words; write the words first")
     if width == len(CONLLU_COLUMNS) and counters == 1:
         assume(f"{path}: read as CoNLL-U, as it has its {width} columns")
         return _columns(sentences, CONLLU_COLUMNS[1:])

@@ -8,6 +8,8 @@ from datasets import Dataset
 from peftkit.config import TaskConfig, UserError
 from peftkit.data.columns import text_columns
 
+MIN_UNIQUE = 20  # training examples, from which on labels that are all different are no classes
+
 
 def check_texts(task: TaskConfig, examples: Sequence[tuple[Sequence[Any], Any]]) -> None:
     """Refuse training examples (texts, label) whose text is the label.
@@ -44,6 +46,11 @@ def check_examples(
         raise UserError(
             f"{task.dataset}: the training examples have only the label {shown}, so there is nothing to learn; "
             f"add examples with other labels, or set task.label to another column than {task.label}"
+        )
+    if names is not None and len(labels) == len(train) >= MIN_UNIQUE:
+        raise UserError(
+            f"{task.dataset}: each of the {len(train)} training examples has a label of its own, as an id or a number; "
+            f"use task=regression, or set task.label to another column than {task.label}"
         )
     trained = set(_keys(task, train))
     for name, split in ((name, split) for name, split in splits.items() if name != task.splits["train"]):

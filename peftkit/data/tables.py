@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset, load_from_disk
 
 from peftkit.config import FILES, TaskConfig, UserError, error_summary, kind_of
+from peftkit.config.console import log
 from peftkit.config.files import (
     check_names,
     check_whole,
@@ -87,7 +88,13 @@ def _read_path(path: Path, named: list[str | None]) -> tuple[dict[str, Dataset],
     """Return the splits of a file or folder, and its files by their names in it; `named` are splits of the task."""
     if not path.is_dir():
         check_whole(path)
-        return {"train": read_file(path)}, {"": path}
+        table = read_file(path)
+        if "split" in table.column_names and (named_by := {*map(str, table["split"][:])}) & {"train", "test"}:
+            log(
+                f"!! {path}: its column split has {listed(sorted(named_by))}, and is not used; write one file for each "
+                "into a folder, train.csv and validation.csv"
+            )
+        return {"train": table}, {"": path}
     if (saved := saved_splits(path)) is not None:
         tables = {name: _read_saved(folder) for name, folder in saved.items()}
         files = [file for folder in saved.values() for file in folder.iterdir() if file.is_file()]

@@ -77,6 +77,15 @@ def test_an_object_of_columns_is_refused(tmp_path: Path, text: str) -> None:
     assert "orient='records'" in message
 
 
+def test_the_suggested_split_has_the_nearest_name(tmp_path: Path) -> None:
+    for name in ("imdb-train", "imdb-test", "imdb-val"):
+        (tmp_path / f"{name}.csv").write_text("text,label\na,x\n")
+    (message,) = errors(tmp_path, "task.text=[text]")
+    assert message.endswith("set task.splits.train=imdb-train")
+    (message,) = errors(tmp_path, "task.text=[text]", "task.splits.train=imdb-train")
+    assert message.endswith("set task.splits.validation=[imdb-val]")
+
+
 def test_only_the_columns_that_a_split_needs_are_missing(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\na,x\n")
     (tmp_path / "validation.csv").write_text("text\na\n")

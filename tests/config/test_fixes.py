@@ -123,6 +123,7 @@ job=generate recipe=self_instruct generate.generator=endpoint generate.base_url=
 job=generate recipe=self_instruct generate.max_cost=1
 job=embed input=a output=x.npy run=x vocab=y
 vocab=x method=ia3
+task.dataset='my data, v=2.csv' task=classification
 task=squad method=peft method.config._target_=peft.PromptTuningConfig
 """.strip().splitlines()
 

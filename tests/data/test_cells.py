@@ -270,6 +270,12 @@ def test_a_constant_label_is_refused(kind: str, label: Any, tmp_path: Path) -> N
         load(tmp_path, labeled(*[label] * 20), kind=kind)
 
 
+def test_labels_that_are_all_different_are_refused(tmp_path: Path) -> None:
+    folder = splits(tmp_path, labeled(*(f"id {n}" for n in range(20))), labeled("id 1", "id 2", start=90))
+    with pytest.raises(UserError, match="each of the 20 training examples has a label of its own"):
+        load_file(folder)
+
+
 def test_validation_examples_that_were_trained_on(tmp_path: Path) -> None:
     rows = labeled(*"abab")
     with pytest.raises(UserError, match="every example of validation is a training example"):

@@ -124,8 +124,17 @@ def missing_split(task: TaskConfig, available: Sequence[str], origin: str) -> st
     name = missing[0]
     is_train = name == task.splits["train"]
     others = [other for other in available if is_train or other != task.splits["train"]]
-    prefixes = "train" if is_train else ("val", "dev")
-    best = min(others, key=lambda other: (not other.startswith(prefixes), other), default="")
+    marks = ("train",) if is_train else ("val", "dev")
+    best = min(
+        others,
+        key=lambda other: (
+            not other.startswith(marks),
+            not any(mark in other for mark in marks),
+            "test" in other,
+            other,
+        ),
+        default="",
+    )
     fix = typed("task.splits.train", best) if is_train else typed("task.splits.validation", [best])
     wrong = f"{origin} has the splits {listed(available)}, not {name}"
     return refusal(wrong, fix, verb="set") if others else f"{wrong}; add it"

@@ -7,13 +7,14 @@ from pathlib import Path
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.checks.run_folders import run_folder_errors
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
-from peftkit.config.errors import UserError, refusal
+from peftkit.config.errors import Refusal, UserError, refusal
 from peftkit.config.files import ending_of, names_file, open_binary, reading
 from peftkit.config.jobs import JOBS
+from peftkit.config.quoting import typed
 from peftkit.config.run import RunConfig
 from peftkit.config.source import checkpoint_folder
 from peftkit.config.suggestions import nearest, with_hint
-from peftkit.paths import exists, is_file, is_folder, names_in, walk
+from peftkit.paths import exists, is_file, is_folder, is_link, names_in, walk
 
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 3000  # of most file systems; the names of runs are added to `out`
 
@@ -178,10 +179,15 @@ def _file_errors(key: str, name: str | None) -> Iterator[str]:
     if exists(name):
         yield f"{key}={name} is a pipe, a device or a socket; write its content to a file and name that"
         return
+    if is_link(name):
+        yield f"{key}={name} is a link to a missing file; name a file"
+        return
     folder = Path(name).parent
     names = names_in(folder)
-    hint = nearest(Path(name).name, names, f"{key}={'' if folder == Path() else f'{folder}/'}") if names else ""
-    yield with_hint(f"{key}={name}: no such file", _tilde(name) or (hint if "did you mean" in hint else ""))
+    close = getattr(nearest(Path(name).name, names), "fix", ()) if names else ()
+    right = typed(key, folder / close[0]) if close else ""
+    hint = Refusal(f"; did you mean {right}?", right) if close else ""
+    yield with_hint(f"{key}={name}: no such file", _tilde(name) or hint)
 
 
 def _place_errors(key: str, place: str) -> Iterator[str]:
