@@ -1,7 +1,6 @@
 """The plan of a run: its trainable parameters, steps and memory, without training."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -10,13 +9,13 @@ from peftkit.config import RunConfig
 from peftkit.config.console import is_main_process
 from peftkit.data.batches import LengthGroupedSampler, padding_waste
 from peftkit.data.datasets import load_task_dataset
+from peftkit.data.formats.preferences import REFERENCE_COLUMNS
 from peftkit.methods import Parameters, count_parameters
 from peftkit.pipeline.artifacts import find_model
 from peftkit.pipeline.build import build, optimizer_steps, split_holdout, text_length
-from peftkit.pipeline.examples import final_states
-from peftkit.pipeline.measures import Memory, predict_memory
+from peftkit.pipeline.memory import Memory, predict_memory
 from peftkit.pipeline.sources import warn_substitutions
-from peftkit.pipeline.train import custom_loss
+from peftkit.pipeline.train import custom_loss, make_trainer
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ class Plan:
             "truncated": f"{self.truncated} of {self.examples} examples, at {self.max_length} tokens",
             "padding": f"{self.padding_waste:.1%} of all computed tokens",
             "learning rate": f"{self.learning_rate:g}, {'bf16' if self.bf16 else 'fp32'}",
-            "memory": f"{_mb(memory.total)} predicted for the longest batch: weights {_mb(memory.weights)}, gradients "
-            f"{_mb(memory.gradients)}, AdamW {_mb(memory.optimizer)}, activations {_mb(memory.activations)}; "
+            "memory": f"{_mb(memory.total)} predicted for the longest batch: weights {_mb(memory.weights)}, "
+            f"AdamW {_mb(memory.optimizer)}, activations, gradients and loss {_mb(memory.step)}; "
             "the Python process needs more",
         }
 
@@ -78,9 +77,11 @@ def make_plan(config: RunConfig) -> Plan:
     batch_size = arguments.train_batch_size
     sampler = LengthGroupedSampler(encoded.lengths, batch_size, config.seed)
     longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]
-    batch = bundle.format.collator()([encoded.inputs[int(index)] for index in longest])
-    # only the run itself computes the scores of a teacher
-    loss: Any = custom_loss(config, bundle) if config.distill.teacher is None else None
+    batch = [encoded.inputs[int(index)] for index in longest]
+    if config.task.kind == "preferences":  # only the run itself computes the scores of a reference, or of a teacher
+        batch = [example | dict.fromkeys(REFERENCE_COLUMNS, 0.0) for example in batch]
+    loss = custom_loss(config, bundle) if config.distill.teacher is None else None
+    trainer = make_trainer(config, bundle, arguments, encoded.inputs, loss=loss)
     parameters = count_parameters(bundle.model)
     epochs = arguments.num_train_epochs if parameters.trainable else 0
     return Plan(
@@ -98,9 +99,7 @@ def make_plan(config: RunConfig) -> Plan:
         padding_waste=padding_waste(encoded.lengths, sampler.order(0), batch_size),
         learning_rate=arguments.learning_rate,
         bf16=arguments.bf16,
-        memory=predict_memory(
-            bundle.model, batch, arguments.bf16, final_states if config.task.kind == "preferences" else loss
-        ),
+        memory=predict_memory(trainer, trainer.data_collator(batch)),
     )
 
 

@@ -154,12 +154,6 @@ def score_splits(
     return evaluate_splits(config, bundle, predictor(config, bundle), splits, data, file)
 
 
-def final_states(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
-    """Return the last hidden states of a batch: TRL applies the head in chunks and stores nothing else."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return base.base_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]  # type: ignore[no-any-return]
-
-
 def _counts(data: TaskDataset, bundle: TrainingBundle, splits: dict[str, Encoded]) -> dict[str, Any]:
     """Count examples, truncated and dropped examples and labels of each split; name newly initialized weights."""
     return {

@@ -1,12 +1,11 @@
-"""Measurements of a model in addition to its scores: memory, latency, bits per byte, and the effect of new tokens."""
+"""Measurements of a model in addition to its scores: latency, bits per byte, and the effect of new tokens."""
 
 import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,58 +27,10 @@ from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import predictor
 
 LATENCY_EXAMPLES, WARM_UP = 32, 3
-ADAM_STATES = 2  # moments per trained weight
 GENERAL = "offline, held out: generated sentences and Python's language reference"
 MAX_PASSAGES = 200  # of the general text, evenly spaced
 MAX_TERMS, NEIGHBORS = 20, 5
 WORD = re.compile(r"\S+")
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Predicted bytes while training; `activations` are measured on one forward pass, the rest is counted."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations
-
-
-def predict_memory(
-    model: nn.Module,
-    batch: Mapping[str, Any],
-    bf16: bool,
-    loss: Callable[[nn.Module, Mapping[str, Any]], torch.Tensor] | None = None,
-) -> Memory:
-    """Count weights, gradients and AdamW's states, and measure the activations of one forward pass.
-
-    Activations are the tensors that autograd saves for the backward pass, each storage once, without weights. `loss`
-    replaces the loss of the model.
-    """
-    weights = {w.untyped_storage().data_ptr() for w in model.parameters()}
-    saved: dict[int, Any] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage  # referenced, so that its address is not reused
-        return tensor
-
-    device = next(model.parameters()).device
-    inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
-    model.train()
-    with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        torch.autocast(device.type, torch.bfloat16, enabled=bf16),
-    ):
-        _ = model(**inputs).loss if loss is None else loss(model, inputs)
-    trained = sum(w.nbytes for w in model.parameters() if w.requires_grad)
-    activations = sum(storage.nbytes() for storage in saved.values())
-    return Memory(sum(w.nbytes for w in model.parameters()), trained, ADAM_STATES * trained, activations)
 
 
 def measure_latency(config: RunConfig, bundle: TrainingBundle, encoded: Encoded) -> dict[str, float | None]:

@@ -50,18 +50,16 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
     grouped = LengthGroupedSampler(encoded.lengths, arguments.train_batch_size, config.seed)
     sampler = grouped if arguments.train_sampling_strategy == "group_by_length" else None
 
-    trainer = trainer_factory(config, bundle, arguments)(
-        model=bundle.model,
-        args=arguments,
-        data_collator=_collator(config, bundle),
-        train_dataset=encoded.inputs,
+    trainer = make_trainer(
+        config,
+        bundle,
+        arguments,
+        encoded.inputs,
         eval_dataset=None if holdout is None else holdout.inputs,
         compute_metrics=None
         if holdout is None
         else lambda evaluation: {"score": holdout_score(config, bundle, evaluation.predictions, holdout)},
-        reader=output_reader(bundle),
         train_sampler=sampler,
-        schedule=bundle.schedule,
         loss=custom_loss(config, bundle),
         patience=patience,
         log_file=context.folder / "log.jsonl",
@@ -83,6 +81,21 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
     order = np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0)
     waste = padding_waste(encoded.lengths, order, arguments.train_batch_size)
     return TrainedRun(trainer, fit, parameters, waste, texts, before)
+
+
+def make_trainer(
+    config: RunConfig, bundle: TrainingBundle, arguments: Any, examples: Any, **settings: Any
+) -> training.ScoringTrainer:
+    """Return the trainer of a run's model and encoded training examples."""
+    return trainer_factory(config, bundle, arguments)(
+        model=bundle.model,
+        args=arguments,
+        data_collator=_collator(config, bundle),
+        train_dataset=examples,
+        reader=output_reader(bundle),
+        schedule=bundle.schedule,
+        **settings,
+    )
 
 
 def _collator(config: RunConfig, bundle: TrainingBundle) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:

@@ -1,0 +1,69 @@
+"""The predicted memory of a step: what operations hold at their peak, by the trainer's own loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import commands
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from peftkit.compat.memory import AllocatedMemory
+from peftkit.jobs.plan import make_plan
+from peftkit.pipeline.memory import predict_memory
+from peftkit.training import ScoringTrainer, training_arguments
+
+Overrides = Callable[..., list[str]]
+VOCABULARY, BATCH, TOKENS = 30_000, 4, 16
+
+
+def test_allocations_are_counted_until_they_are_freed() -> None:
+    weight = torch.ones(100, 100, requires_grad=True)  # 40 kB
+    with AllocatedMemory([weight]) as memory:
+        product = weight @ weight.t()  # a view of the weight counts nothing
+        assert memory.bytes == 40_000
+        loss = product.exp().sum()  # exp is saved for backward
+        assert 80_000 <= memory.bytes <= 80_100
+        del product
+        assert 40_000 <= memory.bytes <= 40_100
+        loss.backward()
+    assert weight.grad is not None
+    assert 120_000 <= memory.peak <= 120_100  # the product's gradient, and those of both uses of the weight
+    del loss
+    assert memory.bytes == 40_000  # of the gradient
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_loss_over_a_large_vocabulary_is_counted(bf16: bool) -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_positions=TOKENS, n_embd=2, n_layer=1, n_head=1))
+    arguments = training_arguments({"bf16": bf16, "use_cpu": True}, seed=0)
+    trainer = ScoringTrainer(model=model, args=arguments, reader=lambda model, batch: model(**batch).logits)
+    ids = torch.randint(VOCABULARY, (BATCH, TOKENS))
+    found = predict_memory(trainer, {"input_ids": ids, "labels": ids})
+    logits = BATCH * TOKENS * VOCABULARY * 4
+    # log-probabilities, the gradients of the loss and of the logits; in bf16 also a copy of half the size
+    assert 3 * logits <= found.step <= 4.2 * logits
+    assert found.weights == sum(weight.nbytes for weight in model.parameters())
+
+
+def test_what_the_trainer_holds_is_predicted(tiny: Overrides, tmp_path: Path) -> None:
+    lines = '{{"prompt": "the film {0}", "chosen": "was good {0}", "rejected": "was bad {0}"}}\n'
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(lines.format(number) for number in range(30)))
+    own = [f"task.dataset={file}", "task.max_target_length=16"]
+    instructions = ["task=instructions", *own, "task.text=[prompt]", "task.label=chosen"]
+    plans = {
+        name: make_plan(commands.choose(["job=plan", *tiny("smollm2", "method=lora", *more)])[0]).memory
+        for name, more in {
+            "once": instructions,
+            "accumulated": [*instructions, "train.gradient_accumulation_steps=2"],
+            "preferences": ["task=preferences", *own],
+            "untrained": ["task=sst2", "method=zero_shot"],
+        }.items()
+    }
+    gradients = plans["once"].optimizer // 2
+    assert plans["accumulated"].step == plans["once"].step + gradients > 2 * gradients
+    assert plans["preferences"].step > gradients
+    assert plans["untrained"].optimizer == 0 < plans["untrained"].step
