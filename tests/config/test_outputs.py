@@ -30,6 +30,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["job=predict", "input=given.csv", "output=link.csv"], "is the input"),
         (["job=predict", "input=given.csv", "output=folder.csv"], "is a folder"),
         (["job=predict", "input=given.csv", "output=run"], "expected a file that ends in .csv"),
+        (["job=predict", "input=given.csv", "output=."], "expected a file that ends in .csv"),
+        (["job=predict", "input=given.csv", "output=/"], "expected a file that ends in .csv"),
         (["job=predict", "input=given.csv", "output=run/predictions.parquet"], "is a file of a run"),
         (["job=predict", "input=given.csv", f"output={'x' * 260}.csv"], "has more than 255 bytes"),
         (["job=predict", "input=given.csv", f"output={'é' * 130}.csv"], "has more than 255 bytes"),

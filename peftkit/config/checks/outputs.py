@@ -41,4 +41,4 @@ def output_errors(run: RunConfig) -> Iterator[str]:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.stem}-new{path.suffix}")
+    return path.parent / f"{path.stem}-new{path.suffix}"  # with_name refuses "." and "/"
