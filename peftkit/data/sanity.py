@@ -39,6 +39,8 @@ def check_examples(
         UserError: training or validation shows nothing.
     """
     train = splits[str(task.splits["train"])]
+    if task.kind == "retrieval":
+        _check_pairs(task, train)
     labels, remarks = _labels(train), []
     if len(train) > 1 and len(labels) == 1:
         (label,) = labels
@@ -72,6 +74,20 @@ def check_examples(
         if repeated:
             remarks.append(f"!! {repeated} of {len(keys)} examples of {name} occur in {task.splits['train']} too")
     return remarks
+
+
+def _check_pairs(task: TaskConfig, examples: Dataset) -> None:
+    """Refuse pairs that are found without reading: every query is its document, or there is one document."""
+    query, document = task.text[:2]
+    queries, documents = (examples[column][:] for column in text_columns(task)[:2])
+    if all(map(_same, queries, documents)):
+        raise UserError(
+            f"{task.dataset}: in every example the columns {query} and {document} are equal; set task.text to others"
+        )
+    if len(documents) > 1 and len(set(documents)) == 1:
+        raise UserError(
+            f"{task.dataset}: every example has the same {document}, so there is nothing to find; add other ones"
+        )
 
 
 def _labels(examples: Dataset) -> set[Any]:

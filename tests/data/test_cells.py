@@ -276,6 +276,13 @@ def test_labels_that_are_all_different_are_refused(tmp_path: Path) -> None:
         load_file(folder)
 
 
+@pytest.mark.parametrize(("document", "problem"), [("text", "are equal"), ("one", "every example has the same label")])
+def test_pairs_that_show_nothing_are_refused(document: str, problem: str, tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}", "label": f"text {n}" if document == "text" else document} for n in range(20)]
+    with pytest.raises(UserError, match=problem):
+        load(tmp_path, rows, "retrieval")
+
+
 def test_validation_examples_that_were_trained_on(tmp_path: Path) -> None:
     rows = labeled(*"abab")
     with pytest.raises(UserError, match="every example of validation is a training example"):
