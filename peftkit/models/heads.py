@@ -41,7 +41,7 @@ class Backbone:
         config = AutoConfig.from_pretrained(name) if config is None else config
         if (model_type := base_type(config.model_type)) != config.model_type:  # of one of the classifiers below
             config = AutoConfig.for_model(model_type, **config_arguments(config))
-        if config.is_encoder_decoder:
+        if config.is_encoder_decoder or type(config)().is_encoder_decoder:  # an encoder that was saved by itself, too
             if type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
                 wrong = f"transformers has no encoder of {model_type} by itself"
                 raise UserError(refusal(wrong, "model=bert ~model.checkpoint", "model=t5"))
