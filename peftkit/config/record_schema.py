@@ -45,9 +45,7 @@ RECORD = {
         "held_out": STAGES,
         "general": STAGES,
         "pieces?": {"before": PIECES, "after": PIECES},
-        "downstream?": {
-            ...: {"task": str, "method": str, "learning_rate": float, "rows": float, "seeds": {...: STAGES}}
-        },
+        "downstream?": {...: {"task": str, "method": str, "learning_rate": str, "rows": float, "seeds": {...: STAGES}}},
     },
 }
 
