@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from peftkit.config import progress
+from peftkit.config import console, progress
 from peftkit.config.progress import Stage, advance, counted, duration, shown_progress, stage
 
 
@@ -22,6 +22,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "DELAY", 0.02)
     monkeypatch.setattr(progress, "REFRESH_EVERY", 0.01)
     monkeypatch.setattr(progress, "LINE_EVERY", 0.05)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(console, "ASSUMPTIONS", {})  # of other tests
 
 
 def run_stage(seconds: float) -> None:
