@@ -48,7 +48,8 @@ CHECKPOINTS: dict[str, tuple[str, str, str, dict[str, Any]]] = {  # model= for i
     "albert": ("bert", "AlbertForMaskedLM", "AlbertConfig", BERT | {"embedding_size": 16}),
     "deberta-v2": (
         "bert", "DebertaV2ForMaskedLM", "DebertaV2Config",
-        BERT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False},
+        # with small weights the gradients of its positions would be rounded to zero
+        BERT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "initializer_range": 0.2},
     ),
     "mt5": ("t5", "MT5ForConditionalGeneration", "MT5Config", T5 | {"feed_forward_proj": "gated-gelu"}),
     "bart": ("t5", "BartForConditionalGeneration", "BartConfig", BART),
