@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from peftkit.compat.transformers import keep_untied
 from peftkit.config import UserError, error_summary
-from peftkit.config.json_files import read_json
+from peftkit.config.json_files import read_json, safetensors_error
 from peftkit.models.vocabulary import NewToken
 
 RECORD_FILE, ROWS_FILE = "vocabulary.json", "rows.safetensors"
@@ -116,7 +116,7 @@ def add_new_rows(model: PreTrainedModel, folder: Path) -> list[int]:
 
     Old rows stay bitwise identical. The same folder always gives the same model: no row is sampled.
     """
-    vocabulary, weights = read_vocabulary(folder), load_file(folder / ROWS_FILE)
+    vocabulary, weights = read_vocabulary(folder), _read_rows(folder)
     old = model.get_input_embeddings().weight.shape[0]
     if old > vocabulary.first:
         raise UserError(
@@ -136,9 +136,13 @@ def add_new_rows(model: PreTrainedModel, folder: Path) -> list[int]:
 
 def padding_rows(folder: Path) -> dict[str, torch.Tensor]:
     """Return what an artifact needs in addition to the trained rows: padding rows, and those of a bias."""
-    return {
-        name: rows for name, rows in load_file(folder / ROWS_FILE).items() if name.startswith("rest.") or name == "bias"
-    }
+    return {name: rows for name, rows in _read_rows(folder).items() if name.startswith("rest.") or name == "bias"}
+
+
+def _read_rows(folder: Path) -> dict[str, torch.Tensor]:
+    if (reason := safetensors_error(folder / ROWS_FILE)) is not None:
+        raise UserError(f"{folder / ROWS_FILE} cannot be read: {reason}; {MADE_AGAIN}")
+    return load_file(folder / ROWS_FILE)
 
 
 def _rows(

@@ -55,6 +55,14 @@ def test_a_whole_run_folder_is_accepted(folder: Path) -> None:
     assert [check(command) for command in commands(folder)] == [[]] * 6
 
 
+@pytest.mark.parametrize("name", ["adapter/merges.txt", "adapter/adapter_model.safetensors", "rows.safetensors"])
+def test_a_pipe_is_refused_and_not_read(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    for command in commands(folder):
+        assert any(f"{folder / name} cannot be read: not a regular file; " in message for message in check(command))
+
+
 DAMAGE: dict[str, tuple[str, bytes | None, str]] = {
     "result truncated": ("result.json", b'{"schema": 2, "run": {', "result.json cannot be read: "),
     "result a list": ("result.json", b"[]", "result.json cannot be read as a result: "),

@@ -31,7 +31,9 @@ def run_folder_errors(key: str, folder: Path, loads: bool) -> Iterator[str]:
     except UserError as error:
         yield error.message
         return
-    if loads and config is not None:
+    if loads and (irregular := _irregular_file(folder)) is not None:
+        yield f"{irregular} cannot be read: not a regular file; {AGAIN}"
+    elif loads and config is not None:
         yield from _artifact_errors(folder, config)
 
 
@@ -61,6 +63,13 @@ def recorded_config(folder: Path) -> RunConfig | None:
     if found := [message for _, message in value_errors(record["run"]["config"])]:
         raise UserError(f"{file}: {found[0]}; {AGAIN}")
     return config
+
+
+def _irregular_file(folder: Path) -> Path | None:
+    """Return an entry of a folder, at any depth, that is neither file nor folder: reading a pipe may never end."""
+    return next(
+        (path for path in sorted(folder.rglob("*")) if path.exists() and not path.is_file() and not path.is_dir()), None
+    )
 
 
 def _artifact_errors(folder: Path, config: RunConfig) -> Iterator[str]:
