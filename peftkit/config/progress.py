@@ -111,7 +111,7 @@ def _show_bar(current: Stage, is_over: threading.Event) -> None:
 
     width, height = shutil.get_terminal_size()  # tqdm shows nothing in a terminal that does not know its size
     plain = "   {desc} {elapsed}"
-    counted = "   {desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+    counted = "   {desc} {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
     with tqdm(
         desc=current.name, total=current.total, unit=current.unit, leave=False, delay=1e-3,
         ncols=width, nrows=height, bar_format=counted if current.total else plain, file=sys.stderr,
