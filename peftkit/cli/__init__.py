@@ -101,7 +101,9 @@ def _hydra_arguments(command: CommandLine, composer: Composer, runner: SweepRunn
     sweep = plan_sweep(command.overrides, composer, command.multirun)
     hydra_overrides = [override for override in command.overrides if override.startswith("hydra")]
     first = composer([*sweep.runs[0], *hydra_overrides])
-    runner.out, runner.number_of_runs = str(first.out), len(sweep.runs)
+    runner.out = str(first.out)
+    if "BasicSweeper" in first.hydra.sweeper._target_:  # others choose the number of runs themselves
+        runner.number_of_runs = len(sweep.runs)
     if command.shows_config:
         if len(sweep.runs) > 1:
             print(f"# the first of {len(sweep.runs)} runs: {' '.join(sweep.runs[0])}")

@@ -41,6 +41,7 @@ class SweepRunner:
         self.status_folder: Path | None = None
         self.claim: str | None = None
         self.out, self.number_of_runs = "outputs", 1
+        self.started = 0  # runs, in this process
         self.seconds: list[float] = []  # of each run that ended
 
     def run(self, cfg: DictConfig) -> float:
@@ -78,15 +79,18 @@ class SweepRunner:
         return float("-inf")
 
     def _announce(self, config: RunConfig) -> None:
-        """Say which run of a sweep starts, and how long the remaining ones take if they are like those before."""
-        if self.number_of_runs == 1:
+        """Log which run of a sweep starts, and how long the remaining ones take if they are like those before.
+
+        A launcher's processes do not know each other's runs.
+        """
+        self.started += 1
+        if self.number_of_runs == 1 or self.status_folder is not None:
             return
-        number = len(self.folders) + 1
         trained = [seconds for seconds in self.seconds if seconds > 1]  # the others were finished already
-        left = (self.number_of_runs - number + 1) * sum(trained) / len(trained) if trained else 0.0
+        left = (self.number_of_runs - self.started + 1) * sum(trained) / len(trained) if trained else 0.0
         words = [config.task.name, config.method.name, f"seed {config.seed}"]
         words += [f"about {duration(left)} left"] if left else []
-        log(f"[{number}/{self.number_of_runs}] {' · '.join(words)}")
+        log(f"[{self.started}/{self.number_of_runs}] {' · '.join(words)}")
 
     def record_folder(self, folder: Path) -> None:
         """Record the folder of a run that starts, so that a failed run is shown too."""
