@@ -10,7 +10,7 @@ from peftkit.config.json_files import read_json, safetensors_error
 from peftkit.config.kinds import kind_of
 from peftkit.config.record_schema import check_record, check_size
 from peftkit.config.run import RunConfig, is_prompted
-from peftkit.paths import is_file, is_folder
+from peftkit.paths import exists, is_file, is_folder, walk
 
 AGAIN = "train the run again with force=true, or name another run folder"
 
@@ -67,9 +67,8 @@ def recorded_config(folder: Path) -> RunConfig | None:
 
 def _irregular_file(folder: Path) -> Path | None:
     """Return an entry of a folder, at any depth, that is neither file nor folder: reading a pipe may never end."""
-    return next(
-        (path for path in sorted(folder.rglob("*")) if path.exists() and not path.is_file() and not path.is_dir()), None
-    )
+    entries = (inner / name for inner, names, _ in walk(folder) for name in names)
+    return next((path for path in entries if exists(path) and not is_file(path) and not is_folder(path)), None)
 
 
 def _artifact_errors(folder: Path, config: RunConfig) -> Iterator[str]:
