@@ -114,6 +114,14 @@ class Tuner(BaseTuner):
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         self.prepare(peft_config, model)
+        name = type(peft_config).__name__
+        check_values(
+            (not hasattr(peft_config, "target_modules"), f"{name} has no field target_modules; add it"),
+            (
+                getattr(peft_config, "target_modules", "") is None,
+                f"{name} has no target modules; set target_modules='all-linear', or names of modules",
+            ),
+        )
 
     @classmethod
     def _check_target_module_exists(cls, peft_config: PeftConfig, key: str) -> bool:  # type: ignore[override]

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from peftkit.compat.peft import ModulesToSaveWrapper, fill_target_modules, ignored_tie_warnings
 from peftkit.compat.transformers import Conv1D, number_of_weights
-from peftkit.config import Refusal, UserError
+from peftkit.config import Refusal, UserError, refusal
 from peftkit.config.checks.untrusted import adapter_errors
 from peftkit.config.families import base_type, family_of
 from peftkit.config.kinds import DECODER, ENCODER, KINDS, SEQ2SEQ
@@ -81,10 +81,19 @@ def apply_method(
         with ignored_tie_warnings():
             return keep_bias(get_peft_model(model, config))
     except (ValueError, TypeError) as error:
-        method = str(getattr(config.peft_type, "value", config.peft_type)).lower()
-        other = "full" if config.peft_type == PeftType.LORA else "lora"
-        wrong = f"{method} does not fit {model.config.model_type}: {error}"
-        raise UserError(Refusal(f"{wrong}; use method={other}", f"method={other} {OWN_CLASS}")) from error
+        raise UserError(_does_not_fit(config, model.config.model_type, error)) from error
+
+
+def _does_not_fit(config: PeftConfig, model_type: str, error: Exception) -> Refusal:
+    """Return the refusal of a method that neither the user nor PEFT chose modules for, or that fails on a model."""
+    method = str(getattr(config.peft_type, "value", config.peft_type)).lower()
+    if getattr(config, "target_modules", "") is None and config.peft_type != PeftType.LN_TUNING:
+        names = ["target_modules=all-linear", *["feedforward_modules=[]"] * hasattr(config, "feedforward_modules")]
+        fix = " ".join(f"method.config.{name}" for name in names)
+        return refusal(f"{method} has no target modules for {model_type}", fix, verb="set")
+    other = "full" if config.peft_type == PeftType.LORA else "lora"
+    wrong = f"{method} does not fit {model_type}: {error}"
+    return Refusal(f"{wrong}; use method={other}", f"method={other} {OWN_CLASS}")
 
 
 def _set_modules_to_save(config: PeftConfig, model: PreTrainedModel) -> None:

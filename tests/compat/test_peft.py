@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 
 import pytest
 import torch
-from peft import IA3Config, LNTuningConfig, LoraConfig, PeftType, TrainableTokensConfig, get_peft_model
+from peft import IA3Config, LNTuningConfig, LoraConfig, PeftConfig, PeftType, TrainableTokensConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from peftkit.compat import peft as compat
 from peftkit.compat.tuner import HookedTuner, Tuner, TunerLayer
+from peftkit.config import UserError
 from peftkit.methods import apply_method
 from peftkit.methods.adapter import BottleneckConfig
 
@@ -161,6 +163,29 @@ def test_a_tuner_calls_its_public_hooks() -> None:
     assert calls[1:] == [["default", "__base__"]]
     with pytest.raises(ValueError, match=r"never; use unload"):
         tuner.merge_and_unload()
+
+
+@pytest.mark.parametrize("config_class", [LoraConfig, IA3Config, BottleneckConfig])
+def test_a_method_without_target_modules_is_refused_with_them(config_class: Callable[..., PeftConfig]) -> None:
+    class Unknown(BertConfig):
+        model_type = "unknown"
+
+    with pytest.raises(UserError, match="no target modules for unknown") as caught:
+        apply_method(BertForSequenceClassification(Unknown(**SIZES)), config_class())
+    typed = [each.removeprefix("method.config.").split("=") for each in caught.value.fix[0].split()]
+    config = config_class(**{key: [] if value == "[]" else value for key, value in typed})
+    model = apply_method(BertForSequenceClassification(Unknown(**SIZES)), config)
+    assert any(isinstance(module, BaseTunerLayer) for module in model.modules())
+
+
+def test_a_tuner_without_target_modules_names_them() -> None:
+    class Bare(Tuner):
+        prefix, merge_error = "bare", "never"
+
+    with pytest.raises(ValueError, match="BottleneckConfig has no target modules; set target_modules"):
+        Bare(bert(), BottleneckConfig(), "default")
+    with pytest.raises(ValueError, match="PeftConfig has no field target_modules"):
+        Bare(bert(), PeftConfig(), "default")
 
 
 def test_a_hooked_tuner_replaces_nothing() -> None:
