@@ -32,6 +32,7 @@ from peftkit.data.cells import plain_types, table_of, text_of
 from peftkit.data.conll import read_conll
 from peftkit.data.squad import squad_rows
 from peftkit.data.streaming import open_parquet
+from peftkit.data.turns import make_contents_uniform
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # integers that int64 reproduces character by character
 # a list of words or numbers in a cell, as pandas or json write it; numpy arrays have no commas
@@ -178,6 +179,8 @@ def read_files(shards: Sequence[Path]) -> Dataset:
         }
         if ending in (".csv", ".tsv"):
             columns = {name: _integers(cells) for name, cells in columns.items()}
+        elif ending.startswith(".json"):
+            make_contents_uniform([cell for cells in columns.values() for cell in cells])
         return _not_empty(first, table_of(columns, str(first)))
 
 

@@ -9,6 +9,7 @@ Turn = dict[str, str]  # role (system, user or assistant) and content
 HINT = 'write messages as [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "The Elbe."}]'
 ROLES = ("system", "developer", "user", "assistant")
 TOOL_ROLES, TOOL_KEYS = ("tool", "function", "ipython"), ("tool_calls", "function_call", "tool_call_id")
+TEXT_PARTS = ("text", "input_text", "output_text")  # of a content that is a list, by OpenAI's names
 OTHER_KEYS = ("reasoning_content", "reasoning", "thinking", "images", "image", "audio", "videos")  # parts of an answer
 
 
@@ -29,6 +30,16 @@ def parse_turns(cell: Any) -> list[Turn]:
     if not is_list or not all(isinstance(turn.get("role"), str) for turn in cell):
         raise CellError(f"{describe(cell)}, not a conversation; {HINT}")
     return [as_turn(turn["role"], _content(turn)) for turn in cell]
+
+
+def make_contents_uniform(cells: Sequence[Any]) -> None:
+    """Write the texts of turns as lists of parts where other turns have lists: a column of Arrow cannot mix them."""
+    nested = [turn for cell in cells for turn in (cell if isinstance(cell, list) else [cell])]
+    turns = [turn for turn in nested if isinstance(turn, dict) and "role" in turn]
+    if any(isinstance(turn.get("content"), list) for turn in turns):
+        for turn in turns:
+            if isinstance(turn.get("content"), str):
+                turn["content"] = [{"type": "text", "text": turn["content"]}]
 
 
 def turn_weights(cell: Any) -> list[int]:
@@ -59,12 +70,28 @@ def _content(turn: Mapping[str, Any]) -> str:
         raise CellError(f"a turn of {role}; use the roles {', '.join(ROLES)}")
     if others := [key for key in OTHER_KEYS if turn.get(key)]:
         raise CellError(f"a turn with {others[0]}, which the text would lack; write it in content, or remove it")
-    if isinstance(content, list) and len(content) == 1 and isinstance(content[0], Mapping):
-        content = content[0].get("text")  # a single part, as of a chat with images
     try:
+        if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
+            return "\n".join(map(_part, content))
         return text_of(content)
     except CellError as error:
         raise CellError(f"the content of a turn is {error}") from None
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    """Return the text of a part of a content, {"type": "text", "text": ...}.
+
+    Raises:
+        CellError: the part is an image or another type.
+    """
+    kind = part.get("type") or "text"
+    others = [key for key, value in part.items() if key not in ("type", "text") and value]
+    if kind not in TEXT_PARTS or (others and not part.get("text")):
+        named = kind if kind not in TEXT_PARTS else others[0]
+        raise CellError(
+            f"a list with a part of type {named}, which the text would lack; remove the part or the example"
+        )
+    return text_of(part.get("text"))
 
 
 def as_turn(role: str, content: str) -> Turn:

@@ -19,7 +19,7 @@ from peftkit.data.conversations import (
     ensure_chat_template,
     unanswered_conversations,
 )
-from peftkit.data.tables import evaluation_tables
+from peftkit.data.tables import evaluation_tables, read_file
 from peftkit.models.offline import train_tokenizer
 
 COLUMNS = replace(TASK, text=["instruction", "input"], label="output")
@@ -43,6 +43,29 @@ def test_conversations_without_an_answer_are_dropped_and_counted() -> None:
     assert (len(rows), dropped) == (1, 4)
     with pytest.raises(UserError, match="both a prompt and an answer"):
         conversation_examples(TASK, table({"messages": turns("a?")}))
+
+
+def test_text_parts_of_a_turn_are_joined_and_other_parts_refused_by_type(tmp_path: Path) -> None:
+    def ask(*parts: object) -> Dataset:
+        first, answer = turns("a?", "b")
+        file = tmp_path / "chats.jsonl"
+        file.write_text(json.dumps({"messages": [{**first, "content": list(parts)}, answer]}))
+        return read_file(file)
+
+    text = {"type": "text", "text": "Name"}
+    rows, _ = conversation_examples(TASK, ask(text, {**text, "text": "a river."}))
+    assert rows["messages"][0] == [{"role": "user", "content": "Name\na river."}]
+    rows, _ = conversation_examples(TASK, ask({"text": "Name", "image_url": None}))
+    assert rows["messages"][0][0]["content"] == "Name"
+    for other in (
+        {"type": "image_url", "image_url": {"url": "x.png"}},
+        {"type": "image"},
+        {"input_audio": {"data": "x"}},
+    ):
+        kind = other.get("type") or next(iter(other))
+        for parts in ([other], [text, other]):
+            with pytest.raises(UserError, match=f"row 1: .*a part of type {kind}.*remove the part"):
+                conversation_examples(TASK, ask(*parts))
 
 
 def test_columns_and_seed_tasks_give_the_same_conversation() -> None:
