@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 from datasets import Dataset, Features, Value
 
@@ -80,6 +80,7 @@ class ExampleReader:
     """
 
     task: TaskConfig
+    complete: ClassVar[str] = "both text and label; check task.text and task.label"  # what every example needs
 
     @property
     def label_feature(self) -> Any:
@@ -149,7 +150,7 @@ class ExampleReader:
             check_texts(task, [(texts, label) for _, texts, label in kept])
         parsed = [(number, *texts, None if label is None else parse(label, texts)) for number, texts, label in kept]
         if not parsed:
-            raise UserError(f"no example of task={task.name} has both text and label; check task.text and task.label")
+            raise UserError(f"no example of task={task.name} has {self.complete}")
         examples = Dataset.from_dict(
             {name: [each[index] for each in parsed] for index, name in enumerate(("id", *columns, "label"))}
         )

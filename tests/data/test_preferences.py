@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,41 @@ def test_pairs_without_a_preference_or_a_text_are_dropped_and_counted(task: Call
     ]
     rows = load_task_dataset(task(good + bad), None, "offline")
     assert sum(len(table) for table in rows.splits.values()) == 20 and sum(rows.dropped.values()) == 3
+
+
+def test_equal_answers_alone_are_refused_as_such(task: Callable[..., TaskConfig]) -> None:
+    rows = [{"prompt": f"p{row}", "chosen": "same", "rejected": "same "} for row in range(9)]
+    with pytest.raises(UserError, match="has a prompt and two different answers"):
+        load_task_dataset(task(rows), None, "offline")
+
+
+def scored(better: Callable[[int], float], names: tuple[str, str] = ("score_chosen", "score_rejected")) -> list[Any]:
+    """Return pairs whose chosen answers have these scores, the rejected ones 5."""
+    rows = range(40)
+    return [{"prompt": f"p{n}", "chosen": "a", "rejected": "b", names[0]: better(n), names[1]: 5.0} for n in rows]
+
+
+def test_pairs_scored_against_their_order_are_stated(
+    task: Callable[..., TaskConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_task_dataset(task(scored(lambda n: 6 + n)), None, "offline")
+    assert "score_chosen" not in capsys.readouterr().err
+    load_task_dataset(task(scored(lambda n: [4, 5, 6, 7][n % 4])), None, "offline")
+    counts = re.findall(
+        r"!! .*: (\d+) of (\d+) pairs .* lower score_chosen .*and (\d+) have equal", capsys.readouterr().err
+    )
+    assert [sum(map(int, each)) for each in zip(*counts, strict=True)] == [10, 40, 10]
+
+
+@pytest.mark.parametrize("names", [("score_chosen", "score_rejected"), ("chosen-rating", "rejected-rating")])
+def test_pairs_in_reversed_order_are_refused_with_the_right_order(
+    task: Callable[..., TaskConfig], names: tuple[str, str]
+) -> None:
+    rows = scored(lambda n: 6 if n % 4 == 0 else 1, names)
+    with pytest.raises(UserError, match=f"2[6-9] of 36 pairs .*{names[0]}") as caught:
+        load_task_dataset(task(rows), None, "offline")
+    assert caught.value.fix == ("task.text=[prompt,rejected,chosen]",)
+    load_task_dataset(task(rows, text=["prompt", "rejected", "chosen"]), None, "offline")
 
 
 def test_no_prompt_is_in_two_splits(task: Callable[..., TaskConfig]) -> None:

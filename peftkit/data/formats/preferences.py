@@ -3,13 +3,16 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import eq, lt
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from peftkit.config import UserError
+from peftkit.config import TaskConfig, UserError, refusal
+from peftkit.config.console import assume
 from peftkit.config.progress import advance
+from peftkit.config.quoting import typed
 from peftkit.data.batches import padding_multiple
 from peftkit.data.cells import text_of
 from peftkit.data.columns import require_columns, text_columns
@@ -20,11 +23,18 @@ from peftkit.data.turns import Turn, as_turn, parse_turns
 
 ANSWER_TOKENS = 64  # maximum length of an answer where task.max_target_length is not set
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # log-likelihoods of the reference, under TRL's names
+SCORES = ("score", "rating", "reward")  # words in the names of columns that rate an answer
 Prompt = str | list[Turn]
 
 
 class PreferenceReader(ExampleReader):
     """Reads a prompt and two answers; splits keep all pairs of a prompt together."""
+
+    complete = "a prompt and two different answers; check task.text=[prompt,chosen,rejected]"
+
+    def read(self, table: Dataset, names: list[str] | None, split: str) -> tuple[Dataset, int]:
+        check_order(self.task, table, split)
+        return super().read(table, names, split)
 
     def parse_text(self, cell: Any) -> Any:
         """Return the text or the turns in a cell."""
@@ -32,7 +42,7 @@ class PreferenceReader(ExampleReader):
 
     def combine_texts(self, texts: Sequence[Any], split: str) -> list[Any]:
         pair = combine_preference(texts, split)
-        return [] if pair[1] == pair[2] else pair
+        return [] if pair[1].strip() == pair[2].strip() else pair
 
     def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
         """Split off a number of examples, or a share below 1, rounded up to whole prompts.
@@ -149,6 +159,30 @@ class PreferenceFormat(Format):
         if answer is None:
             return encode_prompt(self.tokenizer, prompt), []
         return encode_with_answer(self.tokenizer, [*prompt, {"role": "assistant", "content": answer}])
+
+
+def check_order(task: TaskConfig, table: Dataset, split: str) -> None:
+    """State how many pairs have scores, such as score_chosen and score_rejected, that contradict their order.
+
+    Raises:
+        UserError: most training pairs do.
+    """
+    prompt, better, worse = task.text
+    for name in table.column_names:
+        other = name.replace(better, worse)
+        if other == name or other not in table.column_names or not any(word in name.lower() for word in SCORES):
+            continue
+        scores = [pair for pair in zip(table[name][:], table[other][:], strict=True) if all(map(_is_number, pair))]
+        reverse, equal = (sum(map(compare, *zip(*scores, strict=True))) if scores else 0 for compare in (lt, eq))
+        wrong = f"{task.dataset}: {reverse} of {len(scores)} pairs of {split} have a lower {name} than {other}"
+        if split == task.splits["train"] and reverse > (len(scores) - equal) / 2:
+            raise UserError(refusal(wrong, typed("task.text", [prompt, worse, better]), verb="set"))
+        if reverse or equal:
+            assume(f"!! {wrong}, and {equal} have equal ones; they are trained in the order of the columns")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def combine_preference(values: Sequence[Prompt], split: str) -> list[Any]:
