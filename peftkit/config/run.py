@@ -76,6 +76,7 @@ class TaskConfig:
     chat: bool | None = None
     prompt: str | None = None
     verbalizer: dict | None = None
+    stratify: bool | None = None
 
 
 @dataclass

@@ -31,7 +31,8 @@ class TaskDataset:
     A label is an index into `label_names` (classification), a list of them (one for each word of the text,
     which then is a list of words), a float (regression), {text, answer_start} (question answering) or a text; it is
     None where it is hidden; every training example has one. `dropped` counts each split's examples without text, and
-    the training split's without label; `remarks` are logged with the next message.
+    the training split's without label; `remarks` are logged with the next message. `is_split` where the validation
+    split is a part of the training split, as the data has no other.
     """
 
     splits: dict[str, Dataset]
@@ -39,6 +40,7 @@ class TaskDataset:
     source: Source
     dropped: dict[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    is_split: bool = False
 
 
 @stage("reading the data")
@@ -157,6 +159,11 @@ class ExampleReader:
         features = Features({**examples.features, "label": self.feature_of(examples["label"][:])})
         return examples.cast(features), len(table) - len(parsed)
 
+    @property
+    def is_stratified(self) -> bool:
+        """Whether `split` keeps the shares of the labels."""
+        return False
+
     def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
         """Split off a number or a share of examples, the same for every seed."""
         parts = examples.train_test_split(test_size=size, seed=SUBSET_SEED)
@@ -194,7 +201,9 @@ class ExampleReader:
             )
         if search_samples:
             rest, held_out = self.hold_out(splits[str(train)], search_samples)
-            return TaskDataset({str(train): rest, SEARCH_SPLIT: held_out}, names, origin, dropped)
+            return TaskDataset(
+                {str(train): rest, SEARCH_SPLIT: held_out}, names, origin, dropped, is_split=has_only_train
+            )
         limits = {name: task.max_train_samples if name == train else task.max_eval_samples for name in wanted}
         remarks = [] if train is None else check_examples(task, splits, names, may_overlap=has_only_train)
         return TaskDataset(
@@ -203,6 +212,7 @@ class ExampleReader:
             origin,
             dropped,
             tuple(remarks),
+            has_only_train and train is not None,
         )
 
     def read_all(

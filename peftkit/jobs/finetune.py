@@ -77,7 +77,7 @@ def _new_context(config: RunConfig) -> RunContext:
     dataset = load_task_dataset(
         config.task, config.data_root, config.source, search_samples=config.search.samples if config.trial else 0
     )
-    sources, setup = describe_sources(config, source, dataset.source), execution_setup(config)
+    sources, setup = describe_sources(config, source, dataset.source), execution_setup(config, dataset.is_split)
     result: dict[str, Any] = {
         "run": {
             "recipe": config.recipe,

@@ -12,6 +12,7 @@ from peftkit.config import MethodConfig, RunConfig, UserError
 from peftkit.config.console import is_main_process, log
 from peftkit.config.source import Source, fingerprint
 from peftkit.data import offline_corpus
+from peftkit.data.datasets import example_reader
 from peftkit.models import gguf, offline
 from peftkit.models.checkpoints import vector_pooling
 from peftkit.models.embedding_rows import RECORD_FILE, ROWS_FILE, read_vocabulary
@@ -106,12 +107,18 @@ def prompt_positions(method: MethodConfig) -> int:
     return int(method.config.get("num_virtual_tokens") or 0) if takes else 0
 
 
-def execution_setup(config: RunConfig) -> dict[str, Any]:
-    """Return what determines a result besides settings and sources: number of processes, precision, hashes."""
+def execution_setup(config: RunConfig, is_split: bool = False) -> dict[str, Any]:
+    """Return what determines a result besides settings and sources: processes, precision, splits, hashes.
+
+    Args:
+        is_split: whether the validation split is a part of the training split.
+    """
     found: dict[str, Any] = {
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "precision": precision_of(config.train),
     }
+    if (is_split or config.early_stopping.patience is not None) and example_reader(config.task).is_stratified:
+        found["split"] = "stratified"
     if config.distill.teacher is not None:
         folders = (Path(config.distill.teacher) / name for name in ("adapter", "model", PROMPT_FOLDER))
         artifact = next((folder for folder in folders if folder.is_dir()), None)

@@ -63,7 +63,8 @@ class RunResult:
         stored = self.record["run"]["config"]
         if errors := list(stored_errors(stored, opened_packages())):
             raise UserError(f"{self.folder / 'result.json'}: {'; '.join(errors)}")
-        config = RunConfig.from_config(stored)
+        # runs that do not record it split at random, and their validation examples are found again by that split
+        config = RunConfig.from_config({**stored, "task": {"stratify": False, **stored["task"]}})
         import_allowed(str(config.method.config["_target_"]))  # PEFT loads only methods that are registered
         return config
 

@@ -11,11 +11,12 @@ from datasets import ClassLabel, Dataset, Value
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
 from peftkit.config import Refusal, TaskConfig, UserError, kind_of
+from peftkit.config.console import assume
 from peftkit.config.label_names import boolean_hint
 from peftkit.config.progress import advance
 from peftkit.config.quoting import typed
-from peftkit.data.columns import require_columns, text_columns
-from peftkit.data.datasets import ExampleReader
+from peftkit.data.columns import ID, require_columns, text_columns
+from peftkit.data.datasets import SUBSET_SEED, ExampleReader
 from peftkit.data.formats.base import Encoded, Format, Predictions, fill_template, label_mask, tokenize
 from peftkit.data.labels import (
     NUMBER,
@@ -26,6 +27,7 @@ from peftkit.data.labels import (
     log_spellings,
     sort_names,
 )
+from peftkit.data.stratified import stratified_split
 
 STSB_STEP = 0.2  # T5 paper, section 2.4: scores are rounded to the nearest increment of 0.2 and written as text
 MAX_CLASSES = 1000
@@ -72,6 +74,24 @@ class ClassLabelReader(ExampleReader):
         has_hidden = self.task.suite == "glue" or class_feature(self.task, table) is not None
         labels = self.parse_labels(table, split, label_text)
         return [None if has_hidden and label == "-1" else label for label in labels]
+
+    @property
+    def is_stratified(self) -> bool:
+        kind = kind_of(self.task)
+        return kind.has_label_names and kind.sequence_label and self.task.stratify is not False
+
+    def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
+        """Split off a number or a share of examples with the shares of the labels, the same for every seed."""
+        if not self.is_stratified:
+            return super().split(examples, size)
+        is_table = ID in examples.column_names
+        labels = self.raw_labels(examples, "train") if is_table else examples["label"][:]
+        kept, held_out = stratified_split(labels, size, SUBSET_SEED)
+        found, held = {*labels} - {None}, {labels[index] for index in held_out}
+        assume(f"{len(held_out):,} of {len(labels):,} examples are held out, stratified by {self.task.label}")
+        if missing := len(found - held):
+            assume(f"!! {missing} of {len(found)} labels have no held-out example, as they have few examples")
+        return examples.select(kept).flatten_indices(), examples.select(held_out).flatten_indices()
 
     def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
         parse: Callable[[str], Any] = _number if names is None else self.class_id(table, names, split)
