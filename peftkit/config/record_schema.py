@@ -37,6 +37,7 @@ RECORD = {
         "label_counts?": dict,
     },
     "meta": {"seed": int, "device": str, "status": str, "versions?": dict},
+    "calibration?": {"temperature": float, "examples": int},
     "search?": {
         "trials?": [{"learning_rate": float}],
         "curve?": [{"epoch": float, "score": float}],

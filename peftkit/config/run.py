@@ -86,6 +86,11 @@ class EarlyStopping:
 
 
 @dataclass
+class Calibration:
+    holdout: float | None
+
+
+@dataclass
 class Search:
     lr_multipliers: list[float] | None
     samples: int
@@ -174,6 +179,7 @@ class RunConfig:
     method: MethodConfig
     task: TaskConfig
     early_stopping: EarlyStopping
+    calibration: Calibration
     search: Search
     distill: Distill
     extend: Extend
@@ -205,9 +211,10 @@ class RunConfig:
             UserError: the config has other keys than this version of peftkit, such as those of earlier versions.
         """
         try:
+            config = {**ADDED_LATER, **config}
             sections = {name: section(**config[name]) for name, section in SECTIONS.items()}
             return cls(
-                **{**ADDED_LATER, **config, **sections},
+                **{**config, **sections},
                 recipe=recipe,
                 overrides=tuple(overrides),
                 config_dir=config_dir,
@@ -229,13 +236,16 @@ def is_prompted(run: RunConfig) -> bool:
 
 
 SECTIONS: dict[str, type] = {
-    "model": ModelConfig, "method": MethodConfig, "task": TaskConfig, "early_stopping": EarlyStopping, "search": Search,
-    "extend": Extend, "embed": Embed, "generate": Generate, "distill": Distill,
+    "model": ModelConfig, "method": MethodConfig, "task": TaskConfig, "early_stopping": EarlyStopping,
+    "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "generate": Generate,
+    "distill": Distill,
 }  # fmt: skip
 
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
 
-ADDED_LATER = dict.fromkeys(("collator", "allow_code"))  # keys that the configs of earlier run folders lack
+ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier run folders lack
+    "collator": None, "allow_code": None, "calibration": {"holdout": None},
+}  # fmt: skip
 
 # keys that do not change a result, so they are not part of its id or of its entry on a board
 NON_RESULT_KEYS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ from peftkit.data.sanity import check_examples, check_texts
 from peftkit.data.tables import read_tables
 
 SEARCH_SPLIT = "search_holdout"  # the training examples that trials of a search are scored on
+CALIBRATION_SPLIT = "calibration_holdout"  # the training examples that a temperature is fitted on
 SUBSET_SEED = 0  # the examples of max_train_samples are the same for every seed of a comparison
 VALIDATION_SHARE = 0.1  # share of train that becomes validation where the user's data has no other split
 
@@ -45,18 +46,25 @@ class TaskDataset:
 
 @stage("reading the data")
 def load_task_dataset(
-    task: TaskConfig, data_root: str | None, source: str, trained_on: str | None = None, search_samples: int = 0
+    task: TaskConfig,
+    data_root: str | None,
+    source: str,
+    trained_on: str | None = None,
+    search_samples: int = 0,
+    calibration: float | None = None,
 ) -> TaskDataset:
     """Read the splits that the task names; drop and count examples without text or label; map labels to ids.
 
     A tenth of train becomes the validation split where the user's data has no other split; an evaluation of a run that
     was trained on other data (`trained_on` is its revision) uses all of train. With `search_samples`, that many
-    training examples become SEARCH_SPLIT, the others are trained on, and no validation split is read.
+    training examples become SEARCH_SPLIT, the others are trained on, and no validation split is read. A share
+    `calibration` of the training examples becomes CALIBRATION_SPLIT first; a trial neither trains nor is scored on it.
 
     Raises:
         UserError: a file cannot be read, a column or a split is missing, or a label is unknown.
     """
-    data = example_reader(task).load(data_root, source, trained_on, search_samples)
+    reader = replace(example_reader(task), calibration=calibration)
+    data = reader.load(data_root, source, trained_on, search_samples)
     log_assumptions()
     for remark in data.remarks:
         assume(remark)
@@ -82,6 +90,7 @@ class ExampleReader:
     """
 
     task: TaskConfig
+    calibration: float | None = None  # share of the training examples that becomes CALIBRATION_SPLIT
     complete: ClassVar[str] = "both text and label; check task.text and task.label"  # what every example needs
 
     @property
@@ -206,14 +215,10 @@ class ExampleReader:
             )
         limits = {name: task.max_train_samples if name == train else task.max_eval_samples for name in wanted}
         remarks = [] if train is None else check_examples(task, splits, names, may_overlap=has_only_train)
-        return TaskDataset(
-            {name: subset(splits[name], limit) for name, limit in limits.items()},
-            names,
-            origin,
-            dropped,
-            tuple(remarks),
-            has_only_train and train is not None,
-        )
+        limited = {name: subset(splits[name], limit) for name, limit in limits.items()}
+        if self.calibration is not None and train is not None:
+            limited[train], limited[CALIBRATION_SPLIT] = self.split(limited[train], self.calibration)
+        return TaskDataset(limited, names, origin, dropped, tuple(remarks), has_only_train and train is not None)
 
     def read_all(
         self, tables: Mapping[str, Dataset], names: list[str] | None
@@ -233,12 +238,21 @@ class ExampleReader:
         return self.read_all({**dict.fromkeys(train, rest), validation: held_out}, names)
 
     def hold_out(self, examples: Dataset, number: int) -> tuple[Dataset, Dataset]:
-        """Return the training examples of a trial of a search, and `number` others to score it on."""
+        """Return the training examples of a trial of a search, and `number` others to score it on.
+
+        Neither has any of those that the run holds out for its calibration.
+        """
+        limit = self.task.max_train_samples
+        if self.calibration is not None:
+            whole = subset(examples, limit)
+            held = {*self.split(whole, self.calibration)[1]["id"]}
+            limit = None if limit is None else len(whole) - len(held)
+            examples = examples.select([row for row, each in enumerate(examples["id"]) if each not in held])
         remaining = len(examples) - number
         if remaining < number / 4:
             wrong = f"search.samples={number} of {len(examples)} training examples leaves too few to train on"
             raise UserError(refusal(wrong, f"search.samples={len(examples) // 4}", verb="set"))
-        return self.search_split(examples, number, min(self.task.max_train_samples or remaining, remaining))
+        return self.search_split(examples, number, min(limit or remaining, remaining))
 
 
 def subset(examples: Dataset, limit: int | None) -> Dataset:

@@ -22,6 +22,7 @@ from peftkit.leaderboard.stats import task_score
 from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import find_model
 from peftkit.pipeline.build import TrainingBundle
+from peftkit.pipeline.calibration import calibrate
 from peftkit.pipeline.evaluate import evaluate_splits, predict_encoded
 from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encode
 from peftkit.pipeline.export import artifact_bytes, export_artifact, save_prompt
@@ -75,7 +76,11 @@ def _new_context(config: RunConfig) -> RunContext:
     """Find model, data and the run folder; nothing is written yet."""
     source = find_model(config.model, config.source)
     dataset = load_task_dataset(
-        config.task, config.data_root, config.source, search_samples=config.search.samples if config.trial else 0
+        config.task,
+        config.data_root,
+        config.source,
+        search_samples=config.search.samples if config.trial else 0,
+        calibration=config.calibration.holdout,
     )
     sources, setup = describe_sources(config, source, dataset.source), execution_setup(config, dataset.is_split)
     result: dict[str, Any] = {
@@ -89,6 +94,7 @@ def _new_context(config: RunConfig) -> RunContext:
         "costs": {},
         "audit": {"sources": sources},
         "search": None,
+        "calibration": None,
         "forgetting": None,
         "meta": run_folder.meta(config.seed, device_name(), setup["precision"]),
     }
@@ -198,6 +204,8 @@ def _run_stages(context: RunContext) -> None:
     context.result["scores"], costs = evaluate_splits(
         config, bundle, trained.trainer, splits.validation, context.dataset, folder / "predictions.parquet"
     )
+    if splits.calibration is not None:
+        context.result["calibration"] = calibrate(context, bundle, trained.trainer, splits.calibration)
     artifact = None
     if not config.trial:
         if is_main_process() and is_prompted(config):

@@ -67,7 +67,7 @@ def plan(config: RunConfig) -> None:
 def make_plan(config: RunConfig) -> Plan:
     """Load data and model, and count parameters, steps, tokens, truncation, padding and memory without training."""
     source = find_model(config.model, config.source)
-    dataset = load_task_dataset(config.task, config.data_root, config.source)
+    dataset = load_task_dataset(config.task, config.data_root, config.source, calibration=config.calibration.holdout)
     warn_substitutions(source, dataset.source)
     examples = dataset.splits[config.task.splits["train"]]
     if config.early_stopping.patience is not None:

@@ -15,7 +15,7 @@ from peftkit.config import RunConfig, generates_text, is_prompted
 from peftkit.config.console import log
 from peftkit.config.progress import stage
 from peftkit.config.source import Source
-from peftkit.data.datasets import SEARCH_SPLIT, TaskDataset
+from peftkit.data.datasets import CALIBRATION_SPLIT, SEARCH_SPLIT, TaskDataset
 from peftkit.data.formats import Encoded, Format, format_of
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS
 from peftkit.data.unknown_tokens import count_unknown_tokens
@@ -60,12 +60,13 @@ class Reference:
 
 @dataclass(frozen=True)
 class EncodedSplits:
-    """The encoded examples of a run. `holdout` is scored after each epoch."""
+    """The encoded examples of a run. `holdout` is scored after each epoch, `calibration` after training."""
 
     train: Encoded
     validation: dict[str, Encoded]
     holdout: Encoded | None
     costs: dict[str, float]  # of the reference
+    calibration: Encoded | None = None
 
 
 def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits]:
@@ -77,6 +78,8 @@ def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits
     config, data, audit = context.config, context.dataset, context.result["audit"]
     trained_on, has_teacher = config.task.splits["train"], config.distill.teacher is not None
     examples, tables = data.splits[trained_on], {name: data.splits[name] for name in config.task.splits["validation"]}
+    if CALIBRATION_SPLIT in data.splits:
+        tables[CALIBRATION_SPLIT] = data.splits[CALIBRATION_SPLIT]
     if config.early_stopping.patience is not None:
         examples, tables[HOLDOUT_EXAMPLES] = split_holdout(data, config.task, config.early_stopping.holdout)
     requested = len(examples)
@@ -97,8 +100,9 @@ def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits
     holdout = encoded.pop(HOLDOUT_EXAMPLES, encoded[SEARCH_SPLIT] if config.trial else None)
     if is_prompted(config):
         audit["shots"] = _count_shots(config, bundle.format, encoded)
+    calibration = encoded.pop(CALIBRATION_SPLIT, None)
     train.positions.clear()  # only predictions need them, and training would keep them in memory
-    return bundle, EncodedSplits(train, encoded, holdout, reference.costs)
+    return bundle, EncodedSplits(train, encoded, holdout, reference.costs, calibration)
 
 
 def score_reference(

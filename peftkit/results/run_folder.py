@@ -38,6 +38,8 @@ def run_id(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: M
         settings[part] = {key: value for key, value in settings[part].items() if f"{part}.{key}" not in NON_RESULT_KEYS}
     if not config.trial and config.search.lr_multipliers is None:
         del settings["trial"], settings["search"]
+    if config.calibration.holdout is None:
+        del settings["calibration"]
     if config.distill.teacher is None:
         del settings["distill"]
     else:

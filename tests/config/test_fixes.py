@@ -66,6 +66,7 @@ model.keep_layers=[0] method=lora
 trial=true search.lr_multipliers=[1,3]
 train.bf16=true train.fp16=true
 train.eval_strategy=epoch
+calibration.holdout=0.1 task=stsb
 early_stopping.patience=3 train.eval_strategy=no
 early_stopping.patience=3 train.eval_strategy=steps train.save_strategy=epoch
 method=adalora distill.teacher=x

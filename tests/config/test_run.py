@@ -12,8 +12,10 @@ from omegaconf import OmegaConf
 
 from peftkit import paths
 from peftkit.config import JOBS, SECTIONS, RunConfig, UserError
-from peftkit.config.run import PROVENANCE
+from peftkit.config.run import ADDED_LATER, PROVENANCE
 from peftkit.config.suggestions import key_names
+from peftkit.leaderboard.settings import flatten
+from peftkit.results.run_folder import run_id
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,15 @@ def test_defaults_of_the_top_level_and_its_sections_are_in_the_yaml_alone() -> N
         for field in dataclasses.fields(owner):
             has_default = {field.default, field.default_factory} != {dataclasses.MISSING}
             assert has_default != (field.name in {*values, "model", "method", "task"}), field.name
+
+
+def test_a_config_that_lacks_later_keys_is_read_with_their_defaults_and_has_the_same_id() -> None:
+    values = choose(["task=mrpc"])[0].to_dict()
+    read = RunConfig.from_config({name: value for name, value in values.items() if name not in ADDED_LATER})
+    assert read.to_dict() == values
+    (calibrated,) = choose(["task=mrpc", "calibration.holdout=0.1"])
+    assert run_id(calibrated, {}, {}) != run_id(read, {}, {}) == run_id(choose(["task=mrpc"])[0], {}, {})
+    assert "calibration" not in {key.partition(".")[0] for key in flatten(read.to_dict())}  # of entries on boards
 
 
 def test_a_config_with_other_keys_is_refused() -> None:

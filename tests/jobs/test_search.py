@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from helpers import commands
 from helpers.commands import check
 
 from peftkit.config import RunConfig, UserError
-from peftkit.data.datasets import SEARCH_SPLIT, load_task_dataset
+from peftkit.data.datasets import CALIBRATION_SPLIT, SEARCH_SPLIT, load_task_dataset
 from peftkit.jobs.finetune import rates, trial_config
 from peftkit.leaderboard.stats import task_score
 from peftkit.results.run_folder import run_id
@@ -76,6 +77,22 @@ def test_a_trial_is_scored_on_training_rows_it_was_not_trained_on(tiny: Override
     assert (len(train), len(validation)) == (24, 100)
     assert not train & validation
     assert train == set(whole.splits["train"]["id"])  # what trains is what the rows of validation are held against
+
+
+@pytest.mark.parametrize("limit", [100, None])
+def test_examples_of_a_calibration_are_neither_trained_on_nor_scored_in_a_trial(
+    tiny: Overrides, limit: int | None
+) -> None:
+    overrides = [each for each in tiny("bert", "task=mrpc") if "samples" not in each]
+    task = RunConfig.from_config(config([*overrides, f"task.max_train_samples={limit or 'null'}"])).task
+    whole, run = (load_task_dataset(task, None, "offline", calibration=each).splits for each in (None, 0.1))
+    tried = load_task_dataset(task, None, "offline", search_samples=100, calibration=0.1).splits
+    train, held_out = ({*run[name]["id"]} for name in ("train", CALIBRATION_SPLIT))
+    assert not train & held_out and train | held_out == {*whole["train"]["id"]}
+    assert len(held_out) == math.ceil(len(whole["train"]) / 10) and run["validation"]["id"] == whole["validation"]["id"]
+    trained, scored = ({*tried[name]["id"]} for name in ("train", SEARCH_SPLIT))
+    assert not held_out & (trained | scored) and not trained & scored and len(scored) == 100
+    assert len(trained) == len(train) - (100 if limit is None else 0)
 
 
 @pytest.mark.slow

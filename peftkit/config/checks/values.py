@@ -76,7 +76,11 @@ RANGES = (  # of values of the right type; null has no range
         "a number of 0 or more",
     )
     | _rule("method.config.lora_dropout", lambda x: 0 <= x < 1, "a number of 0 or more, below 1")
-    | _rule("early_stopping.holdout task.noise_density", lambda x: 0 < x < 1, "a number above 0 and below 1")
+    | _rule(
+        "early_stopping.holdout calibration.holdout task.noise_density",
+        lambda x: 0 < x < 1,
+        "a number above 0 and below 1",
+    )
     | _rule("generate.max_rouge_l generate.top_p", lambda x: 0 < x <= 1, "a number above 0, at most 1")
     | _rule("train.max_steps", lambda x: x == -1 or x > 0, "a number above 0, or -1")
     | _rule(

@@ -1,0 +1,112 @@
+"""Calibration of class probabilities: temperature scaling, and how far confidence is from accuracy."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from peftkit.metrics.registry import Array
+
+BINS = 15  # of the expected calibration error, as in Guo et al. 2017
+TEMPERATURES = (0.01, 100.0)  # among which the temperature is searched
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well probabilities fit the labels: lower is better."""
+
+    nll: float  # mean negative log-likelihood of the labels, in nats
+    ece: float  # expected calibration error
+
+
+def probabilities(scores: Array, temperature: float = 1.0) -> Array:
+    """Return the probabilities (examples, classes) of scores: logits, or log-likelihoods of labels."""
+    from scipy.special import softmax
+
+    return np.asarray(softmax(np.asarray(scores, float) / temperature, axis=-1))
+
+
+def calibration_quality(scores: Array, labels: Array, temperature: float = 1.0) -> Quality:
+    """Return the quality of the probabilities of scores (examples, classes) for the class ids of labels."""
+    found = probabilities(scores, temperature)
+    is_right = found.argmax(-1) == labels
+    return Quality(
+        negative_log_likelihood(scores, labels, temperature), expected_calibration_error(found.max(-1), is_right)
+    )
+
+
+def negative_log_likelihood(scores: Array, labels: Array, temperature: float = 1.0) -> float:
+    """Return the mean negative log-likelihood of the labels in nats."""
+    from scipy.special import log_softmax
+
+    found = log_softmax(np.asarray(scores, float) / temperature, axis=-1)
+    return float(-found[np.arange(len(labels)), labels].mean())
+
+
+def expected_calibration_error(confidences: Array, is_right: Array, bins: int = BINS) -> float:
+    """Return the mean distance of confidence and accuracy over bins of equal width (Guo et al. 2017, section 2).
+
+    Args:
+        confidences: (examples,) the largest probability of each.
+        is_right: (examples,) whether its class is the label.
+    """
+    confidences, is_right = np.asarray(confidences, float), np.asarray(is_right, float)
+    which = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)  # bins include their upper end
+    gaps = np.bincount(which, is_right - confidences, bins)  # of each bin: its count times accuracy minus confidence
+    return float(np.abs(gaps).sum() / len(confidences))
+
+
+def fit_temperature(scores: Array, labels: Array) -> float:
+    """Return the temperature that minimizes the negative log-likelihood (Guo et al. 2017, section 4.2).
+
+    It is 1 where every answer is right: the likelihood then grows without limit as the temperature falls.
+    """
+    from scipy.optimize import minimize_scalar
+
+    if (np.asarray(scores).argmax(-1) == labels).all():
+        return 1.0
+    found = minimize_scalar(
+        lambda log_t: negative_log_likelihood(scores, labels, float(np.exp(log_t))),
+        bounds=tuple(np.log(TEMPERATURES)),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(np.exp(found.x))
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A confidence from which answers are given, with what it gave on labeled examples."""
+
+    confidence: float
+    answered: int
+    right: int
+    examples: int
+
+    @property
+    def coverage(self) -> float:
+        return self.answered / self.examples
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.answered
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the accuracy (Clopper and Pearson 1934)."""
+        from scipy.stats import binomtest
+
+        found = binomtest(self.right, self.answered).proportion_ci(0.95, "exact")
+        return float(found.low), float(found.high)
+
+
+def thresholds(confidences: Array, is_right: Array) -> list[Threshold]:
+    """Return every threshold at which another example is answered, from the largest coverage on."""
+    confidences, is_right = np.asarray(confidences, float), np.asarray(is_right)
+    order = np.argsort(-confidences, kind="stable")
+    right, sorted_confidences = np.cumsum(is_right[order]), confidences[order]
+    # equal confidences are answered together
+    last = np.flatnonzero(np.append(np.diff(sorted_confidences) < 0, True))
+    return [
+        Threshold(float(sorted_confidences[index]), int(index) + 1, int(right[index]), len(confidences))
+        for index in last[::-1]
+    ]
