@@ -50,9 +50,39 @@ def expected_calibration_error(confidences: Array, is_right: Array, bins: int = 
         is_right: (examples,) whether its class is the label.
     """
     confidences, is_right = np.asarray(confidences, float), np.asarray(is_right, float)
-    which = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)  # bins include their upper end
+    which = _bins_of(confidences, bins)
     gaps = np.bincount(which, is_right - confidences, bins)  # of each bin: its count times accuracy minus confidence
     return float(np.abs(gaps).sum() / len(confidences))
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The examples whose confidence is above `low` and at most `high`; the first bin has those of 0 too."""
+
+    low: float
+    high: float
+    examples: int
+    right: int
+    confidence: float  # mean
+
+
+def reliability_bins(confidences: Array, is_right: Array, bins: int = BINS) -> list[ReliabilityBin]:
+    """Return the bins of the expected calibration error that have examples, for a reliability plot."""
+    confidences, is_right = np.asarray(confidences, float), np.asarray(is_right, bool)
+    which, edges = _bins_of(confidences, bins), np.linspace(0, 1, bins + 1).tolist()
+    return [
+        ReliabilityBin(
+            edges[n], edges[n + 1], len(inside), int(is_right[inside].sum()), float(confidences[inside].mean())
+        )
+        for n in range(bins)
+        for inside in (np.flatnonzero(which == n),)
+        if len(inside)
+    ]
+
+
+def _bins_of(confidences: Array, bins: int) -> Array:
+    """Return the number of the bin of each confidence; bins include their upper end."""
+    return np.digitize(confidences, np.linspace(0, 1, bins + 1)[1:-1], right=True)
 
 
 def fit_temperature(scores: Array, labels: Array) -> float:
