@@ -13,8 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 import peftkit
+from peftkit.data.miniglue import miniglue
+from peftkit.results.run_folder import PREDICTION_COLUMNS
 from peftkit.results.run_result import RunResult
 
 VERBS = ["compare", "embed", "evaluate", "finetune", "leaderboard", "load", "merge", "plan", "predict"]
@@ -54,7 +57,14 @@ def test_a_run_has_scores_costs_and_predictions(run: RunResult) -> None:
     assert set(run.scores) == {"accuracy"} and run.status == "finished"
     assert run.costs["steps"] == 2
     predictions = run.predictions()
-    assert list(predictions.columns) == ["id", "split", "label", "prediction", "scores"] and len(predictions) == 16
+    assert list(predictions.columns) == [*PREDICTION_COLUMNS, "sentence"] and len(predictions) == 16
+    names = np.array(["negative", "positive"])
+    assert (names[predictions["label"]] == predictions["label_name"]).all()
+    assert (names[predictions["prediction"]] == predictions["prediction_name"]).all()
+    logits, probabilities = np.stack(predictions["scores"]), np.stack(predictions["probabilities"])
+    np.testing.assert_allclose(probabilities, softmax(logits, axis=-1))
+    texts = {row["idx"]: row["sentence"] for row in miniglue("sst2")["validation"]}
+    assert [texts[number] for number in predictions["id"]] == list(predictions["sentence"])
     assert FOLDER in str(run.folder)
     overrides = json.loads((run.folder / "result.json").read_text(encoding="utf-8"))["run"]["overrides"]
     assert "train.num_train_epochs=1" in overrides and "task=sst2" in overrides

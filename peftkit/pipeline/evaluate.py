@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
 from peftkit import training
-from peftkit.config import RunConfig, UserError
+from peftkit.config import RunConfig, UserError, kind_of
 from peftkit.config.console import is_main_process, log
 from peftkit.config.endings import TABLES
 from peftkit.config.files import ending_of, stem_of
+from peftkit.data.columns import SUFFIX, text_columns
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics import score
+from peftkit.metrics.calibration import probabilities
 from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.results import run_folder
@@ -55,16 +58,7 @@ def evaluate_splits(
             scores |= _score(
                 config, bundle, predictions, encoded, name.removeprefix("validation") if len(splits) > 1 else ""
             )
-        labels = zip(_plain(encoded.labels), encoded.has_label, strict=True)
-        parts.append(
-            {
-                "id": list(data.splits[name]["id"]),
-                "split": [name] * len(predictions.predictions),
-                "label": [label if known else None for label, known in labels],
-                "prediction": _plain(predictions.predictions),
-                "scores": [_plain(row.astype(float)) or None for row in predictions.scores],
-            }
-        )
+        parts.append(_prediction_columns(bundle, data.splits[name], name, encoded, predictions))
     if is_main_process():
         columns = {name: [value for part in parts for value in part[name]] for name in parts[0]}
         run_folder.write_predictions(file, columns)
@@ -72,6 +66,30 @@ def evaluate_splits(
         "eval_seconds": sum(cost["seconds"] for cost in costs),
         "eval_peak_bytes": max(cost["peak_bytes"] or 0 for cost in costs) or None,
     }
+
+
+def _prediction_columns(
+    bundle: TrainingBundle, table: Dataset, split: str, encoded: Encoded, answers: Predictions
+) -> dict[str, list]:
+    """Return the columns of predictions.parquet: those of `run_folder.PREDICTION_COLUMNS` that apply, and the texts."""
+    labels = zip(_plain(encoded.labels), encoded.has_label, strict=True)
+    known = [label if is_known else None for label, is_known in labels]
+    columns = {
+        "id": list(table["id"]),
+        "split": [split] * len(known),
+        "label": known,
+        "prediction": _plain(answers.predictions),
+        "scores": [_plain(row.astype(float)) or None for row in answers.scores],
+    }
+    describe = bundle.format.describe
+    if bundle.format.names is not None:
+        columns["label_name"] = [None if label is None else describe(label) for label in known]
+        columns["prediction_name"] = [describe(each) for each in answers.predictions]
+        if kind_of(bundle.format.task).sequence_label:
+            columns["probabilities"] = probabilities(np.stack(answers.scores)).tolist()
+    texts = [name for name in (*text_columns(bundle.format.task), "messages") if name in table.column_names]
+    taken = run_folder.PREDICTION_COLUMNS
+    return columns | {f"{name}{SUFFIX}" if name in taken else name: list(table[name]) for name in texts}
 
 
 def predict_encoded(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:

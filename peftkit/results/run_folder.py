@@ -20,6 +20,9 @@ from peftkit.paths import atomic_write, safe_name
 
 SCHEMA = 2  # of result.json, see docs/reference/run-folder.md; version 0.1 has none
 LOCATIONS = {"model": ("model", ("checkpoint", "revision")), "data": ("task", ("dataset", "subset", "revision"))}
+PREDICTION_COLUMNS = (  # of predictions.parquet, besides those of the texts
+    "id", "split", "label", "prediction", "scores", "label_name", "prediction_name", "probabilities",
+)  # fmt: skip
 PACKAGES = ("peftkit", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes")
 
 
@@ -155,7 +158,7 @@ def write_config(folder: Path, config: RunConfig) -> None:
 
 
 def write_predictions(file: Path, columns: Mapping[str, list]) -> None:
-    """Write the columns id, split, label, prediction and scores, one row per example, as parquet."""
+    """Write columns of predictions, one row per example, as parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

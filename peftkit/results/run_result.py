@@ -95,7 +95,7 @@ class RunResult:
         return str(self.record["meta"]["status"])
 
     def predictions(self) -> pd.DataFrame:
-        """Return id, split, label, prediction and scores of each validation example.
+        """Return each validation example: id, split, label, prediction, scores, names, probabilities and texts.
 
         Raises:
             UserError: the file is damaged.
