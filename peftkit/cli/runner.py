@@ -117,6 +117,10 @@ class SweepRunner:
             from peftkit.jobs.leaderboard import show_runs
 
             show_runs(self.folders, self.claim)
+            if len(self.folders) == 1:
+                from peftkit.jobs.report import show_report
+
+                show_report(self.folders[0])
             if not self.exit_code:
                 log(f"next: python -m peftkit {shlex.join(self._next_overrides())}")
         return self.exit_code

@@ -82,6 +82,14 @@ _JOBS = (
         writes="folder",
     ),
     Job(
+        "report",
+        "write report.html of a run folder: classes, mistakes, calibration, costs: run=DIR",
+        "peftkit.jobs.report:report",
+        reads=(),
+        run="required",
+        loads_model=False,
+    ),
+    Job(
         "forgetting",
         "measure the change in language modeling loss by a run: run=DIR",
         "peftkit.jobs.forgetting:forgetting",

@@ -18,6 +18,7 @@ from peftkit.config import RunConfig, UserError, error_summary, is_prompted
 from peftkit.config.console import is_main_process, log
 from peftkit.config.secrets import without_secrets
 from peftkit.data.datasets import SEARCH_SPLIT, load_task_dataset
+from peftkit.jobs.report import log_warnings
 from peftkit.leaderboard.stats import task_score
 from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import find_model
@@ -27,12 +28,14 @@ from peftkit.pipeline.evaluate import evaluate_splits, predict_encoded
 from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encode
 from peftkit.pipeline.export import artifact_bytes, export_artifact, save_prompt
 from peftkit.pipeline.measures import compare_language, mean_bits_per_byte, measure_latency
+from peftkit.pipeline.report import try_report
 from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, warn_substitutions
 from peftkit.pipeline.train import TrainedRun, run_costs, train
 from peftkit.results import run_folder
 from peftkit.results.model_card import model_card
 from peftkit.results.run_result import RunResult
 
+SHOWN_WARNINGS = 3  # of a report, after each run
 TRIAL_SEED = 0  # of every trial; the seeds of a comparison share their trials
 
 
@@ -218,6 +221,8 @@ def _run_stages(context: RunContext) -> None:
         context.result["costs"] = run_costs(trained, splits.train, size, costs | splits.costs)
         _record(context, artifact)
         log(f"   {_scores(context.result)} in {trained.fit.seconds:.0f} s")
+        if not config.trial and (report := try_report(folder)) is not None:
+            log_warnings(report, most=SHOWN_WARNINGS)
     # in a search and in job=downstream all processes read the result that the main process writes
     trained.trainer.accelerator.wait_for_everyone()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Ids = Sequence[int] | np.ndarray
 Z = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 
 
@@ -37,7 +38,7 @@ class ClassScores:
     f1: Estimate
 
 
-def confusion_matrix(labels: Sequence[int], predictions: Sequence[int], classes: int) -> np.ndarray:
+def confusion_matrix(labels: Ids, predictions: Ids, classes: int) -> np.ndarray:
     """Return counts (labels, predictions) of class ids."""
     pairs = np.asarray(labels, int) * classes + np.asarray(predictions, int)
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)

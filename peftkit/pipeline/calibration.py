@@ -10,10 +10,11 @@ import numpy as np
 from peftkit.config.console import is_main_process, log
 from peftkit.data.datasets import CALIBRATION_SPLIT
 from peftkit.data.formats import Encoded
-from peftkit.metrics.calibration import TEMPERATURES, calibration_quality, fit_temperature
+from peftkit.metrics.calibration import TEMPERATURES, calibration_quality, fit_temperature, probabilities
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import evaluate_splits
 from peftkit.pipeline.examples import RunContext
+from peftkit.results.run_folder import write_predictions
 
 CALIBRATION_FILE = "calibration.parquet"  # of a run folder, with the columns of predictions.parquet
 
@@ -35,8 +36,18 @@ def calibrate(context: RunContext, bundle: TrainingBundle, trainer: Any, held_ou
     for name in dict.fromkeys(splits.tolist()):
         chosen = splits == name
         record["validation"][name] = _effect(scores[chosen], labels[chosen], temperature)
+    _scale_probabilities(context.folder / "predictions.parquet", temperature)
     _log_temperature(record)
     return record
+
+
+def _scale_probabilities(file: Path, temperature: float) -> None:
+    """Replace the probabilities in a file of predictions by those at a temperature."""
+    import pyarrow.parquet as pq
+
+    columns = pq.read_table(file).to_pydict()
+    scaled = probabilities(np.array(columns["scores"], float), temperature)
+    write_predictions(file, columns | {"probabilities": scaled.tolist()})
 
 
 def read_scores(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,76 @@
+"""The report of a run: report.html in its folder, and lines for the terminal, by the kind of its task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from peftkit.config import UserError, error_summary
+from peftkit.config.console import log
+from peftkit.config.quoting import as_override
+from peftkit.pipeline.report.classification import classification_sections
+from peftkit.pipeline.report.overview import common_sections, headline
+from peftkit.pipeline.report.run_data import RunData, Section, read_run
+from peftkit.results.page import Html, element, list_of, page, section, write_page
+
+__all__ = ["FILE", "Report", "make_report", "try_report"]
+
+FILE = "report.html"
+# a kind that is not listed has the sections that all kinds have
+SECTIONS: dict[str, Callable[[RunData], list[Section]]] = {
+    "classification": classification_sections,
+}
+
+
+class Report:
+    """The report of a finished run."""
+
+    def __init__(self, run: RunData) -> None:
+        self.run = run
+        kind = run.config.task.kind
+        own = SECTIONS[kind](run) if kind in SECTIONS and run.columns.get("id") else []
+        self.sections = [*own, *common_sections(run)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader should see first."""
+        return [warning for each in self.sections for warning in each.warnings]
+
+    @property
+    def lines(self) -> list[str]:
+        """The short report of the terminal, without the warnings."""
+        return [line for each in self.sections for line in each.lines]
+
+    def write(self) -> Path:
+        """Write report.html in the run folder."""
+        config = self.run.config
+        warnings = [element("h2", "Look here first"), list_of(self.warnings)]
+        parts: list[Html] = [
+            headline(self.run),
+            *([element("div", *warnings, class_="warnings")] if self.warnings else []),
+            *(section(each.title, *each.content) for each in self.sections),
+        ]
+        write_page(page(f"{config.method.name} on {config.task.name}", *parts), self.run.folder / FILE)
+        return self.run.folder / FILE
+
+
+def make_report(folder: Path) -> Report:
+    """Read a run folder and return its report.
+
+    Raises:
+        UserError: the run is not finished, or a file of it cannot be read.
+    """
+    return Report(read_run(folder))
+
+
+def try_report(folder: Path, writes: bool = True) -> Report | None:
+    """Return the report of a run that is recorded already, and write its page; a failure is only logged."""
+    try:
+        report = make_report(folder)
+        if writes:
+            report.write()
+        return report
+    except Exception as error:  # the result is complete without a report
+        reason = str(error) if isinstance(error, UserError) else error_summary(error)
+        log(f"!! no report: {reason}; repeat it with job=report run={as_override(folder)}")
+        return None

@@ -1,0 +1,224 @@
+"""The sections of a report that every kind of task has: scores, learning curve, data, settings and costs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import yaml
+
+from peftkit.leaderboard.costs import COSTS
+from peftkit.leaderboard.paired import can_resample, read_run_predictions, scores_by_resample
+from peftkit.metrics.per_class import share
+from peftkit.pipeline.report.run_data import RunData, Section
+from peftkit.results.page import Html, details, element, joined, list_of, paragraph, table
+from peftkit.results.page.charts import Point, line_chart
+
+RESAMPLES, MIN_RESAMPLES, MAX_NUMBERS = 1000, 200, 4_000_000  # of scores; the last: examples x resamples
+MAX_RESAMPLED = 20_000  # examples, so that a report takes less than a second
+NOTABLE_SHARE = 0.05  # of truncated examples or unknown tokens
+SHOWN_LABELS = 50
+
+
+def headline(run: RunData) -> Html:
+    """Return what was trained on what, and the scores with their 95 % intervals over validation examples."""
+    config, meta, rows = run.config, run.record["meta"], run.audit.get("rows", {})
+    sources = run.audit["sources"]
+    counts = ", ".join(f"{count:,} {split}" for split, count in rows.items())
+    scores = [
+        element("div", element("dt", name), element("dd", f"{entry['value']:.3f} ", element("small", interval)))
+        for name, entry in run.record["scores"].items()
+        for interval in (score_interval(run, name, entry["value"]),)
+    ]
+    note = (
+        "Intervals: 95 %, over validation examples, of this one run. Other seeds and other training data add to them."
+    )
+    return joined(
+        [
+            paragraph(
+                f"{config.method.name} of {sources['model']['name']} on {config.task.name}, "
+                f"data {sources['data']['name']}, seed {config.seed}. Examples: {counts}. "
+                f"Trained on {meta['device']}, {meta['started'][:10]}."
+            ),
+            element("dl", *scores, class_="scores") if scores else paragraph("The labels are hidden: no scores."),
+            element("p", note, class_="muted") if any("–" in each for each in scores) else None,
+        ]
+    )
+
+
+def score_interval(run: RunData, name: str, value: float) -> str:
+    """Return the 95 % interval of a score: Wilson's for accuracy, else of bootstrap resamples; empty where unknown."""
+    if name == "accuracy":
+        found = share(sum(map(_equals, run.columns["label"], run.columns["prediction"])), len(run.columns["label"]))
+        return f"{found.low:.3f}–{found.high:.3f}"
+    predictions = read_run_predictions(run.folder)
+    if predictions is None or len(predictions.ids) > MAX_RESAMPLED or not can_resample([name], predictions):
+        return ""
+    count = int(np.clip(MAX_NUMBERS // len(predictions.ids), MIN_RESAMPLES, RESAMPLES))
+    whole, resampled = scores_by_resample(
+        [name],
+        predictions.labels,
+        predictions.predictions[None],
+        predictions.splits,
+        count,
+        classes=len(run.names) or None,
+    )
+    sign = -1 if whole[0] * value < 0 else 1  # of errors, whose negative is resampled
+    low, high = sorted(sign * float(limit) for limit in np.percentile(resampled, [2.5, 97.5]))
+    return f"{low:.3f}–{high:.3f}" if high > low else ""
+
+
+def common_sections(run: RunData) -> list[Section]:
+    return [_curve(run), _data(run), _settings(run), _costs(run)]
+
+
+def _curve(run: RunData) -> Section:
+    losses = _points(run, "loss")
+    scores = _points(run, "eval_score")
+    charts = []
+    if len(losses) > 1:
+        caption = "Mean training loss since the point before."
+        charts.append(line_chart("Training loss by step", caption, "step", "training loss", {"loss": losses}))
+    if len(scores) > 1:
+        caption = "Score on examples held out from training, which chose the epoch."
+        charts.append(line_chart("Held-out score by step", caption, "step", "score", {"score": scores}))
+    if not charts:
+        steps = run.record["costs"].get("steps") or 0
+        return Section(
+            "Learning curve",
+            [paragraph(f"The log has too few points for a curve of {steps:,} steps; lower train.logging_steps.")],
+        )
+    return Section("Learning curve", [element("div", *charts, class_="plots")])
+
+
+def _points(run: RunData, name: str) -> list[Point]:
+    points: list[tuple[Any, Any]] = [(entry.get("step"), entry.get(name)) for entry in run.log]
+    return [(float(x), float(y)) for x, y in points if _is_number(x) and _is_number(y)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
+
+
+def _data(run: RunData) -> Section:
+    audit = run.audit
+    headings = ["split", "examples", "dropped", "truncated", "unknown tokens"]
+    rows = [
+        (
+            split,
+            f"{count:,}",
+            f"{audit.get('dropped', {}).get(split, 0):,}",
+            f"{audit.get('truncated', {}).get(split, 0):,}",
+            _percent(audit.get("unknown_tokens", {}).get(split)),
+        )
+        for split, count in audit.get("rows", {}).items()
+    ]
+    note = f"Dropped: without text or label. Truncated: at {run.config.task.max_length} tokens."
+    sources = [
+        f"{part}: {source['name']} ({source['kind']}), revision {source.get('revision') or 'unknown'}"
+        for part, source in audit["sources"].items()
+    ]
+    content = [
+        table("Examples by split", headings, rows, headings[1:]),
+        paragraph(note),
+        *_label_counts(run),
+        list_of(sources),
+    ]
+    return Section("Data", content, tuple(_data_warnings(run)))
+
+
+def _label_counts(run: RunData) -> list[Html]:
+    counts: Mapping[str, Mapping[str, Any]] = run.audit.get("label_counts") or {}
+    labels = list(dict.fromkeys(label for each in counts.values() for label in each))
+    if not labels:
+        return []
+    rows = [(label, *(_count(each.get(label)) for each in counts.values())) for label in labels[:SHOWN_LABELS]]
+    more = f", the first {SHOWN_LABELS} of {len(labels)}" if len(labels) > SHOWN_LABELS else ""
+    return [table(f"Labels by split{more}", ["", *counts], rows, list(counts))]
+
+
+def _data_warnings(run: RunData) -> list[str]:
+    audit, found = run.audit, []
+    for part, source in audit["sources"].items():
+        if source.get("substituted_for"):
+            found.append(
+                f"{part}: {source['name']} ({source['kind']}) replaces {source['substituted_for']}, "
+                "whose scores these are not"
+            )
+    limit = run.config.task.max_length
+    for split, count in audit.get("rows", {}).items():
+        truncated, unknown = audit.get("truncated", {}).get(split, 0), audit.get("unknown_tokens", {}).get(split) or 0
+        if count and truncated / count >= NOTABLE_SHARE:
+            found.append(f"{truncated / count:.0%} of {split} is truncated at {limit} tokens; raise task.max_length")
+        if unknown >= NOTABLE_SHARE:
+            found.append(f"{unknown:.0%} of the tokens of {split} are unknown to the tokenizer")
+    if not run.columns.get("id"):
+        found.append("no validation example has a label, so nothing was scored")
+    return found
+
+
+def _settings(run: RunData) -> Section:
+    config, setup, versions = run.config, run.record["run"].get("setup", {}), run.record["meta"].get("versions", {})
+    train = config.train
+    search = run.record.get("search") or {}
+    rate = f"{train['learning_rate']:g}"
+    if search.get("trials"):
+        tried = ", ".join(f"{trial['learning_rate']:g}" for trial in search["trials"])
+        rate += f" (the best of {tried}, on {search['rows']} examples held out from training)"
+    rows = [
+        ("method", config.method.name),
+        ("model", f"{config.model.name}, {run.audit['sources']['model']['name']}"),
+        ("learning rate", rate),
+        ("epochs", f"{train['num_train_epochs']:g}"),
+        ("batch size", f"{train['per_device_train_batch_size']}"),
+        ("most tokens per example", f"{config.task.max_length}"),
+        ("seed", f"{config.seed}"),
+        ("precision", str(setup.get("precision", run.record["meta"].get("precision")))),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
+    ]
+    command = f"python -m peftkit {shlex.join(run.record['run'].get('overrides') or [])}"
+    whole = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    return Section(
+        "Settings",
+        [
+            table("The main settings", ["setting", "value"], rows),
+            paragraph("Command:"),
+            element("pre", command),
+            details("All settings", element("pre", whole)),
+        ],
+    )
+
+
+def _costs(run: RunData) -> Section:
+    costs = run.record.get("costs") or {}
+    rows = [
+        (cost.label, f"{costs[name]:.1%}" if cost.unit == "%" else cost.text(costs[name]))
+        for name, cost in COSTS.items()
+        if costs.get(name) is not None
+    ]
+    rows += [(name, f"{costs[name]:,g}") for name in ("steps", "epochs", "tokens") if costs.get(name) is not None]
+    gates = run.record.get("gates") or {}
+    checks = [
+        f"{name.replace('_', ' ')} {value:.2g}" for name, value in gates.items() if name != "rows" and _is_number(value)
+    ]
+    verified = (
+        f"Verified on {gates.get('rows')} examples after loading it again: {', '.join(checks)}." if checks else None
+    )
+    return Section(
+        "Costs",
+        [table("Measured costs", ["cost", "value"], rows, ["value"]), *([paragraph(verified)] if verified else [])],
+    )
+
+
+def _equals(label: Any, prediction: Any) -> bool:
+    return bool(label == prediction)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _count(value: Any) -> str:
+    return "0" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

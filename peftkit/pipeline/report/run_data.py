@@ -1,0 +1,139 @@
+"""What a report reads from a run folder: result.json, the predictions and the log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peftkit.config import RunConfig, UserError, error_summary
+from peftkit.paths import read_regular
+from peftkit.results import run_folder
+from peftkit.results.page import Html, element
+
+SHOWN_CHARACTERS = 600  # of a text in a table
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report.
+
+    Args:
+        warnings: what a reader should see first, at the top of the page and in the terminal.
+        lines: of the terminal.
+    """
+
+    title: str
+    content: Sequence[Html]
+    warnings: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A finished run: result.json, the columns of its labeled predictions, and the entries of its log."""
+
+    folder: Path
+    record: dict[str, Any]
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return RunConfig.from_config(self.record["run"]["config"])
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the classes or tags; empty where the task has none."""
+        return self.record["audit"].get("label_names") or []
+
+    @property
+    def audit(self) -> dict[str, Any]:
+        return self.record["audit"]  # type: ignore[no-any-return]
+
+    @property
+    def train_split(self) -> str:
+        return str(self.config.task.splits["train"])
+
+    @property
+    def splits(self) -> str:
+        """The names of the validation splits, and the number of their labeled examples."""
+        names = " and ".join(self.config.task.splits["validation"])
+        return f"{names} ({len(self.columns['id']):,} labeled examples)"
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The columns of texts; an earlier version of peftkit recorded none."""
+        return [name for name in self.columns if name not in run_folder.PREDICTION_COLUMNS]
+
+    @property
+    def text_note(self) -> str:
+        """A remark where the predictions have no texts."""
+        return "" if self.text_columns else " This run was recorded before peftkit recorded the texts with predictions."
+
+    def array(self, name: str) -> np.ndarray:
+        return np.asarray(self.columns[name])
+
+    def example(self, number: int) -> list[Html]:
+        """Return the cells of an example's id and texts, for the columns of `example_headings`."""
+        texts = (text_of(self.columns[name][number]) for name in self.text_columns)
+        return [element("span", self.columns["id"][number]), *map(text_cell, texts)]
+
+    @property
+    def example_headings(self) -> list[str]:
+        return ["id", *self.text_columns]
+
+
+def read_run(folder: Path) -> RunData:
+    """Read a finished run; examples without a label are left out.
+
+    Raises:
+        UserError: the run is not finished, or a file of it cannot be read.
+    """
+    record = run_folder.read_result(folder)
+    if record is None or record["meta"].get("status") != "finished":
+        raise UserError(f"{folder} is not a finished run; a report needs its scores")
+    return RunData(folder, record, _labeled_columns(folder / "predictions.parquet"), _log_entries(folder / "log.jsonl"))
+
+
+def text_of(value: Any) -> str:
+    """Return the text of a cell of predictions.parquet: a text, a list of words, or the turns of a conversation."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+        return "\n".join(f"{turn.get('role')}: {turn.get('content')}" for turn in value)
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def text_cell(text: str) -> Html:
+    """Return a text with its line breaks, cut where it is long."""
+    is_long = len(text) > SHOWN_CHARACTERS
+    return element("span", f"{text[:SHOWN_CHARACTERS]}…" if is_long else text, class_="text")
+
+
+def _labeled_columns(file: Path) -> dict[str, list[Any]]:
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(file)
+        return dict(table.filter(table["label"].is_valid()).to_pydict())
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are among these
+        raise UserError(f"{file} cannot be read: {error_summary(error)}; train the run again") from error
+
+
+def _log_entries(file: Path) -> list[dict[str, Any]]:
+    """Return the entries of a log; none where there is no log, such as after prompting."""
+    lines: list[str] = []
+    with suppress(OSError, UnicodeDecodeError):
+        lines = read_regular(file).decode().splitlines()
+    entries = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):  # a line that was cut off
+            entries.append(json.loads(line))
+    return [entry for entry in entries if isinstance(entry, dict)]
