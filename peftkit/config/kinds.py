@@ -76,7 +76,7 @@ _KINDS = (
         formats=_LABEL_FORMATS,
         task_types=_LABEL_TYPES,
         pipelines={ENCODER: "text-classification", DECODER: "text-classification"},
-        keys=("prompt", "verbalizer", "stratify"),
+        keys=("prompt", "verbalizer", "stratify", "class_weights", "sampling", "focal_gamma"),
         has_label_names=True,
         sequence_label=True,
     ),

@@ -77,6 +77,9 @@ class TaskConfig:
     prompt: str | None = None
     verbalizer: dict | None = None
     stratify: bool | None = None
+    class_weights: str | dict | None = None
+    sampling: str | None = None
+    focal_gamma: float | None = None
 
 
 @dataclass

@@ -19,10 +19,17 @@ class LengthGroupedSampler(Sampler[int]):
 
     The class of this name in transformers uses the global generator, so the batches of a resumed run differ. Here the
     order of an epoch is a function of (seed, epoch) only.
+
+    Args:
+        labels: (examples,) classes; an epoch draws as many examples as there are, with replacement, each class with
+            the same probability. By default it has every example once.
     """
 
-    def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int, labels: np.ndarray | None = None
+    ) -> None:
         self.lengths, self.batch_size, self.seed, self.epoch = np.asarray(lengths), batch_size, seed, 0
+        self.probabilities = None if labels is None else balanced_probabilities(labels)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = int(epoch)
@@ -36,7 +43,11 @@ class LengthGroupedSampler(Sampler[int]):
     def order(self, epoch: int) -> np.ndarray:
         """Return the indices (examples,) in the order of an epoch; only the last batch may be incomplete."""
         random = np.random.default_rng([self.seed, epoch])
-        indices = random.permutation(np.arange(len(self.lengths), dtype=np.int32))
+        indices: np.ndarray = np.arange(len(self.lengths), dtype=np.int32)
+        if self.probabilities is None:
+            indices = random.permutation(indices)
+        else:
+            indices = random.choice(indices, len(indices), p=self.probabilities)
         size = self.batch_size * MEGABATCH
         for start in range(0, len(indices), size):
             part = indices[start : start + size]
@@ -44,6 +55,12 @@ class LengthGroupedSampler(Sampler[int]):
         full = len(indices) // self.batch_size * self.batch_size
         batches = random.permutation(indices[:full].reshape(-1, self.batch_size))
         return np.concatenate([batches.reshape(-1), indices[full:]])
+
+
+def balanced_probabilities(labels: np.ndarray) -> np.ndarray:
+    """Return the probability of each example (examples,) with which all classes that occur are drawn equally often."""
+    classes, where, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return 1 / (len(classes) * counts[where])
 
 
 def padding_waste(lengths: Sequence[int] | np.ndarray, order: np.ndarray, batch_size: int) -> float:

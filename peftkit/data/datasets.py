@@ -15,6 +15,7 @@ from peftkit.config.console import assume, log_assumptions
 from peftkit.config.progress import stage
 from peftkit.config.source import Source
 from peftkit.data.cells import parse_cells, text_of
+from peftkit.data.class_weights import given_weights
 from peftkit.data.columns import ID, ROW, SUFFIX, column_hint, prepare_table, require_columns, text_columns
 from peftkit.data.sanity import check_examples, check_texts
 from peftkit.data.tables import read_tables
@@ -201,6 +202,7 @@ class ExampleReader:
             raise UserError(message)
         has_only_train = has_only_training_split(task, list(tables))
         names = self.label_names({name: tables[name] for name in (names_from, *validation) if name in tables})
+        given_weights(task, names or [])
         if has_only_train and (train is not None or origin.revision == trained_on):
             splits, dropped = self.read_single_table(tables[names_from], names, wanted)
         else:

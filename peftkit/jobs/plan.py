@@ -80,7 +80,7 @@ def make_plan(config: RunConfig) -> Plan:
     batch = [encoded.inputs[int(index)] for index in longest]
     if config.task.kind == "preferences":  # only the run itself computes the scores of a reference, or of a teacher
         batch = [example | dict.fromkeys(REFERENCE_COLUMNS, 0.0) for example in batch]
-    loss = custom_loss(config, bundle) if config.distill.teacher is None else None
+    loss = custom_loss(config, bundle, encoded) if config.distill.teacher is None else None
     trainer = make_trainer(config, bundle, arguments, encoded.inputs, loss=loss)
     parameters = count_parameters(bundle.model)
     epochs = arguments.num_train_epochs if parameters.trainable else 0

@@ -15,6 +15,8 @@ from peftkit.config import RunConfig, generates_text, is_prompted
 from peftkit.config.console import log
 from peftkit.config.progress import stage
 from peftkit.config.source import Source
+from peftkit.config.suggestions import listed
+from peftkit.data.class_weights import class_weights
 from peftkit.data.datasets import CALIBRATION_SPLIT, SEARCH_SPLIT, TaskDataset
 from peftkit.data.formats import Encoded, Format, format_of
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS
@@ -97,6 +99,9 @@ def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits
     audit["unknown_tokens"] = {} if counts is None else {trained_on: counts.share}
     audit["unknown_tokens"] |= warn_unknown_tokens(bundle.format, context.model_source, encoded)
     audit["rows"][trained_on] = requested  # before a teacher drops or adds any
+    if (weights := class_weights(config.task, data.label_names, train.labels)) is not None:
+        audit["class_weights"] = weights
+        log(f"   class weights: {listed(f'{name} {weight:.3g}' for name, weight in weights.items())}")
     holdout = encoded.pop(HOLDOUT_EXAMPLES, encoded[SEARCH_SPLIT] if config.trial else None)
     if is_prompted(config):
         audit["shots"] = _count_shots(config, bundle.format, encoded)

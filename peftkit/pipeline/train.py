@@ -6,12 +6,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from peftkit import training
 from peftkit.config import RunConfig, UserError, generates_text, refusal
 from peftkit.config.console import log
 from peftkit.config.own_code import import_allowed, instantiate
 from peftkit.data.batches import LengthGroupedSampler, padding_waste
+from peftkit.data.class_weights import class_weights
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.instructions import InstructionFormat
 from peftkit.data.formats.language_modeling import LanguageModelingFormat
@@ -47,9 +49,7 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
         unused_parameters=bundle.schedule is not None,
         evaluate_epochs=config.trial and patience is None,
     )
-    grouped = LengthGroupedSampler(encoded.lengths, arguments.train_batch_size, config.seed)
-    sampler = grouped if arguments.train_sampling_strategy == "group_by_length" else None
-
+    sampler = train_sampler(config, encoded, arguments)
     trainer = make_trainer(
         config,
         bundle,
@@ -60,7 +60,7 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
         if holdout is None
         else lambda evaluation: {"score": holdout_score(config, bundle, evaluation.predictions, holdout)},
         train_sampler=sampler,
-        loss=custom_loss(config, bundle),
+        loss=custom_loss(config, bundle, encoded),
         patience=patience,
         log_file=context.folder / "log.jsonl",
     )
@@ -104,14 +104,31 @@ def _collator(config: RunConfig, bundle: TrainingBundle) -> Callable[[list[dict[
     return collate if config.collator is None else instantiate(config.collator, collate)  # type: ignore[no-any-return]
 
 
-def custom_loss(config: RunConfig, bundle: TrainingBundle) -> training.ContrastiveLoss | training.Distillation | None:
-    """Return the loss that replaces the model's own, or None.
+def train_sampler(config: RunConfig, encoded: Encoded, arguments: Any) -> LengthGroupedSampler | None:
+    """Return the order of training examples, None for that of HF's Trainer."""
+    is_grouped, is_balanced = arguments.train_sampling_strategy == "group_by_length", config.task.sampling is not None
+    if not is_grouped and not is_balanced:
+        return None
+    lengths = encoded.lengths if is_grouped else np.zeros(len(encoded.lengths), dtype=int)
+    labels = encoded.labels if is_balanced else None
+    return LengthGroupedSampler(lengths, arguments.train_batch_size, config.seed, labels)
+
+
+def custom_loss(
+    config: RunConfig, bundle: TrainingBundle, encoded: Encoded
+) -> training.ContrastiveLoss | training.Distillation | training.WeightedLoss | None:
+    """Return the loss of these training examples that replaces the model's own, or None.
 
     Raises:
         UserError: task.matryoshka_dims exceeds the dimensions of the embeddings.
     """
     if config.distill.teacher is not None and not generates_text(config.task):
         return training.Distillation(config.distill.temperature, config.distill.alpha)
+    weights = class_weights(config.task, bundle.format.names, encoded.labels)
+    if weights is not None or config.task.focal_gamma is not None:
+        tensor = None if weights is None else torch.tensor([*weights.values()])
+        smoothing = config.train.get("label_smoothing_factor") or 0.0
+        return training.WeightedCrossEntropy(tensor, config.task.focal_gamma or 0.0, smoothing)
     reader, task = output_reader(bundle), bundle.format.task
     if not isinstance(reader, TextEmbedder):
         return None

@@ -9,7 +9,7 @@ from peftkit.training.loop import (
     mixed_batch_logits,
     predict_scores,
 )
-from peftkit.training.losses import TEACHER_COLUMN, ContrastiveLoss, Distillation
+from peftkit.training.losses import TEACHER_COLUMN, ContrastiveLoss, Distillation, WeightedCrossEntropy, WeightedLoss
 from peftkit.training.outputs import OutputReader
 from peftkit.training.trainer import ScoringTrainer, own_trackers, precision_of, scores_of, training_arguments
 from peftkit.training.trl import dpo_trainer, sft_trainer, sft_unsupported_reason
@@ -22,6 +22,8 @@ __all__ = [
     "OutputReader",
     "ScoringTrainer",
     "TrainingSummary",
+    "WeightedCrossEntropy",
+    "WeightedLoss",
     "dpo_trainer",
     "fit",
     "generate_greedily",

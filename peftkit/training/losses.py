@@ -1,5 +1,6 @@
-"""Losses that replace the model's own: contrastive, and distillation from the scores of a teacher."""
+"""Losses that replace the model's own: contrastive, weighted, and distillation from the scores of a teacher."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -7,12 +8,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss, normalize
+from torch.nn.functional import (
+    cross_entropy,
+    kl_div,
+    log_softmax,
+    mse_loss,
+    normalize,
+)
 
 from peftkit.config import UserError
 from peftkit.models.pooling import TextEmbedder
 
 TEACHER_COLUMN = "teacher"  # of the teacher's scores (examples, labels)
+SMALLEST = 1e-12  # 1 - p of the focal loss, whose power has no gradient at 0
 
 
 class ContrastiveLoss:
@@ -74,6 +82,64 @@ class _PrecomputedEmbeddings(nn.Module):
 
     def get_embedding_dimension(self) -> None:
         return None
+
+
+@dataclass(frozen=True)
+class WeightedLoss(ABC):
+    """A loss over the logits of a head, divided by the sum of weights of a whole optimizer step.
+
+    A step has the examples of all its accumulated batches and all processes, so that its gradient is that of one large
+    batch: the mean of the batches' own means would differ, and with batches of one example have no weights at all.
+
+    Args:
+        weights: (labels,), None for equal ones.
+        gamma: of the focal loss (Lin et al. 2017, section 3.2): examples are weighted by (1 - p) ** gamma.
+    """
+
+    weights: torch.Tensor | None = None
+    gamma: float = 0.0
+
+    def __call__(self, model: nn.Module, batch: Mapping[str, Any], total: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the summed loss of a batch, in fp32, divided by `total`, by default by the batch's own total."""
+        logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits.float()
+        labels = batch["labels"]
+        return self.summed(logits, labels) / (self.total(labels) if total is None else total)
+
+    @abstractmethod
+    def summed(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the sum of the losses of examples."""
+
+    @abstractmethod
+    def total(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return what the sum is divided by to give a mean."""
+
+
+@dataclass(frozen=True)
+class WeightedCrossEntropy(WeightedLoss):
+    """Cross-entropy as torch's CrossEntropyLoss(weight, label_smoothing) defines it, or its focal form.
+
+    The mean is over the weights of the examples' classes, (examples,).
+    """
+
+    label_smoothing: float = 0.0
+
+    def summed(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        weights = None if self.weights is None else self.weights.to(logits.device)
+        if not self.gamma:
+            return cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=self.label_smoothing)
+        losses = cross_entropy(logits, labels, reduction="none")
+        focused = _focus(losses, self.gamma) * losses
+        return (focused if weights is None else weights[labels] * focused).sum()
+
+    def total(self, labels: torch.Tensor) -> torch.Tensor:
+        if self.weights is None:
+            return torch.tensor(float(labels.numel()), device=labels.device)
+        return self.weights.to(labels.device)[labels].sum()
+
+
+def _focus(losses: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Return (1 - p) ** gamma of losses -log(p)."""
+    return (-torch.expm1(-losses)).clamp(min=SMALLEST) ** gamma
 
 
 @dataclass(frozen=True)

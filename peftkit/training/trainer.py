@@ -1,7 +1,7 @@
 """HF's Trainer on Accelerate, the training loop of all methods, and its arguments."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from peftkit.training.callbacks import (
     ScheduleCallback,
     SetEpochCallback,
 )
+from peftkit.training.losses import WeightedLoss
 
-ModelFunction = Callable[[nn.Module, dict[str, Any]], torch.Tensor]  # of model and batch; returns scores or a loss
+ModelFunction = Callable[..., torch.Tensor]  # of model and batch; returns scores or a loss
 
 
 class ScoringTrainer(SamplerTrainer):
@@ -53,6 +54,7 @@ class ScoringTrainer(SamplerTrainer):
             # the loss is a mean over its batch, which gradient accumulation has to divide; transformers assumes a loss
             # that is already divided if the model accepts any keyword, as many models do
             self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True if isinstance(loss, WeightedLoss) else None
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         if log_file is not None:
@@ -83,12 +85,26 @@ class ScoringTrainer(SamplerTrainer):
             groups.setdefault(settings, []).append(weights[name])
         return [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | int | None]:
+        """Return the batches of an optimizer step; with a weighted loss also their total over all processes."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if isinstance(self.loss, WeightedLoss) and batches:
+            items = torch.stack([self.loss.total(batch["labels"].to(device)) for batch in batches]).sum()
+            items = self.accelerator.reduce(items, "sum")  # type: ignore[assignment]
+        return batches, items
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, num_items_in_batch: Any = None, **kwargs: Any
+    ) -> Any:
+        if isinstance(self.loss, WeightedLoss):  # of several processes, the gradients are averaged
+            return self.loss(model, inputs, num_items_in_batch) * self.accelerator.num_processes
         if self.loss is not None:
             return self.loss(model, inputs)
         if self.label_smoother is not None:
             inputs = with_decoder_inputs(model, inputs)
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        return super().compute_loss(model, inputs, *args, num_items_in_batch=num_items_in_batch, **kwargs)
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None

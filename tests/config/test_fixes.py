@@ -55,6 +55,14 @@ model.keep_layers=[3,1]
 task.matryoshka_dims=[0]
 generate.instruction_length=[5,3]
 task.labels=[a]
+task=sst2 task.class_weights={positve:2}
+task=sst2 task.class_weights={positive:0}
+task=sst2 task.class_weights=balanced task.sampling=balanced
+task=sst2 task.class_weights=balanced model=t5
+task=sst2 task.focal_gamma=2 method=adalora
+task=sst2 task.focal_gamma=2 train.label_smoothing_factor=0.1
+task=sst2 task.sampling=balanced train.train_sampling_strategy=sequential
+task=stsb task.sampling=balanced
 task.text=[]
 task.metrics=[]
 model=gpt2 model.pooling=mean

@@ -48,6 +48,7 @@ REFUSED = [  # the model, and the overrides of a job=plan or of another job
     ("bert", f"{OWN} task.dataset=names.jsonl \"task.labels=['it\\'s, ok',b]\""),
     ("bert", f"{OWN} task.dataset=other"),
     ("bert", f"{PLAIN} task=regression"),
+    ("bert", f"{PLAIN} task.class_weights={{poss:2}}"),
     ("bert", f"{PLAIN} task.text=[txet]"),
     ("bert", f"{PLAIN} task.label=lable"),
     ("bert", f"{PLAIN} method=full model.keep_layers=[9]"),

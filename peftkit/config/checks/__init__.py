@@ -6,6 +6,7 @@ from typing import Any
 from peftkit.config.checks.columns import column_errors
 from peftkit.config.checks.combinations import combination_errors
 from peftkit.config.checks.generation import generation_errors
+from peftkit.config.checks.imbalance import imbalance_errors
 from peftkit.config.checks.job import job_errors, judging_errors
 from peftkit.config.checks.outputs import output_errors
 from peftkit.config.checks.paths import path_errors
@@ -36,8 +37,8 @@ def run_errors(run: RunConfig) -> list[str]:
     return [
         message
         for check in (
-            combination_errors, job_errors, task_errors, kind_errors, prompting_errors, path_errors, output_errors,
-            column_errors, generation_errors, judging_errors,
+            combination_errors, job_errors, task_errors, kind_errors, prompting_errors, imbalance_errors, path_errors,
+            output_errors, column_errors, generation_errors, judging_errors,
         )
         for message in check(run)
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from peftkit.config.checks.imbalance import KEYS
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.checks.task import template_errors
 from peftkit.config.errors import refusal
@@ -34,7 +35,7 @@ def prompting_errors(run: RunConfig) -> list[str]:
         ]
     trained = {
         "vocab": run.vocab, "distill.teacher": run.distill.teacher, "task.packing": task.packing,
-        "early_stopping.patience": run.early_stopping.patience,
+        "early_stopping.patience": run.early_stopping.patience, **{f"task.{key}": getattr(task, key) for key in KEYS},
     }  # fmt: skip
     is_labeled = kind_of(task).sequence_label
     example = " ".join(f"{{{name}}}" for name in task.text)

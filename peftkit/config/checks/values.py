@@ -31,6 +31,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "task.kind": tuple(KINDS),
     "task.sample_by": ("line", "document", None),
     "task.loss_type": (*LOSSES, None),
+    "task.class_weights": ("balanced", None),  # or numbers by label
+    "task.sampling": ("balanced", None),
     "extend.init": EMBEDDING_INITS,
     "embed.pooling": ("mean", "cls", "last", None),
     "generate.algorithm": KINDS["instructions"].generators,
@@ -44,6 +46,10 @@ def _rule(keys: str, holds: Callable[[Any], bool], expected: str) -> dict[str, t
 
 def _positive(value: float) -> bool:
     return 0 < value < float("inf")
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and _positive(value)
 
 
 def is_name(value: str) -> bool:
@@ -71,7 +77,7 @@ RANGES = (  # of values of the right type; null has no range
     | _rule(
         "extend.budget task.stride generate.temperature generate.retries generate.price_in generate.price_out "
         "train.weight_decay train.max_grad_norm train.warmup_steps train.eval_delay train.dataloader_num_workers "
-        "train.neftune_noise_alpha",
+        "train.neftune_noise_alpha task.focal_gamma",
         lambda value: 0 <= value < float("inf"),
         "a number of 0 or more",
     )
@@ -82,6 +88,11 @@ RANGES = (  # of values of the right type; null has no range
         "a number above 0 and below 1",
     )
     | _rule("generate.max_rouge_l generate.top_p", lambda x: 0 < x <= 1, "a number above 0, at most 1")
+    | _rule(
+        "task.class_weights",
+        lambda x: isinstance(x, str) or (bool(x) and all(map(_is_weight, x.values()))),
+        "balanced, or a number above 0 for each label; use task.class_weights=balanced",
+    )
     | _rule("train.max_steps", lambda x: x == -1 or x > 0, "a number above 0, or -1")
     | _rule(
         "train.adam_beta1 train.adam_beta2 train.label_smoothing_factor", lambda x: 0 <= x < 1, "0 or more, below 1"
