@@ -7,6 +7,7 @@ from peftkit.data.cells import CellError, describe, text_of
 
 Turn = dict[str, str]  # role (system, user or assistant) and content
 HINT = 'write messages as [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "The Elbe."}]'
+LOSS_FLAGS = ("train", "loss", "trainable")  # of a turn that carries no loss where it is false, as OpenAI's weight 0
 ROLES = ("system", "developer", "user", "assistant")
 TOOL_ROLES, TOOL_KEYS = ("tool", "function", "ipython"), ("tool_calls", "function_call", "tool_call_id")
 TEXT_PARTS = ("text", "input_text", "output_text")  # of a content that is a list, by OpenAI's names
@@ -51,7 +52,8 @@ def turn_weights(cell: Any) -> list[int]:
     weights = [1 if turn.get("weight") is None else turn["weight"] for turn in cell or []]
     if wrong := [weight for weight in weights if weight not in (0, 1)]:
         raise CellError(f"a turn with weight {wrong[0]}; write 0 (no loss) or 1")
-    return [int(weight) for weight in weights]
+    is_context = [any(turn.get(flag) is False for flag in LOSS_FLAGS) for turn in cell or []]
+    return [0 if left_out else int(weight) for weight, left_out in zip(weights, is_context, strict=True)]
 
 
 def _content(turn: Mapping[str, Any]) -> str:

@@ -68,6 +68,13 @@ def test_text_parts_of_a_turn_are_joined_and_other_parts_refused_by_type(tmp_pat
                 conversation_examples(TASK, ask(*parts))
 
 
+@pytest.mark.parametrize("flag", [{"weight": 0}, {"train": False}, {"loss": False}])
+def test_an_answer_that_is_flagged_carries_no_loss(flag: dict[str, object]) -> None:
+    first, answer, *rest = turns("a?", "b", "c?", "d")
+    rows, _ = conversation_examples(TASK, table({"messages": [first, {**answer, **flag}, *rest]}))
+    assert rows["label"] == ["d"] and [turn["content"] for turn in rows["messages"][0]] == ["a?", "b", "c?"]
+
+
 def test_columns_and_seed_tasks_give_the_same_conversation() -> None:
     columns = table(
         {"instruction": "Sort.", "input": "b a", "output": "a b"}, {"instruction": "Go.", "input": "", "output": "x"}
