@@ -10,10 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from peftkit.compat.transformers import attention_implementation
-from peftkit.config import ModelConfig, Refusal, UserError, refusal
+from peftkit.config import ModelConfig, Refusal, UserError, error_summary, refusal
+from peftkit.config.console import assume
 from peftkit.config.families import MEAN_POOLING
 from peftkit.config.source import Source, checkpoint_folder, fingerprint, hub_is_reachable
 
@@ -86,9 +88,19 @@ def load_pretrained_config(source: Source) -> PretrainedConfig:
     """Load the config of a checkpoint.
 
     Raises:
-        UserError: it needs attention kernels from the Hub, which are code.
+        UserError: transformers has no such type of model, or it needs attention kernels from the Hub, which are code.
     """
-    config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
+    try:
+        config = AutoConfig.from_pretrained(checkpoint_path(source), **hub_arguments(source))
+    except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+        if "trust_remote_code" in str(error):
+            raise  # `library_settings` refuses the code of checkpoints
+        raise UserError(
+            f"{source.name}: {error_summary(error)}; correct its config.json, or use another one"
+        ) from error
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = getattr(config, "pad_token_id", None)  # Raffel et al. 2020
+        assume(f"{source.name} has no decoder_start_token_id: answers start with the padding token, as in T5")
     if "/" in (attention := attention_implementation(config)):
         raise UserError(f"{source.name} needs attention kernels from the Hub ({attention}); use another checkpoint")
     return config

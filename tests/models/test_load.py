@@ -149,3 +149,34 @@ def test_code_of_a_checkpoint_is_never_run(
         assert load_pretrained_config(source).model_type == "bert"
         load_tokenizer(source)
     assert not (tmp_path / "marker").exists()
+
+
+def edited_config(checkpoint: Path, folder: Path, *left_out: str, **changes: object) -> Source:
+    """Copy a checkpoint without these keys of its config.json, and with changes."""
+    shutil.copytree(checkpoint, folder)
+    settings = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(
+        json.dumps({key: value for key, value in settings.items() if key not in left_out})
+    )
+    return Source("folder", str(folder), folder=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("left_out", "changes"),
+    [(("model_type", "architectures"), {}), ((), {"model_type": "unheard_of"}), ((), {"hidden_size": "wide"})],
+)
+def test_a_config_that_transformers_rejects_is_refused_by_name(
+    left_out: tuple[str, ...], changes: dict[str, object], checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    from peftkit.models.checkpoints import load_pretrained_config
+
+    with pytest.raises(UserError, match=r"correct its config\.json"):
+        load_pretrained_config(edited_config(checkpoints["bert"], tmp_path / "model", *left_out, **changes))
+
+
+def test_t5_without_a_start_token_starts_with_its_padding(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    from peftkit.models.checkpoints import load_pretrained_config
+
+    ids = ("decoder_start_token_id", "pad_token_id", "eos_token_id")
+    config = load_pretrained_config(edited_config(checkpoints["t5"], tmp_path / "model", *ids))
+    assert config.decoder_start_token_id == config.pad_token_id == 0
