@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from peftkit.api import compare, embed, evaluate, finetune, leaderboard, load, merge, plan, predict
+    from peftkit.api import compare, embed, evaluate, finetune, leaderboard, load, merge, plan, predict, runs
     from peftkit.config import UserError
 
 __all__ = [
     "UserError", "compare", "embed", "evaluate", "finetune", "leaderboard", "load", "merge", "plan", "predict",
+    "runs",
 ]  # fmt: skip
 
 try:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from peftkit.jobs.evaluate import Evaluation
     from peftkit.jobs.plan import Plan
     from peftkit.leaderboard.board import Board
+    from peftkit.results.listing import ListedRun
     from peftkit.results.run_result import RunResult
 
 
@@ -224,6 +225,13 @@ def leaderboard(out: str | Path = "outputs", *, results: Sequence[str | Path] = 
     return Board.read([arguments.path("out", out), *map(Path, others)])
 
 
+def runs(out: str | Path = "outputs") -> list[ListedRun]:
+    """Return all runs below `out` with their status, first score, size in bytes and start, by folder."""
+    from peftkit.results.listing import list_runs
+
+    return list_runs(arguments.path("out", out))
+
+
 def _configs(runs: Sequence[Mapping[str, Any]]) -> list[RunConfig]:
     """Compose and check the config of each run, all before the first starts."""
     with open_composer(None) as composer:
@@ -267,17 +275,6 @@ def run_job(config: RunConfig, on_start: Callable[[Path], None] | None = None) -
         function = getattr(import_module(module), name)
         arguments = {"on_start": on_start} if "on_start" in inspect.signature(function).parameters else {}
         return function(config, **arguments)
-
-
-def selection_score(found: Any) -> float:
-    """Return the score of a run's folder that a sweeper maximizes: the mean of its metrics; -inf where it has none."""
-    if not isinstance(found, Path) or not (found / "result.json").is_file():
-        return float("-inf")
-    from peftkit.leaderboard.stats import task_score
-    from peftkit.results.run_folder import read_result
-
-    scores = (read_result(found) or {}).get("scores")
-    return task_score(scores) if scores else float("-inf")
 
 
 def _run(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Path:

@@ -161,6 +161,15 @@ _JOBS = (
         writes=("", ".parquet"),  # a folder, or one file with all runs
     ),
     Job(
+        "runs",
+        "list the runs below out=, and delete those of a filter: filter.status=failed delete=true",
+        "peftkit.jobs.runs:show_runs",
+        loads_model=False,
+        reads=("out", "force"),
+        keys=("filter", "delete"),
+        ignores="it lists every run below out=",
+    ),
+    Job(
         "submission",
         "write the zip for the GLUE benchmark's site from the best runs below out=",
         "peftkit.jobs.submission:submission",

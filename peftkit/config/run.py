@@ -121,6 +121,15 @@ class Embed:
 
 
 @dataclass
+class Filter:
+    status: str | list[str] | None
+    task: str | list[str] | None
+    model: str | list[str] | None
+    method: str | list[str] | None
+    older_than: str | int | None
+
+
+@dataclass
 class Distill:
     teacher: str | None
     temperature: float
@@ -191,6 +200,8 @@ class RunConfig:
     train: dict
     collator: dict | None
     allow_code: list[str] | None
+    filter: Filter
+    delete: bool | str | None
     recipe: str | None = None
     overrides: tuple[str, ...] = ()  # as typed; provenance only
     config_dir: str | None = None  # DIR of -cd DIR
@@ -241,19 +252,20 @@ def is_prompted(run: RunConfig) -> bool:
 SECTIONS: dict[str, type] = {
     "model": ModelConfig, "method": MethodConfig, "task": TaskConfig, "early_stopping": EarlyStopping,
     "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "generate": Generate,
-    "distill": Distill,
+    "distill": Distill, "filter": Filter,
 }  # fmt: skip
 
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
 
 ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier run folders lack
-    "collator": None, "allow_code": None, "calibration": {"holdout": None},
+    **dict.fromkeys(("collator", "allow_code", "delete")), "calibration": {"holdout": None},
+    "filter": {each.name: None for each in dataclasses.fields(Filter)},
 }  # fmt: skip
 
 # keys that do not change a result, so they are not part of its id or of its entry on a board
 NON_RESULT_KEYS = {
     "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "generate", "input",
-    "output", "allow_code", "source", "data_root", "method.paper", "method.traits",
+    "output", "allow_code", "filter", "delete", "source", "data_root", "method.paper", "method.traits",
     *(f"method.traits.{each.name}" for each in dataclasses.fields(Traits)),
 } | {
     f"train.{name}"

@@ -7,7 +7,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, 
         is_nested: True for a trial, since the search logs the status of its trials.
 
     Raises:
-        UserError: the data or the checkpoint do not match the config.
+        UserError: the data or the checkpoint do not match the config, or another process trains the same run.
     """
     context = _new_context(config)
     folder = context.folder
@@ -61,17 +61,18 @@ def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, 
         warn_substitutions(context.model_source, context.dataset.source)
     label = f"trial with learning rate {config.train['learning_rate']:g}" if config.trial else f"seed {config.seed}"
     log(f"{config.method.name} on {config.task.name}, {context.model_source.name}, {label} -> {folder}")
-    if is_main_process():
-        if config.force:
-            _delete_files(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        run_folder.write_config(folder, config)
-    try:
-        _choose_learning_rate(context)
-        _run_stages(context)
-    except BaseException as error:
-        _record_failure(context, error)
-        raise
+    with ExitStack() as stack:
+        if is_main_process():
+            run_folder.lock(stack, folder)
+            if config.force:
+                _delete_files(folder)
+            run_folder.write_config(folder, config)
+        try:
+            _choose_learning_rate(context)
+            _run_stages(context)
+        except BaseException as error:
+            _record_failure(context, error)
+            raise
     return folder
 
 
@@ -269,8 +270,10 @@ def _record_failure(context: RunContext, error: BaseException) -> None:
 
 
 def _delete_files(folder: Path) -> None:
-    """Delete the run's files except judge replies, which are stored by a hash of the judged answers."""
-    for entry in folder.iterdir() if folder.is_dir() else ():
+    """Delete the run's files except its lock, and judge replies, which are stored by a hash of the judged answers."""
+    for entry in folder.iterdir():
+        if entry.name == run_folder.LOCK:
+            continue
         if entry.is_symlink() or not entry.is_dir():
             entry.unlink(missing_ok=True)
         elif entry.name != "judged":

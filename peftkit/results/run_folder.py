@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import stat
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,10 +16,12 @@ import yaml
 from filelock import FileLock, Timeout
 
 from peftkit.config import NON_RESULT_KEYS, RunConfig, UserError
+from peftkit.config.console import log
 from peftkit.config.json_files import read_json
 from peftkit.paths import atomic_write, safe_name
 
 SCHEMA = 2  # of result.json, see docs/reference/run-folder.md; version 0.1 has none
+LOCK = ".lock"  # in a folder, while a process writes it
 LOCATIONS = {"model": ("model", ("checkpoint", "revision")), "data": ("task", ("dataset", "subset", "revision"))}
 PREDICTION_COLUMNS = (  # of predictions.parquet, besides those of the texts
     "id", "split", "label", "prediction", "scores", "label_name", "prediction_name", "probabilities",
@@ -138,14 +141,33 @@ def write_text(file: Path, text: str) -> None:
 def lock(stack: ExitStack, folder: Path) -> None:
     """Lock a folder against other processes until the stack is closed.
 
+    A process that is killed leaves the file `.lock`, but not the lock.
+
     Raises:
         UserError: another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        stack.enter_context(FileLock(folder / ".lock", timeout=0))
+        stack.enter_context(FileLock(folder / LOCK, timeout=1))  # `is_locked` has it for a moment
     except Timeout as error:
         raise UserError(f"another process writes {folder}; wait for it, then repeat the command") from error
+    except OSError as error:  # some network file systems have no locks
+        log(f"!! {folder} cannot be locked ({error.strerror}); start no second command that writes it")
+        return
+    stack.callback((folder / LOCK).unlink, missing_ok=True)
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process has the lock of a folder; True where that cannot be found out."""
+    try:
+        if not stat.S_ISREG((folder / LOCK).lstat().st_mode):
+            return False
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except FileNotFoundError:
+        return False
+    except OSError:  # Timeout is one, too
+        return True
 
 
 def line(entry: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers.commands import choose
 
-from peftkit.api import selection_score
+from peftkit.cli.runner import selection_score
 from peftkit.config import UserError
 from peftkit.config.checks.untrusted import adapter_errors
 from peftkit.config.own_code import instantiate, open_code

@@ -2,20 +2,25 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.checks.run_folders import recorded_config
+from peftkit.config.checks.values import RUN_STATUSES
 from peftkit.config.endings import FILES
 from peftkit.config.errors import UserError, refusal
 from peftkit.config.files import names_file
 from peftkit.config.jobs import JOBS, Job
 from peftkit.config.kinds import generates_text
 from peftkit.config.run import RunConfig
+from peftkit.config.suggestions import nearest, with_hint
 from peftkit.paths import is_file
 
+AGE = re.compile(r"(\d{1,6}(?:\.\d+)?)([mhdw])")  # filter.older_than
+AGE_UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}  # seconds
 PATH_KEYS = ("run", "runs", "input", "output")  # checked by the job's record, with a message of their own
 
 
@@ -33,6 +38,7 @@ def job_errors(run: RunConfig) -> list[str]:
             ),
         ),
         *_output_errors(run),
+        *_filter_errors(run),
         *(unused_key_message(name, job) for key in sorted(others) for name in _given(key, getattr(run, key))),
     ]
 
@@ -135,6 +141,23 @@ def _output_errors(run: RunConfig) -> Iterator[str]:
             f"output={output}: expected a file that ends in {' or '.join(endings)}",
         ),
     )
+
+
+def _filter_errors(run: RunConfig) -> Iterator[str]:
+    """Yield a message for a filter of job=runs that matches nothing, or a deletion without one."""
+    if run.job != "runs":
+        return
+    age, names = run.filter.older_than, run.filter.status
+    for status in names if isinstance(names, list) else ():
+        if status not in RUN_STATUSES:
+            yield with_hint(f"filter.status: unknown status {status}", nearest(str(status), RUN_STATUSES))
+    if age is not None and AGE.fullmatch(str(age)) is None:
+        days = f"filter.older_than={age if str(age).isdecimal() else 7}d"
+        yield refusal(f"filter.older_than={age}: expected a number with m, h, d or w, as minutes to weeks", days)
+    has_filter = any(getattr(run.filter, each.name) is not None for each in dataclasses.fields(run.filter))
+    if run.delete and not has_filter and not is_file(Path(run.out, "result.json")):
+        which = "filter.status=failed", "filter.task='*'"
+        yield refusal("delete= needs a filter, or out= of a single run", *which)
 
 
 def judging_errors(run: RunConfig) -> list[str]:

@@ -27,9 +27,9 @@ NAME = re.compile(r"\w[\w-]*(/\w[\w-]*)*")
 SWEPT = re.compile(r"[\w,/()*\s-]+")  # names of a sweep
 KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 INTERPOLATION = re.compile(r"(?=\$\{\s*(?P<name>[^:}]*)(?P<arguments>:[^}]*)?)")  # nested ones, too
-# keys at any depth that run code, write elsewhere, publish, or name a secret
+# keys at any depth that run code, write elsewhere, delete, publish, or name a secret
 TYPED_ONLY = re.compile(
-    r"allow_code|trust_remote_code|key_env|output_dir|logging_dir|push_to_hub|hub_\w+|trackio_\w+|deepspeed|"
+    r"allow_code|delete|trust_remote_code|key_env|output_dir|logging_dir|push_to_hub|hub_\w+|trackio_\w+|deepspeed|"
     r"resume_from_checkpoint|megatron_config|tokenizer_kwargs|code_revision|auto_map|_(args|partial|recursive|convert)_"
 )
 FOLDERS = ("out", "run", "runs", "input")  # keys of folders that are written to, or of files beside which is written

@@ -11,7 +11,7 @@ from peftkit.config.families import FAMILIES
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import KINDS
 from peftkit.config.label_names import label_name
-from peftkit.config.run import PROVENANCE, SECTIONS, RunConfig
+from peftkit.config.run import ADDED_LATER, PROVENANCE, SECTIONS, RunConfig
 from peftkit.config.signatures import annotation
 from peftkit.config.suggestions import RENAMED, nearest, section_error, takes_list, unknown_key, with_hint
 from peftkit.config.traits import Traits
@@ -20,6 +20,7 @@ from peftkit.paths import MAX_NAME
 Found = tuple[str, str]  # the key, and the message about it
 MAX_INT = 2**53  # above it, floats are not exact
 EMBEDDING_INITS = ("pieces", "mean", "normal", "random")  # extend.init
+RUN_STATUSES = ("finished", "running", "interrupted", "failed", "broken")  # filter.status
 LOSSES = ("sigmoid", "ipo", "hinge", "robust", "apo_zero")  # task.loss_type: TRL's names
 CHOICES: dict[str, tuple[Any, ...]] = {
     "job": tuple(JOBS),
@@ -34,6 +35,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "task.class_weights": ("balanced", None),  # or numbers by label
     "task.sampling": ("balanced", None),
     "extend.init": EMBEDDING_INITS,
+    "filter.status": (*RUN_STATUSES, None),
+    "delete": (True, "checkpoints", None),
     "embed.pooling": ("mean", "cls", "last", None),
     "generate.algorithm": KINDS["instructions"].generators,
     "generate.generator": ("local", "endpoint"),
@@ -190,6 +193,8 @@ def as_typed(value: Any) -> str:
     """Return a value as the user would type it."""
     if value is None:
         return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
     is_quoted = isinstance(value, str) and (not value or " " in value or not value.isprintable())
     return repr(value) if is_quoted else str(value)
 
@@ -200,7 +205,7 @@ def _type_errors(values: Mapping[str, Any], owner: type, prefix: str) -> Iterato
         yield f"{prefix}{name}", unknown_key(f"{prefix}{name}")
     for name, field in fields.items():
         key, value = f"{prefix}{name}", values.get(name, "???")
-        has_default = {field.default, field.default_factory} != {dataclasses.MISSING}
+        has_default = {field.default, field.default_factory} != {dataclasses.MISSING} or key in ADDED_LATER
         if name not in values and has_default:
             continue
         if value == "???":
