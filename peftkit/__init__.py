@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from peftkit.api import compare, embed, evaluate, finetune, leaderboard, load, merge, plan, predict, runs
+    from peftkit.api import compare, diff, embed, evaluate, finetune, leaderboard, load, merge, plan, predict, runs
     from peftkit.config import UserError
 
 __all__ = [
-    "UserError", "compare", "embed", "evaluate", "finetune", "leaderboard", "load", "merge", "plan", "predict",
+    "UserError", "compare", "diff", "embed", "evaluate", "finetune", "leaderboard", "load", "merge", "plan", "predict",
     "runs",
 ]  # fmt: skip
 

@@ -19,12 +19,14 @@ from peftkit.cli import arguments
 from peftkit.cli.compose import open_composer
 from peftkit.cli.values import compose_values
 from peftkit.config import JOBS, RunConfig, UserError
+from peftkit.config.console import log, log_records
 from peftkit.config.own_code import open_code
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from peftkit.jobs.diff import RunDiff
     from peftkit.jobs.evaluate import Evaluation
     from peftkit.jobs.plan import Plan
     from peftkit.leaderboard.board import Board
@@ -97,8 +99,6 @@ def compare(
         except UserError:
             raise
         except Exception as error:
-            from peftkit.config.console import log, log_records
-
             with log_records():
                 log(f"!! {config.method.name} on {config.task.name}, seed {config.seed}: {error}")
     return Board.read(folders)
@@ -206,7 +206,6 @@ def load(
     Args:
         allow_code: packages of your own, where the run's method is of one.
     """
-    from peftkit.config.console import log_records
     from peftkit.jobs import extend
     from peftkit.pipeline.artifacts import load_run
     from peftkit.pipeline.libraries import library_settings
@@ -221,8 +220,9 @@ def leaderboard(out: str | Path = "outputs", *, results: Sequence[str | Path] = 
     """Return the board of all runs below `out` and `results`."""
     from peftkit.leaderboard.board import Board
 
-    others = arguments.items("results", results, "path", (str, Path))
-    return Board.read([arguments.path("out", out), *map(Path, others)])
+    return Board.read(
+        [arguments.path("out", out), *map(Path, arguments.items("results", results, "path", (str, Path)))]
+    )
 
 
 def runs(out: str | Path = "outputs") -> list[ListedRun]:
@@ -230,6 +230,13 @@ def runs(out: str | Path = "outputs") -> list[ListedRun]:
     from peftkit.results.listing import list_runs
 
     return list_runs(arguments.path("out", out))
+
+
+def diff(first: str | Path | RunResult, second: str | Path | RunResult) -> RunDiff:
+    """Return the examples on which two finished runs of one task differ, by class, with paired tests."""
+    from peftkit.jobs.diff import compare_predictions
+
+    return compare_predictions(*map(arguments.run_folder, (first, second)))
 
 
 def _configs(runs: Sequence[Mapping[str, Any]]) -> list[RunConfig]:
@@ -278,15 +285,12 @@ def run_job(config: RunConfig, on_start: Callable[[Path], None] | None = None) -
 
 
 def _run(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Path:
-    from peftkit.config.console import log_records
-
     with log_records():
         return Path(run_job(config, on_start))
 
 
 @contextmanager
 def _library_settings(config: RunConfig) -> Iterator[None]:
-    from peftkit.config.console import log_records
     from peftkit.pipeline.libraries import library_settings
 
     with library_settings(config.source), log_records(), open_code(config.allow_code or ()):

@@ -170,6 +170,16 @@ _JOBS = (
         ignores="it lists every run below out=",
     ),
     Job(
+        "diff",
+        "show the examples on which two runs differ, by class, with tests: runs=[A,B]",
+        "peftkit.jobs.diff:diff",
+        loads_model=False,
+        reads=(),
+        ignores="it compares the predictions of two finished runs",
+        runs="required",
+        writes=TABLES,
+    ),
+    Job(
         "submission",
         "write the zip for the GLUE benchmark's site from the best runs below out=",
         "peftkit.jobs.submission:submission",

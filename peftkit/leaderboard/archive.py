@@ -89,8 +89,8 @@ def read_predictions(folder: Path) -> pa.Table | None:
     return read_parquet(file, PREDICTION_COLUMNS) if file.exists() else None
 
 
-def read_parquet(file: Path, columns: Sequence[str]) -> pa.Table:
-    """Return columns of a regular parquet file.
+def read_parquet(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return columns of a regular parquet file, by default all.
 
     Raises:
         OSError, ValueError: it cannot be read, lacks a column, or has more than MAX_ROWS rows or too many bytes.
@@ -101,12 +101,12 @@ def read_parquet(file: Path, columns: Sequence[str]) -> pa.Table:
         raise OSError("it is not a regular file")
     with pq.ParquetFile(file) as parquet:
         metadata, names = parquet.metadata, parquet.schema_arrow.names
-        if missing := [name for name in columns if name not in names]:
+        if missing := [name for name in columns or () if name not in names]:
             raise ValueError(f"no column {missing[0]}")
         sizes = (metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
         if metadata.num_rows > MAX_ROWS or sum(sizes) > MAX_ARCHIVE_BYTES:
             raise ValueError(f"{metadata.num_rows:,} rows are too many")
-        return parquet.read(columns=list(columns), use_threads=False)
+        return parquet.read(columns=None if columns is None else list(columns), use_threads=False)
 
 
 def _archived(folder: Path) -> dict[str, Any] | None:

@@ -86,12 +86,12 @@ def _contrast(sample: TaskSample, states: list[PriorState], variances: Array, se
     for index in np.flatnonzero(both) if not states else []:
         one, other = (sample.entries[pair[index]].right for pair in (first, second))
         if one is not None and other is not None:
-            p[index] = _mcnemar(one, other)
+            p[index] = mcnemar_p(one, other)
             names[index] = MCNEMAR
     return Contrast(sample, difference, bin_means, weights, freedom, p, names)
 
 
-def _mcnemar(first: Array, second: Array) -> float:
+def mcnemar_p(first: Array, second: Array) -> float:
     """Return the exact p-value of two runs having the same accuracy (Dietterich 1998, section 3.1)."""
     from statsmodels.stats.contingency_tables import mcnemar
 

@@ -88,7 +88,7 @@ def _predictions_by_entry(
     if not can_resample(metrics, reference):
         sample.not_resampled.extend(metrics)
         return {}
-    aligned = {index: [_in_order(run, reference) for run in runs] for index, runs in complete.items()}
+    aligned = {index: [in_order(run, reference) for run in runs] for index, runs in complete.items()}
     return _complete_only(aligned, entries, sample.left_out, OTHER_EXAMPLES)
 
 
@@ -105,7 +105,7 @@ def _complete_only(
     return {index: runs for index, runs in known.items() if len(runs) == len(found[index])}
 
 
-def _in_order(run: RunPredictions, reference: RunPredictions) -> RunPredictions | None:
+def in_order(run: RunPredictions, reference: RunPredictions) -> RunPredictions | None:
     """Return the predictions in the order of the reference; None where examples or labels differ."""
     if len(run.ids) != len(reference.ids) or run.predictions.dtype.kind != reference.predictions.dtype.kind:
         return None

@@ -113,6 +113,10 @@ def _run_errors(run: RunConfig) -> Iterator[str]:
             job.run == "required" and run.run is None and runs is None,
             refusal(f"job={job.name} needs a run folder", "run=outputs/.../seed-0-...", verb="set"),
         ),
+        (
+            job.runs == "required" and len({os.path.realpath(each) for each in runs or ()}) != 2,
+            refusal(f"job={job.name} compares two run folders", "runs=[DIR,DIR]", verb="set"),
+        ),
         (job.run == "no" and run.run is not None, _only("run", "run", job.name)),
         (
             job.name == "downstream" and run.task.kind == "language_modeling",

@@ -1,0 +1,179 @@
+"""job=diff: which examples flipped between two runs, with paired tests; other tasks, data or examples are refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers.commands import check, choose
+from helpers.recorded_runs import write_run
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, f1_score
+
+import peftkit
+from peftkit.config import UserError
+from peftkit.jobs.diff import compare_predictions, diff
+from peftkit.results.run_folder import SCHEMA
+
+NAMES = ["negative", "neutral", "positive"]
+
+
+def record_run(
+    root: Path, name: str, labels: list, predictions: list, scores: dict[str, float],
+    names: list[str] | None = None, ids: list | None = None, texts: list[str] | None = None,
+    kind: str = "classification", **more: Any,
+) -> Path:  # fmt: skip
+    """Write the folder of a finished run with these predictions."""
+    write_run(root, name, metrics=dict.fromkeys(scores, True), **more)
+    folder = root / name
+    record = json.loads((folder / "result.json").read_text())
+    record["schema"] = SCHEMA
+    record["run"]["config"]["task"]["kind"] = kind
+    record["audit"]["label_names"] = names
+    for metric, value in scores.items():
+        record["scores"][metric]["value"] = value
+    (folder / "result.json").write_text(json.dumps(record))
+    columns = {
+        "id": ids or list(range(len(labels))), "split": ["validation"] * len(labels), "label": labels,
+        "prediction": predictions, **({"sentence": texts} if texts else {}),
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), folder / "predictions.parquet")
+    return folder
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Return two classifiers of 300 examples; the second run has them in another order."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 300)
+    answers = [np.where(random.random(300) < share, labels, random.integers(0, 3, 300)) for share in (0.8, 0.6)]
+    folders = []
+    for name, predicted, order in zip("ab", answers, (np.arange(300), random.permutation(300)), strict=True):
+        scores = {
+            "accuracy": accuracy_score(labels, predicted),
+            "macro_f1": f1_score(labels, predicted, average="macro"),
+        }
+        texts = [f"text {n}" for n in order]
+        ids = order.tolist()
+        found = labels[order].tolist(), predicted[order].tolist()
+        folders.append(record_run(tmp_path, name, *found, scores, NAMES, ids, texts))
+    return folders[0], folders[1]
+
+
+def test_flips_and_their_p_values_equal_a_second_computation(pair: tuple[Path, Path]) -> None:
+    found = peftkit.diff(*pair)
+    table = found.to_pandas()
+    right = table["prediction_a"] == table["label"], table["prediction_b"] == table["label"]
+    assert table["id"].tolist() == list(range(300)) and table["sentence"].tolist() == [f"text {n}" for n in range(300)]
+    p_of_classes = {}
+    for name, members in {"all": table["label"] != "", **{name: table["label"] == name for name in NAMES}}.items():
+        one, other = right[0][members], right[1][members]
+        flips = next(each for each in found.flips if each.name == name)
+        counts = (one & other).sum(), (one & ~other).sum(), (~one & other).sum(), (~one & ~other).sum()
+        assert (flips.both, flips.only_first, flips.only_second, flips.neither) == counts
+        p = binomtest(int(counts[1]), int(counts[1] + counts[2])).pvalue
+        if name == "all":
+            assert flips.p == pytest.approx(p)
+            assert (table["outcome"] == "only A right").sum() == counts[1]
+        else:
+            p_of_classes[name] = p
+    ordered = sorted(p_of_classes, key=lambda name: p_of_classes[name])  # Holm's step-down, by hand
+    lowest = 0.0
+    for rank, name in enumerate(ordered):
+        lowest = min(max(lowest, (3 - rank) * p_of_classes[name]), 1.0)
+        assert next(each for each in found.flips if each.name == name).p == pytest.approx(lowest)
+
+
+def test_the_difference_of_the_scores_equals_a_bootstrap_of_scikit_learn(pair: tuple[Path, Path]) -> None:
+    found = peftkit.diff(*pair)
+    table = found.to_pandas()
+    label, one, other = (table[name].to_numpy() for name in ("label", "prediction_a", "prediction_b"))
+
+    def score(of: np.ndarray, chosen: np.ndarray) -> float:
+        macro = f1_score(label[chosen], of[chosen], average="macro")
+        return float((accuracy_score(label[chosen], of[chosen]) + macro) / 2)
+
+    random = np.random.default_rng(1)
+    samples = [random.integers(0, 300, 300) for _ in range(400)]
+    spread = np.std([score(one, chosen) - score(other, chosen) for chosen in samples])
+    whole = score(one, np.arange(300)) - score(other, np.arange(300))
+    assert found.difference is not None and found.difference.metrics == ["accuracy", "macro_f1"]
+    assert found.difference.difference == pytest.approx(whole)
+    low, high = found.difference.interval
+    assert (high - low) / 2 == pytest.approx(1.97 * spread, rel=0.12)  # two bootstraps of this size differ so much
+
+
+def test_the_command_prints_the_classes_and_writes_every_example(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config,) = choose(["task=sst2"])
+    diff(replace(config, job="diff", runs=[*map(str, pair)], output=str(tmp_path / "flips.csv")))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    assert any(line.startswith("positive ") for line in lines) and any(line.startswith("all ") for line in lines)
+    written = (tmp_path / "flips.csv").read_text().splitlines()
+    assert written[0] == "id,split,sentence,label,prediction_a,prediction_b,outcome" and len(written) == 301
+
+
+def test_numbers_and_texts_are_compared_too(tmp_path: Path) -> None:
+    labels = [float(n) for n in range(40)]
+    noisy = [label + (-1) ** n for n, label in enumerate(labels)]
+    scores = [float(np.corrcoef(labels, each)[0, 1]) for each in (noisy, labels)]
+    a, b = (
+        record_run(tmp_path, name, labels, each, {"pearson": value}, kind="regression")
+        for name, each, value in zip("ab", (noisy, labels), scores, strict=True)
+    )
+    found = compare_predictions(a, b)
+    assert not found.flips and found.difference is not None and found.difference.test == "bootstrap"
+    assert found.difference.difference == pytest.approx(scores[0] - scores[1])
+    references = [["one", "1"], ["two"], ["three"]]
+    c, d = (
+        record_run(tmp_path, name, references, each, {"exact_match": 2 / 3}, kind="seq2seq")
+        for name, each in (("c", ["1", " two", "four"]), ("d", ["uno", "two", "three "]))
+    )
+    (whole,) = compare_predictions(c, d).flips
+    assert (whole.both, whole.only_first, whole.only_second, whole.neither, whole.p) == (1, 1, 1, 0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "mrpc"}, "is a run of rte, .* of mrpc; name two runs of one task"),
+        ({"ids": [0, 1, 2, 9]}, r"other validation examples \(4 and 4, 3 of them the same\)"),
+        ({"labels": [0, 1, 1, 1]}, "the label of example 2 differs"),
+        ({"names": ["no", "maybe"]}, "has the labels"),
+        ({"texts": ["a", "b", "c", "e"]}, "the sentence of example 3 differs"),
+        ({"revision": "2"}, None),  # of the model
+        ({"status": "failed", "reason": "out of memory"}, "finish that run first"),
+    ],
+)
+def test_runs_that_do_not_compare_are_refused(tmp_path: Path, change: dict[str, Any], message: str | None) -> None:
+    usual: dict[str, Any] = {
+        "labels": [0, 1, 0, 1], "predictions": [0, 1, 1, 1], "names": ["no", "yes"], "texts": [*"abcd"],
+        "scores": {"accuracy": 0.75},
+    }  # fmt: skip
+    a = record_run(tmp_path, "a", **usual)
+    if "status" in change:
+        write_run(tmp_path, "b", **change)
+        record = json.loads((tmp_path / "b" / "result.json").read_text())
+        (tmp_path / "b" / "result.json").write_text(json.dumps({"schema": SCHEMA, **record}))
+    else:
+        record_run(tmp_path, "b", **{**usual, **change})
+    if message is None:
+        assert compare_predictions(a, tmp_path / "b").flips[0].examples == 4
+        return
+    with pytest.raises(UserError, match=message):
+        compare_predictions(a, tmp_path / "b")
+
+
+def test_one_folder_is_refused() -> None:
+    for overrides in ([], ["runs=[x]"], ["runs=[x,x]"]):
+        assert any(
+            "job=diff compares two run folders; set runs=[DIR,DIR]" in m for m in check(["job=diff", *overrides])
+        )
