@@ -51,7 +51,7 @@ class ListedRun:
 
 
 def list_runs(top: Path) -> list[ListedRun]:
-    """Return every run below a folder, by path; unfinished and broken ones, and trials of a search, are among them.
+    """Return every run below a folder, by path and seed, unfinished and broken ones and trials of a search included.
 
     Links to folders are not followed.
     """
@@ -61,7 +61,8 @@ def list_runs(top: Path) -> list[ListedRun]:
             found[folder] = names
             below[:] = [name for name in below if name not in INSIDE_A_RUN]
     outer = {parent for folder in found for parent in folder.parents}
-    return [_listed(folder, names, has_runs=folder in outer) for folder, names in found.items()]
+    runs = [_listed(folder, names, has_runs=folder in outer) for folder, names in found.items()]
+    return sorted(runs, key=lambda run: (run.folder.parent, run.seed is None, run.seed or 0, run.folder))
 
 
 def delete_run(run: ListedRun, top: Path, checkpoints_only: bool = False) -> int:
