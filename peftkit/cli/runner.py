@@ -10,7 +10,7 @@ import traceback
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peftkit.cli.compose import build_run
 from peftkit.cli.sweep_status import RunStatus, collect_statuses, write_status
@@ -63,6 +63,8 @@ class SweepRunner:
                 started = time.monotonic()
                 found = api.run_job(config, self.record_folder)
                 self.seconds.append(time.monotonic() - started)
+            from peftkit.jobs.leaderboard import selection_score
+
             return selection_score(found)
         except UserError as error:
             self.fail(2, str(error))
@@ -130,17 +132,6 @@ class SweepRunner:
         if len(self.folders) == 1:
             return ["job=predict", f"run={as_override(self.folders[0])}", "input=FILE"]
         return ["job=leaderboard", f"out={as_override(self.out)}"]
-
-
-def selection_score(found: Any) -> float:
-    """Return the score of a run's folder that a sweeper maximizes: the mean of its metrics; -inf where it has none."""
-    if not isinstance(found, Path) or not (found / "result.json").is_file():
-        return float("-inf")
-    from peftkit.leaderboard.stats import task_score
-    from peftkit.results.run_folder import read_result
-
-    scores = (read_result(found) or {}).get("scores")
-    return task_score(scores) if scores else float("-inf")
 
 
 @lru_cache(maxsize=1)

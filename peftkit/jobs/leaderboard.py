@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from peftkit.config import RunConfig, UserError
 from peftkit.config.console import is_main_process, log
@@ -12,6 +13,8 @@ from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.files import write_latex, write_tables
 from peftkit.leaderboard.reading import version_notes
 from peftkit.leaderboard.runs import BoardRun
+from peftkit.leaderboard.stats import task_score
+from peftkit.results.run_folder import read_result
 
 
 def leaderboard(config: RunConfig) -> None:
@@ -77,6 +80,14 @@ def show_claim(board: Board, name: str) -> bool:
     lines = [f"Claim: {finding.claim}", *(f"  {line}" for line in finding.lines)]
     print(*lines, f"Verdict: {finding.verdict}. {finding.reason[:1].upper()}{finding.reason[1:]}.", sep="\n")
     return finding.verdict != INCONCLUSIVE
+
+
+def selection_score(found: Any) -> float:
+    """Return the score of a run's folder that a sweeper maximizes: the mean of its metrics; -inf where it has none."""
+    if not isinstance(found, Path) or not (found / "result.json").is_file():
+        return float("-inf")
+    scores = (read_result(found) or {}).get("scores")
+    return task_score(scores) if scores else float("-inf")
 
 
 def _command(config: RunConfig) -> str:

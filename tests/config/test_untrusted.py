@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from helpers.commands import choose
 
-from peftkit.cli.runner import selection_score
 from peftkit.config import UserError
 from peftkit.config.checks.untrusted import adapter_errors
 from peftkit.config.own_code import instantiate, open_code
+from peftkit.jobs.leaderboard import selection_score
 from peftkit.results.run_folder import SCHEMA
 from peftkit.results.run_result import RunResult
 
