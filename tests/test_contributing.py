@@ -8,69 +8,31 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from helpers.pages import Step, run_command, steps_of, write_files
 
 ROOT = Path(__file__).resolve().parents[1]
-STEP = re.compile(
-    r"<!-- (?P<kind>new|insert|run)(?:: (?P<file>\S+))?(?: before: (?P<anchor>.+?))? -->\n```\w*\n(?P<text>.*?)```",
-    re.DOTALL,
-)
 PAGES = {  # the files of the package that a page may add or change
     "Add a task": 1, "Add a metric": 1, "Add a method": 1, "Add a tuner of your own": 2, "Add a family of models": 2,
     "Add a job": 2, "Add a kind of task": 3, "Keep your code in your own package": 0,
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Step:
-    kind: str  # new file, insertion before a line of a file, or command
-    file: str
-    anchor: str
-    text: str
-
-
 def steps(page: str) -> list[Step]:
     """Return the steps of a page."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     body = text.split(f"\n## {page}\n", 1)[1].split("\n## ", 1)[0]
-    return [Step(m["kind"], m["file"] or "", m["anchor"] or "", m["text"]) for m in STEP.finditer(body)]
+    return steps_of(body)
 
 
 def perform(page: str, copy: Path) -> set[str]:
     """Copy the package, perform a page's edits there, and return the files that are new or changed."""
     for name in ("peftkit", "conf", "recipes"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    changed = set()
-    for step in steps(page):
-        file = copy / step.file
-        if step.kind == "new":
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(step.text, encoding="utf-8")
-        elif step.kind == "insert":
-            before, anchor, after = file.read_text(encoding="utf-8").partition(step.anchor.replace("\\n", "\n"))
-            assert anchor, f"{step.file} has no line {step.anchor!r}"
-            file.write_text(before + step.text + anchor + after, encoding="utf-8")
-        if step.kind != "run" and step.file.startswith(("peftkit/", "conf/", "recipes/")):
-            changed.add(step.file)
-    return changed
-
-
-def run(command: str, copy: Path, checkpoint: Path) -> subprocess.CompletedProcess[str]:
-    """Run a page's command in the copy, on a tiny checkpoint, without a network."""
-    words = command.split()
-    assert words[:3] == ["python", "-m", "peftkit"]
-    small = [
-        f"model.checkpoint={checkpoint}", "source=offline", "task.max_train_samples=24", "task.max_eval_samples=12",
-        "train.num_train_epochs=1", "train.per_device_train_batch_size=8", "train.disable_tqdm=true",
-    ]  # fmt: skip
-    chosen = words[3:] if "job=" in command else [*words[3:], *small]  # a job has keys of its own
-    environment = {**os.environ, "PYTHONPATH": str(copy), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "peftkit", *chosen], cwd=copy, env=environment, capture_output=True, text=True
-    )
+    written = write_files(steps(page), copy)
+    return {file for file in written if file.startswith(("peftkit/", "conf/", "recipes/"))}
 
 
 @pytest.mark.parametrize(("page", "limit"), PAGES.items())
@@ -111,7 +73,9 @@ def test_what_a_page_adds_works(page: str, tmp_path: Path, checkpoints: dict[str
     assert commands
     for command in commands:
         family = re.search(r"\bmodel=(\w+)", command)
-        done = run(command, tmp_path, {**checkpoints, "mpnet": mpnet}.get(family[1] if family else "bert", mpnet))
+        done = run_command(
+            command, tmp_path, {**checkpoints, "mpnet": mpnet}.get(family[1] if family else "bert", mpnet)
+        )
         assert done.returncode == 0, done.stderr
 
 
@@ -126,14 +90,14 @@ def test_a_tuner_of_a_package_in_the_working_folder_trains_and_predicts(
         "method=peft method.config._target_=mypackage.rescale.RescaleConfig method.config.target_modules=all-linear"
     )
     command = f"python -m peftkit task=sst2 model=bert {chosen} method.learning_rate=1e-3"
-    refused = run(command, tmp_path, checkpoints["bert"])
+    refused = run_command(command, tmp_path, checkpoints["bert"])
     assert refused.returncode == 2 and "type allow_code=[mypackage]" in refused.stderr
-    done = run(f"{command} allow_code=[mypackage]", tmp_path, checkpoints["bert"])
+    done = run_command(f"{command} allow_code=[mypackage]", tmp_path, checkpoints["bert"])
     assert done.returncode == 0, done.stderr
     (folder,) = (file.parent for file in (tmp_path / "outputs").rglob("result.json"))
     predict = f"python -m peftkit job=predict run={folder} input=film"
-    assert "type allow_code=[mypackage]" in run(predict, tmp_path, checkpoints["bert"]).stderr
-    assert '"prediction"' in run(f"{predict} allow_code=[mypackage]", tmp_path, checkpoints["bert"]).stdout
+    assert "type allow_code=[mypackage]" in run_command(predict, tmp_path, checkpoints["bert"]).stderr
+    assert '"prediction"' in run_command(f"{predict} allow_code=[mypackage]", tmp_path, checkpoints["bert"]).stdout
 
 
 def test_a_fresh_process_knows_a_new_tuner(tmp_path: Path) -> None:

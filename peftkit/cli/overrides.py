@@ -25,9 +25,10 @@ SHORT_FLAGS = {"-c": "--cfg", "-i": "--info", "-p": "--package", "-cd": "--confi
 FLAGS_WITH_VALUE = (*INSPECTION_FLAGS, "--package", "--config-dir")
 ODD = re.compile(r"[^\x00-\x7f]|[~()&#=;!<>^`]")  # characters that Hydra's grammar reads in quotes only
 FUNCTION = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|int|float|str|bool|json_str|extend_list)\(.*\)")
-# sections of upstream's options, which are checked against upstream and need no + of Hydra
+# sections of options of upstream and of the user's code, which are checked there and need no + of Hydra
 UPSTREAM_SECTIONS = (
     "train.",
+    "collator.",
     "method.config.",
     "method.quantization.",
     "task.splits.",

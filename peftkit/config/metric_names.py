@@ -54,5 +54,8 @@ def metric_error(name: str, kind: TaskKind, packages: Sequence[str] = ()) -> str
             )
     elif name not in (known := metrics_for(kind, packages)):
         wrong = f"task.metrics=[{name}]: unknown metric of task.kind={kind.name}"
-        return with_hint(wrong, nearest(name, known, "task.metrics=[", "]"))
+        hint = nearest(name, known, "task.metrics=[", "]")
+        if not packages and not getattr(hint, "fix", ()):
+            hint = f"{hint}, or type allow_code=[mypackage] for one of your own"
+        return with_hint(wrong, hint)
     return None

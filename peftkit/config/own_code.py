@@ -10,10 +10,11 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from peftkit.config.errors import Refusal, UserError, error_summary
-from peftkit.config.signatures import clear_caches, module_trees, names_in
+from peftkit.config.errors import Refusal, UserError, error_summary, refusal
+from peftkit.config.signatures import clear_caches, module_trees, names_in, syntax_errors
 from peftkit.paths import conf_folder
 
 _OPENED: ContextVar[tuple[str, ...]] = ContextVar("allow_code", default=())
@@ -49,9 +50,13 @@ def code_errors(packages: Any) -> Iterator[str]:
     search_working_folder(packages)
     for name in packages:
         if not str(name).isidentifier():
-            yield f"allow_code=[{name}]: expected the name of a package, without dots; use allow_code=[mypackage]"
+            top = str(name).partition(".")[0]
+            right = f"allow_code=[{top if top.isidentifier() else 'mypackage'}]"
+            yield refusal(f"allow_code=[{name}]: expected the name of a package or module, without dots", right)
         elif name not in sys.modules and find_spec(name) is None:
-            yield f"allow_code=[{name}]: no such package, neither installed nor in {Path.cwd()}"
+            yield f"allow_code=[{name}]: no such package or module, neither installed nor in {Path.cwd()}"
+        else:
+            yield from (f"allow_code=[{name}]: {message}" for message in syntax_errors(name))
 
 
 @cache
@@ -78,10 +83,22 @@ def import_allowed(target: str) -> Any:
         own = f"allow_code=[{target.partition('.')[0]}]"
         raise UserError(Refusal(f"{target} is refused; if the code is your own, type {own}", own))
     module, _, name = target.rpartition(".")
+    found = import_own(module)
+    if not hasattr(found, name):
+        raise UserError(f"{target} cannot be imported: {module} has no {name}")
+    return getattr(found, name)
+
+
+def import_own(module: str) -> ModuleType:
+    """Import a module of an opened package.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
     try:
-        return getattr(import_module(module), name)
+        return import_module(module)
     except Exception as error:  # an import can raise anything
-        raise UserError(f"{target} cannot be imported: {error_summary(error)}") from error
+        raise UserError(f"{module} cannot be imported: {error_summary(error)}") from error
 
 
 def instantiate(node: Any, *arguments: Any) -> Any:

@@ -71,13 +71,33 @@ def clear_caches() -> None:
 
 def module_trees(package: str) -> Iterator[tuple[str, ast.Module]]:
     """Yield the name and the syntax tree of each module of a package, or of a module; unreadable ones are left out."""
+    for module, file in _module_files(package):
+        with suppress(OSError, SyntaxError, ValueError):
+            yield module, ast.parse(file.read_text(encoding="utf-8"))
+
+
+def class_nodes(tree: ast.Module) -> list[ast.ClassDef]:
+    """Return the classes that a module defines."""
+    return [node for node in tree.body if isinstance(node, ast.ClassDef)]
+
+
+def syntax_errors(package: str) -> Iterator[str]:
+    """Yield a message for each file of a package in the working folder that Python cannot read."""
+    for file in (file for _, file in _module_files(package) if file.is_relative_to(Path.cwd())):
+        try:
+            ast.parse(file.read_text(encoding="utf-8"))
+        except SyntaxError as error:
+            yield f"{file.name}, line {error.lineno}: {error.msg}"
+        except (OSError, ValueError) as error:
+            yield f"{file.name}: {error}"
+
+
+def _module_files(package: str) -> Iterator[tuple[str, Path]]:
     file = _file(package)
     is_package = file is not None and file.name == "__init__.py"
     for each in sorted(file.parent.rglob("*.py")) if file is not None and is_package else [file] if file else []:
         parts = each.relative_to(file.parent).with_suffix("").parts if is_package and file is not None else ()
-        module = ".".join([package, *(part for part in parts if part != "__init__")])
-        with suppress(OSError, SyntaxError, ValueError):
-            yield module, ast.parse(each.read_text(encoding="utf-8"))
+        yield ".".join([package, *(part for part in parts if part != "__init__")]), each
 
 
 def annotation(text: str, module: str) -> Field:

@@ -20,6 +20,7 @@ from peftkit.config.secrets import without_secrets
 from peftkit.data.datasets import SEARCH_SPLIT, load_task_dataset
 from peftkit.jobs.report import log_warnings
 from peftkit.leaderboard.stats import task_score
+from peftkit.metrics import check_own_metrics
 from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import find_model
 from peftkit.pipeline.build import TrainingBundle
@@ -78,6 +79,7 @@ def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, 
 
 def _new_context(config: RunConfig) -> RunContext:
     """Find model, data and the run folder; nothing is written yet."""
+    check_own_metrics(config.task.metrics)
     source = find_model(config.model, config.source)
     dataset = load_task_dataset(
         config.task,

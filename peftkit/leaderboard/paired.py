@@ -12,7 +12,7 @@ from peftkit.leaderboard.archive import read_predictions
 from peftkit.leaderboard.contrast import EntrySample, TaskSample, all_pairs
 from peftkit.leaderboard.runs import BoardEntry
 from peftkit.leaderboard.stats import score_metrics
-from peftkit.metrics import METRICS, RECORDED, Metric
+from peftkit.metrics import METRICS, RECORDED, Metric, import_own_metrics
 
 Array = np.ndarray
 MAX_RESAMPLES, MIN_RESAMPLES, MAX_NUMBERS = 1000, 200, 80_000_000  # the last: examples x runs x resamples
@@ -202,6 +202,7 @@ def _resamples(examples: int, count: int, random: np.random.Generator) -> Array:
 
 def _resolve(name: str, splits: Array) -> tuple[Metric, str | None] | None:
     """Return the metric and the split of a recorded name: accuracy_matched is accuracy on validation_matched."""
+    import_own_metrics()
     known = {metric.name: metric for metric in METRICS.values() if metric.input in RECORDED}
     names = sorted(set(splits.tolist()))
     if name in known and len(names) == 1:

@@ -20,6 +20,7 @@ from peftkit.leaderboard.contrast import (
 )
 from peftkit.leaderboard.paired import MAX_ALL_PAIRS, MAX_TESTED, sample_of
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, UnreadableRun, grouped
+from peftkit.metrics import METRICS
 
 MAX_LISTED = 4  # entries in a sentence
 LATIN, GREEK = string.ascii_letters, 0x3B1  # letters of groups; where Latin ones do not suffice, those from alpha
@@ -187,6 +188,8 @@ def _notes(entries: Sequence[BoardEntry], tests: Contrast) -> list[str]:
     kinds = set(tests.test)
     single = [entry.name for entry in entries if len(entry.seeds) == 1]
     metrics = ", ".join(tests.sample.not_resampled)
+    is_own = any(":" not in name and not name.startswith((*METRICS,)) for name in tests.sample.not_resampled)
+    own = "; a metric of your own needs allow_code=[mypackage] here too" if is_own else ""
     beyond = f"; the last {len(entries) - MAX_TESTED} are not tested" if len(entries) > MAX_TESTED else ""
     notes: list[tuple[object, str]] = [
         (
@@ -199,7 +202,7 @@ def _notes(entries: Sequence[BoardEntry], tests: Contrast) -> list[str]:
         ),
         (
             metrics,
-            f"{metrics} cannot be resampled, so these tests generalize to other seeds, not to other examples.",
+            f"{metrics} cannot be resampled, so these tests generalize to other seeds, not to other examples{own}.",
         ),
         *(
             (names, f"{reason}, so tested over seeds only: {listed(names)}.")

@@ -3,9 +3,20 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from peftkit.metrics.registry import METRICS, RECORDED, Metric, as_evaluate, find_metric, score
+from peftkit.metrics.registry import (
+    METRICS,
+    RECORDED,
+    Metric,
+    as_evaluate,
+    check_own_metrics,
+    find_metric,
+    import_own_metrics,
+    score,
+)
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["METRICS", "RECORDED", "Metric", "as_evaluate", "find_metric", "score"]
+__all__ = [
+    "METRICS", "RECORDED", "Metric", "as_evaluate", "check_own_metrics", "find_metric", "import_own_metrics", "score",
+]  # fmt: skip

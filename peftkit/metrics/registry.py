@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from inspect import signature
 from typing import Any
 
 import numpy as np
 
+from peftkit.config.errors import UserError
 from peftkit.config.metric_names import EVALUATE
-from peftkit.config.own_code import opened_packages, own_metrics
+from peftkit.config.own_code import import_own, opened_packages, own_metrics
 from peftkit.config.suggestions import nearest
 
 Array = np.ndarray
@@ -21,6 +21,13 @@ Scorer = Callable[[Array], Array]
 LISTS = ("tags", "tag_names", "texts")  # inputs that have a list or a text for each example
 RECORDED = ("classes", "numbers", "tags", "ranks", "margins", "bytes")  # inputs that predictions.parquet has
 METRICS: dict[str, Metric] = {}
+ROUNDING = 1e-6
+SAMPLES: dict[str, tuple[list, list]] = {  # by input: labels and predictions of two examples
+    "classes": ([0, 1], [0, 0]), "numbers": ([0.0, 1.0], [0.5, 1.0]), "tags": ([[0, 1], [0]], [[0, 0], [0]]),
+    "tag_names": ([["O", "B-X"], ["O"]], [["O", "O"], ["O"]]), "texts": ([["a"], ["b"]], ["a", "c"]),
+    "likelihoods": ([1, 2], [0.5, 1.0]), "bytes": ([1, 2], [0.5, 1.0]), "format": ([1, 1], [1, 0]),
+    "ranks": ([1, 1], [1, 2]), "margins": ([0.0, 0.0], [0.5, -0.1]),
+}  # fmt: skip
 NO_TAG = "-"  # of a word without a prediction
 ERRORS = ("mae", "mse", "mape", "smape", "mase", "wer", "cer", "ter", "perplexity", "brier_score")  # of evaluate
 
@@ -50,10 +57,21 @@ class Metric:
     diagnostic: bool
 
     def scorer(self, labels: Any, predictions: Any, classes: int | None = None) -> Scorer:
-        """Return the scorer of several runs; where the number of classes is unknown, it is that of the largest id."""
-        if "classes" not in signature(self.function).parameters:
-            return self.function(labels, predictions)
-        return self.function(labels, predictions, classes or max(2, 1 + int(np.max([labels.max(), predictions.max()]))))
+        """Return the scorer of several runs; where the number of classes is unknown, it is that of the largest id.
+
+        Raises:
+            ValueError: the function does not return a scorer.
+        """
+        counts = []
+        if "classes" in signature(self.function).parameters:
+            counts = [classes or max(2, 1 + int(np.max([labels.max(), predictions.max()])))]
+        found = self.function(labels, predictions, *counts)
+        if not callable(found):
+            kind = type(found).__name__
+            raise ValueError(
+                f"the metric {self.name} returned a {kind}; return mean(values), of a value for each example"
+            )
+        return found
 
     def score(self, labels: Any, predictions: Any, classes: int | None = None) -> float:
         """Return the score of one run."""
@@ -92,6 +110,40 @@ def divide(numerator: Array, denominator: Array, default: float = 0.0) -> Array:
     """Return numerator / denominator, or `default` where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
     return np.divide(numerator, denominator, out=np.full(numerator.shape, default), where=denominator > 0)
+
+
+def check_own_metrics(names: Sequence[str]) -> None:
+    """Compute the metrics of opened packages for two examples, before a run trains for them.
+
+    Raises:
+        UserError: one cannot be imported or computed, or is outside of its range.
+    """
+    import_own_metrics()
+    for metric in (METRICS[name] for name in names if name in own_metrics(opened_packages())):
+        labels, predictions = SAMPLES[metric.input]
+        try:
+            _check_range(metric, metric.score(labels, predictions, 2))
+        except Exception as error:  # whatever the user's function raises
+            text = f"task.metrics=[{metric.name}]: for the labels {labels} and the predictions {predictions}: {error}"
+            raise UserError(text) from error
+
+
+def import_own_metrics() -> None:
+    """Register the metrics of opened packages.
+
+    Raises:
+        UserError: a module cannot be imported.
+    """
+    for name, (_, module) in own_metrics(opened_packages()).items():
+        if name not in METRICS:
+            import_own(module)
+
+
+def _check_range(metric: Metric, value: float) -> None:
+    low, high = metric.range
+    if value < low - ROUNDING or value > high + ROUNDING:
+        stated = f"range=({low:g}, {high:g})"
+        raise ValueError(f"{metric.name} is {value:.4g}, outside of its {stated}; state the right one in @metric")
 
 
 def score(
@@ -142,6 +194,7 @@ def score(
                 )
             classes = len(label_names) if label_names and metric.input == "classes" else None
             value, higher_is_better = metric.score(expected, predicted, classes), metric.higher_is_better
+            _check_range(metric, value)
         scores[name + suffix] = {"value": value, "higher_is_better": higher_is_better}
     return scores
 
@@ -152,8 +205,7 @@ def find_metric(name: str) -> Metric:
     Raises:
         ValueError: the metric is unknown; the message suggests the nearest name.
     """
-    if name not in METRICS and (own := own_metrics(opened_packages()).get(name)):
-        import_module(own[1])  # which registers it
+    import_own_metrics()
     if name not in METRICS:
         raise ValueError(f"task.metrics=[{name}]: unknown metric{nearest(name, METRICS)}")
     return METRICS[name]

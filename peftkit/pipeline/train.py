@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import TrainerCallback
 
 from peftkit import training
 from peftkit.config import RunConfig, UserError, generates_text, refusal
 from peftkit.config.console import log
-from peftkit.config.own_code import import_allowed, instantiate
+from peftkit.config.own_code import instantiate
 from peftkit.data.batches import LengthGroupedSampler, padding_waste
 from peftkit.data.class_weights import class_weights
 from peftkit.data.formats import Encoded
@@ -65,7 +66,10 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
         log_file=context.folder / "log.jsonl",
     )
     for tracker in training.own_trackers(config.train):
-        trainer.add_callback(import_allowed(tracker)())
+        callback = instantiate({"_target_": tracker})
+        if not isinstance(callback, TrainerCallback):
+            raise UserError(f"train.report_to={tracker}: expected a subclass of transformers.TrainerCallback")
+        trainer.add_callback(callback)
     texts = {}
     if isinstance(bundle.format, LanguageModelingFormat) and not config.trial:
         held_out = splits.validation[config.task.splits["validation"][0]]

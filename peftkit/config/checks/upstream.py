@@ -7,7 +7,7 @@ from typing import Any
 from peftkit.config.checks.values import Found, as_typed, value_of
 from peftkit.config.errors import refusal
 from peftkit.config.own_code import code_errors, is_allowed, shipped_targets
-from peftkit.config.signatures import Field, fields_of
+from peftkit.config.signatures import Field, class_nodes, fields_of, module_trees
 from peftkit.config.suggestions import TRAINING, nearest, renamed_key, with_hint
 
 UPSTREAM = ("train.", "method.config.", "method.quantization.", "generate.quantization.")
@@ -44,6 +44,7 @@ def upstream_errors(config: Mapping[str, Any]) -> Iterator[Found]:
     for message in code_errors(packages):
         yield "allow_code", message
     yield from target_errors(config, packages)
+    yield from _collator_errors(value_of(config, "collator"))
     for section, owner in (
         ("train", TRAINING), ("method.quantization", QUANTIZATION), ("generate.quantization", QUANTIZATION)
     ):  # fmt: skip
@@ -63,6 +64,11 @@ def _option_errors(name: str, value: Any, fields: Mapping[str, Field], prefix: s
         yield key, renamed_key(f"{key}: unknown option of {owner}", key, nearest(str(name), fields, prefix))
     elif (expected := fields[name].refuses(value)) is not None:
         yield key, f"{key}={as_typed(value)}: expected {expected}"
+
+
+def _collator_errors(collator: Any) -> Iterator[Found]:
+    if isinstance(collator, Mapping) and "_target_" not in collator:
+        yield "collator", "collator has no class; set collator._target_=mymodule.Collator"
 
 
 def _tracker_errors(named: Any, packages: Sequence[str]) -> Iterator[Found]:
@@ -96,7 +102,9 @@ def _class_errors(target: str, typed: str, node: Mapping[str, Any], packages: Se
     if is_allowed(target, packages):
         fields = fields_of(target)
         if fields is None:
-            yield key, f"{key}={target}: {package} has no class {name}"
+            classes = [node.name for each, tree in module_trees(top) if each == package for node in class_nodes(tree)]
+            hint = nearest(name, classes, f"{key}={package}.") if classes else ""
+            yield key, with_hint(f"{key}={target}: {package} has no class {name}", hint)
         for option, value in node.items() if fields is not None else ():
             if option != "_target_":
                 yield from _option_errors(option, value, fields or {}, path, target)
@@ -106,6 +114,7 @@ def _class_errors(target: str, typed: str, node: Mapping[str, Any], packages: Se
         yield key, with_hint(f"{key}={target} is not the config class of {named}", hint)
     else:
         own = f"; if the code is your own, type allow_code=[{top}]" if package else ""
+        own = f"; name its module too: {key}={packages[0]}.{name}" if packages and not package else own
         yield key, f"{key}={target} is refused: only classes of peft and peftkit are allowed{own}"
 
 

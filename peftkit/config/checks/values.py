@@ -219,7 +219,8 @@ def _type_errors(values: Mapping[str, Any], owner: type, prefix: str) -> Iterato
         elif (expected := annotation(str(field.type), __name__).refuses(value)) is not None:
             is_one = isinstance(value, (str, int, float)) and takes_list(key)
             wrong = f"{key}={as_typed(value)}: expected {expected}"
-            yield key, refusal(wrong, f"{key}=[{value}]") if is_one else wrong
+            fix = f"{key}=[{value}]" if is_one else f"{key}._target_={value} ~{key}" if key == "collator" else ""
+            yield key, refusal(wrong, fix) if fix and not isinstance(value, list) else wrong
 
 
 def _leaf_errors(value: Any, key: str) -> Iterator[Found]:
