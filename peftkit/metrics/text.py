@@ -27,13 +27,29 @@ def entity_f1(labels: Tags, predictions: Sequence[Tags]) -> Scorer:
 
     A tag that its scheme does not allow, such as I-PER after O in IOB2, is part of no span.
     """
-    predictions = [[["O" if tag == NO_TAG else tag for tag in example] for example in run] for run in predictions]
-    names = {tag for run in (labels, *predictions) for example in run for tag in example}
-    scheme = scheme_of(labels, names) or "IOB2"
-    true, *predicted = (_spans(examples, scheme) for examples in (labels, *predictions))
+    true, *predicted = _spans_of_runs(labels, predictions)
     both = [[2 * len(a & b) for a, b in zip(true, run, strict=True)] for run in predicted]
     total = [[len(a) + len(b) for a, b in zip(true, run, strict=True)] for run in predicted]
     return ratio(np.array(both, float), np.array(total, float))
+
+
+def span_counts(labels: Tags, predictions: Tags) -> dict[str, tuple[int, int, int]]:
+    """Return by type of span how many are labeled, predicted, and both; the spans are those of `entity_f1`."""
+    true, predicted = _spans_of_runs(labels, [predictions])
+    counts = [
+        Counter(kind for sentence in sentences for _, kind, *_ in sentence)
+        for sentences in (true, predicted, [a & b for a, b in zip(true, predicted, strict=True)])
+    ]
+    kinds = sorted({kind for each in counts for kind in each})
+    return {kind: (counts[0][kind], counts[1][kind], counts[2][kind]) for kind in kinds}
+
+
+def _spans_of_runs(labels: Tags, predictions: Sequence[Tags]) -> list[list[set[tuple]]]:
+    """Return the spans of each sentence: of the labels, then of the predictions of each run."""
+    found = [[["O" if tag in (NO_TAG, None) else tag for tag in example] for example in run] for run in predictions]
+    names = {tag for run in (labels, *found) for example in run for tag in example}
+    scheme = scheme_of(labels, names) or "IOB2"
+    return [_spans(examples, scheme) for examples in (labels, *found)]
 
 
 def _spans(sentences: Tags, scheme: str) -> list[set[tuple]]:
@@ -53,14 +69,19 @@ def exact_match(references: References, texts: Texts) -> Scorer:
 @metric("texts")
 def token_f1(references: References, texts: Texts) -> Scorer:
     """Mean F1 of the words that a text shares with its best reference (SQuAD, section 6.1)."""
+    return _best(_overlap, references, texts)
 
-    def overlap(reference: str, text: str) -> float:
-        expected, words = answer_words(reference), answer_words(text)
-        if not expected or not words:
-            return float(expected == words)
-        return 2 * sum((Counter(expected) & Counter(words)).values()) / (len(expected) + len(words))
 
-    return _best(overlap, references, texts)
+def best_token_f1(references: Sequence[str], text: str) -> float:
+    """Return the F1 of the words that a text shares with its best reference; without one, with the empty text."""
+    return max(_overlap(each, text) for each in references or [""])
+
+
+def _overlap(reference: str, text: str) -> float:
+    expected, words = answer_words(reference), answer_words(text)
+    if not expected or not words:
+        return float(expected == words)
+    return 2 * sum((Counter(expected) & Counter(words)).values()) / (len(expected) + len(words))
 
 
 @metric("texts")

@@ -8,9 +8,12 @@ from pathlib import Path
 from peftkit.config import UserError, error_summary
 from peftkit.config.console import log
 from peftkit.config.quoting import as_override
+from peftkit.pipeline.report.answers import BYTES, MARGINS, RANKS, answer_sections, extreme_section
 from peftkit.pipeline.report.classification import classification_sections
 from peftkit.pipeline.report.overview import common_sections, headline
+from peftkit.pipeline.report.regression import regression_sections
 from peftkit.pipeline.report.run_data import RunData, Section, read_run
+from peftkit.pipeline.report.tagging import tagging_sections
 from peftkit.results.page import Html, element, list_of, page, section, write_page
 
 __all__ = ["FILE", "Report", "make_report", "try_report"]
@@ -19,6 +22,12 @@ FILE = "report.html"
 # a kind that is not listed has the sections that all kinds have
 SECTIONS: dict[str, Callable[[RunData], list[Section]]] = {
     "classification": classification_sections,
+    "regression": regression_sections,
+    "token_classification": tagging_sections,
+    **dict.fromkeys(("question_answering", "seq2seq", "causal_lm", "instructions"), answer_sections),
+    "language_modeling": lambda run: [extreme_section(run, BYTES)],
+    "retrieval": lambda run: [extreme_section(run, RANKS)],
+    "preferences": lambda run: [extreme_section(run, MARGINS)],
 }
 
 

@@ -80,10 +80,10 @@ class RunData:
     def array(self, name: str) -> np.ndarray:
         return np.asarray(self.columns[name])
 
-    def example(self, number: int) -> list[Html]:
+    def example(self, number: int) -> list[object]:
         """Return the cells of an example's id and texts, for the columns of `example_headings`."""
         texts = (text_of(self.columns[name][number]) for name in self.text_columns)
-        return [element("span", self.columns["id"][number]), *map(text_cell, texts)]
+        return [str(self.columns["id"][number]), *map(text_cell, texts)]
 
     @property
     def example_headings(self) -> list[str]:
