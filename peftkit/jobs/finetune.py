@@ -36,7 +36,7 @@ from peftkit.results import run_folder
 from peftkit.results.model_card import model_card
 from peftkit.results.run_result import RunResult
 
-SHOWN_WARNINGS = 3  # of a report, after each run
+SHOWN_FINDINGS = 3  # of a report, after each run
 TRIAL_SEED = 0  # of every trial; the seeds of a comparison share their trials
 
 
@@ -225,7 +225,7 @@ def _run_stages(context: RunContext) -> None:
         _record(context, artifact)
         log(f"   {_scores(context.result)} in {trained.fit.seconds:.0f} s")
         if not config.trial and (report := try_report(folder)) is not None:
-            log_warnings(report, most=SHOWN_WARNINGS)
+            log_warnings(report.findings[:SHOWN_FINDINGS])  # those about the data were logged before training
     # in a search and in job=downstream all processes read the result that the main process writes
     trained.trainer.accelerator.wait_for_everyone()
 

@@ -1,5 +1,6 @@
 """job=report: the report of a finished run, from its folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from peftkit.config import RunConfig
@@ -17,16 +18,16 @@ def report(config: RunConfig) -> Path:
     folder = Path(str(config.run))
     if is_main_process():
         found = make_report(folder)
-        log_warnings(found)
+        log_warnings(found.warnings)
         file = found.write()
         _print_lines(found)
         log(f"-> {file}")
     return folder
 
 
-def log_warnings(found: Report, most: int | None = None) -> None:
+def log_warnings(warnings: Sequence[str]) -> None:
     """Log what a reader should see first."""
-    for warning in found.warnings[:most]:
+    for warning in warnings:
         log(f"!! {plain(warning)}")
 
 

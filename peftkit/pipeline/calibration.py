@@ -45,9 +45,9 @@ def _scale_probabilities(file: Path, temperature: float) -> None:
     """Replace the probabilities in a file of predictions by those at a temperature."""
     import pyarrow.parquet as pq
 
-    columns = pq.read_table(file).to_pydict()
-    scaled = probabilities(np.array(columns["scores"], float), temperature)
-    write_predictions(file, columns | {"probabilities": scaled.tolist()})
+    table = pq.read_table(file)
+    scaled = probabilities(np.stack(table["scores"].to_numpy()), temperature)
+    write_predictions(file, dict(zip(table.column_names, table.columns, strict=True)) | {"probabilities": list(scaled)})
 
 
 def read_scores(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

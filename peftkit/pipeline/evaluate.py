@@ -79,14 +79,14 @@ def _prediction_columns(
         "split": [split] * len(known),
         "label": known,
         "prediction": _plain(answers.predictions),
-        "scores": [_plain(row.astype(float)) or None for row in answers.scores],
+        "scores": [_row(each.astype(float)) for each in answers.scores],
     }
     describe = bundle.format.describe
     if bundle.format.names is not None:
         columns["label_name"] = [None if label is None else describe(label) for label in known]
         columns["prediction_name"] = [describe(each) for each in answers.predictions]
         if kind_of(bundle.format.task).sequence_label:
-            columns["probabilities"] = probabilities(np.stack(answers.scores)).tolist()
+            columns["probabilities"] = list(probabilities(np.stack(answers.scores)))
     texts = [name for name in (*text_columns(bundle.format.task), "messages") if name in table.column_names]
     taken = run_folder.PREDICTION_COLUMNS
     return columns | {f"{name}{SUFFIX}" if name in taken else name: list(table[name]) for name in texts}
@@ -156,6 +156,11 @@ def holdout_score(config: RunConfig, bundle: TrainingBundle, predictions: Any, h
 def _plain(values: Any) -> Any:
     """Return a numpy array as lists of Python numbers."""
     return values.tolist() if isinstance(values, np.ndarray) else values
+
+
+def _row(scores: np.ndarray) -> Any:
+    """Return the scores of an example as a cell; arrays are faster than lists where there are a thousand classes."""
+    return None if not len(scores) else scores if scores.ndim == 1 else scores.tolist()
 
 
 def with_predictions(table: Any, predictions: Mapping[int, tuple[Any, Any]]) -> Any:

@@ -179,7 +179,7 @@ def write_config(folder: Path, config: RunConfig) -> None:
     write_text(folder / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
 
 
-def write_predictions(file: Path, columns: Mapping[str, list]) -> None:
+def write_predictions(file: Path, columns: Mapping[str, Any]) -> None:
     """Write columns of predictions, one row per example, as parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq

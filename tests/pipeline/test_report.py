@@ -6,12 +6,15 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from helpers.report_runs import classified, write_finished_run
 
 from peftkit.jobs.report import show_report
+from peftkit.metrics import METRICS
 from peftkit.pipeline.report import make_report
+from peftkit.pipeline.report.overview import resampled_interval
 from peftkit.results.page import VOID
 from peftkit.results.page.charts import ticks
 
@@ -119,3 +122,18 @@ def test_a_report_that_fails_loses_no_result(tmp_path: Path, folder: Path, capsy
 def test_ticks_are_round_and_few(limits: tuple[float, float]) -> None:
     found = ticks(limits)
     assert 3 <= len(found) <= 8 and limits[0] - 1e-9 <= found[0] < found[-1] <= limits[1] + 1e-9
+
+
+def test_intervals_of_scores_equal_those_of_resampled_examples() -> None:
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
+    random = np.random.default_rng(0)
+    labels = random.choice(3, 150, p=[0.6, 0.3, 0.1])
+    predictions = np.where(random.random(150) < 0.7, labels, random.integers(0, 3, 150))
+    draws = [random.integers(0, 150, 150) for _ in range(1000)]
+    scores = {"matthews_correlation": matthews_corrcoef, "macro_f1": lambda *a: f1_score(*a, average="macro")}
+    for name, score in scores.items():
+        expected = np.percentile([score(labels[drawn], predictions[drawn]) for drawn in draws], [2.5, 97.5])
+        found = resampled_interval(METRICS[name], labels.tolist(), predictions.tolist(), 3)
+        np.testing.assert_allclose(found, expected, atol=0.02)
+    assert np.isnan(resampled_interval(METRICS["macro_f1"], list(range(1000)), list(range(1000)), 1000)).all()

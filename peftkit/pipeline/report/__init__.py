@@ -37,12 +37,17 @@ class Report:
     def __init__(self, run: RunData) -> None:
         self.run = run
         kind = run.config.task.kind
-        own = SECTIONS[kind](run) if kind in SECTIONS and run.columns.get("id") else []
-        self.sections = [*own, *common_sections(run)]
+        self.own = SECTIONS[kind](run) if kind in SECTIONS and run.columns.get("id") else []
+        self.sections = [*self.own, *common_sections(run)]
+
+    @property
+    def findings(self) -> list[str]:
+        """What a reader should see first about the predictions."""
+        return [warning for each in self.own for warning in each.warnings]
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader should see first."""
+        """What a reader should see first, also about the data."""
         return [warning for each in self.sections for warning in each.warnings]
 
     @property

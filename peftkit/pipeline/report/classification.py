@@ -51,7 +51,8 @@ class Answers:
     @cached_property
     def confidences(self) -> np.ndarray:
         """The probability of each prediction (examples,)."""
-        found = probabilities(np.array(self.run.columns["scores"], float), self.temperature)
+        assert self.run.scores is not None
+        found = probabilities(self.run.scores, self.temperature)
         return found[np.arange(len(found)), self.predictions]
 
     @property

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import yaml
 
 from peftkit.leaderboard.costs import COSTS
-from peftkit.leaderboard.paired import can_resample, read_run_predictions, scores_by_resample
+from peftkit.metrics import METRICS, RECORDED, Metric
 from peftkit.metrics.per_class import share
 from peftkit.pipeline.report.run_data import RunData, Section
 from peftkit.results.page import Html, details, element, joined, list_of, paragraph, table
 from peftkit.results.page.charts import Point, line_chart
 
-RESAMPLES, MIN_RESAMPLES, MAX_NUMBERS = 1000, 200, 4_000_000  # of scores; the last: examples x resamples
-MAX_RESAMPLED = 20_000  # examples, so that a report takes less than a second
+RESAMPLES, MIN_RESAMPLES = 1000, 200  # of scores
+MAX_OPERATIONS = 20_000_000  # resamples x examples, or x pairs x classes, so that a report takes less than a second
 NOTABLE_SHARE = 0.05  # of truncated examples or unknown tokens
 SHOWN_LABELS = 50
 
@@ -30,7 +32,7 @@ def headline(run: RunData) -> Html:
     scores = [
         element("div", element("dt", name), element("dd", f"{entry['value']:.3f} ", element("small", interval)))
         for name, entry in run.record["scores"].items()
-        for interval in (score_interval(run, name, entry["value"]),)
+        for interval in (score_interval(run, name),)
     ]
     note = (
         "Intervals: 95 %, over validation examples, of this one run. Other seeds and other training data add to them."
@@ -48,26 +50,53 @@ def headline(run: RunData) -> Html:
     )
 
 
-def score_interval(run: RunData, name: str, value: float) -> str:
+def score_interval(run: RunData, name: str) -> str:
     """Return the 95 % interval of a score: Wilson's for accuracy, else of bootstrap resamples; empty where unknown."""
-    if name == "accuracy":
-        found = share(sum(map(_equals, run.columns["label"], run.columns["prediction"])), len(run.columns["label"]))
-        return f"{found.low:.3f}–{found.high:.3f}"
-    predictions = read_run_predictions(run.folder)
-    if predictions is None or len(predictions.ids) > MAX_RESAMPLED or not can_resample([name], predictions):
+    found = _metric_of(run, name)
+    if found is None:
         return ""
-    count = int(np.clip(MAX_NUMBERS // len(predictions.ids), MIN_RESAMPLES, RESAMPLES))
-    whole, resampled = scores_by_resample(
-        [name],
-        predictions.labels,
-        predictions.predictions[None],
-        predictions.splits,
-        count,
-        classes=len(run.names) or None,
-    )
-    sign = -1 if whole[0] * value < 0 else 1  # of errors, whose negative is resampled
-    low, high = sorted(sign * float(limit) for limit in np.percentile(resampled, [2.5, 97.5]))
-    return f"{low:.3f}–{high:.3f}" if high > low else ""
+    metric, chosen = found
+    labels, predictions = ([run.columns[column][n] for n in chosen] for column in ("label", "prediction"))
+    if metric.name == "accuracy":
+        interval = share(sum(map(operator.eq, labels, predictions)), len(labels))
+        return f"{interval.low:.3f}–{interval.high:.3f}"
+    low, high = resampled_interval(metric, labels, predictions, len(run.names) or None)
+    return f"{low:.3f}–{high:.3f}" if low < high else ""
+
+
+def resampled_interval(
+    metric: Metric, labels: Sequence[Any], predictions: Sequence[Any], classes: int | None
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a metric over bootstrap resamples; NaN where they would take long.
+
+    Examples with the same label and prediction are drawn together, by one multinomial: there are few such pairs.
+    """
+    counts: np.ndarray = np.ones(len(labels), int)
+    if metric.input == "classes":
+        size = 1 + int(np.max([labels, predictions]))
+        pairs, counts = np.unique(np.asarray(labels) * size + np.asarray(predictions), return_counts=True)
+        labels, predictions = divmod(pairs, size)
+    elif metric.input != "tags":
+        labels, predictions = np.asarray(labels), np.asarray(predictions)
+    resamples = min(RESAMPLES, MAX_OPERATIONS // (len(counts) * (classes or 1)))
+    if resamples < MIN_RESAMPLES:
+        return math.nan, math.nan
+    runs = [predictions] if metric.input == "tags" else np.array([predictions])
+    drawn = np.random.default_rng(0).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
+    values = metric.scorer(labels, runs, classes)(drawn.astype(float))[:, 0]
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _metric_of(run: RunData, name: str) -> tuple[Metric, list[int]] | None:
+    """Return the metric of a score and the examples that it is of; None where predictions do not determine it."""
+    names = run.columns.get("split", [])
+    for split in dict.fromkeys(names):
+        suffix = split.removeprefix("validation") if len(set(names)) > 1 else ""
+        metric = METRICS.get(name.removesuffix(suffix)) if name.endswith(suffix) else None
+        if metric is not None and metric.input in RECORDED:
+            return metric, [n for n, other in enumerate(names) if other == split]
+    return None
 
 
 def common_sections(run: RunData) -> list[Section]:
@@ -154,7 +183,7 @@ def _data_warnings(run: RunData) -> list[str]:
             found.append(f"{truncated / count:.0%} of {split} is truncated at {limit} tokens; raise task.max_length")
         if unknown >= NOTABLE_SHARE:
             found.append(f"{unknown:.0%} of the tokens of {split} are unknown to the tokenizer")
-    if not run.columns.get("id"):
+    if not run.record["scores"]:
         found.append("no validation example has a label, so nothing was scored")
     return found
 
@@ -210,10 +239,6 @@ def _costs(run: RunData) -> Section:
         "Costs",
         [table("Measured costs", ["cost", "value"], rows, ["value"]), *([paragraph(verified)] if verified else [])],
     )
-
-
-def _equals(label: Any, prediction: Any) -> bool:
-    return bool(label == prediction)
 
 
 def _percent(value: float | None) -> str:

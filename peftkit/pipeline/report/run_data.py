@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from peftkit.config import RunConfig, UserError, error_summary
+from peftkit.config import RunConfig, TaskConfig, UserError, error_summary, kind_of
 from peftkit.paths import read_regular
 from peftkit.results import run_folder
 from peftkit.results.page import Html, element
@@ -37,12 +37,17 @@ class Section:
 
 @dataclass(frozen=True)
 class RunData:
-    """A finished run: result.json, the columns of its labeled predictions, and the entries of its log."""
+    """A finished run: result.json, its labeled predictions, and the entries of its log.
+
+    `columns` are those of predictions.parquet without the numbers for each class; of these, `scores` (examples,
+    classes) are read where an example has one class.
+    """
 
     folder: Path
     record: dict[str, Any]
-    columns: dict[str, list[Any]] = field(default_factory=dict)
-    log: list[dict[str, Any]] = field(default_factory=list)
+    columns: dict[str, list[Any]]
+    scores: np.ndarray | None
+    log: list[dict[str, Any]]
 
     @cached_property
     def config(self) -> RunConfig:
@@ -65,7 +70,7 @@ class RunData:
     def splits(self) -> str:
         """The names of the validation splits, and the number of their labeled examples."""
         names = " and ".join(self.config.task.splits["validation"])
-        return f"{names} ({len(self.columns['id']):,} labeled examples)"
+        return f"{names} ({len(self.columns['id']):,} scored examples)"
 
     @property
     def text_columns(self) -> list[str]:
@@ -91,7 +96,7 @@ class RunData:
 
 
 def read_run(folder: Path) -> RunData:
-    """Read a finished run; examples without a label are left out.
+    """Read a finished run; examples whose label is hidden are left out.
 
     Raises:
         UserError: the run is not finished, or a file of it cannot be read.
@@ -99,7 +104,9 @@ def read_run(folder: Path) -> RunData:
     record = run_folder.read_result(folder)
     if record is None or record["meta"].get("status") != "finished":
         raise UserError(f"{folder} is not a finished run; a report needs its scores")
-    return RunData(folder, record, _labeled_columns(folder / "predictions.parquet"), _log_entries(folder / "log.jsonl"))
+    task = RunConfig.from_config(record["run"]["config"]).task
+    columns, scores = _read_predictions(folder / "predictions.parquet", task)
+    return RunData(folder, record, columns, scores, _log_entries(folder / "log.jsonl"))
 
 
 def text_of(value: Any) -> str:
@@ -117,12 +124,18 @@ def text_cell(text: str) -> Html:
     return element("span", f"{text[:SHOWN_CHARACTERS]}…" if is_long else text, class_="text")
 
 
-def _labeled_columns(file: Path) -> dict[str, list[Any]]:
+def _read_predictions(file: Path, task: TaskConfig) -> tuple[dict[str, list[Any]], np.ndarray | None]:
+    """Return the columns of the scored examples, and their scores if each has one class."""
     import pyarrow.parquet as pq
 
+    has_classes = kind_of(task).has_label_names and kind_of(task).sequence_label
     try:
-        table = pq.read_table(file)
-        return dict(table.filter(table["label"].is_valid()).to_pydict())
+        names = [name for name in pq.read_schema(file).names if name not in ("scores", "probabilities")]
+        table = pq.read_table(file, columns=[*names, *(["scores"] if has_classes else [])])
+        if task.label is not None:
+            table = table.filter(table["label"].is_valid())
+        scores = np.stack(table["scores"].to_numpy()) if has_classes and len(table) else None
+        return dict(table.select(names).to_pydict()), scores
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are among these
         raise UserError(f"{file} cannot be read: {error_summary(error)}; train the run again") from error
 
