@@ -76,7 +76,7 @@ def test_scores_of_entities_and_tags_equal_those_of_seqeval_and_scikit_learn(tmp
     for name, *values in zip(TAGS, *known, strict=True):
         each = found[name]
         np.testing.assert_allclose([each.precision.value, each.recall.value, each.f1.value, each.labeled], values)
-    assert "1 words have no prediction" in section(report, "Tags")
+    assert "Over words. 1 has no prediction" in section(report, "Tags")
     assert "a: I-PER → –" in section(report, "Sentences with most mistakes")
 
 

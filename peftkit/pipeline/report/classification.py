@@ -16,7 +16,7 @@ from peftkit.results.page.charts import bar_chart
 
 SHOWN_CLASSES = 10  # in the terminal
 MATRIX_CLASSES = 25  # in a confusion matrix; of more, only the pairs are listed
-SHOWN_PAIRS, SHOWN_MISTAKES, SHOWN_WARNINGS = 20, 20, 5
+SHOWN_PAIRS, SHOWN_MISTAKES, SHOWN_WARNINGS = 10, 20, 5
 NOTABLE_GAP = 0.1  # between accuracy and recall
 MIN_EXAMPLES = 200  # for a calibration error without a note
 

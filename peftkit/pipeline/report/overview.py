@@ -45,7 +45,7 @@ def headline(run: RunData) -> Html:
                 f"Trained on {meta['device']}, {meta['started'][:10]}."
             ),
             element("dl", *scores, class_="scores") if scores else paragraph("The labels are hidden: no scores."),
-            element("p", note, class_="muted") if any("–" in each for each in scores) else None,
+            element("p", note, class_="muted") if any(" to " in each for each in scores) else None,
         ]
     )
 
@@ -59,9 +59,9 @@ def score_interval(run: RunData, name: str) -> str:
     labels, predictions = ([run.columns[column][n] for n in chosen] for column in ("label", "prediction"))
     if metric.name == "accuracy":
         interval = share(sum(map(operator.eq, labels, predictions)), len(labels))
-        return f"{interval.low:.3f}–{interval.high:.3f}"
+        return f"{interval.low:.3f} to {interval.high:.3f}"
     low, high = resampled_interval(metric, labels, predictions, len(run.names) or None)
-    return f"{low:.3f}–{high:.3f}" if low < high else ""
+    return f"{low:.3f} to {high:.3f}" if low < high else ""
 
 
 def resampled_interval(

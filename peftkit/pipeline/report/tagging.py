@@ -39,30 +39,38 @@ def _entities(run: RunData, labels: Tags, predictions: Tags) -> Section:
     known = [[str(tag) for tag in tags] for tags in labels]
     found = {name: scores_of_counts(*counts) for name, counts in span_counts(known, predictions).items()}
     order = _lowest_first(found)
-    missed = [name for name in order if found[name].labeled and not found[name].correct]
-    warnings = [
-        f"entity type {name}: 0 of {found[name].labeled} found (recall 0.000, 95 % interval 0.000 to "
-        f"{found[name].recall.high:.3f})"
-        for name in missed[:SHOWN_WARNINGS]
-    ]
     lines = score_lines("entity type", [(name, found[name]) for name in order[:SHOWN_LINES]])
     note = (
         f"On {run.splits}. An entity is right where its type, first and last word are. Small figures are Wilson's 95 % "
         "intervals, as if entities were independent of one another, which those of one sentence are not."
     )
     content = [_table("Entity types, lowest F1 first", "entity type", found, order), paragraph(note)]
-    return Section("Entities", content, tuple(warnings), tuple(lines if order else ()))
+    return Section("Entities", content, _never_found("entity type", found), tuple(lines if order else ()))
 
 
 def _tags(labels: Tags, predictions: Tags) -> Section:
     found = tag_scores(labels, predictions)
     order = _lowest_first(found)
     untagged = sum(tag is None for tags in predictions for tag in tags)
-    note = f"Over words. {untagged:,} words have no prediction: they are behind the limit of tokens, or have none."
+    verb = "has" if untagged == 1 else "have"
+    note = f"Over words. {untagged:,} {verb} no prediction: behind the limit of tokens, or without a token."
     worst = [(name, found[name]) for name in order if found[name].labeled][:SHOWN_LINES]
     is_span = all(map(SPAN_TAG.fullmatch, order))
     content = [_table("Tags, lowest F1 first", "tag", found, order[:SHOWN_TAGS]), paragraph(note)]
-    return Section("Tags", content, lines=() if is_span else tuple(score_lines("tag", worst)))
+    if is_span:  # the section of entities has these
+        return Section("Tags", content)
+    return Section("Tags", content, _never_found("tag", found), tuple(score_lines("tag", worst)))
+
+
+def _never_found(kind: str, found: dict[str, ClassScores]) -> tuple[str, ...]:
+    """Return a warning for each name that occurs and was never right, the most frequent first."""
+    missed = [name for name, each in found.items() if each.labeled and not each.correct]
+    missed.sort(key=lambda name: -found[name].labeled)
+    return tuple(
+        f"{kind} {name}: 0 of {each.labeled} found (recall 0.000, 95 % interval 0.000 to {each.recall.high:.3f})"
+        for name in missed[:SHOWN_WARNINGS]
+        for each in (found[name],)
+    )
 
 
 def _sentences(run: RunData, labels: Tags, predictions: Tags) -> Section:
