@@ -31,15 +31,17 @@ FILES: dict[str, Rows] = {
     "classes": labeled(*range(1001)),
     "scores": labeled(*range(20)),
     "names": labeled("it's, ok", "$HOME", 'a "b"'),
-    "turns": [{"instruction": f"do {number}", "output": "done"} for number in range(4)],
+    "turns": [{"instruction": f"do {number}", "output": f"done {number}"} for number in range(12)],
     "tags": [{"tokens": ["a", "film"], "tags": tags} for tags in (["DET", "NOUN"], ["NOUN", "NOUN"]) * 4],
     "questions": [{**QUESTION, "question": f"{number}?", "context": f"{number} Ann built it.", "answers": {"text": ["Ann"], "answer_start": [len(f"{number} ")]}} for number in range(6)],
     "unanswered": [{**QUESTION, "question": f"{number}?", "answers": {"text": ["Ann"] * (number < 6), "answer_start": [0] * (number < 6)}} for number in range(12)],
+    "reversed": [{"prompt": f"p{number}", "chosen": "no", "rejected": "yes", "score_chosen": 1.0, "score_rejected": 5.0} for number in range(24)],
     "numbers/train": labeled(0, 1, 2), "numbers/validation": labeled(0, 1, 2, 3),
     "other/train": TEXTS, "other/dev": TEXTS[:4],
 }  # fmt: skip
 PLAIN = f"{OWN} task.dataset=plain.jsonl"
 QUESTIONS = "task=question_answering task.stride=8 task.dataset=questions.jsonl"
+SEARCH = "job=finetune search.lr_multipliers=[1,2] train.max_steps=1"
 EMBED = "job=embed input=plain.jsonl output=x.npy"
 REFUSED = [  # the model, and the overrides of a job=plan or of another job
     ("bert", f"{OWN} task.dataset=objects.jsonl"),
@@ -63,6 +65,15 @@ REFUSED = [  # the model, and the overrides of a job=plan or of another job
     ("bert", f"{QUESTIONS} task.stride=128"),
     ("bert", f"{QUESTIONS} task.dataset=unanswered.jsonl"),
     ("bert", "task=retrieval task.dataset=plain.jsonl task.text=[text,label] task.matryoshka_dims=[9999]"),
+    ("bert", f"{PLAIN} {SEARCH} search.samples=20"),
+    ("gpt2", f"task=instructions task.dataset=turns.jsonl task.text=[instruction] task.label=output {SEARCH} search.samples=4"),
+    ("gpt2", "task=preferences task.max_target_length=32 task.dataset=reversed.jsonl"),
+    ("gpt2", f"{PLAIN} task=causal_lm task.packing=true"),
+    ("bert", f"{PLAIN} source=hub model.checkpoint=nobody/nothing"),
+    ("bert", f"{PLAIN} method=gradual method.config.every=1000 job=finetune"),
+    ("t5", f"{PLAIN} method=bitfit"),
+    ("distilbert", f"{PLAIN} model=distilbert method=peft method.config._target_=peft.PrefixTuningConfig method.config.num_virtual_tokens=4"),
+    ("distilbert", f"{PLAIN} model=distilbert method=peft method.config._target_=peft.VeraConfig method.config.r=4"),
     ("bert", f"{EMBED} embed.truncate_dim=9999"),
     ("bert", f"{EMBED} embed.layer=99"),
     ("bert", f"{EMBED} embed.column=txt"),

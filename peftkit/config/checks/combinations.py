@@ -1,9 +1,10 @@
 """Checks of model, method, task and training settings against each other."""
 
+import re
 from collections.abc import Iterator
 
 from peftkit.config.checks.rules import messages_of
-from peftkit.config.errors import refusal
+from peftkit.config.errors import Refusal, refusal
 from peftkit.config.families import declared_family, suggested_model
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import DECODER, ENCODER, SEQ2SEQ, generates_text, kind_of
@@ -25,7 +26,8 @@ def _method_errors(run: RunConfig) -> Iterator[str]:
     ):
         # "seq2seq" in `refuses` is the architecture, which the kind of that name needs anyway
         if (reason := method.refuses.get(refused)) and not (choice.startswith("task") and refused == SEQ2SEQ):
-            yield f"method={method.name} does not work on {choice}: {reason}"
+            message = f"method={method.name} does not work on {choice}: {reason}"
+            yield Refusal(message, *re.findall(r"\b(?:method|model|task)=\w+", reason))
     if not method.traits.trains and not method.traits.prompted and kind.name != "retrieval":
         yield refusal(f"method={method.name} trains nothing and is for task=retrieval only", "method=lora")
     if method.config.get("inference_mode"):
