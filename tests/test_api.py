@@ -137,10 +137,13 @@ def test_methods_are_compared_on_a_board(checkpoints: dict[str, Path], tmp_path:
     del settings["task"]
     board = peftkit.compare(methods=["lora", "linear_probe"], tasks=["sst2"], seeds=2, **settings)
     table = board.to_pandas()
-    assert sorted(table["method"]) == ["linear_probe", "lora"] and list(table["seeds"]) == [2, 2]
-    assert len(board.verdict().groups) == 2
+    methods = table[~table["is_baseline"]]
+    assert sorted(methods["method"]) == ["linear_probe", "lora"] and list(methods["seeds"]) == [2, 2]
+    assert list(table["method"])[2:] == ["majority class", "chance"]
+    assert (methods["low"] < methods["score"]).all() and (methods["score"] < methods["high"]).all()
+    assert len(board.verdict().groups) == 4
     assert board.plot().axes
-    assert len(peftkit.leaderboard(tmp_path).to_pandas()) == 2
+    assert len(peftkit.leaderboard(tmp_path).to_pandas()) == 4
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ MAX_DEPTH, MAX_VALUES = 30, 200_000  # levels and values of a record
 MAX_NUMBER = 1e100  # so that no sum or square overflows; a score or a loss above it diverged
 MAX_NAME = 300  # characters of names and reasons
 MAX_COUNT = 2**53
+FREQUENT_ANSWER = "most frequent answer"  # key among the label counts of a split, where labels are texts
 MAX_FIELDS = 5_000  # values of scores, config and audit, which become columns and labels
 
 Shape = Any  # float, int, bool, str (a name), dict (of anything), or one of the following

@@ -10,7 +10,8 @@ from peftkit.config.console import is_main_process, log
 from peftkit.leaderboard import table
 from peftkit.leaderboard.archive import write_archive
 from peftkit.leaderboard.board import Board
-from peftkit.leaderboard.files import write_latex, write_tables
+from peftkit.leaderboard.files import write_tables
+from peftkit.leaderboard.latex import write_latex
 from peftkit.leaderboard.reading import version_notes
 from peftkit.leaderboard.runs import BoardRun
 from peftkit.leaderboard.stats import task_score

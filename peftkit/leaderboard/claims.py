@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import NormalDist, fmean
+from statistics import NormalDist, fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from peftkit.leaderboard.contrast import ALPHA, contrast, half_width
 from peftkit.leaderboard.paired import sample_of
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, grouped
-from peftkit.leaderboard.stats import REFERENCE, interval
+from peftkit.leaderboard.stats import REFERENCE
 from peftkit.leaderboard.verdict import Verdict
 
 SUPPORTED, REJECTED, INCONCLUSIVE = "supported", "rejected", "inconclusive"
@@ -73,7 +73,7 @@ def small_data(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
 
 def _sizes(entries: Sequence[BoardEntry]) -> str:
     """Describe at which numbers of training examples there are adapters and full fine-tuning."""
-    known = [entry for entry in entries if entry.score is not None and entry.method in (REFERENCE, *ADAPTERS)]
+    known = [entry for entry in entries if entry.is_ranked and entry.method in (REFERENCE, *ADAPTERS)]
     found = []
     for settings in grouped(grouped(known, _setting).items(), lambda item: item[0][:3]).values():
         sizes = [
@@ -105,7 +105,7 @@ def lora_merge(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
     lines, ratios = [], []
     for name, text in (("latency_ms", "unmerged"), ("merged_latency_ms", "merged")):
         found = _log_ratios(entries, name)
-        if spread := interval(found):
+        if spread := _interval(found):
             ratios = [math.exp(each) for each in (fmean(found), *spread)]
             lines.append("an example takes {:.3f} times as long (95 %: {:.3f} to {:.3f}) ".format(*ratios) + text)
     if len(lines) < 2:
@@ -139,7 +139,7 @@ def by_task(entries: Sequence[BoardEntry], verdict: Verdict) -> Evidence:
         and first.task != second.task
         and (first.board, first.model) == (second.board, second.model)
     ]
-    scored = [entry for entry in entries if entry.score is not None]
+    scored = [entry for entry in entries if entry.is_ranked]
     best = {
         setting: max(members, key=lambda entry: entry.score or 0.0)
         for setting, members in grouped(scored, _setting).items()
@@ -166,7 +166,7 @@ CLAIMS: dict[str, tuple[str, Callable[[Sequence[BoardEntry], Verdict], Evidence]
 def judge_claim(name: str, entries: Sequence[BoardEntry], verdict: Verdict) -> Finding:
     """Return the verdict on a claim; inconclusive where one method has several settings for the same task and model."""
     claim, measure = CLAIMS[name]
-    methods = Counter((_setting(entry), entry.method) for entry in entries if entry.score is not None)
+    methods = Counter((_setting(entry), entry.method) for entry in entries if entry.is_ranked)
     if several := [each for each in methods.items() if each[1] > 1]:
         (setting, method), count = several[0]
         reason = f"there are {count} settings of {method} on {setting}; show the runs of only one"
@@ -179,7 +179,7 @@ def judge_claim(name: str, entries: Sequence[BoardEntry], verdict: Verdict) -> F
 def gaps_to(method: str, entries: Sequence[BoardEntry]) -> dict[Setting, dict[str, Gap]]:
     """Return the gap of every other method to `method`, for each setting that has it."""
     found: dict[Setting, dict[str, Gap]] = {}
-    for setting, members in grouped([entry for entry in entries if entry.score is not None], _setting).items():
+    for setting, members in grouped([entry for entry in entries if entry.is_ranked], _setting).items():
         members.sort(key=lambda entry: -(entry.score or 0.0))
         names = [entry.method for entry in members]
         if method not in names or len(names) < 2:
@@ -230,3 +230,13 @@ def _run_key(run: BoardRun) -> tuple:
 
 def _setting(entry: BoardEntry) -> Setting:
     return Setting(entry.board, entry.task, entry.model, entry.examples.get("train", 0))
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean (Student's t), None for a single value."""
+    from scipy.special import stdtrit
+
+    if len(values) < 2:
+        return None
+    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half

@@ -1,7 +1,7 @@
 """Tests of every pair of a task's entries, over new seeds and new examples at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,12 @@ class EntrySample:
     values: Array  # (seeds,)
     resampled: Array | None = None  # (resamples, seeds)
     right: Array | None = None  # (examples,) where the score is the accuracy of one seed
+    is_fixed: bool = False  # a constant answer, equal in every seed
+
+    @property
+    def seeds(self) -> int:
+        """Return the number of seeds, 0 where there is no randomness."""
+        return 0 if self.is_fixed else len(self.values)
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,12 @@ class Contrast:
     p: Array
     test: list[str]
 
+    def select(self, pairs: Array) -> "Contrast":
+        """Return the tests of the pairs that are true in `pairs`."""
+        sample = replace(self.sample, first=self.sample.first[pairs], second=self.sample.second[pairs])
+        kept = {name: getattr(self, name)[pairs] for name in ("difference", "variances", "weights", "freedom", "p")}
+        return Contrast(sample, **kept, test=[self.test[n] for n in np.flatnonzero(pairs)])
+
 
 def contrast(samples: Sequence[TaskSample]) -> list[Contrast]:
     """Test the pairs of every task of a board; pairs that cannot be tested have p = nan and no test.
@@ -56,7 +68,7 @@ def contrast(samples: Sequence[TaskSample]) -> list[Contrast]:
     seeds; the seeds' variance is a distribution, from `seeds.prior_states`, and p the mean over it (Behrens-Fisher).
     """
     variances = [np.array([_variance(e.values, sample.examples) for e in sample.entries]) for sample in samples]
-    counts = [np.array([len(e.values) for e in sample.entries]) for sample in samples]
+    counts = [np.array([e.seeds for e in sample.entries]) for sample in samples]
     states = prior_states(variances, counts)
     return [_contrast(*each) for each in zip(samples, states, variances, counts, strict=True)]
 

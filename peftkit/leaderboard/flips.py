@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from peftkit.leaderboard.contrast import ALPHA, EntrySample, TaskSample, contrast, half_width, holm, mcnemar_p
+from peftkit.leaderboard.intervals import score_range
 from peftkit.leaderboard.paired import (
     MAX_RESAMPLES,
     SCORE_TOLERANCE,
@@ -90,5 +91,6 @@ def score_difference(
     ]
     tested = contrast([TaskSample(entries, len(one.labels), np.array([0]), np.array([1]))])[0]
     difference, half = float(tested.difference[0]), float(half_width(ALPHA, tested)[0])
-    interval = (difference - half, difference + half)
+    low, high = score_range({name: scores[0][name]["higher_is_better"] for name in metrics})
+    interval = (max(difference - half, low - high), min(difference + half, high - low))
     return ScoreDifference(score_metrics(metrics), difference, interval, float(tested.p[0]), tested.test[0])

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,38 +42,76 @@ class RunPredictions:
         return hash(tuple(sorted(zip(self.ids.tolist(), map(str, self.labels.tolist()), strict=True))))
 
 
-def sample_of(entries: Sequence[BoardEntry], limit: int = MAX_ALL_PAIRS, most: int = MAX_TESTED) -> TaskSample:
+def sample_of(
+    entries: Sequence[BoardEntry],
+    limit: int = MAX_ALL_PAIRS,
+    most: int = MAX_TESTED,
+    baselines: Sequence[BoardEntry] | None = None,
+) -> TaskSample:
     """Return a task's entries with their resampled scores, best first; the predictions of a single entry are not read.
 
     Entries whose metrics differ from those of most are in no pair.
+
+    Args:
+        baselines: those with a constant answer. They follow the entries, and after them a score of zero; each entry
+            is paired with its baseline, and with zero, which gives the variance of its own score. None: neither.
     """
     first, second = all_pairs(len(entries), limit, most)
     metrics = Counter(tuple(entry.scores) for entry in entries).most_common(1)[0][0]
     has_metrics = np.array([tuple(entry.scores) == metrics for entry in entries])
     pairs = has_metrics[first] & has_metrics[second]
+    fixed = [] if baselines is None else [*baselines, None]
     samples = [EntrySample(np.array([*entry.by_seed.values()])) for entry in entries]
-    sample = TaskSample(samples, 0, first[pairs], second[pairs])
-    tested = {n: entry for n, entry in enumerate(entries[:most]) if has_metrics[n]} if pairs.any() else {}
+    samples += [EntrySample(np.array([each.score if each else 0.0]), is_fixed=True) for each in fixed]
+    added = _fixed_pairs(entries[:most], len(entries), fixed)
+    first, second = (np.concatenate([ends[pairs], each]) for ends, each in zip((first, second), added, strict=True))
+    sample = TaskSample(samples, 0, first, second)
+    tested = {n: entry for n, entry in enumerate(entries[:most]) if has_metrics[n]} if len(first) else {}
     runs_of = _predictions_by_entry(tested, metrics, sample)
-    if len(runs_of) < 2:
+    if len(runs_of) < (2 if baselines is None else 1):
         return sample
     runs = [run for each in runs_of.values() for run in each]
-    labels, predictions = runs[0].labels, np.stack([run.predictions for run in runs])
+    labels = runs[0].labels
+    constant = [constant_predictions(labels, each.answer) for each in baselines or ()]
+    predictions = np.stack([*(run.predictions for run in runs), *constant])
     count = int(np.clip(MAX_NUMBERS // predictions.size, MIN_RESAMPLES, MAX_RESAMPLES))
     names = entries[next(iter(runs_of))].scored_runs[0].audit.get("label_names")
     classes = len(names) if names else None
     whole, resampled = scores_by_resample(metrics, labels, predictions, runs[0].splits, count, classes=classes)
     is_plain = metrics == ("accuracy",) and all(len(entry.by_seed) == 1 for entry in entries)
     start = 0
-    for index, each in runs_of.items():
-        own = slice(start, start + len(each))
+    counts = {index: len(each) for index, each in runs_of.items()}
+    for index, number in (counts | {len(entries) + n: 1 for n in range(len(constant))}).items():
+        own = slice(start, start + number)
         start = own.stop
         if np.allclose(whole[own], samples[index].values, rtol=0, atol=SCORE_TOLERANCE):
             right = predictions[own][0] == labels if is_plain else None
-            samples[index] = EntrySample(samples[index].values, resampled[:, own], right)
-        else:
+            samples[index] = replace(samples[index], resampled=resampled[:, own], right=right)
+        elif index < len(entries):
             sample.left_out.setdefault(NOT_REPRODUCED, []).append(entries[index].name)
+    if fixed:
+        samples[-1] = replace(samples[-1], resampled=np.zeros((len(resampled), 1)))
     return replace(sample, examples=len(labels))
+
+
+def _fixed_pairs(entries: Sequence[BoardEntry], start: int, fixed: Sequence[BoardEntry | None]) -> tuple[Array, Array]:
+    """Return the pairs of each entry with its baseline, and with zero (None), which follow at `start`."""
+    pairs = [
+        (number, start + place)
+        for place, each in enumerate(fixed)
+        for number, entry in enumerate(entries)
+        if each is None or each.name == entry.constant_baseline
+    ]
+    first, second = np.array(pairs, int).reshape(-1, 2).T
+    return first, second
+
+
+def constant_predictions(labels: Array, answer: Any) -> Array:
+    """Return an answer for each label: a class, a number or a text; for lists of tags one tag for each word."""
+    if not _is_list(labels):
+        return np.full(len(labels), answer)
+    answers = (answer if isinstance(answer, str) else [answer] * len(each) for each in labels)
+    return np.fromiter(answers, object, len(labels))
 
 
 def _predictions_by_entry(
@@ -147,7 +186,7 @@ def _is_valid(*columns: Array) -> bool:
 
 def can_resample(metrics: Sequence[str], run: RunPredictions) -> bool:
     """Return whether all of a task's metrics can be computed from these predictions."""
-    resolved = [_resolve(name, run.splits) for name in score_metrics(metrics)]
+    resolved = [resolve_metric(name, run.splits) for name in score_metrics(metrics)]
     wants_lists = any(each is not None and each[0].input == "tags" for each in resolved)
     return None not in resolved and wants_lists == _is_list(run.labels) == _is_list(run.predictions)
 
@@ -175,7 +214,7 @@ def scores_by_resample(
     Returns:
         (runs,) and (count, runs), in the units of `task_score`.
     """
-    found = [each for name in score_metrics(metrics) if (each := _resolve(name, splits)) is not None]
+    found = [each for name in score_metrics(metrics) if (each := resolve_metric(name, splits)) is not None]
     counted = [each for each in found if each[0].higher_is_better] or found
     sign = 1 if counted[0][0].higher_is_better else -1
     parts = [slice(None) if split is None else np.flatnonzero(splits == split) for _, split in counted]
@@ -200,10 +239,10 @@ def _resamples(examples: int, count: int, random: np.random.Generator) -> Array:
     return np.bincount(drawn.ravel(), minlength=count * examples).reshape(count, examples).astype(float)
 
 
-def _resolve(name: str, splits: Array) -> tuple[Metric, str | None] | None:
+def resolve_metric(name: str, splits: Array, inputs: Sequence[str] = RECORDED) -> tuple[Metric, str | None] | None:
     """Return the metric and the split of a recorded name: accuracy_matched is accuracy on validation_matched."""
     import_own_metrics()
-    known = {metric.name: metric for metric in METRICS.values() if metric.input in RECORDED}
+    known = {metric.name: metric for metric in METRICS.values() if metric.input in inputs}
     names = sorted(set(splits.tolist()))
     if name in known and len(names) == 1:
         return known[name], None

@@ -1,18 +1,21 @@
 """A board as text: table cells for terminal and Markdown, notes, and sentences that summarize the tests."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 
 from peftkit.leaderboard.costs import COSTS, Cost
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, GlueEntry, UnreadableRun, grouped
-from peftkit.leaderboard.stats import DIAGNOSTIC, GLUE
-from peftkit.leaderboard.verdict import Ranking, Records, Verdict, listed, rank_tasks
+from peftkit.leaderboard.stats import DIAGNOSTIC, GLUE, score_metrics
+from peftkit.leaderboard.verdict import Records, listed
 
 METRIC_LABELS = {"matthews_correlation": "matthews", "mean_squared_error": "mse ↓", "perplexity": "perplexity ↓",
          "reward_margin": "margin", "chosen_perplexity": "perplexity of chosen ↓"}  # fmt: skip
 SPREAD = "± is the sample standard deviation over seeds; a single seed has none."
 LETTERS = "group: entries of a task that share a letter do not differ significantly."
-INTERVAL = "95 %: interval of the task's score (mean of its metrics) over seeds, for these examples."
+INTERVAL = "95 % interval: of the score {of}, over new seeds and new examples; exceptions are noted."
+VERSUS = "vs. majority: whether an entry is significantly better than the baseline with one answer ({baselines})."
+FLAG = "not better than majority"
 MAX_MATRIX_ENTRIES = 12  # in a table of all pairs
 Ranked = tuple[BoardEntry, str]  # an entry, and the letters of its groups
 
@@ -29,26 +32,57 @@ def entry_cells(ranked: Ranked, marks: dict[str, str], metrics: Mapping[str, str
     )
     return {
         "method": entry.method,
-        "model": entry.model.split("/")[-1],
+        "model": entry.model_label,
         "settings": entry.settings,
         **{heading: score_cell(entry, name) for heading, name in metrics.items()},
+        "vs. majority": entry.against_baseline,
         "group": letters,
         "95 % interval": _interval(entry),
         "Δ vs. full": "ref" if entry.is_reference else delta,
-        "seeds": f"{len(entry.seeds)} of {entry.planned}"
-        if len(entry.seeds) < entry.planned
-        else str(len(entry.seeds)),
-        "learning-rate trials": str(entry.trials),
+        "seeds": seeds_text(entry),
+        "learning-rate trials": "" if entry.is_baseline else str(entry.trials),
         **{cost.heading: _cost_cell(entry, name, cost, marks) for name, cost in COSTS.items() if cost.heading},
     }
 
 
+def seeds_text(entry: BoardEntry) -> str:
+    """Return the number of seeds with a score; nothing for a baseline, which has none."""
+    if entry.is_baseline:
+        return ""
+    return f"{len(entry.seeds)} of {entry.planned}" if len(entry.seeds) < entry.planned else str(len(entry.seeds))
+
+
+def score_name(entry: BoardEntry) -> str:
+    """Return what the score of an entry's task is: its metric, or "mean of" several."""
+    counted = score_metrics(entry.scores)
+    names = [name for name in counted if entry.higher_is_better[name]] or counted
+    text = listed([metric_name(name).removesuffix(" ↓").replace("_", " ") for name in names])
+    return f"mean of {text}" if len(names) > 1 else text
+
+
+def score_names(entries: Iterable[BoardEntry]) -> dict[str, str]:
+    """Return what the score of each task is, for those whose score is a mean of several metrics."""
+    named = {entry.task: score_name(entry) for entry in entries if entry.is_ranked}
+    return {task: name for task, name in named.items() if name.startswith("mean of ")}
+
+
+def baseline_text(baselines: Iterable[BoardEntry]) -> str:
+    """Return a sentence on what the baselines are, with their answer on each task."""
+    texts = []
+    for method, members in grouped(baselines, lambda entry: entry.method).items():
+        answers = [f"{each.task} {each.all_settings['task.answer']}" for each in members if each.answer is not None]
+        origins = {each.all_settings["task.labels"] for each in members if each.answer is not None}
+        of = f"{method} of the {' or '.join(sorted(origins))} labels ({', '.join(answers)})"
+        texts.append(of if answers else f"{method}, the mean score of random answers")
+    return f"Baselines: {'; '.join(texts)}." if texts else ""
+
+
 def _interval(entry: BoardEntry) -> str:
-    """Return the interval of the task's score over seeds; errors are negative, so their bounds swap."""
+    """Return the interval of the task's score; errors are negative, so their bounds swap."""
     if entry.interval is None:
         return ""
     low, high = entry.interval
-    return f"{100 * low:.1f} to {100 * high:.1f}" if entry.greater_is_better else f"{-high:.4g} to {-low:.4g}"
+    return f"{100 * low:z.1f} to {100 * high:z.1f}" if entry.greater_is_better else f"{-high:.4g} to {-low:.4g}"
 
 
 def _cost_cell(entry: BoardEntry, name: str, cost: Cost, marks: dict[str, str]) -> str:
@@ -73,7 +107,11 @@ def marks_of(ranked: Sequence[Ranked]) -> dict[str, str]:
 
 
 def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
-    entries = [entry for entry, _ in ranked]
+    entries = [entry for entry, _ in ranked if not entry.is_baseline]
+    baselines = [entry for entry, _ in ranked if entry.is_baseline]
+    means = score_names(entries)
+    of = f"({', '.join(f'{task}: {name}' for task, name in means.items())})" if means else "of the task"
+    constant = ", ".join(dict.fromkeys(each.method for each in baselines if each.answer is not None))
     tasks = grouped([entry for entry in entries if entry.examples.get("train")], lambda entry: entry.task)
     sizes = {task: sorted({entry.examples["train"] for entry in members}) for task, members in tasks.items()}
     counts = {task: " and ".join(map(str, each)) for task, each in sizes.items()}
@@ -84,7 +122,9 @@ def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
         (len({entry.model for entry in entries}) == 1, f"Model: {entries[0].model}."),
         (counts, f"Training examples: {train}. {SPREAD}"),
         (any(letters for _, letters in ranked), LETTERS),
-        (any(entry.interval for entry in entries), INTERVAL),
+        (any(entry.interval for entry in entries), INTERVAL.format(of=of)),
+        (baselines, baseline_text(baselines)),
+        (any(entry.against_baseline for entry in entries), VERSUS.format(baselines=constant)),
         (
             not all(up for entry in entries for up in entry.higher_is_better.values()),
             "↓ lower is better; in its own unit, not times 100.",
@@ -116,7 +156,7 @@ def _problem(result: BoardRun | UnreadableRun) -> str:
 
 def figure(entry: BoardEntry, value: float) -> str:
     """Format a score times 100, an error unchanged."""
-    return f"{100 * value:.1f}" if entry.greater_is_better else f"{abs(value):.4g}"
+    return f"{100 * value:z.1f}" if entry.greater_is_better else f"{abs(value):.4g}"
 
 
 def metrics_of(ranked: Sequence[Ranked]) -> list[str]:
@@ -133,19 +173,20 @@ def score_cell(entry: BoardEntry, name: str) -> str:
         return "–"
     if not entry.higher_is_better[name] or name.startswith(DIAGNOSTIC):  # errors have the unit of the labels
         return f"{summary.mean:.4g}" + ("" if summary.spread is None else f" ± {summary.spread:.2g}")
-    return f"{100 * summary.mean:.1f}" + ("" if summary.spread is None else f" ± {100 * summary.spread:.1f}")
+    return f"{100 * summary.mean:z.1f}" + ("" if summary.spread is None else f" ± {100 * summary.spread:.1f}")
 
 
 def glue_cells(line: GlueEntry) -> dict[str, str]:
-    average = "–" if line.average is None else f"{100 * line.average:.1f}"
+    average = "–" if line.average is None else f"{100 * line.average:z.1f}"
     average += "" if line.spread is None else f" ± {100 * line.spread:.1f}"
-    scores = {task: f"{100 * line.scores[task]:.1f}" if task in line.scores else "–" for task in GLUE}
+    scores = {task: f"{100 * line.scores[task]:z.1f}" if task in line.scores else "–" for task in GLUE}
     return {
         "method": line.method,
-        "model": line.model.split("/")[-1],
+        "model": line.model_label,
         "settings": line.settings,
         **scores,
         "average": average,
+        "vs. majority": line.against_baseline,
     }
 
 
@@ -159,7 +200,7 @@ def tasks_of(ranked: Sequence[Ranked]) -> list[list[Ranked]]:
 
 def without_constants(lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Drop the column of learning-rate trials where every entry has one."""
-    constant = "learning-rate trials" if all(line["learning-rate trials"] == "1" for line in lines) else None
+    constant = "learning-rate trials" if all(line["learning-rate trials"] in ("", "1") for line in lines) else None
     return [{name: cell for name, cell in line.items() if name != constant} for line in lines]
 
 
@@ -186,78 +227,20 @@ def records_cells(records: Records, title: str) -> list[dict[str, str]]:
     ]
 
 
-def headlines(
-    entries: Sequence[BoardEntry], groups: Sequence[str], detectable: Mapping[tuple[str, str], float]
-) -> dict[str, list[tuple[str, str]]]:
-    """Return (task, sentence) pairs for each board; a sentence over all tasks has the task ''."""
-    return {
-        board: _overall(tasks, entries)
-        + [(each.task, _sentence(each, entries, detectable.get((board, each.task), 0.0))) for each in tasks]
-        for board, tasks in grouped(rank_tasks(entries, groups), lambda each: each.board).items()
-    }
-
-
-def summary_sentences(entries: Sequence[BoardEntry], verdict: Verdict, title: str) -> dict[str, str]:
-    """Return the sentence of each tested task of a board."""
-    tested = {each.task for each in rank_tasks(entries, verdict.groups) if each.board == title and each.is_tested}
-    summaries = headlines(entries, verdict.groups, verdict.detectable).get(title, [])
-    return {task: text for task, text in summaries if task in tested}
-
-
-def _overall(tasks: Sequence[Ranking], entries: Sequence[BoardEntry]) -> list[tuple[str, str]]:
-    """Return which entries are among the best on the most tested tasks."""
-    tested = [each for each in tasks if each.is_tested and len(each.ranked) > 1]
-    if len(tested) < 2:
-        return []
-    counts = Counter(name for each in tested for name in {entries[number].label for number in each.top})
-    most = max(counts.values())
-    names = sorted(name for name, count in counts.items() if count == most)
-    text = (
-        f"{listed(names)} {'is' if len(names) == 1 else 'are'} best, or not significantly different from the best, "
-        f"on {most} of {len(tested)} tasks."
-    )
-    without = [each.task for each in tested if len(each.top) == len(each.ranked)]
-    text += f" On {listed(without)} no methods differ significantly." if without else ""
-    return [("", text)]
-
-
-def _sentence(task: Ranking, entries: Sequence[BoardEntry], detectable: float) -> str:
-    if not task.ranked:
-        return "no run has a valid score."
-    name, *tied = (entries[number].label for number in task.top)
-    best = entries[task.top[0]]
-    score = figure(best, best.score or 0)
-    size = f"{100 * detectable:.1f} points" if best.greater_is_better else f"{detectable:.3g}"
-    # it is zero where all predictions are equal
-    power = f" Minimum detectable difference (80 % power): {size}." if detectable else ""
-    if len(task.ranked) == 1:
-        return f"{name} scores {score}; there is no other entry to compare with."
-    if not task.is_tested:
-        extreme = "highest" if best.greater_is_better else "lowest"
-        return f"{name} has the {extreme} mean, {score}; differences were not tested."
-    if len(task.top) == len(task.ranked):
-        return f"no significant differences among {len(task.ranked)} entries; {name} has {score}.{power}"
-    if not tied:
-        others = "the other entry" if len(task.worse) == 1 else f"each of the other {len(task.worse)}"
-        return f"{name} is best with {score}, significantly better than {others}.{power}"
-    worse = f"; significantly worse: {listed([entries[number].label for number in task.worse])}" if task.worse else ""
-    return (
-        f"{name} has the best mean, {score}. No significant difference from the best: {listed(tied)}{worse}."
-        f"{_fewest_parameters([entries[number] for number in task.top])}{power}"
-    )
-
-
-def _fewest_parameters(best: Sequence[BoardEntry]) -> str:
-    """Return which of the best entries trains the fewest parameters."""
-    known = [(entry.costs["trainable_params"], entry.label) for entry in best if "trainable_params" in entry.costs]
-    if len(known) < 2:
-        return ""
-    least, name = min(known, key=lambda pair: pair[0])
-    units = ((1e9, " billion"), (1e6, " million"), (1e3, " thousand"))
-    count = next((f"{least / size:.3g}{unit}" for size, unit in units if least >= size), f"{least:.0f}")
-    return f" Among these, {name} trains the fewest parameters, {count}."
-
-
 def plain(text: str) -> str:
     """Replace unprintable characters, which could move the cursor, color the terminal or reverse the line."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Return a text in lines, broken at spaces, else after a slash or an underscore."""
+    lines: list[str] = []
+    for line in textwrap.wrap(plain(text), width, break_long_words=False, break_on_hyphens=False):
+        start = ""
+        for piece in re.split(r"(?<=[_/])", line):
+            if start and len(start + piece) > width:
+                lines.append(start)
+                start = ""
+            start += piece
+        lines.append(start)
+    return "\n".join(lines)

@@ -101,11 +101,16 @@ class BoardEntry:
     costs: dict[str, float]
     timed: dict[str, dict[str, float]]  # device -> costs that compare on one machine only
     all_settings: dict[str, str] = field(repr=False)
-    interval: tuple[float, float] | None = None  # 95 %, of the task's score over seeds; None for a single seed
+    interval: tuple[float, float] | None = None  # 95 %, of the task's score; None where it cannot be estimated
     delta: float | None = None  # to the best entry of full fine-tuning on the same examples
     is_reference: bool = False
     planned: int = 0  # seeds of the task's median entry, or attempted by this one if more
     label: str = ""  # its name across tasks, with its model where the board has several
+    model_label: str = ""  # the last part of the model's name, or all of it where another model has the same one
+    is_baseline: bool = False
+    answer: Any = None  # the one that a baseline always gives
+    constant_baseline: str | None = None  # name of its task's baseline that always gives one answer, for the same data
+    against_baseline: str = ""  # better, not better or not tested
 
     @property
     def name(self) -> str:
@@ -130,6 +135,11 @@ class BoardEntry:
     def without_score(self) -> str:
         """Return the text that tables show where a score is missing."""
         return "unfinished" if all(run.is_unfinished for run in self.runs if run.problem) else "failed"
+
+    @property
+    def is_ranked(self) -> bool:
+        """Return whether the entry is compared with others: it has a score and is no baseline."""
+        return self.score is not None and not self.is_baseline
 
     @property
     def scored_runs(self) -> list[BoardRun]:
@@ -176,6 +186,9 @@ class GlueEntry:
     average: float | None
     spread: float | None  # of the averages of the seeds that have all nine tasks
     missing: list[str]
+    model_label: str = ""  # as of a `BoardEntry`
+    is_baseline: bool = False
+    against_baseline: str = ""  # of the average
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:

@@ -79,7 +79,7 @@ def difference_variances(
     two-way split of Obuchowski & Rockette 1995 for readers and cases; at least the variance of the examples).
 
     Args:
-        variances, seeds: (entries,) as in `prior_states`.
+        variances, seeds: (entries,) as in `prior_states`; 0 seeds of an entry that is the same in each.
         within: (entries,) the part of the variance over seeds that is due to the examples, to be counted once.
         examples: (pairs,) variance of the difference over examples.
         first, second: (pairs,) entries.
@@ -105,10 +105,11 @@ def difference_variances(
 def _seed_variance(state: PriorState, variances: Array, seeds: Array, within: Array) -> tuple[Array, Array]:
     """Return (entries, nodes): the variance that an entry's seeds add to that of its mean score, and the weights."""
     squares = np.where(seeds > 1, (seeds - 1) * variances, 0.0)
-    freedom = state.degrees + seeds - 1
+    freedom = state.degrees + np.maximum(seeds, 1) - 1
     expected = (state.degrees * state.scale + squares) / freedom
     values, weights = np.array([_inverse_chi_square(float(each)) for each in freedom]).swapaxes(0, 1)
-    return np.maximum(expected[:, None] * values - within[:, None], 0) / seeds[:, None], weights
+    added = np.maximum(expected[:, None] * values - within[:, None], 0) / np.maximum(seeds, 1)[:, None]
+    return np.where(seeds[:, None] > 0, added, 0.0), weights
 
 
 @cache

@@ -1,6 +1,5 @@
 """The entries of a board: mean and spread over the seeds of a task, and GLUE's average over tasks."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,27 +8,16 @@ from statistics import fmean, median_high, stdev
 from typing import Any
 
 from peftkit.leaderboard.costs import TIMED, UNTIMED, with_relative_costs
-from peftkit.leaderboard.runs import BoardEntry, BoardRun, GlueEntry, Summary, UnreadableRun, grouped
+from peftkit.leaderboard.runs import BoardEntry, BoardRun, Summary, UnreadableRun, grouped
 from peftkit.metrics import METRICS
 
 DIAGNOSTIC = tuple(metric.name for metric in METRICS.values() if metric.diagnostic)  # not in a task's score
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # AX is a diagnostic, not counted
 REFERENCE = "full"  # the method with which the others are compared
-TASK_LIMITS = ("task.max_length", "task.max_train_samples", "task.max_eval_samples")  # mostly equal for all tasks
 
 
 def summarize(values: Sequence[float]) -> Summary:
     return Summary(fmean(values), stdev(values) if len(values) > 1 else None)
-
-
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean over new seeds (Student's t), None for a single value."""
-    from scipy.special import stdtrit
-
-    if len(values) < 2:
-        return None
-    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
 
 
 def task_score(scores: Mapping[str, Mapping[str, Any]]) -> float:
@@ -48,11 +36,6 @@ def score_metrics(metrics: Collection[str]) -> list[str]:
     return [name for name in metrics if not name.startswith(DIAGNOSTIC)] or list(metrics)
 
 
-def glue_average(task_scores: Mapping[str, float]) -> float | None:
-    """Return the macro-average over the nine tasks, or None where one is missing (GLUE, section 3.4)."""
-    return fmean(task_scores[task] for task in GLUE) if task_scores.keys() >= set(GLUE) else None
-
-
 def board_entries(results: Iterable[BoardRun | UnreadableRun]) -> list[BoardEntry]:
     """Return an entry for each task, model, method and settings: real data first, in GLUE's order, best score first."""
     runs = [result for result in results if isinstance(result, BoardRun)]
@@ -64,7 +47,7 @@ def board_entries(results: Iterable[BoardRun | UnreadableRun]) -> list[BoardEntr
     full = [
         {**each[0].settings, **{f"examples.{name}": str(n) for name, n in each[0].examples.items()}} for each in members
     ]
-    shown = _differences([(titles[r[0].source], r[0].task, r[0].model, r[0].method) for r in members], full)
+    shown = differing_settings([(titles[r[0].source], r[0].task, r[0].model, r[0].method) for r in members], full)
     entries = [_entry(titles[r[0].source], r, text, flat) for r, text, flat in zip(members, shown, full, strict=True)]
     order = {task: number for number, task in enumerate(GLUE)}
     return sorted(
@@ -74,38 +57,6 @@ def board_entries(results: Iterable[BoardRun | UnreadableRun]) -> list[BoardEntr
             math.inf if r.score is None else -r.score, r.method, r.settings,
         ),
     )  # fmt: skip
-
-
-def glue_entries(entries: Iterable[BoardEntry]) -> list[GlueEntry]:
-    """Return the GLUE table of these entries.
-
-    A limit of examples splits lines only where one task of the method has several: limits may differ between tasks.
-    """
-    chosen = [entry for entry in entries if entry.suite == "glue" and entry.task in GLUE and entry.score is not None]
-    limits = {
-        (e.board, e.model, e.method, e.task, tuple(e.all_settings.get(name) for name in TASK_LIMITS)) for e in chosen
-    }
-    limited = {key[:3] for key, count in Counter(each[:4] for each in limits).items() if count > 1}
-    lines: dict[tuple, dict[str, BoardEntry]] = {}
-    for entry in chosen:
-        family = (entry.board, entry.model, entry.method)
-        shared = {
-            name: value
-            for name, value in entry.all_settings.items()
-            if (name in TASK_LIMITS and family in limited)
-            or not name.startswith(("task.", "examples.", "sources.data."))
-        }
-        key: tuple = (*family, json.dumps(shared, sort_keys=True))
-        if entry.task in lines.get(key, {}):  # differs only in a setting of this task, such as its template
-            key = (*key, entry.settings)
-        lines.setdefault(key, {})[entry.task] = entry
-    shown = _differences([key[:3] for key in lines], [json.loads(key[3]) for key in lines])
-    table = [
-        _glue_line(key, " ".join(filter(None, [text, *key[4:]])), tasks)
-        for (key, tasks), text in zip(lines.items(), shown, strict=True)
-    ]
-    boards = list(dict.fromkeys(line.board for line in table))
-    return sorted(table, key=lambda x: (boards.index(x.board), len(x.missing), -(x.average or 0), x.method, x.settings))
 
 
 def _titles(runs: Sequence[BoardRun]) -> dict[tuple, str]:
@@ -119,7 +70,7 @@ def _titles(runs: Sequence[BoardRun]) -> dict[tuple, str]:
     return titles
 
 
-def _differences(families: Sequence[tuple], settings: Sequence[Mapping[str, str]]) -> list[str]:
+def differing_settings(families: Sequence[tuple], settings: Sequence[Mapping[str, str]]) -> list[str]:
     """Label the members of a family by the settings in which they differ, each named once."""
     shown = [""] * len(families)
     for members in grouped(range(len(families)), families.__getitem__).values():
@@ -162,7 +113,6 @@ def _entry(title: str, members: list[BoardRun], settings: str, flat: dict[str, s
             d: _means([run for run in done if run.device == d], TIMED) for d in sorted({run.device for run in done})
         },
         all_settings=flat,
-        interval=interval(list(by_seed.values())),
         planned=len({run.seed for run in members}),
     )
 
@@ -196,25 +146,24 @@ def _comparable(entry: BoardEntry) -> tuple:
 
 def _with_plans(entries: list[BoardEntry]) -> list[BoardEntry]:
     """Add the label, and the planned seeds: the median of the task's entries, or the entry's own attempts if more."""
-    models = Counter(board for board, _ in {(entry.board, entry.model) for entry in entries})
+    names = {
+        board: _model_labels({entry.model for entry in members})
+        for board, members in grouped(entries, lambda entry: entry.board).items()
+    }
     tasks = grouped(entries, lambda entry: (entry.board, entry.task))
     usual = {task: median_high(entry.planned for entry in members) for task, members in tasks.items()}
     return [
         replace(
             entry,
             planned=max(entry.planned, usual[entry.board, entry.task]),
-            label=f"{entry.name} {entry.model.split('/')[-1]}" if models[entry.board] > 1 else entry.name,
+            model_label=names[entry.board][entry.model],
+            label=f"{entry.name} {names[entry.board][entry.model]}" if len(names[entry.board]) > 1 else entry.name,
         )
         for entry in entries
     ]
 
 
-def _glue_line(key: tuple, settings: str, tasks: Mapping[str, BoardEntry]) -> GlueEntry:
-    board, model, method = key[:3]
-    scores = {task: entry.score for task, entry in tasks.items() if entry.score is not None}
-    seeds = set.intersection(*(set(entry.by_seed) for entry in tasks.values()))
-    averages = [glue_average({task: entry.by_seed[seed] for task, entry in tasks.items()}) for seed in seeds]
-    whole = [average for average in averages if average is not None]
-    spread = summarize(whole).spread if whole else None
-    missing = [task for task in GLUE if task not in scores]
-    return GlueEntry(board, method, model, settings, scores, glue_average(scores), spread, missing)
+def _model_labels(models: Iterable[str]) -> dict[str, str]:
+    """Return the last part of each model's name, or the whole name where two models share it."""
+    counts = Counter(model.split("/")[-1] for model in models)
+    return {model: last if counts[last := model.split("/")[-1]] == 1 else model for model in models}

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftkit.leaderboard.board import Board
+from peftkit.leaderboard.glue import glue_entries
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
 from peftkit.leaderboard.rendering import (
+    FLAG,
     Ranked,
     boards_of,
     entry_cells,
@@ -21,12 +23,15 @@ from peftkit.leaderboard.rendering import (
     notes_of,
     plain,
     problems_of,
-    summary_sentences,
+    score_names,
     tasks_of,
     totals_cells,
+    wrapped,
 )
 from peftkit.leaderboard.runs import GlueEntry
-from peftkit.leaderboard.stats import GLUE, glue_entries
+from peftkit.leaderboard.sentences import summary_sentences
+from peftkit.leaderboard.stats import GLUE
+from peftkit.leaderboard.verdict import NOT_BETTER
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,17 +39,21 @@ if TYPE_CHECKING:
 
 SHOWN = 40  # entries per task, at most
 DEFAULT_WIDTH = 100  # characters, without a terminal
+NAME_WIDTHS = (30, 24, 18, 13)  # characters of a line of a name; the first with which the table fits
 DROPPED_FIRST = (
     "time to 95 %",
     "merged latency",
     "latency per example",
-    "95 % interval",
     "tokens/s",
     "head parameters",
     "peak memory",
     "checkpoint size",
     "trained parameters",
     "training time",
+    "learning-rate trials",
+    "seeds",
+    "Δ vs. full",
+    "95 % interval",
 )  # when the terminal is narrow
 
 
@@ -57,7 +66,8 @@ def show(board: Board, console: Console | None = None) -> None:
 
     has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = console or Console(width=None if has_width else DEFAULT_WIDTH, highlight=False)
-    verdict, glue = board.verdict(), glue_entries(board.entries)
+    verdict = board.verdict()
+    glue = glue_entries(board.entries, verdict.against_baseline)
     for title, ranked in boards_of(board.entries, verdict.groups):
         style = "bold yellow" if title.startswith("OFFLINE") else "bold"
         console.print(_text(title, style))
@@ -74,8 +84,9 @@ def show(board: Board, console: Console | None = None) -> None:
         for number, (judge, compared) in enumerate(judges, start=1):
             _show_lines(console, judge, compared, [JUDGE_NOTE if number == len(judges) else ""])
         lines = [line for line in glue if line.board == title]
+        means = score_names(entry for entry, _ in ranked if entry.suite == "glue")
         if len({task for line in lines for task in line.scores}) > 1:  # a single task is in the table above
-            _show_glue(console, f"GLUE, {title.removeprefix('glue, ')}", lines, style)
+            _show_glue(console, f"GLUE, {title.removeprefix('glue, ')}", lines, style, means)
     for text in verdict.notes:
         console.print(_text(text, "dim"))
     for headline, problems in problems_of(board.runs).items():
@@ -85,27 +96,32 @@ def show(board: Board, console: Console | None = None) -> None:
 
 def _show_board(console: Console, ranked: Sequence[Ranked]) -> None:
     """Print one table whose sections are the tasks; a section's first line names its metrics."""
+    from rich.text import Text
+
     marks, tasks = marks_of(ranked), tasks_of(ranked)
     slots = [f"score {number}" for number in range(max(len(metrics_of(same_task)) for same_task in tasks))]
     sections: list[list[dict[str, str]]] = []
     for same_task in tasks:
         names = metrics_of(same_task)
-        lines = [entry_cells(each, marks, dict(zip(slots, names or [""], strict=False))) for each in same_task[:SHOWN]]
+        lines = [entry_cells(each, marks, dict(zip(slots, names or [""], strict=False))) for each in _shown(same_task)]
         head = {"method": same_task[0][0].task, **dict(zip(slots, map(metric_name, names), strict=False))}
         sections.append([head, *({**line, "method": f"  {line['method']}"} for line in lines)])
-    columns = _columns([line for section in sections for line in section], slots)
-    shown = list(columns)
-    for name in DROPPED_FIRST:
-        if _width(columns, shown) > console.width and name in shown:
-            shown.remove(name)
-    table = _table([("" if name in slots else name.replace(" ", "\n")) for name in shown])
+    every = [line for section in sections for line in section]
+    for wrap in NAME_WIDTHS:
+        columns = _columns(every, slots, wrap)
+        shown = _shown_columns(columns, console.width)
+        if is_fitting := _width(columns, shown) <= console.width:
+            break
+    heads = {name: "" if name in slots else name.replace(" ", "\n").replace("95\n%", "95 %") for name in shown}
+    table = _table(list(heads.values()), is_fitting)
     for section in sections:
         for number, line in enumerate(section):
             style = "bold" if number == 0 else "red" if line["seeds"].startswith("0 ") else None
-            cells = (_text(line.get(name, "")) for name in shown)
+            style = "dim" if number and not line["seeds"] else style  # a baseline
+            cells = (Text(_wrapped_cell(name, line, wrap)) for name in shown)
             table.add_row(*cells, style=style, end_section=line is section[-1])
     console.print(table)
-    notes, longest = notes_of(ranked, marks), max(map(len, tasks))
+    notes, longest = notes_of(ranked, marks), max(sum(not entry.is_baseline for entry, _ in task) for task in tasks)
     if longest > SHOWN:
         notes.append(f"The best {SHOWN} of up to {longest} entries of a task; the files of job=leaderboard have all.")
     if hidden := ", ".join(name for name in columns if name not in shown):
@@ -116,13 +132,38 @@ def _show_board(console: Console, ranked: Sequence[Ranked]) -> None:
         console.print(_text(note, "dim"))
 
 
-def _columns(lines: Sequence[Mapping[str, str]], slots: Sequence[str]) -> dict[str, int]:
+def _shown(same_task: Sequence[Ranked]) -> list[Ranked]:
+    """Return the best entries of a task, and its baselines."""
+    baselines = [each for each in same_task if each[0].is_baseline]
+    return [*[each for each in same_task if not each[0].is_baseline][:SHOWN], *baselines]
+
+
+def _shown_columns(columns: Mapping[str, int], width: int) -> list[str]:
+    """Return the columns that fit; those of DROPPED_FIRST are left out as far as necessary."""
+    shown = list(columns)
+    for name in DROPPED_FIRST:
+        if _width(columns, shown) > width and name in shown:
+            shown.remove(name)
+    return shown
+
+
+def _wrapped_cell(column: str, line: Mapping[str, str], wrap: int) -> str:
+    """Return the text of a cell; names are wrapped at that many characters, after a space, slash or underscore."""
+    text = plain(line.get(column, ""))
+    if column not in ("method", "model"):
+        return text
+    indent = len(text) - len(text.lstrip())
+    return "\n".join(" " * indent + each for each in wrapped(text.strip(), wrap - indent).split("\n"))
+
+
+def _columns(lines: Sequence[Mapping[str, str]], slots: Sequence[str], wrap: int) -> dict[str, int]:
     """Return the non-empty columns in order, with their widths."""
     from rich.cells import cell_len
 
     names = list(dict.fromkeys(["method", "model", "settings", *slots, *(name for line in lines for name in line)]))
-    widths = {name: max(cell_len(plain(line.get(name, ""))) for line in lines) for name in names}
-    if {line.get("learning-rate trials", "1") for line in lines} == {"1"}:
+    cells = {name: [each for line in lines for each in _wrapped_cell(name, line, wrap).split("\n")] for name in names}
+    widths = {name: max(map(cell_len, each)) for name, each in cells.items()}
+    if {line.get("learning-rate trials") or "1" for line in lines} == {"1"}:
         del widths["learning-rate trials"]
     widths["settings"] = min(widths["settings"], 24)  # folds
     if len({line["model"] for line in lines if line.get("model")}) < 2:
@@ -134,17 +175,29 @@ def _width(columns: Mapping[str, int], shown: Iterable[str]) -> int:
     return sum(columns[name] + 2 for name in shown)
 
 
-def _show_glue(console: Console, heading: str, lines: Sequence[GlueEntry], style: str) -> None:
-    shown = lines[:SHOWN]
+def _show_glue(
+    console: Console, heading: str, lines: Sequence[GlueEntry], style: str, means: Mapping[str, str]
+) -> None:
+    """Print the GLUE table; `means` are the tasks whose score is a mean of several metrics."""
+    baselines = [line for line in lines if line.is_baseline]
+    lines = [line for line in lines if not line.is_baseline]
+    shown = [*lines[:SHOWN], *baselines]
     cells = [glue_cells(line) for line in shown]
-    varying = [name for name in cells[0] if len({each[name] for each in cells}) > 1]
-    names = dict.fromkeys(["method", *(name for name in cells[0] if name in (*varying, *GLUE, "average"))])
-    notes = []
+    varying = [name for name in cells[0] if len({each[name] for each in cells[: len(lines)]}) > 1]
+    heads = [name for name in cells[0] if name in ("method", *varying, *GLUE, "average") and name != "vs. majority"]
+    notes = [f"Scores: {', '.join(f'{task} {name}' for task, name in means.items())}."] if means else []
+    flagged = ", ".join(f"{x.method} {x.settings}".strip() for x in shown if x.against_baseline == NOT_BETTER)
+    notes += [f"Average {FLAG}: {flagged}."] if flagged else []
     for missing in dict.fromkeys(tuple(line.missing) for line in shown if line.missing):
-        without = ", ".join(f"{x.method} {x.settings}".strip() for x in shown if tuple(x.missing) == missing)
+        named = [
+            [x.method, x.settings, x.model_label if "model" in varying else ""]
+            for x in shown
+            if tuple(x.missing) == missing
+        ]
+        without = ", ".join(" ".join(filter(None, parts)) for parts in named)
         notes.append(f"No average for {without}: missing {', '.join(missing)}.")
     notes += [f"{len(lines) - SHOWN} more entries."] if len(lines) > SHOWN else []
-    _show_lines(console, heading, [{name: each[name] for name in names} for each in cells], [*notes, ""], style)
+    _show_lines(console, heading, [{name: each[name] for name in heads} for each in cells], [*notes, ""], style)
 
 
 def _show_lines(
@@ -155,23 +208,38 @@ def _show_lines(
     style: str = "bold",
 ) -> None:
     """Print a heading, a table without its empty columns, and notes; nothing where there are no lines."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
     if not lines:
         return
     names = [name for name in lines[0] if any(line[name] for line in lines)]
-    table = _table(names)
-    for line in lines[:SHOWN]:
-        table.add_row(*(_text(line[name]) for name in names))
+    for wrap in NAME_WIDTHS:
+        cells = {name: [_wrapped_cell(name, line, wrap) for line in lines] for name in names}
+        widths = [max(cell_len(part) for each in (name, *cells[name]) for part in each.split("\n")) for name in names]
+        if is_fitting := sum(widths) + 2 * len(widths) <= console.width + 2:
+            break
+    table = _table(names, is_fitting)
+    for row in zip(*cells.values(), strict=True):
+        table.add_row(*map(Text, row))
     for part in (_text(heading, style), table, *(_text(note, "dim") for note in notes)):
         console.print(part)
 
 
-def _table(names: Sequence[str]) -> Table:
+def _table(names: Sequence[str], is_fitting: bool) -> Table:
+    """Return an empty table; one that does not fit is folded, also in the middle of a word."""
     from rich import box
     from rich.table import Column, Table
 
     texts = ("task", "method", "model", "settings")
     # too long numbers fold: truncated, they would look like other numbers
-    columns = [Column(name, justify="left" if name in texts else "right", overflow="fold") for name in names]
+    columns = [
+        Column(
+            name, justify="left" if name in texts else "right", overflow="fold",
+            no_wrap=is_fitting and name != "settings",
+        )
+        for name in names
+    ]  # fmt: skip
     return Table(
         *columns, box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0), show_edge=False
     )

@@ -1,8 +1,7 @@
 """The tests of a board: which entries differ significantly, and the minimum detectable difference of each task."""
 
-import string
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
@@ -18,12 +17,14 @@ from peftkit.leaderboard.contrast import (
     half_width,
     holm,
 )
+from peftkit.leaderboard.intervals import Range, Z, score_interval, score_range
+from peftkit.leaderboard.letters import compact_letters
 from peftkit.leaderboard.paired import MAX_ALL_PAIRS, MAX_TESTED, sample_of
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, UnreadableRun, grouped
 from peftkit.metrics import METRICS
 
 MAX_LISTED = 4  # entries in a sentence
-LATIN, GREEK = string.ascii_letters, 0x3B1  # letters of groups; where Latin ones do not suffice, those from alpha
+BETTER, NOT_BETTER, NOT_TESTED = "better", "not better", "not tested"  # than the baseline with a constant answer
 Records = dict[tuple[str, str, str], tuple[int, int, int]]
 
 
@@ -34,6 +35,7 @@ class Comparison:
     first: int
     second: int
     difference: float  # first minus second, in the units of `task_score`
+    error: float  # standard error of the difference
     low: float  # 95 %, of this pair only
     high: float
     p: float
@@ -48,11 +50,14 @@ class Comparison:
 class Verdict:
     """The tests of all boards, and notes on what they do not include."""
 
-    comparisons: list[Comparison]
+    comparisons: list[Comparison]  # of methods
     groups: list[str]  # letters by entry: entries that share one do not differ significantly; "" if not tested
-    detectable: dict[tuple[str, str], float]  # (board, task): minimum detectable difference at 80 % power
+    # (board, task): minimum detectable difference at 80 % power; or why it cannot be estimated
+    detectable: dict[tuple[str, str], float | str]
     records: Records  # (board, entry, other entry): tasks won, tied, lost
     notes: list[str]
+    against_baseline: list[Comparison] = field(default_factory=list)  # of each entry (first) and its constant baseline
+    intervals: dict[int, Range] = field(default_factory=dict)  # 95 %, of the task score, by entry
 
 
 @dataclass(frozen=True)
@@ -69,39 +74,116 @@ class Ranking:
     worse: list[int]
     failed: list[int]
     is_tested: bool
+    baselines: list[int] = field(default_factory=list)  # in no other list
+    letters: dict[int, str] = field(default_factory=dict)  # of the groups of each ranked entry
 
 
 def compare_entries(entries: Sequence[BoardEntry], results: Iterable[BoardRun | UnreadableRun]) -> Verdict:
-    """Test all pairs of entries within each task of each board, with Holm's correction over the board.
+    """Test all pairs of methods within each task of each board, and each of them against its constant baseline.
+
+    Holm's correction is over all pairs of methods of a board, and separately over its tests against baselines.
 
     Args:
-        entries: what `board_entries(results)` returns.
+        entries: what `board_entries(results)` returns, with or without baselines.
         results: the runs of the entries; unreadable ones are counted in the notes.
     """
-    comparisons: list[Comparison] = []
-    power: dict[tuple[str, str], float] = {}
     groups = [""] * len(entries)
     notes = [
-        f"{entry.task}: {entry.name} has {len(entry.seeds)} of {entry.planned} seeds."
+        f"{entry.task}: {entry.label} has {len(entry.seeds)} of {entry.planned} seeds."
         for entry in entries
         if len(entry.seeds) < entry.planned
     ]
+    verdict = Verdict([], groups, {}, {}, notes)
     scored = [ranking for ranking in rank_tasks(entries, groups) if ranking.ranked]
-    for title, members in groupby(scored, key=lambda ranking: ranking.board):
-        tasks = {ranking.task: ranking.ranked for ranking in members}
-        contrasts = contrast([sample_of([entries[number] for number in ranked]) for ranked in tasks.values()])
-        adjusted = holm(np.concatenate([tests.p for tests in contrasts]))
-        parts = np.split(adjusted, np.cumsum([len(tests.p) for tests in contrasts])[:-1])
-        for (task, ranked), tests, p in zip(tasks.items(), contrasts, parts, strict=True):
-            tested_pairs = _comparisons(ranked, tests, p)
-            comparisons += tested_pairs
-            _set_groups(groups, ranked, tested_pairs)
-            if (least := detectable(tests, int(np.sum(~np.isnan(adjusted))))) is not None:
-                power[title, task] = least
-            notes += [f"{task}: {text}" for text in _notes([entries[number] for number in ranked], tests)]
+    for _, members in groupby(scored, key=lambda ranking: ranking.board):
+        _compare_board(list(members), entries, verdict)
+    verdict.records.update(_records(entries, verdict.comparisons))
     unread = sum(isinstance(result, UnreadableRun) for result in results)
     notes += [f"{unread} results cannot be read and are in no table."] if unread else []
-    return Verdict(comparisons, groups, power, _records(entries, comparisons), list(dict.fromkeys(notes)))
+    notes[:] = dict.fromkeys(notes)
+    return verdict
+
+
+def _compare_board(rankings: Sequence[Ranking], entries: Sequence[BoardEntry], verdict: Verdict) -> None:
+    """Add the tests, intervals and notes of the tasks of one board."""
+    constants = [[number for number in each.baselines if entries[number].answer is not None] for each in rankings]
+    samples = [
+        sample_of([entries[number] for number in each.ranked], baselines=[entries[number] for number in fixed])
+        for each, fixed in zip(rankings, constants, strict=True)
+    ]
+    contrasts = contrast(samples)
+    counts = [len(each.ranked) for each in rankings]
+    second = [tests.sample.second for tests in contrasts]
+    methods = [tests.select(other < n) for tests, other, n in zip(contrasts, second, counts, strict=True)]
+    scores = [
+        tests.select(other == n + len(fixed))
+        for tests, other, n, fixed in zip(contrasts, second, counts, constants, strict=True)
+    ]
+    against = [
+        tests.select((other >= n) & (other < n + len(fixed)))
+        for tests, other, n, fixed in zip(contrasts, second, counts, constants, strict=True)
+    ]
+    of_methods, of_baselines = _holm(methods), _holm(against)
+    tested = sum(int(np.sum(~np.isnan(p))) for p in of_methods)
+    for n, ranking in enumerate(rankings):
+        members, limits = [*ranking.ranked, *constants[n]], score_range(entries[ranking.ranked[0]].higher_is_better)
+        pairs = _comparisons(members, methods[n], of_methods[n], limits)
+        verdict.comparisons.extend(pairs)
+        verdict.against_baseline.extend(_comparisons(members, against[n], of_baselines[n], limits))
+        verdict.intervals.update(_intervals(ranking.ranked, scores[n], limits, entries))
+        _set_groups(verdict.groups, ranking.ranked, pairs)
+        if (least := _detectable(methods[n], tested, limits)) is not None:
+            verdict.detectable[ranking.board, ranking.task] = least
+        verdict.notes.extend(
+            f"{ranking.task}: {text}" for text in _notes([entries[m] for m in ranking.ranked], methods[n], against[n])
+        )
+
+
+def _holm(contrasts: Sequence[Contrast]) -> list[np.ndarray]:
+    """Return the adjusted p-values of each contrast, with one correction over all of them."""
+    adjusted = holm(np.concatenate([tests.p for tests in contrasts]))
+    return np.split(adjusted, np.cumsum([len(tests.p) for tests in contrasts])[:-1])
+
+
+def _intervals(
+    members: Sequence[int], tests: Contrast, limits: Range, entries: Sequence[BoardEntry]
+) -> dict[int, Range]:
+    """Return the 95 % interval of each entry's score, where the variance over seeds or examples is known."""
+    half = half_width(ALPHA, tests)
+    found = {}
+    for n in np.flatnonzero(~np.array([not name for name in tests.test], bool)):
+        number = members[int(tests.sample.first[n])]
+        examples = tests.sample.examples or sum(
+            count for split, count in entries[number].examples.items() if split.startswith("validation")
+        )
+        spread = score_interval(float(tests.difference[n]), float(half[n]) / Z, limits, examples)
+        if spread is not None:
+            found[number] = spread
+    return found
+
+
+def _detectable(tests: Contrast, comparisons: int, limits: Range) -> float | str | None:
+    """Return the minimum detectable difference, None without tests.
+
+    A text where all seeds are equal, or no such difference can be seen: it is larger than the range of the score (of an
+    error: than the largest one on the board), or smaller than one example.
+    """
+    least = detectable(tests, comparisons)
+    if least is None:
+        return None
+    means = [abs(float(each.values.mean())) for each in tests.sample.entries]
+    widest = limits[1] - limits[0] if np.isfinite(limits).all() else max(means)
+    smallest = 1 / max(tests.sample.examples, 1000) if np.isfinite(limits).all() else 1e-6 * widest
+    is_known = tests.sample.examples > 0 or any(np.ptp(each.values) > 0 for each in tests.sample.entries)
+    if is_known and smallest <= least < widest:
+        return least
+    seeds = max(len(tests.sample.entries[n].values) for n in {*tests.sample.first, *tests.sample.second})
+    return f"cannot be estimated from {seeds} seed{'' if seeds == 1 else 's'}"
+
+
+def outcome(against_baseline: Comparison) -> str:
+    """Return whether an entry is significantly better than its baseline."""
+    return BETTER if against_baseline.differs and against_baseline.difference > 0 else NOT_BETTER
 
 
 def rank_tasks(entries: Sequence[BoardEntry], groups: Sequence[str]) -> list[Ranking]:
@@ -112,18 +194,24 @@ def rank_tasks(entries: Sequence[BoardEntry], groups: Sequence[str]) -> list[Ran
 
 def _ranking(members: Sequence[int], entries: Sequence[BoardEntry], groups: Sequence[str]) -> Ranking:
     failed = [number for number in members if entries[number].score is None]
-    scored = [number for number in members if entries[number].score is not None]
+    baselines = [number for number in members if entries[number].is_baseline]
+    scored = [number for number in members if entries[number].is_ranked]
     ranked = sorted(scored, key=lambda number: -(entries[number].score or 0))  # an error's score is negative
     letters = set(groups[ranked[0]]) if ranked else set()
     top = [number for number in ranked if letters & set(groups[number])] or ranked[:1]
     worse = [number for number in ranked if groups[number] and number not in top] if letters else []
     board, task = entries[members[0]].board, entries[members[0]].task
-    return Ranking(board, task, ranked, top, worse, failed, is_tested=bool(letters))
+    of_groups = {number: groups[number] for number in ranked}
+    return Ranking(board, task, ranked, top, worse, failed, bool(letters), baselines, of_groups)
 
 
-def _comparisons(members: Sequence[int], tests: Contrast, adjusted: np.ndarray) -> list[Comparison]:
+def _comparisons(members: Sequence[int], tests: Contrast, adjusted: np.ndarray, limits: Range) -> list[Comparison]:
+    """Return the tests with intervals that end where a difference of two scores does.
+
+    The true difference is never beyond, so that the interval contains it as often as before.
+    """
     sample = tests.sample
-    half = half_width(ALPHA, tests)
+    half, widest = half_width(ALPHA, tests), limits[1] - limits[0]
     comparisons = []
     for n in np.flatnonzero(~np.isnan(tests.p)):
         first, second, difference = int(sample.first[n]), int(sample.second[n]), float(tests.difference[n])
@@ -132,14 +220,15 @@ def _comparisons(members: Sequence[int], tests: Contrast, adjusted: np.ndarray) 
                 first=members[first],
                 second=members[second],
                 difference=difference,
-                low=difference - float(half[n]),
-                high=difference + float(half[n]),
+                error=float(half[n]) / Z,
+                low=max(difference - float(half[n]), -widest),
+                high=min(difference + float(half[n]), widest),
                 p=float(tests.p[n]),
                 p_holm=float(adjusted[n]),
                 differs=bool(adjusted[n] <= ALPHA),
                 test=tests.test[n],
                 examples=0 if tests.test[n] == SEEDS else sample.examples,
-                seeds=min(len(sample.entries[first].values), len(sample.entries[second].values)),
+                seeds=min(each.seeds for each in (sample.entries[first], sample.entries[second]) if not each.is_fixed),
             )
         )
     return comparisons
@@ -153,25 +242,6 @@ def _set_groups(groups: list[str], members: Sequence[int], comparisons: Sequence
         groups[number] = text
 
 
-def compact_letters(count: int, differing: Iterable[tuple[int, int]]) -> list[str]:
-    """Return each entry's letters by insertion and absorption (Piepho 2004); the first entry has "a".
-
-    Two entries share a letter if and only if `differing` does not contain the pair.
-    """
-    columns: list[set[int]] = [set(range(count))]
-    for pair in differing:
-        split = [column for column in columns if column.issuperset(pair)]
-        columns = [column for column in columns if column not in split]
-        for part in (column - {entry} for column in split for entry in pair):
-            if not any(part <= kept for kept in columns):
-                columns = [kept for kept in columns if not kept <= part] + [part]
-    columns.sort(key=sorted)
-    names = [LATIN[n] if n < len(LATIN) else chr(GREEK + n - len(LATIN)) for n in range(len(columns))]
-    return [
-        "".join(name for name, column in zip(names, columns, strict=True) if entry in column) for entry in range(count)
-    ]
-
-
 def _records(entries: Sequence[BoardEntry], comparisons: Sequence[Comparison]) -> Records:
     records: Records = {}
     for c in comparisons:
@@ -183,9 +253,10 @@ def _records(entries: Sequence[BoardEntry], comparisons: Sequence[Comparison]) -
     return records
 
 
-def _notes(entries: Sequence[BoardEntry], tests: Contrast) -> list[str]:
-    """Return sentences about what a task's tests do not include."""
+def _notes(entries: Sequence[BoardEntry], tests: Contrast, against: Contrast) -> list[str]:
+    """Return sentences about what a task's tests, of methods and against baselines, do not include."""
     kinds = set(tests.test)
+    is_tested = any([*tests.test, *against.test])
     single = [entry.name for entry in entries if len(entry.seeds) == 1]
     metrics = ", ".join(tests.sample.not_resampled)
     is_own = any(":" not in name and not name.startswith((*METRICS,)) for name in tests.sample.not_resampled)
@@ -205,7 +276,7 @@ def _notes(entries: Sequence[BoardEntry], tests: Contrast) -> list[str]:
             f"{metrics} cannot be resampled, so these tests generalize to other seeds, not to other examples{own}.",
         ),
         *(
-            (names, f"{reason}, so tested over seeds only: {listed(names)}.")
+            (names and is_tested, f"{reason}, so tested over seeds only: {listed(names)}.")
             for reason, names in tests.sample.left_out.items()
         ),
         ("" in kinds, "one seed and no paired predictions: some entries were not tested."),

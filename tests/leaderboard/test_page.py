@@ -18,8 +18,8 @@ from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.page import page_data, render_page
 from peftkit.leaderboard.page.data import POINTS
 from peftkit.leaderboard.reading import collect
-from peftkit.leaderboard.rendering import headlines
 from peftkit.leaderboard.runs import BoardRun
+from peftkit.leaderboard.sentences import headlines
 from peftkit.leaderboard.stats import board_entries
 from peftkit.metrics import score
 

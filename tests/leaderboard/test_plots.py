@@ -12,7 +12,7 @@ import pytest
 from helpers.recorded_runs import write_run
 from helpers.synthetic_board import make_board
 
-from peftkit.leaderboard.files import write_latex
+from peftkit.leaderboard.latex import write_latex
 from peftkit.leaderboard.plots import write_plots
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.stats import board_entries

@@ -9,16 +9,10 @@ from pathlib import Path
 import pytest
 from helpers.recorded_runs import write_run
 
+from peftkit.leaderboard.glue import glue_average, glue_entries
 from peftkit.leaderboard.reading import collect
 from peftkit.leaderboard.runs import Summary, UnreadableRun
-from peftkit.leaderboard.stats import (
-    GLUE,
-    board_entries,
-    glue_average,
-    glue_entries,
-    summarize,
-    task_score,
-)
+from peftkit.leaderboard.stats import GLUE, board_entries, summarize, task_score
 
 
 def test_spread_is_the_sample_standard_deviation() -> None:

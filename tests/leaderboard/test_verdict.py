@@ -14,11 +14,12 @@ import pytest
 from helpers.recorded_runs import write_run
 from statsmodels.stats.multitest import multipletests
 
+from peftkit.leaderboard.letters import compact_letters
 from peftkit.leaderboard.reading import collect
-from peftkit.leaderboard.rendering import summary_sentences
 from peftkit.leaderboard.runs import BoardEntry
+from peftkit.leaderboard.sentences import summary_sentences
 from peftkit.leaderboard.stats import board_entries
-from peftkit.leaderboard.verdict import Verdict, compact_letters, compare_entries
+from peftkit.leaderboard.verdict import Verdict, compare_entries
 
 SKILL = {"full": 0.9, "lora": 0.89, "prompt": 0.6}
 

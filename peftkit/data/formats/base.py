@@ -1,7 +1,8 @@
 """The base class of formats, with the model inputs of a split and the predictions from model outputs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from peftkit.config import TaskConfig, UserError, refusal
+from peftkit.config.record_schema import FREQUENT_ANSWER, MAX_NAME
 from peftkit.config.templates import parse_template
 from peftkit.data.batches import padding_multiple
 from peftkit.data.datasets import ExampleReader, format_class
@@ -199,6 +201,12 @@ def hidden_count(encoded: Encoded) -> dict[str, int]:
     """Return the number of hidden labels; empty where no label is hidden."""
     hidden = int((~encoded.has_label).sum())
     return {"hidden": hidden} if hidden else {}
+
+
+def frequent_answer(answers: Iterable[str]) -> dict[str, str]:
+    """Return the most frequent of several answers, which boards use as a baseline; empty where none occurs twice."""
+    counts = Counter(text for text in answers if len(text) <= MAX_NAME).most_common(1)
+    return {FREQUENT_ANSWER: counts[0][0]} if counts and counts[0][1] > 1 else {}
 
 
 def label_mask(examples: Dataset) -> np.ndarray:

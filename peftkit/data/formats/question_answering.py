@@ -12,7 +12,7 @@ from peftkit.config.progress import advance
 from peftkit.data.cells import parse_cells
 from peftkit.data.columns import ID, ROW, require_columns, text_columns
 from peftkit.data.datasets import ExampleReader
-from peftkit.data.formats.base import Encoded, Format, Predictions, hidden_count, label_mask
+from peftkit.data.formats.base import Encoded, Format, Predictions, frequent_answer, hidden_count, label_mask
 from peftkit.data.squad import AnswerParser, answer_texts, truth
 
 MAX_CANDIDATES = 20  # best starts and ends, of which all pairs are scored (Devlin et al. 2019, their run_squad.py)
@@ -120,6 +120,7 @@ class QuestionAnsweringFormat(Format):
             "no answer": sum(not texts for texts in known),
             "windows": len(encoded.lengths),
             **hidden_count(encoded),
+            **frequent_answer(texts[0] if texts else "" for texts in known),
         }
 
     def _windows(

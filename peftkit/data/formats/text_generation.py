@@ -21,6 +21,7 @@ from peftkit.data.formats.base import (
     answer_separator,
     continuations,
     fill_template,
+    frequent_answer,
     hidden_count,
     label_mask,
     tokenize,
@@ -166,7 +167,9 @@ class TextGenerationFormat(Format):
 
     def label_counts(self, encoded: Encoded) -> dict[str, Any]:
         tokens = sum(seen.sum() for known, (seen, _) in zip(encoded.has_label, encoded.positions, strict=True) if known)
-        return {"tokens": int(tokens)} | hidden_count(encoded)
+        known = [label for label, is_known in zip(encoded.labels or [], encoded.has_label, strict=False) if is_known]
+        answers = frequent_answer(first_reference(label) or "" for label in known) if self.max_new_tokens else {}
+        return {"tokens": int(tokens)} | hidden_count(encoded) | answers
 
     def _text(self, texts: Sequence[str]) -> str:
         if self.task.template is not None:

@@ -16,8 +16,10 @@ from peftkit.leaderboard.board import Board
 from peftkit.leaderboard.costs import COSTS
 from peftkit.leaderboard.judges import JUDGE_NOTE, judge_tables
 from peftkit.leaderboard.language import NOTE, language_cells
-from peftkit.leaderboard.rendering import headlines
+from peftkit.leaderboard.letters import shades
+from peftkit.leaderboard.rendering import baseline_text, score_name
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, UnreadableRun
+from peftkit.leaderboard.sentences import headlines
 from peftkit.leaderboard.verdict import rank_tasks
 
 AUDIT_KEYS = ("truncated", "dropped", "label_counts")  # keys of an audit that are shown
@@ -38,11 +40,27 @@ def page_data(board: Board, command: str = "") -> dict[str, Any]:
     verdict = board.verdict()
     curves, curve_note = _curves(board.entries)
     comparisons, comparison_note = _comparisons(board)
-    top = {number for ranking in rank_tasks(board.entries, verdict.groups) for number in ranking.top}
+    rankings = rank_tasks(board.entries, verdict.groups)
+    top = {number for ranking in rankings for number in ranking.top}
+    shade = {
+        number: value
+        for each in rankings
+        for number, value in zip(
+            each.ranked,
+            shades([verdict.groups[n] for n in each.ranked], [board.entries[n].score or 0.0 for n in each.ranked]),
+            strict=True,
+        )
+    }
     return {
         "boards": _boards(board),
         "entries": [
-            {**_entry(entry), "letters": letters, "top": number in top, "curves": curves.get(number, [])}
+            {
+                **_entry(entry),
+                "letters": letters,
+                "top": number in top,
+                "shade": shade.get(number, 0),
+                "curves": curves.get(number, []),
+            }
             for number, (entry, letters) in enumerate(zip(board.entries, verdict.groups, strict=True))
         ],
         "costs": {name: [cost.label, cost.unit, cost.higher_is_better] for name, cost in COSTS.items()},
@@ -69,7 +87,8 @@ def _boards(board: Board) -> list[dict[str, Any]]:
             "records": [
                 [*names, *record] for (board_title, *names), record in verdict.records.items() if board_title == title
             ],
-            "models": sorted({entry.model for entry in entries if entry.board == title}),
+            "models": sorted({entry.model for entry in entries if entry.board == title and not entry.is_baseline}),
+            "baselines": baseline_text([entry for entry in entries if entry.board == title and entry.is_baseline]),
         }
         for title, lines in headlines(entries, verdict.groups, verdict.detectable).items()
     ]
@@ -79,14 +98,17 @@ def _entry(entry: BoardEntry) -> dict[str, Any]:
     low, high = entry.interval or (None, None)
     shared = next(iter(entry.scored_runs), entry.runs[0])  # the first finished run has what seeds share
     return {
-        "board": entry.board, "task": entry.task, "model": entry.model, "method": entry.method,
+        "board": entry.board, "task": entry.task, "model": entry.model, "modelName": entry.model_label,
+        "method": entry.method, "baseline": entry.is_baseline, "versus": entry.against_baseline,
+        "of": score_name(entry) if entry.scores else "",
         "settings": entry.settings, "label": entry.name, "up": entry.greater_is_better, "score": entry.score,
         "low": low, "high": high, "spread": entry.spread,
         "metrics": [[name, each.mean, each.spread] for name, each in entry.scores.items()],
-        "delta": entry.delta, "reference": entry.is_reference, "planned": entry.planned, "seeds": entry.seeds,
+        "delta": entry.delta, "reference": entry.is_reference, "planned": entry.planned,
+        "seeds": [] if entry.is_baseline else entry.seeds,
         "trials": entry.trials, "costs": entry.costs,
         "timed": entry.timed, "examples": entry.examples, "problems": entry.problems, "without": entry.without_score,
-        "runs": [_run(result, entry) for result in entry.runs],
+        "runs": [] if entry.is_baseline else [_run(result, entry) for result in entry.runs],
         "audit": {name: shared.audit[name] for name in AUDIT_KEYS if shared.audit.get(name)},
         "sources": {
             name: {key: value for key, value in source.items() if value is not None}
@@ -124,7 +146,7 @@ def _comparisons(board: Board) -> tuple[list[list[Any]], str | None]:
         )
     return [
         [c.first, c.second, c.difference, c.low, c.high, c.p, c.p_holm, c.differs, c.test, c.examples, c.seeds]
-        for c in kept
+        for c in [*kept, *verdict.against_baseline]
     ], note
 
 
@@ -145,12 +167,12 @@ def _curves(entries: Sequence[BoardEntry]) -> tuple[dict[int, list[Curve]], str 
     curves: dict[int, list[Curve]] = {}
     remaining = RUNS
     for _, number in order:
-        runs = entries[number].scored_runs
+        runs = [] if entries[number].is_baseline else entries[number].scored_runs
         if len(runs) > remaining:
             break
         curves[number] = sorted((run.seed, *points) for run in runs if (points := _losses(run.folder)))
         remaining -= len(curves[number])
-    finished = sum(len(entry.scored_runs) for entry in entries)
+    finished = sum(len(entry.scored_runs) for entry in entries if not entry.is_baseline)
     note = f"Learning curves: only the best entries of each task have them, {RUNS - remaining} of {finished} runs."
     return curves, note if finished > RUNS else None
 

@@ -14,7 +14,7 @@ function widthFor(box, single) {
   return Math.max(260, Math.min(found, single ? 960 : 640));
 }
 
-function drawTradeOff(entries) {
+function drawTradeOff(entries, baselines) {
   const on = machine();
   const { x, y } = state;
   const timed = timedNames(entries);
@@ -27,13 +27,14 @@ function drawTradeOff(entries) {
   if (isTimed && machines().length > 1) notes.push(`Only runs on ${on}: times of different machines are not comparable.`);
   if (usable.length < entries.length) notes.push(`${entries.length - usable.length} of ${entries.length} entries lack one of the two values and are not drawn.`);
   if (drawn < usable.length) notes.push(`${drawn} of ${usable.length} entries are drawn, the Pareto-optimal and the best; filter to see others.`);
-  notes.push("Filled and connected: Pareto-optimal means. Bars: 95 % intervals over seeds.");
+  notes.push("Filled and connected: Pareto-optimal means. Bars: 95 % intervals.");
+  if (y === SCORE && baselines.length) notes.push("Dashed: baselines, of which the highest of each kind.");
   byId("trade-note").textContent = notes.join(" ");
   const box = byId("trade-plots");
   const single = tasks.size === 1;
   box.classList.toggle("single", single);
   const width = widthFor(box, single);
-  box.replaceChildren(...[...tasks].map(([task, here]) => tradeOffPlot(task, here, on, width, single, perTask)));
+  box.replaceChildren(...[...tasks].map(([task, here]) => tradeOffPlot(task, here, on, width, single, perTask, baselines.filter((entry) => entry.task === task))));
   if (!tasks.size) box.replaceChildren(el("p", { class: "muted" }, "No entry has both values."));
 }
 
@@ -59,7 +60,7 @@ function axis(name, log, up) {
   return { label, type: log ? "log" : "linear", tickFormat: format, nice: !log, grid: true, ticks: log ? 4 : 5 };
 }
 
-function tradeOffPlot(task, entries, on, width, single, most) {
+function tradeOffPlot(task, entries, on, width, single, most, baselines) {
   const all = entries.map((entry) => {
     const point = { entry, x: valueOf(entry, state.x, on), y: valueOf(entry, state.y, on) };
     for (const [side, name] of [["x", state.x], ["y", state.y]])
@@ -80,6 +81,7 @@ function tradeOffPlot(task, entries, on, width, single, most) {
     x: { ...axis(state.x, log.x, up), labelAnchor: "right" }, y: axis(state.y, log.y, up),
     color: { type: "identity" }, symbol: { type: "identity" },
     marks: [
+      ...(state.y === SCORE ? baselineMarks(baselines, points) : []),
       "y1" in (points[0] ?? {}) ? Plot.ruleX(points.filter((p) => isNumber(p.y1)), { x: "x", y1: "y1", y2: "y2", ...bar }) : null,
       "x1" in (points[0] ?? {}) ? Plot.ruleY(points.filter((p) => isNumber(p.x1)), { y: "y", x1: "x1", x2: "x2", ...bar }) : null,
       Plot.line(best, { x: "x", y: "y", curve: moreIsBetter(state.x) ? "step-before" : "step-after", stroke: "currentColor", strokeOpacity: 0.6 }),
@@ -99,6 +101,24 @@ function tradeOffPlot(task, entries, on, width, single, most) {
   chart.setAttribute("aria-label", `${task}: ${axis(state.y, log.y, up).label} against ${axis(state.x, log.x, up).label} of ${entries.length} entries. Pareto-optimal: ${named}.`);
   chart.addEventListener("click", () => chart.value && openDetails(chart.value.entry));
   return figureOf(task, `${best.length} of ${entries.length} Pareto-optimal`, chart);
+}
+
+// a line with its name for the best baseline of each kind
+function baselineMarks(baselines, points) {
+  const best = [...d3.rollup(baselines, (each) => each.reduce((a, b) => (b.score > a.score ? b : a)), (entry) => entry.method).values()];
+  const lines = best.map((entry) => ({ name: entry.method, y: shownValue(entry, SCORE, entry.score) })).sort((a, b) => b.y - a.y);
+  const ends = [...lines, ...points].flatMap((each) => [each.y, each.y1, each.y2]).filter(isNumber);
+  const gap = 0.08 * (Math.max(...ends) - Math.min(...ends)); // names of nearer lines are joined
+  const named = [];
+  for (const line of lines) {
+    const near = named.find((each) => Math.abs(each.y - line.y) < gap);
+    if (near) near.name += `, ${line.name}`;
+    else named.push({ ...line });
+  }
+  return [
+    Plot.ruleY(lines, { y: "y", stroke: "currentColor", strokeOpacity: 0.55, strokeDasharray: "4 3" }),
+    Plot.text(named, { y: "y", frameAnchor: "right", textAnchor: "end", dy: -6, text: "name", fillOpacity: 0.75, className: "halo" }),
+  ];
 }
 
 function tipLine(name, entry, on) {
@@ -131,7 +151,7 @@ function labelDots(chart, points, isFront, width) {
 }
 
 function drawLegend(entries) {
-  const methods = [...new Map(entries.filter((entry) => isNumber(entry.score)).map((entry) => [entry.method, entry]))];
+  const methods = [...new Map(entries.filter((entry) => isNumber(entry.score) && !entry.baseline).map((entry) => [entry.method, entry]))];
   if (methods.length > 24) return el("p", { class: "muted" }, `${methods.length} methods: point at a dot to see its name.`);
   return el("ul", { class: "legend" }, methods.sort(([a], [b]) => a.localeCompare(b)).map(([method, entry]) => {
     const symbol = d3.create("svg").attr("viewBox", "-7 -7 14 14").attr("aria-hidden", "true");

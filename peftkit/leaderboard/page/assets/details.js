@@ -3,8 +3,8 @@
 function openDetails(entry) {
   const panel = byId("details");
   panel.replaceChildren(
-    el("header", {}, el("h2", { id: "details-title" }, entry.method), el("button", { type: "button", id: "close" }, "Close")),
-    el("p", {}, `${entry.task} · ${entry.model}${entry.settings ? ` · ${entry.settings}` : ""}`),
+    el("header", {}, el("h2", { id: "details-title" }, breakable(entry.method)), el("button", { type: "button", id: "close" }, "Close")),
+    el("p", {}, [entry.task, entry.model, entry.settings].filter(Boolean).join(" · ")),
     el("p", { class: board()?.offline ? "substitute" : "muted" }, entry.board),
     el("p", {}, headline(entry)),
     ...entry.problems.map((text) => el("p", { class: "problem" }, text)),
@@ -19,8 +19,11 @@ function openDetails(entry) {
 
 function headline(entry) {
   if (!isNumber(entry.score)) return "No seed has a valid score.";
-  const parts = [`${scoreText(entry, entry.score, 2)} over ${entry.seeds.length} ${entry.seeds.length === 1 ? "seed" : "seeds"}`];
+  const of = entry.of.startsWith("mean of ") ? ` (${entry.of})` : "";
+  if (entry.baseline) return `${scoreText(entry, entry.score, 2)}${of}, computed from the labels. ${board()?.baselines ?? ""}`;
+  const parts = [`${scoreText(entry, entry.score, 2)}${of} over ${entry.seeds.length} ${entry.seeds.length === 1 ? "seed" : "seeds"}`];
   if (isNumber(entry.low)) parts.push(`95 % interval ${interval(entry)}`);
+  if (entry.versus) parts.push(`${entry.versus}${entry.versus === "not tested" ? " against" : " than"} majority`);
   if (entry.letters) parts.push(`group ${entry.letters}${entry.top ? ", no significant difference from the best" : ""}`);
   if (entry.reference) parts.push("the reference");
   else if (isNumber(entry.delta)) parts.push(`${differenceText(entry, entry.delta)} vs. full fine-tuning`);
@@ -36,6 +39,7 @@ function tableOf(heads, lines) {
 const part = (title, ...content) => [el("h3", {}, title), ...content];
 
 function seedsPart(entry) {
+  if (entry.baseline) return [];
   const metrics = entry.metrics.map(([name]) => name);
   const shown = (run, name) => (isNumber(run.scores[name]) ? (entry.up ? (100 * run.scores[name]).toFixed(2) : short(run.scores[name], 5)) : "–");
   const several = new Set(entry.runs.map((run) => run.device)).size > 1;
@@ -97,7 +101,7 @@ function comparisonPart(entry) {
     probability(line.p), probability(line.holm), line.differs ? "significant" : "not significant",
   ]);
   const tests = [...new Set(lines.map((line) => line.test))].join(", ");
-  return part("Compared with the other entries", el("p", { class: "muted" }, `This entry minus the other; ${tests}.`), tableOf(["Other", "Difference", "95 % interval", "p", "p, Holm", "Result"], cells));
+  return part("Compared with the other entries", el("p", { class: "muted" }, `This entry minus the other; ${tests}. Holm's correction is over all pairs of methods of the board, and separately over the tests against baselines.`), tableOf(["Other", "Difference", "95 % interval", "p", "p, Holm", "Result"], cells));
 }
 
 const list = (pairs) => el("dl", {}, pairs.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));

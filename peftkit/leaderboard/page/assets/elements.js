@@ -35,7 +35,7 @@ function duration(seconds) {
 // scores are shown times 100; errors, which are negative in the data, in the unit of the labels
 function scoreText(entry, value, digits = 1) {
   if (!isNumber(value)) return "–";
-  return entry.up ? (100 * value).toFixed(digits) : short(Math.abs(value), 4);
+  return entry.up ? (100 * value).toFixed(digits).replace(/^-(0\.0*)$/, "$1") : short(Math.abs(value), 4);
 }
 
 function spreadText(entry) {
@@ -50,7 +50,14 @@ function differenceText(entry, value) {
 }
 
 const probability = (p) => (!isNumber(p) ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3));
-const modelName = (entry) => entry.model.split("/").pop();
+const modelName = (entry) => entry.modelName;
+const FLAG = "not better than majority";
+const isFlagged = (entry) => entry.versus === "not better";
+
+// a name that may break after an underscore or a slash, not in the middle of a word
+function breakable(text) {
+  return text.split(/(?<=[_/])/).flatMap((piece, place) => (place ? [el("wbr"), piece] : [piece]));
+}
 
 // formats of costs by their unit
 const UNITS = { s: duration, ms: (v) => `${short(v)} ms`, "%": (v) => `${(100 * v).toFixed(1)} %`, B: (v) => amount(v, "B") };
@@ -68,7 +75,7 @@ function moreIsBetter(name) {
   return name === SCORE || data.costs[name]?.[2] === true;
 }
 
-const METHODS = [...new Set(data.entries.map((entry) => entry.method))].sort();
+const METHODS = [...new Set(data.entries.filter((entry) => !entry.baseline).map((entry) => entry.method))].sort();
 const SYMBOLS = ["circle", "diamond", "triangle", "square", "cross", "star"];
 const colorOf = (entry) => `var(--c${METHODS.indexOf(entry.method) % 8})`;
 const symbolOf = (entry) => SYMBOLS[Math.floor(METHODS.indexOf(entry.method) / 8) % SYMBOLS.length];

@@ -16,7 +16,7 @@ function drawEntries() {
   byId("count").textContent = entries.length === all ? `${all} entries` : `${entries.length} of ${all} entries`;
   cancelAnimationFrame(pending); // no plots while the user is typing
   pending = requestAnimationFrame(() => {
-    drawTradeOff(entries);
+    drawTradeOff(entries.filter((entry) => !entry.baseline), entries.filter((entry) => entry.baseline));
     byId("trade-plots").before(legendBox(entries));
     drawHeat(entries);
     drawCurves();
@@ -67,8 +67,9 @@ function linesOf(lines) {
 
 function drawNotes(here) {
   const notes = [
-    "A score is the plain mean of the task's metrics, times 100; ± is the standard deviation over seeds, the bar below it the 95 % interval of the mean.",
+    "A score is the plain mean of the task's metrics, times 100; ± is the standard deviation over seeds, the bar below it the 95 % interval, over new seeds and new examples.",
     "Entries that share a letter do not differ significantly; the shaded ones have no significant difference from the best of their task.",
+    here?.baselines ? `${here.baselines} vs. majority: whether an entry is significantly better than the baseline that always gives the same answer.` : null,
     here?.models.length === 1 ? `Model: ${here.models[0]}.` : null,
     "Time to 95 % of full: seconds of training until the chosen trial scored 95 % of full fine-tuning's score, on held-out training examples.",
     "PSCP (PEFT Soft Cost Penalties, Belanec et al. 2025): score / (1 + trained / all parameters) / (1 + latency / full's) / (1 + peak memory / full's), with constants of this board.",
@@ -87,7 +88,7 @@ function drawNotes(here) {
 function fillSelects() {
   const entries = boardEntries();
   options("task", [["", "all"], ...unique(entries.map((entry) => entry.task))]);
-  options("model", [["", "all"], ...unique(entries.map((entry) => entry.model))]);
+  options("model", [["", "all"], ...unique(entries.filter((entry) => !entry.baseline).map((entry) => entry.model))]);
   options("method", [["", "all"], ...unique(entries.map((entry) => entry.method)).sort()]);
   options("machine", machines().map((name) => [name, name]), machine());
   for (const id of ["task", "model", "machine"]) byId(id).closest("label").hidden = byId(id).options.length < (id === "machine" ? 2 : 3);

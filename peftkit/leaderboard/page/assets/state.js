@@ -30,7 +30,7 @@ function filteredEntries() {
   return boardEntries().filter(
     (entry) =>
       (!state.task || entry.task === state.task) &&
-      (!state.model || entry.model === state.model) &&
+      (!state.model || entry.baseline || entry.model === state.model) &&
       (!state.method || entry.method === state.method) &&
       (!state.tied || entry.top) &&
       terms.every((term) => entry.searchText.includes(term)),

@@ -12,13 +12,16 @@ let sorted = [];
 function columns() {
   const entries = boardEntries();
   const on = machine();
-  const several = new Set(entries.map((entry) => entry.model)).size > 1;
+  const several = new Set(entries.filter((entry) => !entry.baseline).map((entry) => entry.model)).size > 1;
   const costs = SHOWN_COSTS.filter((name) => costNames(entries).includes(name));
   return [
     { id: "method", label: "Method", value: (entry) => `${entry.method} ${entry.settings}`, cell: methodCell },
-    { id: "task", label: "Task", value: (entry) => entry.task, cell: (entry) => el("td", {}, entry.task) },
+    { id: "task", label: "Task", value: (entry) => entry.task, cell: taskCell },
     several && { id: "model", label: "Model", value: modelName, cell: (entry) => el("td", {}, modelName(entry)) },
     { id: SCORE, label: "Score", number: true, value: (entry) => entry.score, cell: scoreCell, down: true },
+    entries.some((entry) => entry.versus) && {
+      id: "versus", label: "vs. majority", value: (entry) => entry.versus || null, cell: (entry) => el("td", {}, entry.versus),
+    },
     { id: "letters", label: "Group", value: (entry) => entry.letters || null, cell: lettersCell },
     entries.some((entry) => entry.reference) && {
       id: "delta", label: "Δ vs. full", number: true, down: true, value: (entry) => (entry.reference ? 0 : entry.delta),
@@ -26,9 +29,9 @@ function columns() {
     },
     {
       id: "seeds", label: "Seeds", number: true, down: true, value: (entry) => entry.seeds.length,
-      cell: (entry) => number(entry.seeds.length === entry.planned ? entry.planned : `${entry.seeds.length} of ${entry.planned}`),
+      cell: (entry) => number(entry.baseline ? "" : entry.seeds.length === entry.planned ? entry.planned : `${entry.seeds.length} of ${entry.planned}`),
     },
-    entries.some((entry) => entry.trials > 1) && { id: "trials", label: "Learning-rate trials", number: true, value: (entry) => entry.trials, cell: (entry) => number(entry.trials) },
+    entries.some((entry) => entry.trials > 1) && { id: "trials", label: "Learning-rate trials", number: true, value: (entry) => entry.trials, cell: (entry) => number(entry.baseline ? "" : entry.trials) },
     ...costs.map((name) => ({
       id: name, label: costName(name), number: true, down: moreIsBetter(name),
       value: (entry) => valueOf(entry, name, on), cell: (entry) => number(costText(name, valueOf(entry, name, on))),
@@ -39,15 +42,21 @@ function columns() {
 const number = (text) => el("td", { class: "num" }, String(text));
 
 function methodCell(entry) {
-  const open = el("button", { class: "name", type: "button", "aria-haspopup": "dialog", "data-entry": entry.number }, entry.method);
+  const open = el("button", { class: "name", type: "button", "aria-haspopup": "dialog", "data-entry": entry.number }, breakable(entry.method));
   const pick = entry.curves.length
     ? el("input", {
         class: "pick", type: "checkbox", checked: pickedEntries().includes(entry), "data-pick": entry.number,
         "aria-label": `Learning curve of ${entry.label} on ${entry.task}`, title: "Draw its learning curve",
       })
     : null;
-  const name = el("span", {}, open, entry.settings ? el("small", {}, entry.settings) : null);
+  const notes = [entry.baseline && "baseline", entry.settings, isFlagged(entry) && FLAG].filter(Boolean);
+  const name = el("span", {}, open, notes.map((text) => el("small", { class: text === FLAG ? "flag" : null }, breakable(text))));
   return el("th", { scope: "row" }, el("span", { class: "method" }, name, pick));
+}
+
+// with what the score is, where it is the mean of several metrics
+function taskCell(entry) {
+  return el("td", {}, entry.task, entry.of.startsWith("mean of ") ? el("small", { class: "of" }, entry.of) : null);
 }
 
 // each letter has its own column, so that a group shows as a vertical stripe
@@ -74,7 +83,7 @@ const lettersOf = (entry) => taskRange(entry).letters;
 
 function scoreCell(entry) {
   if (!isNumber(entry.score)) return number(entry.problems.length ? entry.without : "–");
-  const title = isNumber(entry.low) ? `95 % interval over ${entry.seeds.length} seeds: ${interval(entry)}` : "one seed: no interval";
+  const title = isNumber(entry.low) ? `95 % interval: ${interval(entry)}` : entry.baseline ? "computed from the labels" : "no interval: one seed, no predictions";
   return el("td", { class: "num", title }, scoreText(entry, entry.score) + spreadText(entry), range(entry));
 }
 
@@ -141,7 +150,7 @@ function drawMore(count = CHUNK) {
   const next = sorted.slice(drawn, drawn + count).map((entry, place) => {
     const before = sorted[drawn + place - 1];
     const isNew = before && before.task !== entry.task && (!state.sort || state.sort === "task");
-    const kinds = [entry.top && "top", isNew && "new-task", !isNumber(entry.score) && "none"].filter(Boolean);
+    const kinds = [entry.top && "top", entry.baseline && "baseline", isNew && "new-task", !isNumber(entry.score) && "none"].filter(Boolean);
     return el("tr", { class: kinds.join(" ") || null, "data-entry": entry.number }, shown.map((column) => column.cell(entry)));
   });
   byId("entries").tBodies[0].append(...next);
