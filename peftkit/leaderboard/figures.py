@@ -36,7 +36,7 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
     picture = Figure(figsize=(width, height), layout="constrained")
     color = "#a63d00" if title.startswith("OFFLINE") else INK
-    picture.suptitle(wrapped(title, int(17 * width)), x=0.01, ha="left", fontsize=9, color=color)
+    picture.suptitle(wrapped(title, int(13 * width)), x=0.01, ha="left", fontsize=9, color=color)
     return picture
 
 

@@ -26,8 +26,8 @@ def heatmap_figure(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) -
 
     table, names = _heat_lines(rankings, entries)
     left_out = f" (the best {len(names)} of {len(table)} entries)" if len(table) > len(names) else ""
-    labels = [wrapped(name, 40) for name in names]
-    height = 0.26 * len(names) + 0.13 * sum(label.count("\n") for label in labels)
+    labels = [wrapped(name, 48) for name in names]
+    height = len(names) * max(0.26, 0.15 * max(1 + label.count("\n") for label in labels))
     picture = new_figure(3.2 + 0.95 * len(rankings), 1.7 + height, f"{rankings[0].board}{left_out}")
     panel = picture.subplots()
     shade = {
@@ -57,7 +57,7 @@ def heatmap_figure(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) -
     panel.set_yticks(range(len(names)), labels)
     panel.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False, labelcolor=INK)
     panel.spines[:].set_visible(False)
-    picture.supxlabel(wrapped(_heat_caption(rankings, entries), int(16 * picture.get_figwidth())), fontsize=8)
+    picture.supxlabel(wrapped(_heat_caption(rankings, entries), int(15 * picture.get_figwidth())), fontsize=8)
     return picture
 
 

@@ -43,7 +43,7 @@ def pareto_figure(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) ->
     ranked = [entries[number] for ranking in shown for number in ranking.ranked]
     caption = "Trained parameters; filled and connected: Pareto-optimal means; bars: 95 % intervals; broken: baselines"
     caption += f"; †: {FLAG}" if any(entry.against_baseline == NOT_BETTER for entry in ranked) else ""
-    picture.supxlabel(wrapped(caption, int(18 * picture.get_figwidth())), fontsize=8)
+    picture.supxlabel(wrapped(caption, int(15 * picture.get_figwidth())), fontsize=8)
     return picture
 
 

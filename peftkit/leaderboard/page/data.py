@@ -101,7 +101,7 @@ def _entry(entry: BoardEntry) -> dict[str, Any]:
         "board": entry.board, "task": entry.task, "model": entry.model, "modelName": entry.model_label,
         "method": entry.method, "baseline": entry.is_baseline, "versus": entry.against_baseline,
         "of": score_name(entry) if entry.scores else "",
-        "settings": entry.settings, "label": entry.name, "up": entry.greater_is_better, "score": entry.score,
+        "settings": entry.settings, "label": entry.label, "up": entry.greater_is_better, "score": entry.score,
         "low": low, "high": high, "spread": entry.spread,
         "metrics": [[name, each.mean, each.spread] for name, each in entry.scores.items()],
         "delta": entry.delta, "reference": entry.is_reference, "planned": entry.planned,

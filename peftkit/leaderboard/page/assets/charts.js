@@ -4,7 +4,7 @@ const MAX_DOTS = 500; // more overlap and are slow to draw
 const MAX_CURVES = 8; // as many as there are colors
 
 function figureOf(caption, note, chart) {
-  return el("figure", {}, el("figcaption", {}, el("strong", {}, caption), note ? el("small", {}, note) : null), chart);
+  return el("figure", {}, el("figcaption", {}, el("strong", {}, breakable(caption)), note ? el("small", {}, note) : null), chart);
 }
 
 // the width of a plot in its grid, in pixels
@@ -134,7 +134,7 @@ function labelDots(chart, points, isFront, width) {
   const height = Number(chart.getAttribute("height"));
   const order = [...dots].sort((a, b) => isFront.has(b.p) - isFront.has(a.p));
   for (const { p, x, y } of order.slice(0, 60)) {
-    const text = p.entry.label.length > 26 ? `${p.entry.label.slice(0, 25)}…` : p.entry.label;
+    const text = p.entry.label; // where it does not fit, the tip has it
     const long = text.length * 6.1;
     const positions = [[x + 8, y + 4, "start"], [x - 8, y + 4, "end"], [x, y - 9, "middle"], [x, y + 17, "middle"], [x + 8, y - 8, "start"], [x - 8, y - 8, "end"], [x + 8, y + 16, "start"]];
     for (const [tx, ty, anchor] of positions) {
@@ -157,7 +157,7 @@ function drawLegend(entries) {
     const symbol = d3.create("svg").attr("viewBox", "-7 -7 14 14").attr("aria-hidden", "true");
     const shape = d3[`symbol${symbolOf(entry)[0].toUpperCase()}${symbolOf(entry).slice(1)}`];
     symbol.append("path").attr("d", d3.symbol(shape, 60)()).attr("fill", colorOf(entry));
-    return el("li", {}, symbol.node(), method);
+    return el("li", {}, symbol.node(), breakable(method));
   }));
 }
 
@@ -187,7 +187,7 @@ function drawCurves() {
   const legend = el("ul", { class: "legend" }, picked.map((entry) => {
     const line = d3.create("svg").attr("viewBox", "0 0 14 14").attr("aria-hidden", "true");
     line.append("path").attr("d", "M0,8H14").attr("stroke", color(entry)).attr("stroke-width", 3);
-    return el("li", {}, line.node(), `${entry.label} · ${entry.task}`);
+    return el("li", {}, line.node(), breakable(`${entry.label} · ${entry.task}`));
   }));
   box.replaceChildren(...(picked.length ? [el("figure", {}, legend, curvePlot(picked, color, widthFor(box, true)))] : []));
 }
@@ -216,7 +216,7 @@ function labelLines(chart, entries, lines, color) {
   let last = -Infinity;
   for (const { entry, at } of lineEnds.sort((a, b) => b.at.loss - a.at.loss)) {
     last = Math.max(sy.apply(at.loss) + 4, last + 13);
-    const text = entry.method.length > 15 ? `${entry.method.slice(0, 14)}…` : entry.method;
+    const text = entry.method.length > 17 ? "" : entry.method; // the legend has longer ones
     d3.select(chart).append("text").attr("class", "halo").attr("x", sx.apply(at.step) + 8).attr("y", last).attr("fill", color(entry)).text(text);
   }
 }

@@ -18,7 +18,7 @@ function drawHeat(entries) {
   if (entries.some(isFlagged)) parts.push(`†: ${FLAG}.`);
   if (shown.length < order.length) parts.push(`The ${shown.length} best of ${order.length} entries; filter to see others.`);
   byId("heat-note").textContent = parts.join(" ");
-  const head = el("tr", {}, el("th", { scope: "col" }, "Method"), tasks.map((task) => el("th", { scope: "col" }, task, scoreOf(entries, task))));
+  const head = el("tr", {}, el("th", { scope: "col" }, "Method"), tasks.map((task) => el("th", { scope: "col" }, breakable(task), scoreOf(entries, task))));
   const body = shown.map(([name, cells]) =>
     el("tr", {}, el("th", { scope: "row" }, breakable(name)), tasks.map((task) => el("td", {}, heatCell(cells.get(task))))),
   );

@@ -39,7 +39,7 @@ function drawBoard() {
   const overall = lines.filter(([task]) => !task).map(([, text]) => text).join(" ");
   byId("overall").hidden = !overall;
   byId("overall").textContent = overall;
-  byId("headlines").replaceChildren(...lines.filter(([task]) => task).flatMap(([task, text]) => [el("dt", {}, task), el("dd", {}, text)]));
+  byId("headlines").replaceChildren(...lines.filter(([task]) => task).flatMap(([task, text]) => [el("dt", {}, breakable(task)), el("dd", {}, breakable(text))]));
   if (!data.entries.length) byId("headlines").replaceChildren(el("dt", {}, "No entries yet"), el("dd", {}, "train first: python -m peftkit recipe=lora_glue"));
   drawNotes(here);
   drawLanguage(here?.language ?? []);
@@ -80,7 +80,7 @@ function drawNotes(here) {
   box.querySelector("ul").replaceChildren(...notes.map((text) => el("li", {}, text)));
   box.querySelector(".records")?.remove();
   if (records.length) {
-    const lines = records.map(([first, second, win, tie, loss]) => [`${first} against ${second}`, win, tie, loss]);
+    const lines = records.map(([first, second, win, tie, loss]) => [el("span", {}, breakable(`${first} against ${second}`)), win, tie, loss]);
     box.append(el("div", { class: "records" }, el("p", {}, "Over tasks:"), tableOf(["Pair", "Won", "Tied", "Lost"], lines)));
   }
 }
