@@ -6,11 +6,10 @@ python tests/benchmarks/methods.py
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
-from peftkit.leaderboard.reading import collect
-from peftkit.leaderboard.runs import BoardRun
-from peftkit.leaderboard.stats import task_score
+from peftkit.leaderboard.board import Board
+from peftkit.leaderboard.runs import BoardEntry
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 ARCHIVES = [DOCS / "results" / f"{name}.parquet" for name in ("glue_minilm", "methods_minilm")]
@@ -25,29 +24,30 @@ def main() -> None:
 
 
 def tables() -> str:
-    runs = [run for run in collect(ARCHIVES) if isinstance(run, BoardRun) and run.problem is None]
-    runs = [run for run in runs if run.task in TASKS and run.search is not None]
-    scores = {m: [task_score(run.scores) for run in runs if run.method == m] for m in {run.method for run in runs}}
+    entries = [entry for entry in Board.read(ARCHIVES).entries if entry.task in TASKS and entry.score is not None]
+    methods = {entry.method for entry in entries if not entry.is_baseline}
+    scores = {method: mean(entry.score or 0.0 for entry in entries if entry.method == method) for method in methods}
     text = ""
     for task, title in TASKS.items():
-        text += (
-            f"\n## {title}\n\n| method | 0.3 x | default | 3 x | best rate | validation |\n|---|---|---|---|---|---|\n"
-        )
-        for method in sorted(scores, key=lambda name: -mean(scores[name])):
-            text += line([run for run in runs if (run.task, run.method) == (task, method)], method)
+        found = {entry.method: entry for entry in entries if entry.task == task}
+        ordered = [*sorted(methods, key=lambda name: -scores[name]), *(name for name in found if name not in methods)]
+        heads = "method", "0.3 x", "default", "3 x", "best rate", "validation", "95 % interval", "vs. majority"
+        text += f"\n## {title}\n\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}\n"
+        text += "".join(line(method, found[method]) for method in ordered if method in found)
     return text + "\n"
 
 
-def line(runs: list[BoardRun], method: str) -> str:
-    if not runs or runs[0].search is None:
-        return f"| {method} | – | – | – | – | – |\n"
-    search, values = runs[0].search, [task_score(run.scores) for run in runs]
+def line(method: str, entry: BoardEntry) -> str:
+    search = None if entry.is_baseline else entry.scored_runs[0].search
     trials = [
         f"{trial['learning_rate']:g}: {trial['status'] if trial['score'] is None else format(trial['score'], '.3f')}"
-        for trial in search["trials"]
+        for trial in (search or {}).get("trials", [])
     ]
-    spread = f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
-    return f"| {method} | {' | '.join(trials)} | {search['chosen']:g} | {spread} ({len(values)} seeds) |\n"
+    spread = f"{entry.score:z.3f}" + (f" ± {entry.spread:.3f} ({len(entry.seeds)} seeds)" if entry.spread else "")
+    interval = f"{entry.interval[0]:.3f} to {entry.interval[1]:.3f}" if entry.interval else ""
+    rate = f"{search['chosen']:g}" if search else ""
+    cells = method, *(trials or ["", "", ""]), rate, spread, interval, entry.against_baseline
+    return f"| {' | '.join(cells)} |\n"
 
 
 if __name__ == "__main__":
