@@ -138,6 +138,8 @@ def _labels_of(members: Sequence[BoardEntry]) -> Labels | None:
     if not inputs or not all(name in metrics for name in needed) or len(inputs - {"tag_names"}) > 1:
         return None
     input = next(iter(sorted(inputs)))
+    if (input in (*LISTS, "texts")) != (known.labels.dtype.kind not in "iufb"):
+        return None  # such as several labels for an example
     same = {name: each for name, each in metrics.items() if each[0].input in (LISTS if input in LISTS else (input,))}
     train = [each["train"] for each in counts if isinstance(each.get("train"), Mapping)]
     if not names and input == "classes":

@@ -100,7 +100,8 @@ function tradeOffPlot(task, entries, on, width, single, most, baselines) {
   chart.setAttribute("role", "img");
   chart.setAttribute("aria-label", `${task}: ${axis(state.y, log.y, up).label} against ${axis(state.x, log.x, up).label} of ${entries.length} entries. Pareto-optimal: ${named}.`);
   chart.addEventListener("click", () => chart.value && openDetails(chart.value.entry));
-  return figureOf(task, `${best.length} of ${entries.length} Pareto-optimal`, chart);
+  const of = entries[0].of.startsWith("mean of ") ? `${entries[0].of}; ` : "";
+  return figureOf(task, `${of}${best.length} of ${entries.length} Pareto-optimal`, chart);
 }
 
 // a line with its name for the best baseline of each kind
