@@ -6,6 +6,7 @@ from statistics import fmean
 
 from peftkit.leaderboard.stats import score_metrics
 from peftkit.metrics import METRICS, Metric
+from peftkit.metrics.registry import import_own_metrics
 
 Range = tuple[float, float]
 Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
@@ -13,6 +14,7 @@ Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
 def metric_of(name: str) -> Metric | None:
     """Return the metric of a recorded name such as accuracy_matched; None for one that is not peftkit's."""
+    import_own_metrics()
     known = [metric for metric in METRICS if name == metric or name.startswith(f"{metric}_")]
     return METRICS[max(known, key=len)] if known else None
 
