@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 
 
 class Prediction(NamedTuple):
-    """The prediction for one text; both are None where a text is empty."""
+    """The prediction for one text; all are None where a text is empty, and `prediction` below predict.abstain=."""
 
     prediction: Any  # a label, a number, tags, or a text, by the kind of task
     scores: list[float] | None  # per label, in the order of the labels; a single number of a regression
+    confidence: float | None = None  # of classification: the probability of the likeliest label
 
 
 def finetune(
@@ -144,7 +145,7 @@ def predict(
     with _library_settings(config):
         task = RunResult.finished(config.run).config.task
         table, _ = predict_table(config, text_table(task, values, split=isinstance(texts, str)), "texts")
-    found = [Prediction(row["prediction"], row["scores"]) for row in table]
+    found = [Prediction(row["prediction"], row["scores"], row.get("confidence")) for row in table]
     return found[0] if isinstance(texts, str) else found
 
 

@@ -68,6 +68,7 @@ _JOBS = (
         "predict for a file or one text: run=DIR input=FILE",
         "peftkit.jobs.predict:predict",
         reads=("train.per_device_eval_batch_size",),
+        keys=("predict",),
         run="required",
         runs="optional",
         input="required",

@@ -130,6 +130,12 @@ class Filter:
 
 
 @dataclass
+class Predict:
+    abstain: float | None
+    target_accuracy: float | None
+
+
+@dataclass
 class Distill:
     teacher: str | None
     temperature: float
@@ -196,6 +202,7 @@ class RunConfig:
     distill: Distill
     extend: Extend
     embed: Embed
+    predict: Predict
     generate: Generate
     train: dict
     collator: dict | None
@@ -252,7 +259,7 @@ def is_prompted(run: RunConfig) -> bool:
 SECTIONS: dict[str, type] = {
     "model": ModelConfig, "method": MethodConfig, "task": TaskConfig, "early_stopping": EarlyStopping,
     "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "generate": Generate,
-    "distill": Distill, "filter": Filter,
+    "distill": Distill, "predict": Predict, "filter": Filter,
 }  # fmt: skip
 
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
@@ -260,12 +267,14 @@ PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that a
 ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier run folders lack
     **dict.fromkeys(("collator", "allow_code", "delete")), "calibration": {"holdout": None},
     "filter": {each.name: None for each in dataclasses.fields(Filter)},
+    "predict": {"abstain": None, "target_accuracy": None},
 }  # fmt: skip
 
 # keys that do not change a result, so they are not part of its id or of its entry on a board
 NON_RESULT_KEYS = {
-    "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "generate", "input",
-    "output", "allow_code", "filter", "delete", "source", "data_root", "method.paper", "method.traits",
+    "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "predict",
+    "generate", "input", "output", "allow_code", "filter", "delete", "source", "data_root", "method.paper",
+    "method.traits",
     *(f"method.traits.{each.name}" for each in dataclasses.fields(Traits)),
 } | {
     f"train.{name}"

@@ -26,6 +26,7 @@ from peftkit.pipeline.artifacts import (
     with_eval_batch_size,
 )
 from peftkit.pipeline.build import TrainingBundle
+from peftkit.pipeline.confidence import choose_threshold, log_coverage, new_columns, with_confidence
 from peftkit.pipeline.evaluate import (
     check_reserved_columns,
     describe_labels,
@@ -84,14 +85,18 @@ def predict_table(config: RunConfig, table: Dataset, name: str) -> tuple[Dataset
     read = zip(input_columns(task), columns, strict=False)
     if missing := [column for column, known in read if known not in rows.column_names]:
         raise UserError(f"{name} lacks the columns {describe_labels(missing)} that the run reads; rename its columns")
-    check_reserved_columns(table, Path(name))
+    check_reserved_columns(table, Path(name), new_columns(run))
+    threshold = choose_threshold(config, run)
     if is_preference and set(columns) <= set(rows.column_names):
         predictions = _margins(run, trained, rows, name)
     elif is_preference:
         predictions = _generated(run, trained, rows, name)
     else:
         predictions = _predictions(run, trained, rows, name)
-    return with_predictions(table, predictions), len(table) - len(predictions)
+    found = with_confidence(with_predictions(table, predictions), [run] * len(table), threshold, run.label_names)
+    if threshold is not None:
+        log_coverage(found, rows, run, name)
+    return found, len(table) - len(predictions)
 
 
 def _predictions(run: RunResult, trained: RunConfig, table: Dataset, name: str) -> RowPredictions:
@@ -157,7 +162,7 @@ def predict_mixed(config: RunConfig, table: Dataset, file: Path) -> tuple[Datase
         UserError: the runs cannot be mixed, or a row has another task or lacks a text.
     """
     runs = [RunResult.finished(folder) for folder in config.runs or []]
-    check_reserved_columns(table, file)
+    check_reserved_columns(table, file, ("prediction", "scores", "confidence", "suggestion"))
     bundles = _mixed_bundles(runs)
     rows = _rows_of(table, [run.config.task for run in runs], file)
     bundles = {name: bundle for name, bundle in bundles.items() if rows[name]}
@@ -178,7 +183,12 @@ def predict_mixed(config: RunConfig, table: Dataset, file: Path) -> tuple[Datase
             predictions[row] = bundle.format.describe(prediction), each.astype(float).tolist()
     if len({type(label) for label, _ in predictions.values()}) > 1:  # a column has one type: of names and numbers, text
         predictions = {row: (str(label), each) for row, (label, each) in predictions.items()}
-    return with_predictions(table, predictions), f" of {', '.join(bundles)}"
+    run_of, threshold = {run.config.task.name: run for run in runs}, choose_threshold(config, None)
+    chosen = [run_of[str(task)] for task in table["task"][:]]
+    found = with_confidence(with_predictions(table, predictions), chosen, threshold)
+    if threshold is not None:
+        log_coverage(found, found, None, str(file))
+    return found, f" of {', '.join(bundles)}"
 
 
 def _mixed_examples(task: TaskConfig, table: Dataset, rows: Sequence[int], file: Path) -> Dataset:

@@ -129,6 +129,12 @@ class Threshold:
         return float(found.low), float(found.high)
 
 
+def threshold_at(confidence: float, confidences: Array, is_right: Array) -> Threshold:
+    """Return what a threshold gives on labeled examples."""
+    answered = np.asarray(confidences) >= confidence
+    return Threshold(confidence, int(answered.sum()), int(np.asarray(is_right)[answered].sum()), len(answered))
+
+
 def thresholds(confidences: Array, is_right: Array) -> list[Threshold]:
     """Return every threshold at which another example is answered, from the largest coverage on."""
     confidences, is_right = np.asarray(confidences, float), np.asarray(is_right)

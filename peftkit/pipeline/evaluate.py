@@ -169,9 +169,9 @@ def with_predictions(table: Any, predictions: Mapping[int, tuple[Any, Any]]) -> 
     return table.add_column("prediction", list(labels)).add_column("scores", list(scores))
 
 
-def check_reserved_columns(table: Any, given: Path) -> None:
+def check_reserved_columns(table: Any, given: Path, added: Sequence[str]) -> None:
     """Refuse a table that has columns of the names of new ones."""
-    if taken := [column for column in ("prediction", "scores") if column in table.column_names]:
+    if taken := [column for column in added if column in table.column_names]:
         raise UserError(f"{given} already has {', '.join(taken)}, which predictions add; rename it")
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from helpers import commands
+from scipy.special import softmax
 
+import peftkit
+from peftkit.config import UserError
+from peftkit.data.miniglue import miniglue
 from peftkit.metrics.calibration import calibration_quality, fit_temperature
 
 Overrides = Callable[..., list[str]]
@@ -47,3 +53,150 @@ def test_a_temperature_is_fitted_on_held_out_examples_alone(tiny: Overrides, mod
                 pytest.approx(quality.nll),
                 pytest.approx(quality.ece),
             )
+
+
+@pytest.fixture(scope="module")
+def runs(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return the folder of a tiny classifier, trained once a module."""
+    out, done = tmp_path_factory.mktemp("runs"), {}
+
+    def find(task: str = "sst2", *more: str) -> Path:
+        if (task, more) not in done:
+            (done[task, more],) = commands.finetune(
+                "model=bert", f"model.checkpoint={checkpoints['bert']}", "source=offline", f"out={out}", f"task={task}",
+                "method=lora", "task.max_train_samples=160", "task.max_eval_samples=24", "train.learning_rate=5e-3",
+                "train.per_device_train_batch_size=8", "train.disable_tqdm=true", "train.num_train_epochs=3", *more,
+            )  # fmt: skip
+        return done[task, more]
+
+    return find
+
+
+CALIBRATED = ("calibration.holdout=0.3",)
+
+
+def tickets(file: Path) -> pd.DataFrame:
+    """Write labeled sentences, of which one has no text and one a label that the run does not know."""
+    rows = pd.DataFrame([{"sentence": r["sentence"], "label": r["label"]} for r in miniglue("sst2")["validation"]][:40])
+    rows["label"] = rows["label"].map({0: "negative", 1: "positive"})
+    rows.loc[3, "sentence"], rows.loc[5, "label"] = "", "mixed"
+    rows.to_csv(file, index=False)
+    return rows
+
+
+@pytest.mark.slow
+def test_a_prediction_has_the_calibrated_probability_of_each_label(runs: Callable[..., Path], tmp_path: Path) -> None:
+    rows, folder = tickets(tmp_path / "new.csv"), runs("sst2", *CALIBRATED)
+    frames = {}
+    for ending in ("csv", "parquet"):
+        commands.predict(folder, tmp_path / "new.csv", f"output={tmp_path}/out.{ending}")
+        read = pd.read_csv if ending == "csv" else pd.read_parquet
+        frames[ending] = read(tmp_path / f"out.{ending}")
+    found = frames["csv"]
+    assert list(found) == [*rows, "prediction", "scores", "confidence", "probability_negative", "probability_positive"]
+    assert list(frames["parquet"]) == list(found) and found["confidence"].isna().sum() == 1
+    found = found.dropna(subset=["confidence"])
+    scores = np.array([json.loads(text) for text in found["scores"]])
+    expected = softmax(scores / record_of(folder)["calibration"]["temperature"], axis=1)
+    columns = found[["probability_negative", "probability_positive"]].to_numpy()
+    np.testing.assert_allclose(columns, expected, rtol=1e-12)
+    np.testing.assert_allclose(found["confidence"], expected.max(1), rtol=1e-12)
+    assert (np.array(["negative", "positive"])[expected.argmax(1)] == found["prediction"]).all()
+    text = str(rows["sentence"][0])
+    prediction = peftkit.predict(folder, text)
+    assert prediction.confidence == pytest.approx(found["confidence"].iloc[0], abs=1e-5)
+    unsure = peftkit.predict(folder, [text], **{"predict.abstain": 1.0})[0]
+    assert unsure.prediction is None and unsure.confidence == pytest.approx(prediction.confidence)
+
+
+@pytest.mark.slow
+def test_unsure_answers_are_left_to_a_person_and_counted(
+    runs: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, folder = tickets(tmp_path / "new.csv"), runs("sst2", *CALIBRATED)
+    commands.predict(folder, tmp_path / "new.csv", f"output={tmp_path}/all.csv")
+    every = pd.read_csv(tmp_path / "all.csv")
+    threshold = float(every["confidence"].median())
+    capsys.readouterr()
+    commands.predict(folder, tmp_path / "new.csv", f"output={tmp_path}/sure.csv", f"predict.abstain={threshold}")
+    printed, sure = capsys.readouterr(), pd.read_csv(tmp_path / "sure.csv")
+    pd.testing.assert_series_equal(sure["suggestion"], every["prediction"], check_names=False)
+    answered = every["confidence"] >= threshold
+    pd.testing.assert_series_equal(sure["prediction"], every["prediction"].where(answered))
+    known = answered & rows["label"].isin(["negative", "positive"])
+    right = int((every["prediction"] == rows["label"])[known].sum())
+    text = printed.out + printed.err
+    assert f"{answered.sum()} of 39 answered (coverage {answered.sum() / 39:.1%})" in text
+    assert f"accuracy of answered {right / known.sum():.3f} ({right} of {known.sum()} with a label)" in text
+    assert "1 labels of column label are unknown" in text
+
+
+@pytest.mark.slow
+def test_a_target_accuracy_gives_the_threshold_of_the_largest_coverage(
+    runs: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tickets(tmp_path / "new.csv")
+    folder = runs("sst2", *CALIBRATED)
+    scores, labels = scores_of(folder / "calibration.parquet")
+    confidences = softmax(scores / record_of(folder)["calibration"]["temperature"], axis=1).max(1)
+    is_right = scores.argmax(1) == labels
+    target = (is_right.mean() + 1) / 2
+    reached = [c for c in confidences if is_right[confidences >= c].mean() >= target]
+    assert reached, "the tiny model has no threshold to choose"
+    capsys.readouterr()
+    commands.predict(folder, tmp_path / "new.csv", f"predict.target_accuracy={target}", f"output={tmp_path}/out.csv")
+    found, printed = pd.read_csv(tmp_path / "out.csv"), capsys.readouterr()
+    answered = found["confidence"] >= min(reached)
+    assert (found["prediction"].notna() == answered).all()
+    assert f"of {len(labels)} held-out training examples it answers {(confidences >= min(reached)).sum()}" in (
+        printed.out + printed.err
+    )
+
+
+@pytest.mark.slow
+def test_thresholds_without_confidence_are_refused_with_their_fix(runs: Callable[..., Path], tmp_path: Path) -> None:
+    tickets(tmp_path / "new.csv")
+    plain, numbers, calibrated = runs(), runs("stsb"), runs("sst2", *CALIBRATED)
+    base = ["job=predict", f"input={tmp_path}/new.csv"]
+    for more, message in (
+        ([f"run={plain}", "predict.target_accuracy=0.9"], "train it again with calibration.holdout=0.1"),
+        (
+            [f"run={calibrated}", "predict.target_accuracy=0.9", "predict.abstain=0.8"],
+            "predict.target_accuracy chooses",
+        ),
+        ([f"run={calibrated}", "predict.abstain=80"], "expected a probability from 0 to 1; use predict.abstain=0.8"),
+        ([f"runs=[{plain},{numbers}]", "predict.target_accuracy=0.9"], "chooses a threshold for one run"),
+    ):
+        (error,) = commands.check([*base, *more])
+        assert message in error and error.fix
+        assert all(not commands.check(commands.apply_fix([*base, *more], fix)) for fix in error.fix)
+    (error,) = [e for e in commands.check([*base, f"run={numbers}", "predict.abstain=0.8"]) if "predict" in e]
+    assert "is a run of regression" in error
+    with pytest.raises(UserError, match="no threshold reaches it on the 48 held-out examples"):
+        commands.predict(inverted(calibrated, tmp_path / "seed-0"), tmp_path / "new.csv", "predict.target_accuracy=1")
+
+
+def inverted(folder: Path, copy: Path) -> Path:
+    """Return a copy of a run whose held-out examples have all labels wrong."""
+    shutil.copytree(folder, copy)
+    table = pq.read_table(copy / "calibration.parquet").to_pandas()
+    table["label"] = 1 - table["prediction"]
+    table.to_parquet(copy / "calibration.parquet")
+    return copy
+
+
+@pytest.mark.slow
+def test_runs_of_several_tasks_have_the_confidence_of_each(runs: Callable[..., Path], tmp_path: Path) -> None:
+    folders = [runs("sst2", *CALIBRATED), runs("cola"), runs("stsb")]
+    texts = {"sentence": "a fine film .", "sentence1": "a film .", "sentence2": "a bad film ."}
+    rows = [{"task": task, **texts} for task in ("cola", "sst2", "stsb")]
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    commands.predict(folders, tmp_path / "mixed.jsonl", f"output={tmp_path}/out.jsonl", "predict.abstain=0.999")
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    alone = [peftkit.predict(run, ["a fine film ."])[0] for run in (folders[1], folders[0])]
+    assert [row["confidence"] for row in found] == [
+        *(pytest.approx(each.confidence, abs=1e-5) for each in alone),
+        None,
+    ]
+    assert [row["prediction"] for row in found[:2]] == [None, None] and found[2]["prediction"] is not None
+    assert [row["suggestion"] for row in found[:2]] == [each.prediction for each in alone]

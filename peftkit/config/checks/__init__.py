@@ -10,6 +10,7 @@ from peftkit.config.checks.imbalance import imbalance_errors
 from peftkit.config.checks.job import job_errors, judging_errors
 from peftkit.config.checks.outputs import output_errors
 from peftkit.config.checks.paths import path_errors
+from peftkit.config.checks.prediction import prediction_errors
 from peftkit.config.checks.prompting import prompting_errors
 from peftkit.config.checks.task import kind_errors, task_errors
 from peftkit.config.checks.upstream import UPSTREAM, upstream_errors
@@ -38,7 +39,7 @@ def run_errors(run: RunConfig) -> list[str]:
         message
         for check in (
             combination_errors, job_errors, task_errors, kind_errors, prompting_errors, imbalance_errors, path_errors,
-            output_errors, column_errors, generation_errors, judging_errors,
+            output_errors, column_errors, generation_errors, judging_errors, prediction_errors,
         )
         for message in check(run)
     ]  # fmt: skip

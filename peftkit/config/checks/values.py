@@ -102,6 +102,10 @@ RANGES = (  # of values of the right type; null has no range
     )
     | _rule("train.warmup_ratio", lambda x: 0 <= x <= 1, "a number from 0 to 1")
     | _rule("distill.alpha", lambda x: 0 <= x <= 1, "a number from 0 to 1")
+    | _rule("predict.abstain", lambda x: 0 <= x <= 1, "a probability from 0 to 1; use predict.abstain=0.8")
+    | _rule(
+        "predict.target_accuracy", lambda x: 0 < x <= 1, "a share above 0, at most 1; use predict.target_accuracy=0.95"
+    )
     | _rule("seed", lambda x: 0 <= x < 2**32, "0 or more, below 2**32")
     | _rule("task.max_length embed.max_length", lambda x: x > 2, "3 tokens or more")
     | _rule("task.mean_noise_span_length", lambda x: x >= 1, "1 token or more")
