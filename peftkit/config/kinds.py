@@ -52,6 +52,11 @@ class TaskKind:
     loss: str | None = None  # what replaces the model's own loss
     package: tuple[str, str] | None = None  # a package that training needs, and the extra that installs it
 
+    @property
+    def chooses_class(self) -> bool:
+        """Whether the whole input gets one of several classes."""
+        return self.sequence_label and self.has_label_names
+
 
 def _every(value: str) -> dict[str, str]:
     return dict.fromkeys((ENCODER, DECODER, SEQ2SEQ), value)
@@ -76,7 +81,7 @@ _KINDS = (
         formats=_LABEL_FORMATS,
         task_types=_LABEL_TYPES,
         pipelines={ENCODER: "text-classification", DECODER: "text-classification"},
-        keys=("prompt", "verbalizer", "stratify", "class_weights", "sampling", "focal_gamma"),
+        keys=("prompt", "verbalizer", "stratify", "class_weights", "sampling", "focal_gamma", "folds", "fold"),
         has_label_names=True,
         sequence_label=True,
     ),
@@ -90,7 +95,7 @@ _KINDS = (
         formats=_LABEL_FORMATS,
         task_types=_LABEL_TYPES,
         pipelines={ENCODER: "text-classification", DECODER: "text-classification"},
-        keys=("prompt", "verbalizer"),
+        keys=("prompt", "verbalizer", "folds", "fold"),
         sequence_label=True,
     ),
     TaskKind(

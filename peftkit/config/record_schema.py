@@ -39,6 +39,7 @@ RECORD = {
     },
     "meta": {"seed": int, "device": str, "status": str, "versions?": dict},
     "calibration?": {"temperature": float, "examples": int},
+    "cross_validation?": {"folds": [{"scores": {...: float}}]},
     "search?": {
         "trials?": [{"learning_rate": float}],
         "curve?": [{"epoch": float, "score": float}],

@@ -76,6 +76,8 @@ class TaskConfig:
     chat: bool | None = None
     prompt: str | None = None
     verbalizer: dict | None = None
+    folds: int | None = None
+    fold: int | None = None
     stratify: bool | None = None
     class_weights: str | dict | None = None
     sampling: str | None = None
@@ -212,6 +214,16 @@ class RunConfig:
     recipe: str | None = None
     overrides: tuple[str, ...] = ()  # as typed; provenance only
     config_dir: str | None = None  # DIR of -cd DIR
+
+    @property
+    def is_cross_validation(self) -> bool:
+        """Return whether this run trains once for each fold, and pools their predictions."""
+        return self.task.folds is not None and self.task.fold is None
+
+    @property
+    def keeps_model(self) -> bool:
+        """Return whether the trained weights are saved, unlike those of a trial or of a fold."""
+        return not self.trial and self.task.folds is None
 
     @property
     def generates_data(self) -> bool:

@@ -17,11 +17,13 @@ from peftkit.config.source import Source
 from peftkit.data.cells import parse_cells, text_of
 from peftkit.data.class_weights import given_weights
 from peftkit.data.columns import ID, ROW, SUFFIX, column_hint, prepare_table, require_columns, text_columns
+from peftkit.data.folds import fold_of
 from peftkit.data.sanity import check_examples, check_texts
 from peftkit.data.tables import read_tables
 
 SEARCH_SPLIT = "search_holdout"  # the training examples that trials of a search are scored on
 CALIBRATION_SPLIT = "calibration_holdout"  # the training examples that a temperature is fitted on
+FOLD_SPLIT = "out_of_fold"  # the training examples of the fold that is scored
 SUBSET_SEED = 0  # the examples of max_train_samples are the same for every seed of a comparison
 VALIDATION_SHARE = 0.1  # share of train that becomes validation where the user's data has no other split
 
@@ -60,6 +62,7 @@ def load_task_dataset(
     was trained on other data (`trained_on` is its revision) uses all of train. With `search_samples`, that many
     training examples become SEARCH_SPLIT, the others are trained on, and no validation split is read. A share
     `calibration` of the training examples becomes CALIBRATION_SPLIT first; a trial neither trains nor is scored on it.
+    With `task.folds`, the validation split of the data is not read, and a fold of train becomes FOLD_SPLIT.
 
     Raises:
         UserError: a file cannot be read, a column or a split is missing, or a label is unknown.
@@ -203,6 +206,8 @@ class ExampleReader:
         has_only_train = has_only_training_split(task, list(tables))
         names = self.label_names({name: tables[name] for name in (names_from, *validation) if name in tables})
         given_weights(task, names or [])
+        if task.folds is not None and train is not None:
+            return self.read_folds(tables[train], names, origin, search_samples)
         if has_only_train and (train is not None or origin.revision == trained_on):
             splits, dropped = self.read_single_table(tables[names_from], names, wanted)
         else:
@@ -238,6 +243,24 @@ class ExampleReader:
         *train, validation = wanted
         rest, held_out = self.split(table, VALIDATION_SHARE)
         return self.read_all({**dict.fromkeys(train, rest), validation: held_out}, names)
+
+    def read_folds(self, table: Dataset, names: list[str] | None, origin: Source, search_samples: int) -> TaskDataset:
+        """Return the examples of a fold as FOLD_SPLIT and the others as the training split; without `task.fold` all."""
+        task, train = self.task, str(self.task.splits["train"])
+        examples, dropped = self.read(table, names, train)
+        examples, counts = subset(examples, task.max_train_samples), {train: dropped}
+        remarks = tuple(check_examples(task, {train: examples}, names, may_overlap=True))
+        if task.fold is None:
+            return TaskDataset({train: examples}, names, origin, counts, remarks)
+        labels = examples["label"][:] if self.is_stratified else None
+        scored = fold_of(len(examples), labels, int(task.folds or 0), task.fold, SUBSET_SEED)
+        others = sorted({*range(len(examples))} - {*scored})
+        rest, held_out = (examples.select(rows).flatten_indices() for rows in (others, scored))
+        if search_samples:
+            rest, held_out = self.hold_out(rest, search_samples)
+        return TaskDataset(
+            {train: rest, SEARCH_SPLIT if search_samples else FOLD_SPLIT: held_out}, names, origin, counts
+        )
 
     def hold_out(self, examples: Dataset, number: int) -> tuple[Dataset, Dataset]:
         """Return the training examples of a trial of a search, and `number` others to score it on.

@@ -17,7 +17,8 @@ from filelock import FileLock
 from peftkit.config import RunConfig, UserError, error_summary, is_prompted
 from peftkit.config.console import is_main_process, log
 from peftkit.config.secrets import without_secrets
-from peftkit.data.datasets import SEARCH_SPLIT, load_task_dataset
+from peftkit.data.datasets import FOLD_SPLIT, SEARCH_SPLIT, load_task_dataset
+from peftkit.jobs.cross_validation import cross_validate
 from peftkit.jobs.report import log_warnings
 from peftkit.leaderboard.stats import task_score
 from peftkit.metrics import check_own_metrics
@@ -45,7 +46,7 @@ def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, 
 
     Args:
         on_start: called with the run folder before training.
-        is_nested: True for a trial, since the search logs the status of its trials.
+        is_nested: True for a trial or a fold, whose search or cross-validation logs the status.
 
     Raises:
         UserError: the data or the checkpoint do not match the config, or another process trains the same run.
@@ -60,21 +61,38 @@ def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, 
         return folder
     if not is_nested:
         warn_substitutions(context.model_source, context.dataset.source)
-    label = f"trial with learning rate {config.train['learning_rate']:g}" if config.trial else f"seed {config.seed}"
-    log(f"{config.method.name} on {config.task.name}, {context.model_source.name}, {label} -> {folder}")
+    log(f"{config.method.name} on {config.task.name}, {context.model_source.name}, {_label(config)} -> {folder}")
     with ExitStack() as stack:
         if is_main_process():
             run_folder.lock(stack, folder)
             if config.force:
-                _delete_files(folder)
+                run_folder.delete_files(folder)
             run_folder.write_config(folder, config)
         try:
-            _choose_learning_rate(context)
-            _run_stages(context)
+            if config.is_cross_validation:
+                cross_validate(context, _train_fold)
+                _finish(context, None)
+            else:
+                _choose_learning_rate(context)
+                _run_stages(context)
         except BaseException as error:
             _record_failure(context, error)
             raise
     return folder
+
+
+def _label(config: RunConfig) -> str:
+    """Return what distinguishes a run from others of its method and task."""
+    fold = f", {config.task.folds} folds" if config.task.folds is not None else ""
+    fold = fold if config.task.fold is None else f", fold {config.task.fold + 1} of {config.task.folds}"
+    if config.trial:
+        return f"trial with learning rate {config.train['learning_rate']:g}{fold}"
+    return f"seed {config.seed}{fold}"
+
+
+def _train_fold(config: RunConfig) -> Path:
+    with run_lock(config):
+        return finetune(config, is_nested=True)
 
 
 def _new_context(config: RunConfig) -> RunContext:
@@ -101,6 +119,7 @@ def _new_context(config: RunConfig) -> RunContext:
         "audit": {"sources": sources},
         "search": None,
         "calibration": None,
+        "cross_validation": None,
         "forgetting": None,
         "meta": run_folder.meta(config.seed, device_name(), setup["precision"]),
     }
@@ -115,8 +134,8 @@ def _choose_learning_rate(context: RunContext) -> None:
         rate = result["search"]["chosen"] or config.train["learning_rate"]  # a method without weights has no trials
         config = replace(config, train={**config.train, "learning_rate": rate})
         result["run"]["config"] = config.to_dict()
-    if config.trial:
-        splits = {**config.task.splits, "validation": [SEARCH_SPLIT]}
+    if config.trial or config.task.fold is not None:
+        splits = {**config.task.splits, "validation": [SEARCH_SPLIT if config.trial else FOLD_SPLIT]}
         config = replace(config, task=replace(config.task, splits=splits))
     context.config = config
 
@@ -205,7 +224,7 @@ def _run_stages(context: RunContext) -> None:
     if is_main_process():
         run_folder.write_result(folder, context.result)
     trained = train(context, bundle, splits)
-    if not config.trial:
+    if config.keeps_model:
         verify.start_verifier()
     context.result["scores"], costs = evaluate_splits(
         config, bundle, trained.trainer, splits.validation, context.dataset, folder / "predictions.parquet"
@@ -213,7 +232,7 @@ def _run_stages(context: RunContext) -> None:
     if splits.calibration is not None:
         context.result["calibration"] = calibrate(context, bundle, trained.trainer, splits.calibration)
     artifact = None
-    if not config.trial:
+    if config.keeps_model:
         if is_main_process() and is_prompted(config):
             artifact = save_prompt(bundle.format, context.model_source, folder)
         elif is_main_process():
@@ -222,10 +241,7 @@ def _run_stages(context: RunContext) -> None:
     if is_main_process():
         size = None if artifact is None else artifact_bytes(bundle, artifact)
         context.result["costs"] = run_costs(trained, splits.train, size, costs | splits.costs)
-        _record(context, artifact)
-        log(f"   {_scores(context.result)} in {trained.fit.seconds:.0f} s")
-        if not config.trial and (report := try_report(folder)) is not None:
-            log_warnings(report.findings[:SHOWN_FINDINGS])  # those about the data were logged before training
+        _finish(context, artifact)
     # in a search and in job=downstream all processes read the result that the main process writes
     trained.trainer.accelerator.wait_for_everyone()
 
@@ -249,8 +265,10 @@ def _verify(context: RunContext, bundle: TrainingBundle, trained: TrainedRun, sp
     return dict(measure_latency(config, bundle, splits.validation[name])) if is_main_process() else {}
 
 
-def _record(context: RunContext, artifact: Path | None) -> None:
-    """Write the result and the model card, and remove the checkpoints."""
+def _finish(context: RunContext, artifact: Path | None) -> None:
+    """Write the result, the model card and the report, remove the checkpoints, and log the scores."""
+    if not is_main_process():
+        return
     folder, checkpoints = context.folder, context.checkpoints
     if (checkpoints / "runs").is_dir():  # TensorBoard's files, written by transformers
         shutil.move(checkpoints / "runs", folder / "tensorboard")
@@ -259,6 +277,10 @@ def _record(context: RunContext, artifact: Path | None) -> None:
     if artifact is not None:
         run_folder.write_text(folder / "README.md", model_card(context.result, artifact.name))
     run_folder.write_result(folder, context.result)
+    log(f"   {_scores(context.result)} in {context.result['costs']['train_seconds']:.0f} s")
+    is_part = context.config.trial or context.config.task.fold is not None
+    if not is_part and (report := try_report(folder)) is not None:
+        log_warnings(report.findings[:SHOWN_FINDINGS])  # those about the data were logged before training
 
 
 def _record_failure(context: RunContext, error: BaseException) -> None:
@@ -269,17 +291,6 @@ def _record_failure(context: RunContext, error: BaseException) -> None:
         with (context.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(run_folder.line({"error": without_secrets(traceback.format_exc())}))
         run_folder.write_result(context.folder, context.result)
-
-
-def _delete_files(folder: Path) -> None:
-    """Delete the run's files except its lock, and judge replies, which are stored by a hash of the judged answers."""
-    for entry in folder.iterdir():
-        if entry.name == run_folder.LOCK:
-            continue
-        if entry.is_symlink() or not entry.is_dir():
-            entry.unlink(missing_ok=True)
-        elif entry.name != "judged":
-            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _scores(result: dict[str, Any]) -> str:

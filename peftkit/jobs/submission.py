@@ -146,7 +146,9 @@ def _best_runs(config: RunConfig) -> list[BoardRun]:
 
 
 def _glue_runs(folder: Path) -> list[BoardRun]:
-    return [run for run in collect([folder]) if isinstance(run, BoardRun) and run.suite == "glue" and run.task in GLUE]
+    """Return the runs of GLUE tasks below a folder, without cross-validations, which keep no model."""
+    runs = [run for run in collect([folder]) if isinstance(run, BoardRun) and "task.folds" not in run.settings]
+    return [run for run in runs if run.suite == "glue" and run.task in GLUE]
 
 
 def _out(config: RunConfig) -> list[str]:

@@ -30,7 +30,7 @@ from peftkit.leaderboard.rendering import (
 )
 from peftkit.leaderboard.runs import BoardEntry, GlueEntry
 from peftkit.leaderboard.sentences import summary_sentences
-from peftkit.leaderboard.stats import GLUE
+from peftkit.leaderboard.stats import GLUE, fold_text
 from peftkit.leaderboard.verdict import BETTER, NOT_BETTER, NOT_TESTED, Comparison
 from peftkit.paths import atomic_write
 
@@ -134,8 +134,8 @@ def _values(entry: BoardEntry, group: str, metrics: Iterable[str], detectable: f
         "group": group, "95 % low": low, "95 % high": high, **scores,
         "delta vs full": entry.delta, "minimum detectable difference": detectable,
         "n seeds": len(seeds), "planned seeds": 0 if entry.is_baseline else entry.planned,
-        "learning-rate trials": entry.trials, "seeds": " ".join(map(str, seeds)),
-        "training examples": entry.examples.get("train"),
+        "learning-rate trials": entry.trials, "folds": fold_text(entry),
+        "seeds": " ".join(map(str, seeds)), "training examples": entry.examples.get("train"),
         **{name: entry.costs.get(name) for name in UNTIMED},
         "trainable share": trained / total if trained is not None and total else None, **timed,
         "device": "; ".join(entry.timed), "problems": "; ".join(entry.problems),

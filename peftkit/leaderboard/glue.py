@@ -35,7 +35,10 @@ def glue_entries(entries: Sequence[BoardEntry], against_baseline: Iterable[Compa
     chosen = {
         number: entry
         for number, entry in enumerate(entries)
-        if entry.suite == "glue" and entry.task in GLUE and entry.score is not None
+        if entry.suite == "glue"
+        and entry.task in GLUE
+        and entry.score is not None
+        and "task.folds" not in entry.all_settings  # those are scored on training examples
     }
     limits = {
         (e.board, e.model, e.method, e.task, tuple(e.all_settings.get(name) for name in TASK_LIMITS))

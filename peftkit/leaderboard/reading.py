@@ -24,7 +24,15 @@ from peftkit.paths import UNLISTED, is_file, walk
 INSIDE_A_RUN = {"adapter", "model", "checkpoints", "merged", "tensorboard"}  # folders of a run folder
 IN_A_FOLDER = "a folder"  # name of local data, whose path differs between machines
 MAX_REASON = 1000  # characters of why a run failed
-SECTIONS = ("search", "gates", "merge", "forgetting", "language", "judged")  # of result.json, kept unchanged
+SECTIONS = (
+    "search",
+    "cross_validation",
+    "gates",
+    "merge",
+    "forgetting",
+    "language",
+    "judged",
+)  # of result.json, kept unchanged
 
 
 def collect(paths: Iterable[Path]) -> list[BoardRun | UnreadableRun]:
@@ -78,13 +86,15 @@ def version_notes(runs: Iterable[BoardRun | UnreadableRun]) -> list[str]:
 
 
 def _read(folder: Path) -> BoardRun | UnreadableRun | None:
-    """Return the run of a folder; None for a trial and for jobs without scores (extend, generate)."""
+    """Return the run of a folder; None for a trial, a fold and for jobs without scores (extend, generate)."""
     try:
         text = read_text(folder, "result.json")
         if text is None:
             raise ValueError("result.json is missing")
         record = json.loads(text)
         check_size(record)
+        if value_of(record, "run.config.task.fold") is not None:
+            return None
         if value_of(record, "run.config.trial") or value_of(record, "run.config.job") in ("extend", "generate"):
             return None
         check_record(record)

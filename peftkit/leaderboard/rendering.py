@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from peftkit.leaderboard.costs import COSTS, Cost
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, GlueEntry, UnreadableRun, grouped
-from peftkit.leaderboard.stats import DIAGNOSTIC, GLUE, score_metrics
+from peftkit.leaderboard.stats import DIAGNOSTIC, GLUE, fold_text, score_metrics
 from peftkit.leaderboard.verdict import Records, listed
 
 METRIC_LABELS = {"matthews_correlation": "matthews", "mean_squared_error": "mse ↓", "perplexity": "perplexity ↓",
          "reward_margin": "margin", "chosen_perplexity": "perplexity of chosen ↓"}  # fmt: skip
 SPREAD = "± is the sample standard deviation over seeds; a single seed has none."
+FOLDS = "folds: of a cross-validation, with the standard deviation of the score over them; the score pools them all."
 LETTERS = "group: entries of a task that share a letter do not differ significantly."
 INTERVAL = "95 % interval: of the score {of}, over new seeds and new examples; exceptions are noted."
 VERSUS = "vs. majority: whether an entry is significantly better than the baseline with one answer ({baselines})."
@@ -40,6 +41,7 @@ def entry_cells(ranked: Ranked, marks: dict[str, str], metrics: Mapping[str, str
         "95 % interval": _interval(entry),
         "Δ vs. full": "ref" if entry.is_reference else delta,
         "seeds": seeds_text(entry),
+        "folds": fold_text(entry),
         "learning-rate trials": "" if entry.is_baseline else str(entry.trials),
         **{cost.heading: _cost_cell(entry, name, cost, marks) for name, cost in COSTS.items() if cost.heading},
     }
@@ -121,6 +123,7 @@ def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
     notes = [
         (len({entry.model for entry in entries}) == 1, f"Model: {entries[0].model}."),
         (counts, f"Training examples: {train}. {SPREAD}"),
+        (any(fold_text(entry) for entry in entries), FOLDS),
         (any(letters for _, letters in ranked), LETTERS),
         (any(entry.interval for entry in entries), INTERVAL.format(of=of)),
         (baselines, baseline_text(baselines)),

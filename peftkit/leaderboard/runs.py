@@ -40,6 +40,7 @@ class BoardRun:
     versions: dict[str, str] = field(default_factory=dict)
     audit: dict[str, Any] = field(default_factory=dict)
     search: dict[str, Any] | None = None
+    cross_validation: dict[str, Any] | None = None
     gates: dict[str, Any] | None = None
     merge: dict[str, Any] | None = None
     forgetting: dict[str, Any] | None = None

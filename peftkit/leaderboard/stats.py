@@ -31,6 +31,23 @@ def task_score(scores: Mapping[str, Mapping[str, Any]]) -> float:
     return fmean(up) if up else -fmean(scores[name]["value"] for name in counted)
 
 
+def fold_text(entry: BoardEntry) -> str:
+    """Return the number of folds of a cross-validation and the spread of the score over them, the mean of its seeds."""
+    folds = [each for run in entry.scored_runs if (each := _fold_scores(run))]
+    if not folds:
+        return ""
+    spread = fmean(stdev(each) for each in folds)
+    return f"{len(folds[0])}, ± {100 * spread:.1f}" if entry.greater_is_better else f"{len(folds[0])}, ± {spread:.3g}"
+
+
+def _fold_scores(run: BoardRun) -> list[float]:
+    """Return the task's score in each fold of a run; none where a fold lacks a score."""
+    folds = [each["scores"] for each in (run.cross_validation or {}).get("folds") or []]
+    if len(folds) < 2 or any(not fold.keys() >= run.scores.keys() for fold in folds):
+        return []
+    return [task_score({name: {**each, "value": fold[name]} for name, each in run.scores.items()}) for fold in folds]
+
+
 def score_metrics(metrics: Collection[str]) -> list[str]:
     """Return the metrics of a task's score, without diagnostic ones: a reward margin grows with every step."""
     return [name for name in metrics if not name.startswith(DIAGNOSTIC)] or list(metrics)

@@ -36,7 +36,8 @@ def calibrate(context: RunContext, bundle: TrainingBundle, trainer: Any, held_ou
     for name in dict.fromkeys(splits.tolist()):
         chosen = splits == name
         record["validation"][name] = _effect(scores[chosen], labels[chosen], temperature)
-    _scale_probabilities(context.folder / "predictions.parquet", temperature)
+    for each in (file, context.folder / "predictions.parquet"):
+        _scale_probabilities(each, temperature)
     _log_temperature(record)
     return record
 

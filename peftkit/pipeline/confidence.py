@@ -19,8 +19,7 @@ PREFIX = "probability_"  # of the column of a label
 
 def has_confidence(run: RunResult) -> bool:
     """Return whether a run chooses one of several labels."""
-    kind = kind_of(run.config.task)
-    return kind.sequence_label and kind.has_label_names
+    return kind_of(run.config.task).chooses_class
 
 
 def new_columns(run: RunResult) -> list[str]:
@@ -49,8 +48,8 @@ def with_confidence(
     rows: list[list[float]] = [[] for _ in scores]  # empty without probabilities
     for run in filter(has_confidence, distinct):
         known = [row for row, each in enumerate(runs) if each is run and scores[row] is not None]
-        for row, values in zip(known, _probabilities(run, [scores[row] for row in known]), strict=True):
-            rows[row] = values
+        for row, found in zip(known, _probabilities(run, [scores[row] for row in known]), strict=True):
+            rows[row] = found
     columns: dict[str, list[float | None]] = {"confidence": [max(row, default=None) for row in rows]}
     for number, name in enumerate(names or ()):
         columns[f"{PREFIX}{name}"] = [row[number] if row else None for row in rows]
@@ -105,7 +104,10 @@ def choose_threshold(config: RunConfig, run: RunResult | None) -> float | None:
     if chosen is None:
         best = max(each.accuracy for each in known)
         wrong = f"predict.target_accuracy={target:g}: no threshold reaches it on the {len(is_right)} held-out examples"
-        raise UserError(refusal(wrong, f"predict.target_accuracy={np.floor(best * 1000) / 1000:g}", verb="set"))
+        reached = np.floor(best * 1000) / 1000
+        raise UserError(
+            refusal(wrong, f"predict.target_accuracy={reached:g}" if reached else "~predict.target_accuracy")
+        )
     _log_expected(chosen)
     return chosen.confidence
 
@@ -117,7 +119,7 @@ def log_coverage(table: Dataset, prepared: Dataset, run: RunResult | None, place
         prepared: the same rows with the columns of `prepare_table`.
         run: None for several runs, whose labels are not read.
     """
-    predicted = [row for row, suggestion in enumerate(table["suggestion"][:]) if suggestion is not None]
+    predicted = [row for row, confidence in enumerate(table["confidence"][:]) if confidence is not None]
     given = table["prediction"][:]
     answered = [row for row in predicted if given[row] is not None]
     if not predicted:

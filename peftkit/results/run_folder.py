@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -74,7 +75,8 @@ def _without_nulls(values: Any) -> Any:
 
 
 def run_folder(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: Mapping[str, Any]) -> Path:
-    """Return <out>/<suite>/<task>/<model>/<method>/seed-<n>-<id>, or trial-<n>-<id> for a trial of a search.
+    """Return <out>/<suite>/<task>/<model>/<method>/seed-<n>-<id>, or trial-<n>-<id> for a trial of a search; of a
+    fold, fold-<k>- precedes that.
 
     <model> is the trained checkpoint.
     """
@@ -82,6 +84,8 @@ def run_folder(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setu
     suite = data["name"] if data["kind"] == "offline" else config.task.suite
     names = [suite, config.task.name, checkpoint_name(sources["model"]), config.method.name]
     kind = "trial" if config.trial else "seed"
+    if config.task.fold is not None:
+        kind = f"fold-{config.task.fold}-{kind}"
     return Path(config.out, *map(safe_name, names), f"{kind}-{config.seed}-{run_id(config, sources, setup)}")
 
 
@@ -168,6 +172,17 @@ def is_locked(folder: Path) -> bool:
         return False
     except OSError:  # Timeout is one, too
         return True
+
+
+def delete_files(folder: Path) -> None:
+    """Delete a run's files except its lock, and judge replies, which are stored by a hash of the judged answers."""
+    for entry in folder.iterdir():
+        if entry.name == LOCK:
+            continue
+        if entry.is_symlink() or not entry.is_dir():
+            entry.unlink(missing_ok=True)
+        elif entry.name != "judged":
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def line(entry: Mapping[str, Any]) -> str:

@@ -75,6 +75,18 @@ trial=true search.lr_multipliers=[1,3]
 train.bf16=true train.fp16=true
 train.eval_strategy=epoch
 calibration.holdout=0.1 task=stsb
+calibration.holdout=0.1 task=sst2 task.folds=5
+task=sst2 task.folds=1
+task=sst2 task.fold=-1 task.folds=5
+task=sst2 task.folds=5 task.fold=5
+task=sst2 task.fold=1
+task=sst2 task.folds=5 task.max_eval_samples=9
+task=sst2 task.folds=5 job=plan
+task=sst2 task.folds=5 trial=true
+task=squad task.folds=5
+job=predict input=a run=x predict.abstain=80
+job=predict input=a run=x predict.target_accuracy=2
+predict.abstain=0.8
 early_stopping.patience=3 train.eval_strategy=no
 early_stopping.patience=3 train.eval_strategy=steps train.save_strategy=epoch
 method=adalora distill.teacher=x

@@ -14,10 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import commands
 from scipy.special import softmax
+from scipy.stats import pearsonr
+from sklearn.metrics import accuracy_score
 
 import peftkit
 from peftkit.config import UserError
 from peftkit.data.miniglue import miniglue
+from peftkit.leaderboard.reading import collect
+from peftkit.leaderboard.stats import board_entries
 from peftkit.metrics.calibration import calibration_quality, fit_temperature
 
 Overrides = Callable[..., list[str]]
@@ -140,15 +144,15 @@ def test_a_target_accuracy_gives_the_threshold_of_the_largest_coverage(
     scores, labels = scores_of(folder / "calibration.parquet")
     confidences = softmax(scores / record_of(folder)["calibration"]["temperature"], axis=1).max(1)
     is_right = scores.argmax(1) == labels
-    target = (is_right.mean() + 1) / 2
-    reached = [c for c in confidences if is_right[confidences >= c].mean() >= target]
-    assert reached, "the tiny model has no threshold to choose"
+    accuracies = {c: is_right[confidences >= c].mean() for c in confidences}
+    target = max(accuracies.values())
+    threshold = min(c for c, accuracy in accuracies.items() if accuracy >= target)
     capsys.readouterr()
     commands.predict(folder, tmp_path / "new.csv", f"predict.target_accuracy={target}", f"output={tmp_path}/out.csv")
     found, printed = pd.read_csv(tmp_path / "out.csv"), capsys.readouterr()
-    answered = found["confidence"] >= min(reached)
+    answered = found["confidence"] >= threshold
     assert (found["prediction"].notna() == answered).all()
-    assert f"of {len(labels)} held-out training examples it answers {(confidences >= min(reached)).sum()}" in (
+    assert f"of {len(labels)} held-out training examples it answers {(confidences >= threshold).sum()}" in (
         printed.out + printed.err
     )
 
@@ -200,3 +204,58 @@ def test_runs_of_several_tasks_have_the_confidence_of_each(runs: Callable[..., P
     ]
     assert [row["prediction"] for row in found[:2]] == [None, None] and found[2]["prediction"] is not None
     assert [row["suggestion"] for row in found[:2]] == [each.prediction for each in alone]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["sst2", "stsb"])
+def test_every_training_example_is_scored_once_by_a_model_without_it(
+    tiny: Overrides, task: str, tmp_path: Path
+) -> None:
+    overrides = [each for each in tiny("bert", f"task={task}", "task.folds=3") if "max_eval_samples" not in each]
+    (folder,) = commands.finetune(*overrides, "task.max_train_samples=31")
+    folds = sorted(folder.parent.glob("fold-*"))
+    assert len(folds) == 3 and not list(folder.parent.rglob("adapter"))
+    records, record = [record_of(each) for each in folds], record_of(folder)
+    table = pq.read_table(folder / "predictions.parquet").to_pandas()
+    assert table["id"].is_unique and len(table) == 31
+    assert record["audit"]["rows"] == {"train": 20, "out_of_fold": 31}
+    assert sorted(each["audit"]["rows"]["out_of_fold"] for each in records) == [10, 10, 11]
+    if task == "sst2":
+        parts = [pq.read_table(each / "predictions.parquet")["label"].to_pylist() for each in folds]
+        assert np.ptp([sum(part) for part in parts]) <= 1  # stratified
+        assert record["scores"]["accuracy"]["value"] == accuracy_score(table["label"], table["prediction"])
+    else:
+        assert record["scores"]["pearson"]["value"] == pytest.approx(pearsonr(table["label"], table["prediction"])[0])
+    for name, spread in record["cross_validation"]["spread"].items():
+        values = [each["scores"][name]["value"] for each in records]
+        assert spread == pytest.approx(np.std(values, ddof=1))
+        assert [each["scores"][name] for each in record["cross_validation"]["folds"]] == values
+    assert record["costs"]["steps"] == sum(each["costs"]["steps"] for each in records)
+    (entry,) = board_entries(collect([tmp_path]))
+    assert [run.folder for run in entry.runs] == [folder] and entry.runs[0].problem is None
+    (error,) = commands.check(["job=predict", f"run={folder}", "input='a film'"])
+    assert "keeps no model; train one on all examples" in error
+    if task == "stsb":
+        return
+    before = {each: (each / "result.json").stat().st_mtime_ns for each in folds}
+    shutil.rmtree(folds[1])
+    shutil.rmtree(folder)  # interrupted after the first fold and the third: only the second is trained again
+    (again,) = commands.finetune(*overrides, "task.max_train_samples=31")
+    assert again == folder and record_of(folder)["scores"] == record["scores"]
+    after = {each: (each / "result.json").stat().st_mtime_ns for each in folds}
+    assert [after[each] == before[each] for each in folds] == [True, False, True]
+
+
+@pytest.mark.slow
+def test_a_search_is_nested_in_each_fold(tiny: Overrides) -> None:
+    overrides = [each for each in tiny("bert", "task=sst2", "task.folds=2") if "max_eval_samples" not in each]
+    more = ("task.max_train_samples=null", "search.lr_multipliers=[1,3]", "search.samples=20", "train.max_steps=2")
+    (folder,) = commands.finetune(*[each for each in overrides if "max_train" not in each], *more)
+    trials = [record_of(file.parent) for file in folder.parent.glob("fold-*-trial-*/result.json")]
+    assert len(trials) == 4
+    for fold in (0, 1):
+        (name,) = folder.parent.glob(f"fold-{fold}-seed-*")
+        scored = set(pq.read_table(name / "predictions.parquet")["id"].to_pylist())
+        for file in folder.parent.glob(f"fold-{fold}-trial-*/predictions.parquet"):
+            assert not scored & set(pq.read_table(file)["id"].to_pylist())  # trials never see the fold
+    assert len(record_of(folder)["search"]["trials"]) == 2

@@ -13,7 +13,7 @@ from peftkit.config.run import RunConfig
 
 def combination_errors(run: RunConfig) -> list[str]:
     """Return a message for each combination that does not work."""
-    training = (_method_errors, _architecture_errors, _loss_errors, _smoothing_errors, _calibration_errors)
+    training = (_method_errors, _architecture_errors, _loss_errors, _smoothing_errors)
     checks = (*(training if JOBS[run.job].trains else ()), _model_errors, _teacher_errors, _training_errors)
     return [message for check in checks for message in check(run)]
 
@@ -216,18 +216,4 @@ def _training_errors(run: RunConfig) -> Iterator[str]:
                 verb="set",
             ),
         ),
-    )
-
-
-def _calibration_errors(run: RunConfig) -> Iterator[str]:
-    kind = kind_of(run.task)
-    has_one_class = kind.sequence_label and kind.has_label_names
-    return messages_of(
-        (
-            run.calibration.holdout is not None and not has_one_class,
-            refusal(
-                f"calibration.holdout is for classification with one label, task={run.task.name} is {kind.name}",
-                "~calibration.holdout",
-            ),
-        )
     )

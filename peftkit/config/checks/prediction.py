@@ -48,8 +48,7 @@ def _run_errors(run: RunConfig, folder: Path) -> Iterator[str]:
     if config is None:
         return
     kind, key = kind_of(config.task), "abstain" if run.predict.abstain is not None else "target_accuracy"
-    has_one_class = kind.sequence_label and kind.has_label_names
-    if not has_one_class and run.run is not None:
+    if not kind.chooses_class and run.run is not None:
         wrong = f"predict.{key} is for classification with one label, {folder} is a run of {kind.name}"
         yield refusal(wrong, f"~predict.{key}")
     elif (

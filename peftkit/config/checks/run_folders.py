@@ -33,6 +33,11 @@ def run_folder_errors(key: str, folder: Path, loads: bool) -> Iterator[str]:
         return
     if loads and (irregular := _irregular_file(folder)) is not None:
         yield f"{irregular} cannot be read: not a regular file; {AGAIN}"
+    elif loads and config is not None and config.task.folds is not None:
+        yield (
+            f"{folder} is a cross-validation, which keeps no model; train one on all examples: the same command "
+            "without task.folds"
+        )
     elif loads and config is not None:
         yield from _artifact_errors(folder, config)
 

@@ -106,6 +106,8 @@ RANGES = (  # of values of the right type; null has no range
     | _rule(
         "predict.target_accuracy", lambda x: 0 < x <= 1, "a share above 0, at most 1; use predict.target_accuracy=0.95"
     )
+    | _rule("task.folds", lambda x: x > 1, "2 folds or more; use task.folds=5")
+    | _rule("task.fold", lambda x: x >= 0, "the number of a fold, from 0; use task.fold=0")
     | _rule("seed", lambda x: 0 <= x < 2**32, "0 or more, below 2**32")
     | _rule("task.max_length embed.max_length", lambda x: x > 2, "3 tokens or more")
     | _rule("task.mean_noise_span_length", lambda x: x >= 1, "1 token or more")
