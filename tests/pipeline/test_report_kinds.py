@@ -9,6 +9,7 @@ import pytest
 from helpers.report_runs import write_finished_run
 
 from peftkit.pipeline.report import SECTIONS, make_report
+from peftkit.pipeline.report.multilabel import label_scores
 from peftkit.pipeline.report.tagging import tag_scores
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC"]
@@ -127,3 +128,16 @@ def test_a_kind_without_sections_of_its_own_has_the_common_ones(
     report = make_report(write_finished_run(tmp_path / "run", columns, "task=stsb"))
     assert [each.title for each in report.sections] == ["Learning curve", "Data", "Settings", "Costs"]
     assert "333 k" in section(report, "Costs") and "20.0%" in section(report, "Costs")
+
+
+def test_scores_of_several_labels_equal_those_of_scikit_learn(tmp_path: Path) -> None:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    random = np.random.default_rng(0)
+    true, predicted = (random.random((40, 4)) < [0.5, 0.3, 0.2, 0.0] for _ in range(2))
+    labels, predictions = ([np.flatnonzero(row).tolist() for row in each] for each in (true, predicted))
+    found = label_scores(labels, predictions, "abcd")
+    expected = precision_recall_fscore_support(true, predicted, zero_division=np.nan)
+    for name, *values in zip("abcd", *expected, strict=True):
+        each = found[name]
+        np.testing.assert_allclose([each.precision.value, each.recall.value, each.f1.value, each.labeled], values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from peftkit.config.console import log
 from peftkit.config.quoting import as_override
 from peftkit.pipeline.report.answers import BYTES, MARGINS, RANKS, answer_sections, extreme_section
 from peftkit.pipeline.report.classification import classification_sections
+from peftkit.pipeline.report.multilabel import multilabel_sections
 from peftkit.pipeline.report.overview import common_sections, headline
 from peftkit.pipeline.report.regression import regression_sections
 from peftkit.pipeline.report.run_data import RunData, Section, read_run
@@ -22,6 +24,7 @@ FILE = "report.html"
 # a kind that is not listed has the sections that all kinds have
 SECTIONS: dict[str, Callable[[RunData], list[Section]]] = {
     "classification": classification_sections,
+    "multilabel": multilabel_sections,
     "regression": regression_sections,
     "token_classification": tagging_sections,
     **dict.fromkeys(("question_answering", "seq2seq", "causal_lm", "instructions"), answer_sections),
@@ -74,7 +77,13 @@ def make_report(folder: Path) -> Report:
     Raises:
         UserError: the run is not finished, or a file of it cannot be read.
     """
-    return Report(read_run(folder))
+    run = read_run(folder)
+    try:
+        return Report(run)
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        if "PEFTKIT_DEBUG" in os.environ:
+            raise
+        raise UserError(f"{folder} has other content than a run records: {error_summary(error)}") from error
 
 
 def try_report(folder: Path, writes: bool = True) -> Report | None:

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from peftkit.leaderboard.costs import COSTS
-from peftkit.metrics import METRICS, RECORDED, Metric
+from peftkit.metrics import METRICS, Metric
 from peftkit.metrics.per_class import share
 from peftkit.pipeline.report.run_data import RunData, Section
 from peftkit.results.page import Html, details, element, joined, list_of, paragraph, table
@@ -20,6 +20,7 @@ from peftkit.results.page.charts import Point, line_chart
 
 RESAMPLES, MIN_RESAMPLES = 1000, 200  # of scores
 MAX_OPERATIONS = 20_000_000  # resamples x examples, or x pairs x classes, so that a report takes less than a second
+RESAMPLED = ("classes", "numbers", "tags", "ranks", "margins", "bytes")  # inputs of metrics
 NOTABLE_SHARE = 0.05  # of truncated examples or unknown tokens
 SHOWN_LABELS = 50
 
@@ -94,7 +95,7 @@ def _metric_of(run: RunData, name: str) -> tuple[Metric, list[int]] | None:
     for split in dict.fromkeys(names):
         suffix = split.removeprefix("validation") if len(set(names)) > 1 else ""
         metric = METRICS.get(name.removesuffix(suffix)) if name.endswith(suffix) else None
-        if metric is not None and metric.input in RECORDED:
+        if metric is not None and metric.input in RESAMPLED:
             return metric, [n for n, other in enumerate(names) if other == split]
     return None
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from peftkit.config import RunConfig, TaskConfig, UserError, error_summary, kind_of
-from peftkit.paths import read_regular
+from peftkit.paths import is_file, read_regular
 from peftkit.results import run_folder
 from peftkit.results.page import Html, element
 
@@ -101,7 +101,7 @@ def read_run(folder: Path) -> RunData:
     Raises:
         UserError: the run is not finished, or a file of it cannot be read.
     """
-    record = run_folder.read_result(folder)
+    record = None if is_file(folder / "vocabulary.json") else run_folder.read_result(folder)
     if record is None or record["meta"].get("status") != "finished":
         raise UserError(f"{folder} is not a finished run; a report needs its scores")
     task = RunConfig.from_config(record["run"]["config"]).task
@@ -130,6 +130,8 @@ def _read_predictions(file: Path, task: TaskConfig) -> tuple[dict[str, list[Any]
 
     has_classes = kind_of(task).has_label_names and kind_of(task).sequence_label
     try:
+        if not is_file(file):
+            raise OSError("it is not a regular file")
         names = [name for name in pq.read_schema(file).names if name not in ("scores", "probabilities")]
         table = pq.read_table(file, columns=[*names, *(["scores"] if has_classes else [])])
         if task.label is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from peftkit.config.tag_schemes import SPAN_TAG
 from peftkit.metrics.per_class import ClassScores, scores_of_counts
 from peftkit.metrics.text import span_counts
-from peftkit.pipeline.report.class_tables import score_lines, with_interval
+from peftkit.pipeline.report.class_tables import lowest_first, never_found, score_lines, scores_table
 from peftkit.pipeline.report.run_data import RunData, Section
 from peftkit.results.page import Html, element, paragraph, table
 
@@ -38,39 +38,28 @@ def tag_scores(labels: Tags, predictions: Tags) -> dict[str, ClassScores]:
 def _entities(run: RunData, labels: Tags, predictions: Tags) -> Section:
     known = [[str(tag) for tag in tags] for tags in labels]
     found = {name: scores_of_counts(*counts) for name, counts in span_counts(known, predictions).items()}
-    order = _lowest_first(found)
+    order = lowest_first(found)
     lines = score_lines("entity type", [(name, found[name]) for name in order[:SHOWN_LINES]])
     note = (
         f"On {run.splits}. An entity is right where its type, first and last word are. Small figures are Wilson's 95 % "
         "intervals, as if entities were independent of one another, which those of one sentence are not."
     )
-    content = [_table("Entity types, lowest F1 first", "entity type", found, order), paragraph(note)]
-    return Section("Entities", content, _never_found("entity type", found), tuple(lines if order else ()))
+    content = [scores_table("Entity types, lowest F1 first", "entity type", found, order), paragraph(note)]
+    return Section("Entities", content, never_found("entity type", found), tuple(lines if order else ()))
 
 
 def _tags(labels: Tags, predictions: Tags) -> Section:
     found = tag_scores(labels, predictions)
-    order = _lowest_first(found)
+    order = lowest_first(found)
     untagged = sum(tag is None for tags in predictions for tag in tags)
     verb = "has" if untagged == 1 else "have"
     note = f"Over words. {untagged:,} {verb} no prediction: behind the limit of tokens, or without a token."
     worst = [(name, found[name]) for name in order if found[name].labeled][:SHOWN_LINES]
     is_span = all(map(SPAN_TAG.fullmatch, order))
-    content = [_table("Tags, lowest F1 first", "tag", found, order[:SHOWN_TAGS]), paragraph(note)]
+    content = [scores_table("Tags, lowest F1 first", "tag", found, order[:SHOWN_TAGS]), paragraph(note)]
     if is_span:  # the section of entities has these
         return Section("Tags", content)
-    return Section("Tags", content, _never_found("tag", found), tuple(score_lines("tag", worst)))
-
-
-def _never_found(kind: str, found: dict[str, ClassScores]) -> tuple[str, ...]:
-    """Return a warning for each name that occurs and was never right, the most frequent first."""
-    missed = [name for name, each in found.items() if each.labeled and not each.correct]
-    missed.sort(key=lambda name: -found[name].labeled)
-    return tuple(
-        f"{kind} {name}: 0 of {each.labeled} found (recall 0.000, 95 % interval 0.000 to {each.recall.high:.3f})"
-        for name in missed[:SHOWN_WARNINGS]
-        for each in (found[name],)
-    )
+    return Section("Tags", content, never_found("tag", found), tuple(score_lines("tag", worst)))
 
 
 def _sentences(run: RunData, labels: Tags, predictions: Tags) -> Section:
@@ -87,21 +76,3 @@ def _sentences(run: RunData, labels: Tags, predictions: Tags) -> Section:
 def _differences(words: Sequence[object], pairs: Sequence[tuple]) -> Html:
     parts = [f"{word}: {label} → {tag or '–'}" for word, (label, tag) in zip(words, pairs, strict=True) if label != tag]
     return element("span", "\n".join(parts), class_="text")
-
-
-def _lowest_first(found: dict[str, ClassScores]) -> list[str]:
-    return sorted(found, key=lambda name: (found[name].f1.value, -found[name].labeled, name))
-
-
-def _table(caption: str, heading: str, found: dict[str, ClassScores], order: Sequence[str]) -> Html:
-    headings = [heading, "labeled", "predicted", "right", "precision", "recall", "F1"]
-    rows = [
-        (
-            name,
-            *(f"{count:,}" for count in (each.labeled, each.predicted, each.correct)),
-            *map(with_interval, (each.precision, each.recall, each.f1)),
-        )
-        for name in order
-        for each in (found[name],)
-    ]
-    return table(caption, headings, rows, headings[1:])
