@@ -88,7 +88,7 @@ def test_answers_are_counted_by_their_references(tmp_path: Path) -> None:
     }  # fmt: skip
     overrides = ("task=seq2seq", "model=t5", "task.dataset=x.jsonl", "task.text=[question]", "task.label=answer")
     report = make_report(write_finished_run(tmp_path / "run", columns, *overrides))
-    assert report.lines == ["answers: equal to a reference 2, with words of a reference 1, without 1"]
+    assert report.lines == ["answers: equal to a reference 2, sharing words with one 1, sharing none 1"]
     assert report.findings == []
     page = section(report, "Answers farthest from their references")
     assert page.index("&lt;i&gt;") < page.index("Oslo now") and "Elbe" not in page

@@ -25,8 +25,8 @@ def answer_sections(run: RunData) -> list[Section]:
     is_exact = [_is_exact(known, answer) for known, answer in zip(references, answers, strict=True)]
     counts = {
         "equal to a reference": sum(is_exact),
-        "with words of a reference": int((shares > 0).sum()) - sum(is_exact),
-        "without": int((shares == 0).sum()),
+        "sharing words with one": int((shares > 0).sum()) - sum(is_exact),
+        "sharing none": int((shares == 0).sum()),
     }
     empty, unanswerable = sum(not answer for answer in answers), sum(not known for known in references)
     more = {"empty answers": empty, "questions without an answer": unanswerable}
@@ -35,10 +35,10 @@ def answer_sections(run: RunData) -> list[Section]:
     found = [f"{empty} of {len(answers)} answers are empty"] if empty > unanswerable else []
     chosen = [n for n in np.argsort(shares, kind="stable")[:SHOWN].tolist() if not is_exact[n]]
     worst = [
-        (*run.example(n), text_cell("\n".join(references[n]) or "(none)"), text_cell(answers[n]), f"{shares[n]:.3f}")
+        run.row(n, text_cell("\n".join(references[n]) or "(none)"), text_cell(answers[n]), f"{shares[n]:.3f}")
         for n in chosen
     ]
-    headings = [*run.example_headings, "reference", "answer", "token F1"]
+    headings = run.headings("reference", "answer", "token F1")
     lines = ", ".join(f"{name} {n}" for name, n in counts.items())
     return [
         Section(
@@ -86,7 +86,7 @@ def extreme_section(run: RunData, extreme: Extreme) -> Section:
     """Return the examples with the worst numbers, and quantiles of all."""
     values: np.ndarray = run.array("prediction").astype(float)
     order = np.argsort(-values if extreme.largest_first else values, kind="stable")[:SHOWN].tolist()
-    rows = [(*run.example(n), f"{values[n]:.4g}") for n in order]
+    rows = [run.row(n, f"{values[n]:.4g}") for n in order]
     quantiles = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95], method="nearest" if extreme is RANKS else "linear")
     spread = [tuple(f"{value:.4g}" for value in quantiles)]
     return Section(
@@ -94,7 +94,7 @@ def extreme_section(run: RunData, extreme: Extreme) -> Section:
         [
             paragraph(f"{extreme.note} On {run.splits}.", run.text_note or None),
             table("Quantiles", QUANTILES, spread, QUANTILES),
-            table(f"Examples by {extreme.heading}", [*run.example_headings, extreme.heading], rows, [extreme.heading]),
+            table(f"Examples by {extreme.heading}", run.headings(extreme.heading), rows, [extreme.heading]),
         ],
         lines=(f"{extreme.heading}: median {quantiles[2]:.4g}, 5 % to 95 % {quantiles[0]:.4g} to {quantiles[4]:.4g}",),
     )

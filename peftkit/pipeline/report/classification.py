@@ -224,8 +224,8 @@ def _mistakes(answers: Answers) -> Section:
     if not chosen:
         return Section("Mistakes", [paragraph("Every validation example is right.")])
     rows = [
-        (
-            *run.example(number),
+        run.row(
+            number,
             answers.names[answers.labels[number]],
             answers.names[answers.predictions[number]],
             f"{answers.confidences[number]:.3f}",
@@ -235,6 +235,6 @@ def _mistakes(answers: Answers) -> Section:
     note = (
         f"The {len(chosen)} most confident of {len(wrong):,} mistakes. Wrong labels of the data are often among them."
     )
-    headings = [*run.example_headings, "label", "predicted", "confidence"]
+    headings = run.headings("label", "predicted", "confidence")
     content = [paragraph(note, run.text_note), table("Mistakes by confidence", headings, rows, ["confidence"])]
     return Section("Most confident mistakes", content)

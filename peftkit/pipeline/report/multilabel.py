@@ -45,13 +45,13 @@ def _examples(run: RunData, labels: LabelSets, predictions: LabelSets) -> Sectio
     wrong = [len({*a} ^ {*b}) for a, b in zip(labels, predictions, strict=True)]
     chosen = [n for n in sorted(range(len(wrong)), key=lambda n: -wrong[n])[:SHOWN_EXAMPLES] if wrong[n]]
     rows = [
-        (
-            *run.example(n),
+        run.row(
+            n,
             ", ".join(run.names[label] for label in sorted({*labels[n]} - {*predictions[n]})),
             ", ".join(run.names[label] for label in sorted({*predictions[n]} - {*labels[n]})),
         )
         for n in chosen
     ]
-    headings = [*run.example_headings, "missed labels", "wrong labels"]
+    headings = run.headings("missed labels", "wrong labels")
     content = [table("Examples by missed and wrong labels", headings, rows)]
     return Section("Examples with most mistakes", content if rows else [paragraph("Every label is right.")])

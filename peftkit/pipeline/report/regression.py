@@ -57,10 +57,8 @@ def _predictions(run: RunData, labels: np.ndarray, predictions: np.ndarray) -> S
 def _errors(run: RunData, labels: np.ndarray, predictions: np.ndarray) -> Section:
     errors = predictions - labels
     chosen = np.argsort(-np.abs(errors), kind="stable")[:SHOWN_ERRORS].tolist()
-    rows = [
-        (*run.example(n), f"{labels[n]:.4g}", f"{predictions[n]:.4g}", f"{errors[n]:+.4g}") for n in chosen if errors[n]
-    ]
+    rows = [run.row(n, f"{labels[n]:.4g}", f"{predictions[n]:.4g}", f"{errors[n]:+.4g}") for n in chosen if errors[n]]
     headings = ["label", "prediction", "error"]
-    content = [table("Examples by absolute error", [*run.example_headings, *headings], rows, headings)]
+    content = [table("Examples by absolute error", run.headings(*headings), rows, headings)]
     note = paragraph("Wrong labels in the data are often among these.", run.text_note or None)
     return Section("Largest errors", [note, *content] if rows else [paragraph("Every prediction is exact.")])

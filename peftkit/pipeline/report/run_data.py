@@ -85,14 +85,13 @@ class RunData:
     def array(self, name: str) -> np.ndarray:
         return np.asarray(self.columns[name])
 
-    def example(self, number: int) -> list[object]:
-        """Return the cells of an example's id and texts, for the columns of `example_headings`."""
+    def row(self, number: int, *cells: object) -> list[object]:
+        """Return the row of an example in a table with `headings`: its id, these cells, and its texts."""
         texts = (text_of(self.columns[name][number]) for name in self.text_columns)
-        return [str(self.columns["id"][number]), *map(text_cell, texts)]
+        return [str(self.columns["id"][number]), *cells, *map(text_cell, texts)]
 
-    @property
-    def example_headings(self) -> list[str]:
-        return ["id", *self.text_columns]
+    def headings(self, *names: str) -> list[str]:
+        return ["id", *names, *self.text_columns]
 
 
 def read_run(folder: Path) -> RunData:
@@ -131,7 +130,7 @@ def _read_predictions(file: Path, task: TaskConfig) -> tuple[dict[str, list[Any]
     has_classes = kind_of(task).has_label_names and kind_of(task).sequence_label
     try:
         if not is_file(file):
-            raise OSError("it is not a regular file")
+            raise OSError("no such file, or not a regular one")
         names = [name for name in pq.read_schema(file).names if name not in ("scores", "probabilities")]
         table = pq.read_table(file, columns=[*names, *(["scores"] if has_classes else [])])
         if task.label is not None:

@@ -67,9 +67,9 @@ def _sentences(run: RunData, labels: Tags, predictions: Tags) -> Section:
     wrong = np.array([sum(label != tag for label, tag in pair) for pair in pairs])
     chosen = [n for n in np.argsort(-wrong, kind="stable")[:SHOWN_SENTENCES].tolist() if wrong[n]]
     words = run.columns[run.text_columns[0]] if run.text_columns else [[*range(1, len(pair) + 1)] for pair in pairs]
-    rows = [(*run.example(n), f"{wrong[n]} of {len(pairs[n])}", _differences(words[n], pairs[n])) for n in chosen]
-    headings = [*run.example_headings, "wrong words", "label → prediction"]
-    content = [table("Sentences by wrong words", headings, rows, headings[-2:-1])]
+    rows = [run.row(n, f"{wrong[n]} of {len(pairs[n])}", _differences(words[n], pairs[n])) for n in chosen]
+    headings = run.headings("wrong words", "label → prediction")
+    content = [table("Sentences by wrong words", headings, rows, ["wrong words"])]
     return Section("Sentences with most mistakes", content if rows else [paragraph("Every tag is right.")])
 
 
