@@ -68,15 +68,21 @@ def score_names(entries: Iterable[BoardEntry]) -> dict[str, str]:
     return {task: name for task, name in named.items() if name.startswith("mean of ")}
 
 
-def baseline_text(baselines: Iterable[BoardEntry]) -> str:
-    """Return a sentence on what the baselines are, with their answer on each task."""
+def baseline_text(entries: Iterable[BoardEntry]) -> str:
+    """Return sentences on what the baselines are, with their answer on each task, and which tasks have none."""
+    scored = [entry for entry in entries if entry.score is not None]
+    known = {entry.task for entry in scored if entry.is_baseline}
     texts = []
-    for method, members in grouped(baselines, lambda entry: entry.method).items():
+    for method, members in grouped(
+        [entry for entry in scored if entry.is_baseline], lambda entry: entry.method
+    ).items():
         answers = [f"{each.task} {each.all_settings['task.answer']}" for each in members if each.answer is not None]
         origins = {each.all_settings["task.labels"] for each in members if each.answer is not None}
         of = f"{method} of the {' or '.join(sorted(origins))} labels ({', '.join(answers)})"
         texts.append(of if answers else f"{method}, the mean score of random answers")
-    return f"Baselines: {'; '.join(texts)}." if texts else ""
+    without = ", ".join(dict.fromkeys(entry.task for entry in scored if entry.task not in known))
+    text = f"Baselines: {'; '.join(texts)}." if texts else ""
+    return text + (f" No baseline, as labels or a metric are not recorded: {without}." if without else "")
 
 
 def _interval(entry: BoardEntry) -> str:
@@ -111,6 +117,7 @@ def marks_of(ranked: Sequence[Ranked]) -> dict[str, str]:
 def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
     entries = [entry for entry, _ in ranked if not entry.is_baseline]
     baselines = [entry for entry, _ in ranked if entry.is_baseline]
+    of_baselines = baseline_text(entry for entry, _ in ranked).strip()
     means = score_names(entries)
     of = f"({', '.join(f'{task}: {name}' for task, name in means.items())})" if means else "of the task"
     constant = ", ".join(dict.fromkeys(each.method for each in baselines if each.answer is not None))
@@ -126,7 +133,7 @@ def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
         (any(fold_text(entry) for entry in entries), FOLDS),
         (any(letters for _, letters in ranked), LETTERS),
         (any(entry.interval for entry in entries), INTERVAL.format(of=of)),
-        (baselines, baseline_text(baselines)),
+        (of_baselines, of_baselines),
         (any(entry.against_baseline for entry in entries), VERSUS.format(baselines=constant)),
         (
             not all(up for entry in entries for up in entry.higher_is_better.values()),

@@ -88,7 +88,7 @@ def _boards(board: Board) -> list[dict[str, Any]]:
                 [*names, *record] for (board_title, *names), record in verdict.records.items() if board_title == title
             ],
             "models": sorted({entry.model for entry in entries if entry.board == title and not entry.is_baseline}),
-            "baselines": baseline_text([entry for entry in entries if entry.board == title and entry.is_baseline]),
+            "baselines": baseline_text(entry for entry in entries if entry.board == title).strip(),
         }
         for title, lines in headlines(entries, verdict.groups, verdict.detectable).items()
     ]
@@ -113,7 +113,7 @@ def _entry(entry: BoardEntry) -> dict[str, Any]:
         "sources": {
             name: {key: value for key, value in source.items() if value is not None}
             for name, source in shared.audit["sources"].items()
-            if isinstance(source, Mapping)
+            if isinstance(source, Mapping) and (name == "data" or not entry.is_baseline)
         },
         **{name: getattr(shared, name) for name in ("search", "merge", "forgetting", "gates", "versions")},
     }  # fmt: skip
