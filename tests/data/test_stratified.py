@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.commands import compose_config
+from omegaconf import OmegaConf
 
 from peftkit.config import RunConfig, TaskConfig
 from peftkit.data.datasets import TaskDataset, example_reader, load_task_dataset
@@ -78,8 +79,8 @@ def test_a_random_split_is_kept_for_those_who_type_it(tmp_path: Path) -> None:
 
 def test_the_validation_examples_of_an_earlier_run_are_found_again(tmp_path: Path) -> None:
     """A run that does not record `stratify` split at random: other examples may be those that it trained on."""
-    config = RunConfig.from_config(compose_config(["task=mrpc"])).to_dict()  # type: ignore[arg-type]
-    assert config["task"].pop("stratify") is None
+    config = OmegaConf.to_container(compose_config(["task=mrpc"]), resolve=True)
+    assert isinstance(config, dict) and config["task"].pop("stratify") is None
     record = {"schema": SCHEMA, "meta": {"status": "finished"}, "run": {"config": config}}
     (tmp_path / "result.json").write_text(json.dumps(record))
     assert RunResult(tmp_path).config.task.stratify is False
