@@ -46,6 +46,12 @@ def group_files(group: str, extra: str | Path | None = None) -> dict[str, Path]:
     }
 
 
+def dataset_path(name: str) -> Path:
+    """Return the path of a data set; a name that is no path may be that of an example of the package, as tickets is."""
+    example = PACKAGE / "data" / "examples" / f"{safe_name(name)}.csv"
+    return example if not exists(name) and is_file(example) else Path(name)
+
+
 def cache_folder() -> Path:
     """Return the folder of the pretrained offline models: $PEFTKIT_HOME, else ~/.cache/peftkit."""
     if home := os.environ.get("PEFTKIT_HOME"):

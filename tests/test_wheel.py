@@ -23,6 +23,7 @@ def test_wheel_runs_from_another_folder(tmp_path: Path) -> None:
     assert "peftkit/conf/config.yaml" in names
     assert "peftkit/recipes/lora_glue.yaml" in names
     assert "peftkit/generation/seeds/tasks.jsonl" in names
+    assert "peftkit/data/examples/tickets.csv" in names
     assert not [name for name in names if name.startswith(("conf/", "recipes/"))]
     run(sys.executable, "-m", "venv", "--without-pip", "venv")
     python = tmp_path / "venv" / "bin" / "python"

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftkit.config import UserError, nearest
+from peftkit.config import JOBS, UserError, nearest
 from peftkit.config.quoting import quote
 from peftkit.paths import is_file, is_folder, with_home
 
@@ -88,7 +88,15 @@ def read_command(arguments: Sequence[str]) -> CommandLine:
         raise UserError(f"{' and '.join(shows)} exclude each other; use one at a time")
     if not shows and {"--resolve", "--package"} & {*flags}:
         raise UserError("--resolve and --package require --cfg job")
-    return CommandLine(flags, overrides, extra, multirun, bool(shows))
+    return CommandLine(flags, [*overrides, *_default_task(overrides)], extra, multirun, bool(shows))
+
+
+def _default_task(overrides: Sequence[str]) -> list[str]:
+    """Return the task of a job on the user's own data where none is chosen."""
+    values = dict(override.partition("=")[::2] for override in overrides)
+    job = JOBS.get(values.get("job", ""))
+    is_chosen = {"task", "recipe"} & values.keys() or "task.dataset" not in values
+    return [] if job is None or job.default_task is None or is_chosen else [f"task={job.default_task}"]
 
 
 def parse(override: str) -> Override:

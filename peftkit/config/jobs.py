@@ -39,6 +39,8 @@ class Job:
     writes: tuple[str, ...] | Literal["folder"] | None = None
     loads_model: bool = True  # False: it starts without torch
     trains: bool = False  # trains the chosen model, method and task, or plans it
+    guesses: tuple[str, ...] = ()  # keys that may be missing, as the job finds their values in the data
+    default_task: str | None = None  # where task.dataset is set, and neither task nor recipe
 
 
 _JOBS = (
@@ -55,6 +57,15 @@ _JOBS = (
         "peftkit.jobs.plan:plan",
         keys=("claim", "vocab", "generate"),
         trains=True,
+    ),
+    Job(
+        "inspect",
+        "show what is wrong with the data of a task, before anything trains: task.dataset=FILE",
+        "peftkit.jobs.inspect:inspect",
+        writes=(".html",),
+        trains=True,
+        guesses=("task.text",),
+        default_task="classification",
     ),
     Job(
         "evaluate",

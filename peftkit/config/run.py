@@ -246,6 +246,8 @@ class RunConfig:
         try:
             config = {**ADDED_LATER, **config}
             sections = {name: section(**config[name]) for name, section in SECTIONS.items()}
+            if sections["task"].text == "???":  # of a job that guesses the columns
+                sections["task"].text = []
             return cls(
                 **{**config, **sections},
                 recipe=recipe,

@@ -33,6 +33,7 @@ from peftkit.data.conll import read_conll
 from peftkit.data.squad import squad_rows
 from peftkit.data.streaming import open_parquet
 from peftkit.data.turns import make_contents_uniform
+from peftkit.paths import dataset_path, exists
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # integers that int64 reproduces character by character
 # a list of words or numbers in a cell, as pandas or json write it; numpy arrays have no commas
@@ -50,12 +51,13 @@ def evaluation_tables(task: TaskConfig, data_root: str | None, source: str) -> t
 
 def read_tables(task: TaskConfig, data_root: str | None, source: str) -> tuple[dict[str, Dataset], Source]:
     """Return the tables of a task by split, and their source: `data_root`, a path, the Hub, its cache, or offline."""
-    path = Path(task.dataset) if data_root is None else Path(data_root) / task.name
+    path = dataset_path(task.dataset) if data_root is None else Path(data_root) / task.name
     if kind_of(task).generators and (path / "chat" / "train.parquet").is_file():
         path = path / "chat"  # a folder of job=generate holds other files too
     if data_root is not None or path.exists():
         tables, files = _read_path(path, [task.splits["train"], *task.splits["validation"]])
-        return tables, Source("folder", str(path), fingerprint_of(files), _replaces(path))
+        name = task.dataset if data_root is None and not exists(task.dataset) else str(path)  # of an example: no path
+        return tables, Source("folder", name, fingerprint_of(files), _replaces(path))
     if source != "offline" and hub_is_reachable():
         task = replace(task, revision=dataset_commit(task))
         return _from_hub(task), Source("hub", task.dataset, task.revision)

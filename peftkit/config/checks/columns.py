@@ -29,7 +29,7 @@ from peftkit.config.kinds import KINDS, kind_of
 from peftkit.config.quoting import typed
 from peftkit.config.run import RunConfig, TaskConfig
 from peftkit.config.suggestions import listed
-from peftkit.paths import is_file, is_folder
+from peftkit.paths import dataset_path, is_file, is_folder
 
 FIRST_ROWS = 20_000  # of a .jsonl, whose rows may differ in their columns
 MAX_JSON = 1 << 24  # bytes of a .json that is parsed, in a tenth of a second
@@ -45,7 +45,7 @@ def column_errors(run: RunConfig) -> Iterator[str]:
 
 def _task_errors(run: RunConfig) -> Iterator[str]:
     task, kind = run.task, kind_of(run.task)
-    path = Path(task.dataset) if run.data_root is None else Path(run.data_root) / task.name
+    path = dataset_path(task.dataset) if run.data_root is None else Path(run.data_root) / task.name
     is_generated = run.generates_data or (kind.generators and is_folder(path / "chat"))  # a folder of job=generate
     if is_generated or not (is_file(path) or is_folder(path)):  # refused by the checks of paths
         return
@@ -60,7 +60,7 @@ def _task_errors(run: RunConfig) -> Iterator[str]:
         if split not in wanted:
             continue
         is_train = split == task.splits["train"] and task.label is not None
-        needed = [*task.text, *([str(task.label)] if is_train else [])]
+        needed = [*task.text, *([str(task.label)] if is_train else [])] if task.text else []  # else they are guessed
         names = column_names(file, needed)
         if names is not None and (
             message := missing_columns(task, [*names, *_fields(needed, names)], needed, str(file))

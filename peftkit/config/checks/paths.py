@@ -14,7 +14,7 @@ from peftkit.config.quoting import typed
 from peftkit.config.run import RunConfig
 from peftkit.config.source import checkpoint_folder
 from peftkit.config.suggestions import nearest, with_hint
-from peftkit.paths import exists, is_file, is_folder, is_link, names_in, walk
+from peftkit.paths import dataset_path, exists, is_file, is_folder, is_link, names_in, walk
 
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 3000  # of most file systems; the names of runs are added to `out`
 
@@ -111,7 +111,7 @@ def _data_root_errors(run: RunConfig, root: Path) -> Iterator[str]:
 
 
 def _dataset_errors(run: RunConfig) -> Iterator[str]:
-    dataset = run.task.dataset
+    dataset = str(dataset_path(run.task.dataset))
     if run.task.kind == "language_modeling":
         return _corpus_errors("task.dataset", dataset)
     if ending_of(Path(dataset)) in FILES or (_is_path(dataset) and not is_file(dataset)):

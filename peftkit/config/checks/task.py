@@ -55,7 +55,7 @@ def task_errors(run: RunConfig) -> list[str]:
             ),
         ),
         (
-            not fewest <= len(task.text) <= (most or len(task.text)),
+            task.text and not fewest <= len(task.text) <= (most or len(task.text)),
             refusal(
                 f"task.text=[{','.join(task.text)}]: task.kind={kind.name} takes {count} column{'s' * (count != '1')}",
                 f"task.text=[{','.join(kind.columns)}]",

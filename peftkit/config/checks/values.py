@@ -149,10 +149,12 @@ RANGES = (  # of values of the right type; null has no range
 
 def value_errors(config: Mapping[str, Any]) -> Iterator[Found]:
     """Yield a message for each key that is unknown or missing, and each value of a wrong type or choice."""
+    job = JOBS.get(str(config.get("job")))
+    guessed = [key for key in job.guesses if value_of(config, key) == "???"] if job else []
     yield from _type_errors(config, RunConfig, "")
     for name, section in [*SECTIONS.items(), ("method.traits", Traits)]:
         if isinstance(values := value_of(config, name), Mapping):
-            yield from _type_errors(values, section, f"{name}.")
+            yield from (each for each in _type_errors(values, section, f"{name}.") if each[0] not in guessed)
         elif section is Traits and values is not None:
             yield name, refusal(f"{name}={as_typed(values)}: expected a mapping", f"{name}={{}}")
     yield from _choice_errors(config)
