@@ -1,0 +1,122 @@
+"""job=inspect shows what is wrong with data, and the command that it ends with works when it is typed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHORT = ["train.num_train_epochs=1", "task.max_train_samples=24", "task.max_eval_samples=12", "train.disable_tqdm=true"]
+BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
+
+
+def command(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "HF_HUB_OFFLINE": "1"}
+    words = [sys.executable, "-m", "peftkit", *overrides]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def typed(line: str) -> list[str]:
+    """Return the overrides of a command as a shell passes them."""
+    program, *overrides = shlex.split(line.replace("python -m peftkit", "peftkit", 1))
+    assert program == "peftkit"
+    return overrides
+
+
+@pytest.mark.slow
+def test_the_command_that_an_inspection_ends_with_works_when_it_is_typed(
+    tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
+    lines = ["Nr;Der Text der Nachricht;Art"]
+    lines += [
+        f"{number};Die Sendung {number} kam {'zu spät' if number % 2 else 'gar nicht'} an;{'spät' if number % 2 else 'weg'}"
+        for number in range(60)
+    ]
+    (tmp_path / "meine daten.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    base = ["model=bert", f"model.checkpoint={checkpoints['bert']}", "source=offline"]
+    found = command(tmp_path, "job=inspect", "task.dataset=meine daten.csv", *base)
+    assert found.returncode == 0, found.stderr
+    assert "Duplicates" in found.stdout and "Der Text der Nachricht" in found.stdout
+    assert max(map(len, found.stdout.splitlines())) <= 80
+    assert (tmp_path / "outputs" / "inspect" / "meine-daten" / "inspect.html").is_file()
+    (line,) = (line for line in found.stderr.splitlines() if line.startswith("next: "))
+    trained = command(tmp_path, *typed(line.removeprefix("next: ")), *SHORT)
+    assert trained.returncode == 0, trained.stderr
+    assert list((tmp_path / "outputs").rglob("result.json"))
+
+
+@pytest.mark.slow
+def test_data_that_a_run_would_refuse_is_shown_and_refused(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    (tmp_path / "one.csv").write_text("text,label\n" + "".join(f"a text {number},same\n" for number in range(9)))
+    base = ["model=bert", f"model.checkpoint={checkpoints['bert']}", "source=offline"]
+    found = command(tmp_path, "job=inspect", "task.dataset=one.csv", "task.text=[text]", *base)
+    assert found.returncode == 2 and "have only the label same" in found.stderr
+    assert "the column label has one value" in " ".join(found.stdout.split())
+    page = (tmp_path / "outputs" / "inspect" / "one" / "inspect.html").read_text(encoding="utf-8")
+    assert "A training run refuses this data" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["task=sst2"],
+        ["task=stsb"],
+        ["task=retrieval", "task.dataset=pairs.jsonl"],
+        ["task=language_modeling", "task.dataset=corpus.txt"],
+        ["task=token_classification", "task.dataset=tags.jsonl", "task.text=[tokens]", "task.label=tags"],
+    ],
+    ids=lambda overrides: overrides[0].partition("=")[2],
+)
+def test_every_kind_of_task_is_inspected(overrides: list[str], tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    texts = [f"sentence number {number} is about topic {number % 7}" for number in range(40)]
+    (tmp_path / "corpus.txt").write_text("\n".join(texts) + "\n")
+    (tmp_path / "pairs.jsonl").write_text(
+        "".join(f'{{"query": "what is {text}", "document": "{text}"}}\n' for text in texts)
+    )
+    (tmp_path / "tags.jsonl").write_text(
+        "".join(f'{{"tokens": ["a", "b{number}"], "tags": ["O", "B-X"]}}\n' for number in range(40))
+    )
+    found = command(
+        tmp_path, "job=inspect", *overrides, "model=bert", f"model.checkpoint={checkpoints['bert']}", "source=offline"
+    )
+    assert found.returncode == 0, found.stderr
+    assert "Lengths in tokens" in found.stdout and "next: python -m peftkit" in found.stderr
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_tutorial_work(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    text = (ROOT / "docs" / "tutorials" / "tickets.md").read_text(encoding="utf-8")
+    commands = [line for block in BLOCK.findall(text) for line in block.replace("\\\n", "").splitlines()]
+    assert len(commands) == 9
+    (tmp_path / "new_tickets.csv").write_text("text\nWhere is my parcel?\nThe invoice is wrong\n")
+    small = ["model=bert", f"model.checkpoint={checkpoints['bert']}", "source=offline"]
+    for line in commands:
+        if not line.startswith("python -m peftkit"):
+            done = subprocess.run(
+                shlex.split(line),
+                capture_output=True,
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                check=True,
+            )
+            assert Path(done.stdout.strip()).is_file()
+            continue
+        overrides = [each for each in typed(line) if each != "model=minilm"]
+        run = next(
+            iter(sorted((tmp_path / "outputs").rglob("result.json"), key=lambda file: file.stat().st_mtime)[-1:]), None
+        )
+        overrides = [each.replace("run=DIR", f"run={run and run.parent}") for each in overrides]
+        trains = "recipe=own_data" in overrides
+        found = command(tmp_path, *overrides, *(small if "model=minilm" in line else []), *(SHORT if trains else []))
+        assert found.returncode == 0, f"{line}\n{found.stderr}"
+        if "job=inspect" in overrides:
+            assert "next: python -m peftkit recipe=own_data task.dataset=tickets" in found.stderr
+            assert "task.text=[text] task.label=queue" in found.stderr
+    assert len(list((tmp_path / "outputs").rglob("result.json"))) == 14
