@@ -66,7 +66,7 @@ def inspect_data(config: RunConfig) -> Inspection:
         if not task.text:
             guess = guess_columns(columns, _known_label(task, table), task.dataset)
             task = replace(task, text=guess.text, label=guess.label)
-        sections = [columns_section(columns, table, task.text, task.label, guess)]
+        sections = [columns_section(columns, table, task.text, _label_columns(task), guess)]
     chosen, refusal = replace(config, task=task), None
     try:
         sections += _data_sections(chosen, load_task_dataset(task, config.data_root, config.source))
@@ -74,6 +74,11 @@ def inspect_data(config: RunConfig) -> Inspection:
         refusal = error.message
     command = f"python -m peftkit {_joined(config.overrides)}"
     return Inspection(task.dataset, command, sections, _next_command(chosen, guess), refusal)
+
+
+def _label_columns(task: TaskConfig) -> list[str]:
+    """Return the columns of the labels; of several labels there may be one for each."""
+    return [] if task.label is None else [*task.label] if isinstance(task.label, list) else [task.label]
 
 
 def _known_label(task: TaskConfig, table: Dataset) -> str | None:
@@ -101,8 +106,8 @@ def _data_sections(config: RunConfig, data: TaskDataset) -> list[Section]:
     ]
     sections = [Section("Splits", [], [], ("split", "examples", "dropped"), rows)]
     labels = {name: _labels(data, name) for name in data.splits}
-    if kind.has_label_names and kind.sequence_label:
-        sections.append(label_section(labels, train, WEIGHTS))
+    if kind.has_label_names:
+        sections.append(label_section(labels, train, WEIGHTS if "class_weights" in kind.keys else ""))
     elif kind.sequence_label:
         sections.append(number_section(labels))
     texts = {name: _texts(task, examples) for name, examples in data.splits.items()}
@@ -144,10 +149,15 @@ def _token_sections(config: RunConfig, data: TaskDataset, texts: Sequence[str]) 
 
 
 def _labels(data: TaskDataset, split: str) -> list[Any]:
-    """Return the labels of a split: names of classes, numbers or texts; None where they are hidden."""
+    """Return the labels of a split: names of classes or lists of them, numbers or texts; None where they are hidden."""
     examples, names = data.splits[split], data.label_names
     labels = examples["label"][:] if "label" in examples.column_names else [None] * len(examples)
-    return [names[label] if names is not None and isinstance(label, int) else label for label in labels]
+    if names is None:
+        return labels
+    return [
+        [names[each] for each in label] if isinstance(label, list) else label if label is None else names[label]
+        for label in labels
+    ]
 
 
 def _texts(task: TaskConfig, examples: Dataset) -> list[str]:

@@ -38,7 +38,7 @@ def test_text_and_label_are_guessed_and_suspicious_columns_are_named() -> None:
     guess = guess_columns(columns, None, "tickets.csv")
     assert (guess.text, guess.label) == (["body"], "topic")
     assert "7 words" in guess.reasons[0] and "3 values" in guess.reasons[1] and "team" in guess.reasons[1]
-    section = columns_section(columns, table, guess.text, guess.label, guess)
+    section = columns_section(columns, table, guess.text, [guess.label], guess)
     assert [row[2] for row in section.rows] == ["text", "date", "text", "text", "text", "text"]
     assert len(section.warnings) == 2
     assert "shop has one value" in section.warnings[0] and "team has one value for each topic" in section.warnings[1]

@@ -141,10 +141,14 @@ def _name_rank(name: str) -> int:
 
 
 def columns_section(
-    columns: Sequence[Column], table: Dataset, text: Sequence[str], label: str | None, guess: Guess | None
+    columns: Sequence[Column], table: Dataset, text: Sequence[str], labels: Sequence[str], guess: Guess | None
 ) -> Section:
-    """Return the section of the columns of the training split, with those that are suspicious."""
-    roles = {**dict.fromkeys(text, "text"), **({label: "label"} if label else {})}
+    """Return the section of the columns of the training split, with those that are suspicious.
+
+    Args:
+        labels: the columns of the labels; one, none, or one for each label.
+    """
+    roles = {**dict.fromkeys(text, "text"), **dict.fromkeys(labels, "label")}
     rows = [
         (
             each.name,
@@ -158,15 +162,16 @@ def columns_section(
     ]
     lines = []
     if guess is not None:
-        lines = [f"text, guessed: {guess.text[0]}, {guess.reasons[0]}", f"label, guessed: {label}, {guess.reasons[1]}"]
-    warnings, notes = _suspicious(columns, table, text, label)
+        reasons = zip(("text", "label"), (guess.text[0], guess.label), guess.reasons, strict=True)
+        lines = [f"{role}, guessed: {name}, {reason}" for role, name, reason in reasons]
+    warnings, notes = _suspicious(columns, table, text, labels)
     return Section(
         "Columns", warnings, lines, ("column", "role", "type", "distinct", "empty", "example text"), rows, notes
     )
 
 
 def _suspicious(
-    columns: Sequence[Column], table: Dataset, text: Sequence[str], label: str | None
+    columns: Sequence[Column], table: Dataset, text: Sequence[str], label_columns: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Return warnings and notes about constant columns, ids, and columns that equal or predict the label."""
     warnings: list[str] = []
@@ -176,9 +181,9 @@ def _suspicious(
         is_read = "; it is read as text" if each.name in text else ""
         if each.is_constant:
             warnings.append(f"the column {each.name} has one value in all rows{is_read}")
-        elif each.is_id and each.name != label:
+        elif each.is_id and each.name not in label_columns:
             (warnings if is_read else notes).append(f"{each.name}: a value of its own in each row, an id{is_read}")
-    if label is None or label not in by_name:
+    if len(label_columns) != 1 or (label := label_columns[0]) not in by_name:
         return warnings, notes
     labels = table[label][:]
     for each in columns:

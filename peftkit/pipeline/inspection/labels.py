@@ -15,12 +15,12 @@ NAMED = 5
 
 
 def label_section(labels: Mapping[str, Sequence[Any]], train: str, fix: str) -> Section:
-    """Return the section of the labels by name of each split; None is a hidden label.
+    """Return the section of the labels of each split, by name; an example may have a list of them, or None if hidden.
 
     Args:
-        fix: the overrides that weight the labels.
+        fix: the override that weights the labels; empty where there is none, and imbalance is usual.
     """
-    counts = {split: Counter(label for label in found if label is not None) for split, found in labels.items()}
+    counts = {split: _count(found) for split, found in labels.items()}
     total = sum(counts.values(), Counter())
     order = sorted(total, key=lambda label: (-total[label], label))
     rows: list[tuple[Any, ...]] = [
@@ -28,16 +28,25 @@ def label_section(labels: Mapping[str, Sequence[Any]], train: str, fix: str) -> 
         for label in order[:SHOWN]
     ]
     lines = [f"the {SHOWN} most frequent of {len(order):,} labels"] if len(order) > SHOWN else []
-    if hidden := {split: number for split in labels if (number := sum(each is None for each in labels[split]))}:
-        lines += [f"{split}: {plural(number, 'label')} hidden or missing" for split, number in hidden.items()]
-    if not (trained := counts[train]):
-        return Section("Labels", [], lines, ("label", *counts, "share"), rows)
-    (best, most), rare = trained.most_common(1)[0], sorted(total, key=lambda label: (trained[label], label))
-    lines.append(
-        f"always answering {best} has an accuracy of {Share(most / trained.total())} and a macro F1 of "
-        f"{2 * most / (most + trained.total()) / len(total):.3f} on {train}"
-    )
-    return Section("Labels", _warnings(counts, trained, rare, train, fix), lines, ("label", *counts, "share"), rows)
+    for split, found in labels.items():
+        if hidden := sum(each is None for each in found):
+            lines.append(f"{split}: {plural(hidden, 'label')} hidden or missing")
+    head, trained = ("label", *counts, "share"), counts[train]
+    if not trained:
+        return Section("Labels", [], lines, head, rows)
+    best, most = trained.most_common(1)[0]
+    if not any(isinstance(each, list) for each in labels[train]):
+        lines.append(
+            f"always answering {best} has an accuracy of {Share(most / trained.total())} and a macro F1 of "
+            f"{2 * most / (most + trained.total()) / len(total):.3f} on {train}"
+        )
+    rare = sorted(total, key=lambda label: (trained[label], label))
+    return Section("Labels", _warnings(counts, trained, rare, train, fix), lines, head, rows)
+
+
+def _count(labels: Sequence[Any]) -> Counter[str]:
+    known = (label for label in labels if label is not None)
+    return Counter(name for label in known for name in (label if isinstance(label, list) else [label]))
 
 
 def _warnings(
@@ -46,7 +55,7 @@ def _warnings(
     warnings = []
     best, most = trained.most_common(1)[0]
     fewest = next((label for label in rare if trained[label]), best)
-    if (ratio := most / trained[fewest]) >= IMBALANCE:
+    if fix and (ratio := most / trained[fewest]) >= IMBALANCE:
         warnings.append(
             f"imbalance: {best} has {ratio:.1f} times as many examples as {fewest}; read macro F1 beside accuracy, and "
             f"weight the labels: {fix}"
