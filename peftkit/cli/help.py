@@ -24,6 +24,7 @@ COMMANDS = {
     "peftkit recipe=lora_glue": "LoRA on every GLUE task, then print the table",
     "peftkit -m task=mrpc method=lora,ia3 seed=0,1": "compare all combinations of the values",
     "peftkit recipe=lora_glue task=mrpc job=plan": "trained parameters, steps and memory, without training",
+    "peftkit job=inspect task.dataset=FILE": "what is wrong with your data, before anything trains",
     "peftkit job=predict run=DIR input=FILE": "use a trained run",
     "peftkit job=leaderboard": "all results so far",
 }
