@@ -12,6 +12,7 @@ from datasets import Dataset
 from peftkit.config import RunConfig, TaskConfig, UserError, kind_of
 from peftkit.config.checks.columns import missing_columns
 from peftkit.config.console import is_main_process, log
+from peftkit.config.files import stem_of
 from peftkit.config.progress import stage
 from peftkit.config.quoting import SHELL, typed
 from peftkit.data.columns import text_columns
@@ -48,7 +49,7 @@ def inspect(config: RunConfig) -> None:
     if not is_main_process():
         return
     show(found)
-    page = Path(config.output or Path(config.out, "inspect", safe_name(Path(found.dataset).stem), "inspect.html"))
+    page = Path(config.output or Path(config.out, "inspect", safe_name(found.name), "inspect.html"))
     write_page(found, page)
     log(f"-> {page}")
     if found.refusal is not None:
@@ -73,7 +74,9 @@ def inspect_data(config: RunConfig) -> Inspection:
     except UserError as error:
         refusal = error.message
     command = f"python -m peftkit {_joined(config.overrides)}"
-    return Inspection(task.dataset, command, sections, _next_command(chosen, guess), refusal)
+    is_own = task.suite == "own" and config.data_root is None
+    name = (stem_of(Path(task.dataset)) or task.name) if is_own else task.name
+    return Inspection(name, command, sections, _next_command(chosen, guess), refusal)
 
 
 def _label_columns(task: TaskConfig) -> list[str]:
@@ -104,7 +107,8 @@ def _data_sections(config: RunConfig, data: TaskDataset) -> list[Section]:
         (f"{name}{split if name != train else ''}", len(examples), data.dropped.get(name, 0))
         for name, examples in data.splits.items()
     ]
-    sections = [Section("Splits", [], [], ("split", "examples", "dropped"), rows)]
+    replaced = [sentence] if (sentence := data.source.substitution("DATA")) else []
+    sections = [Section("Splits", replaced, [], ("split", "examples", "dropped"), rows)]
     labels = {name: _labels(data, name) for name in data.splits}
     if kind.has_label_names:
         sections.append(label_section(labels, train, WEIGHTS if "class_weights" in kind.keys else ""))

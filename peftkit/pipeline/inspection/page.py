@@ -48,7 +48,7 @@ def render_page(found: Inspection) -> str:
 
 
 def _lines(found: Inspection) -> Iterator[str]:
-    title = f"Data of {found.dataset}"
+    title = f"Data of {found.name}"
     yield "<!doctype html>"
     yield '<html lang="en"><head><meta charset="utf-8">'
     yield "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"

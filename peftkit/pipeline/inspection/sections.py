@@ -36,12 +36,13 @@ class Inspection:
     """What was found in the data of a task.
 
     Args:
+        name: of the data set.
         command: the command that made the inspection.
         next_command: the command to type next.
         refusal: why a training run would refuse the data; the next command is not shown then.
     """
 
-    dataset: str
+    name: str
     command: str
     sections: Sequence[Section]
     next_command: str
