@@ -118,13 +118,13 @@ def _delete(chosen: Sequence[ListedRun], found: Sequence[ListedRun], config: Run
     top, only_checkpoints = Path(config.out), config.delete == "checkpoints"
     kept = [run for run in chosen if run.keep is not None]
     for run in kept:
-        log(f"kept: {run.folder}: {run.keep}")
+        log(plain(f"kept: {run.folder}: {run.keep}"))
     doomed = [run for run in chosen if run.keep is None and (run.checkpoint_bytes or not only_checkpoints)]
     if not doomed:
         log("nothing to delete")
         return
     for run, base in _broken_bases(doomed, found) if not only_checkpoints else ():
-        log(f"!! {run.folder} loads from {base}, which would be deleted")
+        log(plain(f"!! {run.folder} loads from {base}, which would be deleted"))
     size = amount(sum(run.checkpoint_bytes if only_checkpoints else run.bytes for run in doomed), "B")
     what = f"{'the checkpoints of ' * only_checkpoints}{_count(doomed)}, {size}, below {top}"
     if not config.force and not _confirmed(what):
@@ -134,9 +134,9 @@ def _delete(chosen: Sequence[ListedRun], found: Sequence[ListedRun], config: Run
     for run in doomed:
         try:
             deleted += delete_run(run, top, only_checkpoints)
-            log(f"deleted: {run.folder / ('checkpoints' if only_checkpoints else '')}")
+            log(plain(f"deleted: {run.folder / ('checkpoints' if only_checkpoints else '')}"))
         except (OSError, UserError) as error:
-            errors.append(f"{run.folder}: {getattr(error, 'strerror', None) or error}")
+            errors.append(plain(f"{run.folder}: {getattr(error, 'strerror', None) or error}"))
     log(f"deleted {_count(doomed[len(errors) :])}, {amount(deleted, 'B')}")
     if errors:
         raise UserError(f"{len(errors)} of {_count(doomed)} could not be deleted: {'; '.join(errors[:5])}")
