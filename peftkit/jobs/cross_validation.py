@@ -28,7 +28,7 @@ def cross_validate(context: RunContext, train_fold: Callable[[RunConfig], Path])
         train_fold: trains the run of one fold, and returns its folder.
     """
     config, folds = context.config, int(context.config.task.folds or 0)
-    folders = [train_fold(replace(config, task=replace(config.task, fold=fold), force=False)) for fold in range(folds)]
+    folders = [train_fold(_fold_config(config, fold)) for fold in range(folds)]
     if is_main_process():
         records = [RunResult(folder).record for folder in folders]
         table = pa.concat_tables([pq.read_table(folder / "predictions.parquet") for folder in folders])
@@ -36,6 +36,11 @@ def cross_validate(context: RunContext, train_fold: Callable[[RunConfig], Path])
             pq.write_table(table, part)
         context.result |= _pooled(context, table, folders, records)
         _log_folds(context.result)
+
+
+def _fold_config(config: RunConfig, fold: int) -> RunConfig:
+    task, overrides = replace(config.task, fold=fold), (*config.overrides, f"task.fold={fold}")
+    return replace(config, task=task, overrides=overrides)
 
 
 def _pooled(

@@ -18,6 +18,7 @@ from peftkit.pipeline.artifacts import (
     with_eval_batch_size,
 )
 from peftkit.pipeline.build import format_for
+from peftkit.pipeline.calibration import scale_probabilities
 from peftkit.pipeline.evaluate import describe_labels
 from peftkit.pipeline.examples import score_reference, score_splits
 from peftkit.pipeline.sources import warn_substitutions
@@ -79,7 +80,10 @@ def evaluate_run(config: RunConfig) -> Evaluation:
         # each evaluation on other data has its own file, named by the data and the start of its revision
         name = f"{name}-{Path(source.name).stem}-{str(source.revision)[:8]}"
     name = safe_name(name)
-    scores, costs = score_splits(chosen, bundle, data, run.folder / f"predictions-{name}.parquet", reference)
+    file = run.folder / f"predictions-{name}.parquet"
+    scores, costs = score_splits(chosen, bundle, data, file, reference)
+    if is_main_process() and run.temperature != 1:
+        scale_probabilities(file, run.temperature)
     record = run.folder / f"evaluation-{name}.json"
     if is_main_process():
         found = {"scores": scores, "costs": costs, "source": asdict(source), "task": asdict(task)}

@@ -37,12 +37,12 @@ def calibrate(context: RunContext, bundle: TrainingBundle, trainer: Any, held_ou
         chosen = splits == name
         record["validation"][name] = _effect(scores[chosen], labels[chosen], temperature)
     for each in (file, context.folder / "predictions.parquet"):
-        _scale_probabilities(each, temperature)
+        scale_probabilities(each, temperature)
     _log_temperature(record)
     return record
 
 
-def _scale_probabilities(file: Path, temperature: float) -> None:
+def scale_probabilities(file: Path, temperature: float) -> None:
     """Replace the probabilities in a file of predictions by those at a temperature."""
     import pyarrow.parquet as pq
 

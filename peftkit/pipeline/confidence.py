@@ -59,13 +59,8 @@ def with_confidence(
 
 
 def _probabilities(run: RunResult, scores: Any) -> list[list[float]]:
-    """Return the probabilities (rows, labels) of scores by the temperature of a run, 1 where it is not calibrated."""
-    temperature = (run.record.get("calibration") or {}).get("temperature", 1.0)
-    if not 0 < temperature < np.inf:
-        raise UserError(
-            f"{run.folder / 'result.json'}: calibration.temperature={temperature}: expected a number above 0"
-        )
-    found: list[list[float]] = probabilities(np.array(scores, float), temperature).tolist() if len(scores) else []
+    """Return the calibrated probabilities (rows, labels) of scores."""
+    found: list[list[float]] = probabilities(np.array(scores, float), run.temperature).tolist() if len(scores) else []
     return found
 
 

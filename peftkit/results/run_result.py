@@ -80,6 +80,21 @@ class RunResult:
         return Source(**{name: value for name, value in entry.items() if name != "pooling"})
 
     @property
+    def temperature(self) -> float:
+        """The temperature that its scores are divided by for calibrated probabilities, 1 where it is not calibrated.
+
+        Raises:
+            UserError: it is not a number above 0.
+        """
+        found = (self.record.get("calibration") or {}).get("temperature", 1.0)
+        if not 0 < found < float("inf"):
+            raise UserError(
+                f"{self.folder / 'result.json'}: calibration.temperature={found}: expected a number above 0; "
+                "train the run again"
+            )
+        return float(found)
+
+    @property
     def scores(self) -> dict[str, float]:
         """The scores by metric."""
         return {name: entry["value"] for name, entry in self.record["scores"].items()}

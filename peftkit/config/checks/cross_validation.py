@@ -47,8 +47,8 @@ def _fold_rules(run: RunConfig) -> Iterator[tuple[object, str]]:
     yield (
         task.max_eval_samples is not None,
         refusal(
-            "task.max_eval_samples limits the validation split, and cross-validation scores all training examples; "
-            "task.max_train_samples limits those",
+            "task.max_eval_samples limits the validation split, which cross-validation does not read (it scores the "
+            "training examples, limited by task.max_train_samples)",
             "~task.max_eval_samples",
         ),
     )

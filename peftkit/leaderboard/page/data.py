@@ -20,6 +20,7 @@ from peftkit.leaderboard.letters import shades
 from peftkit.leaderboard.rendering import baseline_text, score_name
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, UnreadableRun
 from peftkit.leaderboard.sentences import headlines
+from peftkit.leaderboard.stats import fold_text
 from peftkit.leaderboard.verdict import rank_tasks
 
 AUDIT_KEYS = ("truncated", "dropped", "label_counts")  # keys of an audit that are shown
@@ -106,7 +107,7 @@ def _entry(entry: BoardEntry) -> dict[str, Any]:
         "metrics": [[name, each.mean, each.spread] for name, each in entry.scores.items()],
         "delta": entry.delta, "reference": entry.is_reference, "planned": entry.planned,
         "seeds": [] if entry.is_baseline else entry.seeds,
-        "trials": entry.trials, "costs": entry.costs,
+        "trials": entry.trials, "folds": fold_text(entry), "costs": entry.costs,
         "timed": entry.timed, "examples": entry.examples, "problems": entry.problems, "without": entry.without_score,
         "runs": [] if entry.is_baseline else [_run(result, entry) for result in entry.runs],
         "audit": {name: shared.audit[name] for name in AUDIT_KEYS if shared.audit.get(name)},

@@ -31,6 +31,7 @@ function columns() {
       id: "seeds", label: "Seeds", number: true, down: true, value: (entry) => entry.seeds.length,
       cell: (entry) => number(entry.baseline ? "" : entry.seeds.length === entry.planned ? entry.planned : `${entry.seeds.length} of ${entry.planned}`),
     },
+    entries.some((entry) => entry.folds) && { id: "folds", label: "Folds", number: true, value: (entry) => entry.folds || null, cell: (entry) => number(entry.folds) },
     entries.some((entry) => entry.trials > 1) && { id: "trials", label: "Learning-rate trials", number: true, value: (entry) => entry.trials, cell: (entry) => number(entry.baseline ? "" : entry.trials) },
     ...costs.map((name) => ({
       id: name, label: costName(name), number: true, down: moreIsBetter(name),
