@@ -83,7 +83,7 @@ def test_a_reloaded_run_predicts_what_it_predicted(tiny: Overrides, tmp_path: Pa
 def test_run_folder_holds_all_and_no_checkpoint_is_left(tiny: Overrides) -> None:
     folder, result = finetune(tiny("bert", "task=mnli"))
     assert {path.name for path in folder.iterdir()} == {
-        "README.md", "adapter", "config.yaml", "log.jsonl", "predictions.parquet", "result.json"
+        "README.md", "adapter", "config.yaml", "log.jsonl", "predictions.parquet", "report.html", "result.json"
     }  # fmt: skip
     assert set(result["scores"]) == {"accuracy_matched", "accuracy_mismatched"}
     assert result["audit"]["rows"]["train"] == 24

@@ -57,6 +57,10 @@ def test_a_temperature_is_fitted_on_held_out_examples_alone(tiny: Overrides, mod
                 pytest.approx(quality.nll),
                 pytest.approx(quality.ece),
             )
+    table = pq.read_table(folder / "predictions.parquet")
+    scaled = softmax(np.array(table["scores"].to_pylist()) / found["temperature"], axis=-1)
+    np.testing.assert_allclose(table["probabilities"].to_pylist(), scaled)
+    assert (folder / "report.html").is_file()
 
 
 @pytest.fixture(scope="module")
