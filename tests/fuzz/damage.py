@@ -45,6 +45,7 @@ RUN_JOBS = {  # by what the run is: the jobs that read it
         ("job=predict", "runs=[{run}]", "input=data/mixed.jsonl", "output=outputs/x.jsonl"),
         ("job=evaluate", "run={run}", "out=outputs"),
         ("job=merge", "run={run}"),
+        ("job=report", "run={run}"),
         ("job=embed", "run={run}", "input=a fine film", "output=outputs/v.npy"),
         ("job=forgetting", "run={run}", "input=data/texts.txt"),
         *BASE_JOBS,
@@ -53,6 +54,7 @@ RUN_JOBS = {  # by what the run is: the jobs that read it
     "answers": (
         ("job=predict", "run={run}", "input=a fine film"),
         ("job=evaluate", "run={run}"),
+        ("job=report", "run={run}"),
         (*JUDGE, "run={run}"),
         (*JUDGE, "runs=[{run},{run}-copy]"),
     ),

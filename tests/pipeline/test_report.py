@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.report_runs import classified, write_finished_run
 
+from peftkit.config import UserError
 from peftkit.jobs.report import show_report
 from peftkit.metrics import METRICS
 from peftkit.pipeline.report import make_report
@@ -116,6 +118,18 @@ def test_a_report_that_fails_loses_no_result(tmp_path: Path, folder: Path, capsy
     show_report(broken)
     shown = capsys.readouterr()
     assert shown.out == "" and "!! no report: " in shown.err and f"job=report run={broken}" in shown.err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"meta": {"status": "finished"}}, {"costs": {"steps": "many"}}, {"audit": {"sources": [], "label_names": [1]}}],
+)
+def test_a_damaged_result_is_refused_by_its_folder(tmp_path: Path, folder: Path, damage: dict) -> None:
+    record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    (tmp_path / "result.json").write_text(json.dumps(record | damage))
+    (tmp_path / "predictions.parquet").write_bytes((folder / "predictions.parquet").read_bytes())
+    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
+        make_report(tmp_path)
 
 
 @pytest.mark.parametrize("limits", [(0.0, 1.0), (0.0, 20.0), (0.53, 0.67), (-3.0, 1e6), (1e-5, 2e-5)])

@@ -42,6 +42,7 @@ class Report:
         kind = run.config.task.kind
         self.own = SECTIONS[kind](run) if kind in SECTIONS and run.columns.get("id") else []
         self.sections = [*self.own, *common_sections(run)]
+        self.page = self._page()
 
     @property
     def findings(self) -> list[str]:
@@ -60,6 +61,10 @@ class Report:
 
     def write(self) -> Path:
         """Write report.html in the run folder."""
+        write_page(self.page, self.run.folder / FILE)
+        return self.run.folder / FILE
+
+    def _page(self) -> str:
         config = self.run.config
         warnings = [element("h2", "Look here first"), list_of(self.warnings)]
         parts: list[Html] = [
@@ -67,8 +72,7 @@ class Report:
             *([element("div", *warnings, class_="warnings")] if self.warnings else []),
             *(section(each.title, *each.content) for each in self.sections),
         ]
-        write_page(page(f"{config.method.name} on {config.task.name}", *parts), self.run.folder / FILE)
-        return self.run.folder / FILE
+        return page(f"{config.method.name} on {config.task.name}", *parts)
 
 
 def make_report(folder: Path) -> Report:

@@ -129,6 +129,8 @@ def _comparisons(answers: Answers) -> list[str]:
     accuracy, trained, predicted = answers.accuracy, _trained_on(answers.run), np.unique(answers.predictions)
     if len(predicted) == 1:
         return [f"every example was predicted as {answers.names[int(predicted[0])]}"]
+    if not trained:
+        return []
     majority = max(range(len(answers.names)), key=lambda number: trained.get(answers.names[number], 0))
     baseline = answers.scores[majority].labeled / len(answers.labels)
     if accuracy.low > baseline:

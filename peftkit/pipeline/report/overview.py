@@ -22,7 +22,7 @@ RESAMPLES, MIN_RESAMPLES = 1000, 200  # of scores
 MAX_OPERATIONS = 20_000_000  # resamples x examples, or x pairs x classes, so that a report takes less than a second
 RESAMPLED = ("classes", "numbers", "tags", "ranks", "margins", "bytes")  # inputs of metrics
 NOTABLE_SHARE = 0.05  # of truncated examples or unknown tokens
-SHOWN_LABELS = 50
+SHOWN_LABELS, SHOWN_POINTS = 50, 500
 
 
 def headline(run: RunData) -> Html:
@@ -124,8 +124,11 @@ def _curve(run: RunData) -> Section:
 
 
 def _points(run: RunData, name: str) -> list[Point]:
-    points: list[tuple[Any, Any]] = [(entry.get("step"), entry.get(name)) for entry in run.log]
-    return [(float(x), float(y)) for x, y in points if _is_number(x) and _is_number(y)]
+    """Return the steps and values of a log entry, of more than SHOWN_POINTS an even sample with both ends."""
+    logged: list[tuple[Any, Any]] = [(entry.get("step"), entry.get(name)) for entry in run.log]
+    points = [(float(x), float(y)) for x, y in logged if _is_number(x) and _is_number(y)]
+    chosen = np.linspace(0, len(points) - 1, min(len(points), SHOWN_POINTS)).round().astype(int).tolist()
+    return [points[number] for number in chosen]
 
 
 def _is_number(value: Any) -> bool:
