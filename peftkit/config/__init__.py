@@ -4,7 +4,7 @@ from peftkit.config.checks import config_errors, run_errors
 from peftkit.config.endings import FILES, TEXT_FILES, TEXTS
 from peftkit.config.errors import Refusal, UserError, error_summary, is_text, refusal, refuse
 from peftkit.config.jobs import JOBS, Job
-from peftkit.config.kinds import KINDS, TaskKind, generates_text, kind_of
+from peftkit.config.kinds import KINDS, TaskKind, generates_text, kind_of, label_columns
 from peftkit.config.run import (
     NON_RESULT_KEYS,
     SECTIONS,
@@ -25,5 +25,5 @@ __all__ = [
     "FILES", "NON_RESULT_KEYS", "JOBS", "KINDS", "SECTIONS", "TEXTS", "TEXT_FILES", "EarlyStopping",
     "Embed", "Extend", "Generate", "Job", "MethodConfig", "ModelConfig", "RunConfig", "Search", "TaskConfig",
     "TaskKind", "Refusal", "UserError", "config_errors", "error_summary", "generates_text", "is_prompted", "is_text",
-    "kind_of", "nearest", "refusal", "refuse", "run_errors",
+    "kind_of", "label_columns", "nearest", "refusal", "refuse", "run_errors",
 ]  # fmt: skip

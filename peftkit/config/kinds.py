@@ -16,7 +16,7 @@ class HasKind(Protocol):
     """The fields that select a record, as `TaskConfig` has them: this module cannot import it."""
 
     kind: str
-    label: str | None
+    label: str | list[str] | None
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class TaskKind:
     unlabeled_metrics: tuple[str, ...] = ()  # without task.label the text itself is modeled, scored only by these
     has_label_names: bool = False
     sequence_label: bool = False  # one class or number for the whole input
+    several_labels: bool = False  # any number of classes for the whole input; task.label may be several columns
     chat_template: bool = False  # its tokenizer formats turns, and is saved with the adapter
     generators: tuple[str, ...] = ()  # values of task.dataset that generate the data first
     refusal_alias: str | None = None  # methods that refuse this other kind refuse this one too
@@ -56,6 +57,11 @@ class TaskKind:
     def chooses_class(self) -> bool:
         """Whether the whole input gets one of several classes."""
         return self.sequence_label and self.has_label_names
+
+    @property
+    def has_sequence_head(self) -> bool:
+        """Whether the scores are those of the whole input."""
+        return self.sequence_label or self.several_labels
 
 
 def _every(value: str) -> dict[str, str]:
@@ -95,8 +101,22 @@ _KINDS = (
         formats=_LABEL_FORMATS,
         task_types=_LABEL_TYPES,
         pipelines={ENCODER: "text-classification", DECODER: "text-classification"},
-        keys=("prompt", "verbalizer", "folds", "fold"),
+        keys=("prompt", "verbalizer", "label_order", "folds", "fold"),
         sequence_label=True,
+    ),
+    TaskKind(
+        "multilabel",
+        "any number of classes for one or two texts",
+        metrics=("micro_f1", "macro_f1", "sample_f1", "subset_accuracy", "average_precision"),
+        columns=("first", "second"),
+        column_count=(1, 2),
+        heads=dict.fromkeys((ENCODER, DECODER), _SEQUENCE),
+        formats=dict.fromkeys((ENCODER, DECODER), "multilabel:MultilabelFormat"),
+        task_types=dict.fromkeys((ENCODER, DECODER), "SEQ_CLS"),
+        pipelines=dict.fromkeys((ENCODER, DECODER), "text-classification"),
+        keys=("label_separator", "stratify", "class_weights", "focal_gamma"),
+        has_label_names=True,
+        several_labels=True,
     ),
     TaskKind(
         "token_classification",
@@ -218,6 +238,11 @@ KINDS: dict[str, TaskKind] = {kind.name: kind for kind in _KINDS}
 def kind_of(task: HasKind) -> TaskKind:
     """Return the record of a task's kind."""
     return KINDS[task.kind]
+
+
+def label_columns(task: HasKind) -> list[str]:
+    """Return the columns of a task's labels: none, one, or one for each label."""
+    return [] if task.label is None else [task.label] if isinstance(task.label, str) else list(task.label)
 
 
 def generates_text(task: HasKind) -> bool:

@@ -35,6 +35,7 @@ def metrics_for(kind: TaskKind, packages: Sequence[str] = ()) -> list[str]:
     """
     inputs = {name: input for name, (input, _) in own_metrics(packages).items()} | metric_inputs()
     read = {inputs[name] for name in kind.metrics}
+    read -= {"classes"} if kind.several_labels else set()  # of these only macro_f1 is also of several labels
     return [*kind.metrics, *(name for name, input in inputs.items() if input in read and name not in kind.metrics)]
 
 

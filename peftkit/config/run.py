@@ -51,7 +51,7 @@ class TaskConfig:
     revision: str
     kind: str
     text: list[str]
-    label: str | None
+    label: str | list[str] | None
     labels: list[str | int | float | bool] | None  # as in the data, where they are numbers
     splits: dict
     metrics: list[str]
@@ -82,6 +82,8 @@ class TaskConfig:
     class_weights: str | dict | None = None
     sampling: str | None = None
     focal_gamma: float | None = None
+    label_separator: str | None = None
+    label_order: list[str | int | float | bool] | None = None
 
 
 @dataclass

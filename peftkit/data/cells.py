@@ -23,11 +23,12 @@ class CellError(ValueError):
 
     Args:
         fields: of an object, those that are texts.
+        fix: an override that corrects it.
     """
 
-    def __init__(self, message: str, fields: Sequence[str] = ()) -> None:
+    def __init__(self, message: str, fields: Sequence[str] = (), fix: str | None = None) -> None:
         super().__init__(message)
-        self.fields = tuple(fields)
+        self.fields, self.fix = tuple(fields), fix
 
 
 def parse_cells(
@@ -57,7 +58,8 @@ def parse_cells(
             first = first or error
             failed.append(number)
     if first is not None:
-        fix = (hint(first.fields[0]),) if hint is not None and first.fields else ()
+        fix = [hint(first.fields[0])] if hint is not None and first.fields else []
+        fix += [first.fix] if first.fix is not None else []
         shown = ", ".join(map(str, sorted(failed)[:MAX_NAMED]))
         more = ", ..." if len(failed) > MAX_NAMED else ""
         wrong = f"{place}, row{'s' if len(failed) > 1 else ''} {shown}{more}: {first}"

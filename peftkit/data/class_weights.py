@@ -14,11 +14,12 @@ BALANCED = "balanced"
 def class_weights(task: TaskConfig, names: Sequence[str] | None, labels: np.ndarray) -> dict[str, float] | None:
     """Return the weight of each label by its name, None where the task sets none.
 
-    Balanced weights are scikit-learn's `compute_class_weight`: examples / (classes * examples of the class). A class
-    without a training example has weight 1.
+    Balanced weights are scikit-learn's `compute_class_weight`: examples / (classes * examples of the class). Of several
+    labels for an example, they are the examples without the label / those with it, as torch's BCEWithLogitsLoss
+    recommends for its pos_weight. The weight is 1 where one of these numbers is 0.
 
     Args:
-        labels: class ids of the training examples (examples,).
+        labels: of the training examples: class ids (examples,), or 0 and 1 for each label (examples, labels).
     """
     from sklearn.utils.class_weight import compute_class_weight
 
@@ -26,6 +27,10 @@ def class_weights(task: TaskConfig, names: Sequence[str] | None, labels: np.ndar
         return None
     if task.class_weights != BALANCED:
         return given_weights(task, names)
+    if labels.ndim > 1:
+        counts = labels.sum(0)
+        ratios = np.where(counts * (len(labels) - counts) > 0, (len(labels) - counts) / np.maximum(counts, 1), 1.0)
+        return dict(zip(names, map(float, ratios), strict=True))
     classes = np.unique(labels)
     balanced = dict(zip(classes.tolist(), compute_class_weight(BALANCED, classes=classes, y=labels), strict=True))
     return {name: float(balanced.get(number, 1.0)) for number, name in enumerate(names)}

@@ -5,7 +5,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from peftkit.config import TaskConfig, UserError
+from peftkit.config import TaskConfig, UserError, label_columns
 from peftkit.config.checks.columns import missing_columns
 from peftkit.config.quoting import typed
 from peftkit.data.cells import ids_of
@@ -29,8 +29,8 @@ def prepare_table(task: TaskConfig, table: Dataset, place: str) -> Dataset:
     Args:
         place: of the table, for messages.
     """
-    for name in (*task.text, task.label):
-        if name is not None and name not in table.column_names and (cells := _field(table, name)) is not None:
+    for name in (*task.text, *label_columns(task)):
+        if name not in table.column_names and (cells := _field(table, name)) is not None:
             table = table.add_column(name, cells)
     source = next((name for name in ("idx", "id") if name in table.column_names), None)
     ids = range(len(table)) if source is None else ids_of(table[source][:], f"{place}: column {source}")
@@ -52,7 +52,7 @@ def column_hint(task: TaskConfig, column: str) -> Callable[[str], str]:
 
     def override(field: str) -> str:
         name = f"{column.removesuffix(SUFFIX)}.{field}"
-        if column == task.label:
+        if column in label_columns(task):
             return typed("task.label", name)
         texts = zip(task.text, text_columns(task), strict=True)
         return typed("task.text", [name if known == column else text for text, known in texts])

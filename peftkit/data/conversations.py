@@ -10,7 +10,7 @@ from datasets import Dataset, Features, List, Value
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from peftkit.config import Refusal, TaskConfig, UserError, refusal
+from peftkit.config import Refusal, TaskConfig, UserError, label_columns, refusal
 from peftkit.config.console import log
 from peftkit.data.cells import ids_of, parse_cells, text_of
 from peftkit.data.columns import ID, ROW, require_columns, text_columns
@@ -79,7 +79,7 @@ class ConversationReader(ExampleReader):
         """
         task, columns = self.task, text_columns(self.task)
         if task.label is not None:
-            require_columns(task, table, [*columns, task.label])
+            require_columns(task, table, [*columns, *label_columns(task)])
             texts = zip(*(self.parse_column(table, column, split) for column in columns), strict=True)
             for number, (row, label) in enumerate(zip(texts, self.parse_labels(table, split, text_of), strict=True)):
                 yield number, row[0].strip(), [*user_turn(row), as_turn("assistant", label)], [1, 1]

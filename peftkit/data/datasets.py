@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from datasets import Dataset, Features, Value
 
-from peftkit.config import TaskConfig, UserError, kind_of, refusal
+from peftkit.config import TaskConfig, UserError, kind_of, label_columns, refusal
 from peftkit.config.checks.columns import has_only_training_split, missing_split
 from peftkit.config.console import assume, log_assumptions
 from peftkit.config.progress import stage
@@ -152,7 +152,7 @@ class ExampleReader:
         """Return the examples with text (and label, in the training split), and the number of dropped ones."""
         columns, task = text_columns(self.task), self.task
         is_train = split == task.splits["train"] and task.label is not None
-        require_columns(task, table, columns + ([str(task.label)] if is_train else []))
+        require_columns(task, table, columns + (label_columns(task) if is_train else []))
         parse = self.label_parser(table, names, split)
         labels = self.raw_labels(table, split)
         cells = zip(*(self.parse_column(table, column, split) for column in columns), strict=True)

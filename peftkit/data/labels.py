@@ -12,6 +12,7 @@ from peftkit.config.label_names import label_name
 from peftkit.data.cells import CellError, describe, is_missing, text_of
 from peftkit.data.tables import is_list_text
 
+MULTILABEL = "task=multilabel"
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
@@ -20,8 +21,7 @@ def label_text(label: Any) -> str | None:
     if isinstance(label, list | tuple) or (isinstance(label, str) and is_list_text(label.strip())):
         found = "a list written as text" if isinstance(label, str) else describe(label)
         raise CellError(
-            f"{found}, i.e. several labels for one text: multi-label classification is not supported; "
-            "write one label, or one file for each label with 0 and 1"
+            f"{found}, i.e. several labels for one text (multi-label classification); write one label", fix=MULTILABEL
         )
     if isinstance(label, bool | float | Decimal) and not is_missing(label):
         label = label_name(label)

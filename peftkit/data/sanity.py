@@ -1,11 +1,13 @@
 """Checks for data whose scores mean nothing: constant labels, labels in the text, validation that was trained on."""
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
 
-from peftkit.config import TaskConfig, UserError
+from peftkit.config import TaskConfig, UserError, kind_of
+from peftkit.config.suggestions import listed
 from peftkit.data.columns import text_columns
 
 MIN_UNIQUE = 20  # training examples, from which on labels that are all different are no classes
@@ -42,14 +44,17 @@ def check_examples(
     if task.kind == "retrieval":
         _check_pairs(task, train)
     labels, remarks = _labels(train), []
-    if len(train) > 1 and len(labels) == 1:
+    is_set = kind_of(task).several_labels
+    if is_set:
+        remarks += _check_label_sets(task, train, names or [])
+    elif len(train) > 1 and len(labels) == 1:
         (label,) = labels
         shown = names[label] if names is not None and isinstance(label, int) else f"{label!s:.60}"
         raise UserError(
             f"{task.dataset}: the training examples have only the label {shown}, so there is nothing to learn; "
             f"add examples with other labels, or set task.label to another column than {task.label}"
         )
-    if names is not None and len(labels) == len(train) >= MIN_UNIQUE:
+    if names is not None and not is_set and len(labels) == len(train) >= MIN_UNIQUE:
         raise UserError(
             f"{task.dataset}: each of the {len(train)} training examples has a label of its own, as an id or a number; "
             f"use task=regression, or set task.label to another column than {task.label}"
@@ -58,11 +63,11 @@ def check_examples(
     for name, split in ((name, split) for name, split in splits.items() if name != task.splits["train"]):
         found = _labels(split)
         if unseen := sorted(found - labels) if names is not None else []:
-            shown = ", ".join(names[label] if isinstance(label, int) else str(label) for label in unseen)  # type: ignore[index]
+            shown = listed(names[label] if isinstance(label, int) else str(label) for label in unseen)  # type: ignore[index]
             remarks.append(
                 f"!! the label {shown} occurs in {name} and never in {task.splits['train']}: it cannot be learned"
             )
-        if labels and len(split) > 1 and len(found) == 1:
+        if labels and not is_set and len(split) > 1 and len(found) == 1:
             remarks.append(f"!! every labeled example of {name} has one label, so its scores show little")
         keys = _keys(task, split)
         repeated = sum(key in trained for key in keys)
@@ -74,6 +79,23 @@ def check_examples(
         if repeated:
             remarks.append(f"!! {repeated} of {len(keys)} examples of {name} occur in {task.splits['train']} too")
     return remarks
+
+
+def _check_label_sets(task: TaskConfig, train: Dataset, names: Sequence[str]) -> list[str]:
+    """Refuse training examples that all have the same labels; return a remark on those that have none.
+
+    Raises:
+        UserError: there is nothing to learn.
+    """
+    sets = Counter(map(tuple, train["label"][:]))
+    if len(train) > 1 and len(sets) == 1:
+        (only,) = sets
+        same = listed(names[number] for number in only) or "(none)"
+        raise UserError(
+            f"{task.dataset}: the training examples all have the labels {same}, so there is nothing to learn; add "
+            "examples with others, or set task.label to other columns"
+        )
+    return [f"   {sets[()]:,} of {len(train):,} training examples have no label"] if sets[()] else []
 
 
 def _check_pairs(task: TaskConfig, examples: Dataset) -> None:

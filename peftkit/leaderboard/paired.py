@@ -187,8 +187,17 @@ def _is_valid(*columns: Array) -> bool:
 def can_resample(metrics: Sequence[str], run: RunPredictions) -> bool:
     """Return whether all of a task's metrics can be computed from these predictions."""
     resolved = [resolve_metric(name, run.splits) for name in score_metrics(metrics)]
-    wants_lists = any(each is not None and each[0].input == "tags" for each in resolved)
-    return None not in resolved and wants_lists == _is_list(run.labels) == _is_list(run.predictions)
+    found, has_lists = [each[0] for each in resolved if each is not None], _is_list(run.labels)
+    if has_lists:
+        is_fitting = all(each.input == "tags" for each in found) or all(map(reads_label_sets, found))
+    else:
+        is_fitting = all(each.input not in ("tags", "label_sets") for each in found)
+    return len(found) == len(resolved) and is_fitting and has_lists == _is_list(run.predictions)
+
+
+def reads_label_sets(metric: Metric) -> bool:
+    """Return whether a metric is computed from 0 and 1 for each class."""
+    return metric.input == "label_sets" or metric.name == "macro_f1"
 
 
 def scores_by_resample(
@@ -218,6 +227,8 @@ def scores_by_resample(
     counted = [each for each in found if each[0].higher_is_better] or found
     sign = 1 if counted[0][0].higher_is_better else -1
     parts = [slice(None) if split is None else np.flatnonzero(splits == split) for _, split in counted]
+    if reads_label_sets(counted[0][0]) and _is_list(labels):
+        labels, predictions = (_indicators(each, classes or 0) for each in (labels, predictions))
     scorers = [
         metric.scorer(labels[part], predictions[:, part], classes)
         for (metric, _), part in zip(counted, parts, strict=True)
@@ -231,6 +242,15 @@ def scores_by_resample(
     size = max(1, CHUNK // len(labels))
     blocks = [task_scores(_resamples(len(labels), min(size, count - start), random)) for start in range(0, count, size)]
     return task_scores(np.ones((1, len(labels))))[0], np.concatenate(blocks)
+
+
+def _indicators(ids: Array, classes: int) -> Array:
+    """Return 0 and 1 for each class (..., classes) from lists of ids (...)."""
+    found: Array = np.zeros((*ids.shape, classes), bool)
+    for place, each in np.ndenumerate(ids):
+        known = [number for number in each if isinstance(number, int | np.integer) and 0 <= number < classes]
+        found[place][known] = True
+    return found
 
 
 def _resamples(examples: int, count: int, random: np.random.Generator) -> Array:

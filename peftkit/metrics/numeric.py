@@ -108,6 +108,20 @@ def mean_squared_error(labels: Array, predictions: Array) -> Scorer:
     return mean((predictions - labels) ** 2)
 
 
+@metric("numbers", range=(-1, 1))
+def quadratic_weighted_kappa(labels: Array, predictions: Array) -> Scorer:
+    """Agreement of whole numbers beyond chance, weighted by squared distance (Cohen 1968); predictions are rounded."""
+    true, rounded = np.rint(labels), np.rint(predictions)
+    means, squares = mean(rounded), mean(rounded**2)
+    distance, true_mean, true_square = mean((rounded - true) ** 2), mean(true[None]), mean(true[None] ** 2)
+
+    def scores(weights: Array) -> Array:
+        chance = true_square(weights) + squares(weights) - 2 * true_mean(weights) * means(weights)
+        return np.where(chance > 0, 1 - divide(distance(weights), chance), 0.0)
+
+    return scores
+
+
 def _standardized(values: Array) -> Array:
     """Return each row of (runs, examples) with mean 0 and variance 1, or 0s where it is constant."""
     centered = values - values.mean(1, keepdims=True)

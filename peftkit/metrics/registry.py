@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -19,7 +19,8 @@ Array = np.ndarray
 Scorer = Callable[[Array], Array]
 
 LISTS = ("tags", "tag_names", "texts")  # inputs that have a list or a text for each example
-RECORDED = ("classes", "numbers", "tags", "ranks", "margins", "bytes")  # inputs that predictions.parquet has
+ROWS = ("label_sets", "label_scores")  # inputs that have a number of each label for each example
+RECORDED = ("classes", "label_sets", "numbers", "tags", "ranks", "margins", "bytes")  # that predictions.parquet has
 METRICS: dict[str, Metric] = {}
 ROUNDING = 1e-6
 SAMPLES: dict[str, tuple[list, list]] = {  # by input: labels and predictions of two examples
@@ -27,6 +28,7 @@ SAMPLES: dict[str, tuple[list, list]] = {  # by input: labels and predictions of
     "tag_names": ([["O", "B-X"], ["O"]], [["O", "O"], ["O"]]), "texts": ([["a"], ["b"]], ["a", "c"]),
     "likelihoods": ([1, 2], [0.5, 1.0]), "bytes": ([1, 2], [0.5, 1.0]), "format": ([1, 1], [1, 0]),
     "ranks": ([1, 1], [1, 2]), "margins": ([0.0, 0.0], [0.5, -0.1]),
+    "label_sets": ([[0, 1], [1, 1]], [[0, 1], [1, 0]]), "label_scores": ([[0, 1], [1, 1]], [[0.1, 0.5], [0.9, -0.5]]),
 }  # fmt: skip
 NO_TAG = "-"  # of a word without a prediction
 ERRORS = ("mae", "mse", "mape", "smape", "mase", "wer", "cer", "ter", "perplexity", "brier_score")  # of evaluate
@@ -39,7 +41,9 @@ class Metric:
     A function with a third parameter `classes` gets the number of the task's classes, whichever of them occur.
     `input` is what the labels and predictions are:
 
-    classes: class ids. numbers: numbers. tags: a list of tag ids for each example, -1 for none.
+    classes: class ids. label_sets: 0 and 1 for each class (examples, classes). numbers: numbers.
+    label_scores: the same labels, and scores of the classes (examples, classes).
+    tags: a list of tag ids for each example, -1 for none.
     tag_names: the same by name, `NO_TAG` for none. texts: a list of references, and a text.
     likelihoods: counts of tokens, and nats. bytes: counts of bytes, and bits for each of them.
     format: 1s, and 1 where an answer has the format of its references. ranks: 1s, and ranks of the relevant document.
@@ -63,6 +67,8 @@ class Metric:
             ValueError: the function does not return a scorer.
         """
         counts = []
+        if getattr(labels, "ndim", 1) > 1:  # 0 and 1 for each class
+            classes = labels.shape[1]
         if "classes" in signature(self.function).parameters:
             counts = [classes or max(2, 1 + int(np.max([labels.max(), predictions.max()])))]
         found = self.function(labels, predictions, *counts)
@@ -153,7 +159,7 @@ def score(
     suffix: str = "",
     label_names: list[str] | None = None,
     likelihoods: tuple[np.ndarray, np.ndarray] | None = None,
-    follows_format: np.ndarray | None = None,
+    others: Mapping[str, tuple[Any, Any]] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return {metric: {value, higher_is_better}} of the metrics of `names`.
 
@@ -165,7 +171,7 @@ def score(
         suffix: of the names in the result, for one of several splits (accuracy_matched).
         label_names: the names of all classes, or of tag ids.
         likelihoods: negative log-likelihoods in nats (examples,) of the labels, and their tokens (examples,).
-        follows_format: (examples,), 1 for a text with the format of its labels, else 0.
+        others: labels and predictions of metrics with another input than `predictions`, by that input.
 
     Raises:
         ValueError: a metric is unknown or cannot be loaded, there are no examples or no tokens, or a prediction is NaN
@@ -185,8 +191,8 @@ def score(
             expected, predicted = labels, predictions
             if metric.input == "likelihoods" and likelihoods is not None:
                 predicted, expected = likelihoods
-            elif metric.input == "format" and follows_format is not None:
-                expected, predicted = np.ones_like(follows_format), follows_format
+            elif others is not None and metric.input in others:
+                expected, predicted = others[metric.input]
             elif metric.input == "tag_names":
                 expected, predicted = (
                     [[NO_TAG if tag < 0 else (label_names or [])[tag] for tag in tags] for tags in each]
@@ -218,7 +224,7 @@ def as_evaluate(name: str) -> Any:
 
     metric = find_metric(name)
     value = datasets.Value("string" if metric.input in ("texts", "tag_names") else "float64")
-    column = datasets.List(value) if metric.input in LISTS else value
+    column = datasets.List(value) if metric.input in (*LISTS, *ROWS) else value
     predictions = value if metric.input == "texts" else column
 
     class Module(evaluate.Metric):

@@ -81,7 +81,8 @@ class MeanPooling:
         past_key_values: Any = None,
         **inputs: Any,
     ) -> SequenceClassifierOutput:
-        """Return logits (batch, labels); the loss is cross-entropy, or squared error where there is one label.
+        """Return logits (batch, labels); the loss is cross-entropy, squared error where there is one label, or binary
+        cross-entropy of several labels (`problem_type` of the config).
 
         `past_key_values` is in the signature because PEFT reads it: without it, prefix tuning bypasses the pooling.
         """
@@ -91,7 +92,10 @@ class MeanPooling:
         outputs = encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs)
         logits = self.classifier(self.dropout(masked_mean(outputs[0], attention_mask)))
         loss = None
-        if labels is not None and self.num_labels == 1:
+        config: PretrainedConfig = self.config  # type: ignore[attr-defined]
+        if labels is not None and config.problem_type == "multi_label_classification":
+            loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
+        elif labels is not None and self.num_labels == 1:
             loss = nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float())
         elif labels is not None:
             loss = nn.functional.cross_entropy(logits.float(), labels)

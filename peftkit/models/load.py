@@ -109,7 +109,7 @@ def load_model(
         backbone = read_checkpoint(auto, source, config, quantization)[0]
         backbone.config.vector_pooling = vector_pooling(model, source)
         return backbone if model.keep_layers is None else keep_layers(backbone, model.keep_layers)
-    if KINDS[kind].sequence_label and pooling_of(model, source) == "mean":
+    if KINDS[kind].has_sequence_head and pooling_of(model, source) == "mean":
         config = mean_pooling_config(config)
     labels = [str(label) for _, label in sorted(config.id2label.items())]
     if not auto.__name__.endswith("LM"):
@@ -251,6 +251,8 @@ def _size_head(config: PretrainedConfig, kind: TaskKind, label_names: list[str] 
     else:
         config.id2label = dict(enumerate(label_names))
         config.label2id = {name: number for number, name in enumerate(label_names)}
+    if kind.several_labels:
+        config.problem_type = "multi_label_classification"
     if kind.sequence_label:
         config.problem_type = "regression" if label_names is None else "single_label_classification"
 

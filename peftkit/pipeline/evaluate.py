@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from scipy.special import expit
 
 from peftkit import training
 from peftkit.config import RunConfig, UserError, kind_of
 from peftkit.config.console import is_main_process, log
 from peftkit.config.endings import TABLES
 from peftkit.config.files import ending_of, stem_of
+from peftkit.config.suggestions import listed
 from peftkit.data.columns import SUFFIX, text_columns
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
-from peftkit.metrics import score
+from peftkit.metrics import METRICS, score
 from peftkit.metrics.calibration import probabilities
 from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
@@ -72,24 +74,31 @@ def _prediction_columns(
     bundle: TrainingBundle, table: Dataset, split: str, encoded: Encoded, answers: Predictions
 ) -> dict[str, list]:
     """Return the columns of predictions.parquet: those of `run_folder.PREDICTION_COLUMNS` that apply, and the texts."""
-    labels = zip(_plain(encoded.labels), encoded.has_label, strict=True)
-    known = [label if is_known else None for label, is_known in labels]
+    recorded, has_label = bundle.format.recorded, encoded.has_label
+    known = [label if is_known else None for label, is_known in zip(recorded(encoded.labels), has_label, strict=True)]
     columns = {
         "id": list(table["id"]),
         "split": [split] * len(known),
         "label": known,
-        "prediction": _plain(answers.predictions),
+        "prediction": recorded(answers.predictions),
         "scores": [_row(each.astype(float)) for each in answers.scores],
     }
     describe = bundle.format.describe
     if bundle.format.names is not None:
-        columns["label_name"] = [None if label is None else describe(label) for label in known]
+        pairs = zip(encoded.labels, has_label, strict=True)
+        columns["label_name"] = [describe(label) if is_known else None for label, is_known in pairs]
         columns["prediction_name"] = [describe(each) for each in answers.predictions]
-        if kind_of(bundle.format.task).sequence_label:
-            columns["probabilities"] = list(probabilities(np.stack(answers.scores)))
+        if kind_of(bundle.format.task).has_sequence_head:
+            columns["probabilities"] = list(_probabilities(bundle, answers))
     texts = [name for name in (*text_columns(bundle.format.task), "messages") if name in table.column_names]
     taken = run_folder.PREDICTION_COLUMNS
     return columns | {f"{name}{SUFFIX}" if name in taken else name: list(table[name]) for name in texts}
+
+
+def _probabilities(bundle: TrainingBundle, answers: Predictions) -> np.ndarray:
+    """Return the probability of each label (examples, labels)."""
+    scores = np.stack(answers.scores)
+    return np.asarray(expit(scores)) if kind_of(bundle.format.task).several_labels else probabilities(scores)
 
 
 def predict_encoded(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:
@@ -121,19 +130,27 @@ def _score(
     predictions, labels = ([values[row] for row in known] for values in (answers.predictions, encoded.labels))
     nats, tokens = answers.likelihoods or (None, None)
     likelihoods = None if nats is None or tokens is None else (nats[known], tokens[known])
-    follows = None if answers.follows_format is None else answers.follows_format[known]
-    return score(list(config.task.metrics), predictions, labels, suffix, bundle.format.names, likelihoods, follows)
+    others: dict[str, tuple[Any, Any]] = {"label_scores": (labels, [answers.scores[row] for row in known])}
+    if answers.follows_format is not None:
+        follows = answers.follows_format[known]
+        others["format"] = np.ones_like(follows), follows
+    return score(list(config.task.metrics), predictions, labels, suffix, bundle.format.names, likelihoods, others)
 
 
 def _log_absent_classes(config: RunConfig, bundle: TrainingBundle, encoded: Encoded, split: str) -> None:
     """Log the classes without an example in a split, where a metric averages over all classes."""
-    names, averaged = bundle.format.names, [each for each in config.task.metrics if each in ("f1", "macro_f1")]
+    names, averages = bundle.format.names, ("f1", "macro_f1", "average_precision")
+    averaged = [each for each in config.task.metrics if each in averages]
     if names is None or not averaged or (averaged == ["f1"] and len(names) == 2):
         return
-    if absent := [name for number, name in enumerate(names) if number not in encoded.labels[encoded.has_label]]:
+    counts, other = (
+        bundle.format.label_counts(encoded),
+        "micro_f1" if kind_of(config.task).several_labels else "accuracy",
+    )
+    if absent := [name for name in names if counts[name] == 0]:
         log(
-            f"!! {split} has no example of {describe_labels(absent)}: their F1 counts as 0 in {averaged[-1]}; "
-            "add examples, or set task.metrics=[accuracy]"
+            f"!! {split} has no example of {listed(absent)}: their F1 counts as 0 in {averaged[-1]}; "
+            f"add examples, or set task.metrics=[{other}]"
         )
 
 
@@ -150,12 +167,8 @@ def holdout_score(config: RunConfig, bundle: TrainingBundle, predictions: Any, h
         nats, tokens = answers.likelihoods
         return -float(nats.sum() / tokens.sum())
     found = _score(config, bundle, answers, held)
+    found = {name: each for name, each in found.items() if name not in METRICS or not METRICS[name].diagnostic} or found
     return float(np.mean([e["value"] if e["higher_is_better"] else -e["value"] for e in found.values()]))
-
-
-def _plain(values: Any) -> Any:
-    """Return a numpy array as lists of Python numbers."""
-    return values.tolist() if isinstance(values, np.ndarray) else values
 
 
 def _row(scores: np.ndarray) -> Any:

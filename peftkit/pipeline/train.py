@@ -10,7 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 from peftkit import training
-from peftkit.config import RunConfig, UserError, generates_text, refusal
+from peftkit.config import RunConfig, UserError, generates_text, kind_of, refusal
 from peftkit.config.console import log
 from peftkit.config.own_code import instantiate
 from peftkit.data.batches import LengthGroupedSampler, padding_waste
@@ -131,8 +131,10 @@ def custom_loss(
     weights = class_weights(config.task, bundle.format.names, encoded.labels)
     if weights is not None or config.task.focal_gamma is not None:
         tensor = None if weights is None else torch.tensor([*weights.values()])
-        smoothing = config.train.get("label_smoothing_factor") or 0.0
-        return training.WeightedCrossEntropy(tensor, config.task.focal_gamma or 0.0, smoothing)
+        gamma = config.task.focal_gamma or 0.0
+        if kind_of(config.task).several_labels:
+            return training.WeightedBinaryCrossEntropy(tensor, gamma)
+        return training.WeightedCrossEntropy(tensor, gamma, config.train.get("label_smoothing_factor") or 0.0)
     reader, task = output_reader(bundle), bundle.format.task
     if not isinstance(reader, TextEmbedder):
         return None

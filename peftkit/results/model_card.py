@@ -112,12 +112,18 @@ prompt = json.load(open("prompt/prompt.json", encoding="utf-8"))  # template, ve
         *([f"# or, normalized to length one: {encode}"] if is_encoder else []),
     ]
     text = FILL_MASK if pipeline == "fill-mask" else CHAT if kind.name == "instructions" else '"a text"'
+    # without top_k=None only the label of the highest score is shown
+    every, note = (", top_k=None", "  # labels of 0.5 or more are predicted") if kind.several_labels else ("", "")
     lines = [
         *(["import peftkit  # registers the mean-pooling classifier and peftkit's own tuners"] if is_custom else []),
         f"from transformers import AutoConfig, AutoTokenizer, {auto}{', pipeline' if pipeline else ''}",
         *loading,
         f'tokenizer = AutoTokenizer.from_pretrained("{artifact}")',
         *(embedding if has_embeddings else []),
-        *([f'print(pipeline("{pipeline}", model=model, tokenizer=tokenizer)({text}))'] if pipeline else []),
+        *(
+            [f'print(pipeline("{pipeline}", model=model, tokenizer=tokenizer{every})({text})){note}']
+            if pipeline
+            else []
+        ),
     ]
     return "\n".join(lines)

@@ -9,7 +9,14 @@ from peftkit.training.loop import (
     mixed_batch_logits,
     predict_scores,
 )
-from peftkit.training.losses import TEACHER_COLUMN, ContrastiveLoss, Distillation, WeightedCrossEntropy, WeightedLoss
+from peftkit.training.losses import (
+    TEACHER_COLUMN,
+    ContrastiveLoss,
+    Distillation,
+    WeightedBinaryCrossEntropy,
+    WeightedCrossEntropy,
+    WeightedLoss,
+)
 from peftkit.training.outputs import OutputReader
 from peftkit.training.trainer import ScoringTrainer, own_trackers, precision_of, scores_of, training_arguments
 from peftkit.training.trl import dpo_trainer, sft_trainer, sft_unsupported_reason
@@ -22,6 +29,7 @@ __all__ = [
     "OutputReader",
     "ScoringTrainer",
     "TrainingSummary",
+    "WeightedBinaryCrossEntropy",
     "WeightedCrossEntropy",
     "WeightedLoss",
     "dpo_trainer",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
     cross_entropy,
     kl_div,
     log_softmax,
@@ -135,6 +136,24 @@ class WeightedCrossEntropy(WeightedLoss):
         if self.weights is None:
             return torch.tensor(float(labels.numel()), device=labels.device)
         return self.weights.to(labels.device)[labels].sum()
+
+
+@dataclass(frozen=True)
+class WeightedBinaryCrossEntropy(WeightedLoss):
+    """Binary cross-entropy of each label, as torch's BCEWithLogitsLoss(pos_weight) defines it, or its focal form.
+
+    The weight of a label multiplies the loss of the examples that have it. The mean is over examples and labels.
+    """
+
+    def summed(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        weights = None if self.weights is None else self.weights.to(logits.device)
+        losses = binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="none")
+        if self.gamma:
+            losses = losses * _focus(binary_cross_entropy_with_logits(logits, labels, reduction="none"), self.gamma)
+        return losses.sum()
+
+    def total(self, labels: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(float(labels.numel()), device=labels.device)
 
 
 def _focus(losses: torch.Tensor, gamma: float) -> torch.Tensor:

@@ -25,7 +25,7 @@ from peftkit.config.files import (
     visible_files,
 )
 from peftkit.config.jobs import JOBS
-from peftkit.config.kinds import KINDS, kind_of
+from peftkit.config.kinds import KINDS, kind_of, label_columns
 from peftkit.config.quoting import typed
 from peftkit.config.run import RunConfig, TaskConfig
 from peftkit.config.suggestions import listed
@@ -60,7 +60,7 @@ def _task_errors(run: RunConfig) -> Iterator[str]:
         if split not in wanted:
             continue
         is_train = split == task.splits["train"] and task.label is not None
-        needed = [*task.text, *([str(task.label)] if is_train else [])] if task.text else []  # else they are guessed
+        needed = [*task.text, *(label_columns(task) if is_train else [])] if task.text else []  # else they are guessed
         names = column_names(file, needed)
         if names is not None and (
             message := missing_columns(task, [*names, *_fields(needed, names)], needed, str(file))
@@ -148,7 +148,9 @@ def missing_columns(task: TaskConfig, names: Collection[str], needed: Sequence[s
     nearest = {name: _nearest(name, names) for name in missing}
     text = [nearest.get(name, name) for name in task.text]
     fixes = [typed("task.text", [name or "COLUMN" for name in text])] if {*missing} & {*task.text} else []
-    fixes += [typed("task.label", nearest[str(task.label)] or "COLUMN")] if task.label in missing else []
+    if {*missing} & {*label_columns(task)}:
+        labels = [nearest.get(name, name) or "COLUMN" for name in label_columns(task)]
+        fixes.append(typed("task.label", labels if isinstance(task.label, list) else labels[0]))
     message = (
         f"{where} has no column {', '.join(missing)}, but {listed(names)}; set {' '.join(fixes)} "
         f"(task={task.name} reads {', '.join(needed)})"

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.errors import refusal
 from peftkit.config.jobs import JOBS
-from peftkit.config.kinds import ENCODER, KINDS, kind_of
+from peftkit.config.kinds import ENCODER, KINDS, kind_of, label_columns
 from peftkit.config.metric_names import metric_error
 from peftkit.config.run import RunConfig
 from peftkit.config.suggestions import nearest, renamed_key
@@ -43,9 +43,20 @@ def task_errors(run: RunConfig) -> list[str]:
             task.label is not None and kind.label == "no",
             refusal(f"task.label is not for task.kind={kind.name}", "~task.label"),
         ),
+        *(
+            (
+                label in task.text,
+                f"task.label={label} is a column of task.text too, so that the text contains the label; drop it there",
+            )
+            for label in label_columns(task)
+        ),
         (
-            task.label in task.text,
-            f"task.label={task.label} is a column of task.text too, so that the text contains the label; drop it there",
+            isinstance(task.label, list) and not kind.several_labels,
+            refusal(
+                f"task.label=[{','.join(label_columns(task))}]: task.kind={kind.name} takes one column",
+                "task=multilabel",
+                f"task.label={(label_columns(task) or ['label'])[0]}",
+            ),
         ),
         (
             len({*task.text}) < len(task.text),
@@ -150,6 +161,40 @@ def _classification(run: RunConfig) -> Iterator[str]:
     )
 
 
+def _multilabel(run: RunConfig) -> Iterator[str]:
+    task, columns = run.task, label_columns(run.task)
+    has_columns = isinstance(task.label, list)
+    return messages_of(
+        (
+            has_columns and len({*columns}) < max(2, len(columns)),
+            refusal(
+                f"task.label=[{','.join(columns)}]: expected two different columns or more",
+                f"task=classification task.label={(columns or ['label'])[0]}",
+            ),
+        ),
+        (
+            has_columns and task.labels is not None,
+            refusal("the columns of task.label are the labels, so that task.labels is not used", "~task.labels"),
+        ),
+        (
+            has_columns and task.label_separator is not None,
+            refusal("task.label_separator is for labels in one column", "~task.label_separator", "task.label=labels"),
+        ),
+        (
+            task.label_separator == "",
+            refusal("task.label_separator is empty", "task.label_separator='|'"),
+        ),
+        (
+            run.train.get("label_smoothing_factor"),
+            refusal(
+                "train.label_smoothing_factor spreads probability over classes that exclude each other, which the "
+                "labels of task.kind=multilabel do not",
+                "~train.label_smoothing_factor",
+            ),
+        ),
+    )
+
+
 def _language_modeling(run: RunConfig) -> Iterator[str]:
     task = run.task
     return messages_of(
@@ -246,6 +291,7 @@ KIND_CHECKS: dict[str, Callable[[RunConfig], Iterator[str]]] = {
     "classification": _classification,
     "instructions": _instructions,
     "language_modeling": _language_modeling,
+    "multilabel": _multilabel,
     "preferences": _preferences,
     "retrieval": _retrieval,
 }

@@ -55,6 +55,10 @@ def _is_weight(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and _positive(value)
 
 
+def _are_names(labels: list[Any]) -> bool:
+    return len({*map(label_name, labels)} - {""}) == len(labels) > 1
+
+
 def is_name(value: str) -> bool:
     """Return whether a text can be part of a path; `safe_name` replaces other unusual characters, such as spaces."""
     is_plain = value.strip() and value.isprintable() and not re.search(r"[/\\]", value)
@@ -141,8 +145,13 @@ RANGES = (  # of values of the right type; null has no range
     | _rule("task.metrics", bool, "one metric or more; use task.metrics=[accuracy]")
     | _rule(
         "task.labels",
-        lambda x: len({*map(label_name, x)} - {""}) == len(x) > 1,
+        _are_names,
         "two different names or more, each once and none empty; use task.labels=[no,yes], or task.labels=null",
+    )
+    | _rule(
+        "task.label_order",
+        _are_names,
+        "two different names or more, each once and none empty; use task.label_order=[bad,good]",
     )
 )
 

@@ -158,6 +158,10 @@ class Format(ABC):
             return self.names[int(prediction)]
         return prediction.item() if isinstance(prediction, np.generic) else prediction
 
+    def recorded(self, values: Any) -> list[Any]:
+        """Return labels or predictions (examples, ...) as predictions.parquet has them."""
+        return values.tolist() if isinstance(values, np.ndarray) else list(values)
+
     def label_counts(self, encoded: Encoded) -> dict[str, Any]:
         """Return counts of each class; of numbers their range and mean."""
         known = encoded.labels[encoded.has_label]

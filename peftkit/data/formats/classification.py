@@ -10,11 +10,12 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Value
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
-from peftkit.config import Refusal, TaskConfig, UserError, kind_of
+from peftkit.config import Refusal, TaskConfig, UserError, kind_of, label_columns
 from peftkit.config.console import assume
-from peftkit.config.label_names import boolean_hint
+from peftkit.config.label_names import boolean_hint, label_name
 from peftkit.config.progress import advance
 from peftkit.config.quoting import typed
+from peftkit.config.suggestions import listed
 from peftkit.data.columns import ID, require_columns, text_columns
 from peftkit.data.datasets import SUBSET_SEED, ExampleReader
 from peftkit.data.formats.base import Encoded, Format, Predictions, fill_template, label_mask, tokenize
@@ -51,9 +52,9 @@ class ClassLabelReader(ExampleReader):
             return None
         if task.labels is not None:
             return [str(label_text(name)) for name in task.labels]
-        labeled = {name: table for name, table in tables.items() if task.label in table.column_names}
+        labeled = {name: table for name, table in tables.items() if str(task.label) in table.column_names}
         for table in tables.values() if not labeled else ():
-            require_columns(task, table, [str(task.label)])
+            require_columns(task, table, label_columns(task))
         for table in labeled.values():
             if (feature := class_feature(task, table)) is not None:
                 return list(feature.names)
@@ -94,6 +95,9 @@ class ClassLabelReader(ExampleReader):
         return examples.select(kept).flatten_indices(), examples.select(held_out).flatten_indices()
 
     def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
+        if self.task.label_order is not None:
+            numbers = {label_name(name): float(place) for place, name in enumerate(self.task.label_order, start=1)}
+            return lambda label, texts: _place(self.task, numbers, label)
         parse: Callable[[str], Any] = _number if names is None else self.class_id(table, names, split)
         return lambda label, texts: parse(label)
 
@@ -135,13 +139,24 @@ class SequenceClassificationFormat(Format):
             inputs.add_column("labels", self._targets(examples)),
             [len(ids) for ids in inputs["input_ids"]],
             sum(out["truncated"]),
-            label_array(examples),
+            self.label_values(examples),
             label_mask(examples),
         )
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
         logits = np.stack(scores)
         return Predictions(logits[:, 0] if self.names is None else logits.argmax(axis=-1), scores)
+
+    def describe(self, prediction: Any) -> Any:
+        """Return the name of a class, a number, or the nearest of the ordered labels."""
+        order = self.task.label_order
+        if order is None:
+            return super().describe(prediction)
+        return label_name(order[int(np.clip(np.rint(prediction), 1, len(order))) - 1])
+
+    def label_values(self, examples: Dataset) -> np.ndarray:
+        """Return the labels (examples, ...) as the metrics read them."""
+        return label_array(examples)
 
     def _tokens(self, batch: dict[str, list]) -> dict[str, Any]:
         texts = self._texts(batch)
@@ -248,7 +263,7 @@ def pad_verbalizer(ids: dict[str, list[int]], tokenizer: PreTrainedTokenizerBase
 
 def class_feature(task: TaskConfig, table: Dataset) -> ClassLabel | None:
     """Return the ClassLabel of the label column, or of the tags in it."""
-    feature = table.features.get(task.label)
+    feature = table.features.get(str(task.label))
     feature = getattr(feature, "feature", feature)
     return feature if isinstance(feature, ClassLabel) else None
 
@@ -271,12 +286,24 @@ def _class_ids(task: TaskConfig, table: Dataset, names: list[str]) -> dict[str, 
     return classes
 
 
+def _place(task: TaskConfig, numbers: Mapping[str, float], label: str) -> float:
+    """Return the number of a label in `task.label_order`, from 1."""
+    if label not in numbers:
+        message = f"{task.dataset}: label {label} is not among {listed(numbers)}, the labels of task.label_order"
+        fix = typed("task.label_order", [*numbers, label])
+        raise UserError(Refusal(f"{message}; correct it, or set {fix}", fix))
+    return numbers[label]
+
+
 def _number(label: str) -> float:
     try:
         value = float(label)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        message = f"label {label} is not a number; leave it empty where it is hidden, or use task=classification"
+        message = (
+            f"label {label} is not a number; leave it empty where it is hidden, list all labels in their order in "
+            "task.label_order, or use task=classification"
+        )
         raise UserError(Refusal(message, "task=classification"))
     return value
