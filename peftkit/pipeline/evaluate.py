@@ -195,4 +195,4 @@ def predictions_file(config: RunConfig, given: Path) -> Path:
 
 
 def describe_labels(names: Sequence[str] | None) -> str:
-    return "numbers" if names is None else ", ".join(names)
+    return "numbers" if names is None else listed(names)

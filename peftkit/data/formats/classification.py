@@ -109,7 +109,7 @@ class ClassLabelReader(ExampleReader):
             if label not in classes:
                 wrong = (
                     f"{self.task.dataset}: label {label} of {split} is not among "
-                    f"{join_labels(names)}{difference(label, names)}"
+                    f"{listed(names)}{difference(label, names)}"
                 )
                 if hint := boolean_hint(self.task.labels or ()):
                     raise UserError(f"{wrong}{hint}")
