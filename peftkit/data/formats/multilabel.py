@@ -66,9 +66,11 @@ class MultilabelReader(ClassLabelReader):
         label = str(self.task.label)
         if label not in table.column_names:
             return [None] * len(table)
-        return parse_cells(
-            table[label][:], self._parse, f"{self.task.dataset}: column {label} of {split}", table[ROW][:]
-        )
+        cells = table[label][:]
+        found = (each for each in SEPARATORS if any(isinstance(cell, str) and each in cell for cell in cells))
+        fix = next((typed("task.label_separator", each) for each in found), "task=classification")
+        place = f"{self.task.dataset}: column {label} of {split}"
+        return parse_cells(cells, lambda cell: self._parse(cell, fix), place, table[ROW][:])
 
     def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
         names = names or []
@@ -91,15 +93,14 @@ class MultilabelReader(ClassLabelReader):
         assume(f"{len(held_out):,} of {len(labels):,} examples are held out, stratified by their sets of labels")
         return examples.select(kept).flatten_indices(), examples.select(held_out).flatten_indices()
 
-    def _parse(self, cell: Any) -> list[str] | None:
+    def _parse(self, cell: Any, fix: str) -> list[str] | None:
+        """Return the labels of a cell, None where they are hidden; `fix` is suggested where it has one text."""
         separator, is_list = self.task.label_separator, isinstance(cell, list | tuple)
         if not is_list and separator is not None:
             return [name for part in text_of(cell).split(separator) if (name := label_text(part))]
         if is_missing(cell):
             return None
         if not is_list and not (isinstance(cell, str) and is_list_text(cell.strip())):
-            found = next((each for each in SEPARATORS if each in str(cell)), None)
-            fix = "task=classification" if found is None else typed("task.label_separator", found)
             raise CellError(f"{describe(cell)}, not a list of labels; write a list", fix=fix)
         names = [label_text(item) for item in parse_list(cell, may_be_numbers=True)]
         if None in names:
