@@ -1,14 +1,17 @@
 """Names of labels: as texts, in order, and their spellings."""
 
+import math
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from peftkit.config import Refusal, UserError
+from peftkit.config import Refusal, TaskConfig, UserError
 from peftkit.config.console import log
 from peftkit.config.label_names import label_name
+from peftkit.config.quoting import typed
+from peftkit.config.suggestions import listed
 from peftkit.data.cells import CellError, describe, is_missing, text_of
 from peftkit.data.tables import is_list_text
 
@@ -104,3 +107,31 @@ def join_labels(names: Sequence[str] | set[str], comma: str = ", ") -> str:
 def sort_names(names: Iterable[str]) -> list[str]:
     """Sort numbers by value, so that 2 comes before 10, and before words."""
     return sorted(names, key=lambda name: (0, float(name), name) if NUMBER.fullmatch(name) else (1, 0.0, name))
+
+
+def ordered_number(task: TaskConfig, numbers: Mapping[str, float], label: str) -> float:
+    """Return the number of a label in `task.label_order`, from 1."""
+    if label not in numbers:
+        message = f"{task.dataset}: label {label} is not among {listed(numbers)}, the labels of task.label_order"
+        fix = typed("task.label_order", [*numbers, label])
+        raise UserError(Refusal(f"{message}; correct it, or set {fix}", fix))
+    return numbers[label]
+
+
+def number_of(label: str) -> float:
+    """Return the number that a label is.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        value = float(label)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        message = (
+            f"label {label} is not a number; leave it empty where it is hidden, list all labels in their order in "
+            "task.label_order, or use task=classification"
+        )
+        raise UserError(Refusal(message, "task=classification"))
+    return value

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, Value
+from scipy.special import expit
 
 from peftkit.config import RunConfig, UserError, kind_of, refusal
 from peftkit.config.console import log
@@ -24,8 +25,9 @@ def has_confidence(run: RunResult) -> bool:
 
 def new_columns(run: RunResult) -> list[str]:
     """Return the names of the columns that predictions of a run add to a table."""
-    names = [f"{PREFIX}{name}" for name in run.label_names or ()]
-    return ["prediction", "scores", *(["confidence", "suggestion", *names] if has_confidence(run) else [])]
+    kind, names = kind_of(run.config.task), [f"{PREFIX}{name}" for name in run.label_names or ()]
+    added = [*(["confidence", "suggestion"] if kind.chooses_class else []), *(names if kind.has_sequence_head else [])]
+    return ["prediction", "scores", *added]
 
 
 def with_confidence(
@@ -40,6 +42,8 @@ def with_confidence(
         names: of the labels, whose probabilities get a column each; None where the rows are of several runs.
     """
     distinct = {id(run): run for run in runs}.values()
+    if any(kind_of(run.config.task).several_labels for run in distinct):
+        return _with_probabilities(table, names or ())
     if not any(map(has_confidence, distinct)):
         return table
     for run in distinct:
@@ -56,6 +60,15 @@ def with_confidence(
     for column, values in columns.items():
         table = table.add_column(column, values, feature=Value("float64"))
     return table if threshold is None else _abstain(table, threshold)
+
+
+def _with_probabilities(table: Dataset, names: Sequence[str]) -> Dataset:
+    """Return a table with the probability of each of several labels, None for a row without scores."""
+    rows = [None if each is None else expit(np.asarray(each, float)) for each in table["scores"][:]]
+    for number, name in enumerate(names):
+        column = [None if row is None else float(row[number]) for row in rows]
+        table = table.add_column(f"{PREFIX}{name}", column, feature=Value("float64"))
+    return table
 
 
 def _probabilities(run: RunResult, scores: Any) -> list[list[float]]:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
+from peftkit.config.checks.labels import label_errors, multilabel_errors
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.errors import refusal
 from peftkit.config.jobs import JOBS
-from peftkit.config.kinds import ENCODER, KINDS, kind_of, label_columns
+from peftkit.config.kinds import ENCODER, KINDS, kind_of
 from peftkit.config.metric_names import metric_error
 from peftkit.config.run import RunConfig
 from peftkit.config.suggestions import nearest, renamed_key
@@ -36,29 +37,6 @@ def task_errors(run: RunConfig) -> list[str]:
             ),
         ),
         (
-            task.label is None and kind.label == "required",
-            refusal(f"task.label is not set, which task.kind={kind.name} needs", "task.label=label", verb="set"),
-        ),
-        (
-            task.label is not None and kind.label == "no",
-            refusal(f"task.label is not for task.kind={kind.name}", "~task.label"),
-        ),
-        *(
-            (
-                label in task.text,
-                f"task.label={label} is a column of task.text too, so that the text contains the label; drop it there",
-            )
-            for label in label_columns(task)
-        ),
-        (
-            isinstance(task.label, list) and not kind.several_labels,
-            refusal(
-                f"task.label=[{','.join(label_columns(task))}]: task.kind={kind.name} takes one column",
-                "task=multilabel",
-                f"task.label={(label_columns(task) or ['label'])[0]}",
-            ),
-        ),
-        (
             len({*task.text}) < len(task.text),
             refusal(
                 f"task.text=[{','.join(task.text)}] names a column twice",
@@ -78,7 +56,7 @@ def task_errors(run: RunConfig) -> list[str]:
         ),
     )
     return [
-        *_split_errors(run), *unknown_metrics, *rules, *_key_errors(run),
+        *_split_errors(run), *unknown_metrics, *rules, *label_errors(run), *_key_errors(run),
         *template_errors("task.template", task.template, task.text),
     ]  # fmt: skip
 
@@ -158,40 +136,6 @@ def _classification(run: RunConfig) -> Iterator[str]:
             "f1" in run.task.metrics and run.task.labels is not None and len(run.task.labels) != 2,
             refusal("f1 is for two labels", "task.metrics=[accuracy,macro_f1]", verb="set"),
         )
-    )
-
-
-def _multilabel(run: RunConfig) -> Iterator[str]:
-    task, columns = run.task, label_columns(run.task)
-    has_columns = isinstance(task.label, list)
-    return messages_of(
-        (
-            has_columns and len({*columns}) < max(2, len(columns)),
-            refusal(
-                f"task.label=[{','.join(columns)}]: expected two different columns or more",
-                f"task=classification task.label={(columns or ['label'])[0]}",
-            ),
-        ),
-        (
-            has_columns and task.labels is not None,
-            refusal("the columns of task.label are the labels, so that task.labels is not used", "~task.labels"),
-        ),
-        (
-            has_columns and task.label_separator is not None,
-            refusal("task.label_separator is for labels in one column", "~task.label_separator", "task.label=labels"),
-        ),
-        (
-            task.label_separator == "",
-            refusal("task.label_separator is empty", "task.label_separator='|'"),
-        ),
-        (
-            run.train.get("label_smoothing_factor"),
-            refusal(
-                "train.label_smoothing_factor spreads probability over classes that exclude each other, which the "
-                "labels of task.kind=multilabel do not",
-                "~train.label_smoothing_factor",
-            ),
-        ),
     )
 
 
@@ -291,7 +235,7 @@ KIND_CHECKS: dict[str, Callable[[RunConfig], Iterator[str]]] = {
     "classification": _classification,
     "instructions": _instructions,
     "language_modeling": _language_modeling,
-    "multilabel": _multilabel,
+    "multilabel": multilabel_errors,
     "preferences": _preferences,
     "retrieval": _retrieval,
 }

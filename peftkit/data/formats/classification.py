@@ -26,6 +26,8 @@ from peftkit.data.labels import (
     join_labels,
     label_text,
     log_spellings,
+    number_of,
+    ordered_number,
     sort_names,
 )
 from peftkit.data.stratified import stratified_split
@@ -97,8 +99,8 @@ class ClassLabelReader(ExampleReader):
     def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
         if self.task.label_order is not None:
             numbers = {label_name(name): float(place) for place, name in enumerate(self.task.label_order, start=1)}
-            return lambda label, texts: _place(self.task, numbers, label)
-        parse: Callable[[str], Any] = _number if names is None else self.class_id(table, names, split)
+            return lambda label, texts: ordered_number(self.task, numbers, label)
+        parse: Callable[[str], Any] = number_of if names is None else self.class_id(table, names, split)
         return lambda label, texts: parse(label)
 
     def class_id(self, table: Dataset, names: list[str], split: str) -> Callable[[str], int]:
@@ -284,26 +286,3 @@ def _class_ids(task: TaskConfig, table: Dataset, names: list[str]) -> dict[str, 
     if task.labels is not None and not any(NUMBER.fullmatch(name) for name in names):
         classes |= {str(number): number for number in range(len(names))}
     return classes
-
-
-def _place(task: TaskConfig, numbers: Mapping[str, float], label: str) -> float:
-    """Return the number of a label in `task.label_order`, from 1."""
-    if label not in numbers:
-        message = f"{task.dataset}: label {label} is not among {listed(numbers)}, the labels of task.label_order"
-        fix = typed("task.label_order", [*numbers, label])
-        raise UserError(Refusal(f"{message}; correct it, or set {fix}", fix))
-    return numbers[label]
-
-
-def _number(label: str) -> float:
-    try:
-        value = float(label)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        message = (
-            f"label {label} is not a number; leave it empty where it is hidden, list all labels in their order in "
-            "task.label_order, or use task=classification"
-        )
-        raise UserError(Refusal(message, "task=classification"))
-    return value
