@@ -16,10 +16,10 @@ from peftkit.config.run import (
     ModelConfig,
     RunConfig,
     Search,
-    TaskConfig,
     is_prompted,
 )
 from peftkit.config.suggestions import nearest
+from peftkit.config.task import TaskConfig
 
 __all__ = [
     "FILES", "NON_RESULT_KEYS", "JOBS", "KINDS", "SECTIONS", "TEXTS", "TEXT_FILES", "EarlyStopping",

@@ -10,6 +10,7 @@ from typing import Any
 from peftkit.config.errors import UserError, error_summary
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import kind_of
+from peftkit.config.task import TaskConfig
 from peftkit.config.traits import Traits, traits_of
 
 
@@ -38,52 +39,6 @@ class MethodConfig:
     def __post_init__(self) -> None:
         if isinstance(self.traits, Mapping):
             self.traits = traits_of(self.config, self.traits)
-
-
-@dataclass
-class TaskConfig:
-    """One task. The keys with a default are those that only the YAML of some kinds of task lists."""
-
-    name: str
-    suite: str
-    dataset: str
-    subset: str | None
-    revision: str
-    kind: str
-    text: list[str]
-    label: str | list[str] | None
-    labels: list[str | int | float | bool] | None  # as in the data, where they are numbers
-    splits: dict
-    metrics: list[str]
-    template: str | None
-    max_length: int
-    max_train_samples: int | None
-    max_eval_samples: int | None
-    stride: int | None = None
-    no_answer: bool = False
-    max_target_length: int | None = None
-    sample_by: str | None = None
-    noise_density: float | None = None
-    mean_noise_span_length: float | None = None
-    whole_words: bool = False
-    packing: bool = False
-    join_documents: bool = False
-    scale: float | None = None
-    matryoshka_dims: list[int] | None = None
-    beta: float | None = None
-    loss_type: str | None = None
-    label_smoothing: float | None = None
-    chat: bool | None = None
-    prompt: str | None = None
-    verbalizer: dict | None = None
-    folds: int | None = None
-    fold: int | None = None
-    stratify: bool | None = None
-    class_weights: str | dict | None = None
-    sampling: str | None = None
-    focal_gamma: float | None = None
-    label_separator: str | None = None
-    label_order: list[str | int | float | bool] | None = None
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from peftkit.config import RunConfig, TaskConfig, UserError, kind_of
+from peftkit.config import RunConfig, TaskConfig, UserError, kind_of, label_columns
 from peftkit.config.checks.columns import missing_columns
 from peftkit.config.console import is_main_process, log
 from peftkit.config.files import stem_of
@@ -66,8 +66,8 @@ def inspect_data(config: RunConfig) -> Inspection:
         columns = read_columns(table)
         if not task.text:
             guess = guess_columns(columns, _known_label(task, table), task.dataset)
-            task = replace(task, text=guess.text, label=guess.label)
-        sections = [columns_section(columns, table, task.text, _label_columns(task), guess)]
+            task = replace(task, text=guess.text, label=task.label if isinstance(task.label, list) else guess.label)
+        sections = [columns_section(columns, table, task.text, label_columns(task), guess)]
     chosen, refusal = replace(config, task=task), None
     try:
         sections += _data_sections(chosen, load_task_dataset(task, config.data_root, config.source))
@@ -79,22 +79,16 @@ def inspect_data(config: RunConfig) -> Inspection:
     return Inspection(name, command, sections, _next_command(chosen, guess), refusal)
 
 
-def _label_columns(task: TaskConfig) -> list[str]:
-    """Return the columns of the labels; of several labels there may be one for each."""
-    return [] if task.label is None else [*task.label] if isinstance(task.label, list) else [task.label]
-
-
 def _known_label(task: TaskConfig, table: Dataset) -> str | None:
-    """Return the label's column, None where the data lacks the default one.
+    """Return the label's column, the first of several, None where the data lacks the default one.
 
     Raises:
         UserError: the data lacks another one.
     """
-    if task.label in table.column_names:
-        return task.label
-    if task.label != DEFAULT_LABEL and (
-        message := missing_columns(task, table.column_names, [str(task.label)], task.dataset)
-    ):
+    labels = label_columns(task)
+    if {*labels} <= {*table.column_names}:
+        return labels[0] if labels else None
+    if labels != [DEFAULT_LABEL] and (message := missing_columns(task, table.column_names, labels, task.dataset)):
         raise UserError(message)
     return None
 

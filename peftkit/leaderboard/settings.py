@@ -7,8 +7,8 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from peftkit.config import NON_RESULT_KEYS
-from peftkit.config.run import TaskConfig
 from peftkit.config.suggestions import RENAMED
+from peftkit.config.task import TaskConfig
 
 # minor versions of these may change the trained model; those of other packages are only noted
 RESULT_PACKAGES = ("peftkit", "transformers", "peft")

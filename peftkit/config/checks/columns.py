@@ -27,8 +27,9 @@ from peftkit.config.files import (
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import KINDS, kind_of, label_columns
 from peftkit.config.quoting import typed
-from peftkit.config.run import RunConfig, TaskConfig
+from peftkit.config.run import RunConfig
 from peftkit.config.suggestions import listed
+from peftkit.config.task import TaskConfig
 from peftkit.paths import dataset_path, is_file, is_folder
 
 FIRST_ROWS = 20_000  # of a .jsonl, whose rows may differ in their columns
