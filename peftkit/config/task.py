@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from peftkit.config.label_names import label_name
+
 
 @dataclass
 class TaskConfig:
@@ -49,3 +51,10 @@ class TaskConfig:
     focal_gamma: float | None = None
     label_separator: str | None = None
     label_order: list[str | int | float | bool] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.class_weights, dict):  # numbers and texts could not be sorted; true may be meant as yes
+            weights = self.class_weights.items()
+            self.class_weights = {
+                label if isinstance(label, bool) else label_name(label): weight for label, weight in weights
+            }
