@@ -63,6 +63,8 @@ task=sst2 task.focal_gamma=2 method=adalora
 task=sst2 task.focal_gamma=2 train.label_smoothing_factor=0.1
 task=sst2 task.sampling=balanced train.train_sampling_strategy=sequential
 task=stsb task.sampling=balanced
+task=sst2 task.label=[a,b]
+task=stsb task.label_order=[a]
 task.text=[]
 task.metrics=[]
 model=gpt2 model.pooling=mean

@@ -174,7 +174,7 @@ def _teacher_errors(run: RunConfig) -> Iterator[str]:
             refusal(
                 "distill.teacher is for classification and regression with a head, and for generated text",
                 "~distill.teacher",
-                "model=minilm",
+                *(["model=minilm"] if kind_of(run.task).sequence_label else []),
             ),
         ),
     )
