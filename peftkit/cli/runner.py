@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 import traceback
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from peftkit.config import RunConfig
+    from peftkit.jobs.plan import Plan
 
 
 class SweepRunner:
@@ -43,6 +45,7 @@ class SweepRunner:
         self.out, self.number_of_runs = "outputs", 1
         self.started = 0  # runs, in this process
         self.seconds: list[float] = []  # of each run that ended
+        self.plans: list[tuple[RunConfig, Plan]] = []  # of job=plan
 
     def run(self, cfg: DictConfig) -> float:
         """Run one job and return its score for a sweeper that optimizes it; a failed one does not stop the others."""
@@ -61,7 +64,11 @@ class SweepRunner:
                 _import_job(config.job)
                 self._announce(config)
                 started = time.monotonic()
-                found = api.run_job(config, self.record_folder)
+                found = None
+                if config.job == "plan":
+                    self._plan(config)
+                else:
+                    found = api.run_job(config, self.record_folder)
                 self.seconds.append(time.monotonic() - started)
             from peftkit.jobs.leaderboard import selection_score
 
@@ -94,6 +101,19 @@ class SweepRunner:
         words += [f"about {duration(left)} left"] if left else []
         log(f"[{self.started}/{self.number_of_runs}] {' · '.join(words)}")
 
+    def _plan(self, config: RunConfig) -> None:
+        """Plan a run; runs that differ in the seed only are planned once."""
+        from peftkit import api
+        from peftkit.jobs.plan import of_other_seed
+        from peftkit.jobs.plan_table import show_plans
+
+        same = (replace(config, seed=other.seed, overrides=other.overrides) == other for other, _ in self.plans)
+        known = next((plan for (_, plan), is_same in zip(self.plans, same, strict=True) if is_same), None)
+        plan = api.run_job(config) if known is None else of_other_seed(known, config.seed)
+        self.plans.append((config, plan))
+        if self.status_folder is not None:  # a launcher's process does not know the others
+            show_plans([plan])
+
     def record_folder(self, folder: Path) -> None:
         """Record the folder of a run that starts, so that a failed run is shown too."""
         self.folders.append(folder)
@@ -115,6 +135,10 @@ class SweepRunner:
                 self.folders.append(Path(status.folder))
             else:
                 self.fail(status.exit_code, status.message)
+        if self.plans:
+            from peftkit.jobs.plan_table import show_plans
+
+            show_plans([plan for _, plan in self.plans])
         if len(self.folders) > 1 or (self.folders and not self.exit_code):  # the failure of a single run is printed
             from peftkit.jobs.leaderboard import show_runs
 

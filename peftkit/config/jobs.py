@@ -53,9 +53,9 @@ _JOBS = (
     ),
     Job(
         "plan",
-        "show the trainable parameters, steps and memory of a run, without training",
-        "peftkit.jobs.plan:plan",
-        keys=("claim", "vocab", "generate"),
+        "show the trainable parameters, steps, memory and duration of runs, without training them",
+        "peftkit.jobs.plan:make_plan",
+        keys=("claim", "vocab", "generate", "plan"),
         trains=True,
     ),
     Job(

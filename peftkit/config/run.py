@@ -95,6 +95,12 @@ class Predict:
 
 
 @dataclass
+class Planning:
+    memory_gb: float | None = None
+    measure: bool = False
+
+
+@dataclass
 class Distill:
     teacher: str | None
     temperature: float
@@ -159,6 +165,7 @@ class RunConfig:
     calibration: Calibration
     search: Search
     distill: Distill
+    plan: Planning
     extend: Extend
     embed: Embed
     predict: Predict
@@ -230,20 +237,20 @@ def is_prompted(run: RunConfig) -> bool:
 SECTIONS: dict[str, type] = {
     "model": ModelConfig, "method": MethodConfig, "task": TaskConfig, "early_stopping": EarlyStopping,
     "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "generate": Generate,
-    "distill": Distill, "predict": Predict, "filter": Filter,
+    "distill": Distill, "predict": Predict, "filter": Filter, "plan": Planning,
 }  # fmt: skip
 
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
 
 ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier run folders lack
-    **dict.fromkeys(("collator", "allow_code", "delete")), "calibration": {"holdout": None},
+    **dict.fromkeys(("collator", "allow_code", "delete")), "calibration": {"holdout": None}, "plan": {},
     "filter": {each.name: None for each in dataclasses.fields(Filter)},
     "predict": {"abstain": None, "target_accuracy": None},
 }  # fmt: skip
 
 # keys that do not change a result, so they are not part of its id or of its entry on a board
 NON_RESULT_KEYS = {
-    "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "predict",
+    "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "predict", "plan",
     "generate", "input", "output", "allow_code", "filter", "delete", "source", "data_root", "method.paper",
     "method.traits",
     *(f"method.traits.{each.name}" for each in dataclasses.fields(Traits)),

@@ -1,34 +1,46 @@
-"""The plan of a run: its trainable parameters, steps and memory, without training."""
+"""The plan of runs: their trainable parameters, steps, memory and duration, without training them."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 
 from peftkit import training
 from peftkit.config import RunConfig
-from peftkit.config.console import is_main_process
+from peftkit.config.progress import duration, stage
 from peftkit.data.batches import LengthGroupedSampler, padding_waste
 from peftkit.data.datasets import load_task_dataset
+from peftkit.data.formats import Encoded
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS
 from peftkit.methods import Parameters, count_parameters
 from peftkit.pipeline.artifacts import find_model
 from peftkit.pipeline.build import build, optimizer_steps, split_holdout, text_length
-from peftkit.pipeline.memory import Memory, predict_memory
+from peftkit.pipeline.duration import Duration, estimate_duration, estimate_training
+from peftkit.pipeline.memory import Memory, TrainingStep, predict_memory, whole_memory
 from peftkit.pipeline.sources import warn_substitutions
 from peftkit.pipeline.train import custom_loss, make_trainer
+
+# overrides that a table shows in columns of their own, or that change nothing of the plan
+COLUMNS = ("recipe", "model", "method", "task", "seed", "job", "out", "source", "data_root", "claim", "-cd")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Trainable parameters, data, steps and memory of a run."""
+    """Trainable parameters, data, steps, memory and duration of a run."""
 
     run: str  # method, model, task, data and seed
+    names: dict[str, str]  # of task, model and method
+    settings: str  # the other overrides
+    seed: int
     parameters: Parameters
     examples: int  # to train on
     dropped: int
     truncated: int  # examples longer than max_length
     max_length: int  # tokens
     steps: int
+    trials: int  # of a search, each with as many steps
     batch_size: int
     accumulation: int  # batches per optimizer step
     epochs: float
@@ -36,71 +48,117 @@ class Plan:
     padding_waste: float  # share of padding in all computed tokens
     learning_rate: float
     bf16: bool
-    memory: Memory  # bytes for the longest batch, without the Python process
+    memory: Memory  # for the longest batch
+    imported: int  # bytes of the Python process after the imports; 0 with a GPU
+    available: float  # bytes that a run may take
+    duration: Duration | None  # None unless measured
+
+    @property
+    def fits(self) -> bool:
+        """Return whether the run, with the process on a CPU, takes no more memory than is available."""
+        return self.memory.total + self.imported <= self.available
 
     def lines(self) -> dict[str, str]:
         """Return the plan as text, by headings."""
         parameters, memory = self.parameters, self.memory
-        return {
+        process = f", process {_mb(memory.process)}" if memory.process else ""
+        lines = {
             "run": self.run,
             "trained weights": f"{parameters.trainable:,} of {parameters.total:,} "
             f"({parameters.trainable / parameters.total:.2%}), {parameters.head:,} of them in the head",
             "examples": f"{self.examples:,} to train, {self.dropped} dropped",
-            "steps": f"{self.steps:,.0f} of {self.batch_size} examples x {self.accumulation}",
+            "steps": f"{self.steps:,.0f} of {self.batch_size} examples x {self.accumulation}"
+            + (f", and as many in each of {self.trials} trials" if self.trials else ""),
             "tokens": f"{self.tokens:,.0f} over {self.epochs:g} epochs",
             "truncated": f"{self.truncated} of {self.examples} examples, at {self.max_length} tokens",
             "padding": f"{self.padding_waste:.1%} of all computed tokens",
             "learning rate": f"{self.learning_rate:g}, {'bf16' if self.bf16 else 'fp32'}",
-            "memory": f"{_mb(memory.total)} predicted for the longest batch: weights {_mb(memory.weights)}, "
-            f"AdamW {_mb(memory.optimizer)}, activations, gradients and loss {_mb(memory.step)}; "
-            "the Python process needs more",
+            "memory": f"{_mb(memory.total)} at the peak: weights {_mb(memory.weights)}, optimizer "
+            f"{_mb(memory.optimizer)}, step {_mb(memory.step)}{process}"
+            + ("" if memory.is_measured else "; extrapolated from one example, since the batch does not fit here"),
+            f"fits {self.available / 1e9:.4g} GB": ("yes" if self.fits else "no")
+            + (f", with {_mb(self.imported)} of imported libraries" if self.imported else ""),
         }
-
-
-def plan(config: RunConfig) -> None:
-    """Print trainable parameters, steps and memory of a run."""
-    lines = make_plan(config).lines()
-    for name, text in lines.items() if is_main_process() else ():
-        print(f"{name:>16}  {text}")
+        if (time := self.duration) is not None:
+            parts = f"loading {duration(time.loading)}, training {duration(time.training)}, "
+            parts += f"evaluation {duration(time.evaluation)}"
+            parts += f", trials {duration(time.trials)}" if time.trials else ""
+            lines["duration"] = f"about {duration(time.total)}: {parts}"
+        return lines
 
 
 def make_plan(config: RunConfig) -> Plan:
-    """Load data and model, and count parameters, steps, tokens, truncation, padding and memory without training."""
+    """Load data and model, and run a few steps on them; nothing is written."""
+    started, used = time.perf_counter(), training.used_memory()
     source = find_model(config.model, config.source)
     dataset = load_task_dataset(config.task, config.data_root, config.source, calibration=config.calibration.holdout)
     warn_substitutions(source, dataset.source)
-    examples = dataset.splits[config.task.splits["train"]]
+    examples, holdout = dataset.splits[config.task.splits["train"]], None
     if config.early_stopping.patience is not None:
-        examples, _ = split_holdout(dataset, config.task, config.early_stopping.holdout)
+        examples, holdout = split_holdout(dataset, config.task, config.early_stopping.holdout)
     bundle, encoded = build(config, source, dataset.label_names, examples)
     arguments = training.training_arguments(config.train, config.seed)
-    batch_size = arguments.train_batch_size
-    sampler = LengthGroupedSampler(encoded.lengths, batch_size, config.seed)
-    longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[:batch_size]
-    batch = [encoded.inputs[int(index)] for index in longest]
-    if config.task.kind == "preferences":  # only the run itself computes the scores of a reference, or of a teacher
-        batch = [example | dict.fromkeys(REFERENCE_COLUMNS, 0.0) for example in batch]
+    inputs, parameters = _training_inputs(config, encoded), count_parameters(bundle.model)
+    steps = optimizer_steps(arguments, len(encoded.lengths)) if parameters.trainable else 0
     loss = custom_loss(config, bundle, encoded) if config.distill.teacher is None else None
-    trainer = make_trainer(config, bundle, arguments, encoded.inputs, loss=loss)
-    parameters = count_parameters(bundle.model)
+    step = TrainingStep(make_trainer(config, bundle, arguments, inputs, loss=loss))
+    loading = time.perf_counter() - started
+    longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[: arguments.train_batch_size]
+    with stage("measuring the memory"):
+        memory = predict_memory(step, [inputs[int(index)] for index in longest], used)
+    trials = len(config.search.lr_multipliers or ()) if parameters.trainable else 0
+    estimate = None
+    if config.plan.measure and memory.is_measured:
+        with stage("measuring the duration"):
+            trained = estimate_training(step, inputs, encoded.lengths, steps)
+            estimate = estimate_duration(config, bundle, dataset, len(holdout or ()), loading, trained)
+            estimate = replace(estimate, trials=trials * estimate.trials)
+    order = LengthGroupedSampler(encoded.lengths, arguments.train_batch_size, config.seed).order(0)
     epochs = arguments.num_train_epochs if parameters.trainable else 0
     return Plan(
         run=f"{config.method.name} of {source.name} on {config.task.name} ({dataset.source.name}), seed {config.seed}",
+        names={"task": config.task.name, "model": config.model.name, "method": config.method.name},
+        settings=_settings(config),
+        seed=config.seed,
         parameters=parameters,
         examples=len(examples),
         dropped=sum(dataset.dropped.values()),
         truncated=encoded.truncated,
         max_length=min(config.task.max_length, text_length(bundle.format)),
-        steps=optimizer_steps(arguments, len(encoded.lengths)) if parameters.trainable else 0,
-        batch_size=batch_size,
+        steps=steps,
+        trials=trials,
+        batch_size=arguments.train_batch_size,
         accumulation=arguments.gradient_accumulation_steps,
         epochs=epochs,
         tokens=encoded.tokens * epochs,
-        padding_waste=padding_waste(encoded.lengths, sampler.order(0), batch_size),
+        padding_waste=padding_waste(encoded.lengths, order, arguments.train_batch_size),
         learning_rate=arguments.learning_rate,
         bf16=arguments.bf16,
-        memory=predict_memory(trainer, trainer.data_collator(batch)),
+        memory=memory,
+        imported=0 if torch.cuda.is_available() else used or 0,
+        available=config.plan.memory_gb * 1e9 if config.plan.memory_gb else whole_memory(),
+        duration=estimate,
     )
+
+
+def of_other_seed(plan: Plan, seed: int) -> Plan:
+    """Return the plan of the same run with another seed, which shares the trials of a search."""
+    run = f"{plan.run.removesuffix(f'seed {plan.seed}')}seed {seed}"
+    duration = None if plan.duration is None else replace(plan.duration, trials=0.0)
+    return replace(plan, run=run, seed=seed, trials=0, duration=duration)
+
+
+def _settings(config: RunConfig) -> str:
+    """Return the overrides besides those that have columns of their own, or that change nothing of the plan."""
+    return " ".join(each for each in config.overrides if each.lstrip("+").partition("=")[0] not in COLUMNS)
+
+
+def _training_inputs(config: RunConfig, encoded: Encoded) -> Any:
+    """Return the inputs of training; the scores of a reference, which only a run computes, are 0."""
+    inputs: Any = encoded.inputs
+    for column in REFERENCE_COLUMNS if config.task.kind == "preferences" else ():
+        inputs = inputs.add_column(column, [0.0] * len(inputs))
+    return inputs
 
 
 def _mb(size: int) -> str:

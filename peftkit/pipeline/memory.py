@@ -1,47 +1,153 @@
-"""Prediction of the memory that training needs."""
+"""Prediction of the memory that training needs, from a step of the trainer on its largest batch."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from peftkit import training
 from peftkit.compat.memory import AllocatedMemory
 from peftkit.training import ScoringTrainer
 
-ADAM_STATES = 2  # moments per trained weight
+LIBRARIES = 60_000_000  # bytes of what libraries import and build during the first run of a process, on a CPU
+SPARE = 0.9  # share of the free memory that a step may take
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Predicted bytes while training; `step` is measured on one batch, the rest is counted."""
+    """Predicted bytes while training: of the GPU, without one of the process beyond its memory after the imports."""
 
     weights: int
     optimizer: int
-    step: int  # activations, gradients and the loss at their common peak
+    step: int  # activations, gradients, loss, and the buffers of kernels, at their common peak
+    process: int = 0  # tokenizer, data and libraries; 0 on a GPU
+    is_measured: bool = True  # False: a whole batch does not fit here, so `step` is extrapolated from one example
 
     @property
     def total(self) -> int:
-        return self.weights + self.optimizer + self.step
+        return self.weights + self.optimizer + self.step + self.process
 
 
-def predict_memory(trainer: ScoringTrainer, batch: Mapping[str, Any]) -> Memory:
-    """Count weights and AdamW's states, and measure the forward and backward pass of a batch by the trainer's own loss.
+class TrainingStep:
+    """A step of a trainer with its own loss and optimizer; a model without trained weights is only scored.
 
-    With gradient accumulation, the gradients of earlier batches exist during the pass. A model without trained weights
-    is only scored.
+    The first step creates the optimizer's states. With gradient accumulation, the gradients of an earlier batch exist
+    during the pass. The trainer's model is changed.
     """
-    model = trainer.model
-    weights = list(model.parameters())
-    gradients = sum(weight.nbytes for weight in weights if weight.requires_grad)
-    inputs = trainer.prepare_inputs(dict(batch))
-    prepared = trainer.accelerator.prepare_model(model)
-    with AllocatedMemory([*weights, *model.buffers()]) as allocated:
-        if gradients:
-            trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps  # as train() does
-            trainer.training_step(prepared, inputs)
-        else:
+
+    def __init__(self, trainer: ScoringTrainer) -> None:
+        self.trainer, self.model = trainer, trainer.model
+        self.is_trained = any(weight.requires_grad for weight in self.model.parameters())
+        self.prepared = trainer.accelerator.prepare_model(self.model)
+        self.batches = min(trainer.args.gradient_accumulation_steps, 2)  # of a step; more take no more memory
+        trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps  # as train() does
+        if self.is_trained:
+            trainer.create_optimizer()
+
+    @property
+    def weights(self) -> int:
+        return sum(each.nbytes for each in (*self.model.parameters(), *self.model.buffers()))
+
+    @property
+    def gradients(self) -> int:
+        return sum(weight.nbytes for weight in self.model.parameters() if weight.requires_grad)
+
+    def state_tensors(self) -> list[torch.Tensor]:
+        """Return the optimizer's states."""
+        found = self.trainer.optimizer.state.values() if self.is_trained else ()  # type: ignore[union-attr]
+        return [each for states in found for each in states.values() if isinstance(each, torch.Tensor)]
+
+    def collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return a batch on the trainer's device."""
+        return self.trainer.prepare_inputs(self.trainer.data_collator([dict(each) for each in examples]))
+
+    def run(self, batch: dict[str, Any]) -> None:
+        """Train on a batch, or score it."""
+        if not self.is_trained:
             with torch.no_grad():
-                trainer.reader(prepared.eval(), inputs)
-    step = max(allocated.peak + (gradients if trainer.args.gradient_accumulation_steps > 1 else 0), gradients)
-    return Memory(sum(weight.nbytes for weight in weights), ADAM_STATES * gradients, step)
+                self.trainer.reader(self.prepared.eval(), batch)
+            return
+        for _ in range(self.batches):
+            self.pass_through(batch)
+        self.update()
+
+    def pass_through(self, batch: dict[str, Any]) -> None:
+        """Compute the loss and the gradients of a batch."""
+        self.trainer.training_step(self.prepared, dict(batch))
+
+    def update(self) -> None:
+        """Update the weights, and delete the gradients."""
+        assert self.trainer.optimizer is not None
+        self.trainer.optimizer.step()
+        self.model.zero_grad()
+
+
+def predict_memory(step: TrainingStep, examples: Sequence[dict[str, Any]], before: int | None) -> Memory:
+    """Train on one example, then measure the peak of a step on all of them, as training measures its own peak.
+
+    Weights and the optimizer's states are counted.
+
+    Args:
+        examples: the largest batch.
+        before: the bytes in use before data and model were loaded; None where the system does not provide them, and the
+            tensors that PyTorch's operations allocate are counted.
+    """
+    one, batch = step.collate(examples[:1]), step.collate(examples)
+    step.run(one)
+    states = step.state_tensors()
+    weights, optimizer, gradients = step.weights, sum(each.nbytes for each in states), step.gradients
+    if before is None:
+        with AllocatedMemory([*step.model.parameters(), *step.model.buffers(), *states]) as allocated:
+            step.run(batch)
+        return Memory(weights, optimizer, max(allocated.peak, gradients))
+    process = 0
+    small = _peak_of(step, one)
+    if not torch.cuda.is_available():
+        process = max((training.used_memory() or 0) - before - weights - optimizer, LIBRARIES)
+    extrapolated = len(examples) * max(small - gradients, 0) + gradients
+    if extrapolated > SPARE * free_memory():
+        return Memory(weights, optimizer, extrapolated, process, is_measured=False)
+    return Memory(weights, optimizer, max(_peak_of(step, batch), gradients), process)
+
+
+def _peak_of(step: TrainingStep, batch: dict[str, Any]) -> int:
+    """Return the bytes that a step takes at its peak beyond those in use before."""
+    with training.peak_memory() as peak:
+        before = peak() or 0
+        step.run(batch)
+        return (peak() or 0) - before
+
+
+def free_memory() -> float:
+    """Return the free bytes of the GPU or, without one, of the machine; infinity where the system hides them."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[0])
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        free = int(next(line.split()[1] for line in lines if line.startswith("MemAvailable"))) * 1024
+        limit, used = _limit_of_container()
+        return min(free, limit - used)
+    return float("inf")
+
+
+def whole_memory() -> float:
+    """Return the bytes of the GPU or, without one, of the machine; infinity where the system hides them."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[1])
+    with suppress(OSError, ValueError, AttributeError):  # not POSIX
+        return min(float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), _limit_of_container()[0])
+    return float("inf")
+
+
+def _limit_of_container() -> tuple[float, float]:
+    """Return the bytes that the container may use, and those in use; infinity and 0 where there is no limit."""
+    with suppress(OSError, ValueError):  # "max"
+        limit, used = (
+            int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current")
+        )
+        return limit, used
+    return float("inf"), 0.0

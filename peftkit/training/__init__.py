@@ -7,7 +7,9 @@ from peftkit.training.loop import (
     fit,
     generate_greedily,
     mixed_batch_logits,
+    peak_memory,
     predict_scores,
+    used_memory,
 )
 from peftkit.training.losses import (
     TEACHER_COLUMN,
@@ -36,6 +38,7 @@ __all__ = [
     "fit",
     "generate_greedily",
     "mixed_batch_logits",
+    "peak_memory",
     "precision_of",
     "predict_scores",
     "reset_preparation",
@@ -44,4 +47,5 @@ __all__ = [
     "sft_trainer",
     "own_trackers",
     "training_arguments",
+    "used_memory",
 ]

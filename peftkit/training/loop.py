@@ -110,6 +110,12 @@ def _resident_peak() -> int:
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
 
 
+def used_memory() -> int | None:
+    """Return the bytes in use now: allocated on the GPU, resident on the CPU (Linux; else None)."""
+    with peak_memory() as peak:
+        return peak()
+
+
 def predict_scores(trainer: Trainer, examples: Dataset, lengths: Sequence[int] | np.ndarray) -> ModelScores:
     """Score examples, sorted by length so that batches have little padding; the result is in the given order.
 

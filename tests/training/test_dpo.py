@@ -241,9 +241,10 @@ def test_a_run_is_evaluated_again_answers_and_merges(
     torch.testing.assert_close(merged(**batch).logits, ours(**batch).logits, atol=1e-5, rtol=1e-5)
 
 
-def test_a_plan_counts_without_a_step(pairs: Overrides, capsys: pytest.CaptureFixture[str]) -> None:
-    commands.run(pairs("job=plan"))
-    assert "memory" in capsys.readouterr().out
+def test_a_plan_measures_memory_and_time_without_a_reference(pairs: Overrides) -> None:
+    plan = commands.run(pairs("job=plan", "plan.measure=true"))
+    assert plan.memory.total > plan.memory.weights > 0 and plan.duration is not None
+    assert plan.duration.total > plan.duration.training > 0
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ RANGES = (  # of values of the right type; null has no range
         "train.eval_accumulation_steps train.adam_epsilon train.ddp_timeout train.dataloader_prefetch_factor "
         "train.save_total_limit train.torch_empty_cache_steps "
         "method.config.r method.config.init_r method.config.target_r method.config.num_virtual_tokens "
-        "method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size",
+        "plan.memory_gb method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size",
         _positive,
         "a number above 0",
     )
