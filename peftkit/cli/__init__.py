@@ -58,6 +58,7 @@ def _run_command(arguments: list[str]) -> int:
             print(help_text(command.overrides, command.extra))
             return 0
         runner = SweepRunner(["-cd", str(command.extra)] if command.extra else [])
+        runner.command = list(arguments)
         with open_composer(command.extra) as composer:
             if messages := command_errors(command.overrides, composer, command.extra, command.multirun):
                 return _print_errors(messages)

@@ -31,6 +31,7 @@ UPSTREAM_SECTIONS = (
     "collator.",
     "method.config.",
     "method.quantization.",
+    "search.config.",
     "task.splits.",
     "generate.request.",
     "generate.quantization.",

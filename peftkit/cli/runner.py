@@ -38,6 +38,7 @@ class SweepRunner:
 
     def __init__(self, flags: list[str]) -> None:
         self.flags = flags  # -cd DIR, without which the overrides are not complete
+        self.command: list[str] = []  # as typed
         self.folders: list[Path] = []
         self.exit_code = 0
         self.status_folder: Path | None = None
@@ -148,8 +149,19 @@ class SweepRunner:
 
                 show_report(self.folders[0])
             if not self.exit_code:
-                log(f"next: python -m peftkit {shlex.join(self._next_overrides())}")
+                log(f"next: python -m peftkit {shlex.join(self._extended_search() or self._next_overrides())}")
         return self.exit_code
+
+    def _extended_search(self) -> list[str]:
+        """Return the command with the grids of a search extended, where the best value of a run is at an end of one."""
+        files = (folder / "result.json" for folder in self.folders)
+        results = [read_json(file, "") for file in files if file.is_file()]
+        grids: dict[str, set] = {}
+        for result in results:
+            for key, values in ((result.get("search") or {}).get("extended") or {}).items():
+                grids.setdefault(key, set()).update(values)
+        kept = [each for each in self.command if each.lstrip("+").partition("=")[0] not in grids]
+        return [*kept, *(f"{key}={as_override(sorted(values))}" for key, values in grids.items())] if grids else []
 
     def _next_overrides(self) -> list[str]:
         """Return the command that most users type after this one."""

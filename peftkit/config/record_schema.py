@@ -23,7 +23,7 @@ RECORD = {
             "task": {"name": str, "suite": str, "kind?": str},
             "model": {"name?": str, "family?": str},
             "method": {"name": str},
-            "search?": {"lr_multipliers?": [float]},
+            "search?": {"lr_multipliers?": [float], "learning_rates?": [float], "config?": dict},
             "distill?": dict,
         },
         "overrides?": [str],
@@ -41,7 +41,7 @@ RECORD = {
     "calibration?": {"temperature": float, "examples": int},
     "cross_validation?": {"folds": [{"scores": {...: float}}]},
     "search?": {
-        "trials?": [{"learning_rate": float}],
+        "trials?": [{"learning_rate": float, "config?": dict}],
         "curve?": [{"epoch": float, "score": float}],
     },
     "language?": {

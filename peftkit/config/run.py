@@ -34,6 +34,7 @@ class MethodConfig:
     quantization: dict | None
     refuses: dict
     paper: str | None = None
+    loraplus_lr_ratio: float | None = None
     traits: Traits = field(default_factory=dict)  # type: ignore[assignment]  # completed below
 
     def __post_init__(self) -> None:
@@ -54,8 +55,16 @@ class Calibration:
 
 @dataclass
 class Search:
+    """What the trials of a search try, in every combination: learning rates, and values of method.config."""
+
     lr_multipliers: list[float] | None
     samples: int
+    learning_rates: list[float] | None = None
+    config: dict | None = None
+
+    @property
+    def is_set(self) -> bool:
+        return self.lr_multipliers is not None or self.learning_rates is not None or bool(self.config)
 
 
 @dataclass

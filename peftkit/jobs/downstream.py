@@ -78,7 +78,7 @@ def _record(folder: Path, name: str, config: RunConfig, before: Path, after: Pat
     """Add both scores to the result of the language modeling run, which several seeds may update at the same time."""
     first, second = RunResult(before).record, RunResult(after).record
     scores = {"before": task_score(first["scores"]), "after": task_score(second["scores"])}
-    rate = "searched separately" if config.search.lr_multipliers else f"{float(config.train['learning_rate']):g}"
+    rate = "searched separately" if config.search.is_set else f"{float(config.train['learning_rate']):g}"
     entry = {
         "task": config.task.name,
         "method": config.method.name,

@@ -1,6 +1,6 @@
 """Fine-tuning: one model, method and task, trained, scored, verified and recorded in a run folder.
 
-Where a learning rate is searched, every method gets the same number of trials.
+Where settings are searched, every method gets the same number of trials.
 """
 
 import os
@@ -14,8 +14,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from peftkit.config import RunConfig, UserError, error_summary, is_prompted
+from peftkit.config import RunConfig, Search, UserError, error_summary, is_prompted
 from peftkit.config.console import is_main_process, log
+from peftkit.config.quoting import as_override
+from peftkit.config.search_space import Candidate, candidates, extended_grids, lacking_keys, with_candidate
 from peftkit.config.secrets import without_secrets
 from peftkit.data.datasets import FOLD_SPLIT, SEARCH_SPLIT, load_task_dataset
 from peftkit.jobs.cross_validation import cross_validate
@@ -73,7 +75,7 @@ def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, 
                 cross_validate(context, _train_fold)
                 _finish(context, None)
             else:
-                _choose_learning_rate(context)
+                _choose_settings(context)
                 _run_stages(context)
         except BaseException as error:
             _record_failure(context, error)
@@ -126,13 +128,12 @@ def _new_context(config: RunConfig) -> RunContext:
     return RunContext(config, source, dataset, run_folder.run_folder(config, sources, setup), result)
 
 
-def _choose_learning_rate(context: RunContext) -> None:
-    """Choose the learning rate by trials if a search is set; trials are scored on examples held out from training."""
+def _choose_settings(context: RunContext) -> None:
+    """Choose settings by trials if a search is set; trials are scored on examples held out from training."""
     config, result = context.config, context.result
-    if config.search.lr_multipliers is not None:
-        result["search"] = _search(config)
-        rate = result["search"]["chosen"] or config.train["learning_rate"]  # a method without weights has no trials
-        config = replace(config, train={**config.train, "learning_rate": rate})
+    if config.search.is_set:
+        result["search"], best = _search(config)
+        config = config if best is None else with_candidate(config, best)
         result["run"]["config"] = config.to_dict()
     if config.trial or config.task.fold is not None:
         splits = {**config.task.splits, "validation": [SEARCH_SPLIT if config.trial else FOLD_SPLIT]}
@@ -140,61 +141,74 @@ def _choose_learning_rate(context: RunContext) -> None:
     context.config = config
 
 
-def _search(config: RunConfig) -> dict[str, Any]:
-    """Try each learning rate, scored on examples held out from the training split; return trials and best rate.
+def _search(config: RunConfig) -> tuple[dict[str, Any], Candidate | None]:
+    """Try each candidate, scored on examples held out from the training split; return trials and the best candidate.
 
     A trial that another seed or process finished is not run again. A failed trial does not stop the search, and the
-    next seed repeats it. A method without trained weights has no trials.
+    next seed repeats it. A method without trained weights has no trials, and no best candidate.
 
     Returns:
-        trials (learning_rate, score, status), chosen (the best rate), its curve (epoch, seconds, score), the number of
-        examples that scored them, seed, seconds of all trials.
+        trials (learning_rate, config, score, status), chosen (the best rate) and chosen_config, its curve (epoch,
+        seconds, score), the number of examples that scored them, seed, seconds of all trials; lacking (keys of the grid
+        that the method does not have), and extended (grids with one more value, where the best one is at an end).
 
     Raises:
         RuntimeError: every trial failed.
     """
-    own = float(config.train["learning_rate"])
-    trials = [] if is_prompted(config) else [_run_trial(trial_config(config, rate)) for rate in rates(config)]
-    finished = [trial for trial in trials if trial["score"] is not None]
+    own, lacking = float(config.train["learning_rate"]), lacking_keys(config)
+    grid = [] if is_prompted(config) else candidates(config)
+    if lacking and grid:
+        log(f"   {config.method.name} has no {', '.join(lacking)}: it tries {len(grid)} learning rates instead")
+    trials = [(each, _run_trial(trial_config(config, each), each)) for each in grid]
+    finished = [(each, trial) for each, trial in trials if trial["score"] is not None]
     if trials and not finished:
-        raise RuntimeError(f"every trial failed, so no learning rate can be chosen: {trials[0]['status']}")
+        raise RuntimeError(f"every trial failed, so that nothing can be chosen: {trials[0][1]['status']}")
     # ties: the rate nearest to the method's own
-    best: Any = max(finished, key=lambda t: (t["score"], -abs(t["learning_rate"] - own)), default={})
-    found = f"best of {len(trials)} learning rates for {config.method.name} on {config.task.name}"
-    log(f"   {found}: {best['learning_rate']:g}" if best else f"   {config.method.name} trains nothing: no trials")
+    best, outcome = max(
+        finished, key=lambda pair: (pair[1]["score"], -abs(pair[0].learning_rate - own)), default=(None, {})
+    )
+    where = f"{len(trials)} trials of {config.method.name} on {config.task.name}"
+    log(f"   best of {where}: {best}" if best else f"   {config.method.name} trains nothing: no trials")
+    extended = {} if best is None else extended_grids(config, best)
+    for key, values in extended.items():
+        log(
+            f"!! {config.task.name}, {config.method.name}: the best of {key} is at the end of its grid; "
+            f"try {key}={as_override(values)} for every method"
+        )
+    names = ("learning_rate", "config", "score", "status")
     return {
-        "trials": [{name: trial[name] for name in ("learning_rate", "score", "status")} for trial in trials],
-        "chosen": best.get("learning_rate"),
-        "curve": best.get("curve"),
+        "trials": [{name: trial[name] for name in names if name in trial} for _, trial in trials],
+        "chosen": None if best is None else best.learning_rate,
+        **({"chosen_config": dict(best.config)} if best is not None and best.config else {}),
+        "curve": outcome.get("curve"),
         "rows": config.search.samples,
         "seed": TRIAL_SEED,
-        "seconds": sum(trial["seconds"] for trial in trials),
-    }
+        "seconds": sum(trial["seconds"] for _, trial in trials),
+        **({"lacking": lacking} if lacking else {}),
+        **({"extended": extended} if extended else {}),
+    }, best
 
 
-def rates(config: RunConfig) -> list[float]:
-    """Return the learning rates to try, rounded to three digits."""
-    own = float(config.train["learning_rate"])
-    return [float(f"{own * multiplier:.3g}") for multiplier in config.search.lr_multipliers or []]
-
-
-def trial_config(config: RunConfig, rate: float) -> RunConfig:
-    """Return the config that tries one learning rate."""
-    changes = ("trial=true", f"seed={TRIAL_SEED}", "search.lr_multipliers=null", f"train.learning_rate={rate}")
+def trial_config(config: RunConfig, candidate: Candidate) -> RunConfig:
+    """Return the config that tries one candidate."""
+    given = [name for name in ("lr_multipliers", "learning_rates", "config") if getattr(config.search, name)]
+    changes = ["trial=true", f"seed={TRIAL_SEED}", *(f"search.{name}=null" for name in given)]
+    changes += [f"train.learning_rate={candidate.learning_rate}"]
+    changes += [f"method.config.{name}={as_override(value)}" for name, value in candidate.config.items()]
     return replace(
-        config,
+        with_candidate(config, candidate),
         trial=True,
         seed=TRIAL_SEED,
         force=False,
-        search=replace(config.search, lr_multipliers=None),
-        train={**config.train, "learning_rate": rate},
+        search=Search(lr_multipliers=None, samples=config.search.samples),
         overrides=(*config.overrides, *changes),
     )
 
 
-def _run_trial(config: RunConfig) -> dict[str, Any]:
-    """Return the learning rate of a trial, its score (None if it failed), status, seconds, and score by epoch."""
-    trial = {"learning_rate": config.train["learning_rate"], "score": None, "seconds": 0.0}
+def _run_trial(config: RunConfig, candidate: Candidate) -> dict[str, Any]:
+    """Return the settings of a trial, its score (None if it failed), status, seconds, and score by epoch."""
+    trial: dict[str, Any] = {"learning_rate": candidate.learning_rate, "score": None, "seconds": 0.0}
+    trial |= {"config": dict(candidate.config)} if candidate.config else {}
     with run_lock(config):
         try:
             result = RunResult(finetune(config, is_nested=True)).record
@@ -202,7 +216,7 @@ def _run_trial(config: RunConfig) -> dict[str, Any]:
             raise
         except Exception as error:
             status = f"failed: {error_summary(error)}"
-            log(f"   trial with learning rate {trial['learning_rate']:g} {status}")
+            log(f"   trial with {candidate} {status}")
             return {**trial, "status": status}
     seconds = result["costs"]["train_seconds"] + result["costs"]["eval_seconds"]
     scored = {"score": task_score(result["scores"]), "seconds": seconds, "curve": result.get("curve")}

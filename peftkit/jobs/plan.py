@@ -10,6 +10,7 @@ import torch
 from peftkit import training
 from peftkit.config import RunConfig
 from peftkit.config.progress import duration, stage
+from peftkit.config.search_space import candidates
 from peftkit.data.batches import LengthGroupedSampler, padding_waste
 from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats import Encoded
@@ -106,7 +107,7 @@ def make_plan(config: RunConfig) -> Plan:
     longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[: arguments.train_batch_size]
     with stage("measuring the memory"):
         memory = predict_memory(step, [inputs[int(index)] for index in longest], used)
-    trials = len(config.search.lr_multipliers or ()) if parameters.trainable else 0
+    trials = len(candidates(config)) if parameters.trainable else 0
     estimate = None
     if config.plan.measure and memory.is_measured:
         with stage("measuring the duration"):

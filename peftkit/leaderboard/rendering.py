@@ -42,7 +42,7 @@ def entry_cells(ranked: Ranked, marks: dict[str, str], metrics: Mapping[str, str
         "Δ vs. full": "ref" if entry.is_reference else delta,
         "seeds": seeds_text(entry),
         "folds": fold_text(entry),
-        "learning-rate trials": "" if entry.is_baseline else str(entry.trials),
+        "trials": "" if entry.is_baseline else str(entry.trials),
         **{cost.heading: _cost_cell(entry, name, cost, marks) for name, cost in COSTS.items() if cost.heading},
     }
 
@@ -131,6 +131,7 @@ def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
         (len({entry.model for entry in entries}) == 1, f"Model: {entries[0].model}."),
         (counts, f"Training examples: {train}. {SPREAD}"),
         (any(fold_text(entry) for entry in entries), FOLDS),
+        (any(entry.trials > 1 for entry in entries), _budget(entries)),
         (any(letters for _, letters in ranked), LETTERS),
         (any(entry.interval for entry in entries), INTERVAL.format(of=of)),
         (of_baselines, of_baselines),
@@ -142,6 +143,14 @@ def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
         (marks, f"Machines (their times, memory and tokens/s do not compare): {named}."),
     ]
     return [text for is_true, text in notes if is_true]
+
+
+def _budget(entries: Sequence[BoardEntry]) -> str:
+    """Return how many trials each entry had; methods without trained weights have none."""
+    numbers = sorted({entry.trials for entry in entries if entry.trials and not entry.is_baseline})
+    if len(numbers) == 1:
+        return f"Equal budgets: {numbers[0]} trials for each entry, scored on held-out training examples."
+    return f"Unequal budgets: {numbers[0]} to {numbers[-1]} trials; entries with more trials have an advantage."
 
 
 def problems_of(results: Sequence[BoardRun | UnreadableRun]) -> dict[str, list[str]]:
@@ -209,8 +218,8 @@ def tasks_of(ranked: Sequence[Ranked]) -> list[list[Ranked]]:
 
 
 def without_constants(lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Drop the column of learning-rate trials where every entry has one."""
-    constant = "learning-rate trials" if all(line["learning-rate trials"] in ("", "1") for line in lines) else None
+    """Drop the column of trials where every entry has one."""
+    constant = "trials" if all(line["trials"] in ("", "1") for line in lines) else None
     return [{name: cell for name, cell in line.items() if name != constant} for line in lines]
 
 

@@ -161,7 +161,7 @@ class BoardEntry:
 
     @property
     def trials(self) -> int:
-        """Return the learning-rate trials of the search; 1 without a search."""
+        """Return the trials of the search; 1 without a search."""
         return max(1 if (trials := (run.search or {}).get("trials")) is None else len(trials) for run in self.runs)
 
     @property

@@ -49,7 +49,8 @@ def _override(text: str) -> str:
 def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, str]:
     """Return what determines a result; local files by revision, which is their hash, instead of their path."""
     config, sources = record["run"]["config"], record["audit"]["sources"]
-    is_search = bool((config.get("search") or {}).get("lr_multipliers"))
+    search = config.get("search") or {}
+    is_search = any(search.get(name) for name in ("lr_multipliers", "learning_rates", "config"))
     left_out = {*LEFT_OUT, *([] if is_search else ["search"])}
     left_out |= set() if (config.get("distill") or {}).get("teacher") else {"distill"}
     for part, names in PATHS.items():
@@ -60,8 +61,12 @@ def settings_of(record: Mapping[str, Any], versions: Mapping[str, str]) -> dict[
     settings = {
         name: value for name, value in flatten(config).items() if value != "null" and not f"{name}.".startswith(dropped)
     }
-    if is_search:  # the search chooses the rate, a different one for each task
-        settings["train.learning_rate"] = f"around {_base_rate(config, record.get('search')):g}"
+    if is_search:  # the search chooses these, different ones for each task
+        is_relative = bool(search.get("lr_multipliers"))
+        base = f"around {_base_rate(config, record.get('search')):g}" if is_relative else "searched"
+        settings |= {"train.learning_rate": base} | {
+            f"method.config.{name}": "searched" for name in search.get("config") or {}
+        }
     # the commit of `main` and the pooling of `auto` at the time of the run
     settings |= flatten({"sources.model": {name: sources["model"].get(name) for name in ("revision", "pooling")}})
     settings["sources.data.revision"] = str(sources["data"].get("revision"))
@@ -75,10 +80,11 @@ def _shortened(value: str) -> str:
 
 
 def _base_rate(config: Mapping[str, Any], search: Mapping[str, Any] | None) -> float:
-    """Return the learning rate that a search multiplied."""
+    """Return the learning rate that a search multiplied; its trials have all multiples, or their range."""
     if not search or not search.get("trials"):
         return float(config["train"]["learning_rate"])
-    return float(f"{float(search['trials'][0]['learning_rate']) / config['search']['lr_multipliers'][0]:.3g}")
+    lowest = min(float(trial["learning_rate"]) for trial in search["trials"])
+    return float(f"{lowest / min(config['search']['lr_multipliers']):.3g}")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

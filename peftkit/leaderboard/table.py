@@ -50,7 +50,7 @@ DROPPED_FIRST = (
     "checkpoint size",
     "trained parameters",
     "training time",
-    "learning-rate trials",
+    "trials",
     "seeds",
     "Δ vs. full",
     "95 % interval",
@@ -163,8 +163,8 @@ def _columns(lines: Sequence[Mapping[str, str]], slots: Sequence[str], wrap: int
     names = list(dict.fromkeys(["method", "model", "settings", *slots, *(name for line in lines for name in line)]))
     cells = {name: [each for line in lines for each in _wrapped_cell(name, line, wrap).split("\n")] for name in names}
     widths = {name: max(map(cell_len, each)) for name, each in cells.items()}
-    if {line.get("learning-rate trials") or "1" for line in lines} == {"1"}:
-        del widths["learning-rate trials"]
+    if {line.get("trials") or "1" for line in lines} == {"1"}:
+        del widths["trials"]
     widths["settings"] = min(widths["settings"], 24)  # folds
     if len({line["model"] for line in lines if line.get("model")}) < 2:
         del widths["model"]

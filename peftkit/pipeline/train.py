@@ -91,7 +91,7 @@ def make_trainer(
     config: RunConfig, bundle: TrainingBundle, arguments: Any, examples: Any, **settings: Any
 ) -> training.ScoringTrainer:
     """Return the trainer of a run's model and encoded training examples."""
-    return trainer_factory(config, bundle, arguments)(
+    trainer = trainer_factory(config, bundle, arguments)(
         model=bundle.model,
         args=arguments,
         data_collator=_collator(config, bundle),
@@ -100,6 +100,8 @@ def make_trainer(
         schedule=bundle.schedule,
         **settings,
     )
+    trainer.loraplus_lr_ratio = config.method.loraplus_lr_ratio
+    return trainer
 
 
 def _collator(config: RunConfig, bundle: TrainingBundle) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:

@@ -43,7 +43,7 @@ def run_id(config: RunConfig, sources: Mapping[str, Mapping[str, Any]], setup: M
     settings = {key: value for key, value in config.to_dict().items() if key not in NON_RESULT_KEYS}
     for part in ("method", "train"):
         settings[part] = {key: value for key, value in settings[part].items() if f"{part}.{key}" not in NON_RESULT_KEYS}
-    if not config.trial and config.search.lr_multipliers is None:
+    if not config.trial and not config.search.is_set:
         del settings["trial"], settings["search"]
     if config.calibration.holdout is None:
         del settings["calibration"]

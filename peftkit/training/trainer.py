@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
+from peft.optimizers import create_loraplus_optimizer
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments
@@ -36,6 +37,8 @@ class ScoringTrainer(SamplerTrainer):
         settings: the keyword arguments of HF's Trainer.
     """
 
+    optimizer: torch.optim.Optimizer | None
+
     def __init__(
         self,
         *,
@@ -49,6 +52,7 @@ class ScoringTrainer(SamplerTrainer):
     ) -> None:
         self.reader, self.train_sampler, self.schedule, self.loss = reader, train_sampler, schedule, loss
         self.scoring: Stage | None = None  # counts the examples
+        self.loraplus_lr_ratio: float | None = None  # the learning rate of LoRA's matrices B over that of A
         super().__init__(callbacks=[] if patience is None else [EarlyStoppingCallback(patience)], **settings)
         if loss is not None or not self.loss_shifts_labels:
             # the loss is a mean over its batch, which gradient accumulation has to divide; transformers assumes a loss
@@ -68,7 +72,21 @@ class ScoringTrainer(SamplerTrainer):
             self.add_callback(ScheduleCallback(schedule, self.log))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Scale the learning rate for each weight; temporarily frozen weights are included."""
+        """Scale the learning rate for each weight; temporarily frozen weights are included.
+
+        LoRA+ (Hayou et al. 2024) has a higher rate for the matrices B and for vectors, such as trained biases.
+        """
+        if self.loraplus_lr_ratio is not None and self.optimizer is None:
+            module: Any = self.model if model is None else model
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, module)
+            settings |= {
+                "loraplus_lr_ratio": self.loraplus_lr_ratio,
+                "loraplus_weight_decay": self.args.weight_decay,
+                "loraplus_lr_embedding": settings["lr"],  # PEFT's default is 1e-6, whatever the rate
+            }
+            optimizer = create_loraplus_optimizer(module, kind, **settings)
+            self.optimizer = optimizer
+            return optimizer
         if self.schedule is not None and self.optimizer is None:
             module = self.model if model is None else model
             kind, settings = self.get_optimizer_cls_and_kwargs(self.args, module)

@@ -60,20 +60,26 @@ RUNS: dict[str, dict[str, Any]] = {
 
 def main(*parts: str) -> None:
     print("| run | batch size | predicted, MB | measured, MB | difference |\n|---|---|---|---|---|", flush=True)
+    names = [name for name in RUNS if not parts or any(part in name for part in parts)]
     with tempfile.TemporaryDirectory() as folder:
-        for name in (name for name in RUNS if not parts or any(part in name for part in parts)):
-            settings = dict(RUNS[name])
-            for size in settings.pop("sizes"):
-                count = BATCHES * size
-                settings |= write_data(Path(folder), count)[settings["task"]]
-                if settings["model"] in ("gpt2", "t5"):
-                    settings["model.checkpoint"] = str(write_model(settings["model"], Path(folder)))
-                settings |= {"source": "offline", "task.max_train_samples": count, "out": folder}
-                settings["train"] = {"per_device_train_batch_size": size, "num_train_epochs": 1, "disable_tqdm": True}
-                settings["train"] |= {"optim": optimizer} if (optimizer := settings.pop("train.optim", None)) else {}
-                predicted, measured = (child(verb, settings) / 1e6 for verb in ("plan", "finetune"))
-                share = f"{predicted / measured - 1:+.0%}"
-                print(f"| {name} | {size} | {predicted:,.0f} | {measured:,.0f} | {share} |", flush=True)
+        runs = [(name, size, settings_of(name, size, Path(folder))) for name in names for size in RUNS[name]["sizes"]]
+        predicted = child("plan", [settings for *_, settings in runs])
+        for (name, size, settings), prediction in zip(runs, predicted, strict=True):
+            (measured,) = child("finetune", [settings])
+            share = f"{prediction / measured - 1:+.0%}"
+            print(f"| {name} | {size} | {prediction / 1e6:,.0f} | {measured / 1e6:,.0f} | {share} |", flush=True)
+
+
+def settings_of(name: str, size: int, folder: Path) -> dict[str, Any]:
+    """Write the data and the model of a run, and return the settings for `peftkit.finetune`."""
+    settings = {key: value for key, value in RUNS[name].items() if key != "sizes"}
+    count = BATCHES * size
+    settings |= write_data(folder / f"data-{size}", count)[settings["task"]]
+    if settings["model"] in ("gpt2", "t5"):
+        settings["model.checkpoint"] = str(write_model(settings["model"], folder))
+    train = {"per_device_train_batch_size": size, "num_train_epochs": 1, "disable_tqdm": True}
+    train |= {"optim": optimizer} if (optimizer := settings.pop("train.optim", None)) else {}
+    return settings | {"source": "offline", "task.max_train_samples": count, "out": str(folder), "train": train}
 
 
 def write_data(folder: Path, count: int) -> dict[str, dict[str, Any]]:
@@ -86,6 +92,7 @@ def write_data(folder: Path, count: int) -> dict[str, dict[str, Any]]:
         {"prompt": each[:1000], "chosen": each[1000:2000], "rejected": each[2000:], "label": "ab"[number % 2]}
         for number, each in enumerate(pieces)
     ]
+    folder.mkdir(exist_ok=True)
     for name, found in (("train", rows[: count + 4]), ("validation", rows[count + 4 :])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
         (folder / "texts").mkdir(exist_ok=True)
@@ -122,31 +129,34 @@ def write_model(name: str, folder: Path) -> Path:
 
 CHILD = """
 import json, sys
-import peftkit, torch, trl.trainer.sft_trainer, trl.trainer.dpo_trainer
+import peftkit, torch
 from peftkit.jobs import finetune, plan
+runs = json.loads(sys.argv[2])
+if any(run["task"] in ("instructions", "preferences") for run in runs):
+    import trl.trainer.sft_trainer, trl.trainer.dpo_trainer
 status = open("/proc/self/status").read()
 before = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) * 1024
-settings = json.loads(sys.argv[2])
-if sys.argv[1] == "plan":
-    memory = peftkit.plan(**settings).memory
-    print(memory, file=sys.stderr)
-    print(memory.total)
-else:
-    run = peftkit.finetune(trial=True, search={"samples": 2}, force=True, **settings)  # verifies and saves nothing
-    print(run.costs["train_peak_bytes"] - before)
+for run in runs:
+    if sys.argv[1] == "plan":
+        memory = peftkit.plan(**run).memory
+        print(memory, file=sys.stderr)
+        print(memory.total)
+    else:  # trial: nothing is verified or saved
+        found = peftkit.finetune(trial=True, search={"samples": 2}, force=True, **run)
+        print(found.costs["train_peak_bytes"] - before)
 """
 
 
-def child(verb: str, settings: dict[str, Any]) -> int:
-    """Return the predicted or the measured bytes of a run."""
-    command = [sys.executable, "-c", CHILD, verb, json.dumps(settings)]
+def child(verb: str, runs: list[dict[str, Any]]) -> list[int]:
+    """Return the predicted or the measured bytes of each run."""
+    command = [sys.executable, "-c", CHILD, verb, json.dumps(runs)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr)
-    if "PLAN_PARTS" in os.environ:
-        print(done.stderr.strip().splitlines()[-1:], flush=True)
-    return int(done.stdout.split()[-1])
+    if verb == "plan" and "PLAN_PARTS" in os.environ:
+        print(*(line for line in done.stderr.splitlines() if line.startswith("Memory")), sep="\n", flush=True)
+    return [int(line) for line in done.stdout.split()]
 
 
 if __name__ == "__main__":

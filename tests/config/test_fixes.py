@@ -51,6 +51,20 @@ claim=small_date
 task.loss_type=sigmod task=preferences
 extend.init=pices job=extend
 search.lr_multipliers=[0]
+search.learning_rates=[1e-3,1e-3]
+search.learning_rates=[1e-3] search.lr_multipliers=[1,3]
+search.config.r=8
+search.config.r=[8,8]
+search.config.r=[0,8]
+search.config.lora_dropout=[2]
+search.config.rr=[4]
+search.config._partial_=[true]
+trial=true search.learning_rates=[1e-3] search.config.r=[4]
+method=ia3 method.loraplus_lr_ratio=16
+method=lora method.loraplus_lr_ratio=0
+method=lora method.config._target_=peft.VeraConfig method.loraplus_lr_ratio=2
+plan.memory_gb=0 job=plan
+plan.measure=true
 model.keep_layers=[3,1]
 task.matryoshka_dims=[0]
 generate.instruction_length=[5,3]

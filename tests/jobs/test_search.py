@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from helpers import commands
 from helpers.commands import check
 
 from peftkit.config import RunConfig, UserError
+from peftkit.config.search_space import candidates
 from peftkit.data.datasets import CALIBRATION_SPLIT, SEARCH_SPLIT, load_task_dataset
-from peftkit.jobs.finetune import rates, trial_config
+from peftkit.jobs.finetune import trial_config
 from peftkit.leaderboard.stats import task_score
 from peftkit.results.run_folder import run_id
 
@@ -126,8 +128,9 @@ def test_a_trial_by_itself_warns_of_substitutes_and_repeats_its_score(
 
 def test_the_trials_of_all_seeds_are_one_choice(tiny: Overrides) -> None:
     first, second = (RunConfig.from_config(config(tiny("bert", *SEARCH, f"seed={seed}"))) for seed in (0, 1))
-    assert rates(first) == [0.003, 0.03, 0.3]
-    assert trial_config(first, 0.03) == trial_config(second, 0.03)
+    assert [each.learning_rate for each in candidates(first)] == [0.003, 0.03, 0.3]
+    for each in candidates(first):
+        assert trial_config(first, each) == trial_config(second, each)
 
 
 def test_rows_that_leave_too_few_to_train_on_are_refused(tiny: Overrides) -> None:
@@ -148,3 +151,41 @@ def test_a_search_that_is_none_is_no_part_of_a_run_s_id(tiny: Overrides) -> None
     earlier = {name: value for name, value in plain.items() if name not in ("trial", "search")}
     with pytest.raises(UserError, match="this config is of another version of peftkit"):
         RunConfig.from_config(earlier)
+
+
+def test_keys_that_were_added_to_a_search_change_no_id(tiny: Overrides) -> None:
+    values = config(tiny("bert", *SEARCH))
+    earlier = {**values, "search": {name: values["search"][name] for name in ("lr_multipliers", "samples")}}
+    earlier["method"] = {name: value for name, value in values["method"].items() if name != "loraplus_lr_ratio"}
+    del earlier["plan"]
+    now, before = (RunConfig.from_config(each) for each in (values, earlier))
+    assert run_id(now, {}, {}) == run_id(before, {}, {})
+    searched = RunConfig.from_config({**values, "search": {**values["search"], "learning_rates": [1e-3]}})
+    assert run_id(searched, {}, {}) != run_id(now, {}, {})
+
+
+@pytest.mark.slow
+def test_every_method_gets_the_same_number_of_trials_and_the_next_command_works(tiny: Overrides) -> None:
+    grid = ["search.learning_rates=[1e-3,1e-2]", "search.config.r=[2,4]", "search.samples=20"]
+    command = ["-m", *tiny("bert", "task=mrpc", "method=lora,ia3", *grid)]
+    done = subprocess.run([sys.executable, "-m", "peftkit", *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ia3 has no r: it tries 4 learning rates instead" in done.stderr
+    (out,) = [word.removeprefix("out=") for word in command if word.startswith("out=")]
+    results = [json.loads(file.read_text()) for file in Path(out).rglob("seed-*/result.json")]
+    lora, ia3 = sorted(results, key=lambda result: result["run"]["config"]["method"]["name"], reverse=True)
+    tried = [(trial["learning_rate"], trial["config"]["r"]) for trial in lora["search"]["trials"]]
+    assert tried == [(0.001, 2), (0.01, 2), (0.001, 4), (0.01, 4)]
+    assert [trial["learning_rate"] for trial in ia3["search"]["trials"]] == [0.001, 0.00215, 0.00464, 0.01]
+    assert ia3["search"]["lacking"] == ["r"] and "lacking" not in lora["search"]
+    best = max(trial["score"] for trial in lora["search"]["trials"])
+    chosen = lora["search"]["chosen"], lora["search"]["chosen_config"]["r"]
+    assert lora["search"]["trials"][tried.index(chosen)]["score"] == best
+    config = lora["run"]["config"]
+    assert chosen == (config["train"]["learning_rate"], config["method"]["config"]["r"])
+    # two values each: the best of lora is at an end of both, and the command extends them
+    (following,) = [line for line in done.stderr.splitlines() if line.startswith("next: python -m peftkit ")]
+    typed = shlex.split(following.removeprefix("next: python -m peftkit "))
+    assert typed[0] == "-m" and check([word for word in typed if word != "-m"]) == []
+    assert len([word for word in typed if word.startswith("search.config.r=[")]) == 1
+    assert lora["search"]["extended"]["search.config.r"] in ([1, 2, 4], [2, 4, 8])

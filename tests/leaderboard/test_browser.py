@@ -134,7 +134,7 @@ def test_details_open_by_keyboard_and_give_focus_back(opened: Any) -> None:
         "Costs",
         "Examples truncated",
         "revision bcdcba79d07b",
-        "Learning-rate trials",
+        "Trials",
         "Training loss",
     ):
         assert part in text

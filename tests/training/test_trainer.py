@@ -154,3 +154,33 @@ def test_label_smoothing_of_encoder_decoders_is_that_of_a_hand_written_loss(name
     log_probs = base(**batch).logits[0, :3].log_softmax(dim=-1)
     right = -log_probs[range(3), batch["labels"][0, :3]].mean()
     torch.testing.assert_close(loss, 0.8 * right - 0.2 * log_probs.mean())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor"])
+def test_the_matrices_b_get_a_multiple_of_the_learning_rate(optimizer: str) -> None:
+    """LoRA+ (Hayou et al. 2024), also while the rate decays."""
+    torch.manual_seed(0)
+    bert = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48)
+    model = apply_method(BertForSequenceClassification(bert), LoraConfig(r=4, target_modules="all-linear"))
+    settings = {"learning_rate": 1e-3, "weight_decay": 0.1, "optim": optimizer, "bf16": False, "warmup_steps": 0}
+    trainer = training.ScoringTrainer(
+        model=model, args=training.training_arguments(settings, 0), reader=OutputReader("logits")
+    )
+    trainer.loraplus_lr_ratio = 16.0
+    optimizer_ = trainer.create_optimizer()
+    scheduler = trainer.create_scheduler(10, optimizer_)
+    names = {weight: name for name, weight in model.named_parameters() if weight.requires_grad}
+    for _ in range(2):
+        rates = {names[weight]: group["lr"] for group in optimizer_.param_groups for weight in group["params"]}
+        assert rates.keys() == set(names.values())
+        slow = {
+            rate
+            for name, rate in rates.items()
+            if "lora_A" in name or name.endswith("classifier.modules_to_save.default.weight")
+        }
+        fast = {rate for name, rate in rates.items() if "lora_B" in name}
+        assert len(slow) == len(fast) == 1 and fast.pop() == pytest.approx(16 * slow.pop())
+        optimizer_.step()
+        scheduler.step()
+    decays = {names[weight]: group["weight_decay"] for group in optimizer_.param_groups for weight in group["params"]}
+    assert all(decay == (0.0 if name.endswith("bias") else 0.1) for name, decay in decays.items())

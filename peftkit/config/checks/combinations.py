@@ -9,6 +9,7 @@ from peftkit.config.families import declared_family, suggested_model
 from peftkit.config.jobs import JOBS
 from peftkit.config.kinds import DECODER, ENCODER, SEQ2SEQ, generates_text, kind_of
 from peftkit.config.run import RunConfig
+from peftkit.config.signatures import fields_of
 
 
 def combination_errors(run: RunConfig) -> list[str]:
@@ -30,6 +31,9 @@ def _method_errors(run: RunConfig) -> Iterator[str]:
             yield Refusal(message, *re.findall(r"\b(?:method|model|task)=\w+", reason))
     if not method.traits.trains and not method.traits.prompted and kind.name != "retrieval":
         yield refusal(f"method={method.name} trains nothing and is for task=retrieval only", "method=lora")
+    if method.loraplus_lr_ratio is not None and "use_dora" not in (fields_of(str(method.config.get("_target_"))) or {}):
+        wrong = f"method.loraplus_lr_ratio: method={method.name} has no matrices A and B of LoRA"
+        yield refusal(wrong, "~method.loraplus_lr_ratio", "method=lora")
     if method.config.get("inference_mode"):
         yield refusal(
             "method.config.inference_mode=true freezes the adapter, so that nothing is trained",
@@ -184,10 +188,6 @@ def _training_errors(run: RunConfig) -> Iterator[str]:
     train, stops_early = run.train, run.early_stopping.patience is not None
     evaluates, saves = train.get("eval_strategy"), train.get("save_strategy")
     return messages_of(
-        (
-            run.trial and run.search.lr_multipliers is not None,
-            refusal("trial=true trains with one learning rate and searches none", "~trial", "~search.lr_multipliers"),
-        ),
         (
             train.get("bf16") and train.get("fp16"),
             refusal(

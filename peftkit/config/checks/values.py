@@ -122,6 +122,12 @@ RANGES = (  # of values of the right type; null has no range
         "numbers above 0; use search.lr_multipliers=[0.3,1,3], or search.lr_multipliers=null",
     )
     | _rule(
+        "search.learning_rates",
+        lambda x: bool(x) and all(map(_positive, x)) and len({*x}) == len(x),
+        "different numbers above 0; use search.learning_rates=[1e-4,3e-4], or search.learning_rates=null",
+    )
+    | _rule("method.loraplus_lr_ratio", lambda x: 1 <= x < float("inf"), "1 or more")
+    | _rule(
         "model.keep_layers",
         lambda x: bool(x) and x == sorted(set(x)) and x[0] >= 0,
         "layer numbers in order, from 0; use model.keep_layers=[1,4], or model.keep_layers=null",

@@ -134,14 +134,18 @@ function auditPart(entry) {
 function searchPart(entry) {
   const trials = entry.search?.trials;
   if (!Array.isArray(trials)) return [];
+  const keys = [...new Set(trials.flatMap((trial) => Object.keys(trial.config ?? {})))];
+  const isChosen = (trial) => trial.learning_rate === entry.search.chosen && keys.every((key) => trial.config?.[key] === entry.search.chosen_config?.[key]);
   const lines = trials.map((trial) => [
-    isNumber(trial.learning_rate) ? String(trial.learning_rate) : "–", isNumber(trial.score) ? scoreText(entry, trial.score) : "–",
-    el("td", { class: "wrap" }, `${trial.status ?? ""}${trial.learning_rate === entry.search.chosen ? " · chosen" : ""}`),
+    isNumber(trial.learning_rate) ? String(trial.learning_rate) : "–", ...keys.map((key) => String(trial.config?.[key] ?? "–")),
+    isNumber(trial.score) ? scoreText(entry, trial.score) : "–",
+    el("td", { class: "wrap" }, `${trial.status ?? ""}${isChosen(trial) ? " · chosen" : ""}`),
   ]);
   const { rows: count } = entry.search;
   const examples = isNumber(count) ? `, on ${count} held-out training examples` : "";
   const time = isNumber(entry.search.seconds) ? `, in ${duration(entry.search.seconds)}` : "";
-  return part("Learning-rate trials", el("p", { class: "muted" }, `${trials.length} learning rates${examples}${time}.`), tableOf(["Learning rate", "Score", "Outcome"], lines));
+  const lacking = entry.search.lacking?.length ? ` In place of ${entry.search.lacking.join(", ")}, which the method does not have, more learning rates were tried.` : "";
+  return part("Trials", el("p", { class: "muted" }, `${trials.length} trials${examples}${time}.${lacking}`), tableOf(["Learning rate", ...keys, "Score", "Outcome"], lines));
 }
 
 function plainPart(title, values) {

@@ -32,7 +32,7 @@ function columns() {
       cell: (entry) => number(entry.baseline ? "" : entry.seeds.length === entry.planned ? entry.planned : `${entry.seeds.length} of ${entry.planned}`),
     },
     entries.some((entry) => entry.folds) && { id: "folds", label: "Folds", number: true, value: (entry) => entry.folds || null, cell: (entry) => number(entry.folds) },
-    entries.some((entry) => entry.trials > 1) && { id: "trials", label: "Learning-rate trials", number: true, value: (entry) => entry.trials, cell: (entry) => number(entry.baseline ? "" : entry.trials) },
+    entries.some((entry) => entry.trials > 1) && { id: "trials", label: "Trials", number: true, value: (entry) => entry.trials, cell: (entry) => number(entry.baseline ? "" : entry.trials) },
     ...costs.map((name) => ({
       id: name, label: costName(name), number: true, down: moreIsBetter(name),
       value: (entry) => valueOf(entry, name, on), cell: (entry) => number(costText(name, valueOf(entry, name, on))),
