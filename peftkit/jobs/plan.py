@@ -23,9 +23,6 @@ from peftkit.pipeline.memory import Memory, TrainingStep, predict_memory, whole_
 from peftkit.pipeline.sources import warn_substitutions
 from peftkit.pipeline.train import custom_loss, make_trainer
 
-# overrides that a table shows in columns of their own, or that change nothing of the plan
-COLUMNS = ("recipe", "model", "method", "task", "seed", "job", "out", "source", "data_root", "claim", "-cd")
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -33,7 +30,7 @@ class Plan:
 
     run: str  # method, model, task, data and seed
     names: dict[str, str]  # of task, model and method
-    settings: str  # the other overrides
+    overrides: tuple[str, ...]  # as typed
     seed: int
     parameters: Parameters
     examples: int  # to train on
@@ -119,7 +116,7 @@ def make_plan(config: RunConfig) -> Plan:
     return Plan(
         run=f"{config.method.name} of {source.name} on {config.task.name} ({dataset.source.name}), seed {config.seed}",
         names={"task": config.task.name, "model": config.model.name, "method": config.method.name},
-        settings=_settings(config),
+        overrides=config.overrides,
         seed=config.seed,
         parameters=parameters,
         examples=len(examples),
@@ -147,11 +144,6 @@ def of_other_seed(plan: Plan, seed: int) -> Plan:
     run = f"{plan.run.removesuffix(f'seed {plan.seed}')}seed {seed}"
     duration = None if plan.duration is None else replace(plan.duration, trials=0.0)
     return replace(plan, run=run, seed=seed, trials=0, duration=duration)
-
-
-def _settings(config: RunConfig) -> str:
-    """Return the overrides besides those that have columns of their own, or that change nothing of the plan."""
-    return " ".join(each for each in config.overrides if each.lstrip("+").partition("=")[0] not in COLUMNS)
 
 
 def _training_inputs(config: RunConfig, encoded: Encoded) -> Any:

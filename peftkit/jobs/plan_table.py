@@ -27,7 +27,8 @@ def show_plans(plans: Sequence[Plan]) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    entries = [_entry(plan) for plan in plans]
+    common = set.intersection(*(set(plan.overrides) for plan in plans))
+    entries = [_entry(plan, common) for plan in plans]
     names = [name for name in entries[0] if name in ALWAYS or _differs(entries, name)]
     names += [name for name in entries[0] if name.startswith("fits") or (name == "time" and plans[0].duration)]
     texts = ("task", "model", "method", "settings")
@@ -40,9 +41,12 @@ def show_plans(plans: Sequence[Plan]) -> None:
     print(*_totals(plans), *hint, sep="\n")
 
 
-def _entry(plan: Plan) -> dict[str, str]:
+def _entry(plan: Plan, common: set[str]) -> dict[str, str]:
+    own = [
+        each for each in plan.overrides if each not in common and each.partition("=")[0] not in (*plan.names, "seed")
+    ]
     return plan.names | {
-        "settings": plan.settings,
+        "settings": " ".join(own),
         "seed": str(plan.seed),
         "trained": f"{plan.parameters.trainable:,}",
         "steps": f"{plan.steps:,}",

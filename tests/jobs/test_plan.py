@@ -19,7 +19,7 @@ Overrides = Callable[..., list[str]]
 PLAN = Plan(
     run="lora of minilm on mrpc (miniglue), seed 0",
     names={"task": "mrpc", "model": "minilm", "method": "lora"},
-    settings="",
+    overrides=("task=mrpc", "method=lora", "train.weight_decay=0.1", "seed=0"),
     seed=0,
     parameters=Parameters(trainable=332_546, head=770, total=22_897_922),
     examples=640, dropped=0, truncated=0, max_length=128, steps=60, trials=2, batch_size=32, accumulation=1, epochs=3,
@@ -47,7 +47,12 @@ def test_a_table_has_an_entry_for_each_run_and_the_totals(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    full = replace(PLAN, names={**PLAN.names, "method": "full"}, memory=Memory(10, 10, 10, 10, is_measured=False))
+    full = replace(
+        PLAN,
+        names={**PLAN.names, "method": "full"},
+        overrides=("train.weight_decay=0.1",),
+        memory=Memory(10, 10, 10, 10, is_measured=False),
+    )
     show_plans([PLAN, of_other_seed(PLAN, 1), replace(full, duration=None)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == [
@@ -70,6 +75,12 @@ def test_a_table_has_an_entry_for_each_run_and_the_totals(
     assert lines[5] == "Total: 3 runs and 4 trials, 420 steps, about 4 min 50 s; 2 do not fit."
     assert any(line.startswith("* extrapolated from one example") for line in lines)
     assert max(map(len, lines)) <= 100 and max(map(len, lines[:5])) <= 80
+
+
+def test_settings_in_which_runs_differ_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    show_plans([PLAN, replace(PLAN, overrides=("task=mrpc", "method=lora", "train.weight_decay=0", "seed=0"))])
+    lines = capsys.readouterr().out.splitlines()
+    assert "settings" in lines[0] and "train.weight_decay=0.1" in lines[2] and "train.weight_decay=0 " in lines[3]
 
 
 def test_a_single_plan_is_shown_by_lines(capsys: pytest.CaptureFixture[str]) -> None:
