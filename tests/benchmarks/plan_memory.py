@@ -138,9 +138,7 @@ status = open("/proc/self/status").read()
 before = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) * 1024
 for run in runs:
     if sys.argv[1] == "plan":
-        memory = peftkit.plan(**run).memory
-        print(memory, file=sys.stderr)
-        print(memory.total)
+        print(peftkit.plan(**run).memory.total)
     else:  # trial: nothing is verified or saved
         found = peftkit.finetune(trial=True, search={"samples": 2}, force=True, **run)
         print(found.costs["train_peak_bytes"] - before)
@@ -154,8 +152,6 @@ def child(verb: str, runs: list[dict[str, Any]]) -> list[int]:
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr)
-    if verb == "plan" and "PLAN_PARTS" in os.environ:
-        print(*(line for line in done.stderr.splitlines() if line.startswith("Memory")), sep="\n", flush=True)
     return [int(line) for line in done.stdout.split()]
 
 
