@@ -7,7 +7,8 @@ from typing import Any
 
 from peftkit.config import RunConfig, UserError, kind_of
 from peftkit.config.console import is_main_process, log
-from peftkit.jobs.finetune import finetune, run_lock
+from peftkit.jobs.finetune import finetune
+from peftkit.jobs.search import run_lock
 from peftkit.leaderboard.stats import task_score
 from peftkit.pipeline.artifacts import find_model, merged_folder
 from peftkit.results import run_folder

@@ -3,26 +3,23 @@
 Where settings are searched, every method gets the same number of trials.
 """
 
-import os
 import shutil
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from peftkit.config import RunConfig, Search, UserError, error_summary, is_prompted
+from peftkit.config import RunConfig, error_summary, is_prompted
 from peftkit.config.console import is_main_process, log
-from peftkit.config.quoting import as_override
-from peftkit.config.search_space import Candidate, candidates, extended_grids, lacking_keys, with_candidate
+from peftkit.config.search_space import with_candidate
 from peftkit.config.secrets import without_secrets
 from peftkit.data.datasets import FOLD_SPLIT, SEARCH_SPLIT, load_task_dataset
 from peftkit.jobs.cross_validation import cross_validate
 from peftkit.jobs.report import log_warnings
-from peftkit.leaderboard.stats import task_score
+from peftkit.jobs.search import run_lock, search
 from peftkit.metrics import check_own_metrics
 from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import find_model
@@ -40,7 +37,6 @@ from peftkit.results.model_card import model_card
 from peftkit.results.run_result import RunResult
 
 SHOWN_FINDINGS = 3  # of a report, after each run
-TRIAL_SEED = 0  # of every trial; the seeds of a comparison share their trials
 
 
 def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, is_nested: bool = False) -> Path:
@@ -132,104 +128,13 @@ def _choose_settings(context: RunContext) -> None:
     """Choose settings by trials if a search is set; trials are scored on examples held out from training."""
     config, result = context.config, context.result
     if config.search.is_set:
-        result["search"], best = _search(config)
+        result["search"], best = search(config, partial(finetune, is_nested=True))
         config = config if best is None else with_candidate(config, best)
         result["run"]["config"] = config.to_dict()
     if config.trial or config.task.fold is not None:
         splits = {**config.task.splits, "validation": [SEARCH_SPLIT if config.trial else FOLD_SPLIT]}
         config = replace(config, task=replace(config.task, splits=splits))
     context.config = config
-
-
-def _search(config: RunConfig) -> tuple[dict[str, Any], Candidate | None]:
-    """Try each candidate, scored on examples held out from the training split; return trials and the best candidate.
-
-    A trial that another seed or process finished is not run again. A failed trial does not stop the search, and the
-    next seed repeats it. A method without trained weights has no trials, and no best candidate.
-
-    Returns:
-        trials (learning_rate, config, score, status), chosen (the best rate) and chosen_config, its curve (epoch,
-        seconds, score), the number of examples that scored them, seed, seconds of all trials; lacking (keys of the grid
-        that the method does not have), and extended (grids with one more value, where the best one is at an end).
-
-    Raises:
-        RuntimeError: every trial failed.
-    """
-    own, lacking = float(config.train["learning_rate"]), lacking_keys(config)
-    grid = [] if is_prompted(config) else candidates(config)
-    if lacking and grid:
-        log(f"   {config.method.name} has no {', '.join(lacking)}: it tries {len(grid)} learning rates instead")
-    trials = [(each, _run_trial(trial_config(config, each), each)) for each in grid]
-    finished = [(each, trial) for each, trial in trials if trial["score"] is not None]
-    if trials and not finished:
-        raise RuntimeError(f"every trial failed, so that nothing can be chosen: {trials[0][1]['status']}")
-    # ties: the rate nearest to the method's own
-    best, outcome = max(
-        finished, key=lambda pair: (pair[1]["score"], -abs(pair[0].learning_rate - own)), default=(None, {})
-    )
-    where = f"{len(trials)} trials of {config.method.name} on {config.task.name}"
-    log(f"   best of {where}: {best}" if best else f"   {config.method.name} trains nothing: no trials")
-    extended = {} if best is None else extended_grids(config, best)
-    for key, values in extended.items():
-        log(
-            f"!! {config.task.name}, {config.method.name}: the best of {key} is at the end of its grid; "
-            f"try {key}={as_override(values)} for every method"
-        )
-    names = ("learning_rate", "config", "score", "status")
-    return {
-        "trials": [{name: trial[name] for name in names if name in trial} for _, trial in trials],
-        "chosen": None if best is None else best.learning_rate,
-        **({"chosen_config": dict(best.config)} if best is not None and best.config else {}),
-        "curve": outcome.get("curve"),
-        "rows": config.search.samples,
-        "seed": TRIAL_SEED,
-        "seconds": sum(trial["seconds"] for _, trial in trials),
-        **({"lacking": lacking} if lacking else {}),
-        **({"extended": extended} if extended else {}),
-    }, best
-
-
-def trial_config(config: RunConfig, candidate: Candidate) -> RunConfig:
-    """Return the config that tries one candidate."""
-    given = [name for name in ("lr_multipliers", "learning_rates", "config") if getattr(config.search, name)]
-    changes = ["trial=true", f"seed={TRIAL_SEED}", *(f"search.{name}=null" for name in given)]
-    changes += [f"train.learning_rate={candidate.learning_rate}"]
-    changes += [f"method.config.{name}={as_override(value)}" for name, value in candidate.config.items()]
-    return replace(
-        with_candidate(config, candidate),
-        trial=True,
-        seed=TRIAL_SEED,
-        force=False,
-        search=Search(lr_multipliers=None, samples=config.search.samples),
-        overrides=(*config.overrides, *changes),
-    )
-
-
-def _run_trial(config: RunConfig, candidate: Candidate) -> dict[str, Any]:
-    """Return the settings of a trial, its score (None if it failed), status, seconds, and score by epoch."""
-    trial: dict[str, Any] = {"learning_rate": candidate.learning_rate, "score": None, "seconds": 0.0}
-    trial |= {"config": dict(candidate.config)} if candidate.config else {}
-    with run_lock(config):
-        try:
-            result = RunResult(finetune(config, is_nested=True)).record
-        except UserError:
-            raise
-        except Exception as error:
-            status = f"failed: {error_summary(error)}"
-            log(f"   trial with {candidate} {status}")
-            return {**trial, "status": status}
-    seconds = result["costs"]["train_seconds"] + result["costs"]["eval_seconds"]
-    scored = {"score": task_score(result["scores"]), "seconds": seconds, "curve": result.get("curve")}
-    return {**trial, **scored, "status": "finished"}
-
-
-def run_lock(config: RunConfig) -> AbstractContextManager:
-    """Lock a run that several processes need, such as a trial that several seeds share."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return nullcontext()  # the processes of one run train together
-    folder = Path(config.out, ".locks")
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{run_folder.run_id(config, {}, {})}.lock")
 
 
 def _run_stages(context: RunContext) -> None:

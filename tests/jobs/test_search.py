@@ -17,7 +17,7 @@ from helpers.commands import check
 from peftkit.config import RunConfig, UserError
 from peftkit.config.search_space import candidates
 from peftkit.data.datasets import CALIBRATION_SPLIT, SEARCH_SPLIT, load_task_dataset
-from peftkit.jobs.finetune import trial_config
+from peftkit.jobs.search import trial_config
 from peftkit.leaderboard.stats import task_score
 from peftkit.results.run_folder import run_id
 
