@@ -18,8 +18,7 @@ from peftkit.leaderboard.rendering import (
     entry_cells,
     glue_cells,
     marks_of,
-    metric_name,
-    metrics_of,
+    metric_headings,
     notes_of,
     plain,
     problems_of,
@@ -68,7 +67,7 @@ def _markdown(board: Board) -> str:
         marks, summaries = marks_of(ranked), summary_sentences(entries, verdict, title)
         text += f"\n## {escaped(title)}\n"
         for same_task in tasks_of(ranked):
-            task, metrics = same_task[0][0].task, {metric_name(name): name for name in metrics_of(same_task)}
+            task, metrics = same_task[0][0].task, metric_headings(same_task)
             cells = without_constants([entry_cells(each, marks, metrics) for each in same_task])
             text += f"\n### {escaped(task)}\n\n{_table(cells)}"
             text += f"\n{escaped(summaries[task])}\n" if task in summaries else ""

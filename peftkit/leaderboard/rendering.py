@@ -182,6 +182,13 @@ def metrics_of(ranked: Sequence[Ranked]) -> list[str]:
     return list(dict.fromkeys(name for entry, _ in ranked for name in entry.scores))
 
 
+def metric_headings(same_task: Sequence[Ranked]) -> dict[str, str]:
+    """Return the metrics of a task by their headings; an arrow marks those of which lower is better."""
+    lower = {name for entry, _ in same_task for name, is_up in entry.higher_is_better.items() if not is_up}
+    names = {name: metric_name(name).removesuffix(" ↓") for name in metrics_of(same_task)}
+    return {f"{label} ↓" if name in lower else label: name for name, label in names.items()}
+
+
 def metric_name(name: str) -> str:
     return METRIC_LABELS.get(name, name.removeprefix("accuracy_"))
 

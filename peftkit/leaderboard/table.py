@@ -18,7 +18,7 @@ from peftkit.leaderboard.rendering import (
     entry_cells,
     glue_cells,
     marks_of,
-    metric_name,
+    metric_headings,
     metrics_of,
     notes_of,
     plain,
@@ -102,9 +102,10 @@ def _show_board(console: Console, ranked: Sequence[Ranked]) -> None:
     slots = [f"score {number}" for number in range(max(len(metrics_of(same_task)) for same_task in tasks))]
     sections: list[list[dict[str, str]]] = []
     for same_task in tasks:
-        names = metrics_of(same_task)
+        headings = metric_headings(same_task)
+        names = [*headings.values()]
         lines = [entry_cells(each, marks, dict(zip(slots, names or [""], strict=False))) for each in _shown(same_task)]
-        head = {"method": same_task[0][0].task, **dict(zip(slots, map(metric_name, names), strict=False))}
+        head = {"method": same_task[0][0].task, **dict(zip(slots, headings, strict=False))}
         sections.append([head, *({**line, "method": f"  {line['method']}"} for line in lines)])
     every = [line for section in sections for line in section]
     for wrap in NAME_WIDTHS:

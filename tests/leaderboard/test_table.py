@@ -48,9 +48,10 @@ def test_glue_shows_its_average_or_what_it_lacks(tmp_path: Path) -> None:
 def test_a_section_names_its_own_metrics(tmp_path: Path) -> None:
     write_run(tmp_path, "a", task="mrpc", metrics={"accuracy": True, "f1": True})
     write_run(tmp_path, "b", task="cola", metrics={"matthews_correlation": True})
+    write_run(tmp_path, "c", task="rte", metrics={"accuracy": True, "cost_of_errors": False})  # of one's own
     table = shown(tmp_path).split("GLUE, ")[0]
-    heads = [line.split() for line in table.splitlines() if line.startswith(("mrpc", "cola"))]
-    assert heads == [["cola", "matthews"], ["mrpc", "accuracy", "f1"]]
+    heads = [line.split() for line in table.splitlines() if line.startswith(("mrpc ", "cola ", "rte "))]
+    assert heads == [["cola", "matthews"], ["mrpc", "accuracy", "f1"], ["rte", "accuracy", "cost_of_errors", "↓"]]
 
 
 def test_an_error_is_shown_in_its_own_unit(tmp_path: Path) -> None:
