@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from peftkit.leaderboard.costs import COSTS, Cost
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, GlueEntry, UnreadableRun, grouped
-from peftkit.leaderboard.stats import DIAGNOSTIC, GLUE, fold_text, score_metrics
+from peftkit.leaderboard.stats import GLUE, UNBOUNDED, fold_text, score_metrics
 from peftkit.leaderboard.verdict import Records, listed
 
 METRIC_LABELS = {"matthews_correlation": "matthews", "mean_squared_error": "mse ↓", "perplexity": "perplexity ↓",
@@ -197,7 +197,7 @@ def score_cell(entry: BoardEntry, name: str) -> str:
     summary = entry.scores.get(name)
     if summary is None:
         return "–"
-    if not entry.higher_is_better[name] or name.startswith(DIAGNOSTIC):  # errors have the unit of the labels
+    if not entry.higher_is_better[name] or name.startswith(UNBOUNDED):  # errors have the unit of the labels
         return f"{summary.mean:.4g}" + ("" if summary.spread is None else f" ± {summary.spread:.2g}")
     return f"{100 * summary.mean:z.1f}" + ("" if summary.spread is None else f" ± {100 * summary.spread:.1f}")
 

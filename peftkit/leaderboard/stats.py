@@ -12,6 +12,7 @@ from peftkit.leaderboard.runs import BoardEntry, BoardRun, Summary, UnreadableRu
 from peftkit.metrics import METRICS
 
 DIAGNOSTIC = tuple(metric.name for metric in METRICS.values() if metric.diagnostic)  # not in a task's score
+UNBOUNDED = tuple(metric.name for metric in METRICS.values() if math.isinf(metric.range[1]))  # no shares
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")  # AX is a diagnostic, not counted
 REFERENCE = "full"  # the method with which the others are compared
 
