@@ -59,8 +59,8 @@ class Search:
 
     lr_multipliers: list[float] | None
     samples: int
-    learning_rates: list[float] | None = None
-    config: dict | None = None
+    learning_rates: list[float] | None
+    config: dict | None
 
     @property
     def is_set(self) -> bool:
@@ -105,8 +105,8 @@ class Predict:
 
 @dataclass
 class Planning:
-    memory_gb: float | None = None
-    measure: bool = False
+    memory_gb: float | None
+    measure: bool
 
 
 @dataclass
@@ -217,7 +217,7 @@ class RunConfig:
             UserError: the config has other keys than this version of peftkit, such as those of earlier versions.
         """
         try:
-            config = {**ADDED_LATER, **config}
+            config = {**ADDED_LATER, **config, "search": {**ADDED_TO_SEARCH, **config["search"]}}
             sections = {name: section(**config[name]) for name, section in SECTIONS.items()}
             if sections["task"].text == "???":  # of a job that guesses the columns
                 sections["task"].text = []
@@ -252,10 +252,13 @@ SECTIONS: dict[str, type] = {
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
 
 ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier run folders lack
-    **dict.fromkeys(("collator", "allow_code", "delete")), "calibration": {"holdout": None}, "plan": {},
+    **dict.fromkeys(("collator", "allow_code", "delete")), "calibration": {"holdout": None},
+    "plan": {"memory_gb": None, "measure": False},
     "filter": {each.name: None for each in dataclasses.fields(Filter)},
     "predict": {"abstain": None, "target_accuracy": None},
 }  # fmt: skip
+
+ADDED_TO_SEARCH: dict[str, Any] = dict.fromkeys(("learning_rates", "config"))
 
 # keys that do not change a result, so they are not part of its id or of its entry on a board
 NON_RESULT_KEYS = {

@@ -82,7 +82,7 @@ def trial_config(config: RunConfig, candidate: Candidate) -> RunConfig:
         trial=True,
         seed=TRIAL_SEED,
         force=False,
-        search=Search(lr_multipliers=None, samples=config.search.samples),
+        search=Search(lr_multipliers=None, samples=config.search.samples, learning_rates=None, config=None),
         overrides=(*config.overrides, *changes),
     )
 

@@ -62,7 +62,6 @@ search.config._partial_=[true]
 trial=true search.learning_rates=[1e-3] search.config.r=[4]
 method=ia3 method.loraplus_lr_ratio=16
 method=lora method.loraplus_lr_ratio=0
-method=lora method.config._target_=peft.VeraConfig method.loraplus_lr_ratio=2
 plan.memory_gb=0 job=plan
 plan.measure=true
 model.keep_layers=[3,1]

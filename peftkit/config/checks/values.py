@@ -77,7 +77,7 @@ RANGES = (  # of values of the right type; null has no range
         "train.eval_accumulation_steps train.adam_epsilon train.ddp_timeout train.dataloader_prefetch_factor "
         "train.save_total_limit train.torch_empty_cache_steps "
         "method.config.r method.config.init_r method.config.target_r method.config.num_virtual_tokens "
-        "plan.memory_gb method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size",
+        "method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size",
         _positive,
         "a number above 0",
     )
@@ -126,7 +126,8 @@ RANGES = (  # of values of the right type; null has no range
         lambda x: bool(x) and all(map(_positive, x)) and len({*x}) == len(x),
         "different numbers above 0; use search.learning_rates=[1e-4,3e-4], or search.learning_rates=null",
     )
-    | _rule("method.loraplus_lr_ratio", lambda x: 1 <= x < float("inf"), "1 or more")
+    | _rule("plan.memory_gb", _positive, "a number above 0; use plan.memory_gb=12")
+    | _rule("method.loraplus_lr_ratio", lambda x: 1 <= x < float("inf"), "1 or more; use method.loraplus_lr_ratio=16")
     | _rule(
         "model.keep_layers",
         lambda x: bool(x) and x == sorted(set(x)) and x[0] >= 0,
