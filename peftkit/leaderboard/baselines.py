@@ -106,8 +106,8 @@ def _entry(of: BoardEntry, method: str, scores: dict[str, float], answer: Any, s
     recorded = {name: {"value": value, "higher_is_better": of.higher_is_better[name]} for name, value in scores.items()}
     run = replace(
         of.scored_runs[0], model="", method=method, seed=0, device="", started="", settings={}, scores=recorded,
-        costs={}, overrides=[], versions={}, search=None, gates=None, merge=None, forgetting=None, language=None,
-        judged=None,
+        costs={}, overrides=[], versions={}, search=None, cross_validation=None, gates=None, merge=None,
+        forgetting=None, language=None, judged=None,
     )  # fmt: skip
     kept = {name: of.all_settings[name] for name in of.all_settings if name.startswith(("examples.", "sources.data."))}
     return replace(

@@ -240,3 +240,31 @@ def test_a_long_table_is_cut_in_the_terminal_alone(tmp_path: Path) -> None:
     assert "The best 40 of up to 45 entries of a task" in shown(tmp_path, 160)
     write_tables(Board.read([tmp_path]), tmp_path / "board")
     assert len(spreadsheet(tmp_path / "board" / "leaderboard.csv")) == 45
+
+
+def cross_validate(root: Path, name: str, method: str, folds: list[float]) -> None:
+    """Write a run of three folds, with out-of-fold predictions of 30 examples."""
+    write_run(root, name, method=method, task="queues", suite="own", value=0.6, rows={"train": 20, "out_of_fold": 30})
+    file = root / name / "result.json"
+    record = json.loads(file.read_text())
+    record["run"]["config"]["task"]["folds"] = len(folds)
+    record["cross_validation"] = {"folds": [{"scores": {"accuracy": score}} for score in folds]}
+    file.write_text(json.dumps(record))
+
+
+def test_a_cross_validation_is_one_entry_with_its_spread_over_folds(tmp_path: Path) -> None:
+    cross_validate(tmp_path, "a", "lora", [0.5, 0.6, 0.7])
+    cross_validate(tmp_path, "b", "full", [0.6, 0.6, 0.6])
+    write_run(tmp_path / "a", "fold-0", task="queues", suite="own")
+    fold = tmp_path / "a" / "fold-0" / "result.json"
+    record = json.loads(fold.read_text())
+    record["run"]["config"]["task"] |= {"folds": 3, "fold": 0}
+    fold.write_text(json.dumps(record))
+    text = shown(tmp_path, width=150)
+    assert "3, ± 10.0" in text and "3, ± 0.0" in text and "the score pools them all" in text
+    assert len(board_entries(collect([tmp_path]))) == 2  # a fold alone is no entry
+    write_tables(Board.read([tmp_path]), tmp_path / "files")
+    lines = spreadsheet(tmp_path / "files" / "leaderboard.csv")
+    assert {line["method"]: line["folds"] for line in lines if line["method"] in ("lora", "full")} == {
+        "lora": "3, ± 10.0", "full": "3, ± 0.0",
+    }  # fmt: skip
