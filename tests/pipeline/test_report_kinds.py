@@ -141,3 +141,14 @@ def test_scores_of_several_labels_equal_those_of_scikit_learn(tmp_path: Path) ->
     for name, *values in zip("abcd", *expected, strict=True):
         each = found[name]
         np.testing.assert_allclose([each.precision.value, each.recall.value, each.f1.value, each.labeled], values)
+
+
+def test_a_run_with_several_labels_has_a_report(tmp_path: Path) -> None:
+    columns = {"label": [[0], [0, 2], [], [1]], "prediction": [[0], [0], [2], [0, 1]], "text": ["a", "b", "c", "d"]}
+    overrides = ("task=multilabel", "task.dataset=x.jsonl", "task.text=[text]", "task.label=label")
+    scores = {"micro_f1": 0.6, "sample_f1": 0.5, "macro_f1": 0.4, "average_precision": 0.4}
+    names = ["noise", "staff", "food", "never"]
+    report = make_report(write_finished_run(tmp_path / "run", columns, *overrides, names=names, scores=scores))
+    assert report.findings == ["label food: 0 of 1 found (recall 0.000, 95 % interval 0.000 to 0.793)"]
+    assert "1 labels neither occur nor were predicted" in section(report, "Labels")
+    assert report.page.count(" to ") > 3

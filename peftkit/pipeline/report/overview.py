@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from peftkit.config import kind_of
 from peftkit.leaderboard.costs import COSTS
 from peftkit.metrics import METRICS, Metric
 from peftkit.metrics.per_class import share
@@ -20,7 +21,7 @@ from peftkit.results.page.charts import Point, line_chart
 
 RESAMPLES, MIN_RESAMPLES = 1000, 200  # of scores
 MAX_OPERATIONS = 20_000_000  # resamples x examples, or x pairs x classes, so that a report takes less than a second
-RESAMPLED = ("classes", "numbers", "tags", "ranks", "margins", "bytes")  # inputs of metrics
+RESAMPLED = ("classes", "label_sets", "numbers", "tags", "ranks", "margins", "bytes")  # inputs of metrics
 NOTABLE_SHARE = 0.05  # of truncated examples or unknown tokens
 SHOWN_LABELS, SHOWN_POINTS = 50, 500
 
@@ -61,6 +62,8 @@ def score_interval(run: RunData, name: str) -> str:
     if metric.name == "accuracy":
         interval = share(sum(map(operator.eq, labels, predictions)), len(labels))
         return f"{interval.low:.3f} to {interval.high:.3f}"
+    if kind_of(run.config.task).several_labels:
+        labels, predictions = (_indicators(sets, len(run.names)) for sets in (labels, predictions))
     low, high = resampled_interval(metric, labels, predictions, len(run.names) or None)
     return f"{low:.3f} to {high:.3f}" if low < high else ""
 
@@ -73,7 +76,7 @@ def resampled_interval(
     Examples with the same label and prediction are drawn together, by one multinomial: there are few such pairs.
     """
     counts: np.ndarray = np.ones(len(labels), int)
-    if metric.input == "classes":
+    if metric.input == "classes" and np.ndim(labels) == 1:
         size = 1 + int(np.max([labels, predictions]))
         pairs, counts = np.unique(np.asarray(labels) * size + np.asarray(predictions), return_counts=True)
         labels, predictions = divmod(pairs, size)
@@ -87,6 +90,14 @@ def resampled_interval(
     values = metric.scorer(labels, runs, classes)(drawn.astype(float))[:, 0]
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _indicators(sets: Sequence[Sequence[int]], classes: int) -> Any:
+    """Return 0 and 1 for each label (examples, classes) from the ids of each example's labels."""
+    found: np.ndarray = np.zeros((len(sets), classes), int)
+    for row, ids in zip(found, sets, strict=True):
+        row[list(ids)] = 1
+    return found
 
 
 def _metric_of(run: RunData, name: str) -> tuple[Metric, list[int]] | None:
