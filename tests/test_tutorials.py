@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +23,14 @@ STEPS = steps_of((ROOT / "docs" / "tutorials" / "own-code.md").read_text(encodin
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the working folder, with the files of the tutorial."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the working folder, with the files of the tutorial; its module and metric are forgotten at the end."""
     write_files(STEPS, tmp_path)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield tmp_path
+    sys.modules.pop("mymodule", None)
+    METRICS.pop("cost_of_errors", None)
 
 
 def test_the_commands_of_the_tutorial_compose(folder: Path) -> None:
@@ -96,10 +101,10 @@ def test_the_tutorial_ends_on_a_board(folder: Path, checkpoints: dict[str, Path]
         if "run=DIR" in command:
             run = next(file.parent for file in folder.rglob("rescale/*/result.json"))
             command = command.replace("DIR", str(run))
-        done = run_command(command, folder, checkpoints["minilm"], package=ROOT)
+        done = run_command(command, folder, checkpoints["bert"], package=ROOT)
         assert done.returncode == 0, done.stderr
     assert '"prediction"' in done.stdout
     table = (folder / "outputs" / "leaderboard" / "leaderboard.csv").read_text(encoding="utf-8")
     entries = [entry for entry in csv.DictReader(table.splitlines()) if entry.get("cost_of_errors")]
-    assert {entry["method"] for entry in entries} == {"rescale", "lora"}
+    assert {"rescale", "lora"} <= {entry["method"] for entry in entries}
     assert len(peftkit.leaderboard(folder / "outputs").runs) == 5
