@@ -1,8 +1,9 @@
 """Baselines of each task, computed from the labels that the runs recorded: one constant answer, and chance.
 
 The constant answer comes from the training labels: the most frequent class, tag or text, or the mean of numbers, as in
-scikit-learn's DummyClassifier and DummyRegressor. Chance is the mean score of random answers: a class or tag drawn
-uniformly, the number of another example, a random rank, or equal rewards.
+scikit-learn's DummyClassifier and DummyRegressor; of several labels those that most examples have, or else the most
+frequent one. Chance is the mean score of random answers: a class or tag drawn
+uniformly, each of several labels with probability 1/2, the number of another example, a random rank, or equal rewards.
 """
 
 from collections import Counter
@@ -14,7 +15,14 @@ from typing import Any
 import numpy as np
 
 from peftkit.config.record_schema import FREQUENT_ANSWER
-from peftkit.leaderboard.paired import RunPredictions, constant_predictions, read_run_predictions, resolve_metric
+from peftkit.leaderboard.paired import (
+    RunPredictions,
+    constant_predictions,
+    label_indicators,
+    read_run_predictions,
+    reads_label_sets,
+    resolve_metric,
+)
 from peftkit.leaderboard.runs import BoardEntry, Summary, grouped
 from peftkit.leaderboard.stats import differing_settings, score_metrics, task_score
 from peftkit.metrics import RECORDED, Metric
@@ -22,7 +30,7 @@ from peftkit.metrics import RECORDED, Metric
 Array = np.ndarray
 NAMES = {
     "classes": "majority class", "tags": "majority tag", "tag_names": "majority tag", "numbers": "mean label",
-    "texts": "most frequent answer",
+    "texts": "most frequent answer", "label_sets": "majority labels",
 }  # fmt: skip
 CHANCE = "chance"
 MAX_DRAWS, MAX_NUMBERS = 1000, 20_000_000  # random answers for each example; these x examples x classes
@@ -39,9 +47,10 @@ class Labels:
 
     known: RunPredictions  # without the predictions
     metrics: dict[str, tuple[Metric, str | None]]  # by recorded name, with the split, as `resolve_metric` returns them
-    input: str  # of the metrics: classes, numbers, tags, texts, ranks or margins
+    input: str  # of the metrics: classes, label_sets, numbers, tags, texts, ranks or margins
     names: list[str]  # of the classes or tags
     counts: list[Mapping[str, Any]]  # of the labels of the training splits
+    examples: int  # of these training splits
 
 
 def with_baselines(entries: Sequence[BoardEntry]) -> list[BoardEntry]:
@@ -98,6 +107,8 @@ def _baselines(members: Sequence[BoardEntry]) -> list[BoardEntry]:
 def _answer_text(labels: Labels, answer: Any) -> str:
     if labels.input in ("classes", *LISTS):
         return labels.names[answer]
+    if labels.input == "label_sets":
+        return " + ".join(labels.names[number] for number in answer)
     return f"{answer:.4g}" if labels.input == "numbers" else repr(answer[:MAX_TEXT])
 
 
@@ -135,16 +146,25 @@ def _labels_of(members: Sequence[BoardEntry]) -> Labels | None:
     needed = score_metrics(members[0].scores)
     needed = [name for name in needed if up[name]] or needed
     inputs = {metrics[name][0].input for name in needed if name in metrics}
-    if not inputs or not all(name in metrics for name in needed) or len(inputs - {"tag_names"}) > 1:
+    if not inputs or not all(name in metrics for name in needed):
         return None
-    input = next(iter(sorted(inputs)))
-    if (input in (*LISTS, "texts")) != (known.labels.dtype.kind not in "iufb"):
-        return None  # such as several labels for an example
-    same = {name: each for name, each in metrics.items() if each[0].input in (LISTS if input in LISTS else (input,))}
+    has_lists = known.labels.dtype.kind not in "iufb"
+    if has_lists and all(reads_label_sets(metrics[name][0]) for name in needed):
+        input, same = "label_sets", {name: each for name, each in metrics.items() if reads_label_sets(each[0])}
+    elif len(inputs - {"tag_names"}) <= 1:
+        input = min(inputs)
+        same = {
+            name: each for name, each in metrics.items() if each[0].input in (LISTS if input in LISTS else (input,))
+        }
+    else:
+        return None
+    if has_lists != (input in (*LISTS, "texts", "label_sets")):
+        return None
     train = [each["train"] for each in counts if isinstance(each.get("train"), Mapping)]
     if not names and input == "classes":
         names = [str(number) for number in range(1 + int(np.max(known.labels)))]
-    return Labels(known, same, input, names, train)
+    examples = sum(run.examples.get("train", 0) for run in runs if isinstance(run.audit.get("label_counts"), Mapping))
+    return Labels(known, same, input, names, train, examples)
 
 
 def _counted_labels(counts: Mapping[str, Any], names: Sequence[str]) -> RunPredictions | None:
@@ -174,13 +194,18 @@ def _constant_answer(labels: Labels) -> tuple[Any, str] | None:
             return texts.most_common(1)[0][0], OF_TRAINING
         first = Counter(next(iter(each), "") for each in known).most_common(1)
         return (first[0][0], OF_VALIDATION) if first and first[0][1] > 1 else None
-    if labels.input not in ("classes", *LISTS) or not labels.names:
+    if labels.input not in ("classes", "label_sets", *LISTS) or not labels.names:
         return None
     totals = [sum(each[name] for each in counts if isinstance(each.get(name), int)) for name in labels.names]
-    if any(totals):
-        return int(np.argmax(totals)), OF_TRAINING
-    flat = known if labels.input == "classes" else np.concatenate([np.asarray(each, int) for each in known])
-    return int(np.bincount(flat.astype(int)).argmax()), OF_VALIDATION
+    count, origin = labels.examples, OF_TRAINING
+    if not any(totals):
+        flat = known if labels.input == "classes" else np.concatenate([np.asarray(each, int) for each in known])
+        totals = np.bincount(flat.astype(int), minlength=len(labels.names)).tolist()
+        count, origin = len(known), OF_VALIDATION
+    most = int(np.argmax(totals))
+    if labels.input != "label_sets":
+        return most, origin
+    return [number for number, total in enumerate(totals) if 2 * total > count > 0] or [most], origin
 
 
 def _random_answers(labels: Labels) -> Array | None:
@@ -196,6 +221,12 @@ def _random_answers(labels: Labels) -> Array | None:
         groups = max(1, draws // classes)
         first = random.integers(0, classes, (groups, 1, count))
         return ((first + np.arange(min(classes, draws))[:, None]) % classes).reshape(-1, count)
+    if labels.input == "label_sets":
+        sets = [
+            [np.flatnonzero(each).tolist() for each in random.random((count, classes)) < 0.5]
+            for _ in range(MAX_LIST_DRAWS)
+        ]
+        return np.stack([np.fromiter(each, object, count) for each in sets])
     if labels.input in LISTS and labels.names:
         lists = [[random.integers(0, classes, len(tags)).tolist() for tags in known] for _ in range(MAX_LIST_DRAWS)]
         return np.stack([np.fromiter(each, object, count) for each in lists])
@@ -217,6 +248,8 @@ def _scores(labels: Labels, predictions: Array) -> dict[str, float]:
         given: Any = predictions[:, part]
         if metric.input == "tag_names":
             known, *given = ([[labels.names[tag] for tag in tags] for tags in run] for run in (known, *given))
+        elif labels.input == "label_sets":
+            known, given = (label_indicators(each, len(labels.names)) for each in (known, given))
         elif metric.input == "texts":
             known = [[each] if isinstance(each, str) else list(each) for each in known]
         scorer = metric.scorer(known, given, len(labels.names) or None)

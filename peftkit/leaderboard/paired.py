@@ -107,10 +107,10 @@ def _fixed_pairs(entries: Sequence[BoardEntry], start: int, fixed: Sequence[Boar
 
 
 def constant_predictions(labels: Array, answer: Any) -> Array:
-    """Return an answer for each label: a class, a number or a text; for lists of tags one tag for each word."""
+    """Return an answer for each label: a class, a number, a text or a list of classes; or one tag for each word."""
     if not _is_list(labels):
         return np.full(len(labels), answer)
-    answers = (answer if isinstance(answer, str) else [answer] * len(each) for each in labels)
+    answers = (answer if isinstance(answer, str | list) else [answer] * len(each) for each in labels)
     return np.fromiter(answers, object, len(labels))
 
 
@@ -228,7 +228,7 @@ def scores_by_resample(
     sign = 1 if counted[0][0].higher_is_better else -1
     parts = [slice(None) if split is None else np.flatnonzero(splits == split) for _, split in counted]
     if reads_label_sets(counted[0][0]) and _is_list(labels):
-        labels, predictions = (_indicators(each, classes or 0) for each in (labels, predictions))
+        labels, predictions = (label_indicators(each, classes or 0) for each in (labels, predictions))
     scorers = [
         metric.scorer(labels[part], predictions[:, part], classes)
         for (metric, _), part in zip(counted, parts, strict=True)
@@ -244,7 +244,7 @@ def scores_by_resample(
     return task_scores(np.ones((1, len(labels))))[0], np.concatenate(blocks)
 
 
-def _indicators(ids: Array, classes: int) -> Array:
+def label_indicators(ids: Array, classes: int) -> Array:
     """Return 0 and 1 for each class (..., classes) from lists of ids (...)."""
     found: Array = np.zeros((*ids.shape, classes), bool)
     for place, each in np.ndenumerate(ids):

@@ -47,7 +47,7 @@ def record(
     file = root / name / "result.json"
     content = json.loads(file.read_text())
     for each in metrics:
-        if METRICS[each].input in ("classes", "numbers"):
+        if METRICS[each].input in ("classes", "numbers") and not isinstance(labels[0], list):
             content["scores"][each]["value"] = METRICS[each].score(labels, predictions)
     content["audit"] |= audit or {}
     file.write_text(json.dumps(content))
@@ -122,6 +122,7 @@ def test_numbers_have_their_training_mean_and_no_correlation_by_chance(tmp_path:
 def test_tags_texts_pairs_and_ranks_have_the_baselines_that_make_sense(tmp_path: Path) -> None:
     tags = {"label_names": ["O", "B-PER"], "label_counts": {"train": {"O": 9, "B-PER": 1}}}
     record(tmp_path, "t", [[0, 1, 0], [0]], [[0, 1, 0], [0]], ("token_accuracy", "entity_f1"), tags, task="tags")
+    record(tmp_path, "e", [[0, 1, 0], [0]], [[0, 1, 0], [0]], ("entity_f1",), tags, task="spans")
     texts = {"label_counts": {"train": {"most frequent answer": "Paris"}}}
     record(tmp_path, "q", [["Paris"], ["Rome"]], ["Paris", "Paris"], ("exact_match",), texts, task="answers")
     record(tmp_path, "p", [0.0, 0.0], [0.2, -0.1], ("reward_accuracy",), task="pairs")
@@ -130,11 +131,31 @@ def test_tags_texts_pairs_and_ranks_have_the_baselines_that_make_sense(tmp_path:
     means = {key: {name: value.mean for name, value in each.scores.items()} for key, each in found.items()}
     assert means.pop(("ranks", "chance"))["mrr"] == pytest.approx(np.mean(1 / np.arange(1, 11)), abs=0.01)
     assert means.pop(("tags", "chance")).keys() == {"token_accuracy", "entity_f1"}
+    assert means.pop(("spans", "majority tag")) == {"entity_f1": 0.0} and means.pop(("spans", "chance"))
     assert means == {
         ("tags", "majority tag"): {"token_accuracy": 0.75, "entity_f1": 0.0},
         ("answers", "most frequent answer"): {"exact_match": 0.5},
         ("pairs", "chance"): {"reward_accuracy": 0.5},
     }
+
+
+@pytest.mark.parametrize(("counts", "answer"), [((70, 30, 10), [0]), ((70, 60, 10), [0, 1]), ((30, 45, 10), [1])])
+def test_several_labels_have_those_of_most_examples_or_the_most_frequent(
+    tmp_path: Path, counts: tuple[int, ...], answer: list[int]
+) -> None:
+    random = np.random.default_rng(0)
+    rows = (random.random((EXAMPLES, 3)) < [0.7, 0.4, 0.1]).astype(int)
+    labels, names = [np.flatnonzero(row).tolist() for row in rows], ["a", "b", "c"]
+    audit = {
+        "label_names": names, "rows": {"train": 100}, "label_counts": {"train": dict(zip(names, counts, strict=True))}
+    }  # fmt: skip
+    record(tmp_path, "m", labels, labels, ("micro_f1", "macro_f1"), audit)
+    majority = made(tmp_path)["majority labels"]
+    always = np.tile([int(number in answer) for number in range(3)], (EXAMPLES, 1))
+    assert majority.answer == answer
+    for name in ("micro", "macro"):
+        expected = metrics.f1_score(rows, always, average=name, zero_division=0)
+        assert majority.scores[f"{name}_f1"].mean == pytest.approx(expected)
 
 
 def test_old_results_fall_back_to_what_is_recorded_and_state_it(tmp_path: Path) -> None:
