@@ -192,7 +192,7 @@ def _suspicious(
         found = _leak(table[each.name][:], labels)
         if found is not None:
             use = "drop it from task.text" if each.name in text else "keep it out of task.text"
-            warnings.append(f"the column {each.name} {found} {label}: known before the label is? If not, {use}")
+            warnings.append(f"the column {each.name} {found} {label}: unless it is known before the label, {use}")
     if names := [name for name in text if name in by_name and by_name[name].is_text]:
         share = _share_naming_label(table, names, labels)
         if share >= LEAK:

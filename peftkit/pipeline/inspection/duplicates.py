@@ -113,7 +113,7 @@ def _conflicts(groups: Mapping[str, list[Example]]) -> list[Section]:
         return []
     found.sort(key=lambda each: -each[1].total())
     number = sum(labels.total() for _, labels in found)
-    warning = f"{plural(number, 'example')} with {plural(len(found), 'text')} have different labels for one text"
+    warning = f"the same text has different labels: {plural(len(found), 'text')}, {plural(number, 'example')}"
     rows = [
         (", ".join(f"{name} {count}" for name, count in labels.most_common()), shortened(group[0].text))
         for group, labels in found[:SHOWN]
