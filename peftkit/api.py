@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from peftkit.cli import arguments
 from peftkit.cli.compose import open_composer
 from peftkit.cli.values import compose_values
-from peftkit.config import JOBS, RunConfig, UserError
+from peftkit.config import JOBS, RunConfig, UserError, refuse
+from peftkit.config.checks.run_folders import run_folder_errors
 from peftkit.config.console import log, log_records
 from peftkit.config.own_code import open_code
 
@@ -212,6 +213,7 @@ def load(
     from peftkit.pipeline.libraries import library_settings
 
     folder = Path(arguments.run_folder(run))
+    refuse(*((True, message) for message in run_folder_errors("run", folder, loads=True)))
     packages = arguments.items("allow_code", allow_code, "name of a package", str)
     with library_settings("auto"), log_records(), open_code(packages):
         return extend.load_extended(folder) if extend.is_vocabulary(folder) else load_run(folder)

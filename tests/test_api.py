@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -188,3 +190,11 @@ def test_a_wrong_value_is_refused_before_anything_loads(settings: dict[str, Any]
 def test_a_wrong_type_is_refused_by_its_argument(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(peftkit.UserError, match=message):
         call()
+
+
+def test_a_pipe_among_the_files_of_a_run_is_refused(run: RunResult, tmp_path: Path) -> None:
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    (weights := folder / "adapter" / "adapter_model.safetensors").unlink()
+    os.mkfifo(weights)
+    with pytest.raises(peftkit.UserError, match=r"adapter_model\.safetensors cannot be read: not a regular file"):
+        peftkit.load(folder)

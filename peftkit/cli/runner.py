@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from peftkit.cli.compose import build_run
 from peftkit.cli.sweep_status import RunStatus, collect_statuses, write_status
 from peftkit.config import UserError, error_summary
-from peftkit.config.console import log
+from peftkit.config.console import log, log_assumptions
 from peftkit.config.imports import end_imports
 from peftkit.config.jobs import JOBS
 from peftkit.config.json_files import read_json
@@ -70,6 +70,7 @@ class SweepRunner:
                     self._plan(config)
                 else:
                     found = api.run_job(config, self.record_folder)
+                log_assumptions()
                 self.seconds.append(time.monotonic() - started)
             from peftkit.jobs.leaderboard import selection_score
 

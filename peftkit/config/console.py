@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 ASSUMPTIONS: dict[str, bool] = {}  # whether each is logged
+WAITING: dict[str, None] = {}  # assumptions that are logged with the next message only
 _AS_RECORDS: ContextVar[bool] = ContextVar("as_records", default=False)
 
 
@@ -16,13 +17,22 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def assume(text: str) -> None:
-    """Record what was assumed about data; it is logged once, with the next message, and not if an error is next."""
-    ASSUMPTIONS.setdefault(text, False)
+def assume(text: str, waits: bool = False) -> None:
+    """Record what was assumed about data; it is logged once, with the next message, and not if an error is next.
+
+    One that waits is not logged before that, since a model may still refuse the data.
+    """
+    if waits:
+        WAITING[text] = None
+    else:
+        ASSUMPTIONS.setdefault(text, False)
 
 
-def log_assumptions() -> None:
-    """Log the assumptions that are not logged yet."""
+def log_assumptions(waiting: bool = True) -> None:
+    """Log the assumptions that are not logged yet, among them those that wait."""
+    if waiting:
+        ASSUMPTIONS.update({text: False for text in WAITING if text not in ASSUMPTIONS})
+        WAITING.clear()
     for text in [text for text, is_logged in ASSUMPTIONS.items() if not is_logged]:
         ASSUMPTIONS[text] = True
         _write(text)

@@ -69,7 +69,7 @@ def load_task_dataset(
     """
     reader = replace(example_reader(task), calibration=calibration)
     data = reader.load(data_root, source, trained_on, search_samples)
-    log_assumptions()
+    log_assumptions(waiting=False)
     for remark in data.remarks:
         assume(remark)
     return data

@@ -91,9 +91,13 @@ class ClassLabelReader(ExampleReader):
         labels = self.raw_labels(examples, "train") if is_table else examples["label"][:]
         kept, held_out = stratified_split(labels, size, SUBSET_SEED)
         found, held = {*labels} - {None}, {labels[index] for index in held_out}
-        assume(f"{len(held_out):,} of {len(labels):,} examples are held out, stratified by {self.task.label}")
+        assume(
+            f"{len(held_out):,} of {len(labels):,} examples are held out, stratified by {self.task.label}", waits=True
+        )
         if missing := len(found - held):
-            assume(f"!! {missing} of {len(found)} labels have no held-out example, as they have few examples")
+            assume(
+                f"!! {missing} of {len(found)} labels have no held-out example, as they have few examples", waits=True
+            )
         return examples.select(kept).flatten_indices(), examples.select(held_out).flatten_indices()
 
     def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:

@@ -90,7 +90,10 @@ class MultilabelReader(ClassLabelReader):
         labels = self.raw_labels(examples, "train") if ID in examples.column_names else examples["label"][:]
         sets = [None if label is None else tuple(sorted(label)) for label in labels]
         kept, held_out = stratified_split(sets, size, SUBSET_SEED)
-        assume(f"{len(held_out):,} of {len(labels):,} examples are held out, stratified by their sets of labels")
+        assume(
+            f"{len(held_out):,} of {len(labels):,} examples are held out, stratified by their sets of labels",
+            waits=True,
+        )
         return examples.select(kept).flatten_indices(), examples.select(held_out).flatten_indices()
 
     def _parse(self, cell: Any, fix: str) -> list[str] | None:
