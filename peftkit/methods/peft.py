@@ -87,7 +87,7 @@ def apply_method(
 def _does_not_fit(config: PeftConfig, model_type: str, error: Exception) -> Refusal:
     """Return the refusal of a method that neither the user nor PEFT chose modules for, or that fails on a model."""
     method = str(getattr(config.peft_type, "value", config.peft_type)).lower()
-    if getattr(config, "target_modules", "") is None and config.peft_type != PeftType.LN_TUNING:
+    if "target_modules" in str(error) and getattr(config, "target_modules", "") is None:
         names = ["target_modules=all-linear", *["feedforward_modules=[]"] * hasattr(config, "feedforward_modules")]
         fix = " ".join(f"method.config.{name}" for name in names)
         return refusal(f"{method} has no target modules for {model_type}", fix, verb="set")

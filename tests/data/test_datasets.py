@@ -307,7 +307,7 @@ def test_only_labeled_examples_are_scored_and_all_are_predicted(tmp_path: Path, 
         "none": Encoded(Dataset.from_dict({"labels": [0] * 3}), [1] * 3, 0, np.array([hidden] * 3), np.array([False] * 3)),
     }  # fmt: skip
     metrics = ["accuracy"] if kind == "classification" else ["pearson", "mean_squared_error"]
-    run = SimpleNamespace(task=SimpleNamespace(kind=kind, metrics=metrics, text=[]))
+    run = SimpleNamespace(task=SimpleNamespace(kind=kind, metrics=metrics, text=[], label_order=None))
     rows = SimpleNamespace(splits={name: Dataset.from_dict({"id": [0, 1, 2]}) for name in splits})
     bundle = SimpleNamespace(
         format=SequenceClassificationFormat(run.task, None, names=["a", "b"] if kind == "classification" else None),

@@ -18,6 +18,7 @@ from helpers.interruption import broken_off
 import peftkit
 from peftkit.cli.files import options_of
 from peftkit.config import RunConfig, UserError
+from peftkit.jobs.plan_table import show_plans
 from peftkit.results import run_folder
 
 # the long tests try all
@@ -201,7 +202,7 @@ def test_evaluate_takes_mnli_to_the_diagnostics(tiny: Overrides) -> None:
 
 
 def test_plan_takes_no_step(tiny: Overrides, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    commands.plan(*tiny("bert"))
+    show_plans(commands.plan(*tiny("bert")))
     text = capsys.readouterr().out
     for word in ("trained weights", "steps", "tokens", "truncated", "padding", "memory"):
         assert word in text

@@ -23,7 +23,6 @@ from omegaconf import OmegaConf
 from peftkit.config import RunConfig, UserError, config_errors
 from peftkit.config.source import Source
 from peftkit.data.datasets import load_task_dataset
-from peftkit.jobs.finetune import _delete_files
 from peftkit.results import run_folder
 
 Overrides = Callable[..., list[str]]
@@ -208,7 +207,7 @@ def test_training_again_keeps_the_folder_of_judges(tmp_path: Path) -> None:
     for name in ("result.json", "checkpoints/1/weights", "judged/one/journal.jsonl"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    _delete_files(tmp_path)
+    run_folder.delete_files(tmp_path)
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["journal.jsonl"]
 
 

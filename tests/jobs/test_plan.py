@@ -77,7 +77,10 @@ def test_a_table_has_an_entry_for_each_run_and_the_totals(
     assert max(map(len, lines)) <= 100 and max(map(len, lines[:5])) <= 80
 
 
-def test_settings_in_which_runs_differ_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_in_which_runs_differ_are_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
     show_plans([PLAN, replace(PLAN, overrides=("task=mrpc", "method=lora", "train.weight_decay=0", "seed=0"))])
     lines = capsys.readouterr().out.splitlines()
     assert "settings" in lines[0] and "train.weight_decay=0.1" in lines[2] and "train.weight_decay=0 " in lines[3]

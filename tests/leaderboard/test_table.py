@@ -224,12 +224,12 @@ def test_a_spreadsheet_holds_groups_and_tests(tmp_path: Path) -> None:
 
 def test_trials_are_shown_where_there_were_several(tmp_path: Path) -> None:
     compared(tmp_path)
-    assert "learning-rate" not in shown(tmp_path, 200)
+    assert "trials" not in shown(tmp_path, 200)
     file = tmp_path / "rtefull0" / "result.json"
     record = json.loads(file.read_text())
     record["search"] = {"trials": [{"learning_rate": 1, "score": 0.5}] * 4, "chosen": 1, "rows": 5, "seconds": 1.0}
     file.write_text(json.dumps(record))
-    assert "learning-rate" in shown(tmp_path, 200)
+    assert "budgets: 1 to 4 trials" in shown(tmp_path, 200)
     (row, *_) = (row for row in board_entries(collect([tmp_path])) if (row.task, row.method) == ("rte", "full"))
     assert row.trials == 4
 
