@@ -213,8 +213,8 @@ def load(
     from peftkit.pipeline.libraries import library_settings
 
     folder = Path(arguments.run_folder(run))
-    refuse(*((True, message) for message in run_folder_errors("run", folder, loads=True)))
     packages = arguments.items("allow_code", allow_code, "name of a package", str)
+    refuse(*((True, message) for message in run_folder_errors("run", folder, loads=True)))
     with library_settings("auto"), log_records(), open_code(packages):
         return extend.load_extended(folder) if extend.is_vocabulary(folder) else load_run(folder)
 

@@ -98,9 +98,9 @@ def merge(folder: str | Path, *overrides: str) -> Path:
     return found
 
 
-def plan(*overrides: str) -> None:
-    _run("plan", overrides)
+def plan(*overrides: str) -> list[Any]:
+    return _run("plan", overrides)
 
 
-def _run(job: str, overrides: Sequence[str]) -> list[Path | None]:
+def _run(job: str, overrides: Sequence[str]) -> list[Any]:
     return [api.run_job(config) for config in choose([f"job={job}", *overrides])]
