@@ -90,6 +90,7 @@ def test_flips_and_their_p_values_equal_a_second_computation(pair: tuple[Path, P
         assert next(each for each in found.flips if each.name == name).p == pytest.approx(lowest)
 
 
+@pytest.mark.slow
 def test_the_difference_of_the_scores_equals_a_bootstrap_of_scikit_learn(pair: tuple[Path, Path]) -> None:
     found = peftkit.diff(*pair)
     table = found.to_pandas()

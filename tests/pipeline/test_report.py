@@ -138,6 +138,7 @@ def test_ticks_are_round_and_few(limits: tuple[float, float]) -> None:
     assert 3 <= len(found) <= 8 and limits[0] - 1e-9 <= found[0] < found[-1] <= limits[1] + 1e-9
 
 
+@pytest.mark.slow
 def test_intervals_of_scores_equal_those_of_resampled_examples() -> None:
     from sklearn.metrics import f1_score, matthews_corrcoef
 
