@@ -27,11 +27,12 @@ from peftkit.pipeline.build import text_length
 from peftkit.pipeline.inspection.columns import Guess, columns_section, guess_columns, read_columns
 from peftkit.pipeline.inspection.duplicates import Example, duplicate_sections
 from peftkit.pipeline.inspection.labels import label_section, number_section
-from peftkit.pipeline.inspection.page import write_page
+from peftkit.pipeline.inspection.page import render_page
 from peftkit.pipeline.inspection.sections import Inspection, Section
 from peftkit.pipeline.inspection.terminal import show
 from peftkit.pipeline.inspection.tokens import count_words, length_section, script_section, unknown_section
 from peftkit.pipeline.sources import run_tokenizer, warn_substitutions
+from peftkit.results.page import write_page
 
 OWN_RECIPE, OWN_TASK = "own_data", "task=classification"  # for the user's own labeled texts; the recipe's task
 WEIGHTS = "task.class_weights=balanced"
@@ -50,7 +51,7 @@ def inspect(config: RunConfig) -> None:
         return
     show(found)
     page = Path(config.output or Path(config.out, "inspect", safe_name(found.name), "inspect.html"))
-    write_page(found, page)
+    write_page(render_page(found), page)
     log(f"-> {page}")
     if found.refusal is not None:
         raise UserError(found.refusal)
