@@ -6,10 +6,10 @@ from statistics import fmean
 
 from peftkit.leaderboard.stats import score_metrics
 from peftkit.metrics import METRICS, Metric
+from peftkit.metrics.per_class import Z, wilson_interval
 from peftkit.metrics.registry import import_own_metrics
 
 Range = tuple[float, float]
-Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
 
 def metric_of(name: str) -> Metric | None:
@@ -69,6 +69,5 @@ def score_interval(mean: float, error: float, limits: Range, examples: int) -> R
     else:
         return None
     share = min(max(share, 0.0), 1.0)
-    center = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
-    half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    return low + (high - low) * max(center - half, 0.0), low + (high - low) * min(center + half, 1.0)
+    lower, upper = wilson_interval(share, count)
+    return low + (high - low) * max(lower, 0.0), low + (high - low) * min(upper, 1.0)

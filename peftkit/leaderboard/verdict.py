@@ -17,11 +17,12 @@ from peftkit.leaderboard.contrast import (
     half_width,
     holm,
 )
-from peftkit.leaderboard.intervals import Range, Z, score_interval, score_range
+from peftkit.leaderboard.intervals import Range, score_interval, score_range
 from peftkit.leaderboard.letters import compact_letters
 from peftkit.leaderboard.paired import MAX_ALL_PAIRS, MAX_TESTED, sample_of
 from peftkit.leaderboard.runs import BoardEntry, BoardRun, UnreadableRun, grouped
 from peftkit.metrics import METRICS
+from peftkit.metrics.per_class import Z
 
 MAX_LISTED = 4  # entries in a sentence
 BETTER, NOT_BETTER, NOT_TESTED = "better", "not better", "not tested"  # than the baseline with a constant answer

@@ -68,8 +68,15 @@ def share(successes: int, trials: int) -> Estimate:
     """Return a share of trials with its score interval (Wilson 1927)."""
     if trials == 0:
         return Estimate(math.nan, math.nan, math.nan)
-    p, shrink = successes / trials, 1 + Z**2 / trials
+    p = successes / trials
+    low, high = wilson_interval(p, trials)
+    # at the ends of the range rounding would give 1e-17 and 1 - 1e-16
+    return Estimate(p, low if successes else 0.0, high if successes < trials else 1.0)
+
+
+def wilson_interval(p: float, trials: float) -> tuple[float, float]:
+    """Return the 95 % score interval of a share of trials (Wilson 1927)."""
+    shrink = 1 + Z**2 / trials
     center = (p + Z**2 / (2 * trials)) / shrink
     half = Z / shrink * math.sqrt(p * (1 - p) / trials + Z**2 / (4 * trials**2))
-    # at the ends of the range rounding would give 1e-17 and 1 - 1e-16
-    return Estimate(p, center - half if successes else 0.0, center + half if successes < trials else 1.0)
+    return center - half, center + half
