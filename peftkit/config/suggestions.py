@@ -51,9 +51,12 @@ def nearest(name: str, known: Iterable[str], prefix: str = "", suffix: str = "")
     return f"; use one of {listed(known)}"
 
 
-def listed(names: Iterable[str]) -> str:
-    """Return names as one line, of which a long one is cut, and many are left out."""
-    shown = [" ".join(name.split()) for name in names]
+def listed(names: Iterable[str], quote_spaces: bool = False) -> str:
+    """Return names as one line, of which a long one is cut, and many are left out.
+
+    With `quote_spaces`, those that begin or end with a space are in quotes.
+    """
+    shown = [repr(name) if quote_spaces and name != name.strip() else " ".join(name.split()) for name in names]
     shown = [name if len(name) <= MAX_LENGTH else f"{name[: MAX_LENGTH - 3]}..." for name in shown]
     return ", ".join(shown[:MAX_SHOWN]) + (", ..." if len(shown) > MAX_SHOWN else "")
 

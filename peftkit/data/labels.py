@@ -16,6 +16,7 @@ from peftkit.data.cells import CellError, describe, is_missing, text_of
 from peftkit.data.tables import is_list_text
 
 MULTILABEL = "task=multilabel"
+SEPARATORS = "|;,"  # of several labels in one cell, that are suggested
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
@@ -54,6 +55,15 @@ def check_other_labels(names: set[str], more: set[str], splits: tuple[str, str],
             f"use one numbering, or set {both}"
         )
         raise UserError(Refusal(message, both))
+
+
+def joined_labels(names: Sequence[str]) -> tuple[str, list[str]] | None:
+    """Return the labels that join others, such as bug|urgent where bug and urgent are labels too, and the separator."""
+    for separator in SEPARATORS:
+        parts = {name: {part.strip() for part in name.split(separator)} for name in names if separator in name}
+        if joined := [name for name, each in parts.items() if len(each) > 1 and each <= {*names}]:
+            return separator, joined
+    return None
 
 
 def log_spellings(names: set[str]) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 from datasets import Dataset
 
 from peftkit.config import TaskConfig, UserError, kind_of
+from peftkit.config.quoting import typed
 from peftkit.config.suggestions import listed
 from peftkit.data.columns import text_columns
+from peftkit.data.labels import MULTILABEL, joined_labels
 
 MIN_UNIQUE = 20  # training examples, from which on labels that are all different are no classes
 
@@ -59,6 +61,8 @@ def check_examples(
             f"{task.dataset}: each of the {len(train)} training examples has a label of its own, as an id or a number; "
             f"use task=regression, or set task.label to another column than {task.label}"
         )
+    if names is not None and kind_of(task).chooses_class:
+        remarks += _joined_labels(train, names)
     trained = set(_keys(task, train))
     for name, split in ((name, split) for name, split in splits.items() if name != task.splits["train"]):
         found = _labels(split)
@@ -79,6 +83,19 @@ def check_examples(
         if repeated:
             remarks.append(f"!! {repeated} of {len(keys)} examples of {name} occur in {task.splits['train']} too")
     return remarks
+
+
+def _joined_labels(train: Dataset, names: Sequence[str]) -> list[str]:
+    """Return a remark on labels that are several of the others in one text."""
+    if (found := joined_labels(names)) is None:
+        return []
+    separator, joined = found
+    count = sum(names[label] in joined for label in train["label"][:])
+    return [
+        f"!! {len(joined)} of {len(names)} labels join others by '{separator}' ({listed(joined)}), in {count:,} of "
+        f"{len(train):,} training examples; each of them is a class of its own. To predict several labels for a text, "
+        f"use {MULTILABEL} {typed('task.label_separator', separator)}"
+    ]
 
 
 def _check_label_sets(task: TaskConfig, train: Dataset, names: Sequence[str]) -> list[str]:

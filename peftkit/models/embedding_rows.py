@@ -12,12 +12,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from peftkit.compat.transformers import keep_untied
-from peftkit.config import UserError, error_summary
+from peftkit.config import Refusal, UserError, error_summary
 from peftkit.config.json_files import read_json, safetensors_error
 from peftkit.models.vocabulary import NewToken
 
 RECORD_FILE, ROWS_FILE = "vocabulary.json", "rows.safetensors"
 MADE_AGAIN = "make the folder again with job=extend"
+MADE_FOR_THIS = "make one for this model with job=extend, or drop vocab"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def vocabulary_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     for target, source in model.get_expanded_tied_weights_keys(all_submodels=True).items():
         other = model.get_submodule(target.rpartition(".")[0])
         if isinstance(other, nn.Embedding) and not torch.equal(other.weight, model.get_parameter(source)):
-            raise UserError(f"{target} differs from {source}, so that tokens cannot be added; use another checkpoint")
+            wrong = f"{target} differs from {source}, so that tokens cannot be added"
+            raise UserError(Refusal(f"{wrong}; use another checkpoint, or drop vocab", "~vocab"))
     output: Any = model.get_output_embeddings()
     if output is not None and not is_tied(model):
         found["output"] = output.weight
@@ -119,9 +121,11 @@ def add_new_rows(model: PreTrainedModel, folder: Path) -> list[int]:
     vocabulary, weights = read_vocabulary(folder), _read_rows(folder)
     old = model.get_input_embeddings().weight.shape[0]
     if old > vocabulary.first:
-        raise UserError(
-            f"the rows of {folder} start at {vocabulary.first}, but the model has {old}; they belong to another model"
+        wrong = (
+            f"vocab={folder} has rows from {vocabulary.first} on, but the model has {old} rows, so they belong to "
+            "another model"
         )
+        raise UserError(Refusal(f"{wrong}; {MADE_FOR_THIS}", "~vocab"))
     output = model.get_output_embeddings()
     if output is not None and not is_tied(model):
         # T5 v1.1's is declared tied by its class in transformers 5: resizing would tie it, and PEFT train it as tied

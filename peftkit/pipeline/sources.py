@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from peftkit.config import MethodConfig, RunConfig, UserError
+from peftkit.config import MethodConfig, Refusal, RunConfig, UserError
 from peftkit.config.console import is_main_process, log
 from peftkit.config.source import Source, fingerprint
 from peftkit.data import offline_corpus
 from peftkit.data.datasets import example_reader
 from peftkit.models import gguf, offline
 from peftkit.models.checkpoints import vector_pooling
-from peftkit.models.embedding_rows import RECORD_FILE, ROWS_FILE, read_vocabulary
+from peftkit.models.embedding_rows import MADE_FOR_THIS, RECORD_FILE, ROWS_FILE, read_vocabulary
 from peftkit.models.load import pooling_of
 from peftkit.models.tokenizer import load_tokenizer
 from peftkit.paths import cache_folder, safe_name
@@ -87,10 +87,8 @@ def tokenizer_source(vocab: str | None, model: Source) -> Source:
         return model
     base = read_vocabulary(Path(vocab))
     if base.revision != model.revision or (base.base != model.name and model.kind != "folder"):
-        raise UserError(
-            f"vocab={vocab} was made for {base.base} ({base.revision}), this is {model.name} ({model.revision}); "
-            "make one for this model with job=extend"
-        )
+        wrong = f"vocab={vocab} was made for {base.base} ({base.revision}), this is {model.name} ({model.revision})"
+        raise UserError(Refusal(f"{wrong}; {MADE_FOR_THIS}", "~vocab"))
     return Source("folder", vocab, folder=vocab)
 
 

@@ -52,6 +52,14 @@ def test_the_message_has_the_nearest_columns_as_overrides(tmp_path: Path, name: 
         assert fix == ["task.text=[Review]", "task.label=labels"] and errors(data, *fix) == []
 
 
+def test_a_column_with_outer_spaces_is_shown_in_quotes(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("text ,label\na,x\nb,y\n")
+    (message,) = errors(file, "task.text=[text]")
+    assert "no column text, but 'text ', label; set \"task.text=['text ']\"" in message
+    assert errors(file, "task.text=['text ']") == []
+
+
 @pytest.mark.parametrize(
     ("name", "text", "right", "wrong", "names"),
     [

@@ -191,3 +191,32 @@ def test_files_that_are_no_data_are_left_out(tmp_path: Path, capsys: pytest.Capt
 def logged(capsys: pytest.CaptureFixture[str]) -> str:
     log_assumptions()
     return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "comments"),
+    [
+        ("# made by hand, in May, by x\n# two classes\ntext,label\na,x\nb,y\n", 2),
+        ("# about\r\n\r\ntext,label\r\na,x\r\n", 1),
+        ("## about\n#,text,label\n1,a,x\n", 1),
+        ("#,text,label\n1,a,x\n", 0),
+        ("#text,label\n#fun,x\n#b,y\n", 0),
+        ('# "about\ntext\tlabel\n"a ""b"""\tx\n', 1),
+    ],
+)
+def test_comments_before_the_header_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, comments: int
+) -> None:
+    file = tmp_path / ("a.tsv" if "\t" in text else "a.csv")
+    file.write_text(text, newline="")
+    header = next(cells for cells in csv.reader(io.StringIO(text.split("\n", comments)[comments])) if cells)
+    names = header[0].split("\t") if "\t" in text else header
+    rows = list(read_cells(file))
+    assert rows[0] == names and (rows[1][0] == 'a "b"' or "\t" not in text)
+    assert ("left out" in logged(capsys)) == bool(comments)
+
+
+def test_a_row_after_comments_is_refused_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("# about\ntext,label\n" + "a,x\n" * 20_000 + "b\n")
+    with pytest.raises(UserError, match="line 20003: it has 1 cells"):
+        list(read_cells(tmp_path / "a.csv"))

@@ -23,6 +23,7 @@ from peftkit.config import TaskConfig, UserError
 from peftkit.data.class_weights import class_weights
 from peftkit.data.datasets import TaskDataset, load_task_dataset
 from peftkit.data.formats.multilabel import MultilabelFormat
+from peftkit.data.labels import joined_labels
 from peftkit.training.losses import WeightedBinaryCrossEntropy
 
 NAMES = ["billing", "bug", "how to"]
@@ -108,6 +109,17 @@ def test_a_list_of_labels_names_the_task_that_reads_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"multi-label.*task=multilabel") as error:
         load(jsonl(tmp_path, ROWS), kind="classification")
     assert error.value.fix == ("task=multilabel",)
+
+
+def test_labels_that_join_others_are_stated(tmp_path: Path) -> None:
+    texts = ["bug", "how to", "bug; how to", "bug; other", "billing"] * 4
+    file = jsonl(tmp_path, [{"text": f"ticket {number}", "label": text} for number, text in enumerate(texts)])
+    single = TaskConfig(**compose_config(["task=classification", f"task.dataset={file}", "task.text=[text]"]).task)
+    remark = next(each for each in load_task_dataset(single, None, "offline").remarks if "join" in each)
+    assert "1 of 5 labels join others by ';' (bug; how to), in 3 of 18" in remark and "task=multilabel" in remark
+    assert "\"task.label_separator=';'\"" in remark
+    assert joined_labels(["a", "b", "a,c", "a|a", ","]) is None
+    assert joined_labels(["0", "1", "0|1"]) == ("|", ["0|1"])
 
 
 def test_weighted_binary_cross_entropy_is_that_of_torch() -> None:

@@ -244,8 +244,9 @@ def test_an_output_layer_of_its_own_has_rows_of_its_own(checkpoints: dict[str, P
 def test_rows_of_another_model_are_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     model = GPT2LMHeadModel.from_pretrained(str(checkpoints["gpt2"]))
     save_rows(tmp_path, Vocabulary(100, 2, 102, 100, "gpt2", None), initial_rows(model, TOKENS, 100, "mean", 0))
-    with pytest.raises(UserError, match="they belong to another model"):
+    with pytest.raises(UserError, match="they belong to another model") as refused:
         add_new_rows(model, tmp_path)
+    assert refused.value.fix == ("~vocab",)
 
 
 def test_separate_embeddings_of_encoder_and_decoder_are_refused(checkpoints: dict[str, Path]) -> None:

@@ -85,9 +85,9 @@ def _input_errors(run: RunConfig) -> Iterator[str]:
         return
     for missing in (name for name in needed if name not in {*names, *_fields(needed, names)}):
         nearest = _nearest(missing, names)
-        wrong = f"{file} has no column {missing}, but {listed(names)}"
+        wrong = f"{file} has no column {missing}, but {listed(names, quote_spaces=True)}"
         if not key:
-            yield f"{wrong}; rename {nearest or 'a column'} to {missing}"
+            yield f"{wrong}; rename {listed([nearest or 'a column'], quote_spaces=True)} to {missing}"
         else:
             yield refusal(wrong, typed(key, nearest), verb="set") if nearest else f"{wrong}; set {key}=COLUMN"
 
@@ -153,7 +153,7 @@ def missing_columns(task: TaskConfig, names: Collection[str], needed: Sequence[s
         labels = [nearest.get(name, name) or "COLUMN" for name in label_columns(task)]
         fixes.append(typed("task.label", labels if isinstance(task.label, list) else labels[0]))
     message = (
-        f"{where} has no column {', '.join(missing)}, but {listed(names)}; set {' '.join(fixes)} "
+        f"{where} has no column {', '.join(missing)}, but {listed(names, quote_spaces=True)}; set {' '.join(fixes)} "
         f"(task={task.name} reads {', '.join(needed)})"
     )
     return Refusal(message, " ".join(fixes)) if all(nearest.values()) else message

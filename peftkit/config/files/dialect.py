@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from peftkit.config.console import assume
 from peftkit.config.errors import UserError
@@ -27,6 +27,7 @@ class Dialect:
     quoted: bool
     has_directive: bool = False
     spaced: bool = False  # a space follows each delimiter
+    comments: int = 0  # lines before the header
 
 
 def read_cells(file: Path) -> Iterator[list[str]]:
@@ -37,7 +38,7 @@ def read_cells(file: Path) -> Iterator[list[str]]:
     """
     csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is too small for a long document
     dialect = _dialect_of(file)
-    with open_text(file) as text:
+    with _open_rows(file, dialect.comments) as text:
         lines = _reader(text, dialect.delimiter, dialect.quoted, dialect.spaced)
         rows = filter(None, lines)  # without blank lines
         try:
@@ -56,7 +57,7 @@ def read_cells(file: Path) -> Iterator[list[str]]:
             hint = 'quote text as "a, b", and write "" for a quote in it'
             if dialect.delimiter == "\t":
                 hint = "remove the tab from the text" if not dialect.quoted else 'write "" for a quote in a text'
-            raise UserError(f"{file}: line {lines.line_num}: {error}; {hint}") from error
+            raise UserError(f"{file}: line {dialect.comments + lines.line_num}: {error}; {hint}") from error
 
 
 def check_names(file: Path, names: Sequence[str]) -> None:
@@ -82,14 +83,44 @@ def _detected(file: Path, size: int, changed: int) -> Dialect:
         delimiter = directive[1].replace("\\t", "\t")
         assume(f"{file}: the first line sets the delimiter {NAMES.get(delimiter, delimiter)}, and is no row")
         return Dialect(delimiter, True, has_directive=True)
-    delimiter = _delimiter_of(sample, usual, is_whole=len(sample) < SAMPLE)
-    quoted = delimiter != "\t" or _is_quoted(file)
+    is_whole = len(sample) < SAMPLE
+    comments = _comment_lines(sample, usual, is_whole)
+    sample = "".join([*StringIO(sample, newline="")][comments:])
+    delimiter = _delimiter_of(sample, usual, is_whole)
+    quoted = delimiter != "\t" or _is_quoted(file, comments)
     spaced = _is_spaced(sample, delimiter)
+    if comments:
+        lines = "the first line is a comment" if comments == 1 else f"the first {comments} lines are comments"
+        assume(f"{file}: {lines}, and left out")
     if delimiter != usual or spaced or (quoted and is_tsv):
         more = " and a space" if spaced else ""
         more += ", and quotation marks enclose cells" if quoted and delimiter == "\t" else ""
         assume(f"{file}: the delimiter is {NAMES[delimiter]}{more}")
-    return Dialect(delimiter, quoted, spaced=spaced)
+    return Dialect(delimiter, quoted, spaced=spaced, comments=comments)
+
+
+def _open_rows(file: Path, comments: int) -> IO[str]:
+    """Open a file after so many lines."""
+    text = open_text(file)
+    for _ in range(comments):
+        text.readline()
+    return text
+
+
+def _comment_lines(sample: str, usual: str, is_whole: bool) -> int:
+    """Return how many lines before the header begin with #.
+
+    A header may begin with # too: it is the first of these lines with as many cells as all rows have.
+    """
+    lines = [*StringIO(sample, newline="")]
+    count = next((number for number, line in enumerate(lines) if not line.startswith("#")), 0)
+    rest = "".join(lines[count:])
+    delimiter = _delimiter_of(rest, usual, is_whole) if count else usual
+    sizes = _row_sizes(rest, delimiter, is_whole) if count else []
+    if len({*sizes}) != 1:
+        return 0
+    is_header = (sizes[0] in _row_sizes(line, delimiter, is_whole=True) for line in lines[:count])
+    return next((number for number, found in enumerate(is_header) if found), count)
 
 
 def _reader(lines: Iterable[str], delimiter: str, quoted: bool = True, spaced: bool = False) -> Any:
@@ -136,14 +167,14 @@ def _is_spaced(sample: str, delimiter: str) -> bool:
     return delimiter != "\t" and bool(others) and all(cell.startswith(" ") and cell.strip() for cell in others)
 
 
-def _is_quoted(file: Path) -> bool:
+def _is_quoted(file: Path, comments: int) -> bool:
     """Return whether quotation marks enclose cells of a tab-separated file, as csv files do.
 
     They do if the whole file can be read so, and some quotation has a purpose: around a tab, a line end or a
     doubled quotation mark, around nothing, or around each cell of the header or of a column. A text that merely begins
     and ends with a quotation mark keeps it.
     """
-    with open_text(file) as text:
+    with _open_rows(file, comments) as text:
         if not any('"' in part for part in iter(lambda: text.read(1 << 20), "")):
             return False
     lines: list[str] = []
@@ -155,7 +186,7 @@ def _is_quoted(file: Path) -> bool:
 
     needs_quotes, width, columns, row_count = False, 0, set[int](), 0
     try:
-        with open_text(file) as text:
+        with _open_rows(file, comments) as text:
             for cells in filter(None, _reader(remember(text), "\t")):
                 raw = "".join(lines).strip("\r\n").split("\t")
                 lines.clear()

@@ -61,6 +61,7 @@ def saved_splits(folder: Path) -> dict[str, Path] | None:
         UserError: a split is missing.
     """
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
+        _check_saved(folder)
         return {"train": folder}
     index = folder / "dataset_dict.json"
     if not index.is_file():
@@ -72,7 +73,22 @@ def saved_splits(folder: Path) -> dict[str, Path] | None:
     for name in names:
         if Path(name).name != name or not (folder / name / "state.json").is_file():
             raise UserError(f"{folder} lacks the split {name:.60} that {index.name} names; save the dataset again")
+        _check_saved(folder / name)
     return {name: folder / name for name in names}
+
+
+def _check_saved(folder: Path) -> None:
+    """Raise UserError where a file of a split that `datasets` saved is missing."""
+    state = folder / "state.json"
+    try:
+        names = [str(each["filename"]) for each in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{state} cannot be read; save the dataset again by save_to_disk") from error
+    if missing := [name for name in names if Path(name).name != name or not (folder / name).is_file()]:
+        raise UserError(
+            f"{folder} lacks {missing[0]:.60}, one of {len(names)} files that {state.name} names; copy it there, or "
+            "save the dataset again by save_to_disk"
+        )
 
 
 def check_whole(file: Path) -> None:

@@ -19,13 +19,12 @@ from peftkit.data.columns import ID, ROW, require_columns
 from peftkit.data.datasets import SUBSET_SEED
 from peftkit.data.formats.base import Encoded, Predictions, hidden_count
 from peftkit.data.formats.classification import ClassLabelReader, SequenceClassificationFormat, class_feature
-from peftkit.data.labels import label_text
+from peftkit.data.labels import SEPARATORS, label_text
 from peftkit.data.stratified import stratified_split
 from peftkit.data.tables import is_list_text, parse_list
 
 FLAGS = {"0": 0, "false": 0, "1": 1, "true": 1}  # of a label in a column or a place of its own
 HIDDEN = "-1"  # in the columns of all labels
-SEPARATORS = "|;,"  # that are suggested where a cell has one
 
 
 class MultilabelReader(ClassLabelReader):
