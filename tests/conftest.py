@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.config_files import keep_config_files
 from helpers.fork_server import ForkServer
+from helpers.verifier import fork_verifier
 
 gc.disable()  # until all is imported
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,15 +21,32 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).pare
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ROWS = 24
+finished_tests = 0
 
 
 def pytest_collection_finish() -> None:
     """Leave the libraries, those of a run too, out of garbage collections: these were half of a run's time."""
     for name in ("sklearn.model_selection", "scipy.stats", "peftkit.jobs.finetune"):
         import_module(name)
+    keep_config_files()
+    freeze_objects()
+    fork_verifier()
+    gc.set_threshold(50_000, 20, 20)
+    gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    """Leave out what the libraries keep since, such as the tables of a parser."""
+    global finished_tests
+    finished_tests += 1
+    if finished_tests % 200 == 0:
+        freeze_objects()
+
+
+def freeze_objects() -> None:
     gc.collect()
     gc.freeze()
-    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -100,6 +100,7 @@ def test_a_tuner_of_a_package_in_the_working_folder_trains_and_predicts(
     assert '"prediction"' in run_command(f"{predict} allow_code=[mypackage]", tmp_path, checkpoints["bert"]).stdout
 
 
+@pytest.mark.slow
 def test_a_fresh_process_knows_a_new_tuner(tmp_path: Path) -> None:
     perform("Add a tuner of your own", tmp_path)
     code = "import peftkit; from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING as known; assert 'RESCALE' in known"

@@ -69,22 +69,19 @@ def test_the_check_sees_a_planted_fault(tmp_path: Path, file: str, line: str) ->
     assert len(violations(tmp_path)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [
-        pytest.param("from peftkit.models import heads", marks=pytest.mark.slow),
-        pytest.param("from peftkit.methods.adapter import BottleneckConfig", marks=pytest.mark.slow),
-        pytest.param("from peft import PeftModel; import peftkit", marks=pytest.mark.slow),
-        pytest.param("import peftkit; from transformers import Trainer", marks=pytest.mark.slow),
+        "from peftkit.models import heads",
+        "from peftkit.methods.adapter import BottleneckConfig",
+        "from peft import PeftModel; import peftkit",
+        "import peftkit; from transformers import Trainer",
         "import peftkit; from transformers import T5EncoderModel",
-        pytest.param("import peftkit; from transformers import BertModel", marks=pytest.mark.slow),
-        pytest.param("import peftkit; from transformers import LlamaModel", marks=pytest.mark.slow),
-        pytest.param(
-            "import peftkit; from transformers import AutoModelForSequenceClassification", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            "from transformers import AutoModelForSequenceClassification; import peftkit", marks=pytest.mark.slow
-        ),
+        "import peftkit; from transformers import BertModel",
+        "import peftkit; from transformers import LlamaModel",
+        "import peftkit; from transformers import AutoModelForSequenceClassification",
+        "from transformers import AutoModelForSequenceClassification; import peftkit",
     ],
 )
 def test_peft_and_transformers_load_our_classes_whatever_is_imported_first(first: str) -> None:

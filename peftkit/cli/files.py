@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 GROUPS = (*PARTS, "recipe")
+registered: dict[str, dict[str, tuple[Path, tuple[int, int] | None]]] = {}  # files by group and name
 
 
 def options_of(group: str, extra: Path | None = None) -> dict[str, Path]:
@@ -34,12 +35,17 @@ def register_files(extra: Path | None = None) -> None:
 
     store = ConfigStore.instance()
     for group in GROUPS:
-        store.repo.pop(group, None)  # of an earlier command of this process
         files = _files(group, extra)
-        for name, file in files.items():
-            if group != "recipe" and name in paths.group_files(group):  # Hydra would merge the two files
+        shipped = {} if group == "recipe" else paths.group_files(group)
+        versions = {name: (file, _version(file)) for name, file in files.items()}
+        if registered.get(group) == versions:  # by an earlier command of this process
+            continue
+        store.repo.pop(group, None)
+        registered[group] = versions
+        for name, (file, version) in versions.items():
+            if name in shipped:  # Hydra would merge the two files
                 continue
-            if (node := _checked_option(group, name, file, frozenset(files), _version(file))) is None:
+            if (node := _checked_option(group, name, file, frozenset(files), version)) is None:
                 continue
             folder, _, leaf = f"{group}/{name}".rpartition("/")
             package = "_global_" if group == "recipe" else group

@@ -19,10 +19,10 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+
+from helpers.verifier import fork_verifier
 
 TESTS = Path(__file__).resolve().parents[1]
 LIMIT = 60.0  # seconds for a command
@@ -157,29 +157,6 @@ def _fill_caches() -> None:
         command_errors(["task=mrpc", "method=lora"], composer, None, False)
 
 
-def _fork_verifier() -> None:
-    """Let the command check its artifact in a process that is forked here, before it trains, instead of a fresh one."""
-    from peftkit.pipeline import verify
-
-    (requests, to_verifier), (from_verifier, responses) = os.pipe(), os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.dup2(requests, 0)
-        os.dup2(responses, 1)
-        os.closerange(3, max(requests, to_verifier, from_verifier, responses) + 1)
-        sys.stdin = os.fdopen(0)
-        verify.main()
-        os._exit(0)
-    os.close(requests)
-    os.close(responses)
-    process = SimpleNamespace(
-        stdin=os.fdopen(to_verifier, "w"),
-        stdout=os.fdopen(from_verifier),
-        wait=lambda: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]),
-    )
-    verify._verifier_process = lru_cache(lambda: process)
-
-
 def _run(request: dict[str, Any]) -> None:
     """Run one command in this child and exit as the interpreter does."""
     code = 1
@@ -192,7 +169,7 @@ def _run(request: dict[str, Any]) -> None:
         os.chdir(request["cwd"])
         module, _, name = request["entry"].partition(":")
         if name == "main":
-            _fork_verifier()
+            fork_verifier()
         getattr(importlib.import_module(module), name)(request["arguments"])
         code = 0
     except SystemExit as stopped:

@@ -1,0 +1,35 @@
+"""The config files of Hydra and of conf/, read once for all tests: reading and parsing them was half of a composition."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+
+from peftkit import paths
+
+
+def keep_config_files() -> None:
+    """Keep what Hydra finds and loads in its own package and in conf/, which no test changes."""
+    for source in (FileConfigSource, ImportlibResourcesConfigSource):
+        for name in ("is_config", "is_group", "load_config"):
+            setattr(source, name, _kept(getattr(source, name)))
+
+
+def _kept(method: Any) -> Any:
+    """Return a method of a config source that answers a question once for each folder."""
+    conf = str(paths.conf_folder())
+
+    @cache
+    def found(kind: type, provider: str, path: str, config_path: str) -> Any:
+        return method(kind(provider, path), config_path)
+
+    def answer(self: Any, config_path: str) -> Any:
+        if self.scheme() == "file" and self.path != conf:
+            return method(self, config_path)
+        return copy.deepcopy(found(type(self), self.provider, f"{self.scheme()}://{self.path}", config_path))
+
+    return answer
