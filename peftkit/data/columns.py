@@ -7,6 +7,7 @@ from datasets import Dataset
 
 from peftkit.config import TaskConfig, UserError, label_columns
 from peftkit.config.checks.columns import missing_columns
+from peftkit.config.console import assume
 from peftkit.config.quoting import typed
 from peftkit.data.cells import ids_of
 
@@ -24,16 +25,23 @@ def prepare_table(task: TaskConfig, table: Dataset, place: str) -> Dataset:
     """Return a table with the columns ID and ROW, and the text columns of a task under the names of `text_columns`.
 
     A name such as text.body reads the field body of the column text, where there is no column of that name. An id is
-    that of the column idx or id, else the number of the row from 0.
+    that of the column `task.id`, or of idx or id, else the number of the row from 0.
 
     Args:
         place: of the table, for messages.
+
+    Raises:
+        UserError: there is no column `task.id`, or it has lists or objects.
     """
-    for name in (*task.text, *label_columns(task)):
+    chosen = [] if task.id is None else [task.id]
+    for name in (*task.text, *label_columns(task), *chosen):
         if name not in table.column_names and (cells := _field(table, name)) is not None:
             table = table.add_column(name, cells)
-    source = next((name for name in ("idx", "id") if name in table.column_names), None)
+    require_columns(task, table, chosen)
+    source = next((name for name in (*chosen, "idx", "id") if name in table.column_names), None)
     ids = range(len(table)) if source is None else ids_of(table[source][:], f"{place}: column {source}")
+    if chosen and (repeated := len(table) - len({*ids})):
+        assume(f"!! {place}: {repeated:,} of {len(table):,} rows repeat the id of another row in column {source}")
     table = table.add_column(ID, list(ids)).add_column(ROW, list(range(1, len(table) + 1)))
     renamed = {old: new for old, new in zip(task.text, text_columns(task), strict=True) if old != new}
     return table.rename_columns({old: new for old, new in renamed.items() if old in table.column_names})

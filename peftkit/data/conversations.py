@@ -45,7 +45,8 @@ class ConversationReader(ExampleReader):
         found: list[tuple[str, list[Turn], str, tuple[int, str, str]]] = []
         dropped = without_loss = 0
         names_of = [str(name) for name in table[ID][:]]
-        row_ids = ids_of(table["id"], "column id") if "id" in table.column_names else [None] * len(table)
+        name = self.task.id or "id"
+        row_ids = ids_of(table[name], f"column {name}") if name in table.column_names else [None] * len(table)
         for number, instruction, turns, weights in self.conversations(table, split):
             answers = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
             kept = [index for index in answers if turns[index]["content"].strip() and has_prompt(turns[:index])]

@@ -196,11 +196,14 @@ class ExampleReader:
         """Read the splits of the task; the arguments are those of `load_task_dataset`."""
         task = self.task
         tables, origin = read_tables(task, data_root, source)
-        tables = {name: prepare_table(task, table, f"{origin.name}, {name}") for name, table in tables.items()}
         train, validation = task.splits["train"], list(task.splits["validation"])
         # an evaluation needs the class names in the training split, but not its examples
         names_from = train or "train"
         wanted = [name for name in (train, *validation) if name]
+        tables = {
+            name: prepare_table(task, table, f"{origin.name}, {name}") if name in (names_from, *wanted) else table
+            for name, table in tables.items()
+        }
         if message := missing_split(task, list(tables), origin.name):
             raise UserError(message)
         has_only_train = has_only_training_split(task, list(tables))

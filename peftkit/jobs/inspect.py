@@ -68,7 +68,7 @@ def inspect_data(config: RunConfig) -> Inspection:
         if not task.text:
             guess = guess_columns(columns, _known_label(task, table), task.dataset)
             task = replace(task, text=guess.text, label=task.label if isinstance(task.label, list) else guess.label)
-        sections = [columns_section(columns, table, task.text, label_columns(task), guess)]
+        sections = [columns_section(columns, table, task.text, label_columns(task), guess, task.id)]
     chosen, refusal = replace(config, task=task), None
     try:
         sections += _data_sections(chosen, load_task_dataset(task, config.data_root, config.source))

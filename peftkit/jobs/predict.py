@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def predict_table(config: RunConfig, table: Dataset, name: str) -> tuple[Dataset
     run = RunResult.finished(config.run)
     trained = with_eval_batch_size(config, run.config)
     task, is_preference = trained.task, trained.task.kind == "preferences"
-    rows, columns = prepare_table(task, table, name), text_columns(task)
+    rows, columns = prepare_table(replace(task, id=None), table, name), text_columns(task)
     read = zip(input_columns(task), columns, strict=False)
     if missing := [column for column, known in read if known not in rows.column_names]:
         raise UserError(f"{name} lacks the columns {describe_labels(missing)} that the run reads; rename its columns")
@@ -197,7 +198,7 @@ def _mixed_examples(task: TaskConfig, table: Dataset, rows: Sequence[int], file:
     Raises:
         UserError: a row lacks a text.
     """
-    examples = unlabeled_examples(task, prepare_table(task, table, str(file)), rows, str(file))
+    examples = unlabeled_examples(task, prepare_table(replace(task, id=None), table, str(file)), rows, str(file))
     for row, texts in zip(rows, zip(*(examples[name] for name in text_columns(task)), strict=True), strict=True):
         if missing := [column for column, text in zip(task.text, texts, strict=True) if not text]:
             raise UserError(f"row {row + 1} of {file} is of task {task.name} and lacks {', '.join(missing)}")

@@ -52,6 +52,14 @@ def test_the_message_has_the_nearest_columns_as_overrides(tmp_path: Path, name: 
         assert fix == ["task.text=[Review]", "task.label=labels"] and errors(data, *fix) == []
 
 
+def test_a_missing_column_of_ids_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("ticket_no,text,label\n1,a,x\n2,b,y\n")
+    (message,) = errors(file, "task.text=[text]", "task.id=ticket_nr")
+    assert "no column ticket_nr" in message and "set task.id=ticket_no" in message
+    assert errors(file, "task.text=[text]", "task.id=ticket_no") == []
+
+
 def test_a_column_with_outer_spaces_is_shown_in_quotes(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("text ,label\na,x\nb,y\n")

@@ -117,6 +117,7 @@ task=language_modeling model=gpt2 task.whole_words=true
 task=language_modeling task.splits.validation=[a,b]
 task=language_modeling train.dataloader_persistent_workers=true
 task=language_modeling task.template=a
+task=language_modeling task.id=a
 task=instructions model=gpt2 task.text=[a,b]
 task=instructions model=gpt2 task.label=a
 task=instructions model=gpt2 task.template=a task.label=a

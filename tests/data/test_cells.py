@@ -219,6 +219,23 @@ def test_ids_of_other_types_are_read_before_training(value: Any, expected: str, 
     json.dumps(list(found))
 
 
+def test_the_column_of_ids_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, start in (("train", 0), ("validation", 20), ("test", 40)):
+        rows = [{"id": n, "ticket": {"no": f"T-{n}"}, **row} for n, row in enumerate(labeled(*"abab", start=start))]
+        if split == "test":  # is not read
+            rows = [{"id": [1], "text": row["text"]} for row in rows]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = load_file(tmp_path, id="ticket.no")
+    assert list(data.splits["validation"]["id"]) == ["T-0", "T-1", "T-2", "T-3"]
+    with pytest.raises(UserError, match=r"no column ticket\.nr, .* set task\.id=ticket") as refused:
+        load_file(tmp_path, id="ticket.nr")
+    assert refused.value.fix == ("task.id=ticket",)
+    with pytest.raises(UserError, match="column ticket, rows 1, 2, 3, 4: an object with the fields no, not an id"):
+        load_file(tmp_path, id="ticket")
+    assert load_file(tmp_path, id="label").splits["validation"]["id"][:] == [*"abab"]
+    assert "2 of 4 rows repeat the id of another row in column label" in capsys.readouterr().err
+
+
 # labels and splits that show nothing
 
 

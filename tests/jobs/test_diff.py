@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import commands
 from helpers.commands import check, choose
 from helpers.recorded_runs import write_run
 from scipy.stats import binomtest
@@ -171,6 +173,32 @@ def test_runs_that_do_not_compare_are_refused(tmp_path: Path, change: dict[str, 
         return
     with pytest.raises(UserError, match=message):
         compare_predictions(a, tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_ids_of_another_column_are_those_of_predictions_reports_and_differences(
+    tiny: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    for split, start in (("train", 0), ("validation", 100)):
+        rows = (f"T-{n + start:03},text {n + start},{'ab'[n % 2]}" for n in range(24))
+        (tmp_path / f"{split}.csv").write_text("\n".join(["ticket_number,text,label", *rows]))
+    own = (
+        "method=lora",
+        "task=classification",
+        f"task.dataset={tmp_path}",
+        "task.text=[text]",
+        "task.id=ticket_number",
+    )
+    a, b = (commands.finetune(*tiny("bert", *own, f"seed={seed}"))[0] for seed in (0, 1))
+    names = [f"T-{n}" for n in range(100, 124)]
+    assert pq.read_table(a / "predictions.parquet")["id"].to_pylist() == names
+    assert compare_predictions(a, b).columns["id"] == names
+    assert "T-1" in (a / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "new.csv").write_text("text\nx\n")  # without ids
+    commands.predict(a, tmp_path / "new.csv", f"output={tmp_path}/out.csv")
+    commands.predict(a, tmp_path / "validation.csv", f"output={tmp_path}/out.csv")
+    assert (tmp_path / "out.csv").read_text().splitlines()[1].startswith("T-100,text 100,a,")
+    commands.evaluate(a)
 
 
 def test_one_folder_is_refused() -> None:

@@ -168,6 +168,7 @@ def _language_modeling(run: RunConfig) -> Iterator[str]:
             ),
         ),
         (task.template is not None, refusal("task.template is not for task.kind=language_modeling", "~task.template")),
+        (task.id is not None, refusal("task.id is not for task.kind=language_modeling", "~task.id")),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from peftkit.config import UserError
+from peftkit.config.quoting import typed
 from peftkit.data.cells import describe, is_missing
 from peftkit.data.labels import NUMBER
 from peftkit.pipeline.inspection.sections import Section, Share, shortened
@@ -141,14 +142,20 @@ def _name_rank(name: str) -> int:
 
 
 def columns_section(
-    columns: Sequence[Column], table: Dataset, text: Sequence[str], labels: Sequence[str], guess: Guess | None
+    columns: Sequence[Column],
+    table: Dataset,
+    text: Sequence[str],
+    labels: Sequence[str],
+    guess: Guess | None,
+    ids: str | None = None,
 ) -> Section:
     """Return the section of the columns of the training split, with those that are suspicious.
 
     Args:
         labels: the columns of the labels; one, none, or one for each label.
+        ids: the column of the ids, where it is set.
     """
-    roles = {**dict.fromkeys(text, "text"), **dict.fromkeys(labels, "label")}
+    roles = {**({} if ids is None else {ids: "id"}), **dict.fromkeys(text, "text"), **dict.fromkeys(labels, "label")}
     rows = [
         (
             each.name,
@@ -164,14 +171,15 @@ def columns_section(
     if guess is not None:
         reasons = zip(("text", "label"), (guess.text[0], guess.label), guess.reasons, strict=True)
         lines = [f"{role}, guessed: {name}, {reason}" for role, name, reason in reasons]
-    warnings, notes = _suspicious(columns, table, text, labels)
+    has_ids = ids is not None or any(each.name in ("id", "idx") for each in columns)
+    warnings, notes = _suspicious(columns, table, text, labels, has_ids)
     return Section(
         "Columns", warnings, lines, ("column", "role", "type", "distinct", "empty", "example text"), rows, notes
     )
 
 
 def _suspicious(
-    columns: Sequence[Column], table: Dataset, text: Sequence[str], label_columns: Sequence[str]
+    columns: Sequence[Column], table: Dataset, text: Sequence[str], label_columns: Sequence[str], has_ids: bool
 ) -> tuple[list[str], list[str]]:
     """Return warnings and notes about constant columns, ids, and columns that equal or predict the label."""
     warnings: list[str] = []
@@ -182,7 +190,11 @@ def _suspicious(
         if each.is_constant:
             warnings.append(f"the column {each.name} has one value in all rows{is_read}")
         elif each.is_id and each.name not in label_columns:
-            (warnings if is_read else notes).append(f"{each.name}: a value of its own in each row, an id{is_read}")
+            is_named = has_ids or is_read
+            hint = "" if is_named else f"; {typed('task.id', each.name)} shows it with the predictions"
+            (warnings if is_read else notes).append(
+                f"{each.name}: a value of its own in each row, an id{is_read}{hint}"
+            )
     if len(label_columns) != 1 or (label := label_columns[0]) not in by_name:
         return warnings, notes
     labels = table[label][:]
