@@ -43,11 +43,11 @@ class Stage:
     def line(self) -> str:
         """Return the stage as one line: what is done, the rate and the time left."""
         seconds = time.monotonic() - self.started
+        note = f", {self.note}" if self.note else ""
         if not self.total or not self.done:
-            return f"{self.name}: {duration(seconds)} so far"
+            return f"{self.name}: {duration(seconds)} so far{note}"
         rate, left = self.done / seconds, seconds * max(self.total - self.done, 0) / self.done
         share = f"{self.done:,} of {self.total:,} {self.unit}s ({self.done / self.total:.0%})"
-        note = f", {self.note}" if self.note else ""
         return f"{self.name}: {share}, {rate:.3g} {self.unit}s/s{note}, {duration(left)} left"
 
 

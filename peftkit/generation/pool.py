@@ -28,6 +28,7 @@ class TaskPool:
     """The seeds, the kept tasks, and the counts of rejections by reason.
 
     `overlap` returns the overlap of texts with evaluation sets, None without overlap.
+    `show_progress` is called when a task was kept or rejected.
     """
 
     seeds: Sequence[InstructionTask]
@@ -40,6 +41,7 @@ class TaskPool:
     reasons: Counter[str] = field(default_factory=Counter)
     instance_reasons: Counter[str] = field(default_factory=Counter)
     unprocessed: int = 0  # candidates that were left when the pool was full
+    show_progress: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.novelty = NoveltyIndex(self.settings.max_rouge_l)
@@ -87,6 +89,7 @@ class TaskPool:
         self.kept_file.append({**asdict(task), "made": candidate.provenance})
         self.kept.append(task)
         self.novelty.add(text, task.id)
+        self.show_progress()
         return task
 
     def reject(
@@ -96,6 +99,7 @@ class TaskPool:
         texts = {} if instance is None else asdict(instance)
         row = {"what": what, "instruction": candidate.instruction, **texts, **rejection._asdict()}
         self.rejected_file.append({**row, "made": candidate.provenance})
+        self.show_progress()
 
     def counts(self) -> dict[str, Any]:
         return {
@@ -121,7 +125,6 @@ def fill_pool(
     pool: TaskPool,
     client: GenerationClient,
     algorithm: Callable[[TaskPool, GenerationClient], Iterator[None]],
-    show_progress: Callable[[], None] = lambda: None,
 ) -> str:
     """Run the rounds of an algorithm until the pool is full or a limit is reached; return the name of what ended it.
 
@@ -138,7 +141,6 @@ def fill_pool(
                 return "evolutions"
             pool.sync()
             rounds_without_new = 0 if len(pool.kept) > count else rounds_without_new + 1
-            show_progress()
     except BudgetExceeded as error:
         return str(error)
     return "num_instructions"

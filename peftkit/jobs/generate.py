@@ -131,7 +131,8 @@ def _fill(
             def show_counts() -> None:
                 progress.done, progress.note = len(pool.kept), _describe_counts(pool, client)
 
-            result["ended"] = fill_pool(pool, client, ALGORITHMS[settings.algorithm], show_counts)
+            pool.show_progress = show_counts
+            result["ended"] = fill_pool(pool, client, ALGORITHMS[settings.algorithm])
         pool.sync()
         for file in (kept, rejected):
             file.check_end()

@@ -75,3 +75,7 @@ def test_durations_have_two_units(seconds: float, text: str) -> None:
 
 def test_a_stage_of_unknown_length_has_its_time() -> None:
     assert Stage("loading the model").line() == "loading the model: 0 s so far"
+
+
+def test_a_stage_without_a_result_yet_says_what_it_rejected() -> None:
+    assert Stage("self_instruct", 24, "task", note="3 rejected").line() == "self_instruct: 0 s so far, 3 rejected"
