@@ -38,7 +38,7 @@ class Flips:
 
 @dataclass(frozen=True)
 class ScoreDifference:
-    """The difference of two runs' scores, higher is better, with its 95 % interval and p-value over new examples."""
+    """The score of one run minus that of another, with the 95 % interval and p-value over new examples."""
 
     metrics: list[str]  # of which the score is the mean
     difference: float
@@ -73,6 +73,8 @@ def score_difference(
 ) -> ScoreDifference | None:
     """Return the difference of two runs, tested as on a board; None where their scores cannot be resampled.
 
+    Of errors, such as the mean squared error, it is that of the errors; a board compares their negatives.
+
     Args:
         scores: as in result.json, of each run.
         runs: the predictions on the same examples, in the same order.
@@ -91,6 +93,9 @@ def score_difference(
     ]
     tested = contrast([TaskSample(entries, len(one.labels), np.array([0]), np.array([1]))])[0]
     difference, half = float(tested.difference[0]), float(half_width(ALPHA, tested)[0])
+    counted = score_metrics(metrics)
+    if not any(scores[0][name]["higher_is_better"] for name in counted):
+        difference = -difference
     low, high = score_range({name: scores[0][name]["higher_is_better"] for name in metrics})
     interval = (max(difference - half, low - high), min(difference + half, high - low))
-    return ScoreDifference(score_metrics(metrics), difference, interval, float(tested.p[0]), tested.test[0])
+    return ScoreDifference(counted, difference, interval, float(tested.p[0]), tested.test[0])

@@ -135,6 +135,13 @@ def test_numbers_and_texts_are_compared_too(tmp_path: Path) -> None:
     found = compare_predictions(a, b)
     assert not found.flips and found.difference is not None and found.difference.test == "bootstrap"
     assert found.difference.difference == pytest.approx(scores[0] - scores[1])
+    for folder, each in ((a, noisy), (b, labels)):
+        record = json.loads((folder / "result.json").read_text())
+        error = float(np.mean(np.square(np.subtract(each, labels))))
+        record["scores"] = {"mean_squared_error": {"value": error, "higher_is_better": False}}
+        (folder / "result.json").write_text(json.dumps(record))
+    errors = compare_predictions(a, b).difference
+    assert errors is not None and errors.difference == pytest.approx(1.0) and errors.interval[0] > 0  # A is worse
     references = [["one", "1"], ["two"], ["three"]]
     c, d = (
         record_run(tmp_path, name, references, each, {"exact_match": 2 / 3}, kind="seq2seq")
