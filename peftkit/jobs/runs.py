@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections import Counter
@@ -14,7 +15,6 @@ from pathlib import Path
 from peftkit.config import RunConfig, UserError, refusal
 from peftkit.config.checks.job import AGE, AGE_UNITS
 from peftkit.config.console import is_main_process, log
-from peftkit.config.quoting import as_override
 from peftkit.config.run import Filter
 from peftkit.leaderboard.costs import amount
 from peftkit.leaderboard.rendering import plain
@@ -41,7 +41,8 @@ def show_runs(config: RunConfig) -> None:
     if config.delete:
         _delete(chosen, found, config)
     elif any(run.status == "failed" for run in chosen):
-        log(f"next: python -m peftkit job=runs out={as_override(config.out)} filter.status=failed delete=true")
+        kept = [each for each in config.overrides if each.partition("=")[0] != "filter.status"]
+        log(f"next: python -m peftkit {shlex.join(kept)} filter.status=failed delete=true")
 
 
 def matching(runs: Sequence[ListedRun], filters: Filter) -> list[ListedRun]:

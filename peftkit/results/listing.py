@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config.checks.values import RUN_STATUSES, value_of
-from peftkit.config.errors import error_summary
+from peftkit.config.errors import UserError, error_summary
 from peftkit.config.record_schema import check_record, check_size
 from peftkit.paths import UNLISTED, read_regular, walk
 from peftkit.results import run_folder
 
-RUN_NAME = re.compile(r"(seed|trial)-\d+-[0-9a-f]{8}")
+RUN_NAME = re.compile(r"(fold-\d+-)?(seed|trial)-\d+-[0-9a-f]{8}")
 INSIDE_A_RUN = {"adapter", "model", "checkpoints", "merged", "tensorboard"}  # folders in which no run is
 OTHER_JOBS = ("extend", "generate")  # whose folders have a result.json, too
 QUIET_SECONDS = 3600  # an unfinished run without a lock, of an earlier version, is running if a file is newer
@@ -69,7 +69,7 @@ def delete_run(run: ListedRun, top: Path, checkpoints_only: bool = False) -> int
     """Delete a run, or only its checkpoints, and return the bytes; parents below `top` that are then empty go too.
 
     Raises:
-        UserError: a process trains it.
+        UserError: a process trains it, or has finished it since it was listed.
         OSError: it is outside of `top`, or cannot be deleted.
     """
     folder = run.folder
@@ -78,6 +78,9 @@ def delete_run(run: ListedRun, top: Path, checkpoints_only: bool = False) -> int
         raise OSError(0, run.keep or f"it is not inside of {top}")
     with ExitStack() as stack:
         run_folder.lock(stack, folder)
+        record, _ = _record(folder)
+        if run.status != "finished" and record is not None and record["meta"].get("status") == "finished":
+            raise UserError("it has finished since it was listed")
         shutil.rmtree(folder / "checkpoints" if checkpoints_only else folder)
     if checkpoints_only:
         return run.checkpoint_bytes

@@ -36,6 +36,9 @@ def out(tmp_path: Path) -> Path:
     (killed / "config.yaml").write_text("seed: 2\n")
     for unfinished in (root / IA3 / "seed-1-aaaaaaab", killed):
         (unfinished / run_folder.LOCK).touch()
+    (fold := root / IA3 / "fold-1-seed-0-0123abcf").mkdir()  # of a cross-validation, killed likewise
+    (fold / "config.yaml").write_text("seed: 0\n")
+    (fold / run_folder.LOCK).touch()
     (root / "notes").mkdir()
     (root / "notes" / "result.json").write_text('{"accuracy": [')
     (tmp_path / "elsewhere").mkdir()
@@ -58,6 +61,7 @@ def test_every_run_is_listed_with_status_score_and_size(out: Path) -> None:
     assert {name: run.status for name, run in runs.items()} == {
         "seed-0-0123abcd": "finished", "seed-1-0123abce": "failed", "seed-0-aaaaaaaa": "interrupted",
         "seed-1-aaaaaaab": "interrupted", "seed-2-aaaaaaac": "interrupted", "notes": "broken",
+        "fold-1-seed-0-0123abcf": "interrupted",
     }  # fmt: skip
     first = runs["seed-0-0123abcd"]
     assert (first.task, first.model, first.method, first.seed, first.metric, first.score) == (
@@ -84,6 +88,17 @@ def test_a_locked_run_is_running_and_never_deleted(out: Path) -> None:
         with pytest.raises(UserError, match="another process"):
             delete_run(run, out)
     assert not (run.folder / run_folder.LOCK).exists() and run.folder.is_dir()
+    shutil.rmtree(run.folder)
+    write_run(out, f"{LORA}/seed-1-0123abce", seed=1)  # it has finished while the question was open
+    with pytest.raises(UserError, match="finished since"):
+        delete_run(run, out)
+    assert run.folder.is_dir()
+
+
+def test_the_next_command_keeps_the_other_filters(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_job(out, "filter.task=rte")
+    end = f"job=runs out={out} filter.task=rte filter.status=failed delete=true"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(end)
 
 
 def test_an_unfinished_run_of_an_earlier_version_is_running_while_its_files_change(out: Path) -> None:
@@ -104,7 +119,8 @@ def test_only_the_chosen_runs_are_deleted(out: Path, capsys: pytest.CaptureFixtu
     kept = out / IA3 / "seed-0-aaaaaaaa"
     assert (kept / "result.json").is_file() and not (kept / "checkpoints").exists()
     run_job(out, "filter.task='*'", "filter.older_than=1d", "delete=true", "force=true")
-    assert sorted(by_name(out)) == ["notes", "seed-2-aaaaaaac"]  # one is not of peftkit, one has no start but is new
+    # one is not of peftkit, the others have no start but are new
+    assert sorted(by_name(out)) == ["fold-1-seed-0-0123abcf", "notes", "seed-2-aaaaaaac"]
     assert not (out / LORA).exists() and out.is_dir()  # empty parents are deleted, too
 
 
