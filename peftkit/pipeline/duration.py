@@ -68,12 +68,12 @@ def estimate_duration(
         holdout: number of examples that are scored after each epoch.
         loading, training: seconds.
     """
-    names, epochs = config.task.splits, float(config.train["num_train_epochs"])
-    tables = [data.splits[name] for name in names["validation"]]
+    train, epochs = config.task.splits["train"], float(config.train["num_train_epochs"])
+    tables = [table for name, table in data.splits.items() if name != train]  # of a fold, its own examples
     validation = sum(map(len, tables))
     scored = validation + epochs * holdout
     if config.task.kind == "preferences":  # by the reference
-        scored += validation + len(data.splits[names["train"]])
+        scored += validation + len(data.splits[train])
     if config.task.kind == "language_modeling":  # before and after training, with a general text
         scored += validation + 2 * MAX_PASSAGES
     seconds = _score_seconds(config, bundle, tables)

@@ -100,3 +100,11 @@ def test_seeds_are_planned_once(tiny: Overrides) -> None:
     assert done.stdout.count(" ia3 ") == done.stdout.count(" lora ") == 2
     assert "fits 12 GB" in done.stdout and "Total: 4 runs, 12 steps; all fit." in done.stdout
     assert done.stderr.count("DATA: miniglue") == 2  # read for each method, not for each seed
+
+
+@pytest.mark.slow
+def test_a_fold_is_measured_on_its_own_examples(tiny: Overrides) -> None:
+    overrides = tiny("bert", "task=mrpc", "method=lora", "task.folds=3", "task.fold=0", "job=plan", "plan.measure=true")
+    overrides = [each for each in overrides if not each.startswith("task.max_eval_samples")]
+    done = subprocess.run([sys.executable, "-m", "peftkit", *overrides], capture_output=True, text=True)
+    assert done.returncode == 0 and "evaluation" in done.stdout, done.stderr
