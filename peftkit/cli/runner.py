@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from peftkit.config import RunConfig
     from peftkit.jobs.plan import Plan
 
+WITHOUT_MODEL = ("trial", "task.folds", "task.fold")  # keys of runs that keep no model
+
 
 class SweepRunner:
     """Runs the jobs of one command and collects their folders and failures.
@@ -165,10 +167,14 @@ class SweepRunner:
         return [*kept, *(f"{key}={as_override(sorted(values))}" for key, values in grids.items())] if grids else []
 
     def _next_overrides(self) -> list[str]:
-        """Return the command that most users type after this one."""
-        if len(self.folders) == 1:
-            return ["job=predict", f"run={as_override(self.folders[0])}", "input=FILE"]
-        return ["job=leaderboard", f"out={as_override(self.out)}"]
+        """Return the command that most users type after this one; a run without a model is trained on all examples."""
+        if len(self.folders) > 1:
+            return ["job=leaderboard", f"out={as_override(self.out)}"]
+        file = self.folders[0] / "result.json"
+        config = read_json(file, "")["run"]["config"] if file.is_file() else {}
+        if config.get("trial") or (config.get("task") or {}).get("folds") is not None:
+            return [each for each in self.command if each.lstrip("+").partition("=")[0] not in WITHOUT_MODEL]
+        return ["job=predict", f"run={as_override(self.folders[0])}", "input=FILE"]
 
 
 @lru_cache(maxsize=1)
