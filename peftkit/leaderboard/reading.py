@@ -106,7 +106,7 @@ def _read(folder: Path) -> BoardRun | UnreadableRun | None:
 
 
 def _parse(folder: Path, record: dict[str, Any]) -> BoardRun:
-    config, meta, audit = record["run"]["config"], record["meta"], record["audit"]
+    config, meta, audit = record["run"]["config"], record["meta"], _with_train(record)
     model, data, task = audit["sources"]["model"], audit["sources"]["data"], config["task"]
     sections = {name: record[name] if isinstance(record.get(name), dict) else None for name in SECTIONS}
     _check_curve(sections["search"] or {})
@@ -138,9 +138,18 @@ def _parse(folder: Path, record: dict[str, Any]) -> BoardRun:
         costs=_costs(record.get("costs") or {}),
         overrides=list(record["run"].get("overrides") or []),
         versions=versions,
-        audit=dict(audit),
+        audit=audit,
         **sections,
     )
+
+
+def _with_train(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the audit of a result with the name train for the training split, which other data names otherwise."""
+    audit, own = dict(record["audit"]), value_of(record, "run.config.task.splits.train")
+    for name in ("rows", "dropped", "truncated", "label_counts"):
+        if isinstance(counts := audit.get(name), Mapping):
+            audit[name] = {"train" if split == own else split: each for split, each in counts.items()}
+    return audit
 
 
 def _problem(meta: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]]) -> str | None:

@@ -55,6 +55,14 @@ def test_results_of_two_people_are_seeds_of_one_entry(tmp_path: Path) -> None:
     assert (row.seeds, row.board) == ([0, 1], "glue, data from a folder")
 
 
+def test_a_training_split_of_another_name_is_counted_as_train(tmp_path: Path) -> None:
+    counts = {"training": {"no": 1, "yes": 2}, "dev": {"no": 1, "yes": 1}}
+    splits = {"run/config/task/splits": {"train": "training", "validation": ["dev"]}, "audit/label_counts": counts}
+    put(tmp_path, "a", splits, rows={"training": 3, "dev": 2})
+    (run,) = read(tmp_path)
+    assert run.examples == {"train": 3, "dev": 2} and run.audit["label_counts"]["train"] == counts["training"]
+
+
 def test_other_files_of_one_path_make_an_entry_of_their_own(tmp_path: Path) -> None:
     put(tmp_path, "a", on_disk("/data/glue/rte", "abc"), seed=0)
     put(tmp_path, "b", on_disk("/data/glue/rte", "def"), seed=1)
