@@ -209,7 +209,7 @@ def _settings(run: RunData) -> Section:
     search = run.record.get("search") or {}
     rate = f"{train['learning_rate']:g}"
     if search.get("trials"):
-        tried = ", ".join(f"{trial['learning_rate']:g}" for trial in search["trials"])
+        tried = ", ".join(dict.fromkeys(f"{trial['learning_rate']:g}" for trial in search["trials"]))
         rate += f" (the best of {tried}, on {search['rows']} examples held out from training)"
     rows = [
         ("method", config.method.name),
@@ -242,7 +242,7 @@ def _costs(run: RunData) -> Section:
         for name, cost in COSTS.items()
         if costs.get(name) is not None
     ]
-    rows += [(name, f"{costs[name]:,g}") for name in ("steps", "epochs", "tokens") if costs.get(name) is not None]
+    rows += [(name, f"{costs[name]:,.12g}") for name in ("steps", "epochs", "tokens") if costs.get(name) is not None]
     gates = run.record.get("gates") or {}
     checks = [
         f"{name.replace('_', ' ')} {value:.2g}" for name, value in gates.items() if name != "rows" and _is_number(value)

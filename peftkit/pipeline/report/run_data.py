@@ -68,8 +68,8 @@ class RunData:
 
     @property
     def splits(self) -> str:
-        """The names of the validation splits, and the number of their labeled examples."""
-        names = " and ".join(self.config.task.splits["validation"])
+        """The names of the scored splits, of a cross-validation its own, and the number of their labeled examples."""
+        names = " and ".join(dict.fromkeys(self.columns.get("split") or self.config.task.splits["validation"]))
         return f"{names} ({len(self.columns['id']):,} scored examples)"
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from peftkit.paths import atomic_write
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # not in HTML, or not in UTF-8
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # not in HTML, or not in UTF-8
 DIRECTIONS = re.compile(r"[\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # would reverse the rest of a line
 VOID = ("meta", "col", "line", "rect", "circle", "polyline", "path")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -19,7 +19,7 @@ class Html(str):
 
 
 def element(tag: str, *children: object, **attributes: object) -> Html:
-    """Return an element; `class_` and `view_box` become class and view-box, and attributes of None are omitted."""
+    """Return an element; `class_` and `aria_label` become class and aria-label, and attributes of None are omitted."""
     named = ((name.rstrip("_").replace("_", "-"), value) for name, value in attributes.items() if value is not None)
     opened = "".join(f' {name}="{_escaped(str(value))}"' for name, value in named)
     if tag in VOID:
