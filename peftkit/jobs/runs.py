@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from peftkit.config import RunConfig, UserError, refusal
-from peftkit.config.checks.job import AGE, AGE_UNITS
+from peftkit.config.checks.job import AGE, AGE_UNITS, UNFILTERED, has_filter
 from peftkit.config.console import is_main_process, log
 from peftkit.config.run import Filter
 from peftkit.leaderboard.costs import amount
@@ -27,7 +27,7 @@ def show_runs(config: RunConfig) -> None:
     """Print the runs below `out` that match `filter`; with `delete`, delete them after a question.
 
     Raises:
-        UserError: there is no run, or nobody can answer the question.
+        UserError: there is no run, several would be deleted without a filter, or nobody can answer the question.
     """
     if not is_main_process():
         return
@@ -35,6 +35,8 @@ def show_runs(config: RunConfig) -> None:
     found = list_runs(top)
     if not found:
         raise UserError(f"out={top}: no runs; use the folder of other runs: out=DIR")
+    if config.delete and len(found) > 1 and not has_filter(config):
+        raise UserError(UNFILTERED)
     chosen = matching(found, config.filter)
     _print(chosen)
     log(_summary(chosen) + (f" ({len(found):,} runs below {top})" if len(chosen) < len(found) else ""))

@@ -124,6 +124,13 @@ def test_only_the_chosen_runs_are_deleted(out: Path, capsys: pytest.CaptureFixtu
     assert not (out / LORA).exists() and out.is_dir()  # empty parents are deleted, too
 
 
+def test_runs_below_a_run_are_not_deleted_without_a_filter(out: Path) -> None:
+    (out / "result.json").write_text("{}")
+    with pytest.raises(UserError, match="needs a filter"):
+        run_job(out, "delete=true", "force=true")
+    assert len(by_name(out)) == 8
+
+
 def test_a_link_in_place_of_a_run_is_kept(out: Path) -> None:
     run = by_name(out)["seed-0-0123abcd"]
     other = out.parent / "elsewhere" / "seed-0-eeeeeeee"

@@ -17,7 +17,7 @@ from peftkit.jobs.report import show_report
 from peftkit.metrics import METRICS
 from peftkit.pipeline.report import make_report
 from peftkit.pipeline.report.overview import resampled_interval
-from peftkit.results.page import VOID
+from peftkit.results.page import VOID, joined
 from peftkit.results.page.charts import ticks
 
 NAMES = ["billing", "<script>alert(1)</script>", 'sign "in" & out']
@@ -91,6 +91,10 @@ def test_the_page_is_one_file_with_all_text_escaped(folder: Path) -> None:
     assert row == [NAMES[1], "15", "5", "0", "0", "–", "0.000 0.000–0.434", "0.000 0.000–0.606"]
     mistakes = next(row for row in page.cells if row[0] == "103")
     assert mistakes == ["103", NAMES[1], NAMES[0], "0.900", "<img src=x onerror=alert(1)> & \ufffd[31m"]
+
+
+def test_line_ends_of_a_text_are_kept() -> None:
+    assert joined(["a\r\nb\x0c"]) == "a\r\nb\ufffd"
 
 
 def test_a_run_of_an_earlier_version_has_a_report_too(

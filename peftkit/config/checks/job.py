@@ -21,6 +21,7 @@ from peftkit.paths import is_file
 
 AGE = re.compile(r"(\d{1,6}(?:\.\d+)?)([mhdw])")  # filter.older_than
 AGE_UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}  # seconds
+UNFILTERED = refusal("delete= needs a filter, or out= of a single run", "filter.status=failed", "filter.task='*'")
 PATH_KEYS = ("run", "runs", "input", "output")  # checked by the job's record, with a message of their own
 
 
@@ -158,10 +159,13 @@ def _filter_errors(run: RunConfig) -> Iterator[str]:
     if age is not None and AGE.fullmatch(str(age)) is None:
         days = f"filter.older_than={age if str(age).isdecimal() else 7}d"
         yield refusal(f"filter.older_than={age}: expected a number with m, h, d or w, as minutes to weeks", days)
-    has_filter = any(getattr(run.filter, each.name) is not None for each in dataclasses.fields(run.filter))
-    if run.delete and not has_filter and not is_file(Path(run.out, "result.json")):
-        which = "filter.status=failed", "filter.task='*'"
-        yield refusal("delete= needs a filter, or out= of a single run", *which)
+    if run.delete and not has_filter(run) and not is_file(Path(run.out, "result.json")):
+        yield UNFILTERED
+
+
+def has_filter(run: RunConfig) -> bool:
+    """Return whether job=runs lists chosen runs only."""
+    return any(getattr(run.filter, each.name) is not None for each in dataclasses.fields(run.filter))
 
 
 def judging_errors(run: RunConfig) -> list[str]:
