@@ -1,6 +1,6 @@
 """Random commands, damaged runs and random data files, and how they end; writes docs/results/robustness.md.
 
-python tests/benchmarks/robustness.py [SEED] [COMMANDS] [DAMAGED] [READ] [PLANNED]      # 0 3000 2000 800 200
+python tests/benchmarks/robustness.py [SEED] [COMMANDS] [EVERYDAY] [DAMAGED] [READ] [PLANNED]      # 0 3000 500 2000 800 200
 
 Each example runs in a child of a process that has imported the libraries once (tests/helpers/fork_server.py), in a fresh
 folder. tests/fuzz has what is generated and what must hold. Faults are printed as they are found.
@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fuzz.campaign import for_each, make_workspace, run_files
 from fuzz.commands import RUNS, commands
 from fuzz.damage import damaged_runs
+from fuzz.everyday import EVERYDAY_RUNS, everyday
 from fuzz.oracle import Example, Workspace
 from fuzz.tables import data_files
 from helpers.fork_server import ForkServer
@@ -30,7 +31,14 @@ from hypothesis import strategies as st
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "results" / "robustness.md"
 
 
-def main(number: int = 0, commanded: int = 3000, damaged: int = 2000, read: int = 800, planned: int = 200) -> None:
+def main(
+    number: int = 0,
+    commanded: int = 3000,
+    daily: int = 500,
+    damaged: int = 2000,
+    read: int = 800,
+    planned: int = 200,
+) -> None:
     from peftkit.data.miniglue import sentences
     from peftkit.models.tiny import tiny_checkpoints
 
@@ -39,14 +47,15 @@ def main(number: int = 0, commanded: int = 3000, damaged: int = 2000, read: int 
         root = Path(folder)
         tiny_checkpoints(root / "models", list(sentences(300)))
         server = ForkServer(root / "server")
-        workspace = make_workspace(root / "work", server, root / "models", tuple(RUNS))
+        workspace = make_workspace(root / "work", server, root / "models", (*RUNS, *EVERYDAY_RUNS))
         kinds = {
             "commands": (commands(), commanded),
+            "commands of everyday jobs": (everyday(), daily),
             "damaged runs": (damaged_runs(run_files(workspace)), damaged),
             "data files, read": (data_files(), read),
             "data files, whole commands": (data_files(command=True), planned),
         }
-        command = f"python tests/benchmarks/robustness.py {number} {commanded} {damaged} {read} {planned}"
+        command = f"python tests/benchmarks/robustness.py {number} {commanded} {daily} {damaged} {read} {planned}"
         lines = []
         for name, (strategy, count) in kinds.items():
             lines += [row(name, *tally(workspace, strategy, count, number))] if count else []

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from fuzz.commands import RUNS
+from fuzz.everyday import EVERYDAY_RUNS
 from fuzz.oracle import Example, Workspace
 
 TEXTS = {"pos": "a fine film", "neg": "a dull film"}
@@ -41,6 +42,8 @@ MAKE = {  # the commands of the runs
     "full": ("model=bert", "method=full", *OWN),
     "answers": ("model=t5", *OWN, "task=seq2seq", "task.label=label", "task.max_eval_samples=2"),
     "prompted": ("model=gpt2", "method=few_shot", *(word for word in OWN if not word.startswith("train")), "task.max_eval_samples=4"),
+    "calibrated": ("model=bert", "seed=1", *OWN, "calibration.holdout=0.3"),
+    "folded": ("model=bert", *OWN, "task.folds=2"),
     "vocabulary": ("job=extend", "model=bert", "extend.terms=data/terms.txt", "force=true"),
 }  # fmt: skip
 
@@ -54,15 +57,16 @@ def make_workspace(
     for name, text in DATA.items():
         (template / "data" / name).write_text(text, encoding="utf-8")
     (template / "models").symlink_to(checkpoints.resolve())
+    folders = RUNS | EVERYDAY_RUNS
     for kind in kinds:
         model = MAKE[kind][kind == "vocabulary"].removeprefix("model=")
         words = (*MAKE[kind], f"model.checkpoint=models/{model}", "source=offline", f"out=made/{kind}")
         finished = server.run(words, template)
         assert finished.code == 0, finished.output
         record = "vocabulary.json" if kind == "vocabulary" else "result.json"
-        (result,) = (template / "made" / kind).rglob(record)
-        (template / RUNS[kind]).parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(result.parent, template / RUNS[kind])
+        result = min((template / "made" / kind).rglob(record), key=lambda path: len(path.parts))
+        (template / folders[kind]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(result.parent, template / folders[kind])
         if kind == "answers":
             shutil.copytree(template / RUNS[kind], template / f"{RUNS[kind]}-copy")
     shutil.rmtree(template / "made")

@@ -16,8 +16,9 @@ from peftkit.config.run import PROVENANCE
 from peftkit.config.signatures import fields_of
 from peftkit.config.suggestions import TRAINING
 
-# job=pretrain and job=matrix train for minutes by themselves; watch=true serves until it is interrupted
-SKIPPED_JOBS, SKIPPED_KEYS = {"pretrain", "matrix"}, {"watch"}
+# job=pretrain and job=matrix train for minutes by themselves; watch=true serves until it is interrupted; delete=true is
+# in fuzz.everyday, where out= stays inside of the workspace
+SKIPPED_JOBS, SKIPPED_KEYS = {"pretrain", "matrix"}, {"watch", "delete"}
 FAMILIES = ("bert", "gpt2", "t5")
 MODELS = {
     "distilbert": "distilbert",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fuzz.campaign import for_each, make_workspace, run_files
 from fuzz.commands import commands
 from fuzz.damage import damaged_runs
+from fuzz.everyday import deletions, everyday
 from fuzz.oracle import Example, Workspace
 from fuzz.tables import data_files
 
@@ -39,7 +40,16 @@ def check(workspace: Workspace, strategy: st.SearchStrategy[Example], count: int
 
 
 def test_commands_are_refused_or_valid(workspace: Workspace) -> None:
-    check(workspace, commands(), 60, "fuzz.reading:validate")
+    check(workspace, commands(), 48, "fuzz.reading:validate")
+
+
+def test_commands_of_everyday_jobs_end_well(workspace: Workspace) -> None:
+    check(workspace, everyday(), 10, "fuzz.reading:validate")
+
+
+@pytest.mark.slow
+def test_runs_are_deleted_inside_out_alone(workspace: Workspace) -> None:
+    check(workspace, deletions(), 20)
 
 
 def test_damaged_runs_are_used_or_refused(workspace: Workspace) -> None:

@@ -54,6 +54,14 @@ def test_data_without_text_or_label_is_refused(columns: dict[str, list], word: s
         guess_columns(read_columns(Dataset.from_dict(columns)), None, "file")
 
 
+def test_texts_do_not_give_away_answers_that_are_all_different() -> None:
+    table = Dataset.from_dict(
+        {"text": [f"a text {n}" for n in range(6)], "summary": [f"its end {n}" for n in range(6)]}
+    )
+    section = columns_section(read_columns(table), table, ["text"], ["summary"], None)
+    assert section.warnings == []
+
+
 def test_the_predicted_share_is_that_of_leaving_each_row_out() -> None:
     rng = random.Random(0)
     values = [rng.randrange(15) for _ in range(120)]

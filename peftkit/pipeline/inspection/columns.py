@@ -217,7 +217,7 @@ def _leak(values: Sequence[Any], labels: Sequence[Any]) -> str | None:
     pairs = [
         (key_of(v), key_of(y)) for v, y in zip(values, labels, strict=True) if not (is_missing(v) or is_missing(y))
     ]
-    if len(pairs) < 2:
+    if len({y for _, y in pairs}) == len(pairs):  # answers in free text
         return None
     if len(set(pairs)) == len({value for value, _ in pairs}) == len({y for _, y in pairs}):
         return "has one value for each"
