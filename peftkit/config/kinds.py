@@ -59,6 +59,11 @@ class TaskKind:
         return self.sequence_label and self.has_label_names
 
     @property
+    def has_label_probabilities(self) -> bool:
+        """Whether each class has a probability for the whole input."""
+        return self.has_sequence_head and self.has_label_names
+
+    @property
     def has_sequence_head(self) -> bool:
         """Whether the scores are those of the whole input."""
         return self.sequence_label or self.several_labels
@@ -114,7 +119,7 @@ _KINDS = (
         formats=dict.fromkeys((ENCODER, DECODER), "multilabel:MultilabelFormat"),
         task_types=dict.fromkeys((ENCODER, DECODER), "SEQ_CLS"),
         pipelines=dict.fromkeys((ENCODER, DECODER), "text-classification"),
-        keys=("label_separator", "stratify", "class_weights", "focal_gamma"),
+        keys=("label_separator", "stratify", "class_weights", "focal_gamma", "folds", "fold"),
         has_label_names=True,
         several_labels=True,
     ),

@@ -38,7 +38,7 @@ RECORD = {
         "label_counts?": dict,
     },
     "meta": {"seed": int, "device": str, "status": str, "versions?": dict},
-    "calibration?": {"temperature": float, "examples": int},
+    "calibration?": {"temperature": float, "examples": int, "thresholds?": {...: float}},
     "cross_validation?": {"folds": [{"scores": {...: float}}]},
     "search?": {
         "trials?": [{"learning_rate": float, "config?": dict}],

@@ -51,6 +51,7 @@ class EarlyStopping:
 @dataclass
 class Calibration:
     holdout: float | None
+    thresholds: bool | None
 
 
 @dataclass
@@ -218,6 +219,7 @@ class RunConfig:
         """
         try:
             config = {**ADDED_LATER, **config, "search": {**ADDED_TO_SEARCH, **config["search"]}}
+            config["calibration"] = {**ADDED_LATER["calibration"], **config["calibration"]}
             sections = {name: section(**config[name]) for name, section in SECTIONS.items()}
             if sections["task"].text == "???":  # of a job that guesses the columns
                 sections["task"].text = []
@@ -252,7 +254,7 @@ SECTIONS: dict[str, type] = {
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
 
 ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier run folders lack
-    **dict.fromkeys(("collator", "allow_code", "delete")), "calibration": {"holdout": None},
+    **dict.fromkeys(("collator", "allow_code", "delete")), "calibration": {"holdout": None, "thresholds": None},
     "plan": {"memory_gb": None, "measure": False},
     "filter": {each.name: None for each in dataclasses.fields(Filter)},
     "predict": {"abstain": None, "target_accuracy": None},

@@ -253,9 +253,12 @@ class ExampleReader:
         examples, dropped = self.read(table, names, train)
         examples, counts = subset(examples, task.max_train_samples), {train: dropped}
         remarks = tuple(check_examples(task, {train: examples}, names, may_overlap=True))
+        is_stratified = self.is_stratified and kind_of(task).sequence_label
         if task.fold is None:
+            how = "stratified by label" if is_stratified else "drawn at random (KFold), not stratified"
+            assume(f"the {task.folds} folds of {len(examples):,} examples are {how}")
             return TaskDataset({train: examples}, names, origin, counts, remarks)
-        labels = examples["label"][:] if self.is_stratified else None
+        labels = examples["label"][:] if is_stratified else None
         scored = fold_of(len(examples), labels, int(task.folds or 0), task.fold, SUBSET_SEED)
         others = sorted({*range(len(examples))} - {*scored})
         rest, held_out = (examples.select(rows).flatten_indices() for rows in (others, scored))

@@ -6,12 +6,14 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from peftkit.config import RunConfig
+from peftkit.config import RunConfig, kind_of
 from peftkit.config.console import is_main_process, log
 from peftkit.data.datasets import FOLD_SPLIT
+from peftkit.leaderboard.paired import label_indicators
 from peftkit.metrics import score
 from peftkit.paths import atomic_write
 from peftkit.pipeline.examples import RunContext
@@ -47,8 +49,12 @@ def _pooled(
     context: RunContext, table: pa.Table, folders: Sequence[Path], records: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return the parts of the result that all folds give together."""
-    names, metrics = context.dataset.label_names, list(context.config.task.metrics)
+    names, task = context.dataset.label_names, context.config.task
+    others: dict[str, Any] | None = None
     labels, predictions = (table[name].to_numpy() for name in ("label", "prediction"))
+    if kind_of(task).several_labels:
+        labels, predictions = (label_indicators(each, len(names or [])).astype(int) for each in (labels, predictions))
+        others = {"label_scores": (labels, np.array(table["scores"].to_pylist(), float))}
     folds = [
         {
             "folder": folder.name,
@@ -60,7 +66,7 @@ def _pooled(
     ]
     searches = [record["search"] for record in records if record["search"]]
     return {
-        "scores": score(metrics, predictions, labels, "", names),
+        "scores": score(list(task.metrics), predictions, labels, "", names, others=others),
         "costs": _costs([record["costs"] for record in records]),
         "audit": _audit([record["audit"] for record in records], str(context.config.task.splits["train"])),
         "search": {**searches[0], "chosen": None, "seconds": sum(s["seconds"] for s in searches)} if searches else None,

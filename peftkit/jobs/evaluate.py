@@ -13,12 +13,11 @@ from peftkit.paths import safe_name
 from peftkit.pipeline.artifacts import (
     base_source,
     load_bundle,
-    read_shots,
+    run_format,
     run_tokenizer_source,
     with_eval_batch_size,
 )
-from peftkit.pipeline.build import format_for
-from peftkit.pipeline.calibration import scale_probabilities
+from peftkit.pipeline.calibration import compare_scores, scale_probabilities, score_file
 from peftkit.pipeline.evaluate import describe_labels
 from peftkit.pipeline.examples import score_reference, score_splits
 from peftkit.pipeline.sources import warn_substitutions
@@ -74,7 +73,7 @@ def evaluate_run(config: RunConfig) -> Evaluation:
     warn_substitutions(run.source, data.source)
     reference = score_reference(chosen, base_source(run), data.splits, run_tokenizer_source(run))
     bundle = load_bundle(run)
-    bundle.format = format_for(chosen, names, bundle.tokenizer, read_shots(run.folder))
+    bundle.format = run_format(run, chosen, bundle.tokenizer)
     name, source = safe_name(task.name), data.source
     if source.revision != trained_on and (task.suite == "own" or task.name == run.config.task.name):
         # each evaluation on other data has its own file, named by the data and the start of its revision
@@ -86,7 +85,10 @@ def evaluate_run(config: RunConfig) -> Evaluation:
         scale_probabilities(file, run.temperature)
     record = run.folder / f"evaluation-{name}.json"
     if is_main_process():
-        found = {"scores": scores, "costs": costs, "source": asdict(source), "task": asdict(task)}
+        found: dict[str, Any] = {"scores": scores, "costs": costs, "source": asdict(source), "task": asdict(task)}
+        if scores and run.score_thresholds is not None:
+            plain = score_file(file, task.metrics, replace(bundle.format, score_thresholds=None))
+            found["calibration"] = {"scores": compare_scores(plain, scores)}
         run_folder.write_text(record, json.dumps(found, indent=1) + "\n")
     return Evaluation(task.name, scores, costs, record)
 

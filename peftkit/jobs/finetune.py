@@ -149,7 +149,7 @@ def _run_stages(context: RunContext) -> None:
         config, bundle, trained.trainer, splits.validation, context.dataset, folder / "predictions.parquet"
     )
     if splits.calibration is not None:
-        context.result["calibration"] = calibrate(context, bundle, trained.trainer, splits.calibration)
+        calibrate(context, bundle, trained.trainer, splits.calibration)
     artifact = None
     if config.keeps_model:
         if is_main_process() and is_prompted(config):

@@ -1,5 +1,6 @@
 """Calibration of class probabilities: temperature scaling, and how far confidence is from accuracy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from peftkit.metrics.registry import Array
 
 BINS = 15  # of the expected calibration error, as in Guo et al. 2017
+DEFAULT_THRESHOLD = 0.5  # the probability from which one of several labels is predicted
 TEMPERATURES = (0.01, 100.0)  # among which the temperature is searched
 
 
@@ -23,6 +25,54 @@ def probabilities(scores: Array, temperature: float = 1.0) -> Array:
     from scipy.special import softmax
 
     return np.asarray(softmax(np.asarray(scores, float) / temperature, axis=-1))
+
+
+def label_probabilities(scores: Array, temperature: float = 1.0) -> Array:
+    """Return the probability of each of several labels (examples, labels), which do not exclude each other."""
+    from scipy.special import expit
+
+    return np.asarray(expit(np.asarray(scores, float) / temperature))
+
+
+def as_choices(scores: Array, labels: Array) -> tuple[Array, Array]:
+    """Return scores (choices, classes) and class ids (choices,), whose likelihood a temperature changes.
+
+    Several labels of an example, 0 and 1 (examples, labels), are a choice of two classes each: present, with the score
+    of the label, and absent, with 0. Their softmax is the sigmoid of the score, their likelihood binary cross-entropy.
+    """
+    if labels.ndim == 1:
+        return scores, labels
+    flat = np.asarray(scores, float).ravel()
+    return np.stack([flat, np.zeros_like(flat)], axis=-1), 1 - labels.ravel()
+
+
+def f1_threshold(probabilities: Array, labels: Array) -> float:
+    """Return the probability from which a label is predicted for the highest F1.
+
+    Of several it is the one nearest to 0.5: 0.5 itself, or midway between two neighboring probabilities. It is 0.5 for
+    a label that no example has.
+
+    Args:
+        probabilities: (examples,) of one label.
+        labels: (examples,) 1 for those that have it, else 0.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    if not np.any(labels):
+        return DEFAULT_THRESHOLD
+    precision, recall, found = precision_recall_curve(labels, probabilities)
+    f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1]
+    best = f1 >= f1.max() - 1e-12
+    low, high = np.append(0.0, found[:-1])[best], found[best]  # any threshold in between predicts the same examples
+    chosen = np.where((low < DEFAULT_THRESHOLD) & (high >= DEFAULT_THRESHOLD), DEFAULT_THRESHOLD, (low + high) / 2)
+    return float(chosen[np.abs(chosen - DEFAULT_THRESHOLD).argmin()])
+
+
+def score_thresholds(thresholds: Sequence[float], temperature: float) -> tuple[float, ...]:
+    """Return the scores at which labels have these probabilities."""
+    from scipy.special import logit
+
+    return tuple((temperature * logit(np.asarray(thresholds, float))).tolist())
 
 
 def calibration_quality(scores: Array, labels: Array, temperature: float = 1.0) -> Quality:

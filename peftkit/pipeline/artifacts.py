@@ -15,6 +15,7 @@ from peftkit.config import ModelConfig, RunConfig, UserError, error_summary, is_
 from peftkit.config.console import log
 from peftkit.config.progress import stage
 from peftkit.config.source import ADAPTER_FILE, Source
+from peftkit.data.formats import Format
 from peftkit.methods import load_adapter
 from peftkit.models.checkpoints import locate
 from peftkit.models.embedding_rows import add_new_rows
@@ -116,7 +117,14 @@ def _load_bundle(run: RunResult, quantized: bool) -> TrainingBundle:
         if not is_prompted(config):
             model = load_adapter(model, run.folder / "adapter")
     model.eval()
-    return TrainingBundle(model, tokenizer, format_for(config, names, tokenizer, read_shots(run.folder)))
+    return TrainingBundle(model, tokenizer, run_format(run, config, tokenizer))
+
+
+def run_format(run: RunResult, config: RunConfig, tokenizer: Any) -> Format:
+    """Return the format of a config with the labels of a run, their thresholds and its few-shot examples."""
+    found = format_for(config, run.label_names, tokenizer, read_shots(run.folder))
+    thresholds = run.score_thresholds
+    return found if thresholds is None else replace(found, score_thresholds=thresholds)
 
 
 def merged_folder(run: RunResult) -> Path:

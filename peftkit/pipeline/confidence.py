@@ -1,17 +1,18 @@
 """Confidence of a classifier's predictions, and those left to a person because it is low."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, Value
-from scipy.special import expit
 
-from peftkit.config import RunConfig, UserError, kind_of, refusal
+from peftkit.config import RunConfig, UserError, kind_of, label_columns, refusal
 from peftkit.config.console import log
 from peftkit.data.datasets import example_reader
-from peftkit.metrics.calibration import Threshold, probabilities, threshold_at, thresholds
+from peftkit.data.formats.multilabel import label_set
+from peftkit.metrics.calibration import Threshold, label_probabilities, probabilities, threshold_at, thresholds
 from peftkit.pipeline.calibration import CALIBRATION_FILE, read_scores
 from peftkit.results.run_result import RunResult
 
@@ -19,15 +20,14 @@ PREFIX = "probability_"  # of the column of a label
 
 
 def has_confidence(run: RunResult) -> bool:
-    """Return whether a run chooses one of several labels."""
-    return kind_of(run.config.task).chooses_class
+    """Return whether each label of a run has a probability."""
+    return kind_of(run.config.task).has_label_probabilities
 
 
 def new_columns(run: RunResult) -> list[str]:
     """Return the names of the columns that predictions of a run add to a table."""
-    kind, names = kind_of(run.config.task), [f"{PREFIX}{name}" for name in run.label_names or ()]
-    added = [*(["confidence", "suggestion"] if kind.chooses_class else []), *(names if kind.has_sequence_head else [])]
-    return ["prediction", "scores", *added]
+    names = [f"{PREFIX}{name}" for name in run.label_names or ()]
+    return ["prediction", "scores", *(["confidence", "suggestion", *names] if has_confidence(run) else [])]
 
 
 def with_confidence(
@@ -42,19 +42,20 @@ def with_confidence(
         names: of the labels, whose probabilities get a column each; None where the rows are of several runs.
     """
     distinct = {id(run): run for run in runs}.values()
-    if any(kind_of(run.config.task).several_labels for run in distinct):
-        return _with_probabilities(table, names or ())
     if not any(map(has_confidence, distinct)):
         return table
     for run in distinct:
         _log_uncalibrated(run)
     scores = table["scores"][:]
     rows: list[list[float]] = [[] for _ in scores]  # empty without probabilities
+    confidences: list[float | None] = [None] * len(scores)
     for run in filter(has_confidence, distinct):
         known = [row for row, each in enumerate(runs) if each is run and scores[row] is not None]
-        for row, found in zip(known, _probabilities(run, [scores[row] for row in known]), strict=True):
-            rows[row] = found
-    columns: dict[str, list[float | None]] = {"confidence": [max(row, default=None) for row in rows]}
+        chosen = np.array([scores[row] for row in known], float).reshape(len(known), -1)
+        found = _probabilities(run, chosen)
+        for row, each, confidence in zip(known, found.tolist(), _confidences(run, chosen, found), strict=True):
+            rows[row], confidences[row] = each, float(confidence)
+    columns: dict[str, list[float | None]] = {"confidence": confidences}
     for number, name in enumerate(names or ()):
         columns[f"{PREFIX}{name}"] = [row[number] if row else None for row in rows]
     for column, values in columns.items():
@@ -62,19 +63,26 @@ def with_confidence(
     return table if threshold is None else _abstain(table, threshold)
 
 
-def _with_probabilities(table: Dataset, names: Sequence[str]) -> Dataset:
-    """Return a table with the probability of each of several labels, None for a row without scores."""
-    rows = [None if each is None else expit(np.asarray(each, float)) for each in table["scores"][:]]
-    for number, name in enumerate(names):
-        column = [None if row is None else float(row[number]) for row in rows]
-        table = table.add_column(f"{PREFIX}{name}", column, feature=Value("float64"))
-    return table
-
-
-def _probabilities(run: RunResult, scores: Any) -> list[list[float]]:
+def _probabilities(run: RunResult, scores: np.ndarray) -> np.ndarray:
     """Return the calibrated probabilities (rows, labels) of scores."""
-    found: list[list[float]] = probabilities(np.array(scores, float), run.temperature).tolist() if len(scores) else []
-    return found
+    find = label_probabilities if kind_of(run.config.task).several_labels else probabilities
+    return find(scores, run.temperature)
+
+
+def _confidences(run: RunResult, scores: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return the confidence of each row: the probability of its label.
+
+    Of several labels it is that of the label about which the run is least sure: of being present where it is predicted,
+    of being absent where it is not. The probability that all labels are right is at most that.
+    """
+    if not kind_of(run.config.task).several_labels:
+        return np.max(found, axis=-1, initial=0)
+    return np.min(np.where(_chosen(run, scores), found, 1 - found), axis=-1, initial=1)
+
+
+def _chosen(run: RunResult, scores: np.ndarray) -> np.ndarray:
+    """Return which of several labels are predicted (rows, labels)."""
+    return scores >= np.array(run.score_thresholds or 0)
 
 
 def _log_uncalibrated(run: RunResult) -> None:
@@ -156,10 +164,10 @@ def _abstain(table: Dataset, threshold: float) -> Dataset:
     return changed.select_columns(names).add_column("suggestion", suggestions, feature=feature)
 
 
-def _labels(prepared: Dataset, run: RunResult, place: str) -> list[str | None] | None:
-    """Return the name of each row's label, None where it is missing or unknown; None without a column of labels."""
+def _labels(prepared: Dataset, run: RunResult, place: str) -> list[Any] | None:
+    """Return each row's label as predictions name it, None where it is missing or unknown; None without any."""
     task, names = run.config.task, run.label_names or []
-    if task.label not in prepared.column_names:
+    if not {*label_columns(task)} & {*prepared.column_names}:
         return None
     reader = example_reader(task)
     try:
@@ -168,10 +176,11 @@ def _labels(prepared: Dataset, run: RunResult, place: str) -> list[str | None] |
     except UserError as error:
         log(f"no accuracy, the labels cannot be read: {error}")
         return None
-    found: list[str | None] = []
+    found: list[Any] = []
+    describe = partial(label_set, task, names) if kind_of(task).several_labels else names.__getitem__
     for label in raw:
         try:
-            found.append(None if label is None else names[parse(label, ())])
+            found.append(None if label is None else describe(parse(label, ())))
         except UserError:  # a label that the run does not know
             found.append(None)
     if unknown := sum(label is not None and name is None for label, name in zip(raw, found, strict=True)):
@@ -186,7 +195,8 @@ def _held_out(run: RunResult) -> tuple[np.ndarray, np.ndarray]:
         _, scores, labels = read_scores(file)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{file} cannot be read ({error}); train the run again with force=true") from error
-    return np.max(_probabilities(run, scores), axis=-1), scores.argmax(-1) == labels
+    is_right = scores.argmax(-1) == labels if labels.ndim == 1 else (_chosen(run, scores) == labels).all(-1)
+    return _confidences(run, scores, _probabilities(run, scores)), is_right
 
 
 def _log_expected(found: Threshold) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from scipy.special import expit
 
 from peftkit import training
 from peftkit.config import RunConfig, UserError, kind_of
@@ -19,7 +18,7 @@ from peftkit.data.columns import SUFFIX, text_columns
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.metrics import METRICS, score
-from peftkit.metrics.calibration import probabilities
+from peftkit.metrics.calibration import label_probabilities, probabilities
 from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.results import run_folder
@@ -98,7 +97,7 @@ def _prediction_columns(
 def _probabilities(bundle: TrainingBundle, answers: Predictions) -> np.ndarray:
     """Return the probability of each label (examples, labels)."""
     scores = np.stack(answers.scores)
-    return np.asarray(expit(scores)) if kind_of(bundle.format.task).several_labels else probabilities(scores)
+    return label_probabilities(scores) if kind_of(bundle.format.task).several_labels else probabilities(scores)
 
 
 def predict_encoded(bundle: TrainingBundle, trainer: Any, encoded: Encoded) -> tuple[Predictions, dict[str, Any]]:

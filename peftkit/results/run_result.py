@@ -11,6 +11,7 @@ from peftkit.config import RunConfig, UserError, error_summary
 from peftkit.config.checks.untrusted import stored_errors
 from peftkit.config.own_code import import_allowed, opened_packages
 from peftkit.config.source import Source
+from peftkit.metrics.calibration import score_thresholds
 from peftkit.results import run_folder
 
 if TYPE_CHECKING:
@@ -93,6 +94,23 @@ class RunResult:
                 "train the run again"
             )
         return float(found)
+
+    @property
+    def score_thresholds(self) -> tuple[float, ...] | None:
+        """The scores from which each label is predicted, None without fitted thresholds.
+
+        Raises:
+            UserError: the labels have other thresholds than probabilities.
+        """
+        found = (self.record.get("calibration") or {}).get("thresholds")
+        if found is None:
+            return None
+        if list(found) != self.label_names or not all(0 < each < 1 for each in found.values()):
+            raise UserError(
+                f"{self.folder / 'result.json'}: calibration.thresholds={found}: expected a number between 0 and 1 for "
+                "each label; train the run again"
+            )
+        return score_thresholds([*found.values()], self.temperature)
 
     @property
     def scores(self) -> dict[str, float]:

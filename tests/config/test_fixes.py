@@ -91,6 +91,8 @@ train.bf16=true train.fp16=true
 train.eval_strategy=epoch
 calibration.holdout=0.1 task=stsb
 calibration.holdout=0.1 task=sst2 task.folds=5
+calibration.thresholds=true calibration.holdout=0.1 task=sst2
+calibration.thresholds=true task=multilabel task.dataset=x.jsonl task.text=[text] task.label=labels
 task=sst2 task.folds=1
 task=sst2 task.fold=-1 task.folds=5
 task=sst2 task.folds=5 task.fold=5

@@ -47,6 +47,8 @@ def test_a_config_that_lacks_later_keys_is_read_with_their_defaults_and_has_the_
     read = RunConfig.from_config({name: value for name, value in values.items() if name not in ADDED_LATER})
     assert read.to_dict() == values
     (calibrated,) = choose(["task=mrpc", "calibration.holdout=0.1"])
+    earlier = calibrated.to_dict() | {"calibration": {"holdout": 0.1}}  # before there was a second key
+    assert run_id(RunConfig.from_config(earlier), {}, {}) == run_id(calibrated, {}, {})
     assert run_id(calibrated, {}, {}) != run_id(read, {}, {}) == run_id(choose(["task=mrpc"])[0], {}, {})
     assert "calibration" not in {key.partition(".")[0] for key in flatten(read.to_dict())}  # of entries on boards
 

@@ -13,9 +13,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from helpers import commands
-from scipy.special import softmax
+from scipy.special import expit, logit, softmax
 from scipy.stats import pearsonr
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 import peftkit
 from peftkit.config import UserError
@@ -263,3 +263,114 @@ def test_a_search_is_nested_in_each_fold(tiny: Overrides) -> None:
         for file in folder.parent.glob(f"fold-{fold}-trial-*/predictions.parquet"):
             assert not scored & set(pq.read_table(file)["id"].to_pylist())  # trials never see the fold
     assert len(record_of(folder)["search"]["trials"]) == 2
+
+
+NAMES = ["bug", "late", "praise"]
+
+
+def label_sets(file: Path, count: int) -> list[list[int]]:
+    """Write texts with any number of labels, each of which has a word of its own."""
+    random = np.random.default_rng(count)
+    flags = (random.random((count, 3)) < [0.5, 0.3, 0.2]).astype(int).tolist()
+    rows = [
+        {
+            "text": " ".join(
+                [
+                    f"a film {count} {number}",
+                    *(word for word, flag in zip(("bad", "good", "fine"), row, strict=True) if flag),
+                ]
+            ),
+            "labels": "|".join(name for name, flag in zip(NAMES, row, strict=True) if flag),
+        }
+        for number, row in enumerate(flags)
+    ]
+    pd.DataFrame(rows).to_csv(file, index=False)
+    return flags
+
+
+@pytest.fixture(scope="module")
+def label_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tickets")
+    label_sets(folder / "train.csv", 160), label_sets(folder / "validation.csv", 40)
+    return folder
+
+
+def several(data: Path) -> tuple[str, ...]:
+    return ("task.name=tickets", f"task.dataset={data}", "task.text=[text]", "task.label=labels",
+            "task.label_separator='|'", "task.metrics=[micro_f1,macro_f1,average_precision]")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_thresholds_of_labels_are_fitted_on_held_out_examples_and_used(
+    runs: Callable[..., Path], label_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = runs("multilabel", *several(label_data), "calibration.holdout=0.25", "calibration.thresholds=true")
+    record = record_of(folder)
+    found, names = record["calibration"], record["audit"]["label_names"]
+    temperature, limits = found["temperature"], np.array([found["thresholds"][name] for name in names])
+    tables = {name: pq.read_table(folder / f"{name}.parquet").to_pandas() for name in ("calibration", "predictions")}
+    assert len(tables["calibration"]) == found["examples"] == 40
+    known: dict[str, np.ndarray] = {}
+    for name, table in tables.items():
+        given = expit(np.stack(table["scores"]) / temperature)
+        np.testing.assert_allclose(np.stack(table["probabilities"]), given)
+        known[name], predicted = (
+            np.array([[n in row for n in range(3)] for row in table[column]]) for column in ("label", "prediction")
+        )
+        assert (predicted == (given >= limits)).all()
+        part = found if name == "calibration" else found["validation"]["validation"]
+        assert part["nll"]["after"] == pytest.approx(log_loss(known[name].ravel(), given.ravel(), labels=[0, 1]))
+        for column in range(3) if name == "calibration" else ():
+            best = max(f1_score(known[name][:, column], given[:, column] >= t) for t in given[:, column])
+            assert f1_score(known[name][:, column], predicted[:, column]) == pytest.approx(best)
+    scores, labels = np.stack(tables["predictions"]["scores"]), known["predictions"]
+    after = scores >= temperature * logit(limits)
+    for average in ("micro", "macro"):
+        expected = [f1_score(labels, each, average=average, zero_division=0) for each in (scores >= 0, after)]
+        assert [found["scores"][f"{average}_f1"][when] for when in ("before", "after")] == pytest.approx(expected)
+        assert record["scores"][f"{average}_f1"]["value"] == pytest.approx(expected[1])
+    capsys.readouterr()
+    commands.evaluate(folder)
+    assert "from its threshold: micro_f1" in "".join(capsys.readouterr())
+    (file,) = folder.glob("evaluation-*.json")
+    evaluation = json.loads(file.read_text())
+    assert evaluation["calibration"]["scores"] == {
+        name: {when: pytest.approx(value) for when, value in each.items()} for name, each in found["scores"].items()
+    }
+
+
+@pytest.mark.slow
+def test_the_confidence_of_several_labels_is_that_of_the_least_sure_one(
+    runs: Callable[..., Path], label_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = runs("multilabel", *several(label_data), "calibration.holdout=0.25", "calibration.thresholds=true")
+    limits = record_of(folder)["calibration"]["thresholds"]
+    commands.predict(folder, label_data / "validation.csv", f"output={tmp_path}/all.csv")
+    every = pd.read_csv(tmp_path / "all.csv", keep_default_na=False)
+    given = every[[f"probability_{name}" for name in limits]].to_numpy()
+    present = given >= [*limits.values()]
+    np.testing.assert_allclose(every["confidence"], np.where(present, given, 1 - given).min(1))
+    assert every["prediction"].tolist() == ["|".join(np.array([*limits])[row]) for row in present]
+    threshold = float(every["confidence"].median())
+    capsys.readouterr()
+    commands.predict(
+        folder, label_data / "validation.csv", f"output={tmp_path}/sure.csv", f"predict.abstain={threshold}"
+    )
+    sure = pd.read_csv(tmp_path / "sure.csv", keep_default_na=False)
+    answered = every["confidence"] >= threshold
+    assert sure["prediction"].tolist() == every["prediction"].where(answered, "").tolist()
+    assert sure["suggestion"].tolist() == every["prediction"].tolist()
+    right = [{*a.split("|")} == {*b.split("|")} for a, b in zip(every["prediction"], every["labels"], strict=True)]
+    assert f"({sum(right)} of 40 with a label)" in "".join(capsys.readouterr())
+
+
+@pytest.mark.slow
+def test_folds_of_several_labels_are_pooled(runs: Callable[..., Path], label_data: Path) -> None:
+    folder = runs("multilabel", *several(label_data), "task.folds=3", "~task.max_eval_samples")
+    table, record = pq.read_table(folder / "predictions.parquet").to_pandas(), record_of(folder)
+    labels, predicted = (
+        np.array([[n in row for n in range(3)] for row in table[name]]) for name in ("label", "prediction")
+    )
+    assert len(table) == 160 and table["id"].is_unique
+    expected = f1_score(labels, predicted, average="micro", zero_division=0)
+    assert record["scores"]["micro_f1"]["value"] == pytest.approx(expected)

@@ -7,12 +7,22 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.model_selection import TunedThresholdClassifierCV
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from peftkit.metrics.calibration import (
+    as_choices,
     calibration_quality,
     expected_calibration_error,
+    f1_threshold,
     fit_temperature,
+    label_probabilities,
     negative_log_likelihood,
+    probabilities,
+    score_thresholds,
     thresholds,
 )
 
@@ -69,3 +79,47 @@ def test_thresholds_answer_from_most_to_fewest_and_ties_together() -> None:
     assert (found[1].coverage, found[1].accuracy) == (0.75, 2 / 3)
     low, high = thresholds([0.9] * 20, [True] * 20)[0].interval
     assert (low, high) == (pytest.approx(0.025 ** (1 / 20)), 1.0)  # closed form where all are right
+
+
+def test_several_labels_are_calibrated_by_binary_cross_entropy() -> None:
+    random = np.random.default_rng(1)
+    labels = (random.random((50, 3)) < 0.3).astype(int)
+    scores = 3 * (random.normal(size=(50, 3)) + labels - 0.5)
+    choices = as_choices(scores, labels)
+    losses = {
+        t: float(binary_cross_entropy_with_logits(torch.tensor(scores / t), torch.tensor(labels).double()))
+        for t in (1.0, 2.5, *np.geomspace(0.5, 8, 400))
+    }
+    for temperature in (1.0, 2.5):
+        assert calibration_quality(*choices, temperature).nll == pytest.approx(losses[temperature])
+    temperature = fit_temperature(*choices)
+    assert temperature == pytest.approx(min(losses, key=losses.__getitem__), rel=0.01)
+    np.testing.assert_allclose(
+        probabilities(choices[0], temperature)[:, 0], label_probabilities(scores, temperature).ravel()
+    )
+    assert ((label_probabilities(scores, temperature) >= 0.5) == (scores >= 0)).all()
+
+
+def test_a_threshold_has_the_highest_f1_of_all() -> None:
+    random = np.random.default_rng(2)
+    for size, share in ((40, 0.1), (40, 0.5), (7, 0.3)):
+        for _ in range(20):
+            labels = (random.random(size) < share).astype(int)
+            given = np.round(expit(random.normal(size=size) + labels - 1), 1)  # with ties
+            threshold = f1_threshold(given, labels)
+            every = [f1_score(labels, given >= t, zero_division=0) for t in (0.001, 0.5, *(given + 1e-9), *given)]
+            assert f1_score(labels, given >= threshold, zero_division=0) == pytest.approx(max(every))
+            if every[1] == max(every) or not labels.any():
+                assert threshold == 0.5
+    assert score_thresholds([0.5, expit(1.5)], 2.0) == pytest.approx((0.0, 3.0))
+
+
+def test_a_threshold_is_at_least_as_good_as_that_of_scikit_learn() -> None:
+    random = np.random.default_rng(3)
+    labels = (random.random(200) < 0.15).astype(int)
+    inputs = (random.normal(size=200) + labels)[:, None]
+    model = LogisticRegression().fit(inputs, labels)
+    tuned = TunedThresholdClassifierCV(model, scoring="f1", cv="prefit", refit=False).fit(inputs, labels)
+    given = model.predict_proba(inputs)[:, 1]
+    found = f1_score(labels, given >= f1_threshold(given, labels))
+    assert f1_score(labels, tuned.predict(inputs)) <= found <= tuned.best_score_ + 0.02

@@ -16,16 +16,34 @@ def holdout_errors(run: RunConfig) -> Iterator[str]:
         return iter(())
     return messages_of(
         (
-            run.calibration.holdout is not None and not kind.chooses_class,
+            run.calibration.holdout is not None and not kind.has_label_probabilities,
             refusal(
-                f"calibration.holdout is for classification with one label, task={task.name} is {kind.name}",
+                f"calibration.holdout is for classification, task={task.name} is {kind.name}",
                 "~calibration.holdout",
             ),
         ),
+        *_threshold_rules(run),
         *(_fold_rules(run) if task.folds is not None else ()),
         (
             task.folds is None and task.fold is not None,
             refusal(f"task.fold={task.fold} is one of task.folds, which is not set", "~task.fold", "task.folds=5"),
+        ),
+    )
+
+
+def _threshold_rules(run: RunConfig) -> Iterator[tuple[object, str]]:
+    is_set, kind = bool(run.calibration.thresholds), kind_of(run.task)
+    yield (
+        is_set and not kind.several_labels,
+        refusal(
+            f"calibration.thresholds is for several labels of a text, task={run.task.name} is {kind.name}",
+            "~calibration.thresholds",
+        ),
+    )
+    yield (
+        is_set and kind.several_labels and run.calibration.holdout is None,
+        refusal(
+            "calibration.thresholds=true needs examples to fit thresholds on", "calibration.holdout=0.2", verb="add"
         ),
     )
 

@@ -48,8 +48,8 @@ def _run_errors(run: RunConfig, folder: Path) -> Iterator[str]:
     if config is None:
         return
     kind, key = kind_of(config.task), "abstain" if run.predict.abstain is not None else "target_accuracy"
-    if not kind.chooses_class and run.run is not None:
-        wrong = f"predict.{key} is for classification with one label, {folder} is a run of {kind.name}"
+    if not kind.has_label_probabilities and run.run is not None:
+        wrong = f"predict.{key} is for classification, {folder} is a run of {kind.name}"
         yield refusal(wrong, f"~predict.{key}")
     elif (
         key == "target_accuracy"

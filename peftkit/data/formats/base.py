@@ -78,7 +78,8 @@ class Format(ABC):
     The record of a kind (config/kinds.py) names its format classes. Subclasses define `encode` and `decode`, and
     override what differs: `output_kind` selects how outputs become scores (logits, verbalizer, spans, likelihoods,
     masked, preferences or embeddings); `reader` reads the examples of the kind from tables; `collator_class` pads
-    batches. `shots` are whole examples before each prompt, as many as fit.
+    batches. `shots` are whole examples before each prompt, as many as fit. `score_thresholds` are the scores from which
+    each of several labels is predicted, by default 0, a probability of 0.5.
     """
 
     task: TaskConfig
@@ -86,6 +87,7 @@ class Format(ABC):
     architecture: str = "encoder"
     names: list[str] | None = None
     shots: tuple[str, ...] = ()
+    score_thresholds: tuple[float, ...] | None = None
     reader: ClassVar[type[ExampleReader]] = ExampleReader
     collator_class: ClassVar[Callable[..., Any]] = DataCollatorWithPadding
     stop_text: ClassVar[str] = ""  # ends a generated answer after few-shot examples

@@ -1,4 +1,4 @@
-"""Multi-label classification: any number of labels for a text, each predicted where its probability is 0.5 or more."""
+"""Multi-label classification: any number of labels for a text, each predicted from a probability of its own."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset, List, Value
 from transformers import DataCollatorWithPadding
 
-from peftkit.config import Refusal, UserError
+from peftkit.config import Refusal, TaskConfig, UserError
 from peftkit.config.console import assume
 from peftkit.config.label_names import label_name
 from peftkit.config.quoting import typed
@@ -154,13 +154,15 @@ class MultilabelFormat(SequenceClassificationFormat):
         return collate
 
     def decode(self, scores: list[np.ndarray], encoded: Encoded, texts: list[str] | None = None) -> Predictions:
-        return Predictions((np.stack(scores) >= 0).astype(int), scores)  # a probability of 0.5 or more
+        return Predictions(self.choose(np.stack(scores)), scores)
+
+    def choose(self, scores: np.ndarray) -> np.ndarray:
+        """Return the predicted labels as 0 and 1 (examples, labels)."""
+        return (scores >= np.array(self.score_thresholds or 0)).astype(int)
 
     def describe(self, prediction: Any) -> Any:
         """Return the names of labels, in a list or with the separator of the task."""
-        names = [(self.names or [])[number] for number in np.flatnonzero(prediction)]
-        separator = self.task.label_separator
-        return names if separator is None else separator.join(names)
+        return label_set(self.task, self.names or [], np.flatnonzero(prediction))
 
     def recorded(self, values: Any) -> list[Any]:
         return [np.flatnonzero(row).tolist() for row in values]
@@ -174,6 +176,12 @@ class MultilabelFormat(SequenceClassificationFormat):
 
     def _targets(self, examples: Dataset) -> list[Any]:
         return [label or [] for label in examples["label"][:]]
+
+
+def label_set(task: TaskConfig, names: Sequence[str], ids: Sequence[int] | np.ndarray) -> Any:
+    """Return the names of labels in the form of the training data: a list, or a text with the separator of the task."""
+    found = [names[number] for number in ids]
+    return found if task.label_separator is None else task.label_separator.join(found)
 
 
 def _indicators(labels: Sequence[Sequence[int] | None], count: int) -> np.ndarray:

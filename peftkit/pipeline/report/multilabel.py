@@ -34,8 +34,10 @@ def _labels(run: RunData, labels: LabelSets, predictions: LabelSets) -> Section:
     empty = sum(not each for each in predictions)
     note = (
         f"On {run.splits}. All labels of an example are right in {exact:,}; {empty:,} got no label. Small figures are "
-        f"Wilson's 95 % intervals. {len(found) - len(known)} labels neither occur nor were predicted."
+        "Wilson's 95 % intervals."
     )
+    if len(found) > len(known):
+        note += f" {len(found) - len(known)} labels neither occur nor were predicted."
     lines = score_lines("label", [(name, known[name]) for name in order[:SHOWN_LINES]])
     content = [scores_table("Labels, lowest F1 first", "label", known, order), paragraph(note)]
     return Section("Labels", content, never_found("label", known), tuple(lines if order else ()))
