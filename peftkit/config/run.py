@@ -218,8 +218,7 @@ class RunConfig:
             UserError: the config has other keys than this version of peftkit, such as those of earlier versions.
         """
         try:
-            config = {**ADDED_LATER, **config, "search": {**ADDED_TO_SEARCH, **config["search"]}}
-            config["calibration"] = {**ADDED_LATER["calibration"], **config["calibration"]}
+            config = with_later_keys(config)
             sections = {name: section(**config[name]) for name, section in SECTIONS.items()}
             if sections["task"].text == "???":  # of a job that guesses the columns
                 sections["task"].text = []
@@ -261,6 +260,19 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
 }  # fmt: skip
 
 ADDED_TO_SEARCH: dict[str, Any] = dict.fromkeys(("learning_rates", "config"))
+
+
+def with_later_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a run folder with the keys that earlier versions did not have.
+
+    Raises:
+        KeyError, TypeError: it lacks a section, or one is not a mapping.
+    """
+    found = {**ADDED_LATER, **config}
+    for name, added in {"search": ADDED_TO_SEARCH, "calibration": ADDED_LATER["calibration"]}.items():
+        found[name] = {**added, **found[name]}
+    return found
+
 
 # keys that do not change a result, so they are not part of its id or of its entry on a board
 NON_RESULT_KEYS = {

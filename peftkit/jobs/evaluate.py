@@ -8,6 +8,7 @@ from typing import Any
 
 from peftkit.config import RunConfig, TaskConfig, kind_of, refuse
 from peftkit.config.console import is_main_process, log
+from peftkit.config.quoting import as_override
 from peftkit.data.datasets import load_task_dataset
 from peftkit.paths import safe_name
 from peftkit.pipeline.artifacts import (
@@ -44,6 +45,7 @@ def evaluate(config: RunConfig) -> Path:
         else:
             log(f"{found.task}: the labels are hidden, so there is no score; the predictions are saved")
         log(f"-> {found.file}")
+        log(f"job=report run={as_override(found.file.parent)} adds it to report.html")
     return found.file.parent
 
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from peftkit import paths
 from peftkit.config import JOBS, SECTIONS, RunConfig, UserError
-from peftkit.config.run import ADDED_LATER, PROVENANCE
+from peftkit.config.run import ADDED_LATER, PROVENANCE, with_later_keys
 from peftkit.config.suggestions import key_names
 from peftkit.leaderboard.settings import flatten
 from peftkit.results.run_folder import run_id
@@ -49,6 +49,7 @@ def test_a_config_that_lacks_later_keys_is_read_with_their_defaults_and_has_the_
     (calibrated,) = choose(["task=mrpc", "calibration.holdout=0.1"])
     earlier = calibrated.to_dict() | {"calibration": {"holdout": 0.1}}  # before there was a second key
     assert run_id(RunConfig.from_config(earlier), {}, {}) == run_id(calibrated, {}, {})
+    assert with_later_keys(earlier) == calibrated.to_dict()
     assert run_id(calibrated, {}, {}) != run_id(read, {}, {}) == run_id(choose(["task=mrpc"])[0], {}, {})
     assert "calibration" not in {key.partition(".")[0] for key in flatten(read.to_dict())}  # of entries on boards
 

@@ -366,7 +366,7 @@ def test_the_confidence_of_several_labels_is_that_of_the_least_sure_one(
 
 @pytest.mark.slow
 def test_folds_of_several_labels_are_pooled(runs: Callable[..., Path], label_data: Path) -> None:
-    folder = runs("multilabel", *several(label_data), "task.folds=3", "~task.max_eval_samples")
+    folder = runs("multilabel", *several(label_data), "task.folds=3", "task.max_eval_samples=null")
     table, record = pq.read_table(folder / "predictions.parquet").to_pandas(), record_of(folder)
     labels, predicted = (
         np.array([[n in row for n in range(3)] for row in table[name]]) for name in ("label", "prediction")

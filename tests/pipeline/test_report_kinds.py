@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.report_runs import write_finished_run
 
+from peftkit.config import UserError
 from peftkit.pipeline.report import SECTIONS, make_report
 from peftkit.pipeline.report.multilabel import label_scores
 from peftkit.pipeline.report.tagging import tag_scores
@@ -152,3 +154,26 @@ def test_a_run_with_several_labels_has_a_report(tmp_path: Path) -> None:
     assert report.findings == ["label food: 0 of 1 found (recall 0.000, 95 % interval 0.000 to 0.793)"]
     assert "1 labels neither occur nor were predicted" in section(report, "Labels")
     assert report.page.count(" to ") > 3
+
+
+def test_folds_thresholds_and_evaluations_are_listed(tmp_path: Path) -> None:
+    columns = {"label": [[0], [1]], "prediction": [[0], [0]], "split": ["out_of_fold"] * 2}
+    overrides = ("task=multilabel", "task.dataset=x.jsonl", "task.text=[text]", "task.label=label")
+    folder = write_finished_run(tmp_path / "run", columns, *overrides, names=["a", "b"], scores={"micro_f1": 0.5})
+    record = json.loads((folder / "result.json").read_text())
+    folds = [{"examples": 1, "scores": {"micro_f1": each}} for each in (0.25, 0.75)]
+    record["cross_validation"] = {"folds": folds, "spread": {"micro_f1": 0.354}}
+    record["calibration"] = {
+        "temperature": 1.0, "examples": 9, "thresholds": {"a": 0.5, "b": 0.125}, "scores": {"micro_f1": {"before": 0.4, "after": 0.5}},
+    }  # fmt: skip
+    (folder / "result.json").write_text(json.dumps(record))
+    evaluation = {"scores": {"micro_f1": {"value": 0.875}}, "task": {"name": "other"}, "source": {"name": "<new>"}}
+    (folder / "evaluation-other.json").write_text(json.dumps(evaluation))
+    report = make_report(folder)
+    assert "0.354" in section(report, "Folds") and "0.125" in section(report, "Thresholds")
+    assert "micro_f1 0.875" in section(report, "Evaluations") and "&lt;new&gt;" in section(report, "Evaluations")
+    assert "On out_of_fold (2 scored examples)" in section(report, "Labels")
+    assert "Learning curve" not in [each.title for each in report.sections]  # each fold has its own
+    (folder / "evaluation-other.json").write_text("{")
+    with pytest.raises(UserError, match=r"evaluation-other.json.*delete it, or evaluate again"):
+        make_report(folder)

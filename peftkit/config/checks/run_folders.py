@@ -9,7 +9,7 @@ from peftkit.config.errors import UserError
 from peftkit.config.json_files import read_json, safetensors_error
 from peftkit.config.kinds import kind_of
 from peftkit.config.record_schema import check_record, check_size
-from peftkit.config.run import ADDED_LATER, RunConfig, is_prompted
+from peftkit.config.run import RunConfig, is_prompted, with_later_keys
 from peftkit.paths import exists, is_file, is_folder, walk
 
 AGAIN = "train the run again with force=true, or name another run folder"
@@ -65,7 +65,7 @@ def recorded_config(folder: Path) -> RunConfig | None:
     if is_vocabulary:
         return None
     config = RunConfig.from_config(record["run"]["config"])
-    if found := [message for _, message in value_errors({**ADDED_LATER, **record["run"]["config"]})]:
+    if found := [message for _, message in value_errors(with_later_keys(record["run"]["config"]))]:
         raise UserError(f"{file}: {found[0]}; {AGAIN}")
     return config
 

@@ -12,6 +12,7 @@ from peftkit.config.quoting import as_override
 from peftkit.pipeline.report.answers import BYTES, MARGINS, RANKS, answer_sections, extreme_section
 from peftkit.pipeline.report.classification import classification_sections
 from peftkit.pipeline.report.multilabel import multilabel_sections
+from peftkit.pipeline.report.other_scores import other_scores
 from peftkit.pipeline.report.overview import common_sections, headline
 from peftkit.pipeline.report.regression import regression_sections
 from peftkit.pipeline.report.run_data import RunData, Section, read_run
@@ -41,7 +42,7 @@ class Report:
         self.run = run
         kind = run.config.task.kind
         self.own = SECTIONS[kind](run) if kind in SECTIONS and run.columns.get("id") else []
-        self.sections = [*self.own, *common_sections(run)]
+        self.sections = [*self.own, *other_scores(run), *common_sections(run)]
         self.page = self._page()
 
     @property

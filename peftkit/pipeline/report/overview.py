@@ -112,7 +112,8 @@ def _metric_of(run: RunData, name: str) -> tuple[Metric, list[int]] | None:
 
 
 def common_sections(run: RunData) -> list[Section]:
-    return [_curve(run), _data(run), _settings(run), _costs(run)]
+    curve = [] if run.record.get("cross_validation") else [_curve(run)]  # each fold has its own
+    return [*curve, _data(run), _settings(run), _costs(run)]
 
 
 def _curve(run: RunData) -> Section:
