@@ -91,10 +91,11 @@ def compare_predictions(first: str | Path, second: str | Path) -> RunDiff:
     right = [_right(each, names) for each in (one, other)]
     flips = []
     if tasks["kind"] != "regression" and right[0] is not None and right[1] is not None and has_label.any():
+        labels = [label for label in one["label"] if label is not None]
         classes = {
-            name: np.array([label == number for label in one["label"]])[has_label]
+            name: np.array([label == number for label in labels])
             for number, name in enumerate(names or ())
-            if isinstance(one["label"][0], int)
+            if isinstance(labels[0], int)
         }
         flips = count_flips(right[0][has_label], right[1][has_label], classes)
         numbers = 2 * (1 - right[0].astype(int)) + (1 - right[1].astype(int))

@@ -151,6 +151,20 @@ def test_numbers_and_texts_are_compared_too(tmp_path: Path) -> None:
     assert (whole.both, whole.only_first, whole.only_second, whole.neither, whole.p) == (1, 1, 1, 0, 1.0)
 
 
+def test_a_hidden_label_is_in_no_count(tmp_path: Path) -> None:
+    a, b = (
+        record_run(tmp_path, name, [None, 0, 1, 1], [0, 0, 1, last], {"accuracy": score}, ["no", "yes"])
+        for name, last, score in (("a", 1, 1.0), ("b", 0, 2 / 3))
+    )
+    found = compare_predictions(a, b)
+    assert [(each.name, each.both, each.only_first) for each in found.flips] == [
+        ("all", 2, 1),
+        ("no", 1, 0),
+        ("yes", 1, 1),
+    ]
+    assert found.columns["outcome"] == [None, "both right", "both right", "only A right"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
