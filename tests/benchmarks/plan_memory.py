@@ -2,7 +2,8 @@
 
 python tests/benchmarks/plan_memory.py [PART_OF_A_NAME ...]            # all by default; Linux, CPU
 
-Each figure is of a fresh process: the peak of its resident memory while training, less that after the imports.
+Each figure is of a fresh process: the peak of its resident memory in the first training steps, less that after the imports.
+Evaluations during training and checkpoints are not part of it.
 """
 
 from __future__ import annotations
@@ -63,11 +64,10 @@ def main(*parts: str) -> None:
     names = [name for name in RUNS if not parts or any(part in name for part in parts)]
     with tempfile.TemporaryDirectory() as folder:
         runs = [(name, size, settings_of(name, size, Path(folder))) for name in names for size in RUNS[name]["sizes"]]
-        predicted = child("plan", [settings for *_, settings in runs])
-        for (name, size, settings), prediction in zip(runs, predicted, strict=True):
-            (measured,) = child("finetune", [settings])
-            share = f"{prediction / measured - 1:+.0%}"
-            print(f"| {name} | {size} | {prediction / 1e6:,.0f} | {measured / 1e6:,.0f} | {share} |", flush=True)
+        for name, size, settings in runs:
+            predicted, measured = child("plan", settings), child("finetune", settings)
+            share = f"{predicted / measured - 1:+.0%}"
+            print(f"| {name} | {size} | {predicted / 1e6:,.0f} | {measured / 1e6:,.0f} | {share} |", flush=True)
 
 
 def settings_of(name: str, size: int, folder: Path) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def settings_of(name: str, size: int, folder: Path) -> dict[str, Any]:
     settings |= write_data(folder / f"data-{size}", count)[settings["task"]]
     if settings["model"] in ("gpt2", "t5"):
         settings["model.checkpoint"] = str(write_model(settings["model"], folder))
-    train = {"per_device_train_batch_size": size, "num_train_epochs": 1, "disable_tqdm": True}
+    train = {"per_device_train_batch_size": size, "max_steps": BATCHES, "disable_tqdm": True}
     train |= {"optim": optimizer} if (optimizer := settings.pop("train.optim", None)) else {}
     return settings | {"source": "offline", "task.max_train_samples": count, "out": str(folder), "train": train}
 
@@ -131,28 +131,34 @@ CHILD = """
 import json, sys
 import peftkit, torch
 from peftkit.jobs import finetune, plan
-runs = json.loads(sys.argv[2])
-if any(run["task"] in ("instructions", "preferences") for run in runs):
+from peftkit.training import loop
+class Tracker(loop.ResourceTracker):
+    def on_step_end(self, *_, **__):  # before the evaluation of a trial
+        self.steps = super().totals()
+    def totals(self):
+        return self.steps
+loop.ResourceTracker = Tracker
+run = json.loads(sys.argv[2])
+if run["task"] in ("instructions", "preferences"):
     import trl.trainer.sft_trainer, trl.trainer.dpo_trainer
 status = open("/proc/self/status").read()
 before = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) * 1024
-for run in runs:
-    if sys.argv[1] == "plan":
-        print(peftkit.plan(**run).memory.total)
-    else:  # trial: nothing is verified or saved
-        found = peftkit.finetune(trial=True, search={"samples": 2}, force=True, **run)
-        print(found.costs["train_peak_bytes"] - before)
+if sys.argv[1] == "plan":
+    print(peftkit.plan(**run).memory.total)
+else:  # trial: nothing is verified or saved
+    found = peftkit.finetune(trial=True, search={"samples": 2}, force=True, **run)
+    print(found.costs["train_peak_bytes"] - before)
 """
 
 
-def child(verb: str, runs: list[dict[str, Any]]) -> list[int]:
-    """Return the predicted or the measured bytes of each run."""
-    command = [sys.executable, "-c", CHILD, verb, json.dumps(runs)]
+def child(verb: str, run: dict[str, Any]) -> int:
+    """Return the predicted or the measured bytes of a run, in a process of its own."""
+    command = [sys.executable, "-c", CHILD, verb, json.dumps(run)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return [int(line) for line in done.stdout.split()]
+    return int(done.stdout)
 
 
 if __name__ == "__main__":
