@@ -52,6 +52,13 @@ def test_predictions_that_do_not_vary_are_named(tmp_path: Path) -> None:
     )
 
 
+def test_ordered_labels_are_named_beside_their_numbers(tmp_path: Path) -> None:
+    columns = {"label": [1.0, 2.0, 3.0], "prediction": [1.1, 2.0, 2.5]}
+    overrides = ("task=regression", "task.dataset=x.csv", "task.text=[text]", "task.label=rating")
+    folder = write_finished_run(tmp_path / "run", columns, *overrides, "task.label_order=[bad,fair,good]")
+    assert "Labels as numbers: 1 = bad, 2 = fair, 3 = good." in section(make_report(folder), "Predictions")
+
+
 def test_scores_of_entities_and_tags_equal_those_of_seqeval_and_scikit_learn(tmp_path: Path) -> None:
     from seqeval.metrics import classification_report
     from seqeval.scheme import IOB2

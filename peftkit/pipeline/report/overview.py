@@ -65,7 +65,8 @@ def score_interval(run: RunData, name: str) -> str:
     if kind_of(run.config.task).several_labels:
         labels, predictions = (_indicators(sets, len(run.names)) for sets in (labels, predictions))
     low, high = resampled_interval(metric, labels, predictions, len(run.names) or None)
-    return f"{low:.3f} to {high:.3f}" if low < high else ""
+    shown = [f"{round(limit, 3) + 0.0:.3f}" for limit in (low, high)]  # without -0.000
+    return " to ".join(shown) if low < high and shown[0] != shown[1] else ""
 
 
 def resampled_interval(

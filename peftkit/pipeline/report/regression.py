@@ -46,8 +46,9 @@ def _predictions(run: RunData, labels: np.ndarray, predictions: np.ndarray) -> S
             f"the predictions hardly vary: their standard deviation is {predictions.std():.3g}, that of the labels "
             f"{spread:.3g}"
         )
+    order = ", ".join(f"{number} = {name}" for number, name in enumerate(run.config.task.label_order or [], start=1))
     content = [
-        paragraph(f"On {run.splits}."),
+        paragraph(f"On {run.splits}.", f" Labels as numbers: {order}." if order else None),
         element("div", chart, table("Errors", ["measure", "value"], rows, ["value"]), class_="plots"),
     ]
     lines = (f"mean absolute error {absolute:.4g}, mean error {mean:+.4g}, R² {determination:.3f}",)
