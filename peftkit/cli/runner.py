@@ -172,8 +172,12 @@ class SweepRunner:
             return ["job=leaderboard", f"out={as_override(self.out)}"]
         file = self.folders[0] / "result.json"
         config = read_json(file, "")["run"]["config"] if file.is_file() else {}
-        if config.get("trial") or (config.get("task") or {}).get("folds") is not None:
-            return [each for each in self.command if each.lstrip("+").partition("=")[0] not in WITHOUT_MODEL]
+        folds = (config.get("task") or {}).get("folds")
+        if config.get("trial") or folds is not None:
+            typed = {each.lstrip("+").partition("=")[0]: each for each in self.command}
+            is_of_recipe = folds is not None and "task.folds" not in typed
+            kept = [each for key, each in typed.items() if key not in WITHOUT_MODEL]
+            return [*kept, "task.folds=null"] if is_of_recipe else kept
         return ["job=predict", f"run={as_override(self.folders[0])}", "input=FILE"]
 
 

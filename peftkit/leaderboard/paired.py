@@ -13,7 +13,7 @@ from peftkit.leaderboard.archive import read_predictions
 from peftkit.leaderboard.contrast import EntrySample, TaskSample, all_pairs
 from peftkit.leaderboard.runs import BoardEntry
 from peftkit.leaderboard.stats import score_metrics
-from peftkit.metrics import METRICS, RECORDED, Metric, import_own_metrics
+from peftkit.metrics import METRICS, RECORDED, Metric, import_own_metrics, split_suffix
 
 Array = np.ndarray
 MAX_RESAMPLES, MIN_RESAMPLES, MAX_NUMBERS = 1000, 200, 80_000_000  # the last: examples x runs x resamples
@@ -266,7 +266,7 @@ def resolve_metric(name: str, splits: Array, inputs: Sequence[str] = RECORDED) -
     names = sorted(set(splits.tolist()))
     if name in known and len(names) == 1:
         return known[name], None
-    plain = {split: name.removesuffix(split.removeprefix("validation")) for split in names}
+    plain = {split: name.removesuffix(split_suffix(split, names)) for split in names}
     return next(((known[n], split) for split, n in plain.items() if n != name and n in known), None)
 
 

@@ -12,6 +12,7 @@ from peftkit.metrics.registry import (
     find_metric,
     import_own_metrics,
     score,
+    split_suffix,
 )
 
 for _module in iter_modules(__path__):
@@ -19,4 +20,5 @@ for _module in iter_modules(__path__):
 
 __all__ = [
     "METRICS", "RECORDED", "Metric", "as_evaluate", "check_own_metrics", "find_metric", "import_own_metrics", "score",
+    "split_suffix",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -150,6 +150,12 @@ def _check_range(metric: Metric, value: float) -> None:
     if value < low - ROUNDING or value > high + ROUNDING:
         stated = f"range=({low:g}, {high:g})"
         raise ValueError(f"{metric.name} is {value:.4g}, outside of its {stated}; state the right one in @metric")
+
+
+def split_suffix(split: str, splits: Collection[str]) -> str:
+    """Return the end of the names of a split's scores, of several: _matched of validation_matched, _dev of dev."""
+    name = split.removeprefix("validation").lstrip("_")
+    return f"_{name}" if len(splits) > 1 and name else ""
 
 
 def score(

@@ -13,7 +13,7 @@ from peftkit.config.suggestions import listed
 from peftkit.data.datasets import CALIBRATION_SPLIT
 from peftkit.data.formats import Encoded
 from peftkit.leaderboard.paired import label_indicators
-from peftkit.metrics import score
+from peftkit.metrics import score, split_suffix
 from peftkit.metrics.calibration import (
     DEFAULT_THRESHOLD,
     TEMPERATURES,
@@ -98,7 +98,7 @@ def score_file(file: Path, metrics: Sequence[str], task_format: Any) -> dict[str
     found: dict[str, Any] = {}
     names = dict.fromkeys(splits.tolist())
     for split in names:
-        rows, suffix = splits == split, split.removeprefix("validation") if len(names) > 1 else ""
+        rows, suffix = splits == split, split_suffix(split, names)
         predictions, others = task_format.choose(scores[rows]), {"label_scores": (labels[rows], scores[rows])}
         found |= score(list(metrics), predictions, labels[rows], suffix, task_format.names, others=others)
     return found

@@ -17,7 +17,7 @@ from peftkit.config.suggestions import listed
 from peftkit.data.columns import SUFFIX, text_columns
 from peftkit.data.datasets import TaskDataset
 from peftkit.data.formats import Encoded, Predictions
-from peftkit.metrics import METRICS, score
+from peftkit.metrics import METRICS, score, split_suffix
 from peftkit.metrics.calibration import label_probabilities, probabilities
 from peftkit.models.pooling import TextEmbedder
 from peftkit.pipeline.build import TrainingBundle
@@ -56,9 +56,7 @@ def evaluate_splits(
         costs.append(cost)
         if encoded.has_label.any():
             _log_absent_classes(config, bundle, encoded, name)
-            scores |= _score(
-                config, bundle, predictions, encoded, name.removeprefix("validation") if len(splits) > 1 else ""
-            )
+            scores |= _score(config, bundle, predictions, encoded, split_suffix(name, splits))
         parts.append(_prediction_columns(bundle, data.splits[name], name, encoded, predictions))
     if is_main_process():
         columns = {name: [value for part in parts for value in part[name]] for name in parts[0]}

@@ -48,17 +48,26 @@ def test_the_failure_of_a_single_run_has_no_table(tmp_path: Path, capsys: Captur
     assert capsys.readouterr().out == ""
 
 
-def test_after_a_cross_validation_comes_training_on_all_examples(tmp_path: Path, capsys: Captured) -> None:
+@pytest.mark.parametrize(
+    ("command", "following"),
+    [
+        (["task=sst2", "task.folds=5", "method=lora"], "task=sst2 method=lora"),
+        (["recipe=with_folds", "seed=1"], "recipe=with_folds seed=1 task.folds=null"),
+    ],
+)
+def test_after_a_cross_validation_comes_training_on_all_examples(
+    command: list[str], following: str, tmp_path: Path, capsys: Captured
+) -> None:
     write_run(tmp_path, "folds")
     file = tmp_path / "folds" / "result.json"
     record = json.loads(file.read_text())
     record["run"]["config"]["task"]["folds"] = 5
     file.write_text(json.dumps(record))
     runner = SweepRunner([])
-    runner.command = ["task=sst2", "task.folds=5", "method=lora"]
+    runner.command = command
     runner.record_folder(tmp_path / "folds")
     assert runner.finish() == 0
-    assert "next: python -m peftkit task=sst2 method=lora\n" in capsys.readouterr().err
+    assert f"next: python -m peftkit {following}\n" in capsys.readouterr().err
 
 
 def test_a_status_without_a_waiting_command_is_dropped(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from sklearn import metrics as sklearn_metrics
 
 from peftkit.config import UserError
 from peftkit.config.tag_schemes import scheme_of
-from peftkit.metrics import METRICS, as_evaluate, score
+from peftkit.metrics import METRICS, as_evaluate, score, split_suffix
 
 
 def value(name: str, predictions: list, labels: list) -> float:
@@ -87,6 +87,12 @@ def test_an_unknown_metric_names_the_nearest() -> None:
 
 def test_splits_of_one_task_have_different_names() -> None:
     assert list(score(["accuracy"], [1], [1], suffix="_matched")) == ["accuracy_matched"]
+
+
+def test_scores_of_several_splits_have_their_names() -> None:
+    splits = ["validation", "validation_matched", "dev"]
+    assert [split_suffix(split, splits) for split in splits] == ["", "_matched", "_dev"]
+    assert split_suffix("dev", ["dev"]) == ""
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])

@@ -13,7 +13,7 @@ import yaml
 
 from peftkit.config import kind_of
 from peftkit.leaderboard.costs import COSTS
-from peftkit.metrics import METRICS, Metric
+from peftkit.metrics import METRICS, Metric, split_suffix
 from peftkit.metrics.per_class import share
 from peftkit.pipeline.report.run_data import RunData, Section
 from peftkit.results.page import Html, details, element, joined, list_of, paragraph, table
@@ -104,8 +104,8 @@ def _indicators(sets: Sequence[Sequence[int]], classes: int) -> Any:
 def _metric_of(run: RunData, name: str) -> tuple[Metric, list[int]] | None:
     """Return the metric of a score and the examples that it is of; None where predictions do not determine it."""
     names = run.columns.get("split", [])
-    for split in dict.fromkeys(names):
-        suffix = split.removeprefix("validation") if len(set(names)) > 1 else ""
+    for split in (splits := dict.fromkeys(names)):
+        suffix = split_suffix(split, splits)
         metric = METRICS.get(name.removesuffix(suffix)) if name.endswith(suffix) else None
         if metric is not None and metric.input in RESAMPLED:
             return metric, [n for n, other in enumerate(names) if other == split]
