@@ -1,7 +1,9 @@
 """The plan of runs: their trainable parameters, steps, memory and duration, without training them."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -72,7 +74,7 @@ class Plan:
             "padding": f"{self.padding_waste:.1%} of all computed tokens",
             "learning rate": f"{self.learning_rate:g}, {'bf16' if self.bf16 else 'fp32'}",
             "memory": f"{_mb(memory.total)} at the peak: weights {_mb(memory.weights)}, optimizer "
-            f"{_mb(memory.optimizer)}, step {_mb(memory.step)}{process}"
+            f"{_mb(memory.optimizer)}, step {_mb(memory.step)} or evaluation {_mb(memory.evaluation)}{process}"
             + ("" if memory.is_measured else "; extrapolated from one example, since the batch does not fit here"),
             f"fits {self.available / 1e9:.4g} GB": ("yes" if self.fits else "no")
             + (f", with {_mb(self.imported)} of imported libraries" if self.imported else ""),
@@ -87,7 +89,7 @@ class Plan:
 
 def make_plan(config: RunConfig) -> Plan:
     """Load data and model, and run a few steps on them; nothing is written."""
-    started, used = time.perf_counter(), training.used_memory()
+    started, used = time.perf_counter(), memory_of_imports()
     source = find_model(config.model, config.source)
     dataset = load_task_dataset(config.task, config.data_root, config.source, calibration=config.calibration.holdout)
     warn_substitutions(source, dataset.source)
@@ -101,9 +103,10 @@ def make_plan(config: RunConfig) -> Plan:
     loss = custom_loss(config, bundle, encoded) if config.distill.teacher is None else None
     step = TrainingStep(make_trainer(config, bundle, arguments, inputs, loss=loss))
     loading = time.perf_counter() - started
-    longest = np.argsort(-np.asarray(encoded.lengths), kind="stable")[: arguments.train_batch_size]
+    validation = [table for name, table in dataset.splits.items() if name != config.task.splits["train"]]
     with stage("measuring the memory"):
-        memory = predict_memory(step, [inputs[int(index)] for index in longest], used)
+        scored = _largest_batch(config, map(bundle.format.encode, validation), arguments.eval_batch_size)
+        memory = predict_memory(step, _largest_batch(config, [encoded], arguments.train_batch_size), scored, used)
     trials = len(candidates(config)) if parameters.trainable else 0
     estimate = None
     if config.plan.measure and memory.is_measured:
@@ -139,6 +142,12 @@ def make_plan(config: RunConfig) -> Plan:
     )
 
 
+@cache
+def memory_of_imports() -> int | None:
+    """Return the memory in use before this process planned a run: later plans find what the earlier ones left."""
+    return training.used_memory()
+
+
 def of_other_seed(plan: Plan, seed: int) -> Plan:
     """Return the plan of the same run with another seed, which shares the trials of a search."""
     run = f"{plan.run.removesuffix(f'seed {plan.seed}')}seed {seed}"
@@ -147,11 +156,19 @@ def of_other_seed(plan: Plan, seed: int) -> Plan:
 
 
 def _training_inputs(config: RunConfig, encoded: Encoded) -> Any:
-    """Return the inputs of training; the scores of a reference, which only a run computes, are 0."""
+    """Return the inputs of training or evaluation; the scores of a reference, which only a run computes, are 0."""
     inputs: Any = encoded.inputs
     for column in REFERENCE_COLUMNS if config.task.kind == "preferences" else ():
         inputs = inputs.add_column(column, [0.0] * len(inputs))
     return inputs
+
+
+def _largest_batch(config: RunConfig, parts: Iterable[Encoded], size: int) -> list[dict[str, Any]]:
+    """Return the batch with the most tokens: the longest examples of one of the parts."""
+    batches = [(part, np.argsort(-np.asarray(part.lengths), kind="stable")[:size]) for part in parts]
+    part, order = max(batches, key=lambda batch: len(batch[1]) * max(batch[0].lengths, default=0))
+    inputs = _training_inputs(config, part)
+    return [inputs[int(index)] for index in order]
 
 
 def _mb(size: int) -> str:

@@ -1,7 +1,7 @@
-"""Prediction of the memory that training needs, from a step of the trainer on its largest batch."""
+"""Prediction of the memory that a run needs, from a step of the trainer on its largest batch, and from scoring one."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,13 @@ class Memory:
     weights: int
     optimizer: int
     step: int  # activations, gradients, loss, and the buffers of kernels, at their common peak
+    evaluation: int  # the same of scoring the largest batch
     process: int = 0  # tokenizer, data and libraries; 0 on a GPU
-    is_measured: bool = True  # False: a whole batch does not fit here, so `step` is extrapolated from one example
+    is_measured: bool = True  # False: a whole batch does not fit here, so it is extrapolated from one example
 
     @property
     def total(self) -> int:
-        return self.weights + self.optimizer + self.step + self.process
+        return self.weights + self.optimizer + max(self.step, self.evaluation) + self.process
 
 
 class TrainingStep:
@@ -68,12 +69,16 @@ class TrainingStep:
     def run(self, batch: dict[str, Any]) -> None:
         """Train on a batch, or score it."""
         if not self.is_trained:
-            with torch.no_grad():
-                self.trainer.reader(self.prepared.eval(), batch)
+            self.score(batch)
             return
         for _ in range(self.batches):
             self.pass_through(batch)
         self.update()
+
+    def score(self, batch: dict[str, Any]) -> None:
+        """Score a batch as the evaluation does."""
+        with torch.no_grad():
+            self.trainer.reader(self.prepared.eval(), batch)
 
     def pass_through(self, batch: dict[str, Any]) -> None:
         """Compute the loss and the gradients of a batch."""
@@ -86,39 +91,56 @@ class TrainingStep:
         self.model.zero_grad()
 
 
-def predict_memory(step: TrainingStep, examples: Sequence[dict[str, Any]], before: int | None) -> Memory:
-    """Train on one example, then measure the peak of a step on all of them, as training measures its own peak.
+def predict_memory(
+    step: TrainingStep, examples: Sequence[dict[str, Any]], scored: Sequence[dict[str, Any]], before: int | None
+) -> Memory:
+    """Train on one example, then measure the peaks of a step and of scoring, as a run measures its own peak.
 
     Weights and the optimizer's states are counted.
 
     Args:
-        examples: the largest batch.
+        examples: the largest batch of training.
+        scored: the largest batch of the evaluation.
         before: the bytes in use before data and model were loaded; None where the system does not provide them, and the
             tensors that PyTorch's operations allocate are counted.
     """
-    one, batch = step.collate(examples[:1]), step.collate(examples)
+    one = step.collate(examples[:1])
     step.run(one)
     states = step.state_tensors()
     weights, optimizer, gradients = step.weights, sum(each.nbytes for each in states), step.gradients
     if before is None:
-        with AllocatedMemory([*step.model.parameters(), *step.model.buffers(), *states]) as allocated:
-            step.run(batch)
-        return Memory(weights, optimizer, max(allocated.peak, gradients))
+        held = [*step.model.parameters(), *step.model.buffers(), *states]
+        trained = _allocated_by(step.run, step.collate(examples), held)
+        evaluated = _allocated_by(step.score, step.collate(scored), held) if scored else 0
+        return Memory(weights, optimizer, max(trained, gradients), evaluated)
     process = 0
-    small = _peak_of(step, one)
+    small = _peak_of(step.run, one)
     if not torch.cuda.is_available():
         process = max((training.used_memory() or 0) - before - weights - optimizer, LIBRARIES)
-    extrapolated = len(examples) * max(small - gradients, 0) + gradients
-    if extrapolated > SPARE * free_memory():
-        return Memory(weights, optimizer, extrapolated, process, is_measured=False)
-    return Memory(weights, optimizer, max(_peak_of(step, batch), gradients), process)
+    trained = len(examples) * max(small - gradients, 0) + gradients
+    is_measured = trained <= SPARE * free_memory()
+    if is_measured:
+        trained = max(_peak_of(step.run, step.collate(examples)), gradients)
+    evaluated = len(scored) * _peak_of(step.score, step.collate(scored[:1])) if scored else 0
+    if evaluated > SPARE * free_memory():
+        is_measured = False
+    elif scored:
+        evaluated = _peak_of(step.score, step.collate(scored))
+    return Memory(weights, optimizer, trained, evaluated, process, is_measured)
 
 
-def _peak_of(step: TrainingStep, batch: dict[str, Any]) -> int:
-    """Return the bytes that a step takes at its peak beyond those in use before."""
+def _allocated_by(use: Callable[[dict[str, Any]], None], batch: dict[str, Any], held: list[torch.Tensor]) -> int:
+    """Return the bytes that operations on a batch allocate at their peak."""
+    with AllocatedMemory(held) as allocated:
+        use(batch)
+    return allocated.peak
+
+
+def _peak_of(use: Callable[[dict[str, Any]], None], batch: dict[str, Any]) -> int:
+    """Return the bytes that operations on a batch take at their peak beyond those in use before."""
     with training.peak_memory() as peak:
         before = peak() or 0
-        step.run(batch)
+        use(batch)
         return (peak() or 0) - before
 
 

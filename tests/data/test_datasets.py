@@ -316,7 +316,9 @@ def test_only_labeled_examples_are_scored_and_all_are_predicted(tmp_path: Path, 
     with pytest.MonkeyPatch.context() as patch:  # a model with these logits
         patch.setattr(training, "predict_scores", lambda *_: training.ModelScores(logits, 1.0, None))
         scores, _ = evaluate_splits(run, bundle, None, splits, rows, tmp_path / "p.parquet")  # type: ignore[arg-type]
-    wanted = {"accuracy_some": 1.0} if kind == "classification" else {"pearson_some": 1.0, "mean_squared_error_some": 0.0}
+    wanted = (
+        {"accuracy_some": 1.0} if kind == "classification" else {"pearson_some": 1.0, "mean_squared_error_some": 0.0}
+    )
     assert {name: entry["value"] for name, entry in scores.items()} == pytest.approx(wanted)
     written = pq.read_table(tmp_path / "p.parquet").to_pydict()
     assert written["label"] == [*numbers[:2], None, None, None, None]

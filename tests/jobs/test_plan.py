@@ -24,7 +24,7 @@ PLAN = Plan(
     parameters=Parameters(trainable=332_546, head=770, total=22_897_922),
     examples=640, dropped=0, truncated=0, max_length=128, steps=60, trials=2, batch_size=32, accumulation=1, epochs=3,
     tokens=1000, padding_waste=0.0, learning_rate=1e-3, bf16=False,
-    memory=Memory(weights=90_000_000, optimizer=3_000_000, step=850_000_000, process=60_000_000),
+    memory=Memory(weights=90_000_000, optimizer=3_000_000, step=850_000_000, evaluation=500_000_000, process=60_000_000),
     imported=600_000_000,
     available=1.6e9,
     duration=Duration(loading=2.0, training=60.0, evaluation=8.0, trials=150.0),

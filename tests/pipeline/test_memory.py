@@ -10,9 +10,8 @@ import torch
 from helpers import commands
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from peftkit import training
 from peftkit.compat.memory import AllocatedMemory
-from peftkit.jobs.plan import make_plan
+from peftkit.jobs import plan
 from peftkit.pipeline.memory import TrainingStep, predict_memory
 from peftkit.training import ScoringTrainer, training_arguments
 
@@ -41,11 +40,12 @@ def test_the_loss_over_a_large_vocabulary_is_counted(bf16: bool) -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_positions=TOKENS, n_embd=2, n_layer=1, n_head=1))
     arguments = training_arguments({"bf16": bf16, "use_cpu": True}, seed=0)
     trainer = ScoringTrainer(model=model, args=arguments, reader=lambda model, batch: model(**batch).logits)
-    ids = torch.randint(VOCABULARY, (BATCH, TOKENS))
-    found = predict_memory(TrainingStep(trainer), [{"input_ids": each, "labels": each} for each in ids], before=None)
+    batch = [{"input_ids": each, "labels": each} for each in torch.randint(VOCABULARY, (BATCH, TOKENS))]
+    found = predict_memory(TrainingStep(trainer), batch, [*batch, *batch], before=None)
     logits = BATCH * TOKENS * VOCABULARY * 4
     # log-probabilities, the gradients of the loss and of the logits; in bf16 also a copy of half the size
     assert 3 * logits <= found.step <= 4.2 * logits
+    assert 2 * logits <= found.evaluation <= 5.2 * logits  # of twice as many examples, with the loss
     assert found.optimizer == pytest.approx(2 * found.weights, rel=0.01)
     assert found.weights == sum(weight.nbytes for weight in model.parameters())
 
@@ -55,20 +55,20 @@ def test_the_states_of_the_chosen_optimizer_are_counted(optimizer: str, states: 
     model = GPT2LMHeadModel(GPT2Config(vocab_size=500, n_positions=TOKENS, n_embd=64, n_layer=1, n_head=1))
     arguments = training_arguments({"bf16": False, "use_cpu": True, "optim": optimizer}, seed=0)
     trainer = ScoringTrainer(model=model, args=arguments, reader=lambda model, batch: model(**batch).logits)
-    ids = torch.randint(500, (BATCH, TOKENS))
-    found = predict_memory(TrainingStep(trainer), [{"input_ids": each, "labels": each} for each in ids], before=None)
+    batch = [{"input_ids": each, "labels": each} for each in torch.randint(500, (BATCH, TOKENS))]
+    found = predict_memory(TrainingStep(trainer), batch, [], before=None)
     assert found.optimizer == pytest.approx(states * found.weights, rel=0.01, abs=0.2 * found.weights)
 
 
 def test_what_the_trainer_holds_is_predicted(tiny: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "used_memory", lambda: None)  # so that tensors are counted, exactly
+    monkeypatch.setattr(plan, "memory_of_imports", lambda: None)  # so that tensors are counted, exactly
     lines = '{{"prompt": "the film {0}", "chosen": "was good {0}", "rejected": "was bad {0}"}}\n'
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(lines.format(number) for number in range(30)))
     own = [f"task.dataset={file}", "task.max_target_length=16"]
     instructions = ["task=instructions", *own, "task.text=[prompt]", "task.label=chosen"]
     plans = {
-        name: make_plan(commands.choose(["job=plan", *tiny("smollm2", "method=lora", *more)])[0]).memory
+        name: plan.make_plan(commands.choose(["job=plan", *tiny("smollm2", "method=lora", *more)])[0]).memory
         for name, more in {
             "once": instructions,
             "accumulated": [*instructions, "train.gradient_accumulation_steps=2"],
@@ -77,7 +77,7 @@ def test_what_the_trainer_holds_is_predicted(tiny: Overrides, tmp_path: Path, mo
         }.items()
     }
     gradients = plans["once"].optimizer // 2
-    print(plans)
     assert plans["once"].step + 0.5 * gradients < plans["accumulated"].step <= plans["once"].step + gradients
     assert plans["preferences"].step > gradients
     assert plans["untrained"].optimizer == 0 < plans["untrained"].step
+    assert all(found.evaluation for found in plans.values())
