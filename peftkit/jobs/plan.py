@@ -13,7 +13,7 @@ from peftkit import training
 from peftkit.config import RunConfig
 from peftkit.config.progress import duration, stage
 from peftkit.config.search_space import candidates
-from peftkit.data.batches import LengthGroupedSampler, padding_waste
+from peftkit.data.batches import padding_waste
 from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS
@@ -23,7 +23,7 @@ from peftkit.pipeline.build import build, optimizer_steps, split_holdout, text_l
 from peftkit.pipeline.duration import Duration, estimate_duration, estimate_training
 from peftkit.pipeline.memory import Memory, TrainingStep, predict_memory, whole_memory
 from peftkit.pipeline.sources import warn_substitutions
-from peftkit.pipeline.train import custom_loss, make_trainer
+from peftkit.pipeline.train import custom_loss, first_order, make_trainer, train_sampler
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,13 @@ def make_plan(config: RunConfig) -> Plan:
         scored = _largest_batch(config, map(bundle.format.encode, validation), arguments.eval_batch_size)
         memory = predict_memory(step, _largest_batch(config, [encoded], arguments.train_batch_size), scored, used)
     trials = len(candidates(config)) if parameters.trainable else 0
+    order = first_order(train_sampler(config, encoded, arguments), encoded)
     estimate = None
     if config.plan.measure and memory.is_measured:
         with stage("measuring the duration"):
-            trained = estimate_training(step, inputs, encoded.lengths, steps)
+            trained = estimate_training(step, inputs, encoded.lengths, order, steps)
             estimate = estimate_duration(config, bundle, dataset, len(holdout or ()), loading, trained)
             estimate = replace(estimate, trials=trials * estimate.trials)
-    order = LengthGroupedSampler(encoded.lengths, arguments.train_batch_size, config.seed).order(0)
     epochs = arguments.num_train_epochs if parameters.trainable else 0
     return Plan(
         run=f"{config.method.name} of {source.name} on {config.task.name} ({dataset.source.name}), seed {config.seed}",

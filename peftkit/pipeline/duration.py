@@ -10,7 +10,6 @@ import torch
 from datasets import Dataset
 
 from peftkit.config import RunConfig
-from peftkit.data.batches import LengthGroupedSampler
 from peftkit.data.datasets import TaskDataset
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import predict_encoded, predictor
@@ -39,13 +38,18 @@ class Duration:
         return self.loading + self.training + self.evaluation + self.trials
 
 
-def estimate_training(step: TrainingStep, examples: Any, lengths: Sequence[int] | np.ndarray, steps: int) -> float:
-    """Return the seconds of a number of optimizer steps: of three batches of different size, and of an update."""
+def estimate_training(
+    step: TrainingStep, examples: Any, lengths: Sequence[int] | np.ndarray, order: Any, steps: int
+) -> float:
+    """Return the seconds of a number of optimizer steps: of three batches of different size, and of an update.
+
+    Args:
+        order: the numbers of the examples as they are trained on.
+    """
     if not step.is_trained or not steps:
         return 0.0
     arguments = step.trainer.args
     size = arguments.train_batch_size
-    order = LengthGroupedSampler(lengths, size, arguments.seed).order(0)
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     batches.sort(key=lambda batch: len(batch) * max(lengths[index] for index in batch))
     passes: list[float] = []

@@ -82,8 +82,7 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
         context.result["curve"] = _curve(fit)
     parameters = count_parameters(bundle.model)
     replace_prompt_encoders(bundle.model)
-    order = np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0)
-    waste = padding_waste(encoded.lengths, order, arguments.train_batch_size)
+    waste = padding_waste(encoded.lengths, first_order(sampler, encoded), arguments.train_batch_size)
     return TrainedRun(trainer, fit, parameters, waste, texts, before)
 
 
@@ -118,6 +117,11 @@ def train_sampler(config: RunConfig, encoded: Encoded, arguments: Any) -> Length
     lengths = encoded.lengths if is_grouped else np.zeros(len(encoded.lengths), dtype=int)
     labels = encoded.labels if is_balanced else None
     return LengthGroupedSampler(lengths, arguments.train_batch_size, config.seed, labels)
+
+
+def first_order(sampler: LengthGroupedSampler | None, encoded: Encoded) -> Any:
+    """Return the numbers of the examples as the first epoch has them; without a sampler, those of the data stand in."""
+    return np.arange(len(encoded.lengths)) if sampler is None else sampler.order(0)
 
 
 def custom_loss(
