@@ -286,11 +286,9 @@ def test_sentence_transformers_loads_adapter_and_merged_checkpoint(
 
 
 @pytest.mark.slow
-def test_plan_evaluate_and_predict_know_pairs(
-    tiny: Overrides, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    commands.plan(*tiny("bert", "task=retrieval", f"task.dataset={pairs}", "task.max_length=32"))
-    assert "memory" in capsys.readouterr().out
+def test_plan_evaluate_and_predict_know_pairs(tiny: Overrides, pairs: Path, tmp_path: Path) -> None:
+    (plan,) = commands.plan(*tiny("bert", "task=retrieval", f"task.dataset={pairs}", "task.max_length=32"))
+    assert plan.examples and plan.memory.total
     folder, result = contrastive(tiny, "bert", pairs)
     commands.evaluate(folder)
     (found,) = folder.glob("evaluation-*.json")
