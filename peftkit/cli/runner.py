@@ -168,8 +168,9 @@ class SweepRunner:
 
     def _next_overrides(self) -> list[str]:
         """Return the command that most users type after this one; a run without a model is trained on all examples."""
+        code = [each for each in self.command if each.lstrip("+").startswith("allow_code=")]  # typed with every command
         if len(self.folders) > 1:
-            return ["job=leaderboard", f"out={as_override(self.out)}"]
+            return ["job=leaderboard", f"out={as_override(self.out)}", *code]
         file = self.folders[0] / "result.json"
         config = read_json(file, "")["run"]["config"] if file.is_file() else {}
         folds = (config.get("task") or {}).get("folds")
@@ -178,7 +179,7 @@ class SweepRunner:
             is_of_recipe = folds is not None and "task.folds" not in typed
             kept = [each for key, each in typed.items() if key not in WITHOUT_MODEL]
             return [*kept, "task.folds=null"] if is_of_recipe else kept
-        return ["job=predict", f"run={as_override(self.folders[0])}", "input=FILE"]
+        return ["job=predict", f"run={as_override(self.folders[0])}", "input=FILE", *code]
 
 
 @lru_cache(maxsize=1)

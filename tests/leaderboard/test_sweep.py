@@ -49,25 +49,26 @@ def test_the_failure_of_a_single_run_has_no_table(tmp_path: Path, capsys: Captur
 
 
 @pytest.mark.parametrize(
-    ("command", "following"),
+    ("command", "folds", "following"),
     [
-        (["task=sst2", "task.folds=5", "method=lora"], "task=sst2 method=lora"),
-        (["recipe=with_folds", "seed=1"], "recipe=with_folds seed=1 task.folds=null"),
+        (["task=sst2", "task.folds=5", "method=lora"], 5, "task=sst2 method=lora"),
+        (["recipe=with_folds", "seed=1"], 5, "recipe=with_folds seed=1 task.folds=null"),
+        (["task=sst2", "allow_code=[mine]"], None, "job=predict run={} input=FILE 'allow_code=[mine]'"),
     ],
 )
-def test_after_a_cross_validation_comes_training_on_all_examples(
-    command: list[str], following: str, tmp_path: Path, capsys: Captured
+def test_after_a_run_comes_prediction_and_after_a_cross_validation_training_on_all_examples(
+    command: list[str], folds: int | None, following: str, tmp_path: Path, capsys: Captured
 ) -> None:
     write_run(tmp_path, "folds")
     file = tmp_path / "folds" / "result.json"
     record = json.loads(file.read_text())
-    record["run"]["config"]["task"]["folds"] = 5
+    record["run"]["config"]["task"]["folds"] = folds
     file.write_text(json.dumps(record))
     runner = SweepRunner([])
     runner.command = command
     runner.record_folder(tmp_path / "folds")
     assert runner.finish() == 0
-    assert f"next: python -m peftkit {following}\n" in capsys.readouterr().err
+    assert f"next: python -m peftkit {following.format(tmp_path / 'folds')}\n" in capsys.readouterr().err
 
 
 def test_a_status_without_a_waiting_command_is_dropped(tmp_path: Path) -> None:
