@@ -65,6 +65,7 @@ def diff(config: RunConfig) -> None:
         return
     found = compare_predictions(*(config.runs or ()))
     _print(found)
+    sys.stdout.flush()  # before the messages on stderr
     if config.output is None:
         log(f"next: output=FILE.csv writes all {len(found.columns['id']):,} examples with both predictions")
         return

@@ -40,4 +40,4 @@ def show_report(folder: Path) -> None:
 
 def _print_lines(found: Report) -> None:
     if found.lines:
-        print(*map(plain, found.lines), "", sep="\n")
+        print(*map(plain, found.lines), "", sep="\n", flush=True)  # before the next message on stderr

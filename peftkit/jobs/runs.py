@@ -39,6 +39,7 @@ def show_runs(config: RunConfig) -> None:
         raise UserError(UNFILTERED)
     chosen = matching(found, config.filter)
     _print(chosen)
+    sys.stdout.flush()  # before the messages on stderr
     log(_summary(chosen) + (f" ({len(found):,} runs below {top})" if len(chosen) < len(found) else ""))
     if config.delete:
         _delete(chosen, found, config)

@@ -76,8 +76,9 @@ def baseline_text(entries: Iterable[BoardEntry]) -> str:
     for method, members in grouped(
         [entry for entry in scored if entry.is_baseline], lambda entry: entry.method
     ).items():
-        answers = [f"{each.task} {each.all_settings['task.answer']}" for each in members if each.answer is not None]
-        origins = {each.all_settings["task.labels"] for each in members if each.answer is not None}
+        constant = [each for each in members if each.answer is not None]  # several of a task: on other data or metrics
+        answers = dict.fromkeys(f"{each.task} {each.all_settings['task.answer']}" for each in constant)
+        origins = {each.all_settings["task.labels"] for each in constant}
         of = f"{method} of the {' or '.join(sorted(origins))} labels ({', '.join(answers)})"
         texts.append(of if answers else f"{method}, the mean score of random answers")
     without = ", ".join(dict.fromkeys(entry.task for entry in scored if entry.task not in known))

@@ -102,7 +102,7 @@ def _against_baseline(task: Ranking, entries: Sequence[BoardEntry]) -> str:
     tested = [number for number in task.ranked if entries[number].against_baseline]
     if not baselines or not tested:
         return ""
-    scores = " or ".join(figure(each, each.score or 0) for each in baselines)
+    scores = " or ".join(dict.fromkeys(figure(each, each.score or 0) for each in baselines))
     name = f"the {baselines[0].method} ({scores})"
     if _all(BETTER, tested, entries):
         everyone = "It is" if len(tested) == 1 else f"All {len(tested)} are"
