@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
-from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -12,7 +11,7 @@ import pyarrow as pa
 from peftkit.config import Refusal, UserError
 
 if TYPE_CHECKING:
-    from datasets import Dataset  # takes half a second, which generation does not need
+    from datasets import Column, Dataset  # takes half a second, which generation does not need
 
 T = TypeVar("T")
 MAX_NAMED = 5  # rows, or fields of an object, that a message names
@@ -35,7 +34,7 @@ def parse_cells(
     cells: Iterable[Any],
     parse: Callable[[Any], T],
     place: str,
-    rows: Iterable[int] | None = None,
+    rows: "Column | Sequence[int] | None" = None,
     hint: Callable[[str], str] | None = None,
 ) -> list[T]:
     """Return the parsed cells of a column.
@@ -51,12 +50,12 @@ def parse_cells(
     parsed: list[T] = []
     failed: list[int] = []
     first: CellError | None = None
-    for number, cell in zip(count(1) if rows is None else rows, cells, strict=False):
+    for index, cell in enumerate(cells):
         try:
             parsed.append(parse(cell))
         except CellError as error:
             first = first or error
-            failed.append(number)
+            failed.append(index + 1 if rows is None else rows[index])
     if first is not None:
         fix = [hint(first.fields[0])] if hint is not None and first.fields else []
         fix += [first.fix] if first.fix is not None else []

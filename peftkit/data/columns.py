@@ -1,15 +1,21 @@
 """The columns that a task reads: found by name or by field, numbered by row, with ids, under names of their own."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
-from datasets import Dataset
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, concatenate_datasets
 
 from peftkit.config import TaskConfig, UserError, label_columns
 from peftkit.config.checks.columns import missing_columns
 from peftkit.config.console import assume
 from peftkit.config.quoting import typed
-from peftkit.data.cells import ids_of
+from peftkit.data.arrow_columns import Cells, cells_of, parse_distinct, plain_column
+from peftkit.data.cells import CellError, ids_of, parse_cells
+
+T = TypeVar("T")
 
 ID, ROW = "peftkit.id", "peftkit.row"  # columns that are added to a table: the id of an example, and its row from 1
 RESERVED = ("id", "label")  # columns of examples besides the texts
@@ -39,10 +45,11 @@ def prepare_table(task: TaskConfig, table: Dataset, place: str) -> Dataset:
             table = table.add_column(name, cells)
     require_columns(task, table, chosen)
     source = next((name for name in (*chosen, "idx", "id") if name in table.column_names), None)
-    ids = range(len(table)) if source is None else ids_of(table[source][:], f"{place}: column {source}")
-    if chosen and (repeated := len(table) - len({*ids})):
+    ids: Any = np.arange(len(table)) if source is None else _ids(table, source, place)
+    if chosen and (repeated := len(table) - len({*cells_of(ids)})):
         assume(f"!! {place}: {repeated:,} of {len(table):,} rows repeat the id of another row in column {source}")
-    table = table.add_column(ID, list(ids)).add_column(ROW, list(range(1, len(table) + 1)))
+    added = Dataset.from_dict({ID: ids, ROW: np.arange(1, len(table) + 1)})
+    table = concatenate_datasets([table, added], axis=1)
     renamed = {old: new for old, new in zip(task.text, text_columns(task), strict=True) if old != new}
     return table.rename_columns({old: new for old, new in renamed.items() if old in table.column_names})
 
@@ -55,7 +62,21 @@ def require_columns(task: TaskConfig, table: Dataset, columns: Sequence[str]) ->
         raise UserError(message)
 
 
-def column_hint(task: TaskConfig, column: str) -> Callable[[str], str]:
+def parse_cells_of(task: TaskConfig, table: Dataset, column: str, split: str, parse: Callable[[Any], T]) -> list[T]:
+    """Return the parsed cells of a column of a prepared table.
+
+    Raises:
+        UserError: `parse` raises a `CellError`.
+    """
+    with suppress(CellError):  # whose rows are found below
+        if (parsed := parse_distinct(table, column, parse)) is not None:
+            return parsed
+    name = column if column in label_columns(task) else column.removesuffix(SUFFIX)
+    place = f"{task.dataset}: column {name} of {split}"
+    return parse_cells(table[column][:], parse, place, table[ROW], _column_hint(task, column))
+
+
+def _column_hint(task: TaskConfig, column: str) -> Callable[[str], str]:
     """Return a function from a field of the objects in a column to the override that reads it."""
 
     def override(field: str) -> str:
@@ -66,6 +87,14 @@ def column_hint(task: TaskConfig, column: str) -> Callable[[str], str]:
         return typed("task.text", [name if known == column else text for text, known in texts])
 
     return override
+
+
+def _ids(table: Dataset, name: str, place: str) -> Cells:
+    """Return the ids of a column; texts and whole numbers are ids as they are."""
+    column = plain_column(table, name)
+    if column is None or column.null_count == len(column):
+        return ids_of(table[name][:], f"{place}: column {name}")
+    return column.cast(pa.int64() if pa.types.is_integer(column.type) else pa.string())
 
 
 def _field(table: Dataset, name: str) -> list[Any] | None:

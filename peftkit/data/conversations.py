@@ -107,7 +107,7 @@ class ConversationReader(ExampleReader):
             return text_of(row["instruction"]).strip(), pairs
 
         place = f"{self.task.dataset}: columns instruction and instances of {split}"
-        for number, (instruction, cases) in enumerate(parse_cells(table, parse, place, table[ROW][:])):
+        for number, (instruction, cases) in enumerate(parse_cells(table, parse, place, table[ROW])):
             if not cases:
                 yield number, instruction, [], []  # counted as dropped
             for given, output in cases:

@@ -14,9 +14,11 @@ from peftkit.config.checks.columns import has_only_training_split, missing_split
 from peftkit.config.console import assume, log_assumptions
 from peftkit.config.progress import stage
 from peftkit.config.source import Source
-from peftkit.data.cells import parse_cells, text_of
+from peftkit.data import arrow_columns as arrow
+from peftkit.data.arrow_columns import Cells
+from peftkit.data.cells import text_of
 from peftkit.data.class_weights import given_weights
-from peftkit.data.columns import ID, ROW, SUFFIX, column_hint, prepare_table, require_columns, text_columns
+from peftkit.data.columns import ID, parse_cells_of, prepare_table, require_columns, text_columns
 from peftkit.data.folds import fold_of
 from peftkit.data.sanity import check_examples, check_texts
 from peftkit.data.tables import read_tables
@@ -114,13 +116,19 @@ class ExampleReader:
         """Return the labels of the table, None where a label is missing or hidden."""
         return self.parse_labels(table, split, lambda label: text_of(label) or None)
 
-    def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
-        """Return a function from a raw label and the texts of its example to the label.
+    def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any], Any]:
+        """Return a function from a raw label to the label.
 
         Raises (when called):
-            UserError: the label is unknown, not a number, or does not fit the text.
+            UserError: the label is unknown, or not a number.
         """
-        return lambda label, texts: label
+        return lambda label: label
+
+    def final_labels(
+        self, labels: Sequence[Any], texts: Sequence[Cells], parse: Callable[[Any], Any], split: str
+    ) -> list[Any]:
+        """Return the labels of examples from the raw ones; a subclass checks that each fits its texts."""
+        return [None if label is None else parse(label) for label in labels]
 
     def parse_text(self, cell: Any) -> Any:
         """Return the text of a cell; empty where it is missing.
@@ -130,23 +138,21 @@ class ExampleReader:
         """
         return text_of(cell)
 
-    def combine_texts(self, texts: Sequence[Any], split: str) -> list[Any]:
-        """Return the texts of an example; an empty one, or an empty list, drops the example."""
-        return list(texts)
+    def combine_texts(self, texts: Sequence[Cells], split: str) -> Sequence[Cells]:
+        """Return the columns of the texts; an empty text drops its example."""
+        return texts
 
-    def parse_column(self, table: Dataset, column: str, split: str) -> list[Any]:
+    def parse_column(self, table: Dataset, column: str, split: str) -> Cells:
         """Return the texts of a column."""
-        name = column.removesuffix(SUFFIX)
-        place, hint = f"{self.task.dataset}: column {name} of {split}", column_hint(self.task, column)
-        return parse_cells(table[column][:], self.parse_text, place, table[ROW][:], hint)
+        texts = arrow.texts_of(table, column) if type(self).parse_text is ExampleReader.parse_text else None
+        return parse_cells_of(self.task, table, column, split, self.parse_text) if texts is None else texts
 
     def parse_labels(self, table: Dataset, split: str, parse: Callable[[Any], Any]) -> list[Any]:
         """Return the parsed labels of a table, None for each example where it has no label column."""
         label = str(self.task.label)
         if label not in table.column_names:
             return [None] * len(table)
-        place, hint = f"{self.task.dataset}: column {label} of {split}", column_hint(self.task, label)
-        return parse_cells(table[label][:], parse, place, table[ROW][:], hint)
+        return parse_cells_of(self.task, table, label, split, parse)
 
     def read(self, table: Dataset, names: list[str] | None, split: str) -> tuple[Dataset, int]:
         """Return the examples with text (and label, in the training split), and the number of dropped ones."""
@@ -155,22 +161,18 @@ class ExampleReader:
         require_columns(task, table, columns + (label_columns(task) if is_train else []))
         parse = self.label_parser(table, names, split)
         labels = self.raw_labels(table, split)
-        cells = zip(*(self.parse_column(table, column, split) for column in columns), strict=True)
-        rows = [
-            (number, self.combine_texts(texts, split), label)
-            for number, texts, label in zip(table[ID][:], cells, labels, strict=True)
-        ]
-        kept = [row for row in rows if row[1] and all(row[1]) and not (is_train and row[2] is None)]
+        texts = self.combine_texts([self.parse_column(table, column, split) for column in columns], split)
+        kept = arrow.is_complete(texts, labels if is_train else None)
+        ids = arrow.inferred(arrow.select(arrow.arrow_column(table, ID), kept))
+        *texts, labels = (arrow.select(column, kept) for column in (*texts, labels))
         if is_train:
-            check_texts(task, [(texts, label) for _, texts, label in kept])
-        parsed = [(number, *texts, None if label is None else parse(label, texts)) for number, texts, label in kept]
-        if not parsed:
+            check_texts(task, texts, labels)
+        labels = self.final_labels(labels, texts, parse, split)
+        if not labels:
             raise UserError(f"no example of task={task.name} has {self.complete}")
-        examples = Dataset.from_dict(
-            {name: [each[index] for each in parsed] for index, name in enumerate(("id", *columns, "label"))}
-        )
-        features = Features({**examples.features, "label": self.feature_of(examples["label"][:])})
-        return examples.cast(features), len(table) - len(parsed)
+        examples = Dataset.from_dict({"id": ids, **dict(zip(columns, texts, strict=True)), "label": labels})
+        features = Features({**examples.features, "label": self.feature_of(labels)})
+        return examples if features == examples.features else examples.cast(features), len(table) - len(labels)
 
     @property
     def is_stratified(self) -> bool:

@@ -4,25 +4,32 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from peftkit.config import TaskConfig, UserError, kind_of
 from peftkit.config.quoting import typed
 from peftkit.config.suggestions import listed
+from peftkit.data.arrow_columns import TEXTS, Cells, arrow_column, cells_of, dtype_of
 from peftkit.data.columns import text_columns
 from peftkit.data.labels import MULTILABEL, joined_labels
 
 MIN_UNIQUE = 20  # training examples, from which on labels that are all different are no classes
 
 
-def check_texts(task: TaskConfig, examples: Sequence[tuple[Sequence[Any], Any]]) -> None:
-    """Refuse training examples (texts, label) whose text is the label.
+def check_texts(task: TaskConfig, texts: Sequence[Cells], labels: Sequence[Any]) -> None:
+    """Refuse training examples whose text is the label.
+
+    Args:
+        texts: the columns of `task.text`.
 
     Raises:
         UserError: in every example one column of the texts equals the label.
     """
-    for index, column in enumerate(task.text):
-        if examples and all(index < len(texts) and _same(texts[index], label) for texts, label in examples):
+    for column, cells in zip(task.text, texts, strict=True):
+        if labels and all(map(_same, cells_of(cells), labels)):
             raise UserError(
                 f"{task.dataset}: in every training example the column {column} equals the label {task.label}; "
                 "set task.text to the columns that are read, and task.label to the one that is predicted"
@@ -63,7 +70,6 @@ def check_examples(
         )
     if names is not None and kind_of(task).chooses_class:
         remarks += _joined_labels(train, names)
-    trained = set(_keys(task, train))
     for name, split in ((name, split) for name, split in splits.items() if name != task.splits["train"]):
         found = _labels(split)
         if unseen := sorted(found - labels) if names is not None else []:
@@ -73,15 +79,14 @@ def check_examples(
             )
         if labels and not is_set and len(split) > 1 and len(found) == 1:
             remarks.append(f"!! every labeled example of {name} has one label, so its scores show little")
-        keys = _keys(task, split)
-        repeated = sum(key in trained for key in keys)
-        if repeated == len(keys) and not may_overlap:
+        repeated = _count_repeated(task, train, split)
+        if repeated == len(split) and not may_overlap:
             raise UserError(
                 f"{task.dataset}: every example of {name} is a training example too; use other examples, "
                 "or remove the file so that a tenth of the training examples is held out"
             )
         if repeated:
-            remarks.append(f"!! {repeated} of {len(keys)} examples of {name} occur in {task.splits['train']} too")
+            remarks.append(f"!! {repeated} of {len(split)} examples of {name} occur in {task.splits['train']} too")
     return remarks
 
 
@@ -131,19 +136,29 @@ def _check_pairs(task: TaskConfig, examples: Dataset) -> None:
 
 def _labels(examples: Dataset) -> set[Any]:
     """Return the labels that occur; of lists of labels, their items."""
-    found: set[Any] = set()
-    for label in examples["label"][:]:
-        if isinstance(label, list) and all(isinstance(item, int | str) for item in label):
-            found.update(label)
-        elif label is not None and not isinstance(label, dict):  # answers to questions differ by their positions
-            found.add(_key(label))
-    return found
+    labels = arrow_column(examples, "label")
+    if pa.types.is_struct(labels.type):  # answers to questions differ by their positions
+        return set()
+    if pa.types.is_list(labels.type) and not pa.types.is_nested(labels.type.value_type):
+        labels = pc.list_flatten(labels)
+    values = labels if pa.types.is_nested(labels.type) else labels.unique()
+    return {_key(label) for label in values.to_pylist()} - {None}
 
 
-def _keys(task: TaskConfig, examples: Dataset) -> list[Hashable]:
+def _count_repeated(task: TaskConfig, train: Dataset, split: Dataset) -> int:
+    """Return how many examples of a split are training examples too, with the same texts and label."""
+    columns = [name for name in (*text_columns(task), "messages", "label") if name in train.column_names]
+    plain = [name for name in columns if {dtype_of(train, name), dtype_of(split, name)} <= TEXTS]
+    for name in plain[:1]:
+        trained, scored = arrow_column(train, name), arrow_column(split, name)
+        train = train.select(np.flatnonzero(pc.is_in(trained, scored)))  # the others differ in this text
+        split = split.select(np.flatnonzero(pc.is_in(scored, trained)))
+    keys = set(_keys(train, columns))
+    return sum(key in keys for key in _keys(split, columns))
+
+
+def _keys(examples: Dataset, columns: Sequence[str]) -> list[Hashable]:
     """Return a hash of the texts and the label of each example."""
-    known = examples.column_names
-    columns = [name for name in (*text_columns(task), "messages", "label") if name in known]
     return [hash(tuple(map(_key, row))) for row in zip(*(examples[name][:] for name in columns), strict=True)]
 
 

@@ -180,7 +180,7 @@ def _labels(prepared: Dataset, run: RunResult, place: str) -> list[Any] | None:
     describe = partial(label_set, task, names) if kind_of(task).several_labels else names.__getitem__
     for label in raw:
         try:
-            found.append(None if label is None else describe(parse(label, ())))
+            found.append(None if label is None else describe(parse(label)))
         except UserError:  # a label that the run does not know
             found.append(None)
     if unknown := sum(label is not None and name is None for label, name in zip(raw, found, strict=True)):

@@ -53,7 +53,7 @@ def parse_texts(task: TaskConfig, table: Dataset, name: str) -> list[list[Any]]:
     """Return the parsed texts of each column of a prepared table; empty ones where it lacks the column."""
     parse = example_reader(task).parse_text
     return [
-        parse_cells(table[column][:], parse, f"{name}: column {known}", table[ROW][:])
+        parse_cells(table[column][:], parse, f"{name}: column {known}", table[ROW])
         if column in table.column_names
         else [""] * len(table)
         for known, column in zip(task.text, text_columns(task), strict=True)

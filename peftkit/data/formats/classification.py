@@ -1,7 +1,7 @@
 """Sequence classification and regression: labels, and formats with a classification head, or as text."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -100,12 +100,11 @@ class ClassLabelReader(ExampleReader):
             )
         return examples.select(kept).flatten_indices(), examples.select(held_out).flatten_indices()
 
-    def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
+    def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any], Any]:
         if self.task.label_order is not None:
             numbers = {label_name(name): float(place) for place, name in enumerate(self.task.label_order, start=1)}
-            return lambda label, texts: ordered_number(self.task, numbers, label)
-        parse: Callable[[str], Any] = number_of if names is None else self.class_id(table, names, split)
-        return lambda label, texts: parse(label)
+            return lambda label: ordered_number(self.task, numbers, label)
+        return number_of if names is None else self.class_id(table, names, split)
 
     def class_id(self, table: Dataset, names: list[str], split: str) -> Callable[[str], int]:
         """Return a function from a class name to its id."""

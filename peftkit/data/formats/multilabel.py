@@ -69,18 +69,18 @@ class MultilabelReader(ClassLabelReader):
         found = (each for each in SEPARATORS if any(isinstance(cell, str) and each in cell for cell in cells))
         fix = next((typed("task.label_separator", each) for each in found), "task=classification")
         place = f"{self.task.dataset}: column {label} of {split}"
-        return parse_cells(cells, lambda cell: self._parse(cell, fix), place, table[ROW][:])
+        return parse_cells(cells, lambda cell: self._parse(cell, fix), place, table[ROW])
 
-    def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
+    def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any], Any]:
         names = names or []
         if isinstance(self.task.label, list):
             numbers = {name: number for number, name in enumerate(names)}
-            return lambda labels, texts: sorted(numbers[name] for name in labels)
+            return lambda labels: sorted(numbers[name] for name in labels)
         known = [row for row in self.raw_labels(table, split) if row is not None]
         if class_feature(self.task, table) is None and not {*names} & {*FLAGS} and _width(known) == len(names):
-            return lambda labels, texts: [number for number, flag in enumerate(labels) if FLAGS[flag]]
+            return lambda labels: [number for number, flag in enumerate(labels) if FLAGS[flag]]
         class_id = self.class_id(table, names, split)
-        return lambda labels, texts: sorted({class_id(label) for label in labels})
+        return lambda labels: sorted({class_id(label) for label in labels})
 
     def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
         """Split off a number or a share of examples with the shares of the sets of labels, the same for every seed."""
@@ -115,7 +115,7 @@ class MultilabelReader(ClassLabelReader):
             return [None] * len(table)
         require_columns(self.task, table, columns)
         flags = [
-            parse_cells(table[name][:], _flag, f"{self.task.dataset}: column {name} of {split}", table[ROW][:])
+            parse_cells(table[name][:], _flag, f"{self.task.dataset}: column {name} of {split}", table[ROW])
             for name in columns
         ]
         rows: list[Any] = []

@@ -13,6 +13,7 @@ from peftkit.config import TaskConfig, UserError, refusal
 from peftkit.config.console import assume
 from peftkit.config.progress import advance
 from peftkit.config.quoting import typed
+from peftkit.data.arrow_columns import Cells
 from peftkit.data.batches import padding_multiple
 from peftkit.data.cells import text_of
 from peftkit.data.columns import require_columns, text_columns
@@ -40,9 +41,10 @@ class PreferenceReader(ExampleReader):
         """Return the text or the turns in a cell."""
         return parse_prompt(cell)
 
-    def combine_texts(self, texts: Sequence[Any], split: str) -> list[Any]:
-        pair = combine_preference(texts, split)
-        return [] if pair[1].strip() == pair[2].strip() else pair
+    def combine_texts(self, texts: Sequence[Cells], split: str) -> Sequence[Cells]:
+        pairs = [combine_preference(each, split) for each in zip(*texts, strict=True)]
+        kept = [[""] * len(pair) if pair[1].strip() == pair[2].strip() else pair for pair in pairs]
+        return [list(column) for column in zip(*kept, strict=True)] or texts
 
     def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
         """Split off a number of examples, or a share below 1, rounded up to whole prompts.

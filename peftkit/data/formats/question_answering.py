@@ -9,6 +9,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from peftkit.config import UserError, refusal
 from peftkit.config.progress import advance
+from peftkit.data.arrow_columns import cells_of
 from peftkit.data.cells import parse_cells
 from peftkit.data.columns import ID, ROW, require_columns, text_columns
 from peftkit.data.datasets import ExampleReader
@@ -35,9 +36,9 @@ class SpanReader(ExampleReader):
             return super().read(table, names, split)
         is_impossible = table["is_impossible"] if "is_impossible" in table.column_names else [None] * len(table)
         parser = AnswerParser(split, column, allows_none=bool(self.task.no_answer))
-        _, passages = (self.parse_column(table, name, split) for name in columns)
+        _, passages = (cells_of(self.parse_column(table, name, split)) for name in columns)
         place = f"{self.task.dataset}: column {column} of {split}"
-        cells = parse_cells(table[column][:], answer_texts, place, table[ROW][:])
+        cells = parse_cells(table[column][:], answer_texts, place, table[ROW])
         answers = [
             parser.parse(cell, passage, str(number), truth(impossible))
             for cell, passage, number, impossible in zip(cells, passages, table[ID][:], is_impossible, strict=True)

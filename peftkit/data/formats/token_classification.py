@@ -12,6 +12,7 @@ from transformers import DataCollatorForTokenClassification
 from peftkit.config import UserError, refusal
 from peftkit.config.console import assume
 from peftkit.config.tag_schemes import SPAN_TAG, scheme_of
+from peftkit.data.arrow_columns import Cells
 from peftkit.data.cells import CellError, describe, text_of
 from peftkit.data.columns import text_columns
 from peftkit.data.formats.base import Encoded, Format, Predictions, hidden_count, label_mask
@@ -63,18 +64,23 @@ class TagReader(ClassLabelReader):
         has_hidden = class_feature(self.task, table) is not None
         return self.parse_labels(table, split, lambda cell: _tags(cell, has_hidden))
 
-    def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any, Sequence[Any]], Any]:
+    def label_parser(self, table: Dataset, names: list[str] | None, split: str) -> Callable[[Any], Any]:
         class_id = self.class_id(table, names or [], split)
+        return lambda tags: [class_id(tag) for tag in tags]
 
-        def parse(tags: list[str], texts: Sequence[Any]) -> list[int]:
-            if len(tags) != len(texts[0]):
+    def final_labels(
+        self, labels: Sequence[Any], texts: Sequence[Cells], parse: Callable[[Any], Any], split: str
+    ) -> list[Any]:
+        def ids(tags: list[str], words: list[str]) -> list[int]:
+            if len(tags) != len(words):
                 raise UserError(
-                    f"an example of {split} has {len(texts[0])} words and {len(tags)} tags: "
-                    f"{' '.join(texts[0])[:60]}; write one tag for each word"
+                    f"an example of {split} has {len(words)} words and {len(tags)} tags: {' '.join(words)[:60]}; "
+                    "write one tag for each word"
                 )
-            return [class_id(tag) for tag in tags]
+            return parse(tags)  # type: ignore[no-any-return]
 
-        return parse
+        (words,) = texts
+        return [None if tags is None else ids(tags, each) for tags, each in zip(labels, words, strict=True)]
 
 
 @dataclass(frozen=True)
