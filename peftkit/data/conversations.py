@@ -121,7 +121,7 @@ class ConversationReader(ExampleReader):
         rest, held_out = self.split(examples, VALIDATION_SHARE)
         return {**dict.fromkeys(train, rest), validation: held_out}, dict.fromkeys(train or [validation], dropped)
 
-    def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
+    def split(self, examples: Dataset, size: float, use: str = "validation") -> tuple[Dataset, Dataset]:
         """Split off a share of the instructions, at least one, with all their examples.
 
         Raises:

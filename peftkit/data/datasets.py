@@ -179,8 +179,8 @@ class ExampleReader:
         """Whether `split` keeps the shares of the labels."""
         return False
 
-    def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
-        """Split off a number or a share of examples, the same for every seed."""
+    def split(self, examples: Dataset, size: float, use: str = "validation") -> tuple[Dataset, Dataset]:
+        """Split off a number or a share of examples for a use, which is logged; the same for every seed."""
         parts = examples.train_test_split(test_size=size, seed=SUBSET_SEED)
         return parts["train"], parts["test"]
 
@@ -229,7 +229,7 @@ class ExampleReader:
         remarks = [] if train is None else check_examples(task, splits, names, may_overlap=has_only_train)
         limited = {name: subset(splits[name], limit) for name, limit in limits.items()}
         if self.calibration is not None and train is not None:
-            limited[train], limited[CALIBRATION_SPLIT] = self.split(limited[train], self.calibration)
+            limited[train], limited[CALIBRATION_SPLIT] = self.split(limited[train], self.calibration, "calibration")
         return TaskDataset(limited, names, origin, dropped, tuple(remarks), has_only_train and train is not None)
 
     def read_all(
@@ -278,7 +278,7 @@ class ExampleReader:
         limit = self.task.max_train_samples
         if self.calibration is not None:
             whole = subset(examples, limit)
-            held = {*self.split(whole, self.calibration)[1]["id"]}
+            held = {*self.split(whole, self.calibration, "calibration")[1]["id"]}
             limit = None if limit is None else len(whole) - len(held)
             examples = examples.select([row for row, each in enumerate(examples["id"]) if each not in held])
         remaining = len(examples) - number

@@ -219,5 +219,5 @@ def _add_shots(config: RunConfig, task_format: Format, examples: Dataset) -> For
 def split_holdout(data: TaskDataset, task: TaskConfig, holdout: float) -> tuple[Any, Any]:
     """Hold out training examples, on which the best epoch is selected; the same for every seed."""
     reader = example_reader(task)
-    rest, held_out = reader.split(data.splits[str(task.splits["train"])], holdout)
+    rest, held_out = reader.split(data.splits[str(task.splits["train"])], holdout, "early stopping")
     return rest, reader.evaluation_examples(held_out)

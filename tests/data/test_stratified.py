@@ -11,6 +11,7 @@ from helpers.commands import compose_config
 from omegaconf import OmegaConf
 
 from peftkit.config import RunConfig, TaskConfig
+from peftkit.config.console import ASSUMPTIONS, WAITING
 from peftkit.data.datasets import TaskDataset, example_reader, load_task_dataset
 from peftkit.data.stratified import stratified_split
 from peftkit.results.run_folder import SCHEMA
@@ -65,7 +66,8 @@ def test_a_file_and_a_holdout_are_stratified(tmp_path: Path) -> None:
     train, validation = (Counter(data.splits[name]["label"]) for name in ("train", "validation"))
     assert train[4] == 1 and validation[4] == 0
     assert [validation[label] for label in range(4)] in ([1, 2, 3, 5], [2, 2, 3, 4], [1, 3, 3, 4], [1, 2, 4, 4])
-    rest, held_out = example_reader(task).split(data.splits["train"], 0.2)
+    rest, held_out = example_reader(task).split(data.splits["train"], 0.2, "early stopping")
+    assert "18 of 90 examples are held out for early stopping, stratified by label" in {*WAITING, *ASSUMPTIONS}
     counts = Counter(held_out["label"])
     assert len(rest) + len(held_out) == 90 and 4 in rest["label"]
     assert all(abs(counts[label] - 0.2 * train[label]) < 1 for label in range(4))

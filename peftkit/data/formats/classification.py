@@ -83,17 +83,16 @@ class ClassLabelReader(ExampleReader):
         kind = kind_of(self.task)
         return kind.has_label_names and kind.sequence_label and self.task.stratify is not False
 
-    def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
+    def split(self, examples: Dataset, size: float, use: str = "validation") -> tuple[Dataset, Dataset]:
         """Split off a number or a share of examples with the shares of the labels, the same for every seed."""
         if not self.is_stratified:
-            return super().split(examples, size)
+            return super().split(examples, size, use)
         is_table = ID in examples.column_names
         labels = self.raw_labels(examples, "train") if is_table else examples["label"][:]
         kept, held_out = stratified_split(labels, size, SUBSET_SEED)
         found, held = {*labels} - {None}, {labels[index] for index in held_out}
-        assume(
-            f"{len(held_out):,} of {len(labels):,} examples are held out, stratified by {self.task.label}", waits=True
-        )
+        counts = f"{len(held_out):,} of {len(labels):,} examples"
+        assume(f"{counts} are held out for {use}, stratified by {self.task.label}", waits=True)
         if missing := len(found - held):
             assume(
                 f"!! {missing} of {len(found)} labels have no held-out example, as they have few examples", waits=True

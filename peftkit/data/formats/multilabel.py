@@ -82,17 +82,15 @@ class MultilabelReader(ClassLabelReader):
         class_id = self.class_id(table, names, split)
         return lambda labels: sorted({class_id(label) for label in labels})
 
-    def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
+    def split(self, examples: Dataset, size: float, use: str = "validation") -> tuple[Dataset, Dataset]:
         """Split off a number or a share of examples with the shares of the sets of labels, the same for every seed."""
         if not self.is_stratified:
-            return super().split(examples, size)
+            return super().split(examples, size, use)
         labels = self.raw_labels(examples, "train") if ID in examples.column_names else examples["label"][:]
         sets = [None if label is None else tuple(sorted(label)) for label in labels]
         kept, held_out = stratified_split(sets, size, SUBSET_SEED)
-        assume(
-            f"{len(held_out):,} of {len(labels):,} examples are held out, stratified by their sets of labels",
-            waits=True,
-        )
+        counts = f"{len(held_out):,} of {len(labels):,} examples"
+        assume(f"{counts} are held out for {use}, stratified by their sets of labels", waits=True)
         return examples.select(kept).flatten_indices(), examples.select(held_out).flatten_indices()
 
     def _parse(self, cell: Any, fix: str) -> list[str] | None:

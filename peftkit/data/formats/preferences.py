@@ -46,7 +46,7 @@ class PreferenceReader(ExampleReader):
         kept = [[""] * len(pair) if pair[1].strip() == pair[2].strip() else pair for pair in pairs]
         return [list(column) for column in zip(*kept, strict=True)] or texts
 
-    def split(self, examples: Dataset, size: float) -> tuple[Dataset, Dataset]:
+    def split(self, examples: Dataset, size: float, use: str = "validation") -> tuple[Dataset, Dataset]:
         """Split off a number of examples, or a share below 1, rounded up to whole prompts.
 
         Raises:
