@@ -21,8 +21,6 @@ def class_weights(task: TaskConfig, names: Sequence[str] | None, labels: np.ndar
     Args:
         labels: of the training examples: class ids (examples,), or 0 and 1 for each label (examples, labels).
     """
-    from sklearn.utils.class_weight import compute_class_weight
-
     if task.class_weights is None or names is None:
         return None
     if task.class_weights != BALANCED:
@@ -31,6 +29,8 @@ def class_weights(task: TaskConfig, names: Sequence[str] | None, labels: np.ndar
         counts = labels.sum(0)
         ratios = np.where(counts * (len(labels) - counts) > 0, (len(labels) - counts) / np.maximum(counts, 1), 1.0)
         return dict(zip(names, map(float, ratios), strict=True))
+    from sklearn.utils.class_weight import compute_class_weight  # half a second
+
     classes = np.unique(labels)
     balanced = dict(zip(classes.tolist(), compute_class_weight(BALANCED, classes=classes, y=labels), strict=True))
     return {name: float(balanced.get(number, 1.0)) for number, name in enumerate(names)}

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -105,10 +104,10 @@ def _contrast(sample: TaskSample, states: list[PriorState], variances: Array, se
 
 def mcnemar_p(first: Array, second: Array) -> float:
     """Return the exact p-value of two runs having the same accuracy (Dietterich 1998, section 3.1)."""
-    from statsmodels.stats.contingency_tables import mcnemar
+    from peftkit.compat.scipy import binomial_cdf
 
-    counts: Any = [[np.sum((first == a) & (second == b)) for b in (True, False)] for a in (True, False)]
-    return min(float(mcnemar(counts, exact=True).pvalue), 1.0)
+    only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
+    return min(2 * binomial_cdf(min(only_first, only_second), only_first + only_second, 0.5), 1.0)
 
 
 def _variance(values: Array, examples: int) -> float:
@@ -165,11 +164,9 @@ def detectable(contrast: Contrast, comparisons: int) -> float | None:
 
 def holm(p: Array) -> Array:
     """Return p-values with Holm's correction over all that were tested; nan stays nan."""
-    from statsmodels.stats.multitest import multipletests
-
-    adjusted, tested = p.copy(), ~np.isnan(p)
-    if tested.any():
-        adjusted[tested] = multipletests(p[tested], method="holm")[1]
+    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # nan is last
+    adjusted = p.copy()
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
     return adjusted
 
 

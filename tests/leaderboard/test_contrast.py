@@ -9,6 +9,7 @@ import pytest
 from helpers.simulation import World, draw, smallest_p
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 
 from peftkit.leaderboard.contrast import (
     ALPHA,
@@ -20,7 +21,9 @@ from peftkit.leaderboard.contrast import (
     detectable,
     half_width,
     holm,
+    mcnemar_p,
 )
+from peftkit.leaderboard.seeds import NODES, _inverse_chi_square
 
 SMALL = World(methods=5, tasks=("rte", "mrpc", "sst2"))
 PAIRS = 30
@@ -122,3 +125,23 @@ def test_an_interval_excludes_zero_where_p_is_below_its_level() -> None:
     tests = table(replace(SMALL, gains={"sst2": 0.05}), 0)[2]
     assert ((np.abs(tests.difference) > half_width(ALPHA, tests)) == (tests.p < ALPHA)).all()
     assert 0 < (tests.p < ALPHA).sum() < len(tests.p)
+
+
+def test_the_light_formulas_give_the_bits_of_scipy_and_statsmodels() -> None:
+    draws = np.random.default_rng(0)
+    for examples in (0, 1, 40, 400, 3000):
+        first, changed = draws.random((2, examples)) < draws.random((2, 1))
+        second = first ^ changed
+        counts = [[np.sum((first == a) & (second == b)) for b in (True, False)] for a in (True, False)]
+        assert mcnemar_p(first, second) == mcnemar(counts, exact=True).pvalue
+    p = np.array([0.03, np.nan, 0.01, 0.01, 0.9, 0.2])
+    expected = p.copy()
+    expected[~np.isnan(p)] = multipletests(p[~np.isnan(p)], method="holm")[1]
+    np.testing.assert_array_equal(holm(p), expected)
+    assert np.isnan(holm(np.full(2, np.nan))).all()
+    for freedom in (1.0, 4.5, 60.0):
+        logs = np.linspace(*np.log(stats.chi2.ppf([1e-9, 1 - 1e-9], freedom) / freedom), NODES)
+        weights = stats.chi2.pdf(np.exp(logs) * freedom, freedom) * np.exp(logs)
+        values, found = _inverse_chi_square(freedom)
+        np.testing.assert_array_equal(values, np.exp(-logs))
+        np.testing.assert_array_equal(found, weights / weights.sum())
