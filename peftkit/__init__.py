@@ -38,6 +38,11 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module("peftkit.config" if name == "UserError" else "peftkit.api"), name)
 
 
+def _import_bitsandbytes(_: Any) -> None:
+    """Import bitsandbytes before PEFT does, without torch's compiler."""
+    import_module("peftkit.compat.bitsandbytes").import_bitsandbytes()
+
+
 def _register_tuners(_: Any) -> None:
     """Import every module of `peftkit.methods`: those with a tuner register it."""
     package = import_module("peftkit.methods")
@@ -77,6 +82,7 @@ def _make_callable(package: Any) -> None:
 
 
 wrapt.register_post_import_hook(_make_callable, "peftkit.leaderboard")
+wrapt.register_post_import_hook(_import_bitsandbytes, "peft.import_utils")
 # so that PeftModel.from_pretrained and transformers.pipeline load what peftkit saved
 wrapt.register_post_import_hook(_register_tuners, "peft")
 wrapt.register_post_import_hook(_register_classifiers, "transformers")

@@ -18,7 +18,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from peftkit.compat import transformers
+from peftkit.compat import bitsandbytes, transformers
 
 SIZES = {"vocab_size": 40, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 T5 = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
@@ -91,3 +91,18 @@ def test_four_bit_layers_are_not_packed_on_the_cpu(tmp_path: Path) -> None:
     assert layers
     transformers.disable_weight_packing(model)
     assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
+
+
+def test_bitsandbytes_imports_no_compiler_until_it_compiles() -> None:
+    compiled = []
+
+    def compiler(function, **settings):
+        compiled.append(settings)
+        return function
+
+    with pytest.MonkeyPatch.context() as patch:
+        call = bitsandbytes._compile_when_called(dynamic=False)(lambda x: x + 1)
+        patch.setattr(torch, "compile", compiler)
+        assert not compiled
+        assert [call(1), call(2)] == [2, 3]
+    assert compiled == [{"dynamic": False}]
