@@ -103,7 +103,7 @@ def test_a_planted_cycle_is_found(tmp_path: Path, text: str, is_found: bool) -> 
     assert bool(cycle(imports(package))) == is_found
 
 
-PUBLIC = {"_replace", "_asdict", "_target_"}  # of named tuples and of Hydra's configs
+PUBLIC = {"_replace", "_asdict", "_target_", "_exit"}  # of named tuples, of Hydra's configs and of os
 
 
 def private_names(package: Path) -> list[str]:

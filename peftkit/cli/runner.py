@@ -184,10 +184,15 @@ class SweepRunner:
 
 @lru_cache(maxsize=1)
 def _import_job(job: str) -> None:
-    """Import what a job needs."""
+    """Import what a job needs, and fork the process that verifies saved models before any of it is used."""
+    is_new_process = "torch" not in sys.modules
     with stage("importing the libraries"):
         import_module(JOBS[job].entry.partition(":")[0])
     end_imports()
+    if is_new_process and "peftkit.jobs.finetune" in sys.modules:
+        from peftkit.jobs.finetune import fork_verifier
+
+        fork_verifier()
 
 
 def _is_failed(folder: Path) -> bool:

@@ -88,6 +88,11 @@ def _label(config: RunConfig) -> str:
     return f"seed {config.seed}{fold}"
 
 
+def fork_verifier() -> None:
+    """Fork the process that verifies saved models, from one that has imported what a run needs and run nothing."""
+    verify.fork_verifier()
+
+
 def _train_fold(config: RunConfig) -> Path:
     with run_lock(config):
         return finetune(config, is_nested=True)

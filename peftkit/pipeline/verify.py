@@ -1,18 +1,14 @@
 """Verification of a trained run: the reloaded artifact gives the same scores, and padding does not change them.
 
-For a quantized base, the predictions of the merged checkpoint are compared as well. In a separate process, `main`
-reads requests from stdin, loads their run folders and writes the scores to stdout, one line of JSON per request.
+For a quantized base, the predictions of the merged checkpoint are compared as well. In a separate process, `serve`
+reads requests, loads their run folders and writes the scores, one line of JSON per request.
 """
 
-import atexit
 import json
 import os
-import subprocess
 import sys
-from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -26,6 +22,7 @@ from peftkit.config.own_code import open_code, opened_packages
 from peftkit.config.progress import stage
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.methods import count_parameters, is_mergeable, merge_adapter
+from peftkit.pipeline import verifier_process
 from peftkit.pipeline.artifacts import load_bundle
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.comparison import EXAMPLES, TOLERANCE, flat, fp32_scores, max_difference
@@ -34,19 +31,23 @@ from peftkit.pipeline.libraries import configure_libraries
 from peftkit.results.model_card import describe_merge
 from peftkit.results.run_result import RunResult
 
-IMPORTS = "from peftkit.config.imports import start_imports; start_imports(); "  # before those of this module
 PADDED_EXAMPLES, MERGED_EXAMPLES = 8, 200
-DISTRIBUTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class VerificationError(Exception):
     """A check of the trained model failed; the message states the difference."""
 
 
-def start_verifier() -> None:
-    """Start the verifier process early, so that its imports are done when it is needed."""
+def fork_verifier() -> None:
+    """Fork the verifier process where this one has only imported what it needs."""
     if is_main_process():
-        _verifier_process()
+        verifier_process.fork(serve)
+
+
+def start_verifier() -> None:
+    """Start the verifier process where none was forked, so that its imports are done when it is needed."""
+    if is_main_process():
+        verifier_process.start()
 
 
 @stage("verifying the saved model")
@@ -66,7 +67,7 @@ def verify_run(
         raise VerificationError(f"an example's scores change by {padded:.2g} with the padding of its batch")
     if is_main_process():
         request = {"folder": str(folder.resolve()), "rows": examples.to_list(), "allow_code": opened_packages()}
-        response = _request(request)
+        response = verifier_process.request(request)
         if "error" in response:
             raise VerificationError(f"the saved artifact cannot be loaded in a fresh process: {response['error']}")
         if response["label_names"] != names:
@@ -102,31 +103,6 @@ def padding_difference(bundle: TrainingBundle, examples: Any) -> float:
         found = fp32_scores(bundle, [each])[0]
         single[(index, *(slice(size) for size in found.shape))] = found
     return max_difference(flat(bundle, single, encoded), flat(bundle, batched, encoded))
-
-
-@lru_cache(maxsize=1)
-def _verifier_process() -> subprocess.Popen[str]:
-    """Start a process that did not train the model; all runs of a command share it."""
-    program = f"{IMPORTS}from peftkit.pipeline.verify import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={name: value for name, value in os.environ.items() if name not in DISTRIBUTED},
-    )  # fmt: skip
-    atexit.register(process.kill)
-    return process
-
-
-def _request(message: dict[str, Any]) -> dict[str, Any]:
-    """Return the response of the verifier process, or the reason why there is none."""
-    process, line = _verifier_process(), ""
-    assert process.stdin is not None and process.stdout is not None
-    with suppress(OSError):
-        process.stdin.write(json.dumps(message) + "\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-    if not line:
-        _verifier_process.cache_clear()
-    return json.loads(line) if line else {"error": f"the process ended with exit code {process.wait()}"}  # type: ignore[no-any-return]
 
 
 def _response(request: dict[str, Any]) -> dict[str, Any]:
@@ -205,11 +181,16 @@ def _check_memory(needed: int) -> None:
         raise MemoryError(f"the full base needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
 
 
+def serve(requests: IO[str], responses: IO[str]) -> None:
+    """Write a line of JSON for each line until the requests end."""
+    for line in requests:
+        responses.write(json.dumps(_response(json.loads(line))) + "\n")
+        responses.flush()
+
+
 def main() -> None:
-    """Write a line to stdout for each line of stdin; other output of this process goes to stderr."""
+    """Serve from stdin to stdout; other output of this process goes to stderr."""
     responses = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     end_imports()
-    for line in sys.stdin:
-        responses.write(json.dumps(_response(json.loads(line))) + "\n")
-        responses.flush()
+    serve(sys.stdin, responses)
