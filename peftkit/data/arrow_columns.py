@@ -82,6 +82,11 @@ def inferred(column: pa.ChunkedArray) -> Cells:
     return column if is_usual else column.to_pylist()
 
 
+def list_lengths(table: Dataset, name: str) -> list[int]:
+    """Return the length of each list of a column."""
+    return pc.list_value_length(arrow_column(table, name)).to_pylist()  # type: ignore[no-any-return]
+
+
 def cells_of(column: Cells) -> Iterable[Any]:
     """Return the values of a column, one after the other."""
     return (cell.as_py() for cell in column) if isinstance(column, pa.ChunkedArray) else column

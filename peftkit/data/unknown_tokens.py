@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from peftkit.data.formats.base import Encoded, Format
@@ -44,29 +45,26 @@ def count_unknown_tokens(task_format: Format, encoded: Encoded) -> UnknownTokens
     if unknown_id is None or unknown_id in {getattr(tokenizer, name) for name in names}:  # GPT-2's is its end of text
         return None
     generates = task_format.architecture == "seq2seq" and task_format.output_kind == "likelihoods"
-    tokens, unknown = [0], [0]
-    for rows in _batches(encoded.inputs, generates):
-        for counted, is_unknown in _counts(rows, tokenizer):
-            tokens.append(counted)
-            unknown.append(is_unknown)
-    counts, missing = np.array(tokens), np.array(unknown)
+    parts = [_counts(ids, tokenizer) for ids in _batches(encoded.inputs, generates)]
+    counts, missing = (np.concatenate([[0], *(part[index] for part in parts)]) for index in (0, 1))
     return UnknownTokens(
         int(counts.sum()), int(missing.sum()), int((counts > 0).sum()), int((missing > MOSTLY * counts).sum())
     )
 
 
-def _batches(inputs: Any, generates: bool) -> Iterator[list[list[int]]]:
+def _batches(inputs: Any, generates: bool) -> Iterator[pa.ListArray]:
     """Yield the token ids of some texts at a time; a pair of texts is one."""
     table = getattr(inputs, "blocks", inputs)  # of language modeling, before noise
     for name in table.column_names:
         if name.endswith("input_ids") or name in ANSWERS or (generates and name == "labels"):
-            for batch in table.select_columns([name]).iter(1000):
-                yield batch[name]
+            for batch in table.select_columns([name]).with_format("arrow").iter(1000):
+                yield batch[name].combine_chunks()
 
 
-def _counts(rows: list[list[int]], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[int, int]]:
-    """Yield the number of tokens of each text, without special ones, and how many are unknown."""
+def _counts(ids: pa.ListArray, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of tokens of each text (texts,), without special ones, and how many are unknown."""
     special = np.array([-100, *{*tokenizer.all_special_ids} - {tokenizer.unk_token_id}])
-    for row in rows:
-        ids = np.asarray(row, dtype=np.int64)
-        yield int((~np.isin(ids, special)).sum()), int((ids == tokenizer.unk_token_id).sum())
+    texts: np.ndarray = np.repeat(np.arange(len(ids)), ids.value_lengths().to_numpy(zero_copy_only=False))
+    tokens = ids.flatten().to_numpy(zero_copy_only=False)
+    known, unknown = ~np.isin(tokens, special), tokens == tokenizer.unk_token_id
+    return np.bincount(texts[known], minlength=len(ids)), np.bincount(texts[unknown], minlength=len(ids))

@@ -13,6 +13,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from peftkit.config import TaskConfig, UserError, refusal
 from peftkit.config.record_schema import FREQUENT_ANSWER, MAX_NAME
 from peftkit.config.templates import parse_template
+from peftkit.data.arrow_columns import arrow_column
 from peftkit.data.batches import padding_multiple
 from peftkit.data.datasets import ExampleReader, format_class
 
@@ -217,7 +218,7 @@ def frequent_answer(answers: Iterable[str]) -> dict[str, str]:
 
 def label_mask(examples: Dataset) -> np.ndarray:
     """Return which examples have a label (examples,)."""
-    return np.array([label is not None for label in examples["label"]], dtype=bool)
+    return arrow_column(examples, "label").is_valid().to_numpy()  # type: ignore[no-any-return]
 
 
 def fill_template(template: str, values: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from peftkit.config.label_names import boolean_hint, label_name
 from peftkit.config.progress import advance
 from peftkit.config.quoting import typed
 from peftkit.config.suggestions import listed
+from peftkit.data.arrow_columns import list_lengths
 from peftkit.data.columns import ID, require_columns, text_columns
 from peftkit.data.datasets import SUBSET_SEED, ExampleReader
 from peftkit.data.formats.base import Encoded, Format, Predictions, fill_template, label_mask, tokenize
@@ -141,8 +142,8 @@ class SequenceClassificationFormat(Format):
         inputs = out.remove_columns(["truncated"])
         return Encoded(
             inputs.add_column("labels", self._targets(examples)),
-            [len(ids) for ids in inputs["input_ids"]],
-            sum(out["truncated"]),
+            list_lengths(inputs, "input_ids"),
+            sum(out["truncated"][:]),
             self.label_values(examples),
             label_mask(examples),
         )
@@ -173,9 +174,9 @@ class SequenceClassificationFormat(Format):
         # GPT-2 has no format for a pair of texts
         return [["\n".join(parts) for parts in zip(*texts, strict=True)]] if self.is_decoder else texts
 
-    def _targets(self, examples: Dataset) -> list[Any]:
+    def _targets(self, examples: Dataset) -> np.ndarray | list[Any]:
         """Return the training targets; they are not used where the label is hidden."""
-        return label_array(examples).tolist()  # type: ignore[no-any-return]
+        return label_array(examples)
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ class TextToTextFormat(SequenceClassificationFormat):
 
     def _targets(self, examples: Dataset) -> list[Any]:
         targets = [[int(token) for token in row if token >= 0] for row in self.verbalizer_ids]
-        return [targets[0 if label is None else self._nearest(label)] for label in examples["label"]]
+        return [targets[0 if label is None else self._nearest(label)] for label in examples["label"][:]]
 
     def _nearest(self, label: float) -> int:
         if not self.values.min() <= label <= self.values.max():
@@ -221,7 +222,7 @@ class TextToTextFormat(SequenceClassificationFormat):
 def label_array(examples: Dataset) -> np.ndarray:
     """Return class ids or numbers (examples,); -1 or NaN where the label is hidden."""
     hidden = math.nan if examples.features["label"].dtype == "float64" else -1
-    return np.array([hidden if label is None else label for label in examples["label"]])
+    return np.array([hidden if label is None else label for label in examples["label"][:]])
 
 
 def similarity_scores() -> np.ndarray:

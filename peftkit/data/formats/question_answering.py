@@ -9,7 +9,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from peftkit.config import UserError, refusal
 from peftkit.config.progress import advance
-from peftkit.data.arrow_columns import cells_of
+from peftkit.data.arrow_columns import cells_of, list_lengths
 from peftkit.data.cells import parse_cells
 from peftkit.data.columns import ID, ROW, require_columns, text_columns
 from peftkit.data.datasets import ExampleReader
@@ -74,7 +74,7 @@ class QuestionAnsweringFormat(Format):
         limit = min(self.task.max_length, self.tokenizer.model_max_length) - is_decoder
         question_column, passage_column = text_columns(self.task)
         questions, truncated = self._questions([text.strip() for text in examples[question_column]], limit, is_decoder)
-        passages, answers = list(examples[passage_column]), list(examples["label"])
+        passages, answers = examples[passage_column][:], examples["label"][:]
         parts: list[tuple[Dataset, np.ndarray, list[Any]]] = []
         for first in range(0, len(examples), BATCH_EXAMPLES):
             part = slice(first, first + BATCH_EXAMPLES)
@@ -85,7 +85,7 @@ class QuestionAnsweringFormat(Format):
         table = concatenate_datasets(list(tables))
         return Encoded(
             table,
-            [len(ids) for ids in table["input_ids"]],
+            list_lengths(table, "input_ids"),
             truncated,
             [None if label is None else list(label["text"]) for label in answers],
             label_mask(examples),

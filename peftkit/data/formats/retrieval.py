@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 
 from peftkit.config.progress import advance
+from peftkit.data.arrow_columns import list_lengths
 from peftkit.data.columns import text_columns
 from peftkit.data.formats.base import Encoded, Format, Predictions, tokenize
 
@@ -39,14 +40,14 @@ class RetrievalFormat(Format):
         """Tokenize each text separately, at most `task.max_length` tokens; `positions` are the texts of each pair."""
         out = examples.map(self._tokens, batched=True, keep_in_memory=True, remove_columns=examples.column_names)
         inputs = out.remove_columns(["truncated"])
-        ids = [inputs[f"{prefix}input_ids"] for prefix in self._prefixes()]
+        lengths = [list_lengths(inputs, f"{prefix}input_ids") for prefix in self._prefixes()]
         return Encoded(
             inputs,
-            [sum(map(len, row)) for row in zip(*ids, strict=True)],
-            sum(out["truncated"]),
+            np.sum(lengths, axis=0).tolist(),
+            sum(out["truncated"][:]),
             np.full(len(examples), BEST_RANK),
             np.full(len(examples), True),
-            positions=list(zip(*(examples[column] for column in text_columns(self.task)), strict=True)),
+            positions=list(zip(*(examples[column][:] for column in text_columns(self.task)), strict=True)),
         )
 
     def collator(self) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:

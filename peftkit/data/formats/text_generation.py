@@ -101,7 +101,7 @@ class TextGenerationFormat(Format):
 
         `positions` are the mask of scored tokens, and the prompt (tokens,).
         """
-        values = zip(*(examples[column] for column in text_columns(self.task)), strict=True)
+        values = zip(*(examples[column][:] for column in text_columns(self.task)), strict=True)
         texts = [self._text(row) for row in values]
         if self.is_decoder and self.max_new_tokens is not None:
             # the model continues from the end of a prompt, so its start is truncated
@@ -113,7 +113,7 @@ class TextGenerationFormat(Format):
         else:
             out = tokenize(self.tokenizer, [texts], self.task.max_length)
             prompts, is_truncated = out["input_ids"], out["truncated"]
-        labels = [first_reference(label) or "" for label in examples["label"]]
+        labels = [first_reference(label) or "" for label in examples["label"][:]]
         answers = self._answer_ids(labels) if self.max_new_tokens else None
         return self.encode_pairs(examples, prompts, answers, is_truncated)
 
@@ -144,7 +144,7 @@ class TextGenerationFormat(Format):
             table,
             [len(row) for row in inputs],
             sum(is_truncated),
-            [[label] if isinstance(label, str) else label for label in examples["label"]],
+            [[label] if isinstance(label, str) else label for label in examples["label"][:]],
             known,
             positions=list(zip(is_scored, prompts, strict=True)),
             dropped_shots=dropped,

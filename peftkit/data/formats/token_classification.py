@@ -43,7 +43,7 @@ class TagReader(ClassLabelReader):
             return splits, dropped
         schemes: dict[str, str] = {}
         for split, examples in splits.items():
-            tags = [[names[tag] for tag in label] for label in examples["label"] if label is not None]
+            tags = [[names[tag] for tag in label] for label in examples["label"][:] if label is not None]
             if (scheme := scheme_of(tags, names)) is not None:
                 schemes.setdefault(scheme, split)
         if len(schemes) > 1:
@@ -104,10 +104,10 @@ class TokenClassificationFormat(Format):
         space = " " if separate != self.tokenizer("a film")["input_ids"] else ""
         words = [
             [f"{space}{word}" if n else word for n, word in enumerate(each)]
-            for each in examples[text_columns(self.task)[0]]
+            for each in examples[text_columns(self.task)[0]][:]
         ]
         out = self.tokenizer(words, is_split_into_words=True, truncation=True, max_length=limit)
-        labels = list(examples["label"])
+        labels = examples["label"][:]
         positions, targets, truncated = [], [], 0
         for number, (sentence, tags) in enumerate(zip(words, labels, strict=True)):
             word_of = out.word_ids(number)
