@@ -100,7 +100,8 @@ def _read_path(path: Path, named: list[str | None]) -> tuple[dict[str, Dataset],
         return {"train": table}, {"": path}
     if (saved := saved_splits(path)) is not None:
         tables = {name: _read_saved(folder) for name, folder in saved.items()}
-        files = [file for folder in saved.values() for file in folder.iterdir() if file.is_file()]
+        found = (file for folder in saved.values() for file in folder.iterdir() if file.is_file())
+        files = [file for file in found if not file.name.startswith("cache-")]  # those of `datasets`
     else:
         splits = split_files(path, [name for name in named if name])
         tables = {name: read_files(shards) for name, shards in splits.items()}
@@ -110,7 +111,7 @@ def _read_path(path: Path, named: list[str | None]) -> tuple[dict[str, Dataset],
 
 def _read_saved(folder: Path) -> Dataset:
     with reading(folder):
-        table = load_from_disk(str(folder))
+        table = load_from_disk(str(folder), keep_in_memory=True)  # else `datasets` writes its cache into the folder
     assert isinstance(table, Dataset)
     return _not_empty(folder, table.with_format(None))
 

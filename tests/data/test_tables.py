@@ -63,7 +63,12 @@ def test_a_dataset_that_was_saved_to_disk_is_read(tmp_path: Path) -> None:
         "train": 20,
         "validation": 20,
     }
-    assert {name: len(each) for name, each in load(tmp_path / "one").splits.items()} == {"train": 18, "validation": 2}
+    files, origin = {*(tmp_path / "one").iterdir()}, read_tables(task_of(tmp_path / "one"), None, "offline")[1]
+    (tmp_path / "one" / "cache-0123456789abcdef.arrow").touch()
+    data = load(tmp_path / "one")
+    assert {name: len(each) for name, each in data.splits.items()} == {"train": 18, "validation": 2}
+    assert data.source == origin and {*(tmp_path / "one").glob("[!c]*")} == files
+    assert len([*(tmp_path / "one").glob("cache-*")]) == 1  # reading writes none
     revision = read_tables(task_of(tmp_path / "all"), None, "offline")[1].revision
     file = tmp_path / "all" / "train" / "data-00001-of-00002.arrow"
     shutil.copy(tmp_path / "one" / "data-00000-of-00001.arrow", file)
