@@ -14,7 +14,10 @@ from helpers.config_files import keep_config_files
 from helpers.fork_server import ForkServer
 from helpers.verifier import fork_verifier
 
+from peftkit.config.imports import limit_spinning
+
 gc.disable()  # until all is imported
+limit_spinning()
 os.environ["HF_HUB_OFFLINE"] = "1"
 # scripts that tests start in other processes import tests/helpers too
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
