@@ -6,7 +6,7 @@ import os
 import sys
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # how OpenMP's idle threads wait
-SPINS = "10000"  # of libgomp's 300,000: 1,000 halve what is left beside another process, and slow training by a third
+SPINS = "10000"  # instead of libgomp's 300,000; measured in docs/how-to/launch.md
 
 
 def start_imports() -> None:
