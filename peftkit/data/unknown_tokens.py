@@ -64,7 +64,10 @@ def _batches(inputs: Any, generates: bool) -> Iterator[pa.ListArray]:
 def _counts(ids: pa.ListArray, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray]:
     """Return the number of tokens of each text (texts,), without special ones, and how many are unknown."""
     special = np.array([-100, *{*tokenizer.all_special_ids} - {tokenizer.unk_token_id}])
-    texts: np.ndarray = np.repeat(np.arange(len(ids)), ids.value_lengths().to_numpy(zero_copy_only=False))
-    tokens = ids.flatten().to_numpy(zero_copy_only=False)
+    texts, found = np.arange(len(ids)), ids
+    while pa.types.is_list(found.type) or pa.types.is_large_list(found.type):  # choices are lists of lists
+        texts = np.repeat(texts, found.value_lengths().to_numpy(zero_copy_only=False))
+        found = found.flatten()
+    tokens = found.to_numpy(zero_copy_only=False)
     known, unknown = ~np.isin(tokens, special), tokens == tokenizer.unk_token_id
     return np.bincount(texts[known], minlength=len(ids)), np.bincount(texts[unknown], minlength=len(ids))
