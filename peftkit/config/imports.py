@@ -6,7 +6,7 @@ import os
 import sys
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # how OpenMP's idle threads wait
-SPINS = "10000"  # instead of libgomp's 300,000; measured in docs/how-to/launch.md
+SPINS = "10000"  # instead of libgomp's 300,000
 
 
 def start_imports() -> None:
