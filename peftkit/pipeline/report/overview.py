@@ -13,6 +13,7 @@ import yaml
 
 from peftkit.config import kind_of
 from peftkit.leaderboard.costs import COSTS
+from peftkit.leaderboard.paired import label_indicators
 from peftkit.metrics import METRICS, Metric, split_suffix
 from peftkit.metrics.per_class import share
 from peftkit.pipeline.report.run_data import RunData, Section
@@ -58,12 +59,17 @@ def score_interval(run: RunData, name: str) -> str:
     if found is None:
         return ""
     metric, chosen = found
+    labels: Any
+    predictions: Any
     labels, predictions = ([run.columns[column][n] for n in chosen] for column in ("label", "prediction"))
     if metric.name == "accuracy":
         interval = share(sum(map(operator.eq, labels, predictions)), len(labels))
         return f"{interval.low:.3f} to {interval.high:.3f}"
     if kind_of(run.config.task).several_labels:
-        labels, predictions = (_indicators(sets, len(run.names)) for sets in (labels, predictions))
+        labels, predictions = (
+            label_indicators(np.fromiter(sets, object, len(sets)), len(run.names)).astype(int)
+            for sets in (labels, predictions)
+        )
     low, high = resampled_interval(metric, labels, predictions, len(run.names) or None)
     shown = [f"{round(limit, 3) + 0.0:.3f}" for limit in (low, high)]  # without -0.000
     return " to ".join(shown) if low < high and shown[0] != shown[1] else ""
@@ -91,14 +97,6 @@ def resampled_interval(
     values = metric.scorer(labels, runs, classes)(drawn.astype(float))[:, 0]
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
-
-
-def _indicators(sets: Sequence[Sequence[int]], classes: int) -> Any:
-    """Return 0 and 1 for each label (examples, classes) from the ids of each example's labels."""
-    found: np.ndarray = np.zeros((len(sets), classes), int)
-    for row, ids in zip(found, sets, strict=True):
-        row[list(ids)] = 1
-    return found
 
 
 def _metric_of(run: RunData, name: str) -> tuple[Metric, list[int]] | None:
