@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from helpers.config_files import keep_config_files
 from helpers.fork_server import ForkServer
-from helpers.verifier import fork_verifier
 
 from peftkit.config.imports import limit_spinning
 
@@ -33,7 +32,7 @@ def pytest_collection_finish() -> None:
         import_module(name)
     keep_config_files()
     freeze_objects()
-    fork_verifier()
+    import_module("peftkit.pipeline.verify").fork_verifier()  # a fresh process would import all again
     gc.set_threshold(50_000, 20, 20)
     gc.enable()
 

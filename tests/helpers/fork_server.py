@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helpers.verifier import fork_verifier
-
 TESTS = Path(__file__).resolve().parents[1]
 LIMIT = 60.0  # seconds for a command
 MEMORY = 16 * 2**30  # bytes of address space
@@ -159,6 +157,8 @@ def _fill_caches() -> None:
 
 def _run(request: dict[str, Any]) -> None:
     """Run one command in this child and exit as the interpreter does."""
+    from peftkit.pipeline.verify import fork_verifier
+
     code = 1
     try:
         os.setsid()
@@ -169,7 +169,7 @@ def _run(request: dict[str, Any]) -> None:
         os.chdir(request["cwd"])
         module, _, name = request["entry"].partition(":")
         if name == "main":
-            fork_verifier()
+            fork_verifier()  # before the command, instead of a fresh process that imports all again
         getattr(importlib.import_module(module), name)(request["arguments"])
         code = 0
     except SystemExit as stopped:
