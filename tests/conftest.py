@@ -13,10 +13,8 @@ import pytest
 from helpers.config_files import keep_config_files
 from helpers.fork_server import ForkServer
 
-from peftkit.config.imports import limit_spinning
-
 gc.disable()  # until all is imported
-limit_spinning()
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # the processes of the tests share the cores
 os.environ["HF_HUB_OFFLINE"] = "1"
 # scripts that tests start in other processes import tests/helpers too
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))

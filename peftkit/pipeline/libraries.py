@@ -10,6 +10,7 @@ import datasets
 import transformers
 from huggingface_hub import constants
 
+from peftkit.compat.openmp import shared_cores
 from peftkit.config import UserError
 from peftkit.config.source import hub_is_reachable
 
@@ -32,11 +33,11 @@ def configure_libraries(source: str) -> None:
 
 @contextmanager
 def library_settings(source: str) -> Iterator[None]:
-    """Configure the libraries and, at the end, restore every setting of the caller's process."""
+    """Configure the libraries, share the cores and, at the end, restore every setting of the caller's process."""
     data_bars, model_bars = datasets.are_progress_bars_disabled(), transformers.logging.is_progress_bar_enabled()
     verbosity, level = transformers.logging.get_verbosity(), _BITSANDBYTES.level
     offline = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), shared_cores():
         try:
             configure_libraries(source)
             yield

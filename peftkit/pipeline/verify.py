@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 
 from peftkit import training
+from peftkit.compat.openmp import shared_cores
 from peftkit.config import RunConfig, is_prompted
 from peftkit.config.console import is_main_process, log
 from peftkit.config.imports import end_imports
@@ -108,7 +109,7 @@ def padding_difference(bundle: TrainingBundle, examples: Any) -> float:
 def _response(request: dict[str, Any]) -> dict[str, Any]:
     run = RunResult(Path(request["folder"]))
     try:
-        with open_code(request["allow_code"]):
+        with open_code(request["allow_code"]), shared_cores():
             return _scored(run, request["rows"])
     except Exception as error:  # the run that sent the request fails with it
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}

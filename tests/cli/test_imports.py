@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
-
-from peftkit.config.imports import SPINS, WAITING, limit_spinning
 
 PACKAGES = {  # that a LoRA run of a classifier loads, beyond the standard library; others need a reason
     # of a run
@@ -54,21 +51,3 @@ def test_a_lora_run_loads_only_the_packages_that_it_needs_in_one_process(
     packages = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
     assert {name for name in packages - PACKAGES if not name.startswith("_")} == set()
     assert modules & SLOW == set()
-
-
-@pytest.mark.parametrize(
-    ("loaded", "given", "spins"), [(False, {}, SPINS), (True, {}, None), (False, {"OMP_WAIT_POLICY": "active"}, None)]
-)
-def test_idle_threads_sleep_soon_unless_the_user_or_torch_decided(
-    monkeypatch: pytest.MonkeyPatch, loaded: bool, given: dict[str, str], spins: str | None
-) -> None:
-    for name in WAITING:
-        monkeypatch.setenv(name, "")  # restored at the end
-        monkeypatch.delenv(name)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setitem(sys.modules, "torch", sys)
-    if not loaded:
-        monkeypatch.delitem(sys.modules, "torch")
-    limit_spinning()
-    assert os.environ.get("GOMP_SPINCOUNT") == spins
