@@ -42,6 +42,7 @@ RECORD = {
     "cross_validation?": {"folds": [{"scores": {...: float}}]},
     "search?": {
         "trials?": [{"learning_rate": float, "config?": dict}],
+        "rounds?": [{"trials": int, "examples_seen": int}],
         "curve?": [{"epoch": float, "score": float}],
     },
     "language?": {

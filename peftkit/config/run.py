@@ -62,6 +62,7 @@ class Search:
     samples: int
     learning_rates: list[float] | None
     config: dict | None
+    halving_factor: int | None = None
 
     @property
     def is_set(self) -> bool:
@@ -259,7 +260,7 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     "predict": {"abstain": None, "target_accuracy": None},
 }  # fmt: skip
 
-ADDED_TO_SEARCH: dict[str, Any] = dict.fromkeys(("learning_rates", "config"))
+ADDED_TO_SEARCH: dict[str, Any] = dict.fromkeys(("learning_rates", "config", "halving_factor"))
 
 
 def with_later_keys(config: Mapping[str, Any]) -> dict[str, Any]:

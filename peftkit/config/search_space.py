@@ -42,6 +42,30 @@ def candidates(run: RunConfig) -> list[Candidate]:
     return [Candidate(rate, config) for config in combinations for rate in rates]
 
 
+def halving_rounds(trials: int, factor: int | None) -> list[tuple[int, float]]:
+    """Return for each round the number of trials and their share of the run's budget (Jamieson & Talwalkar 2016).
+
+    Each round keeps one in `factor` trials and gives it `factor` times the budget; the run of the last one left is the
+    round that follows. Without a factor every trial has the whole budget.
+    """
+    if factor is None:
+        return [(trials, 1.0)]
+    counts = [trials]
+    while (left := math.ceil(counts[-1] / factor)) > 1:
+        counts.append(left)
+    return [(count, float(factor) ** (number - len(counts))) for number, count in enumerate(counts)]
+
+
+def with_share(run: RunConfig, share: float) -> RunConfig:
+    """Return the config of a run that sees a share of the examples: of its epochs, or steps where they are set."""
+    steps = int(run.train.get("max_steps") or -1)
+    if steps > 0:
+        budget: dict[str, Any] = {"max_steps": max(1, round(steps * share))}
+    else:
+        budget = {"num_train_epochs": float(run.train["num_train_epochs"]) * share}
+    return run if share == 1 else replace(run, train={**run.train, **budget})
+
+
 def learning_rates(run: RunConfig) -> list[float]:
     """Return the learning rates of the grid; multiples are rounded to three digits."""
     own = float(run.train["learning_rate"])

@@ -12,7 +12,7 @@ import torch
 from peftkit import training
 from peftkit.config import RunConfig
 from peftkit.config.progress import duration, stage
-from peftkit.config.search_space import candidates
+from peftkit.config.search_space import candidates, halving_rounds
 from peftkit.data.batches import padding_waste
 from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats import Encoded
@@ -40,7 +40,8 @@ class Plan:
     truncated: int  # examples longer than max_length
     max_length: int  # tokens
     steps: int
-    trials: int  # of a search, each with as many steps
+    trials: int  # of a search
+    trial_steps: int  # of all trials together
     batch_size: int
     accumulation: int  # batches per optimizer step
     epochs: float
@@ -68,7 +69,7 @@ class Plan:
             f"({parameters.trainable / parameters.total:.2%}), {parameters.head:,} of them in the head",
             "examples": f"{self.examples:,} to train, {self.dropped} dropped",
             "steps": f"{self.steps:,.0f} of {self.batch_size} examples x {self.accumulation}"
-            + (f", and as many in each of {self.trials} trials" if self.trials else ""),
+            + (f", and {self.trial_steps:,} in {self.trials} trials" if self.trials else ""),
             "tokens": f"{self.tokens:,.0f} over {self.epochs:g} epochs",
             "truncated": f"{self.truncated} of {self.examples} examples, at {self.max_length} tokens",
             "padding": f"{self.padding_waste:.1%} of all computed tokens",
@@ -107,14 +108,14 @@ def make_plan(config: RunConfig) -> Plan:
     with stage("measuring the memory"):
         scored = _largest_batch(config, map(bundle.format.encode, validation), arguments.eval_batch_size)
         memory = predict_memory(step, _largest_batch(config, [encoded], arguments.train_batch_size), scored, used)
-    trials = len(candidates(config)) if parameters.trainable else 0
+    number = len(candidates(config)) if parameters.trainable else 0
+    rounds = halving_rounds(number, config.search.halving_factor) if number else []
     order = first_order(train_sampler(config, encoded, arguments), encoded)
     estimate = None
     if config.plan.measure and memory.is_measured:
         with stage("measuring the duration"):
             trained = estimate_training(step, inputs, encoded.lengths, order, steps)
-            estimate = estimate_duration(config, bundle, dataset, len(holdout or ()), loading, trained)
-            estimate = replace(estimate, trials=trials * estimate.trials)
+            estimate = estimate_duration(config, bundle, dataset, len(holdout or ()), loading, trained, rounds)
     epochs = arguments.num_train_epochs if parameters.trainable else 0
     return Plan(
         run=f"{config.method.name} of {source.name} on {config.task.name} ({dataset.source.name}), seed {config.seed}",
@@ -127,7 +128,8 @@ def make_plan(config: RunConfig) -> Plan:
         truncated=encoded.truncated,
         max_length=min(config.task.max_length, text_length(bundle.format)),
         steps=steps,
-        trials=trials,
+        trials=sum(count for count, _ in rounds),
+        trial_steps=round(steps * sum(count * share for count, share in rounds)),
         batch_size=arguments.train_batch_size,
         accumulation=arguments.gradient_accumulation_steps,
         epochs=epochs,
@@ -152,7 +154,7 @@ def of_other_seed(plan: Plan, seed: int) -> Plan:
     """Return the plan of the same run with another seed, which shares the trials of a search."""
     run = f"{plan.run.removesuffix(f'seed {plan.seed}')}seed {seed}"
     duration = None if plan.duration is None else replace(plan.duration, trials=0.0)
-    return replace(plan, run=run, seed=seed, trials=0, duration=duration)
+    return replace(plan, run=run, seed=seed, trials=0, trial_steps=0, duration=duration)
 
 
 def _training_inputs(config: RunConfig, encoded: Encoded) -> Any:

@@ -64,7 +64,7 @@ def _differs(entries: Sequence[dict[str, str]], name: str) -> bool:
 def _totals(plans: Sequence[Plan]) -> list[str]:
     """Return the totals, and what the columns mean."""
     trials, times = sum(plan.trials for plan in plans), [plan.duration for plan in plans if plan.duration is not None]
-    steps = sum(plan.steps * (1 + plan.trials) for plan in plans)
+    steps = sum(plan.steps + plan.trial_steps for plan in plans)
     total = f"Total: {len(plans)} runs{f' and {trials} trials' if trials else ''}, {steps:,} steps"
     total += f", about {duration(sum(each.total for each in times))}" if times else ""
     unfit = sum(not plan.fits for plan in plans)

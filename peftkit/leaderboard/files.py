@@ -133,7 +133,7 @@ def _values(entry: BoardEntry, group: str, metrics: Iterable[str], detectable: f
         "group": group, "95 % low": low, "95 % high": high, **scores,
         "delta vs full": entry.delta, "minimum detectable difference": detectable,
         "n seeds": len(seeds), "planned seeds": 0 if entry.is_baseline else entry.planned,
-        "trials": entry.trials, "folds": fold_text(entry),
+        "trials": entry.trials, "examples seen in trials": entry.trial_examples, "folds": fold_text(entry),
         "seeds": " ".join(map(str, seeds)), "training examples": entry.examples.get("train"),
         **{name: entry.costs.get(name) for name in UNTIMED},
         "trainable share": trained / total if trained is not None and total else None, **timed,

@@ -42,7 +42,7 @@ def entry_cells(ranked: Ranked, marks: dict[str, str], metrics: Mapping[str, str
         "Δ vs. full": "ref" if entry.is_reference else delta,
         "seeds": seeds_text(entry),
         "folds": fold_text(entry),
-        "trials": "" if entry.is_baseline else str(entry.trials),
+        "trials": "" if entry.is_baseline else entry.trials_text,
         **{cost.heading: _cost_cell(entry, name, cost, marks) for name, cost in COSTS.items() if cost.heading},
     }
 
@@ -147,10 +147,19 @@ def notes_of(ranked: Sequence[Ranked], marks: dict[str, str]) -> list[str]:
 
 
 def _budget(entries: Sequence[BoardEntry]) -> str:
-    """Return how many trials each entry had; methods without trained weights have none."""
-    numbers = sorted({entry.trials for entry in entries if entry.trials and not entry.is_baseline})
+    """Return how many trials each entry had, and how many examples they saw; without trained weights there are none."""
+    searched = [entry for entry in entries if entry.trials and not entry.is_baseline]
+    numbers = sorted({entry.trials for entry in searched})
+    for members in grouped(searched, lambda entry: (entry.task, entry.model, entry.examples.get("train"))).values():
+        seen = sorted(each for entry in members if (each := entry.trial_examples) is not None)
+        if len(numbers) == 1 and seen and seen[-1] > 1.01 * seen[0]:  # the rest is rounding
+            return (
+                f"Unequal budgets: {members[0].task}: the trials of an entry saw {seen[0]:,} to {seen[-1]:,} examples."
+            )
     if len(numbers) == 1:
-        return f"Equal budgets: {numbers[0]} trials for each entry, scored on held-out training examples."
+        totals = {entry.trial_examples for entry in searched}
+        seen_text = f", which saw {totals.pop():,} examples in all" if len(totals) == 1 and None not in totals else ""
+        return f"Equal budgets: {numbers[0]} trials for each entry{seen_text}, scored on held-out training examples."
     return f"Unequal budgets: {numbers[0]} to {numbers[-1]} trials; entries with more trials have an advantage."
 
 

@@ -165,6 +165,18 @@ class BoardEntry:
         return max(1 if (trials := (run.search or {}).get("trials")) is None else len(trials) for run in self.runs)
 
     @property
+    def trial_examples(self) -> int | None:
+        """Return the number of examples seen in all trials together, None where it is not recorded."""
+        rounds: list[dict[str, int]] = next((r for run in self.runs if (r := (run.search or {}).get("rounds"))), [])
+        return sum(each["trials"] * each["examples_seen"] for each in rounds) or None
+
+    @property
+    def trials_text(self) -> str:
+        """Return the number of trials; of successive halving with the examples seen in all of them."""
+        is_halved = "search.halving_factor" in self.all_settings and self.trial_examples is not None
+        return f"{self.trials} on {self.trial_examples:,} examples" if is_halved else str(self.trials)
+
+    @property
     def curve(self) -> list[tuple[float, float]]:
         """Return (share of training, score on held-out training examples) of the chosen trial, by epoch."""
         points: list[dict[str, float]] = next((c for run in self.runs if (c := (run.search or {}).get("curve"))), [])

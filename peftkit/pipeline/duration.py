@@ -64,13 +64,20 @@ def estimate_training(
 
 
 def estimate_duration(
-    config: RunConfig, bundle: TrainingBundle, data: TaskDataset, holdout: int, loading: float, training: float
+    config: RunConfig,
+    bundle: TrainingBundle,
+    data: TaskDataset,
+    holdout: int,
+    loading: float,
+    training: float,
+    rounds: Sequence[tuple[int, float]],
 ) -> Duration:
-    """Return the duration of a run, and under `trials` that of one trial of a search.
+    """Return the duration of a run, and under `trials` that of all trials of a search.
 
     Args:
         holdout: number of examples that are scored after each epoch.
         loading, training: seconds.
+        rounds: numbers of trials, and their shares of the epochs.
     """
     train, epochs = config.task.splits["train"], float(config.train["num_train_epochs"])
     tables = [table for name, table in data.splits.items() if name != train]  # of a fold, its own examples
@@ -81,8 +88,9 @@ def estimate_duration(
     if config.task.kind == "language_modeling":  # before and after training, with a general text
         scored += validation + 2 * MAX_PASSAGES
     seconds = _score_seconds(config, bundle, tables)
-    trial = loading + training + seconds * config.search.samples * (1 + epochs)
-    return Duration(loading, training, seconds * scored, trial)
+    scoring = seconds * config.search.samples
+    trials = sum(count * (loading + share * training + scoring * (1 + share * epochs)) for count, share in rounds)
+    return Duration(loading, training, seconds * scored, trials)
 
 
 def _score_seconds(config: RunConfig, bundle: TrainingBundle, tables: Sequence[Dataset]) -> float:

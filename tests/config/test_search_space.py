@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 from helpers.commands import check, choose
 
 from peftkit.config import RunConfig
-from peftkit.config.search_space import Candidate, candidates, extended_grids
+from peftkit.config.search_space import Candidate, candidates, extended_grids, halving_rounds
 
 GRID = ("search.learning_rates=[1e-4,1e-3]", "search.config.r=[4,8]", "search.config.lora_dropout=[0.0,0.1]")
 
@@ -69,6 +72,28 @@ def test_rates_that_replace_a_setting_extend_the_rates() -> None:
     assert found == {"search.learning_rates": [1e-4, 1e-3, 1e-2]}
 
 
+@pytest.mark.parametrize(("trials", "factor"), [(9, 3), (27, 3), (8, 2), (3, 3), (2, 2)])
+def test_the_rounds_of_halving_are_those_of_scikit_learn(trials: int, factor: int) -> None:
+    from sklearn.dummy import DummyClassifier
+    from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+    from sklearn.model_selection import HalvingGridSearchCV
+
+    largest = 2 * factor ** round(math.log(trials, factor))
+    upstream = HalvingGridSearchCV(
+        DummyClassifier(strategy="uniform"), {"random_state": list(range(trials))}, factor=factor, cv=2, refit=False,
+        min_resources=2, max_resources=largest,
+    )  # fmt: skip
+    upstream.fit(np.zeros((largest, 1)), np.arange(largest) % 2)
+    found = [(count, round(share * largest)) for count, share in halving_rounds(trials, factor)]
+    assert [*found, (1, largest)] == [*zip(upstream.n_candidates_, upstream.n_resources_, strict=True)]
+
+
+def test_halving_goes_on_until_one_candidate_is_left() -> None:
+    assert halving_rounds(5, 2) == [(5, 0.125), (3, 0.25), (2, 0.5)]
+    assert halving_rounds(4, 3) == [(4, 1 / 9), (2, 1 / 3)]
+    assert halving_rounds(4, None) == [(4, 1.0)]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -80,6 +105,8 @@ def test_rates_that_replace_a_setting_extend_the_rates() -> None:
         (["search.config.rr=[4]"], "search.config.rr: no method has this option; did you mean search.config.r?"),
         (["search.config._target_=[peft.LoraConfig]"], "is refused: only classes of peft and peftkit are allowed"),
         (["search.learning_rates=[1e-3]", "search.lr_multipliers=[1,3]"], "search.learning_rates replaces"),
+        (["search.halving_factor=3"], "has no candidates to choose from; use search.lr_multipliers=[0.3,1,3]"),
+        (["search.halving_factor=1", "search.lr_multipliers=[1,3]"], "expected 2 or more; use search.halving_factor=3"),
         (["search.learning_rates=[1e-3,1e-3]"], "expected different numbers above 0"),
         (["trial=true", "search.config.r=[4,8]"], "searches none; drop it, or drop search.config.r"),
         (["method=ia3", "method.loraplus_lr_ratio=16"], "method.loraplus_lr_ratio is not for this method"),

@@ -15,11 +15,11 @@ from helpers import commands
 from helpers.commands import check
 
 from peftkit.config import RunConfig, UserError
-from peftkit.config.search_space import candidates
+from peftkit.config.search_space import Candidate, candidates
 from peftkit.data.datasets import CALIBRATION_SPLIT, SEARCH_SPLIT, load_task_dataset
-from peftkit.jobs.search import trial_config
+from peftkit.jobs.search import search, trial_config
 from peftkit.leaderboard.stats import task_score
-from peftkit.results.run_folder import run_id
+from peftkit.results.run_folder import run_id, write_result
 
 Overrides = Callable[..., list[str]]
 SEARCH = ("task=mrpc", "method=ia3", "search.lr_multipliers=[0.1,1,10]", "search.samples=20")
@@ -124,6 +124,50 @@ def test_a_trial_by_itself_warns_of_substitutes_and_repeats_its_score(
     assert commands.finetune(*overrides) == [folder]
     score = json.loads((folder / "result.json").read_text())["scores"]["accuracy"]["value"]
     assert f"finished already: {folder}, accuracy {score:.3f}" in capsys.readouterr().err
+
+
+def trial_results(folder: Path, scores: dict[float, list[float | None]]) -> tuple[Callable, list[tuple[float, float]]]:
+    """Return a function that writes the result of a trial by its rate and epochs, and the list of its calls."""
+    tried: list[tuple[float, float]] = []
+
+    def train(config: RunConfig) -> Path:
+        rate, epochs = (float(config.train[name]) for name in ("learning_rate", "num_train_epochs"))
+        tried.append((rate, epochs))
+        score = scores[rate][sum(each == rate for each, _ in tried) - 1]
+        if score is None:
+            raise ValueError("training diverged")
+        write_result(
+            folder,
+            {
+                "scores": {"accuracy": {"value": score, "higher_is_better": True}},
+                "costs": {"train_seconds": 2.0 * epochs, "eval_seconds": 1.0, "epochs": epochs},
+                "audit": {"rows": {"train": 100}},
+                "meta": {"status": "finished"},
+                "curve": [{"epoch": epochs, "seconds": 1.0, "score": score}],
+            },
+        )
+        return folder
+
+    return train, tried
+
+
+def test_halving_promotes_the_best_third_and_counts_the_examples_seen(tmp_path: Path) -> None:
+    rates = ",".join(str(rate) for rate in range(1, 10))
+    overrides = ["task=mrpc", "method=lora", "train.learning_rate=4", f"search.learning_rates=[{rates}]"]
+    run = RunConfig.from_config(config([*overrides, "search.halving_factor=3", f"out={tmp_path}"]))
+    first = [0.5, 0.7, 0.6, 0.7, 0.7, 0.2, None, 0.7, 0.1]  # of 2, 4, 5 and 8 with one score, 4 and 5 are nearest to 4
+    later = {4.0: 0.60, 5.0: 0.62, 2.0: None}
+    train, tried = trial_results(tmp_path, {n + 1.0: [score, later.get(n + 1.0)] for n, score in enumerate(first)})
+    found, best = search(run, train)
+    assert tried == [(n + 1.0, 3 / 9) for n in range(9)] + [(4.0, 1.0), (5.0, 1.0), (2.0, 1.0)]
+    assert (best, found["chosen"]) == (Candidate(5.0), 5.0)
+    assert found["rounds"] == [{"trials": 9, "examples_seen": 33}, {"trials": 3, "examples_seen": 100}]
+    assert [trial["score"] for trial in found["trials"]] == [0.5, None, 0.6, 0.60, 0.62, 0.2, None, 0.7, 0.1]
+    assert [trial["examples_seen"] for trial in found["trials"]] == [33, None, 33, 100, 100, 33, None, 33, 33]
+    assert found["curve"] is None and found["seconds"] == pytest.approx(8 * (2 / 3 + 1) + 2 * 3)
+    train, _ = trial_results(tmp_path, {n + 1.0: [None] for n in range(9)})
+    with pytest.raises(RuntimeError, match=r"every trial failed, .* training diverged"):
+        search(run, train)
 
 
 def test_the_trials_of_all_seeds_are_one_choice(tiny: Overrides) -> None:

@@ -30,6 +30,14 @@ def search_errors(run: RunConfig) -> list[str]:
             ),
         ),
         (
+            search.halving_factor is not None and not search.is_set and not run.trial,
+            refusal(
+                "search.halving_factor has no candidates to choose from",
+                "search.lr_multipliers=[0.3,1,3]",
+                "~search.halving_factor",
+            ),
+        ),
+        (
             len(given) > 1,
             refusal("search.learning_rates replaces search.lr_multipliers", *(f"~{key}" for key in given)),
         ),

@@ -126,6 +126,7 @@ RANGES = (  # of values of the right type; null has no range
         lambda x: bool(x) and all(map(_positive, x)) and len({*x}) == len(x),
         "different numbers above 0; use search.learning_rates=[1e-4,3e-4], or search.learning_rates=null",
     )
+    | _rule("search.halving_factor", lambda x: x > 1, "2 or more; use search.halving_factor=3")
     | _rule("plan.memory_gb", _positive, "a number above 0; use plan.memory_gb=12")
     | _rule("method.loraplus_lr_ratio", lambda x: 1 <= x < float("inf"), "1 or more; use method.loraplus_lr_ratio=16")
     | _rule(

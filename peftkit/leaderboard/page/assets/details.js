@@ -135,17 +135,20 @@ function searchPart(entry) {
   const trials = entry.search?.trials;
   if (!Array.isArray(trials)) return [];
   const keys = [...new Set(trials.flatMap((trial) => Object.keys(trial.config ?? {})))];
+  const hasSeen = trials.some((trial) => isNumber(trial.examples_seen));
   const isChosen = (trial) => trial.learning_rate === entry.search.chosen && keys.every((key) => trial.config?.[key] === entry.search.chosen_config?.[key]);
   const lines = trials.map((trial) => [
     isNumber(trial.learning_rate) ? String(trial.learning_rate) : "–", ...keys.map((key) => String(trial.config?.[key] ?? "–")),
+    ...(hasSeen ? [isNumber(trial.examples_seen) ? trial.examples_seen.toLocaleString("en") : "–"] : []),
     isNumber(trial.score) ? scoreText(entry, trial.score) : "–",
     el("td", { class: "wrap" }, `${trial.status ?? ""}${isChosen(trial) ? " · chosen" : ""}`),
   ]);
-  const { rows: count } = entry.search;
+  const { rows: count, rounds } = entry.search;
+  const seen = Array.isArray(rounds) && rounds.length ? `: ${rounds.map((round) => `${round.trials} with ${round.examples_seen.toLocaleString("en")}`).join(", ")} examples seen each` : "";
   const examples = isNumber(count) ? `, on ${count} held-out training examples` : "";
   const time = isNumber(entry.search.seconds) ? `, in ${duration(entry.search.seconds)}` : "";
   const lacking = entry.search.lacking?.length ? ` In place of ${entry.search.lacking.join(", ")}, which the method does not have, more learning rates were tried.` : "";
-  return part("Trials", el("p", { class: "muted" }, `${trials.length} trials${examples}${time}.${lacking}`), tableOf(["Learning rate", ...keys, "Score", "Outcome"], lines));
+  return part("Trials", el("p", { class: "muted" }, `${trials.length} trials${examples}${time}${seen}.${lacking}`), tableOf(["Learning rate", ...keys, ...(hasSeen ? ["Examples seen"] : []), "Score", "Outcome"], lines));
 }
 
 function plainPart(title, values) {
