@@ -22,6 +22,9 @@ parity:  ## compare the methods with plain PEFT and the adapters library (docs/e
 matrix:  ## try every method on every model and head, and write docs/reference/matrix.md (minutes)
 	$(PYTHON) -m peftkit job=matrix
 
+bench:  ## measure training beside plain scripts, and write outputs/bench/index.html (two hours on 2 cores)
+	$(PYTHON) -m peftkit recipe=bench $(BENCH)
+
 docs:  ## build the documentation into site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
@@ -46,4 +49,4 @@ docker-smoke:  ## run the smoke steps in the CPU image
 clean:  ## remove builds and caches, not outputs
 	rm -rf dist build site .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
-.PHONY: help install test check check-all parity matrix docs lint format build lock docker-build docker-smoke clean
+.PHONY: help install test check check-all parity matrix bench docs lint format build lock docker-build docker-smoke clean

@@ -202,6 +202,13 @@ _JOBS = (
         writes=(".zip",),
     ),
     Job(
+        "bench",
+        "measure what training costs beside plain scripts of HF's Trainer and PyTorch: speed, whole process, scores",
+        "peftkit.jobs.bench:bench",
+        keys=("bench",),
+        trains=True,
+    ),
+    Job(
         "matrix",
         "check every method on tiny models and write the table of what works",
         "peftkit.jobs.matrix:matrix",

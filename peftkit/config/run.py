@@ -112,6 +112,14 @@ class Planning:
 
 
 @dataclass
+class Bench:
+    variants: list[str]
+    repetitions: int
+    seeds: int
+    ladder: bool
+
+
+@dataclass
 class Distill:
     teacher: str | None
     temperature: float
@@ -177,6 +185,7 @@ class RunConfig:
     search: Search
     distill: Distill
     plan: Planning
+    bench: Bench
     extend: Extend
     embed: Embed
     predict: Predict
@@ -248,7 +257,7 @@ def is_prompted(run: RunConfig) -> bool:
 SECTIONS: dict[str, type] = {
     "model": ModelConfig, "method": MethodConfig, "task": TaskConfig, "early_stopping": EarlyStopping,
     "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "generate": Generate,
-    "distill": Distill, "predict": Predict, "filter": Filter, "plan": Planning,
+    "distill": Distill, "predict": Predict, "filter": Filter, "plan": Planning, "bench": Bench,
 }  # fmt: skip
 
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
@@ -256,6 +265,7 @@ PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that a
 ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier run folders lack
     **dict.fromkeys(("collator", "allow_code", "delete")), "calibration": {"holdout": None, "thresholds": None},
     "plan": {"memory_gb": None, "measure": False},
+    "bench": {"variants": [], "repetitions": 1, "seeds": 1, "ladder": False},
     "filter": {each.name: None for each in dataclasses.fields(Filter)},
     "predict": {"abstain": None, "target_accuracy": None},
 }  # fmt: skip
@@ -278,7 +288,7 @@ def with_later_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 # keys that do not change a result, so they are not part of its id or of its entry on a board
 NON_RESULT_KEYS = {
     "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "predict", "plan",
-    "generate", "input", "output", "allow_code", "filter", "delete", "source", "data_root", "method.paper",
+    "generate", "bench", "input", "output", "allow_code", "filter", "delete", "source", "data_root", "method.paper",
     "method.traits",
     *(f"method.traits.{each.name}" for each in dataclasses.fields(Traits)),
 } | {

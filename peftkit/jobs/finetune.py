@@ -148,6 +148,8 @@ def _run_stages(context: RunContext) -> None:
     if is_main_process():
         run_folder.write_result(folder, context.result)
     trained = train(context, bundle, splits)
+    if (step := trained.fit.first_step) is not None:
+        context.result["meta"]["first_step"] = step.isoformat(timespec="milliseconds")
     if config.keeps_model:
         verify.start_verifier()
     context.result["scores"], costs = evaluate_splits(

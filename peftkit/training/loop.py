@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class TrainingSummary:
     steps: int
     epochs: float
     history: list[dict[str, Any]] = field(default_factory=list)
+    first_step: datetime | None = None  # when the first optimizer step of this process ended
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,17 @@ def fit(trainer: Trainer, checkpoints: Path) -> TrainingSummary:
         seconds, peak_bytes = tracker.totals()
         reserved = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
     state = trainer.state
-    return TrainingSummary(seconds, peak_bytes, reserved, state.global_step, float(state.epoch or 0), state.log_history)
+    epochs, history = float(state.epoch or 0), state.log_history
+    return TrainingSummary(seconds, peak_bytes, reserved, state.global_step, epochs, history, tracker.first_step)
 
 
 class ResourceTracker(TrainerCallback):
-    """Write the seconds and the peak memory of training until a checkpoint into the checkpoint's folder."""
+    """Write the seconds and the peak memory of training until a checkpoint into the checkpoint's folder.
+
+    It also has the time at the end of the first step.
+    """
+
+    first_step: datetime | None = None
 
     def __init__(self, last: Path | None, peak: Callable[[], int | None]) -> None:
         self.started, self.peak = time.perf_counter(), peak
@@ -79,6 +87,9 @@ class ResourceTracker(TrainerCallback):
         seconds = time.perf_counter() - self.started + self.before.get("seconds", 0.0)
         peak = self.peak()
         return seconds, None if peak is None else max(peak, self.before.get("peak_bytes") or 0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.first_step = self.first_step or datetime.now(UTC)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"

@@ -64,6 +64,14 @@ method=ia3 method.loraplus_lr_ratio=16
 method=lora method.loraplus_lr_ratio=0
 plan.memory_gb=0 job=plan
 plan.measure=true
+job=bench task=sst2 bench.variants=[tainer]
+job=bench task=sst2 bench.variants=[]
+job=bench task=sst2 train.gradient_accumulation_steps=2
+job=bench task=sst2 search.learning_rates=[1e-3,1e-4]
+job=bench task=sst2 method=adapter
+job=bench task=sst2 model=t5
+job=bench task=squad
+bench.seeds=3
 model.keep_layers=[3,1]
 task.matryoshka_dims=[0]
 generate.instruction_length=[5,3]

@@ -88,6 +88,26 @@ def bar_chart(
     return axes.draw(title, caption, *marks, _line(axes.at(0, 0), axes.at(1, 1), "ideal"))
 
 
+def ranked_bars(title: str, caption: str, bars: Mapping[str, tuple[float, float, float]], unit: str) -> Html:
+    """Return horizontal bars from zero, by name.
+
+    Args:
+        bars: of each the value, and the lowest and the highest of its repetitions.
+    """
+    row, top = 30, max(high for _, _, high in bars.values()) or 1.0
+    scale = (WIDTH - RIGHT - 60) / top
+    marks = []
+    for number, (name, (value, low, high)) in enumerate(bars.items()):
+        y = number * row
+        marks.append(_text(0, y + 11, name, "start"))
+        marks.append(element("rect", x=0, y=y + 15, width=round(value * scale, 1), height=9, class_="bar"))
+        marks.append(_line((round(low * scale, 1), y + 19.5), (round(high * scale, 1), y + 19.5), "error"))
+        number_text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        marks.append(_text(high * scale + 6, y + 24, f"{number_text} {unit}", "start"))
+    drawing = element("svg", *marks, viewBox=f"0 0 {WIDTH} {row * len(bars)}", role="img", aria_label=title)
+    return element("figure", drawing, element("figcaption", caption))
+
+
 def ticks(limits: Limits) -> list[float]:
     """Return four to eight round numbers between two limits."""
     span = limits[1] - limits[0]

@@ -1,0 +1,78 @@
+"""What job=bench measures: plain scripts beside peftkit, and the means that make peftkit fast, each switched alone."""
+
+from dataclasses import dataclass
+from typing import Any
+
+PEFTKIT = "peftkit"
+SCORED = ("trainer", PEFTKIT)  # whose scores are compared
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to train. The settings of a plain script are None for peftkit.
+
+    Args:
+        precision: fp32, or auto for that of peftkit: bf16 where the machine supports it.
+        overrides: added to peftkit's command.
+    """
+
+    name: str
+    title: str
+    padding: str = "longest"
+    sampling: str = "random"
+    precision: str = "fp32"
+    is_loop: bool = False
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        return self.name != PEFTKIT and not self.overrides
+
+    def spec(self, precision: str, attention: str | None) -> dict[str, Any]:
+        """Return the settings of the plain script, given peftkit's precision and the faster attention."""
+        return {
+            "padding": self.padding,
+            "sampling": self.sampling,
+            "precision": precision if self.precision == "auto" else self.precision,
+            "loop": self.is_loop,
+            "attention": attention if self.is_loop else None,
+        }
+
+
+VARIANTS = {
+    each.name: each
+    for each in (
+        Variant("run_glue", "HF Trainer as in run_glue.py: padded to the limit, fp32", padding="max_length"),
+        Variant("dynamic_padding", "HF Trainer, padded to the longest of the batch, fp32"),
+        Variant(
+            "trainer", "HF Trainer, batches of similar length, mixed precision", sampling="group_by_length",
+            precision="auto",
+        ),
+        Variant(
+            "loop", "bare PyTorch loop over peftkit's batches, mixed precision, fused AdamW",
+            sampling="group_by_length", precision="auto", is_loop=True,
+        ),
+        Variant(PEFTKIT, "peftkit"),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Means:
+    """A means that makes training fast, and the overrides that switch it alone: off if it is on by default."""
+
+    name: str
+    overrides: tuple[str, ...]
+    is_default: bool = True
+
+    @property
+    def variant(self) -> Variant:
+        switched = f"without {self.name}" if self.is_default else f"with {self.name}"
+        return Variant(f"{PEFTKIT} {switched}", f"peftkit {switched}", overrides=self.overrides)
+
+
+LADDER = (  # a further means is one line
+    Means("batches of similar length", ("train.train_sampling_strategy=random",)),
+    Means("mixed precision", ("train.bf16=false",)),
+    Means("fused AdamW", ("train.optim=adamw_torch",)),
+)
