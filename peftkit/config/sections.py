@@ -1,0 +1,87 @@
+"""The sections of a config that only some jobs read. The YAML documents each key and holds every default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Extend:
+    terms: str | None
+    corpus: str | None
+    column: str
+    budget: int
+    min_count: int
+    init: str
+    pad_to_multiple_of: int | None
+
+
+@dataclass
+class Embed:
+    column: str
+    pooling: str | None
+    layer: int | None
+    normalize: bool
+    truncate_dim: int | None
+    max_length: int | None
+
+
+@dataclass
+class Filter:
+    status: str | list[str] | None
+    task: str | list[str] | None
+    model: str | list[str] | None
+    method: str | list[str] | None
+    older_than: str | int | None
+
+
+@dataclass
+class Predict:
+    abstain: float | None
+    target_accuracy: float | None
+
+
+@dataclass
+class Planning:
+    memory_gb: float | None
+    measure: bool
+
+
+@dataclass
+class Bench:
+    variants: list[str]
+    repetitions: int
+    seeds: int
+    ladder: bool
+
+
+@dataclass
+class Generate:
+    algorithm: str
+    generator: str
+    base_url: str | None
+    endpoint_model: str | None
+    key_env: str
+    seeds: str | None
+    num_instructions: int
+    max_tokens: int | None
+    max_cost: float | None
+    price_in: float | None
+    price_out: float | None
+    decontaminate: list[str]
+    max_rouge_l: float
+    instruction_length: list[int]
+    blacklist: list[str]
+    batch: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    max_answer_tokens: int
+    evolutions: int
+    patience: int
+    chat: bool | None
+    quantization: dict | None
+    request: dict
+    retries: int
+    timeout: float
+    model: str | None
