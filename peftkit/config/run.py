@@ -96,6 +96,7 @@ class RunConfig:
     input: str | None
     output: str | None
     vocab: str | None
+    cache_features: bool
     model: ModelConfig
     method: MethodConfig
     task: TaskConfig
@@ -127,6 +128,12 @@ class RunConfig:
     def keeps_model(self) -> bool:
         """Return whether the trained weights are saved, unlike those of a trial or of a fold."""
         return not self.trial and self.task.folds is None
+
+    @property
+    def caches_features(self) -> bool:
+        """Return whether the states of a frozen base are computed once, without dropout."""
+        changed = self.collator, self.method.quantization, *(self.train.get(name) for name in CHANGES_STATES)
+        return self.cache_features and self.method.traits.frozen_base and not any(changed)
 
     @property
     def generates_data(self) -> bool:
@@ -173,6 +180,8 @@ def is_prompted(run: RunConfig) -> bool:
     return run.method.traits.prompted
 
 
+CHANGES_STATES = ("neftune_noise_alpha", "torch_compile", "fsdp", "deepspeed")  # training arguments
+
 SECTIONS: dict[str, type] = {
     "model": ModelConfig, "method": MethodConfig, "task": TaskConfig, "early_stopping": EarlyStopping,
     "calibration": Calibration, "search": Search, "extend": Extend, "embed": Embed, "generate": Generate,
@@ -185,7 +194,7 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     **dict.fromkeys(("collator", "allow_code", "delete")), "calibration": {"holdout": None, "thresholds": None},
     "plan": {"memory_gb": None, "measure": False},
     "bench": {"variants": [], "repetitions": 1, "seeds": 1, "ladder": False},
-    "filter": {each.name: None for each in dataclasses.fields(Filter)},
+    "cache_features": False, "filter": {each.name: None for each in dataclasses.fields(Filter)},
     "predict": {"abstain": None, "target_accuracy": None},
 }  # fmt: skip
 
@@ -208,7 +217,7 @@ def with_later_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 NON_RESULT_KEYS = {
     "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "predict", "plan",
     "generate", "bench", "input", "output", "allow_code", "filter", "delete", "source", "data_root", "method.paper",
-    "method.traits",
+    "method.traits", "cache_features",
     *(f"method.traits.{each.name}" for each in dataclasses.fields(Traits)),
 } | {
     f"train.{name}"

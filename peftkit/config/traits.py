@@ -24,6 +24,7 @@ class Traits:
         new_tokens: can train the embedding rows of new tokens (`vocab=`).
         regularized: adds a regularizer to the loss that the model itself computes, so no other loss can replace it.
         scheduled: needs the number of optimizer steps in its config, and updates every step.
+        frozen_base: the base below the head is unchanged, so that its states are computed once for each example.
     """
 
     trains: bool = True
@@ -36,6 +37,7 @@ class Traits:
     new_tokens: bool = False
     regularized: bool = False
     scheduled: bool = False
+    frozen_base: bool = False
 
 
 def traits_of(config: Mapping[str, Any], given: Mapping[str, bool]) -> Traits:

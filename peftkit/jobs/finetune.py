@@ -28,6 +28,7 @@ from peftkit.pipeline.calibration import calibrate
 from peftkit.pipeline.evaluate import evaluate_splits, predict_encoded
 from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encode
 from peftkit.pipeline.export import artifact_bytes, export_artifact, save_prompt
+from peftkit.pipeline.frozen import reused_states
 from peftkit.pipeline.measures import compare_language, mean_bits_per_byte, measure_latency
 from peftkit.pipeline.report import try_report
 from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, warn_substitutions
@@ -147,16 +148,17 @@ def _run_stages(context: RunContext) -> None:
     bundle, splits = build_and_encode(context)
     if is_main_process():
         run_folder.write_result(folder, context.result)
-    trained = train(context, bundle, splits)
-    if (step := trained.fit.first_step) is not None:
-        context.result["meta"]["first_step"] = step.isoformat(timespec="milliseconds")
-    if config.keeps_model:
-        verify.start_verifier()
-    context.result["scores"], costs = evaluate_splits(
-        config, bundle, trained.trainer, splits.validation, context.dataset, folder / "predictions.parquet"
-    )
-    if splits.calibration is not None:
-        calibrate(context, bundle, trained.trainer, splits.calibration)
+    with reused_states(config, bundle, splits.train) as seconds:
+        trained = train(context, bundle, splits)
+        if (step := trained.fit.first_step) is not None:
+            context.result["meta"]["first_step"] = step.isoformat(timespec="milliseconds")
+        if config.keeps_model:
+            verify.start_verifier()
+        context.result["scores"], costs = evaluate_splits(
+            config, bundle, trained.trainer, splits.validation, context.dataset, folder / "predictions.parquet"
+        )
+        if splits.calibration is not None:
+            calibrate(context, bundle, trained.trainer, splits.calibration)
     artifact = None
     if config.keeps_model:
         if is_main_process() and is_prompted(config):
@@ -166,7 +168,7 @@ def _run_stages(context: RunContext) -> None:
         costs |= _verify(context, bundle, trained, splits)
     if is_main_process():
         size = None if artifact is None else artifact_bytes(bundle, artifact)
-        context.result["costs"] = run_costs(trained, splits.train, size, costs | splits.costs)
+        context.result["costs"] = run_costs(trained, splits.train, size, costs | splits.costs | seconds)
         _finish(context, artifact)
     # in a search and in job=downstream all processes read the result that the main process writes
     trained.trainer.accelerator.wait_for_everyone()

@@ -117,6 +117,8 @@ def execution_setup(config: RunConfig, is_split: bool = False) -> dict[str, Any]
     }
     if (is_split or config.early_stopping.patience is not None) and example_reader(config.task).is_stratified:
         found["split"] = "stratified"
+    if config.caches_features:
+        found["frozen_dropout"] = "off"
     if config.distill.teacher is not None:
         folders = (Path(config.distill.teacher) / name for name in ("adapter", "model", PROMPT_FOLDER))
         artifact = next((folder for folder in folders if folder.is_dir()), None)

@@ -182,18 +182,19 @@ def run_costs(
 ) -> dict[str, Any]:
     """Return the costs of a result: weights, bytes, seconds, tokens and steps, and those measured elsewhere."""
     fit, tokens = trained.fit, round(train.tokens * trained.fit.epochs)
+    seconds = fit.seconds + measured.get("feature_seconds", 0.0)
     return {
         "trainable_params": trained.parameters.trainable,
         "head_params": trained.parameters.head,
         "total_params": trained.parameters.total,
         "adapter_bytes": artifact_bytes,
-        "train_seconds": fit.seconds,
+        "train_seconds": seconds,
         "train_peak_bytes": fit.peak_bytes,
         "train_reserved_bytes": fit.reserved_bytes,
         **measured,
         "tokens": tokens,
         "padding_waste": trained.padding_waste,
-        "tokens_per_second": tokens / fit.seconds if tokens else 0.0,
+        "tokens_per_second": tokens / seconds if tokens else 0.0,
         "steps": fit.steps,
         "epochs": fit.epochs,
     }

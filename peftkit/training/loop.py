@@ -127,8 +127,13 @@ def used_memory() -> int | None:
         return peak()
 
 
-def predict_scores(trainer: Trainer, examples: Dataset, lengths: Sequence[int] | np.ndarray) -> ModelScores:
+def predict_scores(
+    trainer: Trainer, examples: Dataset, lengths: Sequence[int] | np.ndarray, name: str = "scoring"
+) -> ModelScores:
     """Score examples, sorted by length so that batches have little padding; the result is in the given order.
+
+    Args:
+        name: of the stage that is shown.
 
     Raises:
         ValueError: a score is NaN or infinite.
@@ -136,7 +141,7 @@ def predict_scores(trainer: Trainer, examples: Dataset, lengths: Sequence[int] |
     order = np.argsort(-np.asarray(lengths), kind="stable")
     metrics, trainer.compute_metrics = trainer.compute_metrics, None  # the metrics are for the holdout
     try:
-        with peak_memory() as peak, stage("scoring", len(order)) as trainer.scoring:  # type: ignore[attr-defined]
+        with peak_memory() as peak, stage(name, len(order)) as trainer.scoring:  # type: ignore[attr-defined]
             started = time.perf_counter()
             scores = scores_of(trainer.predict(examples.select(order)).predictions)  # type: ignore[attr-defined]
             seconds = time.perf_counter() - started
