@@ -1,7 +1,7 @@
 """The plan of runs: their trainable parameters, steps, memory and duration, without training them."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -18,9 +18,11 @@ from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS
 from peftkit.methods import Parameters, count_parameters
+from peftkit.models.frozen import FrozenStates, StateCache
 from peftkit.pipeline.artifacts import find_model
 from peftkit.pipeline.build import build, optimizer_steps, split_holdout, text_length
 from peftkit.pipeline.duration import Duration, estimate_duration, estimate_training
+from peftkit.pipeline.frozen import attached_states
 from peftkit.pipeline.memory import Memory, TrainingStep, predict_memory, whole_memory
 from peftkit.pipeline.sources import warn_substitutions
 from peftkit.pipeline.train import custom_loss, first_order, make_trainer, train_sampler
@@ -63,6 +65,7 @@ class Plan:
         """Return the plan as text, by headings."""
         parameters, memory = self.parameters, self.memory
         process = f", process {_mb(memory.process)}" if memory.process else ""
+        process += f", states of the frozen base {_mb(memory.states)}" if memory.states else ""
         lines = {
             "run": self.run,
             "trained weights": f"{parameters.trainable:,} of {parameters.total:,} "
@@ -102,20 +105,26 @@ def make_plan(config: RunConfig) -> Plan:
     inputs, parameters = _training_inputs(config, encoded), count_parameters(bundle.model)
     steps = optimizer_steps(arguments, len(encoded.lengths)) if parameters.trainable else 0
     loss = custom_loss(config, bundle, encoded) if config.distill.teacher is None else None
-    step = TrainingStep(make_trainer(config, bundle, arguments, inputs, loss=loss))
-    loading = time.perf_counter() - started
-    validation = [table for name, table in dataset.splits.items() if name != config.task.splits["train"]]
-    with stage("measuring the memory"):
-        scored = _largest_batch(config, map(bundle.format.encode, validation), arguments.eval_batch_size)
-        memory = predict_memory(step, _largest_batch(config, [encoded], arguments.train_batch_size), scored, used)
     number = len(candidates(config)) if parameters.trainable else 0
     rounds = halving_rounds(number, config.search.halving_factor) if number else []
     order = first_order(train_sampler(config, encoded, arguments), encoded)
     estimate = None
-    if config.plan.measure and memory.is_measured:
-        with stage("measuring the duration"):
-            trained = estimate_training(step, inputs, encoded.lengths, order, steps)
-            estimate = estimate_duration(config, bundle, dataset, len(holdout or ()), loading, trained, rounds)
+    with attached_states(config, bundle, encoded, StateCache()) as states:
+        step = TrainingStep(make_trainer(config, bundle, arguments, inputs, loss=loss))
+        loading = time.perf_counter() - started
+        tables = (table for name, table in dataset.splits.items() if name != config.task.splits["train"])
+        parts = [encoded, *map(bundle.format.encode, tables)]
+        with stage("measuring the memory"):
+            scored = _largest_batch(config, parts[1:], arguments.eval_batch_size)
+            memory = predict_memory(step, _largest_batch(config, parts[:1], arguments.train_batch_size), scored, used)
+        if states is not None and not torch.cuda.is_available():
+            memory = replace(memory, states=states.needed_bytes(np.concatenate([part.lengths for part in parts])))
+        if config.plan.measure and memory.is_measured:
+            with stage("measuring the duration"):
+                trained, once = _training_seconds(step, inputs, encoded, order, steps, states)
+                estimate = estimate_duration(config, bundle, dataset, len(holdout or ()), loading, trained, rounds)
+                if states is not None:
+                    estimate = _with_reused_states(estimate, once, config.search.samples, parts[1:], rounds)
     epochs = arguments.num_train_epochs if parameters.trainable else 0
     return Plan(
         run=f"{config.method.name} of {source.name} on {config.task.name} ({dataset.source.name}), seed {config.seed}",
@@ -142,6 +151,34 @@ def make_plan(config: RunConfig) -> Plan:
         available=config.plan.memory_gb * 1e9 if config.plan.memory_gb else whole_memory(),
         duration=estimate,
     )
+
+
+def _training_seconds(
+    step: TrainingStep, inputs: Any, encoded: Encoded, order: Any, steps: int, states: FrozenStates | None
+) -> tuple[float, float]:
+    """Return the seconds of the steps, and those of computing the states of a frozen base once before them."""
+    trained = estimate_training(step, inputs, encoded.lengths, order, steps)
+    if states is None or not states.computed:
+        return trained, 0.0
+    once = states.seconds / states.computed_tokens * encoded.tokens
+    return estimate_training(
+        step, inputs, encoded.lengths, order, steps
+    ), once  # the same batches, whose states are known
+
+
+def _with_reused_states(
+    estimate: Duration, once: float, samples: int, scored: Sequence[Encoded], rounds: Sequence[tuple[int, float]]
+) -> Duration:
+    """Return the duration where trials share the states of a frozen base, which are computed once.
+
+    Args:
+        once: seconds of computing the states of training examples.
+        samples: number of examples that score the trials.
+        scored: the validation splits.
+    """
+    scoring = estimate.evaluation * samples / sum(len(part.has_label) for part in scored)
+    trials = sum(count * (estimate.loading + share * estimate.training) for count, share in rounds)
+    return replace(estimate, training=estimate.training + once, trials=trials + scoring if rounds else 0.0)
 
 
 @cache

@@ -8,10 +8,12 @@ import hashlib
 import inspect
 import json
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -21,6 +23,7 @@ from peftkit.compat.transformers import apply_pooler, attention_implementation
 from peftkit.models.pooling import masked_mean, stack_of
 
 LIMIT = 2 * 2**30  # bytes of the states of all runs of a process
+OBJECT = 700  # bytes of a tensor besides its values
 WIDTH = 8  # padded lengths are multiples of this
 TOKENS = {"cpu": 512, "cuda": 16_384}  # of a pass, about
 POOLED = ("first", "last", "mean")  # vectors of an example that its head reads; all: one for each token
@@ -46,12 +49,12 @@ class StateCache:
 
     def add(self, key: bytes, states: States) -> bool:
         """Keep the states of an example, and return whether there is room."""
-        size = sum(each.nbytes for each in states)
+        size = _bytes(states)
         while self.bytes + size > self.limit and self.entries:
             if next(iter(self.entries.values()))[0] == self.run:
                 return False
             _, (_, oldest) = self.entries.popitem(last=False)
-            self.bytes -= sum(each.nbytes for each in oldest)
+            self.bytes -= _bytes(oldest)
         if self.bytes + size > self.limit:
             return False
         self.entries[key] = self.run, tuple(each.clone() for each in states)
@@ -69,7 +72,7 @@ class FrozenStates:
 
     Args:
         kept: first, last or mean: the head reads this vector of each example; all: each token's; padded: also those of
-            padding, which a softmax over positions includes, up to `width` tokens.
+            padding, which a softmax over positions includes, up to `width` tokens; none: each batch is computed.
     """
 
     def __init__(self, model: Any, kept: str = "all", width: int = 0, cache: StateCache | None = None) -> None:
@@ -77,6 +80,7 @@ class FrozenStates:
         self.cache = CACHE if cache is None else cache
         self.cache.run += 1
         self.computed = self.reused = self.dropped = 0  # examples; `dropped` have no room in the cache
+        self.seconds, self.computed_tokens = 0.0, 0  # of computing states
         self.original, self.signature = self.stack.forward, inspect.signature(self.stack.forward)
         self.before = vars(self.stack).get("forward")  # of a library that replaced it, too
         self.mixes = bool(_mixes(self.stack))
@@ -89,6 +93,13 @@ class FrozenStates:
         if self.before is not None:
             self.stack.forward = self.before
 
+    def needed_bytes(self, lengths: Sequence[int] | np.ndarray) -> int:
+        """Return the bytes that the cache takes for examples of these lengths; 0 before the first state is computed."""
+        states = next((states for _, states in self.cache.entries.values()), ())
+        vectors = len(lengths) if self.kept in POOLED else len(lengths) * self.width or int(np.sum(lengths))
+        size = sum(each.nbytes // (len(each) if each.ndim > 1 else 1) for each in states)
+        return min(self.cache.limit, vectors * size + len(lengths) * len(states) * OBJECT)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the output of the backbone for a batch."""
         given = self._arguments(args, kwargs)
@@ -99,7 +110,9 @@ class FrozenStates:
         found = {key: states for key in keys if (states := self.cache.get(key)) is not None}
         self.reused += sum(key in found for key in keys)
         if missing := {key: row for row, key in enumerate(keys) if key not in found}:
+            started = time.perf_counter()
             found |= self._compute_missing(columns, lengths, missing)
+            self.seconds += time.perf_counter() - started
         ids, layers = given["input_ids"], range(len(found[keys[0]]))
         stacked = [self._stacked([found[key][layer] for key in keys], ids.shape[1]).to(ids.device) for layer in layers]
         output = BaseModelOutputWithPoolingAndCrossAttentions(
@@ -122,7 +135,7 @@ class FrozenStates:
         ids, mask = given.get("input_ids"), given.get("attention_mask")
         if ids is None or mask is None or mask.shape != ids.shape or given.get("output_attentions"):
             return None
-        if self.width and ids.shape[1] > self.width:
+        if self.kept == "none" or (self.width and ids.shape[1] > self.width):
             return None
         columns = {}
         for name, value in given.items():
@@ -182,6 +195,7 @@ class FrozenStates:
     ) -> dict[bytes, States]:
         """Compute and keep the states of examples, in passes of one shape for each padded length."""
         self.computed += len(missing)
+        self.computed_tokens += sum(lengths[row] for row in missing.values())
         device = next(self.stack.parameters()).device
         by_width: dict[int, list[bytes]] = {}
         for key, row in missing.items():
@@ -265,6 +279,10 @@ def is_frozen(model: Any) -> bool:
 def _mixes(stack: nn.Module) -> list[str]:
     """Return the names of weighted sums of layers: adapters that are children of the stack and read its states."""
     return [name for name, child in stack.named_children() if hasattr(child, "adapter_layer_names")]
+
+
+def _bytes(states: States) -> int:
+    return sum(each.nbytes + OBJECT for each in states)
 
 
 def _rounded(length: int) -> int:

@@ -26,21 +26,31 @@ def reused_states(config: RunConfig, bundle: TrainingBundle, train: Encoded) -> 
 
     Those of the training examples are computed first, those of others when they are scored.
     """
+    with attached_states(config, bundle, train) as states:
+        yield {} if states is None else {"feature_seconds": _fill(config, bundle, states, train)}
+        if states is not None and states.dropped:
+            log(f"   {states.dropped:,} states of the frozen base did not fit into memory and were computed again")
+
+
+@contextmanager
+def attached_states(
+    config: RunConfig, bundle: TrainingBundle, train: Encoded, cache: StateCache | None = None
+) -> Iterator[FrozenStates | None]:
+    """Replace the base of the run's model by its states within this block, where it is frozen; yield None elsewhere."""
     if not config.caches_features:
-        yield {}
+        yield None
         return
     if not is_frozen(bundle.model):
         log("!! the base of this model is computed in each epoch, with dropout: a part of it trains")
-        yield {}
+        yield None
         return
-    kept, width = _choose_kept(config, bundle, train), int(max(train.lengths, default=0))
-    states = FrozenStates(bundle.model, kept, width if kept == "padded" else 0)
+    kept = _choose_kept(config, bundle, train)
+    width = int(max(train.lengths, default=0)) if kept == "padded" else 0
+    states = FrozenStates(bundle.model, kept, width, cache)
     try:
-        yield {"feature_seconds": 0.0 if kept == "none" else _fill(config, bundle, states, train)}
+        yield states
     finally:
         states.detach()
-        if states.dropped:
-            log(f"   {states.dropped:,} states of the frozen base did not fit into memory and were computed again")
 
 
 def _choose_kept(config: RunConfig, bundle: TrainingBundle, train: Encoded) -> str:
@@ -60,15 +70,14 @@ def _choose_kept(config: RunConfig, bundle: TrainingBundle, train: Encoded) -> s
             found = _scores_and_gradients(bundle, batch)
         finally:
             states.detach()
-        pairs = zip(expected, found, strict=True)
-        if states.computed and all((a - b).abs().max() <= TOLERANCE * a.abs().max() for a, b in pairs):
+        if states.computed and all(_is_close(a, b) for a, b in zip(expected, found, strict=True)):
             return kept
     log("!! the frozen base is computed in each epoch: its states depend on the other examples of a batch")
     return "none"
 
 
 def _scores_and_gradients(bundle: TrainingBundle, batch: dict[str, Any]) -> list[torch.Tensor]:
-    """Return the scores of a batch, and the gradients of trained weights for a weighted sum of them."""
+    """Return the scores of a batch, and the gradients of the trained weights for a weighted sum of them."""
     weights = [weight for weight in bundle.model.parameters() if weight.requires_grad]
     inputs = {name: value.to(weights[0].device) for name, value in batch.items() if value is not None}
     with torch.enable_grad():
@@ -77,11 +86,17 @@ def _scores_and_gradients(bundle: TrainingBundle, batch: dict[str, Any]) -> list
             scores = scores * inputs["attention_mask"][..., None]
         factors = torch.linspace(0.5, 1.5, scores.numel(), device=scores.device).view_as(scores)
         gradients = torch.autograd.grad((scores * factors).sum(), weights, allow_unused=True)
-    return [scores.detach(), *(each for each in gradients if each is not None)]
+    return [scores.detach(), torch.cat([each.flatten() for each in gradients if each is not None])]
+
+
+def _is_close(expected: torch.Tensor, found: torch.Tensor) -> bool:
+    return bool((expected - found).abs().max() <= TOLERANCE * expected.abs().max())
 
 
 def _fill(config: RunConfig, bundle: TrainingBundle, states: FrozenStates, train: Encoded) -> float:
     """Compute the states of training examples, and return the seconds."""
+    if states.kept == "none":
+        return 0.0
     trainer = predictor(config, bundle)
     seconds = training.predict_scores(trainer, train.inputs, train.lengths, "computing the frozen base").seconds
     training.reset_preparation(trainer)

@@ -27,10 +27,11 @@ class Memory:
     evaluation: int  # the same of scoring the largest batch
     process: int = 0  # tokenizer, data and libraries; 0 on a GPU
     is_measured: bool = True  # False: a whole batch does not fit here, so it is extrapolated from one example
+    states: int = 0  # of a frozen base, kept for all epochs; 0 on a GPU
 
     @property
     def total(self) -> int:
-        return self.weights + self.optimizer + max(self.step, self.evaluation) + self.process
+        return self.weights + self.optimizer + max(self.step, self.evaluation) + self.process + self.states
 
 
 class TrainingStep:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 
-from peftkit.models.frozen import FrozenStates, StateCache, is_frozen
+from peftkit.models.frozen import OBJECT, FrozenStates, StateCache, is_frozen
 from peftkit.models.heads import CLASSIFIERS
 
 BERT = {
@@ -120,13 +120,14 @@ def test_a_call_that_is_more_than_a_padded_batch_is_computed() -> None:
 
 
 def test_states_of_earlier_runs_make_room() -> None:
-    cache = StateCache(limit=2 * 4)
+    cache = StateCache(limit=2 * (4 + OBJECT))
     cache.run = 1
     assert all(cache.add(key, (torch.ones(1),)) for key in (b"a", b"b"))
     assert not cache.add(b"c", (torch.ones(1),))  # all are of this run
     cache.run = 2
     assert cache.get(b"a") is not None  # used by this run
-    assert cache.add(b"c", (torch.ones(1),)) and cache.get(b"b") is None and cache.bytes == 8
+    assert cache.add(b"c", (torch.ones(1),)) and cache.get(b"b") is None
+    assert cache.bytes == cache.limit
     assert not cache.add(b"d", (torch.ones(1),))
 
 
@@ -137,3 +138,24 @@ def test_a_base_of_which_a_part_trains_is_not_frozen() -> None:
     assert is_frozen(model)
     model.bert.encoder.layer[0].output.dense.bias.requires_grad_(True)
     assert not is_frozen(model)
+
+
+@pytest.mark.parametrize(("kept", "width"), [("first", 0), ("all", 0), ("padded", 24)])
+def test_the_bytes_that_are_kept_are_predicted(kept: str, width: int) -> None:
+    model = probe()
+    states = FrozenStates(model, kept, width, StateCache())
+    assert states.needed_bytes(LENGTHS) == 0
+    states_of(model, batch_of([0]))
+    predicted = states.needed_bytes(LENGTHS)
+    states_of(model, batch_of([0, 1, 2, 3, 4, 5]))
+    assert predicted == states.cache.bytes
+    states.cache.limit = 100
+    assert states.needed_bytes(LENGTHS) == 100
+
+
+def test_a_base_without_kept_states_has_no_dropout() -> None:
+    model, batch = probe(), batch_of([0, 1])
+    expected = states_of(model.eval(), batch)
+    states = FrozenStates(model.train(), "none", cache=StateCache())
+    assert torch.equal(states_of(model, batch), expected) and not states.cache.entries
+    assert model.bert.encoder.training
