@@ -12,7 +12,7 @@ class Variant:
     """A way to train. The settings of a plain script are None for peftkit.
 
     Args:
-        precision: fp32, or auto for that of peftkit: bf16 where the machine supports it.
+        precision: fp32, or auto: bf16 where the machine supports it.
         overrides: added to peftkit's command.
     """
 
@@ -52,7 +52,7 @@ VARIANTS = {
             "loop", "bare PyTorch loop over peftkit's batches, mixed precision, fused AdamW",
             sampling="group_by_length", precision="auto", is_loop=True,
         ),
-        Variant(PEFTKIT, "peftkit"),
+        Variant(PEFTKIT, "the command that you would type", precision="auto"),
     )
 }  # fmt: skip
 
@@ -64,15 +64,18 @@ class Means:
     name: str
     overrides: tuple[str, ...]
     is_default: bool = True
+    precision: str = "auto"  # with the overrides
 
     @property
     def variant(self) -> Variant:
         switched = f"without {self.name}" if self.is_default else f"with {self.name}"
-        return Variant(f"{PEFTKIT} {switched}", f"peftkit {switched}", overrides=self.overrides)
+        return Variant(
+            f"{PEFTKIT} {switched}", f"peftkit {switched}", precision=self.precision, overrides=self.overrides
+        )
 
 
 LADDER = (  # a further means is one line
     Means("batches of similar length", ("train.train_sampling_strategy=random",)),
-    Means("mixed precision", ("train.bf16=false",)),
+    Means("mixed precision", ("train.bf16=false",), precision="fp32"),
     Means("fused AdamW", ("train.optim=adamw_torch",)),
 )

@@ -17,7 +17,7 @@ from peftkit.paths import safe_name
 from peftkit.pipeline.artifacts import find_model
 from peftkit.pipeline.bench.measure import Work, measure, run_probe, schedule
 from peftkit.pipeline.bench.page import write_bench_page
-from peftkit.pipeline.bench.records import FILE, Bench, Comparison, read_bench, read_benches, write_bench
+from peftkit.pipeline.bench.records import FILE, BenchResults, Comparison, read_bench, read_benches, write_bench
 from peftkit.pipeline.bench.summary import as_record
 from peftkit.pipeline.bench.terminal import show_bench
 from peftkit.pipeline.sources import describe_sources, device_name, execution_setup, warn_substitutions
@@ -36,7 +36,7 @@ def bench(config: RunConfig) -> None:
         bench = None if config.force else read_bench(work.folder)
         if bench is None:
             with stage("measuring the machine"):
-                bench = Bench(comparison, run_probe(work))
+                bench = BenchResults(comparison, run_probe(work))
         _measure_all(work, bench)
     show_bench(bench)
     page = work.folder.parent / "index.html"
@@ -44,7 +44,7 @@ def bench(config: RunConfig) -> None:
     log(f"-> {page}, {work.folder / FILE}")
 
 
-def _measure_all(work: Work, bench: Bench) -> None:
+def _measure_all(work: Work, bench: BenchResults) -> None:
     """Measure each variant and seed that is missing; the file is written after each."""
     steps = list(schedule(work.config))
     missing = [(variant, seed) for variant, seed in steps if bench.find(variant.name, seed) is None]

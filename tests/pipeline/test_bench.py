@@ -15,7 +15,7 @@ from helpers.commands import choose
 
 from peftkit.config.bench_variants import LADDER, VARIANTS
 from peftkit.pipeline.bench.page import render_benches
-from peftkit.pipeline.bench.records import Bench, Comparison, Measurement, Probe, read_bench, write_bench
+from peftkit.pipeline.bench.records import BenchResults, Comparison, Measurement, Probe, read_bench, write_bench
 from peftkit.pipeline.bench.summary import score_difference, summarize
 
 COMPARISON = Comparison(
@@ -26,7 +26,7 @@ COMPARISON = Comparison(
 PROBE = Probe(1, "eager", {"eager": 1.0, "sdpa": 2.0}, flops=4e9, peaks={"fp32": 1e9, "bf16": 2e9})
 SECONDS = {"trainer": (4.0, 8.0, 5.0), "peftkit": (2.0, 2.5, 5.0), f"{LADDER[0].variant.name}": (4.0, 2.5, 10.0)}
 SCORES = {"trainer": (0.50, 0.60, 0.70), "peftkit": (0.52, 0.61, 0.69)}
-BENCH = Bench(
+BENCH = BenchResults(
     COMPARISON,
     PROBE,
     [

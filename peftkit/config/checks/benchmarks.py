@@ -34,7 +34,9 @@ def _setting_errors(run: RunConfig) -> Iterator[str]:
     is_plain = target.startswith("peft.") or target == "peftkit.methods.Full"
     sections = {
         "early_stopping.patience": run.early_stopping.patience, "calibration.holdout": run.calibration.holdout,
-        "search": run.search.is_set, "distill.teacher": run.distill.teacher, "vocab": run.vocab, "trial": run.trial,
+        "search.lr_multipliers": run.search.lr_multipliers, "search.learning_rates": run.search.learning_rates,
+        "search.config": run.search.config, "distill.teacher": run.distill.teacher, "vocab": run.vocab,
+        "trial": run.trial,
         "collator": run.collator, "model.keep_layers": run.model.keep_layers, "task.folds": task.folds,
         "task.class_weights": task.class_weights, "task.sampling": task.sampling, "task.focal_gamma": task.focal_gamma,
         "method.quantization": method.quantization, "method.loraplus_lr_ratio": method.loraplus_lr_ratio,

@@ -76,7 +76,7 @@ def measure(work: Work, variant: Variant, seed: int, attention: str) -> Measurem
         clock = _Clock()
         if variant.is_plain:
             spec = work.spec | variant.spec(work.precision, attention) | {"seed": seed}
-            _run_with_spec([str(plain_script.__file__)], spec, folder)
+            _run_with_spec(["-P", str(plain_script.__file__)], spec, folder)
         else:
             out = folder / "out"
             typed = [each for each in work.config.overrides if not _is_set_here(each)]

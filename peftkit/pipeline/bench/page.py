@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftkit.config.bench_variants import LADDER, VARIANTS
-from peftkit.pipeline.bench.records import Bench
+from peftkit.pipeline.bench.records import BenchResults
 from peftkit.pipeline.bench.summary import (
     Spread,
     VariantSummary,
@@ -33,11 +33,11 @@ READING = (
 )
 
 
-def write_bench_page(benches: Sequence[Bench], file: Path) -> None:
+def write_bench_page(benches: Sequence[BenchResults], file: Path) -> None:
     write_page(render_benches(benches), file)
 
 
-def render_benches(benches: Sequence[Bench]) -> str:
+def render_benches(benches: Sequence[BenchResults]) -> str:
     """Return the page; all text is escaped."""
     links = (element("a", title(each.comparison), href=f"#{each.comparison.id}") for each in benches)
     return page(
@@ -49,7 +49,7 @@ def render_benches(benches: Sequence[Bench]) -> str:
     )
 
 
-def _bench_section(bench: Bench) -> Html:
+def _bench_section(bench: BenchResults) -> Html:
     comparison, summaries = bench.comparison, summarize(bench)
     variants = [each for each in summaries if each.variant in VARIANTS]
     difference = score_difference(bench)
@@ -111,7 +111,7 @@ def _ladder_table(summaries: Sequence[VariantSummary]) -> Html | None:
     return table("Each means of peftkit switched alone", headings, rows, headings[2:]) if rows else None
 
 
-def _machine(bench: Bench) -> list[str]:
+def _machine(bench: BenchResults) -> list[str]:
     comparison, probe = bench.comparison, bench.probe
     versions = ", ".join(f"{name} {version}" for name, version in comparison.versions.items() if version)
     attention = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in probe.attention_seconds.items())

@@ -65,7 +65,7 @@ class Measurement:
 
 
 @dataclass
-class Bench:
+class BenchResults:
     """A comparison, what was measured before it, and its measurements so far."""
 
     comparison: Comparison
@@ -86,11 +86,11 @@ class Bench:
         self.measurements = [*others, measurement]
 
 
-def write_bench(folder: Path, bench: Bench, summary: dict[str, Any]) -> None:
+def write_bench(folder: Path, bench: BenchResults, summary: dict[str, Any]) -> None:
     write_text(folder / FILE, json.dumps({"schema": 1, **asdict(bench), "summary": summary}, indent=1) + "\n")
 
 
-def read_bench(folder: Path) -> Bench | None:
+def read_bench(folder: Path) -> BenchResults | None:
     """Return the bench of a folder, None if there is none.
 
     Raises:
@@ -101,10 +101,10 @@ def read_bench(folder: Path) -> Bench | None:
         return None
     values = read_json(file, "delete it, and measure again")
     measurements = [Measurement(**each) for each in values["measurements"]]
-    return Bench(Comparison(**values["comparison"]), Probe(**values["probe"]), measurements)
+    return BenchResults(Comparison(**values["comparison"]), Probe(**values["probe"]), measurements)
 
 
-def read_benches(folder: Path) -> Sequence[Bench]:
+def read_benches(folder: Path) -> Sequence[BenchResults]:
     """Return all benches below a folder, the latest first."""
     found = [bench for file in sorted(folder.glob(f"*/{FILE}")) if (bench := read_bench(file.parent)) is not None]
     return sorted(found, key=lambda bench: bench.comparison.date, reverse=True)

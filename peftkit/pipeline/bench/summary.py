@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from peftkit.config.bench_variants import LADDER, PEFTKIT, VARIANTS, Variant
-from peftkit.pipeline.bench.records import Bench, Measurement
+from peftkit.pipeline.bench.records import BenchResults, Measurement
 
 LEVEL = 0.95  # of the interval of a difference of scores
 
@@ -65,17 +65,15 @@ def inverse(ratio: Spread) -> Spread:
     return Spread(1 / ratio.median, 1 / ratio.high, 1 / ratio.low, ratio.count)
 
 
-def summarize(bench: Bench) -> list[VariantSummary]:
+def summarize(bench: BenchResults) -> list[VariantSummary]:
     """Return a summary of each measured variant, in the order of the variants and of the ladder."""
     known = [*VARIANTS.values(), *(means.variant for means in LADDER)]
     return [_summary(bench, variant) for variant in known if bench.of(variant.name)]
 
 
-def _summary(bench: Bench, variant: Variant) -> VariantSummary:
+def _summary(bench: BenchResults, variant: Variant) -> VariantSummary:
     comparison, found, base = bench.comparison, bench.of(variant.name), bench.of(PEFTKIT)
-    precision = comparison.precision if variant.precision == "auto" or not variant.is_plain else variant.precision
-    if "train.bf16=false" in variant.overrides:
-        precision = "fp32"
+    precision = comparison.precision if variant.precision == "auto" else variant.precision
     total = comparison.examples * comparison.epochs
     seconds = spread([each.train_seconds for each in found.values()])
     peak = bench.probe.peaks.get(precision, max(bench.probe.peaks.values()))
@@ -100,7 +98,7 @@ def _summary(bench: Bench, variant: Variant) -> VariantSummary:
     )
 
 
-def score_difference(bench: Bench, variant: str = "trainer") -> ScoreDifference | None:
+def score_difference(bench: BenchResults, variant: str = "trainer") -> ScoreDifference | None:
     """Return the paired difference of scores of peftkit and a variant; None where no seed has both."""
     first, second = bench.of(PEFTKIT), bench.of(variant)
     differences = [first[seed].score - second[seed].score for seed in sorted(first) if seed in second]
@@ -123,7 +121,7 @@ def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     return float(low), float(high)
 
 
-def as_record(bench: Bench) -> dict[str, Any]:
+def as_record(bench: BenchResults) -> dict[str, Any]:
     """Return the summaries for the file of a bench."""
     difference = score_difference(bench)
     return {

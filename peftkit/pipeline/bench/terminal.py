@@ -1,11 +1,11 @@
 """The table of a bench in the terminal."""
 
 from peftkit.config.bench_variants import PEFTKIT
-from peftkit.pipeline.bench.records import Bench, Comparison
+from peftkit.pipeline.bench.records import BenchResults, Comparison
 from peftkit.pipeline.bench.summary import ScoreDifference, Spread, VariantSummary, score_difference, summarize
 
 
-def show_bench(bench: Bench) -> None:
+def show_bench(bench: BenchResults) -> None:
     """Print the variants with their medians, and the paired difference of the scores."""
     print(f"\n{title(bench.comparison)}\n{conditions(bench)}\n")
     print(f"{'':<35}{'examples/s':>11}{'peak':>6}{'peftkit is':>11}{'process':>8}{'1st step':>9}")
@@ -20,7 +20,7 @@ def title(comparison: Comparison) -> str:
     return f"{comparison.method} on {comparison.task}, {comparison.model} ({comparison.date}{commit})"
 
 
-def conditions(bench: Bench) -> str:
+def conditions(bench: BenchResults) -> str:
     """Return what all variants share: data, training and machine."""
     comparison = bench.comparison
     return (
