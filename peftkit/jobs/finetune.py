@@ -180,8 +180,8 @@ def _verify(context: RunContext, bundle: TrainingBundle, trained: TrainedRun, sp
     Measuring latency merges the model, so it comes last.
     """
     config, result, name = context.config, context.result, context.config.task.splits["validation"][0]
-    table, precision = context.dataset.splits[name], result["run"]["setup"]["precision"]
-    result["gates"] = verify.verify_run(config, bundle, table, context.folder, context.dataset.label_names, precision)
+    table = context.dataset.splits[name]
+    result["gates"] = verify.verify_run(config, bundle, table, context.folder, context.dataset.label_names)
     if trained.texts:
         after = {
             "held_out": result["scores"]["bits_per_byte"]["value"],

@@ -25,8 +25,9 @@ from peftkit.models.embedding_rows import read_vocabulary
 from peftkit.models.tokenizer import load_tokenizer
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import predictor
+from peftkit.training import ScoringTrainer
 
-LATENCY_EXAMPLES, WARM_UP = 32, 3
+LATENCY_EXAMPLES, TIMED = 32, 8  # the first ones of a split, and those among them that are timed
 GENERAL = "offline, held out: generated sentences and Python's language reference"
 MAX_PASSAGES = 200  # of the general text, evenly spaced
 MAX_TERMS, NEIGHBORS = 20, 5
@@ -34,30 +35,36 @@ WORD = re.compile(r"\S+")
 
 
 def measure_latency(config: RunConfig, bundle: TrainingBundle, encoded: Encoded) -> dict[str, float | None]:
-    """Return milliseconds per example in batches of one: the median over the first examples of a split.
+    """Return milliseconds per example in batches of one: the median over examples of all lengths of a split.
 
     The run's precision is used. The model is merged for the second number and remains merged; None if it has no
     adapter, the adapter cannot be merged, or the base is quantized.
     """
-    found: dict[str, float | None] = {"latency_ms": _milliseconds(config, bundle, encoded), "merged_latency_ms": None}
+    lengths = np.asarray(encoded.lengths)[:LATENCY_EXAMPLES]
+    order = np.argsort(lengths, kind="stable")
+    spaced = order[np.linspace(0, len(order) - 1, min(TIMED, len(order))).round().astype(int)]
+    examples = [encoded.inputs[int(index)] for index in spaced]
+    trainer = predictor(config, bundle)
+    found: dict[str, float | None] = {"latency_ms": _milliseconds(trainer, examples), "merged_latency_ms": None}
     if isinstance(bundle.model, PeftModel) and is_mergeable(bundle.model) and config.method.quantization is None:
         with suppress(UserError):
             bundle.model = merge_adapter(bundle.model)
-            found["merged_latency_ms"] = _milliseconds(config, bundle, encoded)
+            found["merged_latency_ms"] = _milliseconds(predictor(config, bundle), examples)
     return found
 
 
-def _milliseconds(config: RunConfig, bundle: TrainingBundle, encoded: Encoded) -> float:
-    examples = [encoded.inputs[index] for index in range(min(LATENCY_EXAMPLES, len(encoded.inputs)))]
-    trainer, milliseconds = predictor(config, bundle), []
-    model = trainer.model.eval()
-    for example in examples[:WARM_UP] + examples:
-        inputs: Any = trainer.prepare_inputs(bundle.format.collator()([example]))
-        started = time.perf_counter()
-        with torch.no_grad(), trainer.compute_loss_context_manager():
-            trainer.reader(model, inputs).float().cpu()  # to the CPU, which waits for the GPU
-        milliseconds.append(1000 * (time.perf_counter() - started))
-    return median(milliseconds[len(examples[:WARM_UP]) :])
+def _milliseconds(trainer: ScoringTrainer, examples: list[dict[str, Any]]) -> float:
+    """Return the median time of an example; the first pass over a length is not timed, as it builds kernels."""
+    model, milliseconds = trainer.model.eval(), []
+    for example in examples:
+        inputs: Any = trainer.prepare_inputs(trainer.data_collator([example]))
+        for _ in range(2):
+            started = time.perf_counter()
+            with torch.no_grad(), trainer.compute_loss_context_manager():
+                trainer.reader(model, inputs).float().cpu()  # to the CPU, which waits for the GPU
+            passed = time.perf_counter() - started
+        milliseconds.append(1000 * passed)
+    return median(milliseconds)
 
 
 def general_text(bundle: TrainingBundle, task: TaskConfig) -> Encoded:

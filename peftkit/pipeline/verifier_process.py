@@ -6,6 +6,7 @@ imports all of it again. Requests and responses are lines of JSON.
 
 import atexit
 import contextvars
+import itertools
 import json
 import os
 import signal
@@ -35,6 +36,7 @@ class _Process:
 
 
 _RUNNING: list[_Process] = []  # one at most
+_NUMBERS = itertools.count()  # of requests
 
 
 def fork(serve: Serve) -> None:
@@ -97,14 +99,22 @@ def _stop(process: _Process, parent: int) -> None:
         process.wait()
 
 
-def request(message: dict[str, Any]) -> dict[str, Any]:
-    """Return the response of the process, or the reason why there is none."""
+def send(message: dict[str, Any]) -> int:
+    """Send a request to the process, and return its number; this process can go on meanwhile."""
     start()
-    (process,), line = _RUNNING, ""
+    number = next(_NUMBERS)
+    with suppress(OSError):  # `receive` returns the reason
+        _RUNNING[0].requests.write(json.dumps({**message, "number": number}) + "\n")
+        _RUNNING[0].requests.flush()
+    return number
+
+
+def receive(number: int) -> dict[str, Any]:
+    """Return the response to a request, or the reason why there is none; those that nobody received are skipped."""
+    (process,) = _RUNNING
     with suppress(OSError):
-        process.requests.write(json.dumps(message) + "\n")
-        process.requests.flush()
-        line = process.responses.readline()
-    if not line:
-        _RUNNING.clear()
-    return json.loads(line) if line else {"error": f"the process ended with exit code {process.wait()}"}  # type: ignore[no-any-return]
+        while line := process.responses.readline():
+            if (response := json.loads(line))["number"] == number:
+                return response  # type: ignore[no-any-return]
+    _RUNNING.clear()
+    return {"error": f"the process ended with exit code {process.wait()}"}

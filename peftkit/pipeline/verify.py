@@ -32,7 +32,7 @@ from peftkit.pipeline.libraries import configure_libraries
 from peftkit.results.model_card import describe_merge
 from peftkit.results.run_result import RunResult
 
-PADDED_EXAMPLES, MERGED_EXAMPLES = 8, 200
+BATCH, MERGED_EXAMPLES = 8, 200
 
 
 class VerificationError(Exception):
@@ -53,57 +53,73 @@ def start_verifier() -> None:
 
 @stage("verifying the saved model")
 def verify_run(
-    config: RunConfig, bundle: TrainingBundle, table: Any, folder: Path, names: list[str] | None, precision: str
+    config: RunConfig, bundle: TrainingBundle, table: Any, folder: Path, names: list[str] | None
 ) -> dict[str, Any]:
     """Compare a run's reloaded artifact with its model on some examples of a split; return the differences.
+
+    Both compute the same batches in fp32, whatever the precision of the run, each in its process at the same time.
 
     Raises:
         VerificationError: the scores of the saved artifact differ from the trained model's, or an example's scores
             depend on the padding of its batch.
     """
     examples = table.select(range(min(EXAMPLES, len(table))))
-    scores = _flat_scores(config, bundle, examples)  # all processes of a distributed run take part
-    padded, reloaded = padding_difference(bundle, examples), 0.0
+    request = {"folder": str(folder.resolve()), "rows": examples.to_list(), "allow_code": opened_packages()}
+    number = verifier_process.send(request) if is_main_process() else None
+    encoded = bundle.format.encode(examples)
+    inputs = list(encoded.inputs)
+    scores = _fp32_batches(bundle, inputs)  # all processes of a distributed run take part
+    padded, reloaded = _padding_difference(bundle, inputs, scores, encoded), 0.0
     if padded > TOLERANCE["fp32"]:
         raise VerificationError(f"an example's scores change by {padded:.2g} with the padding of its batch")
-    if is_main_process():
-        request = {"folder": str(folder.resolve()), "rows": examples.to_list(), "allow_code": opened_packages()}
-        response = verifier_process.request(request)
+    in_fp32 = flat(bundle, scores, encoded)
+    if number is not None:
+        response = verifier_process.receive(number)
         if "error" in response:
             raise VerificationError(f"the saved artifact cannot be loaded in a fresh process: {response['error']}")
         if response["label_names"] != names:
             raise VerificationError(f"the saved artifact has labels {response['label_names']}, not {names}")
-        reloaded = max_difference(scores, np.asarray(response["scores"]))
-    if reloaded > TOLERANCE[precision]:
+        reloaded = max_difference(in_fp32, np.asarray(response["scores"]))
+    if reloaded > TOLERANCE["fp32"]:
         raise VerificationError(f"the saved artifact's scores differ from the trained model's by {reloaded:.2g}")
     differences = {"rows": len(examples), "reload_difference": reloaded, "padding_difference": padded}
     if config.method.quantization:
-        encoded = bundle.format.encode(examples)
-        in_fp32 = flat(bundle, fp32_scores(bundle, list(encoded.inputs)), encoded)
-        differences["rounding_difference"] = max_difference(in_fp32, scores)
+        rounded = flat(bundle, _scores(config, bundle, encoded), encoded)
+        differences["rounding_difference"] = max_difference(in_fp32, rounded)
     return differences
 
 
-def _flat_scores(config: RunConfig, bundle: TrainingBundle, table: Any) -> np.ndarray:
-    """Return all scores of a model for examples, flattened, in the precision of the run."""
-    encoded = bundle.format.encode(table)
-    return flat(bundle, _scores(config, bundle, encoded), encoded)
-
-
 def _scores(config: RunConfig, bundle: TrainingBundle, encoded: Encoded) -> np.ndarray:
+    """Return the scores (inputs, ...) of a model in the precision of the run."""
     return training.predict_scores(predictor(config, bundle), encoded.inputs, encoded.lengths).scores
+
+
+def _fp32_batches(bundle: TrainingBundle, inputs: list[dict[str, Any]]) -> np.ndarray:
+    """Return the scores (inputs, ...) in fp32, computed in batches of `BATCH` and padded with -100."""
+    batches = [fp32_scores(bundle, inputs[first : first + BATCH]) for first in range(0, len(inputs), BATCH)]
+    sizes = np.max([batch.shape[1:] for batch in batches], axis=0).astype(int)
+    scores = np.full((len(inputs), *sizes), -100, dtype=np.float32)
+    for index, row in enumerate(row for batch in batches for row in batch):
+        scores[(index, *(slice(size) for size in row.shape))] = row
+    return scores
 
 
 def padding_difference(bundle: TrainingBundle, examples: Any) -> float:
     """Return the largest difference of fp32 scores between examples in batches of one and in a padded batch."""
-    encoded = bundle.format.encode(examples.select(range(min(PADDED_EXAMPLES, len(examples)))))
+    encoded = bundle.format.encode(examples.select(range(min(BATCH, len(examples)))))
     inputs = list(encoded.inputs)
-    batched = fp32_scores(bundle, inputs)
-    single = np.full_like(batched, -100)
-    for index, each in enumerate(inputs):
+    return _padding_difference(bundle, inputs, fp32_scores(bundle, inputs), encoded)
+
+
+def _padding_difference(
+    bundle: TrainingBundle, inputs: list[dict[str, Any]], scores: np.ndarray, encoded: Encoded
+) -> float:
+    """Return the largest difference between `scores` of the first batch and those of its inputs alone."""
+    single = scores.copy()
+    for index, each in enumerate(inputs[:BATCH]):
         found = fp32_scores(bundle, [each])[0]
         single[(index, *(slice(size) for size in found.shape))] = found
-    return max_difference(flat(bundle, single, encoded), flat(bundle, batched, encoded))
+    return max_difference(flat(bundle, single, encoded), flat(bundle, scores, encoded))
 
 
 def _response(request: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +134,9 @@ def _response(request: dict[str, Any]) -> dict[str, Any]:
 def _scored(run: RunResult, rows: list[dict[str, Any]]) -> dict[str, Any]:
     configure_libraries(run.config.source)
     bundle = load_bundle(run)
-    scores = _flat_scores(run.config, bundle, Dataset.from_list(rows))
+    predictor(run.config, bundle)  # moves the model to the device of the run
+    encoded = bundle.format.encode(Dataset.from_list(rows))
+    scores = flat(bundle, _fp32_batches(bundle, list(encoded.inputs)), encoded)
     names, loaded = run.label_names, bundle.model.config  # the config of a text-to-text model has no label names
     if bundle.format.verbalizer_ids is None and bundle.format.names is not None:
         names = [loaded.id2label[number] for number in range(loaded.num_labels)]
@@ -185,7 +203,8 @@ def _check_memory(needed: int) -> None:
 def serve(requests: IO[str], responses: IO[str]) -> None:
     """Write a line of JSON for each line until the requests end."""
     for line in requests:
-        responses.write(json.dumps(_response(json.loads(line))) + "\n")
+        request = json.loads(line)
+        responses.write(json.dumps({**_response(request), "number": request["number"]}) + "\n")
         responses.flush()
 
 
