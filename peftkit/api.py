@@ -8,17 +8,17 @@ command line: `train={"num_train_epochs": 1}`, `search={"lr_multipliers": [0.3, 
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from peftkit.cli import arguments
 from peftkit.cli.compose import open_composer
 from peftkit.cli.values import compose_values
-from peftkit.config import JOBS, RunConfig, UserError, refuse
+from peftkit.config import JOBS, RunConfig, UserError, refuse, sharing
 from peftkit.config.checks.run_folders import run_folder_errors
 from peftkit.config.console import log, log_records
 from peftkit.config.own_code import open_code
@@ -69,6 +69,7 @@ def finetune(
     return RunResult(_run(_config(settings, **chosen)))
 
 
+@sharing()
 def compare(
     *,
     methods: Sequence[str],
@@ -92,10 +93,9 @@ def compare(
     tasks, methods = arguments.some("tasks", tasks, "name", str), arguments.some("methods", methods, "name", str)
     numbers = arguments.some("seeds", range(seeds) if isinstance(seeds, int) else seeds, "seed", int)
     chosen = {"recipe": recipe, "model": model, "train": train}
-    triples = itertools.product(tasks, methods, numbers)
-    configs = _configs([_values(settings, **chosen, task=t, method=m, seed=number) for t, m, number in triples])
+    runs = [_values(settings, **chosen, task=t, method=m, seed=n) for t, m, n in product(tasks, methods, numbers)]
     folders: list[Path] = []
-    for config in configs:
+    for config in _configs(runs):
         try:
             _run(config, folders.append)
         except UserError:

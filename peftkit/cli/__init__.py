@@ -17,6 +17,7 @@ from peftkit.cli.sweep_status import open_status_folder
 from peftkit.cli.validate import command_errors
 from peftkit.config import UserError, error_summary, is_text
 from peftkit.config.imports import start_imports
+from peftkit.config.shared import sharing
 
 __all__ = ["main"]
 
@@ -66,7 +67,8 @@ def _run_command(arguments: list[str]) -> int:
     except UserError as error:
         return _print_errors([str(error)])
     try:
-        _run_hydra(hydra_arguments, runner)
+        with sharing():
+            _run_hydra(hydra_arguments, runner)
     except (SystemExit, KeyboardInterrupt) as stopped:  # a launcher that aborts prints the reason itself
         if runner.status_folder is None and stopped.args == (1,):  # an error of Hydra's own, which it printed
             return 2

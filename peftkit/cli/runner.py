@@ -22,6 +22,7 @@ from peftkit.config.jobs import JOBS
 from peftkit.config.json_files import read_json
 from peftkit.config.progress import duration, shown_progress, stage
 from peftkit.config.quoting import as_override
+from peftkit.config.shared import drop_shared
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -113,6 +114,7 @@ class SweepRunner:
 
         same = (replace(config, seed=other.seed, overrides=other.overrides) == other for other, _ in self.plans)
         known = next((plan for (_, plan), is_same in zip(self.plans, same, strict=True) if is_same), None)
+        drop_shared()  # each run is planned as if it were alone
         plan = api.run_job(config) if known is None else of_other_seed(known, config.seed)
         self.plans.append((config, plan))
         if self.status_folder is not None:  # a launcher's process does not know the others

@@ -33,7 +33,7 @@ from peftkit.data.conll import read_conll
 from peftkit.data.squad import squad_rows
 from peftkit.data.streaming import open_parquet
 from peftkit.data.turns import make_contents_uniform
-from peftkit.paths import dataset_path, exists
+from peftkit.paths import dataset_path, exists, walk
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # integers that int64 reproduces character by character
 # a list of words or numbers in a cell, as pandas or json write it; numpy arrays have no commas
@@ -51,9 +51,7 @@ def evaluation_tables(task: TaskConfig, data_root: str | None, source: str) -> t
 
 def read_tables(task: TaskConfig, data_root: str | None, source: str) -> tuple[dict[str, Dataset], Source]:
     """Return the tables of a task by split, and their source: `data_root`, a path, the Hub, its cache, or offline."""
-    path = dataset_path(task.dataset) if data_root is None else Path(data_root) / task.name
-    if kind_of(task).generators and (path / "chat" / "train.parquet").is_file():
-        path = path / "chat"  # a folder of job=generate holds other files too
+    path = local_path(task, data_root)
     if data_root is not None or path.exists():
         tables, files = _read_path(path, [task.splits["train"], *task.splits["validation"]])
         name = task.dataset if data_root is None and not exists(task.dataset) else str(path)  # of an example: no path
@@ -73,6 +71,25 @@ def read_tables(task: TaskConfig, data_root: str | None, source: str) -> tuple[d
 
     origin = Source("offline", "miniglue", substituted_for=task.dataset)
     return {name: Dataset.from_list(rows) for name, rows in miniglue(task.name).items()}, origin
+
+
+def local_path(task: TaskConfig, data_root: str | None) -> Path:
+    """Return where a task's data is on this machine, if it is there."""
+    path = dataset_path(task.dataset) if data_root is None else Path(data_root) / task.name
+    # a folder of job=generate holds other files too
+    is_generated = kind_of(task).generators and (path / "chat" / "train.parquet").is_file()
+    return path / "chat" if is_generated else path
+
+
+def file_versions(path: Path) -> list[tuple[str, int, int]]:
+    """Return names, sizes and modification times of a file, or of all files below a folder."""
+    files = [folder / name for folder, names, below in walk(path) for name in names if name not in below]
+    found = []
+    for file in files or [path]:
+        with suppress(OSError):
+            status = file.stat()
+            found.append((str(file), status.st_size, status.st_mtime_ns))
+    return found
 
 
 def _replaces(path: Path) -> str | None:

@@ -16,7 +16,8 @@ from peftkit.config import RunConfig, error_summary, is_prompted
 from peftkit.config.console import is_main_process, log
 from peftkit.config.search_space import with_candidate
 from peftkit.config.secrets import without_secrets
-from peftkit.data.datasets import FOLD_SPLIT, SEARCH_SPLIT, load_task_dataset
+from peftkit.config.shared import sharing
+from peftkit.data.datasets import FOLD_SPLIT, SEARCH_SPLIT
 from peftkit.jobs.cross_validation import cross_validate
 from peftkit.jobs.report import log_warnings
 from peftkit.jobs.search import run_lock, search
@@ -25,6 +26,7 @@ from peftkit.pipeline import verify
 from peftkit.pipeline.artifacts import find_model
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.calibration import calibrate
+from peftkit.pipeline.encoding import read_dataset
 from peftkit.pipeline.evaluate import evaluate_splits, predict_encoded
 from peftkit.pipeline.examples import EncodedSplits, RunContext, build_and_encode
 from peftkit.pipeline.export import artifact_bytes, export_artifact, save_prompt
@@ -40,6 +42,7 @@ from peftkit.results.run_result import RunResult
 SHOWN_FINDINGS = 3  # of a report, after each run
 
 
+@sharing()
 def finetune(config: RunConfig, on_start: Callable[[Path], None] | None = None, is_nested: bool = False) -> Path:
     """Train once and write a run folder; a finished run is skipped, an unfinished one is resumed.
 
@@ -103,13 +106,7 @@ def _new_context(config: RunConfig) -> RunContext:
     """Find model, data and the run folder; nothing is written yet."""
     check_own_metrics(config.task.metrics)
     source = find_model(config.model, config.source)
-    dataset = load_task_dataset(
-        config.task,
-        config.data_root,
-        config.source,
-        search_samples=config.search.samples if config.trial else 0,
-        calibration=config.calibration.holdout,
-    )
+    dataset = read_dataset(config)
     sources, setup = describe_sources(config, source, dataset.source), execution_setup(config, dataset.is_split)
     result: dict[str, Any] = {
         "run": {

@@ -23,6 +23,7 @@ from peftkit.data.formats.preferences import REFERENCE_COLUMNS
 from peftkit.data.unknown_tokens import count_unknown_tokens
 from peftkit.models.load import load_model
 from peftkit.pipeline.build import TrainingBundle, build, split_holdout, warn_unknown_tokens
+from peftkit.pipeline.encoding import encode
 from peftkit.pipeline.evaluate import evaluate_splits, predictor
 from peftkit.pipeline.sources import run_tokenizer
 from peftkit.pipeline.teacher import add_teacher_scores, teacher_answers
@@ -93,7 +94,9 @@ def build_and_encode(context: RunContext) -> tuple[TrainingBundle, EncodedSplits
     if has_teacher and not generates_text(config.task):
         train = add_teacher_scores(config, train, examples, data.label_names)
     with stage("tokenizing", sum(map(len, tables.values()))):
-        encoded = {name: reference.add_likelihoods(name, bundle.format.encode(table)) for name, table in tables.items()}
+        encoded = {
+            name: reference.add_likelihoods(name, encode(bundle.format, table)) for name, table in tables.items()
+        }
     audit |= _counts(data, bundle, {trained_on: train, **encoded})
     counts = count_unknown_tokens(bundle.format, train)  # `build` warned about these
     audit["unknown_tokens"] = {} if counts is None else {trained_on: counts.share}

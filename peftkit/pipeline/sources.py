@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from peftkit.config import MethodConfig, Refusal, RunConfig, UserError
 from peftkit.config.console import is_main_process, log
+from peftkit.config.shared import shared
 from peftkit.config.source import Source, fingerprint
 from peftkit.data import offline_corpus
 from peftkit.data.datasets import example_reader
@@ -95,7 +97,10 @@ def tokenizer_source(vocab: str | None, model: Source) -> Source:
 def run_tokenizer(config: RunConfig, source: Source, base: Source) -> Any:
     """Load the tokenizer of a run from a source, limited to the tokens that the run's base reads with its method."""
     virtual_tokens = prompt_positions(config.method)
-    return load_tokenizer(source, None if source == base else base, virtual_tokens)
+    make = partial(load_tokenizer, source, None if source == base else base, virtual_tokens)
+    # a kind of task may set a chat template, which is saved with the tokenizer
+    key = (source, base, virtual_tokens, config.task.kind)
+    return make() if source.revision is None else shared("tokenizer", key, make)
 
 
 def prompt_positions(method: MethodConfig) -> int:

@@ -21,6 +21,7 @@ from peftkit.config.console import is_main_process, log
 from peftkit.config.imports import end_imports
 from peftkit.config.own_code import open_code, opened_packages
 from peftkit.config.progress import stage
+from peftkit.config.shared import sharing
 from peftkit.data.formats import Encoded, Predictions
 from peftkit.methods import count_parameters, is_mergeable, merge_adapter
 from peftkit.pipeline import verifier_process
@@ -200,6 +201,7 @@ def _check_memory(needed: int) -> None:
         raise MemoryError(f"the full base needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
 
 
+@sharing()
 def serve(requests: IO[str], responses: IO[str]) -> None:
     """Write a line of JSON for each line until the requests end."""
     for line in requests:

@@ -91,6 +91,7 @@ class Format(ABC):
     score_thresholds: tuple[float, ...] | None = None
     reader: ClassVar[type[ExampleReader]] = ExampleReader
     collator_class: ClassVar[Callable[..., Any]] = DataCollatorWithPadding
+    training_has_noise: ClassVar[bool] = False  # whether the seed changes the inputs of training
     stop_text: ClassVar[str] = ""  # ends a generated answer after few-shot examples
 
     @property

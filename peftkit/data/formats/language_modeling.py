@@ -44,6 +44,7 @@ class LanguageModelingFormat(Format):
 
     reader = CorpusReader
     collator_class = BlockCollator
+    training_has_noise = True
 
     @property
     def output_kind(self) -> str:
