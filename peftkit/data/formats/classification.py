@@ -32,6 +32,7 @@ from peftkit.data.labels import (
     sort_names,
 )
 from peftkit.data.stratified import stratified_split
+from peftkit.data.tokenized import tokenize_examples
 
 STSB_STEP = 0.2  # T5 paper, section 2.4: scores are rounded to the nearest increment of 0.2 and written as text
 MAX_CLASSES = 1000
@@ -133,12 +134,7 @@ class SequenceClassificationFormat(Format):
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize at most `task.max_length` tokens per example."""
-        out = examples.map(
-            self._tokens,
-            batched=True,
-            keep_in_memory=True,
-            remove_columns=examples.column_names,
-        )
+        out = tokenize_examples(self, examples, self._tokens)
         inputs = out.remove_columns(["truncated"])
         return Encoded(
             inputs.add_column("labels", self._targets(examples)),

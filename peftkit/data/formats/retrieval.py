@@ -12,6 +12,7 @@ from peftkit.config.progress import advance
 from peftkit.data.arrow_columns import list_lengths
 from peftkit.data.columns import text_columns
 from peftkit.data.formats.base import Encoded, Format, Predictions, tokenize
+from peftkit.data.tokenized import tokenize_examples
 
 BEST_RANK = 1  # the ideal rank of the relevant document
 BLOCK_QUERIES = 1024  # per block of the similarity matrix
@@ -38,7 +39,7 @@ class RetrievalFormat(Format):
 
     def encode(self, examples: Dataset) -> Encoded:
         """Tokenize each text separately, at most `task.max_length` tokens; `positions` are the texts of each pair."""
-        out = examples.map(self._tokens, batched=True, keep_in_memory=True, remove_columns=examples.column_names)
+        out = tokenize_examples(self, examples, self._tokens)
         inputs = out.remove_columns(["truncated"])
         lengths = [list_lengths(inputs, f"{prefix}input_ids") for prefix in self._prefixes()]
         return Encoded(
