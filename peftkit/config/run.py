@@ -63,7 +63,7 @@ class Search:
     samples: int
     learning_rates: list[float] | None
     config: dict | None
-    halving_factor: int | None = None
+    halving_factor: int | None
 
     @property
     def is_set(self) -> bool:
