@@ -3,22 +3,51 @@
 Those of TRL are mixins that go before them in a class's bases.
 """
 
+from functools import cached_property
 from typing import Any
 
+import torch
+from accelerate.utils import DistributedType
+from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer
 
 
 class SamplerTrainer(Trainer):
-    """A Trainer that takes its order of training examples from `train_sampler`, and evaluates in dataset order."""
+    """A Trainer that takes its order of training examples from `train_sampler`, and evaluates in dataset order.
+
+    Its steps do not list the model's weights, of which an adapter trains few.
+    """
 
     train_sampler: Sampler | None = None
+    optimizer: torch.optim.Optimizer | None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         return self.train_sampler or super()._get_train_sampler(train_dataset)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         return None if eval_dataset is None else SequentialSampler(eval_dataset)
+
+    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
+        if self.accelerator.distributed_type != DistributedType.NO:
+            return super()._clip_grad_norm(model)  # type: ignore[no-any-return]
+        assert self.optimizer is not None
+        self.accelerator.unscale_gradients()
+        trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        return nn.utils.clip_grad_norm_(trained, self.args.max_grad_norm)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return the FLOPs of a batch as transformers estimates them, which counts the weights only once."""
+        ids = inputs.get(self._main_input)
+        return 0 if ids is None else ids.numel() * self._flops_per_token
+
+    @cached_property
+    def _main_input(self) -> str:
+        return getattr(self.model, "main_input_name", "input_ids")
+
+    @cached_property
+    def _flops_per_token(self) -> int:
+        return super().floating_point_ops({self._main_input: torch.empty(1)})
 
     def prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the inputs on the trainer's device."""

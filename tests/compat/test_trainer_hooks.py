@@ -63,6 +63,30 @@ def test_inputs_are_moved_to_the_model_by_a_method_of_this_name(tmp_path: Path) 
     assert batch["input_ids"].device == trainer.model.device
 
 
+@pytest.mark.parametrize("limit", [0.01, 100.0])
+def test_gradients_are_clipped_as_upstream_clips_those_of_all_weights(tmp_path: Path, limit: float) -> None:
+    trainer = trainer_of(tmp_path)
+    trainer.args.max_grad_norm = limit
+    for name, weight in trainer.model.named_parameters():
+        weight.requires_grad_(".key." not in name)
+    trainer.train()
+    found = []
+    for clip in (Trainer._clip_grad_norm, SamplerTrainer._clip_grad_norm):
+        generator = torch.Generator().manual_seed(0)
+        for weight in trainer.model.parameters():
+            weight.grad = torch.randn(weight.shape, generator=generator) if weight.requires_grad else None
+        norm = clip(trainer, trainer.model)
+        found.append([norm, *(weight.grad for weight in trainer.model.parameters() if weight.grad is not None)])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=0)
+
+
+def test_operations_are_counted_as_upstream_counts_them(tmp_path: Path) -> None:
+    trainer, batch = trainer_of(tmp_path), {"input_ids": torch.ones(3, 5, dtype=torch.long)}
+    for _ in range(2):
+        assert trainer.floating_point_ops(batch) == Trainer.floating_point_ops(trainer, batch) > 0
+    assert trainer.floating_point_ops({}) == Trainer.floating_point_ops(trainer, {}) == 0
+
+
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_model_that_predicted_is_prepared_again_after_a_reset(tmp_path: Path, reset: bool) -> None:
     trainer = trainer_of(tmp_path)
