@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,22 @@ def test_answers_are_counted_by_their_references(tmp_path: Path) -> None:
     assert report.findings == []
     page = section(report, "Answers farthest from their references")
     assert page.index("&lt;i&gt;") < page.index("Oslo now") and "Elbe" not in page
+
+
+def test_frequent_answers_and_answer_forms_are_shown_beside_the_counts_of_labels(tmp_path: Path) -> None:
+    columns = {"label": [["Rome"]], "prediction": ["Rome"], "question": ["a"]}
+    counts = {
+        "train": {"answered": 1_064, "most frequent answer": "<b>"},
+        "validation": {"forms": {"none": 2, "json": 1}},
+    }
+    overrides = ("task=question_answering", "task.dataset=x.json")
+    page = section(make_report(write_finished_run(tmp_path / "run", columns, *overrides, label_counts=counts)), "Data")
+    for row in (
+        ("answered", "1,064", "–"),
+        ("most frequent answer", "&lt;b&gt;", "–"),
+        ("forms", "–", "none 2, json 1"),
+    ):
+        assert re.search("(<[^>]*>)+".join(row), page)
 
 
 @pytest.mark.parametrize(

@@ -261,4 +261,9 @@ def _percent(value: float | None) -> str:
 
 
 def _count(value: Any) -> str:
-    return "0" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    """Return a number, a text such as the most frequent answer, or the counts of several forms; None is a dash."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_count(number)}" for name, number in value.items())
+    if isinstance(value, str):
+        return value
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
