@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from peftkit.config import UserError
 from peftkit.config.console import log
-from peftkit.paths import atomic_write, cache_folder
+from peftkit.paths import PACKAGE, atomic_write, cache_folder
 
 Arrays = dict[str, torch.Tensor]
 VERSION = "1"  # of the files; another one is ignored
@@ -73,6 +73,13 @@ def write_arrays(kind: str, key: str, arrays: Mapping[str, torch.Tensor]) -> Non
         _delete_oldest()
     except (OSError, SafetensorError, UserError) as error:
         _log_unwritten(getattr(error, "strerror", None) or str(error).splitlines()[0])
+
+
+@cache
+def code_digest(folder: str) -> str:
+    """Return a hash of the code in a folder of this package, so that a change of it invalidates what was stored."""
+    files = sorted((PACKAGE / folder).rglob("*.py"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 @cache

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, fields
-from functools import cache
 from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
@@ -13,9 +12,8 @@ import torch
 from datasets import Dataset
 
 from peftkit.config.progress import advance
-from peftkit.data.array_cache import Arrays, read_arrays, write_arrays
+from peftkit.data.array_cache import Arrays, code_digest, read_arrays, write_arrays
 from peftkit.data.columns import text_columns
-from peftkit.paths import PACKAGE
 
 MIN_EXAMPLES = 4000  # tokenizing fewer is about as fast as reading a file
 PACKAGES = ("tokenizers", "transformers", "datasets")
@@ -53,7 +51,15 @@ def _key(task_format: Any, examples: Dataset) -> str:
     task = {name: value for name, value in asdict(task_format.task).items() if name not in OTHER_KEYS}
     own = {each.name: getattr(task_format, each.name) for each in fields(task_format)}
     own = {name: value for name, value in own.items() if name not in ("task", "tokenizer", "names")}
-    settings = (kind.__module__, kind.__qualname__, task, own, repr(tokenizer), [*map(version, PACKAGES)], _code())
+    settings = (
+        kind.__module__,
+        kind.__qualname__,
+        task,
+        own,
+        repr(tokenizer),
+        [*map(version, PACKAGES)],
+        code_digest("data"),
+    )
     digest = hashlib.sha256(repr(settings).encode())
     tokenizer.backend_tokenizer.no_truncation()  # the state of its last call; each call sets its own
     tokenizer.backend_tokenizer.no_padding()
@@ -64,13 +70,6 @@ def _key(task_format: Any, examples: Dataset) -> str:
         stream.write_table(table.replace_schema_metadata())
     digest.update(sink.getvalue())
     return digest.hexdigest()
-
-
-@cache
-def _code() -> str:
-    """Return a hash of the code of this package, so that a change of it invalidates what was stored."""
-    files = sorted((PACKAGE / "data").rglob("*.py"))
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _arrays(table: Dataset) -> Arrays:

@@ -145,7 +145,7 @@ def _run_stages(context: RunContext) -> None:
     bundle, splits = build_and_encode(context)
     if is_main_process():
         run_folder.write_result(folder, context.result)
-    with reused_states(config, bundle, splits.train) as seconds:
+    with reused_states(config, bundle, splits) as features:
         trained = train(context, bundle, splits)
         if (step := trained.fit.first_step) is not None:
             context.result["meta"]["first_step"] = step.isoformat(timespec="milliseconds")
@@ -156,6 +156,9 @@ def _run_stages(context: RunContext) -> None:
         )
         if splits.calibration is not None:
             calibrate(context, bundle, trained.trainer, splits.calibration)
+    if features is not None:
+        costs["feature_seconds"] = features.train
+        costs["eval_seconds"] += features.validation
     artifact = None
     if config.keeps_model:
         if is_main_process() and is_prompted(config):
@@ -165,7 +168,7 @@ def _run_stages(context: RunContext) -> None:
         costs |= _verify(context, bundle, trained, splits)
     if is_main_process():
         size = None if artifact is None else artifact_bytes(bundle, artifact)
-        context.result["costs"] = run_costs(trained, splits.train, size, costs | splits.costs | seconds)
+        context.result["costs"] = run_costs(trained, splits.train, size, costs | splits.costs)
         _finish(context, artifact)
     # in a search and in job=downstream all processes read the result that the main process writes
     trained.trainer.accelerator.wait_for_everyone()

@@ -18,7 +18,8 @@ from peftkit.data.datasets import load_task_dataset
 from peftkit.data.formats import Encoded
 from peftkit.data.formats.preferences import REFERENCE_COLUMNS
 from peftkit.methods import Parameters, count_parameters
-from peftkit.models.frozen import FrozenStates, StateCache
+from peftkit.models.frozen import FrozenStates
+from peftkit.models.state_cache import StateCache
 from peftkit.pipeline.artifacts import find_model
 from peftkit.pipeline.build import build, optimizer_steps, split_holdout, text_length
 from peftkit.pipeline.duration import Duration, estimate_duration, estimate_training

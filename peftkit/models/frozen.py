@@ -1,4 +1,4 @@
-"""States of a frozen backbone, computed once for each example and reused in all epochs, trials and seeds of a process.
+"""States of a frozen backbone, computed once for each example and reused in all epochs, trials and seeds.
 
 An example's states are those of a pass of fixed shape, so that they do not depend on the other examples of a batch, on
 the order of training or on what was computed before: a run gets the same bits alone and in a sweep.
@@ -7,61 +7,30 @@ the order of training or on what was computed before: a run gets the same bits a
 import hashlib
 import inspect
 import json
-import math
 import time
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions, ModelOutput
 
 from peftkit.compat.transformers import apply_pooler, attention_implementation
 from peftkit.models.pooling import masked_mean, stack_of
+from peftkit.models.state_cache import OBJECT, StateCache, States
 
-LIMIT = 2 * 2**30  # bytes of the states of all runs of a process
-OBJECT = 700  # bytes of a tensor besides its values
 WIDTH = 8  # padded lengths are multiples of this
-TOKENS = {"cpu": 512, "cuda": 16_384}  # of a pass, about
+TOKENS = {"cpu": 960, "cuda": 16_384}  # of a pass, about; 960 is a multiple of most widths, which share their kernels
 POOLED = ("first", "last", "mean")  # vectors of an example that its head reads; all: one for each token
 UNUSED = ("id2label", "label2id", "problem_type", "architectures", "_name_or_path", "dtype")  # settings of a backbone
-States = tuple[torch.Tensor, ...]  # of an example: its last hidden state, or all of them, each (dim,) or (tokens, dim)
-
-
-class StateCache:
-    """States by the digest of all that determines them; states of earlier runs make room for those of the current."""
-
-    def __init__(self, limit: int = LIMIT) -> None:
-        self.limit, self.bytes, self.run = limit, 0, 0
-        self.entries: OrderedDict[bytes, tuple[int, States]] = OrderedDict()
-
-    def get(self, key: bytes) -> States | None:
-        """Return the states of an example, or None."""
-        if (found := self.entries.get(key)) is None:
-            return None
-        if found[0] != self.run:
-            self.entries[key] = self.run, found[1]
-            self.entries.move_to_end(key)
-        return found[1]
-
-    def add(self, key: bytes, states: States) -> bool:
-        """Keep the states of an example, and return whether there is room."""
-        size = _bytes(states)
-        while self.bytes + size > self.limit and self.entries:
-            if next(iter(self.entries.values()))[0] == self.run:
-                return False
-            _, (_, oldest) = self.entries.popitem(last=False)
-            self.bytes -= _bytes(oldest)
-        if self.bytes + size > self.limit:
-            return False
-        self.entries[key] = self.run, tuple(each.clone() for each in states)
-        self.bytes += size
-        return True
-
-
+Columns = dict[str, torch.Tensor]  # inputs by name, of one example (tokens,) or of several (examples, tokens)
+Texts = dict[bytes, Columns]  # by the digest of all that determines their states
 CACHE = StateCache()
 
 
@@ -73,18 +42,28 @@ class FrozenStates:
     Args:
         kept: first, last or mean: the head reads this vector of each example; all: each token's; padded: also those of
             padding, which a softmax over positions includes, up to `width` tokens; none: each batch is computed.
+        weights: their digest, by default computed here.
     """
 
-    def __init__(self, model: Any, kept: str = "all", width: int = 0, cache: StateCache | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        kept: str = "all",
+        width: int = 0,
+        cache: StateCache | None = None,
+        weights: str | None = None,
+    ) -> None:
         self.stack, self.kept, self.width = stack_of(model), kept, _rounded(width)
         self.cache = CACHE if cache is None else cache
         self.cache.run += 1
         self.computed = self.reused = self.dropped = 0  # examples; `dropped` have no room in the cache
         self.seconds, self.computed_tokens = 0.0, 0  # of computing states
+        self.recorded: Texts | None = None
         self.original, self.signature = self.stack.forward, inspect.signature(self.stack.forward)
         self.before = vars(self.stack).get("forward")  # of a library that replaced it, too
         self.mixes = bool(_mixes(self.stack))
-        self.identity = self._identity()
+        how = (self.kept, self.width, self.mixes, WIDTH, TOKENS)
+        self.identity = f"{how} {weights or digest_of(model)}".encode()
         self.stack.forward = self.forward
 
     def detach(self) -> None:
@@ -95,7 +74,7 @@ class FrozenStates:
 
     def needed_bytes(self, lengths: Sequence[int] | np.ndarray) -> int:
         """Return the bytes that the cache takes for examples of these lengths; 0 before the first state is computed."""
-        states = next((states for _, states in self.cache.entries.values()), ())
+        states = next((each.states for each in self.cache.entries.values()), ())
         vectors = len(lengths) if self.kept in POOLED else len(lengths) * self.width or int(np.sum(lengths))
         size = sum(each.nbytes // (len(each) if each.ndim > 1 else 1) for each in states)
         return min(self.cache.limit, vectors * size + len(lengths) * len(states) * OBJECT)
@@ -106,19 +85,64 @@ class FrozenStates:
         if (columns := self._columns(given)) is None:
             return self._finish(self._compute(args, kwargs), given)
         lengths = columns.pop("attention_mask").sum(dim=1).tolist()
-        keys = self._keys(columns, lengths)
+        keys, ids = self._keys(columns, lengths), given["input_ids"]
+        rows = {key: row for row, key in enumerate(keys) if self.recorded is not None or self.cache.get(key) is None}
+        texts = {key: {name: each[row, : lengths[row]] for name, each in columns.items()} for key, row in rows.items()}
+        if self.recorded is not None:
+            self.recorded |= texts
+            return self._finish(self._zeros(ids), given)
+        self.reused += sum(key not in texts for key in keys)
         found = {key: states for key in keys if (states := self.cache.get(key)) is not None}
-        self.reused += sum(key in found for key in keys)
-        if missing := {key: row for row, key in enumerate(keys) if key not in found}:
-            started = time.perf_counter()
-            found |= self._compute_missing(columns, lengths, missing)
-            self.seconds += time.perf_counter() - started
-        ids, layers = given["input_ids"], range(len(found[keys[0]]))
+        for key, (states, seconds) in (self.compute(texts) if texts else {}).items():
+            found[key] = states
+            self.dropped += not self.cache.add(key, states, seconds)
+        layers = range(len(found[keys[0]]))
         stacked = [self._stacked([found[key][layer] for key in keys], ids.shape[1]).to(ids.device) for layer in layers]
-        output = BaseModelOutputWithPoolingAndCrossAttentions(
-            last_hidden_state=stacked[-1], hidden_states=tuple(stacked) if self.mixes else None
+        return self._finish(self._output(stacked), given)
+
+    @contextmanager
+    def recording(self) -> Iterator[Texts]:
+        """Collect the texts of all calls within this block, whose output is zeros; all keys and texts are yielded."""
+        self.recorded = {}
+        try:
+            yield self.recorded
+        finally:
+            self.recorded = None
+
+    def compute(self, texts: Texts, together: bool = False) -> dict[bytes, tuple[States, float]]:
+        """Return the states of each text, computed in passes of one shape for each padded length, and the seconds.
+
+        Args:
+            together: all processes of a distributed run compute the same texts, each a share of them.
+        """
+        started = time.perf_counter()
+        passes: list[list[bytes]] = []
+        by_width: dict[int, list[bytes]] = {}
+        for key, text in texts.items():
+            by_width.setdefault(self._padded_width(len(text["input_ids"])), []).append(key)
+        for width, keys in by_width.items():
+            size = self._pass_size(width)
+            passes += [keys[first : first + size] for first in range(0, len(keys), size)]
+        found: dict[bytes, tuple[States, float]] = {}
+        world = PartialState() if together else None
+        for keys in passes if world is None else passes[world.process_index :: world.num_processes]:
+            found |= self._compute_pass({key: texts[key] for key in keys})
+        self.computed += len(found)
+        self.computed_tokens += sum(len(texts[key]["input_ids"]) for key in found)
+        self.seconds += time.perf_counter() - started
+        if world is not None and world.num_processes > 1:
+            found = {key: each for part in gather_object([found]) for key, each in part.items()}
+        return found
+
+    def _zeros(self, ids: torch.Tensor) -> Any:
+        """Return an output of the shape of the states of a batch."""
+        zeros = next(self.stack.parameters()).new_zeros(()).expand(*ids.shape, self.stack.config.hidden_size)
+        return self._output([zeros] * (self.stack.config.num_hidden_layers + 1 if self.mixes else 1))
+
+    def _output(self, layers: list[torch.Tensor]) -> Any:
+        return BaseModelOutputWithPoolingAndCrossAttentions(
+            last_hidden_state=layers[-1], hidden_states=tuple(layers) if self.mixes else None
         )
-        return self._finish(output, given)
 
     def _arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of a call by name, without those that are None."""
@@ -130,7 +154,7 @@ class FrozenStates:
     def _is_extra(self, name: str) -> bool:
         return self.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
 
-    def _columns(self, given: Mapping[str, Any]) -> dict[str, torch.Tensor] | None:
+    def _columns(self, given: Mapping[str, Any]) -> Columns | None:
         """Return the inputs by token (examples, tokens) on the CPU; None for more than a padded batch."""
         ids, mask = given.get("input_ids"), given.get("attention_mask")
         if ids is None or mask is None or mask.shape != ids.shape or given.get("output_attentions"):
@@ -164,22 +188,6 @@ class FrozenStates:
             keys.append(key.digest())
         return keys
 
-    def _identity(self) -> bytes:
-        """Return the digest of the backbone: its frozen weights, its settings, and how it is computed and kept."""
-        stack = self.stack
-        config = {name: value for name, value in stack.config.to_dict().items() if name not in UNUSED}
-        settings = [
-            type(stack).__module__, type(stack).__qualname__, config, attention_implementation(stack.config),
-            self.kept, self.width, self.mixes, torch.__version__,
-        ]  # fmt: skip
-        found = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-        trained = {name for name, weight in stack.named_parameters() if weight.requires_grad}
-        for name, values in stack.state_dict().items():
-            if name not in trained and isinstance(values, torch.Tensor):
-                found.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-                found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return found.digest()
-
     def _compute(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Return the output of the backbone without dropout and gradients."""
         was_training = self.stack.training
@@ -190,31 +198,24 @@ class FrozenStates:
         finally:
             self.stack.train(was_training)
 
-    def _compute_missing(
-        self, columns: Mapping[str, torch.Tensor], lengths: Sequence[int], missing: Mapping[bytes, int]
-    ) -> dict[bytes, States]:
-        """Compute and keep the states of examples, in passes of one shape for each padded length."""
-        self.computed += len(missing)
-        self.computed_tokens += sum(lengths[row] for row in missing.values())
+    def _compute_pass(self, texts: Texts) -> dict[bytes, tuple[States, float]]:
+        """Return the states of texts of one padded length, computed in one pass, and the seconds of each."""
+        started = time.perf_counter()
+        rows = list(texts.values())
+        width = self._padded_width(len(rows[0]["input_ids"]))
+        rows += rows[-1:] * (self._pass_size(width) - len(rows))
+        batch = self._batch(rows, width)
         device = next(self.stack.parameters()).device
-        by_width: dict[int, list[bytes]] = {}
-        for key, row in missing.items():
-            by_width.setdefault(self._padded_width(lengths[row]), []).append(key)
-        found = {}
-        for width, keys in by_width.items():
-            size = 2 ** int(math.log2(max(1, TOKENS.get(device.type, TOKENS["cuda"]) // width)))
-            for first in range(0, len(keys), size):
-                chunk = keys[first : first + size]
-                rows = [missing[key] for key in chunk]
-                rows += rows[-1:] * (size - len(chunk))
-                batch = self._batch(columns, rows, torch.tensor([lengths[row] for row in rows]), width)
-                inputs = {name: values.to(device) for name, values in batch.items()}
-                out = self._compute((), {**inputs, "output_hidden_states": self.mixes, "return_dict": True})
-                layers = [self._kept(each.cpu(), batch) for each in (out.hidden_states if self.mixes else out[:1])]
-                for number, key in enumerate(chunk):
-                    found[key] = tuple(layer[number] for layer in layers)
-                    self.dropped += not self.cache.add(key, found[key])
-        return found
+        inputs = {name: values.to(device) for name, values in batch.items()}
+        out = self._compute((), {**inputs, "output_hidden_states": self.mixes, "return_dict": True})
+        layers = [self._kept(each.cpu(), batch) for each in (out.hidden_states if self.mixes else out[:1])]
+        seconds = (time.perf_counter() - started) / len(texts)
+        return {key: (tuple(layer[row] for layer in layers), seconds) for row, key in enumerate(texts)}
+
+    def _pass_size(self, width: int) -> int:
+        """Return the texts of a pass."""
+        device = next(self.stack.parameters()).device.type
+        return max(1, TOKENS.get(device, TOKENS["cuda"]) // width)
 
     def _padded_width(self, length: int) -> int:
         """Return the tokens that an example of this length is padded to."""
@@ -224,15 +225,14 @@ class FrozenStates:
         limit = getattr(self.stack.config, "max_position_embeddings", None)
         return width if limit is None or width <= limit - 2 else length  # RoBERTa's positions start at 2
 
-    def _batch(
-        self, columns: Mapping[str, torch.Tensor], rows: list[int], lengths: torch.Tensor, width: int
-    ) -> dict[str, torch.Tensor]:
-        """Return the inputs of examples, padded to `width`."""
-        mask = torch.arange(width)[None] < lengths[:, None]
-        batch = {"attention_mask": mask.long()}
-        for name, values in columns.items():
-            own = nn.functional.pad(values[rows, :width], (0, max(0, width - values.shape[1])))
-            batch[name] = own.masked_fill(~mask, self._pad_id if name == "input_ids" else 0)
+    def _batch(self, texts: Sequence[Columns], width: int) -> Columns:
+        """Return the inputs of texts, padded to `width`."""
+        lengths = torch.tensor([len(text["input_ids"]) for text in texts])
+        batch = {"attention_mask": (torch.arange(width)[None] < lengths[:, None]).long()}
+        for name in texts[0]:
+            fill = self._pad_id if name == "input_ids" else 0
+            own = pad_sequence([text[name] for text in texts], batch_first=True, padding_value=fill)
+            batch[name] = nn.functional.pad(own, (0, width - own.shape[1]), value=fill)
         return batch
 
     @property
@@ -268,6 +268,21 @@ class FrozenStates:
         return output.to_tuple() if given.get("return_dict") is False and isinstance(output, ModelOutput) else output
 
 
+def digest_of(model: Any) -> str:
+    """Return the hash of a model's backbone: its frozen weights, its settings, and the code that computes it."""
+    stack = stack_of(model)
+    config = {name: value for name, value in stack.config.to_dict().items() if name not in UNUSED}
+    kind, versions = type(stack), (torch.__version__, transformers.__version__)
+    settings = [kind.__module__, kind.__qualname__, config, attention_implementation(stack.config), versions]
+    found = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    trained = {name for name, weight in stack.named_parameters() if weight.requires_grad}
+    for name, values in stack.state_dict().items():
+        if name not in trained and isinstance(values, torch.Tensor):
+            found.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+            found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
 def is_frozen(model: Any) -> bool:
     """Return whether the backbone below the head is frozen, except a new pooler and a weighted sum of its layers."""
     stack = stack_of(model)
@@ -279,10 +294,6 @@ def is_frozen(model: Any) -> bool:
 def _mixes(stack: nn.Module) -> list[str]:
     """Return the names of weighted sums of layers: adapters that are children of the stack and read its states."""
     return [name for name, child in stack.named_children() if hasattr(child, "adapter_layer_names")]
-
-
-def _bytes(states: States) -> int:
-    return sum(each.nbytes + OBJECT for each in states)
 
 
 def _rounded(length: int) -> int:

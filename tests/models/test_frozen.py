@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 
-from peftkit.models.frozen import OBJECT, FrozenStates, StateCache, is_frozen
+from peftkit.models.frozen import FrozenStates, is_frozen
 from peftkit.models.heads import CLASSIFIERS
+from peftkit.models.state_cache import OBJECT, StateCache
 
 BERT = {
     "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
