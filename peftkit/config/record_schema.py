@@ -63,7 +63,7 @@ def check_record(record: Any) -> None:
     _check(record, RECORD, "")
     counts = {"scores": record.get("scores") or {}, "run.config": record["run"]["config"], "audit": record["audit"]}
     for path, values in counts.items():
-        if (number := _count(values)) > MAX_FIELDS:
+        if (number := sum(map(len, _levels(values)))) > MAX_FIELDS:
             raise ValueError(f"{path} has {number:,} values")
 
 
@@ -73,25 +73,24 @@ def check_size(record: Any) -> None:
     Raises:
         ValueError: they are too many, too deeply nested, or too large.
     """
-    for count, (value, depth) in enumerate(_values(record)):
+    count = 0
+    for depth, values in enumerate(_levels(record)):
+        count += len(values)
         if depth > MAX_DEPTH or count > MAX_VALUES:
             raise ValueError("nested too deeply" if depth > MAX_DEPTH else f"more than {MAX_VALUES:,} values")
-        if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        if any(isinstance(value, int) and abs(value) > MAX_NUMBER for value in values):
             raise ValueError("a number is too large")
 
 
-def _count(values: Any) -> int:
-    return sum(1 for _ in _values(values))
-
-
-def _values(record: Any) -> Iterator[tuple[Any, int]]:
-    """Yield each value and its level, without recursion."""
-    queue = [(record, 0)]
-    while queue:
-        value, depth = queue.pop()
-        yield value, depth
-        children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        queue += [(child, depth + 1) for child in children]
+def _levels(record: Any) -> Iterator[list[Any]]:
+    """Yield the values of each level of a record, the record itself first."""
+    values = [record]
+    while values:
+        yield values
+        nested = [
+            value.values() if isinstance(value, dict) else value for value in values if isinstance(value, dict | list)
+        ]
+        values = [child for each in nested for child in each]
 
 
 def _check(value: Any, shape: Shape, path: str) -> None:

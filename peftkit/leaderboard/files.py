@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,7 @@ def _tested(entries: Sequence[BoardEntry], comparison: Comparison) -> dict[str, 
         "board": first.board, "task": first.task, "first": first.name, "first model": first.model,
         "second": second.name, "second model": second.model,
     }  # fmt: skip
-    return names | {name: value for name, value in asdict(comparison).items() if name not in ("first", "second")}
+    return names | {name: value for name, value in vars(comparison).items() if name not in ("first", "second")}
 
 
 def _glue_values(line: GlueEntry) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from peftkit.leaderboard.verdict import NOT_BETTER, Ranking
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_LINES = 40
+MAX_LINES, MAX_TASKS = 40, 20
 
 
 def heatmap_figure(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) -> Figure:
@@ -24,8 +24,10 @@ def heatmap_figure(rankings: Sequence[Ranking], entries: Sequence[BoardEntry]) -
     """
     from matplotlib.patches import Rectangle
 
+    tasks, rankings = len(rankings), rankings[:MAX_TASKS]
     table, names = _heat_lines(rankings, entries)
     left_out = f" (the best {len(names)} of {len(table)} entries)" if len(table) > len(names) else ""
+    left_out += f" ({len(rankings)} of {tasks} tasks)" if tasks > len(rankings) else ""
     labels = [wrapped(name, 48) for name in names]
     height = len(names) * max(0.26, 0.15 * max(1 + label.count("\n") for label in labels))
     picture = new_figure(3.2 + 0.95 * len(rankings), 1.7 + height, f"{rankings[0].board}{left_out}")

@@ -164,12 +164,12 @@ def read_run_predictions(folder: Path) -> RunPredictions | None:
             return None
         table = table.filter(table["label"].is_valid())
         splits, ids, labels, predictions = (np.asarray(table[name]) for name in ("split", "id", "label", "prediction"))
-        ids = ids.astype(str)
-        if not len(ids) or not all(isinstance(name, str) for name in splits) or not _is_valid(labels, predictions):
+        ids, names = ids.astype(str), set(splits.tolist())
+        if not len(ids) or not all(isinstance(name, str) for name in names) or not _is_valid(labels, predictions):
             return None
     except Exception:  # a damaged or foreign file; the board has a note on the entries without predictions
         return None
-    if set(splits.tolist()) != {"validation"}:
+    if names != {"validation"}:
         ids = np.char.add(np.char.add(splits.astype(str), "/"), ids)
     return RunPredictions(ids, splits, labels, predictions)
 

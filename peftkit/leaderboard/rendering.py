@@ -265,7 +265,7 @@ def records_cells(records: Records, title: str) -> list[dict[str, str]]:
 
 def plain(text: str) -> str:
     """Replace unprintable characters, which could move the cursor, color the terminal or reverse the line."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def wrapped(text: str, width: int) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.simulation import World, draw, smallest_p
-from scipy import stats
+from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
@@ -22,6 +22,7 @@ from peftkit.leaderboard.contrast import (
     half_width,
     holm,
     mcnemar_p,
+    p_value,
 )
 from peftkit.leaderboard.seeds import NODES, _inverse_chi_square
 
@@ -125,6 +126,23 @@ def test_an_interval_excludes_zero_where_p_is_below_its_level() -> None:
     tests = table(replace(SMALL, gains={"sst2": 0.05}), 0)[2]
     assert ((np.abs(tests.difference) > half_width(ALPHA, tests)) == (tests.p < ALPHA)).all()
     assert 0 < (tests.p < ALPHA).sum() < len(tests.p)
+
+
+@pytest.mark.parametrize("level", [0.4, ALPHA, 1e-9])
+def test_a_half_width_is_the_root_of_the_p_value_for_any_mixture_of_variances(level: float) -> None:
+    random = np.random.default_rng(0)
+    variances = 10 ** random.uniform(-20, 0, (30, 20))
+    weights = random.dirichlet(np.full(20, 0.05), 30)
+    freedom = np.where(np.arange(30) % 2 == 0, 50.0, 1e9)
+    pairs = (np.zeros(30), variances, weights, freedom, np.zeros(30), [""] * 30)
+    found = half_width(level, Contrast(table(SMALL, 0)[0].sample, *pairs))
+    for number, each in enumerate(found):
+        one = slice(number, number + 1)
+
+        def gap(log: float, one: slice = one) -> float:
+            return float(p_value(np.exp([log]), variances[one], weights[one], freedom[one])[0]) - level
+
+        assert each == pytest.approx(np.exp(optimize.brentq(gap, -60, 30, xtol=1e-12)), rel=1e-8)
 
 
 def test_the_light_formulas_give_the_bits_of_scipy_and_statsmodels() -> None:

@@ -12,6 +12,7 @@ import pytest
 from helpers.recorded_runs import write_run
 from helpers.synthetic_board import make_board
 
+from peftkit.leaderboard.heatmap import MAX_TASKS
 from peftkit.leaderboard.latex import write_latex
 from peftkit.leaderboard.plots import write_plots
 from peftkit.leaderboard.reading import collect
@@ -39,6 +40,16 @@ def test_equal_entries_give_equal_plots(tmp_path: Path) -> None:
         write_plots(rows, [""], tmp_path / name)
     assert (tmp_path / "one" / "heatmap.svg").read_text() == (tmp_path / "two" / "heatmap.svg").read_text()
     assert "$x_{ 表 &lt;/svg&gt;" in (tmp_path / "one" / "heatmap.svg").read_text()
+
+
+def test_a_heat_map_of_many_tasks_has_the_first_and_counts_them(tmp_path: Path) -> None:
+    for number in range(MAX_TASKS + 1):
+        write_run(tmp_path / "runs", str(number), task=f"task{number:02}")
+    rows = board_entries(collect([tmp_path / "runs"]))
+    write_plots(rows, [""] * len(rows), tmp_path)
+    heat = (tmp_path / "heatmap.svg").read_text()
+    assert f"({MAX_TASKS} of {MAX_TASKS + 1} tasks)" in heat
+    assert heat.count(">task") == MAX_TASKS
 
 
 def test_plots_of_an_earlier_board_do_not_stay(tmp_path: Path) -> None:
