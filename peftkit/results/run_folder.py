@@ -231,7 +231,7 @@ def _version(package: str) -> str | None:
 
 def _git() -> str | None:
     """Return the commit of peftkit's own checkout, with a + where files differ from it; None in an installed wheel."""
-    checkout = Path(__file__).resolve().parents[1]
+    checkout = Path(__file__).resolve().parents[2]
     if not (checkout / "pyproject.toml").is_file():
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty=+", "--exclude=*"]

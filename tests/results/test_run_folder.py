@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -128,3 +129,10 @@ def test_results_are_utf_8_and_one_of_an_earlier_version_is_refused(tmp_path: Pa
     with pytest.raises(UserError, match=r"written by another version of peftkit, .* run it again"):
         run_folder.read_result(tmp_path)
     assert run_folder.read_result(tmp_path / "none") is None
+
+
+def test_a_result_records_the_commit_of_the_checkout() -> None:
+    checkout = Path(run_folder.__file__).parents[2]
+    head = subprocess.run(["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    commit = run_folder.meta(0, "cpu", "fp32")["git"]
+    assert commit is not None and head.stdout.startswith(commit.removesuffix("+"))
