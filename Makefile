@@ -22,7 +22,7 @@ parity:  ## compare the methods with plain PEFT and the adapters library (docs/e
 matrix:  ## try every method on every model and head, and write docs/reference/matrix.md (minutes)
 	$(PYTHON) -m peftkit job=matrix
 
-bench:  ## measure training beside plain scripts, and write outputs/bench/index.html (two hours on 2 cores)
+bench:  ## measure training beside plain scripts, and write outputs/bench/index.html (an hour on 2 cores)
 	$(PYTHON) -m peftkit recipe=bench $(BENCH)
 
 docs:  ## build the documentation into site/, warnings are errors

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 PEFTKIT = "peftkit"
-SCORED = ("trainer", PEFTKIT)  # whose scores are compared
 
 
 @dataclass(frozen=True)
@@ -13,6 +12,7 @@ class Variant:
 
     Args:
         precision: fp32, or auto: bf16 where the machine supports it.
+        is_slow: whether it takes several times as long as the others, and is measured with fewer seeds.
         overrides: added to peftkit's command.
     """
 
@@ -22,6 +22,7 @@ class Variant:
     sampling: str = "random"
     precision: str = "fp32"
     is_loop: bool = False
+    is_slow: bool = False
     overrides: tuple[str, ...] = ()
 
     @property
@@ -42,8 +43,10 @@ class Variant:
 VARIANTS = {
     each.name: each
     for each in (
-        Variant("run_glue", "HF Trainer as in run_glue.py: padded to the limit, fp32", padding="max_length"),
-        Variant("dynamic_padding", "HF Trainer, padded to the longest of the batch, fp32"),
+        Variant(
+            "run_glue", "HF Trainer as in run_glue.py: padded to the limit, fp32", padding="max_length", is_slow=True
+        ),
+        Variant("dynamic_padding", "HF Trainer, padded to the longest of the batch, fp32", is_slow=True),
         Variant(
             "trainer", "HF Trainer, batches of similar length, mixed precision", sampling="group_by_length",
             precision="auto",
@@ -55,6 +58,7 @@ VARIANTS = {
         Variant(PEFTKIT, "the command that you would type", precision="auto"),
     )
 }  # fmt: skip
+PLAIN = [name for name, variant in VARIANTS.items() if variant.is_plain]
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that a
 ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier run folders lack
     **dict.fromkeys(("collator", "allow_code", "delete")), "calibration": {"holdout": None, "thresholds": None},
     "plan": {"memory_gb": None, "measure": False},
-    "bench": {"variants": [], "repetitions": 1, "seeds": 1, "ladder": False},
+    "bench": {"variants": [], "baseline": "trainer", "seeds": 1, "slow_seeds": 1, "ladder_seeds": 0},
     "cache_features": False, "filter": {each.name: None for each in dataclasses.fields(Filter)},
     "predict": {"abstain": None, "target_accuracy": None},
 }  # fmt: skip

@@ -50,9 +50,10 @@ class Planning:
 @dataclass
 class Bench:
     variants: list[str]
-    repetitions: int
+    baseline: str
     seeds: int
-    ladder: bool
+    slow_seeds: int
+    ladder_seeds: int
 
 
 @dataclass

@@ -36,8 +36,10 @@ def bench(config: RunConfig) -> None:
         bench = None if config.force else read_bench(work.folder)
         if bench is None:
             with stage("measuring the machine"):
-                bench = BenchResults(comparison, run_probe(work))
+                bench = BenchResults(comparison, run_probe(work), config.bench.baseline)
+        bench.baseline = config.bench.baseline
         _measure_all(work, bench)
+        write_bench(work.folder, bench, as_record(bench))
     show_bench(bench)
     page = work.folder.parent / "index.html"
     write_bench_page(read_benches(page.parent), page)

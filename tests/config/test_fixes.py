@@ -66,6 +66,8 @@ plan.memory_gb=0 job=plan
 plan.measure=true
 job=bench task=sst2 bench.variants=[tainer]
 job=bench task=sst2 bench.variants=[]
+job=bench task=sst2 bench.baseline=trainr
+job=bench task=sst2 bench.variants=[loop,peftkit]
 job=bench task=sst2 train.gradient_accumulation_steps=2
 job=bench task=sst2 search.learning_rates=[1e-3,1e-4]
 job=bench task=sst2 method=adapter

@@ -29,6 +29,7 @@ SCORES = {"trainer": (0.50, 0.60, 0.70), "peftkit": (0.52, 0.61, 0.69)}
 BENCH = BenchResults(
     COMPARISON,
     PROBE,
+    "trainer",
     [
         Measurement(name, seed, 10 * each, 12.0, 3.0, each, SCORES.get(name, (0.5,) * 3)[seed])
         for name, values in SECONDS.items()
@@ -66,14 +67,16 @@ def test_the_page_escapes_names_and_has_every_variant_and_means() -> None:
     assert all(name in text for name in ("trainer", "peftkit", LADDER[0].name))
 
 
-def test_variants_alternate_and_scored_ones_continue() -> None:
+def test_variants_alternate_with_seeds_of_their_own() -> None:
     from peftkit.pipeline.bench.measure import schedule
 
-    config = choose(["job=bench", "task=sst2", "bench.repetitions=2", "bench.seeds=3", "bench.ladder=false", "seed=5"])[
-        0
-    ]
+    config = choose(
+        ["job=bench", "task=sst2", "bench.slow_seeds=1", "bench.seeds=2", "bench.ladder_seeds=3", "seed=5"]
+    )[0]
     found = [(variant.name, seed) for variant, seed in schedule(config)]
-    assert found == [(name, seed) for seed in (5, 6) for name in VARIANTS] + [("trainer", 7), ("peftkit", 7)]
+    ladder = [means.variant.name for means in LADDER]
+    names = {5: [*VARIANTS, *ladder], 6: ["trainer", "loop", "peftkit", *ladder], 7: ladder}
+    assert found == [(name, seed) for seed in names for name in names[seed]]
 
 
 @pytest.mark.slow
@@ -122,8 +125,7 @@ def test_a_bench_measures_only_what_is_missing(tiny: Callable[..., list[str]], t
     overrides = [
         *tiny("bert", "task=sst2"),
         "bench.variants=[trainer,loop,peftkit]",
-        "bench.ladder=false",
-        "bench.seeds=1",
+        "bench.ladder_seeds=0",
     ]
 
     def run(*more: str) -> str:
@@ -132,10 +134,10 @@ def test_a_bench_measures_only_what_is_missing(tiny: Callable[..., list[str]], t
         assert done.returncode == 0, done.stderr
         return done.stderr
 
-    assert "[3/3] peftkit, seed 0" in run("bench.repetitions=1")
+    assert "[3/3] peftkit, seed 0" in run("bench.seeds=1")
     file = next(tmp_path.rglob("bench.json"))
     values = json.loads(file.read_text())
     values["measurements"] = [each for each in values["measurements"] if each["variant"] != "loop"]
     file.write_text(json.dumps(values))
-    assert "2 of 3 were measured before" in (log := run("bench.repetitions=1")) and "[1/1] loop, seed 0" in log
+    assert "2 of 3 were measured before" in (log := run("bench.seeds=1")) and "[1/1] loop, seed 0" in log
     assert (file.parents[1] / "index.html").is_file() and not list(file.parent.glob("process-*"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from peftkit.config.bench_variants import VARIANTS
+from peftkit.config.bench_variants import PLAIN, VARIANTS
 from peftkit.config.checks.rules import messages_of
 from peftkit.config.errors import refusal
 from peftkit.config.families import declared_family
@@ -26,6 +26,10 @@ def _variant_errors(run: RunConfig) -> Iterator[str]:
             yield with_hint(f"bench.variants: unknown variant {name}", nearest(name, VARIANTS, "bench.variants=[", "]"))
     if not run.bench.variants:
         yield refusal("bench.variants is empty", "bench.variants=[trainer,peftkit]")
+    if (name := run.bench.baseline) not in PLAIN:
+        yield with_hint(f"bench.baseline={name}: expected a plain script", nearest(name, PLAIN, "bench.baseline="))
+    elif (plain := [each for each in PLAIN if each in run.bench.variants]) and name not in plain:
+        yield refusal(f"bench.baseline={name} is not one of bench.variants", f"bench.baseline={plain[0]}")
 
 
 def _setting_errors(run: RunConfig) -> Iterator[str]:

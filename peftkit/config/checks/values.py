@@ -75,7 +75,7 @@ RANGES = (  # of values of the right type; null has no range
         "train.learning_rate train.num_train_epochs train.per_device_train_batch_size train.per_device_eval_batch_size "
         "train.gradient_accumulation_steps train.logging_steps train.save_steps train.eval_steps "
         "train.eval_accumulation_steps train.adam_epsilon train.ddp_timeout train.dataloader_prefetch_factor "
-        "train.save_total_limit train.torch_empty_cache_steps bench.repetitions bench.seeds "
+        "train.save_total_limit train.torch_empty_cache_steps bench.seeds bench.slow_seeds "
         "method.config.r method.config.init_r method.config.target_r method.config.num_virtual_tokens "
         "method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size",
         _positive,
@@ -84,7 +84,7 @@ RANGES = (  # of values of the right type; null has no range
     | _rule(
         "extend.budget task.stride generate.temperature generate.retries generate.price_in generate.price_out "
         "train.weight_decay train.max_grad_norm train.warmup_steps train.eval_delay train.dataloader_num_workers "
-        "train.neftune_noise_alpha task.focal_gamma",
+        "train.neftune_noise_alpha task.focal_gamma bench.ladder_seeds",
         lambda value: 0 <= value < float("inf"),
         "a number of 0 or more",
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peftkit.config import RunConfig
-from peftkit.config.bench_variants import LADDER, PEFTKIT, SCORED, VARIANTS, Variant
+from peftkit.config.bench_variants import LADDER, PEFTKIT, VARIANTS, Variant
 from peftkit.config.quoting import as_override
 from peftkit.metrics import score
 from peftkit.pipeline.bench import plain_script
@@ -47,13 +47,15 @@ class Work:
 
 
 def schedule(config: RunConfig) -> Iterator[tuple[Variant, int]]:
-    """Yield the variants with their seeds: all in turn in each repetition, then those whose scores are compared."""
+    """Yield the variants with their seeds: all that have a seed in turn, then those that have the next one."""
     bench = config.bench
     chosen = [VARIANTS[name] for name in VARIANTS if name in bench.variants]
-    ladder = [means.variant for means in LADDER] if bench.ladder and PEFTKIT in bench.variants else []
-    for number in range(max(bench.repetitions, bench.seeds)):
-        for variant in [*chosen, *ladder]:
-            if number < bench.repetitions or (number < bench.seeds and variant.name in SCORED):
+    counts = [(variant, bench.slow_seeds if variant.is_slow else bench.seeds) for variant in chosen]
+    if PEFTKIT in bench.variants:
+        counts += [(means.variant, bench.ladder_seeds) for means in LADDER]
+    for number in range(max(count for _, count in counts)):
+        for variant, count in counts:
+            if number < count:
                 yield variant, config.seed + number
 
 

@@ -9,10 +9,9 @@ from peftkit.pipeline.bench.summary import (
     Spread,
     VariantSummary,
     inverse,
-    score_difference,
     summarize,
 )
-from peftkit.pipeline.bench.terminal import conditions, difference_sentence, title
+from peftkit.pipeline.bench.terminal import conditions, sentences, title
 from peftkit.results.page import Html, details, element, joined, list_of, page, paragraph, section, table, write_page
 from peftkit.results.page.charts import ranked_bars
 
@@ -21,7 +20,7 @@ COLUMNS = (
     "process of peftkit", "score",
 )  # fmt: skip
 READING = (
-    "examples/s: training examples x epochs / seconds of training. Median of the repetitions, lowest to highest.",
+    "examples/s: training examples x epochs / seconds of training. Median over the seeds, lowest to highest.",
     "share of the peak: FLOPs of training / (seconds of training x peak). The FLOPs are those of the matrix products "
     "of the forward and backward passes of batches of similar length, counted by torch.utils.flop_counter; the peak "
     "is 2 n^3 / seconds of a product of square matrices of the same precision on this machine.",
@@ -52,14 +51,13 @@ def render_benches(benches: Sequence[BenchResults]) -> str:
 def _bench_section(bench: BenchResults) -> Html:
     comparison, summaries = bench.comparison, summarize(bench)
     variants = [each for each in summaries if each.variant in VARIANTS]
-    difference = score_difference(bench)
     return element(
         "section",
         element("h2", title(comparison)),
         paragraph(f"{conditions(bench)}. Each measurement is a new process; the variants alternate."),
         element("div", *_charts(variants), class_="plots"),
         _variant_table(variants, comparison.metric),
-        None if difference is None else paragraph(difference_sentence(difference, comparison.metric)),
+        list_of(sentences(bench)),
         _ladder_table(summaries),
         details("Machine and versions", list_of(_machine(bench))),
         id=comparison.id,
@@ -94,7 +92,7 @@ def _variant_table(variants: Sequence[VariantSummary], metric: str) -> Html:
         for each in variants
     ]
     counts = sorted({each.throughput.count for each in variants})
-    caption = f"Variants: median, lowest to highest of {' or '.join(map(str, counts))} repetitions"
+    caption = f"Variants: median, lowest to highest of {' or '.join(map(str, counts))} seeds"
     return table(caption, headings, rows, headings[1:])
 
 
@@ -114,13 +112,11 @@ def _ladder_table(summaries: Sequence[VariantSummary]) -> Html | None:
 def _machine(bench: BenchResults) -> list[str]:
     comparison, probe = bench.comparison, bench.probe
     versions = ", ".join(f"{name} {version}" for name, version in comparison.versions.items() if version)
-    attention = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in probe.attention_seconds.items())
     peaks = ", ".join(f"{name} {value / 1e9:,.0f}" for name, value in sorted(probe.peaks.items()))
     return [
         f"{comparison.device}, {probe.threads} threads of torch",
         f"commit {comparison.git or 'unknown'}; {versions}",
         f"peak of matrix products, GFLOP/s: {peaks}; training needs {probe.flops / 1e9:,.0f} GFLOP",
-        f"attention of the bare loop: {probe.attention} (the same training steps: {attention})",
         f"data: {comparison.data}, {comparison.validation_examples:,} validation examples",
     ]
 

@@ -163,12 +163,12 @@ class Loop:
         found = {**self.tokenizer.pad(chosen, return_tensors="pt"), "labels": labels}
         return {name: value.to(self.arguments.device, non_blocking=True) for name, value in found.items()}
 
-    def loss(self, indices: np.ndarray) -> torch.Tensor:
+    def outputs(self, batch: dict[str, torch.Tensor]) -> Any:
         with torch.autocast(self.arguments.device.type, self.dtype, enabled=self.dtype is not None):
-            return self.model(**self.batch(indices)).loss  # type: ignore[no-any-return]
+            return self.model(**batch)
 
     def step(self, indices: np.ndarray) -> None:
-        self.scaler.scale(self.loss(indices)).backward()
+        self.scaler.scale(self.outputs(self.batch(indices)).loss).backward()
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.trained, self.arguments.max_grad_norm)
         self.scaler.step(self.optimizer)
@@ -195,7 +195,7 @@ class Loop:
         order = np.argsort(-other.lengths, kind="stable")
         size = self.arguments.eval_batch_size
         parts = [
-            self.model(**other.batch(order[start : start + size])).logits.float().cpu().numpy()
+            self.outputs(other.batch(order[start : start + size])).logits.float().cpu().numpy()
             for start in range(0, len(order), size)
         ]
         return np.concatenate(parts)[np.argsort(order)]

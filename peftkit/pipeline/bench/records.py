@@ -66,10 +66,15 @@ class Measurement:
 
 @dataclass
 class BenchResults:
-    """A comparison, what was measured before it, and its measurements so far."""
+    """A comparison, what was measured before it, and its measurements so far.
+
+    Args:
+        baseline: the variant with which peftkit is compared.
+    """
 
     comparison: Comparison
     probe: Probe
+    baseline: str
     measurements: list[Measurement] = field(default_factory=list)
 
     def find(self, variant: str, seed: int) -> Measurement | None:
@@ -101,7 +106,7 @@ def read_bench(folder: Path) -> BenchResults | None:
         return None
     values = read_json(file, "delete it, and measure again")
     measurements = [Measurement(**each) for each in values["measurements"]]
-    return BenchResults(Comparison(**values["comparison"]), Probe(**values["probe"]), measurements)
+    return BenchResults(Comparison(**values["comparison"]), Probe(**values["probe"]), values["baseline"], measurements)
 
 
 def read_benches(folder: Path) -> Sequence[BenchResults]:

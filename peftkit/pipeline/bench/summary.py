@@ -98,15 +98,15 @@ def _summary(bench: BenchResults, variant: Variant) -> VariantSummary:
     )
 
 
-def score_difference(bench: BenchResults, variant: str = "trainer") -> ScoreDifference | None:
-    """Return the paired difference of scores of peftkit and a variant; None where no seed has both."""
-    first, second = bench.of(PEFTKIT), bench.of(variant)
+def score_difference(bench: BenchResults) -> ScoreDifference | None:
+    """Return the paired difference of scores of peftkit and the baseline; None where no seed has both."""
+    first, second = bench.of(PEFTKIT), bench.of(bench.baseline)
     differences = [first[seed].score - second[seed].score for seed in sorted(first) if seed in second]
     if not differences:
         return None
     mean = sum(differences) / len(differences)
     low, high = _interval(differences)
-    return ScoreDifference(variant, differences, mean, low, high)
+    return ScoreDifference(bench.baseline, differences, mean, low, high)
 
 
 def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:

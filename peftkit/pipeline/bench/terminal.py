@@ -6,13 +6,12 @@ from peftkit.pipeline.bench.summary import ScoreDifference, Spread, VariantSumma
 
 
 def show_bench(bench: BenchResults) -> None:
-    """Print the variants with their medians, and the paired difference of the scores."""
+    """Print the variants with their medians, and how peftkit compares with the baseline."""
     print(f"\n{title(bench.comparison)}\n{conditions(bench)}\n")
-    print(f"{'':<35}{'examples/s':>11}{'peak':>6}{'peftkit is':>11}{'process':>8}{'1st step':>9}")
+    print(f"{'':<33}{'examples/s':>11}{'peak':>6}{'peftkit is':>24}{'process':>9}{'1st step':>9}")
     for each in summarize(bench):
         print(_line(each))
-    if (difference := score_difference(bench)) is not None:
-        print(f"\n{difference_sentence(difference, bench.comparison.metric)}")
+    print("", *sentences(bench), sep="\n")
 
 
 def title(comparison: Comparison) -> str:
@@ -27,6 +26,22 @@ def conditions(bench: BenchResults) -> str:
         f"{comparison.examples:,} examples, {counted(comparison.epochs, 'epoch')}, batches of {comparison.batch_size}, "
         f"{comparison.precision}\n{comparison.device}, {counted(bench.probe.threads, 'thread')}"
     )
+
+
+def sentences(bench: BenchResults) -> list[str]:
+    """Return how peftkit compares with the baseline, and which attention the bare loop has."""
+    found = []
+    baseline = next((each for each in summarize(bench) if each.variant == bench.baseline), None)
+    if baseline is not None and baseline.speedup and baseline.process_ratio and baseline.first_step_ratio:
+        found.append(
+            f"peftkit beside {bench.baseline}, {counted(baseline.speedup.count, 'seed')}: trains "
+            f"{ratio_text(baseline.speedup)} as fast, takes {ratio_text(baseline.process_ratio)} as long as a whole, "
+            f"{ratio_text(baseline.first_step_ratio)} to its first step"
+        )
+    if (difference := score_difference(bench)) is not None:
+        found.append(difference_sentence(difference, bench.comparison.metric))
+    timed = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in bench.probe.attention_seconds.items())
+    return [*found, f"attention of the loop: {bench.probe.attention} (the same steps with each: {timed})"]
 
 
 def counted(number: float, noun: str) -> str:
@@ -46,12 +61,15 @@ def difference_sentence(difference: ScoreDifference, metric: str) -> str:
 
 
 def ratio_text(ratio: Spread | None) -> str:
-    return "" if ratio is None else f"{ratio.median:.2f} x"
+    """Return a median with the lowest and the highest, where there are several."""
+    if ratio is None:
+        return ""
+    return f"{ratio.median:.2f} x" + (f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.count > 1 else "")
 
 
 def _line(each: VariantSummary) -> str:
     name = each.variant.replace(f"{PEFTKIT} ", "  ")  # of a means that is switched
     return (
-        f"{name:<35}{each.throughput.median:>11,.0f}{each.peak_share:>6.0%}{ratio_text(each.speedup):>11}"
-        f"{each.seconds.median:>7.1f}s{each.first_step_seconds.median:>8.1f}s"
+        f"{name:<33}{each.throughput.median:>11,.0f}{each.peak_share:>6.0%}{ratio_text(each.speedup):>24}"
+        f"{each.seconds.median:>8.1f}s{each.first_step_seconds.median:>8.1f}s"
     )
