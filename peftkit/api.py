@@ -7,10 +7,8 @@ command line: `train={"num_train_epochs": 1}`, `search={"lr_multipliers": [0.3, 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from importlib import import_module
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -18,10 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from peftkit.cli import arguments
 from peftkit.cli.compose import open_composer
 from peftkit.cli.values import compose_values
-from peftkit.config import JOBS, RunConfig, UserError, refuse, sharing
+from peftkit.config import RunConfig, UserError, refuse, sharing
 from peftkit.config.checks.run_folders import run_folder_errors
 from peftkit.config.console import log, log_records
 from peftkit.config.own_code import open_code
+from peftkit.jobs.dispatch import run_job
+from peftkit.jobs.side_by_side import Crash, SideRun, run_side_by_side, with_workers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +75,7 @@ def compare(
     methods: Sequence[str],
     tasks: Sequence[str],
     seeds: int | Sequence[int] = 3,
+    workers: int | None = None,
     model: str | None = None,
     recipe: str | None = None,
     train: Mapping[str, Any] | None = None,
@@ -84,6 +85,8 @@ def compare(
 
     Args:
         seeds: seeds, or how many from 0 on.
+        workers: runs that train at the same time, each in a process that is started anew; a script needs
+            `if __name__ == "__main__":` then. None trains one after the other in this process.
 
     Raises:
         UserError: a name, key or value is wrong, before any run starts. A run that fails later is on the board.
@@ -92,18 +95,38 @@ def compare(
 
     tasks, methods = arguments.some("tasks", tasks, "name", str), arguments.some("methods", methods, "name", str)
     numbers = arguments.some("seeds", range(seeds) if isinstance(seeds, int) else seeds, "seed", int)
-    chosen = {"recipe": recipe, "model": model, "train": train}
+    chosen = {"recipe": recipe, "model": model, "train": train, "workers": workers}
     runs = [_values(settings, **chosen, task=t, method=m, seed=n) for t, m, n in product(tasks, methods, numbers)]
+    configs = [with_workers(config, len(runs)) for config in _configs(runs)]
+    return Board.read(_train_all(configs))
+
+
+def _train_all(configs: Sequence[RunConfig]) -> list[Path]:
+    """Train each run, and return the folders; one that fails is logged."""
     folders: list[Path] = []
-    for config in _configs(runs):
-        try:
-            _run(config, folders.append)
-        except UserError:
-            raise
-        except Exception as error:
-            with log_records():
-                log(f"!! {config.method.name} on {config.task.name}, seed {config.seed}: {error}")
-    return Board.read(folders)
+
+    def receive(run: SideRun, message: Any) -> None:
+        if isinstance(message, UserError):
+            raise message
+        if isinstance(message, Path):
+            folders.append(message)
+        elif isinstance(message, Crash):
+            log(f"!! {run.config.method.name} on {run.config.task.name}, seed {run.config.seed}: {message.reason}")
+        elif isinstance(message, str):
+            log(run.line(message))
+
+    runs = [SideRun(number, len(configs), config) for number, config in enumerate(configs, start=1)]
+    with log_records():
+        if configs[0].workers is not None:
+            run_side_by_side(runs, receive)
+        for run in runs if configs[0].workers is None else []:
+            try:
+                run_job(run.config, folders.append)
+            except UserError:
+                raise
+            except Exception as error:
+                receive(run, Crash(str(error)))
+    return folders
 
 
 def evaluate(run: str | Path | RunResult, *, task: str | None = None, **settings: Any) -> Evaluation:
@@ -259,34 +282,6 @@ def _values(settings: Mapping[str, Any], **chosen: Any) -> dict[str, Any]:
     return {**chosen, **settings}
 
 
-def run_job(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Any:
-    """Run the job that a config names, and return what its entry point returns: a run folder where it has one.
-
-    The command line calls this for each run of a command; the functions above call it for jobs that write a folder.
-
-    Args:
-        on_start: called with the folder of each training run before it starts; a failed one is never returned.
-
-    Raises:
-        UserError: the input is wrong in a way that only loading could show.
-    """
-    job = JOBS[config.job]
-    with ExitStack() as stack:
-        stack.enter_context(open_code(config.allow_code or ()))
-        if job.loads_model:
-            from peftkit.pipeline.libraries import library_settings
-
-            stack.enter_context(library_settings(config.source))
-        if config.generates_data:
-            from peftkit.jobs.generate import with_generated_data
-
-            config = with_generated_data(config)
-        module, _, name = job.entry.partition(":")
-        function = getattr(import_module(module), name)
-        arguments = {"on_start": on_start} if "on_start" in inspect.signature(function).parameters else {}
-        return function(config, **arguments)
-
-
 def _run(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Path:
     with log_records():
         return Path(run_job(config, on_start))
@@ -296,5 +291,5 @@ def _run(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> P
 def _library_settings(config: RunConfig) -> Iterator[None]:
     from peftkit.pipeline.libraries import library_settings
 
-    with library_settings(config.source), log_records(), open_code(config.allow_code or ()):
+    with library_settings(config.source, config.threads), log_records(), open_code(config.allow_code or ()):
         yield

@@ -69,6 +69,7 @@ def _run_command(arguments: list[str]) -> int:
     try:
         with sharing():
             _run_hydra(hydra_arguments, runner)
+            runner.wait()
     except (SystemExit, KeyboardInterrupt) as stopped:  # a launcher that aborts prints the reason itself
         if runner.status_folder is None and stopped.args == (1,):  # an error of Hydra's own, which it printed
             return 2

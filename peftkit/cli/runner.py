@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftkit.cli.compose import build_run
-from peftkit.cli.sweep_status import RunStatus, collect_statuses, write_status
+from peftkit.cli.side_runs import SideRuns
+from peftkit.cli.sweep_status import RunStatus, collect_statuses, describe_start, failure, time_left, write_status
 from peftkit.config import UserError, error_summary
 from peftkit.config.console import log, log_assumptions
 from peftkit.config.imports import end_imports
 from peftkit.config.jobs import JOBS
 from peftkit.config.json_files import read_json
-from peftkit.config.progress import duration, shown_progress, stage
+from peftkit.config.progress import shown_progress, stage
 from peftkit.config.quoting import as_override
 from peftkit.config.shared import drop_shared
+from peftkit.jobs.side_by_side import with_workers
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -50,6 +52,7 @@ class SweepRunner:
         self.started = 0  # runs, in this process
         self.seconds: list[float] = []  # of each run that ended
         self.plans: list[tuple[RunConfig, Plan]] = []  # of job=plan
+        self.side_runs: SideRuns | None = None
 
     def run(self, cfg: DictConfig) -> float:
         """Run one job and return its score for a sweeper that optimizes it; a failed one does not stop the others."""
@@ -64,6 +67,11 @@ class SweepRunner:
         try:
             config_dir = self.flags[1] if self.flags else None
             config = build_run(cfg, hydra.runtime.choices.get("recipe"), overrides, config_dir)
+            config = with_workers(config, self.number_of_runs)
+            if config.workers is not None:
+                self.side_runs = self.side_runs or SideRuns(self.number_of_runs, self.record_folder, self.fail)
+                self.side_runs.submit(config)
+                return float("-inf")
             with shown_progress(not config.train.get("disable_tqdm", False)):
                 _import_job(config.job)
                 self._announce(config)
@@ -81,16 +89,27 @@ class SweepRunner:
         except UserError as error:
             self.fail(2, str(error))
         except KeyboardInterrupt:
-            self.fail(130, "interrupted; the same command resumes from the last checkpoint")
+            self._interrupt()
             if self.status_folder is None:
                 sys.exit(self.finish())
         except Exception as error:
             if "PEFTKIT_DEBUG" in os.environ:
                 traceback.print_exc()
-            has_result = self.folders and _is_failed(self.folders[-1])
-            kept = "; the run folder keeps it in log.jsonl" if has_result else ""
-            self.fail(1 if has_result else 2, f"{error_summary(error)} (PEFTKIT_DEBUG=1 shows the traceback{kept})")
+            self.fail(*failure(error_summary(error), self.folders[-1] if self.folders else None))
         return float("-inf")
+
+    def wait(self) -> None:
+        """Wait for the runs that train side by side."""
+        try:
+            if self.side_runs is not None:
+                self.side_runs.wait()
+        except KeyboardInterrupt:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        ended = 0 if self.side_runs is None else self.side_runs.stop()
+        runs = f"; {ended} runs that were training have ended" if ended else ""
+        self.fail(130, f"interrupted{runs}; the same command resumes from the last checkpoint")
 
     def _announce(self, config: RunConfig) -> None:
         """Log which run of a sweep starts, and how long the remaining ones take if they are like those before.
@@ -100,11 +119,8 @@ class SweepRunner:
         self.started += 1
         if self.number_of_runs == 1 or self.status_folder is not None:
             return
-        trained = [seconds for seconds in self.seconds if seconds > 1]  # the others were finished already
-        left = (self.number_of_runs - self.started + 1) * sum(trained) / len(trained) if trained else 0.0
-        words = [config.task.name, config.method.name, f"seed {config.seed}"]
-        words += [f"about {duration(left)} left"] if left else []
-        log(f"[{self.started}/{self.number_of_runs}] {' · '.join(words)}")
+        left = time_left(self.seconds, self.number_of_runs - self.started + 1)
+        log(describe_start(config, self.started, self.number_of_runs, left))
 
     def _plan(self, config: RunConfig) -> None:
         """Plan a run; runs that differ in the seed only are planned once."""
@@ -195,11 +211,3 @@ def _import_job(job: str) -> None:
         from peftkit.jobs.finetune import fork_verifier
 
         fork_verifier()
-
-
-def _is_failed(folder: Path) -> bool:
-    """Return whether a run folder has the result of a failed run."""
-    try:
-        return bool(read_json(folder / "result.json", "")["meta"]["status"] == "failed")
-    except (UserError, KeyError, TypeError):
-        return False

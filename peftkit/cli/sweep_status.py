@@ -1,11 +1,16 @@
-"""Status files of a sweep, by which runs in other processes report to the command that waits for them."""
+"""What a sweep logs of its runs, and the files by which those of other processes report to the waiting command."""
 
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from peftkit.config import RunConfig, UserError
+from peftkit.config.json_files import read_json
+from peftkit.config.progress import duration
 
 
 @dataclass(frozen=True)
@@ -40,3 +45,31 @@ def collect_statuses(folder: Path) -> list[RunStatus]:
     statuses = [RunStatus(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
     shutil.rmtree(folder, ignore_errors=True)
     return statuses
+
+
+def describe_start(config: RunConfig, number: int, total: int, left: float) -> str:
+    """Return the line of a run that starts; `left` are the seconds until all have ended, 0 where it is not known."""
+    words = [config.task.name, config.method.name, f"seed {config.seed}"]
+    words += [f"about {duration(left)} left"] if left else []
+    return f"[{number}/{total}] {' · '.join(words)}"
+
+
+def time_left(seconds: Sequence[float], runs: float) -> float:
+    """Return the seconds of further runs if they are like those before; 0 without any."""
+    trained = [each for each in seconds if each > 1]  # the others were finished already
+    return runs * sum(trained) / len(trained) if trained else 0.0
+
+
+def failure(error: str, folder: Path | None) -> tuple[int, str]:
+    """Return the exit code and the message of an error that is not the user's; 1 where the run's folder records it."""
+    is_recorded = folder is not None and _is_failed(folder)
+    kept = "; the run folder keeps it in log.jsonl" if is_recorded else ""
+    return 1 if is_recorded else 2, f"{error} (PEFTKIT_DEBUG=1 shows the traceback{kept})"
+
+
+def _is_failed(folder: Path) -> bool:
+    """Return whether a run folder has the result of a failed run."""
+    try:
+        return bool(read_json(folder / "result.json", "")["meta"]["status"] == "failed")
+    except (UserError, KeyError, TypeError):
+        return False

@@ -154,6 +154,11 @@ def _distinct(runs: list[list[str]], has_errors: bool) -> list[list[str]]:
 def _sweep_errors(overrides: Sequence[str], composer: Composer, multirun: bool) -> Iterator[str]:
     parsed = [parse(override) for override in overrides]
     sweeps = [override for override in parsed if override.is_sweep_override()]
+    yield from (
+        refusal(f"{each.input_line}: all runs of a sweep have one number of workers", "workers=2")
+        for each in sweeps
+        if each.key_or_group == "workers"
+    )
     if not sweeps or multirun:
         return
     singles = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
@@ -180,6 +185,9 @@ def _hydra_errors(overrides: Sequence[str], composer: Composer) -> Iterator[str]
     sweeper, launcher = str(cfg.hydra.sweeper._target_), str(cfg.hydra.launcher._target_)
     for target in (target for target in (sweeper, launcher) if not target.startswith(HYDRA_PACKAGES)):
         yield f"{target} is no sweeper or launcher of Hydra; use hydra/launcher=basic hydra/sweeper=basic"
+    if (cfg.workers or 1) != 1 and not ("BasicSweeper" in sweeper and "BasicLauncher" in launcher):
+        wrong = f"workers={cfg.workers} trains the runs of a plain sweep on this machine, not those of {{other}}"
+        yield refusal(wrong.format(other=launcher if "BasicSweeper" in sweeper else sweeper), "~workers")
     if "BasicSweeper" not in sweeper and cfg.job != "finetune":
         yield f"job={cfg.job} has no score for hydra/sweeper=optuna; use job=finetune, or drop the sweeper"
 

@@ -3,12 +3,13 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 ASSUMPTIONS: dict[str, bool] = {}  # whether each is logged
 WAITING: dict[str, None] = {}  # assumptions that are logged with the next message only
+_SENDERS: list[Callable[[str], None]] = []  # one at most, of a process whose lines another one writes
 _AS_RECORDS: ContextVar[bool] = ContextVar("as_records", default=False)
 
 
@@ -50,13 +51,25 @@ def log(text: str) -> None:
 def _write(text: str) -> None:
     if not is_main_process():
         return
-    if _AS_RECORDS.get():
+    if _SENDERS:
+        _SENDERS[0](text)
+    elif _AS_RECORDS.get():
         level = logging.WARNING if text.startswith("!!") else logging.INFO
         logging.getLogger("peftkit").log(level, text.removeprefix("!!").strip())
     elif "tqdm" in sys.modules and sys.stderr.isatty():
         sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)  # above a bar
     else:
         print(text, file=sys.stderr, flush=True)
+
+
+def send_lines(send: Callable[[str], None]) -> None:
+    """Send the lines of this process to another one, which writes them."""
+    _SENDERS[:] = [send]
+
+
+def has_terminal() -> bool:
+    """Return whether this process writes its lines to a terminal."""
+    return not _SENDERS and sys.stderr.isatty()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from peftkit.config.console import is_main_process, log
+from peftkit.config.console import has_terminal, is_main_process, log
 
 T = TypeVar("T")
 DELAY, REFRESH_EVERY, LINE_EVERY = 2.0, 0.25, 30.0  # seconds
@@ -69,7 +69,7 @@ def stage(name: str, total: int | None = None, unit: str = "example") -> Iterato
         yield current
         return
     token, is_over = _ACTIVE.set(current), threading.Event()
-    show = _show_bar if sys.stderr.isatty() else _log_lines
+    show = _show_bar if has_terminal() else _log_lines
     shower = threading.Thread(target=show, args=(current, is_over), daemon=True)
     shower.start()
     try:

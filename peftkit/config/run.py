@@ -85,6 +85,8 @@ class RunConfig:
     source: str
     data_root: str | None
     seed: int
+    threads: int | None
+    workers: int | None
     trial: bool
     out: str
     force: bool
@@ -191,7 +193,8 @@ SECTIONS: dict[str, type] = {
 PROVENANCE = ("recipe", "overrides", "config_dir")  # fields of RunConfig that are not keys
 
 ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier run folders lack
-    **dict.fromkeys(("collator", "allow_code", "delete")), "calibration": {"holdout": None, "thresholds": None},
+    **dict.fromkeys(("collator", "allow_code", "delete", "threads", "workers")),
+    "calibration": {"holdout": None, "thresholds": None},
     "plan": {"memory_gb": None, "measure": False},
     "bench": {"variants": [], "baseline": "trainer", "seeds": 1, "slow_seeds": 1, "ladder_seeds": 0},
     "cache_features": False, "filter": {each.name: None for each in dataclasses.fields(Filter)},
@@ -217,7 +220,7 @@ def with_later_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 NON_RESULT_KEYS = {
     "job", "out", "force", "run", "runs", "results", "watch", "claim", "vocab", "extend", "embed", "predict", "plan",
     "generate", "bench", "input", "output", "allow_code", "filter", "delete", "source", "data_root", "method.paper",
-    "method.traits", "cache_features",
+    "method.traits", "cache_features", "threads", "workers",
     *(f"method.traits.{each.name}" for each in dataclasses.fields(Traits)),
 } | {
     f"train.{name}"

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from peftkit.config import RunConfig, error_summary, is_prompted
 from peftkit.config.console import is_main_process, log
 from peftkit.config.search_space import with_candidate
@@ -122,7 +124,8 @@ def _new_context(config: RunConfig) -> RunContext:
         "calibration": None,
         "cross_validation": None,
         "forgetting": None,
-        "meta": run_folder.meta(config.seed, device_name(), setup["precision"]),
+        "meta": run_folder.meta(config.seed, device_name(config.workers), setup["precision"])
+        | {"threads": torch.get_num_threads()},
     }
     return RunContext(config, source, dataset, run_folder.run_folder(config, sources, setup), result)
 

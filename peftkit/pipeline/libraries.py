@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import datasets
+import torch
 import transformers
 from huggingface_hub import constants
 
@@ -32,8 +33,15 @@ def configure_libraries(source: str) -> None:
 
 
 @contextmanager
-def library_settings(source: str) -> Iterator[None]:
-    """Configure the libraries, share the cores and, at the end, restore every setting of the caller's process."""
+def library_settings(source: str, threads: int | None = None) -> Iterator[None]:
+    """Configure the libraries, share the cores and, at the end, restore every setting of the caller's process.
+
+    Args:
+        threads: of PyTorch on the CPU; None leaves their number as it is.
+    """
+    threads_before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
     data_bars, model_bars = datasets.are_progress_bars_disabled(), transformers.logging.is_progress_bar_enabled()
     verbosity, level = transformers.logging.get_verbosity(), _BITSANDBYTES.level
     offline = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
@@ -50,6 +58,7 @@ def library_settings(source: str) -> Iterator[None]:
                 "use another checkpoint, such as model.checkpoint=FacebookAI/roberta-base with model=roberta"
             ) from error
         finally:
+            torch.set_num_threads(threads_before)
             if not data_bars:
                 datasets.enable_progress_bars()
             if model_bars:

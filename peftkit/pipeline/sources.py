@@ -135,7 +135,15 @@ def execution_setup(config: RunConfig, is_split: bool = False) -> dict[str, Any]
     return found if config.vocab is None else {**found, "vocab": fingerprint(Path(config.vocab), VOCABULARY_FILES)}
 
 
-def device_name() -> str:
+def device_name(workers: int | None = None) -> str:
+    """Return the machine and how a run shares it, since times compare only where both are equal.
+
+    Args:
+        workers: how many runs train at the same time.
+    """
+    shared_by = f", {workers} runs at a time" if workers is not None else ""
     if torch.cuda.is_available():
-        return f"cuda: {torch.cuda.get_device_name()} x {torch.cuda.device_count()}"
-    return f"cpu: {torch.cpu.get_capabilities().get('cpu_name') or 'unknown'}, {os.cpu_count()} cores"
+        return f"cuda: {torch.cuda.get_device_name()} x {torch.cuda.device_count()}{shared_by}"
+    cores, threads = os.cpu_count(), torch.get_num_threads()
+    used = "" if threads == cores else f", {threads} thread{'s' * (threads > 1)}"
+    return f"cpu: {torch.cpu.get_capabilities().get('cpu_name') or 'unknown'}, {cores} cores{used}{shared_by}"

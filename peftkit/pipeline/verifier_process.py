@@ -37,6 +37,8 @@ class _Process:
 
 _RUNNING: list[_Process] = []  # one at most
 _NUMBERS = itertools.count()  # of requests
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_RUNNING.clear)  # a child has a process of its own
 
 
 def fork(serve: Serve) -> None:

@@ -66,6 +66,7 @@ def verify_run(
     """
     examples = table.select(range(min(EXAMPLES, len(table))))
     request = {"folder": str(folder.resolve()), "rows": examples.to_list(), "allow_code": opened_packages()}
+    request["threads"] = torch.get_num_threads()
     number = verifier_process.send(request) if is_main_process() else None
     encoded = bundle.format.encode(examples)
     inputs = list(encoded.inputs)
@@ -125,6 +126,7 @@ def _padding_difference(
 
 def _response(request: dict[str, Any]) -> dict[str, Any]:
     run = RunResult(Path(request["folder"]))
+    torch.set_num_threads(request["threads"])
     try:
         with open_code(request["allow_code"]), shared_cores():
             return _scored(run, request["rows"])

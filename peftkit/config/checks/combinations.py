@@ -1,5 +1,6 @@
 """Checks of model, method, task and training settings against each other."""
 
+import os
 import re
 from collections.abc import Iterator
 
@@ -15,7 +16,13 @@ from peftkit.config.signatures import fields_of
 def combination_errors(run: RunConfig) -> list[str]:
     """Return a message for each combination that does not work."""
     training = (_method_errors, _architecture_errors, _loss_errors, _smoothing_errors)
-    checks = (*(training if JOBS[run.job].trains else ()), _model_errors, _teacher_errors, _training_errors)
+    checks = (
+        *(training if JOBS[run.job].trains else ()),
+        _model_errors,
+        _teacher_errors,
+        _training_errors,
+        _process_errors,
+    )
     return [message for check in checks for message in check(run)]
 
 
@@ -182,6 +189,13 @@ def _teacher_errors(run: RunConfig) -> Iterator[str]:
             ),
         ),
     )
+
+
+def _process_errors(run: RunConfig) -> Iterator[str]:
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if run.workers is not None and run.workers > 1 and processes != "1":
+        wrong = f"workers={run.workers} starts a process for each run, but these are {processes} processes of one run"
+        yield refusal(wrong, "~workers")
 
 
 def _training_errors(run: RunConfig) -> Iterator[str]:

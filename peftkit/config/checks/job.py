@@ -61,6 +61,8 @@ def ignored(job: Job, keys: Sequence[str]) -> list[str]:
     known = {*(shared if job.reads is None else job.reads), *job.keys, *PATH_KEYS, "job", "hydra", "allow_code"}
     if "run" not in keys:
         known.update(job.reads_without_run)
+    if job.loads_model:
+        known.add("threads")
     if "job" not in keys:  # the recipe chose it
         known.add("recipe")
     return [key for key in keys if not is_in_section(key, known)]

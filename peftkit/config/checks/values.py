@@ -75,7 +75,7 @@ RANGES = (  # of values of the right type; null has no range
         "train.learning_rate train.num_train_epochs train.per_device_train_batch_size train.per_device_eval_batch_size "
         "train.gradient_accumulation_steps train.logging_steps train.save_steps train.eval_steps "
         "train.eval_accumulation_steps train.adam_epsilon train.ddp_timeout train.dataloader_prefetch_factor "
-        "train.save_total_limit train.torch_empty_cache_steps bench.seeds bench.slow_seeds "
+        "train.save_total_limit train.torch_empty_cache_steps bench.seeds bench.slow_seeds threads workers "
         "method.config.r method.config.init_r method.config.target_r method.config.num_virtual_tokens "
         "method.config.reduction_factor method.config.lora_alpha method.config.encoder_hidden_size",
         _positive,

@@ -1,0 +1,39 @@
+"""The job of a run, called with what its libraries and the packages of the user need."""
+
+import inspect
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from peftkit.config import JOBS, RunConfig
+from peftkit.config.own_code import open_code
+
+
+def run_job(config: RunConfig, on_start: Callable[[Path], None] | None = None) -> Any:
+    """Run the job that a config names, and return what its entry point returns: a run folder where it has one.
+
+    The command line calls this for each run of a command, and the Python API for jobs that write a folder.
+
+    Args:
+        on_start: called with the folder of each training run before it starts; a failed one is never returned.
+
+    Raises:
+        UserError: the input is wrong in a way that only loading could show.
+    """
+    job = JOBS[config.job]
+    with ExitStack() as stack:
+        stack.enter_context(open_code(config.allow_code or ()))
+        if job.loads_model:
+            from peftkit.pipeline.libraries import library_settings
+
+            stack.enter_context(library_settings(config.source, config.threads))
+        if config.generates_data:
+            from peftkit.jobs.generate import with_generated_data
+
+            config = with_generated_data(config)
+        module, _, name = job.entry.partition(":")
+        function = getattr(import_module(module), name)
+        arguments = {"on_start": on_start} if "on_start" in inspect.signature(function).parameters else {}
+        return function(config, **arguments)
