@@ -4,19 +4,24 @@ Those of TRL are mixins that go before them in a class's bases.
 """
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
+from peft import PeftModel
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 
 class SamplerTrainer(Trainer):
     """A Trainer that takes its order of training examples from `train_sampler`, and evaluates in dataset order.
 
-    Its steps do not list the model's weights, of which an adapter trains few.
+    Its steps do not list the model's weights, of which an adapter trains few. Checkpoints, except those
+    of a PeftModel, lack the weights that were frozen from the start.
     """
 
     train_sampler: Sampler | None = None
@@ -48,6 +53,25 @@ class SamplerTrainer(Trainer):
     @cached_property
     def _flops_per_token(self) -> int:
         return super().floating_point_ops({self._main_input: torch.empty(1)})
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.frozen = {name for name, weight in self.model.named_parameters() if not weight.requires_grad}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if state_dict is not None or not self.frozen or isinstance(self.model, PeftModel):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            own = dict(self.model.named_parameters()).keys() | dict(self.model.named_buffers()).keys()
+            own -= self.frozen  # a tied weight has one name here, and several in the state dict
+            kept = {name: each.contiguous() for name, each in self.model.state_dict().items() if name in own}
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(kept, folder / SAFE_WEIGHTS_NAME, {"format": "pt"})
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        if not self.frozen:
+            super()._issue_warnings_after_load(load_result)
 
     def prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the inputs on the trainer's device."""

@@ -6,7 +6,6 @@ the order of training or on what was computed before: a run gets the same bits a
 
 import hashlib
 import inspect
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,21 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions, ModelOutput
 
-from peftkit.compat.transformers import apply_pooler, attention_implementation
+from peftkit.compat.transformers import apply_pooler
+from peftkit.models.frozen_weights import cast_once, digest_of, mixes_of
 from peftkit.models.pooling import masked_mean, stack_of
 from peftkit.models.state_cache import OBJECT, StateCache, States
 
 WIDTH = 8  # padded lengths are multiples of this
 TOKENS = {"cpu": 960, "cuda": 16_384}  # of a pass, about; 960 is a multiple of most widths, which share their kernels
 POOLED = ("first", "last", "mean")  # vectors of an example that its head reads; all: one for each token
-UNUSED = ("id2label", "label2id", "problem_type", "architectures", "_name_or_path", "dtype")  # settings of a backbone
 Columns = dict[str, torch.Tensor]  # inputs by name, of one example (tokens,) or of several (examples, tokens)
 Texts = dict[bytes, Columns]  # by the digest of all that determines their states
 CACHE = StateCache()
@@ -58,10 +56,11 @@ class FrozenStates:
         self.cache.run += 1
         self.computed = self.reused = self.dropped = 0  # examples; `dropped` have no room in the cache
         self.seconds, self.computed_tokens = 0.0, 0  # of computing states
+        self.tokens: int | None = None  # of a pass, in place of `TOKENS`
         self.recorded: Texts | None = None
         self.original, self.signature = self.stack.forward, inspect.signature(self.stack.forward)
         self.before = vars(self.stack).get("forward")  # of a library that replaced it, too
-        self.mixes = bool(_mixes(self.stack))
+        self.mixes = bool(mixes_of(self.stack))
         how = (self.kept, self.width, self.mixes, WIDTH, TOKENS)
         self.identity = f"{how} {weights or digest_of(model)}".encode()
         self.stack.forward = self.forward
@@ -83,7 +82,9 @@ class FrozenStates:
         """Return the output of the backbone for a batch."""
         given = self._arguments(args, kwargs)
         if (columns := self._columns(given)) is None:
-            return self._finish(self._compute(args, kwargs), given)
+            with cast_once(self.stack):
+                output = self._compute(args, kwargs)
+            return self._finish(output, given)
         lengths = columns.pop("attention_mask").sum(dim=1).tolist()
         keys, ids = self._keys(columns, lengths), given["input_ids"]
         rows = {key: row for row, key in enumerate(keys) if self.recorded is not None or self.cache.get(key) is None}
@@ -125,8 +126,9 @@ class FrozenStates:
             passes += [keys[first : first + size] for first in range(0, len(keys), size)]
         found: dict[bytes, tuple[States, float]] = {}
         world = PartialState() if together else None
-        for keys in passes if world is None else passes[world.process_index :: world.num_processes]:
-            found |= self._compute_pass({key: texts[key] for key in keys})
+        with cast_once(self.stack):
+            for keys in passes if world is None else passes[world.process_index :: world.num_processes]:
+                found |= self._compute_pass({key: texts[key] for key in keys})
         self.computed += len(found)
         self.computed_tokens += sum(len(texts[key]["input_ids"]) for key in found)
         self.seconds += time.perf_counter() - started
@@ -215,7 +217,8 @@ class FrozenStates:
     def _pass_size(self, width: int) -> int:
         """Return the texts of a pass."""
         device = next(self.stack.parameters()).device.type
-        return max(1, TOKENS.get(device, TOKENS["cuda"]) // width)
+        tokens = TOKENS.get(device, TOKENS["cuda"]) if self.tokens is None else self.tokens
+        return max(1, tokens // width)
 
     def _padded_width(self, length: int) -> int:
         """Return the tokens that an example of this length is padded to."""
@@ -266,34 +269,6 @@ class FrozenStates:
         if getattr(self.stack, "pooler", None) is not None and isinstance(output, ModelOutput):
             output.pooler_output = apply_pooler(self.stack, output[0])
         return output.to_tuple() if given.get("return_dict") is False and isinstance(output, ModelOutput) else output
-
-
-def digest_of(model: Any) -> str:
-    """Return the hash of a model's backbone: its frozen weights, its settings, and the code that computes it."""
-    stack = stack_of(model)
-    config = {name: value for name, value in stack.config.to_dict().items() if name not in UNUSED}
-    kind, versions = type(stack), (torch.__version__, transformers.__version__)
-    settings = [kind.__module__, kind.__qualname__, config, attention_implementation(stack.config), versions]
-    found = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    trained = {name for name, weight in stack.named_parameters() if weight.requires_grad}
-    for name, values in stack.state_dict().items():
-        if name not in trained and isinstance(values, torch.Tensor):
-            found.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-            found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()
-
-
-def is_frozen(model: Any) -> bool:
-    """Return whether the backbone below the head is frozen, except a new pooler and a weighted sum of its layers."""
-    stack = stack_of(model)
-    above = {*_mixes(stack), "pooler"}
-    own = [weight for name, weight in stack.named_parameters() if name.partition(".")[0] not in above]
-    return stack is not model and bool(own) and not any(weight.requires_grad for weight in own)
-
-
-def _mixes(stack: nn.Module) -> list[str]:
-    """Return the names of weighted sums of layers: adapters that are children of the stack and read its states."""
-    return [name for name, child in stack.named_children() if hasattr(child, "adapter_layer_names")]
 
 
 def _rounded(length: int) -> int:

@@ -17,7 +17,8 @@ from peftkit.config.progress import stage
 from peftkit.config.shared import shared
 from peftkit.data.array_cache import MAX_BYTES, code_digest, read_arrays, write_arrays
 from peftkit.data.formats import Encoded
-from peftkit.models.frozen import FrozenStates, Texts, digest_of, is_frozen
+from peftkit.models.frozen import FrozenStates, Texts
+from peftkit.models.frozen_weights import digest_of, is_frozen
 from peftkit.models.state_cache import StateCache, pack_states, unpack_states
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import output_reader, predictor
@@ -95,6 +96,7 @@ def _choose_kept(config: RunConfig, bundle: TrainingBundle, train: Encoded) -> s
     expected = _scores_and_gradients(bundle, batch)
     for kept in kinds:
         states = FrozenStates(bundle.model, kept, batch["input_ids"].shape[1] if kept == "padded" else 0, StateCache())
+        states.tokens = 0  # passes of one text, which are short
         try:
             found = _scores_and_gradients(bundle, batch)
         finally:

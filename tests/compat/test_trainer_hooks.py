@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils.data import Sampler
 from transformers import (
     BertConfig,
@@ -85,6 +86,25 @@ def test_operations_are_counted_as_upstream_counts_them(tmp_path: Path) -> None:
     for _ in range(2):
         assert trainer.floating_point_ops(batch) == Trainer.floating_point_ops(trainer, batch) > 0
     assert trainer.floating_point_ops({}) == Trainer.floating_point_ops(trainer, {}) == 0
+
+
+def test_checkpoints_lack_weights_that_were_frozen_from_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = trainer_of(tmp_path)
+    trainer.model.bert.encoder.requires_grad_(False)
+    trainer = trainer_of(tmp_path, trainer.model)
+    trainer.train()
+    saved = load_file(tmp_path / "checkpoint-1" / "model.safetensors")
+    state = trainer.model.state_dict()
+    assert saved.keys() == {name for name in state if ".encoder." not in name}
+    resumed = trainer_of(tmp_path)
+    resumed.model.load_state_dict({name: state[name] for name in state if ".encoder." in name}, strict=False)
+    resumed.model.bert.encoder.requires_grad_(False)
+    resumed = trainer_of(tmp_path, resumed.model)
+    resumed._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
+    assert not caplog.records
+    assert all(torch.equal(each, state[name]) for name, each in resumed.model.state_dict().items())
 
 
 @pytest.mark.parametrize("reset", [False, True])

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 
-from peftkit.models.frozen import FrozenStates, is_frozen
+from peftkit.models.frozen import FrozenStates
+from peftkit.models.frozen_weights import is_frozen
 from peftkit.models.heads import CLASSIFIERS
 from peftkit.models.state_cache import OBJECT, StateCache
 
@@ -160,3 +161,20 @@ def test_a_base_without_kept_states_has_no_dropout() -> None:
     states = FrozenStates(model.train(), "none", cache=StateCache())
     assert torch.equal(states_of(model, batch), expected) and not states.cache.entries
     assert model.bert.encoder.training
+
+
+def test_a_pooler_trains_under_autocast_where_states_are_computed_in_its_step() -> None:
+    gradients = []
+    for is_known in (False, True):
+        model, batch = probe(), batch_of([0, 1])
+        model.bert.pooler.requires_grad_(True)
+        for name in ("bert", "dropout"):
+            getattr(model, name).eval()
+        FrozenStates(model, cache=StateCache())
+        with torch.autocast("cpu", torch.bfloat16):
+            if is_known:
+                states_of(model, batch)
+            model(**batch, labels=torch.tensor([0, 1])).loss.backward()
+        gradients.append(model.bert.pooler.dense.weight.grad)
+        assert not any(weight.requires_grad for weight in model.bert.encoder.parameters())
+    assert gradients[0] is not None and torch.equal(*gradients)

@@ -1,0 +1,60 @@
+"""Frozen weights of a backbone: whether it has only these, their digest, and their casts to the compute precision."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from peftkit.compat.transformers import attention_implementation
+from peftkit.models.pooling import stack_of
+
+UNUSED = ("id2label", "label2id", "problem_type", "architectures", "_name_or_path", "dtype")  # settings of a backbone
+
+
+def digest_of(model: Any) -> str:
+    """Return the hash of a model's backbone: its frozen weights, its settings, and the code that computes it."""
+    stack = stack_of(model)
+    config = {name: value for name, value in stack.config.to_dict().items() if name not in UNUSED}
+    kind, versions = type(stack), (torch.__version__, transformers.__version__)
+    settings = [kind.__module__, kind.__qualname__, config, attention_implementation(stack.config), versions]
+    found = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    trained = {name for name, weight in stack.named_parameters() if weight.requires_grad}
+    for name, values in stack.state_dict().items():
+        if name not in trained and isinstance(values, torch.Tensor):
+            found.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+            found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def is_frozen(model: Any) -> bool:
+    """Return whether the backbone below the head is frozen, except a new pooler and a weighted sum of its layers."""
+    stack = stack_of(model)
+    above = {*mixes_of(stack), "pooler"}
+    own = [weight for name, weight in stack.named_parameters() if name.partition(".")[0] not in above]
+    return stack is not model and bool(own) and not any(weight.requires_grad for weight in own)
+
+
+def mixes_of(stack: nn.Module) -> list[str]:
+    """Return the names of weighted sums of layers: adapters that are children of the stack and read its states."""
+    return [name for name, child in stack.named_children() if hasattr(child, "adapter_layer_names")]
+
+
+@contextmanager
+def cast_once(stack: nn.Module) -> Iterator[None]:
+    """Let autocast cast each frozen weight once for all passes of this block, which compute no gradients.
+
+    Else it casts them in each pass: it keeps casts of those weights only that require a gradient.
+    """
+    frozen = [each for each in stack.parameters() if each.is_floating_point() and not each.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
