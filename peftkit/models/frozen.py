@@ -110,6 +110,16 @@ class FrozenStates:
         finally:
             self.recorded = None
 
+    def context(self) -> bytes:
+        """Return what determines the states of a text besides its tokens: the backbone and the precision of a call."""
+        device = next(self.stack.parameters()).device
+        computation = [
+            torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None,
+            torch.get_float32_matmul_precision(),
+            torch.cuda.get_device_name(device) if device.type == "cuda" else torch.get_num_threads(),
+        ]
+        return self.identity + str(computation).encode()
+
     def compute(self, texts: Texts, together: bool = False) -> dict[bytes, tuple[States, float]]:
         """Return the states of each text, computed in passes of one shape for each padded length, and the seconds.
 
@@ -175,13 +185,7 @@ class FrozenStates:
 
     def _keys(self, columns: Mapping[str, torch.Tensor], lengths: Sequence[int]) -> list[bytes]:
         """Return the digest of each example: its tokens, the backbone and the precision of this call."""
-        device = next(self.stack.parameters()).device
-        computation = [
-            torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None,
-            torch.get_float32_matmul_precision(),
-            torch.cuda.get_device_name(device) if device.type == "cuda" else torch.get_num_threads(),
-        ]
-        prefix = hashlib.sha256(self.identity + str((computation, sorted(columns))).encode())
+        prefix = hashlib.sha256(self.context() + str(sorted(columns)).encode())
         keys = []
         for row, length in enumerate(lengths):
             key = prefix.copy()

@@ -1,6 +1,5 @@
 """Frozen weights of a backbone: whether it has only these, their digest, and their casts to the compute precision."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+import xxhash
 from torch import nn
 
 from peftkit.compat.transformers import attention_implementation
@@ -22,7 +22,7 @@ def digest_of(model: Any) -> str:
     config = {name: value for name, value in stack.config.to_dict().items() if name not in UNUSED}
     kind, versions = type(stack), (torch.__version__, transformers.__version__)
     settings = [kind.__module__, kind.__qualname__, config, attention_implementation(stack.config), versions]
-    found = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    found = xxhash.xxh3_128(json.dumps(settings, sort_keys=True, default=str).encode())
     trained = {name for name, weight in stack.named_parameters() if weight.requires_grad}
     for name, values in stack.state_dict().items():
         if name not in trained and isinstance(values, torch.Tensor):

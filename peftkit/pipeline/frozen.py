@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from peftkit.data.array_cache import MAX_BYTES, code_digest, read_arrays, write_
 from peftkit.data.formats import Encoded
 from peftkit.models.frozen import FrozenStates, Texts
 from peftkit.models.frozen_weights import digest_of, is_frozen
-from peftkit.models.state_cache import StateCache, pack_states, unpack_states
+from peftkit.models.state_cache import OBJECT, StateCache, pack_states, unpack_states
 from peftkit.pipeline.build import TrainingBundle
 from peftkit.pipeline.evaluate import output_reader, predictor
 from peftkit.pipeline.examples import EncodedSplits
@@ -130,16 +131,15 @@ def _fill(config: RunConfig, bundle: TrainingBundle, states: FrozenStates, split
     What is neither in memory nor in the cache folder is computed, in passes over all splits.
     """
     parts = [(number, rows) for number, split in enumerate(splits) for rows in _parts(split.lengths)]
-    trainer, collate, reader = predictor(config, bundle), bundle.format.collator(), output_reader(bundle)
-    model, seconds, room = bundle.model.eval(), [0.0] * len(splits), MAX_BYTES // 2
+    trainer, seconds, room = predictor(config, bundle), [0.0] * len(splits), MAX_BYTES // 2
     waiting: dict[int, list[Texts]] = {}
     total = sum(len(split.lengths) for split in splits)
     with trainer.accelerator.autocast(), torch.no_grad(), stage("computing the frozen base", total) as shown:
         for index, (number, rows) in enumerate(parts):
-            with states.recording() as texts:
-                for first in range(0, len(rows), RECORDED):
-                    batch = collate(list(splits[number].inputs.select(rows[first : first + RECORDED])))
-                    reader(model, trainer.prepare_inputs(batch))
+            inputs = splits[number].inputs
+            record = partial(_record, bundle, states, trainer, inputs, rows)
+            is_whole = len(rows) == len(inputs)  # and small, as several parts are not
+            texts = shared("texts", (states.context(), inputs), record, _texts_bytes) if is_whole else record()
             waiting.setdefault(number, []).append(texts)
             shown.done += len(rows)
             if index + 1 == len(parts) or sum(len(each) for group in waiting.values() for each in group) >= WAITING:
@@ -155,6 +155,20 @@ def _parts(lengths: Sequence[int] | np.ndarray) -> list[np.ndarray]:
     order = np.argsort(np.asarray(lengths), kind="stable")
     part = (np.cumsum(np.asarray(lengths)[order]) - 1) // PART
     return np.split(order, np.flatnonzero(np.diff(part)) + 1) if len(order) else []
+
+
+def _record(bundle: TrainingBundle, states: FrozenStates, trainer: Any, inputs: Any, rows: np.ndarray) -> Texts:
+    """Return the texts of examples, as the model's head passes them to the base."""
+    collate, reader = bundle.format.collator(), output_reader(bundle)
+    with states.recording() as texts:
+        for first in range(0, len(rows), RECORDED):
+            batch = collate(list(inputs.select(rows[first : first + RECORDED])))
+            reader(bundle.model.eval(), trainer.prepare_inputs(batch))
+    return texts
+
+
+def _texts_bytes(texts: Texts) -> int:
+    return sum(each.nbytes + OBJECT for text in texts.values() for each in text.values())
 
 
 def _load_or_compute(states: FrozenStates, parts: Sequence[Texts], room: int) -> int:
