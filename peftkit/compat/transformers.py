@@ -1,6 +1,6 @@
 """Undocumented parts of transformers and bitsandbytes: attention functions, tied weights, packed weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,12 +17,14 @@ __all__ = [
     "attention_implementation",
     "compute_in_fp32",
     "dequantized",
+    "eager_attention",
     "is_quantized",
     "keep_untied",
     "disable_weight_packing",
     "number_of_weights",
     "apply_pooler",
     "register_sdpa_attention",
+    "sdpa_configs",
     "sdpa_attention_forward",
     "set_attention_implementation",
     "uses_reentrant_checkpointing",
@@ -43,6 +45,27 @@ def attention_implementation(config: PretrainedConfig) -> str:
 def set_attention_implementation(config: PretrainedConfig, name: str) -> None:
     """Set the attention function; a model's own method accepts only those that its class lists."""
     config._attn_implementation_internal = name
+
+
+def sdpa_configs(model: nn.Module) -> list[PretrainedConfig]:
+    """Return the configs by which parts of a model attend with sdpa; none where the attention is fixed."""
+    if not all(part._can_set_attn_implementation() for part in model.modules() if isinstance(part, PreTrainedModel)):
+        return []
+    configs = {id(config): config for part in model.modules() if (config := vars(part).get("config")) is not None}
+    found = [config for config in configs.values() if isinstance(config, PretrainedConfig)]
+    return [config for config in found if attention_implementation(config) == "sdpa"]
+
+
+@contextmanager
+def eager_attention(configs: Sequence[PretrainedConfig]) -> Iterator[None]:
+    """Attend with separate matrix products, in place of sdpa, where these configs are read."""
+    for config in configs:
+        set_attention_implementation(config, "eager")
+    try:
+        yield
+    finally:
+        for config in configs:
+            set_attention_implementation(config, "sdpa")
 
 
 def uses_reentrant_checkpointing(model: nn.Module) -> bool:

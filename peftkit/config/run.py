@@ -25,6 +25,7 @@ class ModelConfig:
     stand_in: str
     learning_rates: dict
     keep_layers: list[int] | None
+    attn_implementation: str | None
 
 
 @dataclass
@@ -201,7 +202,11 @@ ADDED_LATER: dict[str, Any] = {  # keys and sections that the configs of earlier
     "predict": {"abstain": None, "target_accuracy": None},
 }  # fmt: skip
 
-ADDED_TO_SEARCH: dict[str, Any] = dict.fromkeys(("learning_rates", "config", "halving_factor"))
+ADDED_TO_SECTIONS: dict[str, dict[str, Any]] = {
+    "search": dict.fromkeys(("learning_rates", "config", "halving_factor")),
+    "calibration": ADDED_LATER["calibration"],
+    "model": {"attn_implementation": None},
+}
 
 
 def with_later_keys(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,7 +216,7 @@ def with_later_keys(config: Mapping[str, Any]) -> dict[str, Any]:
         KeyError, TypeError: it lacks a section, or one is not a mapping.
     """
     found = {**ADDED_LATER, **config}
-    for name, added in {"search": ADDED_TO_SEARCH, "calibration": ADDED_LATER["calibration"]}.items():
+    for name, added in ADDED_TO_SECTIONS.items():
         found[name] = {**added, **found[name]}
     return found
 

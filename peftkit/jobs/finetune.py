@@ -152,6 +152,8 @@ def _run_stages(context: RunContext) -> None:
         trained = train(context, bundle, splits)
         if (step := trained.fit.first_step) is not None:
             context.result["meta"]["first_step"] = step.isoformat(timespec="milliseconds")
+        if trained.trainer.eager_batches:
+            context.result["meta"]["training_attention"] = "eager"
         if config.keeps_model:
             verify.start_verifier()
         context.result["scores"], costs = evaluate_splits(

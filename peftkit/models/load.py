@@ -15,16 +15,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from peftkit.compat.transformers import (
-    Conv1D,
-    dequantized,
-    disable_weight_packing,
-    is_quantized,
-)
+from peftkit.compat.transformers import disable_weight_packing
 from peftkit.config import ModelConfig, UserError, refusal
 from peftkit.config.families import (
     HEAD_SUBMODULES,
-    HEADS,
     LANGUAGE_MODEL_HEADS,
     MEAN_POOLING,
     UNSUPPORTED,
@@ -40,6 +34,7 @@ from peftkit.config.source import Source
 from peftkit.models.checkpoints import checkpoint_path, hub_arguments, load_pretrained_config, vector_pooling
 from peftkit.models.heads import Backbone, T5EncoderConfig, config_arguments, mean_pooling_config
 from peftkit.models.layers import keep_layers
+from peftkit.models.quantization import quantization_config
 
 
 def load_config(model: ModelConfig, source: Source) -> PretrainedConfig:
@@ -106,7 +101,7 @@ def load_model(
     """
     config, auto = load_config(model, source), auto_class(model.family, kind)
     if auto is Backbone:
-        backbone = read_checkpoint(auto, source, config, quantization)[0]
+        backbone = read_checkpoint(auto, source, config, quantization, model.attn_implementation)[0]
         backbone.config.vector_pooling = vector_pooling(model, source)
         return backbone if model.keep_layers is None else keep_layers(backbone, model.keep_layers)
     if KINDS[kind].has_sequence_head and pooling_of(model, source) == "mean":
@@ -116,7 +111,7 @@ def load_model(
         _size_head(config, KINDS[kind], label_names)
         if model.family == DECODER:  # its head reads the last token that is no padding; RoBERTa counts positions by it
             config.pad_token_id = tokenizer.pad_token_id
-    loaded, missing = read_checkpoint(auto, source, config, quantization)
+    loaded, missing = read_checkpoint(auto, source, config, quantization, model.attn_implementation)
     if all(name in missing for name, _ in loaded.named_parameters()):
         raise UserError(
             f"{source.name} has none of the weights of {type(loaded).__name__}, so all would be newly initialized; "
@@ -171,7 +166,11 @@ def auto_class(architecture: str, kind: str) -> Any:
 
 
 def read_checkpoint(
-    auto: Any, source: Source, config: PretrainedConfig, quantization: dict[str, Any] | None
+    auto: Any,
+    source: Source,
+    config: PretrainedConfig,
+    quantization: dict[str, Any] | None,
+    attention: str | None = None,
 ) -> tuple[PreTrainedModel, set[str]]:
     """Load a model by an Auto class; return it with the names of the weights that the checkpoint lacks.
 
@@ -179,25 +178,27 @@ def read_checkpoint(
     short batch: it is loaded with full attention. A head of another size counts as missing; `replaced_outputs` of the
     model is the number of its outputs.
 
+    Args:
+        attention: eager or sdpa; None: sdpa where transformers has it.
+
     Raises:
-        UserError: other weights have another size than the config states.
+        UserError: other weights have another size than the config states, or transformers lacks the attention.
     """
     if getattr(config, "attention_type", None) == "block_sparse":
         config.attention_type = "original_full"  # type: ignore[attr-defined]
     arguments: dict[str, Any] = {"config": config, "dtype": torch.float32, **hub_arguments(source)}
+    if attention is not None:
+        arguments["attn_implementation"] = attention
     if quantization:
-        from transformers import BitsAndBytesConfig
-
-        # a quantized head inside modules_to_save fails an assertion in its first forward pass. The names are patterns:
-        # the linear layer of a pooler has another name
-        heads = sorted({".*pooler" if name == "pooler" else name for name in HEADS | LANGUAGE_MODEL_HEADS})
-        kept = [*heads, *(quantization.get("llm_int8_skip_modules") or [])]
-        arguments["quantization_config"] = BitsAndBytesConfig(**{**quantization, "llm_int8_skip_modules": kept})
+        arguments["quantization_config"] = quantization_config(quantization)
     try:
         model, info = auto.from_pretrained(
             checkpoint_path(source), output_loading_info=True, ignore_mismatched_sizes=True, **arguments
         )
     except ValueError as error:
+        if "does not support an attention implementation" in str(error):
+            wrong = f"model.attn_implementation={attention}: transformers has no such attention of {config.model_type}"
+            raise UserError(refusal(wrong, "model.attn_implementation=eager")) from error
         if not str(error).startswith("Unrecognized configuration class"):
             raise
         raise UserError(
@@ -227,22 +228,6 @@ def _renames_base(model: PreTrainedModel) -> bool:
     """Return whether the class calls its base as no other of its family: LlamaForQuestionAnswering's is transformer."""
     names = {vars(each).get("base_model_prefix") for each in type(model).__mro__} - {None, ""}
     return len(names) > 1
-
-
-@torch.no_grad()
-def copy_dequantized(model: PreTrainedModel, quantized: PreTrainedModel) -> PreTrainedModel:
-    """Copy the dequantized weights of a model in 4 or 8 bits into the same model in full precision.
-
-    An adapter that was trained on quantized weights is merged into these: merged into the original weights it would
-    be a model that was never trained.
-    """
-    for name, module in quantized.named_modules():
-        if is_quantized(module):
-            plain: Any = model.get_submodule(name)
-            rounded = dequantized(module)
-            # GPT-2's Conv1D is stored transposed
-            plain.weight.copy_(rounded.T if isinstance(plain, Conv1D) else rounded)
-    return model
 
 
 def _size_head(config: PretrainedConfig, kind: TaskKind, label_names: list[str] | None) -> None:

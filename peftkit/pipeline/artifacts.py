@@ -19,7 +19,8 @@ from peftkit.data.formats import Format
 from peftkit.methods import load_adapter
 from peftkit.models.checkpoints import locate
 from peftkit.models.embedding_rows import add_new_rows
-from peftkit.models.load import auto_class, copy_dequantized, load_model
+from peftkit.models.load import auto_class, load_model
+from peftkit.models.quantization import copy_dequantized
 from peftkit.pipeline.build import TrainingBundle, format_for, head_kind
 from peftkit.pipeline.foreign_adapters import base_of, merge_foreign_adapter
 from peftkit.pipeline.merged import write_merged

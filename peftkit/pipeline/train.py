@@ -100,6 +100,7 @@ def make_trainer(
         **settings,
     )
     trainer.loraplus_lr_ratio = config.method.loraplus_lr_ratio
+    trainer.chooses_attention = config.model.attn_implementation is None and not config.caches_features
     return trainer
 
 

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,16 @@ from accelerate.utils import extract_model_from_parallel
 from peft.optimizers import create_loraplus_optimizer
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PretrainedConfig,
+    PrinterCallback,
+    ProgressCallback,
+    TrainingArguments,
+)
 
 from peftkit.compat.trainer import SamplerTrainer
+from peftkit.compat.transformers import eager_attention, sdpa_configs
 from peftkit.config.progress import Stage
 from peftkit.methods import Unfreezing
 from peftkit.training.callbacks import (
@@ -24,6 +32,7 @@ from peftkit.training.callbacks import (
 )
 from peftkit.training.losses import WeightedLoss
 
+EAGER_TOKENS = 128  # of a batch on a CPU, up to which eager attention trains faster than sdpa
 ModelFunction = Callable[..., torch.Tensor]  # of model and batch; returns scores or a loss
 
 
@@ -53,6 +62,8 @@ class ScoringTrainer(SamplerTrainer):
         self.reader, self.train_sampler, self.schedule, self.loss = reader, train_sampler, schedule, loss
         self.scoring: Stage | None = None  # counts the examples
         self.loraplus_lr_ratio: float | None = None  # the learning rate of LoRA's matrices B over that of A
+        self.chooses_attention = False  # eager for short batches on a CPU
+        self.eager_batches = 0
         super().__init__(callbacks=[] if patience is None else [EarlyStoppingCallback(patience)], **settings)
         if loss is not None or not self.loss_shifts_labels:
             # the loss is a mean over its batch, which gradient accumulation has to divide; transformers assumes a loss
@@ -113,6 +124,21 @@ class ScoringTrainer(SamplerTrainer):
             items = self.accelerator.reduce(items, "sum")  # type: ignore[assignment]
         return batches, items
 
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Compute the gradients of a batch; eager attention is also that of checkpointed layers' second forward pass.
+
+        A frozen forward pass stays with sdpa, which is faster without gradients.
+        """
+        configs = self._sdpa_configs if self.chooses_attention and is_short(inputs) else []
+        self.eager_batches += bool(configs)
+        with eager_attention(configs):
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    @cached_property
+    def _sdpa_configs(self) -> list[PretrainedConfig]:
+        is_fixed = self.args.device.type != "cpu" or self.args.torch_compile
+        return [] if is_fixed else sdpa_configs(self.model)
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, num_items_in_batch: Any = None, **kwargs: Any
     ) -> Any:
@@ -132,6 +158,12 @@ class ScoringTrainer(SamplerTrainer):
         if self.scoring is not None:
             self.scoring.done += len(scores) * self.args.world_size
         return None, scores, scores.new_zeros(len(scores))  # labels are not used; the caller has them
+
+
+def is_short(batch: Mapping[str, Any]) -> bool:
+    """Return whether a batch is short enough for eager attention; packed texts are separated by their positions."""
+    sizes = [each.shape[1] for each in batch.values() if isinstance(each, torch.Tensor) and each.dim() == 2]
+    return "position_ids" not in batch and max(sizes, default=0) <= EAGER_TOKENS
 
 
 def with_decoder_inputs(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,13 @@ from torch import nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    BigBirdConfig,
+    BigBirdModel,
     BitsAndBytesConfig,
     GPT2Config,
     GPT2Model,
+    LlamaConfig,
+    LlamaModel,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -52,6 +57,39 @@ def test_a_registered_attention_is_called_with_the_masks_of_sdpa() -> None:
     assert transformers.attention_implementation(model.config) == "peftkit_test"
     torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).logits, expected)
     assert [each.shape for each in masks] == [(2, 1, 5, 5)] * 2
+
+
+TINY = {
+    "bert": (BertForSequenceClassification, BertConfig(**SIZES)),
+    "gpt2": (GPT2Model, GPT2Config(vocab_size=40, n_embd=8, n_layer=1, n_head=2)),
+    "llama": (LlamaModel, LlamaConfig(**SIZES, num_key_value_heads=1)),
+    "t5": (T5ForConditionalGeneration, T5Config(**T5, decoder_start_token_id=0)),
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_eager_attention_has_the_outputs_and_gradients_of_sdpa(name: str, side: str) -> None:
+    torch.manual_seed(0)
+    build, config = TINY[name]
+    model: Any = build(config).eval()
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1] if side == "left" else [1, 1, 1, 0, 0]])
+    batch = {"input_ids": torch.randint(1, 40, (2, 5)), "attention_mask": mask}
+    batch |= {"labels": torch.randint(1, 40, (2, 3))} if name == "t5" else {}
+    configs, found = transformers.sdpa_configs(model), []
+    for chosen in ([], configs):
+        with transformers.eager_attention(chosen):
+            assert transformers.attention_implementation(model.config) == ("eager" if chosen else "sdpa")
+            output = model(**batch)
+        output = output[0][mask.bool()] if name in ("gpt2", "llama") else output.logits
+        model.zero_grad()
+        output.square().mean().backward()
+        found.append([output, *(weight.grad for weight in model.parameters() if weight.grad is not None)])
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-5)
+
+
+def test_an_attention_without_a_choice_stays_as_it_is() -> None:
+    assert transformers.sdpa_configs(BigBirdModel(BigBirdConfig(**SIZES))) == []
 
 
 def test_an_output_layer_stays_untied_when_embeddings_are_resized() -> None:

@@ -51,7 +51,17 @@ def test_the_architecture_of_a_checkpoint(model_type: str, architecture: str) ->
 
 def model(folder: Path, config: PretrainedConfig, architecture: str) -> tuple[ModelConfig, Source]:
     config.save_pretrained(str(folder))
-    chosen = ModelConfig("own", str(folder), "main", architecture, None, "minilm", learning_rates={}, keep_layers=None)
+    chosen = ModelConfig(
+        "own",
+        str(folder),
+        "main",
+        architecture,
+        None,
+        "minilm",
+        learning_rates={},
+        keep_layers=None,
+        attn_implementation=None,
+    )
     return chosen, Source("folder", str(folder), folder=str(folder))
 
 

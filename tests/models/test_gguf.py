@@ -80,7 +80,17 @@ def file(checkpoints: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def chosen(file: Path, **changes: Any) -> ModelConfig:
-    config = ModelConfig("smollm2", str(file), "main", "decoder", None, "smollm2", learning_rates={}, keep_layers=None)
+    config = ModelConfig(
+        "smollm2",
+        str(file),
+        "main",
+        "decoder",
+        None,
+        "smollm2",
+        learning_rates={},
+        keep_layers=None,
+        attn_implementation=None,
+    )
     return replace(config, **changes)
 
 

@@ -18,7 +18,9 @@ from peftkit.models.tokenizer import load_tokenizer
 def load(name: str, kind: str, folder: Path, names: list[str] | None = None) -> torch.nn.Module:
     place = str(write_checkpoint(name, folder / name))
     family = {"roberta": "encoder", "bert": "encoder", "gpt2": "decoder", "t5": "seq2seq"}[CHECKPOINTS[name][0]]
-    chosen = ModelConfig(name, place, "main", family, "auto", "minilm", learning_rates={}, keep_layers=None)
+    chosen = ModelConfig(
+        name, place, "main", family, "auto", "minilm", learning_rates={}, keep_layers=None, attn_implementation=None
+    )
     source = Source("folder", name, folder=place)
     return load_model(chosen, source, load_tokenizer(source), kind, names).eval()
 

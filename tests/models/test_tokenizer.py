@@ -116,7 +116,7 @@ def test_a_replaced_pad_token_does_not_move_the_positions_of_roberta(tmp_path: P
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.save_pretrained(str(folder))
     chosen = ModelConfig(
-        "roberta", str(folder), "main", "encoder", "cls", "minilm", learning_rates={}, keep_layers=None
+        "roberta", str(folder), "main", "encoder", "cls", "minilm", learning_rates={}, keep_layers=None, attn_implementation=None
     )  # fmt: skip
     loaded = load_tokenizer(source(folder))
     model = load_model(chosen, source(folder), loaded, "classification", ["no", "yes"]).eval()

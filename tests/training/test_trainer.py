@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from peftkit import training
+from peftkit.compat.transformers import attention_implementation
 from peftkit.methods import apply_method
 from peftkit.training.outputs import OutputReader
 
@@ -184,3 +185,32 @@ def test_the_matrices_b_get_a_multiple_of_the_learning_rate(optimizer: str) -> N
         scheduler.step()
     decays = {names[weight]: group["weight_decay"] for group in optimizer_.param_groups for weight in group["params"]}
     assert all(decay == (0.0 if name.endswith("bias") else 0.1) for name, decay in decays.items())
+
+
+@pytest.mark.parametrize(
+    ("size", "packed", "chooses", "is_eager"),
+    [(128, False, True, True), (129, False, True, False), (8, True, True, False), (8, False, False, False)],
+)
+def test_short_batches_train_with_eager_attention(
+    tmp_path: Path, size: int, packed: bool, chooses: bool, is_eager: bool
+) -> None:
+    bert = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    seen = []
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        seen.append(attention_implementation(model.config))
+        return model(**batch).loss  # type: ignore[no-any-return]
+
+    row = {"input_ids": [5] * size, "labels": 0} | ({"position_ids": list(range(size))} if packed else {})
+    trainer = training.ScoringTrainer(
+        model=BertForSequenceClassification(bert),
+        args=training.training_arguments({"max_steps": 1, "bf16": False, "disable_tqdm": True}, 0),
+        data_collator=default_data_collator,
+        train_dataset=Dataset.from_list([row]),
+        reader=OutputReader("logits"),
+        loss=loss,
+    )
+    trainer.chooses_attention = chooses
+    trainer.train()
+    assert seen == ["eager" if is_eager else "sdpa"] and trainer.eager_batches == is_eager
+    assert attention_implementation(trainer.model.config) == "sdpa"

@@ -130,6 +130,11 @@ RANGES = (  # of values of the right type; null has no range
     | _rule("plan.memory_gb", _positive, "a number above 0; use plan.memory_gb=12")
     | _rule("method.loraplus_lr_ratio", lambda x: 1 <= x < float("inf"), "1 or more; use method.loraplus_lr_ratio=16")
     | _rule(
+        "model.attn_implementation",
+        lambda x: x in ("eager", "sdpa"),
+        "eager or sdpa; use model.attn_implementation=sdpa",
+    )
+    | _rule(
         "model.keep_layers",
         lambda x: bool(x) and x == sorted(set(x)) and x[0] >= 0,
         "layer numbers in order, from 0; use model.keep_layers=[1,4], or model.keep_layers=null",
