@@ -65,6 +65,8 @@ def train(context: RunContext, bundle: TrainingBundle, splits: EncodedSplits) ->
         patience=patience,
         log_file=context.folder / "log.jsonl",
     )
+    if "save_strategy" not in config.train and patience is None:
+        trainer.add_callback(training.SparseCheckpointsCallback())
     for tracker in training.own_trackers(config.train):
         callback = instantiate({"_target_": tracker})
         if not isinstance(callback, TrainerCallback):

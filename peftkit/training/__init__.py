@@ -1,6 +1,7 @@
 """Training: HF's Trainer and TRL's, losses, callbacks, scores of a model's outputs, and costs."""
 
 from peftkit.compat.trainer import reset_preparation
+from peftkit.training.callbacks import SparseCheckpointsCallback
 from peftkit.training.loop import (
     ModelScores,
     TrainingSummary,
@@ -30,6 +31,7 @@ __all__ = [
     "ModelScores",
     "OutputReader",
     "ScoringTrainer",
+    "SparseCheckpointsCallback",
     "TrainingSummary",
     "WeightedBinaryCrossEntropy",
     "WeightedCrossEntropy",

@@ -1,7 +1,8 @@
-"""Callbacks of the Trainer: AdaLoRA's ranks, the epoch of a dataset, schedules, the log file and the progress bar."""
+"""Callbacks of the Trainer: AdaLoRA's ranks, epochs, schedules, checkpoints, the log file and the progress bar."""
 
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import TrainerCallback
 from peftkit.config.progress import Stage
 from peftkit.methods import Unfreezing
 
+CHECKPOINT_SECONDS = 60.0  # of training between two checkpoints, at least
 IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of weights in AdaLoRA (Zhang et al. 2023, section 3.2)
 
 
@@ -90,6 +92,23 @@ class ScheduleCallback(TrainerCallback):
         # before the checkpoint is written, so that a resumed run keeps these log entries
         for entry in self.schedule.after(state.global_step):
             self.log(entry)
+
+
+class SparseCheckpointsCallback(TrainerCallback):
+    """Omit the checkpoint of an epoch that ends less than a minute after the last: to repeat it costs little.
+
+    The epochs of several processes end at different times; they keep their checkpoints.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.last = time.perf_counter()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.last = time.perf_counter()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if args.world_size == 1 and time.perf_counter() - self.last < CHECKPOINT_SECONDS:
+            control.should_save = False
 
 
 class JsonLogCallback(TrainerCallback):

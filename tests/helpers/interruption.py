@@ -11,6 +11,7 @@ import pytest
 from transformers import TrainerCallback
 
 from peftkit import training
+from peftkit.training import callbacks
 
 
 class BreakOff(TrainerCallback):
@@ -33,4 +34,5 @@ def broken_off(step: int) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training, "fit", broken_fit)
+        patch.setattr(callbacks, "CHECKPOINT_SECONDS", 0.0)  # each epoch has its checkpoint
         yield

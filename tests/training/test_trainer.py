@@ -25,6 +25,7 @@ from transformers import (
 from peftkit import training
 from peftkit.compat.transformers import attention_implementation
 from peftkit.methods import apply_method
+from peftkit.training import callbacks
 from peftkit.training.outputs import OutputReader
 
 STEPS = 30  # 3 an epoch
@@ -185,6 +186,15 @@ def test_the_matrices_b_get_a_multiple_of_the_learning_rate(optimizer: str) -> N
         scheduler.step()
     decays = {names[weight]: group["weight_decay"] for group in optimizer_.param_groups for weight in group["params"]}
     assert all(decay == (0.0 if name.endswith("bias") else 0.1) for name, decay in decays.items())
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0])
+def test_a_short_epoch_has_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    monkeypatch.setattr(callbacks, "CHECKPOINT_SECONDS", seconds)
+    trainer = adalora(tmp_path)
+    trainer.add_callback(training.SparseCheckpointsCallback())
+    training.fit(trainer, tmp_path)
+    assert [each.name for each in tmp_path.glob("checkpoint-*")] == ([] if seconds else [f"checkpoint-{STEPS}"])
 
 
 @pytest.mark.parametrize(
