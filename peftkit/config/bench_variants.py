@@ -29,14 +29,14 @@ class Variant:
     def is_plain(self) -> bool:
         return self.name != PEFTKIT and not self.overrides
 
-    def spec(self, precision: str, attention: str | None) -> dict[str, Any]:
-        """Return the settings of the plain script, given peftkit's precision and the faster attention."""
+    def spec(self, precision: str, attention: str | None = None) -> dict[str, Any]:
+        """Return the settings of the plain script, given peftkit's precision and the attention of the loop."""
         return {
             "padding": self.padding,
             "sampling": self.sampling,
             "precision": precision if self.precision == "auto" else self.precision,
             "loop": self.is_loop,
-            "attention": attention if self.is_loop else None,
+            **({"attention": attention} if self.is_loop and attention else {}),
         }
 
 
@@ -82,4 +82,5 @@ LADDER = (  # a further means is one line
     Means("batches of similar length", ("train.train_sampling_strategy=random",)),
     Means("mixed precision", ("train.bf16=false",), precision="fp32"),
     Means("fused AdamW", ("train.optim=adamw_torch",)),
+    Means("eager attention", ("model.attn_implementation=sdpa",)),
 )

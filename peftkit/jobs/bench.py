@@ -110,6 +110,7 @@ def _plain_spec(config: RunConfig, source: Source, dataset: TaskDataset) -> dict
         "columns": text_columns(config.task),
         "max_length": config.task.max_length,
         "checkpoint": checkpoint_path(source),
+        "attention": config.model.attn_implementation,
         "revision": source.revision if source.kind in ("hub", "cache") else "main",
         "num_labels": len(dataset.label_names or [0]),
         "peft": {"class": name, "config": settings} if package == "peft" else None,

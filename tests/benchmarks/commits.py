@@ -73,7 +73,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
     return {
         "task": config["task"]["name"],
         "seed": config["seed"],
-        "threads": result["run"]["setup"].get("threads"),
+        "threads": result["meta"].get("threads"),
         "seconds": costs["train_seconds"] + costs["eval_seconds"],
         "scores": {name: each["value"] for name, each in result["scores"].items()},
     }

@@ -79,6 +79,11 @@ def test_variants_alternate_with_seeds_of_their_own() -> None:
     assert found == [(name, seed) for seed in names for name in names[seed]]
 
 
+def test_only_the_loop_has_the_attention_that_was_measured() -> None:
+    attention = {name: variant.spec("bf16", "eager").get("attention") for name, variant in VARIANTS.items()}
+    assert {name for name, each in attention.items() if each is not None} == {"loop"}
+
+
 @pytest.mark.slow
 def test_the_loop_has_the_batches_of_peftkit() -> None:
     from peftkit.data.batches import LengthGroupedSampler

@@ -13,6 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from peftkit.config import RunConfig
 from peftkit.config.bench_variants import LADDER, PEFTKIT, VARIANTS, Variant
 from peftkit.config.quoting import as_override
@@ -63,7 +65,7 @@ def run_probe(work: Work) -> Probe:
     """Measure the machine and the model."""
     with _scratch(work) as folder:
         output = folder / "output.json"
-        spec = work.spec | VARIANTS["loop"].spec(work.precision, None)
+        spec = work.spec | VARIANTS["loop"].spec(work.precision)
         _run_with_spec(["-m", "peftkit.pipeline.bench.probe"], spec | {"seed": work.config.seed}, folder)
         return Probe(**json.loads(output.read_text(encoding="utf-8")))
 
@@ -142,14 +144,15 @@ def _run_with_spec(command: list[str], spec: Mapping[str, Any], folder: Path) ->
 
 
 def _run(arguments: list[str], folder: Path) -> None:
-    """Run Python.
+    """Run Python with as many threads of PyTorch as this process has.
 
     Raises:
         RuntimeError: it failed; the message has the last line that it printed.
     """
     log, command = folder / "log.txt", [sys.executable, *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     with log.open("wb") as file:
-        code = subprocess.run(command, stdout=file, stderr=file, check=False).returncode
+        code = subprocess.run(command, stdout=file, stderr=file, env=environment, check=False).returncode
     if code:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["without a message"]
         raise RuntimeError(f"python {' '.join(arguments)} failed: {lines[-1]}")

@@ -11,7 +11,7 @@ from peftkit.pipeline.bench.summary import (
     inverse,
     summarize,
 )
-from peftkit.pipeline.bench.terminal import conditions, sentences, title
+from peftkit.pipeline.bench.terminal import conditions, counted, sentences, title
 from peftkit.results.page import Html, details, element, joined, list_of, page, paragraph, section, table, write_page
 from peftkit.results.page.charts import ranked_bars
 
@@ -114,7 +114,7 @@ def _machine(bench: BenchResults) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in comparison.versions.items() if version)
     peaks = ", ".join(f"{name} {value / 1e9:,.0f}" for name, value in sorted(probe.peaks.items()))
     return [
-        f"{comparison.device}, {probe.threads} threads of torch",
+        f"{comparison.device}, PyTorch has {counted(probe.threads, 'thread')}",
         f"commit {comparison.git or 'unknown'}; {versions}",
         f"peak of matrix products, GFLOP/s: {peaks}; training needs {probe.flops / 1e9:,.0f} GFLOP",
         f"data: {comparison.data}, {comparison.validation_examples:,} validation examples",

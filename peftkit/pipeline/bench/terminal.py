@@ -24,7 +24,7 @@ def conditions(bench: BenchResults) -> str:
     comparison = bench.comparison
     return (
         f"{comparison.examples:,} examples, {counted(comparison.epochs, 'epoch')}, batches of {comparison.batch_size}, "
-        f"{comparison.precision}\n{comparison.device}, {counted(bench.probe.threads, 'thread')}"
+        f"{comparison.precision}\n{comparison.device}"
     )
 
 
