@@ -24,7 +24,7 @@ POINTS, WEIGHTS = np.polynomial.hermite_e.hermegauss(31)  # to average over seed
 
 @dataclass(frozen=True)
 class World:
-    """The distribution of tables: methods of equal expected score except for `gains`, some with noisier seeds."""
+    """The distribution of tables: methods of equal expected score except for `gains` and `levels`, some with noisier seeds."""
 
     methods: int = 8
     seeds: int = 3
@@ -32,6 +32,7 @@ class World:
     unlike: float = 0.0  # standard deviation of the logarithm of the methods' noise; 1: from a 7th to 7 times as noisy
     collapse: float = 0.0  # chance that a seed of a method collapses to guessing
     gains: Mapping[str, float] = field(default_factory=dict)  # task -> what the first method's score is higher by
+    levels: tuple[float, ...] = ()  # what each method's score is higher by, on every task
     tasks: tuple[str, ...] = tuple(TASKS)
 
 
@@ -41,8 +42,8 @@ def draw(world: World, random: np.random.Generator, resamples: int = 1000) -> li
     samples = []
     for task in world.tasks:
         noise = world.noise * methods * np.exp(0.3 * world.unlike * random.normal(size=world.methods))
-        gains = np.zeros(world.methods)
-        gains[0] = world.gains.get(task, 0.0)
+        gains = np.array(world.levels or np.zeros(world.methods))
+        gains[0] += world.gains.get(task, 0.0)
         labels, predictions = (
             _numbers(task, world, noise, gains, random)
             if TASKS[task][2] is None
